@@ -1,0 +1,181 @@
+"""Coercion of the user's arrays, alignment by ids, and the texts of input errors. NumPy only: labels are read, never built."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+type FloatArray = npt.NDArray[np.float64]
+type Ids = tuple[Hashable, ...]
+
+_SHOWN = 5
+_SYMMETRY_RTOL = 1e-10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """A float array with the row ids and column names that its container carried, None where it carried none."""
+
+    values: FloatArray
+    ids: Ids | None
+    names: tuple[str, ...] | None
+
+    def take(self, order: npt.NDArray[np.intp] | None) -> FloatArray:
+        """Return the values with their rows in the given order."""
+        return self.values if order is None else self.values[order]
+
+
+def shown(items: Sequence[object]) -> str:
+    """Return the first few items as text, and how many more there are."""
+    text = ", ".join(repr(item) for item in items[:_SHOWN])
+    return text if len(items) <= _SHOWN else f"{text} and {len(items) - _SHOWN} more"
+
+
+def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
+    """
+    Turn an array, Series, DataFrame, DataArray or sparse matrix into floats and labels; what was read already passes.
+
+    A default index 0 … n-1 counts as no label. NaN is left in place: the caller knows whether it may be there.
+
+    Raises
+    ------
+    TypeError
+        If the values are not real numbers.
+    ValueError
+        If the number of dimensions is not one of `ndim`, or an id occurs twice.
+    """
+    if isinstance(values, Labelled):
+        return values
+    ids, names = _labels(values)
+    if hasattr(values, "dims") and "obs" in values.dims:
+        values = values.transpose("obs", ...)
+    if hasattr(values, "toarray"):
+        values = values.toarray()
+    array = np.asarray(values)
+    if array.dtype.kind == "c":
+        raise TypeError(f"{name} must be real numbers, got complex ones: take the real part or another model.")
+    try:
+        array = np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be numbers, got {array.dtype} values ({error}): "
+            "code categories as indicator columns, or give a formula to flmm.Design.from_formula."
+        ) from error
+    if array.ndim not in ndim:
+        expected = " or ".join(f"{d}-dimensional" for d in ndim)
+        raise ValueError(f"{name} must be {expected}, got shape {array.shape}.")
+    if ids is not None and len(set(ids)) < len(ids):
+        seen: set[Hashable] = set()
+        twice = [i for i in ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
+        raise ValueError(
+            f"{name} has duplicated ids ({shown(twice)}): each row needs an id of its own. "
+            "For repeated records of one individual give the factor W = Z L, with Z the incidence of records, instead of K."
+        )
+    return Labelled(array, ids, names)
+
+
+def _labels(values: Any) -> tuple[Ids | None, tuple[str, ...] | None]:
+    if hasattr(values, "dims") and hasattr(values, "coords"):
+        row = "obs" if "obs" in values.dims else values.dims[0]
+        others = [d for d in values.dims if d != row]
+        ids = tuple(values.coords[row].values.tolist()) if row in values.coords else None
+        named = others and others[0] in values.coords
+        return ids, tuple(str(v) for v in values.coords[others[0]].values) if named else None
+    columns, index = getattr(values, "columns", None), getattr(values, "index", None)
+    names = None if columns is None else tuple(str(column) for column in columns)
+    if index is None or callable(index):
+        return None, names
+    unlabelled = type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1
+    return None if unlabelled else tuple(index.tolist()), names
+
+
+def require_finite(array: FloatArray, name: str, remedy: str) -> None:
+    """Raise a ValueError that names the first NaN or infinity of an array."""
+    if np.isfinite(array.sum()):  # one pass: a NaN or an infinity survives a sum, an overflow is sorted out below
+        return
+    bad = ~np.isfinite(array)
+    if not bad.any():
+        return
+    first = tuple(int(i) for i in np.argwhere(bad)[0])
+    place = first[0] if len(first) == 1 else first
+    raise ValueError(f"{name} has {int(bad.sum())} values that are NaN or infinite, the first at {place}: {remedy}")
+
+
+def read_covariance(K: Any, name: str = "K") -> Labelled:
+    """
+    Read a covariance: square, finite, symmetric, with the same ids in rows and columns.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    labelled = read(K, name, ndim=(2,))
+    values = labelled.values
+    if values.shape[0] != values.shape[1]:
+        raise ValueError(
+            f"{name} must be square, got shape {values.shape}: a factor W with K = W Wᵀ goes to Spectrum.from_factor."
+        )
+    if values.shape[0] == 0:
+        raise ValueError(f"{name} is empty: there are no observations.")
+    require_finite(values, name, "a covariance has no missing entries; impute the genotypes or distances it was made of.")
+    if labelled.ids is not None and labelled.names is not None and tuple(map(str, labelled.ids)) != labelled.names:
+        raise ValueError(f"{name} has other ids in its columns than in its rows: reindex it, {name}.loc[ids, ids].")
+    gap = float(np.abs(values - values.T).max())
+    if gap > _SYMMETRY_RTOL * float(np.abs(values).max()):
+        raise ValueError(
+            f"{name} must be symmetric, but differs from its transpose by up to {gap:.3g}: "
+            f"if that is rounding, pass ({name} + {name}.T) / 2."
+        )
+    return labelled
+
+
+def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_name: str) -> npt.NDArray[np.intp] | None:
+    """
+    Return the order that puts the rows of `labelled` into the order of the reference ids, None if nothing moves.
+
+    Raises
+    ------
+    ValueError
+        If both carry ids and these are not the same set; the ids are named.
+    """
+    ids = labelled.ids
+    if reference is None or ids is None or ids == reference:
+        return None
+    place = {identifier: i for i, identifier in enumerate(ids)}
+    missing = [i for i in reference if i not in place]
+    known = set(reference)
+    extra = [i for i in ids if i not in known]
+    if missing or extra:
+        parts = []
+        if extra:
+            parts.append(f"{len(extra)} ids of {name} are not in {reference_name} ({shown(extra)})")
+        if missing:
+            parts.append(f"{len(missing)} ids of {reference_name} are not in {name} ({shown(missing)})")
+        raise ValueError(
+            f"{name} and {reference_name} do not have the same ids: {'; '.join(parts)}. "
+            f"Select the common ids first, or pass {name} without an index (a plain array) if the order is already right."
+        )
+    return np.fromiter((place[i] for i in reference), dtype=np.intp, count=len(reference))
+
+
+def common_ids(**parts: Labelled | None) -> tuple[str, Ids | None]:
+    """Return the name and the ids of the first part that carries ids."""
+    for name, part in parts.items():
+        if part is not None and part.ids is not None:
+            return name, part.ids
+    return "", None
+
+
+def require_length(length: int, n: int, name: str, reference_name: str) -> None:
+    """Raise a ValueError if the number of rows is not n."""
+    if length != n:
+        raise ValueError(f"{name} has {length} rows but {reference_name} has {n}: they describe the same observations.")
+
+
+def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Make an array read-only and return it."""
+    array.setflags(write=False)
+    return array

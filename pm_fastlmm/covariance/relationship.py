@@ -1,0 +1,350 @@
+"""Known covariance K between the rows of the data: from a pedigree, markers, groups or a phylogeny.
+
+Every function returns K as a labelled data frame (index and columns are the ids) whose ``attrs`` say what was done:
+``scale_factor`` (what the raw matrix was multiplied by), ``mean_diagonal`` (tr(K)/n of what is returned) and counts.
+
+In y ~ N(Xβ, σ²_g K + σ²_e I) an observation has on average the variance k̄ σ²_g + σ²_e, k̄ = tr(K)/n. Multiplying K by
+c divides σ²_g by c, so that σ²_g/(σ²_g + σ²_e) silently changes: it is h², the share of variance that K explains, only
+if k̄ = 1. ``scale="mean_diagonal"`` returns K/k̄, for which it is.
+"""
+
+from collections.abc import Hashable, Iterable
+from graphlib import CycleError, TopologicalSorter
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from pm_fastlmm._arrays import FloatArray, read_covariance, shown
+from pm_fastlmm.covariance.newick import parse_newick
+
+Scale = Literal["none", "mean_diagonal"]
+Labels = Iterable[Hashable]
+
+
+def pedigree(id: Labels, sire: Labels, dam: Labels, *, scale: Scale = "none") -> pd.DataFrame:
+    r"""Numerator relationship matrix A of a pedigree, inbreeding included.
+
+    Parents first, Henderson's rules fill A row by row: :math:`A_{ij} = (A_{j,s_i} + A_{j,d_i})/2` for j before i and
+    :math:`A_{ii} = 1 + A_{s_i,d_i}/2`, with sire s and dam d; an unknown parent contributes 0.
+
+    Parameters
+    ----------
+    id, sire, dam : sequences of length n
+        Individuals, in any order, and their parents. None, NaN, pd.NA, "", 0 and "0" are unknown parents and no ids.
+        A parent without a row of its own is an unrelated founder: its offspring are related through it, but it has no
+        row in the result. Sire and dam may be the same (selfing).
+    scale : {"none", "mean_diagonal"}
+        "mean_diagonal" divides A by tr(A)/n. As A_ii = 1 + F_i, with inbreeding σ²_g/(σ²_g + σ²_e) is the h² of the
+        base population, and only after scaling the share of variance among these n individuals.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A, in the order of `id`; ``attrs`` add ``founders_added`` (parents without a row), ``inbred`` (rows with F > 0).
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, an id is missing or repeated, or someone is their own parent or ancestor.
+
+    References
+    ----------
+    Henderson (1976), A simple method for computing the inverse of a numerator relationship matrix. doi:10.2307/2529339
+
+    Examples
+    --------
+    >>> pedigree(["calf", "bull", "cow"], ["bull", "old", "old"], ["cow", None, None])  # its parents are half-sibs
+           calf   bull    cow
+    calf  1.125  0.625  0.625
+    bull  0.625  1.000  0.250
+    cow   0.625  0.250  1.000
+    """
+    ids, parents = _known_parents(id, sire, dam)
+    try:
+        order = list(TopologicalSorter(parents).static_order())
+    except CycleError as error:
+        loop = " → ".join(map(repr, error.args[1]))
+        raise ValueError(f"The pedigree has a loop, {loop} (parent → offspring): correct one of them.") from None
+    position = {label: i for i, label in enumerate(order)}
+    A = np.zeros((len(order), len(order)))
+    for i, label in enumerate(order):
+        known = [position[parent] for parent in parents.get(label, ())]
+        A[i, :i] = A[:i, i] = sum(0.5 * A[parent, :i] for parent in known)
+        A[i, i] = 1 + (0.5 * A[known[0], known[1]] if len(known) == 2 else 0)
+    rows = [position[label] for label in ids]
+    A = A[np.ix_(rows, rows)]
+    return _labelled(A, ids, scale, founders_added=len(order) - len(ids), inbred=int((np.diag(A) > 1).sum()))
+
+
+def markers(
+    genotypes: ArrayLike | pd.DataFrame,
+    *,
+    ids: Labels | None = None,
+    allele_frequencies: ArrayLike | pd.Series | None = None,
+    min_maf: float = 0.0,
+    scale: Scale = "none",
+) -> pd.DataFrame:
+    r"""Genomic relationship matrix, VanRaden's first method: :math:`K = ZZ^\top / (2\sum_j p_j(1-p_j))`, Z = M - 2p.
+
+    Parameters
+    ----------
+    genotypes : array or data frame, shape (n, markers)
+        M, copies of one allele: 0, 1, 2 or a dosage between. Missing ones (NaN, pd.NA) are imputed by 2p.
+    ids : sequence of length n, optional
+        Names of the rows. Default: the index of the data frame, or 0, 1, ….
+    allele_frequencies : shape (markers,), optional
+        p, for instance of the base population; a Series is matched by marker. Default: half the mean of each column.
+    min_maf : float
+        Markers with min(p, 1 - p) below this are dropped; those with p = 0 or 1 or without any genotype always are.
+    scale : {"none", "mean_diagonal"}
+        "mean_diagonal" divides K by tr(K)/n. Unscaled, tr(K)/n is near 1 in Hardy-Weinberg proportions and near 2 in
+        inbred lines, where σ²_g/(σ²_g + σ²_e) is therefore not h².
+
+    Returns
+    -------
+    pandas.DataFrame
+        K, shape (n, n); ``attrs`` add ``markers_used``, ``missing_imputed`` (genotypes, in the markers used),
+        ``monomorphic_dropped``, ``all_missing_dropped`` and ``rare_dropped``.
+
+    Raises
+    ------
+    ValueError
+        For genotypes outside [0, 2], rows without genotypes, or when no marker is left.
+    TypeError
+        For genotypes that are not numbers.
+
+    References
+    ----------
+    VanRaden (2008), Efficient methods to compute genomic predictions. doi:10.3168/jds.2007-0980
+
+    Examples
+    --------
+    >>> markers([[0, 1], [2, 1]], ids=["a", "b"])
+         a    b
+    a  1.0 -1.0
+    b -1.0  1.0
+    """
+    if not 0 <= min_maf < 0.5:
+        raise ValueError(f"min_maf must be in [0, 0.5), got {min_maf}: give the smallest frequency to be kept.")
+    M, index, names = _dosages(genotypes, ids)
+    missing = np.isnan(M)
+    present = len(M) - missing.sum(axis=0)
+    if allele_frequencies is None:
+        p = np.nansum(M, axis=0) / (2 * np.maximum(present, 1))
+    else:
+        p = _given_frequencies(allele_frequencies, names)
+    empty, rarer = present == 0, np.minimum(p, 1 - p)
+    fixed = ~empty & (rarer == 0)
+    rare = ~empty & ~fixed & (rarer < min_maf)
+    used = ~(empty | fixed | rare)
+    dropped = {"monomorphic": fixed, "all_missing": empty, "rare": rare}
+    counts = {f"{reason}_dropped": int(which.sum()) for reason, which in dropped.items()}
+    if not used.any():
+        raise ValueError(f"genotypes has no polymorphic marker left ({counts}): check that columns are markers.")
+    M, missing, p = M[:, used], missing[:, used], p[used]
+    if (blank := missing.all(axis=1)).any():
+        raise ValueError(f"genotypes has no value in row {shown(list(index[blank]))}: drop such rows.")
+    Z = np.where(missing, 0, M - 2 * p)
+    K = Z @ Z.T / (2 * np.sum(p * (1 - p)))
+    return _labelled(K, index, scale, markers_used=len(p), missing_imputed=int(missing.sum()), **counts)
+
+
+def grouping(levels: Labels, *, ids: Labels | None = None, scale: Scale = "none") -> pd.DataFrame:
+    r"""Covariance of a random intercept: :math:`K = ZZ^\top`, 1 where two rows share a level and 0 elsewhere.
+
+    Parameters
+    ----------
+    levels : sequence of length n
+        The group of each row.
+    ids : sequence of length n, optional
+        Names of the rows. Default: the index of a Series, or 0, 1, ….
+    scale : {"none", "mean_diagonal"}
+        Without effect here: tr(K)/n is 1, and so σ²_g/(σ²_g + σ²_e) is h² (the intraclass correlation) already.
+
+    Returns
+    -------
+    pandas.DataFrame
+        K, shape (n, n); ``attrs`` add ``levels``, how many there are.
+
+    Raises
+    ------
+    ValueError
+        If a level is missing, or ids are missing, repeated or not one per row.
+
+    Examples
+    --------
+    >>> grouping(["north", "south", "north"])
+         0    1    2
+    0  1.0  0.0  1.0
+    1  0.0  1.0  0.0
+    2  1.0  0.0  1.0
+    """
+    column = levels if isinstance(levels, pd.Series) else pd.Series(_elements(levels, "levels"), dtype=object)
+    index = _index(column.index if ids is None else ids, "ids", len(column))
+    codes, names = pd.factorize(column)
+    if (codes < 0).any():
+        raise ValueError(f"levels is missing in row {shown(list(index[codes < 0]))}: name it or drop the row.")
+    return _labelled((codes[:, None] == codes).astype(float), index, scale, levels=len(names))
+
+
+def phylogeny(
+    tree: str | pd.DataFrame | FloatArray, *, ids: Labels | None = None, scale: Scale = "none"
+) -> pd.DataFrame:
+    """Covariance of Brownian motion along a tree: K_ij is the length of the path from the root that i and j share.
+
+    Parameters
+    ----------
+    tree : str, array or data frame
+        A rooted Newick tree with branch lengths (the text, not its file; the length above the root is ignored), or the
+        covariance of such a tree, which is checked and passed through.
+    ids : sequence, optional
+        The tips to return, in this order. Default: all, in the order of the tree. For an array, the names of its rows.
+    scale : {"none", "mean_diagonal"}
+        "mean_diagonal" divides K by tr(K)/n: correlations, if the tree is ultrametric. Unscaled, σ²_g/(σ²_g + σ²_e)
+        depends on the unit of the branch lengths (years or millions of them) and is not h².
+
+    Returns
+    -------
+    pandas.DataFrame
+        K, shape (tips, tips); ``attrs`` add ``tree_height`` (from the root to the farthest of these tips, before
+        scaling) and ``ultrametric`` (whether all are equally far, to a relative 1.5e-8).
+
+    Raises
+    ------
+    ValueError
+        If the Newick text is malformed or lacks lengths, tips are repeated or unknown, or a matrix is not symmetric,
+        non-negative and positive semi-definite.
+    TypeError
+        If `tree` is another kind of object.
+
+    References
+    ----------
+    Felsenstein (1985), Phylogenies and the comparative method. doi:10.1086/284325
+
+    Examples
+    --------
+    >>> phylogeny("((human:6,chimp:6):10,macaque:16);")
+             human  chimp  macaque
+    human     16.0   10.0      0.0
+    chimp     10.0   16.0      0.0
+    macaque    0.0    0.0     16.0
+    """
+    if isinstance(tree, str):
+        names, K = parse_newick(tree).shared_paths()
+        tips = _index(names, "tree")
+    elif isinstance(tree, pd.DataFrame | np.ndarray):
+        tips, K = _checked_covariance(tree, ids)
+    else:
+        raise TypeError(f"tree must be Newick text or a covariance matrix, got {type(tree).__name__}: convert it.")
+    if ids is not None and not isinstance(tree, np.ndarray):
+        wanted = _index(ids, "ids")
+        rows = tips.get_indexer(wanted)
+        if (rows < 0).any():
+            raise ValueError(f"ids {shown(list(wanted[rows < 0]))} are not tips of the tree: correct or drop them.")
+        tips, K = wanted, K[np.ix_(rows, rows)]
+    depth = np.diag(K)
+    ultrametric = bool(np.ptp(depth) <= 1.5e-8 * depth.max())
+    return _labelled(K, tips, scale, tree_height=float(depth.max()), ultrametric=ultrametric)
+
+
+def _known_parents(id: Labels, sire: Labels, dam: Labels) -> tuple[pd.Index, dict[Hashable, list[Hashable]]]:
+    """Ids, and the parents of each that are known."""
+    ids = _index(id, "id")
+    columns = [pd.Series(_elements(values, name), dtype=object) for values, name in ((sire, "sire"), (dam, "dam"))]
+    if len(set(lengths := [len(ids), *map(len, columns)])) > 1:
+        raise ValueError(f"id, sire and dam must be equally long, got {lengths}: give None for an unknown parent.")
+    codes = ["", "0", 0]
+    if ids.isin(codes).any():
+        raise ValueError(f"id {shown(list(ids[ids.isin(codes)]))} stands for an unknown parent: rename it.")
+    pairs = zip(*(column.where(column.notna() & ~column.isin(codes), None) for column in columns), strict=True)
+    parents = {label: [p for p in pair if p is not None] for label, pair in zip(ids, pairs, strict=True)}
+    # The parent "7" is not the individual 7, and taking it for a founder would lose their relationship silently.
+    added = {p for pair in parents.values() for p in pair if p not in parents}
+    texts = {str(int(p)) if isinstance(p, float) and p.is_integer() else str(p) for p in added}
+    if mistaken := sorted(texts.intersection(map(str, ids))):
+        raise ValueError(f"{shown(mistaken)} is text in one column and a number in another: convert id, sire and dam.")
+    return ids, parents
+
+
+def _dosages(genotypes: ArrayLike | pd.DataFrame, ids: Labels | None) -> tuple[FloatArray, pd.Index, pd.Index]:
+    """Genotypes in [0, 2] with NaN where missing, and the names of rows and markers."""
+    if np.ndim(genotypes) != 2:
+        raise ValueError(f"genotypes must be 2-D (individuals, markers), got {np.ndim(genotypes)}-D: reshape it.")
+    table = genotypes if isinstance(genotypes, pd.DataFrame) else pd.DataFrame(np.asarray(genotypes))
+    index = _index(table.index if ids is None else ids, "ids", len(table))
+    try:
+        M = table.where(table.notna(), np.nan).to_numpy(dtype=float, na_value=np.nan)  # pd.NA among objects, too
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"genotypes must be numbers ({error}): code them as counts of one allele.") from None
+    rows, columns = np.nonzero((M < 0) | (M > 2))
+    if rows.size:
+        place = f"row {list(index)[rows[0]]!r}, marker {list(table.columns)[columns[0]]!r}"
+        raise ValueError(
+            f"genotypes must be in [0, 2], got {M[rows[0], columns[0]]:g} in {place} ({rows.size} such values): recode "
+            "missing ones as NaN (for instance genotypes.replace(-9, np.nan)); add 1 to a -1, 0, 1 coding."
+        )
+    return M, index, table.columns
+
+
+def _given_frequencies(frequencies: ArrayLike | pd.Series, names: pd.Index) -> FloatArray:
+    """Allele frequencies in the order of the markers."""
+    p = np.asarray(frequencies.reindex(names) if isinstance(frequencies, pd.Series) else frequencies, dtype=float)
+    if p.shape != names.shape:
+        raise ValueError(f"allele_frequencies must have shape {names.shape}, got {p.shape}: give one per marker.")
+    if (bad := ~((p >= 0) & (p <= 1))).any():
+        raise ValueError(
+            f"allele_frequencies must be in [0, 1], got {p[bad][0]:g} for {shown(list(names[bad]))}: fix it."
+        )
+    return p
+
+
+def _checked_covariance(tree: pd.DataFrame | FloatArray, ids: Labels | None) -> tuple[pd.Index, FloatArray]:
+    """Return the names and values of a covariance, once it is symmetric, non-negative and semi-definite."""
+    K = read_covariance(tree, "tree").values
+    if isinstance(tree, pd.DataFrame):
+        tips = _index(tree.index, "tree")
+        if not tips.equals(tree.columns):
+            raise ValueError("tree must have the same names in its index and columns: use K.loc[ids, ids].")
+    else:
+        tips = _index(range(len(K)) if ids is None else ids, "ids", len(K))
+    tolerance = len(K) * np.finfo(float).eps * np.abs(K).sum(axis=1).max()  # a bound of the largest eigenvalue
+    for what, smallest in (("non-negative", K.min()), ("positive semi-definite", np.linalg.eigvalsh(K)[0])):
+        if smallest < -tolerance:
+            raise ValueError(f"tree must be {what}, but is not by {-smallest:.3g}: give covariances with all digits.")
+    return tips, (K + K.T) / 2
+
+
+def _labelled(matrix: FloatArray, ids: pd.Index, scale: Scale, **account: float) -> pd.DataFrame:
+    """Scale and label a relationship matrix, and give an account of it in ``attrs``."""
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale must be 'none' or 'mean_diagonal', got {scale!r}: choose one of them.")
+    mean_diagonal = float(np.trace(matrix)) / len(matrix)
+    if mean_diagonal == 0:
+        raise ValueError("The relationship matrix is zero, got no variance in any row: check the input.")
+    factor = 1.0 if scale == "none" else 1 / mean_diagonal
+    K = pd.DataFrame(factor * matrix, index=ids, columns=ids)
+    K.attrs.update(account, scale_factor=factor, mean_diagonal=factor * mean_diagonal)
+    return K
+
+
+def _index(labels: Labels, name: str, n: int | None = None) -> pd.Index:
+    """Names of n rows, none missing and none twice."""
+    index = (labels if isinstance(labels, pd.Index) else pd.Index(_elements(labels, name))).to_flat_index()
+    if len(index) != (n or max(len(index), 1)):
+        raise ValueError(f"{name} has {len(index)} names, expected {n or 'at least 1'}: give one name per row.")
+    if index.hasnans:
+        raise ValueError(f"{name} is missing in row {shown(np.flatnonzero(index.isna()).tolist())}: name every row.")
+    if index.has_duplicates:
+        raise ValueError(f"{name} repeats {shown(list(index[index.duplicated()].unique()))}: make the names unique.")
+    return index
+
+
+def _elements(values: Labels, name: str) -> list[Hashable]:
+    """Return the elements of a sequence; a lone string is not one."""
+    if isinstance(values, str) or getattr(values, "ndim", 1) != 1:
+        raise TypeError(
+            f"{name} must be 1-D, one element per row, got {type(values).__name__}: use a list or a column."
+        )
+    return values.tolist() if isinstance(values, np.ndarray | pd.Series | pd.Index) else list(values)

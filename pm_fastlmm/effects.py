@@ -1,0 +1,277 @@
+"""
+Fixed effects, random effects and predictions given (σ²_g, σ²_e), for one pair or many.
+
+Everything is computed in the basis [Q₁ | Q₂U]: u = Q₁a + (Q₂U)b is the pair (a, b), so that thousands of draws cost one
+matrix product. Batch axes (responses, posterior draws) lead.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+from pm_fastlmm._arrays import FloatArray, align, read, require_finite, require_length
+from pm_fastlmm.likelihood.spectral import corner, variances
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
+
+
+class Blue(NamedTuple):
+    """Generalised least squares estimate of β and its covariance."""
+
+    beta: FloatArray
+    cov: FloatArray
+
+
+class Coordinates(NamedTuple):
+    """A vector in the span of K: Q₁a + (Q₂U)b."""
+
+    a: FloatArray
+    b: FloatArray
+
+    def lift(self, spectrum: Spectrum) -> FloatArray:
+        """Return the vector itself, (…, n)."""
+        return self.a @ spectrum.projection.Q1.T + self.b @ spectrum.basis.T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """
+    Prediction f̂ = Xβ̂ + û with the variance of its error.
+
+    Attributes
+    ----------
+    mean : (…, m) array
+        f̂, which contains the fixed effects.
+    variance : (…, m) array
+        Var(f - f̂), the uncertainty of β̂ included; NaN where the prior variance of the new effects was not given.
+    residual_variance : (…) array
+        σ²_e, what a new observation adds: Var(y - f̂) = variance + σ²_e.
+    """
+
+    mean: FloatArray
+    variance: FloatArray
+    residual_variance: FloatArray
+
+    @property
+    def se(self) -> FloatArray:
+        """Standard error of f̂."""
+        return np.sqrt(self.variance)
+
+    @property
+    def se_observation(self) -> FloatArray:
+        """Standard error of a new observation."""
+        return np.sqrt(self.variance + np.expand_dims(self.residual_variance, -1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewRows:
+    """
+    New observations in the coordinates of the spectrum.
+
+    Attributes
+    ----------
+    a : (m, r) array
+        X*R⁻¹.
+    A, H : (k, m) and (r, m) arrays
+        (Q₂U)ᵀK* and Q₁ᵀK* with K* (n, m) the covariances of training and new effects.
+    prior : (m,) or (m, m) array, or None
+        K**, the covariance of the new effects or its diagonal.
+    """
+
+    a: FloatArray
+    A: FloatArray
+    H: FloatArray
+    prior: FloatArray | None
+
+    @property
+    def prior_diagonal(self) -> FloatArray:
+        """Prior variances of the new effects, NaN when they are not known."""
+        if self.prior is None:
+            return np.full(self.a.shape[0], np.nan)
+        return np.diag(self.prior) if self.prior.ndim == 2 else self.prior
+
+
+def blue(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> Blue:
+    """Return β̂ = R⁻¹(y₁ - σ²_gCᵀ(z/d)) (…, r) and cov β̂ = R⁻¹SR⁻ᵀ (…, r, r)."""
+    s = rotated.spectrum
+    mean, S = _corner(rotated, sigma2_g, sigma2_e)
+    Rinv = scipy.linalg.solve_triangular(s.projection.R, np.eye(s.projection.rank)) if s.projection.rank else s.K11
+    cov = Rinv @ S @ Rinv.T
+    return Blue((rotated.y1 - mean) @ Rinv.T, (cov + np.swapaxes(cov, -1, -2)) / 2)
+
+
+def blup(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> Coordinates:
+    """Return û = σ²_g[Q₁Cᵀ(z/d) + Q₂U(λz/d)]."""
+    s = rotated.spectrum
+    d = variances(s.eigvals, sigma2_g, sigma2_e)
+    scaled = np.expand_dims(sigma2_g, -1) * rotated.z / d
+    return Coordinates(scaled @ s.C, s.eigvals * scaled)
+
+
+def pev(spectrum: Spectrum, sigma2_g: FloatArray, sigma2_e: FloatArray, *, full: bool = False) -> FloatArray:
+    """
+    Return the prediction error variance Var(û - u) = σ²_gK - σ⁴_gB diag(1/d)Bᵀ, B = KQ₂U.
+
+    Its diagonal (…, n), or the matrix (n, n) on request.
+    """
+    g = np.expand_dims(sigma2_g, -1)
+    d = variances(spectrum.eigvals, sigma2_g, sigma2_e)
+    root, corner_root = spectrum.covariance_root()
+    # B diag(1/d)Bᵀ = F₁ diag(λ/d) F₁ᵀ, so that K - σ²_g(...) is F₁ diag(σ²_e/d) F₁ᵀ + F₂F₂ᵀ: no cancellation
+    weights = np.expand_dims(sigma2_e, -1) / d
+    if full:
+        return np.asarray(g * ((root * weights) @ root.T + corner_root @ corner_root.T))
+    return np.asarray(g * (weights @ (root**2).T + (corner_root**2).sum(-1)))
+
+
+def fitted(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> Prediction:
+    """
+    Return the prediction of the training rows, f̂ = Xβ̂ + û.
+
+    Var(f - f̂) = σ²_eI - σ⁴_eP has the diagonal σ²_e[‖(Q₁)_i‖² + Σ_j (Q₂U)²_ij σ²_gλ_j/d_j].
+    """
+    s = rotated.spectrum
+    d = variances(s.eigvals, sigma2_g, sigma2_e)
+    shrunken = np.expand_dims(sigma2_g, -1) * s.eigvals / d
+    # Q₁ᵀ(Xβ̂ + û) = y₁ whatever K is: in the span of X the fit is exact
+    f = Coordinates(rotated.y1, shrunken * rotated.z).lift(s)
+    leverage = (s.projection.Q1**2).sum(-1) + shrunken @ (s.basis**2).T
+    return Prediction(f, np.expand_dims(sigma2_e, -1) * leverage, np.asarray(sigma2_e))
+
+
+def predict(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, new: NewRows) -> Prediction:
+    """
+    Return the prediction of new rows.
+
+    f̂* = X*β̂ + σ²_gAᵀ(z/d);  Var(f* - f̂*) = σ²_gK** - σ⁴_gAᵀdiag(1/d)A + aSaᵀ - T - Tᵀ,
+    T = σ²_ga(H - σ²_gCᵀdiag(1/d)A). Without T the variance is wrong by a tenth.
+    """
+    s = rotated.spectrum
+    g = np.asarray(sigma2_g)[..., None]
+    d = variances(s.eigvals, sigma2_g, sigma2_e)
+    mean, S = _corner(rotated, sigma2_g, sigma2_e)
+    f = (rotated.y1 - mean) @ new.a.T + (g * rotated.z / d) @ new.A
+    T = g[..., None] * (new.H - np.swapaxes(s.C, 0, 1) @ (new.A * (g / d)[..., None]))
+    variance = (
+        g * new.prior_diagonal
+        - (g**2 / d) @ new.A**2
+        + np.einsum("ij,...jk,ik->...i", new.a, S, new.a)
+        - 2 * np.einsum("ij,...ji->...i", new.a, T)
+    )
+    return Prediction(f, np.maximum(variance, 0.0), np.asarray(sigma2_e))
+
+
+def new_rows(spectrum: Spectrum, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None) -> NewRows:
+    """
+    Read new observations into the coordinates of the spectrum.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        The spectrum that the model was fitted with.
+    X_new : (m, r) array or DataFrame
+        Fixed-effects design of the new rows, the columns of X that were kept. Optional when X had none.
+    K_new : (m, n) array or DataFrame
+        Covariance of the new effects with the training effects; columns are matched by id.
+    W_new : (m, q) array
+        Rows of the factor instead, when the spectrum was built by `from_factor`.
+    K_new_new : (m, m) or (m,) array, optional
+        Covariance of the new effects, or its diagonal. Without it there are no variances; with W_new it is W_newW_newᵀ.
+
+    Raises
+    ------
+    ValueError
+        If shapes or ids do not fit, or not exactly one of K_new and W_new is given.
+    """
+    if (K_new is None) == (W_new is None):
+        raise ValueError("give exactly one of K_new (covariances with the training rows) and W_new (rows of the factor).")
+    if W_new is not None:
+        if spectrum.loadings is None or spectrum.loadings_fixed is None:
+            raise ValueError("W_new needs a spectrum built by Spectrum.from_factor: this one came from a K; give K_new.")
+        W = read(W_new, "W_new", ndim=(2,)).values
+        q = spectrum.loadings.shape[1]
+        if W.shape[1] != q:
+            raise ValueError(f"W_new has {W.shape[1]} columns but W had {q}: use the same columns, coded alike.")
+        require_finite(W, "W_new", "impute the missing columns as in W.")
+        A, H = spectrum.loadings @ W.T, spectrum.loadings_fixed @ W.T
+        prior: FloatArray | None = W @ W.T if W.shape[0] <= 5000 else np.einsum("ij,ij->i", W, W)
+    else:
+        A, H, m = _read_cross(spectrum, K_new)
+        prior = _read_prior(K_new_new, m)
+    return NewRows(_read_design(spectrum, X_new, A.shape[1]), A, H, prior)
+
+
+def _read_cross(spectrum: Spectrum, K_new: Any) -> tuple[FloatArray, FloatArray, int]:
+    labelled = read(getattr(K_new, "T", K_new), "K_new, transposed,", ndim=(2,))
+    require_length(labelled.values.shape[0], spectrum.n, "K_new, transposed,", "the spectrum")
+    require_finite(labelled.values, "K_new", "covariances of the new rows with the training rows must all be known.")
+    order = align(spectrum.ids, labelled, name="K_new (its columns)", reference_name="the spectrum")
+    cross = labelled.take(order)
+    return spectrum.basis.T @ cross, spectrum.projection.Q1.T @ cross, cross.shape[1]
+
+
+def _read_prior(K_new_new: Any, m: int) -> FloatArray | None:
+    if K_new_new is None:
+        return None
+    prior = read(K_new_new, "K_new_new", ndim=(1, 2)).values
+    if prior.shape not in ((m,), (m, m)):
+        raise ValueError(f"K_new_new must be ({m}, {m}) or its diagonal ({m},), got shape {prior.shape}.")
+    require_finite(prior, "K_new_new", "variances of the new effects must be known; leave it out to get means alone.")
+    return prior
+
+
+def _read_design(spectrum: Spectrum, X_new: Any, m: int) -> FloatArray:
+    projection = spectrum.projection
+    if X_new is None:
+        if projection.rank:
+            raise ValueError(f"X_new is missing: the model has the fixed effects {', '.join(projection.coef)}.")
+        return np.zeros((m, 0))
+    labelled = read(X_new, "X_new", ndim=(1, 2))
+    X = labelled.values if labelled.values.ndim == 2 else labelled.values[:, None]
+    if labelled.names is not None and set(projection.coef) <= set(labelled.names):
+        X = X[:, [labelled.names.index(name) for name in projection.coef]]
+    if X.shape != (m, projection.rank):
+        raise ValueError(
+            f"X_new must be ({m}, {projection.rank}), one row for each new observation and the columns "
+            f"{', '.join(projection.coef)}; got shape {X.shape}."
+        )
+    require_finite(X, "X_new", "fixed effects of new rows must be known.")
+    if not projection.rank:
+        return np.zeros((m, 0))
+    return np.asarray(scipy.linalg.solve_triangular(projection.R, X.T, trans="T").T)
+
+
+def draw_effects(
+    rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, rng: np.random.Generator
+) -> tuple[FloatArray, Coordinates]:
+    """
+    Draw (β, u) from their joint posterior given y and one (σ²_g, σ²_e) each, under a flat prior on β.
+
+    Conditional simulation (Matheron's rule): with u⁺, e⁺ drawn from the prior and y⁺ = u⁺ + e⁺,
+
+        β = β̂(y - y⁺),   u = u⁺ + û(y - y⁺)
+
+    has exactly that distribution, and in the rotated basis it costs O(k + r) for each draw.
+    """
+    s = rotated.spectrum
+    shape = np.broadcast_shapes(np.shape(sigma2_g), np.shape(sigma2_e), rotated.batch_shape)
+    sigma_g, sigma_e = (np.expand_dims(np.sqrt(v), -1) for v in (sigma2_g, sigma2_e))
+    k, r = s.rank, s.projection.rank
+    xi, xi_corner = rng.standard_normal((*shape, k)), rng.standard_normal((*shape, r))
+    roots = np.sqrt(s.eigvals)
+    prior = Coordinates(
+        sigma_g * (xi @ (s.C / roots[:, None]) + xi_corner @ s.corner_root.T), sigma_g * roots * xi
+    )
+    z = rotated.z - prior.b - sigma_e * rng.standard_normal((*shape, k))
+    y1 = rotated.y1 - prior.a - sigma_e * rng.standard_normal((*shape, r))
+    d = variances(s.eigvals, sigma2_g, sigma2_e)
+    scaled = np.expand_dims(sigma2_g, -1) * z / d
+    along = y1 - scaled @ s.C
+    beta = scipy.linalg.solve_triangular(s.projection.R, along.reshape(-1, r).T).T.reshape(along.shape) if r else along
+    return beta, Coordinates(prior.a + scaled @ s.C, prior.b + s.eigvals * scaled)
+
+
+def _corner(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> tuple[FloatArray, FloatArray]:
+    s = rotated.spectrum
+    return corner(rotated.z, eigvals=s.eigvals, C=s.C, K11=s.K11, sigma2_g=sigma2_g, sigma2_e=sigma2_e)

@@ -1,0 +1,1 @@
+"""Likelihoods: one definition each, for NumPy and for PyTensor."""

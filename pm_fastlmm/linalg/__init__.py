@@ -1,0 +1,1 @@
+"""Linear algebra that depends on the data alone and is done once."""

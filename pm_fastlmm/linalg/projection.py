@@ -1,0 +1,159 @@
+"""The fixed effects are projected out once: QR of X, and QᵀKQ through its compact-WY form (the full Q is never formed)."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import scipy.linalg
+from scipy.linalg import blas
+
+from pm_fastlmm._arrays import FloatArray, Labelled, frozen, require_finite, shown
+
+# A column that keeps less than this share of its length once the columns before it are projected out is collinear:
+# its coefficient would carry a relative error of eps / 1e-10 = 2e-6.
+_COLLINEAR_RTOL = 1e-10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projection:
+    """
+    QR of the fixed-effects design: X = Q₁R, with Q = [Q₁ Q₂] = I - V T Vᵀ orthogonal.
+
+    Attributes
+    ----------
+    Q1 : (n, r) array
+        Orthonormal basis of the columns of X.
+    R : (r, r) array
+        Upper triangular factor.
+    V, T : (n, r) and (r, r) arrays
+        Compact-WY form of the Householder reflectors (Schreiber & Van Loan 1989, doi:10.1137/0910005).
+    coef : tuple of str
+        Names of the columns that are kept.
+    dropped : tuple of str
+        Names of the columns that are linear combinations of the ones before them.
+    """
+
+    Q1: FloatArray
+    R: FloatArray
+    V: FloatArray
+    T: FloatArray
+    coef: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    @classmethod
+    def from_design(cls, X: FloatArray, names: tuple[str, ...] | None = None) -> Self:
+        """
+        Factor X (n, d); collinear columns are dropped with a warning that names them.
+
+        Raises
+        ------
+        ValueError
+            If X leaves no residual degrees of freedom.
+        """
+        n, d = X.shape
+        names = tuple(f"x{j}" for j in range(d)) if names is None else names
+        kept = _independent_columns(X)
+        coef = tuple(names[j] for j in kept)
+        dropped = tuple(name for j, name in enumerate(names) if j not in set(kept))
+        if dropped:
+            warnings.warn(
+                f"X has rank {len(kept)} but {d} columns: {shown(dropped)} dropped, "
+                "being a linear combination of the columns before; predictions do not change.",
+                UserWarning,
+                stacklevel=4,
+            )
+        if len(kept) >= n:
+            raise ValueError(
+                f"X has rank {len(kept)} for {n} observations: nothing is left to estimate variances from. "
+                "Use fewer columns or more observations."
+            )
+        if not kept:
+            empty = np.zeros((n, 0))
+            return cls(frozen(empty), frozen(np.zeros((0, 0))), frozen(empty), frozen(np.zeros((0, 0))), coef, dropped)
+        V, T, R = _compact_wy(X[:, kept])
+        Q1 = -V @ (T @ V[: len(kept)].T)
+        Q1[np.arange(len(kept)), np.arange(len(kept))] += 1.0
+        return cls(frozen(Q1), frozen(R), frozen(V), frozen(T), coef, dropped)
+
+    @property
+    def rank(self) -> int:
+        """Number of columns kept, r."""
+        return self.R.shape[0]
+
+    @property
+    def logdet_R(self) -> float:
+        """½ log|XᵀX|."""
+        return float(np.log(np.abs(np.diag(self.R))).sum())
+
+    def split(self, Y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return Q₁ᵀY (r, …) and the coordinates Q₂ᵀY (n - r, …)."""
+        rotated = Y - self.V @ (self.T.T @ (self.V.T @ Y))
+        return rotated[: self.rank], rotated[self.rank :]
+
+    def lift(self, U: FloatArray) -> FloatArray:
+        """Return Q₂U (n, …) for coordinates U (n - r, …)."""
+        padded = np.zeros((self.V.shape[0], *U.shape[1:]))
+        padded[self.rank :] = U
+        padded -= self.V @ (self.T @ (self.V[self.rank :].T @ U))
+        return padded
+
+    def two_sided(self, K: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """
+        Return K₁₁ = Q₁ᵀKQ₁, K₂₁ = Q₂ᵀKQ₁ and K₂₂ = Q₂ᵀKQ₂ (its lower triangle) at the cost of 4 n² r.
+
+        QᵀKQ = K - ZVᵀ - VZᵀ with W = KVT, Z = W - ½V(TᵀVᵀW): one symmetric rank-2r update.
+        """
+        r = self.rank
+        A = np.array(K.T, order="F")  # K is symmetric: its transpose copies without a stride
+        if r:
+            W = (K @ self.V) @ self.T
+            Z = W - 0.5 * self.V @ (self.T.T @ (self.V.T @ W))
+            A = blas.dsyr2k(-1.0, np.asfortranarray(Z), np.asfortranarray(self.V), 1.0, A, lower=1, overwrite_c=1)
+        corner = np.tril(A[:r, :r])
+        return corner + np.tril(corner, -1).T, A[r:, :r].copy(), A[r:, r:]
+
+
+def read_design(X: Labelled | None, n: int) -> Projection:
+    """Return the projection of a design that was read, of no columns when it is None."""
+    if X is None:
+        return Projection.from_design(np.zeros((n, 0)))
+    require_finite(X.values, "X", "drop those rows everywhere (flmm.Design does, and counts them) or impute them.")
+    return Projection.from_design(X.values, X.names)
+
+
+def _independent_columns(X: FloatArray) -> list[int]:
+    """Return the columns that are not linear combinations of the columns before them, as R's lm keeps them."""
+    norms = np.linalg.norm(X, axis=0)
+    if not norms.size or (norms > 0).all():
+        scaled = X / norms
+        pivots: Any = scipy.linalg.qr(scaled, mode="r", pivoting=True, check_finite=False)[0]
+        diagonal = np.abs(np.diag(pivots))
+        if diagonal.size == X.shape[1] and (diagonal > np.sqrt(_COLLINEAR_RTOL)).all():
+            return list(range(X.shape[1]))
+    basis = np.zeros((X.shape[0], 0))
+    kept = []
+    for j, norm in enumerate(norms):
+        if norm == 0 or len(kept) == X.shape[0]:
+            continue
+        column = X[:, j] / norm
+        for _ in range(2):  # twice is enough (Kahan)
+            column = column - basis @ (basis.T @ column)
+        left = np.linalg.norm(column)
+        if left > _COLLINEAR_RTOL:
+            kept.append(j)
+            basis = np.column_stack([basis, column / left])
+    return kept
+
+
+def _compact_wy(X: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    (reflectors, tau), R = scipy.linalg.qr(X, mode="raw", check_finite=False)
+    r = X.shape[1]
+    V = np.tril(reflectors, -1)
+    V[np.arange(r), np.arange(r)] = 1.0
+    T = np.zeros((r, r))
+    gram = V.T @ V
+    for i in range(r):
+        T[i, i] = tau[i]
+        T[:i, i] = -tau[i] * (T[:i, :i] @ gram[:i, i])
+    return V, T, R[:r]

@@ -1,0 +1,435 @@
+"""Spectrum: what depends on K and X. Rotated: what depends on y as well, the sufficient statistic."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from pm_fastlmm._arrays import (
+    FloatArray,
+    Ids,
+    Labelled,
+    align,
+    common_ids,
+    frozen,
+    read,
+    read_covariance,
+    require_finite,
+    require_length,
+)
+from pm_fastlmm.linalg.projection import Projection, read_design
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Spectrum:
+    """
+    Spectral rotation of a known covariance with the fixed effects projected out; serves any number of responses.
+
+    For y ~ N(Xβ, σ²(K + δI)), X = Q₁R and Q₂ an orthonormal basis of what is orthogonal to X,
+
+        Q₂ᵀKQ₂ = U diag(λ) Uᵀ,   z = (Q₂U)ᵀy ~ N(0, diag(σ²(λ + δ)))
+
+    so that after one factorisation the restricted likelihood is a sum over i. Eigenvectors with λ = 0 are not kept:
+    the `nullity` directions that they span enter through the squared norm of y in them alone (`Rotated.rss`).
+
+    Build it with `from_covariance` or `from_factor`. Instances are immutable.
+
+    Attributes
+    ----------
+    eigvals : (k,) array
+        Positive eigenvalues λ, ascending, in units of K.
+    basis : (n, k) array
+        The rotation Q₂U, orthonormal columns.
+    projection : Projection
+        The QR factors of X and the names of its columns.
+    C, K11 : (k, r) and (r, r) arrays
+        (Q₂U)ᵀKQ₁ and Q₁ᵀKQ₁: what β̂ and predictions need beyond λ.
+    corner_root : (r, r) array
+        A root of the Schur complement K₁₁ - CᵀΛ⁻¹C: with it the rows of `covariance_root` reproduce K.
+    nullity : int
+        Number of directions with λ = 0, ν = p - k.
+    mean_diagonal : float
+        k̄ = tr(K)/n. σ²k̄ is the mean variance that K explains; h² = k̄/(k̄ + δ).
+    ids : tuple or None
+        Ids of the observations, when K, W or X carried any.
+    loadings, loadings_fixed : (k, m) and (r, m) arrays, or None
+        (Q₂U)ᵀW and Q₁ᵀW when built from a factor.
+
+    References
+    ----------
+    Lippert et al. (2011), FaST linear mixed models, doi:10.1038/nmeth.1681.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pm_fastlmm as flmm
+    >>> rng = np.random.default_rng(1)
+    >>> W = rng.normal(size=(30, 40))
+    >>> spectrum = flmm.Spectrum.from_covariance(W @ W.T / 40, np.ones((30, 1)))
+    >>> spectrum
+    Spectrum(n=30, rank=29, nullity=0, fixed effects: x0)
+    >>> spectrum.rotate(rng.normal(size=30)).z.shape
+    (29,)
+    """
+
+    eigvals: FloatArray
+    basis: FloatArray
+    projection: Projection
+    C: FloatArray
+    K11: FloatArray
+    corner_root: FloatArray
+    nullity: int
+    mean_diagonal: float
+    ids: Ids | None
+    loadings: FloatArray | None
+    loadings_fixed: FloatArray | None
+
+    @classmethod
+    def from_covariance(cls, K: Any, X: Any = None, *, rtol: float | None = None) -> Self:
+        """
+        Factor a dense covariance.
+
+        Parameters
+        ----------
+        K : (n, n) array or DataFrame
+            Symmetric positive semi-definite; it is not scaled.
+        X : (n, d) array or DataFrame, optional
+            Fixed-effects design; None for no fixed effects (an intercept is not added). Rows are matched by id when
+            both carry an index.
+        rtol : float, optional
+            Eigenvalues within ±rtol of the largest one count as zero. Default n · eps; pass a larger value, say 1e-6,
+            for a K that was rounded when it was stored.
+
+        Raises
+        ------
+        ValueError
+            If K is not square, finite, symmetric and positive semi-definite, if ids do not match, or if X leaves no
+            degrees of freedom.
+
+        Notes
+        -----
+        Costs one symmetric eigendecomposition, plus 4n²r for the projection.
+        """
+        covariance = read_covariance(K)
+        n = covariance.values.shape[0]
+        ids, design = _aligned_design(covariance, X, "K")
+        projection = read_design(design, n)
+        K11, K21, K22 = projection.two_sided(covariance.values)
+        values, U = scipy.linalg.eigh(K22, lower=True, driver="evd", overwrite_a=True, check_finite=False)
+        scale = max(float(np.abs(values).max()), float(np.abs(K11).max(initial=0.0)))
+        tolerance = (n * _EPS if rtol is None else rtol) * scale
+        if values[0] < -tolerance:
+            raise _indefinite(float(values[0]), scale)
+        first = int(np.searchsorted(values, tolerance, side="right"))
+        eigvals = values[first:].copy()
+        U = U[:, first:]
+        C = U.T @ K21
+        return cls(
+            eigvals=frozen(eigvals),
+            basis=frozen(projection.lift(U)),
+            projection=projection,
+            C=frozen(C),
+            K11=frozen(K11),
+            corner_root=frozen(_corner_root(K11, C, eigvals, tolerance, scale)),
+            nullity=values.size - eigvals.size,
+            mean_diagonal=float(np.trace(covariance.values)) / n,
+            ids=ids,
+            loadings=None,
+            loadings_fixed=None,
+        )
+
+    @classmethod
+    def from_factor(cls, W: Any, X: Any = None) -> Self:
+        """
+        Factor K = WWᵀ from W, at the cost of a thin singular value decomposition: O(n m²) for m columns.
+
+        Parameters
+        ----------
+        W : (n, m) array or DataFrame
+            Factor: standardised markers divided by √m, an incidence matrix, basis functions. It is not centred or
+            scaled.
+        X : (n, d) array or DataFrame, optional
+            Fixed-effects design, as in `from_covariance`.
+
+        Raises
+        ------
+        ValueError
+            If W has missing values, ids do not match, or X leaves no degrees of freedom.
+        """
+        factor = read(W, "W", ndim=(2,))
+        require_finite(factor.values, "W", "impute the missing columns first (flmm.covariance.markers does for genotypes).")
+        n, m = factor.values.shape
+        if n == 0 or m == 0:
+            raise ValueError(f"W is empty, shape {factor.values.shape}: it needs rows (observations) and columns.")
+        ids, design = _aligned_design(factor, X, "W")
+        projection = read_design(design, n)
+        W1, W2 = projection.split(factor.values)
+        U, s, Vt = scipy.linalg.svd(W2, full_matrices=False, overwrite_a=True, check_finite=False)
+        largest = max(float(s[0]), float(np.abs(W1).max(initial=0.0)))
+        rank = int(np.count_nonzero(s > max(n, m) * _EPS * largest))
+        s, U, Vt = s[:rank][::-1], U[:, :rank][:, ::-1], Vt[:rank][::-1]
+        loadings = np.ascontiguousarray(s[:, None] * Vt)
+        outside = W1 - (W1 @ Vt.T) @ Vt  # the part of W₁ that no kept direction shares: its Gram is the Schur complement
+        return cls(
+            eigvals=frozen(s**2),
+            basis=frozen(projection.lift(np.ascontiguousarray(U))),
+            projection=projection,
+            C=frozen(loadings @ W1.T),
+            K11=frozen(W1 @ W1.T),
+            corner_root=frozen(_root(outside @ outside.T)),
+            nullity=n - projection.rank - rank,
+            mean_diagonal=float(np.einsum("ij,ij->", factor.values, factor.values)) / n,
+            ids=ids,
+            loadings=frozen(loadings),
+            loadings_fixed=frozen(W1),
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return int(self.basis.shape[0])
+
+    @property
+    def rank(self) -> int:
+        """Number of positive eigenvalues, k."""
+        return int(self.eigvals.size)
+
+    @property
+    def df(self) -> int:
+        """Residual degrees of freedom, p = n - r = k + ν."""
+        return self.rank + self.nullity
+
+    @property
+    def coef(self) -> tuple[str, ...]:
+        """Names of the fixed effects."""
+        return self.projection.coef
+
+    @property
+    def mean_eigval(self) -> float:
+        """Σλ/p, zeros included: what K explains on average once X is projected out; pve = Σλ/p / (Σλ/p + δ)."""
+        return float(self.eigvals.sum()) / self.df
+
+    @property
+    def X(self) -> FloatArray:
+        """The fixed-effects design (n, r), without dropped columns."""
+        return self.projection.Q1 @ self.projection.R
+
+    @property
+    def diagonal(self) -> FloatArray:
+        """Diagonal of K, from the factors."""
+        root, corner = self.covariance_root()
+        return np.einsum("ij,ij->i", root, root) + np.einsum("ij,ij->i", corner, corner)
+
+    def covariance_root(self) -> tuple[FloatArray, FloatArray]:
+        """
+        Return (n, k) and (n, r) blocks F₁, F₂ with K = F₁F₁ᵀ + F₂F₂ᵀ.
+
+        F₁ = (Q₂U)Λ^½ + Q₁CᵀΛ^-½ and F₂ = Q₁(K₁₁ - CᵀΛ⁻¹C)^½: draws of u are σ(F₁ξ₁ + F₂ξ₂).
+        """
+        s = np.sqrt(self.eigvals)
+        Q1 = self.projection.Q1
+        return self.basis * s + Q1 @ (self.C / s[:, None]).T, Q1 @ self.corner_root
+
+    def rotate(self, y: Any) -> "Rotated":
+        """
+        Rotate one response (n,) or several (n, T): all that depends on y, computed once.
+
+        Parameters
+        ----------
+        y : array, Series, DataFrame or DataArray
+            Responses in columns. Labelled input is aligned by id; a DataArray is oriented by its dimension "obs".
+
+        Raises
+        ------
+        ValueError
+            If y has missing values (see `subset`), another length, other ids, or is a square array without labels.
+        """
+        response = read(y, "y", ndim=(1, 2))
+        values = response.values
+        if values.ndim == 2 and values.shape[0] == values.shape[1] == self.n and response.ids is None:
+            raise ValueError(
+                f"y is a square array, shape {values.shape}, without labels: rows or columns could be the responses. "
+                "Pass a DataFrame indexed by observation, or a DataArray with a dimension 'obs'."
+            )
+        require_length(values.shape[0], self.n, "y", "the spectrum")
+        require_finite(
+            values,
+            "y",
+            "leave those rows out of y and of the spectrum, spectrum.subset(rows), "
+            "or let flmm.Design or flmm.kernel_model drop and count them.",
+        )
+        order = align(self.ids, response, name="y", reference_name="the spectrum")
+        names = response.names if values.ndim == 2 else None
+        if values.ndim == 2 and names is None:
+            names = tuple(f"y{t}" for t in range(values.shape[1]))
+        return Rotated.from_values(self, response.take(order), names)
+
+    def subset(self, rows: npt.ArrayLike) -> "Spectrum":
+        """
+        Return the spectrum of some of the observations (factored anew), for responses with missing values.
+
+        Parameters
+        ----------
+        rows : array
+            A boolean mask of length n, or row numbers.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> y = np.array([1.0, np.nan, 2.5, 3.0, 4.1])
+        >>> spectrum = flmm.Spectrum.from_factor(np.eye(5)[:, :2] + 0.1, np.ones((5, 1)))
+        >>> seen = np.isfinite(y)
+        >>> flmm.reml(spectrum.subset(seen), y[seen]).converged
+        True
+        """
+        index = np.arange(self.n)[np.asarray(rows)]
+        ids = None if self.ids is None else tuple(self.ids[i] for i in index)
+        X = Labelled(self.X[index], ids, self.coef)
+        if self.loadings is not None and self.loadings_fixed is not None:
+            W = self.projection.Q1[index] @ self.loadings_fixed + self.basis[index] @ self.loadings
+            return Spectrum.from_factor(Labelled(W, ids, None), X)
+        root, corner = self.covariance_root()
+        K = root[index] @ root[index].T + corner[index] @ corner[index].T
+        return Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X)
+
+    def __repr__(self) -> str:
+        """Show sizes and the names of the fixed effects."""
+        return (
+            f"Spectrum(n={self.n}, rank={self.rank}, nullity={self.nullity}, "
+            f"fixed effects: {', '.join(self.coef) if self.coef else 'none'})"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Rotated:
+    """
+    Rotated responses: the sufficient statistic of the model. Batch axes lead, the core axis is last.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+        What y was rotated by.
+    z : (…, k) array
+        (Q₂U)ᵀy ~ N(0, σ²(λ + δ)).
+    rss : (…,) array
+        Squared norm of y in the `nullity` directions with λ = 0: σ²δ times a χ² with `nullity` degrees of freedom.
+        Exactly 0 when there are none, or when nothing but rounding is left.
+    y1 : (…, r) array
+        Q₁ᵀy, the part of y along X.
+    norm2 : (…,) array
+        ‖y‖² orthogonal to X, Σz² + rss; exactly 0 when X explains y to rounding.
+    names : tuple of str or None
+        Names of several responses; None for one.
+    """
+
+    spectrum: Spectrum
+    z: FloatArray
+    rss: FloatArray
+    y1: FloatArray
+    norm2: FloatArray
+    names: tuple[str, ...] | None
+
+    @classmethod
+    def from_values(cls, spectrum: Spectrum, values: FloatArray, names: tuple[str, ...] | None) -> Self:
+        """Rotate validated values (n,) or (n, T)."""
+        projection = spectrum.projection
+        y1 = projection.Q1.T @ values
+        y2 = values - projection.Q1 @ y1
+        z = spectrum.basis.T @ y2
+        rounding = (spectrum.n * _EPS) ** 2
+        norm2 = np.einsum("i...,i...->...", y2, y2)
+        explained = norm2 <= rounding * np.einsum("i...,i...->...", values, values)
+        rss = np.zeros_like(norm2)
+        if spectrum.nullity:
+            null = y2 - spectrum.basis @ z
+            rss = np.einsum("i...,i...->...", null, null)
+            rss = np.where(rss <= rounding * norm2, 0.0, rss)
+        return cls(
+            spectrum=spectrum,
+            z=frozen(np.where(explained, 0.0, z).T),
+            rss=frozen(np.where(explained, 0.0, rss)),
+            y1=frozen(y1.T),
+            norm2=frozen(np.where(explained, 0.0, norm2)),
+            names=names,
+        )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """() for one response, (T,) for several."""
+        return self.z.shape[:-1]
+
+    def __repr__(self) -> str:
+        """Show what was rotated."""
+        responses = "1 response" if self.names is None else f"{len(self.names)} responses"
+        return f"Rotated({responses}, rank={self.spectrum.rank}, nullity={self.spectrum.nullity})"
+
+
+def as_rotated(spectrum: Spectrum, y: Any) -> Rotated:
+    """
+    Return y rotated by the spectrum; a `Rotated` passes if it belongs to it.
+
+    Raises
+    ------
+    ValueError
+        If y is a `Rotated` of another spectrum.
+    """
+    if not isinstance(spectrum, Spectrum):
+        raise TypeError(
+            f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
+            "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
+        )
+    if not isinstance(y, Rotated):
+        return spectrum.rotate(y)
+    if y.spectrum is not spectrum:
+        raise ValueError("y was rotated by another spectrum: pass that one (y.spectrum), or rotate y anew.")
+    return y
+
+
+def _aligned_design(kernel: Labelled, X: Any, kernel_name: str) -> tuple[Ids | None, Labelled | None]:
+    n = kernel.values.shape[0]
+    design = None
+    if X is not None:
+        if isinstance(X, str):
+            raise TypeError(
+                f"X is the text {X!r}: a formula needs a table, flmm.Design.from_formula('y ~ ...', data, K=K)."
+            )
+        design = read(X, "X", ndim=(1, 2))
+        if design.values.ndim == 1:
+            design = Labelled(design.values[:, None], design.ids, design.names)
+        require_length(design.values.shape[0], n, "X", kernel_name)
+        order = align(kernel.ids, design, name="X", reference_name=kernel_name)
+        design = Labelled(design.take(order), kernel.ids or design.ids, design.names)
+    return common_ids(kernel=kernel, design=design)[1], design
+
+
+def _indefinite(smallest: float, scale: float) -> ValueError:
+    return ValueError(
+        f"K is not positive semi-definite: its smallest eigenvalue is {smallest:.3g}, the largest {scale:.3g}. "
+        "A covariance has none below zero. If K was rounded when it was stored, say so with "
+        f"rtol={10 ** np.ceil(np.log10(-smallest / scale)):.0e}; if it is a similarity that is no covariance, the model does not exist."
+    )
+
+
+def _corner_root(
+    K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: float, scale: float
+) -> FloatArray:
+    """Return a root of K₁₁ - CᵀΛ⁻¹C, which is positive semi-definite if and only if K is (K₂₂ being so)."""
+    corner = K11 - C.T @ (C / eigvals[:, None])
+    if corner.size:
+        smallest = float(np.linalg.eigvalsh(corner)[0])
+        if smallest < -10 * tolerance:
+            raise _indefinite(smallest, scale)
+    return _root(corner)
+
+
+def _root(gram: FloatArray) -> FloatArray:
+    """Return S with SSᵀ = gram for a positive semi-definite matrix known to rounding."""
+    values, vectors = np.linalg.eigh(gram)
+    root: FloatArray = vectors * np.sqrt(np.maximum(values, 0.0))
+    return root

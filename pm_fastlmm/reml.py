@@ -1,0 +1,305 @@
+"""REML and ML point estimates for one kernel, one or several responses."""
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+
+from pm_fastlmm import effects
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.effects import Prediction
+from pm_fastlmm.information import information, standard_error
+from pm_fastlmm.likelihood.profile import Boundary, Method, maximise
+from pm_fastlmm.likelihood.spectral import LOG_2PI, contrast_loglik, corner
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum, as_rotated
+
+_VARIANCE_FIELDS = ("h2", "pve", "sigma2", "delta", "sigma2_g", "sigma2_e", "total")
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class REMLFit:
+    """
+    Estimates of y ~ N(Xβ, σ²(K + δI)), for one response (numbers) or T of them (arrays of length T).
+
+    Attributes
+    ----------
+    sigma2, delta : float or (T,) array
+        σ² multiplies K, δ = σ²_e/σ².
+    sigma2_g, sigma2_e : float or (T,) array
+        σ² and δσ². At "no kernel variance" sigma2_g = 0, delta = inf and sigma2_e is the estimate.
+    h2, pve : float or (T,) array
+        k̄/(k̄ + δ) with k̄ = tr(K)/n (the share of variance of ASReml and brms), and with k̄ = Σλ/p (GEMMA's pve).
+        The likelihood and pve do not change when K is centred by X, h² does.
+    total : float or (T,) array
+        σ²(k̄ + δ), the variance that h2 divides.
+    sigma2_se, … : float or (T,) array
+        Standard errors from the observed information (delta method); NaN where they are undefined, said in `message`.
+    beta, beta_se, beta_cov : arrays (…, r), (…, r), (…, r, r)
+        Generalised least squares at the estimate.
+    loglik : float or (T,) array
+        The maximum in the form that lme4 and nlme print (for REML: Patterson–Thompson, with -½log|XᵀX| and the 2π term).
+    boundary : None, "no kernel variance" or "no residual variance" (an object array for several responses)
+    converged : bool or (T,) array
+    message : str (an object array for several responses)
+    method : "REML" or "ML"
+    rotated : Rotated
+        The data that were fitted.
+    """
+
+    sigma2: Any
+    delta: Any
+    sigma2_g: Any
+    sigma2_e: Any
+    h2: Any
+    pve: Any
+    total: Any
+    sigma2_se: Any
+    delta_se: Any
+    sigma2_g_se: Any
+    sigma2_e_se: Any
+    h2_se: Any
+    pve_se: Any
+    total_se: Any
+    beta: FloatArray
+    beta_se: FloatArray
+    beta_cov: FloatArray
+    loglik: Any
+    boundary: Any
+    converged: Any
+    message: Any
+    method: Method
+    rotated: Rotated
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The spectrum that was used."""
+        return self.rotated.spectrum
+
+    @property
+    def coef(self) -> tuple[str, ...]:
+        """Names of the fixed effects."""
+        return self.spectrum.coef
+
+    def summary(self) -> pd.DataFrame:
+        """
+        Return the estimates and standard errors as a table; for several responses with one block of rows each.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> batch = np.repeat(np.eye(3), 4, axis=0)
+        >>> spectrum = flmm.Spectrum.from_factor(batch, np.ones((12, 1)))
+        >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+        >>> flmm.reml(spectrum, y).summary().round(3)
+                  estimate     se
+        h2           0.921  0.084
+        pve          0.755  0.185
+        sigma2       3.917  4.001
+        delta        0.085  0.099
+        sigma2_g     3.917  4.001
+        sigma2_e     0.333  0.157
+        total        4.250  4.003
+        beta[x0]     3.500  1.155
+        """
+        if self.rotated.names is not None:
+            tables = {name: self._one(t).summary() for t, name in enumerate(self.rotated.names)}
+            return pd.concat(tables, names=["response", "quantity"])
+        rows = {name: (getattr(self, name), getattr(self, f"{name}_se")) for name in _VARIANCE_FIELDS}
+        for j, name in enumerate(self.coef):
+            rows[f"beta[{name}]"] = (self.beta[j], self.beta_se[j])
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se"]).astype(float)
+
+    def blup(self) -> FloatArray:
+        """Return the best linear unbiased predictor û of the random effects, (n,) or (T, n)."""
+        return effects.blup(self.rotated, self.sigma2_g, self.sigma2_e).lift(self.spectrum)
+
+    def pev(self, *, full: bool = False) -> FloatArray:
+        """Return the prediction error variance Var(û - u): its diagonal, or the matrix (n, n) on request."""
+        return effects.pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full)
+
+    def predict(
+        self, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None
+    ) -> Prediction:
+        """
+        Predict f = Xβ + u for new rows, or for the training rows when nothing is given.
+
+        Parameters
+        ----------
+        X_new : (m, r) array or DataFrame
+            Fixed-effects design of the new rows.
+        K_new : (m, n) array or DataFrame
+            Covariance of the new effects with the training effects, on the scale of K.
+        W_new : (m, q) array
+            Rows of the factor instead, after `Spectrum.from_factor`.
+        K_new_new : (m, m) or (m,) array, optional
+            Covariance of the new effects or its diagonal; without it the variances are NaN.
+
+        Returns
+        -------
+        Prediction
+            With `mean`, `variance`, `se`, `se_observation`.
+        """
+        if X_new is None and K_new is None and W_new is None:
+            return effects.fitted(self.rotated, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e))
+        new = effects.new_rows(self.spectrum, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
+        return effects.predict(self.rotated, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e), new)
+
+    def _one(self, t: int) -> "REMLFit":
+        r = self.rotated
+        assert r.names is not None
+        rotated = Rotated(r.spectrum, r.z[t], r.rss[t], r.y1[t], r.norm2[t], None)
+        values = {f: getattr(self, f) for f in self.__dataclass_fields__}
+        taken = {f: v[t] for f, v in values.items() if f not in ("method", "rotated")}
+        return REMLFit(**taken, method=self.method, rotated=rotated)
+
+    def __repr__(self) -> str:
+        """Report the fit as text."""
+        s = self.spectrum
+        head = f"{self.method} fit of y ~ N(Xβ, σ²(K + δI)): {s.n} observations"
+        if self.rotated.names is not None:
+            return f"{head}, {len(self.rotated.names)} responses; .summary() has the table"
+        lines = [head, self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")]
+        lines.append(f"log-likelihood {self.loglik:.7f}")
+        if self.boundary:
+            lines.append(f"at the boundary: {self.boundary}")
+        lines.append(("converged" if self.converged else "NOT CONVERGED") + (f": {self.message}" if self.message else ""))
+        return "\n".join(lines)
+
+
+def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML") -> REMLFit:
+    """
+    Fit y ~ N(Xβ, σ²(K + δI)) by restricted maximum likelihood, or by maximum likelihood.
+
+    The profile likelihood of δ is searched globally: all modes, and both boundaries as exact limits.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        K and X, factored once.
+    y : array, Series, DataFrame or Rotated
+        One response (n,), several (n, T), or what `spectrum.rotate` returned.
+    method : {"REML", "ML"}
+
+    Returns
+    -------
+    REMLFit
+        A fit on the boundary or one that has no maximum is labelled in `boundary`, `converged` and `message`.
+
+    Raises
+    ------
+    ValueError
+        If y has missing values or does not fit the spectrum.
+
+    References
+    ----------
+    Patterson & Thompson (1971), doi:10.1093/biomet/58.3.545; Lippert et al. (2011), doi:10.1038/nmeth.1681.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pm_fastlmm as flmm
+    >>> batch = np.repeat(np.eye(3), 4, axis=0)
+    >>> spectrum = flmm.Spectrum.from_factor(batch, np.ones((12, 1)))
+    >>> fit = flmm.reml(spectrum, np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4]))
+    >>> print(f"{fit.sigma2_g:.4f} {fit.sigma2_e:.4f} {fit.boundary}")
+    3.9167 0.3333 None
+    """
+    if method not in get_args(Method.__value__):
+        raise ValueError(f"method must be 'REML' or 'ML', got {method!r}.")
+    rotated = as_rotated(spectrum, y)
+    k, T = rotated.spectrum.rank, rotated.batch_shape
+    optima = [
+        maximise(z, float(rss), rotated, method)
+        for z, rss in zip(rotated.z.reshape(-1, k), rotated.rss.reshape(-1), strict=True)
+    ]
+    sigma2_g = np.array([o.sigma2_g for o in optima]).reshape(T)
+    sigma2_e = np.array([o.sigma2_e for o in optima]).reshape(T)
+    boundary = np.array([o.boundary for o in optima], dtype=object).reshape(T)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        loglik = log_likelihood(rotated, sigma2_g, sigma2_e, method=method)
+        shares, errors = _shares(rotated, sigma2_g, sigma2_e, boundary, method)
+        beta = effects.blue(rotated, sigma2_g, sigma2_e)
+        beta_se = np.sqrt(np.diagonal(beta.cov, axis1=-2, axis2=-1))
+    problems = np.array([o.problem for o in optima], dtype=object).reshape(T)
+    messages = np.array([_message(*pair) for pair in zip(problems.flat, boundary.flat, strict=True)], dtype=object)
+    return REMLFit(
+        **{name: _plain(value) for name, value in shares.items()},
+        **{f"{name}_se": _plain(value) for name, value in errors.items()},
+        beta=beta.beta,
+        beta_se=beta_se,
+        beta_cov=beta.cov,
+        loglik=_plain(loglik),
+        boundary=_plain(boundary),
+        converged=_plain(np.equal(problems, None).astype(bool)),
+        message=_plain(messages.reshape(T)),
+        method=method,
+        rotated=rotated,
+    )
+
+
+def log_likelihood(
+    rotated: Rotated, sigma2_g: FloatArray | float, sigma2_e: FloatArray | float, *, method: Method = "REML"
+) -> FloatArray:
+    """
+    Return the restricted or full log-likelihood with β at its estimate, as lme4 prints it.
+
+    ℓ_PT = ℓ_R - ½log|XᵀX|, which is log ∫ p(y | β) dβ; and ℓ_ML = ℓ_R - ½(r log 2π + log|S|).
+    """
+    s = rotated.spectrum
+    g, e = np.asarray(sigma2_g, dtype=float), np.asarray(sigma2_e, dtype=float)
+    contrasts = contrast_loglik(
+        rotated.z, rotated.rss, eigvals=s.eigvals, nullity=s.nullity, sigma2_g=g, sigma2_e=e
+    )
+    if method == "REML":
+        return np.asarray(contrasts - s.projection.logdet_R)
+    _, S = corner(rotated.z, eigvals=s.eigvals, C=s.C, K11=s.K11, sigma2_g=g, sigma2_e=e)
+    return np.asarray(contrasts - 0.5 * (s.projection.rank * LOG_2PI + np.linalg.slogdet(S)[1]))
+
+
+def _shares(
+    rotated: Rotated, g: FloatArray, e: FloatArray, boundary: Any, method: Method
+) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+    """Return the functions of (σ²_g, σ²_e) that are reported, and their standard errors (NaN on the boundary)."""
+    s = rotated.spectrum
+    values: dict[str, FloatArray] = {"sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g}
+    zero = np.zeros_like(g)
+    gradients: dict[str, tuple[FloatArray, FloatArray]] = {
+        "sigma2": (zero + 1, zero),
+        "sigma2_g": (zero + 1, zero),
+        "sigma2_e": (zero, zero + 1),
+        "delta": (-e / g**2, 1 / g),
+        "total": (zero + s.mean_diagonal, zero + 1),
+    }
+    for name, kbar in (("h2", s.mean_diagonal), ("pve", s.mean_eigval)):
+        t = kbar * g + e
+        values[name] = kbar * g / t
+        gradients[name] = (kbar * e / t**2, -kbar * g / t**2)
+    values["total"] = s.mean_diagonal * g + e
+    # the scale is taken out: squares of variances of 1e-180 or 1e180 would leave the range of floats
+    scale = np.where(e > 0, e, g * s.mean_diagonal)
+    unit = Rotated(s, rotated.z / np.sqrt(scale)[..., None], rotated.rss / scale, rotated.y1, rotated.norm2, None)
+    observed = information(unit, g / scale, e / scale, method).observed
+    interior = np.equal(boundary, None)
+    errors = {}
+    for name, pair in gradients.items():
+        relative = standard_error(np.stack(pair, axis=-1) * scale[..., None], observed)
+        errors[name] = np.where(interior, relative, np.nan)
+    return values, errors
+
+
+def _message(problem: str | None, boundary: Boundary | None) -> str:
+    parts = [] if problem is None else [problem]
+    if boundary is not None:
+        end = "sigma2_g = 0" if boundary == "no kernel variance" else "sigma2_e = 0"
+        parts.append(
+            f"{boundary}: the likelihood is highest at {end}; the standard errors of the variances and their shares are "
+            "undefined there (NaN). flmm.exact_posterior gives intervals"
+        )
+    return ". ".join(parts)
+
+
+def _plain(value: Any) -> Any:
+    """Return a Python number, string or None for one response, the array for several."""
+    return value.item() if np.ndim(value) == 0 else value
