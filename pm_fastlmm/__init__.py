@@ -1,10 +1,34 @@
 """Linear mixed models and Gaussian processes with a known covariance, for PyMC."""
 
 from pm_fastlmm import covariance
+from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import FastLMM, LMMNode, lmm_nodes
 from pm_fastlmm.exact import ExactPosterior, exact_posterior
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
+from pm_fastlmm.model import kernel_model
+from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
 from pm_fastlmm.reml import REMLFit, log_likelihood, reml
+from pm_fastlmm.sampling import sample
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Design",
+    "ExactPosterior",
+    "FastLMM",
+    "LMMNode",
+    "REMLFit",
+    "Rotated",
+    "Spectrum",
+    "VariancePrior",
+    "covariance",
+    "exact_posterior",
+    "kernel_model",
+    "lmm_nodes",
+    "log_likelihood",
+    "predict",
+    "recover_effects",
+    "reml",
+    "sample",
+]

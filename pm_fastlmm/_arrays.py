@@ -120,7 +120,9 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
         )
     if values.shape[0] == 0:
         raise ValueError(f"{name} is empty: there are no observations.")
-    require_finite(values, name, "a covariance has no missing entries; impute the genotypes or distances it was made of.")
+    require_finite(
+        values, name, "a covariance has no missing entries; impute the genotypes or distances it was made of."
+    )
     if labelled.ids is not None and labelled.names is not None and tuple(map(str, labelled.ids)) != labelled.names:
         raise ValueError(f"{name} has other ids in its columns than in its rows: reindex it, {name}.loc[ids, ids].")
     gap = float(np.abs(values - values.T).max())

@@ -9,7 +9,6 @@ import pytensor.tensor as pt
 from pymc.distributions.dist_math import check_parameters
 from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
 from pymc.distributions.shape_utils import implicit_size_from_params, rv_size_is_none
-from pymc.logprob.utils import ParameterValueError
 from pymc.pytensorf import constant_fold, floatX, normalize_rng_param
 from pytensor.compile.builders import OpFromGraph
 from pytensor.compile.sharedvalue import SharedVariable
@@ -17,7 +16,7 @@ from pytensor.graph.basic import Constant, Variable
 from pytensor.tensor.random.basic import chisquare, normal
 from pytensor.tensor.random.utils import normalize_size_param
 
-from pm_fastlmm._arrays import align, read, require_finite, require_length
+from pm_fastlmm._arrays import align, read, require_finite
 from pm_fastlmm.likelihood.spectral import contrast_loglik, corner, gaussian_loglik, variances
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
@@ -326,17 +325,23 @@ def _parametrise(
     proper = beta is not None or beta_cov is not None
     if isinstance(observed, Rotated):
         if proper or mu is not None:
-            raise ValueError("a Rotated observes y with β under a flat prior and no other mean: pass y itself for mu or beta.")
+            raise ValueError(
+                "a Rotated observes y with β under a flat prior and no other mean: pass y itself for mu or beta."
+            )
         nullity = np.array([spectrum.nullity] if spectrum.nullity else [], dtype="int64")
         return _RotatedLMM, [g, e, eigvals, R, pt.constant(nullity)], kwargs
     mu = pt.as_tensor(0.0 if mu is None else mu)
     mu = floatX(pt.full((spectrum.n,), mu) if mu.type.ndim == 0 else mu)
     if mu.type.shape[-1] not in (None, spectrum.n):
-        raise ValueError(f"mu has {mu.type.shape[-1]} values in its last dimension, but there are {spectrum.n} observations.")
+        raise ValueError(
+            f"mu has {mu.type.shape[-1]} values in its last dimension, but there are {spectrum.n} observations."
+        )
     basis, Q1 = pt.constant(spectrum.basis), pt.constant(spectrum.projection.Q1)
     if not proper:
         if beta_mean is not None:
-            raise ValueError("beta_mean is given without beta_cov: give the prior covariance, or fixed coefficients as beta=.")
+            raise ValueError(
+                "beta_mean is given without beta_cov: give the prior covariance, or fixed coefficients as beta=."
+            )
         return _FlatLMM, [mu, g, e, eigvals, basis, Q1, R], kwargs
     b, L = _coefficients(spectrum, beta, beta_mean, beta_cov)
     constants = [pt.constant(a) for a in (spectrum.C, spectrum.K11, spectrum.corner_root)]
@@ -378,7 +383,9 @@ def _coefficients(spectrum: Spectrum, beta: Any, beta_mean: Any, beta_cov: Any) 
     b = floatX(pt.as_tensor(beta if beta is not None else 0.0 if beta_mean is None else beta_mean))
     b = pt.full((r,), b) if b.type.ndim == 0 and (beta is None or r == 1) else b
     if b.type.ndim == 0 or b.type.shape[-1] not in (None, r):
-        raise ValueError(f"beta must have {r} values, one for each of {', '.join(spectrum.coef)}; got shape {b.type.shape}.")
+        raise ValueError(
+            f"beta must have {r} values, one for each of {', '.join(spectrum.coef)}; got shape {b.type.shape}."
+        )
     if beta is not None:
         return b, pt.zeros((r, r))
     if isinstance(beta_cov, Variable) and not isinstance(beta_cov, Constant):
@@ -404,7 +411,9 @@ def _observed(spectrum: Spectrum, observed: Any) -> Any:
     """Return the data as PyMC takes them, (…, n), aligned by id; missing values are refused, PyMC would impute them."""
     if isinstance(observed, Rotated):
         if observed.spectrum is not spectrum:
-            raise ValueError("observed was rotated by another spectrum: pass spectrum=observed.spectrum, or rotate y anew.")
+            raise ValueError(
+                "observed was rotated by another spectrum: pass spectrum=observed.spectrum, or rotate y anew."
+            )
         return _statistic(observed)
     if isinstance(observed, Variable):
         values = observed.get_value() if isinstance(observed, SharedVariable) else getattr(observed, "data", None)
@@ -508,9 +517,7 @@ def lmm_nodes(model: pm.Model) -> list[LMMNode]:
         data = None
         if rv in model.observed_RVs:
             data = value.get_value() if isinstance(value, SharedVariable) else constant_fold([value])[0]
-        nodes.append(
-            LMMNode(rv.name, rv, rv.tag.spectrum, op.treatment, g, e, mu, beta_mean, beta_root, data)
-        )
+        nodes.append(LMMNode(rv.name, rv, rv.tag.spectrum, op.treatment, g, e, mu, beta_mean, beta_root, data))
     return nodes
 
 

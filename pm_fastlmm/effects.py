@@ -162,7 +162,9 @@ def predict(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, new: N
     return Prediction(f, np.maximum(variance, 0.0), np.asarray(sigma2_e))
 
 
-def new_rows(spectrum: Spectrum, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None) -> NewRows:
+def new_rows(
+    spectrum: Spectrum, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None
+) -> NewRows:
     """
     Read new observations into the coordinates of the spectrum.
 
@@ -185,10 +187,14 @@ def new_rows(spectrum: Spectrum, X_new: Any = None, K_new: Any = None, *, W_new:
         If shapes or ids do not fit, or not exactly one of K_new and W_new is given.
     """
     if (K_new is None) == (W_new is None):
-        raise ValueError("give exactly one of K_new (covariances with the training rows) and W_new (rows of the factor).")
+        raise ValueError(
+            "give exactly one of K_new (covariances with the training rows) and W_new (rows of the factor)."
+        )
     if W_new is not None:
         if spectrum.loadings is None or spectrum.loadings_fixed is None:
-            raise ValueError("W_new needs a spectrum built by Spectrum.from_factor: this one came from a K; give K_new.")
+            raise ValueError(
+                "W_new needs a spectrum built by Spectrum.from_factor: this one came from a K; give K_new."
+            )
         W = read(W_new, "W_new", ndim=(2,)).values
         q = spectrum.loadings.shape[1]
         if W.shape[1] != q:
@@ -260,9 +266,7 @@ def draw_effects(
     k, r = s.rank, s.projection.rank
     xi, xi_corner = rng.standard_normal((*shape, k)), rng.standard_normal((*shape, r))
     roots = np.sqrt(s.eigvals)
-    prior = Coordinates(
-        sigma_g * (xi @ (s.C / roots[:, None]) + xi_corner @ s.corner_root.T), sigma_g * roots * xi
-    )
+    prior = Coordinates(sigma_g * (xi @ (s.C / roots[:, None]) + xi_corner @ s.corner_root.T), sigma_g * roots * xi)
     z = rotated.z - prior.b - sigma_e * rng.standard_normal((*shape, k))
     y1 = rotated.y1 - prior.a - sigma_e * rng.standard_normal((*shape, r))
     d = variances(s.eigvals, sigma2_g, sigma2_e)
@@ -270,6 +274,40 @@ def draw_effects(
     along = y1 - scaled @ s.C
     beta = scipy.linalg.solve_triangular(s.projection.R, along.reshape(-1, r).T).T.reshape(along.shape) if r else along
     return beta, Coordinates(prior.a + scaled @ s.C, prior.b + s.eigvals * scaled)
+
+
+def given_coefficients(
+    rotated: Rotated,
+    sigma2_g: FloatArray,
+    sigma2_e: FloatArray,
+    beta: FloatArray,
+    u: Coordinates,
+    prior_mean: FloatArray,
+    prior_root: FloatArray,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, Coordinates]:
+    """
+    Turn draws under a flat prior on β into draws under β ~ N(b, LLᵀ); L = 0 is a known β.
+
+    β is drawn from N(b + B(B + cov β̂)⁻¹(β̂ - b), …); p(u | β, y) does not depend on the prior of β, so that
+    u moves by E(u | β, y) - E(u | β_flat, y) = -σ²_gKV⁻¹X(β - β_flat), which in the rotated basis is
+
+        -[Q₁(S - σ²_eI) + Q₂U(σ²_gσ²_e diag(1/d)C)] S⁻¹R(β - β_flat)
+    """
+    s = rotated.spectrum
+    estimate = blue(rotated, sigma2_g, sigma2_e)
+    B = prior_root @ np.swapaxes(prior_root, -1, -2)
+    gain = np.swapaxes(np.linalg.solve(B + estimate.cov, np.broadcast_to(B, estimate.cov.shape)), -1, -2)
+    # Matheron's rule again: a prior draw, moved by the gain towards a draw of the estimate
+    prior = prior_mean + np.einsum("...ij,...j->...i", prior_root, rng.standard_normal(beta.shape))
+    noise = np.einsum("...ij,...j->...i", np.linalg.cholesky(estimate.cov), rng.standard_normal(beta.shape))
+    drawn = prior + np.einsum("...ij,...j->...i", gain, estimate.beta + noise - prior)
+    _, S = _corner(rotated, sigma2_g, sigma2_e)
+    d = variances(s.eigvals, sigma2_g, sigma2_e)
+    moved = np.linalg.solve(S, ((drawn - beta) @ s.projection.R.T)[..., None])[..., 0]
+    e, g = np.expand_dims(sigma2_e, -1), np.expand_dims(sigma2_g, -1)
+    along = np.einsum("...ij,...j->...i", S, moved) - e * moved
+    return drawn, Coordinates(u.a - along, u.b - e * g * (moved @ s.C.T) / d)
 
 
 def _corner(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -238,14 +238,16 @@ def _one(rotated: Rotated, prior: VariancePrior | None) -> ExactPosterior:
     if not s.rank:
         raise ValueError("K is zero orthogonal to X: the data say nothing about h², whose posterior is its prior.")
     if s.nullity and rotated.rss == 0 and not prior.proper:
-        raise ValueError("the posterior is improper: K and X explain y exactly; give the total variance a proper prior.")
+        raise ValueError(
+            "the posterior is improper: K and X explain y exactly; give the total variance a proper prior."
+        )
 
     def log_posterior(x: FloatArray) -> tuple[FloatArray, FloatArray]:
         logdet, quadratic = _sums(rotated, x)
         return prior.log_marginal(x, logdet, quadratic, s.df), prior.total_scale + 0.5 * quadratic
 
     # the range where there is mass, then a grid on it: the spacing follows the width of the posterior
-    low, high = -40.0, 40.0
+    low, high = -50 / min(1.0, prior.h2_alpha), 50 / min(1.0, prior.h2_beta)
     for _ in range(3):
         x = np.linspace(low, high, _NODES)
         density, _ = log_posterior(x)

@@ -76,9 +76,7 @@ def _corner_curvature(s: Spectrum, sigma2_g: FloatArray, sigma2_e: FloatArray) -
         return np.asarray(np.trace(matrix, axis1=-2, axis2=-1))
 
     rows = [
-        np.stack(
-            [trace(np.linalg.solve(S, second[a][b])) - trace(solved[a] @ solved[b]) for b in range(2)], axis=-1
-        )
+        np.stack([trace(np.linalg.solve(S, second[a][b])) - trace(solved[a] @ solved[b]) for b in range(2)], axis=-1)
         for a in range(2)
     ]
     return np.stack(rows, axis=-2)

@@ -119,9 +119,7 @@ class REMLFit:
         """Return the prediction error variance Var(û - u): its diagonal, or the matrix (n, n) on request."""
         return effects.pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full)
 
-    def predict(
-        self, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None
-    ) -> Prediction:
+    def predict(self, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None) -> Prediction:
         """
         Predict f = Xβ + u for new rows, or for the training rows when nothing is given.
 
@@ -164,7 +162,9 @@ class REMLFit:
         lines.append(f"log-likelihood {self.loglik:.7f}")
         if self.boundary:
             lines.append(f"at the boundary: {self.boundary}")
-        lines.append(("converged" if self.converged else "NOT CONVERGED") + (f": {self.message}" if self.message else ""))
+        lines.append(
+            ("converged" if self.converged else "NOT CONVERGED") + (f": {self.message}" if self.message else "")
+        )
         return "\n".join(lines)
 
 
@@ -249,9 +249,7 @@ def log_likelihood(
     """
     s = rotated.spectrum
     g, e = np.asarray(sigma2_g, dtype=float), np.asarray(sigma2_e, dtype=float)
-    contrasts = contrast_loglik(
-        rotated.z, rotated.rss, eigvals=s.eigvals, nullity=s.nullity, sigma2_g=g, sigma2_e=e
-    )
+    contrasts = contrast_loglik(rotated.z, rotated.rss, eigvals=s.eigvals, nullity=s.nullity, sigma2_g=g, sigma2_e=e)
     if method == "REML":
         return np.asarray(contrasts - s.projection.logdet_R)
     _, S = corner(rotated.z, eigvals=s.eigvals, C=s.C, K11=s.K11, sigma2_g=g, sigma2_e=e)

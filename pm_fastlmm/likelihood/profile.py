@@ -121,7 +121,10 @@ class Profile:
             return -math.inf, 1.0, value_inf, slope_inf
         w = 1 / self.eigvals
         Q = float((self.z2 * w).sum())
-        value, slope = self.m * math.log(Q) - float(np.log(w).sum()), w.sum() - self.m * float((self.z2 * w**2).sum()) / Q
+        value, slope = (
+            self.m * math.log(Q) - float(np.log(w).sum()),
+            w.sum() - self.m * float((self.z2 * w**2).sum()) / Q,
+        )
         if self.K11.size:
             S = self._corner(w[None], np.zeros((1, 1)))[0]
             value += float(np.linalg.slogdet(S)[1])
@@ -146,9 +149,7 @@ class Profile:
         parts = max(1, x.size * self.rank // _CHUNK)
         slope = np.concatenate([self.slope(part) for part in np.array_split(x, parts)])
         crossings = np.flatnonzero((slope[:-1] < 0) & (slope[1:] >= 0))
-        return [
-            float(brentq(lambda t: self.slope(t)[0], x[i], x[i + 1], xtol=1e-15, rtol=4 * _EPS)) for i in crossings
-        ]
+        return [float(brentq(lambda t: self.slope(t)[0], x[i], x[i + 1], xtol=1e-15, rtol=4 * _EPS)) for i in crossings]
 
     @property
     def rank(self) -> int:

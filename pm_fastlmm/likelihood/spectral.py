@@ -22,9 +22,7 @@ def variances(eigvals: Any, sigma2_g: Any, sigma2_e: Any, xp: Any = np) -> Any:
     return xp.expand_dims(sigma2_g, -1) * eigvals + xp.expand_dims(sigma2_e, -1)
 
 
-def contrast_loglik(
-    z: Any, rss: Any, *, eigvals: Any, nullity: int, sigma2_g: Any, sigma2_e: Any, xp: Any = np
-) -> Any:
+def contrast_loglik(z: Any, rss: Any, *, eigvals: Any, nullity: int, sigma2_g: Any, sigma2_e: Any, xp: Any = np) -> Any:
     """
     Return the log-density of the error contrasts Q₂ᵀy.
 
@@ -45,7 +43,7 @@ def corner(z: Any, *, eigvals: Any, C: Any, K11: Any, sigma2_g: Any, sigma2_e: A
     """
     d = variances(eigvals, sigma2_g, sigma2_e, xp)
     g, e = (xp.expand_dims(v, (-1, -2)) for v in (sigma2_g, sigma2_e))
-    mean = (xp.expand_dims(sigma2_g, -1) * (xp.expand_dims(z / d, -1) * C).sum(-2))
+    mean = xp.expand_dims(sigma2_g, -1) * (xp.expand_dims(z / d, -1) * C).sum(-2)
     gram = (products(C, xp) * xp.expand_dims(1 / d, (-1, -2))).sum(-3)
     return mean, g * K11 + e * xp.eye(K11.shape[-1]) - g**2 * gram
 

@@ -1,6 +1,5 @@
 """Spectrum: what depends on K and X. Rotated: what depends on y as well, the sufficient statistic."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -162,7 +161,9 @@ class Spectrum:
             If W has missing values, ids do not match, or X leaves no degrees of freedom.
         """
         factor = read(W, "W", ndim=(2,))
-        require_finite(factor.values, "W", "impute the missing columns first (flmm.covariance.markers does for genotypes).")
+        require_finite(
+            factor.values, "W", "impute the missing columns first (flmm.covariance.markers does for genotypes)."
+        )
         n, m = factor.values.shape
         if n == 0 or m == 0:
             raise ValueError(f"W is empty, shape {factor.values.shape}: it needs rows (observations) and columns.")
@@ -174,7 +175,9 @@ class Spectrum:
         rank = int(np.count_nonzero(s > max(n, m) * _EPS * largest))
         s, U, Vt = s[:rank][::-1], U[:, :rank][:, ::-1], Vt[:rank][::-1]
         loadings = np.ascontiguousarray(s[:, None] * Vt)
-        outside = W1 - (W1 @ Vt.T) @ Vt  # the part of W₁ that no kept direction shares: its Gram is the Schur complement
+        outside = (
+            W1 - (W1 @ Vt.T) @ Vt
+        )  # the part of W₁ that no kept direction shares: its Gram is the Schur complement
         return cls(
             eigvals=frozen(s**2),
             basis=frozen(projection.lift(np.ascontiguousarray(U))),
@@ -416,9 +419,7 @@ def _indefinite(smallest: float, scale: float) -> ValueError:
     )
 
 
-def _corner_root(
-    K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: float, scale: float
-) -> FloatArray:
+def _corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: float, scale: float) -> FloatArray:
     """Return a root of K₁₁ - CᵀΛ⁻¹C, which is positive semi-definite if and only if K is (K₂₂ being so)."""
     corner = K11 - C.T @ (C / eigvals[:, None])
     if corner.size:

@@ -1,0 +1,165 @@
+"""Design: y, X and K brought together from formulas, tables and arrays; the one place where rows are dropped, and counted."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from formulaic import model_matrix
+from formulaic.errors import FormulaicError
+
+from pm_fastlmm._arrays import (
+    FloatArray,
+    Ids,
+    Labelled,
+    align,
+    common_ids,
+    frozen,
+    read,
+    read_covariance,
+    require_finite,
+    require_length,
+    shown,
+)
+from pm_fastlmm.linalg.spectrum import Spectrum
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Design:
+    """
+    Response, fixed-effects design and kernel of the same observations in the same order, without missing values.
+
+    Attributes
+    ----------
+    y : (n,) or (n, T) array
+    X : (n, r) array
+    kernel : (n, n) or (n, m) array
+        K, or W with K = WWᵀ.
+    kernel_is_factor : bool
+    coef : tuple of str
+        Column names of X.
+    ids : tuple or None
+    dropped : tuple
+        Ids (row numbers when there are none) of the rows that were left out for a missing value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import pm_fastlmm as flmm
+    >>> table = pd.DataFrame({"y": [1.0, 2.0, 4.0, 3.5], "sex": ["f", "m", "f", "m"]}, index=["a", "b", "c", "d"])
+    >>> K = pd.DataFrame(np.eye(4) + 0.5, index=list("dcba"), columns=list("dcba"))
+    >>> design = flmm.Design.from_formula("y ~ sex", table, K=K)
+    >>> design
+    Design(4 observations, fixed effects: Intercept, sex[T.m]; 0 rows dropped)
+    >>> design.spectrum().rank
+    2
+    """
+
+    y: FloatArray
+    X: FloatArray
+    kernel: FloatArray
+    kernel_is_factor: bool
+    coef: tuple[str, ...]
+    ids: Ids | None
+    dropped: tuple[Any, ...]
+
+    @classmethod
+    def from_arrays(cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None) -> Self:
+        """
+        Align arrays, Series and DataFrames by their ids, and drop the rows in which y or X is missing.
+
+        Raises
+        ------
+        ValueError
+            If lengths or ids do not fit, K or W has missing values, or not exactly one of K and W is given.
+        """
+        kernel, kernel_name = _read_kernel(K, W)
+        n = kernel.values.shape[0]
+        response = read(y, "y", ndim=(1, 2))
+        require_length(response.values.shape[0], n, "y", kernel_name)
+        design = None
+        if X is not None:
+            design = read(X, "X", ndim=(1, 2))
+            require_length(design.values.shape[0], n, "X", kernel_name)
+        reference_name, ids = common_ids(**{kernel_name: kernel, "y": response, "X": design})
+        Y = response.take(align(ids, response, name="y", reference_name=reference_name))
+        if design is None:
+            M, coef = np.zeros((n, 0)), ()
+        else:
+            M = design.take(align(ids, design, name="X", reference_name=reference_name))
+            M = M[:, None] if M.ndim == 1 else M
+            coef = design.names or tuple(f"x{j}" for j in range(M.shape[1]))
+        return cls._complete_rows(Y, M, kernel.values, kernel_name == "W", coef, ids)
+
+    @classmethod
+    def from_formula(cls, formula: str, data: pd.DataFrame, *, K: Any = None, W: Any = None) -> Self:
+        """
+        Read y and X from a formula and a table, whose index are the ids.
+
+        Formulas are those of formulaic (Wilkinson's notation): "height ~ sex + C(year) + poly(age, 2)".
+
+        Raises
+        ------
+        ValueError
+            If the formula has no response or names a column that is not there, or as `from_arrays`.
+        """
+        if not isinstance(formula, str) or "~" not in formula or not formula.split("~")[0].strip():
+            raise ValueError(f"formula must have a response and predictors, 'y ~ x1 + x2', got {formula!r}.")
+        try:
+            matrices = model_matrix(formula, data, na_action="ignore", output="pandas")
+        except FormulaicError as error:
+            raise ValueError(
+                f"formula {formula!r} does not fit the table, whose columns are {', '.join(map(str, data.columns))}: {error}"
+            ) from error
+        y, X = matrices.lhs.astype(float), matrices.rhs.astype(float)
+        # a level that is missing leaves zeros in its indicator columns: its row is missing all the same
+        variables = [v for v in matrices.rhs.model_spec.required_variables if v in data.columns]
+        X[data[variables].isna().any(axis=1).to_numpy()] = np.nan
+        return cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W)
+
+    @classmethod
+    def _complete_rows(
+        cls, Y: FloatArray, X: FloatArray, kernel: FloatArray, is_factor: bool, coef: tuple[str, ...], ids: Ids | None
+    ) -> Self:
+        seen = np.isfinite(X).all(axis=1) & np.isfinite(Y.reshape(len(Y), -1)).all(axis=1)
+        infinite = np.isinf(Y).sum() + np.isinf(X).sum()
+        if infinite:
+            raise ValueError(
+                f"y and X have {int(infinite)} infinite values: mend them, or set them to NaN to have them dropped."
+            )
+        if not seen.any():
+            raise ValueError("every row has a missing value in y or X: there is nothing left to fit.")
+        left_out = np.flatnonzero(~seen)
+        dropped = tuple(left_out.tolist() if ids is None else [ids[i] for i in left_out])
+        if dropped:
+            warnings.warn(
+                f"{len(dropped)} of {len(seen)} rows dropped, with a missing y or X: {shown(dropped)}.",
+                UserWarning,
+                stacklevel=4,
+            )
+            Y, X = Y[seen], X[seen]
+            kernel = kernel[seen] if is_factor else kernel[np.ix_(seen, seen)]
+            ids = None if ids is None else tuple(i for i, keep in zip(ids, seen, strict=True) if keep)
+        return cls(frozen(Y.copy()), frozen(X.copy()), kernel, is_factor, coef, ids, dropped)
+
+    def spectrum(self) -> Spectrum:
+        """Factor the kernel with X projected out."""
+        kernel, X = Labelled(self.kernel, self.ids, None), Labelled(self.X, self.ids, self.coef)
+        return Spectrum.from_factor(kernel, X) if self.kernel_is_factor else Spectrum.from_covariance(kernel, X)
+
+    def __repr__(self) -> str:
+        """Show sizes, names and how many rows were dropped."""
+        effects = ", ".join(self.coef) if self.coef else "none"
+        return f"Design({len(self.y)} observations, fixed effects: {effects}; {len(self.dropped)} rows dropped)"
+
+
+def _read_kernel(K: Any, W: Any) -> tuple[Labelled, str]:
+    if (K is None) == (W is None):
+        raise ValueError("give exactly one of K (covariance) and W (factor, K = W Wᵀ).")
+    if K is not None:
+        return read_covariance(K), "K"
+    factor = read(W, "W", ndim=(2,))
+    require_finite(factor.values, "W", "impute the missing columns first (flmm.covariance.markers does for genotypes).")
+    return factor, "W"

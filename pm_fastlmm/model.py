@@ -1,0 +1,93 @@
+"""Ready-made models with documented default priors."""
+
+from typing import Any
+
+import numpy as np
+import pymc as pm
+
+from pm_fastlmm.design import Design
+from pm_fastlmm.distribution import FastLMM
+from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.prior import VariancePrior
+
+
+def kernel_model(
+    y: Any,
+    X: Any = None,
+    K: Any = None,
+    *,
+    W: Any = None,
+    data: Any = None,
+    spectrum: Spectrum | None = None,
+    prior: VariancePrior | None = None,
+    name: str = "y",
+) -> pm.Model:
+    r"""
+    Build a PyMC model of y ~ N(Xβ, σ²(K + δI)), in coordinates that NUTS samples well.
+
+    The prior is that of `exact_posterior`: h² ~ Beta(1, 1) and total ~ InverseGamma(1, s²), s² the residual variance of
+    the least-squares fit (`VariancePrior.scaled_to`); β is flat and integrated out. Of two parameterisations of that
+    same prior the better one is taken: (h², total) when K has full rank, and (h², σ²_e), with
+    σ²_e | h² ~ InverseGamma(1, (1 - h²)s²), when its rank is less than half of the observations, whose residual variance
+    is then known far better than the total.
+
+    Parameters
+    ----------
+    y : array, Series or str
+        Response; or the formula "y ~ sex + age" when `data` is given.
+    X : array or DataFrame, optional
+        Fixed-effects design; an intercept is not added.
+    K, W : array or DataFrame
+        Covariance or its factor (K = WWᵀ); exactly one, unless `spectrum` is given.
+    data : DataFrame, optional
+        Table for the formula; its index are the ids.
+    spectrum : Spectrum, optional
+        In place of X, K and W, when they were factored before.
+    prior : VariancePrior, optional
+        Another prior; it must be proper.
+    name : str
+        Name of the response in the model.
+
+    Returns
+    -------
+    pymc.Model
+        With variables h2, total (or sigma2_e and the deterministic total), and the node. Rows with a missing y or X are
+        dropped, with a warning that counts them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pm_fastlmm as flmm
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    >>> model = flmm.kernel_model(y, np.ones((12, 1)), W=np.repeat(np.eye(3), 4, axis=0))
+    >>> [variable.name for variable in model.free_RVs]
+    ['h2', 'sigma2_e']
+    """
+    if spectrum is None:
+        design = Design.from_formula(y, data, K=K, W=W) if data is not None else Design.from_arrays(y, X, K=K, W=W)
+        spectrum, y = design.spectrum(), design.y
+    elif X is not None or K is not None or W is not None or data is not None:
+        raise ValueError("spectrum is given together with X, K, W or data: it holds them already.")
+    rotated = spectrum.rotate(y)
+    prior = VariancePrior.scaled_to(rotated) if prior is None else prior
+    if not prior.proper:
+        raise ValueError("the prior of a PyMC model must be proper: give total_shape and total_scale, both positive.")
+    ids = spectrum.ids if spectrum.ids is not None else range(spectrum.n)
+    coords: dict[str, Any] = {"obs": list(ids)}
+    batch = {}
+    if rotated.names is not None:
+        coords["response"] = list(rotated.names)
+        batch = {"dims": "response"}
+        y = y if hasattr(y, "columns") or hasattr(y, "dims") else np.asarray(y).T  # the node's observations come last
+    with pm.Model(coords=coords) as model:
+        h2 = pm.Beta("h2", prior.h2_alpha, prior.h2_beta, **batch)
+        if 2 * spectrum.rank < spectrum.df:
+            sigma2_e = pm.InverseGamma("sigma2_e", prior.total_shape, (1 - h2) * prior.total_scale, **batch)
+            total = pm.Deterministic("total", sigma2_e / (1 - h2), **batch)
+            sigma2_g = h2 / (1 - h2) * sigma2_e / spectrum.mean_diagonal
+            variances = {"sigma2_g": sigma2_g, "sigma2_e": sigma2_e}
+        else:
+            total = pm.InverseGamma("total", prior.total_shape, prior.total_scale, **batch)
+            variances = {"h2": h2, "total": total}
+        FastLMM(name, spectrum=spectrum, **variances, observed=y, dims=("response", "obs") if batch else "obs")
+    return model

@@ -1,0 +1,229 @@
+"""After sampling: exact draws of β and u, and predictions, from the draws of the variances."""
+
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import scipy.linalg
+import xarray as xr
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.distribution import LMMNode
+from pm_fastlmm.effects import Coordinates, NewRows, draw_effects, given_coefficients, new_rows
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
+from pm_fastlmm.sampling import evaluate_draws, find_node
+
+_BUDGET = 4_000_000  # numbers in flight at a time: 32 MB for each of a handful of arrays
+
+
+def recover_effects(
+    idata: xr.DataTree, *, model: pm.Model | None = None, var_name: str | None = None, random_seed: Any = None
+) -> xr.DataTree:
+    """
+    Add exact posterior draws of the fixed effects β and the random effects u, one for each draw of the variances.
+
+    Under the flat prior (β, u) are drawn from their joint Gaussian given y and the variances (Matheron's rule); with an
+    explicit β u is drawn given it, with a Gaussian prior β is drawn from its conditional first.
+
+    Parameters
+    ----------
+    idata : xarray.DataTree
+        From `sample`, or any with draws of what the node's variances depend on.
+    model : pymc.Model, optional
+        Default the model of the context.
+    var_name : str, optional
+        Which node, when the model has several.
+    random_seed : optional
+
+    Returns
+    -------
+    xarray.DataTree
+        The same tree, with `{name}_beta` (dimension coef) and `{name}_u` (dimension obs) in the posterior.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymc as pm
+    >>> import pm_fastlmm as flmm
+    >>> batch = np.repeat(np.eye(3), 4, axis=0)
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    >>> with flmm.kernel_model(y, np.ones((12, 1)), W=batch) as model:
+    ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
+    >>> idata = flmm.recover_effects(idata, model=model, random_seed=2)
+    >>> idata.posterior["y_u"].shape
+    (2, 200, 12)
+    """
+    model = pm.modelcontext(model)
+    node = find_node(model, var_name)
+    beta, u, _ = _draw(idata, model, node, np.random.default_rng(random_seed))
+    batch, obs = _dims(model, node, beta.ndim - 3)
+    posterior = idata.posterior
+    posterior[f"{node.name}_beta"] = xr.DataArray(
+        beta,
+        dims=("chain", "draw", *batch, f"{node.name}_coef"),
+        coords={f"{node.name}_coef": list(node.spectrum.coef)},
+    )
+    ids = _obs_coords(model, node, obs)
+    posterior[f"{node.name}_u"] = xr.DataArray(_lift(node.spectrum, u), dims=("chain", "draw", *batch, obs), coords=ids)
+    return idata
+
+
+def predict(
+    idata: xr.DataTree,
+    X_new: Any = None,
+    K_new: Any = None,
+    *,
+    W_new: Any = None,
+    K_new_new: Any = None,
+    model: pm.Model | None = None,
+    var_name: str | None = None,
+    random_seed: Any = None,
+) -> xr.DataTree:
+    """
+    Add posterior predictive draws: of new observations, or of the training ones when no new rows are given.
+
+    For each draw of the variances one draw of f = Xβ + u (β and u from their exact conditional) and one of y = f + e.
+    In sample these are the draws for posterior predictive checks, which plain draws of a node with flat β are not.
+
+    Parameters
+    ----------
+    idata : xarray.DataTree
+        From `sample`.
+    X_new : (m, r) array or DataFrame
+        Fixed-effects design of the new rows.
+    K_new : (m, n) array or DataFrame
+        Covariance of the new effects with the training effects, on the scale of K.
+    W_new : (m, q) array
+        Rows of the factor instead, after `Spectrum.from_factor`.
+    K_new_new : (m, m) or (m,) array
+        Covariance of the new effects: with the matrix the draws of new effects are joint, with the diagonal each of them
+        has the right variance but they are independent given u. Required with K_new.
+    model, var_name, random_seed
+        As in `recover_effects`.
+
+    Returns
+    -------
+    xarray.DataTree
+        The same tree, with the groups `posterior_predictive` (in sample) or `predictions`, which hold `{name}` (new
+        observations) and `{name}_mean` (f).
+
+    Raises
+    ------
+    ValueError
+        If a mean `mu` besides Xβ would be needed at new rows, or K_new_new is missing.
+    """
+    model = pm.modelcontext(model)
+    node = find_node(model, var_name)
+    rng = np.random.default_rng(random_seed)
+    beta, u, (g, e, mu) = _draw(idata, model, node, rng)
+    batch, obs = _dims(model, node, beta.ndim - 3)
+    s = node.spectrum
+    if X_new is None and K_new is None and W_new is None:
+        f = _lift(s, Coordinates(u.a + beta @ s.projection.R.T, u.b)) + mu
+        group, dim, coords = "posterior_predictive", obs, _obs_coords(model, node, obs)
+    else:
+        if np.any(mu):
+            raise ValueError(
+                f"{node.name} has a mean mu besides Xβ, which is not known at new rows: put its columns into X."
+            )
+        new = new_rows(s, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
+        f = _new_effects(s, new, u, np.broadcast_to(g, u.b.shape[:-1]), rng) + beta @ (new.a @ s.projection.R).T
+        group, dim = "predictions", f"{node.name}_new"
+        index = getattr(X_new, "index", None)
+        coords = {dim: np.arange(f.shape[-1]) if index is None else np.asarray(index)}
+    y = f + np.sqrt(e)[..., None] * rng.standard_normal(f.shape)
+    dims = ("chain", "draw", *batch, dim)
+    coords = coords | {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
+    dataset = xr.Dataset({node.name: (dims, y), f"{node.name}_mean": (dims, f)}, coords=coords)
+    idata[group] = xr.DataTree(dataset)
+    return idata
+
+
+def _draw(
+    idata: xr.DataTree, model: pm.Model, node: LMMNode, rng: np.random.Generator
+) -> tuple[FloatArray, Coordinates, tuple[FloatArray, FloatArray, FloatArray]]:
+    """Return draws of β, of u in rotated coordinates, and (σ²_g, σ²_e, mu) of the draws."""
+    posterior = idata.posterior.to_dataset()
+    outputs = [node.sigma2_g, node.sigma2_e]
+    outputs += [v for v in (node.mu, node.beta_mean, node.beta_root) if v is not None]
+    g, e, *rest = evaluate_draws(model, posterior, outputs)
+    mu = rest.pop(0) if node.mu is not None else np.zeros(())
+    constant = not np.any(np.ptp(mu.reshape(-1, *mu.shape[2:]), axis=0)) if mu.ndim else True
+    rotated = node.rotated(mu[0, 0] if mu.ndim else 0.0) if constant else _rotate_draws(node, mu)
+    if np.isnan(rotated.y1).any():
+        raise ValueError(
+            f"{node.name} observes z and rss alone, without y along X: β and u are not determined by them."
+        )
+    shape = np.broadcast_shapes(g.shape, e.shape, rotated.batch_shape)
+    g, e = np.broadcast_to(g, shape), np.broadcast_to(e, shape)
+    beta, u = draw_effects(rotated, g, e, rng)
+    if node.treatment == "proper":
+        mean, root = rest
+        beta, u = given_coefficients(rotated, g, e, beta, u, mean, root, rng)
+    return beta, u, (g, e, mu)
+
+
+def _rotate_draws(node: LMMNode, mu: FloatArray) -> Rotated:
+    """Rotate y - mu for each draw of mu."""
+    values = np.broadcast_to(node.observed - mu, np.broadcast_shapes(node.observed.shape, mu.shape))
+    flat = Rotated.from_values(node.spectrum, values.reshape(-1, values.shape[-1]).T, None)
+    batch = values.shape[:-1]
+    arrays = [a.reshape(*batch, *a.shape[1:]) for a in (flat.z, flat.rss, flat.y1, flat.norm2)]
+    return Rotated(node.spectrum, *arrays, None)
+
+
+def _lift(s: Spectrum, u: Coordinates) -> FloatArray:
+    """Return the vectors of coordinates (chain, draw, …), in blocks of draws under the memory budget."""
+    a, b = u.a.reshape(-1, u.a.shape[-1]), u.b.reshape(-1, u.b.shape[-1])
+    out = np.empty((a.shape[0], s.n))
+    for rows in np.array_split(np.arange(a.shape[0]), max(1, a.shape[0] * s.n // _BUDGET)):
+        out[rows] = Coordinates(a[rows], b[rows]).lift(s)
+    return out.reshape(*u.a.shape[:-1], s.n)
+
+
+def _new_effects(s: Spectrum, new: NewRows, u: Coordinates, g: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """
+    Draw the effects of new rows given u: mean K*ᵀK⁺u, covariance σ²_g(K** - K*ᵀK⁺K*).
+
+    In the basis [Q₁ | Q₂U] K is [K₁₁ Cᵀ; C Λ], whose pseudo-inverse is applied through its Schur complement.
+    """
+    if new.prior is None:
+        raise ValueError("draws of new effects need their prior variance: give K_new_new, the matrix or its diagonal.")
+    left, vectors = np.linalg.eigh(s.corner_root @ s.corner_root.T) if s.projection.rank else (np.zeros(0), s.K11)
+    kept = left > s.n * np.finfo(float).eps * max(float(s.eigvals.max(initial=0.0)), float(left.max(initial=0.0)))
+    inverse = (vectors[:, kept] / left[kept]) @ vectors[:, kept].T
+
+    def solve(a: FloatArray, b: FloatArray) -> Coordinates:
+        corner = (a - (b / s.eigvals) @ s.C) @ inverse
+        return Coordinates(corner, (b - corner @ s.C.T) / s.eigvals)
+
+    weights = solve(new.H.T, new.A.T)
+    mean = u.a @ weights.a.T + u.b @ weights.b.T
+    if new.prior.ndim == 1:
+        left_over = new.prior - np.einsum("ij,ji->i", weights.a, new.H) - np.einsum("ij,ji->i", weights.b, new.A)
+        root = np.diag(np.sqrt(np.maximum(left_over, 0.0)))
+    else:
+        covariance = new.prior - weights.a @ new.H - weights.b @ new.A
+        values, vectors = scipy.linalg.eigh((covariance + covariance.T) / 2)
+        tolerance = 1e-8 * float(np.abs(np.diag(new.prior)).max())
+        if values[0] < -tolerance:
+            raise ValueError(
+                "K_new_new and K_new do not fit K: together they are not positive semi-definite "
+                f"(smallest eigenvalue {values[0]:.3g}). Take all blocks from one covariance matrix."
+            )
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return mean + np.sqrt(g)[..., None] * (rng.standard_normal(mean.shape) @ root.T)
+
+
+def _dims(model: pm.Model, node: LMMNode, batch_ndim: int) -> tuple[list[str], str]:
+    names = list(model.named_vars_to_dims.get(node.name) or [])
+    if len(names) != batch_ndim + 1:
+        names = [f"{node.name}_dim_{i}" for i in range(batch_ndim + 1)]
+    return names[:batch_ndim], names[batch_ndim]
+
+
+def _obs_coords(model: pm.Model, node: LMMNode, obs: str) -> dict[str, Any]:
+    known = model.coords.get(obs)
+    if known is not None:
+        return {obs: list(known)}
+    return {obs: list(node.spectrum.ids) if node.spectrum.ids is not None else np.arange(node.spectrum.n)}

@@ -1,0 +1,210 @@
+"""Seeded NUTS: `sample` finds the node in the model, seeds the sampler, and reports variances and their shares."""
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+import pytensor
+import xarray as xr
+from pymc.model.transform.optimization import freeze_dims_and_data
+from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPotentialFull, QuadPotentialFullAdapt
+from pytensor.graph.replace import vectorize_graph
+
+from pm_fastlmm.distribution import LMMNode, lmm_nodes
+from pm_fastlmm.seed import INTERPRETED, Seed, SeedError, posterior_seed
+
+_TUNE_SEEDED = 100  # the step size alone is left to adapt
+_TUNE_NUTPIE = 300  # nutpie takes a start but no mass matrix
+_FULL_ADAPTATION = 100  # variables up to which the mass matrix of the others is adapted with its correlations
+
+
+def sample(
+    draws: int = 1000,
+    *,
+    tune: int | None = None,
+    chains: int = 4,
+    model: pm.Model | None = None,
+    var_name: str | None = None,
+    nuts_sampler: Literal["pymc", "nutpie", "numpyro", "blackjax"] = "pymc",
+    random_seed: Any = None,
+    **kwargs: Any,
+) -> xr.DataTree:
+    """
+    Sample a model that has a FastLMM node with NUTS, seeded by the REML estimate.
+
+    REML gives the start. The posterior covariance of the variables that reach the node (on PyMC's unconstrained scale)
+    is computed by quadrature around it and given to NUTS, so that the warm-up is short. All other variables keep PyMC's
+    start and unit scale, and are adapted in a warm-up of PyMC's usual length.
+
+    Parameters
+    ----------
+    draws, chains, random_seed
+        As in `pymc.sample`.
+    tune : int, optional
+        Warm-up. Default 100 when the node's parameters are all there is, 1000 otherwise; 300 and 1000 for other
+        samplers, which take the start but not the covariance.
+    model : pymc.Model, optional
+        Default the model of the context.
+    var_name : str, optional
+        Which node to seed from, when the model has several.
+    nuts_sampler : {"pymc", "nutpie", "numpyro", "blackjax"}
+        "pymc" makes full use of the seed; the others have faster draws.
+    **kwargs
+        Passed to `pymc.sample`: cores, progressbar, target_accept, var_names … With `step=` or `initvals=` the seed is
+        left out and PyMC does what it always does.
+
+    Returns
+    -------
+    xarray.DataTree
+        As from `pymc.sample`, with `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve` of each node in
+        the posterior, unless the model has variables of these names.
+
+    Warns
+    -----
+    UserWarning
+        If the seed cannot be computed; PyMC's default initialisation is used then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymc as pm
+    >>> import pm_fastlmm as flmm
+    >>> batch = np.repeat(np.eye(3), 4, axis=0)
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    >>> with flmm.kernel_model(y, np.ones((12, 1)), W=batch):
+    ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
+    >>> sorted(idata.posterior.data_vars)
+    ['h2', 'sigma2_e', 'total', 'y_delta', 'y_h2', 'y_pve', 'y_sigma2', 'y_sigma2_e', 'y_sigma2_g']
+    """
+    model = pm.modelcontext(model)
+    node = find_node(model, var_name)
+    if "step" in kwargs or "initvals" in kwargs:
+        idata = pm.sample(
+            draws, tune=tune, chains=chains, model=model, nuts_sampler=nuts_sampler, random_seed=random_seed, **kwargs
+        )
+        return add_derived(idata, model)
+    frozen = freeze_dims_and_data(model)
+    node = find_node(frozen, node.name)
+    seed_rng, sampling_rng = np.random.default_rng(random_seed).spawn(2)
+    arguments = {"draws": draws, "tune": tune, "chains": chains, "model": frozen, "nuts_sampler": nuts_sampler}
+    try:
+        seed = posterior_seed(frozen, node, chains=chains, rng=seed_rng)
+    except (SeedError, np.linalg.LinAlgError, NotImplementedError) as error:
+        warnings.warn(
+            f"NUTS could not be seeded for {node.name} ({error}); PyMC's default initialisation is used.", stacklevel=2
+        )
+    else:
+        arguments |= _seeded(frozen, seed, tune, nuts_sampler, sampling_rng, kwargs)
+    idata = pm.sample(**arguments, random_seed=sampling_rng, **kwargs)
+    return add_derived(_restore_constant_data(idata, model), model)
+
+
+def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
+    """
+    Return the FastLMM node of a model, by name when there are several.
+
+    Raises
+    ------
+    ValueError
+        If there is none, none of that name, or several and no name was given.
+    """
+    nodes = {node.name: node for node in lmm_nodes(model)}
+    if not nodes:
+        raise ValueError("the model has no FastLMM node: add one, or use pymc.sample.")
+    if var_name is None:
+        if len(nodes) > 1:
+            raise ValueError(f"the model has several FastLMM nodes ({', '.join(nodes)}): name one with var_name=.")
+        return next(iter(nodes.values()))
+    if var_name not in nodes:
+        raise ValueError(f"no FastLMM node is called {var_name!r}: the model has {', '.join(nodes)}.")
+    return nodes[var_name]
+
+
+def _seeded(
+    model: pm.Model, seed: Seed, tune: int | None, nuts_sampler: str, rng: np.random.Generator, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of `pymc.sample` that carry the seed; options of NUTS move from kwargs into the step."""
+    if nuts_sampler != "pymc":
+        complete = set(seed.variables) == {v.name for v in model.value_vars}
+        return {"initvals": seed.starts[0], "tune": tune or (_TUNE_NUTPIE if complete else 1000)}
+    values = model.continuous_value_vars
+    initial = model.initial_point()
+    sizes = {v.name: np.asarray(initial[v.name]).size for v in values}
+    mean = np.concatenate([np.asarray(initial[name], dtype=float).ravel() for name in sizes])
+    ends = dict(zip(sizes, np.cumsum(list(sizes.values())), strict=True))
+    index = np.concatenate([np.arange(ends[name] - sizes[name], ends[name]) for name in seed.variables])
+    cov = np.eye(mean.size)
+    cov[np.ix_(index, index)] = seed.cov
+    mean[index] = seed.mean
+    complete = index.size == mean.size and not model.discrete_value_vars
+    options = kwargs.pop("nuts", {}) | {k: kwargs.pop(k) for k in ("target_accept", "max_treedepth") if k in kwargs}
+    potential: Any
+    if index.size == mean.size:
+        potential = QuadPotentialFull(cov, rng=rng)
+    elif mean.size <= _FULL_ADAPTATION:
+        potential = QuadPotentialFullAdapt(mean.size, mean, cov, 10, rng=rng)
+    else:
+        potential = QuadPotentialDiagAdapt(mean.size, mean, np.diag(cov), 10, rng=rng)
+    # the covariance makes the posterior round: a step of unit size is right in any number of dimensions that occurs
+    step = pm.NUTS(vars=model.continuous_value_vars, potential=potential, model=model, rng=rng, **options)
+    return {"step": step, "initvals": seed.starts, "tune": _TUNE_SEEDED if tune is None and complete else tune}
+
+
+def _restore_constant_data(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
+    """Put back the data containers, which are constants in the frozen copy of the model."""
+    constants = {
+        v.name: (model.named_vars_to_dims.get(v.name) or [f"{v.name}_dim_{i}" for i in range(v.ndim)], v.get_value())
+        for v in model.data_vars
+        if v.name not in idata.get("observed_data", {})
+    }
+    if constants and "constant_data" not in idata.children:
+        used = {dim for dims, _ in constants.values() for dim in dims}
+        coords = {dim: list(c) for dim, c in model.coords.items() if dim in used and c is not None}
+        idata["constant_data"] = xr.DataTree(xr.Dataset(constants, coords=coords))
+    return idata
+
+
+def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
+    """Add the variances of every node and their shares to the posterior, where the model has no such variable."""
+    posterior = idata.posterior.to_dataset()
+    for node in lmm_nodes(model):
+        kbar, lbar = node.spectrum.mean_diagonal, node.spectrum.mean_eigval
+        g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
+        with np.errstate(divide="ignore"):
+            derived = {
+                "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g,
+                "h2": kbar * g / (kbar * g + e), "pve": lbar * g / (lbar * g + e),
+            }  # fmt: skip
+        batch = (model.named_vars_to_dims.get(node.name) or ())[: g.ndim - 2]
+        dims = ("chain", "draw", *(batch or [f"{node.name}_dim_{i}" for i in range(g.ndim - 2)]))
+        for suffix, value in derived.items():
+            if f"{node.name}_{suffix}" not in posterior:
+                idata.posterior[f"{node.name}_{suffix}"] = xr.DataArray(value, dims=dims)
+    return idata
+
+
+def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -> list[Any]:
+    """
+    Evaluate functions of the model's variables over posterior draws, (chain, draw, …).
+
+    Raises
+    ------
+    ValueError
+        If a variable that they depend on was not kept in the posterior.
+    """
+    needed = [rv for rv in model.free_RVs if rv in set(pytensor.graph.traversal.ancestors(outputs))]
+    missing = [rv.name for rv in needed if rv.name not in posterior]
+    if missing:
+        raise ValueError(f"the posterior has no draws of {', '.join(missing)}: sample without leaving them out.")
+    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
+    batched = {
+        rv: pytensor.tensor.tensor(rv.name, dtype=rv.type.dtype, shape=(None, None, *rv.type.shape)) for rv in needed
+    }
+    vectorised = vectorize_graph(outputs, replace=batched)
+    function = pytensor.function(list(batched.values()), vectorised, mode=INTERPRETED, on_unused_input="ignore")
+    arrays = [posterior[rv.name].transpose("chain", "draw", ...).to_numpy().astype(rv.type.dtype) for rv in needed]
+    return [
+        value if value.shape[:2] == shape and value.ndim >= 2 else np.broadcast_to(value, (*shape, *value.shape))
+        for value in function(*arrays)
+    ]

@@ -1,0 +1,210 @@
+"""
+The seed of NUTS: where the posterior of a node's parameters is, and how wide, on PyMC's unconstrained scale.
+
+A node's parameters are few and an evaluation costs microseconds, so their posterior moments are computed before NUTS
+starts, by quasi-Monte Carlo quadrature around the REML estimate. At a boundary of the variances REML's own information is
+singular; the moments are not.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from pymc.pytensorf import join_nonshared_inputs
+from pytensor.compile.mode import Mode
+from pytensor.graph.traversal import ancestors
+from scipy.optimize import least_squares, minimize
+from scipy.special import gammaincinv, ndtri
+from scipy.stats import qmc
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.distribution import LMMNode
+from pm_fastlmm.reml import reml
+
+# PyTensor's own Python loops: small graphs that run a few times are not worth a compilation
+INTERPRETED = Mode(linker="py", optimizer="fast_compile")
+
+_T_DF = 5.0  # tails of the proposal: heavier than the exponential tails of logit h² at a boundary
+_ROUNDS = 4
+_POINTS_LOG2 = 11
+_MAX_QUADRATURE = 25
+_MAX_LAPLACE = 500
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seed:
+    """
+    Posterior moments of the free variables that reach a node.
+
+    Attributes
+    ----------
+    variables : tuple of str
+        Names of the value variables, in the order of the coordinates.
+    mean, cov : (d,) and (d, d) arrays
+        On the unconstrained scale.
+    starts : list of dict
+        One independent posterior draw for each chain, as PyMC's initvals (constrained scale).
+    """
+
+    variables: tuple[str, ...]
+    mean: FloatArray
+    cov: FloatArray
+    starts: list[dict[str, Any]]
+
+
+class SeedError(RuntimeError):
+    """The posterior moments of the node's parameters could not be computed; the text says why."""
+
+
+def parameters(model: pm.Model, node: LMMNode) -> list[Any]:
+    """Return the free continuous variables of the model that reach the node, in the model's order."""
+    reached = set(ancestors([node.rv])) - {node.rv}
+    return [rv for rv in model.free_RVs if rv in reached and rv.type.dtype.startswith("float")]
+
+
+def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.random.Generator) -> Seed:
+    """
+    Compute where NUTS starts and its covariance for the parameters of a node.
+
+    Raises
+    ------
+    SeedError
+        If the node has no parameters, too many, or a posterior whose moments the quadrature does not reach.
+    """
+    free = parameters(model, node)
+    if not free:
+        raise SeedError(f"no free continuous variable reaches {node.name}")
+    values = [model.rvs_to_values[rv] for rv in free]
+    initial = model.initial_point()
+    point = {value.name: np.asarray(initial[value.name], dtype=float) for value in values}
+    d = sum(v.size for v in point.values())
+    if d > _MAX_LAPLACE:
+        raise SeedError(f"{d} parameters reach {node.name}, more than {_MAX_LAPLACE}")
+    logp = _compile_logp(model, free, values, point)
+    constrain = _compile_constrain(model, node, free, values, point)
+    start = _match_reml(node, constrain, np.concatenate([v.ravel() for v in point.values()]))
+    mode, cov = _laplace(logp, start)
+    draws = mode + rng.standard_normal((chains, d)) @ np.linalg.cholesky(cov).T
+    if d <= _MAX_QUADRATURE:
+        mode, cov, draws = _quadrature(logp, mode, cov, chains, rng)
+    starts = []
+    for draw in draws:
+        constrained, _ = constrain(draw)
+        starts.append(dict(zip((rv.name for rv in free), constrained, strict=True)))
+    return Seed(tuple(point), mode, cov, starts)
+
+
+def _compile_logp(
+    model: pm.Model, free: list[Any], values: list[Any], point: dict[str, FloatArray]
+) -> Callable[[FloatArray], tuple[float, FloatArray]]:
+    """Return the log-posterior and gradient of the variables, from every term of the model that depends on them alone."""
+    inside = set(free)
+    terms = [
+        term
+        for term in [*model.basic_RVs, *model.potentials]
+        if (reached := set(model.free_RVs) & set(ancestors([term]))) and reached <= inside
+    ]
+    total = model.logp(vars=terms)
+    outputs = [total, pt.concatenate([g.ravel() for g in pytensor.grad(total, values)])]
+    outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
+    compiled = pm.compile([joined], outputs)
+
+    def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
+        with np.errstate(all="ignore"):
+            value, gradient = compiled(x)
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return -math.inf, np.zeros_like(x)
+        return float(value), np.asarray(gradient)
+
+    return evaluate
+
+
+def _compile_constrain(
+    model: pm.Model, node: LMMNode, free: list[Any], values: list[Any], point: dict[str, FloatArray]
+) -> Callable[[FloatArray], tuple[list[FloatArray], FloatArray]]:
+    """Return the map from unconstrained coordinates to the variables and to (σ²_g, σ²_e)."""
+    components = [pt.atleast_1d(node.sigma2_g).ravel(), pt.atleast_1d(node.sigma2_e).ravel()]
+    outputs = model.replace_rvs_by_values([*free, *components])
+    outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
+    compiled = pytensor.function([joined], outputs, mode=INTERPRETED, on_unused_input="ignore")
+
+    def constrain(x: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+        with np.errstate(all="ignore"):
+            *variables, g, e = compiled(x)
+        return variables, np.concatenate(np.broadcast_arrays(g, e))
+
+    return constrain
+
+
+def _match_reml(node: LMMNode, constrain: Any, x0: FloatArray) -> FloatArray:
+    """Return coordinates near x0 at which the variances are the REML estimates, pulled off the boundary."""
+    fit = reml(node.spectrum, node.rotated())
+    total = np.atleast_1d(np.asarray(fit.total, dtype=float))
+    share = np.clip(np.atleast_1d(np.asarray(fit.h2, dtype=float)), 0.02, 0.98)
+    if not (np.isfinite(total).all() and (total > 0).all()):
+        return x0
+    target = np.log(np.concatenate([share * total / node.spectrum.mean_diagonal, (1 - share) * total]))
+
+    def gap(x: FloatArray) -> FloatArray:
+        components = constrain(x)[1]
+        with np.errstate(all="ignore"):
+            residual = np.log(components) - (target if components.size == target.size else target.mean())
+        # a weak pull to x0 settles the directions that the variances do not depend on
+        return np.concatenate([np.nan_to_num(residual, nan=1e3, posinf=1e3, neginf=-1e3), 1e-3 * (x - x0)])
+
+    return np.asarray(least_squares(gap, x0, method="trf", max_nfev=50).x)
+
+
+def _laplace(logp: Callable[[FloatArray], tuple[float, FloatArray]], x0: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the mode near x0 and the inverse curvature there, from differences of the gradient."""
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = logp(x)
+        return (-value, -gradient) if math.isfinite(value) else (1e300, gradient)
+
+    mode = np.asarray(minimize(objective, x0, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x)
+    if not math.isfinite(logp(mode)[0]):
+        raise SeedError("the log-posterior is not finite at the REML estimate")
+    steps = 1e-3 * np.eye(mode.size)
+    hessian = np.stack([(logp(mode - h)[1] - logp(mode + h)[1]) / 2e-3 for h in steps])
+    curvature, axes = np.linalg.eigh((hessian + hessian.T) / 2)
+    # a direction that is flat or convex at the mode gets the scale of a vague prior
+    variance = 1 / np.maximum(curvature, 0.05)
+    return mode, (axes * variance) @ axes.T
+
+
+def _quadrature(
+    logp: Callable[[FloatArray], tuple[float, FloatArray]],
+    mean: FloatArray,
+    cov: FloatArray,
+    chains: int,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """
+    Return posterior mean, covariance and one draw for each chain.
+
+    Importance weights on a Sobol' sequence of multivariate t points, whose centre and scale are those of the round before
+    (adaptive importance sampling; Oh & Berger 1992, doi:10.1080/00949659208810398).
+    """
+    d = mean.size
+    u = qmc.Sobol(d + 1, seed=rng).random_base2(_POINTS_LOG2)
+    u = np.clip(u, 1e-12, 1 - 1e-12)
+    radius = np.sqrt(_T_DF / (2 * gammaincinv(_T_DF / 2, u[:, -1])))
+    standard = ndtri(u[:, :-1]) * radius[:, None]
+    log_proposal = -0.5 * (_T_DF + d) * np.log1p((standard**2).sum(-1) / _T_DF)
+    for _ in range(_ROUNDS):
+        points = mean + standard @ np.linalg.cholesky(cov).T
+        log_weights = np.array([logp(x)[0] for x in points]) - log_proposal
+        weights = np.exp(log_weights - log_weights.max())
+        weights /= weights.sum()
+        effective = 1 / (weights**2).sum()
+        if effective < 5 * d:
+            raise SeedError(f"the quadrature reached {effective:.0f} effective points in {d} dimensions")
+        mean = weights @ points
+        cov = (points - mean).T @ ((points - mean) * weights[:, None])
+    return mean, cov, points[rng.choice(len(points), size=chains, p=weights)]
