@@ -1,4 +1,4 @@
-"""Coercion of the user's arrays, alignment by ids, and the texts of input errors. NumPy only: labels are read, never built."""
+"""Coercion of the user's arrays, alignment by ids, and input errors. NumPy only: labels are read, never built."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
         twice = [i for i in ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
         raise ValueError(
             f"{name} has duplicated ids ({shown(twice)}): each row needs an id of its own. "
-            "For repeated records of one individual give the factor W = Z L, with Z the incidence of records, instead of K."
+            "For repeated records of one individual give the factor W = Z L, Z their incidence, instead of K."
         )
     return Labelled(array, ids, names)
 
@@ -158,7 +158,7 @@ def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_nam
             parts.append(f"{len(missing)} ids of {reference_name} are not in {name} ({shown(missing)})")
         raise ValueError(
             f"{name} and {reference_name} do not have the same ids: {'; '.join(parts)}. "
-            f"Select the common ids first, or pass {name} without an index (a plain array) if the order is already right."
+            f"Select the common ids first, or pass {name} as a plain array if its order is already right."
         )
     return np.fromiter((place[i] for i in reference), dtype=np.intp, count=len(reference))
 

@@ -1,4 +1,4 @@
-"""Design: y, X and K brought together from formulas, tables and arrays; the one place where rows are dropped, and counted."""
+"""Design: y, X and K brought together; the one place where rows are dropped, and counted."""
 
 import warnings
 from dataclasses import dataclass
@@ -79,14 +79,14 @@ class Design:
         n = kernel.values.shape[0]
         response = read(y, "y", ndim=(1, 2))
         require_length(response.values.shape[0], n, "y", kernel_name)
-        design = None
+        design, coef = None, tuple[str, ...]()
         if X is not None:
             design = read(X, "X", ndim=(1, 2))
             require_length(design.values.shape[0], n, "X", kernel_name)
         reference_name, ids = common_ids(**{kernel_name: kernel, "y": response, "X": design})
         Y = response.take(align(ids, response, name="y", reference_name=reference_name))
         if design is None:
-            M, coef = np.zeros((n, 0)), ()
+            M = np.zeros((n, 0))
         else:
             M = design.take(align(ids, design, name="X", reference_name=reference_name))
             M = M[:, None] if M.ndim == 1 else M
@@ -111,7 +111,7 @@ class Design:
             matrices = model_matrix(formula, data, na_action="ignore", output="pandas")
         except FormulaicError as error:
             raise ValueError(
-                f"formula {formula!r} does not fit the table, whose columns are {', '.join(map(str, data.columns))}: {error}"
+                f"formula {formula!r} does not fit the table with columns {', '.join(map(str, data.columns))}: {error}"
             ) from error
         y, X = matrices.lhs.astype(float), matrices.rhs.astype(float)
         # a level that is missing leaves zeros in its indicator columns: its row is missing all the same

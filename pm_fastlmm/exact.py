@@ -108,7 +108,7 @@ class ExactPosterior:
         log_x = np.log(np.maximum(self.weights, 1e-300) / (self.x[1] - self.x[0]))
         with np.errstate(divide="ignore"):
             x = np.log(h) - np.log1p(-h)
-        return np.exp(np.interp(x, self.x, log_x, left=-np.inf, right=-np.inf)) / (h * (1 - h))
+        return np.asarray(np.exp(np.interp(x, self.x, log_x, left=-np.inf, right=-np.inf)) / (h * (1 - h)))
 
     def beta(self) -> tuple[FloatArray, FloatArray]:
         """Return posterior mean (r,) and covariance (r, r) of the fixed effects."""

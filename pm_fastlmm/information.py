@@ -84,7 +84,7 @@ def _corner_curvature(s: Spectrum, sigma2_g: FloatArray, sigma2_e: FloatArray) -
 
 def standard_error(gradient: FloatArray, observed: FloatArray) -> FloatArray:
     """
-    Return √(∇ᵀI⁻¹∇), the delta-method standard error of a function of (σ²_g, σ²_e); NaN where I is not positive definite.
+    Return √(∇ᵀI⁻¹∇), the delta-method standard error of a function of (σ²_g, σ²_e); NaN where I is not definite.
 
     `gradient` is (…, 2) and `observed` (…, 2, 2).
     """

@@ -28,8 +28,8 @@ def kernel_model(
     The prior is that of `exact_posterior`: h² ~ Beta(1, 1) and total ~ InverseGamma(1, s²), s² the residual variance of
     the least-squares fit (`VariancePrior.scaled_to`); β is flat and integrated out. Of two parameterisations of that
     same prior the better one is taken: (h², total) when K has full rank, and (h², σ²_e), with
-    σ²_e | h² ~ InverseGamma(1, (1 - h²)s²), when its rank is less than half of the observations, whose residual variance
-    is then known far better than the total.
+    σ²_e | h² ~ InverseGamma(1, (1 - h²)s²), when its rank is less than half of the observations, whose residual
+    variance is then known far better than the total.
 
     Parameters
     ----------

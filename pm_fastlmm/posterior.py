@@ -96,8 +96,8 @@ def predict(
     W_new : (m, q) array
         Rows of the factor instead, after `Spectrum.from_factor`.
     K_new_new : (m, m) or (m,) array
-        Covariance of the new effects: with the matrix the draws of new effects are joint, with the diagonal each of them
-        has the right variance but they are independent given u. Required with K_new.
+        Covariance of the new effects: with the matrix the draws of new effects are joint, with the diagonal each has
+        the right variance but they are independent given u. Required with K_new.
     model, var_name, random_seed
         As in `recover_effects`.
 
@@ -168,8 +168,8 @@ def _rotate_draws(node: LMMNode, mu: FloatArray) -> Rotated:
     values = np.broadcast_to(node.observed - mu, np.broadcast_shapes(node.observed.shape, mu.shape))
     flat = Rotated.from_values(node.spectrum, values.reshape(-1, values.shape[-1]).T, None)
     batch = values.shape[:-1]
-    arrays = [a.reshape(*batch, *a.shape[1:]) for a in (flat.z, flat.rss, flat.y1, flat.norm2)]
-    return Rotated(node.spectrum, *arrays, None)
+    z, rss, y1, norm2 = (a.reshape(*batch, *a.shape[1:]) for a in (flat.z, flat.rss, flat.y1, flat.norm2))
+    return Rotated(node.spectrum, z, rss, y1, norm2, None)
 
 
 def _lift(s: Spectrum, u: Coordinates) -> FloatArray:

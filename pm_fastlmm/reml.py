@@ -38,7 +38,7 @@ class REMLFit:
     beta, beta_se, beta_cov : arrays (…, r), (…, r), (…, r, r)
         Generalised least squares at the estimate.
     loglik : float or (T,) array
-        The maximum in the form that lme4 and nlme print (for REML: Patterson–Thompson, with -½log|XᵀX| and the 2π term).
+        The maximum as lme4 and nlme print it (for REML: Patterson–Thompson, with -½log|XᵀX| and the 2π term).
     boundary : None, "no kernel variance" or "no residual variance" (an object array for several responses)
     converged : bool or (T,) array
     message : str (an object array for several responses)
@@ -232,7 +232,7 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML") -> REMLFit:
         beta_cov=beta.cov,
         loglik=_plain(loglik),
         boundary=_plain(boundary),
-        converged=_plain(np.equal(problems, None).astype(bool)),
+        converged=_plain(problems == np.array(None)),
         message=_plain(messages.reshape(T)),
         method=method,
         rotated=rotated,
@@ -279,7 +279,7 @@ def _shares(
     scale = np.where(e > 0, e, g * s.mean_diagonal)
     unit = Rotated(s, rotated.z / np.sqrt(scale)[..., None], rotated.rss / scale, rotated.y1, rotated.norm2, None)
     observed = information(unit, g / scale, e / scale, method).observed
-    interior = np.equal(boundary, None)
+    interior = boundary == np.array(None)
     errors = {}
     for name, pair in gradients.items():
         relative = standard_error(np.stack(pair, axis=-1) * scale[..., None], observed)
@@ -292,8 +292,8 @@ def _message(problem: str | None, boundary: Boundary | None) -> str:
     if boundary is not None:
         end = "sigma2_g = 0" if boundary == "no kernel variance" else "sigma2_e = 0"
         parts.append(
-            f"{boundary}: the likelihood is highest at {end}; the standard errors of the variances and their shares are "
-            "undefined there (NaN). flmm.exact_posterior gives intervals"
+            f"{boundary}: the likelihood is highest at {end}; the standard errors of the variances and their shares "
+            "are undefined there (NaN). flmm.exact_posterior gives intervals"
         )
     return ". ".join(parts)
 

@@ -57,8 +57,8 @@ def sample(
     Returns
     -------
     xarray.DataTree
-        As from `pymc.sample`, with `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve` of each node in
-        the posterior, unless the model has variables of these names.
+        As from `pymc.sample`, with `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve` of each node
+        in the posterior, unless the model has variables of these names.
 
     Warns
     -----
@@ -156,7 +156,6 @@ def _restore_constant_data(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
     constants = {
         v.name: (model.named_vars_to_dims.get(v.name) or [f"{v.name}_dim_{i}" for i in range(v.ndim)], v.get_value())
         for v in model.data_vars
-        if v.name not in idata.get("observed_data", {})
     }
     if constants and "constant_data" not in idata.children:
         used = {dim for dims, _ in constants.values() for dim in dims}

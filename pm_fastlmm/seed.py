@@ -2,8 +2,8 @@
 The seed of NUTS: where the posterior of a node's parameters is, and how wide, on PyMC's unconstrained scale.
 
 A node's parameters are few and an evaluation costs microseconds, so their posterior moments are computed before NUTS
-starts, by quasi-Monte Carlo quadrature around the REML estimate. At a boundary of the variances REML's own information is
-singular; the moments are not.
+starts, by quasi-Monte Carlo quadrature around the REML estimate. At a boundary of the variances REML's own information
+is singular; the moments are not.
 """
 
 import math
@@ -102,7 +102,7 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
 def _compile_logp(
     model: pm.Model, free: list[Any], values: list[Any], point: dict[str, FloatArray]
 ) -> Callable[[FloatArray], tuple[float, FloatArray]]:
-    """Return the log-posterior and gradient of the variables, from every term of the model that depends on them alone."""
+    """Return log-posterior and gradient of the variables, from every term of the model that depends on them alone."""
     inside = set(free)
     terms = [
         term
@@ -188,8 +188,8 @@ def _quadrature(
     """
     Return posterior mean, covariance and one draw for each chain.
 
-    Importance weights on a Sobol' sequence of multivariate t points, whose centre and scale are those of the round before
-    (adaptive importance sampling; Oh & Berger 1992, doi:10.1080/00949659208810398).
+    Importance weights on a Sobol' sequence of multivariate t points, whose centre and scale are those of the round
+    before (adaptive importance sampling; Oh & Berger 1992, doi:10.1080/00949659208810398).
     """
     d = mean.size
     u = qmc.Sobol(d + 1, seed=rng).random_base2(_POINTS_LOG2)

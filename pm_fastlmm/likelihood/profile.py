@@ -110,7 +110,7 @@ class Profile:
         """
         Return (f(0), c₀, f(∞), c_∞): the limits of f, and numbers with the sign of its slope just inside each of them.
 
-        δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f grows or falls without bound.
+        δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded.
         """
         trace = self.eigvals.sum() + np.trace(self.K11)
         slope_inf = self.m * float((self.eigvals * self.z2).sum()) - trace * float(self.z2.sum() + self.rss)
@@ -220,7 +220,7 @@ def _not_estimable(z: FloatArray, rss: float, rotated: Rotated) -> str | None:
         )
     if spectrum.nullity and rss == 0:
         return (
-            "the likelihood is unbounded as delta goes to 0, because K and X explain y exactly (nothing of y is left in "
-            "the null space of K). Use a K of lower rank or more observations"
+            "the likelihood is unbounded as delta goes to 0, because K and X explain y exactly (nothing of y is left "
+            "in the null space of K). Use a K of lower rank or more observations"
         )
     return None

@@ -60,7 +60,7 @@ def products(C: Any, xp: Any = np) -> Any:
 
 def gaussian_loglik(residual: Any, inverse: Any, logdet: Any, xp: Any = np) -> Any:
     """
-    Return log N(residual; 0, A) over the last axis, from A⁻¹ and log|A|, for the few dimensions that fixed effects have.
+    Return log N(residual; 0, A) over the last axis from A⁻¹ and log|A|, for the few dimensions of fixed effects.
 
     The inverse of this r × r matrix is formed on purpose: it is the gradient of log|A| and makes that of the quadratic
     form, so that a graph with its gradient needs one inverse in all.

@@ -1,4 +1,4 @@
-"""The fixed effects are projected out once: QR of X, and QᵀKQ through its compact-WY form (the full Q is never formed)."""
+"""The fixed effects are projected out once: QR of X, and QᵀKQ through its compact-WY form (Q is never formed)."""
 
 import warnings
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ class Projection:
     @property
     def rank(self) -> int:
         """Number of columns kept, r."""
-        return self.R.shape[0]
+        return int(self.R.shape[0])
 
     @property
     def logdet_R(self) -> float:
@@ -109,7 +109,9 @@ class Projection:
         if r:
             W = (K @ self.V) @ self.T
             Z = W - 0.5 * self.V @ (self.T.T @ (self.V.T @ W))
-            A = blas.dsyr2k(-1.0, np.asfortranarray(Z), np.asfortranarray(self.V), 1.0, A, lower=1, overwrite_c=1)
+            A = blas.dsyr2k(
+                -1.0, np.asfortranarray(Z), np.asfortranarray(self.V), beta=1.0, c=A, lower=1, overwrite_c=1
+            )
         corner = np.tril(A[:r, :r])
         return corner + np.tril(corner, -1).T, A[r:, :r].copy(), A[r:, r:]
 
@@ -132,7 +134,7 @@ def _independent_columns(X: FloatArray) -> list[int]:
         if diagonal.size == X.shape[1] and (diagonal > np.sqrt(_COLLINEAR_RTOL)).all():
             return list(range(X.shape[1]))
     basis = np.zeros((X.shape[0], 0))
-    kept = []
+    kept: list[int] = []
     for j, norm in enumerate(norms):
         if norm == 0 or len(kept) == X.shape[0]:
             continue

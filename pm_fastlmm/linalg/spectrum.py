@@ -220,13 +220,13 @@ class Spectrum:
     @property
     def X(self) -> FloatArray:
         """The fixed-effects design (n, r), without dropped columns."""
-        return self.projection.Q1 @ self.projection.R
+        return np.asarray(self.projection.Q1 @ self.projection.R)
 
     @property
     def diagonal(self) -> FloatArray:
         """Diagonal of K, from the factors."""
         root, corner = self.covariance_root()
-        return np.einsum("ij,ij->i", root, root) + np.einsum("ij,ij->i", corner, corner)
+        return np.asarray((root**2).sum(-1) + (corner**2).sum(-1))
 
     def covariance_root(self) -> tuple[FloatArray, FloatArray]:
         """
@@ -415,7 +415,7 @@ def _indefinite(smallest: float, scale: float) -> ValueError:
     return ValueError(
         f"K is not positive semi-definite: its smallest eigenvalue is {smallest:.3g}, the largest {scale:.3g}. "
         "A covariance has none below zero. If K was rounded when it was stored, say so with "
-        f"rtol={10 ** np.ceil(np.log10(-smallest / scale)):.0e}; if it is a similarity that is no covariance, the model does not exist."
+        f"rtol={10 ** np.ceil(np.log10(-smallest / scale)):.0e}; a similarity that is no covariance has no model."
     )
 
 

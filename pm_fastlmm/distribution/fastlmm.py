@@ -1,0 +1,247 @@
+"""FastLMM: the public distribution. It reads and checks what the user gives, and picks the random variable."""
+
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+from pymc.pytensorf import floatX
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Constant, Variable
+
+from pm_fastlmm._arrays import FloatArray, align, read, require_finite
+from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, RotatedLMM
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
+
+_PAIRS = (("sigma2", "delta"), ("sigma2_g", "sigma2_e"), ("h2", "total"))
+
+
+class FastLMM:
+    r"""
+    Y ~ N(Xβ, σ²(K + δI)) with a known K, evaluated in the rotated coordinates of a `Spectrum`.
+
+    Give exactly one pair of variance parameters: `sigma2, delta`, or `sigma2_g, sigma2_e` (σ² and δσ²), or `h2, total`
+    with h² = k̄/(k̄ + δ), total = σ²(k̄ + δ), k̄ = tr(K)/n. Three treatments of β:
+
+    * by default β is integrated out under a flat prior: the logp is the restricted log-likelihood log ∫ p(y | β) dβ, in
+      the form that lme4 prints. **This density of y is improper along X**: the value of y along X does not enter it,
+      and draws of the node (prior and posterior predictive) are error contrasts, Xᵀ(y - mu) = 0. Predictive draws of y
+      itself come from `flmm.predict(idata)` afterwards. Such a node must be observed.
+    * `beta=` takes coefficients of the model (numbers or random variables): a proper density.
+    * `beta_cov=`, `beta_mean=` integrate β ~ N(beta_mean, beta_cov) out: a proper density.
+
+    Parameters
+    ----------
+    name : str
+        Name of the variable.
+    spectrum : Spectrum
+        K and X, factored once.
+    sigma2, delta, sigma2_g, sigma2_e, h2, total : tensor_like
+        One pair, of shape () or (T,) for T responses.
+    mu : tensor_like, optional
+        Mean besides Xβ, (n,) or (T, n). One that depends on random variables costs a product with the rotation at each
+        evaluation, O(n²): put columns whose coefficients are estimated into X instead.
+    beta : tensor_like, optional
+        Coefficients (r,) of the columns of `spectrum.X`, or (T, r).
+    beta_mean, beta_cov : tensor_like, optional
+        Prior mean, (r,) or a number, and covariance (r, r).
+    observed : array, Series, DataFrame, pm.Data or Rotated, optional
+        y (n,); several responses as (T, n), or as the columns of a DataFrame. Labelled data are aligned by id. A
+        `Rotated` observes the sufficient statistic [z, rss] instead (flat prior on β alone).
+    **kwargs
+        As in any PyMC distribution: dims ("obs", or ("response", "obs")), shape, initval …
+
+    Raises
+    ------
+    ValueError
+        If not exactly one pair is given, shapes do not fit, y has missing values, or the improper treatment is used
+        without data.
+
+    Notes
+    -----
+    The rotation of observed data is a constant of the compiled graph: an evaluation with its gradient costs O(rank) for
+    the flat prior, O(rank · r²) for the others, whatever n is. `pm.Data` defeats that unless the data are frozen, as
+    `flmm.sample` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymc as pm
+    >>> import pm_fastlmm as flmm
+    >>> batch = np.repeat(np.eye(3), 4, axis=0)
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    >>> spectrum = flmm.Spectrum.from_factor(batch, np.ones((12, 1)))
+    >>> with pm.Model() as model:
+    ...     h2 = pm.Beta("h2", 1, 1)
+    ...     total = pm.HalfNormal("total", 10)
+    ...     node = flmm.FastLMM("y", h2=h2, total=total, spectrum=spectrum, observed=y)
+    >>> logp = pm.logp(flmm.FastLMM.dist(sigma2_g=3.9167, sigma2_e=1 / 3, spectrum=spectrum), y).eval()
+    >>> print(f"{logp:.4f} {flmm.reml(spectrum, y).loglik:.4f}")
+    -14.9353 -14.9353
+    """
+
+    def __new__(cls, name: str, *, spectrum: Spectrum, observed: Any = None, mu: Any = None, **kwargs: Any) -> Any:
+        """Register the distribution with the model of the context."""
+        distribution, params, rest = _parametrise(spectrum, observed=observed, mu=mu, **kwargs)
+        if observed is None and distribution is FlatLMM and spectrum.projection.rank:
+            raise ValueError(
+                f"{name} has no observed data, but with β integrated out under a flat prior its density is improper "
+                "along X: give observed=, or a proper treatment of β (beta= or beta_cov=), or a spectrum without X."
+            )
+        if observed is not None:
+            rest["observed"] = _observed(spectrum, observed)
+        rv = distribution(name, params, **rest)
+        rv.tag.spectrum = spectrum
+        return rv
+
+    @classmethod
+    def dist(cls, *, spectrum: Spectrum, mu: Any = None, **kwargs: Any) -> Any:
+        """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
+        distribution, params, rest = _parametrise(spectrum, observed=None, mu=mu, **kwargs)
+        rv = distribution.dist(params, **rest)
+        rv.tag.spectrum = spectrum
+        return rv
+
+
+def _parametrise(
+    spectrum: Spectrum, *, observed: Any, mu: Any, beta: Any = None, beta_mean: Any = None, beta_cov: Any = None,
+    **kwargs: Any,
+) -> tuple[Any, list[Any], dict[str, Any]]:  # fmt: skip
+    """Return the distribution for a treatment of β, its parameters, and the arguments that are not ours."""
+    if not isinstance(spectrum, Spectrum):
+        raise TypeError(
+            f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
+            "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
+        )
+    names = {name for pair in _PAIRS for name in pair}
+    g, e = variance_components(spectrum, {name: kwargs.pop(name) for name in names & kwargs.keys()})
+    _check_shape(kwargs.get("shape"), spectrum.n)
+    eigvals, R = pt.constant(spectrum.eigvals), pt.constant(spectrum.projection.R)
+    proper = beta is not None or beta_cov is not None
+    if isinstance(observed, Rotated):
+        if proper or mu is not None:
+            raise ValueError(
+                "a Rotated observes y with β under a flat prior and no other mean: pass y itself for mu or beta."
+            )
+        nullity = np.array([spectrum.nullity] if spectrum.nullity else [], dtype="int64")
+        return RotatedLMM, [g, e, eigvals, R, pt.constant(nullity)], kwargs
+    mu = pt.as_tensor(0.0 if mu is None else mu)
+    mu = floatX(pt.full((spectrum.n,), mu) if mu.type.ndim == 0 else mu)
+    if mu.type.shape[-1] not in (None, spectrum.n):
+        raise ValueError(
+            f"mu has {mu.type.shape[-1]} values in its last dimension, but there are {spectrum.n} observations."
+        )
+    basis, Q1 = pt.constant(spectrum.basis), pt.constant(spectrum.projection.Q1)
+    if not proper:
+        if beta_mean is not None:
+            raise ValueError(
+                "beta_mean is given without beta_cov: give the prior covariance, or fixed coefficients as beta=."
+            )
+        return FlatLMM, [mu, g, e, eigvals, basis, Q1, R], kwargs
+    b, L = _coefficients(spectrum, beta, beta_mean, beta_cov)
+    constants = [pt.constant(a) for a in (spectrum.C, spectrum.K11, spectrum.corner_root)]
+    return ProperLMM, [mu, b, L, g, e, eigvals, basis, Q1, R, *constants], kwargs
+
+
+def variance_components(spectrum: Spectrum, given: dict[str, Any]) -> tuple[Any, Any]:
+    """
+    Return tensors (σ²_g, σ²_e) from exactly one pair of parameters.
+
+    Raises
+    ------
+    ValueError
+        If another set of parameters is given.
+    """
+    values = {name: floatX(pt.as_tensor(value)) for name, value in given.items() if value is not None}
+    pair = next((pair for pair in _PAIRS if set(pair) == set(values)), None)
+    if pair is None:
+        got = ", ".join(sorted(values)) or "none"
+        raise ValueError(
+            "give exactly one pair of variance parameters, (sigma2, delta), (sigma2_g, sigma2_e) or (h2, total); "
+            f"got {got}."
+        )
+    first, second = (values[name] for name in pair)
+    if pair == ("sigma2", "delta"):
+        return first, first * second
+    if pair == ("sigma2_g", "sigma2_e"):
+        return first, second
+    return first * second / spectrum.mean_diagonal, (1 - first) * second
+
+
+def _coefficients(spectrum: Spectrum, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Any, Any]:
+    """Return the mean b and a root L of the covariance of β."""
+    r = spectrum.projection.rank
+    if not r:
+        raise ValueError("beta or beta_cov is given, but the spectrum has no fixed effects: build it with X.")
+    if beta is not None and (beta_mean is not None or beta_cov is not None):
+        raise ValueError("give either beta (coefficients) or beta_mean and beta_cov (their prior), not both.")
+    b = floatX(pt.as_tensor(beta if beta is not None else 0.0 if beta_mean is None else beta_mean))
+    b = pt.full((r,), b) if b.type.ndim == 0 and (beta is None or r == 1) else b
+    if b.type.ndim == 0 or b.type.shape[-1] not in (None, r):
+        raise ValueError(
+            f"beta must have {r} values, one for each of {', '.join(spectrum.coef)}; got shape {b.type.shape}."
+        )
+    if beta is not None:
+        return b, pt.zeros((r, r))
+    if isinstance(beta_cov, Variable) and not isinstance(beta_cov, Constant):
+        return b, pt.linalg.cholesky(floatX(beta_cov))
+    cov = np.asarray(beta_cov.data if isinstance(beta_cov, Constant) else beta_cov, dtype=float)
+    if cov.shape != (r, r):
+        raise ValueError(f"beta_cov must be ({r}, {r}), for {', '.join(spectrum.coef)}; got shape {cov.shape}.")
+    values, vectors = np.linalg.eigh(cov)
+    if not np.allclose(cov, cov.T) or values[0] < -1e-12 * abs(values[-1]):
+        raise ValueError("beta_cov must be symmetric positive semi-definite.")
+    return b, pt.constant(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+def _check_shape(shape: Any, n: int) -> None:
+    if shape is None:
+        return
+    last = shape[-1] if isinstance(shape, tuple | list) else shape
+    if isinstance(last, int | np.integer) and last != n:
+        raise ValueError(f"shape ends in {last}, but the spectrum has {n} observations, which are the last dimension.")
+
+
+def _observed(spectrum: Spectrum, observed: Any) -> Any:
+    """Return the data as PyMC takes them, (…, n), aligned by id; missing values are refused, PyMC would impute them."""
+    if isinstance(observed, Rotated):
+        if observed.spectrum is not spectrum:
+            raise ValueError(
+                "observed was rotated by another spectrum: pass spectrum=observed.spectrum, or rotate y anew."
+            )
+        return _statistic(observed)
+    if isinstance(observed, Variable):
+        values = observed.get_value() if isinstance(observed, SharedVariable) else getattr(observed, "data", None)
+        if values is not None:
+            _check_values(spectrum, np.asarray(values, dtype=float))
+        return observed
+    labelled = read(observed, "observed", ndim=(1, 2))
+    if labelled.values.ndim == 2 and (hasattr(observed, "columns") or labelled.ids is not None):
+        order = align(spectrum.ids, labelled, name="observed", reference_name="the spectrum")
+        values = labelled.take(order).T
+    elif labelled.values.ndim == 2 and labelled.values.shape == (spectrum.n, spectrum.n):
+        raise ValueError(
+            f"observed is a square array, shape {labelled.values.shape}, without labels: rows or columns could be the "
+            "responses. Pass a DataFrame whose rows are the observations, or a DataArray with a dimension 'obs'."
+        )
+    else:
+        values = labelled.take(align(spectrum.ids, labelled, name="observed", reference_name="the spectrum"))
+    _check_values(spectrum, values)
+    return values
+
+
+def _check_values(spectrum: Spectrum, values: FloatArray) -> None:
+    if values.shape[-1] != spectrum.n:
+        raise ValueError(
+            f"observed has shape {values.shape}, but the {spectrum.n} observations must be its last dimension."
+        )
+    require_finite(
+        values, "observed",
+        "PyMC would impute them one by one; leave those rows out with spectrum.subset(rows), or let flmm.kernel_model "
+        "drop and count them.",
+    )  # fmt: skip
+
+
+def _statistic(rotated: Rotated) -> Any:
+    if not rotated.spectrum.nullity:
+        return rotated.z
+    return np.concatenate([rotated.z, rotated.rss[..., None]], axis=-1)
