@@ -1,6 +1,6 @@
 """Linear mixed models and Gaussian processes with a known covariance, for PyMC."""
 
-from pm_fastlmm import covariance
+from pm_fastlmm import covariance, datasets, plots
 from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import FastLMM, LMMNode, lmm_nodes
 from pm_fastlmm.exact import ExactPosterior, exact_posterior
@@ -23,10 +23,12 @@ __all__ = [
     "Spectrum",
     "VariancePrior",
     "covariance",
+    "datasets",
     "exact_posterior",
     "kernel_model",
     "lmm_nodes",
     "log_likelihood",
+    "plots",
     "predict",
     "recover_effects",
     "reml",

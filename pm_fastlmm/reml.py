@@ -144,6 +144,20 @@ class REMLFit:
         new = effects.new_rows(self.spectrum, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
         return effects.predict(self.rotated, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e), new)
 
+    def profile(self, h2: Any) -> FloatArray:
+        """
+        Return the profile log-likelihood at values (m,) of h², maximised over the total variance and β.
+
+        It is `loglik` at the estimate; ratios of it give intervals and tests. For one response.
+        """
+        s, h = self.spectrum, np.asarray(h2, dtype=float)
+        m = s.df if self.method == "REML" else s.n
+        with np.errstate(divide="ignore", invalid="ignore"):
+            e = h[..., None] * (s.eigvals / s.mean_diagonal) + (1 - h)[..., None]
+            quadratic = (self.rotated.z**2 / e).sum(-1)
+            total = (quadratic + self.rotated.rss / (1 - h) if s.nullity else quadratic) / m
+            return log_likelihood(self.rotated, h * total / s.mean_diagonal, (1 - h) * total, method=self.method)
+
     def _one(self, t: int) -> "REMLFit":
         r = self.rotated
         assert r.names is not None

@@ -1,0 +1,114 @@
+"""Figures of one kernel: the posterior of h², and the profile likelihood beside it."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from scipy.stats import chi2
+
+from pm_fastlmm.exact import ExactPosterior
+from pm_fastlmm.reml import REMLFit
+
+_DRAWS, _CURVE, _POINT = "#9ecae1", "#08519c", "#d94801"
+
+
+def plot_h2_posterior(
+    idata: xr.DataTree,
+    fit: REMLFit | None = None,
+    *,
+    exact: ExactPosterior | None = None,
+    var_name: str = "y_h2",
+    ax: Axes | None = None,
+) -> Axes:
+    """
+    Draw the posterior of h² as a histogram of its draws, with the REML estimate marked.
+
+    Parameters
+    ----------
+    idata : xarray.DataTree
+        With draws of h² in its posterior.
+    fit : REMLFit, optional
+        Its estimate is a line, ± one standard error a band.
+    exact : ExactPosterior, optional
+        Its density is drawn over the histogram.
+    var_name : str
+        Name of h² in the posterior.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax)
+    draws = idata.posterior[var_name].to_numpy().ravel()
+    ax.hist(
+        draws, bins=60, density=True, color=_DRAWS, edgecolor="white", linewidth=0.3, label=f"{draws.size} NUTS draws"
+    )
+    if exact is not None:
+        grid = np.linspace(max(1e-4, draws.min() - 0.02), min(1 - 1e-4, draws.max() + 0.02), 400)
+        ax.plot(grid, exact.h2_density(grid), color=_CURVE, lw=1.8, label="exact posterior (quadrature)")
+    if fit is not None:
+        ax.axvline(fit.h2, color=_POINT, lw=1.8, label=f"{fit.method} estimate {fit.h2:.3f}")
+        if np.isfinite(fit.h2_se):
+            ax.axvspan(
+                fit.h2 - fit.h2_se,
+                fit.h2 + fit.h2_se,
+                color=_POINT,
+                alpha=0.12,
+                lw=0,
+                zorder=0,
+                label="± standard error",
+            )
+    ax.set(xlabel="h²", ylabel="posterior density", title="Posterior of h²")
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_h2_profile(
+    fit: REMLFit, *, exact: ExactPosterior | None = None, probability: float = 0.95, ax: Axes | None = None
+) -> Axes:
+    """
+    Draw the profile likelihood of h² against its posterior, both relative to their maximum, with their intervals.
+
+    Parameters
+    ----------
+    fit : REMLFit
+        A fit of one response.
+    exact : ExactPosterior, optional
+        The posterior to compare with.
+    probability : float
+        Of the profile-likelihood interval (χ²₁) and of the equal-tailed posterior interval.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax)
+    grid = np.linspace(0.0005, 0.9995, 800)
+    relative = fit.profile(grid) - fit.loglik
+    inside = grid[2 * relative > -chi2(1).ppf(probability)]
+    shown = relative > -12
+    ax.plot(
+        grid[shown], np.exp(relative[shown]), color=_POINT, lw=5, alpha=0.45, label=f"profile {fit.method} likelihood"
+    )
+    ax.plot(inside[[0, -1]], [0.04, 0.04], color=_POINT, lw=5, solid_capstyle="butt", alpha=0.6)
+    ax.annotate(f"{probability:.0%} profile interval", (inside.mean(), 0.05), ha="center", va="bottom", color=_POINT)
+    if exact is not None:
+        density = exact.h2_density(grid[shown])
+        ax.plot(grid[shown], density / density.max(), color=_CURVE, lw=1.8, label="posterior density")
+        low, high = exact.interval("h2", probability)
+        ax.plot([low, high], [-0.04, -0.04], color=_CURVE, lw=5, solid_capstyle="butt", alpha=0.6)
+        label = f"{probability:.0%} equal-tailed posterior interval"
+        ax.annotate(label, ((low + high) / 2, -0.055), ha="center", va="top", color=_CURVE)
+        ax.set_ylim(-0.16, 1.05)
+    ax.set_yticks(np.linspace(0, 1, 6))
+    ax.set(xlabel="h²", ylabel="relative to the maximum", title="Profile likelihood and posterior of h²")
+    ax.legend(frameon=False)
+    return ax
+
+
+def _axes(ax: Axes | None) -> Any:
+    return plt.subplots(figsize=(7, 4.2), layout="constrained")[1] if ax is None else ax
