@@ -11,7 +11,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.distribution import LMMNode
 from pm_fastlmm.effects import Coordinates, NewRows, draw_effects, given_coefficients, new_rows
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
-from pm_fastlmm.sampling import evaluate_draws, find_node
+from pm_fastlmm.sampling import evaluate_draws, find_node, over_batch
 
 _BUDGET = 4_000_000  # numbers in flight at a time: 32 MB for each of a handful of arrays
 
@@ -127,7 +127,7 @@ def predict(
                 f"{node.name} has a mean mu besides Xβ, which is not known at new rows: put its columns into X."
             )
         new = new_rows(s, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
-        f = _new_effects(s, new, u, np.broadcast_to(g, u.b.shape[:-1]), rng) + beta @ (new.a @ s.projection.R).T
+        f = _new_effects(s, new, u, g, rng) + beta @ (new.a @ s.projection.R).T
         group, dim = "predictions", f"{node.name}_new"
         index = getattr(X_new, "index", None)
         coords = {dim: np.arange(f.shape[-1]) if index is None else np.asarray(index)}
@@ -147,18 +147,20 @@ def _draw(
     outputs = [node.sigma2_g, node.sigma2_e]
     outputs += [v for v in (node.mu, node.beta_mean, node.beta_root) if v is not None]
     g, e, *rest = evaluate_draws(model, posterior, outputs)
-    mu = rest.pop(0) if node.mu is not None else np.zeros(())
-    constant = not np.any(np.ptp(mu.reshape(-1, *mu.shape[2:]), axis=0)) if mu.ndim else True
-    rotated = node.rotated(mu[0, 0] if mu.ndim else 0.0) if constant else _rotate_draws(node, mu)
+    mu = rest.pop(0) if node.mu is not None else np.zeros((1, 1, 1))
+    batch = node.observed.ndim - 1
+    g, e, mu = over_batch(g, batch + 2), over_batch(e, batch + 2), over_batch(mu, batch + 3)
+    rotated = _rotate_draws(node, mu) if np.ptp(mu, axis=(0, 1)).any() else node.rotated(mu[0, 0])
     if np.isnan(rotated.y1).any():
         raise ValueError(
-            f"{node.name} observes z and rss alone, without y along X: β and u are not determined by them."
+            f"{node.name} observes z and rss alone, without y along X, which β and u depend on: "
+            "let the node observe y itself."
         )
     shape = np.broadcast_shapes(g.shape, e.shape, rotated.batch_shape)
     g, e = np.broadcast_to(g, shape), np.broadcast_to(e, shape)
     beta, u = draw_effects(rotated, g, e, rng)
     if node.treatment == "proper":
-        mean, root = rest
+        mean, root = over_batch(rest[0], batch + 3), over_batch(rest[1], batch + 4)
         beta, u = given_coefficients(rotated, g, e, beta, u, mean, root, rng)
     return beta, u, (g, e, mu)
 

@@ -143,10 +143,11 @@ def _seeded(
     if index.size == mean.size:
         potential = QuadPotentialFull(cov, rng=rng)
     elif mean.size <= _FULL_ADAPTATION:
-        potential = QuadPotentialFullAdapt(mean.size, mean, cov, 10, rng=rng)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "QuadPotentialFullAdapt is an experimental feature")
+            potential = QuadPotentialFullAdapt(mean.size, mean, cov, 10, rng=rng)
     else:
         potential = QuadPotentialDiagAdapt(mean.size, mean, np.diag(cov), 10, rng=rng)
-    # the covariance makes the posterior round: a step of unit size is right in any number of dimensions that occurs
     step = pm.NUTS(vars=model.continuous_value_vars, potential=potential, model=model, rng=rng, **options)
     return {"step": step, "initvals": seed.starts, "tune": _TUNE_SEEDED if tune is None and complete else tune}
 
@@ -170,6 +171,7 @@ def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
     for node in lmm_nodes(model):
         kbar, lbar = node.spectrum.mean_diagonal, node.spectrum.mean_eigval
         g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
+        g, e = np.broadcast_arrays(*(over_batch(v, max(g.ndim, e.ndim)) for v in (g, e)))
         with np.errstate(divide="ignore"):
             derived = {
                 "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g,
@@ -181,6 +183,11 @@ def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
             if f"{node.name}_{suffix}" not in posterior:
                 idata.posterior[f"{node.name}_{suffix}"] = xr.DataArray(value, dims=dims)
     return idata
+
+
+def over_batch(draws: Any, ndim: int) -> Any:
+    """Return draws (chain, draw, …) with axes of length 1 for the batch dimensions that they lack."""
+    return draws.reshape(*draws.shape[:2], *(1,) * (ndim - draws.ndim), *draws.shape[2:])
 
 
 def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -> list[Any]:

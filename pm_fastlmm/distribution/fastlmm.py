@@ -90,7 +90,7 @@ class FastLMM:
         if observed is not None:
             rest["observed"] = _observed(spectrum, observed)
         rv = distribution(name, params, **rest)
-        rv.tag.spectrum = spectrum
+        rv.owner.op.spectrum = spectrum
         return rv
 
     @classmethod
@@ -98,7 +98,7 @@ class FastLMM:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
         distribution, params, rest = _parametrise(spectrum, observed=None, mu=mu, **kwargs)
         rv = distribution.dist(params, **rest)
-        rv.tag.spectrum = spectrum
+        rv.owner.op.spectrum = spectrum
         return rv
 
 

@@ -76,5 +76,5 @@ def lmm_nodes(model: pm.Model) -> list[LMMNode]:
         data = None
         if rv in model.observed_RVs:
             data = value.get_value() if isinstance(value, SharedVariable) else constant_fold([value])[0]
-        nodes.append(LMMNode(rv.name, rv, rv.tag.spectrum, op.treatment, g, e, mu, beta_mean, beta_root, data))
+        nodes.append(LMMNode(rv.name, rv, op.spectrum, op.treatment, g, e, mu, beta_mean, beta_root, data))
     return nodes

@@ -12,6 +12,7 @@ from pytensor.tensor.random.basic import chisquare, normal
 from pytensor.tensor.random.utils import normalize_size_param
 
 from pm_fastlmm.likelihood.spectral import contrast_loglik, corner, gaussian_loglik, variances
+from pm_fastlmm.linalg.spectrum import Spectrum
 
 type Treatment = Literal["flat", "proper"]
 
@@ -56,11 +57,17 @@ def _col(v: Any) -> Any:
 
 
 class LMMRV(SymbolicRandomVariable):  # type: ignore[misc]
-    """What the nodes share: inputs as tensors, the batch shape, and rebuilding for parameters of another rank."""
+    """
+    What the nodes share: inputs as tensors, the batch shape, and rebuilding for parameters of another rank.
+
+    The op carries the `Spectrum` that its inputs came from, through every rebuilding: `lmm_nodes` finds it there.
+    Equality of ops does not look at it, and need not: the inputs say the same.
+    """
 
     name = "FastLMM"
     _print_name = ("FastLMM", r"\operatorname{FastLMM}")
     treatment: ClassVar[Treatment]
+    spectrum: Spectrum
 
     @classmethod
     def prepare(cls, params: tuple[Any, ...], size: Any, rng: Any) -> tuple[tuple[Any, ...], Any, Any, Any]:
@@ -69,6 +76,12 @@ class LMMRV(SymbolicRandomVariable):  # type: ignore[misc]
         rng, size = normalize_rng_param(rng), normalize_size_param(size)
         batch = implicit_size_from_params(*params, ndims_params=cls.ndims_params) if rv_size_is_none(size) else size
         return params, size, rng, batch
+
+    def rebuild_rv(self, *params: Any, **kwargs: Any) -> Any:
+        """Build the variable anew, for another size or rank of its parameters."""
+        rv = super().rebuild_rv(*params, **kwargs)
+        rv.owner.op.spectrum = self.spectrum
+        return rv
 
     def make_node(self, *inputs: Any) -> Any:
         """Apply to inputs; parameters with another number of dimensions (`pymc.dims`) need another inner graph."""
