@@ -1,6 +1,9 @@
 """Linear mixed models and Gaussian processes with a known covariance, for PyMC."""
 
-from pm_fastlmm import covariance, datasets, plots
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pm_fastlmm import covariance, datasets
 from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import FastLMM, LMMNode, lmm_nodes
 from pm_fastlmm.exact import ExactPosterior, exact_posterior
@@ -12,6 +15,9 @@ from pm_fastlmm.reml import REMLFit, log_likelihood, reml
 from pm_fastlmm.sampling import sample
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pm_fastlmm import plots
 
 __all__ = [
     "Design",
@@ -34,3 +40,10 @@ __all__ = [
     "reml",
     "sample",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `plots` when it is first used: the figures' libraries take longer to load than all the rest."""
+    if name == "plots":
+        return import_module("pm_fastlmm.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

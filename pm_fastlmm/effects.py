@@ -41,11 +41,11 @@ class Prediction:
 
     Attributes
     ----------
-    mean : (…, m) array
+    mean : (m,) or (m, T) array
         f̂, which contains the fixed effects.
-    variance : (…, m) array
+    variance : (m,) or (m, T) array
         Var(f - f̂), the uncertainty of β̂ included; NaN where the prior variance of the new effects was not given.
-    residual_variance : (…) array
+    residual_variance : () or (T,) array
         σ²_e, what a new observation adds: Var(y - f̂) = variance + σ²_e.
     """
 
@@ -61,7 +61,7 @@ class Prediction:
     @property
     def se_observation(self) -> FloatArray:
         """Standard error of a new observation."""
-        return np.sqrt(self.variance + np.expand_dims(self.residual_variance, -1))
+        return np.asarray(np.sqrt(self.variance + self.residual_variance))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +137,7 @@ def fitted(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> Pred
     # Q₁ᵀ(Xβ̂ + û) = y₁ whatever K is: in the span of X the fit is exact
     f = Coordinates(rotated.y1, shrunken * rotated.z).lift(s)
     leverage = (s.projection.Q1**2).sum(-1) + shrunken @ (s.basis**2).T
-    return Prediction(f, np.expand_dims(sigma2_e, -1) * leverage, np.asarray(sigma2_e))
+    return Prediction(f.T, (np.expand_dims(sigma2_e, -1) * leverage).T, np.asarray(sigma2_e))
 
 
 def predict(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, new: NewRows) -> Prediction:
@@ -159,7 +159,7 @@ def predict(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, new: N
         + np.einsum("ij,...jk,ik->...i", new.a, S, new.a)
         - 2 * np.einsum("ij,...ji->...i", new.a, T)
     )
-    return Prediction(f, np.maximum(variance, 0.0), np.asarray(sigma2_e))
+    return Prediction(f.T, np.maximum(variance, 0.0).T, np.asarray(sigma2_e))
 
 
 def new_rows(

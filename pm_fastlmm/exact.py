@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from arviz_base import from_dict
 from scipy.optimize import brentq
 from scipy.special import gammaincc, gammaincinv
 
@@ -134,8 +133,10 @@ class ExactPosterior:
 
     def to_datatree(self, n: int = 4000, *, random_seed: Any = None) -> xr.DataTree:
         """Return independent draws as a DataTree with a posterior group of one chain, for ArviZ."""
-        draws = {name: values[None] for name, values in self.draws(n, random_seed=random_seed).items()}
-        return from_dict({"posterior": draws})
+        draws = self.draws(n, random_seed=random_seed)
+        posterior = {name: (("chain", "draw"), values[None]) for name, values in draws.items()}
+        coords = {"chain": [0], "draw": np.arange(n)}
+        return xr.DataTree.from_dict({"posterior": xr.Dataset(posterior, coords=coords)})
 
     def summary(self, probability: float = 0.95) -> pd.DataFrame:
         """Return means, standard deviations, medians and equal-tailed intervals as a table."""

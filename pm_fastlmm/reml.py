@@ -112,12 +112,18 @@ class REMLFit:
         return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se"]).astype(float)
 
     def blup(self) -> FloatArray:
-        """Return the best linear unbiased predictor û of the random effects, (n,) or (T, n)."""
-        return effects.blup(self.rotated, self.sigma2_g, self.sigma2_e).lift(self.spectrum)
+        """Return the best linear unbiased predictor û of the random effects, (n,) or (n, T)."""
+        return effects.blup(self.rotated, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
 
     def pev(self, *, full: bool = False) -> FloatArray:
-        """Return the prediction error variance Var(û - u): its diagonal, or the matrix (n, n) on request."""
-        return effects.pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full)
+        """
+        Return the prediction error variance Var(û - u).
+
+        Its diagonal (n,) or (n, T), or on request the matrix (n, n), for one response.
+        """
+        if full and self.rotated.names is not None:
+            raise ValueError("pev(full=True) is a matrix for one response: fit the response of interest alone.")
+        return effects.pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full).T
 
     def predict(self, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None) -> Prediction:
         """
@@ -237,7 +243,9 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML") -> REMLFit:
         beta = effects.blue(rotated, sigma2_g, sigma2_e)
         beta_se = np.sqrt(np.diagonal(beta.cov, axis1=-2, axis2=-1))
     problems = np.array([o.problem for o in optima], dtype=object).reshape(T)
-    messages = np.array([_message(*pair) for pair in zip(problems.flat, boundary.flat, strict=True)], dtype=object)
+    flat = (boundary == np.array(None)) & (problems == np.array(None)) & np.isnan(errors["h2"])
+    rows = zip(problems.flat, boundary.flat, flat.flat, strict=True)
+    messages = np.array([_message(*row) for row in rows], dtype=object)
     return REMLFit(
         **{name: _plain(value) for name, value in shares.items()},
         **{f"{name}_se": _plain(value) for name, value in errors.items()},
@@ -301,8 +309,13 @@ def _shares(
     return values, errors
 
 
-def _message(problem: str | None, boundary: Boundary | None) -> str:
+def _message(problem: str | None, boundary: Boundary | None, flat: bool) -> str:
     parts = [] if problem is None else [problem]
+    if flat:
+        parts.append(
+            "the likelihood is so flat at its maximum that its curvature is lost to rounding: the standard errors of "
+            "the variances and their shares are undefined (NaN). flmm.exact_posterior gives intervals"
+        )
     if boundary is not None:
         end = "sigma2_g = 0" if boundary == "no kernel variance" else "sigma2_e = 0"
         parts.append(

@@ -20,7 +20,6 @@ from pytensor.compile.mode import Mode
 from pytensor.graph.traversal import ancestors
 from scipy.optimize import least_squares, minimize
 from scipy.special import gammaincinv, ndtri
-from scipy.stats import qmc
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.distribution import LMMNode
@@ -191,6 +190,8 @@ def _quadrature(
     Importance weights on a Sobol' sequence of multivariate t points, whose centre and scale are those of the round
     before (adaptive importance sampling; Oh & Berger 1992, doi:10.1080/00949659208810398).
     """
+    from scipy.stats import qmc  # a second to import, which only those who sample pay
+
     d = mean.size
     u = qmc.Sobol(d + 1, seed=rng).random_base2(_POINTS_LOG2)
     u = np.clip(u, 1e-12, 1 - 1e-12)
