@@ -16,8 +16,6 @@ from pm_fastlmm.linalg.spectrum import Spectrum
 
 type Treatment = Literal["flat", "proper"]
 
-_PARAMETERS_MSG = "sigma2_g >= 0, sigma2_e >= 0, not both 0"
-
 
 def _rotated_by(v: Any, M: Any) -> Any:
     """Return vᵀM for the rotation of data, a product of constants that PyTensor folds away."""
@@ -157,8 +155,9 @@ class RotatedLMMRV(LMMRV):
         return cls([rng, size, *params], [next_rng, value])(rng, size, *params)
 
 
-def _checked(logp: Any, g: Any, e: Any) -> Any:
-    return check_parameters(logp, g >= 0, e >= 0, g + e > 0, msg=_PARAMETERS_MSG)
+def _checked(logp: Any, g: Any, e: Any, nullity: int) -> Any:
+    positive = e > 0 if nullity else e >= 0  # where λ = 0 nothing but σ²_e is left
+    return check_parameters(logp, g >= 0, positive, g + e > 0, msg="sigma2_g >= 0, sigma2_e >= 0, not both 0")
 
 
 def _rotate(value: Any, mu: Any, basis: Any, Q1: Any) -> tuple[Any, Any, Any, int]:
@@ -185,7 +184,7 @@ class FlatLMM(Continuous):  # type: ignore[misc]
     def logp(value: Any, mu: Any, g: Any, e: Any, eigvals: Any, basis: Any, Q1: Any, R: Any) -> Any:
         z, rss, _, nullity = _rotate(value, mu, basis, Q1)
         logp = contrast_loglik(z, rss, eigvals=eigvals, nullity=nullity, sigma2_g=g, sigma2_e=e, xp=pt)
-        return _checked(logp - pt.log(pt.abs(pt.diagonal(R))).sum(), g, e)
+        return _checked(logp - pt.log(pt.abs(pt.diagonal(R))).sum(), g, e, nullity)
 
 
 class ProperLMM(Continuous):  # type: ignore[misc]
@@ -209,7 +208,7 @@ class ProperLMM(Continuous):  # type: ignore[misc]
         mean, S = corner(z, eigvals=eigvals, C=C, K11=K11, sigma2_g=g, sigma2_e=e, xp=pt)
         RL = _product(R, L)
         inverse, logdet = _inverse_logdet(S + _product(RL, RL.mT))
-        return _checked(logp + gaussian_loglik(y1 - _times(R, b) - mean, inverse, logdet, pt), g, e)
+        return _checked(logp + gaussian_loglik(y1 - _times(R, b) - mean, inverse, logdet, pt), g, e, nullity)
 
 
 class RotatedLMM(Continuous):  # type: ignore[misc]
@@ -228,4 +227,4 @@ class RotatedLMM(Continuous):  # type: ignore[misc]
         nu = int(nullity.data[0]) if nullity.type.shape != (0,) else 0
         rss = value[..., k] if nu else 0.0
         logp = contrast_loglik(value[..., :k], rss, eigvals=eigvals, nullity=nu, sigma2_g=g, sigma2_e=e, xp=pt)
-        return _checked(logp - pt.log(pt.abs(pt.diagonal(R))).sum(), g, e)
+        return _checked(logp - pt.log(pt.abs(pt.diagonal(R))).sum(), g, e, nu)
