@@ -13,7 +13,8 @@ import scipy.linalg
 
 from pm_fastlmm._arrays import FloatArray, align, read, require_finite, require_length
 from pm_fastlmm.likelihood.spectral import corner, variances
-from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum
 
 
 class Blue(NamedTuple):

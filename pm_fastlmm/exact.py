@@ -12,7 +12,8 @@ from scipy.special import gammaincc, gammaincinv
 
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.linalg.spectrum import Rotated, Spectrum, as_rotated
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
 from pm_fastlmm.prior import VariancePrior, shares
 
 _DROP = 45.0  # log-density below the mode where the tails are cut: 3e-20

@@ -7,7 +7,8 @@ import numpy as np
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.likelihood.spectral import corner, variances
-from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum
 
 
 class Information(NamedTuple):

@@ -10,7 +10,8 @@ import xarray as xr
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.distribution import LMMNode
 from pm_fastlmm.effects import Coordinates, NewRows, draw_effects, given_coefficients, new_rows
-from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.sampling import evaluate_draws, find_node, over_batch
 
 _BUDGET = 4_000_000  # numbers in flight at a time: 32 MB for each of a handful of arrays

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import betaln, expit, gammaln, log_expit
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.linalg.spectrum import Rotated
+from pm_fastlmm.linalg.rotated import Rotated
 
 
 @dataclass(frozen=True, slots=True)

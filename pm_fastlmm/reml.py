@@ -12,7 +12,8 @@ from pm_fastlmm.effects import Prediction
 from pm_fastlmm.information import information, standard_error
 from pm_fastlmm.likelihood.profile import Boundary, Method, maximise
 from pm_fastlmm.likelihood.spectral import LOG_2PI, contrast_loglik, corner
-from pm_fastlmm.linalg.spectrum import Rotated, Spectrum, as_rotated
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
 
 _VARIANCE_FIELDS = ("h2", "pve", "sigma2", "delta", "sigma2_g", "sigma2_e", "total")
 

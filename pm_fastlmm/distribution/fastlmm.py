@@ -10,7 +10,8 @@ from pytensor.graph.basic import Constant, Variable
 
 from pm_fastlmm._arrays import FloatArray, align, read, require_finite
 from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, RotatedLMM
-from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum
 
 _PAIRS = (("sigma2", "delta"), ("sigma2_g", "sigma2_e"), ("h2", "total"))
 

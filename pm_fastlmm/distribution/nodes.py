@@ -9,7 +9,8 @@ from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedLMMRV, Treatment
-from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.linalg.spectrum import Rotated
+from pm_fastlmm.linalg.rotated import Rotated
 
 type Method = Literal["REML", "ML"]
 type Boundary = Literal["no kernel variance", "no residual variance"]

@@ -1,0 +1,75 @@
+"""Rotated: what depends on y as well as on K and X, the sufficient statistic."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from pm_fastlmm._arrays import FloatArray, frozen
+
+if TYPE_CHECKING:
+    from pm_fastlmm.linalg.spectrum import Spectrum
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Rotated:
+    """
+    Rotated responses: the sufficient statistic of the model. Batch axes lead, the core axis is last.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+        What y was rotated by.
+    z : (…, k) array
+        (Q₂U)ᵀy ~ N(0, σ²(λ + δ)).
+    rss : (…,) array
+        Squared norm of y in the `nullity` directions with λ = 0: σ²δ times a χ² with `nullity` degrees of freedom.
+        Exactly 0 when there are none, or when nothing but rounding is left.
+    y1 : (…, r) array
+        Q₁ᵀy, the part of y along X.
+    norm2 : (…,) array
+        ‖y‖² orthogonal to X, Σz² + rss; exactly 0 when X explains y to rounding.
+    names : tuple of str or None
+        Names of several responses; None for one.
+    """
+
+    spectrum: "Spectrum"
+    z: FloatArray
+    rss: FloatArray
+    y1: FloatArray
+    norm2: FloatArray
+    names: tuple[str, ...] | None
+
+    @classmethod
+    def from_values(cls, spectrum: "Spectrum", values: FloatArray, names: tuple[str, ...] | None) -> Self:
+        """Rotate validated values (n,) or (n, T)."""
+        projection = spectrum.projection
+        y1 = projection.Q1.T @ values
+        y2 = values - projection.Q1 @ y1
+        z = spectrum.basis.T @ y2
+        rounding = (spectrum.n * np.finfo(np.float64).eps) ** 2
+        norm2 = np.einsum("i...,i...->...", y2, y2)
+        explained = norm2 <= rounding * np.einsum("i...,i...->...", values, values)
+        rss = np.zeros_like(norm2)
+        if spectrum.nullity:
+            null = y2 - spectrum.basis @ z
+            rss = np.einsum("i...,i...->...", null, null)
+            rss = np.where(rss <= rounding * norm2, 0.0, rss)
+        return cls(
+            spectrum=spectrum,
+            z=frozen(np.where(explained, 0.0, z).T),
+            rss=frozen(np.where(explained, 0.0, rss)),
+            y1=frozen(y1.T),
+            norm2=frozen(np.where(explained, 0.0, norm2)),
+            names=names,
+        )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """() for one response, (T,) for several."""
+        return self.z.shape[:-1]
+
+    def __repr__(self) -> str:
+        """Show what was rotated."""
+        responses = "1 response" if self.names is None else f"{len(self.names)} responses"
+        return f"Rotated({responses}, rank={self.spectrum.rank}, nullity={self.spectrum.nullity})"
