@@ -1,5 +1,6 @@
 """Coercion of the user's arrays, alignment by ids, and input errors. NumPy only: labels are read, never built."""
 
+import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ type FloatArray = npt.NDArray[np.float64]
 type Ids = tuple[Hashable, ...]
 
 _SHOWN = 5
+_LARGEST = 1e50  # cubes of variances, of units y² and y²/K, must stay inside the range of floats
 _SYMMETRY_RTOL = 1e-10
 
 
@@ -37,7 +39,8 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
     """
     Turn an array, Series, DataFrame, DataArray or sparse matrix into floats and labels; what was read already passes.
 
-    A default index 0 … n-1 counts as no label. NaN is left in place: the caller knows whether it may be there.
+    Every index is a label, the default one 0 … n-1 of a pandas object too: a sorted or shuffled table is put back in
+    order. NaN is left in place: the caller knows whether it may be there.
 
     Raises
     ------
@@ -53,9 +56,17 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
         values = values.transpose("obs", ...)
     if hasattr(values, "toarray"):
         values = values.toarray()
-    array = np.asarray(values)
-    if array.dtype.kind == "c":
-        raise TypeError(f"{name} must be real numbers, got complex ones: take the real part or another model.")
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: fill the masked values with NaN, or leave those rows out.")
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise TypeError(f"{name} must be an array of numbers, got rows of different lengths.") from error
+    if array.dtype.kind in "cmMSU":
+        raise TypeError(
+            f"{name} must be real numbers, got {array.dtype}: convert it, "
+            "or give a formula to flmm.Design.from_formula if it names groups."
+        )
     try:
         array = np.asarray(array, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -87,14 +98,14 @@ def _labels(values: Any) -> tuple[Ids | None, tuple[str, ...] | None]:
     names = None if columns is None else tuple(str(column) for column in columns)
     if index is None or callable(index):
         return None, names
-    unlabelled = type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1
-    return None if unlabelled else tuple(index.tolist()), names
+    return tuple(index.tolist()), names
 
 
 def require_finite(array: FloatArray, name: str, remedy: str) -> None:
     """Raise a ValueError that names the first NaN or infinity of an array."""
-    if np.isfinite(array.sum()):  # one pass: a NaN or an infinity survives a sum, an overflow is sorted out below
-        return
+    with np.errstate(all="ignore"):
+        if np.isfinite(array.sum()):  # one pass: NaN and infinity survive a sum, an overflow is sorted out below
+            return
     bad = ~np.isfinite(array)
     if not bad.any():
         return
@@ -125,6 +136,7 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
     )
     if labelled.ids is not None and labelled.names is not None and tuple(map(str, labelled.ids)) != labelled.names:
         raise ValueError(f"{name} has other ids in its columns than in its rows: reindex it, {name}.loc[ids, ids].")
+    require_range(values, name)
     gap = float(np.abs(values - values.T).max())
     if gap > _SYMMETRY_RTOL * float(np.abs(values).max()):
         raise ValueError(
@@ -156,8 +168,10 @@ def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_nam
             parts.append(f"{len(extra)} ids of {name} are not in {reference_name} ({shown(extra)})")
         if missing:
             parts.append(f"{len(missing)} ids of {reference_name} are not in {name} ({shown(missing)})")
+        default = tuple(range(len(ids))) == ids or tuple(range(len(reference))) == reference
+        hint = "One of them has the default index 0, 1, 2 …: set_index('id') on its table. " if default else ""
         raise ValueError(
-            f"{name} and {reference_name} do not have the same ids: {'; '.join(parts)}. "
+            f"{name} and {reference_name} do not have the same ids: {'; '.join(parts)}. {hint}"
             f"Select the common ids first, or pass {name} as a plain array if its order is already right."
         )
     return np.fromiter((place[i] for i in reference), dtype=np.intp, count=len(reference))
@@ -171,6 +185,16 @@ def common_ids(**parts: Labelled | None) -> tuple[str, Ids | None]:
     return "", None
 
 
+def require_range(array: FloatArray, name: str) -> None:
+    """Raise a ValueError if the largest entry is so large or so small that its powers leave the range of floats."""
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest > _LARGEST or 0 < largest < 1 / _LARGEST:
+        raise ValueError(
+            f"{name} has entries of size {largest:.1e}, whose powers leave the range of floating point: "
+            "choose another unit, so that they lie between 1e-50 and 1e50."
+        )
+
+
 def require_length(length: int, n: int, name: str, reference_name: str) -> None:
     """Raise a ValueError if the number of rows is not n."""
     if length != n:
@@ -181,3 +205,11 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Make an array read-only and return it."""
     array.setflags(write=False)
     return array
+
+
+def outside() -> int:
+    """Return the stacklevel with which a warning points at the first caller outside this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pm_fastlmm"):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -1,5 +1,6 @@
 """Design: y, X and K brought together; the one place where rows are dropped, and counted."""
 
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,6 +17,7 @@ from pm_fastlmm._arrays import (
     align,
     common_ids,
     frozen,
+    outside,
     read,
     read_covariance,
     require_finite,
@@ -78,17 +80,24 @@ class Design:
         kernel, kernel_name = _read_kernel(K, W)
         n = kernel.values.shape[0]
         response = read(y, "y", ndim=(1, 2))
-        require_length(response.values.shape[0], n, "y", kernel_name)
         design, coef = None, tuple[str, ...]()
         if X is not None:
             design = read(X, "X", ndim=(1, 2))
-            require_length(design.values.shape[0], n, "X", kernel_name)
         reference_name, ids = common_ids(**{kernel_name: kernel, "y": response, "X": design})
-        Y = response.take(align(ids, response, name="y", reference_name=reference_name))
+        if kernel.ids is None and design is not None and {design.ids, response.ids} - {None, ids}:
+            raise ValueError(
+                f"{kernel_name} has no ids, and y and X have different ones or another order: "
+                f"which row of {kernel_name} is whose? Give {kernel_name} as a DataFrame with ids."
+            )
+        order = align(ids, response, name="y", reference_name=reference_name)
+        require_length(response.values.shape[0], n, "y", kernel_name)
+        Y = response.take(order)
         if design is None:
             M = np.zeros((n, 0))
         else:
-            M = design.take(align(ids, design, name="X", reference_name=reference_name))
+            order = align(ids, design, name="X", reference_name=reference_name)
+            require_length(design.values.shape[0], n, "X", kernel_name)
+            M = design.take(order)
             M = M[:, None] if M.ndim == 1 else M
             coef = design.names or tuple(f"x{j}" for j in range(M.shape[1]))
         return cls._complete_rows(Y, M, kernel.values, kernel_name == "W", coef, ids)
@@ -107,13 +116,23 @@ class Design:
         """
         if not isinstance(formula, str) or "~" not in formula or not formula.split("~")[0].strip():
             raise ValueError(f"formula must have a response and predictors, 'y ~ x1 + x2', got {formula!r}.")
+        if "|" in formula:
+            raise ValueError(
+                f"formula {formula!r} has a random term: one kernel is given as K or W, "
+                "for (1|group) as K=flmm.covariance.grouping(table['group'])."
+            )
+        if not isinstance(data, pd.DataFrame):
+            raise TypeError(f"data must be a pandas DataFrame, got {type(data).__name__}: pass pd.DataFrame(data).")
         try:
             matrices = model_matrix(formula, data, na_action="ignore", output="pandas")
         except FormulaicError as error:
             raise ValueError(
-                f"formula {formula!r} does not fit the table with columns {', '.join(map(str, data.columns))}: {error}"
+                f"formula {formula!r} does not fit the columns {', '.join(map(str, data.columns))}: {_plain(error)}"
             ) from error
         y, X = matrices.lhs.astype(float), matrices.rhs.astype(float)
+        response = formula.split("~")[0].strip()
+        if response in data.columns and not pd.api.types.is_numeric_dtype(data[response]):
+            raise ValueError(f"the response {response!r} is not numeric, but {data[response].dtype}.")
         # a level that is missing leaves zeros in its indicator columns: its row is missing all the same
         variables = [v for v in matrices.rhs.model_spec.required_variables if v in data.columns]
         X[data[variables].isna().any(axis=1).to_numpy()] = np.nan
@@ -137,22 +156,29 @@ class Design:
             warnings.warn(
                 f"{len(dropped)} of {len(seen)} rows dropped, with a missing y or X: {shown(dropped)}.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=outside(),
             )
             Y, X = Y[seen], X[seen]
             kernel = kernel[seen] if is_factor else kernel[np.ix_(seen, seen)]
             ids = None if ids is None else tuple(i for i, keep in zip(ids, seen, strict=True) if keep)
         return cls(frozen(Y.copy()), frozen(X.copy()), kernel, is_factor, coef, ids, dropped)
 
-    def spectrum(self) -> Spectrum:
-        """Factor the kernel with X projected out."""
+    def spectrum(self, *, rtol: float | None = None) -> Spectrum:
+        """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""
         kernel, X = Labelled(self.kernel, self.ids, None), Labelled(self.X, self.ids, self.coef)
-        return Spectrum.from_factor(kernel, X) if self.kernel_is_factor else Spectrum.from_covariance(kernel, X)
+        if self.kernel_is_factor:
+            return Spectrum.from_factor(kernel, X)
+        return Spectrum.from_covariance(kernel, X, rtol=rtol)
 
     def __repr__(self) -> str:
         """Show sizes, names and how many rows were dropped."""
         effects = ", ".join(self.coef) if self.coef else "none"
         return f"Design({len(self.y)} observations, fixed effects: {effects}; {len(self.dropped)} rows dropped)"
+
+
+def _plain(error: Exception) -> str:
+    """Return the text of an error without the terminal's colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(error))
 
 
 def _read_kernel(K: Any, W: Any) -> tuple[Labelled, str]:

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 
-from pm_fastlmm._arrays import FloatArray, align, read, require_finite, require_length
+from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_finite
 from pm_fastlmm.likelihood.spectral import corner, variances
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
+
+_JOINT = 5000  # new rows of a factor up to which their covariance is formed
 
 
 class Blue(NamedTuple):
@@ -59,6 +61,10 @@ class Prediction:
         """Standard error of f̂."""
         return np.sqrt(self.variance)
 
+    def __repr__(self) -> str:
+        """Show how many predictions there are."""
+        return f"Prediction({self.mean.shape[0]} rows: .mean, .se, .se_observation)"
+
     @property
     def se_observation(self) -> FloatArray:
         """Standard error of a new observation."""
@@ -97,7 +103,8 @@ def blue(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> Blue:
     """Return β̂ = R⁻¹(y₁ - σ²_gCᵀ(z/d)) (…, r) and cov β̂ = R⁻¹SR⁻ᵀ (…, r, r)."""
     s = rotated.spectrum
     mean, S = _corner(rotated, sigma2_g, sigma2_e)
-    Rinv = scipy.linalg.solve_triangular(s.projection.R, np.eye(s.projection.rank)) if s.projection.rank else s.K11
+    r = s.projection.rank
+    Rinv = scipy.linalg.solve_triangular(s.projection.R, np.eye(r)) if r else np.zeros((0, 0))
     cov = Rinv @ S @ Rinv.T
     return Blue((rotated.y1 - mean) @ Rinv.T, (cov + np.swapaxes(cov, -1, -2)) / 2)
 
@@ -153,10 +160,11 @@ def predict(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, new: N
     d = variances(s.eigvals, sigma2_g, sigma2_e)
     mean, S = _corner(rotated, sigma2_g, sigma2_e)
     f = (rotated.y1 - mean) @ new.a.T + (g * rotated.z / d) @ new.A
-    T = g[..., None] * (new.H - np.swapaxes(s.C, 0, 1) @ (new.A * (g / d)[..., None]))
+    # g(K** - g Aᵀdiag(1/d)A) and H - g Cᵀdiag(1/d)A, each as what is left at δ = 0 and what δ adds
+    shrunken = (np.asarray(sigma2_e)[..., None] / (s.eigvals * d))[..., None] * new.A
+    T = g[..., None] * (new.H - s.C.T @ (new.A / s.eigvals[:, None]) + s.C.T @ shrunken)
     variance = (
-        g * new.prior_diagonal
-        - (g**2 / d) @ new.A**2
+        g * (new.prior_diagonal - (new.A**2 / s.eigvals[:, None]).sum(0) + (new.A * shrunken).sum(-2))
         + np.einsum("ij,...jk,ik->...i", new.a, S, new.a)
         - 2 * np.einsum("ij,...ji->...i", new.a, T)
     )
@@ -177,6 +185,7 @@ def new_rows(
         Fixed-effects design of the new rows, the columns of X that were kept. Optional when X had none.
     K_new : (m, n) array or DataFrame
         Covariance of the new effects with the training effects; columns are matched by id.
+        The rows of all inputs are matched by id when they carry one.
     W_new : (m, q) array
         Rows of the factor instead, when the spectrum was built by `from_factor`.
     K_new_new : (m, m) or (m,) array, optional
@@ -192,50 +201,69 @@ def new_rows(
             "give exactly one of K_new (covariances with the training rows) and W_new (rows of the factor)."
         )
     if W_new is not None:
-        if spectrum.loadings is None or spectrum.loadings_fixed is None:
-            raise ValueError(
-                "W_new needs a spectrum built by Spectrum.from_factor: this one came from a K; give K_new."
-            )
-        W = read(W_new, "W_new", ndim=(2,)).values
-        q = spectrum.loadings.shape[1]
-        if W.shape[1] != q:
-            raise ValueError(f"W_new has {W.shape[1]} columns but W had {q}: use the same columns, coded alike.")
-        require_finite(W, "W_new", "impute the missing columns as in W.")
-        A, H = spectrum.loadings @ W.T, spectrum.loadings_fixed @ W.T
-        prior: FloatArray | None = W @ W.T if W.shape[0] <= 5000 else np.einsum("ij,ij->i", W, W)
+        if K_new_new is not None:
+            raise ValueError("K_new_new is given together with W_new, which determines it.")
+        rows = _read_factor(spectrum, W_new)
+        A, H = spectrum.loadings @ rows.values.T, spectrum.loadings_fixed @ rows.values.T  # type: ignore[operator]
+        W, matrix = rows.values, rows.values.shape[0] <= _JOINT
+        prior: FloatArray | None = W @ W.T if matrix else np.einsum("ij,ij->i", W, W)
     else:
-        A, H, m = _read_cross(spectrum, K_new)
-        prior = _read_prior(K_new_new, m)
-    return NewRows(_read_design(spectrum, X_new, A.shape[1]), A, H, prior)
+        rows, cross = _read_cross(spectrum, K_new)
+        A, H = spectrum.basis.T @ cross, spectrum.projection.Q1.T @ cross
+        prior = _read_prior(rows, K_new_new)
+    return NewRows(_read_design(spectrum, rows, X_new), A, H, prior)
 
 
-def _read_cross(spectrum: Spectrum, K_new: Any) -> tuple[FloatArray, FloatArray, int]:
-    labelled = read(getattr(K_new, "T", K_new), "K_new, transposed,", ndim=(2,))
-    require_length(labelled.values.shape[0], spectrum.n, "K_new, transposed,", "the spectrum")
-    require_finite(labelled.values, "K_new", "covariances of the new rows with the training rows must all be known.")
-    order = align(spectrum.ids, labelled, name="K_new (its columns)", reference_name="the spectrum")
-    cross = labelled.take(order)
-    return spectrum.basis.T @ cross, spectrum.projection.Q1.T @ cross, cross.shape[1]
+def _read_factor(spectrum: Spectrum, W_new: Any) -> Labelled:
+    if spectrum.loadings is None:
+        raise ValueError("W_new needs a spectrum built by Spectrum.from_factor, this one is from a K: give K_new.")
+    rows = read(W_new, "W_new", ndim=(2,))
+    q = spectrum.loadings.shape[1]
+    if rows.values.shape[1] != q:
+        raise ValueError(f"W_new has {rows.values.shape[1]} columns but W had {q}: use the same columns, coded alike.")
+    require_finite(rows.values, "W_new", "impute the missing columns as in W.")
+    return rows
 
 
-def _read_prior(K_new_new: Any, m: int) -> FloatArray | None:
+def _read_cross(spectrum: Spectrum, K_new: Any) -> tuple[Labelled, FloatArray]:
+    """Return the new rows of K_new (m, n), and it transposed with the training rows in the order of the spectrum."""
+    rows = read(K_new, "K_new", ndim=(2,))
+    ids = tuple(K_new.columns.tolist()) if hasattr(K_new, "columns") else None
+    training = Labelled(rows.values.T, ids, None)
+    order = align(spectrum.ids, training, name="K_new (its columns)", reference_name="the spectrum")
+    if training.values.shape[0] != spectrum.n:
+        raise ValueError(
+            f"K_new has {training.values.shape[0]} columns but the spectrum has {spectrum.n} observations: "
+            "it is (new rows, training rows)."
+        )
+    require_finite(rows.values, "K_new", "covariances of the new rows with the training rows must all be known.")
+    return rows, training.take(order)
+
+
+def _read_prior(rows: Labelled, K_new_new: Any) -> FloatArray | None:
     if K_new_new is None:
         return None
-    prior = read(K_new_new, "K_new_new", ndim=(1, 2)).values
-    if prior.shape not in ((m,), (m, m)):
-        raise ValueError(f"K_new_new must be ({m}, {m}) or its diagonal ({m},), got shape {prior.shape}.")
-    require_finite(prior, "K_new_new", "variances of the new effects must be known; leave it out to get means alone.")
-    return prior
+    prior, m = read(K_new_new, "K_new_new", ndim=(1, 2)), rows.values.shape[0]
+    order = align(rows.ids, prior, name="K_new_new", reference_name="K_new")
+    values = prior.take(order)
+    if values.shape not in ((m,), (m, m)):
+        raise ValueError(f"K_new_new must be ({m}, {m}) or its diagonal ({m},), got shape {values.shape}.")
+    values = values if order is None or values.ndim == 1 else values[:, order]
+    require_finite(values, "K_new_new", "variances of the new effects must be known; leave it out to get means alone.")
+    if (np.diag(values) if values.ndim == 2 else values).min(initial=0.0) < 0:
+        raise ValueError("K_new_new has a negative variance on its diagonal.")
+    return values
 
 
-def _read_design(spectrum: Spectrum, X_new: Any, m: int) -> FloatArray:
-    projection = spectrum.projection
+def _read_design(spectrum: Spectrum, rows: Labelled, X_new: Any) -> FloatArray:
+    projection, m = spectrum.projection, rows.values.shape[0]
     if X_new is None:
         if projection.rank:
             raise ValueError(f"X_new is missing: the model has the fixed effects {', '.join(projection.coef)}.")
         return np.zeros((m, 0))
     labelled = read(X_new, "X_new", ndim=(1, 2))
-    X = labelled.values if labelled.values.ndim == 2 else labelled.values[:, None]
+    X = labelled.take(align(rows.ids, labelled, name="X_new", reference_name="K_new or W_new"))
+    X = X if X.ndim == 2 else X[:, None]
     if labelled.names is not None and set(projection.coef) <= set(labelled.names):
         X = X[:, [labelled.names.index(name) for name in projection.coef]]
     if X.shape != (m, projection.rank):
@@ -313,4 +341,4 @@ def given_coefficients(
 
 def _corner(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> tuple[FloatArray, FloatArray]:
     s = rotated.spectrum
-    return corner(rotated.z, eigvals=s.eigvals, C=s.C, K11=s.K11, sigma2_g=sigma2_g, sigma2_e=sigma2_e)
+    return corner(rotated.z, eigvals=s.eigvals, C=s.C, schur=s.schur, sigma2_g=sigma2_g, sigma2_e=sigma2_e)

@@ -1,12 +1,14 @@
 """The exact posterior of one kernel by quadrature over h²: the reference for NUTS, and its alternative."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq
 from scipy.special import gammaincc, gammaincinv
 
@@ -18,6 +20,7 @@ from pm_fastlmm.prior import VariancePrior, shares
 
 _DROP = 45.0  # log-density below the mode where the tails are cut: 3e-20
 _NODES = 400
+_LIMIT = 700.0  # of logit h², where 1 - h² leaves the range of floats
 _CHUNK = 2_000_000
 _QUANTITIES = ("h2", "pve", "delta", "total", "sigma2", "sigma2_e")
 
@@ -73,7 +76,9 @@ class ExactPosterior:
         share, mean = self._share(quantity), self.mean(quantity)
         if quantity in ("h2", "pve"):
             return math.sqrt(self.weights @ (share - mean) ** 2)
-        if quantity == "delta" or self.shape <= 2:
+        if quantity == "delta":
+            return math.inf if self.prior.h2_alpha <= 2 else math.sqrt(self.weights @ (share - mean) ** 2)
+        if self.shape <= 2:
             return math.inf
         conditional = share * self.scale / (self.shape - 1)
         within = conditional**2 / (self.shape - 2)
@@ -87,7 +92,7 @@ class ExactPosterior:
         if quantity in ("h2", "pve", "delta"):
             p = 1 - probability if quantity == "delta" else probability
             return float(self._monotone(quantity, np.array([self._x_quantile(p)]))[0])
-        positive = self.weights > 0
+        positive = (self.weights > 0) & (share * self.scale > 0)
         w, scales = self.weights[positive], (share * self.scale)[positive]
         centre = scales / gammaincinv(self.shape, 1 - probability)  # the quantile if h² were each node
 
@@ -98,17 +103,21 @@ class ExactPosterior:
         return math.exp(brentq(excess, low, high, xtol=1e-13))
 
     def interval(self, quantity: str, probability: float = 0.95) -> tuple[float, float]:
-        """Return the equal-tailed interval."""
+        """Return the equal-tailed interval of a probability between 0 and 1."""
+        if not 0 < probability < 1:
+            raise ValueError(f"probability must be between 0 and 1, got {probability}.")
         tail = (1 - probability) / 2
         return self.quantile(quantity, tail), self.quantile(quantity, 1 - tail)
 
     def h2_density(self, h2: FloatArray) -> FloatArray:
-        """Return the posterior density of h² at some values between 0 and 1."""
+        """Return the posterior density of h² at some values from 0 to 1."""
         h = np.asarray(h2, dtype=float)
-        log_x = np.log(np.maximum(self.weights, 1e-300) / (self.x[1] - self.x[0]))
+        if not ((h >= 0) & (h <= 1)).all():
+            raise ValueError("h2 must be between 0 and 1.")
         with np.errstate(divide="ignore"):
-            x = np.log(h) - np.log1p(-h)
-        return np.asarray(np.exp(np.interp(x, self.x, log_x, left=-np.inf, right=-np.inf)) / (h * (1 - h)))
+            x = np.clip(np.log(h) - np.log1p(-h), self.x[0], self.x[-1])  # at 0 and 1 the limit
+        at, one_minus = shares(x)
+        return np.asarray(np.exp(self._log_density()(x)) / (at * one_minus))
 
     def beta(self) -> tuple[FloatArray, FloatArray]:
         """Return posterior mean (r,) and covariance (r, r) of the fixed effects."""
@@ -173,12 +182,15 @@ class ExactPosterior:
         return h * total / self.spectrum.mean_diagonal, one_minus * total
 
     def _x_quantile(self, probability: FloatArray | float) -> Any:
-        """Return quantiles of logit h²; the cumulative trapezoid is inverted by linear interpolation of a fine grid."""
-        step = self.x[1] - self.x[0]
+        """Return quantiles of logit h², the cumulative trapezoid on a fine grid inverted linearly."""
         fine = np.linspace(self.x[0], self.x[-1], 40 * self.x.size)
-        log_density = np.interp(fine, self.x, np.log(np.maximum(self.weights, 1e-300) / step))
-        cumulative = np.concatenate([[0.0], np.cumsum(np.exp(log_density[1:]) + np.exp(log_density[:-1]))])
+        density = np.exp(self._log_density()(fine))
+        cumulative = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
         return np.interp(probability, cumulative / cumulative[-1], fine)
+
+    def _log_density(self) -> CubicSpline:
+        """Return the log-density of logit h², which is smooth, between the nodes."""
+        return CubicSpline(self.x, np.log(np.maximum(self.weights, 1e-300) / (self.x[1] - self.x[0])))
 
     def __repr__(self) -> str:
         """Report the posterior as text."""
@@ -223,7 +235,7 @@ def exact_posterior(
     >>> spectrum = flmm.Spectrum.from_factor(batch, np.ones((12, 1)))
     >>> posterior = flmm.exact_posterior(spectrum, np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4]))
     >>> print(f"{posterior.mean('h2'):.3f} {posterior.sd('h2'):.3f}")
-    0.809 0.141
+    0.826 0.122
     """
     rotated = as_rotated(spectrum, y)
     if rotated.names is None:
@@ -239,23 +251,19 @@ def _one(rotated: Rotated, prior: VariancePrior | None) -> ExactPosterior:
     prior = VariancePrior.scaled_to(rotated) if prior is None else prior
     if not s.rank:
         raise ValueError("K is zero orthogonal to X: the data say nothing about h², whose posterior is its prior.")
-    if s.nullity and rotated.rss == 0 and not prior.proper:
+    if s.nullity and rotated.rss == 0 and (s.nullity >= 2 * prior.h2_beta or not prior.proper):
         raise ValueError(
-            "the posterior is improper: K and X explain y exactly; give the total variance a proper prior."
+            "the posterior is improper, because K and X explain y exactly and nothing bounds h² away from 1: "
+            "use a K of lower rank, or more observations."
         )
 
     def log_posterior(x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        logdet, quadratic = _sums(rotated, x)
-        return prior.log_marginal(x, logdet, quadratic, s.df), prior.total_scale + 0.5 * quadratic
+        with np.errstate(over="ignore", divide="ignore"):
+            logdet, quadratic = _sums(rotated, x)
+        density = prior.log_marginal(x, logdet, quadratic, s.df)
+        return np.where(np.isfinite(quadratic), density, -np.inf), prior.total_scale + 0.5 * quadratic
 
-    # the range where there is mass, then a grid on it: the spacing follows the width of the posterior
-    low, high = -50 / min(1.0, prior.h2_alpha), 50 / min(1.0, prior.h2_beta)
-    for _ in range(3):
-        x = np.linspace(low, high, _NODES)
-        density, _ = log_posterior(x)
-        inside = np.flatnonzero(density > density.max() - _DROP)
-        step = x[1] - x[0]
-        low, high = max(low, x[inside[0]] - step), min(high, x[inside[-1]] + step)
+    low, high = _range(lambda x: log_posterior(x)[0])
     x = np.linspace(low, high, _NODES)
     density, scale = log_posterior(x)
     weights = np.exp(density - density.max())
@@ -269,6 +277,28 @@ def _one(rotated: Rotated, prior: VariancePrior | None) -> ExactPosterior:
         prior=prior,
         rotated=rotated,
     )
+
+
+def _range(log_density: Callable[[FloatArray], FloatArray]) -> tuple[float, float]:
+    """Return where the log-density of logit h² is within `_DROP` of its maximum: found coarsely, then closed in on."""
+    low, high = -50.0, 50.0
+    while True:
+        x = np.arange(low, high, 0.25)
+        density = log_density(x)
+        floor = density.max() - _DROP
+        if density[0] > floor and low > -_LIMIT:
+            low = max(-_LIMIT, 2 * low)
+        elif density[-1] > floor and high < _LIMIT:
+            high = min(_LIMIT, 2 * high)
+        else:
+            break
+    for _ in range(3):
+        inside = np.flatnonzero(density > density.max() - _DROP)
+        step = x[1] - x[0]
+        low, high = max(low, x[inside[0]] - step), min(high, x[inside[-1]] + step)
+        x = np.linspace(low, high, _NODES)
+        density = log_density(x)
+    return low, high
 
 
 def _sums(rotated: Rotated, x: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -6,9 +6,8 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.likelihood.profile import Method
-from pm_fastlmm.likelihood.spectral import corner, variances
+from pm_fastlmm.likelihood.spectral import corner, products, variances
 from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
 
 
 class Information(NamedTuple):
@@ -17,6 +16,11 @@ class Information(NamedTuple):
     average: FloatArray
     expected: FloatArray
     observed: FloatArray
+
+    def rescaled(self, units: FloatArray) -> "Information":
+        """Return the information of the parameters times `units` (…, 2)."""
+        outer = units[..., :, None] * units[..., None, :]
+        return Information(*(matrix / outer for matrix in self))
 
 
 def score(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> FloatArray:
@@ -42,33 +46,49 @@ def information(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, me
 
     For ML the expected and observed ones gain ∓½∂²log|S|, the curvature of the part of log|V| along X.
     """
+    total = rotated.spectrum.mean_diagonal * np.asarray(sigma2_g) + np.asarray(sigma2_e)
+    units = np.stack([total / rotated.spectrum.mean_diagonal, total], axis=-1)
+    return relative_information(rotated, sigma2_g, sigma2_e, method).rescaled(units)
+
+
+def relative_information(
+    rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: Method = "REML"
+) -> Information:
+    """
+    Return the information of (h², 1 - h²) · total as if they were free, at a total of 1.
+
+    The parameters are (σ²_gk̄, σ²_e)/total: pure numbers, whatever the units of y and K.
+    """
     s = rotated.spectrum
-    d = variances(s.eigvals, sigma2_g, sigma2_e)
-    g = np.stack([s.eigvals, np.ones_like(s.eigvals)])
-    average = 0.5 * np.einsum("...i,ai,bi->...ab", rotated.z**2 / d**3, g, g)
+    total = s.mean_diagonal * np.asarray(sigma2_g) + np.asarray(sigma2_e)
+    a, b = s.mean_diagonal * np.asarray(sigma2_g) / total, np.asarray(sigma2_e) / total
+    eigvals, C, schur = (array / s.mean_diagonal for array in (s.eigvals, s.C, s.schur))
+    d = variances(eigvals, a, b)
+    z2 = (rotated.z / np.sqrt(total)[..., None]) ** 2
+    g = np.stack([eigvals, np.ones_like(eigvals)])
+    average = 0.5 * np.einsum("...i,ai,bi->...ab", z2 / d**3, g, g)
     expected = 0.5 * np.einsum("...i,ai,bi->...ab", 1 / d**2, g, g)
     if s.nullity:
-        average[..., 1, 1] += 0.5 * rotated.rss / sigma2_e**3
-        expected[..., 1, 1] += 0.5 * s.nullity / sigma2_e**2
-    if method == "ML":
-        expected = expected - 0.5 * _corner_curvature(s, sigma2_g, sigma2_e)
+        average[..., 1, 1] += 0.5 * rotated.rss / total / b**3
+        expected[..., 1, 1] += 0.5 * s.nullity / b**2
+    if method == "ML" and s.projection.rank:
+        expected = expected - 0.5 * _corner_curvature(eigvals, C, schur, a, b)
     return Information(average, expected, 2 * average - expected)
 
 
-def _corner_curvature(s: Spectrum, sigma2_g: FloatArray, sigma2_e: FloatArray) -> FloatArray:
+def _corner_curvature(
+    eigvals: FloatArray, C: FloatArray, schur: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray
+) -> FloatArray:
     """Return ∂²log|S|/∂(σ²_g, σ²_e)² = tr(S⁻¹S_ab) - tr(S⁻¹S_aS⁻¹S_b)."""
     g, e = np.asarray(sigma2_g)[..., None, None], np.asarray(sigma2_e)[..., None, None]
-    d = variances(s.eigvals, sigma2_g, sigma2_e)
-    _, S = corner(np.zeros_like(d), eigvals=s.eigvals, C=s.C, K11=s.K11, sigma2_g=sigma2_g, sigma2_e=sigma2_e)
+    d = variances(eigvals, sigma2_g, sigma2_e)
+    _, S = corner(np.zeros_like(d), eigvals=eigvals, C=C, schur=schur, sigma2_g=sigma2_g, sigma2_e=sigma2_e)
+    CC = products(C)
 
     def gram(weights: FloatArray) -> FloatArray:
-        return np.asarray(np.matmul(s.C.T, s.C * weights[..., None]))
+        return np.asarray((CC * weights[..., None, None]).sum(-3))
 
-    g1, e1 = g[..., 0], e[..., 0]
-    first = [
-        s.K11 - g * gram((2 * e1 + g1 * s.eigvals) / d**2),
-        np.eye(s.K11.shape[0]) + g**2 * gram(1 / d**2),
-    ]
+    first = [schur + e**2 * gram(1 / (eigvals * d**2)), np.eye(len(schur)) + g**2 * gram(1 / d**2)]
     cubic = gram(1 / d**3)
     second = [[-2 * e**2 * cubic, 2 * g * e * cubic], [2 * g * e * cubic, -2 * g**2 * cubic]]
     solved = [np.linalg.solve(S, matrix) for matrix in first]
@@ -85,7 +105,7 @@ def _corner_curvature(s: Spectrum, sigma2_g: FloatArray, sigma2_e: FloatArray) -
 
 def standard_error(gradient: FloatArray, observed: FloatArray) -> FloatArray:
     """
-    Return √(∇ᵀI⁻¹∇), the delta-method standard error of a function of (σ²_g, σ²_e); NaN where I is not definite.
+    Return √(∇ᵀI⁻¹∇), the delta-method standard error of a function of two parameters; NaN where I is not definite.
 
     `gradient` is (…, 2) and `observed` (…, 2, 2).
     """

@@ -84,7 +84,8 @@ def predict(
     Add posterior predictive draws: of new observations, or of the training ones when no new rows are given.
 
     For each draw of the variances one draw of f = Xβ + u (β and u from their exact conditional) and one of y = f + e.
-    In sample these are the draws for posterior predictive checks, which plain draws of a node with flat β are not.
+    In sample these are replicates of the same individuals (given u), for posterior predictive checks of the residuals;
+    plain draws of a node with flat β are no replicates of y.
 
     Parameters
     ----------
@@ -192,7 +193,7 @@ def _new_effects(s: Spectrum, new: NewRows, u: Coordinates, g: FloatArray, rng: 
     """
     if new.prior is None:
         raise ValueError("draws of new effects need their prior variance: give K_new_new, the matrix or its diagonal.")
-    left, vectors = np.linalg.eigh(s.corner_root @ s.corner_root.T) if s.projection.rank else (np.zeros(0), s.K11)
+    left, vectors = np.linalg.eigh(s.schur) if s.projection.rank else (np.zeros(0), s.schur)
     kept = left > s.n * np.finfo(float).eps * max(float(s.eigvals.max(initial=0.0)), float(left.max(initial=0.0)))
     inverse = (vectors[:, kept] / left[kept]) @ vectors[:, kept].T
 
@@ -227,6 +228,4 @@ def _dims(model: pm.Model, node: LMMNode, batch_ndim: int) -> tuple[list[str], s
 
 def _obs_coords(model: pm.Model, node: LMMNode, obs: str) -> dict[str, Any]:
     known = model.coords.get(obs)
-    if known is not None:
-        return {obs: list(known)}
-    return {obs: list(node.spectrum.ids) if node.spectrum.ids is not None else np.arange(node.spectrum.n)}
+    return {obs: np.arange(node.spectrum.n) if known is None else list(known)}  # without dims PyMC counts too

@@ -9,7 +9,7 @@ import pandas as pd
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.effects import Prediction
-from pm_fastlmm.information import information, standard_error
+from pm_fastlmm.information import relative_information, standard_error
 from pm_fastlmm.likelihood.profile import Boundary, Method, maximise
 from pm_fastlmm.likelihood.spectral import LOG_2PI, contrast_loglik, corner
 from pm_fastlmm.linalg.rotated import Rotated
@@ -95,13 +95,13 @@ class REMLFit:
         >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
         >>> flmm.reml(spectrum, y).summary().round(3)
                   estimate     se
-        h2           0.921  0.084
-        pve          0.755  0.185
-        sigma2       3.917  4.001
-        delta        0.085  0.099
-        sigma2_g     3.917  4.001
+        h2           0.922  0.082
+        pve          0.895  0.106
+        sigma2       3.917  4.000
+        delta        0.085  0.096
+        sigma2_g     3.917  4.000
         sigma2_e     0.333  0.157
-        total        4.250  4.003
+        total        4.250  4.002
         beta[x0]     3.500  1.155
         """
         if self.rotated.names is not None:
@@ -156,13 +156,23 @@ class REMLFit:
         Return the profile log-likelihood at values (m,) of h², maximised over the total variance and β.
 
         It is `loglik` at the estimate; ratios of it give intervals and tests. For one response.
+
+        Raises
+        ------
+        ValueError
+            If h2 is outside [0, 1], or the fit has several responses.
         """
         s, h = self.spectrum, np.asarray(h2, dtype=float)
+        if self.rotated.names is not None:
+            raise ValueError("the profile is that of one response: fit the response of interest alone.")
+        if not ((h >= 0) & (h <= 1)).all():
+            raise ValueError("h2 must be between 0 and 1.")
         m = s.df if self.method == "REML" else s.n
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             e = h[..., None] * (s.eigvals / s.mean_diagonal) + (1 - h)[..., None]
             quadratic = (self.rotated.z**2 / e).sum(-1)
             total = (quadratic + self.rotated.rss / (1 - h) if s.nullity else quadratic) / m
+            total = np.where(np.isfinite(total), total, 0.0)  # at h2 = 1 with a null space the likelihood is 0
             return log_likelihood(self.rotated, h * total / s.mean_diagonal, (1 - h) * total, method=self.method)
 
     def _one(self, t: int) -> "REMLFit":
@@ -227,18 +237,17 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML") -> REMLFit:
     >>> print(f"{fit.sigma2_g:.4f} {fit.sigma2_e:.4f} {fit.boundary}")
     3.9167 0.3333 None
     """
-    if method not in get_args(Method.__value__):
-        raise ValueError(f"method must be 'REML' or 'ML', got {method!r}.")
+    _check_method(method)
     rotated = as_rotated(spectrum, y)
     k, T = rotated.spectrum.rank, rotated.batch_shape
     optima = [
         maximise(z, float(rss), rotated, method)
-        for z, rss in zip(rotated.z.reshape(-1, k), rotated.rss.reshape(-1), strict=True)
+        for z, rss in zip(rotated.z.reshape(rotated.rss.size, k), rotated.rss.reshape(-1), strict=True)
     ]
     sigma2_g = np.array([o.sigma2_g for o in optima]).reshape(T)
     sigma2_e = np.array([o.sigma2_e for o in optima]).reshape(T)
     boundary = np.array([o.boundary for o in optima], dtype=object).reshape(T)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         loglik = log_likelihood(rotated, sigma2_g, sigma2_e, method=method)
         shares, errors = _shares(rotated, sigma2_g, sigma2_e, boundary, method)
         beta = effects.blue(rotated, sigma2_g, sigma2_e)
@@ -270,13 +279,22 @@ def log_likelihood(
 
     ℓ_PT = ℓ_R - ½log|XᵀX|, which is log ∫ p(y | β) dβ; and ℓ_ML = ℓ_R - ½(r log 2π + log|S|).
     """
+    _check_method(method)
+    if not isinstance(rotated, Rotated):
+        raise TypeError(f"rotated must be a Rotated, got {type(rotated).__name__}: rotate y first, spectrum.rotate(y).")
     s = rotated.spectrum
     g, e = np.asarray(sigma2_g, dtype=float), np.asarray(sigma2_e, dtype=float)
-    contrasts = contrast_loglik(rotated.z, rotated.rss, eigvals=s.eigvals, nullity=s.nullity, sigma2_g=g, sigma2_e=e)
-    if method == "REML":
-        return np.asarray(contrasts - s.projection.logdet_R)
-    _, S = corner(rotated.z, eigvals=s.eigvals, C=s.C, K11=s.K11, sigma2_g=g, sigma2_e=e)
-    return np.asarray(contrasts - 0.5 * (s.projection.rank * LOG_2PI + np.linalg.slogdet(S)[1]))
+    if (g < 0).any() or (e < 0).any():
+        raise ValueError("variances must not be negative.")
+    with np.errstate(all="ignore"):
+        loglik = contrast_loglik(rotated.z, rotated.rss, eigvals=s.eigvals, nullity=s.nullity, sigma2_g=g, sigma2_e=e)
+        if method == "REML":
+            loglik = loglik - s.projection.logdet_R
+        else:
+            _, S = corner(rotated.z, eigvals=s.eigvals, C=s.C, schur=s.schur, sigma2_g=g, sigma2_e=e)
+            loglik = loglik - 0.5 * (s.projection.rank * LOG_2PI + np.linalg.slogdet(S)[1])
+    impossible = (g + e == 0) | ((e == 0) & bool(s.nullity))  # y has a direction without variance
+    return np.where(impossible, -np.inf, loglik)
 
 
 def _shares(
@@ -284,30 +302,33 @@ def _shares(
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
     """Return the functions of (σ²_g, σ²_e) that are reported, and their standard errors (NaN on the boundary)."""
     s = rotated.spectrum
-    values: dict[str, FloatArray] = {"sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g}
-    zero = np.zeros_like(g)
-    gradients: dict[str, tuple[FloatArray, FloatArray]] = {
-        "sigma2": (zero + 1, zero),
-        "sigma2_g": (zero + 1, zero),
-        "sigma2_e": (zero, zero + 1),
-        "delta": (-e / g**2, 1 / g),
-        "total": (zero + s.mean_diagonal, zero + 1),
+    kbar, total = s.mean_diagonal, s.mean_diagonal * g + e
+    # in the pure numbers a = h² and b = 1 - h², so that no unit of y or K can leave the range of floats
+    a, b = kbar * g / total, e / total
+    lbar = s.mean_eigval / kbar
+    zero, t = np.zeros_like(a), lbar * a + b
+    values = {"sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g, "h2": a, "pve": lbar * a / t, "total": total}
+    gradients: dict[str, tuple[FloatArray, FloatArray, Any]] = {
+        "h2": (b, -a, 1.0),
+        "pve": (lbar * b / t**2, -lbar * a / t**2, 1.0),
+        "delta": (-b / a**2, 1 / a, kbar),
+        "sigma2": (zero + 1, zero, total / kbar),
+        "sigma2_g": (zero + 1, zero, total / kbar),
+        "sigma2_e": (zero, zero + 1, total),
+        "total": (zero + 1, zero + 1, total),
     }
-    for name, kbar in (("h2", s.mean_diagonal), ("pve", s.mean_eigval)):
-        t = kbar * g + e
-        values[name] = kbar * g / t
-        gradients[name] = (kbar * e / t**2, -kbar * g / t**2)
-    values["total"] = s.mean_diagonal * g + e
-    # the scale is taken out: squares of variances of 1e-180 or 1e180 would leave the range of floats
-    scale = np.where(e > 0, e, g * s.mean_diagonal)
-    unit = Rotated(s, rotated.z / np.sqrt(scale)[..., None], rotated.rss / scale, rotated.y1, rotated.norm2, None)
-    observed = information(unit, g / scale, e / scale, method).observed
+    observed = relative_information(rotated, g, e, method).observed
     interior = boundary == np.array(None)
-    errors = {}
-    for name, pair in gradients.items():
-        relative = standard_error(np.stack(pair, axis=-1) * scale[..., None], observed)
-        errors[name] = np.where(interior, relative, np.nan)
+    errors = {
+        name: np.where(interior, unit * standard_error(np.stack([u, v], axis=-1), observed), np.nan)
+        for name, (u, v, unit) in gradients.items()
+    }
     return values, errors
+
+
+def _check_method(method: str) -> None:
+    if method not in get_args(Method.__value__):
+        raise ValueError(f"method must be 'REML' or 'ML', got {method!r}.")
 
 
 def _message(problem: str | None, boundary: Boundary | None, flat: bool) -> str:

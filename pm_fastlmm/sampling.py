@@ -127,7 +127,7 @@ def _seeded(
     """Return the arguments of `pymc.sample` that carry the seed; options of NUTS move from kwargs into the step."""
     if nuts_sampler != "pymc":
         complete = set(seed.variables) == {v.name for v in model.value_vars}
-        return {"initvals": seed.starts[0], "tune": tune or (_TUNE_NUTPIE if complete else 1000)}
+        return {"initvals": seed.starts[0], "tune": tune if tune is not None else _TUNE_NUTPIE if complete else 1000}
     values = model.continuous_value_vars
     initial = model.initial_point()
     sizes = {v.name: np.asarray(initial[v.name]).size for v in values}

@@ -28,8 +28,8 @@ def galton_families() -> pd.DataFrame:
     >>> people = galton_families()
     >>> people.shape
     (1344, 6)
-    >>> people.loc["001-1"].tolist()
-    ['001', '001-father', '001-mother', 'male', 'child', 73.2]
+    >>> people.loc["001-1", ["father", "sex", "generation"]].tolist()
+    ['001-father', 'male', 'child']
     """
     with files(__package__).joinpath("galton_families.csv").open() as file:
         raw = pd.read_csv(file, dtype={"family": str})

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pymc as pm
 import pytensor.tensor as pt
 from pymc.pytensorf import floatX
 from pytensor.compile.sharedvalue import SharedVariable
@@ -14,6 +15,7 @@ from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 _PAIRS = (("sigma2", "delta"), ("sigma2_g", "sigma2_e"), ("h2", "total"))
+_PYMC = {"dims", "initval", "shape", "size", "rng", "total_size", "transform", "default_transform", "name", "model"}
 
 
 class FastLMM:
@@ -39,15 +41,16 @@ class FastLMM:
     sigma2, delta, sigma2_g, sigma2_e, h2, total : tensor_like
         One pair, of shape () or (T,) for T responses.
     mu : tensor_like, optional
-        Mean besides Xβ, (n,) or (T, n). One that depends on random variables costs a product with the rotation at each
-        evaluation, O(n²): put columns whose coefficients are estimated into X instead.
+        Mean besides Xβ, (n,) or (T, n), in the order of the spectrum; a Series is aligned by id. One that depends on
+        random variables costs a product with the rotation at each evaluation, O(n²): put columns whose coefficients are estimated into X instead.
     beta : tensor_like, optional
         Coefficients (r,) of the columns of `spectrum.X`, or (T, r).
     beta_mean, beta_cov : tensor_like, optional
         Prior mean, (r,) or a number, and covariance (r, r).
     observed : array, Series, DataFrame, pm.Data or Rotated, optional
-        y (n,); several responses as (T, n), or as the columns of a DataFrame. Labelled data are aligned by id. A
-        `Rotated` observes the sufficient statistic [z, rss] instead (flat prior on β alone).
+        y (n,); several responses as (T, n), or as the columns of a DataFrame. A Series or DataFrame is aligned by id;
+        an array or `pm.Data`, which carry none, are in the order of the spectrum. A `Rotated` observes the sufficient
+        statistic [z, rss] instead (flat prior on β alone).
     **kwargs
         As in any PyMC distribution: dims ("obs", or ("response", "obs")), shape, initval …
 
@@ -77,7 +80,7 @@ class FastLMM:
     ...     node = flmm.FastLMM("y", h2=h2, total=total, spectrum=spectrum, observed=y)
     >>> logp = pm.logp(flmm.FastLMM.dist(sigma2_g=3.9167, sigma2_e=1 / 3, spectrum=spectrum), y).eval()
     >>> print(f"{logp:.4f} {flmm.reml(spectrum, y).loglik:.4f}")
-    -14.9353 -14.9353
+    -14.6796 -14.6796
     """
 
     def __new__(cls, name: str, *, spectrum: Spectrum, observed: Any = None, mu: Any = None, **kwargs: Any) -> Any:
@@ -90,6 +93,7 @@ class FastLMM:
             )
         if observed is not None:
             rest["observed"] = _observed(spectrum, observed)
+        _check_coords(name, spectrum, rest.get("dims"))
         rv = distribution(name, params, **rest)
         rv.owner.op.spectrum = spectrum
         return rv
@@ -116,6 +120,11 @@ def _parametrise(
     names = {name for pair in _PAIRS for name in pair}
     g, e = variance_components(spectrum, {name: kwargs.pop(name) for name in names & kwargs.keys()})
     _check_shape(kwargs.get("shape"), spectrum.n)
+    if unknown := kwargs.keys() - _PYMC:
+        raise TypeError(
+            f"FastLMM takes no argument {', '.join(sorted(unknown))}: X and K are in the spectrum, the variances are one "
+            "of (sigma2, delta), (sigma2_g, sigma2_e), (h2, total), and β is beta=, or beta_mean= and beta_cov=."
+        )
     eigvals, R = pt.constant(spectrum.eigvals), pt.constant(spectrum.projection.R)
     proper = beta is not None or beta_cov is not None
     if isinstance(observed, Rotated):
@@ -125,7 +134,7 @@ def _parametrise(
             )
         nullity = np.array([spectrum.nullity] if spectrum.nullity else [], dtype="int64")
         return RotatedLMM, [g, e, eigvals, R, pt.constant(nullity)], kwargs
-    mu = pt.as_tensor(0.0 if mu is None else mu)
+    mu = pt.as_tensor(0.0 if mu is None else _aligned(spectrum, mu, "mu"))
     mu = floatX(pt.full((spectrum.n,), mu) if mu.type.ndim == 0 else mu)
     if mu.type.shape[-1] not in (None, spectrum.n):
         raise ValueError(
@@ -139,7 +148,7 @@ def _parametrise(
             )
         return FlatLMM, [mu, g, e, eigvals, basis, Q1, R], kwargs
     b, L = _coefficients(spectrum, beta, beta_mean, beta_cov)
-    constants = [pt.constant(a) for a in (spectrum.C, spectrum.K11, spectrum.corner_root)]
+    constants = [pt.constant(a) for a in (spectrum.C, spectrum.corner_root)]
     return ProperLMM, [mu, b, L, g, e, eigvals, basis, Q1, R, *constants], kwargs
 
 
@@ -192,6 +201,27 @@ def _coefficients(spectrum: Spectrum, beta: Any, beta_mean: Any, beta_cov: Any) 
     if not np.allclose(cov, cov.T) or values[0] < -1e-12 * abs(values[-1]):
         raise ValueError("beta_cov must be symmetric positive semi-definite.")
     return b, pt.constant(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+def _check_coords(name: str, spectrum: Spectrum, dims: Any) -> None:
+    """Refuse coordinates that are the spectrum's ids in another order: the values would carry wrong labels."""
+    last = dims if isinstance(dims, str) or dims is None else dims[-1]
+    coords = pm.modelcontext(None).coords.get(last) if last is not None else None
+    if coords is None or spectrum.ids is None or tuple(coords) == spectrum.ids:
+        return
+    if set(coords) == set(spectrum.ids):
+        raise ValueError(
+            f"the coordinates of {last!r} are the ids of the spectrum in another order, so that {name} would be "
+            f"labelled wrongly: use coords={{{last!r}: spectrum.ids}}, the order of K."
+        )
+
+
+def _aligned(spectrum: Spectrum, values: Any, name: str) -> Any:
+    """Return a labelled constant in the order of the spectrum; anything else as it is."""
+    if isinstance(values, Variable) or not (hasattr(values, "index") or hasattr(values, "coords")):
+        return values
+    labelled = read(values, name, ndim=(1,))
+    return labelled.take(align(spectrum.ids, labelled, name=name, reference_name="the spectrum"))
 
 
 def _check_shape(shape: Any, n: int) -> None:

@@ -115,16 +115,16 @@ class FlatLMMRV(LMMRV):
 
 
 class ProperLMMRV(LMMRV):
-    """Y with β ~ N(b, LLᵀ), L = 0 for an explicit β: mu, b, L, σ²_g, σ²_e, λ, Q₂U, Q₁, R, C, K₁₁, corner_root."""
+    """Y with β ~ N(b, LLᵀ), L = 0 for an explicit β: mu, b, L, σ²_g, σ²_e, λ, Q₂U, Q₁, R, C, corner_root."""
 
     treatment = "proper"
-    extended_signature = "[rng],[size],(n),(r),(r,r),(),(),(k),(n,k),(n,r),(r,r),(k,r),(r,r),(r,r)->[rng],(n)"
+    extended_signature = "[rng],[size],(n),(r),(r,r),(),(),(k),(n,k),(n,r),(r,r),(k,r),(r,r)->[rng],(n)"
 
     @classmethod
     def rv_op(cls, *params: Any, size: Any = None, rng: Any = None) -> Any:
         """Build the graph of a draw."""
         params, size, rng, batch = cls.prepare(params, size, rng)
-        mu, b, L, g, e, eigvals, basis, Q1, R, C, _, corner_root = params
+        mu, b, L, g, e, eigvals, basis, Q1, R, C, corner_root = params
         n, k, r = basis.shape[-2], eigvals.shape[-1], R.shape[-1]
         next_rng, noise = normal(0.0, 1.0, size=(*batch, n + k + 2 * r), rng=rng, return_next_rng=True)
         xi_e, xi_k, xi_u, xi_b = (
@@ -201,11 +201,12 @@ class ProperLMM(Continuous):  # type: ignore[misc]
 
     def logp(
         value: Any, mu: Any, b: Any, L: Any, g: Any, e: Any,
-        eigvals: Any, basis: Any, Q1: Any, R: Any, C: Any, K11: Any, corner_root: Any,
+        eigvals: Any, basis: Any, Q1: Any, R: Any, C: Any, corner_root: Any,
     ) -> Any:  # fmt: skip
         z, rss, y1, nullity = _rotate(value, mu, basis, Q1)
         logp = contrast_loglik(z, rss, eigvals=eigvals, nullity=nullity, sigma2_g=g, sigma2_e=e, xp=pt)
-        mean, S = corner(z, eigvals=eigvals, C=C, K11=K11, sigma2_g=g, sigma2_e=e, xp=pt)
+        schur = _product(corner_root, corner_root.mT)
+        mean, S = corner(z, eigvals=eigvals, C=C, schur=schur, sigma2_g=g, sigma2_e=e, xp=pt)
         RL = _product(R, L)
         inverse, logdet = _inverse_logdet(S + _product(RL, RL.mT))
         return _checked(logp + gaussian_loglik(y1 - _times(R, b) - mean, inverse, logdet, pt), g, e, nullity)

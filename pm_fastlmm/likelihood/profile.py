@@ -38,7 +38,7 @@ class Profile:
 
         f(δ) = m log Q + Σ log(λ_i + δ) + ν log δ [+ log|S|],   Q = Σ w_i z_i² + rss/δ,   w_i = 1/(λ_i + δ)
 
-    with m = p for REML; m = n and the term in brackets, S = K₁₁ + δI - Cᵀdiag(w)C, for ML.
+    with m = p for REML; m = n and the term in brackets, S = S₀ + δI + Cᵀdiag(δw/λ)C, for ML.
     """
 
     eigvals: FloatArray
@@ -47,16 +47,15 @@ class Profile:
     nullity: int
     m: int
     C: FloatArray
-    K11: FloatArray
-    corner_singular: bool
+    schur: FloatArray
+    schur_singular: bool
 
     @classmethod
     def from_rotated(cls, z: FloatArray, rss: float, rotated: Rotated, method: Method) -> Self:
         """Scale one response of a `Rotated`: z and rss to unit squared norm, K to a largest eigenvalue of 1."""
         s = rotated.spectrum
         scale, norm2 = float(s.eigvals.max(initial=0.0)) or 1.0, float((z**2).sum() + rss) or 1.0
-        r = s.K11.shape[0] if method == "ML" else 0
-        singular = r > 0 and np.linalg.norm(s.corner_root, -2) ** 2 <= s.n * _EPS * scale
+        r = s.projection.rank if method == "ML" else 0
         return cls(
             eigvals=s.eigvals / scale,
             z2=z**2 / norm2,
@@ -64,8 +63,8 @@ class Profile:
             nullity=s.nullity,
             m=s.df + r,
             C=s.C[:, :r] / scale,
-            K11=s.K11[:r, :r] / scale,
-            corner_singular=bool(singular),
+            schur=s.schur[:r, :r] / scale,
+            schur_singular=r > 0 and not np.abs(s.corner_root).max(axis=0).all(),
         )
 
     def value(self, x: FloatArray | float) -> FloatArray:
@@ -75,7 +74,7 @@ class Profile:
         f = self.m * np.log((self.z2 / shifted).sum(-1) + self._over(delta)) + np.log(shifted).sum(-1)
         if self.nullity:
             f = f + self.nullity * np.log(delta[:, 0])
-        if self.K11.size:
+        if self.schur.size:
             f = f + np.linalg.slogdet(self._corner(1 / shifted, delta))[1]
         return np.asarray(f)
 
@@ -93,13 +92,12 @@ class Profile:
         h, co = self.eigvals * w, delta * w
         upper = self.m * (h * wz2).sum(-1) / Q - h.sum(-1)
         lower = co.sum(-1) + self.nullity - self.m * ((co * wz2).sum(-1) + rest) / Q
-        if self.K11.size:
+        if self.schur.size:
             S = self._corner(w, delta)
-            CwC = self._gram(w)
-            dCw2C = self._gram(co * w)
-            upper = upper + np.trace(np.linalg.solve(S, CwC + dCw2C - self.K11), axis1=-2, axis2=-1)
-            eye = np.eye(self.K11.shape[0])
-            lower = lower + np.trace(np.linalg.solve(S, delta[..., None] * eye + dCw2C), axis1=-2, axis2=-1)
+            rest_of_S = self.schur + self._gram(co**2 / self.eigvals)  # S - δS', S' = dS/dδ
+            upper = upper - np.trace(np.linalg.solve(S, rest_of_S), axis1=-2, axis2=-1)
+            derivative = delta[..., None] * np.eye(self.schur.shape[0]) + self._gram(co * w)
+            lower = lower + np.trace(np.linalg.solve(S, derivative), axis1=-2, axis2=-1)
         return np.where(delta[:, 0] > np.median(self.eigvals), upper, lower)
 
     def scale(self, delta: float) -> float:
@@ -112,12 +110,14 @@ class Profile:
 
         δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded.
         """
-        trace = self.eigvals.sum() + np.trace(self.K11)
+        trace = self.eigvals.sum()
+        if self.schur.size:
+            trace += np.trace(self.schur) + float((self.C**2 / self.eigvals[:, None]).sum())
         slope_inf = self.m * float((self.eigvals * self.z2).sum()) - trace * float(self.z2.sum() + self.rss)
         value_inf = self.m * math.log(float(self.z2.sum()) + self.rss)
         if self.nullity or not self.z2.any():
             return math.inf, -1.0, value_inf, slope_inf
-        if self.corner_singular:
+        if self.schur_singular:
             return -math.inf, 1.0, value_inf, slope_inf
         w = 1 / self.eigvals
         Q = float((self.z2 * w).sum())
@@ -125,8 +125,8 @@ class Profile:
             self.m * math.log(Q) - float(np.log(w).sum()),
             w.sum() - self.m * float((self.z2 * w**2).sum()) / Q,
         )
-        if self.K11.size:
-            S = self._corner(w[None], np.zeros((1, 1)))[0]
+        if self.schur.size:
+            S = self.schur
             value += float(np.linalg.slogdet(S)[1])
             slope += float(np.trace(np.linalg.solve(S, np.eye(len(S)) + self._gram(w[None] ** 2)[0])))
         return value, slope, value_inf, slope_inf
@@ -148,8 +148,17 @@ class Profile:
         x = np.linspace(lo, hi, max(2, math.ceil((hi - lo) / _SPACING)))
         parts = max(1, x.size * self.rank // _CHUNK)
         slope = np.concatenate([self.slope(part) for part in np.array_split(x, parts)])
-        crossings = np.flatnonzero((slope[:-1] < 0) & (slope[1:] >= 0))
-        return [float(brentq(lambda t: self.slope(t)[0], x[i], x[i + 1], xtol=1e-15, rtol=4 * _EPS)) for i in crossings]
+        return [self._root(x[i], x[i + 1]) for i in np.flatnonzero((slope[:-1] < 0) & (slope[1:] >= 0))]
+
+    def _root(self, low: float, high: float) -> float:
+        """Return the zero of the slope in a cell where its sign changes."""
+
+        def slope(x: float) -> float:
+            return float(self.slope(x)[0])
+
+        if slope(low) >= 0 or slope(high) < 0:  # the sign at an end was rounding: the zero is there
+            return low if slope(low) >= 0 else high
+        return float(brentq(slope, low, high, xtol=1e-15, rtol=4 * _EPS))
 
     @property
     def rank(self) -> int:
@@ -163,7 +172,7 @@ class Profile:
         return np.asarray(np.einsum("ki,gk,kj->gij", self.C, w, self.C, optimize=True))
 
     def _corner(self, w: FloatArray, delta: FloatArray) -> FloatArray:
-        return self.K11 + delta[..., None] * np.eye(self.K11.shape[0]) - self._gram(w)
+        return self.schur + delta[..., None] * np.eye(self.schur.shape[0]) + self._gram(delta * w / self.eigvals)
 
 
 def maximise(z: FloatArray, rss: float, rotated: Rotated, method: Method) -> Optimum:
@@ -184,12 +193,10 @@ def maximise(z: FloatArray, rss: float, rotated: Rotated, method: Method) -> Opt
             "kinship matrix with an intercept is the common case); the values are its highest interior mode. Use REML"
         )
     candidates = [(float(profile.value(x)[0]), math.exp(x)) for x in profile.interior_minima(c0, c_inf)]
-    if c_inf <= 0:
-        candidates.append((f_inf, math.inf))
-    if c0 >= 0 and math.isfinite(f0):
+    # a boundary that is no local maximum has a better point beside it, so that it cannot win by being listed
+    candidates.append((f_inf, math.inf))
+    if math.isfinite(f0):
         candidates.append((f0, 0.0))
-    if not candidates:
-        return Optimum(math.nan, math.nan, problem=problem or "no maximum was found between the boundaries")
     delta = min(candidates)[1]
     norm2 = float((z**2).sum() + rss)
     if math.isinf(delta):

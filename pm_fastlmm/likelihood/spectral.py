@@ -4,7 +4,9 @@ The likelihood of one kernel in the rotated coordinates, one definition for NumP
 Everything is written in (σ²_g, σ²_e) = (σ², δσ²), where nothing diverges at either boundary:
 
     d_i = σ²_gλ_i + σ²_e,   z_i ~ N(0, d_i),   rss ~ σ²_e χ²_ν,   y₁ | z ~ N(Q₁ᵀXβ + σ²_gCᵀ(z/d), S)
-    S = σ²_gK₁₁ + σ²_eI - σ⁴_gCᵀdiag(1/d)C
+    S = σ²_gS₀ + σ²_eI + Cᵀdiag(σ²_gσ²_e/(λd))C,   S₀ = K₁₁ - CᵀΛ⁻¹C
+
+S is σ²_gK₁₁ + σ²_eI - σ⁴_gCᵀdiag(1/d)C, written as a sum of positive semi-definite terms: nothing cancels.
 
 The first two factors are the restricted likelihood; the third is what β adds. Batch axes lead, the core axis is last.
 """
@@ -35,17 +37,17 @@ def contrast_loglik(z: Any, rss: Any, *, eigvals: Any, nullity: int, sigma2_g: A
     return -0.5 * ((eigvals.shape[-1] + nullity) * LOG_2PI + terms)
 
 
-def corner(z: Any, *, eigvals: Any, C: Any, K11: Any, sigma2_g: Any, sigma2_e: Any, xp: Any = np) -> tuple[Any, Any]:
+def corner(z: Any, *, eigvals: Any, C: Any, schur: Any, sigma2_g: Any, sigma2_e: Any, xp: Any = np) -> tuple[Any, Any]:
     """
     Return the mean σ²_gCᵀ(z/d) and the covariance S of y₁ given z when β = 0.
 
-    S is the inverse of Q₁ᵀV⁻¹Q₁: cov β̂ = R⁻¹SR⁻ᵀ.
+    S is the inverse of Q₁ᵀV⁻¹Q₁: cov β̂ = R⁻¹SR⁻ᵀ. `schur` is S₀.
     """
     d = variances(eigvals, sigma2_g, sigma2_e, xp)
     g, e = (xp.expand_dims(v, (-1, -2)) for v in (sigma2_g, sigma2_e))
     mean = xp.expand_dims(sigma2_g, -1) * (xp.expand_dims(z / d, -1) * C).sum(-2)
-    gram = (products(C, xp) * xp.expand_dims(1 / d, (-1, -2))).sum(-3)
-    return mean, g * K11 + e * xp.eye(K11.shape[-1]) - g**2 * gram
+    gram = (products(C, xp) * xp.expand_dims(1 / (eigvals * d), (-1, -2))).sum(-3)
+    return mean, g * schur + e * xp.eye(schur.shape[-1]) + g * e * gram
 
 
 def products(C: Any, xp: Any = np) -> Any:

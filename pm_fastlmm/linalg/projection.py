@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 from scipy.linalg import blas
 
-from pm_fastlmm._arrays import FloatArray, Labelled, frozen, require_finite, shown
+from pm_fastlmm._arrays import FloatArray, Labelled, frozen, outside, require_finite, require_range, shown
 
 # A column that keeps less than this share of its length once the columns before it are projected out is collinear:
 # its coefficient would carry a relative error of eps / 1e-10 = 2e-6.
@@ -61,7 +61,7 @@ class Projection:
                 f"X has rank {len(kept)} but {d} columns: {shown(dropped)} dropped, "
                 "being a linear combination of the columns before; predictions do not change.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=outside(),
             )
         if len(kept) >= n:
             raise ValueError(
@@ -121,6 +121,8 @@ def read_design(X: Labelled | None, n: int) -> Projection:
     if X is None:
         return Projection.from_design(np.zeros((n, 0)))
     require_finite(X.values, "X", "drop those rows everywhere (flmm.Design does, and counts them) or impute them.")
+    for name, column in zip(X.names or [f"x{j}" for j in range(X.values.shape[1])], X.values.T, strict=True):
+        require_range(column, f"column {name!r} of X")
     return Projection.from_design(X.values, X.names)
 
 

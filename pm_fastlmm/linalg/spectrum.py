@@ -18,6 +18,7 @@ from pm_fastlmm._arrays import (
     read_covariance,
     require_finite,
     require_length,
+    require_range,
 )
 from pm_fastlmm.linalg.projection import Projection, read_design
 from pm_fastlmm.linalg.rotated import Rotated
@@ -47,10 +48,10 @@ class Spectrum:
         The rotation Q₂U, orthonormal columns.
     projection : Projection
         The QR factors of X and the names of its columns.
-    C, K11 : (k, r) and (r, r) arrays
-        (Q₂U)ᵀKQ₁ and Q₁ᵀKQ₁: what β̂ and predictions need beyond λ.
+    C : (k, r) array
+        (Q₂U)ᵀKQ₁: with S₀ what β̂ and predictions need beyond λ.
     corner_root : (r, r) array
-        A root of the Schur complement K₁₁ - CᵀΛ⁻¹C: with it the rows of `covariance_root` reproduce K.
+        A root of the Schur complement S₀ = K₁₁ - CᵀΛ⁻¹C, its rank that of S₀ to rounding.
     nullity : int
         Number of directions with λ = 0, ν = p - k.
     mean_diagonal : float
@@ -81,7 +82,6 @@ class Spectrum:
     basis: FloatArray
     projection: Projection
     C: FloatArray
-    K11: FloatArray
     corner_root: FloatArray
     nullity: int
     mean_diagonal: float
@@ -102,8 +102,8 @@ class Spectrum:
             Fixed-effects design; None for no fixed effects (an intercept is not added). Rows are matched by id when
             both carry an index.
         rtol : float, optional
-            Eigenvalues within ±rtol of the largest one count as zero. Default n · eps; pass a larger value, say 1e-6,
-            for a K that was rounded when it was stored.
+            Eigenvalues within ±rtol of the largest one count as zero. Default n · eps of the number type of K; pass a
+            larger value, say 1e-6, for a K that was rounded when it was stored.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Spectrum:
         K11, K21, K22 = projection.two_sided(covariance.values)
         values, U = scipy.linalg.eigh(K22, lower=True, driver="evd", overwrite_a=True, check_finite=False)
         scale = max(float(np.abs(values).max()), float(np.abs(K11).max(initial=0.0)))
-        tolerance = (n * _EPS if rtol is None else rtol) * scale
+        tolerance = _relative_tolerance(rtol, K, n) * scale
         if values[0] < -tolerance:
             raise _indefinite(float(values[0]), scale)
         first = int(np.searchsorted(values, tolerance, side="right"))
@@ -134,7 +134,6 @@ class Spectrum:
             basis=frozen(projection.lift(U)),
             projection=projection,
             C=frozen(C),
-            K11=frozen(K11),
             corner_root=frozen(_corner_root(K11, C, eigvals, tolerance, scale)),
             nullity=values.size - eigvals.size,
             mean_diagonal=float(np.trace(covariance.values)) / n,
@@ -165,6 +164,7 @@ class Spectrum:
         require_finite(
             factor.values, "W", "impute the missing columns first (flmm.covariance.markers does for genotypes)."
         )
+        require_range(factor.values, "W")
         n, m = factor.values.shape
         if n == 0 or m == 0:
             raise ValueError(f"W is empty, shape {factor.values.shape}: it needs rows (observations) and columns.")
@@ -184,8 +184,7 @@ class Spectrum:
             basis=frozen(projection.lift(np.ascontiguousarray(U))),
             projection=projection,
             C=frozen(loadings @ W1.T),
-            K11=frozen(W1 @ W1.T),
-            corner_root=frozen(_root(outside @ outside.T)),
+            corner_root=frozen(_root(outside @ outside.T, (max(n, m) * _EPS * largest) ** 2)),
             nullity=n - projection.rank - rank,
             mean_diagonal=float(np.einsum("ij,ij->", factor.values, factor.values)) / n,
             ids=ids,
@@ -217,6 +216,11 @@ class Spectrum:
     def mean_eigval(self) -> float:
         """Σλ/p, zeros included: what K explains on average once X is projected out; pve = Σλ/p / (Σλ/p + δ)."""
         return float(self.eigvals.sum()) / self.df
+
+    @property
+    def schur(self) -> FloatArray:
+        """S₀ = K₁₁ - CᵀΛ⁻¹C (r, r), the part of K along X that no eigenvector shares."""
+        return np.asarray(self.corner_root @ self.corner_root.T)
 
     @property
     def X(self) -> FloatArray:
@@ -267,6 +271,7 @@ class Spectrum:
             "leave those rows out of y and of the spectrum, spectrum.subset(rows), "
             "or let flmm.Design or flmm.kernel_model drop and count them.",
         )
+        require_range(values, "y")
         order = align(self.ids, response, name="y", reference_name="the spectrum")
         names = response.names if values.ndim == 2 else None
         if values.ndim == 2 and names is None:
@@ -279,8 +284,13 @@ class Spectrum:
 
         Parameters
         ----------
-        rows : array
-            A boolean mask of length n, or row numbers.
+        rows : array or Series
+            A boolean mask of length n (a Series is matched by id), or row numbers.
+
+        Raises
+        ------
+        ValueError
+            If the mask has another length or other ids, or a row number is out of range or occurs twice.
 
         Examples
         --------
@@ -292,7 +302,7 @@ class Spectrum:
         >>> flmm.reml(spectrum.subset(seen), y[seen]).converged
         True
         """
-        index = np.arange(self.n)[np.asarray(rows)]
+        index = _row_numbers(self, rows)
         ids = None if self.ids is None else tuple(self.ids[i] for i in index)
         X = Labelled(self.X[index], ids, self.coef)
         if self.loadings is not None and self.loadings_fixed is not None:
@@ -348,26 +358,58 @@ def _aligned_design(kernel: Labelled, X: Any, kernel_name: str) -> tuple[Ids | N
     return common_ids(kernel=kernel, design=design)[1], design
 
 
+def _relative_tolerance(rtol: float | None, K: Any, n: int) -> float:
+    if rtol is None:
+        dtype = np.asarray(getattr(K, "values", K)).dtype
+        return n * float(np.finfo(dtype if dtype in (np.float16, np.float32) else np.float64).eps)
+    if not (isinstance(rtol, int | float) and 0 <= rtol < 1):
+        raise ValueError(f"rtol must be a number between 0 and 1, got {rtol!r}.")
+    return float(rtol)
+
+
+def _row_numbers(spectrum: Spectrum, rows: Any) -> npt.NDArray[np.intp]:
+    given = np.asarray(rows)
+    if given.dtype == bool:
+        mask = read(rows, "rows", ndim=(1,))
+        require_length(mask.values.size, spectrum.n, "rows", "the spectrum")
+        order = align(spectrum.ids, mask, name="rows", reference_name="the spectrum")
+        return np.flatnonzero(mask.take(order))
+    valid = given.ndim == 1 and given.dtype.kind in "iu" and given.size
+    if not valid or given.min() < 0 or given.max() >= spectrum.n or np.unique(given).size < given.size:
+        raise ValueError(
+            f"rows must be a boolean mask of length {spectrum.n}, or different row numbers from 0 to {spectrum.n - 1}."
+        )
+    return given.astype(np.intp)
+
+
 def _indefinite(smallest: float, scale: float) -> ValueError:
+    rounded = (
+        f" If K was rounded when it was stored, say so with rtol={10 ** np.ceil(np.log10(-smallest / scale)):.0e}."
+        if -smallest < 1e-4 * scale
+        else " A similarity or distance matrix that is no covariance needs to be turned into one first."
+    )
     return ValueError(
         f"K is not positive semi-definite: its smallest eigenvalue is {smallest:.3g}, the largest {scale:.3g}. "
-        "A covariance has none below zero. If K was rounded when it was stored, say so with "
-        f"rtol={10 ** np.ceil(np.log10(-smallest / scale)):.0e}; a similarity that is no covariance has no model."
+        f"A covariance has none below zero.{rounded}"
     )
 
 
 def _corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: float, scale: float) -> FloatArray:
-    """Return a root of K₁₁ - CᵀΛ⁻¹C, which is positive semi-definite if and only if K is (K₂₂ being so)."""
-    corner = K11 - C.T @ (C / eigvals[:, None])
-    if corner.size:
-        smallest = float(np.linalg.eigvalsh(corner)[0])
-        if smallest < -10 * tolerance:
-            raise _indefinite(smallest, scale)
-    return _root(corner)
+    """Return a root of S₀ = K₁₁ - CᵀΛ⁻¹C, which is positive semi-definite if and only if K is (K₂₂ being so)."""
+    if not C.shape[1]:
+        return np.zeros((0, 0))
+    amplified = C / eigvals[:, None]
+    schur = K11 - C.T @ amplified
+    # an error of the size of the tolerance in K is one of (I, -Λ⁻¹C)ᵀ(·)(I, -Λ⁻¹C) here
+    allowed = tolerance * (1 + float(np.linalg.norm(amplified, 2)) ** 2 if amplified.size else 1.0)
+    smallest = float(np.linalg.eigvalsh(schur)[0])
+    if smallest < -10 * allowed:
+        raise _indefinite(smallest, scale)
+    return _root(schur, allowed)
 
 
-def _root(gram: FloatArray) -> FloatArray:
-    """Return S with SSᵀ = gram for a positive semi-definite matrix known to rounding."""
+def _root(gram: FloatArray, tolerance: float) -> FloatArray:
+    """Return S with SSᵀ = gram, a positive semi-definite matrix whose eigenvalues within the tolerance are 0."""
     values, vectors = np.linalg.eigh(gram)
-    root: FloatArray = vectors * np.sqrt(np.maximum(values, 0.0))
+    root: FloatArray = vectors * np.sqrt(np.where(values > tolerance, values, 0.0))
     return root
