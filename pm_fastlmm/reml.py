@@ -305,7 +305,7 @@ def _shares(
     kbar, total = s.mean_diagonal, s.mean_diagonal * g + e
     # in the pure numbers a = h² and b = 1 - h², so that no unit of y or K can leave the range of floats
     a, b = kbar * g / total, e / total
-    lbar = s.mean_eigval / kbar
+    lbar = np.divide(s.mean_eigval, kbar)
     zero, t = np.zeros_like(a), lbar * a + b
     values = {"sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g, "h2": a, "pve": lbar * a / t, "total": total}
     gradients: dict[str, tuple[FloatArray, FloatArray, Any]] = {

@@ -42,7 +42,8 @@ class FastLMM:
         One pair, of shape () or (T,) for T responses.
     mu : tensor_like, optional
         Mean besides Xβ, (n,) or (T, n), in the order of the spectrum; a Series is aligned by id. One that depends on
-        random variables costs a product with the rotation at each evaluation, O(n²): put columns whose coefficients are estimated into X instead.
+        random variables costs a product with the rotation at each evaluation, O(n²): put columns whose coefficients are
+        estimated into X instead.
     beta : tensor_like, optional
         Coefficients (r,) of the columns of `spectrum.X`, or (T, r).
     beta_mean, beta_cov : tensor_like, optional
@@ -122,8 +123,8 @@ def _parametrise(
     _check_shape(kwargs.get("shape"), spectrum.n)
     if unknown := kwargs.keys() - _PYMC:
         raise TypeError(
-            f"FastLMM takes no argument {', '.join(sorted(unknown))}: X and K are in the spectrum, the variances are one "
-            "of (sigma2, delta), (sigma2_g, sigma2_e), (h2, total), and β is beta=, or beta_mean= and beta_cov=."
+            f"FastLMM takes no argument {', '.join(sorted(unknown))}: X and K are in the spectrum; the variances are one "
+            "of (sigma2, delta), (sigma2_g, sigma2_e), (h2, total); β is beta=, or beta_mean= and beta_cov=."
         )
     eigvals, R = pt.constant(spectrum.eigvals), pt.constant(spectrum.projection.R)
     proper = beta is not None or beta_cov is not None

@@ -54,7 +54,7 @@ class Rotated:
         if spectrum.nullity:
             null = y2 - spectrum.basis @ z
             rss = np.einsum("i...,i...->...", null, null)
-            rss = np.where(rss <= rounding * norm2, 0.0, rss)
+            rss = np.where(rss <= rounding * np.einsum("i...,i...->...", values, values), 0.0, rss)
         return cls(
             spectrum=spectrum,
             z=frozen(np.where(explained, 0.0, z).T),

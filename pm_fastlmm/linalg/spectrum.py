@@ -411,5 +411,6 @@ def _corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance:
 def _root(gram: FloatArray, tolerance: float) -> FloatArray:
     """Return S with SSᵀ = gram, a positive semi-definite matrix whose eigenvalues within the tolerance are 0."""
     values, vectors = np.linalg.eigh(gram)
+    tolerance = max(tolerance, len(values) * _EPS * float(values.max(initial=0.0)))  # what the Gram matrix resolves
     root: FloatArray = vectors * np.sqrt(np.where(values > tolerance, values, 0.0))
     return root
