@@ -12,7 +12,7 @@ from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPote
 from pytensor.graph.replace import vectorize_graph
 
 from pm_fastlmm.distribution import LMMNode, lmm_nodes
-from pm_fastlmm.seed import INTERPRETED, Seed, SeedError, posterior_seed
+from pm_fastlmm.seed import INTERPRETED, Seed, SeedError, posterior_seed, reaching
 
 _TUNE_SEEDED = 100  # the step size alone is left to adapt
 _TUNE_NUTPIE = 300  # nutpie takes a start but no mass matrix
@@ -170,6 +170,8 @@ def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
     posterior = idata.posterior.to_dataset()
     for node in lmm_nodes(model):
         kbar, lbar = node.spectrum.mean_diagonal, node.spectrum.mean_eigval
+        if any(rv.name not in posterior for rv in reaching(model, node.sigma2_g, node.sigma2_e)):
+            continue  # the user kept other variables alone, var_names=
         g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
         g, e = np.broadcast_arrays(*(over_batch(v, max(g.ndim, e.ndim)) for v in (g, e)))
         with np.errstate(divide="ignore"):
@@ -199,7 +201,7 @@ def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -
     ValueError
         If a variable that they depend on was not kept in the posterior.
     """
-    needed = [rv for rv in model.free_RVs if rv in set(pytensor.graph.traversal.ancestors(outputs))]
+    needed = reaching(model, *outputs)
     missing = [rv.name for rv in needed if rv.name not in posterior]
     if missing:
         raise ValueError(f"the posterior has no draws of {', '.join(missing)}: sample without leaving them out.")

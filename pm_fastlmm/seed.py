@@ -62,8 +62,13 @@ class SeedError(RuntimeError):
 
 def parameters(model: pm.Model, node: LMMNode) -> list[Any]:
     """Return the free continuous variables of the model that reach the node, in the model's order."""
-    reached = set(ancestors([node.rv])) - {node.rv}
-    return [rv for rv in model.free_RVs if rv in reached and rv.type.dtype.startswith("float")]
+    return [rv for rv in reaching(model, node.rv) if rv.type.dtype.startswith("float") and rv is not node.rv]
+
+
+def reaching(model: pm.Model, *outputs: Any) -> list[Any]:
+    """Return the free variables of the model that outputs depend on, or are, in the model's order."""
+    reached = set(ancestors(outputs))
+    return [rv for rv in model.free_RVs if rv in reached]
 
 
 def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.random.Generator) -> Seed:
@@ -78,6 +83,9 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     free = parameters(model, node)
     if not free:
         raise SeedError(f"no free continuous variable reaches {node.name}")
+    discrete = [rv.name for rv in reaching(model, node.rv) if not rv.type.dtype.startswith("float")]
+    if discrete:
+        raise SeedError(f"discrete variables reach {node.name}: {', '.join(discrete)}")
     values = [model.rvs_to_values[rv] for rv in free]
     initial = model.initial_point()
     point = {value.name: np.asarray(initial[value.name], dtype=float) for value in values}
@@ -94,7 +102,9 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     starts = []
     for draw in draws:
         constrained, _ = constrain(draw)
-        starts.append(dict(zip((rv.name for rv in free), constrained, strict=True)))
+        # PyMC takes no start for a variable of pymc.dims, whose type has dims
+        pairs = zip(free, constrained, strict=True)
+        starts.append({rv.name: value for rv, value in pairs if not hasattr(rv.type, "dims")})
     return Seed(tuple(point), mode, cov, starts)
 
 
@@ -106,10 +116,11 @@ def _compile_logp(
     terms = [
         term
         for term in [*model.basic_RVs, *model.potentials]
-        if (reached := set(model.free_RVs) & set(ancestors([term]))) and reached <= inside
+        if (reached := set(reaching(model, term))) and reached <= inside
     ]
     total = model.logp(vars=terms)
-    outputs = [total, pt.concatenate([g.ravel() for g in pytensor.grad(total, values)])]
+    gradients = (getattr(g, "values", g) for g in pytensor.grad(total, values))  # `values` of a pymc.dims variable
+    outputs = [total, pt.concatenate([g.ravel() for g in gradients])]
     outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
     compiled = pm.compile([joined], outputs)
 

@@ -123,8 +123,8 @@ def _parametrise(
     _check_shape(kwargs.get("shape"), spectrum.n)
     if unknown := kwargs.keys() - _PYMC:
         raise TypeError(
-            f"FastLMM takes no argument {', '.join(sorted(unknown))}: X and K are in the spectrum; the variances are one "
-            "of (sigma2, delta), (sigma2_g, sigma2_e), (h2, total); β is beta=, or beta_mean= and beta_cov=."
+            f"FastLMM takes no argument {', '.join(sorted(unknown))}: X and K are in the spectrum; the variances are "
+            "one of (sigma2, delta), (sigma2_g, sigma2_e), (h2, total); β is beta=, or beta_mean= and beta_cov=."
         )
     eigvals, R = pt.constant(spectrum.eigvals), pt.constant(spectrum.projection.R)
     proper = beta is not None or beta_cov is not None

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytensor.tensor as pt
 from pymc.distributions.dist_math import check_parameters
 from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
@@ -155,9 +156,15 @@ class RotatedLMMRV(LMMRV):
         return cls([rng, size, *params], [next_rng, value])(rng, size, *params)
 
 
+def _nonzero(e: Any, nullity: int) -> Any:
+    """Return σ²_e, and 1 for a 0 at which the density is 0 and is not computed."""
+    return pt.switch(e > 0, e, 1.0) if nullity else e
+
+
 def _checked(logp: Any, g: Any, e: Any, nullity: int) -> Any:
-    positive = e > 0 if nullity else e >= 0  # where λ = 0 nothing but σ²_e is left
-    return check_parameters(logp, g >= 0, positive, g + e > 0, msg="sigma2_g >= 0, sigma2_e >= 0, not both 0")
+    if nullity:  # where λ = 0 nothing but σ²_e is left
+        logp = pt.switch(e > 0, logp, -np.inf)
+    return check_parameters(logp, g >= 0, e >= 0, g + e > 0, msg="sigma2_g >= 0, sigma2_e >= 0, not both 0")
 
 
 def _rotate(value: Any, mu: Any, basis: Any, Q1: Any) -> tuple[Any, Any, Any, int]:
@@ -204,9 +211,10 @@ class ProperLMM(Continuous):  # type: ignore[misc]
         eigvals: Any, basis: Any, Q1: Any, R: Any, C: Any, corner_root: Any,
     ) -> Any:  # fmt: skip
         z, rss, y1, nullity = _rotate(value, mu, basis, Q1)
-        logp = contrast_loglik(z, rss, eigvals=eigvals, nullity=nullity, sigma2_g=g, sigma2_e=e, xp=pt)
+        v = _nonzero(e, nullity)
+        logp = contrast_loglik(z, rss, eigvals=eigvals, nullity=nullity, sigma2_g=g, sigma2_e=v, xp=pt)
         schur = _product(corner_root, corner_root.mT)
-        mean, S = corner(z, eigvals=eigvals, C=C, schur=schur, sigma2_g=g, sigma2_e=e, xp=pt)
+        mean, S = corner(z, eigvals=eigvals, C=C, schur=schur, sigma2_g=g, sigma2_e=v, xp=pt)
         RL = _product(R, L)
         inverse, logdet = _inverse_logdet(S + _product(RL, RL.mT))
         return _checked(logp + gaussian_loglik(y1 - _times(R, b) - mean, inverse, logdet, pt), g, e, nullity)
