@@ -206,13 +206,14 @@ def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -
     if missing:
         raise ValueError(f"the posterior has no draws of {', '.join(missing)}: sample without leaving them out.")
     shape = (posterior.sizes["chain"], posterior.sizes["draw"])
-    batched = {
-        rv: pytensor.tensor.tensor(rv.name, dtype=rv.type.dtype, shape=(None, None, *rv.type.shape)) for rv in needed
-    }
+    batched = {rv: pytensor.tensor.tensor(rv.name, dtype=rv.type.dtype, shape=(None, *rv.type.shape)) for rv in needed}
     vectorised = vectorize_graph(outputs, replace=batched)
     function = pytensor.function(list(batched.values()), vectorised, mode=INTERPRETED, on_unused_input="ignore")
-    arrays = [posterior[rv.name].transpose("chain", "draw", ...).to_numpy().astype(rv.type.dtype) for rv in needed]
+    draws = (posterior[rv.name].transpose("chain", "draw", ...).to_numpy().astype(rv.type.dtype) for rv in needed)
+    values = function(*(array.reshape(-1, *array.shape[2:]) for array in draws))
     return [
-        value if value.shape[:2] == shape and value.ndim >= 2 else np.broadcast_to(value, (*shape, *value.shape))
-        for value in function(*arrays)
+        value.reshape(*shape, *value.shape[1:])
+        if reaching(model, output)
+        else np.broadcast_to(value, (*shape, *value.shape))
+        for value, output in zip(values, outputs, strict=True)
     ]
