@@ -137,6 +137,9 @@ def predict(
     dims = ("chain", "draw", *batch, dim)
     coords = coords | {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
     dataset = xr.Dataset({node.name: (dims, y), f"{node.name}_mean": (dims, f)}, coords=coords)
+    if group in idata.children:  # what is there of other nodes stays
+        others = idata[group].to_dataset().drop_vars(list(dataset.data_vars), errors="ignore")
+        dataset = (others.drop_dims(dim, errors="ignore") if group == "predictions" else others).merge(dataset)
     idata[group] = xr.DataTree(dataset)
     return idata
 
@@ -145,6 +148,8 @@ def _draw(
     idata: xr.DataTree, model: pm.Model, node: LMMNode, rng: np.random.Generator
 ) -> tuple[FloatArray, Coordinates, tuple[FloatArray, FloatArray, FloatArray]]:
     """Return draws of β, of u in rotated coordinates, and (σ²_g, σ²_e, mu) of the draws."""
+    if node.observed is None:
+        raise ValueError(f"{node.name} has no observed data: effects and predictions are given y.")
     posterior = idata.posterior.to_dataset()
     outputs = [node.sigma2_g, node.sigma2_e]
     outputs += [v for v in (node.mu, node.beta_mean, node.beta_root) if v is not None]

@@ -10,6 +10,7 @@ import xarray as xr
 from pymc.model.transform.optimization import freeze_dims_and_data
 from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPotentialFull, QuadPotentialFullAdapt
 from pytensor.graph.replace import vectorize_graph
+from pytensor.xtensor import as_xtensor
 
 from pm_fastlmm.distribution import LMMNode, lmm_nodes
 from pm_fastlmm.seed import INTERPRETED, Seed, SeedError, posterior_seed, reaching
@@ -192,6 +193,11 @@ def over_batch(draws: Any, ndim: int) -> Any:
     return draws.reshape(*draws.shape[:2], *(1,) * (ndim - draws.ndim), *draws.shape[2:])
 
 
+def _as_draws_of(rv: Any, draws: Any) -> Any:
+    """Return draws as a variable like rv: with named dimensions for a variable of pymc.dims, whose type has them."""
+    return as_xtensor(draws, dims=("__draw__", *rv.type.dims)) if hasattr(rv.type, "dims") else draws
+
+
 def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -> list[Any]:
     """
     Evaluate functions of the model's variables over posterior draws, (chain, draw, …).
@@ -207,7 +213,8 @@ def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -
         raise ValueError(f"the posterior has no draws of {', '.join(missing)}: sample without leaving them out.")
     shape = (posterior.sizes["chain"], posterior.sizes["draw"])
     batched = {rv: pytensor.tensor.tensor(rv.name, dtype=rv.type.dtype, shape=(None, *rv.type.shape)) for rv in needed}
-    vectorised = vectorize_graph(outputs, replace=batched)
+    replace = {rv: _as_draws_of(rv, draws) for rv, draws in batched.items()}
+    vectorised = vectorize_graph(outputs, replace=replace)
     function = pytensor.function(list(batched.values()), vectorised, mode=INTERPRETED, on_unused_input="ignore")
     draws = (posterior[rv.name].transpose("chain", "draw", ...).to_numpy().astype(rv.type.dtype) for rv in needed)
     values = function(*(array.reshape(-1, *array.shape[2:]) for array in draws))
