@@ -1,0 +1,71 @@
+"""
+Timing by turns: A B A B …, so that every side of a ratio meets the same machine.
+
+`take_turns` counts the CPU time of this process (`time.process_time`), which other processes disturb little; BLAS is
+held to one thread by conftest.py. What a user waits for, with its worker processes, is `wall` (`time.perf_counter`).
+"""
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+type Loop = Callable[[int], object]  # does its work as many times as it is told
+
+_LONGEST_LOOP = 1_000_000
+
+
+def loop(function: Callable[[], object]) -> Loop:
+    """Return the Python loop over a call without arguments."""
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            function()
+
+    return run
+
+
+def take_turns(loops: Mapping[str, Loop], *, rounds: int = 7, shortest: float = 0.05) -> dict[str, NDArray[np.float64]]:
+    """
+    Return CPU seconds per repetition, one value for each round.
+
+    In each round every loop runs once, long enough to take `shortest` seconds. The runs that find out how long that is
+    come before the first round and warm everything up.
+    """
+    counts = {name: _count(run, shortest) for name, run in loops.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name, run in loops.items():
+                seconds[name].append(_cpu(run, counts[name]) / counts[name])
+    finally:
+        gc.enable()
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def wall(function: Callable[[], object], *, rounds: int = 1) -> NDArray[np.float64]:
+    """Return wall-clock seconds of a call, one value for each round."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return np.array(seconds)
+
+
+def _cpu(run: Loop, count: int) -> float:
+    start = time.process_time()
+    run(count)
+    return time.process_time() - start
+
+
+def _count(run: Loop, shortest: float) -> int:
+    run(1)
+    count = 1
+    while (elapsed := _cpu(run, count)) < shortest and count < _LONGEST_LOOP:
+        count = min(_LONGEST_LOOP, max(2 * count, round(count * shortest / max(elapsed, 1e-9))))
+    return count

@@ -1,0 +1,88 @@
+"""What a user waits for: from `import` to the first posterior draw, in a new process, with empty and with full caches."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.benchmark
+
+IMPORT = """
+import json, time
+start = time.perf_counter()
+import {package}
+print(json.dumps({{"import {package}": time.perf_counter() - start}}))
+"""
+
+# a script as a user writes it; the stages are timed, the data are not
+FIRST_DRAW = """
+import json, time
+import numpy as np
+
+rng = np.random.default_rng(50)
+n = 300
+markers = rng.normal(size=(n, 2 * n)) / np.sqrt(2 * n)
+K = markers @ markers.T
+X = np.column_stack([np.ones(n), rng.normal(size=(n, 2))])
+y = X @ [1.0, -0.5, 0.3] + markers @ rng.normal(size=2 * n) + rng.normal(size=n)
+
+times = [time.perf_counter()]
+import pm_fastlmm as flmm
+times.append(time.perf_counter())
+model = flmm.kernel_model(y, X, K)
+times.append(time.perf_counter())
+idata = flmm.sample(draws=1, tune=1, chains=1, model=model, random_seed=1, progressbar=False, quiet=True, {options})
+times.append(time.perf_counter())
+assert np.isfinite(idata.posterior["h2"].to_numpy()).all()
+stages = dict(zip(("import", "kernel_model", "sample"), np.diff(times), strict=True))
+print(json.dumps({{"from import to the first draw": times[-1] - times[0]}} | stages))
+"""
+
+
+@pytest.fixture
+def user(tmp_path):
+    """Run a script in a new process; all that is cached on disk goes to a folder of the test, empty at first."""
+    places = {name: tmp_path / name for name in ("pytensor", "numba", "matplotlib", "cache")}
+    for place in places.values():
+        place.mkdir()
+    environment = os.environ | {
+        "PYTENSOR_FLAGS": f"base_compiledir={places['pytensor']}",  # the numba cache of PyTensor is inside it
+        "NUMBA_CACHE_DIR": str(places["numba"]),
+        "MPLCONFIGDIR": str(places["matplotlib"]),
+        "XDG_CACHE_HOME": str(places["cache"]),
+        "MPLBACKEND": "Agg",
+    }
+
+    def run(script):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        whole = time.perf_counter() - start
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1]) | {"the process": whole}
+
+    return run
+
+
+@pytest.mark.parametrize("sampler", ["pymc", "nutpie"])
+def test_first_posterior_draw(sampler, user, report):
+    if sampler == "nutpie":
+        pytest.importorskip("nutpie")
+    script = FIRST_DRAW.format(options=f"nuts_sampler={sampler!r}")
+    for caches in ("cold", "warm"):
+        total, *parts = user(script).items()
+        report(f"{total[0]}, {sampler}, {caches}", total[1], "s")
+        for stage, seconds in parts:
+            report(f"  {stage}", seconds, "s")
+
+
+def test_import_alone(user, report):
+    for caches, rounds in (("cold", 1), ("warm", 3)):
+        for package in ("pm_fastlmm", "pymc"):
+            report(
+                f"import {package}, {caches}",
+                [user(IMPORT.format(package=package))[f"import {package}"] for _ in range(rounds)],
+                "s",
+            )

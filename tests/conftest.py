@@ -1,0 +1,97 @@
+"""Problems that an error of sign, transpose or index cannot survive, the dense oracle, and the reference files."""
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pm_fastlmm import Spectrum
+
+HERE = Path(__file__).parent
+
+
+def _load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    return _load(HERE / "oracle.py")
+
+
+@pytest.fixture(scope="session")
+def cases():
+    return _load(HERE / "reference" / "cases.py")
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """The reference files: `json(name)` and `table(name)`, columns as float arrays where they are numbers."""
+
+    def read_json(name):
+        return json.loads((HERE / "reference" / name).read_text())
+
+    def read_table(name):
+        with (HERE / "reference" / name).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+
+        def column(values):
+            try:
+                return np.array(values, dtype=float)
+            except ValueError:
+                return np.array(values)
+
+        return {key: column([row[key] for row in rows]) for key in rows[0]}
+
+    return SimpleNamespace(json=read_json, table=read_table)
+
+
+def make_problem(kind, seed=17, n=23):
+    """y, X (three columns of different size, oblique), an uncentred K that reaches into the span of X, and new rows."""
+    rng = np.random.default_rng([seed, n])
+    time = np.linspace(0, 1, n) ** 2
+    X = np.column_stack([np.ones(n), 40 * time + rng.normal(size=n), rng.exponential(size=n)])
+    m = {"full": 60, "low": 6}[kind.split("-")[0]]
+    total, q = n + 4, 4
+    W = rng.normal(size=(total, m)) * rng.exponential(size=m) + 0.7 + np.r_[time, rng.normal(size=q)][:, None]
+    X_new = np.column_stack([np.ones(q), rng.normal(20, 12, size=q), rng.exponential(size=q)])
+    W, W_new = W[:n] / 3, W[n:] / 3
+    y = X @ [3.0, -0.2, 1.5] + W @ rng.normal(size=m) + 2 * rng.normal(size=n)
+    if kind.endswith("noX"):
+        X = X_new = None
+    K = W @ W.T
+    spectrum = Spectrum.from_factor(W, X) if "-W" in kind else Spectrum.from_covariance(K, X)
+    return SimpleNamespace(
+        kind=kind,
+        K=K,
+        W=W,
+        X=X,
+        y=y,
+        X_new=X_new,
+        W_new=W_new,
+        K_new=W_new @ W.T,
+        K_new_new=W_new @ W_new.T,
+        spectrum=spectrum,
+        rotated=spectrum.rotate(y),
+        rng=np.random.default_rng(seed),
+    )
+
+
+KINDS = ("full-K", "full-W", "low-K", "low-W", "full-K-noX", "low-W-noX")
+
+
+@pytest.fixture(params=KINDS)
+def problem(request):
+    return make_problem(request.param)
+
+
+@pytest.fixture(scope="session")
+def build_problem():
+    return make_problem

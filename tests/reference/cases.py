@@ -1,0 +1,65 @@
+"""Synthetic one-kernel cases whose REML solutions are in cases.json, found with 40-digit arithmetic.
+
+Each generator returns (K, X, y); NumPy's Generator streams make them reproducible (checksums in cases.json; K_sum of
+bimodal7 is zero up to rounding). delta is the string "inf" at sigma2_g = 0.
+"""
+
+import math
+
+import numpy as np
+
+
+def grm300():
+    rng = np.random.default_rng(20240601)
+    n, m = 300, 600
+    markers = rng.standard_normal((n, m))
+    X = np.column_stack([np.ones(n), rng.standard_normal((n, 2))])
+    u = markers @ rng.standard_normal(m) / math.sqrt(m)
+    y = X @ np.array([1.0, 2.0, 3.0]) + math.sqrt(0.6) * u + math.sqrt(0.4) * rng.standard_normal(n)
+    return markers @ markers.T / m, X, y
+
+
+def lowrank400x20():
+    rng = np.random.default_rng(20240602)
+    n, m = 400, 20
+    W = rng.standard_normal((n, m))
+    X = np.column_stack([np.ones(n), np.linspace(0, 1, n)])
+    y = X @ np.array([1.0, -1.0]) + W @ rng.standard_normal(m) * 0.2 + rng.standard_normal(n)
+    return W @ W.T, X, y
+
+
+def bimodal7():
+    """Two interior modes of the profile likelihood; the second is at delta = 1546.967392670712."""
+    n = 7
+    H = np.zeros((n, n - 1))
+    for j in range(1, n):
+        H[:j, j - 1] = 1
+        H[j, j - 1] = -j
+        H[:, j - 1] /= math.sqrt(j * (j + 1))
+    K = H @ np.diag([0.01, 0.1, 10, 200, 1000, 1000.0]) @ H.T
+    return K, np.ones((n, 1)), 5 + H @ np.sqrt([0.1, 0.01, 300, 30, 300, 0.5])
+
+
+def delta0_ar1():
+    """The optimum is at delta = 0: no residual variance."""
+    n = 40
+    t = np.arange(n)
+    K = 0.9 ** np.abs(t[:, None] - t[None])
+    lam, U = np.linalg.eigh(K)
+    rng = np.random.default_rng(20240603)
+    signs = np.sign(rng.standard_normal(n))
+    # the sign of each eigenvector is fixed so that the case does not depend on the LAPACK build
+    U = U * np.where(U[np.abs(U).argmax(0), np.arange(n)] < 0, -1.0, 1.0)
+    return K, np.ones((n, 1)), 3 + U @ (lam**0.9 * signs)
+
+
+def h2zero_grm():
+    """The optimum is at sigma2_g = 0 although K is dense."""
+    rng = np.random.default_rng(20240604)
+    n = 120
+    G = rng.standard_normal((n, 300))
+    K = G @ G.T / 300
+    lam, U = np.linalg.eigh(K)
+    U = U * np.where(U[np.abs(U).argmax(0), np.arange(n)] < 0, -1.0, 1.0)
+    X = np.column_stack([np.ones(n), rng.standard_normal(n)])
+    return K, X, U @ (rng.standard_normal(n) / lam**0.3) + 1.0
