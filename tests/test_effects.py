@@ -277,7 +277,10 @@ def test_new_rows_may_be_lists(named):
         ({"K_new": None, "W_new": np.ones((4, 6))}, "K_new_new is given together with W_new, which determines it"),
         ({"K_new_new": -np.ones(4)}, "K_new_new has a negative variance on its diagonal"),
         ({"K_new_new": np.full(4, np.nan)}, "K_new_new has 4 values that are NaN or infinite"),
-        ({"K_new": None, "K_new_new": None, "W_new": np.ones((4, 6))}, "W_new needs a spectrum built by Spectrum.from_factor"),
+        (
+            {"K_new": None, "K_new_new": None, "W_new": np.ones((4, 6))},
+            "W_new needs a spectrum built by Spectrum.from_factor",
+        ),
     ],
 )
 def test_bad_new_rows_are_refused(named, change, message):

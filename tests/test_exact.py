@@ -358,14 +358,14 @@ def test_what_has_no_posterior_is_refused(build_problem):
         exact_posterior(problem.spectrum, np.ones(23))
     with pytest.raises(ValueError, match="K is zero orthogonal to X"):
         exact_posterior(Spectrum.from_covariance(np.zeros((5, 5)), np.ones((5, 1))), np.arange(5.0))
-    with pytest.raises(ValueError, match="the posterior is improper.* K and X explain y exactly"):
+    with pytest.raises(ValueError, match=r"the posterior is improper.* K and X explain y exactly"):
         exact_posterior(problem.spectrum, problem.W @ np.ones(6), prior=VariancePrior())
 
 
 def test_a_response_that_W_and_X_explain_is_refused_whatever_the_prior_of_the_total(build_problem):
     # p(y | h²) grows as (1 - h²)^(-ν/2) with ν = 14: no Beta prior with b < 7 makes that integrable
     problem = build_problem("low-W")
-    with pytest.raises(ValueError, match="improper.* K and X explain y exactly"):
+    with pytest.raises(ValueError, match=r"improper.* K and X explain y exactly"):
         exact_posterior(problem.spectrum, problem.W @ np.ones(6))
 
 

@@ -145,7 +145,10 @@ def test_a_copy_of_a_training_row_has_its_effect(p):
     new = {"K_new": p.K[rows], "K_new_new": p.K[np.ix_(rows, rows)]}
     flmm.predict(tree, p.X[rows], model=model, random_seed=1, **new)
     flmm.predict(tree, model=model, random_seed=1)
-    of_copies, of_rows = tree.predictions["y_mean"].to_numpy(), tree.posterior_predictive["y_mean"].to_numpy()[..., rows]
+    of_copies, of_rows = (
+        tree.predictions["y_mean"].to_numpy(),
+        tree.posterior_predictive["y_mean"].to_numpy()[..., rows],
+    )
     np.testing.assert_allclose(of_copies, of_rows, atol=1e-4 * of_rows.std())
 
 
@@ -324,9 +327,8 @@ def test_new_rows_of_X_and_K_are_matched_by_id():
     diagonal = pd.Series(np.diag(p.K_new_new), list("wxyz"))
     mean, _ = conditional(p, p.y, "flat")
     expected = pd.Series(p.X_new @ mean[:3] + mean[3 + p.n :], list("wxyz"))
-    tree = flmm.predict(
-        fixed_draws(4000), X_new, K_new.loc[list("zyxw")], K_new_new=diagonal.loc[list("xwzy")], model=model, random_seed=1
-    )  # fmt: skip
+    K_zyxw, prior = K_new.loc[list("zyxw")], diagonal.loc[list("xwzy")]
+    tree = flmm.predict(fixed_draws(4000), X_new, K_zyxw, K_new_new=prior, model=model, random_seed=1)
     f = tree.predictions["y_mean"]
     for new in "wxyz":
         draws = f.sel(y_new=new).to_numpy()
@@ -394,7 +396,9 @@ def test_new_effects_need_their_variance(factor):
 
 def test_new_blocks_must_fit_K(factor):
     model = make_model(factor)
-    with pytest.raises(ValueError, match="K_new_new and K_new do not fit K: together they are not positive semi-definite"):
+    with pytest.raises(
+        ValueError, match="K_new_new and K_new do not fit K: together they are not positive semi-definite"
+    ):
         flmm.predict(fixed_draws(10), factor.X_new, factor.K_new, K_new_new=0.1 * factor.K_new_new, model=model)
 
 

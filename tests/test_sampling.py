@@ -307,7 +307,9 @@ def test_a_seed_that_fails_warns_and_falls_back(data, reaches):
             variance = pm.HalfNormal("variance") * (1 + pm.Bernoulli("switch", 0.5))
         flmm.FastLMM("y", h2=0.5, total=variance, spectrum=data[0], observed=data[1])
         pm.Normal("other", mu, 0.1, observed=3.0)
-    with pytest.warns(UserWarning, match=r"NUTS could not be seeded for y \(.*\); PyMC's default initialisation is used"):
+    with pytest.warns(
+        UserWarning, match=r"NUTS could not be seeded for y \(.*\); PyMC's default initialisation is used"
+    ):
         tree = flmm.sample(100, tune=100, model=model, random_seed=1, **QUIET)
     assert abs(tree.posterior["mu"].mean().item() - 3) < 0.1
     assert "y_sigma2" in tree.posterior

@@ -9,7 +9,6 @@ import pm_fastlmm as flmm
 from pm_fastlmm import seed
 from pm_fastlmm.seed import SeedError, posterior_seed
 
-
 # share of variance, columns of W, seed of the data
 CASES = ((0.0, 80, 2), (0.5, 80, 3), (1.0, 80, 0), (0.0, 8, 2), (0.97, 8, 3))
 
@@ -42,9 +41,7 @@ def seed_of(model, chains=4, random_seed=1):
     return posterior_seed(model, node, chains=chains, rng=np.random.default_rng(random_seed))
 
 
-@pytest.fixture(
-    scope="module", params=CASES
-)
+@pytest.fixture(scope="module", params=CASES)
 def seeded(request):
     h2, m, data_seed = request.param
     spectrum, y = make_data(h2, m=m, seed=data_seed)
@@ -65,7 +62,13 @@ def test_moments_are_those_of_the_exact_posterior(seeded):
 
 def test_the_cases_include_both_boundaries_of_reml():
     fits = [flmm.reml(*make_data(h2, m=m, seed=s)) for h2, m, s in CASES]
-    assert [fit.boundary for fit in fits] == ["no kernel variance", None, "no residual variance", "no kernel variance", None]
+    assert [fit.boundary for fit in fits] == [
+        "no kernel variance",
+        None,
+        "no residual variance",
+        "no kernel variance",
+        None,
+    ]
 
 
 def test_starts_are_draws_of_the_posterior_one_for_each_chain(seeded):

@@ -1,4 +1,4 @@
-"""What a user waits for: from `import` to the first posterior draw, in a new process, with empty and with full caches."""
+"""What a user waits for: from `import` to the first posterior draw in a new process, caches empty and full."""
 
 import json
 import os

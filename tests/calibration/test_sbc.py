@@ -1,8 +1,8 @@
 """
 Simulation-based calibration: parameters drawn from the prior have uniform ranks among draws of their posterior.
 
-Talts et al. (2018), arXiv:1804.06788. Under a flat prior on β the posterior is equivariant in β, so that the ranks of the
-coefficients and of the effects are uniform for a β held fixed.
+Talts et al. (2018), arXiv:1804.06788. Under a flat prior on β the posterior is equivariant in β, so that the ranks of
+the coefficients and of the effects are uniform for a β held fixed.
 """
 
 import arviz as az

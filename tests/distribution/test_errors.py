@@ -69,7 +69,9 @@ def test_flat_beta_without_data_is_improper(observe, without_X):
 
 def test_beta_and_its_prior_exclude_each_other(p):
     for prior in ({"beta_cov": np.eye(3)}, {"beta_mean": b}):
-        with pytest.raises(ValueError, match=r"give either beta \(coefficients\) or beta_mean and beta_cov .*, not both"):
+        with pytest.raises(
+            ValueError, match=r"give either beta \(coefficients\) or beta_mean and beta_cov .*, not both"
+        ):
             flmm.FastLMM.dist(spectrum=p.spectrum, beta=b, **prior, **PAIR)
 
 
@@ -151,7 +153,9 @@ def test_ids_align_y_with_the_spectrum(build):
         with pm.Model() as model:
             flmm.FastLMM("y", spectrum=spectrum, observed=observed, **PAIR)
         np.testing.assert_array_equal(flmm.lmm_nodes(model)[0].observed, aligned)
-    with pytest.raises(ValueError, match=r"observed and the spectrum do not have the same ids: 1 ids .*'stranger'.*'id3'"):
+    with pytest.raises(
+        ValueError, match=r"observed and the spectrum do not have the same ids: 1 ids .*'stranger'.*'id3'"
+    ):
         flmm.FastLMM("y", spectrum=spectrum, observed=pd.Series(p.y, [*ids[:3], "stranger", *ids[4:]]), **PAIR)
 
 

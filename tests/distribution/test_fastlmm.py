@@ -93,7 +93,9 @@ def test_mu_is_subtracted_as_constant_number_or_tensor(low, evaluate, treatment)
     )
     for value, mu in zip(values, (m, 0.1, -2.5 * m), strict=True):
         if treatment:
-            expected = low.dense.proper(low.y - mu, 1.3, 0.7, treatment.get("beta", 0 * b), treatment.get("beta_cov", 0))
+            expected = low.dense.proper(
+                low.y - mu, 1.3, 0.7, treatment.get("beta", 0 * b), treatment.get("beta_cov", 0)
+            )
         else:
             expected = low.dense.flat(low.y - mu, 1.3, 0.7)
         close(value, expected)
@@ -152,9 +154,7 @@ def compiled(low):
         sigma2_g, sigma2_e = pm.Flat("sigma2_g"), pm.Flat("sigma2_e")
         beta = pm.Flat("beta", shape=3)
         for name, treatment in {"flat": {}, "explicit": {"beta": beta}, "gaussian": {"beta_cov": B}}.items():
-            flmm.FastLMM(
-                name, spectrum=low.spectrum, sigma2_g=sigma2_g, sigma2_e=sigma2_e, observed=low.y, **treatment
-            )
+            flmm.FastLMM(name, spectrum=low.spectrum, sigma2_g=sigma2_g, sigma2_e=sigma2_e, observed=low.y, **treatment)
     terms = model.logp(sum=False, jacobian=False)[-3:]
     values = model.value_vars
     return pytensor.function(values, [*terms, *pytensor.grad(pt.add(*terms), values)], on_unused_input="ignore")
@@ -200,7 +200,12 @@ def test_observed_data_are_rotated_once_not_in_each_evaluation(full, treatment):
 def test_a_row_of_parameters_for_each_response(problem_with_X, evaluate):
     p, rng = problem_with_X, np.random.default_rng(8)
     Y = np.stack([p.y, -2 * p.y + rng.normal(size=p.n), rng.normal(size=p.n)])
-    G, E, betas, mus = np.array([1.0, 2, 0.3]), np.array([0.5, 0.1, 4]), rng.normal(size=(3, 3)), rng.normal(size=Y.shape)
+    G, E, betas, mus = (
+        np.array([1.0, 2, 0.3]),
+        np.array([0.5, 0.1, 4]),
+        rng.normal(size=(3, 3)),
+        rng.normal(size=Y.shape),
+    )
     variances = {"sigma2_g": G, "sigma2_e": E}
     values = evaluate(
         [

@@ -103,7 +103,10 @@ def test_a_latent_node_has_a_density_as_a_free_variable(p, evaluate):
     latent = make_model(p, None, beta=b)
     value = latent.rvs_to_values[latent["y"]]
     [logp] = latent.logp(vars=[latent["y"]], jacobian=False, sum=False)
-    others = {latent.rvs_to_values[latent["h2"]]: np.log(0.37 / 0.63), latent.rvs_to_values[latent["total"]]: np.log(2.2)}
+    others = {
+        latent.rvs_to_values[latent["h2"]]: np.log(0.37 / 0.63),
+        latent.rvs_to_values[latent["total"]]: np.log(2.2),
+    }
     variances = AT["h2"] * AT["total"] / p.dense.kbar, (1 - AT["h2"]) * AT["total"]
     np.testing.assert_allclose(evaluate(logp, others | {value: p.y}), p.dense.proper(p.y, *variances, b), rtol=1e-12)
 
@@ -137,7 +140,7 @@ def test_compute_log_likelihood_is_the_joint_density_of_each_draw(p, model):
 
 
 def test_find_map_under_flat_priors_is_reml(p):
-    with pm.Model() as flat:
+    with pm.Model():
         h2, total = pm.Uniform("h2", 0, 1), pm.HalfFlat("total", initval=1.0)
         flmm.FastLMM("y", spectrum=p.spectrum, h2=h2, total=total, observed=p.y)
         tree = pm.find_MAP(progressbar=False, return_inferencedata=True, jitter=False)
