@@ -59,7 +59,8 @@ def run(one_blas_thread):
 @pytest.fixture(scope="session")
 def report(run, pytestconfig):
     """
-    `report(figure, values, unit)` prints the median with the range of the values and keeps them.
+    `report(figure, values, unit)` prints the median with the range of the values and keeps them; `part=` names a part
+    or a property of the figure, printed below it.
 
     The file is a list of runs, benchmark-results.json in the root directory or what the environment variable
     BENCHMARK_RESULTS names. It is written after each figure, so that a run that is broken off has what it measured.
@@ -67,14 +68,15 @@ def report(run, pytestconfig):
     path = pytestconfig.rootpath / os.environ.get("BENCHMARK_RESULTS", "benchmark-results.json")
     earlier = json.loads(path.read_text()) if path.exists() else []
 
-    def add(figure, values, unit):
+    def add(figure, values, unit, part=None):
         values = np.atleast_1d(np.asarray(values, dtype=float))
         value, low, high = float(np.median(values)), float(values.min()), float(values.max())
         spread = f"{_short(low)} – {_short(high)} in {values.size}" if values.size > 1 else ""
-        print(f"\n{figure:<72}{_short(value):>8} {unit:<6}{spread}", end="", flush=True)
-        run["figures"].append(
-            {"figure": figure, "value": value, "unit": unit, "low": low, "high": high, "rounds": values.size}
+        print(
+            f"\n{figure if part is None else '  ' + part:<72}{_short(value):>8} {unit:<6}{spread}", end="", flush=True
         )
+        name = {"figure": figure} if part is None else {"figure": figure, "part": part}
+        run["figures"].append(name | {"value": value, "unit": unit, "low": low, "high": high, "rounds": values.size})
         path.write_text(json.dumps([*earlier, run], indent=1) + "\n")
 
     return add
