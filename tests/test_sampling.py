@@ -69,6 +69,7 @@ def test_the_seed_makes_a_short_warm_up_enough(run):
     _, tree, _ = run
     assert tree.posterior.attrs["tuning_steps"] == 100
     assert tree.sample_stats.diverging.sum().item() == 0
+    assert 0.5 < tree.sample_stats.step_size.mean().item() < 2.0  # the covariance makes the posterior round
     for name in ("h2", "total"):
         draws = np.log(tree.posterior[name].to_numpy())
         assert az.ess(draws) > 400
