@@ -41,6 +41,8 @@ class Design:
     kernel_is_factor : bool
     coef : tuple of str
         Column names of X.
+    responses : tuple of str or None
+        Names of several responses.
     ids : tuple or None
     dropped : tuple
         Ids (row numbers when there are none) of the rows that were left out for a missing value.
@@ -64,6 +66,7 @@ class Design:
     kernel: FloatArray
     kernel_is_factor: bool
     coef: tuple[str, ...]
+    responses: tuple[str, ...] | None
     ids: Ids | None
     dropped: tuple[Any, ...]
 
@@ -100,7 +103,8 @@ class Design:
             M = design.take(order)
             M = M[:, None] if M.ndim == 1 else M
             coef = design.names or tuple(f"x{j}" for j in range(M.shape[1]))
-        return cls._complete_rows(Y, M, kernel.values, kernel_name == "W", coef, ids)
+        names = response.names if Y.ndim == 2 else None
+        return cls._complete_rows(Y, M, kernel.values, kernel_name == "W", coef, names, ids)
 
     @classmethod
     def from_formula(cls, formula: str, data: pd.DataFrame, *, K: Any = None, W: Any = None) -> Self:
@@ -140,7 +144,14 @@ class Design:
 
     @classmethod
     def _complete_rows(
-        cls, Y: FloatArray, X: FloatArray, kernel: FloatArray, is_factor: bool, coef: tuple[str, ...], ids: Ids | None
+        cls,
+        Y: FloatArray,
+        X: FloatArray,
+        kernel: FloatArray,
+        is_factor: bool,
+        coef: tuple[str, ...],
+        responses: tuple[str, ...] | None,
+        ids: Ids | None,
     ) -> Self:
         seen = np.isfinite(X).all(axis=1) & np.isfinite(Y.reshape(len(Y), -1)).all(axis=1)
         infinite = np.isinf(Y).sum() + np.isinf(X).sum()
@@ -161,7 +172,7 @@ class Design:
             Y, X = Y[seen], X[seen]
             kernel = kernel[seen] if is_factor else kernel[np.ix_(seen, seen)]
             ids = None if ids is None else tuple(i for i, keep in zip(ids, seen, strict=True) if keep)
-        return cls(frozen(Y.copy()), frozen(X.copy()), kernel, is_factor, coef, ids, dropped)
+        return cls(frozen(Y.copy()), frozen(X.copy()), kernel, is_factor, coef, responses, ids, dropped)
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
         """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 
-from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_finite
+from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, read, require_finite
 from pm_fastlmm.likelihood.spectral import corner, variances
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
@@ -84,12 +84,15 @@ class NewRows:
         (Q₂U)ᵀK* and Q₁ᵀK* with K* (n, m) the covariances of training and new effects.
     prior : (m,) or (m, m) array, or None
         K**, the covariance of the new effects or its diagonal.
+    ids : tuple or None
+        Ids of the new rows, in the order of K_new or W_new.
     """
 
     a: FloatArray
     A: FloatArray
     H: FloatArray
     prior: FloatArray | None
+    ids: Ids | None
 
     @property
     def prior_diagonal(self) -> FloatArray:
@@ -211,7 +214,8 @@ def new_rows(
         rows, cross = _read_cross(spectrum, K_new)
         A, H = spectrum.basis.T @ cross, spectrum.projection.Q1.T @ cross
         prior = _read_prior(rows, K_new_new)
-    return NewRows(_read_design(spectrum, rows, X_new), A, H, prior)
+    ids = rows.ids if rows.ids is not None or X_new is None else read(X_new, "X_new", ndim=(1, 2)).ids
+    return NewRows(_read_design(spectrum, rows, X_new), A, H, prior, ids)
 
 
 def _read_factor(spectrum: Spectrum, W_new: Any) -> Labelled:

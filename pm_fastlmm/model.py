@@ -63,20 +63,22 @@ def kernel_model(
     >>> [variable.name for variable in model.free_RVs]
     ['h2', 'sigma2_e']
     """
+    responses = None
     if spectrum is None:
         design = Design.from_formula(y, data, K=K, W=W) if data is not None else Design.from_arrays(y, X, K=K, W=W)
-        spectrum, y = design.spectrum(), design.y
+        spectrum, y, responses = design.spectrum(), design.y, design.responses
     elif X is not None or K is not None or W is not None or data is not None:
         raise ValueError("spectrum is given together with X, K, W or data: it holds them already.")
     rotated = spectrum.rotate(y)
+    responses = responses or rotated.names
     prior = VariancePrior.scaled_to(rotated) if prior is None else prior
     if not prior.proper:
         raise ValueError("the prior of a PyMC model must be proper: give total_shape and total_scale, both positive.")
     ids = spectrum.ids if spectrum.ids is not None else range(spectrum.n)
     coords: dict[str, Any] = {"obs": list(ids)}
     batch = {}
-    if rotated.names is not None:
-        coords["response"] = list(rotated.names)
+    if responses is not None:
+        coords["response"] = list(responses)
         batch = {"dims": "response"}
         y = y if hasattr(y, "columns") or hasattr(y, "dims") else np.asarray(y).T  # the node's observations come last
     with pm.Model(coords=coords) as model:

@@ -1,5 +1,6 @@
 """After sampling: exact draws of β and u, and predictions, from the draws of the variances."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,9 @@ def recover_effects(
     posterior[f"{node.name}_beta"] = xr.DataArray(
         beta,
         dims=("chain", "draw", *batch, f"{node.name}_coef"),
-        coords={f"{node.name}_coef": list(node.spectrum.coef)},
+        coords=_batch_coords(model, batch) | {f"{node.name}_coef": list(node.spectrum.coef)},
     )
-    ids = _obs_coords(model, node, obs)
+    ids = _batch_coords(model, batch) | _obs_coords(model, node, obs)
     posterior[f"{node.name}_u"] = xr.DataArray(_lift(node.spectrum, u), dims=("chain", "draw", *batch, obs), coords=ids)
     return idata
 
@@ -131,11 +132,12 @@ def predict(
         new = new_rows(s, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
         f = _new_effects(s, new, u, g, rng) + beta @ (new.a @ s.projection.R).T
         group, dim = "predictions", f"{node.name}_new"
-        index = getattr(X_new, "index", None)
-        coords = {dim: np.arange(f.shape[-1]) if index is None else np.asarray(index)}
+        coords = {dim: np.arange(f.shape[-1]) if new.ids is None else list(new.ids)}
     y = f + np.sqrt(e)[..., None] * rng.standard_normal(f.shape)
     dims = ("chain", "draw", *batch, dim)
-    coords = coords | {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
+    coords = (
+        coords | _batch_coords(model, batch) | {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
+    )
     dataset = xr.Dataset({node.name: (dims, y), f"{node.name}_mean": (dims, f)}, coords=coords)
     if group in idata.children:  # what is there of other nodes stays
         others = idata[group].to_dataset().drop_vars(list(dataset.data_vars), errors="ignore")
@@ -183,7 +185,8 @@ def _rotate_draws(node: LMMNode, mu: FloatArray) -> Rotated:
 
 def _lift(s: Spectrum, u: Coordinates) -> FloatArray:
     """Return the vectors of coordinates (chain, draw, …), in blocks of draws under the memory budget."""
-    a, b = u.a.reshape(-1, u.a.shape[-1]), u.b.reshape(-1, u.b.shape[-1])
+    count = math.prod(u.b.shape[:-1])
+    a, b = u.a.reshape(count, u.a.shape[-1]), u.b.reshape(count, u.b.shape[-1])
     out = np.empty((a.shape[0], s.n))
     for rows in np.array_split(np.arange(a.shape[0]), max(1, a.shape[0] * s.n // _BUDGET)):
         out[rows] = Coordinates(a[rows], b[rows]).lift(s)
@@ -229,6 +232,10 @@ def _dims(model: pm.Model, node: LMMNode, batch_ndim: int) -> tuple[list[str], s
     if len(names) != batch_ndim + 1:
         names = [f"{node.name}_dim_{i}" for i in range(batch_ndim + 1)]
     return names[:batch_ndim], names[batch_ndim]
+
+
+def _batch_coords(model: pm.Model, batch: list[str]) -> dict[str, Any]:
+    return {dim: list(coords) for dim in batch if (coords := model.coords.get(dim)) is not None}
 
 
 def _obs_coords(model: pm.Model, node: LMMNode, obs: str) -> dict[str, Any]:
