@@ -94,7 +94,7 @@ def test_nuts_is_calibrated(m):
         assert_uniform(np.concatenate(values), quantity)
 
 
-def test_nuts_with_explicit_coefficients_and_a_gaussian_prior_is_calibrated():
+def test_nuts_with_a_gaussian_prior_on_beta_is_calibrated():
     """β ~ N(0, I) integrated out by the node, and drawn afterwards."""
     pytest.importorskip("nutpie")
     spectrum, _, X, Y, truth = simulate(60, replicates=240, seed=3)
