@@ -26,7 +26,7 @@ def dense_problem(n, seed=30):
 
 
 def through_pymc(model):
-    """The function that PyMC's NUTS calls, and a point: one repetition is one call from Python."""
+    """Value and gradient as PyMC compiles them for its NUTS, and a point: one repetition is one call from Python."""
     function = model.logp_dlogp_function(ravel_inputs=True)
     function.set_extra_values({})
     return function, np.concatenate([np.ravel(v) for v in model.initial_point().values()]) + 0.1
