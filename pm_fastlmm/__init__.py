@@ -7,12 +7,14 @@ from pm_fastlmm import covariance, datasets
 from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import FastLMM, LMMNode, lmm_nodes
 from pm_fastlmm.exact import ExactPosterior, exact_posterior
+from pm_fastlmm.fit import REMLFit
+from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.model import kernel_model
 from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
-from pm_fastlmm.reml import REMLFit, log_likelihood, reml
+from pm_fastlmm.reml import reml
 from pm_fastlmm.sampling import sample
 
 __version__ = "0.1.0"

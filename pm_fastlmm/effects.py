@@ -5,6 +5,7 @@ Everything is computed in the basis [Q₁ | Q₂U]: u = Q₁a + (Q₂U)b is the 
 matrix product. Batch axes (responses, posterior draws) lead.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from pm_fastlmm.likelihood.spectral import corner, variances
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
+_BLOCK = 200_000  # numbers in one block of weights
 _JOINT = 5000  # new rows of a factor up to which their covariance is formed
 
 
@@ -344,5 +346,22 @@ def given_coefficients(
 
 
 def _corner(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return `corner` of many responses or draws, in blocks that stay in the cache."""
     s = rotated.spectrum
-    return corner(rotated.z, eigvals=s.eigvals, C=s.C, schur=s.schur, sigma2_g=sigma2_g, sigma2_e=sigma2_e)
+    shape = np.broadcast_shapes(np.shape(sigma2_g), np.shape(sigma2_e), rotated.batch_shape)
+    g, e = (np.broadcast_to(v, shape).reshape(-1) for v in (sigma2_g, sigma2_e))
+    r, rows = s.projection.rank, g.size
+    mean, S = np.empty((rows, r)), np.empty((rows, r, r))
+    z = np.broadcast_to(rotated.z, (*shape, s.rank)).reshape(rows, s.rank) if rotated.batch_shape else rotated.z[None]
+    size = max(1, _BLOCK // max(1, s.rank))
+    for block in (slice(start, start + size) for start in range(0, rows, size)):
+        mean[block], S[block] = corner(
+            z[block] if len(z) > 1 else z, eigvals=s.eigvals, C=s.C, schur=s.schur,
+            sigma2_g=g[block], sigma2_e=e[block], weighted=_weighted,
+        )  # fmt: skip
+    return mean.reshape(*shape, r), S.reshape(*shape, r, r)
+
+
+def _weighted(w: FloatArray, A: FloatArray) -> FloatArray:
+    """Return Σ_i w_iA_i as one matrix product."""
+    return np.asarray((w @ A.reshape(len(A), math.prod(A.shape[1:]))).reshape(*w.shape[:-1], *A.shape[1:]))

@@ -1,13 +1,17 @@
 """Score and information of the (restricted) likelihood in (σ²_g, σ²_e), and standard errors of functions of them."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.likelihood.spectral import corner, products, variances
 from pm_fastlmm.linalg.rotated import Rotated
+
+_PLACES = np.array([[0, 1], [1, 2]])  # of the entries of a symmetric 2 × 2 matrix in a list of three
 
 
 class Information(NamedTuple):
@@ -63,17 +67,34 @@ def relative_information(
     total = s.mean_diagonal * np.asarray(sigma2_g) + np.asarray(sigma2_e)
     a, b = s.mean_diagonal * np.asarray(sigma2_g) / total, np.asarray(sigma2_e) / total
     eigvals, C, schur = (array / s.mean_diagonal for array in (s.eigvals, s.C, s.schur))
-    d = variances(eigvals, a, b)
-    z2 = (rotated.z / np.sqrt(total)[..., None]) ** 2
-    g = np.stack([eigvals, np.ones_like(eigvals)])
-    average = 0.5 * np.einsum("...i,ai,bi->...ab", z2 / d**3, g, g)
-    expected = 0.5 * np.einsum("...i,ai,bi->...ab", 1 / d**2, g, g)
+    sums = _sums(rotated, eigvals, a, b)
+    sums[..., :3] /= total[..., None]
+    average, expected = 0.5 * sums[..., _PLACES], 0.5 * sums[..., 3 + _PLACES]
     if s.nullity:
         average[..., 1, 1] += 0.5 * rotated.rss / total / b**3
         expected[..., 1, 1] += 0.5 * s.nullity / b**2
     if method == "ML" and s.projection.rank:
         expected = expected - 0.5 * _corner_curvature(eigvals, C, schur, a, b)
     return Information(average, expected, 2 * average - expected)
+
+
+def _sums(rotated: Rotated, eigvals: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
+    """Return Σz²/d³ (λ², λ, 1) and Σ1/d² (λ², λ, 1) with d = aλ + b, (…, 6)."""
+    from pm_fastlmm.likelihood import kernels
+
+    shape = np.broadcast_shapes(np.shape(a), np.shape(b), rotated.batch_shape)
+    rows = math.prod(shape)
+    k = eigvals.size
+    Z = np.broadcast_to(rotated.z, (*shape, k)).reshape(rows, k) if rotated.batch_shape else rotated.z[None]
+    Z = np.ascontiguousarray(Z)
+    g, e = (np.ascontiguousarray(np.broadcast_to(v, shape).reshape(-1)) for v in (a, b))
+    out = np.empty((rows, 6))
+
+    def run(part: slice) -> None:
+        kernels.information_rows(eigvals, Z[part] if len(Z) > 1 else Z, g[part], e[part], out[part])
+
+    in_threads(run, rows)
+    return out.reshape(*shape, 6)
 
 
 def _corner_curvature(

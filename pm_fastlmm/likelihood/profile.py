@@ -1,233 +1,323 @@
-"""The profile likelihood of one kernel over log δ, and its global maximum."""
+"""The profile likelihood of one kernel over log δ, and its global maximum, for one response or thousands."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
-from scipy.optimize import brentq
+import numpy.typing as npt
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._parallel import in_threads
+from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.rotated import Rotated
 
 type Method = Literal["REML", "ML"]
 type Boundary = Literal["no kernel variance", "no residual variance"]
 
-# The derivative is a sum of logistic functions of log δ with poles at distance π from the real axis:
-# a spacing of ¼ leaves no room for two roots inside a cell.
-_SPACING = 0.25
+# The derivative is a sum of logistic functions of log δ with poles at distance π from the real axis: on cells of ½ its
+# cubic Hermite model is wrong by less than 1e-3 of their height, and shows two roots where a cell hides them.
+_SPACING = 0.5
 _MARGIN = math.log(1e3)
-_CHUNK = 2_000_000
+_BLOCK = 500_000  # numbers in one block of responses: it stays in the cache, and the memory does not grow with T
 _EPS = float(np.finfo(np.float64).eps)
+_NONE: FloatArray = np.empty((0, 0))
+
+
+def check_method(method: str) -> None:
+    """Raise a ValueError if the method is neither REML nor ML."""
+    if method not in get_args(Method.__value__):
+        raise ValueError(f"method must be 'REML' or 'ML', got {method!r}.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Optimum:
-    """The global maximum over (σ²_g, σ²_e); `problem` says why there is none."""
+class Optima:
+    """
+    The global maxima over (σ²_g, σ²_e) of T responses, arrays of length T; `problem` says why there is none.
 
-    sigma2_g: float
-    sigma2_e: float
-    boundary: Boundary | None = None
-    problem: str | None = None
+    `loglik` is the maximum as `REMLFit` reports it, `loglik_null` the one without the kernel.
+    """
+
+    sigma2_g: FloatArray
+    sigma2_e: FloatArray
+    loglik: FloatArray
+    loglik_null: FloatArray
+    boundary: npt.NDArray[Any]
+    problem: npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Profile:
     """
-    f(δ) = -2 max_{σ²} ℓ(σ², δ), without constants, of one response scaled to unit size and unit largest eigenvalue.
+    f(δ) = -2 max_{σ²} ℓ(σ², δ), without constants, of responses scaled to unit size and unit largest eigenvalue.
 
         f(δ) = m log Q + Σ log(λ_i + δ) + ν log δ [+ log|S|],   Q = Σ w_i z_i² + rss/δ,   w_i = 1/(λ_i + δ)
 
-    with m = p for REML; m = n and the term in brackets, S = S₀ + δI + Cᵀdiag(δw/λ)C, for ML.
+    with m = p for REML; m = n and the term in brackets, S = S₀ + δI + Cᵀdiag(δw/λ)C, for ML. The sums are those of
+    `likelihood.kernels`.
+
+    Attributes
+    ----------
+    eigvals : (k,) array
+    z : (T, k) array
+        In the units of y: `rows` scales it, so that no second copy of thousands of responses is kept.
+    null : (T, 3) array
+        rss, and the sums with a candidate column that it is in the same place of.
+    nullity, m : int
+    C, schur : (k, r) and (r, r) arrays
+        Of no columns for REML.
+    singular : bool
+        S₀ is singular, so that ML is unbounded when there are no null directions.
+    norm2 : (T,) array
+        ‖y orthogonal to X‖², the unit of y².
+    largest : float
+        Largest eigenvalue, the unit of K.
     """
 
     eigvals: FloatArray
-    z2: FloatArray
-    rss: float
+    z: FloatArray
+    null: FloatArray
     nullity: int
     m: int
     C: FloatArray
     schur: FloatArray
-    schur_singular: bool
+    singular: bool
+    norm2: FloatArray
+    largest: float
 
     @classmethod
-    def from_rotated(cls, z: FloatArray, rss: float, rotated: Rotated, method: Method) -> Self:
-        """Scale one response of a `Rotated`: z and rss to unit squared norm, K to a largest eigenvalue of 1."""
+    def from_rotated(cls, rotated: Rotated, method: Method) -> Self:
+        """Scale z and rss to unit squared norm, K to a largest eigenvalue of 1."""
         s = rotated.spectrum
-        scale, norm2 = float(s.eigvals.max(initial=0.0)) or 1.0, float((z**2).sum() + rss) or 1.0
+        largest = float(s.eigvals.max(initial=0.0)) or 1.0
+        z = np.atleast_2d(rotated.z)
+        rss = np.atleast_1d(rotated.rss)
+        norm2 = np.einsum("ti,ti->t", z, z) + rss
+        norm2 = np.where(norm2 > 0, norm2, 1.0)
+        null = np.zeros((len(z), 3))
+        null[:, 0] = rss / norm2
         r = s.projection.rank if method == "ML" else 0
         return cls(
-            eigvals=s.eigvals / scale,
-            z2=z**2 / norm2,
-            rss=float(rss) / norm2,
+            eigvals=np.ascontiguousarray(s.eigvals / largest),
+            z=z,
+            null=null,
             nullity=s.nullity,
             m=s.df + r,
-            C=s.C[:, :r] / scale,
-            schur=s.schur[:r, :r] / scale,
-            schur_singular=r > 0 and not np.abs(s.corner_root).max(axis=0).all(),
+            C=np.ascontiguousarray(s.C[:, :r] / largest),
+            schur=np.ascontiguousarray(s.schur[:r, :r] / largest),
+            singular=r > 0 and not np.abs(s.corner_root).max(axis=0).all(),
+            norm2=norm2,
+            largest=largest,
         )
 
     def value(self, x: FloatArray | float) -> FloatArray:
-        """Return f at log δ = x (a vector)."""
-        delta = np.exp(np.atleast_1d(x))[:, None]
-        shifted = self.eigvals + delta
-        f = self.m * np.log((self.z2 / shifted).sum(-1) + self._over(delta)) + np.log(shifted).sum(-1)
-        if self.nullity:
-            f = f + self.nullity * np.log(delta[:, 0])
-        if self.schur.size:
-            f = f + np.linalg.slogdet(self._corner(1 / shifted, delta))[1]
-        return np.asarray(f)
+        """Return f at log δ = x (a vector), (T, len(x)); from δ = 1 on without rounding of the powers of δ."""
+        return np.asarray(self._evaluate(x)[0])
 
     def slope(self, x: FloatArray | float) -> FloatArray:
-        """
-        Return df/d log δ at log δ = x (a vector), without cancellation at either end.
+        """Return df/d log δ at log δ = x (a vector), (T, len(x)), without cancellation at either end."""
+        return np.asarray(self._evaluate(x)[1])
 
-        With h = λw it is m Σhwz²/Q - Σh [+ tr S⁻¹(δS' - S)], and the same with 1 - h = δw; the form is used whose
-        terms are small.
-        """
-        delta = np.exp(np.atleast_1d(x))[:, None]
-        w = 1 / (self.eigvals + delta)
-        wz2, rest = w * self.z2, self._over(delta)
-        Q = wz2.sum(-1) + rest
-        h, co = self.eigvals * w, delta * w
-        upper = self.m * (h * wz2).sum(-1) / Q - h.sum(-1)
-        lower = co.sum(-1) + self.nullity - self.m * ((co * wz2).sum(-1) + rest) / Q
-        if self.schur.size:
-            S = self._corner(w, delta)
-            rest_of_S = self.schur + self._gram(co**2 / self.eigvals)  # S - δS', S' = dS/dδ
-            upper = upper - np.trace(np.linalg.solve(S, rest_of_S), axis1=-2, axis2=-1)
-            derivative = delta[..., None] * np.eye(self.schur.shape[0]) + self._gram(co * w)
-            lower = lower + np.trace(np.linalg.solve(S, derivative), axis1=-2, axis2=-1)
-        return np.where(delta[:, 0] > np.median(self.eigvals), upper, lower)
+    def curvature(self, x: FloatArray | float) -> FloatArray:
+        """Return d²f/d(log δ)² at log δ = x (a vector), (T, len(x)), without cancellation at either end."""
+        return np.asarray(self._evaluate(x)[2])
 
-    def scale(self, delta: float) -> float:
-        """Return the maximising σ² at δ, in the scaled units."""
-        return float((self.z2 / (self.eigvals + delta)).sum() + (self.rss / delta if self.nullity else 0.0)) / self.m
+    def scale(self, x: FloatArray | float) -> FloatArray:
+        """Return the maximising σ² at log δ = x (a vector), (T, len(x)), in the scaled units."""
+        return np.asarray(self._evaluate(x)[3] / self.m)
 
-    def limits(self) -> tuple[float, float, float, float]:
+    def limits(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """
         Return (f(0), c₀, f(∞), c_∞): the limits of f, and numbers with the sign of its slope just inside each of them.
 
         δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded.
         """
-        trace = self.eigvals.sum()
-        if self.schur.size:
-            trace += np.trace(self.schur) + float((self.C**2 / self.eigvals[:, None]).sum())
-        slope_inf = self.m * float((self.eigvals * self.z2).sum()) - trace * float(self.z2.sum() + self.rss)
-        value_inf = self.m * math.log(float(self.z2.sum()) + self.rss)
-        if self.nullity or not self.z2.any():
-            return math.inf, -1.0, value_inf, slope_inf
-        if self.schur_singular:
-            return -math.inf, 1.0, value_inf, slope_inf
-        w = 1 / self.eigvals
-        Q = float((self.z2 * w).sum())
-        value, slope = (
-            self.m * math.log(Q) - float(np.log(w).sum()),
-            w.sum() - self.m * float((self.z2 * w**2).sum()) / Q,
+        from pm_fastlmm.likelihood import kernels
+
+        f0, c0, f_inf, c_inf = kernels.limit_rows(
+            self.eigvals, self.rows(slice(None)), self.null, self.nullity, float(self.m), self._ends()
         )
-        if self.schur.size:
-            S = self.schur
-            value += float(np.linalg.slogdet(S)[1])
-            slope += float(np.trace(np.linalg.solve(S, np.eye(len(S)) + self._gram(w[None] ** 2)[0])))
-        return value, slope, value_inf, slope_inf
+        return f0, c0, f_inf, c_inf
 
-    def interior_minima(self, c0: float, c_inf: float) -> list[float]:
-        """Return every interior local minimum of f, as log δ."""
-        lo = math.log(self.eigvals.min())
-        if self.nullity:
-            # far below this point rss/δ dominates Q and f falls with slope ν - m < 0 no more
-            weight = float((self.z2 / self.eigvals).sum())
-            if weight > 0:
-                lo = min(lo, math.log(self.rss) - math.log(weight * self.nullity / self.rank))
-        lo -= _MARGIN
-        hi = _MARGIN
-        while c0 < 0 and self.slope(lo)[0] >= 0 and lo > math.log(1e-300):
-            lo -= _MARGIN
-        while c_inf > 0 and self.slope(hi)[0] <= 0 and hi < math.log(1e15):
-            hi += _MARGIN
-        x = np.linspace(lo, hi, max(2, math.ceil((hi - lo) / _SPACING)))
-        parts = max(1, x.size * self.rank // _CHUNK)
-        slope = np.concatenate([self.slope(part) for part in np.array_split(x, parts)])
-        return [self._root(x[i], x[i + 1]) for i in np.flatnonzero((slope[:-1] < 0) & (slope[1:] >= 0))]
+    def minima(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return log δ (±inf on a boundary), f and Q at the global minimum of f of each response."""
+        out = search(self, _NONE, self.null, m=self.m, C=self.C, schur=self.schur, singular=self.singular)
+        return out[:, 0], out[:, 1], out[:, 2]
 
-    def _root(self, low: float, high: float) -> float:
-        """Return the zero of the slope in a cell where its sign changes."""
+    def rows(self, block: slice) -> FloatArray:
+        """Return z of a block of responses, each scaled to unit size."""
+        return self.z[block] / np.sqrt(self.norm2[block])[:, None]
 
-        def slope(x: float) -> float:
-            return float(self.slope(x)[0])
+    def _ends(self) -> tuple[float, float, float]:
+        from pm_fastlmm.likelihood import kernels
 
-        if slope(low) >= 0 or slope(high) < 0:  # the sign at an end was rounding: the zero is there
-            return low if slope(low) >= 0 else high
-        return float(brentq(slope, low, high, xtol=1e-15, rtol=4 * _EPS))
+        ends: tuple[float, float, float] = kernels.shared_ends(self.eigvals, self.C, self.schur, self.singular)
+        return ends
+
+    def _evaluate(self, x: FloatArray | float) -> FloatArray:
+        from pm_fastlmm.likelihood import kernels
+
+        nodes = np.atleast_1d(np.asarray(x, dtype=float))
+        out = kernels.evaluate_rows(
+            self.eigvals, self.rows(slice(None)), self.null, self.nullity, float(self.m), self.C, self.schur,
+            self._middle, nodes,
+        )  # fmt: skip
+        return np.asarray(out)
 
     @property
-    def rank(self) -> int:
-        """Number of positive eigenvalues."""
-        return int(self.eigvals.size)
-
-    def _over(self, delta: FloatArray) -> FloatArray | float:
-        return self.rss / delta[:, 0] if self.nullity else 0.0
-
-    def _gram(self, w: FloatArray) -> FloatArray:
-        return np.asarray(np.einsum("ki,gk,kj->gij", self.C, w, self.C, optimize=True))
-
-    def _corner(self, w: FloatArray, delta: FloatArray) -> FloatArray:
-        return self.schur + delta[..., None] * np.eye(self.schur.shape[0]) + self._gram(delta * w / self.eigvals)
+    def _middle(self) -> float:
+        """Return the δ above which the slope is taken as a sum of terms that vanish as δ → ∞."""
+        return float(np.median(self.eigvals))
 
 
-def maximise(z: FloatArray, rss: float, rotated: Rotated, method: Method) -> Optimum:
+def search(
+    profile: Profile,
+    candidates: FloatArray,
+    null: FloatArray,
+    *,
+    m: int,
+    C: FloatArray,
+    schur: FloatArray,
+    singular: bool,
+    restricted: bool = True,
+) -> FloatArray:
     """
-    Maximise the (restricted) likelihood of one response over (σ²_g, σ²_e) globally.
+    Search the profile likelihood of each response, or of the one response with each row of `candidates` as a covariate.
+
+    Blocks of rows share one matrix product of their squares with the weights at the nodes of a grid in log δ, which
+    yields f' and f'' there; `kernels.search` does the rest.
+
+    Returns
+    -------
+    (T, 5) array
+        log δ, f, Q, and a and α of the candidate, all in scaled units.
+    """
+    from pm_fastlmm.likelihood import kernels
+
+    rows = max(len(profile.z), len(candidates))
+    out = np.empty((rows, 5))
+    ends = kernels.shared_ends(profile.eigvals, C, schur, singular)
+    size = max(64, _BLOCK // max(1, profile.eigvals.size))
+    for block in (slice(start, min(start + size, rows)) for start in range(0, rows, size)):
+        z = profile.rows(slice(None) if len(candidates) else block)
+        g = candidates[block] if len(candidates) else candidates
+        nodes = _nodes(profile, z, null[block, 0])
+        weights = _weights(profile.eigvals, nodes)
+        shared = kernels.shared_terms(profile.eigvals, C, schur, nodes)
+        zz = (z * z) @ weights
+        zg, gg = ((z * g) @ weights, (g * g) @ weights) if len(g) else (_NONE, _NONE)
+
+        def run(
+            part: slice,
+            z: FloatArray = z,
+            g: FloatArray = g,
+            nodes: FloatArray = nodes,
+            shared: FloatArray = shared,
+            products: tuple[FloatArray, ...] = (zz, zg, gg),
+            first: int = block.start,
+        ) -> None:
+            target = slice(first + part.start, first + part.stop)
+            zz, zg, gg = (array[part] if len(array) > 1 else array for array in products)
+            kernels.search_rows(
+                profile.eigvals, z[part] if len(z) > 1 else z, g[part] if len(g) else g, null[target], profile.nullity,
+                float(m), restricted, C, schur, ends, profile._middle, nodes, shared, zz, zg, gg, out[target],
+            )  # fmt: skip
+
+        in_threads(run, block.stop - block.start)
+    return out
+
+
+def maximise(rotated: Rotated, method: Method) -> Optima:
+    """
+    Maximise the (restricted) likelihood of every response over (σ²_g, σ²_e) globally.
 
     Every interior mode is found on a grid in log δ that spans all scales of the spectrum and compared with both
     boundaries, which are exact limits and not ends of the search.
     """
-    problem = _not_estimable(z, rss, rotated)
-    if problem is not None:
-        return Optimum(math.nan, math.nan, problem=problem)
-    profile = Profile.from_rotated(z, rss, rotated, method)
-    f0, c0, f_inf, c_inf = profile.limits()
-    if f0 == -math.inf:
-        problem = (
+    s = rotated.spectrum
+    rss, norm2 = np.atleast_1d(rotated.rss), np.atleast_1d(rotated.norm2)
+    problem = _not_estimable(rotated, norm2, rss)
+    profile = Profile.from_rotated(rotated, method)
+    T, m = len(norm2), profile.m
+    x, f, Q = (np.full(T, math.nan) for _ in range(3))
+    if s.rank:  # without a kernel there is nothing to search
+        x, f, Q = profile.minima()
+    estimable = problem == np.array(None)
+    if profile.singular and not s.nullity:
+        problem[estimable] = (
             "the ML likelihood is unbounded as delta goes to 0, because K is singular within the span of X (a centred "
             "kinship matrix with an intercept is the common case); the values are its highest interior mode. Use REML"
         )
-    candidates = [(float(profile.value(x)[0]), math.exp(x)) for x in profile.interior_minima(c0, c_inf)]
-    # a boundary that is no local maximum has a better point beside it, so that it cannot win by being listed
-    candidates.append((f_inf, math.inf))
-    if math.isfinite(f0):
-        candidates.append((f0, 0.0))
-    delta = min(candidates)[1]
-    norm2 = float((z**2).sum() + rss)
-    if math.isinf(delta):
-        return Optimum(0.0, norm2 / profile.m, "no kernel variance", problem)
-    largest = float(rotated.spectrum.eigvals.max())
-    sigma2 = profile.scale(delta) * norm2 / largest
-    return Optimum(sigma2, delta * largest * sigma2, "no residual variance" if delta == 0 else None, problem)
+    constant = m * (LOG_2PI + 1) + m * np.log(profile.norm2 / m)
+    log_scale = s.projection.logdet_R if method == "REML" else 0.0
+    none, full = x == math.inf, x == -math.inf
+    with np.errstate(all="ignore"):
+        sigma2 = np.where(none, 0.0, np.where(full, _quadratic_at_zero(profile, full), Q) / m)
+        sigma2_g = sigma2 * profile.norm2 / profile.largest
+        sigma2_e = np.where(none, norm2 / m, np.where(full, 0.0, np.exp(x) * sigma2 * profile.norm2))
+    boundary = np.full(T, None, dtype=object)
+    boundary[none], boundary[full] = "no kernel variance", "no residual variance"
+    boundary[~estimable] = None
+    return Optima(
+        sigma2_g=np.where(estimable, sigma2_g, math.nan),
+        sigma2_e=np.where(estimable, sigma2_e, math.nan),
+        loglik=np.where(estimable, -0.5 * (constant + f) - log_scale, math.nan),
+        loglik_null=np.where(norm2 > 0, -0.5 * constant - log_scale, math.nan),
+        boundary=boundary,
+        problem=problem,
+    )
 
 
-def _not_estimable(z: FloatArray, rss: float, rotated: Rotated) -> str | None:
-    """Return why the data have no estimate of two variances, None if they have."""
-    spectrum = rotated.spectrum
-    if not (z.any() or rss > 0):
-        return (
-            "X explains y exactly, no residual is left: the likelihood is unbounded as the variances go to 0. "
-            "Check for a constant y, or a column of X that equals it"
-        )
-    if not spectrum.rank:
-        return (
-            "not identifiable: orthogonal to X, K is zero, so only the residual variance has information. "
-            "Fit ordinary least squares"
-        )
-    flat = spectrum.eigvals.min() >= spectrum.eigvals.max() * (1 - 10 * spectrum.n * _EPS)
-    if not spectrum.nullity and flat:
-        return (
-            "not identifiable: orthogonal to X, K is a multiple of the identity, so only the sum of the two variances "
-            "has information. Fit ordinary least squares, or check that K is the matrix you meant"
-        )
-    if spectrum.nullity and rss == 0:
-        return (
+def _quadratic_at_zero(profile: Profile, chosen: npt.NDArray[np.bool_]) -> FloatArray:
+    """Return Q at δ = 0 for the chosen responses, NaN for the others."""
+    Q = np.full(len(profile.z), math.nan)
+    if chosen.any():
+        Q[chosen] = (profile.z[chosen] ** 2) @ (1 / profile.eigvals) / profile.norm2[chosen]
+    return Q
+
+
+def _nodes(profile: Profile, z: FloatArray, rss: FloatArray) -> FloatArray:
+    """Return the nodes of log δ for a block of responses; multiples of the spacing, so that blocks share theirs."""
+    low = math.log(profile.eigvals.min())
+    if profile.nullity:
+        # far below this point rss/δ dominates Q and f falls with slope ν - m < 0 no more
+        weight = (z * z) @ (1 / profile.eigvals)
+        with np.errstate(all="ignore"):
+            lowest = np.log(rss / weight * (profile.eigvals.size / profile.nullity))
+        low = min(low, float(np.min(lowest[np.isfinite(lowest)], initial=low)))
+    first, last = math.floor((low - _MARGIN) / _SPACING), math.ceil(_MARGIN / _SPACING)
+    return np.asarray(_SPACING * np.arange(first, last + 1), dtype=np.float64)
+
+
+def _weights(eigvals: FloatArray, nodes: FloatArray) -> FloatArray:
+    """Return hw, (1-h)w and h(1-h)w side by side at the nodes, (k, 3G)."""
+    delta = np.exp(nodes)
+    w = 1 / (eigvals[:, None] + delta)
+    h, c = eigvals[:, None] * w, delta * w
+    return np.hstack([h * w, c * w, h * c * w])
+
+
+def _not_estimable(rotated: Rotated, norm2: FloatArray, rss: FloatArray) -> npt.NDArray[Any]:
+    """Return for each response why its data have no estimate of two variances, None if they have."""
+    s = rotated.spectrum
+    problem = np.full(norm2.size, None, dtype=object)
+    if s.nullity:
+        problem[rss == 0] = (
             "the likelihood is unbounded as delta goes to 0, because K and X explain y exactly (nothing of y is left "
             "in the null space of K). Use a K of lower rank or more observations"
         )
-    return None
+    if not s.rank:
+        problem[:] = (
+            "not identifiable: orthogonal to X, K is zero, so only the residual variance has information. "
+            "Fit ordinary least squares"
+        )
+    elif not s.nullity and s.eigvals.min() >= s.eigvals.max() * (1 - 10 * s.n * _EPS):
+        problem[:] = (
+            "not identifiable: orthogonal to X, K is a multiple of the identity, so only the sum of the two variances "
+            "has information. Fit ordinary least squares, or check that K is the matrix you meant"
+        )
+    problem[norm2 == 0] = (
+        "X explains y exactly, no residual is left: the likelihood is unbounded as the variances go to 0. "
+        "Check for a constant y, or a column of X that equals it"
+    )
+    return problem

@@ -37,16 +37,24 @@ def contrast_loglik(z: Any, rss: Any, *, eigvals: Any, nullity: int, sigma2_g: A
     return -0.5 * ((eigvals.shape[-1] + nullity) * LOG_2PI + terms)
 
 
-def corner(z: Any, *, eigvals: Any, C: Any, schur: Any, sigma2_g: Any, sigma2_e: Any, xp: Any = np) -> tuple[Any, Any]:
+def corner(
+    z: Any, *, eigvals: Any, C: Any, schur: Any, sigma2_g: Any, sigma2_e: Any, xp: Any = np, weighted: Any = None
+) -> tuple[Any, Any]:
     """
     Return the mean σ²_gCᵀ(z/d) and the covariance S of y₁ given z when β = 0.
 
-    S is the inverse of Q₁ᵀV⁻¹Q₁: cov β̂ = R⁻¹SR⁻ᵀ. `schur` is S₀.
+    S is the inverse of Q₁ᵀV⁻¹Q₁: cov β̂ = R⁻¹SR⁻ᵀ. `schur` is S₀. `weighted(w, A)` returns Σ_i w_iA_i; the default sums
+    the elementwise products, see `products`.
     """
+    if weighted is None:
+
+        def weighted(w: Any, A: Any) -> Any:
+            return (xp.expand_dims(w, tuple(range(-A.ndim + 1, 0))) * A).sum(-A.ndim)
+
     d = variances(eigvals, sigma2_g, sigma2_e, xp)
     g, e = (xp.expand_dims(v, (-1, -2)) for v in (sigma2_g, sigma2_e))
-    mean = xp.expand_dims(sigma2_g, -1) * (xp.expand_dims(z / d, -1) * C).sum(-2)
-    gram = (products(C, xp) * xp.expand_dims(1 / (eigvals * d), (-1, -2))).sum(-3)
+    mean = xp.expand_dims(sigma2_g, -1) * weighted(z / d, C)
+    gram = weighted(1 / (eigvals * d), products(C, xp))
     return mean, g * schur + e * xp.eye(schur.shape[-1]) + g * e * gram
 
 

@@ -46,18 +46,18 @@ class Rotated:
         projection = spectrum.projection
         y1 = projection.Q1.T @ values
         y2 = values - projection.Q1 @ y1
-        z = spectrum.basis.T @ y2
+        z = y2.T @ spectrum.basis  # one row for each response, contiguous
         rounding = (spectrum.n * np.finfo(np.float64).eps) ** 2
         norm2 = np.einsum("i...,i...->...", y2, y2)
         explained = norm2 <= rounding * np.einsum("i...,i...->...", values, values)
         rss = np.zeros_like(norm2)
         if spectrum.nullity:
-            null = y2 - spectrum.basis @ z
+            null = y2 - spectrum.basis @ z.T
             rss = np.einsum("i...,i...->...", null, null)
             rss = np.where(rss <= rounding * np.einsum("i...,i...->...", values, values), 0.0, rss)
         return cls(
             spectrum=spectrum,
-            z=frozen(np.where(explained, 0.0, z).T),
+            z=frozen(np.where(explained[..., None], 0.0, z) if explained.any() else z),
             rss=frozen(np.where(explained, 0.0, rss)),
             y1=frozen(y1.T),
             norm2=frozen(np.where(explained, 0.0, norm2)),

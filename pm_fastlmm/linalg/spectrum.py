@@ -257,6 +257,11 @@ class Spectrum:
         ValueError
             If y has missing values (see `subset`), another length, other ids, or is a square array without labels.
         """
+        values, names = self.read_response(y)
+        return Rotated.from_values(self, values, names)
+
+    def read_response(self, y: Any, *, missing: bool = False) -> tuple[FloatArray, tuple[str, ...] | None]:
+        """Return y in the order of the spectrum, checked, and the names of several responses; NaN stays if allowed."""
         response = read(y, "y", ndim=(1, 2))
         values = response.values
         if values.ndim == 2 and values.shape[0] == values.shape[1] == self.n and response.ids is None:
@@ -266,17 +271,19 @@ class Spectrum:
             )
         require_length(values.shape[0], self.n, "y", "the spectrum")
         require_finite(
-            values,
+            np.where(np.isnan(values), 0.0, values) if missing else values,
             "y",
-            "leave those rows out of y and of the spectrum, spectrum.subset(rows), "
-            "or let flmm.Design or flmm.kernel_model drop and count them.",
+            "infinite values are not missing values: use NaN for those."
+            if missing
+            else "leave those rows out of y and of the spectrum, spectrum.subset(rows), "
+            "let flmm.Design or flmm.kernel_model drop and count them, or fit flmm.reml(..., missing='by_pattern').",
         )
-        require_range(values, "y")
+        require_range(np.nan_to_num(values) if missing else values, "y")
         order = align(self.ids, response, name="y", reference_name="the spectrum")
         names = response.names if values.ndim == 2 else None
         if values.ndim == 2 and names is None:
             names = tuple(f"y{t}" for t in range(values.shape[1]))
-        return Rotated.from_values(self, response.take(order), names)
+        return response.take(order), names
 
     def subset(self, rows: npt.ArrayLike) -> "Spectrum":
         """

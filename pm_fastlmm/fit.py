@@ -1,0 +1,263 @@
+"""REMLFit: the labelled result of a REML or ML fit, for one response or thousands."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pm_fastlmm import effects
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.effects import Prediction
+from pm_fastlmm.likelihood.marginal import log_likelihood
+from pm_fastlmm.likelihood.profile import Method
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum
+
+VARIANCE_FIELDS = ("h2", "pve", "sigma2", "delta", "sigma2_g", "sigma2_e", "total")
+_WHOLE = ("method", "names", "coef", "rotated")  # fields that are not one value for each response
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class REMLFit:
+    """
+    Estimates of y ~ N(Xβ, σ²(K + δI)), for one response (numbers) or T of them (arrays of length T).
+
+    Attributes
+    ----------
+    sigma2, delta : float or (T,) array
+        σ² multiplies K, δ = σ²_e/σ².
+    sigma2_g, sigma2_e : float or (T,) array
+        σ² and δσ². At "no kernel variance" sigma2_g = 0, delta = inf and sigma2_e is the estimate.
+    h2, pve : float or (T,) array
+        k̄/(k̄ + δ) with k̄ = tr(K)/n (the share of variance of ASReml and brms), and with k̄ = Σλ/p (GEMMA's pve).
+        The likelihood and pve do not change when K is centred by X, h² does.
+    total : float or (T,) array
+        σ²(k̄ + δ), the variance that h2 divides.
+    sigma2_se, … : float or (T,) array
+        Standard errors from the observed information (delta method); NaN where they are undefined, said in `message`.
+    beta, beta_se, beta_cov : arrays (…, r), (…, r), (…, r, r)
+        Generalised least squares at the estimate.
+    loglik, loglik_null : float or (T,) array
+        The maximum as lme4 and nlme print it (for REML: Patterson–Thompson, with -½log|XᵀX| and the 2π term), and the
+        maximum without the kernel, σ²_g = 0.
+    boundary : None, "no kernel variance" or "no residual variance" (an object array for several responses)
+    converged : bool or (T,) array
+    message : str (an object array for several responses)
+    n_obs : int or (T,) array
+        Number of observations that were fitted.
+    pattern : int or (T,) array
+        Number of the pattern of missing rows of each response, 0, 1, …; all 0 when nothing was missing.
+    method : "REML" or "ML"
+    names : tuple of str or None
+        Names of several responses; None for one.
+    coef : tuple of str
+        Names of the fixed effects.
+    rotated : Rotated or None
+        The data that were fitted. None after `reml_point`, which has no eigenvectors, and where responses with
+        different missing rows had a spectrum each: random effects and predictions need `reml(spectrum, y)`.
+    """
+
+    sigma2: Any
+    delta: Any
+    sigma2_g: Any
+    sigma2_e: Any
+    h2: Any
+    pve: Any
+    total: Any
+    sigma2_se: Any
+    delta_se: Any
+    sigma2_g_se: Any
+    sigma2_e_se: Any
+    h2_se: Any
+    pve_se: Any
+    total_se: Any
+    beta: FloatArray
+    beta_se: FloatArray
+    beta_cov: FloatArray
+    loglik: Any
+    loglik_null: Any
+    boundary: Any
+    converged: Any
+    message: Any
+    n_obs: Any
+    pattern: Any
+    method: Method
+    names: tuple[str, ...] | None
+    coef: tuple[str, ...]
+    rotated: Rotated | None
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The spectrum that was used."""
+        return self._data.spectrum
+
+    @property
+    def _data(self) -> Rotated:
+        if self.rotated is None:
+            raise ValueError(
+                "this fit keeps no eigenvectors, or its responses had different missing rows, so that it has neither "
+                "random effects nor predictions: fit flmm.reml(spectrum, y), or reml(spectrum.subset(rows), y[rows])."
+            )
+        return self.rotated
+
+    def summary(self) -> pd.DataFrame:
+        """
+        Return the estimates and standard errors as a table; for several responses with one block of rows each.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> batch = np.repeat(np.eye(3), 4, axis=0)
+        >>> spectrum = flmm.Spectrum.from_factor(batch, np.ones((12, 1)))
+        >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+        >>> flmm.reml(spectrum, y).summary().round(3)
+                  estimate     se
+        h2           0.922  0.082
+        pve          0.895  0.106
+        sigma2       3.917  4.000
+        delta        0.085  0.096
+        sigma2_g     3.917  4.000
+        sigma2_e     0.333  0.157
+        total        4.250  4.002
+        beta[x0]     3.500  1.155
+        """
+        quantities = [*VARIANCE_FIELDS, *(f"beta[{name}]" for name in self.coef)]
+        index: pd.Index = pd.Index(quantities)
+        if self.names is not None:
+            index = pd.MultiIndex.from_product([self.names, quantities], names=["response", "quantity"])
+        columns = {}
+        for column, end, beta in (("estimate", "", self.beta), ("se", "_se", self.beta_se)):
+            variances = np.stack([getattr(self, f + end) for f in VARIANCE_FIELDS], axis=-1)
+            columns[column] = np.concatenate([variances, beta], axis=-1).ravel()
+        return pd.DataFrame(columns, index=index, dtype=float)
+
+    def to_dataset(self) -> xr.Dataset:
+        """
+        Return the estimates as an xarray Dataset with dimensions "response" (for several) and "coef".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> rng = np.random.default_rng(3)
+        >>> W = np.repeat(np.eye(6), 4, axis=0)
+        >>> Y = W @ rng.normal(size=(6, 50)) + rng.normal(size=(24, 50))
+        >>> fits = flmm.reml(flmm.Spectrum.from_factor(W, np.ones((24, 1))), Y).to_dataset()
+        >>> dict(fits.sizes), bool((fits.loglik >= fits.loglik_null).all())
+        ({'response': 50, 'coef': 1}, True)
+        """
+        over = () if self.names is None else ("response",)
+        numbers = [*VARIANCE_FIELDS, *(f"{name}_se" for name in VARIANCE_FIELDS), "loglik", "loglik_null", "converged"]
+        variables: dict[str, Any] = {name: (over, getattr(self, name)) for name in (*numbers, "n_obs", "pattern")}
+        for name in ("beta", "beta_se"):
+            variables[name] = ((*over, "coef"), getattr(self, name))
+        boundary = np.asarray(self.boundary, dtype=object)
+        variables["boundary"] = (over, np.where(boundary == np.array(None), "", boundary).astype(str))
+        variables["message"] = (over, np.asarray(self.message, dtype=str))
+        coords = {"coef": list(self.coef)} | ({} if self.names is None else {"response": list(self.names)})
+        attrs = {"method": self.method, "model": "y ~ N(Xβ, σ²(K + δI))", "patterns": int(np.max(self.pattern)) + 1}
+        return xr.Dataset(variables, coords=coords, attrs=attrs)
+
+    def response(self, name: str) -> "REMLFit":
+        """
+        Return the fit of one of several responses by its name.
+
+        Raises
+        ------
+        ValueError
+            If there is no response of that name.
+        """
+        if self.names is None or name not in self.names:
+            raise ValueError(f"there is no response {name!r}: the names are those of the columns of y, see fit.names.")
+        t, r = self.names.index(name), self.rotated
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        taken = {f: plain(v[t]) if np.ndim(v) == 1 else v[t] for f, v in values.items() if f not in _WHOLE}
+        rotated = None if r is None else Rotated(r.spectrum, r.z[t], r.rss[t], r.y1[t], r.norm2[t], None)
+        return REMLFit(**taken, method=self.method, names=None, coef=self.coef, rotated=rotated)
+
+    def blup(self) -> FloatArray:
+        """Return the best linear unbiased predictor û of the random effects, (n,) or (n, T)."""
+        return effects.blup(self._data, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
+
+    def pev(self, *, full: bool = False) -> FloatArray:
+        """
+        Return the prediction error variance Var(û - u).
+
+        Its diagonal (n,) or (n, T), or on request the matrix (n, n), for one response.
+        """
+        if full and self.names is not None:
+            raise ValueError("pev(full=True) is a matrix for one response: fit the response of interest alone.")
+        return effects.pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full).T
+
+    def predict(self, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None) -> Prediction:
+        """
+        Predict f = Xβ + u for new rows, or for the training rows when nothing is given.
+
+        Parameters
+        ----------
+        X_new : (m, r) array or DataFrame
+            Fixed-effects design of the new rows.
+        K_new : (m, n) array or DataFrame
+            Covariance of the new effects with the training effects, on the scale of K.
+        W_new : (m, q) array
+            Rows of the factor instead, after `Spectrum.from_factor`.
+        K_new_new : (m, m) or (m,) array, optional
+            Covariance of the new effects or its diagonal; without it the variances are NaN.
+
+        Returns
+        -------
+        Prediction
+            With `mean`, `variance`, `se`, `se_observation`.
+        """
+        if X_new is None and K_new is None and W_new is None:
+            return effects.fitted(self._data, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e))
+        new = effects.new_rows(self.spectrum, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
+        return effects.predict(self._data, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e), new)
+
+    def profile(self, h2: Any) -> FloatArray:
+        """
+        Return the profile log-likelihood at values (m,) of h², maximised over the total variance and β.
+
+        It is `loglik` at the estimate; ratios of it give intervals and tests. For one response.
+
+        Raises
+        ------
+        ValueError
+            If h2 is outside [0, 1], or the fit has several responses.
+        """
+        s, h = self.spectrum, np.asarray(h2, dtype=float)
+        if self.names is not None:
+            raise ValueError("the profile is that of one response: fit the response of interest alone.")
+        if not ((h >= 0) & (h <= 1)).all():
+            raise ValueError("h2 must be between 0 and 1.")
+        m = s.df if self.method == "REML" else s.n
+        with np.errstate(all="ignore"):
+            e = h[..., None] * (s.eigvals / s.mean_diagonal) + (1 - h)[..., None]
+            quadratic = (self._data.z**2 / e).sum(-1)
+            total = (quadratic + self._data.rss / (1 - h) if s.nullity else quadratic) / m
+            total = np.where(np.isfinite(total), total, 0.0)  # at h2 = 1 with a null space the likelihood is 0
+            return log_likelihood(self._data, h * total / s.mean_diagonal, (1 - h) * total, method=self.method)
+
+    def __repr__(self) -> str:
+        """Report the fit as text."""
+        n = np.unique(self.n_obs)
+        count = f"{n[0]} to {n[-1]}" if n.size > 1 else f"{n[0]}"
+        head = f"{self.method} fit of y ~ N(Xβ, σ²(K + δI)): {count} observations"
+        if self.names is not None:
+            return f"{head}, {len(self.names)} responses; .summary() has the table"
+        lines = [head, self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")]
+        lines.append(f"log-likelihood {self.loglik:.7f}")
+        if self.boundary:
+            lines.append(f"at the boundary: {self.boundary}")
+        lines.append(
+            ("converged" if self.converged else "NOT CONVERGED") + (f": {self.message}" if self.message else "")
+        )
+        return "\n".join(lines)
+
+
+def plain(value: Any) -> Any:
+    """Return a Python number, string or None for one response, the array for several."""
+    return value.item() if np.ndim(value) == 0 and hasattr(value, "item") else value
