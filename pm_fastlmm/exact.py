@@ -1,28 +1,30 @@
-"""The exact posterior of one kernel by quadrature over h²: the reference for NUTS, and its alternative."""
+"""The exact posterior of one kernel by quadrature over h², for one response or thousands."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from scipy.interpolate import CubicSpline
-from scipy.optimize import brentq
-from scipy.special import gammaincc, gammaincinv
+from scipy.special import gammaincc, gammaincinv, gammaln
 
-from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._parallel import in_threads
+from pm_fastlmm.fit import plain
+from pm_fastlmm.likelihood.spectral import corner
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
 from pm_fastlmm.prior import VariancePrior, shares
+from pm_fastlmm.quadrature import integrate
 
-_DROP = 45.0  # log-density below the mode where the tails are cut: 3e-20
-_NODES = 800
-_LIMIT = 700.0  # of logit h², where 1 - h² leaves the range of floats
-_CHUNK = 2_000_000
+type Kind = Literal["eti", "hdi"]
+
 _QUANTITIES = ("h2", "pve", "delta", "total", "sigma2", "sigma2_e")
+_SHARES = ("h2", "pve", "delta")
+_BLOCK = 500_000
+_TABLE = 8001
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -31,29 +33,44 @@ class ExactPosterior:
     Posterior of (h², total) and of what they determine, as weights on nodes of logit h².
 
     Given h², the total variance is InverseGamma(shape, scale(h²)), so every mean, quantile and draw is exact up to the
-    one-dimensional quadrature, whose error is far below 1e-6 posterior standard deviations.
+    one-dimensional quadrature. Methods return a number for one response and an array (T,) for several. Quantities are
+    h2, pve, delta, total, sigma2 (= sigma2_g) and sigma2_e.
 
     Attributes
     ----------
     x : (m,) array
-        Equally spaced nodes of logit h².
-    weights : (m,) array
+        Nodes of logit h², shared by all responses.
+    weights : (m,) or (T, m) array
         Posterior probabilities of the nodes.
+    log_density : (m,) or (T, m) array
+        Log-density of logit h² at the nodes.
     shape : float
         a + p/2.
-    scale : (m,) array
+    scale : (m,) or (T, m) array
         b + ½Σz²/e at the nodes.
-    log_evidence : float
+    log_evidence : float or (T,) array
         log p(y) in the convention of `REMLFit.loglik`; NaN when the prior of the total is improper.
+    log_bayes_factor : float or (T,) array
+        log of ∫ p(y | h²) p(h²) dh² / p(y | h² = 0): the model with the kernel, under its prior of h², against the one
+        without, both under the same prior of the total variance. It exists when that prior is improper too, being the
+        same in both.
+    message : str (an object array for several responses)
+        Why there is no posterior, empty if there is; everything of such a response is NaN.
+    names : tuple of str or None
+        Names of several responses; None for one.
     prior : VariancePrior
     rotated : Rotated
     """
 
     x: FloatArray
     weights: FloatArray
+    log_density: FloatArray
     shape: float
     scale: FloatArray
-    log_evidence: float
+    log_evidence: Any
+    log_bayes_factor: Any
+    message: Any
+    names: tuple[str, ...] | None
     prior: VariancePrior
     rotated: Rotated
 
@@ -62,159 +79,281 @@ class ExactPosterior:
         """The spectrum that was used."""
         return self.rotated.spectrum
 
-    def mean(self, quantity: str) -> float:
-        """Return the posterior mean of h2, pve, delta, total, sigma2 (= sigma2_g) or sigma2_e; inf for delta."""
-        power = self._share(quantity)
-        if quantity == "delta":
-            return math.inf if self.prior.h2_alpha <= 1 else float(self.weights @ power)
-        if quantity in ("h2", "pve"):
-            return float(self.weights @ power)
-        return float(self.weights @ (power * self.scale)) / (self.shape - 1) if self.shape > 1 else math.inf
+    def mean(self, quantity: str) -> Any:
+        """Return the posterior mean; inf where it diverges, as that of delta under a uniform h²."""
+        return self._moments(quantity)[0]
 
-    def sd(self, quantity: str) -> float:
+    def sd(self, quantity: str) -> Any:
         """Return the posterior standard deviation."""
-        share, mean = self._share(quantity), self.mean(quantity)
-        if quantity in ("h2", "pve"):
-            return math.sqrt(self.weights @ (share - mean) ** 2)
-        if quantity == "delta":
-            return math.inf if self.prior.h2_alpha <= 2 else math.sqrt(self.weights @ (share - mean) ** 2)
-        if self.shape <= 2:
-            return math.inf
-        conditional = share * self.scale / (self.shape - 1)
-        within = conditional**2 / (self.shape - 2)
-        return math.sqrt(self.weights @ (within + (conditional - mean) ** 2))
+        return self._moments(quantity)[1]
 
-    def quantile(self, quantity: str, probability: float) -> float:
+    def quantile(self, quantity: str, probability: float) -> Any:
         """Return a posterior quantile."""
-        if not 0 < probability < 1:
-            raise ValueError(f"probability must be between 0 and 1, got {probability}.")
-        share = self._share(quantity)
-        if quantity in ("h2", "pve", "delta"):
-            p = 1 - probability if quantity == "delta" else probability
-            return float(self._monotone(quantity, np.array([self._x_quantile(p)]))[0])
-        positive = (self.weights > 0) & (share * self.scale > 0)
-        w, scales = self.weights[positive], (share * self.scale)[positive]
-        centre = scales / gammaincinv(self.shape, 1 - probability)  # the quantile if h² were each node
+        return self._quantiles(quantity, np.array([_checked(probability)]))[..., 0][()]
 
-        def excess(log_t: float) -> float:
-            with np.errstate(over="ignore"):
-                return float(w @ gammaincc(self.shape, scales / math.exp(log_t))) - probability
+    def interval(self, quantity: str, probability: float = 0.95, *, kind: Kind = "eti") -> tuple[Any, Any]:
+        """
+        Return an interval with a probability between 0 and 1.
 
-        low, high = math.log(centre.min()) - 1e-9, math.log(centre.max()) + 1e-9
-        return math.exp(brentq(excess, low, high, xtol=1e-13))
+        Equal-tailed ("eti"), or the shortest one, that of highest density ("hdi"), which reaches to h² = 0 or 1 where
+        the density is highest there.
 
-    def interval(self, quantity: str, probability: float = 0.95) -> tuple[float, float]:
-        """Return the equal-tailed interval of a probability between 0 and 1."""
-        if not 0 < probability < 1:
-            raise ValueError(f"probability must be between 0 and 1, got {probability}.")
-        tail = (1 - probability) / 2
-        return self.quantile(quantity, tail), self.quantile(quantity, 1 - tail)
+        Raises
+        ------
+        ValueError
+            If the kind is unknown, or for the highest-density interval of delta: its density is that of a ratio, whose
+            shortest interval says little; take the one of h2.
+        """
+        _checked(probability)
+        if kind not in get_args(Kind.__value__):
+            raise ValueError(f"kind must be 'eti' or 'hdi', got {kind!r}.")
+        if kind == "hdi":
+            ends = self._shortest(quantity, probability)
+        else:
+            tail = (1 - probability) / 2
+            ends = self._quantiles(quantity, np.array([tail, 1 - tail]))
+        return ends[..., 0][()], ends[..., 1][()]
 
     def h2_density(self, h2: FloatArray) -> FloatArray:
-        """Return the posterior density of h² at some values from 0 to 1."""
+        """Return the posterior density of h² at some values (m,) from 0 to 1, (m,) or (T, m)."""
         h = np.asarray(h2, dtype=float)
         if not ((h >= 0) & (h <= 1)).all():
             raise ValueError("h2 must be between 0 and 1.")
         with np.errstate(divide="ignore"):
             x = np.clip(np.log(h) - np.log1p(-h), self.x[0], self.x[-1])  # at 0 and 1 the limit
         at, one_minus = shares(x)
-        return np.asarray(np.exp(self._log_density()(x)) / (at * one_minus))
+        floored = np.maximum(self.log_density, np.max(self.log_density, axis=-1, keepdims=True) - 1e3)
+        return np.asarray(np.exp(CubicSpline(self.x, floored, axis=-1)(x)) / (at * one_minus))
 
     def beta(self) -> tuple[FloatArray, FloatArray]:
-        """Return posterior mean (r,) and covariance (r, r) of the fixed effects."""
+        """Return posterior mean (…, r) and covariance (…, r, r) of the fixed effects."""
         if self.shape <= 1:
             raise ValueError("the posterior has no mean: there is one residual degree of freedom or fewer.")
-        g, e = self._components(self.scale / (self.shape - 1))
-        fits = effects.blue(self.rotated, g, e)
-        mean = self.weights @ fits.beta
-        deviation = fits.beta - mean
-        between = np.einsum("i,ij,ik->jk", self.weights, deviation, deviation)
-        return mean, np.einsum("i,ijk->jk", self.weights, fits.cov) + between
+        s, r = self.spectrum, self.spectrum.projection.rank
+        h, one_minus = shares(self.x)
+        g = h / s.mean_diagonal
+        d = np.multiply.outer(g, s.eigvals) + one_minus[:, None]
+        Rinv = np.linalg.inv(s.projection.R) if r else np.zeros((0, 0))
+        # given h² the estimate is R⁻¹(y₁ - Cᵀ(gz/d)) and its covariance the total times R⁻¹SR⁻ᵀ: products with weights
+        # that all responses share
+        S = corner(np.zeros_like(d), eigvals=s.eigvals, C=s.C, schur=s.schur, sigma2_g=g, sigma2_e=one_minus)[1]
+        within = Rinv @ S @ Rinv.T
+        lift = ((g[:, None] / d)[:, :, None] * s.C).transpose(1, 0, 2).reshape(s.rank, -1)
+        along = np.atleast_2d(self.rotated.y1)[:, None] - (np.atleast_2d(self.rotated.z) @ lift).reshape(-1, len(h), r)
+        estimates, w = along @ Rinv.T, np.atleast_2d(self.weights)
+        mean = np.einsum("tm,tmr->tr", w, estimates)
+        deviation = estimates - mean[:, None]
+        cov = np.einsum("tm,tmr,tmq->trq", w, deviation, deviation)
+        cov += np.einsum("tm,mrq->trq", w * np.atleast_2d(self.scale) / (self.shape - 1), within)
+        return (mean, cov) if self.names is not None else (mean[0], cov[0])
 
     def draws(self, n: int = 4000, *, random_seed: Any = None) -> dict[str, FloatArray]:
-        """Return n independent posterior draws of h2, pve, delta, total, sigma2, sigma2_g, sigma2_e."""
+        """Return n independent posterior draws of each quantity, and of sigma2_g: (n,), or (n, T) for several."""
         rng = np.random.default_rng(random_seed)
-        x = self._x_quantile(rng.uniform(size=n))
+        density, scale = np.atleast_2d(self.log_density), np.atleast_2d(self.scale)
+        x = self._node_quantiles(rng.uniform(size=(len(density), n)))
+        log_scale = np.stack([np.interp(at, self.x, row) for at, row in zip(x, np.log(scale), strict=True)])
+        total = np.exp(log_scale) / rng.gamma(self.shape, size=x.shape)
         h, one_minus = shares(x)
-        total = np.exp(np.interp(x, self.x, np.log(self.scale))) / rng.gamma(self.shape, size=n)
-        kbar = self.spectrum.mean_diagonal
-        out = {"h2": h, "total": total, "sigma2": h * total / kbar, "sigma2_e": one_minus * total}
-        out["sigma2_g"] = out["sigma2"]
-        return out | {name: self._monotone(name, x) for name in ("pve", "delta")}
+        out = {
+            "h2": h,
+            "total": total,
+            "sigma2": h * total / self.spectrum.mean_diagonal,
+            "sigma2_e": one_minus * total,
+        }
+        out |= {"sigma2_g": out["sigma2"]} | {name: self._share(name, x) for name in ("pve", "delta")}
+        return {name: values.T if self.names is not None else values[0] for name, values in out.items()}
 
     def to_datatree(self, n: int = 4000, *, random_seed: Any = None) -> xr.DataTree:
         """Return independent draws as a DataTree with a posterior group of one chain, for ArviZ."""
-        draws = self.draws(n, random_seed=random_seed)
-        posterior = {name: (("chain", "draw"), values[None]) for name, values in draws.items()}
-        coords = {"chain": [0], "draw": np.arange(n)}
+        over = ("chain", "draw") if self.names is None else ("chain", "draw", "response")
+        posterior = {name: (over, values[None]) for name, values in self.draws(n, random_seed=random_seed).items()}
+        coords: dict[str, Any] = {"chain": [0], "draw": np.arange(n)}
+        coords |= {} if self.names is None else {"response": list(self.names)}
         return xr.DataTree.from_dict({"posterior": xr.Dataset(posterior, coords=coords)})
 
+    def to_dataset(self, probability: float = 0.95, *, quantities: tuple[str, ...] = _QUANTITIES) -> xr.Dataset:
+        """
+        Return means, standard deviations, medians and intervals as an xarray Dataset.
+
+        Variables h2_mean, h2_sd, h2_median, h2_eti, h2_hdi, … for each quantity, the intervals over a dimension
+        "bound"; log_evidence, log_bayes_factor and message.
+
+        Parameters
+        ----------
+        probability : float
+            Of the intervals.
+        quantities : tuple of str
+            Highest-density intervals of variances cost most; leave out what is not needed for many responses.
+        """
+        over = () if self.names is None else ("response",)
+        tail = (1 - _checked(probability)) / 2
+        variables: dict[str, Any] = {}
+        for name in quantities:
+            mean, sd = self._moments(name)
+            ends = self._quantiles(name, np.array([tail, 0.5, 1 - tail]))
+            variables |= {
+                f"{name}_mean": (over, mean),
+                f"{name}_sd": (over, sd),
+                f"{name}_median": (over, ends[..., 1]),
+            }
+            variables[f"{name}_eti"] = ((*over, "bound"), ends[..., [0, 2]])
+            if name != "delta":
+                variables[f"{name}_hdi"] = ((*over, "bound"), self._shortest(name, probability))
+        for name in ("log_evidence", "log_bayes_factor"):
+            variables[name] = (over, getattr(self, name))
+        variables["message"] = (over, np.asarray(self.message, dtype=str))
+        coords: dict[str, Any] = {"bound": ["lower", "upper"]}
+        coords |= {} if self.names is None else {"response": list(self.names)}
+        return xr.Dataset(variables, coords=coords, attrs={"probability": probability, "prior": repr(self.prior)})
+
     def summary(self, probability: float = 0.95) -> pd.DataFrame:
-        """Return means, standard deviations, medians and equal-tailed intervals as a table."""
-        tail = (1 - probability) / 2
+        """Return means, standard deviations, medians and equal-tailed intervals, for several a block of rows each."""
+        tail = (1 - _checked(probability)) / 2
         columns = ("mean", "sd", f"eti_{tail:.1%}", "median", f"eti_{1 - tail:.1%}")
-        rows = {
-            q: (self.mean(q), self.sd(q), self.quantile(q, tail), self.quantile(q, 0.5), self.quantile(q, 1 - tail))
-            for q in _QUANTITIES
-        }
-        return pd.DataFrame.from_dict(rows, orient="index", columns=list(columns))
+        levels = np.array([tail, 0.5, 1 - tail])
+        rows = np.stack(
+            [np.concatenate([np.stack(self._moments(q), -1), self._quantiles(q, levels)], -1) for q in _QUANTITIES], -2
+        )
+        index: pd.Index = pd.Index(_QUANTITIES)
+        if self.names is not None:
+            index = pd.MultiIndex.from_product([self.names, _QUANTITIES], names=["response", "quantity"])
+        return pd.DataFrame(rows.reshape(-1, len(columns)), index=index, columns=list(columns))
 
-    def _share(self, quantity: str) -> FloatArray:
-        """Return h2, pve or delta at the nodes; for a variance its share of the total."""
-        h, one_minus = shares(self.x)
-        if quantity in ("h2", "pve", "delta"):
-            return self._monotone(quantity, self.x)
-        variances = {"total": np.ones_like(h), "sigma2_e": one_minus}
-        variances["sigma2"] = variances["sigma2_g"] = h / self.spectrum.mean_diagonal
-        if quantity not in variances:
-            raise ValueError(f"quantity must be one of {', '.join(_QUANTITIES)}, got {quantity!r}.")
-        return variances[quantity]
+    def _moments(self, quantity: str) -> tuple[Any, Any]:
+        """Return mean and standard deviation, in blocks."""
+        weights, scale = np.atleast_2d(self.weights), np.atleast_2d(self.scale)
+        share = self._share(quantity, self.x)
+        variance, shape = quantity not in _SHARES, self.shape
+        means, sds = np.empty(len(weights)), np.empty(len(weights))
+        rows = max(1, _BLOCK // self.x.size)
+        for part in (slice(start, start + rows) for start in range(0, len(weights), rows)):
+            w, conditional = weights[part], share[None]
+            if variance:  # the mean of the InverseGamma given h², and its variance of that mean squared over shape - 2
+                with np.errstate(all="ignore"):
+                    conditional = share * scale[part] / (shape - 1)
+            with np.errstate(over="ignore", invalid="ignore"):  # far out a ratio leaves the range, its weight is 0
+                mean = np.einsum("tm,tm->t", w, np.broadcast_to(conditional, w.shape))
+                square = (conditional - mean[:, None]) ** 2
+                if variance and shape > 2:
+                    square = square + conditional**2 / (shape - 2)
+                square[w == 0] = 0.0
+            means[part], sds[part] = mean, np.sqrt(np.einsum("tm,tm->t", w, square))
+        a = self.prior.h2_alpha
+        if (a <= 1) if quantity == "delta" else variance and shape <= 1:
+            means[:] = math.inf
+        if (a <= 2) if quantity == "delta" else variance and shape <= 2:
+            sds[:] = math.inf
+        sds[np.isnan(np.atleast_1d(self.log_bayes_factor))] = np.nan
+        means[np.isnan(sds)] = np.nan
+        return (means, sds) if self.names is not None else (float(means[0]), float(sds[0]))
 
-    def _monotone(self, quantity: str, x: FloatArray) -> FloatArray:
-        s = self.spectrum
-        if quantity == "h2":
-            return shares(x)[0]
+    def _quantiles(self, quantity: str, probabilities: FloatArray) -> FloatArray:
+        """Return quantiles (…, P)."""
+        if quantity in _SHARES:
+            p = 1 - probabilities if quantity == "delta" else probabilities
+            out = self._share(quantity, self._node_quantiles(p[None]))
+        else:
+            from pm_fastlmm.likelihood import quantiles
+
+            share, table = self._share(quantity, self.x), self._table()
+
+            def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
+                quantiles.variance_quantile_rows(self.x, density, log_scale, table, probabilities, out)
+
+            out = np.exp(self._rows(run, share, probabilities.size))
+        return out if self.names is not None else out[0]
+
+    def _shortest(self, quantity: str, probability: float) -> FloatArray:
+        """Return the shortest interval (…, 2)."""
+        from pm_fastlmm.likelihood import quantiles
+
+        share = self._share(quantity, self.x)
         if quantity == "delta":
-            return s.mean_diagonal * np.exp(-x)
-        return shares(x + math.log(s.mean_eigval / s.mean_diagonal))[0]
+            raise ValueError("delta has no highest-density interval here: take the one of h2, or the equal-tailed one.")
+        variance = quantity not in _SHARES
+        s, table = self.spectrum, self._table()
+        shift = math.log(s.mean_eigval / s.mean_diagonal) if quantity == "pve" else 0.0
 
-    def _components(self, total: FloatArray) -> tuple[FloatArray, FloatArray]:
-        h, one_minus = shares(self.x)
-        return h * total / self.spectrum.mean_diagonal, one_minus * total
+        def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
+            quantiles.shortest_rows(variance, self.x, density, log_scale, table, probability, shift, out)
 
-    def _x_quantile(self, probability: FloatArray | float) -> Any:
-        """Return quantiles of logit h²: the integral of the interpolated density, inverted."""
-        fine = np.linspace(self.x[0], self.x[-1], 20 * self.x.size)
-        density = CubicSpline(fine, np.exp(self._log_density()(fine)))
-        cumulative = density.antiderivative()
-        mass = np.maximum.accumulate(cumulative(fine))
-        target = np.asarray(probability) * mass[-1]
-        x = np.interp(target, mass, fine)
-        step = fine[1] - fine[0]
-        with np.errstate(divide="ignore", invalid="ignore"):  # one Newton step, within the cell
-            newton = np.clip(np.nan_to_num((target - cumulative(x)) / density(x)), -step, step)
-        return x + newton
+        ends = self._rows(run, share if variance else np.ones_like(share), 2)
+        ends = np.exp(ends) if variance else shares(ends)[0]
+        return ends if self.names is not None else ends[0]
 
-    def _log_density(self) -> CubicSpline:
-        """Return the log-density of logit h², which is smooth, between the nodes."""
-        return CubicSpline(self.x, np.log(np.maximum(self.weights, 1e-300) / (self.x[1] - self.x[0])))
+    def _rows(self, run: Any, share: FloatArray, columns: int) -> FloatArray:
+        """Run a compiled loop over blocks of responses, with the log-scales of a share of the total; NaN stays."""
+        density, scale = np.atleast_2d(self.log_density), np.atleast_2d(self.scale)
+        fine = np.flatnonzero(np.isfinite(np.atleast_1d(self.log_bayes_factor)))
+        out = np.full((len(density), columns), np.nan)
+
+        def part(block: slice) -> None:
+            rows = fine[block]
+            values = np.empty((rows.size, columns))
+            with np.errstate(over="ignore", divide="ignore"):
+                logs = np.clip(np.log(scale[rows]) + np.log(share), -1e3, 1e3)
+            run(rows, np.ascontiguousarray(density[rows]), logs, values)
+            out[rows] = values
+
+        in_threads(part, fine.size)
+        return out
+
+    def _node_quantiles(self, probabilities: FloatArray) -> FloatArray:
+        """Return quantiles of logit h², (T, P), for probabilities (T, P) or (1, P)."""
+        from pm_fastlmm.likelihood import quantiles
+
+        def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
+            own = probabilities[rows] if len(probabilities) > 1 else probabilities
+            quantiles.node_quantile_rows(self.x, density, own, out)
+
+        return self._rows(run, np.ones_like(self.x), probabilities.shape[1])
+
+    def _table(self) -> tuple[float, float, FloatArray, FloatArray, float]:
+        """Return the share of a Gamma(shape) variable above exp(v), and its derivative, on a grid of v; and √shape."""
+        low, high = (math.log(float(gammaincinv(self.shape, p)) or 1e-300) for p in (1e-16, 1 - 1e-15))
+        v = np.linspace(low - 0.1, high + 0.1, _TABLE)
+        slope = -np.exp(self.shape * v - np.exp(v) - gammaln(self.shape))
+        return float(v[0]), float(v[1] - v[0]), gammaincc(self.shape, np.exp(v)), slope, math.sqrt(self.shape)
+
+    def _share(self, quantity: str, x: FloatArray) -> FloatArray:
+        """Return h2, pve or delta at logit h² = x; for a variance its share of the total."""
+        s = self.spectrum
+        if quantity == "delta":
+            return np.asarray(s.mean_diagonal * np.exp(-x))
+        if quantity == "pve":
+            return shares(x + math.log(s.mean_eigval / s.mean_diagonal))[0]
+        h, one_minus = shares(x)
+        values = {"h2": h, "total": np.ones_like(h), "sigma2_e": one_minus}
+        values["sigma2"] = values["sigma2_g"] = h / s.mean_diagonal
+        if quantity not in values:
+            raise ValueError(f"quantity must be one of {', '.join(_QUANTITIES)}, got {quantity!r}.")
+        return values[quantity]
 
     def __repr__(self) -> str:
         """Report the posterior as text."""
+        if self.names is not None:
+            failed = int((self.message != "").sum())
+            without = f", {failed} without a posterior (see .message)" if failed else ""
+            return f"Exact posterior of {len(self.names)} responses{without}; .to_dataset() has the intervals"
         return f"Exact posterior, {self.prior}\n{self.summary().to_string(float_format=lambda v: f'{v:.5g}')}"
 
 
-def exact_posterior(
-    spectrum: Spectrum, y: Any, *, prior: VariancePrior | None = None
-) -> ExactPosterior | dict[str, ExactPosterior]:
+def _checked(probability: float) -> float:
+    if not 0 < probability < 1:
+        raise ValueError(f"probability must be between 0 and 1, got {probability}.")
+    return probability
+
+
+def exact_posterior(spectrum: Spectrum, y: Any, *, prior: VariancePrior | None = None) -> ExactPosterior:
     """
-    Compute the posterior of y ~ N(Xβ, σ²(K + δI)) by quadrature, β flat.
+    Compute the posterior of y ~ N(Xβ, σ²(K + δI)) by quadrature, β flat, for one response or thousands.
 
     Parameters
     ----------
     spectrum : Spectrum
         K and X, factored once.
-    y : array, Series, DataFrame or Rotated
+    y : array, Series, DataFrame, DataArray or Rotated
         One response (n,), or several (n, T).
     prior : VariancePrior, optional
         Default `VariancePrior.scaled_to` for each response, the prior of `kernel_model`.
@@ -222,17 +361,18 @@ def exact_posterior(
     Returns
     -------
     ExactPosterior
-        For several responses a dict of them by name.
+        One object, also for several responses, whose methods then return arrays. A response of several that has no
+        posterior is labelled in `message`.
 
     Raises
     ------
     ValueError
-        If y does not fit the spectrum, or has no residual variance.
+        If y does not fit the spectrum, K is zero orthogonal to X, or one response has no posterior.
 
     Notes
     -----
     With e_i = h²λ_i/k̄ + 1 - h² the total variance integrates out (Zellner 1971), and the integral over logit h² is a
-    trapezoidal sum, which converges geometrically; its range reaches to where the density has fallen by e⁻⁴⁵.
+    trapezoidal sum, which converges geometrically. Its nodes follow the width that a posterior can have, about n^-½.
 
     Examples
     --------
@@ -245,79 +385,49 @@ def exact_posterior(
     0.826 0.122
     """
     rotated = as_rotated(spectrum, y)
-    if rotated.names is None:
-        return _one(rotated, prior)
-    return {
-        name: _one(Rotated(spectrum, rotated.z[t], rotated.rss[t], rotated.y1[t], rotated.norm2[t], None), prior)
-        for t, name in enumerate(rotated.names)
-    }
-
-
-def _one(rotated: Rotated, prior: VariancePrior | None) -> ExactPosterior:
     s = rotated.spectrum
-    prior = VariancePrior.scaled_to(rotated) if prior is None else prior
+    several = rotated.names is not None
     if not s.rank:
         raise ValueError("K is zero orthogonal to X: the data say nothing about h², whose posterior is its prior.")
-    if s.nullity and rotated.rss == 0 and (s.nullity >= 2 * prior.h2_beta or not prior.proper):
-        raise ValueError(
-            "the posterior is improper, because K and X explain y exactly and nothing bounds h² away from 1: "
-            "use a K of lower rank, or more observations."
-        )
-
-    def log_posterior(x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        with np.errstate(over="ignore", divide="ignore"):
-            logdet, quadratic = _sums(rotated, x)
-        density = prior.log_marginal(x, logdet, quadratic, s.df)
-        return np.where(np.isfinite(quadratic), density, -np.inf), prior.total_scale + 0.5 * quadratic
-
-    low, high = _range(lambda x: log_posterior(x)[0])
-    x = np.linspace(low, high, _NODES)
-    density, scale = log_posterior(x)
-    weights = np.exp(density - density.max())
-    evidence = density.max() + math.log(weights.sum() * (x[1] - x[0])) - s.projection.logdet_R
+    if prior is None:
+        prior = VariancePrior.scaled_to_each(rotated) if several else VariancePrior.scaled_to(rotated)
+    message = _improper(rotated, prior)
+    if not several and message[0]:
+        raise ValueError(f"{message[0]}.")
+    x, dx, log_density, scale, log_mass, log_none = integrate(rotated, prior)
+    failed = message != ""
+    log_density[failed] = np.nan
+    evidence, factor = log_mass - s.projection.logdet_R, log_mass - log_none
+    evidence[failed | (not prior.proper)] = factor[failed] = np.nan
+    weights = np.exp(log_density) * dx
+    if not several:
+        log_density, weights, scale = log_density[0], weights[0], scale[0]
+        evidence, factor, message = evidence[0], factor[0], message[0]
     return ExactPosterior(
         x=x,
-        weights=weights / weights.sum(),
+        weights=weights,
+        log_density=log_density,
         shape=prior.total_shape + s.df / 2,
         scale=scale,
-        log_evidence=float(evidence) if prior.proper else math.nan,
+        log_evidence=plain(evidence),
+        log_bayes_factor=plain(factor),
+        message=message,
+        names=rotated.names,
         prior=prior,
         rotated=rotated,
     )
 
 
-def _range(log_density: Callable[[FloatArray], FloatArray]) -> tuple[float, float]:
-    """Return where the log-density of logit h² is within `_DROP` of its maximum: found coarsely, then closed in on."""
-    low, high = -50.0, 50.0
-    while True:
-        x = np.arange(low, high, 0.25)
-        density = log_density(x)
-        floor = density.max() - _DROP
-        if density[0] > floor and low > -_LIMIT:
-            low = max(-_LIMIT, 2 * low)
-        elif density[-1] > floor and high < _LIMIT:
-            high = min(_LIMIT, 2 * high)
-        else:
-            break
-    for _ in range(3):
-        inside = np.flatnonzero(density > density.max() - _DROP)
-        step = x[1] - x[0]
-        low, high = max(low, x[inside[0]] - step), min(high, x[inside[-1]] + step)
-        x = np.linspace(low, high, 200)
-        density = log_density(x)
-    return low, high
-
-
-def _sums(rotated: Rotated, x: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return Σ log e and Σ z²/e (null directions included) with e = h²λ/k̄ + 1 - h², at the nodes."""
+def _improper(rotated: Rotated, prior: VariancePrior) -> Any:
+    """Return for each response why it has no posterior, empty where it has one."""
     s = rotated.spectrum
-    logdet, quadratic = np.empty_like(x), np.empty_like(x)
-    for part in np.array_split(np.arange(x.size), max(1, x.size * s.rank // _CHUNK)):
-        h, one_minus = shares(x[part])
-        e = h[:, None] * (s.eigvals / s.mean_diagonal) + one_minus[:, None]
-        logdet[part], quadratic[part] = np.log(e).sum(-1), (rotated.z**2 / e).sum(-1)
-    if s.nullity:
-        one_minus = shares(x)[1]
-        logdet += s.nullity * np.log(one_minus)
-        quadratic += rotated.rss / one_minus
-    return logdet, quadratic
+    message = np.full(np.atleast_1d(rotated.rss).shape, "", dtype=object)
+    if s.nullity and (s.nullity >= 2 * prior.h2_beta or not prior.proper):
+        message[np.atleast_1d(rotated.rss) == 0] = (
+            "the posterior is improper, because K and X explain y exactly and nothing bounds h² away from 1: "
+            "use a K of lower rank, or more observations"
+        )
+    message[np.atleast_1d(rotated.norm2) == 0] = (
+        "y has no residual variance after X: there is nothing to estimate a variance from"
+    )
+    return message

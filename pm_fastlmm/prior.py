@@ -1,7 +1,7 @@
 """The default prior of one kernel: one object for `kernel_model`, `exact_posterior` and the seed of the sampler."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -25,6 +25,7 @@ class VariancePrior:
     total_shape, total_scale : float
         Density ∝ total^(-shape - 1) exp(-scale/total): worth 2 · shape observations with mean square scale/shape.
         Shape and scale 0 give the improper 1/total, which `exact_posterior` takes but a PyMC model does not.
+        In the default prior of several responses the scale is an array (T,), one for each.
 
     Examples
     --------
@@ -36,13 +37,14 @@ class VariancePrior:
     h2_alpha: float = 1.0
     h2_beta: float = 1.0
     total_shape: float = 0.0
-    total_scale: float = 0.0
+    total_scale: float | FloatArray = 0.0
 
     def __post_init__(self) -> None:
         """Check that the parameters are those of a Beta and an InverseGamma."""
         if not (self.h2_alpha > 0 and self.h2_beta > 0):
             raise ValueError(f"h2_alpha and h2_beta must be positive, got {self.h2_alpha} and {self.h2_beta}.")
-        if not (self.total_shape >= 0 and self.total_scale >= 0) or (self.total_shape > 0) != (self.total_scale > 0):
+        scale = np.asarray(self.total_scale)
+        if not (self.total_shape >= 0 and (scale >= 0).all()) or ((scale > 0) != (self.total_shape > 0)).any():
             raise ValueError(
                 "total_shape and total_scale must both be positive, or both 0 for the improper 1/total; "
                 f"got {self.total_shape} and {self.total_scale}."
@@ -61,6 +63,18 @@ class VariancePrior:
             raise ValueError("y has no residual variance after X: there is nothing to estimate a variance from.")
         return cls(1.0, 1.0, 1.0, scale)
 
+    @classmethod
+    def scaled_to_each(cls, rotated: Rotated) -> Self:
+        """Return the default of each response, `scaled_to` it alone; where nothing is left of y, of a scale of 1."""
+        scale = rotated.norm2 / rotated.spectrum.df
+        return cls(1.0, 1.0, 1.0, np.where(scale > 0, scale, 1.0))
+
+    def part(self, block: slice) -> "VariancePrior":
+        """Return the prior of a block of responses."""
+        return (
+            self if np.ndim(self.total_scale) == 0 else replace(self, total_scale=np.asarray(self.total_scale)[block])
+        )
+
     @property
     def proper(self) -> bool:
         """Whether the prior on the total variance can be normalised."""
@@ -72,17 +86,19 @@ class VariancePrior:
             self.h2_alpha * log_expit(x) + self.h2_beta * log_expit(-x) - betaln(self.h2_alpha, self.h2_beta)
         )
 
-    def log_marginal(self, x: FloatArray, logdet: FloatArray, quadratic: FloatArray, df: int) -> FloatArray:
+    def log_given_h2(self, quadratic: FloatArray, df: int) -> tuple[FloatArray, FloatArray]:
         """
-        Return log p(z, rss, logit h² = x) with the total variance integrated out.
+        Return the scale of the total given h² and log p(z, rss | h²) + ½ Σ log e, given Σz²/e (…, m).
 
-        (2π)^{-p/2} bᵃ Γ(a + p/2)/Γ(a) · Π e_i^{-1/2} (b + ½Σz²/e)^{-(a + p/2)}, given Σ log e and Σ z²/e.
+        The total is integrated out: (2π)^{-p/2} bᵃ Γ(a + p/2)/Γ(a) · Π e_i^{-1/2} (b + ½Σz²/e)^{-(a + p/2)}. When the
+        prior is improper, b = a = 0, the factor bᵃ/Γ(a) is left out.
         """
-        a, b = self.total_shape, self.total_scale
-        constant = gammaln(a + df / 2) - df / 2 * math.log(2 * math.pi)
+        a, b = self.total_shape, np.asarray(self.total_scale)[..., None]
+        scale = b + 0.5 * quadratic
+        constant = float(gammaln(a + df / 2)) - df / 2 * math.log(2 * math.pi)
         if self.proper:
-            constant += a * math.log(b) - gammaln(a)
-        return np.asarray(self.log_h2(x) + constant - 0.5 * logdet - (a + df / 2) * np.log(b + 0.5 * quadratic))
+            return scale, np.asarray(constant + a * np.log(b) - gammaln(a) - (a + df / 2) * np.log(scale))
+        return scale, np.asarray(constant - (a + df / 2) * np.log(scale))
 
 
 def shares(x: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -344,12 +344,12 @@ def test_several_responses_have_each_their_own_posterior_and_prior(build_problem
     problem = build_problem("low-W")
     Y = pd.DataFrame({"small": problem.y, "large": 100 * problem.y[::-1]})
     together = exact_posterior(problem.spectrum, Y)
-    assert list(together) == ["small", "large"]
-    for name, posterior in together.items():
+    assert together.names == ("small", "large")
+    for t, name in enumerate(together.names):
         alone = exact_posterior(problem.spectrum, Y[name].to_numpy())
-        assert_allclose(posterior.prior.total_scale, alone.prior.total_scale, rtol=1e-12)
-        assert_allclose(posterior.mean("h2"), alone.mean("h2"), rtol=1e-12)
-        assert_allclose(posterior.log_evidence, alone.log_evidence, rtol=1e-12)
+        assert_allclose(together.prior.total_scale[t], alone.prior.total_scale, rtol=1e-12)
+        assert_allclose(together.mean("h2")[t], alone.mean("h2"), rtol=1e-9)
+        assert_allclose(together.log_evidence[t], alone.log_evidence, rtol=1e-10)
 
 
 def test_what_has_no_posterior_is_refused(build_problem):
