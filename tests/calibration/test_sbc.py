@@ -49,9 +49,7 @@ def rank(draws, truth):
 @pytest.fixture(scope="module", params=[60, 5], ids=["full rank", "low rank"])
 def exact(request):
     spectrum, W, X, Y, truth = simulate(request.param, replicates=2000)
-    posteriors = flmm.exact_posterior(spectrum, Y, prior=PRIOR).values()
-    draws = [p.draws(L, random_seed=i) for i, p in enumerate(posteriors)]
-    return spectrum, W, X, Y, truth, {name: np.stack([d[name] for d in draws], axis=-1) for name in draws[0]}
+    return spectrum, W, X, Y, truth, flmm.exact_posterior(spectrum, Y, prior=PRIOR).draws(L, random_seed=0)
 
 
 def test_exact_posterior_is_calibrated(exact):

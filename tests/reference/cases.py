@@ -63,3 +63,18 @@ def h2zero_grm():
     U = U * np.where(U[np.abs(U).argmax(0), np.arange(n)] < 0, -1.0, 1.0)
     X = np.column_stack([np.ones(n), rng.standard_normal(n)])
     return K, X, U @ (rng.standard_normal(n) / lam**0.3) + 1.0
+
+
+def scan200():
+    """Return (K, X, y, candidates), 40 allele counts; GEMMA's results are in scan_gemma.json."""
+    rng = np.random.default_rng(20241122)
+    n, m = 200, 500
+    freq = rng.uniform(0.1, 0.5, m)
+    markers = rng.binomial(2, freq, size=(n, m)).astype(float)
+    standardised = (markers - markers.mean(0)) / markers.std(0)
+    K = standardised @ standardised.T / m
+    candidates = rng.binomial(2, rng.uniform(0.1, 0.5, 40), size=(n, 40)).astype(float)
+    X = np.column_stack([np.ones(n), rng.standard_normal(n)])
+    y = X @ np.array([0.5, -0.3]) + 0.6 * candidates[:, 3] - 0.4 * candidates[:, 17]
+    y = y + standardised @ rng.standard_normal(m) * math.sqrt(0.5 / m) + math.sqrt(0.5) * rng.standard_normal(n)
+    return K, X, y, candidates

@@ -1,0 +1,290 @@
+"""Association scan: each of many candidate columns as one more fixed effect, on a spectrum that is factored once."""
+
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from scipy.special import stdtr
+from scipy.stats import chi2
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.candidates import COLLINEAR, MISSING, RotatedCandidates, blocks, rotate_candidates
+from pm_fastlmm.fit import REMLFit
+from pm_fastlmm.likelihood.profile import Method, Profile, search
+from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.reml import reml
+
+type Test = Literal["wald", "lrt"]
+type Delta = Literal["each", "null"]
+
+_FIELDS = ("beta", "se", "statistic", "p_value", "delta", "sigma2", "h2")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Null:
+    """The model without a candidate on one spectrum: its fit, and y in the coordinates of the tests."""
+
+    spectrum: Spectrum
+    fit: REMLFit
+    profile: Profile
+    null_y: FloatArray | None
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, y: Any, method: Method) -> "_Null":
+        values, names = spectrum.read_response(y)
+        if names is not None:
+            raise ValueError(
+                f"y has {len(names)} columns, a scan has one response: scan them one by one (the spectrum is shared)."
+            )
+        fit = reml(spectrum, values, method=method)
+        if not math.isfinite(fit.loglik):
+            raise ValueError(f"the model without candidates has no estimate: {fit.message}.")
+        assert fit.rotated is not None
+        null_y = None
+        if spectrum.nullity:
+            projection = spectrum.projection
+            left = values - projection.Q1 @ (projection.Q1.T @ values)
+            null_y = (left - spectrum.basis @ fit.rotated.z) / math.sqrt(float(fit.rotated.norm2))
+        return cls(spectrum, fit, Profile.from_rotated(fit.rotated, method), null_y)
+
+
+def scan(
+    spectrum: Spectrum | Mapping[Hashable, Spectrum],
+    y: Any,
+    candidates: Any,
+    *,
+    test: Test = "wald",
+    delta: Delta = "each",
+    groups: Any = None,
+    progressbar: bool = True,
+) -> xr.Dataset:
+    """
+    Test each of many candidate columns g as one more fixed effect: y ~ N(Xβ + gα, σ²(K + δI)).
+
+    Parameters
+    ----------
+    spectrum : Spectrum, or mapping of group to Spectrum
+        K and X, factored once. A mapping has one spectrum for each group of candidates, whose kernel leaves those
+        candidates out (leave one chromosome out).
+    y : array, Series or DataArray
+        One response (n,).
+    candidates : array, DataFrame or DataArray (n, m), or an iterable of such blocks
+        Columns to be tested; rows are matched by id. An iterable is read block by block and never held whole.
+    test : {"wald", "lrt"}
+        α̂²/se² against F(1, n - r - 1) with the REML estimate of δ, or twice the difference of the maximised (ML)
+        log-likelihoods against χ²₁. Where ML is unbounded at δ = 0 (a centred kinship matrix with an intercept), the
+        highest interior modes are compared.
+    delta : {"each", "null"}
+        Estimate δ anew with each candidate, searched globally (exact, as GEMMA), or keep that of the model without
+        candidates (approximate, as EMMAX; a little conservative where a candidate explains much).
+    groups : sequence of length m, optional
+        The group of each candidate, when `spectrum` is a mapping.
+    progressbar : bool
+        Show a progress bar when there is more than one block.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over "candidate": beta (α̂), se, statistic, p_value; delta, sigma2 and h2 of the model with the candidate; and
+        reason. A candidate with missing values, or that X explains (a constant one, when X has an intercept), is NaN
+        everywhere with its reason, and counted in `attrs["untested"]`.
+
+    Raises
+    ------
+    ValueError
+        If y or candidates do not fit the spectrum, y has no estimate without candidates, or groups do not fit.
+
+    Notes
+    -----
+    A candidate costs its rotation, and O(k) for each evaluation of its profile likelihood: adding a column to X is a
+    rank-one update of the rotated problem, α̂ = b/a with a = Σwg² and b = Σwgz.
+
+    References
+    ----------
+    Zhou & Stephens (2012), doi:10.1038/ng.2310; Kang et al. (2010), doi:10.1038/ng.548; Lippert et al. (2011),
+    doi:10.1038/nmeth.1681.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pm_fastlmm as flmm
+    >>> rng = np.random.default_rng(2)
+    >>> markers = rng.binomial(2, 0.4, size=(80, 300)).astype(float)
+    >>> y = markers[:, 7] + rng.normal(size=80)
+    >>> K = flmm.covariance.markers(markers)
+    >>> result = flmm.scan(flmm.Spectrum.from_covariance(K, np.ones((80, 1))), y, markers)
+    >>> int(result.p_value.argmin())
+    7
+    """
+    for name, value, alias in (("test", test, Test), ("delta", delta, Delta)):
+        if value not in get_args(alias.__value__):
+            raise ValueError(f"{name} must be {' or '.join(map(repr, get_args(alias.__value__)))}, got {value!r}.")
+    method: Method = "REML" if test == "wald" else "ML"
+    spectra, labels = _by_group(spectrum, groups)
+    first = next(iter(spectra.values()))
+    nulls = {group: _Null.of(s, y, method) for group, s in spectra.items()}
+    results: list[dict[str, Any]] = []
+    names: list[str] = []
+    place = 0
+    total = candidates.shape[1] if len(getattr(candidates, "shape", ())) == 2 else None
+    for columns, given in _progress(blocks(candidates, first.ids, first.n), progressbar, total):
+        m = columns.shape[1]
+        own = None if labels is None else labels[place : place + m]
+        if own is not None and len(own) < m:
+            raise ValueError(f"groups has {len(labels or ())} entries but there are more candidates: one for each.")
+        results.append(_block(nulls, own, columns, test, delta))
+        names += given if given is not None else [f"g{place + j}" for j in range(m)]
+        place += m
+    if labels is not None and len(labels) != place:
+        raise ValueError(f"groups has {len(labels)} entries but there are {place} candidates: one for each.")
+    if not place:
+        raise ValueError("candidates is empty: there is nothing to test.")
+    return _dataset(results, names, labels, nulls, test, delta)
+
+
+def _by_group(spectrum: Any, groups: Any) -> tuple[dict[Hashable, Spectrum], list[Hashable] | None]:
+    if not isinstance(spectrum, Mapping):
+        if groups is not None:
+            raise ValueError(
+                "groups is given with one spectrum: pass a mapping {group: spectrum}, or leave groups out."
+            )
+        return {None: spectrum}, None
+    if groups is None:
+        raise ValueError("spectrum is a mapping: say with groups= which group each candidate is of.")
+    labels = list(groups)
+    unknown = sorted({str(label) for label in labels if label not in spectrum})
+    if unknown:
+        raise ValueError(f"there is no spectrum for the groups {', '.join(unknown)}.")
+    used = {group: spectrum[group] for group in dict.fromkeys(labels)}
+    if len({(s.n, s.ids) for s in used.values()}) > 1:
+        raise ValueError("the spectra of the groups have different observations: build all from the same rows.")
+    return used, labels
+
+
+def _block(
+    nulls: dict[Hashable, _Null], own: list[Hashable] | None, columns: FloatArray, test: Test, delta: Delta
+) -> dict[str, Any]:
+    """Return the fields of a block of candidates, each tested on the spectrum of its group."""
+    if own is None:
+        return _test(nulls[None], columns, test, delta)
+    out: dict[str, Any] = {}
+    for group in dict.fromkeys(own):
+        chosen = np.array([label == group for label in own])
+        for name, values in _test(nulls[group], columns[:, chosen], test, delta).items():
+            out.setdefault(name, np.empty(len(own), dtype=values.dtype))[chosen] = values
+    return out
+
+
+def _test(null: _Null, columns: FloatArray, test: Test, delta: Delta) -> dict[str, Any]:
+    """Return effects and tests of candidates (n, m) on one spectrum."""
+    profile, s = null.profile, null.spectrum
+    rotated = rotate_candidates(s, columns, null.null_y)
+    fine = rotated.reason == ""
+    m = profile.m - 1 if test == "wald" else profile.m
+    x, Q, a, alpha, drop = _estimates(null, rotated, fine, m, test, delta)
+    unit = math.sqrt(float(profile.norm2[0]))
+    with np.errstate(all="ignore"):
+        d = np.exp(x) * profile.largest
+        sigma2 = np.where(np.isposinf(x), 0.0, Q / m * unit**2 / profile.largest)
+        # var α̂ = σ²/a; where δ = ∞, Q and a are in units of 1/δ, and the ratio is the same
+        beta, se = alpha * unit / rotated.unit, np.sqrt(Q / m / a) * unit / rotated.unit
+        if test == "wald":
+            statistic = (beta / se) ** 2
+            p = 2 * stdtr(s.df - 1, -np.abs(beta / se))
+        else:
+            statistic = np.maximum(drop, 0.0)
+            p = chi2.sf(statistic, 1)
+        h2 = s.mean_diagonal / (s.mean_diagonal + d)
+    values = (beta, se, statistic, p, d, sigma2, h2)
+    return {name: np.where(fine, v, np.nan) for name, v in zip(_FIELDS, values, strict=True)} | {
+        "reason": rotated.reason
+    }
+
+
+def _estimates(
+    null: _Null, rotated: RotatedCandidates, fine: npt.NDArray[np.bool_], m: int, test: Test, delta: Delta
+) -> tuple[FloatArray, ...]:
+    """
+    Return log δ, Q, a and α of each candidate in scaled units, and by how much -2ℓ falls with it.
+
+    On a boundary, and where δ is that of the null, the weights are the same for all candidates.
+    """
+    profile = null.profile
+    x0, f0 = (float(v[0]) for v in profile.minima()[:2])
+    rows = len(fine)
+    x, drop = np.full(rows, x0), np.full(rows, np.nan)
+    Q, a, alpha = (np.full(rows, np.nan) for _ in range(3))
+    if delta == "each" and fine.any():
+        sums = np.column_stack([np.full(fine.sum(), profile.null[0, 0]), rotated.null[fine]])
+        found = search(
+            profile, np.ascontiguousarray(rotated.g[fine]), sums, m=m, C=profile.C, schur=profile.schur,
+            singular=profile.singular, restricted=test == "wald",
+        )  # fmt: skip
+        x[fine], Q[fine], a[fine], alpha[fine] = found[:, 0], found[:, 2], found[:, 3], found[:, 4]
+        drop[fine] = f0 - found[:, 1]
+    for end in np.unique(x[fine & (np.isinf(x) | (delta == "null"))]):
+        chosen = fine & (x == end)
+        Q[chosen], a[chosen], alpha[chosen], explained = _at_fixed(profile, rotated, chosen, float(end))
+        if delta == "null":
+            drop[chosen] = -m * np.log1p(-explained)
+    return x, Q, a, alpha, drop
+
+
+def _at_fixed(
+    profile: Profile, rotated: RotatedCandidates, chosen: npt.NDArray[np.bool_], x: float
+) -> tuple[FloatArray, ...]:
+    """Return Q, a, α and the share of the quadratic form that is explained, at one log δ (at ∞ in units of 1/δ)."""
+    delta = math.exp(x) if x < math.inf else 1.0
+    w = 1 / (profile.eigvals + delta) if x < math.inf else np.ones_like(profile.eigvals)
+    over = 1 / delta if profile.nullity else 0.0
+    z, g = profile.rows(slice(None))[0], rotated.g[chosen]
+    whole = float((w * z**2).sum()) + over * float(profile.null[0, 0])
+    a = (g**2) @ w + over * rotated.null[chosen, 1]
+    b = g @ (w * z) + over * rotated.null[chosen, 0]
+    explained = b**2 / (a * whole)
+    return whole * (1 - explained), a, b / a, explained
+
+
+def _progress(parts: Iterator[Any], show: bool, total: int | None) -> Iterator[Any]:
+    """Pass blocks on; from the second one on with a progress bar."""
+    columns = (TextColumn("scan"), BarColumn(), TextColumn("{task.completed} candidates"), TimeElapsedColumn())
+    with ExitStack() as stack:
+        bar, done = None, 0
+        for number, part in enumerate(parts):
+            if number == 1 and show:
+                bar = stack.enter_context(Progress(*columns))
+                task = bar.add_task("scan", total=total, completed=done)
+            yield part
+            done += part[0].shape[1]
+            if bar is not None:
+                bar.update(task, completed=done)
+
+
+def _dataset(
+    results: list[dict[str, Any]],
+    names: list[str],
+    labels: list[Hashable] | None,
+    nulls: dict[Hashable, _Null],
+    test: Test,
+    delta: Delta,
+) -> xr.Dataset:
+    joined = {name: np.concatenate([part[name] for part in results]) for name in results[0]}
+    reasons = joined["reason"].astype(str)
+    variables: dict[str, Any] = {name: ("candidate", joined[name]) for name in _FIELDS}
+    variables["reason"] = ("candidate", reasons)
+    coords: dict[str, Any] = {"candidate": names}
+    if labels is not None:
+        coords["group"] = ("candidate", labels)
+    variables["null_h2"] = ("null", [n.fit.h2 for n in nulls.values()])
+    variables["null_loglik"] = ("null", [n.fit.loglik for n in nulls.values()])
+    if labels is not None:
+        coords["null"] = list(nulls)
+    why = {reason: int((reasons == reason).sum()) for reason in (MISSING, COLLINEAR)}
+    attrs = {"test": test, "delta": delta, "untested": int((reasons != "").sum())}
+    return xr.Dataset(variables, coords=coords, attrs=attrs | {f"untested: {k}": n for k, n in why.items() if n})

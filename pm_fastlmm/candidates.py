@@ -1,0 +1,93 @@
+"""Candidate columns of a scan: read in blocks, aligned by id, rotated, and those that cannot be tested labelled."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_length, require_range
+from pm_fastlmm.linalg.spectrum import Spectrum
+
+MISSING, COLLINEAR = "missing values", "collinear with X"
+_COLLINEAR_RTOL = 1e-10  # share of its squared length that a column keeps once X is projected out
+_BLOCK = 4_000_000  # numbers in one block of candidates
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RotatedCandidates:
+    """
+    A block of candidates in the rotation of a spectrum.
+
+    Attributes
+    ----------
+    g : (m, k) array
+        (Q₂U)ᵀ of each candidate, scaled to unit length orthogonal to X.
+    null : (m, 2) array
+        Its products with y and with itself in the null directions of K.
+    unit : (m,) array
+        Its length orthogonal to X, by which it was divided.
+    reason : (m,) object array
+        Why it cannot be tested, empty if it can.
+    """
+
+    g: FloatArray
+    null: FloatArray
+    unit: FloatArray
+    reason: npt.NDArray[Any]
+
+
+def blocks(candidates: Any, ids: Any, n: int) -> Iterator[tuple[FloatArray, tuple[str, ...] | None]]:
+    """
+    Return blocks of columns (n, m) in the order of the spectrum with their names, from one table or many.
+
+    Raises
+    ------
+    ValueError
+        If a block has another number of rows or other ids than the spectrum.
+    """
+    whole = isinstance(candidates, np.ndarray) or hasattr(candidates, "columns") or hasattr(candidates, "dims")
+    whole = whole or hasattr(candidates, "toarray")
+    parts: Iterable[Any] = [candidates] if whole else candidates
+    if isinstance(candidates, list | tuple) and len(candidates) and np.ndim(candidates[0]) == 1:
+        raise ValueError(
+            "candidates is a list of rows or columns: pass one array (n, m), or an iterable of such blocks."
+        )
+    for part in parts:
+        labelled = read(part, "candidates", ndim=(1, 2))
+        values = labelled.values if labelled.values.ndim == 2 else labelled.values[:, None]
+        require_length(values.shape[0], n, "candidates", "the spectrum")
+        order = align(ids, Labelled(values, labelled.ids, None), name="candidates", reference_name="the spectrum")
+        width = max(1, _BLOCK // n)
+        for start in range(0, values.shape[1], width):
+            chosen = slice(start, start + width)
+            columns = values[:, chosen] if order is None else values[order, chosen]
+            yield columns, None if labelled.names is None else labelled.names[chosen]
+
+
+def rotate_candidates(spectrum: Spectrum, columns: FloatArray, null_y: FloatArray | None) -> RotatedCandidates:
+    """
+    Rotate candidates (n, m); `null_y` is the part of y in the null directions of K, when there are any.
+
+    Candidates with missing or infinite values, or that X explains, are labelled; their rows are 0.
+    """
+    reason = np.full(columns.shape[1], "", dtype=object)
+    seen = np.isfinite(columns).all(axis=0)
+    reason[~seen] = MISSING
+    columns = np.where(seen, columns, 0.0)
+    require_range(columns, "candidates")
+    projection = spectrum.projection
+    left = columns - projection.Q1 @ (projection.Q1.T @ columns)
+    length2 = np.einsum("ij,ij->j", left, left)
+    explained = length2 <= _COLLINEAR_RTOL * np.einsum("ij,ij->j", columns, columns)
+    reason[seen & explained] = COLLINEAR
+    unit = np.where(explained, 1.0, np.sqrt(length2))
+    left /= unit
+    left[:, explained] = 0.0
+    g = left.T @ spectrum.basis
+    null = np.zeros((len(unit), 2))
+    if null_y is not None:
+        left -= spectrum.basis @ g.T
+        null[:, 0], null[:, 1] = left.T @ null_y, np.einsum("ij,ij->j", left, left)
+    return RotatedCandidates(g, null, unit, reason)
