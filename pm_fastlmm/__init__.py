@@ -13,6 +13,7 @@ from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.model import kernel_model
+from pm_fastlmm.point import reml_point
 from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
 from pm_fastlmm.reml import reml
@@ -42,6 +43,7 @@ __all__ = [
     "predict",
     "recover_effects",
     "reml",
+    "reml_point",
     "sample",
     "scan",
 ]

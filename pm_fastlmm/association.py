@@ -119,8 +119,8 @@ def scan(
     >>> y = markers[:, 7] + rng.normal(size=80)
     >>> K = flmm.covariance.markers(markers)
     >>> result = flmm.scan(flmm.Spectrum.from_covariance(K, np.ones((80, 1))), y, markers)
-    >>> int(result.p_value.argmin())
-    7
+    >>> str(result.p_value.idxmin().values)
+    'g7'
     """
     for name, value, alias in (("test", test, Test), ("delta", delta, Delta)):
         if value not in get_args(alias.__value__):

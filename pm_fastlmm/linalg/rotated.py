@@ -47,19 +47,42 @@ class Rotated:
         y1 = projection.Q1.T @ values
         y2 = values - projection.Q1 @ y1
         z = y2.T @ spectrum.basis  # one row for each response, contiguous
-        rounding = (spectrum.n * np.finfo(np.float64).eps) ** 2
+        null = y2 - spectrum.basis @ z.T if spectrum.nullity else None
+        return cls.from_coordinates(spectrum, values, names, z=z.T, null=null, y1=y1, y2=y2)
+
+    @classmethod
+    def from_coordinates(
+        cls,
+        spectrum: "Spectrum",
+        values: FloatArray,
+        names: tuple[str, ...] | None,
+        *,
+        z: FloatArray,
+        null: FloatArray | None,
+        y1: FloatArray,
+        y2: FloatArray,
+    ) -> Self:
+        """
+        Return what was rotated elsewhere: (k, T) coordinates z, `null` in the null directions, y1 along X, y2 the rest.
+
+        For one response the columns may be left out or be a single one. What is rounding becomes an exact 0.
+        """
+        size = np.einsum("i...,i...->...", values, values)
+        rounding = (spectrum.n * np.finfo(np.float64).eps) ** 2 * size
+        z, y1, y2 = (part.reshape(-1, *values.shape[1:]) for part in (z, y1, y2))
         norm2 = np.einsum("i...,i...->...", y2, y2)
-        explained = norm2 <= rounding * np.einsum("i...,i...->...", values, values)
+        explained = norm2 <= rounding
         rss = np.zeros_like(norm2)
-        if spectrum.nullity:
-            null = y2 - spectrum.basis @ z.T
+        if spectrum.nullity and null is not None:
+            null = null.reshape(-1, *values.shape[1:])
             rss = np.einsum("i...,i...->...", null, null)
-            rss = np.where(rss <= rounding * np.einsum("i...,i...->...", values, values), 0.0, rss)
+            rss = np.where(rss <= rounding, 0.0, rss)
+        z = np.ascontiguousarray(z.T)
         return cls(
             spectrum=spectrum,
             z=frozen(np.where(explained[..., None], 0.0, z) if explained.any() else z),
             rss=frozen(np.where(explained, 0.0, rss)),
-            y1=frozen(y1.T),
+            y1=frozen(np.ascontiguousarray(y1.T)),
             norm2=frozen(np.where(explained, 0.0, norm2)),
             names=names,
         )

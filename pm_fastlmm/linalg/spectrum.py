@@ -117,15 +117,11 @@ class Spectrum:
         """
         covariance = read_covariance(K)
         n = covariance.values.shape[0]
-        ids, design = _aligned_design(covariance, X, "K")
+        ids, design = aligned_design(covariance, X, "K")
         projection = read_design(design, n)
         K11, K21, K22 = projection.two_sided(covariance.values)
         values, U = scipy.linalg.eigh(K22, lower=True, driver="evd", overwrite_a=True, check_finite=False)
-        scale = max(float(np.abs(values).max()), float(np.abs(K11).max(initial=0.0)))
-        tolerance = _relative_tolerance(rtol, K, n) * scale
-        if values[0] < -tolerance:
-            raise _indefinite(float(values[0]), scale)
-        first = int(np.searchsorted(values, tolerance, side="right"))
+        first, tolerance, scale = positive_eigenvalues(values, K11, rtol, K, n)
         eigvals = values[first:].copy()
         U = U[:, first:]
         C = U.T @ K21
@@ -134,7 +130,7 @@ class Spectrum:
             basis=frozen(projection.lift(U)),
             projection=projection,
             C=frozen(C),
-            corner_root=frozen(_corner_root(K11, C, eigvals, tolerance, scale)),
+            corner_root=frozen(corner_root(K11, C, eigvals, tolerance, scale)),
             nullity=values.size - eigvals.size,
             mean_diagonal=float(np.trace(covariance.values)) / n,
             ids=ids,
@@ -168,7 +164,7 @@ class Spectrum:
         n, m = factor.values.shape
         if n == 0 or m == 0:
             raise ValueError(f"W is empty, shape {factor.values.shape}: it needs rows (observations) and columns.")
-        ids, design = _aligned_design(factor, X, "W")
+        ids, design = aligned_design(factor, X, "W")
         projection = read_design(design, n)
         W1, W2 = projection.split(factor.values)
         U, s, Vt = scipy.linalg.svd(W2, full_matrices=False, overwrite_a=True, check_finite=False)
@@ -348,7 +344,8 @@ def as_rotated(spectrum: Spectrum, y: Any) -> Rotated:
     return y
 
 
-def _aligned_design(kernel: Labelled, X: Any, kernel_name: str) -> tuple[Ids | None, Labelled | None]:
+def aligned_design(kernel: Labelled, X: Any, kernel_name: str) -> tuple[Ids | None, Labelled | None]:
+    """Return the ids of the observations and X in the order of the kernel's rows."""
     n = kernel.values.shape[0]
     design = None
     if X is not None:
@@ -363,6 +360,24 @@ def _aligned_design(kernel: Labelled, X: Any, kernel_name: str) -> tuple[Ids | N
         order = align(kernel.ids, design, name="X", reference_name=kernel_name)
         design = Labelled(design.take(order), kernel.ids or design.ids, design.names)
     return common_ids(kernel=kernel, design=design)[1], design
+
+
+def positive_eigenvalues(
+    values: FloatArray, K11: FloatArray, rtol: float | None, K: Any, n: int
+) -> tuple[int, float, float]:
+    """
+    Return how many of the ascending eigenvalues count as zero, the tolerance, and the scale that it is relative to.
+
+    Raises
+    ------
+    ValueError
+        If one is negative beyond the tolerance.
+    """
+    scale = max(float(np.abs(values).max()), float(np.abs(K11).max(initial=0.0)))
+    tolerance = _relative_tolerance(rtol, K, n) * scale
+    if values[0] < -tolerance:
+        raise _indefinite(float(values[0]), scale)
+    return int(np.searchsorted(values, tolerance, side="right")), tolerance, scale
 
 
 def _relative_tolerance(rtol: float | None, K: Any, n: int) -> float:
@@ -401,7 +416,7 @@ def _indefinite(smallest: float, scale: float) -> ValueError:
     )
 
 
-def _corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: float, scale: float) -> FloatArray:
+def corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: float, scale: float) -> FloatArray:
     """Return a root of S₀ = K₁₁ - CᵀΛ⁻¹C, which is positive semi-definite if and only if K is (K₂₂ being so)."""
     if not C.shape[1]:
         return np.zeros((0, 0))
