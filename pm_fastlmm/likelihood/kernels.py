@@ -415,7 +415,12 @@ def _hermite_root(u0, u1, m0, m1, low, high):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _newton(eigvals, z, g, null, nullity, m, restricted, C, schur, middle, x, low, high):
-    """Return the root of f' in a bracket where f' < 0 below and f' ≥ 0 above, from a start in it."""
+    """
+    Return the root of f' in a bracket where f' < 0 below and f' ≥ 0 above, from a start in it.
+
+    An infinite end is searched for in steps, up to where δ is a boundary to all digits. An end that the cubic model put
+    on the wrong side is returned: f falls beyond it, and a better minimum is there.
+    """
     for _ in range(_LONGEST):
         slope, curvature = derivatives(eigvals, z, g, null, nullity, m, restricted, C, schur, middle, x)
         if slope < 0.0:
@@ -425,11 +430,54 @@ def _newton(eigvals, z, g, null, nullity, m, restricted, C, schur, middle, x, lo
         step = -slope / curvature if curvature > 0.0 else math.inf
         if abs(step) < _CONVERGED:
             return min(max(x + step, low), high)
-        inside = x + step > low and x + step < high
-        x = x + step if inside else 0.5 * (low + high)
-        if high - low < 1e-14 * max(1.0, abs(x)):
+        if x + step > low and x + step < high and abs(step) <= 2.0 * _STEP_OUT:
+            x += step
+        elif low == -math.inf:
+            x -= _STEP_OUT
+        elif high == math.inf:
+            x += _STEP_OUT
+        else:
+            x = 0.5 * (low + high)
+        if x < _LOWEST or x > _HIGHEST or high - low < 1e-14 * max(1.0, abs(x)):
             return x
     return x
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _bracket(j, nodes, slope, curvature, c0, c_inf):
+    """
+    Return (start, low, high) where cell j has a root of f' at which it rises; NaN where it has none.
+
+    Cells -1 and G - 1 reach from the first and last node to the boundaries.
+    """
+    last = nodes.size - 1
+    if j == -1:  # f' must fall below 0 further on, or the boundary be a minimum
+        if c0 < 0.0 and slope[0] >= 0.0:
+            return nodes[0] - _STEP_OUT, -math.inf, nodes[0]
+        return math.nan, math.nan, math.nan
+    if j == last:
+        if c_inf > 0.0 and slope[last] < 0.0:
+            return nodes[last] + _STEP_OUT, nodes[last], math.inf
+        return math.nan, math.nan, math.nan
+    step = nodes[1] - nodes[0]
+    u0, u1, m0, m1 = slope[j], slope[j + 1], step * curvature[j], step * curvature[j + 1]
+    low, high = math.nan, math.nan
+    if u0 < 0.0 and u1 >= 0.0:
+        low, high = 0.0, 1.0
+    elif u0 < 0.0 and m0 > 0.0 and m1 < 0.0:  # both ends negative: up and down again inside?
+        for i in range(1, 8):
+            if hermite(u0, u1, m0, m1, i / 8) > 0.0:
+                low, high = 0.0, i / 8
+                break
+    elif u0 >= 0.0 and u1 >= 0.0 and m0 < 0.0 and m1 > 0.0:
+        for i in range(7, 0, -1):
+            if hermite(u0, u1, m0, m1, i / 8) < 0.0:
+                low, high = i / 8, 1.0
+                break
+    if math.isnan(low):
+        return math.nan, math.nan, math.nan
+    start = nodes[j] + step * _hermite_root(u0, u1, m0, m1, low, high)
+    return start, nodes[j] + step * low, nodes[j] + step * high
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -440,50 +488,14 @@ def search(eigvals, inverse, ends, z, g, null, nullity, m, restricted, C, schur,
     Every cell between nodes where f' changes from negative to positive, or where its cubic Hermite model does so twice,
     is searched by Newton's method in a bracket; then f is compared over all minima and both exact limits.
     """
-    data = eigvals, z, g, null, nullity, m, restricted, C, schur
     f0, c0, f_inf, c_inf = limits(eigvals, inverse, ends, z, g, null, nullity, m, restricted)
     best, where, Q, a, alpha = math.inf, math.nan, math.nan, 0.0, 0.0
-    step = nodes[1] - nodes[0]
-    last = nodes.size - 1
-    for j in range(-1, last + 1):
-        low, high, start = math.nan, math.nan, math.nan
-        if j == -1:  # beyond the first node f' must fall below 0, or the boundary be a minimum
-            if c0 < 0.0 and slope[0] >= 0.0:
-                high, low = nodes[0], nodes[0] - _STEP_OUT
-                while derivatives(*data, middle, low)[0] >= 0.0 and low > _LOWEST:
-                    high, low = low, low - _STEP_OUT
-                start = 0.5 * (low + high)
-        elif j == last:
-            if c_inf > 0.0 and slope[last] < 0.0:
-                low, high = nodes[last], nodes[last] + _STEP_OUT
-                while derivatives(*data, middle, high)[0] < 0.0 and high < _HIGHEST:
-                    low, high = high, high + _STEP_OUT
-                start = 0.5 * (low + high)
-        else:
-            u0, u1, m0, m1 = slope[j], slope[j + 1], step * curvature[j], step * curvature[j + 1]
-            if u0 < 0.0 and u1 >= 0.0:
-                low, high = 0.0, 1.0
-            elif u0 < 0.0 and m0 > 0.0 and m1 < 0.0:  # both ends negative: up and down again inside?
-                for i in range(1, 8):
-                    if hermite(u0, u1, m0, m1, i / 8) > 0.0:
-                        low, high = 0.0, i / 8
-                        break
-                if high > 0.0 and derivatives(*data, middle, nodes[j] + step * high)[0] < 0.0:
-                    high = math.nan
-            elif u0 >= 0.0 and u1 >= 0.0 and m0 < 0.0 and m1 > 0.0:
-                for i in range(7, 0, -1):
-                    if hermite(u0, u1, m0, m1, i / 8) < 0.0:
-                        low, high = i / 8, 1.0
-                        break
-                if low > 0.0 and derivatives(*data, middle, nodes[j] + step * low)[0] >= 0.0:
-                    high = math.nan
-            if high > 0.0:
-                start = nodes[j] + step * _hermite_root(u0, u1, m0, m1, low, high)
-                low, high = nodes[j] + step * low, nodes[j] + step * high
-        if math.isnan(high) or math.isnan(start):
+    for j in range(-1, nodes.size):
+        start, low, high = _bracket(j, nodes, slope, curvature, c0, c_inf)
+        if math.isnan(start):
             continue
-        x = _newton(*data, middle, start, low, high)
-        f, Q_x, a_x, alpha_x = value(*data, x)
+        x = _newton(eigvals, z, g, null, nullity, m, restricted, C, schur, middle, start, low, high)
+        f, Q_x, a_x, alpha_x = value(eigvals, z, g, null, nullity, m, restricted, C, schur, x)
         if f < best:
             best, where, Q, a, alpha = f, x, Q_x, a_x, alpha_x
     # a boundary that is no local minimum has a better point beside it, so that it cannot win by being listed

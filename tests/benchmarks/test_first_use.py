@@ -42,6 +42,31 @@ stages["CPU time of it"] = time.process_time() - cpu
 print(json.dumps({{"from import to the first draw": times[-1] - times[0]}} | stages))
 """
 
+FIRST_FIT = """
+import json, time
+import numpy as np
+
+rng = np.random.default_rng(51)
+W, Y = rng.normal(size=(200, 300)), rng.normal(size=(200, 100))
+times = [time.perf_counter()]
+import pm_fastlmm as flmm
+times.append(time.perf_counter())
+spectrum = flmm.Spectrum.from_factor(W, np.ones((200, 1)))
+flmm.reml(spectrum, Y)
+times.append(time.perf_counter())
+posterior = flmm.exact_posterior(spectrum, Y)
+posterior.mean("h2")
+times.append(time.perf_counter())
+posterior.interval("sigma2", kind="hdi")
+times.append(time.perf_counter())
+flmm.scan(spectrum, Y[:, 0], Y[:, 1:])
+times.append(time.perf_counter())
+flmm.reml_point(W @ W.T, np.ones((200, 1)), Y[:, 0])
+times.append(time.perf_counter())
+stages = ("import", "reml", "exact_posterior", "intervals", "scan", "reml_point")
+print(json.dumps({"from import through the first fits": times[-1] - times[0]} | dict(zip(stages, np.diff(times)))))
+"""
+
 
 @pytest.fixture
 def user(tmp_path):
@@ -75,6 +100,15 @@ def test_first_posterior_draw(sampler, user, report):
     for caches in ("cold", "warm"):
         total, *parts = user(script).items()
         figure = f"{total[0]}, {sampler}, {caches}"
+        report(figure, total[1], "s")
+        for stage, seconds in parts:
+            report(figure, seconds, "s", part=stage)
+
+
+def test_first_fits(user, report):
+    for caches in ("cold", "warm"):
+        total, *parts = user(FIRST_FIT).items()
+        figure = f"{total[0]}, {caches}"
         report(figure, total[1], "s")
         for stage, seconds in parts:
             report(figure, seconds, "s", part=stage)
