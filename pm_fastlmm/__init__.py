@@ -7,7 +7,8 @@ from pm_fastlmm import covariance, datasets
 from pm_fastlmm.association import scan
 from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import FastLMM, LMMNode, lmm_nodes
-from pm_fastlmm.exact import ExactPosterior, exact_posterior
+from pm_fastlmm.exact import exact_posterior
+from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.rotated import Rotated

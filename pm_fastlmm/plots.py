@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from scipy.stats import chi2
 
-from pm_fastlmm.exact import ExactPosterior
+from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
 
 _DRAWS, _CURVE, _POINT = "#9ecae1", "#08519c", "#d94801"

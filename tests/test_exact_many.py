@@ -49,6 +49,20 @@ def test_many_posteriors_are_those_of_a_fine_quadrature(many, quantity):
     assert_allclose(together.log_evidence[3], exact_posterior(spectrum, Y[:, 3]).log_evidence, rtol=1e-7)
 
 
+def test_nodes_that_do_not_resolve_a_posterior_are_made_closer(monkeypatch):
+    spectrum, Y = simulated("full", n=400, T=150)
+    expected = exact_posterior(spectrum, Y)
+    monkeypatch.setattr("pm_fastlmm.quadrature._SD_STEP", 8.0)
+    monkeypatch.setattr("pm_fastlmm.quadrature._RESOLVED", 10.0)
+    coarse = exact_posterior(spectrum, Y)
+    monkeypatch.setattr("pm_fastlmm.quadrature._RESOLVED", 0.36)
+    refined = exact_posterior(spectrum, Y)
+    assert len(coarse.x) < len(refined.x)
+    for posterior, good in ((coarse, False), (refined, True)):
+        error = np.abs(posterior.sd("h2") / expected.sd("h2") - 1).max()
+        assert (error < 1e-5) == good, error
+
+
 @pytest.mark.parametrize("prior", [VariancePrior(), VariancePrior(1.5, 0.8, 2.0, 3.0)])
 def test_the_bayes_factor_is_the_ratio_of_two_dense_integrals(build_problem, oracle, prior):
     problem = build_problem("low-W")

@@ -15,7 +15,8 @@ A = Σhwr², B = Σ(1-h)wr² + (null)/δ, E = Σh(1-h)wr² (so that Q = A + B),
     (log Q)' = -B/Q = A/Q - 1,   (log Q)'' = AB/Q² - 2E/Q - 2D²/(aQ),   D = Σ(1-h)w(z - αg)g + (null)/δ
 
 This module is imported where it is first needed: Numba takes half a second to load, and the first call in an
-installation compiles (the result is cached on disk).
+installation compiles (the result is cached on disk). It is one file because that cache knows a function by its own file
+alone, and would keep what was compiled into it from another.
 """
 
 import math

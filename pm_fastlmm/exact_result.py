@@ -1,0 +1,343 @@
+"""ExactPosterior: the posterior of one kernel on nodes of logit h², for one response or thousands."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy.interpolate import CubicSpline
+from scipy.special import gammaincc, gammaincinv, gammaln
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._parallel import in_threads
+from pm_fastlmm.likelihood.spectral import corner
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.prior import VariancePrior, shares
+
+type Kind = Literal["eti", "hdi"]
+
+_QUANTITIES = ("h2", "pve", "delta", "total", "sigma2", "sigma2_e")
+_SHARES = ("h2", "pve", "delta")
+_BLOCK = 500_000
+_TABLE = 8001
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ExactPosterior:
+    """
+    Posterior of (h², total) and of what they determine, as weights on nodes of logit h².
+
+    Given h², the total variance is InverseGamma(shape, scale(h²)), so every mean, quantile and draw is exact up to the
+    one-dimensional quadrature. Methods return a number for one response and an array (T,) for several. Quantities are
+    h2, pve, delta, total, sigma2 (= sigma2_g) and sigma2_e.
+
+    Attributes
+    ----------
+    x : (m,) array
+        Nodes of logit h², shared by all responses.
+    weights : (m,) or (T, m) array
+        Posterior probabilities of the nodes.
+    log_density : (m,) or (T, m) array
+        Log-density of logit h² at the nodes.
+    shape : float
+        a + p/2.
+    scale : (m,) or (T, m) array
+        b + ½Σz²/e at the nodes.
+    log_evidence : float or (T,) array
+        log p(y) in the convention of `REMLFit.loglik`; NaN when the prior of the total is improper.
+    log_bayes_factor : float or (T,) array
+        log of ∫ p(y | h²) p(h²) dh² / p(y | h² = 0): the model with the kernel, under its prior of h², against the one
+        without, both under the same prior of the total variance. It exists when that prior is improper too, being the
+        same in both.
+    message : str (an object array for several responses)
+        Why there is no posterior, empty if there is; everything of such a response is NaN.
+    names : tuple of str or None
+        Names of several responses; None for one.
+    prior : VariancePrior
+    rotated : Rotated
+    """
+
+    x: FloatArray
+    weights: FloatArray
+    log_density: FloatArray
+    shape: float
+    scale: FloatArray
+    log_evidence: Any
+    log_bayes_factor: Any
+    message: Any
+    names: tuple[str, ...] | None
+    prior: VariancePrior
+    rotated: Rotated
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The spectrum that was used."""
+        return self.rotated.spectrum
+
+    def mean(self, quantity: str) -> Any:
+        """Return the posterior mean; inf where it diverges, as that of delta under a uniform h²."""
+        return self._moments(quantity)[0]
+
+    def sd(self, quantity: str) -> Any:
+        """Return the posterior standard deviation."""
+        return self._moments(quantity)[1]
+
+    def quantile(self, quantity: str, probability: float) -> Any:
+        """Return a posterior quantile."""
+        return self._quantiles(quantity, np.array([_checked(probability)]))[..., 0][()]
+
+    def interval(self, quantity: str, probability: float = 0.95, *, kind: Kind = "eti") -> tuple[Any, Any]:
+        """
+        Return an interval with a probability between 0 and 1.
+
+        Equal-tailed ("eti"), or the shortest one, that of highest density ("hdi"), which reaches to h² = 0 or 1 where
+        the density is highest there.
+
+        Raises
+        ------
+        ValueError
+            If the kind is unknown, or for the highest-density interval of delta: its density is that of a ratio, whose
+            shortest interval says little; take the one of h2.
+        """
+        _checked(probability)
+        if kind not in get_args(Kind.__value__):
+            raise ValueError(f"kind must be 'eti' or 'hdi', got {kind!r}.")
+        if kind == "hdi":
+            ends = self._shortest(quantity, probability)
+        else:
+            tail = (1 - probability) / 2
+            ends = self._quantiles(quantity, np.array([tail, 1 - tail]))
+        return ends[..., 0][()], ends[..., 1][()]
+
+    def h2_density(self, h2: FloatArray) -> FloatArray:
+        """Return the posterior density of h² at some values (m,) from 0 to 1, (m,) or (T, m)."""
+        h = np.asarray(h2, dtype=float)
+        if not ((h >= 0) & (h <= 1)).all():
+            raise ValueError("h2 must be between 0 and 1.")
+        with np.errstate(divide="ignore"):
+            x = np.clip(np.log(h) - np.log1p(-h), self.x[0], self.x[-1])  # at 0 and 1 the limit
+        at, one_minus = shares(x)
+        floored = np.maximum(self.log_density, np.max(self.log_density, axis=-1, keepdims=True) - 1e3)
+        return np.asarray(np.exp(CubicSpline(self.x, floored, axis=-1)(x)) / (at * one_minus))
+
+    def beta(self) -> tuple[FloatArray, FloatArray]:
+        """Return posterior mean (…, r) and covariance (…, r, r) of the fixed effects."""
+        if self.shape <= 1:
+            raise ValueError("the posterior has no mean: there is one residual degree of freedom or fewer.")
+        s, r = self.spectrum, self.spectrum.projection.rank
+        h, one_minus = shares(self.x)
+        g = h / s.mean_diagonal
+        d = np.multiply.outer(g, s.eigvals) + one_minus[:, None]
+        Rinv = np.linalg.inv(s.projection.R) if r else np.zeros((0, 0))
+        # given h² the estimate is R⁻¹(y₁ - Cᵀ(gz/d)) and its covariance the total times R⁻¹SR⁻ᵀ: products with weights
+        # that all responses share
+        S = corner(np.zeros_like(d), eigvals=s.eigvals, C=s.C, schur=s.schur, sigma2_g=g, sigma2_e=one_minus)[1]
+        within = Rinv @ S @ Rinv.T
+        lift = ((g[:, None] / d)[:, :, None] * s.C).transpose(1, 0, 2).reshape(s.rank, -1)
+        along = np.atleast_2d(self.rotated.y1)[:, None] - (np.atleast_2d(self.rotated.z) @ lift).reshape(-1, len(h), r)
+        estimates, w = along @ Rinv.T, np.atleast_2d(self.weights)
+        mean = np.einsum("tm,tmr->tr", w, estimates)
+        deviation = estimates - mean[:, None]
+        cov = np.einsum("tm,tmr,tmq->trq", w, deviation, deviation)
+        cov += np.einsum("tm,mrq->trq", w * np.atleast_2d(self.scale) / (self.shape - 1), within)
+        return (mean, cov) if self.names is not None else (mean[0], cov[0])
+
+    def draws(self, n: int = 4000, *, random_seed: Any = None) -> dict[str, FloatArray]:
+        """Return n independent posterior draws of each quantity, and of sigma2_g: (n,), or (n, T) for several."""
+        rng = np.random.default_rng(random_seed)
+        density, scale = np.atleast_2d(self.log_density), np.atleast_2d(self.scale)
+        x = self._node_quantiles(rng.uniform(size=(len(density), n)))
+        log_scale = np.stack([np.interp(at, self.x, row) for at, row in zip(x, np.log(scale), strict=True)])
+        total = np.exp(log_scale) / rng.gamma(self.shape, size=x.shape)
+        h, one_minus = shares(x)
+        out = {
+            "h2": h,
+            "total": total,
+            "sigma2": h * total / self.spectrum.mean_diagonal,
+            "sigma2_e": one_minus * total,
+        }
+        out |= {"sigma2_g": out["sigma2"]} | {name: self._share(name, x) for name in ("pve", "delta")}
+        return {name: values.T if self.names is not None else values[0] for name, values in out.items()}
+
+    def to_datatree(self, n: int = 4000, *, random_seed: Any = None) -> xr.DataTree:
+        """Return independent draws as a DataTree with a posterior group of one chain, for ArviZ."""
+        over = ("chain", "draw") if self.names is None else ("chain", "draw", "response")
+        posterior = {name: (over, values[None]) for name, values in self.draws(n, random_seed=random_seed).items()}
+        coords: dict[str, Any] = {"chain": [0], "draw": np.arange(n)}
+        coords |= {} if self.names is None else {"response": list(self.names)}
+        return xr.DataTree.from_dict({"posterior": xr.Dataset(posterior, coords=coords)})
+
+    def to_dataset(self, probability: float = 0.95, *, quantities: tuple[str, ...] = _QUANTITIES) -> xr.Dataset:
+        """
+        Return means, standard deviations, medians and intervals as an xarray Dataset.
+
+        Variables h2_mean, h2_sd, h2_median, h2_eti, h2_hdi, … for each quantity, the intervals over a dimension
+        "bound"; log_evidence, log_bayes_factor and message.
+
+        Parameters
+        ----------
+        probability : float
+            Of the intervals.
+        quantities : tuple of str
+            Highest-density intervals of variances cost most; leave out what is not needed for many responses.
+        """
+        over = () if self.names is None else ("response",)
+        tail = (1 - _checked(probability)) / 2
+        variables: dict[str, Any] = {}
+        for name in quantities:
+            mean, sd = self._moments(name)
+            ends = self._quantiles(name, np.array([tail, 0.5, 1 - tail]))
+            variables |= {
+                f"{name}_mean": (over, mean),
+                f"{name}_sd": (over, sd),
+                f"{name}_median": (over, ends[..., 1]),
+            }
+            variables[f"{name}_eti"] = ((*over, "bound"), ends[..., [0, 2]])
+            if name != "delta":
+                variables[f"{name}_hdi"] = ((*over, "bound"), self._shortest(name, probability))
+        for name in ("log_evidence", "log_bayes_factor"):
+            variables[name] = (over, getattr(self, name))
+        variables["message"] = (over, np.asarray(self.message, dtype=str))
+        coords: dict[str, Any] = {"bound": ["lower", "upper"]}
+        coords |= {} if self.names is None else {"response": list(self.names)}
+        return xr.Dataset(variables, coords=coords, attrs={"probability": probability, "prior": repr(self.prior)})
+
+    def summary(self, probability: float = 0.95) -> pd.DataFrame:
+        """Return means, standard deviations, medians and equal-tailed intervals, for several a block of rows each."""
+        tail = (1 - _checked(probability)) / 2
+        columns = ("mean", "sd", f"eti_{tail:.1%}", "median", f"eti_{1 - tail:.1%}")
+        levels = np.array([tail, 0.5, 1 - tail])
+        rows = np.stack(
+            [np.concatenate([np.stack(self._moments(q), -1), self._quantiles(q, levels)], -1) for q in _QUANTITIES], -2
+        )
+        index: pd.Index = pd.Index(_QUANTITIES)
+        if self.names is not None:
+            index = pd.MultiIndex.from_product([self.names, _QUANTITIES], names=["response", "quantity"])
+        return pd.DataFrame(rows.reshape(-1, len(columns)), index=index, columns=list(columns))
+
+    def _moments(self, quantity: str) -> tuple[Any, Any]:
+        """Return mean and standard deviation, in blocks."""
+        weights, scale = np.atleast_2d(self.weights), np.atleast_2d(self.scale)
+        share = self._share(quantity, self.x)
+        variance, shape = quantity not in _SHARES, self.shape
+        means, sds = np.empty(len(weights)), np.empty(len(weights))
+        rows = max(1, _BLOCK // self.x.size)
+        for part in (slice(start, start + rows) for start in range(0, len(weights), rows)):
+            w, conditional = weights[part], share[None]
+            if variance:  # the mean of the InverseGamma given h², and its variance of that mean squared over shape - 2
+                with np.errstate(all="ignore"):
+                    conditional = share * scale[part] / (shape - 1)
+            with np.errstate(over="ignore", invalid="ignore"):  # far out a ratio leaves the range, its weight is 0
+                mean = np.einsum("tm,tm->t", w, np.broadcast_to(conditional, w.shape))
+                square = (conditional - mean[:, None]) ** 2
+                if variance and shape > 2:
+                    square = square + conditional**2 / (shape - 2)
+                square[w == 0] = 0.0
+            means[part], sds[part] = mean, np.sqrt(np.einsum("tm,tm->t", w, square))
+        a = self.prior.h2_alpha
+        if (a <= 1) if quantity == "delta" else variance and shape <= 1:
+            means[:] = math.inf
+        if (a <= 2) if quantity == "delta" else variance and shape <= 2:
+            sds[:] = math.inf
+        sds[np.isnan(np.atleast_1d(self.log_bayes_factor))] = np.nan
+        means[np.isnan(sds)] = np.nan
+        return (means, sds) if self.names is not None else (float(means[0]), float(sds[0]))
+
+    def _quantiles(self, quantity: str, probabilities: FloatArray) -> FloatArray:
+        """Return quantiles (…, P)."""
+        if quantity in _SHARES:
+            p = 1 - probabilities if quantity == "delta" else probabilities
+            out = self._share(quantity, self._node_quantiles(p[None]))
+        else:
+            from pm_fastlmm.likelihood import quantiles
+
+            share, table = self._share(quantity, self.x), self._table()
+
+            def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
+                quantiles.variance_quantile_rows(self.x, density, log_scale, table, probabilities, out)
+
+            out = np.exp(self._rows(run, share, probabilities.size))
+        return out if self.names is not None else out[0]
+
+    def _shortest(self, quantity: str, probability: float) -> FloatArray:
+        """Return the shortest interval (…, 2)."""
+        from pm_fastlmm.likelihood import quantiles
+
+        share = self._share(quantity, self.x)
+        if quantity == "delta":
+            raise ValueError("delta has no highest-density interval here: take the one of h2, or the equal-tailed one.")
+        variance = quantity not in _SHARES
+        s, table = self.spectrum, self._table()
+        shift = math.log(s.mean_eigval / s.mean_diagonal) if quantity == "pve" else 0.0
+
+        def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
+            quantiles.shortest_rows(variance, self.x, density, log_scale, table, probability, shift, out)
+
+        ends = self._rows(run, share if variance else np.ones_like(share), 2)
+        ends = np.exp(ends) if variance else shares(ends)[0]
+        return ends if self.names is not None else ends[0]
+
+    def _rows(self, run: Any, share: FloatArray, columns: int) -> FloatArray:
+        """Run a compiled loop over blocks of responses, with the log-scales of a share of the total; NaN stays."""
+        density, scale = np.atleast_2d(self.log_density), np.atleast_2d(self.scale)
+        fine = np.flatnonzero(np.isfinite(np.atleast_1d(self.log_bayes_factor)))
+        out = np.full((len(density), columns), np.nan)
+
+        def part(block: slice) -> None:
+            rows = fine[block]
+            values = np.empty((rows.size, columns))
+            with np.errstate(over="ignore", divide="ignore"):
+                logs = np.clip(np.log(scale[rows]) + np.log(share), -1e3, 1e3)
+            run(rows, np.ascontiguousarray(density[rows]), logs, values)
+            out[rows] = values
+
+        in_threads(part, fine.size)
+        return out
+
+    def _node_quantiles(self, probabilities: FloatArray) -> FloatArray:
+        """Return quantiles of logit h², (T, P), for probabilities (T, P) or (1, P)."""
+        from pm_fastlmm.likelihood import quantiles
+
+        def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
+            own = probabilities[rows] if len(probabilities) > 1 else probabilities
+            quantiles.node_quantile_rows(self.x, density, own, out)
+
+        return self._rows(run, np.ones_like(self.x), probabilities.shape[1])
+
+    def _table(self) -> tuple[float, float, FloatArray, FloatArray, float]:
+        """Return the share of a Gamma(shape) variable above exp(v), and its derivative, on a grid of v; and √shape."""
+        low, high = (math.log(float(gammaincinv(self.shape, p)) or 1e-300) for p in (1e-16, 1 - 1e-15))
+        v = np.linspace(low - 0.1, high + 0.1, _TABLE)
+        slope = -np.exp(self.shape * v - np.exp(v) - gammaln(self.shape))
+        return float(v[0]), float(v[1] - v[0]), gammaincc(self.shape, np.exp(v)), slope, math.sqrt(self.shape)
+
+    def _share(self, quantity: str, x: FloatArray) -> FloatArray:
+        """Return h2, pve or delta at logit h² = x; for a variance its share of the total."""
+        s = self.spectrum
+        if quantity == "delta":
+            return np.asarray(s.mean_diagonal * np.exp(-x))
+        if quantity == "pve":
+            return shares(x + math.log(s.mean_eigval / s.mean_diagonal))[0]
+        h, one_minus = shares(x)
+        values = {"h2": h, "total": np.ones_like(h), "sigma2_e": one_minus}
+        values["sigma2"] = values["sigma2_g"] = h / s.mean_diagonal
+        if quantity not in values:
+            raise ValueError(f"quantity must be one of {', '.join(_QUANTITIES)}, got {quantity!r}.")
+        return values[quantity]
+
+    def __repr__(self) -> str:
+        """Report the posterior as text."""
+        if self.names is not None:
+            failed = int((self.message != "").sum())
+            without = f", {failed} without a posterior (see .message)" if failed else ""
+            return f"Exact posterior of {len(self.names)} responses{without}; .to_dataset() has the intervals"
+        return f"Exact posterior, {self.prior}\n{self.summary().to_string(float_format=lambda v: f'{v:.5g}')}"
+
+
+def _checked(probability: float) -> float:
+    if not 0 < probability < 1:
+        raise ValueError(f"probability must be between 0 and 1, got {probability}.")
+    return probability
