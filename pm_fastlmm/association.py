@@ -187,7 +187,7 @@ def _test(null: _Null, columns: FloatArray, test: Test, delta: Delta) -> dict[st
     rotated = rotate_candidates(s, columns, null.null_y)
     fine = rotated.reason == ""
     m = profile.m - 1 if test == "wald" else profile.m
-    x, Q, a, alpha, drop = _estimates(null, rotated, fine, m, test, delta)
+    x, Q, a, alpha, drop = _estimates(null, rotated, fine, m, delta)
     unit = math.sqrt(float(profile.norm2[0]))
     with np.errstate(all="ignore"):
         d = np.exp(x) * profile.largest
@@ -208,7 +208,7 @@ def _test(null: _Null, columns: FloatArray, test: Test, delta: Delta) -> dict[st
 
 
 def _estimates(
-    null: _Null, rotated: RotatedCandidates, fine: npt.NDArray[np.bool_], m: int, test: Test, delta: Delta
+    null: _Null, rotated: RotatedCandidates, fine: npt.NDArray[np.bool_], m: int, delta: Delta
 ) -> tuple[FloatArray, ...]:
     """
     Return log δ, Q, a and α of each candidate in scaled units, and by how much -2ℓ falls with it.
@@ -222,10 +222,7 @@ def _estimates(
     Q, a, alpha = (np.full(rows, np.nan) for _ in range(3))
     if delta == "each" and fine.any():
         sums = np.column_stack([np.full(fine.sum(), profile.null[0, 0]), rotated.null[fine]])
-        found = search(
-            profile, np.ascontiguousarray(rotated.g[fine]), sums, m=m, C=profile.C, schur=profile.schur,
-            singular=profile.singular, restricted=test == "wald",
-        )  # fmt: skip
+        found = search(profile, np.ascontiguousarray(rotated.g[fine]), sums)
         x[fine], Q[fine], a[fine], alpha[fine] = found[:, 0], found[:, 2], found[:, 3], found[:, 4]
         drop[fine] = f0 - found[:, 1]
     for end in np.unique(x[fine & (np.isinf(x) | (delta == "null"))]):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from pm_fastlmm import Spectrum, exact_posterior, reml, scan
+from pm_fastlmm import exact_posterior, reml, scan
 from pm_fastlmm._parallel import in_threads, processors
 
 

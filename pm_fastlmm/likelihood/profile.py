@@ -62,8 +62,10 @@ class Profile:
     z : (T, k) array
         In the units of y: `rows` scales it, so that no second copy of thousands of responses is kept.
     null : (T, 3) array
-        rss, and the sums with a candidate column that it is in the same place of.
+        rss, and two places for the sums over the null directions that a candidate adds.
     nullity, m : int
+    restricted : bool
+        REML, whose m falls by one with each candidate, and not ML.
     C, schur : (k, r) and (r, r) arrays
         Of no columns for REML.
     singular : bool
@@ -79,6 +81,7 @@ class Profile:
     null: FloatArray
     nullity: int
     m: int
+    restricted: bool
     C: FloatArray
     schur: FloatArray
     singular: bool
@@ -103,6 +106,7 @@ class Profile:
             null=null,
             nullity=s.nullity,
             m=s.df + r,
+            restricted=method == "REML",
             C=np.ascontiguousarray(s.C[:, :r] / largest),
             schur=np.ascontiguousarray(s.schur[:r, :r] / largest),
             singular=r > 0 and not np.abs(s.corner_root).max(axis=0).all(),
@@ -141,7 +145,7 @@ class Profile:
 
     def minima(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return log δ (±inf on a boundary), f and Q at the global minimum of f of each response."""
-        out = search(self, _NONE, self.null, m=self.m, C=self.C, schur=self.schur, singular=self.singular)
+        out = search(self)
         return out[:, 0], out[:, 1], out[:, 2]
 
     def rows(self, block: slice) -> FloatArray:
@@ -170,61 +174,60 @@ class Profile:
         return float(np.median(self.eigvals))
 
 
-def search(
-    profile: Profile,
-    candidates: FloatArray,
-    null: FloatArray,
-    *,
-    m: int,
-    C: FloatArray,
-    schur: FloatArray,
-    singular: bool,
-    restricted: bool = True,
-) -> FloatArray:
+def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | None = None) -> FloatArray:
     """
-    Search the profile likelihood of each response, or of the one response with each row of `candidates` as a covariate.
+    Search the profile likelihood of each response, or of the one response with each candidate as one more column of X.
 
     Blocks of rows share one matrix product of their squares with the weights at the nodes of a grid in log δ, which
     yields f' and f'' there; `kernels.search` does the rest.
 
+    Parameters
+    ----------
+    profile : Profile
+        Of one response when there are candidates.
+    candidates : (T, k) array, optional
+        Their rotations.
+    null : (T, 3) array, optional
+        With candidates: sums over the null directions of y², of y times the candidate, and of its square, as scaled.
+
     Returns
     -------
     (T, 5) array
-        log δ, f, Q, and a and α of the candidate, all in scaled units.
+        log δ, f, Q, and a and α of the candidate, all in scaled units. On a boundary, log δ = ±inf, only f is set.
     """
     from pm_fastlmm.likelihood import kernels
 
-    rows = max(len(profile.z), len(candidates))
-    out = np.empty((rows, 5))
-    ends = kernels.shared_ends(profile.eigvals, C, schur, singular)
+    null = profile.null if null is None else null
+    out = np.empty((len(null), 5))
+    ends = kernels.shared_ends(profile.eigvals, profile.C, profile.schur, profile.singular)
     size = max(64, _BLOCK // max(1, profile.eigvals.size))
-    for block in (slice(start, min(start + size, rows)) for start in range(0, rows, size)):
+    for start in range(0, len(null), size):
+        block = slice(start, min(start + size, len(null)))
         z = profile.rows(slice(None) if len(candidates) else block)
-        g = candidates[block] if len(candidates) else candidates
-        nodes = _nodes(profile, z, null[block, 0])
-        weights = _weights(profile.eigvals, nodes)
-        shared = kernels.shared_terms(profile.eigvals, C, schur, nodes)
-        zz = (z * z) @ weights
-        zg, gg = ((z * g) @ weights, (g * g) @ weights) if len(g) else (_NONE, _NONE)
-
-        def run(
-            part: slice,
-            z: FloatArray = z,
-            g: FloatArray = g,
-            nodes: FloatArray = nodes,
-            shared: FloatArray = shared,
-            products: tuple[FloatArray, ...] = (zz, zg, gg),
-            first: int = block.start,
-        ) -> None:
-            target = slice(first + part.start, first + part.stop)
-            zz, zg, gg = (array[part] if len(array) > 1 else array for array in products)
-            kernels.search_rows(
-                profile.eigvals, z[part] if len(z) > 1 else z, g[part] if len(g) else g, null[target], profile.nullity,
-                float(m), restricted, C, schur, ends, profile._middle, nodes, shared, zz, zg, gg, out[target],
-            )  # fmt: skip
-
-        in_threads(run, block.stop - block.start)
+        _search_block(profile, z, candidates[block], null[block], ends, out[block])
     return out
+
+
+def _search_block(
+    profile: Profile, z: FloatArray, g: FloatArray, null: FloatArray, ends: tuple[float, float, float], out: FloatArray
+) -> None:
+    from pm_fastlmm.likelihood import kernels
+
+    nodes = _nodes(profile, z, null[:, 0])
+    weights = _weights(profile.eigvals, nodes)
+    shared = kernels.shared_terms(profile.eigvals, profile.C, profile.schur, nodes)
+    zz = (z * z) @ weights
+    zg, gg = ((z * g) @ weights, (g * g) @ weights) if len(g) else (_NONE, _NONE)
+    m = float(profile.m - (len(g) > 0 and profile.restricted))
+
+    def run(part: slice) -> None:
+        rows = [array[part] if len(array) == len(null) else array for array in (z, g, zz, zg, gg)]
+        kernels.search_rows(
+            profile.eigvals, rows[0], rows[1], null[part], profile.nullity, m, profile.restricted, profile.C,
+            profile.schur, ends, profile._middle, nodes, shared, rows[2], rows[3], rows[4], out[part],
+        )  # fmt: skip
+
+    in_threads(run, len(null))
 
 
 def maximise(rotated: Rotated, method: Method) -> Optima:
