@@ -20,9 +20,14 @@ alone, and would keep what was compiled into it from another.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+
+from pm_fastlmm._arrays import FloatArray
+
+type Triple = tuple[float, float, float]
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums may be reordered; NaN and infinity keep their meaning
 _CONVERGED = 1e-7  # a Newton step this short leaves an error of its square
@@ -31,8 +36,22 @@ _STEP_OUT = 2.0
 _LOWEST, _HIGHEST = math.log(1e-300), math.log(1e15)  # of δ in units of the largest eigenvalue: beyond is the boundary
 
 
+class Model(NamedTuple):
+    """What no response or candidate enters; `middle` is the median eigenvalue, `ends` what `shared_ends` returns."""
+
+    eigvals: FloatArray
+    inverse: FloatArray
+    C: FloatArray
+    schur: FloatArray
+    nullity: int
+    m: float
+    restricted: bool
+    middle: float
+    ends: Triple
+
+
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _shared(eigvals, delta):
+def _shared(eigvals: FloatArray, delta: float) -> Triple:
     """Return Σh, Σ(1-h), Σh(1-h), which no response enters."""
     H = 0.0
     low = 0.0
@@ -48,7 +67,7 @@ def _shared(eigvals, delta):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _response_sums(eigvals, z, delta):
+def _response_sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[float, float, float, float, float, float]:
     """Return A, B, E of a response without its null directions, and what `_shared` returns."""
     A = 0.0
     B = 0.0
@@ -71,7 +90,7 @@ def _response_sums(eigvals, z, delta):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _candidate_sums(eigvals, g, delta):
+def _candidate_sums(eigvals: FloatArray, g: FloatArray, delta: float) -> Triple:
     A = 0.0
     B = 0.0
     E = 0.0
@@ -87,7 +106,7 @@ def _candidate_sums(eigvals, g, delta):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _cross(eigvals, z, g, delta):
+def _cross(eigvals: FloatArray, z: FloatArray, g: FloatArray, delta: float) -> float:
     total = 0.0
     for i in range(eigvals.size):
         total += z[i] * g[i] / (eigvals[i] + delta)
@@ -95,7 +114,9 @@ def _cross(eigvals, z, g, delta):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _residual_sums(eigvals, z, g, alpha, delta):
+def _residual_sums(
+    eigvals: FloatArray, z: FloatArray, g: FloatArray, alpha: float, delta: float
+) -> tuple[float, float, float, float]:
     """Return A, B, E of z - αg and D, without null directions."""
     A = 0.0
     B = 0.0
@@ -115,7 +136,7 @@ def _residual_sums(eigvals, z, g, alpha, delta):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _cholesky(S):
+def _cholesky(S: FloatArray) -> FloatArray:
     """Return the lower Cholesky factor of a small matrix."""
     r = S.shape[0]
     L = np.zeros((r, r))
@@ -132,7 +153,7 @@ def _cholesky(S):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _solve(L, M):
+def _solve(L: FloatArray, M: FloatArray) -> FloatArray:
     """Return (LLᵀ)⁻¹M."""
     r = L.shape[0]
     out = M.copy()
@@ -149,7 +170,9 @@ def _solve(L, M):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def corner_terms(eigvals, C, schur, delta):
+def corner_terms(
+    eigvals: FloatArray, C: FloatArray, schur: FloatArray, delta: float
+) -> tuple[float, float, float, float]:
     """
     Return log|S|, its slope tr S⁻¹S', r minus its slope, and its curvature, S = S₀ + δI + Cᵀdiag((1-h)/λ)C.
 
@@ -198,29 +221,31 @@ def corner_terms(eigvals, C, schur, delta):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _combine(m, nullity, restricted, upper, shared, residual, D, candidate, corner):
+def _combine(
+    model: Model, delta: float, shared: Triple, residual: Triple, D: float, candidate: Triple, corner: Triple
+) -> tuple[float, float]:
     """
     Return f' and f'' from the sums; null directions are included in the second of `residual` and `candidate`.
 
-    `upper` chooses between two equal forms of f' the one whose terms are small where δ is large.
+    Of two equal forms of f' it takes the one whose terms are small, where δ is large or where it is not.
     """
     H, low, both = shared
     A, B, E = residual
-    Q = A + B
-    slope = m * A / Q - H - corner[1] if upper else low + nullity - m * B / Q + corner[0]
+    Q, m, upper = A + B, model.m, delta > model.middle
+    slope = m * A / Q - H - corner[1] if upper else low + model.nullity - m * B / Q + corner[0]
     curvature = both - m * (2.0 * E / Q - (A / Q) * (B / Q)) + corner[2]
     gA, gB, gE = candidate
     a = gA + gB
     if a > 0.0:
         curvature -= 2.0 * m * D * D / (a * Q)
-        if restricted:
+        if model.restricted:
             slope += gA / a if upper else -gB / a
             curvature += (gA / a) * (gB / a) - 2.0 * gE / a
     return slope, curvature
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _corner_at(eigvals, C, schur, delta):
+def _corner_at(eigvals: FloatArray, C: FloatArray, schur: FloatArray, delta: float) -> Triple:
     if not schur.shape[0]:
         return 0.0, 0.0, 0.0
     _, slope, other, curvature = corner_terms(eigvals, C, schur, delta)
@@ -228,15 +253,15 @@ def _corner_at(eigvals, C, schur, delta):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def derivatives(eigvals, z, g, null, nullity, m, restricted, C, schur, middle, x):
+def derivatives(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float) -> tuple[float, float]:
     """Return f' and f'' at log δ = x; `null` has z², zg and g² summed over the null directions."""
-    delta = math.exp(x)
-    corner = _corner_at(eigvals, C, schur, delta)
+    delta, eigvals, nullity = math.exp(x), model.eigvals, model.nullity
+    corner = _corner_at(eigvals, model.C, model.schur, delta)
     if not g.size:
         A, B, E, H, low, both = _response_sums(eigvals, z, delta)
         if nullity:
             B += null[0] / delta
-        return _combine(m, nullity, restricted, delta > middle, (H, low, both), (A, B, E), 0.0, (0.0, 0.0, 0.0), corner)
+        return _combine(model, delta, (H, low, both), (A, B, E), 0.0, (0.0, 0.0, 0.0), corner)
     gA, gB, gE = _candidate_sums(eigvals, g, delta)
     b = _cross(eigvals, z, g, delta)
     if nullity:
@@ -248,11 +273,11 @@ def derivatives(eigvals, z, g, null, nullity, m, restricted, C, schur, middle, x
         B += max(null[0] - 2.0 * alpha * null[1] + alpha * alpha * null[2], 0.0) / delta
         D += (null[1] - alpha * null[2]) / delta
     shared = _shared(eigvals, delta)
-    return _combine(m, nullity, restricted, delta > middle, shared, (A, B, E), D, (gA, gB, gE), corner)
+    return _combine(model, delta, shared, (A, B, E), D, (gA, gB, gE), corner)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _log_shifted(eigvals, delta):
+def _log_shifted(eigvals: FloatArray, delta: float) -> float:
     """Return Σ log(λ + δ), or Σ log(1 + λ/δ) from δ = 1 on; eight factors, within 1e-30 and 2, share a logarithm."""
     scale = 1.0 / delta if delta >= 1.0 else 1.0
     shift = 1.0 if delta >= 1.0 else delta
@@ -270,14 +295,14 @@ def _log_shifted(eigvals, delta):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def value(eigvals, z, g, null, nullity, m, restricted, C, schur, x):
+def value(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float) -> tuple[float, float, float, float]:
     """
     Return f, Q, a and α at log δ = x.
 
     From δ = 1 on every term is taken relative to its limit, Q and a times δ and the rest over δ: the powers of δ cancel
     exactly, and f is as accurate beside the boundary as on it.
     """
-    delta = math.exp(x)
+    delta, eigvals, nullity, r = math.exp(x), model.eigvals, model.nullity, model.schur.shape[0]
     a = 0.0
     alpha = 0.0
     if g.size:
@@ -296,18 +321,18 @@ def value(eigvals, z, g, null, nullity, m, restricted, C, schur, x):
         left = null[0] - 2.0 * alpha * null[1] + alpha * alpha * null[2] if g.size else null[0]
         Q += max(left, 0.0) / delta
     far = delta if delta >= 1.0 else 1.0
-    f = m * math.log(Q * far) + _log_shifted(eigvals, delta)
+    f = model.m * math.log(Q * far) + _log_shifted(eigvals, delta)
     if nullity and delta < 1.0:
         f += nullity * x
-    if g.size and restricted:
+    if g.size and model.restricted:
         f += math.log(a * far)
-    if schur.shape[0]:
-        f += corner_terms(eigvals, C, schur, delta)[0] - (schur.shape[0] * x if delta >= 1.0 else 0.0)
+    if r:
+        f += corner_terms(eigvals, model.C, model.schur, delta)[0] - (r * x if delta >= 1.0 else 0.0)
     return f, Q, a, alpha
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _sums_at_ends(eigvals, inverse, z):
+def _sums_at_ends(eigvals: FloatArray, inverse: FloatArray, z: FloatArray) -> tuple[float, float, float, float]:
     """Return Σz², Σλz², Σz²/λ, Σz²/λ²."""
     s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
     for i in range(eigvals.size):
@@ -321,7 +346,7 @@ def _sums_at_ends(eigvals, inverse, z):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def _cross_at_ends(inverse, z, g):
+def _cross_at_ends(inverse: FloatArray, z: FloatArray, g: FloatArray) -> tuple[float, float]:
     far, near = 0.0, 0.0
     for i in range(inverse.size):
         far += z[i] * g[i]
@@ -330,7 +355,7 @@ def _cross_at_ends(inverse, z, g):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _end(Q, tilted, a, tilted_a, m, restricted):
+def _end(Q: float, tilted: float, a: float, tilted_a: float, m: float, restricted: bool) -> tuple[float, float]:
     """Return f at δ = 0 or ∞ without what no response enters, and the size of its slope."""
     f, slope = m * math.log(Q), m * tilted / Q
     if a > 0.0 and restricted:
@@ -339,13 +364,13 @@ def _end(Q, tilted, a, tilted_a, m, restricted):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def limits(eigvals, inverse, ends, z, g, null, nullity, m, restricted):
+def limits(model: Model, z: FloatArray, g: FloatArray, null: FloatArray) -> tuple[float, float, float, float]:
     """
     Return (f(0), c₀, f(∞), c_∞): the limits of f, and numbers with the sign of its slope just inside each of them.
 
-    δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded. `inverse` is
-    1/λ, `ends` what `shared_ends` returns.
+    δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded.
     """
+    eigvals, inverse, ends, m, restricted = model.eigvals, model.inverse, model.ends, model.m, model.restricted
     far, far_tilted, near, near_tilted = _sums_at_ends(eigvals, inverse, z)
     far += null[0]
     a_far, a_far_tilted, a_near, a_near_tilted = 0.0, 0.0, 0.0, 0.0
@@ -361,7 +386,7 @@ def limits(eigvals, inverse, ends, z, g, null, nullity, m, restricted):
         _, _, near, near_tilted = _sums_at_ends(eigvals, inverse, r)
     f_inf, slope = _end(far, far_tilted, a_far, a_far_tilted, m, restricted)
     c_inf = slope - ends[0]
-    if nullity:
+    if model.nullity:
         return math.inf, -1.0, f_inf, c_inf
     if ends[2] == -math.inf:
         return -math.inf, 1.0, f_inf, c_inf
@@ -370,7 +395,7 @@ def limits(eigvals, inverse, ends, z, g, null, nullity, m, restricted):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def shared_ends(eigvals, C, schur, singular):
+def shared_ends(eigvals: FloatArray, C: FloatArray, schur: FloatArray, singular: bool) -> Triple:
     """Return the parts of c_∞, c₀ and f(0) that no response enters; the last is -inf where S₀ is singular."""
     r = schur.shape[0]
     trace, inverse_trace = 0.0, 0.0
@@ -395,14 +420,14 @@ def shared_ends(eigvals, C, schur, singular):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def hermite(u0, u1, m0, m1, s):
+def hermite(u0: float, u1: float, m0: float, m1: float, s: float) -> float:
     """Return the cubic with values u and slopes m at 0 and 1."""
     t = 1.0 - s
     return t * t * ((1.0 + 2.0 * s) * u0 + s * m0) + s * s * ((1.0 + 2.0 * t) * u1 - t * m1)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _hermite_root(u0, u1, m0, m1, low, high):
+def _hermite_root(u0: float, u1: float, m0: float, m1: float, low: float, high: float) -> float:
     """Return the root of the cubic between a point where it is negative and one where it is not."""
     for _ in range(12):
         s = 0.5 * (low + high)
@@ -415,7 +440,7 @@ def _hermite_root(u0, u1, m0, m1, low, high):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _newton(eigvals, z, g, null, nullity, m, restricted, C, schur, middle, x, low, high):
+def _newton(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float, low: float, high: float) -> float:
     """
     Return the root of f' in a bracket where f' < 0 below and f' ≥ 0 above, from a start in it.
 
@@ -423,7 +448,7 @@ def _newton(eigvals, z, g, null, nullity, m, restricted, C, schur, middle, x, lo
     on the wrong side is returned: f falls beyond it, and a better minimum is there.
     """
     for _ in range(_LONGEST):
-        slope, curvature = derivatives(eigvals, z, g, null, nullity, m, restricted, C, schur, middle, x)
+        slope, curvature = derivatives(model, z, g, null, x)
         if slope < 0.0:
             low = x
         else:
@@ -445,7 +470,7 @@ def _newton(eigvals, z, g, null, nullity, m, restricted, C, schur, middle, x, lo
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _bracket(j, nodes, slope, curvature, c0, c_inf):
+def _bracket(j: int, nodes: FloatArray, slope: FloatArray, curvature: FloatArray, c0: float, c_inf: float) -> Triple:
     """
     Return (start, low, high) where cell j has a root of f' at which it rises; NaN where it has none.
 
@@ -482,21 +507,29 @@ def _bracket(j, nodes, slope, curvature, c0, c_inf):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def search(eigvals, inverse, ends, z, g, null, nullity, m, restricted, C, schur, middle, nodes, slope, curvature):
+def search(
+    model: Model,
+    z: FloatArray,
+    g: FloatArray,
+    null: FloatArray,
+    nodes: FloatArray,
+    slope: FloatArray,
+    curvature: FloatArray,
+) -> tuple[float, float, float, float, float]:
     """
     Return (log δ, f, Q, a, α) at the global minimum of f, log δ = ±inf on the boundaries.
 
     Every cell between nodes where f' changes from negative to positive, or where its cubic Hermite model does so twice,
     is searched by Newton's method in a bracket; then f is compared over all minima and both exact limits.
     """
-    f0, c0, f_inf, c_inf = limits(eigvals, inverse, ends, z, g, null, nullity, m, restricted)
+    f0, c0, f_inf, c_inf = limits(model, z, g, null)
     best, where, Q, a, alpha = math.inf, math.nan, math.nan, 0.0, 0.0
     for j in range(-1, nodes.size):
         start, low, high = _bracket(j, nodes, slope, curvature, c0, c_inf)
         if math.isnan(start):
             continue
-        x = _newton(eigvals, z, g, null, nullity, m, restricted, C, schur, middle, start, low, high)
-        f, Q_x, a_x, alpha_x = value(eigvals, z, g, null, nullity, m, restricted, C, schur, x)
+        x = _newton(model, z, g, null, start, low, high)
+        f, Q_x, a_x, alpha_x = value(model, z, g, null, x)
         if f < best:
             best, where, Q, a, alpha = f, x, Q_x, a_x, alpha_x
     # a boundary that is no local minimum has a better point beside it, so that it cannot win by being listed
@@ -508,9 +541,19 @@ def search(eigvals, inverse, ends, z, g, null, nullity, m, restricted, C, schur,
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _node_derivatives(j, G, t, m, nullity, restricted, upper, shared, corner, zz, zg, gg, null, delta):
+def _node_derivatives(
+    model: Model,
+    j: int,
+    t: int,
+    nodes: FloatArray,
+    shared: FloatArray,
+    zz: FloatArray,
+    zg: FloatArray,
+    gg: FloatArray,
+    null: FloatArray,
+) -> tuple[float, float]:
     """Return f' and f'' at node j from the products with the shared weights."""
-    row = t if zz.shape[0] > 1 else 0
+    G, delta, row = nodes.size, math.exp(nodes[j]), t if zz.shape[0] > 1 else 0
     A, B, E = zz[row, j], zz[row, G + j] + null[0] / delta, zz[row, 2 * G + j]
     D, a_sums = 0.0, (0.0, 0.0, 0.0)
     if gg.shape[0]:
@@ -522,39 +565,40 @@ def _node_derivatives(j, G, t, m, nullity, restricted, upper, shared, corner, zz
         A = max(A - 2.0 * alpha * bA + alpha**2 * a_sums[0], 1e-300)
         B = max(B - 2.0 * alpha * bB + alpha**2 * a_sums[1], 1e-300)
         E = max(E - 2.0 * alpha * bE + alpha**2 * a_sums[2], 0.0)
-    return _combine(m, nullity, restricted, upper, shared, (A, B, E), D, a_sums, corner)
+    everyone = (shared[0, j], shared[1, j], shared[2, j])
+    return _combine(model, delta, everyone, (A, B, E), D, a_sums, (shared[3, j], shared[4, j], shared[5, j]))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def search_rows(
-    eigvals, Z, candidates, null, nullity, m, restricted, C, schur, ends, middle, nodes, shared, zz, zg, gg, out
-):
+    model: Model,
+    Z: FloatArray,
+    candidates: FloatArray,
+    null: FloatArray,
+    nodes: FloatArray,
+    shared: FloatArray,
+    zz: FloatArray,
+    zg: FloatArray,
+    gg: FloatArray,
+    out: FloatArray,
+) -> None:
     """
     Run `search` for each row of Z, or of `candidates` when Z has one row; out (T, 5).
 
     `shared` (6, G) has what no response enters at the nodes; zz, zg, gg (T, 3G) the products of z², zg, g² with the
     weights hw, (1-h)w, h(1-h)w of the nodes.
     """
-    G = nodes.size
-    slope, curvature = np.empty(G), np.empty(G)
-    nothing, inverse = np.empty(0), 1.0 / eigvals
+    slope, curvature, nothing = np.empty(nodes.size), np.empty(nodes.size), np.empty(0)
     for t in range(out.shape[0]):
         z = Z[t if Z.shape[0] > 1 else 0]
         g = candidates[t] if candidates.shape[0] else nothing
-        for j in range(G):
-            delta = math.exp(nodes[j])
-            slope[j], curvature[j] = _node_derivatives(
-                j, G, t, m, nullity, restricted, delta > middle, (shared[0, j], shared[1, j], shared[2, j]),
-                (shared[3, j], shared[4, j], shared[5, j]), zz, zg, gg, null[t], delta,
-            )  # fmt: skip
-        where, best, Q, a, alpha = search(
-            eigvals, inverse, ends, z, g, null[t], nullity, m, restricted, C, schur, middle, nodes, slope, curvature
-        )
-        out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4] = where, best, Q, a, alpha
+        for j in range(nodes.size):
+            slope[j], curvature[j] = _node_derivatives(model, j, t, nodes, shared, zz, zg, gg, null[t])
+        out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4] = search(model, z, g, null[t], nodes, slope, curvature)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def shared_terms(eigvals, C, schur, nodes):
+def shared_terms(eigvals: FloatArray, C: FloatArray, schur: FloatArray, nodes: FloatArray) -> FloatArray:
     """Return Σh, Σ(1-h), Σh(1-h) and the slope of log|S|, r minus it, and its curvature at the nodes, (6, G)."""
     out = np.empty((6, nodes.size))
     for j in range(nodes.size):
@@ -565,33 +609,27 @@ def shared_terms(eigvals, C, schur, nodes):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def evaluate_rows(eigvals, Z, null, nullity, m, C, schur, middle, x):
+def evaluate_rows(model: Model, Z: FloatArray, null: FloatArray, x: FloatArray) -> FloatArray:
     """Return f, f', f'' and Q at each log δ in x, for each row of Z, (4, T, m)."""
-    out = np.empty((4, Z.shape[0], x.size))
-    nothing = np.empty(0)
+    out, nothing = np.empty((4, Z.shape[0], x.size)), np.empty(0)
     for t in range(Z.shape[0]):
         for j in range(x.size):
-            out[0, t, j], out[3, t, j], _, _ = value(eigvals, Z[t], nothing, null[t], nullity, m, True, C, schur, x[j])
-            out[1, t, j], out[2, t, j] = derivatives(
-                eigvals, Z[t], nothing, null[t], nullity, m, True, C, schur, middle, x[j]
-            )
+            out[0, t, j], out[3, t, j], _, _ = value(model, Z[t], nothing, null[t], x[j])
+            out[1, t, j], out[2, t, j] = derivatives(model, Z[t], nothing, null[t], x[j])
     return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def limit_rows(eigvals, Z, null, nullity, m, ends):
+def limit_rows(model: Model, Z: FloatArray, null: FloatArray) -> FloatArray:
     """Return what `limits` returns for each row of Z, (4, T)."""
-    out = np.empty((4, Z.shape[0]))
-    nothing, inverse = np.empty(0), 1.0 / eigvals
+    out, nothing = np.empty((4, Z.shape[0])), np.empty(0)
     for t in range(Z.shape[0]):
-        out[0, t], out[1, t], out[2, t], out[3, t] = limits(
-            eigvals, inverse, ends, Z[t], nothing, null[t], nullity, m, True
-        )
+        out[0, t], out[1, t], out[2, t], out[3, t] = limits(model, Z[t], nothing, null[t])
     return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-def information_rows(eigvals, Z, g, e, out):
+def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: FloatArray, out: FloatArray) -> None:
     """
     Write Σz²λ²/d³, Σz²λ/d³, Σz²/d³, Σλ²/d², Σλ/d², Σ1/d², d = gλ + e, for each row into out (T, 6).
 

@@ -138,9 +138,7 @@ class Profile:
         """
         from pm_fastlmm.likelihood import kernels
 
-        f0, c0, f_inf, c_inf = kernels.limit_rows(
-            self.eigvals, self.rows(slice(None)), self.null, self.nullity, float(self.m), self._ends()
-        )
+        f0, c0, f_inf, c_inf = kernels.limit_rows(self.model(), self.rows(slice(None)), self.null)
         return f0, c0, f_inf, c_inf
 
     def minima(self) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -152,26 +150,23 @@ class Profile:
         """Return z of a block of responses, each scaled to unit size."""
         return self.z[block] / np.sqrt(self.norm2[block])[:, None]
 
-    def _ends(self) -> tuple[float, float, float]:
+    def model(self, *, candidate: bool = False) -> Any:
+        """Return what the compiled loops share, without or with a candidate."""
         from pm_fastlmm.likelihood import kernels
 
-        ends: tuple[float, float, float] = kernels.shared_ends(self.eigvals, self.C, self.schur, self.singular)
-        return ends
+        m = self.m - (candidate and self.restricted)
+        ends = kernels.shared_ends(self.eigvals, self.C, self.schur, self.singular)
+        # the slope is a sum of terms that vanish as δ → ∞ above the median, of terms that vanish as δ → 0 below
+        middle = float(np.median(self.eigvals))
+        return kernels.Model(
+            self.eigvals, 1 / self.eigvals, self.C, self.schur, self.nullity, float(m), self.restricted, middle, ends
+        )
 
     def _evaluate(self, x: FloatArray | float) -> FloatArray:
         from pm_fastlmm.likelihood import kernels
 
         nodes = np.atleast_1d(np.asarray(x, dtype=float))
-        out = kernels.evaluate_rows(
-            self.eigvals, self.rows(slice(None)), self.null, self.nullity, float(self.m), self.C, self.schur,
-            self._middle, nodes,
-        )  # fmt: skip
-        return np.asarray(out)
-
-    @property
-    def _middle(self) -> float:
-        """Return the δ above which the slope is taken as a sum of terms that vanish as δ → ∞."""
-        return float(np.median(self.eigvals))
+        return np.asarray(kernels.evaluate_rows(self.model(), self.rows(slice(None)), self.null, nodes))
 
 
 def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | None = None) -> FloatArray:
@@ -195,21 +190,19 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
     (T, 5) array
         log δ, f, Q, and a and α of the candidate, all in scaled units. On a boundary, log δ = ±inf, only f is set.
     """
-    from pm_fastlmm.likelihood import kernels
-
     null = profile.null if null is None else null
     out = np.empty((len(null), 5))
-    ends = kernels.shared_ends(profile.eigvals, profile.C, profile.schur, profile.singular)
+    model = profile.model(candidate=len(candidates) > 0)
     size = max(64, _BLOCK // max(1, profile.eigvals.size))
     for start in range(0, len(null), size):
         block = slice(start, min(start + size, len(null)))
         z = profile.rows(slice(None) if len(candidates) else block)
-        _search_block(profile, z, candidates[block], null[block], ends, out[block])
+        _search_block(profile, model, z, candidates[block], null[block], out[block])
     return out
 
 
 def _search_block(
-    profile: Profile, z: FloatArray, g: FloatArray, null: FloatArray, ends: tuple[float, float, float], out: FloatArray
+    profile: Profile, model: Any, z: FloatArray, g: FloatArray, null: FloatArray, out: FloatArray
 ) -> None:
     from pm_fastlmm.likelihood import kernels
 
@@ -218,14 +211,10 @@ def _search_block(
     shared = kernels.shared_terms(profile.eigvals, profile.C, profile.schur, nodes)
     zz = (z * z) @ weights
     zg, gg = ((z * g) @ weights, (g * g) @ weights) if len(g) else (_NONE, _NONE)
-    m = float(profile.m - (len(g) > 0 and profile.restricted))
 
     def run(part: slice) -> None:
         rows = [array[part] if len(array) == len(null) else array for array in (z, g, zz, zg, gg)]
-        kernels.search_rows(
-            profile.eigvals, rows[0], rows[1], null[part], profile.nullity, m, profile.restricted, profile.C,
-            profile.schur, ends, profile._middle, nodes, shared, rows[2], rows[3], rows[4], out[part],
-        )  # fmt: skip
+        kernels.search_rows(model, rows[0], rows[1], null[part], nodes, shared, *rows[2:], out[part])
 
     in_threads(run, len(null))
 

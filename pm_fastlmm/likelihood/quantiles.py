@@ -10,6 +10,11 @@ import math
 import numpy as np
 from numba import njit
 
+from pm_fastlmm._arrays import FloatArray
+
+type Cells = tuple[FloatArray, FloatArray, float, int, FloatArray]
+type Table = tuple[float, float, FloatArray, FloatArray, float]
+
 _DROP = 45.0  # log-density below the mode from where on a cell is left out: 3e-20
 _FLOOR = 1e3  # what a zero density counts as, in the spline
 _GAUSS = np.array([0.1127016653792583, 0.5, 0.8872983346207417])  # nodes and weights on (0, 1), exact to degree 5
@@ -19,7 +24,7 @@ _STEPS = 100
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _spline(x, y):
+def _spline(x: FloatArray, y: FloatArray) -> FloatArray:
     """Return the second derivatives at the nodes of the natural cubic spline."""
     m = x.size
     second, ratio = np.zeros(m), np.zeros(m)
@@ -35,7 +40,7 @@ def _spline(x, y):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _at(x, y, second, j, t):
+def _at(x: FloatArray, y: FloatArray, second: FloatArray, j: int, t: float) -> float:
     """Return the spline in cell j at a share t of its width."""
     h, s = x[j + 1] - x[j], 1.0 - t
     bend = (s * s * s - s) * second[j] + (t * t * t - t) * second[j + 1]
@@ -43,7 +48,7 @@ def _at(x, y, second, j, t):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _part(x, y, second, j, t, top):
+def _part(x: FloatArray, y: FloatArray, second: FloatArray, j: int, t: float, top: float) -> float:
     """Return the integral of exp(spline - top) over the first share t of cell j."""
     total = 0.0
     for q in range(3):
@@ -52,7 +57,7 @@ def _part(x, y, second, j, t, top):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _cells(x, y):
+def _cells(x: FloatArray, y: FloatArray) -> Cells:
     """Return the spline of a log-density, its maximum, the first cell that counts, and the cumulative mass from it."""
     m = x.size
     top = y.max()
@@ -70,7 +75,9 @@ def _cells(x, y):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _node_quantile(x, y, second, top, first, cumulative, probability):
+def _node_quantile(
+    x: FloatArray, y: FloatArray, second: FloatArray, top: float, first: int, cumulative: FloatArray, probability: float
+) -> float:
     """Return the x below which the share `probability` of the mass lies."""
     target = probability * cumulative[-1]
     j = np.searchsorted(cumulative, target, side="right") - 1
@@ -94,7 +101,7 @@ def _node_quantile(x, y, second, top, first, cumulative, probability):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def node_quantile_rows(x, log_density, probabilities, out):
+def node_quantile_rows(x: FloatArray, log_density: FloatArray, probabilities: FloatArray, out: FloatArray) -> None:
     """Write quantiles of x for each row of log-densities; probabilities (T, P) or (1, P), out (T, P)."""
     for t in range(out.shape[0]):
         y, second, top, first, cumulative = _cells(x, log_density[t])
@@ -104,7 +111,9 @@ def node_quantile_rows(x, log_density, probabilities, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _points(x, log_density, log_scale, sharpness):
+def _points(
+    x: FloatArray, log_density: FloatArray, log_scale: FloatArray, sharpness: float
+) -> tuple[FloatArray, FloatArray]:
     """
     Return Gauss points of the cells that count: log-scales, and weights that sum to 1.
 
@@ -134,7 +143,7 @@ def _points(x, log_density, log_scale, sharpness):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _upper_gamma(v, start, step, values, slopes):
+def _upper_gamma(v: float, start: float, step: float, values: FloatArray, slopes: FloatArray) -> tuple[float, float]:
     """Return the tabulated share of a Gamma variable above exp(v), and its derivative in v: a cubic Hermite table."""
     place = (v - start) / step
     if place <= 0.0:
@@ -150,9 +159,18 @@ def _upper_gamma(v, start, step, values, slopes):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _log_quantile(places, weights, start, step, values, slopes, probability, u):
+def _log_quantile(
+    places: FloatArray,
+    weights: FloatArray,
+    start: float,
+    step: float,
+    values: FloatArray,
+    slopes: FloatArray,
+    probability: float,
+    u: float,
+) -> float:
     """Return log t with Σ w_j P(Gamma > exp(v_j)/t) = probability, from a start."""
-    low, high = places.min() - (start + step * values.size), places.max() - start
+    low, high = float(places.min()) - (start + step * values.size), float(places.max()) - start
     if not (low < u < high):
         u = 0.5 * (low + high)
     for _ in range(_STEPS):
@@ -176,7 +194,14 @@ def _log_quantile(places, weights, start, step, values, slopes, probability, u):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def variance_quantile_rows(x, log_density, log_scale, table, probabilities, out):
+def variance_quantile_rows(
+    x: FloatArray,
+    log_density: FloatArray,
+    log_scale: FloatArray,
+    table: Table,
+    probabilities: FloatArray,
+    out: FloatArray,
+) -> None:
     """Write log-quantiles of scale/Gamma for each row; `table` is (start, step, values, slopes, sharpness)."""
     start, step, values, slopes, sharpness = table
     for t in range(out.shape[0]):
@@ -187,18 +212,28 @@ def variance_quantile_rows(x, log_density, log_scale, table, probabilities, out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _expit(x):
+def _expit(x: float) -> float:
     return 1.0 / (1.0 + math.exp(-x))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _share_width(low, high):
+def _share_width(low: float, high: float) -> float:
     """Return expit(high) - expit(low), also where both are near 1."""
     return _expit(-low) - _expit(-high) if low > 0.0 else _expit(high) - _expit(low)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _ends(variance, p, probability, previous, shift, x, cells, points, table):
+def _ends(
+    variance: bool,
+    p: float,
+    probability: float,
+    previous: tuple[float, float],
+    shift: float,
+    x: FloatArray,
+    cells: Cells,
+    points: tuple[FloatArray, FloatArray],
+    table: Table,
+) -> tuple[float, float, float]:
     """Return the ends of the interval with the share p below it: shifted x of a share of variance, or logs."""
     y, second, top, first, cumulative = cells
     places, weights = points
@@ -216,7 +251,15 @@ def _ends(variance, p, probability, previous, shift, x, cells, points, table):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _shortest(variance, probability, shift, x, cells, points, table):
+def _shortest(
+    variance: bool,
+    probability: float,
+    shift: float,
+    x: FloatArray,
+    cells: Cells,
+    points: tuple[FloatArray, FloatArray],
+    table: Table,
+) -> tuple[float, float]:
     """Return the shortest interval with a probability: a coarse search of its lower tail, then golden sections."""
     left = 1.0 - probability
     best, width, previous = 0, math.inf, (math.nan, math.nan)
@@ -246,7 +289,16 @@ def _shortest(variance, probability, shift, x, cells, points, table):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def shortest_rows(variance, x, log_density, log_scale, table, probability, shift, out):
+def shortest_rows(
+    variance: bool,
+    x: FloatArray,
+    log_density: FloatArray,
+    log_scale: FloatArray,
+    table: Table,
+    probability: float,
+    shift: float,
+    out: FloatArray,
+) -> None:
     """
     Write the shortest interval of each row into out (T, 2).
 

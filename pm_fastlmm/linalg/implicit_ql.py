@@ -5,12 +5,14 @@ import math
 import numpy as np
 from numba import njit
 
+from pm_fastlmm._arrays import FloatArray
+
 _EPS = float(np.finfo(np.float64).eps)
 _SWEEPS = 60
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def implicit_ql(d, e, B):
+def implicit_ql(d: FloatArray, e: FloatArray, B: FloatArray) -> bool:
     """
     Diagonalise T = S diag(d) Sᵀ in place by QL with implicit shifts, and turn B (n, c) into SᵀB.
 
@@ -40,7 +42,7 @@ def implicit_ql(d, e, B):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _sweep(d, e, B, low, high):
+def _sweep(d: FloatArray, e: FloatArray, B: FloatArray, low: int, high: int) -> None:
     """Chase one bulge from the bottom of an unreduced block to its top, with Wilkinson's shift."""
     g = (d[low + 1] - d[low]) / (2.0 * e[low])
     r = math.hypot(g, 1.0)
