@@ -222,23 +222,25 @@ def corner_terms(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _combine(
-    model: Model, delta: float, shared: Triple, residual: Triple, D: float, candidate: Triple, corner: Triple
-) -> tuple[float, float]:
+    m: float, nullity: int, restricted: bool, upper: bool,
+    shared: Triple, residual: Triple, D: float, candidate: Triple, corner: Triple,
+) -> tuple[float, float]:  # fmt: skip
     """
     Return f' and f'' from the sums; null directions are included in the second of `residual` and `candidate`.
 
-    Of two equal forms of f' it takes the one whose terms are small, where δ is large or where it is not.
+    `upper` chooses, of two equal forms of f', the one whose terms are small where δ is large. (The first arguments are
+    numbers and not a `Model`: its arrays would be counted at every node of every response.)
     """
     H, low, both = shared
     A, B, E = residual
-    Q, m, upper = A + B, model.m, delta > model.middle
-    slope = m * A / Q - H - corner[1] if upper else low + model.nullity - m * B / Q + corner[0]
+    Q = A + B
+    slope = m * A / Q - H - corner[1] if upper else low + nullity - m * B / Q + corner[0]
     curvature = both - m * (2.0 * E / Q - (A / Q) * (B / Q)) + corner[2]
     gA, gB, gE = candidate
     a = gA + gB
     if a > 0.0:
         curvature -= 2.0 * m * D * D / (a * Q)
-        if model.restricted:
+        if restricted:
             slope += gA / a if upper else -gB / a
             curvature += (gA / a) * (gB / a) - 2.0 * gE / a
     return slope, curvature
@@ -256,12 +258,13 @@ def _corner_at(eigvals: FloatArray, C: FloatArray, schur: FloatArray, delta: flo
 def derivatives(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float) -> tuple[float, float]:
     """Return f' and f'' at log δ = x; `null` has z², zg and g² summed over the null directions."""
     delta, eigvals, nullity = math.exp(x), model.eigvals, model.nullity
+    m, restricted, upper = model.m, model.restricted, delta > model.middle
     corner = _corner_at(eigvals, model.C, model.schur, delta)
     if not g.size:
         A, B, E, H, low, both = _response_sums(eigvals, z, delta)
         if nullity:
             B += null[0] / delta
-        return _combine(model, delta, (H, low, both), (A, B, E), 0.0, (0.0, 0.0, 0.0), corner)
+        return _combine(m, nullity, restricted, upper, (H, low, both), (A, B, E), 0.0, (0.0, 0.0, 0.0), corner)
     gA, gB, gE = _candidate_sums(eigvals, g, delta)
     b = _cross(eigvals, z, g, delta)
     if nullity:
@@ -273,7 +276,7 @@ def derivatives(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x:
         B += max(null[0] - 2.0 * alpha * null[1] + alpha * alpha * null[2], 0.0) / delta
         D += (null[1] - alpha * null[2]) / delta
     shared = _shared(eigvals, delta)
-    return _combine(model, delta, shared, (A, B, E), D, (gA, gB, gE), corner)
+    return _combine(m, nullity, restricted, upper, shared, (A, B, E), D, (gA, gB, gE), corner)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
@@ -541,32 +544,30 @@ def search(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _node_derivatives(
-    model: Model,
-    j: int,
-    t: int,
-    nodes: FloatArray,
-    shared: FloatArray,
-    zz: FloatArray,
-    zg: FloatArray,
-    gg: FloatArray,
-    null: FloatArray,
-) -> tuple[float, float]:
-    """Return f' and f'' at node j from the products with the shared weights."""
-    G, delta, row = nodes.size, math.exp(nodes[j]), t if zz.shape[0] > 1 else 0
-    A, B, E = zz[row, j], zz[row, G + j] + null[0] / delta, zz[row, 2 * G + j]
-    D, a_sums = 0.0, (0.0, 0.0, 0.0)
-    if gg.shape[0]:
-        a_sums = (gg[t, j], gg[t, G + j] + null[2] / delta, gg[t, 2 * G + j])
-        bA, bB, bE = zg[t, j], zg[t, G + j] + null[1] / delta, zg[t, 2 * G + j]
-        alpha = (bA + bB) / (a_sums[0] + a_sums[1])
-        D = bB - alpha * a_sums[1]
-        # differences of the sums: good enough for a start and a bracket, which Newton's method then owes nothing to
-        A = max(A - 2.0 * alpha * bA + alpha**2 * a_sums[0], 1e-300)
-        B = max(B - 2.0 * alpha * bB + alpha**2 * a_sums[1], 1e-300)
-        E = max(E - 2.0 * alpha * bE + alpha**2 * a_sums[2], 0.0)
-    everyone = (shared[0, j], shared[1, j], shared[2, j])
-    return _combine(model, delta, everyone, (A, B, E), D, a_sums, (shared[3, j], shared[4, j], shared[5, j]))
+def _at_nodes(
+    model: Model, t: int, nodes: FloatArray, shared: FloatArray, zz: FloatArray, zg: FloatArray, gg: FloatArray,
+    null: FloatArray, slope: FloatArray, curvature: FloatArray,
+) -> None:  # fmt: skip
+    """Write f' and f'' at the nodes for row t, from the products with the weights that all rows share."""
+    m, nullity, restricted, middle = model.m, model.nullity, model.restricted, model.middle
+    G, row = nodes.size, t if zz.shape[0] > 1 else 0
+    for j in range(G):
+        delta = math.exp(nodes[j])
+        A, B, E = zz[row, j], zz[row, G + j] + null[0] / delta, zz[row, 2 * G + j]
+        D, a_sums = 0.0, (0.0, 0.0, 0.0)
+        if gg.shape[0]:
+            a_sums = (gg[t, j], gg[t, G + j] + null[2] / delta, gg[t, 2 * G + j])
+            bA, bB, bE = zg[t, j], zg[t, G + j] + null[1] / delta, zg[t, 2 * G + j]
+            alpha = (bA + bB) / (a_sums[0] + a_sums[1])
+            D = bB - alpha * a_sums[1]
+            # differences of the sums: good enough for a start and a bracket, which Newton's method then owes nothing to
+            A = max(A - 2.0 * alpha * bA + alpha**2 * a_sums[0], 1e-300)
+            B = max(B - 2.0 * alpha * bB + alpha**2 * a_sums[1], 1e-300)
+            E = max(E - 2.0 * alpha * bE + alpha**2 * a_sums[2], 0.0)
+        everyone, corner = (shared[0, j], shared[1, j], shared[2, j]), (shared[3, j], shared[4, j], shared[5, j])
+        slope[j], curvature[j] = _combine(
+            m, nullity, restricted, delta > middle, everyone, (A, B, E), D, a_sums, corner
+        )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -592,8 +593,7 @@ def search_rows(
     for t in range(out.shape[0]):
         z = Z[t if Z.shape[0] > 1 else 0]
         g = candidates[t] if candidates.shape[0] else nothing
-        for j in range(nodes.size):
-            slope[j], curvature[j] = _node_derivatives(model, j, t, nodes, shared, zz, zg, gg, null[t])
+        _at_nodes(model, t, nodes, shared, zz, zg, gg, null[t], slope, curvature)
         out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4] = search(model, z, g, null[t], nodes, slope, curvature)
 
 
