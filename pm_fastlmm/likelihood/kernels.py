@@ -37,7 +37,7 @@ _LOWEST, _HIGHEST = math.log(1e-300), math.log(1e15)  # of δ in units of the la
 
 
 class Model(NamedTuple):
-    """What no response or candidate enters; `middle` is the median eigenvalue, `ends` what `shared_ends` returns."""
+    """What no response or candidate enters; `middle` is the median eigenvalue, `ends` the parts of c_∞, c₀, f(0)."""
 
     eigvals: FloatArray
     inverse: FloatArray
@@ -398,31 +398,6 @@ def limits(model: Model, z: FloatArray, g: FloatArray, null: FloatArray) -> tupl
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def shared_ends(eigvals: FloatArray, C: FloatArray, schur: FloatArray, singular: bool) -> Triple:
-    """Return the parts of c_∞, c₀ and f(0) that no response enters; the last is -inf where S₀ is singular."""
-    r = schur.shape[0]
-    trace, inverse_trace = 0.0, 0.0
-    slope = np.eye(r)
-    for i in range(eigvals.size):
-        trace += eigvals[i]
-        inverse_trace += 1.0 / eigvals[i]
-        for a in range(r):
-            trace += C[i, a] * C[i, a] / eigvals[i]
-            for b in range(r):
-                slope[a, b] += C[i, a] * C[i, b] / eigvals[i] ** 2
-    for a in range(r):
-        trace += schur[a, a]
-    logdet = -math.inf if singular else _log_shifted(eigvals, 0.0)
-    if r and not singular:
-        L = _cholesky(schur)
-        slope = _solve(L, slope)
-        for a in range(r):
-            logdet += 2.0 * math.log(L[a, a])
-            inverse_trace += slope[a, a]
-    return trace, inverse_trace, logdet
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def hermite(u0: float, u1: float, m0: float, m1: float, s: float) -> float:
     """Return the cubic with values u and slopes m at 0 and 1."""
     t = 1.0 - s
@@ -595,17 +570,6 @@ def search_rows(
         g = candidates[t] if candidates.shape[0] else nothing
         _at_nodes(model, t, nodes, shared, zz, zg, gg, null[t], slope, curvature)
         out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4] = search(model, z, g, null[t], nodes, slope, curvature)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def shared_terms(eigvals: FloatArray, C: FloatArray, schur: FloatArray, nodes: FloatArray) -> FloatArray:
-    """Return Σh, Σ(1-h), Σh(1-h) and the slope of log|S|, r minus it, and its curvature at the nodes, (6, G)."""
-    out = np.empty((6, nodes.size))
-    for j in range(nodes.size):
-        delta = math.exp(nodes[j])
-        out[0, j], out[1, j], out[2, j] = _shared(eigvals, delta)
-        out[3, j], out[4, j], out[5, j] = _corner_at(eigvals, C, schur, delta)
-    return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

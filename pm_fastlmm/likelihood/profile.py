@@ -155,12 +155,22 @@ class Profile:
         from pm_fastlmm.likelihood import kernels
 
         m = self.m - (candidate and self.restricted)
-        ends = kernels.shared_ends(self.eigvals, self.C, self.schur, self.singular)
         # the slope is a sum of terms that vanish as δ → ∞ above the median, of terms that vanish as δ → 0 below
         middle = float(np.median(self.eigvals))
         return kernels.Model(
-            self.eigvals, 1 / self.eigvals, self.C, self.schur, self.nullity, float(m), self.restricted, middle, ends
-        )
+            self.eigvals, 1 / self.eigvals, self.C, self.schur, self.nullity, float(m), self.restricted, middle,
+            self._ends(),
+        )  # fmt: skip
+
+    def _ends(self) -> tuple[float, float, float]:
+        """Return the parts of c_∞, c₀ and f(0) that no response enters; f(0) is -inf where S₀ is singular."""
+        inverse, S = 1 / self.eigvals, self.schur
+        trace = float(self.eigvals.sum() + np.trace(S) + (self.C**2 * inverse[:, None]).sum())
+        if self.singular:
+            return trace, math.nan, -math.inf
+        slope = np.eye(len(S)) + (self.C.T * inverse**2) @ self.C
+        inverse_trace = float(inverse.sum() + np.trace(np.linalg.solve(S, slope)))
+        return trace, inverse_trace, float(np.log(self.eigvals).sum() + np.linalg.slogdet(S)[1])
 
     def _evaluate(self, x: FloatArray | float) -> FloatArray:
         from pm_fastlmm.likelihood import kernels
@@ -207,8 +217,7 @@ def _search_block(
     from pm_fastlmm.likelihood import kernels
 
     nodes = _nodes(profile, z, null[:, 0])
-    weights = _weights(profile.eigvals, nodes)
-    shared = kernels.shared_terms(profile.eigvals, profile.C, profile.schur, nodes)
+    weights, shared = _grid(profile, nodes)
     zz = (z * z) @ weights
     zg, gg = ((z * g) @ weights, (g * g) @ weights) if len(g) else (_NONE, _NONE)
 
@@ -281,12 +290,24 @@ def _nodes(profile: Profile, z: FloatArray, rss: FloatArray) -> FloatArray:
     return np.asarray(_SPACING * np.arange(first, last + 1), dtype=np.float64)
 
 
-def _weights(eigvals: FloatArray, nodes: FloatArray) -> FloatArray:
-    """Return hw, (1-h)w and h(1-h)w side by side at the nodes, (k, 3G)."""
+def _grid(profile: Profile, nodes: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """
+    Return hw, (1-h)w and h(1-h)w side by side at the nodes (k, 3G), and what no response enters (6, G).
+
+    The latter are Σh, Σ(1-h), Σh(1-h), and for ML the slope of log|S|, r minus it, and its curvature.
+    """
+    from pm_fastlmm.likelihood import kernels
+
     delta = np.exp(nodes)
-    w = 1 / (eigvals[:, None] + delta)
-    h, c = eigvals[:, None] * w, delta * w
-    return np.hstack([h * w, c * w, h * c * w])
+    w = 1 / (profile.eigvals[:, None] + delta)
+    h, c = profile.eigvals[:, None] * w, delta * w
+    shared = np.zeros((6, nodes.size))
+    shared[:3] = h.sum(0), c.sum(0), (h * c).sum(0)
+    if profile.schur.size:
+        shared[3:] = np.transpose(
+            [kernels.corner_terms(profile.eigvals, profile.C, profile.schur, d)[1:] for d in delta]
+        )
+    return np.hstack([h * w, c * w, h * c * w]), shared
 
 
 def _not_estimable(rotated: Rotated, norm2: FloatArray, rss: FloatArray) -> npt.NDArray[Any]:
