@@ -54,16 +54,27 @@ def blocks(candidates: Any, ids: Any, n: int) -> Iterator[tuple[FloatArray, tupl
         raise ValueError(
             "candidates is a list of rows or columns: pass one array (n, m), or an iterable of such blocks."
         )
-    for part in parts:
-        labelled = read(part, "candidates", ndim=(1, 2))
-        values = labelled.values if labelled.values.ndim == 2 else labelled.values[:, None]
-        require_length(values.shape[0], n, "candidates", "the spectrum")
-        order = align(ids, Labelled(values, labelled.ids, None), name="candidates", reference_name="the spectrum")
-        width = max(1, _BLOCK // n)
-        for start in range(0, values.shape[1], width):
-            chosen = slice(start, start + width)
-            columns = values[:, chosen] if order is None else values[order, chosen]
-            yield columns, None if labelled.names is None else labelled.names[chosen]
+    width = max(1, _BLOCK // n)
+    for table in parts:
+        for part in _slices(table, width):
+            labelled = read(part, "candidates", ndim=(1, 2))
+            values = labelled.values if labelled.values.ndim == 2 else labelled.values[:, None]
+            require_length(values.shape[0], n, "candidates", "the spectrum")
+            order = align(ids, Labelled(values, labelled.ids, None), name="candidates", reference_name="the spectrum")
+            for start in range(0, values.shape[1], width):
+                chosen = slice(start, start + width)
+                columns = values[:, chosen] if order is None else values[order, chosen]
+                yield columns, None if labelled.names is None else labelled.names[chosen]
+
+
+def _slices(table: Any, width: int) -> Iterator[Any]:
+    """Return a table in slices of its columns, so that one of integers is not turned into floats at once."""
+    if np.ndim(table) != 2 or not (isinstance(table, np.ndarray) or hasattr(table, "iloc")):
+        yield table
+        return
+    columns = table.iloc if hasattr(table, "iloc") else table
+    for start in range(0, table.shape[1], width):
+        yield columns[:, start : start + width]
 
 
 def rotate_candidates(spectrum: Spectrum, columns: FloatArray, null_y: FloatArray | None) -> RotatedCandidates:

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 import pm_fastlmm as flmm
-from pm_fastlmm import Spectrum, reml, scan
+from pm_fastlmm import Spectrum, _arrays, reml, scan
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,30 @@ def test_names_and_rows_of_tables_are_kept_and_aligned():
     assert_allclose(scan(spectrum, y, array).p_value.sel(candidate="snp5"), result.p_value[5], rtol=1e-9)
     with pytest.raises(ValueError, match="candidates and the spectrum do not have the same ids"):
         scan(spectrum, y, table.rename(index={"p3": "q3"}))
+
+
+@pytest.mark.parametrize("kind", ["integers", "table"])
+def test_a_wide_array_is_read_in_slices(monkeypatch, kind):
+    W, X, y, G = problem_of("full")
+    spectrum = Spectrum.from_factor(W, X)
+    counts = np.round(3 * G).astype(np.int8)
+    expected = scan(spectrum, y, counts)
+    monkeypatch.setattr("pm_fastlmm.candidates._BLOCK", 250)
+    seen = []
+
+    def reading(values, name, *, ndim):
+        seen.append(np.shape(values))
+        return read(values, name, ndim=ndim)
+
+    read = _arrays.read
+    monkeypatch.setattr("pm_fastlmm.candidates.read", reading)
+    columns = [f"s{j}" for j in range(12)]
+    result = scan(
+        spectrum, y, counts if kind == "integers" else pd.DataFrame(counts, columns=columns), progressbar=False
+    )
+    assert seen == [(50, 5), (50, 5), (50, 2)]
+    assert_allclose(result.p_value, expected.p_value, rtol=1e-9)
+    assert list(result.candidate.values) == (columns if kind == "table" else list(expected.candidate.values))
 
 
 def test_blocks_of_candidates_are_read_one_at_a_time_with_a_progress_bar(capsys):
