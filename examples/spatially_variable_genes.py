@@ -183,5 +183,5 @@ ax.set(xlabel="share of variance explained by space, h² (REML)", ylabel="log₁
 ax.set_title(f"{GENES} genes, {SPOTS} spots, {len(LENGTHS)} length scales", fontsize=10)
 ax.spines[["top", "right"]].set_visible(False)
 ax.legend(frameon=False, loc="lower right", fontsize=9)
-fig.savefig(figures / "spatially_variable_genes.png", dpi=150)
+fig.savefig(figures / "spatially_variable_genes.png", dpi=110)
 print(f"figure written to {figures}/spatially_variable_genes.png")
