@@ -88,7 +88,6 @@ def test_derived_variables_are_functions_of_the_same_draw(run):
 
 
 def test_a_longer_run_agrees_with_the_exact_posterior_in_its_tails_too():
-    pytest.importorskip("nutpie")
     spectrum, y = make_data(0.0, 80, 2)
     with flmm.kernel_model(y, spectrum=spectrum):
         tree = flmm.sample(10_000, random_seed=3, nuts_sampler="nutpie", **QUIET)
@@ -103,7 +102,6 @@ def test_a_longer_run_agrees_with_the_exact_posterior_in_its_tails_too():
 
 
 def test_numpyro_agrees_with_the_exact_posterior(data, exact):
-    pytest.importorskip("numpyro")
     with flmm.kernel_model(data[1], spectrum=data[0]):
         tree = flmm.sample(500, random_seed=3, nuts_sampler="numpyro", **QUIET)
     assert_agrees(tree.posterior, exact, NAMES)
@@ -172,13 +170,13 @@ def test_the_tree_serves_pymc_afterwards(mixed):
     assert drawn.posterior_predictive["counts"].dims == ("chain", "draw", "batch")
 
 
-def test_nutpie_keeps_the_data_groups(data, exact):
-    pytest.importorskip("nutpie")
+@pytest.mark.parametrize("sampler", ["nutpie", "numpyro"])
+def test_other_samplers_keep_the_data_groups(sampler, data, exact):
     with pm.Model(coords={"batch": list("ab")}) as model:
         pm.Data("covariate", [0.5, 1.0], dims="batch")
         h2, total = default_priors(exact)
         flmm.FastLMM("y", h2=h2, total=total, spectrum=data[0], observed=pm.Data("response", data[1]))
-    tree = flmm.sample(20, tune=20, model=model, nuts_sampler="nutpie", random_seed=1, **QUIET)
+    tree = flmm.sample(20, tune=20, model=model, nuts_sampler=sampler, random_seed=1, **QUIET)
     np.testing.assert_array_equal(tree.constant_data["covariate"], [0.5, 1.0])
     np.testing.assert_array_equal(tree.observed_data["y"], data[1])
 
