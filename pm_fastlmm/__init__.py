@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pm_fastlmm import covariance, datasets
+from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import FastLMM, LMMNode, lmm_nodes
 from pm_fastlmm.exact import ExactPosterior, exact_posterior
@@ -28,6 +29,7 @@ __all__ = [
     "REMLFit",
     "Rotated",
     "Spectrum",
+    "Term",
     "VariancePrior",
     "covariance",
     "datasets",
