@@ -319,10 +319,9 @@ def _shares(
     }
     observed = relative_information(rotated, g, e, method).observed
     interior = boundary == np.array(None)
-    errors = {
-        name: np.where(interior, unit * standard_error(np.stack([u, v], axis=-1), observed), np.nan)
-        for name, (u, v, unit) in gradients.items()
-    }
+    directions = np.moveaxis(np.array([(u, v) for u, v, _ in gradients.values()]), 1, -1)
+    relative = np.where(interior, standard_error(directions, observed), np.nan)
+    errors = {name: gradients[name][2] * error for name, error in zip(gradients, relative, strict=True)}
     return values, errors
 
 
