@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pm_fastlmm import covariance, datasets
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
-from pm_fastlmm.distribution import FastLMM, LMMNode, lmm_nodes
+from pm_fastlmm.distribution import DenseLMM, FastLMM, LMMNode, StructuredLMM, lmm_nodes
 from pm_fastlmm.exact import ExactPosterior, exact_posterior
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pm_fastlmm import plots
 
 __all__ = [
+    "DenseLMM",
     "Design",
     "ExactPosterior",
     "FastLMM",
@@ -29,6 +30,7 @@ __all__ = [
     "REMLFit",
     "Rotated",
     "Spectrum",
+    "StructuredLMM",
     "Term",
     "VariancePrior",
     "covariance",

@@ -6,16 +6,13 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 from pymc.pytensorf import floatX
-from pytensor.compile.sharedvalue import SharedVariable
-from pytensor.graph.basic import Constant, Variable
 
-from pm_fastlmm._arrays import FloatArray, align, read, require_finite
+from pm_fastlmm.distribution.inputs import coefficients, read_mean, read_response, refuse_lone_mean, refuse_unknown
 from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, RotatedLMM
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 _PAIRS = (("sigma2", "delta"), ("sigma2_g", "sigma2_e"), ("h2", "total"))
-_PYMC = {"dims", "initval", "shape", "size", "rng", "total_size", "transform", "default_transform", "name", "model"}
 
 
 class FastLMM:
@@ -121,11 +118,11 @@ def _parametrise(
     names = {name for pair in _PAIRS for name in pair}
     g, e = variance_components(spectrum, {name: kwargs.pop(name) for name in names & kwargs.keys()})
     _check_shape(kwargs.get("shape"), spectrum.n)
-    if unknown := kwargs.keys() - _PYMC:
-        raise TypeError(
-            f"FastLMM takes no argument {', '.join(sorted(unknown))}: X and K are in the spectrum; the variances are "
-            "one of (sigma2, delta), (sigma2_g, sigma2_e), (h2, total); β is beta=, or beta_mean= and beta_cov=."
-        )
+    refuse_unknown(
+        "FastLMM", kwargs,
+        "X and K are in the spectrum; the variances are one of (sigma2, delta), (sigma2_g, sigma2_e), (h2, total); "
+        "β is beta=, or beta_mean= and beta_cov=",
+    )  # fmt: skip
     eigvals, R = pt.constant(spectrum.eigvals), pt.constant(spectrum.projection.R)
     proper = beta is not None or beta_cov is not None
     if isinstance(observed, Rotated):
@@ -135,20 +132,12 @@ def _parametrise(
             )
         nullity = np.array([spectrum.nullity] if spectrum.nullity else [], dtype="int64")
         return RotatedLMM, [g, e, eigvals, R, pt.constant(nullity)], kwargs
-    mu = pt.as_tensor(0.0 if mu is None else _aligned(spectrum, mu, "mu"))
-    mu = floatX(pt.full((spectrum.n,), mu) if mu.type.ndim == 0 else mu)
-    if mu.type.shape[-1] not in (None, spectrum.n):
-        raise ValueError(
-            f"mu has {mu.type.shape[-1]} values in its last dimension, but there are {spectrum.n} observations."
-        )
+    mu = read_mean(mu, spectrum.ids, spectrum.n)
     basis, Q1 = pt.constant(spectrum.basis), pt.constant(spectrum.projection.Q1)
     if not proper:
-        if beta_mean is not None:
-            raise ValueError(
-                "beta_mean is given without beta_cov: give the prior covariance, or fixed coefficients as beta=."
-            )
+        refuse_lone_mean(beta_mean)
         return FlatLMM, [mu, g, e, eigvals, basis, Q1, R], kwargs
-    b, L = _coefficients(spectrum, beta, beta_mean, beta_cov)
+    b, L = coefficients(spectrum.projection, beta, beta_mean, beta_cov)
     constants = [pt.constant(a) for a in (spectrum.C, spectrum.corner_root)]
     return ProperLMM, [mu, b, L, g, e, eigvals, basis, Q1, R, *constants], kwargs
 
@@ -178,32 +167,6 @@ def variance_components(spectrum: Spectrum, given: dict[str, Any]) -> tuple[Any,
     return first * second / spectrum.mean_diagonal, (1 - first) * second
 
 
-def _coefficients(spectrum: Spectrum, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Any, Any]:
-    """Return the mean b and a root L of the covariance of β."""
-    r = spectrum.projection.rank
-    if not r:
-        raise ValueError("beta or beta_cov is given, but the spectrum has no fixed effects: build it with X.")
-    if beta is not None and (beta_mean is not None or beta_cov is not None):
-        raise ValueError("give either beta (coefficients) or beta_mean and beta_cov (their prior), not both.")
-    b = floatX(pt.as_tensor(beta if beta is not None else 0.0 if beta_mean is None else beta_mean))
-    b = pt.full((r,), b) if b.type.ndim == 0 and (beta is None or r == 1) else b
-    if b.type.ndim == 0 or b.type.shape[-1] not in (None, r):
-        raise ValueError(
-            f"beta must have {r} values, one for each of {', '.join(spectrum.coef)}; got shape {b.type.shape}."
-        )
-    if beta is not None:
-        return b, pt.zeros((r, r))
-    if isinstance(beta_cov, Variable) and not isinstance(beta_cov, Constant):
-        return b, pt.linalg.cholesky(floatX(beta_cov))
-    cov = np.asarray(beta_cov.data if isinstance(beta_cov, Constant) else beta_cov, dtype=float)
-    if cov.shape != (r, r):
-        raise ValueError(f"beta_cov must be ({r}, {r}), for {', '.join(spectrum.coef)}; got shape {cov.shape}.")
-    values, vectors = np.linalg.eigh(cov)
-    if not np.allclose(cov, cov.T) or values[0] < -1e-12 * abs(values[-1]):
-        raise ValueError("beta_cov must be symmetric positive semi-definite.")
-    return b, pt.constant(vectors * np.sqrt(np.maximum(values, 0.0)))
-
-
 def _check_coords(name: str, spectrum: Spectrum, dims: Any) -> None:
     """Refuse coordinates that are the spectrum's ids in another order: the values would carry wrong labels."""
     last = dims if isinstance(dims, str) or dims is None else dims[-1]
@@ -217,14 +180,6 @@ def _check_coords(name: str, spectrum: Spectrum, dims: Any) -> None:
         )
 
 
-def _aligned(spectrum: Spectrum, values: Any, name: str) -> Any:
-    """Return a labelled constant in the order of the spectrum; anything else as it is."""
-    if isinstance(values, Variable) or not (hasattr(values, "index") or hasattr(values, "coords")):
-        return values
-    labelled = read(values, name, ndim=(1,))
-    return labelled.take(align(spectrum.ids, labelled, name=name, reference_name="the spectrum"))
-
-
 def _check_shape(shape: Any, n: int) -> None:
     if shape is None:
         return
@@ -234,43 +189,12 @@ def _check_shape(shape: Any, n: int) -> None:
 
 
 def _observed(spectrum: Spectrum, observed: Any) -> Any:
-    """Return the data as PyMC takes them, (…, n), aligned by id; missing values are refused, PyMC would impute them."""
-    if isinstance(observed, Rotated):
-        if observed.spectrum is not spectrum:
-            raise ValueError(
-                "observed was rotated by another spectrum: pass spectrum=observed.spectrum, or rotate y anew."
-            )
-        return _statistic(observed)
-    if isinstance(observed, Variable):
-        values = observed.get_value() if isinstance(observed, SharedVariable) else getattr(observed, "data", None)
-        if values is not None:
-            _check_values(spectrum, np.asarray(values, dtype=float))
-        return observed
-    labelled = read(observed, "observed", ndim=(1, 2))
-    if labelled.values.ndim == 2 and (hasattr(observed, "columns") or labelled.ids is not None):
-        order = align(spectrum.ids, labelled, name="observed", reference_name="the spectrum")
-        values = labelled.take(order).T
-    elif labelled.values.ndim == 2 and labelled.values.shape == (spectrum.n, spectrum.n):
-        raise ValueError(
-            f"observed is a square array, shape {labelled.values.shape}, without labels: rows or columns could be the "
-            "responses. Pass a DataFrame whose rows are the observations, or a DataArray with a dimension 'obs'."
-        )
-    else:
-        values = labelled.take(align(spectrum.ids, labelled, name="observed", reference_name="the spectrum"))
-    _check_values(spectrum, values)
-    return values
-
-
-def _check_values(spectrum: Spectrum, values: FloatArray) -> None:
-    if values.shape[-1] != spectrum.n:
-        raise ValueError(
-            f"observed has shape {values.shape}, but the {spectrum.n} observations must be its last dimension."
-        )
-    require_finite(
-        values, "observed",
-        "PyMC would impute them one by one; leave those rows out with spectrum.subset(rows), or let flmm.kernel_model "
-        "drop and count them.",
-    )  # fmt: skip
+    """Return the data as PyMC takes them, (…, n), aligned by id, or the statistic of a `Rotated`."""
+    if not isinstance(observed, Rotated):
+        return read_response(observed, spectrum.ids, spectrum.n)
+    if observed.spectrum is not spectrum:
+        raise ValueError("observed was rotated by another spectrum: pass spectrum=observed.spectrum, or rotate y anew.")
+    return _statistic(observed)
 
 
 def _statistic(rotated: Rotated) -> Any:

@@ -23,12 +23,12 @@ def _rotated_by(v: Any, M: Any) -> Any:
     return pt.dot(v, M) if M.type.ndim == 2 else pt.matmul(v[..., None, :], M)[..., 0, :]
 
 
-def _times(M: Any, v: Any) -> Any:
+def times(M: Any, v: Any) -> Any:
     """Return Mv as a sum of products, which compiles in a second where a matrix product takes twenty."""
     return (M * v[..., None, :]).sum(-1)
 
 
-def _product(A: Any, B: Any) -> Any:
+def product(A: Any, B: Any) -> Any:
     """Return AB in the same way."""
     return (A[..., :, :, None] * B[..., None, :, :]).sum(-2)
 
@@ -44,7 +44,7 @@ def _inverse_logdet(A: Any) -> Any:
     def pullback(inputs: Any, outputs: Any, gradients: Any) -> list[Any]:
         inverse, _ = outputs
         d_inverse, d_logdet = gradients
-        return [d_logdet[..., None, None] * inverse - _product(_product(inverse, d_inverse), inverse)]
+        return [d_logdet[..., None, None] * inverse - product(product(inverse, d_inverse), inverse)]
 
     matrix = A.type()
     outputs = [pt.linalg.inv(matrix), pt.linalg.slogdet(matrix)[1]]
@@ -105,12 +105,12 @@ class FlatLMMRV(LMMRV):
         sd = pt.sqrt(variances(eigvals, g, e, pt))
         if n == k + r:
             next_rng, xi = normal(0.0, 1.0, size=(*batch, k), rng=rng, return_next_rng=True)
-            y = mu + _times(basis, sd * xi)
+            y = mu + times(basis, sd * xi)
         else:
             # white noise, with its part along the basis rescaled and its part along X taken out
             next_rng, xi = normal(0.0, 1.0, size=(*batch, n), rng=rng, return_next_rng=True)
             sd_e = _col(pt.sqrt(e))
-            along = _times(basis, _times(basis.mT, xi) * (sd - sd_e)) - sd_e * _times(Q1, _times(Q1.mT, xi))
+            along = times(basis, times(basis.mT, xi) * (sd - sd_e)) - sd_e * times(Q1, times(Q1.mT, xi))
             y = mu + sd_e * xi + along
         return cls([rng, size, *params], [next_rng, y])(rng, size, *params)
 
@@ -132,8 +132,8 @@ class ProperLMMRV(LMMRV):
             noise[..., :n], noise[..., n : n + k], noise[..., n + k : n + k + r], noise[..., n + k + r :]
         )  # fmt: skip
         s, sd_g = pt.sqrt(eigvals), _col(pt.sqrt(g))
-        along = _times(R, b + _times(L, xi_b)) + sd_g * (_times(C.mT, xi_k / s) + _times(corner_root, xi_u))
-        y = mu + _times(Q1, along) + sd_g * _times(basis, xi_k * s) + _col(pt.sqrt(e)) * xi_e
+        along = times(R, b + times(L, xi_b)) + sd_g * (times(C.mT, xi_k / s) + times(corner_root, xi_u))
+        y = mu + times(Q1, along) + sd_g * times(basis, xi_k * s) + _col(pt.sqrt(e)) * xi_e
         return cls([rng, size, *params], [next_rng, y])(rng, size, *params)
 
 
@@ -204,7 +204,7 @@ class ProperLMM(Continuous):  # type: ignore[misc]
 
     def support_point(rv: Any, size: Any, mu: Any, b: Any, *params: Any) -> Any:
         Q1, R = params[5], params[6]
-        return pt.zeros_like(rv) + mu + _times(Q1, _times(R, b))
+        return pt.zeros_like(rv) + mu + times(Q1, times(R, b))
 
     def logp(
         value: Any, mu: Any, b: Any, L: Any, g: Any, e: Any,
@@ -213,11 +213,11 @@ class ProperLMM(Continuous):  # type: ignore[misc]
         z, rss, y1, nullity = _rotate(value, mu, basis, Q1)
         v = _nonzero(e, nullity)
         logp = contrast_loglik(z, rss, eigvals=eigvals, nullity=nullity, sigma2_g=g, sigma2_e=v, xp=pt)
-        schur = _product(corner_root, corner_root.mT)
+        schur = product(corner_root, corner_root.mT)
         mean, S = corner(z, eigvals=eigvals, C=C, schur=schur, sigma2_g=g, sigma2_e=v, xp=pt)
-        RL = _product(R, L)
-        inverse, logdet = _inverse_logdet(S + _product(RL, RL.mT))
-        return _checked(logp + gaussian_loglik(y1 - _times(R, b) - mean, inverse, logdet, pt), g, e, nullity)
+        RL = product(R, L)
+        inverse, logdet = _inverse_logdet(S + product(RL, RL.mT))
+        return _checked(logp + gaussian_loglik(y1 - times(R, b) - mean, inverse, logdet, pt), g, e, nullity)
 
 
 class RotatedLMM(Continuous):  # type: ignore[misc]
