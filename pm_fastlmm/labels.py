@@ -6,7 +6,7 @@ from pm_fastlmm._arrays import FloatArray, Ids
 
 
 def labelled(
-    values: FloatArray, ids: Ids | None, columns: Ids | None, *, name: str
+    values: FloatArray, ids: Ids | None, columns: Ids | None, *, name: str | None = None
 ) -> FloatArray | pd.Series | pd.DataFrame:
     """
     Return values (n,) as a Series by id, (n, m) as a DataFrame with these columns; the array itself without ids.

@@ -173,8 +173,8 @@ class REMLFit:
             new = effects.new_rows(self.spectrum, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
             ids, prediction = new.ids, effects.predict(self.rotated, g, e, new)
         names = self.rotated.names
-        mean = labelled(prediction.mean, ids, names, name="mean")
-        return replace(prediction, mean=mean, variance=labelled(prediction.variance, ids, names, name="variance"))
+        mean, variance = (labelled(values, ids, names) for values in (prediction.mean, prediction.variance))
+        return replace(prediction, mean=mean, variance=variance)
 
     def profile(self, h2: Any) -> FloatArray:
         """
