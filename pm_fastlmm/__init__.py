@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pm_fastlmm import covariance, datasets
+from pm_fastlmm.aireml import VarianceFit, find_reml, fit_covariance
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import DenseLMM, FastLMM, LMMNode, StructuredLMM, lmm_nodes
@@ -32,10 +33,13 @@ __all__ = [
     "Spectrum",
     "StructuredLMM",
     "Term",
+    "VarianceFit",
     "VariancePrior",
     "covariance",
     "datasets",
     "exact_posterior",
+    "find_reml",
+    "fit_covariance",
     "kernel_model",
     "lmm_nodes",
     "log_likelihood",

@@ -13,7 +13,8 @@ from pytensor.graph.replace import vectorize_graph
 from pytensor.xtensor import as_xtensor
 
 from pm_fastlmm.distribution import LMMNode, lmm_nodes
-from pm_fastlmm.seed import INTERPRETED, Seed, SeedError, complete, posterior_mode, posterior_seed, reaching
+from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
+from pm_fastlmm.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
 
 _TUNE_SEEDED = 100  # the step size alone is left to adapt
 _TUNE_STARTED = 300  # other samplers take a start but no covariance
@@ -134,7 +135,7 @@ def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
 def _step(model: pm.Model, seed: Seed, rng: np.random.Generator, kwargs: dict[str, Any]) -> Any:
     """Return NUTS with the covariance of the seed; its options move here from the arguments of `pymc.sample`."""
     values = model.continuous_value_vars
-    initial = model.initial_point()
+    initial = initial_point(model)
     sizes = {v.name: np.asarray(initial[v.name]).size for v in values}
     mean = np.concatenate([np.asarray(initial[name], dtype=float).ravel() for name in sizes])
     ends = dict(zip(sizes, np.cumsum(list(sizes.values())), strict=True))

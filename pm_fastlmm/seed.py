@@ -17,16 +17,13 @@ import pytensor
 import pytensor.tensor as pt
 from pymc.pytensorf import join_nonshared_inputs
 from pytensor.compile.mode import Mode
-from pytensor.graph.traversal import ancestors
 from scipy.optimize import least_squares, minimize
 from scipy.special import gammaincinv, ndtri
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.distribution import LMMNode
+from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, parameters, reaching
 from pm_fastlmm.reml import reml
-
-# PyTensor's own Python loops: small graphs that run a few times are not worth a compilation
-INTERPRETED = Mode(linker="py", optimizer="fast_compile")
 
 type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density and gradient
 
@@ -66,17 +63,6 @@ class SeedError(RuntimeError):
     """The posterior moments of the node's parameters could not be computed; the text says why."""
 
 
-def parameters(model: pm.Model, node: LMMNode) -> list[Any]:
-    """Return the free continuous variables of the model that reach the node, in the model's order."""
-    return [rv for rv in reaching(model, node.rv) if rv.type.dtype.startswith("float") and rv is not node.rv]
-
-
-def reaching(model: pm.Model, *outputs: Any) -> list[Any]:
-    """Return the free variables of the model that outputs depend on, or are, in the model's order."""
-    reached = set(ancestors(outputs))
-    return [rv for rv in model.free_RVs if rv in reached]
-
-
 def complete(model: pm.Model, node: LMMNode) -> bool:
     """Return whether the free continuous variables that reach the node are all that the model has."""
     return set(parameters(model, node)) == set(model.free_RVs)
@@ -94,7 +80,7 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     free, values, initial = _coordinates(model, node)
     joint = None
     if complete(model, node):
-        joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=model.initial_point())
+        joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial_point(model))
     logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
     constrain = _compile_constrain(model, node, free, values, initial)
     mean = _mode(logp, _match_reml(node, constrain, _ravel(initial)))
@@ -130,7 +116,7 @@ def _coordinates(model: pm.Model, node: LMMNode) -> tuple[list[Any], list[Any], 
     if discrete:
         raise SeedError(f"discrete variables reach {node.name}: {', '.join(discrete)}")
     values = [model.rvs_to_values[rv] for rv in free]
-    point = model.initial_point()
+    point = initial_point(model)
     initial = {value.name: np.asarray(point[value.name], dtype=float) for value in values}
     d = sum(v.size for v in initial.values())
     if d > _MAX_LAPLACE:

@@ -14,6 +14,7 @@ _HALVINGS = 14
 _ARMIJO = 1e-4
 _FLOOR = 1e-8  # smallest eigenvalue of the information, scaled to unit diagonal, that a step divides by
 _ROUNDING = 1e-12
+_REACH = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ class Tolerances:
         Of the predicted gain of the log-likelihood, absolute.
     """
 
-    score: float | None = 1e-9
-    step: float | None = 1e-4
+    score: float | None = 1e-12
+    step: float | None = 1e-5
     loglik: float | None = 1e-9
 
     def __post_init__(self) -> None:
@@ -80,32 +81,38 @@ class Trace:
     reason: str = ""
 
 
-def propose(objective: Objective, omega: FloatArray, score: FloatArray, information: FloatArray) -> FloatArray:
+def propose(
+    objective: Objective, omega: FloatArray, score: FloatArray, information: FloatArray
+) -> tuple[FloatArray, float]:
     """
-    Return the average-information step from internal coordinates ω, kept inside the bounds.
+    Return the average-information step from internal coordinates ω, kept inside the bounds, and the Newton decrement.
 
     A coordinate at a bound whose score points outward stays. One that the step would carry beyond a bound is put on it,
-    and the others are solved for anew given that (an active set).
+    and the others are solved for anew given that (an active set). A coordinate without bounds may be a logarithm, and a
+    step across many orders of magnitude means nothing: it is cut. The decrement is that of the full step.
     """
     lower, upper = objective.internal_lower, objective.internal_upper
     at_bound = ((omega <= lower) & (score <= 0)) | ((omega >= upper) & (score >= 0))
-    free = ~at_bound & ~objective.fixed_internal & (np.diag(information) > 0)
-    step = np.zeros_like(omega)
-    bound = np.zeros_like(free)
-    for _ in range(len(omega) + 1):
-        if not free.any():
-            break
-        rest = score[free] - information[np.ix_(free, bound)] @ step[bound]
-        step[free] = _solve(information[np.ix_(free, free)], rest)
-        target = omega + step
-        beyond = free & ((target < lower) | (target > upper))
+    held = at_bound | objective.fixed_internal | objective.inactive(omega, score, information)
+    free = ~held & (np.diag(information) > 0)
+    reach = np.where(np.isinf(lower) & np.isinf(upper), np.maximum(np.abs(omega), _REACH), np.inf)
+    low, high = np.maximum(lower - omega, -reach), np.minimum(upper - omega, reach)
+    step, settled, decrement = np.zeros_like(omega), np.zeros_like(free), 0.0
+    open_ = free.copy()
+    while open_.any():
+        rest = score[open_] - information[np.ix_(open_, settled)] @ step[settled]
+        step[open_] = _solve(information[np.ix_(open_, open_)], rest)
+        if not settled.any():
+            decrement = float(score @ step)
+        beyond = open_ & ((step < low) | (step > high))
         if not beyond.any():
             break
-        # a coordinate on its bound can only be carried beyond it by the others' steps: it stays
-        step[beyond] = np.clip(target, lower, upper)[beyond] - omega[beyond]
-        bound |= beyond
-        free &= ~beyond
-    return step
+        step[beyond] = np.clip(step, low, high)[beyond]
+        settled |= beyond
+        open_ &= ~beyond
+    if free.any() and score @ step <= 0:  # what was cut and what remained may point downhill together
+        step[free] = np.clip(score[free] / np.diag(information)[free], low[free], high[free])
+    return step, decrement
 
 
 def _solve(information: FloatArray, score: FloatArray) -> FloatArray:
@@ -126,19 +133,20 @@ def maximise(
 ) -> Trace:
     """Iterate from θ = start until the tolerances hold, the likelihood cannot be raised, or iterations run out."""
     trace = Trace()
-    omega = objective.internal(start)
+    omega = np.clip(objective.internal(start), objective.internal_lower, objective.internal_upper)
     state = objective.state(objective.external(omega))
     if state is None:
         raise ValueError(
-            f"the likelihood is not defined at the start, {objective.described(start)}: V is not positive definite there."
+            f"the likelihood is not defined at the start, {objective.described(start)}: V is not positive definite "
+            "there. Give another start="
         )
+    omega, state = objective.rescaled(omega, state) or (omega, state)
     for count in range(max_iterations + 1):
         theta = objective.external(omega)
         score, information = objective.derivatives(theta, state)
         J = objective.jacobian(omega)
         inner_score, inner_information = J.T @ score, J.T @ information @ J
-        step = propose(objective, omega, inner_score, inner_information)
-        decrement = float(inner_score @ step)
+        step, decrement = propose(objective, omega, inner_score, inner_information)
         proposed = objective.external(omega + step) - theta
         current = Iteration(
             theta, float(state.loglik), score, information, objective.coefficients(state)[0], decrement, proposed,
@@ -150,7 +158,7 @@ def maximise(
             report(count, current)
             trace.reason = "" if trace.converged else f"{max_iterations} iterations were not enough"
             return trace
-        moved, next_state, kind = _advance(objective, omega, step, state, decrement, score)
+        moved, next_state, kind = _advance(objective, omega, step, state, float(inner_score @ step), score)
         if next_state is None:
             trace.iterations.append(current)
             report(count, current)
@@ -183,7 +191,7 @@ def _converged(
 
 
 def _advance(
-    objective: Objective, omega: FloatArray, step: FloatArray, state: Any, decrement: float, score: FloatArray
+    objective: Objective, omega: FloatArray, step: FloatArray, state: Any, slope: float, score: FloatArray
 ) -> tuple[FloatArray, Any, str]:
     """Return the next ω and its state: the step, halved until the likelihood rises enough, or an EM step."""
     length = 1.0
@@ -191,7 +199,7 @@ def _advance(
     for attempt in range(_HALVINGS):
         target = np.clip(omega + length * step, objective.internal_lower, objective.internal_upper)
         candidate = objective.state(objective.external(target))
-        if candidate is not None and candidate.loglik >= state.loglik + _ARMIJO * length * max(decrement, 0) - slack:
+        if candidate is not None and candidate.loglik >= state.loglik + _ARMIJO * length * max(slope, 0) - slack:
             rescaled = objective.rescaled(target, candidate)
             return *(rescaled or (target, candidate)), "AI, halved" if attempt else "AI"
         length *= 0.25 if candidate is None or not math.isfinite(candidate.loglik) else 0.5

@@ -89,6 +89,10 @@ class Objective(ABC):
         """Which elements of ω keep their value."""
         return self.fixed
 
+    def inactive(self, omega: FloatArray, score: FloatArray, information: FloatArray) -> Any:
+        """Return which elements of ω have no more influence on V, in the direction of their score."""
+        return np.zeros(len(omega), dtype=bool)
+
     def typical(self, theta: FloatArray) -> FloatArray:
         """Return sizes against which a step is measured."""
         return np.maximum(np.abs(theta), 1e-3 * max(float(np.abs(theta).max(initial=0.0)), 1e-300))

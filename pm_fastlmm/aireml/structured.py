@@ -13,10 +13,9 @@ from pytensor.gradient import pushforward
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Method, Objective, moment_start
 from pm_fastlmm.covariance.theta import Entry, Theta
+from pm_fastlmm.distribution.graphs import INTERPRETED
 from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
-from pm_fastlmm.seed import INTERPRETED
 
 _RESCALE = 0.05  # |log c| above which V is multiplied by its best factor c = yᵀPy/p
 
@@ -33,13 +32,18 @@ class StructuredObjective(Objective):
     ----------
     products, unprojected : MixedProducts
         With X in the dense block, and without (for ML); the same if β is not integrated out.
+    y : (n,) array
+        y - mu, without what is along X.
     response : Response
         Of y - mu, moved to y - mu - Xb where the prior mean of β is b.
     layout : Theta
+    held : (P,) array
+        The numbers at which elements of θ are fixed by the model, NaN for the others.
     """
 
     products: MixedProducts
     unprojected: MixedProducts
+    y: FloatArray
     response: Response
     layout: Theta
     prior: FloatArray
@@ -49,6 +53,7 @@ class StructuredObjective(Objective):
     lower: FloatArray
     upper: FloatArray
     coef: tuple[str, ...]
+    held: FloatArray
     matrices: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]] = field(repr=False)
 
     @classmethod
@@ -57,18 +62,19 @@ class StructuredObjective(Objective):
         prior: FloatArray | None = None, method: Method = "REML", fixed: Any = None,
     ) -> Self:  # fmt: skip
         """Return the objective of a response less its known mean; `offset` and `prior` are those of a Gaussian β."""
-        response = products.response(y)
+        response, projection = products.response(y), products.projection
         if offset is not None:
-            response = products.shifted(response, response.y1 - products.projection.R @ offset)
+            response = products.shifted(response, response.y1 - projection.R @ offset)
         unprojected = products
         if method == "ML" and products.flat:
-            unprojected = MixedProducts.from_rows(products.blocks, products.projection, flat=False)
+            unprojected = MixedProducts.from_rows(products.blocks, projection, flat=False)
         return cls(
-            products=products, unprojected=unprojected, response=response, layout=layout,
+            products=products, unprojected=unprojected, y=y - projection.Q1 @ (projection.Q1.T @ y), response=response, layout=layout,
             prior=np.zeros((0, 0)) if prior is None else prior, method=method,
             fixed=np.zeros(layout.size, dtype=bool) if fixed is None else np.asarray(fixed),
             names=layout.names, lower=layout.lower, upper=layout.upper,
-            coef=products.projection.coef if products.flat else (), matrices=_compile_matrices(layout),
+            coef=projection.coef if products.flat else (), held=np.full(layout.size, np.nan),
+            matrices=_compile_matrices(layout),
         )  # fmt: skip
 
     def sigma(self, theta: FloatArray) -> list[FloatArray]:
@@ -121,19 +127,19 @@ class StructuredObjective(Objective):
     def start(self) -> FloatArray:
         """Return MINQUE(0) variances, uncorrelated."""
         components, owners = self._components()
-        gram, squares = _moments(components, self.products, self.response)
+        gram, squares = _moments(components, self.products.projection.Q1, self.y)
         estimate = moment_start(gram, squares)
         theta = np.zeros(self.layout.size)
         theta[-1] = estimate[-1]
         for entry in self.layout.entries:
             own = estimate[[i for i, (k, _) in enumerate(owners) if k == entry.term]]
             theta[entry.place] = _starting_values(entry, own, self.lower[entry.place], self.upper[entry.place])
-        return theta
+        return np.where(self.fixed & np.isfinite(self.held), self.held, theta)
 
     def _components(self) -> tuple[list[sp.csr_array], list[tuple[int, int]]]:
         """Return the incidence of each variance of the start: by column within a level, or of a term as a whole."""
         components, owners = [], []
-        for k, structure in enumerate(self.layout.blocks):
+        for k in range(len(self.layout.blocks)):
             block = self.products.blocks[k]
             own = [e for e in self.layout.entries if e.term == k]
             by_column = any(e.matrix or e.shape == (block.width,) for e in own) and block.width <= 50
@@ -142,7 +148,6 @@ class StructuredObjective(Objective):
                 columns = slice(a, None, block.width) if by_column else slice(None)
                 components.append(sp.csr_array(sp.csc_array(block.Z)[:, columns]))
                 owners.append((k, a if by_column else 0))
-            del structure
         return components, owners
 
     def internal(self, theta: FloatArray) -> FloatArray:
@@ -265,13 +270,11 @@ def _propagate(block: Block, sigma: FloatArray) -> FloatArray:
     return np.asarray((block.Z @ G @ block.Z.T).todense())
 
 
-def _moments(components: list[sp.csr_array], products: MixedProducts, response: Response) -> tuple[FloatArray, FloatArray]:
+def _moments(components: list[sp.csr_array], Q: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return tr(MV_iMV_j) and yᵀMV_iMy for V_i = Z_iZ_iᵀ and, last, I: M takes X out, and no n × n matrix is formed."""
-    Q = products.projection.Q1
     along = [Z.T @ Q for Z in components]
     count = len(components)
     gram, squares = np.zeros((count + 1, count + 1)), np.zeros(count + 1)
-    y = products.rows(response)
     for i, Zi in enumerate(components):
         for j in range(i + 1):
             cross = sp.coo_array(Zi.T @ components[j])
@@ -281,7 +284,7 @@ def _moments(components: list[sp.csr_array], products: MixedProducts, response: 
         trace = (Zi.data**2).sum() - (along[i] ** 2).sum()
         gram[i, count] = gram[count, i] = trace
         squares[i] = ((Zi.T @ y) ** 2).sum()
-    gram[count, count], squares[count] = products.n - Q.shape[1], y @ y
+    gram[count, count], squares[count] = len(y) - Q.shape[1], y @ y
     return gram, squares
 
 

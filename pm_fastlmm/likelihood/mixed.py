@@ -51,9 +51,7 @@ class MixedState:
     factor: tuple[Any, ...]
 
     @classmethod
-    def at(
-        cls, products: MixedProducts, response: Response, sigma: list[FloatArray], sigma2_e: float
-    ) -> Self | None:
+    def at(cls, products: MixedProducts, response: Response, sigma: list[FloatArray], sigma2_e: float) -> Self | None:
         """Factor V; None outside the parameter space."""
         p = products
         phi = np.concatenate([np.ravel(sigma[k]) for k in p.order])

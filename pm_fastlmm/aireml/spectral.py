@@ -1,0 +1,80 @@
+"""The objective of one kernel, in the rotated coordinates."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pm_fastlmm import effects
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm.information import information, score
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.reml import REMLFit, log_likelihood, reml
+
+NAMES = ("sigma2_g", "sigma2_e")
+
+
+class SpectralState(NamedTuple):
+    """The two variances and the log-likelihood."""
+
+    theta: FloatArray
+    loglik: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpectralObjective(Objective):
+    """ℓ(σ²_g, σ²_e) of one kernel; it starts at the global maximum that `reml` finds."""
+
+    rotated: Rotated
+    method: Method
+    fixed: Any
+    fit: REMLFit
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    coef: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rotated: Rotated, method: Method) -> "SpectralObjective":
+        """Return the objective of one response."""
+        fit = reml(rotated.spectrum, rotated, method=method)
+        return cls(
+            rotated, method, np.zeros(2, dtype=bool), fit, NAMES, np.zeros(2), np.full(2, np.inf), rotated.spectrum.coef
+        )
+
+    def state(self, theta: FloatArray) -> SpectralState | None:
+        """Return the log-likelihood at θ; None where y has a direction without variance."""
+        if not (np.isfinite(theta).all() and (theta >= 0).all()):
+            return None
+        loglik = float(log_likelihood(self.rotated, theta[0], theta[1], method=self.method))
+        return SpectralState(np.asarray(theta, dtype=float), loglik) if np.isfinite(loglik) else None
+
+    def derivatives(self, theta: FloatArray, state: SpectralState) -> tuple[FloatArray, FloatArray]:
+        """Return score and average information."""
+        g, e = np.asarray(theta[0]), np.asarray(theta[1])
+        return (
+            score(self.rotated, g, e, self.method),
+            np.asarray(information(self.rotated, g, e, self.method).average),
+        )
+
+    def coefficients(self, state: SpectralState) -> tuple[FloatArray, FloatArray]:
+        """Return β̂ and its covariance."""
+        estimate = effects.blue(self.rotated, np.asarray(state.theta[0]), np.asarray(state.theta[1]))
+        return estimate.beta, estimate.cov
+
+    def covariance(self, theta: FloatArray) -> FloatArray:
+        """Return V(θ), (n, n)."""
+        return np.asarray(theta[0] * self._kernel() + theta[1] * np.eye(self.rotated.spectrum.n))
+
+    def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
+        """Return ∂V/∂θ: K and I."""
+        return np.stack([self._kernel(), np.eye(self.rotated.spectrum.n)])
+
+    def _kernel(self) -> FloatArray:
+        root, corner = self.rotated.spectrum.covariance_root()
+        return np.asarray(root @ root.T + corner @ corner.T)
+
+    def start(self) -> FloatArray:
+        """Return the estimate, the global maximum."""
+        return np.array([self.fit.sigma2_g, self.fit.sigma2_e], dtype=float)
