@@ -10,6 +10,7 @@ from pm_fastlmm.distribution import DenseLMM, FastLMM, LMMNode, StructuredLMM, l
 from pm_fastlmm.exact import ExactPosterior, exact_posterior
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.mixed_design import MixedDesign
 from pm_fastlmm.model import kernel_model
 from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
@@ -27,6 +28,7 @@ __all__ = [
     "ExactPosterior",
     "FastLMM",
     "LMMNode",
+    "MixedDesign",
     "REMLFit",
     "Rotated",
     "Spectrum",
