@@ -1,5 +1,8 @@
 """Formulas with random terms: lme4's meaning of bars, slashes and colons; what is dropped; new rows coded alike."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -209,6 +212,39 @@ def test_a_hundred_thousand_levels_are_coded_sparsely():
     data = pd.DataFrame({"y": np.zeros(n), "g": np.arange(n) // 2, "x": np.ones(n)})
     design = flmm.MixedDesign.from_formula("y ~ (0 + x|g)", data)
     assert design.random[0].term(flmm.covariance.scalar(1.0)).Z.nnz == n
+
+
+def lme4_fits():
+    for row in json.loads((Path(__file__).parent / "reference" / "lme4_nlme.json").read_text()):
+        if row["software"].startswith("lme4") and row["data"] != "dyestuff2.csv":
+            yield pytest.param(row, id=row["name"])
+
+
+def covariance_of(fit, term):
+    """The covariance within a level as lme4 prints it: variances, then the covariance of correlated slopes."""
+    named = dict(zip(fit["variance_terms"], fit["vcov"], strict=True))
+    columns = ["(Intercept)" if column == "Intercept" else column for column in term.columns]
+    keys = [next(k for k in named if k in (f"{term.group}:{c}", f"{term.group}.1:{c}")) for c in columns]
+    G = np.diag([named[key] for key in keys])
+    if term.correlated:
+        G[0, 1] = G[1, 0] = named[f"{term.group}:{'~'.join(columns)}"]
+    return G
+
+
+@pytest.mark.parametrize("fit", list(lme4_fits()))
+def test_at_the_variances_of_lme4_the_likelihood_is_that_of_lme4(fit, oracle):
+    data = getattr(flmm.datasets, fit["data"].removesuffix(".csv"))()
+    design = flmm.MixedDesign.from_formula(fit["formula"], data)
+    V = np.zeros((len(data), len(data)))
+    for random in design.random:
+        G = covariance_of(fit, random)
+        structure = flmm.covariance.scalar(G[0, 0]) if len(G) == 1 else flmm.covariance.unstructured(G)
+        term = random.term(structure)
+        V += term.Z @ term.covariance.dense() @ term.Z.T
+    dense = oracle.Dense(V, design.X, design.y, 1.0, fit["vcov"][-1])
+    loglik = dense.loglik_reml if fit["method"] == "REML" else dense.loglik_ml
+    assert_allclose(loglik, fit["loglik"], rtol=1e-9)
+    assert_allclose(dense.beta, fit["beta"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
