@@ -11,6 +11,7 @@ from pm_fastlmm.exact import ExactPosterior, exact_posterior
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.mixed_design import MixedDesign
+from pm_fastlmm.mixed_model import lmm_model
 from pm_fastlmm.model import kernel_model
 from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
@@ -39,6 +40,7 @@ __all__ = [
     "datasets",
     "exact_posterior",
     "kernel_model",
+    "lmm_model",
     "lmm_nodes",
     "log_likelihood",
     "plots",
