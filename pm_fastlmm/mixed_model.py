@@ -37,8 +37,8 @@ def lmm_model(
     correlations:
 
     * `sigma_e`, and `sigma_{group}` for (1 | group) or (0 + x | group);
-    * for (x | group), `sigma_{group}` (one for each column) and the correlations `corr_{group}`, derived from
-      `chol_{group}` ~ LKJCholeskyCov(eta=2);
+    * for (x | group), `sigma_{group}` (one for each column) and the correlations `corr_{group}` (one for each pair of
+      columns), derived from `chol_{group}` ~ LKJCholeskyCov(eta=2);
     * for (x || group), `sigma_{group}` with independent effects.
 
     **Priors.** σ ~ HalfNormal(2 s c). s is the residual standard deviation of the least-squares fit of X: what all
@@ -67,7 +67,8 @@ def lmm_model(
     -------
     pymc.Model
         With coordinates "obs" (ids), for each group its levels under the name of the group, and for slopes
-        "{group}_effects" (columns). Rows with a missing value are dropped, with a warning that counts them.
+        "{group}_effects" (columns) and "{group}_pairs". Rows with a missing value are dropped, with a warning that
+        counts them.
 
     Raises
     ------
@@ -211,9 +212,12 @@ def _within(random: RandomTerm, part: _Part, scale: float, priors: Mapping[str, 
     start = np.diag(scales / 4)[np.tril_indices(len(scales))]
     options = {"n": len(scales), "sd_dist": sd, "compute_corr": True, "store_in_trace": False, "initval": start}
     chol, corr, stds = pm.LKJCholeskyCov(f"chol_{part.suffix}", eta=eta, **options)
-    model.add_coord(f"{dim}_2", model.coords[dim])
+    # one number for each pair: ones along a diagonal would have no r-hat, and warn in every summary
+    first, second = np.triu_indices(len(scales), 1)
+    names = [random.columns[j] for j in part.columns]
+    model.add_coord(f"{part.suffix}_pairs", [f"{names[i]}, {names[j]}" for i, j in zip(first, second, strict=True)])
     pm.Deterministic(sigma, stds, dims=dim)
-    pm.Deterministic(f"corr_{part.suffix}", corr, dims=(dim, f"{dim}_2"))
+    pm.Deterministic(f"corr_{part.suffix}", corr[first, second], dims=f"{part.suffix}_pairs")
     return CholeskyFactored(chol)
 
 

@@ -74,7 +74,8 @@ def test_correlated_slopes_have_an_lkj_prior_with_scaled_deviations():
     assert [d.name for d in model.deterministics] == ["sigma_Subject", "corr_Subject"]
     assert model.coords["Subject_effects"] == ("Intercept", "Days")
     assert model.named_vars_to_dims["sigma_Subject"] == ("Subject_effects",)
-    assert model.named_vars_to_dims["corr_Subject"] == ("Subject_effects", "Subject_effects_2")
+    assert model.named_vars_to_dims["corr_Subject"] == ("Subject_pairs",)
+    assert model.coords["Subject_pairs"] == ("Intercept, Days",)
     X = np.column_stack([np.ones(180), data["Days"]])
     s = residual_sd(data["Reaction"].to_numpy(), X)
     days = data["Days"].to_numpy()
@@ -95,6 +96,8 @@ def test_correlated_slopes_have_an_lkj_prior_with_scaled_deviations():
         assert_allclose(V, same * (X @ L @ L.T @ X.T) + 4 * np.eye(180), rtol=1e-12, atol=1e-9)
         sigma = evaluated(model, model["sigma_Subject"], chol_Subject=[l11, l21, l22])
         assert_allclose(sigma, [l11, sd2])
+        corr = evaluated(model, model["corr_Subject"], chol_Subject=[l11, l21, l22])
+        assert_allclose(corr, [r])
 
 
 def test_independent_slopes_are_a_vector():
@@ -122,6 +125,7 @@ def test_parts_of_a_term_of_which_some_are_correlated_are_numbered():
     assert model.coords["g_effects"] == ("Intercept", "x", "f[u]", "f[v]", "f[w]")
     assert model.coords["g_3_effects"] == ("f[u]", "f[v]", "f[w]")
     assert model.named_vars_to_dims["sigma_g_3"] == ("g_3_effects",)
+    assert model.coords["g_3_pairs"] == ("f[u], f[v]", "f[u], f[w]", "f[v], f[w]")
     L = np.array([[1.0, 0, 0], [0.5, 2, 0], [-1, 0.3, 1.5]])
     V = covariance_of_y(model, sigma_g_1=2.0, sigma_g_2=0.5, chol_g_3=L[np.tril_indices(3)], sigma_e=1.0)
     F = (data["f"].to_numpy()[:, None] == np.array(list("uvw"))).astype(float)
@@ -216,6 +220,14 @@ def test_other_priors_take_the_place_of_the_default():
     model = flmm.lmm_model("Reaction ~ Days + (Days||Subject)", data, priors=vector)
     assert model.named_vars_to_dims["sigma_Subject"] == ("Subject_effects",)
     assert_array_equal(prior_scale(model, "sigma_Subject").round(9), [1, 2])
+
+
+def test_names_of_interactions_are_those_of_variables_in_figures_and_priors():
+    graph = pm.model_to_graphviz(flmm.lmm_model(ALPHA, flmm.datasets.john_alpha())).source
+    for name in ("sigma_gen", "sigma_rep", "sigma_e", "yield"):
+        assert name in graph
+    model = flmm.lmm_model(ALPHA, flmm.datasets.john_alpha(), priors={"sigma_rep:block": pm.HalfNormal.dist(0.1)})
+    assert_allclose(prior_scale(model, "sigma_rep:block"), 0.1)
 
 
 def test_a_design_takes_the_place_of_formula_and_table():

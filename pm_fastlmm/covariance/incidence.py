@@ -52,8 +52,8 @@ class Factor:
 
     def recoded(self, levels: Levels) -> Self:
         """Return the factor over other levels, followed by those of its own that are not among them."""
-        new = tuple(level for level in self.levels if level not in set(levels))
-        together = levels + new
+        known = set(levels)
+        together = levels + tuple(level for level in self.levels if level not in known)
         place = {level: i for i, level in enumerate(together)}
         position = np.array([place[level] for level in self.levels], dtype=np.intp)
         codes = np.where(self.codes < 0, -1, position[self.codes])
