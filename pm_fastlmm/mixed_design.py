@@ -185,6 +185,11 @@ class MixedDesign:
             needed = {*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))}
             grouped &= data[list(needed)].notna().all(axis=1).to_numpy()
         ids = tuple(data.index.tolist())
+        if data.index.has_duplicates:
+            twice = list(data.index[data.index.duplicated()].unique())
+            raise ValueError(
+                f"the index of data has ids twice ({shown(twice)}): each row needs its own, reset_index()."
+            )
         seen, dropped = complete_rows(y.to_numpy(), X.to_numpy(), ids=ids, grouped=grouped)
         rows = data[seen]
         groups: dict[tuple[str, ...], list[RandomPart]] = {}

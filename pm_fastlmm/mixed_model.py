@@ -18,6 +18,9 @@ from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.distribution import StructuredLMM
 from pm_fastlmm.mixed_design import MixedDesign, RandomTerm
 
+_TAKEN = {"e": "but sigma_e is the residual's"} | dict.fromkeys(
+    ("obs", "chain", "draw"), "which is a dimension of the observations or of the posterior"
+)
 _ETA = 2.0  # of the LKJ prior: it favours small correlations without excluding large ones
 _WIDTH = 2.0  # of a half-normal prior, in residual standard deviations
 
@@ -127,8 +130,8 @@ def _check_names(design: MixedDesign, known: Mapping[str, Any], priors: Mapping[
     groups = [random.group for random in design.random]
     if unknown := [group for group in known if group not in groups]:
         raise ValueError(f"known names {shown(unknown)}, but the grouping factors are {', '.join(groups)}.")
-    if "e" in groups:
-        raise ValueError("a grouping factor is called 'e', but sigma_e is the residual's: rename its column.")
+    if taken := [group for group in groups if group in _TAKEN]:
+        raise ValueError(f"a grouping factor is called {taken[0]!r}, {_TAKEN[taken[0]]}: rename its column.")
     names = [name for random in design.random for part in _parts(random) for name in part.priors] + ["sigma_e"]
     if unknown := [prior for prior in priors if prior not in names]:
         raise ValueError(f"priors names {shown(unknown)}, but there are {', '.join(names)}.")

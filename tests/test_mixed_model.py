@@ -1,5 +1,8 @@
 """lmm_model: its density is the restricted likelihood and the documented priors, its names are those of the table."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pymc as pm
@@ -65,6 +68,23 @@ def test_a_model_of_two_random_intercepts(oracle):
     got = model.compile_logp(mode=INTERPRETED)(values)
     priors = sum(halfnorm(scale=scale).logpdf(value) + np.log(value) for value in point.values())
     assert_allclose(got, priors + oracle.Dense(V, X, y, 1.0, 0.0).loglik_reml, rtol=1e-10)
+
+
+def lme4_fits():
+    rows = json.loads((Path(__file__).parent / "reference" / "lme4_nlme.json").read_text())
+    rows = [row for row in rows if row["software"].startswith("lme4") and row["data"] != "dyestuff2.csv"]
+    return [pytest.param(row, id=row["name"]) for row in rows]
+
+
+@pytest.mark.parametrize("fit", lme4_fits())
+def test_the_fit_of_the_model_is_that_of_lme4(fit):
+    model = flmm.lmm_model(fit["formula"], getattr(flmm.datasets, fit["data"].removesuffix(".csv"))())
+    found = flmm.find_reml(model, method=fit["method"], progressbar=False)
+    assert found.converged
+    assert_allclose(found.loglik, fit["loglik"], rtol=0, atol=1e-9)
+    # lme4's optimiser is good to about 1e-7 relative in variances, to 1e-6 for penicillin
+    assert_allclose(sorted(found.theta), sorted(fit["vcov"]), rtol=3e-6)
+    assert_allclose(found.beta, fit["beta"], rtol=1e-6)
 
 
 def test_correlated_slopes_have_an_lkj_prior_with_scaled_deviations():
@@ -274,6 +294,7 @@ def test_without_fixed_effects_the_scale_is_that_of_y():
         ),
         ("y ~ (x||g)", {"priors": {"sigma_g": pm.HalfNormal.dist(1)}}, ValueError, r"has shape \(\), but .* shape \(2"),
         ("y ~ (1|e)", {}, ValueError, "a grouping factor is called 'e', but sigma_e is the residual's: rename"),
+        ("y ~ (1|obs)", {}, ValueError, "a grouping factor is called 'obs', which is a dimension of the observations"),
         ("y ~ (x + z|g)", {}, ValueError, "the columns 'Intercept', 'x', 'z' of the term of 'g' are collinear or zero"),
         ("y ~ (0 + zero|g)", {}, ValueError, "the columns 'zero' of the term of 'g' are collinear or zero"),
         ("x ~ x + (1|g)", {}, ValueError, "y has no residual variance after X"),
@@ -281,7 +302,7 @@ def test_without_fixed_effects_the_scale_is_that_of_y():
 )
 def test_bad_input_is_refused(formula, arguments, error, message):
     data = mixed_table()
-    data = data.assign(e=data["g"], r=data.index, z=3 * data["x"] - 1, zero=0.0)
+    data = data.assign(e=data["g"], obs=data["g"], r=data.index, z=3 * data["x"] - 1, zero=0.0)
     with pytest.raises(error, match=message):
         flmm.lmm_model(formula, data, **arguments)
 
