@@ -11,6 +11,8 @@ from pm_fastlmm.distribution import DenseLMM, FastLMM, LMMNode, StructuredLMM, l
 from pm_fastlmm.exact import ExactPosterior, exact_posterior
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.mixed_design import MixedDesign
+from pm_fastlmm.mixed_model import lmm_model
 from pm_fastlmm.model import kernel_model
 from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
@@ -28,6 +30,7 @@ __all__ = [
     "ExactPosterior",
     "FastLMM",
     "LMMNode",
+    "MixedDesign",
     "REMLFit",
     "Rotated",
     "Spectrum",
@@ -41,6 +44,7 @@ __all__ = [
     "find_reml",
     "fit_covariance",
     "kernel_model",
+    "lmm_model",
     "lmm_nodes",
     "log_likelihood",
     "plots",

@@ -52,8 +52,8 @@ class Factor:
 
     def recoded(self, levels: Levels) -> Self:
         """Return the factor over other levels, followed by those of its own that are not among them."""
-        new = tuple(level for level in self.levels if level not in set(levels))
-        together = levels + new
+        known = set(levels)
+        together = levels + tuple(level for level in self.levels if level not in known)
         place = {level: i for i, level in enumerate(together)}
         position = np.array([place[level] for level in self.levels], dtype=np.intp)
         codes = np.where(self.codes < 0, -1, position[self.codes])
@@ -201,7 +201,7 @@ def _interaction(factors: list[Factor], name: str) -> Factor:
         combinations = np.column_stack([combinations[occur // len(factor.levels)], occur % len(factor.levels)])
         codes = np.full(len(codes), -1, dtype=np.intp)
         codes[~missing] = inverse
-    texts = [[str(level) for level in factor.levels] for factor in factors]
+    texts = [[_text(level) for level in factor.levels] for factor in factors]
     levels = tuple(":".join(text[k] for text, k in zip(texts, row, strict=True)) for row in combinations.tolist())
     if len(set(levels)) < len(levels):
         raise ValueError(f"two levels of the interaction {name} have one name, as 'a:b' with 'c' and 'a' with 'b:c'.")
@@ -209,6 +209,11 @@ def _interaction(factors: list[Factor], name: str) -> Factor:
     label = None if None in names else ":".join(map(str, names))
     ids = next((factor.ids for factor in factors if factor.ids is not None), None)
     return Factor(codes, levels, label, ids)
+
+
+def _text(level: Hashable) -> str:
+    """Return a level as text; whole numbers are floats or not, as other rows have missing values or not."""
+    return str(int(level)) if isinstance(level, float) and level.is_integer() else str(level)
 
 
 def by_level(Z: SparseMatrix, columns: FloatArray) -> SparseMatrix:
