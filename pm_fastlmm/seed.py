@@ -80,7 +80,7 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     free, values, initial = _coordinates(model, node)
     joint = None
     if complete(model, node):
-        joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial_point(model))
+        joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial)
     logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
     constrain = _compile_constrain(model, node, free, values, initial)
     mean = _mode(logp, _match_reml(node, constrain, _ravel(initial)))

@@ -148,18 +148,16 @@ class Profile:
         x = np.linspace(lo, hi, max(2, math.ceil((hi - lo) / _SPACING)))
         parts = max(1, x.size * self.rank // _CHUNK)
         slope = np.concatenate([self.slope(part) for part in np.array_split(x, parts)])
-        return [self._root(x[i], x[i + 1]) for i in np.flatnonzero((slope[:-1] < 0) & (slope[1:] >= 0))]
+        return [self._root(x[i : i + 2], slope[i : i + 2]) for i in np.flatnonzero((slope[:-1] < 0) & (slope[1:] >= 0))]
 
-    def _root(self, low: float, high: float) -> float:
-        """Return the zero of the slope in a cell where its sign changes."""
-        known = {x: float(self.slope(x)[0]) for x in (low, high)}
+    def _root(self, x: FloatArray, slope: FloatArray) -> float:
+        """Return the zero of the slope in a cell where its sign changes, from its values at the two ends."""
+        known = dict(zip(x.tolist(), slope.tolist(), strict=True))
 
-        def slope(x: float) -> float:
-            return known[x] if x in known else float(self.slope(x)[0])
+        def evaluate(at: float) -> float:
+            return known[at] if at in known else float(self.slope(at)[0])
 
-        if slope(low) >= 0 or slope(high) < 0:  # the sign at an end was rounding: the zero is there
-            return low if slope(low) >= 0 else high
-        return float(brentq(slope, low, high, xtol=1e-15, rtol=4 * _EPS))
+        return float(brentq(evaluate, x[0], x[1], xtol=1e-15, rtol=4 * _EPS))
 
     @property
     def rank(self) -> int:
