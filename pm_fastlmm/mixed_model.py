@@ -108,6 +108,7 @@ def lmm_model(
             sigma2_e=sigma_e**2,
             observed=pd.Series(design.y, index=index),
             dims="obs",
+            design=design,
         )
     return model
 

@@ -1,6 +1,7 @@
 """After sampling: exact draws of β and u, and predictions, from the draws of the variances."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -9,7 +10,8 @@ import scipy.linalg
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.distribution import LMMNode
+from pm_fastlmm.aireml import find_node
+from pm_fastlmm.distribution import LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.effects import (
     Coordinates,
     NewRows,
@@ -20,7 +22,9 @@ from pm_fastlmm.effects import (
 )
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.sampling import evaluate_draws, find_node, over_batch
+from pm_fastlmm.mixed_posterior import draw_mixed, predict_mixed, recover_mixed
+from pm_fastlmm.mixed_rows import read_rows
+from pm_fastlmm.sampling import evaluate_draws, over_batch
 
 type Effects = Literal["given", "new"]
 
@@ -34,7 +38,8 @@ def recover_effects(
     Add exact posterior draws of the fixed effects β and the random effects u, one for each draw of the variances.
 
     Under the flat prior (β, u) are drawn from their joint Gaussian given y and the variances (Matheron's rule); with an
-    explicit β u is drawn given it, with a Gaussian prior β is drawn from its conditional first.
+    explicit β u is drawn given it, with a Gaussian prior β is drawn from its conditional first. For a StructuredLMM node
+    that costs one evaluation of the likelihood for each draw: thin a long posterior first, idata.sel(draw=slice(0, None, 10)).
 
     Parameters
     ----------
@@ -49,7 +54,8 @@ def recover_effects(
     Returns
     -------
     xarray.DataTree
-        The same tree, with `{name}_beta` (dimension coef) and `{name}_u` (dimension obs) in the posterior.
+        The same tree, with `{name}_beta` (dimension coef) and `{name}_u` (dimension obs) in the posterior; for a
+        StructuredLMM node `{name}_{term}` over the levels of each term (and their columns) in place of `{name}_u`.
 
     Examples
     --------
@@ -65,17 +71,22 @@ def recover_effects(
     (2, 200, 12)
     """
     model = pm.modelcontext(model)
-    node = find_node(model, var_name)
-    beta, u, _ = _draw(idata, model, node, np.random.default_rng(random_seed))
+    node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
+    if isinstance(node, StructuredNode):
+        return recover_mixed(idata, model, node, rng)
+    spectral = _spectral(node)
+    beta, u, _ = _draw(idata, model, spectral, rng)
     batch, obs = _dims(model, node, beta.ndim - 3)
     posterior = idata.posterior
     posterior[f"{node.name}_beta"] = xr.DataArray(
         beta,
         dims=("chain", "draw", *batch, f"{node.name}_coef"),
-        coords=_batch_coords(model, batch) | {f"{node.name}_coef": list(node.spectrum.coef)},
+        coords=_batch_coords(model, batch) | {f"{node.name}_coef": list(node.projection.coef)},
     )
     ids = _batch_coords(model, batch) | _obs_coords(model, node, obs)
-    posterior[f"{node.name}_u"] = xr.DataArray(_lift(node.spectrum, u), dims=("chain", "draw", *batch, obs), coords=ids)
+    posterior[f"{node.name}_u"] = xr.DataArray(
+        _lift(spectral.spectrum, u), dims=("chain", "draw", *batch, obs), coords=ids
+    )
     return idata
 
 
@@ -86,6 +97,8 @@ def predict(
     *,
     W_new: Any = None,
     K_new_new: Any = None,
+    Z_new: Mapping[str, Any] | None = None,
+    data: Any = None,
     effects: Effects = "given",
     model: pm.Model | None = None,
     var_name: str | None = None,
@@ -115,6 +128,11 @@ def predict(
     K_new_new : (m, m) or (m,) array
         Covariance of the new effects: with the matrix the draws of new effects are joint, with the diagonal each has
         the right variance but they are independent given u. Required with K_new.
+    Z_new : mapping, optional
+        For a StructuredLMM node, by the name of a term what the term was made of: labels, (labels, columns) for random
+        slopes, or a matrix. A term that is left out contributes nothing; new levels are drawn from their prior.
+    data : DataFrame, optional
+        For a model from a formula (`lmm_model`), a table with its variables, in place of X_new and Z_new.
     effects : {"given", "new"}
         Which replicates, in sample.
     model, var_name, random_seed
@@ -149,27 +167,67 @@ def predict(
     >>> idata.posterior_predictive["y"].shape
     (2, 200, 12)
     """
-    _check_effects(effects, in_sample=X_new is None and K_new is None and W_new is None)
+    new_rows_given = any(part is not None for part in (X_new, K_new, W_new, Z_new, data))
+    _check_effects(effects, in_sample=not new_rows_given)
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     rng = np.random.default_rng(random_seed)
+    if isinstance(node, StructuredNode):
+        if K_new is not None or W_new is not None or K_new_new is not None:
+            raise ValueError(
+                f"{node.name} has terms: new rows are X_new and Z_new, or data= for a model from a formula."
+            )
+        draws = draw_mixed(idata, model, node, rng)
+        rows = None
+        if new_rows_given:
+            _require_no_mean(node, draws.mu)
+            rows = read_rows(node.projection, node.terms, X_new=X_new, Z_new=Z_new, data=data, design=node.design)
+        f, y = predict_mixed(draws, node, rows, effects, rng)
+        return _add_predictions(idata, model, node, f, y, new=rows is not None, ids=None if rows is None else rows.ids)
+    if Z_new is not None or data is not None:
+        raise ValueError(f"{node.name} is one kernel: new rows are X_new with K_new or W_new.")
+    node = _spectral(node)
     beta, u, (g, e, mu) = _draw(idata, model, node, rng)
-    batch, obs = _dims(model, node, beta.ndim - 3)
     s = node.spectrum
-    if X_new is None and K_new is None and W_new is None:
+    if not new_rows_given:
         u = u if effects == "given" else draw_prior_effects(s, np.broadcast_to(g, beta.shape[:-1]), rng)
         f = _lift(s, Coordinates(u.a + beta @ s.projection.R.T, u.b)) + mu
-        group, dim, coords = "posterior_predictive", obs, _obs_coords(model, node, obs)
+        ids = None
     else:
-        if np.any(mu):
-            raise ValueError(
-                f"{node.name} has a mean mu besides Xβ, which is not known at new rows: put its columns into X."
-            )
+        _require_no_mean(node, mu)
         new = new_rows(s, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
         f = _new_effects(s, new, u, g, rng) + beta @ (new.a @ s.projection.R).T
-        group, dim = "predictions", f"{node.name}_new"
-        coords = {dim: np.arange(f.shape[-1]) if new.ids is None else list(new.ids)}
+        ids = new.ids
     y = f + np.sqrt(e)[..., None] * rng.standard_normal(f.shape)
+    return _add_predictions(idata, model, node, f, y, new=new_rows_given, ids=ids)
+
+
+def _require_no_mean(node: LMMNode, mu: FloatArray) -> None:
+    if np.any(mu):
+        raise ValueError(
+            f"{node.name} has a mean mu besides Xβ, which is not known at new rows: put its columns into X."
+        )
+
+
+def _spectral(node: LMMNode) -> SpectralNode:
+    if not isinstance(node, SpectralNode):
+        raise ValueError(
+            f"{node.name} is a DenseLMM: its V is not split into effects and residuals, so that there are none to draw. "
+            "Write the effects as terms of a StructuredLMM."
+        )
+    return node
+
+
+def _add_predictions(
+    idata: xr.DataTree, model: pm.Model, node: LMMNode, f: FloatArray, y: FloatArray, *, new: bool, ids: Any
+) -> xr.DataTree:
+    """Add draws of y and of its mean f to the group for new rows, or to that for the rows of the data."""
+    batch, obs = _dims(model, node, f.ndim - 3)
+    if new:
+        group, dim = "predictions", f"{node.name}_new"
+        coords: dict[str, Any] = {dim: np.arange(f.shape[-1]) if ids is None else list(ids)}
+    else:
+        group, dim, coords = "posterior_predictive", obs, _obs_coords(model, node, obs)
     dims = ("chain", "draw", *batch, dim)
     coords = (
         coords | _batch_coords(model, batch) | {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
@@ -195,7 +253,7 @@ def _check_effects(effects: str, in_sample: bool) -> None:
 
 
 def _draw(
-    idata: xr.DataTree, model: pm.Model, node: LMMNode, rng: np.random.Generator
+    idata: xr.DataTree, model: pm.Model, node: SpectralNode, rng: np.random.Generator
 ) -> tuple[FloatArray, Coordinates, tuple[FloatArray, FloatArray, FloatArray]]:
     """Return draws of β, of u in rotated coordinates, and (σ²_g, σ²_e, mu) of the draws."""
     if node.observed is None:
@@ -222,7 +280,7 @@ def _draw(
     return beta, u, (g, e, mu)
 
 
-def _rotate_draws(node: LMMNode, mu: FloatArray) -> Rotated:
+def _rotate_draws(node: SpectralNode, mu: FloatArray) -> Rotated:
     """Rotate y - mu for each draw of mu."""
     values = np.broadcast_to(node.observed - mu, np.broadcast_shapes(node.observed.shape, mu.shape))
     flat = Rotated.from_values(node.spectrum, values.reshape(-1, values.shape[-1]).T, None)
@@ -288,4 +346,4 @@ def _batch_coords(model: pm.Model, batch: list[str]) -> dict[str, Any]:
 
 def _obs_coords(model: pm.Model, node: LMMNode, obs: str) -> dict[str, Any]:
     known = model.coords.get(obs)
-    return {obs: np.arange(node.spectrum.n) if known is None else list(known)}  # without dims PyMC counts too
+    return {obs: np.arange(node.n) if known is None else list(known)}  # without dims PyMC counts too

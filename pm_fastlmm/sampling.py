@@ -12,7 +12,10 @@ from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPote
 from pytensor.graph.replace import vectorize_graph
 from pytensor.xtensor import as_xtensor
 
-from pm_fastlmm.distribution import LMMNode, lmm_nodes
+from pm_fastlmm.aireml import find_node
+from pm_fastlmm.aireml.structured import compile_matrices
+from pm_fastlmm.covariance.theta import RESIDUAL
+from pm_fastlmm.distribution import LMMNode, SpectralNode, StructuredNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
 from pm_fastlmm.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
 
@@ -33,7 +36,7 @@ def sample(
     **kwargs: Any,
 ) -> xr.DataTree:
     """
-    Sample a model that has a FastLMM node with NUTS, seeded by the REML estimate.
+    Sample a model that has a FastLMM, StructuredLMM or DenseLMM node with NUTS, seeded by the REML estimate.
 
     REML gives the start. The posterior covariance of the variables that reach the node (on PyMC's unconstrained scale)
     is computed by quadrature around it and given to NUTS, so that the warm-up is short. All other variables keep PyMC's
@@ -60,8 +63,9 @@ def sample(
     Returns
     -------
     xarray.DataTree
-        As from `pymc.sample`, with `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve` of each node
-        in the posterior, unless the model has variables of these names.
+        As from `pymc.sample`. A FastLMM node adds `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve`
+        to the posterior, a StructuredLMM node `{name}_variance` and `{name}_share` of each term and the residual, unless
+        the model has variables of these names.
 
     Warns
     -----
@@ -104,32 +108,12 @@ def sample(
     else:
         if nuts_sampler == "pymc":
             arguments |= {"step": _step(frozen, seed, sampling_rng, kwargs), "initvals": seed.starts}
-            arguments["tune"] = _TUNE_SEEDED if tune is None and alone else tune
+            if tune is None and alone:
+                arguments["tune"] = _TUNE_SEEDED if seed.exact else _TUNE_STARTED
         else:
             arguments |= {"initvals": start, "tune": tune if tune is not None else _TUNE_STARTED if alone else 1000}
     idata = pm.sample(**arguments, random_seed=sampling_rng, **kwargs)
     return add_derived(_restore_constant_data(idata, model), model)
-
-
-def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
-    """
-    Return the FastLMM node of a model, by name when there are several.
-
-    Raises
-    ------
-    ValueError
-        If there is none, none of that name, or several and no name was given.
-    """
-    nodes = {node.name: node for node in lmm_nodes(model)}
-    if not nodes:
-        raise ValueError("the model has no FastLMM node: add one, or use pymc.sample.")
-    if var_name is None:
-        if len(nodes) > 1:
-            raise ValueError(f"the model has several FastLMM nodes ({', '.join(nodes)}): name one with var_name=.")
-        return next(iter(nodes.values()))
-    if var_name not in nodes:
-        raise ValueError(f"no FastLMM node is called {var_name!r}: the model has {', '.join(nodes)}.")
-    return nodes[var_name]
 
 
 def _step(model: pm.Model, seed: Seed, rng: np.random.Generator, kwargs: dict[str, Any]) -> Any:
@@ -145,7 +129,7 @@ def _step(model: pm.Model, seed: Seed, rng: np.random.Generator, kwargs: dict[st
     mean[index] = seed.mean
     options = kwargs.pop("nuts", {}) | {k: kwargs.pop(k) for k in ("target_accept", "max_treedepth") if k in kwargs}
     potential: Any
-    if index.size == mean.size:
+    if index.size == mean.size and seed.exact:
         potential = QuadPotentialFull(cov, rng=rng)
     elif mean.size <= _FULL_ADAPTATION:
         with warnings.catch_warnings():
@@ -176,22 +160,52 @@ def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
     """Add the variances of every node and their shares to the posterior, where the model has no such variable."""
     posterior = idata.posterior.to_dataset()
     for node in lmm_nodes(model):
-        kbar, lbar = node.spectrum.mean_diagonal, node.spectrum.mean_eigval
-        if any(rv.name not in posterior for rv in reaching(model, node.sigma2_g, node.sigma2_e)):
-            continue  # the user kept other variables alone, var_names=
-        g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
-        g, e = np.broadcast_arrays(*(over_batch(v, max(g.ndim, e.ndim)) for v in (g, e)))
-        with np.errstate(divide="ignore"):
-            derived = {
-                "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g,
-                "h2": kbar * g / (kbar * g + e), "pve": lbar * g / (lbar * g + e),
-            }  # fmt: skip
-        batch = (model.named_vars_to_dims.get(node.name) or ())[: g.ndim - 2]
-        dims = ("chain", "draw", *(batch or [f"{node.name}_dim_{i}" for i in range(g.ndim - 2)]))
-        for suffix, value in derived.items():
-            if f"{node.name}_{suffix}" not in posterior:
-                idata.posterior[f"{node.name}_{suffix}"] = xr.DataArray(value, dims=dims)
+        derived = _spectral_variances if isinstance(node, SpectralNode) else _component_variances
+        for name, array in derived(posterior, model, node).items():
+            if name not in posterior:
+                idata.posterior[name] = array
     return idata
+
+
+def _spectral_variances(posterior: xr.Dataset, model: pm.Model, node: SpectralNode) -> dict[str, xr.DataArray]:
+    """Return σ², δ, σ²_g, σ²_e, h² and pve of a FastLMM node."""
+    kbar, lbar = node.spectrum.mean_diagonal, node.spectrum.mean_eigval
+    if any(rv.name not in posterior for rv in reaching(model, node.sigma2_g, node.sigma2_e)):
+        return {}  # the user kept other variables alone, var_names=
+    g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
+    g, e = np.broadcast_arrays(*(over_batch(v, max(g.ndim, e.ndim)) for v in (g, e)))
+    with np.errstate(divide="ignore"):
+        derived = {
+            "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g,
+            "h2": kbar * g / (kbar * g + e), "pve": lbar * g / (lbar * g + e),
+        }  # fmt: skip
+    batch = (model.named_vars_to_dims.get(node.name) or ())[: g.ndim - 2]
+    dims = ("chain", "draw", *(batch or [f"{node.name}_dim_{i}" for i in range(g.ndim - 2)]))
+    return {f"{node.name}_{suffix}": xr.DataArray(value, dims=dims) for suffix, value in derived.items()}
+
+
+def _component_variances(posterior: xr.Dataset, model: pm.Model, node: LMMNode) -> dict[str, xr.DataArray]:
+    """
+    Return the variance that each term gives an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of their sum.
+
+    The last component is the residual. A DenseLMM node has no terms, and nothing to add.
+    """
+    if not isinstance(node, StructuredNode) or any(rv.name not in posterior for rv in reaching(model, node.theta)):
+        return {}
+    (theta,) = evaluate_draws(model, posterior, [node.theta])
+    matrices = compile_matrices(node.layout)
+    weights = [node.products.mean_gram(k) for k in range(len(node.terms))]
+    variance = np.empty((*theta.shape[:2], len(weights) + 1))
+    for at in np.ndindex(*theta.shape[:2]):
+        values = matrices(theta[at])[0]
+        variance[at] = [*(float((w * v).sum()) for w, v in zip(weights, values, strict=True)), theta[at][-1]]
+    component = f"{node.name}_component"
+    coords = {component: [*(term.name for term in node.terms), RESIDUAL]}
+    share = variance / variance.sum(axis=-1, keepdims=True)
+    return {
+        f"{node.name}_{suffix}": xr.DataArray(values, dims=("chain", "draw", component), coords=coords)
+        for suffix, values in (("variance", variance), ("share", share))
+    }
 
 
 def over_batch(draws: Any, ndim: int) -> Any:

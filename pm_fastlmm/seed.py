@@ -21,7 +21,9 @@ from scipy.optimize import least_squares, minimize
 from scipy.special import gammaincinv, ndtri
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.distribution import LMMNode
+from pm_fastlmm.aireml.iteration import Tolerances, maximise
+from pm_fastlmm.aireml.mapping import flat_objective
+from pm_fastlmm.distribution import LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, parameters, reaching
 from pm_fastlmm.reml import reml
 
@@ -32,6 +34,9 @@ _ROUNDS = 4
 _POINTS_LOG2 = 11
 _MAX_QUADRATURE = 25
 _MAX_LAPLACE = 500
+_DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap structured likelihood
+_LEVELS = 8000
+_REML_ITERATIONS = 30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +55,8 @@ class Seed:
     logp_dlogp : ValueGradFunction or None
         The log-posterior and gradient of the model as PyMC's NUTS evaluates it, when these variables are all there are:
         it was compiled for the moments, and the sampler needs no other.
+    exact : bool
+        Whether the moments come from quadrature; otherwise they are those of a normal approximation at the mode.
     """
 
     variables: tuple[str, ...]
@@ -57,6 +64,7 @@ class Seed:
     cov: FloatArray
     starts: list[dict[str, Any]]
     logp_dlogp: Any = None
+    exact: bool = True
 
 
 class SeedError(RuntimeError):
@@ -83,13 +91,21 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
         joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial)
     logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
     constrain = _compile_constrain(model, node, free, values, initial)
-    mean = _mode(logp, _match_reml(node, constrain, _ravel(initial)))
+    mean = _mode(logp, _match_reml(model, node, constrain, _ravel(initial)))
     cov = _inverse_curvature(logp, mean)
-    if mean.size <= _MAX_QUADRATURE:
+    exact = mean.size <= _MAX_QUADRATURE and _cheap(node)
+    if exact:
         mean, cov, draws = _quadrature(logp, mean, cov, chains, rng)
     else:
         draws = mean + rng.standard_normal((chains, mean.size)) @ np.linalg.cholesky(cov).T
-    return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint)
+    return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint, exact)
+
+
+def _cheap(node: LMMNode) -> bool:
+    """Return whether thousands of evaluations take a second or two: always for one kernel, never for a dense V."""
+    if isinstance(node, StructuredNode):
+        return node.products.W.shape[1] <= _DENSE_BLOCK and node.products.C.size <= _LEVELS
+    return isinstance(node, SpectralNode)
 
 
 def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
@@ -104,7 +120,7 @@ def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
     free, values, initial = _coordinates(model, node)
     logp = _finite(_compile_marginal(model, free, values, initial, INTERPRETED))
     constrain = _compile_constrain(model, node, free, values, initial)
-    return _initvals(free, constrain(_mode(logp, _match_reml(node, constrain, _ravel(initial))))[0])
+    return _initvals(free, constrain(_mode(logp, _match_reml(model, node, constrain, _ravel(initial))))[0])
 
 
 def _coordinates(model: pm.Model, node: LMMNode) -> tuple[list[Any], list[Any], dict[str, FloatArray]]:
@@ -168,37 +184,71 @@ def _finite(compiled: Density) -> Density:
 def _compile_constrain(
     model: pm.Model, node: LMMNode, free: list[Any], values: list[Any], point: dict[str, FloatArray]
 ) -> Callable[[FloatArray], tuple[list[FloatArray], FloatArray]]:
-    """Return the map from unconstrained coordinates to the variables and to (σ²_g, σ²_e)."""
-    components = [pt.atleast_1d(node.sigma2_g).ravel(), pt.atleast_1d(node.sigma2_e).ravel()]
+    """Return the map from unconstrained coordinates to the variables, and to what REML estimates."""
+    components = [pt.atleast_1d(graph).ravel() for graph in _estimated(node)]
     outputs = model.replace_rvs_by_values([*free, *components])
     outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
     compiled = pytensor.function([joined], outputs, mode=INTERPRETED, on_unused_input="ignore")
 
     def constrain(x: FloatArray) -> tuple[list[FloatArray], FloatArray]:
         with np.errstate(all="ignore"):
-            *variables, g, e = compiled(x)
-        return variables, np.concatenate(np.broadcast_arrays(g, e))
+            results = compiled(x)
+        variables, estimated = results[: len(free)], results[len(free) :]
+        return variables, np.concatenate(np.broadcast_arrays(*estimated)) if estimated else np.zeros(0)
 
     return constrain
 
 
-def _match_reml(node: LMMNode, constrain: Any, x0: FloatArray) -> FloatArray:
+def _estimated(node: LMMNode) -> list[Any]:
+    """Return the graphs of what REML estimates: (σ²_g, σ²_e), θ; for a dense V those are the variables themselves."""
+    if isinstance(node, SpectralNode):
+        return [node.sigma2_g, node.sigma2_e]
+    return [node.theta] if isinstance(node, StructuredNode) else []
+
+
+def _match_reml(model: pm.Model, node: LMMNode, constrain: Any, x0: FloatArray) -> FloatArray:
     """Return coordinates near x0 at which the variances are the REML estimates, pulled off the boundary."""
-    fit = reml(node.spectrum, node.rotated())
-    total = np.atleast_1d(np.asarray(fit.total, dtype=float))
-    share = np.clip(np.atleast_1d(np.asarray(fit.h2, dtype=float)), 0.02, 0.98)
-    if not (np.isfinite(total).all() and (total > 0).all()):
+    target, positive = _spectral_target(node) if isinstance(node, SpectralNode) else _reml_target(model, node)
+    if target is None:
         return x0
-    target = np.log(np.concatenate([share * total / node.spectrum.mean_diagonal, (1 - share) * total]))
+    size = np.maximum(np.abs(target), 1e-3 * np.abs(target).max())
+    log_target = np.log(np.where(positive, target, 1.0))
 
     def gap(x: FloatArray) -> FloatArray:
         components = constrain(x)[1]
         with np.errstate(all="ignore"):
-            residual = np.log(components) - (target if components.size == target.size else target.mean())
+            if components.size == target.size:
+                residual = np.where(positive, np.log(components) - log_target, (components - target) / size)
+            else:  # several responses share their variances
+                residual = np.log(components) - log_target.mean()
         # a weak pull to x0 settles the directions that the variances do not depend on
         return np.concatenate([np.nan_to_num(residual, nan=1e3, posinf=1e3, neginf=-1e3), 1e-3 * (x - x0)])
 
     return np.asarray(least_squares(gap, x0, method="trf", max_nfev=50).x)
+
+
+def _spectral_target(node: SpectralNode) -> tuple[FloatArray | None, Any]:
+    fit = reml(node.spectrum, node.rotated())
+    total = np.atleast_1d(np.asarray(fit.total, dtype=float))
+    share = np.clip(np.atleast_1d(np.asarray(fit.h2, dtype=float)), 0.02, 0.98)
+    if not (np.isfinite(total).all() and (total > 0).all()):
+        return None, None
+    target = np.concatenate([share * total / node.spectrum.mean_diagonal, (1 - share) * total])
+    return target, np.ones(target.size, dtype=bool)
+
+
+def _reml_target(model: pm.Model, node: LMMNode) -> tuple[FloatArray | None, Any]:
+    """Return θ between the REML estimate and the moment estimate, which is inside all bounds; None for a dense V."""
+    if not isinstance(node, StructuredNode):
+        return None, None
+    objective = flat_objective(node)
+    start = objective.start()
+    try:
+        trace = maximise(objective, start, tolerances=Tolerances(), max_iterations=_REML_ITERATIONS)
+    except ValueError:
+        return None, None
+    target = 0.95 * trace.iterations[-1].theta + 0.05 * start
+    return target, (objective.lower == 0) & (target > 0)
 
 
 def _mode(logp: Density, x0: FloatArray) -> FloatArray:

@@ -19,6 +19,7 @@ from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import DenseNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
+from pm_fastlmm.linalg.mixed import MixedProducts
 
 _FAR = 500.0  # of an unconstrained coordinate: where the support of a variable is read off
 _MATCHED = 1e-5
@@ -274,6 +275,14 @@ def objective_of(model: pm.Model, node: LMMNode, method: Method = "REML") -> tup
             return inner, link, varying
         return _held(inner, constants, ~varying), link, varying
     return LinkedObjective.of(inner, link), None, np.ones(len(variables.names), dtype=bool)
+
+
+def flat_objective(node: StructuredNode) -> StructuredObjective:
+    """Return the restricted likelihood of a node's terms, whatever its treatment of β: where a sampler may start."""
+    products = node.products
+    if not products.flat:
+        products = MixedProducts.from_rows(products.blocks[: len(node.terms)], node.projection, flat=True)
+    return StructuredObjective.of(products, node.layout, np.asarray(node.observed, dtype=float))
 
 
 def _held(objective: StructuredObjective, constants: FloatArray, fixed: Any) -> StructuredObjective:

@@ -74,7 +74,7 @@ class StructuredObjective(Objective):
             fixed=np.zeros(layout.size, dtype=bool) if fixed is None else np.asarray(fixed),
             names=layout.names, lower=layout.lower, upper=layout.upper,
             coef=projection.coef if products.flat else (), held=np.full(layout.size, np.nan),
-            matrices=_compile_matrices(layout),
+            matrices=compile_matrices(layout),
         )  # fmt: skip
 
     def sigma(self, theta: FloatArray) -> list[FloatArray]:
@@ -303,7 +303,7 @@ def _starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: Fl
     return np.where(inside, 0.0, (lower + upper) / 2)
 
 
-def _compile_matrices(layout: Theta) -> Callable[[FloatArray], Any]:
+def compile_matrices(layout: Theta) -> Callable[[FloatArray], Any]:
     """Return a function of θ: Σ_k of each term, and (place in θ, k, ∂Σ_k/∂θ_place) of each element."""
     theta = pt.vector("theta", shape=(layout.size,))
     matrices = [pt.as_tensor(m) for m in layout.matrices(theta)]

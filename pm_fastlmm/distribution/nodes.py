@@ -103,6 +103,8 @@ class StructuredNode(LMMNode):
     products : MixedProducts
     beta_cov : TensorVariable
         Prior covariance of β, (0, 0) when it has none.
+    design : MixedDesign or None
+        The formula that the terms were made from.
     """
 
     terms: tuple[Term, ...]
@@ -110,6 +112,7 @@ class StructuredNode(LMMNode):
     theta: Any
     products: MixedProducts
     beta_cov: Any
+    design: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +151,7 @@ def _node(model: pm.Model, rv: Any) -> LMMNode | None:
     if isinstance(op, StructuredRV):
         mu, b, B, theta = params
         common = (rv.name, rv, op.treatment, mu, b, data, op.products.projection, op.ids)
-        return StructuredNode(*common, op.terms, op.theta, theta, op.products, B)
+        return StructuredNode(*common, op.terms, op.theta, theta, op.products, B, op.design)
     if isinstance(op, DenseRV):
         mu, b, B, V = params
         return DenseNode(rv.name, rv, op.treatment, mu, b, data, op.projection, op.ids, V, B)

@@ -38,6 +38,7 @@ class StructuredRV(SymbolicRandomVariable):  # type: ignore[misc]
     theta: Theta
     products: MixedProducts
     ids: Any
+    design: Any
 
     @classmethod
     def rv_op(cls, *params: Any, carried: dict[str, Any], size: Any = None, rng: Any = None) -> Any:
@@ -60,7 +61,7 @@ class StructuredRV(SymbolicRandomVariable):  # type: ignore[misc]
     @property
     def carried(self) -> dict[str, Any]:
         """What the op carries besides its inputs."""
-        return {name: getattr(self, name) for name in ("treatment", "terms", "theta", "products", "ids")}
+        return {name: getattr(self, name) for name in ("treatment", "terms", "theta", "products", "ids", "design")}
 
     def rebuild_rv(self, *params: Any, **kwargs: Any) -> Any:
         """Build the variable anew, for another size."""
@@ -135,6 +136,8 @@ class StructuredLMM:
         As in `FastLMM`: by default β is integrated out under a flat prior (**improper along X**: draws of the node are
         error contrasts, Xᵀ(y - mu) = 0); `beta=` takes coefficients of the model; `beta_cov=`, `beta_mean=` integrate
         β ~ N(beta_mean, beta_cov) out. The last two are proper densities of y.
+    design : MixedDesign, optional
+        The formula that X and the terms were made from, by which new data are encoded like theirs.
     **kwargs
         As in any PyMC distribution: dims, initval …
 
@@ -197,6 +200,7 @@ def _parametrise(
     n = terms[0].n
     ids, projection = _aligned(terms, X)
     own = {name: kwargs.pop(name, None) for name in ("mu", "beta", "beta_mean", "beta_cov")}
+    design = kwargs.pop("design", None)
     refuse_unknown("StructuredLMM", kwargs, "it takes X, terms, sigma2_e, mu, beta, beta_mean, beta_cov, observed")
     flat, b, B = treat_coefficients(projection, own["beta"], own["beta_mean"], own["beta_cov"])
     blocks = [_block(term) for term in terms]
@@ -205,7 +209,7 @@ def _parametrise(
     products = MixedProducts.from_rows(blocks, projection, flat=flat)
     theta = Theta.of_terms(terms)
     carried = {"treatment": "flat" if flat else "proper", "terms": tuple(terms), "theta": theta,
-               "products": products, "ids": ids}  # fmt: skip
+               "products": products, "ids": ids, "design": design}  # fmt: skip
     values = floatX(theta.pack(pt.as_tensor(sigma2_e), pt))
     return [read_mean(own["mu"], ids, n), b, B, values], carried, kwargs
 

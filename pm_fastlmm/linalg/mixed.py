@@ -165,6 +165,15 @@ class MixedProducts:
         """½ log|XᵀX| when β is integrated out, 0 otherwise."""
         return self.projection.logdet_R if self.flat else 0.0
 
+    def mean_gram(self, k: int) -> FloatArray:
+        """Return Σ_levels Z_jᵀZ_j / n of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""
+        block = self.blocks[k]
+        gram = (block.Z.T @ block.Z).tocoo()
+        same = gram.row // block.width == gram.col // block.width
+        out = np.zeros((block.width, block.width))
+        np.add.at(out, (gram.row[same] % block.width, gram.col[same] % block.width), gram.data[same])
+        return out / self.n
+
     def response(self, y: FloatArray) -> Response:
         """Return the statistics of a response (n,), from its rows."""
         Q = self.projection.Q1
