@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray
@@ -173,8 +172,9 @@ class MixedState:
         m = p.W.shape[1]
         corner = self.factor[5][m - p.fixed :, m - p.fixed :]
         R = p.projection.R
-        root = scipy.linalg.solve_triangular(R, corner.T)
-        beta = scipy.linalg.solve_triangular(R, self.response.y1 + self.factor[7][m - p.fixed :])
+        # LAPACK's triangular solver starts its threads for any size, which costs milliseconds on a busy machine
+        root = np.linalg.solve(R, corner.T)
+        beta = np.linalg.solve(R, self.response.y1 + self.factor[7][m - p.fixed :])
         return beta, self.sigma2_e * root @ root.T
 
     def effects(self) -> list[FloatArray]:
@@ -233,7 +233,7 @@ class MixedState:
         if p.fixed:
             m = p.W.shape[1]
             coefficients = self.sigma2_e * (self._scaled.T @ whitened)[m - p.fixed :]  # of k* on Q₁
-            on_X = scipy.linalg.solve_triangular(p.projection.R, coefficients).T
+            on_X = np.linalg.solve(p.projection.R, coefficients).T
             variance += np.einsum("mi,ij,mj->m", new.X, cov, new.X) - 2 * (new.X * on_X).sum(axis=1)
         return mean, np.maximum(variance, 0.0)
 
