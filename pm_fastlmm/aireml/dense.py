@@ -7,14 +7,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm.aireml.objective import Method
+from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.projection import Projection
 
 _FLAT = 1e-15  # information of one unit of a parameter without bounds below which V has stopped depending on it
-
-
 _RESCALE = 0.05  # |log c| above which V is multiplied by its best factor c
 
 
@@ -26,12 +25,12 @@ class DenseState(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DenseObjective(Objective):
+class DenseObjective(SquaredObjective):
     """
     ℓ(θ) of y ~ N(Xβ, V(θ)).
 
-    Score ½(yᵀPV_iPy - tr PV_i) and average information ½qᵢᵀPqⱼ, qᵢ = V_iPy, with V_i = ∂V/∂θ_i. A parameter that enters by
-    its square, as a standard deviation does, is walked by that square, in which the score does not vanish at 0.
+    Score ½(yᵀPV_iPy - tr PV_i) and average information ½qᵢᵀPqⱼ, qᵢ = V_iPy, with V_i = ∂V/∂θ_i. A parameter that enters
+    by its square, as a standard deviation does, is walked by that square, in which the score does not vanish at 0.
     """
 
     V: Callable[[FloatArray], FloatArray]
@@ -63,7 +62,7 @@ class DenseObjective(Objective):
             V=V, dV=dV, y=y - projection.Q1 @ y1 if flat else y, y1=y1, projection=projection, flat=flat, method=method,
             fixed=np.zeros(len(names), dtype=bool) if fixed is None else np.asarray(fixed),
             names=names, lower=lower, upper=upper, coef=projection.coef if flat else (),
-            squared=_squared(dV, start, lower), initial=start,
+            squared=enter_squared(dV, start, lower), initial=start,
         )  # fmt: skip
 
     @property
@@ -112,32 +111,6 @@ class DenseObjective(Objective):
     def start(self) -> FloatArray:
         """Return the values that were given."""
         return self.initial.copy()
-
-    def internal(self, theta: FloatArray) -> FloatArray:
-        """Return ω, the square of what enters V by its square."""
-        return np.where(self.squared, np.square(theta), theta)
-
-    def external(self, omega: FloatArray) -> FloatArray:
-        """Return θ."""
-        return np.where(self.squared, np.sqrt(np.where(self.squared, omega, 0.0)), omega)
-
-    def jacobian(self, omega: FloatArray) -> FloatArray:
-        """Return ∂θ/∂ω; near 0 that of a small θ, at which the product with the score has its limit."""
-        theta = np.where(self.squared, np.maximum(self.external(omega), self._smallest()), 0.5)
-        return np.diag(0.5 / theta)
-
-    def _smallest(self) -> FloatArray:
-        return np.where(self.squared, 1e-6 * np.maximum(np.abs(self.initial), 1e-300), -np.inf)
-
-    @property
-    def internal_lower(self) -> FloatArray:
-        """Lower bounds of ω, that of a square just above 0: on it the score is read."""
-        return np.where(self.squared, np.maximum(self.lower, self._smallest()) ** 2, self.lower)
-
-    @property
-    def internal_upper(self) -> FloatArray:
-        """Upper bounds of ω."""
-        return np.where(self.squared, np.square(self.upper), self.upper)
 
     def inactive(self, omega: FloatArray, score: FloatArray, information: FloatArray) -> Any:
         """
@@ -203,14 +176,3 @@ def _completed(
         return slopes
 
     return differentiate
-
-
-def _squared(dV: Callable[[FloatArray], Sequence[FloatArray]], start: FloatArray, lower: FloatArray) -> Any:
-    """Return which parameters with the lower bound 0 enter V by their square: its derivative vanishes at 0."""
-    out = np.zeros(len(start), dtype=bool)
-    here = [float(np.abs(slope).max()) for slope in dV(start)]
-    for i in np.flatnonzero((lower == 0) & (start > 0)):
-        near = start.copy()
-        near[i] *= 1e-4
-        out[i] = float(np.abs(dV(near)[i]).max()) < 1e-3 * here[i]
-    return out

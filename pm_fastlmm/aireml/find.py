@@ -46,8 +46,9 @@ def find_reml(
     """
     Maximise the restricted likelihood of a model's LMM node over its free variables, without priors and Jacobians.
 
-    The iteration walks in quantities in which V is linear (variances and covariances), whatever variables the model has
-    (standard deviations, logarithms, Cholesky factors): there the score does not vanish at 0, and no false zero stops it.
+    The iteration walks in quantities in which V is linear (variances and covariances), whatever variables the model
+    has (standard deviations, logarithms, Cholesky factors): there the score does not vanish at 0, and no false zero
+    stops it.
 
     Parameters
     ----------
@@ -57,16 +58,16 @@ def find_reml(
         Which node, when the model has several.
     method : {"REML", "ML"}
     start : mapping or sequence, optional
-        Values of θ by name (see `fit.theta`), the others by default; default MINQUE(0), for `DenseLMM` the initial values
-        of its variables.
+        Values of θ by name (see `fit.theta`), the others by default; default MINQUE(0), for `DenseLMM` the initial
+        values of its variables.
     fixed : mapping or sequence of names
         Parameters that keep a value: that of the mapping, or that of the start.
     bounds : mapping, optional
         Narrower bounds of parameters, name → (lower, upper).
     max_iterations : int
     score_tol, step_tol, loglik_tol : float or None
-        Newton decrement, relative step and predicted gain below which the iteration has converged, all of them together;
-        None switches a criterion off.
+        Newton decrement, relative step and predicted gain below which the iteration has converged, all of them
+        together; None switches a criterion off.
     progressbar : bool
     verbose : int
         1 prints a line for each iteration.
@@ -84,10 +85,10 @@ def find_reml(
 
     Notes
     -----
-    Average-information steps (Gilmour, Thompson & Cullis 1995, doi:10.2307/2533274) under bounds (an active set), halved
-    until the exact likelihood rises; an EM step is the last resort. Convergence is judged by the Newton decrement, which
-    does not depend on the parametrisation. One kernel is fitted by the global search of `reml`; with several components
-    the maximum found is a local one, which other starting values can check.
+    Average-information steps (Gilmour, Thompson & Cullis 1995, doi:10.2307/2533274) under bounds (an active set),
+    halved until the exact likelihood rises; an EM step is the last resort. Convergence is judged by the Newton
+    decrement, which does not depend on the parametrisation. One kernel is fitted by the global search of `reml`; with
+    several components the maximum found is a local one, which other starting values can check.
 
     Examples
     --------
@@ -139,8 +140,8 @@ def fit_covariance(
     ----------
     V : callable
         Of a vector θ. Without `derivative` it is called once with a symbolic θ and must be written in operations of
-        PyTensor (arithmetic, `theta[0] * K`, pytensor.tensor functions), which are differentiated; with it, it is called
-        with numbers and returns an (n, n) array.
+        PyTensor (arithmetic, `theta[0] * K`, pytensor.tensor functions), which are differentiated; with it, it is
+        called with numbers and returns an (n, n) array.
     y, X : arrays, Series, DataFrames
         As in `FastLMM`; an intercept is not added.
     start : mapping or sequence
@@ -355,6 +356,7 @@ def _run(
                     f"{count:3d}  loglik {i.loglik:.8f}  decrement {i.decrement:.2e}  {i.kind:10s} "
                     f"{objective.described(i.theta)}",
                     highlight=False,
+                    soft_wrap=True,
                 )
 
         return maximise(objective, theta, tolerances=tolerances, max_iterations=max_iterations, report=report)

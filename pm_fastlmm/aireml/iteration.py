@@ -203,9 +203,9 @@ def _advance(
             rescaled = objective.rescaled(target, candidate)
             return *(rescaled or (target, candidate)), "AI, halved" if attempt else "AI"
         length *= 0.25 if candidate is None or not math.isfinite(candidate.loglik) else 0.5
-    target = objective.em(omega, score)
-    if target is not None:
-        candidate = objective.state(objective.external(target))
+    improved = objective.em(omega, score)
+    if improved is not None:
+        candidate = objective.state(objective.external(improved))
         if candidate is not None and candidate.loglik > state.loglik + slack:
-            return target, candidate, "EM"
+            return improved, candidate, "EM"
     return omega, None, ""

@@ -16,6 +16,7 @@ from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.aireml.spectral import SpectralObjective
+from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import DenseNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
@@ -130,20 +131,14 @@ class Link:
             value = self.theta(x)
             log = np.log(np.maximum(value, floor)) - np.log(np.maximum(theta, floor))
             out = np.where(positive, log, (value - theta) / np.maximum(np.abs(theta), 1e-3 * size))
-            return np.nan_to_num(out[varying], nan=1e3, posinf=1e3, neginf=-1e3)
+            return np.asarray(np.nan_to_num(out[varying], nan=1e3, posinf=1e3, neginf=-1e3))
 
         v = self.variables
         inside = np.clip(v.initial, v.lower, v.upper)
         solution = least_squares(
-            gap,
-            inside,
-            bounds=(v.lower, v.upper),
-            x_scale=np.maximum(np.abs(inside), 1e-3),
-            xtol=1e-15,
-            ftol=1e-15,
-            gtol=1e-15,
-            max_nfev=500,
-        )
+            gap, inside, bounds=(v.lower, v.upper), x_scale=np.maximum(np.abs(inside), 1e-3),
+            xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=500,
+        )  # fmt: skip
         if np.abs(solution.fun).max(initial=0.0) > _MATCHED:
             return None
         x = np.asarray(solution.x)
@@ -156,7 +151,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LinkedObjective(Objective):
+class LinkedObjective(SquaredObjective):
     """ℓ(θ(x)) over the free variables x themselves, where they do not determine every element of θ separately."""
 
     inner: Objective
@@ -174,12 +169,7 @@ class LinkedObjective(Objective):
     def of(cls, inner: Objective, link: Link) -> "LinkedObjective":
         """Return the objective over x, started where θ is nearest to the inner start."""
         v = link.variables
-        here = np.abs(link.jacobian(v.initial)).max(axis=0)
-        squared = np.zeros(len(v.names), dtype=bool)
-        for i in np.flatnonzero((v.lower == 0) & (v.initial > 0)):
-            near = v.initial.copy()
-            near[i] *= 1e-4
-            squared[i] = np.abs(link.jacobian(near)[:, i]).max() < 1e-3 * here[i]
+        squared = enter_squared(lambda x: list(link.jacobian(x).T), v.initial, v.lower)
         return cls(
             inner, link, _nearest(link, inner.start()), squared, inner.method, np.zeros(len(v.names), dtype=bool),
             v.names, v.lower, v.upper, inner.coef,
@@ -207,37 +197,11 @@ class LinkedObjective(Objective):
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
         """Return ∂V/∂x."""
         inner = self.inner.covariance_derivatives(self.link.theta(theta))
-        return np.einsum("pd,pij->dij", self.link.jacobian(theta), inner)
+        return np.asarray(np.einsum("pd,pij->dij", self.link.jacobian(theta), inner))
 
     def start(self) -> FloatArray:
         """Return x where θ is nearest to the start of the inner objective."""
         return self.initial.copy()
-
-    def internal(self, theta: FloatArray) -> FloatArray:
-        """Return ω, the square of what enters θ by its square."""
-        return np.where(self.squared, np.square(theta), theta)
-
-    def external(self, omega: FloatArray) -> FloatArray:
-        """Return x."""
-        return np.where(self.squared, np.sqrt(np.where(self.squared, omega, 0.0)), omega)
-
-    def jacobian(self, omega: FloatArray) -> FloatArray:
-        """Return ∂x/∂ω."""
-        x = np.where(self.squared, np.maximum(self.external(omega), self._smallest()), 0.5)
-        return np.diag(0.5 / x)
-
-    def _smallest(self) -> FloatArray:
-        return np.where(self.squared, 1e-6 * np.maximum(np.abs(self.initial), 1e-300), -np.inf)
-
-    @property
-    def internal_lower(self) -> FloatArray:
-        """Lower bounds of ω, that of a square just above 0: on it the score is read."""
-        return np.where(self.squared, np.maximum(self.lower, self._smallest()) ** 2, self.lower)
-
-    @property
-    def internal_upper(self) -> FloatArray:
-        """Upper bounds of ω."""
-        return np.where(self.squared, np.square(self.upper), self.upper)
 
 
 def _nearest(link: Link, theta: FloatArray) -> FloatArray:
@@ -245,7 +209,7 @@ def _nearest(link: Link, theta: FloatArray) -> FloatArray:
     size = np.maximum(np.abs(theta), 1e-3 * np.abs(theta).max())
 
     def gap(x: FloatArray) -> FloatArray:
-        return np.nan_to_num((link.theta(x) - theta) / size, nan=1e3, posinf=1e3, neginf=-1e3)
+        return np.asarray(np.nan_to_num((link.theta(x) - theta) / size, nan=1e3, posinf=1e3, neginf=-1e3))
 
     x = np.asarray(least_squares(gap, np.clip(v.initial, v.lower, v.upper), bounds=(v.lower, v.upper)).x)
     inside = np.where(np.isfinite(v.lower), np.maximum(x, v.lower + 1e-3 * np.abs(v.initial - v.lower)), x)

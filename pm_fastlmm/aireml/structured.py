@@ -69,7 +69,8 @@ class StructuredObjective(Objective):
         if method == "ML" and products.flat:
             unprojected = MixedProducts.from_rows(products.blocks, projection, flat=False)
         return cls(
-            products=products, unprojected=unprojected, y=y - projection.Q1 @ (projection.Q1.T @ y), response=response, layout=layout,
+            products=products, unprojected=unprojected, y=y - projection.Q1 @ (projection.Q1.T @ y),
+            response=response, layout=layout,
             prior=np.zeros((0, 0)) if prior is None else prior, method=method,
             fixed=np.zeros(layout.size, dtype=bool) if fixed is None else np.asarray(fixed),
             names=layout.names, lower=layout.lower, upper=layout.upper,
@@ -82,7 +83,7 @@ class StructuredObjective(Objective):
         matrices = [np.atleast_2d(m) for m in self.matrices(theta)[0]]
         return [*matrices, self.prior] if self.prior.size else matrices
 
-    def state(self, theta: FloatArray) -> MixedState | None:
+    def state(self, theta: FloatArray) -> "_Restricted | _Profiled | None":
         """Return V factored at θ; for ML with β̂ in place of the integral."""
         sigma = self.sigma(theta)
         state = MixedState.at(self.products, self.response, sigma, theta[-1])
@@ -91,7 +92,7 @@ class StructuredObjective(Objective):
         return _Profiled.of(self, state) if self.method == "ML" and self.products.flat else _Restricted.of(self, state)
 
     def derivatives(self, theta: FloatArray, state: Any) -> tuple[FloatArray, FloatArray]:
-        """Return score and average information; V is linear in the Σ_k, and Σ̇ of each element comes from its structure."""
+        """Return score and average information; the structures give ∂Σ_k/∂θ, in which V is linear."""
         directions = self.matrices(theta)[1]
         gradient = state.score_state.gradient
         score = np.zeros(self.layout.size)
@@ -111,7 +112,7 @@ class StructuredObjective(Objective):
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
-        V = theta[-1] * np.eye(self.products.n)
+        V: FloatArray = theta[-1] * np.eye(self.products.n)
         for block, sigma in zip(self.products.blocks, self.sigma(theta), strict=True):
             V += _propagate(block, sigma)
         return V
@@ -143,11 +144,10 @@ class StructuredObjective(Objective):
             block = self.products.blocks[k]
             own = [e for e in self.layout.entries if e.term == k]
             by_column = any(e.matrix or e.shape == (block.width,) for e in own) and block.width <= 50
-            parts = range(block.width) if by_column else [slice(None)]
-            for a in parts:
-                columns = slice(a, None, block.width) if by_column else slice(None)
-                components.append(sp.csr_array(sp.csc_array(block.Z)[:, columns]))
-                owners.append((k, a if by_column else 0))
+            stride = block.width if by_column else 1
+            for a in range(stride):
+                components.append(sp.csr_array(block.Z[:, np.arange(a, block.Z.shape[1], stride)]))
+                owners.append((k, a))
         return components, owners
 
     def internal(self, theta: FloatArray) -> FloatArray:

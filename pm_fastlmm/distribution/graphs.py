@@ -28,7 +28,8 @@ def initial_point(model: pm.Model) -> dict[str, Any]:
     """
     Return PyMC's initial point, by name of the value variables.
 
-    For some priors PyMC evaluates it in C, and PyTensor then warns when its C code has no BLAS, which none of this uses.
+    For some priors PyMC evaluates it in C, and PyTensor then warns when its C code has no BLAS, which none of this
+    uses.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "PyTensor could not link to a BLAS installation")

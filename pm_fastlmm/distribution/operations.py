@@ -24,7 +24,7 @@ from pm_fastlmm.linalg.mixed import MixedProducts
 def called_back(op: type[Op]) -> type[Op]:
     """Have Numba call an operation's `perform`, without a warning: here that is intended."""
 
-    @numba_funcify_and_cache_key.register(op)
+    @numba_funcify_and_cache_key.register(op)  # type: ignore[untyped-decorator]
     def _(op: Op, node: Any = None, **kwargs: Any) -> tuple[Any, None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Numba will use object mode")
@@ -116,7 +116,8 @@ class ResponsePullback(Op):  # type: ignore[misc]
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        outputs[0][0] = self.products.response_pullback(*inputs[:3], float(inputs[3]), inputs[4])
+        y, within, between, rss, y1 = inputs
+        outputs[0][0] = self.products.response_pullback(y, within, between, float(rss), y1)
 
 
 @called_back

@@ -371,7 +371,7 @@ def _dense_score(grad: Any, e: float, F: Any, f: Any, roots: Any, layout: Any, f
 @nb.njit(cache=True, nogil=True)
 def gradient(phi: Any, e: float, between: Any, layout: Any, C: Any, indptr: Any, indices: Any, data: Any, yPy: float,
              Minv: Any, F: Any, f: Any, roots: Any, Linv: Any, v: Any, b: Any) -> Any:  # fmt: skip
-    """Return ∂ℓ/∂phi, ∂ℓ/∂e, and Z_kᵀPy of the eliminated term (levels, width) and of the dense block, from a factor."""
+    """Return ∂ℓ/∂phi, ∂ℓ/∂e, and from Z_kᵀPy of the eliminated term its C⁻¹ part (levels, width), of the others all."""
     first = 1 if C.shape[0] else 0
     grad, start = np.zeros(phi.size), C.shape[1] ** 2 * first
     weighted = np.zeros(between.shape)

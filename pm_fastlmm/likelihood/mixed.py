@@ -67,7 +67,8 @@ class MixedState:
         """The score with respect to the matrices, and ZᵀPy."""
         p, (phi, *factor) = self.products, self.factor
         grad, de, weighted, w = gradient(
-            phi, self.sigma2_e, self.response.between, p.layout, p.C, p.B.indptr, p.B.indices, p.B.data, self.yPy, *factor
+            phi, self.sigma2_e, self.response.between,
+            p.layout, p.C, p.B.indptr, p.B.indices, p.B.data, self.yPy, *factor,
         )  # fmt: skip
         sigma, effects = [np.empty(0)] * len(p.blocks), [np.empty(0)] * len(p.blocks)
         start = offset = 0
@@ -128,10 +129,11 @@ class MixedState:
         offsets = self._offsets()
         for s, vector in enumerate(vectors):
             for k, x in vector.items():
-                if offsets[k] is None:
+                offset = offsets[k]
+                if offset is None:
                     first[:, :, s] = x
                 else:
-                    dense[offsets[k] : offsets[k] + x.size, s] = x.ravel()
+                    dense[offset : offset + x.size, s] = x.ravel()
         return first, dense
 
     def _offsets(self) -> list[int | None]:

@@ -113,9 +113,9 @@ class MixedProducts:
         Q = projection.Q1 if flat else np.zeros((n, 0))
         q, r = sum(blocks[k].Z.shape[1] for k in rest), Q.shape[1]
         if q + r > _MAX_DENSE:
-            sizes = ", ".join(str(block.Z.shape[1]) for block in blocks)
+            columns = ", ".join(str(block.Z.shape[1]) for block in blocks)
             raise ValueError(
-                f"the terms have {sizes} random effects: one grouping factor is eliminated, but the other {q} fill a "
+                f"the terms have {columns} random effects: one grouping factor is eliminated, but the other {q} fill a "
                 f"dense matrix of that order, and {_MAX_DENSE} is the limit. Use fewer levels, or a low-rank term."
             )
         first = blocks[order[0]] if eliminated else Block(sp.csr_array((n, 0)), 0, 1)
@@ -130,7 +130,7 @@ class MixedProducts:
         within[:q, q:] = Z.T @ Q_within
         within[q:, :q] = within[:q, q:].T
         within[q:, q:] = Q_within.T @ Q_within
-        sizes = [value for k in order for value in blocks[k][1:3]]
+        sizes = [size for k in order for size in (blocks[k].levels, blocks[k].width)]
         W = sp.hstack([Z, sp.csr_array(Q)], format="csr")
         Q_between = np.asarray(O.T @ projection.Q1)
         return cls(
