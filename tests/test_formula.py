@@ -294,7 +294,7 @@ def test_a_table_is_needed_whose_columns_differ():
     twice = pd.concat([frame(), frame()[["x"]]], axis=1)
     with pytest.raises(ValueError, match="data has several columns 'x': rename them"):
         flmm.MixedDesign.from_formula("y ~ (1|a)", twice)
-    with pytest.raises(ValueError, match=r"the index of data has ids twice \('r1'\): reset_index"):
+    with pytest.raises(ValueError, match=r"the index of data has ids twice \('r1'\): each row needs its own"):
         flmm.MixedDesign.from_formula("y ~ (1|a)", frame().rename(index={"r2": "r1"}))
 
 
