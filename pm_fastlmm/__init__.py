@@ -7,6 +7,7 @@ from pm_fastlmm import covariance, datasets
 from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import FastLMM, LMMNode, lmm_nodes
 from pm_fastlmm.exact import ExactPosterior, exact_posterior
+from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.model import kernel_model
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pm_fastlmm import plots
 
 __all__ = [
+    "CrossProducts",
     "Design",
     "ExactPosterior",
     "FastLMM",

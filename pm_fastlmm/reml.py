@@ -6,12 +6,14 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm import effects
+from pm_fastlmm import coefficients, effects
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.coefficients import FactorEffects
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.information import relative_information, standard_error
 from pm_fastlmm.likelihood.profile import Boundary, Method, maximise
 from pm_fastlmm.likelihood.spectral import LOG_2PI, contrast_loglik, corner
+from pm_fastlmm.linalg.lowrank import imprecision
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
 
@@ -115,6 +117,15 @@ class REMLFit:
     def blup(self) -> FloatArray:
         """Return the best linear unbiased predictor û of the random effects, (n,) or (n, T)."""
         return effects.blup(self.rotated, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
+
+    def factor_effects(self) -> FactorEffects:
+        """
+        Return the coefficients a of the factor W, u = Wa with a ~ N(0, σ²I): marker effects, when W are markers.
+
+        Their best linear unbiased predictor and its error variance, (m,) or (m, T), after `Spectrum.from_factor` or
+        `CrossProducts`.
+        """
+        return coefficients.factor_effects(self.rotated, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e))
 
     def pev(self, *, full: bool = False) -> FloatArray:
         """
@@ -223,6 +234,11 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML") -> REMLFit:
     ValueError
         If y has missing values or does not fit the spectrum.
 
+    Warns
+    -----
+    UserWarning
+        If the spectrum is that of cross-products that are not precise enough for the estimate; `message` says it too.
+
     References
     ----------
     Patterson & Thompson (1971), doi:10.1093/biomet/58.3.545; Lippert et al. (2011), doi:10.1038/nmeth.1681.
@@ -254,7 +270,8 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML") -> REMLFit:
         beta_se = np.sqrt(np.diagonal(beta.cov, axis1=-2, axis2=-1))
     problems = np.array([o.problem for o in optima], dtype=object).reshape(T)
     flat = (boundary == np.array(None)) & (problems == np.array(None)) & np.isnan(errors["h2"])
-    rows = zip(problems.flat, boundary.flat, flat.flat, strict=True)
+    lost = imprecision(rotated, sigma2_g, sigma2_e)
+    rows = zip(problems.flat, boundary.flat, flat.flat, lost, strict=True)
     messages = np.array([_message(*row) for row in rows], dtype=object)
     return REMLFit(
         **{name: _plain(value) for name, value in shares.items()},
@@ -331,8 +348,9 @@ def _check_method(method: str) -> None:
         raise ValueError(f"method must be 'REML' or 'ML', got {method!r}.")
 
 
-def _message(problem: str | None, boundary: Boundary | None, flat: bool) -> str:
+def _message(problem: str | None, boundary: Boundary | None, flat: bool, lost: str) -> str:
     parts = [] if problem is None else [problem]
+    parts += [lost] if lost else []
     if flat:
         parts.append(
             "the likelihood is so flat at its maximum that its curvature is lost to rounding: the standard errors of "
