@@ -1,48 +1,27 @@
 """CrossProducts: what [X W y] contribute to the model of K = WWᵀ, added up over blocks of rows."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from pm_fastlmm._arrays import (
-    FloatArray,
-    Labelled,
-    align,
-    frozen,
-    read,
-    require_finite,
-    require_length,
-    require_range,
-    shown,
-)
+from pm_fastlmm._arrays import FloatArray, frozen, shown
+from pm_fastlmm.linalg.blocks import Block, Columns, Missing, RowBlocks, read_block
+from pm_fastlmm.linalg.dask_blocks import DaskBlocks
 from pm_fastlmm.linalg.lowrank import factor_cross_products
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.streaming import Checkpoint, Sums, add_up
 from pm_fastlmm.linalg.triangle import Triangle
 
 type Route = Literal["gram", "tsqr"]
-type Missing = Literal["raise", "drop"]
 
+_ARRAYS = ("gram", "cross", "squares", "shift", "constants")
 _CACHED = 2**18  # numbers in a piece of a block: what is done to them stays in the processor's cache
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Columns:
-    """Names of the columns of X and W, None where they carried none, and of several responses, None for one."""
-
-    coef: tuple[str, ...] | None
-    factor: tuple[str, ...] | None
-    responses: tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Block:
-    """Rows of X, W and y that were read and checked."""
-
-    values: tuple[FloatArray, FloatArray, FloatArray]
-    columns: Columns
-    dropped: int
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -152,7 +131,7 @@ class CrossProducts:
         """
         if method not in get_args(Route.__value__):
             raise ValueError(f"method must be 'gram' or 'tsqr', got {method!r}.")
-        block = _read_block(X, W, y, missing)
+        block = read_block(X, W, y, missing)
         d, m, t = (part.shape[1] for part in block.values)
         if not m:
             raise ValueError("W has no columns: without a factor of K there is nothing but ordinary least squares.")
@@ -171,6 +150,140 @@ class CrossProducts:
         )
         return empty._add(block)
 
+    @classmethod
+    def from_blocks(
+        cls,
+        blocks: Iterable[tuple[Any, Any, Any]],
+        *,
+        method: Route = "gram",
+        missing: Missing = "raise",
+        checkpoint: str | PathLike[str] | None = None,
+        checkpoint_every: float = 60.0,
+        total_rows: int | None = None,
+        progressbar: bool = True,
+    ) -> Self:
+        """
+        Add up blocks of rows as they come, with one block in memory at a time.
+
+        Parameters
+        ----------
+        blocks : iterable of (X, W, y)
+            A generator that reads files, or a sequence. After an interruption the same blocks are given again, from the
+            first: those that are done are passed over (those of a sequence are not even read).
+        method, missing
+            As in `from_arrays`.
+        checkpoint : path, optional
+            A file in which the statistics are kept, so that an interrupted pass goes on where it was. It is replaced as
+            a whole, and refused when its data are not those of the blocks.
+        checkpoint_every : float
+            Seconds between two writings of it; it is written too when an exception or the end comes.
+        total_rows : int, optional
+            For the progress bar.
+        progressbar : bool
+
+        Raises
+        ------
+        ValueError
+            As `update`, if there are no blocks, or the checkpoint is of other data.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> def blocks():
+        ...     for seed in range(3):
+        ...         rng = np.random.default_rng(seed)
+        ...         yield np.ones((100, 1)), rng.normal(size=(100, 5)), rng.normal(size=100)
+        >>> flmm.CrossProducts.from_blocks(blocks(), progressbar=False).n
+        300
+        """
+        sums: Sums[Self] = Sums(
+            first=lambda block: cls.from_arrays(*block, method=method, missing=missing),
+            add=lambda c, block: c.update(*block, missing=missing),
+            rows=_rows,
+            pack=cls._pack,
+            unpack=cls._unpack,
+        )
+        kept = _checkpoint(checkpoint, checkpoint_every, method, missing)
+        return add_up(blocks, sums, checkpoint=kept, total_rows=total_rows, show=progressbar)
+
+    @classmethod
+    def from_rows(
+        cls, X: Any, W: Any, y: Any, *, block_rows: int | None = None, memory: int = 2**28, **options: Any
+    ) -> Self:
+        """
+        Add up the rows of arrays that are sliced from where they are stored: memory-mapped, Zarr, HDF5.
+
+        Parameters
+        ----------
+        X, W, y
+            As in `from_arrays`: anything with a shape that can be sliced by rows.
+        block_rows : int, optional
+            Rows to read at a time. By default what fills `memory`, in whole chunks of W where it has chunks.
+        memory : int
+            Bytes that a block may take, with its copy as floats.
+        **options
+            As in `from_blocks`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> rng = np.random.default_rng(0)
+        >>> X, W, y = np.ones((1000, 1)), rng.normal(size=(1000, 5)), rng.normal(size=1000)
+        >>> flmm.CrossProducts.from_rows(X, W, y, block_rows=300, progressbar=False).n
+        1000
+        """
+        blocks = RowBlocks(X, W, y, block_rows=block_rows, memory=memory)
+        return cls.from_blocks(blocks, total_rows=blocks.n, **options)
+
+    @classmethod
+    def from_dask(
+        cls,
+        X: Any,
+        W: Any,
+        y: Any,
+        *,
+        method: Route = "gram",
+        missing: Missing = "raise",
+        checkpoint: str | PathLike[str] | None = None,
+        checkpoint_every: float = 60.0,
+        progressbar: bool = True,
+    ) -> Self:
+        """
+        Add up Dask arrays, chunk by chunk: on the cluster of the active `distributed.Client`, or on threads.
+
+        Each chunk of rows is reduced where it is, and statistics, not rows, travel. What a lost worker had is computed
+        again by Dask.
+
+        Parameters
+        ----------
+        X, W, y : dask arrays
+            As in `from_arrays`; the chunks of rows of W are those of the work. X and y may be arrays in memory.
+        method, missing, checkpoint, checkpoint_every, progressbar
+            As in `from_blocks`.
+
+        Examples
+        --------
+        >>> import dask.array as da
+        >>> import pm_fastlmm as flmm
+        >>> W = da.random.default_rng(0).normal(size=(1000, 5), chunks=(100, 5))
+        >>> X, y = da.ones((1000, 1), chunks=(100, 1)), W.sum(axis=1)
+        >>> flmm.CrossProducts.from_dask(X, W, y, progressbar=False).n
+        1000
+        """
+        leaf = partial(cls.from_arrays, method=method, missing=missing)
+        groups = DaskBlocks(X, W, y, reduce=leaf, merge=cls.merge)
+        sums: Sums[Self] = Sums(
+            first=lambda part: part,
+            add=lambda c, part: c.merge(part),
+            rows=_rows,
+            pack=cls._pack,
+            unpack=cls._unpack,
+        )
+        kept = _checkpoint(checkpoint, checkpoint_every, method, missing)
+        return add_up(groups, sums, checkpoint=kept, total_rows=groups.n, show=progressbar)
+
     def update(self, X: Any, W: Any, y: Any, *, missing: Missing = "raise") -> Self:
         """
         Return the statistics with one more block of rows.
@@ -180,7 +293,7 @@ class CrossProducts:
         ValueError
             As `from_arrays`, and if the columns are not those of the blocks before.
         """
-        block = _read_block(X, W, y, missing)
+        block = read_block(X, W, y, missing)
         d, m, t = self.sizes
         for name, part, size in zip(("X", "W", "y"), block.values, (d, m, t), strict=True):
             if part.shape[1] != size:
@@ -272,7 +385,7 @@ class CrossProducts:
         moved = self.triangle.add_column_multiples(self.ones, by[:h], by[h:])
         return replace(self, triangle=Triangle(*map(frozen, moved)), shift=frozen(np.array(shift)))
 
-    def _add(self, block: _Block) -> Self:
+    def _add(self, block: Block) -> Self:
         """Add a block in pieces that fit the processor's cache."""
         out, n = replace(self, dropped=self.dropped + block.dropped), block.values[0].shape[0]
         size = max(4 * self.triangle.R.shape[0], _CACHED // sum(self.sizes), 1)
@@ -309,6 +422,24 @@ class CrossProducts:
             squares=frozen(self.squares + (Y**2).sum(0)),
         )
 
+    def _pack(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the arrays, and what else there is, as a checkpoint keeps them."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS} | self.triangle._asdict()
+        names = {"coef": self.columns.coef, "factor": self.columns.factor, "responses": self.columns.responses}
+        return arrays, {"n": self.n, "dropped": self.dropped, "method": self.method, "columns": names}
+
+    @classmethod
+    def _unpack(cls, arrays: dict[str, Any], about: dict[str, Any]) -> Self:
+        names = {part: None if of is None else tuple(of) for part, of in about["columns"].items()}
+        return cls(
+            n=about["n"],
+            dropped=about["dropped"],
+            method=about["method"],
+            columns=Columns(**names),
+            triangle=Triangle(frozen(arrays["R"]), frozen(arrays["C"])),
+            **{name: frozen(arrays[name]) for name in _ARRAYS},
+        )
+
     def _check_columns(self, columns: Columns, name: str) -> None:
         pairs = {
             "X": (self.columns.coef, columns.coef),
@@ -332,35 +463,9 @@ class CrossProducts:
         )
 
 
-def _read_block(X: Any, W: Any, y: Any, missing: Missing) -> _Block:
-    """Read a block of rows: X and y aligned to W by id where they carry one, rows with NaN dropped if asked."""
-    if missing not in get_args(Missing.__value__):
-        raise ValueError(f"missing must be 'raise' or 'drop', got {missing!r}.")
-    factor, response = read(W, "W", ndim=(2,)), read(y, "y", ndim=(1, 2))
-    n = factor.values.shape[0]
-    design = Labelled(np.zeros((n, 0)), None, None) if X is None else read(X, "X", ndim=(1, 2))
-    parts = []
-    for name, part in (("X", design), ("W", factor), ("y", response)):
-        require_length(part.values.shape[0], n, name, "W")
-        values = part.take(align(factor.ids, part, name=name, reference_name="W"))
-        parts.append(values if values.ndim == 2 else values[:, None])
-    names = response.names
-    if response.values.ndim == 2 and names is None:
-        names = tuple(f"y{t}" for t in range(response.values.shape[1]))
-    columns = Columns(design.names, factor.names, names if response.values.ndim == 2 else None)
-    finite = [bool(np.isfinite(_extremes(part)).all()) for part in parts]
-    dropped = 0
-    if missing == "drop" and not all(finite):
-        kept = ~np.logical_or.reduce([np.isnan(part).any(1) for part in parts])
-        parts, dropped = [part[kept] for part in parts], n - int(kept.sum())
-    for name, values in zip(("X", "W", "y"), parts, strict=True):
-        extremes = _extremes(values)
-        if not np.isfinite(extremes).all():
-            require_finite(values, name, "leave those rows out; missing='drop' drops rows with NaN, and counts them.")
-        require_range(extremes, name)
-    return _Block((parts[0], parts[1], parts[2]), columns, dropped)
+def _rows(c: CrossProducts) -> int:
+    return c.n + c.dropped
 
 
-def _extremes(part: FloatArray) -> FloatArray:
-    """Return the smallest and the largest entry: NaN and infinities show in them, without a temporary array."""
-    return np.array([part.min(initial=0.0), part.max(initial=0.0)])
+def _checkpoint(path: Any, every: float, method: Route, missing: Missing) -> Checkpoint | None:
+    return None if path is None else Checkpoint(Path(path), every, {"method": method, "missing": missing})

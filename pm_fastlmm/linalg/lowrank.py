@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pm_fastlmm.linalg.crossproducts import CrossProducts
 
 _EPS = float(np.finfo(np.float64).eps)
-GRAM_RATIO = 1e8  # λ_max/δ up to which the log-likelihood from a Gram matrix has an error below 1e-9
+GRAM_RATIO = 1e8  # λ_max/δ up to which the log-likelihood from a Gram matrix is right to 1e-6
 
 
 class _Split(NamedTuple):
