@@ -1,8 +1,8 @@
 """Rows of Dask arrays, whose statistics are computed and merged where the chunks are."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ import numpy as np
 from pm_fastlmm._arrays import require_length
 from pm_fastlmm.linalg.checkpoint import fingerprint
 
-_GROUPS = 100  # of chunks, that are merged where they are computed before the result is fetched
+# Chunks are merged in groups, where they are computed, before the result is fetched: at most so many groups, and none
+# smaller than so many chunks. No number of processors is in it: a checkpoint may go on elsewhere.
+_GROUPS, _SMALLEST = 100, 32
 
 
 class DaskBlocks(Sequence[Any]):
@@ -33,25 +35,25 @@ class DaskBlocks(Sequence[Any]):
             raise ValueError("the chunks of W have unknown sizes: call W.compute_chunk_sizes() first.")
         parts = [None if part is None else _like(part, rows, name) for part, name in ((X, "X"), (y, "y"))]
         chunks = [[None] * len(rows) if part is None else part.to_delayed().ravel() for part in (parts[0], W, parts[1])]
-        leaves = [delayed(reduce)(*block) for block in zip(*chunks, strict=True)]
-        size = max(4 * (os.cpu_count() or 1), -(-len(leaves) // _GROUPS))
-        self._groups = [_tree(leaves[i : i + size], delayed(merge)) for i in range(0, len(leaves), size)]
-        ends = np.cumsum(rows)
-        self.rows = [int(ends[min(i + size, len(leaves)) - 1]) for i in range(0, len(leaves), size)]
-        self.n, self._futures = int(ends[-1]), dict[int, Any]()
-        self._parts = (parts[0], W, parts[1])
+        self._blocks = list(zip(*chunks, strict=True))
+        leaves = [delayed(_reduced)(reduce, *block) for block in self._blocks]
+        self._size = max(_SMALLEST, -(-len(leaves) // _GROUPS))
+        starts = range(0, len(leaves), self._size)
+        self._groups = [_tree(leaves[i : i + self._size], partial(delayed(_merged), merge)) for i in starts]
+        self.n = sum(rows)
+        self._futures, self._marks = dict[int, Any](), dict[int, str]()
 
     def __len__(self) -> int:
         """Return the number of groups."""
         return len(self._groups)
 
     def mark(self, i: int) -> str:
-        """Return the fingerprint of group i: of its first and last row, without the others."""
-        import dask
+        """Return the fingerprint of group i, which is that of its first chunk."""
+        if i not in self._marks:
+            from dask import delayed
 
-        start, stop = (0 if i == 0 else self.rows[i - 1]), self.rows[i]
-        rows = dask.compute(*(None if p is None else p[start : stop : max(stop - start - 1, 1)] for p in self._parts))
-        return fingerprint([start, stop], *rows)
+            self._marks[i] = delayed(fingerprint)(*self._blocks[i * self._size]).compute()
+        return self._marks[i]
 
     def __getitem__(self, i: Any) -> Any:
         """Return the statistics of group i."""
@@ -59,10 +61,22 @@ class DaskBlocks(Sequence[Any]):
             raise IndexError(i)
         client = active_client()
         if client is None:
-            return self._groups[i].compute(scheduler="threads")
+            statistics, self._marks[i] = self._groups[i].compute(scheduler="threads")
+            return statistics
         if not self._futures:
             self._futures = dict(enumerate(client.compute(self._groups[i:]), start=i))
-        return self._futures.pop(i).result()
+        statistics, self._marks[i] = self._futures.pop(i).result()
+        return statistics
+
+
+def _reduced(reduce: Callable[..., Any], X: Any, W: Any, y: Any) -> tuple[Any, str]:
+    """Return the statistics of a chunk and its fingerprint."""
+    return reduce(X, W, y), fingerprint(X, W, y)
+
+
+def _merged(merge: Callable[[Any, Any], Any], a: tuple[Any, str], b: tuple[Any, str]) -> tuple[Any, str]:
+    """Return the statistics of both, and the fingerprint of the first."""
+    return merge(a[0], b[0]), a[1]
 
 
 def active_client() -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pm_fastlmm.linalg import checkpoint as checkpoints
 
@@ -31,6 +31,14 @@ class Checkpoint:
     about: Mapping[str, Any]
 
 
+class _Position[S](NamedTuple):
+    """The statistics of the blocks that are done, how many, and the fingerprints of the first and the last of them."""
+
+    state: S | None
+    done: int
+    marks: Mapping[str, str]
+
+
 def add_up[S](
     blocks: Iterable[Any], sums: Sums[S], *, checkpoint: Checkpoint | None, total_rows: int | None, show: bool
 ) -> S:
@@ -42,51 +50,49 @@ def add_up[S](
     ValueError
         If there is no block, or the checkpoint is of other data.
     """
-    state: S | None = None
-    done, marks = 0, dict[str, str]()
+    at: _Position[S] = _Position(None, 0, {})
     if checkpoint is not None and checkpoint.path.exists():
-        state, done, marks = _resume(checkpoint, sums.unpack)
-    saved, written = done, time.monotonic()
-
-    def save() -> None:
-        assert checkpoint is not None
-        assert state is not None
-        arrays, about = sums.pack(state)
-        checkpoints.save(checkpoint.path, arrays, {**about, **checkpoint.about, "blocks": done, "marks": marks})
-
+        at = _resume(checkpoint, sums.unpack)
+    saved, written = at.done, time.monotonic()
     count = f" of {len(blocks)}" if isinstance(blocks, Sequence) else ""
     with progress("rows", total_rows, show=show) as advance:
-        if state is not None:
-            advance(sums.rows(state), f"{done}{count} blocks, resumed")
+        if at.state is not None:
+            advance(sums.rows(at.state), f"{at.done}{count} blocks, resumed")
         try:
-            for block in _after(blocks, done, marks, checkpoint):
-                new = sums.first(block) if state is None else sums.add(state, block)
+            for block in _after(blocks, at, checkpoint):
+                state = sums.first(block) if at.state is None else sums.add(at.state, block)
+                marks = {}
                 if checkpoint is not None:
-                    mark = _mark(blocks, done, block)
-                    marks = {"first": marks.get("first", mark), "last": mark}
-                state, done = new, done + 1
-                advance(sums.rows(new), f"{done}{count} blocks")
+                    mark = _mark(blocks, at.done, block)
+                    marks = {"first": at.marks.get("first", mark), "last": mark}
+                at = _Position(state, at.done + 1, marks)  # at once: an interrupt finds the old or the new
+                advance(sums.rows(state), f"{at.done}{count} blocks")
                 if checkpoint is not None and time.monotonic() - written >= checkpoint.every:
-                    save()
-                    saved, written = done, time.monotonic()
+                    _save(checkpoint, at, sums)
+                    saved, written = at.done, time.monotonic()
         finally:
-            if checkpoint is not None and done > saved:
-                save()
-    if state is None:
+            if checkpoint is not None and at.done > saved:
+                _save(checkpoint, at, sums)
+    if at.state is None:
         raise ValueError("there are no blocks: the iterable that was given is empty, or was used up before.")
-    return state
+    return at.state
 
 
-def _resume[S](
-    checkpoint: Checkpoint, unpack: Callable[[dict[str, Any], dict[str, Any]], S]
-) -> tuple[S, int, dict[str, str]]:
+def _save[S](checkpoint: Checkpoint, at: _Position[S], sums: Sums[S]) -> None:
+    assert at.state is not None
+    arrays, about = sums.pack(at.state)
+    checkpoints.save(checkpoint.path, arrays, {**about, **checkpoint.about, "blocks": at.done, "marks": at.marks})
+
+
+def _resume[S](checkpoint: Checkpoint, unpack: Callable[[dict[str, Any], dict[str, Any]], S]) -> _Position[S]:
     arrays, about = checkpoints.load(checkpoint.path)
     checkpoints.require_same(checkpoint.path, about, checkpoint.about)
-    return unpack(arrays, about), about["blocks"], about["marks"]
+    return _Position(unpack(arrays, about), about["blocks"], about["marks"])
 
 
-def _after(blocks: Iterable[Any], done: int, marks: Mapping[str, str], checkpoint: Checkpoint | None) -> Iterator[Any]:
+def _after(blocks: Iterable[Any], at: _Position[Any], checkpoint: Checkpoint | None) -> Iterator[Any]:
     """Return the blocks that are not done, once those that are were found to be the ones of the checkpoint."""
+    done = at.done
     if not done:
         return iter(blocks)
     assert checkpoint is not None
@@ -107,7 +113,7 @@ def _after(blocks: Iterable[Any], done: int, marks: Mapping[str, str], checkpoin
             f"the checkpoint {checkpoint.path} is of other data: it has {done} blocks, and there are fewer. "
             "Name another file, or remove it to begin anew."
         )
-    checkpoints.require_same(checkpoint.path, marks, passed)
+    checkpoints.require_same(checkpoint.path, at.marks, passed)
     return rest
 
 
@@ -124,20 +130,13 @@ def _mark(blocks: Iterable[Any], i: int, block: Any = None) -> str:
 @contextmanager
 def progress(description: str, total: int | None, *, show: bool) -> Iterator[Callable[[int, str], None]]:
     """Show a bar of rich, as PyMC's; the function that it gives takes what was done, and a text."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as bars
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[note]}"), bars.TimeElapsedColumn(), bars.TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, disable=not show) as bar:
+    with bars.Progress(*columns, disable=not show) as bar:
         task = bar.add_task(description, total=total, note="")
 
         def advance(done: int, note: str) -> None:
