@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pm_fastlmm import covariance, datasets
+from pm_fastlmm.batches import reml_blocks
 from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import FastLMM, LMMNode, lmm_nodes
 from pm_fastlmm.exact import ExactPosterior, exact_posterior
@@ -41,6 +42,7 @@ __all__ = [
     "predict",
     "recover_effects",
     "reml",
+    "reml_blocks",
     "sample",
 ]
 

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from pm_fastlmm import coefficients, effects
 from pm_fastlmm._arrays import FloatArray
@@ -113,6 +114,33 @@ class REMLFit:
         for j, name in enumerate(self.coef):
             rows[f"beta[{name}]"] = (self.beta[j], self.beta_se[j])
         return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se"]).astype(float)
+
+    def to_dataset(self) -> xr.Dataset:
+        """
+        Return the estimates as an xarray Dataset with dimensions "response" (for several) and "coef".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> rng = np.random.default_rng(3)
+        >>> W = np.repeat(np.eye(6), 4, axis=0)
+        >>> Y = W @ rng.normal(size=(6, 50)) + rng.normal(size=(24, 50))
+        >>> fits = flmm.reml(flmm.Spectrum.from_factor(W, np.ones((24, 1))), Y).to_dataset()
+        >>> dict(fits.sizes)
+        {'response': 50, 'coef': 1}
+        """
+        names = self.rotated.names
+        over = () if names is None else ("response",)
+        numbers = [*_VARIANCE_FIELDS, *(f"{name}_se" for name in _VARIANCE_FIELDS), "loglik", "converged"]
+        variables: dict[str, Any] = {name: (over, getattr(self, name)) for name in numbers}
+        for name in ("beta", "beta_se"):
+            variables[name] = ((*over, "coef"), getattr(self, name))
+        boundary = np.asarray(self.boundary, dtype=object)
+        variables["boundary"] = (over, np.where(boundary == np.array(None), "", boundary).astype(str))
+        variables["message"] = (over, np.asarray(self.message, dtype=str))
+        coords = {"coef": list(self.coef)} | ({} if names is None else {"response": list(names)})
+        return xr.Dataset(variables, coords=coords, attrs={"method": self.method, "model": "y ~ N(Xβ, σ²(K + δI))"})
 
     def blup(self) -> FloatArray:
         """Return the best linear unbiased predictor û of the random effects, (n,) or (n, T)."""
