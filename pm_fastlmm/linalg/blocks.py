@@ -47,16 +47,15 @@ def read_block(X: Any, W: Any, y: Any, missing: Missing) -> Block:
     if response.values.ndim == 2 and names is None:
         names = tuple(f"y{t}" for t in range(response.values.shape[1]))
     columns = Columns(design.names, factor.names, names if response.values.ndim == 2 else None)
-    finite = [bool(np.isfinite(_extremes(part)).all()) for part in parts]
-    dropped = 0
-    if missing == "drop" and not all(finite):
+    extremes, dropped = [_extremes(part) for part in parts], 0
+    if missing == "drop" and not np.isfinite(extremes).all():
         kept = ~np.logical_or.reduce([np.isnan(part).any(1) for part in parts])
         parts, dropped = [part[kept] for part in parts], n - int(kept.sum())
-    for name, values in zip(("X", "W", "y"), parts, strict=True):
-        extremes = _extremes(values)
-        if not np.isfinite(extremes).all():
+        extremes = [_extremes(part) for part in parts]
+    for name, values, ends in zip(("X", "W", "y"), parts, extremes, strict=True):
+        if not np.isfinite(ends).all():
             require_finite(values, name, "leave those rows out; missing='drop' drops rows with NaN, and counts them.")
-        require_range(extremes, name)
+        require_range(ends, name)
     return Block((parts[0], parts[1], parts[2]), columns, dropped)
 
 
