@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+_FORMAT = 1  # of what is written; another number is another meaning
 _SAMPLED = 64  # rows of a block that its fingerprint looks at
 
 
@@ -20,7 +21,7 @@ def save(path: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Mapping[str,
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+            np.savez(file, allow_pickle=False, about=np.array(json.dumps({"format": _FORMAT, **about})), **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -36,7 +37,7 @@ def load(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     Raises
     ------
     ValueError
-        If the file is no checkpoint.
+        If the file is no checkpoint, or that of another version.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -46,6 +47,8 @@ def load(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         raise ValueError(
             f"{path} is no checkpoint ({error}): name another file, or remove it to begin anew."
         ) from error
+    if about.pop("format", None) != _FORMAT:
+        raise ValueError(f"{path} was written by another version: remove it to begin anew.")
     return arrays, about
 
 

@@ -333,7 +333,8 @@ class Spectrum:
         """Show sizes and the names of the fixed effects."""
         return (
             f"Spectrum(n={self.n}, rank={self.rank}, nullity={self.nullity}, "
-            f"fixed effects: {', '.join(self.coef) if self.coef else 'none'})"
+            f"fixed effects: {', '.join(self.coef) if self.coef else 'none'}"
+            f"{', rows not kept' if self.rotation is None else ''})"
         )
 
 

@@ -335,6 +335,7 @@ def streamed():
 
 def test_what_needs_rows_says_what_to_do(streamed):
     X, _, y, _, (spectrum, rotated) = streamed
+    assert repr(spectrum) == "Spectrum(n=40, rank=6, nullity=31, fixed effects: x0, x1, x2, rows not kept)"
     fit = flmm.reml(spectrum, rotated)
     for needs_rows in (
         fit.blup, fit.pev, fit.predict, spectrum.covariance_root, lambda: spectrum.basis, lambda: spectrum.X,

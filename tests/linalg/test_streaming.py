@@ -216,6 +216,9 @@ def test_checkpoints_of_other_data_are_refused(tmp_path):
         CrossProducts.from_blocks(in_blocks(parts), method="tsqr", checkpoint=path, **QUIET)
     with pytest.raises(ValueError, match="is of other data: missing was 'raise' and is 'drop'"):
         CrossProducts.from_blocks(in_blocks(parts), missing="drop", checkpoint=path, **QUIET)
+    np.savez(path, about=np.array('{"format": 0}'))
+    with pytest.raises(ValueError, match=r"pass.npz was written by another version: remove it to begin anew"):
+        CrossProducts.from_blocks(in_blocks(parts), checkpoint=path, **QUIET)
     path.write_bytes(b"something else")
     with pytest.raises(ValueError, match=r"pass.npz is no checkpoint .*: name another file, or remove it"):
         CrossProducts.from_blocks(in_blocks(parts), checkpoint=path, **QUIET)
