@@ -6,6 +6,7 @@ With L = (Q₂U)ᵀW and W₁ = Q₁ᵀW all that is needed has m columns and no
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,25 +25,23 @@ class FactorEffects:
     Attributes
     ----------
     mean : (m,) or (m, T) array
-        â = σ²_gLᵀ(z/d): the ridge regression of y on W, X unpenalised.
+        â = σ²_gLᵀ(z/d): the ridge regression of y on W, X unpenalised. From `REMLFit.factor_effects` it is a Series or
+        DataFrame where the columns of W have names, and so are the other quantities.
     variance : (m,) or (m, T) array
         Var(a - â) = σ²_g(1 - Σ_k L²_k σ²_g/d_k), the uncertainty of β̂ included.
-    names : tuple of str or None
-        Names of the columns of W, when it carried any.
     """
 
-    mean: FloatArray
-    variance: FloatArray
-    names: tuple[str, ...] | None
+    mean: Any
+    variance: Any
 
     @property
-    def se(self) -> FloatArray:
+    def se(self) -> Any:
         """Standard error of a - â."""
         return np.sqrt(self.variance)
 
     def __repr__(self) -> str:
         """Show how many coefficients there are."""
-        return f"FactorEffects({self.mean.shape[0]} columns of W: .mean, .variance, .se, .names)"
+        return f"FactorEffects({self.mean.shape[0]} columns of W: .mean, .variance, .se)"
 
 
 def factor_effects(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> FactorEffects:
@@ -60,7 +59,7 @@ def factor_effects(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray)
     d = variances(s.eigvals, sigma2_g, sigma2_e)
     squares = L**2 / s.eigvals[:, None]  # squared right singular vectors: 1 less their sum is what y says nothing of
     variance = g * (np.maximum(1 - squares.sum(0), 0.0) + (e / d) @ squares)
-    return FactorEffects(((g * rotated.z / d) @ L).T, variance.T, s.factor_names)
+    return FactorEffects(((g * rotated.z / d) @ L).T, variance.T)
 
 
 def draw_factor_effects(

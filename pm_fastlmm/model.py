@@ -1,5 +1,6 @@
 """Ready-made models with documented default priors."""
 
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,8 @@ def kernel_model(
     prior = VariancePrior.scaled_to(rotated) if prior is None else prior
     if not prior.proper:
         raise ValueError("the prior of a PyMC model must be proper: give total_shape and total_scale, both positive.")
+    # NumPy scalars: PyTensor takes a Python float as float32, and computes the constants of a prior in that precision
+    h2_alpha, h2_beta, total_shape, total_scale = np.array(astuple(prior), dtype=float)
     coords: dict[str, Any] = {}
     last = "statistic" if isinstance(y, Rotated) else "obs"
     if last == "obs":
@@ -89,14 +92,14 @@ def kernel_model(
         if not (last == "statistic" or hasattr(y, "columns") or hasattr(y, "dims")):
             y = np.asarray(y).T  # the node's observations come last
     with pm.Model(coords=coords) as model:
-        h2 = pm.Beta("h2", prior.h2_alpha, prior.h2_beta, **batch)
+        h2 = pm.Beta("h2", h2_alpha, h2_beta, **batch)
         if 2 * spectrum.rank < spectrum.df:
-            sigma2_e = pm.InverseGamma("sigma2_e", prior.total_shape, (1 - h2) * prior.total_scale, **batch)
+            sigma2_e = pm.InverseGamma("sigma2_e", total_shape, (1 - h2) * total_scale, **batch)
             total = pm.Deterministic("total", sigma2_e / (1 - h2), **batch)
             sigma2_g = h2 / (1 - h2) * sigma2_e / spectrum.mean_diagonal
             variances = {"sigma2_g": sigma2_g, "sigma2_e": sigma2_e}
         else:
-            total = pm.InverseGamma("total", prior.total_shape, prior.total_scale, **batch)
+            total = pm.InverseGamma("total", total_shape, total_scale, **batch)
             variances = {"h2": h2, "total": total}
         FastLMM(name, spectrum=spectrum, **variances, observed=y, dims=("response", last) if batch else last)
     return model

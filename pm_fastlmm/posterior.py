@@ -12,12 +12,20 @@ import xarray as xr
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.coefficients import draw_factor_effects, kernel_inverse
 from pm_fastlmm.distribution import LMMNode
-from pm_fastlmm.effects import Coordinates, NewRows, draw_effects, given_coefficients, new_rows
+from pm_fastlmm.effects import (
+    Coordinates,
+    NewRows,
+    draw_effects,
+    draw_prior_effects,
+    given_coefficients,
+    new_rows,
+)
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.sampling import evaluate_draws, find_node, over_batch
 
 type Effect = Literal["beta", "u", "a"]
+type Effects = Literal["given", "new"]
 
 _BUDGET = 4_000_000  # numbers in flight at a time: 32 MB for each of a handful of arrays
 
@@ -108,6 +116,7 @@ def predict(
     *,
     W_new: Any = None,
     K_new_new: Any = None,
+    effects: Effects = "given",
     model: pm.Model | None = None,
     var_name: str | None = None,
     random_seed: Any = None,
@@ -116,8 +125,12 @@ def predict(
     Add posterior predictive draws: of new observations, or of the training ones when no new rows are given.
 
     For each draw of the variances one draw of f = Xβ + u (β and u from their exact conditional) and one of y = f + e.
-    In sample these are replicates of the same individuals (given u), for posterior predictive checks of the residuals;
-    plain draws of a node with flat β are no replicates of y.
+    In sample there are two kinds of replicates; plain draws of a node with flat β are neither.
+
+    * ``effects="given"``: the same individuals measured again, y_rep = Xβ + u + e with the u of y. They check the
+      residuals, and follow y closely where K explains much of it.
+    * ``effects="new"``: the experiment repeated with other individuals of the same design and the same K,
+      y_rep = Xβ + u_new + e with u_new ~ N(0, σ²_gK) independent of y. They check the model of u as well.
 
     Parameters
     ----------
@@ -132,6 +145,8 @@ def predict(
     K_new_new : (m, m) or (m,) array
         Covariance of the new effects: with the matrix the draws of new effects are joint, with the diagonal each has
         the right variance but they are independent given u. Required with K_new.
+    effects : {"given", "new"}
+        Which replicates, in sample.
     model, var_name, random_seed
         As in `recover_effects`.
 
@@ -144,8 +159,27 @@ def predict(
     Raises
     ------
     ValueError
-        If a mean `mu` besides Xβ would be needed at new rows, or K_new_new is missing.
+        If a mean `mu` besides Xβ would be needed at new rows, K_new_new is missing, or new rows are given with
+        effects="new".
+
+    References
+    ----------
+    Gelman, Meng & Stern (1996), Posterior predictive assessment of model fitness, Statistica Sinica 6, 733-807:
+    replicates with the same or with new values of the group effects.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pm_fastlmm as flmm
+    >>> batch = np.repeat(np.eye(3), 4, axis=0)
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    >>> with flmm.kernel_model(y, np.ones((12, 1)), W=batch) as model:
+    ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
+    ...     idata = flmm.predict(idata, effects="new", random_seed=2)
+    >>> idata.posterior_predictive["y"].shape
+    (2, 200, 12)
     """
+    _check_effects(effects, in_sample=X_new is None and K_new is None and W_new is None)
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     rng = np.random.default_rng(random_seed)
@@ -153,6 +187,7 @@ def predict(
     batch, obs = _dims(model, node, beta.ndim - 3)
     s = node.spectrum
     if X_new is None and K_new is None and W_new is None:
+        u = u if effects == "given" else draw_prior_effects(s, np.broadcast_to(g, beta.shape[:-1]), rng)
         f = _lift(s, Coordinates(u.a + beta @ s.projection.R.T, u.b)) + mu
         group, dim, coords = "posterior_predictive", obs, _obs_coords(model, node, obs)
     else:
@@ -175,6 +210,18 @@ def predict(
         dataset = (others.drop_dims(dim, errors="ignore") if group == "predictions" else others).merge(dataset)
     idata[group] = xr.DataTree(dataset)
     return idata
+
+
+def _check_effects(effects: str, in_sample: bool) -> None:
+    if effects not in get_args(Effects.__value__):
+        raise ValueError(
+            f"effects must be 'given' (the u of y) or 'new' (another u with the same covariance), got {effects!r}."
+        )
+    if effects == "new" and not in_sample:
+        raise ValueError(
+            "effects='new' repeats the training rows with other random effects: leave out X_new, K_new and W_new. "
+            "New rows are predicted given y."
+        )
 
 
 def _draw(

@@ -1,6 +1,6 @@
 """REML and ML point estimates for one kernel, one or several responses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -12,6 +12,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.coefficients import FactorEffects
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.information import relative_information, standard_error
+from pm_fastlmm.labels import labelled
 from pm_fastlmm.likelihood.profile import Boundary, Method, maximise
 from pm_fastlmm.likelihood.spectral import LOG_2PI, contrast_loglik, corner
 from pm_fastlmm.linalg.lowrank import imprecision
@@ -142,28 +143,49 @@ class REMLFit:
         coords = {"coef": list(self.coef)} | ({} if names is None else {"response": list(names)})
         return xr.Dataset(variables, coords=coords, attrs={"method": self.method, "model": "y ~ N(Xβ, σ²(K + δI))"})
 
-    def blup(self) -> FloatArray:
-        """Return the best linear unbiased predictor û of the random effects, (n,) or (n, T)."""
-        return effects.blup(self.rotated, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
+    def blup(self) -> Any:
+        """
+        Return the best linear unbiased predictor û of the random effects, (n,) or (n, T).
+
+        A Series, or a DataFrame for several responses, by id when the observations have ids (`spectrum.ids`); an array
+        in the order of the observations otherwise. So are `pev` and what `predict` returns.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> import pm_fastlmm as flmm
+        >>> y = pd.Series([1.0, 2, 1, 5, 6, 5], index=list("abcdef"))
+        >>> batch = pd.DataFrame(np.repeat(np.eye(2), 3, axis=0), index=y.index)
+        >>> fit = flmm.reml(flmm.Spectrum.from_factor(batch, np.ones((6, 1))), y)
+        >>> print(f"{fit.blup()['e']:.4f}")
+        1.9722
+        """
+        u = effects.blup(self.rotated, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
+        return labelled(u, self.spectrum.ids, self.rotated.names, name="blup")
 
     def factor_effects(self) -> FactorEffects:
         """
         Return the coefficients a of the factor W, u = Wa with a ~ N(0, σ²I): marker effects, when W are markers.
 
         Their best linear unbiased predictor and its error variance, (m,) or (m, T), after `Spectrum.from_factor` or
-        `CrossProducts`.
+        `CrossProducts`; by name when the columns of W have names.
         """
-        return coefficients.factor_effects(self.rotated, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e))
+        found = coefficients.factor_effects(self.rotated, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e))
+        names, responses = self.spectrum.factor_names, self.rotated.names
+        return FactorEffects(*(labelled(values, names, responses) for values in (found.mean, found.variance)))
 
-    def pev(self, *, full: bool = False) -> FloatArray:
+    def pev(self, *, full: bool = False) -> Any:
         """
         Return the prediction error variance Var(û - u).
 
-        Its diagonal (n,) or (n, T), or on request the matrix (n, n), for one response.
+        Its diagonal (n,) or (n, T), or on request the matrix (n, n), for one response; with ids as `blup`.
         """
-        if full and self.rotated.names is not None:
+        ids, names = self.spectrum.ids, self.rotated.names
+        if full and names is not None:
             raise ValueError("pev(full=True) is a matrix for one response: fit the response of interest alone.")
-        return effects.pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full).T
+        pev = effects.pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full).T
+        return labelled(pev, ids, ids if full else names, name="pev")
 
     def predict(self, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None) -> Prediction:
         """
@@ -183,12 +205,17 @@ class REMLFit:
         Returns
         -------
         Prediction
-            With `mean`, `variance`, `se`, `se_observation`.
+            With `mean`, `variance`, `se`, `se_observation`; by id when the rows have ids, as `blup`.
         """
+        g, e = np.asarray(self.sigma2_g), np.asarray(self.sigma2_e)
         if X_new is None and K_new is None and W_new is None:
-            return effects.fitted(self.rotated, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e))
-        new = effects.new_rows(self.spectrum, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
-        return effects.predict(self.rotated, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e), new)
+            ids, prediction = self.spectrum.ids, effects.fitted(self.rotated, g, e)
+        else:
+            new = effects.new_rows(self.spectrum, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
+            ids, prediction = new.ids, effects.predict(self.rotated, g, e, new)
+        names = self.rotated.names
+        mean, variance = (labelled(values, ids, names) for values in (prediction.mean, prediction.variance))
+        return replace(prediction, mean=mean, variance=variance)
 
     def profile(self, h2: Any) -> FloatArray:
         """
@@ -364,10 +391,9 @@ def _shares(
     }
     observed = relative_information(rotated, g, e, method).observed
     interior = boundary == np.array(None)
-    errors = {
-        name: np.where(interior, unit * standard_error(np.stack([u, v], axis=-1), observed), np.nan)
-        for name, (u, v, unit) in gradients.items()
-    }
+    directions = np.moveaxis(np.array([(u, v) for u, v, _ in gradients.values()]), 1, -1)
+    relative = np.where(interior, standard_error(directions, observed), np.nan)
+    errors = {name: gradients[name][2] * error for name, error in zip(gradients, relative, strict=True)}
     return values, errors
 
 

@@ -13,10 +13,10 @@ from pytensor.graph.replace import vectorize_graph
 from pytensor.xtensor import as_xtensor
 
 from pm_fastlmm.distribution import LMMNode, lmm_nodes
-from pm_fastlmm.seed import INTERPRETED, Seed, SeedError, posterior_seed, reaching
+from pm_fastlmm.seed import INTERPRETED, Seed, SeedError, complete, posterior_mode, posterior_seed, reaching
 
 _TUNE_SEEDED = 100  # the step size alone is left to adapt
-_TUNE_NUTPIE = 300  # nutpie takes a start but no mass matrix
+_TUNE_STARTED = 300  # other samplers take a start but no covariance
 _FULL_ADAPTATION = 100  # variables up to which the mass matrix of the others is adapted with its correlations
 
 
@@ -36,7 +36,8 @@ def sample(
 
     REML gives the start. The posterior covariance of the variables that reach the node (on PyMC's unconstrained scale)
     is computed by quadrature around it and given to NUTS, so that the warm-up is short. All other variables keep PyMC's
-    start and unit scale, and are adapted in a warm-up of PyMC's usual length.
+    start and unit scale, and are adapted in a warm-up of PyMC's usual length. Other samplers than PyMC's own take no
+    covariance; they start at the posterior mode of those variables, beside the REML estimate.
 
     Parameters
     ----------
@@ -89,14 +90,22 @@ def sample(
     node = find_node(frozen, node.name)
     seed_rng, sampling_rng = np.random.default_rng(random_seed).spawn(2)
     arguments = {"draws": draws, "tune": tune, "chains": chains, "model": frozen, "nuts_sampler": nuts_sampler}
+    alone = complete(frozen, node)
     try:
-        seed = posterior_seed(frozen, node, chains=chains, rng=seed_rng)
+        if nuts_sampler == "pymc":
+            seed = posterior_seed(frozen, node, chains=chains, rng=seed_rng)
+        else:
+            start = posterior_mode(frozen, node)
     except (SeedError, np.linalg.LinAlgError, NotImplementedError) as error:
         warnings.warn(
             f"NUTS could not be seeded for {node.name} ({error}); PyMC's default initialisation is used.", stacklevel=2
         )
     else:
-        arguments |= _seeded(frozen, seed, tune, nuts_sampler, sampling_rng, kwargs)
+        if nuts_sampler == "pymc":
+            arguments |= {"step": _step(frozen, seed, sampling_rng, kwargs), "initvals": seed.starts}
+            arguments["tune"] = _TUNE_SEEDED if tune is None and alone else tune
+        else:
+            arguments |= {"initvals": start, "tune": tune if tune is not None else _TUNE_STARTED if alone else 1000}
     idata = pm.sample(**arguments, random_seed=sampling_rng, **kwargs)
     return add_derived(_restore_constant_data(idata, model), model)
 
@@ -122,13 +131,8 @@ def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
     return nodes[var_name]
 
 
-def _seeded(
-    model: pm.Model, seed: Seed, tune: int | None, nuts_sampler: str, rng: np.random.Generator, kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the arguments of `pymc.sample` that carry the seed; options of NUTS move from kwargs into the step."""
-    if nuts_sampler != "pymc":
-        complete = set(seed.variables) == {v.name for v in model.value_vars}
-        return {"initvals": seed.starts[0], "tune": tune if tune is not None else _TUNE_NUTPIE if complete else 1000}
+def _step(model: pm.Model, seed: Seed, rng: np.random.Generator, kwargs: dict[str, Any]) -> Any:
+    """Return NUTS with the covariance of the seed; its options move here from the arguments of `pymc.sample`."""
     values = model.continuous_value_vars
     initial = model.initial_point()
     sizes = {v.name: np.asarray(initial[v.name]).size for v in values}
@@ -138,7 +142,6 @@ def _seeded(
     cov = np.eye(mean.size)
     cov[np.ix_(index, index)] = seed.cov
     mean[index] = seed.mean
-    complete = index.size == mean.size and not model.discrete_value_vars
     options = kwargs.pop("nuts", {}) | {k: kwargs.pop(k) for k in ("target_accept", "max_treedepth") if k in kwargs}
     potential: Any
     if index.size == mean.size:
@@ -149,8 +152,10 @@ def _seeded(
             potential = QuadPotentialFullAdapt(mean.size, mean, cov, 10, rng=rng)
     else:
         potential = QuadPotentialDiagAdapt(mean.size, mean, np.diag(cov), 10, rng=rng)
-    step = pm.NUTS(vars=model.continuous_value_vars, potential=potential, model=model, rng=rng, **options)
-    return {"step": step, "initvals": seed.starts, "tune": _TUNE_SEEDED if tune is None and complete else tune}
+    return pm.NUTS(
+        vars=values, potential=potential, model=model, rng=rng, initial_point=initial,
+        logp_dlogp_func=seed.logp_dlogp, **options,
+    )  # fmt: skip
 
 
 def _restore_constant_data(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:

@@ -28,6 +28,8 @@ from pm_fastlmm.reml import reml
 # PyTensor's own Python loops: small graphs that run a few times are not worth a compilation
 INTERPRETED = Mode(linker="py", optimizer="fast_compile")
 
+type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density and gradient
+
 _T_DF = 5.0  # tails of the proposal: heavier than the exponential tails of logit h² at a boundary
 _ROUNDS = 4
 _POINTS_LOG2 = 11
@@ -48,12 +50,16 @@ class Seed:
         On the unconstrained scale.
     starts : list of dict
         One independent posterior draw for each chain, as PyMC's initvals (constrained scale).
+    logp_dlogp : ValueGradFunction or None
+        The log-posterior and gradient of the model as PyMC's NUTS evaluates it, when these variables are all there are:
+        it was compiled for the moments, and the sampler needs no other.
     """
 
     variables: tuple[str, ...]
     mean: FloatArray
     cov: FloatArray
     starts: list[dict[str, Any]]
+    logp_dlogp: Any = None
 
 
 class SeedError(RuntimeError):
@@ -71,6 +77,11 @@ def reaching(model: pm.Model, *outputs: Any) -> list[Any]:
     return [rv for rv in model.free_RVs if rv in reached]
 
 
+def complete(model: pm.Model, node: LMMNode) -> bool:
+    """Return whether the free continuous variables that reach the node are all that the model has."""
+    return set(parameters(model, node)) == set(model.free_RVs)
+
+
 def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.random.Generator) -> Seed:
     """
     Compute where NUTS starts and its covariance for the parameters of a node.
@@ -80,6 +91,38 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     SeedError
         If the node has no parameters, too many, or a posterior whose moments the quadrature does not reach.
     """
+    free, values, initial = _coordinates(model, node)
+    joint = None
+    if complete(model, node):
+        joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial)
+    logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
+    constrain = _compile_constrain(model, node, free, values, initial)
+    mean = _mode(logp, _match_reml(node, constrain, _ravel(initial)))
+    cov = _inverse_curvature(logp, mean)
+    if mean.size <= _MAX_QUADRATURE:
+        mean, cov, draws = _quadrature(logp, mean, cov, chains, rng)
+    else:
+        draws = mean + rng.standard_normal((chains, mean.size)) @ np.linalg.cholesky(cov).T
+    return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint)
+
+
+def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
+    """
+    Return the posterior mode of the parameters of a node as PyMC's initvals, for samplers that take a start alone.
+
+    Raises
+    ------
+    SeedError
+        If the node has no parameters, too many, or no posterior density at the REML estimate.
+    """
+    free, values, initial = _coordinates(model, node)
+    logp = _finite(_compile_marginal(model, free, values, initial, INTERPRETED))
+    constrain = _compile_constrain(model, node, free, values, initial)
+    return _initvals(free, constrain(_mode(logp, _match_reml(node, constrain, _ravel(initial))))[0])
+
+
+def _coordinates(model: pm.Model, node: LMMNode) -> tuple[list[Any], list[Any], dict[str, FloatArray]]:
+    """Return the variables that reach the node, their value variables, and PyMC's initial values of those by name."""
     free = parameters(model, node)
     if not free:
         raise SeedError(f"no free continuous variable reaches {node.name}")
@@ -87,30 +130,27 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     if discrete:
         raise SeedError(f"discrete variables reach {node.name}: {', '.join(discrete)}")
     values = [model.rvs_to_values[rv] for rv in free]
-    initial = model.initial_point()
-    point = {value.name: np.asarray(initial[value.name], dtype=float) for value in values}
-    d = sum(v.size for v in point.values())
+    point = model.initial_point()
+    initial = {value.name: np.asarray(point[value.name], dtype=float) for value in values}
+    d = sum(v.size for v in initial.values())
     if d > _MAX_LAPLACE:
         raise SeedError(f"{d} parameters reach {node.name}, more than {_MAX_LAPLACE}")
-    logp = _compile_logp(model, free, values, point)
-    constrain = _compile_constrain(model, node, free, values, point)
-    start = _match_reml(node, constrain, np.concatenate([v.ravel() for v in point.values()]))
-    mode, cov = _laplace(logp, start)
-    draws = mode + rng.standard_normal((chains, d)) @ np.linalg.cholesky(cov).T
-    if d <= _MAX_QUADRATURE:
-        mode, cov, draws = _quadrature(logp, mode, cov, chains, rng)
-    starts = []
-    for draw in draws:
-        constrained, _ = constrain(draw)
-        # PyMC takes no start for a variable of pymc.dims, whose type has dims
-        pairs = zip(free, constrained, strict=True)
-        starts.append({rv.name: value for rv, value in pairs if not hasattr(rv.type, "dims")})
-    return Seed(tuple(point), mode, cov, starts)
+    return free, values, initial
 
 
-def _compile_logp(
-    model: pm.Model, free: list[Any], values: list[Any], point: dict[str, FloatArray]
-) -> Callable[[FloatArray], tuple[float, FloatArray]]:
+def _ravel(point: dict[str, FloatArray]) -> FloatArray:
+    return np.concatenate([v.ravel() for v in point.values()])
+
+
+def _initvals(free: list[Any], constrained: list[FloatArray]) -> dict[str, Any]:
+    """Return a start by variable; PyMC takes none for a variable of pymc.dims, whose type has dims."""
+    pairs = zip(free, constrained, strict=True)
+    return {rv.name: value for rv, value in pairs if not hasattr(rv.type, "dims")}
+
+
+def _compile_marginal(
+    model: pm.Model, free: list[Any], values: list[Any], point: dict[str, FloatArray], mode: Mode | None = None
+) -> Density:
     """Return log-posterior and gradient of the variables, from every term of the model that depends on them alone."""
     inside = set(free)
     terms = [
@@ -122,7 +162,12 @@ def _compile_logp(
     gradients = (getattr(g, "values", g) for g in pytensor.grad(total, values))  # `values` of a pymc.dims variable
     outputs = [total, pt.concatenate([g.ravel() for g in gradients])]
     outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
-    compiled = pm.compile([joined], outputs)
+    compiled: Density = pm.compile([joined], outputs, mode=mode)
+    return compiled
+
+
+def _finite(compiled: Density) -> Density:
+    """Return the same function with log-density -∞ and gradient 0 wherever one of them is not finite."""
 
     def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
         with np.errstate(all="ignore"):
@@ -170,8 +215,8 @@ def _match_reml(node: LMMNode, constrain: Any, x0: FloatArray) -> FloatArray:
     return np.asarray(least_squares(gap, x0, method="trf", max_nfev=50).x)
 
 
-def _laplace(logp: Callable[[FloatArray], tuple[float, FloatArray]], x0: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the mode near x0 and the inverse curvature there, from differences of the gradient."""
+def _mode(logp: Density, x0: FloatArray) -> FloatArray:
+    """Return the mode near x0."""
 
     def objective(x: FloatArray) -> tuple[float, FloatArray]:
         value, gradient = logp(x)
@@ -180,20 +225,21 @@ def _laplace(logp: Callable[[FloatArray], tuple[float, FloatArray]], x0: FloatAr
     mode = np.asarray(minimize(objective, x0, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x)
     if not math.isfinite(logp(mode)[0]):
         raise SeedError("the log-posterior is not finite at the REML estimate")
+    return mode
+
+
+def _inverse_curvature(logp: Density, mode: FloatArray) -> FloatArray:
+    """Return the inverse curvature at the mode, from differences of the gradient: the Laplace approximation."""
     steps = 1e-3 * np.eye(mode.size)
     hessian = np.stack([(logp(mode - h)[1] - logp(mode + h)[1]) / 2e-3 for h in steps])
     curvature, axes = np.linalg.eigh((hessian + hessian.T) / 2)
     # a direction that is flat or convex at the mode gets the scale of a vague prior
     variance = 1 / np.maximum(curvature, 0.05)
-    return mode, (axes * variance) @ axes.T
+    return np.asarray((axes * variance) @ axes.T)
 
 
 def _quadrature(
-    logp: Callable[[FloatArray], tuple[float, FloatArray]],
-    mean: FloatArray,
-    cov: FloatArray,
-    chains: int,
-    rng: np.random.Generator,
+    logp: Density, mean: FloatArray, cov: FloatArray, chains: int, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """
     Return posterior mean, covariance and one draw for each chain.

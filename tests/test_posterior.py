@@ -117,6 +117,38 @@ def test_in_sample_predictions_have_the_moments_of_f_and_of_new_noise(p, treatme
 
 
 @pytest.mark.parametrize("treatment", TREATMENTS)
+def test_replicates_with_new_effects_have_the_covariance_of_K_beside_that_of_beta(p, treatment):
+    tree = flmm.predict(fixed_draws(), effects="new", model=make_model(p, **TREATMENTS[treatment]), random_seed=1)
+    mean, cov = conditional(p, p.y, treatment)
+    mean, cov = p.X @ mean[:3], p.X @ cov[:3, :3] @ p.X.T + G * p.K
+    predictive = tree.posterior_predictive
+    assert_moments(flat_draws(predictive["y_mean"]), mean, cov)
+    assert_moments(flat_draws(predictive["y"]), mean, cov + E * np.eye(p.n))
+
+
+def test_replicates_with_new_effects_serve_several_responses(factor):
+    Y = np.stack([factor.y, 3 - factor.y])
+    model = make_model(factor, observed=Y, coords=False)
+    tree = flmm.predict(fixed_draws(), effects="new", model=model, random_seed=3)
+    draws = tree.posterior_predictive["y"].to_numpy().reshape(N, 2, factor.n)
+    for t in range(2):
+        mean, cov = conditional(factor, Y[t], "flat")
+        cov = factor.X @ cov[:3, :3] @ factor.X.T + G * factor.K + E * np.eye(factor.n)
+        assert_moments(draws[:, t], factor.X @ mean[:3], cov)
+    between = np.cov(draws[:, 0].T, draws[:, 1].T)[: factor.n, factor.n :]
+    variance = np.diag(cov)
+    np.testing.assert_array_less(np.abs(between), 5 * np.sqrt(np.outer(variance, variance) / N))
+
+
+def test_effects_are_given_or_new_and_new_ones_are_of_the_training_rows(factor):
+    model = make_model(factor)
+    with pytest.raises(ValueError, match=r"effects must be 'given' .* or 'new' .*, got 'marginal'"):
+        flmm.predict(fixed_draws(10), effects="marginal", model=model)
+    with pytest.raises(ValueError, match=r"effects='new' repeats the training rows .*: leave out X_new"):
+        flmm.predict(fixed_draws(10), factor.X_new, W_new=factor.W_new, effects="new", model=model)
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
 @pytest.mark.parametrize("given", ["matrix", "diagonal", "factor"])
 def test_predictions_of_new_rows_have_the_right_mean_and_covariance(p, treatment, given):
     arguments = {

@@ -69,11 +69,11 @@ class Profile:
 
     def value(self, x: FloatArray | float) -> FloatArray:
         """Return f at log δ = x (a vector)."""
-        delta = np.exp(np.atleast_1d(x))[:, None]
-        shifted = self.eigvals + delta
+        delta = np.exp(np.atleast_1d(x))
+        shifted = self.eigvals + delta[:, None]
         f = self.m * np.log((self.z2 / shifted).sum(-1) + self._over(delta)) + np.log(shifted).sum(-1)
         if self.nullity:
-            f = f + self.nullity * np.log(delta[:, 0])
+            f = f + self.nullity * np.log(delta)
         if self.schur.size:
             f = f + np.linalg.slogdet(self._corner(1 / shifted, delta))[1]
         return np.asarray(f)
@@ -85,20 +85,20 @@ class Profile:
         With h = λw it is m Σhwz²/Q - Σh [+ tr S⁻¹(δS' - S)], and the same with 1 - h = δw; the form is used whose
         terms are small.
         """
-        delta = np.exp(np.atleast_1d(x))[:, None]
-        w = 1 / (self.eigvals + delta)
-        wz2, rest = w * self.z2, self._over(delta)
-        Q = wz2.sum(-1) + rest
-        h, co = self.eigvals * w, delta * w
-        upper = self.m * (h * wz2).sum(-1) / Q - h.sum(-1)
-        lower = co.sum(-1) + self.nullity - self.m * ((co * wz2).sum(-1) + rest) / Q
+        delta = np.exp(np.atleast_1d(x))
+        w = 1 / (self.eigvals + delta[:, None])
+        w2, eigvals_z2, over = w * w, self.eigvals * self.z2, self._over(delta)
+        m_over_Q = self.m / (w @ self.z2 + over)
+        upper = m_over_Q * (w2 @ eigvals_z2) - w @ self.eigvals
+        lower = delta * w.sum(-1) + self.nullity - m_over_Q * (delta * (w2 @ self.z2) + over)
         if self.schur.size:
+            co = delta[:, None] * w
             S = self._corner(w, delta)
             rest_of_S = self.schur + self._gram(co**2 / self.eigvals)  # S - δS', S' = dS/dδ
             upper = upper - np.trace(np.linalg.solve(S, rest_of_S), axis1=-2, axis2=-1)
-            derivative = delta[..., None] * np.eye(self.schur.shape[0]) + self._gram(co * w)
+            derivative = delta[:, None, None] * np.eye(self.schur.shape[0]) + self._gram(co * w)
             lower = lower + np.trace(np.linalg.solve(S, derivative), axis1=-2, axis2=-1)
-        return np.where(delta[:, 0] > np.median(self.eigvals), upper, lower)
+        return np.where(delta > self.eigvals[self.rank // 2], upper, lower)
 
     def scale(self, delta: float) -> float:
         """Return the maximising σ² at δ, in the scaled units."""
@@ -148,17 +148,16 @@ class Profile:
         x = np.linspace(lo, hi, max(2, math.ceil((hi - lo) / _SPACING)))
         parts = max(1, x.size * self.rank // _CHUNK)
         slope = np.concatenate([self.slope(part) for part in np.array_split(x, parts)])
-        return [self._root(x[i], x[i + 1]) for i in np.flatnonzero((slope[:-1] < 0) & (slope[1:] >= 0))]
+        return [self._root(x[i : i + 2], slope[i : i + 2]) for i in np.flatnonzero((slope[:-1] < 0) & (slope[1:] >= 0))]
 
-    def _root(self, low: float, high: float) -> float:
-        """Return the zero of the slope in a cell where its sign changes."""
+    def _root(self, x: FloatArray, slope: FloatArray) -> float:
+        """Return the zero of the slope in a cell where its sign changes, from its values at the two ends."""
+        known = dict(zip(x.tolist(), slope.tolist(), strict=True))
 
-        def slope(x: float) -> float:
-            return float(self.slope(x)[0])
+        def evaluate(at: float) -> float:
+            return known[at] if at in known else float(self.slope(at)[0])
 
-        if slope(low) >= 0 or slope(high) < 0:  # the sign at an end was rounding: the zero is there
-            return low if slope(low) >= 0 else high
-        return float(brentq(slope, low, high, xtol=1e-15, rtol=4 * _EPS))
+        return float(brentq(evaluate, x[0], x[1], xtol=1e-15, rtol=4 * _EPS))
 
     @property
     def rank(self) -> int:
@@ -166,13 +165,14 @@ class Profile:
         return int(self.eigvals.size)
 
     def _over(self, delta: FloatArray) -> FloatArray | float:
-        return self.rss / delta[:, 0] if self.nullity else 0.0
+        return self.rss / delta if self.nullity else 0.0
 
     def _gram(self, w: FloatArray) -> FloatArray:
         return np.asarray(np.einsum("ki,gk,kj->gij", self.C, w, self.C, optimize=True))
 
     def _corner(self, w: FloatArray, delta: FloatArray) -> FloatArray:
-        return self.schur + delta[..., None] * np.eye(self.schur.shape[0]) + self._gram(delta * w / self.eigvals)
+        diagonal = delta[:, None, None] * np.eye(self.schur.shape[0])
+        return self.schur + diagonal + self._gram(delta[:, None] * w / self.eigvals)
 
 
 def maximise(z: FloatArray, rss: float, rotated: Rotated, method: Method) -> Optimum:

@@ -107,10 +107,15 @@ class Projection:
 
     def lift(self, U: FloatArray) -> FloatArray:
         """Return Q₂U (n, …) for coordinates U (n - r, …)."""
-        padded = np.zeros((self.V.shape[0], *U.shape[1:]))
-        padded[self.rank :] = U
-        padded -= self.V @ (self.T @ (self.V[self.rank :].T @ U))
-        return padded
+        r, n = self.rank, self.V.shape[0]
+        padded = np.zeros((n, *U.shape[1:]), order="F")  # the order of LAPACK's eigenvectors: a copy without a stride
+        padded[r:] = U
+        if not (r and U.size):
+            return padded
+        update = self.T @ (self.V[r:].T @ U)
+        if U.ndim == 1:
+            return np.asarray(padded - self.V @ update)
+        return np.asarray(blas.dgemm(-1.0, self.V, update, beta=1.0, c=padded, overwrite_c=1))
 
     def two_sided(self, K: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """
@@ -118,16 +123,18 @@ class Projection:
 
         QᵀKQ = K - ZVᵀ - VZᵀ with W = KVT, Z = W - ½V(TᵀVᵀW): one symmetric rank-2r update.
         """
-        r = self.rank
-        A = np.array(K.T, order="F")  # K is symmetric: its transpose copies without a stride
-        if r:
-            W = (K @ self.V) @ self.T
-            Z = W - 0.5 * self.V @ (self.T.T @ (self.V.T @ W))
-            A = blas.dsyr2k(
-                -1.0, np.asfortranarray(Z), np.asfortranarray(self.V), beta=1.0, c=A, lower=1, overwrite_c=1
-            )
-        corner = np.tril(A[:r, :r])
-        return corner + np.tril(corner, -1).T, A[r:, :r].copy(), A[r:, r:]
+        r, V = self.rank, self.V
+        K22 = np.array(K.T[r:, r:], order="F")  # K is symmetric: its transpose copies without a stride
+        if not r:
+            return np.zeros((0, 0)), np.zeros((K.shape[0], 0)), K22
+        W = (K @ V) @ self.T
+        Z = W - 0.5 * V @ (self.T.T @ (V.T @ W))
+        K22 = blas.dsyr2k(
+            -1.0, np.asfortranarray(Z[r:]), np.asfortranarray(V[r:]), beta=1.0, c=K22, lower=1, overwrite_c=1
+        )
+        left = K[:, :r] - Z @ V[:r].T - V @ Z[:r].T
+        corner = np.tril(left[:r])
+        return corner + np.tril(corner, -1).T, left[r:], K22
 
 
 def read_design(X: Labelled | None, n: int) -> Projection:

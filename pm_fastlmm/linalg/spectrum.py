@@ -419,7 +419,7 @@ def _corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance:
     amplified = C / eigvals[:, None]
     schur = K11 - C.T @ amplified
     # an error of the size of the tolerance in K is one of (I, -Λ⁻¹C)ᵀ(·)(I, -Λ⁻¹C) here
-    allowed = tolerance * (1 + float(np.linalg.norm(amplified, 2)) ** 2 if amplified.size else 1.0)
+    allowed = tolerance * (1 + float(np.linalg.eigvalsh(amplified.T @ amplified)[-1]))
     smallest = float(np.linalg.eigvalsh(schur)[0])
     if smallest < -10 * allowed:
         raise _indefinite(smallest, scale)
