@@ -22,6 +22,7 @@ type Route = Literal["gram", "tsqr"]
 
 _ARRAYS = ("gram", "cross", "squares", "shift", "constants")
 _CACHED = 2**18  # numbers in a piece of a block: what is done to them stays in the processor's cache
+_PIECE = 1024  # rows of a piece at least, for which the sums are worth touching
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -388,7 +389,7 @@ class CrossProducts:
     def _add(self, block: Block) -> Self:
         """Add a block in pieces that fit the processor's cache."""
         out, n = replace(self, dropped=self.dropped + block.dropped), block.values[0].shape[0]
-        size = max(4 * self.triangle.R.shape[0], _CACHED // sum(self.sizes), 1)
+        size = max(4 * self.triangle.R.shape[0], _CACHED // sum(self.sizes), _PIECE)
         for start in range(0, n, size):
             out = out._add_piece(*(part[start : start + size] for part in block.values))
         return out

@@ -44,7 +44,7 @@ def factor_cross_products(c: "CrossProducts") -> tuple[Spectrum, Rotated]:
     """Return the `Spectrum` without rows and the `Rotated` of cross-products."""
     _, m, _ = c.sizes
     parts = _project(c)
-    rounding = max(c.n, m) * _EPS
+    rounding = 4 * (m + np.sqrt(c.n)) * _EPS  # sums over many rows: errors of either sign, that grow as √n
     found = _from_gram(c, parts, rounding) if c.method == "gram" else _from_triangle(c, parts, rounding)
     loadings = np.sqrt(found.eigvals)[:, None] * found.Vt
     nullity = c.n - parts.projection.rank - found.eigvals.size
@@ -62,14 +62,14 @@ def factor_cross_products(c: "CrossProducts") -> tuple[Spectrum, Rotated]:
         factor_names=c.columns.factor,
         largest_ratio=GRAM_RATIO if c.method == "gram" else np.inf,
     )
-    return spectrum, _rotated(c, spectrum, parts, found)
+    return spectrum, _rotated(c, spectrum, parts, found, rounding)
 
 
 def imprecision(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> list[str]:
     """
     Return for each response what its estimates lose to the Gram matrix that they came from, "" if nothing; warn of it.
 
-    An eigenvalue or rss below n · eps · λ_max is not seen in a Gram matrix: it takes a δ that is far above that.
+    What is small beside λ_max is lost in a Gram matrix, in eigenvalues and in rss: δ must be far above its rounding.
     """
     s = rotated.spectrum
     if not np.isfinite(s.largest_ratio):
@@ -129,8 +129,8 @@ def _from_gram(c: "CrossProducts", parts: _Split, rounding: float) -> _Direction
     """
     Return the directions from the eigenvalues of WᵀQ₂Q₂ᵀW.
 
-    It resolves λ to n · eps · λ_max; and rss, a difference of squares, no better than to the error of z, which grows as
-    1/√λ.
+    It resolves λ to `rounding` · λ_max; and rss, a difference of squares, no better than to the error of z, which grows
+    as 1/√λ.
     """
     gram, cross = c.gram + parts.W2.T @ parts.W2, c.cross + parts.W2.T @ parts.Y2
     values, vectors = scipy.linalg.eigh(gram, driver="evd", check_finite=False)
@@ -148,12 +148,12 @@ def _rank(positive: npt.NDArray[np.bool_], df: int) -> int:
     return min(int(np.count_nonzero(positive)), df)
 
 
-def _rotated(c: "CrossProducts", spectrum: Spectrum, parts: _Split, found: _Directions) -> Rotated:
+def _rotated(c: "CrossProducts", spectrum: Spectrum, parts: _Split, found: _Directions, rounding: float) -> Rotated:
     rss = found.rss if spectrum.nullity else np.zeros_like(found.rss)
     norm2 = (found.z**2).sum(0) + rss
     # without its shift y is rounded to what is left: a mean of any size does not count
     rotated_size = norm2 + (parts.y1**2).sum(0)
-    explained = norm2 <= (c.n * _EPS) ** 2 * rotated_size
+    explained = norm2 <= rounding**2 * rotated_size
     one = c.columns.responses is None
     z, y1 = np.where(explained, 0.0, found.z).T, parts.y1.T
     rss, norm2 = np.where(explained, 0.0, rss), np.where(explained, 0.0, norm2)

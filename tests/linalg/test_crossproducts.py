@@ -111,6 +111,24 @@ def test_incidence_with_an_intercept_loses_exactly_one_direction(route):
 
 
 @pytest.mark.parametrize("route", ROUTES)
+def test_the_lost_direction_is_found_among_many_rows_and_pieces(route):
+    rng = np.random.default_rng(1)
+    share = np.arange(1, 41) ** 2.0
+    group = rng.choice(40, p=share / share.sum(), size=120_000)
+    y = 1e5 + rng.normal(size=40)[group] + rng.normal(size=120_000)
+    c = None
+    for rows in np.array_split(np.arange(120_000), 7):
+        block = np.ones((rows.size, 1)), np.eye(40)[group[rows]], y[rows]
+        c = CrossProducts.from_arrays(*block, method=route) if c is None else c.update(*block)
+    spectrum, rotated = c.factor()
+    assert (spectrum.rank, spectrum.nullity) == (39, 120_000 - 40)
+    in_memory = Spectrum.from_factor(np.eye(40)[group], np.ones((120_000, 1)))
+    fit, expected = flmm.reml(spectrum, rotated), flmm.reml(in_memory, y)
+    for name in SHARES:
+        assert_allclose(getattr(fit, name), getattr(expected, name), rtol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("route", ROUTES)
 def test_collinear_columns_of_X_are_dropped_with_the_warning_of_a_spectrum(route):
     X, W, y = rows()
     X = np.column_stack([X, X[:, 0] - 3 * X[:, 1], np.zeros(40), W[:, 0]])
