@@ -77,7 +77,7 @@ def reml_blocks(
     >>> dict(fits.sizes), fits.h2.median().round(2).item()
     ({'response': 300, 'coef': 1}, 0.48)
     """
-    columns = _Columns(Y, spectrum, block)
+    columns = _Columns(Y, spectrum, block, lazy=client is not None)
     about = {"method": method, "spectrum": checkpoints.fingerprint(spectrum.eigvals, spectrum.C, spectrum.projection.R)}
     store = None if checkpoint is None else _Store(Path(checkpoint), columns, about)
     done: dict[int, xr.Dataset] = {} if store is None else store.load()
@@ -98,7 +98,7 @@ def reml_blocks(
 class _Columns:
     """Blocks of columns of Y, with names, of any container."""
 
-    def __init__(self, Y: Any, spectrum: Spectrum, block: int | None) -> None:
+    def __init__(self, Y: Any, spectrum: Spectrum, block: int | None, *, lazy: bool = False) -> None:
         shape = getattr(Y, "shape", None) or np.shape(Y)
         if len(shape) != 2 or not shape[1]:
             raise ValueError(f"Y must be (n, T) with one column or more, got shape {tuple(shape)}: use reml for one.")
@@ -106,6 +106,7 @@ class _Columns:
         if block is not None and block < 1:
             raise ValueError(f"block must be 1 response or more, got {block}.")
         self.T, self.dask = int(shape[1]), hasattr(Y, "dask")
+        labelled = hasattr(Y, "columns") or hasattr(Y, "dims")
         chunk = _chunk_columns(Y)
         if block is None:
             block = max(1, _MEMORY // (8 * _COPIES * spectrum.n))
@@ -115,6 +116,10 @@ class _Columns:
                 block = max(chunk, block // chunk * chunk)
         named = getattr(Y, "columns", None)
         self.names = tuple(f"y{t}" for t in range(self.T)) if named is None else tuple(map(str, named))
+        if lazy and not (self.dask or labelled):  # what is stored is read where it is fitted
+            import dask.array as da
+
+            Y, self.dask = da.from_array(Y if hasattr(Y, "shape") else np.asarray(Y)), True
         self._Y: Any = Y.rechunk((-1, block)) if self.dask else Y if hasattr(Y, "shape") else np.asarray(Y)
         self._edges = [*range(0, self.T, block), self.T]
 
@@ -167,18 +172,21 @@ def _results(
         return
     import dask
 
+    # one node of the graph, whose value Dask gives to any worker, and again to one that takes another's place
+    shared = dask.delayed(spectrum, traverse=False)
+    tasks = [dask.delayed(fit)(shared, columns.values(i), columns.names_of(i)) for i in todo]
     if client is None:
-        tasks = [dask.delayed(fit)(spectrum, columns.values(i), columns.names_of(i)) for i in todo]
         for first in range(0, len(todo), _AT_ONCE):
             some = slice(first, first + _AT_ONCE)
             yield from zip(todo[some], dask.compute(*tasks[some], scheduler="threads"), strict=True)
         return
     from distributed import as_completed
 
-    # on every worker, so that no single one can lose it; a key of its own, which no earlier call still holds
-    shared = client.scatter(spectrum, broadcast=True, hash=False)
+    with dask.config.set(
+        {"distributed.admin.large-graph-warning-threshold": "1 PB"}
+    ):  # the spectrum is meant to be there
+        futures = dict(zip(client.compute(tasks), todo, strict=True))
     with client.as_current():
-        futures = {client.compute(dask.delayed(fit)(shared, columns.values(i), columns.names_of(i))): i for i in todo}
         for future in as_completed(list(futures)):
             yield futures.pop(future), future.result()
 

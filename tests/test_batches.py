@@ -1,5 +1,10 @@
 """Many responses in blocks: the fits of `reml`, from any container, by any worker, in as many goes as it takes."""
 
+import os
+import signal
+import threading
+import time
+
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -147,6 +152,27 @@ def test_the_progress_bar_counts_responses(problem, capsys):
     out = capsys.readouterr().out
     assert "70/70" in out
     assert "4 of 4 blocks" in out
+
+
+def slowly(block, block_info=None):
+    time.sleep(0.3)
+    return block
+
+
+def test_a_worker_that_is_killed_loses_nothing(problem):
+    spectrum, Y, expected = problem
+    lazy = da.from_array(Y, chunks=(40, 5)).map_blocks(slowly, dtype=float)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster.scheduler_address) as client,
+    ):
+        victim = next(iter(client.run(os.getpid).values()))
+        killer = threading.Timer(1.0, os.kill, (victim, signal.SIGKILL))
+        killer.start()
+        fits = flmm.reml_blocks(spectrum, lazy, **QUIET)
+        assert not killer.is_alive()
+        assert victim not in client.run(os.getpid).values()
+    assert_same(fits, expected)
 
 
 def test_a_cluster_of_processes(problem, tmp_path):

@@ -105,9 +105,7 @@ class CrossProducts:
     constants: FloatArray
 
     @classmethod
-    def from_arrays(
-        cls, X: Any, W: Any, y: Any, *, method: Route = "gram", missing: Missing = "raise"
-    ) -> Self:  # fmt: skip
+    def from_arrays(cls, X: Any, W: Any, y: Any, *, method: Route = "gram", missing: Missing = "raise") -> Self:
         """
         Return the statistics of a first block of rows.
 
@@ -376,11 +374,19 @@ class CrossProducts:
         return np.zeros(self.triangle.R.shape[0]) if j is None else self.triangle.R[:, j] / self.constants[j]
 
     def shifted(self, shift: FloatArray) -> Self:
-        """Return the same statistics of rows from which `shift` (m + T,) was subtracted instead, exactly."""
+        """
+        Return the same statistics of rows from which `shift` (m + T,) was subtracted instead, exactly.
+
+        Raises
+        ------
+        ValueError
+            If X has no constant column, of which a shift is a multiple.
+        """
         d = self.constants.size
         if (shift == self.shift).all():
             return self
-        assert self.constant is not None, "a shift is a multiple of a column of X"
+        if self.constant is None:
+            raise ValueError("X has no constant column, so that rows cannot be shifted without another model: shift 0.")
         by = np.r_[np.zeros(d), self.shift - shift]
         h = self.triangle.R.shape[0]
         moved = self.triangle.add_column_multiples(self.ones, by[:h], by[h:])

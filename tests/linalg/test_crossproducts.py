@@ -209,6 +209,13 @@ def test_a_column_that_is_constant_in_the_first_blocks_only(route):
         assert_same(c.factor(), spectrum, spectrum.rotate(y))
 
 
+def test_nothing_is_shifted_without_a_constant():
+    c = split(rows(intercept=False), (10,))
+    assert c.shifted(np.zeros(7)) is c
+    with pytest.raises(ValueError, match="X has no constant column, so that rows cannot be shifted"):
+        c.shifted(np.ones(7))
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_shifts_that_differ_by_much_are_reconciled(route):
     X, W, y = rows()
