@@ -182,9 +182,8 @@ def _results(
         return
     from distributed import as_completed
 
-    with dask.config.set(
-        {"distributed.admin.large-graph-warning-threshold": "1 PB"}
-    ):  # the spectrum is meant to be there
+    # the spectrum is meant to be in the graph: no warning of its size
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PB"}):
         futures = dict(zip(client.compute(tasks), todo, strict=True))
     with client.as_current():
         for future in as_completed(list(futures)):

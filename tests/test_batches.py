@@ -177,13 +177,17 @@ def test_a_worker_that_is_killed_loses_nothing(problem):
 
 def test_a_cluster_of_processes(problem, tmp_path):
     spectrum, Y, expected = problem
+    stored = zarr.create_array(store=tmp_path / "Y.zarr", shape=Y.shape, chunks=(40, 7), dtype="f8")
+    stored[:] = Y
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster.scheduler_address) as client,
     ):
         lazy = flmm.reml_blocks(spectrum, da.from_array(Y, chunks=(40, 10)), checkpoint=tmp_path / "fits", **QUIET)
         given = flmm.reml_blocks(spectrum, Y, block=20, client=client, **QUIET)
-    for fits in (lazy, given):
+        read_there = flmm.reml_blocks(spectrum, stored, block=21, client=client, **QUIET)
+        table = flmm.reml_blocks(spectrum, pd.DataFrame(Y, columns=expected.response), client=client, **QUIET)
+    for fits in (lazy, given, read_there, table):
         assert_same(fits, expected)
     again = flmm.reml_blocks(spectrum, Y, block=10, checkpoint=tmp_path / "fits", **QUIET)
     xr.testing.assert_identical(again, lazy)
