@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from pm_fastlmm import covariance, datasets
 from pm_fastlmm.aireml import VarianceFit, find_reml, fit_covariance
+from pm_fastlmm.batches import reml_blocks
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import DenseLMM, FastLMM, LMMNode, StructuredLMM, lmm_nodes
 from pm_fastlmm.exact import ExactPosterior, exact_posterior
+from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.mixed_design import MixedDesign
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from pm_fastlmm import plots
 
 __all__ = [
+    "CrossProducts",
     "DenseLMM",
     "Design",
     "ExactPosterior",
@@ -51,6 +54,7 @@ __all__ = [
     "predict",
     "recover_effects",
     "reml",
+    "reml_blocks",
     "sample",
 ]
 

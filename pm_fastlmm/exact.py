@@ -14,6 +14,7 @@ from scipy.special import gammaincc, gammaincinv
 
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.linalg.lowrank import imprecision
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
 from pm_fastlmm.prior import VariancePrior, shares
@@ -229,6 +230,11 @@ def exact_posterior(
     ValueError
         If y does not fit the spectrum, or has no residual variance.
 
+    Warns
+    -----
+    UserWarning
+        If the spectrum is that of cross-products, and they are not precise enough where the density is highest.
+
     Notes
     -----
     With e_i = h²λ_i/k̄ + 1 - h² the total variance integrates out (Zellner 1971), and the integral over logit h² is a
@@ -273,6 +279,7 @@ def _one(rotated: Rotated, prior: VariancePrior | None) -> ExactPosterior:
     low, high = _range(lambda x: log_posterior(x)[0])
     x = np.linspace(low, high, _NODES)
     density, scale = log_posterior(x)
+    imprecision(rotated, *(share[[density.argmax()]] for share in (shares(x)[0] / s.mean_diagonal, shares(x)[1])))
     weights = np.exp(density - density.max())
     evidence = density.max() + math.log(weights.sum() * (x[1] - x[0])) - s.projection.logdet_R
     return ExactPosterior(

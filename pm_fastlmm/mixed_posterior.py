@@ -148,11 +148,12 @@ def predict_mixed(
 def _independent(sigma: FloatArray, levels: int, rng: np.random.Generator) -> FloatArray:
     values, vectors = np.linalg.eigh(sigma)
     root = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
-    return np.einsum("...ij,...lj->...li", root, rng.standard_normal((*sigma.shape[:-2], levels, sigma.shape[-1])))
+    noise = rng.standard_normal((*sigma.shape[:-2], levels, sigma.shape[-1]))
+    return np.asarray(np.einsum("...ij,...lj->...li", root, noise))
 
 
 def _new_effects(node: StructuredNode, k: int, sigma: FloatArray, levels: int, rng: np.random.Generator) -> FloatArray:
     u = _independent(sigma, levels, rng)
     flat = u.reshape(*u.shape[:2], -1)
     root = node.products.blocks[k].root
-    return flat if root is None else flat @ root.T
+    return np.asarray(flat if root is None else flat @ root.T)

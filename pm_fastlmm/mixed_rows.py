@@ -64,8 +64,8 @@ def read_rows(
     X_new : (m, r) array or DataFrame
         The columns of X that were kept.
     Z_new : mapping
-        By the name of the term, what the term was made of: labels; (labels, columns) for random slopes; or a matrix over
-        the columns of Z. A term that is left out contributes nothing.
+        By the name of the term, what the term was made of: labels; (labels, columns) for random slopes; or a matrix
+        over the columns of Z. A term that is left out contributes nothing.
     data : DataFrame
         With the variables of the formula.
     design : MixedDesign
@@ -130,7 +130,7 @@ def _incidence(term: Term, value: Any, m: int) -> tuple[Any, Any]:
     labels, columns = value if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) > 0 else (value, None)
     if sp.issparse(labels) or (np.ndim(labels) == 2 and not hasattr(labels, "dtypes")) or hasattr(labels, "columns"):
         Z = sp.csr_array(labels, dtype=float)
-        if Z.shape != (m, term.Z.shape[1]):
+        if tuple(map(int, Z.shape)) != (m, int(term.Z.shape[1])):
             raise ValueError(f"Z_new of {term.name!r} must be ({m}, {term.Z.shape[1]}), got shape {Z.shape}.")
         return Z, sp.csr_array((m, 0))
     if term.width > 1 and columns is None:

@@ -1,7 +1,7 @@
 """After sampling: exact draws of β and u, and predictions, from the draws of the variances."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,6 +11,7 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml import find_node
+from pm_fastlmm.coefficients import draw_factor_effects, kernel_inverse
 from pm_fastlmm.distribution import LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.effects import (
     Coordinates,
@@ -26,25 +27,37 @@ from pm_fastlmm.mixed_posterior import draw_mixed, predict_mixed, recover_mixed
 from pm_fastlmm.mixed_rows import read_rows
 from pm_fastlmm.sampling import evaluate_draws, over_batch
 
+type Effect = Literal["beta", "u", "a"]
 type Effects = Literal["given", "new"]
 
 _BUDGET = 4_000_000  # numbers in flight at a time: 32 MB for each of a handful of arrays
 
 
 def recover_effects(
-    idata: xr.DataTree, *, model: pm.Model | None = None, var_name: str | None = None, random_seed: Any = None
+    idata: xr.DataTree,
+    *,
+    which: Sequence[Effect] | None = None,
+    model: pm.Model | None = None,
+    var_name: str | None = None,
+    random_seed: Any = None,
 ) -> xr.DataTree:
     """
     Add exact posterior draws of the fixed effects β and the random effects u, one for each draw of the variances.
 
+    With K = WWᵀ, u = Wa, also of the coefficients a (marker effects, when W are markers).
+
     Under the flat prior (β, u) are drawn from their joint Gaussian given y and the variances (Matheron's rule); with an
-    explicit β u is drawn given it, with a Gaussian prior β is drawn from its conditional first. For a StructuredLMM node
-    that costs one evaluation of the likelihood for each draw: thin a long posterior first, idata.sel(draw=slice(0, None, 10)).
+    explicit β u is drawn given it, with a Gaussian prior β is drawn from its conditional first. For a StructuredLMM
+    node that costs one evaluation of the likelihood for each draw: thin a long posterior first,
+    ``idata.sel(draw=slice(0, None, 10))``.
 
     Parameters
     ----------
     idata : xarray.DataTree
         From `sample`, or any with draws of what the node's variances depend on.
+    which : sequence of "beta", "u", "a", optional
+        Default β and u; β and a when the rows of the data were not kept (`CrossProducts`), where u is a value for each
+        of them.
     model : pymc.Model, optional
         Default the model of the context.
     var_name : str, optional
@@ -54,8 +67,13 @@ def recover_effects(
     Returns
     -------
     xarray.DataTree
-        The same tree, with `{name}_beta` (dimension coef) and `{name}_u` (dimension obs) in the posterior; for a
-        StructuredLMM node `{name}_{term}` over the levels of each term (and their columns) in place of `{name}_u`.
+        The same tree, with `{name}_beta` (dimension coef), `{name}_u` (dimension obs) or `{name}_a` (dimension factor)
+        in the posterior; for a StructuredLMM node `{name}_{term}` over the levels of each term (and their columns).
+
+    Raises
+    ------
+    ValueError
+        If u is asked for without rows, or a without a factor.
 
     Examples
     --------
@@ -74,19 +92,27 @@ def recover_effects(
     node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
     if isinstance(node, StructuredNode):
         return recover_mixed(idata, model, node, rng)
-    spectral = _spectral(node)
-    beta, u, _ = _draw(idata, model, spectral, rng)
+    node = _spectral(node)
+    rows = node.spectrum.rotation is not None
+    which = (("beta", "u") if rows else ("beta", "a")) if which is None else which
+    if unknown := set(which) - set(get_args(Effect.__value__)):
+        raise ValueError(f"which must be some of 'beta', 'u' and 'a', got {', '.join(map(repr, sorted(unknown)))}.")
+    beta, u, (g, _, _) = _draw(idata, model, node, rng)
     batch, obs = _dims(model, node, beta.ndim - 3)
-    posterior = idata.posterior
-    posterior[f"{node.name}_beta"] = xr.DataArray(
-        beta,
-        dims=("chain", "draw", *batch, f"{node.name}_coef"),
-        coords=_batch_coords(model, batch) | {f"{node.name}_coef": list(node.projection.coef)},
-    )
-    ids = _batch_coords(model, batch) | _obs_coords(model, node, obs)
-    posterior[f"{node.name}_u"] = xr.DataArray(
-        _lift(spectral.spectrum, u), dims=("chain", "draw", *batch, obs), coords=ids
-    )
+    labels = _batch_coords(model, batch)
+
+    def add(effect: Effect, draws: FloatArray, dim: str, names: dict[str, Any]) -> None:
+        dims = ("chain", "draw", *batch, dim)
+        idata.posterior[f"{node.name}_{effect}"] = xr.DataArray(draws, dims=dims, coords=labels | names)
+
+    if "beta" in which:
+        add("beta", beta, f"{node.name}_coef", {f"{node.name}_coef": list(node.spectrum.coef)})
+    if "u" in which:
+        add("u", _lift(node.spectrum, u), obs, _obs_coords(model, node, obs))
+    if "a" in which:
+        a, names = draw_factor_effects(node.spectrum, u, g, rng), node.spectrum.factor_names
+        dim = f"{node.name}_factor"
+        add("a", a, dim, {dim: np.arange(a.shape[-1]) if names is None else list(names)})
     return idata
 
 
@@ -212,7 +238,7 @@ def _require_no_mean(node: LMMNode, mu: FloatArray) -> None:
 def _spectral(node: LMMNode) -> SpectralNode:
     if not isinstance(node, SpectralNode):
         raise ValueError(
-            f"{node.name} is a DenseLMM: its V is not split into effects and residuals, so that there are none to draw. "
+            f"{node.name} is a DenseLMM: its V is not split into effects and residuals, so there are none to draw. "
             "Write the effects as terms of a StructuredLMM."
         )
     return node
@@ -268,8 +294,8 @@ def _draw(
     rotated = _rotate_draws(node, mu) if np.ptp(mu, axis=(0, 1)).any() else node.rotated(mu[0, 0])
     if np.isnan(rotated.y1).any():
         raise ValueError(
-            f"{node.name} observes z and rss alone, without y along X, which β and u depend on: "
-            "let the node observe y itself."
+            f"{node.name} observes other z and rss than those of the Rotated it was built with, so that y along X is "
+            "not known, which β and u depend on: build the model with the Rotated of these data."
         )
     shape = np.broadcast_shapes(g.shape, e.shape, rotated.batch_shape)
     g, e = np.broadcast_to(g, shape), np.broadcast_to(e, shape)
@@ -300,22 +326,10 @@ def _lift(s: Spectrum, u: Coordinates) -> FloatArray:
 
 
 def _new_effects(s: Spectrum, new: NewRows, u: Coordinates, g: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """
-    Draw the effects of new rows given u: mean K*ᵀK⁺u, covariance σ²_g(K** - K*ᵀK⁺K*).
-
-    In the basis [Q₁ | Q₂U] K is [K₁₁ Cᵀ; C Λ], whose pseudo-inverse is applied through its Schur complement.
-    """
+    """Draw the effects of new rows given u: mean K*ᵀK⁺u, covariance σ²_g(K** - K*ᵀK⁺K*)."""
     if new.prior is None:
         raise ValueError("draws of new effects need their prior variance: give K_new_new, the matrix or its diagonal.")
-    left, vectors = np.linalg.eigh(s.schur) if s.projection.rank else (np.zeros(0), s.schur)
-    kept = left > s.n * np.finfo(float).eps * max(float(s.eigvals.max(initial=0.0)), float(left.max(initial=0.0)))
-    inverse = (vectors[:, kept] / left[kept]) @ vectors[:, kept].T
-
-    def solve(a: FloatArray, b: FloatArray) -> Coordinates:
-        corner = (a - (b / s.eigvals) @ s.C) @ inverse
-        return Coordinates(corner, (b - corner @ s.C.T) / s.eigvals)
-
-    weights = solve(new.H.T, new.A.T)
+    weights = kernel_inverse(s)(new.H.T, new.A.T)
     mean = u.a @ weights.a.T + u.b @ weights.b.T
     if new.prior.ndim == 1:
         left_over = new.prior - np.einsum("ij,ji->i", weights.a, new.H) - np.einsum("ij,ji->i", weights.b, new.A)
@@ -337,7 +351,12 @@ def _dims(model: pm.Model, node: LMMNode, batch_ndim: int) -> tuple[list[str], s
     names = list(model.named_vars_to_dims.get(node.name) or [])
     if len(names) != batch_ndim + 1:
         names = [f"{node.name}_dim_{i}" for i in range(batch_ndim + 1)]
-    return names[:batch_ndim], names[batch_ndim]
+    # the last dimension of a node that observes a Rotated is that of the statistic
+    return names[:batch_ndim], f"{node.name}_obs" if _observes_statistic(node) else names[batch_ndim]
+
+
+def _observes_statistic(node: LMMNode) -> bool:
+    return isinstance(node, SpectralNode) and node.given is not None
 
 
 def _batch_coords(model: pm.Model, batch: list[str]) -> dict[str, Any]:
@@ -345,5 +364,5 @@ def _batch_coords(model: pm.Model, batch: list[str]) -> dict[str, Any]:
 
 
 def _obs_coords(model: pm.Model, node: LMMNode, obs: str) -> dict[str, Any]:
-    known = model.coords.get(obs)
+    known = node.ids if _observes_statistic(node) else model.coords.get(obs)
     return {obs: np.arange(node.n) if known is None else list(known)}  # without dims PyMC counts too

@@ -5,14 +5,17 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
-from pm_fastlmm import effects
+from pm_fastlmm import coefficients, effects
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.coefficients import FactorEffects
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.information import relative_information, standard_error
 from pm_fastlmm.labels import labelled
 from pm_fastlmm.likelihood.profile import Boundary, Method, maximise
 from pm_fastlmm.likelihood.spectral import LOG_2PI, contrast_loglik, corner
+from pm_fastlmm.linalg.lowrank import imprecision
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
 
@@ -113,6 +116,33 @@ class REMLFit:
             rows[f"beta[{name}]"] = (self.beta[j], self.beta_se[j])
         return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se"]).astype(float)
 
+    def to_dataset(self) -> xr.Dataset:
+        """
+        Return the estimates as an xarray Dataset with dimensions "response" (for several) and "coef".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> rng = np.random.default_rng(3)
+        >>> W = np.repeat(np.eye(6), 4, axis=0)
+        >>> Y = W @ rng.normal(size=(6, 50)) + rng.normal(size=(24, 50))
+        >>> fits = flmm.reml(flmm.Spectrum.from_factor(W, np.ones((24, 1))), Y).to_dataset()
+        >>> dict(fits.sizes)
+        {'response': 50, 'coef': 1}
+        """
+        names = self.rotated.names
+        over = () if names is None else ("response",)
+        numbers = [*_VARIANCE_FIELDS, *(f"{name}_se" for name in _VARIANCE_FIELDS), "loglik", "converged"]
+        variables: dict[str, Any] = {name: (over, getattr(self, name)) for name in numbers}
+        for name in ("beta", "beta_se"):
+            variables[name] = ((*over, "coef"), getattr(self, name))
+        boundary = np.asarray(self.boundary, dtype=object)
+        variables["boundary"] = (over, np.where(boundary == np.array(None), "", boundary).astype(str))
+        variables["message"] = (over, np.asarray(self.message, dtype=str))
+        coords = {"coef": list(self.coef)} | ({} if names is None else {"response": list(names)})
+        return xr.Dataset(variables, coords=coords, attrs={"method": self.method, "model": "y ~ N(Xβ, σ²(K + δI))"})
+
     def blup(self) -> Any:
         """
         Return the best linear unbiased predictor û of the random effects, (n,) or (n, T).
@@ -133,6 +163,17 @@ class REMLFit:
         """
         u = effects.blup(self.rotated, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
         return labelled(u, self.spectrum.ids, self.rotated.names, name="blup")
+
+    def factor_effects(self) -> FactorEffects:
+        """
+        Return the coefficients a of the factor W, u = Wa with a ~ N(0, σ²I): marker effects, when W are markers.
+
+        Their best linear unbiased predictor and its error variance, (m,) or (m, T), after `Spectrum.from_factor` or
+        `CrossProducts`; by name when the columns of W have names.
+        """
+        found = coefficients.factor_effects(self.rotated, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e))
+        names, responses = self.spectrum.factor_names, self.rotated.names
+        return FactorEffects(*(labelled(values, names, responses) for values in (found.mean, found.variance)))
 
     def pev(self, *, full: bool = False) -> Any:
         """
@@ -248,6 +289,11 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML") -> REMLFit:
     ValueError
         If y has missing values or does not fit the spectrum.
 
+    Warns
+    -----
+    UserWarning
+        If the spectrum is that of cross-products that are not precise enough for the estimate; `message` says it too.
+
     References
     ----------
     Patterson & Thompson (1971), doi:10.1093/biomet/58.3.545; Lippert et al. (2011), doi:10.1038/nmeth.1681.
@@ -279,7 +325,8 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML") -> REMLFit:
         beta_se = np.sqrt(np.diagonal(beta.cov, axis1=-2, axis2=-1))
     problems = np.array([o.problem for o in optima], dtype=object).reshape(T)
     flat = (boundary == np.array(None)) & (problems == np.array(None)) & np.isnan(errors["h2"])
-    rows = zip(problems.flat, boundary.flat, flat.flat, strict=True)
+    lost = imprecision(rotated, sigma2_g, sigma2_e)
+    rows = zip(problems.flat, boundary.flat, flat.flat, lost, strict=True)
     messages = np.array([_message(*row) for row in rows], dtype=object)
     return REMLFit(
         **{name: _plain(value) for name, value in shares.items()},
@@ -355,8 +402,9 @@ def _check_method(method: str) -> None:
         raise ValueError(f"method must be 'REML' or 'ML', got {method!r}.")
 
 
-def _message(problem: str | None, boundary: Boundary | None, flat: bool) -> str:
+def _message(problem: str | None, boundary: Boundary | None, flat: bool, lost: str) -> str:
     parts = [] if problem is None else [problem]
+    parts += [lost] if lost else []
     if flat:
         parts.append(
             "the likelihood is so flat at its maximum that its curvature is lost to rounding: the standard errors of "

@@ -64,8 +64,8 @@ def sample(
     -------
     xarray.DataTree
         As from `pymc.sample`. A FastLMM node adds `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve`
-        to the posterior, a StructuredLMM node `{name}_variance` and `{name}_share` of each term and the residual, unless
-        the model has variables of these names.
+        to the posterior, a StructuredLMM node `{name}_variance` and `{name}_share` of each term and the residual,
+        unless the model has variables of these names.
 
     Warns
     -----
@@ -160,8 +160,11 @@ def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
     """Add the variances of every node and their shares to the posterior, where the model has no such variable."""
     posterior = idata.posterior.to_dataset()
     for node in lmm_nodes(model):
-        derived = _spectral_variances if isinstance(node, SpectralNode) else _component_variances
-        for name, array in derived(posterior, model, node).items():
+        if isinstance(node, SpectralNode):
+            derived = _spectral_variances(posterior, model, node)
+        else:
+            derived = _component_variances(posterior, model, node)
+        for name, array in derived.items():
             if name not in posterior:
                 idata.posterior[name] = array
     return idata

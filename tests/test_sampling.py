@@ -277,16 +277,16 @@ def test_one_of_two_nodes_seeds_and_both_are_reported(two_nodes):
 
 
 def test_two_nodes_need_a_name(two_nodes):
-    with pytest.raises(ValueError, match=r"the model has several FastLMM nodes \(y, second\): name one with var_name="):
+    with pytest.raises(ValueError, match=r"the model has several LMM nodes \(y, second\): name one with var_name="):
         flmm.sample(model=two_nodes)
-    with pytest.raises(ValueError, match=r"no FastLMM node is called 'third': the model has y, second"):
+    with pytest.raises(ValueError, match=r"no LMM node is called 'third': the model has y, second"):
         flmm.sample(model=two_nodes, var_name="third")
 
 
 def test_a_model_without_a_node_is_refused():
     with pm.Model() as model:
         pm.Normal("mu")
-    with pytest.raises(ValueError, match=r"the model has no FastLMM node: add one, or use pymc\.sample"):
+    with pytest.raises(ValueError, match=r"the model has no FastLMM, StructuredLMM or DenseLMM node: add one, or use pymc\.sample"):
         flmm.sample(model=model)
     with pytest.raises(TypeError, match="No model on context stack"):
         flmm.sample()

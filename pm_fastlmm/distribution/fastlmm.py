@@ -8,7 +8,7 @@ import pytensor.tensor as pt
 from pymc.pytensorf import floatX
 
 from pm_fastlmm.distribution.inputs import coefficients, read_mean, read_response, refuse_lone_mean, refuse_unknown
-from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, RotatedLMM
+from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, RotatedLMM, RotatedProperLMM, Treatment, statistic
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
@@ -48,7 +48,8 @@ class FastLMM:
     observed : array, Series, DataFrame, pm.Data or Rotated, optional
         y (n,); several responses as (T, n), or as the columns of a DataFrame. A Series or DataFrame is aligned by id;
         an array or `pm.Data`, which carry none, are in the order of the spectrum. A `Rotated` observes the sufficient
-        statistic [z, rss] instead (flat prior on β alone).
+        statistic instead: [z, rss], and y along X unless β is flat. It is all there is of rows that do not fit in
+        memory (`CrossProducts`); its density is that of y, and β, u and predictions are recovered from it all the same.
     **kwargs
         As in any PyMC distribution: dims ("obs", or ("response", "obs")), shape, initval …
 
@@ -90,10 +91,12 @@ class FastLMM:
                 "along X: give observed=, or a proper treatment of β (beta= or beta_cov=), or a spectrum without X."
             )
         if observed is not None:
-            rest["observed"] = _observed(spectrum, observed)
+            rest["observed"] = _observed(spectrum, observed, distribution.rv_type.treatment)
         _check_coords(name, spectrum, rest.get("dims"))
         rv = distribution(name, params, **rest)
         rv.owner.op.spectrum = spectrum
+        if isinstance(observed, Rotated):
+            rv.owner.op.rotated = observed
         return rv
 
     @classmethod
@@ -126,12 +129,17 @@ def _parametrise(
     eigvals, R = pt.constant(spectrum.eigvals), pt.constant(spectrum.projection.R)
     proper = beta is not None or beta_cov is not None
     if isinstance(observed, Rotated):
-        if proper or mu is not None:
+        if mu is not None:
             raise ValueError(
-                "a Rotated observes y with β under a flat prior and no other mean: pass y itself for mu or beta."
+                "a Rotated has no rows that mu could be the mean of: put its columns into X, or observe y itself."
             )
-        nullity = np.array([spectrum.nullity] if spectrum.nullity else [], dtype="int64")
-        return RotatedLMM, [g, e, eigvals, R, pt.constant(nullity)], kwargs
+        nullity = pt.constant(np.array([spectrum.nullity] if spectrum.nullity else [], dtype="int64"))
+        if not proper:
+            refuse_lone_mean(beta_mean)
+            return RotatedLMM, [g, e, eigvals, R, nullity], kwargs
+        b, L = coefficients(spectrum.projection, beta, beta_mean, beta_cov)
+        constants = [pt.constant(a) for a in (spectrum.C, spectrum.corner_root)]
+        return RotatedProperLMM, [b, L, g, e, eigvals, R, *constants, nullity], kwargs
     mu = read_mean(mu, spectrum.ids, spectrum.n)
     basis, Q1 = pt.constant(spectrum.basis), pt.constant(spectrum.projection.Q1)
     if not proper:
@@ -188,16 +196,10 @@ def _check_shape(shape: Any, n: int) -> None:
         raise ValueError(f"shape ends in {last}, but the spectrum has {n} observations, which are the last dimension.")
 
 
-def _observed(spectrum: Spectrum, observed: Any) -> Any:
+def _observed(spectrum: Spectrum, observed: Any, treatment: Treatment) -> Any:
     """Return the data as PyMC takes them, (…, n), aligned by id, or the statistic of a `Rotated`."""
     if not isinstance(observed, Rotated):
         return read_response(observed, spectrum.ids, spectrum.n)
     if observed.spectrum is not spectrum:
         raise ValueError("observed was rotated by another spectrum: pass spectrum=observed.spectrum, or rotate y anew.")
-    return _statistic(observed)
-
-
-def _statistic(rotated: Rotated) -> Any:
-    if not rotated.spectrum.nullity:
-        return rotated.z
-    return np.concatenate([rotated.z, rotated.rss[..., None]], axis=-1)
+    return statistic(observed, treatment)

@@ -13,7 +13,7 @@ from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.distribution.dense import DenseRV
 from pm_fastlmm.distribution.structured import StructuredRV
-from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedLMMRV, Treatment
+from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, Treatment, statistic
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
@@ -35,7 +35,7 @@ class LMMNode:
     mu, beta_mean : TensorVariable or None
         The mean besides Xβ; for "proper" the mean of β.
     observed : array or None
-        The data: y (…, n), or the statistic [z, rss] of a `Rotated`.
+        The data: y (…, n), or the statistic of a `Rotated`, [z, rss] or [z, rss, y₁].
     projection : Projection
         QR of X.
     ids : tuple or None
@@ -68,20 +68,32 @@ class SpectralNode(LMMNode):
         The variances, as functions of the model's variables.
     beta_root : TensorVariable or None
         For "proper" a root of the prior covariance of β, 0 for an explicit β.
+    given : Rotated or None
+        The `Rotated` that the node was built with, which has y along X besides the statistic.
     """
 
     spectrum: Spectrum
     sigma2_g: Any
     sigma2_e: Any
     beta_root: Any
+    given: Rotated | None
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.spectrum.n
 
     def rotated(self, mu: Any = 0.0) -> Rotated:
         """Return the observed data less mu, rotated."""
         s = self.spectrum
-        if isinstance(self.rv.owner.op, RotatedLMMRV):
+        if self.given is not None:
+            if np.array_equal(self.observed, statistic(self.given, self.treatment)):
+                return self.given
             z = self.observed[..., : s.rank]
             rss = self.observed[..., s.rank] if s.nullity else np.zeros(z.shape[:-1])
             y1 = np.full((*z.shape[:-1], s.projection.rank), np.nan)
+            if self.treatment == "proper":
+                y1 = self.observed[..., s.rank + bool(s.nullity) :]
             return Rotated(s, z, rss, y1, (z**2).sum(-1) + rss, None)
         values = self.observed - mu
         names = tuple(map(str, range(values.shape[0]))) if values.ndim == 2 else None
@@ -158,12 +170,14 @@ def _node(model: pm.Model, rv: Any) -> LMMNode | None:
     mu = b = root = None
     if isinstance(op, ProperLMMRV):
         mu, b, root, g, e = params[:5]
+    elif isinstance(op, RotatedProperLMMRV):
+        b, root, g, e = params[:4]
     elif isinstance(op, FlatLMMRV):
         mu, g, e = params[:3]
     else:
         g, e = params[:2]
     s = op.spectrum
-    return SpectralNode(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root)
+    return SpectralNode(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root, op.rotated)
 
 
 def _observed(model: pm.Model, rv: Any) -> Any:
