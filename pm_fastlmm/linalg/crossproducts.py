@@ -16,7 +16,7 @@ from pm_fastlmm.linalg.lowrank import factor_cross_products
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.linalg.streaming import Checkpoint, Sums, add_up
-from pm_fastlmm.linalg.triangle import Triangle
+from pm_fastlmm.linalg.triangle import Parts, Triangle
 
 type Route = Literal["gram", "tsqr"]
 
@@ -326,7 +326,7 @@ class CrossProducts:
         common = (self.constants == other.constants) & (np.nan_to_num(self.constants) != 0)
         shift = self.shift if common.any() else np.zeros_like(self.shift)
         left, right = self.shifted(shift), other.shifted(shift)
-        sums = left._append(right.triangle.R, right.triangle.C)
+        sums = left._append([(right.triangle.R, 0.0)], [(right.triangle.C, 0.0)])
         return replace(
             sums,
             n=left.n + right.n,
@@ -410,14 +410,14 @@ class CrossProducts:
             start = self
         else:
             start = replace(self, shift=frozen(np.r_[W.mean(0), Y.mean(0)]))
-        rows = np.hstack([X, W, Y])
-        rows[:, X.shape[1] :] -= start.shift
-        h = start.triangle.R.shape[0]
-        sums = start._append(rows[:, :h], rows[:, h:])
-        return replace(sums, n=start.n + len(rows), constants=frozen(constants))
+        m = W.shape[1]
+        parts: Parts = [(X, 0.0), (W, start.shift[:m]), (Y, start.shift[m:])]
+        heads = 1 if self.method == "gram" else 2
+        sums = start._append(parts[:heads], parts[heads:])
+        return replace(sums, n=start.n + len(W), constants=frozen(constants))
 
-    def _append(self, head: FloatArray, tail: FloatArray) -> Self:
-        """Add rows, or a triangle of rows, that have the shift."""
+    def _append(self, head: Parts, tail: Parts) -> Self:
+        """Add rows less their shift, or the triangle of rows that have the same one."""
         triangle, rest = self.triangle.append(head, tail)
         m = self.gram.shape[0]
         W, Y = rest[:, :m], rest[:, m:]

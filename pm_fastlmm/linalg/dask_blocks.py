@@ -24,9 +24,11 @@ class DaskBlocks(Sequence[Any]):
     """
 
     def __init__(self, X: Any, W: Any, y: Any, *, reduce: Callable[..., Any], merge: Callable[[Any, Any], Any]) -> None:
-        import dask.array as da
-        from dask import delayed
-
+        try:
+            import dask.array as da
+            from dask import delayed
+        except ImportError as error:
+            raise ImportError("Dask arrays need Dask: pip install 'pm_fastlmm[distributed]'.") from error
         if not isinstance(W, da.Array):
             raise TypeError(f"W must be a Dask array, got {type(W).__name__}: use from_rows for anything else.")
         W = W.rechunk({1: -1})

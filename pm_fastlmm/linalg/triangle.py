@@ -1,11 +1,14 @@
 """QR of rows that arrive in blocks (TSQR; Demmel et al. 2012, doi:10.1137/080731992): only the triangle is kept."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import lapack
 
 from pm_fastlmm._arrays import FloatArray
+
+type Parts = Sequence[tuple[FloatArray, FloatArray | float]]
 
 _BLOCK = 64  # columns at a time, for which LAPACK needs the room
 
@@ -33,14 +36,15 @@ class Triangle(NamedTuple):
         """Return the factors once multiples (h,), (t,) of a column with coordinates `unit` are added to the columns."""
         return Triangle(self.R + np.outer(unit, head), self.C + np.outer(unit, tail))
 
-    def append(self, head: FloatArray, tail: FloatArray) -> tuple["Triangle", FloatArray]:
+    def append(self, head: Parts, tail: Parts) -> tuple["Triangle", FloatArray]:
         """
         Return the triangle of more rows, and the coordinates of their tail that are orthogonal to every head.
 
         Parameters
         ----------
-        head, tail : (n, h) and (n, t) arrays
-            New rows, or the R and C of other ones.
+        head, tail : sequences of pairs
+            New rows, or the R and C of other ones: arrays with n rows that stand side by side, h and t columns in all,
+            and what is subtracted from each of their rows.
 
         Returns
         -------
@@ -50,13 +54,13 @@ class Triangle(NamedTuple):
             earlier calls had: sums of it over calls never subtract.
         """
         h, t = self.C.shape
+        rows = h + tail[0][0].shape[0]
+        stacked, rotated = np.empty((rows, h), order="F"), np.empty((rows, t))
+        stacked[:h], rotated[:h] = self.R, self.C
+        _fill(stacked[h:], head)
+        _fill(rotated[h:], tail)
         if not h:
-            return self, tail
-        rows = h + head.shape[0]
-        stacked = np.empty((rows, h), order="F")
-        stacked[:h], stacked[h:] = self.R, head
-        rotated = np.empty((rows, t))
-        rotated[:h], rotated[h:] = self.C, tail
+            return self, rotated
         factored, tau, _, _ = lapack.dgeqrf(stacked, lwork=_BLOCK * h, overwrite_a=True)
         if t:
             # the buffer in C order is its transpose in Fortran order: (Qᵀ tail)ᵀ = tailᵀ Q, in place
@@ -64,3 +68,11 @@ class Triangle(NamedTuple):
             rotated = lapack.dormqr("R", "N", factored, tau, rotated.T, work, overwrite_c=True)[0].T
         sign = np.where(np.diag(factored) < 0, -1.0, 1.0)[:, None]
         return Triangle(np.triu(factored[:h]) * sign, rotated[:h] * sign), rotated[h:]
+
+
+def _fill(out: FloatArray, columns: Parts) -> None:
+    """Write arrays side by side, less their shifts: one pass, no copy in between."""
+    start = 0
+    for values, shift in columns:
+        np.subtract(values, shift, out=out[:, start : start + values.shape[1]])
+        start += values.shape[1]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -80,6 +81,13 @@ def test_bad_arrays_are_refused():
         CrossProducts.from_dask(X, W, y[1:], **QUIET)
     with pytest.raises(ValueError, match=r"the chunks of W have unknown sizes: call W.compute_chunk_sizes\(\) first"):
         CrossProducts.from_dask(None, W[y > 0], y, **QUIET)
+
+
+def test_dask_is_an_extra(monkeypatch):
+    arguments = arrays()
+    monkeypatch.setitem(sys.modules, "dask.array", None)
+    with pytest.raises(ImportError, match=r"Dask arrays need Dask: pip install 'pm_fastlmm\[distributed\]'"):
+        CrossProducts.from_dask(*arguments, **QUIET)
 
 
 def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, whole):
