@@ -10,9 +10,12 @@ from rich.progress import track
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.structured import compile_matrices
+from pm_fastlmm.coefficients import draw_factor_effects
 from pm_fastlmm.distribution import StructuredNode
+from pm_fastlmm.effects import draw_effects
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
+from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.mixed_rows import MixedRows
 from pm_fastlmm.sampling import evaluate_draws
 
@@ -52,6 +55,8 @@ def draw_mixed(
     theta, mu, b, B = evaluate_draws(
         model, idata.posterior.to_dataset(), [node.theta, node.mu, node.beta_mean, node.beta_cov]
     )
+    if node.spectrum is not None and node.treatment == "flat" and not np.ptp(mu, axis=(0, 1)).any():
+        return _draw_kernel(node, node.spectrum, theta, mu, rng)
     shape, products, terms = theta.shape[:2], node.products, node.terms
     matrices, R = compile_matrices(node.layout), products.projection.R
     X = products.projection.Q1 @ R
@@ -71,6 +76,19 @@ def draw_mixed(
             sigma[k][at] = values[k]
         beta[at] = coefficients if products.flat else b[at] + (drawn[-1].ravel() if B[at].size else 0.0)
     return EffectDraws(beta, u, sigma, theta[..., -1], mu)
+
+
+def _draw_kernel(
+    node: StructuredNode, spectrum: Spectrum, theta: FloatArray, mu: FloatArray, rng: np.random.Generator
+) -> EffectDraws:
+    """Draw all at once in the rotated coordinates: the effects are the coefficients of the factor Z of K."""
+    g, e = theta[..., 0], theta[..., 1]
+    beta, u = draw_effects(spectrum.rotate(node.observed - mu[0, 0]), g, e, rng)
+    effects = draw_factor_effects(spectrum, u, g, rng)
+    root, term = node.products.blocks[0].root, node.terms[0]
+    effects = effects if root is None else effects @ root.T
+    levels = effects.reshape(*theta.shape[:2], -1, term.width)
+    return EffectDraws(beta, [levels], [g[..., None, None]], e, mu)
 
 
 def _one_draw(

@@ -18,10 +18,10 @@ from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_finite
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.fit import VarianceFit, history_of
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
-from pm_fastlmm.aireml.mapping import Link, objective_of
+from pm_fastlmm.aireml.mapping import Link, constants_of, objective_of
 from pm_fastlmm.aireml.objective import Method, Objective, check_method
 from pm_fastlmm.aireml.structured import StructuredObjective
-from pm_fastlmm.distribution import LMMNode, lmm_nodes
+from pm_fastlmm.distribution import LMMNode, StructuredNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import INTERPRETED, reaching
 from pm_fastlmm.linalg.projection import read_design
 
@@ -284,7 +284,15 @@ def _fit(
         method=objective.method,
         objective=objective,
         node=node,
+        **_constants(node),
     )
+
+
+def _constants(node: LMMNode | None) -> dict[str, Any]:
+    if not isinstance(node, StructuredNode):
+        return {}
+    mu, b, _ = constants_of(node)
+    return {"mu": mu, "prior_mean": b if node.treatment == "proper" else np.zeros(0)}
 
 
 def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any, FloatArray]:

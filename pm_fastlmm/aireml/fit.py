@@ -1,17 +1,21 @@
 """VarianceFit: what AI-REML found, labelled."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.after import by_term, fitted_values, predict, terms_state
 from pm_fastlmm.aireml.iteration import Trace, propose
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
 from pm_fastlmm.distribution import LMMNode
+from pm_fastlmm.effects import Prediction
+from pm_fastlmm.mixed_rows import read_rows
 
 _DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
 
@@ -46,6 +50,10 @@ class VarianceFit:
         The likelihood, for single evaluations and steps at any θ.
     node : LMMNode or None
         The node of the model, None for a function V(θ).
+    mu : array or 0
+        The mean besides Xβ and Zu.
+    prior_mean : array
+        b of an explicit β or of its Gaussian prior, of length 0 for a flat one.
     """
 
     theta: pd.Series
@@ -62,6 +70,8 @@ class VarianceFit:
     method: Method
     objective: Objective
     node: LMMNode | None
+    mu: Any = 0.0
+    prior_mean: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @cached_property
     def cov(self) -> pd.DataFrame:
@@ -160,6 +170,72 @@ class VarianceFit:
         step, _ = propose(self.objective, omega, J.T @ score, J.T @ information @ J)
         return pd.Series(self.objective.external(omega + step), self.theta.index, name="theta")
 
+    def blue(self, theta: Any = None) -> tuple[pd.Series, pd.DataFrame]:
+        """Return the generalised least squares estimate of β and its covariance, at the estimate or at any θ."""
+        at = self._at(theta)
+        state = self.objective.state(at)
+        if state is None:
+            raise ValueError(f"V is not positive definite at {self.objective.described(at)}.")
+        beta, cov = self.objective.coefficients(state)
+        names = list(self.objective.coef)
+        return pd.Series(beta, names, name="beta"), pd.DataFrame(cov, names, names)
+
+    def blup(self, term: str | None = None, theta: Any = None) -> Any:
+        """
+        Return the best linear unbiased predictors û of the effects of a term, or of all of them by name.
+
+        A Series by level; for a term with columns a DataFrame.
+        """
+        state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
+        return _chosen(by_term(node, state.effects(), "blup"), term)
+
+    def pev(self, term: str | None = None, theta: Any = None) -> Any:
+        """Return the prediction error variances Var(û - u), the uncertainty of β̂ included, as `blup` does."""
+        state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
+        errors = [state.prediction_error(k) for k in range(len(node.terms))]
+        return _chosen(by_term(node, errors, "pev"), term)
+
+    def fitted(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
+        """Return Xβ̂ + Σ Zû + mu ("conditional"), or Xβ̂ + mu ("marginal"), by id of the row."""
+        if kind not in ("conditional", "marginal"):
+            raise ValueError(f"kind must be 'conditional' (Xβ̂ + Zû) or 'marginal' (Xβ̂), got {kind!r}.")
+        state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
+        b = self.prior_mean
+        mean = self.mu + (node.projection.Q1 @ node.projection.R @ b if b.size else np.zeros(node.n))
+        return fitted_values(state, node, mean, conditional=kind == "conditional")
+
+    def residuals(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
+        """Return y less the fitted values of that kind, by id of the row."""
+        fitted = self.fitted(kind, theta)
+        residual = np.asarray(self.node.observed if self.node is not None else 0.0) - fitted
+        return residual.rename("residual") if isinstance(residual, pd.Series) else residual
+
+    def predict(
+        self, X_new: Any = None, Z_new: Mapping[str, Any] | None = None, *, data: Any = None, theta: Any = None
+    ) -> Prediction:
+        """
+        Predict f = Xβ + Σ Zu for new rows.
+
+        Parameters
+        ----------
+        X_new : (m, r) array or DataFrame
+        Z_new : mapping
+            By the name of a term what the term was made of: labels, (labels, columns), or a matrix. Levels that are new
+            have the effect 0 and add their variance; a term that is left out contributes nothing.
+        data : DataFrame
+            For a model from a formula, in place of X_new and Z_new.
+        theta : optional
+            Another θ than the estimate.
+
+        Returns
+        -------
+        Prediction
+            With `mean`, `variance`, `se`, `se_observation`.
+        """
+        state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
+        rows = read_rows(node.projection, node.terms, X_new=X_new, Z_new=Z_new, data=data, design=node.design)
+        return predict(state, node, rows, self.prior_mean)
+
     def summary(self) -> pd.DataFrame:
         """Return the estimates and standard errors of θ and β as a table."""
         theta = pd.DataFrame({"estimate": self.theta, "se": self.se})
@@ -176,6 +252,14 @@ class VarianceFit:
             ("converged" if self.converged else "NOT CONVERGED") + (f": {self.message}" if self.message else ""),
         ]
         return "\n".join(lines)
+
+
+def _chosen(values: dict[str, Any], term: str | None) -> Any:
+    if term is None:
+        return values
+    if term not in values:
+        raise ValueError(f"there is no term {term!r}: the model has {', '.join(values)}.")
+    return values[term]
 
 
 def history_of(objective: Objective, trace: Trace) -> xr.Dataset:

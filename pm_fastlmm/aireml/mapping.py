@@ -270,6 +270,8 @@ def _structured_or_spectral(
         zero = np.zeros(()) if node.mu is None else y - node.observed
         return pt.stack([node.sigma2_g, node.sigma2_e]), SpectralObjective.of(node.rotated(-zero), method)
     assert isinstance(node, StructuredNode)
+    if node.spectrum is not None and node.treatment == "flat":
+        return node.theta, SpectralObjective.of(node.spectrum.rotate(y), method, node.layout.names)
     objective = StructuredObjective.of(node.products, node.layout, y, offset=offset, prior=prior, method=method)
     return node.theta, objective
 
@@ -284,11 +286,17 @@ def _data(model: pm.Model, node: LMMNode) -> tuple[FloatArray, FloatArray | None
             f"free variables are in the mean of {node.name} or in the prior of β ({shown([rv.name for rv in free])}): "
             "REML is for variances. Put covariates into X, whose coefficients are integrated out."
         )
-    values = iter(pytensor.function([], graphs, mode=INTERPRETED)())
-    mu = 0.0 if node.mu is None else next(values)
-    b = None if node.beta_mean is None else np.asarray(next(values), dtype=float)
-    prior = np.asarray(next(values), dtype=float) if getattr(node, "beta_cov", None) is not None else np.zeros((0, 0))
+    mu, b, prior = constants_of(node)
     return np.asarray(node.observed - mu, dtype=float), b if node.treatment == "proper" else None, prior
+
+
+def constants_of(node: LMMNode) -> tuple[Any, FloatArray, FloatArray]:
+    """Return mu, and mean and covariance of β's prior (of size 0 where there is none), which no variable reaches."""
+    graphs = {"mu": node.mu, "b": node.beta_mean, "B": getattr(node, "beta_cov", None)}
+    given = {name: graph for name, graph in graphs.items() if graph is not None}
+    values = pytensor.function([], list(given.values()), mode=INTERPRETED)()
+    known = {name: np.asarray(value, dtype=float) for name, value in zip(given, values, strict=True)}
+    return known.get("mu", np.zeros(())), known.get("b", np.zeros(0)), known.get("B", np.zeros((0, 0)))
 
 
 def _dense(

@@ -36,11 +36,11 @@ class SpectralObjective(Objective):
     coef: tuple[str, ...]
 
     @classmethod
-    def of(cls, rotated: Rotated, method: Method) -> "SpectralObjective":
-        """Return the objective of one response."""
+    def of(cls, rotated: Rotated, method: Method, names: tuple[str, ...] = NAMES) -> "SpectralObjective":
+        """Return the objective of one response; the names are those of the two variances."""
         fit = reml(rotated.spectrum, rotated, method=method)
         return cls(
-            rotated, method, np.zeros(2, dtype=bool), fit, NAMES, np.zeros(2), np.full(2, np.inf), rotated.spectrum.coef
+            rotated, method, np.zeros(2, dtype=bool), fit, names, np.zeros(2), np.full(2, np.inf), rotated.spectrum.coef
         )
 
     def state(self, theta: FloatArray) -> SpectralState | None:

@@ -17,6 +17,7 @@ from pm_fastlmm.distribution.graphs import INTERPRETED
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
 
+_RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
 _RESCALE = 0.05  # |log c| above which V is multiplied by its best factor c = yᵀPy/p
 
 
@@ -135,7 +136,21 @@ class StructuredObjective(Objective):
         for entry in self.layout.entries:
             own = estimate[[i for i, (k, _) in enumerate(owners) if k == entry.term]]
             theta[entry.place] = _starting_values(entry, own, self.lower[entry.place], self.upper[entry.place])
-        return np.where(self.fixed & np.isfinite(self.held), self.held, theta)
+        theta = np.where(self.fixed & np.isfinite(self.held), self.held, theta)
+        return self._best_ratio(theta) if self.layout.size == 2 and not self.fixed.any() else theta
+
+    def _best_ratio(self, theta: FloatArray) -> FloatArray:
+        """Return the best of many ratios of two variances, each with its best total: one kernel can have two modes."""
+        best, highest = theta, -np.inf
+        for ratio in np.exp(np.linspace(-_RATIOS, _RATIOS, 2 * int(_RATIOS) + 1)):
+            candidate = theta * np.array([ratio, 1.0])
+            state = self.state(candidate)
+            if state is None:
+                continue
+            candidate, state = self.rescaled(candidate, state) or (candidate, state)
+            if state.loglik > highest:
+                best, highest = candidate, state.loglik
+        return best
 
     def _components(self) -> tuple[list[sp.csr_array], list[tuple[int, int]]]:
         """Return the incidence of each variance of the start: by column within a level, or of a term as a whole."""

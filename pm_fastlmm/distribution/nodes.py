@@ -117,6 +117,8 @@ class StructuredNode(LMMNode):
         Prior covariance of β, (0, 0) when it has none.
     design : MixedDesign or None
         The formula that the terms were made from.
+    spectrum : Spectrum or None
+        Of the kernel, when the terms are σ²(K + δI).
     """
 
     terms: tuple[Term, ...]
@@ -125,6 +127,7 @@ class StructuredNode(LMMNode):
     products: MixedProducts
     beta_cov: Any
     design: Any
+    spectrum: Spectrum | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +166,7 @@ def _node(model: pm.Model, rv: Any) -> LMMNode | None:
     if isinstance(op, StructuredRV):
         mu, b, B, theta = params
         common = (rv.name, rv, op.treatment, mu, b, data, op.products.projection, op.ids)
-        return StructuredNode(*common, op.terms, op.theta, theta, op.products, B, op.design)
+        return StructuredNode(*common, op.terms, op.theta, theta, op.products, B, op.design, op.spectrum)
     if isinstance(op, DenseRV):
         mu, b, B, V = params
         return DenseNode(rv.name, rv, op.treatment, mu, b, data, op.projection, op.ids, V, B)

@@ -15,19 +15,25 @@ from pytensor.tensor.random.utils import normalize_size_param
 
 from pm_fastlmm._arrays import Labelled, align, common_ids, read, require_length
 from pm_fastlmm.covariance.terms import Term
-from pm_fastlmm.covariance.theta import Theta
+from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.inputs import read_mean, read_response, refuse_unknown, treat_coefficients
 from pm_fastlmm.distribution.operations import MixedLoglik, RandomEffects, ResponseStatistics
-from pm_fastlmm.distribution.variables import Treatment, times
+from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, Treatment, times
 from pm_fastlmm.linalg.mixed import Block, MixedProducts
 from pm_fastlmm.linalg.projection import Projection, read_design
+from pm_fastlmm.linalg.spectrum import Spectrum
+
+_CARRIED = ("treatment", "terms", "theta", "products", "ids", "design", "spectrum")
+_SPECTRUM_ORDER = 3000
+_SPECTRUM_SIZE = 30_000_000
 
 
 class StructuredRV(SymbolicRandomVariable):  # type: ignore[misc]
     """
     Y = mu + Xb + Σ Z_ku_k + e: inputs mu, b, B (the prior covariance of β, empty if there is none) and θ.
 
-    The op carries what does not change: the terms, the layout of θ and the cross-products.
+    The op carries what does not change: the terms, the layout of θ and the cross-products; and, when the terms are one
+    kernel, its spectrum.
     """
 
     name = "StructuredLMM"
@@ -39,6 +45,7 @@ class StructuredRV(SymbolicRandomVariable):  # type: ignore[misc]
     products: MixedProducts
     ids: Any
     design: Any
+    spectrum: Spectrum | None
 
     @classmethod
     def rv_op(cls, *params: Any, carried: dict[str, Any], size: Any = None, rng: Any = None) -> Any:
@@ -61,7 +68,7 @@ class StructuredRV(SymbolicRandomVariable):  # type: ignore[misc]
     @property
     def carried(self) -> dict[str, Any]:
         """What the op carries besides its inputs."""
-        return {name: getattr(self, name) for name in ("treatment", "terms", "theta", "products", "ids", "design")}
+        return {name: getattr(self, name) for name in _CARRIED}
 
     def rebuild_rv(self, *params: Any, **kwargs: Any) -> Any:
         """Build the variable anew, for another size."""
@@ -80,6 +87,8 @@ def packed(theta: Theta, products: MixedProducts, values: Any, B: Any) -> Any:
 def _structured_logp(op: StructuredRV, values: Any, rng: Any, size: Any, mu: Any, b: Any, B: Any, theta: Any,
                      **kwargs: Any) -> Any:  # fmt: skip
     (value,) = values
+    if op.spectrum is not None:
+        return _spectral_logp(op, op.spectrum, value, mu, b, B, theta)
     products = op.products
     within, between, rss, y1 = ResponseStatistics(products)(value - mu)
     if not products.flat:  # y₂ + Q₁d, d = Q₁ᵀy - Rb
@@ -97,6 +106,18 @@ def _structured_logp(op: StructuredRV, values: Any, rng: Any, size: Any, mu: Any
     return check_parameters(
         logp - products.logdet_R, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
     )
+
+
+def _spectral_logp(op: StructuredRV, s: Spectrum, value: Any, mu: Any, b: Any, B: Any, theta: Any) -> Any:
+    """Return the log-density of σ²(K + δI), in the rotated coordinates as `FastLMM` has it."""
+    g, e, R = theta[0], theta[1], pt.constant(s.projection.R)
+    eigvals, basis, Q1 = (pt.constant(a) for a in (s.eigvals, s.basis, s.projection.Q1))
+    if op.treatment == "flat":
+        return FlatLMM.logp(value, mu, g, e, eigvals, basis, Q1, R)
+    L = pt.zeros(R.type.shape) if B.type.shape == (0, 0) else pt.linalg.cholesky(B)
+    return ProperLMM.logp(
+        value, mu, b, L, g, e, eigvals, basis, Q1, R, pt.constant(s.C), pt.constant(s.corner_root)
+    )  # fmt: skip
 
 
 class _Structured(Continuous):  # type: ignore[misc]
@@ -209,9 +230,26 @@ def _parametrise(
     products = MixedProducts.from_rows(blocks, projection, flat=flat)
     theta = Theta.of_terms(terms)
     carried = {"treatment": "flat" if flat else "proper", "terms": tuple(terms), "theta": theta,
-               "products": products, "ids": ids, "design": design}  # fmt: skip
+               "products": products, "ids": ids, "design": design,
+               "spectrum": _spectrum(theta, blocks[: len(terms)], projection)}  # fmt: skip
     values = floatX(theta.pack(pt.as_tensor(sigma2_e), pt))
     return [read_mean(own["mu"], ids, n), b, B, values], carried, kwargs
+
+
+def _spectrum(theta: Theta, blocks: list[Block], projection: Projection) -> Spectrum | None:
+    """
+    Return the spectrum of K = ZZᵀ if the terms are σ²(K + δI), and K is worth an eigendecomposition.
+
+    A grouping factor alone is eliminated at the cost of its levels, which the spectral engine does not beat when they
+    are many; a known K costs the cube of its order in each evaluation unless it is diagonalised once.
+    """
+    if theta.names != (theta.names[0], RESIDUAL) or blocks[0].width > 1 or len(theta.blocks[0].parameters) != 1:
+        return None
+    n, q = blocks[0].Z.shape
+    if min(n, q) > _SPECTRUM_ORDER or n * q > _SPECTRUM_SIZE or projection.rank + 1 >= n:
+        return None
+    X = Labelled(projection.Q1 @ projection.R, None, projection.coef) if projection.rank else None
+    return Spectrum.from_factor(blocks[0].Z.toarray(), X)
 
 
 def _block(term: Term) -> Block:
