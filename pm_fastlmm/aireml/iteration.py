@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ _HALVINGS = 14
 _ARMIJO = 1e-4
 _FLOOR = 1e-8  # smallest eigenvalue of the information, scaled to unit diagonal, that a step divides by
 _ROUNDING = 1e-12
+_SHORTEST = 0.2
 _REACH = 5.0
 
 
@@ -141,12 +142,14 @@ def maximise(
             "there. Give another start="
         )
     omega, state = objective.rescaled(omega, state) or (omega, state)
+    length, last = 1.0, None
     for count in range(max_iterations + 1):
         theta = objective.external(omega)
         score, information = objective.derivatives(theta, state)
         J = objective.jacobian(omega)
         inner_score, inner_information = J.T @ score, J.T @ information @ J
         step, decrement = propose(objective, omega, inner_score, inner_information)
+        length = 1.0 if last is None else last.best_length(inner_score)
         proposed = objective.external(omega + step) - theta
         current = Iteration(
             theta, float(state.loglik), score, information, objective.coefficients(state)[0], decrement, proposed,
@@ -158,7 +161,8 @@ def maximise(
             report(count, current)
             trace.reason = "" if trace.converged else f"{max_iterations} iterations were not enough"
             return trace
-        moved, next_state, kind = _advance(objective, omega, step, state, float(inner_score @ step), score)
+        slope = float(inner_score @ step)
+        moved, next_state, kind, length = _advance(objective, omega, step, state, slope, score, length)
         if next_state is None:
             trace.iterations.append(current)
             report(count, current)
@@ -172,8 +176,27 @@ def maximise(
         current = replace(current, taken=objective.external(moved) - theta, kind=kind)
         trace.iterations.append(current)
         report(count, current)
+        last = _Step(step, slope, length) if kind.startswith("AI") else None
         omega, state = moved, next_state
     return trace
+
+
+class _Step(NamedTuple):
+    """The last step: its direction, the slope of the likelihood along it where it started, and how far it went."""
+
+    direction: FloatArray
+    slope: float
+    length: float
+
+    def best_length(self, score: FloatArray) -> float:
+        """
+        Return the length at which the last step would have ended where the slope is 0, by the secant; at most 1.
+
+        In nonlinear parameters the average information can be far below the curvature; full steps then go to and fro
+        across the maximum.
+        """
+        fall = self.slope - float(score @ self.direction)
+        return float(np.clip(self.length * self.slope / fall, _SHORTEST, 1.0)) if fall > 0 else 1.0
 
 
 def _converged(
@@ -191,21 +214,26 @@ def _converged(
 
 
 def _advance(
-    objective: Objective, omega: FloatArray, step: FloatArray, state: Any, slope: float, score: FloatArray
-) -> tuple[FloatArray, Any, str]:
-    """Return the next ω and its state: the step, halved until the likelihood rises enough, or an EM step."""
-    length = 1.0
+    objective: Objective,
+    omega: FloatArray,
+    step: FloatArray,
+    state: Any,
+    slope: float,
+    score: FloatArray,
+    length: float,
+) -> tuple[FloatArray, Any, str, float]:
+    """Return the next ω, its state, and how: a step, halved until the likelihood rises enough, or an EM step."""
     slack = _ROUNDING * abs(state.loglik)
     for attempt in range(_HALVINGS):
         target = np.clip(omega + length * step, objective.internal_lower, objective.internal_upper)
         candidate = objective.state(objective.external(target))
         if candidate is not None and candidate.loglik >= state.loglik + _ARMIJO * length * max(slope, 0) - slack:
             rescaled = objective.rescaled(target, candidate)
-            return *(rescaled or (target, candidate)), "AI, halved" if attempt else "AI"
+            return *(rescaled or (target, candidate)), "AI, halved" if attempt else "AI", length
         length *= 0.25 if candidate is None or not math.isfinite(candidate.loglik) else 0.5
     improved = objective.em(omega, score)
     if improved is not None:
         candidate = objective.state(objective.external(improved))
         if candidate is not None and candidate.loglik > state.loglik + slack:
-            return improved, candidate, "EM"
-    return omega, None, ""
+            return improved, candidate, "EM", 0.0
+    return omega, None, "", 0.0
