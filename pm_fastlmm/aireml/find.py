@@ -364,6 +364,7 @@ def _run(
                     f"{count:3d}  loglik {i.loglik:.8f}  decrement {i.decrement:.2e}  {i.kind:10s} "
                     f"{objective.described(i.theta)}",
                     highlight=False,
+                    markup=False,
                     soft_wrap=True,
                 )
 
@@ -406,8 +407,7 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
 def _point(objective: Objective, link: Link | None, theta: FloatArray) -> tuple[dict[str, Any], str]:
     """Return the free variables at θ, and what is wrong with them."""
     if link is None:
-        variables = getattr(getattr(objective, "link", None), "variables", None)
-        return (variables.split(theta) if variables is not None else {}), ""
+        return objective.point(theta), ""
     varying = ~np.asarray(objective.fixed)
     x = link.invert(np.where(np.isfinite(theta), theta, 0.0), objective.lower, varying)
     if x is None or not math.isfinite(float(np.abs(x).sum())):

@@ -58,7 +58,7 @@ class Iteration:
     proposed, taken : arrays
         The step that was proposed and the one that was taken, in θ.
     kind : str
-        "AI", "AI, halved", "EM", or "" where no step was taken.
+        "AI", "AI, halved", "EM", "escape" from a singular matrix, or "" where no step was taken.
     """
 
     theta: FloatArray
@@ -153,6 +153,12 @@ def maximise(
             np.zeros_like(theta),
         )  # fmt: skip
         trace.converged = _converged(tolerances, objective, theta, proposed, decrement)
+        if trace.converged and count < max_iterations and (better := _escaped(objective, theta, state)):
+            trace.converged, (omega, state) = False, better
+            current = replace(current, taken=objective.external(omega) - theta, kind="escape")
+            trace.iterations.append(current)
+            report(count, current)
+            continue
         if trace.converged or count == max_iterations:
             trace.iterations.append(current)
             report(count, current)
@@ -188,6 +194,18 @@ def _converged(
             (tolerances.loglik, decrement / 2),
         )
     )
+
+
+def _escaped(objective: Objective, theta: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
+    """Return ω and state after a step out of a point that is stationary only in ω, None at a maximum."""
+    step = objective.escape(theta, state)
+    if step is None:
+        return None
+    for attempt in range(_HALVINGS):
+        candidate = objective.state(theta + 0.5**attempt * step)
+        if candidate is not None and candidate.loglik > state.loglik + _ROUNDING * abs(state.loglik):
+            return objective.internal(theta + 0.5**attempt * step), candidate
+    return None
 
 
 def _advance(

@@ -199,6 +199,10 @@ class LinkedObjective(SquaredObjective):
         inner = self.inner.covariance_derivatives(self.link.theta(theta))
         return np.asarray(np.einsum("pd,pij->dij", self.link.jacobian(theta), inner))
 
+    def point(self, theta: FloatArray) -> dict[str, Any]:
+        """Return the values of the model's free variables."""
+        return self.link.variables.split(theta)
+
     def start(self) -> FloatArray:
         """Return x where θ is nearest to the start of the inner objective."""
         return self.initial.copy()
@@ -212,8 +216,9 @@ def _nearest(link: Link, theta: FloatArray) -> FloatArray:
         return np.asarray(np.nan_to_num((link.theta(x) - theta) / size, nan=1e3, posinf=1e3, neginf=-1e3))
 
     x = np.asarray(least_squares(gap, np.clip(v.initial, v.lower, v.upper), bounds=(v.lower, v.upper)).x)
-    inside = np.where(np.isfinite(v.lower), np.maximum(x, v.lower + 1e-3 * np.abs(v.initial - v.lower)), x)
-    return np.where(np.isfinite(v.upper), np.minimum(inside, v.upper - 1e-3 * np.abs(v.upper - v.initial)), inside)
+    low, high = (np.where(np.isfinite(bound), bound, v.initial) for bound in (v.lower, v.upper))
+    inside = np.where(np.isfinite(v.lower), np.maximum(x, low + 1e-3 * np.abs(v.initial - low)), x)
+    return np.where(np.isfinite(v.upper), np.minimum(inside, high - 1e-3 * np.abs(high - v.initial)), inside)
 
 
 def objective_of(model: pm.Model, node: LMMNode, method: Method = "REML") -> tuple[Objective, Link | None, Any]:
@@ -315,7 +320,7 @@ def _dense(
     return DenseObjective.of(
         lambda x: evaluate(x)[0] + shift, differentiate, y if offset is None else y - X @ offset, projection,
         names=variables.names, lower=variables.lower, upper=variables.upper, start=variables.initial,
-        flat=node.treatment == "flat", method=method,
+        flat=node.treatment == "flat", method=method, split=variables.split,
     )  # fmt: skip
 
 
