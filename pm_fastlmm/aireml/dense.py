@@ -8,7 +8,7 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import RESCALE, Method
-from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared
+from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.projection import Projection
@@ -45,6 +45,7 @@ class DenseObjective(SquaredObjective):
     upper: FloatArray
     coef: tuple[str, ...]
     squared: Any
+    smallest: FloatArray
     initial: FloatArray
     split: Callable[[FloatArray], dict[str, Any]] | None = None
 
@@ -59,11 +60,15 @@ class DenseObjective(SquaredObjective):
         y1 = projection.Q1.T @ y
         start = np.asarray(start, dtype=float)
         dV = _completed(V, dV)
+        squared = enter_squared(dV, start, lower)
+        slopes = np.array([np.trace(np.atleast_2d(slope)) / len(y) for slope in dV(start)])
+        y2 = y - projection.Q1 @ y1 if flat else y
         return cls(
-            V=V, dV=dV, y=y - projection.Q1 @ y1 if flat else y, y1=y1, projection=projection, flat=flat, method=method,
+            V=V, dV=dV, y=y2, y1=y1, projection=projection, flat=flat, method=method,
             fixed=np.zeros(len(names), dtype=bool) if fixed is None else np.asarray(fixed),
             names=names, lower=lower, upper=upper, coef=projection.coef if flat else (),
-            squared=enter_squared(dV, start, lower), initial=start, split=split,
+            squared=squared,
+            smallest=smallest_squares(squared, start, slopes, float(y2 @ y2) / len(y)), initial=start, split=split,
         )  # fmt: skip
 
     @property
@@ -141,7 +146,7 @@ class DenseObjective(SquaredObjective):
         """
         p = len(self.y) - (self._basis.shape[1] if self.method == "REML" else 0)
         c = state.factor.yPy / p
-        if self.fixed.any() or abs(np.log(c)) < RESCALE:
+        if self.fixed.any() or not c > 0 or abs(np.log(c)) < RESCALE:
             return None
         theta = self.external(omega)
         V, slopes = np.asarray(self.V(theta)), [np.asarray(slope) for slope in self.dV(theta)]

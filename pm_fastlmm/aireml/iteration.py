@@ -11,6 +11,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Objective
 
 _HALVINGS = 14
+_NEAR = 0.99  # of the way to a bound where V is singular
 _ARMIJO = 1e-4
 _FLOOR = 1e-8  # smallest eigenvalue of the information, scaled to unit diagonal, that a step divides by
 _ROUNDING = 1e-12
@@ -107,6 +108,10 @@ def propose(
         beyond = open_ & ((step < low) | (step > high))
         if not beyond.any():
             break
+        room = np.where(step < 0, -low, high)
+        excess = np.divide(np.abs(step), room, out=np.full(len(step), np.inf), where=room > 0)
+        excess[~beyond] = 0.0
+        beyond &= excess >= 0.5 * excess.max()  # the others may only follow these
         step[beyond] = np.clip(step, low, high)[beyond]
         settled |= beyond
         open_ &= ~beyond
@@ -220,9 +225,11 @@ def _advance(
         if candidate is not None and candidate.loglik >= state.loglik + _ARMIJO * length * max(slope, 0) - slack:
             rescaled = objective.rescaled(target, candidate)
             return *(rescaled or (target, candidate)), "AI, halved" if attempt else "AI"
-        length *= 0.25 if candidate is None or not math.isfinite(candidate.loglik) else 0.5
+        undefined = candidate is None or not math.isfinite(candidate.loglik)
+        length *= _NEAR if undefined and not attempt else 0.25 if undefined else 0.5
     improved = objective.em(omega, score)
     if improved is not None:
+        improved = np.clip(improved, objective.internal_lower, objective.internal_upper)
         candidate = objective.state(objective.external(improved))
         if candidate is not None and candidate.loglik > state.loglik + slack:
             return improved, candidate, "EM"

@@ -16,7 +16,7 @@ from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.aireml.spectral import SpectralObjective
-from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared
+from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import DenseNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
@@ -158,6 +158,7 @@ class LinkedObjective(SquaredObjective):
     link: Link
     initial: FloatArray
     squared: Any
+    smallest: FloatArray
     method: Method
     fixed: Any
     names: tuple[str, ...]
@@ -170,8 +171,11 @@ class LinkedObjective(SquaredObjective):
         """Return the objective over x, started where θ is nearest to the inner start."""
         v = link.variables
         squared = enter_squared(lambda x: list(link.jacobian(x).T), v.initial, v.lower)
+        start = inner.start()
+        slopes = np.abs(link.jacobian(v.initial)).max(axis=0)
+        smallest = smallest_squares(squared, v.initial, slopes, float(np.abs(start).max()))
         return cls(
-            inner, link, _nearest(link, inner.start()), squared, inner.method, np.zeros(len(v.names), dtype=bool),
+            inner, link, _nearest(link, start), squared, smallest, inner.method, np.zeros(len(v.names), dtype=bool),
             v.names, v.lower, v.upper, inner.coef,
         )  # fmt: skip
 

@@ -87,7 +87,7 @@ class SpectralObjective(Objective):
         d = variances(r.spectrum.eigvals, omega[0], omega[1])
         with np.errstate(all="ignore"):
             c = (float((r.z**2 / d).sum()) + (float(r.rss) / omega[1] if r.spectrum.nullity else 0.0)) / p
-        if self.fixed.any() or not np.isfinite(c) or abs(np.log(c)) < RESCALE:
+        if self.fixed.any() or not 0 < c < np.inf or abs(np.log(c)) < RESCALE:
             return None
         target = omega * c
         if ((target < self.lower) | (target > self.upper)).any():

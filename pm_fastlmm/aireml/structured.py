@@ -17,6 +17,7 @@ from pm_fastlmm.distribution.graphs import INTERPRETED
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
 
+VANISHED = 1e-8  # share of the variance of y at which σ²_e is taken to be 0: yᵀPy has lost half of its digits there
 _GAIN = 1e-8  # of the log-likelihood that a step out of a singular matrix must promise
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
 
@@ -189,8 +190,11 @@ class StructuredObjective(Objective):
 
     @property
     def internal_lower(self) -> FloatArray:
-        """0 for D, none for U."""
-        return self.lower
+        """0 for D, none for U; σ²_e stays just above 0, where V may be singular."""
+        lower = self.lower.copy()
+        if not self.fixed[-1]:
+            lower[-1] = max(lower[-1], VANISHED * max(float(self.y @ self.y), 1e-280) / len(self.y))
+        return lower
 
     def _matrix_entries(self) -> list[Entry]:
         return [entry for entry in self.layout.entries if entry.matrix and not self.fixed[entry.place].any()]
@@ -255,7 +259,7 @@ class StructuredObjective(Objective):
                 degree[at] = 1.0 if variance else 0.5 if loading else 0.0
         p = self.products.n if self.method == "ML" else self.products.df
         c = state.mixed.yPy / p
-        if abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
+        if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
             return None
         target = omega * c**degree
         if ((target < self.internal_lower) | (target > self.internal_upper)).any():

@@ -249,7 +249,10 @@ def factorise(phi: Any, e: float, fy: Any, between: Any, rss: float, layout: Any
     Linv = _invert_lower(root)
     g = _scale_rows(f.reshape(m, 1).copy(), roots, layout, first)[:, 0].copy()
     a = Linv @ g
-    yPy = (s - a @ a) / e
+    explained = a @ a
+    if explained > s > 0.0:  # by rounding alone: σ²_e is too small beside the other variances for any digit of yᵀPy
+        return False, failed, 0.0, Minv, F, f, roots, empty, v, v
+    yPy = (s - explained) / e
     for i in range(m):
         logdet += 2.0 * math.log(root[i, i])
     logdet += (n - r - C.shape[0] * C.shape[1] - q) * math.log(e)

@@ -37,12 +37,18 @@ def test_start_by_name_or_in_order(models, fit):
         ([1.0, 2.0], r"start must have 3 values, plate, sample, residual, got shape \(2,\)"),
         ({"plate": np.nan}, r"start must be finite, got plate = nan"),
         ({"plate": -1.0}, r"start is outside the bounds: plate = -1"),
-        ({"residual": 0.0}, r"the likelihood is not defined at the start, .*residual = 0: V is not positive definite"),
     ],
 )
 def test_a_bad_start_is_refused(models, fit, start, message):
     with pytest.raises(ValueError, match=message):
         fit(models["penicillin"], start=start)
+
+
+def test_a_start_of_zeros_is_lifted_off_the_bound(models, fit):
+    model = models["penicillin"]
+    found = fit(model, start=[0.0, 0.0, 0.0])
+    assert_allclose(found.theta, fit(model).theta, rtol=1e-6)
+    assert found.history.sizes["iteration"] - 1 <= 25
 
 
 def test_fixed_parameters_keep_their_value(models, fit):
