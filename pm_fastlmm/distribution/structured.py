@@ -15,7 +15,7 @@ from pytensor.tensor.random.basic import normal
 from pm_fastlmm._arrays import Labelled, align, common_ids, read, require_length
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
-from pm_fastlmm.distribution.inputs import read_mean, read_response, refuse_unknown, treat_coefficients
+from pm_fastlmm.distribution.inputs import covariance_root, read_mean, read_response, refuse_unknown, treat_coefficients
 from pm_fastlmm.distribution.operations import MixedLoglik, RandomEffects, ResponseStatistics
 from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, Treatment, prepared, times
 from pm_fastlmm.linalg.mixed import Block, MixedProducts
@@ -111,7 +111,7 @@ def _spectral_logp(op: StructuredRV, s: Spectrum, value: Any, mu: Any, b: Any, B
     eigvals, basis, Q1 = (pt.constant(a) for a in (s.eigvals, s.basis, s.projection.Q1))
     if op.treatment == "flat":
         return FlatLMM.logp(value, mu, g, e, eigvals, basis, Q1, R)
-    L = pt.zeros(R.type.shape) if B.type.shape == (0, 0) else pt.linalg.cholesky(B)
+    L = pt.zeros(R.type.shape) if B.type.shape == (0, 0) else covariance_root(B)
     return ProperLMM.logp(
         value, mu, b, L, g, e, eigvals, basis, Q1, R, pt.constant(s.C), pt.constant(s.corner_root)
     )  # fmt: skip
