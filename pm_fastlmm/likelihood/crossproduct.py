@@ -28,6 +28,7 @@ import numpy as np
 LOG_2PI = math.log(2 * math.pi)
 
 _SMALL = 32  # order up to which a plain loop factors faster than LAPACK
+_BLOCK = 64  # rows that are worked on at a time in a triangular matrix: the rest are matrix products
 _TINY = 1e-3  # Σ_k F/σ²_e below which the score is taken in the form that needs no inverse of Σ_k
 _PIVOT_RTOL = 1e-12
 
@@ -96,23 +97,43 @@ def _factor(A: Any) -> Any:
 
 
 @nb.njit(cache=True, nogil=True)
+def _invert_rows(L: Any, X: Any, start: int, end: int) -> None:
+    """Invert a diagonal block of L into X by substitution."""
+    for i in range(start, end):
+        for k in range(start, i):
+            for j in range(start, k + 1):
+                X[i, j] -= L[i, k] * X[k, j]
+        for j in range(start, i):
+            X[i, j] /= L[i, i]
+        X[i, i] = 1.0 / L[i, i]
+
+
+@nb.njit(cache=True, nogil=True)
 def _invert_lower(L: Any) -> Any:
     """Return L⁻¹ of a lower-triangular matrix: diagonal blocks by substitution, the rest by matrix products."""
     m = L.shape[0]
     X = np.zeros((m, m))
-    for start in range(0, m, _SMALL):
-        end = min(start + _SMALL, m)
-        for j in range(start, end):
-            X[j, j] = 1.0 / L[j, j]
-            for i in range(j + 1, end):
-                value = 0.0
-                for k in range(j, i):
-                    value -= L[i, k] * X[k, j]
-                X[i, j] = value / L[i, i]
-        if start:
-            left = np.ascontiguousarray(L[start:end, :start]) @ np.ascontiguousarray(X[:start, :start])
-            X[start:end, :start] = -np.ascontiguousarray(X[start:end, start:end]) @ left
+    for start in range(0, m, _BLOCK):
+        end = min(start + _BLOCK, m)
+        _invert_rows(L, X, start, end)
+        own = np.ascontiguousarray(X[start:end, start:end])
+        for at in range(0, start, _BLOCK):  # the columns of X have no entries above row `at`
+            part = np.ascontiguousarray(X[at:start, at : at + _BLOCK])
+            X[start:end, at : at + _BLOCK] = -(own @ (np.ascontiguousarray(L[start:end, at:start]) @ part))
     return X
+
+
+@nb.njit(cache=True, nogil=True)
+def _gram_lower(X: Any) -> Any:
+    """Return XᵀX of a lower-triangular matrix."""
+    m = X.shape[0]
+    out = np.empty((m, m))
+    for start in range(0, m, _BLOCK):
+        end = min(start + _BLOCK, m)
+        block = np.ascontiguousarray(X[start:, start:end].T) @ np.ascontiguousarray(X[start:, :end])
+        out[start:end, :end] = block
+        out[:end, start:end] = block.T
+    return out
 
 
 @nb.njit(cache=True, nogil=True)
@@ -141,6 +162,50 @@ def _scale_rows(A: Any, roots: Any, layout: Any, first: int) -> Any:
                         out[at + s, j] = value
         offset += levels * c
     return out
+
+
+@nb.njit(cache=True, nogil=True)
+def _unscale(A: Any, roots: Any, layout: Any, first: int) -> Any:
+    """Return ΛA."""
+    out = A.copy()
+    offset, packed = 0, 0
+    for k in range(first, (layout.size - 2) // 2):
+        levels, c = layout[2 + 2 * k], layout[3 + 2 * k]
+        R = roots[packed : packed + c * c].reshape(c, c)
+        packed += c * c
+        if c > _SMALL:
+            out[offset : offset + c] = R @ np.ascontiguousarray(A[offset : offset + c])
+        else:
+            for level in range(levels):
+                at = offset + level * c
+                for s in range(c):
+                    for j in range(A.shape[1]):
+                        value = 0.0
+                        for t in range(s + 1):
+                            value += R[s, t] * A[at + t, j]
+                        out[at + s, j] = value
+        offset += levels * c
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def _congruent(A: Any, roots: Any, layout: Any, first: int, transposed: bool) -> Any:
+    """Return ΛᵀAΛ (transposed) or ΛAΛᵀ of a symmetric matrix."""
+    m, offset, packed, widest = A.shape[0], 0, 0, 1
+    scale = np.ones(m)
+    for k in range(first, (layout.size - 2) // 2):
+        levels, c = layout[2 + 2 * k], layout[3 + 2 * k]
+        scale[offset : offset + levels * c] = roots[packed]
+        offset, packed, widest = offset + levels * c, packed + c * c, max(widest, c)
+    if widest == 1:  # Λ is diagonal
+        out = np.empty((m, m))
+        for i in range(m):
+            for j in range(m):
+                out[i, j] = scale[i] * A[i, j] * scale[j]
+        return out
+    if transposed:
+        return _scale_rows(np.ascontiguousarray(_scale_rows(A, roots, layout, first).T), roots, layout, first)
+    return _unscale(np.ascontiguousarray(_unscale(A, roots, layout, first).T), roots, layout, first)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -240,7 +305,7 @@ def factorise(phi: Any, e: float, fy: Any, between: Any, rss: float, layout: Any
     if not ok:
         return False, failed, 0.0, Minv, empty, fy, roots, empty, v, v
     F, f, s = _dense_block(Minv, e, between, rss, fy, indptr, indices, data, within)
-    S = _scale_rows(np.ascontiguousarray(_scale_rows(F, roots, layout, first).T), roots, layout, first)
+    S = _congruent(F, roots, layout, first, True)
     for i in range(q):
         S[i, i] += e
     root, ok = _factor(S)
@@ -263,53 +328,26 @@ def factorise(phi: Any, e: float, fy: Any, between: Any, rss: float, layout: Any
 
 
 @nb.njit(cache=True, nogil=True)
-def _unscale(A: Any, roots: Any, layout: Any, first: int) -> Any:
-    """Return ΛA."""
-    out = A.copy()
-    offset, packed = 0, 0
-    for k in range(first, (layout.size - 2) // 2):
-        levels, c = layout[2 + 2 * k], layout[3 + 2 * k]
-        R = roots[packed : packed + c * c].reshape(c, c)
-        packed += c * c
-        if c > _SMALL:
-            out[offset : offset + c] = R @ np.ascontiguousarray(A[offset : offset + c])
-        else:
-            for level in range(levels):
-                at = offset + level * c
-                for s in range(c):
-                    for j in range(A.shape[1]):
-                        value = 0.0
-                        for t in range(s + 1):
-                            value += R[s, t] * A[at + t, j]
-                        out[at + s, j] = value
-        offset += levels * c
-    return out
-
-
-@nb.njit(cache=True, nogil=True)
 def _eliminated_score(grad: Any, e: float, between: Any, C: Any, indptr: Any, indices: Any, data: Any, Minv: Any,
-                      roots: Any, layout: Any, Linv: Any, b: Any) -> Any:  # fmt: skip
-    """Add the score of Σ₁ to grad, and return M_j⁻¹(ȳ_j - B_jb), of which C_j makes Z₁ᵀPy."""
-    L, c, m = C.shape[0], C.shape[1], Linv.shape[0]
+                      H: Any, b: Any) -> Any:  # fmt: skip
+    """Add the score of Σ₁ to grad, and return M_j⁻¹(ȳ_j - B_jb), of which C_j makes Z₁ᵀPy; H = ΛS⁻¹Λᵀ."""
+    L, c = C.shape[0], C.shape[1]
     weighted = np.empty((L, c))
-    scaled = _unscale(np.ascontiguousarray(Linv.T), roots, layout, 1)  # row p is the p-th column of L⁻¹Λᵀ
-    T = np.zeros((c, m))
     for j in range(L):
         residual = np.empty(c)
+        middle = np.zeros((c, c))  # BHBᵀ: M⁻¹ - e M⁻¹BHBᵀM⁻¹ is that of which C makes Z₁ᵀPZ₁
         for a in range(c):
-            value = between[j, a]
-            T[a] = 0.0
-            for p in range(indptr[j * c + a], indptr[j * c + a + 1]):
-                value -= data[p] * b[indices[p]]
-                for i in range(m):
-                    T[a, i] += data[p] * scaled[indices[p], i]
-            residual[a] = value
-        middle = np.zeros((c, c))  # M⁻¹ - e M⁻¹B(ΛS⁻¹Λᵀ)BᵀM⁻¹, of which C makes Z₁ᵀPZ₁
-        for a in range(c):
+            row = j * c + a
+            residual[a] = between[j, a]
+            for p in range(indptr[row], indptr[row + 1]):
+                residual[a] -= data[p] * b[indices[p]]
             for d in range(a + 1):
                 value = 0.0
-                for i in range(m):
-                    value += T[a, i] * T[d, i]
+                for p in range(indptr[row], indptr[row + 1]):
+                    inner_value = 0.0
+                    for q in range(indptr[j * c + d], indptr[j * c + d + 1]):
+                        inner_value += data[q] * H[indices[p], indices[q]]
+                    value += data[p] * inner_value
                 middle[a, d] = value
                 middle[d, a] = value
         for a in range(c):
@@ -329,8 +367,8 @@ def _eliminated_score(grad: Any, e: float, between: Any, C: Any, indptr: Any, in
 
 
 @nb.njit(cache=True, nogil=True)
-def _dense_score(grad: Any, e: float, F: Any, f: Any, roots: Any, layout: Any, first: int, Linv: Any, v: Any, b: Any,
-                 start: int) -> Any:  # fmt: skip
+def _dense_score(grad: Any, e: float, F: Any, f: Any, roots: Any, layout: Any, first: int, Linv: Any, Sinv: Any,
+                 v: Any, b: Any, start: int) -> Any:  # fmt: skip
     """Add the scores of the terms in the dense block to grad, and return WᵀPy."""
     w = (f - F @ b) / e
     offset, packed = 0, 0
@@ -349,8 +387,7 @@ def _dense_score(grad: Any, e: float, F: Any, f: Any, roots: Any, layout: Any, f
             inner = np.zeros((c, c))
             for level in range(levels):
                 at = offset + level * c
-                columns = np.ascontiguousarray(Linv[at:, at : at + c])
-                inner += np.eye(c) - e * (np.ascontiguousarray(columns.T) @ columns)
+                inner += np.eye(c) - e * Sinv[at : at + c, at : at + c]
                 w[at : at + c] = np.ascontiguousarray(Rinv.T) @ v[at : at + c]
             ZPZ = np.ascontiguousarray(Rinv.T) @ inner @ Rinv
         else:  # Z_jᵀPZ_j = (F_jj - F_j·ΛS⁻¹ΛᵀF_·j)/σ²_e
@@ -378,9 +415,11 @@ def gradient(phi: Any, e: float, between: Any, layout: Any, C: Any, indptr: Any,
     first = 1 if C.shape[0] else 0
     grad, start = np.zeros(phi.size), C.shape[1] ** 2 * first
     weighted = np.zeros(between.shape)
+    Sinv = _gram_lower(Linv)
     if first:
-        weighted = _eliminated_score(grad, e, between, C, indptr, indices, data, Minv, roots, layout, Linv, b)
-    w = _dense_score(grad, e, F, f, roots, layout, first, Linv, v, b, start)
+        H = _congruent(Sinv, roots, layout, first, False)
+        weighted = _eliminated_score(grad, e, between, C, indptr, indices, data, Minv, H, b)
+    w = _dense_score(grad, e, F, f, roots, layout, first, Linv, Sinv, v, b, start)
     return grad, (0.5 * (yPy - (layout[0] - layout[1])) - phi @ grad) / e, weighted, w
 
 
