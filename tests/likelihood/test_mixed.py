@@ -153,6 +153,20 @@ def test_without_fixed_effects(build_terms, kinds):
     assert_score(p, state, dense)
 
 
+@pytest.mark.parametrize(
+    ("kinds", "n", "sparse"),
+    [(("nested", "three slopes"), 18, True), (("nested", "factor"), 15, True), (("three slopes", "factor"), 80, False)],
+    ids=str,
+)
+def test_the_cross_table_as_a_sparse_and_as_a_dense_matrix(build_terms, kinds, n, sparse):
+    p = build_terms(*kinds, n=n, X=None)
+    B = p.products.B
+    assert (B.nnz < crossproduct._DENSE * np.prod(B.shape)) == sparse
+    state, dense = at(p), p.dense()
+    assert_allclose(state.loglik, dense.loglik_contrasts, rtol=1e-11)
+    assert_score(p, state, dense)
+
+
 SIZES = st.sampled_from(["definite", "singular", "zero"])
 
 
