@@ -7,14 +7,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method
-from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared
+from pm_fastlmm.aireml.objective import RESCALE, Method
+from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.projection import Projection
 
 _FLAT = 1e-15  # information of one unit of a parameter without bounds below which V has stopped depending on it
-_RESCALE = 0.05  # |log c| above which V is multiplied by its best factor c
 
 
 class DenseState(NamedTuple):
@@ -46,23 +45,30 @@ class DenseObjective(SquaredObjective):
     upper: FloatArray
     coef: tuple[str, ...]
     squared: Any
+    smallest: FloatArray
     initial: FloatArray
+    split: Callable[[FloatArray], dict[str, Any]] | None = None
 
     @classmethod
     def of(
         cls, V: Callable[[FloatArray], FloatArray], dV: Callable[[FloatArray], Sequence[FloatArray]], y: FloatArray,
         projection: Projection, *, names: tuple[str, ...], lower: FloatArray, upper: FloatArray, start: FloatArray,
         flat: bool = True, method: Method = "REML", fixed: Any = None,
+        split: Callable[[FloatArray], dict[str, Any]] | None = None,
     ) -> Self:  # fmt: skip
         """Return the objective of a response less its known mean."""
         y1 = projection.Q1.T @ y
         start = np.asarray(start, dtype=float)
         dV = _completed(V, dV)
+        squared = enter_squared(dV, start, lower)
+        slopes = np.array([np.trace(np.atleast_2d(slope)) / len(y) for slope in dV(start)])
+        y2 = y - projection.Q1 @ y1 if flat else y
         return cls(
-            V=V, dV=dV, y=y - projection.Q1 @ y1 if flat else y, y1=y1, projection=projection, flat=flat, method=method,
+            V=V, dV=dV, y=y2, y1=y1, projection=projection, flat=flat, method=method,
             fixed=np.zeros(len(names), dtype=bool) if fixed is None else np.asarray(fixed),
             names=names, lower=lower, upper=upper, coef=projection.coef if flat else (),
-            squared=enter_squared(dV, start, lower), initial=start,
+            squared=squared,
+            smallest=smallest_squares(squared, start, slopes, float(y2 @ y2) / len(y)), initial=start, split=split,
         )  # fmt: skip
 
     @property
@@ -108,6 +114,10 @@ class DenseObjective(SquaredObjective):
         """Return ∂V/∂θ, (P, n, n)."""
         return np.stack([np.asarray(slope, dtype=float) for slope in self.dV(np.asarray(theta, dtype=float))])
 
+    def point(self, theta: FloatArray) -> dict[str, Any]:
+        """Return the values of the model's free variables."""
+        return {} if self.split is None else self.split(theta)
+
     def start(self) -> FloatArray:
         """Return the values that were given."""
         return self.initial.copy()
@@ -136,7 +146,7 @@ class DenseObjective(SquaredObjective):
         """
         p = len(self.y) - (self._basis.shape[1] if self.method == "REML" else 0)
         c = state.factor.yPy / p
-        if self.fixed.any() or abs(np.log(c)) < _RESCALE:
+        if self.fixed.any() or not c > 0 or abs(np.log(c)) < RESCALE:
             return None
         theta = self.external(omega)
         V, slopes = np.asarray(self.V(theta)), [np.asarray(slope) for slope in self.dV(theta)]

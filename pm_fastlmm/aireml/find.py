@@ -25,7 +25,7 @@ from pm_fastlmm.distribution import LMMNode, StructuredNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import INTERPRETED, reaching
 from pm_fastlmm.linalg.projection import read_design
 
-_VANISHED = 1e-10  # share of the total below which a residual variance is one that goes to 0
+_SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
 
 
 def find_reml(
@@ -364,6 +364,7 @@ def _run(
                     f"{count:3d}  loglik {i.loglik:.8f}  decrement {i.decrement:.2e}  {i.kind:10s} "
                     f"{objective.described(i.theta)}",
                     highlight=False,
+                    markup=False,
                     soft_wrap=True,
                 )
 
@@ -388,8 +389,8 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
     parts = [trace.reason] if trace.reason else []
     converged = trace.converged
     if isinstance(objective, StructuredObjective) and not objective.fixed[-1]:
-        y2 = float(objective.y @ objective.y) / max(len(objective.y), 1)
-        if last.theta[-1] < _VANISHED * y2:
+        at_zero = last.theta[-1] <= objective.internal_lower[-1] * (1 + 1e-9)
+        if at_zero and -last.theta[-1] * last.score[-1] > _SLOPE:
             converged = False
             parts.append(
                 "the residual variance goes to 0 and the likelihood is not bounded: X and the random effects explain y "
@@ -406,8 +407,7 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
 def _point(objective: Objective, link: Link | None, theta: FloatArray) -> tuple[dict[str, Any], str]:
     """Return the free variables at θ, and what is wrong with them."""
     if link is None:
-        variables = getattr(getattr(objective, "link", None), "variables", None)
-        return (variables.split(theta) if variables is not None else {}), ""
+        return objective.point(theta), ""
     varying = ~np.asarray(objective.fixed)
     x = link.invert(np.where(np.isfinite(theta), theta, 0.0), objective.lower, varying)
     if x is None or not math.isfinite(float(np.abs(x).sum())):

@@ -11,6 +11,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Objective
 
 _HALVINGS = 14
+_NEAR = 0.99  # of the way to a bound where V is singular
 _ARMIJO = 1e-4
 _FLOOR = 1e-8  # smallest eigenvalue of the information, scaled to unit diagonal, that a step divides by
 _ROUNDING = 1e-12
@@ -59,7 +60,7 @@ class Iteration:
     proposed, taken : arrays
         The step that was proposed and the one that was taken, in θ.
     kind : str
-        "AI", "AI, halved", "EM", or "" where no step was taken.
+        "AI", "AI, halved", "EM", "escape" from a singular matrix, or "" where no step was taken.
     """
 
     theta: FloatArray
@@ -108,6 +109,10 @@ def propose(
         beyond = open_ & ((step < low) | (step > high))
         if not beyond.any():
             break
+        room = np.where(step < 0, -low, high)
+        excess = np.divide(np.abs(step), room, out=np.full(len(step), np.inf), where=room > 0)
+        excess[~beyond] = 0.0
+        beyond &= excess >= 0.5 * excess.max()  # the others may only follow these
         step[beyond] = np.clip(step, low, high)[beyond]
         settled |= beyond
         open_ &= ~beyond
@@ -156,6 +161,12 @@ def maximise(
             np.zeros_like(theta),
         )  # fmt: skip
         trace.converged = _converged(tolerances, objective, theta, proposed, decrement)
+        if trace.converged and count < max_iterations and (better := _escaped(objective, theta, state)):
+            trace.converged, (omega, state) = False, better
+            current = replace(current, taken=objective.external(omega) - theta, kind="escape")
+            trace.iterations.append(current)
+            report(count, current)
+            continue
         if trace.converged or count == max_iterations:
             trace.iterations.append(current)
             report(count, current)
@@ -213,6 +224,18 @@ def _converged(
     )
 
 
+def _escaped(objective: Objective, theta: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
+    """Return ω and state after a step out of a point that is stationary only in ω, None at a maximum."""
+    step = objective.escape(theta, state)
+    if step is None:
+        return None
+    for attempt in range(_HALVINGS):
+        candidate = objective.state(theta + 0.5**attempt * step)
+        if candidate is not None and candidate.loglik > state.loglik + _ROUNDING * abs(state.loglik):
+            return objective.internal(theta + 0.5**attempt * step), candidate
+    return None
+
+
 def _advance(
     objective: Objective,
     omega: FloatArray,
@@ -230,9 +253,11 @@ def _advance(
         if candidate is not None and candidate.loglik >= state.loglik + _ARMIJO * length * max(slope, 0) - slack:
             rescaled = objective.rescaled(target, candidate)
             return *(rescaled or (target, candidate)), "AI, halved" if attempt else "AI", length
-        length *= 0.25 if candidate is None or not math.isfinite(candidate.loglik) else 0.5
+        undefined = candidate is None or not math.isfinite(candidate.loglik)
+        length *= _NEAR if undefined and not attempt else 0.25 if undefined else 0.5
     improved = objective.em(omega, score)
     if improved is not None:
+        improved = np.clip(improved, objective.internal_lower, objective.internal_upper)
         candidate = objective.state(objective.external(improved))
         if candidate is not None and candidate.loglik > state.loglik + slack:
             return improved, candidate, "EM", 0.0

@@ -16,7 +16,7 @@ from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.aireml.spectral import SpectralObjective
-from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared
+from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import DenseNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
@@ -158,6 +158,7 @@ class LinkedObjective(SquaredObjective):
     link: Link
     initial: FloatArray
     squared: Any
+    smallest: FloatArray
     method: Method
     fixed: Any
     names: tuple[str, ...]
@@ -170,8 +171,11 @@ class LinkedObjective(SquaredObjective):
         """Return the objective over x, started where θ is nearest to the inner start."""
         v = link.variables
         squared = enter_squared(lambda x: list(link.jacobian(x).T), v.initial, v.lower)
+        start = inner.start()
+        slopes = np.abs(link.jacobian(v.initial)).max(axis=0)
+        smallest = smallest_squares(squared, v.initial, slopes, float(np.abs(start).max()))
         return cls(
-            inner, link, _nearest(link, inner.start()), squared, inner.method, np.zeros(len(v.names), dtype=bool),
+            inner, link, _nearest(link, start), squared, smallest, inner.method, np.zeros(len(v.names), dtype=bool),
             v.names, v.lower, v.upper, inner.coef,
         )  # fmt: skip
 
@@ -199,6 +203,10 @@ class LinkedObjective(SquaredObjective):
         inner = self.inner.covariance_derivatives(self.link.theta(theta))
         return np.asarray(np.einsum("pd,pij->dij", self.link.jacobian(theta), inner))
 
+    def point(self, theta: FloatArray) -> dict[str, Any]:
+        """Return the values of the model's free variables."""
+        return self.link.variables.split(theta)
+
     def start(self) -> FloatArray:
         """Return x where θ is nearest to the start of the inner objective."""
         return self.initial.copy()
@@ -212,8 +220,9 @@ def _nearest(link: Link, theta: FloatArray) -> FloatArray:
         return np.asarray(np.nan_to_num((link.theta(x) - theta) / size, nan=1e3, posinf=1e3, neginf=-1e3))
 
     x = np.asarray(least_squares(gap, np.clip(v.initial, v.lower, v.upper), bounds=(v.lower, v.upper)).x)
-    inside = np.where(np.isfinite(v.lower), np.maximum(x, v.lower + 1e-3 * np.abs(v.initial - v.lower)), x)
-    return np.where(np.isfinite(v.upper), np.minimum(inside, v.upper - 1e-3 * np.abs(v.upper - v.initial)), inside)
+    low, high = (np.where(np.isfinite(bound), bound, v.initial) for bound in (v.lower, v.upper))
+    inside = np.where(np.isfinite(v.lower), np.maximum(x, low + 1e-3 * np.abs(v.initial - low)), x)
+    return np.where(np.isfinite(v.upper), np.minimum(inside, high - 1e-3 * np.abs(high - v.initial)), inside)
 
 
 def objective_of(model: pm.Model, node: LMMNode, method: Method = "REML") -> tuple[Objective, Link | None, Any]:
@@ -315,7 +324,7 @@ def _dense(
     return DenseObjective.of(
         lambda x: evaluate(x)[0] + shift, differentiate, y if offset is None else y - X @ offset, projection,
         names=variables.names, lower=variables.lower, upper=variables.upper, start=variables.initial,
-        flat=node.treatment == "flat", method=method,
+        flat=node.treatment == "flat", method=method, split=variables.split,
     )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from pm_fastlmm._arrays import FloatArray
 
 type Method = Literal["REML", "ML"]
 
+RESCALE = 0.05  # |log c| above which V is multiplied by its best factor c = yᵀPy/p
+
 
 class Objective(ABC):
     """
@@ -62,6 +64,10 @@ class Objective(ABC):
     def start(self) -> FloatArray:
         """Return a starting value."""
 
+    def point(self, theta: FloatArray) -> dict[str, Any]:
+        """Return the free variables of the model by name where θ is made of them, otherwise nothing."""
+        return {}
+
     def internal(self, theta: FloatArray) -> FloatArray:
         """Return ω of θ."""
         return np.array(theta, dtype=float)
@@ -99,6 +105,10 @@ class Objective(ABC):
 
     def em(self, omega: FloatArray, score: FloatArray) -> FloatArray | None:
         """Return an EM step from ω, None where there is none."""
+        return None
+
+    def escape(self, theta: FloatArray, state: Any) -> FloatArray | None:
+        """Return a step in θ that raises the likelihood where ω alone shows none, None where there is none."""
         return None
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:

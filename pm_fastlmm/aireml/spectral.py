@@ -7,8 +7,9 @@ import numpy as np
 
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm.aireml.objective import RESCALE, Method, Objective
 from pm_fastlmm.information import information, score
+from pm_fastlmm.likelihood.spectral import variances
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.reml import REMLFit, log_likelihood, reml
 
@@ -78,3 +79,18 @@ class SpectralObjective(Objective):
     def start(self) -> FloatArray:
         """Return the estimate, the global maximum."""
         return np.array([self.fit.sigma2_g, self.fit.sigma2_e], dtype=float)
+
+    def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
+        """Return ω and state with both variances times c = yᵀPy/p, the best factor, which is in closed form."""
+        r = self.rotated
+        p = r.spectrum.n if self.method == "ML" else r.spectrum.df
+        d = variances(r.spectrum.eigvals, omega[0], omega[1])
+        with np.errstate(all="ignore"):
+            c = (float((r.z**2 / d).sum()) + (float(r.rss) / omega[1] if r.spectrum.nullity else 0.0)) / p
+        if self.fixed.any() or not 0 < c < np.inf or abs(np.log(c)) < RESCALE:
+            return None
+        target = omega * c
+        if ((target < self.lower) | (target > self.upper)).any():
+            return None
+        candidate = self.state(target)
+        return (target, candidate) if candidate is not None and candidate.loglik > state.loglik else None

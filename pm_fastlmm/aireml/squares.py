@@ -8,7 +8,7 @@ import numpy as np
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Objective
 
-_SMALL = 1e-6  # of the initial value: where a parameter that enters by its square is taken to have reached 0
+_SMALL = 1e-12  # share of the variance of y below which a squared parameter is taken to have reached 0
 
 
 class SquaredObjective(Objective):
@@ -21,12 +21,12 @@ class SquaredObjective(Objective):
     ----------
     squared : (P,) bool array
         Which elements of θ are walked by their square.
-    initial : (P,) array
-        The values of θ from which sizes are read.
+    smallest : (P,) array
+        Values of those elements that are as good as 0, see `smallest_squares`.
     """
 
     squared: Any
-    initial: FloatArray
+    smallest: FloatArray
 
     def internal(self, theta: FloatArray) -> FloatArray:
         """Return ω, the square of what enters V by its square."""
@@ -38,16 +38,13 @@ class SquaredObjective(Objective):
 
     def jacobian(self, omega: FloatArray) -> FloatArray:
         """Return ∂θ/∂ω; near 0 that of a small θ, at which the product with the score has its limit."""
-        theta = np.where(self.squared, np.maximum(self.external(omega), self._smallest()), 0.5)
+        theta = np.where(self.squared, np.maximum(self.external(omega), self.smallest), 0.5)
         return np.diag(0.5 / theta)
-
-    def _smallest(self) -> FloatArray:
-        return np.where(self.squared, _SMALL * np.maximum(np.abs(self.initial), 1e-300), -np.inf)
 
     @property
     def internal_lower(self) -> FloatArray:
         """Lower bounds of ω, that of a square just above 0: on it the score is read."""
-        return np.where(self.squared, np.maximum(self.lower, self._smallest()) ** 2, self.lower)
+        return np.where(self.squared, np.maximum(self.lower, self.smallest) ** 2, self.lower)
 
     @property
     def internal_upper(self) -> FloatArray:
@@ -64,3 +61,13 @@ def enter_squared(slopes: Callable[[FloatArray], Sequence[FloatArray]], start: F
         near[i] *= 1e-4
         out[i] = float(np.abs(slopes(near)[i]).max()) < 1e-3 * here[i]
     return out
+
+
+def smallest_squares(squared: Any, start: FloatArray, slopes: FloatArray, variance: float) -> FloatArray:
+    """
+    Return the θ_i whose share in V = … + θ_i²V_i is negligible beside the variance of y; 0 for other parameters.
+
+    `slopes` are the mean diagonals 2θ_iV̄_i of the derivatives at the start.
+    """
+    size = np.where(squared & (slopes != 0), np.abs(slopes) / (2 * np.where(squared, start, 1.0)), np.inf)
+    return np.where(squared, np.sqrt(_SMALL * max(variance, 1e-300) / size), 0.0)

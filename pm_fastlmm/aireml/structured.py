@@ -11,14 +11,15 @@ import scipy.sparse as sp
 from pytensor.gradient import pushforward
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method, Objective, moment_start
+from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, moment_start
 from pm_fastlmm.covariance.theta import Entry, Theta
 from pm_fastlmm.distribution.graphs import INTERPRETED
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
 
+VANISHED = 1e-8  # share of the variance of y at which σ²_e is taken to be 0: yᵀPy has lost half of its digits there
+_GAIN = 1e-8  # of the log-likelihood that a step out of a singular matrix must promise
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
-_RESCALE = 0.05  # |log c| above which V is multiplied by its best factor c = yᵀPy/p
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,8 +190,11 @@ class StructuredObjective(Objective):
 
     @property
     def internal_lower(self) -> FloatArray:
-        """0 for D, none for U."""
-        return self.lower
+        """0 for D, none for U; σ²_e stays just above 0, where V may be singular."""
+        lower = self.lower.copy()
+        if not self.fixed[-1]:
+            lower[-1] = max(lower[-1], VANISHED * max(float(self.y @ self.y), 1e-280) / len(self.y))
+        return lower
 
     def _matrix_entries(self) -> list[Entry]:
         return [entry for entry in self.layout.entries if entry.matrix and not self.fixed[entry.place].any()]
@@ -220,6 +224,30 @@ class StructuredObjective(Objective):
             new[-1] = max(theta[-1] + 2 / self.products.n * theta[-1] ** 2 * score[-1], 1e-12 * theta[-1])
         return self.internal(new)
 
+    def escape(self, theta: FloatArray, state: Any) -> FloatArray | None:
+        """
+        Return the best step along a matrix of rank one from where an unstructured Σ is singular.
+
+        Where D_j = 0, U_j does not act, and D_j may rise along another U_j than the present one. At a maximum over the
+        positive semi-definite matrices no direction of ∂ℓ/∂Σ is positive.
+        """
+        best, highest = None, _GAIN
+        for entry in self._matrix_entries():
+            k, c = entry.term, entry.shape[0]
+            if (np.diag(_lower(_to_ldl(theta[entry.place], c), c)) > 0).all():
+                continue
+            size = np.diag(state.mixed.average_information([(k, np.diag(row)) for row in np.eye(c)]))[:c]
+            scale = np.where(size > 0, np.where(size > 0, size, 1.0) ** -0.25, 0.0)
+            G = state.score_state.gradient.sigma[k]
+            v = scale * np.linalg.eigh((G + G.T) / 2 * scale[:, None] * scale)[1][:, -1]
+            slope = float(v @ G @ v)
+            curvature = float(state.mixed.average_information([(k, np.outer(v, v))])[0, 0])
+            if slope > 0 and slope**2 > 2 * highest * curvature > 0:
+                highest = slope**2 / (2 * curvature)
+                best = np.zeros_like(theta)
+                best[entry.place] = slope / curvature * np.outer(v, v)[np.tril_indices(c)]
+        return best
+
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return ω and state with all variances times c = yᵀPy/p, the best factor, which is in closed form."""
         degree = np.zeros(len(omega))
@@ -231,7 +259,7 @@ class StructuredObjective(Objective):
                 degree[at] = 1.0 if variance else 0.5 if loading else 0.0
         p = self.products.n if self.method == "ML" else self.products.df
         c = state.mixed.yPy / p
-        if abs(np.log(c)) < _RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
+        if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
             return None
         target = omega * c**degree
         if ((target < self.internal_lower) | (target > self.internal_upper)).any():
@@ -342,16 +370,20 @@ def compile_matrices(layout: Theta) -> Callable[[FloatArray], Any]:
     return evaluate
 
 
+def _lower(packed: FloatArray, c: int) -> FloatArray:
+    out = np.zeros((c, c))
+    out[np.tril_indices(c)] = packed
+    return out
+
+
 def _unpack_ldl(packed: FloatArray, c: int) -> tuple[FloatArray, FloatArray]:
-    L = np.zeros((c, c))
-    L[np.tril_indices(c)] = packed
+    L = _lower(packed, c)
     return np.tril(L, -1) + np.eye(c), np.diag(L).copy()
 
 
 def _to_ldl(packed: FloatArray, c: int) -> FloatArray:
     """Return D on the diagonal and U below it, of a positive semi-definite matrix; zero columns where D is 0."""
-    S = np.zeros((c, c))
-    S[np.tril_indices(c)] = packed
+    S = _lower(packed, c)
     S = S + np.tril(S, -1).T
     scale = np.diag(S).copy()
     out = np.zeros((c, c))

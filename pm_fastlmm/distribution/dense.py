@@ -6,14 +6,13 @@ import numpy as np
 import pytensor.tensor as pt
 from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
 from pymc.logprob.abstract import _logprob
-from pymc.pytensorf import floatX, normalize_rng_param
+from pymc.pytensorf import floatX
 from pytensor.tensor.random.basic import normal
-from pytensor.tensor.random.utils import normalize_size_param
 
 from pm_fastlmm._arrays import Ids, Labelled, align, common_ids, read, require_length
 from pm_fastlmm.distribution.inputs import read_mean, read_response, refuse_unknown, treat_coefficients
 from pm_fastlmm.distribution.operations import DenseLoglik
-from pm_fastlmm.distribution.variables import Treatment, product, times
+from pm_fastlmm.distribution.variables import Treatment, prepared, product, times
 from pm_fastlmm.linalg.projection import Projection, read_design
 
 
@@ -30,9 +29,7 @@ class DenseRV(SymbolicRandomVariable):  # type: ignore[misc]
     @classmethod
     def rv_op(cls, *params: Any, carried: dict[str, Any], size: Any = None, rng: Any = None) -> Any:
         """Build the graph of a draw."""
-        mu, b, B, V = map(pt.as_tensor, params)
-        rng, size = normalize_rng_param(rng), normalize_size_param(size)
-        batch = size if size.type.ndim and size.type.shape != (0,) else ()
+        (mu, b, B, V), size, rng, batch = prepared(cls.ndims_params, params, size, rng)
         projection: Projection = carried["projection"]
         n = projection.V.shape[0]
         next_rng, xi = normal(0.0, 1.0, size=(*batch, n), rng=rng, return_next_rng=True)

@@ -106,10 +106,18 @@ def coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: An
     cov = np.asarray(beta_cov.data if isinstance(beta_cov, Constant) else beta_cov, dtype=float)
     if cov.shape != (r, r):
         raise ValueError(f"beta_cov must be ({r}, {r}), for {', '.join(projection.coef)}; got shape {cov.shape}.")
-    values, vectors = np.linalg.eigh(cov)
+    values = np.linalg.eigvalsh(cov)
     if not np.allclose(cov, cov.T) or values[0] < -1e-12 * abs(values[-1]):
         raise ValueError("beta_cov must be symmetric positive semi-definite.")
-    return b, pt.constant(vectors * np.sqrt(np.maximum(values, 0.0)))
+    return b, covariance_root(pt.constant(cov))
+
+
+def covariance_root(B: Any) -> Any:
+    """Return L with LLᵀ = B for a prior covariance of β; a singular one must be a constant."""
+    if not isinstance(B, Constant):
+        return pt.linalg.cholesky(B)
+    values, vectors = np.linalg.eigh(B.data)
+    return pt.constant(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[bool, Any, Any]:
@@ -118,4 +126,6 @@ def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_c
         refuse_lone_mean(beta_mean)
         return True, pt.zeros((0,)), pt.zeros((0, 0))
     b, L = coefficients(projection, beta, beta_mean, beta_cov)
-    return False, b, pt.zeros((0, 0)) if beta_cov is None else product(L, L.T)
+    if beta_cov is None:
+        return False, b, pt.zeros((0, 0))
+    return False, b, pt.constant(L.data @ L.data.T) if isinstance(L, Constant) else product(L, L.T)

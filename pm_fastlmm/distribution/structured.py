@@ -9,16 +9,15 @@ import scipy.sparse as sp
 from pymc.distributions.dist_math import check_parameters
 from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
 from pymc.logprob.abstract import _logprob
-from pymc.pytensorf import floatX, normalize_rng_param
+from pymc.pytensorf import floatX
 from pytensor.tensor.random.basic import normal
-from pytensor.tensor.random.utils import normalize_size_param
 
 from pm_fastlmm._arrays import Labelled, align, common_ids, read, require_length
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
-from pm_fastlmm.distribution.inputs import read_mean, read_response, refuse_unknown, treat_coefficients
+from pm_fastlmm.distribution.inputs import covariance_root, read_mean, read_response, refuse_unknown, treat_coefficients
 from pm_fastlmm.distribution.operations import MixedLoglik, RandomEffects, ResponseStatistics
-from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, Treatment, times
+from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, Treatment, prepared, times
 from pm_fastlmm.linalg.mixed import Block, MixedProducts
 from pm_fastlmm.linalg.projection import Projection, read_design
 from pm_fastlmm.linalg.spectrum import Spectrum
@@ -50,10 +49,8 @@ class StructuredRV(SymbolicRandomVariable):  # type: ignore[misc]
     @classmethod
     def rv_op(cls, *params: Any, carried: dict[str, Any], size: Any = None, rng: Any = None) -> Any:
         """Build the graph of a draw."""
-        mu, b, B, theta = map(pt.as_tensor, params)
-        rng, size = normalize_rng_param(rng), normalize_size_param(size)
+        (mu, b, B, theta), size, rng, batch = prepared(cls.ndims_params, params, size, rng)
         products: MixedProducts = carried["products"]
-        batch = size if size.type.ndim and size.type.shape != (0,) else ()
         q = sum(block.Z.shape[1] for block in products.blocks)
         next_rng, noise = normal(0.0, 1.0, size=(*batch, q + products.n), rng=rng, return_next_rng=True)
         phi = packed(carried["theta"], products, theta, B)
@@ -114,7 +111,7 @@ def _spectral_logp(op: StructuredRV, s: Spectrum, value: Any, mu: Any, b: Any, B
     eigvals, basis, Q1 = (pt.constant(a) for a in (s.eigvals, s.basis, s.projection.Q1))
     if op.treatment == "flat":
         return FlatLMM.logp(value, mu, g, e, eigvals, basis, Q1, R)
-    L = pt.zeros(R.type.shape) if B.type.shape == (0, 0) else pt.linalg.cholesky(B)
+    L = pt.zeros(R.type.shape) if B.type.shape == (0, 0) else covariance_root(B)
     return ProperLMM.logp(
         value, mu, b, L, g, e, eigvals, basis, Q1, R, pt.constant(s.C), pt.constant(s.corner_root)
     )  # fmt: skip

@@ -57,6 +57,14 @@ def _col(v: Any) -> Any:
     return v[..., None]
 
 
+def prepared(ndims_params: Any, params: tuple[Any, ...], size: Any, rng: Any) -> tuple[tuple[Any, ...], Any, Any, Any]:
+    """Return parameters, size and generator as variables, and the batch shape of a draw."""
+    params = tuple(map(pt.as_tensor, params))
+    rng, size = normalize_rng_param(rng), normalize_size_param(size)
+    batch = implicit_size_from_params(*params, ndims_params=ndims_params) if rv_size_is_none(size) else size
+    return params, size, rng, batch
+
+
 class LMMRV(SymbolicRandomVariable):  # type: ignore[misc]
     """
     What the nodes share: inputs as tensors, the batch shape, and rebuilding for parameters of another rank.
@@ -75,10 +83,7 @@ class LMMRV(SymbolicRandomVariable):  # type: ignore[misc]
     @classmethod
     def prepare(cls, params: tuple[Any, ...], size: Any, rng: Any) -> tuple[tuple[Any, ...], Any, Any, Any]:
         """Return parameters, size and generator as variables, and the batch shape."""
-        params = tuple(map(pt.as_tensor, params))
-        rng, size = normalize_rng_param(rng), normalize_size_param(size)
-        batch = implicit_size_from_params(*params, ndims_params=cls.ndims_params) if rv_size_is_none(size) else size
-        return params, size, rng, batch
+        return prepared(cls.ndims_params, params, size, rng)
 
     def rebuild_rv(self, *params: Any, **kwargs: Any) -> Any:
         """Build the variable anew, for another size or rank of its parameters."""

@@ -25,122 +25,21 @@ from typing import Any
 import numba as nb
 import numpy as np
 
+from pm_fastlmm.likelihood.triangular import (
+    cholesky,
+    congruent,
+    gram_lower,
+    invert_lower,
+    matrix_root,
+    scale_rows,
+    semidefinite_root,
+    unscale,
+)
+
 LOG_2PI = math.log(2 * math.pi)
 
-_SMALL = 32  # order up to which a plain loop factors faster than LAPACK
 _TINY = 1e-3  # Σ_k F/σ²_e below which the score is taken in the form that needs no inverse of Σ_k
-_PIVOT_RTOL = 1e-12
-
-
-@nb.njit(cache=True, nogil=True)
-def _semidefinite_root(A: Any) -> Any:
-    """Return the Cholesky factor of a positive semi-definite matrix, columns of 0 for its null space, and success."""
-    c = A.shape[0]
-    L = np.zeros((c, c))
-    scale = 0.0
-    for i in range(c):
-        scale = max(scale, A[i, i])
-    for j in range(c):
-        pivot = A[j, j]
-        for k in range(j):
-            pivot -= L[j, k] ** 2
-        if not pivot >= -_PIVOT_RTOL * scale * c:
-            return L, False
-        singular = pivot <= _PIVOT_RTOL * A[j, j]
-        root = 0.0 if singular else math.sqrt(pivot)
-        L[j, j] = root
-        for i in range(j + 1, c):
-            value = A[i, j]
-            for k in range(j):
-                value -= L[i, k] * L[j, k]
-            if singular:
-                if abs(value) > 1e-6 * math.sqrt(max(A[i, i], 0.0) * max(A[j, j], 0.0)) + 1e-300:
-                    return L, False
-            else:
-                L[i, j] = value / root
-    return L, True
-
-
-@nb.njit(cache=True, nogil=True)
-def _root(A: Any) -> Any:
-    if A.shape[0] > _SMALL:
-        try:
-            return np.linalg.cholesky(A), True
-        except Exception:
-            pass
-    return _semidefinite_root(A)
-
-
-@nb.njit(cache=True, nogil=True)
-def _factor(A: Any) -> Any:
-    """Return the Cholesky factor of a positive definite matrix, and success."""
-    m = A.shape[0]
-    if m > _SMALL:
-        try:
-            return np.linalg.cholesky(A), True
-        except Exception:
-            return A, False
-    L = np.zeros((m, m))
-    for i in range(m):
-        for j in range(i + 1):
-            value = A[i, j]
-            for k in range(j):
-                value -= L[i, k] * L[j, k]
-            if i == j:
-                if not value > 0.0:
-                    return L, False
-                L[i, i] = math.sqrt(value)
-            else:
-                L[i, j] = value / L[j, j]
-    return L, True
-
-
-@nb.njit(cache=True, nogil=True)
-def _invert_lower(L: Any) -> Any:
-    """Return L⁻¹ of a lower-triangular matrix: diagonal blocks by substitution, the rest by matrix products."""
-    m = L.shape[0]
-    X = np.zeros((m, m))
-    for start in range(0, m, _SMALL):
-        end = min(start + _SMALL, m)
-        for j in range(start, end):
-            X[j, j] = 1.0 / L[j, j]
-            for i in range(j + 1, end):
-                value = 0.0
-                for k in range(j, i):
-                    value -= L[i, k] * X[k, j]
-                X[i, j] = value / L[i, i]
-        if start:
-            left = np.ascontiguousarray(L[start:end, :start]) @ np.ascontiguousarray(X[:start, :start])
-            X[start:end, :start] = -np.ascontiguousarray(X[start:end, start:end]) @ left
-    return X
-
-
-@nb.njit(cache=True, nogil=True)
-def _scale_rows(A: Any, roots: Any, layout: Any, first: int) -> Any:
-    """Return ΛᵀA."""
-    out = A.copy()
-    offset, packed = 0, 0
-    for k in range(first, (layout.size - 2) // 2):
-        levels, c = layout[2 + 2 * k], layout[3 + 2 * k]
-        R = roots[packed : packed + c * c].reshape(c, c)
-        packed += c * c
-        if c == 1:
-            for i in range(offset, offset + levels):
-                for j in range(A.shape[1]):
-                    out[i, j] = R[0, 0] * A[i, j]
-        elif c > _SMALL:
-            out[offset : offset + c] = np.ascontiguousarray(R.T) @ np.ascontiguousarray(A[offset : offset + c])
-        else:
-            for level in range(levels):
-                at = offset + level * c
-                for s in range(c):
-                    for j in range(A.shape[1]):
-                        value = 0.0
-                        for t in range(s, c):
-                            value += R[t, s] * A[at + t, j]
-                        out[at + s, j] = value
-        offset += levels * c
-    return out
+_DENSE = 0.25  # share of entries of B that are not 0 above which matrix products are faster than loops
 
 
 @nb.njit(cache=True, nogil=True)
@@ -167,10 +66,10 @@ def _eliminate(phi: Any, e: float, C: Any) -> Any:
                     for b in range(c):
                         value += C[j, a, s] * sigma[a, b] * C[j, b, t]
                 M[s, t] = value
-        root, ok = _factor(M)
+        root, ok = cholesky(M)
         if not ok:
             return Minv, logdet, False
-        inverse = _invert_lower(root)
+        inverse = invert_lower(root)
         for s in range(c):
             logdet += 2.0 * math.log(root[s, s])
             for t in range(c):
@@ -182,11 +81,36 @@ def _eliminate(phi: Any, e: float, C: Any) -> Any:
 
 
 @nb.njit(cache=True, nogil=True)
+def _fills(indptr: Any, m: int) -> Any:
+    """Return whether B, of m columns, is better taken as a dense matrix."""
+    rows = indptr.size - 1
+    return rows > 0 and indptr[rows] > _DENSE * rows * m
+
+
+@nb.njit(cache=True, nogil=True)
+def _filled(indptr: Any, indices: Any, data: Any, m: int) -> Any:
+    """Return B as a dense matrix."""
+    B = np.zeros((indptr.size - 1, m))
+    for row in range(indptr.size - 1):
+        for p in range(indptr[row], indptr[row + 1]):
+            B[row, indices[p]] = data[p]
+    return B
+
+
+@nb.njit(cache=True, nogil=True)
 def _dense_block(Minv: Any, e: float, between: Any, rss: float, fy: Any, indptr: Any, indices: Any, data: Any,
                  within: Any) -> Any:  # fmt: skip
     """Return F, f and σ²_eyᵀNy."""
     F, f, s = within.copy(), fy.copy(), rss
     L, c = Minv.shape[0], Minv.shape[1]
+    dense = _fills(indptr, F.shape[0])
+    if dense:
+        B = _filled(indptr, indices, data, F.shape[0])
+        weighted = np.empty(B.shape)
+        for j in range(L):
+            own = np.ascontiguousarray(B[j * c : (j + 1) * c])
+            weighted[j * c : (j + 1) * c] = (e * Minv[j]) @ own
+        F += np.ascontiguousarray(B.T) @ weighted
     for j in range(L):
         for a in range(c):
             row = j * c + a
@@ -197,8 +121,9 @@ def _dense_block(Minv: Any, e: float, between: Any, rss: float, fy: Any, indptr:
                 for p in range(indptr[row], indptr[row + 1]):
                     scaled = weight * data[p]
                     f[indices[p]] += scaled * between[j, b]
-                    for q in range(indptr[other], indptr[other + 1]):
-                        F[indices[p], indices[q]] += scaled * data[q]
+                    if not dense:
+                        for q in range(indptr[other], indptr[other + 1]):
+                            F[indices[p], indices[q]] += scaled * data[q]
     return F, f, s
 
 
@@ -227,86 +152,68 @@ def factorise(phi: Any, e: float, fy: Any, between: Any, rss: float, layout: Any
         return False, failed, 0.0, Minv, empty, fy, roots, empty, v, v
     start = layout[3] ** 2 if first else 0
     if (first and layout[3] > 1) or not np.isfinite(phi).all():
-        _, ok = _semidefinite_root(phi[:start].reshape(layout[3], layout[3]))
+        _, ok = semidefinite_root(phi[:start].reshape(layout[3], layout[3]))
     elif first:
         ok = phi[0] >= 0.0
     packed = 0
     for k in range(first, terms):
         c = layout[3 + 2 * k]
-        root, good = _root(phi[start + packed : start + packed + c * c].copy().reshape(c, c))
+        root, good = matrix_root(phi[start + packed : start + packed + c * c].copy().reshape(c, c))
         ok = ok and good
         roots[packed : packed + c * c] = root.ravel()
         packed += c * c
     if not ok:
         return False, failed, 0.0, Minv, empty, fy, roots, empty, v, v
     F, f, s = _dense_block(Minv, e, between, rss, fy, indptr, indices, data, within)
-    S = _scale_rows(np.ascontiguousarray(_scale_rows(F, roots, layout, first).T), roots, layout, first)
+    S = congruent(F, roots, layout, first, True)
     for i in range(q):
         S[i, i] += e
-    root, ok = _factor(S)
+    root, ok = cholesky(S)
     if not ok:
         return False, failed, 0.0, Minv, F, f, roots, empty, v, v
-    Linv = _invert_lower(root)
-    g = _scale_rows(f.reshape(m, 1).copy(), roots, layout, first)[:, 0].copy()
+    Linv = invert_lower(root)
+    g = scale_rows(f.reshape(m, 1).copy(), roots, layout, first)[:, 0].copy()
     a = Linv @ g
-    yPy = (s - a @ a) / e
+    explained = a @ a
+    if explained > s > 0.0:  # by rounding alone: σ²_e is too small beside the other variances for any digit of yᵀPy
+        return False, failed, 0.0, Minv, F, f, roots, empty, v, v
+    yPy = (s - explained) / e
     for i in range(m):
         logdet += 2.0 * math.log(root[i, i])
     logdet += (n - r - C.shape[0] * C.shape[1] - q) * math.log(e)
     v = np.ascontiguousarray(Linv.T) @ a
-    b = _unscale(v.reshape(m, 1).copy(), roots, layout, first)[:, 0].copy()
+    b = unscale(v.reshape(m, 1).copy(), roots, layout, first)[:, 0].copy()
     loglik = -0.5 * ((n - r) * LOG_2PI + logdet + yPy)
     return True, loglik, yPy, Minv, F, f, roots, Linv, v, b
 
 
 @nb.njit(cache=True, nogil=True)
-def _unscale(A: Any, roots: Any, layout: Any, first: int) -> Any:
-    """Return ΛA."""
-    out = A.copy()
-    offset, packed = 0, 0
-    for k in range(first, (layout.size - 2) // 2):
-        levels, c = layout[2 + 2 * k], layout[3 + 2 * k]
-        R = roots[packed : packed + c * c].reshape(c, c)
-        packed += c * c
-        if c > _SMALL:
-            out[offset : offset + c] = R @ np.ascontiguousarray(A[offset : offset + c])
-        else:
-            for level in range(levels):
-                at = offset + level * c
-                for s in range(c):
-                    for j in range(A.shape[1]):
-                        value = 0.0
-                        for t in range(s + 1):
-                            value += R[s, t] * A[at + t, j]
-                        out[at + s, j] = value
-        offset += levels * c
-    return out
-
-
-@nb.njit(cache=True, nogil=True)
 def _eliminated_score(grad: Any, e: float, between: Any, C: Any, indptr: Any, indices: Any, data: Any, Minv: Any,
-                      roots: Any, layout: Any, Linv: Any, b: Any) -> Any:  # fmt: skip
-    """Add the score of Σ₁ to grad, and return M_j⁻¹(ȳ_j - B_jb), of which C_j makes Z₁ᵀPy."""
-    L, c, m = C.shape[0], C.shape[1], Linv.shape[0]
+                      H: Any, b: Any) -> Any:  # fmt: skip
+    """Add the score of Σ₁ to grad, and return M_j⁻¹(ȳ_j - B_jb), of which C_j makes Z₁ᵀPy; H = ΛS⁻¹Λᵀ."""
+    L, c = C.shape[0], C.shape[1]
     weighted = np.empty((L, c))
-    scaled = _unscale(np.ascontiguousarray(Linv.T), roots, layout, 1)  # row p is the p-th column of L⁻¹Λᵀ
-    T = np.zeros((c, m))
+    dense = _fills(indptr, H.shape[0])
+    B = _filled(indptr, indices, data, H.shape[0]) if dense else H[:0]
+    BH = B @ H
     for j in range(L):
         residual = np.empty(c)
+        middle = np.zeros((c, c))  # BHBᵀ: M⁻¹ - e M⁻¹BHBᵀM⁻¹ is that of which C makes Z₁ᵀPZ₁
         for a in range(c):
-            value = between[j, a]
-            T[a] = 0.0
-            for p in range(indptr[j * c + a], indptr[j * c + a + 1]):
-                value -= data[p] * b[indices[p]]
-                for i in range(m):
-                    T[a, i] += data[p] * scaled[indices[p], i]
-            residual[a] = value
-        middle = np.zeros((c, c))  # M⁻¹ - e M⁻¹B(ΛS⁻¹Λᵀ)BᵀM⁻¹, of which C makes Z₁ᵀPZ₁
-        for a in range(c):
+            row = j * c + a
+            residual[a] = between[j, a]
+            for p in range(indptr[row], indptr[row + 1]):
+                residual[a] -= data[p] * b[indices[p]]
             for d in range(a + 1):
-                value = 0.0
-                for i in range(m):
-                    value += T[a, i] * T[d, i]
+                other, value = j * c + d, 0.0
+                if dense:
+                    value = BH[row] @ B[other]
+                else:
+                    for p in range(indptr[row], indptr[row + 1]):
+                        along = 0.0
+                        for q in range(indptr[other], indptr[other + 1]):
+                            along += data[q] * H[indices[p], indices[q]]
+                        value += data[p] * along
                 middle[a, d] = value
                 middle[d, a] = value
         for a in range(c):
@@ -326,8 +233,8 @@ def _eliminated_score(grad: Any, e: float, between: Any, C: Any, indptr: Any, in
 
 
 @nb.njit(cache=True, nogil=True)
-def _dense_score(grad: Any, e: float, F: Any, f: Any, roots: Any, layout: Any, first: int, Linv: Any, v: Any, b: Any,
-                 start: int) -> Any:  # fmt: skip
+def _dense_score(grad: Any, e: float, F: Any, f: Any, roots: Any, layout: Any, first: int, Linv: Any, Sinv: Any,
+                 v: Any, b: Any, start: int) -> Any:  # fmt: skip
     """Add the scores of the terms in the dense block to grad, and return WᵀPy."""
     w = (f - F @ b) / e
     offset, packed = 0, 0
@@ -342,16 +249,15 @@ def _dense_score(grad: Any, e: float, F: Any, f: Any, roots: Any, layout: Any, f
             size += F[i, i] / width
         ZPZ = np.zeros((c, c))
         if smallest * size > _TINY * e:  # Z_jᵀPZ_j = R⁻ᵀ(I - σ²_e(S⁻¹)_jj)R⁻¹, Z_jᵀPy = R⁻ᵀv_j
-            Rinv = _invert_lower(R)
+            Rinv = invert_lower(R)
             inner = np.zeros((c, c))
             for level in range(levels):
                 at = offset + level * c
-                columns = np.ascontiguousarray(Linv[at:, at : at + c])
-                inner += np.eye(c) - e * (np.ascontiguousarray(columns.T) @ columns)
+                inner += np.eye(c) - e * Sinv[at : at + c, at : at + c]
                 w[at : at + c] = np.ascontiguousarray(Rinv.T) @ v[at : at + c]
             ZPZ = np.ascontiguousarray(Rinv.T) @ inner @ Rinv
         else:  # Z_jᵀPZ_j = (F_jj - F_j·ΛS⁻¹ΛᵀF_·j)/σ²_e
-            Y = Linv @ _scale_rows(np.ascontiguousarray(F[:, offset : offset + width]), roots, layout, first)
+            Y = Linv @ scale_rows(np.ascontiguousarray(F[:, offset : offset + width]), roots, layout, first)
             for level in range(levels):
                 at = level * c
                 columns = np.ascontiguousarray(Y[:, at : at + c])
@@ -375,9 +281,11 @@ def gradient(phi: Any, e: float, between: Any, layout: Any, C: Any, indptr: Any,
     first = 1 if C.shape[0] else 0
     grad, start = np.zeros(phi.size), C.shape[1] ** 2 * first
     weighted = np.zeros(between.shape)
+    Sinv = gram_lower(Linv)
     if first:
-        weighted = _eliminated_score(grad, e, between, C, indptr, indices, data, Minv, roots, layout, Linv, b)
-    w = _dense_score(grad, e, F, f, roots, layout, first, Linv, v, b, start)
+        H = congruent(Sinv, roots, layout, first, False)
+        weighted = _eliminated_score(grad, e, between, C, indptr, indices, data, Minv, H, b)
+    w = _dense_score(grad, e, F, f, roots, layout, first, Linv, Sinv, v, b, start)
     return grad, (0.5 * (yPy - (layout[0] - layout[1])) - phi @ grad) / e, weighted, w
 
 
