@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import arviz_stats as az
 import numpy as np
 import pandas as pd
 import pymc as pm
@@ -14,6 +15,7 @@ from scipy.stats import halfnorm
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.likelihood.spectral import contrast_loglik
 
 INTERPRETED = Mode(linker="py", optimizer="fast_compile")
 ALPHA = "yield ~ rep + (1|gen) + (1|rep:block)"
@@ -218,6 +220,28 @@ def test_an_animal_model_may_have_one_record_for_each_level():
     W = np.random.default_rng(3).normal(size=(12, 20))
     model = flmm.lmm_model("y ~ (1|id)", data, known={"id": pd.DataFrame(W @ W.T / 20, ids, ids)})
     assert list(model.coords["id"]) == sorted(ids)
+
+
+def test_nuts_draws_the_posterior_that_quadrature_finds():
+    data = flmm.datasets.dyestuff()
+    idata = flmm.sample(1000, chains=2, model=flmm.lmm_model("Yield ~ 1 + (1|Batch)", data), random_seed=4, quiet=True)
+    y, Z = data["Yield"].to_numpy(), pd.get_dummies(data["Batch"], dtype=float).to_numpy()
+    spectrum = flmm.Spectrum.from_factor(Z, np.ones((30, 1)))
+    rotated, s = spectrum.rotate(y), np.std(y, ddof=1)
+    grid = np.linspace(1e-3, 8, 1200) * s
+    g, e = np.meshgrid(grid, grid[grid < 4 * s], indexing="ij")
+    logp = contrast_loglik(rotated.z, rotated.rss, eigvals=spectrum.eigvals, nullity=spectrum.nullity,
+                           sigma2_g=g**2, sigma2_e=e**2)  # fmt: skip
+    weights = np.exp(logp - logp.max()) * halfnorm(scale=2 * s).pdf(g) * halfnorm(scale=2 * s).pdf(e)
+    weights /= weights.sum()
+    for name, values in (("sigma_Batch", g), ("sigma_e", e)):
+        mean = (weights * values).sum()
+        sd = np.sqrt((weights * (values - mean) ** 2).sum())
+        draws = idata.posterior[name]
+        error = float(az.mcse(draws, method="mean"))
+        assert abs(float(draws.mean()) - mean) < 4 * error
+        assert error < sd / 20
+        assert_allclose(float(draws.std()), sd, rtol=0.15)
 
 
 def test_other_priors_take_the_place_of_the_default():

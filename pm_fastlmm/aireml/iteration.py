@@ -162,7 +162,7 @@ def maximise(
         )  # fmt: skip
         trace.converged = _converged(tolerances, objective, theta, proposed, decrement)
         if trace.converged and count < max_iterations and (better := _escaped(objective, theta, state)):
-            trace.converged, (omega, state) = False, better
+            trace.converged, (omega, state), last = False, better, None
             current = replace(current, taken=objective.external(omega) - theta, kind="escape")
             trace.iterations.append(current)
             report(count, current)
