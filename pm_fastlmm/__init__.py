@@ -4,15 +4,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pm_fastlmm import covariance, datasets
+from pm_fastlmm.aireml import VarianceFit, find_reml, fit_covariance
 from pm_fastlmm.association import scan
+from pm_fastlmm.batches import reml_blocks
+from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
-from pm_fastlmm.distribution import FastLMM, LMMNode, lmm_nodes
+from pm_fastlmm.distribution import DenseLMM, FastLMM, LMMNode, StructuredLMM, lmm_nodes
 from pm_fastlmm.exact import exact_posterior
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.likelihood.marginal import log_likelihood
+from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.mixed_design import MixedDesign
+from pm_fastlmm.mixed_model import lmm_model
 from pm_fastlmm.model import kernel_model
 from pm_fastlmm.point import reml_point
 from pm_fastlmm.posterior import predict, recover_effects
@@ -26,24 +32,34 @@ if TYPE_CHECKING:
     from pm_fastlmm import plots
 
 __all__ = [
+    "CrossProducts",
+    "DenseLMM",
     "Design",
     "ExactPosterior",
     "FastLMM",
     "LMMNode",
+    "MixedDesign",
     "REMLFit",
     "Rotated",
     "Spectrum",
+    "StructuredLMM",
+    "Term",
+    "VarianceFit",
     "VariancePrior",
     "covariance",
     "datasets",
     "exact_posterior",
+    "find_reml",
+    "fit_covariance",
     "kernel_model",
+    "lmm_model",
     "lmm_nodes",
     "log_likelihood",
     "plots",
     "predict",
     "recover_effects",
     "reml",
+    "reml_blocks",
     "reml_point",
     "sample",
     "scan",

@@ -14,6 +14,7 @@ type Ids = tuple[Hashable, ...]
 _SHOWN = 5
 _LARGEST = 1e50  # cubes of variances, of units y² and y²/K, must stay inside the range of floats
 _SYMMETRY_RTOL = 1e-10
+_BLOCK = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,14 +137,24 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
     )
     if labelled.ids is not None and labelled.names is not None and tuple(map(str, labelled.ids)) != labelled.names:
         raise ValueError(f"{name} has other ids in its columns than in its rows: reindex it, {name}.loc[ids, ids].")
-    require_range(values, name)
-    gap = float(np.abs(values - values.T).max())
-    if gap > _SYMMETRY_RTOL * float(np.abs(values).max()):
+    largest = require_range(values, name)
+    gap = _asymmetry(values)
+    if gap > _SYMMETRY_RTOL * largest:
         raise ValueError(
             f"{name} must be symmetric, but differs from its transpose by up to {gap:.3g}: "
             f"if that is rounding, pass ({name} + {name}.T) / 2."
         )
     return labelled
+
+
+def _asymmetry(values: FloatArray) -> float:
+    """Return the largest difference from the transpose; in blocks, which stay in the cache on both sides."""
+    n = values.shape[0]
+    return max(
+        float(np.abs(values[i : i + _BLOCK, j : j + _BLOCK] - values[j : j + _BLOCK, i : i + _BLOCK].T).max())
+        for i in range(0, n, _BLOCK)
+        for j in range(0, i + 1, _BLOCK)
+    )
 
 
 def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_name: str) -> npt.NDArray[np.intp] | None:
@@ -185,14 +196,15 @@ def common_ids(**parts: Labelled | None) -> tuple[str, Ids | None]:
     return "", None
 
 
-def require_range(array: FloatArray, name: str) -> None:
-    """Raise a ValueError if the largest entry is so large or so small that its powers leave the range of floats."""
-    largest = float(np.abs(array).max(initial=0.0))
+def require_range(array: FloatArray, name: str) -> float:
+    """Return the largest absolute value; raise a ValueError if its powers leave the range of floats."""
+    largest = max(float(array.max(initial=0.0)), -float(array.min(initial=0.0)))  # without a copy of the array
     if largest > _LARGEST or 0 < largest < 1 / _LARGEST:
         raise ValueError(
             f"{name} has entries of size {largest:.1e}, whose powers leave the range of floating point: "
             "choose another unit, so that they lie between 1e-50 and 1e50."
         )
+    return largest
 
 
 def require_length(length: int, n: int, name: str, reference_name: str) -> None:

@@ -1,14 +1,12 @@
 """Design: y, X and K brought together; the one place where rows are dropped, and counted."""
 
-import re
 import warnings
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from formulaic import model_matrix
-from formulaic.errors import FormulaicError
 
 from pm_fastlmm._arrays import (
     FloatArray,
@@ -24,6 +22,7 @@ from pm_fastlmm._arrays import (
     require_length,
     shown,
 )
+from pm_fastlmm.formula import fixed_effects, split_formula
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 
@@ -118,28 +117,13 @@ class Design:
         ValueError
             If the formula has no response or names a column that is not there, or as `from_arrays`.
         """
-        if not isinstance(formula, str) or "~" not in formula or not formula.split("~")[0].strip():
-            raise ValueError(f"formula must have a response and predictors, 'y ~ x1 + x2', got {formula!r}.")
-        if "|" in formula:
+        fixed, random = split_formula(formula)
+        if random:
             raise ValueError(
-                f"formula {formula!r} has a random term: one kernel is given as K or W, "
-                "for (1|group) as K=flmm.covariance.grouping(table['group'])."
+                f"formula {formula!r} has a random term: one kernel is given as K or W, for (1|group) as "
+                "K=flmm.covariance.grouping(table['group']); random terms go to flmm.lmm_model."
             )
-        if not isinstance(data, pd.DataFrame):
-            raise TypeError(f"data must be a pandas DataFrame, got {type(data).__name__}: pass pd.DataFrame(data).")
-        try:
-            matrices = model_matrix(formula, data, na_action="ignore", output="pandas")
-        except FormulaicError as error:
-            raise ValueError(
-                f"formula {formula!r} does not fit the columns {', '.join(map(str, data.columns))}: {_plain(error)}"
-            ) from error
-        y, X = matrices.lhs.astype(float), matrices.rhs.astype(float)
-        response = formula.split("~")[0].strip()
-        if response in data.columns and not pd.api.types.is_numeric_dtype(data[response]):
-            raise ValueError(f"the response {response!r} is not numeric, but {data[response].dtype}.")
-        # a level that is missing leaves zeros in its indicator columns: its row is missing all the same
-        variables = [v for v in matrices.rhs.model_spec.required_variables if v in data.columns]
-        X[data[variables].isna().any(axis=1).to_numpy()] = np.nan
+        y, X, _ = fixed_effects(fixed, data, whole=formula)
         return cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W)
 
     @classmethod
@@ -153,22 +137,8 @@ class Design:
         responses: tuple[str, ...] | None,
         ids: Ids | None,
     ) -> Self:
-        seen = np.isfinite(X).all(axis=1) & np.isfinite(Y.reshape(len(Y), -1)).all(axis=1)
-        infinite = np.isinf(Y).sum() + np.isinf(X).sum()
-        if infinite:
-            raise ValueError(
-                f"y and X have {int(infinite)} infinite values: mend them, or set them to NaN to have them dropped."
-            )
-        if not seen.any():
-            raise ValueError("every row has a missing value in y or X: there is nothing left to fit.")
-        left_out = np.flatnonzero(~seen)
-        dropped = tuple(left_out.tolist() if ids is None else [ids[i] for i in left_out])
+        seen, dropped = complete_rows(Y, X, ids=ids)
         if dropped:
-            warnings.warn(
-                f"{len(dropped)} of {len(seen)} rows dropped, with a missing y or X: {shown(dropped)}.",
-                UserWarning,
-                stacklevel=outside(),
-            )
             Y, X = Y[seen], X[seen]
             kernel = kernel[seen] if is_factor else kernel[np.ix_(seen, seen)]
             ids = None if ids is None else tuple(i for i, keep in zip(ids, seen, strict=True) if keep)
@@ -187,9 +157,44 @@ class Design:
         return f"Design({len(self.y)} observations, fixed effects: {effects}; {len(self.dropped)} rows dropped)"
 
 
-def _plain(error: Exception) -> str:
-    """Return the text of an error without the terminal's colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+def complete_rows(
+    *parts: FloatArray, ids: Ids | None, grouped: npt.NDArray[np.bool_] | None = None
+) -> tuple[npt.NDArray[np.bool_], tuple[Any, ...]]:
+    """
+    Return which rows have no missing value, and the ids or numbers of the others, of which a warning tells.
+
+    Parameters
+    ----------
+    *parts : (n,) or (n, r) arrays
+    ids : tuple or None
+    grouped : (n,) array of bool, optional
+        Rows in which no grouping factor is missing.
+
+    Raises
+    ------
+    ValueError
+        If values are infinite, or no row is left.
+    """
+    infinite = sum(int(np.isinf(part).sum()) for part in parts)
+    if infinite:
+        raise ValueError(
+            f"y and X have {infinite} infinite values: mend them, or set them to NaN to have them dropped."
+        )
+    seen = np.ones(len(parts[0]), dtype=bool) if grouped is None else grouped.copy()
+    for part in parts:
+        seen &= np.isfinite(part.reshape(len(part), -1)).all(axis=1)
+    what = "y or X" if grouped is None else "y, X or grouping factor"
+    if not seen.any():
+        raise ValueError(f"every row has a missing value in {what}: there is nothing left to fit.")
+    left_out = np.flatnonzero(~seen)
+    dropped = tuple(left_out.tolist() if ids is None else [ids[i] for i in left_out])
+    if dropped:
+        warnings.warn(
+            f"{len(dropped)} of {len(seen)} rows dropped, with a missing {what}: {shown(dropped)}.",
+            UserWarning,
+            stacklevel=outside(),
+        )
+    return seen, dropped
 
 
 def _read_kernel(K: Any, W: Any) -> tuple[Labelled, str]:

@@ -47,19 +47,20 @@ class Prediction:
     Attributes
     ----------
     mean : (m,) or (m, T) array
-        f̂, which contains the fixed effects.
+        f̂, which contains the fixed effects. From `REMLFit.predict` it is a Series or DataFrame where the rows have ids,
+        and so are the other quantities of a row.
     variance : (m,) or (m, T) array
         Var(f - f̂), the uncertainty of β̂ included; NaN where the prior variance of the new effects was not given.
     residual_variance : () or (T,) array
         σ²_e, what a new observation adds: Var(y - f̂) = variance + σ²_e.
     """
 
-    mean: FloatArray
-    variance: FloatArray
+    mean: Any
+    variance: Any
     residual_variance: FloatArray
 
     @property
-    def se(self) -> FloatArray:
+    def se(self) -> Any:
         """Standard error of f̂."""
         return np.sqrt(self.variance)
 
@@ -68,9 +69,9 @@ class Prediction:
         return f"Prediction({self.mean.shape[0]} rows: .mean, .se, .se_observation)"
 
     @property
-    def se_observation(self) -> FloatArray:
+    def se_observation(self) -> Any:
         """Standard error of a new observation."""
-        return np.asarray(np.sqrt(self.variance + self.residual_variance))
+        return np.sqrt(self.variance + self.residual_variance)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -283,6 +284,15 @@ def _read_design(spectrum: Spectrum, rows: Labelled, X_new: Any) -> FloatArray:
     return np.asarray(scipy.linalg.solve_triangular(projection.R, X.T, trans="T").T)
 
 
+def draw_prior_effects(spectrum: Spectrum, sigma2_g: FloatArray, rng: np.random.Generator) -> Coordinates:
+    """Draw u ~ N(0, σ²_gK), one for each σ²_g: σ_g(F₁ξ₁ + F₂ξ₂) with the root of `Spectrum.covariance_root`."""
+    shape, sigma_g, roots = np.shape(sigma2_g), np.expand_dims(np.sqrt(sigma2_g), -1), np.sqrt(spectrum.eigvals)
+    xi = rng.standard_normal((*shape, spectrum.rank))
+    xi_corner = rng.standard_normal((*shape, spectrum.projection.rank))
+    along = xi @ (spectrum.C / roots[:, None]) + xi_corner @ spectrum.corner_root.T
+    return Coordinates(sigma_g * along, sigma_g * roots * xi)
+
+
 def draw_effects(
     rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, rng: np.random.Generator
 ) -> tuple[FloatArray, Coordinates]:
@@ -297,11 +307,8 @@ def draw_effects(
     """
     s = rotated.spectrum
     shape = np.broadcast_shapes(np.shape(sigma2_g), np.shape(sigma2_e), rotated.batch_shape)
-    sigma_g, sigma_e = (np.expand_dims(np.sqrt(v), -1) for v in (sigma2_g, sigma2_e))
-    k, r = s.rank, s.projection.rank
-    xi, xi_corner = rng.standard_normal((*shape, k)), rng.standard_normal((*shape, r))
-    roots = np.sqrt(s.eigvals)
-    prior = Coordinates(sigma_g * (xi @ (s.C / roots[:, None]) + xi_corner @ s.corner_root.T), sigma_g * roots * xi)
+    sigma_e, k, r = np.expand_dims(np.sqrt(sigma2_e), -1), s.rank, s.projection.rank
+    prior = draw_prior_effects(s, np.broadcast_to(sigma2_g, shape), rng)
     z = rotated.z - prior.b - sigma_e * rng.standard_normal((*shape, k))
     y1 = rotated.y1 - prior.a - sigma_e * rng.standard_normal((*shape, r))
     d = variances(s.eigvals, sigma2_g, sigma2_e)

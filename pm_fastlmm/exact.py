@@ -6,9 +6,10 @@ import numpy as np
 
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import plain
+from pm_fastlmm.linalg.lowrank import imprecision
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
-from pm_fastlmm.prior import VariancePrior
+from pm_fastlmm.prior import VariancePrior, shares
 from pm_fastlmm.quadrature import integrate
 
 
@@ -63,6 +64,8 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: VariancePrior | None =
         raise ValueError(f"{message[0]}.")
     x, dx, log_density, scale, log_mass, log_none = integrate(rotated, prior)
     failed = message != ""
+    at_mode = x[np.argmax(np.where(np.isfinite(log_density), log_density, -np.inf), axis=-1)]
+    imprecision(rotated, *(np.squeeze(v) for v in (shares(at_mode)[0] / s.mean_diagonal, shares(at_mode)[1])))
     log_density[failed] = np.nan
     evidence, factor = log_mass - s.projection.logdet_R, log_mass - log_none
     evidence[failed | (not prior.proper)] = factor[failed] = np.nan

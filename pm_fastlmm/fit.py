@@ -1,15 +1,17 @@
 """REMLFit: the labelled result of a REML or ML fit, for one response or thousands."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_fastlmm import effects
+from pm_fastlmm import coefficients, effects
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.coefficients import FactorEffects
 from pm_fastlmm.effects import Prediction
+from pm_fastlmm.labels import labelled
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.linalg.rotated import Rotated
@@ -178,19 +180,49 @@ class REMLFit:
         rotated = None if r is None else Rotated(r.spectrum, r.z[t], r.rss[t], r.y1[t], r.norm2[t], None)
         return REMLFit(**taken, method=self.method, names=None, coef=self.coef, rotated=rotated)
 
-    def blup(self) -> FloatArray:
-        """Return the best linear unbiased predictor û of the random effects, (n,) or (n, T)."""
-        return effects.blup(self._data, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
+    def blup(self) -> Any:
+        """
+        Return the best linear unbiased predictor û of the random effects, (n,) or (n, T).
 
-    def pev(self, *, full: bool = False) -> FloatArray:
+        A Series, or a DataFrame for several responses, by id when the observations have ids (`spectrum.ids`); an array
+        in the order of the observations otherwise. So are `pev` and what `predict` returns.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> import pm_fastlmm as flmm
+        >>> y = pd.Series([1.0, 2, 1, 5, 6, 5], index=list("abcdef"))
+        >>> batch = pd.DataFrame(np.repeat(np.eye(2), 3, axis=0), index=y.index)
+        >>> fit = flmm.reml(flmm.Spectrum.from_factor(batch, np.ones((6, 1))), y)
+        >>> print(f"{fit.blup()['e']:.4f}")
+        1.9722
+        """
+        u = effects.blup(self._data, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
+        return labelled(u, self.spectrum.ids, self.names, name="blup")
+
+    def factor_effects(self) -> FactorEffects:
+        """
+        Return the coefficients a of the factor W, u = Wa with a ~ N(0, σ²I): marker effects, when W are markers.
+
+        Their best linear unbiased predictor and its error variance, (m,) or (m, T), after `Spectrum.from_factor` or
+        `CrossProducts`; by name when the columns of W have names.
+        """
+        found = coefficients.factor_effects(self._data, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e))
+        names, responses = self.spectrum.factor_names, self.names
+        return FactorEffects(*(labelled(values, names, responses) for values in (found.mean, found.variance)))
+
+    def pev(self, *, full: bool = False) -> Any:
         """
         Return the prediction error variance Var(û - u).
 
-        Its diagonal (n,) or (n, T), or on request the matrix (n, n), for one response.
+        Its diagonal (n,) or (n, T), or on request the matrix (n, n), for one response; with ids as `blup`.
         """
-        if full and self.names is not None:
+        ids, names = self.spectrum.ids, self.names
+        if full and names is not None:
             raise ValueError("pev(full=True) is a matrix for one response: fit the response of interest alone.")
-        return effects.pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full).T
+        pev = effects.pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full).T
+        return labelled(pev, ids, ids if full else names, name="pev")
 
     def predict(self, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None) -> Prediction:
         """
@@ -210,12 +242,17 @@ class REMLFit:
         Returns
         -------
         Prediction
-            With `mean`, `variance`, `se`, `se_observation`.
+            With `mean`, `variance`, `se`, `se_observation`; by id when the rows have ids, as `blup`.
         """
+        g, e = np.asarray(self.sigma2_g), np.asarray(self.sigma2_e)
         if X_new is None and K_new is None and W_new is None:
-            return effects.fitted(self._data, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e))
-        new = effects.new_rows(self.spectrum, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
-        return effects.predict(self._data, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e), new)
+            ids, prediction = self.spectrum.ids, effects.fitted(self._data, g, e)
+        else:
+            new = effects.new_rows(self.spectrum, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
+            ids, prediction = new.ids, effects.predict(self._data, g, e, new)
+        names = self.names
+        mean, variance = (labelled(values, ids, names) for values in (prediction.mean, prediction.variance))
+        return replace(prediction, mean=mean, variance=variance)
 
     def profile(self, h2: Any) -> FloatArray:
         """

@@ -27,11 +27,11 @@ class Information(NamedTuple):
         return Information(*(matrix / outer for matrix in self))
 
 
-def score(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> FloatArray:
+def score(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: Method = "REML") -> FloatArray:
     """
-    Return ∂ℓ_R/∂(σ²_g, σ²_e), shape (…, 2).
+    Return ∂ℓ/∂(σ²_g, σ²_e), shape (…, 2).
 
-    ½ Σ (z_i²/d_i² - 1/d_i)(λ_i, 1), and ½(rss/σ⁴_e - ν/σ²_e) more for σ²_e.
+    ½ Σ (z_i²/d_i² - 1/d_i)(λ_i, 1), and ½(rss/σ⁴_e - ν/σ²_e) more for σ²_e; for ML less ½ ∂log|S|.
     """
     s = rotated.spectrum
     d = variances(s.eigvals, sigma2_g, sigma2_e)
@@ -39,6 +39,9 @@ def score(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> Float
     out = np.stack([(terms * s.eigvals).sum(-1), terms.sum(-1)], axis=-1)
     if s.nullity:
         out[..., 1] += (rotated.rss / sigma2_e - s.nullity) / sigma2_e
+    if method == "ML" and s.projection.rank:
+        S, slopes = _corner_slopes(s.eigvals, s.C, s.schur, sigma2_g, sigma2_e)
+        out -= np.stack([np.trace(np.linalg.solve(S, slope), axis1=-2, axis2=-1) for slope in slopes], axis=-1)
     return 0.5 * out
 
 
@@ -97,20 +100,33 @@ def _sums(rotated: Rotated, eigvals: FloatArray, a: FloatArray, b: FloatArray) -
     return out.reshape(*shape, 6)
 
 
+def _corner_slopes(
+    eigvals: FloatArray, C: FloatArray, schur: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray
+) -> tuple[FloatArray, list[FloatArray]]:
+    """Return S and ∂S/∂(σ²_g, σ²_e) = S₀ + σ⁴_eCᵀdiag(1/(λd²))C, I + σ⁴_gCᵀdiag(1/d²)C."""
+    g, e = np.asarray(sigma2_g)[..., None, None], np.asarray(sigma2_e)[..., None, None]
+    d = variances(eigvals, sigma2_g, sigma2_e)
+    _, S = corner(np.zeros_like(d), eigvals=eigvals, C=C, schur=schur, sigma2_g=sigma2_g, sigma2_e=sigma2_e)
+    CC = products(C)
+    slopes = [
+        schur + e**2 * _weighted(CC, 1 / (eigvals * d**2)),
+        np.eye(len(schur)) + g**2 * _weighted(CC, 1 / d**2),
+    ]
+    return S, slopes
+
+
+def _weighted(CC: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return Cᵀdiag(w)C from the products of the columns of C."""
+    return np.asarray((CC * weights[..., None, None]).sum(-3))
+
+
 def _corner_curvature(
     eigvals: FloatArray, C: FloatArray, schur: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray
 ) -> FloatArray:
     """Return ∂²log|S|/∂(σ²_g, σ²_e)² = tr(S⁻¹S_ab) - tr(S⁻¹S_aS⁻¹S_b)."""
     g, e = np.asarray(sigma2_g)[..., None, None], np.asarray(sigma2_e)[..., None, None]
-    d = variances(eigvals, sigma2_g, sigma2_e)
-    _, S = corner(np.zeros_like(d), eigvals=eigvals, C=C, schur=schur, sigma2_g=sigma2_g, sigma2_e=sigma2_e)
-    CC = products(C)
-
-    def gram(weights: FloatArray) -> FloatArray:
-        return np.asarray((CC * weights[..., None, None]).sum(-3))
-
-    first = [schur + e**2 * gram(1 / (eigvals * d**2)), np.eye(len(schur)) + g**2 * gram(1 / d**2)]
-    cubic = gram(1 / d**3)
+    S, first = _corner_slopes(eigvals, C, schur, sigma2_g, sigma2_e)
+    cubic = _weighted(products(C), 1 / variances(eigvals, sigma2_g, sigma2_e) ** 3)
     second = [[-2 * e**2 * cubic, 2 * g * e * cubic], [2 * g * e * cubic, -2 * g**2 * cubic]]
     solved = [np.linalg.solve(S, matrix) for matrix in first]
 

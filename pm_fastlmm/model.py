@@ -1,5 +1,6 @@
 """Ready-made models with documented default priors."""
 
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ import pymc as pm
 
 from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import FastLMM
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
 from pm_fastlmm.prior import VariancePrior
 
 
@@ -33,8 +35,9 @@ def kernel_model(
 
     Parameters
     ----------
-    y : array, Series or str
-        Response; or the formula "y ~ sex + age" when `data` is given.
+    y : array, Series, str or Rotated
+        Response; or the formula "y ~ sex + age" when `data` is given; or what `spectrum.rotate` or
+        `CrossProducts.factor` returned, when `spectrum` is given.
     X : array or DataFrame, optional
         Fixed-effects design; an intercept is not added.
     K, W : array or DataFrame
@@ -69,27 +72,34 @@ def kernel_model(
         spectrum, y, responses = design.spectrum(), design.y, design.responses
     elif X is not None or K is not None or W is not None or data is not None:
         raise ValueError("spectrum is given together with X, K, W or data: it holds them already.")
-    rotated = spectrum.rotate(y)
+    rotated = as_rotated(spectrum, y)
     responses = responses or rotated.names
     prior = VariancePrior.scaled_to(rotated) if prior is None else prior
     if not prior.proper:
         raise ValueError("the prior of a PyMC model must be proper: give total_shape and total_scale, both positive.")
-    ids = spectrum.ids if spectrum.ids is not None else range(spectrum.n)
-    coords: dict[str, Any] = {"obs": list(ids)}
+    # NumPy scalars: PyTensor takes a Python float as float32, and computes the constants of a prior in that precision
+    h2_alpha, h2_beta, total_shape, total_scale = np.array(astuple(prior), dtype=float)
+    coords: dict[str, Any] = {}
+    last = "statistic" if isinstance(y, Rotated) else "obs"
+    if last == "obs":
+        coords["obs"] = list(spectrum.ids if spectrum.ids is not None else range(spectrum.n))
+    else:
+        coords["statistic"] = [f"z{i}" for i in range(spectrum.rank)] + ["rss"] * bool(spectrum.nullity)
     batch = {}
     if responses is not None:
         coords["response"] = list(responses)
         batch = {"dims": "response"}
-        y = y if hasattr(y, "columns") or hasattr(y, "dims") else np.asarray(y).T  # the node's observations come last
+        if not (last == "statistic" or hasattr(y, "columns") or hasattr(y, "dims")):
+            y = np.asarray(y).T  # the node's observations come last
     with pm.Model(coords=coords) as model:
-        h2 = pm.Beta("h2", prior.h2_alpha, prior.h2_beta, **batch)
+        h2 = pm.Beta("h2", h2_alpha, h2_beta, **batch)
         if 2 * spectrum.rank < spectrum.df:
-            sigma2_e = pm.InverseGamma("sigma2_e", prior.total_shape, (1 - h2) * prior.total_scale, **batch)
+            sigma2_e = pm.InverseGamma("sigma2_e", total_shape, (1 - h2) * total_scale, **batch)
             total = pm.Deterministic("total", sigma2_e / (1 - h2), **batch)
             sigma2_g = h2 / (1 - h2) * sigma2_e / spectrum.mean_diagonal
             variances = {"sigma2_g": sigma2_g, "sigma2_e": sigma2_e}
         else:
-            total = pm.InverseGamma("total", prior.total_shape, prior.total_scale, **batch)
+            total = pm.InverseGamma("total", total_shape, total_scale, **batch)
             variances = {"h2": h2, "total": total}
-        FastLMM(name, spectrum=spectrum, **variances, observed=y, dims=("response", "obs") if batch else "obs")
+        FastLMM(name, spectrum=spectrum, **variances, observed=y, dims=("response", last) if batch else last)
     return model

@@ -70,7 +70,8 @@ def reml_point(K: Any, X: Any, y: Any, *, method: Method = "REML", rtol: float |
     K11, K21, K22 = projection.two_sided(covariance.values)
     empty = np.zeros((n, 0))
     # a spectrum of no eigenvalues reads y; the one that is fitted comes from rotating it
-    blank = Spectrum(np.zeros(0), empty, projection, K21[:0], np.zeros_like(K11), 0, 0.0, ids, None, None)
+    nullity = n - projection.rank
+    blank = Spectrum(np.zeros(0), empty, projection, K21[:0], np.zeros_like(K11), nullity, 0.0, ids, None, None)
     values, names = blank.read_response(y)
     columns = values if values.ndim == 2 else values[:, None]
     y1, y2 = projection.split(columns)

@@ -1,7 +1,8 @@
 """After sampling: exact draws of β and u, and predictions, from the draws of the variances."""
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pymc as pm
@@ -9,28 +10,54 @@ import scipy.linalg
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.distribution import LMMNode
-from pm_fastlmm.effects import Coordinates, NewRows, draw_effects, given_coefficients, new_rows
+from pm_fastlmm.aireml import find_node
+from pm_fastlmm.coefficients import draw_factor_effects, kernel_inverse
+from pm_fastlmm.distribution import LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.effects import (
+    Coordinates,
+    NewRows,
+    draw_effects,
+    draw_prior_effects,
+    given_coefficients,
+    new_rows,
+)
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.sampling import evaluate_draws, find_node, over_batch
+from pm_fastlmm.mixed_posterior import draw_mixed, predict_mixed, recover_mixed
+from pm_fastlmm.mixed_rows import read_rows
+from pm_fastlmm.sampling import evaluate_draws, over_batch
+
+type Effect = Literal["beta", "u", "a"]
+type Effects = Literal["given", "new"]
 
 _BUDGET = 4_000_000  # numbers in flight at a time: 32 MB for each of a handful of arrays
 
 
 def recover_effects(
-    idata: xr.DataTree, *, model: pm.Model | None = None, var_name: str | None = None, random_seed: Any = None
+    idata: xr.DataTree,
+    *,
+    which: Sequence[Effect] | None = None,
+    model: pm.Model | None = None,
+    var_name: str | None = None,
+    random_seed: Any = None,
 ) -> xr.DataTree:
     """
     Add exact posterior draws of the fixed effects β and the random effects u, one for each draw of the variances.
 
+    With K = WWᵀ, u = Wa, also of the coefficients a (marker effects, when W are markers).
+
     Under the flat prior (β, u) are drawn from their joint Gaussian given y and the variances (Matheron's rule); with an
-    explicit β u is drawn given it, with a Gaussian prior β is drawn from its conditional first.
+    explicit β u is drawn given it, with a Gaussian prior β is drawn from its conditional first. For a StructuredLMM
+    node that costs one evaluation of the likelihood for each draw: thin a long posterior first,
+    ``idata.sel(draw=slice(0, None, 10))``.
 
     Parameters
     ----------
     idata : xarray.DataTree
         From `sample`, or any with draws of what the node's variances depend on.
+    which : sequence of "beta", "u", "a", optional
+        Default β and u; β and a when the rows of the data were not kept (`CrossProducts`), where u is a value for each
+        of them.
     model : pymc.Model, optional
         Default the model of the context.
     var_name : str, optional
@@ -40,7 +67,13 @@ def recover_effects(
     Returns
     -------
     xarray.DataTree
-        The same tree, with `{name}_beta` (dimension coef) and `{name}_u` (dimension obs) in the posterior.
+        The same tree, with `{name}_beta` (dimension coef), `{name}_u` (dimension obs) or `{name}_a` (dimension factor)
+        in the posterior; for a StructuredLMM node `{name}_{term}` over the levels of each term (and their columns).
+
+    Raises
+    ------
+    ValueError
+        If u is asked for without rows, or a without a factor.
 
     Examples
     --------
@@ -56,17 +89,30 @@ def recover_effects(
     (2, 200, 12)
     """
     model = pm.modelcontext(model)
-    node = find_node(model, var_name)
-    beta, u, _ = _draw(idata, model, node, np.random.default_rng(random_seed))
+    node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
+    if isinstance(node, StructuredNode):
+        return recover_mixed(idata, model, node, rng)
+    node = _spectral(node)
+    rows = node.spectrum.rotation is not None
+    which = (("beta", "u") if rows else ("beta", "a")) if which is None else which
+    if unknown := set(which) - set(get_args(Effect.__value__)):
+        raise ValueError(f"which must be some of 'beta', 'u' and 'a', got {', '.join(map(repr, sorted(unknown)))}.")
+    beta, u, (g, _, _) = _draw(idata, model, node, rng)
     batch, obs = _dims(model, node, beta.ndim - 3)
-    posterior = idata.posterior
-    posterior[f"{node.name}_beta"] = xr.DataArray(
-        beta,
-        dims=("chain", "draw", *batch, f"{node.name}_coef"),
-        coords=_batch_coords(model, batch) | {f"{node.name}_coef": list(node.spectrum.coef)},
-    )
-    ids = _batch_coords(model, batch) | _obs_coords(model, node, obs)
-    posterior[f"{node.name}_u"] = xr.DataArray(_lift(node.spectrum, u), dims=("chain", "draw", *batch, obs), coords=ids)
+    labels = _batch_coords(model, batch)
+
+    def add(effect: Effect, draws: FloatArray, dim: str, names: dict[str, Any]) -> None:
+        dims = ("chain", "draw", *batch, dim)
+        idata.posterior[f"{node.name}_{effect}"] = xr.DataArray(draws, dims=dims, coords=labels | names)
+
+    if "beta" in which:
+        add("beta", beta, f"{node.name}_coef", {f"{node.name}_coef": list(node.spectrum.coef)})
+    if "u" in which:
+        add("u", _lift(node.spectrum, u), obs, _obs_coords(model, node, obs))
+    if "a" in which:
+        a, names = draw_factor_effects(node.spectrum, u, g, rng), node.spectrum.factor_names
+        dim = f"{node.name}_factor"
+        add("a", a, dim, {dim: np.arange(a.shape[-1]) if names is None else list(names)})
     return idata
 
 
@@ -77,6 +123,9 @@ def predict(
     *,
     W_new: Any = None,
     K_new_new: Any = None,
+    Z_new: Mapping[str, Any] | None = None,
+    data: Any = None,
+    effects: Effects = "given",
     model: pm.Model | None = None,
     var_name: str | None = None,
     random_seed: Any = None,
@@ -85,8 +134,12 @@ def predict(
     Add posterior predictive draws: of new observations, or of the training ones when no new rows are given.
 
     For each draw of the variances one draw of f = Xβ + u (β and u from their exact conditional) and one of y = f + e.
-    In sample these are replicates of the same individuals (given u), for posterior predictive checks of the residuals;
-    plain draws of a node with flat β are no replicates of y.
+    In sample there are two kinds of replicates; plain draws of a node with flat β are neither.
+
+    * ``effects="given"``: the same individuals measured again, y_rep = Xβ + u + e with the u of y. They check the
+      residuals, and follow y closely where K explains much of it.
+    * ``effects="new"``: the experiment repeated with other individuals of the same design and the same K,
+      y_rep = Xβ + u_new + e with u_new ~ N(0, σ²_gK) independent of y. They check the model of u as well.
 
     Parameters
     ----------
@@ -101,6 +154,13 @@ def predict(
     K_new_new : (m, m) or (m,) array
         Covariance of the new effects: with the matrix the draws of new effects are joint, with the diagonal each has
         the right variance but they are independent given u. Required with K_new.
+    Z_new : mapping, optional
+        For a StructuredLMM node, by the name of a term what the term was made of: labels, (labels, columns) for random
+        slopes, or a matrix. A term that is left out contributes nothing; new levels are drawn from their prior.
+    data : DataFrame, optional
+        For a model from a formula (`lmm_model`), a table with its variables, in place of X_new and Z_new.
+    effects : {"given", "new"}
+        Which replicates, in sample.
     model, var_name, random_seed
         As in `recover_effects`.
 
@@ -113,27 +173,87 @@ def predict(
     Raises
     ------
     ValueError
-        If a mean `mu` besides Xβ would be needed at new rows, or K_new_new is missing.
+        If a mean `mu` besides Xβ would be needed at new rows, K_new_new is missing, or new rows are given with
+        effects="new".
+
+    References
+    ----------
+    Gelman, Meng & Stern (1996), Posterior predictive assessment of model fitness, Statistica Sinica 6, 733-807:
+    replicates with the same or with new values of the group effects.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pm_fastlmm as flmm
+    >>> batch = np.repeat(np.eye(3), 4, axis=0)
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    >>> with flmm.kernel_model(y, np.ones((12, 1)), W=batch) as model:
+    ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
+    ...     idata = flmm.predict(idata, effects="new", random_seed=2)
+    >>> idata.posterior_predictive["y"].shape
+    (2, 200, 12)
     """
+    new_rows_given = any(part is not None for part in (X_new, K_new, W_new, Z_new, data))
+    _check_effects(effects, in_sample=not new_rows_given)
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     rng = np.random.default_rng(random_seed)
-    beta, u, (g, e, mu) = _draw(idata, model, node, rng)
-    batch, obs = _dims(model, node, beta.ndim - 3)
-    s = node.spectrum
-    if X_new is None and K_new is None and W_new is None:
-        f = _lift(s, Coordinates(u.a + beta @ s.projection.R.T, u.b)) + mu
-        group, dim, coords = "posterior_predictive", obs, _obs_coords(model, node, obs)
-    else:
-        if np.any(mu):
+    if isinstance(node, StructuredNode):
+        if K_new is not None or W_new is not None or K_new_new is not None:
             raise ValueError(
-                f"{node.name} has a mean mu besides Xβ, which is not known at new rows: put its columns into X."
+                f"{node.name} has terms: new rows are X_new and Z_new, or data= for a model from a formula."
             )
+        draws = draw_mixed(idata, model, node, rng)
+        rows = None
+        if new_rows_given:
+            _require_no_mean(node, draws.mu)
+            rows = read_rows(node.projection, node.terms, X_new=X_new, Z_new=Z_new, data=data, design=node.design)
+        f, y = predict_mixed(draws, node, rows, effects, rng)
+        return _add_predictions(idata, model, node, f, y, new=rows is not None, ids=None if rows is None else rows.ids)
+    if Z_new is not None or data is not None:
+        raise ValueError(f"{node.name} is one kernel: new rows are X_new with K_new or W_new.")
+    node = _spectral(node)
+    beta, u, (g, e, mu) = _draw(idata, model, node, rng)
+    s = node.spectrum
+    if not new_rows_given:
+        u = u if effects == "given" else draw_prior_effects(s, np.broadcast_to(g, beta.shape[:-1]), rng)
+        f = _lift(s, Coordinates(u.a + beta @ s.projection.R.T, u.b)) + mu
+        ids = None
+    else:
+        _require_no_mean(node, mu)
         new = new_rows(s, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
         f = _new_effects(s, new, u, g, rng) + beta @ (new.a @ s.projection.R).T
-        group, dim = "predictions", f"{node.name}_new"
-        coords = {dim: np.arange(f.shape[-1]) if new.ids is None else list(new.ids)}
+        ids = new.ids
     y = f + np.sqrt(e)[..., None] * rng.standard_normal(f.shape)
+    return _add_predictions(idata, model, node, f, y, new=new_rows_given, ids=ids)
+
+
+def _require_no_mean(node: LMMNode, mu: FloatArray) -> None:
+    if np.any(mu):
+        raise ValueError(
+            f"{node.name} has a mean mu besides Xβ, which is not known at new rows: put its columns into X."
+        )
+
+
+def _spectral(node: LMMNode) -> SpectralNode:
+    if not isinstance(node, SpectralNode):
+        raise ValueError(
+            f"{node.name} is a DenseLMM: its V is not split into effects and residuals, so there are none to draw. "
+            "Write the effects as terms of a StructuredLMM."
+        )
+    return node
+
+
+def _add_predictions(
+    idata: xr.DataTree, model: pm.Model, node: LMMNode, f: FloatArray, y: FloatArray, *, new: bool, ids: Any
+) -> xr.DataTree:
+    """Add draws of y and of its mean f to the group for new rows, or to that for the rows of the data."""
+    batch, obs = _dims(model, node, f.ndim - 3)
+    if new:
+        group, dim = "predictions", f"{node.name}_new"
+        coords: dict[str, Any] = {dim: np.arange(f.shape[-1]) if ids is None else list(ids)}
+    else:
+        group, dim, coords = "posterior_predictive", obs, _obs_coords(model, node, obs)
     dims = ("chain", "draw", *batch, dim)
     coords = (
         coords | _batch_coords(model, batch) | {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
@@ -146,8 +266,20 @@ def predict(
     return idata
 
 
+def _check_effects(effects: str, in_sample: bool) -> None:
+    if effects not in get_args(Effects.__value__):
+        raise ValueError(
+            f"effects must be 'given' (the u of y) or 'new' (another u with the same covariance), got {effects!r}."
+        )
+    if effects == "new" and not in_sample:
+        raise ValueError(
+            "effects='new' repeats the training rows with other random effects: leave out X_new, K_new and W_new. "
+            "New rows are predicted given y."
+        )
+
+
 def _draw(
-    idata: xr.DataTree, model: pm.Model, node: LMMNode, rng: np.random.Generator
+    idata: xr.DataTree, model: pm.Model, node: SpectralNode, rng: np.random.Generator
 ) -> tuple[FloatArray, Coordinates, tuple[FloatArray, FloatArray, FloatArray]]:
     """Return draws of β, of u in rotated coordinates, and (σ²_g, σ²_e, mu) of the draws."""
     if node.observed is None:
@@ -162,8 +294,8 @@ def _draw(
     rotated = _rotate_draws(node, mu) if np.ptp(mu, axis=(0, 1)).any() else node.rotated(mu[0, 0])
     if np.isnan(rotated.y1).any():
         raise ValueError(
-            f"{node.name} observes z and rss alone, without y along X, which β and u depend on: "
-            "let the node observe y itself."
+            f"{node.name} observes other z and rss than those of the Rotated it was built with, so that y along X is "
+            "not known, which β and u depend on: build the model with the Rotated of these data."
         )
     shape = np.broadcast_shapes(g.shape, e.shape, rotated.batch_shape)
     g, e = np.broadcast_to(g, shape), np.broadcast_to(e, shape)
@@ -174,7 +306,7 @@ def _draw(
     return beta, u, (g, e, mu)
 
 
-def _rotate_draws(node: LMMNode, mu: FloatArray) -> Rotated:
+def _rotate_draws(node: SpectralNode, mu: FloatArray) -> Rotated:
     """Rotate y - mu for each draw of mu."""
     values = np.broadcast_to(node.observed - mu, np.broadcast_shapes(node.observed.shape, mu.shape))
     flat = Rotated.from_values(node.spectrum, values.reshape(-1, values.shape[-1]).T, None)
@@ -194,22 +326,10 @@ def _lift(s: Spectrum, u: Coordinates) -> FloatArray:
 
 
 def _new_effects(s: Spectrum, new: NewRows, u: Coordinates, g: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """
-    Draw the effects of new rows given u: mean K*ᵀK⁺u, covariance σ²_g(K** - K*ᵀK⁺K*).
-
-    In the basis [Q₁ | Q₂U] K is [K₁₁ Cᵀ; C Λ], whose pseudo-inverse is applied through its Schur complement.
-    """
+    """Draw the effects of new rows given u: mean K*ᵀK⁺u, covariance σ²_g(K** - K*ᵀK⁺K*)."""
     if new.prior is None:
         raise ValueError("draws of new effects need their prior variance: give K_new_new, the matrix or its diagonal.")
-    left, vectors = np.linalg.eigh(s.schur) if s.projection.rank else (np.zeros(0), s.schur)
-    kept = left > s.n * np.finfo(float).eps * max(float(s.eigvals.max(initial=0.0)), float(left.max(initial=0.0)))
-    inverse = (vectors[:, kept] / left[kept]) @ vectors[:, kept].T
-
-    def solve(a: FloatArray, b: FloatArray) -> Coordinates:
-        corner = (a - (b / s.eigvals) @ s.C) @ inverse
-        return Coordinates(corner, (b - corner @ s.C.T) / s.eigvals)
-
-    weights = solve(new.H.T, new.A.T)
+    weights = kernel_inverse(s)(new.H.T, new.A.T)
     mean = u.a @ weights.a.T + u.b @ weights.b.T
     if new.prior.ndim == 1:
         left_over = new.prior - np.einsum("ij,ji->i", weights.a, new.H) - np.einsum("ij,ji->i", weights.b, new.A)
@@ -231,7 +351,12 @@ def _dims(model: pm.Model, node: LMMNode, batch_ndim: int) -> tuple[list[str], s
     names = list(model.named_vars_to_dims.get(node.name) or [])
     if len(names) != batch_ndim + 1:
         names = [f"{node.name}_dim_{i}" for i in range(batch_ndim + 1)]
-    return names[:batch_ndim], names[batch_ndim]
+    # the last dimension of a node that observes a Rotated is that of the statistic
+    return names[:batch_ndim], f"{node.name}_obs" if _observes_statistic(node) else names[batch_ndim]
+
+
+def _observes_statistic(node: LMMNode) -> bool:
+    return isinstance(node, SpectralNode) and node.given is not None
 
 
 def _batch_coords(model: pm.Model, batch: list[str]) -> dict[str, Any]:
@@ -239,5 +364,5 @@ def _batch_coords(model: pm.Model, batch: list[str]) -> dict[str, Any]:
 
 
 def _obs_coords(model: pm.Model, node: LMMNode, obs: str) -> dict[str, Any]:
-    known = model.coords.get(obs)
-    return {obs: np.arange(node.spectrum.n) if known is None else list(known)}  # without dims PyMC counts too
+    known = node.ids if _observes_statistic(node) else model.coords.get(obs)
+    return {obs: np.arange(node.n) if known is None else list(known)}  # without dims PyMC counts too

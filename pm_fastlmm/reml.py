@@ -9,6 +9,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.fit import REMLFit, plain
 from pm_fastlmm.information import relative_information, standard_error
 from pm_fastlmm.likelihood.profile import Boundary, Method, check_method, maximise
+from pm_fastlmm.linalg.lowrank import imprecision
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
 from pm_fastlmm.patterns import by_pattern
@@ -45,6 +46,11 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML", missing: Missin
     ValueError
         If y has missing values or does not fit the spectrum.
 
+    Warns
+    -----
+    UserWarning
+        If the spectrum is that of cross-products that are not precise enough for the estimate; `message` says it too.
+
     References
     ----------
     Patterson & Thompson (1971), doi:10.1093/biomet/58.3.545; Lippert et al. (2011), doi:10.1038/nmeth.1681.
@@ -78,12 +84,13 @@ def fit_rotated(rotated: Rotated, method: Method) -> REMLFit:
         shares, errors = _shares(rotated, sigma2_g, sigma2_e, boundary, method)
         beta = effects.blue(rotated, sigma2_g, sigma2_e)
         beta_se = np.sqrt(np.diagonal(beta.cov, axis1=-2, axis2=-1))
+    lost = np.array(imprecision(rotated, sigma2_g, sigma2_e), dtype=object).reshape(T)
     fine = (boundary == np.array(None)) & (problem == np.array(None))
     messages = np.full(T, "", dtype=object)
     flat = fine & np.isnan(errors["h2"])
-    for place in np.argwhere(flat | ~fine):
+    for place in np.argwhere(flat | ~fine | (lost != "")):
         t = tuple(place)
-        messages[t] = _message(problem[t], boundary[t], bool(flat[t]))
+        messages[t] = _message(problem[t], boundary[t], bool(flat[t]), lost[t])
     return REMLFit(
         **{name: plain(value) for name, value in shares.items()},
         **{f"{name}_se": plain(value) for name, value in errors.items()},
@@ -133,8 +140,9 @@ def _shares(
     return values, errors
 
 
-def _message(problem: str | None, boundary: Boundary | None, flat: bool) -> str:
+def _message(problem: str | None, boundary: Boundary | None, flat: bool, lost: str) -> str:
     parts = [] if problem is None else [problem]
+    parts += [lost] if lost else []
     if flat:
         parts.append(
             "the likelihood is so flat at its maximum that its curvature is lost to rounding: the standard errors of "

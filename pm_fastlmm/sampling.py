@@ -1,6 +1,7 @@
 """Seeded NUTS: `sample` finds the node in the model, seeds the sampler, and reports variances and their shares."""
 
 import warnings
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +13,15 @@ from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPote
 from pytensor.graph.replace import vectorize_graph
 from pytensor.xtensor import as_xtensor
 
-from pm_fastlmm.distribution import LMMNode, lmm_nodes
-from pm_fastlmm.seed import INTERPRETED, Seed, SeedError, posterior_seed, reaching
+from pm_fastlmm.aireml import find_node
+from pm_fastlmm.aireml.structured import compile_matrices
+from pm_fastlmm.covariance.theta import RESIDUAL
+from pm_fastlmm.distribution import LMMNode, SpectralNode, StructuredNode, lmm_nodes
+from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
+from pm_fastlmm.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
 
 _TUNE_SEEDED = 100  # the step size alone is left to adapt
-_TUNE_NUTPIE = 300  # nutpie takes a start but no mass matrix
+_TUNE_STARTED = 300  # other samplers take a start but no covariance
 _FULL_ADAPTATION = 100  # variables up to which the mass matrix of the others is adapted with its correlations
 
 
@@ -32,11 +37,12 @@ def sample(
     **kwargs: Any,
 ) -> xr.DataTree:
     """
-    Sample a model that has a FastLMM node with NUTS, seeded by the REML estimate.
+    Sample a model that has a FastLMM, StructuredLMM or DenseLMM node with NUTS, seeded by the REML estimate.
 
     REML gives the start. The posterior covariance of the variables that reach the node (on PyMC's unconstrained scale)
     is computed by quadrature around it and given to NUTS, so that the warm-up is short. All other variables keep PyMC's
-    start and unit scale, and are adapted in a warm-up of PyMC's usual length.
+    start and unit scale, and are adapted in a warm-up of PyMC's usual length. Other samplers than PyMC's own take no
+    covariance; they start at the posterior mode of those variables, beside the REML estimate.
 
     Parameters
     ----------
@@ -58,8 +64,9 @@ def sample(
     Returns
     -------
     xarray.DataTree
-        As from `pymc.sample`, with `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve` of each node
-        in the posterior, unless the model has variables of these names.
+        As from `pymc.sample`. A FastLMM node adds `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve`
+        to the posterior, a StructuredLMM node `{name}_variance` and `{name}_share` of each term and the residual,
+        unless the model has variables of these names.
 
     Warns
     -----
@@ -89,48 +96,33 @@ def sample(
     node = find_node(frozen, node.name)
     seed_rng, sampling_rng = np.random.default_rng(random_seed).spawn(2)
     arguments = {"draws": draws, "tune": tune, "chains": chains, "model": frozen, "nuts_sampler": nuts_sampler}
+    alone = complete(frozen, node)
+    if nuts_sampler in ("numpyro", "blackjax"):
+        import_module("pm_fastlmm.distribution.jax")  # registers the likelihoods that JAX calls back
     try:
-        seed = posterior_seed(frozen, node, chains=chains, rng=seed_rng)
+        if nuts_sampler == "pymc":
+            seed = posterior_seed(frozen, node, chains=chains, rng=seed_rng)
+        else:
+            start = posterior_mode(frozen, node)
     except (SeedError, np.linalg.LinAlgError, NotImplementedError) as error:
         warnings.warn(
             f"NUTS could not be seeded for {node.name} ({error}); PyMC's default initialisation is used.", stacklevel=2
         )
     else:
-        arguments |= _seeded(frozen, seed, tune, nuts_sampler, sampling_rng, kwargs)
+        if nuts_sampler == "pymc":
+            arguments |= {"step": _step(frozen, seed, sampling_rng, kwargs), "initvals": seed.starts}
+            if tune is None and alone:
+                arguments["tune"] = _TUNE_SEEDED if seed.exact else _TUNE_STARTED
+        else:
+            arguments |= {"initvals": start, "tune": tune if tune is not None else _TUNE_STARTED if alone else 1000}
     idata = pm.sample(**arguments, random_seed=sampling_rng, **kwargs)
     return add_derived(_restore_constant_data(idata, model), model)
 
 
-def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
-    """
-    Return the FastLMM node of a model, by name when there are several.
-
-    Raises
-    ------
-    ValueError
-        If there is none, none of that name, or several and no name was given.
-    """
-    nodes = {node.name: node for node in lmm_nodes(model)}
-    if not nodes:
-        raise ValueError("the model has no FastLMM node: add one, or use pymc.sample.")
-    if var_name is None:
-        if len(nodes) > 1:
-            raise ValueError(f"the model has several FastLMM nodes ({', '.join(nodes)}): name one with var_name=.")
-        return next(iter(nodes.values()))
-    if var_name not in nodes:
-        raise ValueError(f"no FastLMM node is called {var_name!r}: the model has {', '.join(nodes)}.")
-    return nodes[var_name]
-
-
-def _seeded(
-    model: pm.Model, seed: Seed, tune: int | None, nuts_sampler: str, rng: np.random.Generator, kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the arguments of `pymc.sample` that carry the seed; options of NUTS move from kwargs into the step."""
-    if nuts_sampler != "pymc":
-        complete = set(seed.variables) == {v.name for v in model.value_vars}
-        return {"initvals": seed.starts[0], "tune": tune if tune is not None else _TUNE_NUTPIE if complete else 1000}
+def _step(model: pm.Model, seed: Seed, rng: np.random.Generator, kwargs: dict[str, Any]) -> Any:
+    """Return NUTS with the covariance of the seed; its options move here from the arguments of `pymc.sample`."""
     values = model.continuous_value_vars
-    initial = model.initial_point()
+    initial = initial_point(model)
     sizes = {v.name: np.asarray(initial[v.name]).size for v in values}
     mean = np.concatenate([np.asarray(initial[name], dtype=float).ravel() for name in sizes])
     ends = dict(zip(sizes, np.cumsum(list(sizes.values())), strict=True))
@@ -138,10 +130,9 @@ def _seeded(
     cov = np.eye(mean.size)
     cov[np.ix_(index, index)] = seed.cov
     mean[index] = seed.mean
-    complete = index.size == mean.size and not model.discrete_value_vars
     options = kwargs.pop("nuts", {}) | {k: kwargs.pop(k) for k in ("target_accept", "max_treedepth") if k in kwargs}
     potential: Any
-    if index.size == mean.size:
+    if index.size == mean.size and seed.exact:
         potential = QuadPotentialFull(cov, rng=rng)
     elif mean.size <= _FULL_ADAPTATION:
         with warnings.catch_warnings():
@@ -149,8 +140,10 @@ def _seeded(
             potential = QuadPotentialFullAdapt(mean.size, mean, cov, 10, rng=rng)
     else:
         potential = QuadPotentialDiagAdapt(mean.size, mean, np.diag(cov), 10, rng=rng)
-    step = pm.NUTS(vars=model.continuous_value_vars, potential=potential, model=model, rng=rng, **options)
-    return {"step": step, "initvals": seed.starts, "tune": _TUNE_SEEDED if tune is None and complete else tune}
+    return pm.NUTS(
+        vars=values, potential=potential, model=model, rng=rng, initial_point=initial,
+        logp_dlogp_func=seed.logp_dlogp, **options,
+    )  # fmt: skip
 
 
 def _restore_constant_data(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
@@ -170,22 +163,55 @@ def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
     """Add the variances of every node and their shares to the posterior, where the model has no such variable."""
     posterior = idata.posterior.to_dataset()
     for node in lmm_nodes(model):
-        kbar, lbar = node.spectrum.mean_diagonal, node.spectrum.mean_eigval
-        if any(rv.name not in posterior for rv in reaching(model, node.sigma2_g, node.sigma2_e)):
-            continue  # the user kept other variables alone, var_names=
-        g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
-        g, e = np.broadcast_arrays(*(over_batch(v, max(g.ndim, e.ndim)) for v in (g, e)))
-        with np.errstate(divide="ignore"):
-            derived = {
-                "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g,
-                "h2": kbar * g / (kbar * g + e), "pve": lbar * g / (lbar * g + e),
-            }  # fmt: skip
-        batch = (model.named_vars_to_dims.get(node.name) or ())[: g.ndim - 2]
-        dims = ("chain", "draw", *(batch or [f"{node.name}_dim_{i}" for i in range(g.ndim - 2)]))
-        for suffix, value in derived.items():
-            if f"{node.name}_{suffix}" not in posterior:
-                idata.posterior[f"{node.name}_{suffix}"] = xr.DataArray(value, dims=dims)
+        if isinstance(node, SpectralNode):
+            derived = _spectral_variances(posterior, model, node)
+        else:
+            derived = _component_variances(posterior, model, node)
+        for name, array in derived.items():
+            if name not in posterior:
+                idata.posterior[name] = array
     return idata
+
+
+def _spectral_variances(posterior: xr.Dataset, model: pm.Model, node: SpectralNode) -> dict[str, xr.DataArray]:
+    """Return σ², δ, σ²_g, σ²_e, h² and pve of a FastLMM node."""
+    kbar, lbar = node.spectrum.mean_diagonal, node.spectrum.mean_eigval
+    if any(rv.name not in posterior for rv in reaching(model, node.sigma2_g, node.sigma2_e)):
+        return {}  # the user kept other variables alone, var_names=
+    g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
+    g, e = np.broadcast_arrays(*(over_batch(v, max(g.ndim, e.ndim)) for v in (g, e)))
+    with np.errstate(divide="ignore"):
+        derived = {
+            "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g,
+            "h2": kbar * g / (kbar * g + e), "pve": lbar * g / (lbar * g + e),
+        }  # fmt: skip
+    batch = (model.named_vars_to_dims.get(node.name) or ())[: g.ndim - 2]
+    dims = ("chain", "draw", *(batch or [f"{node.name}_dim_{i}" for i in range(g.ndim - 2)]))
+    return {f"{node.name}_{suffix}": xr.DataArray(value, dims=dims) for suffix, value in derived.items()}
+
+
+def _component_variances(posterior: xr.Dataset, model: pm.Model, node: LMMNode) -> dict[str, xr.DataArray]:
+    """
+    Return the variance that each term gives an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of their sum.
+
+    The last component is the residual. A DenseLMM node has no terms, and nothing to add.
+    """
+    if not isinstance(node, StructuredNode) or any(rv.name not in posterior for rv in reaching(model, node.theta)):
+        return {}
+    (theta,) = evaluate_draws(model, posterior, [node.theta])
+    matrices = compile_matrices(node.layout)
+    weights = [node.products.mean_gram(k) for k in range(len(node.terms))]
+    variance = np.empty((*theta.shape[:2], len(weights) + 1))
+    for at in np.ndindex(*theta.shape[:2]):
+        values = matrices(theta[at])[0]
+        variance[at] = [*(float((w * v).sum()) for w, v in zip(weights, values, strict=True)), theta[at][-1]]
+    component = f"{node.name}_component"
+    coords = {component: [*(term.name for term in node.terms), RESIDUAL]}
+    share = variance / variance.sum(axis=-1, keepdims=True)
+    return {
+        f"{node.name}_{suffix}": xr.DataArray(values, dims=("chain", "draw", component), coords=coords)
+        for suffix, values in (("variance", variance), ("share", share))
+    }
 
 
 def over_batch(draws: Any, ndim: int) -> Any:

@@ -17,22 +17,26 @@ import pytensor
 import pytensor.tensor as pt
 from pymc.pytensorf import join_nonshared_inputs
 from pytensor.compile.mode import Mode
-from pytensor.graph.traversal import ancestors
 from scipy.optimize import least_squares, minimize
 from scipy.special import gammaincinv, ndtri
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.distribution import LMMNode
+from pm_fastlmm.aireml.iteration import Tolerances, maximise
+from pm_fastlmm.aireml.mapping import flat_objective
+from pm_fastlmm.distribution import LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, parameters, reaching
 from pm_fastlmm.reml import reml
 
-# PyTensor's own Python loops: small graphs that run a few times are not worth a compilation
-INTERPRETED = Mode(linker="py", optimizer="fast_compile")
+type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density and gradient
 
 _T_DF = 5.0  # tails of the proposal: heavier than the exponential tails of logit h² at a boundary
 _ROUNDS = 4
 _POINTS_LOG2 = 11
 _MAX_QUADRATURE = 25
 _MAX_LAPLACE = 500
+_DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap structured likelihood
+_LEVELS = 8000
+_REML_ITERATIONS = 30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,27 +52,28 @@ class Seed:
         On the unconstrained scale.
     starts : list of dict
         One independent posterior draw for each chain, as PyMC's initvals (constrained scale).
+    logp_dlogp : ValueGradFunction or None
+        The log-posterior and gradient of the model as PyMC's NUTS evaluates it, when these variables are all there are:
+        it was compiled for the moments, and the sampler needs no other.
+    exact : bool
+        Whether the moments come from quadrature; otherwise they are those of a normal approximation at the mode.
     """
 
     variables: tuple[str, ...]
     mean: FloatArray
     cov: FloatArray
     starts: list[dict[str, Any]]
+    logp_dlogp: Any = None
+    exact: bool = True
 
 
 class SeedError(RuntimeError):
     """The posterior moments of the node's parameters could not be computed; the text says why."""
 
 
-def parameters(model: pm.Model, node: LMMNode) -> list[Any]:
-    """Return the free continuous variables of the model that reach the node, in the model's order."""
-    return [rv for rv in reaching(model, node.rv) if rv.type.dtype.startswith("float") and rv is not node.rv]
-
-
-def reaching(model: pm.Model, *outputs: Any) -> list[Any]:
-    """Return the free variables of the model that outputs depend on, or are, in the model's order."""
-    reached = set(ancestors(outputs))
-    return [rv for rv in model.free_RVs if rv in reached]
+def complete(model: pm.Model, node: LMMNode) -> bool:
+    """Return whether the free continuous variables that reach the node are all that the model has."""
+    return set(parameters(model, node)) == set(model.free_RVs)
 
 
 def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.random.Generator) -> Seed:
@@ -80,6 +85,46 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     SeedError
         If the node has no parameters, too many, or a posterior whose moments the quadrature does not reach.
     """
+    free, values, initial = _coordinates(model, node)
+    joint = None
+    if complete(model, node):
+        joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial)
+    logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
+    constrain = _compile_constrain(model, node, free, values, initial)
+    mean = _mode(logp, _match_reml(model, node, constrain, _ravel(initial)))
+    cov = _inverse_curvature(logp, mean)
+    exact = mean.size <= _MAX_QUADRATURE and _cheap(node)
+    if exact:
+        mean, cov, draws = _quadrature(logp, mean, cov, chains, rng)
+    else:
+        draws = mean + rng.standard_normal((chains, mean.size)) @ np.linalg.cholesky(cov).T
+    return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint, exact)
+
+
+def _cheap(node: LMMNode) -> bool:
+    """Return whether thousands of evaluations take a second or two: always for one kernel, never for a dense V."""
+    if isinstance(node, StructuredNode):
+        return node.products.W.shape[1] <= _DENSE_BLOCK and node.products.C.size <= _LEVELS
+    return isinstance(node, SpectralNode)
+
+
+def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
+    """
+    Return the posterior mode of the parameters of a node as PyMC's initvals, for samplers that take a start alone.
+
+    Raises
+    ------
+    SeedError
+        If the node has no parameters, too many, or no posterior density at the REML estimate.
+    """
+    free, values, initial = _coordinates(model, node)
+    logp = _finite(_compile_marginal(model, free, values, initial, INTERPRETED))
+    constrain = _compile_constrain(model, node, free, values, initial)
+    return _initvals(free, constrain(_mode(logp, _match_reml(model, node, constrain, _ravel(initial))))[0])
+
+
+def _coordinates(model: pm.Model, node: LMMNode) -> tuple[list[Any], list[Any], dict[str, FloatArray]]:
+    """Return the variables that reach the node, their value variables, and PyMC's initial values of those by name."""
     free = parameters(model, node)
     if not free:
         raise SeedError(f"no free continuous variable reaches {node.name}")
@@ -87,30 +132,27 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     if discrete:
         raise SeedError(f"discrete variables reach {node.name}: {', '.join(discrete)}")
     values = [model.rvs_to_values[rv] for rv in free]
-    initial = model.initial_point()
-    point = {value.name: np.asarray(initial[value.name], dtype=float) for value in values}
-    d = sum(v.size for v in point.values())
+    point = initial_point(model)
+    initial = {value.name: np.asarray(point[value.name], dtype=float) for value in values}
+    d = sum(v.size for v in initial.values())
     if d > _MAX_LAPLACE:
         raise SeedError(f"{d} parameters reach {node.name}, more than {_MAX_LAPLACE}")
-    logp = _compile_logp(model, free, values, point)
-    constrain = _compile_constrain(model, node, free, values, point)
-    start = _match_reml(node, constrain, np.concatenate([v.ravel() for v in point.values()]))
-    mode, cov = _laplace(logp, start)
-    draws = mode + rng.standard_normal((chains, d)) @ np.linalg.cholesky(cov).T
-    if d <= _MAX_QUADRATURE:
-        mode, cov, draws = _quadrature(logp, mode, cov, chains, rng)
-    starts = []
-    for draw in draws:
-        constrained, _ = constrain(draw)
-        # PyMC takes no start for a variable of pymc.dims, whose type has dims
-        pairs = zip(free, constrained, strict=True)
-        starts.append({rv.name: value for rv, value in pairs if not hasattr(rv.type, "dims")})
-    return Seed(tuple(point), mode, cov, starts)
+    return free, values, initial
 
 
-def _compile_logp(
-    model: pm.Model, free: list[Any], values: list[Any], point: dict[str, FloatArray]
-) -> Callable[[FloatArray], tuple[float, FloatArray]]:
+def _ravel(point: dict[str, FloatArray]) -> FloatArray:
+    return np.concatenate([v.ravel() for v in point.values()])
+
+
+def _initvals(free: list[Any], constrained: list[FloatArray]) -> dict[str, Any]:
+    """Return a start by variable; PyMC takes none for a variable of pymc.dims, whose type has dims."""
+    pairs = zip(free, constrained, strict=True)
+    return {rv.name: value for rv, value in pairs if not hasattr(rv.type, "dims")}
+
+
+def _compile_marginal(
+    model: pm.Model, free: list[Any], values: list[Any], point: dict[str, FloatArray], mode: Mode | None = None
+) -> Density:
     """Return log-posterior and gradient of the variables, from every term of the model that depends on them alone."""
     inside = set(free)
     terms = [
@@ -122,7 +164,12 @@ def _compile_logp(
     gradients = (getattr(g, "values", g) for g in pytensor.grad(total, values))  # `values` of a pymc.dims variable
     outputs = [total, pt.concatenate([g.ravel() for g in gradients])]
     outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
-    compiled = pm.compile([joined], outputs)
+    compiled: Density = pm.compile([joined], outputs, mode=mode)
+    return compiled
+
+
+def _finite(compiled: Density) -> Density:
+    """Return the same function with log-density -∞ and gradient 0 wherever one of them is not finite."""
 
     def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
         with np.errstate(all="ignore"):
@@ -137,41 +184,75 @@ def _compile_logp(
 def _compile_constrain(
     model: pm.Model, node: LMMNode, free: list[Any], values: list[Any], point: dict[str, FloatArray]
 ) -> Callable[[FloatArray], tuple[list[FloatArray], FloatArray]]:
-    """Return the map from unconstrained coordinates to the variables and to (σ²_g, σ²_e)."""
-    components = [pt.atleast_1d(node.sigma2_g).ravel(), pt.atleast_1d(node.sigma2_e).ravel()]
+    """Return the map from unconstrained coordinates to the variables, and to what REML estimates."""
+    components = [pt.atleast_1d(graph).ravel() for graph in _estimated(node)]
     outputs = model.replace_rvs_by_values([*free, *components])
     outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
     compiled = pytensor.function([joined], outputs, mode=INTERPRETED, on_unused_input="ignore")
 
     def constrain(x: FloatArray) -> tuple[list[FloatArray], FloatArray]:
         with np.errstate(all="ignore"):
-            *variables, g, e = compiled(x)
-        return variables, np.concatenate(np.broadcast_arrays(g, e))
+            results = compiled(x)
+        variables, estimated = results[: len(free)], results[len(free) :]
+        return variables, np.concatenate(np.broadcast_arrays(*estimated)) if estimated else np.zeros(0)
 
     return constrain
 
 
-def _match_reml(node: LMMNode, constrain: Any, x0: FloatArray) -> FloatArray:
+def _estimated(node: LMMNode) -> list[Any]:
+    """Return the graphs of what REML estimates: (σ²_g, σ²_e), θ; for a dense V those are the variables themselves."""
+    if isinstance(node, SpectralNode):
+        return [node.sigma2_g, node.sigma2_e]
+    return [node.theta] if isinstance(node, StructuredNode) else []
+
+
+def _match_reml(model: pm.Model, node: LMMNode, constrain: Any, x0: FloatArray) -> FloatArray:
     """Return coordinates near x0 at which the variances are the REML estimates, pulled off the boundary."""
-    fit = reml(node.spectrum, node.rotated())
-    total = np.atleast_1d(np.asarray(fit.total, dtype=float))
-    share = np.clip(np.atleast_1d(np.asarray(fit.h2, dtype=float)), 0.02, 0.98)
-    if not (np.isfinite(total).all() and (total > 0).all()):
+    target, positive = _spectral_target(node) if isinstance(node, SpectralNode) else _reml_target(model, node)
+    if target is None:
         return x0
-    target = np.log(np.concatenate([share * total / node.spectrum.mean_diagonal, (1 - share) * total]))
+    size = np.maximum(np.abs(target), 1e-3 * np.abs(target).max())
+    log_target = np.log(np.where(positive, target, 1.0))
 
     def gap(x: FloatArray) -> FloatArray:
         components = constrain(x)[1]
         with np.errstate(all="ignore"):
-            residual = np.log(components) - (target if components.size == target.size else target.mean())
+            if components.size == target.size:
+                residual = np.where(positive, np.log(components) - log_target, (components - target) / size)
+            else:  # several responses share their variances
+                residual = np.log(components) - log_target.mean()
         # a weak pull to x0 settles the directions that the variances do not depend on
         return np.concatenate([np.nan_to_num(residual, nan=1e3, posinf=1e3, neginf=-1e3), 1e-3 * (x - x0)])
 
     return np.asarray(least_squares(gap, x0, method="trf", max_nfev=50).x)
 
 
-def _laplace(logp: Callable[[FloatArray], tuple[float, FloatArray]], x0: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the mode near x0 and the inverse curvature there, from differences of the gradient."""
+def _spectral_target(node: SpectralNode) -> tuple[FloatArray | None, Any]:
+    fit = reml(node.spectrum, node.rotated())
+    total = np.atleast_1d(np.asarray(fit.total, dtype=float))
+    share = np.clip(np.atleast_1d(np.asarray(fit.h2, dtype=float)), 0.02, 0.98)
+    if not (np.isfinite(total).all() and (total > 0).all()):
+        return None, None
+    target = np.concatenate([share * total / node.spectrum.mean_diagonal, (1 - share) * total])
+    return target, np.ones(target.size, dtype=bool)
+
+
+def _reml_target(model: pm.Model, node: LMMNode) -> tuple[FloatArray | None, Any]:
+    """Return θ between the REML estimate and the moment estimate, which is inside all bounds; None for a dense V."""
+    if not isinstance(node, StructuredNode):
+        return None, None
+    objective = flat_objective(node)
+    start = objective.start()
+    try:
+        trace = maximise(objective, start, tolerances=Tolerances(), max_iterations=_REML_ITERATIONS)
+    except ValueError:
+        return None, None
+    target = 0.95 * trace.iterations[-1].theta + 0.05 * start
+    return target, (objective.lower == 0) & (target > 0)
+
+
+def _mode(logp: Density, x0: FloatArray) -> FloatArray:
+    """Return the mode near x0."""
 
     def objective(x: FloatArray) -> tuple[float, FloatArray]:
         value, gradient = logp(x)
@@ -180,20 +261,21 @@ def _laplace(logp: Callable[[FloatArray], tuple[float, FloatArray]], x0: FloatAr
     mode = np.asarray(minimize(objective, x0, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x)
     if not math.isfinite(logp(mode)[0]):
         raise SeedError("the log-posterior is not finite at the REML estimate")
+    return mode
+
+
+def _inverse_curvature(logp: Density, mode: FloatArray) -> FloatArray:
+    """Return the inverse curvature at the mode, from differences of the gradient: the Laplace approximation."""
     steps = 1e-3 * np.eye(mode.size)
     hessian = np.stack([(logp(mode - h)[1] - logp(mode + h)[1]) / 2e-3 for h in steps])
     curvature, axes = np.linalg.eigh((hessian + hessian.T) / 2)
     # a direction that is flat or convex at the mode gets the scale of a vague prior
     variance = 1 / np.maximum(curvature, 0.05)
-    return mode, (axes * variance) @ axes.T
+    return np.asarray((axes * variance) @ axes.T)
 
 
 def _quadrature(
-    logp: Callable[[FloatArray], tuple[float, FloatArray]],
-    mean: FloatArray,
-    cov: FloatArray,
-    chains: int,
-    rng: np.random.Generator,
+    logp: Density, mean: FloatArray, cov: FloatArray, chains: int, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """
     Return posterior mean, covariance and one draw for each chain.

@@ -27,6 +27,20 @@ def oracle():
 
 
 @pytest.fixture(scope="session")
+def structures():
+    """Random sets of terms with dense matrices: `Structured(kinds, …)`, KINDS, `basis`, `exact_loglik`."""
+    return _load(HERE / "structures.py")
+
+
+@pytest.fixture(scope="session")
+def build_terms(structures, oracle):
+    def build(*kinds, **kwargs):
+        return structures.Structured(kinds, oracle=oracle, **kwargs)
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def cases():
     return _load(HERE / "reference" / "cases.py")
 

@@ -78,8 +78,22 @@ def test_another_prior_is_used(case):
     W, X, y, _ = case
     prior = flmm.VariancePrior(2.0, 3.0, 2.5, 4.0)
     logp = compiled(flmm.kernel_model(y, X, W=W, prior=prior))
-    for point in POINTS:  # PyMC computes the constants of Beta(2, 3) and InverseGamma(2.5, 4) in single precision
-        np.testing.assert_allclose(logp(*point), log_posterior(y, X, W @ W.T, prior, *point), rtol=1e-8)
+    for point in POINTS:
+        np.testing.assert_allclose(logp(*point), log_posterior(y, X, W @ W.T, prior, *point), rtol=1e-12)
+
+
+def test_prior_densities_are_those_of_scipy_in_double_precision():
+    prior = flmm.VariancePrior(2.1, 3.3, 2.7, 4.9)  # numbers that single precision does not hold
+    for m in (30, 4):
+        W, X, y = make_data(m)
+        model = flmm.kernel_model(y, X, W=W, prior=prior)
+        h2, x = 0.3, 1.7
+        scale = prior.total_scale if m == 30 else (1 - h2) * prior.total_scale
+        name = "total" if m == 30 else "sigma2_e"
+        density = model.compile_logp(vars=[model["h2"], model[name]], jacobian=False, sum=False, mode=INTERPRETED)
+        got = density({"h2_logodds__": np.log(h2 / (1 - h2)), f"{name}_log__": np.log(x)})
+        reference = [beta.logpdf(h2, prior.h2_alpha, prior.h2_beta), invgamma.logpdf(x, prior.total_shape, scale=scale)]
+        np.testing.assert_allclose(got, reference, rtol=1e-12)
 
 
 def test_low_rank_takes_the_residual_variance_as_coordinate():

@@ -6,6 +6,7 @@ import arviz as az
 import numpy as np
 import pandas as pd
 import pymc as pm
+import pytensor.tensor as pt
 import pytest
 
 import pm_fastlmm as flmm
@@ -69,7 +70,8 @@ def make_model(p, observed=None, spectrum=None, coords=True, **treatment):
         variances = {"sigma2_g": pm.HalfNormal("sigma2_g"), "sigma2_e": pm.HalfNormal("sigma2_e")}
         observed = p.y if observed is None else observed
         dims = {"dims": "obs"} if coords else {}
-        flmm.FastLMM("y", spectrum=p.spectrum, observed=observed, **variances, **dims, **treatment)
+        spectrum = p.spectrum if spectrum is None else spectrum
+        flmm.FastLMM("y", spectrum=spectrum, observed=observed, **variances, **dims, **treatment)
     return model
 
 
@@ -112,6 +114,38 @@ def test_in_sample_predictions_have_the_moments_of_f_and_of_new_noise(p, treatme
     assert_moments(flat_draws(predictive["y"]), mean, cov + E * np.eye(p.n))
     noise = flat_draws(predictive["y"] - predictive["y_mean"])
     assert_moments(noise, np.zeros(p.n), E * np.eye(p.n))
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_replicates_with_new_effects_have_the_covariance_of_K_beside_that_of_beta(p, treatment):
+    tree = flmm.predict(fixed_draws(), effects="new", model=make_model(p, **TREATMENTS[treatment]), random_seed=1)
+    mean, cov = conditional(p, p.y, treatment)
+    mean, cov = p.X @ mean[:3], p.X @ cov[:3, :3] @ p.X.T + G * p.K
+    predictive = tree.posterior_predictive
+    assert_moments(flat_draws(predictive["y_mean"]), mean, cov)
+    assert_moments(flat_draws(predictive["y"]), mean, cov + E * np.eye(p.n))
+
+
+def test_replicates_with_new_effects_serve_several_responses(factor):
+    Y = np.stack([factor.y, 3 - factor.y])
+    model = make_model(factor, observed=Y, coords=False)
+    tree = flmm.predict(fixed_draws(), effects="new", model=model, random_seed=3)
+    draws = tree.posterior_predictive["y"].to_numpy().reshape(N, 2, factor.n)
+    for t in range(2):
+        mean, cov = conditional(factor, Y[t], "flat")
+        cov = factor.X @ cov[:3, :3] @ factor.X.T + G * factor.K + E * np.eye(factor.n)
+        assert_moments(draws[:, t], factor.X @ mean[:3], cov)
+    between = np.cov(draws[:, 0].T, draws[:, 1].T)[: factor.n, factor.n :]
+    variance = np.diag(cov)
+    np.testing.assert_array_less(np.abs(between), 5 * np.sqrt(np.outer(variance, variance) / N))
+
+
+def test_effects_are_given_or_new_and_new_ones_are_of_the_training_rows(factor):
+    model = make_model(factor)
+    with pytest.raises(ValueError, match=r"effects must be 'given' .* or 'new' .*, got 'marginal'"):
+        flmm.predict(fixed_draws(10), effects="marginal", model=model)
+    with pytest.raises(ValueError, match=r"effects='new' repeats the training rows .*: leave out X_new"):
+        flmm.predict(fixed_draws(10), factor.X_new, W_new=factor.W_new, effects="new", model=model)
 
 
 @pytest.mark.parametrize("treatment", TREATMENTS)
@@ -415,11 +449,58 @@ def test_mu_is_not_known_at_new_rows(factor):
         flmm.predict(fixed_draws(10), factor.X_new, W_new=factor.W_new, model=model)
 
 
-def test_a_rotated_response_does_not_determine_the_effects(factor):
-    model = make_model(factor, factor.spectrum.rotate(factor.y), coords=False)
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_a_node_that_observes_a_rotated_response_gives_the_draws_of_one_that_observes_y(factor, treatment):
+    rotated = factor.spectrum.rotate(factor.y)
+    trees = []
+    for model in (
+        make_model(factor, coords=False, **TREATMENTS[treatment]),
+        make_model(factor, rotated, coords=False, **TREATMENTS[treatment]),
+    ):
+        tree = flmm.recover_effects(fixed_draws(20), model=model, which=("beta", "u", "a"), random_seed=1)
+        tree = flmm.predict(tree, model=model, random_seed=2)
+        trees.append(flmm.predict(tree, factor.X_new, W_new=factor.W_new, model=model, random_seed=3))
+    plain, of_rotated = trees
+    for name in ("y_beta", "y_u", "y_a"):
+        np.testing.assert_allclose(of_rotated.posterior[name], plain.posterior[name].to_numpy(), rtol=1e-9)
+    for group in ("posterior_predictive", "predictions"):
+        np.testing.assert_allclose(of_rotated[group]["y"], plain[group]["y"].to_numpy(), rtol=1e-9)
+    assert of_rotated.posterior.y_u.dims == ("chain", "draw", "y_obs")
+
+
+def test_another_statistic_under_a_node_of_a_rotated_response_has_no_y_along_X(factor):
+    with pm.Model() as model:
+        flmm.FastLMM("y", spectrum=factor.spectrum, sigma2_g=G, sigma2_e=E, observed=factor.spectrum.rotate(factor.y))
+    with pm.Model() as other:
+        flmm.FastLMM("y", spectrum=factor.spectrum, sigma2_g=G, sigma2_e=E, observed=factor.spectrum.rotate(factor.y))
+    other.rvs_to_values[other["y"]] = pt.constant(2 * flmm.lmm_nodes(model)[0].observed)
     for function in (flmm.recover_effects, flmm.predict):
-        with pytest.raises(ValueError, match="y observes z and rss alone, without y along X"):
-            function(fixed_draws(10), model=model)
+        with pytest.raises(ValueError, match="y observes other z and rss than those of the Rotated it was built with"):
+            function(fixed_draws(10), model=other)
+
+
+def test_coefficients_of_W_map_to_u_and_have_their_posterior(factor):
+    # rank(W) < m: y says nothing of some directions of a, whose draws are those of the prior
+    W = np.column_stack([factor.W, factor.W[:, 0] + factor.W[:, 1], factor.X[:, 1]])
+    p = SimpleNamespace(**vars(factor) | {"W": W, "spectrum": flmm.Spectrum.from_factor(W, factor.X)})
+    tree = flmm.recover_effects(fixed_draws(), model=make_model(p, coords=False), which=("u", "a"), random_seed=1)
+    a = tree.posterior.y_a.to_numpy().reshape(N, -1)
+    np.testing.assert_allclose(a @ W.T, tree.posterior.y_u.to_numpy().reshape(N, -1), atol=1e-8)
+    V = G * W @ W.T + E * np.eye(p.n)
+    C = np.linalg.inv(p.X.T @ np.linalg.solve(V, p.X))
+    P = np.linalg.inv(V) - np.linalg.solve(V, p.X) @ C @ np.linalg.solve(V, p.X).T
+    assert_moments(a, G * W.T @ P @ p.y, G * np.eye(W.shape[1]) - G**2 * W.T @ P @ W)
+    point = flmm.coefficients.factor_effects(p.spectrum.rotate(p.y), np.array(G), np.array(E))
+    np.testing.assert_allclose(point.mean, G * W.T @ P @ p.y, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(point.variance, np.diag(G * np.eye(W.shape[1]) - G**2 * W.T @ P @ W), rtol=1e-9)
+
+
+def test_coefficients_need_a_factor_and_known_names(factor):
+    K = flmm.Spectrum.from_covariance(factor.K, factor.X)
+    with pytest.raises(ValueError, match="coefficients of W need a factor, this spectrum is that of a K"):
+        flmm.recover_effects(fixed_draws(10), model=make_model(factor, spectrum=K), which=["a"])
+    with pytest.raises(ValueError, match="which must be some of 'beta', 'u' and 'a', got 'v'"):
+        flmm.recover_effects(fixed_draws(10), model=make_model(factor), which=["v"])
 
 
 def test_draws_that_are_missing_are_named(factor):
@@ -433,9 +514,9 @@ def test_the_node_must_be_named_when_there_are_several(factor):
         for name in ("first", "second"):
             flmm.FastLMM(name, spectrum=factor.spectrum, sigma2_g=G, sigma2_e=E, observed=factor.y)
     for function in (flmm.recover_effects, flmm.predict):
-        with pytest.raises(ValueError, match=r"several FastLMM nodes \(first, second\): name one with var_name="):
+        with pytest.raises(ValueError, match=r"several LMM nodes \(first, second\): name one with var_name="):
             function(fixed_draws(10), model=model)
-        with pytest.raises(ValueError, match="no FastLMM node is called 'third'"):
+        with pytest.raises(ValueError, match="no LMM node is called 'third'"):
             function(fixed_draws(10), model=model, var_name="third")
 
 

@@ -616,6 +616,47 @@ def test_missing_values_of_y_are_refused_and_subset_is_named(build_problem):
         reml(problem.spectrum, y)
 
 
+def test_what_came_in_with_ids_leaves_with_them(build_problem):
+    problem = build_problem("full-K")
+    ids = [f"id{i}" for i in range(23)]
+    new_ids = [f"new{i}" for i in range(len(problem.K_new))]
+    plain = reml(problem.spectrum, problem.y)
+    K = pd.DataFrame(problem.K, index=ids, columns=ids)
+    spectrum = Spectrum.from_covariance(K, problem.X)
+    y = pd.Series(problem.y, index=ids)
+    fit, fits = reml(spectrum, y[::-1]), reml(spectrum, pd.DataFrame({"a": y, "b": 2 * y}))
+    for values, reference in (
+        (fit.blup(), plain.blup()),
+        (fit.pev(), plain.pev()),
+        (fit.predict().mean, plain.predict().mean),
+        (fit.predict().se, plain.predict().se),
+        (fit.predict().se_observation, plain.predict().se_observation),
+        (fits.blup()["a"], plain.blup()),
+        (fits.predict().se_observation["b"], 2 * plain.predict().se_observation),
+    ):
+        assert isinstance(reference, np.ndarray)
+        assert list(values.index) == ids
+        assert_allclose(values, reference, rtol=1e-6)
+    assert list(fits.pev().columns) == ["a", "b"]
+    assert (fit.blup().name, fit.pev().name, fit.predict().se.name) == ("blup", "pev", None)
+    full = fit.pev(full=True)
+    assert list(full.index) == list(full.columns) == ids
+    assert_allclose(full, plain.pev(full=True), rtol=1e-9, atol=1e-12)
+    K_new = pd.DataFrame(problem.K_new, index=new_ids, columns=ids)
+    new = fit.predict(problem.X_new, K_new, K_new_new=problem.K_new_new)
+    assert list(new.mean.index) == list(new.variance.index) == new_ids
+    assert_allclose(new.mean, plain.predict(problem.X_new, problem.K_new).mean, rtol=1e-7)
+
+
+def test_ids_that_are_tuples_stay_single_labels():
+    ids = [(family, i) for family in "abc" for i in range(4)]
+    batch = pd.DataFrame(np.repeat(np.eye(3), 4, axis=0), index=pd.Index(ids, tupleize_cols=False))
+    y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    blup = reml(Spectrum.from_factor(batch, np.ones((12, 1))), y).blup()
+    assert list(blup.index) == ids
+    assert blup.index.nlevels == 1
+
+
 @pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))])
 def test_a_fit_survives_copying_and_pickling(problem, clone):
     fit = reml(problem.spectrum, problem.y)

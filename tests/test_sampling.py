@@ -1,13 +1,20 @@
 """Seeded NUTS: against the exact posterior within Monte-Carlo error, and in models that hold more than the node."""
 
+import pickle
+import subprocess
+import sys
+
 import arviz as az
+import cloudpickle
 import numpy as np
 import pymc as pm
 import pymc.dims as pmd
 import pytest
 from pymc.backends.arviz import find_constants, find_observations
+from pymc.model.core import ValueGradFunction
 
 import pm_fastlmm as flmm
+from pm_fastlmm import seed
 
 QUIET = {"progressbar": False, "quiet": True, "cores": 1, "chains": 2}
 # share of variance, columns of W (80 of them give K full rank), seed of the data
@@ -88,7 +95,6 @@ def test_derived_variables_are_functions_of_the_same_draw(run):
 
 
 def test_a_longer_run_agrees_with_the_exact_posterior_in_its_tails_too():
-    pytest.importorskip("nutpie")
     spectrum, y = make_data(0.0, 80, 2)
     with flmm.kernel_model(y, spectrum=spectrum):
         tree = flmm.sample(10_000, random_seed=3, nuts_sampler="nutpie", **QUIET)
@@ -102,10 +108,31 @@ def test_a_longer_run_agrees_with_the_exact_posterior_in_its_tails_too():
             assert abs(below.mean() - probability) < 4 * az.mcse(below.astype(float)), (quantity, probability)
 
 
+IN_ITS_OWN_PROCESS = """
+import sys
+import cloudpickle
+import pm_fastlmm as flmm
+model, options = cloudpickle.load(sys.stdin.buffer)
+tree = flmm.predict(flmm.recover_effects(flmm.sample(model=model, **options), model=model), model=model)
+sys.stdout.buffer.write(cloudpickle.dumps(tree.map_over_datasets(lambda group: group.as_numpy())))
+"""
+
+
+def sample_by_numpyro(model, draws, **options):
+    """In another process: JAX starts threads, after which the chains of later tests could not be forked safely."""
+    task = cloudpickle.dumps((model, {"draws": draws, "nuts_sampler": "numpyro", "random_seed": 3} | QUIET | options))
+    command = [sys.executable, "-W", "error", "-c", IN_ITS_OWN_PROCESS]
+    done = subprocess.run(command, input=task, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return pickle.loads(done.stdout)
+
+
 def test_numpyro_agrees_with_the_exact_posterior(data, exact):
-    pytest.importorskip("numpyro")
-    with flmm.kernel_model(data[1], spectrum=data[0]):
-        tree = flmm.sample(500, random_seed=3, nuts_sampler="numpyro", **QUIET)
+    tree = sample_by_numpyro(flmm.kernel_model(data[1], spectrum=data[0]), 500, chains=4, cores=None)
+    assert tree.posterior.attrs["inference_library"] == "numpyro"
+    assert tree.posterior.attrs["tuning_steps"] == 300
+    assert tree.posterior["h2"].sizes["chain"] == 4
+    assert tree.posterior_predictive["y"].shape == (4, 500, 60)
     assert_agrees(tree.posterior, exact, NAMES)
 
 
@@ -172,13 +199,16 @@ def test_the_tree_serves_pymc_afterwards(mixed):
     assert drawn.posterior_predictive["counts"].dims == ("chain", "draw", "batch")
 
 
-def test_nutpie_keeps_the_data_groups(data, exact):
-    pytest.importorskip("nutpie")
+@pytest.mark.parametrize("sampler", ["nutpie", "numpyro"])
+def test_other_samplers_keep_the_data_groups(sampler, data, exact):
     with pm.Model(coords={"batch": list("ab")}) as model:
         pm.Data("covariate", [0.5, 1.0], dims="batch")
         h2, total = default_priors(exact)
         flmm.FastLMM("y", h2=h2, total=total, spectrum=data[0], observed=pm.Data("response", data[1]))
-    tree = flmm.sample(20, tune=20, model=model, nuts_sampler="nutpie", random_seed=1, **QUIET)
+    if sampler == "nutpie":
+        tree = flmm.sample(20, tune=20, model=model, nuts_sampler="nutpie", random_seed=1, **QUIET)
+    else:
+        tree = sample_by_numpyro(model, 20, tune=20)
     np.testing.assert_array_equal(tree.constant_data["covariate"], [0.5, 1.0])
     np.testing.assert_array_equal(tree.observed_data["y"], data[1])
 
@@ -248,16 +278,16 @@ def test_one_of_two_nodes_seeds_and_both_are_reported(two_nodes):
 
 
 def test_two_nodes_need_a_name(two_nodes):
-    with pytest.raises(ValueError, match=r"the model has several FastLMM nodes \(y, second\): name one with var_name="):
+    with pytest.raises(ValueError, match=r"the model has several LMM nodes \(y, second\): name one with var_name="):
         flmm.sample(model=two_nodes)
-    with pytest.raises(ValueError, match=r"no FastLMM node is called 'third': the model has y, second"):
+    with pytest.raises(ValueError, match=r"no LMM node is called 'third': the model has y, second"):
         flmm.sample(model=two_nodes, var_name="third")
 
 
 def test_a_model_without_a_node_is_refused():
     with pm.Model() as model:
         pm.Normal("mu")
-    with pytest.raises(ValueError, match=r"the model has no FastLMM node: add one, or use pymc\.sample"):
+    with pytest.raises(ValueError, match=r"no FastLMM, StructuredLMM or DenseLMM node: add one, or use pymc\.sample"):
         flmm.sample(model=model)
     with pytest.raises(TypeError, match="No model on context stack"):
         flmm.sample()
@@ -290,7 +320,8 @@ def test_tune_and_options_of_nuts_are_passed_on(model):
 
 
 def test_step_and_initvals_leave_the_seed_out_and_the_variances_in(model, monkeypatch):
-    monkeypatch.setattr("pm_fastlmm.sampling.posterior_seed", lambda *a, **k: pytest.fail("the seed was computed"))
+    for name in ("posterior_seed", "posterior_mode"):
+        monkeypatch.setattr(f"pm_fastlmm.sampling.{name}", lambda *a, **k: pytest.fail("the seed was computed"))
     metropolis = flmm.sample(20, tune=20, step=pm.Metropolis(model=model), model=model, random_seed=1, **QUIET)
     assert "accepted" in metropolis.sample_stats
     assert "y_delta" in metropolis.posterior
@@ -315,6 +346,26 @@ def test_a_seed_that_fails_warns_and_falls_back(data, reaches):
         tree = flmm.sample(100, tune=100, model=model, random_seed=1, **QUIET)
     assert abs(tree.posterior["mu"].mean().item() - 3) < 0.1
     assert "y_sigma2" in tree.posterior
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["the node alone", "beside another variable"])
+def test_the_log_posterior_is_compiled_once_for_the_seed_and_for_nuts(other, data, exact, monkeypatch):
+    with pm.Model() as model:
+        h2, total = default_priors(exact)
+        flmm.FastLMM("y", h2=h2, total=total, spectrum=data[0], observed=data[1])
+        if other:
+            pm.Normal("other")
+    compiled = []
+    monkeypatch.setattr(
+        "pymc.model.core.ValueGradFunction.__init__",
+        lambda self, *a, _init=ValueGradFunction.__init__, **k: compiled.append(1) or _init(self, *a, **k),
+    )
+    monkeypatch.setattr(
+        "pm_fastlmm.seed._compile_marginal",
+        lambda *a, _compile=seed._compile_marginal, **k: compiled.append(1) or _compile(*a, **k),
+    )
+    flmm.sample(5, tune=5, model=model, random_seed=1, **QUIET)
+    assert len(compiled) == 1 + other  # the seed of a node beside others needs the density of its own variables
 
 
 def test_var_names_keep_what_was_asked_for(model):

@@ -7,7 +7,7 @@ from scipy.special import digamma, polygamma
 
 import pm_fastlmm as flmm
 from pm_fastlmm import seed
-from pm_fastlmm.seed import SeedError, posterior_seed
+from pm_fastlmm.seed import SeedError, posterior_mode, posterior_seed
 
 # share of variance, columns of W, seed of the data
 CASES = ((0.0, 80, 2), (0.5, 80, 3), (1.0, 80, 0), (0.0, 8, 2), (0.97, 8, 3))
@@ -83,6 +83,18 @@ def test_starts_are_draws_of_the_posterior_one_for_each_chain(seeded):
     if "total" in s.starts[0]:
         total = np.log([start["total"] for start in s.starts])
         np.testing.assert_allclose(total.mean(), s.mean[1], atol=6 * total.std() / np.sqrt(1000))
+
+
+def test_the_start_of_other_samplers_is_the_posterior_mode(seeded):
+    _, spectrum, _, model, _ = seeded
+    [node] = flmm.lmm_nodes(model)
+    start = posterior_mode(model, node)
+    assert set(start) == {rv.name for rv in model.free_RVs}
+    unconstrained = {"h2_logodds__": np.log(start["h2"] / (1 - start["h2"]))}
+    name = "sigma2_e" if 2 * spectrum.rank < spectrum.df else "total"
+    unconstrained[f"{name}_log__"] = np.log(start[name])
+    gradient = model.compile_dlogp(mode=seed.INTERPRETED)
+    np.testing.assert_allclose(gradient(unconstrained), 0, atol=1e-3)
 
 
 def test_the_same_generator_gives_the_same_seed():

@@ -1,5 +1,77 @@
-"""Known covariance matrices for the rows of the data, from what is known about how they are related."""
+"""
+Covariances: known matrices of relatedness, structures with parameters, and terms of random effects.
 
+`pedigree`, `markers`, `phylogeny` and `grouping` make a known K. The structures, `scalar` to `known`, hold parameters
+that are numbers or random variables and are combined by `+`, `*` and `@`. `incidence` codes factors.
+"""
+
+from pm_fastlmm.covariance.algebra import Covariance, Hadamard, Kronecker, Sum
+from pm_fastlmm.covariance.blocks import Blocks, blocks
+from pm_fastlmm.covariance.incidence import Incidence, incidence
+from pm_fastlmm.covariance.matrices import (
+    CholeskyFactored,
+    FactorAnalytic,
+    Gram,
+    Known,
+    Unstructured,
+    known,
+    unstructured,
+)
+from pm_fastlmm.covariance.operators import BlockDiagonal, Propagate
 from pm_fastlmm.covariance.relationship import grouping, markers, pedigree, phylogeny
+from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Identity, Scalar
+from pm_fastlmm.covariance.terms import Term
 
-__all__ = ["grouping", "markers", "pedigree", "phylogeny"]
+identity = Identity
+scalar = Scalar
+diagonal = Diagonal
+equicorrelation = Equicorrelation
+compound_symmetry = CompoundSymmetry
+ar1 = AR1
+factor_analytic = FactorAnalytic
+gram = Gram
+kronecker = Kronecker
+block_diagonal = BlockDiagonal
+propagate = Propagate
+
+__all__ = [
+    "AR1",
+    "BlockDiagonal",
+    "Blocks",
+    "CholeskyFactored",
+    "CompoundSymmetry",
+    "Covariance",
+    "Diagonal",
+    "Equicorrelation",
+    "FactorAnalytic",
+    "Gram",
+    "Hadamard",
+    "Identity",
+    "Incidence",
+    "Known",
+    "Kronecker",
+    "Propagate",
+    "Scalar",
+    "Sum",
+    "Term",
+    "Unstructured",
+    "ar1",
+    "block_diagonal",
+    "blocks",
+    "compound_symmetry",
+    "diagonal",
+    "equicorrelation",
+    "factor_analytic",
+    "gram",
+    "grouping",
+    "identity",
+    "incidence",
+    "known",
+    "kronecker",
+    "markers",
+    "pedigree",
+    "phylogeny",
+    "propagate",
+    "scalar",
+    "unstructured",
+]

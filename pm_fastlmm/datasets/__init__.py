@@ -1,9 +1,39 @@
 """Small real data sets that ship with the package, with their sources."""
 
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+
+def _table(name: str, **kwargs: Any) -> pd.DataFrame:
+    with files(__package__).joinpath(f"{name}.csv").open() as file:
+        table: pd.DataFrame = pd.read_csv(file, **kwargs)
+    return table
+
+
+def dyestuff() -> pd.DataFrame:
+    """
+    Return the yield of dyestuff from six batches of an intermediate product, five samples of each.
+
+    Returns
+    -------
+    DataFrame
+        30 rows: Batch ("A" to "F") and Yield (grams of standard colour).
+
+    Notes
+    -----
+    O. L. Davies and P. L. Goldsmith (1972), Statistical Methods in Research and Production, 4th edition, Oliver and
+    Boyd, table 6.1. The smallest of lme4's data sets, `Yield ~ 1 + (1 | Batch)`.
+
+    Examples
+    --------
+    >>> from pm_fastlmm.datasets import dyestuff
+    >>> dyestuff().groupby("Batch")["Yield"].mean().tolist()
+    [1505.0, 1528.0, 1564.0, 1498.0, 1600.0, 1470.0]
+    """
+    return _table("dyestuff")
 
 
 def galton_families() -> pd.DataFrame:
@@ -31,8 +61,7 @@ def galton_families() -> pd.DataFrame:
     >>> people.loc["001-1", ["father", "sex", "generation"]].tolist()
     ['001-father', 'male', 'child']
     """
-    with files(__package__).joinpath("galton_families.csv").open() as file:
-        raw = pd.read_csv(file, dtype={"family": str})
+    raw = _table("galton_families", dtype={"family": str})
     family = raw["family"]
     children = pd.DataFrame(
         {
@@ -61,3 +90,73 @@ def galton_families() -> pd.DataFrame:
         for role, sex in (("father", "male"), ("mother", "female"))
     ]
     return pd.concat([*parents, children]).set_index("id")
+
+
+def john_alpha() -> pd.DataFrame:
+    """
+    Return an oats trial in an alpha design: 24 varieties, 3 replicates of 6 incomplete blocks of 4 plots.
+
+    Returns
+    -------
+    DataFrame
+        72 rows, indexed by plot: rep ("R1" …), block ("B1" … within its replicate), gen ("G01" …) and yield (tonnes per
+        hectare).
+
+    Notes
+    -----
+    J. A. John and E. R. Williams (1995), Cyclic and Computer Generated Designs, 2nd edition, Chapman and Hall, p. 146;
+    john.alpha of the R package agridat. `yield ~ rep + (1 | gen) + (1 | rep:block)`.
+
+    Examples
+    --------
+    >>> from pm_fastlmm.datasets import john_alpha
+    >>> john_alpha().groupby("rep")["yield"].mean().round(2).tolist()
+    [4.52, 4.82, 4.1]
+    """
+    return _table("john_alpha", index_col="plot")
+
+
+def penicillin() -> pd.DataFrame:
+    """
+    Return the potency of six samples of penicillin on each of 24 plates: two crossed factors.
+
+    Returns
+    -------
+    DataFrame
+        144 rows: diameter (mm, of the zone without growth), plate ("a" to "x") and sample ("A" to "F").
+
+    Notes
+    -----
+    O. L. Davies and P. L. Goldsmith (1972), Statistical Methods in Research and Production, 4th edition, Oliver and
+    Boyd, table 6.6. `diameter ~ 1 + (1 | plate) + (1 | sample)`.
+
+    Examples
+    --------
+    >>> from pm_fastlmm.datasets import penicillin
+    >>> penicillin().nunique().tolist()
+    [10, 24, 6]
+    """
+    return _table("penicillin")
+
+
+def sleepstudy() -> pd.DataFrame:
+    """
+    Return reaction times of 18 people on ten days, from the third on with three hours of sleep a night.
+
+    Returns
+    -------
+    DataFrame
+        180 rows: Reaction (milliseconds, the day's mean), Days (0 to 9) and Subject (text, "308" …).
+
+    Notes
+    -----
+    G. Belenky and others (2003), Patterns of performance degradation and restoration during sleep restriction and
+    subsequent recovery, doi:10.1046/j.1365-2869.2003.00337.x; a data set of lme4, `Reaction ~ Days + (Days | Subject)`.
+
+    Examples
+    --------
+    >>> from pm_fastlmm.datasets import sleepstudy
+    >>> sleepstudy().groupby("Days")["Reaction"].mean().round(1).tolist()
+    [256.7, 264.5, 265.4, 283.0, 288.6, 308.5, 312.2, 318.8, 336.6, 350.9]
+    """
+    return _table("sleepstudy", dtype={"Subject": str})

@@ -1,6 +1,17 @@
 """The PyMC nodes: the only package that touches PyMC's internals."""
 
+from pm_fastlmm.distribution.dense import DenseLMM
 from pm_fastlmm.distribution.fastlmm import FastLMM
-from pm_fastlmm.distribution.nodes import LMMNode, lmm_nodes
+from pm_fastlmm.distribution.nodes import DenseNode, LMMNode, SpectralNode, StructuredNode, lmm_nodes
+from pm_fastlmm.distribution.structured import StructuredLMM
 
-__all__ = ["FastLMM", "LMMNode", "lmm_nodes"]
+__all__ = [
+    "DenseLMM",
+    "DenseNode",
+    "FastLMM",
+    "LMMNode",
+    "SpectralNode",
+    "StructuredLMM",
+    "StructuredNode",
+    "lmm_nodes",
+]

@@ -6,16 +6,13 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 from pymc.pytensorf import floatX
-from pytensor.compile.sharedvalue import SharedVariable
-from pytensor.graph.basic import Constant, Variable
 
-from pm_fastlmm._arrays import FloatArray, align, read, require_finite
-from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, RotatedLMM
+from pm_fastlmm.distribution.inputs import coefficients, read_mean, read_response, refuse_lone_mean, refuse_unknown
+from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, RotatedLMM, RotatedProperLMM, Treatment, statistic
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 _PAIRS = (("sigma2", "delta"), ("sigma2_g", "sigma2_e"), ("h2", "total"))
-_PYMC = {"dims", "initval", "shape", "size", "rng", "total_size", "transform", "default_transform", "name", "model"}
 
 
 class FastLMM:
@@ -51,7 +48,8 @@ class FastLMM:
     observed : array, Series, DataFrame, pm.Data or Rotated, optional
         y (n,); several responses as (T, n), or as the columns of a DataFrame. A Series or DataFrame is aligned by id;
         an array or `pm.Data`, which carry none, are in the order of the spectrum. A `Rotated` observes the sufficient
-        statistic [z, rss] instead (flat prior on β alone).
+        statistic instead: [z, rss], and y along X unless β is flat. It is all there is of rows that do not fit in
+        memory (`CrossProducts`); its density is that of y, and β, u and predictions are recovered from it all the same.
     **kwargs
         As in any PyMC distribution: dims ("obs", or ("response", "obs")), shape, initval …
 
@@ -93,10 +91,12 @@ class FastLMM:
                 "along X: give observed=, or a proper treatment of β (beta= or beta_cov=), or a spectrum without X."
             )
         if observed is not None:
-            rest["observed"] = _observed(spectrum, observed)
+            rest["observed"] = _observed(spectrum, observed, distribution.rv_type.treatment)
         _check_coords(name, spectrum, rest.get("dims"))
         rv = distribution(name, params, **rest)
         rv.owner.op.spectrum = spectrum
+        if isinstance(observed, Rotated):
+            rv.owner.op.rotated = observed
         return rv
 
     @classmethod
@@ -121,34 +121,31 @@ def _parametrise(
     names = {name for pair in _PAIRS for name in pair}
     g, e = variance_components(spectrum, {name: kwargs.pop(name) for name in names & kwargs.keys()})
     _check_shape(kwargs.get("shape"), spectrum.n)
-    if unknown := kwargs.keys() - _PYMC:
-        raise TypeError(
-            f"FastLMM takes no argument {', '.join(sorted(unknown))}: X and K are in the spectrum; the variances are "
-            "one of (sigma2, delta), (sigma2_g, sigma2_e), (h2, total); β is beta=, or beta_mean= and beta_cov=."
-        )
+    refuse_unknown(
+        "FastLMM", kwargs,
+        "X and K are in the spectrum; the variances are one of (sigma2, delta), (sigma2_g, sigma2_e), (h2, total); "
+        "β is beta=, or beta_mean= and beta_cov=",
+    )  # fmt: skip
     eigvals, R = pt.constant(spectrum.eigvals), pt.constant(spectrum.projection.R)
     proper = beta is not None or beta_cov is not None
     if isinstance(observed, Rotated):
-        if proper or mu is not None:
+        if mu is not None:
             raise ValueError(
-                "a Rotated observes y with β under a flat prior and no other mean: pass y itself for mu or beta."
+                "a Rotated has no rows that mu could be the mean of: put its columns into X, or observe y itself."
             )
-        nullity = np.array([spectrum.nullity] if spectrum.nullity else [], dtype="int64")
-        return RotatedLMM, [g, e, eigvals, R, pt.constant(nullity)], kwargs
-    mu = pt.as_tensor(0.0 if mu is None else _aligned(spectrum, mu, "mu"))
-    mu = floatX(pt.full((spectrum.n,), mu) if mu.type.ndim == 0 else mu)
-    if mu.type.shape[-1] not in (None, spectrum.n):
-        raise ValueError(
-            f"mu has {mu.type.shape[-1]} values in its last dimension, but there are {spectrum.n} observations."
-        )
+        nullity = pt.constant(np.array([spectrum.nullity] if spectrum.nullity else [], dtype="int64"))
+        if not proper:
+            refuse_lone_mean(beta_mean)
+            return RotatedLMM, [g, e, eigvals, R, nullity], kwargs
+        b, L = coefficients(spectrum.projection, beta, beta_mean, beta_cov)
+        constants = [pt.constant(a) for a in (spectrum.C, spectrum.corner_root)]
+        return RotatedProperLMM, [b, L, g, e, eigvals, R, *constants, nullity], kwargs
+    mu = read_mean(mu, spectrum.ids, spectrum.n)
     basis, Q1 = pt.constant(spectrum.basis), pt.constant(spectrum.projection.Q1)
     if not proper:
-        if beta_mean is not None:
-            raise ValueError(
-                "beta_mean is given without beta_cov: give the prior covariance, or fixed coefficients as beta=."
-            )
+        refuse_lone_mean(beta_mean)
         return FlatLMM, [mu, g, e, eigvals, basis, Q1, R], kwargs
-    b, L = _coefficients(spectrum, beta, beta_mean, beta_cov)
+    b, L = coefficients(spectrum.projection, beta, beta_mean, beta_cov)
     constants = [pt.constant(a) for a in (spectrum.C, spectrum.corner_root)]
     return ProperLMM, [mu, b, L, g, e, eigvals, basis, Q1, R, *constants], kwargs
 
@@ -178,32 +175,6 @@ def variance_components(spectrum: Spectrum, given: dict[str, Any]) -> tuple[Any,
     return first * second / spectrum.mean_diagonal, (1 - first) * second
 
 
-def _coefficients(spectrum: Spectrum, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Any, Any]:
-    """Return the mean b and a root L of the covariance of β."""
-    r = spectrum.projection.rank
-    if not r:
-        raise ValueError("beta or beta_cov is given, but the spectrum has no fixed effects: build it with X.")
-    if beta is not None and (beta_mean is not None or beta_cov is not None):
-        raise ValueError("give either beta (coefficients) or beta_mean and beta_cov (their prior), not both.")
-    b = floatX(pt.as_tensor(beta if beta is not None else 0.0 if beta_mean is None else beta_mean))
-    b = pt.full((r,), b) if b.type.ndim == 0 and (beta is None or r == 1) else b
-    if b.type.ndim == 0 or b.type.shape[-1] not in (None, r):
-        raise ValueError(
-            f"beta must have {r} values, one for each of {', '.join(spectrum.coef)}; got shape {b.type.shape}."
-        )
-    if beta is not None:
-        return b, pt.zeros((r, r))
-    if isinstance(beta_cov, Variable) and not isinstance(beta_cov, Constant):
-        return b, pt.linalg.cholesky(floatX(beta_cov))
-    cov = np.asarray(beta_cov.data if isinstance(beta_cov, Constant) else beta_cov, dtype=float)
-    if cov.shape != (r, r):
-        raise ValueError(f"beta_cov must be ({r}, {r}), for {', '.join(spectrum.coef)}; got shape {cov.shape}.")
-    values, vectors = np.linalg.eigh(cov)
-    if not np.allclose(cov, cov.T) or values[0] < -1e-12 * abs(values[-1]):
-        raise ValueError("beta_cov must be symmetric positive semi-definite.")
-    return b, pt.constant(vectors * np.sqrt(np.maximum(values, 0.0)))
-
-
 def _check_coords(name: str, spectrum: Spectrum, dims: Any) -> None:
     """Refuse coordinates that are the spectrum's ids in another order: the values would carry wrong labels."""
     last = dims if isinstance(dims, str) or dims is None else dims[-1]
@@ -217,14 +188,6 @@ def _check_coords(name: str, spectrum: Spectrum, dims: Any) -> None:
         )
 
 
-def _aligned(spectrum: Spectrum, values: Any, name: str) -> Any:
-    """Return a labelled constant in the order of the spectrum; anything else as it is."""
-    if isinstance(values, Variable) or not (hasattr(values, "index") or hasattr(values, "coords")):
-        return values
-    labelled = read(values, name, ndim=(1,))
-    return labelled.take(align(spectrum.ids, labelled, name=name, reference_name="the spectrum"))
-
-
 def _check_shape(shape: Any, n: int) -> None:
     if shape is None:
         return
@@ -233,47 +196,10 @@ def _check_shape(shape: Any, n: int) -> None:
         raise ValueError(f"shape ends in {last}, but the spectrum has {n} observations, which are the last dimension.")
 
 
-def _observed(spectrum: Spectrum, observed: Any) -> Any:
-    """Return the data as PyMC takes them, (…, n), aligned by id; missing values are refused, PyMC would impute them."""
-    if isinstance(observed, Rotated):
-        if observed.spectrum is not spectrum:
-            raise ValueError(
-                "observed was rotated by another spectrum: pass spectrum=observed.spectrum, or rotate y anew."
-            )
-        return _statistic(observed)
-    if isinstance(observed, Variable):
-        values = observed.get_value() if isinstance(observed, SharedVariable) else getattr(observed, "data", None)
-        if values is not None:
-            _check_values(spectrum, np.asarray(values, dtype=float))
-        return observed
-    labelled = read(observed, "observed", ndim=(1, 2))
-    if labelled.values.ndim == 2 and (hasattr(observed, "columns") or labelled.ids is not None):
-        order = align(spectrum.ids, labelled, name="observed", reference_name="the spectrum")
-        values = labelled.take(order).T
-    elif labelled.values.ndim == 2 and labelled.values.shape == (spectrum.n, spectrum.n):
-        raise ValueError(
-            f"observed is a square array, shape {labelled.values.shape}, without labels: rows or columns could be the "
-            "responses. Pass a DataFrame whose rows are the observations, or a DataArray with a dimension 'obs'."
-        )
-    else:
-        values = labelled.take(align(spectrum.ids, labelled, name="observed", reference_name="the spectrum"))
-    _check_values(spectrum, values)
-    return values
-
-
-def _check_values(spectrum: Spectrum, values: FloatArray) -> None:
-    if values.shape[-1] != spectrum.n:
-        raise ValueError(
-            f"observed has shape {values.shape}, but the {spectrum.n} observations must be its last dimension."
-        )
-    require_finite(
-        values, "observed",
-        "PyMC would impute them one by one; leave those rows out with spectrum.subset(rows), or let flmm.kernel_model "
-        "drop and count them.",
-    )  # fmt: skip
-
-
-def _statistic(rotated: Rotated) -> Any:
-    if not rotated.spectrum.nullity:
-        return rotated.z
-    return np.concatenate([rotated.z, rotated.rss[..., None]], axis=-1)
+def _observed(spectrum: Spectrum, observed: Any, treatment: Treatment) -> Any:
+    """Return the data as PyMC takes them, (…, n), aligned by id, or the statistic of a `Rotated`."""
+    if not isinstance(observed, Rotated):
+        return read_response(observed, spectrum.ids, spectrum.n)
+    if observed.spectrum is not spectrum:
+        raise ValueError("observed was rotated by another spectrum: pass spectrum=observed.spectrum, or rotate y anew.")
+    return statistic(observed, treatment)

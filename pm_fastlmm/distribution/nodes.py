@@ -8,7 +8,14 @@ import pymc as pm
 from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedLMMRV, Treatment
+from pm_fastlmm._arrays import Ids
+from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.covariance.theta import Theta
+from pm_fastlmm.distribution.dense import DenseRV
+from pm_fastlmm.distribution.structured import StructuredRV
+from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, Treatment, statistic
+from pm_fastlmm.linalg.mixed import MixedProducts
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
@@ -16,66 +23,168 @@ from pm_fastlmm.linalg.spectrum import Spectrum
 @dataclass(frozen=True, slots=True, eq=False)
 class LMMNode:
     """
-    A FastLMM node of a model.
+    What a linear mixed model node of a model has, whichever engine evaluates it.
 
     Attributes
     ----------
     name : str
     rv : TensorVariable
         The random variable.
-    spectrum : Spectrum
     treatment : "flat" or "proper"
         How β is treated: "proper" is an explicit β or one with a Gaussian prior.
-    sigma2_g, sigma2_e : TensorVariable
-        The variances, as functions of the model's variables.
-    mu, beta_mean, beta_root : TensorVariable or None
-        The mean besides Xβ; for "proper" the mean of β and a root of its covariance (0 for an explicit β).
+    mu, beta_mean : TensorVariable or None
+        The mean besides Xβ; for "proper" the mean of β.
     observed : array or None
-        The data: y (…, n), or the statistic [z, rss].
+        The data: y (…, n), or the statistic of a `Rotated`, [z, rss] or [z, rss, y₁].
+    projection : Projection
+        QR of X.
+    ids : tuple or None
     """
 
     name: str
     rv: Any
-    spectrum: Spectrum
     treatment: Treatment
-    sigma2_g: Any
-    sigma2_e: Any
     mu: Any
     beta_mean: Any
-    beta_root: Any
     observed: Any
+    projection: Projection
+    ids: Ids | None
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return int(self.projection.V.shape[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpectralNode(LMMNode):
+    """
+    A FastLMM node.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+    sigma2_g, sigma2_e : TensorVariable
+        The variances, as functions of the model's variables.
+    beta_root : TensorVariable or None
+        For "proper" a root of the prior covariance of β, 0 for an explicit β.
+    given : Rotated or None
+        The `Rotated` that the node was built with, which has y along X besides the statistic.
+    """
+
+    spectrum: Spectrum
+    sigma2_g: Any
+    sigma2_e: Any
+    beta_root: Any
+    given: Rotated | None
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.spectrum.n
 
     def rotated(self, mu: Any = 0.0) -> Rotated:
         """Return the observed data less mu, rotated."""
         s = self.spectrum
-        if isinstance(self.rv.owner.op, RotatedLMMRV):
+        if self.given is not None:
+            if np.array_equal(self.observed, statistic(self.given, self.treatment)):
+                return self.given
             z = self.observed[..., : s.rank]
             rss = self.observed[..., s.rank] if s.nullity else np.zeros(z.shape[:-1])
             y1 = np.full((*z.shape[:-1], s.projection.rank), np.nan)
+            if self.treatment == "proper":
+                y1 = self.observed[..., s.rank + bool(s.nullity) :]
             return Rotated(s, z, rss, y1, (z**2).sum(-1) + rss, None)
         values = self.observed - mu
         names = tuple(map(str, range(values.shape[0]))) if values.ndim == 2 else None
         return Rotated.from_values(s, values.T, names)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StructuredNode(LMMNode):
+    """
+    A StructuredLMM node.
+
+    Attributes
+    ----------
+    terms : tuple of Term
+    layout : Theta
+        Names, bounds and structure of θ.
+    theta : TensorVariable
+        θ as a function of the model's variables.
+    products : MixedProducts
+    beta_cov : TensorVariable
+        Prior covariance of β, (0, 0) when it has none.
+    design : MixedDesign or None
+        The formula that the terms were made from.
+    spectrum : Spectrum or None
+        Of the kernel, when the terms are σ²(K + δI).
+    """
+
+    terms: tuple[Term, ...]
+    layout: Theta
+    theta: Any
+    products: MixedProducts
+    beta_cov: Any
+    design: Any
+    spectrum: Spectrum | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseNode(LMMNode):
+    """
+    A DenseLMM node.
+
+    Attributes
+    ----------
+    V : TensorVariable (n, n)
+        The covariance as a function of the model's variables.
+    beta_cov : TensorVariable
+        Prior covariance of β, (0, 0) when it has none.
+    """
+
+    V: Any
+    beta_cov: Any
+
+
 def lmm_nodes(model: pm.Model) -> list[LMMNode]:
-    """Return the FastLMM nodes of a model, in its order; also after `do`, `observe`, freezing and copying."""
-    nodes = []
-    for rv in model.basic_RVs:
-        op = rv.owner.op
-        if not isinstance(op, LMMRV):
-            continue
-        _, _, *params = rv.owner.inputs
-        mu = beta_mean = beta_root = None
-        if isinstance(op, ProperLMMRV):
-            mu, beta_mean, beta_root, g, e = params[:5]
-        elif isinstance(op, FlatLMMRV):
-            mu, g, e = params[:3]
-        else:
-            g, e = params[:2]
-        value = model.rvs_to_values[rv]
-        data = None
-        if rv in model.observed_RVs:
-            data = value.get_value() if isinstance(value, SharedVariable) else constant_fold([value])[0]
-        nodes.append(LMMNode(rv.name, rv, op.spectrum, op.treatment, g, e, mu, beta_mean, beta_root, data))
-    return nodes
+    """
+    Return the FastLMM, StructuredLMM and DenseLMM nodes of a model.
+
+    They are found in its order, also after `do`, `observe`, freezing and copying.
+    """
+    nodes = [_node(model, rv) for rv in model.basic_RVs]
+    return [node for node in nodes if node is not None]
+
+
+def _node(model: pm.Model, rv: Any) -> LMMNode | None:
+    op = rv.owner.op
+    if not isinstance(op, LMMRV | StructuredRV | DenseRV):
+        return None
+    _, _, *params = rv.owner.inputs
+    data = _observed(model, rv)
+    if isinstance(op, StructuredRV):
+        mu, b, B, theta = params
+        common = (rv.name, rv, op.treatment, mu, b, data, op.products.projection, op.ids)
+        return StructuredNode(*common, op.terms, op.theta, theta, op.products, B, op.design, op.spectrum)
+    if isinstance(op, DenseRV):
+        mu, b, B, V = params
+        return DenseNode(rv.name, rv, op.treatment, mu, b, data, op.projection, op.ids, V, B)
+    mu = b = root = None
+    if isinstance(op, ProperLMMRV):
+        mu, b, root, g, e = params[:5]
+    elif isinstance(op, RotatedProperLMMRV):
+        b, root, g, e = params[:4]
+    elif isinstance(op, FlatLMMRV):
+        mu, g, e = params[:3]
+    else:
+        g, e = params[:2]
+    s = op.spectrum
+    return SpectralNode(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root, op.rotated)
+
+
+def _observed(model: pm.Model, rv: Any) -> Any:
+    if rv not in model.observed_RVs:
+        return None
+    value = model.rvs_to_values[rv]
+    return value.get_value() if isinstance(value, SharedVariable) else constant_fold([value])[0]

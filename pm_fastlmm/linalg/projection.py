@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import scipy.linalg
@@ -15,6 +15,14 @@ from pm_fastlmm._arrays import FloatArray, Labelled, frozen, outside, require_fi
 _COLLINEAR_RTOL = 1e-10
 
 
+class Reflectors(NamedTuple):
+    """Q₁ (n, r) and the compact-WY form V (n, r), T (r, r): what of a `Projection` has a row for each observation."""
+
+    Q1: FloatArray
+    V: FloatArray
+    T: FloatArray
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Projection:
     """
@@ -22,6 +30,8 @@ class Projection:
 
     Attributes
     ----------
+    reflectors : Reflectors or None
+        The factors with n rows; None when the rows of X were not kept (`CrossProducts`).
     Q1 : (n, r) array
         Orthonormal basis of the columns of X.
     R : (r, r) array
@@ -34,10 +44,8 @@ class Projection:
         Names of the columns that are linear combinations of the ones before them.
     """
 
-    Q1: FloatArray
+    reflectors: Reflectors | None
     R: FloatArray
-    V: FloatArray
-    T: FloatArray
     coef: tuple[str, ...]
     dropped: tuple[str, ...]
 
@@ -51,30 +59,36 @@ class Projection:
         ValueError
             If X leaves no residual degrees of freedom.
         """
-        n, d = X.shape
-        names = tuple(f"x{j}" for j in range(d)) if names is None else names
-        kept = _independent_columns(X)
-        coef = tuple(names[j] for j in kept)
-        dropped = tuple(name for j, name in enumerate(names) if j not in set(kept))
-        if dropped:
-            warnings.warn(
-                f"X has rank {len(kept)} but {d} columns: {shown(dropped)} dropped, "
-                "being a linear combination of the columns before; predictions do not change.",
-                UserWarning,
-                stacklevel=outside(),
-            )
-        if len(kept) >= n:
-            raise ValueError(
-                f"X has rank {len(kept)} for {n} observations: nothing is left to estimate variances from. "
-                "Use fewer columns or more observations."
-            )
+        n = X.shape[0]
+        kept, coef, dropped = keep_independent(X, names, n)
         if not kept:
-            empty = np.zeros((n, 0))
-            return cls(frozen(empty), frozen(np.zeros((0, 0))), frozen(empty), frozen(np.zeros((0, 0))), coef, dropped)
+            empty, none = frozen(np.zeros((n, 0))), frozen(np.zeros((0, 0)))
+            return cls(Reflectors(empty, empty, none), none, coef, dropped)
         V, T, R = _compact_wy(X[:, kept])
         Q1 = -V @ (T @ V[: len(kept)].T)
         Q1[np.arange(len(kept)), np.arange(len(kept))] += 1.0
-        return cls(frozen(Q1), frozen(R), frozen(V), frozen(T), coef, dropped)
+        return cls(Reflectors(frozen(Q1), frozen(V), frozen(T)), frozen(R), coef, dropped)
+
+    @property
+    def Q1(self) -> FloatArray:
+        """Orthonormal basis of the columns of X, (n, r)."""
+        return self._rows.Q1
+
+    @property
+    def V(self) -> FloatArray:
+        """Householder vectors, (n, r)."""
+        return self._rows.V
+
+    @property
+    def T(self) -> FloatArray:
+        """Triangular factor of the compact-WY form, (r, r)."""
+        return self._rows.T
+
+    @property
+    def _rows(self) -> Reflectors:
+        if self.reflectors is None:
+            raise no_rows()
+        return self.reflectors
 
     @property
     def rank(self) -> int:
@@ -93,10 +107,15 @@ class Projection:
 
     def lift(self, U: FloatArray) -> FloatArray:
         """Return Q₂U (n, …) for coordinates U (n - r, …)."""
-        padded = np.zeros((self.V.shape[0], *U.shape[1:]))
-        padded[self.rank :] = U
-        padded -= self.V @ (self.T @ (self.V[self.rank :].T @ U))
-        return padded
+        r, n = self.rank, self.V.shape[0]
+        padded = np.zeros((n, *U.shape[1:]), order="F")  # the order of LAPACK's eigenvectors: a copy without a stride
+        padded[r:] = U
+        if not (r and U.size):
+            return padded
+        update = self.T @ (self.V[r:].T @ U)
+        if U.ndim == 1:
+            return np.asarray(padded - self.V @ update)
+        return np.asarray(blas.dgemm(-1.0, self.V, update, beta=1.0, c=padded, overwrite_c=1))
 
     def two_sided(self, K: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """
@@ -104,16 +123,18 @@ class Projection:
 
         QᵀKQ = K - ZVᵀ - VZᵀ with W = KVT, Z = W - ½V(TᵀVᵀW): one symmetric rank-2r update.
         """
-        r = self.rank
-        A = np.array(K.T, order="F")  # K is symmetric: its transpose copies without a stride
-        if r:
-            W = (K @ self.V) @ self.T
-            Z = W - 0.5 * self.V @ (self.T.T @ (self.V.T @ W))
-            A = blas.dsyr2k(
-                -1.0, np.asfortranarray(Z), np.asfortranarray(self.V), beta=1.0, c=A, lower=1, overwrite_c=1
-            )
-        corner = np.tril(A[:r, :r])
-        return corner + np.tril(corner, -1).T, A[r:, :r].copy(), A[r:, r:]
+        r, V = self.rank, self.V
+        K22 = np.array(K.T[r:, r:], order="F")  # K is symmetric: its transpose copies without a stride
+        if not r:
+            return np.zeros((0, 0)), np.zeros((K.shape[0], 0)), K22
+        W = (K @ V) @ self.T
+        Z = W - 0.5 * V @ (self.T.T @ (V.T @ W))
+        K22 = blas.dsyr2k(
+            -1.0, np.asfortranarray(Z[r:]), np.asfortranarray(V[r:]), beta=1.0, c=K22, lower=1, overwrite_c=1
+        )
+        left = K[:, :r] - Z @ V[:r].T - V @ Z[:r].T
+        corner = np.tril(left[:r])
+        return corner + np.tril(corner, -1).T, left[r:], K22
 
 
 def read_design(X: Labelled | None, n: int) -> Projection:
@@ -124,6 +145,48 @@ def read_design(X: Labelled | None, n: int) -> Projection:
     for name, column in zip(X.names or [f"x{j}" for j in range(X.values.shape[1])], X.values.T, strict=True):
         require_range(column, f"column {name!r} of X")
     return Projection.from_design(X.values, X.names)
+
+
+def keep_independent(
+    X: FloatArray, names: tuple[str, ...] | None, n: int
+) -> tuple[list[int], tuple[str, ...], tuple[str, ...]]:
+    """
+    Return which columns of X to keep, and the names of those that are kept and dropped; dropping warns.
+
+    X has n rows, or is any matrix with the same inner products: the triangular factor of its QR.
+
+    Raises
+    ------
+    ValueError
+        If X leaves no residual degrees of freedom.
+    """
+    d = X.shape[1]
+    names = tuple(f"x{j}" for j in range(d)) if names is None else names
+    kept = _independent_columns(X)
+    coef = tuple(names[j] for j in kept)
+    dropped = tuple(name for j, name in enumerate(names) if j not in set(kept))
+    if dropped:
+        warnings.warn(
+            f"X has rank {len(kept)} but {d} columns: {shown(dropped)} dropped, "
+            "being a linear combination of the columns before; predictions do not change.",
+            UserWarning,
+            stacklevel=outside(),
+        )
+    if len(kept) >= n:
+        raise ValueError(
+            f"X has rank {len(kept)} for {n} observations: nothing is left to estimate variances from. "
+            "Use fewer columns or more observations."
+        )
+    return kept, coef, dropped
+
+
+def no_rows() -> ValueError:
+    """Return the error of what needs a row for each observation when the rows were not kept."""
+    return ValueError(
+        "the rows of X, W and y were not kept, only their cross-products: nothing with one value for each observation "
+        "is there. Stream the rows again and predict them block by block, fit.predict(X_block, W_new=W_block); the "
+        "coefficients of W are fit.factor_effects(); another y needs CrossProducts of its own."
+    )
 
 
 def _independent_columns(X: FloatArray) -> list[int]:

@@ -1,5 +1,6 @@
 """Spectrum: what depends on K and X."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from pm_fastlmm._arrays import (
     require_length,
     require_range,
 )
-from pm_fastlmm.linalg.projection import Projection, read_design
+from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
 from pm_fastlmm.linalg.rotated import Rotated
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -38,14 +39,16 @@ class Spectrum:
     so that after one factorisation the restricted likelihood is a sum over i. Eigenvectors with λ = 0 are not kept:
     the `nullity` directions that they span enter through the squared norm of y in them alone (`Rotated.rss`).
 
-    Build it with `from_covariance` or `from_factor`. Instances are immutable.
+    Build it with `from_covariance` or `from_factor`, or from rows that do not fit in memory with `CrossProducts`.
+    Instances are immutable.
 
     Attributes
     ----------
     eigvals : (k,) array
         Positive eigenvalues λ, ascending, in units of K.
-    basis : (n, k) array
-        The rotation Q₂U, orthonormal columns.
+    rotation : (n, k) array or None
+        Q₂U, orthonormal columns; None when the rows were not kept (`CrossProducts.factor`). `basis` is the same, and
+        raises then.
     projection : Projection
         The QR factors of X and the names of its columns.
     C : (k, r) array
@@ -60,6 +63,11 @@ class Spectrum:
         Ids of the observations, when K, W or X carried any.
     loadings, loadings_fixed : (k, m) and (r, m) arrays, or None
         (Q₂U)ᵀW and Q₁ᵀW when built from a factor.
+    factor_names : tuple of str or None
+        Names of the columns of W, when it carried any.
+    largest_ratio : float
+        The λ_max/δ up to which the eigenvalues are precise: infinite after an orthogonal factorisation, 1e8 after that
+        of a Gram matrix, beyond which `reml` says so.
 
     References
     ----------
@@ -79,7 +87,7 @@ class Spectrum:
     """
 
     eigvals: FloatArray
-    basis: FloatArray
+    rotation: FloatArray | None
     projection: Projection
     C: FloatArray
     corner_root: FloatArray
@@ -88,6 +96,8 @@ class Spectrum:
     ids: Ids | None
     loadings: FloatArray | None
     loadings_fixed: FloatArray | None
+    factor_names: tuple[str, ...] | None = None
+    largest_ratio: float = math.inf
 
     @classmethod
     def from_covariance(cls, K: Any, X: Any = None, *, rtol: float | None = None) -> Self:
@@ -127,7 +137,7 @@ class Spectrum:
         C = U.T @ K21
         return cls(
             eigvals=frozen(eigvals),
-            basis=frozen(projection.lift(U)),
+            rotation=frozen(projection.lift(U)),
             projection=projection,
             C=frozen(C),
             corner_root=frozen(corner_root(K11, C, eigvals, tolerance, scale)),
@@ -172,26 +182,31 @@ class Spectrum:
         rank = int(np.count_nonzero(s > max(n, m) * _EPS * largest))
         s, U, Vt = s[:rank][::-1], U[:, :rank][:, ::-1], Vt[:rank][::-1]
         loadings = np.ascontiguousarray(s[:, None] * Vt)
-        outside = (
-            W1 - (W1 @ Vt.T) @ Vt
-        )  # the part of W₁ that no kept direction shares: its Gram is the Schur complement
         return cls(
             eigvals=frozen(s**2),
-            basis=frozen(projection.lift(np.ascontiguousarray(U))),
+            rotation=frozen(projection.lift(np.ascontiguousarray(U))),
             projection=projection,
             C=frozen(loadings @ W1.T),
-            corner_root=frozen(_root(outside @ outside.T, (max(n, m) * _EPS * largest) ** 2)),
+            corner_root=frozen(factor_corner_root(W1, Vt, (max(n, m) * _EPS * largest) ** 2)),
             nullity=n - projection.rank - rank,
             mean_diagonal=float(np.einsum("ij,ij->", factor.values, factor.values)) / n,
             ids=ids,
             loadings=frozen(loadings),
             loadings_fixed=frozen(W1),
+            factor_names=factor.names,
         )
+
+    @property
+    def basis(self) -> FloatArray:
+        """The rotation Q₂U (n, k), orthonormal columns."""
+        if self.rotation is None:
+            raise no_rows()
+        return self.rotation
 
     @property
     def n(self) -> int:
         """Number of observations."""
-        return int(self.basis.shape[0])
+        return self.df + self.projection.rank
 
     @property
     def rank(self) -> int:
@@ -258,6 +273,8 @@ class Spectrum:
 
     def read_response(self, y: Any, *, missing: bool = False) -> tuple[FloatArray, tuple[str, ...] | None]:
         """Return y in the order of the spectrum, checked, and the names of several responses; NaN stays if allowed."""
+        if self.rotation is None:
+            raise no_rows()
         response = read(y, "y", ndim=(1, 2))
         values = response.values
         if values.ndim == 2 and values.shape[0] == values.shape[1] == self.n and response.ids is None:
@@ -310,7 +327,7 @@ class Spectrum:
         X = Labelled(self.X[index], ids, self.coef)
         if self.loadings is not None and self.loadings_fixed is not None:
             W = self.projection.Q1[index] @ self.loadings_fixed + self.basis[index] @ self.loadings
-            return Spectrum.from_factor(Labelled(W, ids, None), X)
+            return Spectrum.from_factor(Labelled(W, ids, self.factor_names), X)
         root, corner = self.covariance_root()
         K = root[index] @ root[index].T + corner[index] @ corner[index].T
         return Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X)
@@ -319,7 +336,8 @@ class Spectrum:
         """Show sizes and the names of the fixed effects."""
         return (
             f"Spectrum(n={self.n}, rank={self.rank}, nullity={self.nullity}, "
-            f"fixed effects: {', '.join(self.coef) if self.coef else 'none'})"
+            f"fixed effects: {', '.join(self.coef) if self.coef else 'none'}"
+            f"{', rows not kept' if self.rotation is None else ''})"
         )
 
 
@@ -423,11 +441,17 @@ def corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: 
     amplified = C / eigvals[:, None]
     schur = K11 - C.T @ amplified
     # an error of the size of the tolerance in K is one of (I, -Λ⁻¹C)ᵀ(·)(I, -Λ⁻¹C) here
-    allowed = tolerance * (1 + float(np.linalg.norm(amplified, 2)) ** 2 if amplified.size else 1.0)
+    allowed = tolerance * (1 + float(np.linalg.eigvalsh(amplified.T @ amplified)[-1]))
     smallest = float(np.linalg.eigvalsh(schur)[0])
     if smallest < -10 * allowed:
         raise _indefinite(smallest, scale)
     return _root(schur, allowed)
+
+
+def factor_corner_root(W1: FloatArray, Vt: FloatArray, tolerance: float) -> FloatArray:
+    """Return a root of S₀: the part of W₁ = Q₁ᵀW that the right singular vectors of Q₂ᵀW do not share."""
+    left = W1 - (W1 @ Vt.T) @ Vt
+    return _root(left @ left.T, tolerance)
 
 
 def _root(gram: FloatArray, tolerance: float) -> FloatArray:

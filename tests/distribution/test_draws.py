@@ -132,3 +132,18 @@ def test_a_rotated_node_draws_the_sufficient_statistic(build, assert_moments):
     assert nullity > 0
     np.testing.assert_array_less(0, statistic[:, -1])
     assert_moments(statistic, mean, np.diag(np.r_[1.3 * p.spectrum.eigvals + 0.7, 2 * nullity * 0.7**2]), z=8)
+
+
+@pytest.mark.parametrize("B", [None, np.array([[2.0, 0.3, -0.2], [0.3, 0.5, 0.1], [-0.2, 0.1, 0.9]])])
+def test_a_rotated_node_with_a_proper_beta_draws_what_is_left_of_draws_of_y(build, assert_moments, B):
+    p, beta = build("factor", n=9), np.array([1.0, -2.0, 0.5])
+    treatment = {"beta": beta} if B is None else {"beta_mean": beta, "beta_cov": B}
+    s, k = p.spectrum, p.spectrum.rank
+    with pm.Model() as model:
+        flmm.FastLMM("y", sigma2_g=1.3, sigma2_e=0.7, spectrum=s, observed=s.rotate(p.y), **treatment)
+    statistic = pm.sample_prior_predictive(20_000, model=model, random_seed=9).prior_predictive.y.to_numpy()[0]
+    Q = np.hstack([s.basis, s.projection.Q1])
+    V = 1.3 * p.K + 0.7 * np.eye(9) + (0 if B is None else p.X @ B @ p.X.T)
+    normal = np.delete(statistic, k, axis=1)
+    assert_moments(normal, Q.T @ p.X @ beta, Q.T @ V @ Q)
+    assert_moments(statistic[:, [k]], np.array([0.7 * s.nullity]), np.array([[2 * s.nullity * 0.7**2]]), z=8)

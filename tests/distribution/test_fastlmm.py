@@ -251,6 +251,23 @@ def test_rotated_observes_the_same_density_as_y(problem, evaluate):
         close(values[0], densities[0] if y.ndim == 1 else densities)
 
 
+@pytest.mark.parametrize("treatment", [{"beta": b}, {"beta_mean": b, "beta_cov": B}])
+def test_rotated_observes_the_same_proper_density_as_y(problem_with_X, evaluate, treatment):
+    p = problem_with_X
+    for y in (p.y, np.column_stack([p.y, 0.3 * p.y + np.cos(np.arange(p.n))])):
+        with pm.Model() as model:
+            variances = {"sigma2_g": pm.Flat("sigma2_g"), "sigma2_e": pm.Flat("sigma2_e")}
+            flmm.FastLMM("rotated", spectrum=p.spectrum, observed=p.spectrum.rotate(y), **variances, **treatment)
+            flmm.FastLMM("plain", spectrum=p.spectrum, observed=y.T, **variances, **treatment)
+        of_rotated, plain = model.logp(sum=False)[-2:]
+        values = evaluate([of_rotated, plain], dict(zip(model.value_vars, (1.3, 0.7), strict=True)))
+        close(values[0], values[1])
+        densities = [
+            p.dense.proper(column, 1.3, 0.7, b, treatment.get("beta_cov", 0.0)) for column in np.atleast_2d(y.T)
+        ]
+        close(values[0], densities[0] if y.ndim == 1 else densities)
+
+
 def test_at_h2_zero_y_is_white_noise(problem_with_X, evaluate):
     p, h2 = problem_with_X, pt.dscalar("h2")
     flat = logp_of(p.spectrum, p.y, h2=h2, total=2.0)

@@ -1,0 +1,264 @@
+"""The iteration: average-information steps under bounds, with step control on the exact likelihood."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.objective import Objective
+
+_HALVINGS = 14
+_NEAR = 0.99  # of the way to a bound where V is singular
+_ARMIJO = 1e-4
+_FLOOR = 1e-8  # smallest eigenvalue of the information, scaled to unit diagonal, that a step divides by
+_ROUNDING = 1e-12
+_SHORTEST = 0.2
+_REACH = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """
+    When an iteration has converged: all that are not None must hold, and one must be given.
+
+    Attributes
+    ----------
+    score : float or None
+        Of the Newton decrement sᵀ(AI)⁻¹s over free parameters, twice the gain that is left; it does not depend on the
+        parametrisation, so that no false zero satisfies it.
+    step : float or None
+        Of the proposed step, relative to each parameter or its typical size.
+    loglik : float or None
+        Of the predicted gain of the log-likelihood, absolute.
+    """
+
+    score: float | None = 1e-12
+    step: float | None = 1e-5
+    loglik: float | None = 1e-9
+
+    def __post_init__(self) -> None:
+        """Check that there is a criterion, and that all are positive."""
+        given = [t for t in (self.score, self.step, self.loglik) if t is not None]
+        if not given:
+            raise ValueError("all of score_tol, step_tol and loglik_tol are None: nothing would stop the iteration.")
+        if not all(t > 0 for t in given):
+            raise ValueError("score_tol, step_tol and loglik_tol must be positive, or None to switch one off.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Iteration:
+    """
+    One iteration, at θ before its step.
+
+    Attributes
+    ----------
+    theta, score, average_information, beta : arrays
+    loglik, decrement : float
+    proposed, taken : arrays
+        The step that was proposed and the one that was taken, in θ.
+    kind : str
+        "AI", "AI, halved", "EM", "escape" from a singular matrix, or "" where no step was taken.
+    """
+
+    theta: FloatArray
+    loglik: float
+    score: FloatArray
+    average_information: FloatArray
+    beta: FloatArray
+    decrement: float
+    proposed: FloatArray
+    taken: FloatArray
+    kind: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Trace:
+    """How an iteration ended: the iterations, whether it converged and why it stopped."""
+
+    iterations: list[Iteration] = field(default_factory=list)
+    converged: bool = False
+    reason: str = ""
+
+
+def propose(
+    objective: Objective, omega: FloatArray, score: FloatArray, information: FloatArray
+) -> tuple[FloatArray, float]:
+    """
+    Return the average-information step from internal coordinates ω, kept inside the bounds, and the Newton decrement.
+
+    A coordinate at a bound whose score points outward stays. One that the step would carry beyond a bound is put on it,
+    and the others are solved for anew given that (an active set). A coordinate without bounds may be a logarithm, and a
+    step across many orders of magnitude means nothing: it is cut. The decrement is that of the full step.
+    """
+    lower, upper = objective.internal_lower, objective.internal_upper
+    at_bound = ((omega <= lower) & (score <= 0)) | ((omega >= upper) & (score >= 0))
+    held = at_bound | objective.fixed_internal | objective.inactive(omega, score, information)
+    free = ~held & (np.diag(information) > 0)
+    reach = np.where(np.isinf(lower) & np.isinf(upper), np.maximum(np.abs(omega), _REACH), np.inf)
+    low, high = np.maximum(lower - omega, -reach), np.minimum(upper - omega, reach)
+    step, settled, decrement = np.zeros_like(omega), np.zeros_like(free), 0.0
+    open_ = free.copy()
+    while open_.any():
+        rest = score[open_] - information[np.ix_(open_, settled)] @ step[settled]
+        step[open_] = _solve(information[np.ix_(open_, open_)], rest)
+        if not settled.any():
+            decrement = float(score @ step)
+        beyond = open_ & ((step < low) | (step > high))
+        if not beyond.any():
+            break
+        room = np.where(step < 0, -low, high)
+        excess = np.divide(np.abs(step), room, out=np.full(len(step), np.inf), where=room > 0)
+        excess[~beyond] = 0.0
+        beyond &= excess >= 0.5 * excess.max()  # the others may only follow these
+        step[beyond] = np.clip(step, low, high)[beyond]
+        settled |= beyond
+        open_ &= ~beyond
+    if free.any() and score @ step <= 0:  # what was cut and what remained may point downhill together
+        step[free] = np.clip(score[free] / np.diag(information)[free], low[free], high[free])
+    return step, decrement
+
+
+def _solve(information: FloatArray, score: FloatArray) -> FloatArray:
+    """Solve for a step with the information scaled to unit diagonal and its eigenvalues kept positive."""
+    scale = 1 / np.sqrt(np.diag(information))
+    values, vectors = np.linalg.eigh(information * scale[:, None] * scale)
+    values = np.maximum(values, _FLOOR * values.max())
+    return np.asarray(scale * (vectors @ ((vectors.T @ (scale * score)) / values)))
+
+
+def maximise(
+    objective: Objective,
+    start: FloatArray,
+    *,
+    tolerances: Tolerances,
+    max_iterations: int,
+    report: Callable[[int, Iteration], None] = lambda i, iteration: None,
+) -> Trace:
+    """Iterate from θ = start until the tolerances hold, the likelihood cannot be raised, or iterations run out."""
+    trace = Trace()
+    omega = np.clip(objective.internal(start), objective.internal_lower, objective.internal_upper)
+    state = objective.state(objective.external(omega))
+    if state is None:
+        raise ValueError(
+            f"the likelihood is not defined at the start, {objective.described(start)}: V is not positive definite "
+            "there. Give another start="
+        )
+    omega, state = objective.rescaled(omega, state) or (omega, state)
+    length, last = 1.0, None
+    for count in range(max_iterations + 1):
+        theta = objective.external(omega)
+        score, information = objective.derivatives(theta, state)
+        J = objective.jacobian(omega)
+        inner_score, inner_information = J.T @ score, J.T @ information @ J
+        step, decrement = propose(objective, omega, inner_score, inner_information)
+        length = 1.0 if last is None else last.best_length(inner_score)
+        proposed = objective.external(omega + step) - theta
+        current = Iteration(
+            theta, float(state.loglik), score, information, objective.coefficients(state)[0], decrement, proposed,
+            np.zeros_like(theta),
+        )  # fmt: skip
+        trace.converged = _converged(tolerances, objective, theta, proposed, decrement)
+        if trace.converged and count < max_iterations and (better := _escaped(objective, theta, state)):
+            trace.converged, (omega, state), last = False, better, None
+            current = replace(current, taken=objective.external(omega) - theta, kind="escape")
+            trace.iterations.append(current)
+            report(count, current)
+            continue
+        if trace.converged or count == max_iterations:
+            trace.iterations.append(current)
+            report(count, current)
+            trace.reason = "" if trace.converged else f"{max_iterations} iterations were not enough"
+            return trace
+        slope = float(inner_score @ step)
+        moved, next_state, kind, length = _advance(objective, omega, step, state, slope, score, length)
+        if next_state is None:
+            trace.iterations.append(current)
+            report(count, current)
+            trace.converged = decrement <= max(_ROUNDING * (1 + abs(state.loglik)), 1e-7)
+            trace.reason = (
+                ""
+                if trace.converged
+                else "the likelihood could not be raised along the proposed step, though its score is not zero"
+            )
+            return trace
+        current = replace(current, taken=objective.external(moved) - theta, kind=kind)
+        trace.iterations.append(current)
+        report(count, current)
+        last = _Step(step, slope, length) if kind.startswith("AI") else None
+        omega, state = moved, next_state
+    return trace
+
+
+class _Step(NamedTuple):
+    """The last step: its direction, the slope of the likelihood along it where it started, and how far it went."""
+
+    direction: FloatArray
+    slope: float
+    length: float
+
+    def best_length(self, score: FloatArray) -> float:
+        """
+        Return the length at which the last step would have ended where the slope is 0, by the secant; at most 1.
+
+        In nonlinear parameters the average information can be far below the curvature; full steps then go to and fro
+        across the maximum.
+        """
+        fall = self.slope - float(score @ self.direction)
+        return float(np.clip(self.length * self.slope / fall, _SHORTEST, 1.0)) if fall > 0 else 1.0
+
+
+def _converged(
+    tolerances: Tolerances, objective: Objective, theta: FloatArray, proposed: FloatArray, decrement: float
+) -> bool:
+    relative = float((np.abs(proposed) / objective.typical(theta)).max(initial=0.0))
+    return all(
+        tolerance is None or value <= tolerance
+        for tolerance, value in (
+            (tolerances.score, decrement),
+            (tolerances.step, relative),
+            (tolerances.loglik, decrement / 2),
+        )
+    )
+
+
+def _escaped(objective: Objective, theta: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
+    """Return ω and state after a step out of a point that is stationary only in ω, None at a maximum."""
+    step = objective.escape(theta, state)
+    if step is None:
+        return None
+    for attempt in range(_HALVINGS):
+        candidate = objective.state(theta + 0.5**attempt * step)
+        if candidate is not None and candidate.loglik > state.loglik + _ROUNDING * abs(state.loglik):
+            return objective.internal(theta + 0.5**attempt * step), candidate
+    return None
+
+
+def _advance(
+    objective: Objective,
+    omega: FloatArray,
+    step: FloatArray,
+    state: Any,
+    slope: float,
+    score: FloatArray,
+    length: float,
+) -> tuple[FloatArray, Any, str, float]:
+    """Return the next ω, its state, and how: a step, halved until the likelihood rises enough, or an EM step."""
+    slack = _ROUNDING * abs(state.loglik)
+    for attempt in range(_HALVINGS):
+        target = np.clip(omega + length * step, objective.internal_lower, objective.internal_upper)
+        candidate = objective.state(objective.external(target))
+        if candidate is not None and candidate.loglik >= state.loglik + _ARMIJO * length * max(slope, 0) - slack:
+            rescaled = objective.rescaled(target, candidate)
+            return *(rescaled or (target, candidate)), "AI, halved" if attempt else "AI", length
+        undefined = candidate is None or not math.isfinite(candidate.loglik)
+        length *= _NEAR if undefined and not attempt else 0.25 if undefined else 0.5
+    improved = objective.em(omega, score)
+    if improved is not None:
+        improved = np.clip(improved, objective.internal_lower, objective.internal_upper)
+        candidate = objective.state(objective.external(improved))
+        if candidate is not None and candidate.loglik > state.loglik + slack:
+            return improved, candidate, "EM", 0.0
+    return omega, None, "", 0.0

@@ -1,0 +1,361 @@
+"""From the free variables of a PyMC model to θ and back: priors, transforms and Jacobians stay out of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from pytensor.gradient import pushforward
+from pytensor.graph.replace import clone_replace
+from scipy.optimize import least_squares
+
+from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm.aireml.dense import DenseObjective
+from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm.aireml.spectral import SpectralObjective
+from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
+from pm_fastlmm.aireml.structured import StructuredObjective
+from pm_fastlmm.distribution import DenseNode, LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
+from pm_fastlmm.linalg.mixed import MixedProducts
+
+_FAR = 500.0  # of an unconstrained coordinate: where the support of a variable is read off
+_MATCHED = 1e-5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FreeVariables:
+    """
+    The free variables that reach a node, as one vector x of their (constrained) values.
+
+    Attributes
+    ----------
+    rvs : tuple of random variables
+    symbols : tuple of tensors
+        What stands for them in graphs.
+    names : tuple of str
+        Of the elements of x.
+    lower, upper, initial : (d,) arrays
+        Support, and PyMC's initial values.
+    """
+
+    rvs: tuple[Any, ...]
+    symbols: tuple[Any, ...]
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    initial: FloatArray
+
+    @classmethod
+    def of(cls, model: pm.Model, node: LMMNode, graphs: list[Any]) -> "FreeVariables":
+        """Read the variables that the covariance of a node depends on."""
+        rvs = reaching(model, *graphs)
+        if discrete := [rv.name for rv in rvs if not rv.type.dtype.startswith("float")]:
+            raise ValueError(
+                f"discrete variables reach {node.name} ({', '.join(discrete)}): REML needs continuous ones."
+            )
+        if not rvs:
+            raise ValueError(f"no free variable reaches the covariance of {node.name}: there is nothing to estimate.")
+        point = initial_point(model)
+        names: list[str] = []
+        parts: list[tuple[FloatArray, FloatArray, FloatArray]] = []
+        for rv in rvs:
+            value = np.asarray(point[model.rvs_to_values[rv].name], dtype=float)
+            parts.append(_support(model, rv, value))
+            shape = parts[-1][2].shape
+            names += [rv.name + (f"[{', '.join(map(str, i))}]" if shape else "") for i in np.ndindex(*shape)]
+        lower, upper, initial = (np.concatenate([part[i].ravel() for part in parts]) for i in range(3))
+        symbols = tuple(
+            pt.tensor(rv.name, dtype="float64", shape=part[2].shape) for rv, part in zip(rvs, parts, strict=True)
+        )
+        return cls(tuple(rvs), symbols, tuple(names), lower, upper, initial)
+
+    def split(self, x: FloatArray) -> dict[str, Any]:
+        """Return the values by name of the variable."""
+        ends = np.cumsum([int(np.prod(symbol.type.shape, dtype=int)) for symbol in self.symbols])
+        pairs = zip(self.rvs, self.symbols, np.split(np.asarray(x, dtype=float), ends[:-1]), strict=True)
+        return {rv.name: part.reshape(symbol.type.shape) for rv, symbol, part in pairs}
+
+    def substitute(self, outputs: list[Any]) -> list[Any]:
+        """Return graphs with the symbols in place of the variables, and of all that these depend on."""
+        pairs = zip(self.rvs, self.symbols, strict=True)
+        cast = {rv: symbol.astype(rv.type.dtype) for rv, symbol in pairs}
+        return list(clone_replace(outputs, cast, rebuild_strict=False))
+
+    def compile(self, outputs: list[Any]) -> Callable[[FloatArray], list[FloatArray]]:
+        """Return a function of x for graphs of the symbols."""
+        compiled = pytensor.function(list(self.symbols), outputs, mode=INTERPRETED, on_unused_input="ignore")
+
+        def evaluate(x: FloatArray) -> list[FloatArray]:
+            with np.errstate(all="ignore"):
+                return [np.asarray(v, dtype=float) for v in compiled(*self.split(x).values())]
+
+        return evaluate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Link:
+    """The map x ↦ θ of a node, with its Jacobian (P, d)."""
+
+    variables: FreeVariables
+    evaluate: Callable[[FloatArray], list[FloatArray]]
+
+    @classmethod
+    def of(cls, variables: FreeVariables, theta: Any) -> "Link":
+        """Compile the map and its derivative."""
+        (graph,) = variables.substitute([theta])
+        rows = []
+        for i in range(theta.type.shape[0]):
+            gradients = pytensor.grad(graph[i], list(variables.symbols), disconnected_inputs="ignore")
+            rows.append(pt.concatenate([g.ravel() for g in gradients]))
+        return cls(variables, variables.compile([graph, pt.stack(rows)]))
+
+    def theta(self, x: FloatArray) -> FloatArray:
+        """Return θ(x)."""
+        return self.evaluate(x)[0]
+
+    def jacobian(self, x: FloatArray) -> FloatArray:
+        """Return ∂θ/∂x."""
+        return self.evaluate(x)[1]
+
+    def invert(self, theta: FloatArray, lower: FloatArray, varying: Any) -> FloatArray | None:
+        """Return x with θ(x) = θ in the elements that vary, None if there is none."""
+        size = max(float(np.abs(theta[varying]).max(initial=0.0)), 1e-300)
+        positive = lower == 0
+        floor = 1e-12 * size
+
+        def gap(x: FloatArray) -> FloatArray:
+            value = self.theta(x)
+            log = np.log(np.maximum(value, floor)) - np.log(np.maximum(theta, floor))
+            out = np.where(positive, log, (value - theta) / np.maximum(np.abs(theta), 1e-3 * size))
+            return np.asarray(np.nan_to_num(out[varying], nan=1e3, posinf=1e3, neginf=-1e3))
+
+        v = self.variables
+        inside = np.clip(v.initial, v.lower, v.upper)
+        solution = least_squares(
+            gap, inside, bounds=(v.lower, v.upper), x_scale=np.maximum(np.abs(inside), 1e-3),
+            xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=500,
+        )  # fmt: skip
+        if np.abs(solution.fun).max(initial=0.0) > _MATCHED:
+            return None
+        x = np.asarray(solution.x)
+        for i in np.flatnonzero(np.isfinite(v.lower)):  # a variance of exactly 0 has its variable at exactly 0
+            snapped = x.copy()
+            snapped[i] = v.lower[i]
+            if np.abs(gap(snapped)).max() <= np.abs(gap(x)).max() and not np.array_equal(snapped, x):
+                x = snapped
+        return x
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinkedObjective(SquaredObjective):
+    """ℓ(θ(x)) over the free variables x themselves, where they do not determine every element of θ separately."""
+
+    inner: Objective
+    link: Link
+    initial: FloatArray
+    squared: Any
+    smallest: FloatArray
+    method: Method
+    fixed: Any
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    coef: tuple[str, ...]
+
+    @classmethod
+    def of(cls, inner: Objective, link: Link) -> "LinkedObjective":
+        """Return the objective over x, started where θ is nearest to the inner start."""
+        v = link.variables
+        squared = enter_squared(lambda x: list(link.jacobian(x).T), v.initial, v.lower)
+        start = inner.start()
+        slopes = np.abs(link.jacobian(v.initial)).max(axis=0)
+        smallest = smallest_squares(squared, v.initial, slopes, float(np.abs(start).max()))
+        return cls(
+            inner, link, _nearest(link, start), squared, smallest, inner.method, np.zeros(len(v.names), dtype=bool),
+            v.names, v.lower, v.upper, inner.coef,
+        )  # fmt: skip
+
+    def state(self, theta: FloatArray) -> Any:
+        """Return V factored at x."""
+        inner = self.link.theta(theta)
+        return self.inner.state(inner) if np.isfinite(inner).all() else None
+
+    def derivatives(self, theta: FloatArray, state: Any) -> tuple[FloatArray, FloatArray]:
+        """Return Jᵀs and JᵀAI J."""
+        J = self.link.jacobian(theta)
+        score, information = self.inner.derivatives(self.link.theta(theta), state)
+        return J.T @ score, J.T @ information @ J
+
+    def coefficients(self, state: Any) -> tuple[FloatArray, FloatArray]:
+        """Return β̂ and its covariance."""
+        return self.inner.coefficients(state)
+
+    def covariance(self, theta: FloatArray) -> FloatArray:
+        """Return V, (n, n)."""
+        return self.inner.covariance(self.link.theta(theta))
+
+    def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
+        """Return ∂V/∂x."""
+        inner = self.inner.covariance_derivatives(self.link.theta(theta))
+        return np.asarray(np.einsum("pd,pij->dij", self.link.jacobian(theta), inner))
+
+    def point(self, theta: FloatArray) -> dict[str, Any]:
+        """Return the values of the model's free variables."""
+        return self.link.variables.split(theta)
+
+    def start(self) -> FloatArray:
+        """Return x where θ is nearest to the start of the inner objective."""
+        return self.initial.copy()
+
+
+def _nearest(link: Link, theta: FloatArray) -> FloatArray:
+    v = link.variables
+    size = np.maximum(np.abs(theta), 1e-3 * np.abs(theta).max())
+
+    def gap(x: FloatArray) -> FloatArray:
+        return np.asarray(np.nan_to_num((link.theta(x) - theta) / size, nan=1e3, posinf=1e3, neginf=-1e3))
+
+    x = np.asarray(least_squares(gap, np.clip(v.initial, v.lower, v.upper), bounds=(v.lower, v.upper)).x)
+    low, high = (np.where(np.isfinite(bound), bound, v.initial) for bound in (v.lower, v.upper))
+    inside = np.where(np.isfinite(v.lower), np.maximum(x, low + 1e-3 * np.abs(v.initial - low)), x)
+    return np.where(np.isfinite(v.upper), np.minimum(inside, high - 1e-3 * np.abs(high - v.initial)), inside)
+
+
+def objective_of(model: pm.Model, node: LMMNode, method: Method = "REML") -> tuple[Objective, Link | None, Any]:
+    """
+    Return the objective of a node, the link to its free variables (None if θ is x), and which elements of θ vary.
+
+    Raises
+    ------
+    ValueError
+        If the mean has free variables, the node has no data, or its variables are discrete.
+    """
+    y, offset, prior = _data(model, node)
+    if isinstance(node, DenseNode):
+        variables = FreeVariables.of(model, node, [node.V])
+        return _dense(node, variables, y, offset, prior, method), None, np.ones(len(variables.names), dtype=bool)
+    graph, inner = _structured_or_spectral(node, y, offset, prior, method)
+    variables = FreeVariables.of(model, node, [graph])
+    link = Link.of(variables, graph)
+    varying = (np.abs(link.jacobian(variables.initial)) > 0).any(axis=1)
+    constants = link.theta(variables.initial)
+    if varying.sum() == len(variables.names):
+        if isinstance(inner, SpectralObjective):
+            return inner, link, varying
+        return _held(inner, constants, ~varying), link, varying
+    return LinkedObjective.of(inner, link), None, np.ones(len(variables.names), dtype=bool)
+
+
+def flat_objective(node: StructuredNode) -> StructuredObjective:
+    """Return the restricted likelihood of a node's terms, whatever its treatment of β: where a sampler may start."""
+    products = node.products
+    if not products.flat:
+        products = MixedProducts.from_rows(products.blocks[: len(node.terms)], node.projection, flat=True)
+    return StructuredObjective.of(products, node.layout, np.asarray(node.observed, dtype=float))
+
+
+def _held(objective: StructuredObjective, constants: FloatArray, fixed: Any) -> StructuredObjective:
+    """Return the objective with elements of θ held at the numbers of the model."""
+    partly = [e for e in objective.layout.entries if e.matrix and fixed[e.place].any() and not fixed[e.place].all()]
+    if partly:
+        raise ValueError("a matrix of the terms has constant and free elements: use a structure with fewer parameters.")
+    return replace(objective, fixed=fixed, held=np.where(fixed, constants, np.nan)) if fixed.any() else objective
+
+
+def _structured_or_spectral(
+    node: LMMNode, y: FloatArray, offset: FloatArray | None, prior: FloatArray, method: Method
+) -> tuple[Any, Any]:
+    if isinstance(node, SpectralNode):
+        if y.ndim > 1:
+            raise ValueError(f"{node.name} has several responses: flmm.reml(spectrum, Y) fits them all at once.")
+        if node.treatment == "proper":
+            raise ValueError(
+                f"{node.name} has an explicit β or a prior on it: REML integrates β out, leave out beta= and beta_cov=."
+            )
+        zero = np.zeros(()) if node.mu is None else y - node.observed
+        return pt.stack([node.sigma2_g, node.sigma2_e]), SpectralObjective.of(node.rotated(-zero), method)
+    assert isinstance(node, StructuredNode)
+    if node.spectrum is not None and node.treatment == "flat":
+        return node.theta, SpectralObjective.of(node.spectrum.rotate(y), method, node.layout.names)
+    objective = StructuredObjective.of(node.products, node.layout, y, offset=offset, prior=prior, method=method)
+    return node.theta, objective
+
+
+def _data(model: pm.Model, node: LMMNode) -> tuple[FloatArray, FloatArray | None, FloatArray]:
+    """Return y - mu, the coefficients b of a proper β (None for a flat one) and its prior covariance."""
+    if node.observed is None:
+        raise ValueError(f"{node.name} has no observed data to fit.")
+    graphs = [g for g in (node.mu, node.beta_mean, getattr(node, "beta_cov", None)) if g is not None]
+    if free := reaching(model, *graphs):
+        raise ValueError(
+            f"free variables are in the mean of {node.name} or in the prior of β ({shown([rv.name for rv in free])}): "
+            "REML is for variances. Put covariates into X, whose coefficients are integrated out."
+        )
+    mu, b, prior = constants_of(node)
+    return np.asarray(node.observed - mu, dtype=float), b if node.treatment == "proper" else None, prior
+
+
+def constants_of(node: LMMNode) -> tuple[Any, FloatArray, FloatArray]:
+    """Return mu, and mean and covariance of β's prior (of size 0 where there is none), which no variable reaches."""
+    graphs = {"mu": node.mu, "b": node.beta_mean, "B": getattr(node, "beta_cov", None)}
+    given = {name: graph for name, graph in graphs.items() if graph is not None}
+    values = pytensor.function([], list(given.values()), mode=INTERPRETED)()
+    known = {name: np.asarray(value, dtype=float) for name, value in zip(given, values, strict=True)}
+    return known.get("mu", np.zeros(())), known.get("b", np.zeros(0)), known.get("B", np.zeros((0, 0)))
+
+
+def _dense(
+    node: DenseNode,
+    variables: FreeVariables,
+    y: FloatArray,
+    offset: FloatArray | None,
+    prior: FloatArray,
+    method: Method,
+) -> DenseObjective:
+    projection = node.projection
+    X = projection.Q1 @ projection.R
+    shift = X @ prior @ X.T if prior.size else 0.0
+    (V,) = variables.substitute([node.V])
+    evaluate, differentiate = variables.compile([V]), variables.compile(_tangents(V, variables))
+    return DenseObjective.of(
+        lambda x: evaluate(x)[0] + shift, differentiate, y if offset is None else y - X @ offset, projection,
+        names=variables.names, lower=variables.lower, upper=variables.upper, start=variables.initial,
+        flat=node.treatment == "flat", method=method, split=variables.split,
+    )  # fmt: skip
+
+
+def _tangents(V: Any, variables: FreeVariables) -> list[Any]:
+    """Return ∂V/∂x_i for each element of the free variables, by forward differentiation."""
+    out = []
+    for symbol in variables.symbols:
+        for index in np.ndindex(*symbol.type.shape):
+            direction = np.zeros(symbol.type.shape)
+            direction[index] = 1.0
+            out.append(pushforward(V, symbol, pt.constant(direction)))
+    return out
+
+
+def _support(model: pm.Model, rv: Any, value: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return lower and upper ends of the support of a variable, element by element, and its initial value."""
+    transform = model.rvs_to_transforms.get(rv)
+    if transform is None:
+        return np.full(value.shape, -np.inf), np.full(value.shape, np.inf), value
+    symbol = pt.tensor(dtype="float64", shape=value.shape)
+    backward = pytensor.function(
+        [symbol], transform.backward(symbol, *rv.owner.inputs), mode=INTERPRETED, on_unused_input="ignore"
+    )
+    with np.errstate(all="ignore"):
+        ends = [np.asarray(backward(np.full(value.shape, sign * far))) for sign in (-1, 1) for far in (_FAR, 2 * _FAR)]
+        initial = np.asarray(backward(value))
+    if ends[0].shape != value.shape:
+        raise ValueError(
+            f"{rv.name} is constrained as a whole ({type(transform).__name__}): REML needs variables whose elements "
+            "vary on their own. Give the variances themselves as variables."
+        )
+    lower = np.where(np.isclose(ends[0], ends[1], rtol=1e-3, atol=1e-100), ends[1], -np.inf)
+    upper = np.where(np.isclose(ends[2], ends[3], rtol=1e-3, atol=0), ends[3], np.inf)
+    return np.where(np.abs(lower) < 1e-100, 0.0, lower), upper, initial

@@ -1,0 +1,186 @@
+"""What the iteration maximises: the (restricted) likelihood over θ, in coordinates whose bounds are those of V."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from pm_fastlmm._arrays import FloatArray
+
+type Method = Literal["REML", "ML"]
+
+RESCALE = 0.05  # |log c| above which V is multiplied by its best factor c = yᵀPy/p
+
+
+class Objective(ABC):
+    """
+    A likelihood over θ with score and average information.
+
+    The iteration walks in internal coordinates ω, θ itself unless a subclass says otherwise.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the elements of θ.
+    lower, upper : (P,) arrays
+        Bounds of θ.
+    fixed : (P,) bool array
+        Elements that keep their value.
+    coef : tuple of str
+        Names of the fixed effects.
+    method : "REML" or "ML"
+    """
+
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    fixed: Any
+    coef: tuple[str, ...]
+    method: Method
+
+    @abstractmethod
+    def state(self, theta: FloatArray) -> Any:
+        """Return V factored at θ, with its `loglik`; None where V is not positive definite."""
+
+    @abstractmethod
+    def derivatives(self, theta: FloatArray, state: Any) -> tuple[FloatArray, FloatArray]:
+        """Return the score (P,) and the average information (P, P)."""
+
+    @abstractmethod
+    def coefficients(self, state: Any) -> tuple[FloatArray, FloatArray]:
+        """Return β̂ and its covariance."""
+
+    @abstractmethod
+    def covariance(self, theta: FloatArray) -> FloatArray:
+        """Return V(θ), (n, n)."""
+
+    @abstractmethod
+    def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
+        """Return ∂V/∂θ, (P, n, n)."""
+
+    @abstractmethod
+    def start(self) -> FloatArray:
+        """Return a starting value."""
+
+    def point(self, theta: FloatArray) -> dict[str, Any]:
+        """Return the free variables of the model by name where θ is made of them, otherwise nothing."""
+        return {}
+
+    def internal(self, theta: FloatArray) -> FloatArray:
+        """Return ω of θ."""
+        return np.array(theta, dtype=float)
+
+    def external(self, omega: FloatArray) -> FloatArray:
+        """Return θ of ω."""
+        return np.array(omega, dtype=float)
+
+    def jacobian(self, omega: FloatArray) -> FloatArray:
+        """Return ∂θ/∂ω."""
+        return np.eye(len(omega))
+
+    @property
+    def internal_lower(self) -> FloatArray:
+        """Lower bounds of ω."""
+        return self.lower
+
+    @property
+    def internal_upper(self) -> FloatArray:
+        """Upper bounds of ω."""
+        return self.upper
+
+    @property
+    def fixed_internal(self) -> Any:
+        """Which elements of ω keep their value."""
+        return self.fixed
+
+    def inactive(self, omega: FloatArray, score: FloatArray, information: FloatArray) -> Any:
+        """Return which elements of ω have no more influence on V, in the direction of their score."""
+        return np.zeros(len(omega), dtype=bool)
+
+    def typical(self, theta: FloatArray) -> FloatArray:
+        """Return sizes against which a step is measured."""
+        return np.maximum(np.abs(theta), 1e-3 * max(float(np.abs(theta).max(initial=0.0)), 1e-300))
+
+    def em(self, omega: FloatArray, score: FloatArray) -> FloatArray | None:
+        """Return an EM step from ω, None where there is none."""
+        return None
+
+    def escape(self, theta: FloatArray, state: Any) -> FloatArray | None:
+        """Return a step in θ that raises the likelihood where ω alone shows none, None where there is none."""
+        return None
+
+    def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
+        """Return ω and state with V multiplied by its best factor, None if that is not possible or no gain."""
+        return None
+
+    def described(self, theta: FloatArray) -> str:
+        """Return θ as text."""
+        return ", ".join(f"{name} = {value:.4g}" for name, value in zip(self.names, theta, strict=True))
+
+    def read(self, values: Any, default: FloatArray, what: str) -> FloatArray:
+        """
+        Return θ of a mapping from names to values (the others as in `default`), or of a sequence.
+
+        Raises
+        ------
+        ValueError
+            If a name is unknown, the length does not fit, or a value is not finite.
+        """
+        theta = np.array(default, dtype=float)
+        if hasattr(values, "items"):
+            for name, value in values.items():
+                if name not in self.names:
+                    raise ValueError(f"{what} names {name!r}, which is no parameter: they are {', '.join(self.names)}.")
+                theta[self.names.index(name)] = value
+        else:
+            array = np.asarray(values, dtype=float)
+            if array.shape != theta.shape:
+                raise ValueError(
+                    f"{what} must have {theta.size} values, {', '.join(self.names)}, got shape {array.shape}."
+                )
+            theta = array.copy()
+        if not np.isfinite(theta).all():
+            raise ValueError(f"{what} must be finite, got {self.described(theta)}.")
+        return theta
+
+
+def check_method(method: str) -> None:
+    """Raise a ValueError for an unknown method."""
+    if method not in ("REML", "ML"):
+        raise ValueError(f"method must be 'REML' or 'ML', got {method!r}.")
+
+
+def moment_start(gram: FloatArray, squares: FloatArray) -> FloatArray:
+    """
+    Return MINQUE(0) estimates of variances, at least a hundredth of the total each.
+
+    Solves Σ_j tr(MV_iMV_j) θ_j = yᵀMV_iMy, M = I - Q₁Q₁ᵀ (Rao 1971, doi:10.1016/0047-259X(71)90001-7); the last V is I,
+    so that `gram[-1]` are the traces tr(MV_j) and `squares[-1]` is yᵀMy.
+    """
+    traces, p = gram[-1], float(gram[-1, -1])
+    scale = np.maximum(traces / p, 1e-300)
+    total = float(squares[-1]) / p
+    estimate = np.linalg.lstsq(gram / np.outer(scale, scale), squares / scale, rcond=None)[0]  # shares of the variance
+    shares = np.maximum(np.where(np.isfinite(estimate), estimate, 0.0), 0.01 * total)
+    return np.asarray(shares * (total / shares.sum()) / scale)
+
+
+def pack_lower(matrices: Sequence[FloatArray]) -> FloatArray:
+    """Return the lower triangles of matrices, row by row."""
+    return np.concatenate([m[np.tril_indices(len(m))] for m in matrices]) if matrices else np.zeros(0)
+
+
+def information_inverse(information: FloatArray, free: Any) -> FloatArray:
+    """Return the covariance of the free parameters, NaN for the others and where the information is not definite."""
+    out = np.full(information.shape, math.nan)
+    index = np.flatnonzero(free)
+    block = information[np.ix_(index, index)]
+    scale = 1 / np.sqrt(np.where(np.diag(block) > 0, np.diag(block), np.nan))
+    if not index.size or not np.isfinite(scale).all():
+        return out
+    scaled = block * scale[:, None] * scale
+    if np.linalg.eigvalsh(scaled)[0] > 1e-12:
+        out[np.ix_(index, index)] = np.linalg.inv(scaled) * scale[:, None] * scale
+    return out

@@ -1,0 +1,98 @@
+"""The objective of one kernel, in the rotated coordinates."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pm_fastlmm import effects
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.objective import RESCALE, Method, Objective
+from pm_fastlmm.fit import REMLFit
+from pm_fastlmm.information import information, score
+from pm_fastlmm.likelihood.marginal import log_likelihood
+from pm_fastlmm.likelihood.spectral import variances
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.reml import reml
+
+NAMES = ("sigma2_g", "sigma2_e")
+
+
+class SpectralState(NamedTuple):
+    """The two variances and the log-likelihood."""
+
+    theta: FloatArray
+    loglik: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpectralObjective(Objective):
+    """ℓ(σ²_g, σ²_e) of one kernel; it starts at the global maximum that `reml` finds."""
+
+    rotated: Rotated
+    method: Method
+    fixed: Any
+    fit: REMLFit
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    coef: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rotated: Rotated, method: Method, names: tuple[str, ...] = NAMES) -> "SpectralObjective":
+        """Return the objective of one response; the names are those of the two variances."""
+        fit = reml(rotated.spectrum, rotated, method=method)
+        return cls(
+            rotated, method, np.zeros(2, dtype=bool), fit, names, np.zeros(2), np.full(2, np.inf), rotated.spectrum.coef
+        )
+
+    def state(self, theta: FloatArray) -> SpectralState | None:
+        """Return the log-likelihood at θ; None where y has a direction without variance."""
+        if not (np.isfinite(theta).all() and (theta >= 0).all()):
+            return None
+        loglik = float(log_likelihood(self.rotated, theta[0], theta[1], method=self.method))
+        return SpectralState(np.asarray(theta, dtype=float), loglik) if np.isfinite(loglik) else None
+
+    def derivatives(self, theta: FloatArray, state: SpectralState) -> tuple[FloatArray, FloatArray]:
+        """Return score and average information."""
+        g, e = np.asarray(theta[0]), np.asarray(theta[1])
+        return (
+            score(self.rotated, g, e, self.method),
+            np.asarray(information(self.rotated, g, e, self.method).average),
+        )
+
+    def coefficients(self, state: SpectralState) -> tuple[FloatArray, FloatArray]:
+        """Return β̂ and its covariance."""
+        estimate = effects.blue(self.rotated, np.asarray(state.theta[0]), np.asarray(state.theta[1]))
+        return estimate.beta, estimate.cov
+
+    def covariance(self, theta: FloatArray) -> FloatArray:
+        """Return V(θ), (n, n)."""
+        return np.asarray(theta[0] * self._kernel() + theta[1] * np.eye(self.rotated.spectrum.n))
+
+    def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
+        """Return ∂V/∂θ: K and I."""
+        return np.stack([self._kernel(), np.eye(self.rotated.spectrum.n)])
+
+    def _kernel(self) -> FloatArray:
+        root, corner = self.rotated.spectrum.covariance_root()
+        return np.asarray(root @ root.T + corner @ corner.T)
+
+    def start(self) -> FloatArray:
+        """Return the estimate, the global maximum."""
+        return np.array([self.fit.sigma2_g, self.fit.sigma2_e], dtype=float)
+
+    def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
+        """Return ω and state with both variances times c = yᵀPy/p, the best factor, which is in closed form."""
+        r = self.rotated
+        p = r.spectrum.n if self.method == "ML" else r.spectrum.df
+        d = variances(r.spectrum.eigvals, omega[0], omega[1])
+        with np.errstate(all="ignore"):
+            c = (float((r.z**2 / d).sum()) + (float(r.rss) / omega[1] if r.spectrum.nullity else 0.0)) / p
+        if self.fixed.any() or not 0 < c < np.inf or abs(np.log(c)) < RESCALE:
+            return None
+        target = omega * c
+        if ((target < self.lower) | (target > self.upper)).any():
+            return None
+        candidate = self.state(target)
+        return (target, candidate) if candidate is not None and candidate.loglik > state.loglik else None

@@ -1,0 +1,413 @@
+"""The objective of a structured model: θ of the terms, from cross-products."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import scipy.sparse as sp
+from pytensor.gradient import pushforward
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, moment_start
+from pm_fastlmm.covariance.theta import Entry, Theta
+from pm_fastlmm.distribution.graphs import INTERPRETED
+from pm_fastlmm.likelihood.mixed import MixedState
+from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
+
+VANISHED = 1e-8  # share of the variance of y at which σ²_e is taken to be 0: yᵀPy has lost half of its digits there
+_GAIN = 1e-8  # of the log-likelihood that a step out of a singular matrix must promise
+_RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StructuredObjective(Objective):
+    """
+    ℓ(θ) of Z G(θ) Zᵀ + σ²_eI.
+
+    An unstructured Σ is walked in Σ = U diag(D) Uᵀ, U unit lower triangular: V is linear in D ≥ 0, so that the score
+    does not vanish where Σ becomes singular, and positive semi-definiteness is a bound.
+
+    Attributes
+    ----------
+    products, unprojected : MixedProducts
+        With X in the dense block, and without (for ML); the same if β is not integrated out.
+    y : (n,) array
+        y - mu, without what is along X.
+    response : Response
+        Of y - mu, moved to y - mu - Xb where the prior mean of β is b.
+    layout : Theta
+    held : (P,) array
+        The numbers at which elements of θ are fixed by the model, NaN for the others.
+    """
+
+    products: MixedProducts
+    unprojected: MixedProducts
+    y: FloatArray
+    response: Response
+    layout: Theta
+    prior: FloatArray
+    method: Method
+    fixed: Any
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    coef: tuple[str, ...]
+    held: FloatArray
+    matrices: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, products: MixedProducts, layout: Theta, y: FloatArray, *, offset: FloatArray | None = None,
+        prior: FloatArray | None = None, method: Method = "REML", fixed: Any = None,
+    ) -> Self:  # fmt: skip
+        """Return the objective of a response less its known mean; `offset` and `prior` are those of a Gaussian β."""
+        response, projection = products.response(y), products.projection
+        if offset is not None:
+            response = products.shifted(response, response.y1 - projection.R @ offset)
+        unprojected = products
+        if method == "ML" and products.flat:
+            unprojected = MixedProducts.from_rows(products.blocks, projection, flat=False)
+        return cls(
+            products=products, unprojected=unprojected, y=y - projection.Q1 @ (projection.Q1.T @ y),
+            response=response, layout=layout,
+            prior=np.zeros((0, 0)) if prior is None else prior, method=method,
+            fixed=np.zeros(layout.size, dtype=bool) if fixed is None else np.asarray(fixed),
+            names=layout.names, lower=layout.lower, upper=layout.upper,
+            coef=projection.coef if products.flat else (), held=np.full(layout.size, np.nan),
+            matrices=compile_matrices(layout),
+        )  # fmt: skip
+
+    def sigma(self, theta: FloatArray) -> list[FloatArray]:
+        """Return Σ_k of each term, and last the prior covariance of β where it has one."""
+        matrices = [np.atleast_2d(m) for m in self.matrices(theta)[0]]
+        return [*matrices, self.prior] if self.prior.size else matrices
+
+    def state(self, theta: FloatArray) -> "_Restricted | _Profiled | None":
+        """Return V factored at θ; for ML with β̂ in place of the integral."""
+        sigma = self.sigma(theta)
+        state = MixedState.at(self.products, self.response, sigma, theta[-1])
+        if state is None:
+            return None
+        return _Profiled.of(self, state) if self.method == "ML" and self.products.flat else _Restricted.of(self, state)
+
+    def derivatives(self, theta: FloatArray, state: Any) -> tuple[FloatArray, FloatArray]:
+        """Return score and average information; the structures give ∂Σ_k/∂θ, in which V is linear."""
+        directions = self.matrices(theta)[1]
+        gradient = state.score_state.gradient
+        score = np.zeros(self.layout.size)
+        for place, k, direction in directions:
+            score[place] = float((gradient.sigma[k] * direction).sum())
+        score[-1] = gradient.sigma2_e
+        information = np.zeros((len(score), len(score)))
+        places = [place for place, _, _ in directions] + [len(score) - 1]
+        block = state.mixed.average_information([(k, direction) for _, k, direction in directions])
+        information[np.ix_(places, places)] = block
+        return score, information
+
+    def coefficients(self, state: Any) -> tuple[FloatArray, FloatArray]:
+        """Return β̂ and its covariance."""
+        beta, cov = state.mixed.blue()
+        return beta, cov
+
+    def covariance(self, theta: FloatArray) -> FloatArray:
+        """Return V(θ), (n, n)."""
+        V: FloatArray = theta[-1] * np.eye(self.products.n)
+        for block, sigma in zip(self.products.blocks, self.sigma(theta), strict=True):
+            V += _propagate(block, sigma)
+        return V
+
+    def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
+        """Return ∂V/∂θ, (P, n, n)."""
+        out = np.zeros((self.layout.size, self.products.n, self.products.n))
+        for place, k, direction in self.matrices(theta)[1]:
+            out[place] = _propagate(self.products.blocks[k], direction)
+        out[-1] = np.eye(self.products.n)
+        return out
+
+    def start(self) -> FloatArray:
+        """Return MINQUE(0) variances, uncorrelated."""
+        components, owners = self._components()
+        gram, squares = _moments(components, self.products.projection.Q1, self.y)
+        estimate = moment_start(gram, squares)
+        theta = np.zeros(self.layout.size)
+        theta[-1] = estimate[-1]
+        for entry in self.layout.entries:
+            own = estimate[[i for i, (k, _) in enumerate(owners) if k == entry.term]]
+            theta[entry.place] = _starting_values(entry, own, self.lower[entry.place], self.upper[entry.place])
+        theta = np.where(self.fixed & np.isfinite(self.held), self.held, theta)
+        return self._best_ratio(theta) if self.layout.size == 2 and not self.fixed.any() else theta
+
+    def _best_ratio(self, theta: FloatArray) -> FloatArray:
+        """Return the best of many ratios of two variances, each with its best total: one kernel can have two modes."""
+        best, highest = theta, -np.inf
+        for ratio in np.exp(np.linspace(-_RATIOS, _RATIOS, 2 * int(_RATIOS) + 1)):
+            candidate = theta * np.array([ratio, 1.0])
+            state = self.state(candidate)
+            if state is None:
+                continue
+            candidate, state = self.rescaled(candidate, state) or (candidate, state)
+            if state.loglik > highest:
+                best, highest = candidate, state.loglik
+        return best
+
+    def _components(self) -> tuple[list[sp.csr_array], list[tuple[int, int]]]:
+        """Return the incidence of each variance of the start: by column within a level, or of a term as a whole."""
+        components, owners = [], []
+        for k in range(len(self.layout.blocks)):
+            block = self.products.blocks[k]
+            own = [e for e in self.layout.entries if e.term == k]
+            by_column = any(e.matrix or e.shape == (block.width,) for e in own) and block.width <= 50
+            stride = block.width if by_column else 1
+            for a in range(stride):
+                components.append(sp.csr_array(block.Z[:, np.arange(a, block.Z.shape[1], stride)]))
+                owners.append((k, a))
+        return components, owners
+
+    def internal(self, theta: FloatArray) -> FloatArray:
+        """Return ω: each unstructured Σ by D and U."""
+        omega = np.array(theta, dtype=float)
+        for entry in self._matrix_entries():
+            omega[entry.place] = _to_ldl(omega[entry.place], entry.shape[0])
+        return omega
+
+    def external(self, omega: FloatArray) -> FloatArray:
+        """Return θ."""
+        theta = np.array(omega, dtype=float)
+        for entry in self._matrix_entries():
+            U, D = _unpack_ldl(omega[entry.place], entry.shape[0])
+            theta[entry.place] = ((U * D) @ U.T)[np.tril_indices(entry.shape[0])]
+        return theta
+
+    def jacobian(self, omega: FloatArray) -> FloatArray:
+        """Return ∂θ/∂ω."""
+        J = np.eye(len(omega))
+        for entry in self._matrix_entries():
+            J[entry.place, entry.place] = _ldl_jacobian(omega[entry.place], entry.shape[0])
+        return J
+
+    @property
+    def internal_lower(self) -> FloatArray:
+        """0 for D, none for U; σ²_e stays just above 0, where V may be singular."""
+        lower = self.lower.copy()
+        if not self.fixed[-1]:
+            lower[-1] = max(lower[-1], VANISHED * max(float(self.y @ self.y), 1e-280) / len(self.y))
+        return lower
+
+    def _matrix_entries(self) -> list[Entry]:
+        return [entry for entry in self.layout.entries if entry.matrix and not self.fixed[entry.place].any()]
+
+    def em(self, omega: FloatArray, score: FloatArray) -> FloatArray | None:
+        """
+        Return the EM step of variances and unstructured matrices, Σ + (2/levels) Σ(∂ℓ/∂Σ)Σ, and of σ²_e.
+
+        It never lowers the likelihood and keeps Σ definite (Foulley & van Dyk 2000, doi:10.1186/1297-9686-32-2-129).
+        """
+        theta = self.external(omega)
+        new = theta.copy()
+        for entry in self.layout.entries:
+            block = self.products.blocks[entry.term]
+            if self.fixed[entry.place].any():
+                continue
+            if entry.matrix:
+                c = entry.shape[0]
+                S, G = np.zeros((c, c)), np.zeros((c, c))
+                S[np.tril_indices(c)], G[np.tril_indices(c)] = theta[entry.place], score[entry.place]
+                S, G = S + np.tril(S, -1).T, (G + G.T) / 2
+                new[entry.place] = (S + 2 / block.levels * S @ G @ S)[np.tril_indices(c)]
+            elif entry.size == 1 and self.lower[entry.start] == 0 and np.isinf(self.upper[entry.start]):
+                at = entry.start
+                new[at] = max(theta[at] + 2 / (block.levels * block.width) * theta[at] ** 2 * score[at], 0.0)
+        if not self.fixed[-1]:
+            new[-1] = max(theta[-1] + 2 / self.products.n * theta[-1] ** 2 * score[-1], 1e-12 * theta[-1])
+        return self.internal(new)
+
+    def escape(self, theta: FloatArray, state: Any) -> FloatArray | None:
+        """
+        Return the best step along a matrix of rank one from where an unstructured Σ is singular.
+
+        Where D_j = 0, U_j does not act, and D_j may rise along another U_j than the present one. At a maximum over the
+        positive semi-definite matrices no direction of ∂ℓ/∂Σ is positive.
+        """
+        best, highest = None, _GAIN
+        for entry in self._matrix_entries():
+            k, c = entry.term, entry.shape[0]
+            if (np.diag(_lower(_to_ldl(theta[entry.place], c), c)) > 0).all():
+                continue
+            size = np.diag(state.mixed.average_information([(k, np.diag(row)) for row in np.eye(c)]))[:c]
+            scale = np.where(size > 0, np.where(size > 0, size, 1.0) ** -0.25, 0.0)
+            G = state.score_state.gradient.sigma[k]
+            v = scale * np.linalg.eigh((G + G.T) / 2 * scale[:, None] * scale)[1][:, -1]
+            slope = float(v @ G @ v)
+            curvature = float(state.mixed.average_information([(k, np.outer(v, v))])[0, 0])
+            if slope > 0 and slope**2 > 2 * highest * curvature > 0:
+                highest = slope**2 / (2 * curvature)
+                best = np.zeros_like(theta)
+                best[entry.place] = slope / curvature * np.outer(v, v)[np.tril_indices(c)]
+        return best
+
+    def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
+        """Return ω and state with all variances times c = yᵀPy/p, the best factor, which is in closed form."""
+        degree = np.zeros(len(omega))
+        degree[-1] = 1
+        for entry in self.layout.entries:
+            for at in range(entry.start, entry.start + entry.size):
+                variance = self.lower[at] == 0 and np.isinf(self.upper[at])
+                loading = np.isinf(self.lower[at]) and not entry.matrix
+                degree[at] = 1.0 if variance else 0.5 if loading else 0.0
+        p = self.products.n if self.method == "ML" else self.products.df
+        c = state.mixed.yPy / p
+        if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
+            return None
+        target = omega * c**degree
+        if ((target < self.internal_lower) | (target > self.internal_upper)).any():
+            return None
+        candidate = self.state(self.external(target))
+        return (target, candidate) if candidate is not None and candidate.loglik > state.loglik else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Restricted:
+    """The restricted likelihood at θ, or the likelihood where β is not integrated out."""
+
+    mixed: MixedState
+    loglik: float
+
+    @classmethod
+    def of(cls, objective: StructuredObjective, mixed: MixedState) -> Self:
+        return cls(mixed, mixed.loglik - objective.products.logdet_R)
+
+    @property
+    def score_state(self) -> MixedState:
+        """What the score is taken of."""
+        return self.mixed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Profiled:
+    """The likelihood at θ and β̂(θ); by the envelope theorem its score is that at fixed β."""
+
+    mixed: MixedState
+    score_state: MixedState
+    loglik: float
+
+    @classmethod
+    def of(cls, objective: StructuredObjective, mixed: MixedState) -> "_Profiled | None":
+        products = objective.unprojected
+        beta, _ = mixed.blue()
+        d = objective.response.y1 - products.projection.R @ beta
+        plain = products.shifted(_without_fixed(objective.response, products), d)
+        full = MixedState.at(products, plain, mixed.sigma, mixed.sigma2_e)
+        return None if full is None else cls(mixed, full, full.loglik)
+
+
+def _without_fixed(response: Response, products: MixedProducts) -> Response:
+    """Return the statistics without those of the fixed effects, the last of the dense block."""
+    return Response(response.within[: products.W.shape[1]], response.between, response.rss, response.y1)
+
+
+def _propagate(block: Block, sigma: FloatArray) -> FloatArray:
+    G = sp.kron(sp.eye_array(block.levels), sigma, format="csr")
+    return np.asarray((block.Z @ G @ block.Z.T).todense())
+
+
+def _moments(components: list[sp.csr_array], Q: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return tr(MV_iMV_j) and yᵀMV_iMy for V_i = Z_iZ_iᵀ and, last, I: M takes X out, and no n × n matrix is formed."""
+    along = [Z.T @ Q for Z in components]
+    count = len(components)
+    gram, squares = np.zeros((count + 1, count + 1)), np.zeros(count + 1)
+    for i, Zi in enumerate(components):
+        for j in range(i + 1):
+            cross = sp.coo_array(Zi.T @ components[j])
+            shared = np.einsum("kr,kr->k", along[i][cross.row], along[j][cross.col])
+            projected = np.sum((along[i].T @ along[i]) * (along[j].T @ along[j]))
+            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * (cross.data * shared).sum() + projected
+        trace = (Zi.data**2).sum() - (along[i] ** 2).sum()
+        gram[i, count] = gram[count, i] = trace
+        squares[i] = ((Zi.T @ y) ** 2).sum()
+    gram[count, count], squares[count] = len(y) - Q.shape[1], y @ y
+    return gram, squares
+
+
+def _starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: FloatArray) -> FloatArray:
+    """Return uncorrelated starting values of one parameter from the variances of its term."""
+    variance = float(own.mean())
+    if entry.matrix:
+        return np.diag(own if own.size == entry.shape[0] else np.full(entry.shape[0], variance))[
+            np.tril_indices(entry.shape[0])
+        ]
+    if (lower == 0).all() and np.isinf(upper).all():
+        return own if own.size == entry.size else np.full(entry.size, variance)
+    if np.isinf(lower).all():
+        return np.full(entry.size, np.sqrt(variance / 2))
+    inside = (lower < 0) & (upper > 0)
+    return np.where(inside, 0.0, (lower + upper) / 2)
+
+
+def compile_matrices(layout: Theta) -> Callable[[FloatArray], Any]:
+    """Return a function of θ: Σ_k of each term, and (place in θ, k, ∂Σ_k/∂θ_place) of each element."""
+    theta = pt.vector("theta", shape=(layout.size,))
+    matrices = [pt.as_tensor(m) for m in layout.matrices(theta)]
+    places: list[tuple[int, int]] = []
+    tangents = []
+    for entry in layout.entries:
+        for place in range(entry.start, entry.start + entry.size):
+            direction = np.zeros(layout.size)
+            direction[place] = 1.0
+            places.append((place, entry.term))
+            tangents.append(pushforward(matrices[entry.term], theta, pt.constant(direction)))
+    compiled = pytensor.function([theta], [*matrices, *tangents], mode=INTERPRETED, on_unused_input="ignore")
+    count = len(matrices)
+
+    def evaluate(values: FloatArray) -> tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]:
+        with np.errstate(all="ignore"):
+            out = compiled(np.asarray(values, dtype=float))
+        pairs = zip(places, out[count:], strict=True)
+        return out[:count], [(place, k, np.atleast_2d(direction)) for (place, k), direction in pairs]
+
+    return evaluate
+
+
+def _lower(packed: FloatArray, c: int) -> FloatArray:
+    out = np.zeros((c, c))
+    out[np.tril_indices(c)] = packed
+    return out
+
+
+def _unpack_ldl(packed: FloatArray, c: int) -> tuple[FloatArray, FloatArray]:
+    L = _lower(packed, c)
+    return np.tril(L, -1) + np.eye(c), np.diag(L).copy()
+
+
+def _to_ldl(packed: FloatArray, c: int) -> FloatArray:
+    """Return D on the diagonal and U below it, of a positive semi-definite matrix; zero columns where D is 0."""
+    S = _lower(packed, c)
+    S = S + np.tril(S, -1).T
+    scale = np.diag(S).copy()
+    out = np.zeros((c, c))
+    for j in range(c):
+        pivot = S[j, j] if S[j, j] > 1e-12 * scale[j] else 0.0
+        out[j, j] = pivot
+        if pivot:
+            column = S[j + 1 :, j] / pivot
+            out[j + 1 :, j] = column
+            S[j + 1 :, j + 1 :] -= pivot * np.outer(column, column)
+    return out[np.tril_indices(c)]
+
+
+def _ldl_jacobian(packed: FloatArray, c: int) -> FloatArray:
+    """Return ∂vech(UDUᵀ)/∂(D, U): U_kU_kᵀ for D_k, D_j(e_iU_jᵀ + U_je_iᵀ) for U_ij."""
+    U, D = _unpack_ldl(packed, c)
+    rows, columns = np.tril_indices(c)
+    out = np.empty((len(rows), len(rows)))
+    for a, (i, j) in enumerate(zip(rows, columns, strict=True)):
+        if i == j:
+            change = np.outer(U[:, i], U[:, i])
+        else:
+            change = np.zeros((c, c))
+            change[i] += D[j] * U[:, j]
+            change[:, i] += D[j] * U[:, j]
+        out[:, a] = change[rows, columns]
+    return out

@@ -1,0 +1,102 @@
+"""
+The coefficients a of a factor: K = WWᵀ is u = Wa with a ~ N(0, σ²_gI). They are marker effects when W are markers.
+
+With L = (Q₂U)ᵀW and W₁ = Q₁ᵀW all that is needed has m columns and no rows of observations.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.effects import Coordinates
+from pm_fastlmm.likelihood.spectral import variances
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FactorEffects:
+    """
+    Predicted coefficients of the columns of W.
+
+    Attributes
+    ----------
+    mean : (m,) or (m, T) array
+        â = σ²_gLᵀ(z/d): the ridge regression of y on W, X unpenalised. From `REMLFit.factor_effects` it is a Series or
+        DataFrame where the columns of W have names, and so are the other quantities.
+    variance : (m,) or (m, T) array
+        Var(a - â) = σ²_g(1 - Σ_k L²_k σ²_g/d_k), the uncertainty of β̂ included.
+    """
+
+    mean: Any
+    variance: Any
+
+    @property
+    def se(self) -> Any:
+        """Standard error of a - â."""
+        return np.sqrt(self.variance)
+
+    def __repr__(self) -> str:
+        """Show how many coefficients there are."""
+        return f"FactorEffects({self.mean.shape[0]} columns of W: .mean, .variance, .se)"
+
+
+def factor_effects(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> FactorEffects:
+    """
+    Return the best linear unbiased predictor of the coefficients of W and its error variance.
+
+    Raises
+    ------
+    ValueError
+        If the spectrum was not built from a factor.
+    """
+    s = rotated.spectrum
+    L, _ = loadings(s)
+    g, e = np.expand_dims(sigma2_g, -1), np.expand_dims(sigma2_e, -1)
+    d = variances(s.eigvals, sigma2_g, sigma2_e)
+    squares = L**2 / s.eigvals[:, None]  # squared right singular vectors: 1 less their sum is what y says nothing of
+    variance = g * (np.maximum(1 - squares.sum(0), 0.0) + (e / d) @ squares)
+    return FactorEffects(((g * rotated.z / d) @ L).T, variance.T)
+
+
+def draw_factor_effects(
+    spectrum: Spectrum, u: Coordinates, sigma2_g: FloatArray, rng: np.random.Generator
+) -> FloatArray:
+    """
+    Draw a given u = Wa, one for each draw of u: a prior draw, moved to where W maps it to u (Matheron's rule).
+
+    a = ξ + Wᵀ K⁺(u - Wξ),   ξ ~ N(0, σ²_gI)
+    """
+    L, W1 = loadings(spectrum)
+    xi = np.sqrt(sigma2_g)[..., None] * rng.standard_normal((*u.b.shape[:-1], L.shape[1]))
+    missing = kernel_inverse(spectrum)(u.a - xi @ W1.T, u.b - xi @ L.T)
+    return np.asarray(xi + missing.a @ W1 + missing.b @ L)
+
+
+def kernel_inverse(s: Spectrum) -> Callable[[FloatArray, FloatArray], Coordinates]:
+    """
+    Return the map of coordinates by K⁺.
+
+    In the basis [Q₁ | Q₂U] K is [K₁₁ Cᵀ; C Λ], whose pseudo-inverse is applied through its Schur complement.
+    """
+    left, vectors = np.linalg.eigh(s.schur) if s.projection.rank else (np.zeros(0), s.schur)
+    kept = left > s.n * np.finfo(float).eps * max(float(s.eigvals.max(initial=0.0)), float(left.max(initial=0.0)))
+    inverse = (vectors[:, kept] / left[kept]) @ vectors[:, kept].T
+
+    def solve(a: FloatArray, b: FloatArray) -> Coordinates:
+        corner = (a - (b / s.eigvals) @ s.C) @ inverse
+        return Coordinates(corner, (b - corner @ s.C.T) / s.eigvals)
+
+    return solve
+
+
+def loadings(spectrum: Spectrum) -> tuple[FloatArray, FloatArray]:
+    """Return (Q₂U)ᵀW and Q₁ᵀW, or raise a ValueError if K did not come from a factor."""
+    if spectrum.loadings is None or spectrum.loadings_fixed is None:
+        raise ValueError(
+            "coefficients of W need a factor, this spectrum is that of a K: build it with Spectrum.from_factor(W, X)."
+        )
+    return spectrum.loadings, spectrum.loadings_fixed

@@ -1,0 +1,327 @@
+"""Covariance: what every structure shares, and the operations that make one structure from others.
+
+A structure is a small immutable object: its kind, its size and its parameters, which are numbers or tensors. It says
+what its matrix is once, in `_matrix`, for NumPy and PyTensor (`xp`); `dense` picks the namespace. Whoever takes a
+structure apart, as `blocks` does, reads its fields.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from pm_fastlmm._arrays import shown
+from pm_fastlmm.covariance.parameters import Interval, is_tensor, namespace
+
+
+class Covariance(ABC):
+    """
+    A covariance matrix with parameters that are numbers, arrays or random variables.
+
+    Attributes
+    ----------
+    size : int or None
+        Number of rows; None if it is that of the term in which the structure stands.
+
+    Notes
+    -----
+    `+` is the sum, `*` the elementwise (Hadamard) product and `@` the Kronecker product of two structures.
+
+    If two operands have a parameter of the same name, the names of all of them get the operand's position as a prefix,
+    "1.sigma2", "2.sigma2"; otherwise names stay as they are.
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # array + structure is refused like structure + array, not tried entry by entry
+    _parameters: ClassVar[tuple[str, ...]] = ()
+    size: Any
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The values of the parameters by name, in order."""
+        return {name: getattr(self, name) for name in self._parameters}
+
+    @property
+    @abstractmethod
+    def bounds(self) -> dict[str, Interval]:
+        """The open interval of each parameter's entries; matrices named by `semidefinite` have a further condition."""
+
+    @property
+    def semidefinite(self) -> tuple[str, ...]:
+        """Names of the parameters that are matrices and must be symmetric positive semi-definite."""
+        return ()
+
+    def with_parameters(self, values: Mapping[str, Any]) -> Self:
+        """
+        Return the same structure with other values, numbers or tensors, of some or all of its parameters.
+
+        Raises
+        ------
+        ValueError
+            If a name is not one of `parameters`, or a number is not allowed there.
+        """
+        if unknown := [name for name in values if name not in self.parameters]:
+            raise ValueError(
+                f"{self._kind} has no parameter {shown(unknown)}: it has {', '.join(self.parameters) or 'none'}."
+            )
+        return self._with(values) if values else self
+
+    def with_size(self, size: int) -> Self:
+        """
+        Return the same structure with its size settled.
+
+        Raises
+        ------
+        ValueError
+            If it has another size.
+        """
+        if self.size is None:
+            return self._sized(int(size))
+        if self.size != size:
+            raise ValueError(f"{self!r} has size {self.size}, but {size} is needed here: one row per level or column.")
+        return self
+
+    def dense(self, size: int | None = None) -> Any:
+        """
+        Return the matrix: an array if every parameter is a number or an array, a tensor otherwise.
+
+        Parameters
+        ----------
+        size : int, optional
+            Number of rows, for a structure that has no size of its own.
+
+        Raises
+        ------
+        ValueError
+            If the size is neither known nor given, or is given and differs.
+        """
+        sized = self if size is None else self.with_size(size)
+        if sized.size is None:
+            raise ValueError(f"the size of {self!r} is not known: give it, dense(size) or size=.")
+        return sized._matrix(namespace(*sized.parameters.values()))
+
+    @abstractmethod
+    def _matrix(self, xp: Any) -> Any:
+        """Return the matrix of a structure whose size is known: its definition."""
+
+    def _with(self, values: Mapping[str, Any]) -> Self:
+        return replace(self, **values)  # type: ignore[type-var]  # every concrete structure is a dataclass
+
+    def _sized(self, size: int) -> Self:
+        return replace(self, size=size)  # type: ignore[type-var]
+
+    @property
+    def _kind(self) -> str:
+        return type(self).__name__
+
+    def __add__(self, other: Any) -> "Sum":
+        return Sum(self, other) if isinstance(other, Covariance) else NotImplemented
+
+    def __mul__(self, other: Any) -> "Hadamard":
+        return Hadamard(self, other) if isinstance(other, Covariance) else NotImplemented
+
+    def __matmul__(self, other: Any) -> "Kronecker":
+        return Kronecker(self, other) if isinstance(other, Covariance) else NotImplemented
+
+    def __repr__(self) -> str:
+        """Show the kind, the parameters (arrays and tensors by name or shape) and the size."""
+        parts = [f"{name}={_described(value)}" for name, value in self.parameters.items()]
+        if any(f.name == "size" and f.init for f in fields(self)) and self.size is not None:  # type: ignore[arg-type]
+            parts.append(f"size={self.size}")
+        return f"{self._kind}({', '.join(parts)})"
+
+
+def _described(value: Any) -> str:
+    if is_tensor(value):
+        return value.name or "<tensor>"
+    array = np.asarray(value)
+    return f"{float(array):.6g}" if array.ndim == 0 else f"<{' × '.join(map(str, array.shape))}>"
+
+
+class Operator(Covariance):
+    """A structure made of others, its operands; (A + B) + C is flattened to A + B + C."""
+
+    __slots__ = ()
+    _associative: ClassVar[bool] = True
+    operands: tuple[Covariance, ...]
+
+    def _take(self, operands: tuple[Any, ...], minimum: int = 2) -> None:
+        kind = type(self)
+        for operand in operands:
+            if not isinstance(operand, Covariance):
+                raise TypeError(
+                    f"{self._kind} takes covariance structures, got {type(operand).__name__}: "
+                    "wrap a known matrix as flmm.covariance.known(K)."
+                )
+        parts = [p for o in operands for p in (o.operands if type(o) is kind and self._associative else (o,))]
+        if len(parts) < minimum:
+            raise ValueError(f"{self._kind} needs at least {minimum} structures, got {len(parts)}.")
+        object.__setattr__(self, "operands", tuple(parts))
+
+    def _names(self) -> list[dict[str, str]]:
+        """Return for each operand the names of its parameters, and what they are called here."""
+        own = [list(operand.parameters) for operand in self.operands]
+        together = [name for names in own for name in names]
+        if len(set(together)) == len(together):
+            return [{name: name for name in names} for names in own]
+        return [{name: f"{i}.{name}" for name in names} for i, names in enumerate(own, start=1)]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of all operands."""
+        pairs = zip(self.operands, self._names(), strict=True)
+        return {names[name]: value for operand, names in pairs for name, value in operand.parameters.items()}
+
+    @property
+    def bounds(self) -> dict[str, Interval]:
+        """The bounds of all operands' parameters."""
+        pairs = zip(self.operands, self._names(), strict=True)
+        return {names[name]: value for operand, names in pairs for name, value in operand.bounds.items()}
+
+    @property
+    def semidefinite(self) -> tuple[str, ...]:
+        """Names of the parameters of all operands that must be positive semi-definite matrices."""
+        return tuple(n[name] for o, n in zip(self.operands, self._names(), strict=True) for name in o.semidefinite)
+
+    def _with(self, values: Mapping[str, Any]) -> Self:
+        changed = []
+        for operand, names in zip(self.operands, self._names(), strict=True):
+            own = {name: values[outer] for name, outer in names.items() if outer in values}
+            changed.append(operand.with_parameters(own))
+        return self._of(*changed)
+
+    def _of(self, *operands: Covariance) -> Self:
+        return type(self)(*operands)
+
+    def __repr__(self) -> str:
+        """Show the operands."""
+        return f"{self._kind}({', '.join(map(repr, self.operands))})"
+
+
+class _Elementwise(Operator):
+    """An operator whose operands have the size of the result."""
+
+    __slots__ = ()
+
+    @property
+    def size(self) -> int | None:
+        """The size of the operands, None while none of them has one."""
+        return next((operand.size for operand in self.operands if operand.size is not None), None)
+
+    def _take(self, operands: tuple[Any, ...], minimum: int = 2) -> None:
+        super()._take(operands, minimum)
+        sizes = {operand.size for operand in self.operands} - {None}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"{self._kind} takes structures of one size, got {' and '.join(map(str, sorted(sizes)))}: {self!r}."
+            )
+        if sizes:
+            object.__setattr__(self, "operands", tuple(o.with_size(*sizes) for o in self.operands))
+
+    def _sized(self, size: int) -> Self:
+        return self._of(*(operand.with_size(size) for operand in self.operands))
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class Sum(_Elementwise):
+    """
+    The sum A + B + … of covariances of one size: independent effects of the same levels.
+
+    Examples
+    --------
+    >>> from pm_fastlmm import covariance as cov
+    >>> (cov.known([[1, 0.5], [0.5, 1]], sigma2=2.0) + cov.scalar(1.0)).dense()
+    array([[3., 1.],
+           [1., 3.]])
+    """
+
+    operands: tuple[Covariance, ...]
+
+    def __init__(self, *operands: Covariance) -> None:
+        self._take(operands)
+
+    def _matrix(self, xp: Any) -> Any:
+        first, *rest = (operand.dense() for operand in self.operands)
+        return sum(rest, first)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class Hadamard(_Elementwise):
+    """
+    The elementwise product A ∘ B ∘ … of covariances of one size.
+
+    Examples
+    --------
+    Autoregressive correlation with a standard deviation of its own at each time, ssᵀ ∘ R:
+
+    >>> from pm_fastlmm import covariance as cov
+    >>> (cov.gram([[1.0], [2.0]]) * cov.ar1(1.0, 0.5)).dense()
+    array([[1., 1.],
+           [1., 4.]])
+    """
+
+    operands: tuple[Covariance, ...]
+
+    def __init__(self, *operands: Covariance) -> None:
+        self._take(operands)
+
+    def _matrix(self, xp: Any) -> Any:
+        product, *rest = (operand.dense() for operand in self.operands)
+        for factor in rest:
+            product = product * factor
+        return product
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class Kronecker(Operator):
+    """
+    The Kronecker product A ⊗ B ⊗ …, its last factor varying fastest: row = i · size(B) + j.
+
+    One factor may be without a size; it follows from the size of the whole.
+
+    Examples
+    --------
+    >>> from pm_fastlmm import covariance as cov
+    >>> cov.kronecker(cov.identity(2), cov.unstructured([[2.0, 1.0], [1.0, 3.0]])).dense()
+    array([[2., 1., 0., 0.],
+           [1., 3., 0., 0.],
+           [0., 0., 2., 1.],
+           [0., 0., 1., 3.]])
+    """
+
+    operands: tuple[Covariance, ...]
+
+    def __init__(self, *operands: Covariance) -> None:
+        self._take(operands)
+
+    @property
+    def size(self) -> int | None:
+        """The product of the sizes, None while one of them is not known."""
+        return total_size(math.prod, self.operands)
+
+    def _sized(self, size: int) -> Self:
+        open_ = [i for i, operand in enumerate(self.operands) if operand.size is None]
+        known = math.prod(operand.size for operand in self.operands if operand.size is not None)
+        if len(open_) > 1 or size % known:
+            raise ValueError(
+                f"a product of size {size} does not settle the sizes of {self!r}: give size= to its factors."
+            )
+        return self._of(*(operand.with_size(size // known) if i in open_ else operand
+                          for i, operand in enumerate(self.operands)))  # fmt: skip
+
+    def _matrix(self, xp: Any) -> Any:
+        product, *rest = (operand.dense() for operand in self.operands)
+        rows = self.operands[0].size
+        for operand, factor in zip(self.operands[1:], rest, strict=True):
+            rows *= operand.size
+            product = (product[:, None, :, None] * factor[None, :, None, :]).reshape((rows, rows))
+        return product
+
+
+def total_size(of: Any, operands: tuple[Covariance, ...]) -> int | None:
+    """Return the sum or the product of the operands' sizes, None while one of them is not known."""
+    sizes = [operand.size for operand in operands]
+    return None if None in sizes else int(of(sizes))

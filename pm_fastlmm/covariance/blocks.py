@@ -1,0 +1,100 @@
+"""Blocks: the repeated part of a covariance of random effects, which the likelihood eliminates level by level."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pm_fastlmm._arrays import FloatArray, frozen
+from pm_fastlmm.covariance.algebra import Covariance, Kronecker
+from pm_fastlmm.covariance.matrices import Known
+from pm_fastlmm.covariance.parameters import is_tensor
+from pm_fastlmm.covariance.structures import Identity, Scalar
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blocks:
+    """
+    G = R(I ⊗ B)Rᵀ, the covariance of all q effects of a term: effect (level, column) has index level · width + column.
+
+    Attributes
+    ----------
+    root : (q, q) array or None
+        R, of fixed numbers; None is the identity.
+    levels : int
+        How often the block B occurs along the diagonal.
+    block : Covariance
+        B, with the parameters.
+
+    Examples
+    --------
+    >>> from pm_fastlmm import covariance as cov
+    >>> cov.blocks(cov.kronecker(cov.scalar(2.0), cov.ar1(1.0, 0.5, size=3)), size=12)
+    Blocks(root=None, levels=4, block=Kronecker(Scalar(sigma2=2, size=1), AR1(sigma2=1, rho=0.5, size=3)))
+    """
+
+    root: FloatArray | None
+    levels: int
+    block: Covariance
+
+    @property
+    def width(self) -> int:
+        """The size of the block."""
+        return int(self.block.size)
+
+    @property
+    def size(self) -> int:
+        """The number of effects q = levels · width."""
+        return self.levels * self.width
+
+    def dense(self) -> Any:
+        """Return G, an array or a tensor as `block` has it."""
+        G = Kronecker(Identity(self.levels), self.block).dense()
+        return G if self.root is None else self.root @ G @ self.root.T
+
+
+def blocks(covariance: Covariance, size: int | None = None) -> Blocks:
+    """
+    Return the largest number of equal blocks that the structure shows.
+
+    Independent levels (`identity`, `scalar`) make one block each; a known K does after its root has been moved to the
+    incidence, Z → ZR; in a Kronecker product they stand first. Any other structure is one block.
+
+    Parameters
+    ----------
+    covariance : Covariance
+    size : int, optional
+        For a structure without a size of its own.
+
+    Raises
+    ------
+    ValueError
+        If the size is neither known nor given, or is given and differs.
+    """
+    sized = covariance if size is None else covariance.with_size(size)
+    if sized.size is None:
+        raise ValueError(f"the size of {covariance!r} is not known: give size=.")
+    match sized:
+        case Identity():
+            return Blocks(None, sized.size, Identity(1))
+        case Scalar():
+            return Blocks(None, sized.size, replace(sized, size=1))
+        case Known():
+            return Blocks(sized.root, sized.size, Scalar(sized.sigma2, 1))
+        case Kronecker(operands=(Identity() | Scalar() | Known() as outer, *rest)):
+            return _product(blocks(outer), blocks(rest[0] if len(rest) == 1 else Kronecker(*rest)))
+    return Blocks(None, 1, sized)
+
+
+def _product(outer: Blocks, inner: Blocks) -> Blocks:
+    """(R₁(I ⊗ v)R₁ᵀ) ⊗ (R₂(I ⊗ B)R₂ᵀ) = (R₁ ⊗ R₂)(I ⊗ vB)(R₁ ⊗ R₂)ᵀ, as v is one number."""
+    v = outer.block.parameters.get("sigma2", 1.0)
+    if not is_tensor(v) and v == 1:
+        block = inner.block
+    else:
+        block = outer.block if isinstance(inner.block, Identity) else Kronecker(outer.block, inner.block)
+    root = None
+    if outer.root is not None or inner.root is not None:
+        roots = (np.eye(part.size) if part.root is None else part.root for part in (outer, inner))
+        root = frozen(np.kron(*roots))
+    return Blocks(root, outer.levels * inner.levels, block)

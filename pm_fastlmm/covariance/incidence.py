@@ -1,0 +1,225 @@
+"""Incidence of grouping factors: which row of the data belongs to which level."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import csr_array
+
+from pm_fastlmm._arrays import FloatArray, Ids, require_length, shown
+
+type Levels = tuple[Hashable, ...]
+type SparseMatrix = csr_array[np.float64, tuple[int, int]]
+
+
+class Incidence(NamedTuple):
+    """An incidence matrix (n, levels) and the labels of its columns; a term takes it as it is."""
+
+    Z: SparseMatrix
+    levels: Levels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factor:
+    """
+    A grouping factor, or the interaction of several, as codes into its levels.
+
+    Attributes
+    ----------
+    codes : (n,) array of int
+        Position of each row's level, -1 where a row has none.
+    levels : tuple
+        Categories in their order, or sorted; those of an interaction are text, "a:b", and occur in the data.
+    name : str or None
+    ids : tuple or None
+        The index of the Series that it was read from.
+    """
+
+    codes: npt.NDArray[np.intp]
+    levels: Levels
+    name: str | None
+    ids: Ids | None
+
+    def subset(self, keep: npt.NDArray[np.bool_]) -> Self:
+        """Return the factor with only some of its levels, in their order; no row may belong to another."""
+        position = np.cumsum(keep) - 1
+        codes = np.where(self.codes < 0, -1, position[self.codes])
+        levels = tuple(level for level, kept in zip(self.levels, keep, strict=True) if kept)
+        return type(self)(codes, levels, self.name, self.ids)
+
+    def recoded(self, levels: Levels) -> Self:
+        """Return the factor over other levels, followed by those of its own that are not among them."""
+        known = set(levels)
+        together = levels + tuple(level for level in self.levels if level not in known)
+        place = {level: i for i, level in enumerate(together)}
+        position = np.array([place[level] for level in self.levels], dtype=np.intp)
+        codes = np.where(self.codes < 0, -1, position[self.codes])
+        return type(self)(codes, together, self.name, self.ids)
+
+    def used(self) -> npt.NDArray[np.bool_]:
+        """Return for each level whether it occurs."""
+        occurs = np.zeros(len(self.levels), dtype=bool)
+        occurs[self.codes[self.codes >= 0]] = True
+        return occurs
+
+    def matrix(self) -> SparseMatrix:
+        """Return the incidence matrix, with a row of zeros where a row has no level."""
+        inside = self.codes >= 0
+        indptr = np.concatenate([[0], np.cumsum(inside)])
+        shape = (len(self.codes), len(self.levels))
+        return csr_array((np.ones(int(indptr[-1])), self.codes[inside], indptr), shape=shape)
+
+
+def incidence(
+    factors: Any, *, drop_first: bool = False, missing: Literal["refuse", "no level"] = "refuse"
+) -> Incidence:
+    """
+    Code a factor, or the interaction of several, by one column of zeros and ones for each level.
+
+    Parameters
+    ----------
+    factors : sequence, Series or Categorical of labels; or a list, tuple or DataFrame of several
+        Levels are sorted, or in the order of the categories; those that do not occur have no column. Levels of an
+        interaction are text, "a:b".
+    drop_first : bool
+        Leave out the column of the first level, for an X with an intercept.
+    missing : {"refuse", "no level"}
+        What becomes of a row whose label is missing: an error, or a row of zeros.
+
+    Returns
+    -------
+    Z : scipy.sparse.csr_array, (n, levels)
+    levels : tuple
+
+    Raises
+    ------
+    ValueError
+        If a label is missing, factors differ in length, or labels of an interaction would be ambiguous.
+
+    Examples
+    --------
+    >>> from pm_fastlmm import covariance as cov
+    >>> Z, levels = cov.incidence(["b", "a", "b"])
+    >>> levels
+    ('a', 'b')
+    >>> Z.toarray()
+    array([[0., 1.],
+           [1., 0.],
+           [0., 1.]])
+    >>> cov.incidence([["b", "a", "b"], [1, 1, 2]]).levels
+    ('a:1', 'b:1', 'b:2')
+    """
+    if missing not in ("refuse", "no level"):
+        raise ValueError(f"missing must be 'refuse' or 'no level', got {missing!r}.")
+    factor = read_factor(factors, missing_allowed=missing == "no level")
+    factor = factor.subset(factor.used())
+    Z = factor.matrix()
+    return Incidence(Z[:, 1:], factor.levels[1:]) if drop_first else Incidence(Z, factor.levels)
+
+
+def read_factor(factors: Any, name: str = "the factor", *, missing_allowed: bool = False) -> Factor:
+    """
+    Read a factor or the interaction of several.
+
+    Raises
+    ------
+    TypeError
+        If it is not a sequence of labels.
+    ValueError
+        As `incidence`.
+    """
+    parts = _several(factors)
+    if parts is None:
+        return _read_one(factors, name, missing_allowed)
+    if not parts:
+        raise ValueError(f"{name} is an interaction of no factors: give at least one.")
+    read = [_read_one(part, name, missing_allowed) for part in parts]
+    for other in read[1:]:
+        require_length(len(other.codes), len(read[0].codes), f"a factor of {name}", "another")
+        if None not in (other.ids, read[0].ids) and other.ids != read[0].ids:
+            raise ValueError(f"the factors of {name} have different indexes: take them from one table.")
+    return read[0] if len(read) == 1 else _interaction(read, name)
+
+
+def _several(factors: Any) -> list[Any] | None:
+    """Return the factors of an interaction, None for a single factor."""
+    if isinstance(factors, pd.DataFrame):
+        return [factors[column] for column in factors.columns]
+    columns = (list, np.ndarray, pd.Series, pd.Index, pd.Categorical)
+    if isinstance(factors, list | tuple) and factors and all(isinstance(part, columns) for part in factors):
+        return list(factors)
+    return None
+
+
+def _read_one(values: Any, name: str, missing_allowed: bool) -> Factor:
+    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray | pd.Series | pd.Index | pd.Categorical):
+        raise TypeError(
+            f"{name} must be a sequence of labels, one for each row, got {type(values).__name__}: give the column "
+            "itself, table['group'] and not 'group'."
+        )
+    if np.ndim(values) != 1 and not isinstance(values, pd.Categorical):
+        raise TypeError(f"{name} must be 1-dimensional, got {np.ndim(values)} dimensions.")
+    column = values if isinstance(values, pd.Series) else pd.Series(values)
+    label = None if column.name is None else str(column.name)
+    ids = tuple(column.index.tolist()) if isinstance(values, pd.Series) else None
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes, levels = np.asarray(column.cat.codes, dtype=np.intp), column.cat.categories
+    else:
+        codes, levels = _factorize(column)
+    if not missing_allowed and (codes < 0).any():
+        rows = np.flatnonzero(codes < 0).tolist()
+        raise ValueError(
+            f"{label or name} is missing in {len(rows)} rows ({shown(rows)}): drop those rows, or keep them without an "
+            "effect by giving incidence(factor, missing='no level')."
+        )
+    return Factor(codes, tuple(levels.tolist()), label, ids)
+
+
+def _factorize(column: "pd.Series[Any]") -> tuple[npt.NDArray[np.intp], pd.Index]:
+    """Return codes and sorted levels; levels that have no order are left in that of their appearance."""
+    codes, levels = pd.factorize(column)
+    try:
+        order = np.asarray(levels.argsort())
+    except TypeError:
+        return codes, pd.Index(levels)
+    rank = np.empty(len(order), dtype=np.intp)
+    rank[order] = np.arange(len(order))
+    return np.where(codes < 0, -1, rank[codes] if len(rank) else codes), pd.Index(levels[order])
+
+
+def _interaction(factors: list[Factor], name: str) -> Factor:
+    """Return the combinations that occur, the first factor varying slowest."""
+    codes = factors[0].codes
+    combinations = np.arange(len(factors[0].levels))[:, None]
+    for factor in factors[1:]:
+        missing = (codes < 0) | (factor.codes < 0)
+        pairs = codes * len(factor.levels) + factor.codes
+        occur, inverse = np.unique(pairs[~missing], return_inverse=True)
+        combinations = np.column_stack([combinations[occur // len(factor.levels)], occur % len(factor.levels)])
+        codes = np.full(len(codes), -1, dtype=np.intp)
+        codes[~missing] = inverse
+    texts = [[_text(level) for level in factor.levels] for factor in factors]
+    levels = tuple(":".join(text[k] for text, k in zip(texts, row, strict=True)) for row in combinations.tolist())
+    if len(set(levels)) < len(levels):
+        raise ValueError(f"two levels of the interaction {name} have one name, as 'a:b' with 'c' and 'a' with 'b:c'.")
+    names = [factor.name for factor in factors]
+    label = None if None in names else ":".join(map(str, names))
+    ids = next((factor.ids for factor in factors if factor.ids is not None), None)
+    return Factor(codes, levels, label, ids)
+
+
+def _text(level: Hashable) -> str:
+    """Return a level as text; whole numbers are floats or not, as other rows have missing values or not."""
+    return str(int(level)) if isinstance(level, float) and level.is_integer() else str(level)
+
+
+def by_level(Z: SparseMatrix, columns: FloatArray) -> SparseMatrix:
+    """Return the row-wise products of Z (n, levels) and columns (n, c), in column level · c + column."""
+    c = columns.shape[1]
+    row = np.repeat(np.arange(Z.shape[0]), np.diff(Z.indptr))
+    data = (Z.data[:, None] * columns[row]).ravel()
+    indices = (Z.indices[:, None].astype(np.int64) * c + np.arange(c)).ravel()
+    return csr_array((data, indices, Z.indptr.astype(np.int64) * c), shape=(Z.shape[0], Z.shape[1] * c))

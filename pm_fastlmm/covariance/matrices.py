@@ -1,0 +1,342 @@
+"""Covariance structures that are given by a matrix: free, by a root, or known."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from scipy.linalg import LinAlgError, cholesky
+
+from pm_fastlmm._arrays import FloatArray, Ids, frozen, read_covariance, shown
+from pm_fastlmm.covariance.algebra import Covariance
+from pm_fastlmm.covariance.parameters import FREE, POSITIVE, Interval, is_tensor, lengths, settle, settle_size
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Unstructured(Covariance):
+    """
+    Any covariance matrix: every variance and covariance is a parameter of its own.
+
+    Parameters
+    ----------
+    cov : array or tensor, (n, n)
+        Symmetric positive semi-definite. Any expression of random variables may stand here.
+    size : int, optional
+        Needed only for a tensor whose shape PyTensor does not know.
+
+    Examples
+    --------
+    >>> from pm_fastlmm import covariance as cov
+    >>> cov.unstructured([[2.0, 1.0], [1.0, 3.0]])
+    Unstructured(cov=<2 × 2>, size=2)
+    """
+
+    cov: Any
+    size: int | None = None
+    _parameters: ClassVar[tuple[str, ...]] = ("cov",)
+
+    def __post_init__(self) -> None:
+        settle(self, "cov", ndim=2)
+        if not is_tensor(self.cov):
+            semidefinite_root(read_covariance(self.cov, "cov").values, "cov")
+        settle_size(self, *lengths(self.cov))
+
+    @property
+    def bounds(self) -> dict[str, Interval]:
+        """None for the entries; the matrix is `semidefinite`."""
+        return {"cov": FREE}
+
+    @property
+    def semidefinite(self) -> tuple[str, ...]:
+        """The whole matrix."""
+        return ("cov",)
+
+    def _matrix(self, xp: Any) -> Any:
+        return self.cov
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CholeskyFactored(Covariance):
+    """
+    LLᵀ with a lower triangular L: any covariance matrix, by a root that is free of conditions.
+
+    Parameters
+    ----------
+    cholesky : array or tensor, (n, n) or (n(n + 1)/2,)
+        L, or its lower triangle row by row, as `pm.LKJCholeskyCov(compute_corr=False)` packs it. What stands above the
+        diagonal of a tensor is not read.
+    size : int, optional
+        Needed only for a tensor whose shape PyTensor does not know.
+
+    Examples
+    --------
+    >>> from pm_fastlmm import covariance as cov
+    >>> cov.unstructured(cholesky=[1.0, 2.0, 3.0]).dense()
+    array([[ 1.,  2.],
+           [ 2., 13.]])
+    """
+
+    cholesky: Any
+    size: int | None = None
+    _parameters: ClassVar[tuple[str, ...]] = ("cholesky",)
+
+    def __post_init__(self) -> None:
+        ndim = getattr(self.cholesky, "ndim", np.ndim(self.cholesky))
+        settle(self, "cholesky", ndim=1 if ndim == 1 else 2)
+        if ndim == 2 and not is_tensor(self.cholesky) and np.any(np.triu(self.cholesky, 1)):
+            raise ValueError(
+                "cholesky must be lower triangular, but has entries above its diagonal: "
+                "transpose an upper factor, or give the covariance itself as unstructured(cov)."
+            )
+        settle_size(self, *(lengths(self.cholesky) if ndim == 2 else (_unpacked(self.cholesky),)))
+
+    @property
+    def bounds(self) -> dict[str, Interval]:
+        """None: a negative diagonal only flips the sign of a column."""
+        return {"cholesky": FREE}
+
+    def _matrix(self, xp: Any) -> Any:
+        n = self.size or 0
+        if self.cholesky.ndim == 2:
+            L = np.tri(n) * self.cholesky
+        else:
+            rows, columns = np.tril_indices(n)
+            place = np.zeros((n, n), dtype=int)
+            place[rows, columns] = np.arange(len(rows))
+            L = np.tri(n) * self.cholesky[place.ravel()].reshape((n, n))
+        return L @ L.T
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FactorAnalytic(Covariance):
+    """
+    ΛΛᵀ + diag(ψ): a few common factors, and a specific variance of each effect.
+
+    Parameters
+    ----------
+    loadings : array or tensor, (n, k)
+        Λ, determined up to a rotation of its columns; fix what lies above its diagonal at 0 to identify it.
+    uniquenesses : array or tensor, (n,)
+        ψ.
+    size : int, optional
+        Needed only for tensors whose shapes PyTensor does not know.
+
+    Examples
+    --------
+    >>> from pm_fastlmm import covariance as cov
+    >>> cov.factor_analytic([[1.0], [2.0]], [0.5, 0.0]).dense()
+    array([[1.5, 2. ],
+           [2. , 4. ]])
+    """
+
+    loadings: Any
+    uniquenesses: Any
+    size: int | None = None
+    _parameters: ClassVar[tuple[str, ...]] = ("loadings", "uniquenesses")
+
+    def __post_init__(self) -> None:
+        settle(self, "loadings", ndim=2)
+        settle(self, "uniquenesses", ndim=1)
+        settle_size(self, lengths(self.loadings)[0], *lengths(self.uniquenesses))
+
+    @property
+    def bounds(self) -> dict[str, Interval]:
+        """ψ ≥ 0."""
+        return {"loadings": FREE, "uniquenesses": POSITIVE}
+
+    def _matrix(self, xp: Any) -> Any:
+        specific = xp.expand_dims(self.uniquenesses, -1) * np.eye(self.size or 0)
+        return self.loadings @ self.loadings.T + specific
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Gram(Covariance):
+    """
+    WWᵀ: the covariance that has the root W (n, m). With known columns and one variance, `propagate(W, scalar(v))`.
+
+    Parameters
+    ----------
+    W : array or tensor, (n, m)
+    size : int, optional
+        Needed only for a tensor whose shape PyTensor does not know.
+
+    Examples
+    --------
+    >>> from pm_fastlmm import covariance as cov
+    >>> cov.gram([[1.0], [2.0]]).dense()
+    array([[1., 2.],
+           [2., 4.]])
+    """
+
+    W: Any
+    size: int | None = None
+    _parameters: ClassVar[tuple[str, ...]] = ("W",)
+
+    def __post_init__(self) -> None:
+        settle(self, "W", ndim=2)
+        settle_size(self, lengths(self.W)[0])
+
+    @property
+    def bounds(self) -> dict[str, Interval]:
+        """None."""
+        return {"W": FREE}
+
+    def _matrix(self, xp: Any) -> Any:
+        return self.W @ self.W.T
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Known(Covariance):
+    """
+    σ²K with a known K; `known` reads, checks and factors K.
+
+    Attributes
+    ----------
+    K : (n, n) array
+    sigma2 : float or scalar tensor
+    labels : tuple or None
+        What the rows of K are called.
+    root : (n, n) array
+        R with K = RRᵀ: the Cholesky factor, or that from the eigenvectors if K is singular.
+    """
+
+    K: FloatArray
+    sigma2: Any
+    labels: Ids | None
+    root: FloatArray
+    _parameters: ClassVar[tuple[str, ...]] = ("sigma2",)
+
+    def __post_init__(self) -> None:
+        settle(self, "sigma2")
+
+    @property
+    def size(self) -> int:
+        """The number of rows of K."""
+        return len(self.K)
+
+    @property
+    def bounds(self) -> dict[str, Interval]:
+        """σ² ≥ 0."""
+        return {"sigma2": POSITIVE}
+
+    def select(self, labels: Ids) -> Self:
+        """
+        Return the covariance of some of the labels, in their order.
+
+        Raises
+        ------
+        ValueError
+            If K carries no labels, or lacks some of these.
+        """
+        if self.labels is None:
+            raise ValueError("K has no labels to select by: give it as a DataFrame with labelled rows and columns.")
+        if labels == self.labels:
+            return self
+        place = {label: i for i, label in enumerate(self.labels)}
+        if missing := [label for label in labels if label not in place]:
+            raise ValueError(f"K lacks {len(missing)} of {len(labels)} labels: {shown(missing)}.")
+        rows = [place[label] for label in labels]
+        K = self.K[np.ix_(rows, rows)]
+        return type(self)(frozen(K), self.sigma2, labels, frozen(semidefinite_root(K, "K")))
+
+    def _matrix(self, xp: Any) -> Any:
+        return self.sigma2 * self.K
+
+
+def known(K: Any, sigma2: Any = 1.0) -> Known:
+    """
+    Return σ²K with a known K, such as `pedigree`, `markers` or `phylogeny` make.
+
+    Parameters
+    ----------
+    K : array or DataFrame, (n, n)
+        Symmetric positive semi-definite. The labels of a DataFrame are kept: a term matches its levels to them.
+    sigma2 : float or scalar tensor
+
+    Raises
+    ------
+    ValueError
+        If K is not square, finite, symmetric and positive semi-definite.
+    TypeError
+        If K is a tensor.
+
+    Examples
+    --------
+    >>> from pm_fastlmm import covariance as cov
+    >>> K = cov.pedigree(["calf", "bull"], ["bull", None], [None, None])
+    >>> relatives = cov.known(K, sigma2=2.0)
+    >>> relatives
+    Known(sigma2=2)
+    >>> relatives.select(("bull", "calf")).labels
+    ('bull', 'calf')
+    """
+    if is_tensor(K):
+        raise TypeError("K must be known, got a tensor: a matrix that depends on random variables is unstructured(K).")
+    read_in = read_covariance(K)
+    values = frozen(read_in.values.copy())
+    return Known(values, sigma2, read_in.ids, frozen(semidefinite_root(values, "K")))
+
+
+def unstructured(cov: Any = None, *, cholesky: Any = None, size: int | None = None) -> Unstructured | CholeskyFactored:
+    """
+    Return any covariance matrix, given by itself or by its Cholesky factor.
+
+    Parameters
+    ----------
+    cov : array or tensor, (n, n)
+        Symmetric positive semi-definite; any expression of random variables may stand here.
+    cholesky : array or tensor, (n, n) or (n(n + 1)/2,)
+        Lower triangular L, or its lower triangle row by row, in place of `cov`.
+    size : int, optional
+        Needed only for a tensor whose shape PyTensor does not know.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of the two is given, or it is not what it should be.
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> from pm_fastlmm import covariance as cov
+    >>> with pm.Model():
+    ...     sd = pm.HalfNormal.dist(1, shape=2)
+    ...     L, _, _ = pm.LKJCholeskyCov("L", n=2, eta=2, sd_dist=sd, compute_corr=True)
+    >>> cov.unstructured(cholesky=L)
+    CholeskyFactored(cholesky=<tensor>, size=2)
+    """
+    if (cov is None) == (cholesky is None):
+        raise ValueError("give exactly one of cov, the covariance matrix, and cholesky, its lower triangular factor.")
+    return Unstructured(cov, size) if cholesky is None else CholeskyFactored(cholesky, size)
+
+
+def semidefinite_root(K: FloatArray, name: str) -> FloatArray:
+    """
+    Return R with K = RRᵀ, lower triangular unless K is singular.
+
+    Raises
+    ------
+    ValueError
+        If K is not positive semi-definite.
+    """
+    try:
+        return np.asarray(cholesky(K, lower=True))
+    except LinAlgError:
+        eigvals, vectors = np.linalg.eigh(K)
+    tolerance = len(K) * np.finfo(float).eps * np.abs(eigvals).max()
+    if eigvals[0] < -tolerance:
+        raise ValueError(
+            f"{name} must be positive semi-definite, but has the eigenvalue {eigvals[0]:.3g} "
+            f"(its largest is {eigvals[-1]:.3g}): give covariances, with all their digits."
+        )
+    return np.asarray(vectors * np.sqrt(np.maximum(eigvals, 0.0)))
+
+
+def _unpacked(packed: Any) -> int | None:
+    """Return n for the n(n + 1)/2 entries of a packed triangle, None if their number is not known."""
+    (length,) = lengths(packed)
+    if length is None:
+        return None
+    n = (int(np.sqrt(8 * length + 1)) - 1) // 2
+    if n * (n + 1) // 2 != length:
+        raise ValueError(f"cholesky has {length} packed entries, which are not the n(n + 1)/2 of a triangle.")
+    return n

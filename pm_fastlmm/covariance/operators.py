@@ -1,0 +1,82 @@
+"""Operators beside `+`, `*` and `@`: structures along a diagonal, and carried through a known matrix."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from pm_fastlmm._arrays import FloatArray, frozen, read, require_finite
+from pm_fastlmm.covariance.algebra import Covariance, Operator, total_size
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class BlockDiagonal(Operator):
+    """
+    The matrix with the given covariances along its diagonal: independent groups of levels, each with its structure.
+
+    Examples
+    --------
+    >>> from pm_fastlmm import covariance as cov
+    >>> cov.block_diagonal(cov.scalar(2.0, size=1), cov.ar1(1.0, 0.5, size=2)).dense()
+    array([[2. , 0. , 0. ],
+           [0. , 1. , 0.5],
+           [0. , 0.5, 1. ]])
+    """
+
+    operands: tuple[Covariance, ...]
+
+    def __init__(self, *operands: Covariance) -> None:
+        self._take(operands, minimum=1)
+        if self.size is None:
+            raise ValueError(f"the sizes of all blocks of {self!r} must be known: give size=.")
+
+    @property
+    def size(self) -> int | None:
+        """The sum of the sizes."""
+        return total_size(sum, self.operands)
+
+    def _matrix(self, xp: Any) -> Any:
+        rows, before = [], 0
+        for operand in self.operands:
+            k = operand.size
+            after = int(self.size or 0) - before - k
+            rows.append(xp.concatenate([np.zeros((k, before)), operand.dense(), np.zeros((k, after))], axis=1))
+            before += k
+        return xp.concatenate(rows, axis=0)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class Propagate(Operator):
+    """
+    The covariance Z G Zᵀ of Z u, where G is the covariance of u and Z (n, q) is known.
+
+    Examples
+    --------
+    >>> from pm_fastlmm import covariance as cov
+    >>> cov.propagate([[1, 0], [1, 0], [0, 1]], cov.scalar(2.0)).dense()
+    array([[2., 2., 0.],
+           [2., 2., 0.],
+           [0., 0., 2.]])
+    """
+
+    _associative: ClassVar[bool] = False
+    Z: FloatArray
+    operands: tuple[Covariance, ...]
+
+    def __init__(self, Z: Any, G: Covariance) -> None:
+        matrix = read(Z, "Z", ndim=(2,)).values
+        require_finite(matrix, "Z", "a design of random effects has no missing entries.")
+        object.__setattr__(self, "Z", frozen(matrix.copy()))
+        self._take((G,), minimum=1)
+        object.__setattr__(self, "operands", (G.with_size(matrix.shape[1]),))
+
+    @property
+    def size(self) -> int:
+        """The number of rows of Z."""
+        return len(self.Z)
+
+    def _of(self, *operands: Covariance) -> Self:
+        return type(self)(self.Z, *operands)
+
+    def _matrix(self, xp: Any) -> Any:
+        return self.Z @ self.operands[0].dense() @ self.Z.T

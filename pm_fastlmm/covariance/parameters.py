@@ -1,0 +1,84 @@
+"""Parameters of covariance structures: numbers, which are checked, and tensors, of which only the shape is known."""
+
+import math
+import sys
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from pm_fastlmm._arrays import frozen, require_finite
+
+type Interval = tuple[float, float]
+
+FREE: Interval = (-math.inf, math.inf)
+POSITIVE: Interval = (0.0, math.inf)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a PyTensor variable: where PyTensor was not imported there is none, and it is not needed."""
+    graph = sys.modules.get("pytensor.graph.basic")
+    return graph is not None and isinstance(value, graph.Variable)
+
+
+def namespace(*values: Any) -> Any:
+    """Return PyTensor's tensor module if one of the values is a tensor, and NumPy otherwise."""
+    return import_module("pytensor.tensor") if any(map(is_tensor, values)) else np
+
+
+def settle(structure: Any, name: str, *, ndim: int = 0) -> None:
+    """
+    Check one parameter of a structure that is being made, and store a number as float, an array read-only.
+
+    Raises
+    ------
+    TypeError
+        If it is neither a tensor nor numbers.
+    ValueError
+        If it has another number of dimensions, is not finite, or lies outside the structure's bounds.
+    """
+    value = getattr(structure, name)
+    kind = type(structure).__name__
+    if not is_tensor(value):
+        try:
+            value = np.array(value, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} of {kind} must be numbers or a tensor, got {type(value).__name__}.") from error
+    if value.ndim != ndim:
+        expected = ("a scalar", "a vector", "a matrix")[ndim]
+        raise ValueError(f"{name} of {kind} must be {expected}, got {value.ndim} dimensions.")
+    if is_tensor(value):
+        return
+    require_finite(value, f"{name} of {kind}", "give a number.")
+    lower, upper = structure.bounds[name]
+    outside = value[(value < lower) | (value > upper)]
+    if outside.size:
+        interval = f"at least {lower:.6g}" if upper == math.inf else f"between {lower:.6g} and {upper:.6g}"
+        size = "" if structure.size is None or ndim else f" for size {structure.size}"
+        raise ValueError(f"{name} of {kind} must be {interval}{size}, got {outside.flat[0]:.6g}.")
+    object.__setattr__(structure, name, frozen(value) if ndim else float(value))
+
+
+def settle_size(structure: Any, *lengths: int | None) -> None:
+    """
+    Check the size of a structure that is being made, or infer it from the lengths of its parameters.
+
+    Raises
+    ------
+    ValueError
+        If it is not a positive integer, or the lengths differ from each other or from it.
+    """
+    kind, size = type(structure).__name__, structure.size
+    if size is not None and (not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1):
+        raise ValueError(f"size of {kind} must be a positive integer, got {size!r}.")
+    known = {int(length) for length in (*lengths, size) if length is not None}
+    if len(known) > 1:
+        raise ValueError(
+            f"{kind} has parameters, or a size, of different lengths: {' and '.join(map(str, sorted(known)))}."
+        )
+    object.__setattr__(structure, "size", next(iter(known), None))
+
+
+def lengths(value: Any) -> tuple[int | None, ...]:
+    """Return the shape of an array, or of a tensor as far as PyTensor knows it."""
+    return tuple(value.type.shape) if is_tensor(value) else np.shape(value)

@@ -1,0 +1,216 @@
+"""Term: one random-effects term Zu of a linear mixed model, its incidence and the covariance of its effects."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array, issparse
+
+from pm_fastlmm._arrays import FloatArray, Ids, align, read, require_finite, require_length, shown
+from pm_fastlmm.covariance.algebra import Covariance, Hadamard, Kronecker, Sum
+from pm_fastlmm.covariance.blocks import Blocks, blocks
+from pm_fastlmm.covariance.incidence import Factor, Incidence, Levels, SparseMatrix, by_level, read_factor
+from pm_fastlmm.covariance.matrices import Known
+from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Equicorrelation, Identity, Scalar
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class Term:
+    """
+    One term Zu, u ~ N(0, G), of y = Xβ + Σ Zu + e.
+
+    Parameters
+    ----------
+    by : grouping factor, or matrix
+        A sequence, Series or Categorical of n labels; a list or tuple of several for their interaction; what
+        `covariance.incidence` returns; or a matrix Z (n, q), an array, a DataFrame or a sparse matrix.
+    covariance : Covariance
+        That of the effects of the levels (or of the columns of the matrix). With `columns`, that of the effects within
+        one level, over the columns.
+    columns : array, Series or DataFrame, (n,) or (n, c), optional
+        Covariates whose coefficients vary from level to level: the random slopes, with a column of ones for the
+        intercept.
+    across : Covariance, optional
+        With `columns`, a covariance over the levels; they are independent by default. G is across ⊗ covariance.
+    name : str, optional
+        Default: that of the factor, joined by ":" for an interaction, or "u".
+
+    Attributes
+    ----------
+    Z : scipy.sparse.csr_array, (n, q)
+        Its column for a level and a column is level · width + column.
+    levels : tuple
+        Sorted, or in the order of the categories; the names of the columns of a matrix.
+    columns : tuple of str
+        Names of the columns within a level, ("1",) without `columns`.
+    covariance : Covariance
+        G, of all q effects.
+    blocks : Blocks
+        G taken apart into equal blocks.
+    ids : tuple or None
+        The index of `by` or `columns`, by which rows are aligned with y and X.
+
+    Raises
+    ------
+    ValueError
+        If a label or an entry is missing, lengths differ, a size does not fit, or a known K lacks levels (they are
+        named).
+
+    Notes
+    -----
+    A labelled K (`covariance.known` of a DataFrame) is matched to the levels by its labels and may have more of them;
+    without labels its rows are the levels in order. Categories that do not occur in the data are left out, except
+    those that a labelled K has, whose effects are predicted from those of their relatives, and those that stand between
+    the levels of an `ar1`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import pm_fastlmm as flmm
+    >>> from pm_fastlmm import covariance as cov
+    >>> table = pd.DataFrame({"subject": ["s1", "s1", "s2", "s2"], "one": 1.0, "days": [0.0, 1.0, 0.0, 1.0]})
+    >>> term = flmm.Term(
+    ...     table["subject"], cov.unstructured([[4.0, 1.0], [1.0, 2.0]]), columns=table[["one", "days"]]
+    ... )
+    >>> term
+    Term('subject': 2 levels × (one, days), Kronecker(Identity(size=2), Unstructured(cov=<2 × 2>, size=2)))
+    >>> term.Z.toarray()
+    array([[1., 0., 0., 0.],
+           [1., 1., 0., 0.],
+           [0., 0., 1., 0.],
+           [0., 0., 1., 1.]])
+    """
+
+    name: str
+    Z: SparseMatrix
+    levels: Levels
+    columns: tuple[str, ...]
+    covariance: Covariance
+    blocks: Blocks
+    ids: Ids | None
+
+    def __init__(
+        self, by: Any, covariance: Covariance, *, columns: Any = None, across: Covariance | None = None,
+        name: str | None = None,
+    ) -> None:  # fmt: skip
+        for structure, argument in ((covariance, "covariance"), (across, "across")):
+            if not isinstance(structure, Covariance | None) or (argument == "covariance" and structure is None):
+                raise TypeError(
+                    f"{argument} must be a covariance structure, got {type(structure).__name__}: wrap a variance as "
+                    "flmm.covariance.scalar(v), a matrix as flmm.covariance.known(K)."
+                )
+        if across is not None and columns is None:
+            raise ValueError("across= is the covariance over levels of a term with columns=: give it as covariance.")
+        over_levels = covariance if columns is None else across
+        Z, levels, own_name, ids = _incidence(by, over_levels)
+        if over_levels is not None:
+            over_levels = _matched(over_levels, levels, own_name or name or "u", "levels")
+        names: tuple[str, ...] = ("1",)
+        if columns is not None:
+            values, names, ids = _columns(columns, Z.shape[0], ids)
+            Z = by_level(Z, values)
+            within = _matched(covariance, names, own_name or name or "u", "columns")
+            over_levels = Kronecker(over_levels or Identity(len(levels)), within)
+        assert over_levels is not None
+        values_of = {
+            "name": str(name if name is not None else own_name or "u"), "Z": Z, "levels": levels, "columns": names,
+            "covariance": over_levels, "blocks": blocks(over_levels), "ids": ids,
+        }  # fmt: skip
+        for attribute, value in values_of.items():
+            object.__setattr__(self, attribute, value)
+
+    @property
+    def n(self) -> int:
+        """The number of rows."""
+        return int(self.Z.shape[0])
+
+    @property
+    def width(self) -> int:
+        """The number of columns within a level."""
+        return len(self.columns)
+
+    def __repr__(self) -> str:
+        """Show the name, how many levels, which columns, and the covariance."""
+        columns = "" if self.columns == ("1",) else f" × ({', '.join(self.columns)})"
+        return f"Term({self.name!r}: {len(self.levels)} levels{columns}, {self.covariance!r})"
+
+
+def _incidence(by: Any, over_levels: Covariance | None) -> tuple[SparseMatrix, Levels, str | None, Ids | None]:
+    """Return Z over the levels, their labels, the name of the factor and the ids of the rows."""
+    if isinstance(by, Incidence):
+        return by.Z, by.levels, None, None
+    if issparse(by) or (not isinstance(by, list | tuple) and (hasattr(by, "columns") or np.ndim(by) == 2)):
+        labelled = None if issparse(by) else read(by, "by", ndim=(2,))
+        matrix: Any = by if labelled is None else labelled.values
+        Z: SparseMatrix = csr_array(matrix, dtype=np.float64, copy=True)
+        Z.sum_duplicates()
+        require_finite(Z.data, "by", "a design of random effects has no missing entries: drop those rows.")
+        names = None if labelled is None else labelled.names
+        return Z, names or tuple(range(Z.shape[1])), None, None if labelled is None else labelled.ids
+    factor = by if isinstance(by, Factor) else read_factor(by, "by")
+    factor = factor.subset(_kept(factor, over_levels))
+    return factor.matrix(), factor.levels, factor.name, factor.ids
+
+
+def _kept(factor: Factor, over_levels: Covariance | None) -> npt.NDArray[np.bool_]:
+    """Return which levels have effects: those that occur, and others on which the covariance of these depends."""
+    used = factor.used()
+    match over_levels:
+        case None | Identity() | Scalar() | Equicorrelation(size=None) | CompoundSymmetry(size=None):
+            return used
+        case Known(labels=labels):
+            known = set(labels or ())
+            return np.array([u or level in known for u, level in zip(used, factor.levels, strict=True)], dtype=bool)
+    return np.ones(len(used), dtype=bool) if over_levels.size in (None, len(used)) else used
+
+
+def _columns(columns: Any, n: int, ids: Ids | None) -> tuple[FloatArray, tuple[str, ...], Ids | None]:
+    """Return the columns within a level, in the order of the rows of the incidence, and their names."""
+    labelled = read(columns, "columns", ndim=(1, 2))
+    require_length(labelled.values.shape[0], n, "columns", "by")
+    values = labelled.take(align(ids, labelled, name="columns", reference_name="by"))
+    require_finite(values, "columns", "random slopes have no missing covariates: drop those rows.")
+    names = labelled.names
+    if values.ndim == 1:
+        values, names = values[:, None], (str(getattr(columns, "name", None) or "x0"),)
+    return values, names or tuple(f"x{j}" for j in range(values.shape[1])), ids if ids is not None else labelled.ids
+
+
+def _matched(covariance: Covariance, labels: Levels, name: str, what: str) -> Covariance:
+    """Return the covariance with its size settled; a labelled K is put into the order of the labels."""
+    if isinstance(covariance, Known) and covariance.labels is not None:
+        known = set(covariance.labels)
+        if missing := [label for label in labels if label not in known]:
+            texts = set(map(str, known))
+            hint = "convert one of them, text is not a number" if str(missing[0]) in texts else "add them or drop rows"
+            raise ValueError(
+                f"K of term {name!r} lacks {len(missing)} of its {len(labels)} {what} ({shown(missing)}): {hint}."
+            )
+        return covariance.select(tuple(labels))
+    if covariance.size is not None and covariance.size != len(labels):
+        raise ValueError(
+            f"the covariance of term {name!r} has size {covariance.size}, but there are {len(labels)} {what} "
+            f"({shown(labels)}): {covariance!r}."
+        )
+    if what == "levels" and _needs_spacing(covariance):
+        _require_spacing(labels, name)
+    return covariance.with_size(len(labels))
+
+
+def _needs_spacing(covariance: Covariance) -> bool:
+    if isinstance(covariance, Sum | Hadamard):
+        return any(map(_needs_spacing, covariance.operands))
+    return isinstance(covariance, AR1)
+
+
+def _require_spacing(levels: Levels, name: str) -> None:
+    """Refuse numbers that are not equally spaced: the neighbours of `ar1` are one step apart."""
+    if not all(isinstance(level, int | float) for level in levels):
+        return
+    steps = np.diff(np.array(levels, dtype=float))
+    if len(steps) and not np.allclose(steps, steps[0], rtol=1e-6, atol=0):
+        raise ValueError(
+            f"ar1 needs equally spaced levels, but those of term {name!r} are not ({shown(levels)}): "
+            "give a Categorical whose categories are all the steps, those without data too."
+        )

@@ -1,0 +1,131 @@
+"""What the distributions share in reading their arguments: the mean, the treatment of β, and what is not theirs."""
+
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+from pymc.pytensorf import floatX
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Constant, Variable
+
+from pm_fastlmm._arrays import FloatArray, Ids, align, read, require_finite
+from pm_fastlmm.distribution.variables import product
+from pm_fastlmm.linalg.projection import Projection
+
+SPECTRUM = "the spectrum"
+_PYMC = {"dims", "initval", "shape", "size", "rng", "total_size", "transform", "default_transform", "name", "model"}
+
+
+def refuse_unknown(distribution: str, kwargs: dict[str, Any], known: str) -> None:
+    """Raise a TypeError for arguments that are neither ours nor those of every PyMC distribution."""
+    if unknown := kwargs.keys() - _PYMC:
+        raise TypeError(f"{distribution} takes no argument {', '.join(sorted(unknown))}: {known}.")
+
+
+def refuse_lone_mean(beta_mean: Any) -> None:
+    """Raise a ValueError for a prior mean of β without a prior covariance."""
+    if beta_mean is not None:
+        raise ValueError(
+            "beta_mean is given without beta_cov: give the prior covariance, or fixed coefficients as beta=."
+        )
+
+
+def read_response(observed: Any, ids: Ids | None, n: int, *, ndim: tuple[int, ...] = (1, 2)) -> Any:
+    """
+    Return the data as PyMC takes them, (…, n), aligned by id; missing values are refused, PyMC would impute them.
+
+    Raises
+    ------
+    ValueError
+        If values are missing, the length or the ids do not fit, or a square array could be read both ways.
+    """
+    if isinstance(observed, Variable):
+        values = observed.get_value() if isinstance(observed, SharedVariable) else getattr(observed, "data", None)
+        if values is not None:
+            _check_response(np.asarray(values, dtype=float), n)
+        return observed
+    labelled = read(observed, "observed", ndim=ndim)
+    values = labelled.take(align(ids, labelled, name="observed", reference_name=SPECTRUM))
+    if values.ndim == 2 and (hasattr(observed, "columns") or labelled.ids is not None):
+        values = values.T
+    elif values.ndim == 2 and values.shape == (n, n):
+        raise ValueError(
+            f"observed is a square array, shape {values.shape}, without labels: rows or columns could be the "
+            "responses. Pass a DataFrame whose rows are the observations, or a DataArray with a dimension 'obs'."
+        )
+    _check_response(values, n)
+    return values
+
+
+def _check_response(values: FloatArray, n: int) -> None:
+    if values.shape[-1] != n:
+        raise ValueError(f"observed has shape {values.shape}, but the {n} observations must be its last dimension.")
+    require_finite(
+        values, "observed",
+        "PyMC would impute them one by one; leave those rows out with spectrum.subset(rows), or let flmm.kernel_model "
+        "or flmm.lmm_model drop and count them.",
+    )  # fmt: skip
+
+
+def read_mean(mu: Any, ids: Ids | None, n: int) -> Any:
+    """Return the mean besides Xβ as a tensor (…, n); a labelled one in the order of the ids."""
+    if mu is not None and not isinstance(mu, Variable) and (hasattr(mu, "index") or hasattr(mu, "coords")):
+        labelled = read(mu, "mu", ndim=(1,))
+        mu = labelled.take(align(ids, labelled, name="mu", reference_name=SPECTRUM))
+    mu = pt.as_tensor(0.0 if mu is None else mu)
+    mu = floatX(pt.full((n,), mu) if mu.type.ndim == 0 else mu)
+    if mu.type.shape[-1] not in (None, n):
+        raise ValueError(f"mu has {mu.type.shape[-1]} values in its last dimension, but there are {n} observations.")
+    return mu
+
+
+def coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Any, Any]:
+    """
+    Return the mean b and a root L of the covariance of β, L = 0 for an explicit β.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, β is given twice, or its covariance is not positive semi-definite.
+    """
+    r = projection.rank
+    if not r:
+        raise ValueError("beta or beta_cov is given, but there are no fixed effects: give X.")
+    if beta is not None and (beta_mean is not None or beta_cov is not None):
+        raise ValueError("give either beta (coefficients) or beta_mean and beta_cov (their prior), not both.")
+    b = floatX(pt.as_tensor(beta if beta is not None else 0.0 if beta_mean is None else beta_mean))
+    b = pt.full((r,), b) if b.type.ndim == 0 and (beta is None or r == 1) else b
+    if b.type.ndim == 0 or b.type.shape[-1] not in (None, r):
+        raise ValueError(
+            f"beta must have {r} values, one for each of {', '.join(projection.coef)}; got shape {b.type.shape}."
+        )
+    if beta is not None:
+        return b, pt.zeros((r, r))
+    if isinstance(beta_cov, Variable) and not isinstance(beta_cov, Constant):
+        return b, pt.linalg.cholesky(floatX(beta_cov))
+    cov = np.asarray(beta_cov.data if isinstance(beta_cov, Constant) else beta_cov, dtype=float)
+    if cov.shape != (r, r):
+        raise ValueError(f"beta_cov must be ({r}, {r}), for {', '.join(projection.coef)}; got shape {cov.shape}.")
+    values = np.linalg.eigvalsh(cov)
+    if not np.allclose(cov, cov.T) or values[0] < -1e-12 * abs(values[-1]):
+        raise ValueError("beta_cov must be symmetric positive semi-definite.")
+    return b, covariance_root(pt.constant(cov))
+
+
+def covariance_root(B: Any) -> Any:
+    """Return L with LLᵀ = B for a prior covariance of β; a singular one must be a constant."""
+    if not isinstance(B, Constant):
+        return pt.linalg.cholesky(B)
+    values, vectors = np.linalg.eigh(B.data)
+    return pt.constant(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[bool, Any, Any]:
+    """Return whether β is flat, the mean b of β, and its prior covariance B; empty where there is none."""
+    if beta is None and beta_cov is None:
+        refuse_lone_mean(beta_mean)
+        return True, pt.zeros((0,)), pt.zeros((0, 0))
+    b, L = coefficients(projection, beta, beta_mean, beta_cov)
+    if beta_cov is None:
+        return False, b, pt.zeros((0, 0))
+    return False, b, pt.constant(L.data @ L.data.T) if isinstance(L, Constant) else product(L, L.T)

@@ -1,0 +1,182 @@
+"""
+PyTensor operations of the structured and the dense likelihood, with closed-form gradients.
+
+They call back into Python from compiled graphs: that costs some 20 µs for each evaluation, but the compiled loop of the
+likelihood is shared by all models. Linked into each graph it would save those, and take 10 s and more to compile anew
+for each model.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+from pytensor.gradient import disconnected_type
+from pytensor.graph.basic import Apply
+from pytensor.graph.op import Op
+from pytensor.link.numba.dispatch.basic import generate_fallback_impl, numba_funcify_and_cache_key
+
+from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
+from pm_fastlmm.likelihood.dense import dense_loglik_and_gradient
+from pm_fastlmm.linalg.mixed import MixedProducts
+
+
+def called_back(op: type[Op]) -> type[Op]:
+    """Have Numba call an operation's `perform`, without a warning: here that is intended."""
+
+    @numba_funcify_and_cache_key.register(op)  # type: ignore[untyped-decorator]
+    def _(op: Op, node: Any = None, **kwargs: Any) -> tuple[Any, None]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Numba will use object mode")
+            return generate_fallback_impl(op, node=node, **kwargs), None
+
+    return op
+
+
+@called_back
+class MixedLoglik(Op):  # type: ignore[misc]
+    """
+    Log-likelihood from cross-products, with its gradient as further outputs: both come from one factorisation.
+
+    Inputs: phi, σ²_e, the statistics of the response (within, between, rss), and the constants of the products. There
+    is no second derivative.
+    """
+
+    __props__ = ()
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to inputs."""
+        phi, e, within, between, rss, *constants = map(pt.as_tensor, inputs)
+        outputs = [pt.dscalar(), phi.type(), pt.dscalar(), within.type(), between.type(), pt.dscalar()]
+        return Apply(self, [phi, e, within, between, rss, *constants], outputs)
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        phi, e, within, between, rss, *constants = inputs
+        for out, value in zip(
+            outputs, loglik_and_gradient(phi, float(e), within, between, float(rss), *constants), strict=True
+        ):
+            out[0] = np.asarray(value)
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the gradient, which the outputs hold already."""
+        g, *others = cotangents
+        if any(not isinstance(other.type, type(disconnected_type)) for other in others):
+            raise NotImplementedError("the structured likelihood has first derivatives only.")
+        return [g * d for d in outputs[1:]] + [disconnected_type() for _ in inputs[5:]]
+
+    def connection_pattern(self, node: Any) -> list[list[bool]]:
+        """Parameters and statistics reach the log-likelihood, the constants do not."""
+        return [[i < 5] * 6 for i in range(len(node.inputs))]
+
+
+@called_back
+class ResponseStatistics(Op):  # type: ignore[misc]
+    """The statistics of a response; PyTensor folds those of observed data when it compiles."""
+
+    __props__ = ("products",)
+
+    def __init__(self, products: MixedProducts) -> None:
+        self.products = products
+
+    def make_node(self, y: Any) -> Apply:
+        """Apply to a response (n,)."""
+        p = self.products
+        shapes = ((p.W.shape[1],), p.C.shape[:2], (), p.Q_within.shape[1:])
+        types = [pt.tensor(dtype="float64", shape=shape) for shape in shapes]
+        return Apply(self, [pt.as_tensor(y)], types)
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        for out, value in zip(outputs, self.products.response(np.asarray(inputs[0], dtype=float)), strict=True):
+            out[0] = np.asarray(value, dtype=float)
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the gradient with respect to the response."""
+        given = [
+            pt.zeros_like(out) if isinstance(g.type, type(disconnected_type)) else g
+            for out, g in zip(outputs, cotangents, strict=True)
+        ]
+        return [ResponsePullback(self.products)(inputs[0], *given)]
+
+
+@called_back
+class ResponsePullback(Op):  # type: ignore[misc]
+    """The transpose of `ResponseStatistics`."""
+
+    __props__ = ("products",)
+
+    def __init__(self, products: MixedProducts) -> None:
+        self.products = products
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to the response and the gradients of its statistics."""
+        variables = list(map(pt.as_tensor, inputs))
+        return Apply(self, variables, [variables[0].type()])
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        y, within, between, rss, y1 = inputs
+        outputs[0][0] = self.products.response_pullback(y, within, between, float(rss), y1)
+
+
+@called_back
+class RandomEffects(Op):  # type: ignore[misc]
+    """Σ_k Z_k(I ⊗ R_k)ξ_k, R_kR_kᵀ = Σ_k, from white noise ξ (…, q): draws of what the terms contribute."""
+
+    __props__ = ("products",)
+
+    def __init__(self, products: MixedProducts) -> None:
+        self.products = products
+
+    def make_node(self, phi: Any, xi: Any) -> Apply:
+        """Apply to the packed Σ_k, in the order of the engine, and to noise."""
+        phi, xi = pt.as_tensor(phi), pt.as_tensor(xi)
+        batch = max(phi.type.ndim, xi.type.ndim) - 1
+        return Apply(self, [phi, xi], [pt.tensor(dtype="float64", shape=(None,) * batch + (self.products.n,))])
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        phi, xi = inputs
+        shape = np.broadcast_shapes(phi.shape[:-1], xi.shape[:-1])
+        out = np.zeros((*shape, self.products.n))
+        start = place = 0
+        for k in self.products.order:
+            Z, levels, c, _ = self.products.blocks[k]
+            sigma = phi[..., start : start + c * c].reshape(*phi.shape[:-1], c, c)
+            values, vectors = np.linalg.eigh(sigma)
+            root = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
+            noise = xi[..., place : place + levels * c].reshape(*xi.shape[:-1], levels, c)
+            u = np.einsum("...ij,...lj->...li", root, noise)
+            u = u.reshape(-1, levels * c)
+            out += (Z @ u.T).T.reshape(*np.broadcast_shapes(phi.shape[:-1], xi.shape[:-1]), -1)
+            start, place = start + c * c, place + levels * c
+        outputs[0][0] = out
+
+
+@called_back
+class DenseLoglik(Op):  # type: ignore[misc]
+    """Log-likelihood of V, y and an orthonormal basis of X, with its gradient as further outputs."""
+
+    __props__ = ()
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to V, y and Q₁."""
+        V, y, Q1 = map(pt.as_tensor, inputs)
+        return Apply(self, [V, y, Q1], [pt.dscalar(), V.type(), y.type()])
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        for out, value in zip(outputs, dense_loglik_and_gradient(*inputs), strict=True):
+            out[0] = np.asarray(value)
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the gradient, which the outputs hold already."""
+        g, *others = cotangents
+        if any(not isinstance(other.type, type(disconnected_type)) for other in others):
+            raise NotImplementedError("the dense likelihood has first derivatives only.")
+        return [g * outputs[1], g * outputs[2], disconnected_type()]
+
+    def connection_pattern(self, node: Any) -> list[list[bool]]:
+        """V and y reach the log-likelihood, the basis of X is constant."""
+        return [[True] * 3, [True] * 3, [False] * 3]

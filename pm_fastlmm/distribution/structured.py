@@ -1,0 +1,294 @@
+"""StructuredLMM: several random-effects terms, V = Z G(θ) Zᵀ + σ²_eI, evaluated from cross-products."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+import scipy.sparse as sp
+from pymc.distributions.dist_math import check_parameters
+from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
+from pymc.logprob.abstract import _logprob
+from pymc.pytensorf import floatX
+from pytensor.tensor.random.basic import normal
+
+from pm_fastlmm._arrays import Labelled, align, common_ids, read, require_length
+from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.covariance.theta import RESIDUAL, Theta
+from pm_fastlmm.distribution.inputs import covariance_root, read_mean, read_response, refuse_unknown, treat_coefficients
+from pm_fastlmm.distribution.operations import MixedLoglik, RandomEffects, ResponseStatistics
+from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, Treatment, prepared, times
+from pm_fastlmm.linalg.mixed import Block, MixedProducts
+from pm_fastlmm.linalg.projection import Projection, read_design
+from pm_fastlmm.linalg.spectrum import Spectrum
+
+_CARRIED = ("treatment", "terms", "theta", "products", "ids", "design", "spectrum")
+_SPECTRUM_ORDER = 3000
+_SPECTRUM_SIZE = 30_000_000
+
+
+class StructuredRV(SymbolicRandomVariable):  # type: ignore[misc]
+    """
+    Y = mu + Xb + Σ Z_ku_k + e: inputs mu, b, B (the prior covariance of β, empty if there is none) and θ.
+
+    The op carries what does not change: the terms, the layout of θ and the cross-products; and, when the terms are one
+    kernel, its spectrum.
+    """
+
+    name = "StructuredLMM"
+    _print_name = ("StructuredLMM", r"\operatorname{StructuredLMM}")
+    extended_signature = "[rng],[size],(n),(r),(s,s),(p)->[rng],(n)"
+    treatment: Treatment
+    terms: tuple[Term, ...]
+    theta: Theta
+    products: MixedProducts
+    ids: Any
+    design: Any
+    spectrum: Spectrum | None
+
+    @classmethod
+    def rv_op(cls, *params: Any, carried: dict[str, Any], size: Any = None, rng: Any = None) -> Any:
+        """Build the graph of a draw."""
+        (mu, b, B, theta), size, rng, batch = prepared(cls.ndims_params, params, size, rng)
+        products: MixedProducts = carried["products"]
+        q = sum(block.Z.shape[1] for block in products.blocks)
+        next_rng, noise = normal(0.0, 1.0, size=(*batch, q + products.n), rng=rng, return_next_rng=True)
+        phi = packed(carried["theta"], products, theta, B)
+        y = RandomEffects(products)(phi, noise[..., :q]) + pt.sqrt(theta[-1]) * noise[..., q:]
+        Q, R = pt.constant(products.projection.Q1), pt.constant(products.projection.R)
+        y = y - times(Q, times(Q.T, y)) if products.flat else y + times(Q, times(R, b))
+        op = cls([rng, size, mu, b, B, theta], [next_rng, mu + y])
+        for name, value in carried.items():
+            setattr(op, name, value)
+        return op(rng, size, mu, b, B, theta)
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What the op carries besides its inputs."""
+        return {name: getattr(self, name) for name in _CARRIED}
+
+    def rebuild_rv(self, *params: Any, **kwargs: Any) -> Any:
+        """Build the variable anew, for another size."""
+        return self.rv_op(*params, carried=self.carried, **kwargs)
+
+
+def packed(theta: Theta, products: MixedProducts, values: Any, B: Any) -> Any:
+    """Return the Σ_k packed in the order of the engine; the prior covariance of β is that of the last block."""
+    matrices = theta.matrices(values)
+    if len(products.blocks) > len(matrices):
+        matrices.append(B)
+    return pt.concatenate([pt.as_tensor(matrices[k]).ravel() for k in products.order])
+
+
+@_logprob.register(StructuredRV)  # type: ignore[untyped-decorator]
+def _structured_logp(op: StructuredRV, values: Any, rng: Any, size: Any, mu: Any, b: Any, B: Any, theta: Any,
+                     **kwargs: Any) -> Any:  # fmt: skip
+    (value,) = values
+    if op.spectrum is not None:
+        return _spectral_logp(op, op.spectrum, value, mu, b, B, theta)
+    products = op.products
+    within, between, rss, y1 = ResponseStatistics(products)(value - mu)
+    if not products.flat:  # y₂ + Q₁d, d = Q₁ᵀy - Rb
+        d = y1 - times(pt.constant(products.projection.R), b)
+        along = times(pt.constant(products.Q_between), d)
+        rss = rss - 2 * (along * between.ravel()).sum() + (d**2).sum() - (along**2).sum()
+        within = within + times(pt.constant(products.Q_within), d)
+        between = between + along.reshape(between.shape)
+    constants = [
+        pt.constant(a)
+        for a in (products.layout, products.C, products.B.indptr, products.B.indices, products.B.data, products.within)
+    ]
+    phi = packed(op.theta, products, theta, B)
+    logp = MixedLoglik()(phi, theta[-1], within, between, rss, *constants)[0]
+    return check_parameters(
+        logp - products.logdet_R, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
+    )
+
+
+def _spectral_logp(op: StructuredRV, s: Spectrum, value: Any, mu: Any, b: Any, B: Any, theta: Any) -> Any:
+    """Return the log-density of σ²(K + δI), in the rotated coordinates as `FastLMM` has it."""
+    g, e, R = theta[0], theta[1], pt.constant(s.projection.R)
+    eigvals, basis, Q1 = (pt.constant(a) for a in (s.eigvals, s.basis, s.projection.Q1))
+    if op.treatment == "flat":
+        return FlatLMM.logp(value, mu, g, e, eigvals, basis, Q1, R)
+    L = pt.zeros(R.type.shape) if B.type.shape == (0, 0) else covariance_root(B)
+    return ProperLMM.logp(
+        value, mu, b, L, g, e, eigvals, basis, Q1, R, pt.constant(s.C), pt.constant(s.corner_root)
+    )  # fmt: skip
+
+
+class _Structured(Continuous):  # type: ignore[misc]
+    rv_type = StructuredRV
+    rv_op = StructuredRV.rv_op
+
+    @classmethod
+    def dist(cls, params: Any, **kwargs: Any) -> Any:
+        return super().dist(params, **kwargs)
+
+    def support_point(rv: Any, size: Any, mu: Any, *params: Any) -> Any:
+        return pt.zeros_like(rv) + mu
+
+
+class StructuredLMM:
+    r"""
+    Y ~ N(Xβ, Σ_k Z_kG_kZ_kᵀ + σ²_eI): several random-effects terms, each with a covariance structure.
+
+    What depends on the data is reduced to cross-products once, with the largest grouping factor eliminated; an
+    evaluation with its gradient then costs nothing that grows with n: O(levels) for one grouping factor, and the cube
+    of the number of the other terms' effects.
+
+    Parameters
+    ----------
+    name : str
+    X : (n, r) array or DataFrame, optional
+        Fixed-effects design; an intercept is not added.
+    terms : list of Term
+        `flmm.Term(group, flmm.covariance.scalar(v))`, and so on; their parameters may be random variables.
+    sigma2_e : tensor_like
+        Residual variance.
+    observed : array or Series (n,)
+        One response.
+    mu : tensor_like (n,), optional
+        A mean besides Xβ.
+    beta, beta_mean, beta_cov : tensor_like, optional
+        As in `FastLMM`: by default β is integrated out under a flat prior (**improper along X**: draws of the node are
+        error contrasts, Xᵀ(y - mu) = 0); `beta=` takes coefficients of the model; `beta_cov=`, `beta_mean=` integrate
+        β ~ N(beta_mean, beta_cov) out. The last two are proper densities of y.
+    design : MixedDesign, optional
+        The formula that X and the terms were made from, by which new data are encoded like theirs.
+    **kwargs
+        As in any PyMC distribution: dims, initval …
+
+    Raises
+    ------
+    ValueError
+        If the rows of X, y and the terms do not fit, a term lacks parameters, or the improper treatment has no data.
+
+    Notes
+    -----
+    The likelihood is that of mixed-model equations with blocked elimination (Bates et al. 2015,
+    doi:10.18637/jss.v067.i01), its gradient is in closed form. Log-density and gradient are -inf and 0 where a Σ_k is
+    not positive semi-definite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymc as pm
+    >>> import pm_fastlmm as flmm
+    >>> batch, day = np.repeat(list("abc"), 4), np.tile(["mon", "tue"], 6)
+    >>> y = np.array([1.0, 2, 1, 3, 5, 6, 5, 7, 3, 4, 2, 4])
+    >>> with pm.Model() as model:
+    ...     v_batch, v_day, v_e = (pm.HalfNormal(name, 5) for name in ("v_batch", "v_day", "v_e"))
+    ...     terms = [
+    ...         flmm.Term(batch, flmm.covariance.scalar(v_batch), name="batch"),
+    ...         flmm.Term(day, flmm.covariance.scalar(v_day), name="day"),
+    ...     ]
+    ...     node = flmm.StructuredLMM("y", X=np.ones((12, 1)), terms=terms, sigma2_e=v_e, observed=y)
+    >>> fit = flmm.find_reml(model, progressbar=False)
+    >>> print(fit.theta.round(3).to_dict())
+    {'batch': 4.036, 'day': 1.094, 'residual': 0.188}
+    """
+
+    def __new__(cls, name: str, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, observed: Any = None,
+                **kwargs: Any) -> Any:  # fmt: skip
+        """Register the distribution with the model of the context."""
+        params, carried, rest = _parametrise(terms, sigma2_e, X, observed, kwargs)
+        if observed is None and carried["treatment"] == "flat" and carried["products"].projection.rank:
+            raise ValueError(
+                f"{name} has no observed data, but with β integrated out under a flat prior its density is improper "
+                "along X: give observed=, or a proper treatment of β (beta= or beta_cov=), or leave X out."
+            )
+        if observed is not None:
+            rest["observed"] = read_response(observed, carried["ids"], carried["products"].n)
+        rv = _Structured(name, params, carried=carried, **rest)
+        return rv
+
+    @classmethod
+    def dist(cls, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, **kwargs: Any) -> Any:
+        """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
+        params, carried, rest = _parametrise(terms, sigma2_e, X, None, kwargs)
+        return _Structured.dist(params, carried=carried, **rest)
+
+
+def _parametrise(
+    terms: Sequence[Term], sigma2_e: Any, X: Any, observed: Any, kwargs: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Return the parameters of the random variable, what its op carries, and the arguments that are PyMC's."""
+    terms = _checked_terms(terms)
+    n = terms[0].n
+    ids, projection = _aligned(terms, X)
+    own = {name: kwargs.pop(name, None) for name in ("mu", "beta", "beta_mean", "beta_cov")}
+    design = kwargs.pop("design", None)
+    refuse_unknown("StructuredLMM", kwargs, "it takes X, terms, sigma2_e, mu, beta, beta_mean, beta_cov, observed")
+    flat, b, B = treat_coefficients(projection, own["beta"], own["beta_mean"], own["beta_cov"])
+    blocks = [_block(term) for term in terms]
+    if B.type.shape != (0, 0):
+        blocks.append(Block(sp.csr_array(projection.Q1 @ projection.R), 1, projection.rank, None))
+    products = MixedProducts.from_rows(blocks, projection, flat=flat)
+    theta = Theta.of_terms(terms)
+    carried = {"treatment": "flat" if flat else "proper", "terms": tuple(terms), "theta": theta,
+               "products": products, "ids": ids, "design": design,
+               "spectrum": _spectrum(theta, blocks[: len(terms)], projection)}  # fmt: skip
+    values = floatX(theta.pack(pt.as_tensor(sigma2_e), pt))
+    return [read_mean(own["mu"], ids, n), b, B, values], carried, kwargs
+
+
+def _spectrum(theta: Theta, blocks: list[Block], projection: Projection) -> Spectrum | None:
+    """
+    Return the spectrum of K = ZZᵀ if the terms are σ²(K + δI), and K is worth an eigendecomposition.
+
+    A grouping factor alone is eliminated at the cost of its levels, which the spectral engine does not beat when they
+    are many; a known K costs the cube of its order in each evaluation unless it is diagonalised once.
+    """
+    if theta.names != (theta.names[0], RESIDUAL) or blocks[0].width > 1 or len(theta.blocks[0].parameters) != 1:
+        return None
+    n, q = blocks[0].Z.shape
+    if min(n, q) > _SPECTRUM_ORDER or n * q > _SPECTRUM_SIZE or projection.rank + 1 >= n:
+        return None
+    X = Labelled(projection.Q1 @ projection.R, None, projection.coef) if projection.rank else None
+    return Spectrum.from_factor(blocks[0].Z.toarray(), X)
+
+
+def _block(term: Term) -> Block:
+    b = term.blocks
+    return Block(sp.csr_array(term.Z if b.root is None else term.Z @ b.root), b.levels, b.width, b.root)
+
+
+def _checked_terms(terms: Sequence[Term]) -> list[Term]:
+    terms = list(terms) if isinstance(terms, Sequence) else [terms]
+    if not terms:
+        raise ValueError("terms is empty: give at least one flmm.Term; without any it is ordinary least squares.")
+    for term in terms:
+        if not isinstance(term, Term):
+            raise TypeError(
+                f"terms must be flmm.Term objects, got {type(term).__name__}: "
+                "flmm.Term(group, flmm.covariance.scalar(v))."
+            )
+    names = [term.name for term in terms]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"terms have the names {', '.join(names)}: give each a name of its own, flmm.Term(..., name=)."
+        )
+    for term in terms[1:]:
+        require_length(term.n, terms[0].n, f"term {term.name}", f"term {terms[0].name}")
+    return terms
+
+
+def _aligned(terms: Sequence[Term], X: Any) -> tuple[Any, Projection]:
+    """Return the ids of the rows and the projection of X in their order."""
+    n = terms[0].n
+    design = None if X is None else read(X, "X", ndim=(1, 2))
+    parts = {f"term {term.name}": Labelled(np.zeros(0), term.ids, None) for term in terms}
+    reference_name, ids = common_ids(**parts, X=design)
+    for term in terms:
+        if term.ids is not None and term.ids != ids:
+            raise ValueError(
+                f"the rows of term {term.name} and of {reference_name} have different ids or another order: "
+                "build all terms from one table."
+            )
+    if design is None:
+        return ids, read_design(None, n)
+    require_length(design.values.shape[0], n, "X", "the terms")
+    values = design.take(align(ids, design, name="X", reference_name=reference_name))
+    values = values[:, None] if values.ndim == 1 else values
+    return ids, read_design(Labelled(values, ids, design.names), n)

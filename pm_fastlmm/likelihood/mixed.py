@@ -1,0 +1,255 @@
+"""MixedState: several random-effects terms at one θ, factored once; score, information, effects and predictions."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import scipy.sparse as sp
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.likelihood.crossproduct import factorise, gradient
+from pm_fastlmm.linalg.mixed import MixedProducts, Response
+
+
+class Gradient(NamedTuple):
+    """
+    ∂ℓ/∂Σ_k (width, width) for each term, ∂ℓ/∂σ²_e, and Z_kᵀPy (levels, width) for each term.
+
+    Terms are in the order of `MixedProducts.blocks`.
+    """
+
+    sigma: list[FloatArray]
+    sigma2_e: float
+    effects: list[FloatArray]
+
+
+@dataclass(frozen=True, eq=False)
+class MixedState:
+    """
+    V factored at (Σ_k, σ²_e), with a response.
+
+    Attributes
+    ----------
+    products : MixedProducts
+    response : Response
+    sigma : list of (width, width) arrays
+        In the order of `products.blocks`.
+    sigma2_e : float
+    loglik : float
+        Of the error contrasts (flat β) or of y, without -½log|XᵀX|.
+    yPy : float
+    """
+
+    products: MixedProducts
+    response: Response
+    sigma: list[FloatArray]
+    sigma2_e: float
+    loglik: float
+    yPy: float
+    factor: tuple[Any, ...]
+
+    @classmethod
+    def at(cls, products: MixedProducts, response: Response, sigma: list[FloatArray], sigma2_e: float) -> Self | None:
+        """Factor V; None outside the parameter space."""
+        p = products
+        phi = np.concatenate([np.ravel(sigma[k]) for k in p.order])
+        ok, loglik, yPy, *rest = factorise(
+            phi, float(sigma2_e), response.within, response.between, response.rss,
+            p.layout, p.C, p.B.indptr, p.B.indices, p.B.data, p.within,
+        )  # fmt: skip
+        if not (ok and np.isfinite(loglik)):
+            return None
+        return cls(products, response, list(sigma), float(sigma2_e), float(loglik), float(yPy), (phi, *rest))
+
+    @cached_property
+    def gradient(self) -> Gradient:
+        """The score with respect to the matrices, and ZᵀPy."""
+        p, (phi, *factor) = self.products, self.factor
+        grad, de, weighted, w = gradient(
+            phi, self.sigma2_e, self.response.between,
+            p.layout, p.C, p.B.indptr, p.B.indices, p.B.data, self.yPy, *factor,
+        )  # fmt: skip
+        sigma, effects = [np.empty(0)] * len(p.blocks), [np.empty(0)] * len(p.blocks)
+        start = offset = 0
+        for position, k in enumerate(p.order):
+            _, levels, c, _ = p.blocks[k]
+            sigma[k] = grad[start : start + c * c].reshape(c, c)
+            if position == 0 and p.eliminated:
+                effects[k] = np.einsum("jab,jb->ja", p.C, weighted)
+            else:
+                effects[k] = w[offset : offset + levels * c].reshape(levels, c)
+                offset += levels * c
+            start += c * c
+        return Gradient(sigma, float(de), effects)
+
+    def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
+        """
+        Return ½ q_iᵀPq_j for q_i = Z_k(I ⊗ Σ̇_i)Z_kᵀPy, `directions` being (k, Σ̇_i), and last for q_e = Py.
+
+        Pq_e needs no rows: σ²_ePy + Σ Z_kG_kZ_kᵀPy = y - Xβ̂, so that Pq_e = (Py - P Σ Z_kG_kZ_kᵀPy)/σ²_e.
+        """
+        w, e = self.gradient.effects, self.sigma2_e
+        vectors = [{k: w[k] @ direction} for k, direction in directions]
+        fitted = {k: w[k] @ sigma for k, sigma in enumerate(self.sigma)}
+        quadratic = self._quadratic([*vectors, fitted])
+        count = len(directions)
+        linear = np.array([sum(float((v[k] * w[k]).sum()) for k in v) for v in [*vectors, fitted]])
+        out = np.empty((count + 1, count + 1))
+        out[:count, :count] = quadratic[:count, :count]
+        with_fitted = (linear - quadratic[count]) / e
+        out[count, :count] = out[:count, count] = with_fitted[:count]
+        out[count, count] = ((self.yPy - linear[count]) / e - with_fitted[count]) / e
+        return 0.5 * out
+
+    def _quadratic(self, vectors: list[dict[int, FloatArray]]) -> FloatArray:
+        """Return gᵀPg for all pairs of g = Σ_k Z_kx_k, each given by its x_k (levels, width)."""
+        plain, projected = self._products(vectors)
+        return np.asarray(plain - self.sigma2_e * projected.T @ projected)
+
+    def _products(self, vectors: list[dict[int, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+        """Return gᵀNg for all pairs, and L⁻¹ΛᵀWᵀN g (m, s)."""
+        p, e = self.products, self.sigma2_e
+        _, Minv, F, *_ = self.factor
+        first, dense = self._stack(vectors)
+        half = np.einsum("jab,jas->jbs", p.C, first)  # Cᵀx
+        weighted = np.einsum("jab,jbs->jas", Minv, half)
+        cross = p.B.T @ weighted.reshape(-1, weighted.shape[-1])
+        Fx = F @ dense
+        mixed = cross.T @ dense
+        plain = np.einsum("jas,jat->st", half, weighted) + mixed + mixed.T + dense.T @ Fx / e
+        return plain, self._whiten(cross + Fx / e)
+
+    def _stack(self, vectors: list[dict[int, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+        """Return the coordinates along the eliminated term (levels, width, s) and the dense block (m, s)."""
+        p = self.products
+        levels, c = p.C.shape[:2]
+        first = np.zeros((levels, c, len(vectors)))
+        dense = np.zeros((p.W.shape[1], len(vectors)))
+        offsets = self._offsets()
+        for s, vector in enumerate(vectors):
+            for k, x in vector.items():
+                offset = offsets[k]
+                if offset is None:
+                    first[:, :, s] = x
+                else:
+                    dense[offset : offset + x.size, s] = x.ravel()
+        return first, dense
+
+    def _offsets(self) -> list[int | None]:
+        """Return where each term starts in the dense block, None for the eliminated one."""
+        p = self.products
+        out: list[int | None] = [None] * len(p.blocks)
+        offset = 0
+        for k in p.order[1:] if p.eliminated else p.order:
+            out[k] = offset
+            offset += p.blocks[k].Z.shape[1]
+        return out
+
+    @cached_property
+    def _scaled(self) -> FloatArray:
+        """L⁻¹Λᵀ (m, m)."""
+        p = self.products
+        Linv, roots = self.factor[5], self.factor[4]
+        out = np.array(Linv)
+        start = 0
+        offsets = self._offsets()
+        for k in p.order[1:] if p.eliminated else p.order:
+            _, levels, c, _ = p.blocks[k]
+            R = roots[start : start + c * c].reshape(c, c)
+            at = offsets[k] or 0
+            columns = out[:, at : at + levels * c].reshape(len(out), levels, c)
+            out[:, at : at + levels * c] = (columns @ R.T).reshape(len(out), -1)
+            start += c * c
+        return out
+
+    def _whiten(self, h: FloatArray) -> FloatArray:
+        return np.asarray(self._scaled @ h)
+
+    def blue(self) -> tuple[FloatArray, FloatArray]:
+        """Return β̂ (r,) and its covariance (r, r); of length 0 when β is not integrated out."""
+        p = self.products
+        if not p.fixed:
+            return np.zeros(0), np.zeros((0, 0))
+        m = p.W.shape[1]
+        corner = self.factor[5][m - p.fixed :, m - p.fixed :]
+        R = p.projection.R
+        # LAPACK's triangular solver starts its threads for any size, which costs milliseconds on a busy machine
+        root = np.linalg.solve(R, corner.T)
+        beta = np.linalg.solve(R, self.response.y1 + self.factor[7][m - p.fixed :])
+        return beta, self.sigma2_e * root @ root.T
+
+    def effects(self) -> list[FloatArray]:
+        """Return û_k = R_k(I ⊗ Σ_k)Z_kᵀPy (levels, width) of each term, R_k the root of a known covariance."""
+        return [self._rooted(k, w @ self.sigma[k]) for k, w in enumerate(self.gradient.effects)]
+
+    def _rooted(self, k: int, u: FloatArray) -> FloatArray:
+        root = self.products.blocks[k].root
+        return u if root is None else (root @ u.ravel()).reshape(u.shape)
+
+    def prediction_error(self, k: int) -> FloatArray:
+        """
+        Return the diagonal of Var(û_k - u_k), (levels, width).
+
+        In the dense block it is σ²_e ΛS⁻¹Λᵀ; for the eliminated term Σ - Σ Z_jᵀPZ_j Σ level by level.
+        """
+        p, e = self.products, self.sigma2_e
+        block, offset = p.blocks[k], self._offsets()[k]
+        if offset is None:
+            return self._eliminated_error(k)
+        columns = self._scaled[:, offset : offset + block.Z.shape[1]]
+        if block.root is not None:
+            columns = columns @ block.root.T
+        return np.asarray(e * (columns**2).sum(axis=0).reshape(block.levels, block.width))
+
+    def _eliminated_error(self, k: int) -> FloatArray:
+        p, e, sigma = self.products, self.sigma2_e, self.sigma[k]
+        Minv = self.factor[1]
+        gain = np.einsum("st,jta,jab->jsb", sigma, p.C, Minv)  # ΣCM⁻¹
+        direct = sigma.diagonal() - np.einsum("jsb,jtb,tu->jsu", gain, p.C, sigma).diagonal(axis1=1, axis2=2)
+        rows = sp.csr_array(_block_diagonal(gain) @ p.B) @ self._scaled.T  # ΣCM⁻¹B(L⁻¹Λᵀ)ᵀ
+        return np.asarray(direct + e * (rows**2).sum(axis=-1).reshape(direct.shape))
+
+    def predict(self, new: "NewDesign") -> tuple[FloatArray, FloatArray]:
+        """
+        Return f̂* = X*β̂ + Σ Z*û and Var(f* - f̂*), (m,) each.
+
+        With k* = ZGz*: z*ᵀGz* - k*ᵀPk* + x*ᵀAx* - 2x*ᵀA XᵀV⁻¹k*, A = (XᵀV⁻¹X)⁻¹.
+        """
+        p, w = self.products, self.gradient.effects
+        beta, cov = self.blue()
+        mean = new.X @ beta if p.fixed else np.zeros(len(new.X))
+        prior, vectors = new.unknown.copy(), []
+        columns = [np.zeros((block.levels, block.width, len(new.X))) for block in p.blocks]
+        for k, Z in enumerate(new.Z):
+            block = p.blocks[k]
+            rooted = Z if block.root is None else Z @ block.root
+            dense = np.asarray(rooted.todense() if hasattr(rooted, "todense") else rooted)
+            x = dense.reshape(len(new.X), block.levels, block.width) @ self.sigma[k]
+            mean = mean + np.einsum("mlc,lc->m", x, w[k])
+            prior += np.einsum("mlc,mlc->m", x, dense.reshape(x.shape))
+            columns[k] = np.moveaxis(x, 0, -1)
+        vectors = [{k: columns[k][..., s] for k in range(len(p.blocks))} for s in range(len(new.X))]
+        plain, whitened = self._products(vectors)
+        variance = prior - np.diag(plain) + self.sigma2_e * (whitened**2).sum(axis=0)
+        if p.fixed:
+            m = p.W.shape[1]
+            coefficients = self.sigma2_e * (self._scaled.T @ whitened)[m - p.fixed :]  # of k* on Q₁
+            on_X = np.linalg.solve(p.projection.R, coefficients).T
+            variance += np.einsum("mi,ij,mj->m", new.X, cov, new.X) - 2 * (new.X * on_X).sum(axis=1)
+        return mean, np.maximum(variance, 0.0)
+
+
+class NewDesign(NamedTuple):
+    """X* (m, r), Z* of each term over its known levels, and the prior variance (m,) of effects of unknown levels."""
+
+    X: FloatArray
+    Z: list[Any]
+    unknown: FloatArray
+
+
+def _block_diagonal(blocks: FloatArray) -> sp.csr_array:
+    levels, c = blocks.shape[:2]
+    return sp.csr_array(
+        sp.bsr_array((blocks, np.arange(levels), np.arange(levels + 1)), shape=(levels * c, levels * c))
+    )

@@ -1,0 +1,114 @@
+"""Blocks of rows of X, W and y: how one is read and checked, and arrays that are read block by block."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_finite, require_length, require_range
+
+type Missing = Literal["raise", "drop"]
+
+_FLOAT = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """Names of the columns of X and W, None where they carried none, and of several responses, None for one."""
+
+    coef: tuple[str, ...] | None
+    factor: tuple[str, ...] | None
+    responses: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Rows of X, W and y that were read and checked."""
+
+    values: tuple[FloatArray, FloatArray, FloatArray]
+    columns: Columns
+    dropped: int
+
+
+def read_block(X: Any, W: Any, y: Any, missing: Missing) -> Block:
+    """Read a block of rows: X and y aligned to W by id where they carry one, rows with NaN dropped if asked."""
+    if missing not in get_args(Missing.__value__):
+        raise ValueError(f"missing must be 'raise' or 'drop', got {missing!r}.")
+    factor, response = read(W, "W", ndim=(2,)), read(y, "y", ndim=(1, 2))
+    n = factor.values.shape[0]
+    design = Labelled(np.zeros((n, 0)), None, None) if X is None else read(X, "X", ndim=(1, 2))
+    parts = []
+    for name, part in (("X", design), ("W", factor), ("y", response)):
+        require_length(part.values.shape[0], n, name, "W")
+        values = part.take(align(factor.ids, part, name=name, reference_name="W"))
+        parts.append(values if values.ndim == 2 else values[:, None])
+    names = response.names
+    if response.values.ndim == 2 and names is None:
+        names = tuple(f"y{t}" for t in range(response.values.shape[1]))
+    columns = Columns(design.names, factor.names, names if response.values.ndim == 2 else None)
+    extremes, dropped = [_extremes(part) for part in parts], 0
+    if missing == "drop" and not np.isfinite(extremes).all():
+        kept = ~np.logical_or.reduce([np.isnan(part).any(1) for part in parts])
+        parts, dropped = [part[kept] for part in parts], n - int(kept.sum())
+        extremes = [_extremes(part) for part in parts]
+    for name, values, ends in zip(("X", "W", "y"), parts, extremes, strict=True):
+        if not np.isfinite(ends).all():
+            require_finite(values, name, "leave those rows out; missing='drop' drops rows with NaN, and counts them.")
+        require_range(ends, name)
+    return Block((parts[0], parts[1], parts[2]), columns, dropped)
+
+
+def _extremes(part: FloatArray) -> FloatArray:
+    """Return the smallest and the largest entry: NaN and infinities show in them, without a temporary array."""
+    return np.array([part.min(initial=0.0), part.max(initial=0.0)])
+
+
+def choose_block_rows(columns: int, *, memory: int, chunk_rows: int | None = None) -> int:
+    """
+    Return how many rows of `columns` numbers fill half of `memory` bytes: a block, and its copy as floats.
+
+    A multiple of the rows of a stored chunk, where the storage has chunks, so that each is read once.
+    """
+    rows = max(1, memory // (2 * _FLOAT * max(columns, 1)))
+    if chunk_rows:
+        rows = max(chunk_rows, rows // chunk_rows * chunk_rows)
+    return rows
+
+
+class RowBlocks(Sequence[tuple[Any, Any, Any]]):
+    """
+    Blocks of consecutive rows of X, W and y, anything that can be sliced by rows; a block is read when it is asked for.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ.
+    """
+
+    def __init__(self, X: Any, W: Any, y: Any, *, block_rows: int | None = None, memory: int = 2**28) -> None:
+        self.parts, self.n = (X, W, y), int(W.shape[0])
+        for name, part in zip(("X", "W", "y"), self.parts, strict=True):
+            if part is not None:
+                require_length(part.shape[0], self.n, name, "W")
+        columns = sum(int(np.prod(part.shape[1:])) for part in self.parts if part is not None)
+        chunks = getattr(W, "chunks", None)
+        chosen = choose_block_rows(columns, memory=memory, chunk_rows=int(chunks[0]) if chunks else None)
+        if block_rows is not None and block_rows < 1:
+            raise ValueError(f"block_rows must be 1 or more, got {block_rows}: {chosen} rows fill {memory} bytes.")
+        self.block_rows = chosen if block_rows is None else int(block_rows)
+
+    def __len__(self) -> int:
+        """Return the number of blocks."""
+        return -(-self.n // self.block_rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        """Read block i."""
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        rows = slice(i * self.block_rows, (i + 1) * self.block_rows)
+        return tuple(None if part is None else _rows(part, rows) for part in self.parts)
+
+
+def _rows(part: Any, rows: slice) -> Any:
+    return part.iloc[rows] if hasattr(part, "iloc") else part[rows]

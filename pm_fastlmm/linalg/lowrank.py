@@ -1,0 +1,169 @@
+"""The spectrum of K = WWᵀ and the rotated y from the cross-products of [X W y], as `Spectrum.from_factor` has them."""
+
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from pm_fastlmm._arrays import FloatArray, frozen, outside
+from pm_fastlmm.linalg.projection import Projection, keep_independent
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum, factor_corner_root
+
+if TYPE_CHECKING:
+    from pm_fastlmm.linalg.crossproducts import CrossProducts
+
+_EPS = float(np.finfo(np.float64).eps)
+GRAM_RATIO = 1e8  # λ_max/δ up to which the log-likelihood from a Gram matrix is right to 1e-6
+
+
+class _Split(NamedTuple):
+    """W and y along X (r rows), and orthogonal to it: rows [W2 Y2], to which the Gram part of the statistics adds."""
+
+    projection: Projection
+    W1: FloatArray
+    y1: FloatArray
+    W2: FloatArray
+    Y2: FloatArray
+    size: float
+
+
+class _Directions(NamedTuple):
+    """Right singular vectors of Q₂ᵀW with λ > 0 in ascending order, z of the responses, and rss."""
+
+    eigvals: FloatArray
+    Vt: FloatArray
+    z: FloatArray
+    rss: FloatArray
+    tolerance: float
+
+
+def factor_cross_products(c: "CrossProducts") -> tuple[Spectrum, Rotated]:
+    """Return the `Spectrum` without rows and the `Rotated` of cross-products."""
+    _, m, _ = c.sizes
+    parts = _project(c)
+    rounding = 4 * (m + np.sqrt(c.n)) * _EPS  # sums over many rows: errors of either sign, that grow as √n
+    found = _from_gram(c, parts, rounding) if c.method == "gram" else _from_triangle(c, parts, rounding)
+    loadings = np.sqrt(found.eigvals)[:, None] * found.Vt
+    nullity = c.n - parts.projection.rank - found.eigvals.size
+    spectrum = Spectrum(
+        eigvals=frozen(found.eigvals),
+        rotation=None,
+        projection=parts.projection,
+        C=frozen(loadings @ parts.W1.T),
+        corner_root=frozen(factor_corner_root(parts.W1, found.Vt, found.tolerance)),
+        nullity=nullity,
+        mean_diagonal=float((parts.W1**2).sum() + found.eigvals.sum()) / c.n,
+        ids=None,
+        loadings=frozen(loadings),
+        loadings_fixed=frozen(parts.W1),
+        factor_names=c.columns.factor,
+        largest_ratio=GRAM_RATIO if c.method == "gram" else np.inf,
+    )
+    return spectrum, _rotated(c, spectrum, parts, found, rounding)
+
+
+def imprecision(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> list[str]:
+    """
+    Return for each response what its estimates lose to the Gram matrix that they came from, "" if nothing; warn of it.
+
+    What is small beside λ_max is lost in a Gram matrix, in eigenvalues and in rss: δ must be far above its rounding.
+    """
+    s = rotated.spectrum
+    if not np.isfinite(s.largest_ratio):
+        return [""] * rotated.rss.size
+    largest = float(s.eigvals.max(initial=0.0))
+    high = np.atleast_1d(largest * np.asarray(sigma2_g) > s.largest_ratio * np.asarray(sigma2_e))
+    lost = np.atleast_1d((rotated.rss == 0) & (rotated.norm2 > 0) & bool(s.nullity))
+    notes = {
+        (False, False): "",
+        (True, False): f"λ_max/δ is above {s.largest_ratio:.0e}, up to which cross-products are precise: "
+        "collect them again with method='tsqr'",
+        (False, True): "what K and X leave of y is below the rounding of cross-products: "
+        "collect them again with method='tsqr'",
+    }
+    messages = [notes[bool(h and not no), bool(no)] for h, no in zip(high.ravel(), lost.ravel(), strict=True)]
+    first = next(filter(None, messages), None)
+    if first is not None:
+        count = sum(map(bool, messages))
+        of = f" ({count} of {len(messages)} responses)" if len(messages) > 1 else ""
+        warnings.warn(first + of + ".", UserWarning, stacklevel=outside())
+    return messages
+
+
+def _project(c: "CrossProducts") -> _Split:
+    """Factor X from its triangle, without collinear columns, and rotate the rows of W and y along."""
+    d, m, t = c.sizes
+    whole = np.hstack([c.triangle.R, c.triangle.C])  # its columns: X, W, y
+    X, along, below = whole[:d, :d], np.hstack([whole[:d, d:], c.ones[:d, None]]), whole[d:, d:]
+    kept, coef, dropped = keep_independent(X, c.columns.coef, c.n)
+    r = len(kept)
+    if r:
+        Q, R = scipy.linalg.qr(X[:, kept], check_finite=False)
+        along, R = Q.T @ along, R[:r]
+    else:
+        R = np.zeros((0, 0))
+    size = float(np.abs(along[:, :m]).max(initial=0.0))  # of W without its shift, to which rounding is relative
+    W1, y1 = along[:r, :m], along[:r, m:-1]
+    unit = along[:r, -1:]
+    W1, y1 = W1 + unit * c.shift[:m], y1 + unit * c.shift[m:]
+    off = np.vstack([along[r:, :-1], below])
+    return _Split(Projection(None, frozen(R), coef, dropped), W1, y1, off[:, :m], off[:, m : m + t], size)
+
+
+def _from_triangle(c: "CrossProducts", parts: _Split, rounding: float) -> _Directions:
+    """Return the directions from the singular values of the rows of Q₂ᵀW, as precise as in memory."""
+    U, s, Vt = scipy.linalg.svd(parts.W2, full_matrices=False, check_finite=False)
+    largest = max(float(s.max(initial=0.0)), parts.size)
+    rank = _rank(s > rounding * largest, c.n - parts.projection.rank)
+    U, s, Vt = U[:, :rank][:, ::-1], s[:rank][::-1], Vt[:rank][::-1]
+    z = U.T @ parts.Y2
+    rss = ((parts.Y2 - U @ z) ** 2).sum(0) + c.squares
+    size2 = (parts.y1**2).sum(0) + (parts.Y2**2).sum(0) + c.squares
+    return _Directions(s**2, Vt, z, np.where(rss <= rounding**2 * size2, 0.0, rss), (rounding * largest) ** 2)
+
+
+def _from_gram(c: "CrossProducts", parts: _Split, rounding: float) -> _Directions:
+    """
+    Return the directions from the eigenvalues of WᵀQ₂Q₂ᵀW.
+
+    It resolves λ to `rounding` · λ_max; and rss, a difference of squares, no better than to the error of z, which grows
+    as 1/√λ.
+    """
+    gram, cross = c.gram + parts.W2.T @ parts.W2, c.cross + parts.W2.T @ parts.Y2
+    values, vectors = scipy.linalg.eigh(gram, driver="evd", check_finite=False)
+    largest = max(float(values[-1]), parts.size**2)
+    rank = _rank(values > rounding * largest, c.n - parts.projection.rank)
+    values, vectors = values[values.size - rank :], vectors[:, values.size - rank :]
+    z = (vectors.T @ cross) / np.sqrt(values)[:, None]
+    norm2 = c.squares + (parts.Y2**2).sum(0)
+    rss = norm2 - (z**2).sum(0)
+    resolved = max(rounding, _EPS * float(np.sqrt(largest / values.min()))) if rank else rounding
+    return _Directions(values, vectors.T, z, np.where(rss <= resolved * norm2, 0.0, rss), rounding * largest)
+
+
+def _rank(positive: npt.NDArray[np.bool_], df: int) -> int:
+    return min(int(np.count_nonzero(positive)), df)
+
+
+def _rotated(c: "CrossProducts", spectrum: Spectrum, parts: _Split, found: _Directions, rounding: float) -> Rotated:
+    rss = found.rss if spectrum.nullity else np.zeros_like(found.rss)
+    norm2 = (found.z**2).sum(0) + rss
+    # without its shift y is rounded to what is left: a mean of any size does not count
+    rotated_size = norm2 + (parts.y1**2).sum(0)
+    explained = norm2 <= rounding**2 * rotated_size
+    one = c.columns.responses is None
+    z, y1 = np.where(explained, 0.0, found.z).T, parts.y1.T
+    rss, norm2 = np.where(explained, 0.0, rss), np.where(explained, 0.0, norm2)
+    if one:
+        z, y1, rss, norm2 = z[0], y1[0], rss[0], norm2[0]
+    return Rotated(
+        spectrum=spectrum,
+        z=frozen(np.ascontiguousarray(z)),
+        rss=frozen(np.asarray(rss)),
+        y1=frozen(np.ascontiguousarray(y1)),
+        norm2=frozen(np.asarray(norm2)),
+        names=c.columns.responses,
+    )

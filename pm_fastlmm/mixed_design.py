@@ -1,0 +1,250 @@
+"""MixedDesign: y, X and the random terms of a formula in lme4's notation, and the encoding of new rows like theirs."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+
+from pm_fastlmm._arrays import FloatArray, Ids, frozen, shown
+from pm_fastlmm.covariance.algebra import Covariance
+from pm_fastlmm.covariance.incidence import Factor, Levels, SparseMatrix, by_level, read_factor
+from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.design import complete_rows
+from pm_fastlmm.formula import RandomPart, encode_new, fixed_effects, slopes, split_formula, variables_of
+
+
+class NewIncidence(NamedTuple):
+    """Z of new rows: columns of the levels of the fit first, then those of levels that are new."""
+
+    Z: SparseMatrix
+    levels: Levels
+    new: Levels
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RandomTerm:
+    """
+    All random terms of one grouping factor: their columns, and which of these are correlated.
+
+    Attributes
+    ----------
+    factors : tuple of str
+        Columns of the table; the levels are those of their interaction.
+    factor : Factor
+        The level of each row.
+    columns : tuple of str
+        Names of the columns within a level, "Intercept" first if there is one.
+    values : (n, c) array
+        The columns.
+    parts : tuple of tuple of str
+        The columns taken apart: correlated within a part, independent between parts.
+    """
+
+    factors: tuple[str, ...]
+    factor: Factor
+    columns: tuple[str, ...]
+    values: FloatArray
+    parts: tuple[tuple[str, ...], ...]
+    specs: tuple[Any, ...]
+
+    @property
+    def group(self) -> str:
+        """The name of the grouping factor, "a:b" for an interaction."""
+        return ":".join(self.factors)
+
+    @property
+    def intercept_only(self) -> bool:
+        """Whether this is (1 | group)."""
+        return self.columns == ("Intercept",)
+
+    @property
+    def levels(self) -> Levels:
+        """The levels that occur."""
+        return self.factor.subset(self.factor.used()).levels
+
+    @property
+    def correlated(self) -> bool:
+        """Whether some of its effects are correlated within a level."""
+        return any(len(part) > 1 for part in self.parts)
+
+    def term(self, covariance: Covariance, *, across: Covariance | None = None) -> Term:
+        """
+        Return the term of the likelihood.
+
+        Parameters
+        ----------
+        covariance : Covariance
+            Over the columns within a level; over the levels for (1 | group).
+        across : Covariance, optional
+            Over the levels, which are independent by default.
+        """
+        if self.intercept_only and across is None:
+            return Term(self.factor, covariance, name=self.group)
+        columns = pd.DataFrame(self.values, columns=list(self.columns), index=self.factor.ids)
+        return Term(self.factor, covariance, columns=columns, across=across, name=self.group)
+
+    def encode(self, data: pd.DataFrame, levels: Levels | None = None) -> NewIncidence:
+        """
+        Return the incidence of new rows.
+
+        Parameters
+        ----------
+        data : DataFrame
+            With the columns of the grouping factor and of the slopes.
+        levels : tuple, optional
+            The levels of the fit, `Term.levels`. Default: those that occur in the data of this design.
+
+        Raises
+        ------
+        ValueError
+            If a column is not there, or a value is missing.
+        """
+        known = self.levels if levels is None else tuple(levels)
+        _require_columns(data, self.factors)
+        factor = read_factor([data[name] for name in self.factors], self.group)
+        factor = factor.subset(factor.used()).recoded(known)
+        values = np.hstack([encode_new(spec, data) for spec in self.specs])
+        return NewIncidence(by_level(factor.matrix(), values), factor.levels, factor.levels[len(known) :])
+
+    def __repr__(self) -> str:
+        """Show the columns of each part, the group and how many levels it has."""
+        return f"RandomTerm({self._description})"
+
+    @property
+    def _description(self) -> str:
+        parts = " + ".join(f"({', '.join(part)} | {self.group})" for part in self.parts)
+        return f"{parts}, {len(self.levels)} levels"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class MixedDesign:
+    """
+    Response, fixed-effects design and random terms of the same observations in the same order, without missing values.
+
+    Attributes
+    ----------
+    formula : str
+    response : str
+        What stands left of the "~".
+    y : (n,) array
+    X : (n, r) array
+    coef : tuple of str
+        Column names of X.
+    ids : tuple
+        The index of the table.
+    random : tuple of RandomTerm
+        One for each grouping factor.
+    dropped : tuple
+        Ids of the rows that were left out for a missing value.
+
+    Examples
+    --------
+    >>> import pm_fastlmm as flmm
+    >>> design = flmm.MixedDesign.from_formula("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy())
+    >>> design
+    MixedDesign(180 observations of Reaction; fixed: Intercept, Days; random: (Intercept, Days | Subject), 18 levels;
+    0 rows dropped)
+    >>> term = design.random[0].term(flmm.covariance.unstructured([[600.0, 10.0], [10.0, 35.0]]))
+    >>> term.Z.shape
+    (180, 36)
+    """
+
+    formula: str
+    response: str
+    y: FloatArray
+    X: FloatArray
+    coef: tuple[str, ...]
+    ids: Ids
+    random: tuple[RandomTerm, ...]
+    dropped: tuple[Any, ...]
+    spec: Any
+
+    @classmethod
+    def from_formula(cls, formula: str, data: pd.DataFrame) -> Self:
+        """
+        Read a formula and a table, whose index are the ids.
+
+        Fixed effects are those of formulaic; random terms are lme4's: (1 | g), (x | g) with an intercept, (0 + x | g),
+        (x || g) for independent effects, and g, a:b or a/b, (1 | a) + (1 | a:b), for the grouping factor. Rows with a
+        missing variable are dropped, with a warning that counts them. Functions in a formula are those of the caller.
+
+        Raises
+        ------
+        ValueError
+            If the formula is malformed, has several responses, names a column that is not there, or gives one grouping
+            factor the same column twice.
+        """
+        fixed, parts = split_formula(formula)
+        y, X, spec = fixed_effects(fixed, data, whole=formula)
+        if y.shape[1] != 1:
+            raise ValueError(f"formula {formula!r} has {y.shape[1]} responses ({shown(list(y.columns))}): give one.")
+        grouped = np.ones(len(data), dtype=bool)
+        for part in parts:
+            _require_columns(data, part.factors, formula)
+            needed = {*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))}
+            grouped &= data[list(needed)].notna().all(axis=1).to_numpy()
+        ids = tuple(data.index.tolist())
+        if data.index.has_duplicates:
+            twice = list(data.index[data.index.duplicated()].unique())
+            raise ValueError(
+                f"the index of data has ids twice ({shown(twice)}): each row needs its own, reset_index()."
+            )
+        seen, dropped = complete_rows(y.to_numpy(), X.to_numpy(), ids=ids, grouped=grouped)
+        rows = data[seen]
+        groups: dict[tuple[str, ...], list[RandomPart]] = {}
+        for part in parts:
+            groups.setdefault(part.factors, []).append(part)
+        random = tuple(_random_term(formula, same, rows) for same in groups.values())
+        coef = tuple(str(name) for name in X.columns)
+        y_seen, X_seen = frozen(y.to_numpy()[seen, 0]), frozen(X.to_numpy()[seen])
+        response = fixed.split("~")[0].strip().strip("`")
+        return cls(formula, response, y_seen, X_seen, coef, tuple(rows.index.tolist()), random, dropped, spec)
+
+    def encode(self, data: pd.DataFrame) -> pd.DataFrame:
+        """
+        Return X of new rows, with the transforms and factor levels of the rows of this design.
+
+        The random terms encode theirs, `design.random[k].encode(data)`.
+
+        Raises
+        ------
+        ValueError
+            If a variable is not there or missing, or a fixed factor has a level without a coefficient.
+        """
+        return pd.DataFrame(encode_new(self.spec, data), index=data.index, columns=list(self.coef))
+
+    def __repr__(self) -> str:
+        """Show sizes, names, the random terms and how many rows were dropped."""
+        random = "; ".join(term._description for term in self.random)
+        return (
+            f"MixedDesign({len(self.y)} observations of {self.response}; fixed: {', '.join(self.coef) or 'none'}; "
+            f"random: {random or 'none'}; {len(self.dropped)} rows dropped)"
+        )
+
+
+def _random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> RandomTerm:
+    """Return the terms of one grouping factor as one: they then share the elimination of its levels."""
+    factors = parts[0].factors
+    factor = read_factor([rows[name] for name in factors], parts[0].group)
+    encoded = [slopes(text, rows, whole=formula) for part in parts for text in part.slopes]
+    names = tuple(tuple(str(name) for name in matrix.columns) for matrix, _ in encoded)
+    columns = tuple(name for part in names for name in part)
+    if len(set(columns)) < len(columns):
+        twice = [name for name in dict.fromkeys(columns) if columns.count(name) > 1]
+        raise ValueError(
+            f"formula {formula!r} has the column {shown(twice)} twice for the grouping factor {parts[0].group!r}, with "
+            "two variances that cannot be told apart: (x | g) has an intercept, (0 + x | g) has none."
+        )
+    if not columns:
+        raise ValueError(f"formula {formula!r} has a random term of {parts[0].group!r} without columns.")
+    values = frozen(np.hstack([matrix.to_numpy() for matrix, _ in encoded]))
+    return RandomTerm(factors, factor, columns, values, names, tuple(spec for _, spec in encoded))
+
+
+def _require_columns(data: pd.DataFrame, names: tuple[str, ...], formula: str | None = None) -> None:
+    if missing := [name for name in names if name not in data.columns]:
+        where = "" if formula is None else f" of formula {formula!r}"
+        raise ValueError(
+            f"the grouping factor {shown(missing)}{where} is not among the columns {', '.join(map(str, data.columns))}."
+        )

@@ -1,0 +1,162 @@
+"""New rows of a structured model: their fixed effects, and which levels of each term they belong to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from pm_fastlmm._arrays import FloatArray, Ids, read, require_finite, require_length, shown
+from pm_fastlmm.covariance.incidence import Levels, by_level, read_factor
+from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.mixed_design import MixedDesign
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MixedRows:
+    """
+    New rows.
+
+    Attributes
+    ----------
+    X : (m, r) array
+    Z : list of sparse (m, q_k) arrays
+        Over the levels of each term.
+    Z_new : list of sparse (m, levels · width) arrays
+        Over levels that are new, whose effects are independent of the data.
+    ids : tuple or None
+    """
+
+    X: FloatArray
+    Z: list[Any]
+    Z_new: list[Any]
+    ids: Ids | None
+
+    @property
+    def m(self) -> int:
+        """Number of rows."""
+        return int(self.X.shape[0])
+
+    def prior_variance(self, terms: Sequence[Term], sigma: list[FloatArray]) -> FloatArray:
+        """Return the variance (m,) that the effects of new levels have."""
+        out = np.zeros(self.m)
+        for Z, term, S in zip(self.Z_new, terms, sigma, strict=False):
+            if Z.shape[1]:
+                G = sp.kron(sp.eye_array(Z.shape[1] // term.width), S, format="csr")
+                out += np.asarray((Z @ G).multiply(Z).sum(axis=1)).ravel()
+        return out
+
+
+def read_rows(
+    projection: Projection, terms: Sequence[Term], *, X_new: Any = None, Z_new: Mapping[str, Any] | None = None,
+    data: Any = None, design: MixedDesign | None = None,
+) -> MixedRows:  # fmt: skip
+    """
+    Read new rows from a table (for a model from a formula), or from X and the levels of each term.
+
+    Parameters
+    ----------
+    projection : Projection
+        Of the X of the fit.
+    terms : sequence of Term
+    X_new : (m, r) array or DataFrame
+        The columns of X that were kept.
+    Z_new : mapping
+        By the name of the term, what the term was made of: labels; (labels, columns) for random slopes; or a matrix
+        over the columns of Z. A term that is left out contributes nothing.
+    data : DataFrame
+        With the variables of the formula.
+    design : MixedDesign
+        Of the formula.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a term is unknown, or a level is new to a term whose levels are related.
+    """
+    if data is not None:
+        if design is None:
+            raise ValueError("data= needs a model that was made from a formula, flmm.lmm_model: give X_new and Z_new.")
+        if X_new is not None or Z_new is not None:
+            raise ValueError("data= is given together with X_new or Z_new, which it determines.")
+        X = _columns(projection, design.encode(data), len(data))
+        pairs = [
+            _encoded(term, random.encode(data, term.levels)) for term, random in zip(terms, design.random, strict=True)
+        ]
+        return MixedRows(X, [known for known, _ in pairs], [new for _, new in pairs], tuple(data.index.tolist()))
+    given = dict(Z_new or {})
+    if unknown := [name for name in given if name not in {term.name for term in terms}]:
+        raise ValueError(f"Z_new names {shown(unknown)}, but the terms are {', '.join(term.name for term in terms)}.")
+    m, ids = _length(X_new, given)
+    X = _columns(projection, X_new, m)
+    parts = [_incidence(term, given[term.name], m) if term.name in given else _nothing(term, m) for term in terms]
+    return MixedRows(X, [known for known, _ in parts], [new for _, new in parts], ids)
+
+
+def _length(X_new: Any, given: Mapping[str, Any]) -> tuple[int, Ids | None]:
+    if X_new is not None:
+        labelled = read(X_new, "X_new", ndim=(1, 2))
+        return labelled.values.shape[0], labelled.ids
+    for value in given.values():
+        first = value[0] if isinstance(value, tuple) else value
+        return (first.shape[0] if hasattr(first, "shape") else len(first)), None
+    raise ValueError("there are no new rows: give X_new and Z_new, or data=.")
+
+
+def _columns(projection: Projection, X_new: Any, m: int) -> FloatArray:
+    r = projection.rank
+    if X_new is None:
+        if r:
+            raise ValueError(f"X_new is missing: the model has the fixed effects {', '.join(projection.coef)}.")
+        return np.zeros((m, 0))
+    labelled = read(X_new, "X_new", ndim=(1, 2))
+    X = labelled.values if labelled.values.ndim == 2 else labelled.values[:, None]
+    if labelled.names is not None and set(projection.coef) <= set(labelled.names):
+        X = X[:, [labelled.names.index(name) for name in projection.coef]]
+    if X.shape[1] != r:
+        raise ValueError(f"X_new must have {r} columns, {', '.join(projection.coef) or 'none'}, got shape {X.shape}.")
+    require_finite(X, "X_new", "fixed effects of new rows must be known.")
+    return X
+
+
+def _nothing(term: Term, m: int) -> tuple[Any, Any]:
+    return sp.csr_array((m, term.Z.shape[1])), sp.csr_array((m, 0))
+
+
+def _incidence(term: Term, value: Any, m: int) -> tuple[Any, Any]:
+    """Return the incidence of new rows over the levels of a term, and over new ones."""
+    labels, columns = value if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) > 0 else (value, None)
+    if sp.issparse(labels) or (np.ndim(labels) == 2 and not hasattr(labels, "dtypes")) or hasattr(labels, "columns"):
+        Z = sp.csr_array(labels, dtype=float)
+        if tuple(map(int, Z.shape)) != (m, int(term.Z.shape[1])):
+            raise ValueError(f"Z_new of {term.name!r} must be ({m}, {term.Z.shape[1]}), got shape {Z.shape}.")
+        return Z, sp.csr_array((m, 0))
+    if term.width > 1 and columns is None:
+        raise ValueError(
+            f"term {term.name!r} has the columns {', '.join(term.columns)} within a level: give (labels, columns)."
+        )
+    factor = read_factor(labels, term.name).recoded(term.levels)
+    require_length(len(factor.codes), m, f"Z_new of {term.name!r}", "X_new")
+    values = np.ones((m, 1)) if columns is None else np.asarray(columns, dtype=float).reshape(m, -1)
+    if values.shape[1] != term.width:
+        raise ValueError(f"Z_new of {term.name!r} has {values.shape[1]} columns, but the term has {term.width}.")
+    require_finite(values, f"the columns of {term.name!r}", "covariates of new rows must be known.")
+    return _split(term, by_level(factor.matrix(), values), factor.levels[len(term.levels) :])
+
+
+def _encoded(term: Term, encoded: Any) -> tuple[Any, Any]:
+    return _split(term, encoded.Z, encoded.new)
+
+
+def _split(term: Term, Z: Any, new: Levels) -> tuple[Any, Any]:
+    """Separate the columns of known and of new levels; new ones must be independent of the known."""
+    q = term.Z.shape[1]
+    if new and (term.blocks.root is not None or term.blocks.levels != len(term.levels)):
+        raise ValueError(
+            f"term {term.name!r} has no levels {shown(new)}, and its levels are related: give them to the fit, in K or "
+            "as categories of the factor, to have their effects predicted from the others."
+        )
+    columns = sp.csc_array(Z)
+    return sp.csr_array(columns[:, :q]), sp.csr_array(columns[:, q:])
