@@ -21,6 +21,7 @@ from pm_fastlmm.effects import (
     given_coefficients,
     new_rows,
 )
+from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.mixed_posterior import draw_mixed, predict_mixed, recover_mixed
@@ -203,6 +204,8 @@ def predict(
             raise ValueError(
                 f"{node.name} has terms: new rows are X_new and Z_new, or data= for a model from a formula."
             )
+        if not new_rows_given:
+            require_rows(node.products)
         draws = draw_mixed(idata, model, node, rng)
         rows = None
         if new_rows_given:

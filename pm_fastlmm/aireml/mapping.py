@@ -20,7 +20,6 @@ from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import DenseNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
-from pm_fastlmm.linalg.mixed import MixedProducts
 
 _FAR = 500.0  # of an unconstrained coordinate: where the support of a variable is read off
 _MATCHED = 1e-5
@@ -254,7 +253,7 @@ def flat_objective(node: StructuredNode) -> StructuredObjective:
     """Return the restricted likelihood of a node's terms, whatever its treatment of β: where a sampler may start."""
     products = node.products
     if not products.flat:
-        products = MixedProducts.from_rows(products.blocks[: len(node.terms)], node.projection, flat=True)
+        products = products.treated(len(node.terms), flat=True)
     return StructuredObjective.of(products, node.layout, np.asarray(node.observed, dtype=float))
 
 
