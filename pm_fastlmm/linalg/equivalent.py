@@ -60,6 +60,7 @@ def _below(c: "CrossProducts", t: int, left: int) -> tuple[FloatArray, FloatArra
     size = np.where(size > 0, size, 1.0)
     found = resolve_gram(
         c.gram / np.outer(size, size), c.cross[:, t : t + 1] / size[:, None], c.squares[t : t + 1],
+        c.squares[t : t + 1],
         size=1.0, rounding=rounding_of(c), df=max(left, 0),
     )  # fmt: skip
     rss = float(found.rss[0])

@@ -31,12 +31,13 @@ class _Split(NamedTuple):
 
 
 class Directions(NamedTuple):
-    """Right singular vectors of Q₂ᵀW with λ > 0 in ascending order, z of the responses, and rss."""
+    """Right singular vectors of Q₂ᵀW with λ > 0 in ascending order, z of the responses, rss, and `null_first`."""
 
     eigvals: FloatArray
     Vt: FloatArray
     z: FloatArray
     rss: FloatArray
+    null_first: FloatArray
     tolerance: float
 
 
@@ -124,9 +125,11 @@ def _from_triangle(c: "CrossProducts", parts: _Split, rounding: float) -> Direct
     rank = _rank(s > rounding * largest, c.n - parts.projection.rank)
     U, s, Vt = U[:, :rank][:, ::-1], s[:rank][::-1], Vt[:rank][::-1]
     z = U.T @ parts.Y2
-    rss = ((parts.Y2 - U @ z) ** 2).sum(0) + c.squares
+    left = parts.Y2 - U @ z
+    rss, null_first = (left**2).sum(0) + c.squares, left[:, 0] @ left + c.with_first
     size2 = (parts.y1**2).sum(0) + (parts.Y2**2).sum(0) + c.squares
-    return Directions(s**2, Vt, z, np.where(rss <= rounding**2 * size2, 0.0, rss), (rounding * largest) ** 2)
+    rss = np.where(rss <= rounding**2 * size2, 0.0, rss)
+    return Directions(s**2, Vt, z, rss, null_first, (rounding * largest) ** 2)
 
 
 def _from_gram(c: "CrossProducts", parts: _Split, rounding: float) -> Directions:
@@ -138,14 +141,22 @@ def _from_gram(c: "CrossProducts", parts: _Split, rounding: float) -> Directions
     """
     return resolve_gram(
         c.gram + parts.W2.T @ parts.W2, c.cross + parts.W2.T @ parts.Y2, c.squares + (parts.Y2**2).sum(0),
+        c.with_first + parts.Y2[:, 0] @ parts.Y2,
         size=parts.size, rounding=rounding, df=c.n - parts.projection.rank,
     )  # fmt: skip
 
 
 def resolve_gram(
-    gram: FloatArray, cross: FloatArray, norm2: FloatArray, *, size: float, rounding: float, df: int
+    gram: FloatArray,
+    cross: FloatArray,
+    norm2: FloatArray,
+    with_first: FloatArray,
+    *,
+    size: float,
+    rounding: float,
+    df: int,
 ) -> Directions:
-    """Return the directions of WᵀW, Wᵀy and ‖y‖²; `size` is what W was before it lost its part along X."""
+    """Return the directions of WᵀW, Wᵀy, ‖y‖² and y₁ᵀy; `size` is what W was before it lost its part along X."""
     values, vectors = scipy.linalg.eigh(gram, driver="evd", check_finite=False)
     largest = max(float(values[-1]), size**2)
     rank = _rank(values > rounding * largest, df)
@@ -153,7 +164,8 @@ def resolve_gram(
     z = (vectors.T @ cross) / np.sqrt(values)[:, None]
     rss = norm2 - (z**2).sum(0)
     resolved = max(rounding, _EPS * float(np.sqrt(largest / values.min()))) if rank else rounding
-    return Directions(values, vectors.T, z, np.where(rss <= resolved * norm2, 0.0, rss), rounding * largest)
+    rss = np.where(rss <= resolved * norm2, 0.0, rss)
+    return Directions(values, vectors.T, z, rss, with_first - z[:, 0] @ z, rounding * largest)
 
 
 def _rank(positive: npt.NDArray[np.bool_], df: int) -> int:
@@ -169,8 +181,9 @@ def _rotated(c: "CrossProducts", spectrum: Spectrum, parts: _Split, found: Direc
     one = c.columns.responses is None
     z, y1 = np.where(explained, 0.0, found.z).T, parts.y1.T
     rss, norm2 = np.where(explained, 0.0, rss), np.where(explained, 0.0, norm2)
+    null_first = np.where((rss > 0) & (rss[0] > 0), found.null_first, 0.0)
     if one:
-        z, y1, rss, norm2 = z[0], y1[0], rss[0], norm2[0]
+        z, y1, rss, norm2, null_first = z[0], y1[0], rss[0], norm2[0], null_first[0]
     return Rotated(
         spectrum=spectrum,
         z=frozen(np.ascontiguousarray(z)),
@@ -178,4 +191,5 @@ def _rotated(c: "CrossProducts", spectrum: Spectrum, parts: _Split, found: Direc
         y1=frozen(np.ascontiguousarray(y1)),
         norm2=frozen(np.asarray(norm2)),
         names=c.columns.responses,
+        null_first=frozen(np.asarray(null_first)),
     )
