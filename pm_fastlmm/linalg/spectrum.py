@@ -24,6 +24,7 @@ from pm_fastlmm._arrays import (
 from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
 from pm_fastlmm.linalg.rotated import Rotated
 
+_LARGEST = 2**31  # bytes of responses that are read from a Dask or stored array at once
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -275,6 +276,7 @@ class Spectrum:
         """Return y in the order of the spectrum, checked, and the names of several responses; NaN stays if allowed."""
         if self.rotation is None:
             raise no_rows()
+        _require_memory(y)
         response = read(y, "y", ndim=(1, 2))
         values = response.values
         if values.ndim == 2 and values.shape[0] == values.shape[1] == self.n and response.ids is None:
@@ -338,6 +340,16 @@ class Spectrum:
             f"Spectrum(n={self.n}, rank={self.rank}, nullity={self.nullity}, "
             f"fixed effects: {', '.join(self.coef) if self.coef else 'none'}"
             f"{', rows not kept' if self.rotation is None else ''})"
+        )
+
+
+def _require_memory(y: Any) -> None:
+    """Raise a ValueError for responses that are read from chunks, if reading them would take very much memory."""
+    size = math.prod(getattr(y, "shape", ())) * np.dtype(np.float64).itemsize
+    if getattr(y, "chunks", None) and size > _LARGEST:
+        raise ValueError(
+            f"y, a Dask or stored array, has {size / 2**30:.1f} GB as floats: fit it block by block with "
+            "flmm.reml_blocks(spectrum, y), or give some of its columns, in memory, at a time."
         )
 
 
