@@ -326,13 +326,20 @@ class Spectrum:
         """
         index = _row_numbers(self, rows)
         ids = None if self.ids is None else tuple(self.ids[i] for i in index)
-        X = Labelled(self.X[index], ids, self.coef)
+        X = Labelled(self._design_rows(index), ids, self.coef)
         if self.loadings is not None and self.loadings_fixed is not None:
             W = self.projection.Q1[index] @ self.loadings_fixed + self.basis[index] @ self.loadings
             return Spectrum.from_factor(Labelled(W, ids, self.factor_names), X)
         root, corner = self.covariance_root()
         K = root[index] @ root[index].T + corner[index] @ corner[index].T
         return Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X)
+
+    def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
+        """Return rows of X = Q₁R; a column that is 0 in all of them is exactly 0, not the rounding of that product."""
+        X = self.X[index]
+        rounding = self.n * _EPS * np.linalg.norm(self.projection.R, axis=0)
+        X[:, np.linalg.norm(X, axis=0) <= rounding] = 0.0
+        return X
 
     def __repr__(self) -> str:
         """Show sizes and the names of the fixed effects."""
