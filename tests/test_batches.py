@@ -163,7 +163,7 @@ def test_a_worker_that_is_killed_loses_nothing(problem):
     spectrum, Y, expected = problem
     lazy = da.from_array(Y, chunks=(40, 5)).map_blocks(slowly, dtype=float)
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster.scheduler_address) as client,
     ):
         victim = next(iter(client.run(os.getpid).values()))
@@ -180,7 +180,7 @@ def test_a_cluster_of_processes(problem, tmp_path):
     stored = zarr.create_array(store=tmp_path / "Y.zarr", shape=Y.shape, chunks=(40, 7), dtype="f8")
     stored[:] = Y
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster.scheduler_address) as client,
     ):
         lazy = flmm.reml_blocks(spectrum, da.from_array(Y, chunks=(40, 10)), checkpoint=tmp_path / "fits", **QUIET)
