@@ -3,21 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pm_fastlmm._arrays import FloatArray, Ids, frozen, shown
 from pm_fastlmm.linalg.crossproducts import CrossProducts
+from pm_fastlmm.linalg.directions import Direction
 from pm_fastlmm.linalg.equivalent import reduce_rows
 from pm_fastlmm.linalg.mixed import MixedProducts
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Direction:
-    """The label of an equivalent row, which is no observation."""
-
-    number: int
-    observations: int
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -143,11 +135,6 @@ def as_equivalent(observed: Any) -> EquivalentRows | None:
     if isinstance(observed, CrossProducts):
         return equivalent_rows(observed)
     return observed if isinstance(observed, EquivalentRows) else None
-
-
-def are_directions(ids: Ids | None) -> bool:
-    """Return whether labels are those of equivalent rows."""
-    return bool(ids) and isinstance(np.asarray(ids, dtype=object).flat[0], Direction)
 
 
 def require_rows(products: MixedProducts) -> None:

@@ -267,6 +267,8 @@ def test_other_rows_are_refused(p):
     term = flmm.Term(rows.W[GROUPS], cov.diagonal([1.0, 1.0]), columns=rows.W[MARKERS[:2]], name="crossed")
     with pm.Model(), pytest.raises(ValueError, match="'crossed' has columns="):
         flmm.StructuredLMM("y", X=rows.X, terms=[term], sigma2_e=1.0, observed=rows)
+    with pytest.raises(ValueError, match=r"equivalent rows, which are fewer .* c\.factor\(\)"):
+        flmm.Spectrum.from_factor(rows.W, rows.X)
     with pytest.raises(ValueError, match="without a name"):
         flmm.equivalent_rows(p.c, "y")
     nothing = flmm.CrossProducts.from_arrays(p.X[:1], p.W[:1] * np.nan, p.y[:1], missing="drop")

@@ -18,7 +18,8 @@ from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.inputs import covariance_root, read_mean, read_response, refuse_unknown, treat_coefficients
 from pm_fastlmm.distribution.operations import MixedLoglik, RandomEffects, ResponseStatistics
 from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, Treatment, prepared, times
-from pm_fastlmm.equivalent import EquivalentRows, are_directions, as_equivalent
+from pm_fastlmm.equivalent import EquivalentRows, as_equivalent
+from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.mixed import Block, MixedProducts
 from pm_fastlmm.linalg.projection import Projection, read_design
 from pm_fastlmm.linalg.spectrum import Spectrum

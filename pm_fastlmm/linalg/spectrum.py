@@ -21,6 +21,7 @@ from pm_fastlmm._arrays import (
     require_length,
     require_range,
 )
+from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
 from pm_fastlmm.linalg.rotated import Rotated
 
@@ -396,7 +397,13 @@ def aligned_design(kernel: Labelled, X: Any, kernel_name: str) -> tuple[Ids | No
         require_length(design.values.shape[0], n, "X", kernel_name)
         order = align(kernel.ids, design, name="X", reference_name=kernel_name)
         design = Labelled(design.take(order), kernel.ids or design.ids, design.names)
-    return common_ids(kernel=kernel, design=design)[1], design
+    ids = common_ids(kernel=kernel, design=design)[1]
+    if are_directions(ids):
+        raise ValueError(
+            f"{kernel_name} or X has equivalent rows, which are fewer than the observations: they are for "
+            "StructuredLMM. For one kernel take spectrum, rotated = c.factor() of the CrossProducts."
+        )
+    return ids, design
 
 
 def positive_eigenvalues(
