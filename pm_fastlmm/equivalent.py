@@ -38,6 +38,11 @@ class EquivalentRows:
         """The labels of the rows."""
         return tuple(self.W.index.tolist())
 
+    @property
+    def closed(self) -> bool:
+        """Whether the last row is that of y alone, in which every linear combination of X and W is 0."""
+        return not (self.X.iloc[-1].any() or self.W.iloc[-1].any())
+
     def __repr__(self) -> str:
         """Show the sizes."""
         return f"EquivalentRows({len(self.y)} rows for {self.n}, X: {shown(list(self.X))}, W: {shown(list(self.W))})"

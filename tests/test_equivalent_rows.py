@@ -267,6 +267,9 @@ def test_other_rows_are_refused(p):
     term = flmm.Term(rows.W[GROUPS], cov.diagonal([1.0, 1.0]), columns=rows.W[MARKERS[:2]], name="crossed")
     with pm.Model(), pytest.raises(ValueError, match="'crossed' has columns="):
         flmm.StructuredLMM("y", X=rows.X, terms=[term], sigma2_e=1.0, observed=rows)
+    factor = flmm.Term(rows.W["m1"], cov.scalar(1.0))
+    with pm.Model(), pytest.raises(ValueError, match=r"'m1' is no linear combination .* rows\.W\[\['a'\]\]"):
+        flmm.StructuredLMM("y", X=rows.X, terms=[factor], sigma2_e=1.0, observed=rows)
     with pytest.raises(ValueError, match=r"equivalent rows, which are fewer .* c\.factor\(\)"):
         flmm.Spectrum.from_factor(rows.W, rows.X)
     with pytest.raises(ValueError, match="without a name"):

@@ -287,6 +287,11 @@ def _check_rows(rows: EquivalentRows | None, terms: Sequence[Term], X: Any, ids:
             f"term {crossed[0]!r} has columns=, products with which equivalent rows do not have: stream Z of that term "
             "as columns of W, and give flmm.covariance.kronecker(...) over them."
         )
+    if other := [term.name for term in terms if rows.closed and term.Z[[-1]].count_nonzero()]:
+        raise ValueError(
+            f"term {other[0]!r} is no linear combination of columns of W: give a table, rows.W[['a']]; a single column "
+            "rows.W['a'] would be a grouping factor."
+        )
     if mu is not None:
         raise ValueError("mu has a value for each observation, whose rows were not kept: stream it as a column of X.")
 

@@ -36,7 +36,8 @@ class CrossProducts:
 
         spectrum, rotated = c.factor()
 
-    are what `reml`, `exact_posterior` and `FastLMM` take. Build the first with `from_arrays`.
+    are what `reml`, `exact_posterior`, `FastLMM` and, of several responses, `scan` take; `equivalent_rows(c)` is what
+    `StructuredLMM` takes for several terms. Build the first with `from_arrays`.
 
     Attributes
     ----------
