@@ -18,6 +18,7 @@ from pytensor.link.numba.dispatch.basic import generate_fallback_impl, numba_fun
 
 from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
 from pm_fastlmm.likelihood.dense import dense_loglik_and_gradient
+from pm_fastlmm.likelihood.family import family_loglik_and_gradient
 from pm_fastlmm.linalg.mixed import MixedProducts
 
 
@@ -180,3 +181,35 @@ class DenseLoglik(Op):  # type: ignore[misc]
     def connection_pattern(self, node: Any) -> list[list[bool]]:
         """V and y reach the log-likelihood, the basis of X is constant."""
         return [[True] * 3, [True] * 3, [False] * 3]
+
+
+@called_back
+class FamilyLoglik(Op):  # type: ignore[misc]
+    """
+    Log-likelihood at one lengthscale of a family of spectra, with its gradient in (log ℓ, σ²_g, σ²_e).
+
+    Inputs: log ℓ, σ²_g, σ²_e, and the constants of a `FamilySpectra`. -½log|XᵀX| is left out. There is no second
+    derivative.
+    """
+
+    __props__ = ()
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to inputs."""
+        return Apply(self, list(map(pt.as_tensor, inputs)), [pt.dscalar() for _ in range(4)])
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        for out, value in zip(outputs, family_loglik_and_gradient(*inputs), strict=True):
+            out[0] = np.asarray(value)
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the gradient, which the outputs hold already."""
+        g, *others = cotangents
+        if any(not isinstance(other.type, type(disconnected_type)) for other in others):
+            raise NotImplementedError("the likelihood of a family of spectra has first derivatives only.")
+        return [g * d for d in outputs[1:]] + [disconnected_type() for _ in inputs[3:]]
+
+    def connection_pattern(self, node: Any) -> list[list[bool]]:
+        """Parameters reach the log-likelihood, the constants do not."""
+        return [[i < 3] * 4 for i in range(len(node.inputs))]
