@@ -20,6 +20,7 @@ from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
 from pm_fastlmm.likelihood.dense import dense_loglik_and_gradient
 from pm_fastlmm.likelihood.family import family_loglik_and_gradient
 from pm_fastlmm.linalg.mixed import MixedProducts
+from pm_fastlmm.spectrum_family import SpectrumFamily
 
 
 def called_back(op: type[Op]) -> type[Op]:
@@ -213,3 +214,48 @@ class FamilyLoglik(Op):  # type: ignore[misc]
     def connection_pattern(self, node: Any) -> list[list[bool]]:
         """Parameters reach the log-likelihood, the constants do not."""
         return [[i < 3] * 4 for i in range(len(node.inputs))]
+
+
+@called_back
+class FamilyStatistics(Op):  # type: ignore[misc]
+    """The statistics of a response at the nodes of a family; PyTensor folds those of observed data when it compiles."""
+
+    __props__ = ("family",)
+
+    def __init__(self, family: SpectrumFamily) -> None:
+        self.family = family
+
+    def make_node(self, y: Any) -> Apply:
+        """Apply to a response (n,)."""
+        types = [pt.tensor(dtype="float64", shape=shape) for shape in ((None, None), (None, None), (None,), (3,))]
+        return Apply(self, [pt.as_tensor(y)], types)
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        for out, value in zip(outputs, self.family.rotate(np.asarray(inputs[0], dtype=float)).constants, strict=True):
+            out[0] = np.array(value)
+
+
+@called_back
+class FamilyContrasts(Op):  # type: ignore[misc]
+    """Error contrasts of N(0, σ²_gK(ℓ) + σ²_eI) from white noise ξ (…, n); K is factored for each lengthscale."""
+
+    __props__ = ("family",)
+
+    def __init__(self, family: SpectrumFamily) -> None:
+        self.family = family
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to ℓ, σ²_g, σ²_e and noise."""
+        variables = list(map(pt.as_tensor, inputs))
+        return Apply(self, variables, [variables[-1].type()])
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        *parameters, xi = inputs
+        parameters = [np.broadcast_to(v, xi.shape[:-1]) for v in parameters]
+        out = np.empty(xi.shape)
+        for place in np.ndindex(*xi.shape[:-1]):
+            lengthscale, g, e = (float(v[place]) for v in parameters)
+            out[place] = self.family.draw_contrasts(lengthscale, g, e, xi[place])
+        outputs[0][0] = out

@@ -48,7 +48,7 @@ class FamilySpectra:
     lengthscale : (float, float)
         The range of ℓ. Outside the density is 0.
     eigvals, squares : (C, k) arrays
-        λ_c and z²_c at the nodes ℓ_c = exp(midpoint + half-width · cos(πc/(C - 1))).
+        λ_c, descending, and z²_c at the nodes ℓ_c = exp(midpoint + half-width · cos(πc/(C - 1))).
     rss : (C,) array
         Squared norm of y outside the eigenvectors.
     nullity, df : int
@@ -129,7 +129,7 @@ class FamilySpectra:
             points = [float(v) for v in node_lengthscales(low, high, count)]
             for v in progress([v for v in points if v not in known], f"Spectra at {count} lengthscales"):
                 known[v] = statistics(v)
-            arrays = _stack([known[v] for v in points], _DROPPED * tolerance * delta[0])
+            arrays = _stack([known[v] for v in points], tolerance, delta)
             family = cls((low, high), *arrays, logdet_R, delta, tolerance, math.nan)
             error = family._largest_error(checks, exact)
             if error <= tolerance:
@@ -332,12 +332,20 @@ def _profiled(logs: FloatArray, quadratic: FloatArray, df: int, logdet_R: float)
         return -0.5 * (df * (LOG_2PI + 1) + logs + df * np.log(sigma2)) - logdet_R, sigma2
 
 
-def _stack(nodes: list[NodeStatistics], negligible: float) -> tuple[FloatArray, FloatArray, FloatArray, int, int]:
+def rank_that_matters(eigvals: FloatArray, tolerance: float, delta: tuple[float, float]) -> int:
     """
-    Return λ, z² (C, k), rss (C,), ν and p: the smallest eigenvalues, whose sum is negligible, joined to the null space.
+    Return how many of descending eigenvalues to keep: the sum of the others is negligible beside the smallest δ.
 
-    With Σλ ≤ εδ neither log|V| nor yᵀPy changes by much more than ε.
+    With Σλ ≤ εδ over those left out, neither log|V| nor yᵀPy changes by much more than ε.
     """
+    tails = np.cumsum(eigvals[::-1])[::-1]
+    return int(np.count_nonzero(tails > _DROPPED * tolerance * delta[0]))
+
+
+def _stack(
+    nodes: list[NodeStatistics], tolerance: float, delta: tuple[float, float]
+) -> tuple[FloatArray, FloatArray, FloatArray, int, int]:
+    """Return λ, z² (C, k), rss (C,), ν and p; the smallest eigenvalues, which are negligible, join the null space."""
     df = len(nodes[0].eigvals) + nodes[0].nullity
     kept: list[tuple[FloatArray, FloatArray, float]] = []
     for node in nodes:
@@ -348,8 +356,7 @@ def _stack(nodes: list[NodeStatistics], negligible: float) -> tuple[FloatArray, 
                 f"rank and nullity add up to {len(eigvals) + node.nullity} at one lengthscale and to {df} at another: "
                 "the residual degrees of freedom do not depend on the lengthscale."
             )
-        tails = np.cumsum(eigvals[::-1])[::-1]
-        rank = int(np.count_nonzero(tails > negligible))
+        rank = rank_that_matters(eigvals, tolerance, delta)
         kept.append((eigvals[:rank], squares[:rank], float(node.rss) + float(squares[rank:].sum())))
     k = max(len(eigvals) for eigvals, _, _ in kept)
     eigvals, squares = np.zeros((2, len(nodes), k))

@@ -22,14 +22,21 @@ _GROUP = 8  # variances whose product is taken before a logarithm, which costs a
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def _node(eigvals: FloatArray, squares: FloatArray, g: float, e: float) -> tuple[float, float, float]:
-    """Return Σ(log d + z²/d) and its derivatives with respect to σ²_g and σ²_e."""
-    scale = g * eigvals.max() + e if eigvals.size else e
+    """Return Σ(log d + z²/d) and its derivatives with respect to σ²_g and σ²_e; λ descends, and z = 0 where λ = 0."""
+    rank = eigvals.size
+    while rank > 0 and eigvals[rank - 1] == 0:
+        rank -= 1
+    filled = eigvals.size - rank
+    scale = g * eigvals[0] + e if rank else 1.0
     inverse = 1.0 / scale
-    logs = eigvals.size * math.log(scale)
+    logs = rank * math.log(scale)
     quadratic = 0.0
     by_g = 0.0
     by_e = 0.0
-    whole = eigvals.size - eigvals.size % _GROUP
+    if filled:
+        logs += filled * math.log(e)
+        by_e += filled / e
+    whole = rank - rank % _GROUP
     for start in range(0, whole, _GROUP):
         product = 1.0
         for i in range(start, start + _GROUP):
@@ -46,7 +53,7 @@ def _node(eigvals: FloatArray, squares: FloatArray, g: float, e: float) -> tuple
         else:  # the product of tiny ratios has underflowed
             for i in range(start, start + _GROUP):
                 logs += math.log((g * eigvals[i] + e) * inverse)
-    for i in range(whole, eigvals.size):
+    for i in range(whole, rank):
         d = g * eigvals[i] + e
         w = 1.0 / d
         q = squares[i] * w
