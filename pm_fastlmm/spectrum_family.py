@@ -87,6 +87,7 @@ class SpectrumFamily:
     projection: Projection
     ids: Ids | None
     coordinates: tuple[Any, FloatArray] | None
+    rtol: float | None
     progressbar: bool
     _factors: dict[float, Factor]
     _recent: dict[str, Any]
@@ -100,6 +101,7 @@ class SpectrumFamily:
         *,
         delta: tuple[float, float] = (1e-4, 1e2),
         tolerance: float = 1e-3,
+        rtol: float | None = None,
         progressbar: bool = True,
     ) -> Self:
         """
@@ -117,6 +119,8 @@ class SpectrumFamily:
             Range of δ over which the tolerance shall hold, in units of the mean diagonal of K. A smaller lower end
             needs more nodes.
         tolerance : float
+        rtol : float, optional
+            What counts as a zero eigenvalue of K, as in `Spectrum.from_covariance`.
         progressbar : bool
             While K is factored.
 
@@ -134,15 +138,16 @@ class SpectrumFamily:
         small, large = read_range(delta, "delta")
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance must be between 0 and 1, in log units, got {tolerance!r}.")
-        first = Spectrum.from_covariance(kernel(high), X)
-        second = Spectrum.from_covariance(kernel(low), Labelled(first.X, first.ids, first.coef))
-        if first.n != second.n:
-            raise ValueError(f"kernel returns K of {first.n} rows at {high:.4g} and of {second.n} at {low:.4g}.")
+        first = _factored(kernel, high, X, rtol)
+        K = read_covariance(kernel(low))
+        if len(K.values) != first.n:
+            raise ValueError(f"kernel returns K of {first.n} rows at {high:.4g} and of {len(K.values)} at {low:.4g}.")
+        second = _factored(lambda _: K, low, Labelled(first.X, first.ids, first.coef), rtol)
         scale = first.mean_diagonal
         same = abs(second.mean_diagonal / scale - 1) < _SAME
         family = cls(
             kernel, (low, high), (small * scale, large * scale), float(tolerance), scale if same else None,
-            first.projection, first.ids, None, progressbar, {}, {},
+            first.projection, first.ids, None, rtol, progressbar, {}, {},
         )  # fmt: skip
         family._factors.update({v: family._truncated(s) for v, s in ((high, first), (low, second))})
         return family
@@ -209,7 +214,7 @@ class SpectrumFamily:
         """
         key = float(lengthscale)
         if self._recent.get("lengthscale") != key:
-            spectrum = Spectrum.from_covariance(self.kernel(key), self._design)
+            spectrum = _factored(self.kernel, key, self._design, self.rtol)
             self._recent.update(lengthscale=key, spectrum=spectrum)
         found: Spectrum = self._recent["spectrum"]
         return found
@@ -217,7 +222,7 @@ class SpectrumFamily:
     def covariance(self, lengthscale: float) -> FloatArray:
         """Return K at one lengthscale, (n, n), its rows in the order of `ids`."""
         K = read_covariance(self.kernel(float(lengthscale)))
-        order = align(self.ids, K, name="K", reference_name="the spectra")
+        order = align(self.ids, K, name="K", reference_name="the family")
         return K.values if order is None else K.values[np.ix_(order, order)]
 
     def rotate(self, y: Any) -> FamilySpectra:
@@ -259,9 +264,9 @@ class SpectrumFamily:
     def read_response(self, y: Any) -> FloatArray:
         """Return one response in the order of K, checked."""
         response = read(y, "y", ndim=(1,))
-        require_length(response.values.size, self.n, "y", "the spectra")
+        require_length(response.values.size, self.n, "y", "the family")
         require_finite(response.values, "y", "leave those rows out of y, X and the kernel.")
-        return response.take(align(self.ids, response, name="y", reference_name="the spectra"))
+        return response.take(align(self.ids, response, name="y", reference_name="the family"))
 
     def new_kernels(self, x_new: Any) -> tuple[Callable[[float], FloatArray], Callable[[float], FloatArray]]:
         """
@@ -295,7 +300,7 @@ class SpectrumFamily:
 
     def _factor(self, lengthscale: float) -> Factor:
         if lengthscale not in self._factors:
-            spectrum = Spectrum.from_covariance(self.kernel(lengthscale), self._design)
+            spectrum = _factored(self.kernel, lengthscale, self._design, self.rtol)
             self._factors[lengthscale] = self._truncated(spectrum)
         return self._factors[lengthscale]
 
@@ -329,3 +334,11 @@ class SpectrumFamily:
             f"SpectrumFamily(n={self.n}, lengthscale from {low:.4g} to {high:.4g}, "
             f"fixed effects: {', '.join(self.coef) if self.coef else 'none'})"
         )
+
+
+def _factored(kernel: Callable[[float], Any], lengthscale: float, X: Any, rtol: float | None) -> Spectrum:
+    """Return the spectrum at a lengthscale, which an error names."""
+    try:
+        return Spectrum.from_covariance(kernel(lengthscale), X, rtol=rtol)
+    except ValueError as error:
+        raise ValueError(f"at a lengthscale of {lengthscale:.4g}: {error}") from error
