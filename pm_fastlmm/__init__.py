@@ -9,7 +9,7 @@ from pm_fastlmm.association import scan
 from pm_fastlmm.batches import reml_blocks
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
-from pm_fastlmm.distribution import DenseLMM, FastLMM, LMMNode, StructuredLMM, lmm_nodes
+from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, LMMNode, StructuredLMM, lmm_nodes
 from pm_fastlmm.equivalent import EquivalentRows, equivalent_rows
 from pm_fastlmm.exact import exact_posterior
 from pm_fastlmm.exact_result import ExactPosterior
@@ -26,6 +26,7 @@ from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
 from pm_fastlmm.reml import reml
 from pm_fastlmm.sampling import sample
+from pm_fastlmm.spectrum_family import SpectrumFamily
 
 __version__ = "0.1.0"
 
@@ -38,12 +39,14 @@ __all__ = [
     "Design",
     "EquivalentRows",
     "ExactPosterior",
+    "FamilyLMM",
     "FastLMM",
     "LMMNode",
     "MixedDesign",
     "REMLFit",
     "Rotated",
     "Spectrum",
+    "SpectrumFamily",
     "StructuredLMM",
     "Term",
     "VarianceFit",

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.effects import Coordinates
+from pm_fastlmm.effects import Coordinates, NewRows
 from pm_fastlmm.likelihood.spectral import variances
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
@@ -100,3 +101,25 @@ def loadings(spectrum: Spectrum) -> tuple[FloatArray, FloatArray]:
             "coefficients of W need a factor, this spectrum is that of a K: build it with Spectrum.from_factor(W, X)."
         )
     return spectrum.loadings, spectrum.loadings_fixed
+
+
+def draw_new_effects(s: Spectrum, new: NewRows, u: Coordinates, g: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Draw the effects of new rows given u: mean K*ᵀK⁺u, covariance σ²_g(K** - K*ᵀK⁺K*)."""
+    if new.prior is None:
+        raise ValueError("draws of new effects need their prior variance: give K_new_new, the matrix or its diagonal.")
+    weights = kernel_inverse(s)(new.H.T, new.A.T)
+    mean = u.a @ weights.a.T + u.b @ weights.b.T
+    if new.prior.ndim == 1:
+        left_over = new.prior - np.einsum("ij,ji->i", weights.a, new.H) - np.einsum("ij,ji->i", weights.b, new.A)
+        root = np.diag(np.sqrt(np.maximum(left_over, 0.0)))
+    else:
+        covariance = new.prior - weights.a @ new.H - weights.b @ new.A
+        values, vectors = scipy.linalg.eigh((covariance + covariance.T) / 2)
+        tolerance = 1e-8 * float(np.abs(np.diag(new.prior)).max())
+        if values[0] < -tolerance:
+            raise ValueError(
+                "K_new_new and K_new do not fit K: together they are not positive semi-definite "
+                f"(smallest eigenvalue {values[0]:.3g}). Take all blocks from one covariance matrix."
+            )
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return mean + np.sqrt(g)[..., None] * (rng.standard_normal(mean.shape) @ root.T)

@@ -6,22 +6,21 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pymc as pm
-import scipy.linalg
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml import find_node
-from pm_fastlmm.coefficients import draw_factor_effects, kernel_inverse
-from pm_fastlmm.distribution import LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.coefficients import draw_factor_effects, draw_new_effects
+from pm_fastlmm.distribution import FamilyNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.effects import (
     Coordinates,
-    NewRows,
     draw_effects,
     draw_prior_effects,
     given_coefficients,
     new_rows,
 )
 from pm_fastlmm.equivalent import require_rows
+from pm_fastlmm.family_posterior import NewKernel, predict_family, recover_family
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.mixed_posterior import draw_mixed, predict_mixed, recover_mixed
@@ -49,8 +48,8 @@ def recover_effects(
 
     Under the flat prior (β, u) are drawn from their joint Gaussian given y and the variances (Matheron's rule); with an
     explicit β u is drawn given it, with a Gaussian prior β is drawn from its conditional first. For a StructuredLMM
-    node that costs one evaluation of the likelihood for each draw: thin a long posterior first,
-    ``idata.sel(draw=slice(0, None, 10))``.
+    node that costs one evaluation of the likelihood for each draw, for a FamilyLMM node one factorisation of K: thin a
+    long posterior first, ``idata.sel(draw=slice(0, None, 10))``.
 
     Parameters
     ----------
@@ -93,6 +92,8 @@ def recover_effects(
     node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
     if isinstance(node, StructuredNode):
         return recover_mixed(idata, model, node, rng)
+    if isinstance(node, FamilyNode):
+        return _recover_family(idata, model, node, which, rng)
     node = _spectral(node)
     rows = node.spectrum.rotation is not None
     which = (("beta", "u") if rows else ("beta", "a")) if which is None else which
@@ -114,6 +115,23 @@ def recover_effects(
         a, names = draw_factor_effects(node.spectrum, u, g, rng), node.spectrum.factor_names
         dim = f"{node.name}_factor"
         add("a", a, dim, {dim: np.arange(a.shape[-1]) if names is None else list(names)})
+    return idata
+
+
+def _recover_family(
+    idata: xr.DataTree, model: pm.Model, node: FamilyNode, which: Any, rng: np.random.Generator
+) -> xr.DataTree:
+    which = ("beta", "u") if which is None else which
+    if unknown := set(which) - {"beta", "u"}:
+        raise ValueError(f"which must be some of 'beta' and 'u', got {', '.join(map(repr, sorted(unknown)))}.")
+    beta, u = recover_family(idata, model, node, rng)
+    _, obs = _dims(model, node, 0)
+    if "beta" in which:
+        coords = {f"{node.name}_coef": list(node.family.coef)}
+        idata.posterior[f"{node.name}_beta"] = xr.DataArray(beta, dims=("chain", "draw", *coords), coords=coords)
+    if "u" in which:
+        coords = _obs_coords(model, node, obs)
+        idata.posterior[f"{node.name}_u"] = xr.DataArray(u, dims=("chain", "draw", obs), coords=coords)
     return idata
 
 
@@ -149,7 +167,8 @@ def predict(
     X_new : (m, r) array or DataFrame
         Fixed-effects design of the new rows.
     K_new : (m, n) array or DataFrame
-        Covariance of the new effects with the training effects, on the scale of K.
+        Covariance of the new effects with the training effects, on the scale of K. For a FamilyLMM node a function of
+        the lengthscale, and K_new_new as well: see `SpectrumFamily.new_kernels`.
     W_new : (m, q) array
         Rows of the factor instead, after `Spectrum.from_factor`.
     K_new_new : (m, m) or (m,) array
@@ -213,6 +232,12 @@ def predict(
             rows = read_rows(node.projection, node.terms, X_new=X_new, Z_new=Z_new, data=data, design=node.design)
         f, y = predict_mixed(draws, node, rows, effects, rng)
         return _add_predictions(idata, model, node, f, y, new=rows is not None, ids=None if rows is None else rows.ids)
+    if isinstance(node, FamilyNode):
+        if any(part is not None for part in (W_new, Z_new, data)):
+            raise ValueError(f"{node.name} is one kernel: new rows are X_new, and K_new and K_new_new.")
+        kernel = _new_kernel(node, X_new, K_new, K_new_new) if new_rows_given else None
+        f, y, ids = predict_family(idata, model, node, rng, kernel, given=effects == "given")
+        return _add_predictions(idata, model, node, f, y, new=new_rows_given, ids=ids)
     if Z_new is not None or data is not None:
         raise ValueError(f"{node.name} is one kernel: new rows are X_new with K_new or W_new.")
     node = _spectral(node)
@@ -225,10 +250,19 @@ def predict(
     else:
         _require_no_mean(node, mu)
         new = new_rows(s, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
-        f = _new_effects(s, new, u, g, rng) + beta @ (new.a @ s.projection.R).T
+        f = draw_new_effects(s, new, u, g, rng) + beta @ (new.a @ s.projection.R).T
         ids = new.ids
     y = f + np.sqrt(e)[..., None] * rng.standard_normal(f.shape)
     return _add_predictions(idata, model, node, f, y, new=new_rows_given, ids=ids)
+
+
+def _new_kernel(node: FamilyNode, X_new: Any, K_new: Any, K_new_new: Any) -> NewKernel:
+    if not (callable(K_new) and callable(K_new_new)):
+        raise ValueError(
+            f"{node.name} has a lengthscale: K_new and K_new_new are functions of it, for new coordinates "
+            "K_new, K_new_new = family.new_kernels(x_new)."
+        )
+    return NewKernel(X_new, K_new, K_new_new)
 
 
 def _require_no_mean(node: LMMNode, mu: FloatArray) -> None:
@@ -326,28 +360,6 @@ def _lift(s: Spectrum, u: Coordinates) -> FloatArray:
     for rows in np.array_split(np.arange(a.shape[0]), max(1, a.shape[0] * s.n // _BUDGET)):
         out[rows] = Coordinates(a[rows], b[rows]).lift(s)
     return out.reshape(*u.a.shape[:-1], s.n)
-
-
-def _new_effects(s: Spectrum, new: NewRows, u: Coordinates, g: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Draw the effects of new rows given u: mean K*ᵀK⁺u, covariance σ²_g(K** - K*ᵀK⁺K*)."""
-    if new.prior is None:
-        raise ValueError("draws of new effects need their prior variance: give K_new_new, the matrix or its diagonal.")
-    weights = kernel_inverse(s)(new.H.T, new.A.T)
-    mean = u.a @ weights.a.T + u.b @ weights.b.T
-    if new.prior.ndim == 1:
-        left_over = new.prior - np.einsum("ij,ji->i", weights.a, new.H) - np.einsum("ij,ji->i", weights.b, new.A)
-        root = np.diag(np.sqrt(np.maximum(left_over, 0.0)))
-    else:
-        covariance = new.prior - weights.a @ new.H - weights.b @ new.A
-        values, vectors = scipy.linalg.eigh((covariance + covariance.T) / 2)
-        tolerance = 1e-8 * float(np.abs(np.diag(new.prior)).max())
-        if values[0] < -tolerance:
-            raise ValueError(
-                "K_new_new and K_new do not fit K: together they are not positive semi-definite "
-                f"(smallest eigenvalue {values[0]:.3g}). Take all blocks from one covariance matrix."
-            )
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
-    return mean + np.sqrt(g)[..., None] * (rng.standard_normal(mean.shape) @ root.T)
 
 
 def _dims(model: pm.Model, node: LMMNode, batch_ndim: int) -> tuple[list[str], str]:

@@ -13,15 +13,17 @@ from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPote
 from pytensor.graph.replace import vectorize_graph
 from pytensor.xtensor import as_xtensor
 
+from pm_fastlmm._arrays import outside
 from pm_fastlmm.aireml import find_node
 from pm_fastlmm.aireml.structured import compile_matrices
 from pm_fastlmm.covariance.theta import RESIDUAL
-from pm_fastlmm.distribution import LMMNode, SpectralNode, StructuredNode, lmm_nodes
+from pm_fastlmm.distribution import FamilyNode, LMMNode, SpectralNode, StructuredNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
 from pm_fastlmm.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
 
 _TUNE_SEEDED = 100  # the step size alone is left to adapt
 _TUNE_STARTED = 300  # other samplers take a start but no covariance
+_UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
 _FULL_ADAPTATION = 100  # variables up to which the mass matrix of the others is adapted with its correlations
 
 
@@ -37,7 +39,7 @@ def sample(
     **kwargs: Any,
 ) -> xr.DataTree:
     """
-    Sample a model that has a FastLMM, StructuredLMM or DenseLMM node with NUTS, seeded by the REML estimate.
+    Sample a model that has a FastLMM, FamilyLMM, StructuredLMM or DenseLMM node with NUTS, seeded by the REML estimate.
 
     REML gives the start. The posterior covariance of the variables that reach the node (on PyMC's unconstrained scale)
     is computed by quadrature around it and given to NUTS, so that the warm-up is short. All other variables keep PyMC's
@@ -65,8 +67,9 @@ def sample(
     -------
     xarray.DataTree
         As from `pymc.sample`. A FastLMM node adds `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve`
-        to the posterior, a StructuredLMM node `{name}_variance` and `{name}_share` of each term and the residual,
-        unless the model has variables of these names.
+        to the posterior; a FamilyLMM node `{name}_lengthscale` and the same without `_pve`; a StructuredLMM node
+        `{name}_variance` and `{name}_share` of each term and the residual; unless the model has variables of these
+        names.
 
     Warns
     -----
@@ -165,6 +168,8 @@ def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
     for node in lmm_nodes(model):
         if isinstance(node, SpectralNode):
             derived = _spectral_variances(posterior, model, node)
+        elif isinstance(node, FamilyNode):
+            derived = _family_variances(posterior, model, node)
         else:
             derived = _component_variances(posterior, model, node)
         for name, array in derived.items():
@@ -188,6 +193,26 @@ def _spectral_variances(posterior: xr.Dataset, model: pm.Model, node: SpectralNo
     batch = (model.named_vars_to_dims.get(node.name) or ())[: g.ndim - 2]
     dims = ("chain", "draw", *(batch or [f"{node.name}_dim_{i}" for i in range(g.ndim - 2)]))
     return {f"{node.name}_{suffix}": xr.DataArray(value, dims=dims) for suffix, value in derived.items()}
+
+
+def _family_variances(posterior: xr.Dataset, model: pm.Model, node: FamilyNode) -> dict[str, xr.DataArray]:
+    """Return ℓ, σ², δ, σ²_g, σ²_e and h² of a FamilyLMM node; warn of draws where its likelihood was not checked."""
+    graphs = [node.lengthscale, node.sigma2_g, node.sigma2_e]
+    if any(rv.name not in posterior for rv in reaching(model, *graphs)):
+        return {}
+    ell, g, e = evaluate_draws(model, posterior, graphs)
+    smallest, kbar = node.family.delta[0], node.family.mean_diagonal
+    if (share := float((e < smallest * g).mean())) > _UNCHECKED:
+        warnings.warn(
+            f"{share:.1%} of the draws of {node.name} have a delta below {smallest:.2g}, where its likelihood was not "
+            "checked: build the family with a smaller delta=(low, high).",
+            stacklevel=outside(),
+        )
+    with np.errstate(divide="ignore"):
+        derived = {"lengthscale": ell, "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g}
+    if kbar is not None:
+        derived["h2"] = kbar * g / (kbar * g + e)
+    return {f"{node.name}_{suffix}": xr.DataArray(v, dims=("chain", "draw")) for suffix, v in derived.items()}
 
 
 def _component_variances(posterior: xr.Dataset, model: pm.Model, node: LMMNode) -> dict[str, xr.DataArray]:

@@ -21,9 +21,10 @@ from scipy.optimize import least_squares, minimize
 from scipy.special import gammaincinv, ndtri
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.family import FamilyObjective
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.aireml.mapping import flat_objective
-from pm_fastlmm.distribution import LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.distribution import FamilyNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, parameters, reaching
 from pm_fastlmm.reml import reml
 
@@ -105,7 +106,7 @@ def _cheap(node: LMMNode) -> bool:
     """Return whether thousands of evaluations take a second or two: always for one kernel, never for a dense V."""
     if isinstance(node, StructuredNode):
         return node.products.W.shape[1] <= _DENSE_BLOCK and node.products.C.size <= _LEVELS
-    return isinstance(node, SpectralNode)
+    return isinstance(node, SpectralNode | FamilyNode)
 
 
 def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
@@ -203,12 +204,19 @@ def _estimated(node: LMMNode) -> list[Any]:
     """Return the graphs of what REML estimates: (σ²_g, σ²_e), θ; for a dense V those are the variables themselves."""
     if isinstance(node, SpectralNode):
         return [node.sigma2_g, node.sigma2_e]
+    if isinstance(node, FamilyNode):
+        return [node.lengthscale, node.sigma2_g, node.sigma2_e]
     return [node.theta] if isinstance(node, StructuredNode) else []
 
 
 def _match_reml(model: pm.Model, node: LMMNode, constrain: Any, x0: FloatArray) -> FloatArray:
     """Return coordinates near x0 at which the variances are the REML estimates, pulled off the boundary."""
-    target, positive = _spectral_target(node) if isinstance(node, SpectralNode) else _reml_target(model, node)
+    if isinstance(node, FamilyNode):
+        target, positive = _family_target(node)
+    elif isinstance(node, SpectralNode):
+        target, positive = _spectral_target(node)
+    else:
+        target, positive = _reml_target(model, node)
     if target is None:
         return x0
     size = np.maximum(np.abs(target), 1e-3 * np.abs(target).max())
@@ -235,6 +243,16 @@ def _spectral_target(node: SpectralNode) -> tuple[FloatArray | None, Any]:
         return None, None
     target = np.concatenate([share * total / node.spectrum.mean_diagonal, (1 - share) * total])
     return target, np.ones(target.size, dtype=bool)
+
+
+def _family_target(node: FamilyNode) -> tuple[FloatArray | None, Any]:
+    """Return the best point of a grid over ℓ and δ, inside the range of ℓ."""
+    none = np.zeros(3, dtype=bool)
+    target = FamilyObjective.of(node.family, np.asarray(node.observed), held=np.zeros(3), fixed=none).start()
+    low, high = np.log(node.family.lengthscale)
+    middle, half = (low + high) / 2, (high - low) / 2
+    target[0] = np.exp(np.clip(np.log(target[0]), middle - 0.95 * half, middle + 0.95 * half))
+    return target, ~none
 
 
 def _reml_target(model: pm.Model, node: LMMNode) -> tuple[FloatArray | None, Any]:

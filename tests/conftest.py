@@ -27,6 +27,17 @@ def oracle():
 
 
 @pytest.fixture(scope="session")
+def sample_by_numpyro():
+    return _load(HERE / "numpyro_process.py").sample_by_numpyro
+
+
+@pytest.fixture(scope="session")
+def families():
+    """A family of spectra with data: `Example()`, RANGE, `matern52`."""
+    return _load(HERE / "families.py")
+
+
+@pytest.fixture(scope="session")
 def structures():
     """Random sets of terms with dense matrices: `Structured(kinds, …)`, KINDS, `basis`, `exact_loglik`."""
     return _load(HERE / "structures.py")

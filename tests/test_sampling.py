@@ -1,11 +1,6 @@
 """Seeded NUTS: against the exact posterior within Monte-Carlo error, and in models that hold more than the node."""
 
-import pickle
-import subprocess
-import sys
-
 import arviz as az
-import cloudpickle
 import numpy as np
 import pymc as pm
 import pymc.dims as pmd
@@ -108,26 +103,7 @@ def test_a_longer_run_agrees_with_the_exact_posterior_in_its_tails_too():
             assert abs(below.mean() - probability) < 4 * az.mcse(below.astype(float)), (quantity, probability)
 
 
-IN_ITS_OWN_PROCESS = """
-import sys
-import cloudpickle
-import pm_fastlmm as flmm
-model, options = cloudpickle.load(sys.stdin.buffer)
-tree = flmm.predict(flmm.recover_effects(flmm.sample(model=model, **options), model=model), model=model)
-sys.stdout.buffer.write(cloudpickle.dumps(tree.map_over_datasets(lambda group: group.as_numpy())))
-"""
-
-
-def sample_by_numpyro(model, draws, **options):
-    """In another process: JAX starts threads, after which the chains of later tests could not be forked safely."""
-    task = cloudpickle.dumps((model, {"draws": draws, "nuts_sampler": "numpyro", "random_seed": 3} | QUIET | options))
-    command = [sys.executable, "-W", "error", "-c", IN_ITS_OWN_PROCESS]
-    done = subprocess.run(command, input=task, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    return pickle.loads(done.stdout)
-
-
-def test_numpyro_agrees_with_the_exact_posterior(data, exact):
+def test_numpyro_agrees_with_the_exact_posterior(data, exact, sample_by_numpyro):
     tree = sample_by_numpyro(flmm.kernel_model(data[1], spectrum=data[0]), 500, chains=4, cores=None)
     assert tree.posterior.attrs["inference_library"] == "numpyro"
     assert tree.posterior.attrs["tuning_steps"] == 300
@@ -200,7 +176,7 @@ def test_the_tree_serves_pymc_afterwards(mixed):
 
 
 @pytest.mark.parametrize("sampler", ["nutpie", "numpyro"])
-def test_other_samplers_keep_the_data_groups(sampler, data, exact):
+def test_other_samplers_keep_the_data_groups(sampler, data, exact, sample_by_numpyro):
     with pm.Model(coords={"batch": list("ab")}) as model:
         pm.Data("covariate", [0.5, 1.0], dims="batch")
         h2, total = default_priors(exact)

@@ -87,8 +87,9 @@ def find_reml(
     -----
     Average-information steps (Gilmour, Thompson & Cullis 1995, doi:10.2307/2533274) under bounds (an active set),
     halved until the exact likelihood rises; an EM step is the last resort. Convergence is judged by the Newton
-    decrement, which does not depend on the parametrisation. One kernel is fitted by the global search of `reml`; with
-    several components the maximum found is a local one, which other starting values can check.
+    decrement, which does not depend on the parametrisation. One kernel is fitted by the global search of `reml`, one
+    with a lengthscale by Newton steps from the best point of a grid over ℓ and δ; with several components the maximum
+    found is a local one, which other starting values can check.
 
     Examples
     --------
@@ -211,7 +212,9 @@ def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
     """
     nodes = {node.name: node for node in lmm_nodes(model)}
     if not nodes:
-        raise ValueError("the model has no FastLMM, StructuredLMM or DenseLMM node: add one, or use pymc.sample.")
+        raise ValueError(
+            "the model has no FastLMM, FamilyLMM, StructuredLMM or DenseLMM node: add one, or use pymc.sample."
+        )
     if var_name is None:
         if len(nodes) > 1:
             raise ValueError(f"the model has several LMM nodes ({', '.join(nodes)}): name one with var_name=.")
@@ -396,6 +399,7 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
                 "the residual variance goes to 0 and the likelihood is not bounded: X and the random effects explain y "
                 "exactly. Use fewer terms or more observations"
             )
+    parts += objective.remarks(last.theta)
     if boundary:
         parts.append(
             f"on the boundary: {', '.join(boundary)}; standard errors of these are undefined there (NaN). "

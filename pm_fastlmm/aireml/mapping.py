@@ -14,14 +14,14 @@ from scipy.optimize import least_squares
 
 from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.aireml.dense import DenseObjective
+from pm_fastlmm.aireml.family import FamilyObjective
 from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.aireml.structured import StructuredObjective
-from pm_fastlmm.distribution import DenseNode, LMMNode, SpectralNode, StructuredNode
-from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
+from pm_fastlmm.distribution import DenseNode, FamilyNode, LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching, support
 
-_FAR = 500.0  # of an unconstrained coordinate: where the support of a variable is read off
 _MATCHED = 1e-5
 
 
@@ -63,7 +63,7 @@ class FreeVariables:
         parts: list[tuple[FloatArray, FloatArray, FloatArray]] = []
         for rv in rvs:
             value = np.asarray(point[model.rvs_to_values[rv].name], dtype=float)
-            parts.append(_support(model, rv, value))
+            parts.append(support(model, rv, value))
             shape = parts[-1][2].shape
             names += [rv.name + (f"[{', '.join(map(str, i))}]" if shape else "") for i in np.ndindex(*shape)]
         lower, upper, initial = (np.concatenate([part[i].ravel() for part in parts]) for i in range(3))
@@ -237,6 +237,8 @@ def objective_of(model: pm.Model, node: LMMNode, method: Method = "REML") -> tup
     if isinstance(node, DenseNode):
         variables = FreeVariables.of(model, node, [node.V])
         return _dense(node, variables, y, offset, prior, method), None, np.ones(len(variables.names), dtype=bool)
+    if isinstance(node, FamilyNode):
+        return _family(model, node, y, method)
     graph, inner = _structured_or_spectral(node, y, offset, prior, method)
     variables = FreeVariables.of(model, node, [graph])
     link = Link.of(variables, graph)
@@ -247,6 +249,21 @@ def objective_of(model: pm.Model, node: LMMNode, method: Method = "REML") -> tup
             return inner, link, varying
         return _held(inner, constants, ~varying), link, varying
     return LinkedObjective.of(inner, link), None, np.ones(len(variables.names), dtype=bool)
+
+
+def _family(model: pm.Model, node: FamilyNode, y: FloatArray, method: Method) -> tuple[Objective, Link, Any]:
+    if method != "REML":
+        raise ValueError(f"{node.name} has a lengthscale, whose spectra give the restricted likelihood: method='REML'.")
+    graph = pt.stack([node.lengthscale, node.sigma2_g, node.sigma2_e])
+    variables = FreeVariables.of(model, node, [graph])
+    link = Link.of(variables, graph)
+    varying = (np.abs(link.jacobian(variables.initial)) > 0).any(axis=1)
+    if varying.sum() != len(variables.names):
+        raise ValueError(
+            f"{', '.join(variables.names)} do not determine lengthscale, sigma2_g and sigma2_e of {node.name} one by "
+            "one: give each parameter variables of its own, as many as there are parameters."
+        )
+    return FamilyObjective.of(node.family, y, held=link.theta(variables.initial), fixed=~varying), link, varying
 
 
 def flat_objective(node: StructuredNode) -> StructuredObjective:
@@ -336,25 +353,3 @@ def _tangents(V: Any, variables: FreeVariables) -> list[Any]:
             direction[index] = 1.0
             out.append(pushforward(V, symbol, pt.constant(direction)))
     return out
-
-
-def _support(model: pm.Model, rv: Any, value: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return lower and upper ends of the support of a variable, element by element, and its initial value."""
-    transform = model.rvs_to_transforms.get(rv)
-    if transform is None:
-        return np.full(value.shape, -np.inf), np.full(value.shape, np.inf), value
-    symbol = pt.tensor(dtype="float64", shape=value.shape)
-    backward = pytensor.function(
-        [symbol], transform.backward(symbol, *rv.owner.inputs), mode=INTERPRETED, on_unused_input="ignore"
-    )
-    with np.errstate(all="ignore"):
-        ends = [np.asarray(backward(np.full(value.shape, sign * far))) for sign in (-1, 1) for far in (_FAR, 2 * _FAR)]
-        initial = np.asarray(backward(value))
-    if ends[0].shape != value.shape:
-        raise ValueError(
-            f"{rv.name} is constrained as a whole ({type(transform).__name__}): REML needs variables whose elements "
-            "vary on their own. Give the variances themselves as variables."
-        )
-    lower = np.where(np.isclose(ends[0], ends[1], rtol=1e-3, atol=1e-100), ends[1], -np.inf)
-    upper = np.where(np.isclose(ends[2], ends[3], rtol=1e-3, atol=0), ends[3], np.inf)
-    return np.where(np.abs(lower) < 1e-100, 0.0, lower), upper, initial

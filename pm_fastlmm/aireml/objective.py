@@ -115,6 +115,10 @@ class Objective(ABC):
         """Return ω and state with V multiplied by its best factor, None if that is not possible or no gain."""
         return None
 
+    def remarks(self, theta: FloatArray) -> list[str]:
+        """Return what a user should know of this θ as an estimate."""
+        return []
+
     def described(self, theta: FloatArray) -> str:
         """Return θ as text."""
         return ", ".join(f"{name} = {value:.4g}" for name, value in zip(self.names, theta, strict=True))

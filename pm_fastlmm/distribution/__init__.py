@@ -1,13 +1,16 @@
 """The PyMC nodes: the only package that touches PyMC's internals."""
 
 from pm_fastlmm.distribution.dense import DenseLMM
+from pm_fastlmm.distribution.family import FamilyLMM
 from pm_fastlmm.distribution.fastlmm import FastLMM
-from pm_fastlmm.distribution.nodes import DenseNode, LMMNode, SpectralNode, StructuredNode, lmm_nodes
+from pm_fastlmm.distribution.nodes import DenseNode, FamilyNode, LMMNode, SpectralNode, StructuredNode, lmm_nodes
 from pm_fastlmm.distribution.structured import StructuredLMM
 
 __all__ = [
     "DenseLMM",
     "DenseNode",
+    "FamilyLMM",
+    "FamilyNode",
     "FastLMM",
     "LMMNode",
     "SpectralNode",

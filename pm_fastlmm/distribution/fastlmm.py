@@ -12,7 +12,7 @@ from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, RotatedLMM, Ro
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
-_PAIRS = (("sigma2", "delta"), ("sigma2_g", "sigma2_e"), ("h2", "total"))
+PAIRS = (("sigma2", "delta"), ("sigma2_g", "sigma2_e"), ("h2", "total"))
 
 
 class FastLMM:
@@ -118,8 +118,8 @@ def _parametrise(
             f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
             "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
         )
-    names = {name for pair in _PAIRS for name in pair}
-    g, e = variance_components(spectrum, {name: kwargs.pop(name) for name in names & kwargs.keys()})
+    names = {name for pair in PAIRS for name in pair}
+    g, e = variance_components(spectrum.mean_diagonal, {name: kwargs.pop(name) for name in names & kwargs.keys()})
     _check_shape(kwargs.get("shape"), spectrum.n)
     refuse_unknown(
         "FastLMM", kwargs,
@@ -150,9 +150,9 @@ def _parametrise(
     return ProperLMM, [mu, b, L, g, e, eigvals, basis, Q1, R, *constants], kwargs
 
 
-def variance_components(spectrum: Spectrum, given: dict[str, Any]) -> tuple[Any, Any]:
+def variance_components(mean_diagonal: float | None, given: dict[str, Any]) -> tuple[Any, Any]:
     """
-    Return tensors (σ²_g, σ²_e) from exactly one pair of parameters.
+    Return tensors (σ²_g, σ²_e) from exactly one pair of parameters; (h2, total) needs the mean diagonal of K.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def variance_components(spectrum: Spectrum, given: dict[str, Any]) -> tuple[Any,
         If another set of parameters is given.
     """
     values = {name: floatX(pt.as_tensor(value)) for name, value in given.items() if value is not None}
-    pair = next((pair for pair in _PAIRS if set(pair) == set(values)), None)
+    pair = next((pair for pair in PAIRS if set(pair) == set(values)), None)
     if pair is None:
         got = ", ".join(sorted(values)) or "none"
         raise ValueError(
@@ -172,7 +172,7 @@ def variance_components(spectrum: Spectrum, given: dict[str, Any]) -> tuple[Any,
         return first, first * second
     if pair == ("sigma2_g", "sigma2_e"):
         return first, second
-    return first * second / spectrum.mean_diagonal, (1 - first) * second
+    return first * second / mean_diagonal, (1 - first) * second
 
 
 def _check_coords(name: str, spectrum: Spectrum, dims: Any) -> None:

@@ -1,4 +1,4 @@
-"""The likelihoods of several terms and of a dense V for JAX: called back, with their closed-form gradients."""
+"""The likelihoods that are operations of their own, for JAX: called back, with their closed-form gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from pytensor.link.jax.dispatch.basic import jax_funcify
 
-from pm_fastlmm.distribution.operations import DenseLoglik, MixedLoglik
+from pm_fastlmm.distribution.operations import DenseLoglik, FamilyLoglik, MixedLoglik
 from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
 from pm_fastlmm.likelihood.dense import dense_loglik_and_gradient
+from pm_fastlmm.likelihood.family import family_loglik_and_gradient
 
 
 def _called_back(evaluate: Callable[..., tuple[Any, ...]], differentiable: int) -> Callable[..., Any]:
@@ -51,6 +52,10 @@ def _mixed(phi: Any, e: Any, within: Any, between: Any, rss: Any, *constants: An
     return tuple(loglik_and_gradient(phi, float(e), within, between, float(rss), *constants))
 
 
+def _family(*inputs: Any) -> tuple[Any, ...]:
+    return tuple(family_loglik_and_gradient(*inputs))
+
+
 @jax_funcify.register(MixedLoglik)  # type: ignore[untyped-decorator]
 def _mixed_loglik(op: MixedLoglik, **kwargs: Any) -> Any:
     return _called_back(_mixed, 5)
@@ -59,3 +64,8 @@ def _mixed_loglik(op: MixedLoglik, **kwargs: Any) -> Any:
 @jax_funcify.register(DenseLoglik)  # type: ignore[untyped-decorator]
 def _dense_loglik(op: DenseLoglik, **kwargs: Any) -> Any:
     return _called_back(dense_loglik_and_gradient, 2)
+
+
+@jax_funcify.register(FamilyLoglik)  # type: ignore[untyped-decorator]
+def _family_loglik(op: FamilyLoglik, **kwargs: Any) -> Any:
+    return _called_back(_family, 3)

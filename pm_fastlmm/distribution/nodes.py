@@ -12,12 +12,14 @@ from pm_fastlmm._arrays import Ids
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.distribution.dense import DenseRV
+from pm_fastlmm.distribution.family_variables import FamilyRV
 from pm_fastlmm.distribution.structured import StructuredRV
 from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, Treatment, statistic
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.spectrum_family import SpectrumFamily
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,6 +138,24 @@ class StructuredNode(LMMNode):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class FamilyNode(LMMNode):
+    """
+    A FamilyLMM node.
+
+    Attributes
+    ----------
+    family : SpectrumFamily
+    lengthscale, sigma2_g, sigma2_e : TensorVariable
+        As functions of the model's variables.
+    """
+
+    family: SpectrumFamily
+    lengthscale: Any
+    sigma2_g: Any
+    sigma2_e: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DenseNode(LMMNode):
     """
     A DenseLMM node.
@@ -154,7 +174,7 @@ class DenseNode(LMMNode):
 
 def lmm_nodes(model: pm.Model) -> list[LMMNode]:
     """
-    Return the FastLMM, StructuredLMM and DenseLMM nodes of a model.
+    Return the FastLMM, FamilyLMM, StructuredLMM and DenseLMM nodes of a model.
 
     They are found in its order, also after `do`, `observe`, freezing and copying.
     """
@@ -164,7 +184,7 @@ def lmm_nodes(model: pm.Model) -> list[LMMNode]:
 
 def _node(model: pm.Model, rv: Any) -> LMMNode | None:
     op = rv.owner.op
-    if not isinstance(op, LMMRV | StructuredRV | DenseRV):
+    if not isinstance(op, LMMRV | FamilyRV | StructuredRV | DenseRV):
         return None
     _, _, *params = rv.owner.inputs
     data = _observed(model, rv)
@@ -172,6 +192,9 @@ def _node(model: pm.Model, rv: Any) -> LMMNode | None:
         mu, b, B, theta = params
         common = (rv.name, rv, op.treatment, mu, b, data, op.products.projection, op.ids)
         return StructuredNode(*common, op.terms, op.theta, theta, op.products, B, op.design, op.spectrum)
+    if isinstance(op, FamilyRV):
+        s = op.family
+        return FamilyNode(rv.name, rv, op.treatment, None, None, data, s.projection, s.ids, s, *params)
     if isinstance(op, DenseRV):
         mu, b, B, V = params
         return DenseNode(rv.name, rv, op.treatment, mu, b, data, op.projection, op.ids, V, B)
@@ -184,8 +207,9 @@ def _node(model: pm.Model, rv: Any) -> LMMNode | None:
         mu, g, e = params[:3]
     else:
         g, e = params[:2]
-    s = op.spectrum
-    return SpectralNode(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root, op.rotated)
+    spectrum = op.spectrum
+    common = (rv.name, rv, op.treatment, mu, b, data, spectrum.projection, spectrum.ids)
+    return SpectralNode(*common, spectrum, g, e, root, op.rotated)
 
 
 def _observed(model: pm.Model, rv: Any) -> Any:

@@ -18,7 +18,9 @@ from pytensor.link.numba.dispatch.basic import generate_fallback_impl, numba_fun
 
 from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
 from pm_fastlmm.likelihood.dense import dense_loglik_and_gradient
+from pm_fastlmm.likelihood.family import family_loglik_and_gradient
 from pm_fastlmm.linalg.mixed import MixedProducts
+from pm_fastlmm.spectrum_family import SpectrumFamily
 
 
 def called_back(op: type[Op]) -> type[Op]:
@@ -180,3 +182,80 @@ class DenseLoglik(Op):  # type: ignore[misc]
     def connection_pattern(self, node: Any) -> list[list[bool]]:
         """V and y reach the log-likelihood, the basis of X is constant."""
         return [[True] * 3, [True] * 3, [False] * 3]
+
+
+@called_back
+class FamilyLoglik(Op):  # type: ignore[misc]
+    """
+    Log-likelihood at one lengthscale of a family of spectra, with its gradient in (log ℓ, σ²_g, σ²_e).
+
+    Inputs: log ℓ, σ²_g, σ²_e, and the constants of a `FamilySpectra`. -½log|XᵀX| is left out. There is no second
+    derivative.
+    """
+
+    __props__ = ()
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to inputs."""
+        return Apply(self, list(map(pt.as_tensor, inputs)), [pt.dscalar() for _ in range(4)])
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        for out, value in zip(outputs, family_loglik_and_gradient(*inputs), strict=True):
+            out[0] = np.asarray(value)
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the gradient, which the outputs hold already."""
+        g, *others = cotangents
+        if any(not isinstance(other.type, type(disconnected_type)) for other in others):
+            raise NotImplementedError("the likelihood of a family of spectra has first derivatives only.")
+        return [g * d for d in outputs[1:]] + [disconnected_type() for _ in inputs[3:]]
+
+    def connection_pattern(self, node: Any) -> list[list[bool]]:
+        """Parameters reach the log-likelihood, the constants do not."""
+        return [[i < 3] * 4 for i in range(len(node.inputs))]
+
+
+@called_back
+class FamilyStatistics(Op):  # type: ignore[misc]
+    """The statistics of a response at the nodes of a family; PyTensor folds those of observed data when it compiles."""
+
+    __props__ = ("family",)
+
+    def __init__(self, family: SpectrumFamily) -> None:
+        self.family = family
+
+    def make_node(self, y: Any) -> Apply:
+        """Apply to a response (n,)."""
+        types = [pt.tensor(dtype="float64", shape=shape) for shape in ((None, None), (None, None), (None,), (3,))]
+        return Apply(self, [pt.as_tensor(y)], types)
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        for out, value in zip(outputs, self.family.rotate(np.asarray(inputs[0], dtype=float)).constants, strict=True):
+            out[0] = np.array(value)
+
+
+@called_back
+class FamilyContrasts(Op):  # type: ignore[misc]
+    """Error contrasts of N(0, σ²_gK(ℓ) + σ²_eI) from white noise ξ (…, n); K is factored for each lengthscale."""
+
+    __props__ = ("family",)
+
+    def __init__(self, family: SpectrumFamily) -> None:
+        self.family = family
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to ℓ, σ²_g, σ²_e and noise."""
+        variables = list(map(pt.as_tensor, inputs))
+        return Apply(self, variables, [variables[-1].type()])
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        *parameters, xi = inputs
+        parameters = [np.broadcast_to(v, xi.shape[:-1]) for v in parameters]
+        out = np.empty(xi.shape)
+        for place in np.ndindex(*xi.shape[:-1]):
+            lengthscale, g, e = (float(v[place]) for v in parameters)
+            out[place] = self.family.draw_contrasts(lengthscale, g, e, xi[place])
+        outputs[0][0] = out

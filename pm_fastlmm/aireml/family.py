@@ -1,0 +1,163 @@
+"""The objective of one kernel with a lengthscale: Newton steps on the interpolated restricted likelihood."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pm_fastlmm import effects
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm.likelihood.family import FamilySpectra
+from pm_fastlmm.spectrum_family import SpectrumFamily
+
+_LENGTHSCALES, _DELTAS = 200, 80  # of the grid on which the global search begins
+_SPREAD = 1e4  # beyond the range of δ, upwards: there is no more kernel variance
+_DIFFERENCE = 1e-5  # of log ℓ, for ∂K/∂ℓ
+
+
+class FamilyState(NamedTuple):
+    """ℓ and the two variances, and the log-likelihood."""
+
+    theta: FloatArray
+    loglik: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FamilyObjective(Objective):
+    """
+    ℓ(ℓ, σ²_g, σ²_e) of a family of spectra; it starts at the best point of a grid over ℓ and δ.
+
+    The internal coordinates are (log ℓ, σ²_g, σ²_e). In place of the average information it has the observed one, with
+    negative curvature turned round, so that the steps are Newton's where the likelihood is concave.
+    """
+
+    family: SpectrumFamily
+    spectra: FamilySpectra
+    y: FloatArray
+    held: FloatArray
+    fixed: Any
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    coef: tuple[str, ...]
+    method: Method = "REML"
+
+    @classmethod
+    def of(cls, family: SpectrumFamily, y: FloatArray, *, held: FloatArray, fixed: Any) -> "FamilyObjective":
+        """Return the objective of one response; elements of θ that are fixed have the values `held`."""
+        low, high = family.lengthscale
+        return cls(
+            family, family.rotate(y), y, held, np.asarray(fixed), ("lengthscale", "sigma2_g", "sigma2_e"),
+            np.array([low, 0.0, 0.0]), np.array([high, np.inf, np.inf]), family.coef,
+        )  # fmt: skip
+
+    def state(self, theta: FloatArray) -> FamilyState | None:
+        """Return the log-likelihood at θ; None where it is not finite."""
+        loglik = float(self.spectra.loglik(*theta))
+        return FamilyState(np.array(theta, dtype=float), loglik) if np.isfinite(loglik) else None
+
+    def derivatives(self, theta: FloatArray, state: FamilyState) -> tuple[FloatArray, FloatArray]:
+        """Return the score and the observed information, made positive definite."""
+        to_log = np.array([theta[0], 1.0, 1.0])
+        score = self.spectra.value_and_gradient(*theta)[1] / to_log
+        total = max(float(theta[1] + theta[2]), np.finfo(float).tiny)
+        unit = np.array([1.0, total, total])
+        curvature = -self.spectra.hessian(*theta) * unit[:, None] * unit
+        if theta[1] == 0:  # ℓ has no influence, and no curvature but rounding
+            curvature[0] = curvature[:, 0] = 0.0
+        values, vectors = np.linalg.eigh(curvature)
+        scale = unit * to_log
+        return score, (vectors * np.abs(values)) @ vectors.T / scale[:, None] / scale
+
+    def coefficients(self, state: FamilyState) -> tuple[FloatArray, FloatArray]:
+        """Return β̂ and its covariance, from K(ℓ) itself."""
+        if not self.coef:
+            return np.zeros(0), np.zeros((0, 0))
+        rotated = self.family.at(state.theta[0]).rotate(self.y)
+        estimate = effects.blue(rotated, np.asarray(state.theta[1]), np.asarray(state.theta[2]))
+        return estimate.beta, estimate.cov
+
+    def covariance(self, theta: FloatArray) -> FloatArray:
+        """Return V(θ), (n, n)."""
+        return np.asarray(theta[1] * self.family.covariance(theta[0]) + theta[2] * np.eye(self.family.n))
+
+    def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
+        """Return ∂V/∂θ: σ²_g∂K/∂ℓ by a difference, K and I."""
+        ell, K = float(theta[0]), self.family.covariance
+        ends = [ell * np.exp(sign * _DIFFERENCE) for sign in (1, -1)]
+        slope = (K(ends[0]) - K(ends[1])) / (ends[0] - ends[1])
+        return np.stack([theta[1] * slope, K(ell), np.eye(self.family.n)])
+
+    def internal(self, theta: FloatArray) -> FloatArray:
+        """Return (log ℓ, σ²_g, σ²_e)."""
+        return np.array([np.log(theta[0]), theta[1], theta[2]])
+
+    def external(self, omega: FloatArray) -> FloatArray:
+        """Return (ℓ, σ²_g, σ²_e), ℓ inside its bounds to the last bit."""
+        return np.array([np.clip(np.exp(omega[0]), self.lower[0], self.upper[0]), omega[1], omega[2]])
+
+    def jacobian(self, omega: FloatArray) -> FloatArray:
+        """Return ∂θ/∂ω."""
+        return np.diag([np.exp(omega[0]), 1.0, 1.0])
+
+    @property
+    def internal_lower(self) -> FloatArray:
+        """Lower bounds of ω."""
+        return self.internal(self.lower)
+
+    @property
+    def internal_upper(self) -> FloatArray:
+        """Upper bounds of ω."""
+        return self.internal(self.upper)
+
+    def inactive(self, omega: FloatArray, score: FloatArray, information: FloatArray) -> Any:
+        """Return that ℓ has no influence where there is no kernel variance."""
+        return np.array([omega[1] == 0, False, False])
+
+    def remarks(self, theta: FloatArray) -> list[str]:
+        """Say what of the estimate is due to the range of the family."""
+        low, high = self.family.lengthscale
+        out = []
+        if theta[1] == 0:
+            out.append("sigma2_g is 0, so that the lengthscale has no influence and no estimate")
+        elif not self.fixed[0] and not low * (1 + 1e-8) < theta[0] < high * (1 - 1e-8):
+            out.append(
+                f"the lengthscale is at an end of the range of the family, {low:.4g} to {high:.4g}: build the family "
+                "with a wider one to see whether the maximum lies outside"
+            )
+        if theta[2] < self.family.delta[0] * theta[1]:
+            out.append(
+                f"delta = {theta[2] / theta[1]:.2g} is below the range of the family, where its likelihood was not "
+                "checked: build it with a smaller delta=(low, high)"
+            )
+        return out
+
+    def start(self) -> FloatArray:
+        """Return the best point of a grid; ℓ and δ, or, where a variance is held, ℓ and the other variance."""
+        low, high = self.family.lengthscale
+        ell = self.held[:1] if self.fixed[0] else np.geomspace(low, high, _LENGTHSCALES)
+        small, large = self.family.delta
+        delta = np.geomspace(small, large * _SPREAD, _DELTAS)
+        if not self.fixed[1:].any():
+            loglik, sigma2 = self.spectra.profile(ell, delta)
+            i, j = np.unravel_index(np.argmax(loglik), loglik.shape)
+            return np.array([ell[i], sigma2[i, j], delta[j] * sigma2[i, j]])
+        g, e = self._variance_grid(delta)
+        loglik = self.spectra.loglik(ell[:, None], g, e)
+        i, j = np.unravel_index(np.argmax(loglik), loglik.shape)
+        return np.array([ell[i], g[j], e[j]])
+
+    def _variance_grid(self, delta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return pairs of variances of which one or both are held."""
+        g, e = self.held[1:]
+        if self.fixed[1:].all():
+            return np.array([g]), np.array([e])
+        return (np.full(delta.size, g), g * delta) if self.fixed[1] and g > 0 else self._residual_grid(g, e, delta)
+
+    def _residual_grid(self, g: float, e: float, delta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        spread = float(np.var(self.y)) or 1.0
+        if self.fixed[1]:  # no kernel variance
+            return np.zeros(delta.size), spread * np.geomspace(1e-4, 1e2, delta.size)
+        scale = e if e > 0 else spread * delta[0]
+        return scale / delta, np.full(delta.size, e)

@@ -1,0 +1,86 @@
+"""Stationary kernels with one lengthscale, as functions ℓ ↦ K of given coordinates or distances."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from pm_fastlmm._arrays import FloatArray, Labelled, read, require_finite
+
+type Kernel = Callable[[float], Any]
+
+
+def _se(r: FloatArray) -> FloatArray:
+    return np.asarray(np.exp(-(r**2) / 2))
+
+
+def _matern52(r: FloatArray) -> FloatArray:
+    a = np.sqrt(5) * r
+    return np.asarray((1 + a + a**2 / 3) * np.exp(-a))
+
+
+def _matern32(r: FloatArray) -> FloatArray:
+    a = np.sqrt(3) * r
+    return np.asarray((1 + a) * np.exp(-a))
+
+
+def _matern12(r: FloatArray) -> FloatArray:
+    return np.asarray(np.exp(-r))
+
+
+# k(r/ℓ), Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, equations 4.9, 4.14, 4.17
+CORRELATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "se": _se, "matern52": _matern52, "matern32": _matern32, "matern12": _matern12,
+}  # fmt: skip
+
+
+def correlation(kernel: str) -> Callable[[FloatArray], FloatArray]:
+    """
+    Return k as a function of r/ℓ.
+
+    Raises
+    ------
+    ValueError
+        If no kernel has this name.
+    """
+    if kernel not in CORRELATIONS:
+        raise ValueError(
+            f"kernel {kernel!r} is not known: it is one of {', '.join(CORRELATIONS)}, or a pm.gp.cov class."
+        )
+    return CORRELATIONS[kernel]
+
+
+def read_coordinates(x: Any, name: str = "x") -> Labelled:
+    """Return coordinates (n, D), labelled."""
+    given = read(x, name, ndim=(1, 2))
+    require_finite(given.values, name, "leave those rows out.")
+    values = given.values[:, None] if given.values.ndim == 1 else given.values
+    return Labelled(values, given.ids, given.names)
+
+
+def between(kernel: Any, x: FloatArray, other: FloatArray) -> Kernel:
+    """
+    Return ℓ ↦ K of the rows of x (m, D) with those of other (n, D), Euclidean distances.
+
+    `kernel` is a name, or a class of `pm.gp.cov` that is called with the number of dimensions and ls=ℓ.
+    """
+    if not isinstance(kernel, str):
+        return _compiled(kernel, x, other)
+    k, distances = correlation(kernel), cdist(x, other)
+    return lambda lengthscale: k(distances / lengthscale)
+
+
+def _compiled(kernel: Any, x: FloatArray, other: FloatArray) -> Kernel:
+    import pytensor
+    import pytensor.tensor as pt
+
+    if not callable(kernel):
+        raise TypeError(
+            f"kernel must be one of {', '.join(CORRELATIONS)} or a class of pm.gp.cov with one lengthscale ls, got "
+            f"{type(kernel).__name__}; a function that returns K of the lengthscale goes to from_function."
+        )
+    symbol = pt.dscalar("lengthscale")
+    graph = kernel(x.shape[1], ls=symbol)(pt.constant(x), pt.constant(other))
+    compiled: Kernel = pytensor.function([symbol], graph)
+    return compiled
