@@ -8,6 +8,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 from pymc.pytensorf import floatX
+from pytensor.compile.sharedvalue import SharedVariable
 
 from pm_fastlmm.distribution.family_variables import Family
 from pm_fastlmm.distribution.fastlmm import PAIRS, variance_components
@@ -48,7 +49,8 @@ class FamilyLMM:
 
     Notes
     -----
-    Below the smallest δ of the family the density is that of the same formula, without a promise of its error.
+    K is factored when the node is built, unless it was before. Below the smallest δ of the family the density is that
+    of the same formula, without a promise of its error.
 
     Examples
     --------
@@ -62,7 +64,7 @@ class FamilyLMM:
     ...     x, kernel="matern52", lengthscale=(0.1, 2.0), X=np.ones((80, 1)), progressbar=False
     ... )
     >>> with pm.Model() as model:
-    ...     lengthscale = pm.Truncated("lengthscale", pm.InverseGamma.dist(3, 1), lower=0.1, upper=2.0)
+    ...     lengthscale = pm.Truncated("lengthscale", pm.LogNormal.dist(-1, 1), lower=0.1, upper=2.0)
     ...     sigma2_g, sigma2_e = pm.HalfNormal("sigma2_g", 2), pm.HalfNormal("sigma2_e", 1)
     ...     node = flmm.FamilyLMM(
     ...         "y", spectrum=family, lengthscale=lengthscale, sigma2_g=sigma2_g, sigma2_e=sigma2_e, observed=y
@@ -80,7 +82,9 @@ class FamilyLMM:
                 f"{name} has no observed data: give observed=. A latent process with a lengthscale is a DenseLMM."
             )
         _check_range(name, pm.modelcontext(None), spectrum, params[0])
-        rest["observed"] = read_response(observed, spectrum.ids, spectrum.n, ndim=(1,))
+        data = rest["observed"] = read_response(observed, spectrum.ids, spectrum.n, ndim=(1,))
+        values = data.get_value() if isinstance(data, SharedVariable) else getattr(data, "data", data)
+        spectrum.rotate(values)  # now, with its progress bar and its errors, and not while a graph is compiled
         return Family(name, params, family=spectrum, **rest)
 
     @classmethod

@@ -130,6 +130,14 @@ def test_priors_inside_the_range_are_taken(example):
     assert len(flmm.lmm_nodes(model)) == 3
 
 
+def test_a_tolerance_that_is_not_reached_is_an_error_when_the_node_is_built(example):
+    family = flmm.SpectrumFamily.from_coordinates(
+        example.x[:20], "se", lengthscale=(0.01, 10), delta=(1e-9, 1), tolerance=1e-15, progressbar=False
+    )
+    with pm.Model(), pytest.raises(ValueError, match=r"the likelihood is off by .* with 257 lengthscales"):
+        flmm.FamilyLMM("y", spectrum=family, lengthscale=1.0, sigma2_g=1, sigma2_e=1, observed=example.y[:20])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
