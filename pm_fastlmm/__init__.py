@@ -10,6 +10,7 @@ from pm_fastlmm.batches import reml_blocks
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
 from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, LMMNode, StructuredLMM, lmm_nodes
+from pm_fastlmm.equivalent import EquivalentRows, equivalent_rows
 from pm_fastlmm.exact import exact_posterior
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
@@ -36,6 +37,7 @@ __all__ = [
     "CrossProducts",
     "DenseLMM",
     "Design",
+    "EquivalentRows",
     "ExactPosterior",
     "FamilyLMM",
     "FastLMM",
@@ -51,6 +53,7 @@ __all__ = [
     "VariancePrior",
     "covariance",
     "datasets",
+    "equivalent_rows",
     "exact_posterior",
     "find_reml",
     "fit_covariance",

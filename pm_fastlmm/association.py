@@ -14,10 +14,11 @@ from scipy.special import stdtr
 from scipy.stats import chi2
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.candidates import COLLINEAR, MISSING, RotatedCandidates, blocks, rotate_candidates
+from pm_fastlmm.candidates import COLLINEAR, MISSING, RotatedCandidates, blocks, rotate_candidates, rotated_candidates
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.likelihood.profile import Method, Profile, search
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
 from pm_fastlmm.reml import reml
 
 type Test = Literal["wald", "lrt"]
@@ -42,9 +43,7 @@ class _Null:
             raise ValueError(
                 f"y has {len(names)} columns, a scan has one response: scan them one by one (the spectrum is shared)."
             )
-        fit = reml(spectrum, values, method=method)
-        if not math.isfinite(fit.loglik):
-            raise ValueError(f"the model without candidates has no estimate: {fit.message}.")
+        fit = _fit(spectrum, values, method)
         assert fit.rotated is not None
         null_y = None
         if spectrum.nullity:
@@ -53,11 +52,23 @@ class _Null:
             null_y = (left - spectrum.basis @ fit.rotated.z) / math.sqrt(float(fit.rotated.norm2))
         return cls(spectrum, fit, Profile.from_rotated(fit.rotated, method), null_y)
 
+    @classmethod
+    def of_rotated(cls, rotated: Rotated, method: Method) -> "_Null":
+        first = rotated.first()
+        return cls(rotated.spectrum, _fit(rotated.spectrum, first, method), Profile.from_rotated(first, method), None)
+
+
+def _fit(spectrum: Spectrum, y: Any, method: Method) -> REMLFit:
+    fit = reml(spectrum, y, method=method)
+    if not math.isfinite(fit.loglik):
+        raise ValueError(f"the model without candidates has no estimate: {fit.message}.")
+    return fit
+
 
 def scan(
     spectrum: Spectrum | Mapping[Hashable, Spectrum],
     y: Any,
-    candidates: Any,
+    candidates: Any = None,
     *,
     test: Test = "wald",
     delta: Delta = "each",
@@ -72,10 +83,11 @@ def scan(
     spectrum : Spectrum, or mapping of group to Spectrum
         K and X, factored once. A mapping has one spectrum for each group of candidates, whose kernel leaves those
         candidates out (leave one chromosome out).
-    y : array, Series or DataArray
-        One response (n,).
+    y : array, Series, DataArray or Rotated
+        One response (n,); or what `CrossProducts.factor` returned, whose first response is tested against the others.
     candidates : array, DataFrame or DataArray (n, m), or an iterable of such blocks
-        Columns to be tested; rows are matched by id. An iterable is read block by block and never held whole.
+        Columns to be tested; rows are matched by id. An iterable is read block by block and never held whole. None
+        when y is a `Rotated`, which has them.
     test : {"wald", "lrt"}
         α̂²/se² against F(1, n - r - 1) with the REML estimate of δ, or twice the difference of the maximised (ML)
         log-likelihoods against χ²₁. Where ML is unbounded at δ = 0 (a centred kinship matrix with an intercept), the
@@ -98,7 +110,8 @@ def scan(
     Raises
     ------
     ValueError
-        If y or candidates do not fit the spectrum, y has no estimate without candidates, or groups do not fit.
+        If y or candidates do not fit the spectrum, y has no estimate without candidates, groups do not fit, or a
+        `Rotated` has no candidates.
 
     Notes
     -----
@@ -126,6 +139,10 @@ def scan(
         if value not in get_args(alias.__value__):
             raise ValueError(f"{name} must be {' or '.join(map(repr, get_args(alias.__value__)))}, got {value!r}.")
     method: Method = "REML" if test == "wald" else "ML"
+    if isinstance(y, Rotated):
+        return _scan_rotated(spectrum, y, candidates, groups, test, delta, method)
+    if candidates is None:
+        raise ValueError("candidates is missing: give columns (n, m), or as y what CrossProducts.factor returned.")
     spectra, labels = _by_group(spectrum, groups)
     first = next(iter(spectra.values()))
     nulls = {group: _Null.of(s, y, method) for group, s in spectra.items()}
@@ -146,6 +163,28 @@ def scan(
     if not place:
         raise ValueError("candidates is empty: there is nothing to test.")
     return _dataset(results, names, labels, nulls, test, delta)
+
+
+def _scan_rotated(
+    spectrum: Any, y: Rotated, candidates: Any, groups: Any, test: Test, delta: Delta, method: Method
+) -> xr.Dataset:
+    """Test the first response of cross-products against the others."""
+    if isinstance(spectrum, Mapping) or groups is not None:
+        raise ValueError("a Rotated belongs to one spectrum: scan the groups one by one, each with its CrossProducts.")
+    rotated = as_rotated(spectrum, y)
+    if candidates is not None:
+        raise ValueError(
+            "candidates are given with a Rotated, which has no rows: stream them as further columns of y in "
+            "CrossProducts, or give y as an array."
+        )
+    if rotated.null_first is None or rotated.names is None or len(rotated.names) < 2:
+        raise ValueError(
+            "this Rotated has no candidates: give CrossProducts y and after it the candidates as columns of its y, "
+            "or scan an array y with candidates=."
+        )
+    null = _Null.of_rotated(rotated, method)
+    results = [_test_rotated(null, rotated_candidates(rotated), test, delta)]
+    return _dataset(results, list(rotated.names[1:]), None, {None: null}, test, delta)
 
 
 def _by_group(spectrum: Any, groups: Any) -> tuple[dict[Hashable, Spectrum], list[Hashable] | None]:
@@ -183,8 +222,11 @@ def _block(
 
 def _test(null: _Null, columns: FloatArray, test: Test, delta: Delta) -> dict[str, Any]:
     """Return effects and tests of candidates (n, m) on one spectrum."""
+    return _test_rotated(null, rotate_candidates(null.spectrum, columns, null.null_y), test, delta)
+
+
+def _test_rotated(null: _Null, rotated: RotatedCandidates, test: Test, delta: Delta) -> dict[str, Any]:
     profile, s = null.profile, null.spectrum
-    rotated = rotate_candidates(s, columns, null.null_y)
     fine = rotated.reason == ""
     m = profile.m - 1 if test == "wald" else profile.m
     x, Q, a, alpha, drop = _estimates(null, rotated, fine, m, delta)

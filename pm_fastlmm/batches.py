@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
@@ -16,7 +18,7 @@ from pm_fastlmm.linalg import checkpoint as checkpoints
 from pm_fastlmm.linalg.dask_blocks import active_client
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.linalg.streaming import progress
-from pm_fastlmm.reml import reml
+from pm_fastlmm.reml import Missing, check_missing, reml
 
 _MEMORY = 2**28  # bytes of a block of responses with its copies: as floats, along and across X, rotated
 _COPIES = 4
@@ -29,6 +31,7 @@ def reml_blocks(
     Y: Any,
     *,
     method: Method = "REML",
+    missing: Missing = "raise",
     block: int | None = None,
     checkpoint: str | PathLike[str] | None = None,
     progressbar: bool = True,
@@ -45,6 +48,9 @@ def reml_blocks(
         Responses in columns, read one block of columns at a time. A DataFrame is aligned by id; anything else is in the
         order of the spectrum.
     method : {"REML", "ML"}
+    missing : {"raise", "by_pattern"}
+        As in `reml`. Each block factors K anew for each pattern of missing rows that it has: put responses that miss
+        the same rows next to each other.
     block : int, optional
         Number of responses in a block; by default the chunks of a Dask array, or what takes some 256 MB.
     checkpoint : path, optional
@@ -63,7 +69,7 @@ def reml_blocks(
     Raises
     ------
     ValueError
-        If Y does not fit the spectrum or has missing values, or the checkpoint is of other data.
+        If Y does not fit the spectrum or (with missing="raise") has missing values, or the checkpoint is of other data.
 
     Examples
     --------
@@ -78,11 +84,13 @@ def reml_blocks(
     ({'response': 300, 'coef': 1}, 0.48)
     """
     columns = _Columns(Y, spectrum, block, lazy=client is not None)
-    about = {"method": method, "spectrum": checkpoints.fingerprint(spectrum.eigvals, spectrum.C, spectrum.projection.R)}
+    check_missing(missing)
+    of_spectrum = checkpoints.fingerprint(spectrum.eigvals, spectrum.C, spectrum.projection.R)
+    about = {"method": method, "missing": missing, "spectrum": of_spectrum}
     store = None if checkpoint is None else _Store(Path(checkpoint), columns, about)
     done: dict[int, xr.Dataset] = {} if store is None else store.load()
     todo = [i for i in range(len(columns)) if i not in done]
-    fit = partial(_fit, method=method)
+    fit = partial(_fit, method=method, missing=missing)
     with progress("responses", columns.T, show=progressbar) as advance:
         for i, fits in _results(fit, spectrum, columns, todo, client):
             done[i] = fits
@@ -92,7 +100,7 @@ def reml_blocks(
     ordered = [done[i] for i in range(len(columns))]
     fits = xr.concat(ordered, "response", data_vars="all", coords="minimal", compat="override", join="override")
     fits.attrs = {key: value for key, value in ordered[0].attrs.items() if key != _MARK}
-    return fits
+    return fits if missing == "raise" else _numbered(fits)
 
 
 class _Columns:
@@ -152,13 +160,31 @@ def _chunk_columns(Y: Any) -> int | None:
     return int(chunks[1] if np.ndim(chunks[1]) == 0 else max(chunks[1]))
 
 
-def _fit(spectrum: Spectrum, values: Any, names: Sequence[str], *, method: Method) -> xr.Dataset:
+def _fit(spectrum: Spectrum, values: Any, names: Sequence[str], *, method: Method, missing: Missing) -> xr.Dataset:
     """Fit one block of responses."""
     block = read(values, "Y", ndim=(2,))
     # a block may happen to be square: that its columns are the responses is settled
     ids = block.ids or spectrum.ids or tuple(range(spectrum.n))
-    fits = reml(spectrum, Labelled(block.values, ids, block.names or tuple(names)), method=method).to_dataset()
+    responses = Labelled(block.values, ids, block.names or tuple(names))
+    fits = reml(spectrum, responses, method=method, missing=missing).to_dataset()
+    if missing == "by_pattern":
+        # a block whose only pattern lacks a coefficient has it as NaN, as others have
+        fits = fits.reindex(coef=list(spectrum.coef)).assign(pattern=("response", _keys(np.isnan(block.values))))
     return fits.assign_attrs({_MARK: checkpoints.fingerprint(values)})
+
+
+def _keys(absent: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return a number for the missing rows of each response, the same in all blocks for the same rows."""
+    packed = np.packbits(absent, axis=0).T
+    digests = [blake2b(row.tobytes(), digest_size=8).digest() for row in packed]
+    return np.array([int.from_bytes(digest, signed=True) for digest in digests], dtype=np.int64)
+
+
+def _numbered(fits: xr.Dataset) -> xr.Dataset:
+    """Return fits whose patterns are numbered in the order of their appearance in all blocks."""
+    _, first, inverse = np.unique(fits["pattern"].to_numpy(), return_index=True, return_inverse=True)
+    number = np.argsort(np.argsort(first))[inverse]
+    return fits.assign(pattern=("response", number)).assign_attrs(patterns=len(first))
 
 
 def _results(

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_length, require_range
+from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 MISSING, COLLINEAR = "missing values", "collinear with X"
@@ -75,6 +76,18 @@ def _slices(table: Any, width: int) -> Iterator[Any]:
     columns = table.iloc if hasattr(table, "iloc") else table
     for start in range(0, table.shape[1], width):
         yield columns[:, start : start + width]
+
+
+def rotated_candidates(rotated: Rotated) -> RotatedCandidates:
+    """Return the responses after the first as candidates, from cross-products."""
+    assert rotated.null_first is not None
+    norm2, y1 = rotated.norm2[1:], rotated.y1[1:]
+    explained = norm2 <= _COLLINEAR_RTOL * (norm2 + (y1**2).sum(axis=-1))
+    unit = np.where(explained, 1.0, np.sqrt(norm2))
+    g = np.where(explained[:, None], 0.0, rotated.z[1:] / unit[:, None])
+    with_y = rotated.null_first[1:] / (unit * np.sqrt(rotated.norm2[0]))
+    null = np.where(explained[:, None], 0.0, np.column_stack([with_y, rotated.rss[1:] / unit**2]))
+    return RotatedCandidates(g, null, unit, np.where(explained, COLLINEAR, "").astype(object))
 
 
 def rotate_candidates(spectrum: Spectrum, columns: FloatArray, null_y: FloatArray | None) -> RotatedCandidates:

@@ -62,7 +62,7 @@ class Prediction:
     @property
     def se(self) -> Any:
         """Standard error of f̂."""
-        return np.sqrt(self.variance)
+        return _root(self.variance, "se")
 
     def __repr__(self) -> str:
         """Show how many predictions there are."""
@@ -71,7 +71,13 @@ class Prediction:
     @property
     def se_observation(self) -> Any:
         """Standard error of a new observation."""
-        return np.sqrt(self.variance + self.residual_variance)
+        return _root(self.variance + self.residual_variance, "se_observation")
+
+
+def _root(variance: Any, name: str) -> Any:
+    """Return the square root; that of a Series carries its own name, not that of the variance."""
+    root = np.sqrt(variance)
+    return root.rename(name) if hasattr(root, "rename") and root.ndim == 1 else root
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: VariancePrior | None =
     spectrum : Spectrum
         K and X, factored once.
     y : array, Series, DataFrame, DataArray or Rotated
-        One response (n,), or several (n, T).
+        One response (n,), or several (n, T); Dask and stored arrays are read into memory, up to 2 GB.
     prior : VariancePrior, optional
         Default `VariancePrior.scaled_to` for each response, the prior of `kernel_model`.
 
@@ -35,7 +35,8 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: VariancePrior | None =
     Raises
     ------
     ValueError
-        If y does not fit the spectrum, K is zero orthogonal to X, or one response has no posterior.
+        If y does not fit the spectrum or is a Dask or stored array of more than 2 GB, K is zero orthogonal to X, or one
+        response has no posterior.
 
     Notes
     -----

@@ -251,7 +251,8 @@ class REMLFit:
             new = effects.new_rows(self.spectrum, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
             ids, prediction = new.ids, effects.predict(self._data, g, e, new)
         names = self.names
-        mean, variance = (labelled(values, ids, names) for values in (prediction.mean, prediction.variance))
+        mean = labelled(prediction.mean, ids, names, name="mean")
+        variance = labelled(prediction.variance, ids, names, name="variance")
         return replace(prediction, mean=mean, variance=variance)
 
     def profile(self, h2: Any) -> FloatArray:

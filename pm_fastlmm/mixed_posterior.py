@@ -96,7 +96,8 @@ def _one_draw(
 ) -> tuple[list[FloatArray], FloatArray]:
     """Return one draw of the effects of each block, in its own coordinates, and of β."""
     drawn = []
-    noise = y - np.sqrt(sigma2_e) * rng.standard_normal(products.n)
+    # of rows that were not kept, e⁺ in the directions left out is not needed: û and β̂ depend on y along X and Z alone
+    noise = y - np.sqrt(sigma2_e) * rng.standard_normal(products.rows)
     for block, S in zip(products.blocks, sigma, strict=True):
         values, vectors = np.linalg.eigh(S)
         root = vectors * np.sqrt(np.maximum(values, 0.0))

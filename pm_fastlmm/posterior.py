@@ -19,6 +19,7 @@ from pm_fastlmm.effects import (
     given_coefficients,
     new_rows,
 )
+from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.family_posterior import NewKernel, predict_family, recover_family
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
@@ -222,6 +223,8 @@ def predict(
             raise ValueError(
                 f"{node.name} has terms: new rows are X_new and Z_new, or data= for a model from a formula."
             )
+        if not new_rows_given:
+            require_rows(node.products)
         draws = draw_mixed(idata, model, node, rng)
         rows = None
         if new_rows_given:

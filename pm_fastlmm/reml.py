@@ -29,7 +29,8 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML", missing: Missin
     spectrum : Spectrum
         K and X, factored once.
     y : array, Series, DataFrame, DataArray or Rotated
-        One response (n,), several (n, T), or what `spectrum.rotate` returned.
+        One response (n,), several (n, T), or what `spectrum.rotate` returned. Dask and stored arrays are read into
+        memory, up to 2 GB; `reml_blocks` fits more.
     method : {"REML", "ML"}
     missing : {"raise", "by_pattern"}
         What to do with NaN in y. "by_pattern" fits the responses that miss the same rows together, on
@@ -44,7 +45,7 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML", missing: Missin
     Raises
     ------
     ValueError
-        If y has missing values or does not fit the spectrum.
+        If y has missing values, does not fit the spectrum, or is a Dask or stored array of more than 2 GB.
 
     Warns
     -----
@@ -66,11 +67,16 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML", missing: Missin
     3.9167 0.3333 None
     """
     check_method(method)
-    if missing not in get_args(Missing.__value__):
-        raise ValueError(f"missing must be 'raise' or 'by_pattern', got {missing!r}.")
+    check_missing(missing)
     if missing == "raise" or isinstance(y, Rotated):
         return fit_rotated(as_rotated(spectrum, y), method)
     return by_pattern(spectrum, y, lambda rotated: fit_rotated(rotated, method))
+
+
+def check_missing(missing: str) -> None:
+    """Raise a ValueError if what to do with NaN is not something that is known."""
+    if missing not in get_args(Missing.__value__):
+        raise ValueError(f"missing must be 'raise' or 'by_pattern', got {missing!r}.")
 
 
 def fit_rotated(rotated: Rotated, method: Method) -> REMLFit:

@@ -163,7 +163,7 @@ def test_a_worker_that_is_killed_loses_nothing(problem):
     spectrum, Y, expected = problem
     lazy = da.from_array(Y, chunks=(40, 5)).map_blocks(slowly, dtype=float)
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster.scheduler_address) as client,
     ):
         victim = next(iter(client.run(os.getpid).values()))
@@ -180,7 +180,7 @@ def test_a_cluster_of_processes(problem, tmp_path):
     stored = zarr.create_array(store=tmp_path / "Y.zarr", shape=Y.shape, chunks=(40, 7), dtype="f8")
     stored[:] = Y
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster.scheduler_address) as client,
     ):
         lazy = flmm.reml_blocks(spectrum, da.from_array(Y, chunks=(40, 10)), checkpoint=tmp_path / "fits", **QUIET)
@@ -191,3 +191,65 @@ def test_a_cluster_of_processes(problem, tmp_path):
         assert_same(fits, expected)
     again = flmm.reml_blocks(spectrum, Y, block=10, checkpoint=tmp_path / "fits", **QUIET)
     xr.testing.assert_identical(again, lazy)
+
+
+def holes(Y):
+    """Missing rows in a quarter of the responses, in three patterns, each of which several blocks have."""
+    Y = Y.copy()
+    Y[3, 5::7] = np.nan
+    Y[[1, 20, 39], 2::10] = np.nan
+    return Y
+
+
+@pytest.mark.parametrize("source", ["array", "table", "dask"])
+def test_responses_with_missing_rows_are_fitted_by_pattern(problem, source, tmp_path):
+    spectrum, Y, _ = problem
+    Y = holes(Y)
+    expected = flmm.reml(spectrum, Y, missing="by_pattern").to_dataset()
+    given = {"array": Y, "table": pd.DataFrame(Y).add_prefix("y"), "dask": da.from_array(Y, chunks=(20, 8))}[source]
+    options = {"missing": "by_pattern", "block": 9, "checkpoint": tmp_path / "fits", **QUIET}
+    for _ in range(2):  # the second time from the checkpoint
+        fits = flmm.reml_blocks(spectrum, given, **options)
+        assert_same(fits, expected)
+        assert fits.pattern.values.tolist() == expected.pattern.values.tolist()
+    assert fits.attrs["patterns"] == 4
+    assert set(fits.n_obs.values) == {40, 39, 37, 36}
+    with pytest.raises(ValueError, match="missing was 'by_pattern' and is 'raise'"):
+        flmm.reml_blocks(spectrum, given, **options | {"missing": "raise"})
+    with pytest.raises(ValueError, match="missing must be 'raise' or 'by_pattern', got 'drop'"):
+        flmm.reml_blocks(spectrum, given, **options | {"missing": "drop"})
+
+
+def test_a_coefficient_that_a_block_cannot_estimate_is_missing_there(problem):
+    _, Y, _ = problem
+    only = (np.arange(40) == 7).astype(float)
+    spectrum = flmm.Spectrum.from_factor(np.repeat(np.eye(8), 5, axis=0), np.column_stack([np.ones(40), only]))
+    Y = Y.copy()
+    Y[7, :20] = np.nan
+    with pytest.warns(UserWarning, match="'x1' dropped"):
+        expected = flmm.reml(spectrum, Y, missing="by_pattern").to_dataset()
+    with pytest.warns(UserWarning, match="'x1' dropped"):
+        fits = flmm.reml_blocks(spectrum, Y, missing="by_pattern", block=10, **QUIET)
+    assert_same(fits, expected)
+    assert np.isnan(fits.beta.values[:20, 1]).all()
+    assert np.isfinite(fits.beta.values[20:]).all()
+
+
+def test_dask_and_stored_responses_are_read_into_memory_if_they_fit(problem, tmp_path):
+    spectrum, Y, expected = problem
+    stored = zarr.create_array(store=tmp_path / "Y.zarr", shape=Y.shape, chunks=(40, 7), dtype="f8")
+    stored[:] = Y
+    posterior = flmm.exact_posterior(spectrum, Y).mean("h2")
+    for source in (da.from_array(Y, chunks=(13, 20)), stored):
+        assert_same(flmm.reml(spectrum, source).to_dataset(), expected)
+        np.testing.assert_array_equal(flmm.exact_posterior(spectrum, source).mean("h2"), posterior)
+    np.testing.assert_array_equal(
+        flmm.reml(spectrum, da.from_array(holes(Y)), missing="by_pattern").h2,
+        flmm.reml(spectrum, holes(Y), missing="by_pattern").h2,
+    )
+    huge = da.zeros((40, 10**8), chunks=(40, 10**4))
+    for fit in (flmm.reml, flmm.exact_posterior):
+        with pytest.raises(
+            ValueError, match=r"y, a Dask or stored array, has 29\.8 GB as floats: .* flmm\.reml_blocks"
+        ):
+            fit(spectrum, huge)

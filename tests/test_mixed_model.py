@@ -132,6 +132,22 @@ def test_independent_slopes_are_a_vector():
     assert_allclose(V, same * (400 + 25 * np.outer(data["Days"], data["Days"])) + 9 * np.eye(180))
 
 
+def test_variances_of_columns_are_named_by_them():
+    fit = flmm.find_reml(
+        flmm.lmm_model("Reaction ~ Days + (Days||Subject)", flmm.datasets.sleepstudy()), progressbar=False
+    )
+    assert list(fit.theta.index) == ["Subject[Intercept]", "Subject[Days]", "residual"]
+
+
+def test_quantities_of_a_prediction_carry_their_own_names():
+    data = flmm.datasets.sleepstudy()
+    fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (1 | Subject)", data), progressbar=False)
+    new = fit.predict(data=pd.DataFrame({"Days": [0.0], "Subject": ["308"]}, index=["row"]))
+    assert [s.name for s in (new.mean, new.variance, new.se, new.se_observation)] == [
+        "mean", "variance", "se", "se_observation"
+    ]  # fmt: skip
+
+
 def mixed_table(seed=3, n=60):
     rng = np.random.default_rng(seed)
     return pd.DataFrame(

@@ -638,7 +638,7 @@ def test_what_came_in_with_ids_leaves_with_them(build_problem):
         assert list(values.index) == ids
         assert_allclose(values, reference, rtol=1e-6)
     assert list(fits.pev().columns) == ["a", "b"]
-    assert (fit.blup().name, fit.pev().name, fit.predict().se.name) == ("blup", "pev", None)
+    assert (fit.blup().name, fit.pev().name, fit.predict().se.name) == ("blup", "pev", "se")
     full = fit.pev(full=True)
     assert list(full.index) == list(full.columns) == ids
     assert_allclose(full, plain.pev(full=True), rtol=1e-9, atol=1e-12)

@@ -238,3 +238,71 @@ def test_groups_that_do_not_fit_are_refused():
     other = spectra | {2: Spectrum.from_factor(W[:40], X[:40])}
     with pytest.raises(ValueError, match="the spectra of the groups have different observations"):
         scan(other, y, G, groups=[1, 2] * 6)
+
+
+def streamed(W, X, y, G, method, names=None):
+    """Cross-products of y and the candidates from three blocks, merged and added in another order."""
+    Y = pd.DataFrame(np.column_stack([y, G]), columns=names or ["y", *(f"snp{j}" for j in range(G.shape[1]))])
+
+    def part(rows):
+        return (None if X is None else X[rows]), W[rows], Y.iloc[rows]
+
+    c, other = (flmm.CrossProducts.from_arrays(*part(rows), method=method) for rows in (slice(20), slice(20, 27)))
+    return other.merge(c).update(*part(slice(27, None)))
+
+
+@pytest.mark.parametrize("method", ["gram", "tsqr"])
+@pytest.mark.parametrize("kind", ["full", "low", "no X", "h2 zero"])
+def test_candidates_that_were_streamed_are_tested_as_those_with_rows(kind, method):
+    W, X, y, G = problem_of(kind)
+    W = W[:, :9] if kind == "no X" else W  # at δ = 0, where all of W leads, inner products warn
+    y, G = y + (0 if X is None else 1e4), G + (0 if X is None else 100 * np.arange(12))
+    spectrum, rotated = streamed(W, X, y, G, method).factor()
+    whole = Spectrum.from_factor(W, X)
+    for test in ("wald", "lrt"):
+        for delta in ("each", "null"):
+            expected = scan(whole, y, G, test=test, delta=delta)
+            got = scan(spectrum, rotated, test=test, delta=delta)
+            assert list(got.candidate.values) == [f"snp{j}" for j in range(12)]
+            assert got.attrs == expected.attrs
+            for name in ("beta", "se", "statistic", "p_value", "sigma2", "h2", "null_h2", "null_loglik"):
+                size = np.abs(expected[name]).max().item() if name in ("beta", "statistic") else 0.0
+                assert_allclose(
+                    got[name], expected[name], rtol=1e-8, atol=1e-8 * size, err_msg=f"{name} {test} {delta}"
+                )
+
+
+@pytest.mark.parametrize("method", ["gram", "tsqr"])
+def test_streamed_candidates_that_X_or_W_explains(method):
+    W, X, y, G = problem_of("low")
+    G = np.column_stack([G[:, 0], np.full(50, 3.0), X @ [2.0, -1.0], W[:, 1]])
+    spectrum, rotated = streamed(W, X, y, G, method).factor()
+    got, expected = scan(spectrum, rotated), scan(Spectrum.from_factor(W, X), y, G)
+    assert_array_equal(got.reason, ["", "collinear with X", "collinear with X", ""])
+    assert got.attrs == expected.attrs
+    # what is left of the last is a rounding of inner products, beside which its rotation is exact
+    assert_allclose(got.beta, expected.beta, rtol=1e-6)
+    assert_allclose(got.p_value, expected.p_value, rtol=1e-6)
+
+
+def test_a_scan_after_one_pass_says_what_it_lacks():
+    W, X, y, G = problem_of("low")
+    spectrum, rotated = streamed(W, X, y, G, "gram").factor()
+    with pytest.raises(ValueError, match="candidates are given with a Rotated"):
+        scan(spectrum, rotated, G)
+    with pytest.raises(ValueError, match="belongs to one spectrum"):
+        scan({"1": spectrum}, rotated, groups=["1"] * 12)
+    with pytest.raises(ValueError, match="candidates is missing"):
+        scan(spectrum, y)
+    for alone in (
+        flmm.CrossProducts.from_arrays(X, W, y).factor(),
+        flmm.CrossProducts.from_arrays(X, W, y[:, None]).factor(),
+    ):
+        with pytest.raises(ValueError, match="this Rotated has no candidates"):
+            scan(*alone)
+    rows = Spectrum.from_factor(W, X)
+    with pytest.raises(ValueError, match="this Rotated has no candidates"):
+        scan(rows, rows.rotate(np.column_stack([y, G])))
+    constant = flmm.CrossProducts.from_arrays(X, W, np.column_stack([X[:, 0], G])).factor()
+    with pytest.raises(ValueError, match="no estimate"):
+        scan(*constant)

@@ -15,6 +15,7 @@ from pm_fastlmm.aireml.iteration import Trace, propose
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
 from pm_fastlmm.distribution import LMMNode
 from pm_fastlmm.effects import Prediction
+from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.mixed_rows import read_rows
 
 _DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
@@ -200,6 +201,7 @@ class VarianceFit:
         if kind not in ("conditional", "marginal"):
             raise ValueError(f"kind must be 'conditional' (Xβ̂ + Zû) or 'marginal' (Xβ̂), got {kind!r}.")
         state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
+        require_rows(node.products)
         b = self.prior_mean
         mean = self.mu + (node.projection.Q1 @ node.projection.R @ b if b.size else np.zeros(node.n))
         return fitted_values(state, node, mean, conditional=kind == "conditional")

@@ -21,7 +21,6 @@ from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import DenseNode, FamilyNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching, support
-from pm_fastlmm.linalg.mixed import MixedProducts
 
 _MATCHED = 1e-5
 
@@ -271,7 +270,7 @@ def flat_objective(node: StructuredNode) -> StructuredObjective:
     """Return the restricted likelihood of a node's terms, whatever its treatment of β: where a sampler may start."""
     products = node.products
     if not products.flat:
-        products = MixedProducts.from_rows(products.blocks[: len(node.terms)], node.projection, flat=True)
+        products = products.treated(len(node.terms), flat=True)
     return StructuredObjective.of(products, node.layout, np.asarray(node.observed, dtype=float))
 
 

@@ -14,6 +14,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, moment_start
 from pm_fastlmm.covariance.theta import Entry, Theta
 from pm_fastlmm.distribution.graphs import INTERPRETED
+from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
 
@@ -69,7 +70,7 @@ class StructuredObjective(Objective):
             response = products.shifted(response, response.y1 - projection.R @ offset)
         unprojected = products
         if method == "ML" and products.flat:
-            unprojected = MixedProducts.from_rows(products.blocks, projection, flat=False)
+            unprojected = products.treated(len(products.blocks), flat=False)
         return cls(
             products=products, unprojected=unprojected, y=y - projection.Q1 @ (projection.Q1.T @ y),
             response=response, layout=layout,
@@ -114,6 +115,7 @@ class StructuredObjective(Objective):
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
+        require_rows(self.products)
         V: FloatArray = theta[-1] * np.eye(self.products.n)
         for block, sigma in zip(self.products.blocks, self.sigma(theta), strict=True):
             V += _propagate(block, sigma)
@@ -121,6 +123,7 @@ class StructuredObjective(Objective):
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
         """Return ∂V/∂θ, (P, n, n)."""
+        require_rows(self.products)
         out = np.zeros((self.layout.size, self.products.n, self.products.n))
         for place, k, direction in self.matrices(theta)[1]:
             out[place] = _propagate(self.products.blocks[k], direction)
@@ -130,7 +133,7 @@ class StructuredObjective(Objective):
     def start(self) -> FloatArray:
         """Return MINQUE(0) variances, uncorrelated."""
         components, owners = self._components()
-        gram, squares = _moments(components, self.products.projection.Q1, self.y)
+        gram, squares = _moments(components, self.products.projection.Q1, self.y, self.products.n)
         estimate = moment_start(gram, squares)
         theta = np.zeros(self.layout.size)
         theta[-1] = estimate[-1]
@@ -193,7 +196,7 @@ class StructuredObjective(Objective):
         """0 for D, none for U; σ²_e stays just above 0, where V may be singular."""
         lower = self.lower.copy()
         if not self.fixed[-1]:
-            lower[-1] = max(lower[-1], VANISHED * max(float(self.y @ self.y), 1e-280) / len(self.y))
+            lower[-1] = max(lower[-1], VANISHED * max(float(self.y @ self.y), 1e-280) / self.products.n)
         return lower
 
     def _matrix_entries(self) -> list[Entry]:
@@ -313,7 +316,7 @@ def _propagate(block: Block, sigma: FloatArray) -> FloatArray:
     return np.asarray((block.Z @ G @ block.Z.T).todense())
 
 
-def _moments(components: list[sp.csr_array], Q: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _moments(components: list[sp.csr_array], Q: FloatArray, y: FloatArray, n: int) -> tuple[FloatArray, FloatArray]:
     """Return tr(MV_iMV_j) and yᵀMV_iMy for V_i = Z_iZ_iᵀ and, last, I: M takes X out, and no n × n matrix is formed."""
     along = [Z.T @ Q for Z in components]
     count = len(components)
@@ -327,7 +330,7 @@ def _moments(components: list[sp.csr_array], Q: FloatArray, y: FloatArray) -> tu
         trace = (Zi.data**2).sum() - (along[i] ** 2).sum()
         gram[i, count] = gram[count, i] = trace
         squares[i] = ((Zi.T @ y) ** 2).sum()
-    gram[count, count], squares[count] = len(y) - Q.shape[1], y @ y
+    gram[count, count], squares[count] = n - Q.shape[1], y @ y
     return gram, squares
 
 

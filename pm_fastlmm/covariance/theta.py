@@ -11,6 +11,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.blocks import Blocks
 from pm_fastlmm.covariance.matrices import CholeskyFactored, Unstructured
+from pm_fastlmm.covariance.structures import Diagonal
 
 RESIDUAL = "residual"
 
@@ -59,7 +60,8 @@ class Theta:
     The vector θ of a list of terms and σ²_e, with names, bounds and the map to the matrices Σ_k.
 
     An unstructured Σ enters by its variances and covariances (lower triangle, row by row) however it was given, every
-    other structure by its parameters. The last element is σ²_e.
+    other structure by its parameters. Variances of columns within a level are named by them, "Subject[Days]". The last
+    element is σ²_e.
 
     Attributes
     ----------
@@ -99,8 +101,7 @@ class Theta:
                 entry = Entry(k, name, len(names), shape, False)
                 entries.append(entry)
                 label = term.name if len(block.parameters) == 1 else f"{term.name}.{name}"
-                index = [f"[{', '.join(map(str, i))}]" for i in np.ndindex(*shape)] if shape else [""]
-                names += [label + i for i in index]
+                names += [label + place for place in _places(block, shape, term.columns)]
                 low, high = block.bounds[name]
                 lower += [low] * entry.size
                 upper += [high] * entry.size
@@ -140,6 +141,13 @@ class Theta:
     def __repr__(self) -> str:
         """Show the names."""
         return f"Theta({', '.join(self.names)})"
+
+
+def _places(block: Covariance, shape: tuple[int, ...], columns: tuple[str, ...]) -> list[str]:
+    """Return what follows the name of a parameter: nothing for a number, the column of a variance, or the index."""
+    if isinstance(block, Diagonal) and shape == (len(columns),):
+        return [f"[{column}]" for column in columns]
+    return [f"[{', '.join(map(str, i))}]" for i in np.ndindex(*shape)] if shape else [""]
 
 
 def _shape(value: Any, name: str) -> tuple[int, ...]:

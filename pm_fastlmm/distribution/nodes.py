@@ -131,6 +131,11 @@ class StructuredNode(LMMNode):
     design: Any
     spectrum: Spectrum | None
 
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.products.n
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FamilyNode(LMMNode):

@@ -135,13 +135,13 @@ class RandomEffects(Op):  # type: ignore[misc]
         """Apply to the packed Σ_k, in the order of the engine, and to noise."""
         phi, xi = pt.as_tensor(phi), pt.as_tensor(xi)
         batch = max(phi.type.ndim, xi.type.ndim) - 1
-        return Apply(self, [phi, xi], [pt.tensor(dtype="float64", shape=(None,) * batch + (self.products.n,))])
+        return Apply(self, [phi, xi], [pt.tensor(dtype="float64", shape=(None,) * batch + (self.products.rows,))])
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
         phi, xi = inputs
         shape = np.broadcast_shapes(phi.shape[:-1], xi.shape[:-1])
-        out = np.zeros((*shape, self.products.n))
+        out = np.zeros((*shape, self.products.rows))
         start = place = 0
         for k in self.products.order:
             Z, levels, c, _ = self.products.blocks[k]

@@ -10,7 +10,7 @@ from pymc.distributions.dist_math import check_parameters
 from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
 from pymc.logprob.abstract import _logprob
 from pymc.pytensorf import floatX
-from pytensor.tensor.random.basic import normal
+from pytensor.tensor.random.basic import chisquare, normal
 
 from pm_fastlmm._arrays import Labelled, align, common_ids, read, require_length
 from pm_fastlmm.covariance.terms import Term
@@ -18,6 +18,8 @@ from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.inputs import covariance_root, read_mean, read_response, refuse_unknown, treat_coefficients
 from pm_fastlmm.distribution.operations import MixedLoglik, RandomEffects, ResponseStatistics
 from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, Treatment, prepared, times
+from pm_fastlmm.equivalent import EquivalentRows, as_equivalent
+from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.mixed import Block, MixedProducts
 from pm_fastlmm.linalg.projection import Projection, read_design
 from pm_fastlmm.linalg.spectrum import Spectrum
@@ -52,9 +54,14 @@ class StructuredRV(SymbolicRandomVariable):  # type: ignore[misc]
         (mu, b, B, theta), size, rng, batch = prepared(cls.ndims_params, params, size, rng)
         products: MixedProducts = carried["products"]
         q = sum(block.Z.shape[1] for block in products.blocks)
-        next_rng, noise = normal(0.0, 1.0, size=(*batch, q + products.n), rng=rng, return_next_rng=True)
+        next_rng, noise = normal(0.0, 1.0, size=(*batch, q + products.rows), rng=rng, return_next_rng=True)
+        xi, noise = noise[..., :q], noise[..., q:]
+        if products.n > products.rows:  # the last of equivalent rows is the length of e in the directions left
+            left = products.n - products.rows + 1
+            next_rng, chi2 = chisquare(left, size=(*batch, 1), rng=next_rng, return_next_rng=True)
+            noise = pt.concatenate([noise[..., :-1], pt.sqrt(chi2)], axis=-1)
         phi = packed(carried["theta"], products, theta, B)
-        y = RandomEffects(products)(phi, noise[..., :q]) + pt.sqrt(theta[-1]) * noise[..., q:]
+        y = RandomEffects(products)(phi, xi) + pt.sqrt(theta[-1]) * noise
         Q, R = pt.constant(products.projection.Q1), pt.constant(products.projection.R)
         y = y - times(Q, times(Q.T, y)) if products.flat else y + times(Q, times(R, b))
         op = cls([rng, size, mu, b, B, theta], [next_rng, mu + y])
@@ -146,8 +153,8 @@ class StructuredLMM:
         `flmm.Term(group, flmm.covariance.scalar(v))`, and so on; their parameters may be random variables.
     sigma2_e : tensor_like
         Residual variance.
-    observed : array or Series (n,)
-        One response.
+    observed : array or Series (n,), EquivalentRows or CrossProducts
+        One response; or, where X and the terms are columns of `equivalent_rows(c)`, these rows or c.
     mu : tensor_like (n,), optional
         A mean besides Xβ.
     beta, beta_mean, beta_cov : tensor_like, optional
@@ -162,7 +169,8 @@ class StructuredLMM:
     Raises
     ------
     ValueError
-        If the rows of X, y and the terms do not fit, a term lacks parameters, or the improper treatment has no data.
+        If the rows of X, y and the terms do not fit, a term lacks parameters, the improper treatment has no data, or
+        equivalent rows come together with others.
 
     Notes
     -----
@@ -192,14 +200,16 @@ class StructuredLMM:
     def __new__(cls, name: str, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, observed: Any = None,
                 **kwargs: Any) -> Any:  # fmt: skip
         """Register the distribution with the model of the context."""
-        params, carried, rest = _parametrise(terms, sigma2_e, X, observed, kwargs)
+        rows = as_equivalent(observed)
+        params, carried, rest = _parametrise(terms, sigma2_e, X, rows, kwargs)
         if observed is None and carried["treatment"] == "flat" and carried["products"].projection.rank:
             raise ValueError(
                 f"{name} has no observed data, but with β integrated out under a flat prior its density is improper "
                 "along X: give observed=, or a proper treatment of β (beta= or beta_cov=), or leave X out."
             )
         if observed is not None:
-            rest["observed"] = read_response(observed, carried["ids"], carried["products"].n)
+            values = observed if rows is None else rows.y
+            rest["observed"] = read_response(values, carried["ids"], carried["products"].rows)
         rv = _Structured(name, params, carried=carried, **rest)
         return rv
 
@@ -211,12 +221,13 @@ class StructuredLMM:
 
 
 def _parametrise(
-    terms: Sequence[Term], sigma2_e: Any, X: Any, observed: Any, kwargs: dict[str, Any]
+    terms: Sequence[Term], sigma2_e: Any, X: Any, rows: EquivalentRows | None, kwargs: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     """Return the parameters of the random variable, what its op carries, and the arguments that are PyMC's."""
     terms = _checked_terms(terms)
     n = terms[0].n
     ids, projection = _aligned(terms, X)
+    _check_rows(rows, terms, X, ids, kwargs.get("mu"))
     own = {name: kwargs.pop(name, None) for name in ("mu", "beta", "beta_mean", "beta_cov")}
     design = kwargs.pop("design", None)
     refuse_unknown("StructuredLMM", kwargs, "it takes X, terms, sigma2_e, mu, beta, beta_mean, beta_cov, observed")
@@ -224,11 +235,11 @@ def _parametrise(
     blocks = [_block(term) for term in terms]
     if B.type.shape != (0, 0):
         blocks.append(Block(sp.csr_array(projection.Q1 @ projection.R), 1, projection.rank, None))
-    products = MixedProducts.from_rows(blocks, projection, flat=flat)
+    products = MixedProducts.from_rows(blocks, projection, flat=flat, observations=None if rows is None else rows.n)
     theta = Theta.of_terms(terms)
     carried = {"treatment": "flat" if flat else "proper", "terms": tuple(terms), "theta": theta,
                "products": products, "ids": ids, "design": design,
-               "spectrum": _spectrum(theta, blocks[: len(terms)], projection)}  # fmt: skip
+               "spectrum": _spectrum(theta, blocks[: len(terms)], projection) if rows is None else None}  # fmt: skip
     values = floatX(theta.pack(pt.as_tensor(sigma2_e), pt))
     return [read_mean(own["mu"], ids, n), b, B, values], carried, kwargs
 
@@ -252,6 +263,37 @@ def _spectrum(theta: Theta, blocks: list[Block], projection: Projection) -> Spec
 def _block(term: Term) -> Block:
     b = term.blocks
     return Block(sp.csr_array(term.Z if b.root is None else term.Z @ b.root), b.levels, b.width, b.root)
+
+
+def _check_rows(rows: EquivalentRows | None, terms: Sequence[Term], X: Any, ids: Any, mu: Any) -> None:
+    """Raise a ValueError unless all rows are the same equivalent ones, or none is one."""
+    if rows is None:
+        if are_directions(ids):
+            raise ValueError(
+                "the terms or X are of equivalent rows, which are fewer than the observations: give observed=rows, "
+                "what flmm.equivalent_rows returned."
+            )
+        return
+    labelled = {f"term {term.name!r}": term.ids for term in terms}
+    if X is not None:
+        labelled["X"] = read(X, "X", ndim=(1, 2)).ids
+    if other := [name for name, own in labelled.items() if own != rows.ids]:
+        raise ValueError(
+            f"{', '.join(other)} and the data are of different rows: make X and the terms of columns of the same "
+            "equivalent rows, rows.X and rows.W[[...]], as the tables that they are."
+        )
+    if crossed := [term.name for term in terms if term.columns != ("1",)]:
+        raise ValueError(
+            f"term {crossed[0]!r} has columns=, products with which equivalent rows do not have: stream Z of that term "
+            "as columns of W, and give flmm.covariance.kronecker(...) over them."
+        )
+    if other := [term.name for term in terms if rows.closed and term.Z[[-1]].count_nonzero()]:
+        raise ValueError(
+            f"term {other[0]!r} is no linear combination of columns of W: give a table, rows.W[['a']]; a single column "
+            "rows.W['a'] would be a grouping factor."
+        )
+    if mu is not None:
+        raise ValueError("mu has a value for each observation, whose rows were not kept: stream it as a column of X.")
 
 
 def _checked_terms(terms: Sequence[Term]) -> list[Term]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_FORMAT = 1  # of what is written; another number is another meaning
+_FORMAT = 2  # of what is written; another number is another meaning
 _SAMPLED = 64  # rows of a block that its fingerprint looks at
 
 

@@ -20,7 +20,7 @@ from pm_fastlmm.linalg.triangle import Parts, Triangle
 
 type Route = Literal["gram", "tsqr"]
 
-_ARRAYS = ("gram", "cross", "squares", "shift", "constants")
+_ARRAYS = ("gram", "cross", "squares", "with_first", "shift", "constants")
 _CACHED = 2**18  # numbers in a piece of a block: what is done to them stays in the processor's cache
 _PIECE = 1024  # rows of a piece at least, for which the sums are worth touching
 
@@ -36,7 +36,8 @@ class CrossProducts:
 
         spectrum, rotated = c.factor()
 
-    are what `reml`, `exact_posterior` and `FastLMM` take. Build the first with `from_arrays`.
+    are what `reml`, `exact_posterior`, `FastLMM` and, of several responses, `scan` take; `equivalent_rows(c)` is what
+    `StructuredLMM` takes for several terms. Build the first with `from_arrays`.
 
     Attributes
     ----------
@@ -56,6 +57,8 @@ class CrossProducts:
         Inner products WᵀW and Wᵀy, their part along X left out; none for "tsqr", whose triangle has W.
     squares : (T,) array
         Squared norms of the responses, their part along X (and W, for "tsqr") left out.
+    with_first : (T,) array
+        Inner products of the responses with the first of them, in the same way.
     shift : (m + T,) array
         What was subtracted from each row of [W y]: the means of the first rows, which loses no digits to a mean that is
         large beside the standard deviation. X must have a constant column for that, 0 otherwise.
@@ -101,6 +104,7 @@ class CrossProducts:
     gram: FloatArray
     cross: FloatArray
     squares: FloatArray
+    with_first: FloatArray
     shift: FloatArray
     constants: FloatArray
 
@@ -144,6 +148,7 @@ class CrossProducts:
             gram=np.zeros((inner, inner)),
             cross=np.zeros((inner, t)),
             squares=np.zeros(t),
+            with_first=np.zeros(t),
             shift=np.zeros(m + t),
             constants=np.full(d, np.nan),
         )
@@ -334,6 +339,7 @@ class CrossProducts:
             gram=frozen(sums.gram + right.gram),
             cross=frozen(sums.cross + right.cross),
             squares=frozen(sums.squares + right.squares),
+            with_first=frozen(sums.with_first + right.with_first),
             constants=frozen(np.where(common, self.constants, np.nan)),
         )
 
@@ -427,6 +433,7 @@ class CrossProducts:
             gram=frozen(self.gram + W.T @ W),
             cross=frozen(self.cross + W.T @ Y),
             squares=frozen(self.squares + (Y**2).sum(0)),
+            with_first=frozen(self.with_first + Y[:, 0] @ Y),
         )
 
     def _pack(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -30,21 +30,21 @@ class _Split(NamedTuple):
     size: float
 
 
-class _Directions(NamedTuple):
-    """Right singular vectors of Q₂ᵀW with λ > 0 in ascending order, z of the responses, and rss."""
+class Directions(NamedTuple):
+    """Right singular vectors of Q₂ᵀW with λ > 0 in ascending order, z of the responses, rss, and `null_first`."""
 
     eigvals: FloatArray
     Vt: FloatArray
     z: FloatArray
     rss: FloatArray
+    null_first: FloatArray
     tolerance: float
 
 
 def factor_cross_products(c: "CrossProducts") -> tuple[Spectrum, Rotated]:
     """Return the `Spectrum` without rows and the `Rotated` of cross-products."""
-    _, m, _ = c.sizes
     parts = _project(c)
-    rounding = 4 * (m + np.sqrt(c.n)) * _EPS  # sums over many rows: errors of either sign, that grow as √n
+    rounding = rounding_of(c)
     found = _from_gram(c, parts, rounding) if c.method == "gram" else _from_triangle(c, parts, rounding)
     loadings = np.sqrt(found.eigvals)[:, None] * found.Vt
     nullity = c.n - parts.projection.rank - found.eigvals.size
@@ -63,6 +63,11 @@ def factor_cross_products(c: "CrossProducts") -> tuple[Spectrum, Rotated]:
         largest_ratio=GRAM_RATIO if c.method == "gram" else np.inf,
     )
     return spectrum, _rotated(c, spectrum, parts, found, rounding)
+
+
+def rounding_of(c: "CrossProducts") -> float:
+    """Return the relative rounding of sums over many rows: errors of either sign, that grow as √n."""
+    return 4 * (c.sizes[1] + float(np.sqrt(c.n))) * _EPS
 
 
 def imprecision(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> list[str]:
@@ -113,42 +118,61 @@ def _project(c: "CrossProducts") -> _Split:
     return _Split(Projection(None, frozen(R), coef, dropped), W1, y1, off[:, :m], off[:, m : m + t], size)
 
 
-def _from_triangle(c: "CrossProducts", parts: _Split, rounding: float) -> _Directions:
+def _from_triangle(c: "CrossProducts", parts: _Split, rounding: float) -> Directions:
     """Return the directions from the singular values of the rows of Q₂ᵀW, as precise as in memory."""
     U, s, Vt = scipy.linalg.svd(parts.W2, full_matrices=False, check_finite=False)
     largest = max(float(s.max(initial=0.0)), parts.size)
     rank = _rank(s > rounding * largest, c.n - parts.projection.rank)
     U, s, Vt = U[:, :rank][:, ::-1], s[:rank][::-1], Vt[:rank][::-1]
     z = U.T @ parts.Y2
-    rss = ((parts.Y2 - U @ z) ** 2).sum(0) + c.squares
+    left = parts.Y2 - U @ z
+    rss, null_first = (left**2).sum(0) + c.squares, left[:, 0] @ left + c.with_first
     size2 = (parts.y1**2).sum(0) + (parts.Y2**2).sum(0) + c.squares
-    return _Directions(s**2, Vt, z, np.where(rss <= rounding**2 * size2, 0.0, rss), (rounding * largest) ** 2)
+    rss = np.where(rss <= rounding**2 * size2, 0.0, rss)
+    return Directions(s**2, Vt, z, rss, null_first, (rounding * largest) ** 2)
 
 
-def _from_gram(c: "CrossProducts", parts: _Split, rounding: float) -> _Directions:
+def _from_gram(c: "CrossProducts", parts: _Split, rounding: float) -> Directions:
     """
     Return the directions from the eigenvalues of WᵀQ₂Q₂ᵀW.
 
     It resolves λ to `rounding` · λ_max; and rss, a difference of squares, no better than to the error of z, which grows
     as 1/√λ.
     """
-    gram, cross = c.gram + parts.W2.T @ parts.W2, c.cross + parts.W2.T @ parts.Y2
+    return resolve_gram(
+        c.gram + parts.W2.T @ parts.W2, c.cross + parts.W2.T @ parts.Y2, c.squares + (parts.Y2**2).sum(0),
+        c.with_first + parts.Y2[:, 0] @ parts.Y2,
+        size=parts.size, rounding=rounding, df=c.n - parts.projection.rank,
+    )  # fmt: skip
+
+
+def resolve_gram(
+    gram: FloatArray,
+    cross: FloatArray,
+    norm2: FloatArray,
+    with_first: FloatArray,
+    *,
+    size: float,
+    rounding: float,
+    df: int,
+) -> Directions:
+    """Return the directions of WᵀW, Wᵀy, ‖y‖² and y₁ᵀy; `size` is what W was before it lost its part along X."""
     values, vectors = scipy.linalg.eigh(gram, driver="evd", check_finite=False)
-    largest = max(float(values[-1]), parts.size**2)
-    rank = _rank(values > rounding * largest, c.n - parts.projection.rank)
+    largest = max(float(values[-1]), size**2)
+    rank = _rank(values > rounding * largest, df)
     values, vectors = values[values.size - rank :], vectors[:, values.size - rank :]
     z = (vectors.T @ cross) / np.sqrt(values)[:, None]
-    norm2 = c.squares + (parts.Y2**2).sum(0)
     rss = norm2 - (z**2).sum(0)
     resolved = max(rounding, _EPS * float(np.sqrt(largest / values.min()))) if rank else rounding
-    return _Directions(values, vectors.T, z, np.where(rss <= resolved * norm2, 0.0, rss), rounding * largest)
+    rss = np.where(rss <= resolved * norm2, 0.0, rss)
+    return Directions(values, vectors.T, z, rss, with_first - z[:, 0] @ z, rounding * largest)
 
 
 def _rank(positive: npt.NDArray[np.bool_], df: int) -> int:
     return min(int(np.count_nonzero(positive)), df)
 
 
-def _rotated(c: "CrossProducts", spectrum: Spectrum, parts: _Split, found: _Directions, rounding: float) -> Rotated:
+def _rotated(c: "CrossProducts", spectrum: Spectrum, parts: _Split, found: Directions, rounding: float) -> Rotated:
     rss = found.rss if spectrum.nullity else np.zeros_like(found.rss)
     norm2 = (found.z**2).sum(0) + rss
     # without its shift y is rounded to what is left: a mean of any size does not count
@@ -157,8 +181,9 @@ def _rotated(c: "CrossProducts", spectrum: Spectrum, parts: _Split, found: _Dire
     one = c.columns.responses is None
     z, y1 = np.where(explained, 0.0, found.z).T, parts.y1.T
     rss, norm2 = np.where(explained, 0.0, rss), np.where(explained, 0.0, norm2)
+    null_first = np.where((rss > 0) & (rss[0] > 0), found.null_first, 0.0)
     if one:
-        z, y1, rss, norm2 = z[0], y1[0], rss[0], norm2[0]
+        z, y1, rss, norm2, null_first = z[0], y1[0], rss[0], norm2[0], null_first[0]
     return Rotated(
         spectrum=spectrum,
         z=frozen(np.ascontiguousarray(z)),
@@ -166,4 +191,5 @@ def _rotated(c: "CrossProducts", spectrum: Spectrum, parts: _Split, found: _Dire
         y1=frozen(np.ascontiguousarray(y1)),
         norm2=frozen(np.asarray(norm2)),
         names=c.columns.responses,
+        null_first=frozen(np.asarray(null_first)),
     )

@@ -66,6 +66,10 @@ class MixedProducts:
     Attributes
     ----------
     n : int
+        Number of observations.
+    rows_kept : bool
+        Whether the rows of Z, X and y are the observations. Otherwise they are fewer rows with the same inner products
+        (`linalg.equivalent`), in a basis of their own.
     projection : Projection
         QR of X.
     flat : bool
@@ -83,6 +87,7 @@ class MixedProducts:
     """
 
     n: int
+    rows_kept: bool
     projection: Projection
     flat: bool
     blocks: tuple[Block, ...]
@@ -98,19 +103,24 @@ class MixedProducts:
     Q_between: FloatArray
 
     @classmethod
-    def from_rows(cls, blocks: Sequence[Block], projection: Projection, *, flat: bool) -> Self:
+    def from_rows(
+        cls, blocks: Sequence[Block], projection: Projection, *, flat: bool, observations: int | None = None
+    ) -> Self:
         """
         Form the products from the rows of the incidence matrices and the projection of X.
+
+        `observations` is their number where the rows are equivalent ones, fewer than the data had.
 
         Raises
         ------
         ValueError
             If the dense block, all terms but the one that is eliminated, would not fit in memory.
         """
-        n = projection.V.shape[0]
+        rows = projection.V.shape[0]
+        n = rows if observations is None else observations
         order, eliminated = _elimination_order(blocks)
         rest = order[1:] if eliminated else order
-        Q = projection.Q1 if flat else np.zeros((n, 0))
+        Q = projection.Q1 if flat else np.zeros((rows, 0))
         q, r = sum(blocks[k].Z.shape[1] for k in rest), Q.shape[1]
         if q + r > _MAX_DENSE:
             columns = ", ".join(str(block.Z.shape[1]) for block in blocks)
@@ -118,9 +128,9 @@ class MixedProducts:
                 f"the terms have {columns} random effects: one grouping factor is eliminated, but the other {q} fill a "
                 f"dense matrix of that order, and {_MAX_DENSE} is the limit. Use fewer levels, or a low-rank term."
             )
-        first = blocks[order[0]] if eliminated else Block(sp.csr_array((n, 0)), 0, 1)
+        first = blocks[order[0]] if eliminated else Block(sp.csr_array((rows, 0)), 0, 1)
         C, O = _orthonormal(first)  # noqa: E741
-        Z = sp.hstack([sp.csr_array((n, 0)), *(blocks[k].Z for k in rest)], format="csr")
+        Z = sp.hstack([sp.csr_array((rows, 0)), *(blocks[k].Z for k in rest)], format="csr")
         along = O.T @ Q
         Q_within = Q - O @ along
         B = sp.hstack([O.T @ Z, sp.csr_array(along)], format="csr")
@@ -135,6 +145,7 @@ class MixedProducts:
         Q_between = np.asarray(O.T @ projection.Q1)
         return cls(
             n=n,
+            rows_kept=observations is None,
             projection=projection,
             flat=flat,
             blocks=tuple(blocks),
@@ -149,6 +160,16 @@ class MixedProducts:
             Q_within=frozen(np.asarray(W.T @ (projection.Q1 - O @ Q_between))),
             Q_between=frozen(Q_between),
         )
+
+    def treated(self, terms: int, *, flat: bool) -> Self:
+        """Return the products of the same data and the first terms with another treatment of β."""
+        observations = None if self.rows_kept else self.n
+        return self.from_rows(self.blocks[:terms], self.projection, flat=flat, observations=observations)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of Z, X and y."""
+        return int(self.W.shape[0])
 
     @property
     def fixed(self) -> int:

@@ -1,6 +1,6 @@
 """Rotated: what depends on y as well as on K and X, the sufficient statistic."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -31,6 +31,9 @@ class Rotated:
         ‖y‖² orthogonal to X, Σz² + rss; exactly 0 when X explains y to rounding.
     names : tuple of str or None
         Names of several responses; None for one.
+    null_first : (…,) array or None
+        Inner products with the first response in the directions with λ = 0. Only of cross-products, which have no rows
+        of which they could be formed when a scan needs them.
     """
 
     spectrum: "Spectrum"
@@ -39,6 +42,7 @@ class Rotated:
     y1: FloatArray
     norm2: FloatArray
     names: tuple[str, ...] | None
+    null_first: FloatArray | None = None
 
     @classmethod
     def from_values(cls, spectrum: "Spectrum", values: FloatArray, names: tuple[str, ...] | None) -> Self:
@@ -85,6 +89,12 @@ class Rotated:
             y1=frozen(np.ascontiguousarray(y1.T)),
             norm2=frozen(np.where(explained, 0.0, norm2)),
             names=names,
+        )
+
+    def first(self) -> Self:
+        """Return the first of several responses as one."""
+        return replace(
+            self, z=self.z[0], rss=self.rss[0], y1=self.y1[0], norm2=self.norm2[0], names=None, null_first=None
         )
 
     @property

@@ -21,9 +21,11 @@ from pm_fastlmm._arrays import (
     require_length,
     require_range,
 )
+from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
 from pm_fastlmm.linalg.rotated import Rotated
 
+_LARGEST = 2**31  # bytes of responses that are read from a Dask or stored array at once
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -275,6 +277,7 @@ class Spectrum:
         """Return y in the order of the spectrum, checked, and the names of several responses; NaN stays if allowed."""
         if self.rotation is None:
             raise no_rows()
+        _require_memory(y)
         response = read(y, "y", ndim=(1, 2))
         values = response.values
         if values.ndim == 2 and values.shape[0] == values.shape[1] == self.n and response.ids is None:
@@ -324,7 +327,7 @@ class Spectrum:
         """
         index = _row_numbers(self, rows)
         ids = None if self.ids is None else tuple(self.ids[i] for i in index)
-        X = Labelled(self.X[index], ids, self.coef)
+        X = Labelled(self._design_rows(index), ids, self.coef)
         if self.loadings is not None and self.loadings_fixed is not None:
             W = self.projection.Q1[index] @ self.loadings_fixed + self.basis[index] @ self.loadings
             return Spectrum.from_factor(Labelled(W, ids, self.factor_names), X)
@@ -332,12 +335,29 @@ class Spectrum:
         K = root[index] @ root[index].T + corner[index] @ corner[index].T
         return Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X)
 
+    def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
+        """Return rows of X = Q₁R; a column that is 0 in all of them is exactly 0, not the rounding of that product."""
+        X = self.X[index]
+        rounding = self.n * _EPS * np.linalg.norm(self.projection.R, axis=0)
+        X[:, np.linalg.norm(X, axis=0) <= rounding] = 0.0
+        return X
+
     def __repr__(self) -> str:
         """Show sizes and the names of the fixed effects."""
         return (
             f"Spectrum(n={self.n}, rank={self.rank}, nullity={self.nullity}, "
             f"fixed effects: {', '.join(self.coef) if self.coef else 'none'}"
             f"{', rows not kept' if self.rotation is None else ''})"
+        )
+
+
+def _require_memory(y: Any) -> None:
+    """Raise a ValueError for responses that are read from chunks, if reading them would take very much memory."""
+    size = math.prod(getattr(y, "shape", ())) * np.dtype(np.float64).itemsize
+    if getattr(y, "chunks", None) and size > _LARGEST:
+        raise ValueError(
+            f"y, a Dask or stored array, has {size / 2**30:.1f} GB as floats: fit it block by block with "
+            "flmm.reml_blocks(spectrum, y), or give some of its columns, in memory, at a time."
         )
 
 
@@ -377,7 +397,13 @@ def aligned_design(kernel: Labelled, X: Any, kernel_name: str) -> tuple[Ids | No
         require_length(design.values.shape[0], n, "X", kernel_name)
         order = align(kernel.ids, design, name="X", reference_name=kernel_name)
         design = Labelled(design.take(order), kernel.ids or design.ids, design.names)
-    return common_ids(kernel=kernel, design=design)[1], design
+    ids = common_ids(kernel=kernel, design=design)[1]
+    if are_directions(ids):
+        raise ValueError(
+            f"{kernel_name} or X has equivalent rows, which are fewer than the observations: they are for "
+            "StructuredLMM. For one kernel take spectrum, rotated = c.factor() of the CrossProducts."
+        )
+    return ids, design
 
 
 def positive_eigenvalues(

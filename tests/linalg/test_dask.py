@@ -123,7 +123,7 @@ def test_the_progress_bar_says_how_far_it_is(capsys):
 @pytest.fixture(scope="module")
 def cluster():
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, worker_dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", worker_dashboard_address=None
     ) as cluster:
         yield cluster
 

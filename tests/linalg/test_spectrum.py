@@ -449,3 +449,13 @@ def test_text_shows_sizes_and_names(labelled):
     assert repr(spectrum.rotate(y)) == "Rotated(1 response, rank=6, nullity=0)"
     assert repr(spectrum.rotate(pd.DataFrame({"a": y, "b": y}))) == "Rotated(2 responses, rank=6, nullity=0)"
     assert repr(Spectrum.from_covariance(some_K())).endswith("fixed effects: none)")
+
+
+def test_a_subset_without_the_rows_of_an_indicator_drops_it():
+    W, only = np.repeat(np.eye(8), 5, axis=0), (np.arange(40) == 7).astype(float)
+    spectrum = Spectrum.from_factor(W, np.column_stack([np.ones(40), only]))
+    assert np.abs(spectrum.X[only == 0, 1]).max() > 0  # rounding of QR
+    with pytest.warns(UserWarning, match="'x1' dropped"):
+        assert spectrum.subset(only == 0).coef == ("x0",)
+    kept = spectrum.subset(np.arange(40) > 6)
+    assert_allclose(kept.X, np.column_stack([np.ones(33), only[7:]]), atol=1e-14)
