@@ -246,12 +246,13 @@ def _spectral_target(node: SpectralNode) -> tuple[FloatArray | None, Any]:
 
 
 def _family_target(node: FamilyNode) -> tuple[FloatArray | None, Any]:
-    """Return the best point of a grid over ℓ and δ, inside the range of ℓ."""
+    """Return the best point of a grid over ℓ and δ, pulled inside the range of ℓ and off σ²_g = 0."""
     none = np.zeros(3, dtype=bool)
     target = FamilyObjective.of(node.family, np.asarray(node.observed), held=np.zeros(3), fixed=none).start()
     low, high = np.log(node.family.lengthscale)
     middle, half = (low + high) / 2, (high - low) / 2
     target[0] = np.exp(np.clip(np.log(target[0]), middle - 0.95 * half, middle + 0.95 * half))
+    target[1] = max(target[1], 0.02 * target[2])
     return target, ~none
 
 

@@ -67,7 +67,6 @@ class SpectrumFamily:
     Examples
     --------
     >>> import numpy as np
-    >>> import pymc as pm
     >>> import pm_fastlmm as flmm
     >>> rng = np.random.default_rng(1)
     >>> x = np.linspace(0, 1, 80)
@@ -75,8 +74,12 @@ class SpectrumFamily:
     >>> family = flmm.SpectrumFamily.from_coordinates(
     ...     x, kernel="matern52", lengthscale=(0.1, 2.0), X=np.ones((80, 1)), progressbar=False
     ... )
-    >>> family.rotate(y).n_nodes
-    17
+    >>> spectra = family.rotate(y)
+    >>> spectra.n_nodes
+    33
+    >>> exact = flmm.log_likelihood(family.at(0.4).rotate(y), 1.0, 0.1)
+    >>> bool(abs(spectra.loglik(0.4, 1.0, 0.1) - exact) < family.tolerance)
+    True
     """
 
     kernel: Callable[[float], Any]

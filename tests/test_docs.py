@@ -24,6 +24,14 @@ def test_the_guide_to_structured_models_runs():
     run("structured.md")
 
 
+def test_the_guide_to_lengthscales_runs():
+    names = run("lengthscale.md")
+    assert names["fit"].converged
+    assert names["spectra"].error <= names["family"].tolerance
+    curve = names["idata"].predictions["y_mean"].mean(("chain", "draw"))
+    assert np.abs(curve - np.sin(6 * names["x_new"])).max() < 0.5
+
+
 def test_the_guide_to_many_responses_runs():
     names = run("many_responses.md")
     assert np.isfinite(names["result"].p_value).all()

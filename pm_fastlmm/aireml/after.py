@@ -31,7 +31,8 @@ def terms_state(
     if not isinstance(node, StructuredNode):
         raise ValueError(
             "the model has no terms whose effects could be predicted: write them as terms of a StructuredLMM; for one "
-            "kernel flmm.reml(spectrum, y) has blup, pev and predict."
+            "kernel flmm.reml(spectrum, y) has blup, pev and predict; with a lengthscale the spectrum is "
+            "family.at(lengthscale)."
         )
     inner: Any = objective
     at = np.asarray(theta, dtype=float)

@@ -26,7 +26,7 @@ class FamilyState(NamedTuple):
 @dataclass(frozen=True, slots=True, eq=False)
 class FamilyObjective(Objective):
     """
-    ℓ(ℓ, σ²_g, σ²_e) of a family of spectra; it starts at the best point of a grid over ℓ and δ.
+    log L(ℓ, σ²_g, σ²_e) of a family of spectra; it starts at the best point of a grid over ℓ and δ.
 
     The internal coordinates are (log ℓ, σ²_g, σ²_e). In place of the average information it has the observed one, with
     negative curvature turned round, so that the steps are Newton's where the likelihood is concave.

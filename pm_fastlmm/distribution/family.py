@@ -8,13 +8,16 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 from pymc.pytensorf import floatX
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.traversal import ancestors
 
 from pm_fastlmm.distribution.family_variables import Family
 from pm_fastlmm.distribution.fastlmm import PAIRS, variance_components
-from pm_fastlmm.distribution.graphs import INTERPRETED, reaching, support
+from pm_fastlmm.distribution.graphs import INTERPRETED, support
 from pm_fastlmm.distribution.inputs import read_response, refuse_unknown
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
+_CORNERS = 6  # variables whose ends are combined
 _EDGE = 1e-6  # relative: by how much the ends of a prior's support may miss those of the range
 
 
@@ -48,7 +51,8 @@ class FamilyLMM:
 
     Notes
     -----
-    Below the smallest δ of the family the density is that of the same formula, without a promise of its error.
+    K is factored when the node is built, unless it was before. Below the smallest δ of the family the density is that
+    of the same formula, without a promise of its error.
 
     Examples
     --------
@@ -62,7 +66,7 @@ class FamilyLMM:
     ...     x, kernel="matern52", lengthscale=(0.1, 2.0), X=np.ones((80, 1)), progressbar=False
     ... )
     >>> with pm.Model() as model:
-    ...     lengthscale = pm.Truncated("lengthscale", pm.InverseGamma.dist(3, 1), lower=0.1, upper=2.0)
+    ...     lengthscale = pm.Truncated("lengthscale", pm.LogNormal.dist(-1, 1), lower=0.1, upper=2.0)
     ...     sigma2_g, sigma2_e = pm.HalfNormal("sigma2_g", 2), pm.HalfNormal("sigma2_e", 1)
     ...     node = flmm.FamilyLMM(
     ...         "y", spectrum=family, lengthscale=lengthscale, sigma2_g=sigma2_g, sigma2_e=sigma2_e, observed=y
@@ -80,7 +84,9 @@ class FamilyLMM:
                 f"{name} has no observed data: give observed=. A latent process with a lengthscale is a DenseLMM."
             )
         _check_range(name, pm.modelcontext(None), spectrum, params[0])
-        rest["observed"] = read_response(observed, spectrum.ids, spectrum.n, ndim=(1,))
+        data = rest["observed"] = read_response(observed, spectrum.ids, spectrum.n, ndim=(1,))
+        values = data.get_value() if isinstance(data, SharedVariable) else getattr(data, "data", data)
+        spectrum.rotate(values)  # now, with its progress bar and its errors, and not while a graph is compiled
         return Family(name, params, family=spectrum, **rest)
 
     @classmethod
@@ -123,20 +129,31 @@ def _check_range(name: str, model: pm.Model, family: SpectrumFamily, lengthscale
     """
     Refuse a prior of ℓ whose support reaches outside the range of the family, and a number outside it.
 
-    ℓ is evaluated at the ends of the support of the variables that it depends on, all combinations of which are its own
-    ends where it is monotone in each.
+    ℓ is evaluated at the ends of the support of the variables that it is a function of, all combinations of which
+    contain its own ends where it is monotone in each. Where those ends are not known it is not checked: outside of the
+    range the density is 0 in any case.
     """
     low, high = family.lengthscale
-    variables = [rv for rv in reaching(model, lengthscale) if rv.type.ndim == 0 and rv.type.dtype.startswith("float")]
-    ends = [[float(end) for end in support(model, rv, np.zeros(()))[:2]] for rv in variables]
-    function = pytensor.function(variables, lengthscale, mode=INTERPRETED, on_unused_input="ignore")
+    reached = set(ancestors([lengthscale], blockers=model.free_RVs))
+    variables = [rv for rv in model.free_RVs if rv in reached]
+    if len(variables) > _CORNERS or not all(_continuous(rv) for rv in variables):
+        return
+    try:
+        ends = [support(model, rv, np.zeros(rv.type.shape))[:2] for rv in variables]
+    except ValueError:  # of a variable that is constrained as a whole, a simplex say
+        return
+    function = pytensor.function(variables, lengthscale, mode=INTERPRETED)
     with np.errstate(all="ignore"):
         values = [float(function(*corner)) for corner in product(*ends)]
     outside = [v for v in values if not low * (1 - _EDGE) <= v <= high * (1 + _EDGE)]
     if outside:
-        reached = f"from {min(values):.4g} to {max(values):.4g}" if variables else f"{values[0]:.4g}"
+        extent = f"from {min(values):.4g} to {max(values):.4g}" if variables else f"{values[0]:.4g}"
         raise ValueError(
-            f"the lengthscale of {name} is {reached}, outside the range of the family, {low:.4g} to {high:.4g}: "
+            f"the lengthscale of {name} is {extent}, outside the range of the family, {low:.4g} to {high:.4g}: "
             f"truncate its prior, pm.Truncated(..., lower={low:.4g}, upper={high:.4g}), or build the family with a "
             "wider lengthscale=(low, high)."
         )
+
+
+def _continuous(rv: Any) -> bool:
+    return None not in rv.type.shape and rv.type.dtype.startswith("float")

@@ -38,7 +38,7 @@ class FamilySpectra:
     """
     Spectral statistics of one response at Chebyshev nodes in log ℓ, and the likelihood between them.
 
-        ℓ(ℓ, σ²_g, σ²_e) = -½[p log 2π + ν log σ²_e + Σ_c w_c(log ℓ) F_c] - ½log|XᵀX|,
+        log L(ℓ, σ²_g, σ²_e) = -½[p log 2π + ν log σ²_e + Σ_c w_c(log ℓ) F_c] - ½log|XᵀX|,
         F_c = Σ_i (log d_ci + z²_ci/d_ci) + rss_c/σ²_e,   d_ci = σ²_gλ_ci + σ²_e
 
     Nodes of lower rank are filled up with λ = 0 and z = 0, which is the same density. Build it with `build`.
@@ -92,9 +92,9 @@ class FamilySpectra:
         """
         Choose the number of nodes: 9, 17, 33 … until the error is below the tolerance.
 
-        The error at a point is |ℓ - ℓ_exact| / max(1, ℓ_max - ℓ_exact), the largest over random lengthscales, and over
-        δ in its range with σ² at its best for each: in log units near the maximum, and relative to the distance from
-        it where the likelihood is lower and matters less.
+        The error at a point is |log L - exact| / max(1, maximum - exact): in log units near the maximum, and relative
+        to the distance from it where the likelihood is lower and matters less. The largest counts, over random
+        lengthscales and over δ in its range, with σ² at its best for each.
 
         Parameters
         ----------
@@ -225,7 +225,7 @@ def family_loglik(
     eigvals: FloatArray, squares: FloatArray, rss: FloatArray, extent: FloatArray,
 ) -> FloatArray:  # fmt: skip
     """
-    Return ℓ (without ½log|XᵀX|) and its derivatives in (log ℓ, σ²_g, σ²_e) at B points, (B, 4).
+    Return log L (without ½log|XᵀX|) and its derivatives in (log ℓ, σ²_g, σ²_e) at B points, (B, 4).
 
     `extent` is [log ℓ_min, log ℓ_max, ν]. Where the density is 0 the row is (-inf, 0, 0, 0): outside the range of ℓ,
     at a negative variance, and at σ²_e = 0 where a direction of y has no other variance.

@@ -1,7 +1,7 @@
 """
 The compiled loop over a family of spectra: the log-likelihood and its gradient in one pass.
 
-    -2ℓ = p log 2π + ν log σ²_e + Σ_c w_c(t) F_c,   F_c = Σ_i (log d_ci + z²_ci/d_ci) + rss_c/σ²_e,
+    -2 log L = p log 2π + ν log σ²_e + Σ_c w_c(t) F_c,   F_c = Σ_i (log d_ci + z²_ci/d_ci) + rss_c/σ²_e,
     d_ci = σ²_gλ_ci + σ²_e,   w(t) = T(t)M,  T_j the Chebyshev polynomials
 
 One file, because Numba's cache knows a function by its own file alone; imported where it is first needed.
@@ -96,7 +96,7 @@ def family_rows(
     out: FloatArray,
 ) -> None:  # fmt: skip
     """
-    Fill ℓ and its derivatives with respect to log ℓ, σ²_g and σ²_e, a row for each point.
+    Fill log L and its derivatives with respect to log ℓ, σ²_g and σ²_e, a row for each point.
 
     `extent` is [log ℓ_min, log ℓ_max, ν]. Where the density is 0 the row is (-inf, 0, 0, 0).
     """

@@ -104,6 +104,8 @@ def test_data_containers_and_series_are_taken(example):
         (lambda: pm.HalfNormal("ell", 1), "from 0 to inf"),
         (lambda: pm.Uniform("ell", 0.05, 1), "from 0.05 to 1"),
         (lambda: pm.math.exp(pm.Normal("log_ell")), "from 0 to inf"),
+        (lambda: pm.Uniform("ell", 0.05, 1, shape=2)[0], "from 0.05 to 1"),
+        (lambda: pm.LogNormal("ell", pm.Normal("centre"), 1), "from 0 to inf"),
         (lambda: 2.0, "2,"),
     ],
 )
@@ -122,12 +124,23 @@ def test_priors_inside_the_range_are_taken(example):
             "uniform": pm.Uniform("uniform", low, high),
             "log": pm.math.exp(pm.Uniform("log", np.log(low), np.log(high))),
             "beta": low + (high - low) * pm.Beta("beta", 2, 2),
+            "vector": pm.Uniform("vector", low, high, shape=2)[1],
+            "hierarchy": pm.Truncated("hierarchy", pm.LogNormal.dist(pm.Normal("centre"), 1), lower=low, upper=high),
+            "simplex": 0.3 + pm.Dirichlet("simplex", np.ones(2))[0],
         }
         for name, ell in free.items():
             flmm.FamilyLMM(
                 f"y_{name}", spectrum=example.family, lengthscale=ell, sigma2_g=1, sigma2_e=1, observed=example.y
             )
-    assert len(flmm.lmm_nodes(model)) == 3
+    assert len(flmm.lmm_nodes(model)) == 6
+
+
+def test_a_tolerance_that_is_not_reached_is_an_error_when_the_node_is_built(example):
+    family = flmm.SpectrumFamily.from_coordinates(
+        example.x[:20], "se", lengthscale=(0.01, 10), delta=(1e-9, 1), tolerance=1e-15, progressbar=False
+    )
+    with pm.Model(), pytest.raises(ValueError, match=r"the likelihood is off by .* with 257 lengthscales"):
+        flmm.FamilyLMM("y", spectrum=family, lengthscale=1.0, sigma2_g=1, sigma2_e=1, observed=example.y[:20])
 
 
 @pytest.mark.parametrize(
