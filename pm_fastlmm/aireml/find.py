@@ -19,7 +19,7 @@ from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.fit import VarianceFit, history_of
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
 from pm_fastlmm.aireml.mapping import Link, constants_of, objective_of
-from pm_fastlmm.aireml.objective import Method, Objective, check_method
+from pm_fastlmm.aireml.objective import Method, Objective, check_method, typical
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import LMMNode, StructuredNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import INTERPRETED, reaching
@@ -270,7 +270,7 @@ def _fit(
     beta, beta_cov = objective.coefficients(state)
     boundary = _boundary(objective, last)
     coef, names = list(objective.coef), list(objective.names)
-    point, problem = _point(objective, link, last.theta)
+    point, problem = _point(objective, link, last)
     converged, message = _verdict(objective, trace, last, boundary)
     return VarianceFit(
         theta=pd.Series(last.theta, names, name="theta"),
@@ -377,10 +377,11 @@ def _run(
 def _boundary(objective: Objective, last: Iteration) -> tuple[str, ...]:
     """Return the parameters on a bound; an unstructured matrix is on it as a whole when it is singular."""
     omega = objective.internal(last.theta)
-    tiny = 1e-9 * np.maximum(np.abs(omega), 1e-3 * np.abs(omega).max(initial=0.0))
-    at = ((omega <= objective.internal_lower + tiny) | (omega >= objective.internal_upper - tiny)) & ~objective.fixed
     J = objective.jacobian(omega)
-    at |= objective.inactive(omega, J.T @ last.score, J.T @ last.average_information @ J)
+    information = J.T @ last.average_information @ J
+    tiny = 1e-9 * typical(omega, information)
+    at = ((omega <= objective.internal_lower + tiny) | (omega >= objective.internal_upper - tiny)) & ~objective.fixed
+    at |= objective.inactive(omega, J.T @ last.score, information)
     if isinstance(objective, StructuredObjective):
         for entry in objective.layout.entries:
             if entry.matrix and at[entry.place].any():
@@ -408,12 +409,14 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
     return converged, ". ".join(parts)
 
 
-def _point(objective: Objective, link: Link | None, theta: FloatArray) -> tuple[dict[str, Any], str]:
+def _point(objective: Objective, link: Link | None, last: Iteration) -> tuple[dict[str, Any], str]:
     """Return the free variables at θ, and what is wrong with them."""
+    theta = last.theta
     if link is None:
         return objective.point(theta), ""
     varying = ~np.asarray(objective.fixed)
-    x = link.invert(np.where(np.isfinite(theta), theta, 0.0), objective.lower, varying)
+    size = typical(theta, last.average_information)
+    x = link.invert(np.where(np.isfinite(theta), theta, 0.0), size, objective.lower, varying)
     if x is None or not math.isfinite(float(np.abs(x).sum())):
         return {}, (
             "the estimate lies outside the support of the model's free variables, so that fit.point is empty: "

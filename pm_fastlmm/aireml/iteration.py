@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.aireml.objective import Objective, typical
 
 _HALVINGS = 14
 _NEAR = 0.99  # of the way to a bound where V is singular
@@ -160,7 +160,7 @@ def maximise(
             theta, float(state.loglik), score, information, objective.coefficients(state)[0], decrement, proposed,
             np.zeros_like(theta),
         )  # fmt: skip
-        trace.converged = _converged(tolerances, objective, theta, proposed, decrement)
+        trace.converged = _converged(tolerances, typical(theta, information), proposed, decrement)
         if trace.converged and count < max_iterations and (better := _escaped(objective, theta, state)):
             trace.converged, (omega, state), last = False, better, None
             current = replace(current, taken=objective.external(omega) - theta, kind="escape")
@@ -210,10 +210,8 @@ class _Step(NamedTuple):
         return float(np.clip(self.length * self.slope / fall, _SHORTEST, 1.0)) if fall > 0 else 1.0
 
 
-def _converged(
-    tolerances: Tolerances, objective: Objective, theta: FloatArray, proposed: FloatArray, decrement: float
-) -> bool:
-    relative = float((np.abs(proposed) / objective.typical(theta)).max(initial=0.0))
+def _converged(tolerances: Tolerances, size: FloatArray, proposed: FloatArray, decrement: float) -> bool:
+    relative = float((np.abs(proposed) / size).max(initial=0.0))
     return all(
         tolerance is None or value <= tolerance
         for tolerance, value in (

@@ -120,22 +120,26 @@ class Link:
         """Return ∂θ/∂x."""
         return self.evaluate(x)[1]
 
-    def invert(self, theta: FloatArray, lower: FloatArray, varying: Any) -> FloatArray | None:
-        """Return x with θ(x) = θ in the elements that vary, None if there is none."""
-        size = max(float(np.abs(theta[varying]).max(initial=0.0)), 1e-300)
+    def invert(self, theta: FloatArray, size: FloatArray, lower: FloatArray, varying: Any) -> FloatArray | None:
+        """Return x with θ(x) = θ in the elements that vary, None if there is none; `size` is that of each element."""
         positive = lower == 0
-        floor = 1e-12 * size
+        floor = 1e-9 * size
 
         def gap(x: FloatArray) -> FloatArray:
             value = self.theta(x)
             log = np.log(np.maximum(value, floor)) - np.log(np.maximum(theta, floor))
-            out = np.where(positive, log, (value - theta) / np.maximum(np.abs(theta), 1e-3 * size))
+            out = np.where(positive, log, (value - theta) / size)
             return np.asarray(np.nan_to_num(out[varying], nan=1e3, posinf=1e3, neginf=-1e3))
+
+        def slopes(x: FloatArray) -> FloatArray:
+            value = self.theta(x)
+            unit = np.where(positive, np.where(value > floor, value, np.inf), size)
+            return np.asarray(np.nan_to_num((self.jacobian(x) / unit[:, None])[varying], posinf=0.0, neginf=0.0))
 
         v = self.variables
         inside = np.clip(v.initial, v.lower, v.upper)
         solution = least_squares(
-            gap, inside, bounds=(v.lower, v.upper), x_scale=np.maximum(np.abs(inside), 1e-3),
+            gap, inside, jac=slopes, bounds=(v.lower, v.upper), x_scale="jac",
             xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=500,
         )  # fmt: skip
         if np.abs(solution.fun).max(initial=0.0) > _MATCHED:

@@ -99,10 +99,6 @@ class Objective(ABC):
         """Return which elements of ω have no more influence on V, in the direction of their score."""
         return np.zeros(len(omega), dtype=bool)
 
-    def typical(self, theta: FloatArray) -> FloatArray:
-        """Return sizes against which a step is measured."""
-        return np.maximum(np.abs(theta), 1e-3 * max(float(np.abs(theta).max(initial=0.0)), 1e-300))
-
     def em(self, omega: FloatArray, score: FloatArray) -> FloatArray | None:
         """Return an EM step from ω, None where there is none."""
         return None
@@ -174,6 +170,19 @@ def moment_start(gram: FloatArray, squares: FloatArray) -> FloatArray:
 def pack_lower(matrices: Sequence[FloatArray]) -> FloatArray:
     """Return the lower triangles of matrices, row by row."""
     return np.concatenate([m[np.tril_indices(len(m))] for m in matrices]) if matrices else np.zeros(0)
+
+
+def typical(theta: FloatArray, information: FloatArray) -> FloatArray:
+    """
+    Return sizes of parameters against which differences are measured: their own, or a thousandth of 1/√AI_ii.
+
+    Parameters have units, those of y, of a kernel and of columns within a level, and may not be measured by another's;
+    the information follows all of them.
+    """
+    diagonal = np.diag(information)
+    with np.errstate(all="ignore"):
+        error = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
+    return np.maximum(np.maximum(np.abs(theta), 1e-3 * error), 1e-300)
 
 
 def information_inverse(information: FloatArray, free: Any) -> FloatArray:

@@ -242,13 +242,14 @@ def _dense_score(grad: Any, e: float, F: Any, f: Any, roots: Any, layout: Any, f
         levels, c = layout[2 + 2 * k], layout[3 + 2 * k]
         R = roots[packed : packed + c * c].copy().reshape(c, c)
         width = levels * c
-        smallest, size = math.inf, 0.0
+        smallest = math.inf
         for s in range(c):
-            smallest = min(smallest, R[s, s] ** 2)
-        for i in range(offset, offset + width):
-            size += F[i, i] / width
+            size = 0.0
+            for level in range(levels):
+                size += F[offset + level * c + s, offset + level * c + s] / levels
+            smallest = min(smallest, R[s, s] ** 2 * size)
         ZPZ = np.zeros((c, c))
-        if smallest * size > _TINY * e:  # Z_jᵀPZ_j = R⁻ᵀ(I - σ²_e(S⁻¹)_jj)R⁻¹, Z_jᵀPy = R⁻ᵀv_j
+        if smallest > _TINY * e:  # Z_jᵀPZ_j = R⁻ᵀ(I - σ²_e(S⁻¹)_jj)R⁻¹, Z_jᵀPy = R⁻ᵀv_j
             Rinv = invert_lower(R)
             inner = np.zeros((c, c))
             for level in range(levels):

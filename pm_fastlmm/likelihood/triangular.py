@@ -20,14 +20,11 @@ def semidefinite_root(A: Any) -> Any:
     """Return the Cholesky factor of a positive semi-definite matrix, columns of 0 for its null space, and success."""
     c = A.shape[0]
     L = np.zeros((c, c))
-    scale = 0.0
-    for i in range(c):
-        scale = max(scale, A[i, i])
     for j in range(c):
         pivot = A[j, j]
         for k in range(j):
             pivot -= L[j, k] ** 2
-        if not pivot >= -_PIVOT_RTOL * scale * c:
+        if not pivot >= -_PIVOT_RTOL * A[j, j] * c:  # beside its own variance: the columns may have any units
             return L, False
         singular = pivot <= _PIVOT_RTOL * A[j, j]
         root = 0.0 if singular else math.sqrt(pivot)

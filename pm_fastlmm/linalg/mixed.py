@@ -265,11 +265,14 @@ def _orthonormal(block: Block) -> tuple[FloatArray, sp.csr_array]:
     gram = (block.Z.T @ block.Z).tocoo()
     H = np.zeros((L, c, c))
     H[gram.row // c, gram.row % c, gram.col % c] = gram.data
-    values, vectors = np.linalg.eigh(H)
+    # columns of any units within a level: the rank is that of the columns at length 1
+    size = np.sqrt(np.maximum(np.diagonal(H, axis1=1, axis2=2), 0.0))
+    size = np.where(size > 0, size, 1.0)
+    values, vectors = np.linalg.eigh(H / (size[:, :, None] * size[:, None, :]))
     kept = values > _RANK_RTOL * values[:, -1:]
     roots = np.sqrt(np.where(kept, values, 0.0))
     inverse = np.divide(1.0, roots, out=np.zeros_like(roots), where=kept)
-    C = vectors * roots[:, None, :]
-    blocks = vectors * inverse[:, None, :]  # C_j⁻ᵀ on the range
+    C = size[:, :, None] * vectors * roots[:, None, :]
+    blocks = vectors / size[:, :, None] * inverse[:, None, :]  # C_j⁻ᵀ on the range
     transform = sp.bsr_array((blocks, np.arange(L), np.arange(L + 1)), shape=(L * c, L * c))
     return C, (block.Z @ transform).tocsr()

@@ -65,8 +65,8 @@ def compare(sample, models, report, sampler):
             divergences[name] += int(idata.sample_stats["diverging"].sum())
     first = next(iter(models))
     for name in models:
-        figure = f"{sampler}, random slopes, {name}"
-        report(figure, cost[name], "ms", part="per effective draw")
+        figure = f"{sampler}, random slopes, {name}, per effective draw"
+        report(figure, cost[name], "ms")
         report(figure, divergences[name], "", part=f"divergences in {ROUNDS} × 4 × 1000 draws")
         if name != first:
             report(figure, np.array(cost[name]) / cost[first], "times", part="as long as integrated out")

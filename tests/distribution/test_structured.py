@@ -266,7 +266,7 @@ def test_names_of_theta():
         flmm.Term(np.arange(12) // 3, cov.ar1(1.0, 0.2), name="a"),
     ]
     layout = Theta.of_terms(terms)
-    assert repr(layout) == "Theta(g[one], g[one, t], g[t], h, d[0], d[1], a.sigma2, a.rho, residual)"
+    assert repr(layout) == "Theta(g[one], g[one, t], g[t], h, d[one], d[t], a.sigma2, a.rho, residual)"
 
 
 def test_a_parameter_of_unknown_shape_is_refused(p):
