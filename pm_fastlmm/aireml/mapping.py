@@ -248,7 +248,8 @@ def objective_of(model: pm.Model, node: LMMNode, method: Method = "REML") -> tup
     link = Link.of(variables, graph)
     varying = (np.abs(link.jacobian(variables.initial)) > 0).any(axis=1)
     constants = link.theta(variables.initial)
-    if varying.sum() == len(variables.names):
+    constant_variance = isinstance(inner, SpectralObjective) and not varying.all()
+    if varying.sum() == len(variables.names) and not constant_variance:
         if isinstance(inner, SpectralObjective):
             return inner, link, varying
         return _held(inner, constants, ~varying), link, varying

@@ -226,3 +226,15 @@ def test_nothing_to_estimate_no_data_and_discrete_variables_are_refused(fit):
         model_of(pm.Poisson("k", 3) * 1.0)
     with pytest.raises(ValueError, match=r"discrete variables reach y \(k\): REML needs continuous ones"):
         fit(discrete)
+
+
+def test_a_constant_variance_of_one_kernel_is_held(fit):
+    spectrum = flmm.Spectrum.from_factor(np.repeat(np.eye(3), 4, axis=0), np.ones((12, 1)))
+    y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    with pm.Model() as model:
+        v = pm.HalfNormal("v", 5)
+        flmm.FastLMM("y", spectrum=spectrum, sigma2_g=v, sigma2_e=5.0, observed=y)
+    found, grid = fit(model), np.linspace(0, 20, 2001)
+    loglik = flmm.log_likelihood(spectrum.rotate(y), grid, np.full(grid.shape, 5.0))
+    assert abs(found.theta["v"] - grid[loglik.argmax()]) <= 0.01
+    assert found.loglik >= loglik.max()
