@@ -153,11 +153,8 @@ class FamilyObjective(Objective):
         g, e = self.held[1:]
         if self.fixed[1:].all():
             return np.array([g]), np.array([e])
-        return (np.full(delta.size, g), g * delta) if self.fixed[1] and g > 0 else self._residual_grid(g, e, delta)
-
-    def _residual_grid(self, g: float, e: float, delta: FloatArray) -> tuple[FloatArray, FloatArray]:
-        spread = float(np.var(self.y)) or 1.0
-        if self.fixed[1]:  # no kernel variance
-            return np.zeros(delta.size), spread * np.geomspace(1e-4, 1e2, delta.size)
-        scale = e if e > 0 else spread * delta[0]
-        return scale / delta, np.full(delta.size, e)
+        spread = float(np.var(self.y)) or 1.0  # the unit, where a variance that is held is 0
+        if self.fixed[1]:
+            residual = g * delta if g > 0 else spread * np.geomspace(1e-4, 1e2, delta.size)
+            return np.full(delta.size, g), residual
+        return (e if e > 0 else spread * delta[0]) / delta, np.full(delta.size, e)

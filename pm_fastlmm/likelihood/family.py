@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.polynomial import chebyshev
 
 from pm_fastlmm._arrays import FloatArray, frozen
+from pm_fastlmm.likelihood.interpolation import chebyshev_transform, interpolation_weights, node_lengthscales
 from pm_fastlmm.likelihood.spectral import LOG_2PI
 
 MAX_NODES = 257
@@ -63,6 +63,20 @@ class FamilySpectra:
     References
     ----------
     Trefethen (2013), Approximation Theory and Approximation Practice, chapters 2, 5 and 8.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pm_fastlmm.likelihood.family import FamilySpectra, NodeStatistics
+    >>> z = np.array([2.0, -1.0, 0.5, 0.1])
+    >>> spectra = FamilySpectra.build(
+    ...     lambda ell: NodeStatistics(np.exp(-np.arange(4) * ell), z, rss=0.3, nullity=6), (0.5, 2.0)
+    ... )
+    >>> spectra.df, spectra.error <= spectra.tolerance
+    (10, True)
+    >>> value, gradient = spectra.value_and_gradient(1.0, sigma2_g=2.0, sigma2_e=0.1)
+    >>> print(f"{value:.2f}", gradient.round(2))
+    -4.67 [  0.86   0.08 -17.49]
     """
 
     lengthscale: tuple[float, float]
@@ -260,40 +274,6 @@ def read_range(given: tuple[float, float], name: str) -> tuple[float, float]:
     if values.shape != (2,) or not (np.isfinite(values).all() and 0 < values[0] < values[1]):
         raise ValueError(f"{name} must be a range (low, high) of positive numbers, 0 < low < high, got {given!r}.")
     return float(values[0]), float(values[1])
-
-
-def node_lengthscales(low: float, high: float, count: int) -> FloatArray:
-    """Return the Chebyshev points of the second kind in log ℓ, from high to low; those of 2C - 1 contain those of C."""
-    c = np.arange(count)
-    # the sine of an angle that is odd about the middle: the points are symmetric, and nested to the last bit
-    x = np.sin(np.pi * (count - 1 - 2 * c) / (2 * (count - 1)))
-    middle, half = 0.5 * (math.log(low) + math.log(high)), 0.5 * math.log(high / low)
-    out = np.exp(middle + half * x)
-    out[0], out[-1] = high, low
-    return np.asarray(out)
-
-
-def chebyshev_transform(count: int) -> FloatArray:
-    """Return M (C, C), from values at the nodes to Chebyshev coefficients: a discrete cosine transform."""
-    if count not in _TRANSFORMS:
-        j = np.arange(count)
-        ends = np.where((j == 0) | (j == count - 1), 0.5, 1.0)
-        matrix = 2 / (count - 1) * ends[:, None] * ends * np.cos(np.pi * np.outer(j, j) / (count - 1))
-        _TRANSFORMS[count] = frozen(matrix)
-    return _TRANSFORMS[count]
-
-
-_TRANSFORMS: dict[int, FloatArray] = {}
-
-
-def interpolation_weights(low: float, high: float, count: int, lengthscale: FloatArray, order: int = 0) -> FloatArray:
-    """Return the weights of the nodes (…, C) at lengthscales, or of the order-th derivative with respect to log ℓ."""
-    width = math.log(high) - math.log(low)
-    t = (2 * np.log(lengthscale) - math.log(low) - math.log(high)) / width
-    matrix = chebyshev_transform(count)
-    coefficients = chebyshev.chebder(matrix, m=order) if order else matrix
-    weights = chebyshev.chebvander(t, len(coefficients) - 1) @ coefficients
-    return np.asarray(weights * (2 / width) ** order)
 
 
 class _Exact(NamedTuple):

@@ -10,7 +10,8 @@ from numpy.testing import assert_allclose
 
 from pm_fastlmm import Spectrum
 from pm_fastlmm.distribution.operations import FamilyLoglik
-from pm_fastlmm.likelihood.family import FamilySpectra, NodeStatistics, node_lengthscales
+from pm_fastlmm.likelihood.family import FamilySpectra, NodeStatistics
+from pm_fastlmm.likelihood.interpolation import node_lengthscales
 
 RANGE = (0.05, 0.6)
 
