@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+import pm_fastlmm as flmm
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -28,3 +30,14 @@ def test_the_guide_to_many_responses_runs():
     names = run("many_responses.md")
     assert np.isfinite(names["result"].p_value).all()
     assert names["fit"].converged
+
+
+def test_the_readme_runs():
+    names = run("../README.md")
+    assert names["fit"].converged
+    assert names["idata"].posterior.sizes["chain"] == 4
+
+
+def test_the_changelog_lists_what_is_public():
+    text = (DOCS / "changelog.md").read_text()
+    assert [name for name in flmm.__all__ if f"`{name}" not in text] == []

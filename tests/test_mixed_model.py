@@ -347,6 +347,28 @@ def test_bad_input_is_refused(formula, arguments, error, message):
         flmm.lmm_model(formula, data, **arguments)
 
 
+def test_tables_without_rows_or_real_numbers_are_refused():
+    data = mixed_table()
+    with pytest.raises(ValueError, match="data has no rows: there is nothing to fit"):
+        flmm.lmm_model("y ~ x + (1|g)", data.iloc[:0])
+    for name in ("x", "y"):
+        with pytest.raises(ValueError, match=f"data are complex in '{name}': give real numbers"):
+            flmm.lmm_model("y ~ x + (1|g)", data.assign(**{name: data[name] + 1j}))
+
+
+def test_infinite_slopes_are_refused():
+    data = mixed_table()
+    with pytest.raises(ValueError, match=r"the columns of random terms have infinite values in rows 'r3': mend them"):
+        flmm.lmm_model("y ~ 1 + (0 + x|g)", data.assign(x=data["x"].mask(data.index == "r3", np.inf)))
+
+
+def test_a_known_covariance_of_zeros_is_refused():
+    data, levels = mixed_table(), list("abcd")
+    zeros = pd.DataFrame(np.zeros((4, 4)), index=levels, columns=levels)
+    with pytest.raises(ValueError, match="known covariance of 'g' is zero for all levels: leave the random term out"):
+        flmm.lmm_model("y ~ x + (1|g)", data, known={"g": zeros})
+
+
 def test_a_design_holds_its_data():
     design = flmm.MixedDesign.from_formula("y ~ (1|g)", mixed_table())
     with pytest.raises(ValueError, match="data is given together with a MixedDesign, which holds them"):
