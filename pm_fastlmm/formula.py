@@ -127,10 +127,11 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
         If a variable is not there or missing, or a factor has a level that is new.
     """
     variables = [variable for variable in spec.required_variables if variable in data.columns]
-    missing = data[variables].isna().any(axis=1).to_numpy()
+    absent = data[variables].isna()
+    missing = absent.any(axis=1).to_numpy()
     if missing.any():
         raise ValueError(
-            f"new data have a missing value of {', '.join(sorted(map(str, variables)))} in rows "
+            f"new data have a missing value of {', '.join(sorted(map(str, absent.columns[absent.any()])))} in rows "
             f"{shown(data.index[missing].tolist())}: leave those rows out."
         )
     try:
