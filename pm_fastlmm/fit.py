@@ -170,10 +170,12 @@ class REMLFit:
         Raises
         ------
         ValueError
-            If there is no response of that name.
+            If there is no response of that name, or several.
         """
         if self.names is None or name not in self.names:
             raise ValueError(f"there is no response {name!r}: the names are those of the columns of y, see fit.names.")
+        if self.names.count(name) > 1:
+            raise ValueError(f"several responses are called {name!r}: rename the columns of y.")
         t, r = self.names.index(name), self.rotated
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         taken = {f: plain(v[t]) if np.ndim(v) == 1 else v[t] for f, v in values.items() if f not in _WHOLE}

@@ -98,11 +98,15 @@ def fixed_effects(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.D
         )
     formula = _without_dot(formula, data)
     variables = variables_of(formula, data, whole)
+    if not len(data):
+        raise ValueError("data has no rows: there is nothing to fit.")
     complete = data[variables].notna().all(axis=1).to_numpy()
     matrices = _encode(formula, data[complete], whole)
     response = formula.split("~")[0].strip().strip("`")
     if response in data.columns and not pd.api.types.is_numeric_dtype(data[response]):
         raise ValueError(f"the response {response!r} is not numeric, but {data[response].dtype}.")
+    if imaginary := [name for name in variables if pd.api.types.is_complex_dtype(data[name])]:
+        raise ValueError(f"data are complex in {shown(imaginary)}: give real numbers, such as real and imaginary part.")
     y, X = (_spread(part, complete, data.index) for part in (matrices.lhs, matrices.rhs))
     return y, X, matrices.rhs.model_spec
 
@@ -123,10 +127,11 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
         If a variable is not there or missing, or a factor has a level that is new.
     """
     variables = [variable for variable in spec.required_variables if variable in data.columns]
-    missing = data[variables].isna().any(axis=1).to_numpy()
+    absent = data[variables].isna()
+    missing = absent.any(axis=1).to_numpy()
     if missing.any():
         raise ValueError(
-            f"new data have a missing value of {', '.join(sorted(map(str, variables)))} in rows "
+            f"new data have a missing value of {', '.join(sorted(map(str, absent.columns[absent.any()])))} in rows "
             f"{shown(data.index[missing].tolist())}: leave those rows out."
         )
     try:

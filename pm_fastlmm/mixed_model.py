@@ -264,4 +264,7 @@ def _column_scales(random: RandomTerm, part: _Part) -> FloatArray:
 def _mean_variance(random: RandomTerm, relation: Known) -> float:
     """Return the mean of the diagonal of ZKZᵀ: the variance that σ² = 1 gives an observation on average."""
     term = Term(random.factor, relation, name=random.group)
-    return float(np.diag(term.covariance.dense())[term.Z.indices].mean())
+    mean = float(np.diag(term.covariance.dense())[term.Z.indices].mean())
+    if mean == 0:
+        raise ValueError(f"known covariance of {random.group!r} is zero for all levels: leave the random term out.")
+    return mean

@@ -79,6 +79,8 @@ def read_rows(
     if data is not None:
         if design is None:
             raise ValueError("data= needs a model that was made from a formula, flmm.lmm_model: give X_new and Z_new.")
+        if not len(data):
+            raise ValueError("data has no rows: there is nothing to predict.")
         if X_new is not None or Z_new is not None:
             raise ValueError("data= is given together with X_new or Z_new, which it determines.")
         X = _columns(projection, design.encode(data), len(data))
@@ -155,8 +157,9 @@ def _split(term: Term, Z: Any, new: Levels) -> tuple[Any, Any]:
     q = term.Z.shape[1]
     if new and (term.blocks.root is not None or term.blocks.levels != len(term.levels)):
         raise ValueError(
-            f"term {term.name!r} has no levels {shown(new)}, and its levels are related: give them to the fit, in K or "
-            "as categories of the factor, to have their effects predicted from the others."
+            f"term {term.name!r} has no levels {shown(new)}, and its levels are related. To have their effects "
+            "predicted from those of their relatives, fit with them in K and as categories of the factor, "
+            "pd.Categorical(labels, categories=K.index)."
         )
     columns = sp.csc_array(Z)
     return sp.csr_array(columns[:, :q]), sp.csr_array(columns[:, q:])

@@ -56,8 +56,8 @@ def recover_effects(
     idata : xarray.DataTree
         From `sample`, or any with draws of what the node's variances depend on.
     which : sequence of "beta", "u", "a", optional
-        Default β and u; β and a when the rows of the data were not kept (`CrossProducts`), where u is a value for each
-        of them.
+        For one kernel. Default β and u; β and a when the rows of the data were not kept (`CrossProducts`), where u is a
+        value for each of them.
     model : pymc.Model, optional
         Default the model of the context.
     var_name : str, optional
@@ -73,7 +73,7 @@ def recover_effects(
     Raises
     ------
     ValueError
-        If u is asked for without rows, or a without a factor.
+        If u is asked for without rows, or a without a factor, or some effects of a StructuredLMM node.
 
     Examples
     --------
@@ -91,6 +91,8 @@ def recover_effects(
     model = pm.modelcontext(model)
     node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
     if isinstance(node, StructuredNode):
+        if which is not None:
+            raise ValueError(f"which= is for one kernel: for {node.name} β and the effects of all terms are added.")
         return recover_mixed(idata, model, node, rng)
     if isinstance(node, FamilyNode):
         return _recover_family(idata, model, node, which, rng)
@@ -225,11 +227,12 @@ def predict(
             )
         if not new_rows_given:
             require_rows(node.products)
-        draws = draw_mixed(idata, model, node, rng)
         rows = None
-        if new_rows_given:
-            _require_no_mean(node, draws.mu)
+        if new_rows_given:  # read before the draws, which take seconds
             rows = read_rows(node.projection, node.terms, X_new=X_new, Z_new=Z_new, data=data, design=node.design)
+        draws = draw_mixed(idata, model, node, rng)
+        if rows is not None:
+            _require_no_mean(node, draws.mu)
         f, y = predict_mixed(draws, node, rows, effects, rng)
         return _add_predictions(idata, model, node, f, y, new=rows is not None, ids=None if rows is None else rows.ids)
     if isinstance(node, FamilyNode):

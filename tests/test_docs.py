@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+import pm_fastlmm as flmm
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -43,3 +45,14 @@ def test_the_guide_to_rows_that_do_not_fit_in_memory_runs_up_to_its_files():
     assert names["result"].p_value.idxmin() == "snp7"
     assert names["fit"].converged
     assert names["fit"].node.n == 5000
+
+
+def test_the_readme_runs():
+    names = run("../README.md")
+    assert names["fit"].converged
+    assert names["idata"].posterior.sizes["chain"] == 4
+
+
+def test_the_changelog_lists_what_is_public():
+    text = (DOCS / "changelog.md").read_text()
+    assert [name for name in flmm.__all__ if f"`{name}" not in text] == []

@@ -307,7 +307,7 @@ def test_no_row_left_is_said():
     ("change", "message"),
     [
         ({"f": "z"}, "new data have levels of a fixed factor that have no coefficient: .*z"),
-        ({"x": np.nan}, "new data have a missing value of f, x in rows 'r0', 'r1': leave those rows out"),
+        ({"x": np.nan}, "new data have a missing value of x in rows 'r0', 'r1': leave those rows out"),
         ({"x": -1.0}, "the design of the new data has 2 values that are NaN or infinite"),
     ],
 )

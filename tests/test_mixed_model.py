@@ -347,6 +347,63 @@ def test_bad_input_is_refused(formula, arguments, error, message):
         flmm.lmm_model(formula, data, **arguments)
 
 
+def test_tables_without_rows_or_real_numbers_are_refused():
+    data = mixed_table()
+    with pytest.raises(ValueError, match="data has no rows: there is nothing to fit"):
+        flmm.lmm_model("y ~ x + (1|g)", data.iloc[:0])
+    for name in ("x", "y"):
+        with pytest.raises(ValueError, match=f"data are complex in '{name}': give real numbers"):
+            flmm.lmm_model("y ~ x + (1|g)", data.assign(**{name: data[name] + 1j}))
+
+
+def test_infinite_slopes_are_refused():
+    data = mixed_table()
+    with pytest.raises(ValueError, match=r"the columns of random terms have infinite values in rows 'r3': mend them"):
+        flmm.lmm_model("y ~ 1 + (0 + x|g)", data.assign(x=data["x"].mask(data.index == "r3", np.inf)))
+
+
+def test_levels_without_data_are_predicted_from_relatives_where_they_are_categories():
+    data, levels = mixed_table(), [*"abcd", "new"]
+    root = np.random.default_rng(4).normal(size=(4, 4))
+    root = np.vstack([root, root[:1]])  # "new" is a twin of "a"
+    K = pd.DataFrame(root @ root.T, index=levels, columns=levels)
+    rows = pd.DataFrame({"x": 1.0, "g": ["a", "new"]}, index=["old", "new"])
+    plain = flmm.find_reml(flmm.lmm_model("y ~ x + (x|g)", data, known={"g": K}), progressbar=False)
+    with pytest.raises(ValueError, match=r"'g' has no levels 'new'.*related.*fit with them in K and as categories"):
+        plain.predict(data=rows)
+    wide = data.assign(g=pd.Categorical(data["g"], categories=levels))
+    fit = flmm.find_reml(flmm.lmm_model("y ~ x + (x|g)", wide, known={"g": K}), progressbar=False)
+    assert_allclose(fit.loglik, plain.loglik, rtol=0, atol=1e-8)
+    predicted = fit.predict(data=rows)
+    assert_allclose(predicted.mean["new"], predicted.mean["old"], rtol=1e-6)
+    assert_allclose(predicted.mean["old"], plain.predict(data=rows.loc[["old"]]).mean["old"], rtol=1e-4)
+
+
+def test_some_effects_of_several_terms_are_refused():
+    model = flmm.lmm_model("y ~ x + (1|g)", mixed_table())
+    with pytest.raises(ValueError, match="which= is for one kernel: for y β and the effects of all terms are added"):
+        flmm.recover_effects(None, which=("beta",), model=model)
+
+
+def test_new_rows_are_refused_by_what_is_missing():
+    data = mixed_table()
+    model = flmm.lmm_model("y ~ x + f + (1|g)", data)
+    with pytest.raises(ValueError, match="data has no rows: there is nothing to predict"):  # before any draw is used
+        flmm.predict(None, model=model, data=data.iloc[:0])
+    fit = flmm.find_reml(model, progressbar=False)
+    with pytest.raises(ValueError, match="data has no rows: there is nothing to predict"):
+        fit.predict(data=data.iloc[:0])
+    with pytest.raises(ValueError, match="new data have a missing value of x in rows 'r0'"):
+        fit.predict(data=data.iloc[:2].assign(x=[np.nan, 1.0]))
+
+
+def test_a_known_covariance_of_zeros_is_refused():
+    data, levels = mixed_table(), list("abcd")
+    zeros = pd.DataFrame(np.zeros((4, 4)), index=levels, columns=levels)
+    with pytest.raises(ValueError, match="known covariance of 'g' is zero for all levels: leave the random term out"):
+        flmm.lmm_model("y ~ x + (1|g)", data, known={"g": zeros})
+
+
 def test_a_design_holds_its_data():
     design = flmm.MixedDesign.from_formula("y ~ (1|g)", mixed_table())
     with pytest.raises(ValueError, match="data is given together with a MixedDesign, which holds them"):

@@ -671,3 +671,12 @@ def test_a_fit_cannot_be_changed(build_problem):
     problem = build_problem("low-W")
     with pytest.raises(AttributeError):
         reml(problem.spectrum, problem.y).h2 = 0.5
+
+
+def test_no_response_and_two_of_one_name_are_refused(build_problem):
+    problem = build_problem("full-K")
+    with pytest.raises(ValueError, match="y has no columns: give at least one response"):
+        reml(problem.spectrum, np.zeros((23, 0)))
+    fits = reml(problem.spectrum, pd.DataFrame(np.column_stack([problem.y, 2 * problem.y]), columns=["a", "a"]))
+    with pytest.raises(ValueError, match="several responses are called 'a': rename the columns of y"):
+        fits.response("a")

@@ -59,6 +59,7 @@ class DenseObjective(SquaredObjective):
         """Return the objective of a response less its known mean."""
         y1 = projection.Q1.T @ y
         start = np.asarray(start, dtype=float)
+        _require_symmetric(np.asarray(V(start), dtype=float))
         dV = _completed(V, dV)
         squared = enter_squared(dV, start, lower)
         slopes = np.array([np.trace(np.atleast_2d(slope)) / len(y) for slope in dV(start)])
@@ -164,6 +165,16 @@ class DenseObjective(SquaredObjective):
                 if candidate is not None and candidate.loglik > state.loglik:
                     return inner, candidate
         return None
+
+
+def _require_symmetric(V: FloatArray) -> None:
+    """Refuse a V of which a Cholesky factorisation would read one triangle only."""
+    gap = float(np.abs(V - V.T).max(initial=0.0))
+    if gap > 1e-8 * float(np.abs(V).max(initial=0.0)):
+        raise ValueError(
+            f"V must be symmetric, but differs from its transpose by up to {gap:.3g} at the start: give Cov(y), for "
+            "instance (V + V.T) / 2 where that is rounding."
+        )
 
 
 def _completed(

@@ -19,12 +19,13 @@ from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.fit import VarianceFit, history_of
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
 from pm_fastlmm.aireml.mapping import Link, constants_of, objective_of
-from pm_fastlmm.aireml.objective import Method, Objective, check_method, typical
+from pm_fastlmm.aireml.objective import Method, Objective, check_method, information_inverse, typical
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import LMMNode, StructuredNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import INTERPRETED, reaching
 from pm_fastlmm.linalg.projection import read_design
 
+_SMALLEST = 1e-70  # of the length of y, and 1/_SMALLEST the largest: the information has fourth powers of it
 _SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
 
 
@@ -263,6 +264,7 @@ def _fit(
     objective: Objective, node: LMMNode | None, link: Link | None, start: Any, fixed: Any, bounds: Any,
     tolerances: Tolerances, max_iterations: int, progressbar: bool, verbose: int,
 ) -> VarianceFit:  # fmt: skip
+    _require_residual(objective)
     objective, theta = _prepared(objective, start, fixed, bounds)
     trace = _run(objective, theta, tolerances, max_iterations, progressbar, verbose)
     last = trace.iterations[-1]
@@ -296,6 +298,25 @@ def _constants(node: LMMNode | None) -> dict[str, Any]:
         return {}
     mu, b, _ = constants_of(node)
     return {"mu": mu, "prior_mean": b if node.treatment == "proper" else np.zeros(0)}
+
+
+def _require_residual(objective: Any) -> None:
+    """Refuse a response of which X leaves nothing, or whose squares leave the range of floating point."""
+    inner = getattr(objective, "inner", objective)
+    if not isinstance(inner, StructuredObjective | DenseObjective):
+        return
+    along = inner.y1 if isinstance(inner, DenseObjective) else inner.response.y1
+    flat = inner.flat if isinstance(inner, DenseObjective) else inner.products.flat
+    left, whole = float(np.linalg.norm(inner.y)), float(np.hypot(np.linalg.norm(inner.y), np.linalg.norm(along)))
+    if not (whole == 0 or _SMALLEST < whole < 1 / _SMALLEST):
+        raise ValueError(
+            f"y has values of size {whole:.1e}, whose squares leave the range of floating point: choose another unit."
+        )
+    if flat and left <= len(inner.y) * np.finfo(float).eps * whole:
+        raise ValueError(
+            "X explains y exactly, no residual is left: there is nothing to estimate a variance from. Check for a "
+            "constant y, or a column of X that equals it."
+        )
 
 
 def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any, FloatArray]:
@@ -401,12 +422,24 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
                 "exactly. Use fewer terms or more observations"
             )
     parts += objective.remarks(last.theta)
+    if unresolved := _unresolved(objective, last, boundary):
+        parts.append(
+            f"the data do not tell {', '.join(unresolved)} apart, only combinations of them have information: standard "
+            "errors are undefined (NaN). Leave a term out, or fix one of them with fixed="
+        )
     if boundary:
         parts.append(
             f"on the boundary: {', '.join(boundary)}; standard errors of these are undefined there (NaN). "
             "Posterior draws, flmm.sample, give intervals"
         )
     return converged, ". ".join(parts)
+
+
+def _unresolved(objective: Objective, last: Iteration, boundary: tuple[str, ...]) -> list[str]:
+    """Return the free parameters off the boundary if their information is singular, nothing otherwise."""
+    free = ~np.asarray(objective.fixed) & ~np.isin(objective.names, boundary)
+    cov = information_inverse(last.average_information, free)
+    return [name for name, f, v in zip(objective.names, free, np.diag(cov), strict=True) if f and np.isnan(v)]
 
 
 def _point(objective: Objective, link: Link | None, last: Iteration) -> tuple[dict[str, Any], str]:

@@ -79,7 +79,16 @@ class SpectralObjective(Objective):
         return np.asarray(root @ root.T + corner @ corner.T)
 
     def start(self) -> FloatArray:
-        """Return the estimate, the global maximum."""
+        """
+        Return the estimate, the global maximum.
+
+        Raises
+        ------
+        ValueError
+            If there is none; the message of `reml` says why.
+        """
+        if not np.isfinite(self.fit.sigma2_e):
+            raise ValueError(f"the model has no estimate: {self.fit.message}.")
         return np.array([self.fit.sigma2_g, self.fit.sigma2_e], dtype=float)
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:

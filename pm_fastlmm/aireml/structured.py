@@ -19,6 +19,7 @@ from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
 
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is taken to be 0: yᵀPy has lost half of its digits there
+_EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
 _GAIN = 1e-8  # of the log-likelihood that a step out of a singular matrix must promise
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
 
@@ -131,9 +132,18 @@ class StructuredObjective(Objective):
         return out
 
     def start(self) -> FloatArray:
-        """Return MINQUE(0) variances, uncorrelated."""
+        """
+        Return MINQUE(0) variances, uncorrelated.
+
+        Raises
+        ------
+        ValueError
+            If X explains all columns of a component, so that the data say nothing about its variance.
+        """
         components, owners = self._components()
-        gram, squares = _moments(components, self.products.projection.Q1, self.y, self.products.n)
+        Q = self.products.projection.Q1
+        gram, squares = _moments(components, Q if self.products.flat else Q[:, :0], self.y, self.products.n)
+        self._require_information(components, owners, gram[-1, :-1])
         estimate = moment_start(gram, squares)
         theta = np.zeros(self.layout.size)
         theta[-1] = estimate[-1]
@@ -155,6 +165,20 @@ class StructuredObjective(Objective):
             if state.loglik > highest:
                 best, highest = candidate, state.loglik
         return best
+
+    def _require_information(
+        self, components: list[sp.csr_array], owners: list[tuple[int, int]], traces: FloatArray
+    ) -> None:
+        """Refuse a component that vanishes orthogonal to X, if its variance is a parameter."""
+        for Z, (k, a), trace in zip(components, owners, traces, strict=True):
+            own = [e for e in self.layout.entries if e.term == k]
+            if trace > _EXPLAINED * float((Z.data**2).sum()) or all(self.fixed[e.place].all() for e in own):
+                continue
+            place = a * (a + 3) // 2 if own[0].matrix else a if own[0].shape else 0
+            raise ValueError(
+                f"X explains the columns of {self.names[own[0].start + place]}, or they are zero: the data say nothing "
+                "about their variance. Leave the term out, or the columns of X that span it."
+            )
 
     def _components(self) -> tuple[list[sp.csr_array], list[tuple[int, int]]]:
         """Return the incidence of each variance of the start: by column within a level, or of a term as a whole."""

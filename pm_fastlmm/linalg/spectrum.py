@@ -286,6 +286,8 @@ class Spectrum:
                 "Pass a DataFrame indexed by observation, or a DataArray with a dimension 'obs'."
             )
         require_length(values.shape[0], self.n, "y", "the spectrum")
+        if values.size == 0:
+            raise ValueError("y has no columns: give at least one response.")
         require_finite(
             np.where(np.isnan(values), 0.0, values) if missing else values,
             "y",
