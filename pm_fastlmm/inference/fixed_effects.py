@@ -163,7 +163,7 @@ def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float) -
     return pd.DataFrame({name: np.ravel(values) for name, values in columns.items()}, index=index)
 
 
-def test_contrasts(fixed: FixedEffects, L: Any, df: DegreesOfFreedom) -> FixedTest:
+def contrast_test(fixed: FixedEffects, L: Any, df: DegreesOfFreedom) -> FixedTest:
     """Test Lβ = 0; see `REMLFit.test_fixed`."""
     rows = read_contrasts(L, fixed.coef)
     fixed.covariance(df)
@@ -174,9 +174,6 @@ def test_contrasts(fixed: FixedEffects, L: Any, df: DegreesOfFreedom) -> FixedTe
     q = len(rows)
     p = np.asarray(f_distribution.sf(statistic, q, np.where(np.isinf(df_den), 1e12, df_den)))
     return FixedTest(statistic, q, df_den, p[()], fixed.beta @ rows.T, df, fixed.names)
-
-
-test_contrasts.__test__ = False  # type: ignore[attr-defined]
 
 
 def read_contrasts(L: Any, coef: tuple[str, ...]) -> FloatArray:

@@ -312,7 +312,7 @@ class FitInference:
         ValueError
             If a name is unknown, L does not fit or is collinear, or df is not available.
         """
-        return fixed.test_contrasts(self._fixed_effects(), L, df)
+        return fixed.contrast_test(self._fixed_effects(), L, df)
 
     def _fixed_effects(self) -> fixed.FixedEffects:
         return fixed.spectral_fixed_effects(self._data, self.sigma2_g, self.sigma2_e, self.boundary, self.method)
