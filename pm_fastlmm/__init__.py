@@ -7,9 +7,10 @@ from pm_fastlmm import covariance, datasets
 from pm_fastlmm.aireml import VarianceFit, find_reml, fit_covariance
 from pm_fastlmm.association import scan
 from pm_fastlmm.batches import reml_blocks
+from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
-from pm_fastlmm.distribution import DenseLMM, FastLMM, LMMNode, StructuredLMM, lmm_nodes
+from pm_fastlmm.distribution import DenseLMM, FastLMM, FourierLMM, LMMNode, StructuredLMM, lmm_nodes
 from pm_fastlmm.exact import exact_posterior
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
@@ -37,6 +38,9 @@ __all__ = [
     "Design",
     "ExactPosterior",
     "FastLMM",
+    "FourierBasis",
+    "FourierLMM",
+    "FourierStatistics",
     "LMMNode",
     "MixedDesign",
     "REMLFit",

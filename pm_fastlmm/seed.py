@@ -22,8 +22,8 @@ from scipy.special import gammaincinv, ndtri
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.mapping import flat_objective
-from pm_fastlmm.distribution import LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.aireml.mapping import best_of_nodes, flat_objective
+from pm_fastlmm.distribution import FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, parameters, reaching
 from pm_fastlmm.reml import reml
 
@@ -105,6 +105,8 @@ def _cheap(node: LMMNode) -> bool:
     """Return whether thousands of evaluations take a second or two: always for one kernel, never for a dense V."""
     if isinstance(node, StructuredNode):
         return node.products.W.shape[1] <= _DENSE_BLOCK and node.products.C.size <= _LEVELS
+    if isinstance(node, FourierNode):
+        return node.spectra is not None or node.basis.size <= _DENSE_BLOCK
     return isinstance(node, SpectralNode)
 
 
@@ -203,6 +205,8 @@ def _estimated(node: LMMNode) -> list[Any]:
     """Return the graphs of what REML estimates: (σ²_g, σ²_e), θ; for a dense V those are the variables themselves."""
     if isinstance(node, SpectralNode):
         return [node.sigma2_g, node.sigma2_e]
+    if isinstance(node, FourierNode) and node.spectra is not None:
+        return [node.lengthscale, node.sigma2_g, node.sigma2_e]
     return [node.theta] if isinstance(node, StructuredNode) else []
 
 
@@ -239,6 +243,8 @@ def _spectral_target(node: SpectralNode) -> tuple[FloatArray | None, Any]:
 
 def _reml_target(model: pm.Model, node: LMMNode) -> tuple[FloatArray | None, Any]:
     """Return θ between the REML estimate and the moment estimate, which is inside all bounds; None for a dense V."""
+    if isinstance(node, FourierNode) and node.spectra is not None:
+        return best_of_nodes(node.spectra), np.ones(3, dtype=bool)
     if not isinstance(node, StructuredNode):
         return None, None
     objective = flat_objective(node)

@@ -211,7 +211,9 @@ def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
     """
     nodes = {node.name: node for node in lmm_nodes(model)}
     if not nodes:
-        raise ValueError("the model has no FastLMM, StructuredLMM or DenseLMM node: add one, or use pymc.sample.")
+        raise ValueError(
+            "the model has no FastLMM, StructuredLMM, DenseLMM or FourierLMM node: add one, or use pymc.sample."
+        )
     if var_name is None:
         if len(nodes) > 1:
             raise ValueError(f"the model has several LMM nodes ({', '.join(nodes)}): name one with var_name=.")

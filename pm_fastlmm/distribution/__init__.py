@@ -2,13 +2,16 @@
 
 from pm_fastlmm.distribution.dense import DenseLMM
 from pm_fastlmm.distribution.fastlmm import FastLMM
-from pm_fastlmm.distribution.nodes import DenseNode, LMMNode, SpectralNode, StructuredNode, lmm_nodes
+from pm_fastlmm.distribution.fourier import FourierLMM
+from pm_fastlmm.distribution.nodes import DenseNode, FourierNode, LMMNode, SpectralNode, StructuredNode, lmm_nodes
 from pm_fastlmm.distribution.structured import StructuredLMM
 
 __all__ = [
     "DenseLMM",
     "DenseNode",
     "FastLMM",
+    "FourierLMM",
+    "FourierNode",
     "LMMNode",
     "SpectralNode",
     "StructuredLMM",
