@@ -14,6 +14,8 @@ from pm_fastlmm.distribution import DenseLMM, FastLMM, FourierLMM, LMMNode, Stru
 from pm_fastlmm.exact import exact_posterior
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
+from pm_fastlmm.function_posterior import posterior_function
+from pm_fastlmm.functions import FunctionPosterior
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.rotated import Rotated
@@ -41,6 +43,7 @@ __all__ = [
     "FourierBasis",
     "FourierLMM",
     "FourierStatistics",
+    "FunctionPosterior",
     "LMMNode",
     "MixedDesign",
     "REMLFit",
@@ -60,6 +63,7 @@ __all__ = [
     "lmm_nodes",
     "log_likelihood",
     "plots",
+    "posterior_function",
     "predict",
     "recover_effects",
     "reml",

@@ -29,6 +29,7 @@ from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.feature_products import FourierProducts
 
 _EPS = float(np.finfo(np.float64).eps)
+_NEGLIGIBLE = 0.01  # share of the tolerance that features left out of a spectrum may cost
 _LARGEST_RATIO = 1e2  # δ up to which an interpolated likelihood is checked
 
 
@@ -203,9 +204,11 @@ def fourier_spectra(
     """
 
     def node(ell: float) -> NodeStatistics:
-        root = np.exp(0.5 * log_weights(ell))
-        active = np.flatnonzero(root**2 * np.diag(products.gram) > _EPS * delta_min)
-        root = root[active]
+        d = np.exp(log_weights(ell))
+        share = d * np.diag(products.gram)  # of the trace; its sum over what is left out bounds both sums' errors
+        order = np.argsort(share)
+        active = np.sort(order[np.cumsum(share[order]) > _NEGLIGIBLE * tolerance * delta_min])
+        root = np.sqrt(d[active])
         eigvals, vectors = np.linalg.eigh(products.gram[np.ix_(active, active)] * root * root[:, None])
         kept = eigvals > 4 * len(active) * _EPS * eigvals[-1]
         eigvals, vectors = eigvals[kept][-products.df :], vectors[:, kept][:, -products.df :]
