@@ -261,7 +261,7 @@ def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -
     if missing:
         raise ValueError(f"the posterior has no draws of {', '.join(missing)}: sample without leaving them out.")
     shape = (posterior.sizes["chain"], posterior.sizes["draw"])
-    batched = {rv: pytensor.tensor.tensor(rv.name, dtype=rv.type.dtype, shape=(None, *rv.type.shape)) for rv in needed}
+    batched = {rv: pytensor.tensor.TensorType(rv.type.dtype, shape=(None, *rv.type.shape))(rv.name) for rv in needed}
     replace = {rv: _as_draws_of(rv, draws) for rv, draws in batched.items()}
     vectorised = vectorize_graph(outputs, replace=replace)
     function = pytensor.function(list(batched.values()), vectorised, mode=INTERPRETED, on_unused_input="ignore")

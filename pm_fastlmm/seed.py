@@ -31,6 +31,7 @@ type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density a
 
 _T_DF = 5.0  # tails of the proposal: heavier than the exponential tails of logit h² at a boundary
 _ROUNDS = 4
+_NEWTON_STEPS = 5
 _POINTS_LOG2 = 11
 _MAX_QUADRATURE = 25
 _MAX_LAPLACE = 500
@@ -91,8 +92,7 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
         joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial)
     logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
     constrain = _compile_constrain(model, node, free, values, initial)
-    mean = _mode(logp, _match_reml(model, node, constrain, _ravel(initial)))
-    cov = _inverse_curvature(logp, mean)
+    mean, cov = _refined(logp, _mode(logp, _match_reml(model, node, constrain, _ravel(initial))))
     exact = mean.size <= _MAX_QUADRATURE and _cheap(node)
     if exact:
         mean, cov, draws = _quadrature(logp, mean, cov, chains, rng)
@@ -268,6 +268,23 @@ def _mode(logp: Density, x0: FloatArray) -> FloatArray:
     if not math.isfinite(logp(mode)[0]):
         raise SeedError("the log-posterior is not finite at the REML estimate")
     return mode
+
+
+def _refined(logp: Density, mode: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """
+    Return the mode and the inverse curvature there, after Newton steps.
+
+    With millions of observations a standard deviation of log σ²_e is far shorter than what a quasi-Newton search, which
+    stops on relative changes of a log-density of millions, takes for the end.
+    """
+    cov = _inverse_curvature(logp, mode)
+    for _ in range(_NEWTON_STEPS):
+        value, gradient = logp(mode)
+        moved = mode + cov @ gradient
+        if not logp(moved)[0] > value:
+            break
+        mode, cov = moved, _inverse_curvature(logp, moved)
+    return mode, cov
 
 
 def _inverse_curvature(logp: Density, mode: FloatArray) -> FloatArray:

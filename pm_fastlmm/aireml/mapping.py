@@ -72,7 +72,7 @@ class FreeVariables:
             names += [rv.name + (f"[{', '.join(map(str, i))}]" if shape else "") for i in np.ndindex(*shape)]
         lower, upper, initial = (np.concatenate([part[i].ravel() for part in parts]) for i in range(3))
         symbols = tuple(
-            pt.tensor(rv.name, dtype="float64", shape=part[2].shape) for rv, part in zip(rvs, parts, strict=True)
+            pt.TensorType("float64", shape=part[2].shape)(rv.name) for rv, part in zip(rvs, parts, strict=True)
         )
         return cls(tuple(rvs), symbols, tuple(names), lower, upper, initial)
 
