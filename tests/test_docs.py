@@ -28,3 +28,12 @@ def test_the_guide_to_many_responses_runs():
     names = run("many_responses.md")
     assert np.isfinite(names["result"].p_value).all()
     assert names["fit"].converged
+
+
+def test_the_guide_to_fourier_features_runs():
+    names = run("fourier.md")
+    assert names["fit"].converged
+    truth = np.sin(names["grid"]) + 0.3 * names["grid"]
+    assert np.abs(names["averaged"].mean - truth).max() < 5 * names["averaged"].se.max()
+    assert np.abs(names["averaged"].mean - names["at_reml"].mean).max() < names["averaged"].se.max()
+    assert names["curves"].shape == (20, 200)
