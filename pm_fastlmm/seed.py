@@ -272,7 +272,7 @@ def _mode(logp: Density, x0: FloatArray) -> FloatArray:
 
 def _refined(logp: Density, mode: FloatArray) -> tuple[FloatArray, FloatArray]:
     """
-    Return the mode and the inverse curvature there, after Newton steps.
+    Return the mode and the inverse curvature there, after Newton steps while they exceed a standard deviation.
 
     With millions of observations a standard deviation of log σ²_e is far shorter than what a quasi-Newton search, which
     stops on relative changes of a log-density of millions, takes for the end.
@@ -281,7 +281,7 @@ def _refined(logp: Density, mode: FloatArray) -> tuple[FloatArray, FloatArray]:
     for _ in range(_NEWTON_STEPS):
         value, gradient = logp(mode)
         moved = mode + cov @ gradient
-        if not logp(moved)[0] > value:
+        if gradient @ cov @ gradient < 1 or not logp(moved)[0] > value:
             break
         mode, cov = moved, _inverse_curvature(logp, moved)
     return mode, cov
