@@ -221,10 +221,10 @@ class VarianceInference:
             inverse = information_inverse(2 * self.average_information.to_numpy() - observed, free)
             expected = np.where(np.outer(free, free), inverse, 0.0)
         inner: Any = getattr(objective, "inner", objective)
-        n = inner.products.n if isinstance(inner, StructuredObjective) else inner.y.size
+        residual = inner.products.df if hasattr(inner, "products") else inner.y.size - r
         return FixedEffects(
             beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=first_differences(objective, theta, steps),
-            curvatures=curvatures, observed_cov=known, expected_cov=expected, residual_df=n - r, coef=objective.coef,
+            curvatures=curvatures, observed_cov=known, expected_cov=expected, residual_df=residual, coef=objective.coef,
             unavailable=unavailable,
         )  # fmt: skip
 
