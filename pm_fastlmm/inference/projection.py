@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import lambertw
 
 from pm_fastlmm import effects
@@ -28,7 +27,7 @@ from pm_fastlmm.linalg.rotated import Rotated
 _SPACING, _POINTS = 0.15, 300  # standard deviations of log δ between the points where an extreme is looked for
 _INSIDE, _LOWEST = 41, 600.0
 _FAR = 25.0  # of log δ beyond the last point, to a boundary
-_XATOL = 1e-9
+_PEAKS, _ZOOM, _ZOOMS = 2, 25, 6  # each zoom is twelve times closer, and the error of an extreme is its square
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,13 +143,14 @@ class Projector:
         best = float(values.max())
         inner = np.r_[-np.inf, values, -np.inf]
         peaks = np.flatnonzero((inner[1:-1] >= inner[:-2]) & (inner[1:-1] >= inner[2:]) & np.isfinite(values))
-        for i in peaks[np.argsort(values[peaks])[::-1][:4]]:
+        for i in peaks[np.argsort(values[peaks])[::-1][:_PEAKS]]:
             low, high = x[max(i - 1, 0)], x[min(i + 1, x.size - 1)]
             low = x[i if i else 1] - _FAR if np.isinf(low) else low
             high = x[i if i < x.size - 1 else -2] + _FAR if np.isinf(high) else high
-            found = minimize_scalar(
-                lambda at: -float(np.maximum(function(np.array([at]))[0], -1e300)),
-                bounds=(low, high), method="bounded", options={"xatol": _XATOL},
-            )  # fmt: skip
-            best = max(best, -float(found.fun))
+            for _ in range(_ZOOMS):
+                points = np.linspace(low, high, _ZOOM)
+                found = np.nan_to_num(function(points), nan=-np.inf, neginf=-np.inf)
+                at = int(np.argmax(found))
+                best = max(best, float(found[at]))
+                low, high = points[max(at - 1, 0)], points[min(at + 1, _ZOOM - 1)]
         return best

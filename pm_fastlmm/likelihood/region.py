@@ -57,9 +57,11 @@ class Scale:
         x = np.arange(low, _MARGIN + _STEP, _STEP)
         p = profile.eigvals.size + profile.nullity
         total, squares = np.empty_like(x), np.empty_like(x)
-        for j, delta in enumerate(np.exp(x)):
-            h = profile.eigvals / (profile.eigvals + delta)
-            total[j], squares[j] = h.sum(), (h * h).sum()
+        size = max(1, _BLOCK // profile.eigvals.size)
+        for start in range(0, x.size, size):
+            part = slice(start, start + size)
+            h = profile.eigvals / (profile.eigvals + np.exp(x[part])[:, None])
+            total[part], squares[part] = h.sum(-1), np.einsum("ij,ij->i", h, h)
         density = np.sqrt(np.maximum(0.5 * (squares - total**2 / p), 0.0))
         return cls(x, np.concatenate([[0.0], np.cumsum(0.5 * _STEP * (density[1:] + density[:-1]))]))
 
