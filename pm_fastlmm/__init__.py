@@ -17,6 +17,9 @@ from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.function_posterior import posterior_function
 from pm_fastlmm.functions import FunctionPosterior
+from pm_fastlmm.inference.bootstrap import Bootstrap
+from pm_fastlmm.inference.fixed_effects import FixedTest
+from pm_fastlmm.inference.variance_test import VarianceTest
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.rotated import Rotated
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from pm_fastlmm import plots
 
 __all__ = [
+    "Bootstrap",
     "CrossProducts",
     "DenseLMM",
     "Design",
@@ -44,6 +48,7 @@ __all__ = [
     "ExactPosterior",
     "FamilyLMM",
     "FastLMM",
+    "FixedTest",
     "FourierBasis",
     "FourierLMM",
     "FourierStatistics",
@@ -58,6 +63,7 @@ __all__ = [
     "Term",
     "VarianceFit",
     "VariancePrior",
+    "VarianceTest",
     "covariance",
     "datasets",
     "equivalent_rows",

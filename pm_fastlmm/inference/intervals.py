@@ -43,6 +43,17 @@ def inversion_limits(
     return share_limits(rotated, method, name, critical_values(rotated.spectrum, method, level, n_sim, rng))
 
 
+def critical_levels(
+    spectrum: Spectrum, method: Method, h2: FloatArray, level: float, n_sim: int, random_seed: object
+) -> FloatArray:
+    """Return the exact critical values of 2[max ℓ - ℓ(h²)] at values of h²."""
+    rng = np.random.default_rng(random_seed)  # type: ignore[arg-type]
+    allowed = critical_values(spectrum, method, level, n_sim, rng)
+    with np.errstate(divide="ignore"):
+        x = np.log(spectrum.mean_diagonal * (1 - h2) / h2 / spectrum.eigvals.max())
+    return np.interp(x, allowed.first + allowed.step * np.arange(allowed.levels.size), allowed.levels)
+
+
 def profile_limits(rotated: Rotated, method: Method, name: str, level: float) -> tuple[FloatArray, FloatArray]:
     """Return profile-likelihood limits of any parameter, (T,); see `projection` for all but functions of δ."""
     allowed = float(chi2.ppf(level, 1))

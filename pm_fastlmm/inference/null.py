@@ -34,7 +34,7 @@ from pm_fastlmm.linalg.spectrum import Spectrum
 
 _APART = 1.0  # standard deviations between alternatives: each is well inside the reach of the next
 _ALTERNATIVES = 48
-_SPACING, _POINTS = 0.4, 60  # of the values of h² at which the statistic is simulated, in standard deviations
+_SPACING, _POINTS = 0.3, 80  # of the values of h² at which the statistic is simulated, in standard deviations
 _MEMORY = 4_000_000  # numbers that are drawn at a time
 
 

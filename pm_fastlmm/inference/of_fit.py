@@ -15,6 +15,7 @@ from pm_fastlmm.inference.intervals import (
     VARIANCES,
     IntervalMethod,
     coefficient_place,
+    critical_levels,
     inversion_limits,
     profile_limits,
     wald_limits,
@@ -168,6 +169,28 @@ class FitInference:
             )
         require_variation(self._data, self.method)
         return self._known(inversion_limits(self._data, self.method, name, level, n_sim, random_seed))
+
+    def critical_values(
+        self, h2: Any, level: float = 0.95, *, n_sim: int = 4000, random_seed: Any = None
+    ) -> FloatArray:
+        """
+        Return what 2[max ℓ - ℓ(h²)] exceeds with probability 1 - level when h² is the truth, at values (m,) of h².
+
+        `inversion_interval` compares the profile with it. It depends on the spectrum alone, is below the quantile of
+        χ²₁ near the boundaries and close to it far from them.
+
+        Raises
+        ------
+        ValueError
+            If h2 is outside [0, 1], the level is no probability, or there is no likelihood ratio.
+        """
+        check_level(level)
+        require_draws(n_sim)
+        require_variation(self._data, self.method)
+        h = np.asarray(h2, dtype=float)
+        if not ((h >= 0) & (h <= 1)).all():
+            raise ValueError("h2 must be between 0 and 1.")
+        return critical_levels(self._data.spectrum, self.method, h, level, n_sim, random_seed)
 
     def bootstrap(self, n: int = 10_000, *, random_seed: Any = None) -> Bootstrap:
         """

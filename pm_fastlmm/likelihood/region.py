@@ -5,6 +5,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import PchipInterpolator
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._parallel import in_threads
@@ -71,8 +72,8 @@ class Scale:
         return np.asarray(np.interp(np.linspace(0, self.s[-1], count), self.s, self.x))
 
     def allowed(self, nodes: FloatArray, levels: FloatArray) -> Allowed:
-        """Return levels at some nodes interpolated linearly in s."""
-        values = np.interp(self.s, np.interp(nodes, self.x, self.s), levels)
+        """Return levels at some nodes interpolated in s, by cubics without overshoot."""
+        values = PchipInterpolator(np.interp(nodes, self.x, self.s), levels)(self.s)
         return Allowed(float(self.x[0]), _STEP, values)
 
 

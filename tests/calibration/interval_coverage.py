@@ -18,8 +18,10 @@ LEVEL = 0.95
 EACH, REPLICATES = 200, 400  # responses for what is made one by one, and draws of each bootstrap
 HEAD = """# Coverage
 
-Written by `python tests/calibration/interval_coverage.py`. Full sibs in families of 1 to 8 (K has 1 on its diagonal and ½ within a
-family), an intercept, a covariate of each person and one of each family. Percentages of {many} simulated responses whose
+Written by `python tests/calibration/interval_coverage.py`. Full sibs in families of 1 to 8 \
+(K has 1 on its diagonal and ½ within a
+family), an intercept, a covariate of each person and one of each family. \
+Percentages of {many} simulated responses whose
 95 % interval contains the truth, of {few} where the column has an asterisk; the Monte-Carlo standard error of 95 % is
 {many_error:.1f} and {few_error:.1f} points. An interval that is undefined counts as one that does not contain it.
 """
@@ -94,7 +96,11 @@ def main(replicates=4000):
             genetic, noise = rng.normal(size=(2, n, replicates))
             Y = np.sqrt(h2) * (root @ genetic) + np.sqrt(1 - h2) * noise
             fits = flmm.reml(spectrum, Y)
-            intervals[n, h2], others[n, h2], tests[n, h2] = of_h2(fits, h2, rng), of_others(fits, h2), of_tests(fits, rng)
+            intervals[n, h2], others[n, h2], tests[n, h2] = (
+                of_h2(fits, h2, rng),
+                of_others(fits, h2),
+                of_tests(fits, rng),
+            )
             print(n, h2, intervals[n, h2], others[n, h2], tests[n, h2], flush=True)
     errors = {name: 100 * np.sqrt(LEVEL * (1 - LEVEL) / m) for name, m in (("many", replicates), ("few", EACH))}
     head = HEAD.format(many=replicates, few=EACH, many_error=errors["many"], few_error=errors["few"])
