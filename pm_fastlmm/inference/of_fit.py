@@ -160,15 +160,7 @@ class FitInference:
         acceptance regions order the estimates; the likelihood ratio orders them here, so that the interval always
         contains the estimate and is never empty.
         """
-        check_level(level)
-        require_draws(n_sim)
-        if name not in SHARES:
-            raise ValueError(
-                f"the test is inverted for functions of delta, {', '.join(SHARES)}, not for {name!r}: its null "
-                "distribution would depend on a second parameter. profile_interval takes any quantity."
-            )
-        require_variation(self._data, self.method)
-        return self._known(inversion_limits(self._data, self.method, name, level, n_sim, random_seed))
+        return self._inverted((name,), level, n_sim, random_seed)[name]
 
     def critical_values(
         self, h2: Any, level: float = 0.95, *, n_sim: int = 4000, random_seed: Any = None
@@ -257,14 +249,14 @@ class FitInference:
             raise ValueError(f"method must be 'profile', 'inversion', 'bootstrap' or 'delta', got {method!r}.")
         chosen = self._default_quantities(method) if quantities is None else tuple(quantities)
         replicates = self.bootstrap(n_sim, random_seed=random_seed) if method == "bootstrap" else None
-        seed = np.random.default_rng(random_seed).integers(2**63)  # one simulation's numbers for all quantities
+        inverted = self._inverted(chosen, level, n_sim, random_seed) if method == "inversion" else {}
         rows = []
         for name in chosen:
             estimate, se = self._estimate(name)
             if method == "profile":
                 limits = self.profile_interval(name, level)
             elif method == "inversion":
-                limits = self.inversion_interval(name, level, n_sim=n_sim, random_seed=seed)
+                limits = inverted[name]
             elif replicates is not None:
                 limits = replicates.interval(name, level)
             else:
@@ -336,6 +328,18 @@ class FitInference:
             If a name is unknown, L does not fit or is collinear, or df is not available.
         """
         return fixed.contrast_test(self._fixed_effects(), L, df)
+
+    def _inverted(self, names: Sequence[str], level: float, n_sim: int, random_seed: Any) -> dict[str, tuple[Any, Any]]:
+        check_level(level)
+        require_draws(n_sim)
+        if other := [name for name in names if name not in SHARES]:
+            raise ValueError(
+                f"the test is inverted for functions of delta, {', '.join(SHARES)}, not for {other[0]!r}: its null "
+                "distribution would depend on a second parameter. profile_interval takes any quantity."
+            )
+        require_variation(self._data, self.method)
+        found = inversion_limits(self._data, self.method, names, level, n_sim, random_seed)
+        return {name: self._known(limits) for name, limits in found.items()}
 
     def _fixed_effects(self) -> fixed.FixedEffects:
         return fixed.spectral_fixed_effects(self._data, self.sigma2_g, self.sigma2_e, self.boundary, self.method)
