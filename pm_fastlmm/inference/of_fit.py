@@ -121,7 +121,7 @@ class FitInference:
         >>> batch = np.repeat(np.eye(5), 3, axis=0)
         >>> spectrum = flmm.Spectrum.from_factor(batch, np.ones((15, 1)))
         >>> fit = flmm.reml(spectrum, np.array([1.0, 2, 1, 3, 3, 4, 2, 3, 1, 2, 4, 3, 1, 1, 2]))
-        >>> print([round(float(limit), 3) for limit in fit.profile_interval("h2")])
+        >>> print([round(limit, 3) for limit in fit.profile_interval("h2")])
         [0.0, 0.907]
         """
         check_level(level)
@@ -346,7 +346,8 @@ class FitInference:
 
     def _known(self, limits: tuple[FloatArray, FloatArray]) -> tuple[Any, Any]:
         """Return numbers for one response; NaN where the fit has no estimate."""
-        low, high = (np.where(self.converged, np.reshape(v, np.shape(self.converged)), np.nan)[()] for v in limits)
+        ends = [np.where(self.converged, np.reshape(v, np.shape(self.converged)), np.nan) for v in limits]
+        low, high = (end if end.ndim else end.item() for end in ends)
         return low, high
 
     def _default_quantities(self, method: IntervalMethod) -> tuple[str, ...]:
