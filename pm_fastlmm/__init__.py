@@ -7,13 +7,16 @@ from pm_fastlmm import covariance, datasets
 from pm_fastlmm.aireml import VarianceFit, find_reml, fit_covariance
 from pm_fastlmm.association import scan
 from pm_fastlmm.batches import reml_blocks
+from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
-from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, LMMNode, StructuredLMM, lmm_nodes
+from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, FourierLMM, LMMNode, StructuredLMM, lmm_nodes
 from pm_fastlmm.equivalent import EquivalentRows, equivalent_rows
 from pm_fastlmm.exact import exact_posterior
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
+from pm_fastlmm.function_posterior import posterior_function
+from pm_fastlmm.functions import FunctionPosterior
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.rotated import Rotated
@@ -22,6 +25,7 @@ from pm_fastlmm.mixed_design import MixedDesign
 from pm_fastlmm.mixed_model import lmm_model
 from pm_fastlmm.model import kernel_model
 from pm_fastlmm.point import reml_point
+from pm_fastlmm.pointwise import pointwise_log_likelihood
 from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
 from pm_fastlmm.reml import reml
@@ -41,6 +45,10 @@ __all__ = [
     "ExactPosterior",
     "FamilyLMM",
     "FastLMM",
+    "FourierBasis",
+    "FourierLMM",
+    "FourierStatistics",
+    "FunctionPosterior",
     "LMMNode",
     "MixedDesign",
     "REMLFit",
@@ -62,6 +70,8 @@ __all__ = [
     "lmm_nodes",
     "log_likelihood",
     "plots",
+    "pointwise_log_likelihood",
+    "posterior_function",
     "predict",
     "recover_effects",
     "reml",

@@ -6,7 +6,7 @@ For y ~ N(m, V) with β integrated out, whatever its prior, p(y_S | y_-S) of som
     y_S - E(y_S | y_-S) = P_SS⁻¹(Py)_S,   Var(y_S | y_-S) = P_SS⁻¹
 
 where P is V⁻¹ - V⁻¹X(XᵀV⁻¹X)⁻¹XᵀV⁻¹ for a flat β, and the inverse of the covariance of y, with Py that inverse times
-y less its mean, for one that is known or has a proper prior. For a single observation it is N(y_i - (Py)_i/P_ii, 1/P_ii).
+y less its mean, for one that is known or has a proper prior. A single observation is N(y_i - (Py)_i/P_ii, 1/P_ii).
 
 An engine states its P as a `Precision`. Batch axes (responses, posterior draws) lead.
 
@@ -85,7 +85,7 @@ class LeftOut(NamedTuple):
 
     @property
     def log_density(self) -> FloatArray:
-        """log p(y_i | y_-S) of each observation alone."""
+        """Log p(y_i | y_-S) of each observation alone."""
         return np.asarray(-0.5 * (LOG_2PI + np.log(self.variance) + self.deviation**2 / self.variance))
 
     @property

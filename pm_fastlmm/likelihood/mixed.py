@@ -249,6 +249,7 @@ class NewDesign(NamedTuple):
 
 
 def block_diagonal(blocks: FloatArray) -> sp.csr_array:
+    """Return the sparse matrix with these blocks (levels, width, width) on its diagonal."""
     levels, c = blocks.shape[:2]
     return sp.csr_array(
         sp.bsr_array((blocks, np.arange(levels), np.arange(levels + 1)), shape=(levels * c, levels * c))

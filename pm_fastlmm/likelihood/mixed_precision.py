@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.likelihood.leave_out import Rows
