@@ -1,18 +1,16 @@
 """After sampling: the density of each observation, or group, given all the others; exact at each posterior draw."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, require_length, shown
+from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.aireml import find_node
-from pm_fastlmm.covariance.incidence import read_factor
 from pm_fastlmm.distribution import LMMNode
-from pm_fastlmm.likelihood.leave_out import Rows, leave_groups_out, leave_one_out, predictable
+from pm_fastlmm.left_out import Groups, unpredictable
+from pm_fastlmm.likelihood.leave_out import leave_groups_out, leave_one_out
 from pm_fastlmm.linalg.streaming import progress
 from pm_fastlmm.node_labels import batch_coords, node_dims, obs_coords
 from pm_fastlmm.precisions import Precisions, precisions
@@ -100,22 +98,23 @@ def pointwise_log_likelihood(
     """
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
-    labels, members = read_groups(groups, node.ids, node.n) if groups is not None else (None, None)
-    largest = 1 if members is None else max(map(len, members))
+    left_out = None if groups is None else Groups.read(groups, node.ids, node.n)
+    largest = 1 if left_out is None else int(left_out.sizes.max())
     found = precisions(idata, model, node, largest=largest, memory_budget=memory_budget, rows=rows)
-    _require_predictable(found, node, labels, members)
-    out = np.empty((int(np.prod(found.shape)), found.n if members is None else len(members)))
-    with progress(f"Leaving out {'observations' if members is None else 'groups'}", len(out), show=progressbar) as done:
+    _require_predictable(found, node, left_out)
+    out = np.empty((int(np.prod(found.shape)), found.n if left_out is None else len(left_out.labels)))
+    what = "Leaving out observations" if left_out is None else "Leaving out groups"
+    with progress(what, len(out), show=progressbar) as done:
         for part in found.parts:
-            if members is None:
+            if left_out is None:
                 out[part.index] = leave_one_out(part.precision).log_density
             else:
-                out[part.index] = leave_groups_out(part.precision, members)[1].log_density
+                out[part.index] = leave_groups_out(part.precision, left_out.members)[1].log_density
             done(part.index.stop if isinstance(part.index, slice) else part.index + 1, "")
     batch, obs = node_dims(model, node, len(found.shape) - 2)
     name, dim, coords = node.name, obs, obs_coords(model, node, obs)
-    if labels is not None:
-        name, dim, coords = f"{node.name}_by_{GROUP}", GROUP, {GROUP: list(labels)}
+    if left_out is not None:
+        name, dim, coords = f"{node.name}_by_{GROUP}", GROUP, {GROUP: list(left_out.labels)}
     return _add(idata, model, found, name, batch, dim, coords, out)
 
 
@@ -124,7 +123,7 @@ def draw_left_out(
 ) -> tuple[FloatArray, FloatArray]:
     """Return the mean of y_i given all the others at each draw, and a draw of it, (chain, draw, …, n)."""
     found = precisions(idata, model, node, memory_budget=MEMORY_BUDGET, rows=rows)
-    _require_predictable(found, node, None, None)
+    _require_predictable(found, node, None)
     mean = np.empty((int(np.prod(found.shape)), found.n))
     y = np.empty(mean.shape)
     for part in found.parts:
@@ -134,39 +133,9 @@ def draw_left_out(
     return mean.reshape(*found.shape, -1), y.reshape(*found.shape, -1)
 
 
-def read_groups(groups: Any, ids: Ids | None, n: int) -> tuple[tuple[Any, ...], list[Rows]]:
-    """
-    Return the labels of the groups that occur and the rows of each.
-
-    Raises
-    ------
-    ValueError
-        If a label is missing, their number is not n, their ids are others, or there is one group alone.
-    """
-    factor = read_factor(groups, "groups")
-    require_length(len(factor.codes), n, "groups", "y")
-    order = align(ids, Labelled(np.zeros(0), factor.ids, None), name="groups", reference_name="y")
-    codes = factor.codes if order is None else factor.codes[order]
-    factor = factor.subset(factor.used())
-    occurring = np.unique(codes)
-    if len(occurring) < 2:
-        raise ValueError("groups has one group: with it left out there is nothing to predict it from.")
-    by_code: npt.NDArray[np.intp] = np.argsort(codes, kind="stable")
-    return factor.levels, np.split(by_code, np.searchsorted(codes[by_code], occurring[1:]))
-
-
-def unpredictable(
-    Q1: FloatArray, ids: Ids | None, labels: Sequence[Any] | None, members: Sequence[Rows] | None
-) -> list[Any]:
-    """Return the observations, or groups, without which X has not its rank."""
-    bad: list[int] = np.flatnonzero(~predictable(Q1, members)).tolist()
-    names = labels if labels is not None else ids
-    return bad if names is None else [names[i] for i in bad]
-
-
-def _require_predictable(found: Precisions, node: LMMNode, labels: Any, members: Any) -> None:
-    if bad := unpredictable(found.Q1, node.ids, labels, members):
-        what = "observations" if members is None else "groups"
+def _require_predictable(found: Precisions, node: LMMNode, groups: Groups | None) -> None:
+    if bad := unpredictable(found.Q1, node.ids, groups):
+        what = "observations" if groups is None else "groups"
         raise ValueError(
             f"{what} {shown(bad)} of {node.name} alone determine a fixed effect: under a flat prior of β the others "
             "have no predictive density for them. Give β a prior, beta_cov=, or leave that column out of X."

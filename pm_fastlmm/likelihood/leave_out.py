@@ -19,7 +19,7 @@ doi:10.1007/s00180-020-01045-4.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -116,13 +116,19 @@ def leave_one_out(precision: Precision) -> LeftOut:
     return LeftOut(precision.weighted / diagonal, 1 / diagonal)
 
 
-def leave_groups_out(precision: Precision, groups: Sequence[Rows]) -> tuple[LeftOut, Joint]:
-    """Return every observation given all those of other groups, and every group jointly given the others."""
+def leave_groups_out(precision: Precision, groups: Sequence[Rows], known: Any = None) -> tuple[LeftOut, Joint]:
+    """
+    Return every observation given all those of other groups, and every group jointly given the others.
+
+    NaN for groups that are not `known`, those of which the others have no predictive density.
+    """
     weighted = precision.weighted
     deviation, variance = np.full(weighted.shape, np.nan), np.full(weighted.shape, np.nan)
     shape = (*weighted.shape[:-1], len(groups))
-    log_density, quadratic = np.empty(shape), np.empty(shape)
+    log_density, quadratic = np.full(shape, np.nan), np.full(shape, np.nan)
     for j, rows in enumerate(groups):
+        if known is not None and not known[j]:
+            continue
         inverse_root = np.linalg.inv(np.linalg.cholesky(precision.block(rows)))  # its rows make P_SS⁻¹ and log|P_SS|
         white = np.einsum("...ij,...j->...i", inverse_root, weighted[..., rows])
         deviation[..., rows] = np.einsum("...ij,...i->...j", inverse_root, white)
