@@ -72,7 +72,7 @@ def test_boundaries_have_their_predictions(oracle):
     assert none.boundary == "no kernel variance"
     assert_refits(oracle, none, none.sigma2_e * np.eye(23), X, y, y=y)
     K = np.exp(-0.05 * np.abs(np.subtract.outer(np.arange(23), np.arange(23))))
-    smooth = np.sin(np.arange(23) / 4) + np.arange(23) / 20  # smoother than K expects
+    smooth = 2 + np.sin(np.arange(23) / 4) + np.arange(23) / 20  # smoother than K expects
     whole = flmm.reml(flmm.Spectrum.from_covariance(K, X), smooth)
     assert whole.boundary == "no residual variance"
     assert_refits(oracle, whole, whole.sigma2_g * K, X, smooth)
