@@ -7,6 +7,7 @@ from pm_fastlmm import covariance, datasets
 from pm_fastlmm.aireml import VarianceFit, find_reml, fit_covariance
 from pm_fastlmm.association import scan
 from pm_fastlmm.batches import reml_blocks
+from pm_fastlmm.comparison import compare_fits
 from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
@@ -59,6 +60,7 @@ __all__ = [
     "Term",
     "VarianceFit",
     "VariancePrior",
+    "compare_fits",
     "covariance",
     "datasets",
     "equivalent_rows",

@@ -208,7 +208,7 @@ def test_bad_input_is_refused_with_the_remedy(build_problem):
     with pytest.raises(ValueError, match="there is no estimate to simulate from"):
         without.response("y1").simulate()
     with pytest.raises(ValueError, match="keeps no eigenvectors"):
-        flmm.reml_point(p.K, p.y, p.X).loo()
+        flmm.reml_point(p.K, p.X, p.y).loo()
     streamed = flmm.CrossProducts.from_arrays(W=p.W, X=p.X, y=p.y)
     rows = flmm.equivalent_rows(streamed)
     with pm.Model() as model:
