@@ -19,7 +19,7 @@ from pm_fastlmm.likelihood.fourier import FourierFactor
 from pm_fastlmm.likelihood.fourier_precision import FeatureRows, FourierPrecision
 from pm_fastlmm.likelihood.leave_out import MatrixPrecision, Precision
 from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.likelihood.mixed_precision import MixedPrecision
+from pm_fastlmm.likelihood.mixed_precision import MixedPrecision, MixedRows
 from pm_fastlmm.likelihood.spectral_precision import Coefficients, SpectralRows
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.sampling import DrawFunction, evaluate_draws, over_batch
@@ -231,7 +231,7 @@ def _structured_kernel(node: StructuredNode, s: Spectrum, posterior: xr.Dataset,
 
 def _structured(node: StructuredNode, posterior: xr.Dataset, model: pm.Model, numbers: int) -> Iterator[Part]:
     theta, mu, b, B = DrawFunction(model, posterior, [node.theta, node.mu, node.beta_mean, node.beta_cov])()
-    p, matrices = node.products, compile_matrices(node.layout)
+    p, matrices, rows = node.products, compile_matrices(node.layout), MixedRows.of(node.products)
     X = p.projection.Q1 @ p.projection.R
     mean, response = None, None
     for i, values in enumerate(theta):
@@ -245,7 +245,7 @@ def _structured(node: StructuredNode, posterior: xr.Dataset, model: pm.Model, nu
         state = MixedState.at(p, response, [*sigma, B[i]] if B[i].size else sigma, float(values[-1]))
         _require_definite(state, node)
         assert state is not None
-        yield Part(i, MixedPrecision.of(state, residual, budget=numbers), node.observed)
+        yield Part(i, MixedPrecision.of(state, residual, rows, budget=numbers), node.observed)
 
 
 def _require_definite(factored: Any, node: LMMNode) -> None:

@@ -207,7 +207,7 @@ class MixedState:
         Minv = self.factor[1]
         gain = np.einsum("st,jta,jab->jsb", sigma, p.C, Minv)  # ΣCM⁻¹
         direct = sigma.diagonal() - np.einsum("jsb,jtb,tu->jsu", gain, p.C, sigma).diagonal(axis1=1, axis2=2)
-        rows = sp.csr_array(block_diagonal(gain) @ p.B) @ self.scaled.T  # ΣCM⁻¹B(L⁻¹Λᵀ)ᵀ
+        rows = sp.csr_array(_block_diagonal(gain) @ p.B) @ self.scaled.T  # ΣCM⁻¹B(L⁻¹Λᵀ)ᵀ
         return np.asarray(direct + e * (rows**2).sum(axis=-1).reshape(direct.shape))
 
     def predict(self, new: "NewDesign") -> tuple[FloatArray, FloatArray]:
@@ -248,8 +248,7 @@ class NewDesign(NamedTuple):
     unknown: FloatArray
 
 
-def block_diagonal(blocks: FloatArray) -> sp.csr_array:
-    """Return the sparse matrix with these blocks (levels, width, width) on its diagonal."""
+def _block_diagonal(blocks: FloatArray) -> sp.csr_array:
     levels, c = blocks.shape[:2]
     return sp.csr_array(
         sp.bsr_array((blocks, np.arange(levels), np.arange(levels + 1)), shape=(levels * c, levels * c))

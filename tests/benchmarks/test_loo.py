@@ -1,4 +1,4 @@
-"""Exact leave-one-out densities at 4000 draws, beside one eigendecomposition of K, and by terms beside dense algebra."""
+"""Exact leave-one-out densities at 4000 draws, beside one eigendecomposition of K and beside dense algebra."""
 
 import arviz_base
 import numpy as np
