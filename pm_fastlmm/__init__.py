@@ -18,6 +18,9 @@ from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.function_posterior import posterior_function
 from pm_fastlmm.functions import FunctionPosterior
+from pm_fastlmm.inference.bootstrap import Bootstrap
+from pm_fastlmm.inference.fixed_effects import FixedTest
+from pm_fastlmm.inference.variance_test import VarianceTest
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.rotated import Rotated
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from pm_fastlmm import plots
 
 __all__ = [
+    "Bootstrap",
     "CrossProducts",
     "DenseLMM",
     "Design",
@@ -46,6 +50,7 @@ __all__ = [
     "ExactPosterior",
     "FamilyLMM",
     "FastLMM",
+    "FixedTest",
     "FourierBasis",
     "FourierLMM",
     "FourierStatistics",
@@ -60,6 +65,7 @@ __all__ = [
     "Term",
     "VarianceFit",
     "VariancePrior",
+    "VarianceTest",
     "compare_fits",
     "covariance",
     "datasets",

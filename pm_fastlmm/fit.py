@@ -11,6 +11,7 @@ from pm_fastlmm import coefficients, effects
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.coefficients import FactorEffects
 from pm_fastlmm.effects import Prediction, blup, draw_prior_effects
+from pm_fastlmm.inference.of_fit import FitInference
 from pm_fastlmm.labels import labelled, require_effects, simulated
 from pm_fastlmm.left_out import Predicted
 from pm_fastlmm.likelihood.marginal import log_likelihood
@@ -23,7 +24,7 @@ _WHOLE = ("method", "names", "coef", "rotated")  # fields that are not one value
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class REMLFit:
+class REMLFit(FitInference):
     """
     Estimates of y ~ N(Xβ, σ²(K + δI)), for one response (numbers) or T of them (arrays of length T).
 

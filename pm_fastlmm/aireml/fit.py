@@ -11,6 +11,7 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, Ids
 from pm_fastlmm.aireml.after import by_term, fitted_values, predict, terms_state
+from pm_fastlmm.aireml.inference import VarianceInference
 from pm_fastlmm.aireml.iteration import Trace, propose
 from pm_fastlmm.aireml.left_out import leave_out, marginal_mean, simulate
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
@@ -26,7 +27,7 @@ _DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class VarianceFit:
+class VarianceFit(VarianceInference):
     """
     Estimates of the parameters θ of V by restricted maximum likelihood, or maximum likelihood.
 
