@@ -27,8 +27,14 @@ calibration: $(VENV)/.dev
 benchmark: $(VENV)/.dev
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m benchmark tests/benchmarks -s
 
+# the sdist, the wheel that is built from it, and a fresh environment in which the wheel does its first fits
 wheel: $(VENV)/.dev
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf dist $(VENV)-wheel
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet dist/*.whl
+	cd dist && ../$(VENV)-wheel/bin/python -I ../.ci/smoke.py
+	rm -rf $(VENV)-wheel
 
 $(VENV)/bin/python:
 	@python=$$(.ci/find-python) && echo "creating $(VENV) with $$python" && $$python -m venv $(VENV)
@@ -45,4 +51,4 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) dist build figures .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-wheel dist build figures .pytest_cache .mypy_cache .ruff_cache

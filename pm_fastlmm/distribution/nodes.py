@@ -9,6 +9,8 @@ from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pm_fastlmm._arrays import Ids
+from pm_fastlmm._copies import PartOfModel
+from pm_fastlmm._display import Described, listed
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.distribution.dense import DenseRV
@@ -22,8 +24,8 @@ from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LMMNode:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LMMNode(PartOfModel, Described):
     """
     What a linear mixed model node of a model has, whichever engine evaluates it.
 
@@ -57,8 +59,27 @@ class LMMNode:
         """Number of observations."""
         return int(self.projection.V.shape[0])
 
+    def __repr__(self) -> str:
+        """Show the name, the sizes and what the covariance is made of."""
+        facts = self._facts()
+        return f"{type(self).__name__}({facts.pop('name')!r}: {', '.join(f'{k}: {v}' for k, v in facts.items())})"
 
-@dataclass(frozen=True, slots=True, eq=False)
+    def _facts(self) -> dict[str, Any]:
+        treatment = "flat prior" if self.treatment == "flat" else "explicit, or Gaussian prior"
+        return {
+            "name": self.name,
+            "observations": self.n,
+            "data": "none" if self.observed is None else "observed",
+            "fixed effects": listed(self.projection.coef),
+            "β": treatment,
+            **self._covariance_facts(),
+        }
+
+    def _covariance_facts(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SpectralNode(LMMNode):
     """
     A FastLMM node.
@@ -101,8 +122,11 @@ class SpectralNode(LMMNode):
         names = tuple(map(str, range(values.shape[0]))) if values.ndim == 2 else None
         return Rotated.from_values(s, values.T, names)
 
+    def _covariance_facts(self) -> dict[str, Any]:
+        return {"rank of K": self.spectrum.rank}
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StructuredNode(LMMNode):
     """
     A StructuredLMM node.
@@ -136,8 +160,11 @@ class StructuredNode(LMMNode):
         """Number of observations."""
         return self.products.n
 
+    def _covariance_facts(self) -> dict[str, Any]:
+        return {"terms": "; ".join(f"{term.name} ({len(term.levels)} levels)" for term in self.terms)}
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class FamilyNode(LMMNode):
     """
     A FamilyLMM node.
@@ -154,8 +181,12 @@ class FamilyNode(LMMNode):
     sigma2_g: Any
     sigma2_e: Any
 
+    def _covariance_facts(self) -> dict[str, Any]:
+        low, high = self.family.lengthscale
+        return {"lengthscale": f"{low:.4g} to {high:.4g}"}
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class DenseNode(LMMNode):
     """
     A DenseLMM node.
