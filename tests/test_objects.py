@@ -94,6 +94,20 @@ def dense():
     return model
 
 
+@cache
+def fourier_basis():
+    return flmm.FourierBasis(np.linspace(0, 1, N), "matern52", lengthscale=(0.2, 0.6), noise_ratio_min=0.1)
+
+
+@cache
+def fourier():
+    rows = fourier_basis().statistics(np.linspace(0, 1, N), data()[2])
+    with pm.Model() as model:
+        ell, sigma2, sigma2_e = pm.Uniform("ell", 0.2, 0.6), pm.HalfNormal("sigma2"), pm.HalfNormal("sigma2_e")
+        flmm.FourierLMM("y", statistics=rows, lengthscale=ell, sigma2=sigma2, sigma2_e=sigma2_e)
+    return model
+
+
 def node(model):
     return flmm.lmm_nodes(model())[0]
 
@@ -131,6 +145,10 @@ CASES = {
     "FamilyLMM": lambda: node(lengthscale),
     "FamilySpectra": lambda: family().rotate(data()[2]),
     "FastLMM": lambda: node(kernel),
+    "FourierBasis": fourier_basis,
+    "FourierLMM": lambda: node(fourier),
+    "FourierStatistics": lambda: fourier_basis().statistics(np.linspace(0, 1, N), data()[2]),
+    "FunctionPosterior": lambda: found(fourier).function(),
     "Gram": lambda: cov.gram([[1.0], [2.0]]),
     "Hadamard": lambda: cov.gram([[1.0], [2.0]]) * cov.ar1(1.0, 0.5),
     "Identity": lambda: cov.identity(3),
@@ -155,6 +173,7 @@ CASES = {
     "Unstructured": lambda: cov.unstructured([[2.0, 0.5], [0.5, 1.0]]),
     "VarianceFit": lambda: found(structured),
     "VarianceFit of a kernel": lambda: found(kernel),
+    "VarianceFit of Fourier features": lambda: found(fourier),
     "VarianceFit of a lengthscale": lambda: found(lengthscale),
     "VarianceFit of V(θ)": lambda: found(dense),
     "VariancePrior": flmm.VariancePrior,
@@ -217,11 +236,11 @@ def test_a_copy_is_equal(instance, way):
         assert read_only(other) >= read_only(instance)
 
 
-@pytest.mark.parametrize("model", [structured, kernel, lengthscale, dense])
+@pytest.mark.parametrize("model", [structured, kernel, lengthscale, fourier, dense])
 def test_a_fit_that_was_pickled_goes_on(model):
     original = found(model)
     again = pickle.loads(pickle.dumps(original))
-    theta = {lengthscale: [0.5, 1.0, 2.0]}.get(model, 1.1 * original.theta.to_numpy())
+    theta = {lengthscale: [0.5, 1.0, 2.0], fourier: [0.5, 1.0, 2.0]}.get(model, 1.1 * original.theta.to_numpy())
     assert again.log_likelihood(theta) == original.log_likelihood(theta)
     pd.testing.assert_series_equal(again.step(theta), original.step(theta))
 
