@@ -11,6 +11,7 @@ from scipy.interpolate import CubicSpline
 from scipy.special import gammaincc, gammaincinv, gammaln
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import Described, listed, report
 from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.likelihood.spectral import corner
 from pm_fastlmm.linalg.rotated import Rotated
@@ -26,7 +27,7 @@ _TABLE = 8001
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class ExactPosterior:
+class ExactPosterior(Described):
     """
     Posterior of (h², total) and of what they determine, as weights on nodes of logit h².
 
@@ -335,6 +336,21 @@ class ExactPosterior:
             without = f", {failed} without a posterior (see .message)" if failed else ""
             return f"Exact posterior of {len(self.names)} responses{without}; .to_dataset() has the intervals"
         return f"Exact posterior, {self.prior}\n{self.summary().to_string(float_format=lambda v: f'{v:.5g}')}"
+
+    def _facts(self) -> dict[str, Any]:
+        assert self.names is not None
+        return {
+            "responses": f"{len(self.names)}: {listed(self.names)}",
+            "without a posterior": int((self.message != "").sum()),
+            "prior": self.prior,
+            "table": ".summary(), .to_dataset()",
+        }
+
+    def _repr_html_(self) -> str:
+        """Show the table of one response, the names of several."""
+        if self.names is not None:
+            return super(ExactPosterior, self)._repr_html_()
+        return report("Exact posterior", self.summary(), [str(self.prior)])
 
 
 def _checked(probability: float) -> float:

@@ -8,11 +8,12 @@ import numpy as np
 from scipy.special import betaln, expit, gammaln, log_expit
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import Described
 from pm_fastlmm.linalg.rotated import Rotated
 
 
 @dataclass(frozen=True, slots=True)
-class VariancePrior:
+class VariancePrior(Described):
     """
     h² ~ Beta(h2_alpha, h2_beta) and, independently, total ~ InverseGamma(total_shape, total_scale).
 
@@ -75,6 +76,13 @@ class VariancePrior:
             self if np.ndim(self.total_scale) == 0 else replace(self, total_scale=np.asarray(self.total_scale)[block])
         )
 
+    def _facts(self) -> dict[str, str]:
+        total = f"InverseGamma({self.total_shape:g}, {_short(self.total_scale)})"
+        return {
+            "h²": f"Beta({self.h2_alpha:g}, {self.h2_beta:g})",
+            "total": total if self.proper else "1/total, improper",
+        }
+
     @property
     def proper(self) -> bool:
         """Whether the prior on the total variance can be normalised."""
@@ -99,6 +107,14 @@ class VariancePrior:
         if self.proper:
             return scale, np.asarray(constant + a * np.log(b) - gammaln(a) - (a + df / 2) * np.log(scale))
         return scale, np.asarray(constant - (a + df / 2) * np.log(scale))
+
+
+def _short(value: float | FloatArray) -> str:
+    """Return a number, or the range of several."""
+    low, high = float(np.min(value)), float(np.max(value))
+    if np.ndim(value) == 0:
+        return f"{low:.6g}"
+    return f"{low:.6g} to {high:.6g}, one for each of {np.size(value)} responses"
 
 
 def shares(x: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -21,6 +21,8 @@ from pm_fastlmm._arrays import (
     require_length,
     require_range,
 )
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described, listed
 from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
 from pm_fastlmm.linalg.rotated import Rotated
@@ -30,7 +32,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Spectrum:
+class Spectrum(ReadOnlyArrays, Described):
     """
     Spectral rotation of a known covariance with the fixed effects projected out; serves any number of responses.
 
@@ -348,9 +350,20 @@ class Spectrum:
         """Show sizes and the names of the fixed effects."""
         return (
             f"Spectrum(n={self.n}, rank={self.rank}, nullity={self.nullity}, "
-            f"fixed effects: {', '.join(self.coef) if self.coef else 'none'}"
+            f"fixed effects: {listed(self.coef)}"
             f"{', rows not kept' if self.rotation is None else ''})"
         )
+
+    def _facts(self) -> dict[str, Any]:
+        kept = "" if self.rotation is not None else ", rows not kept"
+        return {
+            "observations": f"{self.n}{kept}",
+            "positive eigenvalues": self.rank,
+            "directions with λ = 0": self.nullity,
+            "mean diagonal of K": f"{self.mean_diagonal:.6g}",
+            "fixed effects": listed(self.coef),
+            "ids": "none" if self.ids is None else listed(self.ids),
+        }
 
 
 def _require_memory(y: Any) -> None:
