@@ -7,13 +7,16 @@ from pm_fastlmm import covariance, datasets
 from pm_fastlmm.aireml import VarianceFit, find_reml, fit_covariance
 from pm_fastlmm.association import scan
 from pm_fastlmm.batches import reml_blocks
+from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
-from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, LMMNode, StructuredLMM, lmm_nodes
+from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, FourierLMM, LMMNode, StructuredLMM, lmm_nodes
 from pm_fastlmm.equivalent import EquivalentRows, equivalent_rows
 from pm_fastlmm.exact import exact_posterior
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
+from pm_fastlmm.function_posterior import posterior_function
+from pm_fastlmm.functions import FunctionPosterior
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.rotated import Rotated
@@ -41,6 +44,10 @@ __all__ = [
     "ExactPosterior",
     "FamilyLMM",
     "FastLMM",
+    "FourierBasis",
+    "FourierLMM",
+    "FourierStatistics",
+    "FunctionPosterior",
     "LMMNode",
     "MixedDesign",
     "REMLFit",
@@ -62,6 +69,7 @@ __all__ = [
     "lmm_nodes",
     "log_likelihood",
     "plots",
+    "posterior_function",
     "predict",
     "recover_effects",
     "reml",

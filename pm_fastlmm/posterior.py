@@ -11,7 +11,7 @@ import xarray as xr
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml import find_node
 from pm_fastlmm.coefficients import draw_factor_effects, draw_new_effects
-from pm_fastlmm.distribution import FamilyNode, LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.distribution import FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.effects import (
     Coordinates,
     draw_effects,
@@ -21,6 +21,7 @@ from pm_fastlmm.effects import (
 )
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.family_posterior import NewKernel, predict_family, recover_family
+from pm_fastlmm.function_posterior import predict_functions, recover_functions
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.mixed_posterior import draw_mixed, predict_mixed, recover_mixed
@@ -68,7 +69,8 @@ def recover_effects(
     -------
     xarray.DataTree
         The same tree, with `{name}_beta` (dimension coef), `{name}_u` (dimension obs) or `{name}_a` (dimension factor)
-        in the posterior; for a StructuredLMM node `{name}_{term}` over the levels of each term (and their columns).
+        in the posterior; for a StructuredLMM node `{name}_{term}` over the levels of each term (and their columns),
+        for a FourierLMM node `{name}_weights` of the features.
 
     Raises
     ------
@@ -96,6 +98,8 @@ def recover_effects(
         return recover_mixed(idata, model, node, rng)
     if isinstance(node, FamilyNode):
         return _recover_family(idata, model, node, which, rng)
+    if isinstance(node, FourierNode):
+        return recover_functions(idata, model, node, rng)
     node = _spectral(node)
     rows = node.spectrum.rotation is not None
     which = (("beta", "u") if rows else ("beta", "a")) if which is None else which
@@ -146,6 +150,7 @@ def predict(
     K_new_new: Any = None,
     Z_new: Mapping[str, Any] | None = None,
     data: Any = None,
+    x_new: Any = None,
     effects: Effects = "given",
     model: pm.Model | None = None,
     var_name: str | None = None,
@@ -181,6 +186,8 @@ def predict(
         slopes, or a matrix. A term that is left out contributes nothing; new levels are drawn from their prior.
     data : DataFrame, optional
         For a model from a formula (`lmm_model`), a table with its variables, in place of X_new and Z_new.
+    x_new : (m,) or (m, D) array, optional
+        For a FourierLMM node, the points; at very many of them `posterior_function` has mean and variance.
     effects : {"given", "new"}
         Which replicates, in sample.
     model, var_name, random_seed
@@ -215,11 +222,18 @@ def predict(
     >>> idata.posterior_predictive["y"].shape
     (2, 200, 12)
     """
-    new_rows_given = any(part is not None for part in (X_new, K_new, W_new, Z_new, data))
+    new_rows_given = any(part is not None for part in (X_new, K_new, W_new, Z_new, data, x_new))
     _check_effects(effects, in_sample=not new_rows_given)
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     rng = np.random.default_rng(random_seed)
+    if isinstance(node, FourierNode):
+        if any(part is not None for part in (K_new, W_new, K_new_new, Z_new, data)):
+            raise ValueError(f"{node.name} is a FourierLMM: new points are x_new and X_new.")
+        f, y = predict_functions(idata, model, node, x_new, X_new, rng)
+        return _add_predictions(idata, model, node, f, y, new=True, ids=None)
+    if x_new is not None:
+        raise ValueError(f"{node.name} is no FourierLMM: x_new are the points of one.")
     if isinstance(node, StructuredNode):
         if K_new is not None or W_new is not None or K_new_new is not None:
             raise ValueError(

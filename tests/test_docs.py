@@ -56,3 +56,12 @@ def test_the_readme_runs():
 def test_the_changelog_lists_what_is_public():
     text = (DOCS / "changelog.md").read_text()
     assert [name for name in flmm.__all__ if f"`{name}" not in text] == []
+
+
+def test_the_guide_to_fourier_features_runs():
+    names = run("fourier.md")
+    assert names["fit"].converged
+    truth = np.sin(names["grid"]) + 0.3 * names["grid"]
+    assert np.abs(names["averaged"].mean - truth).max() < 5 * names["averaged"].se.max()
+    assert np.abs(names["averaged"].mean - names["at_reml"].mean).max() < names["averaged"].se.max()
+    assert names["curves"].shape == (20, 200)

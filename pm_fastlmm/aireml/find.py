@@ -214,7 +214,8 @@ def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
     nodes = {node.name: node for node in lmm_nodes(model)}
     if not nodes:
         raise ValueError(
-            "the model has no FastLMM, FamilyLMM, StructuredLMM or DenseLMM node: add one, or use pymc.sample."
+            "the model has no FastLMM, FamilyLMM, StructuredLMM, DenseLMM or FourierLMM node: add one, or use "
+            "pymc.sample."
         )
     if var_name is None:
         if len(nodes) > 1:

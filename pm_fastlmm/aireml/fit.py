@@ -13,9 +13,10 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.after import by_term, fitted_values, predict, terms_state
 from pm_fastlmm.aireml.iteration import Trace, propose
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
-from pm_fastlmm.distribution import LMMNode
+from pm_fastlmm.distribution import FourierNode, LMMNode
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.equivalent import require_rows
+from pm_fastlmm.functions import FunctionPosterior
 from pm_fastlmm.mixed_rows import read_rows
 
 _DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
@@ -213,7 +214,13 @@ class VarianceFit:
         return residual.rename("residual") if isinstance(residual, pd.Series) else residual
 
     def predict(
-        self, X_new: Any = None, Z_new: Mapping[str, Any] | None = None, *, data: Any = None, theta: Any = None
+        self,
+        X_new: Any = None,
+        Z_new: Mapping[str, Any] | None = None,
+        *,
+        data: Any = None,
+        x_new: Any = None,
+        theta: Any = None,
     ) -> Prediction:
         """
         Predict f = Xβ + Σ Zu for new rows.
@@ -226,6 +233,8 @@ class VarianceFit:
             have the effect 0 and add their variance; a term that is left out contributes nothing.
         data : DataFrame
             For a model from a formula, in place of X_new and Z_new.
+        x_new : (m,) or (m, D) array
+            For a FourierLMM, the points.
         theta : optional
             Another θ than the estimate.
 
@@ -234,9 +243,28 @@ class VarianceFit:
         Prediction
             With `mean`, `variance`, `se`, `se_observation`.
         """
+        if x_new is not None:
+            return self.function(theta).predict(x_new, X_new)
         state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
         rows = read_rows(node.projection, node.terms, X_new=X_new, Z_new=Z_new, data=data, design=node.design)
         return predict(state, node, rows, self.prior_mean)
+
+    def function(self, theta: Any = None) -> FunctionPosterior:
+        """
+        Return what the data tell of the function of a FourierLMM, at the estimate or at another θ.
+
+        Raises
+        ------
+        ValueError
+            If the node is no FourierLMM.
+        """
+        if not isinstance(self.node, FourierNode):
+            raise ValueError("the model has no function: it is no FourierLMM.")
+        at = self._at(theta)
+        state = self.objective.state(at)
+        if state is None:
+            raise ValueError(f"the likelihood is not defined at {self.objective.described(at)}.")
+        return FunctionPosterior.of(self.node.basis, self.node.products, [state.factor])
 
     def summary(self) -> pd.DataFrame:
         """Return the estimates and standard errors of θ and β as a table."""
