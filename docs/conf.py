@@ -20,6 +20,7 @@ extensions = [
     "sphinx_design",
     "sphinx.ext.githubpages",
     "gallery",
+    "signatures",
     "mathml",
 ]
 exclude_patterns = ["_build", "_extensions", "_templates"]
@@ -65,9 +66,9 @@ gallery_order = [
     "heritability_of_height",
     "sleepstudy",
     "oats_trial",
-    "body_size_of_primates",
+    "body_size_of_anoles",
     "marker_heritability",
-    "robust_families",
+    "families_by_size",
     "spatially_variable_genes",
     "mauna_loa",
     "million_points",
