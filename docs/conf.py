@@ -22,6 +22,8 @@ extensions = [
     "gallery",
     "signatures",
     "mathml",
+    "measured",
+    "pages",
 ]
 exclude_patterns = ["_build", "_extensions", "_templates"]
 templates_path = ["_templates"]
@@ -32,7 +34,10 @@ myst_heading_anchors = 3
 # A docstring's `name` is a link where there is such an object, and code where there is none
 default_role = "py:obj"
 autosummary_generate = True
-autosummary_ignore_module_all = False
+autosummary_filename_map = {  # a function and a class whose names differ in case alone
+    f"pm_fastlmm.covariance.{name}": f"pm_fastlmm.covariance.{name}-function"
+    for name in ("blocks", "incidence", "known", "unstructured")
+}
 autodoc_typehints = "none"  # numpydoc's sections say it, with shapes
 autodoc_member_order = "groupwise"
 numpydoc_show_class_members = False
@@ -60,8 +65,8 @@ html_theme_options = {
 }
 html_sidebars = {"start": [], "index": [], "changelog": [], "citing": [], "contributing": []}
 
-gallery_examples = Path(__file__).parents[1] / "examples"
-gallery_results = Path(__file__).parents[1] / "figures"
+gallery_examples = str(Path(__file__).parents[1] / "examples")
+gallery_results = str(Path(__file__).parents[1] / "figures")
 gallery_order = [
     "heritability_of_height",
     "sleepstudy",
@@ -74,4 +79,16 @@ gallery_order = [
     "million_points",
     "million_rows",
     "billion_points",
+]
+guide_order = [
+    "pymc_component",
+    "structured",
+    "tests_and_intervals",
+    "priors",
+    "many_responses",
+    "prediction_and_loo",
+    "lengthscale",
+    "fourier",
+    "large_data",
+    "calibration",
 ]

@@ -5,7 +5,7 @@
 # that those of each size are data of their own, each with its kinship, its variance and its heritability,
 #
 # $$y_s \sim N(X_s\beta,\ \sigma_s^2 (K_s + \delta_s I)),\qquad
-#   \mathrm{logit}\, h_s^2 \sim N(m, \tau^2),\qquad s = 1, \dots, 4.$$
+#   \mathrm{logit}\, h_s^2 \sim N(m, \tau^2),\qquad s = 1, \ldots, 4.$$
 #
 # The four share what they have in common: the effects of sex and generation, and a distribution of heritabilities,
 # whose mean and spread are unknown. That is an ordinary PyMC model with four `FastLMM` nodes.

@@ -5,9 +5,9 @@
 # four chromosomes a little and on three more strongly; and it differs between the populations for reasons of their
 # environment. How much of the variance do markers explain, and which markers?
 #
-# $$y \sim N(X\beta,\ \sigma^2 (K + \delta I)),\qquad K = \frac1m \sum_j g_j g_j^\top$$
+# $$y \sim N(X\beta,\ \sigma^2 (K + \delta I)),\qquad K = \frac{\sum_j g_j g_j^\top}{2\sum_j p_j(1 - p_j)},$$
 #
-# with standardised genotypes $g_j$. The data are simulated, so that the answers are known.
+# with centred genotypes $g_j$ and allele frequencies $p_j$. The data are simulated, so that the answers are known.
 
 # %%
 import sys

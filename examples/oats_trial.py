@@ -6,7 +6,7 @@
 # random, replicates are fixed,
 #
 # $$y = X\beta + Z_1 u_\mathrm{gen} + Z_2 u_\mathrm{rep:block} + e,\qquad
-#   u_\mathrm{gen} \sim N(0, \sigma^2_\mathrm{gen} I),\ \dots$$
+#   u_\mathrm{gen} \sim N(0, \sigma^2_\mathrm{gen} I),\ \ldots$$
 
 # %%
 import sys

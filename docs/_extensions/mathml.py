@@ -3,17 +3,30 @@
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+
+def _mathml(node: nodes.math | nodes.math_block) -> str:
+    """Return the formula; one that cannot be drawn is a warning, and its source."""
+    try:
+        return str(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    except MathError as error:
+        logger.warning("the formula %r cannot be drawn: %s", node.astext(), error, location=node)
+        return f"<code>{node.astext()}</code>"
 
 
 def _inline(translator: Any, node: nodes.math) -> None:
-    translator.body.append(str(tex2mathml(node.astext(), as_block=False)))
+    translator.body.append(_mathml(node))
     raise nodes.SkipNode
 
 
 def _display(translator: Any, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>\n')
+    translator.body.append(f'<div class="math">{_mathml(node)}</div>\n')
     raise nodes.SkipNode
 
 

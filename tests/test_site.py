@@ -1,0 +1,148 @@
+"""The pages of the site run, print what they say, link to what exists, and leave nothing public out."""
+
+import importlib.util
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from statsmodels.regression.mixed_linear_model import MixedLM
+
+import pm_fastlmm as flmm
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [DOCS / name for name in ("index.md", "model.md", "pymc_component.md")] + sorted(
+    (DOCS / "users").glob("[!i]*.md")
+)
+
+
+def extension(name):
+    """Import a module of the site's configuration."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, DOCS / "_extensions" / f"{name}.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+percent, outputs, measured, pages = map(extension, ("percent", "outputs", "measured", "pages"))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem != "index" or page.parent == DOCS], ids=lambda p: p.stem
+)
+def test_the_code_of_a_page_prints_what_stands_below_it(page):
+    pairs, names = outputs.run(page)
+    assert pairs
+    for expected, got in pairs:
+        assert outputs.differences(expected, got) == []
+    if page.stem == "model":  # statsmodels is a peer of that page
+        peer = MixedLM.from_formula("Reaction ~ Days", names["sleep"], groups="Subject").fit(reml=True)
+        assert abs(peer.llf - names["fit"].loglik) < 1e-6
+
+
+def test_outputs_are_compared_in_words_and_in_digits():
+    assert outputs.differences("h2 0.6894 ok", "h2 0.6895  ok") == []
+    assert outputs.differences("h2 0.6894 ok", "h2 0.71 ok") == ["0.6894 became 0.71"]
+    assert len(outputs.differences("converged", "not converged")) == 1
+    assert len(outputs.differences("", "1.0")) == 1
+
+
+def test_outputs_are_written_below_their_block(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A\n\n```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n\nand\n\n```python\nx = 1\n```\n")
+    outputs.write(page)
+    assert (
+        page.read_text() == "# A\n\n```python\nprint(1 + 1)\n```\n\n```text\n2\n```\n\nand\n\n```python\nx = 1\n```\n"
+    )
+
+
+def test_the_api_page_lists_everything_public():
+    page = (DOCS / "api.rst").read_text()
+    for module, heading in ((flmm, "pm_fastlmm"), (flmm.covariance, "pm_fastlmm.covariance")):
+        sections = page.split(".. currentmodule:: ")
+        text = "".join(section for section in sections if section.startswith(heading + "\n"))
+        listed = set(re.findall(r"^   (\w+)$", text, flags=re.MULTILINE))
+        objects = {id(getattr(module, name)) for name in listed}
+        submodules = {"covariance", "datasets", "plots"}
+        missing = [n for n in module.__all__ if n not in submodules and id(getattr(module, n)) not in objects]
+        assert missing == [], f"docs/api.rst lacks {missing} of {heading}"
+        assert listed <= set(module.__all__)
+    for module in (flmm.datasets, flmm.plots):
+        public = [
+            n
+            for n, f in vars(module).items()
+            if not n.startswith("_") and getattr(f, "__module__", "") == module.__name__
+        ]
+        assert [n for n in public if f"   {n}\n" not in page] == []
+
+
+def test_every_example_has_a_place_in_the_gallery_and_a_figure():
+    text = (DOCS / "conf.py").read_text()
+    order = re.findall(r'"(\w+)"', text[text.index("gallery_order") : text.index("guide_order")])
+    scripts = sorted((ROOT / "examples").glob("*.py"))
+    assert set(order) <= {script.stem for script in scripts}
+    for script in scripts:
+        first = percent.cells(script.read_text())[0]
+        assert first.markdown
+        assert first.text.startswith("# ")
+
+
+def test_the_cells_of_a_guarded_script_stand_at_the_margin():
+    source = (
+        "# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nimport sys\n\n"
+        'if __name__ == "__main__":  # why\n    x = 1\n\n    # %%\n    print(x)\n'
+    )
+    title, first, second = percent.cells(source)
+    assert title == percent.Cell("# Title\n\nText.", True)
+    assert first.text == "import sys\n\nx = 1"
+    assert second.text == "print(x)"
+
+
+def test_what_a_script_prints_is_kept_by_cell(tmp_path, capfd):
+    script = tmp_path / "small.py"
+    script.write_text("# %% [markdown]\n# # Small\n\n# %%\nprint('one')\n\n# %%\nprint('two')\nprint('three')\n")
+    percent.run(script, tmp_path)
+    assert '"outputs": [\n  "one\\n",\n  "two\\nthree\\n"\n ]' in (tmp_path / "small.json").read_text()
+    assert capfd.readouterr().out == "one\ntwo\nthree\n"
+
+
+def test_a_warning_of_an_example_is_its_failure(tmp_path, capfd):
+    script = tmp_path / "small.py"
+    script.write_text("# %%\nimport warnings\nwarnings.warn('no')\n")
+    with pytest.raises(SystemExit):
+        percent.run(script, tmp_path)
+    assert not (tmp_path / "small.json").exists()
+    assert "no" in capfd.readouterr().err
+
+
+def test_measured_rows_are_those_of_the_benchmark_page():
+    table = "| a | 1 s | |\n| … / x | 2 × | |\n| b | 3 s | |\n| … / x | 4 × | |\n"
+    assert measured.rows(table, ["b", "… / x"]) == ["| b | 3 s | |", "| … / x | 4 × | |"]
+    with pytest.raises(ValueError, match="no row 'c'"):
+        measured.rows(table, ["c"])
+
+
+def test_guides_are_those_that_exist_and_those_that_no_page_lists(tmp_path):
+    for name in ("index", "guides", "b", "c", "d"):
+        (tmp_path / f"{name}.md").write_text("# Page\n")
+    (tmp_path / "index.md").write_text("```{toctree}\nguides\nd\n```\n")
+    assert pages.listed(tmp_path, ["c", "absent"]) == ["c", "b"]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda p: p.stem)
+def test_links_to_files_of_the_repository_exist(page):
+    targets = re.findall(r"\]\(([^)#\s]+)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    generated = ("gallery/", "api/")
+    local = [t for t in targets if "://" not in t and not t.startswith(generated)]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_the_citation_has_the_version_of_the_package():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert version == flmm.__version__
+    assert np.char.count((ROOT / "CITATION.cff").read_text(), "doi:") == 2
