@@ -72,8 +72,9 @@ def _shown(output: str, drawn: list[str]) -> list[str]:
 def _opening(cell: Cell) -> tuple[str, str]:
     """Return the title, and the first sentence below it."""
     title, _, rest = cell.text.partition("\n")
-    paragraph = rest.strip().split("\n\n")[0].replace("\n", " ")
-    return title.removeprefix("# "), re.split(r"(?<=\w\.) |: |(?<=\)\.) ", paragraph)[0].rstrip(".") + "."
+    prose = [part for part in rest.strip().split("\n\n") if not part.startswith("$")]
+    sentences = re.split(r"(?<=\w[.?]) |: |(?<=\)\.) ", prose[0].replace("\n", " "))
+    return title.removeprefix("# "), sentences[0].rstrip(".:") + "." * (not sentences[0].endswith("?"))
 
 
 def write(app: Sphinx) -> None:
