@@ -20,6 +20,7 @@ extensions = [
     "sphinx_design",
     "sphinx.ext.githubpages",
     "gallery",
+    "links",
     "signatures",
     "mathml",
     "measured",

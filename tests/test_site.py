@@ -1,6 +1,7 @@
 """The pages of the site run, print what they say, link to what exists, and leave nothing public out."""
 
 import importlib.util
+import json
 import re
 import sys
 import tomllib
@@ -28,7 +29,7 @@ def extension(name):
     return sys.modules[name]
 
 
-percent, outputs, measured, pages = map(extension, ("percent", "outputs", "measured", "pages"))
+percent, outputs, measured, pages, links = map(extension, ("percent", "outputs", "measured", "pages", "links"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -40,6 +41,18 @@ def test_the_code_of_a_page_prints_what_stands_below_it(page):
     if page.stem == "model":  # statsmodels is a peer of that page
         peer = MixedLM.from_formula("Reaction ~ Days", names["sleep"], groups="Subject").fit(reml=True)
         assert abs(peer.llf - names["fit"].loglik) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("page", "fit", "digits"), [("lme4", "sleepstudy_slope_reml", 4), ("sommer", "john_alpha_reml", 6)]
+)
+def test_the_numbers_of_lme4_on_a_page_are_those_of_its_fit(page, fit, digits):
+    fits = json.loads((ROOT / "tests" / "reference" / "lme4_nlme.json").read_text())
+    vcov = next(record["vcov"] for record in fits if record["name"] == fit)
+    sentence = re.search(
+        r"^lme4[^\n]* gives? .*?\n\n", (DOCS / "users" / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert [value for value in vcov if f"{value:.{digits}f}" not in sentence[0]] == []
 
 
 def test_outputs_are_compared_in_words_and_in_digits():
@@ -143,6 +156,16 @@ def test_links_to_files_of_the_repository_exist(page):
     generated = ("gallery/", "api/")
     local = [t for t in targets if "://" not in t and not t.startswith(generated)]
     assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_links_within_the_built_site_that_lead_nowhere_are_found(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#here">x</a><a href="b.html#there">x</a><a href="#top">x</a><b id="top">'
+    )
+    (tmp_path / "b.html").write_text(
+        '<b id="here"></b><img src="c.png"><a href="https://x.org/y">x</a><a href="a.html">x</a>'
+    )
+    assert sorted(links.broken(tmp_path)) == ["a.html: b.html#there", "b.html: c.png"]
 
 
 def test_the_citation_has_the_version_of_the_package():

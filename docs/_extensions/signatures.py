@@ -1,5 +1,6 @@
-"""Signatures and members of the API pages."""
+"""Signatures of the API pages."""
 
+import inspect
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -8,11 +9,16 @@ from sphinx.application import Sphinx
 def hide_of_results(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
 ) -> tuple[str, None] | None:
-    """Leave out the signature of a class that is returned and never called: its docstring has attributes alone."""
+    """
+    Leave out the signature of a class that is returned and never called.
+
+    Its docstring has attributes and no parameters, and not all of its fields have a default.
+    """
     text = getattr(obj, "__doc__", None) or ""
-    if what == "class" and "Attributes\n" in text and "Parameters\n" not in text:
-        return "", None
-    return None
+    if what != "class" or "Attributes\n" not in text or "Parameters\n" in text:
+        return None
+    fields = inspect.signature(obj).parameters.values()
+    return ("", None) if any(field.default is field.empty for field in fields) else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
