@@ -24,6 +24,7 @@ extensions = [
     "signatures",
     "mathml",
     "measured",
+    "names",
     "pages",
 ]
 exclude_patterns = ["_build", "_extensions", "_templates"]

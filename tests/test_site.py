@@ -29,7 +29,8 @@ def extension(name):
     return sys.modules[name]
 
 
-percent, outputs, measured, pages, links = map(extension, ("percent", "outputs", "measured", "pages", "links"))
+percent, outputs, measured = map(extension, ("percent", "outputs", "measured"))
+pages, links, names_of = map(extension, ("pages", "links", "names"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -156,6 +157,19 @@ def test_links_to_files_of_the_repository_exist(page):
     generated = ("gallery/", "api/")
     local = [t for t in targets if "://" not in t and not t.startswith(generated)]
     assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_code_that_names_something_public_is_known_by_its_full_name():
+    known = {
+        f"pm_fastlmm.{name}" for name in ("reml", "covariance.Scalar", "covariance.AR1", "covariance.BlockDiagonal")
+    }
+    assert names_of.public("flmm.reml(spectrum, y)", known) == "pm_fastlmm.reml"
+    assert names_of.public("reml", known) == "pm_fastlmm.reml"
+    assert names_of.public("cov.scalar(v)", known) == "pm_fastlmm.covariance.Scalar"
+    assert names_of.public("cov.ar1(1, 0.5)", known) == "pm_fastlmm.covariance.AR1"
+    assert names_of.public("covariance.block_diagonal", known) == "pm_fastlmm.covariance.BlockDiagonal"
+    assert names_of.public("fit.reml", known) is None
+    assert names_of.public("scalar", known) is None
 
 
 def test_links_within_the_built_site_that_lead_nowhere_are_found(tmp_path):
