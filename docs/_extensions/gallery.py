@@ -74,7 +74,7 @@ def _opening(cell: Cell) -> tuple[str, str]:
     title, _, rest = cell.text.partition("\n")
     prose = [part for part in rest.strip().split("\n\n") if not part.startswith("$")]
     sentences = re.split(r"(?<=\w[.?]) |: |(?<=\)\.) ", prose[0].replace("\n", " "))
-    return title.removeprefix("# "), sentences[0].rstrip(".:") + "." * (not sentences[0].endswith("?"))
+    return title.removeprefix("# "), sentences[0].rstrip(".:,") + "." * (not sentences[0].endswith("?"))
 
 
 def write(app: Sphinx) -> None:
