@@ -7,6 +7,7 @@ from pm_fastlmm import covariance, datasets
 from pm_fastlmm.aireml import VarianceFit, find_reml, fit_covariance
 from pm_fastlmm.association import scan
 from pm_fastlmm.batches import reml_blocks
+from pm_fastlmm.comparison import compare_fits
 from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
@@ -25,6 +26,7 @@ from pm_fastlmm.mixed_design import MixedDesign
 from pm_fastlmm.mixed_model import lmm_model
 from pm_fastlmm.model import kernel_model
 from pm_fastlmm.point import reml_point
+from pm_fastlmm.pointwise import pointwise_log_likelihood
 from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
 from pm_fastlmm.reml import reml
@@ -58,6 +60,7 @@ __all__ = [
     "Term",
     "VarianceFit",
     "VariancePrior",
+    "compare_fits",
     "covariance",
     "datasets",
     "equivalent_rows",
@@ -69,6 +72,7 @@ __all__ = [
     "lmm_nodes",
     "log_likelihood",
     "plots",
+    "pointwise_log_likelihood",
     "posterior_function",
     "predict",
     "recover_effects",
