@@ -4,7 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint examples calibration benchmark peers wheel clean
+.PHONY: demo test lint examples docs calibration benchmark peers wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/heritability_of_height.py figures
@@ -19,7 +19,15 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 examples: $(VENV)/.dev
-	for script in examples/*.py; do $(BIN)/python -W error::UserWarning $$script figures || exit 1; done
+	for script in examples/*.py; do $(BIN)/python docs/_extensions/percent.py $$script figures || exit 1; done
+
+# an example that changed is run again; `make examples` runs all
+figures/%.json: examples/%.py | $(VENV)/.dev
+	$(BIN)/python docs/_extensions/percent.py $< figures
+
+docs: $(VENV)/.dev $(patsubst examples/%.py,figures/%.json,$(wildcard examples/*.py))
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo "open docs/_build/index.html"
 
 calibration: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/calibration
@@ -68,4 +76,5 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(VENV)-wheel $(VENV)-peers dist build figures .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-peers dist build figures docs/_build docs/api docs/gallery
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
