@@ -71,6 +71,7 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: VariancePrior | None =
     evidence, factor = log_mass - s.projection.logdet_R, log_mass - log_none
     evidence[failed | (not prior.proper)] = factor[failed] = np.nan
     weights = np.exp(log_density) * dx
+    weights /= weights.sum(axis=-1, keepdims=True)  # the logarithm of a mass far from 1 has rounding of its own
     if not several:
         log_density, weights, scale = log_density[0], weights[0], scale[0]
         evidence, factor, message = evidence[0], factor[0], message[0]

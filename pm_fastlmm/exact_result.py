@@ -136,8 +136,9 @@ class ExactPosterior:
         # that all responses share
         S = corner(np.zeros_like(d), eigvals=s.eigvals, C=s.C, schur=s.schur, sigma2_g=g, sigma2_e=one_minus)[1]
         within = Rinv @ S @ Rinv.T
-        lift = ((g[:, None] / d)[:, :, None] * s.C).transpose(1, 0, 2).reshape(s.rank, -1)
-        along = np.atleast_2d(self.rotated.y1)[:, None] - (np.atleast_2d(self.rotated.z) @ lift).reshape(-1, len(h), r)
+        lift = ((g[:, None] / d)[:, :, None] * s.C).transpose(1, 0, 2).reshape(s.rank, len(h) * r)
+        z, y1 = np.atleast_2d(self.rotated.z), np.atleast_2d(self.rotated.y1)
+        along = y1[:, None] - (z @ lift).reshape(len(z), len(h), r)
         estimates, w = along @ Rinv.T, np.atleast_2d(self.weights)
         mean = np.einsum("tm,tmr->tr", w, estimates)
         deviation = estimates - mean[:, None]
@@ -232,6 +233,8 @@ class ExactPosterior:
                     conditional = share * scale[part] / (shape - 1)
             with np.errstate(over="ignore", invalid="ignore"):  # far out a ratio leaves the range, its weight is 0
                 mean = np.einsum("tm,tm->t", w, np.broadcast_to(conditional, w.shape))
+                if quantity in ("h2", "pve"):
+                    mean = np.minimum(mean, share[-1])  # a sum of weights that are 1 up to rounding
                 square = (conditional - mean[:, None]) ** 2
                 if variance and shape > 2:
                     square = square + conditional**2 / (shape - 2)
