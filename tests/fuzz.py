@@ -170,7 +170,7 @@ def same_fit(fit, other, *, name, units=(1.0, 1.0), exact=True):
 
 
 def rounding(fit, exact):
-    """Return what rounding can change of a log-likelihood: of z, n ε‖y‖, and of λ, n ε λmax, beside what they add to."""
+    """Return what rounding can change of a log-likelihood: z by n ε‖y‖, λ by n ε λmax, beside what they add to."""
     s, rotated = fit.spectrum, fit.rotated
     if not fit.converged:
         left = float(rotated.norm2) if not s.nullity else float(rotated.rss)
