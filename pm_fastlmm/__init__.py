@@ -7,14 +7,21 @@ from pm_fastlmm import covariance, datasets
 from pm_fastlmm.aireml import VarianceFit, find_reml, fit_covariance
 from pm_fastlmm.association import scan
 from pm_fastlmm.batches import reml_blocks
+from pm_fastlmm.comparison import compare_fits
+from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
 from pm_fastlmm.deviation_prior import DeviationPrior
-from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, LMMNode, StructuredLMM, lmm_nodes
+from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, FourierLMM, LMMNode, StructuredLMM, lmm_nodes
 from pm_fastlmm.equivalent import EquivalentRows, equivalent_rows
 from pm_fastlmm.exact import exact_posterior
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
+from pm_fastlmm.function_posterior import posterior_function
+from pm_fastlmm.functions import FunctionPosterior
+from pm_fastlmm.inference.bootstrap import Bootstrap
+from pm_fastlmm.inference.fixed_effects import FixedTest
+from pm_fastlmm.inference.variance_test import VarianceTest
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.rotated import Rotated
@@ -23,6 +30,7 @@ from pm_fastlmm.mixed_design import MixedDesign
 from pm_fastlmm.mixed_model import lmm_model
 from pm_fastlmm.model import kernel_model
 from pm_fastlmm.point import reml_point
+from pm_fastlmm.pointwise import pointwise_log_likelihood
 from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
 from pm_fastlmm.reml import reml
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
     from pm_fastlmm import plots
 
 __all__ = [
+    "Bootstrap",
     "CrossProducts",
     "DenseLMM",
     "Design",
@@ -44,6 +53,11 @@ __all__ = [
     "ExactPosterior",
     "FamilyLMM",
     "FastLMM",
+    "FixedTest",
+    "FourierBasis",
+    "FourierLMM",
+    "FourierStatistics",
+    "FunctionPosterior",
     "LMMNode",
     "MixedDesign",
     "REMLFit",
@@ -54,6 +68,8 @@ __all__ = [
     "Term",
     "VarianceFit",
     "VariancePrior",
+    "VarianceTest",
+    "compare_fits",
     "covariance",
     "datasets",
     "equivalent_rows",
@@ -65,6 +81,8 @@ __all__ = [
     "lmm_nodes",
     "log_likelihood",
     "plots",
+    "pointwise_log_likelihood",
+    "posterior_function",
     "predict",
     "prior_sensitivity",
     "ready_priors",

@@ -17,13 +17,14 @@ from pm_fastlmm._arrays import outside
 from pm_fastlmm.aireml import find_node
 from pm_fastlmm.aireml.structured import compile_matrices
 from pm_fastlmm.covariance.theta import RESIDUAL
-from pm_fastlmm.distribution import FamilyNode, LMMNode, SpectralNode, StructuredNode, lmm_nodes
+from pm_fastlmm.distribution import FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
 from pm_fastlmm.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
 
 _TUNE_SEEDED = 100  # the step size alone is left to adapt
 _TUNE_STARTED = 300  # other samplers take a start but no covariance
 _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
+_BELOW = 0.01  # of the draws, that a basis need not be made for
 _FULL_ADAPTATION = 100  # variables up to which the mass matrix of the others is adapted with its correlations
 
 
@@ -39,7 +40,7 @@ def sample(
     **kwargs: Any,
 ) -> xr.DataTree:
     """
-    Sample a model that has a FastLMM, FamilyLMM, StructuredLMM or DenseLMM node with NUTS, seeded by the REML estimate.
+    Sample a model with a FastLMM, FamilyLMM, StructuredLMM, DenseLMM or FourierLMM node by NUTS, seeded by REML.
 
     REML gives the start. The posterior covariance of the variables that reach the node (on PyMC's unconstrained scale)
     is computed by quadrature around it and given to NUTS, so that the warm-up is short. All other variables keep PyMC's
@@ -170,6 +171,8 @@ def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
             derived = _spectral_variances(posterior, model, node)
         elif isinstance(node, FamilyNode):
             derived = _family_variances(posterior, model, node)
+        elif isinstance(node, FourierNode):
+            derived = _noise_ratio(posterior, model, node)
         else:
             derived = _component_variances(posterior, model, node)
         for name, array in derived.items():
@@ -215,6 +218,25 @@ def _family_variances(posterior: xr.Dataset, model: pm.Model, node: FamilyNode) 
     return {f"{node.name}_{suffix}": xr.DataArray(v, dims=("chain", "draw")) for suffix, v in derived.items()}
 
 
+def _noise_ratio(posterior: xr.Dataset, model: pm.Model, node: FourierNode) -> dict[str, xr.DataArray]:
+    """Return δ of a FourierLMM node with one lengthscale; warn where it is below what the basis was made for."""
+    if node.spectra is None or any(rv.name not in posterior for rv in reaching(model, node.sigma2_g, node.sigma2_e)):
+        return {}
+    g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
+    with np.errstate(divide="ignore"):
+        delta = e / g
+    share = float((delta < node.basis.noise_ratio_min).mean())
+    if share > _BELOW:
+        warnings.warn(
+            f"{share:.0%} of the draws of {node.name} have a noise ratio sigma2_e/sigma2 below "
+            f"noise_ratio_min={node.basis.noise_ratio_min:g} of the basis, whose error is larger there: make the basis "
+            f"for {float(np.quantile(delta, 0.001)):.2g}.",
+            UserWarning,
+            stacklevel=outside(),
+        )
+    return {f"{node.name}_delta": xr.DataArray(delta, dims=("chain", "draw"))}
+
+
 def _component_variances(posterior: xr.Dataset, model: pm.Model, node: LMMNode) -> dict[str, xr.DataArray]:
     """
     Return the variance that each term gives an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of their sum.
@@ -249,6 +271,44 @@ def _as_draws_of(rv: Any, draws: Any) -> Any:
     return as_xtensor(draws, dims=("__draw__", *rv.type.dims)) if hasattr(rv.type, "dims") else draws
 
 
+class DrawFunction:
+    """
+    Functions of the model's variables over flat posterior draws, chain by chain: compiled once, evaluated in parts.
+
+    Raises
+    ------
+    ValueError
+        If a variable that they depend on was not kept in the posterior.
+    """
+
+    def __init__(self, model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -> None:
+        needed = reaching(model, *outputs)
+        missing = [rv.name for rv in needed if rv.name not in posterior]
+        if missing:
+            raise ValueError(f"the posterior has no draws of {', '.join(missing)}: sample without leaving them out.")
+        batched = {
+            rv: pytensor.tensor.TensorType(rv.type.dtype, shape=(None, *rv.type.shape))(rv.name) for rv in needed
+        }
+        replace = {rv: _as_draws_of(rv, draws) for rv, draws in batched.items()}
+        vectorised = vectorize_graph(outputs, replace=replace)
+        self._function = pytensor.function(
+            list(batched.values()), vectorised, mode=INTERPRETED, on_unused_input="ignore"
+        )  # fmt: skip
+        draws = (posterior[rv.name].transpose("chain", "draw", ...).to_numpy().astype(rv.type.dtype) for rv in needed)
+        self._draws = [array.reshape(-1, *array.shape[2:]) for array in draws]
+        self._varies = [bool(reaching(model, output)) for output in outputs]
+        self.size = posterior.sizes["chain"] * posterior.sizes["draw"]
+
+    def __call__(self, rows: slice = slice(None)) -> list[Any]:
+        """Return the values at these draws, (draws, …)."""
+        count = len(range(self.size)[rows])
+        values = self._function(*(array[rows] for array in self._draws))
+        return [
+            value if varies else np.broadcast_to(value, (count, *value.shape))
+            for value, varies in zip(values, self._varies, strict=True)
+        ]
+
+
 def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -> list[Any]:
     """
     Evaluate functions of the model's variables over posterior draws, (chain, draw, …).
@@ -258,20 +318,12 @@ def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -
     ValueError
         If a variable that they depend on was not kept in the posterior.
     """
-    needed = reaching(model, *outputs)
-    missing = [rv.name for rv in needed if rv.name not in posterior]
-    if missing:
-        raise ValueError(f"the posterior has no draws of {', '.join(missing)}: sample without leaving them out.")
     shape = (posterior.sizes["chain"], posterior.sizes["draw"])
-    batched = {rv: pytensor.tensor.tensor(rv.name, dtype=rv.type.dtype, shape=(None, *rv.type.shape)) for rv in needed}
-    replace = {rv: _as_draws_of(rv, draws) for rv, draws in batched.items()}
-    vectorised = vectorize_graph(outputs, replace=replace)
-    function = pytensor.function(list(batched.values()), vectorised, mode=INTERPRETED, on_unused_input="ignore")
-    draws = (posterior[rv.name].transpose("chain", "draw", ...).to_numpy().astype(rv.type.dtype) for rv in needed)
-    values = function(*(array.reshape(-1, *array.shape[2:]) for array in draws))
-    return [
-        value.reshape(*shape, *value.shape[1:])
-        if reaching(model, output)
-        else np.broadcast_to(value, (*shape, *value.shape))
-        for value, output in zip(values, outputs, strict=True)
-    ]
+    return [_by_chain(value, shape) for value in DrawFunction(model, posterior, outputs)()]
+
+
+def _by_chain(value: Any, shape: tuple[int, int]) -> Any:
+    """Return (draws, …) as (chain, draw, …), without a copy of what is the same in all draws."""
+    if value.strides and value.strides[0] == 0:
+        return np.broadcast_to(value[0], (*shape, *value.shape[1:]))
+    return value.reshape(*shape, *value.shape[1:])

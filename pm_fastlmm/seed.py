@@ -23,8 +23,8 @@ from scipy.special import gammaincinv, ndtri
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.family import FamilyObjective
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.mapping import flat_objective
-from pm_fastlmm.distribution import FamilyNode, LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.aireml.mapping import best_of_nodes, flat_objective
+from pm_fastlmm.distribution import FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, parameters, reaching
 from pm_fastlmm.reml import reml
 
@@ -32,6 +32,7 @@ type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density a
 
 _T_DF = 5.0  # tails of the proposal: heavier than the exponential tails of logit h² at a boundary
 _ROUNDS = 4
+_NEWTON_STEPS = 5
 _POINTS_LOG2 = 11
 _MAX_QUADRATURE = 25
 _MAX_LAPLACE = 500
@@ -92,8 +93,7 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
         joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial)
     logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
     constrain = _compile_constrain(model, node, free, values, initial)
-    mean = _mode(logp, _match_reml(model, node, constrain, _ravel(initial)))
-    cov = _inverse_curvature(logp, mean)
+    mean, cov = _refined(logp, _mode(logp, _match_reml(model, node, constrain, _ravel(initial))))
     exact = mean.size <= _MAX_QUADRATURE and _cheap(node)
     if exact:
         mean, cov, draws = _quadrature(logp, mean, cov, chains, rng)
@@ -106,6 +106,8 @@ def _cheap(node: LMMNode) -> bool:
     """Return whether thousands of evaluations take a second or two: always for one kernel, never for a dense V."""
     if isinstance(node, StructuredNode):
         return node.products.W.shape[1] <= _DENSE_BLOCK and node.products.C.size <= _LEVELS
+    if isinstance(node, FourierNode):
+        return node.spectra is not None or node.basis.size <= _DENSE_BLOCK
     return isinstance(node, SpectralNode | FamilyNode)
 
 
@@ -204,7 +206,7 @@ def _estimated(node: LMMNode) -> list[Any]:
     """Return the graphs of what REML estimates: (σ²_g, σ²_e), θ; for a dense V those are the variables themselves."""
     if isinstance(node, SpectralNode):
         return [node.sigma2_g, node.sigma2_e]
-    if isinstance(node, FamilyNode):
+    if isinstance(node, FamilyNode) or (isinstance(node, FourierNode) and node.spectra is not None):
         return [node.lengthscale, node.sigma2_g, node.sigma2_e]
     return [node.theta] if isinstance(node, StructuredNode) else []
 
@@ -258,6 +260,8 @@ def _family_target(node: FamilyNode) -> tuple[FloatArray | None, Any]:
 
 def _reml_target(model: pm.Model, node: LMMNode) -> tuple[FloatArray | None, Any]:
     """Return θ between the REML estimate and the moment estimate, which is inside all bounds; None for a dense V."""
+    if isinstance(node, FourierNode) and node.spectra is not None:
+        return best_of_nodes(node.spectra), np.ones(3, dtype=bool)
     if not isinstance(node, StructuredNode):
         return None, None
     objective = flat_objective(node)
@@ -281,6 +285,23 @@ def _mode(logp: Density, x0: FloatArray) -> FloatArray:
     if not math.isfinite(logp(mode)[0]):
         raise SeedError("the log-posterior is not finite at the REML estimate")
     return mode
+
+
+def _refined(logp: Density, mode: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """
+    Return the mode and the inverse curvature there, after Newton steps while they exceed a standard deviation.
+
+    With millions of observations a standard deviation of log σ²_e is far shorter than what a quasi-Newton search, which
+    stops on relative changes of a log-density of millions, takes for the end.
+    """
+    cov = _inverse_curvature(logp, mode)
+    for _ in range(_NEWTON_STEPS):
+        value, gradient = logp(mode)
+        moved = mode + cov @ gradient
+        if gradient @ cov @ gradient < 1 or not logp(moved)[0] > value:
+            break
+        mode, cov = moved, _inverse_curvature(logp, moved)
+    return mode, cov
 
 
 def _inverse_curvature(logp: Density, mode: FloatArray) -> FloatArray:

@@ -132,3 +132,17 @@ def problem(request):
 @pytest.fixture(scope="session")
 def build_problem():
     return make_problem
+
+
+@pytest.fixture(scope="session")
+def fourier_cases():
+    """Gaussian processes in one and two dimensions: CASES, `make(name)`, `correlation`, SIGMA2, SIGMA2_E."""
+    return _load(HERE / "fourier_cases.py")
+
+
+@pytest.fixture(scope="session", params=["se", "matern52", "matern32", "2-D se", "2-D matern52"])
+def process(request, fourier_cases):
+    """Data of one of them, with their statistics."""
+    case = fourier_cases.make(request.param)
+    case.statistics = case.basis.statistics(case.x, case.y, case.X)
+    return case

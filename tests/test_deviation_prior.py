@@ -66,7 +66,8 @@ class Grid:
     def below(self, quantity, value):
         # the mass of a node is spread over its cell
         values = self.values[quantity]
-        apart = np.log(value / values) + (np.log((1 - values) / (1 - value)) if quantity == "h2" else 0.0)
+        with np.errstate(divide="ignore"):
+            apart = np.log(value / values) + (np.log((1 - values) / (1 - value)) if quantity == "h2" else 0.0)
         share = np.clip(apart / (2 * math.sqrt(self.step)) + 0.5, 0, 1)
         return (self.weights * share).sum()
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import RESCALE, Method
-from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
+from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, multiplied, smallest_squares
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.projection import Projection
@@ -139,31 +139,15 @@ class DenseObjective(SquaredObjective):
         )
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
-        """
-        Return ω and state with V times c = yᵀPy/p, where the parameters can multiply V by a constant.
-
-        Σ_i V_iδ_i = V says in which direction they do; along it a parameter is multiplied (variances by c, standard
-        deviations by √c) or shifted (logarithms).
-        """
+        """Return ω and state with V times c = yᵀPy/p, where the parameters can multiply V by a constant."""
         p = len(self.y) - (self._basis.shape[1] if self.method == "REML" else 0)
         c = state.factor.yPy / p
         if self.fixed.any() or not c > 0 or abs(np.log(c)) < RESCALE:
             return None
-        theta = self.external(omega)
-        V, slopes = np.asarray(self.V(theta)), [np.asarray(slope) for slope in self.dV(theta)]
-        gram = np.array([[np.vdot(a, b) for b in slopes] for a in slopes])
-        scale = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
-        projected = np.array([np.vdot(a, V) for a in slopes]) * scale
-        delta = scale * np.linalg.lstsq(gram * scale[:, None] * scale, projected, rcond=1e-10)[0]
-        with np.errstate(all="ignore"):
-            moved = (theta * c ** np.where(theta == 0, 0.0, delta / theta), theta + delta * np.log(c))
-        for target in moved:
-            inner = self.internal(target)
-            inside = (inner >= self.internal_lower).all() and (inner <= self.internal_upper).all()
-            if inside and np.isfinite(target).all() and np.allclose(self.V(target), c * V, rtol=1e-6, atol=0):
-                candidate = self.state(target)
-                if candidate is not None and candidate.loglik > state.loglik:
-                    return inner, candidate
+        for inner in multiplied(self, self.external(omega), c, self.V, self.dV):
+            candidate = self.state(self.external(inner))
+            if candidate is not None and candidate.loglik > state.loglik:
+                return inner, candidate
         return None
 
 

@@ -17,6 +17,10 @@ _FLOOR = 1e-8  # smallest eigenvalue of the information, scaled to unit diagonal
 _ROUNDING = 1e-12
 _SHORTEST = 0.2
 _REACH = 5.0
+_NEAR_END = 0.1  # Newton decrement below which steps ought to converge fast
+_IDLE = 1e-8  # information, times the squared size of a parameter, of one that the likelihood does not depend on
+_GAIN = 1e-3  # of the log-likelihood, that makes it worth to leave a boundary
+_SLOW = 0.03  # ratio of successive decrements above which they do not
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,7 @@ def maximise(
             "there. Give another start="
         )
     omega, state = objective.rescaled(omega, state) or (omega, state)
-    length, last = 1.0, None
+    length, last, curvature, slow, explored = 1.0, None, None, False, False
     for count in range(max_iterations + 1):
         theta = objective.external(omega)
         score, information = objective.derivatives(theta, state)
@@ -155,14 +159,24 @@ def maximise(
         inner_score, inner_information = J.T @ score, J.T @ information @ J
         step, decrement = propose(objective, omega, inner_score, inner_information)
         length = 1.0 if last is None else last.best_length(inner_score)
+        curvature = Curvature.at(omega, inner_score, inner_information, after=curvature)
+        slow = slow or (bool(trace.iterations) and _SLOW * trace.iterations[-1].decrement < decrement < _NEAR_END)
+        if slow and (observed := curvature.observed(objective)) is not None:
+            step, decrement = propose(objective, omega, inner_score, observed)
+            length = 1.0
         proposed = objective.external(omega + step) - theta
         current = Iteration(
             theta, float(state.loglik), score, information, objective.coefficients(state)[0], decrement, proposed,
             np.zeros_like(theta),
         )  # fmt: skip
         trace.converged = _converged(tolerances, typical(theta, information), proposed, decrement)
-        if trace.converged and count < max_iterations and (better := _escaped(objective, theta, state)):
-            trace.converged, (omega, state), last = False, better, None
+        better = None
+        if trace.converged and count < max_iterations:
+            better = _escaped(objective, theta, state)
+            if better is None and not explored:
+                explored, better = True, _explored(objective, omega, inner_score, inner_information)
+        if better is not None:
+            trace.converged, (omega, state), last, curvature = False, better, None, None
             current = replace(current, taken=objective.external(omega) - theta, kind="escape")
             trace.iterations.append(current)
             report(count, current)
@@ -190,6 +204,52 @@ def maximise(
         last = _Step(step, slope, length) if kind.startswith("AI") else None
         omega, state = moved, next_state
     return trace
+
+
+class Curvature(NamedTuple):
+    """
+    Average information, and what must be added to it for the curvature that successive scores show.
+
+    In nonlinear parameters the average information differs from the curvature, and steps converge linearly. The
+    difference is learnt from the scores that are there anyway, as in NL2SOL (Dennis, Gay & Welsch 1981,
+    doi:10.1145/355958.355965), and convergence is superlinear.
+    """
+
+    omega: FloatArray
+    score: FloatArray
+    information: FloatArray
+    difference: FloatArray
+
+    @classmethod
+    def at(
+        cls, omega: FloatArray, score: FloatArray, information: FloatArray, *, after: "Curvature | None"
+    ) -> "Curvature":
+        """Return the curvature at ω, the difference updated by the change of the score since the last point."""
+        difference = np.zeros_like(information) if after is None else after._updated(omega, score, information)
+        return cls(omega, score, information, difference)
+
+    def _updated(self, omega: FloatArray, score: FloatArray, information: FloatArray) -> FloatArray:
+        step, fall = omega - self.omega, self.score - score
+        along = float(fall @ step)
+        if not along > 0:
+            return self.difference
+        rest, known = fall - information @ step, self.difference @ step
+        size = abs(float(step @ known))
+        scale = min(1.0, abs(float(step @ rest)) / size) if size > 0 else 1.0
+        error = rest - scale * known
+        outer = np.outer(error, fall)
+        return np.asarray(
+            scale * self.difference + (outer + outer.T) / along - float(error @ step) * np.outer(fall, fall) / along**2
+        )
+
+    def observed(self, objective: Objective) -> FloatArray | None:
+        """Return the sum if it is positive definite where it can be, else None."""
+        out = self.information + self.difference
+        free = ~objective.fixed_internal & (np.diag(self.information) > 0)
+        block = out[np.ix_(free, free)]
+        scale = np.sqrt(np.diag(self.information)[free])
+        positive = block.size > 0 and np.linalg.eigvalsh(block / scale[:, None] / scale).min() > _SHORTEST
+        return np.asarray(out) if positive else None
 
 
 class _Step(NamedTuple):
@@ -232,6 +292,48 @@ def _escaped(objective: Objective, theta: FloatArray, state: Any) -> tuple[Float
         if candidate is not None and candidate.loglik > state.loglik + _ROUNDING * abs(state.loglik):
             return objective.internal(theta + 0.5**attempt * step), candidate
     return None
+
+
+def _explored(
+    objective: Objective, omega: FloatArray, score: FloatArray, information: FloatArray
+) -> tuple[FloatArray, Any] | None:
+    """
+    Return ω and state from which a parameter leaves its bound, None where none would.
+
+    Where a variance is 0, the likelihood does not depend on the lengthscale or correlation of its component, and the
+    sign of the variance's score was read at one value of them. Here others are tried, one parameter at a time.
+    """
+    lower = objective.internal_lower
+    size = np.maximum(np.abs(omega), 1.0)
+    open_ = ~np.asarray(objective.fixed_internal)
+    resting = open_ & (omega <= lower) & (score <= 0)
+    idle = open_ & ~resting & (np.diag(information) * size**2 < _IDLE)
+    best, most = None, _GAIN
+    for i in np.flatnonzero(idle) if resting.any() else ():
+        for value in _values(float(omega[i]), float(lower[i]), float(objective.internal_upper[i])):
+            trial = omega.copy()
+            trial[i] = value
+            theta = objective.external(trial)
+            state = objective.state(theta)
+            if state is None:
+                continue
+            J, (slope, curvature) = objective.jacobian(trial), objective.derivatives(theta, state)
+            inner, diagonal = J.T @ slope, np.diag(J.T @ curvature @ J)
+            rising = resting & (inner > 0) & (diagonal > 0)
+            gain = float((0.5 * inner[rising] ** 2 / diagonal[rising]).max(initial=0.0))
+            if gain > most:
+                best, most = (trial, state), gain
+    return best
+
+
+def _values(value: float, lower: float, upper: float) -> FloatArray:
+    """Return values across the range of a parameter: between its bounds, or around what it is."""
+    if math.isfinite(lower) and math.isfinite(upper):
+        inside = np.linspace(0, 1, 11)[1:-1]
+        return np.asarray(lower * (upper / lower) ** inside if lower > 0 else lower + (upper - lower) * inside)
+    if lower == 0:
+        return np.asarray(value * 4.0 ** np.arange(-4, 5))
+    return value + np.arange(-4.0, 5.0)
 
 
 def _advance(

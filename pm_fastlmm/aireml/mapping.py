@@ -8,21 +8,24 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
-from pytensor.gradient import pushforward
-from pytensor.graph.replace import clone_replace
+from pytensor.gradient import NullTypeGradError, pushforward
+from pytensor.graph.replace import clone_replace, vectorize_graph
 from scipy.optimize import least_squares
 
 from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.family import FamilyObjective
+from pm_fastlmm.aireml.fourier import FourierObjective
 from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.aireml.structured import StructuredObjective
-from pm_fastlmm.distribution import DenseNode, FamilyNode, LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching, support
+from pm_fastlmm.likelihood.family import FamilySpectra
 
 _MATCHED = 1e-5
+_DELTAS = 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +71,7 @@ class FreeVariables:
             names += [rv.name + (f"[{', '.join(map(str, i))}]" if shape else "") for i in np.ndindex(*shape)]
         lower, upper, initial = (np.concatenate([part[i].ravel() for part in parts]) for i in range(3))
         symbols = tuple(
-            pt.tensor(rv.name, dtype="float64", shape=part[2].shape) for rv, part in zip(rvs, parts, strict=True)
+            pt.TensorType("float64", shape=part[2].shape)(rv.name) for rv, part in zip(rvs, parts, strict=True)
         )
         return cls(tuple(rvs), symbols, tuple(names), lower, upper, initial)
 
@@ -237,6 +240,9 @@ def objective_of(model: pm.Model, node: LMMNode, method: Method = "REML") -> tup
     ValueError
         If the mean has free variables, the node has no data, or its variables are discrete.
     """
+    if isinstance(node, FourierNode):
+        objective = _fourier(model, node, method)
+        return objective, None, np.ones(len(objective.names), dtype=bool)
     y, offset, prior = _data(model, node)
     if isinstance(node, DenseNode):
         variables = FreeVariables.of(model, node, [node.V])
@@ -347,6 +353,51 @@ def _dense(
         names=variables.names, lower=variables.lower, upper=variables.upper, start=variables.initial,
         flat=node.treatment == "flat", method=method, split=variables.split,
     )  # fmt: skip
+
+
+def _fourier(model: pm.Model, node: FourierNode, method: Method) -> FourierObjective:
+    """Return the objective over x; it starts at the best lengthscale of all nodes where there is one lengthscale."""
+    graph = pt.concatenate([pt.exp(node.log_weights) * node.sigma2_g, pt.expand_dims(node.sigma2_e, 0)])
+    estimated = [] if node.lengthscale is None else [pt.stack([node.lengthscale, node.sigma2_g, node.sigma2_e])]
+    variables = FreeVariables.of(model, node, [graph, *estimated])
+    (prior,) = variables.substitute([graph])
+    evaluate, slopes = variables.compile([prior]), _slopes(prior, variables)
+    lower, upper, start = variables.lower, variables.upper, variables.initial
+    inside: Callable[[FloatArray], bool] = lambda x: True  # noqa: E731
+    if node.spectra is not None:
+        link, (low, high) = Link.of(variables, estimated[0]), node.basis.lengthscale
+        same = [bool(link.jacobian(x)[0, i] == 1 and link.theta(x)[0] == x[i]) for x in (start,) for i in range(len(x))]
+        lower, upper = np.where(same, np.maximum(lower, low), lower), np.where(same, np.minimum(upper, high), upper)
+        edge = 1e-9 * (high - low)
+        inside = lambda x: low - edge <= link.theta(x)[0] <= high + edge  # noqa: E731
+        start = np.clip(_nearest(link, best_of_nodes(node.spectra)), lower, upper)
+    return FourierObjective.of(
+        lambda x: evaluate(x)[0], slopes, node.products, names=variables.names, lower=lower, upper=upper, start=start,
+        split=variables.split, inside=inside, method=method,
+    )  # fmt: skip
+
+
+def _slopes(vector: Any, variables: FreeVariables) -> Callable[[FloatArray], list[FloatArray]]:
+    """Return the derivatives of a vector; backwards, one pass for each element, where an operation knows no other."""
+    try:
+        return variables.compile(_tangents(vector, variables))
+    except NullTypeGradError:
+        weights = pt.dvector()
+        gradients = pytensor.grad((vector * weights).sum(), list(variables.symbols))
+        row = pt.concatenate([g.ravel() for g in gradients])
+        rows = vectorize_graph(row, {weights: pt.eye(vector.type.shape[0])})
+        jacobian = variables.compile([rows])
+        return lambda x: list(jacobian(x)[0].T)
+
+
+def best_of_nodes(spectra: FamilySpectra) -> FloatArray:
+    """Return (ℓ, σ²_g, σ²_e) where the likelihood is highest over lengthscales and values of δ on a grid."""
+    low, high = np.log(spectra.lengthscale)
+    lengthscales = np.exp(np.linspace(low, high, 4 * spectra.n_nodes + 2)[1:-1])
+    delta = np.geomspace(*spectra.delta, _DELTAS)
+    loglik, sigma2 = spectra.profile(lengthscales, delta)
+    i, j = np.unravel_index(np.nanargmax(loglik), loglik.shape)
+    return np.array([lengthscales[i], sigma2[i, j], sigma2[i, j] * delta[j]])
 
 
 def _tangents(V: Any, variables: FreeVariables) -> list[Any]:

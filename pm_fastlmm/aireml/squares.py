@@ -1,6 +1,6 @@
 """Objectives over variables of a user's choice, of which some enter V by their square."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,3 +71,27 @@ def smallest_squares(squared: Any, start: FloatArray, slopes: FloatArray, varian
     """
     size = np.where(squared & (slopes != 0), np.abs(slopes) / (2 * np.where(squared, start, 1.0)), np.inf)
     return np.where(squared, np.sqrt(_SMALL * max(variance, 1e-300) / size), 0.0)
+
+
+def multiplied(
+    objective: SquaredObjective, theta: FloatArray, c: float, V: Callable[[FloatArray], FloatArray],
+    dV: Callable[[FloatArray], Sequence[FloatArray]],
+) -> Iterator[FloatArray]:  # fmt: skip
+    """
+    Yield internal coordinates at which V, or anything that it is linear in, is c times what it is at θ.
+
+    Σ_i V_iδ_i = V says in which direction the parameters multiply V; along it a parameter is multiplied (variances by
+    c, standard deviations by √c) or shifted (logarithms).
+    """
+    value, slopes = np.asarray(V(theta)), [np.asarray(slope) for slope in dV(theta)]
+    gram = np.array([[np.vdot(a, b) for b in slopes] for a in slopes])
+    scale = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
+    projected = np.array([np.vdot(a, value) for a in slopes]) * scale
+    delta = scale * np.linalg.lstsq(gram * scale[:, None] * scale, projected, rcond=1e-10)[0]
+    with np.errstate(all="ignore"):
+        moved = (theta * c ** np.where(theta == 0, 0.0, delta / theta), theta + delta * np.log(c))
+    for target in moved:
+        inner = objective.internal(target)
+        inside = (inner >= objective.internal_lower).all() and (inner <= objective.internal_upper).all()
+        if inside and np.isfinite(target).all() and np.allclose(V(target), c * value, rtol=1e-6, atol=0):
+            yield inner

@@ -3,7 +3,16 @@
 from pm_fastlmm.distribution.dense import DenseLMM
 from pm_fastlmm.distribution.family import FamilyLMM
 from pm_fastlmm.distribution.fastlmm import FastLMM
-from pm_fastlmm.distribution.nodes import DenseNode, FamilyNode, LMMNode, SpectralNode, StructuredNode, lmm_nodes
+from pm_fastlmm.distribution.fourier import FourierLMM
+from pm_fastlmm.distribution.nodes import (
+    DenseNode,
+    FamilyNode,
+    FourierNode,
+    LMMNode,
+    SpectralNode,
+    StructuredNode,
+    lmm_nodes,
+)
 from pm_fastlmm.distribution.structured import StructuredLMM
 
 __all__ = [
@@ -12,6 +21,8 @@ __all__ = [
     "FamilyLMM",
     "FamilyNode",
     "FastLMM",
+    "FourierLMM",
+    "FourierNode",
     "LMMNode",
     "SpectralNode",
     "StructuredLMM",

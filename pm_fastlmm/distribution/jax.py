@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from pytensor.link.jax.dispatch.basic import jax_funcify
 
-from pm_fastlmm.distribution.operations import DenseLoglik, FamilyLoglik, MixedLoglik
+from pm_fastlmm.distribution.operations import DenseLoglik, FamilyLoglik, FourierLoglik, MixedLoglik
 from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
 from pm_fastlmm.likelihood.dense import dense_loglik_and_gradient
 from pm_fastlmm.likelihood.family import family_loglik_and_gradient
+from pm_fastlmm.likelihood.fourier import fourier_loglik_and_gradient
 
 
 def _called_back(evaluate: Callable[..., tuple[Any, ...]], differentiable: int) -> Callable[..., Any]:
@@ -56,6 +57,10 @@ def _family(*inputs: Any) -> tuple[Any, ...]:
     return tuple(family_loglik_and_gradient(*inputs))
 
 
+def _fourier(log_prior: Any, e: Any, data: Any, gram: Any, df: Any) -> tuple[Any, ...]:
+    return fourier_loglik_and_gradient(log_prior, float(e), data, gram, int(df))
+
+
 @jax_funcify.register(MixedLoglik)  # type: ignore[untyped-decorator]
 def _mixed_loglik(op: MixedLoglik, **kwargs: Any) -> Any:
     return _called_back(_mixed, 5)
@@ -69,3 +74,8 @@ def _dense_loglik(op: DenseLoglik, **kwargs: Any) -> Any:
 @jax_funcify.register(FamilyLoglik)  # type: ignore[untyped-decorator]
 def _family_loglik(op: FamilyLoglik, **kwargs: Any) -> Any:
     return _called_back(_family, 3)
+
+
+@jax_funcify.register(FourierLoglik)  # type: ignore[untyped-decorator]
+def _fourier_loglik(op: FourierLoglik, **kwargs: Any) -> Any:
+    return _called_back(_fourier, 3)

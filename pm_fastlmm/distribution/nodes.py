@@ -9,12 +9,16 @@ from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pm_fastlmm._arrays import Ids
+from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.distribution.dense import DenseRV
 from pm_fastlmm.distribution.family_variables import FamilyRV
+from pm_fastlmm.distribution.fourier import FourierRV
 from pm_fastlmm.distribution.structured import StructuredRV
 from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, Treatment, statistic
+from pm_fastlmm.likelihood.family import FamilySpectra
+from pm_fastlmm.linalg.feature_products import FourierProducts
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
@@ -172,9 +176,41 @@ class DenseNode(LMMNode):
     beta_cov: Any
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FourierNode(LMMNode):
+    """
+    A FourierLMM node; its observed data are [b̃, c̃].
+
+    Attributes
+    ----------
+    basis : FourierBasis
+    products : FourierProducts
+        Of the features with each other, X projected out.
+    spectra : FamilySpectra or None
+        At the nodes of the lengthscale, when that is all that the kernel has.
+    log_weights : TensorVariable (M,)
+        log d_j as a function of the model's variables.
+    lengthscale : TensorVariable or None
+    sigma2_g, sigma2_e : TensorVariable
+    """
+
+    basis: FourierBasis
+    products: FourierProducts
+    spectra: FamilySpectra | None
+    log_weights: Any
+    lengthscale: Any
+    sigma2_g: Any
+    sigma2_e: Any
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.products.n
+
+
 def lmm_nodes(model: pm.Model) -> list[LMMNode]:
     """
-    Return the FastLMM, FamilyLMM, StructuredLMM and DenseLMM nodes of a model.
+    Return the FastLMM, FamilyLMM, StructuredLMM, DenseLMM and FourierLMM nodes of a model.
 
     They are found in its order, also after `do`, `observe`, freezing and copying.
     """
@@ -184,7 +220,7 @@ def lmm_nodes(model: pm.Model) -> list[LMMNode]:
 
 def _node(model: pm.Model, rv: Any) -> LMMNode | None:
     op = rv.owner.op
-    if not isinstance(op, LMMRV | FamilyRV | StructuredRV | DenseRV):
+    if not isinstance(op, LMMRV | FamilyRV | StructuredRV | DenseRV | FourierRV):
         return None
     _, _, *params = rv.owner.inputs
     data = _observed(model, rv)
@@ -198,6 +234,11 @@ def _node(model: pm.Model, rv: Any) -> LMMNode | None:
     if isinstance(op, DenseRV):
         mu, b, B, V = params
         return DenseNode(rv.name, rv, op.treatment, mu, b, data, op.projection, op.ids, V, B)
+    if isinstance(op, FourierRV):
+        log_weights, ell, g, e = params
+        common = (rv.name, rv, "flat", None, None, data, op.products.projection, None)
+        lengthscale = ell[0] if op.spectra is not None else None
+        return FourierNode(*common, op.basis, op.products, op.spectra, log_weights, lengthscale, g, e)
     mu = b = root = None
     if isinstance(op, ProperLMMRV):
         mu, b, root, g, e = params[:5]

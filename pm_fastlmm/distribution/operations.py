@@ -19,6 +19,7 @@ from pytensor.link.numba.dispatch.basic import generate_fallback_impl, numba_fun
 from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
 from pm_fastlmm.likelihood.dense import dense_loglik_and_gradient
 from pm_fastlmm.likelihood.family import family_loglik_and_gradient
+from pm_fastlmm.likelihood.fourier import fourier_loglik_and_gradient
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
@@ -259,3 +260,39 @@ class FamilyContrasts(Op):  # type: ignore[misc]
             lengthscale, g, e = (float(v[place]) for v in parameters)
             out[place] = self.family.draw_contrasts(lengthscale, g, e, xi[place])
         outputs[0][0] = out
+
+
+@called_back
+class FourierLoglik(Op):  # type: ignore[misc]
+    """
+    Log-likelihood from products of Fourier features, with its gradient as further outputs: one factorisation for both.
+
+    Inputs: log σ²d (M,), σ²_e, the data [b̃, c̃] (M + 1,), and the constants G̃ and p. -½log|XᵀX| is left out. There is
+    no second derivative.
+    """
+
+    __props__ = ()
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to inputs."""
+        log_prior, e, data, gram, df = map(pt.as_tensor, inputs)
+        outputs = [pt.dscalar(), log_prior.type(), pt.dscalar(), data.type()]
+        return Apply(self, [log_prior, e, data, gram, df], outputs)
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        log_prior, e, data, gram, df = inputs
+        values = fourier_loglik_and_gradient(log_prior, float(e), data, gram, int(df))
+        for out, value in zip(outputs, values, strict=True):
+            out[0] = np.asarray(value)
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the gradient, which the outputs hold already."""
+        g, *others = cotangents
+        if any(not isinstance(other.type, type(disconnected_type)) for other in others):
+            raise NotImplementedError("the likelihood of Fourier features has first derivatives only.")
+        return [g * d for d in outputs[1:]] + [disconnected_type() for _ in inputs[3:]]
+
+    def connection_pattern(self, node: Any) -> list[list[bool]]:
+        """Parameters and data reach the log-likelihood, the constants do not."""
+        return [[i < 3] * 4 for i in range(len(node.inputs))]

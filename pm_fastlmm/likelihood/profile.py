@@ -127,6 +127,15 @@ class Profile:
         """Return d²f/d(log δ)² at log δ = x (a vector), (T, len(x)), without cancellation at either end."""
         return np.asarray(self._evaluate(x)[2])
 
+    def heights(self, x: FloatArray) -> FloatArray:
+        """Return f as `value` does, without its derivatives and on all processors."""
+        from pm_fastlmm.likelihood import kernels
+
+        nodes = np.atleast_1d(np.asarray(x, dtype=float))
+        out, model = np.empty((len(self.z), nodes.size)), self.model()
+        in_threads(lambda part: kernels.value_rows(model, self.rows(part), self.null[part], nodes, out[part]), len(out))
+        return out
+
     def scale(self, x: FloatArray | float) -> FloatArray:
         """Return the maximising σ² at log δ = x (a vector), (T, len(x)), in the scaled units."""
         return np.asarray(self._evaluate(x)[3] / self.m)
@@ -217,8 +226,7 @@ def _search_block(
 ) -> None:
     from pm_fastlmm.likelihood import kernels
 
-    nodes = _nodes(profile, z, null[:, 0])
-    weights, shared = _grid(profile, nodes)
+    nodes, weights, shared = block_grid(profile, z, null[:, 0])
     zz = (z * z) @ weights
     zg, gg = ((z * g) @ weights, (g * g) @ weights) if len(g) else (_NONE, _NONE)
 
@@ -227,6 +235,12 @@ def _search_block(
         kernels.search_rows(model, rows[0], rows[1], null[part], nodes, shared, *rows[2:], out[part])
 
     in_threads(run, len(null))
+
+
+def block_grid(profile: Profile, z: FloatArray, rss: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the nodes of log δ for a block of responses, and weights and shared sums there, see `_grid`."""
+    nodes = _nodes(profile, z, rss)
+    return nodes, *_grid(profile, nodes)
 
 
 def maximise(rotated: Rotated, method: Method) -> Optima:

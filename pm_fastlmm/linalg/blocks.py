@@ -31,17 +31,22 @@ class Block:
     dropped: int
 
 
-def read_block(X: Any, W: Any, y: Any, missing: Missing) -> Block:
-    """Read a block of rows: X and y aligned to W by id where they carry one, rows with NaN dropped if asked."""
+def read_block(X: Any, W: Any, y: Any, missing: Missing, *, name: str = "W", ndim: tuple[int, ...] = (2,)) -> Block:
+    """
+    Read a block of rows: X and y aligned to W by id where they carry one, rows with NaN dropped if asked.
+
+    `name` is what the user calls W.
+    """
     if missing not in get_args(Missing.__value__):
         raise ValueError(f"missing must be 'raise' or 'drop', got {missing!r}.")
-    factor, response = read(W, "W", ndim=(2,)), read(y, "y", ndim=(1, 2))
+    factor, response = read(W, name, ndim=ndim), read(y, "y", ndim=(1, 2))
     n = factor.values.shape[0]
     design = Labelled(np.zeros((n, 0)), None, None) if X is None else read(X, "X", ndim=(1, 2))
     parts = []
-    for name, part in (("X", design), ("W", factor), ("y", response)):
-        require_length(part.values.shape[0], n, name, "W")
-        values = part.take(align(factor.ids, part, name=name, reference_name="W"))
+    called = ("X", name, "y")
+    for own, part in zip(called, (design, factor, response), strict=True):
+        require_length(part.values.shape[0], n, own, name)
+        values = part.take(align(factor.ids, part, name=own, reference_name=name))
         parts.append(values if values.ndim == 2 else values[:, None])
     names = response.names
     if response.values.ndim == 2 and names is None:
@@ -52,10 +57,10 @@ def read_block(X: Any, W: Any, y: Any, missing: Missing) -> Block:
         kept = ~np.logical_or.reduce([np.isnan(part).any(1) for part in parts])
         parts, dropped = [part[kept] for part in parts], n - int(kept.sum())
         extremes = [_extremes(part) for part in parts]
-    for name, values, ends in zip(("X", "W", "y"), parts, extremes, strict=True):
+    for own, values, ends in zip(called, parts, extremes, strict=True):
         if not np.isfinite(ends).all():
-            require_finite(values, name, "leave those rows out; missing='drop' drops rows with NaN, and counts them.")
-        require_range(ends, name)
+            require_finite(values, own, "leave those rows out; missing='drop' drops rows with NaN, and counts them.")
+        require_range(ends, own)
     return Block((parts[0], parts[1], parts[2]), columns, dropped)
 
 
@@ -86,11 +91,13 @@ class RowBlocks(Sequence[tuple[Any, Any, Any]]):
         If the lengths differ.
     """
 
-    def __init__(self, X: Any, W: Any, y: Any, *, block_rows: int | None = None, memory: int = 2**28) -> None:
+    def __init__(
+        self, X: Any, W: Any, y: Any, *, block_rows: int | None = None, memory: int = 2**28, name: str = "W"
+    ) -> None:
         self.parts, self.n = (X, W, y), int(W.shape[0])
-        for name, part in zip(("X", "W", "y"), self.parts, strict=True):
+        for own, part in zip(("X", name, "y"), self.parts, strict=True):
             if part is not None:
-                require_length(part.shape[0], self.n, name, "W")
+                require_length(part.shape[0], self.n, own, name)
         columns = sum(int(np.prod(part.shape[1:])) for part in self.parts if part is not None)
         chunks = getattr(W, "chunks", None)
         chosen = choose_block_rows(columns, memory=memory, chunk_rows=int(chunks[0]) if chunks else None)

@@ -23,19 +23,21 @@ class DaskBlocks(Sequence[Any]):
     process. All groups from the first that was asked for are submitted to a cluster at once.
     """
 
-    def __init__(self, X: Any, W: Any, y: Any, *, reduce: Callable[..., Any], merge: Callable[[Any, Any], Any]) -> None:
+    def __init__(
+        self, X: Any, W: Any, y: Any, *, reduce: Callable[..., Any], merge: Callable[[Any, Any], Any], name: str = "W"
+    ) -> None:
         try:
             import dask.array as da
             from dask import delayed
         except ImportError as error:
             raise ImportError("Dask arrays need Dask: pip install 'pm_fastlmm[distributed]'.") from error
         if not isinstance(W, da.Array):
-            raise TypeError(f"W must be a Dask array, got {type(W).__name__}: use from_rows for anything else.")
+            raise TypeError(f"{name} must be a Dask array, got {type(W).__name__}: use from_rows for anything else.")
         W = W.rechunk({1: -1})
         rows = W.chunks[0]
         if any(np.isnan(rows)):
-            raise ValueError("the chunks of W have unknown sizes: call W.compute_chunk_sizes() first.")
-        parts = [None if part is None else _like(part, rows, name) for part, name in ((X, "X"), (y, "y"))]
+            raise ValueError(f"the chunks of {name} have unknown sizes: call {name}.compute_chunk_sizes() first.")
+        parts = [None if part is None else _like(part, rows, own, name) for part, own in ((X, "X"), (y, "y"))]
         chunks = [[None] * len(rows) if part is None else part.to_delayed().ravel() for part in (parts[0], W, parts[1])]
         self._blocks = list(zip(*chunks, strict=True))
         leaves = [delayed(_reduced)(reduce, *block) for block in self._blocks]
@@ -93,12 +95,12 @@ def active_client() -> Any:
         return None
 
 
-def _like(part: Any, rows: tuple[int, ...], name: str) -> Any:
-    """Return an array as a Dask array with the chunks of W."""
+def _like(part: Any, rows: tuple[int, ...], name: str, reference_name: str) -> Any:
+    """Return an array as a Dask array with the chunks of rows of another."""
     import dask.array as da
 
     array = part if isinstance(part, da.Array) else da.from_array(part)
-    require_length(array.shape[0], sum(rows), name, "W")
+    require_length(array.shape[0], sum(rows), name, reference_name)
     return array.rechunk((rows, *((size,) for size in array.shape[1:])))
 
 

@@ -226,3 +226,11 @@ def test_moments_of_the_terms_form_no_large_matrix(models, oracle):
     gram = np.array([[np.trace(M @ A @ M @ B) for B in parts] for A in parts])
     squares = np.array([objective.y @ A @ objective.y for A in parts])
     assert_allclose(objective.start(), moment_start(gram, squares), rtol=1e-9)
+
+
+def test_variables_may_have_the_names_of_number_types():
+    y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    with pm.Model() as model:
+        term = flmm.Term(np.repeat(list("abc"), 4), cov.scalar(pm.HalfNormal("long", 5)), name="batch")
+        flmm.StructuredLMM("y", X=np.ones((12, 1)), terms=[term], sigma2_e=pm.HalfNormal("short", 5), observed=y)
+    assert set(flmm.find_reml(model, progressbar=False).point) == {"long", "short"}

@@ -1,0 +1,265 @@
+"""FourierLMM: a Gaussian process on Fourier features, observed through additive statistics of its data."""
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+from pymc.distributions.dist_math import check_parameters
+from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
+from pymc.logprob.abstract import _logprob
+from pymc.pytensorf import floatX
+from pytensor.compile.mode import Mode
+from pytensor.graph.basic import Constant
+from pytensor.tensor.random.basic import chisquare, normal
+
+from pm_fastlmm._arrays import FloatArray, outside
+from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
+from pm_fastlmm.covariance.fourier.kernels import log_spectral_density
+from pm_fastlmm.distribution.inputs import refuse_unknown
+from pm_fastlmm.distribution.operations import FamilyLoglik, FourierLoglik
+from pm_fastlmm.distribution.variables import prepared, times
+from pm_fastlmm.likelihood.family import FamilySpectra
+from pm_fastlmm.likelihood.fourier import fourier_spectra
+from pm_fastlmm.linalg.feature_products import FourierProducts
+
+_CARRIED = ("basis", "products", "spectra")
+_AFFORDABLE = 800  # features that are factored at each evaluation
+_PRIOR_DRAWS = 1000
+_OUTSIDE = 0.05  # of the prior of a lengthscale, more than which is an error
+_EPS = float(np.finfo(np.float64).eps)
+
+
+class FourierRV(SymbolicRandomVariable):  # type: ignore[misc]
+    """
+    [ZᵀMy, yᵀMy] of y = Xβ + Zw + e, w ~ N(0, σ²diag(d)): inputs log d, ℓ, σ²_g and σ²_e; ℓ is empty if d has others.
+
+    The op carries what does not change: the basis, the products of the features, the spectra at the nodes of ℓ.
+    """
+
+    name = "FourierLMM"
+    _print_name = ("FourierLMM", r"\operatorname{FourierLMM}")
+    extended_signature = "[rng],[size],(m),(l),(),()->[rng],(v)"
+    treatment: Literal["flat"] = "flat"
+    basis: FourierBasis
+    products: FourierProducts
+    spectra: FamilySpectra | None
+
+    @classmethod
+    def rv_op(cls, *params: Any, carried: dict[str, Any], size: Any = None, rng: Any = None) -> Any:
+        """Build the graph of a draw: coordinates of My in the space of the features, and its square outside."""
+        (log_weights, ell, g, e), size, rng, batch = prepared(cls.ndims_params, params, size, rng)
+        products: FourierProducts = carried["products"]
+        root = _root(products)
+        M, k = root.shape
+        next_rng, xi = normal(0.0, 1.0, size=(*batch, M + k), rng=rng, return_next_rng=True)
+        w = pt.exp(0.5 * log_weights) * pt.sqrt(g)[..., None] * xi[..., :M]
+        a = times(pt.constant(root.T), w) + pt.sqrt(e)[..., None] * xi[..., M:]
+        square = (a**2).sum(-1, keepdims=True)
+        if products.df > k:
+            next_rng, rest = chisquare(products.df - k, size=(*batch, 1), rng=next_rng, return_next_rng=True)
+            square = square + e[..., None] * rest
+        value = pt.concatenate([times(pt.constant(root), a), square], axis=-1)
+        op = cls([rng, size, log_weights, ell, g, e], [next_rng, value])
+        for name, part in carried.items():
+            setattr(op, name, part)
+        return op(rng, size, log_weights, ell, g, e)
+
+    def rebuild_rv(self, *params: Any, **kwargs: Any) -> Any:
+        """Build the variable anew, for another size."""
+        return self.rv_op(*params, carried={name: getattr(self, name) for name in _CARRIED}, **kwargs)
+
+
+def _root(products: FourierProducts) -> FloatArray:
+    """Return R (M, k) with RRᵀ = G̃, of its rank."""
+    values, vectors = np.linalg.eigh(products.gram)
+    kept = values > len(values) * _EPS * values[-1]
+    return np.asarray((vectors[:, kept] * np.sqrt(values[kept]))[:, -products.df :])
+
+
+def statistic(products: FourierProducts) -> FloatArray:
+    """Return [b̃, c̃], what a node observes."""
+    return np.append(products.cross, products.square)
+
+
+@_logprob.register(FourierRV)  # type: ignore[untyped-decorator]
+def _fourier_logp(op: FourierRV, values: Any, rng: Any, size: Any, log_weights: Any, ell: Any, g: Any, e: Any,
+                  **kwargs: Any) -> Any:  # fmt: skip
+    (value,) = values
+    products = op.products
+    if op.spectra is not None and isinstance(value, Constant) and np.array_equal(value.data, statistic(products)):
+        logp = FamilyLoglik()(pt.log(ell[0]), g, e, *map(pt.constant, op.spectra.constants))[0]
+    else:  # other data than those whose spectra are known
+        constants = pt.constant(products.gram), pt.constant(np.asarray(products.df))
+        logp = FourierLoglik()(log_weights + pt.log(g), e, value, *constants)[0]
+    return check_parameters(logp - products.projection.logdet_R, g >= 0, e >= 0, msg="sigma2 >= 0, sigma2_e >= 0")
+
+
+class _Fourier(Continuous):  # type: ignore[misc]
+    rv_type = FourierRV
+    rv_op = FourierRV.rv_op
+
+    @classmethod
+    def dist(cls, params: Any, **kwargs: Any) -> Any:
+        return super().dist(params, **kwargs)
+
+    def support_point(rv: Any, size: Any, *params: Any) -> Any:
+        return pt.ones_like(rv)
+
+
+class FourierLMM:
+    r"""
+    A Gaussian process y = Xβ + f(x) + e, f ~ GP(0, σ²k), e ~ N(0, σ²_eI), observed through its `FourierStatistics`.
+
+    The density is that of y, β integrated out under a flat prior (lme4's constant), with f represented on a
+    `FourierBasis`. An evaluation costs nothing that grows with the number of rows.
+
+    Parameters
+    ----------
+    name : str
+    statistics : FourierStatistics
+        Of the data: `basis.statistics(x, y, X)`. They are what the node observes.
+    lengthscale : tensor_like
+        ℓ of the basis's own kernel. Its prior must keep inside the range of the basis, outside which the density is 0.
+        Spectra at nodes of ℓ are computed here, once; an evaluation factors nothing.
+    kernel : pymc.gp.cov.Covariance
+        Instead of a lengthscale, any covariance with a spectral density: sums, anisotropic lengthscales, amplitudes of
+        its own. One Cholesky factorisation of the features (M, M) for each evaluation, with the gradient in closed
+        form. The basis must be made for the shortest lengthscale and the roughest of its parts.
+    sigma2 : tensor_like
+        Variance that multiplies the kernel; 1 by default with `kernel=`.
+    sigma2_e : tensor_like
+        Residual variance. Sample σ² and σ²_e, not their ratio: at a large n they are nearly independent.
+    tolerance : float
+        Error of the interpolation in ℓ, in log units, see `FamilySpectra.build`.
+    **kwargs
+        As in any PyMC distribution.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of lengthscale and kernel is given, more than 5 % of the lengthscale's prior is outside the
+        range of the basis, or the kernel has no spectral density.
+
+    Warns
+    -----
+    UserWarning
+        If some of the prior is outside; or a kernel is factored with more than 800 features at each evaluation.
+
+    Notes
+    -----
+    Draws of the node (prior and posterior predictive) are draws of the same statistics, [ZᵀMy, yᵀMy] with
+    M = I - X(XᵀX)⁻¹Xᵀ. Functions and new observations come from `flmm.predict` afterwards.
+
+    References
+    ----------
+    Greengard, Rachh & Barnett (2025), arXiv:2210.10210, for the representation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymc as pm
+    >>> import pm_fastlmm as flmm
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.uniform(size=5000)
+    >>> y = np.sin(12 * x) + rng.normal(size=5000)
+    >>> basis = flmm.FourierBasis(x, "matern52", lengthscale=(0.05, 1.0), noise_ratio_min=0.1)
+    >>> with pm.Model() as model:
+    ...     ell = pm.Uniform("ell", 0.05, 1.0)
+    ...     sigma2, sigma2_e = pm.HalfNormal("sigma2", 2), pm.HalfNormal("sigma2_e", 2)
+    ...     statistics = basis.statistics(x, y, np.ones(5000))
+    ...     node = flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=sigma2, sigma2_e=sigma2_e)
+    >>> fit = flmm.find_reml(model, progressbar=False)
+    >>> print(fit.theta.round(2).to_dict())
+    {'ell': 0.26, 'sigma2': 2.13, 'sigma2_e': 1.01}
+    """
+
+    def __new__(cls, name: str, *, statistics: FourierStatistics, **kwargs: Any) -> Any:
+        """Register the distribution with the model of the context."""
+        params, carried, rest = _parametrise(statistics, **kwargs)
+        return _Fourier(name, params, carried=carried, observed=statistic(carried["products"]), **rest)
+
+    @classmethod
+    def dist(cls, *, statistics: FourierStatistics, **kwargs: Any) -> Any:
+        """Return the distribution as a variable outside any model, for `pm.logp` and `pm.draw`."""
+        params, carried, rest = _parametrise(statistics, **kwargs)
+        return _Fourier.dist(params, carried=carried, **rest)
+
+
+def _parametrise(
+    statistics: Any, *, lengthscale: Any = None, kernel: Any = None, sigma2: Any = None, sigma2_e: Any = None,
+    tolerance: float = 1e-3, **kwargs: Any,
+) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """Return the parameters of the random variable, what its op carries, and the arguments that are PyMC's."""
+    refuse_unknown("FourierLMM", kwargs, "it takes statistics, lengthscale or kernel, sigma2, sigma2_e, tolerance")
+    if not isinstance(statistics, FourierStatistics):
+        raise TypeError(
+            f"statistics must be FourierStatistics, got {type(statistics).__name__}: basis.statistics(x, y, X)."
+        )
+    if (lengthscale is None) == (kernel is None):
+        raise ValueError("give either lengthscale, of the basis's own kernel, or kernel, a covariance of pymc.gp.cov.")
+    if sigma2_e is None or (sigma2 is None and kernel is None):
+        raise ValueError("give sigma2_e, the residual variance, and sigma2, the variance of the process.")
+    basis, products = statistics.basis, statistics.project()
+    spectra = None
+    if kernel is None:
+        ell = floatX(pt.as_tensor(lengthscale))
+        if ell.type.ndim:
+            raise ValueError(
+                f"lengthscale must be one number, got shape {ell.type.shape}: one for each dimension is given in a "
+                "kernel, kernel=pm.gp.cov.Matern52(2, ls=...)."
+            )
+        _check_prior(ell, basis)
+        log_weights = _log_weights(basis, basis.kernel.log_density_graph(basis.grid.omega, ell))
+        spectra = fourier_spectra(
+            products, basis.log_weights, basis.lengthscale, delta_min=basis.noise_ratio_min, tolerance=tolerance
+        )
+    else:
+        ell, log_weights = None, _log_weights(basis, _density_of(kernel, basis))
+    carried = {"basis": basis, "products": products, "spectra": spectra}
+    variances = [floatX(pt.as_tensor(1.0 if v is None else v)) for v in (sigma2, sigma2_e)]
+    lengthscales = pt.zeros((0,)) if ell is None else pt.expand_dims(ell, 0)
+    return [log_weights, lengthscales, *variances], carried, kwargs
+
+
+def _log_weights(basis: FourierBasis, log_density: Any) -> Any:
+    """Return log d (M,) from log S at the modes."""
+    by_mode = pt.specify_shape(log_density + basis.grid.log_volume, (len(basis.grid.omega),))
+    return pt.concatenate([by_mode, by_mode[1:]])
+
+
+def _density_of(kernel: Any, basis: FourierBasis) -> Any:
+    dimensions = basis.grid.dimensions
+    if getattr(kernel, "input_dim", dimensions) != dimensions:
+        raise ValueError(f"kernel has {kernel.input_dim} dimensions, but the basis has {dimensions}.")
+    density = log_spectral_density(kernel, basis.grid.omega)
+    if basis.size > _AFFORDABLE:
+        warnings.warn(
+            f"{basis.size} features are factored at each evaluation: a smoother kernel, a larger smallest lengthscale "
+            f"or noise_ratio_min needs fewer (up to {_AFFORDABLE} cost some milliseconds); one lengthscale alone, "
+            "lengthscale=, is not factored at all.",
+            UserWarning,
+            stacklevel=outside(),
+        )
+    return density
+
+
+def _check_prior(lengthscale: Any, basis: FourierBasis) -> None:
+    """Refuse a prior of which a good part is outside the range of the basis, and warn of a little."""
+    low, high = basis.lengthscale
+    try:
+        draws = pm.draw(lengthscale, _PRIOR_DRAWS, random_seed=0, mode=Mode(linker="py", optimizer="fast_compile"))
+    except NotImplementedError:  # a flat prior has no draws; the range makes it proper
+        return
+    share = float(((draws < low) | (draws > high)).mean())
+    if not share:
+        return
+    text = (
+        f"{share:.1%} of the prior of the lengthscale is outside the range of the basis, {low:g} to {high:g}, where "
+        "the density is 0: make the basis for a wider range, or keep the prior inside, "
+        f"pm.Uniform(..., {low:g}, {high:g}) or pm.Truncated."
+    )
+    if share > _OUTSIDE:
+        raise ValueError(text)
+    warnings.warn(text, UserWarning, stacklevel=outside())

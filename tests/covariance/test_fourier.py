@@ -1,0 +1,235 @@
+"""Fourier features: the kernel they stand for, the choice of the grid, additive statistics, and messages."""
+
+import functools
+import itertools
+
+import numpy as np
+import pandas as pd
+import pymc as pm
+import pytest
+from numpy.testing import assert_allclose
+
+import pm_fastlmm as flmm
+
+
+def dense_products(case, X=None):
+    """G̃, b̃, c̃ from the features of all rows."""
+    Z, X = case.basis.features(case.x), case.X if X is None else X
+    Q = np.linalg.qr(X)[0]
+    residual = case.y - Q @ (Q.T @ case.y)
+    M = Z - Q @ (Q.T @ Z)
+    return M.T @ M, Z.T @ residual, residual @ residual
+
+
+def test_features_reproduce_the_kernel_between_lengthscales_of_the_range(process, fourier_cases):
+    basis = process.basis
+    Z = basis.features(process.x)
+    for ell in (1.5 * basis.lengthscale[0], basis.lengthscale[1]):
+        K = fourier_cases.correlation(process.kernel, process.x, process.x, ell)
+        error = np.abs((Z * np.exp(basis.log_weights(ell))) @ Z.T - K).max()
+        # a point meets its image in the next period, of which there are eight in two dimensions
+        images = {1: 2, 2: 8}[process.x.shape[1]]
+        assert error < images * (1e-4 if process.kernel == "se" else 1e-3) + 1e-3
+
+
+def test_products_are_those_of_the_features_with_x_projected_out(process):
+    p = process.statistics.project()
+    gram, cross, square = dense_products(process)
+    assert_allclose(p.gram, gram, atol=1e-13 * process.n * 10)
+    assert_allclose(p.cross, cross, atol=1e-13 * process.n * 10)
+    assert p.square == pytest.approx(square, rel=1e-12)
+    assert_allclose(p.projection.R, np.abs(np.linalg.qr(process.X)[1]) * np.sign(p.projection.R), rtol=1e-10)
+    assert_allclose(p.projection.R.T @ p.projection.R, process.X.T @ process.X, rtol=1e-11)
+
+
+def test_statistics_add_up_in_any_split_and_any_order(process):
+    whole = process.statistics.project()
+    ends = [0, 3, 20, 21, 190, 300, 301, 302, 450, 460, process.n]
+    parts = [slice(a, b) for a, b in itertools.pairwise(ends)]
+    blocks = [(process.x[s], process.y[s], process.X[s]) for s in parts]
+    first = process.basis.statistics(*blocks[0])
+    for block in blocks[1:]:
+        first = first.update(*block)
+    merged = functools.reduce(lambda a, b: b.merge(a), [process.basis.statistics(*b) for b in blocks[1:]])
+    merged = merged.merge(process.basis.statistics(*blocks[0]))
+    scale = np.abs(whole.gram).max()
+    for s in (first.project(), merged.project()):
+        assert s.n == process.n
+        assert_allclose(s.gram, whole.gram, atol=1e-13 * scale)
+        assert_allclose(s.cross, whole.cross, atol=1e-12 * np.abs(whole.cross).max())
+        assert s.square == pytest.approx(whole.square, rel=1e-11)
+        assert_allclose(s.along, whole.along, rtol=1e-10, atol=1e-10)
+
+
+def test_an_offset_of_a_million_standard_deviations_costs_nothing(process):
+    whole = process.statistics.project()
+    far = process.X @ [1e6, 1e6, -1e6]
+    moved = process.basis.statistics(process.x, process.y + far, process.X).project()
+    assert moved.square == pytest.approx(whole.square, rel=1e-9)
+    assert_allclose(moved.cross, whole.cross, atol=1e-9 * np.abs(whole.cross).max())
+
+
+def test_rows_come_from_blocks_arrays_and_dask_with_a_checkpoint(process, tmp_path):
+    da = pytest.importorskip("dask.array")
+    basis, whole = process.basis, process.statistics.project()
+    x = process.x if process.x.shape[1] > 1 else process.x[:, 0]
+    arrays = (x, process.y, process.X)
+    chunked = [da.from_array(a, chunks=(120, *a.shape[1:])) for a in arrays]
+    path = tmp_path / "statistics.npz"
+    blocks = [tuple(a[i : i + 100] for a in arrays) for i in range(0, process.n, 100)]
+
+    def interrupted():
+        yield from blocks[:3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        flmm.FourierStatistics.from_blocks(basis, interrupted(), checkpoint=path, progressbar=False)
+    resumed = flmm.FourierStatistics.from_blocks(basis, blocks, checkpoint=path, progressbar=False)
+    others = [
+        flmm.FourierStatistics.from_rows(basis, *arrays, block_rows=77, progressbar=False),
+        flmm.FourierStatistics.from_dask(basis, *chunked, progressbar=False),
+    ]
+    for statistics in (resumed, *others):
+        s = statistics.project()
+        assert s.n == process.n
+        assert_allclose(s.gram, whole.gram, atol=1e-12 * np.abs(whole.gram).max())
+        assert_allclose(s.cross, whole.cross, atol=1e-11 * np.abs(whole.cross).max())
+    coarser = flmm.FourierBasis(
+        kernel="se", lengthscale=(0.3, 0.5), domain=basis.domain, n=process.n, noise_ratio_min=0.5
+    )
+    with pytest.raises(ValueError, match=r"the checkpoint .* is of other data: grid was"):
+        flmm.FourierStatistics.from_blocks(coarser, blocks, checkpoint=path, progressbar=False)
+
+
+def test_rows_with_missing_values_are_refused_or_dropped_and_counted(process):
+    y = process.y.copy()
+    y[[2, 7]] = np.nan
+    with pytest.raises(ValueError, match="y has 2 values that are NaN"):
+        process.basis.statistics(process.x, y, process.X)
+    statistics = process.basis.statistics(process.x, y, process.X, missing="drop")
+    assert (statistics.n, statistics.dropped) == (process.n - 2, 2)
+    assert "2 rows dropped" in repr(statistics)
+
+
+def test_a_collinear_column_is_dropped_by_name(process):
+    X = pd.DataFrame({"one": 1.0, "slope": process.x[:, 0], "double": 2 * process.x[:, 0] - 1})
+    with pytest.warns(UserWarning, match="X has rank 2 but 3 columns: 'double' dropped"):
+        p = process.basis.statistics(process.x, process.y, X).project()
+    gram, cross, square = dense_products(process, X.to_numpy()[:, :2])
+    assert p.projection.coef == ("one", "slope")
+    assert_allclose(p.gram, gram, atol=1e-9)
+    assert_allclose(p.cross, cross, atol=1e-9)
+    assert p.square == pytest.approx(square, rel=1e-11)
+
+
+def test_an_indicator_that_is_absent_from_the_first_block_is_no_loss(process):
+    late = (np.arange(process.n) > 300).astype(float)
+    X = np.column_stack([np.ones(process.n), late])
+    first = process.basis.statistics(process.x[:100], process.y[:100], X[:100])
+    p = first.update(process.x[100:], process.y[100:], X[100:]).project()
+    gram, cross, square = dense_products(process, X)
+    assert_allclose(p.gram, gram, atol=1e-10)
+    assert_allclose(p.cross, cross, atol=1e-10)
+    assert p.square == pytest.approx(square, rel=1e-12)
+
+
+def test_the_divergence_from_the_dense_model_is_below_the_expected_one(process, fourier_cases):
+    """At the shortest lengthscale and the smallest noise ratio, where the features left out are heaviest."""
+    basis, n = process.basis, process.n
+    (ell, _), noise = basis.lengthscale, basis.noise_ratio_min * np.eye(process.n)
+    V = fourier_cases.correlation(process.kernel, process.x, process.x, ell) + noise
+    coarse = flmm.FourierBasis(
+        kernel=process.kernel, lengthscale=basis.lengthscale, domain=basis.domain, n=n, noise_ratio_min=0.1, tolerance=3
+    )
+
+    def divergence(basis):
+        Z = basis.features(process.x)
+        ratio = np.linalg.solve((Z * np.exp(basis.log_weights(ell))) @ Z.T + noise, V)
+        return 0.5 * (np.trace(ratio) - n - np.linalg.slogdet(ratio)[1])
+
+    # the rule takes the data to be spread evenly; these are random, and have clusters
+    assert divergence(basis) < 3 * basis.expected_error
+    assert divergence(coarse) > 10 * divergence(basis)
+
+
+@pytest.mark.parametrize(("kernel", "exponent"), [("matern32", 2 / 7), ("matern52", 2 / 11)])
+def test_the_number_of_features_grows_with_the_rows_as_the_smoothness_says(kernel, exponent):
+    sizes = [
+        flmm.FourierBasis(kernel=kernel, lengthscale=(0.2, 0.3), domain=(0, 1), n=n, noise_ratio_min=0.1).size
+        for n in (10**4, 10**7)
+    ]
+    assert np.log(sizes[1] / sizes[0]) / np.log(1000) == pytest.approx(exponent, rel=0.05)
+
+
+@pytest.mark.parametrize("cov", [pm.gp.cov.Matern52, pm.gp.cov.ExpQuad, functools.partial(pm.gp.cov.RatQuad, alpha=2)])
+def test_a_kernel_of_pymc_is_read(cov):
+    x = np.linspace(0, 1, 60)
+    basis = flmm.FourierBasis(x, cov, lengthscale=(0.2, 0.3), noise_ratio_min=0.1, domain=(0, 1))
+    Z = basis.features(x)
+    K = cov(1, ls=0.25)(x[:, None]).eval()
+    # the rational quadratic kernel has a peak at frequency 0 that decays slowly
+    assert_allclose((Z * np.exp(basis.log_weights(0.25))) @ Z.T, K, atol=2e-2)
+
+
+def test_named_and_generic_spectral_densities_agree():
+    from pm_fastlmm.covariance.fourier.kernels import SpectralKernel
+
+    omega = np.array([[0.0, 0.0], [1.0, -2.0], [8.0, 3.0]])
+    for name, cov in {"se": pm.gp.cov.ExpQuad, "matern32": pm.gp.cov.Matern32, "matern52": pm.gp.cov.Matern52}.items():
+        named = SpectralKernel.of(name, 2)
+        generic = SpectralKernel("generic", 2, cov)
+        # PyMC's constants are in single precision
+        assert_allclose(named.log_density(omega, 0.4), generic.log_density(omega, 0.4), atol=1e-6)
+        assert_allclose(named.correlation(np.array([0.0, 0.7])), generic.correlation(np.array([0.0, 0.7])), rtol=1e-7)
+        graph = named.log_density_graph(omega, 0.4)
+        assert_allclose(graph.eval(), named.log_density(omega, 0.4), rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lengthscale": None}, r"lengthscale must be a range \(low, high\)"),
+        ({"lengthscale": (0.5, 0.1)}, "with 0 < low < high"),
+        ({"x": None}, "neither x nor domain= is given"),
+        ({"x": None, "domain": (0, 1)}, "give x, or n="),
+        ({"domain": (1, 0)}, "domain must be finite and increasing"),
+        ({"domain": (0.2, 1)}, "points of x lie outside the domain of the basis"),
+        ({"domain": [(0, 1)] * 3}, "inducing points are for those"),
+        ({"kernel": "matern12"}, "kernel must be 'se', 'matern32', 'matern52'"),
+        ({"kernel": pm.gp.cov.Exponential}, "Exponential has no spectral density"),
+        ({"kernel": lambda D, ls: 2 * pm.gp.cov.ExpQuad(D, ls=ls)}, "has the variance 2"),
+        ({"kernel": "matern32", "lengthscale": (1e-3, 1.0)}, "features, more than max_features=2300. Fewer are needed"),
+        ({"kernel": "se", "max_features": 11}, "more than max_features=11"),
+        ({"noise_ratio_min": 0}, "noise_ratio_min must be positive"),
+        ({"tolerance": -1}, "tolerance must be positive"),
+    ],
+)
+def test_bad_bases_are_refused(arguments, message):
+    given = {"x": np.linspace(0, 1, 50), "lengthscale": (0.1, 0.5)} | arguments
+    with pytest.raises(ValueError, match=message):
+        flmm.FourierBasis(**given)
+
+
+def test_bad_rows_are_refused(process):
+    basis, statistics = process.basis, process.statistics
+    with pytest.raises(ValueError, match="lie outside the domain of the basis, the first is"):
+        basis.statistics(process.x + 0.5, process.y)
+    with pytest.raises(ValueError, match="y has 499 rows but x has 500"):
+        basis.statistics(process.x, process.y[1:])
+    with pytest.raises(ValueError, match="y must be one response, got 2"):
+        basis.statistics(process.x, np.column_stack([process.y] * 2))
+    with pytest.raises(ValueError, match="x has 3 coordinates"):
+        basis.statistics(np.zeros((5, 3)), np.zeros(5))
+    with pytest.raises(ValueError, match="X of this block has 0 columns but that of the blocks before had 3"):
+        statistics.update(process.x, process.y)
+    with pytest.raises(TypeError, match="other must be FourierStatistics, got int"):
+        statistics.merge(3)
+    with pytest.raises(ValueError, match="merge statistics of one basis and the same columns"):
+        statistics.merge(basis.statistics(process.x, process.y))
+    named = basis.statistics(process.x, process.y, pd.DataFrame(process.X, columns=list("abc")))
+    with pytest.raises(ValueError, match="before they were 'a', 'b', 'c'"):
+        named.update(process.x, process.y, pd.DataFrame(process.X, columns=list("acb")))
+    empty = basis.statistics(process.x[:2], np.full(2, np.nan), missing="drop")
+    with pytest.raises(ValueError, match="no rows were added, 2 were dropped"):
+        empty.project()
+    assert empty.merge(basis.statistics(process.x, process.y)).n == process.n
