@@ -4,7 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint examples docs calibration benchmark peers wheel clean
+.PHONY: demo test lint examples docs calibration fuzz benchmark peers wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/heritability_of_height.py figures
@@ -31,6 +31,9 @@ docs: $(VENV)/.dev $(patsubst examples/%.py,figures/%.json,$(wildcard examples/*
 
 calibration: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/calibration
+
+fuzz: $(VENV)/.dev
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py 10000 --seed 0
 
 benchmark: $(VENV)/.dev
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m benchmark tests/benchmarks -s

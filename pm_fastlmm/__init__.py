@@ -11,6 +11,7 @@ from pm_fastlmm.comparison import compare_fits
 from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
+from pm_fastlmm.deviation_prior import DeviationPrior
 from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, FourierLMM, LMMNode, StructuredLMM, lmm_nodes
 from pm_fastlmm.equivalent import EquivalentRows, equivalent_rows
 from pm_fastlmm.exact import exact_posterior
@@ -34,6 +35,7 @@ from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
 from pm_fastlmm.reml import reml
 from pm_fastlmm.sampling import sample
+from pm_fastlmm.sensitivity import prior_sensitivity, ready_priors, rope
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 __version__ = "0.1.0"
@@ -46,6 +48,7 @@ __all__ = [
     "CrossProducts",
     "DenseLMM",
     "Design",
+    "DeviationPrior",
     "EquivalentRows",
     "ExactPosterior",
     "FamilyLMM",
@@ -81,10 +84,13 @@ __all__ = [
     "pointwise_log_likelihood",
     "posterior_function",
     "predict",
+    "prior_sensitivity",
+    "ready_priors",
     "recover_effects",
     "reml",
     "reml_blocks",
     "reml_point",
+    "rope",
     "sample",
     "scan",
 ]

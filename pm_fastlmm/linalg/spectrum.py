@@ -237,6 +237,18 @@ class Spectrum(ReadOnlyArrays, Described):
         """S₀ = K₁₁ - CᵀΛ⁻¹C (r, r), the part of K along X that no eigenvector shares."""
         return np.asarray(self.corner_root @ self.corner_root.T)
 
+    def corner_axes(self) -> tuple[FloatArray, FloatArray]:
+        """
+        Return C and S₀ in the eigenvectors of S₀, where its zeros are exact: (k, r) and diagonal (r, r).
+
+        log|S| of a δ far below the rounding of S₀ needs them: in any other basis S₀ + δI has lost δ.
+        """
+        if not self.projection.rank:
+            return self.C, self.schur
+        vectors, roots, _ = np.linalg.svd(self.corner_root)
+        roots[np.count_nonzero(self.corner_root.any(axis=0)) :] = 0.0
+        return self.C @ vectors, np.diag(roots**2)
+
     @property
     def X(self) -> FloatArray:
         """The fixed-effects design (n, r), without dropped columns."""
@@ -492,7 +504,11 @@ def corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: 
 def factor_corner_root(W1: FloatArray, Vt: FloatArray, tolerance: float) -> FloatArray:
     """Return a root of S₀: the part of W₁ = Q₁ᵀW that the right singular vectors of Q₂ᵀW do not share."""
     left = W1 - (W1 @ Vt.T) @ Vt
-    return _root(left @ left.T, tolerance)
+    if not left.shape[0]:
+        return np.zeros((0, 0))
+    vectors, roots, _ = np.linalg.svd(left)  # not of the Gram matrix, which would lose half of the digits
+    roots = np.append(roots, np.zeros(left.shape[0] - roots.size))
+    return np.asarray(vectors * np.where(roots**2 > tolerance, roots, 0.0))
 
 
 def _root(gram: FloatArray, tolerance: float) -> FloatArray:
