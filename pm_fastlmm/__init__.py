@@ -7,9 +7,11 @@ from pm_fastlmm import covariance, datasets
 from pm_fastlmm.aireml import VarianceFit, find_reml, fit_covariance
 from pm_fastlmm.association import scan
 from pm_fastlmm.batches import reml_blocks
+from pm_fastlmm.comparison import compare_fits
 from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
+from pm_fastlmm.deviation_prior import DeviationPrior
 from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, FourierLMM, LMMNode, StructuredLMM, lmm_nodes
 from pm_fastlmm.equivalent import EquivalentRows, equivalent_rows
 from pm_fastlmm.exact import exact_posterior
@@ -28,10 +30,12 @@ from pm_fastlmm.mixed_design import MixedDesign
 from pm_fastlmm.mixed_model import lmm_model
 from pm_fastlmm.model import kernel_model
 from pm_fastlmm.point import reml_point
+from pm_fastlmm.pointwise import pointwise_log_likelihood
 from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
 from pm_fastlmm.reml import reml
 from pm_fastlmm.sampling import sample
+from pm_fastlmm.sensitivity import prior_sensitivity, ready_priors, rope
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 __version__ = "0.1.0"
@@ -44,6 +48,7 @@ __all__ = [
     "CrossProducts",
     "DenseLMM",
     "Design",
+    "DeviationPrior",
     "EquivalentRows",
     "ExactPosterior",
     "FamilyLMM",
@@ -64,6 +69,7 @@ __all__ = [
     "VarianceFit",
     "VariancePrior",
     "VarianceTest",
+    "compare_fits",
     "covariance",
     "datasets",
     "equivalent_rows",
@@ -75,12 +81,16 @@ __all__ = [
     "lmm_nodes",
     "log_likelihood",
     "plots",
+    "pointwise_log_likelihood",
     "posterior_function",
     "predict",
+    "prior_sensitivity",
+    "ready_priors",
     "recover_effects",
     "reml",
     "reml_blocks",
     "reml_point",
+    "rope",
     "sample",
     "scan",
 ]

@@ -5,7 +5,6 @@ Everything is computed in the basis [Q₁ | Q₂U]: u = Q₁a + (Q₂U)b is the 
 matrix product. Batch axes (responses, posterior draws) lead.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +12,8 @@ import numpy as np
 import scipy.linalg
 
 from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, read, require_finite
-from pm_fastlmm.likelihood.spectral import corner, variances
+from pm_fastlmm._display import Described
+from pm_fastlmm.likelihood.spectral import corner, variances, weighted_sum
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
@@ -40,7 +40,7 @@ class Coordinates(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
+class Prediction(Described):
     """
     Prediction f̂ = Xβ̂ + û with the variance of its error.
 
@@ -67,6 +67,9 @@ class Prediction:
     def __repr__(self) -> str:
         """Show how many predictions there are."""
         return f"Prediction({self.mean.shape[0]} rows: .mean, .se, .se_observation)"
+
+    def _facts(self) -> dict[str, Any]:
+        return {"rows": self.mean.shape[0], "quantities": ".mean, .variance, .se, .residual_variance, .se_observation"}
 
     @property
     def se_observation(self) -> Any:
@@ -370,11 +373,6 @@ def _corner(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> tup
     for block in (slice(start, start + size) for start in range(0, rows, size)):
         mean[block], S[block] = corner(
             z[block] if len(z) > 1 else z, eigvals=s.eigvals, C=s.C, schur=s.schur,
-            sigma2_g=g[block], sigma2_e=e[block], weighted=_weighted,
+            sigma2_g=g[block], sigma2_e=e[block], weighted=weighted_sum,
         )  # fmt: skip
     return mean.reshape(*shape, r), S.reshape(*shape, r, r)
-
-
-def _weighted(w: FloatArray, A: FloatArray) -> FloatArray:
-    """Return Σ_i w_iA_i as one matrix product."""
-    return np.asarray((w @ A.reshape(len(A), math.prod(A.shape[1:]))).reshape(*w.shape[:-1], *A.shape[1:]))

@@ -1,7 +1,7 @@
 """REMLFit: the labelled result of a REML or ML fit, for one response or thousands."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -9,10 +9,12 @@ import xarray as xr
 
 from pm_fastlmm import coefficients, effects
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import Described, listed, report
 from pm_fastlmm.coefficients import FactorEffects
-from pm_fastlmm.effects import Prediction
+from pm_fastlmm.effects import Prediction, blup, draw_prior_effects
 from pm_fastlmm.inference.of_fit import FitInference
-from pm_fastlmm.labels import labelled
+from pm_fastlmm.labels import labelled, require_effects, simulated
+from pm_fastlmm.left_out import Predicted
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.linalg.rotated import Rotated
@@ -23,7 +25,7 @@ _WHOLE = ("method", "names", "coef", "rotated")  # fields that are not one value
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class REMLFit(FitInference):
+class REMLFit(FitInference, Described):
     """
     Estimates of y ~ N(Xβ, σ²(K + δI)), for one response (numbers) or T of them (arrays of length T).
 
@@ -259,6 +261,142 @@ class REMLFit(FitInference):
         variance = labelled(prediction.variance, ids, names, name="variance")
         return replace(prediction, mean=mean, variance=variance)
 
+    def loo(self, y: Any = None, *, groups: Any = None) -> pd.DataFrame:
+        """
+        Predict each observation from all the others, or with `groups` from those of the other groups.
+
+        The variances stay at their estimates, which single observations move little; β̂ and û are those of the others,
+        exactly, and nothing is fitted again:
+
+            y_i | y_-i ~ N(y_i - (Py)_i/P_ii, 1/P_ii)
+
+        Parameters
+        ----------
+        y : (n,) or (n, T) array, Series or DataFrame, optional
+            The responses that were fitted; needed where K has a null space, in which the fit keeps their length alone.
+        groups : sequence, Series or Categorical of labels, or a list of several factors, optional
+
+        Returns
+        -------
+        DataFrame
+            By observation (for several responses by response and observation): y, its `mean` and `sd` given the others,
+            `log_density`, and `pit` = P(ỹ_i ≤ y_i | y_-i), uniform under the model; first the `group` if there are any.
+
+        Raises
+        ------
+        ValueError
+            If y is needed, or is not what was fitted; if there is no estimate; if groups do not fit.
+
+        Warns
+        -----
+        UserWarning
+            If an observation (or group) alone determines a fixed effect: the others do not predict it.
+
+        References
+        ----------
+        Sundararajan & Keerthi (2001), doi:10.1162/08997660151134343.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> batch = np.repeat(np.eye(3), 4, axis=0)
+        >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 7])
+        >>> fit = flmm.reml(flmm.Spectrum.from_factor(batch, np.ones((12, 1))), y)
+        >>> fit.loo(y).tail(2).round(3)
+              y   mean     sd  log_density    pit
+        10  3.0  4.581  1.362       -1.901  0.123
+        11  7.0  3.346  1.362       -4.829  0.996
+        """
+        found = Predicted.of_rotated(self._data, self.sigma2_g, self.sigma2_e, y, groups)
+        return self._by_response([found.table(place) for place in self._places()], "obs")
+
+    def loo_groups(self, groups: Any, y: Any = None) -> pd.DataFrame:
+        """
+        Return the joint density of each group of observations given all others, as `loo` does for single ones.
+
+        Returns
+        -------
+        DataFrame
+            By group (for several responses by response and group): `n_obs`, `log_density`, `chi2`, the squared length
+            of the group's deviations in units of their covariance, and `pit`, its χ² probability with n_obs degrees of
+            freedom: near 1 for a group that the others do not expect.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> batch = np.repeat(np.arange(3), 4)
+        >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 7])
+        >>> fit = flmm.reml(flmm.Spectrum.from_factor(np.eye(3)[batch], np.ones((12, 1))), y)
+        >>> fit.loo_groups(batch, y).round(2)
+               n_obs  log_density  chi2   pit
+        group
+        0          4        -7.07  2.52  0.36
+        1          4        -6.71  1.80  0.23
+        2          4        -9.65  7.68  0.90
+        """
+        found = Predicted.of_rotated(self._data, self.sigma2_g, self.sigma2_e, y, groups)
+        return self._by_response([found.group_table(place) for place in self._places()], "group")
+
+    def _places(self) -> list[Any]:
+        return [()] if self.names is None else list(range(len(self.names)))
+
+    def _by_response(self, tables: list[pd.DataFrame], row: str) -> pd.DataFrame:
+        if self.names is None:
+            return tables[0]
+        return pd.concat(tables, keys=list(self.names), names=["response", row])
+
+    def simulate(
+        self, n_draws: int = 1, *, effects: Literal["new", "given"] = "new", random_seed: Any = None
+    ) -> pd.DataFrame:
+        """
+        Draw new responses from the fitted model, y* = Xβ̂ + u + e with the variances at their estimates.
+
+        Parameters
+        ----------
+        n_draws : int
+        effects : {"new", "given"}
+            "new": u ~ N(0, σ²_gK), other individuals, which is the parametric bootstrap. "given": the û of the fit,
+            which vary less than u did.
+        random_seed : optional
+
+        Returns
+        -------
+        DataFrame (n, n_draws)
+            In the form in which `reml(fit.spectrum, …)` fits all of them in one call.
+
+        Raises
+        ------
+        ValueError
+            If the fit has several responses, or no estimate.
+
+        Examples
+        --------
+        The sampling distribution of h², by parametric bootstrap.
+
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> batch = np.repeat(np.eye(5), 4, axis=0)
+        >>> y = np.repeat([1.0, 5.0, 3.0, 2.0, 4.0], 4) + np.tile([0.0, 1.0], 10)
+        >>> fit = flmm.reml(flmm.Spectrum.from_factor(batch, np.ones((20, 1))), y)
+        >>> again = flmm.reml(fit.spectrum, fit.simulate(200, random_seed=1))
+        >>> low, high = np.quantile(again.h2, [0.05, 0.95])
+        >>> bool(low < fit.h2 < high)
+        True
+        """
+        if self.names is not None:
+            raise ValueError("simulate is for one response: take fit.response(name).")
+        s, e = self.spectrum, self.sigma2_e
+        require_effects(effects)
+        if not np.isfinite(e):
+            raise ValueError(f"there is no estimate to simulate from: {self.message}.")
+        rng = np.random.default_rng(random_seed)
+        g = np.full(n_draws, float(self.sigma2_g))
+        u = draw_prior_effects(s, g, rng) if effects == "new" else blup(self._data, self.sigma2_g, e)
+        y = s.X @ self.beta + u.lift(s) + np.sqrt(e) * rng.standard_normal((n_draws, s.n))
+        return simulated(y, s.ids)
+
     def profile(self, h2: Any) -> FloatArray:
         """
         Return the profile log-likelihood at values (m,) of h², maximised over the total variance and β.
@@ -285,19 +423,48 @@ class REMLFit(FitInference):
 
     def __repr__(self) -> str:
         """Report the fit as text."""
-        n = np.unique(self.n_obs)
-        count = f"{n[0]} to {n[-1]}" if n.size > 1 else f"{n[0]}"
-        head = f"{self.method} fit of y ~ N(Xβ, σ²(K + δI)): {count} observations"
         if self.names is not None:
-            return f"{head}, {len(self.names)} responses; .summary() has the table"
-        lines = [head, self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")]
-        lines.append(f"log-likelihood {self.loglik:.7f}")
+            return f"{self._head}, {len(self.names)} responses; .summary() has the table"
+        table = self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")
+        return "\n".join([self._head, table, *self._notes])
+
+    def _repr_html_(self) -> str:
+        """Show the table of one response, the names of several."""
+        if self.names is not None:
+            return super(REMLFit, self)._repr_html_()
+        return report(self._head, self.summary(), self._notes)
+
+    def _facts(self) -> dict[str, Any]:
+        assert self.names is not None
+        return {
+            "method": self.method,
+            "observations": self._count,
+            "responses": f"{len(self.names)}: {listed(self.names)}",
+            "fixed effects": listed(self.coef),
+            "on the boundary": int(sum(bool(b) for b in self.boundary)),
+            "not converged": int((~np.asarray(self.converged)).sum()),
+            "table": ".summary(), .to_dataset()",
+        }
+
+    @property
+    def _count(self) -> str:
+        n = np.unique(self.n_obs)
+        return f"{n[0]} to {n[-1]}" if n.size > 1 else f"{n[0]}"
+
+    @property
+    def _head(self) -> str:
+        return f"{self.method} fit of y ~ N(Xβ, σ²(K + δI)): {self._count} observations"
+
+    @property
+    def _notes(self) -> list[str]:
+        """What stands below the table of one response."""
+        notes = [f"log-likelihood {self.loglik:.7f}"]
         if self.boundary:
-            lines.append(f"at the boundary: {self.boundary}")
-        lines.append(
-            ("converged" if self.converged else "NOT CONVERGED") + (f": {self.message}" if self.message else "")
-        )
-        return "\n".join(lines)
+            notes.append(f"at the boundary: {self.boundary}")
+        return [
+            *notes,
+            ("converged" if self.converged else "NOT CONVERGED") + (f": {self.message}" if self.message else ""),
+        ]
 
 
 def plain(value: Any) -> Any:

@@ -53,7 +53,7 @@ def score(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: 
     if s.nullity:
         out[..., 1] += (rotated.rss / sigma2_e - s.nullity) / sigma2_e
     if method == "ML" and s.projection.rank:
-        S, slopes = _corner_slopes(s.eigvals, s.C, s.schur, sigma2_g, sigma2_e)
+        S, slopes = _corner_slopes(s.eigvals, *s.corner_axes(), sigma2_g, sigma2_e)
         out -= np.stack([np.trace(np.linalg.solve(S, slope), axis1=-2, axis2=-1) for slope in slopes], axis=-1)
     return 0.5 * out
 
@@ -82,7 +82,7 @@ def relative_information(
     s = rotated.spectrum
     total = s.mean_diagonal * np.asarray(sigma2_g) + np.asarray(sigma2_e)
     a, b = s.mean_diagonal * np.asarray(sigma2_g) / total, np.asarray(sigma2_e) / total
-    eigvals, C, schur = (array / s.mean_diagonal for array in (s.eigvals, s.C, s.schur))
+    eigvals = s.eigvals / s.mean_diagonal
     sums = _sums(rotated, eigvals, a, b)
     sums[..., :3] /= total[..., None]
     average, expected = 0.5 * sums[..., _PLACES], 0.5 * sums[..., 3 + _PLACES]
@@ -90,6 +90,7 @@ def relative_information(
         average[..., 1, 1] += 0.5 * rotated.rss / total / b**3
         expected[..., 1, 1] += 0.5 * s.nullity / b**2
     if method == "ML" and s.projection.rank:
+        C, schur = (array / s.mean_diagonal for array in s.corner_axes())
         expected = expected - 0.5 * _corner_curvature(eigvals, C, schur, a, b)
     return Information(average, expected, 2 * average - expected)
 

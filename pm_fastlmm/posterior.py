@@ -11,7 +11,8 @@ import xarray as xr
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml import find_node
 from pm_fastlmm.coefficients import draw_factor_effects, draw_new_effects
-from pm_fastlmm.distribution import FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.dense_posterior import predict_dense
+from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.effects import (
     Coordinates,
     draw_effects,
@@ -26,10 +27,12 @@ from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.mixed_posterior import draw_mixed, predict_mixed, recover_mixed
 from pm_fastlmm.mixed_rows import read_rows
+from pm_fastlmm.node_labels import batch_coords, node_dims, obs_coords
+from pm_fastlmm.pointwise import draw_left_out
 from pm_fastlmm.sampling import evaluate_draws, over_batch
 
 type Effect = Literal["beta", "u", "a"]
-type Effects = Literal["given", "new"]
+type Effects = Literal["given", "new", "left_out"]
 
 _BUDGET = 4_000_000  # numbers in flight at a time: 32 MB for each of a handful of arrays
 
@@ -106,8 +109,8 @@ def recover_effects(
     if unknown := set(which) - set(get_args(Effect.__value__)):
         raise ValueError(f"which must be some of 'beta', 'u' and 'a', got {', '.join(map(repr, sorted(unknown)))}.")
     beta, u, (g, _, _) = _draw(idata, model, node, rng)
-    batch, obs = _dims(model, node, beta.ndim - 3)
-    labels = _batch_coords(model, batch)
+    batch, obs = node_dims(model, node, beta.ndim - 3)
+    labels = batch_coords(model, batch)
 
     def add(effect: Effect, draws: FloatArray, dim: str, names: dict[str, Any]) -> None:
         dims = ("chain", "draw", *batch, dim)
@@ -116,7 +119,7 @@ def recover_effects(
     if "beta" in which:
         add("beta", beta, f"{node.name}_coef", {f"{node.name}_coef": list(node.spectrum.coef)})
     if "u" in which:
-        add("u", _lift(node.spectrum, u), obs, _obs_coords(model, node, obs))
+        add("u", _lift(node.spectrum, u), obs, obs_coords(model, node, obs))
     if "a" in which:
         a, names = draw_factor_effects(node.spectrum, u, g, rng), node.spectrum.factor_names
         dim = f"{node.name}_factor"
@@ -131,12 +134,12 @@ def _recover_family(
     if unknown := set(which) - {"beta", "u"}:
         raise ValueError(f"which must be some of 'beta' and 'u', got {', '.join(map(repr, sorted(unknown)))}.")
     beta, u = recover_family(idata, model, node, rng)
-    _, obs = _dims(model, node, 0)
+    _, obs = node_dims(model, node, 0)
     if "beta" in which:
         coords = {f"{node.name}_coef": list(node.family.coef)}
         idata.posterior[f"{node.name}_beta"] = xr.DataArray(beta, dims=("chain", "draw", *coords), coords=coords)
     if "u" in which:
-        coords = _obs_coords(model, node, obs)
+        coords = obs_coords(model, node, obs)
         idata.posterior[f"{node.name}_u"] = xr.DataArray(u, dims=("chain", "draw", obs), coords=coords)
     return idata
 
@@ -151,6 +154,7 @@ def predict(
     Z_new: Mapping[str, Any] | None = None,
     data: Any = None,
     x_new: Any = None,
+    rows: Any = None,
     effects: Effects = "given",
     model: pm.Model | None = None,
     var_name: str | None = None,
@@ -160,12 +164,15 @@ def predict(
     Add posterior predictive draws: of new observations, or of the training ones when no new rows are given.
 
     For each draw of the variances one draw of f = Xβ + u (β and u from their exact conditional) and one of y = f + e.
-    In sample there are two kinds of replicates; plain draws of a node with flat β are neither.
+    In sample there are three kinds of replicates; plain draws of a node with flat β are none of them.
 
     * ``effects="given"``: the same individuals measured again, y_rep = Xβ + u + e with the u of y. They check the
       residuals, and follow y closely where K explains much of it.
     * ``effects="new"``: the experiment repeated with other individuals of the same design and the same K,
       y_rep = Xβ + u_new + e with u_new ~ N(0, σ²_gK) independent of y. They check the model of u as well.
+    * ``effects="left_out"``: each observation drawn given all the others, from p(y_i | y_-i, θ). With the weights of
+      Pareto-smoothed leave-one-out they become draws from p(y_i | y_-i): what `az.loo_pit` and `az.plot_loo_pit` need,
+      after `pointwise_log_likelihood`. Draws with the u of y know y_i, and their PIT is not uniform.
 
     Parameters
     ----------
@@ -188,8 +195,10 @@ def predict(
         For a model from a formula (`lmm_model`), a table with its variables, in place of X_new and Z_new.
     x_new : (m,) or (m, D) array, optional
         For a FourierLMM node, the points; at very many of them `posterior_function` has mean and variance.
-    effects : {"given", "new"}
-        Which replicates, in sample.
+    rows : tuple (x, y) or (x, y, X), optional
+        The data of a FourierLMM node, for effects="left_out".
+    effects : {"given", "new", "left_out"}
+        Which replicates, in sample. A DenseLMM node has no u that could be given.
     model, var_name, random_seed
         As in `recover_effects`.
 
@@ -197,13 +206,13 @@ def predict(
     -------
     xarray.DataTree
         The same tree, with the groups `posterior_predictive` (in sample) or `predictions`, which hold `{name}` (new
-        observations) and `{name}_mean` (f).
+        observations) and `{name}_mean`: f, or with effects="left_out" the mean of y_i given the others.
 
     Raises
     ------
     ValueError
         If a mean `mu` besides Xβ would be needed at new rows, K_new_new is missing, or new rows are given with
-        effects="new".
+        effects="new" or "left_out".
 
     References
     ----------
@@ -227,6 +236,14 @@ def predict(
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     rng = np.random.default_rng(random_seed)
+    if effects == "left_out":
+        f, y = draw_left_out(idata, model, node, rows, rng)
+        return _add_predictions(idata, model, node, f, y, new=False, ids=None)
+    if rows is not None:
+        raise ValueError("rows= are the data of a FourierLMM, which effects='left_out' needs: leave them out.")
+    if isinstance(node, DenseNode) and effects == "new":
+        f, y = predict_dense(idata, model, node, rng)
+        return _add_predictions(idata, model, node, f, y, new=False, ids=None)
     if isinstance(node, FourierNode):
         if any(part is not None for part in (K_new, W_new, K_new_new, Z_new, data)):
             raise ValueError(f"{node.name} is a FourierLMM: new points are x_new and X_new.")
@@ -293,7 +310,8 @@ def _spectral(node: LMMNode) -> SpectralNode:
     if not isinstance(node, SpectralNode):
         raise ValueError(
             f"{node.name} is a DenseLMM: its V is not split into effects and residuals, so there are none to draw. "
-            "Write the effects as terms of a StructuredLMM."
+            "Replicates of y as a whole are flmm.predict(idata, effects='new'); for effects, write them as terms of a "
+            "StructuredLMM."
         )
     return node
 
@@ -302,15 +320,15 @@ def _add_predictions(
     idata: xr.DataTree, model: pm.Model, node: LMMNode, f: FloatArray, y: FloatArray, *, new: bool, ids: Any
 ) -> xr.DataTree:
     """Add draws of y and of its mean f to the group for new rows, or to that for the rows of the data."""
-    batch, obs = _dims(model, node, f.ndim - 3)
+    batch, obs = node_dims(model, node, f.ndim - 3)
     if new:
         group, dim = "predictions", f"{node.name}_new"
         coords: dict[str, Any] = {dim: np.arange(f.shape[-1]) if ids is None else list(ids)}
     else:
-        group, dim, coords = "posterior_predictive", obs, _obs_coords(model, node, obs)
+        group, dim, coords = "posterior_predictive", obs, obs_coords(model, node, obs)
     dims = ("chain", "draw", *batch, dim)
     coords = (
-        coords | _batch_coords(model, batch) | {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
+        coords | batch_coords(model, batch) | {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
     )
     dataset = xr.Dataset({node.name: (dims, y), f"{node.name}_mean": (dims, f)}, coords=coords)
     if group in idata.children:  # what is there of other nodes stays
@@ -323,11 +341,13 @@ def _add_predictions(
 def _check_effects(effects: str, in_sample: bool) -> None:
     if effects not in get_args(Effects.__value__):
         raise ValueError(
-            f"effects must be 'given' (the u of y) or 'new' (another u with the same covariance), got {effects!r}."
+            "effects must be 'given' (the u of y), 'new' (another u with the same covariance) or 'left_out' (each y "
+            f"given the others), got {effects!r}."
         )
-    if effects == "new" and not in_sample:
+    if effects != "given" and not in_sample:
+        what = "with other random effects" if effects == "new" else "one by one"
         raise ValueError(
-            "effects='new' repeats the training rows with other random effects: leave out X_new, K_new and W_new. "
+            f"effects='{effects}' repeats the training rows {what}: leave out X_new, K_new and W_new. "
             "New rows are predicted given y."
         )
 
@@ -377,24 +397,3 @@ def _lift(s: Spectrum, u: Coordinates) -> FloatArray:
     for rows in np.array_split(np.arange(a.shape[0]), max(1, a.shape[0] * s.n // _BUDGET)):
         out[rows] = Coordinates(a[rows], b[rows]).lift(s)
     return out.reshape(*u.a.shape[:-1], s.n)
-
-
-def _dims(model: pm.Model, node: LMMNode, batch_ndim: int) -> tuple[list[str], str]:
-    names = list(model.named_vars_to_dims.get(node.name) or [])
-    if len(names) != batch_ndim + 1:
-        names = [f"{node.name}_dim_{i}" for i in range(batch_ndim + 1)]
-    # the last dimension of a node that observes a Rotated is that of the statistic
-    return names[:batch_ndim], f"{node.name}_obs" if _observes_statistic(node) else names[batch_ndim]
-
-
-def _observes_statistic(node: LMMNode) -> bool:
-    return isinstance(node, SpectralNode) and node.given is not None
-
-
-def _batch_coords(model: pm.Model, batch: list[str]) -> dict[str, Any]:
-    return {dim: list(coords) for dim in batch if (coords := model.coords.get(dim)) is not None}
-
-
-def _obs_coords(model: pm.Model, node: LMMNode, obs: str) -> dict[str, Any]:
-    known = node.ids if _observes_statistic(node) else model.coords.get(obs)
-    return {obs: np.arange(node.n) if known is None else list(known)}  # without dims PyMC counts too

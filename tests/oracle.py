@@ -135,3 +135,17 @@ def profile_loglik(K, X, y, delta, method="REML"):
     else:
         logdet, m = np.log(np.maximum(np.linalg.eigvalsh(K), 0) + np.asarray(delta)[:, None]).sum(-1), n
     return -0.5 * (m * np.log(2 * np.pi) + m + logdet + m * np.log(Q / m))
+
+
+def left_out(V, X, y, rows):
+    """Mean and covariance of y_S given the others, β estimated from the others alone by generalised least squares."""
+    others = np.setdiff1d(np.arange(len(y)), rows)
+    Vo, Xo, yo = V[np.ix_(others, others)], X[others], y[others]
+    cross = np.linalg.solve(Vo, V[np.ix_(others, rows)]).T
+    cov = V[np.ix_(rows, rows)] - cross @ V[np.ix_(others, rows)]
+    if not X.shape[1]:
+        return cross @ yo, cov
+    C = np.linalg.inv(Xo.T @ np.linalg.solve(Vo, Xo))
+    beta = C @ Xo.T @ np.linalg.solve(Vo, yo)
+    D = X[rows] - cross @ Xo
+    return X[rows] @ beta + cross @ (yo - Xo @ beta), cov + D @ C @ D.T

@@ -142,7 +142,7 @@ def test_replicates_with_new_effects_serve_several_responses(factor):
 
 def test_effects_are_given_or_new_and_new_ones_are_of_the_training_rows(factor):
     model = make_model(factor)
-    with pytest.raises(ValueError, match=r"effects must be 'given' .* or 'new' .*, got 'marginal'"):
+    with pytest.raises(ValueError, match=r"effects must be 'given' .*, 'new' .* or 'left_out' .*, got 'marginal'"):
         flmm.predict(fixed_draws(10), effects="marginal", model=model)
     with pytest.raises(ValueError, match=r"effects='new' repeats the training rows .*: leave out X_new"):
         flmm.predict(fixed_draws(10), factor.X_new, W_new=factor.W_new, effects="new", model=model)

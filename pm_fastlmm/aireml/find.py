@@ -21,7 +21,7 @@ from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
 from pm_fastlmm.aireml.mapping import Link, constants_of, objective_of
 from pm_fastlmm.aireml.objective import Method, Objective, check_method, information_inverse, typical
 from pm_fastlmm.aireml.structured import StructuredObjective
-from pm_fastlmm.distribution import LMMNode, StructuredNode, lmm_nodes
+from pm_fastlmm.distribution import FourierNode, LMMNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import INTERPRETED, reaching
 from pm_fastlmm.linalg.projection import read_design
 
@@ -295,7 +295,7 @@ def _fit(
 
 
 def _constants(node: LMMNode | None) -> dict[str, Any]:
-    if not isinstance(node, StructuredNode):
+    if node is None or isinstance(node, FourierNode):
         return {}
     mu, b, _ = constants_of(node)
     return {"mu": mu, "prior_mean": b if node.treatment == "proper" else np.zeros(0)}

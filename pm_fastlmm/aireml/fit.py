@@ -9,22 +9,27 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, Ids
+from pm_fastlmm._copies import PartOfModel
+from pm_fastlmm._display import report
 from pm_fastlmm.aireml.after import by_term, fitted_values, predict, terms_state
 from pm_fastlmm.aireml.inference import VarianceInference
 from pm_fastlmm.aireml.iteration import Trace, propose
+from pm_fastlmm.aireml.left_out import leave_out, marginal_mean, simulate
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
-from pm_fastlmm.distribution import FourierNode, LMMNode
+from pm_fastlmm.distribution import FourierNode, LMMNode, StructuredNode
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.functions import FunctionPosterior
+from pm_fastlmm.labels import require_effects, simulated
+from pm_fastlmm.left_out import Predicted
 from pm_fastlmm.mixed_rows import read_rows
 
 _DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class VarianceFit(VarianceInference):
+class VarianceFit(VarianceInference, PartOfModel):
     """
     Estimates of the parameters θ of V by restricted maximum likelihood, or maximum likelihood.
 
@@ -267,6 +272,113 @@ class VarianceFit(VarianceInference):
             raise ValueError(f"the likelihood is not defined at {self.objective.described(at)}.")
         return FunctionPosterior.of(self.node.basis, self.node.products, [state.factor])
 
+    def loo(self, *, groups: Any = None, theta: Any = None) -> pd.DataFrame:
+        """
+        Predict each observation from all the others, or with `groups` from those of the other groups.
+
+        θ stays at its estimate, which single observations move little; β̂ and û are those of the others, exactly, and
+        nothing is fitted again:
+
+            y_i | y_-i ~ N(y_i - (Py)_i/P_ii, 1/P_ii)
+
+        Parameters
+        ----------
+        groups : sequence, Series or Categorical of labels, or a list of several factors, optional
+        theta : optional
+            Another θ than the estimate.
+
+        Returns
+        -------
+        DataFrame
+            By observation: y, its `mean` and `sd` given the others, `log_density`, and `pit` = P(ỹ_i ≤ y_i | y_-i),
+            uniform under the model; first the `group` if there are any.
+
+        Raises
+        ------
+        ValueError
+            If the rows were not kept, or groups do not fit.
+
+        Warns
+        -----
+        UserWarning
+            If an observation (or group) alone determines a fixed effect: the others do not predict it.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> sleep = flmm.datasets.sleepstudy()
+        >>> model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep)
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> fit.loo().nsmallest(2, "log_density")[["y", "mean", "sd"]].round(1)
+                y   mean    sd
+        56  454.2  303.2  27.3
+        59  253.9  393.0  30.4
+        """
+        return self._left_out(groups, theta).table()
+
+    def loo_groups(self, groups: Any, *, theta: Any = None) -> pd.DataFrame:
+        """
+        Return the joint density of each group of observations given all others, as `loo` does for single ones.
+
+        Returns
+        -------
+        DataFrame
+            By group: `n_obs`, `log_density`, `chi2`, the squared length of the group's deviations in units of their
+            covariance, and `pit`, its χ² probability with n_obs degrees of freedom: near 1 for a group that the others
+            do not expect.
+        """
+        return self._left_out(groups, theta).group_table()
+
+    def _left_out(self, groups: Any, theta: Any) -> Predicted:
+        return leave_out(self.objective, self.node, self._at(theta), self.mu, self.prior_mean, groups)
+
+    def simulate(
+        self, n_draws: int = 1, *, effects: Literal["new", "given"] = "new", random_seed: Any = None
+    ) -> pd.DataFrame:
+        """
+        Draw new responses from the fitted model, θ and β at their estimates.
+
+        Parameters
+        ----------
+        n_draws : int
+        effects : {"new", "given"}
+            "new": effects drawn from their covariance, which is the parametric bootstrap. "given": the û of the fit,
+            which vary less than the effects did; for a model with terms.
+        random_seed : optional
+
+        Returns
+        -------
+        DataFrame (n, n_draws)
+
+        Raises
+        ------
+        ValueError
+            If the rows were not kept, or there are no terms whose effects could be given.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> sleep = flmm.datasets.sleepstudy()
+        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
+        >>> fit.simulate(100, random_seed=1).shape
+        (180, 100)
+        """
+        require_effects(effects)
+        rng, theta = np.random.default_rng(random_seed), self.theta.to_numpy()
+        if effects == "given":
+            mean = np.asarray(self.fitted())
+            e = terms_state(self.objective, self.node, theta, self.mu)[0].sigma2_e
+            return simulated(mean + np.sqrt(e) * rng.standard_normal((n_draws, len(mean))), self._ids)
+        if isinstance(self.node, StructuredNode):
+            mean = np.asarray(self.fitted("marginal"))
+        else:
+            mean = marginal_mean(self.objective, self.node, self.beta.to_numpy(), self.mu, self.prior_mean)
+        return simulated(simulate(self.objective, self.node, theta, mean, n_draws, rng), self._ids)
+
+    @property
+    def _ids(self) -> Ids | None:
+        return None if self.node is None else self.node.ids
+
     def summary(self) -> pd.DataFrame:
         """Return the estimates and standard errors of θ and β as a table."""
         theta = pd.DataFrame({"estimate": self.theta, "se": self.se})
@@ -276,13 +388,21 @@ class VarianceFit(VarianceInference):
 
     def __repr__(self) -> str:
         """Report the fit as text."""
-        lines = [
-            f"{self.method} fit by average information, {self.history.sizes['iteration'] - 1} iterations",
-            self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined"),
-            f"log-likelihood {self.loglik:.7f}",
-            ("converged" if self.converged else "NOT CONVERGED") + (f": {self.message}" if self.message else ""),
-        ]
-        return "\n".join(lines)
+        table = self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")
+        return "\n".join([self._head, table, *self._notes])
+
+    def _repr_html_(self) -> str:
+        """Report the fit as a table."""
+        return report(self._head, self.summary(), self._notes)
+
+    @property
+    def _head(self) -> str:
+        return f"{self.method} fit by average information, {self.history.sizes['iteration'] - 1} iterations"
+
+    @property
+    def _notes(self) -> list[str]:
+        verdict = "converged" if self.converged else "NOT CONVERGED"
+        return [f"log-likelihood {self.loglik:.7f}", verdict + (f": {self.message}" if self.message else "")]
 
 
 def _chosen(values: dict[str, Any], term: str | None) -> Any:

@@ -147,7 +147,7 @@ class MixedState:
         return out
 
     @cached_property
-    def _scaled(self) -> FloatArray:
+    def scaled(self) -> FloatArray:
         """L⁻¹Λᵀ (m, m)."""
         p = self.products
         Linv, roots = self.factor[5], self.factor[4]
@@ -164,7 +164,7 @@ class MixedState:
         return out
 
     def _whiten(self, h: FloatArray) -> FloatArray:
-        return np.asarray(self._scaled @ h)
+        return np.asarray(self.scaled @ h)
 
     def blue(self) -> tuple[FloatArray, FloatArray]:
         """Return β̂ (r,) and its covariance (r, r); of length 0 when β is not integrated out."""
@@ -197,7 +197,7 @@ class MixedState:
         block, offset = p.blocks[k], self._offsets()[k]
         if offset is None:
             return self._eliminated_error(k)
-        columns = self._scaled[:, offset : offset + block.Z.shape[1]]
+        columns = self.scaled[:, offset : offset + block.Z.shape[1]]
         if block.root is not None:
             columns = columns @ block.root.T
         return np.asarray(e * (columns**2).sum(axis=0).reshape(block.levels, block.width))
@@ -207,7 +207,7 @@ class MixedState:
         Minv = self.factor[1]
         gain = np.einsum("st,jta,jab->jsb", sigma, p.C, Minv)  # ΣCM⁻¹
         direct = sigma.diagonal() - np.einsum("jsb,jtb,tu->jsu", gain, p.C, sigma).diagonal(axis1=1, axis2=2)
-        rows = sp.csr_array(_block_diagonal(gain) @ p.B) @ self._scaled.T  # ΣCM⁻¹B(L⁻¹Λᵀ)ᵀ
+        rows = sp.csr_array(_block_diagonal(gain) @ p.B) @ self.scaled.T  # ΣCM⁻¹B(L⁻¹Λᵀ)ᵀ
         return np.asarray(direct + e * (rows**2).sum(axis=-1).reshape(direct.shape))
 
     def predict(self, new: "NewDesign") -> tuple[FloatArray, FloatArray]:
@@ -234,7 +234,7 @@ class MixedState:
         variance = prior - np.diag(plain) + self.sigma2_e * (whitened**2).sum(axis=0)
         if p.fixed:
             m = p.W.shape[1]
-            coefficients = self.sigma2_e * (self._scaled.T @ whitened)[m - p.fixed :]  # of k* on Q₁
+            coefficients = self.sigma2_e * (self.scaled.T @ whitened)[m - p.fixed :]  # of k* on Q₁
             on_X = np.linalg.solve(p.projection.R, coefficients).T
             variance += np.einsum("mi,ij,mj->m", new.X, cov, new.X) - 2 * (new.X * on_X).sum(axis=1)
         return mean, np.maximum(variance, 0.0)

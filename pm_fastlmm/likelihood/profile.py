@@ -67,7 +67,7 @@ class Profile:
     restricted : bool
         REML, whose m falls by one with each candidate, and not ML.
     C, schur : (k, r) and (r, r) arrays
-        Of no columns for REML.
+        In the eigenvectors of S₀ (`Spectrum.corner_axes`); of no columns for REML.
     singular : bool
         S₀ is singular, so that ML is unbounded when there are no null directions.
     norm2 : (T,) array
@@ -99,7 +99,8 @@ class Profile:
         norm2 = np.where(norm2 > 0, norm2, 1.0)
         null = np.zeros((len(z), 3))
         null[:, 0] = rss / norm2
-        r = s.projection.rank if method == "ML" else 0
+        C, schur = s.corner_axes() if method == "ML" else (s.C[:, :0], s.schur[:0, :0])
+        r = len(schur)
         return cls(
             eigvals=np.ascontiguousarray(s.eigvals / largest),
             z=z,
@@ -107,9 +108,9 @@ class Profile:
             nullity=s.nullity,
             m=s.df + r,
             restricted=method == "REML",
-            C=np.ascontiguousarray(s.C[:, :r] / largest),
-            schur=np.ascontiguousarray(s.schur[:r, :r] / largest),
-            singular=r > 0 and not np.abs(s.corner_root).max(axis=0).all(),
+            C=np.ascontiguousarray(C / largest),
+            schur=np.ascontiguousarray(schur / largest),
+            singular=not np.diag(schur).all(),
             norm2=norm2,
             largest=largest,
         )

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from pm_fastlmm._arrays import FloatArray
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -77,3 +79,8 @@ def gaussian_loglik(residual: Any, inverse: Any, logdet: Any, xp: Any = np) -> A
     """
     outer = xp.expand_dims(residual, -1) * xp.expand_dims(residual, -2)
     return -0.5 * (inverse.shape[-1] * LOG_2PI + logdet + (inverse * outer).sum((-1, -2)))
+
+
+def weighted_sum(w: FloatArray, A: FloatArray) -> FloatArray:
+    """Return Σ_i w_iA_i as one matrix product, for `corner` of many draws in NumPy."""
+    return np.asarray((w @ A.reshape(len(A), math.prod(A.shape[1:]))).reshape(*w.shape[:-1], *A.shape[1:]))

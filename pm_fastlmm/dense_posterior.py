@@ -1,0 +1,65 @@
+"""After sampling a DenseLMM: replicates of y, V being drawn anew as a whole."""
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from scipy.linalg import solve_triangular
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.distribution import DenseNode
+from pm_fastlmm.likelihood.dense import DenseFactor
+from pm_fastlmm.sampling import DrawFunction
+
+_BUDGET = 4_000_000  # numbers of V at a time
+
+
+def predict_dense(
+    idata: xr.DataTree, model: pm.Model, node: DenseNode, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """
+    Return draws of mu + Xβ, β from its conditional given y, and of y = mu + Xβ + e, e ~ N(0, V), (chain, draw, n).
+
+    Raises
+    ------
+    ValueError
+        If the node has no data, or V is not positive definite at a draw.
+    """
+    if node.observed is None:
+        raise ValueError(f"{node.name} has no observed data: predictions are given y.")
+    posterior = idata.posterior.to_dataset()
+    function = DrawFunction(model, posterior, [node.V, node.mu, node.beta_mean, node.beta_cov])
+    X = node.projection.Q1 @ node.projection.R
+    f, y = np.empty((function.size, node.n)), np.empty((function.size, node.n))
+    size = max(1, _BUDGET // node.n**2)
+    for start in range(0, function.size, size):
+        for j, (V, mu, b, B) in enumerate(zip(*function(slice(start, start + size)), strict=True)):
+            factor = DenseFactor.of(V, node.observed - mu, node.projection.Q1)
+            if factor is None:
+                raise ValueError(f"V of {node.name} is not positive definite at draw {start + j}.")
+            beta = b if node.treatment == "proper" and not B.size else _coefficients(node, factor, mu, b, B, rng)
+            f[start + j] = mu + X @ beta
+            y[start + j] = f[start + j] + factor.L @ rng.standard_normal(node.n)
+    shape = posterior.sizes["chain"], posterior.sizes["draw"]
+    return f.reshape(*shape, -1), y.reshape(*shape, -1)
+
+
+def _coefficients(
+    node: DenseNode, factor: DenseFactor, mu: FloatArray, b: FloatArray, B: FloatArray, rng: np.random.Generator
+) -> FloatArray:
+    """
+    Draw β given y and V: from N(β̂, (XᵀV⁻¹X)⁻¹), or with the prior N(b, B) by Matheron's rule.
+
+    β̂ = R⁻¹Q₁ᵀ(y - mu - VPy), and (XᵀV⁻¹X)⁻¹ = R⁻¹T⁻¹T⁻ᵀR⁻ᵀ.
+    """
+    Q1, R = node.projection.Q1, node.projection.R
+    if not R.size:
+        return np.zeros(0)
+    residual = factor.L @ (factor.L.T @ factor.Py)
+    estimate = solve_triangular(R, Q1.T @ (node.observed - mu - residual))
+    root = solve_triangular(factor.T @ R, np.eye(len(R)))
+    drawn = estimate + root @ rng.standard_normal(len(R))
+    if node.treatment == "flat":
+        return np.asarray(drawn)
+    values, vectors = np.linalg.eigh(B)
+    prior = b + vectors @ (np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(len(R)))
+    return np.asarray(prior + B @ np.linalg.solve(B + root @ root.T, drawn - prior))
