@@ -1,7 +1,7 @@
 """Bootstrap: the parametric bootstrap in the rotated coordinates, where a replicate costs O(k)."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ import xarray as xr
 
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import Described
 from pm_fastlmm.inference.simulation import simulate_responses
 from pm_fastlmm.information import quantities
 from pm_fastlmm.likelihood.profile import Method, maximise
@@ -20,7 +21,7 @@ _MEMORY = 4_000_000  # numbers that are drawn at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Bootstrap:
+class Bootstrap(Described):
     """
     Estimates of responses that were drawn from a fit and fitted again.
 
@@ -89,6 +90,15 @@ class Bootstrap:
             values = np.stack([self.draws[name] for name in coef], axis=-1)
             dataset = dataset.assign(beta=(("draw", "coef"), values)).assign_coords(coef=labels)
         return dataset
+
+    def _facts(self) -> dict[str, Any]:
+        low, high = self.interval("h2")
+        return {
+            "replicates": len(self),
+            "method": self.method,
+            "h2": f"{self.estimate['h2']:.4g}, 95 % of the replicates between {low:.4g} and {high:.4g}",
+            "table": ".summary()",
+        }
 
     def __len__(self) -> int:
         """Return the number of replicates."""

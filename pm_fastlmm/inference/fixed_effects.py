@@ -22,6 +22,7 @@ from scipy.stats import t as t_distribution
 
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import Described
 from pm_fastlmm.inference.bootstrap import check_level
 from pm_fastlmm.information import corner_derivatives, relative_information
 from pm_fastlmm.likelihood.profile import Method
@@ -100,7 +101,7 @@ class FixedEffects:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FixedTest:
+class FixedTest(Described):
     """
     An F test of linear hypotheses Lβ = 0, of one response (numbers) or several (arrays).
 
@@ -135,11 +136,19 @@ class FixedTest:
         table.insert(1, "df_num", self.df_num)
         return table
 
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"contrasts": self.df_num, "degrees of freedom": self.df}
+        if self.names is not None:
+            return facts | {"responses": len(self.names), "table": ".table()"}
+        return facts | {"F": f"{self.statistic:.4f} on {self.df_num} and {self.df_den:.2f}", "p": f"{self.p_value:.3g}"}
+
     def __repr__(self) -> str:
         """Report the test as text."""
         if self.names is not None:
-            return f"F tests of {self.df_num} contrasts, {len(self.names)} responses; .table() has them"
-        return f"F({self.df_num}, {self.df_den:.2f}) = {self.statistic:.4f}, p = {self.p_value:.3g} ({self.df})"
+            return f"FixedTest: F tests of {self.df_num} contrasts, {len(self.names)} responses; .table() has them"
+        return (
+            f"FixedTest: F({self.df_num}, {self.df_den:.2f}) = {self.statistic:.4f}, p = {self.p_value:.3g} ({self.df})"
+        )
 
 
 def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float) -> pd.DataFrame:

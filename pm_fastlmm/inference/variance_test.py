@@ -9,6 +9,7 @@ import xarray as xr
 from scipy.stats import chi2
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import Described
 from pm_fastlmm.inference.null import NullDistribution, kernel_null
 from pm_fastlmm.likelihood.profile import Method, Profile
 from pm_fastlmm.linalg.rotated import Rotated
@@ -18,7 +19,7 @@ _FEWEST = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class VarianceTest:
+class VarianceTest(Described):
     """
     A likelihood-ratio test that a variance is 0, for one response (numbers) or T of them (arrays of length T).
 
@@ -74,6 +75,18 @@ class VarianceTest:
             "mass_at_zero": self.mass_at_zero, "approximation": self.approximation,
         }  # fmt: skip
         return xr.Dataset({name: (over, getattr(self, name)) for name in _COLUMNS}, coords=coords, attrs=attrs)
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"variance of": self.component, "method": self.method, "draws of the null": self.n_sim}
+        if self.approximation:
+            facts["null distribution"] = self.approximation
+        if self.names is not None:
+            return facts | {"responses": len(self.names), "table": ".table(), .to_dataset()"}
+        return facts | {
+            "statistic": f"{self.statistic:.4f}",
+            "p": f"{self.p_value:.3g} ± {self.p_value_se:.1g}",
+            "p of ½χ²₀ + ½χ²₁": f"{self.p_value_mixture:.3g}",
+        }
 
     def __repr__(self) -> str:
         """Report the test as text."""
