@@ -48,7 +48,7 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
     # %%
     model = flmm.kernel_model(design.y, spectrum=spectrum, name="height")
     with model:
-        idata = flmm.sample(random_seed=1886)
+        idata = flmm.sample(random_seed=1886, progressbar=False)
     idata = flmm.recover_effects(idata, model=model, random_seed=1886)
     names = [f"height_{name}" for name in ("h2", "sigma2", "delta", "sigma2_e", "beta")]
     print("\nposterior, 95 % equal-tailed intervals")

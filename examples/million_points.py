@@ -1,6 +1,8 @@
 # %% [markdown]
 # # A Gaussian process on a million points
 #
+# A curve of unknown smoothness through a million noisy points,
+#
 # $$y_i = \beta + f(x_i) + e_i,\qquad f \sim GP(0, \sigma^2 k_\ell),\qquad e_i \sim N(0, \sigma_e^2),$$
 #
 # with a Matérn-5/2 kernel of unknown lengthscale. A dense covariance would take eight terabytes. On Fourier features

@@ -76,7 +76,7 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
     model = flmm.kernel_model(rotated, spectrum=spectrum, name="height")
     start = time.perf_counter()
     with model:
-        idata = flmm.sample(random_seed=1)
+        idata = flmm.sample(random_seed=1, progressbar=False)
     print(f"\n4 chains of NUTS in {time.perf_counter() - start:.0f} s, compilation included")
 
     # %% [markdown]

@@ -6,7 +6,7 @@
 # random, replicates are fixed,
 #
 # $$y = X\beta + Z_1 u_\mathrm{gen} + Z_2 u_\mathrm{rep:block} + e,\qquad
-#   u_\mathrm{gen} \sim N(0, \sigma^2_\mathrm{gen} I),\ \dots$$
+#   u_\mathrm{gen} \sim N(0, \sigma^2_\mathrm{gen} I),\ \ldots$$
 
 # %%
 import sys
@@ -44,7 +44,7 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
 
     # %%
     with trial:
-        idata = flmm.sample(random_seed=1995)
+        idata = flmm.sample(random_seed=1995, progressbar=False)
     idata = flmm.recover_effects(idata, model=trial, random_seed=1995)
     names = ["sigma_gen", "sigma_rep:block", "sigma_e", "yield_share"]
     print("\nposterior, 95 % equal-tailed intervals")

@@ -46,7 +46,7 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
 
     # %%
     with model:
-        idata = flmm.sample(random_seed=2003)
+        idata = flmm.sample(random_seed=2003, progressbar=False)
     idata = flmm.recover_effects(idata, model=model, random_seed=2003)
     names = ["sigma_Subject", "corr_Subject", "sigma_e", "Reaction_beta"]
     print("\nposterior, 95 % equal-tailed intervals")

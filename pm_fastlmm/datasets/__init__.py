@@ -13,6 +13,35 @@ def _table(name: str, **kwargs: Any) -> pd.DataFrame:
     return table
 
 
+def anoles() -> pd.DataFrame:
+    """
+    Return the body and thigh lengths of 100 species of Caribbean anoles (lizards), with their phylogeny.
+
+    Returns
+    -------
+    DataFrame
+        One row for each species, with columns log_length (natural log of the length from snout to vent, mm) and
+        log_femur (of the femur). `attrs["newick"]` is the tree, of height 1, for `covariance.phylogeny`.
+
+    Notes
+    -----
+    D. L. Mahler, L. J. Revell, R. E. Glor and J. B. Losos (2010), Ecological opportunity and the rate of morphological
+    evolution in the diversification of Greater Antillean anoles, Evolution 64, doi:10.1111/j.1558-5646.2010.01026.x;
+    the averages of species and the tree that phytools uses in its examples.
+
+    Examples
+    --------
+    >>> from pm_fastlmm.covariance import phylogeny
+    >>> from pm_fastlmm.datasets import anoles
+    >>> species = anoles()
+    >>> species.shape, phylogeny(species.attrs["newick"]).shape
+    ((100, 2), (100, 100))
+    """
+    table = _table("anoles", index_col="species")
+    table.attrs["newick"] = files(__package__).joinpath("anoles.nwk").read_text().strip()
+    return table
+
+
 def dyestuff() -> pd.DataFrame:
     """
     Return the yield of dyestuff from six batches of an intermediate product, five samples of each.

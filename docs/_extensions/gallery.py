@@ -1,0 +1,112 @@
+"""The gallery: a page for each example, of its cells, of what they printed and of the figures they drew."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from percent import Cell, cells
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+INDEX = """# Gallery
+
+Each page is a script of `examples/`, run as a whole: `make examples` runs them all and keeps what they print and draw,
+`make docs` puts it here.
+
+::::{{grid}} 1 2 2 3
+:gutter: 3
+
+{cards}
+::::
+
+```{{toctree}}
+:hidden:
+
+{names}
+```
+"""
+CARD = """:::{{grid-item-card}} {title}
+:link: {name}
+:link-type: doc
+:img-top: {figure}
+
+{lead}
+:::
+"""
+logger = logging.getLogger(__name__)
+
+
+def page(script: Path, results: Path, target: Path) -> dict[str, str]:
+    """Write the page of one example and return its title, first sentence and first figure."""
+    found = cells(script.read_text())
+    record = json.loads((results / f"{script.stem}.json").read_text())
+    outputs = iter(record["outputs"])
+    parts, figures = [], []
+    for cell in found:
+        if cell.markdown:
+            parts.append(cell.text)
+            continue
+        drawn = re.findall(r'figures / "([\w.]+\.png)"', cell.text)
+        parts += [f"```python\n{cell.text}\n```", *_shown(next(outputs), drawn)]
+        for figure in drawn:
+            shutil.copy(results / figure, target / figure)
+        figures += drawn
+    parts.append(
+        f"{{download}}`{script.name} <../../examples/{script.name}>` ran in {record['seconds']:.0f} seconds where this "
+        "page was made."
+    )
+    (target / f"{script.stem}.md").write_text("\n\n".join(parts) + "\n")
+    title, lead = _opening(found[0])
+    return {"name": script.stem, "title": title, "lead": lead, "figure": figures[0] if figures else ""}
+
+
+def _shown(output: str, drawn: list[str]) -> list[str]:
+    """Return the blocks below a cell; that a figure was written is not news where it is shown."""
+    lines = [line for line in output.splitlines() if not line.startswith("figure")]
+    text = "\n".join(lines).strip("\n")
+    block = [f"```{{code-block}} text\n:class: output\n\n{text}\n```"] if text else []
+    return block + [f"![{Path(figure).stem.replace('_', ' ')}]({figure})" for figure in drawn]
+
+
+def _opening(cell: Cell) -> tuple[str, str]:
+    """Return the title, and the first sentence below it."""
+    title, _, rest = cell.text.partition("\n")
+    prose = [part for part in rest.strip().split("\n\n") if not part.startswith("$")]
+    sentences = re.split(r"(?<=\w[.?]) |: |(?<=\)\.) ", prose[0].replace("\n", " "))
+    return title.removeprefix("# "), sentences[0].rstrip(".:,") + "." * (not sentences[0].endswith("?"))
+
+
+def write(app: Sphinx) -> None:
+    """Write all pages, in the order of the configuration; examples that it does not name come last."""
+    examples, results = Path(app.config.gallery_examples), Path(app.config.gallery_results)
+    target = Path(app.srcdir) / "gallery"
+    target.mkdir(exist_ok=True)
+    order = list(app.config.gallery_order)
+    scripts = sorted(
+        examples.glob("*.py"),
+        key=lambda script: (order.index(script.stem) if script.stem in order else len(order), script.stem),
+    )
+    entries = []
+    for script in scripts:
+        if not (results / f"{script.stem}.json").exists():
+            logger.warning("%s has not been run: `make examples`", script.name)
+            continue
+        entries.append(page(script, results, target))
+    cards = "\n".join(_card(entry) for entry in entries)
+    names = "\n".join(entry["name"] for entry in entries)
+    (target / "index.md").write_text(INDEX.format(cards=cards, names=names))
+
+
+def _card(entry: dict[str, str]) -> str:
+    text = CARD.format(**entry)
+    return text if entry["figure"] else text.replace(":img-top: \n", "")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the configuration and write the pages before Sphinx looks for them."""
+    app.add_config_value("gallery_examples", "", "env")
+    app.add_config_value("gallery_results", "", "env")
+    app.add_config_value("gallery_order", [], "env")
+    app.connect("builder-inited", write)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

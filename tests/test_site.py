@@ -1,0 +1,189 @@
+"""The pages of the site run, print what they say, link to what exists, and leave nothing public out."""
+
+import importlib.util
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from statsmodels.regression.mixed_linear_model import MixedLM
+
+import pm_fastlmm as flmm
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [DOCS / name for name in ("index.md", "model.md", "pymc_component.md")] + sorted(
+    (DOCS / "users").glob("[!i]*.md")
+)
+
+
+def extension(name):
+    """Import a module of the site's configuration."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, DOCS / "_extensions" / f"{name}.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+percent, outputs, measured = map(extension, ("percent", "outputs", "measured"))
+pages, links, names_of = map(extension, ("pages", "links", "names"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_the_code_of_a_page_prints_what_stands_below_it(page):
+    blocks, names = outputs.run(page)
+    assert blocks
+    for block in blocks:
+        assert block.differences() == []
+    if page.stem == "model":  # statsmodels is a peer of that page
+        peer = MixedLM.from_formula("Reaction ~ Days", names["sleep"], groups="Subject").fit(reml=True)
+        assert abs(peer.llf - names["fit"].loglik) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("page", "fit", "digits"), [("lme4", "sleepstudy_slope_reml", 4), ("sommer", "john_alpha_reml", 6)]
+)
+def test_the_numbers_of_lme4_on_a_page_are_those_of_its_fit(page, fit, digits):
+    fits = json.loads((ROOT / "tests" / "reference" / "lme4_nlme.json").read_text())
+    vcov = next(record["vcov"] for record in fits if record["name"] == fit)
+    sentence = re.search(
+        r"^lme4[^\n]* gives? .*?\n\n", (DOCS / "users" / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert [value for value in vcov if f"{value:.{digits}f}" not in sentence[0]] == []
+
+
+def test_outputs_are_compared_in_words_and_in_digits():
+    def differences(expected, got, code="print(fit)"):
+        return outputs.Block(code, expected, got).differences()
+
+    assert differences("h2 0.6894 ok", "h2 0.6895  ok") == []
+    assert differences("h2 0.6894 ok", "h2 0.71 ok") == ["0.6894 became 0.71"]
+    assert differences("h2 0.69", "h2 0.73", "print(idata)") == []
+    assert differences("h2 0.69", "h2 0.79", "print(idata)") == ["0.69 became 0.79"]
+    assert len(differences("converged", "not converged")) == 1
+    assert len(differences("", "1.0")) == 1
+
+
+def test_outputs_are_written_below_their_block(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A\n\n```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n\nand\n\n```python\nx = 1\n```\n")
+    outputs.write(page)
+    assert (
+        page.read_text() == "# A\n\n```python\nprint(1 + 1)\n```\n\n```text\n2\n```\n\nand\n\n```python\nx = 1\n```\n"
+    )
+
+
+def test_the_api_page_lists_everything_public():
+    page = (DOCS / "api.rst").read_text()
+    modules = {"pm_fastlmm": flmm, "pm_fastlmm.covariance": flmm.covariance}
+    listed = {name: set() for name in modules}
+    for section in page.split(".. currentmodule:: ")[1:]:
+        listed.setdefault(section.split()[0], set()).update(re.findall(r"^   (\w+)$", section, flags=re.MULTILINE))
+    objects = {id(getattr(module, name)) for heading, module in modules.items() for name in listed[heading]}
+    for heading, module in modules.items():
+        names = set(module.__all__) - {"covariance", "datasets", "plots"}
+        missing = [name for name in sorted(names) if id(getattr(module, name)) not in objects]
+        assert missing == [], f"docs/api.rst lacks {missing} of {heading}"
+        assert listed[heading] <= names
+    for module in (flmm.datasets, flmm.plots):
+        public = [
+            n
+            for n, f in vars(module).items()
+            if not n.startswith("_") and getattr(f, "__module__", "") == module.__name__
+        ]
+        assert [n for n in public if f"   {n}\n" not in page] == []
+
+
+def test_every_example_has_a_place_in_the_gallery_and_a_figure():
+    text = (DOCS / "conf.py").read_text()
+    order = re.findall(r'"(\w+)"', text[text.index("gallery_order") : text.index("guide_order")])
+    scripts = sorted((ROOT / "examples").glob("*.py"))
+    assert set(order) <= {script.stem for script in scripts}
+    for script in scripts:
+        first = percent.cells(script.read_text())[0]
+        assert first.markdown
+        assert first.text.startswith("# ")
+
+
+def test_the_cells_of_a_guarded_script_stand_at_the_margin():
+    source = (
+        "# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nimport sys\n\n"
+        'if __name__ == "__main__":  # why\n    x = 1\n\n    # %%\n    print(x)\n'
+    )
+    title, first, second = percent.cells(source)
+    assert title == percent.Cell("# Title\n\nText.", True)
+    assert first.text == "import sys\n\nx = 1"
+    assert second.text == "print(x)"
+
+
+def test_what_a_script_prints_is_kept_by_cell(tmp_path, capfd):
+    script = tmp_path / "small.py"
+    script.write_text("# %% [markdown]\n# # Small\n\n# %%\nprint('one')\n\n# %%\nprint('two')\nprint('three')\n")
+    percent.run(script, tmp_path)
+    assert '"outputs": [\n  "one\\n",\n  "two\\nthree\\n"\n ]' in (tmp_path / "small.json").read_text()
+    assert capfd.readouterr().out == "one\ntwo\nthree\n"
+
+
+def test_a_warning_of_an_example_is_its_failure(tmp_path, capfd):
+    script = tmp_path / "small.py"
+    script.write_text("# %%\nimport warnings\nwarnings.warn('no')\n")
+    with pytest.raises(SystemExit):
+        percent.run(script, tmp_path)
+    assert not (tmp_path / "small.json").exists()
+    assert "no" in capfd.readouterr().err
+
+
+def test_measured_rows_are_those_of_the_benchmark_page():
+    table = "| a | 1 s | |\n| … / x | 2 × | |\n| b | 3 s | |\n| … / x | 4 × | |\n"
+    assert measured.rows(table, ["b", "… / x"]) == ["| b | 3 s | |", "| … / x | 4 × | |"]
+    with pytest.raises(ValueError, match="no row 'c'"):
+        measured.rows(table, ["c"])
+
+
+def test_guides_are_those_that_exist_and_those_that_no_page_lists(tmp_path):
+    for name in ("index", "guides", "b", "c", "d"):
+        (tmp_path / f"{name}.md").write_text("# Page\n")
+    (tmp_path / "index.md").write_text("```{toctree}\nguides\nd\n```\n")
+    assert pages.listed(tmp_path, ["c", "absent"]) == ["c", "b"]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda p: p.stem)
+def test_links_to_files_of_the_repository_exist(page):
+    targets = re.findall(r"\]\(([^)#\s]+)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    generated = ("gallery/", "api/")
+    local = [t for t in targets if "://" not in t and not t.startswith(generated)]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_code_that_names_something_public_is_known_by_its_full_name():
+    known = {
+        f"pm_fastlmm.{name}" for name in ("reml", "covariance.Scalar", "covariance.AR1", "covariance.BlockDiagonal")
+    }
+    assert names_of.public("flmm.reml(spectrum, y)", known) == "pm_fastlmm.reml"
+    assert names_of.public("reml", known) == "pm_fastlmm.reml"
+    assert names_of.public("cov.scalar(v)", known) == "pm_fastlmm.covariance.Scalar"
+    assert names_of.public("cov.ar1(1, 0.5)", known) == "pm_fastlmm.covariance.AR1"
+    assert names_of.public("covariance.block_diagonal", known) == "pm_fastlmm.covariance.BlockDiagonal"
+    assert names_of.public("fit.reml", known) is None
+    assert names_of.public("scalar", known) is None
+
+
+def test_links_within_the_built_site_that_lead_nowhere_are_found(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#here">x</a><a href="b.html#there">x</a><a href="#top">x</a><b id="top">'
+    )
+    (tmp_path / "b.html").write_text(
+        '<b id="here"></b><img src="c.png"><a href="https://x.org/y">x</a><a href="a.html">x</a>'
+    )
+    assert sorted(links.broken(tmp_path)) == ["a.html: b.html#there", "b.html: c.png"]
+
+
+def test_the_citation_has_the_version_of_the_package():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert version == flmm.__version__
+    assert np.char.count((ROOT / "CITATION.cff").read_text(), "doi:") == 2
