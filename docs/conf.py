@@ -73,6 +73,7 @@ gallery_order = [
     "heritability_of_height",
     "sleepstudy",
     "oats_trial",
+    "tests_and_intervals",
     "body_size_of_anoles",
     "marker_heritability",
     "families_by_size",
