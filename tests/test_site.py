@@ -30,7 +30,7 @@ def extension(name):
 
 
 percent, outputs, measured = map(extension, ("percent", "outputs", "measured"))
-pages, links, names_of = map(extension, ("pages", "links", "names"))
+pages, links, names_of, signatures = map(extension, ("pages", "links", "names", "signatures"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -170,6 +170,13 @@ def test_code_that_names_something_public_is_known_by_its_full_name():
     assert names_of.public("covariance.block_diagonal", known) == "pm_fastlmm.covariance.BlockDiagonal"
     assert names_of.public("fit.reml", known) is None
     assert names_of.public("scalar", known) is None
+
+
+def test_subscripts_of_docstrings_are_no_references():
+    lines = ["p(y_i | y_-i), `y_-i`, mu_", "", "    y_-i ::", "", "        y_-i", "", ">>> y_-i", "y_-i", "", "y_-i"]
+    signatures.keep_subscripts(None, "function", "f", None, None, lines)
+    assert lines[0] == r"p(y_i | y\_-i), `y\_-i`, mu\_"
+    assert lines[2:] == [r"    y\_-i ::", "", "        y_-i", "", ">>> y_-i", "y_-i", "", r"y\_-i"]
 
 
 def test_links_within_the_built_site_that_lead_nowhere_are_found(tmp_path):
