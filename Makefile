@@ -4,7 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint examples docs calibration benchmark wheel clean
+.PHONY: demo test lint examples docs calibration fuzz benchmark peers wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/heritability_of_height.py figures
@@ -32,11 +32,37 @@ docs: $(VENV)/.dev $(patsubst examples/%.py,figures/%.json,$(wildcard examples/*
 calibration: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/calibration
 
+fuzz: $(VENV)/.dev
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py 10000 --seed 0
+
 benchmark: $(VENV)/.dev
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m benchmark tests/benchmarks -s
 
+# beside other packages, in an environment of their own: docs/peers.json, and docs/peers.md of it; `TASKS="density many"`
+# measures some of the tasks again
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 JAX_ENABLE_X64=True \
+	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+peers: $(VENV)-peers/.installed
+	$(ONE_THREAD) $(VENV)-peers/bin/python tests/benchmarks/peers/run.py $(TASKS)
+	$(VENV)-peers/bin/python tests/benchmarks/peers/report.py
+
+# one by one: a package that cannot be installed here is reported as absent
+$(VENV)-peers/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "installing the packages that are compared (a few minutes)"
+	@$(BIN)/python -m venv $(VENV)-peers
+	@$(VENV)-peers/bin/pip install --quiet --editable .[fourier]
+	@$(VENV)-peers/bin/python tests/benchmarks/peers/packages.py | while read -r package; do \
+		$(VENV)-peers/bin/pip install --quiet "$$package" || echo "$$package cannot be installed here"; done
+	@touch $@
+
+# the sdist, the wheel that is built from it, and a fresh environment in which the wheel does its first fits
 wheel: $(VENV)/.dev
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf dist $(VENV)-wheel
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet dist/*.whl
+	cd dist && ../$(VENV)-wheel/bin/python -I ../.ci/smoke.py
+	rm -rf $(VENV)-wheel
 
 $(VENV)/bin/python:
 	@python=$$(.ci/find-python) && echo "creating $(VENV) with $$python" && $$python -m venv $(VENV)
@@ -53,4 +79,5 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) dist build figures docs/_build docs/api docs/gallery .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-peers dist build figures docs/_build docs/api docs/gallery
+	rm -rf .pytest_cache .mypy_cache .ruff_cache

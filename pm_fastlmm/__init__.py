@@ -11,6 +11,7 @@ from pm_fastlmm.comparison import compare_fits
 from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
+from pm_fastlmm.deviation_prior import DeviationPrior
 from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, FourierLMM, LMMNode, StructuredLMM, lmm_nodes
 from pm_fastlmm.equivalent import EquivalentRows, equivalent_rows
 from pm_fastlmm.exact import exact_posterior
@@ -18,6 +19,9 @@ from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.function_posterior import posterior_function
 from pm_fastlmm.functions import FunctionPosterior
+from pm_fastlmm.inference.bootstrap import Bootstrap
+from pm_fastlmm.inference.fixed_effects import FixedTest
+from pm_fastlmm.inference.variance_test import VarianceTest
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.rotated import Rotated
@@ -31,6 +35,7 @@ from pm_fastlmm.posterior import predict, recover_effects
 from pm_fastlmm.prior import VariancePrior
 from pm_fastlmm.reml import reml
 from pm_fastlmm.sampling import sample
+from pm_fastlmm.sensitivity import prior_sensitivity, ready_priors, rope
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 __version__ = "0.1.0"
@@ -39,13 +44,16 @@ if TYPE_CHECKING:
     from pm_fastlmm import plots
 
 __all__ = [
+    "Bootstrap",
     "CrossProducts",
     "DenseLMM",
     "Design",
+    "DeviationPrior",
     "EquivalentRows",
     "ExactPosterior",
     "FamilyLMM",
     "FastLMM",
+    "FixedTest",
     "FourierBasis",
     "FourierLMM",
     "FourierStatistics",
@@ -60,6 +68,7 @@ __all__ = [
     "Term",
     "VarianceFit",
     "VariancePrior",
+    "VarianceTest",
     "compare_fits",
     "covariance",
     "datasets",
@@ -75,10 +84,13 @@ __all__ = [
     "pointwise_log_likelihood",
     "posterior_function",
     "predict",
+    "prior_sensitivity",
+    "ready_priors",
     "recover_effects",
     "reml",
     "reml_blocks",
     "reml_point",
+    "rope",
     "sample",
     "scan",
 ]

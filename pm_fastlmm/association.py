@@ -24,6 +24,7 @@ from pm_fastlmm.reml import reml
 type Test = Literal["wald", "lrt"]
 type Delta = Literal["each", "null"]
 
+_CANCELLED = 1e-3  # share of the quadratic form below which a difference has lost three of its digits
 _FIELDS = ("beta", "se", "statistic", "p_value", "delta", "sigma2", "h2")
 
 
@@ -59,6 +60,11 @@ class _Null:
 
 
 def _fit(spectrum: Spectrum, y: Any, method: Method) -> REMLFit:
+    if spectrum.df < 2:
+        raise ValueError(
+            f"{spectrum.n} observations and {spectrum.projection.rank} columns of X leave one degree of freedom, and a "
+            "candidate takes it: use fewer columns or more observations."
+        )
     fit = reml(spectrum, y, method=method)
     if not math.isfinite(fit.loglik):
         raise ValueError(f"the model without candidates has no estimate: {fit.message}.")
@@ -105,13 +111,13 @@ def scan(
     xarray.Dataset
         Over "candidate": beta (α̂), se, statistic, p_value; delta, sigma2 and h2 of the model with the candidate; and
         reason. A candidate with missing values, or that X explains (a constant one, when X has an intercept), is NaN
-        everywhere with its reason, and counted in `attrs["untested"]`.
+        everywhere with its reason, and counted in `attrs["untested"]`. One that explains y exactly has p = 0.
 
     Raises
     ------
     ValueError
-        If y or candidates do not fit the spectrum, y has no estimate without candidates, groups do not fit, or a
-        `Rotated` has no candidates.
+        If y or candidates do not fit the spectrum, y has no estimate without candidates, X leaves only one degree of
+        freedom, groups do not fit, or a `Rotated` has no candidates.
 
     Notes
     -----
@@ -269,16 +275,17 @@ def _estimates(
         drop[fine] = f0 - found[:, 1]
     for end in np.unique(x[fine & (np.isinf(x) | (delta == "null"))]):
         chosen = fine & (x == end)
-        Q[chosen], a[chosen], alpha[chosen], explained = _at_fixed(profile, rotated, chosen, float(end))
+        Q[chosen], a[chosen], alpha[chosen], left = _at_fixed(profile, rotated, chosen, float(end))
         if delta == "null":
-            drop[chosen] = -m * np.log1p(-explained)
+            with np.errstate(divide="ignore"):  # nothing is left: the likelihood is unbounded
+                drop[chosen] = -m * np.log(left)
     return x, Q, a, alpha, drop
 
 
 def _at_fixed(
     profile: Profile, rotated: RotatedCandidates, chosen: npt.NDArray[np.bool_], x: float
 ) -> tuple[FloatArray, ...]:
-    """Return Q, a, α and the share of the quadratic form that is explained, at one log δ (at ∞ in units of 1/δ)."""
+    """Return Q, a, α and the share of the quadratic form that is left, at one log δ (at ∞ in units of 1/δ)."""
     delta = math.exp(x) if x < math.inf else 1.0
     w = 1 / (profile.eigvals + delta) if x < math.inf else np.ones_like(profile.eigvals)
     over = 1 / delta if profile.nullity else 0.0
@@ -286,8 +293,14 @@ def _at_fixed(
     whole = float((w * z**2).sum()) + over * float(profile.null[0, 0])
     a = (g**2) @ w + over * rotated.null[chosen, 1]
     b = g @ (w * z) + over * rotated.null[chosen, 0]
-    explained = b**2 / (a * whole)
-    return whole * (1 - explained), a, b / a, explained
+    alpha = b / a
+    left = 1 - b * alpha / whole
+    close = left < _CANCELLED
+    if close.any():  # the difference has lost digits: the residuals themselves
+        along, with_y, null = alpha[close], rotated.null[chosen][close], profile.null[0, 0]
+        residual = np.maximum(null - 2 * along * with_y[:, 0] + along**2 * with_y[:, 1], 0.0)
+        left[close] = ((z - along[:, None] * g[close]) ** 2 @ w + over * residual) / whole
+    return whole * left, a, alpha, left
 
 
 def _progress(parts: Iterator[Any], show: bool, total: int | None) -> Iterator[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.linalg
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import Described
 from pm_fastlmm.effects import Coordinates, NewRows
 from pm_fastlmm.likelihood.spectral import variances
 from pm_fastlmm.linalg.rotated import Rotated
@@ -19,7 +20,7 @@ from pm_fastlmm.linalg.spectrum import Spectrum
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FactorEffects:
+class FactorEffects(Described):
     """
     Predicted coefficients of the columns of W.
 
@@ -43,6 +44,9 @@ class FactorEffects:
     def __repr__(self) -> str:
         """Show how many coefficients there are."""
         return f"FactorEffects({self.mean.shape[0]} columns of W: .mean, .variance, .se)"
+
+    def _facts(self) -> dict[str, Any]:
+        return {"columns of W": self.mean.shape[0], "quantities": ".mean, .variance, .se"}
 
 
 def factor_effects(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> FactorEffects:

@@ -22,12 +22,14 @@ from pm_fastlmm._arrays import (
     require_length,
     shown,
 )
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described, listed
 from pm_fastlmm.formula import fixed_effects, split_formula
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Design:
+class Design(ReadOnlyArrays, Described):
     """
     Response, fixed-effects design and kernel of the same observations in the same order, without missing values.
 
@@ -153,8 +155,17 @@ class Design:
 
     def __repr__(self) -> str:
         """Show sizes, names and how many rows were dropped."""
-        effects = ", ".join(self.coef) if self.coef else "none"
+        effects = listed(self.coef)
         return f"Design({len(self.y)} observations, fixed effects: {effects}; {len(self.dropped)} rows dropped)"
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "observations": len(self.y),
+            "responses": 1 if self.responses is None else f"{len(self.responses)}: {listed(self.responses)}",
+            "fixed effects": listed(self.coef),
+            "kernel": f"{'W' if self.kernel_is_factor else 'K'}, {' × '.join(map(str, self.kernel.shape))}",
+            "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
+        }
 
 
 def complete_rows(

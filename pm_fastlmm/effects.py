@@ -12,6 +12,7 @@ import numpy as np
 import scipy.linalg
 
 from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, read, require_finite
+from pm_fastlmm._display import Described
 from pm_fastlmm.likelihood.spectral import corner, variances, weighted_sum
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
@@ -39,7 +40,7 @@ class Coordinates(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
+class Prediction(Described):
     """
     Prediction f̂ = Xβ̂ + û with the variance of its error.
 
@@ -66,6 +67,9 @@ class Prediction:
     def __repr__(self) -> str:
         """Show how many predictions there are."""
         return f"Prediction({self.mean.shape[0]} rows: .mean, .se, .se_observation)"
+
+    def _facts(self) -> dict[str, Any]:
+        return {"rows": self.mean.shape[0], "quantities": ".mean, .variance, .se, .residual_variance, .se_observation"}
 
     @property
     def se_observation(self) -> Any:

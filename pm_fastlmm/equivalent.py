@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 
 from pm_fastlmm._arrays import FloatArray, Ids, frozen, shown
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described, listed
 from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.directions import Direction
 from pm_fastlmm.linalg.equivalent import reduce_rows
@@ -13,7 +15,7 @@ from pm_fastlmm.linalg.mixed import MixedProducts
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class EquivalentRows:
+class EquivalentRows(ReadOnlyArrays, Described):
     """
     Rows with the same inner products as the n rows that `CrossProducts` added up.
 
@@ -46,6 +48,9 @@ class EquivalentRows:
     def __repr__(self) -> str:
         """Show the sizes."""
         return f"EquivalentRows({len(self.y)} rows for {self.n}, X: {shown(list(self.X))}, W: {shown(list(self.W))})"
+
+    def _facts(self) -> dict[str, Any]:
+        return {"rows": len(self.y), "observations": self.n, "X": listed(list(self.X)), "W": listed(list(self.W))}
 
 
 def equivalent_rows(c: CrossProducts, response: str | None = None) -> EquivalentRows:

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from pm_fastlmm.deviation_prior import Prior, check_prior
+from pm_fastlmm.exact_deviation import DeviationPosterior
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import plain
 from pm_fastlmm.linalg.lowrank import imprecision
@@ -13,7 +15,7 @@ from pm_fastlmm.prior import VariancePrior, shares
 from pm_fastlmm.quadrature import integrate
 
 
-def exact_posterior(spectrum: Spectrum, y: Any, *, prior: VariancePrior | None = None) -> ExactPosterior:
+def exact_posterior(spectrum: Spectrum, y: Any, *, prior: Prior | None = None) -> ExactPosterior:
     """
     Compute the posterior of y ~ N(Xβ, σ²(K + δI)) by quadrature, β flat, for one response or thousands.
 
@@ -23,8 +25,9 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: VariancePrior | None =
         K and X, factored once.
     y : array, Series, DataFrame, DataArray or Rotated
         One response (n,), or several (n, T); Dask and stored arrays are read into memory, up to 2 GB.
-    prior : VariancePrior, optional
-        Default `VariancePrior.scaled_to` for each response, the prior of `kernel_model`.
+    prior : VariancePrior or DeviationPrior, optional
+        Default `VariancePrior.scaled_to` for each response, the prior of `kernel_model`. On the standard deviations
+        instead: `DeviationPrior`.
 
     Returns
     -------
@@ -42,6 +45,7 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: VariancePrior | None =
     -----
     With e_i = h²λ_i/k̄ + 1 - h² the total variance integrates out (Zellner 1971), and the integral over logit h² is a
     trapezoidal sum, which converges geometrically. Its nodes follow the width that a posterior can have, about n^-½.
+    Under a `DeviationPrior` the total is integrated out by a second sum, over log total at each node.
 
     Examples
     --------
@@ -55,6 +59,7 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: VariancePrior | None =
     """
     rotated = as_rotated(spectrum, y)
     s = rotated.spectrum
+    check_prior(prior)
     several = rotated.names is not None
     if not s.rank:
         raise ValueError("K is zero orthogonal to X: the data say nothing about h², whose posterior is its prior.")
@@ -71,14 +76,16 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: VariancePrior | None =
     evidence, factor = log_mass - s.projection.logdet_R, log_mass - log_none
     evidence[failed | (not prior.proper)] = factor[failed] = np.nan
     weights = np.exp(log_density) * dx
+    weights /= weights.sum(axis=-1, keepdims=True)  # the logarithm of a mass far from 1 has rounding of its own
     if not several:
         log_density, weights, scale = log_density[0], weights[0], scale[0]
         evidence, factor, message = evidence[0], factor[0], message[0]
-    return ExactPosterior(
+    conjugate = isinstance(prior, VariancePrior)
+    return (ExactPosterior if conjugate else DeviationPosterior)(
         x=x,
         weights=weights,
         log_density=log_density,
-        shape=prior.total_shape + s.df / 2,
+        shape=(prior.total_shape if isinstance(prior, VariancePrior) else 0.0) + s.df / 2,
         scale=scale,
         log_evidence=plain(evidence),
         log_bayes_factor=plain(factor),
@@ -89,7 +96,7 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: VariancePrior | None =
     )
 
 
-def _improper(rotated: Rotated, prior: VariancePrior) -> Any:
+def _improper(rotated: Rotated, prior: Prior) -> Any:
     """Return for each response why it has no posterior, empty where it has one."""
     s = rotated.spectrum
     message = np.full(np.atleast_1d(rotated.rss).shape, "", dtype=object)

@@ -11,22 +11,24 @@ from scipy.interpolate import CubicSpline
 from scipy.special import gammaincc, gammaincinv, gammaln
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import Described, listed, report
 from pm_fastlmm._parallel import in_threads
+from pm_fastlmm.deviation_prior import Prior
 from pm_fastlmm.likelihood.spectral import corner
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.prior import VariancePrior, shares
+from pm_fastlmm.prior import shares
 
 type Kind = Literal["eti", "hdi"]
 
 _QUANTITIES = ("h2", "pve", "delta", "total", "sigma2", "sigma2_e")
-_SHARES = ("h2", "pve", "delta")
+SHARES = ("h2", "pve", "delta")
 _BLOCK = 500_000
 _TABLE = 8001
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class ExactPosterior:
+class ExactPosterior(Described):
     """
     Posterior of (h², total) and of what they determine, as weights on nodes of logit h².
 
@@ -56,7 +58,7 @@ class ExactPosterior:
         Why there is no posterior, empty if there is; everything of such a response is NaN.
     names : tuple of str or None
         Names of several responses; None for one.
-    prior : VariancePrior
+    prior : VariancePrior or DeviationPrior
     rotated : Rotated
     """
 
@@ -69,7 +71,7 @@ class ExactPosterior:
     log_bayes_factor: Any
     message: Any
     names: tuple[str, ...] | None
-    prior: VariancePrior
+    prior: Prior
     rotated: Rotated
 
     @property
@@ -112,6 +114,22 @@ class ExactPosterior:
             ends = self._quantiles(quantity, np.array([tail, 1 - tail]))
         return ends[..., 0][()], ends[..., 1][()]
 
+    def probability(self, quantity: str, low: float, high: float) -> Any:
+        """
+        Return the posterior probability that a quantity lies between two values, `low` and `high` included.
+
+        That of a region of practical equivalence, for example: `probability("h2", 0, 0.05)`.
+
+        Raises
+        ------
+        ValueError
+            If the quantity is unknown, or low is not below high.
+        """
+        if not low < high:
+            raise ValueError(f"low must be below high, got {low} and {high}.")
+        below = self._below(quantity, np.array([low, high], dtype=float))
+        return (below[..., 1] - below[..., 0])[()]
+
     def h2_density(self, h2: FloatArray) -> FloatArray:
         """Return the posterior density of h² at some values (m,) from 0 to 1, (m,) or (T, m)."""
         h = np.asarray(h2, dtype=float)
@@ -136,22 +154,21 @@ class ExactPosterior:
         # that all responses share
         S = corner(np.zeros_like(d), eigvals=s.eigvals, C=s.C, schur=s.schur, sigma2_g=g, sigma2_e=one_minus)[1]
         within = Rinv @ S @ Rinv.T
-        lift = ((g[:, None] / d)[:, :, None] * s.C).transpose(1, 0, 2).reshape(s.rank, -1)
-        along = np.atleast_2d(self.rotated.y1)[:, None] - (np.atleast_2d(self.rotated.z) @ lift).reshape(-1, len(h), r)
+        lift = ((g[:, None] / d)[:, :, None] * s.C).transpose(1, 0, 2).reshape(s.rank, len(h) * r)
+        z, y1 = np.atleast_2d(self.rotated.z), np.atleast_2d(self.rotated.y1)
+        along = y1[:, None] - (z @ lift).reshape(len(z), len(h), r)
         estimates, w = along @ Rinv.T, np.atleast_2d(self.weights)
         mean = np.einsum("tm,tmr->tr", w, estimates)
         deviation = estimates - mean[:, None]
         cov = np.einsum("tm,tmr,tmq->trq", w, deviation, deviation)
-        cov += np.einsum("tm,mrq->trq", w * np.atleast_2d(self.scale) / (self.shape - 1), within)
+        cov += np.einsum("tm,mrq->trq", w * self._total_given_h2(slice(None))[0], within)
         return (mean, cov) if self.names is not None else (mean[0], cov[0])
 
     def draws(self, n: int = 4000, *, random_seed: Any = None) -> dict[str, FloatArray]:
         """Return n independent posterior draws of each quantity, and of sigma2_g: (n,), or (n, T) for several."""
         rng = np.random.default_rng(random_seed)
-        density, scale = np.atleast_2d(self.log_density), np.atleast_2d(self.scale)
-        x = self._node_quantiles(rng.uniform(size=(len(density), n)))
-        log_scale = np.stack([np.interp(at, self.x, row) for at, row in zip(x, np.log(scale), strict=True)])
-        total = np.exp(log_scale) / rng.gamma(self.shape, size=x.shape)
+        x = self._node_quantiles(rng.uniform(size=(len(np.atleast_2d(self.weights)), n)))
+        total = self._draw_total(x, rng)
         h, one_minus = shares(x)
         out = {
             "h2": h,
@@ -220,27 +237,29 @@ class ExactPosterior:
 
     def _moments(self, quantity: str) -> tuple[Any, Any]:
         """Return mean and standard deviation, in blocks."""
-        weights, scale = np.atleast_2d(self.weights), np.atleast_2d(self.scale)
-        share = self._share(quantity, self.x)
-        variance, shape = quantity not in _SHARES, self.shape
+        weights, share = np.atleast_2d(self.weights), self._share(quantity, self.x)
+        variance = quantity not in SHARES
         means, sds = np.empty(len(weights)), np.empty(len(weights))
         rows = max(1, _BLOCK // self.x.size)
         for part in (slice(start, start + rows) for start in range(0, len(weights), rows)):
-            w, conditional = weights[part], share[None]
-            if variance:  # the mean of the InverseGamma given h², and its variance of that mean squared over shape - 2
+            w, conditional, within = weights[part], share[None], None
+            if variance:
                 with np.errstate(all="ignore"):
-                    conditional = share * scale[part] / (shape - 1)
+                    mean_total, variance_total = self._total_given_h2(part)
+                    conditional, within = share * mean_total, share**2 * variance_total
             with np.errstate(over="ignore", invalid="ignore"):  # far out a ratio leaves the range, its weight is 0
                 mean = np.einsum("tm,tm->t", w, np.broadcast_to(conditional, w.shape))
+                if quantity in ("h2", "pve"):
+                    mean = np.minimum(mean, share[-1])  # a sum of weights that are 1 up to rounding
                 square = (conditional - mean[:, None]) ** 2
-                if variance and shape > 2:
-                    square = square + conditional**2 / (shape - 2)
+                if within is not None:
+                    square = square + within
                 square[w == 0] = 0.0
             means[part], sds[part] = mean, np.sqrt(np.einsum("tm,tm->t", w, square))
         a = self.prior.h2_alpha
-        if (a <= 1) if quantity == "delta" else variance and shape <= 1:
+        if (a <= 1) if quantity == "delta" else variance and self._moment_order <= 1:
             means[:] = math.inf
-        if (a <= 2) if quantity == "delta" else variance and shape <= 2:
+        if (a <= 2) if quantity == "delta" else variance and self._moment_order <= 2:
             sds[:] = math.inf
         sds[np.isnan(np.atleast_1d(self.log_bayes_factor))] = np.nan
         means[np.isnan(sds)] = np.nan
@@ -248,19 +267,57 @@ class ExactPosterior:
 
     def _quantiles(self, quantity: str, probabilities: FloatArray) -> FloatArray:
         """Return quantiles (…, P)."""
-        if quantity in _SHARES:
+        if quantity in SHARES:
             p = 1 - probabilities if quantity == "delta" else probabilities
             out = self._share(quantity, self._node_quantiles(p[None]))
         else:
-            from pm_fastlmm.likelihood import quantiles
+            out = self._variance_quantiles(quantity, probabilities)
+        return out if self.names is not None else out[0]
 
-            share, table = self._share(quantity, self.x), self._table()
+    def _variance_quantiles(self, quantity: str, probabilities: FloatArray) -> FloatArray:
+        from pm_fastlmm.likelihood import quantiles
+
+        share, table = self._share(quantity, self.x), self._table()
+
+        def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
+            quantiles.variance_quantile_rows(self.x, density, log_scale, table, probabilities, out)
+
+        return np.exp(self._rows(run, share, probabilities.size))
+
+    def _below(self, quantity: str, values: FloatArray) -> FloatArray:
+        """Return the probabilities (…, P) that a quantity is below each value."""
+        from pm_fastlmm.likelihood import quantiles
+
+        share = self._share(quantity, self.x)
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.clip(values, 0.0, None))
+        if quantity in SHARES:
+            s = self.spectrum
+            if quantity == "delta":
+                at = math.log(s.mean_diagonal) - logs
+            else:
+                with np.errstate(divide="ignore"):
+                    at = logs - np.log1p(-np.clip(values, 0.0, 1.0))
+                at = at - (math.log(s.mean_eigval / s.mean_diagonal) if quantity == "pve" else 0.0)
 
             def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
-                quantiles.variance_quantile_rows(self.x, density, log_scale, table, probabilities, out)
+                quantiles.node_below_rows(self.x, density, at, out)
 
-            out = np.exp(self._rows(run, share, probabilities.size))
+            out = self._rows(run, np.ones_like(share), values.size)
+            out = 1 - out if quantity == "delta" else out
+        else:
+            out = self._variance_below(quantity, logs)
         return out if self.names is not None else out[0]
+
+    def _variance_below(self, quantity: str, logs: FloatArray) -> FloatArray:
+        from pm_fastlmm.likelihood import quantiles
+
+        share, table = self._share(quantity, self.x), self._table()
+
+        def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
+            quantiles.variance_below_rows(self.x, density, log_scale, table, logs, out)
+
+        return self._rows(run, share, logs.size)
 
     def _shortest(self, quantity: str, probability: float) -> FloatArray:
         """Return the shortest interval (…, 2)."""
@@ -269,7 +326,7 @@ class ExactPosterior:
         share = self._share(quantity, self.x)
         if quantity == "delta":
             raise ValueError("delta has no highest-density interval here: take the one of h2, or the equal-tailed one.")
-        variance = quantity not in _SHARES
+        variance = quantity not in SHARES
         s, table = self.spectrum, self._table()
         shift = math.log(s.mean_eigval / s.mean_diagonal) if quantity == "pve" else 0.0
 
@@ -296,6 +353,22 @@ class ExactPosterior:
 
         in_threads(part, fine.size)
         return out
+
+    @property
+    def _moment_order(self) -> float:
+        """Of a variance moments below this order exist."""
+        return self.shape
+
+    def _total_given_h2(self, part: slice) -> tuple[FloatArray, FloatArray]:
+        """Return mean and variance of the total given h² at the nodes, (T, m), 0 where the variance is infinite."""
+        mean = np.atleast_2d(self.scale)[part] / (self.shape - 1)
+        return mean, mean**2 / (self.shape - 2) if self.shape > 2 else np.zeros_like(mean)
+
+    def _draw_total(self, x: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Return a draw of the total given each logit h² (T, n)."""
+        logs = np.log(np.atleast_2d(self.scale))
+        log_scale = np.stack([np.interp(at, self.x, row) for at, row in zip(x, logs, strict=True)])
+        return np.asarray(np.exp(log_scale) / rng.gamma(self.shape, size=x.shape))
 
     def _node_quantiles(self, probabilities: FloatArray) -> FloatArray:
         """Return quantiles of logit h², (T, P), for probabilities (T, P) or (1, P)."""
@@ -335,6 +408,21 @@ class ExactPosterior:
             without = f", {failed} without a posterior (see .message)" if failed else ""
             return f"Exact posterior of {len(self.names)} responses{without}; .to_dataset() has the intervals"
         return f"Exact posterior, {self.prior}\n{self.summary().to_string(float_format=lambda v: f'{v:.5g}')}"
+
+    def _facts(self) -> dict[str, Any]:
+        assert self.names is not None
+        return {
+            "responses": f"{len(self.names)}: {listed(self.names)}",
+            "without a posterior": int((self.message != "").sum()),
+            "prior": self.prior,
+            "table": ".summary(), .to_dataset()",
+        }
+
+    def _repr_html_(self) -> str:
+        """Show the table of one response, the names of several."""
+        if self.names is not None:
+            return super(ExactPosterior, self)._repr_html_()
+        return report("Exact posterior", self.summary(), [str(self.prior)])
 
 
 def _checked(probability: float) -> float:

@@ -9,8 +9,10 @@ import xarray as xr
 
 from pm_fastlmm import coefficients, effects
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import Described, listed, report
 from pm_fastlmm.coefficients import FactorEffects
 from pm_fastlmm.effects import Prediction, blup, draw_prior_effects
+from pm_fastlmm.inference.of_fit import FitInference
 from pm_fastlmm.labels import labelled, require_effects, simulated
 from pm_fastlmm.left_out import Predicted
 from pm_fastlmm.likelihood.marginal import log_likelihood
@@ -23,7 +25,7 @@ _WHOLE = ("method", "names", "coef", "rotated")  # fields that are not one value
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class REMLFit:
+class REMLFit(FitInference, Described):
     """
     Estimates of y ~ N(Xβ, σ²(K + δI)), for one response (numbers) or T of them (arrays of length T).
 
@@ -420,19 +422,48 @@ class REMLFit:
 
     def __repr__(self) -> str:
         """Report the fit as text."""
-        n = np.unique(self.n_obs)
-        count = f"{n[0]} to {n[-1]}" if n.size > 1 else f"{n[0]}"
-        head = f"{self.method} fit of y ~ N(Xβ, σ²(K + δI)): {count} observations"
         if self.names is not None:
-            return f"{head}, {len(self.names)} responses; .summary() has the table"
-        lines = [head, self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")]
-        lines.append(f"log-likelihood {self.loglik:.7f}")
+            return f"{self._head}, {len(self.names)} responses; .summary() has the table"
+        table = self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")
+        return "\n".join([self._head, table, *self._notes])
+
+    def _repr_html_(self) -> str:
+        """Show the table of one response, the names of several."""
+        if self.names is not None:
+            return super(REMLFit, self)._repr_html_()
+        return report(self._head, self.summary(), self._notes)
+
+    def _facts(self) -> dict[str, Any]:
+        assert self.names is not None
+        return {
+            "method": self.method,
+            "observations": self._count,
+            "responses": f"{len(self.names)}: {listed(self.names)}",
+            "fixed effects": listed(self.coef),
+            "on the boundary": int(sum(bool(b) for b in self.boundary)),
+            "not converged": int((~np.asarray(self.converged)).sum()),
+            "table": ".summary(), .to_dataset()",
+        }
+
+    @property
+    def _count(self) -> str:
+        n = np.unique(self.n_obs)
+        return f"{n[0]} to {n[-1]}" if n.size > 1 else f"{n[0]}"
+
+    @property
+    def _head(self) -> str:
+        return f"{self.method} fit of y ~ N(Xβ, σ²(K + δI)): {self._count} observations"
+
+    @property
+    def _notes(self) -> list[str]:
+        """What stands below the table of one response."""
+        notes = [f"log-likelihood {self.loglik:.7f}"]
         if self.boundary:
-            lines.append(f"at the boundary: {self.boundary}")
-        lines.append(
-            ("converged" if self.converged else "NOT CONVERGED") + (f": {self.message}" if self.message else "")
-        )
-        return "\n".join(lines)
+            notes.append(f"at the boundary: {self.boundary}")
+        return [
+            *notes,
+            ("converged" if self.converged else "NOT CONVERGED") + (f": {self.message}" if self.message else ""),
+        ]
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Any, Self
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, frozen, read, require_finite, require_length
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described, listed
 from pm_fastlmm.covariance.fourier.basis import FourierBasis, read_points
 from pm_fastlmm.covariance.fourier.nufft import at_points
 from pm_fastlmm.covariance.fourier.polynomials import function_modes, square_modes
@@ -19,7 +21,7 @@ _BUDGET = 40_000_000  # complex numbers of the modes and values of draws at a ti
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FunctionPosterior:
+class FunctionPosterior(ReadOnlyArrays, Described):
     """
     What the data tell of f(x, X) = Xβ + Z(x)w: at given parameters, or averaged over posterior draws of them.
 
@@ -119,6 +121,14 @@ class FunctionPosterior:
             f"FunctionPosterior({self.basis.size} features, {len(self.coef)} coefficients, "
             f"{count} draw{'s' if count != 1 else ''} of the parameters: .predict, .draw)"
         )
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "features": self.basis.size,
+            "coefficients": listed(self.coef),
+            "draws of the parameters": len(self.components),
+            "residual variance": f"{self.residual_variance:.6g}",
+        }
 
 
 def draw_coefficients(

@@ -10,6 +10,7 @@ from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.likelihood.spectral import corner, products, variances
 from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum
 
 _PLACES = np.array([[0, 1], [1, 2]])  # of the entries of a symmetric 2 × 2 matrix in a list of three
 
@@ -27,6 +28,18 @@ class Information(NamedTuple):
         return Information(*(matrix / outer for matrix in self))
 
 
+def quantities(spectrum: Spectrum, sigma2_g: FloatArray, sigma2_e: FloatArray) -> dict[str, FloatArray]:
+    """Return the functions of (σ²_g, σ²_e) that are reported, by name."""
+    g, e = np.asarray(sigma2_g), np.asarray(sigma2_e)
+    kbar, total = spectrum.mean_diagonal, spectrum.mean_diagonal * g + e
+    # in the pure numbers a = h² and b = 1 - h², so that no unit of y or K can leave the range of floats
+    a, b = kbar * g / total, e / total
+    scaled = np.divide(spectrum.mean_eigval, kbar) * a
+    return {
+        "h2": a, "pve": scaled / (scaled + b), "sigma2": g, "delta": e / g, "sigma2_g": g, "sigma2_e": e, "total": total
+    }  # fmt: skip
+
+
 def score(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: Method = "REML") -> FloatArray:
     """
     Return ∂ℓ/∂(σ²_g, σ²_e), shape (…, 2).
@@ -40,7 +53,7 @@ def score(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: 
     if s.nullity:
         out[..., 1] += (rotated.rss / sigma2_e - s.nullity) / sigma2_e
     if method == "ML" and s.projection.rank:
-        S, slopes = _corner_slopes(s.eigvals, s.C, s.schur, sigma2_g, sigma2_e)
+        S, slopes = _corner_slopes(s.eigvals, *s.corner_axes(), sigma2_g, sigma2_e)
         out -= np.stack([np.trace(np.linalg.solve(S, slope), axis1=-2, axis2=-1) for slope in slopes], axis=-1)
     return 0.5 * out
 
@@ -69,7 +82,7 @@ def relative_information(
     s = rotated.spectrum
     total = s.mean_diagonal * np.asarray(sigma2_g) + np.asarray(sigma2_e)
     a, b = s.mean_diagonal * np.asarray(sigma2_g) / total, np.asarray(sigma2_e) / total
-    eigvals, C, schur = (array / s.mean_diagonal for array in (s.eigvals, s.C, s.schur))
+    eigvals = s.eigvals / s.mean_diagonal
     sums = _sums(rotated, eigvals, a, b)
     sums[..., :3] /= total[..., None]
     average, expected = 0.5 * sums[..., _PLACES], 0.5 * sums[..., 3 + _PLACES]
@@ -77,6 +90,7 @@ def relative_information(
         average[..., 1, 1] += 0.5 * rotated.rss / total / b**3
         expected[..., 1, 1] += 0.5 * s.nullity / b**2
     if method == "ML" and s.projection.rank:
+        C, schur = (array / s.mean_diagonal for array in s.corner_axes())
         expected = expected - 0.5 * _corner_curvature(eigvals, C, schur, a, b)
     return Information(average, expected, 2 * average - expected)
 
@@ -120,14 +134,29 @@ def _weighted(CC: FloatArray, weights: FloatArray) -> FloatArray:
     return np.asarray((CC * weights[..., None, None]).sum(-3))
 
 
+def _corner_seconds(
+    eigvals: FloatArray, C: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray
+) -> list[list[FloatArray]]:
+    """Return ∂²S/∂(σ²_g, σ²_e)² = 2Cᵀdiag(1/d³)C times -σ⁴_e, σ²_gσ²_e and -σ⁴_g."""
+    g, e = np.asarray(sigma2_g)[..., None, None], np.asarray(sigma2_e)[..., None, None]
+    cubic = _weighted(products(C), 1 / variances(eigvals, sigma2_g, sigma2_e) ** 3)
+    return [[-2 * e**2 * cubic, 2 * g * e * cubic], [2 * g * e * cubic, -2 * g**2 * cubic]]
+
+
+def corner_derivatives(spectrum: Spectrum, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return ∂S (…, 2, r, r) and ∂²S (…, 2, 2, r, r) at the shares (h², 1 - h²) of a total of 1."""
+    eigvals, C, schur = (array / spectrum.mean_diagonal for array in (spectrum.eigvals, spectrum.C, spectrum.schur))
+    _, first = _corner_slopes(eigvals, C, schur, a, b)
+    second = _corner_seconds(eigvals, C, a, b)
+    return np.stack(first, axis=-3), np.stack([np.stack(row, axis=-3) for row in second], axis=-4)
+
+
 def _corner_curvature(
     eigvals: FloatArray, C: FloatArray, schur: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray
 ) -> FloatArray:
     """Return ∂²log|S|/∂(σ²_g, σ²_e)² = tr(S⁻¹S_ab) - tr(S⁻¹S_aS⁻¹S_b)."""
-    g, e = np.asarray(sigma2_g)[..., None, None], np.asarray(sigma2_e)[..., None, None]
     S, first = _corner_slopes(eigvals, C, schur, sigma2_g, sigma2_e)
-    cubic = _weighted(products(C), 1 / variances(eigvals, sigma2_g, sigma2_e) ** 3)
-    second = [[-2 * e**2 * cubic, 2 * g * e * cubic], [2 * g * e * cubic, -2 * g**2 * cubic]]
+    second = _corner_seconds(eigvals, C, sigma2_g, sigma2_e)
     solved = [np.linalg.solve(S, matrix) for matrix in first]
 
     def trace(matrix: FloatArray) -> FloatArray:

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from pm_fastlmm._arrays import FloatArray, Ids, frozen, shown
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described, listed
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.incidence import Factor, Levels, SparseMatrix, by_level, read_factor
 from pm_fastlmm.covariance.terms import Term
@@ -23,7 +25,7 @@ class NewIncidence(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class RandomTerm:
+class RandomTerm(ReadOnlyArrays, Described):
     """
     All random terms of one grouping factor: their columns, and which of these are correlated.
 
@@ -111,6 +113,13 @@ class RandomTerm:
         """Show the columns of each part, the group and how many levels it has."""
         return f"RandomTerm({self._description})"
 
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "grouping factor": self.group,
+            "columns": "; ".join(listed(part) for part in self.parts),
+            "levels": f"{len(self.levels)}: {listed(self.levels)}",
+        }
+
     @property
     def _description(self) -> str:
         parts = " + ".join(f"({', '.join(part)} | {self.group})" for part in self.parts)
@@ -118,7 +127,7 @@ class RandomTerm:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class MixedDesign:
+class MixedDesign(ReadOnlyArrays, Described):
     """
     Response, fixed-effects design and random terms of the same observations in the same order, without missing values.
 
@@ -218,9 +227,18 @@ class MixedDesign:
         """Show sizes, names, the random terms and how many rows were dropped."""
         random = "; ".join(term._description for term in self.random)
         return (
-            f"MixedDesign({len(self.y)} observations of {self.response}; fixed: {', '.join(self.coef) or 'none'}; "
+            f"MixedDesign({len(self.y)} observations of {self.response}; fixed: {listed(self.coef)}; "
             f"random: {random or 'none'}; {len(self.dropped)} rows dropped)"
         )
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "formula": self.formula,
+            "observations": len(self.y),
+            "fixed effects": listed(self.coef),
+            "random terms": "; ".join(term._description for term in self.random) or "none",
+            "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
+        }
 
 
 def _random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> RandomTerm:

@@ -1,12 +1,12 @@
 """Ready-made models with documented default priors."""
 
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 import pymc as pm
 
 from pm_fastlmm.design import Design
+from pm_fastlmm.deviation_prior import DeviationPrior, Prior, check_prior
 from pm_fastlmm.distribution import FastLMM
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
@@ -21,7 +21,7 @@ def kernel_model(
     W: Any = None,
     data: Any = None,
     spectrum: Spectrum | None = None,
-    prior: VariancePrior | None = None,
+    prior: Prior | None = None,
     name: str = "y",
 ) -> pm.Model:
     r"""
@@ -46,15 +46,17 @@ def kernel_model(
         Table for the formula; its index are the ids.
     spectrum : Spectrum, optional
         In place of X, K and W, when they were factored before.
-    prior : VariancePrior, optional
-        Another prior; it must be proper.
+    prior : VariancePrior or DeviationPrior, optional
+        Another prior; it must be proper. A `DeviationPrior` makes a model of (sigma_K, sigma_e), its two standard
+        deviations.
     name : str
         Name of the response in the model.
 
     Returns
     -------
     pymc.Model
-        With variables h2, total (or sigma2_e and the deterministic total), and the node. Rows with a missing y or X are
+        With variables h2, total (or sigma2_e and the deterministic total; sigma_K, sigma_e and the deterministic h2 and
+        total under a `DeviationPrior`), and the node. Rows with a missing y or X are
         dropped, with a warning that counts them.
 
     Examples
@@ -74,11 +76,10 @@ def kernel_model(
         raise ValueError("spectrum is given together with X, K, W or data: it holds them already.")
     rotated = as_rotated(spectrum, y)
     responses = responses or rotated.names
+    check_prior(prior)
     prior = VariancePrior.scaled_to(rotated) if prior is None else prior
     if not prior.proper:
         raise ValueError("the prior of a PyMC model must be proper: give total_shape and total_scale, both positive.")
-    # NumPy scalars: PyTensor takes a Python float as float32, and computes the constants of a prior in that precision
-    h2_alpha, h2_beta, total_shape, total_scale = np.array(astuple(prior), dtype=float)
     coords: dict[str, Any] = {}
     last = "statistic" if isinstance(y, Rotated) else "obs"
     if last == "obs":
@@ -92,14 +93,39 @@ def kernel_model(
         if not (last == "statistic" or hasattr(y, "columns") or hasattr(y, "dims")):
             y = np.asarray(y).T  # the node's observations come last
     with pm.Model(coords=coords) as model:
-        h2 = pm.Beta("h2", h2_alpha, h2_beta, **batch)
-        if 2 * spectrum.rank < spectrum.df:
-            sigma2_e = pm.InverseGamma("sigma2_e", total_shape, (1 - h2) * total_scale, **batch)
-            total = pm.Deterministic("total", sigma2_e / (1 - h2), **batch)
-            sigma2_g = h2 / (1 - h2) * sigma2_e / spectrum.mean_diagonal
-            variances = {"sigma2_g": sigma2_g, "sigma2_e": sigma2_e}
+        if isinstance(prior, DeviationPrior):
+            variances = _deviations(prior, spectrum, batch)
         else:
-            total = pm.InverseGamma("total", total_shape, total_scale, **batch)
-            variances = {"h2": h2, "total": total}
+            variances = _shares(prior, spectrum, batch)
         FastLMM(name, spectrum=spectrum, **variances, observed=y, dims=("response", last) if batch else last)
     return model
+
+
+def _shares(prior: VariancePrior, spectrum: Spectrum, batch: dict[str, str]) -> dict[str, Any]:
+    """Return the variances of a node from h² and the total, or from h² and σ²_e where the rank is low."""
+    # NumPy scalars: PyTensor takes a Python float as float32, and computes the constants of a prior in that precision
+    h2_alpha, h2_beta, total_shape = np.array([prior.h2_alpha, prior.h2_beta, prior.total_shape], dtype=float)
+    total_scale = np.asarray(prior.total_scale, dtype=float)[()]
+    h2 = pm.Beta("h2", h2_alpha, h2_beta, **batch)
+    if 2 * spectrum.rank >= spectrum.df:
+        return {"h2": h2, "total": pm.InverseGamma("total", total_shape, total_scale, **batch)}
+    sigma2_e = pm.InverseGamma("sigma2_e", total_shape, (1 - h2) * total_scale, **batch)
+    pm.Deterministic("total", sigma2_e / (1 - h2), **batch)
+    return {"sigma2_g": h2 / (1 - h2) * sigma2_e / spectrum.mean_diagonal, "sigma2_e": sigma2_e}
+
+
+def _deviations(prior: DeviationPrior, spectrum: Spectrum, batch: dict[str, str]) -> dict[str, Any]:
+    """Return the variances of a node from the two standard deviations."""
+    sigmas = []
+    for name, scale in (("sigma_K", prior.scale_kernel), ("sigma_e", prior.scale_residual)):
+        s = np.asarray(scale, dtype=float)[()]
+        if prior.family == "half-normal":
+            sigmas.append(pm.HalfNormal(name, s, **batch))
+        elif prior.family == "half-t":
+            sigmas.append(pm.HalfStudentT(name, nu=np.float64(prior.df), sigma=s, **batch))
+        else:
+            sigmas.append(pm.Exponential(name, scale=s, **batch))
+    kernel, residual = (sigma**2 for sigma in sigmas)
+    pm.Deterministic("h2", kernel / (kernel + residual), **batch)
+    pm.Deterministic("total", kernel + residual, **batch)
+    return {"sigma2_g": kernel / spectrum.mean_diagonal, "sigma2_e": residual}

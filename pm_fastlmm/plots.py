@@ -10,6 +10,7 @@ from scipy.stats import chi2
 
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
+from pm_fastlmm.inference.intervals import IntervalMethod
 
 _DRAWS, _CURVE, _POINT = "#9ecae1", "#08519c", "#d94801"
 
@@ -89,13 +90,13 @@ def plot_h2_profile(
     ax = _axes(ax)
     grid = np.linspace(0.0005, 0.9995, 800)
     relative = fit.profile(grid) - fit.loglik
-    inside = grid[2 * relative > -chi2(1).ppf(probability)]
+    inside = fit.profile_interval("h2", probability)
     shown = relative > -12
     ax.plot(
         grid[shown], np.exp(relative[shown]), color=_POINT, lw=5, alpha=0.45, label=f"profile {fit.method} likelihood"
     )
-    ax.plot(inside[[0, -1]], [0.04, 0.04], color=_POINT, lw=5, solid_capstyle="butt", alpha=0.6)
-    ax.annotate(f"{probability:.0%} profile interval", (inside.mean(), 0.05), ha="center", va="bottom", color=_POINT)
+    ax.plot(inside, [0.04, 0.04], color=_POINT, lw=5, solid_capstyle="butt", alpha=0.6)
+    ax.annotate(f"{probability:.0%} profile interval", (np.mean(inside), 0.05), ha="center", va="bottom", color=_POINT)
     if exact is not None:
         density = exact.h2_density(grid[shown])
         ax.plot(grid[shown], density / density.max(), color=_CURVE, lw=1.8, label="posterior density")
@@ -107,6 +108,49 @@ def plot_h2_profile(
     ax.set_yticks(np.linspace(0, 1, 6))
     ax.set(xlabel="h²", ylabel="relative to the maximum", title="Profile likelihood and posterior of h²")
     ax.legend(frameon=False)
+    return ax
+
+
+def plot_h2_intervals(
+    fit: REMLFit, level: float = 0.95, *, n_sim: int = 4000, random_seed: Any = None, ax: Axes | None = None
+) -> Axes:
+    """
+    Draw how far the likelihood of h² falls below its maximum, what is allowed, and the intervals of every method.
+
+    The interval of a method is where the curve is below its line: the quantile of χ²₁ for the profile likelihood, the
+    quantile under each h² itself for the inverted test. Those of the bootstrap and the delta method are bars only.
+
+    Parameters
+    ----------
+    fit : REMLFit
+        A fit of one response.
+    level : float
+    n_sim, random_seed : optional
+        Of the inversion and the bootstrap.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax)
+    seed = int(np.random.default_rng(random_seed).integers(2**31))
+    grid = np.linspace(0.0005, 0.9995, 800)
+    cut = float(chi2(1).ppf(level))
+    ax.plot(grid, 2 * (fit.loglik - fit.profile(grid)), color=_POINT, lw=2, label="2 [max ℓ − ℓ(h²)]")
+    ax.axhline(cut, color="grey", lw=1, ls="--", label=f"χ²₁, {level:.0%}")
+    ax.plot(grid, fit.critical_values(grid, level, n_sim=n_sim, random_seed=seed), color=_CURVE, lw=1.5, label="exact")
+    methods: tuple[IntervalMethod, ...] = ("delta", "bootstrap", "profile", "inversion")
+    for place, method in enumerate(methods):
+        table = fit.intervals(method, level, quantities=["h2"], n_sim=n_sim, random_seed=seed)
+        height, color = -0.22 * cut * (len(methods) - place), _CURVE if method == "inversion" else "grey"
+        ends = table.loc["h2", ["lower", "upper"]].to_numpy(dtype=float)
+        ax.plot(ends, [height, height], color=color, lw=5, solid_capstyle="butt", alpha=0.7)
+        ax.annotate(method, (1.02, height), xycoords=("axes fraction", "data"), va="center", color=color)
+    ax.axvline(fit.h2, color=_POINT, lw=1, ls=":")
+    ax.set(xlabel="h²", ylim=(-1.0 * cut, 2 * cut), title=f"{level:.0%} intervals of h², estimate {fit.h2:.3f}")
+    ax.set_yticks(np.arange(0, 2 * cut, 2))
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax
 
 

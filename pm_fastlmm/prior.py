@@ -8,11 +8,12 @@ import numpy as np
 from scipy.special import betaln, expit, gammaln, log_expit
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import Described
 from pm_fastlmm.linalg.rotated import Rotated
 
 
 @dataclass(frozen=True, slots=True)
-class VariancePrior:
+class VariancePrior(Described):
     """
     h² ~ Beta(h2_alpha, h2_beta) and, independently, total ~ InverseGamma(total_shape, total_scale).
 
@@ -58,10 +59,7 @@ class VariancePrior:
         It is worth two observations at the residual variance of the least-squares fit; 95 % of it lies in
         (0.27, 39.5) s². For several responses s² is their mean.
         """
-        scale = float(np.mean(rotated.norm2)) / rotated.spectrum.df
-        if scale == 0:
-            raise ValueError("y has no residual variance after X: there is nothing to estimate a variance from.")
-        return cls(1.0, 1.0, 1.0, scale)
+        return cls(1.0, 1.0, 1.0, residual_scale(rotated))
 
     @classmethod
     def scaled_to_each(cls, rotated: Rotated) -> Self:
@@ -75,6 +73,13 @@ class VariancePrior:
             self if np.ndim(self.total_scale) == 0 else replace(self, total_scale=np.asarray(self.total_scale)[block])
         )
 
+    def _facts(self) -> dict[str, str]:
+        total = f"InverseGamma({self.total_shape:g}, {_short(self.total_scale)})"
+        return {
+            "h²": f"Beta({self.h2_alpha:g}, {self.h2_beta:g})",
+            "total": total if self.proper else "1/total, improper",
+        }
+
     @property
     def proper(self) -> bool:
         """Whether the prior on the total variance can be normalised."""
@@ -85,6 +90,15 @@ class VariancePrior:
         return np.asarray(
             self.h2_alpha * log_expit(x) + self.h2_beta * log_expit(-x) - betaln(self.h2_alpha, self.h2_beta)
         )
+
+    def log_joint(self, x: FloatArray, quadratic: FloatArray, df: int) -> tuple[FloatArray, FloatArray]:
+        """Return the scale of the total given h², and log p(z, rss, logit h² = x) + ½ Σ log e, given Σz²/e (…, m)."""
+        scale, given = self.log_given_h2(quadratic, df)
+        return scale, self.log_h2(x) + given
+
+    def log_none(self, norm2: FloatArray, df: int) -> FloatArray:
+        """Return log p(z, rss | h² = 0), given ‖y orthogonal to X‖² (T,)."""
+        return self.log_given_h2(norm2[:, None], df)[1][:, 0]
 
     def log_given_h2(self, quadratic: FloatArray, df: int) -> tuple[FloatArray, FloatArray]:
         """
@@ -99,6 +113,29 @@ class VariancePrior:
         if self.proper:
             return scale, np.asarray(constant + a * np.log(b) - gammaln(a) - (a + df / 2) * np.log(scale))
         return scale, np.asarray(constant - (a + df / 2) * np.log(scale))
+
+
+def residual_scale(rotated: Rotated) -> float:
+    """
+    Return s² = ‖y orthogonal to X‖²/p, the mean of several responses.
+
+    Raises
+    ------
+    ValueError
+        If it is 0.
+    """
+    scale = float(np.mean(rotated.norm2)) / rotated.spectrum.df
+    if scale == 0:
+        raise ValueError("y has no residual variance after X: there is nothing to estimate a variance from.")
+    return scale
+
+
+def _short(value: float | FloatArray) -> str:
+    """Return a number, or the range of several."""
+    low, high = float(np.min(value)), float(np.max(value))
+    if np.ndim(value) == 0:
+        return f"{low:.6g}"
+    return f"{low:.6g} to {high:.6g}, one for each of {np.size(value)} responses"
 
 
 def shares(x: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -12,9 +12,10 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.deviation_prior import Prior
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.prior import VariancePrior, shares
+from pm_fastlmm.prior import shares
 
 _DROP = 34.0  # log-density that a tail falls before it is cut: 2e-15 of the mass
 _LIMIT = 700.0  # of logit h², where 1 - h² leaves the range of floats
@@ -39,7 +40,7 @@ class Quadrature(NamedTuple):
     log_none: FloatArray
 
 
-def integrate(rotated: Rotated, prior: VariancePrior) -> Quadrature:
+def integrate(rotated: Rotated, prior: Prior) -> Quadrature:
     """
     Integrate the posterior of T rotated responses over logit h².
 
@@ -65,7 +66,7 @@ def _narrowest(quadrature: Quadrature) -> float:
     return largest
 
 
-def _nodes(rotated: Rotated, prior: VariancePrior, fineness: float) -> tuple[FloatArray, FloatArray]:
+def _nodes(rotated: Rotated, prior: Prior, fineness: float) -> tuple[FloatArray, FloatArray]:
     """Return nodes of logit h² and their widths."""
     s = rotated.spectrum
     low, high = _range(rotated, prior)
@@ -80,7 +81,7 @@ def _nodes(rotated: Rotated, prior: VariancePrior, fineness: float) -> tuple[Flo
     return x, np.asarray(t[1] / speed(x))
 
 
-def _range(rotated: Rotated, prior: VariancePrior) -> tuple[float, float]:
+def _range(rotated: Rotated, prior: Prior) -> tuple[float, float]:
     """
     Return where the posteriors end.
 
@@ -112,7 +113,7 @@ def _expected_information(s: Spectrum, x: FloatArray) -> FloatArray:
     return 0.5 * out
 
 
-def _on_nodes(rotated: Rotated, prior: VariancePrior, x: FloatArray, dx: FloatArray) -> Quadrature:
+def _on_nodes(rotated: Rotated, prior: Prior, x: FloatArray, dx: FloatArray) -> Quadrature:
     s = rotated.spectrum
     z, rss, norm2 = np.atleast_2d(rotated.z), np.atleast_1d(rotated.rss), np.atleast_1d(rotated.norm2)
     h, one_minus = shares(x)
@@ -120,7 +121,6 @@ def _on_nodes(rotated: Rotated, prior: VariancePrior, x: FloatArray, dx: FloatAr
         e = np.multiply.outer(s.eigvals / s.mean_diagonal, h) + one_minus
         logdet, inverse = np.log(e).sum(0) + s.nullity * np.log(one_minus), 1 / e
         null = 1 / one_minus if s.nullity else np.zeros_like(x)
-    offset = prior.log_h2(x) - 0.5 * logdet
     density, scale = np.empty((len(z), x.size)), np.empty((len(z), x.size))
     log_mass, log_none = np.empty(len(z)), np.empty(len(z))
     rows = max(16, _BLOCK // max(s.rank, x.size))
@@ -128,9 +128,9 @@ def _on_nodes(rotated: Rotated, prior: VariancePrior, x: FloatArray, dx: FloatAr
         block = prior.part(part)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             quadratic = (z[part] ** 2) @ inverse + rss[part, None] * null
-            scale[part], log_given = block.log_given_h2(quadratic, s.df)
-            log_density = log_given + offset
-            log_none[part] = block.log_given_h2(norm2[part, None], s.df)[1][:, 0]
+            scale[part], joint = block.log_joint(x, quadratic, s.df)
+            log_density = joint - 0.5 * logdet
+            log_none[part] = block.log_none(norm2[part], s.df)
         log_density[~np.isfinite(quadratic)] = -np.inf
         top = log_density.max(axis=-1, keepdims=True)
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -7,7 +7,7 @@ import numpy as np
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.fit import REMLFit, plain
-from pm_fastlmm.information import relative_information, standard_error
+from pm_fastlmm.information import quantities, relative_information, standard_error
 from pm_fastlmm.likelihood.profile import Boundary, Method, check_method, maximise
 from pm_fastlmm.linalg.lowrank import imprecision
 from pm_fastlmm.linalg.rotated import Rotated
@@ -122,12 +122,10 @@ def _shares(
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
     """Return the functions of (σ²_g, σ²_e) that are reported, and their standard errors (NaN on the boundary)."""
     s = rotated.spectrum
-    kbar, total = s.mean_diagonal, s.mean_diagonal * g + e
-    # in the pure numbers a = h² and b = 1 - h², so that no unit of y or K can leave the range of floats
-    a, b = kbar * g / total, e / total
-    lbar = np.divide(s.mean_eigval, kbar)
+    values = quantities(s, g, e)
+    kbar, total, a = s.mean_diagonal, values["total"], values["h2"]
+    b, lbar = e / total, np.divide(s.mean_eigval, kbar)
     zero, t = np.zeros_like(a), lbar * a + b
-    values = {"sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g, "h2": a, "pve": lbar * a / t, "total": total}
     gradients: dict[str, tuple[FloatArray, FloatArray, Any]] = {
         "h2": (b, -a, 1.0),
         "pve": (lbar * b / t**2, -lbar * a / t**2, 1.0),

@@ -110,7 +110,8 @@ def sample(
             start = posterior_mode(frozen, node)
     except (SeedError, np.linalg.LinAlgError, NotImplementedError) as error:
         warnings.warn(
-            f"NUTS could not be seeded for {node.name} ({error}); PyMC's default initialisation is used.", stacklevel=2
+            f"NUTS could not be seeded for {node.name} ({error}); PyMC's default initialisation is used.",
+            stacklevel=outside(),
         )
     else:
         if nuts_sampler == "pymc":

@@ -17,7 +17,9 @@ from pm_fastlmm._arrays import (
     require_finite,
     require_length,
 )
-from pm_fastlmm.covariance.stationary import between, correlation, read_coordinates
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described, listed
+from pm_fastlmm.covariance.stationary import Kernel, OfDistances, between, read_coordinates
 from pm_fastlmm.likelihood.family import FamilySpectra, NodeStatistics, rank_that_matters, read_range
 from pm_fastlmm.likelihood.spectral import variances
 from pm_fastlmm.linalg.projection import Projection
@@ -35,8 +37,20 @@ class Factor(NamedTuple):
     rotation: FloatArray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _WithIds:
+    """A kernel whose rows have ids."""
+
+    kernel: Kernel
+    ids: Ids | None
+
+    def __call__(self, lengthscale: float) -> Labelled:
+        """Return K with its ids."""
+        return Labelled(np.asarray(self.kernel(lengthscale)), self.ids, None)
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class SpectrumFamily:
+class SpectrumFamily(ReadOnlyArrays, Described):
     """
     Spectra of a kernel K(ℓ) over a range of its lengthscale, for y ~ N(Xβ, σ²(K(ℓ) + δI)) with ℓ a parameter.
 
@@ -174,7 +188,7 @@ class SpectrumFamily:
         """
         points = read_coordinates(x)
         K = between(kernel, points.values, points.values)
-        family = cls.from_function(lambda v: Labelled(np.asarray(K(v)), points.ids, None), lengthscale, X, **kwargs)
+        family = cls.from_function(_WithIds(K, points.ids), lengthscale, X, **kwargs)
         return replace(family, coordinates=(kernel, frozen(points.values.copy())))
 
     @classmethod
@@ -190,11 +204,10 @@ class SpectrumFamily:
         kernel, lengthscale, X, **kwargs
             As in `from_coordinates`.
         """
-        k, given = correlation(kernel), read(distances, "distances", ndim=(2,))
+        given = read(distances, "distances", ndim=(2,))
+        K = OfDistances(kernel, given.values)
         require_finite(given.values, "distances", "all of them must be known.")
-        return cls.from_function(
-            lambda v: Labelled(k(given.values / v), given.ids, None), lengthscale, X, **kwargs
-        )  # fmt: skip
+        return cls.from_function(_WithIds(K, given.ids), lengthscale, X, **kwargs)
 
     @property
     def n(self) -> int:
@@ -334,9 +347,18 @@ class SpectrumFamily:
         """Show sizes, the range and the names of the fixed effects."""
         low, high = self.lengthscale
         return (
-            f"SpectrumFamily(n={self.n}, lengthscale from {low:.4g} to {high:.4g}, "
-            f"fixed effects: {', '.join(self.coef) if self.coef else 'none'})"
+            f"SpectrumFamily(n={self.n}, lengthscale from {low:.4g} to {high:.4g}, fixed effects: {listed(self.coef)})"
         )
+
+    def _facts(self) -> dict[str, Any]:
+        low, high = self.lengthscale
+        return {
+            "observations": self.n,
+            "lengthscale": f"{low:.4g} to {high:.4g}",
+            "delta": f"{self.delta[0]:.4g} to {self.delta[1]:.4g}",
+            "tolerance": self.tolerance,
+            "fixed effects": listed(self.coef),
+        }
 
 
 def _factored(kernel: Callable[[float], Any], lengthscale: float, X: Any, rtol: float | None) -> Spectrum:

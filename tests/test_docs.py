@@ -40,6 +40,13 @@ def test_the_guide_to_many_responses_runs():
     assert names["fit"].converged
 
 
+def test_the_guide_to_tests_and_intervals_runs():
+    names = run("tests_and_intervals.md")
+    assert names["test"].p_value < 0.01
+    assert names["tests"].p_value.max() == 1
+    assert names["sleep"].coefficients()["df"].round(3).eq(17).all()
+
+
 def test_the_guide_to_rows_that_do_not_fit_in_memory_runs_up_to_its_files():
     names = run("large_data.md", blocks=3)
     assert names["result"].p_value.idxmin() == "snp7"

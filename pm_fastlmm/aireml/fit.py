@@ -10,7 +10,10 @@ import pandas as pd
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, Ids
+from pm_fastlmm._copies import PartOfModel
+from pm_fastlmm._display import report
 from pm_fastlmm.aireml.after import by_term, fitted_values, predict, terms_state
+from pm_fastlmm.aireml.inference import VarianceInference
 from pm_fastlmm.aireml.iteration import Trace, propose
 from pm_fastlmm.aireml.left_out import leave_out, marginal_mean, simulate
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
@@ -26,7 +29,7 @@ _DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class VarianceFit:
+class VarianceFit(VarianceInference, PartOfModel):
     """
     Estimates of the parameters θ of V by restricted maximum likelihood, or maximum likelihood.
 
@@ -385,13 +388,21 @@ class VarianceFit:
 
     def __repr__(self) -> str:
         """Report the fit as text."""
-        lines = [
-            f"{self.method} fit by average information, {self.history.sizes['iteration'] - 1} iterations",
-            self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined"),
-            f"log-likelihood {self.loglik:.7f}",
-            ("converged" if self.converged else "NOT CONVERGED") + (f": {self.message}" if self.message else ""),
-        ]
-        return "\n".join(lines)
+        table = self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")
+        return "\n".join([self._head, table, *self._notes])
+
+    def _repr_html_(self) -> str:
+        """Report the fit as a table."""
+        return report(self._head, self.summary(), self._notes)
+
+    @property
+    def _head(self) -> str:
+        return f"{self.method} fit by average information, {self.history.sizes['iteration'] - 1} iterations"
+
+    @property
+    def _notes(self) -> list[str]:
+        verdict = "converged" if self.converged else "NOT CONVERGED"
+        return [f"log-likelihood {self.loglik:.7f}", verdict + (f": {self.message}" if self.message else "")]
 
 
 def _chosen(values: dict[str, Any], term: str | None) -> Any:

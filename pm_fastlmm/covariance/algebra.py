@@ -14,10 +14,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from pm_fastlmm._arrays import shown
-from pm_fastlmm.covariance.parameters import Interval, is_tensor, namespace
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described
+from pm_fastlmm.covariance.parameters import FREE, Interval, is_tensor, namespace
 
 
-class Covariance(ABC):
+class Covariance(ReadOnlyArrays, Described, ABC):
     """
     A covariance matrix with parameters that are numbers, arrays or random variables.
 
@@ -132,6 +134,18 @@ class Covariance(ABC):
         if any(f.name == "size" and f.init for f in fields(self)) and self.size is not None:  # type: ignore[arg-type]
             parts.append(f"size={self.size}")
         return f"{self._kind}({', '.join(parts)})"
+
+    def _facts(self) -> dict[str, Any]:
+        values = {
+            name: f"{_described(value)}, {_interval(*self.bounds[name])}" for name, value in self.parameters.items()
+        }
+        return {"structure": repr(self), "size": "that of its term" if self.size is None else self.size, **values}
+
+
+def _interval(low: float, high: float) -> str:
+    if (low, high) == FREE:
+        return "any number"
+    return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
 
 
 def _described(value: Any) -> str:

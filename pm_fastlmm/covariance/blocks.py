@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, frozen
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described
 from pm_fastlmm.covariance.algebra import Covariance, Kronecker
 from pm_fastlmm.covariance.matrices import Known
 from pm_fastlmm.covariance.parameters import is_tensor
 from pm_fastlmm.covariance.structures import Identity, Scalar
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Blocks:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Blocks(ReadOnlyArrays, Described):
     """
     G = R(I ⊗ B)Rᵀ, the covariance of all q effects of a term: effect (level, column) has index level · width + column.
 
@@ -51,6 +53,15 @@ class Blocks:
         """Return G, an array or a tensor as `block` has it."""
         G = Kronecker(Identity(self.levels), self.block).dense()
         return G if self.root is None else self.root @ G @ self.root.T
+
+    def __repr__(self) -> str:
+        """Show the fields, the root by its size."""
+        root = None if self.root is None else f"<{' × '.join(map(str, self.root.shape))}>"
+        return f"Blocks(root={root}, levels={self.levels}, block={self.block!r})"
+
+    def _facts(self) -> dict[str, Any]:
+        root = "none" if self.root is None else " × ".join(map(str, self.root.shape))
+        return {"root": root, "levels": self.levels, "block": repr(self.block)}
 
 
 def blocks(covariance: Covariance, size: int | None = None) -> Blocks:

@@ -10,6 +10,8 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from pm_fastlmm._arrays import FloatArray, Ids, require_length, shown
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import listed, table
 
 type Levels = tuple[Hashable, ...]
 type SparseMatrix = csr_array[np.float64, tuple[int, int]]
@@ -21,9 +23,16 @@ class Incidence(NamedTuple):
     Z: SparseMatrix
     levels: Levels
 
+    def __repr__(self) -> str:
+        """Show the sizes and the first levels."""
+        return f"Incidence({self.Z.shape[0]} rows, {len(self.levels)} levels: {listed(self.levels)})"
+
+    def _repr_html_(self) -> str:
+        return table("Incidence", {"rows": self.Z.shape[0], "levels": f"{len(self.levels)}: {listed(self.levels)}"})
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Factor:
+class Factor(ReadOnlyArrays):
     """
     A grouping factor, or the interaction of several, as codes into its levels.
 

@@ -1,6 +1,8 @@
 """Stationary kernels with one lengthscale, as functions ℓ ↦ K of given coordinates or distances."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,22 +67,54 @@ def between(kernel: Any, x: FloatArray, other: FloatArray) -> Kernel:
 
     `kernel` is a name, or a class of `pm.gp.cov` that is called with the number of dimensions and ls=ℓ.
     """
-    if not isinstance(kernel, str):
-        return _compiled(kernel, x, other)
-    k, distances = correlation(kernel), cdist(x, other)
-    return lambda lengthscale: k(distances / lengthscale)
-
-
-def _compiled(kernel: Any, x: FloatArray, other: FloatArray) -> Kernel:
-    import pytensor
-    import pytensor.tensor as pt
-
+    if isinstance(kernel, str):
+        return OfDistances(kernel, cdist(x, other))
     if not callable(kernel):
         raise TypeError(
             f"kernel must be one of {', '.join(CORRELATIONS)} or a class of pm.gp.cov with one lengthscale ls, got "
             f"{type(kernel).__name__}; a function that returns K of the lengthscale goes to from_function."
         )
-    symbol = pt.dscalar("lengthscale")
-    graph = kernel(x.shape[1], ls=symbol)(pt.constant(x), pt.constant(other))
-    compiled: Kernel = pytensor.function([symbol], graph)
-    return compiled
+    return _OfClass(kernel, x, other)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OfDistances:
+    """ℓ ↦ k(r/ℓ) of distances r, k by its name."""
+
+    name: str
+    distances: FloatArray
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError if no kernel has this name."""
+        correlation(self.name)
+
+    def __call__(self, lengthscale: float) -> FloatArray:
+        """Return K."""
+        return correlation(self.name)(self.distances / lengthscale)
+
+
+@dataclass(frozen=True, eq=False)
+class _OfClass:
+    """ℓ ↦ K of a class of `pm.gp.cov`, compiled when it is first called, also in another process."""
+
+    kernel: Any
+    x: FloatArray
+    other: FloatArray
+
+    def __call__(self, lengthscale: float) -> Any:
+        """Return K."""
+        return self._compiled(lengthscale)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return the parts without what was compiled of them."""
+        return type(self), (self.kernel, self.x, self.other)
+
+    @cached_property
+    def _compiled(self) -> Kernel:
+        import pytensor
+        import pytensor.tensor as pt
+
+        symbol = pt.dscalar("lengthscale")
+        graph = self.kernel(self.x.shape[1], ls=symbol)(pt.constant(self.x), pt.constant(self.other))
+        compiled: Kernel = pytensor.function([symbol], graph)
+        return compiled

@@ -8,6 +8,8 @@ import numpy.typing as npt
 from scipy.sparse import csr_array, issparse
 
 from pm_fastlmm._arrays import FloatArray, Ids, align, read, require_finite, require_length, shown
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described, listed
 from pm_fastlmm.covariance.algebra import Covariance, Hadamard, Kronecker, Sum
 from pm_fastlmm.covariance.blocks import Blocks, blocks
 from pm_fastlmm.covariance.incidence import Factor, Incidence, Levels, SparseMatrix, by_level, read_factor
@@ -16,7 +18,7 @@ from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Equicorrelat
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
-class Term:
+class Term(ReadOnlyArrays, Described):
     """
     One term Zu, u ~ N(0, G), of y = Xβ + Σ Zu + e.
 
@@ -134,6 +136,15 @@ class Term:
         """Show the name, how many levels, which columns, and the covariance."""
         columns = "" if self.columns == ("1",) else f" × ({', '.join(self.columns)})"
         return f"Term({self.name!r}: {len(self.levels)} levels{columns}, {self.covariance!r})"
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "rows": self.n,
+            "levels": f"{len(self.levels)}: {listed(self.levels)}",
+            "columns": "" if self.columns == ("1",) else listed(self.columns),
+            "covariance": repr(self.covariance),
+        }
 
 
 def _incidence(by: Any, over_levels: Covariance | None) -> tuple[SparseMatrix, Levels, str | None, Ids | None]:

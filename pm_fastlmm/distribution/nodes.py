@@ -9,6 +9,8 @@ from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pm_fastlmm._arrays import Ids
+from pm_fastlmm._copies import PartOfModel
+from pm_fastlmm._display import Described, listed
 from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
@@ -26,8 +28,8 @@ from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LMMNode:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LMMNode(PartOfModel, Described):
     """
     What a linear mixed model node of a model has, whichever engine evaluates it.
 
@@ -61,8 +63,27 @@ class LMMNode:
         """Number of observations."""
         return int(self.projection.V.shape[0])
 
+    def __repr__(self) -> str:
+        """Show the name, the sizes and what the covariance is made of."""
+        facts = self._facts()
+        return f"{type(self).__name__}({facts.pop('name')!r}: {', '.join(f'{k}: {v}' for k, v in facts.items())})"
 
-@dataclass(frozen=True, slots=True, eq=False)
+    def _facts(self) -> dict[str, Any]:
+        treatment = "flat prior" if self.treatment == "flat" else "explicit, or Gaussian prior"
+        return {
+            "name": self.name,
+            "observations": self.n,
+            "data": "none" if self.observed is None else "observed",
+            "fixed effects": listed(self.projection.coef),
+            "β": treatment,
+            **self._covariance_facts(),
+        }
+
+    def _covariance_facts(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SpectralNode(LMMNode):
     """
     A FastLMM node.
@@ -105,8 +126,11 @@ class SpectralNode(LMMNode):
         names = tuple(map(str, range(values.shape[0]))) if values.ndim == 2 else None
         return Rotated.from_values(s, values.T, names)
 
+    def _covariance_facts(self) -> dict[str, Any]:
+        return {"rank of K": self.spectrum.rank}
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StructuredNode(LMMNode):
     """
     A StructuredLMM node.
@@ -140,8 +164,11 @@ class StructuredNode(LMMNode):
         """Number of observations."""
         return self.products.n
 
+    def _covariance_facts(self) -> dict[str, Any]:
+        return {"terms": "; ".join(f"{term.name} ({len(term.levels)} levels)" for term in self.terms)}
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class FamilyNode(LMMNode):
     """
     A FamilyLMM node.
@@ -158,8 +185,12 @@ class FamilyNode(LMMNode):
     sigma2_g: Any
     sigma2_e: Any
 
+    def _covariance_facts(self) -> dict[str, Any]:
+        low, high = self.family.lengthscale
+        return {"lengthscale": f"{low:.4g} to {high:.4g}"}
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class DenseNode(LMMNode):
     """
     A DenseLMM node.
@@ -176,7 +207,7 @@ class DenseNode(LMMNode):
     beta_cov: Any
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class FourierNode(LMMNode):
     """
     A FourierLMM node; its observed data are [b̃, c̃].
@@ -206,6 +237,9 @@ class FourierNode(LMMNode):
     def n(self) -> int:
         """Number of observations."""
         return self.products.n
+
+    def _covariance_facts(self) -> dict[str, Any]:
+        return {"kernel": self.basis.kernel.name, "features": self.basis.size}
 
 
 def lmm_nodes(model: pm.Model) -> list[LMMNode]:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, frozen
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described
 from pm_fastlmm.likelihood.interpolation import chebyshev_transform, interpolation_weights, node_lengthscales
 from pm_fastlmm.likelihood.spectral import LOG_2PI
 
@@ -34,7 +36,7 @@ class NodeStatistics(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FamilySpectra:
+class FamilySpectra(ReadOnlyArrays, Described):
     """
     Spectral statistics of one response at Chebyshev nodes in log ℓ, and the likelihood between them.
 
@@ -232,6 +234,14 @@ class FamilySpectra:
             f"FamilySpectra(lengthscale from {self.lengthscale[0]:.4g} to {self.lengthscale[1]:.4g}, "
             f"{self.n_nodes} nodes of rank {self.eigvals.shape[1]}, error {self.error:.1g})"
         )
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "lengthscale": f"{self.lengthscale[0]:.4g} to {self.lengthscale[1]:.4g}",
+            "nodes": self.n_nodes,
+            "rank": self.eigvals.shape[1],
+            "error, tolerance": f"{self.error:.1g}, {self.tolerance:.1g}",
+        }
 
 
 def family_loglik(

@@ -618,3 +618,110 @@ def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: Float
             s4 += v * w
             s5 += w * w
         out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4], out[t, 5] = s0, s1, s2, s3, s4, s5
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def value_rows(model: Model, Z: FloatArray, null: FloatArray, x: FloatArray, out: FloatArray) -> None:
+    """Write f at each log δ in x for each row of Z, out (T, m)."""
+    nothing = np.empty(0)
+    for t in range(Z.shape[0]):
+        for j in range(x.size):
+            out[t, j] = value(model, Z[t], nothing, null[t], x[j])[0]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _allowed(x: float, first: float, step: float, levels: FloatArray) -> float:
+    """Return the allowed rise of f at log δ = x: `levels` on a grid, linear between, constant beyond it."""
+    place = (x - first) / step
+    if place <= 0.0:
+        return levels[0]
+    j = int(place)
+    if j >= levels.size - 1:
+        return levels[levels.size - 1]
+    return levels[j] + (place - j) * (levels[j + 1] - levels[j])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _crossing(
+    model: Model,
+    z: FloatArray,
+    null: FloatArray,
+    best: float,
+    grid: Triple,
+    levels: FloatArray,
+    x: float,
+    beyond: float,
+) -> float:
+    """Return where the rise of f passes what is allowed, between log δ = x where it is less and `beyond` where more."""
+    nothing = np.empty(0)
+    excess = value(model, z, nothing, null, x)[0] - best - _allowed(x, grid[0], grid[1], levels)
+    if excess >= 0.0:  # by rounding only
+        return x
+    while math.isinf(beyond):  # no node lies there: step out to one
+        out = x + (_STEP_OUT if beyond > 0.0 else -_STEP_OUT)
+        if out < _LOWEST or out > _HIGHEST:
+            return x
+        if value(model, z, nothing, null, out)[0] - best < _allowed(out, grid[0], grid[1], levels):
+            x = out
+        else:
+            beyond = out
+    inside, outside = x, beyond
+    low = value(model, z, nothing, null, inside)[0] - best - _allowed(inside, grid[0], grid[1], levels)
+    high = value(model, z, nothing, null, outside)[0] - best - _allowed(outside, grid[0], grid[1], levels)
+    for _ in range(_LONGEST):  # regula falsi, the weight of an end that stays halved (Illinois)
+        middle = inside - low * (outside - inside) / (high - low)
+        if not min(inside, outside) < middle < max(inside, outside):
+            middle = 0.5 * (inside + outside)
+        here = value(model, z, nothing, null, middle)[0] - best - _allowed(middle, grid[0], grid[1], levels)
+        if abs(here) < 1e-10 or abs(outside - inside) < 1e-12 * max(1.0, abs(middle)):
+            return middle
+        if here < 0.0:
+            inside, low, high = middle, here, 0.5 * high
+        else:
+            outside, high, low = middle, here, 0.5 * low
+    return middle
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def region_rows(
+    model: Model, Z: FloatArray, null: FloatArray, nodes: FloatArray, shared: FloatArray, zz: FloatArray,
+    heights: FloatArray, optima: FloatArray, grid: Triple, levels: FloatArray, out: FloatArray,
+) -> None:  # fmt: skip
+    """
+    Write the lowest and highest log δ at which f rises above its minimum by no more than allowed, for each row of Z.
+
+    Nodes, local minima between them and both exact limits are looked at, so that a second mode is not overlooked; then
+    the ends are found in brackets. out (T, 3): lowest, highest (±inf on a boundary), and whether all between is inside
+    (1) or the region has gaps (0). `heights` (T, G) is f at the nodes, `optima` (T, 2) log δ and f at the minimum;
+    `grid` has the first point and the spacing of `levels`, the allowed rise (its third number is not used).
+    """
+    G, nothing = nodes.size, np.empty(0)
+    slope, curvature, inside = np.empty(G), np.empty(G), np.empty(G, dtype=np.bool_)
+    for t in range(out.shape[0]):
+        z, best = Z[t], optima[t, 1]
+        _at_nodes(model, t, nodes, shared, zz, zz[:0], zz[:0], null[t], slope, curvature)
+        f0, c0, f_inf, c_inf = limits(model, z, nothing, null[t])
+        low, high = optima[t, 0], optima[t, 0]
+        for j in range(-1, G):
+            if j >= 0:
+                inside[j] = heights[t, j] - best <= _allowed(nodes[j], grid[0], grid[1], levels)
+                if inside[j]:
+                    low, high = min(low, nodes[j]), max(high, nodes[j])
+            start, left, right = _bracket(j, nodes, slope, curvature, c0, c_inf)
+            if not math.isnan(start):
+                x = _newton(model, z, nothing, null[t], start, left, right)
+                if value(model, z, nothing, null[t], x)[0] - best <= _allowed(x, grid[0], grid[1], levels):
+                    low, high = min(low, x), max(high, x)
+        low = -math.inf if f0 - best <= levels[0] else low
+        high = math.inf if f_inf - best <= levels[levels.size - 1] else high
+        below, above, gaps = -math.inf, math.inf, False
+        for j in range(G):
+            if nodes[j] < low:
+                below = nodes[j]
+            elif nodes[j] > high:
+                above = min(above, nodes[j])
+            elif not inside[j]:
+                gaps = True
+        out[t, 0] = low if math.isinf(low) else _crossing(model, z, null[t], best, grid, levels, low, below)
+        out[t, 1] = high if math.isinf(high) else _crossing(model, z, null[t], best, grid, levels, high, above)
+        out[t, 2] = 0.0 if gaps else 1.0

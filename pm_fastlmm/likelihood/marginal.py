@@ -28,7 +28,8 @@ def log_likelihood(
         if method == "REML":
             loglik = loglik - s.projection.logdet_R
         else:
-            _, S = corner(rotated.z, eigvals=s.eigvals, C=s.C, schur=s.schur, sigma2_g=g, sigma2_e=e)
+            C, schur = s.corner_axes()
+            _, S = corner(rotated.z, eigvals=s.eigvals, C=C, schur=schur, sigma2_g=g, sigma2_e=e)
             loglik = loglik - 0.5 * (s.projection.rank * LOG_2PI + np.linalg.slogdet(S)[1])
     impossible = (g + e == 0) | ((e == 0) & bool(s.nullity))  # y has a direction without variance
     return np.where(impossible, -np.inf, loglik)

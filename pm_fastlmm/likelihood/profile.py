@@ -67,7 +67,7 @@ class Profile:
     restricted : bool
         REML, whose m falls by one with each candidate, and not ML.
     C, schur : (k, r) and (r, r) arrays
-        Of no columns for REML.
+        In the eigenvectors of S₀ (`Spectrum.corner_axes`); of no columns for REML.
     singular : bool
         S₀ is singular, so that ML is unbounded when there are no null directions.
     norm2 : (T,) array
@@ -99,7 +99,8 @@ class Profile:
         norm2 = np.where(norm2 > 0, norm2, 1.0)
         null = np.zeros((len(z), 3))
         null[:, 0] = rss / norm2
-        r = s.projection.rank if method == "ML" else 0
+        C, schur = s.corner_axes() if method == "ML" else (s.C[:, :0], s.schur[:0, :0])
+        r = len(schur)
         return cls(
             eigvals=np.ascontiguousarray(s.eigvals / largest),
             z=z,
@@ -107,9 +108,9 @@ class Profile:
             nullity=s.nullity,
             m=s.df + r,
             restricted=method == "REML",
-            C=np.ascontiguousarray(s.C[:, :r] / largest),
-            schur=np.ascontiguousarray(s.schur[:r, :r] / largest),
-            singular=r > 0 and not np.abs(s.corner_root).max(axis=0).all(),
+            C=np.ascontiguousarray(C / largest),
+            schur=np.ascontiguousarray(schur / largest),
+            singular=not np.diag(schur).all(),
             norm2=norm2,
             largest=largest,
         )
@@ -125,6 +126,15 @@ class Profile:
     def curvature(self, x: FloatArray | float) -> FloatArray:
         """Return d²f/d(log δ)² at log δ = x (a vector), (T, len(x)), without cancellation at either end."""
         return np.asarray(self._evaluate(x)[2])
+
+    def heights(self, x: FloatArray) -> FloatArray:
+        """Return f as `value` does, without its derivatives and on all processors."""
+        from pm_fastlmm.likelihood import kernels
+
+        nodes = np.atleast_1d(np.asarray(x, dtype=float))
+        out, model = np.empty((len(self.z), nodes.size)), self.model()
+        in_threads(lambda part: kernels.value_rows(model, self.rows(part), self.null[part], nodes, out[part]), len(out))
+        return out
 
     def scale(self, x: FloatArray | float) -> FloatArray:
         """Return the maximising σ² at log δ = x (a vector), (T, len(x)), in the scaled units."""
@@ -216,8 +226,7 @@ def _search_block(
 ) -> None:
     from pm_fastlmm.likelihood import kernels
 
-    nodes = _nodes(profile, z, null[:, 0])
-    weights, shared = _grid(profile, nodes)
+    nodes, weights, shared = block_grid(profile, z, null[:, 0])
     zz = (z * z) @ weights
     zg, gg = ((z * g) @ weights, (g * g) @ weights) if len(g) else (_NONE, _NONE)
 
@@ -226,6 +235,12 @@ def _search_block(
         kernels.search_rows(model, rows[0], rows[1], null[part], nodes, shared, *rows[2:], out[part])
 
     in_threads(run, len(null))
+
+
+def block_grid(profile: Profile, z: FloatArray, rss: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the nodes of log δ for a block of responses, and weights and shared sums there, see `_grid`."""
+    nodes = _nodes(profile, z, rss)
+    return nodes, *_grid(profile, nodes)
 
 
 def maximise(rotated: Rotated, method: Method) -> Optima:

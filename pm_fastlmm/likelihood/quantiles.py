@@ -111,6 +111,23 @@ def node_quantile_rows(x: FloatArray, log_density: FloatArray, probabilities: Fl
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def node_below_rows(x: FloatArray, log_density: FloatArray, at: FloatArray, out: FloatArray) -> None:
+    """Write the probability that x is below each value `at` (P,) for each row of log-densities, out (T, P)."""
+    for t in range(out.shape[0]):
+        y, second, top, first, cumulative = _cells(x, log_density[t])
+        for p in range(out.shape[1]):
+            cell = np.searchsorted(x, at[p], side="right") - 1
+            j = cell - first
+            if j < 0:
+                out[t, p] = 0.0
+            elif j >= cumulative.size - 1:
+                out[t, p] = 1.0
+            else:
+                share = (at[p] - x[cell]) / (x[cell + 1] - x[cell])
+                out[t, p] = (cumulative[j] + _part(x, y, second, cell, share, top)) / cumulative[-1]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _points(
     x: FloatArray, log_density: FloatArray, log_scale: FloatArray, sharpness: float
 ) -> tuple[FloatArray, FloatArray]:
@@ -209,6 +226,21 @@ def variance_quantile_rows(
         u = (places * weights).sum() - (start + 0.5 * step * values.size)
         for p in range(out.shape[1]):
             out[t, p] = _log_quantile(places, weights, start, step, values, slopes, probabilities[p], u)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def variance_below_rows(
+    x: FloatArray, log_density: FloatArray, log_scale: FloatArray, table: Table, at: FloatArray, out: FloatArray
+) -> None:
+    """Write the probability that scale/Gamma is below exp(at), at (P,), for each row, out (T, P)."""
+    start, step, values, slopes, sharpness = table
+    for t in range(out.shape[0]):
+        places, weights = _points(x, log_density[t], log_scale[t], sharpness)
+        for p in range(out.shape[1]):
+            total = 0.0
+            for j in range(places.size):
+                total += weights[j] * _upper_gamma(places[j] - at[p], start, step, values, slopes)[0]
+            out[t, p] = min(total, 1.0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -10,6 +10,8 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, frozen, shown
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described, listed
 from pm_fastlmm.linalg.blocks import Block, Columns, Missing, RowBlocks, read_block
 from pm_fastlmm.linalg.dask_blocks import DaskBlocks
 from pm_fastlmm.linalg.lowrank import factor_cross_products
@@ -26,7 +28,7 @@ _PIECE = 1024  # rows of a piece at least, for which the sums are worth touching
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class CrossProducts:
+class CrossProducts(ReadOnlyArrays, Described):
     """
     Additive statistics of [X W y], from which y ~ N(Xβ, σ²(WWᵀ + δI)) is fitted without its rows.
 
@@ -475,6 +477,13 @@ class CrossProducts:
             f"CrossProducts({self.n} rows, X: {d} columns, W: {m} columns, "
             f"{t} response{'s' if t != 1 else ''}, method={self.method!r}{left_out})"
         )
+
+    def _facts(self) -> dict[str, Any]:
+        parts = zip("XWy", (self.columns.coef, self.columns.factor, self.columns.responses), self.sizes, strict=True)
+        columns = {
+            f"columns of {part}": size if names is None else f"{size}: {listed(names)}" for part, names, size in parts
+        }
+        return {"rows": self.n, "rows dropped": self.dropped, **columns, "method": self.method}
 
 
 def _rows(c: CrossProducts) -> int:

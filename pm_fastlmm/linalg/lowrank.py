@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pm_fastlmm.linalg.crossproducts import CrossProducts
 
 _EPS = float(np.finfo(np.float64).eps)
+_LOST = 1e-6  # share of ‖y‖² that may be missing in z
 GRAM_RATIO = 1e8  # λ_max/δ up to which the log-likelihood from a Gram matrix is right to 1e-6
 
 
@@ -168,12 +169,25 @@ def resolve_gram(
     return Directions(values, vectors.T, z, rss, with_first - z[:, 0] @ z, rounding * largest)
 
 
+def _warn_lost(spectrum: Spectrum, rotated: FloatArray, squares: FloatArray) -> None:
+    """Warn where z, along small eigenvalues, is not the ‖y‖² that it must be when no null directions are left."""
+    if not spectrum.nullity and (np.abs(rotated - squares) > _LOST * squares).any():
+        warnings.warn(
+            f"W spans all {spectrum.df} directions that X leaves, with eigenvalues from {spectrum.eigvals[0]:.1e} to "
+            f"{spectrum.eigvals[-1]:.1e}: cross-products have lost digits of y along the small ones. Take "
+            "CrossProducts(..., method='tsqr'), rows that fit in memory to flmm.Spectrum.from_factor, or scale W.",
+            UserWarning,
+            stacklevel=outside(),
+        )
+
+
 def _rank(positive: npt.NDArray[np.bool_], df: int) -> int:
     return min(int(np.count_nonzero(positive)), df)
 
 
 def _rotated(c: "CrossProducts", spectrum: Spectrum, parts: _Split, found: Directions, rounding: float) -> Rotated:
     rss = found.rss if spectrum.nullity else np.zeros_like(found.rss)
+    _warn_lost(spectrum, (found.z**2).sum(0), c.squares + (parts.Y2**2).sum(0))
     norm2 = (found.z**2).sum(0) + rss
     # without its shift y is rounded to what is left: a mean of any size does not count
     rotated_size = norm2 + (parts.y1**2).sum(0)

@@ -9,6 +9,7 @@ import scipy.linalg
 from scipy.linalg import blas
 
 from pm_fastlmm._arrays import FloatArray, Labelled, frozen, outside, require_finite, require_range, shown
+from pm_fastlmm._copies import ReadOnlyArrays
 
 # A column that keeps less than this share of its length once the columns before it are projected out is collinear:
 # its coefficient would carry a relative error of eps / 1e-10 = 2e-6.
@@ -24,7 +25,7 @@ class Reflectors(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Projection:
+class Projection(ReadOnlyArrays):
     """
     QR of the fixed-effects design: X = Q₁R, with Q = [Q₁ Q₂] = I - V T Vᵀ orthogonal.
 

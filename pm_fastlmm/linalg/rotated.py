@@ -1,18 +1,20 @@
 """Rotated: what depends on y as well as on K and X, the sufficient statistic."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, frozen
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described, listed
 
 if TYPE_CHECKING:
     from pm_fastlmm.linalg.spectrum import Spectrum
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Rotated:
+class Rotated(ReadOnlyArrays, Described):
     """
     Rotated responses: the sufficient statistic of the model. Batch axes lead, the core axis is last.
 
@@ -106,3 +108,13 @@ class Rotated:
         """Show what was rotated."""
         responses = "1 response" if self.names is None else f"{len(self.names)} responses"
         return f"Rotated({responses}, rank={self.spectrum.rank}, nullity={self.spectrum.nullity})"
+
+    def _facts(self) -> dict[str, Any]:
+        s = self.spectrum
+        return {
+            "responses": 1 if self.names is None else f"{len(self.names)}: {listed(self.names)}",
+            "observations": s.n,
+            "positive eigenvalues": s.rank,
+            "directions with λ = 0": s.nullity,
+            "fixed effects": listed(s.coef),
+        }

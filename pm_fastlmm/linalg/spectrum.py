@@ -21,6 +21,8 @@ from pm_fastlmm._arrays import (
     require_length,
     require_range,
 )
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described, listed
 from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
 from pm_fastlmm.linalg.rotated import Rotated
@@ -30,7 +32,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Spectrum:
+class Spectrum(ReadOnlyArrays, Described):
     """
     Spectral rotation of a known covariance with the fixed effects projected out; serves any number of responses.
 
@@ -235,6 +237,18 @@ class Spectrum:
         """S₀ = K₁₁ - CᵀΛ⁻¹C (r, r), the part of K along X that no eigenvector shares."""
         return np.asarray(self.corner_root @ self.corner_root.T)
 
+    def corner_axes(self) -> tuple[FloatArray, FloatArray]:
+        """
+        Return C and S₀ in the eigenvectors of S₀, where its zeros are exact: (k, r) and diagonal (r, r).
+
+        log|S| of a δ far below the rounding of S₀ needs them: in any other basis S₀ + δI has lost δ.
+        """
+        if not self.projection.rank:
+            return self.C, self.schur
+        vectors, roots, _ = np.linalg.svd(self.corner_root)
+        roots[np.count_nonzero(self.corner_root.any(axis=0)) :] = 0.0
+        return self.C @ vectors, np.diag(roots**2)
+
     @property
     def X(self) -> FloatArray:
         """The fixed-effects design (n, r), without dropped columns."""
@@ -348,9 +362,20 @@ class Spectrum:
         """Show sizes and the names of the fixed effects."""
         return (
             f"Spectrum(n={self.n}, rank={self.rank}, nullity={self.nullity}, "
-            f"fixed effects: {', '.join(self.coef) if self.coef else 'none'}"
+            f"fixed effects: {listed(self.coef)}"
             f"{', rows not kept' if self.rotation is None else ''})"
         )
+
+    def _facts(self) -> dict[str, Any]:
+        kept = "" if self.rotation is not None else ", rows not kept"
+        return {
+            "observations": f"{self.n}{kept}",
+            "positive eigenvalues": self.rank,
+            "directions with λ = 0": self.nullity,
+            "mean diagonal of K": f"{self.mean_diagonal:.6g}",
+            "fixed effects": listed(self.coef),
+            "ids": "none" if self.ids is None else listed(self.ids),
+        }
 
 
 def _require_memory(y: Any) -> None:
@@ -479,7 +504,11 @@ def corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: 
 def factor_corner_root(W1: FloatArray, Vt: FloatArray, tolerance: float) -> FloatArray:
     """Return a root of S₀: the part of W₁ = Q₁ᵀW that the right singular vectors of Q₂ᵀW do not share."""
     left = W1 - (W1 @ Vt.T) @ Vt
-    return _root(left @ left.T, tolerance)
+    if not left.shape[0]:
+        return np.zeros((0, 0))
+    vectors, roots, _ = np.linalg.svd(left)  # not of the Gram matrix, which would lose half of the digits
+    roots = np.append(roots, np.zeros(left.shape[0] - roots.size))
+    return np.asarray(vectors * np.where(roots**2 > tolerance, roots, 0.0))
 
 
 def _root(gram: FloatArray, tolerance: float) -> FloatArray:

@@ -27,14 +27,17 @@ def loop(function: Callable[[], object]) -> Loop:
     return run
 
 
-def take_turns(loops: Mapping[str, Loop], *, rounds: int = 7, shortest: float = 0.05) -> dict[str, NDArray[np.float64]]:
+def take_turns(
+    loops: Mapping[str, Loop], *, rounds: int = 7, shortest: float = 0.05, counts: Mapping[str, int] | None = None
+) -> dict[str, NDArray[np.float64]]:
     """
     Return CPU seconds per repetition, one value for each round.
 
     In each round every loop runs once, long enough to take `shortest` seconds. The runs that find out how long that is
-    come before the first round and warm everything up.
+    come before the first round and warm everything up; `counts` are given in their place of what is warm already.
     """
-    counts = {name: _count(run, shortest) for name, run in loops.items()}
+    if counts is None:
+        counts = {name: _count(run, shortest) for name, run in loops.items()}
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     gc.collect()
     gc.disable()

@@ -7,7 +7,8 @@ ROOT = Path(__file__).parents[2]
 HEAD = """# Benchmarks
 
 Measured by `make benchmark`, written by `python tests/benchmarks/report.py`. Machines are noisy: the ratios, of two
-things timed in turn in one process, are what carries over. Median, and the range of the rounds.
+things timed in turn in one process, are what carries over. Median, and the range of the rounds. Other packages stand
+beside this one in [peers.md](peers.md).
 
 """
 

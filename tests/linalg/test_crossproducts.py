@@ -408,3 +408,17 @@ def test_no_warning_for_data_that_cross_products_resolve():
         warnings.simplefilter("error")
         flmm.reml(*split(rows(), (10,)).factor())
         flmm.exact_posterior(*split(rows(), (10,)).factor())
+
+
+def test_digits_of_y_that_a_gram_matrix_loses_along_small_eigenvalues_are_named():
+    rng = np.random.default_rng(2)
+    W, X, y = (
+        np.diag(10.0 ** np.linspace(-6, 1, 12)) + 1e-7 * rng.normal(size=(12, 12)),
+        np.ones((12, 1)),
+        rng.normal(size=12),
+    )
+    with pytest.warns(UserWarning, match=r"W spans all 11 directions .* have lost digits of y .* method='tsqr'"):
+        CrossProducts.from_arrays(X, W, y).factor()
+    rotated = CrossProducts.from_arrays(X, W, y, method="tsqr").factor()[1]
+    expected = Spectrum.from_factor(W, X).rotate(y)
+    assert_allclose(rotated.norm2, expected.norm2, rtol=1e-12)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, frozen, read, require_finite
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described
 from pm_fastlmm.covariance.fourier.grid import Grid, choose_modes
 from pm_fastlmm.covariance.fourier.kernels import SpectralKernel
 from pm_fastlmm.linalg.blocks import Missing
@@ -20,7 +22,7 @@ _MAX_FEATURES = 2300
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
-class FourierBasis:
+class FourierBasis(ReadOnlyArrays, Described):
     """
     Equispaced Fourier features Z(x) with K_ℓ ≈ Z diag(d_ℓ) Zᵀ for every lengthscale ℓ of a range.
 
@@ -197,6 +199,15 @@ class FourierBasis:
         grid = f"{self.size} features of at most {self.max_features}, lengthscales {low:g} to {high:g}, domain {box}"
         error = f"error {self.expected_error:.2g} for {self.n} rows and noise ratios from {self.noise_ratio_min:g}"
         return f"FourierBasis({self.kernel.name!r}, {grid};\n             {error})"
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "kernel": self.kernel.name,
+            "features": f"{self.size} of at most {self.max_features}",
+            "lengthscale": "{:g} to {:g}".format(*self.lengthscale),
+            "domain": " × ".join(f"[{low:g}, {high:g}]" for low, high in self.domain),
+            "expected error": f"{self.expected_error:.2g}",
+        }
 
 
 def read_points(x: Any, name: str = "x") -> FloatArray:

@@ -10,6 +10,8 @@ from typing import Any, Self
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, frozen, shown
+from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._display import Described
 from pm_fastlmm.covariance.fourier.basis import FourierBasis
 from pm_fastlmm.covariance.fourier.frame import Frame
 from pm_fastlmm.covariance.fourier.nufft import ComplexArray, to_modes
@@ -25,7 +27,7 @@ _PIECE = 2**21  # rows of one nonuniform FFT: some 200 MB while it runs
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FourierStatistics:
+class FourierStatistics(ReadOnlyArrays, Described):
     """
     Additive statistics of (x, y, X), from which y = Xβ + f(x) + e is fitted without its rows.
 
@@ -347,6 +349,15 @@ class FourierStatistics:
             f"FourierStatistics({self.n} rows, X: {r} column{'s' if r != 1 else ''}, {self.basis.size} features"
             f"{left_out})"
         )
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "rows": self.n,
+            "rows dropped": self.dropped,
+            "columns of X": self.frame.size,
+            "features": self.basis.size,
+            "kernel": self.basis.kernel.name,
+        }
 
 
 class _Reordered(Sequence[tuple[Any, ...]]):

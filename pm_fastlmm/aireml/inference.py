@@ -1,0 +1,334 @@
+"""Tests and intervals as methods of a fit by average information."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+from scipy.stats import chi2
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.after import terms_state
+from pm_fastlmm.aireml.dense import DenseObjective
+from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
+from pm_fastlmm.aireml.refit import first_differences, maximise_given, second_differences, steps_of
+from pm_fastlmm.aireml.spectral import SpectralObjective
+from pm_fastlmm.aireml.structured import StructuredObjective
+from pm_fastlmm.distribution import LMMNode
+from pm_fastlmm.equivalent import require_rows
+from pm_fastlmm.inference.bootstrap import check_level
+from pm_fastlmm.inference.fixed_effects import (
+    DegreesOfFreedom,
+    FixedEffects,
+    FixedTest,
+    coefficient_table,
+    contrast_test,
+    spectral_fixed_effects,
+)
+from pm_fastlmm.inference.intervals import profile_limits
+from pm_fastlmm.inference.variance_test import VarianceTest, kernel_test
+from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Spectrum
+
+_LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
+_REACH = 60  # doublings of a standard error in the search for an upper limit
+_PSEUDO = "pseudo-likelihood: the other components taken as known"
+
+
+class VarianceInference:
+    """The tests and intervals of `VarianceFit`, which has the fields that they are made of."""
+
+    theta: pd.Series
+    loglik: float
+    average_information: pd.DataFrame
+    beta: pd.Series
+    beta_cov: pd.DataFrame
+    boundary: tuple[str, ...]
+    method: Method
+    objective: Objective
+    node: LMMNode | None
+    mu: Any
+
+    @property
+    def cov(self) -> pd.DataFrame:
+        """Covariance of the estimates."""
+        raise NotImplementedError
+
+    @property
+    def se(self) -> pd.Series:
+        """Standard errors of θ."""
+        raise NotImplementedError
+
+    def _interior(self) -> Any:
+        raise NotImplementedError
+
+    def profile_interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
+        """
+        Return the profile-likelihood interval of an element of θ: where 2[max ℓ - ℓ] is below the quantile of χ²₁.
+
+        For each trial value the likelihood is maximised again over the other parameters. The interval ends at a bound
+        where the likelihood does not fall so far. One kernel is treated as `REMLFit.profile_interval` does, globally;
+        with several components the maxima are local ones.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, it is fixed or an element of an unstructured matrix, or the level is no
+            probability.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> model = flmm.lmm_model("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff())
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> print([round(limit) for limit in fit.profile_interval("Batch")])
+        [245, 10214]
+        """
+        check_level(level)
+        objective = self.objective
+        place = _free_place(objective, name)
+        if isinstance(objective, SpectralObjective) and not np.asarray(objective.fixed).any():
+            low, high = profile_limits(objective.rotated, self.method, ("sigma2_g", "sigma2_e")[place], level)
+            return float(low[0]), float(high[0])
+        profile = _Profile(objective, name, self.theta.to_numpy(), self.loglik, float(chi2.ppf(level, 1)))
+        step = float(self.se.iloc[place])
+        if not step > 0:
+            information = self.average_information.to_numpy()[place, place]
+            step = 1 / float(np.sqrt(information)) if information > 0 else max(abs(float(self.theta.iloc[place])), 1e-3)
+        return profile.limit(step, -1, objective.lower[place]), profile.limit(step, 1, objective.upper[place])
+
+    def test_no_variance(self, component: str, *, n_sim: int = 10_000, random_seed: Any = None) -> VarianceTest:
+        """
+        Test that the variance of one component is 0 by the restricted likelihood ratio.
+
+        With one component the null distribution is exact, that of `REMLFit.test_no_kernel_variance`. With several, the
+        likelihood is maximised again without it, and the null distribution is that of the model in which the other
+        components are known and subtracted: an approximation, said in `approximation`.
+
+        Parameters
+        ----------
+        component : str
+            A name of θ that is a variance.
+        n_sim : int
+            Draws of the null distribution.
+        random_seed : int, Generator or None
+
+        Raises
+        ------
+        ValueError
+            If that is no variance with a bound of 0, belongs to an unstructured matrix, the fit is by ML with several
+            components or has no rows, or the component has too many effects.
+
+        References
+        ----------
+        Greven, Crainiceanu, Küchenhoff & Peters (2008), doi:10.1198/106186008X386599.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> model = flmm.lmm_model("diameter ~ 1 + (1 | plate) + (1 | sample)", flmm.datasets.penicillin())
+        >>> test = flmm.find_reml(model, progressbar=False).test_no_variance("sample", random_seed=1)
+        >>> print(f"{test.statistic:.1f} {test.p_value < 1e-30} {test.approximation}")
+        282.4 True pseudo-likelihood: the other components taken as known
+        """
+        objective = self.objective
+        place = _free_place(objective, component)
+        if objective.lower[place] != 0 or np.isfinite(objective.upper[place]) or component == objective.names[-1]:
+            raise ValueError(
+                f"{component} is no variance of a component, whose only bound is 0: name one of the random terms."
+            )
+        if isinstance(objective, SpectralObjective) and not np.asarray(objective.fixed).any():
+            fit = objective.fit
+            statistic = 0.0 if fit.boundary == "no kernel variance" else max(2 * (fit.loglik - fit.loglik_null), 0.0)
+            return kernel_test(
+                objective.rotated, np.asarray(statistic), self.method, n_sim=n_sim, random_seed=random_seed,
+                component=component,
+            )  # fmt: skip
+        if not isinstance(objective, StructuredObjective) or not objective.products.flat or self.method != "REML":
+            raise ValueError(
+                "the null distribution of one of several components is that of the restricted likelihood of terms: "
+                "fit flmm.find_reml of a StructuredLMM without a prior on beta, method='REML'."
+            )
+        rotated = _alone(objective, place, self.theta.to_numpy(), self.node, self.mu)
+        null = maximise_given(objective, {component: 0.0}, self.theta.to_numpy())
+        statistic = 0.0 if component in self.boundary else max(2 * (self.loglik - null.loglik), 0.0)
+        single = sum(1 for i, fixed in enumerate(objective.fixed) if not fixed and i != place) == 1
+        return kernel_test(
+            rotated, np.asarray(statistic), "REML", n_sim=n_sim, random_seed=random_seed, component=component,
+            approximation="" if single else _PSEUDO,
+        )  # fmt: skip
+
+    def coefficients(self, df: DegreesOfFreedom = "satterthwaite", level: float = 0.95) -> pd.DataFrame:
+        """
+        Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
+
+        As `REMLFit.coefficients`. Parameters on the boundary are taken as known. Kenward–Roger needs V to be linear in
+        θ, as it is in variances and covariances of terms.
+
+        Raises
+        ------
+        ValueError
+            If df is unknown, or "kenward-roger" after ML or where V is not linear; if β is not estimated by REML.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy())
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> fit.coefficients()[["estimate", "se", "df", "t"]].round(2)
+                   estimate    se    df      t
+        coef
+        Intercept    251.41  6.82  17.0  36.84
+        Days          10.47  1.55  17.0   6.77
+        """
+        return coefficient_table(self._fixed_effects(df), df, level)
+
+    def test_fixed(self, L: Any, df: DegreesOfFreedom = "satterthwaite") -> FixedTest:
+        """
+        Test Lβ = 0 by an F test; L and df as in `REMLFit.test_fixed`, names of coefficients those of `beta`.
+
+        Raises
+        ------
+        ValueError
+            If a name is unknown, L does not fit or is collinear, or df is not available.
+        """
+        return contrast_test(self._fixed_effects(df), L, df)
+
+    def _fixed_effects(self, df: DegreesOfFreedom) -> FixedEffects:
+        """Return the fixed effects with what the method needs of the derivatives of their covariance."""
+        objective = self.objective
+        if not objective.coef:
+            raise ValueError(
+                "this fit estimates no fixed effects by REML: β is explicit, has a prior, or there is none. Leave out "
+                "beta= and beta_cov= of the node."
+            )
+        if isinstance(objective, SpectralObjective) and not np.asarray(objective.fixed).any():
+            fit = objective.fit
+            return spectral_fixed_effects(objective.rotated, fit.sigma2_g, fit.sigma2_e, fit.boundary, self.method)
+        theta, free = self.theta.to_numpy(), self._interior()
+        cov = self.cov.to_numpy()
+        unavailable = "" if df != "kenward-roger" else _why_not(objective, theta, free)
+        known = np.where(np.outer(free, free), cov, 0.0)
+        steps = steps_of(objective, theta, np.where(free, np.sqrt(np.diag(cov)), np.nan))
+        size, r = len(theta), len(objective.coef)
+        wanted = df == "kenward-roger" and not unavailable
+        curvatures = second_differences(objective, theta, steps) if wanted else np.full((size, size, r, r), np.nan)
+        expected = np.full((size, size), np.nan)
+        if wanted:
+            observed = np.zeros((size, size))
+            observed[np.ix_(free, free)] = np.linalg.inv(cov[np.ix_(free, free)])
+            # where V is linear in θ the average information is the mean of the other two
+            inverse = information_inverse(2 * self.average_information.to_numpy() - observed, free)
+            expected = np.where(np.outer(free, free), inverse, 0.0)
+        inner: Any = getattr(objective, "inner", objective)
+        residual = inner.products.df if hasattr(inner, "products") else inner.y.size - r
+        return FixedEffects(
+            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=first_differences(objective, theta, steps),
+            curvatures=curvatures, observed_cov=known, expected_cov=expected, residual_df=residual, coef=objective.coef,
+            unavailable=unavailable,
+        )  # fmt: skip
+
+
+class _Profile:
+    """The profile likelihood of one parameter, each maximum started from the nearest one that is known."""
+
+    def __init__(self, objective: Objective, name: str, theta: FloatArray, loglik: float, allowed: float) -> None:
+        self.objective, self.name, self.loglik, self.allowed = objective, name, loglik, allowed
+        self.estimate = float(theta[objective.names.index(name)])
+        self.known = {self.estimate: theta}
+
+    def excess(self, value: float) -> float:
+        """Return 2[max ℓ - ℓ(value)] less what is allowed."""
+        nearest = min(self.known, key=lambda at: abs(at - value))
+        found = maximise_given(self.objective, {self.name: value}, self.known[nearest])
+        if np.isfinite(found.loglik):
+            self.known[value] = found.theta
+        return min(2 * (self.loglik - found.loglik), 1e300) - self.allowed
+
+    def limit(self, step: float, sign: int, bound: float) -> float:
+        """Return the limit on one side: the bound where the likelihood does not fall so far."""
+        inside = self.estimate
+        for _ in range(_REACH):
+            outside = inside + sign * step
+            at_bound = sign * outside >= sign * bound
+            outside = float(bound) if at_bound else outside
+            if outside == inside:
+                return inside
+            if self.excess(outside) > 0:
+                tolerance = 1e-9 * max(abs(inside), abs(outside), 1e-300)
+                return float(brentq(self._finite, inside, outside, xtol=tolerance, rtol=1e-10))
+            if at_bound:
+                return outside
+            inside, step = outside, 2 * step
+        return sign * np.inf
+
+    def _finite(self, value: float) -> float:
+        return -self.allowed if value == self.estimate else self.excess(value)
+
+
+def _free_place(objective: Objective, name: str) -> int:
+    """Return the place of a parameter that may be held on its own."""
+    if name not in objective.names:
+        raise ValueError(f"there is no parameter {name!r}: they are {', '.join(objective.names)}.")
+    place = objective.names.index(name)
+    if objective.fixed[place]:
+        raise ValueError(f"{name} is fixed: it has neither an interval nor a test.")
+    if isinstance(objective, StructuredObjective):
+        for entry in objective.layout.entries:
+            if entry.matrix and entry.shape[0] > 1 and entry.start <= place < entry.start + entry.size:
+                raise ValueError(
+                    f"{name} is an element of an unstructured matrix, which cannot be held without the others: use "
+                    "another structure, for instance a diagonal one, or flmm.sample for intervals."
+                )
+    return place
+
+
+def _alone(objective: StructuredObjective, place: int, theta: FloatArray, node: Any, mu: Any) -> Rotated:
+    """Return y less the other components' predictions, rotated by the component that is tested."""
+    require_rows(objective.products)
+    state, _ = terms_state(objective, node, theta, mu)
+    k, direction = next((k, D) for at, k, D in objective.matrices(theta)[1] if at == place)
+    block = objective.products.blocks[k]
+    values, vectors = np.linalg.eigh(direction)
+    root = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, values > 1e-12 * values.max()]
+    n, width = block.Z.shape[0], root.shape[1]
+    if n * block.levels * width > _LARGEST:
+        raise ValueError(
+            f"the component has {block.levels * width} effects in {n} rows: its spectrum would not fit in memory. "
+            "2 * (fit.loglik - loglik without it) beside ½χ²₀ + ½χ²₁ is what is left."
+        )
+    Z = block.Z.toarray().reshape(n, block.levels, block.width)
+    W = (Z @ root).reshape(n, -1)
+    others = np.zeros(n)
+    for j, weights in enumerate(state.gradient.effects):
+        sigma = state.sigma[j] - (theta[place] * direction if j == k else 0.0)
+        others += objective.products.blocks[j].Z @ (weights @ sigma).ravel()
+    spectrum = Spectrum.from_factor(W, objective.products.projection.Q1)
+    return Rotated.from_values(spectrum, objective.y - others, None)
+
+
+def _why_not(objective: Any, theta: FloatArray, free: FloatArray) -> str:
+    """Return why there is no Kenward–Roger adjustment, nothing if there is."""
+    if objective.method != "REML":
+        return (
+            "Kenward and Roger's adjustment is that of restricted likelihood: fit with method='REML', or take "
+            "df='satterthwaite'."
+        )
+    if _linear(objective, theta, free):
+        return ""
+    return (
+        "Kenward and Roger's adjustment is formed here for a V that is linear in its parameters, variances and "
+        "covariances, and this one is not: take df='satterthwaite', or a structure of variances and covariances."
+    )
+
+
+def _linear(objective: Any, theta: FloatArray, free: FloatArray) -> bool:
+    """Return whether ∂V/∂θ is the same at another θ."""
+    other = np.where(free, theta + 0.1 * np.abs(theta), theta)
+    if isinstance(objective, StructuredObjective):
+        entries = zip(objective.matrices(theta)[1], objective.matrices(other)[1], strict=True)
+        return all(np.allclose(a[2], b[2], rtol=1e-9, atol=0) for a, b in entries if free[a[0]])
+    if isinstance(objective, DenseObjective):
+        slopes = zip(objective.dV(theta), objective.dV(other), free, strict=True)
+        return all(np.allclose(a, b, rtol=1e-9) for a, b, is_free in slopes if is_free)
+    return False

@@ -1,0 +1,1 @@
+"""Tests and intervals: exact null distributions, likelihood regions, bootstrap, degrees of freedom."""

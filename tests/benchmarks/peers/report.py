@@ -1,0 +1,154 @@
+"""Writes docs/peers.md and docs/figures/peers.png from docs/peers.json, which `make peers` measures."""
+
+import json
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+DOCS = Path(__file__).parents[3] / "docs"
+SCALE = {"ms": 1e3, "µs": 1e6}
+HEAD = """# Beside other packages
+
+Everyone solves the same problems by turns in one process, on one thread each, and what they return is judged by the
+same yardstick. Measured by `make peers`, which installs the packages into an environment of its own, keeps the figures
+in `docs/peers.json` and writes this page from them. Figures are CPU time, medians with quartiles of the rounds; the
+ratio is to the first row, taken round by round. *First result* is the CPU time up to it in a process that has imported
+everything: set-up, compilation and all. Sampling is timed as PyMC records it, without compilation.
+
+![Time over the number of observations](figures/peers.png)
+
+"""
+SAID = {
+    "one_fit": """All of them find the same maximum. `reml` factors K for any number of responses; `reml_point` is for
+one. fastlmm, too, spends its time on the factorisation of K.""",
+    "many": "The others fit one response after the other from Python.",
+    "scan": "Both keep δ at its estimate without candidates, and find the same effects.",
+    "trial_REML": """A small model: `find_reml` takes the time in which PyTensor differentiates and compiles the map
+from the model's free variables to the variances, whatever the size of the data. The others read no model, and are
+faster.""",
+    "trial_ML": """The dense likelihood is highest at the estimates of `find_reml`. gpboost estimates log-determinants
+from random vectors by default, and maximises that; with `matrix_inversion_method="cholesky"` it finds the maximum.""",
+    "crossed_REML": "The fixed cost of `find_reml` is outweighed as the data grow: it never works with V.",
+    "crossed_ML": """gpboost eliminates effects as `find_reml` does, and reads no model. By default it maximises an
+estimate of the likelihood, as above.""",
+    "slopes": "A small model again; all agree. torch-openreml was given a start near the estimate.",
+    "density": "K is factored once, against a factorisation of V at every evaluation.",
+    "process": """`FourierLMM` and `FamilyLMM` are approximations within tolerances that their set-up is told; the
+others are exact (celerite2 to its eps). The set-up is in the first result; afterwards an evaluation hardly depends on
+n. For a few evaluations, celerite2 is the choice.""",
+    "sampling_kernel": "The same model in all rows. `flmm.sample` starts NUTS at REML with the posterior's covariance.",
+    "sampling_process": "HSGP samples the coefficients of its basis too; celerite2 and `FourierLMM` integrate f out.",
+}
+
+
+def main() -> None:
+    groups = json.loads((DOCS / "peers.json").read_text())["groups"]
+    (DOCS / "peers.md").write_text(page(groups))
+    draw([comparison for group in groups.values() for comparison in group["comparisons"]])
+
+
+def page(groups: dict) -> str:
+    """Return docs/peers.md."""
+    about = next(iter(groups.values()))
+    known = about["versions"].items()
+    there = ", ".join(f"{name} {version}" for name, version in known if version is not None)
+    lines = [HEAD.rstrip("\n"), "", f"Python {about['python']}, {about['machine']}, {about['cpus']} CPUs; {there}.", ""]
+    if missing := [name for name, version in known if version is None]:
+        lines += [f"Not installed: {', '.join(missing)}.", ""]
+    comparisons = [comparison for group in groups.values() for comparison in group["comparisons"]]
+    for task, sizes in groupby(comparisons, key=lambda c: c["task"]):
+        lines += section(task, list(sizes))
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def section(task: str, sizes: list[dict]) -> list[str]:
+    lines = [f"## {sizes[0]['title']}", "", SAID[task], ""]
+    lines += [
+        "| | size | time | ratio | first result | " + agreement_head(sizes[0]) + " |",
+        "|---|---|---|---|---|---|",
+    ]
+    for c in sizes:
+        size = ", ".join(f"{name} = {value}" for name, value in c["size"].items())
+        for row in c["rows"]:
+            time = spread(row["seconds"], SCALE[c["unit"]], f" {c['unit']}")
+            ratio = "1" if row is c["rows"][0] else spread(row["ratio"], 1, "")
+            agreement = agreement_of(row, c)
+            lines.append(
+                f"| {row['name']} | {size} | {time} | {ratio} | {row['first result']:.3g} s | {agreement} |"
+            )  # fmt: skip
+    reasons: dict[str, list[str]] = {}  # the names by the reason
+    for c in sizes:
+        for name, reason in c["absent"].items():
+            if name not in reasons.setdefault(reason, []):
+                reasons[reason].append(name)
+    lines += [""] + [f"* {', '.join(names)}: {reason}." for reason, names in reasons.items()]
+    return [*lines, ""] if reasons else lines
+
+
+def spread(values: dict, scale: float, unit: str) -> str:
+    low, median, high = (f"{scale * values[key]:.3g}" for key in ("q1", "median", "q3"))
+    return f"{median}{unit} ({low} – {high})"
+
+
+def agreement_head(comparison: dict) -> str:
+    result = comparison["rows"][0]["result"]
+    if "loglik" in result:
+        return "log-likelihood below the largest"
+    if "by a dense Cholesky" in result:
+        return "error of the log-density"
+    return next(iter(result)) if "effective draws" not in result else "posterior means"
+
+
+def agreement_of(row: dict, comparison: dict) -> str:
+    """Return what the yardstick says of a result, or the result itself where there is none."""
+    result = row["result"]
+    if "loglik" in result:
+        best = max(r["result"]["loglik"] for r in comparison["rows"])
+        return rounded(best - result["loglik"], abs(best))
+    if "by a dense Cholesky" in result:
+        truth = result["by a dense Cholesky"]
+        return rounded(abs(next(iter(result.values())) - truth), abs(truth))
+    if "effective draws" in result:
+        return ", ".join(f"{value:.3g}" for name, value in result.items() if name.startswith("mean of"))
+    return ", ".join(f"{value:.7g}" for value in result.values())
+
+
+def rounded(gap: float, size: float) -> str:
+    """Return a gap, or that it is rounding."""
+    return "0" if gap <= 1e-12 * size else f"{gap:.1e}"
+
+
+def draw(comparisons: list[dict]) -> None:
+    """Draw times over n of the tasks that were measured at several n."""
+    tasks = {c["task"] for c in comparisons}
+    shown = [task for task in ("one_fit", "density", "process") if task in tasks]
+    fig, axes = plt.subplots(1, len(shown), figsize=(3.9 * len(shown), 4.6), layout="constrained", squeeze=False)
+    for ax, task in zip(axes[0], shown, strict=True):
+        lines: dict[str, list[tuple[int, dict]]] = {}
+        for c in comparisons:
+            if c["task"] == task:
+                for row in c["rows"]:
+                    lines.setdefault(row["name"], []).append((c["size"]["n"], row["seconds"]))
+        for i, (name, points) in enumerate(lines.items()):
+            ours = name.startswith("pm_fastlmm")
+            n = [at for at, _ in points]
+            ms = [[1e3 * seconds[key] for _, seconds in points] for key in ("q1", "median", "q3")]
+            colour = ("#08519c", "#4292c6")[i] if ours else f"C{i}"
+            ax.loglog(n, ms[1], "o-" if ours else "s--", color=colour, label=name, ms=4, lw=2 if ours else 1)
+            ax.fill_between(n, ms[0], ms[2], color=colour, alpha=0.2, lw=0)
+        ax.set_title({"one_fit": "one REML fit", "density": "log-density and gradient",
+                      "process": "… of a Matérn-3/2 process"}[task], fontsize=10)  # fmt: skip
+        ax.set_xlabel("observations")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    axes[0][0].set_ylabel("CPU time, ms")
+    (DOCS / "figures").mkdir(exist_ok=True)
+    fig.savefig(DOCS / "figures" / "peers.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()
