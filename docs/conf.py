@@ -73,6 +73,7 @@ gallery_order = [
     "heritability_of_height",
     "sleepstudy",
     "oats_trial",
+    "tests_and_intervals",
     "body_size_of_anoles",
     "marker_heritability",
     "families_by_size",
@@ -82,15 +83,19 @@ gallery_order = [
     "million_rows",
     "billion_points",
 ]
-guide_order = [
-    "pymc_component",
-    "structured",
-    "tests_and_intervals",
-    "priors",
-    "many_responses",
-    "prediction_and_loo",
-    "lengthscale",
-    "fourier",
-    "large_data",
-    "calibration",
-]
+page_lists = {
+    "guides": [
+        "pymc_component",
+        "structured",
+        "tests_and_intervals",
+        "priors",
+        "many_responses",
+        "prediction_and_loo",
+        "lengthscale",
+        "fourier",
+        "large_data",
+        "calibration",
+    ],
+    "more": ["benchmarks", "peers", "coverage", "changelog", "citing", "contributing"],
+}
+pages_of_long_runs = ["peers", "coverage"]  # of `make peers`, and of tests/calibration/interval_coverage.py

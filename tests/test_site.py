@@ -100,7 +100,7 @@ def test_the_api_page_lists_everything_public():
 
 def test_every_example_has_a_place_in_the_gallery_and_a_figure():
     text = (DOCS / "conf.py").read_text()
-    order = re.findall(r'"(\w+)"', text[text.index("gallery_order") : text.index("guide_order")])
+    order = re.findall(r'"(\w+)"', text[text.index("gallery_order") : text.index("page_lists")])
     scripts = sorted((ROOT / "examples").glob("*.py"))
     assert set(order) <= {script.stem for script in scripts}
     for script in scripts:
@@ -148,7 +148,9 @@ def test_guides_are_those_that_exist_and_those_that_no_page_lists(tmp_path):
     for name in ("index", "guides", "b", "c", "d"):
         (tmp_path / f"{name}.md").write_text("# Page\n")
     (tmp_path / "index.md").write_text("```{toctree}\nguides\nd\n```\n")
-    assert pages.listed(tmp_path, ["c", "absent"]) == ["c", "b"]
+    lists = {"guides": ["c", "absent"], "more": ["guides"]}
+    assert pages.listed(tmp_path, lists, "guides") == ["c", "b"]
+    assert pages.listed(tmp_path, lists, "more") == ["guides"]
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda p: p.stem)
@@ -156,7 +158,8 @@ def test_links_to_files_of_the_repository_exist(page):
     targets = re.findall(r"\]\(([^)#\s]+)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
     generated = ("gallery/", "api/")
     local = [t for t in targets if "://" not in t and not t.startswith(generated)]
-    assert [target for target in local if not (page.parent / target).exists()] == []
+    made = {DOCS / "peers.md", DOCS / "coverage.md"}  # written by runs of hours
+    assert [t for t in local if (page.parent / t) not in made and not (page.parent / t).exists()] == []
 
 
 def test_code_that_names_something_public_is_known_by_its_full_name():
