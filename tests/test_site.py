@@ -30,7 +30,7 @@ def extension(name):
 
 
 percent, outputs, measured = map(extension, ("percent", "outputs", "measured"))
-pages, links, names_of, signatures = map(extension, ("pages", "links", "names", "signatures"))
+pages, links, names_of, signatures, gallery = map(extension, ("pages", "links", "names", "signatures", "gallery"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -126,6 +126,9 @@ def test_what_a_script_prints_is_kept_by_cell(tmp_path, capfd):
     percent.run(script, tmp_path)
     assert '"outputs": [\n  "one\\n",\n  "two\\nthree\\n"\n ]' in (tmp_path / "small.json").read_text()
     assert capfd.readouterr().out == "one\ntwo\nthree\n"
+    assert gallery.has_run(script, tmp_path)
+    script.write_text(script.read_text() + "\n# %%\nprint('four')\n")
+    assert not gallery.has_run(script, tmp_path)
 
 
 def test_a_warning_of_an_example_is_its_failure(tmp_path, capfd):
