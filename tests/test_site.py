@@ -122,9 +122,11 @@ def test_the_cells_of_a_guarded_script_stand_at_the_margin():
 
 def test_what_a_script_prints_is_kept_by_cell(tmp_path, capfd):
     script = tmp_path / "small.py"
-    script.write_text("# %% [markdown]\n# # Small\n\n# %%\nprint('one')\n\n# %%\nprint('two')\nprint('three')\n")
+    script.write_text(
+        "# %% [markdown]\n# # Small\n\n# %%\nprint('one')\n\n# %%\nprint('two')\nprint('three')\n\n# %%\n"
+    )
     percent.run(script, tmp_path)
-    assert '"outputs": [\n  "one\\n",\n  "two\\nthree\\n"\n ]' in (tmp_path / "small.json").read_text()
+    assert '"outputs": [\n  "one\\n",\n  "two\\nthree\\n",\n  ""\n ]' in (tmp_path / "small.json").read_text()
     assert capfd.readouterr().out == "one\ntwo\nthree\n"
     assert gallery.has_run(script, tmp_path)
     script.write_text(script.read_text() + "\n# %%\nprint('four')\n")

@@ -55,7 +55,8 @@ def page(script: Path, results: Path, target: Path) -> dict[str, str]:
             parts.append(cell.text)
             continue
         drawn = re.findall(r'figures / "([\w.]+\.png)"', cell.text)
-        parts += [f"```python\n{cell.text}\n```", *_shown(next(outputs), drawn)]
+        code = [f"```python\n{cell.text}\n```"] if cell.text.strip() else []
+        parts += [*code, *_shown(next(outputs), drawn)]
         for figure in drawn:
             shutil.copy(results / figure, target / figure)
         figures += drawn
