@@ -64,6 +64,14 @@ def test_the_guide_to_prediction_and_leave_one_out_runs():
     assert names["replicates"].shape == (180, 100)
 
 
+def test_the_guide_to_priors_runs():
+    names = run("priors.md")
+    table, exact = names["table"], names["exact"]
+    assert abs(table.loc["half-normal", "mean"] - exact.mean("h2")) < 1e-6
+    assert set(names["sensitivity"].index) == {"h2", "total"}
+    assert abs(float(names["by_draws"].probability) - names["negligible"]) < 5 * float(names["by_draws"].mcse) + 0.01
+
+
 def test_the_readme_runs():
     names = run("../README.md")
     assert names["fit"].converged
