@@ -83,15 +83,19 @@ gallery_order = [
     "million_rows",
     "billion_points",
 ]
-guide_order = [
-    "pymc_component",
-    "structured",
-    "tests_and_intervals",
-    "priors",
-    "many_responses",
-    "prediction_and_loo",
-    "lengthscale",
-    "fourier",
-    "large_data",
-    "calibration",
-]
+page_lists = {
+    "guides": [
+        "pymc_component",
+        "structured",
+        "tests_and_intervals",
+        "priors",
+        "many_responses",
+        "prediction_and_loo",
+        "lengthscale",
+        "fourier",
+        "large_data",
+        "calibration",
+    ],
+    "more": ["benchmarks", "peers", "coverage", "changelog", "citing", "contributing"],
+}
+pages_of_long_runs = ["peers", "coverage"]  # of `make peers`, and of tests/calibration/interval_coverage.py

@@ -1,5 +1,6 @@
 """Figures of one kernel: the posterior of h², and the profile likelihood beside it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -8,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from scipy.stats import chi2
 
+from pm_fastlmm.deviation_prior import DeviationPrior, Prior
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.inference.intervals import IntervalMethod
@@ -151,6 +153,38 @@ def plot_h2_intervals(
     ax.set(xlabel="h²", ylim=(-1.0 * cut, 2 * cut), title=f"{level:.0%} intervals of h², estimate {fit.h2:.3f}")
     ax.set_yticks(np.arange(0, 2 * cut, 2))
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+def plot_implied_h2(priors: Mapping[str, Prior], *, ax: Axes | None = None) -> Axes:
+    """
+    Draw the density of h² that each of several priors implies.
+
+    Parameters
+    ----------
+    priors : mapping of name to VariancePrior or DeviationPrior
+        Of one response; `ready_priors` for example.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If a prior is that of several responses, whose scales are arrays.
+    """
+    for name, prior in priors.items():
+        if isinstance(prior, DeviationPrior) and np.ndim(prior.scale_kernel) + np.ndim(prior.scale_residual):
+            raise ValueError(f"the prior {name!r} has scales of several responses: draw that of one of them.")
+    ax = _axes(ax)
+    h = np.linspace(0.002, 0.998, 400)
+    logit = np.log(h) - np.log1p(-h)
+    for name, prior in priors.items():
+        ax.plot(h, np.exp(prior.log_h2(logit)) / (h * (1 - h)), lw=1.8, label=name)
+    ax.set(xlabel="h²", ylabel="prior density", title="What priors say of h²", xlim=(0, 1), ylim=(0, 5))
+    ax.legend(frameon=False)
     return ax
 
 

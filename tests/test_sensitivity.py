@@ -2,11 +2,14 @@
 
 import math
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy.integrate import quad
+from scipy.stats import beta
 
 import pm_fastlmm as flmm
 
@@ -105,3 +108,23 @@ def test_regions_that_are_none_and_unknown_names_are_refused(build_problem):
         flmm.rope(tree, 0, 1, quantity="heritability")
     with pytest.raises(ValueError, match="draws need the dimensions chain and draw"):
         flmm.rope(tree.posterior["h2"].isel(chain=0), 0, 1)
+
+
+def test_the_figure_of_implied_densities_has_a_curve_for_each_prior(build_problem):
+    matplotlib.use("Agg")
+    problem = build_problem("low-W")
+    priors = flmm.ready_priors(problem.rotated)
+    ax = flmm.plots.plot_implied_h2(priors)
+    assert [line.get_label() for line in ax.lines] == list(priors)
+    h, arcsine = ax.lines[3].get_data()
+    assert_allclose(arcsine, beta(0.5, 0.5).pdf(h), rtol=1e-8)
+    assert_allclose(ax.lines[1].get_ydata(), beta(1, 4).pdf(h), rtol=1e-8)
+    plt.close(ax.figure)
+
+
+def test_the_figure_refuses_scales_of_several_responses(build_problem):
+    problem = build_problem("low-W")
+    prior = flmm.DeviationPrior.scaled_to_each(problem.spectrum.rotate(np.column_stack([problem.y, problem.y])))
+    with pytest.raises(ValueError, match="the prior 'each' has scales of several responses"):
+        flmm.plots.plot_implied_h2({"each": prior})
+    plt.close("all")

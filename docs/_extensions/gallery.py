@@ -37,6 +37,13 @@ CARD = """:::{{grid-item-card}} {title}
 logger = logging.getLogger(__name__)
 
 
+def has_run(script: Path, results: Path) -> bool:
+    """Return whether there are results of the script, with as many cells of code as it has."""
+    record = results / f"{script.stem}.json"
+    code = [cell for cell in cells(script.read_text()) if not cell.markdown]
+    return record.exists() and len(json.loads(record.read_text())["outputs"]) == len(code)
+
+
 def page(script: Path, results: Path, target: Path) -> dict[str, str]:
     """Write the page of one example and return its title, first sentence and first figure."""
     found = cells(script.read_text())
@@ -48,7 +55,8 @@ def page(script: Path, results: Path, target: Path) -> dict[str, str]:
             parts.append(cell.text)
             continue
         drawn = re.findall(r'figures / "([\w.]+\.png)"', cell.text)
-        parts += [f"```python\n{cell.text}\n```", *_shown(next(outputs), drawn)]
+        code = [f"```python\n{cell.text}\n```"] if cell.text.strip() else []
+        parts += [*code, *_shown(next(outputs), drawn)]
         for figure in drawn:
             shutil.copy(results / figure, target / figure)
         figures += drawn
@@ -89,8 +97,8 @@ def write(app: Sphinx) -> None:
     )
     entries = []
     for script in scripts:
-        if not (results / f"{script.stem}.json").exists():
-            logger.warning("%s has not been run: `make examples`", script.name)
+        if not has_run(script, results):
+            logger.warning("%s has not been run as it stands: `make examples`", script.name)
             continue
         entries.append(page(script, results, target))
     cards = "\n".join(_card(entry) for entry in entries)

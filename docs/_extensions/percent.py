@@ -44,7 +44,7 @@ def cells(source: str) -> list[Cell]:
         elif guard := GUARD.search(text):
             text = text[: guard.start()] + dedent(text[guard.end() :])
         result.append(Cell(text.strip("\n"), markdown))
-    return [cell for cell in result if cell.text.strip()]
+    return result
 
 
 def marked(source: str) -> str:

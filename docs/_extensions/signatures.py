@@ -1,6 +1,7 @@
-"""Signatures of the API pages."""
+"""Signatures and docstrings of the API pages."""
 
 import inspect
+import re
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -21,7 +22,24 @@ def hide_of_results(
     return ("", None) if any(field.default is field.empty for field in fields) else None
 
 
+def keep_subscripts(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Escape the underscore of a formula such as y_-i, which would begin a reference; not in examples and literals."""
+    example, literal = False, None  # literal: the indentation of the line that ends in ::
+    for i, line in enumerate(lines):
+        if not line.strip():
+            example = False
+            continue
+        indent = len(line) - len(line.lstrip())
+        example = example or line.lstrip().startswith(">>>")
+        literal = None if literal is not None and indent <= literal else literal
+        if not example and literal is None:
+            lines[i] = re.sub(r"(?<=[^\W_])_(?=[^\w`]|$)", r"\\_", line)
+        if line.rstrip().endswith("::"):
+            literal = indent
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect."""
     app.connect("autodoc-process-signature", hide_of_results)
+    app.connect("autodoc-process-docstring", keep_subscripts, priority=900)  # after numpydoc
     return {"parallel_read_safe": True, "parallel_write_safe": True}
