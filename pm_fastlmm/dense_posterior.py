@@ -3,7 +3,6 @@
 import numpy as np
 import pymc as pm
 import xarray as xr
-from scipy.linalg import solve_triangular
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.distribution import DenseNode
@@ -55,8 +54,8 @@ def _coefficients(
     if not R.size:
         return np.zeros(0)
     residual = factor.L @ (factor.L.T @ factor.Py)
-    estimate = solve_triangular(R, Q1.T @ (node.observed - mu - residual))
-    root = solve_triangular(factor.T @ R, np.eye(len(R)))
+    estimate = np.linalg.solve(R, Q1.T @ (node.observed - mu - residual))
+    root = np.linalg.solve(factor.T @ R, np.eye(len(R)))
     drawn = estimate + root @ rng.standard_normal(len(R))
     if node.treatment == "flat":
         return np.asarray(drawn)

@@ -103,7 +103,8 @@ class REMLFit(FitInference, Described):
         if self.rotated is None:
             raise ValueError(
                 "this fit keeps no eigenvectors, or its responses had different missing rows, so that it has neither "
-                "random effects nor predictions: fit flmm.reml(spectrum, y), or reml(spectrum.subset(rows), y[rows])."
+                "random effects nor predictions, tests or intervals: fit flmm.reml(spectrum, y), or "
+                "reml(spectrum.subset(rows), y[rows])."
             )
         return self.rotated
 

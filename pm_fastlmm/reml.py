@@ -150,12 +150,12 @@ def _message(problem: str | None, boundary: Boundary | None, flat: bool, lost: s
     if flat:
         parts.append(
             "the likelihood is so flat at its maximum that its curvature is lost to rounding: the standard errors of "
-            "the variances and their shares are undefined (NaN). flmm.exact_posterior gives intervals"
+            "the variances and their shares are undefined (NaN). fit.intervals() and flmm.exact_posterior have some"
         )
     if boundary is not None:
         end = "sigma2_g = 0" if boundary == "no kernel variance" else "sigma2_e = 0"
         parts.append(
             f"{boundary}: the likelihood is highest at {end}; the standard errors of the variances and their shares "
-            "are undefined there (NaN). flmm.exact_posterior gives intervals"
+            "are undefined there (NaN). fit.intervals('inversion') and flmm.exact_posterior give intervals"
         )
     return ". ".join(parts)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pytest
 
 import pm_fastlmm as flmm
 
@@ -52,6 +53,15 @@ def test_the_guide_to_rows_that_do_not_fit_in_memory_runs_up_to_its_files():
     assert names["result"].p_value.idxmin() == "snp7"
     assert names["fit"].converged
     assert names["fit"].node.n == 5000
+
+
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto distribution")  # what the guide speaks of
+def test_the_guide_to_prediction_and_leave_one_out_runs():
+    names = run("prediction_and_loo.md")
+    assert names["loo"].n_data_points == 180
+    assert names["pit"]["Reaction"].shape == (180,)
+    assert names["table"].loc["slopes", "reference"] == "½χ²₁ + ½χ²₂"
+    assert names["replicates"].shape == (180, 100)
 
 
 def test_the_readme_runs():

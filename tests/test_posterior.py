@@ -526,3 +526,35 @@ def test_a_node_without_data_has_no_effects_to_recover(factor):
     for function in (flmm.recover_effects, flmm.predict):
         with pytest.raises(ValueError, match="y has no observed data"):
             function(fixed_draws(10), model=model)
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_replicates_of_a_dense_model_have_the_moments_of_V_and_of_the_conditional_of_beta(treatment):
+    p = make_problem("full rank")
+    shift = np.sin(np.arange(p.n))
+    with pm.Model() as model:
+        g, e = pm.HalfNormal("sigma2_g"), pm.HalfNormal("sigma2_e")
+        V = g * p.K + e * pt.eye(p.n)
+        flmm.DenseLMM("y", V=V, X=p.X, observed=p.y, mu=shift, **TREATMENTS[treatment])
+    tree = flmm.predict(fixed_draws(2000), effects="new", model=model, random_seed=1)
+    mean, cov = conditional(p, p.y - shift, treatment)
+    mean, cov = shift + p.X @ mean[:3], p.X @ cov[:3, :3] @ p.X.T
+    if treatment == "explicit":
+        np.testing.assert_allclose(flat_draws(tree.posterior_predictive["y_mean"])[7], mean)
+    else:
+        assert_moments(flat_draws(tree.posterior_predictive["y_mean"]), mean, cov)
+    assert_moments(flat_draws(tree.posterior_predictive["y"]), mean, cov + G * p.K + E * np.eye(p.n))
+    with pytest.raises(ValueError, match=r"y is a DenseLMM: .* effects='new'"):
+        flmm.predict(fixed_draws(4), model=model)
+
+
+def test_a_dense_model_without_data_or_definite_V_is_not_replicated():
+    with pm.Model() as model:
+        v = pm.Normal("v")
+        flmm.DenseLMM("y", V=v * pt.eye(3), observed=np.arange(3.0))
+        flmm.DenseLMM("z", V=pt.eye(3) * v, shape=3)
+    idata = az.from_dict({"posterior": {"v": np.array([[1.0, -1.0]] * 2)}})
+    with pytest.raises(ValueError, match="V of y is not positive definite at draw 1"):
+        flmm.predict(idata, effects="new", model=model, var_name="y")
+    with pytest.raises(ValueError, match="z has no observed data"):
+        flmm.predict(idata, effects="new", model=model, var_name="z")

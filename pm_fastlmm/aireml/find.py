@@ -431,7 +431,7 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
     if boundary:
         parts.append(
             f"on the boundary: {', '.join(boundary)}; standard errors of these are undefined there (NaN). "
-            "Posterior draws, flmm.sample, give intervals"
+            "fit.profile_interval and posterior draws, flmm.sample, give intervals"
         )
     return converged, ". ".join(parts)
 

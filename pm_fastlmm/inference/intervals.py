@@ -1,6 +1,6 @@
 """Intervals of the parameters of a fit, by four methods, as one table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -36,11 +36,12 @@ def share_limits(rotated: Rotated, method: Method, name: str, allowed: Allowed) 
 
 
 def inversion_limits(
-    rotated: Rotated, method: Method, name: str, level: float, n_sim: int, random_seed: object
-) -> tuple[FloatArray, FloatArray]:
-    """Return the values of h2, pve or delta that the exact likelihood-ratio test does not reject, (T,)."""
+    rotated: Rotated, method: Method, names: Sequence[str], level: float, n_sim: int, random_seed: object
+) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Return the values of h2, pve or delta that the exact likelihood-ratio test does not reject, (T,), by name."""
     rng = np.random.default_rng(random_seed)  # type: ignore[arg-type]
-    return share_limits(rotated, method, name, critical_values(rotated.spectrum, method, level, n_sim, rng))
+    allowed = critical_values(rotated.spectrum, method, level, n_sim, rng)
+    return {name: share_limits(rotated, method, name, allowed) for name in names}
 
 
 def critical_levels(

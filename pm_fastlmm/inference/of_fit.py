@@ -121,7 +121,7 @@ class FitInference:
         >>> batch = np.repeat(np.eye(5), 3, axis=0)
         >>> spectrum = flmm.Spectrum.from_factor(batch, np.ones((15, 1)))
         >>> fit = flmm.reml(spectrum, np.array([1.0, 2, 1, 3, 3, 4, 2, 3, 1, 2, 4, 3, 1, 1, 2]))
-        >>> print([round(float(limit), 3) for limit in fit.profile_interval("h2")])
+        >>> print([round(limit, 3) for limit in fit.profile_interval("h2")])
         [0.0, 0.907]
         """
         check_level(level)
@@ -160,15 +160,7 @@ class FitInference:
         acceptance regions order the estimates; the likelihood ratio orders them here, so that the interval always
         contains the estimate and is never empty.
         """
-        check_level(level)
-        require_draws(n_sim)
-        if name not in SHARES:
-            raise ValueError(
-                f"the test is inverted for functions of delta, {', '.join(SHARES)}, not for {name!r}: its null "
-                "distribution would depend on a second parameter. profile_interval takes any quantity."
-            )
-        require_variation(self._data, self.method)
-        return self._known(inversion_limits(self._data, self.method, name, level, n_sim, random_seed))
+        return self._inverted((name,), level, n_sim, random_seed)[name]
 
     def critical_values(
         self, h2: Any, level: float = 0.95, *, n_sim: int = 4000, random_seed: Any = None
@@ -257,14 +249,14 @@ class FitInference:
             raise ValueError(f"method must be 'profile', 'inversion', 'bootstrap' or 'delta', got {method!r}.")
         chosen = self._default_quantities(method) if quantities is None else tuple(quantities)
         replicates = self.bootstrap(n_sim, random_seed=random_seed) if method == "bootstrap" else None
-        seed = np.random.default_rng(random_seed).integers(2**63)  # one simulation's numbers for all quantities
+        inverted = self._inverted(chosen, level, n_sim, random_seed) if method == "inversion" else {}
         rows = []
         for name in chosen:
             estimate, se = self._estimate(name)
             if method == "profile":
                 limits = self.profile_interval(name, level)
             elif method == "inversion":
-                limits = self.inversion_interval(name, level, n_sim=n_sim, random_seed=seed)
+                limits = inverted[name]
             elif replicates is not None:
                 limits = replicates.interval(name, level)
             else:
@@ -337,12 +329,25 @@ class FitInference:
         """
         return fixed.contrast_test(self._fixed_effects(), L, df)
 
+    def _inverted(self, names: Sequence[str], level: float, n_sim: int, random_seed: Any) -> dict[str, tuple[Any, Any]]:
+        check_level(level)
+        require_draws(n_sim)
+        if other := [name for name in names if name not in SHARES]:
+            raise ValueError(
+                f"the test is inverted for functions of delta, {', '.join(SHARES)}, not for {other[0]!r}: its null "
+                "distribution would depend on a second parameter. profile_interval takes any quantity."
+            )
+        require_variation(self._data, self.method)
+        found = inversion_limits(self._data, self.method, names, level, n_sim, random_seed)
+        return {name: self._known(limits) for name, limits in found.items()}
+
     def _fixed_effects(self) -> fixed.FixedEffects:
         return fixed.spectral_fixed_effects(self._data, self.sigma2_g, self.sigma2_e, self.boundary, self.method)
 
     def _known(self, limits: tuple[FloatArray, FloatArray]) -> tuple[Any, Any]:
         """Return numbers for one response; NaN where the fit has no estimate."""
-        low, high = (np.where(self.converged, np.reshape(v, np.shape(self.converged)), np.nan)[()] for v in limits)
+        ends = [np.where(self.converged, np.reshape(v, np.shape(self.converged)), np.nan) for v in limits]
+        low, high = (end if end.ndim else end.item() for end in ends)
         return low, high
 
     def _default_quantities(self, method: IntervalMethod) -> tuple[str, ...]:

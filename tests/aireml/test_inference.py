@@ -299,3 +299,39 @@ def test_bad_requests_are_refused_with_the_remedy():
         flmm.StructuredLMM("y", X=X, terms=[term], sigma2_e=pm.HalfNormal("e", 1), beta=beta, observed=table["y"])
     with pytest.raises(ValueError, match="estimates no fixed effects by REML"):
         find(explicit).coefficients()
+
+
+# ---------------------------------------------------------------- other engines
+
+
+def test_a_lengthscale_has_limits_where_its_profile_falls(families):
+    example = families.Example()
+    fit = find(example.model())
+    low, high = fit.profile_interval("lengthscale")
+    assert low < fit.theta["lengthscale"] < high
+    for limit in (low, high):
+        best = flmm.reml(example.family.at(limit), example.y)  # the variances by another engine, globally
+        if families.RANGE[0] < limit < families.RANGE[1]:
+            assert_allclose(2 * (fit.loglik - best.loglik), CUT, atol=1e-4)
+    with pytest.raises(ValueError, match="restricted likelihood of terms"):
+        fit.test_no_variance("sigma2_g")
+
+
+def test_fourier_features_have_satterthwaite_tables_and_profile_intervals():
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.uniform(size=300))
+    X = np.column_stack([np.ones(300), rng.normal(size=300)])
+    y = X @ [1.0, 0.5] + np.sin(6 * x) + 0.5 * rng.normal(size=300)
+    basis = flmm.FourierBasis(x, "matern52", lengthscale=(0.1, 1.0), domain=(0.0, 1.0), noise_ratio_min=0.1)
+    statistics = basis.statistics(x, y, X)
+    with pm.Model() as model:
+        s2, e2 = pm.HalfNormal("s2", 3), pm.HalfNormal("e2", 3)
+        flmm.FourierLMM("y", statistics=statistics, lengthscale=0.3, sigma2=s2, sigma2_e=e2)
+    fit = find(model)
+    low, high = fit.profile_interval("e2")
+    assert low < fit.theta["e2"] < high
+    for limit in (low, high):
+        again = find(model, fixed={"e2": limit})
+        assert_allclose(2 * (fit.loglik - again.loglik), CUT, atol=1e-5)
+    df = fit.coefficients()["df"]
+    assert 250 < df.iloc[1] < 298

@@ -1,5 +1,7 @@
 """Intervals: the dense profile at their ends, boundaries, several modes, inversion, bootstrap, the table."""
 
+import matplotlib
+import matplotlib.pyplot
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -293,3 +295,29 @@ def test_bad_requests_are_refused_with_the_remedy(build_problem):
         constant.bootstrap()
     assert np.isnan(constant.profile_interval("h2")).all()
     assert np.isnan(constant.profile_interval("total")).all()
+
+
+def test_the_figure_draws_the_intervals_where_they_are(build_problem):
+    matplotlib.use("Agg")
+    problem = build_problem("full-K")
+    fit = flmm.reml(problem.spectrum, problem.y)
+    ax = flmm.plots.plot_h2_intervals(fit, n_sim=300, random_seed=1)
+    bars = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 5]
+    assert len(bars) == 4
+    assert_allclose(bars[2], fit.profile_interval("h2"))
+    curve, exact = (next(line for line in ax.lines if line.get_label().startswith(s)) for s in ("2 [max", "exact"))
+    below = curve.get_xdata()[curve.get_ydata() <= exact.get_ydata()]
+    assert_allclose(bars[3], [below.min(), below.max()], atol=2.5e-3)
+    matplotlib.pyplot.close(ax.figure)
+
+
+def test_critical_values_belong_to_the_inverted_test(build_problem):
+    problem = build_problem("low-K")
+    fit = flmm.reml(problem.spectrum, problem.y)
+    low, high = fit.inversion_interval("h2", 0.9, n_sim=500, random_seed=3)
+    for limit, end in ((low, 0.0), (high, 1.0)):
+        rise = 2 * (fit.loglik - float(fit.profile(limit)))
+        critical = float(fit.critical_values(limit, 0.9, n_sim=500, random_seed=3))
+        assert rise <= critical + 1e-9 if limit == end else abs(rise - critical) < 1e-6
+    with pytest.raises(ValueError, match="h2 must be between 0 and 1"):
+        fit.critical_values([0.5, 1.1])
