@@ -8,9 +8,10 @@ import numpy as np
 from scipy.special import gammaln
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import Described
 from pm_fastlmm.conditional import log_integral
 from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.prior import VariancePrior, residual_scale, shares
+from pm_fastlmm.prior import VariancePrior, residual_scale, shares, short
 
 type Family = Literal["half-normal", "half-t", "exponential"]
 
@@ -21,7 +22,7 @@ _STEP = 0.05  # of log total, where the prior alone is integrated over it
 
 
 @dataclass(frozen=True, slots=True)
-class DeviationPrior:
+class DeviationPrior(Described):
     """
     σ_K ~ family(scale_kernel) and, independently, σ_e ~ family(scale_residual): priors on standard deviations.
 
@@ -100,6 +101,12 @@ class DeviationPrior:
         scale = np.sqrt(rotated.norm2 / rotated.spectrum.df)
         scale = np.where(scale > 0, scale, 1.0)
         return cls(family, scale, scale, df)
+
+    def _facts(self) -> dict[str, str]:
+        return {
+            "σ_K": f"{self.family}({short(self.scale_kernel)})",
+            "σ_e": f"{self.family}({short(self.scale_residual)})",
+        } | ({"ν": f"{self.df:g}"} if self.family == "half-t" else {})
 
     @property
     def proper(self) -> bool:

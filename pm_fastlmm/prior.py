@@ -74,7 +74,7 @@ class VariancePrior(Described):
         )
 
     def _facts(self) -> dict[str, str]:
-        total = f"InverseGamma({self.total_shape:g}, {_short(self.total_scale)})"
+        total = f"InverseGamma({self.total_shape:g}, {short(self.total_scale)})"
         return {
             "h²": f"Beta({self.h2_alpha:g}, {self.h2_beta:g})",
             "total": total if self.proper else "1/total, improper",
@@ -130,7 +130,7 @@ def residual_scale(rotated: Rotated) -> float:
     return scale
 
 
-def _short(value: float | FloatArray) -> str:
+def short(value: float | FloatArray) -> str:
     """Return a number, or the range of several."""
     low, high = float(np.min(value)), float(np.max(value))
     if np.ndim(value) == 0:

@@ -136,6 +136,7 @@ CASES = {
     "CrossProducts": cross_products,
     "DenseLMM": lambda: node(dense),
     "Design": lambda: flmm.Design.from_formula("Reaction ~ Days", flmm.datasets.sleepstudy(), K=np.eye(180)),
+    "DeviationPrior": lambda: flmm.DeviationPrior("half-t", 2.0, 1.0),
     "Diagonal": lambda: cov.diagonal([1.0, 2.0]),
     "Equicorrelation": lambda: cov.equicorrelation(1.0, 0.5, size=3),
     "EquivalentRows": lambda: flmm.equivalent_rows(cross_products()),
