@@ -74,6 +74,7 @@ gallery_order = [
     "sleepstudy",
     "oats_trial",
     "tests_and_intervals",
+    "priors_of_heritability",
     "body_size_of_anoles",
     "marker_heritability",
     "families_by_size",

@@ -83,6 +83,8 @@ def test_the_api_page_lists_everything_public():
     listed = {name: set() for name in modules}
     for section in page.split(".. currentmodule:: ")[1:]:
         listed.setdefault(section.split()[0], set()).update(re.findall(r"^   (\w+)$", section, flags=re.MULTILINE))
+    names = re.findall(r"^   (\w+)$", page, flags=re.MULTILINE)
+    assert sorted(set(names)) == sorted(names)
     objects = {id(getattr(module, name)) for heading, module in modules.items() for name in listed[heading]}
     for heading, module in modules.items():
         names = set(module.__all__) - {"covariance", "datasets", "plots"}
