@@ -56,8 +56,18 @@ def log_integral(prior: TotalPrior, quadratic: FloatArray, df: int) -> FloatArra
     top = _log_density(prior, quadratic, df, mode)
     total = np.zeros_like(top)
     for u in _NODES:  # one after the other: no array of responses × nodes of h² × nodes of t
-        total += np.cosh(u) * np.exp(_log_density(prior, quadratic, df, mode + width * np.sinh(u)) - top)
+        total += np.cosh(u) * _relative(prior, quadratic, df, mode + width * np.sinh(u), top)
     return np.asarray(top + np.log(total * width * (_NODES[1] - _NODES[0])))
+
+
+def _relative(prior: TotalPrior, quadratic: FloatArray, df: int, t: FloatArray, top: FloatArray) -> FloatArray:
+    """
+    Return the density at t relative to the mode.
+
+    Where h² is impossible the log-density is so low, -1e18, that its rounding is more than what it may lie above the
+    mode by, and would overflow: that h² has no mass, whatever its conditional is.
+    """
+    return np.asarray(np.exp(np.minimum(_log_density(prior, quadratic, df, t) - top, 0.0)))
 
 
 def _log_density(prior: TotalPrior, quadratic: FloatArray, df: int, t: FloatArray) -> FloatArray:
@@ -93,7 +103,7 @@ class Conditional:
         top = _log_density(prior, quadratic, df, mode)
         u = _FINE[:, None]
         t = mode + width * np.sinh(u)
-        density = np.cosh(u) * np.exp(_log_density(prior, quadratic, df, t) - top)
+        density = np.cosh(u) * _relative(prior, quadratic, df, t, top)
         weights = density / density.sum(0)
         with np.errstate(over="ignore", invalid="ignore"):
             totals = np.where(weights > 0, np.exp(t), 0.0)

@@ -256,3 +256,17 @@ def test_data_that_leave_h2_unbounded_have_no_posterior(build_problem):
         flmm.exact_posterior(
             problem.spectrum, problem.W @ np.ones(6), prior=flmm.DeviationPrior("half-normal", 1.0, 1.0)
         )
+
+
+def test_responses_whose_nodes_reach_where_others_have_no_mass_keep_their_posterior():
+    # one response that K nearly explains takes the nodes to logit h² = 80, where the others' log-densities are -1e18
+    rng = np.random.default_rng(1)
+    W = rng.normal(size=(24, 5))
+    spectrum = flmm.Spectrum.from_factor(W, np.ones((24, 1)))
+    Y = np.column_stack([W @ rng.normal(size=5) + 1e-9 * rng.normal(size=24), *rng.normal(size=(30, 24))])
+    for family in FAMILIES:
+        posterior = flmm.exact_posterior(spectrum, Y, prior=flmm.DeviationPrior(family, 1.0, 0.7))
+        assert np.isfinite(posterior.log_bayes_factor).all()
+        alone = flmm.exact_posterior(spectrum, Y[:, 4], prior=posterior.prior)
+        assert_allclose(posterior.mean("h2")[4], alone.mean("h2"), rtol=1e-5)
+        assert_allclose(posterior.log_bayes_factor[4], alone.log_bayes_factor, atol=1e-5)
