@@ -143,6 +143,7 @@ def process() -> SamplingComparison:
 
     everyone = {
         f"{OURS} FourierLMM, flmm.sample": lambda: by_ours(fourier()),
+        f"{OURS} FourierLMM, pm.sample": lambda: by_pymc(fourier()),
         "celerite2.pymc, pm.sample": lambda: by_pymc(celerite2()),
         "pm.gp.HSGP, pm.sample": lambda: by_pymc(hsgp()),
     }
