@@ -9,7 +9,7 @@ import xarray as xr
 from rich.progress import track
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.structured import compile_matrices
+from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.coefficients import draw_factor_effects
 from pm_fastlmm.distribution import StructuredNode
 from pm_fastlmm.effects import draw_effects

@@ -10,7 +10,7 @@ import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, read, require_length
-from pm_fastlmm.aireml.structured import compile_matrices
+from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.functions import read_new

@@ -15,7 +15,7 @@ from pytensor.xtensor import as_xtensor
 
 from pm_fastlmm._arrays import outside
 from pm_fastlmm.aireml import find_node
-from pm_fastlmm.aireml.structured import compile_matrices
+from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.covariance.theta import RESIDUAL
 from pm_fastlmm.distribution import FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching

@@ -5,15 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-import pytensor
-import pytensor.tensor as pt
 import scipy.sparse as sp
-from pytensor.gradient import pushforward
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.ldl import ldl_jacobian, lower, to_ldl, unpack_ldl
+from pm_fastlmm.aireml.matrices import compile_matrices
+from pm_fastlmm.aireml.moments import moments, starting_values
 from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, moment_start
 from pm_fastlmm.covariance.theta import Entry, Theta
-from pm_fastlmm.distribution.graphs import INTERPRETED
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
@@ -142,14 +141,14 @@ class StructuredObjective(Objective):
         """
         components, owners = self._components()
         Q = self.products.projection.Q1
-        gram, squares = _moments(components, Q if self.products.flat else Q[:, :0], self.y, self.products.n)
+        gram, squares = moments(components, Q if self.products.flat else Q[:, :0], self.y, self.products.n)
         self._require_information(components, owners, gram[-1, :-1])
         estimate = moment_start(gram, squares)
         theta = np.zeros(self.layout.size)
         theta[-1] = estimate[-1]
         for entry in self.layout.entries:
             own = estimate[[i for i, (k, _) in enumerate(owners) if k == entry.term]]
-            theta[entry.place] = _starting_values(entry, own, self.lower[entry.place], self.upper[entry.place])
+            theta[entry.place] = starting_values(entry, own, self.lower[entry.place], self.upper[entry.place])
         theta = np.where(self.fixed & np.isfinite(self.held), self.held, theta)
         return self._best_ratio(theta) if self.layout.size == 2 and not self.fixed.any() else theta
 
@@ -197,14 +196,14 @@ class StructuredObjective(Objective):
         """Return ω: each unstructured Σ by D and U."""
         omega = np.array(theta, dtype=float)
         for entry in self._matrix_entries():
-            omega[entry.place] = _to_ldl(omega[entry.place], entry.shape[0])
+            omega[entry.place] = to_ldl(omega[entry.place], entry.shape[0])
         return omega
 
     def external(self, omega: FloatArray) -> FloatArray:
         """Return θ."""
         theta = np.array(omega, dtype=float)
         for entry in self._matrix_entries():
-            U, D = _unpack_ldl(omega[entry.place], entry.shape[0])
+            U, D = unpack_ldl(omega[entry.place], entry.shape[0])
             theta[entry.place] = ((U * D) @ U.T)[np.tril_indices(entry.shape[0])]
         return theta
 
@@ -212,7 +211,7 @@ class StructuredObjective(Objective):
         """Return ∂θ/∂ω."""
         J = np.eye(len(omega))
         for entry in self._matrix_entries():
-            J[entry.place, entry.place] = _ldl_jacobian(omega[entry.place], entry.shape[0])
+            J[entry.place, entry.place] = ldl_jacobian(omega[entry.place], entry.shape[0])
         return J
 
     @property
@@ -261,7 +260,7 @@ class StructuredObjective(Objective):
         best, highest = None, _GAIN
         for entry in self._matrix_entries():
             k, c = entry.term, entry.shape[0]
-            if (np.diag(_lower(_to_ldl(theta[entry.place], c), c)) > 0).all():
+            if (np.diag(lower(to_ldl(theta[entry.place], c), c)) > 0).all():
                 continue
             size = np.diag(state.mixed.average_information([(k, np.diag(row)) for row in np.eye(c)]))[:c]
             scale = np.where(size > 0, np.where(size > 0, size, 1.0) ** -0.25, 0.0)
@@ -338,103 +337,3 @@ def _without_fixed(response: Response, products: MixedProducts) -> Response:
 def _propagate(block: Block, sigma: FloatArray) -> FloatArray:
     G = sp.kron(sp.eye_array(block.levels), sigma, format="csr")
     return np.asarray((block.Z @ G @ block.Z.T).todense())
-
-
-def _moments(components: list[sp.csr_array], Q: FloatArray, y: FloatArray, n: int) -> tuple[FloatArray, FloatArray]:
-    """Return tr(MV_iMV_j) and yᵀMV_iMy for V_i = Z_iZ_iᵀ and, last, I: M takes X out, and no n × n matrix is formed."""
-    along = [Z.T @ Q for Z in components]
-    count = len(components)
-    gram, squares = np.zeros((count + 1, count + 1)), np.zeros(count + 1)
-    for i, Zi in enumerate(components):
-        for j in range(i + 1):
-            cross = sp.coo_array(Zi.T @ components[j])
-            shared = np.einsum("kr,kr->k", along[i][cross.row], along[j][cross.col])
-            projected = np.sum((along[i].T @ along[i]) * (along[j].T @ along[j]))
-            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * (cross.data * shared).sum() + projected
-        trace = (Zi.data**2).sum() - (along[i] ** 2).sum()
-        gram[i, count] = gram[count, i] = trace
-        squares[i] = ((Zi.T @ y) ** 2).sum()
-    gram[count, count], squares[count] = n - Q.shape[1], y @ y
-    return gram, squares
-
-
-def _starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: FloatArray) -> FloatArray:
-    """Return uncorrelated starting values of one parameter from the variances of its term."""
-    variance = float(own.mean())
-    if entry.matrix:
-        return np.diag(own if own.size == entry.shape[0] else np.full(entry.shape[0], variance))[
-            np.tril_indices(entry.shape[0])
-        ]
-    if (lower == 0).all() and np.isinf(upper).all():
-        return own if own.size == entry.size else np.full(entry.size, variance)
-    if np.isinf(lower).all():
-        return np.full(entry.size, np.sqrt(variance / 2))
-    inside = (lower < 0) & (upper > 0)
-    return np.where(inside, 0.0, (lower + upper) / 2)
-
-
-def compile_matrices(layout: Theta) -> Callable[[FloatArray], Any]:
-    """Return a function of θ: Σ_k of each term, and (place in θ, k, ∂Σ_k/∂θ_place) of each element."""
-    theta = pt.vector("theta", shape=(layout.size,))
-    matrices = [pt.as_tensor(m) for m in layout.matrices(theta)]
-    places: list[tuple[int, int]] = []
-    tangents = []
-    for entry in layout.entries:
-        for place in range(entry.start, entry.start + entry.size):
-            direction = np.zeros(layout.size)
-            direction[place] = 1.0
-            places.append((place, entry.term))
-            tangents.append(pushforward(matrices[entry.term], theta, pt.constant(direction)))
-    compiled = pytensor.function([theta], [*matrices, *tangents], mode=INTERPRETED, on_unused_input="ignore")
-    count = len(matrices)
-
-    def evaluate(values: FloatArray) -> tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]:
-        with np.errstate(all="ignore"):
-            out = compiled(np.asarray(values, dtype=float))
-        pairs = zip(places, out[count:], strict=True)
-        return out[:count], [(place, k, np.atleast_2d(direction)) for (place, k), direction in pairs]
-
-    return evaluate
-
-
-def _lower(packed: FloatArray, c: int) -> FloatArray:
-    out = np.zeros((c, c))
-    out[np.tril_indices(c)] = packed
-    return out
-
-
-def _unpack_ldl(packed: FloatArray, c: int) -> tuple[FloatArray, FloatArray]:
-    L = _lower(packed, c)
-    return np.tril(L, -1) + np.eye(c), np.diag(L).copy()
-
-
-def _to_ldl(packed: FloatArray, c: int) -> FloatArray:
-    """Return D on the diagonal and U below it, of a positive semi-definite matrix; zero columns where D is 0."""
-    S = _lower(packed, c)
-    S = S + np.tril(S, -1).T
-    scale = np.diag(S).copy()
-    out = np.zeros((c, c))
-    for j in range(c):
-        pivot = S[j, j] if S[j, j] > 1e-12 * scale[j] else 0.0
-        out[j, j] = pivot
-        if pivot:
-            column = S[j + 1 :, j] / pivot
-            out[j + 1 :, j] = column
-            S[j + 1 :, j + 1 :] -= pivot * np.outer(column, column)
-    return out[np.tril_indices(c)]
-
-
-def _ldl_jacobian(packed: FloatArray, c: int) -> FloatArray:
-    """Return ∂vech(UDUᵀ)/∂(D, U): U_kU_kᵀ for D_k, D_j(e_iU_jᵀ + U_je_iᵀ) for U_ij."""
-    U, D = _unpack_ldl(packed, c)
-    rows, columns = np.tril_indices(c)
-    out = np.empty((len(rows), len(rows)))
-    for a, (i, j) in enumerate(zip(rows, columns, strict=True)):
-        if i == j:
-            change = np.outer(U[:, i], U[:, i])
-        else:
-            change = np.zeros((c, c))
-            change[i] += D[j] * U[:, j]
-            change[:, i] += D[j] * U[:, j]
-        out[:, a] = change[rows, columns]
-    return out

@@ -1,0 +1,229 @@
+"""From an objective to its VarianceFit: start, bounds, the iteration, and the verdict on where it ended."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.dense import DenseObjective
+from pm_fastlmm.aireml.fit import VarianceFit, history_of
+from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
+from pm_fastlmm.aireml.mapping import Link, constants_of
+from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
+from pm_fastlmm.aireml.structured import StructuredObjective
+from pm_fastlmm.distribution import FourierNode, LMMNode
+
+_SMALLEST = 1e-70  # of the length of y, and 1/_SMALLEST the largest: the information has fourth powers of it
+_SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
+
+
+def estimate(
+    objective: Objective, node: LMMNode | None, link: Link | None, start: Any, fixed: Any, bounds: Any,
+    tolerances: Tolerances, max_iterations: int, progressbar: bool, verbose: int,
+) -> VarianceFit:  # fmt: skip
+    """
+    Return the fit of an objective; `node` and `link` are those of the model that it is of, if any.
+
+    Raises
+    ------
+    ValueError
+        If y has no estimate, or `start`, `fixed` or `bounds` name what is no parameter or exclude all values.
+    """
+    _require_residual(objective)
+    objective, theta = _prepared(objective, start, fixed, bounds)
+    trace = _run(objective, theta, tolerances, max_iterations, progressbar, verbose)
+    last = trace.iterations[-1]
+    state = objective.state(last.theta)
+    beta, beta_cov = objective.coefficients(state)
+    boundary = _boundary(objective, last)
+    coef, names = list(objective.coef), list(objective.names)
+    point, problem = _point(objective, link, last)
+    converged, message = _verdict(objective, trace, last, boundary)
+    return VarianceFit(
+        theta=pd.Series(last.theta, names, name="theta"),
+        point=point,
+        loglik=last.loglik,
+        score=pd.Series(last.score, names, name="score"),
+        average_information=pd.DataFrame(last.average_information, names, names),
+        beta=pd.Series(beta, coef, name="beta"),
+        beta_cov=pd.DataFrame(beta_cov, coef, coef),
+        boundary=boundary,
+        converged=converged,
+        message=". ".join(part for part in (message, problem) if part),
+        history=history_of(objective, trace),
+        method=objective.method,
+        objective=objective,
+        node=node,
+        **_constants(node),
+    )
+
+
+def _constants(node: LMMNode | None) -> dict[str, Any]:
+    if node is None or isinstance(node, FourierNode):
+        return {}
+    mu, b, _ = constants_of(node)
+    return {"mu": mu, "prior_mean": b if node.treatment == "proper" else np.zeros(0)}
+
+
+def _require_residual(objective: Any) -> None:
+    """Refuse a response of which X leaves nothing, or whose squares leave the range of floating point."""
+    inner = getattr(objective, "inner", objective)
+    if not isinstance(inner, StructuredObjective | DenseObjective):
+        return
+    along = inner.y1 if isinstance(inner, DenseObjective) else inner.response.y1
+    flat = inner.flat if isinstance(inner, DenseObjective) else inner.products.flat
+    left, whole = float(np.linalg.norm(inner.y)), float(np.hypot(np.linalg.norm(inner.y), np.linalg.norm(along)))
+    if not (whole == 0 or _SMALLEST < whole < 1 / _SMALLEST):
+        raise ValueError(
+            f"y has values of size {whole:.1e}, whose squares leave the range of floating point: choose another unit."
+        )
+    if flat and left <= len(inner.y) * np.finfo(float).eps * whole:
+        raise ValueError(
+            "X explains y exactly, no residual is left: there is nothing to estimate a variance from. Check for a "
+            "constant y, or a column of X that equals it."
+        )
+
+
+def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any, FloatArray]:
+    """Return the objective with narrower bounds and fixed parameters, and the start inside them."""
+    lower, upper = objective.lower.copy(), objective.upper.copy()
+    matrix = _matrix_elements(objective)
+    for name, (low, high) in (bounds or {}).items():
+        i = _index(objective, name, "bounds")
+        if not low < high or low < lower[i] or high > upper[i]:
+            raise ValueError(
+                f"bounds of {name} are ({low}, {high}): they must be increasing and inside ({lower[i]}, {upper[i]})."
+            )
+        if matrix[i]:
+            raise ValueError(
+                f"{name} is an element of an unstructured matrix, whose elements have no bounds of their own."
+            )
+        lower[i], upper[i] = low, high
+    mask = np.array(objective.fixed, dtype=bool)
+    for name in fixed:
+        i = _index(objective, name, "fixed")
+        if matrix[i]:
+            raise ValueError(
+                f"{name} is an element of an unstructured matrix: fix it by another structure, for instance diagonal."
+            )
+        mask[i] = True
+    if mask.all():
+        raise ValueError("every parameter is fixed: there is nothing to estimate. fit.log_likelihood(theta) evaluates.")
+    changed = replace(objective, lower=lower, upper=upper, fixed=mask)
+    theta = changed.start() if start is None else changed.read(start, changed.start(), "start")
+    if isinstance(fixed, Mapping):
+        theta = changed.read(fixed, theta, "fixed")
+    outside = (theta < objective.lower) | (theta > objective.upper)
+    if outside.any():
+        raise ValueError(f"start is outside the bounds: {changed.described(theta)}.")
+    return changed, np.where(mask, theta, np.clip(theta, lower, upper))
+
+
+def _index(objective: Objective, name: str, what: str) -> int:
+    if name not in objective.names:
+        raise ValueError(f"{what} names {name!r}, which is no parameter: they are {', '.join(objective.names)}.")
+    return objective.names.index(name)
+
+
+def _matrix_elements(objective: Objective) -> Any:
+    mask = np.zeros(len(objective.names), dtype=bool)
+    if isinstance(objective, StructuredObjective):
+        for entry in objective.layout.entries:
+            mask[entry.place] = entry.matrix and entry.shape[0] > 1
+    return mask
+
+
+def _run(
+    objective: Objective,
+    theta: FloatArray,
+    tolerances: Tolerances,
+    max_iterations: int,
+    progressbar: bool,
+    verbose: int,
+) -> Trace:
+    console = Console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not progressbar) as progress:
+        task = progress.add_task(f"{objective.method}: starting")
+
+        def report(count: int, i: Iteration) -> None:
+            progress.update(task, description=f"{objective.method}: iteration {count}, log-likelihood {i.loglik:.6f}")
+            if verbose:
+                console.print(
+                    f"{count:3d}  loglik {i.loglik:.8f}  decrement {i.decrement:.2e}  {i.kind:10s} "
+                    f"{objective.described(i.theta)}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
+
+        return maximise(objective, theta, tolerances=tolerances, max_iterations=max_iterations, report=report)
+
+
+def _boundary(objective: Objective, last: Iteration) -> tuple[str, ...]:
+    """Return the parameters on a bound; an unstructured matrix is on it as a whole when it is singular."""
+    omega = objective.internal(last.theta)
+    J = objective.jacobian(omega)
+    information = J.T @ last.average_information @ J
+    tiny = 1e-9 * typical(omega, information)
+    at = ((omega <= objective.internal_lower + tiny) | (omega >= objective.internal_upper - tiny)) & ~objective.fixed
+    at |= objective.inactive(omega, J.T @ last.score, information)
+    if isinstance(objective, StructuredObjective):
+        for entry in objective.layout.entries:
+            if entry.matrix and at[entry.place].any():
+                at[entry.place] = True
+    return tuple(name for name, is_at in zip(objective.names, at, strict=True) if is_at)
+
+
+def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tuple[str, ...]) -> tuple[bool, str]:
+    parts = [trace.reason] if trace.reason else []
+    converged = trace.converged
+    if isinstance(objective, StructuredObjective) and not objective.fixed[-1]:
+        at_zero = last.theta[-1] <= objective.internal_lower[-1] * (1 + 1e-9)
+        if at_zero and -last.theta[-1] * last.score[-1] > _SLOPE:
+            converged = False
+            parts.append(
+                "the residual variance goes to 0 and the likelihood is not bounded: X and the random effects explain y "
+                "exactly. Use fewer terms or more observations"
+            )
+    parts += objective.remarks(last.theta)
+    if unresolved := _unresolved(objective, last, boundary):
+        parts.append(
+            f"the data do not tell {', '.join(unresolved)} apart, only combinations of them have information: standard "
+            "errors are undefined (NaN). Leave a term out, or fix one of them with fixed="
+        )
+    if boundary:
+        parts.append(
+            f"on the boundary: {', '.join(boundary)}; standard errors of these are undefined there (NaN). "
+            "fit.profile_interval and posterior draws, flmm.sample, give intervals"
+        )
+    return converged, ". ".join(parts)
+
+
+def _unresolved(objective: Objective, last: Iteration, boundary: tuple[str, ...]) -> list[str]:
+    """Return the free parameters off the boundary if their information is singular, nothing otherwise."""
+    free = ~np.asarray(objective.fixed) & ~np.isin(objective.names, boundary)
+    cov = information_inverse(last.average_information, free)
+    return [name for name, f, v in zip(objective.names, free, np.diag(cov), strict=True) if f and np.isnan(v)]
+
+
+def _point(objective: Objective, link: Link | None, last: Iteration) -> tuple[dict[str, Any], str]:
+    """Return the free variables at θ, and what is wrong with them."""
+    theta = last.theta
+    if link is None:
+        return objective.point(theta), ""
+    varying = ~np.asarray(objective.fixed)
+    size = typical(theta, last.average_information)
+    x = link.invert(np.where(np.isfinite(theta), theta, 0.0), size, objective.lower, varying)
+    if x is None or not math.isfinite(float(np.abs(x).sum())):
+        return {}, (
+            "the estimate lies outside the support of the model's free variables, so that fit.point is empty: "
+            "look at their priors' bounds"
+        )
+    return link.variables.split(x), ""
