@@ -39,6 +39,8 @@ _MAX_LAPLACE = 500
 _DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap structured likelihood
 _LEVELS = 8000
 _REML_ITERATIONS = 30
+_FACTOR = 4.0
+_REACH = _FACTOR ** np.arange(35)  # how far along a coordinate its unit is sought
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +95,7 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
         joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial)
     logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
     constrain = _compile_constrain(model, node, free, values, initial)
-    mean, cov = _refined(logp, _mode(logp, _match_reml(model, node, constrain, _ravel(initial))))
+    mean, cov = _refined(logp, _mode(logp, _match_reml(model, node, constrain, logp, _ravel(initial))))
     exact = mean.size <= _MAX_QUADRATURE and _cheap(node)
     if exact:
         mean, cov, draws = _quadrature(logp, mean, cov, chains, rng)
@@ -123,7 +125,7 @@ def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
     free, values, initial = _coordinates(model, node)
     logp = _finite(_compile_marginal(model, free, values, initial, INTERPRETED))
     constrain = _compile_constrain(model, node, free, values, initial)
-    return _initvals(free, constrain(_mode(logp, _match_reml(model, node, constrain, _ravel(initial))))[0])
+    return _initvals(free, constrain(_mode(logp, _match_reml(model, node, constrain, logp, _ravel(initial))))[0])
 
 
 def _coordinates(model: pm.Model, node: LMMNode) -> tuple[list[Any], list[Any], dict[str, FloatArray]]:
@@ -211,7 +213,31 @@ def _estimated(node: LMMNode) -> list[Any]:
     return [node.theta] if isinstance(node, StructuredNode) else []
 
 
-def _match_reml(model: pm.Model, node: LMMNode, constrain: Any, x0: FloatArray) -> FloatArray:
+def _units(logp: Density, x: FloatArray) -> FloatArray:
+    """
+    Return how far along each coordinate, on both sides, the log-density is lower by ½: 1 where it never is, or unknown.
+
+    An unconstrained coordinate need not be a logarithm of size 1: the elements of a Cholesky factor off its diagonal
+    have the units of y and of the slope.
+    """
+    value, out = logp(x)[0], np.ones(x.size)
+    if not math.isfinite(value):
+        return out
+    for i, axis in enumerate(np.eye(x.size)):
+
+        def fallen(t: float, axis: FloatArray = axis) -> bool:
+            return max(logp(x + t * axis)[0], logp(x - t * axis)[0]) < value - 0.5
+
+        far = next((t for t in _REACH if fallen(t)), None)
+        if far is None:
+            continue
+        out[i] = far
+        while far == 1.0 and out[i] > 1 / _REACH[-1] and fallen(out[i] / _FACTOR):
+            out[i] /= _FACTOR
+    return out
+
+
+def _match_reml(model: pm.Model, node: LMMNode, constrain: Any, logp: Density, x0: FloatArray) -> FloatArray:
     """Return coordinates near x0 at which the variances are the REML estimates, pulled off the boundary."""
     if isinstance(node, FamilyNode):
         target, positive = _family_target(node)
@@ -223,18 +249,19 @@ def _match_reml(model: pm.Model, node: LMMNode, constrain: Any, x0: FloatArray) 
         return x0
     size = np.maximum(np.abs(target), 1e-3 * np.abs(target).max())
     log_target = np.log(np.where(positive, target, 1.0))
+    unit = _units(logp, x0)
 
-    def gap(x: FloatArray) -> FloatArray:
-        components = constrain(x)[1]
+    def gap(z: FloatArray) -> FloatArray:
+        components = constrain(x0 + unit * z)[1]
         with np.errstate(all="ignore"):
             if components.size == target.size:
                 residual = np.where(positive, np.log(components) - log_target, (components - target) / size)
             else:  # several responses share their variances
                 residual = np.log(components) - log_target.mean()
         # a weak pull to x0 settles the directions that the variances do not depend on
-        return np.concatenate([np.nan_to_num(residual, nan=1e3, posinf=1e3, neginf=-1e3), 1e-3 * (x - x0)])
+        return np.concatenate([np.nan_to_num(residual, nan=1e3, posinf=1e3, neginf=-1e3), 1e-3 * z])
 
-    return np.asarray(least_squares(gap, x0, method="trf", max_nfev=50).x)
+    return np.asarray(x0 + unit * least_squares(gap, np.zeros_like(x0), method="trf", max_nfev=50).x)
 
 
 def _spectral_target(node: SpectralNode) -> tuple[FloatArray | None, Any]:
@@ -265,8 +292,8 @@ def _reml_target(model: pm.Model, node: LMMNode) -> tuple[FloatArray | None, Any
     if not isinstance(node, StructuredNode):
         return None, None
     objective = flat_objective(node)
-    start = objective.start()
     try:
+        start = objective.start()
         trace = maximise(objective, start, tolerances=Tolerances(), max_iterations=_REML_ITERATIONS)
     except ValueError:
         return None, None
@@ -276,12 +303,14 @@ def _reml_target(model: pm.Model, node: LMMNode) -> tuple[FloatArray | None, Any
 
 def _mode(logp: Density, x0: FloatArray) -> FloatArray:
     """Return the mode near x0."""
+    unit = _units(logp, x0)
 
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        value, gradient = logp(x)
-        return (-value, -gradient) if math.isfinite(value) else (1e300, gradient)
+    def objective(z: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = logp(x0 + unit * z)
+        return (-value, -unit * gradient) if math.isfinite(value) else (1e300, gradient)
 
-    mode = np.asarray(minimize(objective, x0, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x)
+    z = minimize(objective, np.zeros_like(x0), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    mode = x0 + unit * np.asarray(z)
     if not math.isfinite(logp(mode)[0]):
         raise SeedError("the log-posterior is not finite at the REML estimate")
     return mode
@@ -306,12 +335,13 @@ def _refined(logp: Density, mode: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def _inverse_curvature(logp: Density, mode: FloatArray) -> FloatArray:
     """Return the inverse curvature at the mode, from differences of the gradient: the Laplace approximation."""
-    steps = 1e-3 * np.eye(mode.size)
-    hessian = np.stack([(logp(mode - h)[1] - logp(mode + h)[1]) / 2e-3 for h in steps])
+    unit = _units(logp, mode)
+    steps = 1e-3 * np.diag(unit)
+    hessian = np.stack([unit * (logp(mode - h)[1] - logp(mode + h)[1]) / 2e-3 for h in steps])
     curvature, axes = np.linalg.eigh((hessian + hessian.T) / 2)
     # a direction that is flat or convex at the mode gets the scale of a vague prior
     variance = 1 / np.maximum(curvature, 0.05)
-    return np.asarray((axes * variance) @ axes.T)
+    return np.asarray(unit[:, None] * ((axes * variance) @ axes.T) * unit)
 
 
 def _quadrature(

@@ -186,7 +186,8 @@ def rounding(fit, exact):
         out += out * condition
         if fit.method == "ML":
             S = g * s.schur + e * np.eye(s.projection.rank)
-            out += 100 * s.n * EPS * g * s.mean_diagonal / np.linalg.eigvalsh(S).min(initial=math.inf)
+            left = float(np.linalg.eigvalsh(S).min(initial=math.inf))
+            out += 100 * s.n * EPS * g * s.mean_diagonal / left if left > 0 else math.inf
     return out
 
 

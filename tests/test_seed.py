@@ -1,6 +1,7 @@
 """The seed of NUTS: moments against the exact posterior's, starts, and what it says when it cannot be had."""
 
 import numpy as np
+import pandas as pd
 import pymc as pm
 import pytest
 from scipy.special import digamma, polygamma
@@ -210,3 +211,35 @@ def test_a_posterior_without_density_is_an_error_that_says_so():
         flmm.FastLMM("y", h2=h2, total=1.0, spectrum=spectrum, observed=y)
     with pytest.raises(SeedError, match="the log-posterior is not finite at the REML estimate"):
         seed_of(model)
+
+
+def random_slopes(unit_y, unit_x):
+    """Random slopes of `sleepstudy` in other units, Σ = LLᵀ: the element of L below the diagonal has those of y/x."""
+    data = flmm.datasets.sleepstudy()
+    days, y = data["Days"].to_numpy(dtype=float) * unit_x, data["Reaction"].to_numpy(dtype=float) * unit_y
+    with pm.Model() as model:
+        scales = pm.HalfNormal.dist(np.array([50 * unit_y, 20 * unit_y / unit_x]), shape=2)
+        L = pm.LKJCholeskyCov("L", n=2, eta=2.0, sd_dist=scales, compute_corr=True)[0]
+        sigma_e = pm.HalfNormal("sigma_e", 50 * unit_y)
+        columns = pd.DataFrame({"one": 1.0, "Days": days})
+        term = flmm.Term(data["Subject"], flmm.covariance.unstructured(L @ L.T, size=2), columns=columns)
+        X = np.column_stack([np.ones(len(y)), days])
+        flmm.StructuredLMM("y", X=X, terms=[term], sigma2_e=sigma_e**2, observed=y)
+    return model
+
+
+def test_random_slopes_in_wild_units_have_the_seed_of_ordinary_ones():
+    def seed_of(unit_y, unit_x):
+        model = random_slopes(unit_y, unit_x)
+        return posterior_seed(model, flmm.lmm_nodes(model)[0], chains=2, rng=np.random.default_rng(0))
+
+    ordinary = seed_of(1.0, 1.0)
+    assert ordinary.exact
+    for unit_y, unit_x in ((1e-6, 1.0), (1e6, 1.0), (1.0, 1e6), (1e4, 1e-5)):
+        wild = seed_of(unit_y, unit_x)
+        # log L₁₁, L₂₁, log L₂₂ and log σ_e
+        size = np.array([1.0, unit_y / unit_x, 1.0, 1.0])
+        moved = np.log([unit_y, 1.0, unit_y / unit_x, unit_y])
+        sd = np.sqrt(np.diag(ordinary.cov))
+        np.testing.assert_allclose((wild.mean - moved) / size, ordinary.mean, atol=0.02 * sd.min(), rtol=0)
+        np.testing.assert_allclose(np.sqrt(np.diag(wild.cov)) / size, sd, rtol=0.02)
