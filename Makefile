@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+ONE_BLAS := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1  # processes share the cores, threads of BLAS would fight for them
 
 .PHONY: demo test lint examples docs calibration fuzz benchmark peers wheel clean
 
@@ -10,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/heritability_of_height.py figures
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(ONE_BLAS) $(BIN)/python -m pytest -n logical --dist loadfile --benchmark-disable
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -19,7 +20,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 examples: $(VENV)/.dev
-	for script in examples/*.py; do $(BIN)/python docs/_extensions/percent.py $$script figures || exit 1; done
+	printf "%s\n" examples/*.py | $(ONE_BLAS) xargs -P $$(nproc) -I {} $(BIN)/python docs/_extensions/percent.py {} figures
 
 # an example that changed is run again; `make examples` runs all
 figures/%.json: examples/%.py | $(VENV)/.dev
