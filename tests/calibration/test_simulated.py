@@ -72,3 +72,15 @@ def test_dense_lmm_is_calibrated(sbc):
         V = g**2 * pm.math.exp(-(((x[:, None] - x) / ell) ** 2) / 2) + e**2 * np.eye(20)
         flmm.DenseLMM("y", V=V, X=np.ones((20, 1)), observed=rng.normal(size=20))
     assert_calibrated(ranks_of(model, 60, seed=4), DRAWS, sbc)
+
+
+def test_fourier_lmm_is_calibrated(sbc):
+    """What is simulated and observed are statistics."""
+    rng = np.random.default_rng(5)
+    x = rng.uniform(size=200)
+    basis = flmm.FourierBasis(x, "matern52", lengthscale=(0.15, 0.6), domain=(0, 1), noise_ratio_min=0.05)
+    with pm.Model() as model:
+        ell, g, e = pm.Uniform("ell", 0.15, 0.6), pm.Uniform("g", 0.5, 2), pm.Uniform("e", 0.1, 1)
+        statistics = basis.statistics(x, rng.normal(size=200), np.ones(200))
+        flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=g, sigma2_e=e)
+    assert_calibrated(ranks_of(model, 60, seed=5), DRAWS, sbc)
