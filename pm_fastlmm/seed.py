@@ -29,6 +29,7 @@ from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, parameter
 from pm_fastlmm.reml import reml
 
 type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density and gradient
+type Units = Callable[[Density, FloatArray], FloatArray]  # sizes of the coordinates at x
 
 _T_DF = 5.0  # tails of the proposal: heavier than the exponential tails of logit h² at a boundary
 _ROUNDS = 4
@@ -95,12 +96,19 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
         joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial)
     logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
     constrain = _compile_constrain(model, node, free, values, initial)
-    mean, cov = _refined(logp, _mode(logp, _match_reml(model, node, constrain, logp, _ravel(initial))))
-    exact = mean.size <= _MAX_QUADRATURE and _cheap(node)
-    if exact:
-        mean, cov, draws = _quadrature(logp, mean, cov, chains, rng)
-    else:
-        draws = mean + rng.standard_normal((chains, mean.size)) @ np.linalg.cholesky(cov).T
+    exact = _ravel(initial).size <= _MAX_QUADRATURE and _cheap(node)
+
+    def search(units: Units) -> tuple[FloatArray, FloatArray, FloatArray]:
+        start = _match_reml(model, node, constrain, units(logp, _ravel(initial)), _ravel(initial))
+        mean, cov = _refined(logp, _mode(logp, start, units), units)
+        if exact:
+            return _quadrature(logp, mean, cov, chains, rng)
+        return mean, cov, mean + rng.standard_normal((chains, mean.size)) @ np.linalg.cholesky(cov).T
+
+    try:
+        mean, cov, draws = search(_ones)
+    except SeedError:  # coordinates of very different size may be why
+        mean, cov, draws = search(_units)
     return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint, exact)
 
 
@@ -125,7 +133,12 @@ def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
     free, values, initial = _coordinates(model, node)
     logp = _finite(_compile_marginal(model, free, values, initial, INTERPRETED))
     constrain = _compile_constrain(model, node, free, values, initial)
-    return _initvals(free, constrain(_mode(logp, _match_reml(model, node, constrain, logp, _ravel(initial))))[0])
+    x0 = _ravel(initial)
+    try:
+        mode = _mode(logp, _match_reml(model, node, constrain, _ones(logp, x0), x0), _ones)
+    except SeedError:
+        mode = _mode(logp, _match_reml(model, node, constrain, _units(logp, x0), x0), _units)
+    return _initvals(free, constrain(mode)[0])
 
 
 def _coordinates(model: pm.Model, node: LMMNode) -> tuple[list[Any], list[Any], dict[str, FloatArray]]:
@@ -213,6 +226,11 @@ def _estimated(node: LMMNode) -> list[Any]:
     return [node.theta] if isinstance(node, StructuredNode) else []
 
 
+def _ones(logp: Density, x: FloatArray) -> FloatArray:
+    """Return 1 for each coordinate, which is right for logarithms and logits."""
+    return np.ones(x.size)
+
+
 def _units(logp: Density, x: FloatArray) -> FloatArray:
     """
     Return how far along each coordinate, on both sides, the log-density is lower by ½: 1 where it never is, or unknown.
@@ -237,7 +255,7 @@ def _units(logp: Density, x: FloatArray) -> FloatArray:
     return out
 
 
-def _match_reml(model: pm.Model, node: LMMNode, constrain: Any, logp: Density, x0: FloatArray) -> FloatArray:
+def _match_reml(model: pm.Model, node: LMMNode, constrain: Any, unit: FloatArray, x0: FloatArray) -> FloatArray:
     """Return coordinates near x0 at which the variances are the REML estimates, pulled off the boundary."""
     if isinstance(node, FamilyNode):
         target, positive = _family_target(node)
@@ -249,7 +267,6 @@ def _match_reml(model: pm.Model, node: LMMNode, constrain: Any, logp: Density, x
         return x0
     size = np.maximum(np.abs(target), 1e-3 * np.abs(target).max())
     log_target = np.log(np.where(positive, target, 1.0))
-    unit = _units(logp, x0)
 
     def gap(z: FloatArray) -> FloatArray:
         components = constrain(x0 + unit * z)[1]
@@ -301,9 +318,9 @@ def _reml_target(model: pm.Model, node: LMMNode) -> tuple[FloatArray | None, Any
     return target, (objective.lower == 0) & (target > 0)
 
 
-def _mode(logp: Density, x0: FloatArray) -> FloatArray:
+def _mode(logp: Density, x0: FloatArray, units: Units) -> FloatArray:
     """Return the mode near x0."""
-    unit = _units(logp, x0)
+    unit = units(logp, x0)
 
     def objective(z: FloatArray) -> tuple[float, FloatArray]:
         value, gradient = logp(x0 + unit * z)
@@ -316,26 +333,26 @@ def _mode(logp: Density, x0: FloatArray) -> FloatArray:
     return mode
 
 
-def _refined(logp: Density, mode: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _refined(logp: Density, mode: FloatArray, units: Units) -> tuple[FloatArray, FloatArray]:
     """
     Return the mode and the inverse curvature there, after Newton steps while they exceed a standard deviation.
 
     With millions of observations a standard deviation of log σ²_e is far shorter than what a quasi-Newton search, which
     stops on relative changes of a log-density of millions, takes for the end.
     """
-    cov = _inverse_curvature(logp, mode)
+    cov = _inverse_curvature(logp, mode, units)
     for _ in range(_NEWTON_STEPS):
         value, gradient = logp(mode)
         moved = mode + cov @ gradient
         if gradient @ cov @ gradient < 1 or not logp(moved)[0] > value:
             break
-        mode, cov = moved, _inverse_curvature(logp, moved)
+        mode, cov = moved, _inverse_curvature(logp, moved, units)
     return mode, cov
 
 
-def _inverse_curvature(logp: Density, mode: FloatArray) -> FloatArray:
+def _inverse_curvature(logp: Density, mode: FloatArray, units: Units) -> FloatArray:
     """Return the inverse curvature at the mode, from differences of the gradient: the Laplace approximation."""
-    unit = _units(logp, mode)
+    unit = units(logp, mode)
     steps = 1e-3 * np.diag(unit)
     hessian = np.stack([unit * (logp(mode - h)[1] - logp(mode + h)[1]) / 2e-3 for h in steps])
     curvature, axes = np.linalg.eigh((hessian + hessian.T) / 2)

@@ -38,6 +38,10 @@ def estimate(
     _require_residual(objective)
     objective, theta = _prepared(objective, start, fixed, bounds)
     trace = _run(objective, theta, tolerances, max_iterations, progressbar, verbose)
+    if not trace.converged and isinstance(objective, StructuredObjective) and (turned := objective.turned()):
+        again = _run(turned, trace.iterations[-1].theta, tolerances, max_iterations, progressbar, verbose)
+        if again.converged:
+            objective, trace = turned, replace(again, iterations=trace.iterations + again.iterations)
     last = trace.iterations[-1]
     state = objective.state(last.theta)
     beta, beta_cov = objective.coefficients(state)
@@ -201,7 +205,7 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
     if boundary:
         parts.append(
             f"on the boundary: {', '.join(boundary)}; standard errors of these are undefined there (NaN). "
-            "fit.profile_interval and posterior draws, flmm.sample, give intervals"
+            "fit.profile_interval (of what is no element of an unstructured matrix) and flmm.sample give intervals"
         )
     return converged, ". ".join(parts)
 

@@ -11,7 +11,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.after import terms_state
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
-from pm_fastlmm.aireml.refit import first_differences, maximise_given, second_differences, steps_of
+from pm_fastlmm.aireml.refit import along_boundary, first_differences, maximise_given, second_differences, steps_of
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import LMMNode
@@ -162,8 +162,9 @@ class VarianceInference:
         """
         Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
 
-        As `REMLFit.coefficients`. Parameters on the boundary are taken as known. Kenward–Roger needs V to be linear in
-        θ, as it is in variances and covariances of terms.
+        As `REMLFit.coefficients`. Variances of 0 are taken as known; a singular covariance matrix may move along the
+        singular ones, with their average information. Kenward–Roger needs V to be linear in θ, as it is in variances
+        and covariances of terms, and no singular matrix.
 
         Raises
         ------
@@ -206,6 +207,8 @@ class VarianceInference:
             fit = objective.fit
             return spectral_fixed_effects(objective.rotated, fit.sigma2_g, fit.sigma2_e, fit.boundary, self.method)
         theta, free = self.theta.to_numpy(), self._interior()
+        if _singular(objective, theta, self.boundary):
+            return self._on_singular_matrix(theta)
         cov = self.cov.to_numpy()
         unavailable = "" if df != "kenward-roger" else _why_not(objective, theta, free)
         known = np.where(np.outer(free, free), cov, 0.0)
@@ -220,13 +223,26 @@ class VarianceInference:
             # where V is linear in θ the average information is the mean of the other two
             inverse = information_inverse(2 * self.average_information.to_numpy() - observed, free)
             expected = np.where(np.outer(free, free), inverse, 0.0)
-        inner: Any = getattr(objective, "inner", objective)
-        residual = inner.products.df if hasattr(inner, "products") else inner.y.size - r
         return FixedEffects(
             beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=first_differences(objective, theta, steps),
-            curvatures=curvatures, observed_cov=known, expected_cov=expected, residual_df=residual, coef=objective.coef,
-            unavailable=unavailable,
+            curvatures=curvatures, observed_cov=known, expected_cov=expected, residual_df=self._residual_df(),
+            coef=objective.coef, unavailable=unavailable,
         )  # fmt: skip
+
+    def _on_singular_matrix(self, theta: FloatArray) -> FixedEffects:
+        slopes, cov = along_boundary(self.objective, theta, self.average_information.to_numpy())
+        undefined = np.full((*cov.shape, *slopes.shape[1:]), np.nan)
+        return FixedEffects(
+            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=undefined,
+            observed_cov=cov, expected_cov=np.full(cov.shape, np.nan), residual_df=self._residual_df(),
+            coef=self.objective.coef,
+            unavailable="a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails: "
+            "take df='satterthwaite', or leave a term out.",
+        )  # fmt: skip
+
+    def _residual_df(self) -> int:
+        inner: Any = getattr(self.objective, "inner", self.objective)
+        return int(inner.products.df if hasattr(inner, "products") else inner.y.size - len(self.objective.coef))
 
 
 class _Profile:
@@ -264,6 +280,14 @@ class _Profile:
 
     def _finite(self, value: float) -> float:
         return -self.allowed if value == self.estimate else self.excess(value)
+
+
+def _singular(objective: Objective, theta: FloatArray, boundary: tuple[str, ...]) -> bool:
+    """Return whether a matrix that is not 0 is on the boundary."""
+    if not isinstance(objective, StructuredObjective):
+        return False
+    matrices = (entry for entry in objective.layout.entries if entry.matrix and entry.shape[0] > 1)
+    return any(objective.names[entry.start] in boundary and theta[entry.place].any() for entry in matrices)
 
 
 def _free_place(objective: Objective, name: str) -> int:

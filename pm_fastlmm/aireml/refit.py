@@ -8,7 +8,7 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.aireml.objective import Objective, information_inverse
 
 _STEP = 0.02  # of a standard error or of a variance: with one extrapolation differences are good to about 1e-8
 _ITERATIONS = 200
@@ -64,6 +64,29 @@ def first_differences(objective: Objective, theta: FloatArray, steps: FloatArray
             ends.append((coefficient_cov(objective, theta + move) - coefficient_cov(objective, theta - move)) / (2 * h))
         out[i] = (4 * ends[0] - ends[1]) / 3
     return out
+
+
+def along_boundary(objective: Objective, theta: FloatArray, information: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """
+    Return ∂Φ/∂ω (F, r, r) and the covariance (F, F) of the coordinates ω in which a θ on its boundary can still move.
+
+    A singular matrix is not known: it may move along the singular ones, D and U of UDUᵀ where D > 0. Information is the
+    average one there.
+    """
+    omega = objective.internal(theta)
+    J = objective.jacobian(omega)
+    inner = J.T @ information @ J
+    free = ~np.asarray(objective.fixed_internal) & (omega > objective.internal_lower) & (np.diag(inner) > 0)
+    cov = information_inverse(inner, free)[np.ix_(free, free)]
+    steps, slopes = _STEP * np.sqrt(np.diag(cov)), []
+    for i, step in zip(np.flatnonzero(free), steps, strict=True):
+        room = float(omega[i] - objective.internal_lower[i])
+        h = min(float(step), _STEP * room) if np.isfinite(room) else float(step)
+        move = h * (np.arange(omega.size) == i)
+        ends = [coefficient_cov(objective, objective.external(omega + sign * move)) for sign in (1, -1)]
+        slopes.append((ends[0] - ends[1]) / (2 * h))
+    r = len(objective.coef)
+    return np.reshape(slopes, (-1, r, r)), cov
 
 
 def second_differences(objective: Objective, theta: FloatArray, steps: FloatArray) -> FloatArray:

@@ -1,14 +1,14 @@
 """The objective of a structured model: θ of the terms, from cross-products."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.ldl import ldl_jacobian, lower, to_ldl, unpack_ldl
+from pm_fastlmm.aireml.ldl import from_ldl, ldl_jacobian, lower, to_ldl
 from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.aireml.moments import moments, starting_values
 from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, moment_start
@@ -42,6 +42,8 @@ class StructuredObjective(Objective):
     layout : Theta
     held : (P,) array
         The numbers at which elements of θ are fixed by the model, NaN for the others.
+    reverse : bool
+        Whether the columns of unstructured matrices are taken from the last to the first.
     """
 
     products: MixedProducts
@@ -58,6 +60,7 @@ class StructuredObjective(Objective):
     coef: tuple[str, ...]
     held: FloatArray
     matrices: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]] = field(repr=False)
+    reverse: bool = False
 
     @classmethod
     def of(
@@ -196,22 +199,21 @@ class StructuredObjective(Objective):
         """Return ω: each unstructured Σ by D and U."""
         omega = np.array(theta, dtype=float)
         for entry in self._matrix_entries():
-            omega[entry.place] = to_ldl(omega[entry.place], entry.shape[0])
+            omega[entry.place] = to_ldl(omega[entry.place], entry.shape[0], reverse=self.reverse)
         return omega
 
     def external(self, omega: FloatArray) -> FloatArray:
         """Return θ."""
         theta = np.array(omega, dtype=float)
         for entry in self._matrix_entries():
-            U, D = unpack_ldl(omega[entry.place], entry.shape[0])
-            theta[entry.place] = ((U * D) @ U.T)[np.tril_indices(entry.shape[0])]
+            theta[entry.place] = from_ldl(omega[entry.place], entry.shape[0], reverse=self.reverse)
         return theta
 
     def jacobian(self, omega: FloatArray) -> FloatArray:
         """Return ∂θ/∂ω."""
         J = np.eye(len(omega))
         for entry in self._matrix_entries():
-            J[entry.place, entry.place] = ldl_jacobian(omega[entry.place], entry.shape[0])
+            J[entry.place, entry.place] = ldl_jacobian(omega[entry.place], entry.shape[0], reverse=self.reverse)
         return J
 
     @property
@@ -224,6 +226,11 @@ class StructuredObjective(Objective):
 
     def _matrix_entries(self) -> list[Entry]:
         return [entry for entry in self.layout.entries if entry.matrix and not self.fixed[entry.place].any()]
+
+    def turned(self) -> Self | None:
+        """Return the objective in the other coordinates of its matrices, None without any."""
+        several = any(entry.shape[0] > 1 for entry in self._matrix_entries())
+        return replace(self, reverse=not self.reverse) if several else None
 
     def em(self, omega: FloatArray, score: FloatArray) -> FloatArray | None:
         """

@@ -296,8 +296,11 @@ def loglik_and_gradient(phi: Any, e: float, fy: Any, between: Any, rss: float, l
     """
     Return the log-likelihood and its gradient with respect to phi, e, and the statistics of the response.
 
-    Outside the parameter space (σ²_e ≤ 0, a Σ_k that is not positive semi-definite) it is -inf, with gradient 0.
+    Outside the parameter space (σ²_e ≤ 0, a Σ_k that is not positive semi-definite or overflows) it is -inf, with
+    gradient 0.
     """
+    if not (math.isfinite(e) and np.isfinite(phi).all()):
+        return -math.inf, np.zeros(phi.size), 0.0, np.zeros(fy.size), np.zeros(between.shape), 0.0
     ok, loglik, yPy, Minv, F, f, roots, Linv, v, b = factorise(
         phi, e, fy, between, rss, layout, C, indptr, indices, data, within
     )
