@@ -105,6 +105,10 @@ class Theta:
                 low, high = block.bounds[name]
                 lower += [low] * entry.size
                 upper += [high] * entry.size
+        if RESIDUAL in names:
+            raise ValueError(
+                f"a term is called {RESIDUAL!r}, which is the name of sigma2_e among the variances: give it another name."
+            )
         names.append(RESIDUAL)
         bounds = np.array([*lower, 0.0]), np.array([*upper, np.inf])
         return cls(tuple(names), *bounds, tuple(entries), tuple(term.blocks.block for term in terms))

@@ -86,3 +86,9 @@ def test_a_covariance_must_be_symmetric(fit):
         fit(dense_model(Y, np.triu(np.ones((N, N)))))
     with pytest.raises(ValueError, match="V must be symmetric"):
         flmm.fit_covariance(lambda t: t[0] * np.triu(np.ones((N, N))), Y, X, start=[1.0], progressbar=False)
+
+
+def test_a_term_called_as_the_residual_is_refused():
+    data = flmm.datasets.sleepstudy().rename(columns={"Subject": "residual"})
+    with pytest.raises(ValueError, match="a term is called 'residual', which is the name of sigma2_e"):
+        flmm.lmm_model("Reaction ~ Days + (1 | residual)", data)
