@@ -241,6 +241,6 @@ def test_random_slopes_in_wild_units_have_the_seed_of_ordinary_ones():
         size = np.array([1.0, unit_y / unit_x, 1.0, 1.0])
         moved = np.log([unit_y, 1.0, unit_y / unit_x, unit_y])
         sd = np.sqrt(np.diag(ordinary.cov))
-        # two thousand quasi-random points of another proposal: means are good to some hundredths of a standard deviation
+        # 2048 quasi-random points of another proposal: means are good to some hundredths of a standard deviation
         assert (np.abs((wild.mean - moved) / size - ordinary.mean) < 0.1 * sd).all()
         np.testing.assert_allclose(np.sqrt(np.diag(wild.cov)) / size, sd, rtol=0.1)

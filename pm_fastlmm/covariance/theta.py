@@ -107,7 +107,7 @@ class Theta:
                 upper += [high] * entry.size
         if RESIDUAL in names:
             raise ValueError(
-                f"a term is called {RESIDUAL!r}, which is the name of sigma2_e among the variances: give it another name."
+                f"a term is called {RESIDUAL!r}, the name of sigma2_e among the variances: give it another name."
             )
         names.append(RESIDUAL)
         bounds = np.array([*lower, 0.0]), np.array([*upper, np.inf])
