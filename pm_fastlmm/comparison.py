@@ -18,6 +18,7 @@ from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.distribution import FourierNode, SpectralNode, StructuredNode
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.linalg.rotated import Rotated
 
 type Fit = REMLFit | VarianceFit
 
@@ -122,6 +123,8 @@ class _Model:
         Observations; free parameters of V; how many of them are variances, bounded by 0.
     size : float
         ‖y‖².
+    y : (n,) array or None
+        By observation, where the fit has it.
     flat : bool
         Whether β was integrated out or estimated, not explicit or under a prior.
     """
@@ -132,6 +135,7 @@ class _Model:
     variances: int
     lower_bounds: int
     size: float
+    y: FloatArray | None
     flat: bool
     projection: Projection
 
@@ -147,11 +151,17 @@ class _Model:
                 )
             r = fit.rotated
             size = float(r.norm2) + float(r.y1 @ r.y1)
-            return cls(name, fit, r.spectrum.n, 2, 2, size, True, r.spectrum.projection)
+            return cls(name, fit, r.spectrum.n, 2, 2, size, _response(r), True, r.spectrum.projection)
         free = ~np.asarray(fit.objective.fixed)
         bounded = int((free & (np.asarray(fit.objective.lower) == 0)).sum())
         n, size, flat, projection = _data(fit)
-        return cls(name, fit, n, int(free.sum()), bounded, size, flat, projection)
+        node = fit.node
+        by_row = node is not None and not isinstance(node, FourierNode) and np.shape(node.observed) == (n,)
+        if isinstance(node, SpectralNode) and node.given is not None:
+            y = _response(node.rotated())
+        else:
+            y = np.asarray(node.observed, dtype=float) if node is not None and by_row else None
+        return cls(name, fit, n, int(free.sum()), bounded, size, y, flat, projection)
 
     @property
     def df(self) -> int:
@@ -162,6 +172,14 @@ class _Model:
     def rank(self) -> int:
         """Number of coefficients that are estimated."""
         return self.projection.rank if self.flat else 0
+
+
+def _response(rotated: Rotated) -> FloatArray | None:
+    """Return y, which is whole where its rows were kept and K has no null space."""
+    s = rotated.spectrum
+    if s.rotation is None or s.nullity or s.projection.reflectors is None:
+        return None
+    return np.asarray(s.projection.Q1 @ rotated.y1 + s.basis @ rotated.z)
 
 
 def _data(fit: VarianceFit) -> tuple[int, float, bool, Projection]:
@@ -197,6 +215,8 @@ def _require_comparable(models: Sequence[_Model]) -> None:
             )
         if abs(first.size - other.size) > _SAME * max(first.size, other.size):
             raise ValueError(f"{pair} are fits of different y: likelihoods of other data, or units, do not compare.")
+        if first.y is not None and other.y is not None:
+            _require_same_rows(first.y, other.y, pair)
         if first.flat != other.flat:
             raise ValueError(
                 f"{pair} treat β differently, one as estimated and one as known or with a prior: their likelihoods "
@@ -204,6 +224,18 @@ def _require_comparable(models: Sequence[_Model]) -> None:
             )
         if first.fit.method == "REML" and first.flat:
             _require_same_design(first, other, pair)
+
+
+def _require_same_rows(a: FloatArray, b: FloatArray, pair: str) -> None:
+    tolerance = _SAME * float(np.abs(a).max(initial=0.0))
+    if np.abs(a - b).max(initial=0.0) > tolerance:
+        reordered = np.abs(np.sort(a) - np.sort(b)).max(initial=0.0) <= tolerance
+        why = (
+            "the same values in another order: bring the rows of all of them into one order"
+            if reordered
+            else ("other values: likelihoods of other data, or units, do not compare")
+        )
+        raise ValueError(f"{pair} are fits of different y, {why}.")
 
 
 def _require_same_design(first: _Model, other: _Model, pair: str) -> None:
@@ -237,8 +269,12 @@ def _criteria(model: _Model) -> dict[str, Any]:
 def _ratio(small: _Model | None, large: _Model, nested: bool | None) -> dict[str, Any]:
     """Return the likelihood-ratio test of a model against a smaller one, if there is one that is nested in it."""
     nothing = {"chi2": math.nan, "chi2_df": None, "p_value": math.nan, "reference": ""}
-    if small is None or small.df == large.df or nested is False or (nested is None and not _nested(small, large)):
+    if small is None or nested is False:
         return nothing
+    if small.df == large.df:
+        return nothing | {"reference": "as many parameters: not nested"}
+    if nested is None and not _nested(small, large):
+        return nothing | {"reference": "not known to be nested: nested=True if they are"}
     statistic, q = 2 * float(large.fit.loglik - small.fit.loglik), large.df - small.df
     added = large.lower_bounds - small.lower_bounds
     statistic = max(statistic, 0.0) if statistic > -1e-6 * max(1.0, abs(float(large.fit.loglik))) else math.nan

@@ -26,7 +26,8 @@ class FourierObjective(SquaredObjective):
     """
     ℓ(x) of y ~ N(Xβ, Z diag(s(x)) Zᵀ + σ²_e(x)I), from products of the features.
 
-    `prior` is x ↦ [s, σ²_e], in which V is linear, and `slopes` its derivatives; `inside` is where the basis is good.
+    `prior` is x ↦ [s, σ²_e], in which V is linear, and `slopes` its derivatives; `inside` is where the basis is, and
+    `noted` says where an estimate is outside of what it was made for.
     """
 
     prior: Callable[[FloatArray], FloatArray]
@@ -43,13 +44,14 @@ class FourierObjective(SquaredObjective):
     smallest: FloatArray
     initial: FloatArray
     split: Callable[[FloatArray], dict[str, Any]]
+    noted: Callable[[FloatArray], list[str]] = lambda x: []
 
     @classmethod
     def of(
         cls, prior: Callable[[FloatArray], FloatArray], slopes: Callable[[FloatArray], Sequence[FloatArray]],
         products: FourierProducts, *, names: tuple[str, ...], lower: FloatArray, upper: FloatArray, start: FloatArray,
         split: Callable[[FloatArray], dict[str, Any]], inside: Callable[[FloatArray], bool] = lambda x: True,
-        method: Method = "REML",
+        noted: Callable[[FloatArray], list[str]] = lambda x: [], method: Method = "REML",
     ) -> "FourierObjective":  # fmt: skip
         """
         Return the objective.
@@ -69,7 +71,7 @@ class FourierObjective(SquaredObjective):
             smallest=smallest_squares(
                 squared, start, np.array([_mean(slope) for slope in slopes(start)]), products.square / products.df
             ),
-            initial=np.asarray(start, dtype=float), split=split,
+            initial=np.asarray(start, dtype=float), split=split, noted=noted,
         )  # fmt: skip
 
     def state(self, theta: FloatArray) -> FourierState | None:
@@ -107,6 +109,10 @@ class FourierObjective(SquaredObjective):
     def point(self, theta: FloatArray) -> dict[str, Any]:
         """Return the values of the model's free variables."""
         return self.split(theta)
+
+    def remarks(self, theta: FloatArray) -> list[str]:
+        """Return what the basis was not made for."""
+        return self.noted(theta)
 
     def start(self) -> FloatArray:
         """Return the values that were given."""

@@ -266,3 +266,18 @@ def test_what_needs_rows_says_so(case):
         fit.V()
     with pytest.raises(ValueError, match="the rows were not kept"):
         fit.V_derivatives()
+
+
+def test_an_estimate_outside_of_what_the_basis_was_made_for_is_said():
+    rng = np.random.default_rng(3)
+    x = rng.uniform(size=300)
+    basis = flmm.FourierBasis(x, "matern52", lengthscale=(0.2, 0.5), domain=(0, 1), noise_ratio_min=0.5)
+    statistics = basis.statistics(x, np.sin(25 * x) + 0.1 * rng.normal(size=300), np.ones(300))
+    with pm.Model() as model:
+        flmm.FourierLMM(
+            "y", statistics=statistics, lengthscale=pm.Uniform("ell", 0.2, 0.5), sigma2=pm.HalfNormal("sigma2", 9),
+            sigma2_e=pm.HalfNormal("sigma2_e", 1),
+        )  # fmt: skip
+    message = flmm.find_reml(model, progressbar=False).message
+    assert "is below noise_ratio_min=0.5" in message
+    assert "at an end of the range of the basis, 0.2 to 0.5" in message
