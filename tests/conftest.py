@@ -32,18 +32,6 @@ def sample_by_numpyro():
 
 
 @pytest.fixture(scope="session")
-def hostile():
-    """Recipes of hostile inputs: `Recipe`, `build`."""
-    return _load(HERE / "hostile.py")
-
-
-@pytest.fixture(scope="session")
-def fuzz():
-    """What every input must keep: `check(problem)`."""
-    return _load(HERE / "fuzz.py")
-
-
-@pytest.fixture(scope="session")
 def families():
     """A family of spectra with data: `Example()`, RANGE, `matern52`."""
     return _load(HERE / "families.py")
