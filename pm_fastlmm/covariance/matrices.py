@@ -7,7 +7,8 @@ import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 
 from pm_fastlmm._arrays import FloatArray, Ids, frozen, read_covariance, shown
-from pm_fastlmm.covariance.algebra import Covariance
+from pm_fastlmm.covariance.algebra import Covariance, Mask
+from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import FREE, POSITIVE, Interval, is_tensor, lengths, settle, settle_size
 
 
@@ -217,6 +218,32 @@ class Known(Covariance):
     def bounds(self) -> dict[str, Interval]:
         """σ² ≥ 0."""
         return {"sigma2": POSITIVE}
+
+    @property
+    def named(self) -> bool:
+        """Whether K has labels."""
+        return self.labels is not None
+
+    def kept(self, levels: Levels, used: Mask) -> Mask:
+        """Return those that occur or are in a labelled K, whose effects are predicted from those of their relatives."""
+        if self.labels is None:
+            return Covariance.kept(self, levels, used)
+        known = set(self.labels)
+        return np.array([u or level in known for u, level in zip(used, levels, strict=True)], dtype=bool)
+
+    def over(self, levels: LevelSet) -> Self:
+        """Return the covariance of these levels, matched by the labels of K; without labels they are in order."""
+        if self.labels is None:
+            return Covariance.over(self, levels)
+        known = set(self.labels)
+        if missing := [label for label in levels.labels if label not in known]:
+            texts = set(map(str, known))
+            hint = "convert one of them, text is not a number" if str(missing[0]) in texts else "add them or drop rows"
+            raise ValueError(
+                f"K of term {levels.name!r} lacks {len(missing)} of its {len(levels)} {levels.what} "
+                f"({shown(missing)}): {hint}."
+            )
+        return self.select(tuple(levels.labels))
 
     def select(self, labels: Ids) -> Self:
         """
