@@ -192,10 +192,7 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
         at_zero = last.theta[-1] <= objective.internal_lower[-1] * (1 + 1e-9)
         if at_zero and -last.theta[-1] * last.score[-1] > _SLOPE:
             converged = False
-            parts.append(
-                "the residual variance goes to 0 and the likelihood is not bounded: X and the random effects explain y "
-                "exactly. Use fewer terms or more observations"
-            )
+            parts.append(objective.unbounded())
     parts += objective.remarks(last.theta)
     if unresolved := _unresolved(objective, last, boundary):
         parts.append(

@@ -1,6 +1,7 @@
 """The likelihoods that are operations of their own, for JAX: called back, with their closed-form gradients."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,10 +10,10 @@ import numpy as np
 from pytensor.link.jax.dispatch.basic import jax_funcify
 
 from pm_fastlmm.distribution.operations import DenseLoglik, FamilyLoglik, FourierLoglik, MixedLoglik
-from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
 from pm_fastlmm.likelihood.dense import dense_loglik_and_gradient
 from pm_fastlmm.likelihood.family import family_loglik_and_gradient
 from pm_fastlmm.likelihood.fourier import fourier_loglik_and_gradient
+from pm_fastlmm.likelihood.mixed import mixed_loglik_and_gradient
 
 
 def _called_back(evaluate: Callable[..., tuple[Any, ...]], differentiable: int) -> Callable[..., Any]:
@@ -49,10 +50,6 @@ def _no_gradient(constant: Any) -> Any:
     return np.zeros(constant.shape, dtype=jax.dtypes.float0)
 
 
-def _mixed(phi: Any, e: Any, within: Any, between: Any, rss: Any, *constants: Any) -> tuple[Any, ...]:
-    return tuple(loglik_and_gradient(phi, float(e), within, between, float(rss), *constants))
-
-
 def _family(*inputs: Any) -> tuple[Any, ...]:
     return tuple(family_loglik_and_gradient(*inputs))
 
@@ -63,7 +60,7 @@ def _fourier(log_prior: Any, e: Any, data: Any, gram: Any, df: Any) -> tuple[Any
 
 @jax_funcify.register(MixedLoglik)  # type: ignore[untyped-decorator]
 def _mixed_loglik(op: MixedLoglik, **kwargs: Any) -> Any:
-    return _called_back(_mixed, 5)
+    return _called_back(partial(mixed_loglik_and_gradient, op.products), 7)
 
 
 @jax_funcify.register(DenseLoglik)  # type: ignore[untyped-decorator]

@@ -16,10 +16,10 @@ from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch.basic import generate_fallback_impl, numba_funcify_and_cache_key
 
-from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
 from pm_fastlmm.likelihood.dense import dense_loglik_and_gradient
 from pm_fastlmm.likelihood.family import family_loglik_and_gradient
 from pm_fastlmm.likelihood.fourier import fourier_loglik_and_gradient
+from pm_fastlmm.likelihood.mixed import mixed_loglik_and_gradient
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
@@ -41,24 +41,23 @@ class MixedLoglik(Op):  # type: ignore[misc]
     """
     Log-likelihood from cross-products, with its gradient as further outputs: both come from one factorisation.
 
-    Inputs: phi, σ²_e, the statistics of the response (within, between, rss), and the constants of the products. There
-    is no second derivative.
+    Inputs: phi, σ²_e, the statistics of the response y₂ + Q₁d (within, between, rss), and y₂ and d themselves, which
+    are looked at where inner products lose digits. There is no second derivative.
     """
 
-    __props__ = ()
+    __props__ = ("products",)
+
+    def __init__(self, products: MixedProducts) -> None:
+        self.products = products
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to inputs."""
-        phi, e, within, between, rss, *constants = map(pt.as_tensor, inputs)
-        outputs = [pt.dscalar(), phi.type(), pt.dscalar(), within.type(), between.type(), pt.dscalar()]
-        return Apply(self, [phi, e, within, between, rss, *constants], outputs)
+        variables = list(map(pt.as_tensor, inputs))
+        return Apply(self, variables, [pt.dscalar(), *(variable.type() for variable in variables)])
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        phi, e, within, between, rss, *constants = inputs
-        for out, value in zip(
-            outputs, loglik_and_gradient(phi, float(e), within, between, float(rss), *constants), strict=True
-        ):
+        for out, value in zip(outputs, mixed_loglik_and_gradient(self.products, *inputs), strict=True):
             out[0] = np.asarray(value)
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
@@ -66,16 +65,12 @@ class MixedLoglik(Op):  # type: ignore[misc]
         g, *others = cotangents
         if any(not isinstance(other.type, type(disconnected_type)) for other in others):
             raise NotImplementedError("the structured likelihood has first derivatives only.")
-        return [g * d for d in outputs[1:]] + [disconnected_type() for _ in inputs[5:]]
-
-    def connection_pattern(self, node: Any) -> list[list[bool]]:
-        """Parameters and statistics reach the log-likelihood, the constants do not."""
-        return [[i < 5] * 6 for i in range(len(node.inputs))]
+        return [g * d for d in outputs[1:]]
 
 
 @called_back
 class ResponseStatistics(Op):  # type: ignore[misc]
-    """The statistics of a response; PyTensor folds those of observed data when it compiles."""
+    """The statistics of a response, and y₂ itself; PyTensor folds those of observed data when it compiles."""
 
     __props__ = ("products",)
 
@@ -85,13 +80,14 @@ class ResponseStatistics(Op):  # type: ignore[misc]
     def make_node(self, y: Any) -> Apply:
         """Apply to a response (n,)."""
         p = self.products
-        shapes = ((p.W.shape[1],), p.C.shape[:2], (), p.Q_within.shape[1:])
+        shapes = ((p.W.shape[1],), p.C.shape[:2], (), p.Q_within.shape[1:], (p.rows,))
         types = [pt.tensor(dtype="float64", shape=shape) for shape in shapes]
         return Apply(self, [pt.as_tensor(y)], types)
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        for out, value in zip(outputs, self.products.response(np.asarray(inputs[0], dtype=float)), strict=True):
+        response = self.products.response(np.asarray(inputs[0], dtype=float))
+        for out, value in zip(outputs, (*response, response.rows), strict=True):
             out[0] = np.asarray(value, dtype=float)
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
@@ -119,8 +115,8 @@ class ResponsePullback(Op):  # type: ignore[misc]
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        y, within, between, rss, y1 = inputs
-        outputs[0][0] = self.products.response_pullback(y, within, between, float(rss), y1)
+        y, within, between, rss, y1, rows = inputs
+        outputs[0][0] = self.products.response_pullback(y, within, between, float(rss), y1, rows)
 
 
 @called_back
