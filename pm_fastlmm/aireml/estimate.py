@@ -204,6 +204,11 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
             f"on the boundary: {', '.join(boundary)}; standard errors of these are undefined there (NaN). "
             "fit.profile_interval (of what is no element of an unstructured matrix) and flmm.sample give intervals"
         )
+        if objective.coef and objective.method == "REML":
+            parts.append(
+                "tests of fixed effects take what is on the boundary as known; zero_variances='free' of Kenward–Roger "
+                "counts it as estimated, as pbkrtest does"
+            )
     return converged, ". ".join(parts)
 
 

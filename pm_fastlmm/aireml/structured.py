@@ -173,8 +173,8 @@ class StructuredObjective(Objective):
     def _best_ratio(self, theta: FloatArray) -> FloatArray:
         """Return the best of many ratios of two variances, each with its best total: one kernel can have two modes."""
         best, highest = theta, -np.inf
-        for ratio in np.exp(np.linspace(-_RATIOS, _RATIOS, 2 * int(_RATIOS) + 1)):
-            candidate = theta * np.array([ratio, 1.0])
+        for factor in np.exp(np.linspace(-_RATIOS, _RATIOS, 2 * int(_RATIOS) + 1)):
+            candidate = theta * np.array([factor, 1.0])
             state = self.state(candidate)
             if state is None:
                 continue

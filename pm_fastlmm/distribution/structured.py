@@ -232,8 +232,8 @@ def _parametrise(
     blocks = [_block(term) for term in terms]
     if B.type.shape != (0, 0):
         blocks.append(Block(sp.csr_array(projection.Q1 @ projection.R), 1, projection.rank, None))
-    options = {} if rows is None else {"observations": rows.n, "largest_ratio": rows.largest_ratio}
-    products = MixedProducts.from_rows(blocks, projection, flat=flat, **options)
+    observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
+    products = MixedProducts.from_rows(blocks, projection, flat=flat, observations=observations, largest_ratio=precise)
     theta = Theta.of_terms(terms)
     carried = {"treatment": "flat" if flat else "proper", "terms": tuple(terms), "theta": theta,
                "products": products, "ids": ids, "design": design,

@@ -161,6 +161,12 @@ class Rows:
         size = self.T.shape[0] * self.T.shape[1]
         return slice(len(self.A) - size, len(self.A))
 
+    @property
+    def _between(self) -> FloatArray:
+        """M_j⁻¹(ȳ_j - B_jb), (levels, width)."""
+        residual = self.residual[self._level_rows].reshape(self.T.shape[:2])
+        return np.asarray(np.einsum("jba,jb->ja", self.halves, residual) / self.e)
+
     def eliminated_score(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the same of the eliminated term, and M_j⁻¹(ȳ_j - B_jb)."""
         X = np.linalg.solve(np.swapaxes(self.T, 1, 2), np.swapaxes(self.products.C, 1, 2))
@@ -169,14 +175,13 @@ class Rows:
         w = np.einsum("jab,ja->jb", X, residual)
         QX = np.einsum("jam,jab->jmb", Q, X)
         ZPZ = np.einsum("jab,jac->bc", X, X) - np.einsum("jmb,jmc->bc", QX, QX)
-        between = np.einsum("jba,jb->ja", self.halves, residual) / math.sqrt(self.e)
-        return 0.5 * (w.T @ w - ZPZ), w, between
+        return 0.5 * (w.T @ w - ZPZ), w, self._between
 
     def residual_score(self) -> float:
         """
         Return ∂ℓ/∂σ²_e by Euler's identity, σ²_e ∂ℓ/∂σ²_e = ½(yᵀPy - p) - Σ_k ⟨Σ_k, ∂ℓ/∂Σ_k⟩.
 
-        The products are taken with the roots of Σ_k inside, as a score of the size 1/σ²_e may stand beside a null space.
+        The products are taken with the roots of Σ_k inside: a score of the size 1/σ²_e may stand beside a null space.
         """
         p = self.products
         scaled = self._projected(_scaled_columns(self.A, p, self.factor[4])[:, : len(self.Q) - len(self.A)])
@@ -194,10 +199,7 @@ class Rows:
         rows = self.A @ dense
         rows[self._level_rows] += along.reshape(-1, dense.shape[1])
         top = self.residual[: len(self.A) - self.T.shape[0] * self.T.shape[1]] / self.e
-        between = (
-            np.einsum("jba,jb->ja", self.halves, self.residual[self._level_rows].reshape(self.T.shape[:2])) / self.e
-        )
-        levels = np.einsum("jab,jb->ja", self.halves, between).ravel()
+        levels = np.einsum("jab,jb->ja", self.halves, self._between).ravel()
         E = self._projected(np.column_stack([rows, np.concatenate([top, levels])]))
         out = np.asarray(E.T @ E / self.e)
         out[-1, -1] += float(self.rest @ self.rest) / self.e**3

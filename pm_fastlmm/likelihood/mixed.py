@@ -98,8 +98,8 @@ class MixedState:
         p = self.products
         scores, between = {}, np.zeros(self.response.between.shape)
         if p.eliminated:
-            *own, between = rows.eliminated_score()
-            scores[p.order[0]] = own
+            score, w, between = rows.eliminated_score()
+            scores[p.order[0]] = score, w
         for k, offset in enumerate(self._offsets()):
             if offset is not None:
                 scores[k] = rows.dense_score(offset, *p.blocks[k][1:3])

@@ -225,7 +225,8 @@ class MixedProducts:
 
     def unpacked(self, phi: FloatArray) -> list[FloatArray]:
         """Return Σ_k of each block from phi, packed in the order of the engine."""
-        out, start = [np.empty(0)] * len(self.blocks), 0
+        out: list[FloatArray] = [phi] * len(self.blocks)
+        start = 0
         for k in self.order:
             c = self.blocks[k].width
             out[k] = phi[start : start + c * c].reshape(c, c)
