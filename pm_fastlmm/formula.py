@@ -21,7 +21,7 @@ from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
 
 from pm_fastlmm._arrays import FloatArray, require_finite, shown
-from pm_fastlmm.formulas.columns import read_column, table_for, warn_of_numbers_as_text
+from pm_fastlmm.formulas.columns import as_at_the_fit, read_column, table_for, warn_of_numbers_as_text
 from pm_fastlmm.formulas.functions import CONSTANTS, FUNCTIONS, REFUSED
 from pm_fastlmm.formulas.language import as_formulaic, plain_error, sides, source, tokens_of, without_packages
 from pm_fastlmm.formulas.names import columns_in, function_identifier, functions_in, names_of, plain
@@ -125,6 +125,7 @@ def fixed_effects(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.D
 
 def slopes(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.DataFrame, Any]:
     """Return the columns of a one-sided formula over complete rows, and their specification."""
+    warn_of_numbers_as_text(data, _required(formula, whole))
     matrix = _encode(formula, data, whole)
     return _spread(matrix, np.ones(len(data), dtype=bool), data.index), matrix.model_spec
 
@@ -150,10 +151,10 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", DataMismatchWarning)
-            matrix = spec.get_model_matrix(table_for(required, data), context=_context())
+            matrix = spec.get_model_matrix(as_at_the_fit(table_for(required, data), spec), context=_context())
     except DataMismatchWarning as error:
         raise ValueError(f"new data have levels of a fixed factor that have no coefficient: {error}") from None
-    except FormulaicError as error:
+    except (FormulaicError, TypeError) as error:
         raise ValueError(
             f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: {plain_error(error)}"
         ) from error
@@ -199,7 +200,7 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
     table = table_for(_required(formula, whole), data, response=response)
     try:
         return model_matrix(formula, table, na_action="drop", output="pandas", context=context)
-    except FormulaicError as error:
+    except (FormulaicError, TypeError) as error:
         raise ValueError(
             f"formula {whole!r} does not fit the columns {', '.join(map(str, data.columns))}: {plain_error(error)}"
         ) from error

@@ -59,7 +59,8 @@ def lmm_model(
         Its index are the ids.
     known : dict of str to DataFrame or array, optional
         For a grouping factor, the known covariance K between its levels, such as `covariance.pedigree` makes: var u =
-        σ²K; for slopes K ⊗ Σ. Labels are matched to the levels.
+        σ²K; for slopes K ⊗ Σ. Labels are matched to the levels; an array without them is taken only for levels that are
+        the numbers of its rows, counted from 0 or 1.
     priors : dict, optional
         Other priors by the name of the variable: unregistered distributions, {"sigma_gen": pm.Exponential.dist(1)}, of
         a vector if the variable is one; and another eta of the LKJ prior, {"eta_Subject": 1}.

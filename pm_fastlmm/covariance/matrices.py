@@ -249,7 +249,8 @@ def known(K: Any, sigma2: Any = 1.0) -> Known:
     Parameters
     ----------
     K : array or DataFrame, (n, n)
-        Symmetric positive semi-definite. The labels of a DataFrame are kept: a term matches its levels to them.
+        Symmetric positive semi-definite. The labels of a DataFrame are kept: a term matches its levels to them, and
+        takes an array only for levels that are the numbers of its rows.
     sigma2 : float or scalar tensor
 
     Raises

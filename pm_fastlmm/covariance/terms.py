@@ -15,6 +15,7 @@ from pm_fastlmm.covariance.blocks import Blocks, blocks
 from pm_fastlmm.covariance.incidence import Factor, Incidence, Levels, SparseMatrix, by_level, read_factor
 from pm_fastlmm.covariance.matrices import Known
 from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Equicorrelation, Identity, Scalar
+from pm_fastlmm.covariance.unlabelled import default_index_hint, require_positions
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -61,10 +62,10 @@ class Term(ReadOnlyArrays, Described):
 
     Notes
     -----
-    A labelled K (`covariance.known` of a DataFrame) is matched to the levels by its labels and may have more of them;
-    without labels its rows are the levels in order. Categories that do not occur in the data are left out, except
-    those that a labelled K has, whose effects are predicted from those of their relatives, and those that stand between
-    the levels of an `ar1`.
+    A labelled K (`covariance.known` of a DataFrame) is matched to the levels by its labels and may have more of them.
+    An array has no labels: its rows are the levels in order only where these are the numbers from 0 or 1 on. Categories
+    that do not occur in the data are left out, except those that a labelled K has, whose effects are predicted from
+    those of their relatives, and those that stand between the levels of an `ar1`.
 
     Examples
     --------
@@ -195,6 +196,7 @@ def _matched(covariance: Covariance, labels: Levels, name: str, what: str) -> Co
         if missing := [label for label in labels if label not in known]:
             texts = set(map(str, known))
             hint = "convert one of them, text is not a number" if str(missing[0]) in texts else "add them or drop rows"
+            hint = default_index_hint(covariance.labels) or hint
             raise ValueError(
                 f"K of term {name!r} lacks {len(missing)} of its {len(labels)} {what} ({shown(missing)}): {hint}."
             )
@@ -204,9 +206,19 @@ def _matched(covariance: Covariance, labels: Levels, name: str, what: str) -> Co
             f"the covariance of term {name!r} has size {covariance.size}, but there are {len(labels)} {what} "
             f"({shown(labels)}): {covariance!r}."
         )
+    if what == "levels":
+        _require_labels(covariance, labels, name)
     if what == "levels" and _needs_spacing(covariance):
         _require_spacing(labels, name)
     return covariance.with_size(len(labels))
+
+
+def _require_labels(covariance: Covariance, labels: Levels, name: str) -> None:
+    if isinstance(covariance, Sum | Hadamard):
+        for operand in covariance.operands:
+            _require_labels(operand, labels, name)
+    if isinstance(covariance, Known) and covariance.labels is None:
+        require_positions(labels, name)
 
 
 def _needs_spacing(covariance: Covariance) -> bool:

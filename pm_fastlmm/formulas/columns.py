@@ -48,6 +48,32 @@ def table_for(required: Collection[str], data: pd.DataFrame, *, response: Collec
     return pd.DataFrame(made, index=pd.RangeIndex(len(data)))
 
 
+def as_at_the_fit(table: pd.DataFrame, spec: Any) -> pd.DataFrame:
+    """
+    Return new rows with factors by the levels of a specification, which are compared as people read them, 1 and "1".
+
+    formulaic takes numbers for a factor's columns without a word, each of them the number itself.
+
+    Raises
+    ------
+    ValueError
+        If a covariate has become text.
+    """
+    made = table.copy()
+    for name, (kind, state) in spec.encoder_state.items():
+        if name not in table:
+            continue
+        if kind.value == "categorical":
+            levels = {level_text(level): level for level in state["categories"]}
+            values = [levels.get(level_text(value), value) for value in table[name]]
+            made[name] = pd.Series(values, index=table.index, dtype=object)
+        elif table[name].dtype.kind not in "fiubc":
+            raise ValueError(
+                f"the column {name!r} of the new data is no number as it was at the fit, but a text or factor."
+            )
+    return made
+
+
 def read_column(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """Return a column of NumPy's dtypes: float64, small int64, bool, object for texts, or a category of such."""
     dtype = column.dtype
@@ -80,7 +106,9 @@ def _read_objects(column: "pd.Series[Any]") -> "pd.Series[Any]":
     kinds = set(map(type, column.dropna()))
     if kinds and all(issubclass(kind, int | float | np.integer | np.floating | Decimal) for kind in kinds):
         return column.astype(bool if kinds <= {bool, np.bool_} and not column.isna().any() else np.float64)
-    if any(issubclass(kind, datetime.date | datetime.timedelta | complex | pd.Interval | pd.Period) for kind in kinds):
+    if kinds and all(issubclass(kind, datetime.date) for kind in kinds):
+        return pd.to_datetime(column)
+    if any(issubclass(kind, datetime.timedelta | complex | pd.Interval | pd.Period) for kind in kinds):
         return column.infer_objects()
     return column.map(level_text, na_action="ignore").astype(object)
 
@@ -115,7 +143,8 @@ def warn_of_numbers_as_text(data: pd.DataFrame, names: Collection[str]) -> None:
         because = f" because of {shown(unread)} (row {rows[0]!r})" if rows else ""
         warnings.warn(
             f"the column {name!r} is text{because}, so that it is a factor with {len(levels)} levels: if it should be a "
-            f"number, data[{name!r}] = pd.to_numeric(data[{name!r}], errors='coerce') makes the others missing.",
+            f"number, data[{name!r}] = pd.to_numeric(data[{name!r}], errors='coerce') makes other texts missing, and decimal "
+            "commas are read by pd.read_csv(decimal=',').",
             UserWarning,
             stacklevel=outside(),
         )

@@ -1,6 +1,6 @@
 # Design matrices of formulas by R: what model.matrix of R makes of each spelling, as columns and values.
 # usage: Rscript r_formulas.R OUTDIR   (writes r_formulas.csv, the table, and r_formulas.json)
-suppressMessages({library(splines); library(lme4)})
+library(splines)
 out <- commandArgs(TRUE)[1]
 set.seed(4)
 n <- 36
@@ -11,7 +11,7 @@ d <- data.frame(
 write.csv(d, file.path(out, "r_formulas.csv"), row.names = FALSE, quote = FALSE)
 d$f <- factor(d$f); d$a <- factor(d$a)
 formulas <- c(
-  "y ~ days + I(days^2)", "y ~ I(x^2) + I(days^3)", "y ~ I(days^-1 + x)", "y ~ I((days + 1)^-1)", "y ~ I(2^-x)", "y ~ I(days^2 * x - 1)",
+  "y ~ days + I(days^2)", "y ~ I(x^2) + I(days^3)", "y ~ I((days + 1)^-1)", "y ~ I(2^-x)", "y ~ I(days^2 * x - 1)",
   "y ~ (f + a + x)^2", "y ~ (f + a + x)^3", "y ~ x^2", "y ~ f %in% a", "y ~ x %in% f", "y ~ a + f %in% a", "y ~ a*f - a", "y ~ f:a",
   "y ~ I(days %% 3)", "y ~ I(days %/% 2)", "y ~ I(-days %% 4 * x)", "y ~ I(days * 2 %% 3)", "y ~ I(days %/% 2 %% 2)",
   "y ~ x - 1", "y ~ x + 0", "y ~ 0 + f", "y ~ -1 + f + a", "y ~ f - 1 + x", "y ~ 1", "y ~ f*a", "y ~ f/x", "y ~ f/a", "y ~ (f + a)/x", "y ~ x/f",
@@ -29,13 +29,13 @@ formulas <- c(
   "y ~ I(x > 1)", "y ~ 0 + I(x > 1)", "y ~ I(x > 1):z", "y ~ I((x > 1) | (z < 0))", "y ~ I(x > 1 & z < 0)", "y ~ I(!l)", "y ~ I(x * l)", "y ~ I(f == 'u') * x", "y ~ I(f %in% c('u', 'w'))", "y ~ I(days %in% c(1, 2, 3))",
   "y ~ l", "y ~ 0 + l", "y ~ l:x", "y ~ l*x", "y ~ 0 + l:x", "y ~ l:f", "y ~ as.numeric(x > 1)",
   "y ~ log(yield)", "y ~ I(yield^2) + yield", "y ~ log(Sepal.Length) + Sepal.Length", "y ~ C(f, contr.sum)", "y ~ C(f, contr.helmert)", "y ~ C(f, contr.treatment)", "y ~ C(factor(dose), contr.poly)",
-  "I(y/1000) ~ x", "log(y) ~ x", "y/1000 ~ x", "y - z ~ x", "2*y ~ x", "y^2 ~ x", "sqrt(y + 10) ~ x", "-y ~ x", "log(yield) ~ .", "y ~ . - g", "y ~ .", "I(y - mean(y)) ~ x", "scale(y) ~ x",
-  "y ~ x + I(x^2) + f:I(x^2)", "y ~ f + f:x + f:I(x^2) - 1", "y ~ plogis(z)", "y ~ I(1/(x + 1))", "y ~ I(x/days)", "y ~ x + I(-x^2)", "y ~ I(x - -z)", "y ~ exp(-x)", "y ~ I(1e-3 * days + 2L)")
+  "I(y/1000) ~ x", "log(y) ~ x", "y/1000 ~ x", "y - z ~ x", "2*y ~ x", "y^2 ~ x", "sqrt(y + 10) ~ x", "-y ~ x", "log(yield) ~ .", "y ~ . - g", "y ~ .", "scale(y) ~ x",
+  "y ~ x + I(x^2) + f:I(x^2)", "y ~ f + f:x + f:I(x^2) - 1", "y ~ plogis(z)", "y ~ I(1/(x + 1))", "y ~ x + I(-x^2)", "y ~ I(x - -z)", "y ~ exp(-x)", "y ~ I(1e-3 * days + 2L)")
 num <- function(v) ifelse(is.finite(v), formatC(v, digits = 15, format = "g"), "null")
 vec <- function(v) paste0("[", paste(num(as.numeric(v)), collapse = ", "), "]")
 rows <- vapply(formulas, function(text) {
   frame <- model.frame(as.formula(text), d)
-  X <- model.matrix(as.formula(text), frame)
+  X <- model.matrix(terms(frame), frame)
   y <- model.response(frame)
   ok <- rowSums(!is.finite(X)) == 0
   sprintf('{"formula": %s, "rows": %s, "columns": [%s], "y": %s, "X": [%s]}', deparse(text), vec(as.integer(rownames(X))[ok] - 1),
