@@ -21,11 +21,10 @@ from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
 
 from pm_fastlmm._arrays import FloatArray, require_finite, shown
-from pm_fastlmm.formulas.columns import as_at_the_fit, read_column, table_for, warn_of_numbers_as_text
+from pm_fastlmm.formulas.columns import as_at_the_fit, read_column, table_for, warn_of_codes, warn_of_numbers_as_text
 from pm_fastlmm.formulas.functions import CONSTANTS, FUNCTIONS, REFUSED
 from pm_fastlmm.formulas.language import as_formulaic, plain_error, sides, source, tokens_of, without_packages
 from pm_fastlmm.formulas.names import columns_in, function_identifier, functions_in, names_of, plain
-
 
 _FACTOR = re.compile(r"(?:as\.)?factor\(\s*`?([^`()]+?)`?\s*\)")  # right of a bar: every column is a factor there
 
@@ -111,6 +110,7 @@ def fixed_effects(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.D
         raise ValueError("data has no rows: there is nothing to fit.")
     complete = data[variables].notna().all(axis=1).to_numpy()
     warn_of_numbers_as_text(data, [name for name in _required(sides(formula)[1], whole) if name in variables])
+    warn_of_codes(data[complete], variables)
     matrices = _encode(formula, data[complete], whole)
     response = sides(formula)[0].strip("`")
     if response in data.columns and not _numeric(data[response][complete]):
@@ -156,7 +156,8 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
         raise ValueError(f"new data have levels of a fixed factor that have no coefficient: {error}") from None
     except (FormulaicError, TypeError) as error:
         raise ValueError(
-            f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: {plain_error(error)}"
+            f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: "
+            f"{plain_error(error)}"
         ) from error
     if len(matrix) < len(data):
         undefined = np.delete(np.arange(len(data)), matrix.index.to_numpy())

@@ -1,1 +1,1 @@
-"""What formulas are made of: names, expressions in the spelling of R or Python, functions, and the columns they read."""
+"""What formulas are made of: names, expressions spelled as in R or Python, functions, and the columns they read."""

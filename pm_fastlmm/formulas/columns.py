@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pm_fastlmm._arrays import outside, shown
+from pm_fastlmm._missing_codes import warn_of_missing_codes
 from pm_fastlmm.formulas.factors import level_text
 from pm_fastlmm.formulas.names import column_identifier
 
@@ -20,7 +21,7 @@ _LARGE = 2**15  # of whole numbers: the products and powers that a formula makes
 
 def table_for(required: Collection[str], data: pd.DataFrame, *, response: Collection[str] = ()) -> pd.DataFrame:
     """
-    Return the columns that formulaic needs, under the names it knows them by, with the index 0, 1, 2 …
+    Return the columns that formulaic needs, under the names it knows them by, and with a default index.
 
     Parameters
     ----------
@@ -84,15 +85,15 @@ def read_column(column: "pd.Series[Any]") -> "pd.Series[Any]":
         codes = pd.Categorical.from_codes(used.cat.codes, categories=index, ordered=bool(used.cat.ordered))
         return pd.Series(codes, index=column.index)
     if isinstance(dtype, pd.SparseDtype):
-        return read_column(column.sparse.to_dense())
-    if pd.api.types.is_bool_dtype(dtype) and dtype != object:
+        return read_column(pd.Series(np.asarray(column), index=column.index))
+    if pd.api.types.is_bool_dtype(dtype) and not pd.api.types.is_object_dtype(dtype):
         return column.astype(bool) if not column.isna().any() else column.astype(object)
     if pd.api.types.is_integer_dtype(dtype) and not column.isna().any():
         large = len(column) > 0 and max(abs(int(column.max())), abs(int(column.min()))) > _LARGE
         return column.astype(np.float64 if large else np.int64)
     if pd.api.types.is_integer_dtype(dtype) or pd.api.types.is_float_dtype(dtype):
         return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
-    if dtype == object:
+    if pd.api.types.is_object_dtype(dtype):
         return _read_objects(column)
     if pd.api.types.is_string_dtype(dtype):
         return column.astype(object)
@@ -119,8 +120,8 @@ def _term(values: "pd.Series[Any]", name: str) -> "pd.Series[Any]":
         return values.astype("category")
     if values.dtype.kind in "mM" or isinstance(values.dtype, pd.PeriodDtype | pd.DatetimeTZDtype):
         raise ValueError(
-            f"the column {name!r} holds dates or durations ({values.dtype}), whose unit a formula cannot know: make it a "
-            f"number first, such as days, (data[{name!r}] - data[{name!r}].min()).dt.days for dates."
+            f"the column {name!r} holds dates or durations ({values.dtype}), whose unit a formula cannot know: make it "
+            f"a number first, such as days, (data[{name!r}] - data[{name!r}].min()).dt.days for dates."
         )
     return values
 
@@ -142,16 +143,24 @@ def warn_of_numbers_as_text(data: pd.DataFrame, names: Collection[str]) -> None:
         rows = data.index[data[name].isin(unread[:1])].tolist() if unread else []
         because = f" because of {shown(unread)} (row {rows[0]!r})" if rows else ""
         warnings.warn(
-            f"the column {name!r} is text{because}, so that it is a factor with {len(levels)} levels: if it should be a "
-            f"number, data[{name!r}] = pd.to_numeric(data[{name!r}], errors='coerce') makes other texts missing, and decimal "
-            "commas are read by pd.read_csv(decimal=',').",
+            f"the column {name!r} is text{because}, so that it is a factor with {len(levels)} levels: if it should be "
+            f"a number, data[{name!r}] = pd.to_numeric(data[{name!r}], errors='coerce') makes other texts missing; "
+            "decimal commas are read by pd.read_csv(decimal=',').",
             UserWarning,
             stacklevel=outside(),
         )
 
 
+def warn_of_codes(data: pd.DataFrame, names: Collection[str]) -> None:
+    """Warn of numbers in these columns that look like codes for missing values."""
+    for name in names:
+        values = read_column(data[name])
+        if values.dtype.kind in "fi":
+            warn_of_missing_codes(values.to_numpy(dtype=np.float64), [name])
+
+
 def _like_measurements(values: "pd.Series[str]", levels: list[str], texts: list[str]) -> bool:
-    """Return whether numbers in a text column are measurements, which seldom repeat, rather than the names of levels."""
+    """Return whether the numbers in a text column are measurements, which seldom repeat, and not names of levels."""
     numbers = len(levels) - len(texts)
     fractions = any(re.search(r"\d[.,]\d", level) for level in levels if level not in texts)
     rare = 0 < values.isin(texts).sum() < len(values) / 20

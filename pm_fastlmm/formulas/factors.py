@@ -33,7 +33,7 @@ def as_factor(x: Any, levels: Sequence[Any] | None = None) -> "pd.Series[Any]":
     return made
 
 
-@stateful_transform
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
 def in_classes(
     x: Any,
     breaks: Any,
@@ -66,4 +66,4 @@ def in_classes(
     )  # fmt: skip
     if labels is False:
         return np.where(classes.codes < 0, np.nan, classes.codes + 1.0)
-    return pd.Series(classes.rename_categories([str(name) for name in classes.categories]).remove_unused_categories())
+    return pd.Series(classes.rename_categories(str).remove_unused_categories())

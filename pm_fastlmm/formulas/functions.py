@@ -37,7 +37,7 @@ REFUSED: Mapping[str, str] = {  # what R users write and formulas do not do, and
 def _numbers(values: Any) -> Any:
     """Return numbers as floats: R has no small integers that overflow, and True is 1."""
     dtype = getattr(values, "dtype", None)
-    if isinstance(dtype, pd.CategoricalDtype) or dtype == object or isinstance(values, str):
+    if isinstance(dtype, pd.CategoricalDtype) or dtype == np.object_ or isinstance(values, str):
         raise ValueError("it has no numbers: as.numeric(f) is the number of a level, or a text read as a number")
     return values.astype(np.float64) if isinstance(values, pd.Series) else np.asarray(values, dtype=np.float64)
 
@@ -69,7 +69,7 @@ def ifelse(test: Any, yes: Any, no: Any) -> Any:
 
 def identity(x: Any) -> Any:
     """Return x; conditions are factors with the levels False and True, as in R."""
-    return pd.Series(np.asarray(x)).astype("category") if getattr(x, "dtype", None) == bool else x
+    return pd.Series(np.asarray(x)).astype("category") if getattr(x, "dtype", None) == np.bool_ else x
 
 
 def is_in(x: Any, values: Any) -> "pd.Series[bool]":
@@ -79,7 +79,7 @@ def is_in(x: Any, values: Any) -> "pd.Series[bool]":
 
 
 def as_numeric(x: Any) -> Any:
-    """Return numbers: of a factor the place of its level, of a text what it reads as, and missing if it is no number."""
+    """Return numbers: of a factor the place of its level, of a text what it reads as, missing if it is no number."""
     if isinstance(x.dtype, pd.CategoricalDtype):
         codes = pd.Series(x).cat.codes
         return codes.where(codes >= 0).astype(np.float64) + 1
@@ -126,7 +126,7 @@ def C(data: Any, contrasts: Any = None, *, contr: Any = None, levels: Any = None
     return formulaic_C(made, contrasts, levels=levels, spans_intercept=spans_intercept)
 
 
-@stateful_transform
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
 def poly(x: Any, degree: int = 1, raw: bool = False, _state: Any = None) -> Any:
     """Return orthogonal polynomials of x, or its powers."""
     x, degree = np.asarray(_numbers(x)), int(degree)

@@ -1,5 +1,5 @@
 """
-Names inside calls, written as Python identifiers: columns and functions have two kinds, so that neither hides the other.
+Names inside calls, written as Python identifiers: columns and functions have two kinds, and neither hides the other.
 
 formulaic evaluates calls as Python, in one namespace for columns, the caller's variables and functions. R has two: a
 name before "(" is a function, whatever else is called that. Column names that Python cannot read, "yield" or "t/ha",

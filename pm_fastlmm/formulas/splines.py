@@ -11,14 +11,14 @@ from scipy.linalg import null_space
 from pm_fastlmm._arrays import FloatArray
 
 
-@stateful_transform
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
 def bs(
     x: Any,
     df: int | None = None,
     knots: Any = None,
     degree: int = 3,
     intercept: bool = False,
-    Boundary_knots: Any = None,  # noqa: N803, R's argument is Boundary.knots
+    Boundary_knots: Any = None,
     _state: Any = None,
     **options: Any,
 ) -> Any:
@@ -30,21 +30,21 @@ def bs(
     return basis_spline(x, df, knots, degree, _state=_state, **options)
 
 
-@stateful_transform
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
 def ns(
     x: Any,
     df: int | None = None,
     knots: Any = None,
     intercept: bool = False,
-    Boundary_knots: Any = None,  # noqa: N803
+    Boundary_knots: Any = None,
     _state: Any = None,
 ) -> FloatArray:
     """
     Return natural cubic splines: cubic between the knots, straight outside the boundary.
 
     The second derivative of B-splines at the two boundary knots is two linear conditions on their coefficients; the
-    columns are an orthonormal basis of what is left of them. They span what R's `ns` spans. Interior knots are quantiles
-    of x inside the boundary, df - 1 of them (df - 2 with an intercept).
+    columns are an orthonormal basis of what is left of them. They span what R's `ns` spans. Interior knots are
+    quantiles of x inside the boundary, df - 1 of them (df - 2 with an intercept).
     """
     x = np.asarray(x, dtype=np.float64)
     if "knots" not in _state:
