@@ -18,6 +18,7 @@ from pm_fastlmm.covariance.matrices import (
     unstructured,
 )
 from pm_fastlmm.covariance.operators import BlockDiagonal, Propagate
+from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS, read_pedigree
 from pm_fastlmm.covariance.relationship import grouping, markers, pedigree, phylogeny
 from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Identity, Scalar
 from pm_fastlmm.covariance.terms import Term
@@ -36,6 +37,7 @@ propagate = Propagate
 
 __all__ = [
     "AR1",
+    "UNKNOWN_PARENTS",
     "BlockDiagonal",
     "Blocks",
     "CholeskyFactored",
@@ -72,6 +74,7 @@ __all__ = [
     "pedigree",
     "phylogeny",
     "propagate",
+    "read_pedigree",
     "scalar",
     "unstructured",
 ]
