@@ -106,7 +106,7 @@ def require_digits(labels: Iterable[Hashable], name: str = "ids", dtype: object 
     """
     limit = 2.0 ** (np.finfo(dtype).nmant + 1) if isinstance(dtype, np.dtype) and dtype.kind == "f" else 2.0**53
     for label in labels:
-        if isinstance(label, float | np.floating) and limit <= abs(label) < np.inf:
+        if isinstance(label, float | np.floating) and limit <= abs(float(label)) < np.inf:
             raise ValueError(
                 f"{name} has {label!r}, a number in floating point from 2^{int(np.log2(limit))} on, where different "
                 "ids become one: read the column as text (dtype=str in pd.read_csv) or as 'Int64'."

@@ -160,7 +160,7 @@ def read_parents(
 def _present(label: Any) -> Any:
     """Return None for what is missing in any of its types."""
     last = label[-1] if isinstance(label, tuple) and label else label
-    return None if last is None or pd.isna(last) is True else label
+    return None if last is None or (np.ndim(last) == 0 and bool(pd.isna(last))) else label
 
 
 def _codes(unknown: Any) -> frozenset[str]:

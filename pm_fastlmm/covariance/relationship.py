@@ -208,7 +208,7 @@ def grouping(levels: Labels, *, ids: Labels | None = None, scale: Scale = "none"
     codes, names = pd.factorize(column)
     if (codes < 0).any():
         raise ValueError(f"levels is missing in row {shown(list(index[codes < 0]))}: name it or drop the row.")
-    require_distinct(names.tolist(), "levels", names.dtype)
+    require_distinct(tuple(names), "levels", names.dtype)
     return _labelled((codes[:, None] == codes).astype(float), index, scale, levels=len(names))
 
 
