@@ -83,7 +83,7 @@ def _slices(table: Any, width: int) -> Iterator[Any]:
 def _with_nan(table: Any) -> Any:
     """Return a table with pd.NA among its numbers with NaN in its place; `read` names what is no number."""
     if isinstance(table, pd.DataFrame) and any(
-        dtype == object or isinstance(dtype, pd.api.extensions.ExtensionDtype) for dtype in table.dtypes
+        dtype.kind == "O" or isinstance(dtype, pd.api.extensions.ExtensionDtype) for dtype in table.dtypes
     ):
         with suppress(TypeError, ValueError):
             return table.where(table.notna(), np.nan).astype(float)

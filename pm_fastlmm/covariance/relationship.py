@@ -20,6 +20,7 @@ from pm_fastlmm._spelling import as_read, places, spelling_hint
 from pm_fastlmm.covariance.incidence import require_distinct
 from pm_fastlmm.covariance.newick import parse_newick
 from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS, Labels, elements, read_index, read_parents
+from pm_fastlmm.covariance.rooting import shared_paths
 
 Scale = Literal["none", "mean_diagonal"]
 
@@ -213,17 +214,27 @@ def grouping(levels: Labels, *, ids: Labels | None = None, scale: Scale = "none"
 
 
 def phylogeny(
-    tree: str | pd.DataFrame | FloatArray, *, ids: Labels | None = None, scale: Scale = "none"
+    tree: str | pd.DataFrame | FloatArray,
+    *,
+    root: str | Labels | None = None,
+    ids: Labels | None = None,
+    scale: Scale = "none",
 ) -> pd.DataFrame:
     """Covariance of Brownian motion along a tree: K_ij is the length of the path from the root that i and j share.
 
     Parameters
     ----------
     tree : str, array or data frame
-        A rooted Newick tree with branch lengths (the text, not its file; the length above the root is ignored), or the
+        A Newick tree with branch lengths (the text, not its file; the length above the root is ignored), or the
         covariance of such a tree, which is checked and passed through.
+    root : {"base", "midpoint"}, name of a tip or names of several, optional
+        Where the root of an unrooted tree is: at the base of the text; in the middle of the longest path; in the middle
+        of the branch to an outgroup. Needed for text marked [&U], or with more than two branches at its base unless
+        marked [&R]: maximum-likelihood programs write unrooted trees so. With an intercept in X the likelihood and σ²
+        are the same for all roots, but tr(K)/n and h² are not, nor are the effects of the tips.
     ids : sequence, optional
-        The tips to return, in this order. Default: all, in the order of the tree. For an array, the names of its rows.
+        The tips to return, in this order; compared as people read them, 1 is the tip "1". Default: all, in the order
+        of the tree. For an array, the names of its rows.
     scale : {"none", "mean_diagonal"}
         "mean_diagonal" divides K by tr(K)/n: correlations, if the tree is ultrametric. Unscaled, σ²_g/(σ²_g + σ²_e)
         depends on the unit of the branch lengths (years or millions of them) and is not h².
@@ -237,8 +248,8 @@ def phylogeny(
     Raises
     ------
     ValueError
-        If the Newick text is malformed or lacks lengths, tips are repeated or unknown, or a matrix is not symmetric,
-        non-negative and positive semi-definite.
+        If the Newick text is malformed or lacks lengths, the tree is unrooted and `root` is not given, tips are
+        repeated or unknown, or a matrix is not symmetric, non-negative and positive semi-definite.
     TypeError
         If `tree` is another kind of object.
 
@@ -255,12 +266,18 @@ def phylogeny(
     macaque    0.0    0.0     16.0
     """
     if isinstance(tree, str):
-        names, K = parse_newick(tree).shared_paths()
+        names, K = shared_paths(parse_newick(tree), root)
         tips = read_index(names, "tree")
     elif isinstance(tree, pd.DataFrame | np.ndarray):
+        if root is not None:
+            raise ValueError("root= is for Newick text: a covariance of shared paths has its root already.")
         tips, K = _checked_covariance(tree, ids)
     else:
-        raise TypeError(f"tree must be Newick text or a covariance matrix, got {type(tree).__name__}: convert it.")
+        raise TypeError(
+            f"tree must be Newick text or a covariance matrix, got {type(tree).__name__}: read a file, "
+            "Path(file).read_text(), and write an object as text: tree.as_string('newick') of dendropy, str(tree) of "
+            "scikit-bio, tree.write() of ete, tree.newick() of treeswift, format(tree, 'newick') of Biopython."
+        )
     if ids is not None and not isinstance(tree, np.ndarray):
         wanted = read_index(ids, "ids")
         rows = np.array(places(wanted.tolist(), tips.tolist()))

@@ -378,12 +378,13 @@ def test_newick_dialects_give_the_same_tree(dialect):
 
 
 def test_names_keep_quotes_blanks_underscores_and_unicode():
-    K = phylogeny("""('Darwin''s finch':1,"a ""b"" (c);":1,Homo_sapiens:1,Ä.ö-1|x/y:1,'[no comment]':1);""")
+    names = """('Darwin''s finch':1,"a ""b"" (c);":1,Homo_sapiens:1,Ä.ö-1|x/y:1,'[no comment]':1);"""
+    K = phylogeny(names, root="base")
     assert list(K.index) == ["Darwin's finch", 'a "b" (c);', "Homo_sapiens", "Ä.ö-1|x/y", "[no comment]"]
 
 
 def test_polytomies_and_single_child_nodes_share_only_their_common_path():
-    K = phylogeny("((((a:1):1):1,b:1,c:2):4,d:1,e:0);")
+    K = phylogeny("((((a:1):1):1,b:1,c:2):4,d:1,e:0);", root="base")
     expected = [[7, 4, 4, 0, 0], [4, 5, 4, 0, 0], [4, 4, 6, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]]
     np.testing.assert_array_equal(K, expected)
 
@@ -412,7 +413,7 @@ def test_phylogeny_equals_the_sum_of_the_branches_above_both_tips(shape, seed):
 
     newick = "(" + ",".join(write(child, set()) for child in shape) + ");"
     oracle = [[math.fsum(lengths[b] for b in above[i] & above[j]) for j in above] for i in above]
-    K = phylogeny(newick)
+    K = phylogeny(newick, root="base")
     assert list(K.index) == list(above)
     np.testing.assert_allclose(K, oracle, rtol=1e-13)
 
