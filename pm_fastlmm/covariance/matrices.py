@@ -7,6 +7,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 
 from pm_fastlmm._arrays import FloatArray, Ids, frozen, read_covariance, shown
+from pm_fastlmm._spelling import places
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.parameters import FREE, POSITIVE, Interval, is_tensor, lengths, settle, settle_size
 
@@ -231,10 +232,9 @@ class Known(Covariance):
             raise ValueError("K has no labels to select by: give it as a DataFrame with labelled rows and columns.")
         if labels == self.labels:
             return self
-        place = {label: i for i, label in enumerate(self.labels)}
-        if missing := [label for label in labels if label not in place]:
+        rows = places(labels, self.labels)
+        if missing := [label for label, row in zip(labels, rows, strict=True) if row < 0]:
             raise ValueError(f"K lacks {len(missing)} of {len(labels)} labels: {shown(missing)}.")
-        rows = [place[label] for label in labels]
         K = self.K[np.ix_(rows, rows)]
         return type(self)(frozen(K), self.sigma2, labels, frozen(semidefinite_root(K, "K")))
 

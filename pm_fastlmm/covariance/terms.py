@@ -10,6 +10,7 @@ from scipy.sparse import csr_array, issparse
 from pm_fastlmm._arrays import FloatArray, Ids, align, read, require_finite, require_length, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
+from pm_fastlmm._spelling import places, spelling_hint
 from pm_fastlmm.covariance.algebra import Covariance, Hadamard, Kronecker, Sum
 from pm_fastlmm.covariance.blocks import Blocks, blocks
 from pm_fastlmm.covariance.incidence import Factor, Incidence, Levels, SparseMatrix, by_level, read_factor
@@ -172,8 +173,7 @@ def _kept(factor: Factor, over_levels: Covariance | None) -> npt.NDArray[np.bool
         case None | Identity() | Scalar() | Equicorrelation(size=None) | CompoundSymmetry(size=None):
             return used
         case Known(labels=labels):
-            known = set(labels or ())
-            return np.array([u or level in known for u, level in zip(used, factor.levels, strict=True)], dtype=bool)
+            return used | (np.array(places(factor.levels, labels or ()), dtype=np.intp) >= 0)
     return np.ones(len(used), dtype=bool) if over_levels.size in (None, len(used)) else used
 
 
@@ -192,11 +192,10 @@ def _columns(columns: Any, n: int, ids: Ids | None) -> tuple[FloatArray, tuple[s
 def _matched(covariance: Covariance, labels: Levels, name: str, what: str) -> Covariance:
     """Return the covariance with its size settled; a labelled K is put into the order of the labels."""
     if isinstance(covariance, Known) and covariance.labels is not None:
-        known = set(covariance.labels)
-        if missing := [label for label in labels if label not in known]:
-            texts = set(map(str, known))
-            hint = "convert one of them, text is not a number" if str(missing[0]) in texts else "add them or drop rows"
-            hint = default_index_hint(covariance.labels) or hint
+        rows = places(labels, covariance.labels)
+        if missing := [label for label, row in zip(labels, rows, strict=True) if row < 0]:
+            hint = default_index_hint(covariance.labels) or spelling_hint(missing, covariance.labels).removesuffix(".")
+            hint = hint or "add them or drop rows"
             raise ValueError(
                 f"K of term {name!r} lacks {len(missing)} of its {len(labels)} {what} ({shown(missing)}): {hint}."
             )
