@@ -290,7 +290,7 @@ def _feature_rows(node: FourierNode, rows: Any) -> tuple[FeatureRows, FloatArray
             f"{node.name} keeps no rows: give them, rows=(x, y), or rows=(x, y, X) where it has fixed effects."
         )
     x, y, *X = rows
-    points, design = read_new(node.basis, node.products.projection.coef, x, *X)
+    points, design = read_new(node.basis, node.products.projection, x, *(X or [None]), names=("x", "X"))
     values = read(y, "y", ndim=(1,)).values
     require_length(len(values), len(points), "y", "x")
     require_length(len(values), node.n, "y", f"the statistics of {node.name}")

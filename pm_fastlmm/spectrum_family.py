@@ -231,6 +231,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
         key = float(lengthscale)
         if self._recent.get("lengthscale") != key:
             spectrum = _factored(self.kernel, key, self._design, self.rtol)
+            spectrum = replace(spectrum, projection=spectrum.projection.within(self.projection.columns))
             self._recent.update(lengthscale=key, spectrum=spectrum)
         found: Spectrum = self._recent["spectrum"]
         return found
