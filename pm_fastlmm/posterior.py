@@ -326,6 +326,7 @@ def _population(
         beta, _, (_, e, mu) = _draw(idata, model, _spectral(node), rng)
     if X_new is not None:
         _require_no_mean(node, mu)
+        mu = np.zeros(1)
     f = beta @ X.T + mu
     return f, f + np.sqrt(e)[..., None] * rng.standard_normal(f.shape), ids
 

@@ -41,7 +41,7 @@ def test_a_new_level_has_no_effect_and_all_its_variance(sleep):
 
 def test_what_is_missing_is_said_with_what_helps(sleep):
     days = pd.DataFrame({"Days": [0.0, 10.0]}, index=["first", "second"])
-    with pytest.raises(ValueError, match="data has no column 'Subject', .* effects='population' predicts without"):
+    with pytest.raises(ValueError, match=r"data has no column 'Subject', .* effects='population' predicts without"):
         sleep.predict(data=days)
     holes = days.assign(Subject=["308", None])
     with pytest.raises(ValueError, match=r"the group of term 'Subject' is missing in rows 'second': .* label of their"):
@@ -126,12 +126,12 @@ def test_draws_without_random_effects(engine):
         if engine == "FastLMM":
             flmm.FastLMM("y", sigma2_g=a, sigma2_e=b, spectrum=flmm.Spectrum.from_covariance(K, X), observed=y)
         elif engine == "StructuredLMM":
-            term = flmm.Term(np.arange(n), cov.scalar(a), across=cov.known(pd.DataFrame(K)), name="u")
+            term = flmm.Term(np.arange(n), cov.known(pd.DataFrame(K), a), name="u")
             flmm.StructuredLMM("y", X=X, terms=[term], sigma2_e=b, observed=y)
         else:
             ell, values = pm.Uniform("ell", 0.5, 2.0), values | {"ell": 1.0}
             family = flmm.SpectrumFamily.from_coordinates(x, "se", lengthscale=(0.5, 2.0), X=X, progressbar=False)
-            flmm.FamilyLMM("y", lengthscale=ell, sigma2=a, sigma2_e=b, family=family, observed=y)
+            flmm.FamilyLMM("y", lengthscale=ell, sigma2_g=a, sigma2_e=b, spectrum=family, observed=y)
     V = v * K + e * np.eye(n)
     new = pd.DataFrame({"z": [0.0, 2.0, -1.0], "one": 1.0}, index=list("klm"))
     idata = flmm.predict(posterior(**values), new, effects="population", model=model, random_seed=1)
