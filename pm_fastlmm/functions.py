@@ -9,7 +9,7 @@ import numpy as np
 from pm_fastlmm._arrays import FloatArray, frozen, read, require_length
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
-from pm_fastlmm.covariance.fourier.basis import FourierBasis, read_points
+from pm_fastlmm.covariance.fourier.basis import FourierBasis
 from pm_fastlmm.covariance.fourier.nufft import at_points
 from pm_fastlmm.covariance.fourier.polynomials import function_modes, square_modes
 from pm_fastlmm.effects import Prediction
@@ -160,24 +160,21 @@ def functions_at(basis: FourierBasis, w: FloatArray, beta: FloatArray, points: F
     return np.asarray(out)
 
 
-def read_new(
-    basis: FourierBasis, projection: Projection, x_new: Any, X_new: Any, *, names: tuple[str, str] = ("x_new", "X_new")
-) -> tuple[FloatArray, FloatArray]:
+def read_new(basis: FourierBasis, projection: Projection, x_new: Any, X_new: Any) -> tuple[FloatArray, FloatArray]:
     """Return new points (m, D) inside the domain, and their fixed effects (m, r), NaN where they are unknown."""
-    points = read_points(x_new, names[0])
-    basis.require_inside(points, names[0])
+    points = basis.read(x_new, "x_new")
     coef = projection.columns.names
     if X_new is None and coef:
         raise ValueError(
-            f"the model has fixed effects ({', '.join(coef)}): give {names[1]}, their values at the points."
+            f"the model has fixed effects ({', '.join(coef)}): give X_new, their values at the new points."
         )
     if X_new is not None:
-        X_new = read(X_new, names[1], ndim=(1, 2))
-        require_length(len(X_new.values), len(points), names[1], names[0])
+        X_new = read(X_new, "X_new", ndim=(1, 2))
+        require_length(len(X_new.values), len(points), "X_new", "x_new")
         given = X_new.values.size // max(1, len(points))
         if given < len(coef):
             raise ValueError(
-                f"{names[1]} has {given} columns, but the model has {len(coef)} ({', '.join(coef)}), those included "
-                "that were dropped."
+                f"X_new has {given} columns, but the model has {len(coef)} ({', '.join(coef)}), those included that "
+                "were dropped."
             )
     return points, projection.new_rows(X_new, len(points))

@@ -204,7 +204,7 @@ def test_columns_that_were_dropped_are_needed_to_tell(kernel):
         fit = flmm.reml(flmm.Spectrum.from_factor(W[:n], X), y)
     with pytest.raises(ValueError, match=r"X_new must be \(1, 7\), .* The dropped 'x3', 'x5', 'x6' belong to them"):
         fit.predict(np.ones((1, 4)), W_new=W[:1])
-    with pytest.raises(ValueError, match="X_new has no column 'x3', 'x5', 'x6': the columns are x0"):
+    with pytest.raises(ValueError, match="X_new has no column 'x3', 'x5', 'x6': the columns are x0, x1"):
         fit.predict(pd.DataFrame(np.ones((1, 4)), columns=["x0", "x1", "x2", "x4"]), W_new=W[:1])
 
 

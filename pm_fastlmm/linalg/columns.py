@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from pm_fastlmm._arrays import FloatArray, Labelled, frozen, outside, require_finite, shown
+from pm_fastlmm._arrays import FloatArray, Labelled, columns_in_order, frozen, outside, require_finite, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 
 # A column that keeps less than this share of its length once the columns before it are projected out is collinear:
@@ -169,22 +169,17 @@ def read_columns(columns: DesignColumns, X: Labelled, m: int) -> FloatArray:
     ValueError
         If some are not there, or a value is missing.
     """
-    values = X.values if X.values.ndim == 2 else X.values[:, None]
     names, d = columns.names, len(columns.names)
-    why = ""
-    if columns.left:
+    unnamed = names == tuple(f"x{j}" for j in range(d)) and not set(names) & set(X.names or ())
+    values = columns_in_order(X, None if unnamed else names, name="X_new")
+    if values.shape != (m, d):
         why = (
             f" The dropped {shown(columns.dropped)} belong to them: without these nobody knows whether the data "
             "determine a new row."
         )
-    if X.names is not None and set(names) & set(X.names):
-        if absent := [column for column in names if column not in X.names]:
-            raise ValueError(f"X_new has no column {shown(absent)}: the columns are {', '.join(names)}.{why}")
-        values = values[:, [X.names.index(column) for column in names]]
-    if values.shape != (m, d):
         raise ValueError(
             f"X_new must be ({m}, {d}), one row for each new observation and the columns {', '.join(names) or 'none'}; "
-            f"got shape {values.shape}.{why}"
+            f"got shape {values.shape}.{why if columns.left else ''}"
         )
     require_finite(values, "X_new", "fixed effects of new rows must be known.")
     return values
