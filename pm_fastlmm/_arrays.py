@@ -88,6 +88,11 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
     return Labelled(array, ids, names)
 
 
+def labels_of(values: Any) -> Ids | None:
+    """Return the row labels that a container carries."""
+    return values.ids if isinstance(values, Labelled) else _labels(values)[0]
+
+
 def _labels(values: Any) -> tuple[Ids | None, tuple[str, ...] | None]:
     if hasattr(values, "dims") and hasattr(values, "coords"):
         row = "obs" if "obs" in values.dims else values.dims[0]

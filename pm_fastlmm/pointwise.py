@@ -8,6 +8,7 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.aireml import find_node
+from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.distribution import LMMNode
 from pm_fastlmm.left_out import Groups, unpredictable
 from pm_fastlmm.likelihood.leave_out import leave_groups_out, leave_one_out
@@ -99,6 +100,7 @@ def pointwise_log_likelihood(
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     left_out = None if groups is None else Groups.read(groups, node.ids, node.n)
+    require_labels(None if left_out is None else left_out.labels, "groups")
     largest = 1 if left_out is None else int(left_out.sizes.max())
     found = precisions(idata, model, node, largest=largest, memory_budget=memory_budget, rows=rows)
     _require_predictable(found, node, left_out)

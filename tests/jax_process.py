@@ -1,4 +1,4 @@
-"""Code that has JAX compile a model, run in a process of its own: JAX starts threads, and conversions stay registered."""
+"""JAX in a process of its own: it starts threads, and what is registered once stays."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
 """The PyMC nodes: the only package that touches PyMC's internals."""
 
-from pm_fastlmm.distribution import jax_on_demand as _jax_on_demand  # registers itself
+import pm_fastlmm.distribution.jax_on_demand  # noqa: F401  registers itself
 from pm_fastlmm.distribution.dense import DenseLMM
 from pm_fastlmm.distribution.family import FamilyLMM
 from pm_fastlmm.distribution.fastlmm import FastLMM

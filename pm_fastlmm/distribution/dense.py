@@ -11,7 +11,13 @@ from pytensor.tensor.random.basic import normal
 
 from pm_fastlmm._arrays import Ids, Labelled, align, common_ids, read, require_length
 from pm_fastlmm.distribution.contrasts import ContrastsRV
-from pm_fastlmm.distribution.inputs import read_mean, read_response, refuse_unknown, treat_coefficients
+from pm_fastlmm.distribution.inputs import (
+    check_coordinates,
+    read_mean,
+    read_response,
+    refuse_unknown,
+    treat_coefficients,
+)
 from pm_fastlmm.distribution.operations import DenseLoglik
 from pm_fastlmm.distribution.variables import Treatment, prepared, product, times
 from pm_fastlmm.linalg.projection import Projection, read_design
@@ -132,6 +138,7 @@ class DenseLMM:
             )
         if observed is not None:
             rest["observed"] = read_response(observed, carried["ids"], projection.V.shape[0], ndim=(1,))
+        check_coordinates(name, rest.get("dims"))
         return _Dense(name, params, carried=carried, **rest)
 
     @classmethod

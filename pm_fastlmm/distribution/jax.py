@@ -1,4 +1,4 @@
-"""Conversions for JAX of the operations of this package: called back, the likelihoods with their closed-form gradients."""
+"""Conversions of operations for JAX: called back, the likelihoods with their closed-form gradients."""
 
 from typing import Any
 
@@ -52,7 +52,8 @@ def _loglik(op: LoglikOp, node: Any, **kwargs: Any) -> Any:
 def _response_statistics(op: ResponseStatistics, node: Any, **kwargs: Any) -> Any:
     """Return a function with the transpose of what is linear in y, and quadratic for one output."""
     call = _called_back(op, node)
-    transpose = _called_back(ResponsePullback(op.products), ResponsePullback(op.products)(node.inputs[0], *node.outputs).owner)
+    pullback = ResponsePullback(op.products)
+    transpose = _called_back(pullback, pullback(node.inputs[0], *node.outputs).owner)
     function = jax.custom_vjp(call)
     function.defvjp(lambda y: (call(y), y), lambda y, cotangents: (transpose(y, *cotangents),))
     return lambda y: function(jnp.asarray(y))

@@ -23,7 +23,6 @@ from pm_fastlmm.likelihood.fourier import fourier_loglik_and_gradient
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
-
 _STRUCTURED = "the structured likelihood"
 
 
@@ -81,7 +80,7 @@ class LoglikOp(CalledBack):
         return [g * d for d in outputs[1:]] + [disconnected_type() for _ in inputs[self.differentiable :]]
 
     def connection_pattern(self, node: Any) -> list[list[bool]]:
-        """The constants do not reach the outputs."""
+        """Return that the constants do not reach the outputs."""
         return [[i < self.differentiable] * len(node.outputs) for i in range(len(node.inputs))]
 
 

@@ -13,10 +13,18 @@ from pymc.pytensorf import floatX
 from pytensor.tensor.random.basic import chisquare, normal
 
 from pm_fastlmm._arrays import Labelled, align, common_ids, read, require_length
+from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.contrasts import ContrastsRV
-from pm_fastlmm.distribution.inputs import covariance_root, read_mean, read_response, refuse_unknown, treat_coefficients
+from pm_fastlmm.distribution.inputs import (
+    check_coordinates,
+    covariance_root,
+    read_mean,
+    read_response,
+    refuse_unknown,
+    treat_coefficients,
+)
 from pm_fastlmm.distribution.operations import MixedLoglik, RandomEffects, ResponseStatistics
 from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, Treatment, prepared, times
 from pm_fastlmm.equivalent import EquivalentRows, as_equivalent
@@ -216,8 +224,10 @@ class StructuredLMM:
         if observed is not None:
             values = observed if rows is None else rows.y
             rest["observed"] = read_response(values, carried["ids"], carried["products"].rows)
-        rv = _Structured(name, params, carried=carried, **rest)
-        return rv
+        check_coordinates(name, rest.get("dims"))
+        for term in carried["terms"]:
+            require_labels(term.levels, f"the levels of term {term.name!r} of {name}")
+        return _Structured(name, params, carried=carried, **rest)
 
     @classmethod
     def dist(cls, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, **kwargs: Any) -> Any:

@@ -54,9 +54,11 @@ def model_of(node, **kwargs):
 
 WAYS = {
     "prior": lambda model: pm.sample_prior_predictive(3, model=model, random_seed=1, **COMPILED).prior_predictive,
-    "posterior": lambda model: pm.sample_posterior_predictive(
-        POSTERIOR, model=model, random_seed=1, progressbar=False, **COMPILED
-    ).posterior_predictive,
+    "posterior": lambda model: (
+        pm.sample_posterior_predictive(
+            POSTERIOR, model=model, random_seed=1, progressbar=False, **COMPILED
+        ).posterior_predictive
+    ),
     "draw": lambda model: {"y": pm.draw(model["y"], 3, random_seed=1, mode=INTERPRETED)},
 }
 

@@ -14,8 +14,8 @@ UNIFORM = {"lengthscale": (0.2, 1.0), "progressbar": False}
 
 
 def structured():
-    scalar = flmm.covariance.scalar
-    terms = [flmm.Term(g, scalar(pm.HalfNormal(f"v_{name}")), name=name) for name, g in (("group", GROUP), ("day", DAY))]
+    group, day = (flmm.covariance.scalar(pm.HalfNormal(name)) for name in ("v_group", "v_day"))
+    terms = [flmm.Term(GROUP, group, name="group"), flmm.Term(DAY, day, name="day")]
     slope = pm.Normal("slope")
     data = pm.Data("data", Y)
     flmm.StructuredLMM("y", X=X, terms=terms, sigma2_e=pm.HalfNormal("e"), mu=slope * TIME, observed=data)

@@ -65,7 +65,7 @@ def model_of(node, p, treatment):
 
 
 def derivatives(model):
-    """Compile the gradient of the log-density and its own gradient along a direction, and choose point and direction."""
+    """Compile the gradient and its own gradient along a direction; return them, a point and the direction."""
     values = model.value_vars
     rng = np.random.default_rng(3)
     point = [value + 0.3 * rng.normal(size=np.shape(value)) for value in model.initial_point().values()]
