@@ -90,6 +90,11 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
     return Labelled(array, ids, names)
 
 
+def labels_of(values: Any) -> Ids | None:
+    """Return the row labels that a container carries."""
+    return values.ids if isinstance(values, Labelled) else _labels(values)[0]
+
+
 def _labels(values: Any) -> tuple[Ids | None, tuple[str, ...] | None]:
     if hasattr(values, "dims") and hasattr(values, "coords"):
         row = "obs" if "obs" in values.dims else values.dims[0]
@@ -250,9 +255,10 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def outside() -> int:
-    """Return the stacklevel with which a warning points at the first caller outside this package."""
+def outside(*others: str) -> int:
+    """Return the stacklevel with which a warning points at the first caller outside this package and others."""
+    inside = {"pm_fastlmm", *others}
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pm_fastlmm"):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
         frame, level = frame.f_back, level + 1
     return level
