@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from pm_fastlmm._arrays import FloatArray, Ids, require_length, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import listed, table
+from pm_fastlmm._spelling import as_read, places, require_digits
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 
 type SparseMatrix = csr_array[np.float64, tuple[int, int]]
@@ -100,10 +101,10 @@ class Factor(ReadOnlyArrays):
 
     def recoded(self, levels: Levels) -> Self:
         """Return the factor over other levels, followed by those of its own that are not among them."""
-        known = set(levels)
-        together = levels + tuple(level for level in self.levels if level not in known)
-        place = {level: i for i, level in enumerate(together)}
-        position = np.array([place[level] for level in self.levels], dtype=np.intp)
+        position = np.array(places(self.levels, levels), dtype=np.intp)
+        new = position < 0
+        position[new] = len(levels) + np.arange(new.sum())
+        together = levels + tuple(level for level, is_new in zip(self.levels, new, strict=True) if is_new)
         codes = np.where(self.codes < 0, -1, position[self.codes])
         return type(self)(codes, together, self.name, self.ids)
 
@@ -234,7 +235,23 @@ def _read_one(values: Any, name: str, missing_allowed: bool) -> Factor:
             f"{label or name} is missing in {len(rows)} rows ({shown(rows)}): drop those rows, or keep them without an "
             "effect by giving incidence(factor, missing='no level')."
         )
-    return Factor(codes, tuple(levels.tolist()), label, ids)
+    names = tuple(levels.tolist())
+    require_distinct(names, label or name, column.dtype)
+    return Factor(codes, names, label, ids)
+
+
+def require_distinct(levels: Levels, name: str, dtype: Any) -> None:
+    """Refuse levels that people read as one: a column read in pieces has 1 in one of them and "1" in another."""
+    if dtype.kind in "iub":
+        return
+    require_digits(levels, name, dtype)
+    read: dict[Hashable, Hashable] = {}
+    for level in levels:
+        if (other := read.setdefault(as_read(level), level)) is not level:
+            raise ValueError(
+                f"{name} has {other!r} and {level!r}, which read the same: give the column one type and "
+                "strip its blanks, column.astype(str).str.strip()."
+            )
 
 
 def _factorize(column: "pd.Series[Any]") -> tuple[npt.NDArray[np.intp], pd.Index]:

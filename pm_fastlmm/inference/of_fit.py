@@ -314,7 +314,8 @@ class FitInference:
         x1      10.467  0.804  161.00  13.015
         """
         fixed.check_zero_variances(zero_variances, df)
-        return fixed.coefficient_table(self._fixed_effects(zero_variances), df, level)
+        effects = self._fixed_effects(zero_variances)
+        return fixed.coefficient_table(effects, df, level, self.spectrum.projection)
 
     def test_fixed(
         self, L: Any, df: DegreesOfFreedom = "satterthwaite", *, zero_variances: ZeroVariances = "known"
@@ -325,7 +326,8 @@ class FitInference:
         Parameters
         ----------
         L : str, sequence of str, mapping, or (r,) or (q, r) array
-            A coefficient, or several that are all 0; a mapping of names to weights, one contrast; contrasts in rows.
+            A coefficient, or several that are all 0; a mapping of names to weights, one contrast; contrasts in rows,
+            of the columns that were kept, or of all columns of X where some were dropped.
         df : {"satterthwaite", "kenward-roger", "residual"}
             Denominator degrees of freedom, as in `coefficients`; several contrasts as in lmerTest and pbkrtest.
         zero_variances : {"known", "free"}
@@ -338,10 +340,11 @@ class FitInference:
         Raises
         ------
         ValueError
-            If a name is unknown, L does not fit or is collinear, or df is not available.
+            If a name is unknown, L does not fit or is collinear, the data do not determine a contrast, or df is not
+            available.
         """
         fixed.check_zero_variances(zero_variances, df)
-        return fixed.contrast_test(self._fixed_effects(zero_variances), L, df)
+        return fixed.contrast_test(self._fixed_effects(zero_variances), L, df, self.spectrum.projection)
 
     def _inverted(self, names: Sequence[str], level: float, n_sim: int, random_seed: Any) -> dict[str, tuple[Any, Any]]:
         check_level(level)

@@ -1,4 +1,4 @@
-"""The order and the labels of a structure belong to the levels, wherever it stands: V against pairs of rows."""
+"""The order and the labels of a structure belong to the levels, wherever it stands: V pair by pair."""
 
 from pathlib import Path
 
