@@ -294,7 +294,7 @@ class StructuredObjective(Objective):
     def remarks(self, theta: FloatArray) -> list[str]:
         """Return what an estimate loses to the inner products that it was made of."""
         p, limit = self.products, self.products.largest_ratio
-        if np.isfinite(limit) and ratio(p, self.sigma(theta), float(theta[-1])) > limit:
+        if np.isfinite(limit) and ratio(p, p.packed(self.sigma(theta)), float(theta[-1])) > limit:
             return [
                 f"λ_max/δ is above {limit:.0e}, up to which cross-products are precise: collect them again with "
                 "method='tsqr'"

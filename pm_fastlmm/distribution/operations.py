@@ -92,7 +92,7 @@ class MixedLoglik(LoglikOp):
     are looked at where inner products lose digits. There is no second derivative.
     """
 
-    __props__ = ("products",)
+    __props__ = ("products",)  # type: ignore[assignment]
     likelihood = _STRUCTURED
     differentiable = 7
 

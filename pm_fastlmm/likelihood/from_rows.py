@@ -30,15 +30,14 @@ from pm_fastlmm.linalg.orthonormal import LARGEST, without
 LOST = 1e6  # factor of rounding from which rows are taken: inner products have ten digits left there
 
 
-def ratio(products: MixedProducts, sigma: list[FloatArray], e: float) -> float:
+def ratio(products: MixedProducts, phi: FloatArray, e: float) -> float:
     """Return the largest variance of an effect times the squared length of its column, over σ²_e."""
-    largest = max((float(np.diagonal(s).max()) * z for s, z in zip(sigma, products.largest, strict=True)), default=0.0)
-    return largest / e if e > 0 else math.nan
+    return float((products.largest * phi).max(initial=0.0)) / e if e > 0 else math.nan
 
 
-def loud(products: MixedProducts, sigma: list[FloatArray], e: float) -> bool:
+def loud(products: MixedProducts, phi: FloatArray, e: float) -> bool:
     """Return whether σ²_e can be so far below the other variances that inner products lose digits."""
-    return math.inf > ratio(products, sigma, e) > LOST
+    return math.inf > ratio(products, phi, e) > LOST
 
 
 def digits_lost(

@@ -59,13 +59,13 @@ class MixedState:
     def at(cls, products: MixedProducts, response: Response, sigma: list[FloatArray], sigma2_e: float) -> Self | None:
         """Factor V; None outside the parameter space."""
         p = products
-        phi = np.concatenate([np.ravel(sigma[k]) for k in p.order])
+        phi = p.packed(sigma)
         ok, loglik, yPy, *rest = factorise(
             phi, float(sigma2_e), response.within, response.between, response.rss,
             p.layout, p.C, p.B.indptr, p.B.indices, p.B.data, p.within,
         )  # fmt: skip
         ok, factor, e = ok and np.isfinite(loglik), (phi, *rest), float(sigma2_e)
-        if loud(p, sigma, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
+        if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
             rows = Rows.of(p, response, sigma, e, phi)
             if rows is not None:
                 return cls(p, response, list(sigma), e, rows.loglik, rows.yPy, rows.factor, rows)
@@ -272,13 +272,12 @@ def mixed_loglik_and_gradient(
     place where inner products lose digits. The gradient is with respect to one of the two, 0 for the other.
     """
     e, none = float(sigma2_e), np.zeros(rows.shape)
-    sigma = p.unpacked(phi)
-    if not loud(p, sigma, e):
+    if not loud(p, phi, e):
         constants = (p.layout, p.C, p.B.indptr, p.B.indices, p.B.data, p.within)
         values = loglik_and_gradient(phi, e, within, between, float(rss), *constants)
         return (*values, none, np.zeros(d.shape))
     moved = rows + p.projection.Q1 @ d if d.size else rows
-    state = MixedState.at(p, Response(within, between, float(rss), d, moved), sigma, e)
+    state = MixedState.at(p, Response(within, between, float(rss), d, moved), p.unpacked(phi), e)
     statistics = np.zeros(within.shape), np.zeros(between.shape), 0.0
     if state is None:
         return -math.inf, np.zeros(phi.shape), 0.0, *statistics, none, np.zeros(d.shape)

@@ -209,9 +209,15 @@ class MixedProducts:
         return self.projection.logdet_R if self.flat else 0.0
 
     @cached_property
-    def largest(self) -> list[float]:
-        """The largest squared length of a column of each term's Z: times its variance it is what σ²_e stands beside."""
-        return [float(block.Z.multiply(block.Z).sum(axis=0).max(initial=0.0)) for block in self.blocks]
+    def largest(self) -> FloatArray:
+        """The largest squared length of a column of Z, for each element of phi that is a variance; 0 for covariances."""
+        squares = [self.blocks[k].Z.multiply(self.blocks[k].Z).sum(axis=0).max(initial=0.0) for k in self.order]
+        parts = [z * np.eye(self.blocks[k].width).ravel() for k, z in zip(self.order, squares, strict=True)]
+        return np.concatenate([np.zeros(0), *parts])
+
+    def packed(self, sigma: Sequence[FloatArray]) -> FloatArray:
+        """Return phi, the Σ_k packed in the order of the engine."""
+        return np.concatenate([np.zeros(0), *(np.ravel(sigma[k]) for k in self.order)])
 
     @cached_property
     def lengths(self) -> FloatArray:
