@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from fuzz import hostile, kernels
+from fuzz import hostile, kernels, pedigrees
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -46,6 +46,20 @@ def test_the_compiled_engines_keep_their_promises():
     outcomes = [outcome for seed in (0, 50) for outcome in kernels.check(seed)]
     assert any(outcome.startswith("FastLMM") for outcome in outcomes)
     assert any(outcome.startswith("StructuredLMM") for outcome in outcomes)
+
+
+def test_pedigrees_trees_and_genotypes_are_what_a_person_reads():
+    outcomes = [outcome for seed in range(90) for outcome in pedigrees.check(seed)]
+    for kind in ("pedigree, code", "pedigree refused", "tree, root", "tree refused", "scan, missing", "scan refused"):
+        assert any(outcome.startswith(kind) for outcome in outcomes), kind
+
+
+def test_an_ancestor_of_everybody_is_noticed(monkeypatch):
+    module = importlib.import_module("pm_fastlmm.covariance.parentage")
+    monkeypatch.setattr(module, "_is_code", lambda label, codes: False)
+    monkeypatch.setattr(module, "_refuse_mistaken", lambda added, parents, spelling: None)
+    with pytest.raises(AssertionError):
+        [pedigrees.check(seed) for seed in range(0, 90, 3)]
 
 
 def test_a_broken_promise_is_noticed(monkeypatch):

@@ -13,6 +13,7 @@ import pandas as pd
 
 from pm_fastlmm._arrays import outside, shown
 from pm_fastlmm._spelling import as_read, look_alikes, require_digits, said_of_pairs
+from pm_fastlmm.covariance.incidence import require_distinct
 
 type Labels = Iterable[Hashable]
 type Parents = dict[Hashable, tuple[Hashable, Hashable]]
@@ -195,19 +196,13 @@ def _parent(label: Any, codes: frozenset[str], counts: Counter[str]) -> Hashable
 
 
 def _spelling_of(ids: pd.Index, codes: frozenset[str]) -> dict[Hashable, Hashable]:
-    """Return how each id is spelled, by what people read; two that read the same are refused."""
+    """Return how each id is spelled, by what people read."""
     if coded := [label for label in ids if _is_code(label, codes)]:
         raise ValueError(
-            f"id {shown(coded)} stands for an unknown parent: rename it, or name the codes of unknown parents in "
-            "unknown=, such as unknown=['*']."
+            f"id {shown(coded)} stands for an unknown parent: rename it, drop its row, or name the codes of unknown "
+            "parents in unknown=, such as unknown=['*']."
         )
-    spelling: dict[Hashable, Hashable] = {}
-    for label in ids.tolist():
-        if (other := spelling.setdefault(as_read(label), label)) is not label:
-            raise ValueError(
-                f"id has {other!r} and {label!r}, which read the same: give each individual one row and one spelling."
-            )
-    return spelling
+    return {as_read(label): label for label in ids.tolist()}
 
 
 def _clones(given: Mapping[Any, Any], parents: Parents, spelling: dict[Hashable, Hashable]) -> dict[Hashable, Hashable]:
@@ -281,7 +276,7 @@ def _ask_about_codes(added: list[Hashable], parents: Parents, spelling: dict[Has
 
 
 def read_index(labels: Labels, name: str, n: int | None = None) -> pd.Index:
-    """Names of n rows, none missing and none twice."""
+    """Names of n rows, none missing and none twice, as people read them."""
     index = labels if isinstance(labels, pd.Index) else pd.Index(elements(labels, name), tupleize_cols=False)
     index = index.to_flat_index()
     if len(index) != (n or max(len(index), 1)):
@@ -295,6 +290,7 @@ def read_index(labels: Labels, name: str, n: int | None = None) -> pd.Index:
             "its relationships; identical twins and clones have names of their own (clones= of pedigree)."
         )
     require_digits(index.tolist(), name, index.dtype)
+    require_distinct(tuple(index), name, index.dtype)
     return index
 
 
