@@ -22,7 +22,7 @@ def require_no_codes(columns: FloatArray, names: Sequence[str]) -> None:
     Refuse counts of an allele, 0 to 2, among which a number stands for missing ones.
 
     A column is such if all that is outside [0, 2] is one of the codes. -1 needs a 2 beside it, for there is a coding by
-    -1, 0, 1; 3, 5 and 9 need two of 0, 1, 2 beside them, and are counts where whole numbers above 2 occur in any column.
+    -1, 0, 1; 3, 5 and 9 need two of 0, 1, 2 beside them, and are counts where other whole numbers above 2 occur.
 
     Raises
     ------
