@@ -90,6 +90,11 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
     return Labelled(array, ids, names)
 
 
+def labels_of(values: Any) -> Ids | None:
+    """Return the row labels that a container carries."""
+    return values.ids if isinstance(values, Labelled) else _labels(values)[0]
+
+
 def _labels(values: Any) -> tuple[Ids | None, tuple[str, ...] | None]:
     if hasattr(values, "dims") and hasattr(values, "coords"):
         row = "obs" if "obs" in values.dims else values.dims[0]
@@ -194,6 +199,31 @@ def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_nam
     return np.array(place, dtype=np.intp)
 
 
+def columns_in_order(labelled: Labelled, names: tuple[str, ...] | None, *, name: str) -> FloatArray:
+    """
+    Return the columns (n, d) in the order of the reference's names, where both carry names; others by their place.
+
+    The names 0, 1, … that pandas gives by default are none.
+
+    Raises
+    ------
+    ValueError
+        If a column of the reference is not there.
+    """
+    values = labelled.values if labelled.values.ndim == 2 else labelled.values[:, None]
+    given = labelled.names
+    if names is None or given is None or names == given or values.shape[1] == len(names) == 1:
+        return values
+    if any(own == tuple(map(str, range(len(own)))) for own in (names, given)):
+        return values
+    if absent := [column for column in names if column not in given]:
+        raise ValueError(
+            f"{name} has no column {shown(absent)}: the columns are {', '.join(names)}, it has {', '.join(given)}. "
+            f"Rename its columns, or give a plain array, {name}.to_numpy(), in that order."
+        )
+    return values[:, [given.index(column) for column in names]]
+
+
 def common_ids(**parts: Labelled | None) -> tuple[str, Ids | None]:
     """Return the name and the ids of the first part that carries ids."""
     for name, part in parts.items():
@@ -225,9 +255,10 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def outside() -> int:
-    """Return the stacklevel with which a warning points at the first caller outside this package."""
+def outside(*others: str) -> int:
+    """Return the stacklevel with which a warning points at the first caller outside this package and others."""
+    inside = {"pm_fastlmm", *others}
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pm_fastlmm"):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
         frame, level = frame.f_back, level + 1
     return level

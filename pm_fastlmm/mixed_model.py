@@ -9,6 +9,7 @@ import pandas as pd
 import pymc as pm
 
 from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import CholeskyFactored, Known
 from pm_fastlmm.covariance.matrices import known as known_covariance
@@ -96,6 +97,7 @@ def lmm_model(
     design = _design(formula, data)
     known, priors = dict(known or {}), dict(priors or {})
     _check_names(design, known, priors)
+    _check_labels(design)
     name = design.response if name is None else name
     index = pd.Index(design.ids, tupleize_cols=False)
     scale = _WIDTH * _residual_sd(design)
@@ -144,6 +146,12 @@ def _check_names(design: MixedDesign, known: Mapping[str, Any], priors: Mapping[
                 f"the term of {random.group!r} has {effects} effects for {n} observations: they cannot be told from "
                 "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"
             )
+
+
+def _check_labels(design: MixedDesign) -> None:
+    require_labels(design.ids, "the ids, the index of data,")
+    for random in design.random:
+        require_labels(random.levels, f"the levels of {random.group!r}")
 
 
 def _residual_sd(design: MixedDesign) -> float:
