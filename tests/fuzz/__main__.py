@@ -10,9 +10,12 @@ import sys
 import traceback
 from collections import Counter
 
-from fuzz import kernels
+from fuzz import kernels, rows
 
-KINDS = {"kernels": kernels}  # modules with check(seed), which returns outcomes or raises an AssertionError
+KINDS = {
+    "kernels": kernels,
+    "rows": rows,
+}  # modules with check(seed), which returns outcomes or raises an AssertionError
 
 
 def main():
