@@ -46,8 +46,9 @@ class REMLFit(FitInference, Described):
     sigma2_g, sigma2_e : float or (T,) array
         σ² and δσ². At "no kernel variance" sigma2_g = 0, delta = inf and sigma2_e is the estimate.
     h2, pve : float or (T,) array
-        k̄/(k̄ + δ) with k̄ = tr(K)/n (the share of variance of ASReml and brms), and with k̄ = Σλ/p (GEMMA's pve).
-        The likelihood and pve do not change when K is centred by X, h² does.
+        k̄/(k̄ + δ) with k̄ = tr(K)/n (the share of variance of ASReml and brms), and with k̄ = Σλ/p. The likelihood and
+        pve do not change when K is centred by X, h² does. GEMMA's pve has k̄ = tr(CKC)/n, C = I - 11ᵀ/n, whatever the
+        covariates: it is the h² of CKC, with K of the analysed people.
     total : float or (T,) array
         σ²(k̄ + δ), the variance that h2 divides.
     sigma2_se, … : float or (T,) array

@@ -11,7 +11,8 @@ import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray, Ids, read, require_finite, require_length, shown
 from pm_fastlmm.cells import cells
-from pm_fastlmm.covariance.incidence import Levels, by_level, read_factor
+from pm_fastlmm.covariance.incidence import by_level, read_factor
+from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.mixed_design import MixedDesign, RandomTerm

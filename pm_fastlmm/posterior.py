@@ -11,6 +11,7 @@ import xarray as xr
 from pm_fastlmm._arrays import FloatArray, read
 from pm_fastlmm.aireml import find_node
 from pm_fastlmm.coefficients import draw_factor_effects, draw_new_effects
+from pm_fastlmm.coordinates import require_labels_of
 from pm_fastlmm.dense_posterior import predict_dense
 from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.effects import (
@@ -240,6 +241,7 @@ def predict(
     """
     new_rows_given = any(part is not None for part in (X_new, K_new, W_new, Z_new, data, x_new))
     _check_effects(effects, in_sample=not new_rows_given)
+    require_labels_of(X_new=X_new, K_new=K_new, W_new=W_new, data=data)
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     rng = np.random.default_rng(random_seed)

@@ -23,6 +23,7 @@ from pm_fastlmm._arrays import (
 )
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
+from pm_fastlmm._missing_codes import warn_of_missing_codes
 from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
 from pm_fastlmm.linalg.rotated import Rotated
@@ -315,6 +316,7 @@ class Spectrum(ReadOnlyArrays, Described):
         names = response.names if values.ndim == 2 else None
         if values.ndim == 2 and names is None:
             names = tuple(f"y{t}" for t in range(values.shape[1]))
+        warn_of_missing_codes(values, names or ("y",))
         return response.take(order), names
 
     def subset(self, rows: npt.ArrayLike) -> "Spectrum":
