@@ -221,6 +221,8 @@ def columns_in_order(labelled: Labelled, names: tuple[str, ...] | None, *, name:
             f"{name} has no column {shown(absent)}: the columns are {', '.join(names)}, it has {', '.join(given)}. "
             f"Rename its columns, or give a plain array, {name}.to_numpy(), in that order."
         )
+    if twice := [column for column in dict.fromkeys(names) if given.count(column) > 1]:
+        raise ValueError(f"{name} has several columns {shown(twice)}: each needs a name of its own to be put in order.")
     return values[:, [given.index(column) for column in names]]
 
 

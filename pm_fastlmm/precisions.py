@@ -289,7 +289,8 @@ def _feature_rows(node: FourierNode, rows: Any) -> tuple[FeatureRows, FloatArray
         raise ValueError(
             f"{node.name} keeps no rows: give them, rows=(x, y), or rows=(x, y, X) where it has fixed effects."
         )
-    given = read_rows(node.basis, *rows, *[None] * (3 - len(rows)), "raise")
+    x, y, *X = rows
+    given = read_rows(node.basis, x, y, X[0] if X else None, "raise")
     require_length(len(given.y), node.n, "y", f"the statistics of {node.name}")
     p, names = node.products, node.products.projection.columns.names
     if given.design.shape[1] != len(names):
@@ -297,9 +298,9 @@ def _feature_rows(node: FourierNode, rows: Any) -> tuple[FeatureRows, FloatArray
             f"the X of rows= has {given.design.shape[1]} columns, but the model has {len(names)} "
             f"({', '.join(names) or 'none'}), those included that were dropped."
         )
-    X = p.projection.new_rows(Labelled(given.design, None, given.coef), node.n, warn=False)
-    features = FeatureRows.of(p, node.basis.features(given.points), given.y, np.nan_to_num(X))
-    if np.isnan(X).any() or not features.belong_to(p, _SAME):
+    design = p.projection.new_rows(Labelled(given.design, None, given.coef), node.n, warn=False)
+    features = FeatureRows.of(p, node.basis.features(given.points), given.y, np.nan_to_num(design))
+    if np.isnan(design).any() or not features.belong_to(p, _SAME):
         raise ValueError(
             f"the rows are not those of {node.name}: their squares and products do not add up to its statistics. Give "
             "the x, y and X that these were made of, row by row."

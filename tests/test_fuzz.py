@@ -2,15 +2,17 @@
 
 import importlib
 import math
+from collections import deque
 
 import numpy as np
 import pytest
-from fuzz import hostile, kernels, pedigrees
+from fuzz import hostile, kernels, pedigrees, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
+from pm_fastlmm.linalg import columns
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,24 @@ def test_a_broken_promise_is_noticed(monkeypatch):
     problem = hostile.build(hostile.Recipe(1, 20, "full", "intercept", "model", False, "float64", "C", 0, 0, 0))
     with pytest.raises(AssertionError, match="the standard error of h2 is -1"):
         kernels.check_problem(problem)
+
+
+def test_new_rows_are_predicted_exactly_or_are_nan():
+    outcomes = {outcome for seed in range(60) for outcome in rows.check(seed)}
+    expected = {f"arrays: {end}" for end in ("all known", "some NaN")} | {"contrast: estimated", "contrast: refused"}
+    assert outcomes > expected
+    assert any(outcome.startswith("draws, ") for outcome in outcomes)
+    assert any(outcome.startswith("table, terms: ") for outcome in outcomes)
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_a_row_that_is_taken_for_what_it_is_not_is_noticed(monkeypatch, answer):
+    def departs(self, X, R, usual=1.0):
+        return np.full((len(X), len(self.left)), answer)
+
+    monkeypatch.setattr(columns.DesignColumns, "departs", departs)
+    with pytest.raises(AssertionError):
+        deque(map(rows.check, range(12)), maxlen=0)
 
 
 # ---------------------------------------------------------------- what was found

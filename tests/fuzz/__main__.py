@@ -10,11 +10,12 @@ import sys
 import traceback
 from collections import Counter
 
-from fuzz import kernels, pedigrees
+from fuzz import kernels, pedigrees, rows
 
 KINDS = {
     "kernels": kernels,
     "pedigrees": pedigrees,
+    "rows": rows,
 }  # modules with check(seed), which returns outcomes or raises an AssertionError
 
 
