@@ -12,8 +12,9 @@ from pm_fastlmm._display import Described, listed
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.incidence import Factor, Levels, SparseMatrix, by_level, read_factor
 from pm_fastlmm.covariance.terms import Term
-from pm_fastlmm.design import complete_rows
-from pm_fastlmm.formula import RandomPart, encode_new, fixed_effects, slopes, split_formula, variables_of
+from pm_fastlmm.design import coefficients_of, complete_rows
+from pm_fastlmm.formula import encode_new, fixed_effects, require_table, slopes, variables_of
+from pm_fastlmm.formulas.bars import RandomPart, split_formula
 from pm_fastlmm.formulas.language import sides
 from pm_fastlmm.formulas.names import plain
 
@@ -140,8 +141,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         What stands left of the "~".
     y : (n,) array
     X : (n, r) array
-    coef : tuple of str
-        Column names of X.
+    columns : tuple of str
+        Names of the columns of X.
     ids : tuple
         The index of the table.
     random : tuple of RandomTerm
@@ -165,7 +166,7 @@ class MixedDesign(ReadOnlyArrays, Described):
     response: str
     y: FloatArray
     X: FloatArray
-    coef: tuple[str, ...]
+    columns: tuple[str, ...]
     ids: Ids
     random: tuple[RandomTerm, ...]
     dropped: tuple[Any, ...]
@@ -187,14 +188,15 @@ class MixedDesign(ReadOnlyArrays, Described):
             factor the same column twice.
         """
         fixed, parts = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
-        y, X, spec = fixed_effects(fixed, data, whole=formula)
-        if y.shape[1] != 1:
-            raise ValueError(f"formula {formula!r} has {y.shape[1]} responses ({shown(list(y.columns))}): give one.")
+        require_table(data)
         grouped = np.ones(len(data), dtype=bool)
         for part in parts:
             _require_columns(data, part.factors, formula)
             needed = {*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))}
             grouped &= data[list(needed)].notna().all(axis=1).to_numpy()
+        y, X, spec = fixed_effects(fixed, data, whole=formula, grouped=grouped)
+        if y.shape[1] != 1:
+            raise ValueError(f"formula {formula!r} has {y.shape[1]} responses ({shown(list(y.columns))}): give one.")
         ids = tuple(data.index.tolist())
         if data.index.has_duplicates:
             twice = list(data.index[data.index.duplicated()].unique())
@@ -207,10 +209,15 @@ class MixedDesign(ReadOnlyArrays, Described):
         for part in parts:
             groups.setdefault(part.factors, []).append(part)
         random = tuple(_random_term(formula, same, rows) for same in groups.values())
-        coef = tuple(str(name) for name in X.columns)
+        columns = tuple(str(name) for name in X.columns)
         y_seen, X_seen = frozen(y.to_numpy()[seen, 0]), frozen(X.to_numpy()[seen])
         response = plain(sides(fixed)[0].strip("`"))
-        return cls(formula, response, y_seen, X_seen, coef, tuple(rows.index.tolist()), random, dropped, spec)
+        return cls(formula, response, y_seen, X_seen, columns, tuple(rows.index.tolist()), random, dropped, spec)
+
+    @property
+    def coef(self) -> tuple[str, ...]:
+        """Names of the coefficients that a fit has: those of columns that are no combination of the ones before."""
+        return coefficients_of(self.X, self.columns)
 
     def encode(self, data: pd.DataFrame) -> pd.DataFrame:
         """
@@ -223,13 +230,13 @@ class MixedDesign(ReadOnlyArrays, Described):
         ValueError
             If a variable is not there or missing, or a fixed factor has a level without a coefficient.
         """
-        return pd.DataFrame(encode_new(self.spec, data), index=data.index, columns=list(self.coef))
+        return pd.DataFrame(encode_new(self.spec, data), index=data.index, columns=list(self.columns))
 
     def __repr__(self) -> str:
         """Show sizes, names, the random terms and how many rows were dropped."""
         random = "; ".join(term._description for term in self.random)
         return (
-            f"MixedDesign({len(self.y)} observations of {self.response}; fixed: {listed(self.coef)}; "
+            f"MixedDesign({len(self.y)} observations of {self.response}; fixed: {listed(self.columns)}; "
             f"random: {random or 'none'}; {len(self.dropped)} rows dropped)"
         )
 
@@ -237,7 +244,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         return {
             "formula": self.formula,
             "observations": len(self.y),
-            "fixed effects": listed(self.coef),
+            "fixed effects": listed(self.columns),
             "random terms": "; ".join(term._description for term in self.random) or "none",
             "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
         }

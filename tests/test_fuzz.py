@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from fuzz import hostile, kernels
+from fuzz import formulas, hostile, kernels
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -46,6 +46,18 @@ def test_the_compiled_engines_keep_their_promises():
     outcomes = [outcome for seed in (0, 50) for outcome in kernels.check(seed)]
     assert any(outcome.startswith("FastLMM") for outcome in outcomes)
     assert any(outcome.startswith("StructuredLMM") for outcome in outcomes)
+
+
+def test_formulas_have_the_spaces_of_their_terms():
+    pytest.importorskip("pyarrow")
+    outcomes = [outcome for seed in range(40) for outcome in formulas.check(seed)]
+    assert outcomes.count("the space of its terms") > 35
+
+
+def test_another_meaning_of_a_formula_is_noticed(monkeypatch):
+    monkeypatch.setattr(formulas, "columns_of", lambda terms, atoms, intercept, rows: np.ones((len(rows), 1)))
+    with pytest.raises(AssertionError, match="from the space of its terms"):
+        formulas.check(2)
 
 
 def test_a_broken_promise_is_noticed(monkeypatch):
