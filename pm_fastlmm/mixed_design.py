@@ -10,7 +10,8 @@ from pm_fastlmm._arrays import FloatArray, Ids, frozen, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
 from pm_fastlmm.covariance.algebra import Covariance
-from pm_fastlmm.covariance.incidence import Factor, Levels, SparseMatrix, by_level, read_factor
+from pm_fastlmm.covariance.incidence import Factor, SparseMatrix, by_level, read_factor
+from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import coefficients_of, complete_rows
 from pm_fastlmm.formula import encode_new, fixed_effects, require_table, slopes, variables_of

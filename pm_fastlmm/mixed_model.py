@@ -10,6 +10,7 @@ import pandas as pd
 import pymc as pm
 
 from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import CholeskyFactored, Known
 from pm_fastlmm.covariance.matrices import known as known_covariance
@@ -97,6 +98,7 @@ def lmm_model(
     design = _design(formula, data)
     known, priors = dict(known or {}), dict(priors or {})
     _check_names(design, known, priors)
+    _check_labels(design)
     name = design.response if name is None else name
     _check_slashes(design, name)
     index = pd.Index(design.ids, tupleize_cols=False)
@@ -158,6 +160,12 @@ def _check_slashes(design: MixedDesign, name: str) -> None:
             f"the grouping factor {slashed[0]!r} gives its name to variables of PyMC, which cannot have a slash: "
             f"rename its column, data.rename(columns={{{slashed[0]!r}: {slashed[0].replace('/', '_')!r}}})."
         )
+
+
+def _check_labels(design: MixedDesign) -> None:
+    require_labels(design.ids, "the ids, the index of data,")
+    for random in design.random:
+        require_labels(random.levels, f"the levels of {random.group!r}")
 
 
 def _residual_sd(design: MixedDesign) -> float:

@@ -32,6 +32,11 @@ def sample_by_numpyro():
 
 
 @pytest.fixture(scope="session")
+def run_in_new_process():
+    return _load(HERE / "jax_process.py").run_in_new_process
+
+
+@pytest.fixture(scope="session")
 def families():
     """A family of spectra with data: `Example()`, RANGE, `matern52`."""
     return _load(HERE / "families.py")
