@@ -114,7 +114,7 @@ class Design(ReadOnlyArrays, Described):
         """
         Read y and X from a formula and a table, whose index are the ids.
 
-        Formulas are those of formulaic (Wilkinson's notation): "height ~ sex + C(year) + poly(age, 2)".
+        Formulas are Wilkinson's, written as in R or in formulaic: "height ~ sex + factor(year) + I(age^2)".
 
         Raises
         ------

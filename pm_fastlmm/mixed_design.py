@@ -178,15 +178,22 @@ class MixedDesign(ReadOnlyArrays, Described):
         """
         Read a formula and a table, whose index are the ids.
 
-        Fixed effects are those of formulaic; random terms are lme4's: (1 | g), (x | g) with an intercept, (0 + x | g),
-        (x || g) for independent effects, and g, a:b or a/b, (1 | a) + (1 | a:b), for the grouping factor. Rows with a
-        missing variable are dropped, with a warning that counts them. Functions in a formula are those of the caller.
+        Fixed effects are written as in R or in formulaic, y ~ x + I(x^2) + factor(f); random terms are lme4's: (1 | g),
+        (x | g) with an intercept, (0 + x | g), (x || g) for independent effects, and g, a:b or a/b, that is
+        (1 | a) + (1 | a:b), for the grouping factor. Rows with a missing variable are dropped, with a warning that
+        counts them. Functions are those of R's model formulas and of the caller. Columns of text are factors, whatever
+        their dtype.
 
         Raises
         ------
         ValueError
-            If the formula is malformed, has several responses, names a column that is not there, or gives one grouping
-            factor the same column twice.
+            If the formula is malformed, has several responses, names a column that is not there, gives one grouping
+            factor the same column twice, or means one thing in R and another in Python.
+
+        Warns
+        -----
+        UserWarning
+            If rows are dropped, a text column seems to hold numbers, or a number seems to be a code for missing values.
         """
         fixed, parts = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
         require_table(data)
