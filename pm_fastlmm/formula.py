@@ -105,7 +105,9 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
             matrix = spec.get_model_matrix(as_at_the_fit(table_for(required, data), spec), context=_context())
     except DataMismatchWarning as error:
         raise ValueError(f"new data have levels of a fixed factor that have no coefficient: {error}") from None
-    except (FormulaicError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise ValueError(
             f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: "
             f"{plain_error(error)}"
@@ -152,7 +154,9 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
     table = table_for(_required(formula, whole), data, response=response)
     try:
         return model_matrix(formula, table, na_action="drop", output="pandas", context=context)
-    except (FormulaicError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what a function of the caller raises, or formulaic for its values
         raise ValueError(
             f"formula {whole!r} does not fit the columns {', '.join(map(str, data.columns))}: {plain_error(error)}"
         ) from error

@@ -130,6 +130,12 @@ def test_what_R_and_Python_read_differently_is_refused(text, message):
         ("y ~ as.Date(x)", "there is no function 'as.Date' here"),
         ("y ~ x > 1", r"has '>' among its terms, which joins no terms: inside a call it is arithmetic, I\(x > 1\)"),
         ("y ~ data$x", "has '[$]' among its terms, which joins no terms: name the column alone, x instead of data[$]x"),
+        ("y ~ 1/x", r"has arithmetic among its terms, 1/x: write it inside a call, I\(1/x\)"),
+        ("y ~ f + x*2", r"has arithmetic among its terms, x\*2: write it inside a call, I\(x\*2\)"),
+        ("y ~ C(f, 'contr.foo')", "there are no contrasts 'contr.foo': contr.treatment, contr.sum"),
+        ("y ~ np.ones(3)", "does not fit the columns .*Length of values"),
+        ("y ~ exp", "does not fit the columns"),
+        ("y ~ (x - x)/f", "cannot be read"),
         ("y ~ x %% 2", r"cannot be read: .*Arithmetic such as x %% 2 goes into a call, I\(x %% 2\)"),
         ("y ~ {x ^ 2}", r"'x \^ 2' cannot be read, .*a power is x \*\* 2 in Python"),
         ("y ~ sqrt(f)", r"it has no numbers: as.numeric\(f\) is the number of a level"),
@@ -172,6 +178,22 @@ def test_a_function_that_new_rows_use_keeps_what_it_learnt():
     assert_allclose(np.diff(spline.iloc[3:], n=2, axis=0), 0, atol=1e-12)
     with pytest.raises(ValueError, match=r"the design of the new data has 1 values .*, in rows 5: a transform is not"):
         made.encode(data.assign(w=data["w"].where(data.index != 5, 1e3)))
+
+
+@pytest.mark.parametrize("term", ["C(k, levels=[3, 1])", "factor(k, levels=c(3, 1))"])
+def test_values_that_are_none_of_the_levels_are_missing_as_in_R(term):
+    data = frame()
+    some = data["k"].isin([1, 3])
+    with pytest.warns(UserWarning, match=f"{(~some).sum()} of 40 rows dropped"):
+        made = design(f"y ~ {term}", data)
+    assert_array_equal(made.X[:, 1], data["k"][some] == 1)
+    with pytest.raises(ValueError, match=f"the design of the new data has {(~some).sum()} values that are NaN"):
+        made.encode(data)
+
+
+def test_contrasts_may_be_named_as_in_R():
+    assert_array_equal(design("y ~ C(f, 'contr.sum')").X, design("y ~ C(f, contr.sum)").X)
+    assert_array_equal(design("y ~ C(f, contr='contr.helmert')").X, design("y ~ C(f, contr.helmert)").X)
 
 
 def test_rows_outside_of_the_classes_are_dropped_and_counted_as_in_R():
