@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 import pytest
-from fuzz import hostile, kernels, pedigrees, rows
+from fuzz import formulas, hostile, kernels, pedigrees, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -62,6 +62,18 @@ def test_an_ancestor_of_everybody_is_noticed(monkeypatch):
     monkeypatch.setattr(module, "_refuse_mistaken", lambda added, parents, spelling: None)
     with pytest.raises(AssertionError):
         [pedigrees.check(seed) for seed in range(0, 90, 3)]
+
+
+def test_formulas_have_the_spaces_of_their_terms():
+    pytest.importorskip("pyarrow")
+    outcomes = [outcome for seed in range(40) for outcome in formulas.check(seed)]
+    assert outcomes.count("the space of its terms") > 35
+
+
+def test_another_meaning_of_a_formula_is_noticed(monkeypatch):
+    monkeypatch.setattr(formulas, "columns_of", lambda terms, atoms, intercept, rows: np.ones((len(rows), 1)))
+    with pytest.raises(AssertionError, match="from the space of its terms"):
+        formulas.check(2)
 
 
 def test_a_broken_promise_is_noticed(monkeypatch):

@@ -10,13 +10,17 @@ import sys
 import traceback
 from collections import Counter
 
-from fuzz import kernels, pedigrees, rows
+from fuzz import formulas, kernels, pedigrees, rows
 
 KINDS = {
+    "formulas": formulas,
     "kernels": kernels,
     "pedigrees": pedigrees,
     "rows": rows,
 }  # modules with check(seed), which returns outcomes or raises an AssertionError
+
+# modules with check(seed), which returns outcomes or raises an AssertionError
+KINDS = {"formulas": formulas, "kernels": kernels}
 
 
 def main():
