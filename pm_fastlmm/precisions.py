@@ -283,6 +283,16 @@ def _matrix(node: LMMNode, V: FloatArray, y: FloatArray, Q1: FloatArray) -> Matr
     return MatrixPrecision(factor.P(), factor.Py)
 
 
+def observed_rows(node: LMMNode, rows: Any) -> FloatArray | None:
+    """Return y (…, n) of a node that observes a statistic, where it is given or follows from that; else None."""
+    if isinstance(node, FourierNode):
+        return None if rows is None else read(rows[1], "y", ndim=(1,)).values
+    if not isinstance(node, SpectralNode) or node.given is None or node.spectrum.nullity:
+        return None
+    rotated, s = node.rotated(), node.spectrum
+    return rotated.y1 @ s.projection.Q1.T + rotated.z @ s.basis.T
+
+
 def _feature_rows(node: FourierNode, rows: Any) -> tuple[FeatureRows, FloatArray]:
     """Return the rows of the features and y; they must be those that the statistics were made of."""
     if rows is None:
