@@ -12,15 +12,8 @@ from collections import Counter
 
 from fuzz import formulas, kernels, pedigrees, rows
 
-KINDS = {
-    "formulas": formulas,
-    "kernels": kernels,
-    "pedigrees": pedigrees,
-    "rows": rows,
-}  # modules with check(seed), which returns outcomes or raises an AssertionError
-
 # modules with check(seed), which returns outcomes or raises an AssertionError
-KINDS = {"formulas": formulas, "kernels": kernels}
+KINDS = {"formulas": formulas, "kernels": kernels, "pedigrees": pedigrees, "rows": rows}
 
 
 def main():
