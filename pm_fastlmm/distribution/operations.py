@@ -107,7 +107,9 @@ class MixedLoglik(LoglikOp):
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        for out, value in zip(outputs, mixed_loglik_and_gradient(self.products, *inputs), strict=True):
+        phi, *rest = inputs
+        phi = np.ascontiguousarray(phi)  # the compiled loop is for one layout
+        for out, value in zip(outputs, mixed_loglik_and_gradient(self.products, phi, *rest), strict=True):
             out[0] = np.asarray(value, dtype=float)
 
 

@@ -315,7 +315,7 @@ class FitInference:
         """
         fixed.check_zero_variances(zero_variances, df)
         effects = self._fixed_effects(zero_variances)
-        return fixed.coefficient_table(effects, df, level, self.spectrum.projection)
+        return fixed.coefficient_table(effects, df, level, self._data.spectrum.projection)
 
     def test_fixed(
         self, L: Any, df: DegreesOfFreedom = "satterthwaite", *, zero_variances: ZeroVariances = "known"
@@ -344,7 +344,7 @@ class FitInference:
             available.
         """
         fixed.check_zero_variances(zero_variances, df)
-        return fixed.contrast_test(self._fixed_effects(zero_variances), L, df, self.spectrum.projection)
+        return fixed.contrast_test(self._fixed_effects(zero_variances), L, df, self._data.spectrum.projection)
 
     def _inverted(self, names: Sequence[str], level: float, n_sim: int, random_seed: Any) -> dict[str, tuple[Any, Any]]:
         check_level(level)

@@ -185,7 +185,9 @@ def check_likelihood(rng, term, V0):
     b = term.blocks
     Z = term.Z.toarray() if b.root is None else term.Z @ b.root
     blocks, sigma = [Block(sp.csr_array(Z), b.levels, b.width, b.root)], [np.asarray(b.block.dense())]
-    columns = [Z @ np.kron(np.eye(b.levels), np.linalg.cholesky(sigma[0] + 1e-9 * np.trace(sigma[0]) * np.eye(b.width)))]
+    columns = [
+        Z @ np.kron(np.eye(b.levels), np.linalg.cholesky(sigma[0] + 1e-9 * np.trace(sigma[0]) * np.eye(b.width)))
+    ]
     parts, incidence = [V0], [term.Z.toarray()]
     if rng.random() < 0.5:
         second = (rng.integers(0, 3, size=n)[:, None] == np.arange(3)).astype(float)
