@@ -210,7 +210,7 @@ class MixedProducts:
 
     @cached_property
     def largest(self) -> FloatArray:
-        """The largest squared length of a column of Z, for each element of phi that is a variance; 0 for covariances."""
+        """The largest squared length of a column of Z for each element of phi that is a variance, 0 for covariances."""
         squares = [self.blocks[k].Z.multiply(self.blocks[k].Z).sum(axis=0).max(initial=0.0) for k in self.order]
         parts = [z * np.eye(self.blocks[k].width).ravel() for k, z in zip(self.order, squares, strict=True)]
         return np.concatenate([np.zeros(0), *parts])
