@@ -32,7 +32,6 @@ from pm_fastlmm.likelihood.triangular import (
     invert_lower,
     matrix_root,
     scale_rows,
-    semidefinite_root,
     unscale,
 )
 
@@ -152,7 +151,7 @@ def factorise(phi: Any, e: float, fy: Any, between: Any, rss: float, layout: Any
         return False, failed, 0.0, Minv, empty, fy, roots, empty, v, v
     start = layout[3] ** 2 if first else 0
     if (first and layout[3] > 1) or not np.isfinite(phi).all():
-        _, ok = semidefinite_root(phi[:start].reshape(layout[3], layout[3]))
+        _, ok = matrix_root(phi[:start].copy().reshape(layout[3], layout[3]))
     elif first:
         ok = phi[0] >= 0.0
     packed = 0

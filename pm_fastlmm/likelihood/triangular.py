@@ -42,6 +42,38 @@ def semidefinite_root(A: Any) -> Any:
 
 
 @nb.njit(cache=True, nogil=True)
+def _root_of_eigenvectors(A: Any) -> Any:
+    """
+    Return the same of a matrix whose pivots ended below 0, from its eigenvalues, beside the variances.
+
+    A small pivot that is no zero enlarges its rounding in those that follow.
+    """
+    c = A.shape[0]
+    L, size = np.zeros((c, c)), np.ones(c)
+    if not np.isfinite(A).all():
+        return L, False
+    for i in range(c):
+        if A[i, i] > 0.0:
+            size[i] = math.sqrt(A[i, i])
+    scaled = np.empty((c, c))
+    for i in range(c):
+        for j in range(c):
+            scaled[i, j] = 0.5 * (A[i, j] + A[j, i]) / size[i] / size[j]
+    values, vectors = np.linalg.eigh(scaled)
+    if not values[0] >= -_PIVOT_RTOL * c:
+        return L, False
+    for i in range(c):
+        for j in range(c):
+            scaled[j, i] = vectors[i, j] * math.sqrt(max(values[j], 0.0)) * size[i]
+    _, R = np.linalg.qr(scaled)
+    for i in range(c):
+        sign = -1.0 if R[i, i] < 0.0 else 1.0
+        for j in range(i, c):
+            L[j, i] = sign * R[i, j]
+    return L, True
+
+
+@nb.njit(cache=True, nogil=True)
 def matrix_root(A: Any) -> Any:
     """Return a lower-triangular root of a positive semi-definite matrix, by LAPACK where it is large, and success."""
     if A.shape[0] > SMALL:
@@ -49,7 +81,8 @@ def matrix_root(A: Any) -> Any:
             return np.linalg.cholesky(A), True
         except Exception:
             pass
-    return semidefinite_root(A)
+    L, ok = semidefinite_root(A)
+    return (L, True) if ok else _root_of_eigenvectors(A)
 
 
 @nb.njit(cache=True, nogil=True)

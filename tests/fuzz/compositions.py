@@ -34,7 +34,8 @@ def check(seed):
     try:
         term = guarded(Term, by, tree.structure, name="u")
     except Refused as refused:
-        assert breaks, f"refused without a reason: {refused}"
+        if not breaks:
+            raise AssertionError("refused without a reason") from refused
         return [f"refused: {short(refused)}"]
     assert not breaks, f"a gap was closed: {term!r}"
     expected = tree.matrix[np.ix_(tree.rows, tree.rows)]
@@ -140,7 +141,7 @@ def over_one(rng, factor, depth=2):
         for part in (slice(0, cut), slice(cut, factor.size)):
             own = SimpleNamespace(labels=factor.labels[part], positions=factor.positions[part])
             own.size = len(own.labels)
-            name, structure, matrix, breaks = over_one(rng, own, 0)
+            _, structure, matrix, breaks = over_one(rng, own, 0)
             parts.append((structure.with_size(own.size), matrix, breaks))
         matrix = np.zeros((factor.size, factor.size))
         matrix[:cut, :cut], matrix[cut:, cut:] = parts[0][1], parts[1][1]
@@ -153,7 +154,7 @@ def over_one(rng, factor, depth=2):
 
 
 def make_tree(rng, factors):
-    """A composition over the levels of all factors, its matrix over all combinations, and the rows of the data in it."""
+    """A composition over all factors, its matrix over all combinations of levels, and the rows of the data in it."""
     if len(factors) == 1:
         kind, structure, matrix, breaks = over_one(rng, factors[0])
         return SimpleNamespace(kind=kind, structure=structure, matrix=matrix, rows=factors[0].codes), breaks
@@ -185,9 +186,8 @@ def check_likelihood(rng, term, V0):
     b = term.blocks
     Z = term.Z.toarray() if b.root is None else term.Z @ b.root
     blocks, sigma = [Block(sp.csr_array(Z), b.levels, b.width, b.root)], [np.asarray(b.block.dense())]
-    columns = [
-        Z @ np.kron(np.eye(b.levels), np.linalg.cholesky(sigma[0] + 1e-9 * np.trace(sigma[0]) * np.eye(b.width)))
-    ]
+    root = np.linalg.cholesky(sigma[0] + 1e-9 * np.trace(sigma[0]) * np.eye(b.width))
+    columns = [Z @ np.kron(np.eye(b.levels), root)]
     parts, incidence = [V0], [term.Z.toarray()]
     if rng.random() < 0.5:
         second = (rng.integers(0, 3, size=n)[:, None] == np.arange(3)).astype(float)

@@ -16,6 +16,7 @@ import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.likelihood import from_rows
 from pm_fastlmm.likelihood.mixed import MixedState
+from pm_fastlmm.likelihood.triangular import matrix_root, semidefinite_root
 from pm_fastlmm.linalg import orthonormal
 from pm_fastlmm.linalg.mixed import Block, MixedProducts
 from pm_fastlmm.linalg.projection import Projection
@@ -285,3 +286,22 @@ def test_streamed_inner_products_say_what_they_lose_and_a_triangle_does_not(meth
         assert found.message == ""
         assert_allclose(found.theta, expected.theta, rtol=1e-6)
         assert_allclose(found.loglik, expected.loglik, rtol=0, atol=1e-5)
+
+
+def test_a_singular_matrix_whose_pivots_end_below_zero_is_semidefinite():
+    """Rank 2, its second pivot 1e-11 of its variance: rounding makes the third one negative, and no root was found."""
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(300):
+        a, b = rng.normal(size=3), rng.normal(size=3)
+        W = np.column_stack([a, np.array([1e-6 * b[0], 1e-6 * b[1], 1e-2 * b[2]])])
+        G = W @ W.T
+        G = (G + G.T) / 2
+        root, ok = matrix_root(G)
+        assert ok
+        plain = semidefinite_root(G)[1]  # which leaves out what stands beside a pivot that it takes for 0
+        assert_allclose(root @ root.T, G, rtol=0, atol=(1e-7 if plain else 1e-13) * G.max())
+        assert not np.triu(root, 1).any()
+        refused += not plain
+        assert not matrix_root(G - 1e-6 * G.max() * np.eye(3))[1]
+    assert refused
