@@ -32,7 +32,8 @@ LOST = 1e6  # factor of rounding from which rows are taken: inner products have 
 
 def ratio(products: MixedProducts, phi: FloatArray, e: float) -> float:
     """Return the largest variance of an effect times the squared length of its column, over σ²_e."""
-    return float((products.largest * phi).max(initial=0.0)) / e if e > 0 else math.nan
+    with np.errstate(invalid="ignore"):  # of a variance that is infinite there is none
+        return float((products.largest * phi).max(initial=0.0)) / e if e > 0 else math.nan
 
 
 def loud(products: MixedProducts, phi: FloatArray, e: float) -> bool:
