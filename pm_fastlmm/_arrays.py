@@ -143,7 +143,7 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
         values, name, "a covariance has no missing entries; impute the genotypes or distances it was made of."
     )
     ids, names = labelled.ids, labelled.names
-    if ids is not None and names is not None and tuple(map(as_read, ids)) != tuple(map(as_read, names)):
+    if ids is not None and names is not None and [as_read(str(i)) for i in ids] != [*map(as_read, names)]:
         raise ValueError(f"{name} has other ids in its columns than in its rows: reindex it, {name}.loc[ids, ids].")
     largest = require_range(values, name)
     gap = _asymmetry(values)

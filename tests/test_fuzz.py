@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 import pytest
-from fuzz import hostile, kernels, rows
+from fuzz import formulas, hostile, kernels, pedigrees, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -48,6 +48,32 @@ def test_the_compiled_engines_keep_their_promises():
     outcomes = [outcome for seed in (0, 50) for outcome in kernels.check(seed)]
     assert any(outcome.startswith("FastLMM") for outcome in outcomes)
     assert any(outcome.startswith("StructuredLMM") for outcome in outcomes)
+
+
+def test_pedigrees_trees_and_genotypes_are_what_a_person_reads():
+    outcomes = [outcome for seed in range(90) for outcome in pedigrees.check(seed)]
+    for kind in ("pedigree, code", "pedigree refused", "tree, root", "tree refused", "scan, missing", "scan refused"):
+        assert any(outcome.startswith(kind) for outcome in outcomes), kind
+
+
+def test_an_ancestor_of_everybody_is_noticed(monkeypatch):
+    module = importlib.import_module("pm_fastlmm.covariance.parentage")
+    monkeypatch.setattr(module, "_is_code", lambda label, codes: False)
+    monkeypatch.setattr(module, "_refuse_mistaken", lambda added, parents, spelling: None)
+    with pytest.raises(AssertionError):
+        [pedigrees.check(seed) for seed in range(0, 90, 3)]
+
+
+def test_formulas_have_the_spaces_of_their_terms():
+    pytest.importorskip("pyarrow")
+    outcomes = [outcome for seed in range(40) for outcome in formulas.check(seed)]
+    assert outcomes.count("the space of its terms") > 35
+
+
+def test_another_meaning_of_a_formula_is_noticed(monkeypatch):
+    monkeypatch.setattr(formulas, "columns_of", lambda terms, atoms, intercept, rows: np.ones((len(rows), 1)))
+    with pytest.raises(AssertionError, match="from the space of its terms"):
+        formulas.check(2)
 
 
 def test_a_broken_promise_is_noticed(monkeypatch):

@@ -72,8 +72,20 @@ def as_formulaic(formula: str, columns: Collection[str], whole: str) -> str:
     """
     tokens = tokens_of(formula, whole)
     tilde = next((i for i, token in enumerate(tokens) if token.token.startswith("~")), -1)
+    _refuse_arithmetic(tokens[tilde + 1 :], whole)
     left = _response(formula, tokens[:tilde], columns) if tilde > 0 else []
     return " ".join(left + [_written(formula, token, columns, whole) for token in tokens[max(tilde, 0) :]])
+
+
+def _refuse_arithmetic(tokens: list[Any], whole: str) -> None:
+    """Refuse numbers that multiply or divide terms: to R 1/x is an intercept alone, to formulaic x."""
+    for sign, *around in zip(tokens[1:], tokens, tokens[2:], strict=False):
+        number = any(token.kind.value == "value" and token.token != "." for token in around)
+        if sign.kind.value == "operator" and sign.token in ("*", "/") and number:
+            text = f"{around[0].token}{sign.token}{around[1].token}"
+            raise ValueError(
+                f"formula {whole!r} has arithmetic among its terms, {text}: write it inside a call, I({text})."
+            )
 
 
 def _response(formula: str, tokens: list[Any], columns: Collection[str]) -> list[str]:
