@@ -158,7 +158,8 @@ def _incidence(term: Term, value: Any, m: int, ids: Ids | None) -> tuple[Any, An
     called = f"Z_new of {term.name!r}"
     labels, columns = value if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) > 0 else (value, None)
     if sp.issparse(labels) or (np.ndim(labels) == 2 and not hasattr(labels, "dtypes")) or hasattr(labels, "columns"):
-        Z = sp.csr_array(labels if sp.issparse(labels) else _table(term, labels, called, m, ids), dtype=float)
+        values: Any = labels if sp.issparse(labels) else _table(term, labels, called, m, ids)
+        Z = sp.csr_array(values, dtype=np.float64)
         if tuple(map(int, Z.shape)) != (m, int(term.Z.shape[1])):
             raise ValueError(f"{called} must be ({m}, {term.Z.shape[1]}), got shape {Z.shape}.")
         return Z, sp.csr_array((m, 0))
@@ -171,7 +172,7 @@ def _incidence(term: Term, value: Any, m: int, ids: Ids | None) -> tuple[Any, An
     factor = factor.recoded(term.levels)
     require_length(len(factor.codes), m, called, "X_new")
     own = factor.ids if ids is None else ids
-    order = align(own, Labelled(factor.codes, factor.ids, None), name=called, reference_name="X_new")
+    order = align(own, Labelled(np.empty(m), factor.ids, None), name=called, reference_name="X_new")
     incidence = factor.matrix() if order is None else factor.matrix()[order]
     values = np.ones((m, 1)) if columns is None else _slopes(term, columns, called, m, own)
     return _split(term, by_level(incidence, values), factor.levels[len(term.levels) :])
