@@ -58,7 +58,11 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
     if hasattr(values, "toarray"):
         values = values.toarray()
     if isinstance(values, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array: fill the masked values with NaN, or leave those rows out.")
+        raise TypeError(
+            f"{name} is a masked array: fill the masked values with NaN, np.ma.filled(values.astype(float), np.nan), "
+            "where rows with missing values are dropped (flmm.Design, kernel_model, lmm_model); elsewhere leave those "
+            "rows out."
+        )
     try:
         array = np.asarray(values)
     except ValueError as error:
