@@ -152,7 +152,7 @@ def predict_mixed(
         f = draws.beta @ X.T + draws.mu
     else:
         f = draws.beta @ rows.X.T
-    for k, term in enumerate(node.terms):
+    for k, term in enumerate(node.terms if effects != "population" else ()):
         u = draws.u[k]
         if effects == "new":
             u = _new_effects(node, k, draws.sigma[k], term.blocks.levels, rng)

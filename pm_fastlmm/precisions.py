@@ -9,11 +9,11 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray, read, require_length
+from pm_fastlmm._arrays import FloatArray, Labelled, require_length
 from pm_fastlmm.aireml.matrices import compile_matrices
+from pm_fastlmm.covariance.fourier.statistics import FourierRows, read_rows
 from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.equivalent import require_rows
-from pm_fastlmm.functions import read_new
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.fourier import FourierFactor
 from pm_fastlmm.likelihood.fourier_precision import FeatureRows, FourierPrecision
@@ -286,11 +286,16 @@ def _matrix(node: LMMNode, V: FloatArray, y: FloatArray, Q1: FloatArray) -> Matr
 def observed_rows(node: LMMNode, rows: Any) -> FloatArray | None:
     """Return y (…, n) of a node that observes a statistic, where it is given or follows from that; else None."""
     if isinstance(node, FourierNode):
-        return None if rows is None else read(rows[1], "y", ndim=(1,)).values
+        return None if rows is None else _given(node, rows).y
     if not isinstance(node, SpectralNode) or node.given is None or node.spectrum.nullity:
         return None
     rotated, s = node.rotated(), node.spectrum
     return rotated.y1 @ s.projection.Q1.T + rotated.z @ s.basis.T
+
+
+def _given(node: FourierNode, rows: Any) -> FourierRows:
+    x, y, *X = rows
+    return read_rows(node.basis, x, y, X[0] if X else None, "raise")
 
 
 def _feature_rows(node: FourierNode, rows: Any) -> tuple[FeatureRows, FloatArray]:
@@ -299,16 +304,22 @@ def _feature_rows(node: FourierNode, rows: Any) -> tuple[FeatureRows, FloatArray
         raise ValueError(
             f"{node.name} keeps no rows: give them, rows=(x, y), or rows=(x, y, X) where it has fixed effects."
         )
-    x, y, *X = rows
-    points, design = read_new(node.basis, node.products.projection.coef, x, *X)
-    values = read(y, "y", ndim=(1,)).values
-    require_length(len(values), len(points), "y", "x")
-    require_length(len(values), node.n, "y", f"the statistics of {node.name}")
-    features = FeatureRows.of(node.products, node.basis.features(points), values, design)
-    square = node.products.square
-    if abs(float(features.y @ features.y) - square) > _SAME * square:
-        raise ValueError(f"the rows are not those of {node.name}: their squares do not add up to its statistics.")
-    return features, values
+    given = _given(node, rows)
+    require_length(len(given.y), node.n, "y", f"the statistics of {node.name}")
+    p, names = node.products, node.products.projection.columns.names
+    if given.design.shape[1] != len(names):
+        raise ValueError(
+            f"the X of rows= has {given.design.shape[1]} columns, but the model has {len(names)} "
+            f"({', '.join(names) or 'none'}), those included that were dropped."
+        )
+    design = p.projection.new_rows(Labelled(given.design, None, given.coef), node.n, warn=False)
+    features = FeatureRows.of(p, node.basis.features(given.points), given.y, np.nan_to_num(design))
+    if np.isnan(design).any() or not features.belong_to(p, _SAME):
+        raise ValueError(
+            f"the rows are not those of {node.name}: their squares and products do not add up to its statistics. Give "
+            "the x, y and X that these were made of, row by row."
+        )
+    return features, given.y
 
 
 def _fourier(
