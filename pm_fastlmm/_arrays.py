@@ -14,6 +14,7 @@ type FloatArray = npt.NDArray[np.float64]
 type Ids = tuple[Hashable, ...]
 
 _SHOWN = 5
+_INSIDE = {"pm_fastlmm", "pymc", "pytensor", "contextlib"}  # PyMC calls what a warning may come from
 _LARGEST = 1e50  # cubes of variances, of units y² and y²/K, must stay inside the range of floats
 _SYMMETRY_RTOL = 1e-10
 _BLOCK = 128
@@ -261,10 +262,9 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def outside(*others: str) -> int:
-    """Return the stacklevel with which a warning points at the first caller outside this package and others."""
-    inside = {"pm_fastlmm", *others}
+def outside() -> int:
+    """Return the stacklevel with which a warning points at the line of the user, outside this package and PyMC's."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
         frame, level = frame.f_back, level + 1
     return level

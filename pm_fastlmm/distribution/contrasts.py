@@ -39,7 +39,7 @@ def _warn(fgraph: Any) -> None:
                 "predictions of y: β has a flat prior, under which y has no distribution along X. Predictive draws "
                 "given the data are those of flmm.predict(idata); for draws before the data give β a proper prior.",
                 UserWarning,
-                stacklevel=outside("pymc", "pytensor", "contextlib"),
+                stacklevel=outside(),
             )
 
 
