@@ -143,7 +143,7 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
         values, name, "a covariance has no missing entries; impute the genotypes or distances it was made of."
     )
     ids, names = labelled.ids, labelled.names
-    if ids is not None and names is not None and tuple(map(as_read, ids)) != tuple(map(as_read, names)):
+    if ids is not None and names is not None and [as_read(str(i)) for i in ids] != [*map(as_read, names)]:
         raise ValueError(f"{name} has other ids in its columns than in its rows: reindex it, {name}.loc[ids, ids].")
     largest = require_range(values, name)
     gap = _asymmetry(values)
@@ -221,6 +221,8 @@ def columns_in_order(labelled: Labelled, names: tuple[str, ...] | None, *, name:
             f"{name} has no column {shown(absent)}: the columns are {', '.join(names)}, it has {', '.join(given)}. "
             f"Rename its columns, or give a plain array, {name}.to_numpy(), in that order."
         )
+    if twice := [column for column in dict.fromkeys(names) if given.count(column) > 1]:
+        raise ValueError(f"{name} has several columns {shown(twice)}: each needs a name of its own to be put in order.")
     return values[:, [given.index(column) for column in names]]
 
 

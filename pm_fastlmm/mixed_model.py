@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pymc as pm
+import pytensor
 
 from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.coordinates import require_labels
@@ -236,7 +237,7 @@ def _within(random: RandomTerm, part: _Part, scale: float, priors: Mapping[str, 
         sd = _checked_prior(sigma, priors[sigma], scales.shape)
     eta = priors.get(f"eta_{part.suffix}", _ETA)
     # start at independent effects of a fourth of the scale: PyMC's own takes seconds to compile, and a C compiler
-    start = np.diag(scales / 4)[np.tril_indices(len(scales))]
+    start = np.diag(scales / 4)[np.tril_indices(len(scales))].astype(pytensor.config.floatX)
     options = {"n": len(scales), "sd_dist": sd, "compute_corr": True, "store_in_trace": False, "initval": start}
     chol, corr, stds = pm.LKJCholeskyCov(f"chol_{part.suffix}", eta=eta, **options)
     # one number for each pair: ones along a diagonal would have no r-hat, and warn in every summary

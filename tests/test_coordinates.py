@@ -142,6 +142,13 @@ def test_columns_are_put_in_order_by_name():
         columns_in_order(given, ("d", "a"), name="x")
 
 
+def test_columns_of_one_name_are_taken_by_their_place_or_refused():
+    given = Labelled(np.arange(6.0).reshape(2, 3), None, ("a", "b", "a"))
+    assert columns_in_order(given, ("a", "b", "a"), name="x") is given.values
+    with pytest.raises(ValueError, match="x has several columns 'a': each needs a name of its own"):
+        columns_in_order(given, ("b", "a"), name="x")
+
+
 def fourier_model(points, y, basis, **kwargs):
     statistics = basis.statistics(points, y, **kwargs)
     with pm.Model() as model:

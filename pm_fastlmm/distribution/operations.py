@@ -104,9 +104,9 @@ class MixedLoglik(LoglikOp):
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
         phi, e, within, between, rss, *constants = inputs
-        for out, value in zip(
-            outputs, loglik_and_gradient(phi, float(e), within, between, float(rss), *constants), strict=True
-        ):
+        phi = np.ascontiguousarray(phi)  # the compiled loop is for one layout
+        values = loglik_and_gradient(phi, float(e), within, between, float(rss), *constants)
+        for out, value in zip(outputs, values, strict=True):
             out[0] = np.asarray(value)
 
 

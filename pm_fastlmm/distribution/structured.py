@@ -9,7 +9,6 @@ import scipy.sparse as sp
 from pymc.distributions.dist_math import check_parameters
 from pymc.distributions.distribution import Continuous
 from pymc.logprob.abstract import _logprob
-from pymc.pytensorf import floatX
 from pytensor.tensor.random.basic import chisquare, normal
 
 from pm_fastlmm._arrays import Labelled, align, common_ids, read, require_length
@@ -20,6 +19,7 @@ from pm_fastlmm.distribution.contrasts import ContrastsRV
 from pm_fastlmm.distribution.inputs import (
     check_coordinates,
     covariance_root,
+    double,
     read_mean,
     read_response,
     refuse_unknown,
@@ -132,7 +132,7 @@ def _spectral_logp(op: StructuredRV, s: Spectrum, value: Any, mu: Any, b: Any, B
     eigvals, basis, Q1 = (pt.constant(a) for a in (s.eigvals, s.basis, s.projection.Q1))
     if op.treatment == "flat":
         return FlatLMM.logp(value, mu, g, e, eigvals, basis, Q1, R)
-    L = pt.zeros(R.type.shape) if B.type.shape == (0, 0) else covariance_root(B)
+    L = pt.zeros_like(R) if B.type.shape == (0, 0) else covariance_root(B)
     return ProperLMM.logp(
         value, mu, b, L, g, e, eigvals, basis, Q1, R, pt.constant(s.C), pt.constant(s.corner_root)
     )  # fmt: skip
@@ -256,7 +256,7 @@ def _parametrise(
     carried = {"treatment": "flat" if flat else "proper", "terms": tuple(terms), "theta": theta,
                "products": products, "ids": ids, "design": design,
                "spectrum": _spectrum(theta, blocks[: len(terms)], projection) if rows is None else None}  # fmt: skip
-    values = floatX(theta.pack(pt.as_tensor(sigma2_e), pt))
+    values = double(theta.pack(double(sigma2_e), pt))
     return [read_mean(own["mu"], ids, n), b, B, values], carried, kwargs
 
 

@@ -162,8 +162,8 @@ def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, p
         se = np.sqrt(np.diagonal(cov, axis1=-2, axis2=-1))
         t = fixed.beta / se
         half = se * t_distribution.ppf((1 + level) / 2, degrees)
-        p = 2 * t_distribution.sf(np.abs(t), degrees)
-    values = {
+        p = np.asarray(2 * t_distribution.sf(np.abs(t), degrees))
+    values: dict[str, FloatArray] = {
         "estimate": fixed.beta, "se": se, "df": degrees, "t": t, "p_value": p, "lower": fixed.beta - half,
         "upper": fixed.beta + half,
     }  # fmt: skip
@@ -238,7 +238,7 @@ def _require_determined(projection: Projection, rows: FloatArray) -> None:
     """Raise a ValueError if a contrast of all columns is outside the row space of X."""
     broken = projection.columns.departs(rows, projection.R, usual=0.0).any(axis=0)
     if broken.any():
-        relations = [projection.columns.relation(j) for j in np.flatnonzero(broken)]
+        relations = [projection.columns.relation(j) for j in np.flatnonzero(broken).tolist()]
         raise ValueError(
             f"the data do not determine L: in all rows of the fit {'; '.join(relations)}, and in L it is not. Test a "
             "difference of cells that have data, or names of kept columns alone, whose coefficients are those of a "

@@ -305,7 +305,7 @@ class FitInference:
         x0     251.405  9.747   22.81  25.794
         x1      10.467  0.804  161.00  13.015
         """
-        return fixed.coefficient_table(self._fixed_effects(), df, level, self.spectrum.projection)
+        return fixed.coefficient_table(self._fixed_effects(), df, level, self._data.spectrum.projection)
 
     def test_fixed(self, L: Any, df: DegreesOfFreedom = "satterthwaite") -> FixedTest:
         """
@@ -329,7 +329,7 @@ class FitInference:
             If a name is unknown, L does not fit or is collinear, the data do not determine a contrast, or df is not
             available.
         """
-        return fixed.contrast_test(self._fixed_effects(), L, df, self.spectrum.projection)
+        return fixed.contrast_test(self._fixed_effects(), L, df, self._data.spectrum.projection)
 
     def _inverted(self, names: Sequence[str], level: float, n_sim: int, random_seed: Any) -> dict[str, tuple[Any, Any]]:
         check_level(level)
