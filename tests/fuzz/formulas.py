@@ -43,7 +43,7 @@ class Column:
         if kind == "text":
             self.values = [str(value) for value in self.values]
         self.missing = rng.choice(n, 2, replace=False).tolist() if gaps else []
-        self.quoted = bool(rng.random() < 0.3)
+        self.quoted, self.power = bool(rng.random() < 0.3), str(rng.choice(["^", "**"]))
         self.dtype = str(rng.choice({"text": TEXTS, "bool": BOOLS}.get(kind, NUMBERS)))
 
     def series(self):
@@ -96,8 +96,8 @@ def covariate(rng, columns):
     text, values = [
         lambda: (column.alone, x),
         lambda: (column.alone, x),
-        lambda: (f"I({a}^2)", x**2),
-        lambda: (f"I({a}**2)", x**2),
+        lambda: (f"I({a}{column.power}2)", x**2),
+        lambda: (f"I({a}{column.power}3)", x**3),
         lambda: (f"I({a}^-1)", 1 / x),
         lambda: (f"I(-{a}^2*{b})", -(x**2) * w),
         lambda: (f"I({b}*{a}%%2)", w * np.mod(x, 2)),
