@@ -15,7 +15,7 @@ from pm_fastlmm.linalg.projection import Projection
 
 SPECTRUM = "the spectrum"
 NO_PRIOR = pt.zeros((0, 0), dtype="float64")  # covariance of β where it has none
-_PYMC = {"dims", "initval", "shape", "size", "rng", "total_size", "transform", "default_transform", "name", "model"}
+_PYMC = {"dims", "initval", "shape", "size", "rng", "transform", "default_transform", "name", "model"}
 
 
 def double(value: Any) -> Any:
@@ -30,7 +30,13 @@ def double(value: Any) -> Any:
 
 
 def refuse_unknown(distribution: str, kwargs: dict[str, Any], known: str) -> None:
-    """Raise a TypeError for arguments that are neither ours nor those of every PyMC distribution."""
+    """Raise an error for arguments that are neither ours nor those of every PyMC distribution."""
+    if kwargs.pop("total_size", None) is not None:
+        raise ValueError(
+            "total_size= multiplies a log-density as if its observations were independent. Those of a mixed model are "
+            f"dependent, and the density of some says nothing of the others: give {distribution} all of them; rows "
+            "that do not fit in memory are reduced to what is sufficient, flmm.CrossProducts."
+        )
     if unknown := kwargs.keys() - _PYMC:
         raise TypeError(f"{distribution} takes no argument {', '.join(sorted(unknown))}: {known}.")
 
@@ -62,8 +68,9 @@ def read_response(observed: Any, ids: Ids | None, n: int, *, ndim: tuple[int, ..
     if isinstance(observed, Variable):
         values = observed.get_value() if isinstance(observed, SharedVariable) else getattr(observed, "data", None)
         if values is not None:
-            _check_response(np.asarray(values, dtype=float), n)
+            _check_response(_filled(values), n)
         return observed
+    observed = _filled(observed) if isinstance(observed, np.ma.MaskedArray) else observed
     labelled = read(observed, "observed", ndim=ndim)
     values = labelled.take(align(ids, labelled, name="observed", reference_name=SPECTRUM))
     if values.ndim == 2 and (hasattr(observed, "columns") or labelled.ids is not None):
@@ -75,6 +82,32 @@ def read_response(observed: Any, ids: Ids | None, n: int, *, ndim: tuple[int, ..
         )
     _check_response(values, n)
     return values
+
+
+def _filled(values: Any) -> FloatArray:
+    """Return values with NaN where they are masked, as `pm.Data` masks what was NaN."""
+    return np.asarray(np.ma.filled(np.ma.asarray(values, dtype=float), np.nan))
+
+
+def check_data(name: str, values: Any, n: int | None) -> None:
+    """
+    Check what a node observes at the time of use, since `pm.set_data` replaces it without asking.
+
+    Raises
+    ------
+    ValueError
+        If values are missing, or are not as many as the node has.
+    """
+    if n is not None and values.shape[-1] != n:
+        raise ValueError(
+            f"the data of {name} were set to {values.shape[-1]} values in their last dimension, but its covariance is "
+            f"of {n}: build the model anew for other observations."
+        )
+    require_finite(
+        values, f"the data of {name}",
+        "pm.set_data can change y, but leave no rows out: build the model anew without them, "
+        "spectrum.subset(rows), or let flmm.kernel_model or flmm.lmm_model drop and count them.",
+    )  # fmt: skip
 
 
 def _check_response(values: FloatArray, n: int) -> None:
