@@ -11,7 +11,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.after import terms_state
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
-from pm_fastlmm.aireml.refit import along_boundary, first_differences, maximise_given, second_differences, steps_of
+from pm_fastlmm.aireml.refit import along_face, first_differences, maximise_given, second_differences, steps_of
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import LMMNode
@@ -32,6 +32,8 @@ from pm_fastlmm.linalg.spectrum import Spectrum
 
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
 _REACH = 60  # doublings of a standard error in the search for an upper limit
+_SINGULAR = "a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails"
+_OVERLAPPING = "terms of this fit overlap, and the expansion of Kenward and Roger needs parameters that have information"
 _PSEUDO = "pseudo-likelihood: the other components taken as known"
 
 
@@ -162,8 +164,8 @@ class VarianceInference:
         """
         Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
 
-        As `REMLFit.coefficients`. Variances of 0 are taken as known; a singular covariance matrix may move along the
-        singular ones, with their average information. Kenward–Roger needs V to be linear in θ, as it is in variances
+        As `REMLFit.coefficients`. Variances of 0 are taken as known; a singular covariance matrix may move along those of
+        its rank, with their average information; of terms that overlap, what V depends on counts. Kenward–Roger needs V to be linear in θ, as it is in variances
         and covariances of terms, and no singular matrix.
 
         Raises
@@ -208,8 +210,10 @@ class VarianceInference:
             return spectral_fixed_effects(objective.rotated, fit.sigma2_g, fit.sigma2_e, fit.boundary, self.method)
         theta, free = self.theta.to_numpy(), self._interior()
         if _singular(objective, theta, self.boundary):
-            return self._on_singular_matrix(theta)
+            return self._along_face(theta, _SINGULAR)
         cov = self.cov.to_numpy()
+        if isinstance(objective, StructuredObjective) and np.isnan(cov[np.ix_(free, free)]).any():
+            return self._along_face(theta, _OVERLAPPING)
         unavailable = "" if df != "kenward-roger" else _why_not(objective, theta, free)
         known = np.where(np.outer(free, free), cov, 0.0)
         steps = steps_of(objective, theta, np.where(free, np.sqrt(np.diag(cov)), np.nan))
@@ -229,15 +233,13 @@ class VarianceInference:
             coef=objective.coef, unavailable=unavailable,
         )  # fmt: skip
 
-    def _on_singular_matrix(self, theta: FloatArray) -> FixedEffects:
-        slopes, cov = along_boundary(self.objective, theta, self.average_information.to_numpy())
+    def _along_face(self, theta: FloatArray, reason: str) -> FixedEffects:
+        slopes, cov = along_face(self.objective, theta, self.average_information.to_numpy())
         undefined = np.full((*cov.shape, *slopes.shape[1:]), np.nan)
         return FixedEffects(
             beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=undefined,
             observed_cov=cov, expected_cov=np.full(cov.shape, np.nan), residual_df=self._residual_df(),
-            coef=self.objective.coef,
-            unavailable="a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails: "
-            "take df='satterthwaite', or leave a term out.",
+            coef=self.objective.coef, unavailable=f"{reason}: take df='satterthwaite', or leave a term out.",
         )  # fmt: skip
 
     def _residual_df(self) -> int:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.cone import all_semidefinite, best_step
+from pm_fastlmm.aireml.face import Face, observed_information
 from pm_fastlmm.aireml.objective import Objective, typical
 
 _HALVINGS = 14
@@ -21,6 +23,7 @@ _NEAR_END = 0.1  # Newton decrement below which steps ought to converge fast
 _IDLE = 1e-8  # information, times the squared size of a parameter, of one that the likelihood does not depend on
 _GAIN = 1e-3  # of the log-likelihood, that makes it worth to leave a boundary
 _SLOW = 0.03  # ratio of successive decrements above which they do not
+_END = 1e-12  # decrement at which an iteration is at its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,8 @@ class Iteration:
     proposed, taken : arrays
         The step that was proposed and the one that was taken, in θ.
     kind : str
-        "AI", "AI, halved", "EM", "escape" from a singular matrix, or "" where no step was taken.
+        "AI", or "Newton" along singular matrices or where AI is far from the curvature; these with ", halved"; "EM";
+        "escape" from a bound; or "" where no step was taken.
     """
 
     theta: FloatArray
@@ -88,22 +92,41 @@ class Trace:
 
 
 def propose(
-    objective: Objective, omega: FloatArray, score: FloatArray, information: FloatArray
+    objective: Objective | Face, omega: FloatArray, score: FloatArray, information: FloatArray
 ) -> tuple[FloatArray, float]:
     """
     Return the average-information step from internal coordinates ω, kept inside the bounds, and the Newton decrement.
 
     A coordinate at a bound whose score points outward stays. One that the step would carry beyond a bound is put on it,
     and the others are solved for anew given that (an active set). A coordinate without bounds may be a logarithm, and a
-    step across many orders of magnitude means nothing: it is cut. The decrement is that of the full step.
+    step across many orders of magnitude means nothing: it is cut. The decrement is that of the full step. Where a
+    matrix would become indefinite, the step is the best one of those that keep it semi-definite, and the decrement
+    twice what it promises.
     """
     lower, upper = objective.internal_lower, objective.internal_upper
     at_bound = ((omega <= lower) & (score <= 0)) | ((omega >= upper) & (score >= 0))
     held = at_bound | objective.fixed_internal | objective.inactive(omega, score, information)
     free = ~held & (np.diag(information) > 0)
-    reach = np.where(np.isinf(lower) & np.isinf(upper), np.maximum(np.abs(omega), _REACH), np.inf)
+    matrices = objective.semidefinite
+    loose = np.isinf(lower) & np.isinf(upper)
+    for matrix in matrices:
+        loose[matrix.place] = False
+    reach = np.where(loose, np.maximum(np.abs(omega), _REACH), np.inf)
     low, high = np.maximum(lower - omega, -reach), np.minimum(upper - omega, reach)
-    step, settled, decrement = np.zeros_like(omega), np.zeros_like(free), 0.0
+    step, decrement = _inside(score, information, free, low, high)
+    if all_semidefinite(omega + step, matrices):
+        return step, decrement
+    for matrix in matrices:
+        free[matrix.place] = True
+    step = best_step(score, information, omega, omega + low, omega + high, matrices, free)
+    return step, float(2 * score @ step - step @ information @ step)
+
+
+def _inside(
+    score: FloatArray, information: FloatArray, free: Any, low: FloatArray, high: FloatArray
+) -> tuple[FloatArray, float]:
+    """Return the step of the free coordinates between bounds, and the decrement of the one without them."""
+    step, settled, decrement = np.zeros_like(score), np.zeros_like(free), 0.0
     open_ = free.copy()
     while open_.any():
         rest = score[open_] - information[np.ix_(open_, settled)] @ step[settled]
@@ -151,32 +174,24 @@ def maximise(
             "there. Give another start="
         )
     omega, state = objective.rescaled(omega, state) or (omega, state)
-    length, last, curvature, slow, explored = 1.0, None, None, False, False
+    memory, explored = _Memory(), False
     for count in range(max_iterations + 1):
         theta = objective.external(omega)
         score, information = objective.derivatives(theta, state)
         J = objective.jacobian(omega)
         inner_score, inner_information = J.T @ score, J.T @ information @ J
-        step, decrement = propose(objective, omega, inner_score, inner_information)
-        length = 1.0 if last is None else last.best_length(inner_score)
-        curvature = Curvature.at(omega, inner_score, inner_information, after=curvature)
-        slow = slow or (bool(trace.iterations) and _SLOW * trace.iterations[-1].decrement < decrement < _NEAR_END)
-        if slow and (observed := curvature.observed(objective)) is not None:
-            step, decrement = propose(objective, omega, inner_score, observed)
-            length = 1.0
-        proposed = objective.external(omega + step) - theta
+        proposal = memory.proposal(objective, omega, inner_score, inner_information)
+        proposed = objective.external(proposal.path(1.0)) - theta
         current = Iteration(
-            theta, float(state.loglik), score, information, objective.coefficients(state)[0], decrement, proposed,
-            np.zeros_like(theta),
+            theta, float(state.loglik), score, information, objective.coefficients(state)[0], proposal.decrement,
+            proposed, np.zeros_like(theta),
         )  # fmt: skip
-        trace.converged = _converged(tolerances, typical(theta, information), proposed, decrement)
+        trace.converged = _converged(tolerances, typical(theta, information), proposed, proposal.decrement)
         better = None
-        if trace.converged and count < max_iterations:
-            better = _escaped(objective, theta, state)
-            if better is None and not explored:
-                explored, better = True, _explored(objective, omega, inner_score, inner_information)
+        if trace.converged and count < max_iterations and not explored:
+            explored, better = True, _explored(objective, omega, inner_score, inner_information)
         if better is not None:
-            trace.converged, (omega, state), last, curvature = False, better, None, None
+            trace.converged, (omega, state), memory = False, better, _Memory()
             current = replace(current, taken=objective.external(omega) - theta, kind="escape")
             trace.iterations.append(current)
             report(count, current)
@@ -186,12 +201,11 @@ def maximise(
             report(count, current)
             trace.reason = "" if trace.converged else f"{max_iterations} iterations were not enough"
             return trace
-        slope = float(inner_score @ step)
-        moved, next_state, kind, length = _advance(objective, omega, step, state, slope, score, length)
+        moved, next_state, kind, length = _advance(objective, omega, state, score, proposal)
         if next_state is None:
             trace.iterations.append(current)
             report(count, current)
-            trace.converged = decrement <= max(_ROUNDING * (1 + abs(state.loglik)), 1e-7)
+            trace.converged = proposal.decrement <= max(_ROUNDING * (1 + abs(state.loglik)), 1e-7)
             trace.reason = (
                 ""
                 if trace.converged
@@ -201,9 +215,99 @@ def maximise(
         current = replace(current, taken=objective.external(moved) - theta, kind=kind)
         trace.iterations.append(current)
         report(count, current)
-        last = _Step(step, slope, length) if kind.startswith("AI") else None
+        memory.took(proposal, kind, length)
         omega, state = moved, next_state
     return trace
+
+
+class Proposal(NamedTuple):
+    """
+    A step, and what the quadratic model promises of it.
+
+    Attributes
+    ----------
+    path : callable
+        ω by the share of the step that is taken.
+    direction : array
+        In the coordinates of the model, as is the slope of ℓ along it.
+    slope, decrement : float
+    kind : "AI" or "Newton"
+    length : float
+        The share to begin with.
+    """
+
+    path: Callable[[float], FloatArray]
+    direction: FloatArray
+    slope: float
+    decrement: float
+    kind: str = "AI"
+    length: float = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Memory:
+    """What earlier iterations tell of the next step: its length, the curvature, and whether steps crawl."""
+
+    last: "_Step | None" = None
+    curvature: "Curvature | None" = None
+    decrement: float | None = None
+    slow: bool = False
+    crawling: bool = False
+
+    def proposal(
+        self, objective: Objective, omega: FloatArray, score: FloatArray, information: FloatArray
+    ) -> Proposal:
+        """Return the next step, of those of average, learnt and observed information the one that promises most."""
+        lower, upper = objective.internal_lower, objective.internal_upper
+        step, decrement = propose(objective, omega, score, information)
+        length = 1.0 if self.last is None else self.last.best_length(score)
+        self.curvature = Curvature.at(omega, score, information, after=self.curvature)
+        before, near = self.decrement, decrement < _NEAR_END
+        self.slow |= before is not None and near and decrement > _SLOW * before
+        if before is not None and before < _NEAR_END and near and not self.crawling:
+            face = objective.face(omega, information)
+            self.crawling = face is not None and _steps_left(before, decrement) > len(face.origin)
+        if self.slow and (observed := self.curvature.observed(objective)) is not None:
+            step, decrement = propose(objective, omega, score, observed)
+            length = 1.0
+        average = Proposal(
+            lambda t: np.clip(omega + t * step, lower, upper), step, float(score @ step), decrement, "AI", length
+        )
+        newton = _along_face(objective, omega, score, information) if self.crawling else None
+        out = average if newton is None or newton.decrement < decrement else newton
+        self.decrement = out.decrement
+        return out
+
+    def took(self, proposal: Proposal, kind: str, length: float) -> None:
+        """Remember a step that was taken."""
+        self.last = _Step(proposal.direction, proposal.slope, length) if kind.startswith("AI") else None
+
+
+def _steps_left(before: float, now: float) -> float:
+    """Return how many steps would be left if decrements went on to fall at the same rate.
+
+    Where they are more than the scores that the observed information takes, it is worth its price.
+    """
+    if not 0 < now < before:
+        return math.inf if now > 0 else 0.0
+    return math.log(_END / now) / math.log(now / before)
+
+
+def _along_face(
+    objective: Objective, omega: FloatArray, score: FloatArray, information: FloatArray
+) -> Proposal | None:
+    """Return Newton's step in coordinates of matrices that keep their rank, None where there are none."""
+    face = objective.face(omega, information)
+    if face is None:
+        return None
+    J = face.jacobian(face.origin)
+    inner_score = J.T @ score
+    observed = observed_information(objective, face, inner_score, J.T @ information @ J)
+    if observed is None:
+        return None
+    step, decrement = propose(face, face.origin, inner_score, observed)
+    slope = float(inner_score @ step)
+    return Proposal(lambda t: face.external(face.origin + t * step), step, slope, decrement, "Newton")
 
 
 class Curvature(NamedTuple):
@@ -282,18 +386,6 @@ def _converged(tolerances: Tolerances, size: FloatArray, proposed: FloatArray, d
     )
 
 
-def _escaped(objective: Objective, theta: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
-    """Return ω and state after a step out of a point that is stationary only in ω, None at a maximum."""
-    step = objective.escape(theta, state)
-    if step is None:
-        return None
-    for attempt in range(_HALVINGS):
-        candidate = objective.state(theta + 0.5**attempt * step)
-        if candidate is not None and candidate.loglik > state.loglik + _ROUNDING * abs(state.loglik):
-            return objective.internal(theta + 0.5**attempt * step), candidate
-    return None
-
-
 def _explored(
     objective: Objective, omega: FloatArray, score: FloatArray, information: FloatArray
 ) -> tuple[FloatArray, Any] | None:
@@ -337,22 +429,18 @@ def _values(value: float, lower: float, upper: float) -> FloatArray:
 
 
 def _advance(
-    objective: Objective,
-    omega: FloatArray,
-    step: FloatArray,
-    state: Any,
-    slope: float,
-    score: FloatArray,
-    length: float,
+    objective: Objective, omega: FloatArray, state: Any, score: FloatArray, proposal: Proposal
 ) -> tuple[FloatArray, Any, str, float]:
     """Return the next ω, its state, and how: a step, halved until the likelihood rises enough, or an EM step."""
-    slack = _ROUNDING * abs(state.loglik)
+    slack, length = _ROUNDING * abs(state.loglik), proposal.length
     for attempt in range(_HALVINGS):
-        target = np.clip(omega + length * step, objective.internal_lower, objective.internal_upper)
+        target = proposal.path(length)
         candidate = objective.state(objective.external(target))
-        if candidate is not None and candidate.loglik >= state.loglik + _ARMIJO * length * max(slope, 0) - slack:
+        promised = _ARMIJO * length * max(proposal.slope, 0)
+        if candidate is not None and candidate.loglik >= state.loglik + promised - slack:
             rescaled = objective.rescaled(target, candidate)
-            return *(rescaled or (target, candidate)), "AI, halved" if attempt else "AI", length
+            kind = f"{proposal.kind}, halved" if attempt else proposal.kind
+            return *(rescaled or (target, candidate)), kind, length
         undefined = candidate is None or not math.isfinite(candidate.loglik)
         length *= _NEAR if undefined and not attempt else 0.25 if undefined else 0.5
     improved = objective.em(omega, score)

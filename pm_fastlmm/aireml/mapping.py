@@ -25,6 +25,7 @@ from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching,
 from pm_fastlmm.likelihood.family import FamilySpectra
 
 _MATCHED = 1e-5
+_TRIALS = 60  # of values in the search for the variables of an estimate, before one of them is put to 0
 _DELTAS = 40
 
 
@@ -139,21 +140,58 @@ class Link:
             unit = np.where(positive, np.where(value > floor, value, np.inf), size)
             return np.asarray(np.nan_to_num((self.jacobian(x) / unit[:, None])[varying], posinf=0.0, neginf=0.0))
 
-        v = self.variables
-        inside = np.clip(v.initial, v.lower, v.upper)
-        solution = least_squares(
-            gap, inside, jac=slopes, bounds=(v.lower, v.upper), x_scale="jac",
-            xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=500,
-        )  # fmt: skip
-        if np.abs(solution.fun).max(initial=0.0) > _MATCHED:
+        x = self._settled(gap, slopes)
+        if x is None:
             return None
-        x = np.asarray(solution.x)
+        v = self.variables
         for i in np.flatnonzero(np.isfinite(v.lower)):  # a variance of exactly 0 has its variable at exactly 0
             snapped = x.copy()
             snapped[i] = v.lower[i]
             if np.abs(gap(snapped)).max() <= np.abs(gap(x)).max() and not np.array_equal(snapped, x):
                 x = snapped
         return x
+
+    def _settled(
+        self, gap: Callable[[FloatArray], FloatArray], slopes: Callable[[FloatArray], FloatArray]
+    ) -> FloatArray | None:
+        """
+        Return x without a gap, None if none is found.
+
+        A singular matrix has a factor with zeros, near which squares have no slope and steps only halve the distance:
+        one after the other, what matters least is put to 0, or to its bound, and the rest is solved for again.
+        """
+        v = self.variables
+        x, held = np.clip(v.initial, v.lower, v.upper), np.zeros(len(v.lower), dtype=bool)
+        ends = np.where(np.isfinite(v.lower), v.lower, np.clip(0.0, v.lower, v.upper))
+        while True:
+            x = self._closest(gap, slopes, x, held)
+            if np.abs(gap(x)).max(initial=0.0) <= _MATCHED:
+                return x
+            if held.all():
+                return None
+            weight = np.abs(x - ends) * np.linalg.norm(slopes(x), axis=0)
+            least = int(np.argmin(np.where(held, np.inf, weight)))
+            x[least], held[least] = ends[least], True
+
+    def _closest(
+        self, gap: Callable[[FloatArray], FloatArray], slopes: Callable[[FloatArray], FloatArray], x: FloatArray,
+        held: Any,
+    ) -> FloatArray:  # fmt: skip
+        """Return x with the smallest gap, some of its elements held."""
+        v, free = self.variables, ~held
+        if not free.any():
+            return x
+
+        def whole(part: FloatArray) -> FloatArray:
+            out = x.copy()
+            out[free] = part
+            return out
+
+        solution = least_squares(
+            lambda part: gap(whole(part)), x[free], jac=lambda part: slopes(whole(part))[:, free],
+            bounds=(v.lower[free], v.upper[free]), x_scale="jac", xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=_TRIALS,
+        )  # fmt: skip
+        return whole(np.asarray(solution.x))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.cone import PackedMatrix
+from pm_fastlmm.aireml.face import Face
 
 type Method = Literal["REML", "ML"]
 
@@ -103,8 +105,13 @@ class Objective(ABC):
         """Return an EM step from ω, None where there is none."""
         return None
 
-    def escape(self, theta: FloatArray, state: Any) -> FloatArray | None:
-        """Return a step in θ that raises the likelihood where ω alone shows none, None where there is none."""
+    @property
+    def semidefinite(self) -> Sequence[PackedMatrix]:
+        """The matrices among the coordinates that must be positive semi-definite."""
+        return ()
+
+    def face(self, theta: FloatArray, information: FloatArray) -> Face | None:
+        """Return coordinates of matrices that keep their rank, None where θ has no matrices."""
         return None
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:

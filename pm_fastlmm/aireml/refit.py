@@ -8,10 +8,11 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.objective import Objective, information_inverse
+from pm_fastlmm.aireml.objective import Objective
 
 _STEP = 0.02  # of a standard error or of a variance: with one extrapolation differences are good to about 1e-8
 _ITERATIONS = 200
+_RESOLVED = 1e-10  # eigenvalue of the information, scaled to unit diagonal, below which a direction has none
 
 
 class Held(NamedTuple):
@@ -66,27 +67,32 @@ def first_differences(objective: Objective, theta: FloatArray, steps: FloatArray
     return out
 
 
-def along_boundary(objective: Objective, theta: FloatArray, information: FloatArray) -> tuple[FloatArray, FloatArray]:
+def along_face(objective: Objective, theta: FloatArray, information: FloatArray) -> tuple[FloatArray, FloatArray]:
     """
-    Return ∂Φ/∂ω (F, r, r) and the covariance (F, F) of the coordinates ω in which a θ on its boundary can still move.
+    Return ∂Φ/∂x (F, r, r) and the covariance (F, F) of the coordinates x in which θ can still move.
 
-    A singular matrix is not known: it may move along the singular ones, D and U of UDUᵀ where D > 0. Information is the
-    average one there.
+    A singular matrix is not known: it may move along those of its rank. Information is the average one there. What V
+    does not depend on, where terms overlap, has no information, and Φ does not depend on it either: it is left out.
     """
-    omega = objective.internal(theta)
-    J = objective.jacobian(omega)
+    face = objective.face(theta, information)
+    if face is None:
+        raise ValueError("the objective has no coordinates along its boundary.")
+    x, J = face.origin, face.jacobian(face.origin)
     inner = J.T @ information @ J
-    free = ~np.asarray(objective.fixed_internal) & (omega > objective.internal_lower) & (np.diag(inner) > 0)
-    cov = information_inverse(inner, free)[np.ix_(free, free)]
-    steps, slopes = _STEP * np.sqrt(np.diag(cov)), []
-    for i, step in zip(np.flatnonzero(free), steps, strict=True):
-        room = float(omega[i] - objective.internal_lower[i])
-        h = min(float(step), _STEP * room) if np.isfinite(room) else float(step)
-        move = h * (np.arange(omega.size) == i)
-        ends = [coefficient_cov(objective, objective.external(omega + sign * move)) for sign in (1, -1)]
+    free = ~np.asarray(face.fixed_internal) & (x > face.internal_lower) & (np.diag(inner) > 0)
+    scale = 1 / np.sqrt(np.diag(inner)[free])
+    values, vectors = np.linalg.eigh(inner[np.ix_(free, free)] * scale[:, None] * scale)
+    known = values > _RESOLVED
+    directions = scale[:, None] * vectors[:, known] / np.sqrt(values[known])
+    slopes = []
+    for i, step in zip(np.flatnonzero(free), scale, strict=True):
+        room = float(x[i] - face.internal_lower[i])
+        h = _STEP * (min(float(step), room) if np.isfinite(room) else float(step))
+        move = h * (np.arange(x.size) == i)
+        ends = [coefficient_cov(objective, face.external(x + sign * move)) for sign in (1, -1)]
         slopes.append((ends[0] - ends[1]) / (2 * h))
     r = len(objective.coef)
-    return np.reshape(slopes, (-1, r, r)), cov
+    return np.tensordot(directions.T, np.reshape(slopes, (-1, r, r)), 1), np.eye(int(known.sum()))
 
 
 def second_differences(objective: Objective, theta: FloatArray, steps: FloatArray) -> FloatArray:
