@@ -133,7 +133,8 @@ def best_step(
 
 
 def _constraints(
-    omega: FloatArray, lower: FloatArray, upper: FloatArray, unit: FloatArray, moving: Sequence[PackedMatrix], single: Any
+    omega: FloatArray, lower: FloatArray, upper: FloatArray, unit: FloatArray, moving: Sequence[PackedMatrix],
+    single: Any,
 ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
     """Return B and S of S + Σ z_iB_i ⪰ 0: the matrices along the diagonal, then the distance from each bound."""
     bounds = [(i, 1.0, omega[i] - lower[i]) for i in np.flatnonzero(single & np.isfinite(lower))]

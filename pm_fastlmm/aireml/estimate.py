@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.cone import SINGULAR, PackedMatrix, errors, smallest_eigenvalue
+from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.fit import VarianceFit, history_of
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
 from pm_fastlmm.aireml.mapping import Link, constants_of
@@ -179,7 +179,10 @@ def _boundary(objective: Objective, last: Iteration) -> tuple[str, ...]:
     at |= objective.inactive(omega, J.T @ last.score, information)
     if isinstance(objective, StructuredObjective):
         for entry in objective.layout.entries:
-            if entry.matrix and (at[entry.place].any() or smallest_eigenvalue(PackedMatrix(entry.place, entry.shape[0]).read(last.theta)) < SINGULAR):
+            if entry.matrix and (
+                at[entry.place].any()
+                or smallest_eigenvalue(PackedMatrix(entry.place, entry.shape[0]).read(last.theta)) < SINGULAR
+            ):
                 at[entry.place] = True
     return tuple(name for name, is_at in zip(objective.names, at, strict=True) if is_at)
 

@@ -33,7 +33,9 @@ from pm_fastlmm.linalg.spectrum import Spectrum
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
 _REACH = 60  # doublings of a standard error in the search for an upper limit
 _SINGULAR = "a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails"
-_OVERLAPPING = "terms of this fit overlap, and the expansion of Kenward and Roger needs parameters that have information"
+_OVERLAPPING = (
+    "terms of this fit overlap, and the expansion of Kenward and Roger needs parameters that have information"
+)
 _PSEUDO = "pseudo-likelihood: the other components taken as known"
 
 
@@ -164,9 +166,9 @@ class VarianceInference:
         """
         Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
 
-        As `REMLFit.coefficients`. Variances of 0 are taken as known; a singular covariance matrix may move along those of
-        its rank, with their average information; of terms that overlap, what V depends on counts. Kenward–Roger needs V to be linear in θ, as it is in variances
-        and covariances of terms, and no singular matrix.
+        As `REMLFit.coefficients`. Variances of 0 are taken as known; a singular covariance matrix may move along those
+        of its rank, with their average information; where terms overlap, what V depends on counts. Kenward–Roger needs
+        V to be linear in θ, as it is in variances and covariances of terms, and no singular matrix.
 
         Raises
         ------

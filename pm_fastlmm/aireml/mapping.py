@@ -16,6 +16,7 @@ from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.family import FamilyObjective
 from pm_fastlmm.aireml.fourier import FourierObjective
+from pm_fastlmm.aireml.inversion import solved
 from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
@@ -24,8 +25,6 @@ from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode,
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching, support
 from pm_fastlmm.likelihood.family import FamilySpectra
 
-_MATCHED = 1e-5
-_TRIALS = 60  # of values in the search for the variables of an estimate, before one of them is put to 0
 _DELTAS = 40
 
 
@@ -140,58 +139,8 @@ class Link:
             unit = np.where(positive, np.where(value > floor, value, np.inf), size)
             return np.asarray(np.nan_to_num((self.jacobian(x) / unit[:, None])[varying], posinf=0.0, neginf=0.0))
 
-        x = self._settled(gap, slopes)
-        if x is None:
-            return None
         v = self.variables
-        for i in np.flatnonzero(np.isfinite(v.lower)):  # a variance of exactly 0 has its variable at exactly 0
-            snapped = x.copy()
-            snapped[i] = v.lower[i]
-            if np.abs(gap(snapped)).max() <= np.abs(gap(x)).max() and not np.array_equal(snapped, x):
-                x = snapped
-        return x
-
-    def _settled(
-        self, gap: Callable[[FloatArray], FloatArray], slopes: Callable[[FloatArray], FloatArray]
-    ) -> FloatArray | None:
-        """
-        Return x without a gap, None if none is found.
-
-        A singular matrix has a factor with zeros, near which squares have no slope and steps only halve the distance:
-        one after the other, what matters least is put to 0, or to its bound, and the rest is solved for again.
-        """
-        v = self.variables
-        x, held = np.clip(v.initial, v.lower, v.upper), np.zeros(len(v.lower), dtype=bool)
-        ends = np.where(np.isfinite(v.lower), v.lower, np.clip(0.0, v.lower, v.upper))
-        while True:
-            x = self._closest(gap, slopes, x, held)
-            if np.abs(gap(x)).max(initial=0.0) <= _MATCHED:
-                return x
-            if held.all():
-                return None
-            weight = np.abs(x - ends) * np.linalg.norm(slopes(x), axis=0)
-            least = int(np.argmin(np.where(held, np.inf, weight)))
-            x[least], held[least] = ends[least], True
-
-    def _closest(
-        self, gap: Callable[[FloatArray], FloatArray], slopes: Callable[[FloatArray], FloatArray], x: FloatArray,
-        held: Any,
-    ) -> FloatArray:  # fmt: skip
-        """Return x with the smallest gap, some of its elements held."""
-        v, free = self.variables, ~held
-        if not free.any():
-            return x
-
-        def whole(part: FloatArray) -> FloatArray:
-            out = x.copy()
-            out[free] = part
-            return out
-
-        solution = least_squares(
-            lambda part: gap(whole(part)), x[free], jac=lambda part: slopes(whole(part))[:, free],
-            bounds=(v.lower[free], v.upper[free]), x_scale="jac", xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=_TRIALS,
-        )  # fmt: skip
-        return whole(np.asarray(solution.x))
+        return solved(gap, slopes, v.initial, v.lower, v.upper)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

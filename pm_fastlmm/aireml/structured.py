@@ -1,7 +1,7 @@
 """The objective of a structured model: θ of the terms, from cross-products."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -9,9 +9,9 @@ import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.cone import PackedMatrix
+from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.aireml.moments import moments, starting_values
-from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, moment_start
 from pm_fastlmm.covariance.theta import Entry, Theta
 from pm_fastlmm.equivalent import require_rows
