@@ -34,7 +34,7 @@ calibration: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/calibration
 
 fuzz: $(VENV)/.dev
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py 10000 --seed 0
+	cd tests && $(ONE_BLAS) ../$(BIN)/python -m fuzz 10000
 
 benchmark: $(VENV)/.dev
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m benchmark tests/benchmarks -s

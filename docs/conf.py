@@ -88,6 +88,7 @@ page_lists = {
     "guides": [
         "pymc_component",
         "structured",
+        "relationships",
         "tests_and_intervals",
         "priors",
         "many_responses",

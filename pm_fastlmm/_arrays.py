@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pm_fastlmm._spelling import as_read, places, spelling_hint
+
 type FloatArray = npt.NDArray[np.float64]
 type Ids = tuple[Hashable, ...]
 
@@ -88,6 +90,11 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
     return Labelled(array, ids, names)
 
 
+def labels_of(values: Any) -> Ids | None:
+    """Return the row labels that a container carries."""
+    return values.ids if isinstance(values, Labelled) else _labels(values)[0]
+
+
 def _labels(values: Any) -> tuple[Ids | None, tuple[str, ...] | None]:
     if hasattr(values, "dims") and hasattr(values, "coords"):
         row = "obs" if "obs" in values.dims else values.dims[0]
@@ -135,7 +142,8 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
     require_finite(
         values, name, "a covariance has no missing entries; impute the genotypes or distances it was made of."
     )
-    if labelled.ids is not None and labelled.names is not None and tuple(map(str, labelled.ids)) != labelled.names:
+    ids, names = labelled.ids, labelled.names
+    if ids is not None and names is not None and tuple(map(as_read, ids)) != tuple(map(as_read, names)):
         raise ValueError(f"{name} has other ids in its columns than in its rows: reindex it, {name}.loc[ids, ids].")
     largest = require_range(values, name)
     gap = _asymmetry(values)
@@ -161,6 +169,8 @@ def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_nam
     """
     Return the order that puts the rows of `labelled` into the order of the reference ids, None if nothing moves.
 
+    Ids are compared as people read them: 1, 1.0 and "1" are one.
+
     Raises
     ------
     ValueError
@@ -169,10 +179,10 @@ def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_nam
     ids = labelled.ids
     if reference is None or ids is None or ids == reference:
         return None
-    place = {identifier: i for i, identifier in enumerate(ids)}
-    missing = [i for i in reference if i not in place]
-    known = set(reference)
-    extra = [i for i in ids if i not in known]
+    place = places(reference, ids)
+    missing = [identifier for identifier, i in zip(reference, place, strict=True) if i < 0]
+    found = set(place)
+    extra = [identifier for i, identifier in enumerate(ids) if i not in found]
     if missing or extra:
         parts = []
         if extra:
@@ -181,11 +191,37 @@ def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_nam
             parts.append(f"{len(missing)} ids of {reference_name} are not in {name} ({shown(missing)})")
         default = tuple(range(len(ids))) == ids or tuple(range(len(reference))) == reference
         hint = "One of them has the default index 0, 1, 2 …: set_index('id') on its table. " if default else ""
+        hint += f"{alike} " if (alike := spelling_hint(extra, missing)) else ""
         raise ValueError(
             f"{name} and {reference_name} do not have the same ids: {'; '.join(parts)}. {hint}"
             f"Select the common ids first, or pass {name} as a plain array if its order is already right."
         )
-    return np.fromiter((place[i] for i in reference), dtype=np.intp, count=len(reference))
+    return np.array(place, dtype=np.intp)
+
+
+def columns_in_order(labelled: Labelled, names: tuple[str, ...] | None, *, name: str) -> FloatArray:
+    """
+    Return the columns (n, d) in the order of the reference's names, where both carry names; others by their place.
+
+    The names 0, 1, … that pandas gives by default are none.
+
+    Raises
+    ------
+    ValueError
+        If a column of the reference is not there.
+    """
+    values = labelled.values if labelled.values.ndim == 2 else labelled.values[:, None]
+    given = labelled.names
+    if names is None or given is None or names == given or values.shape[1] == len(names) == 1:
+        return values
+    if any(own == tuple(map(str, range(len(own)))) for own in (names, given)):
+        return values
+    if absent := [column for column in names if column not in given]:
+        raise ValueError(
+            f"{name} has no column {shown(absent)}: the columns are {', '.join(names)}, it has {', '.join(given)}. "
+            f"Rename its columns, or give a plain array, {name}.to_numpy(), in that order."
+        )
+    return values[:, [given.index(column) for column in names]]
 
 
 def common_ids(**parts: Labelled | None) -> tuple[str, Ids | None]:
@@ -219,9 +255,10 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def outside() -> int:
-    """Return the stacklevel with which a warning points at the first caller outside this package."""
+def outside(*others: str) -> int:
+    """Return the stacklevel with which a warning points at the first caller outside this package and others."""
+    inside = {"pm_fastlmm", *others}
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pm_fastlmm"):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
         frame, level = frame.f_back, level + 1
     return level

@@ -1,6 +1,7 @@
 """Association scan: each of many candidate columns as one more fixed effect, on a spectrum that is factored once."""
 
 import math
+import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy.special import stdtr
 from scipy.stats import chi2
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, outside, shown
 from pm_fastlmm.candidates import COLLINEAR, MISSING, RotatedCandidates, blocks, rotate_candidates, rotated_candidates
 from pm_fastlmm.fit import REMLFit
+from pm_fastlmm.genotypes import MissingGenotypes, imputed, require_missing, require_no_codes
 from pm_fastlmm.likelihood.profile import Method, Profile, search
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
@@ -78,6 +80,7 @@ def scan(
     *,
     test: Test = "wald",
     delta: Delta = "each",
+    missing: MissingGenotypes = "mean",
     groups: Any = None,
     progressbar: bool = True,
 ) -> xr.Dataset:
@@ -101,6 +104,10 @@ def scan(
     delta : {"each", "null"}
         Estimate δ anew with each candidate, searched globally (exact, as GEMMA), or keep that of the model without
         candidates (approximate, as EMMAX; a little conservative where a candidate explains much).
+    missing : {"mean", "raise", "drop"}
+        What becomes of missing values (NaN, pd.NA) in a candidate: the mean of those of its values that are analysed,
+        as in GEMMA; an error; or the candidate is not tested. GEMMA leaves out candidates with more than 5 % missing:
+        here `missing` of the result counts them.
     groups : sequence of length m, optional
         The group of each candidate, when `spectrum` is a mapping.
     progressbar : bool
@@ -109,15 +116,22 @@ def scan(
     Returns
     -------
     xarray.Dataset
-        Over "candidate": beta (α̂), se, statistic, p_value; delta, sigma2 and h2 of the model with the candidate; and
-        reason. A candidate with missing values, or that X explains (a constant one, when X has an intercept), is NaN
-        everywhere with its reason, and counted in `attrs["untested"]`. One that explains y exactly has p = 0.
+        Over "candidate": beta (α̂), se, statistic, p_value; delta, sigma2 and h2 of the model with the candidate;
+        missing, how many of its values were; and reason. A candidate that X explains (a constant one, when X has an
+        intercept), or that is left out for missing or infinite values, is NaN everywhere with its reason, and counted
+        in `attrs["untested"]`; `attrs["imputed"]` counts imputed values. One that explains y exactly has p = 0.
 
     Raises
     ------
     ValueError
         If y or candidates do not fit the spectrum, y has no estimate without candidates, X leaves only one degree of
-        freedom, groups do not fit, or a `Rotated` has no candidates.
+        freedom, groups do not fit, or a `Rotated` has no candidates. If candidates are counts from 0 to 2 among which
+        a number stands for missing ones: -9, -127, -1, 3, 5 or 255, say.
+
+    Warns
+    -----
+    UserWarning
+        If candidates are left out for missing or infinite values.
 
     Notes
     -----
@@ -144,6 +158,7 @@ def scan(
     for name, value, alias in (("test", test, Test), ("delta", delta, Delta)):
         if value not in get_args(alias.__value__):
             raise ValueError(f"{name} must be {' or '.join(map(repr, get_args(alias.__value__)))}, got {value!r}.")
+    require_missing(missing)
     method: Method = "REML" if test == "wald" else "ML"
     if isinstance(y, Rotated):
         return _scan_rotated(spectrum, y, candidates, groups, test, delta, method)
@@ -158,11 +173,14 @@ def scan(
     total = candidates.shape[1] if len(getattr(candidates, "shape", ())) == 2 else None
     for columns, given in _progress(blocks(candidates, first.ids, first.n), progressbar, total):
         m = columns.shape[1]
+        called = [f"g{place + j}" for j in range(m)] if given is None else list(given)
+        require_no_codes(columns, called)
+        columns, holes = imputed(columns, called, missing)
         own = None if labels is None else labels[place : place + m]
         if own is not None and len(own) < m:
             raise ValueError(f"groups has {len(labels or ())} entries but there are more candidates: one for each.")
-        results.append(_block(nulls, own, columns, test, delta))
-        names += given if given is not None else [f"g{place + j}" for j in range(m)]
+        results.append(_block(nulls, own, columns, test, delta) | {"missing": holes})
+        names += called
         place += m
     if labels is not None and len(labels) != place:
         raise ValueError(f"groups has {len(labels)} entries but there are {place} candidates: one for each.")
@@ -189,7 +207,8 @@ def _scan_rotated(
             "or scan an array y with candidates=."
         )
     null = _Null.of_rotated(rotated, method)
-    results = [_test_rotated(null, rotated_candidates(rotated), test, delta)]
+    tested = _test_rotated(null, rotated_candidates(rotated), test, delta)
+    results = [tested | {"missing": np.zeros(len(tested["reason"]), dtype=int)}]
     return _dataset(results, list(rotated.names[1:]), None, {None: null}, test, delta)
 
 
@@ -250,9 +269,8 @@ def _test_rotated(null: _Null, rotated: RotatedCandidates, test: Test, delta: De
             p = chi2.sf(statistic, 1)
         h2 = s.mean_diagonal / (s.mean_diagonal + d)
     values = (beta, se, statistic, p, d, sigma2, h2)
-    return {name: np.where(fine, v, np.nan) for name, v in zip(_FIELDS, values, strict=True)} | {
-        "reason": rotated.reason
-    }
+    out: dict[str, Any] = {name: np.where(fine, v, np.nan) for name, v in zip(_FIELDS, values, strict=True)}
+    return out | {"reason": rotated.reason}
 
 
 def _estimates(
@@ -329,7 +347,7 @@ def _dataset(
     joined = {name: np.concatenate([part[name] for part in results]) for name in results[0]}
     reasons = joined["reason"].astype(str)
     variables: dict[str, Any] = {name: ("candidate", joined[name]) for name in _FIELDS}
-    variables["reason"] = ("candidate", reasons)
+    variables |= {"missing": ("candidate", joined["missing"]), "reason": ("candidate", reasons)}
     coords: dict[str, Any] = {"candidate": names}
     if labels is not None:
         coords["group"] = ("candidate", labels)
@@ -339,4 +357,14 @@ def _dataset(
         coords["null"] = list(nulls)
     why = {reason: int((reasons == reason).sum()) for reason in (MISSING, COLLINEAR)}
     attrs = {"test": test, "delta": delta, "untested": int((reasons != "").sum())}
+    if why[MISSING]:
+        left_out = [name for name, reason in zip(names, reasons, strict=True) if reason == MISSING]
+        warnings.warn(
+            f"{why[MISSING]} of {len(names)} candidates are not tested, for missing or infinite values: "
+            f"{shown(left_out)}. missing='mean' imputes them by their mean, if they have one.",
+            UserWarning,
+            stacklevel=outside(),
+        )
+    if imputed_values := int(joined["missing"][reasons != MISSING].sum()):
+        attrs["imputed"] = imputed_values
     return xr.Dataset(variables, coords=coords, attrs=attrs | {f"untested: {k}": n for k, n in why.items() if n})

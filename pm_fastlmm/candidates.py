@@ -1,11 +1,13 @@
 """Candidate columns of a scan: read in blocks, aligned by id, rotated, and those that cannot be tested labelled."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_length, require_range
 from pm_fastlmm.linalg.rotated import Rotated
@@ -58,7 +60,7 @@ def blocks(candidates: Any, ids: Any, n: int) -> Iterator[tuple[FloatArray, tupl
     width = max(1, _BLOCK // n)
     for table in parts:
         for part in _slices(table, width):
-            labelled = read(part, "candidates", ndim=(1, 2))
+            labelled = read(_with_nan(part), "candidates", ndim=(1, 2))
             values = labelled.values if labelled.values.ndim == 2 else labelled.values[:, None]
             require_length(values.shape[0], n, "candidates", "the spectrum")
             order = align(ids, Labelled(values, labelled.ids, None), name="candidates", reference_name="the spectrum")
@@ -76,6 +78,16 @@ def _slices(table: Any, width: int) -> Iterator[Any]:
     columns = table.iloc if hasattr(table, "iloc") else table
     for start in range(0, table.shape[1], width):
         yield columns[:, start : start + width]
+
+
+def _with_nan(table: Any) -> Any:
+    """Return a table with pd.NA among its numbers with NaN in its place; `read` names what is no number."""
+    if isinstance(table, pd.DataFrame) and any(
+        dtype.kind == "O" or isinstance(dtype, pd.api.extensions.ExtensionDtype) for dtype in table.dtypes
+    ):
+        with suppress(TypeError, ValueError):
+            return table.where(table.notna(), np.nan).astype(float)
+    return table
 
 
 def rotated_candidates(rotated: Rotated) -> RotatedCandidates:

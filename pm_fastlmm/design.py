@@ -119,7 +119,7 @@ class Design(ReadOnlyArrays, Described):
         ValueError
             If the formula has no response or names a column that is not there, or as `from_arrays`.
         """
-        fixed, random = split_formula(formula)
+        fixed, random = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
         if random:
             raise ValueError(
                 f"formula {formula!r} has a random term: one kernel is given as K or W, for (1|group) as "

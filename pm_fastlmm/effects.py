@@ -50,7 +50,8 @@ class Prediction(Described):
         f̂, which contains the fixed effects. From `REMLFit.predict` it is a Series or DataFrame where the rows have ids,
         and so are the other quantities of a row.
     variance : (m,) or (m, T) array
-        Var(f - f̂), the uncertainty of β̂ included; NaN where the prior variance of the new effects was not given.
+        Var(f - f̂), the uncertainty of β̂ included; NaN where the prior variance of the new effects was not given. Of a
+        row whose Xβ the data do not determine both mean and variance are NaN.
     residual_variance : () or (T,) array
         σ²_e, what a new observation adds: Var(y - f̂) = variance + σ²_e.
     """
@@ -148,6 +149,33 @@ def pev(spectrum: Spectrum, sigma2_g: FloatArray, sigma2_e: FloatArray, *, full:
     return np.asarray(g * (weights @ (root**2).T + (corner_root**2).sum(-1)))
 
 
+def conditional_variance(spectrum: Spectrum, sigma2_g: FloatArray, sigma2_e: FloatArray) -> FloatArray:
+    """
+    Return the diagonal of Var(u | y, β) = σ²_gK - σ²_gK V⁻¹ σ²_gK = σ²_e(I - σ²_eV⁻¹), (…, n).
+
+    With q and b the coordinates of a row along Q₁ and Q₂U, w = σ²_gCᵀ(b/d) and S = σ²_eI + σ²_gT it is
+
+        σ²_e[σ²_g qᵀTS⁻¹q + σ²_e(2q - w)ᵀS⁻¹w + Σ σ²_gλ b²/d],   T = S₀ + σ²_eCᵀdiag(1/(λd))C
+
+    in which nothing cancels that is larger than the result.
+    """
+    s, r = spectrum, spectrum.projection.rank
+    g, e = np.asarray(sigma2_g)[..., None], np.asarray(sigma2_e)[..., None]
+    known = e == 0  # u is y - Xβ; the part in brackets is finite
+    e = np.where(known, 1.0, e)
+    d = variances(s.eigvals, g[..., 0], e[..., 0])
+    q, b = s.projection.Q1, s.basis
+    left = (g * s.eigvals / d) @ (b**2).T
+    if r:
+        T = s.schur + e[..., None] * np.einsum("ki,...k,kj->...ij", s.C, 1 / (s.eigvals * d), s.C)
+        w = g[..., None] * np.einsum("nk,...k,kj->...nj", b, 1 / d, s.C)
+        S = e[..., None] * np.eye(r) + g[..., None] * T
+        along = np.linalg.solve(S, np.swapaxes(w, -1, -2))  # S⁻¹w, (…, r, n)
+        left = left + e * np.einsum("...nj,...jn->...n", 2 * q - w, along)
+        left = left + g * np.einsum("nj,...jn->...n", q, np.linalg.solve(S, T @ q.T))  # TS⁻¹ is symmetric
+    return np.where(known, 0.0, e * left)
+
+
 def fitted(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> Prediction:
     """
     Return the prediction of the training rows, f̂ = Xβ̂ + û.
@@ -187,7 +215,13 @@ def predict(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, new: N
 
 
 def new_rows(
-    spectrum: Spectrum, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None
+    spectrum: Spectrum,
+    X_new: Any = None,
+    K_new: Any = None,
+    *,
+    W_new: Any = None,
+    K_new_new: Any = None,
+    warn: bool = True,
 ) -> NewRows:
     """
     Read new observations into the coordinates of the spectrum.
@@ -196,8 +230,9 @@ def new_rows(
     ----------
     spectrum : Spectrum
         The spectrum that the model was fitted with.
-    X_new : (m, r) array or DataFrame
-        Fixed-effects design of the new rows, the columns of X that were kept. Optional when X had none.
+    X_new : (m, d) array or DataFrame
+        Fixed-effects design of the new rows, all columns of X. Optional when X had none. A row that is outside the row
+        space of X, whose Xβ the data do not determine, becomes NaN.
     K_new : (m, n) array or DataFrame
         Covariance of the new effects with the training effects; columns are matched by id.
         The rows of all inputs are matched by id when they carry one.
@@ -205,6 +240,8 @@ def new_rows(
         Rows of the factor instead, when the spectrum was built by `from_factor`.
     K_new_new : (m, m) or (m,) array, optional
         Covariance of the new effects, or its diagonal. Without it there are no variances; with W_new it is W_newW_newᵀ.
+    warn : bool
+        Whether to warn of rows that become NaN; False where the same rows are read again.
 
     Raises
     ------
@@ -227,7 +264,20 @@ def new_rows(
         A, H = spectrum.basis.T @ cross, spectrum.projection.Q1.T @ cross
         prior = _read_prior(rows, K_new_new)
     ids = rows.ids if rows.ids is not None or X_new is None else read(X_new, "X_new", ndim=(1, 2)).ids
-    return NewRows(_read_design(spectrum, rows, X_new), A, H, prior, ids)
+    return NewRows(_read_design(spectrum, rows, X_new, warn), A, H, prior, ids)
+
+
+def population_rows(spectrum: Spectrum, X_new: Any = None) -> NewRows:
+    """Return rows without random effects, f = Xβ: new ones, or those of the data."""
+    s, ids = spectrum, spectrum.ids
+    if X_new is None:
+        a = s.projection.Q1
+    else:
+        given = read(X_new, "X_new", ndim=(1, 2))
+        ids = given.ids
+        a = _read_design(s, Labelled(given.values, ids, None), given, True)
+    m = len(a)
+    return NewRows(a, np.zeros((s.rank, m)), np.zeros((s.projection.rank, m)), np.zeros(m), ids)
 
 
 def _read_factor(spectrum: Spectrum, W_new: Any) -> Labelled:
@@ -271,26 +321,18 @@ def _read_prior(rows: Labelled, K_new_new: Any) -> FloatArray | None:
     return values
 
 
-def _read_design(spectrum: Spectrum, rows: Labelled, X_new: Any) -> FloatArray:
+def _read_design(spectrum: Spectrum, rows: Labelled, X_new: Any, warn: bool) -> FloatArray:
     projection, m = spectrum.projection, rows.values.shape[0]
-    if X_new is None:
-        if projection.rank:
-            raise ValueError(f"X_new is missing: the model has the fixed effects {', '.join(projection.coef)}.")
-        return np.zeros((m, 0))
-    labelled = read(X_new, "X_new", ndim=(1, 2))
-    X = labelled.take(align(rows.ids, labelled, name="X_new", reference_name="K_new or W_new"))
-    X = X if X.ndim == 2 else X[:, None]
-    if labelled.names is not None and set(projection.coef) <= set(labelled.names):
-        X = X[:, [labelled.names.index(name) for name in projection.coef]]
-    if X.shape != (m, projection.rank):
-        raise ValueError(
-            f"X_new must be ({m}, {projection.rank}), one row for each new observation and the columns "
-            f"{', '.join(projection.coef)}; got shape {X.shape}."
-        )
-    require_finite(X, "X_new", "fixed effects of new rows must be known.")
+    if X_new is not None:
+        labelled = read(X_new, "X_new", ndim=(1, 2))
+        values = labelled.take(align(rows.ids, labelled, name="X_new", reference_name="K_new or W_new"))
+        X_new = Labelled(values, rows.ids or labelled.ids, labelled.names)
+    X = projection.new_rows(X_new, m, warn=warn)
     if not projection.rank:
-        return np.zeros((m, 0))
-    return np.asarray(scipy.linalg.solve_triangular(projection.R, X.T, trans="T").T)
+        return X
+    a = np.asarray(scipy.linalg.solve_triangular(projection.R, np.nan_to_num(X).T, trans="T").T)
+    a[np.isnan(X).any(axis=1)] = np.nan  # LAPACK's checks refuse NaN, which stays in its own row
+    return a
 
 
 def draw_prior_effects(spectrum: Spectrum, sigma2_g: FloatArray, rng: np.random.Generator) -> Coordinates:

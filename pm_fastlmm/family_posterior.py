@@ -17,7 +17,7 @@ from pm_fastlmm.sampling import evaluate_draws
 
 
 class NewKernel(NamedTuple):
-    """New rows: X_new, and K_new and K_new_new as functions of ℓ."""
+    """New rows: X_new, and K_new and K_new_new as functions of ℓ; neither without random effects."""
 
     X: Any
     K: Callable[[float], Any]
@@ -60,12 +60,12 @@ def predict_family(
     rows: list[FloatArray] = []
     y: list[FloatArray] = []
     ids = None
-    for _, ell, s, beta, u, g, e in _draws(idata, model, node, rng):
+    for place, ell, s, beta, u, g, e in _draws(idata, model, node, rng):
         if new is None:
             u = u if given else draw_prior_effects(s, g, rng)
             f = Coordinates(u.a + beta @ s.projection.R.T, u.b).lift(s)
         else:
-            read = new_rows(s, new.X, new.K(ell), K_new_new=new.K_new(ell))
+            read = new_rows(s, new.X, new.K(ell), K_new_new=new.K_new(ell), warn=not any(place))
             f, ids = draw_new_effects(s, read, u, g, rng) + beta @ (read.a @ s.projection.R).T, read.ids
         rows.append(f[0])
         y.append(f[0] + np.sqrt(e) * rng.standard_normal(f.shape[-1]))

@@ -7,11 +7,21 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_fastlmm import coefficients, effects
+from pm_fastlmm import coefficients
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._display import Described, listed, report
 from pm_fastlmm.coefficients import FactorEffects
-from pm_fastlmm.effects import Prediction, blup, draw_prior_effects
+from pm_fastlmm.effects import (
+    Prediction,
+    blup,
+    conditional_variance,
+    draw_prior_effects,
+    fitted,
+    new_rows,
+    pev,
+    population_rows,
+    predict,
+)
 from pm_fastlmm.inference.of_fit import FitInference
 from pm_fastlmm.labels import labelled, require_effects, simulated
 from pm_fastlmm.left_out import Predicted
@@ -36,8 +46,9 @@ class REMLFit(FitInference, Described):
     sigma2_g, sigma2_e : float or (T,) array
         σ² and δσ². At "no kernel variance" sigma2_g = 0, delta = inf and sigma2_e is the estimate.
     h2, pve : float or (T,) array
-        k̄/(k̄ + δ) with k̄ = tr(K)/n (the share of variance of ASReml and brms), and with k̄ = Σλ/p (GEMMA's pve).
-        The likelihood and pve do not change when K is centred by X, h² does.
+        k̄/(k̄ + δ) with k̄ = tr(K)/n (the share of variance of ASReml and brms), and with k̄ = Σλ/p. The likelihood and
+        pve do not change when K is centred by X, h² does. GEMMA's pve has k̄ = tr(CKC)/n, C = I - 11ᵀ/n, whatever the
+        covariates: it is the h² of CKC, with K of the analysed people.
     total : float or (T,) array
         σ²(k̄ + δ), the variance that h2 divides.
     sigma2_se, … : float or (T,) array
@@ -204,7 +215,7 @@ class REMLFit(FitInference, Described):
         >>> print(f"{fit.blup()['e']:.4f}")
         1.9722
         """
-        u = effects.blup(self._data, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
+        u = blup(self._data, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
         return labelled(u, self.spectrum.ids, self.names, name="blup")
 
     def factor_effects(self) -> FactorEffects:
@@ -222,40 +233,103 @@ class REMLFit(FitInference, Described):
         """
         Return the prediction error variance Var(û - u).
 
-        Its diagonal (n,) or (n, T), or on request the matrix (n, n), for one response; with ids as `blup`.
+        Its diagonal (n,) or (n, T), or on request the matrix (n, n), for one response; with ids as `blup`. It includes
+        the uncertainty of β̂, which `conditional_variance` does not.
         """
         ids, names = self.spectrum.ids, self.names
         if full and names is not None:
             raise ValueError("pev(full=True) is a matrix for one response: fit the response of interest alone.")
-        pev = effects.pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full).T
-        return labelled(pev, ids, ids if full else names, name="pev")
+        errors = pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full).T
+        return labelled(errors, ids, ids if full else names, name="pev")
 
-    def predict(self, X_new: Any = None, K_new: Any = None, *, W_new: Any = None, K_new_new: Any = None) -> Prediction:
+    def conditional_variance(self) -> Any:
+        """
+        Return Var(u | y, β), (n,) or (n, T), β and the variances at their estimates; with ids as `blup`.
+
+        It is the diagonal of σ²_gK - σ²_gK V⁻¹ σ²_gK, what lme4 calls `condVar`. `pev` is larger by what the
+        uncertainty of β̂ adds, and is the one that intervals of u need.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> batch = np.repeat(np.eye(3), 4, axis=0)
+        >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+        >>> fit = flmm.reml(flmm.Spectrum.from_factor(batch, np.ones((12, 1))), y)
+        >>> print(f"{fit.conditional_variance()[0]:.4f} {fit.pev()[0]:.4f}")
+        0.0816 1.3600
+        """
+        variance = conditional_variance(self.spectrum, self.sigma2_g, self.sigma2_e).T
+        return labelled(variance, self.spectrum.ids, self.names, name="conditional_variance")
+
+    def predict(
+        self,
+        X_new: Any = None,
+        K_new: Any = None,
+        *,
+        W_new: Any = None,
+        K_new_new: Any = None,
+        effects: Literal["given", "population"] = "given",
+    ) -> Prediction:
         """
         Predict f = Xβ + u for new rows, or for the training rows when nothing is given.
 
         Parameters
         ----------
-        X_new : (m, r) array or DataFrame
-            Fixed-effects design of the new rows.
+        X_new : (m, d) array or DataFrame
+            Fixed-effects design of the new rows: all columns of X, by name where both have names.
         K_new : (m, n) array or DataFrame
             Covariance of the new effects with the training effects, on the scale of K.
         W_new : (m, q) array
             Rows of the factor instead, after `Spectrum.from_factor`.
         K_new_new : (m, m) or (m,) array, optional
             Covariance of the new effects or its diagonal; without it the variances are NaN.
+        effects : {"given", "population"}
+            "population": f = Xβ, the population mean, which needs X_new alone.
 
         Returns
         -------
         Prediction
             With `mean`, `variance`, `se`, `se_observation`; by id when the rows have ids, as `blup`.
+
+        Raises
+        ------
+        ValueError
+            If shapes or ids do not fit.
+
+        Warns
+        -----
+        UserWarning
+            If the data do not determine Xβ of some rows: a column of X was dropped as a linear combination of others,
+            and in those rows it is not that. They are NaN.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> batch = np.repeat(np.eye(3), 4, axis=0)
+        >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+        >>> fit = flmm.reml(flmm.Spectrum.from_factor(batch, np.ones((12, 1))), y)
+        >>> of_batch = fit.predict([[1.0]], W_new=[[0, 1, 0]])
+        >>> of_any = fit.predict([[1.0]], effects="population")
+        >>> print(f"{of_batch.mean[0]:.2f} ± {of_batch.se[0]:.2f}, {of_any.mean[0]:.2f} ± {of_any.se[0]:.2f}")
+        5.46 ± 0.29, 3.50 ± 1.15
         """
         g, e = np.asarray(self.sigma2_g), np.asarray(self.sigma2_e)
-        if X_new is None and K_new is None and W_new is None:
-            ids, prediction = self.spectrum.ids, effects.fitted(self._data, g, e)
+        if effects == "population":
+            if not (K_new is None and W_new is None and K_new_new is None):
+                raise ValueError(
+                    "effects='population' is Xβ without random effects: leave out K_new, W_new, K_new_new."
+                )
+            new = population_rows(self.spectrum, X_new)
+            ids, prediction = new.ids, predict(self._data, g, e, new)
+        elif effects != "given":
+            raise ValueError(f"effects must be 'given' (û) or 'population' (Xβ alone), got {effects!r}.")
+        elif X_new is None and K_new is None and W_new is None:
+            ids, prediction = self.spectrum.ids, fitted(self._data, g, e)
         else:
-            new = effects.new_rows(self.spectrum, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
-            ids, prediction = new.ids, effects.predict(self._data, g, e, new)
+            new = new_rows(self.spectrum, X_new, K_new, W_new=W_new, K_new_new=K_new_new)
+            ids, prediction = new.ids, predict(self._data, g, e, new)
         names = self.names
         mean = labelled(prediction.mean, ids, names, name="mean")
         variance = labelled(prediction.variance, ids, names, name="variance")

@@ -6,9 +6,11 @@ random term is two ordinary formulas around a bar: formulaic's own tokens find t
 left of them, and the grouping factors on the right are coded by `covariance.incidence`.
 """
 
+import builtins
 import re
 import sys
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,12 @@ from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
 
 from pm_fastlmm._arrays import FloatArray, require_finite, shown
+from pm_fastlmm.formulas.columns import as_at_the_fit, read_column, table_for, warn_of_codes, warn_of_numbers_as_text
+from pm_fastlmm.formulas.functions import CONSTANTS, FUNCTIONS, REFUSED
+from pm_fastlmm.formulas.language import as_formulaic, plain_error, sides, source, tokens_of, without_packages
+from pm_fastlmm.formulas.names import columns_in, function_identifier, functions_in, names_of, plain
+
+_FACTOR = re.compile(r"(?:as\.)?factor\(\s*`?([^`()]+?)`?\s*\)")  # right of a bar: every column is a factor there
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +51,12 @@ class RandomPart:
         return ":".join(self.factors)
 
 
-def split_formula(formula: Any) -> tuple[str, tuple[RandomPart, ...]]:
+def split_formula(formula: Any, columns: Collection[str] | None = None) -> tuple[str, tuple[RandomPart, ...]]:
     """
     Return the formula without its random terms, and these with `/` and `||` expanded as lme4 does.
 
-    (x | a/b) is (x | a) + (x | a:b), and (x + z || g) is (1 | g) + (0 + x | g) + (0 + z | g).
+    (x | a/b) is (x | a) + (x | a:b), and (x + z || g) is (1 | g) + (0 + x | g) + (0 + z | g). With the columns of the
+    table all parts come back as formulaic reads them (`language.as_formulaic`).
 
     Raises
     ------
@@ -56,10 +65,8 @@ def split_formula(formula: Any) -> tuple[str, tuple[RandomPart, ...]]:
     """
     if not isinstance(formula, str) or "~" not in formula or not formula.split("~")[0].strip():
         raise ValueError(f"formula must have a response and predictors, 'y ~ x1 + x2', got {formula!r}.")
-    try:
-        tokens = list(tokenize(formula))
-    except FormulaicError as error:
-        raise ValueError(f"formula {formula!r} cannot be read: {_plain(error)}") from error
+    formula = without_packages(formula)
+    tokens = tokens_of(formula, formula)
     kept: list[Any] = []
     random: list[RandomPart] = []
     position = 0
@@ -67,7 +74,7 @@ def split_formula(formula: Any) -> tuple[str, tuple[RandomPart, ...]]:
         end = _closing(tokens, position) if tokens[position].token == "(" else position
         inside = tokens[position + 1 : end]
         if any(_is_bar(token) for token in inside):
-            random += _read_random(formula, tokens[position], inside, tokens[end])
+            random += _read_random(formula, tokens[position], inside, tokens[end], columns)
             before = kept[-1] if kept else None
             after = tokens[end + 1] if end + 1 < len(tokens) else None
             position = end + 1 + _cut(formula, kept, before, after)
@@ -76,7 +83,8 @@ def split_formula(formula: Any) -> tuple[str, tuple[RandomPart, ...]]:
             raise ValueError(f"formula {formula!r} has a bar outside parentheses: write random terms as (x | group).")
         kept += tokens[position : end + 1]
         position = end + 1
-    return " ".join(token if isinstance(token, str) else _source(formula, token) for token in kept), tuple(random)
+    fixed = " ".join(token if isinstance(token, str) else source(formula, token) for token in kept)
+    return fixed if columns is None else as_formulaic(fixed, columns, formula), tuple(random)
 
 
 def fixed_effects(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
@@ -101,10 +109,14 @@ def fixed_effects(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.D
     if not len(data):
         raise ValueError("data has no rows: there is nothing to fit.")
     complete = data[variables].notna().all(axis=1).to_numpy()
+    warn_of_numbers_as_text(data, [name for name in _required(sides(formula)[1], whole) if name in variables])
+    warn_of_codes(data[complete], variables)
     matrices = _encode(formula, data[complete], whole)
-    response = formula.split("~")[0].strip().strip("`")
-    if response in data.columns and not pd.api.types.is_numeric_dtype(data[response]):
-        raise ValueError(f"the response {response!r} is not numeric, but {data[response].dtype}.")
+    response = sides(formula)[0].strip("`")
+    if response in data.columns and not _numeric(data[response][complete]):
+        raise ValueError(
+            f"the response {response!r} is not numeric, but {data[response].dtype}{_first_text(data[response])}."
+        )
     if imaginary := [name for name in variables if pd.api.types.is_complex_dtype(data[name])]:
         raise ValueError(f"data are complex in {shown(imaginary)}: give real numbers, such as real and imaginary part.")
     y, X = (_spread(part, complete, data.index) for part in (matrices.lhs, matrices.rhs))
@@ -113,8 +125,9 @@ def fixed_effects(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.D
 
 def slopes(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.DataFrame, Any]:
     """Return the columns of a one-sided formula over complete rows, and their specification."""
+    warn_of_numbers_as_text(data, _required(formula, whole))
     matrix = _encode(formula, data, whole)
-    return pd.DataFrame(matrix).astype(float), matrix.model_spec
+    return _spread(matrix, np.ones(len(data), dtype=bool), data.index), matrix.model_spec
 
 
 def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
@@ -126,7 +139,8 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
     ValueError
         If a variable is not there or missing, or a factor has a level that is new.
     """
-    variables = [variable for variable in spec.required_variables if variable in data.columns]
+    required = names_of(spec.formula)
+    variables = [column for column in data.columns if column in columns_in(required)]
     absent = data[variables].isna()
     missing = absent.any(axis=1).to_numpy()
     if missing.any():
@@ -137,13 +151,20 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", DataMismatchWarning)
-            matrix = spec.get_model_matrix(data, na_action="ignore", context=_context())
+            matrix = spec.get_model_matrix(as_at_the_fit(table_for(required, data), spec), context=_context())
     except DataMismatchWarning as error:
         raise ValueError(f"new data have levels of a fixed factor that have no coefficient: {error}") from None
-    except FormulaicError as error:
+    except (FormulaicError, TypeError) as error:
         raise ValueError(
-            f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: {_plain(error)}"
+            f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: "
+            f"{plain_error(error)}"
         ) from error
+    if len(matrix) < len(data):
+        undefined = np.delete(np.arange(len(data)), matrix.index.to_numpy())
+        raise ValueError(
+            f"the design of the new data has {len(undefined)} values that are NaN or infinite, in rows "
+            f"{shown(data.index[undefined].tolist())}: a transform is not defined there."
+        )
     values = np.asarray(matrix, dtype=np.float64)
     values = values if values.size else np.zeros((len(data), len(spec.column_names)))
     require_finite(values, "the design of the new data", "a transform is not defined there.")
@@ -152,49 +173,86 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
 
 def variables_of(formula: str, data: pd.DataFrame, whole: str) -> list[str]:
     """Return the columns of the table that a formula needs."""
-    try:
-        required = Formula(formula).required_variables
-    except FormulaicError as error:
-        raise ValueError(f"formula {whole!r} cannot be read: {_plain(error)}") from error
+    required = columns_in(_required(formula, whole))
     return [column for column in data.columns if column in required]
 
 
-def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
-    # categories without data would be columns of zeros in X; R's model functions drop them, too
-    data = data.copy()
-    for name, column in data.select_dtypes("category").items():
-        data[name] = column.cat.remove_unused_categories()
+def _required(formula: str, whole: str) -> set[str]:
+    """Return the names that a formula needs, columns inside calls by their identifiers."""
     try:
-        return model_matrix(formula, data, na_action="ignore", output="pandas", context=_context())
+        parsed = Formula(formula)
     except FormulaicError as error:
+        raise ValueError(f"formula {whole!r} cannot be read: {plain_error(error)}") from error
+    parts = (parsed.lhs, parsed.rhs) if sides(formula)[0] else (parsed,)
+    return set().union(*map(names_of, parts))
+
+
+def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
+    """Encode a formula; rows in which a transform is not defined are left out, as the index tells."""
+    context = _context()
+    for name in functions_in(formula):
+        if function_identifier(name) not in context:
+            known = ", ".join(sorted(FUNCTIONS, key=str.lower))
+            why = REFUSED.get(
+                name, f"there is no function {name!r} here, define it or make a column first; known {known}"
+            )
+            raise ValueError(f"formula {whole!r} cannot be read: {why}.")
+    response = _required(left, whole) if (left := sides(formula)[0]) else ()
+    table = table_for(_required(formula, whole), data, response=response)
+    try:
+        return model_matrix(formula, table, na_action="drop", output="pandas", context=context)
+    except (FormulaicError, TypeError) as error:
         raise ValueError(
-            f"formula {whole!r} does not fit the columns {', '.join(map(str, data.columns))}: {_plain(error)}"
+            f"formula {whole!r} does not fit the columns {', '.join(map(str, data.columns))}: {plain_error(error)}"
         ) from error
 
 
 def _spread(part: Any, complete: Any, index: pd.Index) -> pd.DataFrame:
     """Return the encoded rows in their places, and NaN in the others."""
     values = np.full((len(complete), part.shape[1]), np.nan)
-    values[complete] = np.asarray(part, dtype=np.float64)
-    return pd.DataFrame(values, index=index, columns=part.columns)
+    values[np.flatnonzero(complete)[part.index]] = np.asarray(part, dtype=np.float64)
+    return pd.DataFrame(values, index=index, columns=[plain(str(name)) for name in part.columns])
 
 
 def _context() -> dict[str, Any]:
-    """Return what the first caller outside this package sees: the functions that its formulas may use."""
+    """
+    Return what the first caller outside this package sees: the variables and functions that its formulas may use.
+
+    Functions have identifiers of their own. As in R, a variable that is no function hides none; nor do those of `math`,
+    which know no columns.
+    """
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pm_fastlmm"):
         frame = frame.f_back
-    return {"np": np, **frame.f_globals, **frame.f_locals}
+    functions: dict[str, Any] = {}
+    for scope in (vars(builtins), FUNCTIONS, frame.f_globals, frame.f_locals):
+        for name, value in scope.items():
+            if callable(value) and not (name in FUNCTIONS and getattr(value, "__module__", None) == "math"):
+                functions[function_identifier(name)] = value
+    return {**CONSTANTS, "np": np, **frame.f_globals, **frame.f_locals, **functions}
+
+
+def _numeric(column: "pd.Series[Any]") -> bool:
+    return read_column(column).dtype.kind in "fiubc"
+
+
+def _first_text(column: "pd.Series[Any]") -> str:
+    """Return which value makes a column text, if it seems to hold numbers."""
+    numbers = pd.to_numeric(column.astype(object), errors="coerce")
+    texts = column[numbers.isna() & column.notna()]
+    if not len(texts) or 2 * len(texts) > len(column):
+        return ""
+    return f": its value {texts.iloc[0]!r} in row {texts.index[0]!r} is no number, mend it or make it missing"
 
 
 def _without_dot(formula: str, data: pd.DataFrame) -> str:
     """Return the formula with `.` written out: every column but those of the response."""
-    left, right = formula.split("~", 1)
+    left, right = sides(formula)
     if not any(token.token == "." for token in tokenize(right)):
         return formula
-    response = Formula(left).required_variables
+    response = columns_in(_required(left, formula))
     names = " + ".join(f"`{column}`" for column in data.columns if column not in response)
-    return left + "~" + " ".join(f"({names})" if t.token == "." else _source(right, t) for t in tokenize(right))
+    return f"{left} ~ " + " ".join(f"({names})" if t.token == "." else source(right, t) for t in tokenize(right))
 
 
 def _is_bar(token: Any) -> bool:
@@ -210,12 +268,6 @@ def _closing(tokens: list[Any], start: int) -> int:
         if not depth:
             return place
     return len(tokens) - 1
-
-
-def _source(text: str, token: Any) -> str:
-    """Return a token as it stood in the formula; formulaic's tokens have lost their quotes."""
-    opening = text[token.source_start]
-    return str({"`": f"`{token.token}`", "{": f"{{{token.token}}}"}.get(opening, token.token))
 
 
 def _cut(formula: str, kept: list[Any], before: Any, after: Any) -> int:
@@ -236,7 +288,9 @@ def _cut(formula: str, kept: list[Any], before: Any, after: Any) -> int:
     return 0
 
 
-def _read_random(formula: str, opening: Any, inside: list[Any], closing: Any) -> list[RandomPart]:
+def _read_random(
+    formula: str, opening: Any, inside: list[Any], closing: Any, columns: Collection[str] | None
+) -> list[RandomPart]:
     """Read one random term from its tokens."""
     bars = [i for i, token in enumerate(inside) if _is_bar(token)]
     text = formula[opening.source_start : closing.source_end + 1]
@@ -249,11 +303,13 @@ def _read_random(formula: str, opening: Any, inside: list[Any], closing: Any) ->
     if not left:
         raise ValueError(f"formula {formula!r}: {text!r} has nothing left of its bar: an intercept is (1 | group).")
     nested = _factors(formula, text, inside[bars[0] + 1 :])
+    if columns is not None:
+        left = as_formulaic(left, columns, formula)
     if bar.token == "||":
         try:
             terms = [str(term) for term in Formula(left)]
         except FormulaicError as error:
-            raise ValueError(f"formula {formula!r} cannot be read: {_plain(error)}") from error
+            raise ValueError(f"formula {formula!r} cannot be read: {plain_error(error)}") from error
         parts = tuple("1" if term == "1" else f"0 + {term}" for term in terms)
     else:
         parts = (left,)
@@ -265,11 +321,12 @@ def _factors(formula: str, text: str, tokens: list[Any]) -> list[tuple[str, ...]
     nested: list[list[str]] = [[]]
     expect_name = True
     for token in tokens:
-        is_name = token.kind.value == "name"
+        factor = _FACTOR.fullmatch(token.token) if token.kind.value == "python" else None
+        is_name = factor is not None or token.kind.value == "name"
         if is_name != expect_name or not (is_name or token.token in (":", "/")):
             break
         if is_name:
-            nested[-1].append(token.token)
+            nested[-1].append(token.token if factor is None else factor[1])
         elif token.token == "/":
             nested.append([])
         expect_name = not expect_name
@@ -280,8 +337,3 @@ def _factors(formula: str, text: str, tokens: list[Any]) -> list[tuple[str, ...]
         f"formula {formula!r}: the grouping factor of {text!r} must be a column of the table, or columns joined by : "
         "and /; make any other one a column first."
     )
-
-
-def _plain(error: Exception) -> str:
-    """Return the text of an error without the terminal's colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", str(error))

@@ -130,7 +130,7 @@ def predict_functions(
             f"{_LARGEST:.0e}: thin the posterior, idata.sel(draw=slice(None, None, 10)), or use "
             "flmm.posterior_function(idata).predict(x_new), which has their mean and variance."
         )
-    points, X = read_new(node.basis, node.products.projection.coef, x_new, X_new)
+    points, X = read_new(node.basis, node.products.projection, x_new, X_new)
     factors = components(node, model, idata.posterior.to_dataset())
     f = functions_at(node.basis, *draw_coefficients(node.products, factors, len(factors), rng), points, X)
     e = np.array([factor.sigma2_e for factor in factors])

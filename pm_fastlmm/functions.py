@@ -6,15 +6,16 @@ from typing import Any, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, frozen, read, require_finite, require_length
+from pm_fastlmm._arrays import FloatArray, frozen, read, require_length
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
-from pm_fastlmm.covariance.fourier.basis import FourierBasis, read_points
+from pm_fastlmm.covariance.fourier.basis import FourierBasis
 from pm_fastlmm.covariance.fourier.nufft import at_points
 from pm_fastlmm.covariance.fourier.polynomials import function_modes, square_modes
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.likelihood.fourier import FourierFactor
 from pm_fastlmm.linalg.feature_products import FourierProducts
+from pm_fastlmm.linalg.projection import Projection
 
 _DIRECT = 1_000_000  # numbers of the features of few points, which are then multiplied as they are
 _BUDGET = 40_000_000  # complex numbers of the modes and values of draws at a time
@@ -90,7 +91,7 @@ class FunctionPosterior(ReadOnlyArrays, Described):
         Prediction
             With `mean`, `variance`, `se`, `se_observation`.
         """
-        points, X = read_new(self.basis, self.coef, x_new, X_new)
+        points, X = read_new(self.basis, self.products.projection, x_new, X_new)
         grid, M = self.basis.grid, self.basis.size
         angles = grid.angles(points)
         modes = np.concatenate([self.mean[None, :M], self.cov[M:, :M]])
@@ -110,7 +111,7 @@ class FunctionPosterior(ReadOnlyArrays, Described):
         ValueError
             If X_new is missing, or points lie outside the domain.
         """
-        points, X = read_new(self.basis, self.coef, x_new, X_new)
+        points, X = read_new(self.basis, self.products.projection, x_new, X_new)
         w, beta = draw_coefficients(self.products, self.components, draws, np.random.default_rng(random_seed))
         return functions_at(self.basis, w, beta, points, X)
 
@@ -159,22 +160,21 @@ def functions_at(basis: FourierBasis, w: FloatArray, beta: FloatArray, points: F
     return np.asarray(out)
 
 
-def read_new(basis: FourierBasis, coef: tuple[str, ...], x_new: Any, X_new: Any) -> tuple[FloatArray, FloatArray]:
-    """Return new points (m, D) inside the domain, and their fixed effects (m, r)."""
-    points = read_points(x_new, "x_new")
-    basis.require_inside(points, "x_new")
-    if X_new is None:
-        if coef:
+def read_new(basis: FourierBasis, projection: Projection, x_new: Any, X_new: Any) -> tuple[FloatArray, FloatArray]:
+    """Return new points (m, D) inside the domain, and their fixed effects (m, r), NaN where they are unknown."""
+    points = basis.read(x_new, "x_new")
+    coef = projection.columns.names
+    if X_new is None and coef:
+        raise ValueError(
+            f"the model has fixed effects ({', '.join(coef)}): give X_new, their values at the new points."
+        )
+    if X_new is not None:
+        X_new = read(X_new, "X_new", ndim=(1, 2))
+        require_length(len(X_new.values), len(points), "X_new", "x_new")
+        given = X_new.values.size // max(1, len(points))
+        if given < len(coef):
             raise ValueError(
-                f"the model has fixed effects ({', '.join(coef)}): give X_new, their values at the new points."
+                f"X_new has {given} columns, but the model has {len(coef)} ({', '.join(coef)}), those included that "
+                "were dropped."
             )
-        return points, np.zeros((len(points), 0))
-    given = read(X_new, "X_new", ndim=(1, 2))
-    values = given.values if given.values.ndim == 2 else given.values[:, None]
-    require_length(len(values), len(points), "X_new", "x_new")
-    require_finite(values, "X_new", "covariates of new points must be known.")
-    if given.names is not None and set(coef) <= set(given.names):  # by name, whatever was dropped
-        values = values[:, [given.names.index(name) for name in coef]]
-    if values.shape[1] != len(coef):
-        raise ValueError(f"X_new has {values.shape[1]} columns, but the model has {len(coef)} ({', '.join(coef)}).")
-    return points, values
+    return points, projection.new_rows(X_new, len(points))

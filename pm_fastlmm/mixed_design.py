@@ -10,10 +10,13 @@ from pm_fastlmm._arrays import FloatArray, Ids, frozen, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
 from pm_fastlmm.covariance.algebra import Covariance
-from pm_fastlmm.covariance.incidence import Factor, Levels, SparseMatrix, by_level, read_factor
+from pm_fastlmm.covariance.incidence import Factor, SparseMatrix, by_level, read_factor
+from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import complete_rows
 from pm_fastlmm.formula import RandomPart, encode_new, fixed_effects, slopes, split_formula, variables_of
+from pm_fastlmm.formulas.language import sides
+from pm_fastlmm.formulas.names import plain
 
 
 class NewIncidence(NamedTuple):
@@ -184,7 +187,7 @@ class MixedDesign(ReadOnlyArrays, Described):
             If the formula is malformed, has several responses, names a column that is not there, or gives one grouping
             factor the same column twice.
         """
-        fixed, parts = split_formula(formula)
+        fixed, parts = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
         y, X, spec = fixed_effects(fixed, data, whole=formula)
         if y.shape[1] != 1:
             raise ValueError(f"formula {formula!r} has {y.shape[1]} responses ({shown(list(y.columns))}): give one.")
@@ -207,7 +210,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         random = tuple(_random_term(formula, same, rows) for same in groups.values())
         coef = tuple(str(name) for name in X.columns)
         y_seen, X_seen = frozen(y.to_numpy()[seen, 0]), frozen(X.to_numpy()[seen])
-        response = fixed.split("~")[0].strip().strip("`")
+        response = plain(sides(fixed)[0].strip("`"))
         return cls(formula, response, y_seen, X_seen, coef, tuple(rows.index.tolist()), random, dropped, spec)
 
     def encode(self, data: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 import pymc as pm
 
 from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import CholeskyFactored, Known
 from pm_fastlmm.covariance.matrices import known as known_covariance
@@ -59,7 +60,8 @@ def lmm_model(
         Its index are the ids.
     known : dict of str to DataFrame or array, optional
         For a grouping factor, the known covariance K between its levels, such as `covariance.pedigree` makes: var u =
-        σ²K; for slopes K ⊗ Σ. Labels are matched to the levels.
+        σ²K; for slopes K ⊗ Σ. Labels are matched to the levels; an array without them is taken only for levels that are
+        the numbers of its rows, counted from 0 or 1.
     priors : dict, optional
         Other priors by the name of the variable: unregistered distributions, {"sigma_gen": pm.Exponential.dist(1)}, of
         a vector if the variable is one; and another eta of the LKJ prior, {"eta_Subject": 1}.
@@ -95,6 +97,7 @@ def lmm_model(
     design = _design(formula, data)
     known, priors = dict(known or {}), dict(priors or {})
     _check_names(design, known, priors)
+    _check_labels(design)
     name = design.response if name is None else name
     index = pd.Index(design.ids, tupleize_cols=False)
     scale = _WIDTH * _residual_sd(design)
@@ -143,6 +146,12 @@ def _check_names(design: MixedDesign, known: Mapping[str, Any], priors: Mapping[
                 f"the term of {random.group!r} has {effects} effects for {n} observations: they cannot be told from "
                 "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"
             )
+
+
+def _check_labels(design: MixedDesign) -> None:
+    require_labels(design.ids, "the ids, the index of data,")
+    for random in design.random:
+        require_labels(random.levels, f"the levels of {random.group!r}")
 
 
 def _residual_sd(design: MixedDesign) -> float:

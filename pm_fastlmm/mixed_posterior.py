@@ -133,7 +133,7 @@ def recover_mixed(
         # u is over the levels of the term; without columns those of a matrix Z are its columns
         level, effect = f"{term.name}", f"{term.name}_effects"
         dims: tuple[str, ...] = ("chain", "draw", level)
-        coords: dict[str, Any] = {level: [str(label) if isinstance(label, tuple) else label for label in term.levels]}
+        coords: dict[str, Any] = {level: list(term.levels)}
         values = u[..., 0] if term.width == 1 else u
         if term.width > 1:
             dims, coords = (*dims, effect), coords | {effect: list(term.columns)}
@@ -152,7 +152,7 @@ def predict_mixed(
         f = draws.beta @ X.T + draws.mu
     else:
         f = draws.beta @ rows.X.T
-    for k, term in enumerate(node.terms):
+    for k, term in enumerate(node.terms if effects != "population" else ()):
         u = draws.u[k]
         if effects == "new":
             u = _new_effects(node, k, draws.sigma[k], term.blocks.levels, rng)

@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray, Ids, read, require_finite, require_length, shown
-from pm_fastlmm.covariance.incidence import Levels, by_level, read_factor
+from pm_fastlmm.cells import cells
+from pm_fastlmm.covariance.incidence import by_level, read_factor
+from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.mixed_design import MixedDesign
+from pm_fastlmm.mixed_design import MixedDesign, RandomTerm
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,18 +55,20 @@ class MixedRows:
 
 def read_rows(
     projection: Projection, terms: Sequence[Term], *, X_new: Any = None, Z_new: Mapping[str, Any] | None = None,
-    data: Any = None, design: MixedDesign | None = None,
+    data: Any = None, design: MixedDesign | None = None, population: bool = False,
 ) -> MixedRows:  # fmt: skip
     """
     Read new rows from a table (for a model from a formula), or from X and the levels of each term.
+
+    A row whose Xβ the data do not determine is NaN in X, with one warning.
 
     Parameters
     ----------
     projection : Projection
         Of the X of the fit.
     terms : sequence of Term
-    X_new : (m, r) array or DataFrame
-        The columns of X that were kept.
+    X_new : (m, d) array or DataFrame
+        All columns of X.
     Z_new : mapping
         By the name of the term, what the term was made of: labels; (labels, columns) for random slopes; or a matrix
         over the columns of Z. A term that is left out contributes nothing.
@@ -70,31 +76,55 @@ def read_rows(
         With the variables of the formula.
     design : MixedDesign
         Of the formula.
+    population : bool
+        Whether all terms contribute nothing: the table then needs the variables of the fixed effects alone.
 
     Raises
     ------
     ValueError
         If shapes do not fit, a term is unknown, or a level is new to a term whose levels are related.
     """
-    if data is not None:
-        if design is None:
-            raise ValueError("data= needs a model that was made from a formula, flmm.lmm_model: give X_new and Z_new.")
-        if not len(data):
-            raise ValueError("data has no rows: there is nothing to predict.")
-        if X_new is not None or Z_new is not None:
-            raise ValueError("data= is given together with X_new or Z_new, which it determines.")
-        X = _columns(projection, design.encode(data), len(data))
-        pairs = [
-            _encoded(term, random.encode(data, term.levels)) for term, random in zip(terms, design.random, strict=True)
-        ]
-        return MixedRows(X, [known for known, _ in pairs], [new for _, new in pairs], tuple(data.index.tolist()))
+    if population and Z_new is not None:
+        raise ValueError("effects='population' is Xβ without random effects: leave out Z_new.")
     given = dict(Z_new or {})
     if unknown := [name for name in given if name not in {term.name for term in terms}]:
         raise ValueError(f"Z_new names {shown(unknown)}, but the terms are {', '.join(term.name for term in terms)}.")
-    m, ids = _length(X_new, given)
-    X = _columns(projection, X_new, m)
-    parts = [_incidence(term, given[term.name], m) if term.name in given else _nothing(term, m) for term in terms]
+    if data is None:
+        m, ids = _length(X_new, given)
+        X = projection.new_rows(X_new, m)
+        parts = [_incidence(term, given[term.name], m) if term.name in given else _nothing(term, m) for term in terms]
+    else:
+        design = _design_of(data, design, X_new, Z_new)
+        m, ids = len(data), tuple(data.index.tolist())
+        X = projection.new_rows(design.encode(data), m, cells=partial(cells, design.spec, data))
+        parts = [
+            _nothing(term, m) if population else _split(term, *_encoded(term, random, data))
+            for term, random in zip(terms, design.random, strict=True)
+        ]
     return MixedRows(X, [known for known, _ in parts], [new for _, new in parts], ids)
+
+
+def _design_of(data: Any, design: MixedDesign | None, X_new: Any, Z_new: Any) -> MixedDesign:
+    if design is None:
+        raise ValueError("data= needs a model that was made from a formula, flmm.lmm_model: give X_new and Z_new.")
+    if not len(data):
+        raise ValueError("data has no rows: there is nothing to predict.")
+    if X_new is not None or Z_new is not None:
+        raise ValueError("data= is given together with X_new or Z_new, which it determines.")
+    return design
+
+
+def _encoded(term: Term, random: RandomTerm, data: pd.DataFrame) -> tuple[Any, Levels]:
+    """Return the incidence of the rows of a table and the levels that are new; each row must have a group."""
+    if absent := [name for name in random.factors if name not in data.columns]:
+        raise ValueError(
+            f"data has no column {shown(absent)}, the grouping factor of term {term.name!r}: a level that is new has "
+            "the effect 0 and adds its variance; effects='population' predicts without random effects, and needs none."
+        )
+    missing = data[list(random.factors)].isna().any(axis=1).to_numpy()
+    _require_groups(term, data.index[missing].tolist())
+    found = random.encode(data, term.levels)
+    return found.Z, found.new
 
 
 def _length(X_new: Any, given: Mapping[str, Any]) -> tuple[int, Ids | None]:
@@ -105,22 +135,6 @@ def _length(X_new: Any, given: Mapping[str, Any]) -> tuple[int, Ids | None]:
         first = value[0] if isinstance(value, tuple) else value
         return (first.shape[0] if hasattr(first, "shape") else len(first)), None
     raise ValueError("there are no new rows: give X_new and Z_new, or data=.")
-
-
-def _columns(projection: Projection, X_new: Any, m: int) -> FloatArray:
-    r = projection.rank
-    if X_new is None:
-        if r:
-            raise ValueError(f"X_new is missing: the model has the fixed effects {', '.join(projection.coef)}.")
-        return np.zeros((m, 0))
-    labelled = read(X_new, "X_new", ndim=(1, 2))
-    X = labelled.values if labelled.values.ndim == 2 else labelled.values[:, None]
-    if labelled.names is not None and set(projection.coef) <= set(labelled.names):
-        X = X[:, [labelled.names.index(name) for name in projection.coef]]
-    if X.shape[1] != r:
-        raise ValueError(f"X_new must have {r} columns, {', '.join(projection.coef) or 'none'}, got shape {X.shape}.")
-    require_finite(X, "X_new", "fixed effects of new rows must be known.")
-    return X
 
 
 def _nothing(term: Term, m: int) -> tuple[Any, Any]:
@@ -139,7 +153,9 @@ def _incidence(term: Term, value: Any, m: int) -> tuple[Any, Any]:
         raise ValueError(
             f"term {term.name!r} has the columns {', '.join(term.columns)} within a level: give (labels, columns)."
         )
-    factor = read_factor(labels, term.name).recoded(term.levels)
+    factor = read_factor(labels, term.name, missing_allowed=True)
+    _require_groups(term, np.flatnonzero(factor.codes < 0).tolist())
+    factor = factor.recoded(term.levels)
     require_length(len(factor.codes), m, f"Z_new of {term.name!r}", "X_new")
     values = np.ones((m, 1)) if columns is None else np.asarray(columns, dtype=float).reshape(m, -1)
     if values.shape[1] != term.width:
@@ -148,8 +164,13 @@ def _incidence(term: Term, value: Any, m: int) -> tuple[Any, Any]:
     return _split(term, by_level(factor.matrix(), values), factor.levels[len(term.levels) :])
 
 
-def _encoded(term: Term, encoded: Any) -> tuple[Any, Any]:
-    return _split(term, encoded.Z, encoded.new)
+def _require_groups(term: Term, missing: list[Any]) -> None:
+    if missing:
+        raise ValueError(
+            f"the group of term {term.name!r} is missing in rows {shown(missing)}: give rows of an unknown group a "
+            "label of their own, a level that is new (effect 0, its variance added), or predict them apart with "
+            "effects='population', without random effects."
+        )
 
 
 def _split(term: Term, Z: Any, new: Levels) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pymc as pm
 
+from pm_fastlmm.coordinates import require_labels, require_unique
 from pm_fastlmm.design import Design
 from pm_fastlmm.deviation_prior import DeviationPrior, Prior, check_prior
 from pm_fastlmm.distribution import FastLMM
@@ -83,11 +84,13 @@ def kernel_model(
     coords: dict[str, Any] = {}
     last = "statistic" if isinstance(y, Rotated) else "obs"
     if last == "obs":
+        require_labels(spectrum.ids, "the ids of the observations")
         coords["obs"] = list(spectrum.ids if spectrum.ids is not None else range(spectrum.n))
     else:
         coords["statistic"] = [f"z{i}" for i in range(spectrum.rank)] + ["rss"] * bool(spectrum.nullity)
     batch = {}
     if responses is not None:
+        require_unique(responses, "the names of the responses")
         coords["response"] = list(responses)
         batch = {"dims": "response"}
         if not (last == "statistic" or hasattr(y, "columns") or hasattr(y, "dims")):

@@ -4,19 +4,23 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.aireml import find_node
-from pm_fastlmm.distribution import LMMNode
+from pm_fastlmm.coordinates import require_labels
+from pm_fastlmm.distribution import DenseNode, LMMNode
 from pm_fastlmm.left_out import Groups, unpredictable
 from pm_fastlmm.likelihood.leave_out import leave_groups_out, leave_one_out
 from pm_fastlmm.linalg.streaming import progress
 from pm_fastlmm.node_labels import batch_coords, node_dims, obs_coords
 from pm_fastlmm.precisions import Precisions, precisions
+from pm_fastlmm.sampling import DrawFunction
 
 GROUP = "group"
 MEMORY_BUDGET = 2**28
+_ARRAYS = 8  # of a draw's numbers that are alive at a time where the joint density is evaluated
 
 
 def pointwise_log_likelihood(
@@ -30,7 +34,7 @@ def pointwise_log_likelihood(
     progressbar: bool = True,
 ) -> xr.DataTree:
     r"""
-    Add the group `log_likelihood`: log p(y_i | y_-i, θ) at each draw of θ, what `az.loo` and `az.compare` take.
+    Add log p(y_i | y_-i, θ) at each draw of θ to the group `log_likelihood`, for `az.loo` and `az.compare`.
 
     The observations of a mixed model are dependent given its parameters, so that the density of y does not split into
     a product of terms, one for each of them; PyMC's `compute_log_likelihood` has the density of all of y as a single
@@ -42,7 +46,9 @@ def pointwise_log_likelihood(
     1/p(y_i | y_-i, θ): the importance weights of Pareto-smoothed leave-one-out are right, for dependent data as well,
     and what is exact here at each draw is averaged over the posterior of θ by `az.loo`.
 
-    Not a likelihood in parts: the sum over i is not log p(y | θ), and WAIC or a deviance made of it have no meaning.
+    Not a likelihood in parts: the sum over i is not log p(y | θ). What it lacks is added as `{name}_remainder`, one
+    number for each draw, so that the group as a whole adds up to log p(y | θ), which is what power scaling
+    (`arviz_stats.psense`) makes of it. ArviZ is therefore told which variable is meant: `az.loo(idata, var_name="y")`.
 
     Parameters
     ----------
@@ -65,7 +71,8 @@ def pointwise_log_likelihood(
     Returns
     -------
     xarray.DataTree
-        The same tree, with the group `log_likelihood`: `{name}` with the dimensions of the node.
+        The same tree, with the group `log_likelihood`: `{name}` with the dimensions of the node, and
+        `{name}_remainder`.
 
     Raises
     ------
@@ -90,7 +97,7 @@ def pointwise_log_likelihood(
     >>> idata = flmm.pointwise_log_likelihood(idata, model=model, progressbar=False)
     >>> idata.log_likelihood["y"].shape
     (2, 200, 16)
-    >>> print(az.loo(idata).n_data_points)
+    >>> print(az.loo(idata, var_name="y").n_data_points)
     16
     >>> idata = flmm.pointwise_log_likelihood(idata, groups=batch, model=model, progressbar=False)
     >>> idata.log_likelihood["y_by_group"].shape
@@ -99,6 +106,7 @@ def pointwise_log_likelihood(
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     left_out = None if groups is None else Groups.read(groups, node.ids, node.n)
+    require_labels(None if left_out is None else left_out.labels, "groups")
     largest = 1 if left_out is None else int(left_out.sizes.max())
     found = precisions(idata, model, node, largest=largest, memory_budget=memory_budget, rows=rows)
     _require_predictable(found, node, left_out)
@@ -115,7 +123,7 @@ def pointwise_log_likelihood(
     name, dim, coords = node.name, obs, obs_coords(model, node, obs)
     if left_out is not None:
         name, dim, coords = f"{node.name}_by_{GROUP}", GROUP, {GROUP: list(left_out.labels)}
-    return _add(idata, model, found, name, batch, dim, coords, out)
+    return _add(idata, model, node, found, name, batch, dim, coords, out, memory_budget)
 
 
 def draw_left_out(
@@ -143,18 +151,32 @@ def _require_predictable(found: Precisions, node: LMMNode, groups: Groups | None
 
 
 def _add(
-    idata: xr.DataTree, model: pm.Model, found: Precisions, name: str, batch: list[str], dim: str,
-    coords: dict[str, Any], values: FloatArray,
+    idata: xr.DataTree, model: pm.Model, node: LMMNode, found: Precisions, name: str, batch: list[str], dim: str,
+    coords: dict[str, Any], values: FloatArray, memory_budget: float,
 ) -> xr.DataTree:  # fmt: skip
-    """Put values into the group, where those of other nodes stay."""
+    """Put values into the group, where those of other nodes stay, and what makes all add up to log p(y | θ)."""
     coords = (
         coords | batch_coords(model, batch) | {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
     )
-    dims = ("chain", "draw", *batch, dim)
+    sample = ("chain", "draw", *batch)
+    dims = (*sample, dim)
     dataset = xr.Dataset({name: (dims, values.reshape(*found.shape, -1))}, coords=coords)
     if "log_likelihood" in idata.children:
         others = idata["log_likelihood"].to_dataset().drop_vars(name, errors="ignore")
         stale = [d for d in dims if d in others.dims and not others[d].equals(dataset[d])]
         dataset = others.drop_dims(stale).merge(dataset)
+    joint = _joint(idata, model, node, memory_budget).reshape(found.shape)
+    parts = [dataset[part] for part in (node.name, f"{node.name}_by_{GROUP}") if part in dataset]
+    pointwise = sum(part.sum([d for d in part.dims if d not in sample]) for part in parts)
+    dataset[f"{node.name}_remainder"] = xr.DataArray(joint, dims=sample) - pointwise
     idata["log_likelihood"] = xr.DataTree(dataset)
     return idata
+
+
+def _joint(idata: xr.DataTree, model: pm.Model, node: LMMNode, memory_budget: float) -> FloatArray:
+    """Return log p(y | θ) of all of y at each draw."""
+    function = DrawFunction(model, idata.posterior.to_dataset(), [pm.logp(node.rv, pt.constant(node.observed))])
+    numbers = node.n**2 if isinstance(node, DenseNode) else node.observed.size
+    size = max(1, int(memory_budget / (8 * _ARRAYS * numbers)))
+    parts = [function(slice(start, start + size))[0] for start in range(0, function.size, size)]
+    return np.concatenate(parts)

@@ -8,9 +8,10 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, read
 from pm_fastlmm.aireml import find_node
 from pm_fastlmm.coefficients import draw_factor_effects, draw_new_effects
+from pm_fastlmm.coordinates import require_labels_of
 from pm_fastlmm.dense_posterior import predict_dense
 from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.effects import (
@@ -32,7 +33,7 @@ from pm_fastlmm.pointwise import draw_left_out
 from pm_fastlmm.sampling import evaluate_draws, over_batch
 
 type Effect = Literal["beta", "u", "a"]
-type Effects = Literal["given", "new", "left_out"]
+type Effects = Literal["given", "new", "left_out", "population"]
 
 _BUDGET = 4_000_000  # numbers in flight at a time: 32 MB for each of a handful of arrays
 
@@ -178,8 +179,8 @@ def predict(
     ----------
     idata : xarray.DataTree
         From `sample`.
-    X_new : (m, r) array or DataFrame
-        Fixed-effects design of the new rows.
+    X_new : (m, d) array or DataFrame
+        Fixed-effects design of the new rows: all columns of X, by name where both have names.
     K_new : (m, n) array or DataFrame
         Covariance of the new effects with the training effects, on the scale of K. For a FamilyLMM node a function of
         the lengthscale, and K_new_new as well: see `SpectrumFamily.new_kernels`.
@@ -197,8 +198,10 @@ def predict(
         For a FourierLMM node, the points; at very many of them `posterior_function` has mean and variance.
     rows : tuple (x, y) or (x, y, X), optional
         The data of a FourierLMM node, for effects="left_out".
-    effects : {"given", "new", "left_out"}
-        Which replicates, in sample. A DenseLMM node has no u that could be given.
+    effects : {"given", "new", "left_out", "population"}
+        Which replicates, in sample. A DenseLMM node has no u that could be given. "population", of new rows too, is
+        f = Xβ and y = f + e without random effects (lme4's `re.form = NA`), for which data needs no groups; somebody
+        new is a level that is new.
     model, var_name, random_seed
         As in `recover_effects`.
 
@@ -211,8 +214,13 @@ def predict(
     Raises
     ------
     ValueError
-        If a mean `mu` besides Xβ would be needed at new rows, K_new_new is missing, or new rows are given with
-        effects="new" or "left_out".
+        If a mean `mu` besides Xβ would be needed at new rows, K_new_new is missing, the group of a new row is missing,
+        or new rows are given with effects="new" or "left_out".
+
+    Warns
+    -----
+    UserWarning
+        If the data do not determine Xβ of some new rows, whose draws are then NaN: see `REMLFit.predict`.
 
     References
     ----------
@@ -233,6 +241,7 @@ def predict(
     """
     new_rows_given = any(part is not None for part in (X_new, K_new, W_new, Z_new, data, x_new))
     _check_effects(effects, in_sample=not new_rows_given)
+    require_labels_of(X_new=X_new, K_new=K_new, W_new=W_new, data=data)
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     rng = np.random.default_rng(random_seed)
@@ -241,6 +250,8 @@ def predict(
         return _add_predictions(idata, model, node, f, y, new=False, ids=None)
     if rows is not None:
         raise ValueError("rows= are the data of a FourierLMM, which effects='left_out' needs: leave them out.")
+    if effects == "population":
+        _check_population(node, K_new=K_new, W_new=W_new, K_new_new=K_new_new, Z_new=Z_new, x_new=x_new)
     if isinstance(node, DenseNode) and effects == "new":
         f, y = predict_dense(idata, model, node, rng)
         return _add_predictions(idata, model, node, f, y, new=False, ids=None)
@@ -260,12 +271,23 @@ def predict(
             require_rows(node.products)
         rows = None
         if new_rows_given:  # read before the draws, which take seconds
-            rows = read_rows(node.projection, node.terms, X_new=X_new, Z_new=Z_new, data=data, design=node.design)
+            rows = read_rows(
+                node.projection,
+                node.terms,
+                X_new=X_new,
+                Z_new=Z_new,
+                data=data,
+                design=node.design,
+                population=effects == "population",
+            )
         draws = draw_mixed(idata, model, node, rng)
         if rows is not None:
             _require_no_mean(node, draws.mu)
         f, y = predict_mixed(draws, node, rows, effects, rng)
         return _add_predictions(idata, model, node, f, y, new=rows is not None, ids=None if rows is None else rows.ids)
+    if effects == "population":
+        f, y, ids = _population(idata, model, node, X_new, rng)
+        return _add_predictions(idata, model, node, f, y, new=new_rows_given, ids=ids)
     if isinstance(node, FamilyNode):
         if any(part is not None for part in (W_new, Z_new, data)):
             raise ValueError(f"{node.name} is one kernel: new rows are X_new, and K_new and K_new_new.")
@@ -288,6 +310,40 @@ def predict(
         ids = new.ids
     y = f + np.sqrt(e)[..., None] * rng.standard_normal(f.shape)
     return _add_predictions(idata, model, node, f, y, new=new_rows_given, ids=ids)
+
+
+def _population(
+    idata: xr.DataTree, model: pm.Model, node: LMMNode, X_new: Any, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray, Any]:
+    """Return draws of f = Xβ and y = f + e for one kernel, of new rows or those of the data, and ids of new rows."""
+    if X_new is None:
+        X, ids = node.projection.Q1 @ node.projection.R, None
+    else:
+        given = read(X_new, "X_new", ndim=(1, 2))
+        X, ids = node.projection.new_rows(given, len(given.values)), given.ids
+    if isinstance(node, FamilyNode):
+        beta, _ = recover_family(idata, model, node, rng)
+        e, mu = evaluate_draws(model, idata.posterior.to_dataset(), [node.sigma2_e])[0], np.zeros(1)
+    else:
+        beta, _, (_, e, mu) = _draw(idata, model, _spectral(node), rng)
+    if X_new is not None:
+        _require_no_mean(node, mu)
+        mu = np.zeros(1)
+    f = beta @ X.T + mu
+    return f, f + np.sqrt(e)[..., None] * rng.standard_normal(f.shape), ids
+
+
+def _check_population(node: LMMNode, **given: Any) -> None:
+    if isinstance(node, DenseNode | FourierNode):
+        raise ValueError(
+            f"{node.name} is a {type(node).__name__.removesuffix('Node')}LMM, whose mean without random effects is not "
+            "predicted: effects='population' is for FastLMM, FamilyLMM and StructuredLMM."
+        )
+    if extra := [name for name, value in given.items() if value is not None]:
+        raise ValueError(
+            f"effects='population' is Xβ without random effects: leave out {', '.join(extra)}; new rows are X_new, or "
+            "data= for a model from a formula."
+        )
 
 
 def _new_kernel(node: FamilyNode, X_new: Any, K_new: Any, K_new_new: Any) -> NewKernel:
@@ -341,10 +397,10 @@ def _add_predictions(
 def _check_effects(effects: str, in_sample: bool) -> None:
     if effects not in get_args(Effects.__value__):
         raise ValueError(
-            "effects must be 'given' (the u of y), 'new' (another u with the same covariance) or 'left_out' (each y "
-            f"given the others), got {effects!r}."
+            "effects must be 'given' (the u of y), 'population' (none), 'new' (another u with the same covariance) or "
+            f"'left_out' (each y given the others), got {effects!r}."
         )
-    if effects != "given" and not in_sample:
+    if effects in ("new", "left_out") and not in_sample:
         what = "with other random effects" if effects == "new" else "one by one"
         raise ValueError(
             f"effects='{effects}' repeats the training rows {what}: leave out X_new, K_new and W_new. "

@@ -9,11 +9,11 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray, read, require_length
+from pm_fastlmm._arrays import FloatArray, Labelled, require_length
 from pm_fastlmm.aireml.matrices import compile_matrices
+from pm_fastlmm.covariance.fourier.statistics import read_rows
 from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.equivalent import require_rows
-from pm_fastlmm.functions import read_new
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.fourier import FourierFactor
 from pm_fastlmm.likelihood.fourier_precision import FeatureRows, FourierPrecision
@@ -289,16 +289,22 @@ def _feature_rows(node: FourierNode, rows: Any) -> tuple[FeatureRows, FloatArray
         raise ValueError(
             f"{node.name} keeps no rows: give them, rows=(x, y), or rows=(x, y, X) where it has fixed effects."
         )
-    x, y, *X = rows
-    points, design = read_new(node.basis, node.products.projection.coef, x, *X)
-    values = read(y, "y", ndim=(1,)).values
-    require_length(len(values), len(points), "y", "x")
-    require_length(len(values), node.n, "y", f"the statistics of {node.name}")
-    features = FeatureRows.of(node.products, node.basis.features(points), values, design)
-    square = node.products.square
-    if abs(float(features.y @ features.y) - square) > _SAME * square:
-        raise ValueError(f"the rows are not those of {node.name}: their squares do not add up to its statistics.")
-    return features, values
+    given = read_rows(node.basis, *rows, *[None] * (3 - len(rows)), "raise")
+    require_length(len(given.y), node.n, "y", f"the statistics of {node.name}")
+    p, names = node.products, node.products.projection.columns.names
+    if given.design.shape[1] != len(names):
+        raise ValueError(
+            f"the X of rows= has {given.design.shape[1]} columns, but the model has {len(names)} "
+            f"({', '.join(names) or 'none'}), those included that were dropped."
+        )
+    X = p.projection.new_rows(Labelled(given.design, None, given.coef), node.n, warn=False)
+    features = FeatureRows.of(p, node.basis.features(given.points), given.y, np.nan_to_num(X))
+    if np.isnan(X).any() or not features.belong_to(p, _SAME):
+        raise ValueError(
+            f"the rows are not those of {node.name}: their squares and products do not add up to its statistics. Give "
+            "the x, y and X that these were made of, row by row."
+        )
+    return features, given.y
 
 
 def _fourier(

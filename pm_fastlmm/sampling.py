@@ -1,7 +1,6 @@
 """Seeded NUTS: `sample` finds the node in the model, seeds the sampler, and reports variances and their shares."""
 
 import warnings
-from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -101,8 +100,6 @@ def sample(
     seed_rng, sampling_rng = np.random.default_rng(random_seed).spawn(2)
     arguments = {"draws": draws, "tune": tune, "chains": chains, "model": frozen, "nuts_sampler": nuts_sampler}
     alone = complete(frozen, node)
-    if nuts_sampler in ("numpyro", "blackjax"):
-        import_module("pm_fastlmm.distribution.jax")  # registers the likelihoods that JAX calls back
     try:
         if nuts_sampler == "pymc":
             seed = posterior_seed(frozen, node, chains=chains, rng=seed_rng)

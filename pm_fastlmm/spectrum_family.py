@@ -11,6 +11,7 @@ from pm_fastlmm._arrays import (
     Ids,
     Labelled,
     align,
+    columns_in_order,
     frozen,
     read,
     read_covariance,
@@ -103,7 +104,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
     mean_diagonal: float | None
     projection: Projection
     ids: Ids | None
-    coordinates: tuple[Any, FloatArray] | None
+    coordinates: tuple[Any, Labelled] | None
     rtol: float | None
     progressbar: bool
     _factors: dict[float, Factor]
@@ -189,7 +190,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
         points = read_coordinates(x)
         K = between(kernel, points.values, points.values)
         family = cls.from_function(_WithIds(K, points.ids), lengthscale, X, **kwargs)
-        return replace(family, coordinates=(kernel, frozen(points.values.copy())))
+        return replace(family, coordinates=(kernel, replace(points, values=frozen(points.values.copy()))))
 
     @classmethod
     def from_distances(
@@ -231,6 +232,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
         key = float(lengthscale)
         if self._recent.get("lengthscale") != key:
             spectrum = _factored(self.kernel, key, self._design, self.rtol)
+            spectrum = replace(spectrum, projection=spectrum.projection.within(self.projection.columns))
             self._recent.update(lengthscale=key, spectrum=spectrum)
         found: Spectrum = self._recent["spectrum"]
         return found
@@ -296,10 +298,12 @@ class SpectrumFamily(ReadOnlyArrays, Described):
         if self.coordinates is None:
             raise ValueError("the family was not built from coordinates: give K_new and K_new_new as functions of ℓ.")
         kernel, x = self.coordinates
-        new = read_coordinates(x_new, "x_new").values
-        if new.shape[1] != x.shape[1]:
-            raise ValueError(f"x_new has {new.shape[1]} columns but x had {x.shape[1]}: they are the same coordinates.")
-        cross, within = between(kernel, new, x), between(kernel, new, new)
+        new = columns_in_order(read_coordinates(x_new, "x_new"), x.names, name="x_new")
+        if new.shape[1] != x.values.shape[1]:
+            raise ValueError(
+                f"x_new has {new.shape[1]} columns but x had {x.values.shape[1]}: they are the same coordinates."
+            )
+        cross, within = between(kernel, new, x.values), between(kernel, new, new)
         return lambda v: np.asarray(cross(v)), lambda v: np.asarray(within(v))
 
     @property

@@ -32,15 +32,8 @@ def sample_by_numpyro():
 
 
 @pytest.fixture(scope="session")
-def hostile():
-    """Recipes of hostile inputs: `Recipe`, `build`."""
-    return _load(HERE / "hostile.py")
-
-
-@pytest.fixture(scope="session")
-def fuzz():
-    """What every input must keep: `check(problem)`."""
-    return _load(HERE / "fuzz.py")
+def run_in_new_process():
+    return _load(HERE / "jax_process.py").run_in_new_process
 
 
 @pytest.fixture(scope="session")

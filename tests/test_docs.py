@@ -27,6 +27,13 @@ def test_the_guide_to_structured_models_runs():
     run("structured.md")
 
 
+def test_the_guide_to_relationships_runs(capsys):
+    run("relationships.md")
+    printed = re.findall(r"```text\n(.*?)```", (DOCS / "relationships.md").read_text(), flags=re.DOTALL)
+    out = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert out == [line for block in printed for line in block.splitlines()]
+
+
 def test_the_guide_to_lengthscales_runs():
     names = run("lengthscale.md")
     assert names["fit"].converged

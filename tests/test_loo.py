@@ -6,6 +6,8 @@ import matplotlib
 import numpy as np
 import pymc as pm
 import pytest
+import xarray as xr
+from arviz_stats import psense
 from scipy.special import logsumexp
 from scipy.stats import halfnorm, kstest
 
@@ -80,6 +82,20 @@ def test_arviz_compares_and_plots(p):
     for plot in (azp.plot_ppc_dist, azp.plot_loo_pit, azp.plot_ppc_pit, azp.plot_ppc_tstat):
         plot(p.idata, var_names="y")
     azp.plot_khat(az.loo(p.idata, var_name="y", pointwise=True))
+
+
+def test_power_scaling_reads_the_group_as_the_likelihood_of_all_observations(p):
+    joint = xr.DataTree.from_dict({"posterior": p.idata.posterior.to_dataset()})
+    pm.compute_log_likelihood(joint, model=p.model, **QUIET)
+    found, expected = (psense(tree, var_names=["g", "e"], group="likelihood") for tree in (p.idata, joint))
+    xr.testing.assert_allclose(found, expected, rtol=1e-6)
+    conditional = psense(p.idata, var_names=["g", "e"], group="likelihood", group_var_names="y")
+    assert abs(float(conditional["e"] / expected["e"]) - 1) > 0.1  # which these densities alone are not
+
+
+def test_leave_one_out_is_told_which_densities_are_meant(p):
+    with pytest.raises(TypeError, match=r"y_remainder.*var_name cannot be None"):
+        az.loo(p.idata)
 
 
 def test_the_pit_of_left_out_draws_is_uniform_and_that_of_given_effects_is_not():

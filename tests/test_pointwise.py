@@ -6,6 +6,7 @@ import pandas as pd
 import pymc as pm
 import pytensor.tensor as pt
 import pytest
+import scipy.linalg
 from scipy.stats import multivariate_normal, norm
 
 import pm_fastlmm as flmm
@@ -39,10 +40,27 @@ def expected(oracle, V, X, y, groups=False):
     return np.array(out)
 
 
-def assert_exact(oracle, idata, model, truth, **kwargs):
+def joint(V, X, y):
+    """log p(y | θ); with X in lme4's form of the restricted likelihood."""
+    if X is None:
+        return multivariate_normal(cov=V).logpdf(y)
+    A = scipy.linalg.null_space(X.T)
+    return multivariate_normal(cov=A.T @ V @ A).logpdf(A.T @ y) - 0.5 * np.linalg.slogdet(X.T @ X)[1]
+
+
+def assert_adds_up(group, truth, tolerance=1e-9):
+    """What reads the group as the parts of a likelihood has the likelihood, whichever parts there are."""
+    total = sum(part.sum([d for d in part.dims if d not in ("chain", "draw")]) for part in group.data_vars.values())
+    for place in ((0, 0), (1, 1)):
+        np.testing.assert_allclose(total[place], joint(*truth(*place)), rtol=1e-9, atol=tolerance)
+
+
+def assert_exact(oracle, idata, model, truth, tolerance=1e-9, **kwargs):
     """`truth(chain, draw)` returns V, X and y less its mean; both forms equal refits."""
     tree = flmm.pointwise_log_likelihood(idata, model=model, **QUIET, **kwargs)
+    assert_adds_up(tree.log_likelihood, truth, tolerance)
     tree = flmm.pointwise_log_likelihood(tree, groups=LABELS, model=model, **QUIET, **kwargs)
+    assert_adds_up(tree.log_likelihood, truth, tolerance)
     found, grouped = tree.log_likelihood["y"], tree.log_likelihood["y_by_group"]
     assert grouped.dims == ("chain", "draw", "group")
     assert grouped["group"].values.tolist() == ["a", "b", "c", "d", "lone"]
@@ -227,7 +245,7 @@ def test_fourier_features_with_the_rows_that_were_given(oracle, build_problem):
     )
     Z = basis.features(x)
     V = 1.3 * (Z * np.exp(basis.log_weights(0.5))) @ Z.T + 0.7 * np.eye(23)
-    tree = assert_exact(oracle, idata, model, lambda *place: (V, p.X, p.y), rows=(x, p.y, p.X))
+    tree = assert_exact(oracle, idata, model, lambda *place: (V, p.X, p.y), 1e-3, rows=(x, p.y, p.X))
     assert tree.log_likelihood["y"].dims == ("chain", "draw", "y_obs")
     tree = flmm.predict(tree, effects="left_out", rows=(x, p.y, p.X), model=model, random_seed=1)
     mean = [oracle.left_out(V, p.X, p.y, np.array([i]))[0][0] for i in range(23)]
@@ -273,10 +291,10 @@ def test_what_is_there_of_other_nodes_and_draws_is_kept_or_replaced(build_proble
     for name in ("y", "z"):
         tree = flmm.pointwise_log_likelihood(tree, model=model, var_name=name, **QUIET)
     tree = flmm.pointwise_log_likelihood(tree, model=model, groups=LABELS, var_name="y", **QUIET)
-    assert set(tree.log_likelihood.data_vars) == {"y", "z", "y_by_group"}
+    assert set(tree.log_likelihood.data_vars) == {"y", "y_remainder", "z", "z_remainder", "y_by_group"}
     tree = flmm.pointwise_log_likelihood(tree, model=model, groups=LABELS == "a", var_name="y", **QUIET)
     assert tree.log_likelihood["y_by_group"]["group"].values.tolist() == [False, True]
-    assert set(tree.log_likelihood.data_vars) == {"y", "z", "y_by_group"}
+    assert set(tree.log_likelihood.data_vars) == {"y", "y_remainder", "z", "z_remainder", "y_by_group"}
 
 
 def test_groups_are_matched_by_id(build_problem):

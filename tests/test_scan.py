@@ -102,14 +102,16 @@ def test_candidates_without_a_test_are_labelled_and_counted():
     W, X, y, G = problem_of("full")
     G = G.astype(float)
     G[:, 1], G[:, 2], G[3, 4], G[5, 6] = 7.0, 2 * X[:, 1] - 1, np.nan, np.inf
-    result = scan(Spectrum.from_factor(W, X), y, G)
+    with pytest.warns(UserWarning, match=r"2 of 12 candidates are not tested, for missing .*: 'g4', 'g6'. missing="):
+        result = scan(Spectrum.from_factor(W, X), y, G, missing="drop")
     reasons = dict.fromkeys((1, 2), "collinear with X") | dict.fromkeys((4, 6), "missing values")
     assert [str(v) for v in result.reason.values] == [reasons.get(j, "") for j in range(12)]
     for name in ("beta", "se", "statistic", "p_value", "delta", "sigma2", "h2"):
         assert_array_equal(np.isnan(result[name]), result.reason != "")
     assert result.attrs["untested"] == 4
     assert result.attrs["untested: missing values"] == result.attrs["untested: collinear with X"] == 2
-    none = scan(Spectrum.from_factor(W, X), y, G[:, [1, 4]], delta="null")
+    with pytest.warns(UserWarning, match="1 of 2 candidates"):
+        none = scan(Spectrum.from_factor(W, X), y, G[:, [1, 4]], delta="null", missing="drop")
     assert np.isnan(none.beta).all()
 
 

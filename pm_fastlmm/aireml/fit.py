@@ -199,10 +199,41 @@ class VarianceFit(VarianceInference, PartOfModel):
         return _chosen(by_term(node, state.effects(), "blup"), term)
 
     def pev(self, term: str | None = None, theta: Any = None) -> Any:
-        """Return the prediction error variances Var(û - u), the uncertainty of β̂ included, as `blup` does."""
+        """
+        Return the prediction error variances Var(û - u), the uncertainty of β̂ included, as `blup` does.
+
+        They are the squared standard errors of û. Those of lme4 are without that part: `conditional_variance`.
+        """
         state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
         errors = [state.prediction_error(k) for k in range(len(node.terms))]
         return _chosen(by_term(node, errors, "pev"), term)
+
+    def conditional_variance(self, term: str | None = None, theta: Any = None) -> Any:
+        """
+        Return Var(u | y, β, θ), as `blup` does: the diagonals of lme4's `ranef(fit, condVar = TRUE)`.
+
+        With G the covariance of a term it is the diagonal of G - GZᵀV⁻¹ZG. `pev` is larger by what the uncertainty of β̂
+        adds, and is the one that intervals of u need.
+
+        Raises
+        ------
+        ValueError
+            If the model has no terms, or β has a prior, so that it is not known.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> sleep = flmm.datasets.sleepstudy()
+        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
+        >>> fit.conditional_variance("Subject").head(1).round(2)
+             Intercept  Days
+        308     145.71   5.31
+        """
+        state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
+        if len(state.products.blocks) > len(node.terms):
+            raise ValueError("β has a prior here, so that it is not known given y: pev() has Var(û - u).")
+        errors = [state.prediction_error(k, beta_known=True) for k in range(len(node.terms))]
+        return _chosen(by_term(node, errors, "conditional_variance"), term)
 
     def fitted(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
         """Return Xβ̂ + Σ Zû + mu ("conditional"), or Xβ̂ + mu ("marginal"), by id of the row."""
@@ -227,6 +258,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         *,
         data: Any = None,
         x_new: Any = None,
+        effects: Literal["given", "population"] = "given",
         theta: Any = None,
     ) -> Prediction:
         """
@@ -234,7 +266,8 @@ class VarianceFit(VarianceInference, PartOfModel):
 
         Parameters
         ----------
-        X_new : (m, r) array or DataFrame
+        X_new : (m, d) array or DataFrame
+            All columns of the X of the fit, by name where both have names.
         Z_new : mapping
             By the name of a term what the term was made of: labels, (labels, columns), or a matrix. Levels that are new
             have the effect 0 and add their variance; a term that is left out contributes nothing.
@@ -242,6 +275,8 @@ class VarianceFit(VarianceInference, PartOfModel):
             For a model from a formula, in place of X_new and Z_new.
         x_new : (m,) or (m, D) array
             For a FourierLMM, the points.
+        effects : {"given", "population"}
+            "population": f = Xβ, the population mean (lme4's `re.form = NA`), for which data needs no groups.
         theta : optional
             Another θ than the estimate.
 
@@ -249,11 +284,44 @@ class VarianceFit(VarianceInference, PartOfModel):
         -------
         Prediction
             With `mean`, `variance`, `se`, `se_observation`.
+
+        Raises
+        ------
+        ValueError
+            If rows do not fit the model, or the group of a row is missing.
+
+        Warns
+        -----
+        UserWarning
+            If the data do not determine Xβ of some rows, which are then NaN: see `REMLFit.predict`.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> import pm_fastlmm as flmm
+        >>> sleep = flmm.datasets.sleepstudy()
+        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
+        >>> somebody = fit.predict(data=pd.DataFrame({"Days": [10], "Subject": ["new"]}))
+        >>> mean = fit.predict(data=pd.DataFrame({"Days": [10]}), effects="population")
+        >>> print(f"{somebody.mean[0]:.1f} ± {somebody.se[0]:.1f}, {mean.mean[0]:.1f} ± {mean.se[0]:.1f}")
+        356.1 ± 67.6, 356.1 ± 16.0
         """
+        if effects not in ("given", "population"):
+            raise ValueError(f"effects must be 'given' (û) or 'population' (Xβ alone), got {effects!r}.")
         if x_new is not None:
+            if effects == "population":
+                raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
             return self.function(theta).predict(x_new, X_new)
         state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
-        rows = read_rows(node.projection, node.terms, X_new=X_new, Z_new=Z_new, data=data, design=node.design)
+        rows = read_rows(
+            node.projection,
+            node.terms,
+            X_new=X_new,
+            Z_new=Z_new,
+            data=data,
+            design=node.design,
+            population=effects == "population",
+        )
         return predict(state, node, rows, self.prior_mean)
 
     def function(self, theta: Any = None) -> FunctionPosterior:

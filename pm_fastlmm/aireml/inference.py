@@ -27,6 +27,7 @@ from pm_fastlmm.inference.fixed_effects import (
 )
 from pm_fastlmm.inference.intervals import profile_limits
 from pm_fastlmm.inference.variance_test import VarianceTest, kernel_test
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
@@ -186,7 +187,7 @@ class VarianceInference:
         Intercept    251.41  6.82  17.0  36.84
         Days          10.47  1.55  17.0   6.77
         """
-        return coefficient_table(self._fixed_effects(df), df, level)
+        return coefficient_table(self._fixed_effects(df), df, level, self._projection)
 
     def test_fixed(self, L: Any, df: DegreesOfFreedom = "satterthwaite") -> FixedTest:
         """
@@ -195,9 +196,15 @@ class VarianceInference:
         Raises
         ------
         ValueError
-            If a name is unknown, L does not fit or is collinear, or df is not available.
+            If a name is unknown, L does not fit or is collinear, the data do not determine a contrast, or df is not
+            available.
         """
-        return contrast_test(self._fixed_effects(df), L, df)
+        return contrast_test(self._fixed_effects(df), L, df, self._projection)
+
+    @property
+    def _projection(self) -> Projection:
+        inner: Any = self.objective if self.node is None else self.node
+        return inner.projection  # type: ignore[no-any-return]
 
     def _fixed_effects(self, df: DegreesOfFreedom) -> FixedEffects:
         """Return the fixed effects with what the method needs of the derivatives of their covariance."""

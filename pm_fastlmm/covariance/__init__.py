@@ -5,6 +5,7 @@ Covariances: known matrices of relatedness, structures with parameters, and term
 that are numbers or random variables and are combined by `+`, `*` and `@`. `incidence` codes factors.
 """
 
+from pm_fastlmm.covariance import parentage
 from pm_fastlmm.covariance.algebra import Covariance, Hadamard, Kronecker, Sum
 from pm_fastlmm.covariance.blocks import Blocks, blocks
 from pm_fastlmm.covariance.incidence import Incidence, incidence
@@ -18,9 +19,13 @@ from pm_fastlmm.covariance.matrices import (
     unstructured,
 )
 from pm_fastlmm.covariance.operators import BlockDiagonal, Propagate
+from pm_fastlmm.covariance.parentage import read_pedigree
 from pm_fastlmm.covariance.relationship import grouping, markers, pedigree, phylogeny
 from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Identity, Scalar
 from pm_fastlmm.covariance.terms import Term
+
+UNKNOWN_PARENTS = parentage.UNKNOWN_PARENTS
+"""Codes of unknown parents, by default those of `pedigree` and `read_pedigree`, as numbers or text in any case."""
 
 identity = Identity
 scalar = Scalar
@@ -36,6 +41,7 @@ propagate = Propagate
 
 __all__ = [
     "AR1",
+    "UNKNOWN_PARENTS",
     "BlockDiagonal",
     "Blocks",
     "CholeskyFactored",
@@ -72,6 +78,7 @@ __all__ = [
     "pedigree",
     "phylogeny",
     "propagate",
+    "read_pedigree",
     "scalar",
     "unstructured",
 ]

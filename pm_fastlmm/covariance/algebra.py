@@ -7,16 +7,20 @@ structure apart, as `blocks` does, reads its fields.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from pm_fastlmm._arrays import shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described
+from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import FREE, Interval, is_tensor, namespace
+
+type Mask = npt.NDArray[np.bool_]
 
 
 class Covariance(ReadOnlyArrays, Described, ABC):
@@ -85,6 +89,36 @@ class Covariance(ReadOnlyArrays, Described, ABC):
         if self.size != size:
             raise ValueError(f"{self!r} has size {self.size}, but {size} is needed here: one row per level or column.")
         return self
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the rows are steps of an order, so that none may be left out."""
+        return False
+
+    @property
+    def named(self) -> bool:
+        """Whether its rows have labels, by which they are matched."""
+        return False
+
+    def kept(self, levels: Levels, used: Mask) -> Mask:
+        """Return which levels of a factor have effects, where `used` are those that occur in the data."""
+        return np.ones(len(used), dtype=bool) if self.ordered or self.size in (None, len(used)) else used
+
+    def kept_of(self, factors: Sequence[tuple[Levels, Mask]], name: str) -> list[Mask] | None:
+        """Return the same for each factor of an interaction; None if the structure is over combinations that occur."""
+        return None
+
+    def over(self, levels: LevelSet) -> Self:
+        """
+        Return the structure of these levels: its size settled, rows with labels in their order, steps checked.
+
+        Raises
+        ------
+        ValueError
+            If it has another size, lacks a label, or takes steps between levels that are not one step apart.
+        """
+        levels.require_size(self.size, repr(self))
+        return self.with_size(len(levels))
 
     def dense(self, size: int | None = None) -> Any:
         """
@@ -162,6 +196,16 @@ class Operator(Covariance):
     _associative: ClassVar[bool] = True
     operands: tuple[Covariance, ...]
 
+    @property
+    def ordered(self) -> bool:
+        """Whether that is so of an operand."""
+        return any(operand.ordered for operand in self.operands)
+
+    @property
+    def named(self) -> bool:
+        """Whether that is so of an operand."""
+        return any(operand.named for operand in self.operands)
+
     def _take(self, operands: tuple[Any, ...], minimum: int = 2) -> None:
         kind = type(self)
         for operand in operands:
@@ -237,6 +281,20 @@ class _Elementwise(Operator):
 
     def _sized(self, size: int) -> Self:
         return self._of(*(operand.with_size(size) for operand in self.operands))
+
+    def kept(self, levels: Levels, used: Mask) -> Mask:
+        """Return the levels that an operand needs."""
+        return np.asarray(np.logical_or.reduce([operand.kept(levels, used) for operand in self.operands]))
+
+    def kept_of(self, factors: Sequence[tuple[Levels, Mask]], name: str) -> list[Mask] | None:
+        """Return the levels of each factor that an operand needs."""
+        found = [kept for o in self.operands if (kept := o.kept_of(factors, name)) is not None]
+        return [np.logical_or.reduce(masks) for masks in zip(*found, strict=True)] if found else None
+
+    def over(self, levels: LevelSet) -> Self:
+        """Return the operands over these levels."""
+        levels.require_size(self.size, repr(self))
+        return self._of(*(operand.over(levels) for operand in self.operands))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -325,6 +383,36 @@ class Kronecker(Operator):
             )
         return self._of(*(operand.with_size(size // known) if i in open_ else operand
                           for i, operand in enumerate(self.operands)))  # fmt: skip
+
+    def kept_of(self, factors: Sequence[tuple[Levels, Mask]], name: str) -> list[Mask] | None:
+        """
+        Return the levels of each factor that its operand needs.
+
+        Raises
+        ------
+        ValueError
+            If there are not as many operands as factors.
+        """
+        if len(self.operands) != len(factors):
+            raise ValueError(
+                f"term {name!r} is over combinations of {len(factors)} factors, but its covariance is a product of "
+                f"{len(self.operands)} structures: give one for each factor, in their order: {self!r}."
+            )
+        return [o.kept(levels, used) for o, (levels, used) in zip(self.operands, factors, strict=True)]
+
+    def over(self, levels: LevelSet) -> Self:
+        """Return the operands over the factors of which the levels are combinations, or of single ones in order."""
+        if levels.crossed and len(levels.parts) == len(self.operands):
+            return self._of(*(o.over(part) for o, part in zip(self.operands, levels.parts, strict=True)))
+        levels.require_size(self.size, repr(self))
+        sized = self.with_size(len(levels))
+        sizes = [operand.size for operand in sized.operands]
+        places = np.arange(len(levels)).reshape(sizes)
+        for k, operand in enumerate(sized.operands):
+            if operand.ordered or operand.named:
+                for row in np.moveaxis(places, k, -1).reshape(-1, sizes[k]):
+                    operand.over(levels.pick(row.tolist()))
+        return sized
 
     def _matrix(self, xp: Any) -> Any:
         product, *rest = (operand.dense() for operand in self.operands)

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -12,16 +13,36 @@ from scipy.sparse import csr_array
 from pm_fastlmm._arrays import FloatArray, Ids, require_length, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import listed, table
+from pm_fastlmm._spelling import as_read, places, require_digits
+from pm_fastlmm.covariance.levels import Levels, LevelSet
 
-type Levels = tuple[Hashable, ...]
 type SparseMatrix = csr_array[np.float64, tuple[int, int]]
 
 
-class Incidence(NamedTuple):
-    """An incidence matrix (n, levels) and the labels of its columns; a term takes it as it is."""
-
+class _Columns(NamedTuple):
     Z: SparseMatrix
     levels: Levels
+
+
+class Incidence(_Columns):
+    """
+    An incidence matrix (n, levels) and the labels of its columns; a term takes it as it is.
+
+    Attributes
+    ----------
+    Z : scipy.sparse.csr_array, (n, levels)
+    levels : tuple
+    unused : tuple
+        Categories that have no column, because they do not occur.
+    """
+
+    unused: Levels
+
+    def __new__(cls, Z: SparseMatrix, levels: Levels, unused: Levels = ()) -> Self:
+        """Keep what was left out beside the pair."""
+        self = super().__new__(cls, Z, levels)
+        self.unused = unused
+        return self
 
     def __repr__(self) -> str:
         """Show the sizes and the first levels."""
@@ -45,26 +66,45 @@ class Factor(ReadOnlyArrays):
     name : str or None
     ids : tuple or None
         The index of the Series that it was read from.
+    parts : tuple of Factor
+        Those of an interaction, with all their levels.
     """
 
     codes: npt.NDArray[np.intp]
     levels: Levels
     name: str | None
     ids: Ids | None
+    parts: tuple["Factor", ...] = ()
 
     def subset(self, keep: npt.NDArray[np.bool_]) -> Self:
         """Return the factor with only some of its levels, in their order; no row may belong to another."""
         position = np.cumsum(keep) - 1
         codes = np.where(self.codes < 0, -1, position[self.codes])
         levels = tuple(level for level, kept in zip(self.levels, keep, strict=True) if kept)
-        return type(self)(codes, levels, self.name, self.ids)
+        return type(self)(codes, levels, self.name, self.ids, self.parts)
+
+    def crossed(self, keep: Sequence[npt.NDArray[np.bool_]]) -> Self:
+        """Return the interaction over all combinations of some levels of its parts, those that do not occur too."""
+        parts = tuple(part.subset(kept) for part, kept in zip(self.parts, keep, strict=True))
+        codes, missing = np.zeros(len(self.codes), dtype=np.intp), np.zeros(len(self.codes), dtype=bool)
+        for part in parts:
+            codes = codes * len(part.levels) + part.codes
+            missing |= part.codes < 0
+        texts = [[_text(level) for level in part.levels] for part in parts]
+        levels = tuple(map(":".join, product(*texts)))
+        _require_one_name_each(levels, self.name or "by")
+        return type(self)(np.where(missing, -1, codes), levels, self.name, self.ids, parts)
+
+    def level_set(self, name: str) -> LevelSet:
+        """Return the labels to which the rows of a covariance belong."""
+        return LevelSet(self.levels, name, parts=tuple(part.level_set(name) for part in self.parts))
 
     def recoded(self, levels: Levels) -> Self:
         """Return the factor over other levels, followed by those of its own that are not among them."""
-        known = set(levels)
-        together = levels + tuple(level for level in self.levels if level not in known)
-        place = {level: i for i, level in enumerate(together)}
-        position = np.array([place[level] for level in self.levels], dtype=np.intp)
+        position = np.array(places(self.levels, levels), dtype=np.intp)
+        new = position < 0
+        position[new] = len(levels) + np.arange(new.sum())
+        together = levels + tuple(level for level, is_new in zip(self.levels, new, strict=True) if is_new)
         codes = np.where(self.codes < 0, -1, position[self.codes])
         return type(self)(codes, together, self.name, self.ids)
 
@@ -83,20 +123,23 @@ class Factor(ReadOnlyArrays):
 
 
 def incidence(
-    factors: Any, *, drop_first: bool = False, missing: Literal["refuse", "no level"] = "refuse"
-) -> Incidence:
+    factors: Any, *, drop_first: bool = False, missing: Literal["refuse", "no level"] = "refuse",
+    unused: Literal["drop", "keep"] = "drop",
+) -> Incidence:  # fmt: skip
     """
     Code a factor, or the interaction of several, by one column of zeros and ones for each level.
 
     Parameters
     ----------
     factors : sequence, Series or Categorical of labels; or a list, tuple or DataFrame of several
-        Levels are sorted, or in the order of the categories; those that do not occur have no column. Levels of an
-        interaction are text, "a:b".
+        Levels are sorted, or in the order of the categories. Levels of an interaction are text, "a:b".
     drop_first : bool
         Leave out the column of the first level, for an X with an intercept.
     missing : {"refuse", "no level"}
         What becomes of a row whose label is missing: an error, or a row of zeros.
+    unused : {"drop", "keep"}
+        Whether categories, and combinations of levels, that do not occur have a column of zeros: they are steps of
+        `ar1`.
 
     Returns
     -------
@@ -123,10 +166,18 @@ def incidence(
     """
     if missing not in ("refuse", "no level"):
         raise ValueError(f"missing must be 'refuse' or 'no level', got {missing!r}.")
+    if unused not in ("drop", "keep"):
+        raise ValueError(f"unused must be 'drop' or 'keep', got {unused!r}.")
     factor = read_factor(factors, missing_allowed=missing == "no level")
-    factor = factor.subset(factor.used())
-    Z = factor.matrix()
-    return Incidence(Z[:, 1:], factor.levels[1:]) if drop_first else Incidence(Z, factor.levels)
+    left_out: Levels = ()
+    if unused == "drop":
+        used = factor.used()
+        left_out = tuple(level for level, u in zip(factor.levels, used, strict=True) if not u)
+        factor = factor.subset(used)
+    elif factor.parts:
+        factor = factor.crossed([np.ones(len(part.levels), dtype=bool) for part in factor.parts])
+    Z, start = factor.matrix(), int(drop_first)
+    return Incidence(Z[:, start:], factor.levels[start:], left_out)
 
 
 def read_factor(factors: Any, name: str = "the factor", *, missing_allowed: bool = False) -> Factor:
@@ -184,7 +235,23 @@ def _read_one(values: Any, name: str, missing_allowed: bool) -> Factor:
             f"{label or name} is missing in {len(rows)} rows ({shown(rows)}): drop those rows, or keep them without an "
             "effect by giving incidence(factor, missing='no level')."
         )
-    return Factor(codes, tuple(levels.tolist()), label, ids)
+    names = tuple(levels.tolist())
+    require_distinct(names, label or name, column.dtype)
+    return Factor(codes, names, label, ids)
+
+
+def require_distinct(levels: Levels, name: str, dtype: Any) -> None:
+    """Refuse levels that people read as one: a column read in pieces has 1 in one of them and "1" in another."""
+    if dtype.kind in "iub":
+        return
+    require_digits(levels, name, dtype)
+    read: dict[Hashable, Hashable] = {}
+    for level in levels:
+        if (other := read.setdefault(as_read(level), level)) is not level:
+            raise ValueError(
+                f"{name} has {other!r} and {level!r}, which read the same: give the column one type and "
+                "strip its blanks, column.astype(str).str.strip()."
+            )
 
 
 def _factorize(column: "pd.Series[Any]") -> tuple[npt.NDArray[np.intp], pd.Index]:
@@ -212,12 +279,16 @@ def _interaction(factors: list[Factor], name: str) -> Factor:
         codes[~missing] = inverse
     texts = [[_text(level) for level in factor.levels] for factor in factors]
     levels = tuple(":".join(text[k] for text, k in zip(texts, row, strict=True)) for row in combinations.tolist())
-    if len(set(levels)) < len(levels):
-        raise ValueError(f"two levels of the interaction {name} have one name, as 'a:b' with 'c' and 'a' with 'b:c'.")
+    _require_one_name_each(levels, name)
     names = [factor.name for factor in factors]
     label = None if None in names else ":".join(map(str, names))
     ids = next((factor.ids for factor in factors if factor.ids is not None), None)
-    return Factor(codes, levels, label, ids)
+    return Factor(codes, levels, label, ids, tuple(factors))
+
+
+def _require_one_name_each(levels: Levels, name: str) -> None:
+    if len(set(levels)) < len(levels):
+        raise ValueError(f"two levels of the interaction {name} have one name, as 'a:b' with 'c' and 'a' with 'b:c'.")
 
 
 def _text(level: Hashable) -> str:

@@ -7,8 +7,11 @@ import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 
 from pm_fastlmm._arrays import FloatArray, Ids, frozen, read_covariance, shown
-from pm_fastlmm.covariance.algebra import Covariance
+from pm_fastlmm._spelling import places, spelling_hint
+from pm_fastlmm.covariance.algebra import Covariance, Mask
+from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import FREE, POSITIVE, Interval, is_tensor, lengths, settle, settle_size
+from pm_fastlmm.covariance.unlabelled import default_index_hint, require_positions
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -218,6 +221,34 @@ class Known(Covariance):
         """σ² ≥ 0."""
         return {"sigma2": POSITIVE}
 
+    @property
+    def named(self) -> bool:
+        """Whether K has labels."""
+        return self.labels is not None
+
+    def kept(self, levels: Levels, used: Mask) -> Mask:
+        """Return those that occur or are in a labelled K, whose effects are predicted from those of their relatives."""
+        if self.labels is None:
+            return Covariance.kept(self, levels, used)
+        return used | (np.array(places(levels, self.labels), dtype=np.intp) >= 0)
+
+    def over(self, levels: LevelSet) -> Self:
+        """Return the covariance of these levels, matched by the labels of K, or as the numbers of its rows."""
+        if self.labels is None:
+            unlabelled = Covariance.over(self, levels)
+            if levels.what == "levels":
+                require_positions(levels.labels, levels.name)
+            return unlabelled
+        rows = places(levels.labels, self.labels)
+        if missing := [label for label, row in zip(levels.labels, rows, strict=True) if row < 0]:
+            hint = default_index_hint(self.labels) or spelling_hint(missing, self.labels).removesuffix(".")
+            hint = hint or "add them or drop rows"
+            raise ValueError(
+                f"K of term {levels.name!r} lacks {len(missing)} of its {len(levels)} {levels.what} "
+                f"({shown(missing)}): {hint}."
+            )
+        return self.select(tuple(levels.labels))
+
     def select(self, labels: Ids) -> Self:
         """
         Return the covariance of some of the labels, in their order.
@@ -231,10 +262,9 @@ class Known(Covariance):
             raise ValueError("K has no labels to select by: give it as a DataFrame with labelled rows and columns.")
         if labels == self.labels:
             return self
-        place = {label: i for i, label in enumerate(self.labels)}
-        if missing := [label for label in labels if label not in place]:
+        rows = places(labels, self.labels)
+        if missing := [label for label, row in zip(labels, rows, strict=True) if row < 0]:
             raise ValueError(f"K lacks {len(missing)} of {len(labels)} labels: {shown(missing)}.")
-        rows = [place[label] for label in labels]
         K = self.K[np.ix_(rows, rows)]
         return type(self)(frozen(K), self.sigma2, labels, frozen(semidefinite_root(K, "K")))
 
@@ -249,7 +279,8 @@ def known(K: Any, sigma2: Any = 1.0) -> Known:
     Parameters
     ----------
     K : array or DataFrame, (n, n)
-        Symmetric positive semi-definite. The labels of a DataFrame are kept: a term matches its levels to them.
+        Symmetric positive semi-definite. The labels of a DataFrame are kept: a term matches its levels to them, and
+        takes an array only for levels that are the numbers of its rows.
     sigma2 : float or scalar tensor
 
     Raises

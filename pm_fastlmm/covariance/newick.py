@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 _TOKEN = re.compile(
     r"""(?P<blank>\s+|\[(?:[^\[\]]|\[[^\[\]]*\])*\])                                # white space, a [comment]
       | (?P<mark>[(),:;])
-      | (?P<label>'[^']*(?:''[^']*)*'|"[^"]*(?:""[^"]*)*"|[^\s()\[\],:;'"]+)""",  # 'it''s one name'
+      | (?P<label>'[^']*(?:''[^']*)*'|"[^"]*(?:""[^"]*)*"|[^\s()\[\],:;'"][^\s()\[\],:;]*)""",  # 'it''s one name', it's
     re.VERBOSE,
 )
+_ROOTING = re.compile(r"\[&([RrUu])\]")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 # What may follow what: state → {token: next state}. A tip needs a name, so nothing else may follow '(' or ','.
@@ -47,11 +48,34 @@ class Tree:
         Position of each node's parent, which is smaller than its own; -1 for the root, node 0.
     lengths : array of float, shape (nodes,)
         Length of the branch above each node, finite and not negative; 0 for the root.
+    rooting : str
+        "rooted" or "unrooted" where the text says so by [&R] or [&U], "" where it does not.
     """
 
     labels: tuple[str, ...]
     parents: NDArray[np.intp]
     lengths: NDArray[np.float64]
+    rooting: str = ""
+
+    def tip_nodes(self) -> NDArray[np.intp]:
+        """Positions of the tips, in the order of the text."""
+        is_tip = np.ones(len(self.parents), dtype=bool)
+        is_tip[self.parents[1:]] = False
+        return np.flatnonzero(is_tip)
+
+    def tips(self) -> tuple[str, ...]:
+        """Names of the tips."""
+        return tuple(self.labels[node] for node in self.tip_nodes())
+
+    def spans(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """For each node, the first of its tips and the one after the last, among all tips."""
+        is_tip = np.zeros(len(self.parents), dtype=np.intp)
+        is_tip[self.tip_nodes()] = 1
+        tips_below = is_tip.copy()
+        for node in range(len(is_tip) - 1, 0, -1):
+            tips_below[self.parents[node]] += tips_below[node]
+        first = np.cumsum(is_tip) - is_tip
+        return first, first + tips_below
 
     def shared_paths(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Names of the tips, and the length of the path from the root that every two of them share.
@@ -59,34 +83,35 @@ class Tree:
         That is the depth of their last common ancestor. Each pair is written once: a clade against the later tips of
         its parent.
         """
-        is_tip = np.ones(len(self.parents), dtype=bool)
-        is_tip[self.parents[1:]] = False
-        depth, tips_below = np.zeros(len(is_tip)), is_tip.astype(int)
-        for node in range(1, len(is_tip)):
+        depth = np.zeros(len(self.parents))
+        for node in range(1, len(depth)):
             depth[node] = depth[self.parents[node]] + self.lengths[node]
-        for node in range(len(is_tip) - 1, 0, -1):
-            tips_below[self.parents[node]] += tips_below[node]
-        first = np.cumsum(is_tip) - is_tip
-        last = first + tips_below
-        K = np.diag(depth[is_tip])
+        first, last = self.spans()
+        K = np.diag(depth[self.tip_nodes()])
         for node, parent in enumerate(self.parents[1:], start=1):
             clade, later = slice(first[node], last[node]), slice(last[node], last[parent])
             K[clade, later] = K[later, clade] = depth[parent]
-        return tuple(self.labels[node] for node in np.flatnonzero(is_tip)), K
+        return self.tips(), K
 
 
 def parse_newick(text: str) -> Tree:
     """Read one tree with branch lengths from a Newick string.
 
-    Names may be quoted ('…' or "…", a doubled quote stands for one) and keep their underscores. White space and
-    comments [..], which may hold one more level of brackets, are skipped. The length above the root is ignored, and
-    the final semicolon may be missing.
+    Names may be quoted ('…' or "…", a doubled quote stands for one), may hold quotes that do not begin them, and keep
+    their underscores. White space and comments [..], which may hold one more level of brackets, are skipped, but for
+    [&R] and [&U] before the tree. The length above the root is ignored, and the final semicolon may be missing.
 
     Raises
     ------
     ValueError
         At a syntax error (with the character, counted from 1), or when a branch has no length or a negative one.
     """
+    if text.lstrip()[:6].upper() == "#NEXUS":
+        raise ValueError(
+            "The text is a NEXUS file: give the Newick tree in it, what follows '=' in its TREES block, with the names "
+            "that TRANSLATE gives; ape::write.tree(ape::read.nexus(file)) in R, or in Python "
+            "dendropy.Tree.get(path=file, schema='nexus').as_string('newick')."
+        )
     labels, parents, lengths, begins = [""], [-1], [np.nan], [1]
     node, state = 0, "start"
     ancestors: list[int] = []
@@ -122,7 +147,9 @@ def parse_newick(text: str) -> Tree:
         state = _NEXT[state][kind]
     lengths[0] = 0.0
     _check_lengths(labels, lengths, begins)
-    return Tree(tuple(labels), np.array(parents), np.array(lengths))
+    marks = _ROOTING.findall(text.partition("(")[0])
+    rooting = {"r": "rooted", "u": "unrooted", "": ""}[marks[-1].lower() if marks else ""]
+    return Tree(tuple(labels), np.array(parents), np.array(lengths), rooting)
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
@@ -158,8 +185,12 @@ def _check_lengths(labels: list[str], lengths: list[float], begins: list[int]) -
     first = int(bad[0])
     name = repr(labels[first]) if labels[first] else "the internal node"
     got = "no length" if np.isnan(values[first]) else f"length {values[first]:g}"
+    none, negative = int(np.isnan(values).sum()), int((values < 0).sum())
+    counts = {"have none": none, "are negative": negative, "are infinite": bad.size - none - negative}
+    how = ", ".join(f"{count} of {len(lengths) - 1} {what}" for what, count in counts.items() if count)
+    remedy = "; negative ones, which neighbour joining makes, are commonly set to 0" if negative else ""
     raise ValueError(
-        f"Newick tree: every branch needs a finite length ≥ 0, but {bad.size} of {len(lengths) - 1} have none; the "
-        f"first is the branch above {name} that begins at character {begins[first]}, with {got}. Write the "
-        "length after a colon, as in (A:1,B:1); a tree without lengths has to be dated first."
+        f"Newick tree: every branch needs a finite length ≥ 0, but {how}; the first is the branch above {name} that "
+        f"begins at character {begins[first]}, with {got}. Write the length after a colon, as in (A:1,B:1); a tree "
+        f"without lengths has to be dated first{remedy}."
     )

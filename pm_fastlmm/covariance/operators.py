@@ -7,6 +7,7 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, frozen, read, require_finite
 from pm_fastlmm.covariance.algebra import Covariance, Operator, total_size
+from pm_fastlmm.covariance.levels import LevelSet
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -34,6 +35,16 @@ class BlockDiagonal(Operator):
     def size(self) -> int | None:
         """The sum of the sizes."""
         return total_size(sum, self.operands)
+
+    def over(self, levels: LevelSet) -> Self:
+        """Return the blocks over the levels that each of them has."""
+        levels.require_size(self.size, repr(self))
+        if levels.parts and self.ordered:
+            levels.require_steps()
+        ends = np.cumsum([0, *(operand.size for operand in self.operands)]).tolist()
+        return self._of(
+            *(o.over(levels.pick(range(a, b))) for o, a, b in zip(self.operands, ends, ends[1:], strict=False))
+        )
 
     def _matrix(self, xp: Any) -> Any:
         rows, before = [], 0
@@ -64,11 +75,24 @@ class Propagate(Operator):
     operands: tuple[Covariance, ...]
 
     def __init__(self, Z: Any, G: Covariance) -> None:
-        matrix = read(Z, "Z", ndim=(2,)).values
+        labelled = read(Z, "Z", ndim=(2,))
+        matrix = labelled.values
         require_finite(matrix, "Z", "a design of random effects has no missing entries.")
         object.__setattr__(self, "Z", frozen(matrix.copy()))
         self._take((G,), minimum=1)
-        object.__setattr__(self, "operands", (G.with_size(matrix.shape[1]),))
+        names = None if labelled.names is None else LevelSet(tuple(labelled.names), "Z", "columns")
+        sized = G.with_size(matrix.shape[1]) if names is None else G.over(names)
+        object.__setattr__(self, "operands", (sized,))
+
+    @property
+    def ordered(self) -> bool:
+        """It is not: an order is that of the columns of Z."""
+        return False
+
+    @property
+    def named(self) -> bool:
+        """It is not: labels are those of the columns of Z."""
+        return False
 
     @property
     def size(self) -> int:

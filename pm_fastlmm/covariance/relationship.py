@@ -8,22 +8,32 @@ c divides σ²_g by c, so that σ²_g/(σ²_g + σ²_e) silently changes: it is 
 if k̄ = 1. ``scale="mean_diagonal"`` returns K/k̄, for which it is.
 """
 
-from collections.abc import Hashable, Iterable
-from graphlib import CycleError, TopologicalSorter
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from pm_fastlmm._arrays import FloatArray, read_covariance, shown
+from pm_fastlmm._spelling import as_read, places, spelling_hint
+from pm_fastlmm.covariance.incidence import require_distinct
 from pm_fastlmm.covariance.newick import parse_newick
+from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS, Labels, elements, read_index, read_parents
+from pm_fastlmm.covariance.rooting import shared_paths
 
 Scale = Literal["none", "mean_diagonal"]
-Labels = Iterable[Hashable]
 
 
-def pedigree(id: Labels, sire: Labels, dam: Labels, *, scale: Scale = "none") -> pd.DataFrame:
+def pedigree(
+    id: Labels,
+    sire: Labels,
+    dam: Labels,
+    *,
+    unknown: Any = UNKNOWN_PARENTS,
+    clones: Mapping[Any, Any] | None = None,
+    scale: Scale = "none",
+) -> pd.DataFrame:
     r"""Numerator relationship matrix A of a pedigree, inbreeding included.
 
     Parents first, Henderson's rules fill A row by row: :math:`A_{ij} = (A_{j,s_i} + A_{j,d_i})/2` for j before i and
@@ -32,9 +42,15 @@ def pedigree(id: Labels, sire: Labels, dam: Labels, *, scale: Scale = "none") ->
     Parameters
     ----------
     id, sire, dam : sequences of length n
-        Individuals, in any order, and their parents. None, NaN, pd.NA, "", 0 and "0" are unknown parents and no ids.
-        A parent without a row of its own is an unrelated founder: its offspring are related through it, but it has no
-        row in the result. Sire and dam may be the same (selfing).
+        Individuals, in any order, and their parents, as people read them: 1, 1.0, "1" and "1.0" are one individual,
+        "A" and "a", "1" and "001" are not. A parent without a row of its own is an unrelated founder: its offspring
+        are related through it, but it has no row in the result. Sire and dam may be the same (selfing).
+    unknown : sequence, optional
+        Codes of unknown parents, besides None, NaN, pd.NA and blanks, which always are; in any case and spelling. By
+        default ``UNKNOWN_PARENTS``: 0, ".", "*", "?", "-", NA, N/A, #N/A, <NA>, NaN, NaT, None, null, unk, unknown,
+        missing, -1, -9, -99, -998, -999, -9999. No individual may be called so: give other codes where one is.
+    clones : mapping, optional
+        For identical twins, clones and cuttings, whose copy each is: {"b": "a"} if b has the genes of a.
     scale : {"none", "mean_diagonal"}
         "mean_diagonal" divides A by tr(A)/n. As A_ii = 1 + F_i, with inbreeding σ²_g/(σ²_g + σ²_e) is the h² of the
         base population, and only after scaling the share of variance among these n individuals.
@@ -42,12 +58,21 @@ def pedigree(id: Labels, sire: Labels, dam: Labels, *, scale: Scale = "none") ->
     Returns
     -------
     pandas.DataFrame
-        A, in the order of `id`; ``attrs`` add ``founders_added`` (parents without a row), ``inbred`` (rows with F > 0).
+        A, in the order of `id` and with its spelling; ``attrs`` add ``founders_added`` (parents without a row),
+        ``founders`` (both parents unknown), ``unknown_codes`` (which codes were seen, how often) and ``inbred`` (rows
+        with F > 0). `read_pedigree` returns who was read as whose parent.
 
     Raises
     ------
     ValueError
-        If lengths differ, an id is missing or repeated, or someone is their own parent or ancestor.
+        If lengths differ, an id is missing or repeated, or someone is their own parent or ancestor; if a parent without
+        a row is both sire and dam, as a code of unknown parents is, or is spelled almost as another individual ("a"
+        and "A", "001" and 1); if ids are so large that floating point loses their last digits.
+
+    Warns
+    -----
+    UserWarning
+        If a parent without a row has most of the individuals that have no other ancestors: it may be a code.
 
     References
     ----------
@@ -60,22 +85,20 @@ def pedigree(id: Labels, sire: Labels, dam: Labels, *, scale: Scale = "none") ->
     calf  1.125  0.625  0.625
     bull  0.625  1.000  0.250
     cow   0.625  0.250  1.000
+    >>> print(pedigree([1, 2, 3], ["*", "*", "1"], ["*", "*", "2"], clones={2: 1}).loc[3, 3])  # of two clones
+    1.5
     """
-    ids, parents = _known_parents(id, sire, dam)
-    try:
-        order = list(TopologicalSorter(parents).static_order())
-    except CycleError as error:
-        loop = " → ".join(map(repr, error.args[1]))
-        raise ValueError(f"The pedigree has a loop, {loop} (parent → offspring): correct one of them.") from None
-    position = {label: i for i, label in enumerate(order)}
+    read = read_parents(id, sire, dam, unknown=unknown, clones=clones)
+    order = read.order()
+    position = {key: i for i, key in enumerate(order)}
     A = np.zeros((len(order), len(order)))
-    for i, label in enumerate(order):
-        known = [position[parent] for parent in parents.get(label, ())]
+    for i, key in enumerate(order):
+        known = [position[read.original(parent)] for parent in read.parents[key] if parent is not None]
         A[i, :i] = A[:i, i] = sum(0.5 * A[parent, :i] for parent in known)
         A[i, i] = 1 + (0.5 * A[known[0], known[1]] if len(known) == 2 else 0)
-    rows = [position[label] for label in ids]
+    rows = [position[read.original(as_read(label))] for label in read.ids]
     A = A[np.ix_(rows, rows)]
-    return _labelled(A, ids, scale, founders_added=len(order) - len(ids), inbred=int((np.diag(A) > 1).sum()))
+    return _labelled(A, read.ids, scale, **read.account(), inbred=int((np.diag(A) > 1).sum()))
 
 
 def markers(
@@ -181,26 +204,37 @@ def grouping(levels: Labels, *, ids: Labels | None = None, scale: Scale = "none"
     1  0.0  1.0  0.0
     2  1.0  0.0  1.0
     """
-    column = levels if isinstance(levels, pd.Series) else pd.Series(_elements(levels, "levels"), dtype=object)
-    index = _index(column.index if ids is None else ids, "ids", len(column))
+    column = levels if isinstance(levels, pd.Series) else pd.Series(elements(levels, "levels"), dtype=object)
+    index = read_index(column.index if ids is None else ids, "ids", len(column))
     codes, names = pd.factorize(column)
     if (codes < 0).any():
         raise ValueError(f"levels is missing in row {shown(list(index[codes < 0]))}: name it or drop the row.")
+    require_distinct(tuple(names), "levels", names.dtype)
     return _labelled((codes[:, None] == codes).astype(float), index, scale, levels=len(names))
 
 
 def phylogeny(
-    tree: str | pd.DataFrame | FloatArray, *, ids: Labels | None = None, scale: Scale = "none"
+    tree: str | pd.DataFrame | FloatArray,
+    *,
+    root: str | Labels | None = None,
+    ids: Labels | None = None,
+    scale: Scale = "none",
 ) -> pd.DataFrame:
     """Covariance of Brownian motion along a tree: K_ij is the length of the path from the root that i and j share.
 
     Parameters
     ----------
     tree : str, array or data frame
-        A rooted Newick tree with branch lengths (the text, not its file; the length above the root is ignored), or the
+        A Newick tree with branch lengths (the text, not its file; the length above the root is ignored), or the
         covariance of such a tree, which is checked and passed through.
+    root : {"base", "midpoint"}, name of a tip or names of several, optional
+        Where the root of an unrooted tree is: at the base of the text; in the middle of the longest path; in the middle
+        of the branch to an outgroup. Needed for text marked [&U], or with more than two branches at its base unless
+        marked [&R]: maximum-likelihood programs write unrooted trees so. With an intercept in X the likelihood and σ²
+        are the same for all roots, but tr(K)/n and h² are not, nor are the effects of the tips.
     ids : sequence, optional
-        The tips to return, in this order. Default: all, in the order of the tree. For an array, the names of its rows.
+        The tips to return, in this order; compared as people read them, 1 is the tip "1". Default: all, in the order
+        of the tree. For an array, the names of its rows.
     scale : {"none", "mean_diagonal"}
         "mean_diagonal" divides K by tr(K)/n: correlations, if the tree is ultrametric. Unscaled, σ²_g/(σ²_g + σ²_e)
         depends on the unit of the branch lengths (years or millions of them) and is not h².
@@ -214,8 +248,8 @@ def phylogeny(
     Raises
     ------
     ValueError
-        If the Newick text is malformed or lacks lengths, tips are repeated or unknown, or a matrix is not symmetric,
-        non-negative and positive semi-definite.
+        If the Newick text is malformed or lacks lengths, the tree is unrooted and `root` is not given, tips are
+        repeated or unknown, or a matrix is not symmetric, non-negative and positive semi-definite.
     TypeError
         If `tree` is another kind of object.
 
@@ -232,40 +266,29 @@ def phylogeny(
     macaque    0.0    0.0     16.0
     """
     if isinstance(tree, str):
-        names, K = parse_newick(tree).shared_paths()
-        tips = _index(names, "tree")
+        names, K = shared_paths(parse_newick(tree), root)
+        tips = read_index(names, "tree")
     elif isinstance(tree, pd.DataFrame | np.ndarray):
+        if root is not None:
+            raise ValueError("root= is for Newick text: a covariance of shared paths has its root already.")
         tips, K = _checked_covariance(tree, ids)
     else:
-        raise TypeError(f"tree must be Newick text or a covariance matrix, got {type(tree).__name__}: convert it.")
+        raise TypeError(
+            f"tree must be Newick text or a covariance matrix, got {type(tree).__name__}: read a file, "
+            "Path(file).read_text(), and write an object as text: tree.as_string('newick') of dendropy, str(tree) of "
+            "scikit-bio, tree.write() of ete, tree.newick() of treeswift, format(tree, 'newick') of Biopython."
+        )
     if ids is not None and not isinstance(tree, np.ndarray):
-        wanted = _index(ids, "ids")
-        rows = tips.get_indexer(wanted)
+        wanted = read_index(ids, "ids")
+        rows = np.array(places(wanted.tolist(), tips.tolist()))
         if (rows < 0).any():
-            raise ValueError(f"ids {shown(list(wanted[rows < 0]))} are not tips of the tree: correct or drop them.")
+            strangers = wanted[rows < 0].tolist()
+            hint = spelling_hint(strangers, tips.tolist())
+            raise ValueError(f"ids {shown(strangers)} are not tips of the tree: correct or drop them. {hint}".strip())
         tips, K = wanted, K[np.ix_(rows, rows)]
     depth = np.diag(K)
     ultrametric = bool(np.ptp(depth) <= 1.5e-8 * depth.max())
     return _labelled(K, tips, scale, tree_height=float(depth.max()), ultrametric=ultrametric)
-
-
-def _known_parents(id: Labels, sire: Labels, dam: Labels) -> tuple[pd.Index, dict[Hashable, list[Hashable]]]:
-    """Ids, and the parents of each that are known."""
-    ids = _index(id, "id")
-    columns = [pd.Series(_elements(values, name), dtype=object) for values, name in ((sire, "sire"), (dam, "dam"))]
-    if len(set(lengths := [len(ids), *map(len, columns)])) > 1:
-        raise ValueError(f"id, sire and dam must be equally long, got {lengths}: give None for an unknown parent.")
-    codes = ["", "0", 0]
-    if ids.isin(codes).any():
-        raise ValueError(f"id {shown(list(ids[ids.isin(codes)]))} stands for an unknown parent: rename it.")
-    pairs = zip(*(column.where(column.notna() & ~column.isin(codes), None) for column in columns), strict=True)
-    parents = {label: [p for p in pair if p is not None] for label, pair in zip(ids, pairs, strict=True)}
-    # The parent "7" is not the individual 7, and taking it for a founder would lose their relationship silently.
-    added = {p for pair in parents.values() for p in pair if p not in parents}
-    texts = {str(int(p)) if isinstance(p, float) and p.is_integer() else str(p) for p in added}
-    if mistaken := sorted(texts.intersection(map(str, ids))):
-        raise ValueError(f"{shown(mistaken)} is text in one column and a number in another: convert id, sire and dam.")
-    return ids, parents
 
 
 def _dosages(genotypes: ArrayLike | pd.DataFrame, ids: Labels | None) -> tuple[FloatArray, pd.Index, pd.Index]:
@@ -273,7 +296,7 @@ def _dosages(genotypes: ArrayLike | pd.DataFrame, ids: Labels | None) -> tuple[F
     if np.ndim(genotypes) != 2:
         raise ValueError(f"genotypes must be 2-D (individuals, markers), got {np.ndim(genotypes)}-D: reshape it.")
     table = genotypes if isinstance(genotypes, pd.DataFrame) else pd.DataFrame(np.asarray(genotypes))
-    index = _index(table.index if ids is None else ids, "ids", len(table))
+    index = read_index(table.index if ids is None else ids, "ids", len(table))
     try:
         M = table.where(table.notna(), np.nan).to_numpy(dtype=float, na_value=np.nan)  # pd.NA among objects, too
     except (TypeError, ValueError) as error:
@@ -290,7 +313,10 @@ def _dosages(genotypes: ArrayLike | pd.DataFrame, ids: Labels | None) -> tuple[F
 
 def _given_frequencies(frequencies: ArrayLike | pd.Series, names: pd.Index) -> FloatArray:
     """Allele frequencies in the order of the markers."""
-    p = np.asarray(frequencies.reindex(names) if isinstance(frequencies, pd.Series) else frequencies, dtype=float)
+    if isinstance(frequencies, pd.Series):
+        where = places(names.tolist(), read_index(frequencies.index, "allele_frequencies").tolist())
+        frequencies = np.append(frequencies.to_numpy(dtype=float), np.nan)[where]  # NaN where a marker has none
+    p = np.asarray(frequencies, dtype=float)
     if p.shape != names.shape:
         raise ValueError(f"allele_frequencies must have shape {names.shape}, got {p.shape}: give one per marker.")
     if (bad := ~((p >= 0) & (p <= 1))).any():
@@ -304,11 +330,11 @@ def _checked_covariance(tree: pd.DataFrame | FloatArray, ids: Labels | None) -> 
     """Return the names and values of a covariance, once it is symmetric, non-negative and semi-definite."""
     K = read_covariance(tree, "tree").values
     if isinstance(tree, pd.DataFrame):
-        tips = _index(tree.index, "tree")
-        if not tips.equals(tree.columns):
+        tips = read_index(tree.index, "tree")
+        if [*map(as_read, tips)] != [*map(as_read, tree.columns)]:
             raise ValueError("tree must have the same names in its index and columns: use K.loc[ids, ids].")
     else:
-        tips = _index(range(len(K)) if ids is None else ids, "ids", len(K))
+        tips = read_index(range(len(K)) if ids is None else ids, "ids", len(K))
     tolerance = len(K) * np.finfo(float).eps * np.abs(K).sum(axis=1).max()  # a bound of the largest eigenvalue
     for what, smallest in (("non-negative", K.min()), ("positive semi-definite", np.linalg.eigvalsh(K)[0])):
         if smallest < -tolerance:
@@ -316,7 +342,7 @@ def _checked_covariance(tree: pd.DataFrame | FloatArray, ids: Labels | None) -> 
     return tips, (K + K.T) / 2
 
 
-def _labelled(matrix: FloatArray, ids: pd.Index, scale: Scale, **account: float) -> pd.DataFrame:
+def _labelled(matrix: FloatArray, ids: pd.Index, scale: Scale, **account: Any) -> pd.DataFrame:
     """Scale and label a relationship matrix, and give an account of it in ``attrs``."""
     if scale not in get_args(Scale):
         raise ValueError(f"scale must be 'none' or 'mean_diagonal', got {scale!r}: choose one of them.")
@@ -327,24 +353,3 @@ def _labelled(matrix: FloatArray, ids: pd.Index, scale: Scale, **account: float)
     K = pd.DataFrame(factor * matrix, index=ids, columns=ids)
     K.attrs.update(account, scale_factor=factor, mean_diagonal=factor * mean_diagonal)
     return K
-
-
-def _index(labels: Labels, name: str, n: int | None = None) -> pd.Index:
-    """Names of n rows, none missing and none twice."""
-    index = (labels if isinstance(labels, pd.Index) else pd.Index(_elements(labels, name))).to_flat_index()
-    if len(index) != (n or max(len(index), 1)):
-        raise ValueError(f"{name} has {len(index)} names, expected {n or 'at least 1'}: give one name per row.")
-    if index.hasnans:
-        raise ValueError(f"{name} is missing in row {shown(np.flatnonzero(index.isna()).tolist())}: name every row.")
-    if index.has_duplicates:
-        raise ValueError(f"{name} repeats {shown(list(index[index.duplicated()].unique()))}: make the names unique.")
-    return index
-
-
-def _elements(values: Labels, name: str) -> list[Hashable]:
-    """Return the elements of a sequence; a lone string is not one."""
-    if isinstance(values, str) or getattr(values, "ndim", 1) != 1:
-        raise TypeError(
-            f"{name} must be 1-D, one element per row, got {type(values).__name__}: use a list or a column."
-        )
-    return values.tolist() if isinstance(values, np.ndarray | pd.Series | pd.Index) else list(values)

@@ -1,16 +1,27 @@
 """Covariance structures of variances and correlations; each says its matrix once, for numbers and for tensors."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from pm_fastlmm.covariance.algebra import Covariance
+from pm_fastlmm.covariance.algebra import Covariance, Mask
+from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import POSITIVE, Interval, lengths, settle, settle_size
 
 
+class Exchangeable(Covariance):
+    """A structure whose covariances do not depend on which levels, or how many, there are."""
+
+    __slots__ = ()
+
+    def kept(self, levels: Levels, used: Mask) -> Mask:
+        """Return those that occur."""
+        return used if self.size is None else Covariance.kept(self, levels, used)
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Identity(Covariance):
+class Identity(Exchangeable):
     """
     The identity matrix: independent effects with variance 1. It has no parameters.
 
@@ -37,7 +48,7 @@ class Identity(Covariance):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Scalar(Covariance):
+class Scalar(Exchangeable):
     """
     σ²I: independent effects with one variance.
 
@@ -109,7 +120,7 @@ class Diagonal(Covariance):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Equicorrelation(Covariance):
+class Equicorrelation(Exchangeable):
     """
     σ²[(1 - ρ)I + ρJ], J the matrix of ones: one variance and one correlation between any two effects.
 
@@ -153,7 +164,7 @@ class Equicorrelation(Covariance):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class CompoundSymmetry(Covariance):
+class CompoundSymmetry(Exchangeable):
     """
     σ²_between J + σ²_within I: a common effect, and independent ones besides.
 
@@ -200,6 +211,9 @@ class AR1(Covariance):
     """
     σ²ρ^|i - j|: an autoregressive process of first order over ordered, equally spaced levels.
 
+    In a term the levels are the steps, wherever the structure stands (in a sum, a product, a block): categories without
+    data count as steps; numbers, dates and numbered names ("week 2", "week 4") that are not equally spaced are refused.
+
     Parameters
     ----------
     sigma2, rho : float or scalar tensor
@@ -230,6 +244,17 @@ class AR1(Covariance):
     def bounds(self) -> dict[str, Interval]:
         """σ² ≥ 0 and -1 ≤ ρ ≤ 1."""
         return {"sigma2": POSITIVE, "rho": (-1.0, 1.0)}
+
+    @property
+    def ordered(self) -> bool:
+        """It is: distances are counted in steps."""
+        return True
+
+    def over(self, levels: LevelSet) -> Self:
+        """Return the process over these levels, which must be one step apart."""
+        levels.require_size(self.size, repr(self))
+        levels.require_steps()
+        return self.with_size(len(levels))
 
     def _matrix(self, xp: Any) -> Any:
         position = np.arange(self.size or 0)

@@ -4,17 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import csr_array, issparse
 
-from pm_fastlmm._arrays import FloatArray, Ids, align, read, require_finite, require_length, shown
+from pm_fastlmm._arrays import FloatArray, Ids, align, read, require_finite, require_length
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
-from pm_fastlmm.covariance.algebra import Covariance, Hadamard, Kronecker, Sum
+from pm_fastlmm.covariance.algebra import Covariance, Kronecker
 from pm_fastlmm.covariance.blocks import Blocks, blocks
-from pm_fastlmm.covariance.incidence import Factor, Incidence, Levels, SparseMatrix, by_level, read_factor
-from pm_fastlmm.covariance.matrices import Known
-from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Equicorrelation, Identity, Scalar
+from pm_fastlmm.covariance.incidence import Factor, Incidence, SparseMatrix, by_level, read_factor
+from pm_fastlmm.covariance.levels import Levels, LevelSet
+from pm_fastlmm.covariance.structures import Identity
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -61,10 +60,14 @@ class Term(ReadOnlyArrays, Described):
 
     Notes
     -----
-    A labelled K (`covariance.known` of a DataFrame) is matched to the levels by its labels and may have more of them;
-    without labels its rows are the levels in order. Categories that do not occur in the data are left out, except
-    those that a labelled K has, whose effects are predicted from those of their relatives, and those that stand between
-    the levels of an `ar1`.
+    A labelled K (`covariance.known` of a DataFrame) is matched to the levels by its labels and may have more of them.
+    An array has no labels: its rows are the levels in order only where these are the numbers from 0 or 1 on. Categories
+    that do not occur in the data are left out, except those that a labelled K has, whose effects are predicted from
+    those of their relatives, and all of an `ar1`, of which they are steps.
+
+    Of an interaction the levels are the combinations that occur, "a:b". With a Kronecker product, a structure for each
+    factor in their order, they are all combinations of the levels that these structures have: each is matched to its
+    own factor, so that `kronecker(identity(), ar1(v, rho))` over [subject, time] has the steps of time.
 
     Examples
     --------
@@ -105,14 +108,15 @@ class Term(ReadOnlyArrays, Described):
         if across is not None and columns is None:
             raise ValueError("across= is the covariance over levels of a term with columns=: give it as covariance.")
         over_levels = covariance if columns is None else across
-        Z, levels, own_name, ids = _incidence(by, over_levels)
+        Z, level_set, own_name, ids = _incidence(by, over_levels, name)
+        levels, called = level_set.labels, level_set.name
         if over_levels is not None:
-            over_levels = _matched(over_levels, levels, own_name or name or "u", "levels")
+            over_levels = over_levels.over(level_set)
         names: tuple[str, ...] = ("1",)
         if columns is not None:
             values, names, ids = _columns(columns, Z.shape[0], ids)
             Z = by_level(Z, values)
-            within = _matched(covariance, names, own_name or name or "u", "columns")
+            within = covariance.over(LevelSet(names, called, "columns"))
             over_levels = Kronecker(over_levels or Identity(len(levels)), within)
         assert over_levels is not None
         values_of = {
@@ -147,10 +151,13 @@ class Term(ReadOnlyArrays, Described):
         }
 
 
-def _incidence(by: Any, over_levels: Covariance | None) -> tuple[SparseMatrix, Levels, str | None, Ids | None]:
+def _incidence(
+    by: Any, over_levels: Covariance | None, name: str | None
+) -> tuple[SparseMatrix, LevelSet, str | None, Ids | None]:
     """Return Z over the levels, their labels, the name of the factor and the ids of the rows."""
+    called = name or "u"
     if isinstance(by, Incidence):
-        return by.Z, by.levels, None, None
+        return by.Z, LevelSet(by.levels, called, unused=by.unused), None, None
     if issparse(by) or (not isinstance(by, list | tuple) and (hasattr(by, "columns") or np.ndim(by) == 2)):
         labelled = None if issparse(by) else read(by, "by", ndim=(2,))
         matrix: Any = by if labelled is None else labelled.values
@@ -158,22 +165,21 @@ def _incidence(by: Any, over_levels: Covariance | None) -> tuple[SparseMatrix, L
         Z.sum_duplicates()
         require_finite(Z.data, "by", "a design of random effects has no missing entries: drop those rows.")
         names = None if labelled is None else labelled.names
-        return Z, names or tuple(range(Z.shape[1])), None, None if labelled is None else labelled.ids
+        labels: Levels = names or tuple(range(Z.shape[1]))
+        return Z, LevelSet(labels, called), None, None if labelled is None else labelled.ids
     factor = by if isinstance(by, Factor) else read_factor(by, "by")
-    factor = factor.subset(_kept(factor, over_levels))
-    return factor.matrix(), factor.levels, factor.name, factor.ids
+    called = factor.name or called
+    factor = _with_effects(factor, over_levels or Identity(), called)
+    return factor.matrix(), factor.level_set(called), factor.name, factor.ids
 
 
-def _kept(factor: Factor, over_levels: Covariance | None) -> npt.NDArray[np.bool_]:
-    """Return which levels have effects: those that occur, and others on which the covariance of these depends."""
-    used = factor.used()
-    match over_levels:
-        case None | Identity() | Scalar() | Equicorrelation(size=None) | CompoundSymmetry(size=None):
-            return used
-        case Known(labels=labels):
-            known = set(labels or ())
-            return np.array([u or level in known for u, level in zip(used, factor.levels, strict=True)], dtype=bool)
-    return np.ones(len(used), dtype=bool) if over_levels.size in (None, len(used)) else used
+def _with_effects(factor: Factor, over_levels: Covariance, name: str) -> Factor:
+    """Return the factor over the levels that have effects: those that occur, and others that the covariance needs."""
+    if factor.parts:
+        parts = [(part.levels, part.used()) for part in factor.parts]
+        if (kept := over_levels.kept_of(parts, name)) is not None:
+            return factor.crossed(kept)
+    return factor.subset(over_levels.kept(factor.levels, factor.used()))
 
 
 def _columns(columns: Any, n: int, ids: Ids | None) -> tuple[FloatArray, tuple[str, ...], Ids | None]:
@@ -186,42 +192,3 @@ def _columns(columns: Any, n: int, ids: Ids | None) -> tuple[FloatArray, tuple[s
     if values.ndim == 1:
         values, names = values[:, None], (str(getattr(columns, "name", None) or "x0"),)
     return values, names or tuple(f"x{j}" for j in range(values.shape[1])), ids if ids is not None else labelled.ids
-
-
-def _matched(covariance: Covariance, labels: Levels, name: str, what: str) -> Covariance:
-    """Return the covariance with its size settled; a labelled K is put into the order of the labels."""
-    if isinstance(covariance, Known) and covariance.labels is not None:
-        known = set(covariance.labels)
-        if missing := [label for label in labels if label not in known]:
-            texts = set(map(str, known))
-            hint = "convert one of them, text is not a number" if str(missing[0]) in texts else "add them or drop rows"
-            raise ValueError(
-                f"K of term {name!r} lacks {len(missing)} of its {len(labels)} {what} ({shown(missing)}): {hint}."
-            )
-        return covariance.select(tuple(labels))
-    if covariance.size is not None and covariance.size != len(labels):
-        raise ValueError(
-            f"the covariance of term {name!r} has size {covariance.size}, but there are {len(labels)} {what} "
-            f"({shown(labels)}): {covariance!r}."
-        )
-    if what == "levels" and _needs_spacing(covariance):
-        _require_spacing(labels, name)
-    return covariance.with_size(len(labels))
-
-
-def _needs_spacing(covariance: Covariance) -> bool:
-    if isinstance(covariance, Sum | Hadamard):
-        return any(map(_needs_spacing, covariance.operands))
-    return isinstance(covariance, AR1)
-
-
-def _require_spacing(levels: Levels, name: str) -> None:
-    """Refuse numbers that are not equally spaced: the neighbours of `ar1` are one step apart."""
-    if not all(isinstance(level, int | float) for level in levels):
-        return
-    steps = np.diff(np.array(levels, dtype=float))
-    if len(steps) and not np.allclose(steps, steps[0], rtol=1e-6, atol=0):
-        raise ValueError(
-            f"ar1 needs equally spaced levels, but those of term {name!r} are not ({shown(levels)}): "
-            "give a Categorical whose categories are all the steps, those without data too."
-        )

@@ -1,5 +1,6 @@
 """The PyMC nodes: the only package that touches PyMC's internals."""
 
+import pm_fastlmm.distribution.jax_on_demand  # noqa: F401  registers itself
 from pm_fastlmm.distribution.dense import DenseLMM
 from pm_fastlmm.distribution.family import FamilyLMM
 from pm_fastlmm.distribution.fastlmm import FastLMM

@@ -4,19 +4,26 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
-from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
+from pymc.distributions.distribution import Continuous
 from pymc.logprob.abstract import _logprob
 from pymc.pytensorf import floatX
 from pytensor.tensor.random.basic import normal
 
 from pm_fastlmm._arrays import Ids, Labelled, align, common_ids, read, require_length
-from pm_fastlmm.distribution.inputs import read_mean, read_response, refuse_unknown, treat_coefficients
+from pm_fastlmm.distribution.contrasts import ContrastsRV
+from pm_fastlmm.distribution.inputs import (
+    check_coordinates,
+    read_mean,
+    read_response,
+    refuse_unknown,
+    treat_coefficients,
+)
 from pm_fastlmm.distribution.operations import DenseLoglik
 from pm_fastlmm.distribution.variables import Treatment, prepared, product, times
 from pm_fastlmm.linalg.projection import Projection, read_design
 
 
-class DenseRV(SymbolicRandomVariable):  # type: ignore[misc]
+class DenseRV(ContrastsRV):
     """Y ~ N(mu + Xb, V + XBXᵀ): inputs mu, b, B and V; with β under a flat prior the error contrasts of it."""
 
     name = "DenseLMM"
@@ -131,6 +138,7 @@ class DenseLMM:
             )
         if observed is not None:
             rest["observed"] = read_response(observed, carried["ids"], projection.V.shape[0], ndim=(1,))
+        check_coordinates(name, rest.get("dims"))
         return _Dense(name, params, carried=carried, **rest)
 
     @classmethod

@@ -14,7 +14,7 @@ from pytensor.graph.traversal import ancestors
 from pm_fastlmm.distribution.family_variables import Family
 from pm_fastlmm.distribution.fastlmm import PAIRS, variance_components
 from pm_fastlmm.distribution.graphs import INTERPRETED, support
-from pm_fastlmm.distribution.inputs import read_response, refuse_unknown
+from pm_fastlmm.distribution.inputs import check_coordinates, read_response, refuse_unknown
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _CORNERS = 6  # variables whose ends are combined
@@ -83,6 +83,7 @@ class FamilyLMM:
             raise ValueError(
                 f"{name} has no observed data: give observed=. A latent process with a lengthscale is a DenseLMM."
             )
+        check_coordinates(name, rest.get("dims"))
         _check_range(name, pm.modelcontext(None), spectrum, params[0])
         data = rest["observed"] = read_response(observed, spectrum.ids, spectrum.n, ndim=(1,))
         values = data.get_value() if isinstance(data, SharedVariable) else getattr(data, "data", data)

@@ -3,16 +3,18 @@
 from typing import Any, Literal
 
 import pytensor.tensor as pt
-from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
+from pymc.distributions.distribution import Continuous
 from pymc.logprob.abstract import _logprob
 from pytensor.tensor.random.basic import normal
 
+from pm_fastlmm.distribution.contrasts import ContrastsRV
 from pm_fastlmm.distribution.operations import FamilyContrasts, FamilyLoglik, FamilyStatistics
 from pm_fastlmm.distribution.variables import prepared
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 
-class FamilyRV(SymbolicRandomVariable):  # type: ignore[misc]
+class FamilyRV(ContrastsRV):
     """Y ~ N(Xβ, σ²_gK(ℓ) + σ²_eI) with β integrated out under a flat prior: inputs ℓ, σ²_g, σ²_e."""
 
     name = "FamilyLMM"
@@ -20,6 +22,11 @@ class FamilyRV(SymbolicRandomVariable):  # type: ignore[misc]
     extended_signature = "[rng],[size],(),(),()->[rng],(n)"
     treatment: Literal["flat"] = "flat"
     family: SpectrumFamily
+
+    @property
+    def projection(self) -> Projection:
+        """QR of X."""
+        return self.family.projection
 
     @classmethod
     def rv_op(cls, *params: Any, family: SpectrumFamily, size: Any = None, rng: Any = None) -> Any:

@@ -7,7 +7,15 @@ import pymc as pm
 import pytensor.tensor as pt
 from pymc.pytensorf import floatX
 
-from pm_fastlmm.distribution.inputs import coefficients, read_mean, read_response, refuse_lone_mean, refuse_unknown
+from pm_fastlmm.coordinates import require_labels
+from pm_fastlmm.distribution.inputs import (
+    check_coordinates,
+    coefficients,
+    read_mean,
+    read_response,
+    refuse_lone_mean,
+    refuse_unknown,
+)
 from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, RotatedLMM, RotatedProperLMM, Treatment, statistic
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
@@ -92,10 +100,12 @@ class FastLMM:
             )
         if observed is not None:
             rest["observed"] = _observed(spectrum, observed, distribution.rv_type.treatment)
+        check_coordinates(name, rest.get("dims"))
         _check_coords(name, spectrum, rest.get("dims"))
         rv = distribution(name, params, **rest)
         rv.owner.op.spectrum = spectrum
         if isinstance(observed, Rotated):
+            require_labels(spectrum.ids, "the ids of the spectrum")
             rv.owner.op.rotated = observed
         return rv
 

@@ -17,7 +17,7 @@ from pytensor.tensor.random.basic import chisquare, normal
 from pm_fastlmm._arrays import FloatArray, outside
 from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.fourier.kernels import log_spectral_density
-from pm_fastlmm.distribution.inputs import refuse_unknown
+from pm_fastlmm.distribution.inputs import check_coordinates, refuse_unknown
 from pm_fastlmm.distribution.operations import FamilyLoglik, FourierLoglik
 from pm_fastlmm.distribution.variables import prepared, times
 from pm_fastlmm.likelihood.family import FamilySpectra
@@ -178,6 +178,7 @@ class FourierLMM:
     def __new__(cls, name: str, *, statistics: FourierStatistics, **kwargs: Any) -> Any:
         """Register the distribution with the model of the context."""
         params, carried, rest = _parametrise(statistics, **kwargs)
+        check_coordinates(name, rest.get("dims"))
         return _Fourier(name, params, carried=carried, observed=statistic(carried["products"]), **rest)
 
     @classmethod

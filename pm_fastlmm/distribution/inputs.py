@@ -3,12 +3,14 @@
 from typing import Any
 
 import numpy as np
+import pymc as pm
 import pytensor.tensor as pt
 from pymc.pytensorf import floatX
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 
 from pm_fastlmm._arrays import FloatArray, Ids, align, read, require_finite
+from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.distribution.variables import product
 from pm_fastlmm.linalg.projection import Projection
 
@@ -20,6 +22,13 @@ def refuse_unknown(distribution: str, kwargs: dict[str, Any], known: str) -> Non
     """Raise a TypeError for arguments that are neither ours nor those of every PyMC distribution."""
     if unknown := kwargs.keys() - _PYMC:
         raise TypeError(f"{distribution} takes no argument {', '.join(sorted(unknown))}: {known}.")
+
+
+def check_coordinates(name: str, dims: Any) -> None:
+    """Raise a ValueError for coordinates of the dimensions of a node that its posterior could not hold."""
+    coords = pm.modelcontext(None).coords
+    for dim in [dims] if isinstance(dims, str) else dims or ():
+        require_labels(coords.get(dim), f"the coordinates of {dim!r}, a dimension of {name},")
 
 
 def refuse_lone_mean(beta_mean: Any) -> None:

@@ -1,6 +1,5 @@
-"""The likelihoods that are operations of their own, for JAX: called back, with their closed-form gradients."""
+"""Conversions of operations for JAX: called back, the likelihoods with their closed-form gradients."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,74 +7,59 @@ import jax.numpy as jnp
 import numpy as np
 from pytensor.link.jax.dispatch.basic import jax_funcify
 
-from pm_fastlmm.distribution.operations import DenseLoglik, FamilyLoglik, FourierLoglik, MixedLoglik
-from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
-from pm_fastlmm.likelihood.dense import dense_loglik_and_gradient
-from pm_fastlmm.likelihood.family import family_loglik_and_gradient
-from pm_fastlmm.likelihood.fourier import fourier_loglik_and_gradient
+from pm_fastlmm.distribution.operations import CalledBack, LoglikOp, ResponsePullback, ResponseStatistics
 
 
-def _called_back(evaluate: Callable[..., tuple[Any, ...]], differentiable: int) -> Callable[..., Any]:
-    """Return a function of JAX arrays whose first output has the other outputs as its gradient."""
+@jax_funcify.register(CalledBack)  # type: ignore[untyped-decorator]
+def _called_back(op: CalledBack, node: Any, **kwargs: Any) -> Any:
+    """Return a function of JAX arrays that calls `perform`."""
+    dtypes = [out.type.dtype for out in node.outputs]
+
+    def on_host(*values: Any) -> tuple[Any, ...]:
+        storage: list[list[Any]] = [[None] for _ in dtypes]
+        op.perform(node, [np.array(value) for value in values], storage)
+        return tuple(np.asarray(out, dtype=dtype) for (out,), dtype in zip(storage, dtypes, strict=True))
 
     def call(*inputs: Any) -> Any:
-        sizes = [(), *(x.shape for x in inputs[:differentiable])]
-        shapes = [jax.ShapeDtypeStruct(size, jnp.float64) for size in sizes]  # type: ignore[no-untyped-call]
+        inputs = tuple(map(jnp.asarray, inputs))  # PyTensor hands scalar constants over as numbers
+        out = [jax.ShapeDtypeStruct(s, d) for s, d in zip(op.shapes(*inputs), dtypes, strict=True)]  # type: ignore[no-untyped-call]
+        values = jax.pure_callback(on_host, tuple(out), *inputs, vmap_method="sequential")
+        return values if len(values) > 1 else values[0]
 
-        def on_host(*values: Any) -> tuple[Any, ...]:
-            arrays = [np.array(value) for value in values]
-            return tuple(np.asarray(out, dtype=np.float64) for out in evaluate(*arrays))
+    return call
 
-        return tuple(jax.pure_callback(on_host, tuple(shapes), *inputs, vmap_method="sequential"))
 
+@jax_funcify.register(LoglikOp)  # type: ignore[untyped-decorator]
+def _loglik(op: LoglikOp, node: Any, **kwargs: Any) -> Any:
+    """Return a function whose first output has the other outputs as its gradient."""
+    call = _called_back(op, node)
     function = jax.custom_vjp(call)
 
     def forward(*inputs: Any) -> Any:
         outputs = call(*inputs)
-        return outputs, (outputs, inputs[differentiable:])
+        return outputs, (outputs, inputs[op.differentiable :])
 
     def backward(saved: Any, cotangents: Any) -> Any:
         outputs, constants = saved
         gradients = tuple(cotangents[0] * out for out in outputs[1:])
-        return (*gradients, *(_no_gradient(constant) for constant in constants))
+        return (*gradients, *map(_no_gradient, constants))
 
     function.defvjp(forward, backward)
-    return lambda *inputs: function(*map(jnp.asarray, inputs))  # PyTensor hands scalar constants over as numbers
+    return lambda *inputs: function(*map(jnp.asarray, inputs))
+
+
+@jax_funcify.register(ResponseStatistics)  # type: ignore[untyped-decorator]
+def _response_statistics(op: ResponseStatistics, node: Any, **kwargs: Any) -> Any:
+    """Return a function with the transpose of what is linear in y, and quadratic for one output."""
+    call = _called_back(op, node)
+    pullback = ResponsePullback(op.products)
+    transpose = _called_back(pullback, pullback(node.inputs[0], *node.outputs).owner)
+    function = jax.custom_vjp(call)
+    function.defvjp(lambda y: (call(y), y), lambda y, cotangents: (transpose(y, *cotangents),))
+    return lambda y: function(jnp.asarray(y))
 
 
 def _no_gradient(constant: Any) -> Any:
     if jnp.issubdtype(constant.dtype, jnp.floating):
         return jnp.zeros_like(constant)
     return np.zeros(constant.shape, dtype=jax.dtypes.float0)
-
-
-def _mixed(phi: Any, e: Any, within: Any, between: Any, rss: Any, *constants: Any) -> tuple[Any, ...]:
-    return tuple(loglik_and_gradient(phi, float(e), within, between, float(rss), *constants))
-
-
-def _family(*inputs: Any) -> tuple[Any, ...]:
-    return tuple(family_loglik_and_gradient(*inputs))
-
-
-def _fourier(log_prior: Any, e: Any, data: Any, gram: Any, df: Any) -> tuple[Any, ...]:
-    return fourier_loglik_and_gradient(log_prior, float(e), data, gram, int(df))
-
-
-@jax_funcify.register(MixedLoglik)  # type: ignore[untyped-decorator]
-def _mixed_loglik(op: MixedLoglik, **kwargs: Any) -> Any:
-    return _called_back(_mixed, 5)
-
-
-@jax_funcify.register(DenseLoglik)  # type: ignore[untyped-decorator]
-def _dense_loglik(op: DenseLoglik, **kwargs: Any) -> Any:
-    return _called_back(dense_loglik_and_gradient, 2)
-
-
-@jax_funcify.register(FamilyLoglik)  # type: ignore[untyped-decorator]
-def _family_loglik(op: FamilyLoglik, **kwargs: Any) -> Any:
-    return _called_back(_family, 3)
-
-
-@jax_funcify.register(FourierLoglik)  # type: ignore[untyped-decorator]
-def _fourier_loglik(op: FourierLoglik, **kwargs: Any) -> Any:
-    return _called_back(_fourier, 3)

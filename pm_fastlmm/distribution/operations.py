@@ -7,7 +7,7 @@ for each model.
 """
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytensor.tensor as pt
@@ -23,21 +23,68 @@ from pm_fastlmm.likelihood.fourier import fourier_loglik_and_gradient
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
-
-def called_back(op: type[Op]) -> type[Op]:
-    """Have Numba call an operation's `perform`, without a warning: here that is intended."""
-
-    @numba_funcify_and_cache_key.register(op)  # type: ignore[untyped-decorator]
-    def _(op: Op, node: Any = None, **kwargs: Any) -> tuple[Any, None]:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Numba will use object mode")
-            return generate_fallback_impl(op, node=node, **kwargs), None
-
-    return op
+_STRUCTURED = "the structured likelihood"
 
 
-@called_back
-class MixedLoglik(Op):  # type: ignore[misc]
+def _connected(variable: Any) -> bool:
+    return not isinstance(variable.type, type(disconnected_type))
+
+
+def given_or_zero(outputs: Any, cotangents: Any) -> list[Any]:
+    """Return the cotangents of outputs, 0 for those that what is differentiated does not depend on."""
+    return [g if _connected(g) else pt.zeros_like(out) for out, g in zip(outputs, cotangents, strict=True)]
+
+
+def _no_hessian(likelihood: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{likelihood} has first derivatives only, and no Hessian: flmm.find_reml(model) has the information of the "
+        "variances; flmm.sample, pm.find_MAP and pm.fit do without. One kernel has second derivatives as a FastLMM."
+    )
+
+
+class CalledBack(Op):  # type: ignore[misc]
+    """An operation whose `perform` compiled graphs call, of Numba and, once it is asked for, of JAX."""
+
+    def shapes(self, *inputs: Any) -> list[tuple[int, ...]]:
+        """Return the shapes of the outputs, from inputs that have theirs."""
+        raise NotImplementedError
+
+
+@numba_funcify_and_cache_key.register(CalledBack)  # type: ignore[untyped-decorator]
+def _call_back(op: CalledBack, node: Any = None, **kwargs: Any) -> tuple[Any, None]:
+    with warnings.catch_warnings():  # of the callback, which is intended here
+        warnings.filterwarnings("ignore", "Numba will use object mode")
+        return generate_fallback_impl(op, node=node, **kwargs), None
+
+
+class LoglikOp(CalledBack):
+    """
+    A log-likelihood with its gradient as further outputs, in as many of the first inputs: the others are constants.
+
+    There is no second derivative.
+    """
+
+    __props__ = ()
+    likelihood: ClassVar[str]
+    differentiable: ClassVar[int]
+
+    def shapes(self, *inputs: Any) -> list[tuple[int, ...]]:
+        """Return those of the log-likelihood and of the inputs that it is differentiated in."""
+        return [(), *(x.shape for x in inputs[: self.differentiable])]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the gradient, which the outputs hold already."""
+        g, *others = cotangents
+        if any(map(_connected, others)):
+            raise _no_hessian(self.likelihood)
+        return [g * d for d in outputs[1:]] + [disconnected_type() for _ in inputs[self.differentiable :]]
+
+    def connection_pattern(self, node: Any) -> list[list[bool]]:
+        """Return that the constants do not reach the outputs."""
+        return [[i < self.differentiable] * len(node.outputs) for i in range(len(node.inputs))]
+
+
+class MixedLoglik(LoglikOp):
     """
     Log-likelihood from cross-products, with its gradient as further outputs: both come from one factorisation.
 
@@ -45,7 +92,8 @@ class MixedLoglik(Op):  # type: ignore[misc]
     is no second derivative.
     """
 
-    __props__ = ()
+    likelihood = _STRUCTURED
+    differentiable = 5
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to inputs."""
@@ -61,20 +109,8 @@ class MixedLoglik(Op):  # type: ignore[misc]
         ):
             out[0] = np.asarray(value)
 
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
-        """Return the gradient, which the outputs hold already."""
-        g, *others = cotangents
-        if any(not isinstance(other.type, type(disconnected_type)) for other in others):
-            raise NotImplementedError("the structured likelihood has first derivatives only.")
-        return [g * d for d in outputs[1:]] + [disconnected_type() for _ in inputs[5:]]
 
-    def connection_pattern(self, node: Any) -> list[list[bool]]:
-        """Parameters and statistics reach the log-likelihood, the constants do not."""
-        return [[i < 5] * 6 for i in range(len(node.inputs))]
-
-
-@called_back
-class ResponseStatistics(Op):  # type: ignore[misc]
+class ResponseStatistics(CalledBack):
     """The statistics of a response; PyTensor folds those of observed data when it compiles."""
 
     __props__ = ("products",)
@@ -84,10 +120,13 @@ class ResponseStatistics(Op):  # type: ignore[misc]
 
     def make_node(self, y: Any) -> Apply:
         """Apply to a response (n,)."""
+        y = pt.as_tensor(y)
+        return Apply(self, [y], [pt.tensor(dtype="float64", shape=shape) for shape in self.shapes(y)])
+
+    def shapes(self, *inputs: Any) -> list[tuple[int, ...]]:
+        """Return those of the statistics."""
         p = self.products
-        shapes = ((p.W.shape[1],), p.C.shape[:2], (), p.Q_within.shape[1:])
-        types = [pt.tensor(dtype="float64", shape=shape) for shape in shapes]
-        return Apply(self, [pt.as_tensor(y)], types)
+        return [(p.W.shape[1],), p.C.shape[:2], (), p.Q_within.shape[1:]]
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
@@ -96,15 +135,10 @@ class ResponseStatistics(Op):  # type: ignore[misc]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
         """Return the gradient with respect to the response."""
-        given = [
-            pt.zeros_like(out) if isinstance(g.type, type(disconnected_type)) else g
-            for out, g in zip(outputs, cotangents, strict=True)
-        ]
-        return [ResponsePullback(self.products)(inputs[0], *given)]
+        return [ResponsePullback(self.products)(inputs[0], *given_or_zero(outputs, cotangents))]
 
 
-@called_back
-class ResponsePullback(Op):  # type: ignore[misc]
+class ResponsePullback(CalledBack):
     """The transpose of `ResponseStatistics`."""
 
     __props__ = ("products",)
@@ -117,14 +151,21 @@ class ResponsePullback(Op):  # type: ignore[misc]
         variables = list(map(pt.as_tensor, inputs))
         return Apply(self, variables, [variables[0].type()])
 
+    def shapes(self, *inputs: Any) -> list[tuple[int, ...]]:
+        """Return that of the response."""
+        return [inputs[0].shape]
+
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
         y, within, between, rss, y1 = inputs
         outputs[0][0] = self.products.response_pullback(y, within, between, float(rss), y1)
 
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Raise: this is part of a gradient."""
+        raise _no_hessian(_STRUCTURED)
 
-@called_back
-class RandomEffects(Op):  # type: ignore[misc]
+
+class RandomEffects(CalledBack):
     """Σ_k Z_k(I ⊗ R_k)ξ_k, R_kR_kᵀ = Σ_k, from white noise ξ (…, q): draws of what the terms contribute."""
 
     __props__ = ("products",)
@@ -137,6 +178,11 @@ class RandomEffects(Op):  # type: ignore[misc]
         phi, xi = pt.as_tensor(phi), pt.as_tensor(xi)
         batch = max(phi.type.ndim, xi.type.ndim) - 1
         return Apply(self, [phi, xi], [pt.tensor(dtype="float64", shape=(None,) * batch + (self.products.rows,))])
+
+    def shapes(self, *inputs: Any) -> list[tuple[int, ...]]:
+        """Return that of the rows, for each draw."""
+        phi, xi = inputs
+        return [(*np.broadcast_shapes(phi.shape[:-1], xi.shape[:-1]), self.products.rows)]
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
@@ -157,11 +203,11 @@ class RandomEffects(Op):  # type: ignore[misc]
         outputs[0][0] = out
 
 
-@called_back
-class DenseLoglik(Op):  # type: ignore[misc]
+class DenseLoglik(LoglikOp):
     """Log-likelihood of V, y and an orthonormal basis of X, with its gradient as further outputs."""
 
-    __props__ = ()
+    likelihood = "the dense likelihood"
+    differentiable = 2
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to V, y and Q₁."""
@@ -173,20 +219,8 @@ class DenseLoglik(Op):  # type: ignore[misc]
         for out, value in zip(outputs, dense_loglik_and_gradient(*inputs), strict=True):
             out[0] = np.asarray(value)
 
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
-        """Return the gradient, which the outputs hold already."""
-        g, *others = cotangents
-        if any(not isinstance(other.type, type(disconnected_type)) for other in others):
-            raise NotImplementedError("the dense likelihood has first derivatives only.")
-        return [g * outputs[1], g * outputs[2], disconnected_type()]
 
-    def connection_pattern(self, node: Any) -> list[list[bool]]:
-        """V and y reach the log-likelihood, the basis of X is constant."""
-        return [[True] * 3, [True] * 3, [False] * 3]
-
-
-@called_back
-class FamilyLoglik(Op):  # type: ignore[misc]
+class FamilyLoglik(LoglikOp):
     """
     Log-likelihood at one lengthscale of a family of spectra, with its gradient in (log ℓ, σ²_g, σ²_e).
 
@@ -194,7 +228,8 @@ class FamilyLoglik(Op):  # type: ignore[misc]
     derivative.
     """
 
-    __props__ = ()
+    likelihood = "the likelihood of a family of spectra"
+    differentiable = 3
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to inputs."""
@@ -205,20 +240,8 @@ class FamilyLoglik(Op):  # type: ignore[misc]
         for out, value in zip(outputs, family_loglik_and_gradient(*inputs), strict=True):
             out[0] = np.asarray(value)
 
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
-        """Return the gradient, which the outputs hold already."""
-        g, *others = cotangents
-        if any(not isinstance(other.type, type(disconnected_type)) for other in others):
-            raise NotImplementedError("the likelihood of a family of spectra has first derivatives only.")
-        return [g * d for d in outputs[1:]] + [disconnected_type() for _ in inputs[3:]]
 
-    def connection_pattern(self, node: Any) -> list[list[bool]]:
-        """Parameters reach the log-likelihood, the constants do not."""
-        return [[i < 3] * 4 for i in range(len(node.inputs))]
-
-
-@called_back
-class FamilyStatistics(Op):  # type: ignore[misc]
+class FamilyStatistics(CalledBack):
     """The statistics of a response at the nodes of a family; PyTensor folds those of observed data when it compiles."""
 
     __props__ = ("family",)
@@ -231,14 +254,20 @@ class FamilyStatistics(Op):  # type: ignore[misc]
         types = [pt.tensor(dtype="float64", shape=shape) for shape in ((None, None), (None, None), (None,), (3,))]
         return Apply(self, [pt.as_tensor(y)], types)
 
+    def shapes(self, *inputs: Any) -> list[tuple[int, ...]]:
+        """Raise: how many nodes of the lengthscale are needed depends on y."""
+        raise NotImplementedError(
+            "JAX takes no pm.Data as the y of a FamilyLMM, whose arrays have other sizes for other y: sample with "
+            "flmm.sample, or freeze the data, pymc.model.transform.optimization.freeze_dims_and_data(model)."
+        )
+
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
         for out, value in zip(outputs, self.family.rotate(np.asarray(inputs[0], dtype=float)).constants, strict=True):
             out[0] = np.array(value)
 
 
-@called_back
-class FamilyContrasts(Op):  # type: ignore[misc]
+class FamilyContrasts(CalledBack):
     """Error contrasts of N(0, σ²_gK(ℓ) + σ²_eI) from white noise ξ (…, n); K is factored for each lengthscale."""
 
     __props__ = ("family",)
@@ -251,6 +280,10 @@ class FamilyContrasts(Op):  # type: ignore[misc]
         variables = list(map(pt.as_tensor, inputs))
         return Apply(self, variables, [variables[-1].type()])
 
+    def shapes(self, *inputs: Any) -> list[tuple[int, ...]]:
+        """Return that of the noise."""
+        return [inputs[-1].shape]
+
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
         *parameters, xi = inputs
@@ -262,8 +295,7 @@ class FamilyContrasts(Op):  # type: ignore[misc]
         outputs[0][0] = out
 
 
-@called_back
-class FourierLoglik(Op):  # type: ignore[misc]
+class FourierLoglik(LoglikOp):
     """
     Log-likelihood from products of Fourier features, with its gradient as further outputs: one factorisation for both.
 
@@ -271,7 +303,8 @@ class FourierLoglik(Op):  # type: ignore[misc]
     no second derivative.
     """
 
-    __props__ = ()
+    likelihood = "the likelihood of Fourier features"
+    differentiable = 3
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to inputs."""
@@ -285,14 +318,3 @@ class FourierLoglik(Op):  # type: ignore[misc]
         values = fourier_loglik_and_gradient(log_prior, float(e), data, gram, int(df))
         for out, value in zip(outputs, values, strict=True):
             out[0] = np.asarray(value)
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
-        """Return the gradient, which the outputs hold already."""
-        g, *others = cotangents
-        if any(not isinstance(other.type, type(disconnected_type)) for other in others):
-            raise NotImplementedError("the likelihood of Fourier features has first derivatives only.")
-        return [g * d for d in outputs[1:]] + [disconnected_type() for _ in inputs[3:]]
-
-    def connection_pattern(self, node: Any) -> list[list[bool]]:
-        """Parameters and data reach the log-likelihood, the constants do not."""
-        return [[i < 3] * 4 for i in range(len(node.inputs))]

@@ -7,15 +7,24 @@ import numpy as np
 import pytensor.tensor as pt
 import scipy.sparse as sp
 from pymc.distributions.dist_math import check_parameters
-from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
+from pymc.distributions.distribution import Continuous
 from pymc.logprob.abstract import _logprob
 from pymc.pytensorf import floatX
 from pytensor.tensor.random.basic import chisquare, normal
 
 from pm_fastlmm._arrays import Labelled, align, common_ids, read, require_length
+from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
-from pm_fastlmm.distribution.inputs import covariance_root, read_mean, read_response, refuse_unknown, treat_coefficients
+from pm_fastlmm.distribution.contrasts import ContrastsRV
+from pm_fastlmm.distribution.inputs import (
+    check_coordinates,
+    covariance_root,
+    read_mean,
+    read_response,
+    refuse_unknown,
+    treat_coefficients,
+)
 from pm_fastlmm.distribution.operations import MixedLoglik, RandomEffects, ResponseStatistics
 from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, Treatment, prepared, times
 from pm_fastlmm.equivalent import EquivalentRows, as_equivalent
@@ -29,7 +38,7 @@ _SPECTRUM_ORDER = 3000
 _SPECTRUM_SIZE = 30_000_000
 
 
-class StructuredRV(SymbolicRandomVariable):  # type: ignore[misc]
+class StructuredRV(ContrastsRV):
     """
     Y = mu + Xb + Σ Z_ku_k + e: inputs mu, b, B (the prior covariance of β, empty if there is none) and θ.
 
@@ -68,6 +77,11 @@ class StructuredRV(SymbolicRandomVariable):  # type: ignore[misc]
         for name, value in carried.items():
             setattr(op, name, value)
         return op(rng, size, mu, b, B, theta)
+
+    @property
+    def projection(self) -> Projection:
+        """QR of X."""
+        return self.products.projection
 
     @property
     def carried(self) -> dict[str, Any]:
@@ -210,8 +224,10 @@ class StructuredLMM:
         if observed is not None:
             values = observed if rows is None else rows.y
             rest["observed"] = read_response(values, carried["ids"], carried["products"].rows)
-        rv = _Structured(name, params, carried=carried, **rest)
-        return rv
+        check_coordinates(name, rest.get("dims"))
+        for term in carried["terms"]:
+            require_labels(term.levels, f"the levels of term {term.name!r} of {name}")
+        return _Structured(name, params, carried=carried, **rest)
 
     @classmethod
     def dist(cls, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, **kwargs: Any) -> Any:

@@ -13,7 +13,10 @@ from pytensor.tensor.random.basic import chisquare, normal
 from pytensor.tensor.random.utils import normalize_size_param
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.distribution.contrasts import ContrastsRV
+from pm_fastlmm.distribution.operations import given_or_zero
 from pm_fastlmm.likelihood.spectral import contrast_loglik, corner, gaussian_loglik, variances
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
@@ -45,7 +48,7 @@ def _inverse_logdet(A: Any) -> Any:
 
     def pullback(inputs: Any, outputs: Any, gradients: Any) -> list[Any]:
         inverse, _ = outputs
-        d_inverse, d_logdet = gradients
+        d_inverse, d_logdet = given_or_zero(outputs, gradients)
         return [d_logdet[..., None, None] * inverse - product(product(inverse, d_inverse), inverse)]
 
     matrix = A.type()
@@ -80,6 +83,11 @@ class LMMRV(SymbolicRandomVariable):  # type: ignore[misc]
     spectrum: Spectrum
     rotated: Rotated | None = None
 
+    @property
+    def projection(self) -> Projection:
+        """QR of X."""
+        return self.spectrum.projection
+
     @classmethod
     def prepare(cls, params: tuple[Any, ...], size: Any, rng: Any) -> tuple[tuple[Any, ...], Any, Any, Any]:
         """Return parameters, size and generator as variables, and the batch shape."""
@@ -99,7 +107,7 @@ class LMMRV(SymbolicRandomVariable):  # type: ignore[misc]
         return super().make_node(*inputs)
 
 
-class FlatLMMRV(LMMRV):
+class FlatLMMRV(ContrastsRV, LMMRV):
     """Y with β integrated out under a flat prior: inputs mu, σ²_g, σ²_e, λ, Q₂U, Q₁, R."""
 
     treatment = "flat"

@@ -26,6 +26,7 @@ from pm_fastlmm._display import Described
 from pm_fastlmm.inference.bootstrap import check_level
 from pm_fastlmm.information import corner_derivatives, relative_information
 from pm_fastlmm.likelihood.profile import Method
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
 
 type DegreesOfFreedom = Literal["satterthwaite", "kenward-roger", "residual"]
@@ -151,8 +152,8 @@ class FixedTest(Described):
         )
 
 
-def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float) -> pd.DataFrame:
-    """Return estimate, se, df, t, p-value and interval of each coefficient."""
+def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, projection: Projection) -> pd.DataFrame:
+    """Return estimate, se, df, t, p-value and interval of each coefficient; NaN for the columns that were dropped."""
     check_level(level)
     cov = fixed.covariance(df)
     r = len(fixed.coef)
@@ -162,19 +163,27 @@ def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float) -
         t = fixed.beta / se
         half = se * t_distribution.ppf((1 + level) / 2, degrees)
         p = 2 * t_distribution.sf(np.abs(t), degrees)
-    columns = {
+    values = {
         "estimate": fixed.beta, "se": se, "df": degrees, "t": t, "p_value": p, "lower": fixed.beta - half,
         "upper": fixed.beta + half,
     }  # fmt: skip
-    index: pd.Index = pd.Index(fixed.coef, name="coef")
+    coef = projection.columns.names
+    index: pd.Index = pd.Index(coef, name="coef")
     if fixed.names is not None:
-        index = pd.MultiIndex.from_product([fixed.names, fixed.coef], names=["response", "coef"])
-    return pd.DataFrame({name: np.ravel(values) for name, values in columns.items()}, index=index)
+        index = pd.MultiIndex.from_product([fixed.names, coef], names=["response", "coef"])
+    return pd.DataFrame({name: np.ravel(_spread(column, projection)) for name, column in values.items()}, index=index)
 
 
-def contrast_test(fixed: FixedEffects, L: Any, df: DegreesOfFreedom) -> FixedTest:
+def _spread(values: FloatArray, projection: Projection) -> FloatArray:
+    """Return values of the kept columns (…, r) in the places of all columns (…, d), NaN for those that were dropped."""
+    out = np.full((*values.shape[:-1], len(projection.columns.names)), np.nan)
+    out[..., projection.columns.kept] = values
+    return out
+
+
+def contrast_test(fixed: FixedEffects, L: Any, df: DegreesOfFreedom, projection: Projection) -> FixedTest:
     """Test Lβ = 0; see `REMLFit.test_fixed`."""
-    rows = read_contrasts(L, fixed.coef)
+    rows = read_contrasts(L, projection)
     fixed.covariance(df)
     if fixed.names is None:
         statistic, df_den = _f_test(fixed, rows, df)
@@ -185,33 +194,56 @@ def contrast_test(fixed: FixedEffects, L: Any, df: DegreesOfFreedom) -> FixedTes
     return FixedTest(statistic, q, df_den, p[()], fixed.beta @ rows.T, df, fixed.names)
 
 
-def read_contrasts(L: Any, coef: tuple[str, ...]) -> FloatArray:
+def read_contrasts(L: Any, projection: Projection) -> FloatArray:
     """
-    Return contrasts (q, r): an array, the names of coefficients that are all 0, or a mapping of names to weights.
+    Return contrasts (q, r) of the kept columns: from an array, names of coefficients that are all 0, or a mapping.
+
+    Names of kept columns are the coefficients as they are estimated, without the dropped ones, as in R. A contrast that
+    names a dropped column, or has a number for every column, must be one that the data determine.
 
     Raises
     ------
     ValueError
-        If a name is unknown, the shape does not fit, or the rows are collinear.
+        If a name is unknown, the shape does not fit, the rows are collinear, or the data do not determine one.
     """
-    rows = np.zeros((1, len(coef)))
+    columns = projection.columns
+    names, kept, d = columns.names, list(columns.kept), len(columns.names)
+    rows, named = np.zeros((1, d)), True
     if isinstance(L, Mapping):
         for name, weight in L.items():
-            rows[0, _place(name, coef)] = weight
+            rows[0, _place(name, names)] = weight
     elif isinstance(L, str):
-        rows[0, _place(L, coef)] = 1.0
+        rows[0, _place(L, names)] = 1.0
     elif isinstance(L, Sequence) and len(L) and all(isinstance(name, str) for name in L):
-        rows = np.eye(len(coef))[[_place(name, coef) for name in L]]
+        rows = np.eye(d)[[_place(name, names) for name in L]]
     else:
-        rows = np.atleast_2d(np.asarray(L, dtype=float))
-    if rows.ndim != 2 or rows.shape[1] != len(coef) or not np.isfinite(rows).all():
+        named, rows = False, np.atleast_2d(np.asarray(L, dtype=float))
+    if rows.ndim != 2 or rows.shape[1] not in (d, len(kept)) or not np.isfinite(rows).all():
+        all_of_them = f", or {d} for all of {', '.join(names)}" if columns.left else ""
         raise ValueError(
-            f"L must be finite with {len(coef)} columns, one for each of {', '.join(coef)}; got shape {rows.shape}."
+            f"L must be finite with {len(kept)} columns, one for each of {', '.join(columns.coef)}{all_of_them}; "
+            f"got shape {rows.shape}."
         )
+    if rows.shape[1] == d and columns.left:
+        checked = rows[:, columns.left].any(axis=1) if named else np.ones(len(rows), dtype=bool)
+        _require_determined(projection, rows[checked])
+        rows = rows[:, kept]
     size = np.linalg.norm(rows, axis=1)
     if not size.all() or np.linalg.matrix_rank(rows / size[:, None]) < len(rows):
         raise ValueError("the rows of L are collinear or zero: give each hypothesis once.")
     return rows
+
+
+def _require_determined(projection: Projection, rows: FloatArray) -> None:
+    """Raise a ValueError if a contrast of all columns is outside the row space of X."""
+    broken = projection.columns.departs(rows, projection.R, usual=0.0).any(axis=0)
+    if broken.any():
+        relations = [projection.columns.relation(j) for j in np.flatnonzero(broken)]
+        raise ValueError(
+            f"the data do not determine L: in all rows of the fit {'; '.join(relations)}, and in L it is not. Test a "
+            "difference of cells that have data, or names of kept columns alone, whose coefficients are those of a "
+            "model without the dropped ones."
+        )
 
 
 def _place(name: Any, coef: tuple[str, ...]) -> int:

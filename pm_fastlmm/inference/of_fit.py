@@ -305,7 +305,7 @@ class FitInference:
         x0     251.405  9.747   22.81  25.794
         x1      10.467  0.804  161.00  13.015
         """
-        return fixed.coefficient_table(self._fixed_effects(), df, level)
+        return fixed.coefficient_table(self._fixed_effects(), df, level, self.spectrum.projection)
 
     def test_fixed(self, L: Any, df: DegreesOfFreedom = "satterthwaite") -> FixedTest:
         """
@@ -314,7 +314,8 @@ class FitInference:
         Parameters
         ----------
         L : str, sequence of str, mapping, or (r,) or (q, r) array
-            A coefficient, or several that are all 0; a mapping of names to weights, one contrast; contrasts in rows.
+            A coefficient, or several that are all 0; a mapping of names to weights, one contrast; contrasts in rows,
+            of the columns that were kept, or of all columns of X where some were dropped.
         df : {"satterthwaite", "kenward-roger", "residual"}
             Denominator degrees of freedom, as in `coefficients`; several contrasts as in lmerTest and pbkrtest.
 
@@ -325,9 +326,10 @@ class FitInference:
         Raises
         ------
         ValueError
-            If a name is unknown, L does not fit or is collinear, or df is not available.
+            If a name is unknown, L does not fit or is collinear, the data do not determine a contrast, or df is not
+            available.
         """
-        return fixed.contrast_test(self._fixed_effects(), L, df)
+        return fixed.contrast_test(self._fixed_effects(), L, df, self.spectrum.projection)
 
     def _inverted(self, names: Sequence[str], level: float, n_sim: int, random_seed: Any) -> dict[str, tuple[Any, Any]]:
         check_level(level)

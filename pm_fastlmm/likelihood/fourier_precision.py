@@ -34,6 +34,20 @@ class FeatureRows:
         Q = solve_triangular(R, X.T, trans="T").T if R.size else X
         return cls(Q, features - Q @ products.fixed.T, y - Q @ products.along)
 
+    def belong_to(self, products: FourierProducts, rtol: float) -> bool:
+        """Return whether the rows add up to the products: the squares of Z̃ and ỹ, what Q, Z̃ and ỹ have in common."""
+        p = products
+        length = np.sqrt(max(float(self.y @ self.y), p.square))
+        wholes = np.sqrt(np.diag(p.gram) + (p.fixed**2).sum(1))  # of Z, before X was projected out
+        return bool(
+            abs(float(self.y @ self.y) - p.square) <= rtol * p.square
+            and (np.abs((self.Z**2).sum(0) - np.diag(p.gram)) <= rtol * wholes**2).all()
+            and (np.abs(self.Z.T @ self.y - p.cross) <= rtol * wholes * length).all()
+            and (np.abs(self.Q.T @ self.Z) <= rtol * wholes).all()
+            and (np.abs(self.Q.T @ self.Q - np.eye(self.Q.shape[1])) <= rtol).all()
+            and (np.abs(self.Q.T @ self.y) <= rtol * (length + np.linalg.norm(p.along))).all()
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class FourierPrecision:

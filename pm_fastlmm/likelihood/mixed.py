@@ -187,27 +187,29 @@ class MixedState:
         root = self.products.blocks[k].root
         return u if root is None else (root @ u.ravel()).reshape(u.shape)
 
-    def prediction_error(self, k: int) -> FloatArray:
+    def prediction_error(self, k: int, *, beta_known: bool = False) -> FloatArray:
         """
-        Return the diagonal of Var(û_k - u_k), (levels, width).
+        Return the diagonal of Var(û_k - u_k), (levels, width); with β known that of Var(u_k | y, β).
 
-        In the dense block it is σ²_e ΛS⁻¹Λᵀ; for the eliminated term Σ - Σ Z_jᵀPZ_j Σ level by level.
+        In the dense block it is σ²_e ΛS⁻¹Λᵀ; for the eliminated term Σ - Σ Z_jᵀPZ_j Σ level by level. X is the last
+        block of S: the rows of L⁻¹ that are not its own make the inverse of S without it.
         """
         p, e = self.products, self.sigma2_e
+        scaled = self.scaled[: len(self.scaled) - p.fixed] if beta_known else self.scaled
         block, offset = p.blocks[k], self._offsets()[k]
         if offset is None:
-            return self._eliminated_error(k)
-        columns = self.scaled[:, offset : offset + block.Z.shape[1]]
+            return self._eliminated_error(k, scaled)
+        columns = scaled[:, offset : offset + block.Z.shape[1]]
         if block.root is not None:
             columns = columns @ block.root.T
         return np.asarray(e * (columns**2).sum(axis=0).reshape(block.levels, block.width))
 
-    def _eliminated_error(self, k: int) -> FloatArray:
+    def _eliminated_error(self, k: int, scaled: FloatArray) -> FloatArray:
         p, e, sigma = self.products, self.sigma2_e, self.sigma[k]
         Minv = self.factor[1]
         gain = np.einsum("st,jta,jab->jsb", sigma, p.C, Minv)  # ΣCM⁻¹
         direct = sigma.diagonal() - np.einsum("jsb,jtb,tu->jsu", gain, p.C, sigma).diagonal(axis1=1, axis2=2)
-        rows = sp.csr_array(_block_diagonal(gain) @ p.B) @ self.scaled.T  # ΣCM⁻¹B(L⁻¹Λᵀ)ᵀ
+        rows = sp.csr_array(_block_diagonal(gain) @ p.B) @ scaled.T  # ΣCM⁻¹B(L⁻¹Λᵀ)ᵀ
         return np.asarray(direct + e * (rows**2).sum(axis=-1).reshape(direct.shape))
 
     def predict(self, new: "NewDesign") -> tuple[FloatArray, FloatArray]:

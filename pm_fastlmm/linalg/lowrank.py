@@ -8,7 +8,8 @@ import numpy.typing as npt
 import scipy.linalg
 
 from pm_fastlmm._arrays import FloatArray, frozen, outside
-from pm_fastlmm.linalg.projection import Projection, keep_independent
+from pm_fastlmm.linalg.columns import DesignColumns
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum, factor_corner_root
 
@@ -104,8 +105,8 @@ def _project(c: "CrossProducts") -> _Split:
     d, m, t = c.sizes
     whole = np.hstack([c.triangle.R, c.triangle.C])  # its columns: X, W, y
     X, along, below = whole[:d, :d], np.hstack([whole[:d, d:], c.ones[:d, None]]), whole[d:, d:]
-    kept, coef, dropped = keep_independent(X, c.columns.coef, c.n)
-    r = len(kept)
+    columns = DesignColumns.of(X, c.columns.coef, c.n)
+    kept, r = columns.kept, len(columns.kept)
     if r:
         Q, R = scipy.linalg.qr(X[:, kept], check_finite=False)
         along, R = Q.T @ along, R[:r]
@@ -116,7 +117,7 @@ def _project(c: "CrossProducts") -> _Split:
     unit = along[:r, -1:]
     W1, y1 = W1 + unit * c.shift[:m], y1 + unit * c.shift[m:]
     off = np.vstack([along[r:, :-1], below])
-    return _Split(Projection(None, frozen(R), coef, dropped), W1, y1, off[:, :m], off[:, m : m + t], size)
+    return _Split(Projection(None, frozen(R), columns), W1, y1, off[:, :m], off[:, m : m + t], size)
 
 
 def _from_triangle(c: "CrossProducts", parts: _Split, rounding: float) -> Directions:

@@ -1,19 +1,19 @@
 """The fixed effects are projected out once: QR of X, and QᵀKQ through its compact-WY form (Q is never formed)."""
 
-import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 import scipy.linalg
 from scipy.linalg import blas
 
-from pm_fastlmm._arrays import FloatArray, Labelled, frozen, outside, require_finite, require_range, shown
+from pm_fastlmm._arrays import FloatArray, Labelled, frozen, read, require_finite, require_range, shown
 from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm.linalg.columns import DesignColumns, read_columns, warn_unknown
 
-# A column that keeps less than this share of its length once the columns before it are projected out is collinear:
-# its coefficient would carry a relative error of eps / 1e-10 = 2e-6.
-_COLLINEAR_RTOL = 1e-10
+type Cells = Callable[[npt.NDArray[np.bool_], Sequence[int]], str]
 
 
 class Reflectors(NamedTuple):
@@ -39,16 +39,13 @@ class Projection(ReadOnlyArrays):
         Upper triangular factor.
     V, T : (n, r) and (r, r) arrays
         Compact-WY form of the Householder reflectors (Schreiber & Van Loan 1989, doi:10.1137/0910005).
-    coef : tuple of str
-        Names of the columns that are kept.
-    dropped : tuple of str
-        Names of the columns that are linear combinations of the ones before them.
+    columns : DesignColumns
+        Which columns of X are kept, and what the others are made of.
     """
 
     reflectors: Reflectors | None
     R: FloatArray
-    coef: tuple[str, ...]
-    dropped: tuple[str, ...]
+    columns: DesignColumns
 
     @classmethod
     def from_design(cls, X: FloatArray, names: tuple[str, ...] | None = None) -> Self:
@@ -61,14 +58,25 @@ class Projection(ReadOnlyArrays):
             If X leaves no residual degrees of freedom.
         """
         n = X.shape[0]
-        kept, coef, dropped = keep_independent(X, names, n)
+        columns = DesignColumns.of(X, names, n)
+        kept = columns.kept
         if not kept:
             empty, none = frozen(np.zeros((n, 0))), frozen(np.zeros((0, 0)))
-            return cls(Reflectors(empty, empty, none), none, coef, dropped)
+            return cls(Reflectors(empty, empty, none), none, columns)
         V, T, R = _compact_wy(X[:, kept])
         Q1 = -V @ (T @ V[: len(kept)].T)
         Q1[np.arange(len(kept)), np.arange(len(kept))] += 1.0
-        return cls(Reflectors(frozen(Q1), frozen(V), frozen(T)), frozen(R), coef, dropped)
+        return cls(Reflectors(frozen(Q1), frozen(V), frozen(T)), frozen(R), columns)
+
+    @property
+    def coef(self) -> tuple[str, ...]:
+        """Names of the columns that are kept."""
+        return self.columns.coef
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Names of the columns that are linear combinations of the ones before them."""
+        return self.columns.dropped
 
     @property
     def Q1(self) -> FloatArray:
@@ -101,6 +109,10 @@ class Projection(ReadOnlyArrays):
         """½ log|XᵀX|."""
         return float(np.log(np.abs(np.diag(self.R))).sum())
 
+    def within(self, columns: DesignColumns) -> Self:
+        """Return this projection of the columns that were kept of a wider X as one of all columns of that."""
+        return replace(self, columns=self.columns.within(columns))
+
     def split(self, Y: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return Q₁ᵀY (r, …) and the coordinates Q₂ᵀY (n - r, …)."""
         rotated = Y - self.V @ (self.T.T @ (self.V.T @ Y))
@@ -117,6 +129,41 @@ class Projection(ReadOnlyArrays):
         if U.ndim == 1:
             return np.asarray(padded - self.V @ update)
         return np.asarray(blas.dgemm(-1.0, self.V, update, beta=1.0, c=padded, overwrite_c=1))
+
+    def new_rows(self, X_new: Any, m: int, *, cells: Cells | None = None, warn: bool = True) -> FloatArray:
+        """
+        Return the kept columns (m, r) of m new rows; NaN, with one warning, where the data do not determine x*ᵀβ.
+
+        Parameters
+        ----------
+        X_new : Labelled, or what `read` takes; None where X has no columns
+            All columns of X, those that were dropped as well.
+        m : int
+        cells : function, optional
+            Of a mask of rows and the places of columns: what those rows are called in the warning. Without it they are
+            called by their labels or numbers.
+        warn : bool
+            False where the same rows are read again.
+        """
+        columns = self.columns
+        if X_new is None and not columns.names:
+            return np.zeros((m, 0))
+        if X_new is None:
+            raise ValueError(f"X_new is missing: the model has the fixed effects {', '.join(columns.names)}.")
+        labelled = read(X_new, "X_new", ndim=(1, 2))
+        X = read_columns(columns, labelled, m)
+        out = X[:, columns.kept]
+        departs = columns.departs(X, self.R)
+        out[departs.any(axis=1)] = np.nan
+        if warn and departs.any():
+            labels = labelled.ids or range(m)
+
+            def named(j: int) -> str:
+                cell = "" if cells is None else cells(departs[:, j], columns.involved(j))
+                return cell or f"rows {shown([labels[i] for i in np.flatnonzero(departs[:, j])])}"
+
+            warn_unknown(columns, departs, named)
+        return out
 
     def two_sided(self, K: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """
@@ -148,39 +195,6 @@ def read_design(X: Labelled | None, n: int) -> Projection:
     return Projection.from_design(X.values, X.names)
 
 
-def keep_independent(
-    X: FloatArray, names: tuple[str, ...] | None, n: int
-) -> tuple[list[int], tuple[str, ...], tuple[str, ...]]:
-    """
-    Return which columns of X to keep, and the names of those that are kept and dropped; dropping warns.
-
-    X has n rows, or is any matrix with the same inner products: the triangular factor of its QR.
-
-    Raises
-    ------
-    ValueError
-        If X leaves no residual degrees of freedom.
-    """
-    d = X.shape[1]
-    names = tuple(f"x{j}" for j in range(d)) if names is None else names
-    kept = _independent_columns(X)
-    coef = tuple(names[j] for j in kept)
-    dropped = tuple(name for j, name in enumerate(names) if j not in set(kept))
-    if dropped:
-        warnings.warn(
-            f"X has rank {len(kept)} but {d} columns: {shown(dropped)} dropped, "
-            "being a linear combination of the columns before; predictions do not change.",
-            UserWarning,
-            stacklevel=outside(),
-        )
-    if len(kept) >= n:
-        raise ValueError(
-            f"X has rank {len(kept)} for {n} observations: nothing is left to estimate variances from. "
-            "Use fewer columns or more observations."
-        )
-    return kept, coef, dropped
-
-
 def no_rows() -> ValueError:
     """Return the error of what needs a row for each observation when the rows were not kept."""
     return ValueError(
@@ -188,30 +202,6 @@ def no_rows() -> ValueError:
         "is there. Stream the rows again and predict them block by block, fit.predict(X_block, W_new=W_block); the "
         "coefficients of W are fit.factor_effects(); another y needs CrossProducts of its own."
     )
-
-
-def _independent_columns(X: FloatArray) -> list[int]:
-    """Return the columns that are not linear combinations of the columns before them, as R's lm keeps them."""
-    norms = np.linalg.norm(X, axis=0)
-    if not norms.size or (norms > 0).all():
-        scaled = X / norms
-        pivots: Any = scipy.linalg.qr(scaled, mode="r", pivoting=True, check_finite=False)[0]
-        diagonal = np.abs(np.diag(pivots))
-        if diagonal.size == X.shape[1] and (diagonal > np.sqrt(_COLLINEAR_RTOL)).all():
-            return list(range(X.shape[1]))
-    basis = np.zeros((X.shape[0], 0))
-    kept: list[int] = []
-    for j, norm in enumerate(norms):
-        if norm == 0 or len(kept) == X.shape[0]:
-            continue
-        column = X[:, j] / norm
-        for _ in range(2):  # twice is enough (Kahan)
-            column = column - basis @ (basis.T @ column)
-        left = np.linalg.norm(column)
-        if left > _COLLINEAR_RTOL:
-            kept.append(j)
-            basis = np.column_stack([basis, column / left])
-    return kept
 
 
 def _compact_wy(X: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

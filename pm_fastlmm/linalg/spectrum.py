@@ -1,7 +1,7 @@
 """Spectrum: what depends on K and X."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ from pm_fastlmm._arrays import (
 )
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
+from pm_fastlmm._missing_codes import warn_of_missing_codes
 from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
 from pm_fastlmm.linalg.rotated import Rotated
@@ -315,6 +316,7 @@ class Spectrum(ReadOnlyArrays, Described):
         names = response.names if values.ndim == 2 else None
         if values.ndim == 2 and names is None:
             names = tuple(f"y{t}" for t in range(values.shape[1]))
+        warn_of_missing_codes(values, names or ("y",))
         return response.take(order), names
 
     def subset(self, rows: npt.ArrayLike) -> "Spectrum":
@@ -346,10 +348,14 @@ class Spectrum(ReadOnlyArrays, Described):
         X = Labelled(self._design_rows(index), ids, self.coef)
         if self.loadings is not None and self.loadings_fixed is not None:
             W = self.projection.Q1[index] @ self.loadings_fixed + self.basis[index] @ self.loadings
-            return Spectrum.from_factor(Labelled(W, ids, self.factor_names), X)
+            return self._of_rows(Spectrum.from_factor(Labelled(W, ids, self.factor_names), X))
         root, corner = self.covariance_root()
         K = root[index] @ root[index].T + corner[index] @ corner[index].T
-        return Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X)
+        return self._of_rows(Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X))
+
+    def _of_rows(self, part: "Spectrum") -> "Spectrum":
+        """Return the spectrum of some rows with all columns of X, of which it was given those that are kept here."""
+        return replace(part, projection=part.projection.within(self.projection.columns))
 
     def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
         """Return rows of X = Q₁R; a column that is 0 in all of them is exactly 0, not the rounding of that product."""

@@ -148,7 +148,7 @@ def test_the_divergence_from_the_dense_model_is_below_the_expected_one(process, 
         return 0.5 * (np.trace(ratio) - n - np.linalg.slogdet(ratio)[1])
 
     # the rule takes the data to be spread evenly; these are random, and have clusters
-    assert divergence(basis) < 3 * basis.expected_error
+    assert divergence(basis) < 3 * basis.divergence
     assert divergence(coarse) > 10 * divergence(basis)
 
 

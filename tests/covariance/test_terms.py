@@ -140,9 +140,40 @@ def test_a_labelled_K_is_matched_to_the_levels_and_may_have_more():
     assert_array_equal(everyone.Z.toarray(), dummies(GEN, everyone.levels))
 
 
-def test_a_K_without_labels_is_in_the_order_of_the_levels():
-    term = Term(GEN, cov.known(K.to_numpy()[:3, :3]))
-    assert_array_equal(term.covariance.dense(), K.to_numpy()[:3, :3])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_K_without_labels_is_of_levels_that_are_the_numbers_of_its_rows(first):
+    numbers = GEN.str[1:].astype(int) - 1 + first
+    for given in (K.to_numpy()[:3, :3], csr_array(K.to_numpy()[:3, :3])):
+        term = Term(numbers, cov.known(given))
+        assert term.levels == (first, first + 1, first + 2)
+        assert_array_equal(term.covariance.dense(), K.to_numpy()[:3, :3])
+    later = Term(numbers, cov.unstructured(B), columns=SLOPES, across=cov.known(K.to_numpy()[:3, :3]))
+    assert_array_equal(later.covariance.dense(), np.kron(K.to_numpy()[:3, :3], B))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda A: Term(GEN, cov.known(A)),
+        lambda A: Term(GEN, cov.known(csr_array(A))),
+        lambda A: Term(GEN.astype("category"), cov.known(A)),
+        lambda A: Term(GEN.map({"g1": 308, "g2": 309, "g3": 335}), cov.known(A)),
+        lambda A: Term(GEN.map({"g1": 0, "g2": 2, "g3": 3}), cov.known(A)),
+        lambda A: Term(GEN, cov.known(A) + cov.scalar(1.0)),
+        lambda A: Term(GEN, cov.known(A) * cov.equicorrelation(1.0, 0.5)),
+        lambda A: Term(GEN, cov.unstructured(B), columns=SLOPES, across=cov.known(A)),
+        lambda A: Term(cov.incidence(GEN), cov.known(A)),
+        lambda A: Term(pd.DataFrame(dummies(GEN, ["g3", "g1", "g2"]), IDS, ["g3", "g1", "g2"]), cov.known(A)),
+    ],
+)
+def test_a_K_without_labels_is_refused_for_levels_with_names(make):
+    with pytest.raises(ValueError, match=r"is an array without labels, but the levels have names .*pd.DataFrame\(K"):
+        make(K.to_numpy()[:3, :3])
+
+
+def test_a_K_with_the_default_index_is_told_to_get_names():
+    with pytest.raises(ValueError, match=r"K has the default index 0, 1, 2 … in place of names: give pd.DataFrame"):
+        Term(GEN, cov.known(K.reset_index(drop=True).set_axis(range(len(K)), axis=1)))
 
 
 def test_categories_without_data_are_steps_of_ar1_and_nothing_to_independent_levels():
@@ -221,8 +252,8 @@ def test_a_hundred_thousand_levels_stay_sparse():
          r"the covariance of term 'gen' has size 2, but there are 3 levels \('g1', 'g2', 'g3'\)"),
         (lambda: Term(GEN, cov.known(K.iloc[1:3, 1:3])), ValueError,
          r"K of term 'gen' lacks 1 of its 3 levels \('g1'\): add them or drop rows"),
-        (lambda: Term(["1", "2"], cov.known(pd.DataFrame(B, [1, 2], [1, 2]))), ValueError,
-         r"K of term 'u' lacks 2 of its 2 levels \('1', '2'\): convert one of them, text is not a number"),
+        (lambda: Term(["01", "02"], cov.known(pd.DataFrame(B, [1, 2], [1, 2]))), ValueError,
+         r"K of term 'u' lacks 2 of its 2 levels \('01', '02'\): '01' and 1, '02' and 2 differ only in their spelling"),
         (lambda: Term([2001, 2002, 2004], cov.ar1(1.0, 0.5)), ValueError, r"ar1 needs equally spaced levels, .*2004"),
         (lambda: Term([1, 2, 4], cov.ar1(1.0, 0.5) + cov.scalar(1.0)), ValueError, "ar1 needs equally spaced levels"),
     ],

@@ -29,6 +29,7 @@ def draws_of(small):
     return draw
 
 
+@pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_flat_draws_are_error_contrasts(small, draws_of, assert_moments):
     mu = 3 * np.cos(np.arange(small.n))
     draws = draws_of(sigma2_g=1.3, sigma2_e=0.7, mu=mu)
@@ -52,6 +53,7 @@ def test_gaussian_prior_draws_have_the_covariance_of_beta_too(small, draws_of, a
     assert_moments(draws, small.X @ b, small.dense.V(0.3, 0.7) + small.X @ B @ small.X.T)
 
 
+@pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_responses_are_drawn_independently_each_with_its_variances(small, draws_of, assert_moments):
     A = small.dense.contrasts
     draws = draws_of(sigma2_g=np.array([2.0, 0.1]), sigma2_e=np.array([0.2, 1.5])) @ A
@@ -60,6 +62,7 @@ def test_responses_are_drawn_independently_each_with_its_variances(small, draws_
     assert_moments(draws.reshape(N, -1), np.zeros(2 * A.shape[1]), np.block([[covs[0], zero], [zero, covs[1]]]))
 
 
+@pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_pm_draw_returns_independent_draws_of_proper_and_flat_nodes(build, assert_moments):
     p = build("factor", n=6)
     nodes = [
@@ -99,6 +102,7 @@ def models(build):
     return p, explicit, flat
 
 
+@pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_prior_predictive_draws_follow_the_parameters_of_their_own_draw(models, assert_moments):
     p, explicit, flat = models
     for model in (explicit, flat):
@@ -110,6 +114,7 @@ def test_prior_predictive_draws_follow_the_parameters_of_their_own_draw(models, 
         assert tree.prior_predictive.y.dims == ("chain", "draw", "obs")
 
 
+@pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_posterior_predictive_draws_follow_the_parameters_of_their_own_draw(models, assert_moments):
     p, explicit, flat = models
     rng = np.random.default_rng(6)

@@ -53,6 +53,7 @@ def test_the_density_is_zero_outside_the_range(example):
     assert pm.logp(node, example.y).eval() == -np.inf
 
 
+@pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_draws_are_error_contrasts_with_the_covariance_of_the_model(example):
     node = flmm.FamilyLMM.dist(spectrum=example.family, lengthscale=0.3, sigma2_g=1.5, sigma2_e=0.4)
     draws = pm.draw(node, draws=5000, random_seed=1)
@@ -62,6 +63,7 @@ def test_draws_are_error_contrasts_with_the_covariance_of_the_model(example):
     assert_allclose(draws @ example.X, 0, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_predictive_draws_follow_the_draws_of_the_lengthscale(model, example):
     with model:
         prior = pm.sample_prior_predictive(20, random_seed=3)

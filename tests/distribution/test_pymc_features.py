@@ -171,6 +171,7 @@ def test_text_of_the_model_names_the_distribution(model):
     assert "y ~ FastLMM(" in model.str_repr()
 
 
+@pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_coords_of_the_node_label_its_predictions(p, model):
     tree = pm.sample_prior_predictive(3, model=model, random_seed=1)
     assert tree.prior_predictive.y.dims == ("chain", "draw", "obs")

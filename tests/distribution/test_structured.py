@@ -280,6 +280,7 @@ def test_a_parameter_of_unknown_shape_is_refused(p):
 # --- draws ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 @treated
 @node_of
 def test_draws_have_the_moments_of_the_density(p, assert_moments, kind, treatment):

@@ -35,7 +35,7 @@ def test_the_likelihood_is_that_of_the_dense_kernel_within_the_stated_error(proc
     exact = oracle.Dense(process.K, process.X, process.y, g, e).loglik_reml
     value = evaluate(products, process.basis.log_weights(process.truth) + np.log(g), e)[0]
     # a divergence D makes the logarithm of the ratio of the densities deviate by √(2D)
-    error = 3 * np.sqrt(2 * process.basis.expected_error) + process.basis.expected_error
+    error = 3 * np.sqrt(2 * process.basis.divergence) + process.basis.divergence
     assert abs(value - products.projection.logdet_R - exact) < error
 
 

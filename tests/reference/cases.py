@@ -65,6 +65,21 @@ def h2zero_grm():
     return K, X, U @ (rng.standard_normal(n) / lam**0.3) + 1.0
 
 
+def scan_with_gaps():
+    """Return (K, covariates, y, genotypes): 24 of 200 without y, 8 % of 12 genotypes missing; for make_gemma.py."""
+    rng = np.random.default_rng(78)
+    n, m = 200, 400
+    markers = rng.binomial(2, 0.4, size=(n, m)).astype(float)
+    markers -= markers.mean(0)
+    genotypes = rng.binomial(2, 0.35, size=(n, 12)).astype(float)
+    y = (markers @ rng.normal(size=m) / 20 + 0.5 * genotypes[:, 3] + rng.normal(size=n)).round(6)
+    gaps = rng.random(genotypes.shape) < 0.08
+    gaps[:, 0] = False
+    y[rng.choice(n, 24, replace=False)] = np.nan
+    covariates = np.column_stack([np.ones(n), rng.normal(size=(n, 3)).round(6)])
+    return (markers @ markers.T / m).round(12), covariates, y, np.where(gaps, np.nan, genotypes)
+
+
 def scan200():
     """Return (K, X, y, candidates), 40 allele counts; GEMMA's results are in scan_gemma.json."""
     rng = np.random.default_rng(20241122)

@@ -1,16 +1,18 @@
 """FourierBasis: the modes that stand for a stationary kernel on a domain, whatever its lengthscale in a range."""
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, frozen, read, require_finite
+from pm_fastlmm._arrays import FloatArray, Labelled, columns_in_order, frozen
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described
 from pm_fastlmm.covariance.fourier.grid import Grid, choose_modes
 from pm_fastlmm.covariance.fourier.kernels import SpectralKernel
+from pm_fastlmm.covariance.stationary import read_coordinates
 from pm_fastlmm.linalg.blocks import Missing
 
 if TYPE_CHECKING:
@@ -54,8 +56,13 @@ class FourierBasis(ReadOnlyArrays, Described):
     grid : Grid
     size : int
         M, the number of features.
-    expected_error : float
-        The divergence of what was left out, at (ℓ_min, noise_ratio_min), where it is largest.
+    divergence : float
+        The Kullback-Leibler divergence of what was left out, at (ℓ_min, noise_ratio_min), where it is largest.
+    loglik_error : float
+        The standard deviation of what that does to the log-likelihood there, of data that the model describes. About
+        √(2 divergence), which is far more than the divergence, its mean. Rougher data lose more: see Notes.
+    coordinates : tuple of str or None
+        Names of the columns of x, by which other points are put in order.
 
     Raises
     ------
@@ -70,6 +77,11 @@ class FourierBasis(ReadOnlyArrays, Described):
     of divergence; those left out cost `tolerance` in all. M grows as n^{2D/(4ν+D)} for a Matérn kernel of smoothness ν,
     and hardly for "se".
 
+    The divergence is the mean, over data that the model describes, of the error of the log-likelihood; a single one is
+    off by ± `loglik_error`. Both are those at ℓ_min and the smallest noise ratio, and fall quickly from there. Data
+    that have more power at high frequencies than the kernel has are off by more, at those parameters even by log units.
+    To measure it, fit again with a tolerance a hundred times smaller, and compare.
+
     References
     ----------
     Greengard, Rachh & Barnett (2025), Equispaced Fourier representations for efficient Gaussian process regression from
@@ -83,7 +95,7 @@ class FourierBasis(ReadOnlyArrays, Described):
     >>> basis = flmm.FourierBasis(x, "se", lengthscale=(0.1, 0.5))
     >>> print(basis)
     FourierBasis('se', 49 features of at most 2300, lengthscales 0.1 to 0.5, domain [0, 1];
-                 error 0.0051 for 1000 rows and noise ratios from 0.01)
+                 divergence 0.0051, log-likelihood ± 0.1, for 1000 rows and noise ratios from 0.01)
     """
 
     kernel: SpectralKernel
@@ -92,8 +104,10 @@ class FourierBasis(ReadOnlyArrays, Described):
     grid: Grid
     n: int
     noise_ratio_min: float
-    expected_error: float
+    divergence: float
+    loglik_error: float
     max_features: int
+    coordinates: tuple[str, ...] | None
 
     def __init__(
         self,
@@ -107,8 +121,9 @@ class FourierBasis(ReadOnlyArrays, Described):
         tolerance: float = 0.01,
         max_features: int = _MAX_FEATURES,
     ) -> None:
-        points = None if x is None else read_points(x)
-        domain = _read_domain(domain, points)
+        given = None if x is None else read_coordinates(x)
+        points = None if given is None else given.values
+        domain = _read_domain(domain, given)
         low, high = _read_range(lengthscale)
         n = _read_count(n, points)
         for name, value in (("noise_ratio_min", noise_ratio_min), ("tolerance", tolerance)):
@@ -118,7 +133,7 @@ class FourierBasis(ReadOnlyArrays, Described):
         width = domain[:, 1] - domain[:, 0]
         apart = high * read_kernel.radius(_WRAPPED.get(read_kernel.name, _WRAPPED_OTHERS))
         filled = float(np.prod(1 + apart / width))
-        grid, error, found = choose_modes(
+        grid, left_out, found = choose_modes(
             lambda omega: read_kernel.log_density(omega, low), 1 / (width + apart), domain.mean(axis=1),
             n=n * filled, noise_ratio=noise_ratio_min, tolerance=tolerance,
         )  # fmt: skip
@@ -133,7 +148,9 @@ class FourierBasis(ReadOnlyArrays, Described):
             )
         values = {
             "kernel": read_kernel, "lengthscale": (low, high), "domain": frozen(domain), "grid": grid, "n": n,
-            "noise_ratio_min": float(noise_ratio_min), "expected_error": error, "max_features": max_features,
+            "noise_ratio_min": float(noise_ratio_min), "divergence": left_out.divergence,
+            "loglik_error": left_out.spread, "max_features": max_features,
+            "coordinates": None if given is None else given.names,
         }  # fmt: skip
         for attribute, part in values.items():
             object.__setattr__(self, attribute, part)
@@ -151,9 +168,28 @@ class FourierBasis(ReadOnlyArrays, Described):
 
     def features(self, x: Any) -> FloatArray:
         """Return Z, (n, M), at points of the domain."""
-        points = read_points(x)
-        self.require_inside(points, "x")
-        return self.grid.features(points)
+        return self.grid.features(self.read(x, "x"))
+
+    def read(self, x: Any, name: str) -> FloatArray:
+        """
+        Return points (n, D) of the domain, their columns by name where both have names; rows keep their order.
+
+        Raises
+        ------
+        ValueError
+            If a coordinate is missing, or points lie outside the domain.
+        """
+        points = columns_in_order(read_coordinates(x, name), self.coordinates, name=name)
+        self.require_inside(points, name)
+        return points
+
+    def named(self, coordinates: tuple[str, ...] | None) -> "FourierBasis":
+        """Return the basis with names of the coordinates, if it has none."""
+        if self.coordinates is not None or coordinates is None or len(coordinates) != len(self.domain):
+            return self
+        other = copy(self)
+        object.__setattr__(other, "coordinates", coordinates)
+        return other
 
     def require_inside(self, points: FloatArray | None, name: str) -> None:
         """Raise a ValueError for points outside the domain, where f would repeat itself."""
@@ -190,15 +226,17 @@ class FourierBasis(ReadOnlyArrays, Described):
         mine, its = self.grid, other.grid
         return bool(
             np.array_equal(mine.h, its.h) and np.array_equal(mine.centre, its.centre) and np.array_equal(mine.j, its.j)
-        )
+            and (None in (self.coordinates, other.coordinates) or self.coordinates == other.coordinates)
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         """Show the kernel, the features of the budget, the domain and the error."""
         box = " x ".join(f"[{low:g}, {high:g}]" for low, high in self.domain)
         low, high = self.lengthscale
         grid = f"{self.size} features of at most {self.max_features}, lengthscales {low:g} to {high:g}, domain {box}"
-        error = f"error {self.expected_error:.2g} for {self.n} rows and noise ratios from {self.noise_ratio_min:g}"
-        return f"FourierBasis({self.kernel.name!r}, {grid};\n             {error})"
+        error = f"divergence {self.divergence:.2g}, log-likelihood ± {self.loglik_error:.1g}"
+        rows = f"for {self.n} rows and noise ratios from {self.noise_ratio_min:g}"
+        return f"FourierBasis({self.kernel.name!r}, {grid};\n             {error}, {rows})"
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -206,22 +244,16 @@ class FourierBasis(ReadOnlyArrays, Described):
             "features": f"{self.size} of at most {self.max_features}",
             "lengthscale": "{:g} to {:g}".format(*self.lengthscale),
             "domain": " × ".join(f"[{low:g}, {high:g}]" for low, high in self.domain),
-            "expected error": f"{self.expected_error:.2g}",
+            "divergence": f"{self.divergence:.2g}",
+            "error of the log-likelihood": f"± {self.loglik_error:.1g}",
         }
 
 
-def read_points(x: Any, name: str = "x") -> FloatArray:
-    """Read points as (n, D); rows that have an index keep their order."""
-    values = read(x, name, ndim=(1, 2)).values
-    require_finite(values, name, "leave those rows out.")
-    return values if values.ndim == 2 else values[:, None]
-
-
-def _read_domain(domain: Any, points: FloatArray | None) -> FloatArray:
+def _read_domain(domain: Any, points: Labelled | None) -> FloatArray:
     if domain is None:
-        if points is None or not len(points):
+        if points is None or not len(points.values):
             raise ValueError("neither x nor domain= is given: the domain holds all data and all predictions.")
-        box = np.column_stack([points.min(axis=0), points.max(axis=0)])
+        box = np.column_stack([points.values.min(axis=0), points.values.max(axis=0)])
     else:
         box = np.atleast_2d(np.asarray(domain, dtype=float))
     if box.ndim != 2 or box.shape[1] != 2 or len(box) not in (1, 2):
@@ -229,9 +261,30 @@ def _read_domain(domain: Any, points: FloatArray | None) -> FloatArray:
             f"domain must be (low, high), or one such pair for each of two dimensions, got shape {box.shape}: "
             "in three dimensions and more the grid would be too large; inducing points are for those."
         )
-    if not (np.isfinite(box).all() and (box[:, 0] < box[:, 1]).all()):
-        raise ValueError(f"domain must be finite and increasing, got {box.tolist()}.")
+    for axis, (low, high) in enumerate(box):
+        if domain is None and low == high:
+            raise _no_width(points, axis, low)
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise ValueError(
+                f"domain must be finite and increasing, but that of coordinate {axis} is ({low:g}, {high:g}): give "
+                "(low, high) for each, with low < high."
+            )
     return box
+
+
+def _no_width(points: Any, axis: int, value: float) -> ValueError:
+    """Return the error of a coordinate that does not vary."""
+    names, x = points.names, points.values
+    varying = [k for k in range(x.shape[1]) if np.ptp(x[:, k]) > 0]
+    remedy = "x is one point, from which no lengthscale is learnt. domain= says how far the function reaches."
+    if varying:
+        other = f"x[:, {varying}]" if names is None else f"x[{[names[k] for k in varying]}]"
+        remedy = (
+            f"the points lie on a line. Leave that coordinate out, x = {other}, or give domain=, a pair (low, high) "
+            "for each coordinate, if f is to be predicted elsewhere."
+        )
+    called = axis if names is None else repr(names[axis])
+    return ValueError(f"coordinate {called} of x is {value:g} in all rows, so that the domain has no width: {remedy}")
 
 
 def _read_range(lengthscale: Any) -> tuple[float, float]:

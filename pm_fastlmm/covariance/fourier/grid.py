@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -86,37 +86,56 @@ class Grid:
         return Grid(self.h, self.centre, self.j[:modes])
 
 
-def divergence(log_density: Callable[[FloatArray], FloatArray], grid: Grid, n: float, noise_ratio: float) -> FloatArray:
+def signal_to_noise(
+    log_density: Callable[[FloatArray], FloatArray], grid: Grid, n: float, noise_ratio: float
+) -> FloatArray:
     """
-    Return the Kullback-Leibler divergence ½[λ - log(1 + λ)] that each mode's cosine and sine add when left out.
+    Return λ = n d/δ of each mode, the ratio of signal to noise of a feature whose squares sum to n.
 
-    λ = n d/δ is the ratio of signal to noise of a feature whose squares sum to n: the features of data that fill the
-    period. `n` counts the data as if they did.
+    Such are the features of data that fill the period; `n` counts the data as if they did.
     """
-    d = np.exp(log_density(grid.omega[1:]) + grid.log_volume)
-    ratio = n * d / noise_ratio
-    return np.asarray(ratio - np.log1p(ratio))  # half of it, twice
+    return np.asarray(n * np.exp(log_density(grid.omega[1:]) + grid.log_volume) / noise_ratio)
+
+
+class LeftOut(NamedTuple):
+    """
+    What leaving modes out does to the density of y, the model being the one with all of them.
+
+    The cosine and the sine of a mode each change the log-density by ½[λξ² - log(1 + λ)], ξ standard normal.
+
+    Attributes
+    ----------
+    divergence : float
+        Σ [λ - log(1 + λ)], the mean: the Kullback-Leibler divergence.
+    spread : float
+        √Σ λ², the standard deviation. Where λ is small it is √2 times the root of the divergence, which is far more.
+    """
+
+    divergence: float
+    spread: float
 
 
 def choose_modes(
     log_density: Callable[[FloatArray], FloatArray], h: FloatArray, centre: FloatArray, *, n: float, noise_ratio: float,
     tolerance: float,
-) -> tuple[Grid, float, bool]:  # fmt: skip
+) -> tuple[Grid, LeftOut, bool]:  # fmt: skip
     """
-    Return the smallest ball of modes outside which the divergence sums to `tolerance` at most, and that sum.
+    Return the smallest ball of modes outside which the divergence sums to `tolerance` at most, and what is left out.
 
     The flag is False if the ball would not fit into the modes that can be looked at.
     """
     radius = 4 * float(h.max())
     for _ in itertools.count():
         grid = Grid.within(h, centre, radius)
-        lost = divergence(log_density, grid, n, noise_ratio)
+        ratio = signal_to_noise(log_density, grid, n, noise_ratio)
+        lost = ratio - np.log1p(ratio)
         outer = np.sqrt(((grid.j * h) ** 2).sum(axis=1)) > radius / 2
         if lost[outer].sum() < 0.01 * tolerance:
             break
         if len(grid.j) * 2 ** len(h) > _LARGEST:
-            return grid, math.inf, False
+            return grid, LeftOut(math.inf, math.inf), False
         radius *= 2
     beyond = np.append(np.cumsum(lost[::-1])[::-1], 0.0)  # beyond[i]: modes i, i + 1, … are left out
     modes = int(np.argmax(beyond <= tolerance))
-    return grid.first(modes), float(beyond[modes]), True
+    spread = float(np.sqrt((ratio[modes:] ** 2).sum()))
+    return grid.first(modes), LeftOut(float(beyond[modes]), spread), True

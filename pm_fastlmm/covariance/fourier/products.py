@@ -8,8 +8,9 @@ import numpy as np
 from pm_fastlmm._arrays import FloatArray, frozen
 from pm_fastlmm.covariance.fourier.grid import Grid
 from pm_fastlmm.covariance.fourier.nufft import ComplexArray
+from pm_fastlmm.linalg.columns import DesignColumns
 from pm_fastlmm.linalg.feature_products import FourierProducts
-from pm_fastlmm.linalg.projection import Projection, keep_independent
+from pm_fastlmm.linalg.projection import Projection
 
 if TYPE_CHECKING:
     from pm_fastlmm.covariance.fourier.statistics import FourierStatistics
@@ -27,8 +28,8 @@ def project(s: "FourierStatistics") -> FourierProducts:
     present = values > r * _EPS * values.max(initial=0.0)
     root = np.sqrt(values[present])[:, None] * vectors[:, present].T  # rootᵀroot = X̃ᵀX̃
     original = np.linalg.solve(s.frame.transform.T, root.T).T if r else root  # of X, with the same inner products
-    kept, coef, dropped = keep_independent(original, s.coef, s.n)
-    Q, R = np.linalg.qr(original[:, kept])
+    columns = DesignColumns.of(original, s.coef, s.n)
+    Q, R = np.linalg.qr(original[:, columns.kept])
     signs = np.where(np.diag(R) < 0, -1.0, 1.0)
     Q, R = Q * signs, R * signs[:, None]
     A = (vectors[:, present] / np.sqrt(values[present])) @ Q  # X̃A is orthonormal, a basis of the columns of X
@@ -39,8 +40,8 @@ def project(s: "FourierStatistics") -> FourierProducts:
         cross=frozen(cross[:, r] - fixed @ along),
         square=float(s.gram[r, r] - along @ along),
         n=s.n,
-        df=s.n - len(kept),
-        projection=Projection(None, frozen(R), coef, dropped),
+        df=s.n - len(columns.kept),
+        projection=Projection(None, frozen(R), columns),
         fixed=frozen(fixed),
         along=frozen(along + Q.T @ (original @ s.frame.offset)),
     )

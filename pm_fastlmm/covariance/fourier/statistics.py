@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, frozen, shown
+from pm_fastlmm._arrays import FloatArray, Labelled, columns_in_order, frozen, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described
 from pm_fastlmm.covariance.fourier.basis import FourierBasis
@@ -98,15 +98,16 @@ class FourierStatistics(ReadOnlyArrays, Described):
         ValueError
             If lengths differ, values are not finite, or points lie outside the domain of the basis.
         """
-        points, response, design, coef, dropped = _read(basis, x, y, X, missing)
+        rows = read_rows(basis, x, y, X, missing)
+        basis = basis.named(rows.coordinates)
         big = tuple(4 * m + 1 for m in basis.grid.largest)
         small = tuple(2 * m + 1 for m in basis.grid.largest)
-        r = design.shape[1]
+        r = rows.design.shape[1]
         empty = cls(
-            basis, 0, 0, coef, Frame.of_block(design, response),
+            basis, 0, 0, rows.coef, Frame.of_block(rows.design, rows.y),
             np.zeros(big, dtype=complex), np.zeros((r + 1, *small), dtype=complex), np.zeros((r + 1, r + 1)),
         )  # fmt: skip
-        return empty._add(points, response, design, dropped)
+        return empty._add(rows)
 
     @classmethod
     def from_blocks(
@@ -220,14 +221,14 @@ class FourierStatistics(ReadOnlyArrays, Described):
         ValueError
             As `from_arrays`, and if the columns of X are not those of the blocks before.
         """
-        points, response, design, coef, dropped = _read(self.basis, x, y, X, missing)
-        if design.shape[1] != self.frame.size:
+        rows = read_rows(self.basis, x, y, X, missing)
+        if rows.design.shape[1] != self.frame.size:
             raise ValueError(
-                f"X of this block has {design.shape[1]} columns but that of the blocks before had {self.frame.size}: "
-                "all blocks have the same columns."
+                f"X of this block has {rows.design.shape[1]} columns but that of the blocks before had "
+                f"{self.frame.size}: all blocks have the same columns."
             )
-        self._check_columns(coef, "this block")
-        return self._add(points, response, design, dropped)
+        self._check_columns(rows.coef, "this block")
+        return self._add(rows)
 
     def merge(self, other: Self) -> Self:
         """
@@ -277,11 +278,11 @@ class FourierStatistics(ReadOnlyArrays, Described):
             raise ValueError(f"no rows were added, {self.dropped} were dropped: there is nothing to fit.")
         return project(self)
 
-    def _add(self, x: FloatArray, y: FloatArray, X: FloatArray, dropped: int) -> Self:
-        out = replace(self, dropped=self.dropped + dropped)
-        for start in range(0, len(x), _PIECE):
-            rows = slice(start, start + _PIECE)
-            out = out._add_piece(x[rows], self.frame.columns(X[rows], y[rows]))
+    def _add(self, rows: "FourierRows") -> Self:
+        out = replace(self, dropped=self.dropped + rows.dropped)
+        for start in range(0, len(rows.points), _PIECE):
+            piece = slice(start, start + _PIECE)
+            out = out._add_piece(rows.points[piece], self.frame.columns(rows.design[piece], rows.y[piece]))
         return out._settled(self.n)
 
     def _settled(self, before: int) -> Self:
@@ -332,13 +333,15 @@ class FourierStatistics(ReadOnlyArrays, Described):
     def _pack(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arrays, and what else there is, as a checkpoint keeps them."""
         arrays = {"toeplitz": self.toeplitz, "modes": self.modes, "gram": self.gram} | self.frame._asdict()
-        return arrays, {"n": self.n, "dropped": self.dropped, "coef": self.coef}
+        return arrays, {"n": self.n, "dropped": self.dropped, "coef": self.coef, "coordinates": self.basis.coordinates}
 
     @classmethod
     def _unpack(cls, basis: FourierBasis, arrays: dict[str, Any], about: dict[str, Any]) -> Self:
         frame = Frame(frozen(arrays["transform"]), frozen(arrays["offset"]))
         coef = None if about["coef"] is None else tuple(about["coef"])
         kept = (frozen(arrays[name]) for name in ("toeplitz", "modes", "gram"))
+        names = about.get("coordinates")
+        basis = basis.named(None if names is None else tuple(names))
         return cls(basis, about["n"], about["dropped"], coef, frame, *kept)
 
     def __repr__(self) -> str:
@@ -380,17 +383,28 @@ def _pair(both: ComplexArray) -> tuple[ComplexArray, ComplexArray]:
     return 0.5 * (both + mirrored), -0.5j * (both - mirrored)
 
 
-def _read(
-    basis: FourierBasis, x: Any, y: Any, X: Any, missing: Missing
-) -> tuple[FloatArray, FloatArray, FloatArray, tuple[str, ...] | None, int]:
-    """Return points (n, D), y (n,), X (n, r) with its names, and how many rows were dropped."""
+class FourierRows(NamedTuple):
+    """Rows that were read and put in order: points (n, D), y (n,), all columns of X (n, d) and their names."""
+
+    points: FloatArray
+    y: FloatArray
+    design: FloatArray
+    coef: tuple[str, ...] | None
+    coordinates: tuple[str, ...] | None
+    dropped: int
+
+
+def read_rows(basis: FourierBasis, x: Any, y: Any, X: Any, missing: Missing) -> FourierRows:
+    """Read rows: y and X are aligned to x by id, the coordinates of x to those of the basis by name."""
     design = X[:, None] if X is not None and getattr(X, "ndim", 2) == 1 and not hasattr(X, "index") else X
     block = read_block(design, x, y, missing, name="x", ndim=(1, 2))
     values, points, response = block.values
     if response.shape[1] != 1:
         raise ValueError(f"y must be one response, got {response.shape[1]}: add up the statistics of each.")
+    names = block.columns.factor
+    points = columns_in_order(Labelled(points, None, names), basis.coordinates, name="x")
     basis.require_inside(points, "x")
-    return points, response[:, 0], values, block.columns.coef, block.dropped
+    return FourierRows(points, response[:, 0], values, block.columns.coef, names, block.dropped)
 
 
 def _reduced(cls: type[FourierStatistics], basis: FourierBasis, missing: Missing, X: Any, x: Any, y: Any) -> Any:

@@ -1,18 +1,7 @@
-"""
-Feed the package hostile inputs and count what becomes of them: `python tests/fuzz.py 10000 --seed 0`.
+"""One kernel: every promise of spectra, fits, posteriors, scans and nodes, for the inputs of `hostile`."""
 
-Every input ends in a result whose promises hold, or in a ValueError of the package's own with its reason. What does
-neither is printed with the recipe that makes it, and the exit status is 1.
-"""
-
-import argparse
 import math
-import re
-import sys
-import traceback
 import warnings
-from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pymc as pm
@@ -20,44 +9,23 @@ import pytensor
 import pytensor.tensor as pt
 
 import pm_fastlmm as flmm
+from fuzz import hostile
+from fuzz.guard import Refused, guarded, short
 from pm_fastlmm import covariance
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import VARIANCE_FIELDS
 from pm_fastlmm.information import score
 
-PACKAGE = str(Path(flmm.__file__).parent)
 EPS = float(np.finfo(float).eps)
 GRID = np.linspace(-40, 40, 81)  # of log δ, around the scale of the spectrum
 
 
-class Refused(Exception):
-    """The package refused the input, with its reason."""
+def check(seed):
+    """Return the outcomes of the problem of a seed."""
+    return check_problem(hostile.build(hostile.Recipe.draw(seed)))
 
 
-def guarded(function, *args, **kwargs):
-    """
-    Call a function of the package.
-
-    A ValueError or TypeError that the package itself raises is `Refused`; one that comes from a library, any other
-    exception and any warning but the package's own are violations.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            value = function(*args, **kwargs)
-        except (ValueError, TypeError) as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            if not place.filename.startswith(PACKAGE):
-                raise AssertionError(f"{type(error).__name__} of a library: {error}") from error
-            if len(str(error).split()) < 6:
-                raise AssertionError(f"a message without its reason: {error}") from error
-            raise Refused(str(error)) from None
-    for warning in caught:
-        assert warning.category is UserWarning, f"{warning.category.__name__}: {warning.message} ({warning.filename})"
-    return value
-
-
-def check(problem):
+def check_problem(problem):
     """Return the outcomes of one problem, "engine: outcome"; raise an AssertionError where a promise is broken."""
     r = problem.recipe
     kernel = problem.factor if r.factor and problem.factor is not None else problem.K
@@ -65,14 +33,14 @@ def check(problem):
     try:
         spectrum = guarded(make, kernel, problem.X)
     except Refused as error:
-        return [f"Spectrum: refused, {_short(error)}"]
+        return [f"Spectrum: refused, {short(error)}"]
     check_spectrum(spectrum)
     out = []
     for name, run in (ENGINES | (COMPILED if r.seed % 50 == 0 else {})).items():
         try:
             out.append(f"{name}: {run(problem, spectrum)}")
         except Refused as error:
-            out.append(f"{name}: refused, {_short(error)}")
+            out.append(f"{name}: refused, {short(error)}")
     return out
 
 
@@ -102,7 +70,7 @@ def check_reml(problem, spectrum, method="REML"):
     if problem.recipe.dtype != "float32":
         for name, changed in transformed(problem, spectrum):
             same_fit(fit, guarded(flmm.reml, *changed, method=method), name=name, exact=False)
-    return f"{fit.boundary or 'interior'}" if fit.converged else f"not converged, {_short(fit.message)}"
+    return f"{fit.boundary or 'interior'}" if fit.converged else f"not converged, {short(fit.message)}"
 
 
 def check_ml(problem, spectrum):
@@ -369,37 +337,3 @@ def _kernel(problem):
 def _unsquare(Y):
     """Return Y, one column less where it is square: an unlabelled square array is refused by design."""
     return Y[:, :2] if Y.shape[0] == Y.shape[1] else Y
-
-
-def _short(error):
-    return re.sub(r"[\d.]+(e[+-]\d+)?", "#", str(error).split(":")[0].split("(")[0])[:70]
-
-
-def main():
-    """Run and count."""
-    import hostile
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("count", type=int, nargs="?", default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--step", type=int, default=1, help="50 runs the compiled engines alone with each input")
-    parser.add_argument("--verbose", action="store_true")
-    arguments = parser.parse_args()
-    outcomes, violations = Counter(), []
-    for seed in range(arguments.seed, arguments.seed + arguments.count * arguments.step, arguments.step):
-        recipe = hostile.Recipe.draw(seed)
-        try:
-            outcomes.update(check(hostile.build(recipe)))
-        except Exception as error:  # whatever it is, it is counted and the run goes on
-            violations.append((recipe, error))
-            print(f"{type(error).__name__}: {error}\n    {recipe}", flush=True)
-            if arguments.verbose:
-                traceback.print_exc()
-    for outcome, count in sorted(outcomes.items()):
-        print(f"{count:8d}  {outcome}")
-    print(f"{arguments.count} inputs, {len(violations)} violations")
-    return 1 if violations else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

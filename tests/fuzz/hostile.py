@@ -1,4 +1,4 @@
-"""Hostile inputs, each from a recipe of a few words and numbers: what `fuzz.py` feeds the package."""
+"""Hostile inputs, each from a recipe of a few words and numbers: what `kernels` feeds the package."""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,64 @@
+"""Labels that the coordinates of a posterior would change: refused when a model is made, and not after sampling."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from pm_fastlmm._arrays import Ids, labels_of, shown
+
+
+def require_labels(labels: Sequence[Hashable] | None, what: str) -> None:
+    """
+    Refuse labels that xarray does not give back as they are.
+
+    A coordinate is an array of one type: xarray makes text of numbers among text, floats of large integers among
+    floats, "nan" of a missing label, and takes tuples for a table.
+
+    Raises
+    ------
+    ValueError
+        If a label is missing, is a tuple, or comes back as another.
+
+    Examples
+    --------
+    >>> require_labels(("a", 1), "the ids")
+    Traceback (most recent call last):
+    ValueError: the ids are of several types, and the coordinates of a posterior, which have one, would change 1 into
+    '1': make them alike, all text say, table.index = table.index.map(str).
+    """
+    if labels is None:
+        return
+    if missing := [i for i, label in enumerate(labels) if not isinstance(label, tuple) and pd.isna(label) is True]:
+        raise ValueError(
+            f"{what} are missing at {shown(missing)}: a posterior is labelled by them, and each needs its own. Fill "
+            "them in, or reset_index()."
+        )
+    if tuples := [label for label in labels if isinstance(label, tuple)]:
+        raise ValueError(
+            f"{what} are tuples ({shown(tuples)}), of a MultiIndex perhaps, and the coordinates of a posterior hold "
+            'none: join their parts, table.index = [" ".join(map(str, label)) for label in table.index], or '
+            "reset_index()."
+        )
+    held = xr.IndexVariable("label", list(labels)).to_index().tolist()
+    if changed := [(old, new) for old, new in zip(labels, held, strict=True) if old != new]:
+        old, new = changed[0]
+        raise ValueError(
+            f"{what} are of several types, and the coordinates of a posterior, which have one, would change {old!r} "
+            f"into {new!r}: make them alike, all text say, table.index = table.index.map(str)."
+        )
+
+
+def require_labels_of(**tables: Any) -> None:
+    """Refuse the row labels of tables, by the name of the argument, as `require_labels`."""
+    for name, table in tables.items():
+        if table is not None:
+            require_labels(labels_of(table), f"the ids of {name}")
+
+
+def require_unique(names: Ids | None, what: str) -> None:
+    """Raise a ValueError for names that cannot be told apart as text."""
+    if names is not None and len(set(names)) < len(names):
+        twice = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+        raise ValueError(f"{what} are the same as text for several ({shown(twice)}): rename them.")

@@ -1,0 +1,134 @@
+"""The root of a tree: whether its text has one, and a root on a branch of an unrooted tree."""
+
+from collections.abc import Hashable, Iterable
+
+import numpy as np
+
+from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm._spelling import places, spelling_hint
+from pm_fastlmm.covariance.newick import Tree
+
+BASE, MIDPOINT = "base", "midpoint"
+
+
+def shared_paths(tree: Tree, root: str | Iterable[Hashable] | None) -> tuple[tuple[str, ...], FloatArray]:
+    """
+    Return the tips of a tree and the paths from its root that they share.
+
+    Parameters
+    ----------
+    tree : Tree
+    root : {"base", "midpoint"}, name of a tip or names of several, or None
+        As `phylogeny`.
+
+    Raises
+    ------
+    ValueError
+        If the tree is unrooted and no root is given, or the outgroup is no side of a branch.
+    """
+    if root is None:
+        _require_root(tree)
+        return tree.shared_paths()
+    if isinstance(root, str) and root == BASE:
+        return tree.shared_paths()
+    midpoint = isinstance(root, str) and root == MIDPOINT
+    node, above = _middle(tree) if midpoint else _outgroup_branch(tree, [root] if isinstance(root, str) else list(root))
+    return _paths_from(tree, node, above)
+
+
+def _require_root(tree: Tree) -> None:
+    branches = int((tree.parents == 0).sum())
+    if tree.rooting == "unrooted" or (branches > 2 and tree.rooting != "rooted"):
+        why = "is marked as unrooted, [&U]" if tree.rooting == "unrooted" else f"has {branches} branches at its base"
+        raise ValueError(
+            f"The tree {why}, as programs write unrooted trees, but shared paths begin at a root: name an outgroup, "
+            f"root={tree.tips()[0]!r}, or give root='midpoint' for the middle of the longest path, or root='base' if "
+            "the base of the text is the root indeed."
+        )
+
+
+def _first(tree: Tree) -> int:
+    """Return the first node from which more than one branch goes; those before it are a stem."""
+    counts = np.bincount(tree.parents[1:], minlength=len(tree.parents))
+    return int(np.flatnonzero(counts != 1)[0])
+
+
+def _middle(tree: Tree) -> tuple[int, float]:
+    """Return the node above which the middle of the longest path lies, and how far above."""
+    tips = tree.tip_nodes()
+    _, K = tree.shared_paths()
+    depth = np.diag(K)
+    one = int(depth.argmax())
+    for _ in range(2):  # in a tree, the tip that is farthest from any ends a longest path
+        start, away = one, depth + depth[one] - 2 * K[one]
+        one = int(away.argmax())
+    end = start if depth[start] >= depth[one] else one  # the deeper end: the middle lies above it
+    node, left, base = int(tips[end]), float(away.max()) / 2, _first(tree)
+    while left > tree.lengths[node] and tree.parents[node] > base:
+        left -= float(tree.lengths[node])
+        node = int(tree.parents[node])
+    return node, min(left, float(tree.lengths[node]))
+
+
+def _outgroup_branch(tree: Tree, names: list[Hashable]) -> tuple[int, float]:
+    """Return the node above which the branch between the outgroup and the others is halved, and how far above."""
+    tips = tree.tips()
+    rows = places(names, tips)
+    if strangers := [name for name, row in zip(names, rows, strict=True) if row < 0]:
+        hint = spelling_hint(strangers, tips)
+        raise ValueError(
+            f"root names {shown(strangers)}, which are not tips of the tree: give 'midpoint', 'base' or tips. "
+            f"{hint}".strip()
+        )
+    first, last = tree.spans()
+    inside = np.zeros(len(tips) + 1, dtype=int)
+    inside[np.array(rows, dtype=int) + 1] = 1
+    members = np.cumsum(inside)
+    below, out = last - first, members[last] - members[first]
+    k, base = len(set(rows)), _first(tree)
+    alone = (out == k) & (below == k) | (out == 0) & (below == len(tips) - k)
+    alone[: base + 1] = False
+    if not alone.any():
+        raise ValueError(
+            f"root {shown(names)} is no outgroup: no branch of the tree has these tips on one side and all others on "
+            "the other."
+        )
+    node = int(np.flatnonzero(alone)[0])
+    length = float(tree.lengths[node])
+    siblings = np.flatnonzero(tree.parents == base)
+    if tree.parents[node] == base and len(siblings) == 2:  # the base only divides a branch
+        other = int(siblings[siblings != node][0])
+        half = (length + float(tree.lengths[other])) / 2
+        return (node, half) if half <= length else (other, half)
+    return node, length / 2
+
+
+def _paths_from(tree: Tree, node: int, above: float) -> tuple[tuple[str, ...], FloatArray]:
+    """Return tips in the order of the text, and their shared paths from a root on the branch above a node."""
+    base = _first(tree)
+    neighbours: list[list[int]] = [[] for _ in tree.parents]
+    for child in range(base + 1, len(tree.parents)):
+        neighbours[child].append(int(tree.parents[child]))
+        neighbours[int(tree.parents[child])].append(child)
+    upper = int(tree.parents[node])
+    labels, parents, lengths, origin = [""], [-1], [0.0], [-1]
+    waiting: list[tuple[int, int, int, float]] = [
+        (upper, node, 0, float(tree.lengths[node]) - above),
+        (node, upper, 0, above),
+    ]
+    while waiting:
+        here, came_from, parent, length = waiting.pop()
+        labels.append(tree.labels[here])
+        parents.append(parent)
+        lengths.append(length)
+        origin.append(here)
+        position = len(labels) - 1
+        waiting += [
+            (other, here, position, float(tree.lengths[max(other, here)]))
+            for other in neighbours[here]
+            if other != came_from
+        ]
+    turned = Tree(tuple(labels), np.array(parents), np.array(lengths), "rooted")
+    names, K = turned.shared_paths()
+    order = np.argsort(np.array(origin)[turned.tip_nodes()])
+    return tuple(names[i] for i in order), K[np.ix_(order, order)]

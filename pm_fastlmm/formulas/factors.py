@@ -1,0 +1,69 @@
+"""Factors that a formula makes: of labels, of numbers, and of classes of numbers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from formulaic.transforms import stateful_transform
+
+
+def level_text(level: Any) -> str:
+    """Return a level as text; a whole number has no decimal point."""
+    whole = isinstance(level, float | np.floating) and float(level).is_integer()
+    return str(int(level)) if whole else str(level)
+
+
+def as_factor(x: Any, levels: Sequence[Any] | None = None) -> "pd.Series[Any]":
+    """
+    Return a factor: categories that occur in their order, other values sorted; or the levels that are given.
+
+    Values are compared with these as text, as R does; what is none of them is missing.
+    """
+    values = pd.Series(x) if not isinstance(x, pd.Series) else x
+    if levels is not None:
+        place = {level_text(level): i for i, level in enumerate(levels)}
+        codes = [place.get(level_text(value), -1) for value in values]
+        return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(levels)))
+    made = values if isinstance(values.dtype, pd.CategoricalDtype) else values.astype("category")
+    made = made.cat.remove_unused_categories()
+    categories = made.cat.categories
+    if categories.dtype.kind == "f" and all(value.is_integer() for value in categories.tolist()):
+        made = made.cat.rename_categories([int(value) for value in categories])
+    return made
+
+
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def in_classes(
+    x: Any,
+    breaks: Any,
+    labels: Any = None,
+    include_lowest: bool = False,
+    right: bool = True,
+    _state: Any = None,
+) -> Any:
+    """
+    Return the classes of numbers between breaks, or so many equally wide ones, as R's cut; others are missing.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two classes.
+    """
+    values = np.asarray(x, dtype=np.float64)
+    if "breaks" not in _state:
+        edges = np.asarray(breaks, dtype=np.float64)
+        if edges.ndim == 0:
+            if not edges >= 2:
+                raise ValueError(f"cut needs two classes at least, got {breaks}")
+            low, high = float(np.nanmin(values)), float(np.nanmax(values))
+            edges = np.linspace(low, high, int(edges) + 1)
+            edges[[0, -1]] += np.array([-1, 1]) * (high - low) / 1000
+        _state["breaks"] = np.sort(edges)
+    classes = pd.cut(
+        values, _state["breaks"], right=right, include_lowest=include_lowest,
+        labels=None if labels is None or labels is False else list(labels),
+    )  # fmt: skip
+    if labels is False:
+        return np.where(classes.codes < 0, np.nan, classes.codes + 1.0)
+    return pd.Series(classes.rename_categories(str).remove_unused_categories())

@@ -1,0 +1,158 @@
+"""The functions of formulas: those of R's model formulas, with R's arguments and values, and those of formulaic."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from formulaic.transforms import TRANSFORMS, stateful_transform
+from formulaic.transforms.contrasts import C as formulaic_C
+from formulaic.transforms.contrasts import ContrastsRegistry
+from formulaic.transforms.poly import poly as formulaic_poly
+from scipy import special
+
+from pm_fastlmm.formulas.factors import as_factor, in_classes, level_text
+from pm_fastlmm.formulas.splines import bs, ns
+
+CONSTANTS: Mapping[str, Any] = {
+    "TRUE": True, "FALSE": False, "T": True, "F": False, "NULL": None, "Inf": np.inf, "pi": np.pi,
+}  # fmt: skip
+
+REFUSED: Mapping[str, str] = {  # what R users write and formulas do not do, and what does it here
+    "offset": "an offset is a part of y that is known: take it from the response, I(y - z) ~ … instead of offset(z)",
+    "weights": "prior weights are not there: with var e = σ²/w, V is known and DenseLMM takes it",
+    "is.na": "rows with a missing value of a variable of the formula are dropped before functions see them: make the "
+    "column first",
+    "mean": "a mean would be another one for new rows: center(x), or scale(x), keep that of the fit",
+    "sd": "a standard deviation would be another one for new rows: scale(x) keeps that of the fit",
+    "median": "a median would be another one for new rows: subtract its number, I(x - 3.2)",
+    "s": "smooth terms are `bs(x, df=5)` or `ns(x, df=4)`, or a Gaussian process, flmm.fourier_model",
+    "t2": "smooth terms are `bs(x, df=5)` or `ns(x, df=4)`, or a Gaussian process, flmm.fourier_model",
+    "gr": "a known covariance of levels is lmm_model('… + (1 | g)', known={'g': K})",
+    "mo": "monotonic effects are not there: ordered(x) has one contrast for each step",
+    "cbind": "several responses stand on the left alone, cbind(y1, y2) ~ x, of flmm.Design.from_formula",
+}
+
+
+def _numbers(values: Any) -> Any:
+    """Return numbers as floats: R has no small integers that overflow, and True is 1."""
+    dtype = getattr(values, "dtype", None)
+    if isinstance(dtype, pd.CategoricalDtype) or dtype == np.object_ or isinstance(values, str):
+        raise ValueError("it has no numbers: as.numeric(f) is the number of a level, or a text read as a number")
+    return values.astype(np.float64) if isinstance(values, pd.Series) else np.asarray(values, dtype=np.float64)
+
+
+def _elementwise(function: Callable[..., Any]) -> Callable[[Any], Any]:
+    def of_numbers(x: Any) -> Any:
+        with np.errstate(all="ignore"):  # what is not defined is missing, and rows with missing values are counted
+            return function(_numbers(x))
+
+    return of_numbers
+
+
+def log(x: Any, base: float | None = None) -> Any:
+    """Return the logarithm of x, natural or to a base."""
+    natural = _elementwise(np.log)(x)
+    return natural if base is None else natural / np.log(base)
+
+
+def round_(x: Any, digits: int = 0) -> Any:
+    """Return x with so many decimals."""
+    return np.round(_numbers(x), int(digits))
+
+
+def ifelse(test: Any, yes: Any, no: Any) -> Any:
+    """Return `yes` in rows where the test holds, `no` elsewhere; texts make a factor."""
+    values = np.where(np.asarray(test, dtype=bool), yes, no)
+    return pd.Series(values.astype(object) if values.dtype.kind in "US" else values)
+
+
+def identity(x: Any) -> Any:
+    """Return x; conditions are factors with the levels False and True, as in R."""
+    return pd.Series(np.asarray(x)).astype("category") if getattr(x, "dtype", None) == np.bool_ else x
+
+
+def is_in(x: Any, values: Any) -> "pd.Series[bool]":
+    """Return which entries of x are among the values."""
+    among = {level_text(value) for value in np.atleast_1d(np.asarray(values, dtype=object))}
+    return pd.Series([level_text(value) in among for value in x])
+
+
+def as_numeric(x: Any) -> Any:
+    """Return numbers: of a factor the place of its level, of a text what it reads as, missing if it is no number."""
+    if isinstance(x.dtype, pd.CategoricalDtype):
+        codes = pd.Series(x).cat.codes
+        return codes.where(codes >= 0).astype(np.float64) + 1
+    numbers = pd.to_numeric(pd.Series(x), errors="coerce").astype(np.float64)
+    if len(numbers) and numbers.isna().all():
+        raise ValueError("none of its texts is a number: as.numeric(factor(f)) is the number of a level")
+    return numbers
+
+
+def factor(x: Any, levels: Any = None, labels: Any = None) -> "pd.Series[Any]":
+    """Return a factor with sorted levels, or those given in their order, under other names if there are labels."""
+    made = as_factor(x, None if levels is None else list(np.atleast_1d(np.asarray(levels, dtype=object))))
+    return made if labels is None else made.cat.rename_categories(list(np.atleast_1d(labels)))
+
+
+def ordered(x: Any, levels: Any = None) -> Any:
+    """Return an ordered factor with R's polynomial contrasts."""
+    return formulaic_C(factor(x, levels), ContrastsRegistry.poly)
+
+
+def relevel(x: Any, ref: Any) -> "pd.Series[Any]":
+    """Return a factor with another first level, the one that others are compared with."""
+    made = as_factor(x)
+    names = [level_text(level) for level in made.cat.categories]
+    if level_text(ref) not in names:
+        raise ValueError(f"{ref!r} is none of the levels {', '.join(names)}")
+    first = made.cat.categories[names.index(level_text(ref))]
+    return made.cat.reorder_categories([first, *(level for level in made.cat.categories if level != first)])
+
+
+def interaction(*factors: Any) -> "pd.Series[Any]":
+    """Return the factor of the combinations that occur, the first factor varying fastest."""
+    made = [as_factor(x) for x in factors]
+    keys = [tuple(codes) for codes in np.column_stack([x.cat.codes for x in made]).tolist()]
+    names = {key: ".".join(level_text(x.cat.categories[c]) for x, c in zip(made, key, strict=True)) for key in keys}
+    order = sorted(names, key=lambda key: key[::-1])
+    return pd.Series(pd.Categorical([names[key] for key in keys], categories=[names[key] for key in order]))
+
+
+def C(data: Any, contrasts: Any = None, *, contr: Any = None, levels: Any = None, spans_intercept: bool = True) -> Any:
+    """Return a factor with its contrasts, as formulaic does; whole numbers are levels without a decimal point."""
+    made = as_factor(data) if levels is None else data
+    contrasts = contr if contrasts is None else contrasts
+    return formulaic_C(made, contrasts, levels=levels, spans_intercept=spans_intercept)
+
+
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def poly(x: Any, degree: int = 1, raw: bool = False, _state: Any = None) -> Any:
+    """Return orthogonal polynomials of x, or its powers."""
+    x, degree = np.asarray(_numbers(x)), int(degree)
+    if raw:
+        return np.stack([x**k for k in range(1, degree + 1)], axis=1)
+    if not _state and degree >= len(np.unique(x[np.isfinite(x)])):
+        raise ValueError(f"degree must be less than the number of different values, got {degree}")
+    return formulaic_poly(x, degree, _state=_state)
+
+
+_MATHS: Mapping[str, Any] = {
+    "sqrt": np.sqrt, "exp": np.exp, "expm1": np.expm1, "exp2": np.exp2, "exp10": lambda x: 10.0**x, "log1p": np.log1p,
+    "log2": np.log2, "log10": np.log10, "abs": np.abs, "sign": np.sign, "floor": np.floor, "ceiling": np.ceil,
+    "trunc": np.trunc, "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos,
+    "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "plogis": special.expit,
+    "qlogis": special.logit, "as.integer": np.trunc,
+}  # fmt: skip
+
+FUNCTIONS: Mapping[str, Any] = (
+    {name: function for name, function in TRANSFORMS.items() if callable(function) and name != "contr"}
+    | {name: _elementwise(function) for name, function in _MATHS.items()}
+    | {
+        "log": log, "round": round_, "pmin": np.minimum, "pmax": np.maximum, "ifelse": ifelse, "I": identity,
+        "c": lambda *values: list(values), "%in%": is_in, "factor": factor, "as.factor": factor, "ordered": ordered,
+        "as.ordered": ordered, "as.numeric": as_numeric, "as.double": as_numeric, "relevel": relevel,
+        "as.integer": lambda x: np.trunc(as_numeric(x)), "as.character": lambda x: pd.Series(x).map(level_text),
+        "interaction": interaction, "cut": in_classes, "C": C, "poly": poly, "bs": bs, "ns": ns,
+    }
+)  # fmt: skip

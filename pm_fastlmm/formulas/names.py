@@ -1,0 +1,65 @@
+"""
+Names inside calls, written as Python identifiers: columns and functions have two kinds, and neither hides the other.
+
+formulaic evaluates calls as Python, in one namespace for columns, the caller's variables and functions. R has two: a
+name before "(" is a function, whatever else is called that. Column names that Python cannot read, "yield" or "t/ha",
+are identifiers, too, once they are escaped.
+"""
+
+import keyword
+import re
+from typing import Any
+
+_COLUMN, _FUNCTION = "flmm_", "flmmcall_"
+_ESCAPED = re.compile(r"\b(flmm_|flmmcall_)((?:[A-Za-z0-9]|__|_[0-9a-f]+_)+)")
+_CHARACTER = re.compile(r"__|_([0-9a-f]+)_")
+
+
+def column_identifier(name: str) -> str:
+    """Return the identifier of a column."""
+    return _COLUMN + _escape(name)
+
+
+def function_identifier(name: str) -> str:
+    """Return the identifier of a function."""
+    return _FUNCTION + _escape(name)
+
+
+def plain(text: str) -> str:
+    """Return a text with names as the user wrote them; those that R would quote are in backticks."""
+    return _ESCAPED.sub(lambda match: _quoted(_unescape(match[2])), text)
+
+
+def columns_in(identifiers: set[str]) -> set[str]:
+    """Return the columns among identifiers, and names that were left as they were."""
+    return {_unescape(name.removeprefix(_COLUMN)) if name.startswith(_COLUMN) else name for name in identifiers}
+
+
+def names_of(terms: Any) -> set[str]:
+    """Return what the terms of a formula of formulaic look up, columns inside calls by their identifiers."""
+    found: set[str] = set()
+    for factor in (factor for term in terms for factor in term.factors):
+        if factor.eval_method.value == "lookup":
+            found.add(factor.expr)
+        elif factor.eval_method.value == "python":
+            found.update(kind + name for kind, name in _ESCAPED.findall(factor.expr) if kind == _COLUMN)
+    return found
+
+
+def functions_in(text: str) -> list[str]:
+    """Return the names of the functions that a text calls."""
+    return [_unescape(name) for kind, name in _ESCAPED.findall(text) if kind == _FUNCTION]
+
+
+def _escape(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", lambda match: "__" if match[0] == "_" else f"_{ord(match[0]):x}_", name)
+
+
+def _unescape(text: str) -> str:
+    return _CHARACTER.sub(lambda match: chr(int(match[1], 16)) if match[1] else "_", text)
+
+
+def _quoted(name: str) -> str:
+    parts = name.lstrip(".").split(".")
+    readable = all(part.isidentifier() or part.isdigit() for part in parts) and not parts[0].isdigit()
+    return name if readable or keyword.iskeyword(name) else f"`{name}`"
