@@ -20,7 +20,6 @@ from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
 
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is taken to be 0: yᵀPy has lost half of its digits there
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
-_GAIN = 1e-8  # of the log-likelihood that a step out of a singular matrix must promise
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
 
 
@@ -29,8 +28,8 @@ class StructuredObjective(Objective):
     """
     ℓ(θ) of Z G(θ) Zᵀ + σ²_eI.
 
-    An unstructured Σ is walked in Σ = U diag(D) Uᵀ, U unit lower triangular: V is linear in D ≥ 0, so that the score
-    does not vanish where Σ becomes singular, and positive semi-definiteness is a bound.
+    An unstructured Σ is walked in its elements, in which V is linear, so that the score does not vanish where Σ becomes
+    singular; steps keep it in the cone of positive semi-definite matrices (`cone`) or on a face of it (`face`).
 
     Attributes
     ----------
@@ -197,7 +196,7 @@ class StructuredObjective(Objective):
 
     @property
     def internal_lower(self) -> FloatArray:
-        """0 for D, none for U; σ²_e stays just above 0, where V may be singular."""
+        """Bounds of θ, but σ²_e stays just above 0, where V may be singular."""
         lower = self.lower.copy()
         if not self.fixed[-1]:
             lower[-1] = max(lower[-1], VANISHED * max(float(self.y @ self.y), 1e-280) / self.products.n)
