@@ -121,22 +121,41 @@ class Face:
         return J
 
 
-def observed_information(objective: Any, face: Face, score: FloatArray, average: FloatArray) -> FloatArray | None:
+def curvature(objective: Any, face: Face, steps: FloatArray, *, central: bool = False) -> FloatArray:
+    """
+    Return -∂²ℓ/∂x² at the origin from differences of the score, 0 where a step is; NaN where V fails.
+
+    Forward differences take one score for each element, central ones two, and these are more exact.
+    """
+    out = np.zeros((len(steps), len(steps)))
+    start = None if central else _score(objective, face, face.origin)
+    for k in np.flatnonzero(steps):
+        ends = face.origin + np.outer([1.0, -1.0], steps[k] * (np.arange(len(steps)) == k))
+        if start is not None:
+            ends[1], sign = face.origin, -1.0 if ends[0, k] > face.internal_upper[k] else 1.0
+            ends[0, k] = face.origin[k] + sign * steps[k]
+        low = start if start is not None else _score(objective, face, ends[1])
+        out[:, k] = (low - _score(objective, face, ends[0])) / (ends[0, k] - ends[1, k])
+    return (out + out.T) / 2
+
+
+def _score(objective: Any, face: Face, x: FloatArray) -> FloatArray:
+    theta = face.external(x)
+    state = objective.state(theta)
+    if state is None:
+        return np.full(len(x), np.nan)
+    return np.asarray(face.jacobian(x).T @ objective.derivatives(theta, state)[0])
+
+
+def observed_information(objective: Any, face: Face, average: FloatArray) -> FloatArray | None:
     """Return the observed information of x at the origin, its eigenvalues made positive; None where V fails."""
-    steps, out = _STEP * errors(average), np.array(average)
-    free = ~face.fixed_internal & (steps > 0)
-    for k in np.flatnonzero(free):
-        moved = face.origin.copy()
-        h = -steps[k] if moved[k] + steps[k] > face.internal_upper[k] else steps[k]
-        moved[k] += h
-        theta = face.external(moved)
-        state = objective.state(theta)
-        if state is None:
-            return None
-        out[:, k] = (score - face.jacobian(moved).T @ objective.derivatives(theta, state)[0]) / h
+    free = ~face.fixed_internal & (np.diag(average) > 0)
     inside = np.ix_(free, free)
-    out[inside] = _positive((out[inside] + out[inside].T) / 2, average[inside])
-    out[np.ix_(~free, free)] = out[np.ix_(free, ~free)] = 0.0
+    observed = curvature(objective, face, np.where(free, _STEP * errors(average), 0.0))[inside]
+    if not np.isfinite(observed).all():
+        return None
+    out = np.diag(np.diag(average))
+    out[inside] = _positive(observed, average[inside])
     return out
 
 

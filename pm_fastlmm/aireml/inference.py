@@ -168,7 +168,7 @@ class VarianceInference:
         Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
 
         As `REMLFit.coefficients`. Variances of 0 are taken as known; a singular covariance matrix may move along those
-        of its rank, with their average information; where terms overlap, what V depends on counts. Kenward–Roger needs
+        of its rank; where terms overlap, what V depends on counts. Kenward–Roger needs
         V to be linear in θ, as it is in variances and covariances of terms, and no singular matrix.
 
         Raises

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.cone import errors
+from pm_fastlmm.aireml.face import curvature
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.aireml.objective import Objective, information_inverse
 
 _STEP = 0.02  # of a standard error or of a variance: with one extrapolation differences are good to about 1e-8
 _ITERATIONS = 200
@@ -69,10 +71,11 @@ def first_differences(objective: Objective, theta: FloatArray, steps: FloatArray
 
 def along_face(objective: Objective, theta: FloatArray, information: FloatArray) -> tuple[FloatArray, FloatArray]:
     """
-    Return ∂Φ/∂x (F, r, r) and the covariance (F, F) of the coordinates x in which θ can still move.
+    Return ∂Φ/∂x (F, r, r) and the covariance (F, F) of directions x in which θ can still move.
 
-    A singular matrix is not known: it may move along those of its rank. Information is the average one there. What V
-    does not depend on, where terms overlap, has no information, and Φ does not depend on it either: it is left out.
+    A singular matrix is not known: it may move along those of its rank, and the covariance is that of the observed
+    information there. What V does not depend on, where terms overlap, has no average information, and Φ does not depend
+    on it either: it is left out.
     """
     face = objective.face(theta, information)
     if face is None:
@@ -80,19 +83,19 @@ def along_face(objective: Objective, theta: FloatArray, information: FloatArray)
     x, J = face.origin, face.jacobian(face.origin)
     inner = J.T @ information @ J
     free = ~np.asarray(face.fixed_internal) & (x > face.internal_lower) & (np.diag(inner) > 0)
-    scale = 1 / np.sqrt(np.diag(inner)[free])
-    values, vectors = np.linalg.eigh(inner[np.ix_(free, free)] * scale[:, None] * scale)
+    scale = np.where(free, errors(inner), 0.0)
+    values, vectors = np.linalg.eigh(inner * np.outer(scale, scale))
     known = values > _RESOLVED
     directions = scale[:, None] * vectors[:, known] / np.sqrt(values[known])
-    slopes = []
-    for i, step in zip(np.flatnonzero(free), scale, strict=True):
-        room = float(x[i] - face.internal_lower[i])
-        h = _STEP * (min(float(step), room) if np.isfinite(room) else float(step))
-        move = h * (np.arange(x.size) == i)
+    room = np.minimum(x - face.internal_lower, face.internal_upper - x)
+    steps = _STEP * np.minimum(scale, np.where(room > 0, room, np.inf))
+    observed = directions.T @ curvature(objective, face, steps / 10, central=True) @ directions
+    slopes = np.zeros((len(x), len(objective.coef), len(objective.coef)))
+    for i in np.flatnonzero(steps):
+        move = steps[i] * (np.arange(x.size) == i)
         ends = [coefficient_cov(objective, face.external(x + sign * move)) for sign in (1, -1)]
-        slopes.append((ends[0] - ends[1]) / (2 * h))
-    r = len(objective.coef)
-    return np.tensordot(directions.T, np.reshape(slopes, (-1, r, r)), 1), np.eye(int(known.sum()))
+        slopes[i] = (ends[0] - ends[1]) / (2 * steps[i])
+    return np.tensordot(directions.T, slopes, 1), information_inverse(observed, np.ones(len(observed), dtype=bool))
 
 
 def second_differences(objective: Objective, theta: FloatArray, steps: FloatArray) -> FloatArray:

@@ -164,7 +164,7 @@ def _along_face(objective: Objective, omega: FloatArray, score: FloatArray, info
         return None
     J = face.jacobian(face.origin)
     inner_score = J.T @ score
-    observed = observed_information(objective, face, inner_score, J.T @ information @ J)
+    observed = observed_information(objective, face, J.T @ information @ J)
     if observed is None:
         return None
     step, decrement = propose(face, face.origin, inner_score, observed)
