@@ -17,6 +17,7 @@ from pm_fastlmm.aireml.fit import VarianceFit, history_of
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
 from pm_fastlmm.aireml.mapping import Link, constants_of
 from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
+from pm_fastlmm.aireml.ridge import without_maximum
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import FourierNode, LMMNode
 
@@ -199,7 +200,10 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
                 "exactly. Use fewer terms or more observations"
             )
     parts += objective.remarks(last.theta)
-    if unresolved := _unresolved(objective, last, boundary):
+    unresolved = _unresolved(objective, last, boundary)
+    if (unresolved or not trace.converged) and (endless := without_maximum(objective, trace)):
+        return False, endless
+    if unresolved:
         parts.append(
             f"the data do not tell {', '.join(unresolved)} apart, only combinations of them have information: standard "
             "errors are undefined (NaN). Leave a term out, or fix one of them with fixed="

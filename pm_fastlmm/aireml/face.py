@@ -49,7 +49,8 @@ class _Root:
         """Return ∂Σ/∂M, packed, as columns."""
         F = self.factor(x)
         halves = [np.outer(self.V[:, i], F[:, j]) for i, j in zip(self.rows, self.columns, strict=True)]
-        return np.array([pack(half + half.T) for half in halves]).reshape(len(halves), -1).T
+        slopes = [pack(half + half.T) for half in halves]
+        return np.reshape(slopes, (len(slopes), len(self.D) * (len(self.D) + 1) // 2)).T
 
 
 @dataclass(frozen=True, slots=True, eq=False)

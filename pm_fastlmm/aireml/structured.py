@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.cone import PackedMatrix
+from pm_fastlmm.aireml.cone import PackedMatrix, pack
 from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.aireml.moments import moments, starting_values
@@ -227,11 +227,10 @@ class StructuredObjective(Objective):
             if self.fixed[entry.place].any():
                 continue
             if entry.matrix:
-                c = entry.shape[0]
-                S, G = np.zeros((c, c)), np.zeros((c, c))
-                S[np.tril_indices(c)], G[np.tril_indices(c)] = theta[entry.place], score[entry.place]
-                S, G = S + np.tril(S, -1).T, (G + G.T) / 2
-                new[entry.place] = (S + 2 / block.levels * S @ G @ S)[np.tril_indices(c)]
+                matrix = PackedMatrix(entry.place, entry.shape[0])
+                S, G = matrix.read(theta), matrix.read(score)
+                G = (G + np.diag(np.diag(G))) / 2  # elements off the diagonal stand for two
+                new[entry.place] = pack(S + 2 / block.levels * S @ G @ S)
             elif entry.size == 1 and self.lower[entry.start] == 0 and np.isinf(self.upper[entry.start]):
                 at = entry.start
                 width = len(range(block.width)[entry.part])

@@ -114,6 +114,7 @@ Theoph <- as.data.frame(Theoph); Theoph$root <- sqrt(Theoph$Time)
 add("theoph", Theoph, "conc ~ Time + root + (Time + root | Subject)")
 add("wheat", Wheat, "DryMatter ~ Moisture * fertilizer + (fertilizer | Tray)")
 add("wheat2", Wheat2, "yield ~ variety + (1 | Block)")
+keep$Wheat2 <- c(keep$Wheat2, "latitude", "longitude")
 add("assay", Assay, "logDens ~ sample * dilut + (1 | Block) + (1 | Block:sample) + (1 | Block:dilut)")
 add("alfalfa", Alfalfa, "Yield ~ Date * Variety + (1 | Block/Variety)")
 CO2 <- as.data.frame(CO2); CO2$logconc <- log(CO2$conc)
@@ -204,7 +205,7 @@ add("factor_double_bar", factor_double_bar, "y ~ treatment + (treatment || Subje
 
 for (table in names(keep)) if (!table %in% c("slopes_singular", "factor_double_bar")) {
   frame <- frames[[table]][keep[[table]]]
-  for (v in names(frame)) if (is.numeric(frame[[v]])) frame[[v]] <- format(frame[[v]], digits=17, trim=TRUE, scientific=NA)
+  for (v in names(frame)) if (is.numeric(frame[[v]])) frame[[v]] <- formatC(frame[[v]], digits=15, format="g", width=1)
   write.csv(frame, file.path(folder, paste0(table, ".csv")), row.names=FALSE, quote=FALSE)
 }
 head <- sprintf('{"software": "lme4 %s, nlme %s, MASS %s, R %s.%s", "cases": [', packageVersion("lme4"), packageVersion("nlme"),
