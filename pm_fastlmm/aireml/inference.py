@@ -34,6 +34,9 @@ from pm_fastlmm.linalg.spectrum import Spectrum
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
 _REACH = 60  # doublings of a standard error in the search for an upper limit
 _SINGULAR = "a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails"
+_NEARLY = (
+    "a covariance matrix of this fit is so nearly singular that its elements cannot move by a share of their errors"
+)
 _OVERLAPPING = (
     "terms of this fit overlap, and the expansion of Kenward and Roger needs parameters that have information"
 )
@@ -226,6 +229,9 @@ class VarianceInference:
         unavailable = "" if df != "kenward-roger" else _why_not(objective, theta, free)
         known = np.where(np.outer(free, free), cov, 0.0)
         steps = steps_of(objective, theta, np.where(free, np.sqrt(np.diag(cov)), np.nan))
+        slopes = first_differences(objective, theta, steps)
+        if isinstance(objective, StructuredObjective) and np.isnan(slopes).any():
+            return self._along_face(theta, _NEARLY)
         size, r = len(theta), len(objective.coef)
         wanted = df == "kenward-roger" and not unavailable
         curvatures = second_differences(objective, theta, steps) if wanted else np.full((size, size, r, r), np.nan)
@@ -237,8 +243,8 @@ class VarianceInference:
             inverse = information_inverse(2 * self.average_information.to_numpy() - observed, free)
             expected = np.where(np.outer(free, free), inverse, 0.0)
         return FixedEffects(
-            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=first_differences(objective, theta, steps),
-            curvatures=curvatures, observed_cov=known, expected_cov=expected, residual_df=self._residual_df(),
+            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=curvatures,
+            observed_cov=known, expected_cov=expected, residual_df=self._residual_df(),
             coef=objective.coef, unavailable=unavailable,
         )  # fmt: skip
 
