@@ -23,7 +23,8 @@ from pm_fastlmm._arrays import FloatArray
 _ITERATIONS = 60
 _INSIDE = 0.99  # of the way to where a matrix becomes singular
 _FLOOR = 1e-8  # smallest eigenvalue of the information, scaled to unit diagonal, that a step divides by
-_GAP = 1e-17  # complementarity in the scaled model at which the method ends
+_GAP = 1e-15  # complementarity in the scaled model at which the method ends
+_SMALL = 1e-10  # complementarity below which the method ends as soon as it falls no longer
 _STUCK = 1e-3  # length of a step below which rounding has the last word
 _ROUNDING = 1e-14  # of a correlation matrix: its eigenvalues may be so far below 0
 SINGULAR = 1e-9  # smallest eigenvalue, beside variances of 1, below which a matrix is singular
@@ -162,6 +163,7 @@ def _maximise(g: FloatArray, H: FloatArray, B: FloatArray, S: FloatArray) -> tup
     F, Finv = np.sqrt(values)[:, None] * vectors.T, vectors.T / np.sqrt(values)[:, None]
     c = len(S)
     z, X, Z = np.zeros(len(g)), S + np.eye(c), max(1.0, float(np.abs(g).max())) * np.eye(c)
+    before = np.inf
     for _ in range(_ITERATIONS):
         try:
             left, right = np.linalg.cholesky(X), np.linalg.cholesky(Z)
@@ -169,8 +171,9 @@ def _maximise(g: FloatArray, H: FloatArray, B: FloatArray, S: FloatArray) -> tup
             break
         U, d, Vt = np.linalg.svd(right.T @ left)
         mu = float(d @ d) / c
-        if mu < _GAP:
+        if mu < _GAP or (mu < _SMALL and mu > before / 2):
             break
+        before = mu
         R, inverse = left @ Vt.T / np.sqrt(d), (U / np.sqrt(d)).T @ right.T
         slopes = inverse @ B @ inverse.T
         gap = inverse @ (S + np.tensordot(z, B, 1) - X) @ inverse.T
