@@ -96,6 +96,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """Return what a user may want to complete: the public names, and not the modules that they come from."""
+    return [*__all__, "__version__", "__doc__"]
+
+
 def __getattr__(name: str) -> Any:
     """Import `plots` when it is first used: the figures' libraries take longer to load than all the rest."""
     if name == "plots":

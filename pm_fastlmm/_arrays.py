@@ -14,6 +14,7 @@ type FloatArray = npt.NDArray[np.float64]
 type Ids = tuple[Hashable, ...]
 
 _SHOWN = 5
+_INSIDE = {"pm_fastlmm", "pymc", "pytensor", "contextlib"}  # PyMC calls what a warning may come from
 _LARGEST = 1e50  # cubes of variances, of units y² and y²/K, must stay inside the range of floats
 _SYMMETRY_RTOL = 1e-10
 _BLOCK = 128
@@ -60,7 +61,11 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
     if hasattr(values, "toarray"):
         values = values.toarray()
     if isinstance(values, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array: fill the masked values with NaN, or leave those rows out.")
+        raise TypeError(
+            f"{name} is a masked array: fill the masked values with NaN, np.ma.filled(values.astype(float), np.nan), "
+            "where rows with missing values are dropped (flmm.Design, kernel_model, lmm_model); elsewhere leave those "
+            "rows out."
+        )
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -143,7 +148,7 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
         values, name, "a covariance has no missing entries; impute the genotypes or distances it was made of."
     )
     ids, names = labelled.ids, labelled.names
-    if ids is not None and names is not None and tuple(map(as_read, ids)) != tuple(map(as_read, names)):
+    if ids is not None and names is not None and [as_read(str(i)) for i in ids] != [*map(as_read, names)]:
         raise ValueError(f"{name} has other ids in its columns than in its rows: reindex it, {name}.loc[ids, ids].")
     largest = require_range(values, name)
     gap = _asymmetry(values)
@@ -221,6 +226,8 @@ def columns_in_order(labelled: Labelled, names: tuple[str, ...] | None, *, name:
             f"{name} has no column {shown(absent)}: the columns are {', '.join(names)}, it has {', '.join(given)}. "
             f"Rename its columns, or give a plain array, {name}.to_numpy(), in that order."
         )
+    if twice := [column for column in dict.fromkeys(names) if given.count(column) > 1]:
+        raise ValueError(f"{name} has several columns {shown(twice)}: each needs a name of its own to be put in order.")
     return values[:, [given.index(column) for column in names]]
 
 
@@ -255,10 +262,9 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def outside(*others: str) -> int:
-    """Return the stacklevel with which a warning points at the first caller outside this package and others."""
-    inside = {"pm_fastlmm", *others}
+def outside() -> int:
+    """Return the stacklevel with which a warning points at the line of the user, outside this package and PyMC's."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
         frame, level = frame.f_back, level + 1
     return level

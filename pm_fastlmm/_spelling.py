@@ -29,6 +29,8 @@ def as_read(label: Hashable) -> Hashable:
     >>> [as_read(label) for label in (7, 7.0, " 7", "7.0", 7.5, "007")]
     ['7', '7', '7', '7', '7.5', '007']
     """
+    if type(label) is str and label.isascii() and "." not in label and label == label.strip():
+        return label  # most are, and there may be millions
     if isinstance(label, tuple):
         return tuple(map(as_read, label))
     if isinstance(label, float | np.floating) and float(label).is_integer():

@@ -117,9 +117,10 @@ def scan(
     -------
     xarray.Dataset
         Over "candidate": beta (α̂), se, statistic, p_value; delta, sigma2 and h2 of the model with the candidate;
-        missing, how many of its values were; and reason. A candidate that X explains (a constant one, when X has an
-        intercept), or that is left out for missing or infinite values, is NaN everywhere with its reason, and counted
-        in `attrs["untested"]`; `attrs["imputed"]` counts imputed values. One that explains y exactly has p = 0.
+        null_h2 and null_loglik of that without it (of its group); missing, how many of its values were; and reason. A
+        candidate that X explains (a constant one, when X has an intercept), or that is left out for missing or infinite
+        values, is NaN everywhere with its reason, and counted in `attrs["untested"]`; `attrs["imputed"]` counts imputed
+        values. One that explains y exactly has p = 0.
 
     Raises
     ------
@@ -351,10 +352,9 @@ def _dataset(
     coords: dict[str, Any] = {"candidate": names}
     if labels is not None:
         coords["group"] = ("candidate", labels)
-    variables["null_h2"] = ("null", [n.fit.h2 for n in nulls.values()])
-    variables["null_loglik"] = ("null", [n.fit.loglik for n in nulls.values()])
-    if labels is not None:
-        coords["null"] = list(nulls)
+    own = [nulls[group].fit for group in (labels or [None] * len(names))]
+    variables["null_h2"] = ("candidate", [float(fit.h2) for fit in own])
+    variables["null_loglik"] = ("candidate", [float(fit.loglik) for fit in own])
     why = {reason: int((reasons == reason).sum()) for reason in (MISSING, COLLINEAR)}
     attrs = {"test": test, "delta": delta, "untested": int((reasons != "").sum())}
     if why[MISSING]:

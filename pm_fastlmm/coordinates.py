@@ -1,6 +1,6 @@
 """Labels that the coordinates of a posterior would change: refused when a model is made, and not after sampling."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,7 +9,7 @@ import xarray as xr
 from pm_fastlmm._arrays import Ids, labels_of, shown
 
 
-def require_labels(labels: Sequence[Hashable] | None, what: str) -> None:
+def require_labels(labels: Sequence[Any] | None, what: str) -> None:
     """
     Refuse labels that xarray does not give back as they are.
 
@@ -41,7 +41,7 @@ def require_labels(labels: Sequence[Hashable] | None, what: str) -> None:
             'none: join their parts, table.index = [" ".join(map(str, label)) for label in table.index], or '
             "reset_index()."
         )
-    held = xr.IndexVariable("label", list(labels)).to_index().tolist()
+    held = xr.DataArray(range(len(labels)), coords={"label": list(labels)}, dims="label").indexes["label"].tolist()
     if changed := [(old, new) for old, new in zip(labels, held, strict=True) if old != new]:
         old, new = changed[0]
         raise ValueError(

@@ -24,7 +24,9 @@ from pm_fastlmm._arrays import (
 )
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
-from pm_fastlmm.formula import fixed_effects, split_formula
+from pm_fastlmm.formula import fixed_effects
+from pm_fastlmm.formulas.bars import split_formula
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 
@@ -40,8 +42,8 @@ class Design(ReadOnlyArrays, Described):
     kernel : (n, n) or (n, m) array
         K, or W with K = WWᵀ.
     kernel_is_factor : bool
-    coef : tuple of str
-        Column names of X.
+    columns : tuple of str
+        Names of the columns of X.
     responses : tuple of str or None
         Names of several responses.
     ids : tuple or None
@@ -66,7 +68,7 @@ class Design(ReadOnlyArrays, Described):
     X: FloatArray
     kernel: FloatArray
     kernel_is_factor: bool
-    coef: tuple[str, ...]
+    columns: tuple[str, ...]
     responses: tuple[str, ...] | None
     ids: Ids | None
     dropped: tuple[Any, ...]
@@ -112,7 +114,7 @@ class Design(ReadOnlyArrays, Described):
         """
         Read y and X from a formula and a table, whose index are the ids.
 
-        Formulas are those of formulaic (Wilkinson's notation): "height ~ sex + C(year) + poly(age, 2)".
+        Formulas are Wilkinson's, written as in R or in formulaic: "height ~ sex + factor(year) + I(age^2)".
 
         Raises
         ------
@@ -148,21 +150,26 @@ class Design(ReadOnlyArrays, Described):
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
         """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""
-        kernel, X = Labelled(self.kernel, self.ids, None), Labelled(self.X, self.ids, self.coef)
+        kernel, X = Labelled(self.kernel, self.ids, None), Labelled(self.X, self.ids, self.columns)
         if self.kernel_is_factor:
             return Spectrum.from_factor(kernel, X)
         return Spectrum.from_covariance(kernel, X, rtol=rtol)
 
+    @property
+    def coef(self) -> tuple[str, ...]:
+        """Names of the coefficients that a fit has: those of columns that are no combination of the ones before."""
+        return coefficients_of(self.X, self.columns)
+
     def __repr__(self) -> str:
         """Show sizes, names and how many rows were dropped."""
-        effects = listed(self.coef)
+        effects = listed(self.columns)
         return f"Design({len(self.y)} observations, fixed effects: {effects}; {len(self.dropped)} rows dropped)"
 
     def _facts(self) -> dict[str, Any]:
         return {
             "observations": len(self.y),
             "responses": 1 if self.responses is None else f"{len(self.responses)}: {listed(self.responses)}",
-            "fixed effects": listed(self.coef),
+            "fixed effects": listed(self.columns),
             "kernel": f"{'W' if self.kernel_is_factor else 'K'}, {' × '.join(map(str, self.kernel.shape))}",
             "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
         }
@@ -206,6 +213,13 @@ def complete_rows(
             stacklevel=outside(),
         )
     return seen, dropped
+
+
+def coefficients_of(X: FloatArray, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the columns that a fit keeps; it is the fit that warns of the others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return Projection.from_design(X, columns).coef
 
 
 def _read_kernel(K: Any, W: Any) -> tuple[Labelled, str]:

@@ -7,14 +7,12 @@ left of them, and the grouping factors on the right are coded by `covariance.inc
 """
 
 import builtins
-import re
 import sys
 import warnings
-from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from formulaic import Formula, model_matrix
 from formulaic.errors import DataMismatchWarning, FormulaicError
@@ -23,92 +21,33 @@ from formulaic.parser.algos.tokenize import tokenize
 from pm_fastlmm._arrays import FloatArray, require_finite, shown
 from pm_fastlmm.formulas.columns import as_at_the_fit, read_column, table_for, warn_of_codes, warn_of_numbers_as_text
 from pm_fastlmm.formulas.functions import CONSTANTS, FUNCTIONS, REFUSED
-from pm_fastlmm.formulas.language import as_formulaic, plain_error, sides, source, tokens_of, without_packages
+from pm_fastlmm.formulas.language import plain_error, sides, source
 from pm_fastlmm.formulas.names import columns_in, function_identifier, functions_in, names_of, plain
 
-_FACTOR = re.compile(r"(?:as\.)?factor\(\s*`?([^`()]+?)`?\s*\)")  # right of a bar: every column is a factor there
 
-
-@dataclass(frozen=True, slots=True)
-class RandomPart:
-    """
-    One random term (left | a:b), or several independent ones of the same factors for (left || a:b).
-
-    Attributes
-    ----------
-    slopes : tuple of str
-        Formulas of columns whose effects are correlated within each formula and independent between them.
-    factors : tuple of str
-        Columns of the table whose interaction groups the rows.
-    """
-
-    slopes: tuple[str, ...]
-    factors: tuple[str, ...]
-
-    @property
-    def group(self) -> str:
-        """The name of the grouping factor, "a:b"."""
-        return ":".join(self.factors)
-
-
-def split_formula(formula: Any, columns: Collection[str] | None = None) -> tuple[str, tuple[RandomPart, ...]]:
-    """
-    Return the formula without its random terms, and these with `/` and `||` expanded as lme4 does.
-
-    (x | a/b) is (x | a) + (x | a:b), and (x + z || g) is (1 | g) + (0 + x | g) + (0 + z | g). With the columns of the
-    table all parts come back as formulaic reads them (`language.as_formulaic`).
-
-    Raises
-    ------
-    ValueError
-        If the formula has no response, or a random term is malformed.
-    """
-    if not isinstance(formula, str) or "~" not in formula or not formula.split("~")[0].strip():
-        raise ValueError(f"formula must have a response and predictors, 'y ~ x1 + x2', got {formula!r}.")
-    formula = without_packages(formula)
-    tokens = tokens_of(formula, formula)
-    kept: list[Any] = []
-    random: list[RandomPart] = []
-    position = 0
-    while position < len(tokens):
-        end = _closing(tokens, position) if tokens[position].token == "(" else position
-        inside = tokens[position + 1 : end]
-        if any(_is_bar(token) for token in inside):
-            random += _read_random(formula, tokens[position], inside, tokens[end], columns)
-            before = kept[-1] if kept else None
-            after = tokens[end + 1] if end + 1 < len(tokens) else None
-            position = end + 1 + _cut(formula, kept, before, after)
-            continue
-        if _is_bar(tokens[position]):
-            raise ValueError(f"formula {formula!r} has a bar outside parentheses: write random terms as (x | group).")
-        kept += tokens[position : end + 1]
-        position = end + 1
-    fixed = " ".join(token if isinstance(token, str) else source(formula, token) for token in kept)
-    return fixed if columns is None else as_formulaic(fixed, columns, formula), tuple(random)
-
-
-def fixed_effects(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
+def fixed_effects(
+    formula: str, data: pd.DataFrame, *, whole: str, grouped: npt.NDArray[np.bool_] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
     """
     Return y and X of a formula without random terms, NaN in the rows with a missing variable, and X's specification.
 
-    Rows with a missing variable have no part in stateful transforms (poly, scale, bs) or in the levels of a factor.
+    Rows with a missing variable have no part in stateful transforms (poly, scale, bs) or in the levels of a factor, nor
+    do those in which a variable of the random terms is missing, not `grouped`.
 
     Raises
     ------
     ValueError
         If the formula does not fit the table, or the response is not numeric.
     """
-    if not isinstance(data, pd.DataFrame):
-        raise TypeError(f"data must be a pandas DataFrame, got {type(data).__name__}: pass pd.DataFrame(data).")
-    if data.columns.has_duplicates:
-        raise ValueError(
-            f"data has several columns {shown(list(data.columns[data.columns.duplicated()]))}: rename them."
-        )
+    require_table(data)
     formula = _without_dot(formula, data)
     variables = variables_of(formula, data, whole)
-    if not len(data):
-        raise ValueError("data has no rows: there is nothing to fit.")
     complete = data[variables].notna().all(axis=1).to_numpy()
+    if grouped is not None:
+        complete = complete & grouped
+    if not complete.any():
+        what = "y or X" if grouped is None else "y, X or grouping factor"
+        raise ValueError(f"every row has a missing value in {what}: there is nothing left to fit.")
     warn_of_numbers_as_text(data, [name for name in _required(sides(formula)[1], whole) if name in variables])
     warn_of_codes(data[complete], variables)
     matrices = _encode(formula, data[complete], whole)
@@ -121,6 +60,18 @@ def fixed_effects(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.D
         raise ValueError(f"data are complex in {shown(imaginary)}: give real numbers, such as real and imaginary part.")
     y, X = (_spread(part, complete, data.index) for part in (matrices.lhs, matrices.rhs))
     return y, X, matrices.rhs.model_spec
+
+
+def require_table(data: Any) -> None:
+    """Raise a TypeError or ValueError if the data are no DataFrame with rows and with columns of different names."""
+    if not isinstance(data, pd.DataFrame):
+        raise TypeError(f"data must be a pandas DataFrame, got {type(data).__name__}: pass pd.DataFrame(data).")
+    if data.columns.has_duplicates:
+        raise ValueError(
+            f"data has several columns {shown(list(data.columns[data.columns.duplicated()]))}: rename them."
+        )
+    if not len(data):
+        raise ValueError("data has no rows: there is nothing to fit.")
 
 
 def slopes(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.DataFrame, Any]:
@@ -154,7 +105,9 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
             matrix = spec.get_model_matrix(as_at_the_fit(table_for(required, data), spec), context=_context())
     except DataMismatchWarning as error:
         raise ValueError(f"new data have levels of a fixed factor that have no coefficient: {error}") from None
-    except (FormulaicError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise ValueError(
             f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: "
             f"{plain_error(error)}"
@@ -181,7 +134,7 @@ def _required(formula: str, whole: str) -> set[str]:
     """Return the names that a formula needs, columns inside calls by their identifiers."""
     try:
         parsed = Formula(formula)
-    except FormulaicError as error:
+    except (FormulaicError, TypeError) as error:  # a TypeError where nothing is left of a slash, (x - x)/f
         raise ValueError(f"formula {whole!r} cannot be read: {plain_error(error)}") from error
     parts = (parsed.lhs, parsed.rhs) if sides(formula)[0] else (parsed,)
     return set().union(*map(names_of, parts))
@@ -201,7 +154,9 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
     table = table_for(_required(formula, whole), data, response=response)
     try:
         return model_matrix(formula, table, na_action="drop", output="pandas", context=context)
-    except (FormulaicError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what a function of the caller raises, or formulaic for its values
         raise ValueError(
             f"formula {whole!r} does not fit the columns {', '.join(map(str, data.columns))}: {plain_error(error)}"
         ) from error
@@ -209,6 +164,11 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
 
 def _spread(part: Any, complete: Any, index: pd.Index) -> pd.DataFrame:
     """Return the encoded rows in their places, and NaN in the others."""
+    if strange := [name for name in part.columns if not pd.api.types.is_numeric_dtype(part[name])]:
+        raise ValueError(
+            f"the term {plain(strange[0])!r} is {part[strange[0]].dtype}, which is no number: make it a column of "
+            "numbers first, such as days, or a factor, C(x)."
+        )
     values = np.full((len(complete), part.shape[1]), np.nan)
     values[np.flatnonzero(complete)[part.index]] = np.asarray(part, dtype=np.float64)
     return pd.DataFrame(values, index=index, columns=[plain(str(name)) for name in part.columns])
@@ -218,18 +178,21 @@ def _context() -> dict[str, Any]:
     """
     Return what the first caller outside this package sees: the variables and functions that its formulas may use.
 
-    Functions have identifiers of their own. As in R, a variable that is no function hides none; nor do those of `math`,
-    which know no columns.
+    Functions have identifiers of their own. As in R, a variable that is no function hides none; nor do functions that
+    `from math import *` or `from numpy import *` brought, which know neither columns nor R's arguments.
     """
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pm_fastlmm"):
         frame = frame.f_back
-    functions: dict[str, Any] = {}
-    for scope in (vars(builtins), FUNCTIONS, frame.f_globals, frame.f_locals):
-        for name, value in scope.items():
-            if callable(value) and not (name in FUNCTIONS and getattr(value, "__module__", None) == "math"):
-                functions[function_identifier(name)] = value
+    functions = {function_identifier(name): value for name, value in {**vars(builtins), **FUNCTIONS}.items()}
+    for name, value in (*frame.f_globals.items(), *frame.f_locals.items()):
+        if callable(value) and not (name in FUNCTIONS and _of_arrays(value)):
+            functions[function_identifier(name)] = value
     return {**CONSTANTS, "np": np, **frame.f_globals, **frame.f_locals, **functions}
+
+
+def _of_arrays(function: Any) -> bool:
+    return isinstance(function, np.ufunc) or getattr(function, "__module__", None) in ("math", "cmath", "numpy")
 
 
 def _numeric(column: "pd.Series[Any]") -> bool:
@@ -253,87 +216,3 @@ def _without_dot(formula: str, data: pd.DataFrame) -> str:
     response = columns_in(_required(left, formula))
     names = " + ".join(f"`{column}`" for column in data.columns if column not in response)
     return f"{left} ~ " + " ".join(f"({names})" if t.token == "." else source(right, t) for t in tokenize(right))
-
-
-def _is_bar(token: Any) -> bool:
-    return token.kind.value == "operator" and token.token in ("|", "||")
-
-
-def _closing(tokens: list[Any], start: int) -> int:
-    """Return the place of the parenthesis that closes the one at `start`; the end if there is none."""
-    depth = 0
-    for place in range(start, len(tokens)):
-        if tokens[place].kind.value == "context":
-            depth += {"(": 1, ")": -1}.get(tokens[place].token, 0)
-        if not depth:
-            return place
-    return len(tokens) - 1
-
-
-def _cut(formula: str, kept: list[Any], before: Any, after: Any) -> int:
-    """Take the sign that joined a random term out of what is kept; return how many tokens after it go, too."""
-    if before is not None and not isinstance(before, str) and before.token == "+":
-        kept.pop()
-        joined = after is None or after.token in ("+", "-", ")")
-        first = False
-    else:
-        joined = before is None or isinstance(before, str) or before.token in ("~", "(")
-        first = True
-    if not joined or (after is not None and after.token not in ("+", "-", ")")):
-        raise ValueError(f"formula {formula!r} joins a random term by another sign than +: they can only be added.")
-    if first and after is not None and after.token == "+":
-        return 1
-    if first and (after is None or after.token == ")"):
-        kept.append("1")
-    return 0
-
-
-def _read_random(
-    formula: str, opening: Any, inside: list[Any], closing: Any, columns: Collection[str] | None
-) -> list[RandomPart]:
-    """Read one random term from its tokens."""
-    bars = [i for i, token in enumerate(inside) if _is_bar(token)]
-    text = formula[opening.source_start : closing.source_end + 1]
-    if len(bars) > 1 or closing.token != ")":
-        raise ValueError(f"formula {formula!r}: {text!r} is not a random term, which is (columns | grouping factor).")
-    if any(token.token == "(" for token in inside[: bars[0]]) and _closing(inside, 0) > bars[0]:
-        raise ValueError(f"formula {formula!r} has a random term inside other parentheses, {text!r}: write it apart.")
-    bar = inside[bars[0]]
-    left = formula[opening.source_end + 1 : bar.source_start].strip()
-    if not left:
-        raise ValueError(f"formula {formula!r}: {text!r} has nothing left of its bar: an intercept is (1 | group).")
-    nested = _factors(formula, text, inside[bars[0] + 1 :])
-    if columns is not None:
-        left = as_formulaic(left, columns, formula)
-    if bar.token == "||":
-        try:
-            terms = [str(term) for term in Formula(left)]
-        except FormulaicError as error:
-            raise ValueError(f"formula {formula!r} cannot be read: {plain_error(error)}") from error
-        parts = tuple("1" if term == "1" else f"0 + {term}" for term in terms)
-    else:
-        parts = (left,)
-    return [RandomPart(parts, factors) for factors in nested]
-
-
-def _factors(formula: str, text: str, tokens: list[Any]) -> list[tuple[str, ...]]:
-    """Return the grouping factors right of the bar: ("a",), ("a", "b") for a/b, ("a", "b") for a:b."""
-    nested: list[list[str]] = [[]]
-    expect_name = True
-    for token in tokens:
-        factor = _FACTOR.fullmatch(token.token) if token.kind.value == "python" else None
-        is_name = factor is not None or token.kind.value == "name"
-        if is_name != expect_name or not (is_name or token.token in (":", "/")):
-            break
-        if is_name:
-            nested[-1].append(token.token if factor is None else factor[1])
-        elif token.token == "/":
-            nested.append([])
-        expect_name = not expect_name
-    else:
-        if not expect_name:
-            return [tuple(name for part in nested[: k + 1] for name in part) for k in range(len(nested))]
-    raise ValueError(
-        f"formula {formula!r}: the grouping factor of {text!r} must be a column of the table, or columns joined by : "
-        "and /; make any other one a column first."
-    )

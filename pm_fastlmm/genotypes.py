@@ -22,7 +22,7 @@ def require_no_codes(columns: FloatArray, names: Sequence[str]) -> None:
     Refuse counts of an allele, 0 to 2, among which a number stands for missing ones.
 
     A column is such if all that is outside [0, 2] is one of the codes. -1 needs a 2 beside it, for there is a coding by
-    -1, 0, 1; and 3, 5 and 9 are counts where others above 2 occur in the columns of whole numbers.
+    -1, 0, 1; 3, 5 and 9 need two of 0, 1, 2 beside them, and are counts where other whole numbers above 2 occur.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def require_no_codes(columns: FloatArray, names: Sequence[str]) -> None:
     wrong = found.intersection(_EVIDENT)
     if (chosen[:, (chosen == -1).any(axis=0)] == 2).any():
         wrong.add(-1.0)
-    if len(found) == 1 and not _other_counts(columns, *found):
+    if len(found) == 1 and _are_counts(chosen[:, outside.any(axis=0)], *found) and not _other_counts(columns, *found):
         wrong |= found.intersection(_ALSO_COUNTS)
     if not wrong:
         return
@@ -60,6 +60,13 @@ def _outside_codes(columns: FloatArray) -> npt.NDArray[np.bool_]:
     out = (columns < 0) | (columns > 2)
     out[out] = ~np.isin(columns[out], _CODES)
     return out
+
+
+def _are_counts(columns: FloatArray, code: float) -> bool:
+    """Return whether all is 0, 1, 2 or the code, and some column has two of these counts beside the code."""
+    has = [(columns == value).any(axis=0) for value in (0, 1, 2)]
+    whole = np.isin(columns, [0, 1, 2, code]) | np.isnan(columns)
+    return bool(whole.all() and (np.sum(has, axis=0) > 1).any())
 
 
 def _other_counts(columns: FloatArray, code: float) -> bool:

@@ -13,8 +13,9 @@ from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.incidence import Factor, SparseMatrix, by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
-from pm_fastlmm.design import complete_rows
-from pm_fastlmm.formula import RandomPart, encode_new, fixed_effects, slopes, split_formula, variables_of
+from pm_fastlmm.design import coefficients_of, complete_rows
+from pm_fastlmm.formula import encode_new, fixed_effects, require_table, slopes, variables_of
+from pm_fastlmm.formulas.bars import RandomPart, split_formula
 from pm_fastlmm.formulas.language import sides
 from pm_fastlmm.formulas.names import plain
 
@@ -141,8 +142,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         What stands left of the "~".
     y : (n,) array
     X : (n, r) array
-    coef : tuple of str
-        Column names of X.
+    columns : tuple of str
+        Names of the columns of X.
     ids : tuple
         The index of the table.
     random : tuple of RandomTerm
@@ -166,7 +167,7 @@ class MixedDesign(ReadOnlyArrays, Described):
     response: str
     y: FloatArray
     X: FloatArray
-    coef: tuple[str, ...]
+    columns: tuple[str, ...]
     ids: Ids
     random: tuple[RandomTerm, ...]
     dropped: tuple[Any, ...]
@@ -177,25 +178,33 @@ class MixedDesign(ReadOnlyArrays, Described):
         """
         Read a formula and a table, whose index are the ids.
 
-        Fixed effects are those of formulaic; random terms are lme4's: (1 | g), (x | g) with an intercept, (0 + x | g),
-        (x || g) for independent effects, and g, a:b or a/b, (1 | a) + (1 | a:b), for the grouping factor. Rows with a
-        missing variable are dropped, with a warning that counts them. Functions in a formula are those of the caller.
+        Fixed effects are written as in R or in formulaic, y ~ x + I(x^2) + factor(f); random terms are lme4's: (1 | g),
+        (x | g) with an intercept, (0 + x | g), (x || g) for independent effects, and g, a:b or a/b, that is
+        (1 | a) + (1 | a:b), for the grouping factor. Rows with a missing variable are dropped, with a warning that
+        counts them. Functions are those of R's model formulas and of the caller. Columns of text are factors, whatever
+        their dtype.
 
         Raises
         ------
         ValueError
-            If the formula is malformed, has several responses, names a column that is not there, or gives one grouping
-            factor the same column twice.
+            If the formula is malformed, has several responses, names a column that is not there, gives one grouping
+            factor the same column twice, or means one thing in R and another in Python.
+
+        Warns
+        -----
+        UserWarning
+            If rows are dropped, a text column seems to hold numbers, or a number seems to be a code for missing values.
         """
         fixed, parts = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
-        y, X, spec = fixed_effects(fixed, data, whole=formula)
-        if y.shape[1] != 1:
-            raise ValueError(f"formula {formula!r} has {y.shape[1]} responses ({shown(list(y.columns))}): give one.")
+        require_table(data)
         grouped = np.ones(len(data), dtype=bool)
         for part in parts:
             _require_columns(data, part.factors, formula)
             needed = {*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))}
             grouped &= data[list(needed)].notna().all(axis=1).to_numpy()
+        y, X, spec = fixed_effects(fixed, data, whole=formula, grouped=grouped)
+        if y.shape[1] != 1:
+            raise ValueError(f"formula {formula!r} has {y.shape[1]} responses ({shown(list(y.columns))}): give one.")
         ids = tuple(data.index.tolist())
         if data.index.has_duplicates:
             twice = list(data.index[data.index.duplicated()].unique())
@@ -208,10 +217,15 @@ class MixedDesign(ReadOnlyArrays, Described):
         for part in parts:
             groups.setdefault(part.factors, []).append(part)
         random = tuple(_random_term(formula, same, rows) for same in groups.values())
-        coef = tuple(str(name) for name in X.columns)
+        columns = tuple(str(name) for name in X.columns)
         y_seen, X_seen = frozen(y.to_numpy()[seen, 0]), frozen(X.to_numpy()[seen])
         response = plain(sides(fixed)[0].strip("`"))
-        return cls(formula, response, y_seen, X_seen, coef, tuple(rows.index.tolist()), random, dropped, spec)
+        return cls(formula, response, y_seen, X_seen, columns, tuple(rows.index.tolist()), random, dropped, spec)
+
+    @property
+    def coef(self) -> tuple[str, ...]:
+        """Names of the coefficients that a fit has: those of columns that are no combination of the ones before."""
+        return coefficients_of(self.X, self.columns)
 
     def encode(self, data: pd.DataFrame) -> pd.DataFrame:
         """
@@ -224,13 +238,13 @@ class MixedDesign(ReadOnlyArrays, Described):
         ValueError
             If a variable is not there or missing, or a fixed factor has a level without a coefficient.
         """
-        return pd.DataFrame(encode_new(self.spec, data), index=data.index, columns=list(self.coef))
+        return pd.DataFrame(encode_new(self.spec, data), index=data.index, columns=list(self.columns))
 
     def __repr__(self) -> str:
         """Show sizes, names, the random terms and how many rows were dropped."""
         random = "; ".join(term._description for term in self.random)
         return (
-            f"MixedDesign({len(self.y)} observations of {self.response}; fixed: {listed(self.coef)}; "
+            f"MixedDesign({len(self.y)} observations of {self.response}; fixed: {listed(self.columns)}; "
             f"random: {random or 'none'}; {len(self.dropped)} rows dropped)"
         )
 
@@ -238,7 +252,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         return {
             "formula": self.formula,
             "observations": len(self.y),
-            "fixed effects": listed(self.coef),
+            "fixed effects": listed(self.columns),
             "random terms": "; ".join(term._description for term in self.random) or "none",
             "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
         }

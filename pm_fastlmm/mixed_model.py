@@ -1,12 +1,14 @@
 """lmm_model: a mixed model from a formula in lme4's notation, with documented default priors."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pymc as pm
+import pytensor
 
 from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.coordinates import require_labels
@@ -99,6 +101,7 @@ def lmm_model(
     _check_names(design, known, priors)
     _check_labels(design)
     name = design.response if name is None else name
+    _check_slashes(design, name)
     index = pd.Index(design.ids, tupleize_cols=False)
     scale = _WIDTH * _residual_sd(design)
     with pm.Model(coords={"obs": list(design.ids)}) as model:
@@ -106,7 +109,7 @@ def lmm_model(
         sigma_e = _standard_deviation("sigma_e", scale, priors)
         StructuredLMM(
             name,
-            X=pd.DataFrame(design.X, index=index, columns=list(design.coef)) if design.coef else None,
+            X=pd.DataFrame(design.X, index=index, columns=list(design.columns)) if design.columns else None,
             terms=terms,
             sigma2_e=sigma_e**2,
             observed=pd.Series(design.y, index=index),
@@ -146,6 +149,18 @@ def _check_names(design: MixedDesign, known: Mapping[str, Any], priors: Mapping[
                 f"the term of {random.group!r} has {effects} effects for {n} observations: they cannot be told from "
                 "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"
             )
+
+
+def _check_slashes(design: MixedDesign, name: str) -> None:
+    """Refuse names with a slash, which no variable of a PyMC model can have, and tell of the way around."""
+    if "/" in name:
+        plain = re.sub(r"\W+", "_", name).strip("_")
+        raise ValueError(f"a variable of PyMC cannot be called {name!r}, with a slash: name it, name={plain!r}.")
+    if slashed := [group for random in design.random for group in random.factors if "/" in group]:
+        raise ValueError(
+            f"the grouping factor {slashed[0]!r} gives its name to variables of PyMC, which cannot have a slash: "
+            f"rename its column, data.rename(columns={{{slashed[0]!r}: {slashed[0].replace('/', '_')!r}}})."
+        )
 
 
 def _check_labels(design: MixedDesign) -> None:
@@ -222,7 +237,7 @@ def _within(random: RandomTerm, part: _Part, scale: float, priors: Mapping[str, 
         sd = _checked_prior(sigma, priors[sigma], scales.shape)
     eta = priors.get(f"eta_{part.suffix}", _ETA)
     # start at independent effects of a fourth of the scale: PyMC's own takes seconds to compile, and a C compiler
-    start = np.diag(scales / 4)[np.tril_indices(len(scales))]
+    start = np.diag(scales / 4)[np.tril_indices(len(scales))].astype(pytensor.config.floatX)
     options = {"n": len(scales), "sd_dist": sd, "compute_corr": True, "store_in_trace": False, "initval": start}
     chol, corr, stds = pm.LKJCholeskyCov(f"chol_{part.suffix}", eta=eta, **options)
     # one number for each pair: ones along a diagonal would have no r-hat, and warn in every summary

@@ -30,6 +30,7 @@ from pm_fastlmm.mixed_posterior import draw_mixed, predict_mixed, recover_mixed
 from pm_fastlmm.mixed_rows import read_rows
 from pm_fastlmm.node_labels import batch_coords, node_dims, obs_coords
 from pm_fastlmm.pointwise import draw_left_out
+from pm_fastlmm.precisions import observed_rows
 from pm_fastlmm.sampling import evaluate_draws, over_batch
 
 type Effect = Literal["beta", "u", "a"]
@@ -209,7 +210,8 @@ def predict(
     -------
     xarray.DataTree
         The same tree, with the groups `posterior_predictive` (in sample) or `predictions`, which hold `{name}` (new
-        observations) and `{name}_mean`: f, or with effects="left_out" the mean of y_i given the others.
+        observations) and `{name}_mean`: f, or with effects="left_out" the mean of y_i given the others. A node that
+        observes a statistic gets its y, where the rows are known, in `observed_data`, beside `{name}_statistic`.
 
     Raises
     ------
@@ -247,7 +249,7 @@ def predict(
     rng = np.random.default_rng(random_seed)
     if effects == "left_out":
         f, y = draw_left_out(idata, model, node, rows, rng)
-        return _add_predictions(idata, model, node, f, y, new=False, ids=None)
+        return _add_predictions(idata, model, node, f, y, new=False, ids=None, rows=rows)
     if rows is not None:
         raise ValueError("rows= are the data of a FourierLMM, which effects='left_out' needs: leave them out.")
     if effects == "population":
@@ -373,8 +375,9 @@ def _spectral(node: LMMNode) -> SpectralNode:
 
 
 def _add_predictions(
-    idata: xr.DataTree, model: pm.Model, node: LMMNode, f: FloatArray, y: FloatArray, *, new: bool, ids: Any
-) -> xr.DataTree:
+    idata: xr.DataTree, model: pm.Model, node: LMMNode, f: FloatArray, y: FloatArray, *, new: bool, ids: Any,
+    rows: Any = None,
+) -> xr.DataTree:  # fmt: skip
     """Add draws of y and of its mean f to the group for new rows, or to that for the rows of the data."""
     batch, obs = node_dims(model, node, f.ndim - 3)
     if new:
@@ -391,7 +394,18 @@ def _add_predictions(
         others = idata[group].to_dataset().drop_vars(list(dataset.data_vars), errors="ignore")
         dataset = (others.drop_dims(dim, errors="ignore") if group == "predictions" else others).merge(dataset)
     idata[group] = xr.DataTree(dataset)
+    if not new and (known := observed_rows(node, rows)) is not None:
+        _observe_rows(idata, node, xr.DataArray(known, dims=(*batch, dim), coords={dim: coords[dim]}))
     return idata
+
+
+def _observe_rows(idata: xr.DataTree, node: LMMNode, y: xr.DataArray) -> None:
+    """Put y in the place of the statistic that a node observes: what its replicates and their PIT are compared with."""
+    observed = idata["observed_data"].to_dataset() if "observed_data" in idata.children else xr.Dataset()
+    statistic = f"{node.name}_statistic"
+    if node.name in observed and statistic not in observed:
+        observed = observed.rename({node.name: statistic})
+    idata["observed_data"] = xr.DataTree(observed.drop_vars(node.name, errors="ignore").assign({node.name: y}))
 
 
 def _check_effects(effects: str, in_sample: bool) -> None:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, Labelled, require_length
 from pm_fastlmm.aireml.matrices import compile_matrices
-from pm_fastlmm.covariance.fourier.statistics import read_rows
+from pm_fastlmm.covariance.fourier.statistics import FourierRows, read_rows
 from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.likelihood.dense import DenseFactor
@@ -283,13 +283,28 @@ def _matrix(node: LMMNode, V: FloatArray, y: FloatArray, Q1: FloatArray) -> Matr
     return MatrixPrecision(factor.P(), factor.Py)
 
 
+def observed_rows(node: LMMNode, rows: Any) -> FloatArray | None:
+    """Return y (…, n) of a node that observes a statistic, where it is given or follows from that; else None."""
+    if isinstance(node, FourierNode):
+        return None if rows is None else _given(node, rows).y
+    if not isinstance(node, SpectralNode) or node.given is None or node.spectrum.nullity:
+        return None
+    rotated, s = node.rotated(), node.spectrum
+    return rotated.y1 @ s.projection.Q1.T + rotated.z @ s.basis.T
+
+
+def _given(node: FourierNode, rows: Any) -> FourierRows:
+    x, y, *X = rows
+    return read_rows(node.basis, x, y, X[0] if X else None, "raise")
+
+
 def _feature_rows(node: FourierNode, rows: Any) -> tuple[FeatureRows, FloatArray]:
     """Return the rows of the features and y; they must be those that the statistics were made of."""
     if rows is None:
         raise ValueError(
             f"{node.name} keeps no rows: give them, rows=(x, y), or rows=(x, y, X) where it has fixed effects."
         )
-    given = read_rows(node.basis, *rows, *[None] * (3 - len(rows)), "raise")
+    given = _given(node, rows)
     require_length(len(given.y), node.n, "y", f"the statistics of {node.name}")
     p, names = node.products, node.products.projection.columns.names
     if given.design.shape[1] != len(names):
@@ -297,9 +312,9 @@ def _feature_rows(node: FourierNode, rows: Any) -> tuple[FeatureRows, FloatArray
             f"the X of rows= has {given.design.shape[1]} columns, but the model has {len(names)} "
             f"({', '.join(names) or 'none'}), those included that were dropped."
         )
-    X = p.projection.new_rows(Labelled(given.design, None, given.coef), node.n, warn=False)
-    features = FeatureRows.of(p, node.basis.features(given.points), given.y, np.nan_to_num(X))
-    if np.isnan(X).any() or not features.belong_to(p, _SAME):
+    design = p.projection.new_rows(Labelled(given.design, None, given.coef), node.n, warn=False)
+    features = FeatureRows.of(p, node.basis.features(given.points), given.y, np.nan_to_num(design))
+    if np.isnan(design).any() or not features.belong_to(p, _SAME):
         raise ValueError(
             f"the rows are not those of {node.name}: their squares and products do not add up to its statistics. Give "
             "the x, y and X that these were made of, row by row."

@@ -34,7 +34,7 @@ def sample(
     chains: int = 4,
     model: pm.Model | None = None,
     var_name: str | None = None,
-    nuts_sampler: Literal["pymc", "nutpie", "numpyro", "blackjax"] = "pymc",
+    nuts_sampler: Literal["pymc", "nutpie", "numpyro"] = "pymc",
     random_seed: Any = None,
     **kwargs: Any,
 ) -> xr.DataTree:
@@ -57,8 +57,9 @@ def sample(
         Default the model of the context.
     var_name : str, optional
         Which node to seed from, when the model has several.
-    nuts_sampler : {"pymc", "nutpie", "numpyro", "blackjax"}
-        "pymc" makes full use of the seed; the others have faster draws.
+    nuts_sampler : {"pymc", "nutpie", "numpyro"}
+        "pymc" makes full use of the seed; the others have faster draws. (PyMC's fourth, "blackjax", it cannot run with
+        releases of blackjax after 1.3.)
     **kwargs
         Passed to `pymc.sample`: cores, progressbar, target_accept, var_names … With `step=` or `initvals=` the seed is
         left out and PyMC does what it always does.
@@ -70,6 +71,11 @@ def sample(
         to the posterior; a FamilyLMM node `{name}_lengthscale` and the same without `_pve`; a StructuredLMM node
         `{name}_variance` and `{name}_share` of each term and the residual; unless the model has variables of these
         names.
+
+    Raises
+    ------
+    ValueError
+        If return_inferencedata=False: what is added needs a DataTree.
 
     Warns
     -----
@@ -88,6 +94,11 @@ def sample(
     >>> sorted(idata.posterior.data_vars)
     ['h2', 'sigma2_e', 'total', 'y_delta', 'y_h2', 'y_pve', 'y_sigma2', 'y_sigma2_e', 'y_sigma2_g']
     """
+    if not kwargs.get("return_inferencedata", True):
+        raise ValueError(
+            "flmm.sample adds the variances of the nodes to a DataTree: leave return_inferencedata=False out, or call "
+            "pm.sample."
+        )
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     if "step" in kwargs or "initvals" in kwargs:

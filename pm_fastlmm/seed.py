@@ -93,7 +93,7 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     free, values, initial = _coordinates(model, node)
     joint = None
     if complete(model, node):
-        joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial)
+        joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial, allow_input_downcast=True)
     logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
     constrain = _compile_constrain(model, node, free, values, initial)
     exact = _ravel(initial).size <= _MAX_QUADRATURE and _cheap(node)
@@ -182,7 +182,7 @@ def _compile_marginal(
     gradients = (getattr(g, "values", g) for g in pytensor.grad(total, values))  # `values` of a pymc.dims variable
     outputs = [total, pt.concatenate([g.ravel() for g in gradients])]
     outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
-    compiled: Density = pm.compile([joined], outputs, mode=mode)
+    compiled: Density = pm.compile([joined], outputs, mode=mode, allow_input_downcast=True)
     return compiled
 
 
@@ -206,7 +206,8 @@ def _compile_constrain(
     components = [pt.atleast_1d(graph).ravel() for graph in _estimated(node)]
     outputs = model.replace_rvs_by_values([*free, *components])
     outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
-    compiled = pytensor.function([joined], outputs, mode=INTERPRETED, on_unused_input="ignore")
+    options = {"mode": INTERPRETED, "on_unused_input": "ignore", "allow_input_downcast": True}
+    compiled = pytensor.function([joined], outputs, **options)
 
     def constrain(x: FloatArray) -> tuple[list[FloatArray], FloatArray]:
         with np.errstate(all="ignore"):

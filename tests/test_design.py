@@ -116,7 +116,7 @@ def test_without_a_design_there_are_no_fixed_effects(data):
 
 def test_columns_without_names_are_numbered(data):
     K, _, table = data
-    assert Design.from_arrays(table["height"], np.ones((10, 2)), K=K.to_numpy()).coef == ("x0", "x1")
+    assert Design.from_arrays(table["height"], np.ones((10, 2)), K=K.to_numpy()).columns == ("x0", "x1")
 
 
 def test_the_ids_of_y_serve_when_K_has_none(data):

@@ -64,6 +64,7 @@ FORMULAS = {
     "y ~ few + I(few**2) + I(few**3)": "few = 3",
     "y ~ a*b + s + t": "a = y, b = q",
     "y ~ 0 + C(a, contr.sum):b": "a = y, b = q",
+    "y ~ factor(a):b + I(few^2)": "a = y, b = q",
     "y ~ s + I(2*s) + I(s**2)": None,
 }
 
@@ -78,7 +79,8 @@ def test_a_prediction_is_exact_or_nan_and_named(table, formula):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         got = fit.predict(data=new)
-    spec = model_matrix(formula, table, context=1).rhs.model_spec
+    plain = formula.replace("factor(a)", "C(a)").replace("^", "**")  # what R writes otherwise
+    spec = model_matrix(plain, table, context=1).rhs.model_spec
     X, rows = (np.asarray(spec.get_model_matrix(part), dtype=float) for part in (table, new))
     known = estimable(X, rows)
     assert_array_equal(np.isfinite(got.mean), known)
@@ -252,6 +254,62 @@ def test_draws_of_such_rows_are_nan_and_all_others_have_the_right_moments(kernel
     assert f.shape == (400, m)
     assert_allclose((f.mean(axis=0) - mean)[KNOWN] / np.sqrt(variance[KNOWN] / 400), 0, atol=4)
     assert_allclose(f.var(axis=0)[KNOWN], variance[KNOWN], rtol=0.3)
+
+
+@pytest.mark.filterwarnings("ignore:X has rank")
+@pytest.mark.parametrize("treatment", [{"beta": np.ones(4)}, {"beta_mean": np.ones(4), "beta_cov": 2 * np.eye(4)}])
+def test_a_prior_of_the_kept_coefficients_tells_nothing_of_such_rows(kernel, treatment):
+    W, K, X, y, n = kernel
+    X, new = (part - part[:, :1] * [0, 0, 0, 0, 1e3, 2e3, 0] for part in (X, NEW))
+    y = y - 500
+    with pm.Model() as model:
+        v, e = pm.HalfNormal("v", 2), pm.HalfNormal("e", 2)
+        term = flmm.Term(pd.DataFrame(W[:n]), cov.scalar(v), name="w")
+        flmm.StructuredLMM("y", X=X, terms=[term], sigma2_e=e, observed=y, **treatment)
+    fit = flmm.find_reml(model, method="ML", progressbar=False)
+    V, B = fit.theta["w"] * K + fit.theta["residual"] * np.eye(len(K)), np.zeros((4, 4))
+    kept = np.vstack([X, new])[:, [0, 1, 2, 4]]
+    C = V - fit.theta["residual"] * np.eye(len(K)) + kept @ treatment.get("beta_cov", B) @ kept.T
+    mean = kept @ np.ones(4)
+    gain = C[n:, :n] @ np.linalg.inv(C[:n, :n] + fit.theta["residual"] * np.eye(n))
+    with pytest.warns(UserWarning, match="of 3 of 6 new rows.*'x6' is 0 "):
+        got = fit.predict(new, {"w": W[n:]})
+    assert_array_equal(np.isfinite(got.mean), KNOWN)
+    assert_array_equal(np.isfinite(got.variance), KNOWN)
+    assert_allclose(got.mean[KNOWN], (mean[n:] + gain @ (y - mean[:n]))[KNOWN], rtol=1e-6)
+    assert_allclose(got.variance[KNOWN], np.diag(C[n:, n:] - gain @ C[:n, n:])[KNOWN], rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:X has rank")
+def test_rows_of_equivalent_rows(kernel):
+    """Of data that were streamed, whose few equivalent rows stand for all of them."""
+    W, K, X, y, n = kernel
+    names = list("abcdefg")
+    c = flmm.CrossProducts.from_arrays(pd.DataFrame(X, columns=names), pd.DataFrame(W[:n, :6]).add_prefix("w"), y)
+    rows = flmm.equivalent_rows(c)
+    with pm.Model() as model:
+        v, e = pm.HalfNormal("v", 2), pm.HalfNormal("e", 2)
+        term = flmm.Term(rows.W, cov.scalar(v), name="w")
+        flmm.StructuredLMM("y", X=rows.X, terms=[term], sigma2_e=e, observed=rows)
+    fit = flmm.find_reml(model, progressbar=False)
+    with pytest.warns(UserWarning, match="of 3 of 6 new rows"):
+        got = fit.predict(pd.DataFrame(NEW, columns=names)[names[::-1]], {"w": W[n:, :6]})
+    g, K = fit.theta["w"], W[:, :6] @ W[:, :6].T
+    V = g * K[:n, :n] + fit.theta["residual"] * np.eye(n)
+    mean, variance = generalised(X, V, y, NEW, g * K[n:, :n], g * np.diag(K)[n:])
+    assert_array_equal(np.isfinite(got.mean), KNOWN)
+    assert_allclose(got.mean[KNOWN], mean[KNOWN], rtol=1e-5, atol=1e-5)
+    assert_allclose(got.variance[KNOWN], variance[KNOWN], rtol=1e-5)
+
+
+def test_where_all_columns_were_zero_other_rows_are_refused():
+    with pytest.warns(UserWarning, match="'x0', 'x1' dropped"):
+        fit = flmm.reml(flmm.Spectrum.from_covariance(np.diag([1.0, 2, 3, 4]), np.zeros((4, 2))), [1.0, -2, 1, 3])
+    assert np.isfinite(fit.predict(np.zeros((1, 2)), np.zeros((1, 4)), K_new_new=[1.0]).se).all()
+    with pytest.raises(
+        ValueError, match=r"all columns of X \('x0', 'x1'\) were 0 in the fit, and are not in 1 of 2 new"
+    ):
+        fit.predict([[0, 0], [0, 1]], np.zeros((2, 4)))
 
 
 @pytest.mark.filterwarnings("ignore:X has rank")

@@ -2,15 +2,17 @@
 
 import importlib
 import math
+from collections import deque
 
 import numpy as np
 import pytest
-from fuzz import hostile, kernels
+from fuzz import compositions, formulas, hostile, kernels, pedigrees, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
+from pm_fastlmm.linalg import columns
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +50,63 @@ def test_the_compiled_engines_keep_their_promises():
     assert any(outcome.startswith("StructuredLMM") for outcome in outcomes)
 
 
+def test_pedigrees_trees_and_genotypes_are_what_a_person_reads():
+    outcomes = [outcome for seed in range(90) for outcome in pedigrees.check(seed)]
+    for kind in ("pedigree, code", "pedigree refused", "tree, root", "tree refused", "scan, missing", "scan refused"):
+        assert any(outcome.startswith(kind) for outcome in outcomes), kind
+
+
+def test_an_ancestor_of_everybody_is_noticed(monkeypatch):
+    module = importlib.import_module("pm_fastlmm.covariance.parentage")
+    monkeypatch.setattr(module, "_is_code", lambda label, codes: False)
+    monkeypatch.setattr(module, "_refuse_mistaken", lambda added, parents, spelling: None)
+    with pytest.raises(AssertionError):
+        [pedigrees.check(seed) for seed in range(0, 90, 3)]
+
+
+def test_formulas_have_the_spaces_of_their_terms():
+    pytest.importorskip("pyarrow")
+    outcomes = [outcome for seed in range(40) for outcome in formulas.check(seed)]
+    assert outcomes.count("the space of its terms") > 35
+
+
+def test_another_meaning_of_a_formula_is_noticed(monkeypatch):
+    monkeypatch.setattr(formulas, "columns_of", lambda terms, atoms, intercept, rows: np.ones((len(rows), 1)))
+    with pytest.raises(AssertionError, match="from the space of its terms"):
+        formulas.check(2)
+
+
+def test_compositions_of_structures_are_those_of_their_definitions():
+    outcomes = [outcome for seed in range(60) for outcome in compositions.check(seed)]
+    assert {"likelihood from rows", "likelihood from inner products"} <= set(outcomes)
+    assert any(outcome.startswith("refused: ar# needs equally spaced") for outcome in outcomes)
+    assert any("sum of kroneckers" in outcome for outcome in outcomes)
+
+
 def test_a_broken_promise_is_noticed(monkeypatch):
     module = importlib.import_module("pm_fastlmm.reml")  # the name in the package is that of the function
     monkeypatch.setattr(module, "standard_error", lambda gradient, observed: -np.ones(gradient.shape[:-1]))
     problem = hostile.build(hostile.Recipe(1, 20, "full", "intercept", "model", False, "float64", "C", 0, 0, 0))
     with pytest.raises(AssertionError, match="the standard error of h2 is -1"):
         kernels.check_problem(problem)
+
+
+def test_new_rows_are_predicted_exactly_or_are_nan():
+    outcomes = {outcome for seed in range(60) for outcome in rows.check(seed)}
+    expected = {f"arrays: {end}" for end in ("all known", "some NaN")} | {"contrast: estimated", "contrast: refused"}
+    assert outcomes > expected
+    assert any(outcome.startswith("draws, ") for outcome in outcomes)
+    assert any(outcome.startswith("table, terms: ") for outcome in outcomes)
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_a_row_that_is_taken_for_what_it_is_not_is_noticed(monkeypatch, answer):
+    def departs(self, X, R, usual=1.0):
+        return np.full((len(X), len(self.left)), answer)
+
+    monkeypatch.setattr(columns.DesignColumns, "departs", departs)
+    with pytest.raises(AssertionError):
+        deque(map(rows.check, range(12)), maxlen=0)
 
 
 # ---------------------------------------------------------------- what was found

@@ -149,6 +149,8 @@ def test_a_code_among_dosages_and_beside_a_covariate_is_refused():
 
 
 COVARIATES = {
+    "0 and 3": lambda rng: 3 * np.minimum(G, 1),
+    "one decimal, a 3 at the top": lambda rng: np.r_[[[3.0] * 8], rng.uniform(0, 2, size=(N - 1, 8)).round(1)],
     "normal": lambda rng: rng.normal(size=(N, 8)),
     "years": lambda rng: rng.integers(1950, 2000, size=(N, 8)),
     "counts": lambda rng: rng.poisson(1.5, size=(N, 8)),

@@ -10,6 +10,7 @@ import pymc as pm
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from pytensor.compile.mode import Mode
+from scipy.sparse import csr_array
 from scipy.stats import beta as beta_law
 from scipy.stats import halfnorm
 
@@ -217,6 +218,23 @@ def test_a_known_K_is_matched_to_the_levels_and_its_unit_is_taken_out_of_the_pri
     assert_allclose(prior_scale(model, "sigma_gen"), plain / np.sqrt(kbar), rtol=1e-6)
     given = flmm.lmm_model(ALPHA, data, known={"gen": cov.known(K)})
     assert_allclose(prior_scale(given, "sigma_gen"), plain / np.sqrt(kbar), rtol=1e-6)
+
+
+def test_a_known_K_without_labels_is_refused_for_levels_with_names_and_taken_for_the_numbers_of_its_rows():
+    data = mixed_table()
+    K = np.eye(4) + np.diag([0.1, 0.4, 0.2], 1) + np.diag([0.1, 0.4, 0.2], -1)
+    for given in (K, csr_array(K), K.tolist()):
+        with pytest.raises(ValueError, match=r"K of term 'g' is an array without labels, but the levels have names"):
+            flmm.lmm_model("y ~ x + (1|g)", data, known={"g": given})
+    with pytest.raises(ValueError, match=r"K has the default index 0, 1, 2 … in place of names: give pd.DataFrame"):
+        flmm.lmm_model("y ~ x + (1|g)", data, known={"g": pd.DataFrame(K)})
+    with pytest.raises(ValueError, match="the covariance of term 'g' has size 5, but there are 4 levels"):
+        flmm.lmm_model("y ~ x + (1|g)", data, known={"g": np.eye(5)})
+    for first in (0, 1):
+        number = data["g"].map({level: first + i for i, level in enumerate("abcd")})
+        model = flmm.lmm_model("y ~ x + (1|g)", data.assign(g=number), known={"g": K})
+        V = covariance_of_y(model, sigma_g=1.0, sigma_e=1.0)
+        assert_allclose(V, K[np.ix_(number - first, number - first)] + np.eye(60), atol=1e-12)
 
 
 def test_a_known_K_of_slopes_is_their_covariance_across_levels():

@@ -388,3 +388,10 @@ def test_a_warning_points_at_the_call(cause):
 
 def test_results_with_models_are_pickled_by_their_own_bytes():
     assert all(isinstance(CASES[name](), PartOfModel) for name in ("VarianceFit", "FastLMM", "StructuredLMM"))
+
+
+@pytest.mark.parametrize("module", [flmm, flmm.covariance, flmm.datasets])
+def test_completion_lists_the_public_names_alone(module):
+    listed = [name for name in dir(module) if not name.startswith("_")]
+    assert listed == sorted(module.__all__)
+    assert all(hasattr(module, name) for name in listed)

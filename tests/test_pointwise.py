@@ -250,10 +250,38 @@ def test_fourier_features_with_the_rows_that_were_given(oracle, build_problem):
     tree = flmm.predict(tree, effects="left_out", rows=(x, p.y, p.X), model=model, random_seed=1)
     mean = [oracle.left_out(V, p.X, p.y, np.array([i]))[0][0] for i in range(23)]
     np.testing.assert_allclose(tree.posterior_predictive["y_mean"][0, 0], mean, rtol=1e-8)
+    np.testing.assert_allclose(tree.observed_data["y"], p.y)
+    assert tree.observed_data["y"].dims == ("y_obs",)
     with pytest.raises(ValueError, match="keeps no rows: give them"):
         flmm.pointwise_log_likelihood(idata, model=model, **QUIET)
     with pytest.raises(ValueError, match="do not add up to its statistics"):
         flmm.pointwise_log_likelihood(idata, model=model, rows=(x, p.y + x, p.X), **QUIET)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_pit_of_nodes_that_observe_a_statistic_is_that_of_their_rows(build_problem, several):
+    """With the statistic's 160 numbers, or 23 in other coordinates, in the place of y there is none."""
+    p = build_problem("full-K")
+    x = np.linspace(0, 1, 23)
+    basis = flmm.FourierBasis(x, "matern52", lengthscale=(0.2, 1.0), noise_ratio_min=0.1)
+    Y = np.column_stack([p.y, 2 - p.y[::-1]]) if several else p.y
+    with pm.Model() as model:
+        g, e = pm.HalfNormal("g"), pm.HalfNormal("e")
+        flmm.FourierLMM("f", statistics=basis.statistics(x, p.y, p.X), lengthscale=0.5, sigma2=g, sigma2_e=e)
+        flmm.FastLMM("y", spectrum=p.spectrum, sigma2_g=g, sigma2_e=e, observed=p.spectrum.rotate(Y))
+        idata = pm.sample(50, tune=50, chains=2, random_seed=1, nuts_sampler="pymc", cores=1, quiet=True, **QUIET)
+    statistics = idata.observed_data.to_dataset()
+    for name, rows in (("f", (x, p.y, p.X)), ("y", None)):
+        idata = flmm.pointwise_log_likelihood(idata, rows=rows, var_name=name, model=model, **QUIET)
+        idata = flmm.predict(idata, effects="left_out", rows=rows, var_name=name, model=model, random_seed=1)
+        truth = Y.T if name == "y" else p.y
+        np.testing.assert_allclose(idata.observed_data[name], truth, rtol=1e-9)
+        np.testing.assert_array_equal(idata.observed_data[f"{name}_statistic"], statistics[name])
+        pit = az.loo_pit(idata, var_names=name)[name]
+        assert pit.shape == truth.shape
+        assert 0.2 < float(pit.mean()) < 0.8
+        again = flmm.predict(idata, effects="left_out", rows=rows, var_name=name, model=model, random_seed=1)
+        np.testing.assert_array_equal(again.observed_data[f"{name}_statistic"], statistics[name])
 
 
 def kernel(p, count=4000, treatment="flat", dims=True):

@@ -83,6 +83,7 @@ def predict(state: MixedState, node: StructuredNode, rows: MixedRows, prior_mean
         mean[part], variance[part] = state.predict(new)
     if prior_mean.size:
         mean += rows.X @ prior_mean
+    variance[np.isnan(mean)] = np.nan  # of an unknown Xβ, which a β that is known adds nothing to
     return Prediction(
         labelled(mean, rows.ids, None, name="mean"),
         labelled(variance, rows.ids, None, name="variance"),

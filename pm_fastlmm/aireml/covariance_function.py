@@ -106,7 +106,7 @@ def _differentiated(
     V: Callable[[Any], Any], size: int
 ) -> tuple[Callable[[FloatArray], Any], Callable[[FloatArray], Any]]:
     """Return functions of numbers for V and its derivatives, from one call with a symbolic θ."""
-    theta = pt.vector("theta", shape=(size,))
+    theta = pt.vector("theta", dtype="float64", shape=(size,))
     try:
         graph = pt.as_tensor(V(theta))
         tangents = [pushforward(graph, theta, pt.constant(np.eye(size)[i])) for i in range(size)]

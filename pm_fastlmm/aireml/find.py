@@ -12,6 +12,7 @@ from pm_fastlmm.aireml.mapping import objective_of
 from pm_fastlmm.aireml.objective import Method, check_method
 from pm_fastlmm.distribution import LMMNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import reaching
+from pm_fastlmm.distribution.inputs import check_data
 
 
 def find_reml(
@@ -113,7 +114,8 @@ def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
     Raises
     ------
     ValueError
-        If there is none, none of that name, or several and no name was given.
+        If there is none, none of that name, or several and no name was given; or if its data were replaced by others
+        that are missing, or not as many.
     """
     nodes = {node.name: node for node in lmm_nodes(model)}
     if not nodes:
@@ -124,10 +126,13 @@ def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
     if var_name is None:
         if len(nodes) > 1:
             raise ValueError(f"the model has several LMM nodes ({', '.join(nodes)}): name one with var_name=.")
-        return next(iter(nodes.values()))
+        var_name = next(iter(nodes))
     if var_name not in nodes:
         raise ValueError(f"no LMM node is called {var_name!r}: the model has {', '.join(nodes)}.")
-    return nodes[var_name]
+    node = nodes[var_name]
+    if node.observed is not None:
+        check_data(node.name, node.observed, node.rv.type.shape[-1])
+    return node
 
 
 def _refuse_unreached(model: pm.Model, node: LMMNode) -> None:

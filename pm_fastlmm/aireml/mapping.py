@@ -84,8 +84,7 @@ class FreeVariables:
     def substitute(self, outputs: list[Any]) -> list[Any]:
         """Return graphs with the symbols in place of the variables, and of all that these depend on."""
         pairs = zip(self.rvs, self.symbols, strict=True)
-        cast = {rv: symbol.astype(rv.type.dtype) for rv, symbol in pairs}
-        return list(clone_replace(outputs, cast, rebuild_strict=False))
+        return list(clone_replace(outputs, dict(pairs), rebuild_strict=False))  # in double precision throughout
 
     def compile(self, outputs: list[Any]) -> Callable[[FloatArray], list[FloatArray]]:
         """Return a function of x for graphs of the symbols."""

@@ -15,7 +15,7 @@ from pm_fastlmm.distribution.graphs import INTERPRETED
 
 def compile_matrices(layout: Theta) -> Callable[[FloatArray], Any]:
     """Return a function of θ: Σ_k of each term, and (place in θ, k, ∂Σ_k/∂θ_place) of each element."""
-    theta = pt.vector("theta", shape=(layout.size,))
+    theta = pt.vector("theta", dtype="float64", shape=(layout.size,))
     matrices = [pt.as_tensor(m) for m in layout.matrices(theta)]
     places: list[tuple[int, int]] = []
     tangents = []

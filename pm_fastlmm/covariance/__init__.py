@@ -82,3 +82,8 @@ __all__ = [
     "scalar",
     "unstructured",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names, and not the modules that they come from."""
+    return [*__all__, "__doc__"]

@@ -245,6 +245,8 @@ def require_distinct(levels: Levels, name: str, dtype: Any) -> None:
     if dtype.kind in "iub":
         return
     require_digits(levels, name, dtype)
+    if all(as_read(level) is level for level in levels):
+        return
     read: dict[Hashable, Hashable] = {}
     for level in levels:
         if (other := read.setdefault(as_read(level), level)) is not level:

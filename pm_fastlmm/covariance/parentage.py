@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from pm_fastlmm._arrays import outside, shown
-from pm_fastlmm._spelling import as_read, look_alikes, require_digits, said_of_pairs
+from pm_fastlmm._spelling import as_read, look_alikes, said_of_pairs
+from pm_fastlmm.covariance.ids import Labels, elements, read_index
 
-type Labels = Iterable[Hashable]
 type Parents = dict[Hashable, tuple[Hashable, Hashable]]
 
 UNKNOWN_PARENTS: tuple[Hashable, ...] = (
@@ -195,19 +195,13 @@ def _parent(label: Any, codes: frozenset[str], counts: Counter[str]) -> Hashable
 
 
 def _spelling_of(ids: pd.Index, codes: frozenset[str]) -> dict[Hashable, Hashable]:
-    """Return how each id is spelled, by what people read; two that read the same are refused."""
+    """Return how each id is spelled, by what people read."""
     if coded := [label for label in ids if _is_code(label, codes)]:
         raise ValueError(
-            f"id {shown(coded)} stands for an unknown parent: rename it, or name the codes of unknown parents in "
-            "unknown=, such as unknown=['*']."
+            f"id {shown(coded)} stands for an unknown parent: rename it, drop its row, or name the codes of unknown "
+            "parents in unknown=, such as unknown=['*']."
         )
-    spelling: dict[Hashable, Hashable] = {}
-    for label in ids.tolist():
-        if (other := spelling.setdefault(as_read(label), label)) is not label:
-            raise ValueError(
-                f"id has {other!r} and {label!r}, which read the same: give each individual one row and one spelling."
-            )
-    return spelling
+    return {as_read(label): label for label in ids.tolist()}
 
 
 def _clones(given: Mapping[Any, Any], parents: Parents, spelling: dict[Hashable, Hashable]) -> dict[Hashable, Hashable]:
@@ -278,32 +272,3 @@ def _ask_about_codes(added: list[Hashable], parents: Parents, spelling: dict[Has
             UserWarning,
             stacklevel=outside(),
         )
-
-
-def read_index(labels: Labels, name: str, n: int | None = None) -> pd.Index:
-    """Names of n rows, none missing and none twice."""
-    index = labels if isinstance(labels, pd.Index) else pd.Index(elements(labels, name), tupleize_cols=False)
-    index = index.to_flat_index()
-    if len(index) != (n or max(len(index), 1)):
-        raise ValueError(f"{name} has {len(index)} names, expected {n or 'at least 1'}: give one name per row.")
-    if index.hasnans:
-        raise ValueError(f"{name} is missing in row {shown(np.flatnonzero(index.isna()).tolist())}: name every row.")
-    if index.has_duplicates:
-        twice = shown(list(index[index.duplicated()].unique()))
-        raise ValueError(
-            f"{name} repeats {twice}: make the names unique. Records of one individual are rows of the data, not of "
-            "its relationships; identical twins and clones have names of their own (clones= of pedigree)."
-        )
-    require_digits(index.tolist(), name, index.dtype)
-    return index
-
-
-def elements(values: Labels, name: str) -> list[Hashable]:
-    """Return the elements of a sequence; a lone string is not one, and floats must have all their digits."""
-    if isinstance(values, str) or getattr(values, "ndim", 1) != 1:
-        raise TypeError(
-            f"{name} must be 1-D, one element per row, got {type(values).__name__}: use a list or a column."
-        )
-    out = values.tolist() if isinstance(values, np.ndarray | pd.Series | pd.Index) else list(values)
-    require_digits(out, name, getattr(values, "dtype", None))
-    return out

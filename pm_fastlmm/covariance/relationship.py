@@ -17,9 +17,10 @@ from numpy.typing import ArrayLike
 
 from pm_fastlmm._arrays import FloatArray, read_covariance, shown
 from pm_fastlmm._spelling import as_read, places, spelling_hint
+from pm_fastlmm.covariance.ids import Labels, elements, read_index
 from pm_fastlmm.covariance.incidence import require_distinct
 from pm_fastlmm.covariance.newick import parse_newick
-from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS, Labels, elements, read_index, read_parents
+from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS, read_parents
 from pm_fastlmm.covariance.rooting import shared_paths
 
 Scale = Literal["none", "mean_diagonal"]

@@ -60,10 +60,10 @@ class Term(ReadOnlyArrays, Described):
 
     Notes
     -----
-    A labelled K (`covariance.known` of a DataFrame) is matched to the levels by its labels and may have more of them.
-    An array has no labels: its rows are the levels in order only where these are the numbers from 0 or 1 on. Categories
-    that do not occur in the data are left out, except those that a labelled K has, whose effects are predicted from
-    those of their relatives, and all of an `ar1`, of which they are steps.
+    A labelled K (`covariance.known` of a DataFrame) is matched to the levels by its labels, as people read them (1 is
+    "1"), and may have more of them. An array has no labels: its rows are the levels in order only where these are the
+    numbers from 0 or 1 on. Categories that do not occur in the data are left out, except those that a labelled K has,
+    whose effects are predicted from those of their relatives, and all of an `ar1`, of which they are steps.
 
     Of an interaction the levels are the combinations that occur, "a:b". With a Kronecker product, a structure for each
     factor in their order, they are all combinations of the levels that these structures have: each is matched to its

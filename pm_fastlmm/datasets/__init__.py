@@ -6,6 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+__all__ = ["anoles", "dyestuff", "galton_families", "john_alpha", "penicillin", "sleepstudy"]
+
+
+def __dir__() -> list[str]:
+    """Return the names of the data sets."""
+    return [*__all__, "__doc__"]
+
 
 def _table(name: str, **kwargs: Any) -> pd.DataFrame:
     with files(__package__).joinpath(f"{name}.csv").open() as file:

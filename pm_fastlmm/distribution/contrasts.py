@@ -17,12 +17,9 @@ class ContrastsRV(SymbolicRandomVariable):  # type: ignore[misc]
     """
     A random variable for y that cannot be drawn along X where β has a flat prior: y has no distribution there.
 
-    A warning tells when its draws are compiled. Log-densities, and all that this package does after sampling, do
-    without them.
+    It has the `treatment` of β and the `projection` of X. A warning tells when its draws are compiled: log-densities,
+    and all that this package does after sampling, do without them.
     """
-
-    treatment: Any
-    projection: Any  # of X
 
     def draws_contrasts(self) -> bool:
         """Whether there is a β with a flat prior."""
@@ -39,7 +36,7 @@ def _warn(fgraph: Any) -> None:
                 "predictions of y: β has a flat prior, under which y has no distribution along X. Predictive draws "
                 "given the data are those of flmm.predict(idata); for draws before the data give β a proper prior.",
                 UserWarning,
-                stacklevel=outside("pymc", "pytensor", "contextlib"),
+                stacklevel=outside(),
             )
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytensor.tensor as pt
 from pymc.distributions.distribution import Continuous
 from pymc.logprob.abstract import _logprob
-from pymc.pytensorf import floatX
 from pytensor.tensor.random.basic import normal
 
 from pm_fastlmm._arrays import Ids, Labelled, align, common_ids, read, require_length
 from pm_fastlmm.distribution.contrasts import ContrastsRV
 from pm_fastlmm.distribution.inputs import (
     check_coordinates,
+    double,
     read_mean,
     read_response,
     refuse_unknown,
@@ -177,7 +177,7 @@ def _covariance(V: Any, design: Labelled | None, observed: Any) -> tuple[Any, Id
         V = np.asarray(V, dtype=float)
     if hasattr(V, "dense"):
         V = V.dense()
-    V = floatX(pt.as_tensor(V))
+    V = double(V)
     shape = V.type.shape
     lengths = [None if design is None else design.values.shape[0], getattr(observed, "shape", (None,))[0]]
     known = [s for s in (*shape, *lengths) if s is not None]

@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor
-import pytensor.tensor as pt
-from pymc.pytensorf import floatX
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.traversal import ancestors
 
 from pm_fastlmm.distribution.family_variables import Family
 from pm_fastlmm.distribution.fastlmm import PAIRS, variance_components
 from pm_fastlmm.distribution.graphs import INTERPRETED, support
-from pm_fastlmm.distribution.inputs import check_coordinates, read_response, refuse_unknown
+from pm_fastlmm.distribution.inputs import check_coordinates, double, read_response, refuse_unknown
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _CORNERS = 6  # variables whose ends are combined
@@ -106,7 +104,7 @@ def _parametrise(spectrum: SpectrumFamily, kwargs: dict[str, Any]) -> tuple[list
     lengthscale = kwargs.pop("lengthscale", None)
     if lengthscale is None:
         raise ValueError("lengthscale is missing: give a random variable or a number in the range of the family.")
-    ell = floatX(pt.as_tensor(lengthscale))
+    ell = double(lengthscale)
     names = {name for pair in PAIRS for name in pair}
     given = {name: kwargs.pop(name) for name in names & kwargs.keys()}
     if spectrum.mean_diagonal is None and ("h2" in given or "total" in given):
@@ -143,7 +141,7 @@ def _check_range(name: str, model: pm.Model, family: SpectrumFamily, lengthscale
         ends = [support(model, rv, np.zeros(rv.type.shape))[:2] for rv in variables]
     except ValueError:  # of a variable that is constrained as a whole, a simplex say
         return
-    function = pytensor.function(variables, lengthscale, mode=INTERPRETED)
+    function = pytensor.function(variables, lengthscale, mode=INTERPRETED, allow_input_downcast=True)
     with np.errstate(all="ignore"):
         values = [float(function(*corner)) for corner in product(*ends)]
     outside = [v for v in values if not low * (1 - _EDGE) <= v <= high * (1 + _EDGE)]

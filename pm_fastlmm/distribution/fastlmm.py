@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
-from pymc.pytensorf import floatX
 
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.distribution.inputs import (
     check_coordinates,
     coefficients,
+    double,
     read_mean,
     read_response,
     refuse_lone_mean,
@@ -169,7 +169,7 @@ def variance_components(mean_diagonal: float | None, given: dict[str, Any]) -> t
     ValueError
         If another set of parameters is given.
     """
-    values = {name: floatX(pt.as_tensor(value)) for name, value in given.items() if value is not None}
+    values = {name: double(value) for name, value in given.items() if value is not None}
     pair = next((pair for pair in PAIRS if set(pair) == set(values)), None)
     if pair is None:
         got = ", ".join(sorted(values)) or "none"

@@ -9,7 +9,6 @@ import pytensor.tensor as pt
 from pymc.distributions.dist_math import check_parameters
 from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
 from pymc.logprob.abstract import _logprob
-from pymc.pytensorf import floatX
 from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Constant
 from pytensor.tensor.random.basic import chisquare, normal
@@ -17,7 +16,7 @@ from pytensor.tensor.random.basic import chisquare, normal
 from pm_fastlmm._arrays import FloatArray, outside
 from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.fourier.kernels import log_spectral_density
-from pm_fastlmm.distribution.inputs import check_coordinates, refuse_unknown
+from pm_fastlmm.distribution.inputs import check_coordinates, double, refuse_unknown
 from pm_fastlmm.distribution.operations import FamilyLoglik, FourierLoglik
 from pm_fastlmm.distribution.variables import prepared, times
 from pm_fastlmm.likelihood.family import FamilySpectra
@@ -205,7 +204,7 @@ def _parametrise(
     basis, products = statistics.basis, statistics.project()
     spectra = None
     if kernel is None:
-        ell = floatX(pt.as_tensor(lengthscale))
+        ell = double(lengthscale)
         if ell.type.ndim:
             raise ValueError(
                 f"lengthscale must be one number, got shape {ell.type.shape}: one for each dimension is given in a "
@@ -219,14 +218,14 @@ def _parametrise(
     else:
         ell, log_weights = None, _log_weights(basis, _density_of(kernel, basis))
     carried = {"basis": basis, "products": products, "spectra": spectra}
-    variances = [floatX(pt.as_tensor(1.0 if v is None else v)) for v in (sigma2, sigma2_e)]
-    lengthscales = pt.zeros((0,)) if ell is None else pt.expand_dims(ell, 0)
+    variances = [double(1.0 if v is None else v) for v in (sigma2, sigma2_e)]
+    lengthscales = pt.zeros((0,), dtype="float64") if ell is None else pt.expand_dims(ell, 0)
     return [log_weights, lengthscales, *variances], carried, kwargs
 
 
 def _log_weights(basis: FourierBasis, log_density: Any) -> Any:
     """Return log d (M,) from log S at the modes."""
-    by_mode = pt.specify_shape(log_density + basis.grid.log_volume, (len(basis.grid.omega),))
+    by_mode = pt.specify_shape(double(log_density) + basis.grid.log_volume, (len(basis.grid.omega),))
     return pt.concatenate([by_mode, by_mode[1:]])
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
-from pymc.pytensorf import floatX
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 
@@ -15,11 +14,29 @@ from pm_fastlmm.distribution.variables import product
 from pm_fastlmm.linalg.projection import Projection
 
 SPECTRUM = "the spectrum"
-_PYMC = {"dims", "initval", "shape", "size", "rng", "total_size", "transform", "default_transform", "name", "model"}
+NO_PRIOR = pt.zeros((0, 0), dtype="float64")  # covariance of β where it has none
+_PYMC = {"dims", "initval", "shape", "size", "rng", "transform", "default_transform", "name", "model"}
+
+
+def double(value: Any) -> Any:
+    """
+    Return a tensor in double precision, whatever PyTensor's floatX is: likelihoods are differences of large numbers.
+
+    PyTensor itself would read a Python float in the precision of floatX, or in the shortest that holds it.
+    """
+    if isinstance(value, int | float | np.number | np.ndarray):
+        value = np.asarray(value, dtype=np.float64)
+    return pt.as_tensor(value).astype("float64")
 
 
 def refuse_unknown(distribution: str, kwargs: dict[str, Any], known: str) -> None:
-    """Raise a TypeError for arguments that are neither ours nor those of every PyMC distribution."""
+    """Raise an error for arguments that are neither ours nor those of every PyMC distribution."""
+    if kwargs.pop("total_size", None) is not None:
+        raise ValueError(
+            "total_size= multiplies a log-density as if its observations were independent. Those of a mixed model are "
+            f"dependent, and the density of some says nothing of the others: give {distribution} all of them; rows "
+            "that do not fit in memory are reduced to what is sufficient, flmm.CrossProducts."
+        )
     if unknown := kwargs.keys() - _PYMC:
         raise TypeError(f"{distribution} takes no argument {', '.join(sorted(unknown))}: {known}.")
 
@@ -51,8 +68,9 @@ def read_response(observed: Any, ids: Ids | None, n: int, *, ndim: tuple[int, ..
     if isinstance(observed, Variable):
         values = observed.get_value() if isinstance(observed, SharedVariable) else getattr(observed, "data", None)
         if values is not None:
-            _check_response(np.asarray(values, dtype=float), n)
+            _check_response(_filled(values), n)
         return observed
+    observed = _filled(observed) if isinstance(observed, np.ma.MaskedArray) else observed
     labelled = read(observed, "observed", ndim=ndim)
     values = labelled.take(align(ids, labelled, name="observed", reference_name=SPECTRUM))
     if values.ndim == 2 and (hasattr(observed, "columns") or labelled.ids is not None):
@@ -64,6 +82,32 @@ def read_response(observed: Any, ids: Ids | None, n: int, *, ndim: tuple[int, ..
         )
     _check_response(values, n)
     return values
+
+
+def _filled(values: Any) -> FloatArray:
+    """Return values with NaN where they are masked, as `pm.Data` masks what was NaN."""
+    return np.asarray(np.ma.filled(np.ma.asarray(values, dtype=float), np.nan))
+
+
+def check_data(name: str, values: Any, n: int | None) -> None:
+    """
+    Check what a node observes at the time of use, since `pm.set_data` replaces it without asking.
+
+    Raises
+    ------
+    ValueError
+        If values are missing, or are not as many as the node has.
+    """
+    if n is not None and values.shape[-1] != n:
+        raise ValueError(
+            f"the data of {name} were set to {values.shape[-1]} values in their last dimension, but its covariance is "
+            f"of {n}: build the model anew for other observations."
+        )
+    require_finite(
+        values, f"the data of {name}",
+        "pm.set_data can change y, but leave no rows out: build the model anew without them, "
+        "spectrum.subset(rows), or let flmm.kernel_model or flmm.lmm_model drop and count them.",
+    )  # fmt: skip
 
 
 def _check_response(values: FloatArray, n: int) -> None:
@@ -81,8 +125,8 @@ def read_mean(mu: Any, ids: Ids | None, n: int) -> Any:
     if mu is not None and not isinstance(mu, Variable) and (hasattr(mu, "index") or hasattr(mu, "coords")):
         labelled = read(mu, "mu", ndim=(1,))
         mu = labelled.take(align(ids, labelled, name="mu", reference_name=SPECTRUM))
-    mu = pt.as_tensor(0.0 if mu is None else mu)
-    mu = floatX(pt.full((n,), mu) if mu.type.ndim == 0 else mu)
+    mu = double(0.0 if mu is None else mu)
+    mu = pt.full((n,), mu) if mu.type.ndim == 0 else mu
     if mu.type.shape[-1] not in (None, n):
         raise ValueError(f"mu has {mu.type.shape[-1]} values in its last dimension, but there are {n} observations.")
     return mu
@@ -102,16 +146,16 @@ def coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: An
         raise ValueError("beta or beta_cov is given, but there are no fixed effects: give X.")
     if beta is not None and (beta_mean is not None or beta_cov is not None):
         raise ValueError("give either beta (coefficients) or beta_mean and beta_cov (their prior), not both.")
-    b = floatX(pt.as_tensor(beta if beta is not None else 0.0 if beta_mean is None else beta_mean))
+    b = double(beta if beta is not None else 0.0 if beta_mean is None else beta_mean)
     b = pt.full((r,), b) if b.type.ndim == 0 and (beta is None or r == 1) else b
     if b.type.ndim == 0 or b.type.shape[-1] not in (None, r):
         raise ValueError(
             f"beta must have {r} values, one for each of {', '.join(projection.coef)}; got shape {b.type.shape}."
         )
     if beta is not None:
-        return b, pt.zeros((r, r))
+        return b, pt.zeros((r, r), dtype="float64")
     if isinstance(beta_cov, Variable) and not isinstance(beta_cov, Constant):
-        return b, pt.linalg.cholesky(floatX(beta_cov))
+        return b, pt.linalg.cholesky(double(beta_cov))
     cov = np.asarray(beta_cov.data if isinstance(beta_cov, Constant) else beta_cov, dtype=float)
     if cov.shape != (r, r):
         raise ValueError(f"beta_cov must be ({r}, {r}), for {', '.join(projection.coef)}; got shape {cov.shape}.")
@@ -133,8 +177,8 @@ def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_c
     """Return whether β is flat, the mean b of β, and its prior covariance B; empty where there is none."""
     if beta is None and beta_cov is None:
         refuse_lone_mean(beta_mean)
-        return True, pt.zeros((0,)), pt.zeros((0, 0))
+        return True, pt.zeros((0,), dtype="float64"), NO_PRIOR
     b, L = coefficients(projection, beta, beta_mean, beta_cov)
     if beta_cov is None:
-        return False, b, pt.zeros((0, 0))
+        return False, b, NO_PRIOR
     return False, b, pt.constant(L.data @ L.data.T) if isinstance(L, Constant) else product(L, L.T)

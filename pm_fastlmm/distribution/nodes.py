@@ -291,4 +291,5 @@ def _observed(model: pm.Model, rv: Any) -> Any:
     if rv not in model.observed_RVs:
         return None
     value = model.rvs_to_values[rv]
-    return value.get_value() if isinstance(value, SharedVariable) else constant_fold([value])[0]
+    data = value.get_value() if isinstance(value, SharedVariable) else constant_fold([value])[0]
+    return np.ma.filled(data, np.nan)  # pm.Data masks what is NaN

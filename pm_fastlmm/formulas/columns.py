@@ -12,6 +12,7 @@ import pandas as pd
 
 from pm_fastlmm._arrays import outside, shown
 from pm_fastlmm._missing_codes import warn_of_missing_codes
+from pm_fastlmm._spelling import as_read
 from pm_fastlmm.formulas.factors import level_text
 from pm_fastlmm.formulas.names import column_identifier
 
@@ -65,8 +66,8 @@ def as_at_the_fit(table: pd.DataFrame, spec: Any) -> pd.DataFrame:
         if name not in table:
             continue
         if kind.value == "categorical":
-            levels = {level_text(level): level for level in state["categories"]}
-            values = [levels.get(level_text(value), value) for value in table[name]]
+            levels, exact = {as_read(level): level for level in state["categories"]}, set(state["categories"])
+            values = [value if value in exact else levels.get(as_read(value), value) for value in table[name]]
             made[name] = pd.Series(values, index=table.index, dtype=object)
         elif table[name].dtype.kind not in "fiubc":
             raise ValueError(

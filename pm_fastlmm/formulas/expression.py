@@ -112,6 +112,11 @@ def _tokens(text: str, columns: Collection[str]) -> list[_Token]:
         elif kind == "name":
             argument = after == "=" and bool(tokens) and tokens[-1].text in ("(", ",")
             tokens.append(_Token("name", word.replace(".", "_") if argument else _identifier(word, after, columns)))
+        elif len(word) > 1 and word[0] == word[-1] == "%" and word not in _BINARY:
+            raise ValueError(
+                f"{text!r} has the sign {word}, which formulas do not know: they have %%, %/% and %in% of R, and for % "
+                "of Python leave blanks around it."
+            )
         else:
             tokens.append(_Token(kind, word))
         place += 1

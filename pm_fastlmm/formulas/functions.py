@@ -64,7 +64,7 @@ def round_(x: Any, digits: int = 0) -> Any:
 def ifelse(test: Any, yes: Any, no: Any) -> Any:
     """Return `yes` in rows where the test holds, `no` elsewhere; texts make a factor."""
     values = np.where(np.asarray(test, dtype=bool), yes, no)
-    return pd.Series(values.astype(object) if values.dtype.kind in "US" else values)
+    return pd.Series(values, dtype="category" if values.dtype.kind in "USO" else None)
 
 
 def identity(x: Any) -> Any:
@@ -120,10 +120,16 @@ def interaction(*factors: Any) -> "pd.Series[Any]":
 
 
 def C(data: Any, contrasts: Any = None, *, contr: Any = None, levels: Any = None, spans_intercept: bool = True) -> Any:
-    """Return a factor with its contrasts, as formulaic does; whole numbers are levels without a decimal point."""
-    made = as_factor(data) if levels is None else data
+    """Return a factor with its contrasts, as formulaic does; a value that is none of its levels is missing, as in R."""
     contrasts = contr if contrasts is None else contrasts
-    return formulaic_C(made, contrasts, levels=levels, spans_intercept=spans_intercept)
+    if isinstance(contrasts, str):  # R's "contr.sum"
+        name = contrasts.removeprefix("contr.")
+        if not hasattr(ContrastsRegistry, name):
+            raise ValueError(
+                f"there are no contrasts {contrasts!r}: contr.treatment, contr.sum, contr.helmert, contr.poly"
+            )
+        contrasts = getattr(ContrastsRegistry, name)
+    return formulaic_C(factor(data, levels), contrasts, spans_intercept=spans_intercept)
 
 
 @stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types

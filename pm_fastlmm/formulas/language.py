@@ -72,8 +72,25 @@ def as_formulaic(formula: str, columns: Collection[str], whole: str) -> str:
     """
     tokens = tokens_of(formula, whole)
     tilde = next((i for i, token in enumerate(tokens) if token.token.startswith("~")), -1)
+    _refuse_arithmetic(tokens[tilde + 1 :], whole)
     left = _response(formula, tokens[:tilde], columns) if tilde > 0 else []
     return " ".join(left + [_written(formula, token, columns, whole) for token in tokens[max(tilde, 0) :]])
+
+
+def _refuse_arithmetic(tokens: list[Any], whole: str) -> None:
+    """Refuse numbers that multiply or divide terms: to R 1/x is an intercept alone, to formulaic x."""
+    for k in range(1, len(tokens) - 1):
+        before, sign, after = tokens[k - 1 : k + 2]
+        power = k > 1 and tokens[k - 2].token in ("^", "**")  # (a + b)^2 / c
+        if sign.token in ("*", "/") and (_is_number(after) or (_is_number(before) and not power)):
+            text = f"{before.token}{sign.token}{after.token}"
+            raise ValueError(
+                f"formula {whole!r} has arithmetic among its terms, {text}: write it inside a call, I({text})."
+            )
+
+
+def _is_number(token: Any) -> bool:
+    return bool(token.kind.value == "value" and token.token[0].isdigit())
 
 
 def _response(formula: str, tokens: list[Any], columns: Collection[str]) -> list[str]:

@@ -144,6 +144,11 @@ class Projection(ReadOnlyArrays):
             called by their labels or numbers.
         warn : bool
             False where the same rows are read again.
+
+        Raises
+        ------
+        ValueError
+            If columns are missing, or all of them were 0 in the fit and are not in the new rows.
         """
         columns = self.columns
         if X_new is None and not columns.names:
@@ -154,6 +159,12 @@ class Projection(ReadOnlyArrays):
         X = read_columns(columns, labelled, m)
         out = X[:, columns.kept]
         departs = columns.departs(X, self.R)
+        if departs.any() and not columns.kept:
+            raise ValueError(
+                f"all columns of X ({shown(columns.names)}) were 0 in the fit, and are not in "
+                f"{int(departs.any(axis=1).sum())} of {m} new rows, of whose fixed effects the data say nothing: leave "
+                "those rows out."
+            )
         out[departs.any(axis=1)] = np.nan
         if warn and departs.any():
             labels = labelled.ids or range(m)

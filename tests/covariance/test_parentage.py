@@ -148,7 +148,7 @@ def test_different_ids_that_look_alike_are_kept_apart_when_each_has_a_row():
 
 def test_the_same_id_twice_in_two_types_is_refused():
     for other in ("1", 1.0, "1.0", " 1"):
-        with pytest.raises(ValueError, match=r"id (has 1 and .* read the same: give each|repeats 1)"):
+        with pytest.raises(ValueError, match=r"id (has 1 and .*, which read the same: give the column|repeats 1)"):
             pedigree(pd.Series([1, other], dtype=object), [None] * 2, [None] * 2)
 
 

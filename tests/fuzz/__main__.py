@@ -10,9 +10,10 @@ import sys
 import traceback
 from collections import Counter
 
-from fuzz import kernels
+from fuzz import compositions, formulas, kernels, pedigrees, rows
 
-KINDS = {"kernels": kernels}  # modules with check(seed), which returns outcomes or raises an AssertionError
+# modules with check(seed), which returns outcomes or raises an AssertionError
+KINDS = {"compositions": compositions, "formulas": formulas, "kernels": kernels, "pedigrees": pedigrees, "rows": rows}
 
 
 def main():

@@ -3,11 +3,11 @@
 library(splines)
 out <- commandArgs(TRUE)[1]
 set.seed(4)
-n <- 36
+n <- 24
 d <- data.frame(
-  y = round(rnorm(n, 5), 3), z = round(rnorm(n), 3), x = round(rexp(n), 3), days = rep(0:8, 4),
+  y = round(rnorm(n, 5), 3), z = round(rnorm(n), 3), x = round(rexp(n), 3), days = rep(0:7, 3),
   f = sample(c("u", "v", "w"), n, TRUE), a = rep(c("p", "q"), n / 2), dose = sample(c(1, 2, 4), n, TRUE),
-  l = runif(n) > .4, yield = round(rexp(n), 3) + .1, Sepal.Length = round(runif(n, 1, 9), 3), g = rep(letters[1:6], each = 6))
+  l = runif(n) > .4, yield = round(rexp(n), 3) + .1, Sepal.Length = round(runif(n, 1, 9), 3), g = rep(letters[1:6], each = 4))
 write.csv(d, file.path(out, "r_formulas.csv"), row.names = FALSE, quote = FALSE)
 d$f <- factor(d$f); d$a <- factor(d$a)
 formulas <- c(
@@ -31,7 +31,7 @@ formulas <- c(
   "y ~ log(yield)", "y ~ I(yield^2) + yield", "y ~ log(Sepal.Length) + Sepal.Length", "y ~ C(f, contr.sum)", "y ~ C(f, contr.helmert)", "y ~ C(f, contr.treatment)", "y ~ C(factor(dose), contr.poly)",
   "I(y/1000) ~ x", "log(y) ~ x", "y/1000 ~ x", "y - z ~ x", "2*y ~ x", "y^2 ~ x", "sqrt(y + 10) ~ x", "-y ~ x", "log(yield) ~ .", "y ~ . - g", "y ~ .", "scale(y) ~ x",
   "y ~ x + I(x^2) + f:I(x^2)", "y ~ f + f:x + f:I(x^2) - 1", "y ~ plogis(z)", "y ~ I(1/(x + 1))", "y ~ x + I(-x^2)", "y ~ I(x - -z)", "y ~ exp(-x)", "y ~ I(1e-3 * days + 2L)")
-num <- function(v) ifelse(is.finite(v), formatC(v, digits = 15, format = "g"), "null")
+num <- function(v) ifelse(is.finite(v), formatC(v, digits = 11, format = "g"), "null")
 vec <- function(v) paste0("[", paste(num(as.numeric(v)), collapse = ", "), "]")
 rows <- vapply(formulas, function(text) {
   frame <- model.frame(as.formula(text), d)
