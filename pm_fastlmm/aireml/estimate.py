@@ -237,7 +237,7 @@ def _point(objective: Objective, link: Link | None, last: Iteration) -> tuple[di
     if link is None:
         return objective.point(theta), ""
     varying = ~np.asarray(objective.fixed)
-    size = typical(theta, last.average_information)
+    size = typical(theta, last.average_information, objective.semidefinite)
     x = link.invert(np.where(np.isfinite(theta), theta, 0.0), size, objective.lower, varying)
     if x is None or not math.isfinite(float(np.abs(x).sum())):
         return {}, (

@@ -114,7 +114,8 @@ def maximise(
             theta, float(state.loglik), score, information, objective.coefficients(state)[0], proposal.decrement,
             proposed, np.zeros_like(theta),
         )  # fmt: skip
-        trace.converged = _converged(tolerances, typical(theta, information), proposed, proposal.decrement)
+        size = typical(theta, information, objective.semidefinite)
+        trace.converged = _converged(tolerances, size, proposed, proposal.decrement)
         better = None
         if trace.converged and count < max_iterations and not explored:
             explored, better = True, _explored(objective, omega, inner_score, inner_information)

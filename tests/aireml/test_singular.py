@@ -104,3 +104,18 @@ def test_a_singular_fit_does_not_depend_on_the_order_of_its_columns():
         assert len(fit.boundary) == 15
         logliks.append(fit.loglik)
     assert_allclose(logliks, -213.47729094, rtol=0, atol=1e-7)
+
+
+def test_effects_that_no_level_has_both_of_have_no_covariance():
+    """Every child has one sex: the covariance between the effects of the two is not in the likelihood."""
+    data = pd.read_csv(REFERENCE / "Orthodont.csv").assign(Sex=lambda d: pd.Categorical(d["Sex"]))
+    model = flmm.lmm_model("distance ~ age * Sex + (0 + Sex | Subject)", data)
+    fit = flmm.find_reml(model, progressbar=False)
+    apart = [flmm.find_reml(flmm.lmm_model("distance ~ age + (1 | Subject)", part), progressbar=False)
+             for _, part in data.groupby("Sex", observed=True)]  # fmt: skip
+    assert fit.converged
+    assert fit.point
+    assert fit.loglik < sum(one.loglik for one in apart)  # these have a residual variance each
+    assert "do not tell Subject[Sex[Female], Sex[Male]] apart" in fit.message
+    assert np.isfinite(fit.coefficients().to_numpy()).all()
+    assert fit.history.sizes["iteration"] <= 12
