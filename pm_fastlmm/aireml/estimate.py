@@ -11,15 +11,19 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.cone import SINGULAR, PackedMatrix, errors, smallest_eigenvalue
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.fit import VarianceFit, history_of
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
 from pm_fastlmm.aireml.mapping import Link, constants_of
 from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
+from pm_fastlmm.aireml.ridge import without_maximum
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import FourierNode, LMMNode
 
 _SMALLEST = 1e-70  # of the length of y, and 1/_SMALLEST the largest: the information has fourth powers of it
+_NOTHING = 1e-12  # eigenvalue of the information, scaled to unit diagonal, of a direction without any
+_SHARE = 1e-3  # of such a direction that a parameter must have to be named
 _SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
 
 
@@ -38,10 +42,6 @@ def estimate(
     _require_residual(objective)
     objective, theta = _prepared(objective, start, fixed, bounds)
     trace = _run(objective, theta, tolerances, max_iterations, progressbar, verbose)
-    if not trace.converged and isinstance(objective, StructuredObjective) and (turned := objective.turned()):
-        again = _run(turned, trace.iterations[-1].theta, tolerances, max_iterations, progressbar, verbose)
-        if again.converged:
-            objective, trace = turned, replace(again, iterations=trace.iterations + again.iterations)
     last = trace.iterations[-1]
     state = objective.state(last.theta)
     beta, beta_cov = objective.coefficients(state)
@@ -180,7 +180,10 @@ def _boundary(objective: Objective, last: Iteration) -> tuple[str, ...]:
     at |= objective.inactive(omega, J.T @ last.score, information)
     if isinstance(objective, StructuredObjective):
         for entry in objective.layout.entries:
-            if entry.matrix and at[entry.place].any():
+            if entry.matrix and (
+                at[entry.place].any()
+                or smallest_eigenvalue(PackedMatrix(entry.place, entry.shape[0]).read(last.theta)) < SINGULAR
+            ):
                 at[entry.place] = True
     return tuple(name for name, is_at in zip(objective.names, at, strict=True) if is_at)
 
@@ -194,7 +197,10 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
             converged = False
             parts.append(objective.unbounded())
     parts += objective.remarks(last.theta)
-    if unresolved := _unresolved(objective, last, boundary):
+    unresolved = _unresolved(objective, last, boundary)
+    if (unresolved or not trace.converged) and (endless := without_maximum(objective, trace)):
+        return False, endless
+    if unresolved:
         parts.append(
             f"the data do not tell {', '.join(unresolved)} apart, only combinations of them have information: standard "
             "errors are undefined (NaN). Leave a term out, or fix one of them with fixed="
@@ -213,10 +219,16 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
 
 
 def _unresolved(objective: Objective, last: Iteration, boundary: tuple[str, ...]) -> list[str]:
-    """Return the free parameters off the boundary if their information is singular, nothing otherwise."""
+    """Return the free parameters off the boundary that directions without information are made of."""
     free = ~np.asarray(objective.fixed) & ~np.isin(objective.names, boundary)
-    cov = information_inverse(last.average_information, free)
-    return [name for name, f, v in zip(objective.names, free, np.diag(cov), strict=True) if f and np.isnan(v)]
+    if not np.isnan(information_inverse(last.average_information, free)[np.ix_(free, free)]).any():
+        return []
+    block = last.average_information[np.ix_(free, free)]
+    scale = errors(block)
+    values, vectors = np.linalg.eigh(block * scale[:, None] * scale)
+    none = (np.abs(vectors[:, values <= _NOTHING]) > _SHARE).any(axis=1) | (scale == 0)
+    names = [name for name, is_free in zip(objective.names, free, strict=True) if is_free]
+    return [name for name, without in zip(names, none, strict=True) if without]
 
 
 def _point(objective: Objective, link: Link | None, last: Iteration) -> tuple[dict[str, Any], str]:
@@ -225,7 +237,7 @@ def _point(objective: Objective, link: Link | None, last: Iteration) -> tuple[di
     if link is None:
         return objective.point(theta), ""
     varying = ~np.asarray(objective.fixed)
-    size = typical(theta, last.average_information)
+    size = typical(theta, last.average_information, objective.semidefinite)
     x = link.invert(np.where(np.isfinite(theta), theta, 0.0), size, objective.lower, varying)
     if x is None or not math.isfinite(float(np.abs(x).sum())):
         return {}, (

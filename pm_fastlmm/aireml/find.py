@@ -73,10 +73,13 @@ def find_reml(
     Notes
     -----
     Average-information steps (Gilmour, Thompson & Cullis 1995, doi:10.2307/2533274) under bounds (an active set),
-    halved until the exact likelihood rises; an EM step is the last resort. Convergence is judged by the Newton
-    decrement, which does not depend on the parametrisation. One kernel is fitted by the global search of `reml`, one
-    with a lengthscale by Newton steps from the best point of a grid over ℓ and δ; with several components the maximum
-    found is a local one, which other starting values can check.
+    halved until the exact likelihood rises; an EM step is the last resort. A step that would make an unstructured
+    matrix indefinite is replaced by the best one that does not, and where steps crawl, Newton's are taken along the
+    matrices of the same rank. Convergence is judged by the Newton decrement, which does not depend on the
+    parametrisation. A likelihood that rises for ever, as variance and range of a correlation go to infinity together,
+    is said to do so. One kernel is fitted by the global search of `reml`, one with a lengthscale by Newton steps from
+    the best point of a grid over ℓ and δ; with several components the maximum found is a local one, which other
+    starting values can check.
 
     Examples
     --------

@@ -14,9 +14,10 @@ from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import report
 from pm_fastlmm.aireml.after import by_term, fitted_values, predict, terms_state
 from pm_fastlmm.aireml.inference import VarianceInference
-from pm_fastlmm.aireml.iteration import Trace, propose
+from pm_fastlmm.aireml.iteration import Trace
 from pm_fastlmm.aireml.left_out import leave_out, marginal_mean, simulate
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
+from pm_fastlmm.aireml.steps import propose
 from pm_fastlmm.distribution import FourierNode, LMMNode, StructuredNode
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.equivalent import require_rows

@@ -12,7 +12,7 @@ from pm_fastlmm.aireml.after import terms_state
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.linear import linear_derivatives, require_small
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
-from pm_fastlmm.aireml.refit import along_boundary, first_differences, maximise_given, second_differences, steps_of
+from pm_fastlmm.aireml.refit import along_face, first_differences, maximise_given, second_differences, steps_of
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import LMMNode
@@ -36,6 +36,13 @@ from pm_fastlmm.linalg.spectrum import Spectrum
 
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
 _REACH = 60  # doublings of a standard error in the search for an upper limit
+_SINGULAR = "a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails"
+_NEARLY = (
+    "a covariance matrix of this fit is so nearly singular that its elements cannot move by a share of their errors"
+)
+_OVERLAPPING = (
+    "terms of this fit overlap, and the expansion of Kenward and Roger needs parameters that have information"
+)
 _PSEUDO = "pseudo-likelihood: the other components taken as known"
 
 
@@ -168,10 +175,10 @@ class VarianceInference:
         """
         Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
 
-        As `REMLFit.coefficients`. Variances of 0 are taken as known; a singular covariance matrix may move along the
-        singular ones, with their average information. Kenward–Roger needs V to be linear in θ, as it is in variances
-        and covariances of terms, and no singular matrix; with zero_variances="free" it counts every variance and
-        covariance as estimated, as pbkrtest does, those of 0 and of singular matrices too, at the cost of dense
+        As `REMLFit.coefficients`. Variances of 0 are taken as known; a singular covariance matrix may move along those
+        of its rank; where terms overlap, what V depends on counts. Kenward–Roger needs V to be linear in θ, as it is in
+        variances and covariances of terms, and no singular matrix; with zero_variances="free" it counts every variance
+        and covariance as estimated, as pbkrtest does, those of 0 and of singular matrices too, at the cost of dense
         matrices.
 
         Raises
@@ -230,11 +237,16 @@ class VarianceInference:
         if zero_variances == "free":
             return self._with_all_free(theta)
         if _singular(objective, theta, self.boundary):
-            return self._on_singular_matrix(theta)
+            return self._along_face(theta, _SINGULAR)
         cov = self.cov.to_numpy()
+        if isinstance(objective, StructuredObjective) and np.isnan(cov[np.ix_(free, free)]).any():
+            return self._along_face(theta, _OVERLAPPING)
         unavailable = "" if df != "kenward-roger" else _why_not(objective, theta, free)
         known = np.where(np.outer(free, free), cov, 0.0)
         steps = steps_of(objective, theta, np.where(free, np.sqrt(np.diag(cov)), np.nan))
+        slopes = first_differences(objective, theta, steps)
+        if isinstance(objective, StructuredObjective) and np.isnan(slopes).any():
+            return self._along_face(theta, _NEARLY)
         size, r = len(theta), len(objective.coef)
         wanted = df == "kenward-roger" and not unavailable
         curvatures = second_differences(objective, theta, steps) if wanted else np.full((size, size, r, r), np.nan)
@@ -246,8 +258,8 @@ class VarianceInference:
             inverse = information_inverse(2 * self.average_information.to_numpy() - observed, free)
             expected = np.where(np.outer(free, free), inverse, 0.0)
         return FixedEffects(
-            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=first_differences(objective, theta, steps),
-            curvatures=curvatures, observed_cov=known, expected_cov=expected, residual_df=self._residual_df(),
+            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=curvatures,
+            observed_cov=known, expected_cov=expected, residual_df=self._residual_df(),
             coef=objective.coef, unavailable=unavailable,
         )  # fmt: skip
 
@@ -267,15 +279,15 @@ class VarianceInference:
             coef=objective.coef,
         )  # fmt: skip
 
-    def _on_singular_matrix(self, theta: FloatArray) -> FixedEffects:
-        slopes, cov = along_boundary(self.objective, theta, self.average_information.to_numpy())
+    def _along_face(self, theta: FloatArray, reason: str) -> FixedEffects:
+        slopes, cov = along_face(self.objective, theta, self.average_information.to_numpy())
         undefined = np.full((*cov.shape, *slopes.shape[1:]), np.nan)
         return FixedEffects(
             beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=undefined,
             observed_cov=cov, expected_cov=np.full(cov.shape, np.nan), residual_df=self._residual_df(),
             coef=self.objective.coef,
-            unavailable="a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails: "
-            "take df='satterthwaite', zero_variances='free', which pbkrtest has, or leave a term out.",
+            unavailable=f"{reason}: take df='satterthwaite', zero_variances='free', which pbkrtest has, or leave a "
+            "term out.",
         )  # fmt: skip
 
     def _residual_df(self) -> int:

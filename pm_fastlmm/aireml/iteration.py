@@ -3,24 +3,20 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Objective, typical
+from pm_fastlmm.aireml.steps import Proposal, Steps
 
 _HALVINGS = 14
 _NEAR = 0.99  # of the way to a bound where V is singular
 _ARMIJO = 1e-4
-_FLOOR = 1e-8  # smallest eigenvalue of the information, scaled to unit diagonal, that a step divides by
 _ROUNDING = 1e-12
-_SHORTEST = 0.2
-_REACH = 5.0
-_NEAR_END = 0.1  # Newton decrement below which steps ought to converge fast
 _IDLE = 1e-8  # information, times the squared size of a parameter, of one that the likelihood does not depend on
 _GAIN = 1e-3  # of the log-likelihood, that makes it worth to leave a boundary
-_SLOW = 0.03  # ratio of successive decrements above which they do not
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,8 @@ class Iteration:
     proposed, taken : arrays
         The step that was proposed and the one that was taken, in θ.
     kind : str
-        "AI", "AI, halved", "EM", "escape" from a singular matrix, or "" where no step was taken.
+        "AI", or "Newton" along singular matrices or where AI is far from the curvature; these with ", halved"; "EM";
+        "escape" from a bound; or "" where no step was taken.
     """
 
     theta: FloatArray
@@ -87,52 +84,6 @@ class Trace:
     reason: str = ""
 
 
-def propose(
-    objective: Objective, omega: FloatArray, score: FloatArray, information: FloatArray
-) -> tuple[FloatArray, float]:
-    """
-    Return the average-information step from internal coordinates ω, kept inside the bounds, and the Newton decrement.
-
-    A coordinate at a bound whose score points outward stays. One that the step would carry beyond a bound is put on it,
-    and the others are solved for anew given that (an active set). A coordinate without bounds may be a logarithm, and a
-    step across many orders of magnitude means nothing: it is cut. The decrement is that of the full step.
-    """
-    lower, upper = objective.internal_lower, objective.internal_upper
-    at_bound = ((omega <= lower) & (score <= 0)) | ((omega >= upper) & (score >= 0))
-    held = at_bound | objective.fixed_internal | objective.inactive(omega, score, information)
-    free = ~held & (np.diag(information) > 0)
-    reach = np.where(np.isinf(lower) & np.isinf(upper), np.maximum(np.abs(omega), _REACH), np.inf)
-    low, high = np.maximum(lower - omega, -reach), np.minimum(upper - omega, reach)
-    step, settled, decrement = np.zeros_like(omega), np.zeros_like(free), 0.0
-    open_ = free.copy()
-    while open_.any():
-        rest = score[open_] - information[np.ix_(open_, settled)] @ step[settled]
-        step[open_] = _solve(information[np.ix_(open_, open_)], rest)
-        if not settled.any():
-            decrement = float(score @ step)
-        beyond = open_ & ((step < low) | (step > high))
-        if not beyond.any():
-            break
-        room = np.where(step < 0, -low, high)
-        excess = np.divide(np.abs(step), room, out=np.full(len(step), np.inf), where=room > 0)
-        excess[~beyond] = 0.0
-        beyond &= excess >= 0.5 * excess.max()  # the others may only follow these
-        step[beyond] = np.clip(step, low, high)[beyond]
-        settled |= beyond
-        open_ &= ~beyond
-    if free.any() and score @ step <= 0:  # what was cut and what remained may point downhill together
-        step[free] = np.clip(score[free] / np.diag(information)[free], low[free], high[free])
-    return step, decrement
-
-
-def _solve(information: FloatArray, score: FloatArray) -> FloatArray:
-    """Solve for a step with the information scaled to unit diagonal and its eigenvalues kept positive."""
-    scale = 1 / np.sqrt(np.diag(information))
-    values, vectors = np.linalg.eigh(information * scale[:, None] * scale)
-    values = np.maximum(values, _FLOOR * values.max())
-    return np.asarray(scale * (vectors @ ((vectors.T @ (scale * score)) / values)))
-
-
 def maximise(
     objective: Objective,
     start: FloatArray,
@@ -151,32 +102,25 @@ def maximise(
             "there. Give another start="
         )
     omega, state = objective.rescaled(omega, state) or (omega, state)
-    length, last, curvature, slow, explored = 1.0, None, None, False, False
+    steps, explored = Steps(), False
     for count in range(max_iterations + 1):
         theta = objective.external(omega)
         score, information = objective.derivatives(theta, state)
         J = objective.jacobian(omega)
         inner_score, inner_information = J.T @ score, J.T @ information @ J
-        step, decrement = propose(objective, omega, inner_score, inner_information)
-        length = 1.0 if last is None else last.best_length(inner_score)
-        curvature = Curvature.at(omega, inner_score, inner_information, after=curvature)
-        slow = slow or (bool(trace.iterations) and _SLOW * trace.iterations[-1].decrement < decrement < _NEAR_END)
-        if slow and (observed := curvature.observed(objective)) is not None:
-            step, decrement = propose(objective, omega, inner_score, observed)
-            length = 1.0
-        proposed = objective.external(omega + step) - theta
+        proposal = steps.proposal(objective, omega, inner_score, inner_information)
+        proposed = objective.external(proposal.path(1.0)) - theta
         current = Iteration(
-            theta, float(state.loglik), score, information, objective.coefficients(state)[0], decrement, proposed,
-            np.zeros_like(theta),
+            theta, float(state.loglik), score, information, objective.coefficients(state)[0], proposal.decrement,
+            proposed, np.zeros_like(theta),
         )  # fmt: skip
-        trace.converged = _converged(tolerances, typical(theta, information), proposed, decrement)
+        size = typical(theta, information, objective.semidefinite)
+        trace.converged = _converged(tolerances, size, proposed, proposal.decrement)
         better = None
-        if trace.converged and count < max_iterations:
-            better = _escaped(objective, theta, state)
-            if better is None and not explored:
-                explored, better = True, _explored(objective, omega, inner_score, inner_information)
+        if trace.converged and count < max_iterations and not explored:
+            explored, better = True, _explored(objective, omega, inner_score, inner_information)
         if better is not None:
-            trace.converged, (omega, state), last, curvature = False, better, None, None
+            trace.converged, (omega, state), steps = False, better, Steps()
             current = replace(current, taken=objective.external(omega) - theta, kind="escape")
             trace.iterations.append(current)
             report(count, current)
@@ -186,12 +130,11 @@ def maximise(
             report(count, current)
             trace.reason = "" if trace.converged else f"{max_iterations} iterations were not enough"
             return trace
-        slope = float(inner_score @ step)
-        moved, next_state, kind, length = _advance(objective, omega, step, state, slope, score, length)
+        moved, next_state, kind, length = _advance(objective, omega, state, score, proposal)
         if next_state is None:
             trace.iterations.append(current)
             report(count, current)
-            trace.converged = decrement <= max(_ROUNDING * (1 + abs(state.loglik)), 1e-7)
+            trace.converged = proposal.decrement <= max(_ROUNDING * (1 + abs(state.loglik)), 1e-7)
             trace.reason = (
                 ""
                 if trace.converged
@@ -201,73 +144,9 @@ def maximise(
         current = replace(current, taken=objective.external(moved) - theta, kind=kind)
         trace.iterations.append(current)
         report(count, current)
-        last = _Step(step, slope, length) if kind.startswith("AI") else None
+        steps.took(proposal, kind, length)
         omega, state = moved, next_state
     return trace
-
-
-class Curvature(NamedTuple):
-    """
-    Average information, and what must be added to it for the curvature that successive scores show.
-
-    In nonlinear parameters the average information differs from the curvature, and steps converge linearly. The
-    difference is learnt from the scores that are there anyway, as in NL2SOL (Dennis, Gay & Welsch 1981,
-    doi:10.1145/355958.355965), and convergence is superlinear.
-    """
-
-    omega: FloatArray
-    score: FloatArray
-    information: FloatArray
-    difference: FloatArray
-
-    @classmethod
-    def at(
-        cls, omega: FloatArray, score: FloatArray, information: FloatArray, *, after: "Curvature | None"
-    ) -> "Curvature":
-        """Return the curvature at ω, the difference updated by the change of the score since the last point."""
-        difference = np.zeros_like(information) if after is None else after._updated(omega, score, information)
-        return cls(omega, score, information, difference)
-
-    def _updated(self, omega: FloatArray, score: FloatArray, information: FloatArray) -> FloatArray:
-        step, fall = omega - self.omega, self.score - score
-        along = float(fall @ step)
-        if not along > 0:
-            return self.difference
-        rest, known = fall - information @ step, self.difference @ step
-        size = abs(float(step @ known))
-        scale = min(1.0, abs(float(step @ rest)) / size) if size > 0 else 1.0
-        error = rest - scale * known
-        outer = np.outer(error, fall)
-        return np.asarray(
-            scale * self.difference + (outer + outer.T) / along - float(error @ step) * np.outer(fall, fall) / along**2
-        )
-
-    def observed(self, objective: Objective) -> FloatArray | None:
-        """Return the sum if it is positive definite where it can be, else None."""
-        out = self.information + self.difference
-        free = ~objective.fixed_internal & (np.diag(self.information) > 0)
-        block = out[np.ix_(free, free)]
-        scale = np.sqrt(np.diag(self.information)[free])
-        positive = block.size > 0 and np.linalg.eigvalsh(block / scale[:, None] / scale).min() > _SHORTEST
-        return np.asarray(out) if positive else None
-
-
-class _Step(NamedTuple):
-    """The last step: its direction, the slope of the likelihood along it where it started, and how far it went."""
-
-    direction: FloatArray
-    slope: float
-    length: float
-
-    def best_length(self, score: FloatArray) -> float:
-        """
-        Return the length at which the last step would have ended where the slope is 0, by the secant; at most 1.
-
-        In nonlinear parameters the average information can be far below the curvature; full steps then go to and fro
-        across the maximum.
-        """
-        fall = self.slope - float(score @ self.direction)
-        return float(np.clip(self.length * self.slope / fall, _SHORTEST, 1.0)) if fall > 0 else 1.0
 
 
 def _converged(tolerances: Tolerances, size: FloatArray, proposed: FloatArray, decrement: float) -> bool:
@@ -280,18 +159,6 @@ def _converged(tolerances: Tolerances, size: FloatArray, proposed: FloatArray, d
             (tolerances.loglik, decrement / 2),
         )
     )
-
-
-def _escaped(objective: Objective, theta: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
-    """Return ω and state after a step out of a point that is stationary only in ω, None at a maximum."""
-    step = objective.escape(theta, state)
-    if step is None:
-        return None
-    for attempt in range(_HALVINGS):
-        candidate = objective.state(theta + 0.5**attempt * step)
-        if candidate is not None and candidate.loglik > state.loglik + _ROUNDING * abs(state.loglik):
-            return objective.internal(theta + 0.5**attempt * step), candidate
-    return None
 
 
 def _explored(
@@ -337,22 +204,18 @@ def _values(value: float, lower: float, upper: float) -> FloatArray:
 
 
 def _advance(
-    objective: Objective,
-    omega: FloatArray,
-    step: FloatArray,
-    state: Any,
-    slope: float,
-    score: FloatArray,
-    length: float,
+    objective: Objective, omega: FloatArray, state: Any, score: FloatArray, proposal: Proposal
 ) -> tuple[FloatArray, Any, str, float]:
     """Return the next ω, its state, and how: a step, halved until the likelihood rises enough, or an EM step."""
-    slack = _ROUNDING * abs(state.loglik)
+    slack, length = _ROUNDING * abs(state.loglik), proposal.length
     for attempt in range(_HALVINGS):
-        target = np.clip(omega + length * step, objective.internal_lower, objective.internal_upper)
+        target = proposal.path(length)
         candidate = objective.state(objective.external(target))
-        if candidate is not None and candidate.loglik >= state.loglik + _ARMIJO * length * max(slope, 0) - slack:
+        promised = _ARMIJO * length * max(proposal.slope, 0)
+        if candidate is not None and candidate.loglik >= state.loglik + promised - slack:
             rescaled = objective.rescaled(target, candidate)
-            return *(rescaled or (target, candidate)), "AI, halved" if attempt else "AI", length
+            kind = f"{proposal.kind}, halved" if attempt else proposal.kind
+            return *(rescaled or (target, candidate)), kind, length
         undefined = candidate is None or not math.isfinite(candidate.loglik)
         length *= _NEAR if undefined and not attempt else 0.25 if undefined else 0.5
     improved = objective.em(omega, score)

@@ -16,6 +16,7 @@ from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.family import FamilyObjective
 from pm_fastlmm.aireml.fourier import FourierObjective
+from pm_fastlmm.aireml.inversion import solved
 from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
@@ -24,7 +25,6 @@ from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode,
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching, support
 from pm_fastlmm.likelihood.family import FamilySpectra
 
-_MATCHED = 1e-5
 _DELTAS = 40
 
 
@@ -139,20 +139,7 @@ class Link:
             return np.asarray(np.nan_to_num((self.jacobian(x) / unit[:, None])[varying], posinf=0.0, neginf=0.0))
 
         v = self.variables
-        inside = np.clip(v.initial, v.lower, v.upper)
-        solution = least_squares(
-            gap, inside, jac=slopes, bounds=(v.lower, v.upper), x_scale="jac",
-            xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=500,
-        )  # fmt: skip
-        if np.abs(solution.fun).max(initial=0.0) > _MATCHED:
-            return None
-        x = np.asarray(solution.x)
-        for i in np.flatnonzero(np.isfinite(v.lower)):  # a variance of exactly 0 has its variable at exactly 0
-            snapped = x.copy()
-            snapped[i] = v.lower[i]
-            if np.abs(gap(snapped)).max() <= np.abs(gap(x)).max() and not np.array_equal(snapped, x):
-                x = snapped
-        return x
+        return solved(gap, slopes, v.initial, v.lower, v.upper)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,7 +26,8 @@ def moments(components: list[sp.csr_array], Q: FloatArray, y: FloatArray, n: int
 
 
 def starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: FloatArray) -> FloatArray:
-    """Return uncorrelated starting values of one parameter from the variances of its term."""
+    """Return uncorrelated starting values of one parameter from the variances of its term, by column if it has them."""
+    own = own[entry.part] if own.size > 1 else own
     variance = float(own.mean())
     if entry.matrix:
         return np.diag(own if own.size == entry.shape[0] else np.full(entry.shape[0], variance))[

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.cone import PackedMatrix, errors, pack
+from pm_fastlmm.aireml.face import Face
 
 type Method = Literal["REML", "ML"]
 
@@ -103,8 +105,13 @@ class Objective(ABC):
         """Return an EM step from ω, None where there is none."""
         return None
 
-    def escape(self, theta: FloatArray, state: Any) -> FloatArray | None:
-        """Return a step in θ that raises the likelihood where ω alone shows none, None where there is none."""
+    @property
+    def semidefinite(self) -> Sequence[PackedMatrix]:
+        """The matrices among the coordinates that must be positive semi-definite."""
+        return ()
+
+    def face(self, theta: FloatArray, information: FloatArray) -> Face | None:
+        """Return coordinates of matrices that keep their rank, None where θ has no matrices."""
         return None
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
@@ -172,17 +179,20 @@ def pack_lower(matrices: Sequence[FloatArray]) -> FloatArray:
     return np.concatenate([m[np.tril_indices(len(m))] for m in matrices]) if matrices else np.zeros(0)
 
 
-def typical(theta: FloatArray, information: FloatArray) -> FloatArray:
+def typical(theta: FloatArray, information: FloatArray, matrices: Sequence[PackedMatrix] = ()) -> FloatArray:
     """
     Return sizes of parameters against which differences are measured: their own, or a thousandth of 1/√AI_ii.
 
     Parameters have units, those of y, of a kernel and of columns within a level, and may not be measured by another's;
-    the information follows all of them.
+    the information follows all of them. A covariance may have no information, of effects that no level has both of: it
+    is measured by the variances of its matrix.
     """
-    diagonal = np.diag(information)
-    with np.errstate(all="ignore"):
-        error = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
-    return np.maximum(np.maximum(np.abs(theta), 1e-3 * error), 1e-300)
+    error = errors(information)
+    size = np.maximum(np.maximum(np.abs(theta), 1e-3 * error), 1e-300)
+    for m in matrices:
+        t = m.unit(theta, error)
+        size[m.place] = np.maximum(size[m.place], 1e-3 * pack(np.outer(t, t)))
+    return size
 
 
 def information_inverse(information: FloatArray, free: Any) -> FloatArray:

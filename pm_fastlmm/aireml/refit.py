@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.cone import errors
+from pm_fastlmm.aireml.face import curvature
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.aireml.objective import Objective, information_inverse
 
 _STEP = 0.02  # of a standard error or of a variance: with one extrapolation differences are good to about 1e-8
 _ITERATIONS = 200
+_RESOLVED = 1e-10  # eigenvalue of the information, scaled to unit diagonal, below which a direction has none
 
 
 class Held(NamedTuple):
@@ -66,27 +69,33 @@ def first_differences(objective: Objective, theta: FloatArray, steps: FloatArray
     return out
 
 
-def along_boundary(objective: Objective, theta: FloatArray, information: FloatArray) -> tuple[FloatArray, FloatArray]:
+def along_face(objective: Objective, theta: FloatArray, information: FloatArray) -> tuple[FloatArray, FloatArray]:
     """
-    Return ∂Φ/∂ω (F, r, r) and the covariance (F, F) of the coordinates ω in which a θ on its boundary can still move.
+    Return ∂Φ/∂x (F, r, r) and the covariance (F, F) of directions x in which θ can still move.
 
-    A singular matrix is not known: it may move along the singular ones, D and U of UDUᵀ where D > 0. Information is the
-    average one there.
+    A singular matrix is not known: it may move along those of its rank, and the covariance is that of the observed
+    information there. What V does not depend on, where terms overlap, has no average information, and Φ does not depend
+    on it either: it is left out.
     """
-    omega = objective.internal(theta)
-    J = objective.jacobian(omega)
+    face = objective.face(theta, information)
+    if face is None:
+        raise ValueError("the objective has no coordinates along its boundary.")
+    x, J = face.origin, face.jacobian(face.origin)
     inner = J.T @ information @ J
-    free = ~np.asarray(objective.fixed_internal) & (omega > objective.internal_lower) & (np.diag(inner) > 0)
-    cov = information_inverse(inner, free)[np.ix_(free, free)]
-    steps, slopes = _STEP * np.sqrt(np.diag(cov)), []
-    for i, step in zip(np.flatnonzero(free), steps, strict=True):
-        room = float(omega[i] - objective.internal_lower[i])
-        h = min(float(step), _STEP * room) if np.isfinite(room) else float(step)
-        move = h * (np.arange(omega.size) == i)
-        ends = [coefficient_cov(objective, objective.external(omega + sign * move)) for sign in (1, -1)]
-        slopes.append((ends[0] - ends[1]) / (2 * h))
-    r = len(objective.coef)
-    return np.reshape(slopes, (-1, r, r)), cov
+    free = ~np.asarray(face.fixed_internal) & (x > face.internal_lower) & (np.diag(inner) > 0)
+    scale = np.where(free, errors(inner), 0.0)
+    values, vectors = np.linalg.eigh(inner * np.outer(scale, scale))
+    known = values > _RESOLVED
+    directions = scale[:, None] * vectors[:, known] / np.sqrt(values[known])
+    room = np.minimum(x - face.internal_lower, face.internal_upper - x)
+    steps = _STEP * np.minimum(scale, np.where(room > 0, room, np.inf))
+    observed = directions.T @ curvature(objective, face, steps / 10, central=True) @ directions
+    slopes = np.zeros((len(x), len(objective.coef), len(objective.coef)))
+    for i in np.flatnonzero(steps):
+        move = steps[i] * (np.arange(x.size) == i)
+        ends = [coefficient_cov(objective, face.external(x + sign * move)) for sign in (1, -1)]
+        slopes[i] = (ends[0] - ends[1]) / (2 * steps[i])
+    return np.tensordot(directions.T, slopes, 1), information_inverse(observed, np.ones(len(observed), dtype=bool))
 
 
 def second_differences(objective: Objective, theta: FloatArray, steps: FloatArray) -> FloatArray:

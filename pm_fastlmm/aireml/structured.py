@@ -1,14 +1,15 @@
 """The objective of a structured model: θ of the terms, from cross-products."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.ldl import from_ldl, ldl_jacobian, lower, to_ldl
+from pm_fastlmm.aireml.cone import PackedMatrix, pack
+from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.aireml.moments import moments, starting_values
 from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, moment_start
@@ -25,7 +26,6 @@ _RESOLVED = 1e-24  # the same with rows: σ_e is 1e-12 of the standard deviation
 _ROUNDED = 64 * np.finfo(float).eps  # of the length of y, to which its entries are rounded
 _WORK = 2e10  # of a QR factorisation for a better start
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
-_GAIN = 1e-8  # of the log-likelihood that a step out of a singular matrix must promise
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
 
 
@@ -34,8 +34,8 @@ class StructuredObjective(Objective):
     """
     ℓ(θ) of Z G(θ) Zᵀ + σ²_eI.
 
-    An unstructured Σ is walked in Σ = U diag(D) Uᵀ, U unit lower triangular: V is linear in D ≥ 0, so that the score
-    does not vanish where Σ becomes singular, and positive semi-definiteness is a bound.
+    An unstructured Σ is walked in its elements, in which V is linear, so that the score does not vanish where Σ becomes
+    singular; steps keep it in the cone of positive semi-definite matrices (`cone`) or on a face of it (`face`).
 
     Attributes
     ----------
@@ -48,8 +48,6 @@ class StructuredObjective(Objective):
     layout : Theta
     held : (P,) array
         The numbers at which elements of θ are fixed by the model, NaN for the others.
-    reverse : bool
-        Whether the columns of unstructured matrices are taken from the last to the first.
     """
 
     products: MixedProducts
@@ -66,7 +64,6 @@ class StructuredObjective(Objective):
     coef: tuple[str, ...]
     held: FloatArray
     matrices: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]] = field(repr=False)
-    reverse: bool = False
 
     @classmethod
     def of(
@@ -191,9 +188,11 @@ class StructuredObjective(Objective):
             own = [e for e in self.layout.entries if e.term == k]
             if trace > _EXPLAINED * float((Z.data**2).sum()) or all(self.fixed[e.place].all() for e in own):
                 continue
-            place = a * (a + 3) // 2 if own[0].matrix else a if own[0].shape else 0
+            about = next((e for e in own if a in range(self.products.blocks[k].width)[e.part]), own[0])
+            a -= about.part.start or 0
+            place = a * (a + 3) // 2 if about.matrix else a if about.shape else 0
             raise ValueError(
-                f"X explains the columns of {self.names[own[0].start + place]}, or they are zero: the data say nothing "
+                f"X explains the columns of {self.names[about.start + place]}, or they are zero: the data say nothing "
                 "about their variance. Leave the term out, or the columns of X that span it."
             )
 
@@ -203,37 +202,16 @@ class StructuredObjective(Objective):
         for k in range(len(self.layout.blocks)):
             block = self.products.blocks[k]
             own = [e for e in self.layout.entries if e.term == k]
-            by_column = any(e.matrix or e.shape == (block.width,) for e in own) and block.width <= 50
+            by_column = any(e.matrix or e.part.stop or e.shape == (block.width,) for e in own) and block.width <= 50
             stride = block.width if by_column else 1
             for a in range(stride):
                 components.append(sp.csr_array(block.Z[:, np.arange(a, block.Z.shape[1], stride)]))
                 owners.append((k, a))
         return components, owners
 
-    def internal(self, theta: FloatArray) -> FloatArray:
-        """Return ω: each unstructured Σ by D and U."""
-        omega = np.array(theta, dtype=float)
-        for entry in self._matrix_entries():
-            omega[entry.place] = to_ldl(omega[entry.place], entry.shape[0], reverse=self.reverse)
-        return omega
-
-    def external(self, omega: FloatArray) -> FloatArray:
-        """Return θ."""
-        theta = np.array(omega, dtype=float)
-        for entry in self._matrix_entries():
-            theta[entry.place] = from_ldl(omega[entry.place], entry.shape[0], reverse=self.reverse)
-        return theta
-
-    def jacobian(self, omega: FloatArray) -> FloatArray:
-        """Return ∂θ/∂ω."""
-        J = np.eye(len(omega))
-        for entry in self._matrix_entries():
-            J[entry.place, entry.place] = ldl_jacobian(omega[entry.place], entry.shape[0], reverse=self.reverse)
-        return J
-
     @property
     def internal_lower(self) -> FloatArray:
-        """0 for D, none for U; σ²_e stays just above 0, where V may be singular, and above the rounding of y."""
+        """Bounds of θ, but σ²_e stays just above 0, where V may be singular, and above the rounding of y."""
         lower = self.lower.copy()
         if not self.fixed[-1]:
             share, left = _RESOLVED if self._resolved else VANISHED, float(self.y @ self.y)
@@ -304,10 +282,14 @@ class StructuredObjective(Objective):
     def _matrix_entries(self) -> list[Entry]:
         return [entry for entry in self.layout.entries if entry.matrix and not self.fixed[entry.place].any()]
 
-    def turned(self) -> Self | None:
-        """Return the objective in the other coordinates of its matrices, None without any."""
-        several = any(entry.shape[0] > 1 for entry in self._matrix_entries())
-        return replace(self, reverse=not self.reverse) if several else None
+    @property
+    def semidefinite(self) -> list[PackedMatrix]:
+        """The unstructured matrices that vary."""
+        return [PackedMatrix(entry.place, entry.shape[0]) for entry in self._matrix_entries()]
+
+    def face(self, theta: FloatArray, information: FloatArray) -> Face | None:
+        """Return coordinates in which the matrices keep the rank that they have at θ."""
+        return Face.of(theta, information, self.semidefinite, self.internal_lower, self.internal_upper, self.fixed)
 
     def em(self, omega: FloatArray, score: FloatArray) -> FloatArray | None:
         """
@@ -322,41 +304,17 @@ class StructuredObjective(Objective):
             if self.fixed[entry.place].any():
                 continue
             if entry.matrix:
-                c = entry.shape[0]
-                S, G = np.zeros((c, c)), np.zeros((c, c))
-                S[np.tril_indices(c)], G[np.tril_indices(c)] = theta[entry.place], score[entry.place]
-                S, G = S + np.tril(S, -1).T, (G + G.T) / 2
-                new[entry.place] = (S + 2 / block.levels * S @ G @ S)[np.tril_indices(c)]
+                matrix = PackedMatrix(entry.place, entry.shape[0])
+                S, G = matrix.read(theta), matrix.read(score)
+                G = (G + np.diag(np.diag(G))) / 2  # elements off the diagonal stand for two
+                new[entry.place] = pack(S + 2 / block.levels * S @ G @ S)
             elif entry.size == 1 and self.lower[entry.start] == 0 and np.isinf(self.upper[entry.start]):
                 at = entry.start
-                new[at] = max(theta[at] + 2 / (block.levels * block.width) * theta[at] ** 2 * score[at], 0.0)
+                width = len(range(block.width)[entry.part])
+                new[at] = max(theta[at] + 2 / (block.levels * width) * theta[at] ** 2 * score[at], 0.0)
         if not self.fixed[-1]:
             new[-1] = max(theta[-1] + 2 / self.products.n * theta[-1] ** 2 * score[-1], 1e-12 * theta[-1])
         return self.internal(new)
-
-    def escape(self, theta: FloatArray, state: Any) -> FloatArray | None:
-        """
-        Return the best step along a matrix of rank one from where an unstructured Σ is singular.
-
-        Where D_j = 0, U_j does not act, and D_j may rise along another U_j than the present one. At a maximum over the
-        positive semi-definite matrices no direction of ∂ℓ/∂Σ is positive.
-        """
-        best, highest = None, _GAIN
-        for entry in self._matrix_entries():
-            k, c = entry.term, entry.shape[0]
-            if (np.diag(lower(to_ldl(theta[entry.place], c), c)) > 0).all():
-                continue
-            size = np.diag(state.mixed.average_information([(k, np.diag(row)) for row in np.eye(c)]))[:c]
-            scale = np.where(size > 0, np.where(size > 0, size, 1.0) ** -0.25, 0.0)
-            G = state.score_state.gradient.sigma[k]
-            v = scale * np.linalg.eigh((G + G.T) / 2 * scale[:, None] * scale)[1][:, -1]
-            slope = float(v @ G @ v)
-            curvature = float(state.mixed.average_information([(k, np.outer(v, v))])[0, 0])
-            if slope > 0 and slope**2 > 2 * highest * curvature > 0:
-                highest = slope**2 / (2 * curvature)
-                best = np.zeros_like(theta)
-                best[entry.place] = slope / curvature * np.outer(v, v)[np.tril_indices(c)]
-        return best
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return ω and state with all variances times c = yᵀPy/p, the best factor, which is in closed form."""
@@ -366,7 +324,7 @@ class StructuredObjective(Objective):
             for at in range(entry.start, entry.start + entry.size):
                 variance = self.lower[at] == 0 and np.isinf(self.upper[at])
                 loading = np.isinf(self.lower[at]) and not entry.matrix
-                degree[at] = 1.0 if variance else 0.5 if loading else 0.0
+                degree[at] = 1.0 if variance or entry.matrix else 0.5 if loading else 0.0
         p = self.products.n if self.method == "ML" else self.products.df
         c = state.mixed.yPy / p
         if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.covariance.algebra import Covariance
+from pm_fastlmm.covariance.algebra import Covariance, Operator
 from pm_fastlmm.covariance.blocks import Blocks
 from pm_fastlmm.covariance.matrices import CholeskyFactored, Unstructured
-from pm_fastlmm.covariance.structures import Diagonal
+from pm_fastlmm.covariance.operators import BlockDiagonal
+from pm_fastlmm.covariance.structures import Diagonal, Scalar
 
 RESIDUAL = "residual"
 
@@ -34,13 +35,14 @@ class TermLike(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """One parameter of one term: its place in θ, and its shape."""
+    """One parameter of one term: its place in θ, its shape, and the effects within a level that it is about."""
 
     term: int
     name: str
     start: int
     shape: tuple[int, ...]
     matrix: bool
+    part: slice = slice(None)
 
     @property
     def size(self) -> int:
@@ -59,9 +61,9 @@ class Theta:
     """
     The vector θ of a list of terms and σ²_e, with names, bounds and the map to the matrices Σ_k.
 
-    An unstructured Σ enters by its variances and covariances (lower triangle, row by row) however it was given, every
-    other structure by its parameters. Variances of columns within a level are named by them, "Subject[Days]". The last
-    element is σ²_e.
+    An unstructured Σ enters by its variances and covariances (lower triangle, row by row) however it was given, also
+    as a part of another structure; every other structure enters by its parameters. Variances of columns within a level
+    are named by them, "Subject[Days]". The last element is σ²_e.
 
     Attributes
     ----------
@@ -85,25 +87,20 @@ class Theta:
         names: list[str] = []
         lower: list[float] = []
         upper: list[float] = []
-        for k, term in enumerate(terms):
-            block = term.blocks.block
-            if isinstance(block, CholeskyFactored | Unstructured):
-                c = int(block.size or 0)
-                labels = term.columns if len(term.columns) == c else tuple(map(str, range(c)))
-                entries.append(Entry(k, "", len(names), (c, c), True))
-                pairs = [(i, j) for i in range(c) for j in range(i + 1)]
-                names += [f"{term.name}[{labels[j]}{'' if i == j else ', ' + labels[i]}]" for i, j in pairs]
-                lower += [0.0 if i == j else -np.inf for i, j in pairs]
-                upper += [np.inf] * len(pairs)
-                continue
+        blocks = tuple(by_elements(term.blocks.block) for term in terms)
+        for k, (term, block) in enumerate(zip(terms, blocks, strict=True)):
+            parts = _parts(block)
             for name, value in block.parameters.items():
-                shape = _shape(value, f"{term.name}.{name}")
-                entry = Entry(k, name, len(names), shape, False)
+                structure, part = parts.get(name, (block, slice(None)))
+                shape, matrix = _shape(value, f"{term.name}.{name}"), name in block.semidefinite
+                entry = Entry(k, name, len(names), shape, matrix, part)
                 entries.append(entry)
-                label = term.name if len(block.parameters) == 1 else f"{term.name}.{name}"
-                names += [label + place for place in _places(block, shape, term.columns)]
+                columns = term.columns[part] if len(term.columns) == block.size else ()
+                places = _elements(shape[0], columns) if matrix else _places(structure, shape, columns, name in parts)
+                own = len(block.parameters) == 1 or (name in parts and places[0] in _elements(1, columns[:1]))
+                names += [(term.name if own else f"{term.name}.{name}") + place for place in places]
                 low, high = block.bounds[name]
-                lower += [low] * entry.size
+                lower += _variances_first(entry.shape[0]) if matrix else [low] * entry.size
                 upper += [high] * entry.size
         if RESIDUAL in names:
             raise ValueError(
@@ -111,7 +108,7 @@ class Theta:
             )
         names.append(RESIDUAL)
         bounds = np.array([*lower, 0.0]), np.array([*upper, np.inf])
-        return cls(tuple(names), *bounds, tuple(entries), tuple(term.blocks.block for term in terms))
+        return cls(tuple(names), *bounds, tuple(entries), blocks)
 
     @property
     def size(self) -> int:
@@ -125,7 +122,7 @@ class Theta:
             block = self.blocks[entry.term]
             if entry.matrix:
                 rows, columns = np.tril_indices(entry.shape[0])
-                parts.append(block.dense()[rows, columns])
+                parts.append(block.parameters[entry.name][rows, columns])
             else:
                 parts.append(xp.reshape(block.parameters[entry.name], (entry.size,)))
         return xp.concatenate([*parts, xp.reshape(sigma2_e, (1,))])
@@ -134,11 +131,7 @@ class Theta:
         """Return Σ_k for each term, from numbers or from a tensor θ."""
         out = []
         for k, block in enumerate(self.blocks):
-            own = [entry for entry in self.entries if entry.term == k]
-            if own and own[0].matrix:
-                out.append(theta[own[0].place][_square(own[0].shape[0]).ravel()].reshape(own[0].shape))
-                continue
-            values = {e.name: theta[e.place].reshape(e.shape) if e.shape else theta[e.start] for e in own}
+            values = {e.name: _value(e, theta) for e in self.entries if e.term == k}
             out.append(block.with_parameters(values).dense())
         return out
 
@@ -147,10 +140,49 @@ class Theta:
         return f"Theta({', '.join(self.names)})"
 
 
-def _places(block: Covariance, shape: tuple[int, ...], columns: tuple[str, ...]) -> list[str]:
+def by_elements(block: Covariance) -> Covariance:
+    """Return the structure with its free matrices given by their elements, in which V is linear, not by a factor."""
+    if isinstance(block, CholeskyFactored):
+        return Unstructured(block.dense(), block.size)
+    return block._of(*map(by_elements, block.operands)) if isinstance(block, Operator) else block
+
+
+def _parts(block: Covariance) -> dict[str, tuple[Covariance, slice]]:
+    """Return the parts of a block-diagonal structure by their parameters, and the effects that each is about."""
+    out: dict[str, tuple[Covariance, slice]] = {}
+    start = 0
+    if isinstance(block, BlockDiagonal):
+        for operand, names in zip(block.operands, block._names(), strict=True):
+            stop = start + int(operand.size or 0)
+            out |= dict.fromkeys(names.values(), (operand, slice(start, stop)))
+            start = stop
+    return out
+
+
+def _value(entry: Entry, theta: Any) -> Any:
+    values = theta[entry.place]
+    if entry.matrix:
+        return values[_square(entry.shape[0]).ravel()].reshape(entry.shape)
+    return values.reshape(entry.shape) if entry.shape else theta[entry.start]
+
+
+def _elements(c: int, columns: tuple[str, ...]) -> list[str]:
+    """Return what the variances and covariances of a matrix are called: by columns, or by number."""
+    labels = columns if len(columns) == c else tuple(map(str, range(c)))
+    return [f"[{labels[j]}{'' if i == j else ', ' + labels[i]}]" for i in range(c) for j in range(i + 1)]
+
+
+def _variances_first(c: int) -> list[float]:
+    """Return lower bounds of the elements of a matrix: variances are not negative."""
+    return [0.0 if i == j else -np.inf for i in range(c) for j in range(i + 1)]
+
+
+def _places(structure: Covariance, shape: tuple[int, ...], columns: tuple[str, ...], is_part: bool) -> list[str]:
     """Return what follows the name of a parameter: nothing for a number, the column of a variance, or the index."""
-    if isinstance(block, Diagonal) and shape == (len(columns),):
+    if isinstance(structure, Diagonal) and shape == (len(columns),):
         return [f"[{column}]" for column in columns]
+    if isinstance(structure, Scalar) and is_part and len(columns) == 1:
+        return [f"[{columns[0]}]"]
     return [f"[{', '.join(map(str, i))}]" for i in np.ndindex(*shape)] if shape else [""]
 
 

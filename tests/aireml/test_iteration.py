@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
-from pm_fastlmm.aireml.iteration import Curvature
+from pm_fastlmm.aireml.steps import Curvature
 
 
 @pytest.fixture(scope="module")

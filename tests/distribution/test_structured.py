@@ -269,6 +269,32 @@ def test_names_of_theta():
     assert repr(layout) == "Theta(g[one], g[one, t], g[t], h, d[one], d[t], a.sigma2, a.rho, residual)"
 
 
+def test_names_of_the_parts_of_a_block_diagonal_structure():
+    """Variances and covariances by column, whatever a part is; other parameters by name."""
+    S, table = np.array([[2.0, 1.0], [1.0, 3.0]]), pd.DataFrame(np.random.default_rng(0).normal(size=(12, 3)))
+    table.columns = ["one", "t", "u"]
+    parts = [
+        (cov.block_diagonal(cov.scalar(1.0, size=1), cov.unstructured(cholesky=np.linalg.cholesky(S))), table, "f"),
+        (cov.block_diagonal(cov.unstructured(S), cov.diagonal([4.0])), table, "g"),
+        (cov.block_diagonal(cov.scalar(1.0, size=1), cov.ar1(1.0, 0.5, size=2)), table, "h"),
+        (cov.kronecker(cov.unstructured(S), cov.ar1(1.0, 0.5, size=4)), None, "k"),
+    ]
+    terms = [
+        flmm.Term(np.arange(12) % (8 if columns is None else 2), structure, columns=columns, name=name)
+        for structure, columns, name in parts
+    ]
+    layout = Theta.of_terms(terms)
+    assert repr(layout) == (
+        "Theta(f[one], f[t], f[t, u], f[u], g[one], g[one, t], g[t], g[u], h[one], h.2.sigma2, h.2.rho, "
+        "k.cov[0], k.cov[0, 1], k.cov[1], k.sigma2, k.rho, residual)"
+    )
+    theta = layout.pack(1.0)
+    np.testing.assert_allclose(theta[:8], [1, 2, 1, 3, 2, 1, 3, 4], rtol=1e-14)
+    np.testing.assert_allclose(layout.matrices(theta)[0], [[1, 0, 0], [0, 2, 1], [0, 1, 3]], rtol=1e-14)
+    assert (layout.lower[[0, 1, 3]] == 0).all()
+    assert layout.lower[2] == -np.inf
+
+
 def test_a_parameter_of_unknown_shape_is_refused(p):
     v = pt.vector("v")
     with pytest.raises(ValueError, match=r"is a tensor of unknown shape .*give the random variable a shape="):
