@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pm_fastlmm.formulas.names import columns_in, names_of
+
 _SHOWN = 4
 
 
@@ -29,14 +31,10 @@ def cells(spec: Any, data: pd.DataFrame, rows: npt.NDArray[np.bool_], columns: S
     >>> table = pd.DataFrame({"dose": [1.0, 2.0, 2.0], "drug": ["a", "b", "b"]})
     >>> spec = model_matrix("~ drug + dose", table).model_spec
     >>> cells(spec, table, np.array([False, True, True]), columns=[1, 2])
-    'drug = b, dose = 2'
+    'dose = 2, drug = b'
     """
-    variables = {
-        str(variable)
-        for term, places in spec.term_slices.items()
-        if any(places.start <= j < places.stop for j in columns)
-        for variable in spec.term_variables.get(term, ())
-    }
+    terms = [term for term, places in spec.term_slices.items() if any(places.start <= j < places.stop for j in columns)]
+    variables = columns_in(names_of(terms))
     named = [name for name in data.columns if str(name) in variables]
     if not named:
         return ""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 
-from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, read, require_finite
+from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, columns_in_order, read, require_finite
 from pm_fastlmm._display import Described
 from pm_fastlmm.likelihood.spectral import corner, variances, weighted_sum
 from pm_fastlmm.linalg.rotated import Rotated
@@ -236,8 +236,8 @@ def new_rows(
     K_new : (m, n) array or DataFrame
         Covariance of the new effects with the training effects; columns are matched by id.
         The rows of all inputs are matched by id when they carry one.
-    W_new : (m, q) array
-        Rows of the factor instead, when the spectrum was built by `from_factor`.
+    W_new : (m, q) array or DataFrame
+        Rows of the factor instead, columns by name where both have names, when the spectrum was built by `from_factor`.
     K_new_new : (m, m) or (m,) array, optional
         Covariance of the new effects, or its diagonal. Without it there are no variances; with W_new it is W_newW_newᵀ.
     warn : bool
@@ -288,7 +288,7 @@ def _read_factor(spectrum: Spectrum, W_new: Any) -> Labelled:
     if rows.values.shape[1] != q:
         raise ValueError(f"W_new has {rows.values.shape[1]} columns but W had {q}: use the same columns, coded alike.")
     require_finite(rows.values, "W_new", "impute the missing columns as in W.")
-    return rows
+    return Labelled(columns_in_order(rows, spectrum.factor_names, name="W_new"), rows.ids, rows.names)
 
 
 def _read_cross(spectrum: Spectrum, K_new: Any) -> tuple[Labelled, FloatArray]:

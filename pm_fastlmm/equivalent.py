@@ -11,6 +11,7 @@ from pm_fastlmm._display import Described, listed
 from pm_fastlmm.linalg.crossproducts import CrossProducts
 from pm_fastlmm.linalg.directions import Direction
 from pm_fastlmm.linalg.equivalent import reduce_rows
+from pm_fastlmm.linalg.lowrank import GRAM_RATIO
 from pm_fastlmm.linalg.mixed import MixedProducts
 
 
@@ -28,12 +29,15 @@ class EquivalentRows(ReadOnlyArrays, Described):
         The response.
     n : int
         The number of observations.
+    largest_ratio : float
+        λ_max/δ up to which they are as precise as the rows of the data: finite for those of inner products, "gram".
     """
 
     X: pd.DataFrame
     W: pd.DataFrame
     y: FloatArray
     n: int
+    largest_ratio: float = float("inf")
 
     @property
     def ids(self) -> Ids:
@@ -137,6 +141,7 @@ def equivalent_rows(c: CrossProducts, response: str | None = None) -> Equivalent
         W=pd.DataFrame(rows.W, index=index, columns=list(factor)),
         y=frozen(rows.y),
         n=c.n,
+        largest_ratio=GRAM_RATIO if c.method == "gram" else float("inf"),
     )
 
 

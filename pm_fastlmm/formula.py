@@ -178,18 +178,21 @@ def _context() -> dict[str, Any]:
     """
     Return what the first caller outside this package sees: the variables and functions that its formulas may use.
 
-    Functions have identifiers of their own. As in R, a variable that is no function hides none; nor do those of `math`,
-    which know no columns.
+    Functions have identifiers of their own. As in R, a variable that is no function hides none; nor do functions that
+    `from math import *` or `from numpy import *` brought, which know neither columns nor R's arguments.
     """
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pm_fastlmm"):
         frame = frame.f_back
-    functions: dict[str, Any] = {}
-    for scope in (vars(builtins), FUNCTIONS, frame.f_globals, frame.f_locals):
-        for name, value in scope.items():
-            if callable(value) and not (name in FUNCTIONS and getattr(value, "__module__", None) == "math"):
-                functions[function_identifier(name)] = value
+    functions = {function_identifier(name): value for name, value in {**vars(builtins), **FUNCTIONS}.items()}
+    for name, value in (*frame.f_globals.items(), *frame.f_locals.items()):
+        if callable(value) and not (name in FUNCTIONS and _of_arrays(value)):
+            functions[function_identifier(name)] = value
     return {**CONSTANTS, "np": np, **frame.f_globals, **frame.f_locals, **functions}
+
+
+def _of_arrays(function: Any) -> bool:
+    return isinstance(function, np.ufunc) or getattr(function, "__module__", None) in ("math", "cmath", "numpy")
 
 
 def _numeric(column: "pd.Series[Any]") -> bool:

@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from pm_fastlmm._arrays import FloatArray, Ids, read, require_finite, require_length, shown
+from pm_fastlmm._arrays import (
+    FloatArray,
+    Ids,
+    Labelled,
+    align,
+    columns_in_order,
+    read,
+    require_finite,
+    require_length,
+    shown,
+)
 from pm_fastlmm.cells import cells
 from pm_fastlmm.covariance.incidence import by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
@@ -92,7 +102,9 @@ def read_rows(
     if data is None:
         m, ids = _length(X_new, given)
         X = projection.new_rows(X_new, m)
-        parts = [_incidence(term, given[term.name], m) if term.name in given else _nothing(term, m) for term in terms]
+        parts = [
+            _incidence(term, given[term.name], m, ids) if term.name in given else _nothing(term, m) for term in terms
+        ]
     else:
         design = _design_of(data, design, X_new, Z_new)
         m, ids = len(data), tuple(data.index.tolist())
@@ -141,13 +153,15 @@ def _nothing(term: Term, m: int) -> tuple[Any, Any]:
     return sp.csr_array((m, term.Z.shape[1])), sp.csr_array((m, 0))
 
 
-def _incidence(term: Term, value: Any, m: int) -> tuple[Any, Any]:
-    """Return the incidence of new rows over the levels of a term, and over new ones."""
+def _incidence(term: Term, value: Any, m: int, ids: Ids | None) -> tuple[Any, Any]:
+    """Return the incidence of new rows over known and new levels of a term; rows and columns go by their names."""
+    called = f"Z_new of {term.name!r}"
     labels, columns = value if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) > 0 else (value, None)
     if sp.issparse(labels) or (np.ndim(labels) == 2 and not hasattr(labels, "dtypes")) or hasattr(labels, "columns"):
-        Z = sp.csr_array(labels, dtype=float)
+        values: Any = labels if sp.issparse(labels) else _table(term, labels, called, m, ids)
+        Z = sp.csr_array(values, dtype=np.float64)
         if tuple(map(int, Z.shape)) != (m, int(term.Z.shape[1])):
-            raise ValueError(f"Z_new of {term.name!r} must be ({m}, {term.Z.shape[1]}), got shape {Z.shape}.")
+            raise ValueError(f"{called} must be ({m}, {term.Z.shape[1]}), got shape {Z.shape}.")
         return Z, sp.csr_array((m, 0))
     if term.width > 1 and columns is None:
         raise ValueError(
@@ -156,12 +170,33 @@ def _incidence(term: Term, value: Any, m: int) -> tuple[Any, Any]:
     factor = read_factor(labels, term.name, missing_allowed=True)
     _require_groups(term, np.flatnonzero(factor.codes < 0).tolist())
     factor = factor.recoded(term.levels)
-    require_length(len(factor.codes), m, f"Z_new of {term.name!r}", "X_new")
-    values = np.ones((m, 1)) if columns is None else np.asarray(columns, dtype=float).reshape(m, -1)
+    require_length(len(factor.codes), m, called, "X_new")
+    own = factor.ids if ids is None else ids
+    order = align(own, Labelled(np.empty(m), factor.ids, None), name=called, reference_name="X_new")
+    incidence = factor.matrix() if order is None else factor.matrix()[order]
+    values = np.ones((m, 1)) if columns is None else _slopes(term, columns, called, m, own)
+    return _split(term, by_level(incidence, values), factor.levels[len(term.levels) :])
+
+
+def _table(term: Term, labels: Any, called: str, m: int, ids: Ids | None) -> FloatArray:
+    """Return the values of a table over the levels of a term."""
+    given = read(labels, called, ndim=(2,))
+    require_length(len(given.values), m, called, "X_new")
+    names = tuple(map(str, term.levels)) if term.width == 1 and given.values.shape[1] == len(term.levels) else None
+    ordered = Labelled(columns_in_order(given, names, name=called), given.ids, None)
+    return ordered.take(align(ids, given, name=called, reference_name="X_new"))
+
+
+def _slopes(term: Term, columns: Any, called: str, m: int, ids: Ids | None) -> FloatArray:
+    """Return the covariates of new rows within a level (m, width)."""
+    given = read(columns, f"the columns of {term.name!r}", ndim=(1, 2))
+    require_length(len(given.values), m, f"the columns of {term.name!r}", called)
+    values = columns_in_order(given, term.columns, name=called)
     if values.shape[1] != term.width:
-        raise ValueError(f"Z_new of {term.name!r} has {values.shape[1]} columns, but the term has {term.width}.")
+        raise ValueError(f"{called} has {values.shape[1]} columns, but the term has {term.width}.")
     require_finite(values, f"the columns of {term.name!r}", "covariates of new rows must be known.")
-    return _split(term, by_level(factor.matrix(), values), factor.levels[len(term.levels) :])
+    order = align(ids, given, name=f"the columns of {term.name!r}", reference_name="the new rows")
+    return values if order is None else values[order]
 
 
 def _require_groups(term: Term, missing: list[Any]) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pymc as pm
+import pytensor.tensor as pt
 import pytest
 import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
@@ -283,3 +284,53 @@ def test_rows_of_a_collinear_design_are_given_whole(points):
     X[3, 2] += 0.1
     with pytest.raises(ValueError, match="the rows are not those of y"):
         pointwise(model, points, y, X)
+
+
+# ---------------------------------------------------------------- random effects of new rows
+
+
+def test_columns_of_a_factor_go_by_name():
+    rng = np.random.default_rng(4)
+    W = pd.DataFrame(rng.normal(size=(20, 3)), columns=list("abc"))
+    fit = flmm.reml(flmm.Spectrum.from_factor(W, np.ones((20, 1))), W.a * 3 + rng.normal(size=20))
+    new = pd.DataFrame(rng.normal(size=(4, 3)), columns=list("abc"))
+    one = np.ones((4, 1))
+    expected = fit.predict(one, W_new=new.to_numpy())
+    assert_allclose(fit.predict(one, W_new=new[["c", "a", "b"]]).mean, expected.mean)
+    assert_allclose(fit.predict(one, W_new=new[["c", "a", "b"]]).variance, expected.variance)
+    with pytest.raises(ValueError, match="W_new has no column 'b': the columns are a, b, c, it has a, d, c"):
+        fit.predict(one, W_new=new.rename(columns={"b": "d"}))
+
+
+def test_rows_and_columns_of_terms_go_by_their_labels():
+    rng = np.random.default_rng(4)
+    n = 40
+    d = pd.DataFrame({"g": rng.choice(list("klmn"), n), "t": rng.normal(size=n), "u": rng.normal(size=n)})
+    W = pd.DataFrame(rng.normal(size=(n, 3)), columns=list("abc"))
+    y = d.t + 2 * W.a + rng.normal(size=n)
+    with pm.Model() as model:
+        v, w, e = (pm.HalfNormal(name, 2) for name in "vwe")
+        slopes = flmm.Term(d.g, flmm.covariance.diagonal(pt.stack([v, 2 * v])), columns=d[["t", "u"]], name="g")
+        flmm.StructuredLMM("y", X=np.ones((n, 1)), terms=[slopes, flmm.Term(W, flmm.covariance.scalar(w), name="W")],
+                           sigma2_e=e, observed=y)  # fmt: skip
+    fit = flmm.find_reml(model, progressbar=False)
+    ids = list("pqr")
+    X = pd.DataFrame({"one": 1.0}, index=ids)
+    group, covariates = pd.Series(list("kmz"), index=ids), pd.DataFrame(rng.normal(size=(3, 2)), ids, ["t", "u"])
+    table = pd.DataFrame(rng.normal(size=(3, 3)), ids, list("abc"))
+    plain = {"g": (group.to_numpy(), covariates.to_numpy()), "W": table.to_numpy()}
+    expected = fit.predict(X, plain)
+    moved = {
+        "g": (group[::-1], covariates.loc[["q", "p", "r"], ["u", "t"]]),
+        "W": table.loc[["r", "p", "q"], list("cab")],
+    }
+    got = fit.predict(X, moved)
+    assert_allclose(got.mean, expected.mean)
+    assert_allclose(got.variance, expected.variance)
+    assert got.mean.index.tolist() == ids
+    with pytest.raises(ValueError, match="Z_new of 'W' and X_new do not have the same ids"):
+        fit.predict(X, plain | {"W": table.rename(index={"p": "other"})})
+    with pytest.raises(ValueError, match="Z_new of 'W' has no column 'b': the columns are a, b, c, it has a, x, c"):
+        fit.predict(X, plain | {"W": table.rename(columns={"b": "x"})})
+    with pytest.raises(ValueError, match="the columns of 'g' has 2 rows but Z_new of 'g' has 3"):
+        fit.predict(X, plain | {"g": (group, covariates[:2])})

@@ -64,6 +64,7 @@ FORMULAS = {
     "y ~ few + I(few**2) + I(few**3)": "few = 3",
     "y ~ a*b + s + t": "a = y, b = q",
     "y ~ 0 + C(a, contr.sum):b": "a = y, b = q",
+    "y ~ factor(a):b + I(few^2)": "a = y, b = q",
     "y ~ s + I(2*s) + I(s**2)": None,
 }
 
@@ -78,7 +79,8 @@ def test_a_prediction_is_exact_or_nan_and_named(table, formula):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         got = fit.predict(data=new)
-    spec = model_matrix(formula, table, context=1).rhs.model_spec
+    plain = formula.replace("factor(a)", "C(a)").replace("^", "**")  # what R writes otherwise
+    spec = model_matrix(plain, table, context=1).rhs.model_spec
     X, rows = (np.asarray(spec.get_model_matrix(part), dtype=float) for part in (table, new))
     known = estimable(X, rows)
     assert_array_equal(np.isfinite(got.mean), known)

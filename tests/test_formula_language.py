@@ -268,9 +268,14 @@ def test_a_function_of_the_caller_takes_the_place_of_ours():
     assert_allclose(made.X[:, 1], log(frame()["x"]))
 
 
-def test_a_logarithm_of_single_numbers_does_not_hide_that_of_columns():
+def test_functions_of_numbers_and_arrays_do_not_hide_those_of_columns():
     from math import log, sqrt
 
+    from numpy import poly
+
+    made = flmm.MixedDesign.from_formula("y ~ poly(x, 2)", frame())
+    assert_allclose(made.X.T @ made.X, np.diag([40.0, 1, 1]), atol=1e-12)
+    assert_allclose(poly([1.0]), [1, -1])
     assert_allclose(flmm.MixedDesign.from_formula("y ~ log(x) + sqrt(w)", frame()).X[:, 1], np.log(frame()["x"]))
     assert (log(1), sqrt(1)) == (0, 1)
 

@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 import pytest
-from fuzz import formulas, hostile, kernels, pedigrees, rows
+from fuzz import compositions, formulas, hostile, kernels, pedigrees, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -74,6 +74,13 @@ def test_another_meaning_of_a_formula_is_noticed(monkeypatch):
     monkeypatch.setattr(formulas, "columns_of", lambda terms, atoms, intercept, rows: np.ones((len(rows), 1)))
     with pytest.raises(AssertionError, match="from the space of its terms"):
         formulas.check(2)
+
+
+def test_compositions_of_structures_are_those_of_their_definitions():
+    outcomes = [outcome for seed in range(60) for outcome in compositions.check(seed)]
+    assert {"likelihood from rows", "likelihood from inner products"} <= set(outcomes)
+    assert any(outcome.startswith("refused: ar# needs equally spaced") for outcome in outcomes)
+    assert any("sum of kroneckers" in outcome for outcome in outcomes)
 
 
 def test_a_broken_promise_is_noticed(monkeypatch):

@@ -192,10 +192,7 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
         at_zero = last.theta[-1] <= objective.internal_lower[-1] * (1 + 1e-9)
         if at_zero and -last.theta[-1] * last.score[-1] > _SLOPE:
             converged = False
-            parts.append(
-                "the residual variance goes to 0 and the likelihood is not bounded: X and the random effects explain y "
-                "exactly. Use fewer terms or more observations"
-            )
+            parts.append(objective.unbounded())
     parts += objective.remarks(last.theta)
     if unresolved := _unresolved(objective, last, boundary):
         parts.append(
@@ -207,6 +204,11 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
             f"on the boundary: {', '.join(boundary)}; standard errors of these are undefined there (NaN). "
             "fit.profile_interval (of what is no element of an unstructured matrix) and flmm.sample give intervals"
         )
+        if objective.coef and objective.method == "REML":
+            parts.append(
+                "tests of fixed effects take what is on the boundary as known; zero_variances='free' of Kenward–Roger "
+                "counts it as estimated, as pbkrtest does"
+            )
     return converged, ". ".join(parts)
 
 

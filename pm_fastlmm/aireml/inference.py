@@ -10,6 +10,7 @@ from scipy.stats import chi2
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.after import terms_state
 from pm_fastlmm.aireml.dense import DenseObjective
+from pm_fastlmm.aireml.linear import linear_derivatives, require_small
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
 from pm_fastlmm.aireml.refit import along_boundary, first_differences, maximise_given, second_differences, steps_of
 from pm_fastlmm.aireml.spectral import SpectralObjective
@@ -21,6 +22,8 @@ from pm_fastlmm.inference.fixed_effects import (
     DegreesOfFreedom,
     FixedEffects,
     FixedTest,
+    ZeroVariances,
+    check_zero_variances,
     coefficient_table,
     contrast_test,
     spectral_fixed_effects,
@@ -159,18 +162,23 @@ class VarianceInference:
             approximation="" if single else _PSEUDO,
         )  # fmt: skip
 
-    def coefficients(self, df: DegreesOfFreedom = "satterthwaite", level: float = 0.95) -> pd.DataFrame:
+    def coefficients(
+        self, df: DegreesOfFreedom = "satterthwaite", level: float = 0.95, *, zero_variances: ZeroVariances = "known"
+    ) -> pd.DataFrame:
         """
         Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
 
         As `REMLFit.coefficients`. Variances of 0 are taken as known; a singular covariance matrix may move along the
         singular ones, with their average information. Kenward–Roger needs V to be linear in θ, as it is in variances
-        and covariances of terms, and no singular matrix.
+        and covariances of terms, and no singular matrix; with zero_variances="free" it counts every variance and
+        covariance as estimated, as pbkrtest does, those of 0 and of singular matrices too, at the cost of dense
+        matrices.
 
         Raises
         ------
         ValueError
-            If df is unknown, or "kenward-roger" after ML or where V is not linear; if β is not estimated by REML.
+            If df is unknown, or "kenward-roger" after ML or where V is not linear; if β is not estimated by REML; if
+            zero_variances="free" with another df, or with more rows than fit in memory.
 
         Examples
         --------
@@ -183,11 +191,13 @@ class VarianceInference:
         Intercept    251.41  6.82  17.0  36.84
         Days          10.47  1.55  17.0   6.77
         """
-        return coefficient_table(self._fixed_effects(df), df, level, self._projection)
+        return coefficient_table(self._fixed_effects(df, zero_variances), df, level, self._projection)
 
-    def test_fixed(self, L: Any, df: DegreesOfFreedom = "satterthwaite") -> FixedTest:
+    def test_fixed(
+        self, L: Any, df: DegreesOfFreedom = "satterthwaite", *, zero_variances: ZeroVariances = "known"
+    ) -> FixedTest:
         """
-        Test Lβ = 0 by an F test; L and df as in `REMLFit.test_fixed`, names of coefficients those of `beta`.
+        Test Lβ = 0 by an F test; arguments as in `REMLFit.test_fixed`, names of coefficients those of `beta`.
 
         Raises
         ------
@@ -195,15 +205,16 @@ class VarianceInference:
             If a name is unknown, L does not fit or is collinear, the data do not determine a contrast, or df is not
             available.
         """
-        return contrast_test(self._fixed_effects(df), L, df, self._projection)
+        return contrast_test(self._fixed_effects(df, zero_variances), L, df, self._projection)
 
     @property
     def _projection(self) -> Projection:
         inner: Any = self.objective if self.node is None else self.node
         return inner.projection  # type: ignore[no-any-return]
 
-    def _fixed_effects(self, df: DegreesOfFreedom) -> FixedEffects:
+    def _fixed_effects(self, df: DegreesOfFreedom, zero_variances: ZeroVariances) -> FixedEffects:
         """Return the fixed effects with what the method needs of the derivatives of their covariance."""
+        check_zero_variances(zero_variances, df)
         objective = self.objective
         if not objective.coef:
             raise ValueError(
@@ -212,8 +223,12 @@ class VarianceInference:
             )
         if isinstance(objective, SpectralObjective) and not np.asarray(objective.fixed).any():
             fit = objective.fit
-            return spectral_fixed_effects(objective.rotated, fit.sigma2_g, fit.sigma2_e, fit.boundary, self.method)
+            return spectral_fixed_effects(
+                objective.rotated, fit.sigma2_g, fit.sigma2_e, fit.boundary, self.method, zero_variances
+            )
         theta, free = self.theta.to_numpy(), self._interior()
+        if zero_variances == "free":
+            return self._with_all_free(theta)
         if _singular(objective, theta, self.boundary):
             return self._on_singular_matrix(theta)
         cov = self.cov.to_numpy()
@@ -236,6 +251,22 @@ class VarianceInference:
             coef=objective.coef, unavailable=unavailable,
         )  # fmt: skip
 
+    def _with_all_free(self, theta: FloatArray) -> FixedEffects:
+        objective: Any = self.objective
+        free = ~np.asarray(objective.fixed)
+        if unavailable := _why_not(objective, theta, free):
+            raise ValueError(unavailable)
+        projection = (objective if isinstance(objective, DenseObjective) else objective.products).projection
+        require_small(projection.Q1.shape[0], len(theta))
+        slopes, curvatures, expected = linear_derivatives(
+            objective.covariance(theta), objective.covariance_derivatives(theta), projection, free
+        )
+        return FixedEffects(
+            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=curvatures,
+            observed_cov=np.full(expected.shape, np.nan), expected_cov=expected, residual_df=self._residual_df(),
+            coef=objective.coef,
+        )  # fmt: skip
+
     def _on_singular_matrix(self, theta: FloatArray) -> FixedEffects:
         slopes, cov = along_boundary(self.objective, theta, self.average_information.to_numpy())
         undefined = np.full((*cov.shape, *slopes.shape[1:]), np.nan)
@@ -244,7 +275,7 @@ class VarianceInference:
             observed_cov=cov, expected_cov=np.full(cov.shape, np.nan), residual_df=self._residual_df(),
             coef=self.objective.coef,
             unavailable="a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails: "
-            "take df='satterthwaite', or leave a term out.",
+            "take df='satterthwaite', zero_variances='free', which pbkrtest has, or leave a term out.",
         )  # fmt: skip
 
     def _residual_df(self) -> int:

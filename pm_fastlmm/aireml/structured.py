@@ -14,10 +14,16 @@ from pm_fastlmm.aireml.moments import moments, starting_values
 from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, moment_start
 from pm_fastlmm.covariance.theta import Entry, Theta
 from pm_fastlmm.equivalent import require_rows
+from pm_fastlmm.likelihood.from_rows import ratio
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
+from pm_fastlmm.linalg.orthonormal import LARGEST
 
-VANISHED = 1e-8  # share of the variance of y at which σ²_e is taken to be 0: yᵀPy has lost half of its digits there
+VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
+# digits yᵀPy has lost there
+_RESOLVED = 1e-24  # the same with rows: σ_e is 1e-12 of the standard deviation of y
+_ROUNDED = 64 * np.finfo(float).eps  # of the length of y, to which its entries are rounded
+_WORK = 2e10  # of a QR factorisation for a better start
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
 _GAIN = 1e-8  # of the log-likelihood that a step out of a singular matrix must promise
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
@@ -152,14 +158,23 @@ class StructuredObjective(Objective):
         for entry in self.layout.entries:
             own = estimate[[i for i, (k, _) in enumerate(owners) if k == entry.term]]
             theta[entry.place] = starting_values(entry, own, self.lower[entry.place], self.upper[entry.place])
+        theta[-1] = self._residual_start(theta[-1], total=float(squares[-1]) / self.products.n)
         theta = np.where(self.fixed & np.isfinite(self.held), self.held, theta)
         return self._best_ratio(theta) if self.layout.size == 2 and not self.fixed.any() else theta
+
+    def _residual_start(self, estimate: float, *, total: float) -> float:
+        """Return the variance of what X and the terms leave of y, if MINQUE's is at its least."""
+        p = self.products
+        if estimate > 0.02 * total or p.rows * p.W.shape[1] ** 2 > _WORK or (found := self.unexplained()) is None:
+            return estimate
+        rest, directions = found
+        return min(estimate, max(rest / directions, self.internal_lower[-1])) if directions > 0 else estimate
 
     def _best_ratio(self, theta: FloatArray) -> FloatArray:
         """Return the best of many ratios of two variances, each with its best total: one kernel can have two modes."""
         best, highest = theta, -np.inf
-        for ratio in np.exp(np.linspace(-_RATIOS, _RATIOS, 2 * int(_RATIOS) + 1)):
-            candidate = theta * np.array([ratio, 1.0])
+        for factor in np.exp(np.linspace(-_RATIOS, _RATIOS, 2 * int(_RATIOS) + 1)):
+            candidate = theta * np.array([factor, 1.0])
             state = self.state(candidate)
             if state is None:
                 continue
@@ -218,11 +233,73 @@ class StructuredObjective(Objective):
 
     @property
     def internal_lower(self) -> FloatArray:
-        """0 for D, none for U; σ²_e stays just above 0, where V may be singular."""
+        """0 for D, none for U; σ²_e stays just above 0, where V may be singular, and above the rounding of y."""
         lower = self.lower.copy()
         if not self.fixed[-1]:
-            lower[-1] = max(lower[-1], VANISHED * max(float(self.y @ self.y), 1e-280) / self.products.n)
+            share, left = _RESOLVED if self._resolved else VANISHED, float(self.y @ self.y)
+            lower[-1] = max(lower[-1], max(share * left, (self._rounding / 8) ** 2, 1e-288) / self.products.n)
         return lower
+
+    @property
+    def _resolved(self) -> bool:
+        """Whether a small σ²_e is seen in rows: in what X and the terms leave of y, if they leave a direction."""
+        p = self.products
+        if np.isfinite(p.largest_ratio) or p.rows * p.W.shape[1] > LARGEST:
+            return False
+        if p.n > p.W.shape[1] + p.O.shape[1]:
+            return True
+        found = self.unexplained() if p.rows * p.W.shape[1] ** 2 < _WORK else None
+        return found is not None and found[1] > 0
+
+    @property
+    def _rounding(self) -> float:
+        return float(_ROUNDED * np.hypot(np.linalg.norm(self.y), np.linalg.norm(self.response.y1)))
+
+    def unexplained(self) -> tuple[float, int] | None:
+        """Return ‖·‖² of what X and the terms leave of y and in how many directions; None where it cannot be had."""
+        p = self.products
+        if p.remainder is None or self.response.rows is None:
+            return None
+        _, rest = p.remainder.split(self.response.rows)
+        used = int(np.count_nonzero(np.linalg.norm(p.C, axis=1))) + p.remainder.U.shape[1]
+        return float(rest @ rest), p.n - used
+
+    def unbounded(self) -> str:
+        """Return what it means that the likelihood rises as σ²_e goes to 0."""
+        p, found = self.products, self.unexplained()
+        if np.isfinite(p.largest_ratio):
+            return (
+                "the residual variance is below the rounding of cross-products: collect them again with method='tsqr'"
+            )
+        if found is not None and not found[1]:
+            return (
+                f"the residual variance is below {VANISHED:.0e} of the variance of y, where it is taken to be 0: the "
+                "likelihood still rises towards that, and is bounded"
+            )
+        if found is not None and found[0] > self._rounding**2:
+            return (
+                f"the residual variance is below {_RESOLVED:.0e} of the variance of y, beside which double precision "
+                "cannot tell it from 0: check whether y is a function of X and the groups"
+            )
+        if found is None:
+            return (
+                "the residual variance is below what inner products resolve, and rows and effects are too many to work "
+                "without them: it is not known whether the likelihood is bounded. Use fewer terms"
+            )
+        return (
+            "the residual variance goes to 0 and the likelihood is not bounded: X and the random effects explain y "
+            "exactly. Use fewer terms or more observations"
+        )
+
+    def remarks(self, theta: FloatArray) -> list[str]:
+        """Return what an estimate loses to the inner products that it was made of."""
+        p, limit = self.products, self.products.largest_ratio
+        if np.isfinite(limit) and ratio(p, p.packed(self.sigma(theta)), float(theta[-1])) > limit:
+            return [
+                f"λ_max/δ is above {limit:.0e}, up to which cross-products are precise: collect them again with "
+                "method='tsqr'"
+            ]
+        return []
 
     def _matrix_entries(self) -> list[Entry]:
         return [entry for entry in self.layout.entries if entry.matrix and not self.fixed[entry.place].any()]
@@ -338,7 +415,8 @@ class _Profiled:
 
 def _without_fixed(response: Response, products: MixedProducts) -> Response:
     """Return the statistics without those of the fixed effects, the last of the dense block."""
-    return Response(response.within[: products.W.shape[1]], response.between, response.rss, response.y1)
+    within = response.within[: products.W.shape[1]]
+    return Response(within, response.between, response.rss, response.y1, response.rows)
 
 
 def _propagate(block: Block, sigma: FloatArray) -> FloatArray:

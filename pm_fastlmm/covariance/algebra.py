@@ -149,6 +149,10 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     def _sized(self, size: int) -> Self:
         return replace(self, size=size)  # type: ignore[type-var]
 
+    def _settled(self, size: int) -> Self:
+        """Return the structure with this size, unless it needs the levels to settle its parts."""
+        return self.with_size(size)
+
     @property
     def _kind(self) -> str:
         return type(self).__name__
@@ -277,7 +281,7 @@ class _Elementwise(Operator):
                 f"{self._kind} takes structures of one size, got {' and '.join(map(str, sorted(sizes)))}: {self!r}."
             )
         if sizes:
-            object.__setattr__(self, "operands", tuple(o.with_size(*sizes) for o in self.operands))
+            object.__setattr__(self, "operands", tuple(o._settled(*sizes) for o in self.operands))
 
     def _sized(self, size: int) -> Self:
         return self._of(*(operand.with_size(size) for operand in self.operands))
@@ -373,6 +377,10 @@ class Kronecker(Operator):
     def size(self) -> int | None:
         """The product of the sizes, None while one of them is not known."""
         return total_size(math.prod, self.operands)
+
+    def _settled(self, size: int) -> Self:
+        several = sum(operand.size is None for operand in self.operands) > 1
+        return self if several else self.with_size(size)
 
     def _sized(self, size: int) -> Self:
         open_ = [i for i, operand in enumerate(self.operands) if operand.size is None]

@@ -16,10 +16,10 @@ from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch.basic import generate_fallback_impl, numba_funcify_and_cache_key
 
-from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
 from pm_fastlmm.likelihood.dense import dense_loglik_and_gradient
 from pm_fastlmm.likelihood.family import family_loglik_and_gradient
 from pm_fastlmm.likelihood.fourier import fourier_loglik_and_gradient
+from pm_fastlmm.likelihood.mixed import mixed_loglik_and_gradient
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
@@ -88,30 +88,33 @@ class MixedLoglik(LoglikOp):
     """
     Log-likelihood from cross-products, with its gradient as further outputs: both come from one factorisation.
 
-    Inputs: phi, σ²_e, the statistics of the response (within, between, rss), and the constants of the products. There
-    is no second derivative.
+    Inputs: phi, σ²_e, the statistics of the response y₂ + Q₁d (within, between, rss), and y₂ and d themselves, which
+    are looked at where inner products lose digits. There is no second derivative.
     """
 
+    __props__ = ("products",)  # type: ignore[assignment]
     likelihood = _STRUCTURED
-    differentiable = 5
+    differentiable = 7
+
+    def __init__(self, products: MixedProducts) -> None:
+        self.products = products
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to inputs."""
-        phi, e, within, between, rss, *constants = map(pt.as_tensor, inputs)
-        outputs = [pt.dscalar(), phi.type(), pt.dscalar(), within.type(), between.type(), pt.dscalar()]
-        return Apply(self, [phi, e, within, between, rss, *constants], outputs)
+        variables = list(map(pt.as_tensor, inputs))
+        outputs = [pt.tensor(dtype="float64", shape=variable.type.shape) for variable in variables]
+        return Apply(self, variables, [pt.dscalar(), *outputs])
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        phi, e, within, between, rss, *constants = inputs
+        phi, *rest = inputs
         phi = np.ascontiguousarray(phi)  # the compiled loop is for one layout
-        values = loglik_and_gradient(phi, float(e), within, between, float(rss), *constants)
-        for out, value in zip(outputs, values, strict=True):
-            out[0] = np.asarray(value)
+        for out, value in zip(outputs, mixed_loglik_and_gradient(self.products, phi, *rest), strict=True):
+            out[0] = np.asarray(value, dtype=float)
 
 
 class ResponseStatistics(CalledBack):
-    """The statistics of a response; PyTensor folds those of observed data when it compiles."""
+    """The statistics of a response, and y₂ itself; PyTensor folds those of observed data when it compiles."""
 
     __props__ = ("products",)
 
@@ -126,11 +129,12 @@ class ResponseStatistics(CalledBack):
     def shapes(self, *inputs: Any) -> list[tuple[int, ...]]:
         """Return those of the statistics."""
         p = self.products
-        return [(p.W.shape[1],), p.C.shape[:2], (), p.Q_within.shape[1:]]
+        return [(p.W.shape[1],), p.C.shape[:2], (), p.Q_within.shape[1:], (p.rows,)]
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        for out, value in zip(outputs, self.products.response(np.asarray(inputs[0], dtype=float)), strict=True):
+        response = self.products.response(np.asarray(inputs[0], dtype=float))
+        for out, value in zip(outputs, (*response, response.rows), strict=True):
             out[0] = np.asarray(value, dtype=float)
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
@@ -157,8 +161,8 @@ class ResponsePullback(CalledBack):
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        y, within, between, rss, y1 = inputs
-        outputs[0][0] = self.products.response_pullback(y, within, between, float(rss), y1)
+        y, within, between, rss, y1, rows = inputs
+        outputs[0][0] = self.products.response_pullback(y, within, between, float(rss), y1, rows)
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
         """Raise: this is part of a gradient."""

@@ -108,19 +108,16 @@ def _structured_logp(op: StructuredRV, values: Any, rng: Any, size: Any, mu: Any
     if op.spectrum is not None:
         return _spectral_logp(op, op.spectrum, value, mu, b, B, theta)
     products = op.products
-    within, between, rss, y1 = ResponseStatistics(products)(value - mu)
+    within, between, rss, y1, rows = ResponseStatistics(products)(value - mu)
+    d = pt.zeros(0)
     if not products.flat:  # y₂ + Q₁d, d = Q₁ᵀy - Rb
         d = y1 - times(pt.constant(products.projection.R), b)
         along = times(pt.constant(products.Q_between), d)
         rss = rss - 2 * (along * between.ravel()).sum() + (d**2).sum() - (along**2).sum()
         within = within + times(pt.constant(products.Q_within), d)
         between = between + along.reshape(between.shape)
-    constants = [
-        pt.constant(a)
-        for a in (products.layout, products.C, products.B.indptr, products.B.indices, products.B.data, products.within)
-    ]
     phi = packed(op.theta, products, theta, B)
-    logp = MixedLoglik()(phi, theta[-1], within, between, rss, *constants)[0]
+    logp = MixedLoglik(products)(phi, theta[-1], within, between, rss, rows, d)[0]
     return check_parameters(
         logp - products.logdet_R, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
     )
@@ -251,7 +248,8 @@ def _parametrise(
     blocks = [_block(term) for term in terms]
     if B.type.shape != (0, 0):
         blocks.append(Block(sp.csr_array(projection.Q1 @ projection.R), 1, projection.rank, None))
-    products = MixedProducts.from_rows(blocks, projection, flat=flat, observations=None if rows is None else rows.n)
+    observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
+    products = MixedProducts.from_rows(blocks, projection, flat=flat, observations=observations, largest_ratio=precise)
     theta = Theta.of_terms(terms)
     carried = {"treatment": "flat" if flat else "proper", "terms": tuple(terms), "theta": theta,
                "products": products, "ids": ids, "design": design,

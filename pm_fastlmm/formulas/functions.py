@@ -64,7 +64,7 @@ def round_(x: Any, digits: int = 0) -> Any:
 def ifelse(test: Any, yes: Any, no: Any) -> Any:
     """Return `yes` in rows where the test holds, `no` elsewhere; texts make a factor."""
     values = np.where(np.asarray(test, dtype=bool), yes, no)
-    return pd.Series(values.astype(object) if values.dtype.kind in "US" else values)
+    return pd.Series(values, dtype="category" if values.dtype.kind in "USO" else None)
 
 
 def identity(x: Any) -> Any:

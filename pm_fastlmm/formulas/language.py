@@ -79,13 +79,18 @@ def as_formulaic(formula: str, columns: Collection[str], whole: str) -> str:
 
 def _refuse_arithmetic(tokens: list[Any], whole: str) -> None:
     """Refuse numbers that multiply or divide terms: to R 1/x is an intercept alone, to formulaic x."""
-    for sign, *around in zip(tokens[1:], tokens, tokens[2:], strict=False):
-        number = any(token.kind.value == "value" and token.token != "." for token in around)
-        if sign.kind.value == "operator" and sign.token in ("*", "/") and number:
-            text = f"{around[0].token}{sign.token}{around[1].token}"
+    for k in range(1, len(tokens) - 1):
+        before, sign, after = tokens[k - 1 : k + 2]
+        power = k > 1 and tokens[k - 2].token in ("^", "**")  # (a + b)^2 / c
+        if sign.token in ("*", "/") and (_is_number(after) or (_is_number(before) and not power)):
+            text = f"{before.token}{sign.token}{after.token}"
             raise ValueError(
                 f"formula {whole!r} has arithmetic among its terms, {text}: write it inside a call, I({text})."
             )
+
+
+def _is_number(token: Any) -> bool:
+    return bool(token.kind.value == "value" and token.token[0].isdigit())
 
 
 def _response(formula: str, tokens: list[Any], columns: Collection[str]) -> list[str]:

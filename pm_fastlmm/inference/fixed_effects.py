@@ -30,6 +30,7 @@ from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
 
 type DegreesOfFreedom = Literal["satterthwaite", "kenward-roger", "residual"]
+type ZeroVariances = Literal["known", "free"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,6 +150,17 @@ class FixedTest(Described):
             return f"FixedTest: F tests of {self.df_num} contrasts, {len(self.names)} responses; .table() has them"
         return (
             f"FixedTest: F({self.df_num}, {self.df_den:.2f}) = {self.statistic:.4f}, p = {self.p_value:.3g} ({self.df})"
+        )
+
+
+def check_zero_variances(zero_variances: str, df: str) -> None:
+    """Raise a ValueError if there is no such treatment, or the method has none but one."""
+    if zero_variances not in get_args(ZeroVariances.__value__):
+        raise ValueError(f"zero_variances must be 'known' or 'free', got {zero_variances!r}.")
+    if zero_variances == "free" and df != "kenward-roger":
+        raise ValueError(
+            f"zero_variances='free' is for df='kenward-roger', whose expected information is defined at 0; with {df!r} "
+            "a variance of 0 is taken as known, as lmerTest does."
         )
 
 
@@ -294,13 +306,14 @@ def _kenward_roger(fixed: FixedEffects, L: FloatArray) -> tuple[float, float]:
 
 
 def spectral_fixed_effects(
-    rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, boundary: Any, method: Method
-) -> FixedEffects:
+    rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, boundary: Any, method: Method,
+    zero_variances: ZeroVariances = "known",
+) -> FixedEffects:  # fmt: skip
     """
     Return the fixed effects of one kernel: Φ = R⁻¹SR⁻ᵀ and the derivatives of S are sums over the eigenvalues.
 
     θ are the two variances over their total, pure numbers. On a boundary one of them is left, V is known up to a
-    factor, and the degrees of freedom are the residual ones.
+    factor, and the degrees of freedom are the residual ones; unless zero variances count as estimated.
     """
     s, r = rotated.spectrum, rotated.spectrum.projection.rank
     g, e = np.asarray(sigma2_g), np.asarray(sigma2_e)
@@ -310,7 +323,8 @@ def spectral_fixed_effects(
         a, b = s.mean_diagonal * g / total, e / total
         first, second = corner_derivatives(s, a, b)
         info = relative_information(rotated, g, e, method)
-    inside = (np.asarray(boundary, dtype=object) == np.array(None)) & np.isfinite(total)
+    inside = (np.asarray(boundary, dtype=object) == np.array(None)) | (zero_variances == "free")
+    inside &= np.isfinite(total)
     Rinv = np.linalg.solve(s.projection.R, np.eye(r)) if r else np.zeros((0, 0))
     unit = np.asarray(total)[..., None, None, None]
     slopes = unit * (Rinv @ first @ Rinv.T)

@@ -1,5 +1,6 @@
 """MixedState: several random-effects terms at one θ, factored once; score, information, effects and predictions."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -8,7 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.likelihood.crossproduct import factorise, gradient
+from pm_fastlmm.likelihood.crossproduct import factorise, gradient, loglik_and_gradient
+from pm_fastlmm.likelihood.from_rows import LOST, Rows, block_diagonal, digits_lost, loud
 from pm_fastlmm.linalg.mixed import MixedProducts, Response
 
 
@@ -16,12 +18,13 @@ class Gradient(NamedTuple):
     """
     ∂ℓ/∂Σ_k (width, width) for each term, ∂ℓ/∂σ²_e, and Z_kᵀPy (levels, width) for each term.
 
-    Terms are in the order of `MixedProducts.blocks`.
+    Terms are in the order of `MixedProducts.blocks`. `between` is M_j⁻¹(ȳ_j - B_jb) of the eliminated term.
     """
 
     sigma: list[FloatArray]
     sigma2_e: float
     effects: list[FloatArray]
+    between: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,8 @@ class MixedState:
     loglik : float
         Of the error contrasts (flat β) or of y, without -½log|XᵀX|.
     yPy : float
+    rows : Rows or None
+        The factorisation from rows, where inner products lose digits.
     """
 
     products: MixedProducts
@@ -48,23 +53,29 @@ class MixedState:
     loglik: float
     yPy: float
     factor: tuple[Any, ...]
+    rows: Rows | None = None
 
     @classmethod
     def at(cls, products: MixedProducts, response: Response, sigma: list[FloatArray], sigma2_e: float) -> Self | None:
         """Factor V; None outside the parameter space."""
         p = products
-        phi = np.concatenate([np.ravel(sigma[k]) for k in p.order])
+        phi = p.packed(sigma)
         ok, loglik, yPy, *rest = factorise(
             phi, float(sigma2_e), response.within, response.between, response.rss,
             p.layout, p.C, p.B.indptr, p.B.indices, p.B.data, p.within,
         )  # fmt: skip
-        if not (ok and np.isfinite(loglik)):
-            return None
-        return cls(products, response, list(sigma), float(sigma2_e), float(loglik), float(yPy), (phi, *rest))
+        ok, factor, e = ok and np.isfinite(loglik), (phi, *rest), float(sigma2_e)
+        if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
+            rows = Rows.of(p, response, sigma, e, phi)
+            if rows is not None:
+                return cls(p, response, list(sigma), e, rows.loglik, rows.yPy, rows.factor, rows)
+        return cls(p, response, list(sigma), e, float(loglik), float(yPy), factor) if ok else None
 
     @cached_property
     def gradient(self) -> Gradient:
         """The score with respect to the matrices, and ZᵀPy."""
+        if self.rows is not None:
+            return self._gradient_of_rows(self.rows)
         p, (phi, *factor) = self.products, self.factor
         grad, de, weighted, w = gradient(
             phi, self.sigma2_e, self.response.between,
@@ -81,7 +92,19 @@ class MixedState:
                 effects[k] = w[offset : offset + levels * c].reshape(levels, c)
                 offset += levels * c
             start += c * c
-        return Gradient(sigma, float(de), effects)
+        return Gradient(sigma, float(de), effects, weighted)
+
+    def _gradient_of_rows(self, rows: Rows) -> Gradient:
+        p = self.products
+        scores, between = {}, np.zeros(self.response.between.shape)
+        if p.eliminated:
+            score, w, between = rows.eliminated_score()
+            scores[p.order[0]] = score, w
+        for k, offset in enumerate(self._offsets()):
+            if offset is not None:
+                scores[k] = rows.dense_score(offset, *p.blocks[k][1:3])
+        sigma, effects = ([scores[k][i] for k in range(len(p.blocks))] for i in (0, 1))
+        return Gradient(sigma, rows.residual_score(), effects, between)
 
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
         """
@@ -91,6 +114,8 @@ class MixedState:
         """
         w, e = self.gradient.effects, self.sigma2_e
         vectors = [{k: w[k] @ direction} for k, direction in directions]
+        if self.rows is not None:
+            return 0.5 * self.rows.products_with_P(*self._stack(vectors))
         fitted = {k: w[k] @ sigma for k, sigma in enumerate(self.sigma)}
         quadratic = self._quadratic([*vectors, fitted])
         count = len(directions)
@@ -152,15 +177,9 @@ class MixedState:
         p = self.products
         Linv, roots = self.factor[5], self.factor[4]
         out = np.array(Linv)
-        start = 0
-        offsets = self._offsets()
-        for k in p.order[1:] if p.eliminated else p.order:
-            _, levels, c, _ = p.blocks[k]
-            R = roots[start : start + c * c].reshape(c, c)
-            at = offsets[k] or 0
+        for at, levels, c, R in p.dense_roots(roots):
             columns = out[:, at : at + levels * c].reshape(len(out), levels, c)
             out[:, at : at + levels * c] = (columns @ R.T).reshape(len(out), -1)
-            start += c * c
         return out
 
     def _whiten(self, h: FloatArray) -> FloatArray:
@@ -209,7 +228,7 @@ class MixedState:
         Minv = self.factor[1]
         gain = np.einsum("st,jta,jab->jsb", sigma, p.C, Minv)  # ΣCM⁻¹
         direct = sigma.diagonal() - np.einsum("jsb,jtb,tu->jsu", gain, p.C, sigma).diagonal(axis1=1, axis2=2)
-        rows = sp.csr_array(_block_diagonal(gain) @ p.B) @ scaled.T  # ΣCM⁻¹B(L⁻¹Λᵀ)ᵀ
+        rows = sp.csr_array(block_diagonal(gain) @ p.B) @ scaled.T  # ΣCM⁻¹B(L⁻¹Λᵀ)ᵀ
         return np.asarray(direct + e * (rows**2).sum(axis=-1).reshape(direct.shape))
 
     def predict(self, new: "NewDesign") -> tuple[FloatArray, FloatArray]:
@@ -242,16 +261,39 @@ class MixedState:
         return mean, np.maximum(variance, 0.0)
 
 
+def mixed_loglik_and_gradient(
+    p: MixedProducts, phi: FloatArray, sigma2_e: Any, within: FloatArray, between: FloatArray, rss: Any,
+    rows: FloatArray, d: FloatArray,
+) -> tuple[Any, ...]:  # fmt: skip
+    """
+    Return the log-likelihood of y₂ + Q₁d, and its gradient with respect to phi, σ²_e, the statistics, y₂ and d.
+
+    The response is there twice: as statistics, and as y₂ (n,) and d (empty where β is integrated out), which take their
+    place where inner products lose digits. The gradient is with respect to one of the two, 0 for the other.
+    """
+    e, none = float(sigma2_e), np.zeros(rows.shape)
+    if not loud(p, phi, e):
+        constants = (p.layout, p.C, p.B.indptr, p.B.indices, p.B.data, p.within)
+        values = loglik_and_gradient(phi, e, within, between, float(rss), *constants)
+        return (*values, none, np.zeros(d.shape))
+    moved = rows + p.projection.Q1 @ d if d.size else rows
+    state = MixedState.at(p, Response(within, between, float(rss), d, moved), p.unpacked(phi), e)
+    statistics = np.zeros(within.shape), np.zeros(between.shape), 0.0
+    if state is None:
+        return -math.inf, np.zeros(phi.shape), 0.0, *statistics, none, np.zeros(d.shape)
+    g = state.gradient
+    scores = np.concatenate([g.sigma[k].ravel() for k in p.order])
+    if state.rows is None:
+        statistics = state.factor[7] / e, -g.between, -0.5 / e
+        return state.loglik, scores, g.sigma2_e, *statistics, none, np.zeros(d.shape)
+    Py = state.rows.weighted_response(g.between)
+    along = -state.rows.inner(p.projection.Q1) if d.size else np.zeros(0)
+    return state.loglik, scores, g.sigma2_e, *statistics, -Py, along
+
+
 class NewDesign(NamedTuple):
     """X* (m, r), Z* of each term over its known levels, and the prior variance (m,) of effects of unknown levels."""
 
     X: FloatArray
     Z: list[Any]
     unknown: FloatArray
-
-
-def _block_diagonal(blocks: FloatArray) -> sp.csr_array:
-    levels, c = blocks.shape[:2]
-    return sp.csr_array(
-        sp.bsr_array((blocks, np.arange(levels), np.arange(levels + 1)), shape=(levels * c, levels * c))
-    )

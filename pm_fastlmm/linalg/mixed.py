@@ -1,7 +1,8 @@
 """MixedProducts: what several random-effects terms need of the rows, with the largest grouping factor eliminated."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -9,12 +10,12 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray, frozen
+from pm_fastlmm.linalg.orthonormal import Remainder, orthonormal_blocks, remainder_of
 from pm_fastlmm.linalg.projection import Projection
 
 type IntArray = npt.NDArray[np.int64]
 
 _MAX_DENSE = 20_000  # columns of the dense block: 3.2 GB for each of a few matrices
-_RANK_RTOL = 1e-12
 
 
 class Block(NamedTuple):
@@ -30,7 +31,14 @@ class Block(NamedTuple):
     root: FloatArray | None = None
 
 
-class Response(NamedTuple):
+class _Statistics(NamedTuple):
+    within: FloatArray
+    between: FloatArray
+    rss: float
+    y1: FloatArray
+
+
+class Response(_Statistics):
     """
     What the likelihood needs of a response y₂ = y - Q₁Q₁ᵀy. X is taken out first, so that no digits are lost to a mean.
 
@@ -44,15 +52,22 @@ class Response(NamedTuple):
         ‖(I - OOᵀ)y₂‖².
     y1 : (r,) array
         Q₁ᵀy.
+    rows : (n,) array or None
+        y₂ itself, for where inner products lose digits; besides the statistics, which are the tuple.
     """
 
-    within: FloatArray
-    between: FloatArray
-    rss: float
-    y1: FloatArray
+    rows: FloatArray | None
+
+    def __new__(
+        cls, within: FloatArray, between: FloatArray, rss: float, y1: FloatArray, rows: FloatArray | None = None
+    ) -> Self:
+        """Keep the rows beside the statistics."""
+        self = super().__new__(cls, within, between, rss, y1)
+        self.rows = rows
+        return self
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MixedProducts:
     """
     Cross-products of [Z₁ Z₂ … Z_K Q₁], Z₁ the eliminated term and W = [Z₂ … Z_K Q₁] the dense block.
@@ -82,6 +97,8 @@ class MixedProducts:
         Whether there is a term that can be eliminated.
     layout : (2 + 2K,) int array
         n, number of fixed effects in the dense block, then levels and width of each term in the engine's order.
+    largest_ratio : float
+        λ/σ²_e up to which the rows are precise: that of inner products where rows were made of them, inf otherwise.
     Q_within, Q_between : (m, r) and (levels · width, r) arrays
         Wᵀ(I - OOᵀ)Q₁ and OᵀQ₁: what moves the statistics of y to those of y₂ + Q₁d.
     """
@@ -101,11 +118,13 @@ class MixedProducts:
     within: FloatArray
     Q_within: FloatArray
     Q_between: FloatArray
+    largest_ratio: float = np.inf
 
     @classmethod
     def from_rows(
-        cls, blocks: Sequence[Block], projection: Projection, *, flat: bool, observations: int | None = None
-    ) -> Self:
+        cls, blocks: Sequence[Block], projection: Projection, *, flat: bool, observations: int | None = None,
+        largest_ratio: float = np.inf,
+    ) -> Self:  # fmt: skip
         """
         Form the products from the rows of the incidence matrices and the projection of X.
 
@@ -129,7 +148,7 @@ class MixedProducts:
                 f"dense matrix of that order, and {_MAX_DENSE} is the limit. Use fewer levels, or a low-rank term."
             )
         first = blocks[order[0]] if eliminated else Block(sp.csr_array((rows, 0)), 0, 1)
-        C, O = _orthonormal(first)  # noqa: E741
+        C, O = orthonormal_blocks(first)  # noqa: E741
         Z = sp.hstack([sp.csr_array((rows, 0)), *(blocks[k].Z for k in rest)], format="csr")
         along = O.T @ Q
         Q_within = Q - O @ along
@@ -159,12 +178,15 @@ class MixedProducts:
             within=frozen(within),
             Q_within=frozen(np.asarray(W.T @ (projection.Q1 - O @ Q_between))),
             Q_between=frozen(Q_between),
+            largest_ratio=largest_ratio,
         )
 
     def treated(self, terms: int, *, flat: bool) -> Self:
         """Return the products of the same data and the first terms with another treatment of β."""
         observations = None if self.rows_kept else self.n
-        return self.from_rows(self.blocks[:terms], self.projection, flat=flat, observations=observations)
+        return self.from_rows(
+            self.blocks[:terms], self.projection, flat=flat, observations=observations, largest_ratio=self.largest_ratio
+        )
 
     @property
     def rows(self) -> int:
@@ -186,6 +208,45 @@ class MixedProducts:
         """½ log|XᵀX| when β is integrated out, 0 otherwise."""
         return self.projection.logdet_R if self.flat else 0.0
 
+    @cached_property
+    def largest(self) -> FloatArray:
+        """The largest squared length of a column of Z for each element of phi that is a variance, 0 for covariances."""
+        squares = [self.blocks[k].Z.multiply(self.blocks[k].Z).sum(axis=0).max(initial=0.0) for k in self.order]
+        parts = [z * np.eye(self.blocks[k].width).ravel() for k, z in zip(self.order, squares, strict=True)]
+        return np.concatenate([np.zeros(0), *parts])
+
+    def packed(self, sigma: Sequence[FloatArray]) -> FloatArray:
+        """Return phi, the Σ_k packed in the order of the engine."""
+        return np.concatenate([np.zeros(0), *(np.ravel(sigma[k]) for k in self.order)])
+
+    @cached_property
+    def lengths(self) -> FloatArray:
+        """Lengths of the columns of W (m,)."""
+        return np.sqrt(np.asarray(self.W.multiply(self.W).sum(axis=0)).ravel())
+
+    @cached_property
+    def remainder(self) -> Remainder | None:
+        """What O leaves of W, formed when inner products lose digits; None if it would be too large."""
+        return remainder_of(self.W, self.O, self.lengths)
+
+    def unpacked(self, phi: FloatArray) -> list[FloatArray]:
+        """Return Σ_k of each block from phi, packed in the order of the engine."""
+        out: list[FloatArray] = [phi] * len(self.blocks)
+        start = 0
+        for k in self.order:
+            c = self.blocks[k].width
+            out[k] = phi[start : start + c * c].reshape(c, c)
+            start += c * c
+        return out
+
+    def dense_roots(self, roots: FloatArray) -> Iterator[tuple[int, int, int, FloatArray]]:
+        """Yield where each term of the dense block starts, its levels, its width and its packed root."""
+        at = start = 0
+        for k in self.order[1:] if self.eliminated else self.order:
+            _, levels, c, _ = self.blocks[k]
+            yield at, levels, c, roots[start : start + c * c].reshape(c, c)
+            at, start = at + levels * c, start + c * c
+
     def mean_gram(self, k: int) -> FloatArray:
         """Return Σ_levels Z_jᵀZ_j / n of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""
         block = self.blocks[k]
@@ -202,7 +263,8 @@ class MixedProducts:
         residual = y - Q @ y1
         along = self.O.T @ residual
         inside = residual - self.O @ along
-        return Response(self.W.T @ inside, along.reshape(-1, self.C.shape[-1]), float(inside @ inside), y1)
+        between = along.reshape(-1, self.C.shape[-1])
+        return Response(self.W.T @ inside, between, float(inside @ inside), y1, residual)
 
     def shifted(self, response: Response, d: FloatArray) -> Response:
         """Return the statistics of y₂ + Q₁d, for products without the fixed effects in the dense block."""
@@ -212,17 +274,20 @@ class MixedProducts:
             (between + along).reshape(response.between.shape),
             float(response.rss - 2 * along @ between + d @ d - along @ along),
             response.y1,
+            None if response.rows is None else response.rows + self.projection.Q1 @ d,
         )
 
     def response_pullback(
-        self, y: FloatArray, within: FloatArray, between: FloatArray, rss: float, y1: FloatArray
-    ) -> FloatArray:
-        """Return the gradient with respect to y from those with respect to the statistics of `response`."""
+        self, y: FloatArray, within: FloatArray, between: FloatArray, rss: float, y1: FloatArray,
+        rows: FloatArray | None = None,
+    ) -> FloatArray:  # fmt: skip
+        """Return the gradient with respect to y from those with respect to the statistics of `response`, and y₂."""
         Q = self.projection.Q1
         residual = y - Q @ (Q.T @ y)
         inside = residual - self.O @ (self.O.T @ residual)
         direct = self.W @ within + 2 * rss * inside
         total = direct - self.O @ (self.O.T @ direct) + self.O @ between.ravel()
+        total = total if rows is None else total + rows
         return np.asarray(total + Q @ (y1 - Q.T @ total))
 
     def __repr__(self) -> str:
@@ -251,28 +316,3 @@ def _one_level_each(block: Block) -> bool:
     low = np.minimum.reduceat(level, starts[filled])
     high = np.maximum.reduceat(level, starts[filled])
     return bool((low == high).all())
-
-
-def _orthonormal(block: Block) -> tuple[FloatArray, sp.csr_array]:
-    """Return C (levels, width, width) and the sparse O with Z = O blockdiag(C_jᵀ), OᵀO = I on the range of Z."""
-    n, c, L = block.Z.shape[0], block.width, block.levels
-    if not L:
-        return np.zeros((0, 1, 1)), sp.csr_array((n, 0))
-    if c == 1:
-        counts = np.sqrt(np.asarray(block.Z.multiply(block.Z).sum(axis=0)).ravel())
-        inverse = np.divide(1.0, counts, out=np.zeros_like(counts), where=counts > 0)
-        return counts.reshape(L, 1, 1), (block.Z @ sp.diags_array(inverse)).tocsr()
-    gram = (block.Z.T @ block.Z).tocoo()
-    H = np.zeros((L, c, c))
-    H[gram.row // c, gram.row % c, gram.col % c] = gram.data
-    # columns of any units within a level: the rank is that of the columns at length 1
-    size = np.sqrt(np.maximum(np.diagonal(H, axis1=1, axis2=2), 0.0))
-    size = np.where(size > 0, size, 1.0)
-    values, vectors = np.linalg.eigh(H / (size[:, :, None] * size[:, None, :]))
-    kept = values > _RANK_RTOL * values[:, -1:]
-    roots = np.sqrt(np.where(kept, values, 0.0))
-    inverse = np.divide(1.0, roots, out=np.zeros_like(roots), where=kept)
-    C = size[:, :, None] * vectors * roots[:, None, :]
-    blocks = vectors / size[:, :, None] * inverse[:, None, :]  # C_j⁻ᵀ on the range
-    transform = sp.bsr_array((blocks, np.arange(L), np.arange(L + 1)), shape=(L * c, L * c))
-    return C, (block.Z @ transform).tocsr()

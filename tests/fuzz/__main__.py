@@ -10,10 +10,10 @@ import sys
 import traceback
 from collections import Counter
 
-from fuzz import formulas, kernels, pedigrees, rows
+from fuzz import compositions, formulas, kernels, pedigrees, rows
 
 # modules with check(seed), which returns outcomes or raises an AssertionError
-KINDS = {"formulas": formulas, "kernels": kernels, "pedigrees": pedigrees, "rows": rows}
+KINDS = {"compositions": compositions, "formulas": formulas, "kernels": kernels, "pedigrees": pedigrees, "rows": rows}
 
 
 def main():

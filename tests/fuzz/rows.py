@@ -228,7 +228,7 @@ def check_table(rng, *, structured):
             holes = new.assign(**{rng.choice(["g", "s"]): None})
             refused(fit, holes, new)
         else:
-            spectrum = guarded(flmm.Spectrum.from_covariance, K, pd.DataFrame(X, columns=list(design.coef)))
+            spectrum = guarded(flmm.Spectrum.from_covariance, K, pd.DataFrame(X, columns=list(design.columns)))
             fit = guarded(flmm.reml, spectrum, y)
             if not fit.converged or fit.boundary:
                 return ["table, one kernel: boundary"]
@@ -279,7 +279,7 @@ def sampled(engine):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         design = flmm.MixedDesign.from_formula("y ~ a*b + s + t + (1 | g)", d)
-        X = pd.DataFrame(design.X, columns=list(design.coef))
+        X = pd.DataFrame(design.X, columns=list(design.columns))
         with pm.Model() as model:
             v, e = pm.HalfNormal("v", 2), pm.HalfNormal("e", 2)
             if engine == "terms":
