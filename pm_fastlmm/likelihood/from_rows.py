@@ -117,7 +117,7 @@ class Rows:
         dense = packed[1:] if p.eliminated else packed
         roots = np.concatenate([np.zeros(0), *(root.ravel() for root, _ in dense)])
         root = packed[0][0] if p.eliminated else np.zeros((1, 1))
-        T = _roots_of_levels(p.C, root, e)
+        T = roots_beside(root.T @ p.C, e)
         halves = math.sqrt(e) * np.swapaxes(np.linalg.inv(T), 1, 2)
         z, rest = remainder.split(rows)
         A = np.vstack([remainder.R, np.asarray((block_diagonal(halves) @ p.B).todense())])
@@ -223,15 +223,15 @@ class Rows:
         return np.asarray(inside / self.e + p.O @ between.ravel())
 
 
-def _roots_of_levels(C: FloatArray, root: FloatArray, e: float) -> FloatArray:
-    """Return the triangular T_j of the rows [GᵀC_j; σ_eI], C_jᵀGGᵀC_j + σ²_eI = T_jᵀT_j."""
-    levels, c = C.shape[:2]
+def roots_beside(rows: FloatArray, e: float) -> FloatArray:
+    """Return the triangular T_j of the rows [A_j; σ_eI], A_jᵀA_j + σ²_eI = T_jᵀT_j, of A (levels, c, c)."""
+    levels, c = rows.shape[:2]
     if not levels:
         return np.zeros((0, 1, 1))
     if c == 1:
-        return np.asarray(np.hypot(C * float(root[0, 0]), math.sqrt(e)))
-    rows = np.concatenate([root.T @ C, np.broadcast_to(math.sqrt(e) * np.eye(c), C.shape)], axis=1)
-    return np.asarray(np.linalg.qr(rows, mode="r"))
+        return np.asarray(np.hypot(rows, math.sqrt(e)))
+    below = np.broadcast_to(math.sqrt(e) * np.eye(c), rows.shape)
+    return np.asarray(np.linalg.qr(np.concatenate([rows, below], axis=1), mode="r"))
 
 
 def _scaled_columns(A: FloatArray, p: MixedProducts, roots: FloatArray) -> FloatArray:

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.likelihood.crossproduct import factorise, gradient, loglik_and_gradient
-from pm_fastlmm.likelihood.from_rows import LOST, Rows, block_diagonal, digits_lost, loud
+from pm_fastlmm.likelihood.from_rows import LOST, Rows, block_diagonal, digits_lost, loud, roots_beside
+from pm_fastlmm.likelihood.triangular import matrix_root
 from pm_fastlmm.linalg.mixed import MixedProducts, Response
 
 
@@ -210,8 +211,8 @@ class MixedState:
         """
         Return the diagonal of Var(û_k - u_k), (levels, width); with β known that of Var(u_k | y, β).
 
-        In the dense block it is σ²_e ΛS⁻¹Λᵀ; for the eliminated term Σ - Σ Z_jᵀPZ_j Σ level by level. X is the last
-        block of S: the rows of L⁻¹ that are not its own make the inverse of S without it.
+        In the dense block it is σ²_e ΛS⁻¹Λᵀ; for the eliminated term see `_given_dense`. X is the last block of S: the
+        rows of L⁻¹ that are not its own make the inverse of S without it.
         """
         p, e = self.products, self.sigma2_e
         scaled = self.scaled[: len(self.scaled) - p.fixed] if beta_known else self.scaled
@@ -224,41 +225,67 @@ class MixedState:
         return np.asarray(e * (columns**2).sum(axis=0).reshape(block.levels, block.width))
 
     def _eliminated_error(self, k: int, scaled: FloatArray) -> FloatArray:
-        p, e, sigma = self.products, self.sigma2_e, self.sigma[k]
-        Minv = self.factor[1]
-        gain = np.einsum("st,jta,jab->jsb", sigma, p.C, Minv)  # ΣCM⁻¹
-        direct = sigma.diagonal() - np.einsum("jsb,jtb,tu->jsu", gain, p.C, sigma).diagonal(axis1=1, axis2=2)
-        rows = sp.csr_array(block_diagonal(gain) @ p.B) @ scaled.T  # ΣCM⁻¹B(L⁻¹Λᵀ)ᵀ
+        p, e = self.products, self.sigma2_e
+        levels, c = p.C.shape[:2]
+        direct, through = self._given_dense(np.broadcast_to(np.eye(c), (levels, c, c)))
+        rows = sp.csr_array(block_diagonal(np.swapaxes(through, 1, 2)) @ p.B) @ scaled.T
         return np.asarray(direct + e * (rows**2).sum(axis=-1).reshape(direct.shape))
+
+    def _given_dense(self, z: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """
+        Return the variance of zᵀu_j of the eliminated term given y and the dense block, and how it follows that block.
+
+        With Σ₁ = GGᵀ and GᵀC_jC_jᵀG + σ²_eI = TᵀT they are σ²_e‖T⁻ᵀGᵀz‖² and B_jᵀC_jᵀG(TᵀT)⁻¹Gᵀz, the latter without
+        B_jᵀ: sums, where Σ₁ - Σ₁C_jM_j⁻¹C_jᵀΣ₁ is a difference.
+
+        Parameters
+        ----------
+        z : (levels, width, s) array
+
+        Returns
+        -------
+        variance : (levels, s) array
+        through : (levels, width, s) array
+        """
+        p = self.products
+        G = matrix_root(np.array(self.sigma[p.order[0]], dtype=float))[0] if p.eliminated else np.zeros((1, 1))
+        CG = np.swapaxes(p.C, 1, 2) @ G
+        T = roots_beside(CG, self.sigma2_e)
+        half = np.linalg.solve(np.swapaxes(T, 1, 2), G.T @ z)
+        return self.sigma2_e * (half**2).sum(axis=1), CG @ np.linalg.solve(T, half)
 
     def predict(self, new: "NewDesign") -> tuple[FloatArray, FloatArray]:
         """
         Return f̂* = X*β̂ + Σ Z*û and Var(f* - f̂*), (m,) each.
 
-        With k* = ZGz*: z*ᵀGz* - k*ᵀPk* + x*ᵀAx* - 2x*ᵀA XᵀV⁻¹k*, A = (XᵀV⁻¹X)⁻¹.
+        Given y the dense block has the variance σ²_eΛS⁻¹Λᵀ, and the eliminated term follows it: all of Var(f* - f̂*)
+        is a sum of squares. As z*ᵀGz* - k*ᵀPk* + … it would lose what a wide prior of β or of a slope on an uncentred
+        column has more than the posterior.
         """
         p, w = self.products, self.gradient.effects
-        beta, cov = self.blue()
-        mean = new.X @ beta if p.fixed else np.zeros(len(new.X))
-        prior, vectors = new.unknown.copy(), []
-        columns = [np.zeros((block.levels, block.width, len(new.X))) for block in p.blocks]
-        for k, Z in enumerate(new.Z):
-            block = p.blocks[k]
-            rooted = Z if block.root is None else Z @ block.root
-            dense = np.asarray(rooted.todense() if hasattr(rooted, "todense") else rooted)
-            x = dense.reshape(len(new.X), block.levels, block.width) @ self.sigma[k]
-            mean = mean + np.einsum("mlc,lc->m", x, w[k])
-            prior += np.einsum("mlc,mlc->m", x, dense.reshape(x.shape))
-            columns[k] = np.moveaxis(x, 0, -1)
-        vectors = [{k: columns[k][..., s] for k in range(len(p.blocks))} for s in range(len(new.X))]
-        plain, whitened = self._products(vectors)
-        variance = prior - np.diag(plain) + self.sigma2_e * (whitened**2).sum(axis=0)
+        beta, _ = self.blue()
+        vectors = [np.asarray(_rooted_rows(Z, p.blocks[k]), dtype=float) for k, Z in enumerate(new.Z)]
+        shapes = [(block.levels, block.width) for block in p.blocks]
+        first, dense = self._stack(
+            [{k: rows[s].reshape(shapes[k]) for k, rows in enumerate(vectors)} for s in range(len(new.X))]
+        )
+        m, q = len(dense), len(dense) - p.fixed
+        mean = dense[:q].T @ self.factor[7][:q]
+        if p.eliminated:
+            k = p.order[0]
+            mean += np.einsum("jas,ja->s", first, w[k] @ self.sigma[k])
         if p.fixed:
-            m = p.W.shape[1]
-            coefficients = self.sigma2_e * (self.scaled.T @ whitened)[m - p.fixed :]  # of k* on Q₁
-            on_X = np.linalg.solve(p.projection.R, coefficients).T
-            variance += np.einsum("mi,ij,mj->m", new.X, cov, new.X) - 2 * (new.X * on_X).sum(axis=1)
-        return mean, np.maximum(variance, 0.0)
+            mean += new.X @ beta
+            dense[q:m] = np.linalg.solve(p.projection.R.T, new.X.T)
+        variance, through = self._given_dense(first)
+        left = dense - p.B.T @ through.reshape(-1, through.shape[-1])
+        return mean, new.unknown + variance.sum(axis=0) + self.sigma2_e * (self._whiten(left) ** 2).sum(axis=0)
+
+
+def _rooted_rows(Z: Any, block: Any) -> Any:
+    """Return Z* (m, levels · width) over the independent effects whose image the root of a known covariance is."""
+    rooted = Z if block.root is None else Z @ block.root
+    return rooted.todense() if hasattr(rooted, "todense") else rooted
 
 
 def mixed_loglik_and_gradient(
