@@ -24,6 +24,9 @@ UNKNOWN_PARENTS: tuple[Hashable, ...] = (
 """Codes of unknown parents: 0 (PLINK, GCTA, BLUPF90, DMU, WOMBAT, ASReml), NA (R), -998 (nadiv), * (ASReml), …"""
 
 _MANY = 5  # offspring of one parent without a row, from which on it is asked whether it is a code
+_SHARE = 0.1  # of all that have parents, which is also needed where others have ancestors
+_FEW = 3  # enough of a text among numbers, with several mates and half of all offspring
+_WHOLE = re.compile(r"[0-9]+")
 _SCIENTIFIC = re.compile(r"[0-9](?:\.[0-9]+)?[eE]\+[0-9]+")
 
 
@@ -259,16 +262,39 @@ def _refuse_mistaken(added: list[Hashable], parents: Parents, spelling: dict[Has
 
 
 def _ask_about_codes(added: list[Hashable], parents: Parents, spelling: dict[Hashable, Hashable]) -> None:
-    """Warn of a parent without a row that most individuals at the top of the pedigree have."""
+    """
+    Warn of a parent without a row that most individuals have whose parents are unknown or without a row.
+
+    It is looked for among the individuals without other ancestors, and on the side of the sire and of the dam, whatever
+    the other parent is.
+    """
     without_row = set(added)
-    tops = [{p for p in pair if p is not None} for pair in parents.values()]
-    tops = [pair for pair in tops if pair and pair <= without_row]
-    counts = Counter(p for pair in tops for p in pair)
-    if many := [key for key in added if counts[key] >= _MANY and 2 * counts[key] > len(tops)]:
-        warnings.warn(
-            f"Parent {shown([spelling[key] for key in many])} has no row, and of the {len(tops)} individuals without "
-            f"other ancestors {counts[many[0]]} have it: they are taken as half-sibs or full sibs. If it is a code of "
-            "unknown parents, name it in unknown=; if it is an individual, give it a row with unknown parents.",
-            UserWarning,
-            stacklevel=outside(),
-        )
+    pairs = [pair for pair in parents.values() if pair != (None, None)]
+    tops = [pair for pair in pairs if all(p is None or p in without_row for p in pair)]
+    counts = Counter(p for pair in tops for p in pair if p is not None)
+    many = [key for key in added if counts[key] >= _MANY and 2 * counts[key] > len(tops)]
+    if many:
+        said = f"of the {len(tops)} individuals without other ancestors {counts[many[0]]} have it"
+        _warn_of_codes(many, said, spelling)
+    numbered = all(_WHOLE.fullmatch(str(key)) for key in parents)
+    for side, name in enumerate(("sire", "dam")):
+        open_ends = [pair for pair in pairs if pair[side] is None or pair[side] in without_row]
+        counts = Counter(pair[side] for pair in open_ends if pair[side] is not None)
+        for key, count in counts.items():
+            mates = {pair[1 - side] for pair in open_ends if pair[side] == key} & parents.keys()
+            word = numbered and len(mates) > 1 and not _WHOLE.fullmatch(str(key))
+            enough = max(_FEW, len(pairs) / 2) if word else max(_MANY, _SHARE * len(pairs))
+            if key not in many and count >= enough and 2 * count > len(open_ends):
+                whose = f"individuals whose {name} is unknown or has no row"
+                _warn_of_codes([key], f"is the {name} of {count} of the {len(open_ends)} {whose}", spelling)
+
+
+def _warn_of_codes(keys: list[Hashable], said: str, spelling: dict[Hashable, Hashable]) -> None:
+    labels = [spelling[key] for key in keys]
+    warnings.warn(
+        f"Parent {shown(labels)} has no row, and {said}: they are taken as half-sibs or full sibs. If it is a code of "
+        f"unknown parents, name it in unknown=, unknown=[*flmm.covariance.UNKNOWN_PARENTS, {labels[0]!r}]; if it is an "
+        "individual, give it a row with unknown parents.",
+        UserWarning,
+        stacklevel=outside(),
+    )

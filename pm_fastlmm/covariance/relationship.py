@@ -73,7 +73,8 @@ def pedigree(
     Warns
     -----
     UserWarning
-        If a parent without a row has most of the individuals that have no other ancestors: it may be a code.
+        If a parent without a row has most of the individuals that have no other ancestors, or is the dam of most whose
+        dam is unknown or without a row (the sire likewise): it may be a code.
 
     References
     ----------

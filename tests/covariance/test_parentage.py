@@ -90,6 +90,56 @@ def test_half_sib_and_full_sib_families_of_parents_without_a_row_are_no_codes():
     assert pedigree([f"calf{i}" for i in range(40)], sires, dams).attrs["founders_added"] == 12
 
 
+@pytest.mark.parametrize("code", ["ext", "WILD", "u", 99, 1000, "unknown_dam"])
+@pytest.mark.parametrize("side", ["sire", "dam"])
+def test_a_code_beside_a_known_parent_is_asked_about_by_name_with_remedies_that_work(code, side):
+    rng = np.random.default_rng(3)
+    known = [0] * 10 + rng.integers(1, 11, 50).tolist()
+    coded = [0] * 10 + [code] * 50
+    columns = {"sire": known, "dam": known, side: coded}
+    message = rf"Parent '?{code}'? has no row, and is the {side} of 50 of the 50 individuals whose {side} is unknown"
+    with pytest.warns(UserWarning, match=message) as caught:
+        K = pedigree(range(1, 61), **columns)
+    assert len(caught) == 1
+    assert K.loc[[11], [12]].to_numpy().item() >= 0.25
+    remedy = str(caught[0].message).split("name it in unknown=, unknown=")[1].split(";")[0]
+    named = pedigree(range(1, 61), **columns, unknown=eval(remedy, {"flmm": flmm}))
+    same = np.equal.outer(known[10:], known[10:])
+    assert_allclose(named.iloc[10:, 10:], np.where(same, 0.25, 0) + 0.75 * np.eye(50))
+    columns = {name: [*column, None] for name, column in columns.items()}
+    assert_allclose(pedigree([*range(1, 61), code], **columns).iloc[:60, :60], K)
+
+
+def test_few_offspring_of_a_text_among_numbers_are_asked_about_and_those_of_one_couple_are_not():
+    with pytest.warns(UserWarning, match="'ext' has no row, and is the dam of 3 of the 4 individuals whose dam is unk"):
+        pedigree([1, 2, 3, 4, 5, 6], [0, 0, 1, 1, 2, 2], [0, 0, "ext", "ext", "ext", 0])
+    couple = pedigree([1, 2, 3, 4], ["bull"] * 4, ["cow"] * 4)
+    assert_allclose(couple, 0.5 + 0.5 * np.eye(4))
+
+
+def test_a_code_is_asked_about_beside_another_that_is_known_and_parents_without_a_row():
+    sire = [0] * 10 + [1 + i % 10 for i in range(50)]
+    dam = [0] * 10 + [0] * 10 + ["ext"] * 26 + [f"cow{i}" for i in range(14)]
+    with pytest.warns(UserWarning, match="'ext' has no row, and is the dam of 26 of the 50 individuals"):
+        pedigree(range(1, 61), sire, dam)
+
+
+def test_sires_without_a_row_beside_known_dams_are_no_codes():
+    dams = [None] * 20 + [11 + i % 10 for i in range(40)]
+    others = [1 + i % 10 for i in range(36)]
+    for sires in (
+        [f"bull{i // 10}" for i in range(40)],  # families of one size
+        [99 + i // 20 for i in range(40)],
+        ["Rex"] * 4 + others,  # a few offspring
+        [99] * 4 + others,
+        [0] * 30 + [99] * 10,
+    ):
+        K = pedigree(range(1, 61), [None] * 20 + sires, dams)
+        same = np.equal.outer(sires, sires) & (np.array(sires) != 0)
+        half = 0.25 * (same + 1.0 * np.equal.outer(dams[20:], dams[20:]))
+        assert_allclose(K.iloc[20:, 20:], np.where(np.eye(40), 1, half))
+
+
 WAYS = {
     "integers": lambda columns: [pd.Series(c).astype(float).astype("Int64") for c in columns],
     "floats with NaN": lambda columns: [pd.Series(c).astype(float) for c in columns],
