@@ -170,11 +170,20 @@ def _asymmetry(values: FloatArray) -> float:
     )
 
 
-def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_name: str) -> npt.NDArray[np.intp] | None:
+def align(
+    reference: Ids | None,
+    labelled: Labelled,
+    *,
+    name: str,
+    reference_name: str,
+    where_larger: str = "",
+    where_smaller: str = "",
+) -> npt.NDArray[np.intp] | None:
     """
     Return the order that puts the rows of `labelled` into the order of the reference ids, None if nothing moves.
 
-    Ids are compared as people read them: 1, 1.0 and "1" are one.
+    Ids are compared as people read them: 1, 1.0 and "1" are one. `where_larger` and `where_smaller` are what the caller
+    advises where the rows of `labelled` hold all of the reference and more, or are a part of them.
 
     Raises
     ------
@@ -197,10 +206,11 @@ def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_nam
         default = tuple(range(len(ids))) == ids or tuple(range(len(reference))) == reference
         hint = "One of them has the default index 0, 1, 2 …: set_index('id') on its table. " if default else ""
         hint += f"{alike} " if (alike := spelling_hint(extra, missing)) else ""
-        raise ValueError(
-            f"{name} and {reference_name} do not have the same ids: {'; '.join(parts)}. {hint}"
-            f"Select the common ids first, or pass {name} as a plain array if its order is already right."
+        advice = where_smaller if not extra else where_larger if not missing else ""
+        advice = (
+            advice or f"Select the common ids first, or pass {name} as a plain array if its order is already right."
         )
+        raise ValueError(f"{name} and {reference_name} do not have the same ids: {'; '.join(parts)}. {hint}{advice}")
     return np.array(place, dtype=np.intp)
 
 
@@ -253,7 +263,9 @@ def require_range(array: FloatArray, name: str) -> float:
 def require_length(length: int, n: int, name: str, reference_name: str) -> None:
     """Raise a ValueError if the number of rows is not n."""
     if length != n:
-        raise ValueError(f"{name} has {length} rows but {reference_name} has {n}: they describe the same observations.")
+        raise ValueError(
+            f"{name} has {length} rows but {reference_name} has {n}: they must describe the same observations."
+        )
 
 
 def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

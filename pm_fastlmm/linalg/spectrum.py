@@ -300,6 +300,7 @@ class Spectrum(ReadOnlyArrays, Described):
                 f"y is a square array, shape {values.shape}, without labels: rows or columns could be the responses. "
                 "Pass a DataFrame indexed by observation, or a DataArray with a dimension 'obs'."
             )
+        order = align(self.ids, response, name="y", reference_name="the spectrum")
         require_length(values.shape[0], self.n, "y", "the spectrum")
         if values.size == 0:
             raise ValueError("y has no columns: give at least one response.")
@@ -312,11 +313,10 @@ class Spectrum(ReadOnlyArrays, Described):
             "let flmm.Design or flmm.kernel_model drop and count them, or fit flmm.reml(..., missing='by_pattern').",
         )
         require_range(np.nan_to_num(values) if missing else values, "y")
-        order = align(self.ids, response, name="y", reference_name="the spectrum")
         names = response.names if values.ndim == 2 else None
         if values.ndim == 2 and names is None:
             names = tuple(f"y{t}" for t in range(values.shape[1]))
-        warn_of_missing_codes(values, names or ("y",))
+        warn_of_missing_codes(values, names or ("y",), written="y")
         return response.take(order), names
 
     def subset(self, rows: npt.ArrayLike) -> "Spectrum":
@@ -427,8 +427,8 @@ def aligned_design(kernel: Labelled, X: Any, kernel_name: str) -> tuple[Ids | No
         design = read(X, "X", ndim=(1, 2))
         if design.values.ndim == 1:
             design = Labelled(design.values[:, None], design.ids, design.names)
-        require_length(design.values.shape[0], n, "X", kernel_name)
         order = align(kernel.ids, design, name="X", reference_name=kernel_name)
+        require_length(design.values.shape[0], n, "X", kernel_name)
         design = Labelled(design.take(order), kernel.ids or design.ids, design.names)
     ids = common_ids(kernel=kernel, design=design)[1]
     if are_directions(ids):
