@@ -24,6 +24,7 @@ from pm_fastlmm._arrays import (
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
 from pm_fastlmm._missing_codes import warn_of_missing_codes
+from pm_fastlmm._remedies import selection
 from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
 from pm_fastlmm.linalg.rotated import Rotated
@@ -427,7 +428,8 @@ def aligned_design(kernel: Labelled, X: Any, kernel_name: str) -> tuple[Ids | No
         design = read(X, "X", ndim=(1, 2))
         if design.values.ndim == 1:
             design = Labelled(design.values[:, None], design.ids, design.names)
-        order = align(kernel.ids, design, name="X", reference_name=kernel_name)
+        advice = selection(kernel_name, kernel.ids)
+        order = align(kernel.ids, design, name="X", reference_name=kernel_name, where_smaller=advice)
         require_length(design.values.shape[0], n, "X", kernel_name)
         design = Labelled(design.take(order), kernel.ids or design.ids, design.names)
     ids = common_ids(kernel=kernel, design=design)[1]
