@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from pm_fastlmm._arrays import FloatArray, read_covariance, shown
+from pm_fastlmm._remedies import remedy_of
 from pm_fastlmm._spelling import as_read, places, spelling_hint
 from pm_fastlmm.covariance.ids import Labels, elements, read_index
 from pm_fastlmm.covariance.incidence import require_distinct
@@ -277,8 +278,9 @@ def phylogeny(
     else:
         raise TypeError(
             f"tree must be Newick text or a covariance matrix, got {type(tree).__name__}: read a file, "
-            "Path(file).read_text(), and write an object as text: tree.as_string('newick') of dendropy, str(tree) of "
-            "scikit-bio, tree.write() of ete, tree.newick() of treeswift, format(tree, 'newick') of Biopython."
+            "pathlib.Path(file).read_text(), and write an object as text: tree.as_string('newick') of dendropy, "
+            "str(tree) of scikit-bio, tree.write() of ete, tree.newick() of treeswift, format(tree, 'newick') of "
+            "Biopython."
         )
     if ids is not None and not isinstance(tree, np.ndarray):
         wanted = read_index(ids, "ids")
@@ -302,7 +304,7 @@ def _dosages(genotypes: ArrayLike | pd.DataFrame, ids: Labels | None) -> tuple[F
     try:
         M = table.where(table.notna(), np.nan).to_numpy(dtype=float, na_value=np.nan)  # pd.NA among objects, too
     except (TypeError, ValueError) as error:
-        raise TypeError(f"genotypes must be numbers ({error}): code them as counts of one allele.") from None
+        raise TypeError(f"genotypes must be numbers ({error}): {remedy_of('genotypes')}") from None
     rows, columns = np.nonzero((M < 0) | (M > 2))
     if rows.size:
         place = f"row {list(index)[rows[0]]!r}, marker {list(table.columns)[columns[0]]!r}"
