@@ -11,6 +11,7 @@ from pm_fastlmm._arrays import FloatArray, Ids
 from pm_fastlmm.coefficients import draw_new_effects
 from pm_fastlmm.distribution import FamilyNode
 from pm_fastlmm.effects import Coordinates, draw_effects, draw_prior_effects, new_rows
+from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.linalg.streaming import progress
 from pm_fastlmm.sampling import evaluate_draws
@@ -81,6 +82,6 @@ def _draws(idata: xr.DataTree, model: pm.Model, node: FamilyNode, rng: np.random
         for i, place in enumerate(np.ndindex(*ell.shape)):
             spectrum = node.family.at(float(ell[place]))
             variances = np.array([g[place]]), np.array([e[place]])
-            beta, u = draw_effects(spectrum.rotate(node.observed), *variances, rng)
+            beta, u = draw_effects(Rotated.from_values(spectrum, node.observed, None), *variances, rng)
             yield _Draw(place, float(ell[place]), spectrum, beta, u, *variances)
             advance(i + 1, "")

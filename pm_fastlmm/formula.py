@@ -49,9 +49,9 @@ def fixed_effects(
         what = "y or X" if grouped is None else "y, X or grouping factor"
         raise ValueError(f"every row has a missing value in {what}: there is nothing left to fit.")
     warn_of_numbers_as_text(data, [name for name in _required(sides(formula)[1], whole) if name in variables])
-    warn_of_codes(data[complete], variables)
-    matrices = _encode(formula, data[complete], whole)
     response = sides(formula)[0].strip("`")
+    warn_of_codes(data[complete], variables, response)
+    matrices = _encode(formula, data[complete], whole)
     if response in data.columns and not _numeric(data[response][complete]):
         raise ValueError(
             f"the response {response!r} is not numeric, but {data[response].dtype}{_first_text(data[response])}."

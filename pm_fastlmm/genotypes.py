@@ -14,6 +14,7 @@ type MissingGenotypes = Literal["mean", "raise", "drop"]
 _EVIDENT = (-9999.0, -999.0, -128.0, -127.0, -99.0, -9.0, 99.0, 127.0, 128.0, 255.0)
 _ALSO_COUNTS = (3.0, 5.0, 9.0)
 _CODES = np.array([*_EVIDENT, -1.0, *_ALSO_COUNTS])
+_RARE = 0.15  # share of the entries that may be missing; 3 is a count where it is as frequent as others
 _FIRST_ROWS = 64
 
 
@@ -22,7 +23,8 @@ def require_no_codes(columns: FloatArray, names: Sequence[str]) -> None:
     Refuse counts of an allele, 0 to 2, among which a number stands for missing ones.
 
     A column is such if all that is outside [0, 2] is one of the codes. -1 needs a 2 beside it, for there is a coding by
-    -1, 0, 1; 3, 5 and 9 need two of 0, 1, 2 beside them, and are counts where other whole numbers above 2 occur.
+    -1, 0, 1; 3, 5 and 9 need two of 0, 1, 2 beside them, and are counts where they are frequent (copy numbers,
+    parities), more than 0.15 of the entries of their columns, or other whole numbers above 2 occur.
 
     Raises
     ------
@@ -40,8 +42,9 @@ def require_no_codes(columns: FloatArray, names: Sequence[str]) -> None:
     wrong = found.intersection(_EVIDENT)
     if (chosen[:, (chosen == -1).any(axis=0)] == 2).any():
         wrong.add(-1.0)
-    if len(found) == 1 and _are_counts(chosen[:, outside.any(axis=0)], *found) and not _other_counts(columns, *found):
-        wrong |= found.intersection(_ALSO_COUNTS)
+    having = outside.any(axis=0)
+    if len(found) == 1 and _are_counts(chosen[:, having], *found) and not _other_counts(columns, *found):
+        wrong |= found.intersection(_ALSO_COUNTS if outside[:, having].mean() <= _RARE else ())
     if not wrong:
         return
     coded = np.isin(chosen, list(wrong))

@@ -193,7 +193,7 @@ def _same_rows(rotated: Rotated, y: Any) -> FloatArray:
             "y that was fitted."
         )
     values, _ = s.read_response(y)
-    given = s.rotate(y)
+    given = Rotated.from_values(s, values, None)
     size = np.sqrt(rotated.norm2 + (rotated.y1**2).sum(-1))[..., None]
     if given.z.shape != rotated.z.shape or (np.abs(given.z - rotated.z) > _SAME * size).any():
         raise ValueError("y is not what was fitted: give the same responses, in their order.")

@@ -9,6 +9,7 @@ import pandas as pd
 from pm_fastlmm._arrays import FloatArray, Ids, frozen, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
+from pm_fastlmm._missing_codes import warn_of_coded_level
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.incidence import Factor, SparseMatrix, by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
@@ -193,7 +194,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         Warns
         -----
         UserWarning
-            If rows are dropped, a text column seems to hold numbers, or a number seems to be a code for missing values.
+            If rows are dropped, a text column seems to hold numbers, or a number or a
+            level of a grouping factor seems to be a code for missing values.
         """
         fixed, parts = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
         require_table(data)
@@ -217,6 +219,13 @@ class MixedDesign(ReadOnlyArrays, Described):
         for part in parts:
             groups.setdefault(part.factors, []).append(part)
         random = tuple(_random_term(formula, same, rows) for same in groups.values())
+        factors = {
+            name: factor
+            for term in random
+            for name, factor in zip(term.factors, term.factor.parts or (term.factor,), strict=True)
+        }
+        for name, factor in factors.items():
+            warn_of_coded_level(factor.counts(), name)
         columns = tuple(str(name) for name in X.columns)
         y_seen, X_seen = frozen(y.to_numpy()[seen, 0]), frozen(X.to_numpy()[seen])
         response = plain(sides(fixed)[0].strip("`"))

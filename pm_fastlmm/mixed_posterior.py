@@ -15,6 +15,7 @@ from pm_fastlmm.distribution import StructuredNode
 from pm_fastlmm.effects import draw_effects
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
+from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.mixed_rows import MixedRows
 from pm_fastlmm.sampling import evaluate_draws
@@ -83,7 +84,7 @@ def _draw_kernel(
 ) -> EffectDraws:
     """Draw all at once in the rotated coordinates: the effects are the coefficients of the factor Z of K."""
     g, e = theta[..., 0], theta[..., 1]
-    beta, u = draw_effects(spectrum.rotate(node.observed - mu[0, 0]), g, e, rng)
+    beta, u = draw_effects(Rotated.from_values(spectrum, node.observed - mu[0, 0], None), g, e, rng)
     effects = draw_factor_effects(spectrum, u, g, rng)
     root, term = node.products.blocks[0].root, node.terms[0]
     effects = effects if root is None else effects @ root.T

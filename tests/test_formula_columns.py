@@ -1,5 +1,6 @@
 """Columns of any dtype in a formula: texts are factors, numbers doubles; numbers that are text or codes are told."""
 
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -187,6 +188,53 @@ def test_codes_for_missing_values_are_told_from_values(code, values):
         flmm.reml(spectrum, pd.DataFrame({"first": rng.normal(size=60), "second": made}))
 
 
+@pytest.mark.parametrize("values", [range(30), [0, 1, 2, 3, 5], [0.0] * 20 + [40.0, 7.0]])
+def test_minus_one_is_a_code_as_the_only_negative_number_among_counts(values):
+    rng = np.random.default_rng(8)
+    counts = np.r_[[-1] * 10, rng.choice(values, size=80), max(values)]
+    data = frame(91).assign(y=counts)
+    with pytest.warns(UserWarning, match=MISSING.format("y", -1, 10)) as caught:
+        model = flmm.lmm_model("y ~ x + (1|g)", data)
+    remedy = re.search(r"data\['y'\]\.replace\(.*?\)", str(caught[0].message))[0]
+    mended = eval(remedy, {"data": data, "np": np})
+    with pytest.warns(UserWarning, match="10 rows are dropped|10 of 91 rows"):
+        left = design("y ~ x + (1|g)", data.assign(y=mended))
+    assert_array_equal(left.y, counts[10:])
+    assert flmm.find_reml(model).converged  # and no second warning of the same data
+    with pytest.warns(UserWarning, match=MISSING.format("y", -1, 10)):
+        flmm.reml(flmm.Spectrum.from_factor(np.eye(91)[:, :20]), counts)
+
+
+CODED_LEVELS = {"NA": "NA", "dot": ".", "missing": "missing", "blank": " ", "unknown": "Unknown", "n/a": "n/a"}
+
+
+@pytest.mark.parametrize("code", [*CODED_LEVELS.values(), -9, -1, -999])
+def test_a_level_that_looks_like_a_code_is_named_once_with_a_remedy_that_works(code):
+    data = frame()
+    data["g"] = [code] * 6 + [f"s{i // 4}" if isinstance(code, str) else i // 4 for i in range(34)]
+    with pytest.warns(UserWarning, match=r"the grouping factor 'g' has the level .* 6 of 40 rows") as caught:
+        design("y ~ x + (1|g) + (0 + x|g:f)", data)
+    assert len(caught) == 1
+    assert f"has the level {code!r}, 6 of" in str(caught[0].message)
+    remedy = re.search(r"data\['g'\]\.replace\(.*?\), ?|data\['g'\]\.replace\(.*\):", str(caught[0].message))[0]
+    mended = eval(remedy.rstrip(":, "), {"data": data, "np": np})
+    with pytest.warns(UserWarning, match="6 rows are dropped|6 of 40 rows"):
+        left = design("y ~ x + (1|g)", data.assign(g=mended))
+    assert len(left.y) == 34
+    assert len(left.random[0].levels) == 9
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [["none", "low", "high", "top"], ["NA", "EU", "AS", "AF"], [-1, 0, 1], [-1, 1], [-2, -1, 0, 1], [99, 1, 2, 3],
+     [-9.5, 1, 2, 3], [True, False], ["n", "a", "-1"], ["NAD", "unknown soldier"]],
+)  # fmt: skip
+def test_ordinary_levels_are_no_codes(levels):
+    data = frame()
+    data["g"] = np.resize(np.array(levels, dtype=object), 40)
+    assert len(design("y ~ x + (1|g)", data).random[0].levels) == len(levels)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_ordinary_numbers_are_no_codes(seed):
     rng = np.random.default_rng(seed)
@@ -195,10 +243,12 @@ def test_ordinary_numbers_are_no_codes(seed):
         rng.integers(-20, 30, n), rng.normal(0, 9, n).round(), rng.poisson(3, n) - 9, rng.integers(0, 100, n),
         np.r_[rng.normal(-4, 3, n - 1).round(), -9], rng.integers(0, 1000, n), np.r_[rng.exponential(30, n - 1), 99],
         rng.standard_t(2, n).round(2), rng.normal(-9, 1, n).round(), np.full(n, -9), np.r_[np.zeros(n - 1), -9],
-        np.r_[rng.integers(0, 50, n - 1), -9],
+        np.r_[rng.integers(0, 50, n - 1), -9], np.r_[rng.integers(0, 50, n - 1), -1], rng.integers(-1, 2, n),
+        rng.integers(-1, 5, n), rng.choice([-1, 1], n), rng.integers(-2, 30, n), rng.integers(-1, 8, n) + 0.5,
     ]  # fmt: skip
     for values in ordinary:
         design("y ~ x", frame(n).assign(y=values))
+    design("y ~ x", frame(n).assign(x=rng.integers(-1, 12, n)))  # the visit before the first
 
 
 def test_a_design_names_the_coefficients_of_its_fit():

@@ -154,6 +154,10 @@ COVARIATES = {
     "normal": lambda rng: rng.normal(size=(N, 8)),
     "years": lambda rng: rng.integers(1950, 2000, size=(N, 8)),
     "counts": lambda rng: rng.poisson(1.5, size=(N, 8)),
+    "scores from 0 to 3": lambda rng: rng.integers(0, 4, size=(N, 8)),
+    "copy numbers": lambda rng: rng.choice([1, 2, 3], p=[0.2, 0.6, 0.2], size=(N, 8)),
+    "five as often as others": lambda rng: rng.choice([0, 1, 2, 5], size=(N, 8)),
+    "nine as often as others": lambda rng: rng.choice([1, 2, 9], size=(N, 8)),
     "tetraploid": lambda rng: rng.binomial(4, 0.4, size=(N, 8)),
     "-1, 0, 1": lambda rng: G - 1,
     "standardised": lambda rng: (G - G.mean(0)) / G.std(0),
@@ -174,8 +178,8 @@ def test_covariates_that_are_no_genotypes_are_tested(make):
         assert_allclose(result.beta[j], with_g.beta[-1], rtol=1e-6)
 
 
-def test_scores_from_0_to_3_are_tested_once_they_are_divided():
-    scores = np.random.default_rng(9).integers(0, 4, size=(N, 8))
+def test_rare_scores_of_3_are_tested_once_they_are_divided():
+    scores = np.random.default_rng(9).binomial(3, 0.4, size=(N, 8))
     with pytest.raises(ValueError, match="If they are no genotypes, divide them by a number, candidates / 10: no test"):
         scan(SPECTRUM, Y, scores)
     with_g = reml(Spectrum.from_factor(W, np.column_stack([X, scores[:, 0]])), Y)

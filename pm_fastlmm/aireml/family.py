@@ -9,6 +9,7 @@ from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.likelihood.family import FamilySpectra
+from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _LENGTHSCALES, _DELTAS = 200, 80  # of the grid on which the global search begins
@@ -74,7 +75,7 @@ class FamilyObjective(Objective):
         """Return β̂ and its covariance, from K(ℓ) itself."""
         if not self.coef:
             return np.zeros(0), np.zeros((0, 0))
-        rotated = self.family.at(state.theta[0]).rotate(self.y)
+        rotated = Rotated.from_values(self.family.at(state.theta[0]), self.y, None)
         estimate = effects.blue(rotated, np.asarray(state.theta[1]), np.asarray(state.theta[2]))
         return estimate.beta, estimate.cov
 

@@ -24,6 +24,7 @@ from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching, support
 from pm_fastlmm.likelihood.family import FamilySpectra
+from pm_fastlmm.linalg.rotated import Rotated
 
 _DELTAS = 40
 
@@ -293,7 +294,7 @@ def _structured_or_spectral(
         return pt.stack([node.sigma2_g, node.sigma2_e]), SpectralObjective.of(node.rotated(-zero), method)
     assert isinstance(node, StructuredNode)
     if node.spectrum is not None and node.treatment == "flat":
-        return node.theta, SpectralObjective.of(node.spectrum.rotate(y), method, node.layout.names)
+        return node.theta, SpectralObjective.of(Rotated.from_values(node.spectrum, y, None), method, node.layout.names)
     objective = StructuredObjective.of(node.products, node.layout, y, offset=offset, prior=prior, method=method)
     return node.theta, objective
 

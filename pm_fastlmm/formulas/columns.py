@@ -152,12 +152,13 @@ def warn_of_numbers_as_text(data: pd.DataFrame, names: Collection[str]) -> None:
         )
 
 
-def warn_of_codes(data: pd.DataFrame, names: Collection[str]) -> None:
-    """Warn of numbers in these columns that look like codes for missing values."""
+def warn_of_codes(data: pd.DataFrame, names: Collection[str], response: str) -> None:
+    """Warn of numbers in these columns, one of which may be the response, that look like codes for missing values."""
     for name in names:
         values = read_column(data[name])
         if values.dtype.kind in "fi":
-            warn_of_missing_codes(values.to_numpy(dtype=np.float64), [name], written=f"data[{name!r}]")
+            numbers = values.to_numpy(dtype=np.float64)
+            warn_of_missing_codes(numbers, [name], written=f"data[{name!r}]", response=name == response)
 
 
 def _like_measurements(values: "pd.Series[str]", levels: list[str], texts: list[str]) -> bool:
