@@ -126,7 +126,7 @@ def require_finite(array: FloatArray, name: str, remedy: str) -> None:
 
 def read_covariance(K: Any, name: str = "K") -> Labelled:
     """
-    Read a covariance: square, finite, symmetric, with the same ids in rows and columns.
+    Read a covariance: square, finite, symmetric, with the same ids in rows and columns, in any order.
 
     Raises
     ------
@@ -142,9 +142,8 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
     require_finite(
         values, name, "a covariance has no missing entries; impute the genotypes or distances it was made of."
     )
-    ids, names = labelled.ids, labelled.names
-    if ids is not None and names is not None and [as_read(str(i)) for i in ids] != [*map(as_read, names)]:
-        raise ValueError(f"{name} has other ids in its columns than in its rows: reindex it, {name}.loc[ids, ids].")
+    labelled = columns_as_rows(labelled, name)
+    values = labelled.values
     largest = require_range(values, name)
     gap = _asymmetry(values)
     if gap > _SYMMETRY_RTOL * largest:
@@ -153,6 +152,28 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
             f"if that is rounding, pass ({name} + {name}.T) / 2."
         )
     return labelled
+
+
+def columns_as_rows(labelled: Labelled, name: str) -> Labelled:
+    """
+    Return a square matrix with its columns in the order of its rows, where both carry ids: labels decide.
+
+    Raises
+    ------
+    ValueError
+        If columns have other ids than rows.
+    """
+    ids, names = labelled.ids, labelled.names
+    if ids is None or names is None:
+        return labelled
+    rows, columns = [as_read(str(i)) for i in ids], [*map(as_read, names)]
+    if rows == columns:
+        return labelled
+    place = {column: j for j, column in enumerate(columns)}
+    if len(place) < len(columns) or place.keys() != set(rows):
+        raise ValueError(f"{name} has other ids in its columns than in its rows: reindex it, {name}.loc[ids, ids].")
+    order = [place[row] for row in rows]
+    return Labelled(labelled.values[:, order], ids, tuple(names[j] for j in order))
 
 
 def _asymmetry(values: FloatArray) -> float:

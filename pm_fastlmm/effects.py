@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 
-from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, columns_in_order, read, require_finite
+from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, columns_as_rows, columns_in_order, read, require_finite
 from pm_fastlmm._display import Described
 from pm_fastlmm.likelihood.spectral import corner, variances, weighted_sum
 from pm_fastlmm.linalg.rotated import Rotated
@@ -310,6 +310,7 @@ def _read_prior(rows: Labelled, K_new_new: Any) -> FloatArray | None:
     if K_new_new is None:
         return None
     prior, m = read(K_new_new, "K_new_new", ndim=(1, 2)), rows.values.shape[0]
+    prior = columns_as_rows(prior, "K_new_new") if prior.values.ndim == 2 else prior
     order = align(rows.ids, prior, name="K_new_new", reference_name="K_new")
     values = prior.take(order)
     if values.shape not in ((m,), (m, m)):

@@ -166,7 +166,7 @@ def _check_slashes(design: MixedDesign, name: str) -> None:
 def _check_labels(design: MixedDesign) -> None:
     require_labels(design.ids, "the ids, the index of data,")
     for random in design.random:
-        require_labels(random.levels, f"the levels of {random.group!r}")
+        require_labels(random.levels, f"the levels of {random.group!r}", written=f"table[{random.group!r}]")
 
 
 def _residual_sd(design: MixedDesign) -> float:

@@ -106,7 +106,7 @@ def pointwise_log_likelihood(
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     left_out = None if groups is None else Groups.read(groups, node.ids, node.n)
-    require_labels(None if left_out is None else left_out.labels, "groups")
+    require_labels(None if left_out is None else left_out.labels, "groups", written="groups")
     largest = 1 if left_out is None else int(left_out.sizes.max())
     found = precisions(idata, model, node, largest=largest, memory_budget=memory_budget, rows=rows)
     _require_predictable(found, node, left_out)

@@ -20,6 +20,7 @@ BAD = {
     "text and integers": (["a", *range(1, N)], r"several types.*would change 1 into '1'"),
     "text and floats": ([*"abcdefghijk", 1.5], r"would change 1.5 into '1.5'"),
     "text and booleans": ([*"abcdefghijk", True], r"would change True into 'True'"),
+    "booleans and integers": ([True, False, *range(2, N)], r"are of several types, True beside numbers, where True is"),
     "text and bytes": ([*"abcdefghijk", b"l"], r"would change b'l' into 'l'"),
     "integers above 2^53 among floats": ([2**53 + 1, 0.5, *range(2, N)], r"would change 9007199254740993 into 9007"),
     "text that ends in a null": (["a\0", *"abcdefghijk"], r"would change 'a\\x00' into 'a'"),
@@ -178,3 +179,17 @@ def test_labels_of_one_type_are_taken(case):
     require_labels(GOOD[case], "the ids")
     model = flmm.kernel_model(pd.Series(Y, index_of(case)), np.ones((N, 1)), kernel(index_of(case)))
     assert list(model.coords["obs"]) == GOOD[case]
+
+
+@pytest.mark.parametrize(
+    "levels", [["a", 1, 2, 3], TUPLES[:4], [True, False, 2, 3]], ids=["mixed", "tuples", "booleans"]
+)
+def test_the_remedy_for_levels_names_their_column_and_works(levels):
+    data = table(range(N), pd.Series(levels * 3, dtype=object))
+    with pytest.raises(ValueError, match=r"the levels of 'g' are") as caught:
+        flmm.lmm_model("y ~ x + (1|g)", data)
+    assert "reset_index" not in str(caught.value)
+    remedy = str(caught.value).rpartition(", ")[2] if "text say" in str(caught.value) else ""
+    remedy = remedy or str(caught.value).split("their parts, ")[1]
+    exec(remedy.removesuffix("."), {"table": data})
+    assert flmm.lmm_model("y ~ x + (1|g)", data).coords["g"] == tuple(sorted(data["g"].unique()))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import csr_array
 
-from pm_fastlmm._arrays import FloatArray, Ids, require_length, shown
+from pm_fastlmm._arrays import FloatArray, Ids, labels_of, require_length, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import listed, table
 from pm_fastlmm._spelling import as_read, places, require_digits
@@ -213,23 +213,29 @@ def _several(factors: Any) -> list[Any] | None:
     """Return the factors of an interaction, None for a single factor."""
     if isinstance(factors, pd.DataFrame):
         return [factors[column] for column in factors.columns]
-    columns = (list, np.ndarray, pd.Series, pd.Index, pd.Categorical)
-    if isinstance(factors, list | tuple) and factors and all(isinstance(part, columns) for part in factors):
+    if isinstance(factors, list | tuple) and factors and all(isinstance(p, list) or _is_array(p) for p in factors):
         return list(factors)
     return None
 
 
+def _is_array(values: Any) -> bool:
+    """Return whether it is an array of any library, of one dimension or more."""
+    return hasattr(values, "__array__") and bool(np.ndim(values))
+
+
 def _read_one(values: Any, name: str, missing_allowed: bool) -> Factor:
-    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray | pd.Series | pd.Index | pd.Categorical):
+    if isinstance(values, str) or not (isinstance(values, Sequence) or _is_array(values)):
         raise TypeError(
             f"{name} must be a sequence of labels, one for each row, got {type(values).__name__}: give the column "
             "itself, table['group'] and not 'group'."
         )
     if np.ndim(values) != 1 and not isinstance(values, pd.Categorical):
         raise TypeError(f"{name} must be 1-dimensional, got {np.ndim(values)} dimensions.")
+    ids, label = labels_of(values), getattr(values, "name", None)
+    if not isinstance(values, Sequence | np.ndarray | pd.Series | pd.Index | pd.api.extensions.ExtensionArray):
+        values = np.asarray(values)
     column = values if isinstance(values, pd.Series) else pd.Series(values)
-    label = None if column.name is None else str(column.name)
-    ids = tuple(column.index.tolist()) if isinstance(values, pd.Series) else None
+    label = None if label is None else str(label)
     if isinstance(column.dtype, pd.CategoricalDtype):
         codes, levels = np.asarray(column.cat.codes, dtype=np.intp), column.cat.categories
     else:

@@ -233,8 +233,9 @@ def phylogeny(
     root : {"base", "midpoint"}, name of a tip or names of several, optional
         Where the root of an unrooted tree is: at the base of the text; in the middle of the longest path; in the middle
         of the branch to an outgroup. Needed for text marked [&U], or with more than two branches at its base unless
-        marked [&R]: maximum-likelihood programs write unrooted trees so. With an intercept in X the likelihood and σ²
-        are the same for all roots, but tr(K)/n and h² are not, nor are the effects of the tips.
+        marked [&R] or all tips are equally far from it: maximum-likelihood programs write unrooted trees so. With an
+        intercept in X the likelihood and σ² are the same for all roots, but tr(K)/n and h² are not, nor are the effects
+        of the tips.
     ids : sequence, optional
         The tips to return, in this order; compared as people read them, 1 is the tip "1". Default: all, in the order
         of the tree. For an array, the names of its rows.
@@ -335,8 +336,6 @@ def _checked_covariance(tree: pd.DataFrame | FloatArray, ids: Labels | None) -> 
     K = read_covariance(tree, "tree").values
     if isinstance(tree, pd.DataFrame):
         tips = read_index(tree.index, "tree")
-        if [*map(as_read, tips)] != [*map(as_read, tree.columns)]:
-            raise ValueError("tree must have the same names in its index and columns: use K.loc[ids, ids].")
     else:
         tips = read_index(range(len(K)) if ids is None else ids, "ids", len(K))
     tolerance = len(K) * np.finfo(float).eps * np.abs(K).sum(axis=1).max()  # a bound of the largest eigenvalue

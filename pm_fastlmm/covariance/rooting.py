@@ -9,6 +9,7 @@ from pm_fastlmm._spelling import places, spelling_hint
 from pm_fastlmm.covariance.newick import Tree
 
 BASE, MIDPOINT = "base", "midpoint"
+_EQUAL = 1e-6  # of the height, within which tips are equally far: lengths in a file have few digits
 
 
 def shared_paths(tree: Tree, root: str | Iterable[Hashable] | None) -> tuple[tuple[str, ...], FloatArray]:
@@ -38,13 +39,22 @@ def shared_paths(tree: Tree, root: str | Iterable[Hashable] | None) -> tuple[tup
 
 def _require_root(tree: Tree) -> None:
     branches = int((tree.parents == 0).sum())
-    if tree.rooting == "unrooted" or (branches > 2 and tree.rooting != "rooted"):
+    if tree.rooting == "unrooted" or (branches > 2 and tree.rooting != "rooted" and not _ultrametric(tree)):
         why = "is marked as unrooted, [&U]" if tree.rooting == "unrooted" else f"has {branches} branches at its base"
         raise ValueError(
             f"The tree {why}, as programs write unrooted trees, but shared paths begin at a root: name an outgroup, "
             f"root={tree.tips()[0]!r}, or give root='midpoint' for the middle of the longest path, or root='base' if "
             "the base of the text is the root indeed."
         )
+
+
+def _ultrametric(tree: Tree) -> bool:
+    """Return whether all tips are equally far from the base: only a root is such a place."""
+    depth = np.zeros(len(tree.parents))
+    for node in range(1, len(depth)):
+        depth[node] = depth[tree.parents[node]] + tree.lengths[node]
+    tips = depth[tree.tip_nodes()]
+    return bool(np.ptp(tips) <= _EQUAL * tips.max() and tips.max() > 0)
 
 
 def _first(tree: Tree) -> int:

@@ -45,7 +45,8 @@ def check_coordinates(name: str, dims: Any) -> None:
     """Raise a ValueError for coordinates of the dimensions of a node that its posterior could not hold."""
     coords = pm.modelcontext(None).coords
     for dim in [dims] if isinstance(dims, str) else dims or ():
-        require_labels(coords.get(dim), f"the coordinates of {dim!r}, a dimension of {name},")
+        what = f"the coordinates of {dim!r}, a dimension of {name},"
+        require_labels(coords.get(dim), what, written=f"coords[{dim!r}]")
 
 
 def refuse_lone_mean(beta_mean: Any) -> None:

@@ -223,7 +223,7 @@ class StructuredLMM:
             rest["observed"] = read_response(values, carried["ids"], carried["products"].rows)
         check_coordinates(name, rest.get("dims"))
         for term in carried["terms"]:
-            require_labels(term.levels, f"the levels of term {term.name!r} of {name}")
+            require_labels(term.levels, f"the levels of term {term.name!r} of {name}", written="by")
         return _Structured(name, params, carried=carried, **rest)
 
     @classmethod

@@ -503,7 +503,7 @@ def test_unknown_and_repeated_tips_are_refused_by_name():
         (np.array([[1, -0.5], [-0.5, 1]]), "tree must be non-negative, but is not by 0.5"),
         (np.array([[1.0, 2], [2, 1]]), "tree must be positive semi-definite, but is not by 1: give covariances"),
         (np.array([[1, np.nan], [np.nan, 1]]), "tree has 2 values that are NaN"),
-        (pd.DataFrame(np.eye(2), index=["a", "b"], columns=["b", "a"]), "rows"),
+        (pd.DataFrame(np.eye(2), index=["a", "b"], columns=["b", "a"]), "tree must be positive semi-definite"),
         (pd.DataFrame(np.eye(2), columns=["a", "b"]), "other ids in its columns than in its rows"),
     ],
 )

@@ -24,12 +24,23 @@ ML = "(A:1,B:2,(C:3,D:4):5);"
         ("[&U] ((A:1,B:2):2,(C:3,D:4):3);", r"is marked as unrooted, \[&U\], as programs write unrooted"),
         ("[&u](A:1,B:2,(C:3,D:4):5);", r"is marked as unrooted, \[&U\]"),
         (" [a tree] [&U] [&W 1/3] ((A:1,B:2):2,(C:3,D:4):3);", r"is marked as unrooted, \[&U\]"),
-        ("(A:1,B:1,C:1,D:1);", "has 4 branches at its base"),
+        ("(A:1,B:1,C:1,D:2);", "has 4 branches at its base"),
+        ("(A:1,B:1,C:1.00001);", "has 3 branches at its base"),
+        ("(A:0,B:0,C:0);", "has 3 branches at its base"),
+        ("[&U](A:1,B:1,C:1);", r"is marked as unrooted, \[&U\]"),
     ],
 )
 def test_an_unrooted_tree_is_refused_until_a_root_is_given(tree, message):
     with pytest.raises(ValueError, match=message):
         phylogeny(tree)
+
+
+def test_a_base_from_which_all_tips_are_equally_far_is_the_root():
+    assert_array_equal(phylogeny("(A:1,B:1,C:1);"), np.eye(3))
+    expected = [[3, 0, 0, 0], [0, 3, 0, 0], [0, 0, 3, 2], [0, 0, 2, 3]]
+    assert_array_equal(phylogeny("(A:3,B:3,(C:1,D:1):2);"), expected)
+    assert_array_equal(phylogeny("(A:3,B:3,(C:1,D:1):2):5;"), expected)  # a stem
+    assert_allclose(phylogeny("(A:0.333333,B:0.3333331,(C:0.1,D:0.1):0.233333);").loc["C", "D"], 0.233333)
 
 
 def test_a_tree_that_says_it_is_rooted_is():

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytensor.tensor as pt
 import pytest
+import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import coo_array, csr_array
 
@@ -261,3 +262,21 @@ def test_a_hundred_thousand_levels_stay_sparse():
 def test_bad_input_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("by", [
+    pd.array([1, 2, 1], dtype="Int64"), pd.array(["a", "b", "a"], dtype="string"), xr.DataArray(["a", "b", "a"]),
+    pd.Index(["a", "b", "a"]), pd.Categorical(["a", "b", "a"]), pd.array(pd.to_datetime(["2020", "2021", "2020"])),
+])  # fmt: skip
+def test_any_array_of_one_dimension_is_a_factor_alone_and_in_an_interaction(by):
+    term = Term(by, cov.scalar(1.0))
+    assert_array_equal(term.Z.toarray(), [[1, 0], [0, 1], [1, 0]])
+    crossed = Term([list("aab"), by], cov.scalar(1.0))
+    assert_array_equal(crossed.Z.toarray(), np.eye(3))
+    assert_array_equal(Term((by, by), cov.scalar(1.0)).Z.toarray(), term.Z.toarray())
+
+
+def test_the_coordinates_of_an_array_are_the_ids_of_its_rows():
+    by = xr.DataArray(["a", "b", "a"], coords={"obs": [5, 6, 7]}, dims="obs", name="sire")
+    term = Term(by, cov.scalar(1.0))
+    assert (term.name, term.ids) == ("sire", (5, 6, 7))

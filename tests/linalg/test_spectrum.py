@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pm_fastlmm import Rotated, Spectrum, reml
+from pm_fastlmm import Design, Rotated, Spectrum, covariance, reml
 
 
 def some_K(n=8, seed=0, m=None):
@@ -346,9 +346,24 @@ def test_duplicated_ids_are_refused(labelled):
 
 
 def test_a_kernel_whose_rows_and_columns_disagree_is_refused(labelled):
-    K, _, _, order = labelled
-    with pytest.raises(ValueError, match="K has other ids in its columns than in its rows"):
-        Spectrum.from_covariance(K.iloc[:, order])
+    K, _, _, _ = labelled
+    for other in (K.rename(columns={"cow0": "bull"}), K.set_axis([*K.columns[1:], K.columns[1]], axis=1)):
+        with pytest.raises(ValueError, match=r"K has other ids in its columns than in its rows: reindex it, K\.loc"):
+            Spectrum.from_covariance(other)
+
+
+def test_columns_of_a_kernel_in_another_order_are_put_into_that_of_its_rows(labelled):
+    K, X, y, order = labelled
+    mixed = K.iloc[:, order]
+    expected = reml(Spectrum.from_covariance(K, X), y)
+    for spectrum in (Spectrum.from_covariance(mixed, X), Design.from_arrays(y, X, K=mixed).spectrum()):
+        fit = reml(spectrum, y)
+        assert_allclose([fit.sigma2_g, fit.sigma2_e], [expected.sigma2_g, expected.sigma2_e], rtol=1e-8)
+    known = covariance.known(mixed, sigma2=1.0)
+    assert_array_equal(known.K, K)
+    numbered = pd.DataFrame(np.eye(3) + np.arange(3)[:, None] * np.arange(3), [3, 1, 2], [3, 1, 2])
+    as_text = numbered[[1, 2, 3]].rename(columns=str)
+    assert_array_equal(covariance.known(as_text).K, numbered)
 
 
 # ---------------------------------------------------------------- subset
