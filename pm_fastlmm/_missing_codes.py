@@ -14,7 +14,7 @@ _LARGE_COUNT = 5  # up to which -1 may be the next step of a coding, such as -1,
 _TEXTS = {"na", "n/a", "#n/a", "<na>", "nan", "nat", "null", "missing", "unknown", ".", "?", "-", ""}
 
 
-def warn_of_missing_codes(values: FloatArray, names: Sequence[str], *, written: str, response: bool = False) -> None:
+def warn_of_missing_codes(values: FloatArray, names: Sequence[str], *, remedy: str, response: bool = False) -> None:
     """
     Warn of each column (n, T) whose smallest or largest value looks like a code for missing ones.
 
@@ -23,8 +23,8 @@ def warn_of_missing_codes(values: FloatArray, names: Sequence[str], *, written: 
     values : (n,) or (n, T) array
     names : sequence of str
         Of the columns.
-    written : str
-        How the user writes the values, for the remedy.
+    remedy : str
+        How the user replaces the number {code} by NaN, with np.
     response : bool
         Whether -1 among counts is such a code, too; as a covariate it may be the visit before the first.
     """
@@ -34,9 +34,9 @@ def warn_of_missing_codes(values: FloatArray, names: Sequence[str], *, written: 
     low, high = np.fmin.reduce(columns), np.fmax.reduce(columns)
     suspect = np.isin(low, CODES) | np.isin(high, CODES)
     for j in np.flatnonzero(suspect).tolist():
-        _warn(columns[:, j], names[j], written)
+        _warn(columns[:, j], names[j], remedy)
     for j in np.flatnonzero(response & (low == -1) & (high >= _LARGE_COUNT)).tolist():
-        _warn_of_minus_one(columns[:, j], names[j], written)
+        _warn_of_minus_one(columns[:, j], names[j], remedy)
 
 
 def warn_of_coded_level(counts: dict[Hashable, int], name: str) -> None:
@@ -67,15 +67,15 @@ def warn_of_coded_level(counts: dict[Hashable, int], name: str) -> None:
         )
 
 
-def _warn_of_minus_one(column: FloatArray, name: str, written: str) -> None:
+def _warn_of_minus_one(column: FloatArray, name: str, remedy: str) -> None:
     column = column[np.isfinite(column)]
     count = int((column == -1).sum())
     others = column[column != -1]
     if count > 1 and len(others) >= _FEWEST and others.min() >= 0 and (others == np.floor(others)).all():
-        _say(column, -1.0, others, name, written)
+        _say(column, -1.0, others, name, remedy)
 
 
-def _warn(column: FloatArray, name: str, written: str) -> None:
+def _warn(column: FloatArray, name: str, remedy: str) -> None:
     column = column[np.isfinite(column)]
     others = column[~np.isin(column, CODES)]
     if len(others) < _FEWEST:
@@ -87,15 +87,15 @@ def _warn(column: FloatArray, name: str, written: str) -> None:
         far = gap > _GAP * spread > 0
         below = code < 0 and low >= 0 < gap and count > 1  # the only negative number there is
         if (far and (code < 0 or code > 99 or count > 1)) or below:
-            _say(column, code, others, name, written)
+            _say(column, code, others, name, remedy)
 
 
-def _say(column: FloatArray, code: float, others: FloatArray, name: str, written: str) -> None:
+def _say(column: FloatArray, code: float, others: FloatArray, name: str, remedy: str) -> None:
+    replaced = remedy.replace("{code}", f"{code:g}")
     warnings.warn(
         f"{name} is {code:g} in {int((column == code).sum())} of {len(column)} rows, and {others.min():g} to "
         f"{others.max():g} in the others: it is taken as a value. If it stands for a missing one, as PLINK's -9, "
-        f"replace it by NaN, {written}.replace({code:g}, np.nan): flmm.Design, lmm_model and kernel_model leave such "
-        "rows out and count them.",
+        f"replace it by NaN, {replaced}: flmm.Design, lmm_model and kernel_model leave such rows out and count them.",
         UserWarning,
         stacklevel=outside(),
     )

@@ -91,7 +91,8 @@ def _with_nan(table: Any) -> Any:
     dtypes = [table.dtype] if isinstance(table, pd.Series) else table.dtypes
     if any(dtype.kind == "O" or isinstance(dtype, pd.api.extensions.ExtensionDtype) for dtype in dtypes):
         with suppress(TypeError, ValueError):
-            return table.where(table.notna(), np.nan).astype(float)
+            missing: Any = table.isna()
+            return table.mask(missing, np.nan).astype(float)
     return table
 
 

@@ -391,3 +391,13 @@ def test_a_code_for_missing_values_in_y_warns_once_and_the_replacement_works(gro
     assert len(record) == 1
     assert "replace it by NaN, y.replace(-99, np.nan): flmm.Design" in str(record[0].message)
     assert y.replace(-99, np.nan).isna().sum() == 3
+
+
+def test_a_code_for_missing_values_in_an_array_names_what_replaces_it():
+    spectrum, y, table = labelled_problem()
+    y = np.where(np.arange(50) < 3, -99, y)
+    with pytest.warns(UserWarning, match=r"by NaN, np.where\(y == -99, np.nan, y\): flmm.Design"):
+        scan(spectrum, y, table)
+    replaced = np.where(y == -99, np.nan, y)
+    assert_array_equal(replaced[3:], y[3:])
+    assert np.isnan(replaced[:3]).all()

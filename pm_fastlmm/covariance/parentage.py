@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pm_fastlmm._arrays import outside, shown
-from pm_fastlmm._spelling import as_read, look_alikes, said_of_pairs
+from pm_fastlmm._spelling import as_read, look_alikes, resemblance, said_of_pairs
 from pm_fastlmm.covariance.ids import Labels, elements, read_index
 
 type Parents = dict[Hashable, tuple[Hashable, Hashable]]
@@ -145,10 +146,12 @@ def read_parents(
         raise ValueError(f"id, sire and dam must be equally long, got {lengths}: give None for an unknown parent.")
     codes = _codes(unknown)
     spelling = _spelling_of(ids, codes)
+    padded = [_by_number(spelling) if _are_numbers(column) else {} for column in columns]
     counts: Counter[str] = Counter()
     parents: Parents = {}
     for key, pair in zip(list(spelling), zip(*columns, strict=True), strict=True):
-        parents[key] = tuple(_parent(label, codes, counts) for label in pair)  # type: ignore[assignment]
+        read = [_parent(label, codes, counts) for label in pair]
+        parents[key] = tuple(known.get(p, p) for known, p in zip(padded, read, strict=True))  # type: ignore[assignment]
         for label, parent in zip(pair, parents[key], strict=True):
             if parent is not None:
                 spelling.setdefault(parent, label)
@@ -207,6 +210,22 @@ def _spelling_of(ids: pd.Index, codes: frozenset[str]) -> dict[Hashable, Hashabl
     return {as_read(label): label for label in ids.tolist()}
 
 
+def _are_numbers(column: list[Any]) -> bool:
+    return all(label is None or (isinstance(label, Real) and not isinstance(label, bool)) for label in column)
+
+
+def _by_number(spelling: dict[Hashable, Hashable]) -> dict[Hashable, Hashable]:
+    """
+    Return the ids of digits with leading zeros by their number, if all ids are digits and one alone is that number.
+
+    A column of numbers cannot carry leading zeros: its 1 is the "0001" of a column of text. A text "1" is not.
+    """
+    if not all(isinstance(key, str) and key.isascii() and key.isdigit() for key in spelling):
+        return {}
+    numbers = Counter(map(resemblance, spelling))
+    return {resemblance(key): key for key in spelling if numbers[resemblance(key)] == 1}
+
+
 def _clones(given: Mapping[Any, Any], parents: Parents, spelling: dict[Hashable, Hashable]) -> dict[Hashable, Hashable]:
     """Return whose copy each clone is, as read; they share their parents."""
     copies: dict[Hashable, Hashable] = {}
@@ -245,19 +264,20 @@ def _refuse_mistaken(added: list[Hashable], parents: Parents, spelling: dict[Has
         )
     if lost := [label for label in strangers if _SCIENTIFIC.fullmatch(str(label))]:
         raise ValueError(
-            f"Parent {shown(lost)} is a number in scientific notation, which has lost its digits: write ids in full."
+            f"{_said('Parent', lost, 'is a number', 'are numbers')} in scientific notation, without all digits: write "
+            "ids in full."
         )
     sires, dams = ({pair[k] for pair in parents.values()} for k in (0, 1))
     if both := [spelling[key] for key in added if key in sires and key in dams]:
         raise ValueError(
-            f"{shown(both)} is sire and dam but has no row of its own, as a code of unknown parents has none: name it "
-            f"in unknown= (for instance unknown=[*UNKNOWN_PARENTS, {both[0]!r}]), or give the individual a row with "
-            "unknown parents."
+            f"{_said('Parent', both, 'is sire and dam but has', 'are sire and dam but have')} no row of its own, as a "
+            f"code of unknown parents has none: name it in unknown=, such as unknown={_with_codes(both)}, or give the "
+            "individual a row with unknown parents."
         )
     if groups := [label for label in strangers if re.fullmatch(r"-[0-9]+", str(as_read(label)))]:
         raise ValueError(
-            f"Parent {shown(groups)} is a negative number without a row, as BLUPF90 and DMU write groups of unknown "
-            f"parents: name it in unknown= (for instance unknown=[*UNKNOWN_PARENTS, {groups[0]!r}])."
+            f"{_said('Parent', groups, 'is a negative number', 'are negative numbers')} without a row, as BLUPF90 and "
+            f"DMU write groups of unknown parents: name it in unknown=, such as unknown={_with_codes(groups)}."
         )
 
 
@@ -274,13 +294,14 @@ def _ask_about_codes(added: list[Hashable], parents: Parents, spelling: dict[Has
     counts = Counter(p for pair in tops for p in pair if p is not None)
     many = [key for key in added if counts[key] >= _MANY and 2 * counts[key] > len(tops)]
     if many:
-        said = f"of the {len(tops)} individuals without other ancestors {counts[many[0]]} have it"
-        _warn_of_codes(many, said, spelling)
+        numbers = " and ".join(str(counts[key]) for key in many)
+        have = f"of the {len(tops)} individuals without other ancestors {numbers} have"
+        _warn_of_codes(many, f"{have} {'it' if len(many) == 1 else 'them'}", spelling)
     numbered = all(_WHOLE.fullmatch(str(key)) for key in parents)
     for side, name in enumerate(("sire", "dam")):
         open_ends = [pair for pair in pairs if pair[side] is None or pair[side] in without_row]
         counts = Counter(pair[side] for pair in open_ends if pair[side] is not None)
-        for key, count in counts.items():
+        for key, count in counts.most_common(1):
             mates = {pair[1 - side] for pair in open_ends if pair[side] == key} & parents.keys()
             word = numbered and len(mates) > 1 and not _WHOLE.fullmatch(str(key))
             enough = max(_FEW, len(pairs) / 2) if word else max(_MANY, _SHARE * len(pairs))
@@ -292,9 +313,19 @@ def _ask_about_codes(added: list[Hashable], parents: Parents, spelling: dict[Has
 def _warn_of_codes(keys: list[Hashable], said: str, spelling: dict[Hashable, Hashable]) -> None:
     labels = [spelling[key] for key in keys]
     warnings.warn(
-        f"Parent {shown(labels)} has no row, and {said}: they are taken as half-sibs or full sibs. If it is a code of "
-        f"unknown parents, name it in unknown=, unknown=[*flmm.covariance.UNKNOWN_PARENTS, {labels[0]!r}]; if it is an "
-        "individual, give it a row with unknown parents.",
+        f"{_said('Parent', labels, 'has no row', 'have no row')}, and {said}: they are taken as half-sibs or full "
+        f"sibs. If this is a code of unknown parents, name it in unknown=, such as unknown={_with_codes(labels)}; if "
+        "an individual, give it a row with unknown parents.",
         UserWarning,
         stacklevel=outside(),
     )
+
+
+def _said(noun: str, labels: list[Hashable], one: str, several: str) -> str:
+    """Return a subject with its predicate, in the singular or plural."""
+    return f"{noun} {shown(labels)} {one}" if len(labels) == 1 else f"{noun}s {shown(labels)} {several}"
+
+
+def _with_codes(labels: list[Hashable]) -> str:
+    """Return the argument that reads these as unknown, too, as the user writes it."""
+    return f"[*flmm.covariance.UNKNOWN_PARENTS, {', '.join(map(repr, labels))}]"

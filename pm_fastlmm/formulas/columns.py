@@ -157,8 +157,8 @@ def warn_of_codes(data: pd.DataFrame, names: Collection[str], response: str) -> 
     for name in names:
         values = read_column(data[name])
         if values.dtype.kind in "fi":
-            numbers = values.to_numpy(dtype=np.float64)
-            warn_of_missing_codes(numbers, [name], written=f"data[{name!r}]", response=name == response)
+            numbers, remedy = values.to_numpy(dtype=np.float64), f"data[{name!r}].replace({{code}}, np.nan)"
+            warn_of_missing_codes(numbers, [name], remedy=remedy, response=name == response)
 
 
 def _like_measurements(values: "pd.Series[str]", levels: list[str], texts: list[str]) -> bool:

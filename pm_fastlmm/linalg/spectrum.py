@@ -317,7 +317,8 @@ class Spectrum(ReadOnlyArrays, Described):
         names = response.names if values.ndim == 2 else None
         if values.ndim == 2 and names is None:
             names = tuple(f"y{t}" for t in range(values.shape[1]))
-        warn_of_missing_codes(values, names or ("y",), written="y", response=True)
+        remedy = "y.replace({code}, np.nan)" if hasattr(y, "replace") else "np.where(y == {code}, np.nan, y)"
+        warn_of_missing_codes(values, names or ("y",), remedy=remedy, response=True)
         return response.take(order), names
 
     def subset(self, rows: npt.ArrayLike) -> "Spectrum":

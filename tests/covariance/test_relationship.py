@@ -456,7 +456,10 @@ def test_ultrametric_trees_are_recognised_up_to_rounding_and_become_correlations
 @pytest.mark.parametrize(
     ("newick", "message"),
     [
-        ("tree.nwk", r"character 1: expected '\(' \(pass the tree itself, not the name of its file\), got 'tree.nwk'"),
+        (
+            "tree.nwk",
+            r"character 1: expected '\(' \(pass .*; of a file, pathlib.Path\(file\).read_text\(\)\), got 'tree.nwk'",
+        ),
         ("", r"character 1: expected '\(' .* got 'the end of the text'"),
         ("((A:1,B:1):1,C:1;", r"character 17: the tree ends, but the '\(' at character 1 is not closed"),
         (" ((A:1,B:1", r"character 11: the tree ends, but the '\(' at character 3 is not closed"),
