@@ -113,7 +113,7 @@ class Spectrum(ReadOnlyArrays, Described):
         Parameters
         ----------
         K : (n, n) array or DataFrame
-            Symmetric positive semi-definite; it is not scaled.
+            Symmetric positive semi-definite; it is not scaled. Labelled columns are put into the order of the rows.
         X : (n, d) array or DataFrame, optional
             Fixed-effects design; None for no fixed effects (an intercept is not added). Rows are matched by id when
             both carry an index.
