@@ -84,6 +84,19 @@ def test_the_diagonal_of_the_new_covariance_is_enough(build_problem):
     )
 
 
+def test_columns_of_the_new_covariance_are_put_into_the_order_of_its_rows(build_problem):
+    problem = build_problem("full-K")
+    m = len(problem.K_new)
+    ids, order = [f"new{i}" for i in range(m)], np.roll(np.arange(m), 1)
+    K_new = pd.DataFrame(problem.K_new, index=ids, columns=problem.spectrum.ids or range(problem.spectrum.n))
+    table = pd.DataFrame(problem.K_new_new, index=ids, columns=ids)
+    for given in (table.iloc[:, order], table.iloc[order], table.iloc[order, ::-1]):
+        new = effects.new_rows(problem.spectrum, problem.X_new, K_new, K_new_new=given)
+        assert_array_equal(new.prior, problem.K_new_new)
+    with pytest.raises(ValueError, match="K_new_new has other ids in its columns than in its rows: reindex it"):
+        effects.new_rows(problem.spectrum, problem.X_new, K_new, K_new_new=table.rename(columns={"new0": "old"}))
+
+
 def test_without_the_new_covariance_means_are_given_and_variances_are_nan(build_problem):
     problem = build_problem("full-K")
     at = (np.float64(0.8), np.float64(1.3))
