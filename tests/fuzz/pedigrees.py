@@ -65,7 +65,7 @@ def _pedigree(rng):
     sires, dams = ({people[k][s] for k in rows} for s in (0, 1))
     reasons = []
     if any(k in sires and k in dams for k in unlisted):
-        reasons.append("is sire and dam but has no row")
+        reasons.append("sire and dam but ha")
     loop = rng.random() < 0.1
     if loop:
         young = rows[rng.integers(len(rows))]
@@ -74,7 +74,7 @@ def _pedigree(rng):
         people[young] = (child, people[young][1])
         reasons.append("has a loop")
         if any(k in {people[r][0] for r in rows} and k in {people[r][1] for r in rows} for k in unlisted):
-            reasons.append("is sire and dam but has no row")
+            reasons.append("sire and dam but ha")
     named = rng.random() < 0.15
     code = "wild" if named else CODES[rng.integers(len(CODES))]
     letters = rng.random() < 0.3
@@ -147,7 +147,9 @@ def _tree(rng):
     names = [tree.names[t] for t in tips]
     kind = ("none", "base", "midpoint", "outgroup")[rng.integers(4)]
     if kind == "none":
-        unrooted = mark == "[&U] " or (base > 2 and mark != "[&R] ")
+        height = np.diag(tree.from_base())
+        clocklike = np.ptp(height) == 0 < height[0]
+        unrooted = mark == "[&U] " or (base > 2 and mark != "[&R] " and not clocklike)
         try:
             K = guarded(cov.phylogeny, text)
         except Refused as error:
