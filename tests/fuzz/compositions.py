@@ -91,7 +91,7 @@ def in_steps(factor):
 
 
 def leaf(rng, factor):
-    """A structure over the levels of one factor: (object, its matrix over all levels, whether it has no steps to count)."""
+    """A structure over the levels of one factor: (object, its matrix over all levels, whether it lacks its steps)."""
     m, v, r = factor.size, float(rng.exponential()) + 0.01, float(rng.uniform(-0.9, 0.9))
     i = np.arange(m)
     eye = np.eye(m)
