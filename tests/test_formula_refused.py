@@ -32,8 +32,7 @@ def message_of(formula, data=None):
 
 
 def names_in_messages():
-    files = [*(PACKAGE / "formulas").glob("*.py"), *(PACKAGE / f"{name}.py" for name in ("formula", "mixed_design"))]
-    for file in files:
+    for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield from re.findall(r"\bflmm\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", node.value)
