@@ -3,7 +3,7 @@ Expressions inside calls, written as R or as Python, returned as Python.
 
 `x^2`, `x %% 2` and `!b` are R's, `x // 2` and `x.clip(0)` Python's, and most expressions are both. Where R and Python
 read one text differently, `x > 1 | b`, it is refused: neither reader would see the other's number. Only `^` is decided:
-the power of R, since nobody means the exclusive or of two columns.
+it is always a power.
 """
 
 import ast
@@ -39,6 +39,7 @@ _ADVICE = {
     ":": "a range 1:3 is c(1, 2, 3), and an interaction of factors interaction(a, b)",
     "~": "a formula inside a formula is not understood",
     "^": "a power is x ** 2 in Python",
+    "[": "a call has no columns to choose from, scale(x) is scale(x)[, 1] of R; powers of poly are I(x), I(x^2)",
 }
 
 

@@ -8,6 +8,11 @@ import pandas as pd
 from formulaic.transforms import stateful_transform
 
 
+def condition(values: Any) -> "pd.Series[Any]":
+    """Return a condition as the factor that it is to R: with the levels False and True, whichever occur."""
+    return pd.Series(pd.Categorical(np.asarray(values), categories=[False, True]))
+
+
 def level_text(level: Any) -> str:
     """Return a level as text; a whole number has no decimal point."""
     whole = isinstance(level, float | np.floating) and float(level).is_integer()
@@ -62,7 +67,7 @@ def in_classes(
         _state["breaks"] = np.sort(edges)
     classes = pd.cut(
         values, _state["breaks"], right=right, include_lowest=include_lowest,
-        labels=None if labels is None or labels is False else list(labels),
+        labels=None if labels is None or labels is False else list(np.atleast_1d(labels)),
     )  # fmt: skip
     if labels is False:
         return np.where(classes.codes < 0, np.nan, classes.codes + 1.0)

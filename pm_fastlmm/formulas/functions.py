@@ -11,27 +11,12 @@ from formulaic.transforms.contrasts import ContrastsRegistry
 from formulaic.transforms.poly import poly as formulaic_poly
 from scipy import special
 
-from pm_fastlmm.formulas.factors import as_factor, in_classes, level_text
-from pm_fastlmm.formulas.splines import bs, ns
+from pm_fastlmm.formulas.factors import as_factor, condition, in_classes, level_text
+from pm_fastlmm.formulas.splines import bs, ns, numbered
 
 CONSTANTS: Mapping[str, Any] = {
     "TRUE": True, "FALSE": False, "T": True, "F": False, "NULL": None, "Inf": np.inf, "pi": np.pi,
 }  # fmt: skip
-
-REFUSED: Mapping[str, str] = {  # what R users write and formulas do not do, and what does it here
-    "offset": "an offset is a part of y that is known: take it from the response, I(y - z) ~ … instead of offset(z)",
-    "weights": "prior weights are not there: with var e = σ²/w, V is known and DenseLMM takes it",
-    "is.na": "rows with a missing value of a variable of the formula are dropped before functions see them: make the "
-    "column first",
-    "mean": "a mean would be another one for new rows: center(x), or scale(x), keep that of the fit",
-    "sd": "a standard deviation would be another one for new rows: scale(x) keeps that of the fit",
-    "median": "a median would be another one for new rows: subtract its number, I(x - 3.2)",
-    "s": "smooth terms are `bs(x, df=5)` or `ns(x, df=4)`, or a Gaussian process, flmm.fourier_model",
-    "t2": "smooth terms are `bs(x, df=5)` or `ns(x, df=4)`, or a Gaussian process, flmm.fourier_model",
-    "gr": "a known covariance of levels is lmm_model('… + (1 | g)', known={'g': K})",
-    "mo": "monotonic effects are not there: ordered(x) has one contrast for each step",
-    "cbind": "several responses stand on the left alone, cbind(y1, y2) ~ x, of flmm.Design.from_formula",
-}
 
 
 def _numbers(values: Any) -> Any:
@@ -67,9 +52,14 @@ def ifelse(test: Any, yes: Any, no: Any) -> Any:
     return pd.Series(values, dtype="category" if values.dtype.kind in "USO" else None)
 
 
+def c(*values: Any) -> Any:
+    """Return values as a list; one alone, as a column, is itself."""
+    return values[0] if len(values) == 1 else list(values)
+
+
 def identity(x: Any) -> Any:
     """Return x; conditions are factors with the levels False and True, as in R."""
-    return pd.Series(np.asarray(x)).astype("category") if getattr(x, "dtype", None) == np.bool_ else x
+    return condition(x) if getattr(x, "dtype", None) == np.bool_ else x
 
 
 def is_in(x: Any, values: Any) -> "pd.Series[bool]":
@@ -133,11 +123,17 @@ def C(data: Any, contrasts: Any = None, *, contr: Any = None, levels: Any = None
 
 
 @stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
-def poly(x: Any, degree: int = 1, raw: bool = False, _state: Any = None) -> Any:
-    """Return orthogonal polynomials of x, or its powers."""
-    x, degree = np.asarray(_numbers(x)), int(degree)
+def poly(x: Any, *further: Any, degree: Any = None, raw: bool = False, _state: Any = None) -> Any:
+    """Return orthogonal polynomials of x, or its powers; the columns are numbered from 1."""
+    if degree is None and further:
+        degree, *further = further
+    if further or np.ndim(degree if degree is not None else 1):
+        raise ValueError(
+            "poly has one variable: poly(a, b, degree=2) is poly(a, 2) + poly(b, 2) + a:b, the same space of columns"
+        )
+    x, degree = np.asarray(_numbers(x)), 1 if degree is None else int(degree)
     if raw:
-        return np.stack([x**k for k in range(1, degree + 1)], axis=1)
+        return numbered(np.stack([x**k for k in range(1, degree + 1)], axis=1))
     if not _state and degree >= len(np.unique(x[np.isfinite(x)])):
         raise ValueError(f"degree must be less than the number of different values, got {degree}")
     return formulaic_poly(x, degree, _state=_state)
@@ -151,12 +147,14 @@ _MATHS: Mapping[str, Any] = {
     "qlogis": special.logit, "as.integer": np.trunc,
 }  # fmt: skip
 
+_NOT_OFFERED = ("contr", "lag", "hashed")  # values of other rows, levels that share a column
+
 FUNCTIONS: Mapping[str, Any] = (
-    {name: function for name, function in TRANSFORMS.items() if callable(function) and name != "contr"}
+    {name: function for name, function in TRANSFORMS.items() if callable(function) and name not in _NOT_OFFERED}
     | {name: _elementwise(function) for name, function in _MATHS.items()}
     | {
         "log": log, "round": round_, "pmin": np.minimum, "pmax": np.maximum, "ifelse": ifelse, "I": identity,
-        "c": lambda *values: list(values), "%in%": is_in, "factor": factor, "as.factor": factor, "ordered": ordered,
+        "c": c, "%in%": is_in, "factor": factor, "as.factor": factor, "ordered": ordered,
         "as.ordered": ordered, "as.numeric": as_numeric, "as.double": as_numeric, "relevel": relevel,
         "as.integer": lambda x: np.trunc(as_numeric(x)), "as.character": lambda x: pd.Series(x).map(level_text),
         "interaction": interaction, "cut": in_classes, "C": C, "poly": poly, "bs": bs, "ns": ns,

@@ -30,6 +30,11 @@ def plain(text: str) -> str:
     return _ESCAPED.sub(lambda match: _quoted(_unescape(match[2])), text)
 
 
+def plain_name(name: str) -> str:
+    """Return a column as a formula names it, in backticks where it must be."""
+    return _quoted(name)
+
+
 def columns_in(identifiers: set[str]) -> set[str]:
     """Return the columns among identifiers, and names that were left as they were."""
     return {_unescape(name.removeprefix(_COLUMN)) if name.startswith(_COLUMN) else name for name in identifiers}
@@ -46,9 +51,20 @@ def names_of(terms: Any) -> set[str]:
     return found
 
 
-def functions_in(text: str) -> list[str]:
-    """Return the names of the functions that a text calls."""
-    return [_unescape(name) for kind, name in _ESCAPED.findall(text) if kind == _FUNCTION]
+def calls_in(text: str) -> list[tuple[str, str]]:
+    """Return the names of the functions that a text calls, and each call as the user wrote it."""
+    found = [match for match in _ESCAPED.finditer(text) if match[1] == _FUNCTION]
+    return [(_unescape(match[2]), plain(text[match.start() : closing(text, match.end())])) for match in found]
+
+
+def closing(text: str, opening: int) -> int:
+    """Return where the parenthesis that opens at a place has been closed; brackets in quotes are text."""
+    depth = 0
+    for match in re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`|[()]""").finditer(text, opening):
+        depth += {"(": 1, ")": -1}.get(match[0], 0)
+        if not depth:
+            return match.end()
+    return len(text)
 
 
 def _escape(name: str) -> str:
