@@ -17,7 +17,6 @@ from pm_fastlmm.formulas.factors import condition, level_text
 from pm_fastlmm.formulas.names import column_identifier, plain_name
 
 _NUMBER = re.compile(r"\s*[<>≤≥~]?\s*[-+]?(\d+([.,]\d+)*|[.,]\d+)([eE][-+]?\d+)?\s*%?\s*")
-_LARGE = 2**15  # of whole numbers: the products and powers that a formula makes of them would overflow
 
 
 def table_for(required: Collection[str], data: pd.DataFrame, *, response: Collection[str] = ()) -> pd.DataFrame:
@@ -107,21 +106,21 @@ def require_response(column: "pd.Series[Any]") -> None:
 
 
 def read_column(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return a column of NumPy's dtypes: float64, small int64, bool, object for texts, or a category of such."""
+    """Return a column of NumPy's dtypes: float64, bool, object for texts, or a category of such or of integers."""
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         used = column.cat.remove_unused_categories()
-        categories = read_column(pd.Series(used.cat.categories))
-        index = pd.Index(categories.tolist(), dtype=categories.dtype)
+        categories = used.cat.categories
+        index = categories
+        if not pd.api.types.is_integer_dtype(categories.dtype):  # levels, not numbers: 1 is no "1.0"
+            read = read_column(pd.Series(categories))
+            index = pd.Index(read.tolist(), dtype=read.dtype)
         codes = pd.Categorical.from_codes(used.cat.codes, categories=index, ordered=bool(used.cat.ordered))
         return pd.Series(codes, index=column.index)
     if isinstance(dtype, pd.SparseDtype):
         return read_column(pd.Series(np.asarray(column), index=column.index))
     if pd.api.types.is_bool_dtype(dtype) and not pd.api.types.is_object_dtype(dtype):
         return column.astype(bool) if not column.isna().any() else column.astype(object)
-    if pd.api.types.is_integer_dtype(dtype) and not column.isna().any():
-        large = len(column) > 0 and max(abs(int(column.max())), abs(int(column.min()))) > _LARGE
-        return column.astype(np.float64 if large else np.int64)
     if pd.api.types.is_integer_dtype(dtype) or pd.api.types.is_float_dtype(dtype):
         return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
     if pd.api.types.is_object_dtype(dtype):

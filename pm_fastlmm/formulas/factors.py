@@ -38,6 +38,26 @@ def as_factor(x: Any, levels: Sequence[Any] | None = None) -> "pd.Series[Any]":
     return made
 
 
+def as_at_the_fit(made: "pd.Series[Any]", state: dict[str, Any]) -> "pd.Series[Any]":
+    """Return a factor whose levels are those that the state has kept, and new ones after them; keep them at first."""
+    levels = made.cat.categories.tolist()
+    known = state.setdefault("levels", levels)
+    by_text = {level_text(level): level for level in known}
+    levels = [by_text.get(level_text(level), level) for level in levels]
+    every = [*known, *(level for level in levels if level_text(level) not in by_text)]
+    codes = [-1 if code < 0 else every.index(levels[code]) for code in made.cat.codes]
+    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(every), ordered=bool(made.cat.ordered)))
+
+
+def require_known(made: "pd.Series[Any]", state: dict[str, Any]) -> None:
+    """Raise a ValueError for levels that the state has not."""
+    if new := made.cat.categories[len(state["levels"]) :].tolist():
+        raise ValueError(
+            f"there is no level {', '.join(map(level_text, new))} in the fit, which has "
+            f"{', '.join(map(level_text, state['levels']))}"
+        )
+
+
 @stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
 def in_classes(
     x: Any,

@@ -1,5 +1,6 @@
 """The functions of formulas: those of R's model formulas, with R's arguments and values, and those of formulaic."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,16 @@ from formulaic.transforms.contrasts import ContrastsRegistry
 from formulaic.transforms.poly import poly as formulaic_poly
 from scipy import special
 
-from pm_fastlmm.formulas.factors import as_factor, condition, in_classes, level_text
+from pm_fastlmm.formulas.contrasts import CONTRASTS, contrasts_of
+from pm_fastlmm.formulas.factors import (
+    as_at_the_fit,
+    as_factor,
+    condition,
+    in_classes,
+    level_text,
+    require_known,
+)
+from pm_fastlmm.formulas.names import LOGICAL, NUMBER
 from pm_fastlmm.formulas.splines import bs, ns, numbered
 
 CONSTANTS: Mapping[str, Any] = {
@@ -35,6 +45,26 @@ def _elementwise(function: Callable[..., Any]) -> Callable[[Any], Any]:
     return of_numbers
 
 
+def as_number(x: Any) -> Any:
+    """Return an operand of arithmetic: conditions are 0 and 1, as in R, and whole numbers floats."""
+    if isinstance(x, bool | np.bool_):
+        return float(x)
+    dtype = getattr(x, "dtype", None)
+    if isinstance(dtype, pd.CategoricalDtype) and dtype.categories.dtype == bool:
+        return pd.Series(x).astype(np.float64)
+    return x.astype(np.float64) if isinstance(dtype, np.dtype) and dtype.kind in "biu" else x
+
+
+def as_condition(x: Any) -> Any:
+    """Return an operand of !, & and |: numbers hold where they are not 0, as in R."""
+    if isinstance(x, bool | int | float):
+        return np.bool_(x)
+    dtype = getattr(x, "dtype", None)
+    if isinstance(dtype, pd.CategoricalDtype) and dtype.categories.dtype == bool:
+        return pd.Series(x).astype(bool)
+    return x != 0 if isinstance(dtype, np.dtype) and dtype.kind in "iuf" else x
+
+
 def log(x: Any, base: float | None = None) -> Any:
     """Return the logarithm of x, natural or to a base."""
     natural = _elementwise(np.log)(x)
@@ -44,6 +74,16 @@ def log(x: Any, base: float | None = None) -> Any:
 def round_(x: Any, digits: int = 0) -> Any:
     """Return x with so many decimals."""
     return np.round(_numbers(x), int(digits))
+
+
+def pmin(*values: Any) -> Any:
+    """Return the least of several columns and numbers in each row."""
+    return functools.reduce(np.minimum, map(_numbers, values))
+
+
+def pmax(*values: Any) -> Any:
+    """Return the greatest of several columns and numbers in each row."""
+    return functools.reduce(np.maximum, map(_numbers, values))
 
 
 def ifelse(test: Any, yes: Any, no: Any) -> Any:
@@ -68,21 +108,74 @@ def is_in(x: Any, values: Any) -> "pd.Series[bool]":
     return pd.Series([level_text(value) in among for value in x])
 
 
-def as_numeric(x: Any) -> Any:
-    """Return numbers: of a factor the place of its level, of a text what it reads as, missing if it is no number."""
-    if isinstance(x.dtype, pd.CategoricalDtype):
-        codes = pd.Series(x).cat.codes
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def as_numeric(x: Any, _state: Any = None) -> Any:
+    """
+    Return numbers: of a factor the place of its level at the fit, of a text what it reads as, of a condition 0 or 1.
+
+    Raises
+    ------
+    ValueError
+        If a text is no number, or a level is none of those of the fit.
+    """
+    x = as_number(x)
+    if "levels" in _state or isinstance(getattr(x, "dtype", None), pd.CategoricalDtype):
+        made = x if isinstance(getattr(x, "dtype", None), pd.CategoricalDtype) else as_factor(x)
+        made = as_at_the_fit(pd.Series(made), _state)
+        require_known(made, _state)
+        codes = made.cat.codes
         return codes.where(codes >= 0).astype(np.float64) + 1
-    numbers = pd.to_numeric(pd.Series(x), errors="coerce").astype(np.float64)
+    values = pd.Series(x)
+    numbers = pd.to_numeric(values, errors="coerce").astype(np.float64)
+    texts = values[numbers.isna() & values.notna()].unique().tolist()
     if len(numbers) and numbers.isna().all():
         raise ValueError("none of its texts is a number: as.numeric(factor(f)) is the number of a level")
+    if texts:
+        raise ValueError(
+            f"its texts {', '.join(map(repr, texts[:3]))} are no numbers: mend them or make them missing, "
+            "pd.to_numeric(column, errors='coerce')"
+        )
     return numbers
 
 
-def factor(x: Any, levels: Any = None, labels: Any = None) -> "pd.Series[Any]":
-    """Return a factor with sorted levels, or those given in their order, under other names if there are labels."""
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def as_integer(x: Any, _state: Any = None) -> Any:
+    """Return numbers without what stands after the decimal point, as `as_numeric` reads them."""
+    return np.trunc(as_numeric(x, _state=_state))
+
+
+def as_character(x: Any) -> "pd.Series[Any]":
+    """Return texts; a whole number has no decimal point, and conditions are TRUE and FALSE, as in R."""
+    values = pd.Series(x)
+    if values.dtype == bool or set(values.dropna().unique()) <= {"True", "False", True, False} - {1, 0}:
+        return values.map({True: "TRUE", False: "FALSE"})
+    return values.astype(object).map(level_text, na_action="ignore")
+
+
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def factor(x: Any, levels: Any = None, labels: Any = None, ordered: bool = False, _state: Any = None) -> Any:
+    """
+    Return a factor with sorted levels, or those given in their order, under other names if there are labels.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many labels as levels, or a new level has no label.
+    """
     made = as_factor(x, None if levels is None else list(np.atleast_1d(np.asarray(levels, dtype=object))))
-    return made if labels is None else made.cat.rename_categories(list(np.atleast_1d(labels)))
+    made = as_at_the_fit(made, _state)
+    if labels is not None:
+        require_known(made, _state)
+        names = np.atleast_1d(labels).tolist()
+        if len(names) == 1 < len(made.cat.categories):  # R numbers one label
+            names = [f"{names[0]}{k}" for k in range(1, len(made.cat.categories) + 1)]
+        if len(names) != len(made.cat.categories) or len(set(names)) < len(names):
+            raise ValueError(
+                f"it has {len(names)} labels for the {len(made.cat.categories)} levels "
+                f"{', '.join(map(level_text, made.cat.categories))}: give each of them one of its own"
+            )
+        made = made.cat.rename_categories(names)
+    return formulaic_C(made, ContrastsRegistry.poly) if ordered else made
 
 
 def ordered(x: Any, levels: Any = None) -> Any:
@@ -90,9 +183,10 @@ def ordered(x: Any, levels: Any = None) -> Any:
     return formulaic_C(factor(x, levels), ContrastsRegistry.poly)
 
 
-def relevel(x: Any, ref: Any) -> "pd.Series[Any]":
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def relevel(x: Any, ref: Any, _state: Any = None) -> "pd.Series[Any]":
     """Return a factor with another first level, the one that others are compared with."""
-    made = as_factor(x)
+    made = as_at_the_fit(as_factor(x), _state)
     names = [level_text(level) for level in made.cat.categories]
     if level_text(ref) not in names:
         raise ValueError(f"{ref!r} is none of the levels {', '.join(names)}")
@@ -100,30 +194,44 @@ def relevel(x: Any, ref: Any) -> "pd.Series[Any]":
     return made.cat.reorder_categories([first, *(level for level in made.cat.categories if level != first)])
 
 
-def interaction(*factors: Any) -> "pd.Series[Any]":
+def interaction(*factors: Any, sep: str = ".", drop: bool = True) -> "pd.Series[Any]":
     """Return the factor of the combinations that occur, the first factor varying fastest."""
     made = [as_factor(x) for x in factors]
     keys = [tuple(codes) for codes in np.column_stack([x.cat.codes for x in made]).tolist()]
-    names = {key: ".".join(level_text(x.cat.categories[c]) for x, c in zip(made, key, strict=True)) for key in keys}
+    names = {key: sep.join(level_text(x.cat.categories[c]) for x, c in zip(made, key, strict=True)) for key in keys}
     order = sorted(names, key=lambda key: key[::-1])
     return pd.Series(pd.Categorical([names[key] for key in keys], categories=[names[key] for key in order]))
 
 
-def C(data: Any, contrasts: Any = None, *, contr: Any = None, levels: Any = None, spans_intercept: bool = True) -> Any:
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def C(
+    data: Any,
+    contrasts: Any = None,
+    how_many: int | None = None,
+    *,
+    contr: Any = None,
+    base: Any = None,
+    levels: Any = None,
+    spans_intercept: bool = True,
+    _state: Any = None,
+) -> Any:
     """Return a factor with its contrasts, as formulaic does; a value that is none of its levels is missing, as in R."""
     contrasts = contr if contrasts is None else contrasts
-    if isinstance(contrasts, str):  # R's "contr.sum"
-        name = contrasts.removeprefix("contr.")
-        if not hasattr(ContrastsRegistry, name):
-            raise ValueError(
-                f"there are no contrasts {contrasts!r}: contr.treatment, contr.sum, contr.helmert, contr.poly"
-            )
-        contrasts = getattr(ContrastsRegistry, name)
-    return formulaic_C(factor(data, levels), contrasts, spans_intercept=spans_intercept)
+    made = factor(data, levels, _state=_state)
+    known = _state["levels"]
+    if how_many is not None and how_many != len(known) - 1:
+        raise ValueError(
+            f"there is no how.many of contrasts, {len(known)} levels have {len(known) - 1}: make the columns first"
+        )
+    if "contrasts" not in _state:
+        _state["contrasts"] = contrasts_of(contrasts, base, known)
+    return formulaic_C(made, _state["contrasts"], spans_intercept=spans_intercept)
 
 
 @stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
-def poly(x: Any, *further: Any, degree: Any = None, raw: bool = False, _state: Any = None) -> Any:
+def poly(
+    x: Any, *further: Any, degree: Any = None, raw: bool = False, simple: bool = False, _state: Any = None
+) -> Any:
     """Return orthogonal polynomials of x, or its powers; the columns are numbered from 1."""
     if degree is None and further:
         degree, *further = further
@@ -153,10 +261,11 @@ FUNCTIONS: Mapping[str, Any] = (
     {name: function for name, function in TRANSFORMS.items() if callable(function) and name not in _NOT_OFFERED}
     | {name: _elementwise(function) for name, function in _MATHS.items()}
     | {
-        "log": log, "round": round_, "pmin": np.minimum, "pmax": np.maximum, "ifelse": ifelse, "I": identity,
+        "log": log, "round": round_, "pmin": pmin, "pmax": pmax, "ifelse": ifelse, "I": identity, NUMBER: as_number, LOGICAL: as_condition,
         "c": c, "%in%": is_in, "factor": factor, "as.factor": factor, "ordered": ordered,
         "as.ordered": ordered, "as.numeric": as_numeric, "as.double": as_numeric, "relevel": relevel,
-        "as.integer": lambda x: np.trunc(as_numeric(x)), "as.character": lambda x: pd.Series(x).map(level_text),
+        "as.integer": as_integer, "as.character": as_character,
         "interaction": interaction, "cut": in_classes, "C": C, "poly": poly, "bs": bs, "ns": ns,
     }
+    | {f"contr.{name}": function for name, function in CONTRASTS.items()}
 )  # fmt: skip
