@@ -34,6 +34,7 @@ from pm_fastlmm.formulas.functions import CONSTANTS, FUNCTIONS
 from pm_fastlmm.formulas.language import plain_error, sides, source
 from pm_fastlmm.formulas.names import calls_in, columns_in, function_identifier, names_of, plain
 from pm_fastlmm.formulas.refused import is_refused, why_refused
+from pm_fastlmm.formulas.rowwise import of_other_rows
 
 _COMMON = ["as.factor", "cut", "factor", "I", "ifelse", "log", "ns", "poly", "scale", "sqrt"]
 
@@ -170,7 +171,14 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
         raise ValueError(
             f"formula {whole!r} does not fit the columns {', '.join(map(str, data.columns))}: {plain_error(error)}"
         ) from error
-    _require_contrasts(made.rhs if response else made, table)
+    encoded = made.rhs if response else made
+    _require_contrasts(encoded, table)
+    if term := of_other_rows(encoded, table, context):
+        raise ValueError(
+            f"formula {whole!r}: the value of {plain(term)} in a row depends on other rows, so that new rows would have "
+            "other numbers than those of the fit: make it a column first, df['made'] = …, and write `made`; center(x), "
+            "scale(x) and poly(x, 2) keep what they computed at the fit."
+        )
     return made
 
 

@@ -1,6 +1,7 @@
 """The functions of formulas: those of R's model formulas, with R's arguments and values, and those of formulaic."""
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -255,9 +256,34 @@ _MATHS: Mapping[str, Any] = {
     "qlogis": special.logit, "as.integer": np.trunc,
 }  # fmt: skip
 
+
+def _searched(function: Any) -> Any:
+    """
+    Return a stateful transform that never fails where formulaic looks for variables.
+
+    It evaluates the arguments of stateful transforms once more there, without the state of those inside them: for new
+    rows `factor(cut(x, 3))` would need the breaks of a single row.
+    """
+    if not getattr(function, "__is_stateful_transform__", False):
+        return function
+
+    @functools.wraps(function)
+    def called(data: Any, *arguments: Any, _state: Any = None, **options: Any) -> Any:
+        if _state is not None:
+            return function(data, *arguments, _state=_state, **options)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return function(data, *arguments, **options)
+        except Exception:  # the evaluation with a state says what is wrong
+            return data
+
+    return called
+
+
 _NOT_OFFERED = ("contr", "lag", "hashed")  # values of other rows, levels that share a column
 
-FUNCTIONS: Mapping[str, Any] = (
+_ALL: Mapping[str, Any] = (
     {name: function for name, function in TRANSFORMS.items() if callable(function) and name not in _NOT_OFFERED}
     | {name: _elementwise(function) for name, function in _MATHS.items()}
     | {
@@ -269,3 +295,4 @@ FUNCTIONS: Mapping[str, Any] = (
     }
     | {f"contr.{name}": function for name, function in CONTRASTS.items()}
 )  # fmt: skip
+FUNCTIONS: Mapping[str, Any] = {name: _searched(function) for name, function in _ALL.items()}

@@ -1,0 +1,80 @@
+"""Whether the value of a term in a row depends on that row alone, as it must for new rows."""
+
+import ast
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pm_fastlmm.formulas.functions import FUNCTIONS
+from pm_fastlmm.formulas.names import function_identifier
+
+_OURS = {function_identifier(name): function for name, function in FUNCTIONS.items()}
+
+
+def of_other_rows(matrix: Any, table: pd.DataFrame, context: Mapping[str, Any]) -> str | None:
+    """
+    Return a term whose value in a row is another one when the row stands alone, None if there is none.
+
+    Functions of the table are right by their making. Methods, NumPy's functions and the caller's, as in x / np.max(x),
+    are evaluated again on single rows: those where their columns are least and greatest, and the first and middle one.
+
+    Parameters
+    ----------
+    matrix : formulaic.ModelMatrix
+        With its specification; its index are places of rows in the table.
+    table : DataFrame
+    context : mapping
+        What the formula may use.
+    """
+    spec = matrix.model_spec
+    factors = {factor.expr for term in spec.formula for factor in term.factors if factor.eval_method.value == "python"}
+    unknown = sorted(expr for expr in factors if _is_unknown(expr, context))
+    if not unknown or not len(matrix):
+        return None
+    values = np.asarray(matrix, dtype=np.float64)
+    for expr in unknown:
+        columns = [j for j, name in enumerate(matrix.columns) if expr in str(name)]
+        scale = np.abs(values).max(axis=0)
+        places = {0, len(matrix) // 2, *(f(values[:, j]) for j in columns[:3] for f in (np.argmin, np.argmax))}
+        for place in sorted(map(int, places)):
+            alone = _alone(spec, table.iloc[[matrix.index[place]]].reset_index(drop=True), context)
+            if alone is None:
+                if not _has_arrays(expr, context, set(table.columns)):
+                    return expr
+                break
+            different = ~(np.abs(alone - values[place]) <= 1e-6 * scale)
+            if different[columns].any():
+                return expr
+    return None
+
+
+def _alone(spec: Any, row: pd.DataFrame, context: Mapping[str, Any]) -> Any:
+    """Return the encoded row, NaN where it is not defined alone, None where functions fail."""
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            made = np.asarray(spec.get_model_matrix(row, context=context), dtype=np.float64)
+    except Exception:
+        return None
+    return made[0] if len(made) == 1 else np.full(len(spec.column_names), np.nan)
+
+
+def _is_unknown(expr: str, context: Mapping[str, Any]) -> bool:
+    """Return whether an expression has methods, or functions that are not those of the table."""
+    for node in ast.walk(ast.parse(expr, mode="eval")):
+        if isinstance(node, ast.Attribute | ast.Subscript) and not ast.unparse(node).startswith("contr."):
+            return True
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            function = context.get(node.func.id)
+            if function is not _OURS.get(node.func.id) and not getattr(function, "__is_stateful_transform__", False):
+                return True
+    return False
+
+
+def _has_arrays(expr: str, context: Mapping[str, Any], columns: set[str]) -> bool:
+    """Return whether an expression has variables of the caller with a value for each row."""
+    names = {node.id for node in ast.walk(ast.parse(expr, mode="eval")) if isinstance(node, ast.Name)} - columns
+    return any(isinstance(context.get(name), np.ndarray | pd.Series | list | tuple) for name in names)
