@@ -111,8 +111,8 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
             f"new data have a missing value of {', '.join(sorted(map(str, absent.columns[absent.any()])))} in rows "
             f"{shown(data.index[missing].tolist())}: leave those rows out."
         )
+    table = as_at_the_fit(table_for(required, data), spec)
     try:
-        table = as_at_the_fit(table_for(required, data), spec)
         with warnings.catch_warnings():
             warnings.simplefilter("error", DataMismatchWarning)
             matrix = spec.get_model_matrix(table, context=_context())
@@ -171,7 +171,37 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
             f"formula {whole!r} does not fit the columns {', '.join(map(str, data.columns))}: {plain_error(error)}"
         ) from error
     _require_contrasts(made.rhs if response else made, table)
+    _require_rows_alone(made.rhs if response else made, table, context)
     return made
+
+
+def _require_rows_alone(matrix: Any, table: pd.DataFrame, context: dict[str, Any]) -> None:
+    """
+    Refuse terms whose value in a row depends on other rows, x.shift() or x - x.mean(): new rows would have another.
+
+    The first and the last row are encoded again, alone. A function that fails there fails aloud for new rows.
+    """
+    if not len(matrix) or any(not pd.api.types.is_numeric_dtype(kind) for kind in matrix.dtypes):
+        return  # an error of its own
+    values = np.asarray(matrix, dtype=np.float64)
+    tolerance = 1e-6 * np.abs(values).max(axis=0, initial=0.0)
+    for place in (0, -1):
+        row = matrix.index[place]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                new = matrix.model_spec.get_model_matrix(table.loc[[row]], context=context, na_action="ignore")
+                alone = np.asarray(new, dtype=np.float64)
+        except Exception:  # what a function of the caller raises
+            continue
+        with np.errstate(invalid="ignore"):
+            other = ~(np.abs(alone[0] - values[place]) <= tolerance) & np.isfinite(values[place])
+        if other.any():
+            terms = [plain(str(name)) for name, differs in zip(matrix.columns, other, strict=True) if differs]
+            raise ValueError(
+                f"the term {shown(terms)} has another value in a row alone than among all rows, so that new rows would "
+                "be encoded differently: make a column of the table first; center(x) and scale(x) keep what they know."
+            )
 
 
 def _require_contrasts(matrix: Any, table: pd.DataFrame) -> None:

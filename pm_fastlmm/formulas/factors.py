@@ -38,6 +38,14 @@ def as_factor(x: Any, levels: Sequence[Any] | None = None) -> "pd.Series[Any]":
     return made
 
 
+def as_at_first(x: Any, state: dict[str, Any]) -> "pd.Series[Any]":
+    """Return a factor whose levels are those of the first rows that it was asked for, with new ones behind them."""
+    made = as_factor(x)
+    kept = state.setdefault("levels", list(made.cat.categories))
+    known = set(map(level_text, kept))
+    return as_factor(x, [*kept, *(level for level in made.cat.categories if level_text(level) not in known)])
+
+
 @stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
 def in_classes(
     x: Any,

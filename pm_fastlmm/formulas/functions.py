@@ -11,7 +11,7 @@ from formulaic.transforms.contrasts import ContrastsRegistry
 from formulaic.transforms.poly import poly as formulaic_poly
 from scipy import special
 
-from pm_fastlmm.formulas.factors import as_factor, condition, in_classes, level_text
+from pm_fastlmm.formulas.factors import as_at_first, as_factor, condition, in_classes, level_text
 from pm_fastlmm.formulas.splines import bs, ns, numbered
 
 CONSTANTS: Mapping[str, Any] = {
@@ -68,31 +68,56 @@ def is_in(x: Any, values: Any) -> "pd.Series[bool]":
     return pd.Series([level_text(value) in among for value in x])
 
 
-def as_numeric(x: Any) -> Any:
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def as_numeric(x: Any, _state: Any = None, _context: Any = None) -> Any:
     """Return numbers: of a factor the place of its level, of a text what it reads as, missing if it is no number."""
-    if isinstance(x.dtype, pd.CategoricalDtype):
-        codes = pd.Series(x).cat.codes
+    return _read_numbers(x, _state, _context)
+
+
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def as_integer(x: Any, _state: Any = None, _context: Any = None) -> Any:
+    """Return such numbers without their decimals."""
+    return np.trunc(_read_numbers(x, _state, _context))
+
+
+def _read_numbers(x: Any, state: dict[str, Any], context: Any) -> Any:
+    """Return numbers; formulaic looks for variables by a first call without state and context, which may not fail."""
+    if "levels" in state or isinstance(x.dtype, pd.CategoricalDtype):
+        made = as_at_first(x, state)
+        if new := made.cat.categories[len(state["levels"]) :].tolist():
+            raise ValueError(f"{new[0]!r} is none of the levels {', '.join(map(level_text, state['levels']))}")
+        codes = made.cat.codes
         return codes.where(codes >= 0).astype(np.float64) + 1
     numbers = pd.to_numeric(pd.Series(x), errors="coerce").astype(np.float64)
-    if len(numbers) and numbers.isna().all():
+    if context is not None and len(numbers) and numbers.isna().all():
         raise ValueError("none of its texts is a number: as.numeric(factor(f)) is the number of a level")
     return numbers
 
 
-def factor(x: Any, levels: Any = None, labels: Any = None) -> "pd.Series[Any]":
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def factor(x: Any, levels: Any = None, labels: Any = None, _state: Any = None) -> "pd.Series[Any]":
     """Return a factor with sorted levels, or those given in their order, under other names if there are labels."""
-    made = as_factor(x, None if levels is None else list(np.atleast_1d(np.asarray(levels, dtype=object))))
-    return made if labels is None else made.cat.rename_categories(list(np.atleast_1d(labels)))
+    made = as_at_first(x, _state) if levels is None else _with_levels(x, levels)
+    if labels is None:
+        return made
+    names, categories = list(np.atleast_1d(labels)), made.cat.categories
+    new = [] if levels is not None else categories[len(_state["levels"]) :].tolist()
+    return made.cat.rename_categories([*names, *new])
+
+
+def _with_levels(x: Any, levels: Any) -> "pd.Series[Any]":
+    return as_factor(x, None if levels is None else list(np.atleast_1d(np.asarray(levels, dtype=object))))
 
 
 def ordered(x: Any, levels: Any = None) -> Any:
     """Return an ordered factor with R's polynomial contrasts."""
-    return formulaic_C(factor(x, levels), ContrastsRegistry.poly)
+    return formulaic_C(_with_levels(x, levels), ContrastsRegistry.poly)
 
 
-def relevel(x: Any, ref: Any) -> "pd.Series[Any]":
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def relevel(x: Any, ref: Any, _state: Any = None) -> "pd.Series[Any]":
     """Return a factor with another first level, the one that others are compared with."""
-    made = as_factor(x)
+    made = as_at_first(x, _state)
     names = [level_text(level) for level in made.cat.categories]
     if level_text(ref) not in names:
         raise ValueError(f"{ref!r} is none of the levels {', '.join(names)}")
@@ -119,7 +144,7 @@ def C(data: Any, contrasts: Any = None, *, contr: Any = None, levels: Any = None
                 f"there are no contrasts {contrasts!r}: contr.treatment, contr.sum, contr.helmert, contr.poly"
             )
         contrasts = getattr(ContrastsRegistry, name)
-    return formulaic_C(factor(data, levels), contrasts, spans_intercept=spans_intercept)
+    return formulaic_C(_with_levels(data, levels), contrasts, spans_intercept=spans_intercept)
 
 
 @stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
@@ -144,7 +169,7 @@ _MATHS: Mapping[str, Any] = {
     "log2": np.log2, "log10": np.log10, "abs": np.abs, "sign": np.sign, "floor": np.floor, "ceiling": np.ceil,
     "trunc": np.trunc, "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos,
     "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "plogis": special.expit,
-    "qlogis": special.logit, "as.integer": np.trunc,
+    "qlogis": special.logit,
 }  # fmt: skip
 
 _NOT_OFFERED = ("contr", "lag", "hashed")  # values of other rows, levels that share a column
@@ -156,7 +181,7 @@ FUNCTIONS: Mapping[str, Any] = (
         "log": log, "round": round_, "pmin": np.minimum, "pmax": np.maximum, "ifelse": ifelse, "I": identity,
         "c": c, "%in%": is_in, "factor": factor, "as.factor": factor, "ordered": ordered,
         "as.ordered": ordered, "as.numeric": as_numeric, "as.double": as_numeric, "relevel": relevel,
-        "as.integer": lambda x: np.trunc(as_numeric(x)), "as.character": lambda x: pd.Series(x).map(level_text),
+        "as.integer": as_integer, "as.character": lambda x: pd.Series(x).map(level_text),
         "interaction": interaction, "cut": in_classes, "C": C, "poly": poly, "bs": bs, "ns": ns,
     }
 )  # fmt: skip
