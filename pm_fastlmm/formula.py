@@ -112,8 +112,8 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
             f"new data have a missing value of {', '.join(sorted(map(str, absent.columns[absent.any()])))} in rows "
             f"{shown(data.index[missing].tolist())}: leave those rows out."
         )
+    table = as_at_the_fit(table_for(required, data), spec)
     try:
-        table = as_at_the_fit(table_for(required, data), spec)
         with warnings.catch_warnings():
             warnings.simplefilter("error", DataMismatchWarning)
             matrix = spec.get_model_matrix(table, context=_context())
@@ -175,9 +175,8 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
     _require_contrasts(encoded, table)
     if term := of_other_rows(encoded, table, context):
         raise ValueError(
-            f"formula {whole!r}: the value of {plain(term)} in a row depends on other rows, so that new rows would have "
-            "other numbers than those of the fit: make it a column first, df['made'] = …, and write `made`; center(x), "
-            "scale(x) and poly(x, 2) keep what they computed at the fit."
+            f"the term {plain(term)!r} has another value in a row alone than among all rows, so that new rows would be "
+            "encoded differently: make a column of the table first; center(x) and scale(x) keep what they know."
         )
     return made
 

@@ -268,3 +268,47 @@ def test_a_new_level_of_a_fixed_factor_is_named_with_those_of_the_fit(formula, n
         design(formula).encode(new)
     assert f"{name} has no level 'R9' in the fit, which has R1, R2, R3." in str(refused.value)
     assert "nan" not in str(refused.value)
+
+
+# ---------------------------------------------------------------- rows alone
+
+
+@pytest.mark.parametrize(
+    "term",
+    ["as.numeric(rep)", "as.integer(rep)", "relevel(rep, ref='R3')", "factor(rep, labels=c('A', 'B', 'C'))",
+     "scale(as.numeric(rep))", "as.numeric(factor(k))", "as.numeric(ordered(k))", "ordered(rep)"],
+)  # fmt: skip
+def test_a_level_has_its_number_and_name_in_a_row_alone(term):
+    data = frame().astype({"rep": "category"}).assign(k=np.arange(40) % 3 * 2 + 1)
+    made = design(f"y ~ x + {term}", data)
+    for row in (0, 7, 39):
+        for new in (data.iloc[[row]], data.iloc[[row]].astype({"rep": object})):
+            assert_allclose(made.encode(new), made.X[[row]], rtol=1e-12)
+
+
+def test_a_new_level_has_no_number():
+    data = frame().astype({"rep": "category"})
+    with pytest.raises(ValueError, match="'R9' is none of the levels R1, R2, R3"):
+        design("y ~ as.numeric(rep)", data).encode(data.iloc[:1].assign(rep="R9"))
+
+
+@pytest.mark.parametrize(
+    "term", ["x.shift()", "I(x - x.mean())", "np.cumsum(x)", "I(x / x.max())", "x.rank()", "centred(x)"]
+)
+def test_a_term_whose_rows_depend_on_others_is_refused(term):
+    def centred(values):
+        return values - np.mean(values)
+
+    data = frame()
+    for formula in (f"y ~ z + {term}", f"y ~ z + (0 + {term} | g)"):
+        with pytest.raises(
+            ValueError, match="has another value in a row alone than among all rows.*make a column"
+        ) as no:
+            flmm.MixedDesign.from_formula(formula, data)
+        assert term in str(no.value)
+    assert centred(data["x"]).mean() == pytest.approx(0)
+
+
+def test_a_term_of_days_whose_ends_are_symmetric_is_refused():
+    with pytest.raises(ValueError, match=r"I\(Days - Days.mean\(\)\)"):
+        design("Reaction ~ I(Days - Days.mean()) + (1|Subject)", flmm.datasets.sleepstudy())

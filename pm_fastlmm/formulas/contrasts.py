@@ -59,7 +59,8 @@ def contrasts_of(contrasts: Any, base: Any, levels: Sequence[Any]) -> Any:
         contrasts = OfR(contrasts.removeprefix("contr."), len(levels))
         if contrasts.name not in CONTRASTS and not hasattr(ContrastsRegistry, contrasts.name):
             raise ValueError(
-                f"there are no contrasts 'contr.{contrasts.name}': contr.treatment, contr.sum, contr.helmert, contr.poly"
+                f"there are no contrasts 'contr.{contrasts.name}': "
+                "contr.treatment, contr.sum, contr.helmert, contr.poly"
             )
     if base is not None:
         treatment = getattr(contrasts, "name", None) == "treatment" or contrasts in (None, ContrastsRegistry.treatment)

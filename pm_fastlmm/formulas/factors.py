@@ -38,7 +38,7 @@ def as_factor(x: Any, levels: Sequence[Any] | None = None) -> "pd.Series[Any]":
     return made
 
 
-def as_at_the_fit(made: "pd.Series[Any]", state: dict[str, Any]) -> "pd.Series[Any]":
+def as_at_first(made: "pd.Series[Any]", state: dict[str, Any]) -> "pd.Series[Any]":
     """Return a factor whose levels are those that the state has kept, and new ones after them; keep them at first."""
     levels = made.cat.categories.tolist()
     known = state.setdefault("levels", levels)
@@ -52,10 +52,7 @@ def as_at_the_fit(made: "pd.Series[Any]", state: dict[str, Any]) -> "pd.Series[A
 def require_known(made: "pd.Series[Any]", state: dict[str, Any]) -> None:
     """Raise a ValueError for levels that the state has not."""
     if new := made.cat.categories[len(state["levels"]) :].tolist():
-        raise ValueError(
-            f"there is no level {', '.join(map(level_text, new))} in the fit, which has "
-            f"{', '.join(map(level_text, state['levels']))}"
-        )
+        raise ValueError(f"{new[0]!r} is none of the levels {', '.join(map(level_text, state['levels']))}")
 
 
 @stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types

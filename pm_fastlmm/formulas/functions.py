@@ -15,7 +15,7 @@ from scipy import special
 
 from pm_fastlmm.formulas.contrasts import CONTRASTS, contrasts_of
 from pm_fastlmm.formulas.factors import (
-    as_at_the_fit,
+    as_at_first,
     as_factor,
     condition,
     in_classes,
@@ -122,7 +122,7 @@ def as_numeric(x: Any, _state: Any = None) -> Any:
     x = as_number(x)
     if "levels" in _state or isinstance(getattr(x, "dtype", None), pd.CategoricalDtype):
         made = x if isinstance(getattr(x, "dtype", None), pd.CategoricalDtype) else as_factor(x)
-        made = as_at_the_fit(pd.Series(made), _state)
+        made = as_at_first(pd.Series(made), _state)
         require_known(made, _state)
         codes = made.cat.codes
         return codes.where(codes >= 0).astype(np.float64) + 1
@@ -164,7 +164,7 @@ def factor(x: Any, levels: Any = None, labels: Any = None, ordered: bool = False
         If there are not as many labels as levels, or a new level has no label.
     """
     made = as_factor(x, None if levels is None else list(np.atleast_1d(np.asarray(levels, dtype=object))))
-    made = as_at_the_fit(made, _state)
+    made = as_at_first(made, _state)
     if labels is not None:
         require_known(made, _state)
         names = np.atleast_1d(labels).tolist()
@@ -187,7 +187,7 @@ def ordered(x: Any, levels: Any = None) -> Any:
 @stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
 def relevel(x: Any, ref: Any, _state: Any = None) -> "pd.Series[Any]":
     """Return a factor with another first level, the one that others are compared with."""
-    made = as_at_the_fit(as_factor(x), _state)
+    made = as_at_first(as_factor(x), _state)
     names = [level_text(level) for level in made.cat.categories]
     if level_text(ref) not in names:
         raise ValueError(f"{ref!r} is none of the levels {', '.join(names)}")
@@ -230,9 +230,7 @@ def C(
 
 
 @stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
-def poly(
-    x: Any, *further: Any, degree: Any = None, raw: bool = False, simple: bool = False, _state: Any = None
-) -> Any:
+def poly(x: Any, *further: Any, degree: Any = None, raw: bool = False, simple: bool = False, _state: Any = None) -> Any:
     """Return orthogonal polynomials of x, or its powers; the columns are numbered from 1."""
     if degree is None and further:
         degree, *further = further
@@ -253,7 +251,7 @@ _MATHS: Mapping[str, Any] = {
     "log2": np.log2, "log10": np.log10, "abs": np.abs, "sign": np.sign, "floor": np.floor, "ceiling": np.ceil,
     "trunc": np.trunc, "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos,
     "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "plogis": special.expit,
-    "qlogis": special.logit, "as.integer": np.trunc,
+    "qlogis": special.logit,
 }  # fmt: skip
 
 
@@ -287,7 +285,8 @@ _ALL: Mapping[str, Any] = (
     {name: function for name, function in TRANSFORMS.items() if callable(function) and name not in _NOT_OFFERED}
     | {name: _elementwise(function) for name, function in _MATHS.items()}
     | {
-        "log": log, "round": round_, "pmin": pmin, "pmax": pmax, "ifelse": ifelse, "I": identity, NUMBER: as_number, LOGICAL: as_condition,
+        "log": log, "round": round_, "pmin": pmin, "pmax": pmax, "ifelse": ifelse, "I": identity,
+        NUMBER: as_number, LOGICAL: as_condition,
         "c": c, "%in%": is_in, "factor": factor, "as.factor": factor, "ordered": ordered,
         "as.ordered": ordered, "as.numeric": as_numeric, "as.double": as_numeric, "relevel": relevel,
         "as.integer": as_integer, "as.character": as_character,

@@ -32,7 +32,7 @@ def of_other_rows(matrix: Any, table: pd.DataFrame, context: Mapping[str, Any]) 
     spec = matrix.model_spec
     factors = {factor.expr for term in spec.formula for factor in term.factors if factor.eval_method.value == "python"}
     unknown = sorted(expr for expr in factors if _is_unknown(expr, context))
-    if not unknown or not len(matrix):
+    if not unknown or not len(matrix) or not all(map(pd.api.types.is_numeric_dtype, matrix.dtypes)):
         return None
     values = np.asarray(matrix, dtype=np.float64)
     for expr in unknown:
