@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.formulas.functions import FUNCTIONS
 from pm_fastlmm.formulas.names import function_identifier
 
@@ -19,7 +20,8 @@ def of_other_rows(matrix: Any, table: pd.DataFrame, context: Mapping[str, Any]) 
     Return a term whose value in a row is another one when the row stands alone, None if there is none.
 
     Functions of the table are right by their making. Methods, NumPy's functions and the caller's, as in x / np.max(x),
-    are evaluated again on single rows: those where their columns are least and greatest, and the first and middle one.
+    are evaluated again on the rows where their columns are least and greatest, the first and the middle one: each alone,
+    and all of these together, which finds an order.
 
     Parameters
     ----------
@@ -35,31 +37,30 @@ def of_other_rows(matrix: Any, table: pd.DataFrame, context: Mapping[str, Any]) 
     if not unknown or not len(matrix) or not all(map(pd.api.types.is_numeric_dtype, matrix.dtypes)):
         return None
     values = np.asarray(matrix, dtype=np.float64)
+    tolerance = 1e-6 * np.abs(values).max(axis=0)
+    arrays = any(_has_arrays(expr, context, set(table.columns)) for expr in factors)
     for expr in unknown:
         columns = [j for j, name in enumerate(matrix.columns) if expr in str(name)]
-        scale = np.abs(values).max(axis=0)
-        places = {0, len(matrix) // 2, *(f(values[:, j]) for j in columns[:3] for f in (np.argmin, np.argmax))}
-        for place in sorted(map(int, places)):
-            alone = _alone(spec, table.iloc[[matrix.index[place]]].reset_index(drop=True), context)
-            if alone is None:
-                if not _has_arrays(expr, context, set(table.columns)):
-                    return expr
-                break
-            different = ~(np.abs(alone - values[place]) <= 1e-6 * scale)
-            if different[columns].any():
+        ends = [int(f(values[:, j])) for j in columns[:3] for f in (np.argmin, np.argmax)]
+        places = sorted({0, len(matrix) // 2, *ends})
+        for rows in (*([place] for place in places), places):
+            again = _encoded(spec, table.iloc[matrix.index[rows]].reset_index(drop=True), context)
+            if again is None and arrays:
+                continue
+            if again is None or not (np.abs(again - values[rows]) <= tolerance)[:, columns].all():
                 return expr
     return None
 
 
-def _alone(spec: Any, row: pd.DataFrame, context: Mapping[str, Any]) -> Any:
-    """Return the encoded row, NaN where it is not defined alone, None where functions fail."""
+def _encoded(spec: Any, rows: pd.DataFrame, context: Mapping[str, Any]) -> FloatArray | None:
+    """Return the encoded rows, NaN where one is not defined without the others, None where functions fail."""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            made = np.asarray(spec.get_model_matrix(row, context=context), dtype=np.float64)
+            made = np.asarray(spec.get_model_matrix(rows, context=context), dtype=np.float64)
     except Exception:
         return None
-    return made[0] if len(made) == 1 else np.full(len(spec.column_names), np.nan)
+    return made if len(made) == len(rows) else np.full((len(rows), len(spec.column_names)), np.nan)
 
 
 def _is_unknown(expr: str, context: Mapping[str, Any]) -> bool:
