@@ -70,9 +70,17 @@ def fixed_effects(
         require_response(data[response][complete])
     if imaginary := [name for name in variables if pd.api.types.is_complex_dtype(data[name])]:
         raise ValueError(f"data are complex in {shown(imaginary)}: give real numbers, such as real and imaginary part.")
-    y, X = (_spread(part, complete, data.index) for part in (matrices.lhs, matrices.rhs))
+    y, X = (_spread(part, complete, data.index) for part in (_conditions_as_numbers(matrices.lhs), matrices.rhs))
     _refuse_infinite(pd.concat([y, X], axis=1))
     return y, X, matrices.rhs.model_spec
+
+
+def _conditions_as_numbers(response: Any) -> Any:
+    """Return responses of which conditions, I(x > 2), are one column of 0 and 1."""
+    for name, (kind, state) in response.model_spec.encoder_state.items():
+        if kind.value == "categorical" and list(state.get("categories", ())) == [False, True]:
+            response = response.drop(columns=f"{name}[False]").rename(columns={f"{name}[True]": name})
+    return response
 
 
 def require_table(data: Any) -> None:

@@ -92,7 +92,7 @@ def test_new_rows_are_those_of_the_fit(term):
         "I(x/np.max(x))", "I(np.min(x)*z)", "I((x-x.mean())*2)", "np.log(x/np.mean(x))", "np.gradient(x)", "x.rank()",
         "{x/x.sum()}", "np.where(x > x.median(), 1, 0)", "x.clip(upper=x.quantile(.9))", "I(b/np.max(b))",
         "np.arange(48)",
-        "scale(x - x.mean())", "np.sort(x)", "x.diff()", "x.iloc[::-1].to_numpy()",
+        "scale(x - x.mean())", "np.sort(x)", "x.diff()", "I(x.iloc[::-1].to_numpy())",
     ],
 )  # fmt: skip
 def test_a_term_of_other_rows_is_refused(term):
@@ -150,3 +150,41 @@ def test_the_base_of_a_contrast_is_a_place_or_a_level():
         "C(f, contr.treatment('b'))",
     ):
         assert_array_equal(design(f"y ~ {term}").X, place.X)
+
+
+@pytest.mark.parametrize(
+    "term", ["scale(t)", "I(t^2)", "I(2*t)", "log(t)", "poly(t, 2)", "bs(t, df=4)", "pmax(x, t)", "cut(t, 3)"]
+)
+def test_a_column_that_became_text_is_named_with_its_value(term):
+    data = frame()
+    data["t"] = ["n.d.", *map(str, data["q"].iloc[1:])]
+    with pytest.raises(
+        ValueError, match=r"the column 't' is text because of 'n.d.': if it should be a number, data"
+    ) as no:
+        design(f"y ~ {term}", data)
+    exec(str(no.value).split("a number, ")[1].split(" makes other")[0], {"data": data, "pd": pd})
+    with pytest.warns(UserWarning, match="1 of 48 rows dropped"):
+        assert design(f"y ~ {term}", data).dropped == (0,)
+
+
+def test_texts_are_not_multiplied():
+    for term in ("I(2*f)", "I(f + f)", "I(-f)"):
+        with pytest.raises(ValueError, match=r"it has no numbers: as.numeric\(f\) is the number of a level"):
+            design(f"y ~ {term}")
+
+
+@pytest.mark.parametrize("response", ["I(x>2)", "x > 2", "b", "!b", "I((x > 2) & b)"])
+def test_a_condition_as_response_is_0_and_1(response):
+    data = frame()
+    expected = {"I(x>2)": data.x > 2, "x > 2": data.x > 2, "b": data.b, "!b": ~data.b}.get(
+        response, (data.x > 2) & data.b
+    )
+    made = design(f"{response} ~ z + (1|g)", data)
+    assert_array_equal(made.y, expected)
+    assert "[" not in made.response
+
+
+def test_a_condition_outside_of_a_call_is_told():
+    with pytest.raises(ValueError, match=r"a condition is a term inside a call, I\(!b\)"):
+        design("y ~ !b")
+    assert design("y ~ I(!b)").columns == ("Intercept", "I(~b)[T.True]")

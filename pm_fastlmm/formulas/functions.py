@@ -22,7 +22,7 @@ from pm_fastlmm.formulas.factors import (
     level_text,
     require_known,
 )
-from pm_fastlmm.formulas.names import LOGICAL, NUMBER
+from pm_fastlmm.formulas.names import LOGICAL, NUMBER, columns_in
 from pm_fastlmm.formulas.splines import bs, ns, numbered
 
 CONSTANTS: Mapping[str, Any] = {
@@ -32,9 +32,7 @@ CONSTANTS: Mapping[str, Any] = {
 
 def _numbers(values: Any) -> Any:
     """Return numbers as floats: R has no small integers that overflow, and True is 1."""
-    dtype = getattr(values, "dtype", None)
-    if isinstance(dtype, pd.CategoricalDtype) or dtype == np.object_ or isinstance(values, str):
-        raise ValueError("it has no numbers: as.numeric(f) is the number of a level, or a text read as a number")
+    values = as_number(values)
     return values.astype(np.float64) if isinstance(values, pd.Series) else np.asarray(values, dtype=np.float64)
 
 
@@ -53,7 +51,21 @@ def as_number(x: Any) -> Any:
     dtype = getattr(x, "dtype", None)
     if isinstance(dtype, pd.CategoricalDtype) and dtype.categories.dtype == bool:
         return pd.Series(x).astype(np.float64)
+    if isinstance(dtype, pd.CategoricalDtype) or dtype == np.object_ or isinstance(x, str):
+        raise ValueError(_why_no_number(pd.Series(x)))
     return x.astype(np.float64) if isinstance(dtype, np.dtype) and dtype.kind in "biu" else x
+
+
+def _why_no_number(values: "pd.Series[Any]") -> str:
+    """Return what makes values text; `names.plain` shows the name of their column."""
+    texts = values[pd.to_numeric(values.astype(object), errors="coerce").isna() & values.notna()].unique().tolist()
+    if values.name is None or not texts or 2 * values.isin(texts).sum() > len(values):
+        return "it has no numbers: as.numeric(f) is the number of a level, or a text read as a number"
+    name = columns_in({str(values.name)}).pop()
+    return (
+        f"the column {name!r} is text because of {', '.join(map(repr, texts[:3]))}: if it should be a number, "
+        f"data[{name!r}] = pd.to_numeric(data[{name!r}], errors='coerce') makes other texts missing"
+    )
 
 
 def as_condition(x: Any) -> Any:
@@ -119,7 +131,9 @@ def as_numeric(x: Any, _state: Any = None) -> Any:
     ValueError
         If a text is no number, or a level is none of those of the fit.
     """
-    x = as_number(x)
+    kind = getattr(getattr(x, "dtype", None), "categories", None)
+    if kind is not None and kind.dtype == bool:
+        return as_number(x)
     if "levels" in _state or isinstance(getattr(x, "dtype", None), pd.CategoricalDtype):
         made = x if isinstance(getattr(x, "dtype", None), pd.CategoricalDtype) else as_factor(x)
         made = as_at_first(pd.Series(made), _state)
@@ -233,7 +247,7 @@ def C(
 def poly(x: Any, *further: Any, degree: Any = None, raw: bool = False, simple: bool = False, _state: Any = None) -> Any:
     """Return orthogonal polynomials of x, or its powers; the columns are numbered from 1."""
     if degree is None and further:
-        degree, *further = further
+        degree, further = further[0], further[1:]
     if further or np.ndim(degree if degree is not None else 1):
         raise ValueError(
             "poly has one variable: poly(a, b, degree=2) is poly(a, 2) + poly(b, 2) + a:b, the same space of columns"
@@ -255,7 +269,10 @@ _MATHS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def _searched(function: Any) -> Any:
+_OF_NUMBERS = ("scale", "center", "standardize", "bs", "ns", "cs", "cr", "cc", "cut", "poly")
+
+
+def _searched(name: str, function: Any) -> Any:
     """
     Return a stateful transform that never fails where formulaic looks for variables.
 
@@ -268,6 +285,7 @@ def _searched(function: Any) -> Any:
     @functools.wraps(function)
     def called(data: Any, *arguments: Any, _state: Any = None, **options: Any) -> Any:
         if _state is not None:
+            data = _numbers(data) if name in _OF_NUMBERS else data
             return function(data, *arguments, _state=_state, **options)
         try:
             with warnings.catch_warnings():
@@ -294,4 +312,4 @@ _ALL: Mapping[str, Any] = (
     }
     | {f"contr.{name}": function for name, function in CONTRASTS.items()}
 )  # fmt: skip
-FUNCTIONS: Mapping[str, Any] = {name: _searched(function) for name, function in _ALL.items()}
+FUNCTIONS: Mapping[str, Any] = {name: _searched(name, function) for name, function in _ALL.items()}

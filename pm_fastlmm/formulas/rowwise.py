@@ -20,8 +20,8 @@ def of_other_rows(matrix: Any, table: pd.DataFrame, context: Mapping[str, Any]) 
     Return a term whose value in a row is another one when the row stands alone, None if there is none.
 
     Functions of the table are right by their making. Methods, NumPy's functions and the caller's, as in x / np.max(x),
-    are evaluated again on the rows where their columns are least and greatest, the first and the middle one: each alone,
-    and all of these together, which finds an order.
+    are evaluated again on the rows where their columns are least and greatest, the first and the middle one: each
+    alone, and all of these together, which finds an order.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def of_other_rows(matrix: Any, table: pd.DataFrame, context: Mapping[str, Any]) 
     """
     spec = matrix.model_spec
     factors = {factor.expr for term in spec.formula for factor in term.factors if factor.eval_method.value == "python"}
-    unknown = sorted(expr for expr in factors if _is_unknown(expr, context))
+    unknown: list[str] = sorted(expr for expr in factors if _is_unknown(expr, context))
     if not unknown or not len(matrix) or not all(map(pd.api.types.is_numeric_dtype, matrix.dtypes)):
         return None
     values = np.asarray(matrix, dtype=np.float64)
