@@ -229,7 +229,7 @@ def _require_levels_of_calls(spec: Any, table: pd.DataFrame) -> None:
 
 def _why_not(name: str, call: str, formula: str, whole: str) -> str:
     """Return why a formula cannot have a call, and what takes its place."""
-    left, parts = split_formula(whole) if "~" in whole else (whole, ())
+    left, parts = split_formula(whole)
     joined = re.search(re.escape(call) + r"\s*:\s*([\w.]+)", plain(formula))  # us(x):g
     group = (joined[1],) if joined else parts[0].factors if parts else ()
     why = why_refused(call, response=sides(left)[0], group=group)

@@ -302,7 +302,7 @@ def test_a_term_whose_rows_depend_on_others_is_refused(term):
     data = frame()
     for formula in (f"y ~ z + {term}", f"y ~ z + (0 + {term} | g)"):
         with pytest.raises(
-            ValueError, match="has another value in a row alone than among all rows.*make a column"
+            ValueError, match=r"has another value in a row alone than among all rows.*make a column"
         ) as no:
             flmm.MixedDesign.from_formula(formula, data)
         assert term in str(no.value)

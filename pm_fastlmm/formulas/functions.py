@@ -151,7 +151,7 @@ def C(data: Any, contrasts: Any = None, *, contr: Any = None, levels: Any = None
 def poly(x: Any, *further: Any, degree: Any = None, raw: bool = False, _state: Any = None) -> Any:
     """Return orthogonal polynomials of x, or its powers; the columns are numbered from 1."""
     if degree is None and further:
-        degree, *further = further
+        degree, further = further[0], further[1:]
     if further or np.ndim(degree if degree is not None else 1):
         raise ValueError(
             "poly has one variable: poly(a, b, degree=2) is poly(a, 2) + poly(b, 2) + a:b, the same space of columns"
