@@ -8,7 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import cases
 import numpy as np
 
 COLUMNS = ("n_miss", "beta", "se", "l_remle", "l_mle", "p_wald", "p_lrt")
@@ -39,6 +38,8 @@ LOG = {"pve": "pve estimate", "pve_se": "se(pve)", "vg": "vg estimate", "ve": "v
 
 def main():
     """Run without and with covariates."""
+    import cases  # beside this script
+
     K, X, y, genotypes = cases.scan_with_gaps()
     result = {"software": "GEMMA 0.98.5 -lmm 4 -miss 1 -maf 0 -r2 1", "columns": COLUMNS}
     for name, design in (("intercept", X[:, :1]), ("covariates", X)):
