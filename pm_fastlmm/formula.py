@@ -181,7 +181,7 @@ def _require_rows_alone(matrix: Any, table: pd.DataFrame, context: dict[str, Any
 
     The first and the last row are encoded again, alone. A function that fails there fails aloud for new rows.
     """
-    if not len(matrix) or any(not pd.api.types.is_numeric_dtype(kind) for kind in matrix.dtypes):
+    if not len(matrix) or any(getattr(kind, "kind", "O") not in "fiub" for kind in matrix.dtypes):
         return  # an error of its own
     values = np.asarray(matrix, dtype=np.float64)
     tolerance = 1e-6 * np.abs(values).max(axis=0, initial=0.0)
@@ -207,8 +207,8 @@ def _require_rows_alone(matrix: Any, table: pd.DataFrame, context: dict[str, Any
 def _require_contrasts(matrix: Any, table: pd.DataFrame) -> None:
     """Refuse factors with one level, as R does: there is nothing to compare it with."""
     for name, (kind, state) in matrix.model_spec.encoder_state.items():
-        levels = state.get("categories", ()) if kind.value == "categorical" else ()
-        if list(levels) == [False, True]:
+        levels: list[Any] = list(state.get("categories", [])) if kind.value == "categorical" else []
+        if levels == [False, True]:
             continue
         if name in table:
             levels = list(table[name].loc[matrix.index].unique()) if len(levels) else levels
