@@ -192,8 +192,8 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
 def _require_contrasts(matrix: Any, table: pd.DataFrame) -> None:
     """Refuse factors with one level, as R does: there is nothing to compare it with."""
     for name, (kind, state) in matrix.model_spec.encoder_state.items():
-        levels = state.get("categories", ()) if kind.value == "categorical" else ()
-        if list(levels) == [False, True]:
+        levels: list[Any] = list(state.get("categories", [])) if kind.value == "categorical" else []
+        if levels == [False, True]:
             continue
         if name in table:
             levels = list(table[name].loc[matrix.index].unique()) if len(levels) else levels
@@ -214,7 +214,7 @@ def _require_levels_of_calls(spec: Any, table: pd.DataFrame) -> None:
 
 def _why_not(name: str, call: str, formula: str, whole: str) -> str:
     """Return why a formula cannot have a call, and what takes its place."""
-    left, parts = split_formula(whole) if "~" in whole else (whole, ())
+    left, parts = split_formula(whole)
     joined = re.search(re.escape(call) + r"\s*:\s*([\w.]+)", plain(formula))  # us(x):g
     group = (joined[1],) if joined else parts[0].factors if parts else ()
     why = why_refused(call, response=sides(left)[0], group=group)

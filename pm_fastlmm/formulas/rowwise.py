@@ -34,10 +34,11 @@ def of_other_rows(matrix: Any, table: pd.DataFrame, context: Mapping[str, Any]) 
     spec = matrix.model_spec
     factors = {factor.expr for term in spec.formula for factor in term.factors if factor.eval_method.value == "python"}
     unknown: list[str] = sorted(expr for expr in factors if _is_unknown(expr, context))
-    if not unknown or not len(matrix) or not all(map(pd.api.types.is_numeric_dtype, matrix.dtypes)):
+    if not unknown or not len(matrix) or any(getattr(kind, "kind", "O") not in "fiub" for kind in matrix.dtypes):
         return None
     values = np.asarray(matrix, dtype=np.float64)
-    tolerance = 1e-6 * np.abs(values).max(axis=0)
+    finite = np.isfinite(values)  # log(0) has an error of its own
+    tolerance = 1e-6 * np.abs(np.where(finite, values, 0)).max(axis=0)
     arrays = any(_has_arrays(expr, context, set(table.columns)) for expr in factors)
     for expr in unknown:
         columns = [j for j, name in enumerate(matrix.columns) if expr in str(name)]
@@ -47,7 +48,9 @@ def of_other_rows(matrix: Any, table: pd.DataFrame, context: Mapping[str, Any]) 
             again = _encoded(spec, table.iloc[matrix.index[rows]].reset_index(drop=True), context)
             if again is None and arrays:
                 continue
-            if again is None or not (np.abs(again - values[rows]) <= tolerance)[:, columns].all():
+            with np.errstate(invalid="ignore"):
+                same = again is not None and (np.abs(again - values[rows]) <= tolerance) | ~finite[rows]
+            if again is None or not same[:, columns].all():
                 return expr
     return None
 
