@@ -46,11 +46,13 @@ def of_other_rows(matrix: Any, table: pd.DataFrame, context: Mapping[str, Any]) 
         places = sorted({0, len(matrix) // 2, *ends})
         for rows in (*([place] for place in places), places):
             again = _encoded(spec, table.iloc[matrix.index[rows]].reset_index(drop=True), context)
-            if again is None and arrays:
-                continue
+            if again is None:
+                if arrays:
+                    continue
+                return expr
             with np.errstate(invalid="ignore"):
-                same = again is not None and (np.abs(again - values[rows]) <= tolerance) | ~finite[rows]
-            if again is None or not same[:, columns].all():
+                same = (np.abs(again - values[rows]) <= tolerance) | ~finite[rows]
+            if not same[:, columns].all():
                 return expr
     return None
 
