@@ -63,8 +63,8 @@ def _why_no_number(values: "pd.Series[Any]") -> str:
         return "it has no numbers: as.numeric(f) is the number of a level, or a text read as a number"
     name = columns_in({str(values.name)}).pop()
     return (
-        f"it has no numbers, the column {name!r} is text because of {', '.join(map(repr, texts[:3]))}: if it should be a number, "
-        f"data[{name!r}] = pd.to_numeric(data[{name!r}], errors='coerce') makes other texts missing"
+        f"it has no numbers, the column {name!r} is text because of {', '.join(map(repr, texts[:3]))}: if it "
+        f"should be a number, data[{name!r}] = pd.to_numeric(data[{name!r}], errors='coerce') makes other texts missing"
     )
 
 
