@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pm_fastlmm._remedies import or_table, remedy_of, remedy_of_shape
 from pm_fastlmm._spelling import as_read, places, spelling_hint
 
 type FloatArray = npt.NDArray[np.float64]
@@ -71,17 +72,11 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
     except ValueError as error:
         raise TypeError(f"{name} must be an array of numbers, got rows of different lengths.") from error
     if array.dtype.kind in "cmMSU":
-        raise TypeError(
-            f"{name} must be real numbers, got {array.dtype}: convert it, "
-            "or give a formula to flmm.Design.from_formula if it names groups."
-        )
+        raise TypeError(f"{name} must be real numbers, got {array.dtype}: convert it; {remedy_of(name)}")
     try:
         array = np.asarray(array, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} must be numbers, got {array.dtype} values ({error}): "
-            "code categories as indicator columns, or give a formula to flmm.Design.from_formula."
-        ) from error
+        raise TypeError(f"{name} must be numbers, got {array.dtype} values ({error}): {remedy_of(name)}") from error
     if array.ndim not in ndim:
         expected = " or ".join(f"{d}-dimensional" for d in ndim)
         raise ValueError(f"{name} must be {expected}, got shape {array.shape}.")
@@ -90,7 +85,9 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
         twice = [i for i in ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
         raise ValueError(
             f"{name} has duplicated ids ({shown(twice)}): each row needs an id of its own. "
-            "For repeated records of one individual give the factor W = Z L, Z their incidence, instead of K."
+            "Repeated records of one individual: flmm.lmm_model('y ~ 1 + (1|id)', data, known={'id': K}), where id is "
+            "a column of data. With W, leave out the ids of both: W = Z L as an array, Z the incidence of the "
+            "individuals and K = L Lᵀ, and data.reset_index()."
         )
     return Labelled(array, ids, names)
 
@@ -139,9 +136,7 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
     labelled = read(K, name, ndim=(2,))
     values = labelled.values
     if values.shape[0] != values.shape[1]:
-        raise ValueError(
-            f"{name} must be square, got shape {values.shape}: a factor W with K = W Wᵀ goes to Spectrum.from_factor."
-        )
+        raise ValueError(f"{name} must be square, got shape {values.shape}: {remedy_of_shape(values.shape)}")
     if values.shape[0] == 0:
         raise ValueError(f"{name} is empty: there are no observations.")
     require_finite(
@@ -170,11 +165,20 @@ def _asymmetry(values: FloatArray) -> float:
     )
 
 
-def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_name: str) -> npt.NDArray[np.intp] | None:
+def align(
+    reference: Ids | None,
+    labelled: Labelled,
+    *,
+    name: str,
+    reference_name: str,
+    where_larger: str = "",
+    where_smaller: str = "",
+) -> npt.NDArray[np.intp] | None:
     """
     Return the order that puts the rows of `labelled` into the order of the reference ids, None if nothing moves.
 
-    Ids are compared as people read them: 1, 1.0 and "1" are one.
+    Ids are compared as people read them: 1, 1.0 and "1" are one. `where_larger` and `where_smaller` are what the caller
+    advises where the rows of `labelled` hold all of the reference and more, or are a part of them.
 
     Raises
     ------
@@ -197,10 +201,11 @@ def align(reference: Ids | None, labelled: Labelled, *, name: str, reference_nam
         default = tuple(range(len(ids))) == ids or tuple(range(len(reference))) == reference
         hint = "One of them has the default index 0, 1, 2 …: set_index('id') on its table. " if default else ""
         hint += f"{alike} " if (alike := spelling_hint(extra, missing)) else ""
-        raise ValueError(
-            f"{name} and {reference_name} do not have the same ids: {'; '.join(parts)}. {hint}"
-            f"Select the common ids first, or pass {name} as a plain array if its order is already right."
-        )
+        advice = where_smaller if not extra else where_larger if not missing else ""
+        if advice and not (set(ids) <= set(reference) or set(reference) <= set(ids)):
+            advice = f"Give the ids of both one type, such as index.astype(str). {advice}"
+        advice = advice or f"Select the common ids first, or pass {name} as a plain array if its order is right."
+        raise ValueError(f"{name} and {reference_name} do not have the same ids: {'; '.join(parts)}. {hint}{advice}")
     return np.array(place, dtype=np.intp)
 
 
@@ -224,7 +229,7 @@ def columns_in_order(labelled: Labelled, names: tuple[str, ...] | None, *, name:
     if absent := [column for column in names if column not in given]:
         raise ValueError(
             f"{name} has no column {shown(absent)}: the columns are {', '.join(names)}, it has {', '.join(given)}. "
-            f"Rename its columns, or give a plain array, {name}.to_numpy(), in that order."
+            f"Rename its columns, or give a plain array, {name}.to_numpy(), in that order{or_table(name)}."
         )
     if twice := [column for column in dict.fromkeys(names) if given.count(column) > 1]:
         raise ValueError(f"{name} has several columns {shown(twice)}: each needs a name of its own to be put in order.")
@@ -253,7 +258,9 @@ def require_range(array: FloatArray, name: str) -> float:
 def require_length(length: int, n: int, name: str, reference_name: str) -> None:
     """Raise a ValueError if the number of rows is not n."""
     if length != n:
-        raise ValueError(f"{name} has {length} rows but {reference_name} has {n}: they describe the same observations.")
+        raise ValueError(
+            f"{name} has {length} rows but {reference_name} has {n}: they must describe the same observations."
+        )
 
 
 def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -12,7 +12,7 @@ _GAP = 3.0  # standard deviations of the other values, from the nearest of them
 _FEWEST = 4
 
 
-def warn_of_missing_codes(values: FloatArray, names: Sequence[str]) -> None:
+def warn_of_missing_codes(values: FloatArray, names: Sequence[str], *, remedy: str) -> None:
     """
     Warn of each column (n, T) whose smallest or largest value looks like a code for missing ones.
 
@@ -21,16 +21,18 @@ def warn_of_missing_codes(values: FloatArray, names: Sequence[str]) -> None:
     values : (n,) or (n, T) array
     names : sequence of str
         Of the columns.
+    remedy : str
+        How the user replaces the number {code} by NaN, with np.
     """
     columns = values.reshape(len(values), -1)
     if not len(columns):
         return
     suspect = np.isin(np.fmin.reduce(columns), CODES) | np.isin(np.fmax.reduce(columns), CODES)
     for j in np.flatnonzero(suspect).tolist():
-        _warn(columns[:, j], names[j])
+        _warn(columns[:, j], names[j], remedy)
 
 
-def _warn(column: FloatArray, name: str) -> None:
+def _warn(column: FloatArray, name: str, remedy: str) -> None:
     column = column[np.isfinite(column)]
     others = column[~np.isin(column, CODES)]
     if len(others) < _FEWEST:
@@ -42,10 +44,12 @@ def _warn(column: FloatArray, name: str) -> None:
         far = gap > _GAP * spread > 0
         below = code < 0 and low >= 0 < gap and count > 1  # the only negative number there is
         if (far and (code < 0 or code > 99 or count > 1)) or below:
+            replaced = remedy.replace("{code}", f"{code:g}")
             warnings.warn(
                 f"{name} is {code:g} in {count} of {len(column)} rows, and {low:g} to {high:g} in the others: it is "
-                "taken as a value. If it stands for a missing one, as PLINK's -9, replace it by NaN: flmm.Design, "
-                "lmm_model and kernel_model leave such rows out and count them.",
+                "taken as a value. If it stands for a missing one, as PLINK's -9, replace it by NaN, "
+                f"{replaced}: flmm.Design, lmm_model and kernel_model leave such rows out and "
+                "count them.",
                 UserWarning,
                 stacklevel=outside(),
             )

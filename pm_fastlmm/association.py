@@ -40,13 +40,8 @@ class _Null:
     null_y: FloatArray | None
 
     @classmethod
-    def of(cls, spectrum: Spectrum, y: Any, method: Method) -> "_Null":
-        values, names = spectrum.read_response(y)
-        if names is not None:
-            raise ValueError(
-                f"y has {len(names)} columns, a scan has one response: scan them one by one (the spectrum is shared)."
-            )
-        fit = _fit(spectrum, values, method)
+    def of(cls, spectrum: Spectrum, values: FloatArray, method: Method) -> "_Null":
+        fit = _fit(spectrum, Rotated.from_values(spectrum, values, None), method)
         assert fit.rotated is not None
         null_y = None
         if spectrum.nullity:
@@ -94,9 +89,9 @@ def scan(
         candidates out (leave one chromosome out).
     y : array, Series, DataArray or Rotated
         One response (n,); or what `CrossProducts.factor` returned, whose first response is tested against the others.
-    candidates : array, DataFrame or DataArray (n, m), or an iterable of such blocks
-        Columns to be tested; rows are matched by id. An iterable is read block by block and never held whole. None
-        when y is a `Rotated`, which has them.
+    candidates : array, Series, DataFrame or DataArray, (n,) or (n, m), or an iterable of such blocks
+        Columns to be tested; rows are matched by id, and the name of a Series is that of its candidate. An iterable is
+        read block by block and never held whole. None when y is a `Rotated`, which has them.
     test : {"wald", "lrt"}
         α̂²/se² against F(1, n - r - 1) with the REML estimate of δ, or twice the difference of the maximised (ML)
         log-likelihoods against χ²₁. Where ML is unbounded at δ = 0 (a centred kinship matrix with an intercept), the
@@ -167,7 +162,12 @@ def scan(
         raise ValueError("candidates is missing: give columns (n, m), or as y what CrossProducts.factor returned.")
     spectra, labels = _by_group(spectrum, groups)
     first = next(iter(spectra.values()))
-    nulls = {group: _Null.of(s, y, method) for group, s in spectra.items()}
+    values, several = first.read_response(y)
+    if several is not None:
+        raise ValueError(
+            f"y has {len(several)} columns, a scan has one response: scan them one by one (the spectrum is shared)."
+        )
+    nulls = {group: _Null.of(s, values, method) for group, s in spectra.items()}
     results: list[dict[str, Any]] = []
     names: list[str] = []
     place = 0

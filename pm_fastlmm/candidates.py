@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_length, require_range
+from pm_fastlmm._arrays import FloatArray, align, read, require_length, require_range
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 MISSING, COLLINEAR = "missing values", "collinear with X"
 _COLLINEAR_RTOL = 1e-10  # share of its squared length that a column keeps once X is projected out
 _BLOCK = 4_000_000  # numbers in one block of candidates
+_SELECT = "Select the rows that are analysed: markers.loc[list(design.ids)], or markers.loc[list(spectrum.ids)]."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,17 +44,17 @@ class RotatedCandidates:
 
 def blocks(candidates: Any, ids: Any, n: int) -> Iterator[tuple[FloatArray, tuple[str, ...] | None]]:
     """
-    Return blocks of columns (n, m) in the order of the spectrum with their names, from one table or many.
+    Return blocks of columns (n, m) in the order of the spectrum with their names, from one column, table or many.
 
     Raises
     ------
     ValueError
         If a block has another number of rows or other ids than the spectrum.
     """
-    whole = isinstance(candidates, np.ndarray) or hasattr(candidates, "columns") or hasattr(candidates, "dims")
-    whole = whole or hasattr(candidates, "toarray")
-    parts: Iterable[Any] = [candidates] if whole else candidates
-    if isinstance(candidates, list | tuple) and len(candidates) and np.ndim(candidates[0]) == 1:
+    whole = any(hasattr(candidates, name) for name in ("__array__", "columns", "dims", "toarray"))
+    first = np.ndim(candidates[0]) if isinstance(candidates, list | tuple) and len(candidates) else None
+    parts: Iterable[Any] = [candidates] if whole or first == 0 else candidates
+    if first == 1:
         raise ValueError(
             "candidates is a list of rows or columns: pass one array (n, m), or an iterable of such blocks."
         )
@@ -61,13 +62,16 @@ def blocks(candidates: Any, ids: Any, n: int) -> Iterator[tuple[FloatArray, tupl
     for table in parts:
         for part in _slices(table, width):
             labelled = read(_with_nan(part), "candidates", ndim=(1, 2))
-            values = labelled.values if labelled.values.ndim == 2 else labelled.values[:, None]
+            values, names = labelled.values, labelled.names
+            if values.ndim == 1:  # one candidate
+                name = getattr(part, "name", None)
+                values, names = values[:, None], None if name is None else (str(name),)
+            order = align(ids, labelled, name="candidates", reference_name="the spectrum", where_larger=_SELECT)
             require_length(values.shape[0], n, "candidates", "the spectrum")
-            order = align(ids, Labelled(values, labelled.ids, None), name="candidates", reference_name="the spectrum")
             for start in range(0, values.shape[1], width):
                 chosen = slice(start, start + width)
                 columns = values[:, chosen] if order is None else values[order, chosen]
-                yield columns, None if labelled.names is None else labelled.names[chosen]
+                yield columns, None if names is None else names[chosen]
 
 
 def _slices(table: Any, width: int) -> Iterator[Any]:
@@ -81,12 +85,14 @@ def _slices(table: Any, width: int) -> Iterator[Any]:
 
 
 def _with_nan(table: Any) -> Any:
-    """Return a table with pd.NA among its numbers with NaN in its place; `read` names what is no number."""
-    if isinstance(table, pd.DataFrame) and any(
-        dtype.kind == "O" or isinstance(dtype, pd.api.extensions.ExtensionDtype) for dtype in table.dtypes
-    ):
+    """Return a table or column with pd.NA among its numbers with NaN in its place; `read` names what is no number."""
+    if not isinstance(table, pd.DataFrame | pd.Series):
+        return table
+    dtypes = [table.dtype] if isinstance(table, pd.Series) else table.dtypes
+    if any(dtype.kind == "O" or isinstance(dtype, pd.api.extensions.ExtensionDtype) for dtype in dtypes):
         with suppress(TypeError, ValueError):
-            return table.where(table.notna(), np.nan).astype(float)
+            missing: Any = table.isna()
+            return table.mask(missing, np.nan).astype(float)
     return table
 
 

@@ -24,6 +24,7 @@ from pm_fastlmm._arrays import (
 )
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
+from pm_fastlmm._remedies import selection
 from pm_fastlmm.formula import fixed_effects
 from pm_fastlmm.formulas.bars import split_formula
 from pm_fastlmm.linalg.projection import Projection
@@ -95,13 +96,14 @@ class Design(ReadOnlyArrays, Described):
                 f"{kernel_name} has no ids, and y and X have different ones or another order: "
                 f"which row of {kernel_name} is whose? Give {kernel_name} as a DataFrame with ids."
             )
-        order = align(ids, response, name="y", reference_name=reference_name)
+        advice = selection(kernel_name, ids) if reference_name == kernel_name else ""
+        order = align(ids, response, name="y", reference_name=reference_name, where_smaller=advice)
         require_length(response.values.shape[0], n, "y", kernel_name)
         Y = response.take(order)
         if design is None:
             M = np.zeros((n, 0))
         else:
-            order = align(ids, design, name="X", reference_name=reference_name)
+            order = align(ids, design, name="X", reference_name=reference_name, where_smaller=advice)
             require_length(design.values.shape[0], n, "X", kernel_name)
             M = design.take(order)
             M = M[:, None] if M.ndim == 1 else M

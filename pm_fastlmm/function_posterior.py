@@ -128,7 +128,7 @@ def predict_functions(
         raise ValueError(
             f"predictions at {len(x_new)} points for {shape[0] * shape[1]} draws are {numbers:.1e} numbers, more than "
             f"{_LARGEST:.0e}: thin the posterior, idata.sel(draw=slice(None, None, 10)), or use "
-            "flmm.posterior_function(idata).predict(x_new), which has their mean and variance."
+            "flmm.posterior_function(idata, model=model).predict(x_new), which has their mean and variance."
         )
     points, X = read_new(node.basis, node.products.projection, x_new, X_new)
     factors = components(node, model, idata.posterior.to_dataset())

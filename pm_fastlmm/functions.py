@@ -28,7 +28,7 @@ class FunctionPosterior(ReadOnlyArrays, Described):
 
     Both are mixtures of Gaussians of (w, β), of one component or many, whose first two moments are added up: a million
     predictions cost two nonuniform FFTs, whatever the number of components. It comes from `fit.function()` or
-    `flmm.posterior_function(idata)`.
+    `flmm.posterior_function(idata, model=model)`.
 
     Attributes
     ----------

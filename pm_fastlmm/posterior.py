@@ -368,8 +368,8 @@ def _spectral(node: LMMNode) -> SpectralNode:
     if not isinstance(node, SpectralNode):
         raise ValueError(
             f"{node.name} is a DenseLMM: its V is not split into effects and residuals, so there are none to draw. "
-            "Replicates of y as a whole are flmm.predict(idata, effects='new'); for effects, write them as terms of a "
-            "StructuredLMM."
+            "Replicates of y as a whole are flmm.predict(idata, effects='new', model=model); for effects, write them "
+            "as terms of a StructuredLMM."
         )
     return node
 

@@ -179,7 +179,7 @@ def test_the_first_part_with_ids_gives_them():
 
 def test_lengths_must_agree():
     require_length(3, 3, "y", "K")
-    with pytest.raises(ValueError, match="y has 2 rows but K has 3: they describe the same observations"):
+    with pytest.raises(ValueError, match="y has 2 rows but K has 3: they must describe the same observations"):
         require_length(2, 3, "y", "K")
 
 

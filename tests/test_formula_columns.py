@@ -212,3 +212,12 @@ def test_a_design_names_the_coefficients_of_its_fit():
         assert made.coef == fit.coef == ("Intercept", "x", "f[T.v]", "f[T.w]")
         assert made.columns == ("Intercept", "x", "again", "f[T.v]", "f[T.w]")
         assert made.X.shape == (40, 5)
+
+
+def test_a_code_in_a_column_names_what_replaces_it():
+    data = pd.DataFrame({"a{b}": [1.0, 2, 3, 4, -999], "x": np.arange(5.0)})
+    with pytest.warns(UserWarning, match=r"replace it by NaN, data\['a\{b\}'\].replace\(-999, np.nan\): flmm"):
+        flmm.Design.from_formula("`a{b}` ~ x", data, K=np.eye(5))
+    data["a{b}"] = data["a{b}"].replace(-999, np.nan)
+    with pytest.warns(UserWarning, match="1 of 5 rows dropped"):
+        assert len(flmm.Design.from_formula("`a{b}` ~ x", data, K=np.eye(5)).y) == 4

@@ -322,3 +322,82 @@ def test_a_table_of_a_scan_has_a_row_for_each_candidate():
     assert several["group"].tolist() == groups
     assert_allclose(one["null_loglik"], reml(spectrum, y).loglik)
     pd.testing.assert_frame_equal(several[["null_h2", "null_loglik"]], one[["null_h2", "null_loglik"]])
+
+
+def labelled_problem():
+    """The spectrum of 50 labelled people, y and a table of their candidates."""
+    W, X, y, G = problem_of("full")
+    ids = [f"p{i}" for i in range(50)]
+    spectrum = Spectrum.from_factor(pd.DataFrame(W, ids), pd.DataFrame(X, ids))
+    return spectrum, pd.Series(y, ids), pd.DataFrame(G, ids).add_prefix("rs")
+
+
+@pytest.mark.parametrize("kind", ["column", "shuffled", "nullable", "array", "list", "unnamed", "stream", "DataArray"])
+def test_one_candidate_is_a_column_with_its_name(kind):
+    spectrum, y, table = labelled_problem()
+    expected, column = scan(spectrum, y, table).sel(candidate="rs3"), table.rs3
+    given = {
+        "column": column,
+        "shuffled": column.sample(frac=1, random_state=1),
+        "nullable": column.astype("Float64"),
+        "array": column.to_numpy(),
+        "list": column.to_list(),
+        "unnamed": column.rename(None),
+        "stream": (part for part in [column]),
+        "DataArray": column.rename_axis("obs").to_xarray(),
+    }[kind]
+    result = scan(spectrum, y, given)
+    assert result.candidate.values.tolist() == ["g0" if kind in ("array", "list", "unnamed") else "rs3"]
+    assert_allclose(result.beta, [expected.beta], rtol=1e-10)
+    assert_allclose(result.p_value, [expected.p_value], rtol=1e-9)
+
+
+def test_a_missing_genotype_of_one_nullable_candidate_is_imputed():
+    spectrum, y, table = labelled_problem()
+    column = table.rs3.mask(np.arange(50) == 4)
+    nullable = scan(spectrum, y, column.astype("Float64"))
+    assert nullable.missing.values.tolist() == [1]
+    assert_allclose(nullable.beta, scan(spectrum, y, column.to_frame()).beta, rtol=1e-12)
+
+
+def test_a_column_of_other_people_is_refused():
+    spectrum, y, table = labelled_problem()
+    with pytest.raises(ValueError, match="candidates and the spectrum do not have the same ids"):
+        scan(spectrum, y, table.rs3.rename({"p3": "q3"}))
+
+
+def test_candidates_of_more_people_name_the_selection_that_works():
+    spectrum, y, markers = labelled_problem()
+    W = pd.DataFrame(problem_of("full")[0], y.index)
+    design = flmm.Design.from_arrays(y.iloc[5:], np.ones((45, 1)), W=W.iloc[5:])
+    with pytest.raises(ValueError, match=r"5 ids of candidates are not in the spectrum \('p0'.*analysed: ") as error:
+        scan(design.spectrum(), design.y, markers)
+    assert "markers.loc[list(design.ids)], or markers.loc[list(spectrum.ids)]" in str(error.value)
+    spectrum = design.spectrum()
+    result = scan(spectrum, design.y, markers.loc[list(design.ids)])
+    assert_allclose(result.beta, scan(spectrum, design.y, markers.iloc[5:].to_numpy()).beta, rtol=1e-10)
+    assert_array_equal(scan(spectrum, design.y, markers.loc[list(spectrum.ids)]).beta, result.beta)
+    with pytest.raises(ValueError, match="candidates has 50 rows but the spectrum has 45: they must describe the same"):
+        scan(spectrum, design.y, markers.to_numpy())
+
+
+@pytest.mark.parametrize("groups", [None, ["a", "b"] * 6])
+def test_a_code_for_missing_values_in_y_warns_once_and_the_replacement_works(groups):
+    spectrum, y, table = labelled_problem()
+    y = y.mask(np.arange(50) < 3, -99)
+    several = spectrum if groups is None else dict.fromkeys(groups, spectrum)
+    with pytest.warns(UserWarning, match="y is -99 in 3 of 50 rows") as record:
+        scan(several, y, table, groups=groups)
+    assert len(record) == 1
+    assert "replace it by NaN, y.replace(-99, np.nan): flmm.Design" in str(record[0].message)
+    assert y.replace(-99, np.nan).isna().sum() == 3
+
+
+def test_a_code_for_missing_values_in_an_array_names_what_replaces_it():
+    spectrum, y, table = labelled_problem()
+    y = np.where(np.arange(50) < 3, -99, y)
+    with pytest.warns(UserWarning, match=r"by NaN, np.where\(y == -99, np.nan, y\): flmm.Design"):
+        scan(spectrum, y, table)
+    replaced = np.where(y == -99, np.nan, y)
+    assert_array_equal(replaced[3:], y[3:])
+    assert np.isnan(replaced[:3]).all()

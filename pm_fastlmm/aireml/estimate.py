@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import listed
 from pm_fastlmm.aireml.cone import SINGULAR, PackedMatrix, errors, smallest_eigenvalue
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.fit import VarianceFit, history_of
+from pm_fastlmm.aireml.inference import why_not_adjusted
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
 from pm_fastlmm.aireml.mapping import Link, constants_of
 from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
@@ -201,21 +203,41 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
     if (unresolved or not trace.converged) and (endless := without_maximum(objective, trace)):
         return False, endless
     if unresolved:
+        undefined = ": standard errors are undefined (NaN)" if converged else ""
         parts.append(
-            f"the data do not tell {', '.join(unresolved)} apart, only combinations of them have information: standard "
-            "errors are undefined (NaN). Leave a term out, or fix one of them with fixed="
+            f"the data do not tell {listed(unresolved)} apart, only combinations of them have information{undefined}. "
+            "Leave a term out, or fix one of them with fixed="
         )
-    if boundary:
-        parts.append(
-            f"on the boundary: {', '.join(boundary)}; standard errors of these are undefined there (NaN). "
-            "fit.profile_interval (of what is no element of an unstructured matrix) and flmm.sample give intervals"
-        )
-        if objective.coef and objective.method == "REML":
-            parts.append(
-                "tests of fixed effects take what is on the boundary as known; zero_variances='free' of Kenward–Roger "
-                "counts it as estimated, as pbkrtest does"
-            )
+    if converged and boundary:
+        parts += _on_the_boundary(objective, last, boundary)
     return converged, ". ".join(parts)
+
+
+def _on_the_boundary(objective: Objective, last: Iteration, boundary: tuple[str, ...]) -> list[str]:
+    """Return what an estimate on the boundary has instead of standard errors, and what its tests are."""
+    parts, matrices, alone = [], [], list(boundary)
+    if isinstance(objective, StructuredObjective):
+        for entry in objective.layout.entries:
+            if entry.matrix and entry.shape[0] > 1 and objective.names[entry.start] in boundary:
+                matrices.append(entry.called)
+                alone = [name for name in alone if name not in objective.names[entry.place]]
+    if alone:
+        parts.append(
+            f"on the boundary: {listed(alone)}; standard errors of these are undefined (NaN), fit.profile_interval "
+            "gives intervals"
+        )
+    if matrices:
+        parts.append(
+            f"the covariance matrix of {listed(list(dict.fromkeys(matrices)))} is singular; standard errors of its "
+            "elements are undefined (NaN), flmm.sample gives intervals"
+        )
+    free = ~np.asarray(objective.fixed)
+    if objective.coef and not why_not_adjusted(objective, last.theta, free):
+        parts.append(
+            "tests of fixed effects take what is on the boundary as known; zero_variances='free' (Kenward–Roger) as "
+            "estimated"
+        )
+    return parts
 
 
 def _unresolved(objective: Objective, last: Iteration, boundary: tuple[str, ...]) -> list[str]:

@@ -470,8 +470,8 @@ class VarianceFit(VarianceInference, PartOfModel):
 
     @property
     def _notes(self) -> list[str]:
-        verdict = "converged" if self.converged else "NOT CONVERGED"
-        return [f"log-likelihood {self.loglik:.7f}", verdict + (f": {self.message}" if self.message else "")]
+        verdict, but = ("converged", ", but ") if self.converged else ("NOT CONVERGED", ": ")
+        return [f"log-likelihood {self.loglik:.7f}", verdict + (but + self.message if self.message else "")]
 
 
 def _chosen(values: dict[str, Any], term: str | None) -> Any:

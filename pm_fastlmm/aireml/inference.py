@@ -242,7 +242,7 @@ class VarianceInference:
         cov = self.cov.to_numpy()
         if isinstance(objective, StructuredObjective) and np.isnan(cov[np.ix_(free, free)]).any():
             return self._along_face(theta, _OVERLAPPING)
-        unavailable = "" if df != "kenward-roger" else _why_not(objective, theta, free)
+        unavailable = "" if df != "kenward-roger" else why_not_adjusted(objective, theta, free)
         known = np.where(np.outer(free, free), cov, 0.0)
         steps = steps_of(objective, theta, np.where(free, np.sqrt(np.diag(cov)), np.nan))
         slopes = first_differences(objective, theta, steps)
@@ -267,7 +267,7 @@ class VarianceInference:
     def _with_all_free(self, theta: FloatArray) -> FixedEffects:
         objective: Any = self.objective
         free = ~np.asarray(objective.fixed)
-        if unavailable := _why_not(objective, theta, free):
+        if unavailable := why_not_adjusted(objective, theta, free):
             raise ValueError(unavailable)
         projection = (objective if isinstance(objective, DenseObjective) else objective.products).projection
         require_small(projection.Q1.shape[0], len(theta))
@@ -392,7 +392,7 @@ def _alone(objective: StructuredObjective, place: int, theta: FloatArray, node: 
     return Rotated.from_values(spectrum, objective.y - others, None)
 
 
-def _why_not(objective: Any, theta: FloatArray, free: FloatArray) -> str:
+def why_not_adjusted(objective: Any, theta: FloatArray, free: FloatArray) -> str:
     """Return why there is no Kenward–Roger adjustment, nothing if there is."""
     if objective.method != "REML":
         return (
@@ -410,6 +410,8 @@ def _why_not(objective: Any, theta: FloatArray, free: FloatArray) -> str:
 def _linear(objective: Any, theta: FloatArray, free: FloatArray) -> bool:
     """Return whether ∂V/∂θ is the same at another θ."""
     other = np.where(free, theta + 0.1 * np.abs(theta), theta)
+    if isinstance(objective, SpectralObjective):
+        return True
     if isinstance(objective, StructuredObjective):
         entries = zip(objective.matrices(theta)[1], objective.matrices(other)[1], strict=True)
         return all(np.allclose(a[2], b[2], rtol=1e-9, atol=0) for a, b in entries if free[a[0]])

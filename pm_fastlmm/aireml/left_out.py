@@ -89,7 +89,7 @@ def simulate(
     if isinstance(node, DenseNode) and node.beta_cov.type.shape != (0, 0):
         raise ValueError(
             f"{node.name} has a Gaussian prior of β, which its V holds: draw replicates from the posterior, "
-            "flmm.predict(idata, effects='new')."
+            "flmm.predict(idata, effects='new', model=model)."
         )
     V = objective.covariance(theta)
     try:

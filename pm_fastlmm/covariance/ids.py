@@ -24,7 +24,9 @@ def read_index(labels: Labels, name: str, n: int | None = None) -> pd.Index:
         twice = shown(list(index[index.duplicated()].unique()))
         raise ValueError(
             f"{name} repeats {twice}: make the names unique. Records of one individual are rows of the data, not of "
-            "its relationships; identical twins and clones have names of their own (clones= of pedigree)."
+            "its relationships; identical twins and clones have names of their own (clones= of pedigree). Of ids "
+            "within a family, as in PLINK's files, join both: the individual, as FID + ':' + IID, and its parents, "
+            "as (FID + ':' + PAT).where(PAT != '0', '0')."
         )
     require_digits(index.tolist(), name, index.dtype)
     require_distinct(tuple(index), name, index.dtype)

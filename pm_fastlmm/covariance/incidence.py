@@ -34,14 +34,17 @@ class Incidence(_Columns):
     levels : tuple
     unused : tuple
         Categories that have no column, because they do not occur.
+    sorted_from : str or None
+        The factor whose labels were sorted, as nobody gave their order.
     """
 
     unused: Levels
+    sorted_from: str | None
 
-    def __new__(cls, Z: SparseMatrix, levels: Levels, unused: Levels = ()) -> Self:
-        """Keep what was left out beside the pair."""
+    def __new__(cls, Z: SparseMatrix, levels: Levels, unused: Levels = (), sorted_from: str | None = None) -> Self:
+        """Keep what was left out, and where the order is from, beside the pair."""
         self = super().__new__(cls, Z, levels)
-        self.unused = unused
+        self.unused, self.sorted_from = unused, sorted_from
         return self
 
     def __repr__(self) -> str:
@@ -68,6 +71,9 @@ class Factor(ReadOnlyArrays):
         The index of the Series that it was read from.
     parts : tuple of Factor
         Those of an interaction, with all their levels.
+    order_given : bool
+        Whether somebody chose the order of the levels: the labels are those of an ordered Categorical, or of one whose
+        categories are not merely sorted.
     """
 
     codes: npt.NDArray[np.intp]
@@ -75,13 +81,19 @@ class Factor(ReadOnlyArrays):
     name: str | None
     ids: Ids | None
     parts: tuple["Factor", ...] = ()
+    order_given: bool = False
+
+    @property
+    def sorted_from(self) -> str | None:
+        """The name under which messages ask for an order, None if there is one."""
+        return None if self.order_given else self.name or "factor"
 
     def subset(self, keep: npt.NDArray[np.bool_]) -> Self:
         """Return the factor with only some of its levels, in their order; no row may belong to another."""
         position = np.cumsum(keep) - 1
         codes = np.where(self.codes < 0, -1, position[self.codes])
         levels = tuple(level for level, kept in zip(self.levels, keep, strict=True) if kept)
-        return type(self)(codes, levels, self.name, self.ids, self.parts)
+        return type(self)(codes, levels, self.name, self.ids, self.parts, self.order_given)
 
     def crossed(self, keep: Sequence[npt.NDArray[np.bool_]]) -> Self:
         """Return the interaction over all combinations of some levels of its parts, those that do not occur too."""
@@ -97,7 +109,8 @@ class Factor(ReadOnlyArrays):
 
     def level_set(self, name: str) -> LevelSet:
         """Return the labels to which the rows of a covariance belong."""
-        return LevelSet(self.levels, name, parts=tuple(part.level_set(name) for part in self.parts))
+        parts = tuple(part.level_set(name) for part in self.parts)
+        return LevelSet(self.levels, name, parts=parts, sorted_from=self.sorted_from)
 
     def recoded(self, levels: Levels) -> Self:
         """Return the factor over other levels, followed by those of its own that are not among them."""
@@ -106,7 +119,7 @@ class Factor(ReadOnlyArrays):
         position[new] = len(levels) + np.arange(new.sum())
         together = levels + tuple(level for level, is_new in zip(self.levels, new, strict=True) if is_new)
         codes = np.where(self.codes < 0, -1, position[self.codes])
-        return type(self)(codes, together, self.name, self.ids)
+        return type(self)(codes, together, self.name, self.ids, order_given=self.order_given)
 
     def used(self) -> npt.NDArray[np.bool_]:
         """Return for each level whether it occurs."""
@@ -177,7 +190,7 @@ def incidence(
     elif factor.parts:
         factor = factor.crossed([np.ones(len(part.levels), dtype=bool) for part in factor.parts])
     Z, start = factor.matrix(), int(drop_first)
-    return Incidence(Z[:, start:], factor.levels[start:], left_out)
+    return Incidence(Z[:, start:], factor.levels[start:], left_out, factor.sorted_from)
 
 
 def read_factor(factors: Any, name: str = "the factor", *, missing_allowed: bool = False) -> Factor:
@@ -227,8 +240,10 @@ def _read_one(values: Any, name: str, missing_allowed: bool) -> Factor:
     ids = tuple(column.index.tolist()) if isinstance(values, pd.Series) else None
     if isinstance(column.dtype, pd.CategoricalDtype):
         codes, levels = np.asarray(column.cat.codes, dtype=np.intp), column.cat.categories
+        order_given = bool(column.cat.ordered) or not _merely_sorted(levels)
     else:
         codes, levels = _factorize(column)
+        order_given = False
     if not missing_allowed and (codes < 0).any():
         rows = np.flatnonzero(codes < 0).tolist()
         raise ValueError(
@@ -237,7 +252,15 @@ def _read_one(values: Any, name: str, missing_allowed: bool) -> Factor:
         )
     names = tuple(levels.tolist())
     require_distinct(names, label or name, column.dtype)
-    return Factor(codes, names, label, ids)
+    return Factor(codes, names, label, ids, order_given=order_given)
+
+
+def _merely_sorted(categories: pd.Index) -> bool:
+    """Return whether categories are in the order that pandas makes: sorted, that of appearance if they have none."""
+    try:
+        return bool((categories == categories.sort_values()).all())
+    except TypeError:
+        return True
 
 
 def require_distinct(levels: Levels, name: str, dtype: Any) -> None:

@@ -33,6 +33,8 @@ class LevelSet:
         Categories that were left out because they do not occur.
     parts : tuple of LevelSet
         The factors of whose combinations the labels are, the first varying slowest; empty for a single factor.
+    sorted_from : str or None
+        The factor whose labels were sorted, as nobody gave their order; None if somebody did.
     """
 
     labels: Levels
@@ -40,6 +42,7 @@ class LevelSet:
     what: str = "levels"
     unused: Levels = ()
     parts: tuple["LevelSet", ...] = ()
+    sorted_from: str | None = None
 
     def __len__(self) -> int:
         """Return how many rows there are."""
@@ -66,8 +69,8 @@ class LevelSet:
         """
         Raise a ValueError if the rows are not one step apart, as the neighbours of `ar1` are.
 
-        Numbers, dates and text that differs in a number alone are where they say; of other labels the order is taken as
-        it is given.
+        Numbers, dates and text that differs in a number alone are where they say. Other text has the order that it was
+        given, and none if it was only sorted: April is not the first month.
         """
         if len(self.parts) > 1:
             raise ValueError(
@@ -80,6 +83,12 @@ class LevelSet:
                 f"ar1 needs all steps, but {len(self.unused)} categories of term {self.name!r} without data were left "
                 f"out ({shown(self.unused)}): give the factor itself, or incidence(factor, unused='keep')."
             )
+        if self.sorted_from and _without_order(self.labels):
+            raise ValueError(
+                f"ar1 needs the order of the {self.what} of term {self.name!r}, which are text that nobody has put in "
+                f"order; sorted, they are {shown(self.labels)}. Give them in their order: "
+                f'pd.Categorical({self.sorted_from}, ["first", "second", ...], ordered=True).'
+            )
         if not _equally_spaced(self.labels):
             remedy = (
                 "give a Categorical whose categories are all the steps, those without data too."
@@ -90,6 +99,11 @@ class LevelSet:
                 f"ar1 needs equally spaced {self.what}, but those of term {self.name!r} are not "
                 f"({shown(self.labels)}): {remedy}"
             )
+
+
+def _without_order(labels: Levels) -> bool:
+    """Return whether sorting labels says nothing of their order: text that has no positions, of more than two."""
+    return len(labels) > 2 and any(isinstance(label, str) for label in labels) and positions_of(labels) is None
 
 
 def _equally_spaced(labels: Levels) -> bool:

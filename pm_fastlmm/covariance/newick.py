@@ -27,7 +27,7 @@ _NEXT = {
     "ended": {},
 }
 _EXPECTED = {
-    "start": "'(' (pass the tree itself, not the name of its file)",
+    "start": "'(' (pass the tree itself; of a file, pathlib.Path(file).read_text())",
     "opened": "'(' or the name of a tip",
     "closed": "a name, ':', ',', ')' or ';'",
     "named": "':', ',', ')' or ';' (quote a name that holds blanks or punctuation)",

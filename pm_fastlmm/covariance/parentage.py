@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pm_fastlmm._arrays import outside, shown
-from pm_fastlmm._spelling import as_read, look_alikes, said_of_pairs
+from pm_fastlmm._spelling import as_read, look_alikes, resemblance, said_of_pairs
 from pm_fastlmm.covariance.ids import Labels, elements, read_index
 
 type Parents = dict[Hashable, tuple[Hashable, Hashable]]
@@ -142,10 +143,12 @@ def read_parents(
         raise ValueError(f"id, sire and dam must be equally long, got {lengths}: give None for an unknown parent.")
     codes = _codes(unknown)
     spelling = _spelling_of(ids, codes)
+    padded = [_by_number(spelling) if _are_numbers(column) else {} for column in columns]
     counts: Counter[str] = Counter()
     parents: Parents = {}
     for key, pair in zip(list(spelling), zip(*columns, strict=True), strict=True):
-        parents[key] = tuple(_parent(label, codes, counts) for label in pair)  # type: ignore[assignment]
+        read = [_parent(label, codes, counts) for label in pair]
+        parents[key] = tuple(known.get(p, p) for known, p in zip(padded, read, strict=True))  # type: ignore[assignment]
         for label, parent in zip(pair, parents[key], strict=True):
             if parent is not None:
                 spelling.setdefault(parent, label)
@@ -204,6 +207,22 @@ def _spelling_of(ids: pd.Index, codes: frozenset[str]) -> dict[Hashable, Hashabl
     return {as_read(label): label for label in ids.tolist()}
 
 
+def _are_numbers(column: list[Any]) -> bool:
+    return all(label is None or (isinstance(label, Real) and not isinstance(label, bool)) for label in column)
+
+
+def _by_number(spelling: dict[Hashable, Hashable]) -> dict[Hashable, Hashable]:
+    """
+    Return the ids of digits with leading zeros by their number, if all ids are digits and one alone is that number.
+
+    A column of numbers cannot carry leading zeros: its 1 is the "0001" of a column of text. A text "1" is not.
+    """
+    if not all(isinstance(key, str) and key.isascii() and key.isdigit() for key in spelling):
+        return {}
+    numbers = Counter(map(resemblance, spelling))
+    return {resemblance(key): key for key in spelling if numbers[resemblance(key)] == 1}
+
+
 def _clones(given: Mapping[Any, Any], parents: Parents, spelling: dict[Hashable, Hashable]) -> dict[Hashable, Hashable]:
     """Return whose copy each clone is, as read; they share their parents."""
     copies: dict[Hashable, Hashable] = {}
@@ -242,19 +261,20 @@ def _refuse_mistaken(added: list[Hashable], parents: Parents, spelling: dict[Has
         )
     if lost := [label for label in strangers if _SCIENTIFIC.fullmatch(str(label))]:
         raise ValueError(
-            f"Parent {shown(lost)} is a number in scientific notation, which has lost its digits: write ids in full."
+            f"{_said('Parent', lost, 'is a number', 'are numbers')} in scientific notation, without all digits: write "
+            "ids in full."
         )
     sires, dams = ({pair[k] for pair in parents.values()} for k in (0, 1))
     if both := [spelling[key] for key in added if key in sires and key in dams]:
         raise ValueError(
-            f"{shown(both)} is sire and dam but has no row of its own, as a code of unknown parents has none: name it "
-            f"in unknown= (for instance unknown=[*UNKNOWN_PARENTS, {both[0]!r}]), or give the individual a row with "
-            "unknown parents."
+            f"{_said('Parent', both, 'is sire and dam but has', 'are sire and dam but have')} no row of its own, as a "
+            f"code of unknown parents has none: name it in unknown=, such as unknown={_with_codes(both)}, or give the "
+            "individual a row with unknown parents."
         )
     if groups := [label for label in strangers if re.fullmatch(r"-[0-9]+", str(as_read(label)))]:
         raise ValueError(
-            f"Parent {shown(groups)} is a negative number without a row, as BLUPF90 and DMU write groups of unknown "
-            f"parents: name it in unknown= (for instance unknown=[*UNKNOWN_PARENTS, {groups[0]!r}])."
+            f"{_said('Parent', groups, 'is a negative number', 'are negative numbers')} without a row, as BLUPF90 and "
+            f"DMU write groups of unknown parents: name it in unknown=, such as unknown={_with_codes(groups)}."
         )
 
 
@@ -265,10 +285,22 @@ def _ask_about_codes(added: list[Hashable], parents: Parents, spelling: dict[Has
     tops = [pair for pair in tops if pair and pair <= without_row]
     counts = Counter(p for pair in tops for p in pair)
     if many := [key for key in added if counts[key] >= _MANY and 2 * counts[key] > len(tops)]:
+        named, numbers = [spelling[key] for key in many], " and ".join(str(counts[key]) for key in many)
         warnings.warn(
-            f"Parent {shown([spelling[key] for key in many])} has no row, and of the {len(tops)} individuals without "
-            f"other ancestors {counts[many[0]]} have it: they are taken as half-sibs or full sibs. If it is a code of "
-            "unknown parents, name it in unknown=; if it is an individual, give it a row with unknown parents.",
+            f"{_said('Parent', named, 'has no row', 'have no row')}, and of the {len(tops)} individuals without other "
+            f"ancestors {numbers} have {'it' if len(many) == 1 else 'them'}: they are taken as half-sibs or full sibs. "
+            "If this is a code of unknown parents, name it in unknown=, such as "
+            f"unknown={_with_codes(named)}; if an individual, give it a row with unknown parents.",
             UserWarning,
             stacklevel=outside(),
         )
+
+
+def _said(noun: str, labels: list[Hashable], one: str, several: str) -> str:
+    """Return a subject with its predicate, in the singular or plural."""
+    return f"{noun} {shown(labels)} {one}" if len(labels) == 1 else f"{noun}s {shown(labels)} {several}"
+
+
+def _with_codes(labels: list[Hashable]) -> str:
+    """Return the argument that reads these as unknown, too, as the user writes it."""
+    return f"[*flmm.covariance.UNKNOWN_PARENTS, {', '.join(map(repr, labels))}]"

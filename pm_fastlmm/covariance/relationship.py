@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from pm_fastlmm._arrays import FloatArray, read_covariance, shown
+from pm_fastlmm._remedies import remedy_of
 from pm_fastlmm._spelling import as_read, places, spelling_hint
 from pm_fastlmm.covariance.ids import Labels, elements, read_index
 from pm_fastlmm.covariance.incidence import require_distinct
@@ -44,8 +45,10 @@ def pedigree(
     ----------
     id, sire, dam : sequences of length n
         Individuals, in any order, and their parents, as people read them: 1, 1.0, "1" and "1.0" are one individual,
-        "A" and "a", "1" and "001" are not. A parent without a row of its own is an unrelated founder: its offspring
-        are related through it, but it has no row in the result. Sire and dam may be the same (selfing).
+        "A" and "a", "1" and "001" are not. Where parents are a column of numbers, which has no leading zeros, their 1
+        is the "001" among ids that are all digits, if one alone is that number. A parent without a row of its own is
+        an unrelated founder: its offspring are related through it, but it has no row in the result. Sire and dam may
+        be the same (selfing).
     unknown : sequence, optional
         Codes of unknown parents, besides None, NaN, pd.NA and blanks, which always are; in any case and spelling. By
         default ``UNKNOWN_PARENTS``: 0, ".", "*", "?", "-", NA, N/A, #N/A, <NA>, NaN, NaT, None, null, unk, unknown,
@@ -231,8 +234,8 @@ def phylogeny(
     root : {"base", "midpoint"}, name of a tip or names of several, optional
         Where the root of an unrooted tree is: at the base of the text; in the middle of the longest path; in the middle
         of the branch to an outgroup. Needed for text marked [&U], or with more than two branches at its base unless
-        marked [&R]: maximum-likelihood programs write unrooted trees so. With an intercept in X the likelihood and σ²
-        are the same for all roots, but tr(K)/n and h² are not, nor are the effects of the tips.
+        marked [&R]: maximum-likelihood programs write unrooted trees so. With an intercept the choice of root changes
+        neither likelihood, σ² nor tests of fixed effects; it does change tr(K)/n, h² and the tip effects.
     ids : sequence, optional
         The tips to return, in this order; compared as people read them, 1 is the tip "1". Default: all, in the order
         of the tree. For an array, the names of its rows.
@@ -276,8 +279,9 @@ def phylogeny(
     else:
         raise TypeError(
             f"tree must be Newick text or a covariance matrix, got {type(tree).__name__}: read a file, "
-            "Path(file).read_text(), and write an object as text: tree.as_string('newick') of dendropy, str(tree) of "
-            "scikit-bio, tree.write() of ete, tree.newick() of treeswift, format(tree, 'newick') of Biopython."
+            "Path(file).read_text(), and write an object as text: tree.as_string('newick') of dendropy, "
+            "str(tree) of scikit-bio, tree.write() of ete, tree.newick() of treeswift, format(tree, 'newick') of "
+            "Biopython."
         )
     if ids is not None and not isinstance(tree, np.ndarray):
         wanted = read_index(ids, "ids")
@@ -301,7 +305,7 @@ def _dosages(genotypes: ArrayLike | pd.DataFrame, ids: Labels | None) -> tuple[F
     try:
         M = table.where(table.notna(), np.nan).to_numpy(dtype=float, na_value=np.nan)  # pd.NA among objects, too
     except (TypeError, ValueError) as error:
-        raise TypeError(f"genotypes must be numbers ({error}): code them as counts of one allele.") from None
+        raise TypeError(f"genotypes must be numbers ({error}): {remedy_of('genotypes')}") from None
     rows, columns = np.nonzero((M < 0) | (M > 2))
     if rows.size:
         place = f"row {list(index)[rows[0]]!r}, marker {list(table.columns)[columns[0]]!r}"

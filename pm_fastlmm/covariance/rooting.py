@@ -42,8 +42,8 @@ def _require_root(tree: Tree) -> None:
         why = "is marked as unrooted, [&U]" if tree.rooting == "unrooted" else f"has {branches} branches at its base"
         raise ValueError(
             f"The tree {why}, as programs write unrooted trees, but shared paths begin at a root: name an outgroup, "
-            f"root={tree.tips()[0]!r}, or give root='midpoint' for the middle of the longest path, or root='base' if "
-            "the base of the text is the root indeed."
+            "root='<tip>' with the name of the tip (or a list of several), or give root='midpoint' for the middle of "
+            "the longest path, or root='base' if the base of the text is the root indeed."
         )
 
 

@@ -213,6 +213,7 @@ class AR1(Covariance):
 
     In a term the levels are the steps, wherever the structure stands (in a sum, a product, a block): categories without
     data count as steps; numbers, dates and numbered names ("week 2", "week 4") that are not equally spaced are refused.
+    So is other text ("Jan", "Feb", "Mar") that was merely sorted: give its order by an ordered Categorical.
 
     Parameters
     ----------

@@ -157,7 +157,7 @@ def _incidence(
     """Return Z over the levels, their labels, the name of the factor and the ids of the rows."""
     called = name or "u"
     if isinstance(by, Incidence):
-        return by.Z, LevelSet(by.levels, called, unused=by.unused), None, None
+        return by.Z, LevelSet(by.levels, called, unused=by.unused, sorted_from=by.sorted_from), None, None
     if issparse(by) or (not isinstance(by, list | tuple) and (hasattr(by, "columns") or np.ndim(by) == 2)):
         labelled = None if issparse(by) else read(by, "by", ndim=(2,))
         matrix: Any = by if labelled is None else labelled.values

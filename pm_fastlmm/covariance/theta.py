@@ -35,13 +35,14 @@ class TermLike(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """One parameter of one term: its place in θ, its shape, and the effects within a level that it is about."""
+    """One parameter of one term: its place in θ, what its elements are called, its shape, and what it is about."""
 
     term: int
     name: str
     start: int
     shape: tuple[int, ...]
     matrix: bool
+    called: str
     part: slice = slice(None)
 
     @property
@@ -93,12 +94,12 @@ class Theta:
             for name, value in block.parameters.items():
                 structure, part = parts.get(name, (block, slice(None)))
                 shape, matrix = _shape(value, f"{term.name}.{name}"), name in block.semidefinite
-                entry = Entry(k, name, len(names), shape, matrix, part)
-                entries.append(entry)
                 columns = term.columns[part] if len(term.columns) == block.size else ()
                 places = _elements(shape[0], columns) if matrix else _places(structure, shape, columns, name in parts)
                 own = len(block.parameters) == 1 or (name in parts and places[0] in _elements(1, columns[:1]))
-                names += [(term.name if own else f"{term.name}.{name}") + place for place in places]
+                entry = Entry(k, name, len(names), shape, matrix, term.name if own else f"{term.name}.{name}", part)
+                entries.append(entry)
+                names += [entry.called + place for place in places]
                 low, high = block.bounds[name]
                 lower += _variances_first(entry.shape[0]) if matrix else [low] * entry.size
                 upper += [high] * entry.size

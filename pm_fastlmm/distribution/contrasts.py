@@ -34,7 +34,8 @@ def _warn(fgraph: Any) -> None:
             warnings.warn(
                 f"draws of {node.outputs[1].name or node.op.name} are error contrasts, Xᵀ(y - mu) = 0, and no "
                 "predictions of y: β has a flat prior, under which y has no distribution along X. Predictive draws "
-                "given the data are those of flmm.predict(idata); for draws before the data give β a proper prior.",
+                "given the data are those of flmm.predict(idata, model=model); for draws before the data give β a "
+                "proper prior.",
                 UserWarning,
                 stacklevel=outside(),
             )

@@ -33,7 +33,7 @@ class FastLMM:
     * by default β is integrated out under a flat prior: the logp is the restricted log-likelihood log ∫ p(y | β) dβ, in
       the form that lme4 prints. **This density of y is improper along X**: the value of y along X does not enter it,
       and draws of the node (prior and posterior predictive) are error contrasts, Xᵀ(y - mu) = 0. Predictive draws of y
-      itself come from `flmm.predict(idata)` afterwards. Such a node must be observed.
+      itself come from `flmm.predict(idata, model=model)` afterwards. Such a node must be observed.
     * `beta=` takes coefficients of the model (numbers or random variables): a proper density.
     * `beta_cov=`, `beta_mean=` integrate β ~ N(beta_mean, beta_cov) out: a proper density.
 

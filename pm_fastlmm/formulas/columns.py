@@ -186,7 +186,9 @@ def warn_of_codes(data: pd.DataFrame, names: Collection[str]) -> None:
     for name in names:
         values = read_column(data[name])
         if values.dtype.kind in "fi":
-            warn_of_missing_codes(values.to_numpy(dtype=np.float64), [name])
+            warn_of_missing_codes(
+                values.to_numpy(dtype=np.float64), [name], remedy=f"data[{name!r}].replace({{code}}, np.nan)"
+            )
 
 
 def _like_measurements(values: "pd.Series[str]", levels: list[str], texts: list[str]) -> bool:

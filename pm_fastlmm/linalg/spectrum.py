@@ -24,6 +24,7 @@ from pm_fastlmm._arrays import (
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
 from pm_fastlmm._missing_codes import warn_of_missing_codes
+from pm_fastlmm._remedies import selection
 from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
 from pm_fastlmm.linalg.rotated import Rotated
@@ -300,6 +301,7 @@ class Spectrum(ReadOnlyArrays, Described):
                 f"y is a square array, shape {values.shape}, without labels: rows or columns could be the responses. "
                 "Pass a DataFrame indexed by observation, or a DataArray with a dimension 'obs'."
             )
+        order = align(self.ids, response, name="y", reference_name="the spectrum")
         require_length(values.shape[0], self.n, "y", "the spectrum")
         if values.size == 0:
             raise ValueError("y has no columns: give at least one response.")
@@ -312,11 +314,11 @@ class Spectrum(ReadOnlyArrays, Described):
             "let flmm.Design or flmm.kernel_model drop and count them, or fit flmm.reml(..., missing='by_pattern').",
         )
         require_range(np.nan_to_num(values) if missing else values, "y")
-        order = align(self.ids, response, name="y", reference_name="the spectrum")
         names = response.names if values.ndim == 2 else None
         if values.ndim == 2 and names is None:
             names = tuple(f"y{t}" for t in range(values.shape[1]))
-        warn_of_missing_codes(values, names or ("y",))
+        remedy = "y.replace({code}, np.nan)" if hasattr(y, "replace") else "np.where(y == {code}, np.nan, y)"
+        warn_of_missing_codes(values, names or ("y",), remedy=remedy)
         return response.take(order), names
 
     def subset(self, rows: npt.ArrayLike) -> "Spectrum":
@@ -427,8 +429,9 @@ def aligned_design(kernel: Labelled, X: Any, kernel_name: str) -> tuple[Ids | No
         design = read(X, "X", ndim=(1, 2))
         if design.values.ndim == 1:
             design = Labelled(design.values[:, None], design.ids, design.names)
+        advice = selection(kernel_name, kernel.ids)
+        order = align(kernel.ids, design, name="X", reference_name=kernel_name, where_smaller=advice)
         require_length(design.values.shape[0], n, "X", kernel_name)
-        order = align(kernel.ids, design, name="X", reference_name=kernel_name)
         design = Labelled(design.take(order), kernel.ids or design.ids, design.names)
     ids = common_ids(kernel=kernel, design=design)[1]
     if are_directions(ids):

@@ -68,7 +68,11 @@ def test_a_singular_matrix_of_slopes_is_found_and_labelled(fit, oracle, parametr
     assert found.converged
     assert found.boundary == ("group[one]", "group[one, t]", "group[t]")
     assert found.se[list(found.boundary)].isna().all()
-    assert "on the boundary: group[one], group[one, t], group[t]" in found.message
+    assert found.message.startswith(
+        "the covariance matrix of group is singular; standard errors of its elements are undefined"
+    )
+    assert "profile_interval" not in found.message
+    assert "converged, but the covariance matrix of group" in repr(found)
     assert_allclose(found.loglik, best_by_brute_force(data, oracle), rtol=0, atol=1e-7)
     if parametrisation == "lkj":
         assert np.isfinite(found.point["L"]).all()
@@ -172,7 +176,56 @@ def test_a_residual_variance_that_goes_to_zero_is_no_estimate(fit):
     assert not found.converged
     assert "the residual variance goes to 0 and the likelihood is not bounded" in found.message
     assert "NOT CONVERGED" in repr(found)
+    assert "residual" in found.boundary
+    assert not any(word in found.message for word in ("interval", "standard error", "Kenward", "sample"))
     assert found.history.sizes["iteration"] <= 26
+
+
+def bars(formula, scale=0.0, seed=0):
+    """A fit of twelve groups whose slopes are `scale` times their intercepts."""
+    rng = np.random.default_rng(seed)
+    g, x, v = np.repeat(np.arange(12), 8), np.tile(np.arange(8.0), 12), rng.normal(size=12)
+    y = scale * v[g] * (1 + x) + rng.normal(size=96)
+    table = pd.DataFrame({"g": g, "x": x, "f": np.tile(list("abcd"), 24), "y": y})
+    return flmm.find_reml(flmm.lmm_model(formula, table), progressbar=False)
+
+
+KNOWN = (
+    "tests of fixed effects take what is on the boundary as known; zero_variances='free' (Kenward–Roger) as estimated"
+)
+
+
+def test_a_variance_at_zero_has_one_sentence_and_its_remedies_work():
+    found = bars("y ~ x + (x||g)")
+    zero = found.boundary
+    assert found.message == (
+        f"on the boundary: {', '.join(zero)}; standard errors of these are undefined (NaN), fit.profile_interval gives "
+        f"intervals. {KNOWN}"
+    )
+    for name in zero:
+        low, high = found.profile_interval(name)
+        assert low == 0
+        assert 0 < high < np.inf
+    free = found.coefficients("kenward-roger", zero_variances="free")
+    assert np.isfinite(free["se"]).all()
+
+
+def test_a_singular_matrix_is_named_once_by_its_term():
+    found = bars("y ~ x + (x|g)", 1.0, seed=1)
+    assert found.message == (
+        "the covariance matrix of g is singular; standard errors of its elements are undefined (NaN), flmm.sample "
+        f"gives intervals. {KNOWN}"
+    )
+    with pytest.raises(ValueError, match="element of an unstructured matrix"):
+        found.profile_interval("g[x]")
+    assert np.isfinite(found.coefficients("kenward-roger", zero_variances="free")["se"]).all()
+
+
+def test_a_factor_with_two_bars_does_not_list_its_elements():
+    found = bars("y ~ x + (f||g)")
+    assert len(found.boundary) >= 10
+    assert "the covariance matrix of g is singular" in found.message
+    assert "g[f[" not in found.message
 
 
 @pytest.mark.parametrize("node", ["structured", "dense", "sd"])

@@ -8,6 +8,7 @@ import pandas as pd
 import pymc as pm
 import pytest
 from numpy.testing import assert_allclose
+from scipy.special import gamma
 
 import pm_fastlmm as flmm
 
@@ -185,6 +186,9 @@ def test_named_and_generic_spectral_densities_agree():
         assert_allclose(graph.eval(), named.log_density(omega, 0.4), rtol=1e-13)
 
 
+SQUARE = {"x": np.random.default_rng(2).uniform(0, 10, (1500, 2)), "lengthscale": (1.0, 5.0)}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -200,6 +204,16 @@ def test_named_and_generic_spectral_densities_agree():
         ({"kernel": lambda D, ls: 2 * pm.gp.cov.ExpQuad(D, ls=ls)}, "has the variance 2"),
         ({"kernel": "matern32", "lengthscale": (1e-3, 1.0)}, "features, more than max_features=2300. Fewer are needed"),
         ({"kernel": "se", "max_features": 11}, "more than max_features=11"),
+        (
+            SQUARE | {"domain": (0, 10)},
+            r"x has 2 coordinates, but domain= has .* for 1: .*domain=\[\(0, 10\), \(0, 10\)\]",
+        ),
+        ({"domain": [(0, 1), (0, 2)]}, r"x has 1 coordinates, but domain= .* for 2: .*domain=\[\(0, 1\)\]"),
+        (SQUARE | {"noise_ratio_min": 0.02}, "needs 27153 features, more than max_features=2300"),
+        (
+            SQUARE | {"lengthscale": (0.01, 5.0), "max_features": 10**8},
+            r"needs at least \d{7} features, and more frequencies matter than can be looked at. Fewer are needed with",
+        ),
         ({"noise_ratio_min": 0}, "noise_ratio_min must be positive"),
         ({"tolerance": -1}, "tolerance must be positive"),
     ],
@@ -208,6 +222,31 @@ def test_bad_bases_are_refused(arguments, message):
     given = {"x": np.linspace(0, 1, 50), "lengthscale": (0.1, 0.5)} | arguments
     with pytest.raises(ValueError, match=message):
         flmm.FourierBasis(**given)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "low", "ratio"), [(2, 1.0, 0.03), (2, 1.0, 0.02), (2, 0.7, 0.02), (1, 1e-3, 0.02)]
+)
+def test_what_is_left_out_of_a_large_basis_is_what_all_other_modes_add_up_to(dimensions, low, ratio):
+    """The search ended at 200 000 features with an infinite divergence, ten times too many."""
+    D, nu, n = dimensions, 2.5, 1500
+    basis = flmm.FourierBasis(
+        kernel="matern52", lengthscale=(low, 5.0), domain=[(0, 10)] * D, n=n, noise_ratio_min=ratio, max_features=10**7
+    )
+    h, reach = basis.grid.h[0], 8 * max(basis.grid.largest)
+    axis = np.arange(reach + 1) * h
+    radius2 = axis**2 if D == 1 else axis[:, None] ** 2 + axis**2
+    times = 1.0 if D == 1 else np.where(axis > 0, 2.0, 1.0) * np.where(axis > 0, 2.0, 1.0)[:, None] / 2  # half a plane
+    density = (
+        2**D * np.pi ** (D / 2) * gamma(nu + D / 2) * (2 * nu) ** nu / (gamma(nu) * low ** (2 * nu))
+        * (2 * nu / low**2 + 4 * np.pi**2 * radius2) ** -(nu + D / 2)
+    )  # fmt: skip
+    ratios = n / (10 * h) ** D * h**D * density / ratio
+    lost = times * (ratios - np.log1p(ratios))
+    outside = radius2 > (basis.grid.j[-1] ** 2).sum() * h**2 * (1 + 1e-9)
+    rim = lost[~outside & (radius2 > (basis.grid.j[-1] ** 2).sum() * h**2 * (1 - 1e-9))].sum()
+    assert basis.divergence <= 0.01 < lost[outside].sum() + rim
+    assert basis.divergence == pytest.approx(lost[outside].sum(), abs=rim + 1e-4)
 
 
 def test_bad_rows_are_refused(process):

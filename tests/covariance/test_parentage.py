@@ -76,8 +76,13 @@ def test_a_code_in_one_column_is_asked_about_by_name():
     with pytest.warns(UserWarning, match="Parent 'S0' has no row, and of the 6 individuals .* 6 have it: .*unknown="):
         K = pedigree(ids, sire, dam)
     assert K.loc["a0", "a1"] == 0.25
-    with pytest.warns(UserWarning, match="Parent 'S0', 'D0' has no row"):
+    with pytest.warns(
+        UserWarning, match=r"Parents 'S0', 'D0' have no row, and .* ancestors 6 and 6 have them: "
+    ) as told:
         pedigree(ids, sire, ["D0"] * 6 + dam[6:])
+    remedy = "[*flmm.covariance.UNKNOWN_PARENTS, 'S0', 'D0']"
+    assert f"unknown={remedy};" in str(told[0].message)
+    assert pedigree(ids, sire, ["D0"] * 6 + dam[6:], unknown=eval(remedy)).loc["a0", "a1"] == 0
     founders = pedigree(ids, sire, dam, unknown=["S0"])
     assert founders.loc["a0", "a1"] == 0
 
@@ -125,7 +130,11 @@ def test_a_family_and_an_individual_within_it_are_one_id():
     ("ids", "sire", "message"),
     [
         (["a", "b"], [None, "A"], "'A' and 'a' differ only in their spelling"),
-        (["0001", "0002"], [0, 1], "1 and '0001' differ only in their spelling: write them alike. Read all three"),
+        (
+            ["0001", "0002"],
+            ["0", "1"],
+            "'1' and '0001' differ only in their spelling: write them alike. Read all three",
+        ),
         ([1, 2], ["", "001"], "'001' and 1 differ only in their spelling"),
         (["Rex II", "b"], [None, "Rex_II"], "'Rex_II' and 'Rex II' differ"),
         (["Rex II", "b"], [None, "rex  ii"], "'rex  ii' and 'Rex II' differ"),
@@ -133,12 +142,91 @@ def test_a_family_and_an_individual_within_it_are_one_id():
         (["1.50", "b"], [None, 1.5], "1.5 and '1.50' differ"),
         (["a", "b", "c"], [None, "Rex", "rex"], "'rex' and 'Rex' differ only in their spelling"),
         (["a", "b"], [None, "\ufeffa"], "differ only in their spelling"),
-        (["a", "b"], [None, "9.00719925474099e+15"], "a number in scientific notation, which has lost its digits"),
+        (["a", "b"], [None, "9.00719925474099e+15"], "a number in scientific notation, without all digits"),
     ],
 )
 def test_spellings_that_almost_meet_are_refused_in_pairs(ids, sire, message):
     with pytest.raises(ValueError, match=message):
         pedigree(ids, sire, [None] * len(ids))
+
+
+PADDED = [f"{i:04d}" for i in range(1, 8)]
+NUMBERS = {
+    "integers": lambda c: pd.Series([int(v or 0) for v in c]),
+    "array": lambda c: np.array([int(v or 0) for v in c]),
+    "list": lambda c: [int(v or -9) for v in c],
+    "floats": lambda c: pd.Series([float(v or "nan") for v in c]),
+    "Int64": lambda c: pd.Series([int(v) if v else None for v in c], dtype="Int64"),
+    "object": lambda c: pd.Series([int(v) if v else None for v in c], dtype=object),
+}
+
+
+@pytest.mark.parametrize("way", NUMBERS.values(), ids=NUMBERS)
+def test_parents_in_a_column_of_numbers_are_the_ids_of_padded_digits(way):
+    ids, sire, dam = family()
+    padded = [f"{int(v):04d}" for v in ids]
+    K = pedigree(padded, way(sire), way(dam))
+    assert_allclose(K, A)
+    assert list(K.index) == padded
+    assert K.attrs["founders_added"] == 0
+    read = flmm.covariance.read_pedigree(padded, way(sire), way(dam))
+    assert set(read.sire.dropna()) | set(read.dam.dropna()) <= set(padded)
+
+
+def test_a_plink_file_read_with_text_ids_and_number_parents(tmp_path):
+    file = tmp_path / "a.fam"
+    file.write_text("F 0001 0 0 1 -9\nF 0002 0 0 2 -9\nF 0003 1 2 1 -9\nF 0004 1 0 1 -9\n")
+    names = ["fid", "id", "sire", "dam", "sex", "y"]
+    fam = pd.read_csv(file, sep=r"\s+", header=None, names=names, dtype={"id": str})
+    K = pedigree(fam.id, fam.sire, fam.dam)
+    assert_allclose(K, [[1, 0, 0.5, 0.5], [0, 1, 0.5, 0], [0.5, 0.5, 1, 0.25], [0.5, 0, 0.25, 1]])
+
+
+@pytest.mark.parametrize(
+    ("ids", "sire"),
+    [
+        (["0001", "0002"], ["0", "1"]),  # a text carries its zeros
+        (["0001", "0002"], pd.Series([None, "1"], dtype="string")),
+        (["0001", "0002", "0003"], [0, 1, "1"]),  # not a column of numbers
+        (["01", "001", "2"], [0, 0, 1]),  # which of two
+        (["0001", "B2"], [0, 1]),  # ids that are not all numbers
+        ([1, 2], ["", "0001"]),
+    ],
+)
+def test_padded_digits_are_refused_where_it_is_not_clear_which_is_meant(ids, sire):
+    with pytest.raises(ValueError, match=r"differ only in their spelling: write them alike. Read all three columns as"):
+        pedigree(ids, sire, [None] * len(ids))
+
+
+def test_a_number_without_a_row_stays_an_added_founder_among_padded_ids():
+    K = pedigree(["0001", "0002", "0003"], [0, 7, 7], [0, 0, 1])
+    assert K.attrs["founders_added"] == 1
+    assert_allclose(K, [[1, 0, 0.5], [0, 1, 0.25], [0.5, 0.25, 1]])
+
+
+def test_several_parents_are_spoken_of_in_the_plural():
+    with pytest.raises(ValueError, match="Parents 'x', 'y' are sire and dam but have no row") as told:
+        pedigree(list("abcd"), ["x", "y", "a", "a"], ["y", "x", "b", "b"])
+    remedy = "[*flmm.covariance.UNKNOWN_PARENTS, 'x', 'y']"
+    assert f"unknown={remedy}, or" in str(told.value)
+    assert pedigree(list("abcd"), list("xyaa"), list("yxbb"), unknown=eval(remedy)).loc["c", "d"] == 0.5
+    with pytest.raises(ValueError, match="Parents -3, -4 are negative numbers without a row"):
+        pedigree([1, 2, 3], [-3, -3, 1], [-4, -4, 2])
+    with pytest.raises(ValueError, match=r"Parents '1e[+]20', '2e[+]20' are numbers in scientific notation"):
+        pedigree(["a", "b"], ["1e+20", None], ["2e+20", None])
+
+
+def test_ids_that_repeat_in_families_are_joined_as_the_message_says():
+    columns = {"FID": "AAABB", "IID": "12312", "PAT": "00100", "MAT": "00200"}
+    fam = {name: pd.Series(list(column)) for name, column in columns.items()}
+    with pytest.raises(ValueError, match=r"id repeats '1', '2': make .* ids within a family") as told:
+        pedigree(fam["IID"], fam["PAT"], fam["MAT"])
+    ids = "FID + ':' + IID"
+    parent = "(FID + ':' + PAT).where(PAT != '0', '0')"
+    assert f"as {ids}, and its parents, as {parent}" in str(told.value)
+    K = pedigree(*(eval(code, fam) for code in (ids, parent, parent.replace("PAT", "MAT"))))
+    assert_allclose(K.loc["A:3"], [0.5, 0.5, 1, 0, 0])
+    assert K.attrs["founders"] == 4
 
 
 def test_different_ids_that_look_alike_are_kept_apart_when_each_has_a_row():

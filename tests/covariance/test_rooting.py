@@ -18,7 +18,7 @@ ML = "(A:1,B:2,(C:3,D:4):5);"
     [
         (
             ML,
-            r"The tree has 3 branches at its base, as programs write unrooted trees.*outgroup, root='A', or give root=",
+            r"The tree has 3 branches at its base, as programs write .*outgroup, root='<tip>' with the name",
         ),
         ("(A:1,B:2,(C:3,D:4):5):0.0;", "has 3 branches at its base"),  # RAxML
         ("[&U] ((A:1,B:2):2,(C:3,D:4):3);", r"is marked as unrooted, \[&U\], as programs write unrooted"),

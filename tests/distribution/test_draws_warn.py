@@ -1,5 +1,6 @@
 """PyMC's own draws of a node with a flat β are error contrasts, and say so once a call; nothing else does."""
 
+import re
 import warnings
 
 import arviz as az
@@ -11,7 +12,7 @@ import pm_fastlmm as flmm
 from pm_fastlmm.distribution.graphs import INTERPRETED
 
 COMPILED = {"compile_kwargs": {"mode": INTERPRETED}}
-MESSAGE = r"draws of y are error contrasts.*flmm\.predict\(idata\)"
+MESSAGE = r"draws of y are error contrasts.*flmm\.predict\(idata, model=model\)"
 GROUP, DAY = np.repeat(list("abcd"), 3), np.tile(list("xyz"), 4)
 X = np.column_stack([np.ones(12), np.arange(12.0)])
 Y = 3 + np.sin(np.arange(12.0))
@@ -71,6 +72,19 @@ def test_draws_of_contrasts_warn_once_where_they_were_asked_for(node, way):
         draws = np.asarray(WAYS[way](model)["y"])
     assert [w.filename for w in caught] == [__file__]
     np.testing.assert_allclose(draws @ X, 0, atol=1e-9)  # they are what they were
+
+
+@every_node
+def test_the_call_that_the_warning_names_works_as_printed(node):
+    model, idata = model_of(node), POSTERIOR.copy()
+    with pytest.warns(UserWarning, match=MESSAGE) as caught:
+        WAYS["draw"](model)
+    call = re.search(r"flmm\.predict\(.*?\)", str(caught[0].message))[0]
+    if node is dense:  # whose y has no prediction but replicates
+        call = call.replace("model=", "effects='new', model=")
+    draws = eval(call, {"flmm": flmm, "idata": idata, "model": model}).posterior_predictive["y"].to_numpy()
+    assert np.isfinite(draws).all()
+    assert np.abs(draws @ X).min() > 1e-3
 
 
 def test_a_second_call_warns_as_the_first(recwarn):

@@ -2,7 +2,7 @@
 Random compositions of covariance structures over levels in every spelling, and their likelihood.
 
 The judge builds the covariance of the rows from definitions, entry by entry over the positions of the levels, and the
-log-likelihood in thirty digits; it knows which orders a gap would break, and these must be refused.
+log-likelihood in thirty digits; it knows which orders a gap would break, or nobody gave, and these must be refused.
 """
 
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ def check(seed):
         if not breaks:
             raise AssertionError("refused without a reason") from refused
         return [f"refused: {short(refused)}"]
-    assert not breaks, f"a gap was closed: {term!r}"
+    assert not breaks, f"a gap was closed, or an order invented: {term!r}"
     expected = tree.matrix[np.ix_(tree.rows, tree.rows)]
     found = term.Z @ np.asarray(term.covariance.dense()) @ term.Z.T
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11 * np.abs(expected).max(initial=1e-300))
@@ -61,7 +61,7 @@ def make_factor(rng, n):
         codes = rng.permutation(np.r_[codes[1:], codes[1]]) if rng.random() < 0.7 else codes
         labels = [f"visit {p}" for p in positions]
         given = pd.Categorical([labels[c] for c in codes], categories=labels)
-        return SimpleNamespace(given=given, codes=codes, labels=labels, positions=positions, size=m)
+        return SimpleNamespace(given=given, codes=codes, labels=labels, positions=positions, size=m, ordered=True)
     occurring = np.unique(codes)
     positions, codes = positions[occurring], np.searchsorted(occurring, codes)
     if spelling == "numbered":
@@ -73,21 +73,25 @@ def make_factor(rng, n):
     else:
         labels = [int(p) for p in positions]
     given = np.array(labels)[codes] if rng.random() < 0.5 else pd.Series([labels[c] for c in codes])
-    spaced = np.arange(len(labels)) if spelling == "names" else positions
-    return SimpleNamespace(given=given, codes=codes, labels=labels, positions=spaced, size=len(labels))
+    ordered = spelling != "names"
+    if not ordered:  # text says nothing of an order, unless it is given with it
+        positions, ordered = np.arange(len(labels)), bool(rng.random() < 0.5)
+        given = pd.Categorical(given, categories=labels, ordered=True) if ordered else given
+    return SimpleNamespace(given=given, codes=codes, labels=labels, positions=positions, size=len(labels),
+                           ordered=ordered)  # fmt: skip
 
 
-def even(positions):
-    """Whether positions are one step apart."""
-    steps = np.diff(positions)
-    return len(steps) < 2 or bool((steps == steps[0]).all())
+def in_steps(factor):
+    """Whether the levels are one step apart in an order that is known; of two there is only one."""
+    steps = np.diff(factor.positions)
+    return len(steps) < 2 or bool(factor.ordered and (steps == steps[0]).all())
 
 
 # ---------------------------------------------------------------- structures
 
 
 def leaf(rng, factor):
-    """A structure over the levels of one factor: (object, its matrix over all levels, whether a gap breaks it)."""
+    """A structure over the levels of one factor: (object, its matrix over all levels, whether it lacks its steps)."""
     m, v, r = factor.size, float(rng.exponential()) + 0.01, float(rng.uniform(-0.9, 0.9))
     i = np.arange(m)
     eye = np.eye(m)
@@ -104,7 +108,7 @@ def leaf(rng, factor):
             d = rng.exponential(size=m)
             return kind, cov.diagonal(d), np.diag(d), False
         case "ar1":
-            return kind, cov.ar1(v, r, **sized), v * np.power(r, np.abs(i[:, None] - i)), not even(factor.positions)
+            return kind, cov.ar1(v, r, **sized), v * np.power(r, np.abs(i[:, None] - i)), not in_steps(factor)
         case "compound":
             return kind, cov.compound_symmetry(v, 0.3, **sized), v * np.ones((m, m)) + 0.3 * eye, False
         case "equicorrelation":
@@ -139,7 +143,7 @@ def over_one(rng, factor, depth=2):
         cut = int(rng.integers(1, factor.size))
         parts = []
         for part in (slice(0, cut), slice(cut, factor.size)):
-            own = SimpleNamespace(labels=factor.labels[part], positions=factor.positions[part])
+            own = SimpleNamespace(labels=factor.labels[part], positions=factor.positions[part], ordered=factor.ordered)
             own.size = len(own.labels)
             _, structure, matrix, breaks = over_one(rng, own, 0)
             parts.append((structure.with_size(own.size), matrix, breaks))

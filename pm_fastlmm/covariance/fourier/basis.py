@@ -124,6 +124,7 @@ class FourierBasis(ReadOnlyArrays, Described):
         given = None if x is None else read_coordinates(x)
         points = None if given is None else given.values
         domain = _read_domain(domain, given)
+        _require_pairs(domain, points)
         low, high = _read_range(lengthscale)
         n = _read_count(n, points)
         for name, value in (("noise_ratio_min", noise_ratio_min), ("tolerance", tolerance)):
@@ -137,11 +138,14 @@ class FourierBasis(ReadOnlyArrays, Described):
             lambda omega: read_kernel.log_density(omega, low), 1 / (width + apart), domain.mean(axis=1),
             n=n * filled, noise_ratio=noise_ratio_min, tolerance=tolerance,
         )  # fmt: skip
-        if grid.size > max_features:
-            needed = f"{grid.size}" if found else f"more than {grid.size}"
+        if grid.size > max_features or not found:
+            needed = f"{grid.size} features" if found else f"at least {grid.size} features"
+            budget = f"more than max_features={max_features}"
+            if grid.size <= max_features:
+                budget = "and more frequencies matter than can be looked at"
             raise ValueError(
                 f"a {read_kernel.name} kernel with lengthscales from {low:g} on a domain of widths "
-                f"{', '.join(f'{w:g}' for w in width)} needs {needed} features, more than max_features={max_features}. "
+                f"{', '.join(f'{w:g}' for w in width)} needs {needed}, {budget}. "
                 f"Fewer are needed with a larger smallest lengthscale (now {low:g}), a smoother kernel, a smaller "
                 f"domain, or a larger noise_ratio_min (now {noise_ratio_min:g}); a larger max_features costs time as "
                 "its cube."
@@ -270,6 +274,17 @@ def _read_domain(domain: Any, points: Labelled | None) -> FloatArray:
                 "(low, high) for each, with low < high."
             )
     return box
+
+
+def _require_pairs(domain: FloatArray, points: FloatArray | None) -> None:
+    """Refuse a domain without a pair for each coordinate of x."""
+    if points is None or points.shape[1] == len(domain):
+        return
+    pairs = ["({:g}, {:g})".format(*domain[min(k, len(domain) - 1)]) for k in range(points.shape[1])]
+    raise ValueError(
+        f"x has {points.shape[1]} coordinates, but domain= has a pair (low, high) for {len(domain)}: give one for "
+        f"each, such as domain=[{', '.join(pairs)}]."
+    )
 
 
 def _no_width(points: Any, axis: int, value: float) -> ValueError:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pm_fastlmm._arrays import FloatArray
 
 _SQRT2 = math.sqrt(2.0)
-_LARGEST = 400_000  # modes that are looked at for the tail of a spectral density
+_LARGEST = 2_000_000  # modes that are looked at for the tail of a spectral density
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,9 +122,10 @@ def choose_modes(
     """
     Return the smallest ball of modes outside which the divergence sums to `tolerance` at most, and what is left out.
 
-    The flag is False if the ball would not fit into the modes that can be looked at.
+    The flag is False if the ball would not fit into the modes that can be looked at: then the ball is the smallest that
+    keeps the divergence of those alone, a lower bound.
     """
-    radius = 4 * float(h.max())
+    radius, found = 4 * float(h.max()), True
     for _ in itertools.count():
         grid = Grid.within(h, centre, radius)
         ratio = signal_to_noise(log_density, grid, n, noise_ratio)
@@ -133,9 +134,10 @@ def choose_modes(
         if lost[outer].sum() < 0.01 * tolerance:
             break
         if len(grid.j) * 2 ** len(h) > _LARGEST:
-            return grid, LeftOut(math.inf, math.inf), False
+            found = False
+            break
         radius *= 2
     beyond = np.append(np.cumsum(lost[::-1])[::-1], 0.0)  # beyond[i]: modes i, i + 1, … are left out
     modes = int(np.argmax(beyond <= tolerance))
     spread = float(np.sqrt((ratio[modes:] ** 2).sum()))
-    return grid.first(modes), LeftOut(float(beyond[modes]), spread), True
+    return grid.first(modes), LeftOut(float(beyond[modes]), spread), found
