@@ -7,8 +7,10 @@ left of them, and the grouping factors on the right are coded by `covariance.inc
 """
 
 import builtins
+import re
 import sys
 import warnings
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,22 @@ from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
 
 from pm_fastlmm._arrays import FloatArray, require_finite, shown
-from pm_fastlmm.formulas.columns import as_at_the_fit, read_column, table_for, warn_of_codes, warn_of_numbers_as_text
-from pm_fastlmm.formulas.functions import CONSTANTS, FUNCTIONS, REFUSED
+from pm_fastlmm.formulas.bars import split_formula
+from pm_fastlmm.formulas.columns import (
+    as_at_the_fit,
+    require_levels,
+    require_response,
+    table_for,
+    warn_of_codes,
+    warn_of_numbers_as_text,
+)
+from pm_fastlmm.formulas.functions import CONSTANTS, FUNCTIONS
 from pm_fastlmm.formulas.language import plain_error, sides, source
-from pm_fastlmm.formulas.names import columns_in, function_identifier, functions_in, names_of, plain
+from pm_fastlmm.formulas.names import calls_in, columns_in, function_identifier, names_of, plain
+from pm_fastlmm.formulas.refused import is_refused, why_refused
+from pm_fastlmm.formulas.rowwise import of_other_rows
+
+_COMMON = ["as.factor", "cut", "factor", "I", "ifelse", "log", "ns", "poly", "scale", "sqrt"]
 
 
 def fixed_effects(
@@ -52,14 +66,21 @@ def fixed_effects(
     response = sides(formula)[0].strip("`")
     warn_of_codes(data[complete], variables, response)
     matrices = _encode(formula, data[complete], whole)
-    if response in data.columns and not _numeric(data[response][complete]):
-        raise ValueError(
-            f"the response {response!r} is not numeric, but {data[response].dtype}{_first_text(data[response])}."
-        )
+    if response in data.columns:
+        require_response(data[response][complete])
     if imaginary := [name for name in variables if pd.api.types.is_complex_dtype(data[name])]:
         raise ValueError(f"data are complex in {shown(imaginary)}: give real numbers, such as real and imaginary part.")
-    y, X = (_spread(part, complete, data.index) for part in (matrices.lhs, matrices.rhs))
+    y, X = (_spread(part, complete, data.index) for part in (_conditions_as_numbers(matrices.lhs), matrices.rhs))
+    _refuse_infinite(pd.concat([y, X], axis=1))
     return y, X, matrices.rhs.model_spec
+
+
+def _conditions_as_numbers(response: Any) -> Any:
+    """Return responses of which conditions, I(x > 2), are one column of 0 and 1."""
+    for name, (kind, state) in response.model_spec.encoder_state.items():
+        if kind.value == "categorical" and list(state.get("categories", ())) == [False, True]:
+            response = response.drop(columns=f"{name}[False]").rename(columns={f"{name}[True]": name})
+    return response
 
 
 def require_table(data: Any) -> None:
@@ -99,11 +120,13 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
             f"new data have a missing value of {', '.join(sorted(map(str, absent.columns[absent.any()])))} in rows "
             f"{shown(data.index[missing].tolist())}: leave those rows out."
         )
+    table = as_at_the_fit(table_for(required, data), spec)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", DataMismatchWarning)
-            matrix = spec.get_model_matrix(as_at_the_fit(table_for(required, data), spec), context=_context())
+            matrix = spec.get_model_matrix(table, context=_context())
     except DataMismatchWarning as error:
+        _require_levels_of_calls(spec, table)
         raise ValueError(f"new data have levels of a fixed factor that have no coefficient: {error}") from None
     except MemoryError:
         raise
@@ -143,23 +166,65 @@ def _required(formula: str, whole: str) -> set[str]:
 def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
     """Encode a formula; rows in which a transform is not defined are left out, as the index tells."""
     context = _context()
-    for name in functions_in(formula):
+    for name, call in calls_in(formula):
         if function_identifier(name) not in context:
-            known = ", ".join(sorted(FUNCTIONS, key=str.lower))
-            why = REFUSED.get(
-                name, f"there is no function {name!r} here, define it or make a column first; known {known}"
-            )
-            raise ValueError(f"formula {whole!r} cannot be read: {why}.")
+            raise ValueError(f"formula {whole!r} cannot be read: {_why_not(name, call, formula, whole)}.")
     response = _required(left, whole) if (left := sides(formula)[0]) else ()
     table = table_for(_required(formula, whole), data, response=response)
     try:
-        return model_matrix(formula, table, na_action="drop", output="pandas", context=context)
+        made = model_matrix(formula, table, na_action="drop", output="pandas", context=context)
     except MemoryError:
         raise
     except Exception as error:  # what a function of the caller raises, or formulaic for its values
         raise ValueError(
             f"formula {whole!r} does not fit the columns {', '.join(map(str, data.columns))}: {plain_error(error)}"
         ) from error
+    encoded = made.rhs if response else made
+    _require_contrasts(encoded, table)
+    if term := of_other_rows(encoded, table, context):
+        raise ValueError(
+            f"the term {plain(term)!r} has another value in a row alone than among all rows, so that new rows would be "
+            "encoded differently: make a column of the table first; center(x) and scale(x) keep what they know."
+        )
+    return made
+
+
+def _require_contrasts(matrix: Any, table: pd.DataFrame) -> None:
+    """Refuse factors with one level, as R does: there is nothing to compare it with."""
+    for name, (kind, state) in matrix.model_spec.encoder_state.items():
+        levels: list[Any] = list(state.get("categories", [])) if kind.value == "categorical" else []
+        if levels == [False, True]:
+            continue
+        if name in table:
+            levels = list(table[name].loc[matrix.index].unique()) if len(levels) else levels
+        if len(levels) == 1:
+            raise ValueError(
+                f"the factor {plain(name)!r} has one level, {levels[0]!r}, in the rows without missing values, and an "
+                "effect is the difference of two: leave it out of the formula."
+            )
+
+
+def _require_levels_of_calls(spec: Any, table: pd.DataFrame) -> None:
+    """Raise a ValueError for the call, factor(k), that makes a level which the fit has not."""
+    for name, (kind, state) in spec.encoder_state.items():
+        if kind.value == "categorical" and name not in table:
+            made = model_matrix(f"0 + {name}", table, na_action="drop", output="pandas", context=_context())
+            require_levels(plain(name), made.model_spec.encoder_state[name][1]["categories"], state["categories"])
+
+
+def _why_not(name: str, call: str, formula: str, whole: str) -> str:
+    """Return why a formula cannot have a call, and what takes its place."""
+    left, parts = split_formula(whole)
+    joined = re.search(re.escape(call) + r"\s*:\s*([\w.]+)", plain(formula))  # us(x):g
+    group = (joined[1],) if joined else parts[0].factors if parts else ()
+    why = why_refused(call, response=sides(left)[0], group=group)
+    if why is not None:
+        return f"{call} is not there: {why}"
+    near = [close for close in get_close_matches(name, FUNCTIONS, cutoff=0.75) if close not in _COMMON]
+    return (
+        f"there is no function {name!r} here, define it or make a column first; known are "
+        f"{', '.join(near + _COMMON)} and others of R"
+    )
 
 
 def _spread(part: Any, complete: Any, index: pd.Index) -> pd.DataFrame:
@@ -184,9 +249,10 @@ def _context() -> dict[str, Any]:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pm_fastlmm"):
         frame = frame.f_back
-    functions = {function_identifier(name): value for name, value in {**vars(builtins), **FUNCTIONS}.items()}
+    ours = {name: value for name, value in vars(builtins).items() if not is_refused(name)} | dict(FUNCTIONS)
+    functions = {function_identifier(name): value for name, value in ours.items()}
     for name, value in (*frame.f_globals.items(), *frame.f_locals.items()):
-        if callable(value) and not (name in FUNCTIONS and _of_arrays(value)):
+        if callable(value) and not ((name in FUNCTIONS or is_refused(name)) and _of_arrays(value)):
             functions[function_identifier(name)] = value
     return {**CONSTANTS, "np": np, **frame.f_globals, **frame.f_locals, **functions}
 
@@ -195,17 +261,16 @@ def _of_arrays(function: Any) -> bool:
     return isinstance(function, np.ufunc) or getattr(function, "__module__", None) in ("math", "cmath", "numpy")
 
 
-def _numeric(column: "pd.Series[Any]") -> bool:
-    return read_column(column).dtype.kind in "fiubc"
-
-
-def _first_text(column: "pd.Series[Any]") -> str:
-    """Return which value makes a column text, if it seems to hold numbers."""
-    numbers = pd.to_numeric(column.astype(object), errors="coerce")
-    texts = column[numbers.isna() & column.notna()]
-    if not len(texts) or 2 * len(texts) > len(column):
-        return ""
-    return f": its value {texts.iloc[0]!r} in row {texts.index[0]!r} is no number, mend it or make it missing"
+def _refuse_infinite(values: pd.DataFrame) -> None:
+    """Raise a ValueError that names the terms with infinite values."""
+    infinite = np.isinf(values.to_numpy())
+    if infinite.any():
+        terms = [str(name) for name, some in zip(values.columns, infinite.any(axis=0), strict=True) if some]
+        rows = values.index[infinite.any(axis=1)].tolist()
+        raise ValueError(
+            f"y and X have {int(infinite.sum())} infinite values, of {', '.join(terms)} in rows {shown(rows)}: mend "
+            "them (a logarithm of 0 is infinite, log1p(x) is log(1 + x)), or set them to NaN to have them dropped."
+        )
 
 
 def _without_dot(formula: str, data: pd.DataFrame) -> str:

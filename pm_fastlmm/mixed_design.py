@@ -206,7 +206,11 @@ class MixedDesign(ReadOnlyArrays, Described):
             grouped &= data[list(needed)].notna().all(axis=1).to_numpy()
         y, X, spec = fixed_effects(fixed, data, whole=formula, grouped=grouped)
         if y.shape[1] != 1:
-            raise ValueError(f"formula {formula!r} has {y.shape[1]} responses ({shown(list(y.columns))}): give one.")
+            raise ValueError(
+                f"formula {formula!r} has {y.shape[1]} responses ({shown(list(y.columns))}): give one, and fit the "
+                "others by formulas of their own; with one kernel flmm.Design.from_formula(formula, data, K=K) takes "
+                "several."
+            )
         ids = tuple(data.index.tolist())
         if data.index.has_duplicates:
             twice = list(data.index[data.index.duplicated()].unique())

@@ -43,6 +43,7 @@ _NEARLY = (
 _OVERLAPPING = (
     "terms of this fit overlap, and the expansion of Kenward and Roger needs parameters that have information"
 )
+_TOGETHER = "flmm.compare_fits(without, with_) tests random slopes by a fit without and a fit with them"
 _PSEUDO = "pseudo-likelihood: the other components taken as known"
 
 
@@ -84,8 +85,8 @@ class VarianceInference:
         Raises
         ------
         ValueError
-            If there is no such parameter, it is fixed or an element of an unstructured matrix, or the level is no
-            probability.
+            If there is no such parameter, it is fixed, a fixed effect (`coefficients` has its interval) or an element
+            of an unstructured matrix, or the level is no probability.
 
         Examples
         --------
@@ -342,8 +343,17 @@ def _singular(objective: Objective, theta: FloatArray, boundary: tuple[str, ...]
 
 def _free_place(objective: Objective, name: str) -> int:
     """Return the place of a parameter that may be held on its own."""
+    if name not in objective.names and name.removeprefix("beta[").removesuffix("]") in objective.coef:
+        raise ValueError(
+            f"{name} is a fixed effect, which this likelihood has no parameter for: fit.coefficients() has its t test "
+            "and interval, fit.test_fixed tests several."
+        )
+    elements = [element for element in objective.names if element.startswith(f"{name}[")]
     if name not in objective.names:
-        raise ValueError(f"there is no parameter {name!r}: they are {', '.join(objective.names)}.")
+        raise ValueError(
+            f"there is no parameter {name!r}: they are {', '.join(objective.names)}."
+            + (f" For all of {name}, {_TOGETHER}." if elements else "")
+        )
     place = objective.names.index(name)
     if objective.fixed[place]:
         raise ValueError(f"{name} is fixed: it has neither an interval nor a test.")
@@ -351,8 +361,9 @@ def _free_place(objective: Objective, name: str) -> int:
         for entry in objective.layout.entries:
             if entry.matrix and entry.shape[0] > 1 and entry.start <= place < entry.start + entry.size:
                 raise ValueError(
-                    f"{name} is an element of an unstructured matrix, which cannot be held without the others: use "
-                    "another structure, for instance a diagonal one, or flmm.sample for intervals."
+                    f"{name} is an element of an unstructured matrix, which cannot be held without the others: "
+                    f"{_TOGETHER}. Independent effects, (x || g), have variances that can be held; flmm.sample has "
+                    "intervals of both."
                 )
     return place
 

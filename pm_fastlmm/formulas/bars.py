@@ -9,6 +9,7 @@ from formulaic import Formula
 from formulaic.errors import FormulaicError
 
 from pm_fastlmm.formulas.language import as_formulaic, plain_error, source, tokens_of, without_packages
+from pm_fastlmm.formulas.refused import GROUPINGS, why_refused
 
 _FACTOR = re.compile(r"(?:as\.)?factor\(\s*`?([^`()]+?)`?\s*\)")  # right of a bar: every column is a factor there
 
@@ -110,6 +111,13 @@ def _read_random(
     """Read one random term from its tokens."""
     bars = [i for i, token in enumerate(inside) if _is_bar(token)]
     text = formula[opening.source_start : closing.source_end + 1]
+    if len(bars) == 2 and closing.token == ")" and bars[1] == bars[0] + 2:  # brms' (x | p | g)
+        left, right = (formula[a.source_end + 1 : b.source_start].strip() for a, b in (
+            (opening, inside[bars[0]]), (inside[bars[1]], closing)))  # fmt: skip
+        raise ValueError(
+            f"formula {formula!r}: {text!r} is not a random term, which is (columns | grouping factor): the second bar "
+            f"of brms correlates terms that share a name; alone it is ({left} | {right})."
+        )
     if len(bars) > 1 or closing.token != ")":
         raise ValueError(f"formula {formula!r}: {text!r} is not a random term, which is (columns | grouping factor).")
     if any(token.token == "(" for token in inside[: bars[0]]) and _closing(inside, 0) > bars[0]:
@@ -118,7 +126,7 @@ def _read_random(
     left = formula[opening.source_end + 1 : bar.source_start].strip()
     if not left:
         raise ValueError(f"formula {formula!r}: {text!r} has nothing left of its bar: an intercept is (1 | group).")
-    nested = _factors(formula, text, inside[bars[0] + 1 :])
+    nested = _factors(formula, text, left, inside[bars[0] + 1 :])
     if columns is not None:
         left = as_formulaic(left, columns, formula)
     if bar.token == "||":
@@ -132,7 +140,7 @@ def _read_random(
     return [RandomPart(parts, factors) for factors in nested]
 
 
-def _factors(formula: str, text: str, tokens: list[Any]) -> list[tuple[str, ...]]:
+def _factors(formula: str, text: str, left: str, tokens: list[Any]) -> list[tuple[str, ...]]:
     """Return the grouping factors right of the bar: ("a",), ("a", "b") for a/b, ("a", "b") for a:b."""
     nested: list[list[str]] = [[]]
     expect_name = True
@@ -149,6 +157,9 @@ def _factors(formula: str, text: str, tokens: list[Any]) -> list[tuple[str, ...]
     else:
         if not expect_name:
             return [tuple(name for part in nested[: k + 1] for name in part) for k in range(len(nested))]
+    call = tokens[0].token if len(tokens) == 1 and tokens[0].kind.value == "python" else ""
+    if call.split("(")[0] in GROUPINGS and (why := why_refused(call, left=left)):
+        raise ValueError(f"formula {formula!r}: the grouping factor of {text!r} is {call}: {why}.")
     raise ValueError(
         f"formula {formula!r}: the grouping factor of {text!r} must be a column of the table, or columns joined by : "
         "and /; make any other one a column first."

@@ -13,11 +13,10 @@ import pandas as pd
 from pm_fastlmm._arrays import outside, shown
 from pm_fastlmm._missing_codes import warn_of_missing_codes
 from pm_fastlmm._spelling import as_read
-from pm_fastlmm.formulas.factors import level_text
-from pm_fastlmm.formulas.names import column_identifier
+from pm_fastlmm.formulas.factors import condition, level_text
+from pm_fastlmm.formulas.names import column_identifier, plain_name
 
 _NUMBER = re.compile(r"\s*[<>≤≥~]?\s*[-+]?(\d+([.,]\d+)*|[.,]\d+)([eE][-+]?\d+)?\s*%?\s*")
-_LARGE = 2**15  # of whole numbers: the products and powers that a formula makes of them would overflow
 
 
 def table_for(required: Collection[str], data: pd.DataFrame, *, response: Collection[str] = ()) -> pd.DataFrame:
@@ -59,7 +58,7 @@ def as_at_the_fit(table: pd.DataFrame, spec: Any) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If a covariate has become text.
+        If a covariate has become text, or a factor has a level that the fit has not.
     """
     made = table.copy()
     for name, (kind, state) in spec.encoder_state.items():
@@ -68,6 +67,7 @@ def as_at_the_fit(table: pd.DataFrame, spec: Any) -> pd.DataFrame:
         if kind.value == "categorical":
             levels, exact = {as_read(level): level for level in state["categories"]}, set(state["categories"])
             values = [value if value in exact else levels.get(as_read(value), value) for value in table[name]]
+            require_levels(name, values, state["categories"])
             made[name] = pd.Series(values, index=table.index, dtype=object)
         elif table[name].dtype.kind not in "fiubc":
             raise ValueError(
@@ -76,22 +76,51 @@ def as_at_the_fit(table: pd.DataFrame, spec: Any) -> pd.DataFrame:
     return made
 
 
+def require_levels(name: str, values: Collection[Any], levels: Collection[Any]) -> None:
+    """Raise a ValueError for a value of a fixed factor that is none of its levels at the fit."""
+    known = set(levels)
+    if new := [value for value in dict.fromkeys(values) if value not in known]:
+        raise ValueError(
+            f"new data have levels of a fixed factor that have no coefficient: {name} has no level {shown(new)} in the "
+            f"fit, which has {', '.join(map(level_text, levels))}. Leave those rows out, or fit {name} as a random "
+            f"term, (1 | {name}), which tells what is known about a new level."
+        )
+
+
+def require_response(column: "pd.Series[Any]") -> None:
+    """Raise a ValueError for a response that is no number; it says how it becomes one."""
+    if read_column(column).dtype.kind in "fiubc":
+        return
+    name = str(column.name)
+    absent = pd.to_numeric(column.astype(object), errors="coerce").isna()
+    texts, levels = column[absent], column.unique().tolist()
+    if not len(texts):
+        advice = f"its texts are numbers, data[{name!r}] = pd.to_numeric(data[{name!r}])"
+    elif 2 * len(texts) <= len(column):
+        advice = f"its value {texts.iloc[0]!r} in row {texts.index[0]!r} is no number, mend it or make it missing"
+    elif len(levels) == 2:
+        advice = f"as 0 and 1 it is I(as.numeric({plain_name(name)} == {levels[1]!r})) ~ …"
+    else:
+        advice = f"give a number to each of its values, such as a score, data[{name!r}].map({{…}})"
+    raise ValueError(f"the response {name!r} is not numeric, but {column.dtype}: {advice}.")
+
+
 def read_column(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return a column of NumPy's dtypes: float64, small int64, bool, object for texts, or a category of such."""
+    """Return a column of NumPy's dtypes: float64, bool, object for texts, or a category of such or of integers."""
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         used = column.cat.remove_unused_categories()
-        categories = read_column(pd.Series(used.cat.categories))
-        index = pd.Index(categories.tolist(), dtype=categories.dtype)
+        categories = used.cat.categories
+        index = categories
+        if not pd.api.types.is_integer_dtype(categories.dtype):  # levels, not numbers: 1 is no "1.0"
+            read = read_column(pd.Series(categories))
+            index = pd.Index(read.tolist(), dtype=read.dtype)
         codes = pd.Categorical.from_codes(used.cat.codes, categories=index, ordered=bool(used.cat.ordered))
         return pd.Series(codes, index=column.index)
     if isinstance(dtype, pd.SparseDtype):
         return read_column(pd.Series(np.asarray(column), index=column.index))
     if pd.api.types.is_bool_dtype(dtype) and not pd.api.types.is_object_dtype(dtype):
         return column.astype(bool) if not column.isna().any() else column.astype(object)
-    if pd.api.types.is_integer_dtype(dtype) and not column.isna().any():
-        large = len(column) > 0 and max(abs(int(column.max())), abs(int(column.min()))) > _LARGE
-        return column.astype(np.float64 if large else np.int64)
     if pd.api.types.is_integer_dtype(dtype) or pd.api.types.is_float_dtype(dtype):
         return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan), index=column.index)
     if pd.api.types.is_object_dtype(dtype):
@@ -118,7 +147,7 @@ def _read_objects(column: "pd.Series[Any]") -> "pd.Series[Any]":
 def _term(values: "pd.Series[Any]", name: str) -> "pd.Series[Any]":
     """Return a column as a term of its own: a covariate, or a factor."""
     if values.dtype == bool:
-        return values.astype("category")
+        return condition(values)
     if values.dtype.kind in "mM" or isinstance(values.dtype, pd.PeriodDtype | pd.DatetimeTZDtype):
         raise ValueError(
             f"the column {name!r} holds dates or durations ({values.dtype}), whose unit a formula cannot know: make it "

@@ -3,7 +3,7 @@ Expressions inside calls, written as R or as Python, returned as Python.
 
 `x^2`, `x %% 2` and `!b` are R's, `x // 2` and `x.clip(0)` Python's, and most expressions are both. Where R and Python
 read one text differently, `x > 1 | b`, it is refused: neither reader would see the other's number. Only `^` is decided:
-the power of R, since nobody means the exclusive or of two columns.
+it is always a power.
 """
 
 import ast
@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from pm_fastlmm.formulas.functions import FUNCTIONS
-from pm_fastlmm.formulas.names import column_identifier, function_identifier, plain
+from pm_fastlmm.formulas.names import LOGICAL, NUMBER, column_identifier, function_identifier, plain
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
@@ -39,7 +39,11 @@ _ADVICE = {
     ":": "a range 1:3 is c(1, 2, 3), and an interaction of factors interaction(a, b)",
     "~": "a formula inside a formula is not understood",
     "^": "a power is x ** 2 in Python",
+    "[": "a call has no columns to choose from, scale(x) is scale(x)[, 1] of R; powers of poly are I(x), I(x^2)",
 }
+
+
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.Mod, ast.FloorDiv)
 
 
 class _Token(NamedTuple):
@@ -83,12 +87,12 @@ def as_python(text: str, columns: Collection[str], *, python_only: bool = False)
         raise ValueError(f"{text!r} cannot be read, neither as R nor as Python" + (f": {advice}." if advice else "."))
     if r is None:
         assert python is not None
-        return ast.unparse(python)
+        return ast.unparse(_Operands().visit(python))
     if python is not None and not power and ast.dump(r) != ast.dump(python) and not _chained(python):
         raise ValueError(
             f"{text!r} is {_shown(r)} to R and {_shown(python)} to Python: write the parentheses that you mean."
         )
-    return ast.unparse(_Powers().visit(r))
+    return ast.unparse(_Operands(conditions=True).visit(_Powers().visit(r)))
 
 
 def _tokens(text: str, columns: Collection[str]) -> list[_Token]:
@@ -176,6 +180,64 @@ class _Powers(ast.NodeTransformer):
                 case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(power))):
                     node.right = ast.UnaryOp(ast.USub(), ast.Constant(float(power)))
         return node
+
+
+class _Operands(ast.NodeTransformer):
+    """
+    Makes operands numbers where signs are arithmetic, and conditions where they are logical, as R does.
+
+    NumPy's arithmetic of conditions is Boolean, True + True is True; R's is that of 0 and 1.
+    """
+
+    def __init__(self, *, conditions: bool = False) -> None:
+        self.conditions = conditions
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, _ARITHMETIC):
+            node.left, node.right = _converted(node.left, NUMBER), _converted(node.right, NUMBER)
+        elif self.conditions and isinstance(node.op, ast.BitAnd | ast.BitOr):
+            node.left, node.right = _converted(node.left, LOGICAL), _converted(node.right, LOGICAL)
+        return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.USub | ast.UAdd):
+            node.operand = _converted(node.operand, NUMBER)
+        elif self.conditions and isinstance(node.op, ast.Invert):
+            node.operand = _converted(node.operand, LOGICAL)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Name the contrasts of C(f, sum) by a text: R's C takes such a name for contr.sum."""
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == function_identifier("C"):
+            node.args[1:2] = [_contrasts(argument) for argument in node.args[1:2]]
+            for keyword_ in node.keywords:
+                keyword_.value = _contrasts(keyword_.value) if keyword_.arg == "contr" else keyword_.value
+        return node
+
+
+def _contrasts(argument: ast.expr) -> ast.expr:
+    named = isinstance(argument, ast.Name) and argument.id in ("sum", "treatment", "helmert", "poly")
+    return ast.Constant(f"contr.{argument.id}") if named and isinstance(argument, ast.Name) else argument
+
+
+def _converted(operand: ast.expr, kind: str) -> ast.expr:
+    """Return an operand in a conversion, unless it is a number or condition by its form."""
+    if kind == NUMBER:
+        done = (
+            (isinstance(operand, ast.Constant) and not isinstance(operand.value, bool))
+            or (isinstance(operand, ast.BinOp) and isinstance(operand.op, _ARITHMETIC))
+            or (isinstance(operand, ast.UnaryOp) and isinstance(operand.op, ast.USub | ast.UAdd))
+        )
+    else:
+        done = (
+            isinstance(operand, ast.Compare)
+            or (isinstance(operand, ast.BinOp) and isinstance(operand.op, ast.BitAnd | ast.BitOr))
+            or (isinstance(operand, ast.UnaryOp) and isinstance(operand.op, ast.Invert))
+        )
+    return operand if done else ast.Call(ast.Name(function_identifier(kind)), [operand], [])
 
 
 class _Reader:

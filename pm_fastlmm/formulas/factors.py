@@ -8,6 +8,11 @@ import pandas as pd
 from formulaic.transforms import stateful_transform
 
 
+def condition(values: Any) -> "pd.Series[Any]":
+    """Return a condition as the factor that it is to R: with the levels False and True, whichever occur."""
+    return pd.Series(pd.Categorical(np.asarray(values), categories=[False, True]))
+
+
 def level_text(level: Any) -> str:
     """Return a level as text; a whole number has no decimal point."""
     whole = isinstance(level, float | np.floating) and float(level).is_integer()
@@ -31,6 +36,23 @@ def as_factor(x: Any, levels: Sequence[Any] | None = None) -> "pd.Series[Any]":
     if categories.dtype.kind == "f" and all(value.is_integer() for value in categories.tolist()):
         made = made.cat.rename_categories([int(value) for value in categories])
     return made
+
+
+def as_at_first(made: "pd.Series[Any]", state: dict[str, Any]) -> "pd.Series[Any]":
+    """Return a factor whose levels are those that the state has kept, and new ones after them; keep them at first."""
+    levels = made.cat.categories.tolist()
+    known = state.setdefault("levels", levels)
+    by_text = {level_text(level): level for level in known}
+    levels = [by_text.get(level_text(level), level) for level in levels]
+    every = [*known, *(level for level in levels if level_text(level) not in by_text)]
+    codes = [-1 if code < 0 else every.index(levels[code]) for code in made.cat.codes]
+    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(every), ordered=bool(made.cat.ordered)))
+
+
+def require_known(made: "pd.Series[Any]", state: dict[str, Any]) -> None:
+    """Raise a ValueError for levels that the state has not."""
+    if new := made.cat.categories[len(state["levels"]) :].tolist():
+        raise ValueError(f"{new[0]!r} is none of the levels {', '.join(map(level_text, state['levels']))}")
 
 
 @stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
@@ -62,7 +84,7 @@ def in_classes(
         _state["breaks"] = np.sort(edges)
     classes = pd.cut(
         values, _state["breaks"], right=right, include_lowest=include_lowest,
-        labels=None if labels is None or labels is False else list(labels),
+        labels=None if labels is None or labels is False else list(np.atleast_1d(labels)),
     )  # fmt: skip
     if labels is False:
         return np.where(classes.codes < 0, np.nan, classes.codes + 1.0)

@@ -118,6 +118,8 @@ def _written(formula: str, token: Any, columns: Collection[str], whole: str) -> 
         hint = (
             "name the column alone, x instead of data$x" if text == "$" else "inside a call it is arithmetic, I(x > 1)"
         )
+        if "!" in text:
+            hint = "a condition is a term inside a call, I(!b)"
         raise ValueError(f"formula {whole!r} has {text!r} among its terms, which joins no terms: {hint}.")
     return text
 

@@ -6,12 +6,15 @@ name before "(" is a function, whatever else is called that. Column names that P
 are identifiers, too, once they are escaped.
 """
 
+import ast
 import keyword
 import re
 from typing import Any
 
 _COLUMN, _FUNCTION = "flmm_", "flmmcall_"
 _ESCAPED = re.compile(r"\b(flmm_|flmmcall_)((?:[A-Za-z0-9]|__|_[0-9a-f]+_)+)")
+NUMBER, LOGICAL = "+", "!"  # functions that make an operand a number, or a condition
+_CONVERSION = re.compile(r"\bflmmcall_(?:_2b_|_21_)(?=\()")
 _CHARACTER = re.compile(r"__|_([0-9a-f]+)_")
 
 
@@ -26,8 +29,22 @@ def function_identifier(name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text with names as the user wrote them; those that R would quote are in backticks."""
+    """
+    Return a text with names as the user wrote them; those that R would quote are in backticks.
+
+    Of the conversions that `expression` puts around operands nothing is left but the parentheses that they need.
+    """
+    while marker := _CONVERSION.search(text):
+        end = closing(text, marker.end())
+        inner = text[marker.end() + 1 : end - 1]
+        kept = f"({inner})" if _is_operation(inner) else inner
+        text = text[: marker.start()] + kept + text[end:]
     return _ESCAPED.sub(lambda match: _quoted(_unescape(match[2])), text)
+
+
+def plain_name(name: str) -> str:
+    """Return a column as a formula names it, in backticks where it must be."""
+    return _quoted(name)
 
 
 def columns_in(identifiers: set[str]) -> set[str]:
@@ -46,9 +63,20 @@ def names_of(terms: Any) -> set[str]:
     return found
 
 
-def functions_in(text: str) -> list[str]:
-    """Return the names of the functions that a text calls."""
-    return [_unescape(name) for kind, name in _ESCAPED.findall(text) if kind == _FUNCTION]
+def calls_in(text: str) -> list[tuple[str, str]]:
+    """Return the names of the functions that a text calls, and each call as the user wrote it."""
+    found = [match for match in _ESCAPED.finditer(text) if match[1] == _FUNCTION]
+    return [(_unescape(match[2]), plain(text[match.start() : closing(text, match.end())])) for match in found]
+
+
+def closing(text: str, opening: int) -> int:
+    """Return where the parenthesis that opens at a place has been closed; brackets in quotes are text."""
+    depth = 0
+    for match in re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`|[()]""").finditer(text, opening):
+        depth += {"(": 1, ")": -1}.get(match[0], 0)
+        if not depth:
+            return match.end()
+    return len(text)
 
 
 def _escape(name: str) -> str:
@@ -57,6 +85,14 @@ def _escape(name: str) -> str:
 
 def _unescape(text: str) -> str:
     return _CHARACTER.sub(lambda match: chr(int(match[1], 16)) if match[1] else "_", text)
+
+
+def _is_operation(text: str) -> bool:
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return True
+    return isinstance(tree, ast.BinOp | ast.Compare | ast.UnaryOp | ast.BoolOp | ast.IfExp | ast.Lambda)
 
 
 def _quoted(name: str) -> str:

@@ -3,12 +3,18 @@
 from typing import Any
 
 import numpy as np
+from formulaic.materializers.types import FactorValues
 from formulaic.transforms import stateful_transform
 from formulaic.transforms.basis_spline import basis_spline
 from scipy.interpolate import BSpline
 from scipy.linalg import null_space
 
 from pm_fastlmm._arrays import FloatArray
+
+
+def numbered(values: FloatArray) -> Any:
+    """Return columns with the numbers 1, 2, … as their names."""
+    return FactorValues(values, column_names=tuple(str(k) for k in range(1, values.shape[1] + 1)))
 
 
 @stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
@@ -27,6 +33,7 @@ def bs(
         options["lower_bound"], options["upper_bound"] = map(float, Boundary_knots)
     options.setdefault("include_intercept", intercept)
     x = np.asarray(x, dtype=np.float64)
+    knots = None if knots is None else list(np.atleast_1d(knots))
     return basis_spline(x, df, knots, degree, _state=_state, **options)
 
 
@@ -38,7 +45,7 @@ def ns(
     intercept: bool = False,
     Boundary_knots: Any = None,
     _state: Any = None,
-) -> FloatArray:
+) -> Any:
     """
     Return natural cubic splines: cubic between the knots, straight outside the boundary.
 
@@ -64,4 +71,4 @@ def ns(
     keep = null_space(curvature[:, start:])
     inner = np.clip(x, low, high)
     values = basis(inner) + (x - inner)[:, None] * basis.derivative()(inner)
-    return np.asarray(values[:, start:] @ keep)
+    return numbered(values[:, start:] @ keep)

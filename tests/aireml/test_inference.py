@@ -265,6 +265,20 @@ def test_a_component_on_the_boundary_has_p_one(reference):
     assert test.p_value == 1
 
 
+def test_random_slopes_have_the_test_and_the_intervals_that_messages_name():
+    sleep = flmm.datasets.sleepstudy()
+    without, with_, independent = (
+        find(flmm.lmm_model(f"Reaction ~ Days + {term}", sleep))
+        for term in ("(1 | Subject)", "(Days | Subject)", "(Days || Subject)")
+    )
+    table = flmm.compare_fits(without, with_)
+    assert_allclose(table["chi2"].iloc[1], 2 * (-871.8141 + 893.2325), atol=2e-3)  # lme4 1.1-31
+    assert table["reference"].iloc[1] == "½χ²₁ + ½χ²₂"
+    assert {"lower", "upper"} <= set(with_.coefficients().columns)
+    low, high = independent.profile_interval("Subject[Days]")
+    assert low < independent.theta["Subject[Days]"] < high
+
+
 def test_bad_requests_are_refused_with_the_remedy():
     table = crossed(3, slope=1.0)
     model = flmm.lmm_model("y ~ x + (1 | a) + (1 | b)", table)
@@ -284,6 +298,14 @@ def test_bad_requests_are_refused_with_the_remedy():
         slopes.profile_interval(slopes.theta.index[0])
     with pytest.raises(ValueError, match="element of an unstructured matrix"):
         slopes.test_no_variance(slopes.theta.index[0])
+    with pytest.raises(ValueError, match=r"no parameter 'Subject': they are .*For all of Subject, flmm.compare_fits"):
+        slopes.test_no_variance("Subject")
+    for ask in (slopes.test_no_variance, slopes.profile_interval):
+        with pytest.raises(ValueError, match=r"flmm.compare_fits\(without, with_\) tests random slopes .*\(x \|\| g\)"):
+            ask("Subject[Days]")
+        for name in ("Days", "beta[Days]"):
+            with pytest.raises(ValueError, match=r"is a fixed effect, .*: fit.coefficients\(\) has its t test"):
+                ask(name)
     nonlinear = flmm.fit_covariance(
         lambda theta: np.exp(1) ** theta[0] * dense_parts(table)[0][0] + theta[1] * np.eye(60), table["y"],
         start={"log_a": 0.0, "e": 1.0}, X=np.ones((60, 1)), progressbar=False,

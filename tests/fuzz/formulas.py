@@ -92,7 +92,7 @@ def covariate(rng, columns):
     other = columns[rng.integers(len(columns))]
     x, w = (np.array(c.values, dtype=float) for c in (column, other))
     a, b = column.inside, other.inside
-    choice = int(rng.integers(22))
+    choice = int(rng.integers(27))
     text, values = [
         lambda: (column.alone, x),
         lambda: (column.alone, x),
@@ -116,8 +116,13 @@ def covariate(rng, columns):
         lambda: (f"{{{a} * 2}}", 2 * x),
         lambda: (f"round({a}, 1)", x.round(1)),
         lambda: (f"as.numeric({a} > 1)", (x > 1).astype(float)),
+        lambda: (f"I(({a} > 1) + ({b} <= 2))", (x > 1) + 1.0 * (w <= 2)),
+        lambda: (f"pmax({a}, {b}, 1)", np.maximum(np.maximum(x, w), 1)),
+        lambda: (f"I(-({a} > 1) * {b})", -1.0 * (x > 1) * w),
+        lambda: (f"I(2^-{a})", 2.0**-x),
+        lambda: (f"as.numeric(factor({a}))", np.unique(x, return_inverse=True)[1] + 1.0),
     ][choice]()
-    named = {column, other} if choice in (5, 6, 7, 17) else {column}
+    named = {column, other} if choice in (5, 6, 7, 17, 22, 23, 24) else {column}
     return text, ("number", values.reshape(len(values), -1), named)
 
 
@@ -261,6 +266,8 @@ def check(seed):
 def _on(text, atom, rows):
     """Return an atom whose transform is over the rows that are kept."""
     kind, values, used = atom
+    if text.startswith("as.numeric(factor("):  # the places of the levels that are kept
+        values = (values > np.unique(values[rows])[None]).sum(axis=1, keepdims=True) + 1.0
     if kind == "number" and text.startswith(("scale(", "poly(")) and "raw" not in text:
         column = next(iter(c for c in used if c.name in text.replace("`", "")), None)
         values = values.copy()

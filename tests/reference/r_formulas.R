@@ -30,7 +30,13 @@ formulas <- c(
   "y ~ l", "y ~ 0 + l", "y ~ l:x", "y ~ l*x", "y ~ 0 + l:x", "y ~ l:f", "y ~ as.numeric(x > 1)",
   "y ~ log(yield)", "y ~ I(yield^2) + yield", "y ~ log(Sepal.Length) + Sepal.Length", "y ~ C(f, contr.sum)", "y ~ C(f, contr.helmert)", "y ~ C(f, contr.treatment)", "y ~ C(factor(dose), contr.poly)",
   "I(y/1000) ~ x", "log(y) ~ x", "y/1000 ~ x", "y - z ~ x", "2*y ~ x", "y^2 ~ x", "sqrt(y + 10) ~ x", "-y ~ x", "log(yield) ~ .", "y ~ . - g", "y ~ .", "scale(y) ~ x",
-  "y ~ x + I(x^2) + f:I(x^2)", "y ~ f + f:x + f:I(x^2) - 1", "y ~ plogis(z)", "y ~ I(1/(x + 1))", "y ~ x + I(-x^2)", "y ~ I(x - -z)", "y ~ exp(-x)", "y ~ I(1e-3 * days + 2L)")
+  "y ~ x + I(x^2) + f:I(x^2)", "y ~ f + f:x + f:I(x^2) - 1", "y ~ plogis(z)", "y ~ I(1/(x + 1))", "y ~ x + I(-x^2)", "y ~ I(x - -z)", "y ~ exp(-x)", "y ~ I(1e-3 * days + 2L)",
+  "y ~ I(l + (x > 1))", "y ~ I((x > 1) - (z > 0))", "y ~ I(-(x > 1) * z)", "y ~ I(x * (-l))", "y ~ 0 + I(-l)", "y ~ I(l + l)",
+  "y ~ I(!l * x)", "y ~ I(!(x > 1) + z > 0)", "y ~ I(T * x)", "y ~ I((days %in% c(1, 2)) * x)", "y ~ I(days & l)", "y ~ I(2^-days)",
+  "y ~ I((days + 1)^-days)", "y ~ pmax(x, z, 1)", "y ~ pmin(x, z, days)", "y ~ as.numeric(as.character(factor(dose)))", "y ~ as.integer(as.character(dose))", "y ~ as.numeric(factor(f)) + as.numeric(factor(dose))",
+  "y ~ as.character(dose)", "y ~ factor(f, labels = 'L')", "y ~ factor(dose, ordered = TRUE)", "y ~ interaction(f, a, sep = '_')", "y ~ poly(x, 2, simple = TRUE)", "y ~ C(f, contr.sum(3))",
+  "y ~ C(f, contr.poly(3))", "y ~ C(f, contr.treatment(n = 3))", "y ~ C(f, contr.treatment(3, base = 2))", "y ~ C(f, contr.treatment(3, 3))", "y ~ C(f, contr.treatment, base = 2)", "y ~ C(f, sum)",
+  "y ~ C(f, helmert)", "y ~ C(factor(dose), contr.treatment(3))", "y ~ C(f, contr.SAS)", "y ~ as.numeric(l) + as.numeric(I(x > 1))")
 num <- function(v) ifelse(is.finite(v), formatC(v, digits = 11, format = "g"), "null")
 vec <- function(v) paste0("[", paste(num(as.numeric(v)), collapse = ", "), "]")
 rows <- vapply(formulas, function(text) {
