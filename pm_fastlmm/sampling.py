@@ -58,8 +58,8 @@ def sample(
     var_name : str, optional
         Which node to seed from, when the model has several.
     nuts_sampler : {"pymc", "nutpie", "numpyro"}
-        "pymc" makes full use of the seed; the others have faster draws. (PyMC's fourth, "blackjax", it cannot run with
-        releases of blackjax after 1.3.)
+        "pymc" makes full use of the seed; the others have faster draws. (PyMC's fourth, "blackjax", PyMC 6.4.0
+        cannot run with blackjax 1.7.1.)
     **kwargs
         Passed to `pymc.sample`: cores, progressbar, target_accept, var_names … With `step=` or `initvals=` the seed is
         left out and PyMC does what it always does.
