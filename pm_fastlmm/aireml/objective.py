@@ -174,11 +174,6 @@ def moment_start(gram: FloatArray, squares: FloatArray) -> FloatArray:
     return np.asarray(shares * (total / shares.sum()) / scale)
 
 
-def pack_lower(matrices: Sequence[FloatArray]) -> FloatArray:
-    """Return the lower triangles of matrices, row by row."""
-    return np.concatenate([m[np.tril_indices(len(m))] for m in matrices]) if matrices else np.zeros(0)
-
-
 def typical(theta: FloatArray, information: FloatArray, matrices: Sequence[PackedMatrix] = ()) -> FloatArray:
     """
     Return sizes of parameters against which differences are measured: their own, or a thousandth of 1/√AI_ii.
