@@ -13,17 +13,19 @@ from pytensor.graph.replace import clone_replace, vectorize_graph
 from scipy.optimize import least_squares
 
 from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm.aireml.component import OneTermObjective
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.family import FamilyObjective
 from pm_fastlmm.aireml.fourier import FourierObjective
 from pm_fastlmm.aireml.inversion import solved
-from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm.aireml.objective import Method, Objective, Observed
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching, support
 from pm_fastlmm.likelihood.family import FamilySpectra
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
 
 _DELTAS = 40
@@ -172,6 +174,29 @@ class LinkedObjective(SquaredObjective):
             v.names, v.lower, v.upper, inner.coef,
         )  # fmt: skip
 
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.inner.n
+
+    @property
+    def projection(self) -> Projection:
+        """The projection by X."""
+        return self.inner.projection
+
+    @property
+    def observed(self) -> Observed:
+        """The response by row."""
+        return self.inner.observed
+
+    def require_residual(self) -> None:
+        """Raise a ValueError if y has no estimate."""
+        self.inner.require_residual()
+
+    def terms(self, theta: FloatArray) -> Any:
+        """Return the terms at x."""
+        return self.inner.terms(self.link.theta(theta))
+
     def state(self, theta: FloatArray) -> Any:
         """Return V factored at x."""
         inner = self.link.theta(theta)
@@ -294,7 +319,9 @@ def _structured_or_spectral(
         return pt.stack([node.sigma2_g, node.sigma2_e]), SpectralObjective.of(node.rotated(-zero), method)
     assert isinstance(node, StructuredNode)
     if node.spectrum is not None and node.treatment == "flat":
-        return node.theta, SpectralObjective.of(Rotated.from_values(node.spectrum, y, None), method, node.layout.names)
+        rotated = Rotated.from_values(node.spectrum, y, None)
+        of = OneTermObjective.of(rotated, method, node.layout.names, products=node.products, y=y)
+        return node.theta, of
     objective = StructuredObjective.of(node.products, node.layout, y, offset=offset, prior=prior, method=method)
     return node.theta, objective
 
