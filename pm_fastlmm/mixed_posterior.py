@@ -11,8 +11,8 @@ from rich.progress import track
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.coefficients import draw_factor_effects
-from pm_fastlmm.distribution import StructuredNode
 from pm_fastlmm.effects import draw_effects
+from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.rotated import Rotated

@@ -8,9 +8,10 @@ import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, shown
-from pm_fastlmm.aireml import find_node
 from pm_fastlmm.coordinates import require_labels
-from pm_fastlmm.distribution import DenseNode, LMMNode
+from pm_fastlmm.engines.dense.node import DenseNode
+from pm_fastlmm.engines.nodes import find_node
+from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.left_out import Groups, unpredictable
 from pm_fastlmm.likelihood.leave_out import leave_groups_out, leave_one_out
 from pm_fastlmm.linalg.streaming import progress

@@ -13,11 +13,15 @@ from pytensor.graph.replace import vectorize_graph
 from pytensor.xtensor import as_xtensor
 
 from pm_fastlmm._arrays import outside
-from pm_fastlmm.aireml import find_node
 from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.covariance.theta import RESIDUAL
-from pm_fastlmm.distribution import FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.lengthscale.node import FamilyNode
+from pm_fastlmm.engines.nodes import find_node, lmm_nodes
+from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.spectral.node import SpectralNode
+from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
 
 _TUNE_SEEDED = 100  # the step size alone is left to adapt

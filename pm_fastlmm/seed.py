@@ -24,8 +24,12 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.family import FamilyObjective
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.aireml.mapping import best_of_nodes, flat_objective
-from pm_fastlmm.distribution import FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, parameters, reaching
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.lengthscale.node import FamilyNode
+from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.spectral.node import SpectralNode
+from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.reml import reml
 
 type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density and gradient
@@ -78,7 +82,7 @@ class SeedError(RuntimeError):
 
 def complete(model: pm.Model, node: LMMNode) -> bool:
     """Return whether the free continuous variables that reach the node are all that the model has."""
-    return set(parameters(model, node)) == set(model.free_RVs)
+    return set(parameters(model, node.rv)) == set(model.free_RVs)
 
 
 def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.random.Generator) -> Seed:
@@ -143,7 +147,7 @@ def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
 
 def _coordinates(model: pm.Model, node: LMMNode) -> tuple[list[Any], list[Any], dict[str, FloatArray]]:
     """Return the variables that reach the node, their value variables, and PyMC's initial values of those by name."""
-    free = parameters(model, node)
+    free = parameters(model, node.rv)
     if not free:
         raise SeedError(f"no free continuous variable reaches {node.name}")
     discrete = [rv.name for rv in reaching(model, node.rv) if not rv.type.dtype.startswith("float")]

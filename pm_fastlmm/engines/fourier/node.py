@@ -1,0 +1,59 @@
+"""The node of a FourierLMM."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import pymc as pm
+
+from pm_fastlmm.covariance.fourier import FourierBasis
+from pm_fastlmm.distribution.fourier import FourierRV
+from pm_fastlmm.engines.protocol import LMMNode, answers_for, observed_data
+from pm_fastlmm.likelihood.family import FamilySpectra
+from pm_fastlmm.linalg.feature_products import FourierProducts
+
+
+@answers_for(FourierRV)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FourierNode(LMMNode):
+    """
+    A FourierLMM node; its observed data are [b̃, c̃].
+
+    Attributes
+    ----------
+    basis : FourierBasis
+    products : FourierProducts
+        Of the features with each other, X projected out.
+    spectra : FamilySpectra or None
+        At the nodes of the lengthscale, when that is all that the kernel has.
+    log_weights : TensorVariable (M,)
+        log d_j as a function of the model's variables.
+    lengthscale : TensorVariable or None
+    sigma2_g, sigma2_e : TensorVariable
+    """
+
+    called: ClassVar[str] = "FourierLMM"
+
+    basis: FourierBasis
+    products: FourierProducts
+    spectra: FamilySpectra | None
+    log_weights: Any
+    lengthscale: Any
+    sigma2_g: Any
+    sigma2_e: Any
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.products.n
+
+    def _covariance_facts(self) -> dict[str, Any]:
+        return {"kernel": self.basis.kernel.name, "features": self.basis.size}
+
+    @classmethod
+    def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
+        """Read the node."""
+        _, _, log_weights, ell, g, e = rv.owner.inputs
+        data, projection = observed_data(model, rv), op.products.projection
+        lengthscale = ell[0] if op.spectra is not None else None
+        own = (op.basis, op.products, op.spectra, log_weights, lengthscale, g, e)
+        return cls(rv.name, rv, "flat", None, None, data, projection, None, *own)
