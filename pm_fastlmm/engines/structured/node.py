@@ -70,9 +70,7 @@ class StructuredNode(LMMNode):
         return [self.theta]
 
     def target(self) -> Target | None:
-        """
-        Return θ between the REML estimate, under a flat β, and the moment estimate, which is inside all bounds.
-        """
+        """Return θ between the REML estimate, under a flat β, and the moment estimate, which is inside all bounds."""
         products = self.products if self.products.flat else self.products.treated(len(self.terms), flat=True)
         objective = StructuredObjective.of(products, self.layout, np.asarray(self.observed, dtype=float))
         try:
