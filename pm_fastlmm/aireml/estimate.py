@@ -19,7 +19,8 @@ from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
 from pm_fastlmm.aireml.mapping import Link, constants_of
 from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
 from pm_fastlmm.aireml.ridge import without_maximum
-from pm_fastlmm.distribution import FourierNode, LMMNode
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.protocol import LMMNode
 
 _NOTHING = 1e-12  # eigenvalue of the information, scaled to unit diagonal, of a direction without any
 _SHARE = 1e-3  # of such a direction that a parameter must have to be named
