@@ -91,12 +91,20 @@ def test_the_fit_is_that_of_the_rows(p, method, criterion):
     assert_allclose(got.loglik, expected.loglik, rtol=1e-10)
     assert_allclose(got.theta, expected.theta, rtol=1e-5)  # where the iterations end; the rest at one and the same θ
     theta = expected.theta.to_dict()
-    assert_allclose(got.log_likelihood(theta), expected.loglik, rtol=1e-10)
+    assert_allclose(got.objective.log_likelihood(got.at(theta)), expected.loglik, rtol=1e-10)
     size = np.sqrt(np.diag(expected.average_information))
-    assert_allclose(got.score_at(theta) / size, expected.score_at(theta) / size, atol=1e-9)
-    assert_allclose(got.average_information_at(theta), expected.average_information_at(theta), rtol=1e-9)
+    assert_allclose(
+        got.objective.score(got.at(theta)) / size, expected.objective.score(expected.at(theta)) / size, atol=1e-9
+    )
+    assert_allclose(
+        got.objective.average_information(got.at(theta)),
+        expected.objective.average_information(expected.at(theta)),
+        rtol=1e-9,
+    )
     assert_allclose(got.step(theta), expected.step(theta), rtol=1e-9)
-    for mine, theirs in zip(got.blue(theta), expected.blue(theta), strict=True):
+    for mine, theirs in zip(
+        got.objective.blue(got.at(theta)), expected.objective.blue(expected.at(theta)), strict=True
+    ):
         assert_allclose(mine, theirs, rtol=1e-9, atol=1e-10)
     for term in ("markers", "slopes", "groups"):
         mine, theirs = got.blup(term, theta), expected.blup(term, theta)
@@ -159,7 +167,7 @@ def test_effects_are_drawn_from_their_posterior(p, treatment):
         assert_allclose((got.mean(0) - mean) / sd, 0, atol=5 / np.sqrt(draws))
         assert_allclose(got.std(0), sd, rtol=0.06)
     if treatment == "flat":
-        beta, covariance = fit.blue(theta)
+        beta, covariance = fit.objective.blue(fit.at(theta))
         got = tree.posterior["y_beta"].to_numpy()[0]
         assert_allclose((got.mean(0) - beta) / np.sqrt(np.diag(covariance)), 0, atol=5 / np.sqrt(draws))
         assert_allclose(np.corrcoef(got.T), covariance / np.sqrt(np.outer(*[np.diag(covariance)] * 2)), atol=0.06)

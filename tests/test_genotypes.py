@@ -61,7 +61,7 @@ def test_pve_of_gemma_is_h2_of_the_centred_kernel(cases, reference, design):
     X = X[keep] if design == "covariates" else np.ones((n, 1))
     K, C = K[np.ix_(keep, keep)], np.eye(n) - 1 / n
     centred, given = (reml(Spectrum.from_covariance(kernel, X), y[keep]) for kernel in (C @ K @ C, K))
-    assert_allclose([centred.h2, centred.h2_se], [expected["pve"], expected["pve_se"]], rtol=1e-5)
+    assert_allclose([centred.h2, centred.standard_errors()["h2"]], [expected["pve"], expected["pve_se"]], rtol=1e-5)
     assert_allclose([given.sigma2_g, given.sigma2_e], [expected["vg"], expected["ve"]], rtol=1e-5)
     share = np.trace(C @ K @ C) / n * given.sigma2_g
     assert_allclose(share / (share + given.sigma2_e), expected["pve"], rtol=1e-5)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -11,12 +10,11 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, Ids
 from pm_fastlmm._copies import PartOfModel
-from pm_fastlmm._display import report
 from pm_fastlmm.aireml.after import by_term, fitted_values, predict, terms_state
 from pm_fastlmm.aireml.inference import VarianceInference
 from pm_fastlmm.aireml.iteration import Trace
 from pm_fastlmm.aireml.left_out import leave_out, marginal_mean, simulate
-from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
+from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.aireml.steps import propose
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.engines.fourier.node import FourierNode
@@ -24,11 +22,8 @@ from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.functions import FunctionPosterior
-from pm_fastlmm.labels import require_effects, simulated
 from pm_fastlmm.left_out import Predicted
 from pm_fastlmm.mixed_rows import read_rows
-
-_DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,8 +42,8 @@ class VarianceFit(VarianceInference, PartOfModel):
     score : Series
         ∂ℓ/∂θ at the estimate; not zero for parameters on the boundary.
     average_information : DataFrame
-    beta, beta_se : Series; beta_cov : DataFrame
-        Generalised least squares at the estimate.
+    blue, blue_cov : (r,), (r, r) arrays
+        Generalised least squares at the estimate; `beta`, `beta_se` and `beta_cov` by name.
     boundary : tuple of str
         Parameters that are on the boundary of their space. Their standard errors are undefined (NaN).
     converged : bool
@@ -57,6 +52,8 @@ class VarianceFit(VarianceInference, PartOfModel):
     history : xarray.Dataset
         By iteration: theta, beta, loglik, score, average_information, proposed and taken step, decrement, kind of step.
     method : "REML" or "ML"
+    coef : tuple of str
+        Names of the fixed effects.
     objective : Objective
         The likelihood, for single evaluations and steps at any θ.
     node : LMMNode or None
@@ -72,55 +69,36 @@ class VarianceFit(VarianceInference, PartOfModel):
     loglik: float
     score: pd.Series
     average_information: pd.DataFrame
-    beta: pd.Series
-    beta_cov: pd.DataFrame
+    blue: FloatArray
+    blue_cov: FloatArray
     boundary: tuple[str, ...]
     converged: bool
     message: str
     history: xr.Dataset
     method: Method
+    coef: tuple[str, ...]
     objective: Objective
     node: LMMNode | None
     mu: Any = 0.0
     prior_mean: FloatArray = field(default_factory=lambda: np.zeros(0))
 
-    @cached_property
-    def cov(self) -> pd.DataFrame:
+    @property
+    def shares(self) -> pd.Series:
         """
-        Covariance of the estimates: the inverse of the observed information, the curvature of the likelihood.
+        The share that each component has of the variance of an observation, tr(Z_kG_kZ_kᵀ)/n on average.
 
-        It is made of differences of the exact score when it is first asked for. NaN for parameters that are fixed or on
-        the boundary, and where the likelihood is flat.
+        Raises
+        ------
+        ValueError
+            If V is not a sum of components whose variances are known.
         """
-        names = list(self.theta.index)
-        free = self._interior()
-        theta = self.theta.to_numpy()
-        expected = information_inverse(self.average_information.to_numpy(), free)
-        steps = _DIFFERENCE * np.sqrt(np.diag(expected))
-        observed = np.zeros((len(names), len(names)))
-        for i in np.flatnonzero(free & np.isfinite(steps)):
-            ends = []
-            for sign in (1, -1):
-                moved = theta.copy()
-                moved[i] += sign * steps[i]
-                state = self.objective.state(moved)
-                ends.append(
-                    np.full(len(names), np.nan) if state is None else self.objective.derivatives(moved, state)[0]
-                )
-            observed[:, i] = (ends[1] - ends[0]) / (2 * steps[i])
-        observed = (observed + observed.T) / 2
-        usable = np.isfinite(observed[np.ix_(free, free)]).all()
-        return pd.DataFrame(information_inverse(observed, free) if usable else expected, names, names)
+        variances = pd.Series(self.objective.mean_variances(self.theta.to_numpy()), name="share")
+        return variances / variances.sum()
 
     @property
-    def se(self) -> pd.Series:
-        """Standard errors of θ (delta method), NaN on the boundary."""
-        return pd.Series(np.sqrt(np.diag(self.cov.to_numpy())), self.theta.index, name="se")
-
-    @property
-    def beta_se(self) -> pd.Series:
-        """Standard errors of the fixed effects, at the estimated θ."""
-        return pd.Series(np.sqrt(np.diag(self.beta_cov.to_numpy())), self.beta.index, name="se")
+    def h2(self) -> float:
+        """The share of all components but the residual; of one kernel that of `REMLFit`."""
+        return 1 - float(self.shares.iloc[-1])
 
     @property
     def best(self) -> xr.Dataset:
@@ -132,64 +110,36 @@ class VarianceFit(VarianceInference, PartOfModel):
         """The last iteration."""
         return self.history.isel(iteration=-1)
 
-    @property
-    def state(self) -> Any:
-        """V factored at the estimate."""
-        return self.objective.state(self.theta.to_numpy())
+    def at(self, theta: Any = None) -> FloatArray:
+        """
+        Return θ of a mapping from names to values, the others as estimated, of a sequence, or the estimate.
 
-    def _interior(self) -> Any:
-        return ~np.isin(self.theta.index, self.boundary) & ~np.asarray(self.objective.fixed)
+        The methods of `fit.objective` take it: log_likelihood, score, average_information, covariance,
+        covariance_derivatives, blue.
 
-    def _at(self, theta: Any) -> FloatArray:
+        Raises
+        ------
+        ValueError
+            If a name is unknown, the length does not fit, or a value is not finite.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> model = flmm.lmm_model("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff())
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> lower = fit.objective.log_likelihood(fit.at({"Batch": 0.0}))
+        >>> print(f"{2 * (fit.loglik - lower):.3f}")
+        3.350
+        """
         return self.theta.to_numpy() if theta is None else self.objective.read(theta, self.theta.to_numpy(), "theta")
-
-    def log_likelihood(self, theta: Any = None) -> float:
-        """Return ℓ at a θ, a mapping from names or a sequence; -inf where V is not positive definite."""
-        state = self.objective.state(self._at(theta))
-        return -np.inf if state is None else float(state.loglik)
-
-    def score_at(self, theta: Any = None) -> pd.Series:
-        """Return ∂ℓ/∂θ at a θ."""
-        return pd.Series(self._derivatives(theta)[0], self.theta.index, name="score")
-
-    def average_information_at(self, theta: Any = None) -> pd.DataFrame:
-        """Return the average information ½ qᵢᵀPqⱼ, qᵢ = (∂V/∂θ_i)Py, at a θ."""
-        return pd.DataFrame(self._derivatives(theta)[1], self.theta.index, self.theta.index)
-
-    def _derivatives(self, theta: Any) -> tuple[FloatArray, FloatArray]:
-        at = self._at(theta)
-        state = self.objective.state(at)
-        if state is None:
-            raise ValueError(f"V is not positive definite at {self.objective.described(at)}.")
-        return self.objective.derivatives(at, state)
-
-    def V(self, theta: Any = None) -> FloatArray:
-        """Return V(θ), (n, n)."""
-        return self.objective.covariance(self._at(theta))
-
-    def V_derivatives(self, theta: Any = None) -> xr.DataArray:
-        """Return ∂V/∂θ, (parameter, n, n)."""
-        values = self.objective.covariance_derivatives(self._at(theta))
-        return xr.DataArray(values, dims=("parameter", "obs", "obs_"), coords={"parameter": list(self.theta.index)})
 
     def step(self, theta: Any = None) -> pd.Series:
         """Return the θ that one full average-information step from θ leads to, without step control."""
-        at = self._at(theta)
-        score, information = self._derivatives(at)
-        omega = self.objective.internal(at)
-        J = self.objective.jacobian(omega)
-        step, _ = propose(self.objective, omega, J.T @ score, J.T @ information @ J)
-        return pd.Series(self.objective.external(omega + step), self.theta.index, name="theta")
-
-    def blue(self, theta: Any = None) -> tuple[pd.Series, pd.DataFrame]:
-        """Return the generalised least squares estimate of β and its covariance, at the estimate or at any θ."""
-        at = self._at(theta)
-        state = self.objective.state(at)
-        if state is None:
-            raise ValueError(f"V is not positive definite at {self.objective.described(at)}.")
-        beta, cov = self.objective.coefficients(state)
-        names = list(self.objective.coef)
-        return pd.Series(beta, names, name="beta"), pd.DataFrame(cov, names, names)
+        objective, at = self.objective, self.at(theta)
+        omega = objective.internal(at)
+        J = objective.jacobian(omega)
+        step, _ = propose(objective, omega, J.T @ objective.score(at), J.T @ objective.average_information(at) @ J)
+        return pd.Series(objective.external(omega + step), self.theta.index, name="theta")
 
     def blup(self, term: str | None = None, theta: Any = None) -> Any:
         """
@@ -197,7 +147,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
         A Series by level; for a term with columns a DataFrame.
         """
-        state, node = terms_state(self.objective, self.node, self._at(theta))
+        state, node = terms_state(self.objective, self.node, self.at(theta))
         return _chosen(by_term(node, state.effects(), "blup"), term)
 
     def pev(self, term: str | None = None, theta: Any = None) -> Any:
@@ -206,7 +156,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
         They are the squared standard errors of û. Those of lme4 are without that part: `conditional_variance`.
         """
-        state, node = terms_state(self.objective, self.node, self._at(theta))
+        state, node = terms_state(self.objective, self.node, self.at(theta))
         errors = [state.prediction_error(k) for k in range(len(node.terms))]
         return _chosen(by_term(node, errors, "pev"), term)
 
@@ -231,7 +181,7 @@ class VarianceFit(VarianceInference, PartOfModel):
              Intercept  Days
         308     145.71   5.31
         """
-        state, node = terms_state(self.objective, self.node, self._at(theta))
+        state, node = terms_state(self.objective, self.node, self.at(theta))
         if len(state.products.blocks) > len(node.terms):
             raise ValueError("β has a prior here, so that it is not known given y: pev() has Var(û - u).")
         errors = [state.prediction_error(k, beta_known=True) for k in range(len(node.terms))]
@@ -241,7 +191,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         """Return Xβ̂ + Σ Zû + mu ("conditional"), or Xβ̂ + mu ("marginal"), by id of the row."""
         if kind not in ("conditional", "marginal"):
             raise ValueError(f"kind must be 'conditional' (Xβ̂ + Zû) or 'marginal' (Xβ̂), got {kind!r}.")
-        state, node = terms_state(self.objective, self.node, self._at(theta))
+        state, node = terms_state(self.objective, self.node, self.at(theta))
         require_rows(node.products)
         b = self.prior_mean
         mean = self.mu + (node.projection.Q1 @ node.projection.R @ b if b.size else np.zeros(node.n))
@@ -314,7 +264,7 @@ class VarianceFit(VarianceInference, PartOfModel):
             if effects == "population":
                 raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
             return self.function(theta).predict(x_new, X_new)
-        state, node = terms_state(self.objective, self.node, self._at(theta))
+        state, node = terms_state(self.objective, self.node, self.at(theta))
         rows = read_rows(
             node.projection,
             node.terms,
@@ -337,7 +287,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         """
         if not isinstance(self.node, FourierNode):
             raise ValueError("the model has no function: it is no FourierLMM.")
-        at = self._at(theta)
+        at = self.at(theta)
         state = self.objective.state(at)
         if state is None:
             raise ValueError(f"the likelihood is not defined at {self.objective.described(at)}.")
@@ -401,79 +351,27 @@ class VarianceFit(VarianceInference, PartOfModel):
         return self._left_out(groups, theta).group_table()
 
     def _left_out(self, groups: Any, theta: Any) -> Predicted:
-        return leave_out(self.objective, self.node, self._at(theta), self.mu, self.prior_mean, groups)
+        return leave_out(self.objective, self.node, self.at(theta), self.mu, self.prior_mean, groups)
 
-    def simulate(
-        self, n_draws: int = 1, *, effects: Literal["new", "given"] = "new", random_seed: Any = None
-    ) -> pd.DataFrame:
-        """
-        Draw new responses from the fitted model, θ and β at their estimates.
-
-        Parameters
-        ----------
-        n_draws : int
-        effects : {"new", "given"}
-            "new": effects drawn from their covariance, which is the parametric bootstrap. "given": the û of the fit,
-            which vary less than the effects did; for a model with terms.
-        random_seed : optional
-
-        Returns
-        -------
-        DataFrame (n, n_draws)
-
-        Raises
-        ------
-        ValueError
-            If the rows were not kept, or there are no terms whose effects could be given.
-
-        Examples
-        --------
-        >>> import pm_fastlmm as flmm
-        >>> sleep = flmm.datasets.sleepstudy()
-        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
-        >>> fit.simulate(100, random_seed=1).shape
-        (180, 100)
-        """
-        require_effects(effects)
-        rng, theta = np.random.default_rng(random_seed), self.theta.to_numpy()
+    def _replicates(self, n_draws: int, effects: str, rng: np.random.Generator) -> FloatArray:
+        theta = self.theta.to_numpy()
         if effects == "given":
             mean = np.asarray(self.fitted())
             e = terms_state(self.objective, self.node, theta)[0].sigma2_e
-            return simulated(mean + np.sqrt(e) * rng.standard_normal((n_draws, len(mean))), self._ids)
+            return np.asarray(mean + np.sqrt(e) * rng.standard_normal((n_draws, len(mean))))
         if isinstance(self.node, StructuredNode):
             mean = np.asarray(self.fitted("marginal"))
         else:
-            mean = marginal_mean(self.objective, self.node, self.beta.to_numpy(), self.mu, self.prior_mean)
-        return simulated(simulate(self.objective, self.node, theta, mean, n_draws, rng), self._ids)
+            mean = marginal_mean(self.objective, self.node, self.blue, self.mu, self.prior_mean)
+        return simulate(self.objective, self.node, theta, mean, n_draws, rng)
 
     @property
     def _ids(self) -> Ids | None:
         return None if self.node is None else self.node.ids
 
-    def summary(self) -> pd.DataFrame:
-        """Return the estimates and standard errors of θ and β as a table."""
-        theta = pd.DataFrame({"estimate": self.theta, "se": self.se})
-        beta = pd.DataFrame({"estimate": self.beta, "se": self.beta_se})
-        beta.index = [f"beta[{name}]" for name in beta.index]
-        return pd.concat([theta, beta])
-
-    def __repr__(self) -> str:
-        """Report the fit as text."""
-        table = self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")
-        return "\n".join([self._head, table, *self._notes])
-
-    def _repr_html_(self) -> str:
-        """Report the fit as a table."""
-        return report(self._head, self.summary(), self._notes)
-
     @property
     def _head(self) -> str:
         return f"{self.method} fit by average information, {self.history.sizes['iteration'] - 1} iterations"
-
-    @property
-    def _notes(self) -> list[str]:
-        verdict, but = ("converged", ", but ") if self.converged else ("NOT CONVERGED", ": ")
-        return [f"log-likelihood {self.loglik:.7f}", verdict + (but + self.message if self.message else "")]
 
 
 def _chosen(values: dict[str, Any], term: str | None) -> Any:

@@ -199,11 +199,11 @@ def test_a_variance_at_zero_has_one_sentence_and_its_remedies_work():
     found = bars("y ~ x + (x||g)")
     zero = found.boundary
     assert found.message == (
-        f"on the boundary: {', '.join(zero)}; standard errors of these are undefined (NaN), fit.profile_interval gives "
+        f"on the boundary: {', '.join(zero)}; standard errors of these are undefined (NaN), fit.interval gives "
         f"intervals. {KNOWN}"
     )
     for name in zero:
-        low, high = found.profile_interval(name)
+        low, high = found.interval(name)
         assert low == 0
         assert 0 < high < np.inf
     free = found.coefficients("kenward-roger", zero_variances="free")
@@ -217,7 +217,7 @@ def test_a_singular_matrix_is_named_once_by_its_term():
         f"gives intervals. {KNOWN}"
     )
     with pytest.raises(ValueError, match="element of an unstructured matrix"):
-        found.profile_interval("g[x]")
+        found.interval("g[x]")
     assert np.isfinite(found.coefficients("kenward-roger", zero_variances="free")["se"]).all()
 
 

@@ -41,7 +41,7 @@ def test_the_estimate_is_the_maximum_of_the_dense_likelihood(example, fit, oracl
     dense = oracle.Dense(example.K(fit.theta["lengthscale"]), example.X, example.y, *fit.theta[1:])
     assert_allclose(fit.beta, dense.beta, rtol=1e-8)
     assert_allclose(fit.beta_cov, dense.beta_cov, rtol=1e-8)
-    assert_allclose(fit.V(), dense.V, rtol=1e-12)
+    assert_allclose(fit.objective.covariance(fit.at()), dense.V, rtol=1e-12)
 
 
 def test_standard_errors_are_the_curvature_of_the_dense_likelihood(example, fit, oracle):
@@ -62,8 +62,12 @@ def test_standard_errors_are_the_curvature_of_the_dense_likelihood(example, fit,
 def test_derivatives_of_V_are_those_of_differences(fit):
     theta = fit.theta.to_numpy()
     for i, step in enumerate(1e-5 * np.diag(theta)):
-        difference = (fit.V(theta + step) - fit.V(theta - step)) / (2 * step[i])
-        assert_allclose(fit.V_derivatives()[i], difference, atol=1e-5 * np.abs(difference).max())
+        difference = (
+            fit.objective.covariance(fit.at(theta + step)) - fit.objective.covariance(fit.at(theta - step))
+        ) / (2 * step[i])
+        assert_allclose(
+            fit.objective.covariance_derivatives(fit.at())[i], difference, atol=1e-5 * np.abs(difference).max()
+        )
 
 
 def test_the_point_is_in_the_variables_of_the_model(example, fit):

@@ -162,10 +162,13 @@ def test_derivatives_of_a_shared_variance_follow_the_chain_rule(make, fit):
     found = fit(model, start={"s": 0.7, "e": 0.4}, max_iterations=1)
     at, h = np.array([0.9, 0.5]), 1e-5
     for i in range(2):
-        ends = [found.log_likelihood(at + sign * h * np.eye(2)[i]) for sign in (1, -1)]
-        assert_allclose(found.score_at(at).iloc[i], (ends[0] - ends[1]) / (2 * h), rtol=1e-6)
-        slope = (found.V(at + h * np.eye(2)[i]) - found.V(at - h * np.eye(2)[i])) / (2 * h)
-        assert_allclose(found.V_derivatives(at)[i], slope, atol=1e-8)
+        ends = [found.objective.log_likelihood(found.at(at + sign * h * np.eye(2)[i])) for sign in (1, -1)]
+        assert_allclose(found.objective.score(found.at(at)).iloc[i], (ends[0] - ends[1]) / (2 * h), rtol=1e-6)
+        slope = (
+            found.objective.covariance(found.at(at + h * np.eye(2)[i]))
+            - found.objective.covariance(found.at(at - h * np.eye(2)[i]))
+        ) / (2 * h)
+        assert_allclose(found.objective.covariance_derivatives(found.at(at))[i], slope, atol=1e-8)
 
 
 def test_a_variance_that_is_a_number_is_held(make, fit, lme4):

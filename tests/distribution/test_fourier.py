@@ -263,9 +263,9 @@ def test_maximum_likelihood_is_refused(case):
 def test_what_needs_rows_says_so(case):
     fit = flmm.find_reml(one_lengthscale(case), progressbar=False)
     with pytest.raises(ValueError, match="the rows were not kept"):
-        fit.V()
+        fit.objective.covariance(fit.at())
     with pytest.raises(ValueError, match="the rows were not kept"):
-        fit.V_derivatives()
+        fit.objective.covariance_derivatives(fit.at())
 
 
 def test_an_estimate_outside_of_what_the_basis_was_made_for_is_said():

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from quantities import quantity
 
 import pm_fastlmm as flmm
 from pm_fastlmm import CrossProducts, Spectrum
@@ -50,13 +51,13 @@ def assert_same(factored, spectrum, rotated, rtol=1e-9):
     assert_allclose(np.abs(s.projection.R), np.abs(spectrum.projection.R), rtol=rtol, atol=1e-10)
     assert_allclose(np.abs(r.z), np.abs(rotated.z), rtol=rtol, atol=1e-9 * np.sqrt(rotated.norm2.max()))
     for field in ("rss", "norm2"):
-        assert_allclose(getattr(r, field), getattr(rotated, field), rtol=rtol)
+        assert_allclose(quantity(r, field), quantity(rotated, field), rtol=rtol)
     assert_allclose(np.abs(r.y1), np.abs(rotated.y1), rtol=rtol)
     assert_allclose(s.schur.trace(), spectrum.schur.trace(), rtol=rtol, atol=1e-9 * size)
     for method in ("REML", "ML"):
         fit, expected = flmm.reml(s, r, method=method), flmm.reml(spectrum, rotated, method=method)
         for name in SHARES:
-            assert_allclose(getattr(fit, name), getattr(expected, name), rtol=1e-7, err_msg=name)
+            assert_allclose(quantity(fit, name), quantity(expected, name), rtol=1e-7, err_msg=name)
         assert_allclose(fit.beta, expected.beta, rtol=1e-7, atol=1e-9)
         assert_allclose(
             fit.beta_cov, expected.beta_cov, rtol=1e-6, atol=1e-9 * np.abs(expected.beta_cov).max(initial=0.0)
@@ -125,7 +126,7 @@ def test_the_lost_direction_is_found_among_many_rows_and_pieces(route):
     in_memory = Spectrum.from_factor(np.eye(40)[group], np.ones((120_000, 1)))
     fit, expected = flmm.reml(spectrum, rotated), flmm.reml(in_memory, y)
     for name in SHARES:
-        assert_allclose(getattr(fit, name), getattr(expected, name), rtol=1e-8, err_msg=name)
+        assert_allclose(quantity(fit, name), quantity(expected, name), rtol=1e-8, err_msg=name)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -170,11 +171,11 @@ def test_statistics_do_not_depend_on_the_split(route, cuts, T, seed):
     parts = rows(T=T, seed=seed)
     whole, pieces = split(parts, (), method=route), split(parts, cuts, method=route).shifted(split(parts, ()).shift)
     for name in ("n", "dropped", "columns"):
-        assert np.array_equal(getattr(whole, name), getattr(pieces, name)) or name == "columns"
+        assert np.array_equal(quantity(whole, name), quantity(pieces, name)) or name == "columns"
     assert_array_equal(whole.constants, pieces.constants)
     size = np.linalg.norm(parts[1]) ** 2
     for name in ("gram", "cross", "squares"):
-        assert_allclose(getattr(pieces, name), getattr(whole, name), rtol=1e-10, atol=1e-12 * size)
+        assert_allclose(quantity(pieces, name), quantity(whole, name), rtol=1e-10, atol=1e-12 * size)
     assert_allclose(pieces.triangle.R, whole.triangle.R, rtol=1e-9, atol=1e-11 * np.sqrt(size))
     assert_allclose(pieces.triangle.C, whole.triangle.C, rtol=1e-9, atol=1e-11 * np.sqrt(size))
 
@@ -234,7 +235,7 @@ def test_updates_do_not_change_what_there_was():
     first.update(*(p[10:] for p in parts))
     first.merge(first)
     for name in ("n", "gram", "cross", "squares", "shift"):
-        assert_array_equal(getattr(first, name), getattr(before, name))
+        assert_array_equal(quantity(first, name), quantity(before, name))
     with pytest.raises(ValueError, match="read-only"):
         first.gram[0, 0] = 1.0
     with pytest.raises(AttributeError):
