@@ -1,5 +1,6 @@
 """Several terms of rows that were not kept: every result is that of the same model on the rows themselves."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import cloudpickle
@@ -90,22 +91,15 @@ def test_the_fit_is_that_of_the_rows(p, method, criterion):
     assert list(got.beta.index) == list(COEF)
     assert_allclose(got.loglik, expected.loglik, rtol=1e-10)
     assert_allclose(got.theta, expected.theta, rtol=1e-5)  # where the iterations end; the rest at one and the same θ
-    theta = expected.theta.to_dict()
-    assert_allclose(got.objective.log_likelihood(got.at(theta)), expected.loglik, rtol=1e-10)
+    theta = expected.theta.to_numpy()
+    mine, theirs = got.objective, expected.objective
+    assert_allclose(mine.log_likelihood(theta), expected.loglik, rtol=1e-10)
     size = np.sqrt(np.diag(expected.average_information))
-    assert_allclose(
-        got.objective.score(got.at(theta)) / size, expected.objective.score(expected.at(theta)) / size, atol=1e-9
-    )
-    assert_allclose(
-        got.objective.average_information(got.at(theta)),
-        expected.objective.average_information(expected.at(theta)),
-        rtol=1e-9,
-    )
+    assert_allclose(mine.score(theta) / size, theirs.score(theta) / size, atol=1e-9)
+    assert_allclose(mine.average_information(theta), theirs.average_information(theta), rtol=1e-9)
     assert_allclose(got.step(theta), expected.step(theta), rtol=1e-9)
-    for mine, theirs in zip(
-        got.objective.blue(got.at(theta)), expected.objective.blue(expected.at(theta)), strict=True
-    ):
-        assert_allclose(mine, theirs, rtol=1e-9, atol=1e-10)
+    for of_few, of_all in zip(mine.blue(theta), theirs.blue(theta), strict=True):
+        assert_allclose(of_few, of_all, rtol=1e-9, atol=1e-10)
     for term in ("markers", "slopes", "groups"):
         mine, theirs = got.blup(term, theta), expected.blup(term, theta)
         assert list(mine.index) == list(theirs.index)
@@ -250,7 +244,9 @@ def test_cross_products_are_data_too_and_a_model_survives_pickling(p):
 def test_what_has_a_value_for_each_row_is_an_error(p):
     _, few = both(p)
     fit = flmm.find_reml(few, progressbar=False)
-    for ask in (fit.fitted, fit.residuals, fit.V, fit.V_derivatives):
+    objective = fit.objective
+    asks = (objective.covariance, objective.covariance_derivatives)
+    for ask in (fit.fitted, fit.residuals, *(partial(ask, fit.at()) for ask in asks)):
         with pytest.raises(ValueError, match="nothing with one value for each observation"):
             ask()
 

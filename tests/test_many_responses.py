@@ -187,10 +187,10 @@ def test_a_coefficient_that_a_pattern_cannot_estimate_is_nan_there(build_problem
     Y[:3, 1] = np.nan
     with pytest.warns(UserWarning, match="X has rank 1 but 2 columns"):
         fits = reml(Spectrum.from_covariance(problem.K, X), Y, missing="by_pattern")
-    assert np.isfinite(fits.beta[0]).all()
-    assert np.isfinite(fits.beta[1, 0])
-    assert math.isnan(fits.beta[1, 1])
-    assert math.isnan(fits.beta_se[1, 1])
+    assert np.isfinite(fits.blue[0]).all()
+    assert np.isfinite(fits.blue[1, 0])
+    assert math.isnan(fits.blue[1, 1])
+    assert math.isnan(fits.blue_cov[1, 1, 1])
 
 
 def test_missing_values_that_cannot_be_fitted_are_refused(build_problem):

@@ -56,8 +56,8 @@ def test_fixed_parameters_keep_their_value(models, fit):
     held = fit(model, fixed={"sample": 1.0})
     assert held.theta["sample"] == 1.0
     assert_allclose(held.score[["plate", "residual"]], 0, atol=1e-5)
-    assert np.isnan(held.se["sample"])
-    assert held.se[["plate", "residual"]].notna().all()
+    assert np.isnan(held.standard_errors()["sample"])
+    assert held.standard_errors()[["plate", "residual"]].notna().all()
     assert held.boundary == ()
     kept = fit(model, fixed=["sample"], start={"sample": 2.5})
     assert kept.theta["sample"] == 2.5
@@ -86,7 +86,7 @@ def test_narrower_bounds_bind_and_are_labelled(models, fit):
     assert found.converged
     assert found.score["sample"] > 0
     assert_allclose(found.score[["plate", "residual"]], 0, atol=1e-4)
-    assert np.isnan(found.se["sample"])
+    assert np.isnan(found.standard_errors()["sample"])
     assert "on the boundary: sample; standard errors of these are undefined" in found.message
     wide = fit(model, bounds={"sample": (0.5, 20.0)})
     assert wide.boundary == ()

@@ -44,8 +44,8 @@ def coefficient_rise(problem, oracle, j, value, method):
         return oracle.profile_loglik(problem.K, others, y, delta, method).max()
 
     near = flmm.reml(problem.spectrum, problem.y, method=method)
-    width = near.beta_se[j]
-    best = minimize_scalar(lambda b: -highest(b), bounds=(near.beta[j] - width, near.beta[j] + width), method="bounded")
+    width = near.beta_se.iloc[j]
+    best = minimize_scalar(lambda b: -highest(b), bounds=(near.blue[j] - width, near.blue[j] + width), method="bounded")
     return 2 * (-best.fun - highest(value))
 
 
@@ -207,7 +207,7 @@ def test_replicates_are_estimates_of_dense_responses(build_problem):
             assert abs(difference) < 4 * np.sqrt(2 * 0.25 / 4000)
     betas = np.stack([replicates.draws[f"beta[x{j}]"] for j in range(3)], axis=-1)
     assert_allclose(betas.mean(0), fit.beta, atol=4 * betas.std(0).max() / np.sqrt(4000))
-    sd = dense.beta.std(0)
+    sd = dense.blue.std(0)
     assert_allclose(np.cov((betas / sd).T), np.cov((dense.beta / sd).T), atol=0.12)
 
 
@@ -248,7 +248,7 @@ def test_one_table_for_all_methods(build_problem):
     tables = {m: fit.intervals(m, random_seed=1, n_sim=500) for m in ("profile", "inversion", "bootstrap", "delta")}
     for method, table in tables.items():
         assert list(table.columns) == ["estimate", "lower", "upper"]
-        assert table.attrs == {"method": method, "level": 0.95}
+        assert table.attrs == {"kind": method, "level": 0.95}
         assert (table["lower"] <= table["upper"]).all()
         assert_allclose(table.loc["h2", "estimate"], fit.h2)
     assert list(tables["inversion"].index) == list(SHARES)
@@ -280,7 +280,7 @@ def test_bad_requests_are_refused_with_the_remedy(build_problem):
         fit.interval("beta[z]")
     with pytest.raises(ValueError, match=r"level must be between 0 and 1, as 0\.95, got 95"):
         fit.interval("h2", "profile", 95)
-    with pytest.raises(ValueError, match=r"not for 'sigma2_g'.*profile_interval takes any"):
+    with pytest.raises(ValueError, match=r"not for 'sigma2_g'.*kind='profile' takes any"):
         fit.interval("sigma2_g", "inversion")
     with pytest.raises(ValueError, match="'profile', 'inversion', 'bootstrap' or 'delta', got 'wald'"):
         fit.intervals("wald")
