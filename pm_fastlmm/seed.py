@@ -23,7 +23,6 @@ from scipy.special import gammaincinv, ndtri
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.family import FamilyObjective
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.mapping import best_of_nodes, flat_objective
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, parameters, reaching
 from pm_fastlmm.engines.fourier.node import FourierNode
 from pm_fastlmm.engines.lengthscale.node import FamilyNode
@@ -310,10 +309,10 @@ def _family_target(node: FamilyNode) -> tuple[FloatArray | None, Any]:
 def _reml_target(model: pm.Model, node: LMMNode) -> tuple[FloatArray | None, Any]:
     """Return θ between the REML estimate and the moment estimate, which is inside all bounds; None for a dense V."""
     if isinstance(node, FourierNode) and node.spectra is not None:
-        return best_of_nodes(node.spectra), np.ones(3, dtype=bool)
+        return node.spectra.best(), np.ones(3, dtype=bool)
     if not isinstance(node, StructuredNode):
         return None, None
-    objective = flat_objective(node)
+    objective = node.flat_objective()
     try:
         start = objective.start()
         trace = maximise(objective, start, tolerances=Tolerances(), max_iterations=_REML_ITERATIONS)

@@ -17,11 +17,10 @@ from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.fit import VarianceFit, history_of
 from pm_fastlmm.aireml.inference import why_not_adjusted
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
-from pm_fastlmm.aireml.mapping import Link, constants_of
 from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
 from pm_fastlmm.aireml.ridge import without_maximum
 from pm_fastlmm.aireml.structured import StructuredObjective
-from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.free_variables import Link
 from pm_fastlmm.engines.protocol import LMMNode
 
 _SMALLEST = 1e-70  # of the length of y, and 1/_SMALLEST the largest: the information has fourth powers of it
@@ -72,10 +71,10 @@ def estimate(
 
 
 def _constants(node: LMMNode | None) -> dict[str, Any]:
-    if node is None or isinstance(node, FourierNode):
+    if node is None:
         return {}
-    mu, b, _ = constants_of(node)
-    return {"mu": mu, "prior_mean": b if node.treatment == "proper" else np.zeros(0)}
+    mu, b, _ = node.constants()
+    return {"mu": mu, "prior_mean": b}
 
 
 def _require_residual(objective: Any) -> None:

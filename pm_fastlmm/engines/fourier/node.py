@@ -5,8 +5,11 @@ from typing import Any, ClassVar, Self
 
 import pymc as pm
 
+from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.distribution.fourier import FourierRV
+from pm_fastlmm.engines.fourier.fitting import fourier_objective
+from pm_fastlmm.engines.free_variables import Fitted
 from pm_fastlmm.engines.protocol import LMMNode, answers_for, observed_data
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.linalg.feature_products import FourierProducts
@@ -45,6 +48,10 @@ class FourierNode(LMMNode):
     def n(self) -> int:
         """Number of observations."""
         return self.products.n
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """Return the restricted likelihood over the free variables."""
+        return Fitted(fourier_objective(model, self, method))
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"kernel": self.basis.kernel.name, "features": self.basis.size}
