@@ -14,9 +14,10 @@ from scipy.optimize import least_squares
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.inversion import solved
-from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm.aireml.objective import Method, Objective, Observed
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching, support
+from pm_fastlmm.linalg.projection import Projection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,6 +165,29 @@ class LinkedObjective(SquaredObjective):
             inner, link, nearest(link, start), squared, smallest, inner.method, np.zeros(len(v.names), dtype=bool),
             v.names, v.lower, v.upper, inner.coef,
         )  # fmt: skip
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.inner.n
+
+    @property
+    def projection(self) -> Projection:
+        """The projection by X."""
+        return self.inner.projection
+
+    @property
+    def observed(self) -> Observed:
+        """The response by row."""
+        return self.inner.observed
+
+    def require_residual(self) -> None:
+        """Raise a ValueError if y has no estimate."""
+        self.inner.require_residual()
+
+    def terms(self, theta: FloatArray) -> Any:
+        """Return the terms at x."""
+        return self.inner.terms(self.link.theta(theta))
 
     def state(self, theta: FloatArray) -> Any:
         """Return V factored at x."""

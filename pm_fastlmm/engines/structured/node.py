@@ -7,8 +7,8 @@ import numpy as np
 import pymc as pm
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.component import OneTermObjective
 from pm_fastlmm.aireml.objective import Method
-from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
@@ -66,7 +66,7 @@ class StructuredNode(LMMNode):
         y = np.asarray(self.observed - mu, dtype=float)
         if self.spectrum is not None and self.treatment == "flat":
             rotated = Rotated.from_values(self.spectrum, y, None)
-            one = SpectralObjective.of(rotated, method, self.layout.names)
+            one = OneTermObjective.of(rotated, method, self.layout.names, products=self.products, y=y)
             return through_variables(model, self.name, self.theta, one)
         offset = b if b.size else None
         terms = StructuredObjective.of(self.products, self.layout, y, offset=offset, prior=B, method=method)
