@@ -6,8 +6,8 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.engines.dense.node import DenseNode
+from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.likelihood.dense import DenseFactor
-from pm_fastlmm.sampling import DrawFunction
 
 _BUDGET = 4_000_000  # numbers of V at a time
 

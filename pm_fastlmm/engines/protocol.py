@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pymc as pm
 from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pm_fastlmm._arrays import Ids, shown
+from pm_fastlmm._arrays import FloatArray, Ids, shown
 from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import Described, listed
 from pm_fastlmm.aireml.objective import Method
@@ -20,6 +20,13 @@ from pm_fastlmm.distribution.variables import Treatment
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.free_variables import Fitted
 from pm_fastlmm.linalg.projection import Projection
+
+
+class Target(NamedTuple):
+    """Values of what a node estimates, one after the other, and which of them are positive."""
+
+    values: FloatArray
+    positive: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -117,6 +124,19 @@ class LMMNode(PartOfModel, Described, ABC):
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {}
+
+    @property
+    def cheap(self) -> bool:
+        """Whether thousands of evaluations take a second or two."""
+        return False
+
+    def estimated(self) -> list[Any]:
+        """Return the graphs of what `target` has values for."""
+        return []
+
+    def target(self) -> Target | None:
+        """Return where the likelihood is highest, pulled inside all bounds: a sampler starts there."""
+        return None
 
     @classmethod
     @abstractmethod

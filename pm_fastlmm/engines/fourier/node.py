@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import pymc as pm
 
 from pm_fastlmm.aireml.objective import Method
@@ -10,9 +11,11 @@ from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.distribution.fourier import FourierRV
 from pm_fastlmm.engines.fourier.fitting import fourier_objective
 from pm_fastlmm.engines.free_variables import Fitted
-from pm_fastlmm.engines.protocol import LMMNode, answers_for, observed_data
+from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.linalg.feature_products import FourierProducts
+
+_FEW = 64  # features, whose likelihood is cheap
 
 
 @answers_for(FourierRV)
@@ -55,6 +58,19 @@ class FourierNode(LMMNode):
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"kernel": self.basis.kernel.name, "features": self.basis.size}
+
+    @property
+    def cheap(self) -> bool:
+        """Whether thousands of evaluations take a second or two."""
+        return self.spectra is not None or self.basis.size <= _FEW
+
+    def estimated(self) -> list[Any]:
+        """Return ℓ, σ²_g and σ²_e, where the kernel has no other parameter."""
+        return [] if self.spectra is None else [self.lengthscale, self.sigma2_g, self.sigma2_e]
+
+    def target(self) -> Target | None:
+        """Return the best point of a grid."""
+        return None if self.spectra is None else Target(self.spectra.best(), np.ones(3, dtype=bool))
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

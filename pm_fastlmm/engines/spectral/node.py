@@ -11,9 +11,10 @@ from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, statistic
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
-from pm_fastlmm.engines.protocol import LMMNode, answers_for, observed_data
+from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.reml import reml
 
 
 @answers_for(LMMRV)
@@ -76,6 +77,25 @@ class SpectralNode(LMMNode):
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"rank of K": self.spectrum.rank}
+
+    @property
+    def cheap(self) -> bool:
+        """Whether thousands of evaluations take a second or two: they do."""
+        return True
+
+    def estimated(self) -> list[Any]:
+        """Return σ²_g and σ²_e."""
+        return [self.sigma2_g, self.sigma2_e]
+
+    def target(self) -> Target | None:
+        """Return the REML estimates, h² pulled off 0 and 1."""
+        fit = reml(self.spectrum, self.rotated())
+        total = np.atleast_1d(np.asarray(fit.total, dtype=float))
+        share = np.clip(np.atleast_1d(np.asarray(fit.h2, dtype=float)), 0.02, 0.98)
+        if not (np.isfinite(total).all() and (total > 0).all()):
+            return None
+        values = np.concatenate([share * total / self.spectrum.mean_diagonal, (1 - share) * total])
+        return Target(values, np.ones(values.size, dtype=bool))
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

@@ -8,16 +8,21 @@ import pymc as pm
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.component import OneTermObjective
+from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.distribution.structured import StructuredRV
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
-from pm_fastlmm.engines.protocol import LMMNode, answers_for, observed_data
+from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
+
+_DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap likelihood
+_LEVELS = 8000
+_ITERATIONS = 30  # towards where a sampler starts
 
 
 @answers_for(StructuredRV)
@@ -79,6 +84,26 @@ class StructuredNode(LMMNode):
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"terms": "; ".join(f"{term.name} ({len(term.levels)} levels)" for term in self.terms)}
+
+    @property
+    def cheap(self) -> bool:
+        """Whether thousands of evaluations take a second or two."""
+        return self.products.W.shape[1] <= _DENSE_BLOCK and self.products.C.size <= _LEVELS
+
+    def estimated(self) -> list[Any]:
+        """Return θ."""
+        return [self.theta]
+
+    def target(self) -> Target | None:
+        """Return θ between the REML estimate, under a flat β, and the moment estimate, which is inside all bounds."""
+        objective = self.flat_objective()
+        try:
+            start = objective.start()
+            trace = maximise(objective, start, tolerances=Tolerances(), max_iterations=_ITERATIONS)
+        except ValueError:
+            return None
+        values = 0.95 * trace.iterations[-1].theta + 0.05 * start
+        return Target(values, (objective.lower == 0) & (values > 0))
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
