@@ -10,7 +10,6 @@ import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, Labelled, require_length
-from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.covariance.fourier.statistics import FourierRows, read_rows
 from pm_fastlmm.engines.dense.node import DenseNode
 from pm_fastlmm.engines.draws import DrawFunction, evaluate_draws, over_batch
@@ -18,6 +17,7 @@ from pm_fastlmm.engines.fourier.node import FourierNode
 from pm_fastlmm.engines.lengthscale.node import FamilyNode
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.engines.spectral.node import SpectralNode
+from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.likelihood.dense import DenseFactor

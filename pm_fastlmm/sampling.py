@@ -10,7 +10,6 @@ from pymc.model.transform.optimization import freeze_dims_and_data
 from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPotentialFull, QuadPotentialFullAdapt
 
 from pm_fastlmm._arrays import outside
-from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.covariance.theta import RESIDUAL
 from pm_fastlmm.distribution.graphs import initial_point, reaching
 from pm_fastlmm.engines.draws import evaluate_draws, over_batch
@@ -19,6 +18,7 @@ from pm_fastlmm.engines.lengthscale.node import FamilyNode
 from pm_fastlmm.engines.nodes import find_node, lmm_nodes
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.engines.spectral.node import SpectralNode
+from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
 

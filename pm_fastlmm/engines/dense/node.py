@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pymc as pm
 
-from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.distribution.dense import DenseRV
+from pm_fastlmm.engines.dense.objective import DenseObjective
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, tangents
 from pm_fastlmm.engines.protocol import LMMNode, answers_for, observed_data
 

@@ -8,9 +8,9 @@ import pymc as pm
 import pytensor.tensor as pt
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.fourier import FourierObjective
 from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.covariance.fourier import FourierBasis
+from pm_fastlmm.engines.fourier.objective import FourierObjective
 from pm_fastlmm.engines.free_variables import FreeVariables, Link, nearest, slopes
 
 

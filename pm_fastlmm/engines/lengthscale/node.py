@@ -7,10 +7,10 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 
-from pm_fastlmm.aireml.family import FamilyObjective
 from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.distribution.family_variables import FamilyRV
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
+from pm_fastlmm.engines.lengthscale.objective import FamilyObjective
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.spectrum_family import SpectrumFamily
 

@@ -8,10 +8,10 @@ import pymc as pm
 import pytensor.tensor as pt
 
 from pm_fastlmm.aireml.objective import Method
-from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, statistic
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.reml import reml

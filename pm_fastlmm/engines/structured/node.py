@@ -7,15 +7,15 @@ import numpy as np
 import pymc as pm
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.component import OneTermObjective
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.aireml.objective import Method
-from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.distribution.structured import StructuredRV
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.structured.component import OneTermObjective
+from pm_fastlmm.engines.structured.objective import StructuredObjective
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum

@@ -8,13 +8,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.component import alone
 from pm_fastlmm.aireml.cone import PackedMatrix, pack
 from pm_fastlmm.aireml.face import Face
-from pm_fastlmm.aireml.matrices import compile_matrices
-from pm_fastlmm.aireml.moments import moments, starting_values
 from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, Observed, elsewhere, moment_start
 from pm_fastlmm.covariance.theta import Theta
+from pm_fastlmm.engines.structured.component import alone
+from pm_fastlmm.engines.structured.matrices import compile_matrices
+from pm_fastlmm.engines.structured.start import moments, starting_values
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.likelihood.from_rows import ratio
 from pm_fastlmm.likelihood.mixed import MixedState

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.spectral import SpectralObjective
+from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.rotated import Rotated
