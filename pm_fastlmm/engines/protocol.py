@@ -12,10 +12,14 @@ import xarray as xr
 from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pm_fastlmm._arrays import FloatArray, Ids
+from pm_fastlmm._arrays import FloatArray, Ids, shown
 from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import Described, listed
+from pm_fastlmm.aireml.objective import Method
+from pm_fastlmm.distribution.graphs import reaching
 from pm_fastlmm.distribution.variables import Treatment
+from pm_fastlmm.engines.constants import Constants
+from pm_fastlmm.engines.free_variables import Fitted
 from pm_fastlmm.likelihood.leave_out import Precision
 from pm_fastlmm.linalg.projection import Projection
 
@@ -104,6 +108,46 @@ class LMMNode(PartOfModel, Described, ABC):
     def n(self) -> int:
         """Number of observations."""
         return int(self.projection.V.shape[0])
+
+    def constants(self) -> Constants:
+        """Return mu, and mean and covariance of β's prior, where no variable reaches them."""
+        mu, b, B = Constants.of(*self._mean_graphs())
+        return Constants(mu, b if self.treatment == "proper" else np.zeros(0), B)
+
+    def known_mean(self, model: pm.Model) -> Constants:
+        """
+        Return the same of a node with data that is fitted.
+
+        Raises
+        ------
+        ValueError
+            If the node has no data, or variables reach them.
+        """
+        if self.observed is None:
+            raise ValueError(f"{self.name} has no observed data to fit.")
+        graphs = [graph for graph in self._mean_graphs() if graph is not None]
+        if free := reaching(model, *graphs):
+            raise ValueError(
+                f"free variables are in the mean of {self.name} or in the prior of β "
+                f"({shown([rv.name for rv in free])}): REML is for variances. Put covariates into X, whose "
+                "coefficients are integrated out."
+            )
+        return self.constants()
+
+    def _mean_graphs(self) -> tuple[Any, Any, Any]:
+        """Return mu, and mean and covariance of β's prior, None for what the node has not."""
+        return self.mu, self.beta_mean, None
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """
+        Return what AI-REML maximises, and the link to the free variables.
+
+        Raises
+        ------
+        ValueError
+            If there is no such likelihood, the node has no data, its mean has free variables, or they are discrete.
+        """
+        raise ValueError(f"a {self.called} has no restricted likelihood to maximise: sample it with flmm.sample.")
 
     def __repr__(self) -> str:
         """Show the name, the sizes and what the covariance is made of."""

@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import pymc as pm
 import xarray as xr
 
+from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.distribution.dense import DenseRV
 from pm_fastlmm.engines.dense.leave_out import matrix_precision
+from pm_fastlmm.engines.dense.objective import DenseObjective
 from pm_fastlmm.engines.draws import DrawFunction
+from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, tangents
 from pm_fastlmm.engines.protocol import LMMNode, Part, Precisions, answers_for, observed_data
 
 
@@ -54,6 +58,25 @@ class DenseNode(LMMNode):
                     yield Part(start + j, matrix_precision(self.name, V, residual, basis), self.observed)
 
         return Precisions((posterior.sizes["chain"], posterior.sizes["draw"]), self.n, basis, parts())
+
+    def _mean_graphs(self) -> tuple[Any, Any, Any]:
+        return self.mu, self.beta_mean, self.beta_cov
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """Return the likelihood over the free variables; a prior of β is in V."""
+        mu, b, B = self.known_mean(model)
+        variables = FreeVariables.of(model, self.name, [self.V])
+        (V,) = variables.substitute([self.V])
+        evaluate, differentiate = variables.compile([V]), variables.compile(tangents(V, variables))
+        X = self.projection.Q1 @ self.projection.R
+        shift = X @ B @ X.T if B.size else 0.0
+        y = np.asarray(self.observed - mu, dtype=float)
+        objective = DenseObjective.of(
+            lambda x: evaluate(x)[0] + shift, differentiate, y - X @ b if b.size else y, self.projection,
+            names=variables.names, lower=variables.lower, upper=variables.upper, start=variables.initial,
+            flat=self.treatment == "flat", method=method, split=variables.split,
+        )  # fmt: skip
+        return Fitted(objective)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

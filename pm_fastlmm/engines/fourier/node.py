@@ -10,10 +10,13 @@ import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm._arrays import outside
+from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.distribution.fourier import FourierRV
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
+from pm_fastlmm.engines.fourier.fitting import fourier_objective
 from pm_fastlmm.engines.fourier.leave_out import feature_rows, parts
+from pm_fastlmm.engines.free_variables import Fitted
 from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.linalg.feature_products import FourierProducts
@@ -57,6 +60,10 @@ class FourierNode(LMMNode):
     def n(self) -> int:
         """Number of observations."""
         return self.products.n
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """Return the restricted likelihood over the free variables."""
+        return Fitted(fourier_objective(model, self, method))
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"kernel": self.basis.kernel.name, "features": self.basis.size}

@@ -7,13 +7,16 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm._arrays import outside
-from pm_fastlmm.aireml.family import FamilyObjective
+from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.distribution.family_variables import FamilyRV
 from pm_fastlmm.engines.dense.leave_out import matrix_precision
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
+from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
+from pm_fastlmm.engines.lengthscale.objective import FamilyObjective
 from pm_fastlmm.engines.protocol import LMMNode, Part, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
@@ -39,6 +42,24 @@ class FamilyNode(LMMNode):
     lengthscale: Any
     sigma2_g: Any
     sigma2_e: Any
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """Return the restricted likelihood of the lengthscale and the two variances."""
+        y = np.asarray(self.observed - self.known_mean(model).mu, dtype=float)
+        if method != "REML":
+            raise ValueError(
+                f"{self.name} has a lengthscale, whose spectra give the restricted likelihood: method='REML'."
+            )
+        graph = pt.stack([self.lengthscale, self.sigma2_g, self.sigma2_e])
+        variables = FreeVariables.of(model, self.name, [graph])
+        link = Link.of(variables, graph)
+        varying = link.varying
+        if varying.sum() != len(variables.names):
+            raise ValueError(
+                f"{', '.join(variables.names)} do not determine lengthscale, sigma2_g and sigma2_e of {self.name} one "
+                "by one: give each parameter variables of its own, as many as there are parameters."
+            )
+        return Fitted(FamilyObjective.of(self.family, y, held=link.theta(variables.initial), fixed=~varying), link)
 
     def _covariance_facts(self) -> dict[str, Any]:
         low, high = self.family.lengthscale

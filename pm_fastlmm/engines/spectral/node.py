@@ -5,12 +5,16 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
 import xarray as xr
 
+from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, statistic
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept, over_batch
+from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
+from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.reml import reml
@@ -61,6 +65,18 @@ class SpectralNode(LMMNode):
         values = self.observed - mu
         names = tuple(map(str, range(values.shape[0]))) if values.ndim == 2 else None
         return Rotated.from_values(s, values.T, names)
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """Return the likelihood of the two variances, started at its global maximum."""
+        mu, _, _ = self.known_mean(model)
+        if np.ndim(self.observed) > 1:
+            raise ValueError(f"{self.name} has several responses: flmm.reml(spectrum, Y) fits them all at once.")
+        if self.treatment == "proper":
+            raise ValueError(
+                f"{self.name} has an explicit β or a prior on it: REML integrates β out, leave out beta= and beta_cov=."
+            )
+        objective = SpectralObjective.of(self.rotated(mu), method)
+        return through_variables(model, self.name, pt.stack([self.sigma2_g, self.sigma2_e]), objective)
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"rank of K": self.spectrum.rank}
