@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm._display import listed
 from pm_fastlmm.aireml.cone import SINGULAR, PackedMatrix, errors, smallest_eigenvalue
 from pm_fastlmm.aireml.dense import DenseObjective
@@ -89,7 +89,7 @@ def _require_residual(objective: Any) -> None:
         raise ValueError(
             f"y has values of size {whole:.1e}, whose squares leave the range of floating point: choose another unit."
         )
-    if flat and left <= len(inner.y) * np.finfo(float).eps * whole:
+    if flat and left <= len(inner.y) * EPS * whole:
         raise ValueError(
             "X explains y exactly, no residual is left: there is nothing to estimate a variance from. Check for a "
             "constant y, or a column of X that equals it."

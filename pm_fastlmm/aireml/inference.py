@@ -32,6 +32,7 @@ from pm_fastlmm.inference.intervals import profile_limits
 from pm_fastlmm.inference.variance_test import VarianceTest, kernel_test
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.semidefinite import eigen_root
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
@@ -375,7 +376,7 @@ def _alone(objective: StructuredObjective, place: int, theta: FloatArray, node: 
     k, direction = next((k, D) for at, k, D in objective.matrices(theta)[1] if at == place)
     block = objective.products.blocks[k]
     values, vectors = np.linalg.eigh(direction)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, values > 1e-12 * values.max()]
+    root = eigen_root(values, vectors)[:, values > 1e-12 * values.max()]
     n, width = block.Z.shape[0], root.shape[1]
     if n * block.levels * width > _LARGEST:
         raise ValueError(
