@@ -15,7 +15,9 @@ from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.covariance.matrices import Unstructured
 from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Scalar
 from pm_fastlmm.covariance.terms import Term
-from pm_fastlmm.distribution import FourierNode, SpectralNode, StructuredNode
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.spectral.node import SpectralNode
+from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated

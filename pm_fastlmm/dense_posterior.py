@@ -5,10 +5,10 @@ import pymc as pm
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.distribution import DenseNode
+from pm_fastlmm.engines.dense.node import DenseNode
+from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.linalg.semidefinite import semidefinite_root
-from pm_fastlmm.sampling import DrawFunction
 
 _BUDGET = 4_000_000  # numbers of V at a time
 

@@ -11,15 +11,15 @@ from rich.progress import track
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.coefficients import draw_factor_effects
-from pm_fastlmm.distribution import StructuredNode
 from pm_fastlmm.effects import draw_effects
+from pm_fastlmm.engines.draws import evaluate_draws
+from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.semidefinite import semidefinite_root
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.mixed_rows import MixedRows
-from pm_fastlmm.sampling import evaluate_draws
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,13 @@ import xarray as xr
 from pm_fastlmm._arrays import FloatArray, Labelled, require_length
 from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.covariance.fourier.statistics import FourierRows, read_rows
-from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
+from pm_fastlmm.engines.dense.node import DenseNode
+from pm_fastlmm.engines.draws import DrawFunction, evaluate_draws, over_batch
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.lengthscale.node import FamilyNode
+from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.spectral.node import SpectralNode
+from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.fourier import FourierFactor
@@ -22,7 +28,6 @@ from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.likelihood.mixed_precision import MixedPrecision, MixedRows
 from pm_fastlmm.likelihood.spectral_precision import Coefficients, SpectralRows
 from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.sampling import DrawFunction, evaluate_draws, over_batch
 
 _ARRAYS = 4  # of the size of the largest that are alive at a time
 _SAME = 1e-8  # of the squares of y, within which rows that were given are those that were accumulated

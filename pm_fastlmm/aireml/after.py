@@ -8,8 +8,9 @@ import pandas as pd
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.aireml.structured import StructuredObjective
-from pm_fastlmm.distribution import LMMNode, StructuredNode
 from pm_fastlmm.effects import Prediction
+from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.labels import labelled
 from pm_fastlmm.likelihood.mixed import MixedState, NewDesign
 from pm_fastlmm.mixed_rows import MixedRows

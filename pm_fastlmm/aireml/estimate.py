@@ -21,7 +21,8 @@ from pm_fastlmm.aireml.mapping import Link, constants_of
 from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
 from pm_fastlmm.aireml.ridge import without_maximum
 from pm_fastlmm.aireml.structured import StructuredObjective
-from pm_fastlmm.distribution import FourierNode, LMMNode
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.protocol import LMMNode
 
 _SMALLEST = 1e-70  # of the length of y, and 1/_SMALLEST the largest: the information has fourth powers of it
 _NOTHING = 1e-12  # eigenvalue of the information, scaled to unit diagonal, of a direction without any

@@ -18,8 +18,10 @@ from pm_fastlmm.aireml.iteration import Trace
 from pm_fastlmm.aireml.left_out import leave_out, marginal_mean, simulate
 from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
 from pm_fastlmm.aireml.steps import propose
-from pm_fastlmm.distribution import FourierNode, LMMNode, StructuredNode
 from pm_fastlmm.effects import Prediction
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.functions import FunctionPosterior
 from pm_fastlmm.labels import require_effects, simulated

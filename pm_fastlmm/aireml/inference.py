@@ -15,7 +15,7 @@ from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
 from pm_fastlmm.aireml.refit import along_face, first_differences, maximise_given, second_differences, steps_of
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.structured import StructuredObjective
-from pm_fastlmm.distribution import LMMNode
+from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.inference.bootstrap import check_level
 from pm_fastlmm.inference.fixed_effects import (

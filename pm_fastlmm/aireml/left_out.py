@@ -8,7 +8,10 @@ from pm_fastlmm._arrays import FloatArray, Ids
 from pm_fastlmm.aireml.after import terms_state
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.objective import Objective
-from pm_fastlmm.distribution import DenseNode, FourierNode, LMMNode, StructuredNode
+from pm_fastlmm.engines.dense.node import DenseNode
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.left_out import Groups, Predicted
 from pm_fastlmm.likelihood.dense import DenseFactor

@@ -21,12 +21,14 @@ from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.aireml.structured import StructuredObjective
-from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching, support
-from pm_fastlmm.likelihood.family import FamilySpectra
+from pm_fastlmm.engines.dense.node import DenseNode
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.lengthscale.node import FamilyNode
+from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.spectral.node import SpectralNode
+from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.linalg.rotated import Rotated
-
-_DELTAS = 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,14 +266,6 @@ def _family(model: pm.Model, node: FamilyNode, y: FloatArray, method: Method) ->
     return FamilyObjective.of(node.family, y, held=link.theta(variables.initial), fixed=~varying), link, varying
 
 
-def flat_objective(node: StructuredNode) -> StructuredObjective:
-    """Return the restricted likelihood of a node's terms, whatever its treatment of β: where a sampler may start."""
-    products = node.products
-    if not products.flat:
-        products = products.treated(len(node.terms), flat=True)
-    return StructuredObjective.of(products, node.layout, np.asarray(node.observed, dtype=float))
-
-
 def _held(objective: StructuredObjective, constants: FloatArray, fixed: Any) -> StructuredObjective:
     """Return the objective with elements of θ held at the numbers of the model."""
     partly = [e for e in objective.layout.entries if e.matrix and fixed[e.place].any() and not fixed[e.place].all()]
@@ -359,7 +353,7 @@ def _fourier(model: pm.Model, node: FourierNode, method: Method) -> FourierObjec
         edge = 1e-9 * (high - low)
         inside = lambda x: low - edge <= link.theta(x)[0] <= high + edge  # noqa: E731
         noted = lambda x: _outside_basis(node, *link.theta(x))  # noqa: E731
-        start = np.clip(_nearest(link, best_of_nodes(node.spectra)), lower, upper)
+        start = np.clip(_nearest(link, node.spectra.best()), lower, upper)
     return FourierObjective.of(
         lambda x: evaluate(x)[0], slopes, node.products, names=variables.names, lower=lower, upper=upper, start=start,
         split=variables.split, inside=inside, noted=noted, method=method,
@@ -394,16 +388,6 @@ def _slopes(vector: Any, variables: FreeVariables) -> Callable[[FloatArray], lis
         rows = vectorize_graph(row, {weights: pt.eye(vector.type.shape[0])})
         jacobian = variables.compile([rows])
         return lambda x: list(jacobian(x)[0].T)
-
-
-def best_of_nodes(spectra: FamilySpectra) -> FloatArray:
-    """Return (ℓ, σ²_g, σ²_e) where the likelihood is highest over lengthscales and values of δ on a grid."""
-    low, high = np.log(spectra.lengthscale)
-    lengthscales = np.exp(np.linspace(low, high, 4 * spectra.n_nodes + 2)[1:-1])
-    delta = np.geomspace(*spectra.delta, _DELTAS)
-    loglik, sigma2 = spectra.profile(lengthscales, delta)
-    i, j = np.unravel_index(np.nanargmax(loglik), loglik.shape)
-    return np.array([lengthscales[i], sigma2[i, j], sigma2[i, j] * delta[j]])
 
 
 def _tangents(V: Any, variables: FreeVariables) -> list[Any]:

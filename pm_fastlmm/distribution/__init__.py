@@ -5,28 +5,12 @@ from pm_fastlmm.distribution.dense import DenseLMM
 from pm_fastlmm.distribution.family import FamilyLMM
 from pm_fastlmm.distribution.fastlmm import FastLMM
 from pm_fastlmm.distribution.fourier import FourierLMM
-from pm_fastlmm.distribution.nodes import (
-    DenseNode,
-    FamilyNode,
-    FourierNode,
-    LMMNode,
-    SpectralNode,
-    StructuredNode,
-    lmm_nodes,
-)
 from pm_fastlmm.distribution.structured import StructuredLMM
 
 __all__ = [
     "DenseLMM",
-    "DenseNode",
     "FamilyLMM",
-    "FamilyNode",
     "FastLMM",
     "FourierLMM",
-    "FourierNode",
-    "LMMNode",
-    "SpectralNode",
     "StructuredLMM",
-    "StructuredNode",
-    "lmm_nodes",
 ]

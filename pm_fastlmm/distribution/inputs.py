@@ -8,7 +8,7 @@ import pytensor.tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 
-from pm_fastlmm._arrays import FloatArray, Ids, align, read, require_finite, require_symmetric
+from pm_fastlmm._arrays import FloatArray, Ids, align, read, read_covariance, require_finite
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.distribution.variables import product
 from pm_fastlmm.linalg.projection import Projection
@@ -158,10 +158,10 @@ def coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: An
         return b, pt.zeros((r, r), dtype="float64")
     if isinstance(beta_cov, Variable) and not isinstance(beta_cov, Constant):
         return b, pt.linalg.cholesky(double(beta_cov))
-    cov = np.asarray(beta_cov.data if isinstance(beta_cov, Constant) else beta_cov, dtype=np.float64)
-    if cov.shape != (r, r):
-        raise ValueError(f"beta_cov must be ({r}, {r}), for {', '.join(projection.coef)}; got shape {cov.shape}.")
-    require_symmetric(cov, "beta_cov", float(np.abs(cov).max()))
+    given = beta_cov.data if isinstance(beta_cov, Constant) else beta_cov
+    if np.shape(given) != (r, r):
+        raise ValueError(f"beta_cov must be ({r}, {r}), for {', '.join(projection.coef)}; got shape {np.shape(given)}.")
+    cov = read_covariance(np.asarray(given), "beta_cov").values
     require_semidefinite(np.linalg.eigvalsh(cov), "beta_cov")
     return b, covariance_root(pt.constant(cov))
 

@@ -23,6 +23,7 @@ MAX_NODES = 257
 _FIRST = 9  # nodes; the next numbers are 2C - 1, whose nodes contain those before
 _CHECKS = 10  # lengthscales at which the interpolation is compared with the exact likelihood
 _CHECK_DELTAS = 24
+_DELTAS = 40  # of the grid on which the best point is sought
 _DROPPED = 0.1  # share of the tolerance that eigenvalues left out may cost
 
 
@@ -194,6 +195,15 @@ class FamilySpectra(ReadOnlyArrays, Described):
         logs, quadratic = self._sums(delta)
         weights = interpolation_weights(*self.lengthscale, self.n_nodes, lengthscale)
         return _profiled(weights @ logs, weights @ quadratic, self.df, self.logdet_R)
+
+    def best(self) -> FloatArray:
+        """Return (ℓ, σ²_g, σ²_e) where the likelihood is highest over lengthscales and values of δ on a grid."""
+        low, high = np.log(self.lengthscale)
+        lengthscales = np.exp(np.linspace(low, high, 4 * self.n_nodes + 2)[1:-1])
+        delta = np.geomspace(*self.delta, _DELTAS)
+        loglik, sigma2 = self.profile(lengthscales, delta)
+        i, j = np.unravel_index(np.nanargmax(loglik), loglik.shape)
+        return np.array([lengthscales[i], sigma2[i, j], sigma2[i, j] * delta[j]])
 
     def hessian(self, lengthscale: float, sigma2_g: float, sigma2_e: float) -> FloatArray:
         """Return the second derivatives of the log-likelihood in (log ℓ, σ²_g, σ²_e), (3, 3)."""

@@ -1,0 +1,75 @@
+"""The node of a FourierLMM."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pymc as pm
+
+from pm_fastlmm.covariance.fourier import FourierBasis
+from pm_fastlmm.distribution.fourier import FourierRV
+from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.likelihood.family import FamilySpectra
+from pm_fastlmm.linalg.feature_products import FourierProducts
+
+_FEW = 64  # features, whose likelihood is cheap
+
+
+@answers_for(FourierRV)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FourierNode(LMMNode):
+    """
+    A FourierLMM node; its observed data are [b̃, c̃].
+
+    Attributes
+    ----------
+    basis : FourierBasis
+    products : FourierProducts
+        Of the features with each other, X projected out.
+    spectra : FamilySpectra or None
+        At the nodes of the lengthscale, when that is all that the kernel has.
+    log_weights : TensorVariable (M,)
+        log d_j as a function of the model's variables.
+    lengthscale : TensorVariable or None
+    sigma2_g, sigma2_e : TensorVariable
+    """
+
+    called: ClassVar[str] = "FourierLMM"
+
+    basis: FourierBasis
+    products: FourierProducts
+    spectra: FamilySpectra | None
+    log_weights: Any
+    lengthscale: Any
+    sigma2_g: Any
+    sigma2_e: Any
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.products.n
+
+    def _covariance_facts(self) -> dict[str, Any]:
+        return {"kernel": self.basis.kernel.name, "features": self.basis.size}
+
+    @property
+    def cheap(self) -> bool:
+        """Whether thousands of evaluations take a second or two."""
+        return self.spectra is not None or self.basis.size <= _FEW
+
+    def estimated(self) -> list[Any]:
+        """Return ℓ, σ²_g and σ²_e, where the kernel has no other parameter."""
+        return [] if self.spectra is None else [self.lengthscale, self.sigma2_g, self.sigma2_e]
+
+    def target(self) -> Target | None:
+        """Return the best point of a grid."""
+        return None if self.spectra is None else Target(self.spectra.best(), np.ones(3, dtype=bool))
+
+    @classmethod
+    def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
+        """Read the node."""
+        _, _, log_weights, ell, g, e = rv.owner.inputs
+        data, projection = observed_data(model, rv), op.products.projection
+        lengthscale = ell[0] if op.spectra is not None else None
+        own = (op.basis, op.products, op.spectra, log_weights, lengthscale, g, e)
+        return cls(rv.name, rv, "flat", None, None, data, projection, None, *own)

@@ -1,0 +1,63 @@
+"""The node of a FamilyLMM."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pymc as pm
+
+from pm_fastlmm.aireml.family import FamilyObjective
+from pm_fastlmm.distribution.family_variables import FamilyRV
+from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.spectrum_family import SpectrumFamily
+
+
+@answers_for(FamilyRV)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FamilyNode(LMMNode):
+    """
+    A FamilyLMM node.
+
+    Attributes
+    ----------
+    family : SpectrumFamily
+    lengthscale, sigma2_g, sigma2_e : TensorVariable
+        As functions of the model's variables.
+    """
+
+    called: ClassVar[str] = "FamilyLMM"
+
+    family: SpectrumFamily
+    lengthscale: Any
+    sigma2_g: Any
+    sigma2_e: Any
+
+    def _covariance_facts(self) -> dict[str, Any]:
+        low, high = self.family.lengthscale
+        return {"lengthscale": f"{low:.4g} to {high:.4g}"}
+
+    @property
+    def cheap(self) -> bool:
+        """Whether thousands of evaluations take a second or two: they do."""
+        return True
+
+    def estimated(self) -> list[Any]:
+        """Return ℓ, σ²_g and σ²_e."""
+        return [self.lengthscale, self.sigma2_g, self.sigma2_e]
+
+    def target(self) -> Target | None:
+        """Return the best point of a grid over ℓ and δ, pulled inside the range of ℓ and off σ²_g = 0."""
+        none = np.zeros(3, dtype=bool)
+        values = FamilyObjective.of(self.family, np.asarray(self.observed), held=np.zeros(3), fixed=none).start()
+        low, high = np.log(self.family.lengthscale)
+        middle, half = (low + high) / 2, (high - low) / 2
+        values[0] = np.exp(np.clip(np.log(values[0]), middle - 0.95 * half, middle + 0.95 * half))
+        values[1] = max(values[1], 0.02 * values[2])
+        return Target(values, ~none)
+
+    @classmethod
+    def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
+        """Read the node."""
+        _, _, *params = rv.owner.inputs
+        family, data = op.family, observed_data(model, rv)
+        return cls(rv.name, rv, op.treatment, None, None, data, family.projection, family.ids, family, *params)
