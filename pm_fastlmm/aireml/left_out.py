@@ -17,6 +17,7 @@ from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.leave_out import MatrixPrecision
 from pm_fastlmm.likelihood.mixed_precision import MixedPrecision
 from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.linalg.semidefinite import semidefinite_root
 
 
 def leave_out(
@@ -82,9 +83,7 @@ def simulate(
         state, _ = terms_state(objective, node, theta)
         y = mean + np.sqrt(state.sigma2_e) * rng.standard_normal((n_draws, len(mean)))
         for block, sigma in zip(state.products.blocks[: len(node.terms)], state.sigma, strict=False):
-            values, vectors = np.linalg.eigh(sigma)
-            root = vectors * np.sqrt(np.maximum(values, 0.0))
-            u = rng.standard_normal((n_draws, block.levels, block.width)) @ root.T
+            u = rng.standard_normal((n_draws, block.levels, block.width)) @ semidefinite_root(sigma).T
             y += (block.Z @ u.reshape(n_draws, -1).T).T
         return np.asarray(y)
     if isinstance(node, DenseNode) and node.beta_cov.type.shape != (0, 0):
