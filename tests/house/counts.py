@@ -184,7 +184,7 @@ def layers(root=ROOT):
 
 
 def circles(root=ROOT, imports="when loaded"):
-    """Return the sets of modules that import each other when they are loaded, or "anywhere": in functions, for types."""
+    """Return the sets of modules that import each other "when loaded", or "anywhere": in functions, for types."""
     return _circles(_graph(sources(root), imports))
 
 
