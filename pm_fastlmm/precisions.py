@@ -11,7 +11,7 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, Labelled, require_length
 from pm_fastlmm.aireml.matrices import compile_matrices
-from pm_fastlmm.covariance.fourier.statistics import FourierRows, read_rows
+from pm_fastlmm.covariance.fourier.statistics import read_rows
 from pm_fastlmm.engines.dense.node import DenseNode
 from pm_fastlmm.engines.fourier.node import FourierNode
 from pm_fastlmm.engines.lengthscale.node import FamilyNode
@@ -26,6 +26,7 @@ from pm_fastlmm.likelihood.leave_out import MatrixPrecision, Precision
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.likelihood.mixed_precision import MixedPrecision, MixedRows
 from pm_fastlmm.likelihood.spectral_precision import Coefficients, SpectralRows
+from pm_fastlmm.linalg.blocks import Block
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.sampling import DrawFunction, evaluate_draws, over_batch
 
@@ -291,14 +292,14 @@ def _matrix(node: LMMNode, V: FloatArray, y: FloatArray, Q1: FloatArray) -> Matr
 def observed_rows(node: LMMNode, rows: Any) -> FloatArray | None:
     """Return y (…, n) of a node that observes a statistic, where it is given or follows from that; else None."""
     if isinstance(node, FourierNode):
-        return None if rows is None else _given(node, rows).y
+        return None if rows is None else _given(node, rows).values[2][:, 0]
     if not isinstance(node, SpectralNode) or node.given is None or node.spectrum.nullity:
         return None
     rotated, s = node.rotated(), node.spectrum
     return rotated.y1 @ s.projection.Q1.T + rotated.z @ s.basis.T
 
 
-def _given(node: FourierNode, rows: Any) -> FourierRows:
+def _given(node: FourierNode, rows: Any) -> Block:
     x, y, *X = rows
     return read_rows(node.basis, x, y, X[0] if X else None, "raise")
 
@@ -310,21 +311,22 @@ def _feature_rows(node: FourierNode, rows: Any) -> tuple[FeatureRows, FloatArray
             f"{node.name} keeps no rows: give them, rows=(x, y), or rows=(x, y, X) where it has fixed effects."
         )
     given = _given(node, rows)
-    require_length(len(given.y), node.n, "y", f"the statistics of {node.name}")
+    X, x, y = given.values
+    require_length(len(y), node.n, "y", f"the statistics of {node.name}")
     p, names = node.products, node.products.projection.columns.names
-    if given.design.shape[1] != len(names):
+    if X.shape[1] != len(names):
         raise ValueError(
-            f"the X of rows= has {given.design.shape[1]} columns, but the model has {len(names)} "
+            f"the X of rows= has {X.shape[1]} columns, but the model has {len(names)} "
             f"({', '.join(names) or 'none'}), those included that were dropped."
         )
-    design = p.projection.new_rows(Labelled(given.design, None, given.coef), node.n, warn=False)
-    features = FeatureRows.of(p, node.basis.features(given.points), given.y, np.nan_to_num(design))
+    design = p.projection.new_rows(Labelled(X, None, given.columns.coef), node.n, warn=False)
+    features = FeatureRows.of(p, node.basis.features(x), y[:, 0], np.nan_to_num(design))
     if np.isnan(design).any() or not features.belong_to(p, _SAME):
         raise ValueError(
             f"the rows are not those of {node.name}: their squares and products do not add up to its statistics. Give "
             "the x, y and X that these were made of, row by row."
         )
-    return features, given.y
+    return features, y[:, 0]
 
 
 def _fourier(
