@@ -33,7 +33,7 @@ def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
     """
     nodes = {node.name: node for node in lmm_nodes(model)}
     if not nodes:
-        *others, last = (engine.called for engine in ENGINES)
+        *others, last = sorted(engine.called for engine in ENGINES)
         raise ValueError(f"the model has no {', '.join(others)} or {last} node: add one, or use pymc.sample.")
     if var_name is None:
         if len(nodes) > 1:

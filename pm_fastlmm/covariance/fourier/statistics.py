@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, Labelled, columns_in_order, frozen
+from pm_fastlmm._arrays import EPS, FloatArray, Labelled, columns_in_order, frozen
 from pm_fastlmm.covariance.fourier.basis import FourierBasis
 from pm_fastlmm.covariance.fourier.frame import Frame
 from pm_fastlmm.covariance.fourier.nufft import ComplexArray, to_modes
@@ -23,7 +23,6 @@ from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.streaming import Checkpoint, add_up
 
 _ARRAYS = ("toeplitz", "modes", "gram")
-_EPS = float(np.finfo(np.float64).eps)
 _SETTLED = 10_000  # rows after which the frame is good enough for all that come
 _PIECE = 2**21  # rows of one nonuniform FFT: some 200 MB while it runs
 
@@ -248,7 +247,7 @@ class FourierStatistics(AdditiveStatistics):
         gram, inner = feature_gram(self.toeplitz, grid, n), self.gram[:r, :r]
         cross = np.stack([feature_sums(column, grid) for column in self.modes], axis=1)  # Zᵀ[X̃ ỹ]
         values, vectors = np.linalg.eigh(inner) if r else (np.zeros(0), np.zeros((0, 0)))
-        present = values > r * _EPS * values.max(initial=0.0)
+        present = values > r * EPS * values.max(initial=0.0)
         root = np.sqrt(values[present])[:, None] * vectors[:, present].T  # rootᵀroot = X̃ᵀX̃
         original = np.linalg.solve(self.frame.transform.T, root.T).T if r else root  # of X, with equal inner products
         columns = DesignColumns.of(original, self.columns.coef, n)
