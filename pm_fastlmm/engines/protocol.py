@@ -14,7 +14,7 @@ from pytensor.compile.sharedvalue import SharedVariable
 from pm_fastlmm._arrays import Ids
 from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import Described, listed
-from pm_fastlmm.distribution.variables import Treatment
+from pm_fastlmm.distribution.random_variable import Treatment
 from pm_fastlmm.linalg.projection import Projection
 
 

@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pymc as pm
 
-from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, statistic
+from pm_fastlmm.distribution.variables import RotatedLMMRV, SpectralRV, statistic
 from pm_fastlmm.engines.protocol import LMMNode, answers_for, observed_data
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 
-@answers_for(LMMRV)
+@answers_for(SpectralRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SpectralNode(LMMNode):
     """
@@ -63,17 +63,12 @@ class SpectralNode(LMMNode):
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
-        """Read the node: what is among the parameters depends on the treatment of β and on what is observed."""
+        """Read the node: a `Rotated` has no mu, and a flat prior no β."""
         _, _, *params = rv.owner.inputs
-        mu = b = root = None
-        if isinstance(op, ProperLMMRV):
-            mu, b, root, g, e = params[:5]
-        elif isinstance(op, RotatedProperLMMRV):
-            b, root, g, e = params[:4]
-        elif isinstance(op, FlatLMMRV):
-            mu, g, e = params[:3]
-        else:
-            g, e = params[:2]
+        mu = None if isinstance(op, RotatedLMMRV) else params[0]
+        *_, b, root, g, e = params
+        if op.treatment == "flat":
+            b = root = None
         s = op.spectrum
         data = observed_data(model, rv)
         return cls(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root, op.rotated)
