@@ -17,7 +17,7 @@ from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import Described, listed
 from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.distribution.graphs import reaching
-from pm_fastlmm.distribution.variables import Treatment
+from pm_fastlmm.distribution.random_variable import Treatment
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.free_variables import Fitted
 from pm_fastlmm.likelihood.leave_out import Precision

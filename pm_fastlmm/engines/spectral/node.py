@@ -9,7 +9,7 @@ import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm.aireml.objective import Method
-from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, statistic
+from pm_fastlmm.distribution.variables import RotatedLMMRV, SpectralRV, statistic
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
@@ -20,7 +20,7 @@ from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.reml import reml
 
 
-@answers_for(LMMRV)
+@answers_for(SpectralRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SpectralNode(LMMNode):
     """
@@ -150,17 +150,12 @@ class SpectralNode(LMMNode):
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
-        """Read the node: what is among the parameters depends on the treatment of β and on what is observed."""
+        """Read the node: a `Rotated` has no mu, and a flat prior no β."""
         _, _, *params = rv.owner.inputs
-        mu = b = root = None
-        if isinstance(op, ProperLMMRV):
-            mu, b, root, g, e = params[:5]
-        elif isinstance(op, RotatedProperLMMRV):
-            b, root, g, e = params[:4]
-        elif isinstance(op, FlatLMMRV):
-            mu, g, e = params[:3]
-        else:
-            g, e = params[:2]
+        mu = None if isinstance(op, RotatedLMMRV) else params[0]
+        *_, b, root, g, e = params
+        if op.treatment == "flat":
+            b = root = None
         s = op.spectrum
         data = observed_data(model, rv)
         return cls(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root, op.rotated)
