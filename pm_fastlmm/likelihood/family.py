@@ -199,7 +199,8 @@ class FamilySpectra(ReadOnlyArrays, Described):
     def best(self, lengthscale: FloatArray | None = None, delta: FloatArray | None = None) -> FloatArray:
         """Return (ℓ, σ²_g, σ²_e) where the likelihood is highest on a grid of lengthscales and values of δ."""
         if lengthscale is None:
-            lengthscale = np.exp(np.linspace(*np.log(self.lengthscale), 4 * self.n_nodes + 2)[1:-1])
+            low, high = np.log(self.lengthscale)
+            lengthscale = np.exp(np.linspace(low, high, 4 * self.n_nodes + 2)[1:-1])
         delta = np.geomspace(*self.delta, _DELTAS) if delta is None else delta
         loglik, sigma2 = self.profile(lengthscale, delta)
         i, j = np.unravel_index(np.argmax(np.where(np.isnan(loglik), -np.inf, loglik)), loglik.shape)

@@ -6,12 +6,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pymc as pm
 
-from pm_fastlmm.aireml.objective import Method
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.distribution.fourier import FourierRV
-from pm_fastlmm.engines.fourier.fitting import fourier_objective
+from pm_fastlmm.engines.fourier.fitting import FunctionAtTheta, fourier_objective
 from pm_fastlmm.engines.free_variables import Fitted
-from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import GaussianNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.response import Response
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.linalg.feature_products import FourierProducts
 
@@ -20,7 +22,7 @@ _FEW = 64  # features, whose likelihood is cheap
 
 @answers_for(FourierRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FourierNode(LMMNode):
+class FourierNode(GaussianNode):
     """
     A FourierLMM node; its observed data are [b̃, c̃].
 
@@ -55,6 +57,21 @@ class FourierNode(LMMNode):
     def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
         """Return the restricted likelihood over the free variables."""
         return Fitted(fourier_objective(model, self, method))
+
+    def rows(self) -> FloatArray:
+        """Raise: there are no rows."""
+        raise ValueError(
+            f"{self.name} keeps no rows: flmm.pointwise_log_likelihood(idata, rows=(x, y, X)) takes them, at draws."
+        )
+
+    def response(self) -> Response:
+        """Return what a comparison of fits needs to know of the data."""
+        p = self.products
+        return Response(p.n, p.square + float(p.along @ p.along), None, True, p.projection)
+
+    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> FunctionAtTheta:
+        """Return the node with V at θ, and its function."""
+        return FunctionAtTheta(self, objective, theta, mu, prior_mean)
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"kernel": self.basis.kernel.name, "features": self.basis.size}

@@ -11,13 +11,13 @@ from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.distribution.family_variables import FamilyRV
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
 from pm_fastlmm.engines.lengthscale.objective import FamilyObjective
-from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import GaussianNode, Target, answers_for, observed_data
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 
 @answers_for(FamilyRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FamilyNode(LMMNode):
+class FamilyNode(GaussianNode):
     """
     A FamilyLMM node.
 
