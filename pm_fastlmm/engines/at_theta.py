@@ -64,11 +64,11 @@ class AtTheta:
         """
         y = self.node.rows()
         read = None if groups is None else Groups.read(groups, self.node.ids, len(y))
-        return Predicted.of(self.precision(y - self.known_mean()), y, self._basis, self.node.ids, read)
+        return Predicted.of(self.precision(y - self.known_mean()), y, self.node.flat_basis(), self.node.ids, read)
 
     def precision(self, residual: FloatArray) -> Precision:
         """Return P and Py; `residual` is y less its known mean."""
-        factor = DenseFactor.of(self.objective.covariance(self.theta), residual, self._basis)
+        factor = DenseFactor.of(self.objective.covariance(self.theta), residual, self.node.flat_basis())
         if factor is None:
             raise self.indefinite()
         return MatrixPrecision(factor.P(), factor.Py)
@@ -100,8 +100,3 @@ class AtTheta:
     def indefinite(self) -> ValueError:
         """Return the error that V is not positive definite at θ."""
         return ValueError(f"V is not positive definite at {self.objective.described(self.theta)}.")
-
-    @property
-    def _basis(self) -> FloatArray:
-        Q1: FloatArray = self.node.projection.Q1
-        return Q1 if self.node.treatment == "flat" else Q1[:, :0]

@@ -1,13 +1,14 @@
 """What an engine owes: a node of a model answers every verb (fit, sample, recover, predict, leave out) itself."""
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pymc as pm
+import xarray as xr
 from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
@@ -21,6 +22,7 @@ from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.free_variables import Fitted
 from pm_fastlmm.engines.response import Response
+from pm_fastlmm.likelihood.leave_out import Precision
 from pm_fastlmm.linalg.projection import Projection
 
 
@@ -29,6 +31,46 @@ class Target(NamedTuple):
 
     values: FloatArray
     positive: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """
+    Some of the draws.
+
+    Attributes
+    ----------
+    index : int or slice
+        Where they are among all, chain by chain, the responses of a draw one after the other.
+    precision : Precision
+    y : (n,) or (D, n) array
+        The data, where D may be 1.
+    """
+
+    index: Any
+    precision: Precision
+    y: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Precisions:
+    """
+    All draws.
+
+    Attributes
+    ----------
+    shape : tuple
+        (chain, draw) and that of the responses.
+    n : int
+    Q1 : (n, r) array
+        Basis of the fixed effects under a flat prior, of no columns when β is explicit or has a proper prior.
+    parts : iterator of Part
+    """
+
+    shape: tuple[int, ...]
+    n: int
+    Q1: FloatArray
+    parts: Iterator[Part]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -53,6 +95,7 @@ class LMMNode(PartOfModel, Described, ABC):
     """
 
     called: ClassVar[str]  # the distribution, as users write it
+    takes: ClassVar[frozenset[str]] = frozenset()  # what of the rows, new or its own, a user may give
 
     name: str
     rv: Any
@@ -140,6 +183,33 @@ class LMMNode(PartOfModel, Described, ABC):
         """Return where the likelihood is highest, pulled inside all bounds: a sampler starts there."""
         return None
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers an evaluation of the density has to hold."""
+        return int(self.observed.size)
+
+    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
+        """Return the variances, and what they are shares of, at the draws of a posterior that has what they need."""
+        return {}
+
+    def flat_basis(self) -> FloatArray:
+        """Return the basis of the fixed effects under a flat prior, of no columns for another treatment of β."""
+        Q1 = self.projection.Q1  # raises where the rows were not kept
+        return Q1 if self.treatment == "flat" else Q1[:, :0]
+
+    def precisions(
+        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
+    ) -> Precisions:
+        """
+        Return P and Py at the draws, in parts of about so many numbers; `largest` is the largest group left out.
+
+        Raises
+        ------
+        ValueError
+            If there are no rows, or V is not positive definite at a draw.
+        """
+        raise ValueError(f"{self.name} is a {self.called}, which has no density of single observations given others.")
+
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
         """Read the node of a random variable with this op; one that belongs to no model is not read."""
@@ -199,6 +269,15 @@ def answers_for(*ops: type) -> Callable[[type[N]], type[N]]:
         return node
 
     return register
+
+
+def require_definite(factored: Any, name: str) -> None:
+    """Refuse a draw at which V could not be factored."""
+    if factored is None:
+        raise ValueError(
+            f"a posterior draw of {name} has a covariance that is not positive definite: one of its variances is "
+            "0 there. A prior without mass at 0 avoids that."
+        )
 
 
 def observed_data(model: pm.Model, rv: Any) -> Any:

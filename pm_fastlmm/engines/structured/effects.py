@@ -13,6 +13,7 @@ from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.labels import labelled
 from pm_fastlmm.likelihood.mixed import MixedState, NewDesign
 from pm_fastlmm.likelihood.mixed_precision import MixedPrecision
+from pm_fastlmm.linalg.semidefinite import semidefinite_root
 from pm_fastlmm.mixed_rows import read_rows
 
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time
@@ -112,9 +113,7 @@ class TermsAtTheta(AtTheta):
         """Draw responses with new effects and residuals, (draws, n)."""
         y = self._with_residuals(self.fitted(conditional=False), n_draws, rng)
         for block, sigma in zip(self.state.products.blocks[: len(self.node.terms)], self.state.sigma, strict=False):
-            values, vectors = np.linalg.eigh(sigma)
-            root = vectors * np.sqrt(np.maximum(values, 0.0))
-            u = rng.standard_normal((n_draws, block.levels, block.width)) @ root.T
+            u = rng.standard_normal((n_draws, block.levels, block.width)) @ semidefinite_root(sigma).T
             y += (block.Z @ u.reshape(n_draws, -1).T).T
         return y
 

@@ -5,17 +5,22 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
+import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.covariance.terms import Term
-from pm_fastlmm.covariance.theta import Theta
+from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.structured import StructuredRV
+from pm_fastlmm.engines.draws import DrawFunction, evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
-from pm_fastlmm.engines.protocol import GaussianNode, LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import GaussianNode, LMMNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.structured.component import OneTermObjective
 from pm_fastlmm.engines.structured.effects import TermsAtTheta
+from pm_fastlmm.engines.structured.leave_out import parts
+from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.nested import nested
 from pm_fastlmm.engines.structured.objective import StructuredObjective
 from pm_fastlmm.equivalent import require_rows
@@ -120,6 +125,53 @@ class StructuredNode(GaussianNode):
             return None
         values = 0.95 * trace.iterations[-1].theta + 0.05 * start
         return Target(values, (objective.lower == 0) & (values > 0))
+
+    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
+        """
+        Return the variance of each term in an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of their sum.
+
+        The last component is the residual.
+        """
+        kept = evaluate_kept(model, posterior, [self.theta])
+        if kept is None:
+            return {}
+        (theta,) = kept
+        matrices = compile_matrices(self.layout)
+        weights = [self.products.mean_gram(k) for k in range(len(self.terms))]
+        variance = np.empty((*theta.shape[:2], len(weights) + 1))
+        for at in np.ndindex(*theta.shape[:2]):
+            values = matrices(theta[at])[0]
+            variance[at] = [*(float((w * v).sum()) for w, v in zip(weights, values, strict=True)), theta[at][-1]]
+        component = f"{self.name}_component"
+        coords = {component: [*(term.name for term in self.terms), RESIDUAL]}
+        share = variance / variance.sum(axis=-1, keepdims=True)
+        return {
+            f"{self.name}_{suffix}": xr.DataArray(values, dims=("chain", "draw", component), coords=coords)
+            for suffix, values in (("variance", variance), ("share", share))
+        }
+
+    def precisions(
+        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
+    ) -> Precisions:
+        """Return P and Py at the draws; one kernel in its rotated coordinates, many draws at a time."""
+        require_rows(self.products)
+        Q1 = self.flat_basis()
+        graphs = [self.theta, self.mu, self.beta_mean, self.beta_cov]
+        if self.spectrum is None:
+            function = DrawFunction(model, posterior, graphs)
+            shape = (posterior.sizes["chain"], posterior.sizes["draw"])
+            matrices = compile_matrices(self.layout)
+            return Precisions(
+                shape, self.n, Q1, parts(self.name, self.products, self.observed, function, matrices, numbers)
+            )
+        theta, mu, b, B = evaluate_draws(model, posterior, graphs)
+        if self.treatment == "flat":
+            b = B = None
+        elif not B.size:  # β is explicit
+            B = np.zeros((1, 1, b.shape[-1], b.shape[-1]))
+        shape, (g, e) = theta.shape[:2], np.moveaxis(theta, -1, 0)
+        kernel = KernelDraws(self.spectrum, shape, self.observed, None, mu, g, e, b, B)
+        return Precisions(shape, self.n, Q1, kernel.parts(largest, numbers))
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
