@@ -11,10 +11,10 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, Labelled, require_length
 from pm_fastlmm.aireml.matrices import compile_matrices
-from pm_fastlmm.covariance.fourier.statistics import FourierRows, read_rows
 from pm_fastlmm.engines.dense.node import DenseNode
 from pm_fastlmm.engines.draws import DrawFunction, evaluate_draws, over_batch
 from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.fourier.posterior import given_rows
 from pm_fastlmm.engines.lengthscale.node import FamilyNode
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.engines.spectral.node import SpectralNode
@@ -288,28 +288,13 @@ def _matrix(node: LMMNode, V: FloatArray, y: FloatArray, Q1: FloatArray) -> Matr
     return MatrixPrecision(factor.P(), factor.Py)
 
 
-def observed_rows(node: LMMNode, rows: Any) -> FloatArray | None:
-    """Return y (…, n) of a node that observes a statistic, where it is given or follows from that; else None."""
-    if isinstance(node, FourierNode):
-        return None if rows is None else _given(node, rows).y
-    if not isinstance(node, SpectralNode) or node.given is None or node.spectrum.nullity:
-        return None
-    rotated, s = node.rotated(), node.spectrum
-    return rotated.y1 @ s.projection.Q1.T + rotated.z @ s.basis.T
-
-
-def _given(node: FourierNode, rows: Any) -> FourierRows:
-    x, y, *X = rows
-    return read_rows(node.basis, x, y, X[0] if X else None, "raise")
-
-
 def _feature_rows(node: FourierNode, rows: Any) -> tuple[FeatureRows, FloatArray]:
     """Return the rows of the features and y; they must be those that the statistics were made of."""
     if rows is None:
         raise ValueError(
             f"{node.name} keeps no rows: give them, rows=(x, y), or rows=(x, y, X) where it has fixed effects."
         )
-    given = _given(node, rows)
+    given = given_rows(node.basis, rows)
     require_length(len(given.y), node.n, "y", f"the statistics of {node.name}")
     p, names = node.products, node.products.projection.columns.names
     if given.design.shape[1] != len(names):

@@ -10,10 +10,10 @@ from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.structured.new_rows import MixedRows
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.labels import labelled
 from pm_fastlmm.likelihood.mixed import MixedState, NewDesign
-from pm_fastlmm.mixed_rows import MixedRows
 
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time
 

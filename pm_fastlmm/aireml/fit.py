@@ -21,12 +21,12 @@ from pm_fastlmm.aireml.steps import propose
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.engines.fourier.node import FourierNode
 from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.functions import FunctionPosterior
 from pm_fastlmm.labels import require_effects, simulated
 from pm_fastlmm.left_out import Predicted
-from pm_fastlmm.mixed_rows import read_rows
 
 _DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
 

@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import pymc as pm
+import xarray as xr
 
 from pm_fastlmm.distribution.dense import DenseRV
+from pm_fastlmm.engines.dense.posterior import predict
+from pm_fastlmm.engines.prediction import Effects, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, answers_for, observed_data
 
 
@@ -24,9 +28,20 @@ class DenseNode(LMMNode):
     """
 
     called: ClassVar[str] = "DenseLMM"
+    predicts: ClassVar[tuple[Effects, ...]] = ("new",)
+    refusal: ClassVar[str] = (
+        "its V is not split into effects and residuals, so there are none to draw. Replicates of y as a whole are "
+        "flmm.predict(idata, effects='new', model=model); for effects, write them as terms of a StructuredLMM."
+    )
 
     V: Any
     beta_cov: Any
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw Xβ and y anew, as a whole."""
+        return predict(self, model, posterior, rng)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

@@ -1,17 +1,23 @@
 """The node of a StructuredLMM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
+import xarray as xr
 
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.distribution.structured import StructuredRV
+from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.structured.new_rows import read_rows
+from pm_fastlmm.engines.structured.posterior import predict, recover
+from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.spectrum import Spectrum
 
@@ -43,6 +49,8 @@ class StructuredNode(LMMNode):
     """
 
     called: ClassVar[str] = "StructuredLMM"
+    predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
+    takes: ClassVar[tuple[str, ...]] = ("X_new", "Z_new", "data")
 
     terms: tuple[Term, ...]
     layout: Theta
@@ -80,6 +88,33 @@ class StructuredNode(LMMNode):
             return None
         values = 0.95 * trace.iterations[-1].theta + 0.05 * start
         return Target(values, (objective.lower == 0) & (values > 0))
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the products were made of rows in memory."""
+        return self.products.rows_kept
+
+    def recover(
+        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
+    ) -> dict[str, xr.DataArray]:
+        """Draw β and the effects of each term."""
+        return recover(self, model, posterior, rng)
+
+    def read(self, new: NewRows, effects: Effects) -> Any:
+        """Read X and the levels of each term, or a table."""
+        if new.in_sample:
+            require_rows(self.products)
+            return None
+        return read_rows(
+            self.projection, self.terms, X_new=new.X_new, Z_new=new.Z_new, data=new.data, design=self.design,
+            population=effects == "population",
+        )  # fmt: skip
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw f = Xβ + Σ Zu and y."""
+        return predict(self, model, posterior, rows, effects, rng)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
