@@ -226,7 +226,7 @@ def _require_predicted(node: LMMNode, new: NewRows, effects: Effects) -> None:
     if extra := [name for name in new.given if name not in node.takes]:
         raise ValueError(
             f"{node.name} is a {node.called}: leave out {', '.join(extra)}. Its new rows are given by "
-            f"{', '.join(node.takes) or 'no argument'}."
+            f"{', '.join(name for name in node.takes if name != 'rows') or 'no argument'}."
         )
 
 

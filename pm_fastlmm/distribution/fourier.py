@@ -13,7 +13,7 @@ from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Constant
 from pytensor.tensor.random.basic import chisquare, normal
 
-from pm_fastlmm._arrays import FloatArray, outside
+from pm_fastlmm._arrays import EPS, FloatArray, outside
 from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.fourier.kernels import log_spectral_density
 from pm_fastlmm.distribution.inputs import check_coordinates, double, refuse_unknown
@@ -27,7 +27,6 @@ _CARRIED = ("basis", "products", "spectra")
 _AFFORDABLE = 800  # features that are factored at each evaluation
 _PRIOR_DRAWS = 1000
 _OUTSIDE = 0.05  # of the prior of a lengthscale, more than which is an error
-_EPS = float(np.finfo(np.float64).eps)
 
 
 class FourierRV(SymbolicRandomVariable):  # type: ignore[misc]
@@ -73,7 +72,7 @@ class FourierRV(SymbolicRandomVariable):  # type: ignore[misc]
 def _root(products: FourierProducts) -> FloatArray:
     """Return R (M, k) with RRᵀ = G̃, of its rank."""
     values, vectors = np.linalg.eigh(products.gram)
-    kept = values > len(values) * _EPS * values[-1]
+    kept = values > len(values) * EPS * values[-1]
     return np.asarray((vectors[:, kept] * np.sqrt(values[kept]))[:, -products.df :])
 
 

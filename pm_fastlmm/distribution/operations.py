@@ -21,6 +21,7 @@ from pm_fastlmm.likelihood.family import family_loglik_and_gradient
 from pm_fastlmm.likelihood.fourier import fourier_loglik_and_gradient
 from pm_fastlmm.likelihood.mixed import mixed_loglik_and_gradient
 from pm_fastlmm.linalg.mixed import MixedProducts
+from pm_fastlmm.linalg.semidefinite import semidefinite_root
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _STRUCTURED = "the structured likelihood"
@@ -197,10 +198,8 @@ class RandomEffects(CalledBack):
         for k in self.products.order:
             Z, levels, c, _ = self.products.blocks[k]
             sigma = phi[..., start : start + c * c].reshape(*phi.shape[:-1], c, c)
-            values, vectors = np.linalg.eigh(sigma)
-            root = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
             noise = xi[..., place : place + levels * c].reshape(*xi.shape[:-1], levels, c)
-            u = np.einsum("...ij,...lj->...li", root, noise)
+            u = np.einsum("...ij,...lj->...li", semidefinite_root(sigma), noise)
             u = u.reshape(-1, levels * c)
             out += (Z @ u.T).T.reshape(*np.broadcast_shapes(phi.shape[:-1], xi.shape[:-1]), -1)
             start, place = start + c * c, place + levels * c

@@ -9,8 +9,6 @@ import xarray as xr
 from rich.progress import track
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.covariance.fourier.basis import FourierBasis
-from pm_fastlmm.covariance.fourier.statistics import FourierRows, read_rows
 from pm_fastlmm.engines.draws import evaluate_draws
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.prediction import Predictive
@@ -74,12 +72,6 @@ def function(
     chosen = np.unique(np.linspace(0, total - 1, min(draws, total)).astype(int))
     components = _components(node, model, posterior, chosen, progressbar=progressbar)
     return FunctionPosterior.of(node.basis, node.products, components)
-
-
-def given_rows(basis: FourierBasis, rows: Any) -> FourierRows:
-    """Return the data (x, y) or (x, y, X) that a user gave."""
-    x, y, *X = rows
-    return read_rows(basis, x, y, X[0] if X else None, "raise")
 
 
 def _components(

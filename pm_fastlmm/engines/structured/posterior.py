@@ -8,16 +8,17 @@ import pymc as pm
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.coefficients import draw_factor_effects
 from pm_fastlmm.effects import draw_effects
 from pm_fastlmm.engines.draws import evaluate_draws
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.prediction import Effects, Predictive
+from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.new_rows import MixedRows
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.semidefinite import semidefinite_root
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -157,7 +158,5 @@ def _rooted(products: MixedProducts, k: int, u: FloatArray) -> FloatArray:
 
 def _independent(sigma: FloatArray, levels: int, rng: np.random.Generator) -> FloatArray:
     """Draw effects (…, levels, width) that are independent between levels, with the covariance (…, width, width)."""
-    values, vectors = np.linalg.eigh(sigma)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
     noise = rng.standard_normal((*sigma.shape[:-2], levels, sigma.shape[-1]))
-    return np.asarray(noise @ np.swapaxes(root, -1, -2))
+    return np.asarray(noise @ np.swapaxes(semidefinite_root(sigma), -1, -2))
