@@ -1,5 +1,6 @@
 """The node of a FastLMM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -10,13 +11,21 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Method
-from pm_fastlmm.distribution.variables import RotatedLMMRV, SpectralRV, statistic
+from pm_fastlmm.distribution.variables import (
+    RotatedLMMRV,
+    SpectralRV,
+    statistic,
+)
+from pm_fastlmm.effects import new_rows
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
+from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
+from pm_fastlmm.engines.spectral.posterior import known_rows, predict, recover
+from pm_fastlmm.linalg.projection import no_rows
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.reml import reml
@@ -40,6 +49,9 @@ class SpectralNode(GaussianNode):
     """
 
     called: ClassVar[str] = "FastLMM"
+    parts: ClassVar[tuple[str, ...]] = ("beta", "u", "a")
+    predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
+    takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "W_new", "K_new_new")
 
     spectrum: Spectrum
     sigma2_g: Any
@@ -111,6 +123,42 @@ class SpectralNode(GaussianNode):
             return None
         values = np.concatenate([share * total / self.spectrum.mean_diagonal, (1 - share) * total])
         return Target(values, np.ones(values.size, dtype=bool))
+
+    @property
+    def observes_statistic(self) -> bool:
+        """Whether it was built with a `Rotated`."""
+        return self.given is not None
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the rotation has rows."""
+        return self.spectrum.rotation is not None
+
+    def recover(
+        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
+    ) -> dict[str, xr.DataArray]:
+        """Draw β, u and, from a factor, its coefficients a."""
+        return recover(self, model, posterior, which, rng)
+
+    def read(self, new: NewRows, effects: Effects) -> Any:
+        """Read X, and covariances with the rows of the data or rows of the factor."""
+        if new.in_sample:
+            if not self.keeps_rows:
+                raise no_rows()
+            return None
+        if effects == "population":
+            return Design.read(self.projection, new.X_new)
+        return new_rows(self.spectrum, new.X_new, new.K_new, W_new=new.W_new, K_new_new=new.K_new_new)
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw f = Xβ + u and y."""
+        return predict(self, model, posterior, rows, effects, rng)
+
+    def known_rows(self, rows: Any) -> FloatArray | None:
+        """Return y, rotated back."""
+        return known_rows(self)
 
     def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
         """Return σ², δ, σ²_g, σ²_e, h² and pve."""
