@@ -12,7 +12,9 @@ from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.design import Design
 from pm_fastlmm.deviation_prior import DeviationPrior
-from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, FourierLMM, LMMNode, StructuredLMM, lmm_nodes
+from pm_fastlmm.distribution import DenseLMM, FamilyLMM, FastLMM, FourierLMM, StructuredLMM
+from pm_fastlmm.engines.nodes import lmm_nodes
+from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.equivalent import EquivalentRows, equivalent_rows
 from pm_fastlmm.exact import exact_posterior
 from pm_fastlmm.exact_result import ExactPosterior

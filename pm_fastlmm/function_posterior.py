@@ -9,11 +9,11 @@ import xarray as xr
 from rich.progress import track
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml import find_node
-from pm_fastlmm.distribution import FourierNode
+from pm_fastlmm.engines.draws import evaluate_draws
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.functions import FunctionPosterior, draw_coefficients, functions_at, read_new
 from pm_fastlmm.likelihood.fourier import FourierFactor
-from pm_fastlmm.sampling import evaluate_draws
 
 _LARGEST = 100_000_000  # numbers of predictive draws
 
@@ -57,7 +57,7 @@ def posterior_function(
     >>> rng = np.random.default_rng(0)
     >>> x = rng.uniform(size=1000)
     >>> basis = flmm.FourierBasis(lengthscale=(0.1, 1.0), domain=(0, 1), n=1000, noise_ratio_min=0.1)
-    >>> statistics = basis.statistics(x, np.sin(6 * x) + rng.normal(size=1000))
+    >>> statistics = flmm.FourierStatistics.from_arrays(basis, x, np.sin(6 * x) + rng.normal(size=1000))
     >>> with pm.Model() as model:
     ...     ell, v, v_e = pm.Uniform("ell", 0.1, 1.0), pm.HalfNormal("v", 1), pm.HalfNormal("v_e", 1)
     ...     node = flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=v, sigma2_e=v_e)

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pymc as pm
 
-from pm_fastlmm.distribution import FourierNode, LMMNode, SpectralNode
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.spectral.node import SpectralNode
 
 
 def node_dims(model: pm.Model, node: LMMNode, batch_ndim: int) -> tuple[list[str], str]:

@@ -9,11 +9,9 @@ import pymc as pm
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, read
-from pm_fastlmm.aireml import find_node
 from pm_fastlmm.coefficients import draw_factor_effects, draw_new_effects
 from pm_fastlmm.coordinates import require_labels_of
 from pm_fastlmm.dense_posterior import predict_dense
-from pm_fastlmm.distribution import DenseNode, FamilyNode, FourierNode, LMMNode, SpectralNode, StructuredNode
 from pm_fastlmm.effects import (
     Coordinates,
     draw_effects,
@@ -21,6 +19,14 @@ from pm_fastlmm.effects import (
     given_coefficients,
     new_rows,
 )
+from pm_fastlmm.engines.dense.node import DenseNode
+from pm_fastlmm.engines.draws import evaluate_draws, over_batch
+from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.lengthscale.node import FamilyNode
+from pm_fastlmm.engines.nodes import find_node
+from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.spectral.node import SpectralNode
+from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.family_posterior import NewKernel, predict_family, recover_family
 from pm_fastlmm.function_posterior import predict_functions, recover_functions
@@ -31,7 +37,6 @@ from pm_fastlmm.mixed_rows import read_rows
 from pm_fastlmm.node_labels import batch_coords, node_dims, obs_coords
 from pm_fastlmm.pointwise import draw_left_out
 from pm_fastlmm.precisions import observed_rows
-from pm_fastlmm.sampling import evaluate_draws, over_batch
 
 type Effect = Literal["beta", "u", "a"]
 type Effects = Literal["given", "new", "left_out", "population"]

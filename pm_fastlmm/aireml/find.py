@@ -8,11 +8,10 @@ import pymc as pm
 from pm_fastlmm.aireml.estimate import estimate
 from pm_fastlmm.aireml.fit import VarianceFit
 from pm_fastlmm.aireml.iteration import Tolerances
-from pm_fastlmm.aireml.mapping import objective_of
 from pm_fastlmm.aireml.objective import Method, check_method
-from pm_fastlmm.distribution import LMMNode, lmm_nodes
 from pm_fastlmm.distribution.graphs import reaching
-from pm_fastlmm.distribution.inputs import check_data
+from pm_fastlmm.engines.nodes import find_node
+from pm_fastlmm.engines.protocol import LMMNode
 
 
 def find_reml(
@@ -102,37 +101,9 @@ def find_reml(
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)
-    objective, link, _ = objective_of(model, node, method)
+    objective, link = node.objective(model, method)
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)
     return estimate(objective, node, link, start, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
-
-
-def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
-    """
-    Return the LMM node of a model, by name when there are several.
-
-    Raises
-    ------
-    ValueError
-        If there is none, none of that name, or several and no name was given; or if its data were replaced by others
-        that are missing, or not as many.
-    """
-    nodes = {node.name: node for node in lmm_nodes(model)}
-    if not nodes:
-        raise ValueError(
-            "the model has no FastLMM, FamilyLMM, StructuredLMM, DenseLMM or FourierLMM node: add one, or use "
-            "pymc.sample."
-        )
-    if var_name is None:
-        if len(nodes) > 1:
-            raise ValueError(f"the model has several LMM nodes ({', '.join(nodes)}): name one with var_name=.")
-        var_name = next(iter(nodes))
-    if var_name not in nodes:
-        raise ValueError(f"no LMM node is called {var_name!r}: the model has {', '.join(nodes)}.")
-    node = nodes[var_name]
-    if node.observed is not None:
-        check_data(node.name, node.observed, node.rv.type.shape[-1])
-    return node
 
 
 def _refuse_unreached(model: pm.Model, node: LMMNode) -> None:

@@ -11,7 +11,6 @@ from pytensor.compile.mode import Mode
 from pytensor.graph.traversal import ancestors
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.distribution.nodes import LMMNode
 
 _FAR = 500.0  # of an unconstrained coordinate: where the support of a variable is read off
 
@@ -25,9 +24,9 @@ def reaching(model: pm.Model, *outputs: Any) -> list[Any]:
     return [rv for rv in model.free_RVs if rv in reached]
 
 
-def parameters(model: pm.Model, node: LMMNode) -> list[Any]:
-    """Return the free continuous variables of the model that reach the node, in the model's order."""
-    return [rv for rv in reaching(model, node.rv) if rv.type.dtype.startswith("float") and rv is not node.rv]
+def parameters(model: pm.Model, node_rv: Any) -> list[Any]:
+    """Return the free continuous variables of the model that reach another, in the model's order."""
+    return [rv for rv in reaching(model, node_rv) if rv.type.dtype.startswith("float") and rv is not node_rv]
 
 
 def initial_point(model: pm.Model) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from pymc.model.transform.optimization import freeze_dims_and_data
 
 import pm_fastlmm as flmm
-from pm_fastlmm.distribution import FamilyNode
+from pm_fastlmm.engines.lengthscale.node import FamilyNode
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""The engines: each evaluates one kind of covariance, in a folder of its own, behind one protocol."""

@@ -1,0 +1,1 @@
+"""Any V(θ), factored as a whole."""

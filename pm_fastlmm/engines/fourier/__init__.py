@@ -1,0 +1,1 @@
+"""Fourier features of a stationary kernel: sums of the rows, no rows."""

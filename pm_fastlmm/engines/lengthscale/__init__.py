@@ -1,0 +1,1 @@
+"""One kernel with a lengthscale: spectra at the nodes of an interpolation."""

@@ -1,0 +1,47 @@
+"""The nodes of a model; here alone the engines are listed."""
+
+from importlib import import_module
+
+import pymc as pm
+
+from pm_fastlmm.distribution.inputs import check_data
+from pm_fastlmm.engines.protocol import ENGINES, LMMNode, node_of
+
+for _engine in ("spectral", "lengthscale", "structured", "dense", "fourier"):  # each registers its node
+    import_module(f"pm_fastlmm.engines.{_engine}.node")
+
+
+def lmm_nodes(model: pm.Model) -> list[LMMNode]:
+    """
+    Return the FastLMM, FamilyLMM, StructuredLMM, DenseLMM and FourierLMM nodes of a model.
+
+    They are found in its order, also after `do`, `observe`, freezing and copying.
+    """
+    nodes = [node_of(rv.owner.op, model, rv) for rv in model.basic_RVs]
+    return [node for node in nodes if node is not None]
+
+
+def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
+    """
+    Return the LMM node of a model, by name when there are several.
+
+    Raises
+    ------
+    ValueError
+        If there is none, none of that name, or several and no name was given; or if its data were replaced by others
+        that are missing, or not as many.
+    """
+    nodes = {node.name: node for node in lmm_nodes(model)}
+    if not nodes:
+        *others, last = sorted(engine.called for engine in ENGINES)
+        raise ValueError(f"the model has no {', '.join(others)} or {last} node: add one, or use pymc.sample.")
+    if var_name is None:
+        if len(nodes) > 1:
+            raise ValueError(f"the model has several LMM nodes ({', '.join(nodes)}): name one with var_name=.")
+        var_name = next(iter(nodes))
+    if var_name not in nodes:
+        raise ValueError(f"no LMM node is called {var_name!r}: the model has {', '.join(nodes)}.")
+    node = nodes[var_name]
+    if node.observed is not None:
+        check_data(node.name, node.observed, node.rv.type.shape[-1])
+    return node

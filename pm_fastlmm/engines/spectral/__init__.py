@@ -1,0 +1,1 @@
+"""One known kernel: σ²(K + δI), rotated once."""
