@@ -16,22 +16,20 @@ from pm_fastlmm.aireml.cone import SINGULAR, errors, smallest_eigenvalue
 from pm_fastlmm.aireml.fit import VarianceFit, history_of
 from pm_fastlmm.aireml.inference import why_not_adjusted
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
-from pm_fastlmm.aireml.mapping import Link, constants_of
 from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
 from pm_fastlmm.aireml.ridge import without_maximum
-from pm_fastlmm.engines.fourier.node import FourierNode
-from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.free_variables import Link
 
 _NOTHING = 1e-12  # eigenvalue of the information, scaled to unit diagonal, of a direction without any
 _SHARE = 1e-3  # of such a direction that a parameter must have to be named
 
 
 def estimate(
-    objective: Objective, node: LMMNode | None, link: Link | None, start: Any, fixed: Any, bounds: Any,
+    objective: Objective, node: Any, link: Link | None, start: Any, fixed: Any, bounds: Any,
     tolerances: Tolerances, max_iterations: int, progressbar: bool, verbose: int,
 ) -> VarianceFit:  # fmt: skip
     """
-    Return the fit of an objective; `node` and `link` are those of the model that it is of, if any.
+    Return the fit of an objective; `link` is that to the free variables of a model, if there is one.
 
     Raises
     ------
@@ -48,6 +46,7 @@ def estimate(
     names = list(objective.names)
     point, problem = _point(objective, link, last)
     converged, message = _verdict(objective, trace, last, boundary)
+    mu, b, _ = node.constants()
     return VarianceFit(
         theta=pd.Series(last.theta, names, name="theta"),
         point=point,
@@ -64,15 +63,9 @@ def estimate(
         coef=objective.coef,
         objective=objective,
         node=node,
-        **_constants(node),
+        mu=mu,
+        prior_mean=b,
     )
-
-
-def _constants(node: LMMNode | None) -> dict[str, Any]:
-    if node is None or isinstance(node, FourierNode):
-        return {}
-    mu, b, _ = constants_of(node)
-    return {"mu": mu, "prior_mean": b if node.treatment == "proper" else np.zeros(0)}
 
 
 def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any, FloatArray]:

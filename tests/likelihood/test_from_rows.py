@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.likelihood import from_rows
+from pm_fastlmm.likelihood.crossproduct import matrix_root, semidefinite_root
 from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.likelihood.triangular import matrix_root, semidefinite_root
 from pm_fastlmm.linalg import orthonormal
 from pm_fastlmm.linalg.mixed import Block, MixedProducts
 from pm_fastlmm.linalg.projection import Projection
@@ -253,7 +253,7 @@ def crossed_fit(y, part, operator):
 
 def test_rows_that_are_too_many_are_said(monkeypatch):
     monkeypatch.setattr(orthonormal, "LARGEST", 10)
-    monkeypatch.setattr("pm_fastlmm.aireml.structured.LARGEST", 10)
+    monkeypatch.setattr("pm_fastlmm.engines.structured.objective.LARGEST", 10)
     part, operator = np.repeat(np.arange(20), 3), np.tile(np.arange(3), 20)
     rng = np.random.default_rng(3)
     fit = crossed_fit(rng.normal(size=20)[part] + 1e-6 * rng.normal(size=60), part, operator)

@@ -1,20 +1,34 @@
 """The node of a FamilyLMM."""
 
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
+import xarray as xr
 
-from pm_fastlmm.aireml.family import FamilyObjective
+from pm_fastlmm._arrays import outside
+from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.distribution.family_variables import FamilyRV
-from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.dense.leave_out import matrix_precision
+from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
+from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
+from pm_fastlmm.engines.labels import over_coef, over_obs
+from pm_fastlmm.engines.lengthscale.objective import FamilyObjective
+from pm_fastlmm.engines.lengthscale.posterior import draw, predict, predict_population
+from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
+from pm_fastlmm.engines.protocol import GaussianNode, Part, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.spectrum_family import SpectrumFamily
+
+_UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
 
 
 @answers_for(FamilyRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FamilyNode(LMMNode):
+class FamilyNode(GaussianNode):
     """
     A FamilyLMM node.
 
@@ -26,11 +40,32 @@ class FamilyNode(LMMNode):
     """
 
     called: ClassVar[str] = "FamilyLMM"
+    parts: ClassVar[tuple[str, ...]] = ("beta", "u")
+    predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
+    takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "K_new_new")
 
     family: SpectrumFamily
     lengthscale: Any
     sigma2_g: Any
     sigma2_e: Any
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """Return the restricted likelihood of the lengthscale and the two variances."""
+        y = np.asarray(self.observed - self.known_mean(model).mu, dtype=float)
+        if method != "REML":
+            raise ValueError(
+                f"{self.name} has a lengthscale, whose spectra give the restricted likelihood: method='REML'."
+            )
+        graph = pt.stack([self.lengthscale, self.sigma2_g, self.sigma2_e])
+        variables = FreeVariables.of(model, self.name, [graph])
+        link = Link.of(variables, graph)
+        varying = link.varying
+        if varying.sum() != len(variables.names):
+            raise ValueError(
+                f"{', '.join(variables.names)} do not determine lengthscale, sigma2_g and sigma2_e of {self.name} one "
+                "by one: give each parameter variables of its own, as many as there are parameters."
+            )
+        return Fitted(FamilyObjective.of(self.family, y, held=link.theta(variables.initial), fixed=~varying), link)
 
     def _covariance_facts(self) -> dict[str, Any]:
         low, high = self.family.lengthscale
@@ -54,6 +89,68 @@ class FamilyNode(LMMNode):
         values[0] = np.exp(np.clip(np.log(values[0]), middle - 0.95 * half, middle + 0.95 * half))
         values[1] = max(values[1], 0.02 * values[2])
         return Target(values, ~none)
+
+    def recover(
+        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
+    ) -> dict[str, xr.DataArray]:
+        """Draw β and u."""
+        beta, u = draw(self, model, posterior, rng)
+        effects = {"beta": over_coef(model, self, beta), "u": over_obs(model, self, u)}
+        return {part: effects[part] for part in self.parts if which is None or part in which}
+
+    def read(self, new: NewRows, effects: Effects) -> Any:
+        """Read X; covariances are functions of the lengthscale, which are read at each draw."""
+        if new.in_sample:
+            return None
+        if effects == "population":
+            return Design.read(self.projection, new.X_new)
+        if not (callable(new.K_new) and callable(new.K_new_new)):
+            raise ValueError(
+                f"{self.name} has a lengthscale: K_new and K_new_new are functions of it, for new coordinates "
+                "K_new, K_new_new = family.new_kernels(x_new)."
+            )
+        return new
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw f = Xβ + u and y."""
+        if effects == "population":
+            return predict_population(self, model, posterior, rows, rng)
+        return predict(self, model, posterior, rows, effects, rng)
+
+    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
+        """Return ℓ, σ², δ, σ²_g, σ²_e and h²; warn of draws where the likelihood was not checked."""
+        kept = evaluate_kept(model, posterior, self.estimated())
+        if kept is None:
+            return {}
+        ell, g, e = kept
+        smallest, kbar = self.family.delta[0], self.family.mean_diagonal
+        if (share := float((e < smallest * g).mean())) > _UNCHECKED:
+            warnings.warn(
+                f"{share:.1%} of the draws of {self.name} have a delta below {smallest:.2g}, where its likelihood was "
+                "not checked: build the family with a smaller delta=(low, high).",
+                stacklevel=outside(),
+            )
+        with np.errstate(divide="ignore"):
+            derived = {"lengthscale": ell, "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g}
+        if kbar is not None:
+            derived["h2"] = kbar * g / (kbar * g + e)
+        return {f"{self.name}_{suffix}": xr.DataArray(v, dims=("chain", "draw")) for suffix, v in derived.items()}
+
+    def precisions(
+        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
+    ) -> Precisions:
+        """Return P and Py at the draws, of V as a whole."""
+        Q1 = self.flat_basis()
+        ell, g, e = (v.ravel() for v in evaluate_draws(model, posterior, self.estimated()))
+
+        def parts() -> Iterator[Part]:
+            for i in range(ell.size):
+                V = g[i] * self.family.covariance(float(ell[i])) + e[i] * np.eye(self.n)
+                yield Part(i, matrix_precision(self.name, V, self.observed, self.projection.Q1), self.observed)
+
+        return Precisions((posterior.sizes["chain"], posterior.sizes["draw"]), self.n, Q1, parts())
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.spectral import SpectralObjective
+from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.semidefinite import eigen_root
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
@@ -38,7 +39,7 @@ def alone(state: MixedState, y: FloatArray, k: int, direction: FloatArray, varia
     """
     block = state.products.blocks[k]
     values, vectors = np.linalg.eigh(direction)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, values > 1e-12 * values.max()]
+    root = eigen_root(values, vectors)[:, values > 1e-12 * values.max()]
     n, width = block.Z.shape[0], root.shape[1]
     if n * block.levels * width > _LARGEST:
         raise ValueError(

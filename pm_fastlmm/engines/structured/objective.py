@@ -7,14 +7,14 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.component import alone
+from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm.aireml.cone import PackedMatrix, pack
 from pm_fastlmm.aireml.face import Face
-from pm_fastlmm.aireml.matrices import compile_matrices
-from pm_fastlmm.aireml.moments import moments, starting_values
 from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, Observed, elsewhere, moment_start
 from pm_fastlmm.covariance.theta import Theta
+from pm_fastlmm.engines.structured.component import alone
+from pm_fastlmm.engines.structured.matrices import compile_matrices
+from pm_fastlmm.engines.structured.start import moments, starting_values
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.likelihood.from_rows import ratio
 from pm_fastlmm.likelihood.mixed import MixedState
@@ -26,7 +26,7 @@ from pm_fastlmm.linalg.rotated import Rotated
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
 # digits yᵀPy has lost there
 _RESOLVED = 1e-24  # the same with rows: σ_e is 1e-12 of the standard deviation of y
-_ROUNDED = 64 * np.finfo(float).eps  # of the length of y, to which its entries are rounded
+_ROUNDED = 64 * EPS  # of the length of y, to which its entries are rounded
 _WORK = 2e10  # of a QR factorisation for a better start
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
 _SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance

@@ -157,9 +157,7 @@ class FamilyObjective(Objective):
         small, large = self.family.delta
         delta = np.geomspace(small, large * _SPREAD, _DELTAS)
         if not self.fixed[1:].any():
-            loglik, sigma2 = self.spectra.profile(ell, delta)
-            i, j = np.unravel_index(np.argmax(loglik), loglik.shape)
-            return np.array([ell[i], sigma2[i, j], delta[j] * sigma2[i, j]])
+            return self.spectra.best(ell, delta)
         g, e = self._variance_grid(delta)
         loglik = self.spectra.loglik(ell[:, None], g, e)
         i, j = np.unravel_index(np.argmax(loglik), loglik.shape)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, require_symmetric
 from pm_fastlmm.aireml.objective import RESCALE, Method, Observed, elsewhere
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, multiplied, smallest_squares
 from pm_fastlmm.likelihood.dense import DenseFactor
@@ -59,7 +59,8 @@ class DenseObjective(SquaredObjective):
         """Return the objective of a response less its known mean."""
         y1 = projection.Q1.T @ y
         start = np.asarray(start, dtype=float)
-        _require_symmetric(np.asarray(V(start), dtype=float))
+        first = np.asarray(V(start), dtype=float)
+        require_symmetric(first, "V", float(np.abs(first).max(initial=0.0)))  # Cholesky reads one triangle only
         dV = _completed(V, dV)
         squared = enter_squared(dV, start, lower)
         slopes = np.array([np.trace(np.atleast_2d(slope)) / len(y) for slope in dV(start)])
@@ -173,16 +174,6 @@ class DenseObjective(SquaredObjective):
             if candidate is not None and candidate.loglik > state.loglik:
                 return inner, candidate
         return None
-
-
-def _require_symmetric(V: FloatArray) -> None:
-    """Refuse a V of which a Cholesky factorisation would read one triangle only."""
-    gap = float(np.abs(V - V.T).max(initial=0.0))
-    if gap > 1e-8 * float(np.abs(V).max(initial=0.0)):
-        raise ValueError(
-            f"V must be symmetric, but differs from its transpose by up to {gap:.3g} at the start: give Cov(y), for "
-            "instance (V + V.T) / 2 where that is rounding."
-        )
 
 
 def _completed(
