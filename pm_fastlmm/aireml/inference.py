@@ -22,7 +22,8 @@ from pm_fastlmm.aireml.refit import (
     steps_of,
 )
 from pm_fastlmm.fit import VARIANCES, REMLFit
-from pm_fastlmm.inference.fit import Fit, InformationKind, IntervalKind
+from pm_fastlmm.inference.estimates import InformationKind
+from pm_fastlmm.inference.fit import Fit, IntervalKind
 from pm_fastlmm.inference.fixed_effects import DegreesOfFreedom, FixedEffects, ZeroVariances
 from pm_fastlmm.inference.variance_test import VarianceTest, kernel_test
 from pm_fastlmm.linalg.projection import Projection
