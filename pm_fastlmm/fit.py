@@ -116,7 +116,11 @@ class REMLFit(KernelEffects, Described):
         """The shares h2 of sigma2_g and 1 - h2 of sigma2_e; for several responses a row each."""
         h2 = np.asarray(self.h2)
         shares = {"sigma2_g": h2, "sigma2_e": 1 - h2}
-        return pd.Series(shares, name="share") if self.names is None else pd.DataFrame(shares, list(self.names))
+        return (
+            pd.Series(shares, name="share", dtype=float)
+            if self.names is None
+            else pd.DataFrame(shares, list(self.names))
+        )
 
     @property
     def boundary(self) -> Any:
