@@ -11,16 +11,17 @@ import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, outside
-from pm_fastlmm.aireml.objective import Method
+from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.distribution.fourier import FourierRV
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
-from pm_fastlmm.engines.fourier.fitting import fourier_objective
+from pm_fastlmm.engines.fourier.fitting import FunctionAtTheta, fourier_objective
 from pm_fastlmm.engines.fourier.leave_out import feature_rows, given_rows, parts
 from pm_fastlmm.engines.fourier.posterior import function, predict, recover
 from pm_fastlmm.engines.free_variables import Fitted
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
-from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.response import Response
 from pm_fastlmm.functions import read_new
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.linalg.feature_products import FourierProducts
@@ -32,7 +33,7 @@ _BELOW = 0.01  # of the draws, that a basis need not be made for
 
 @answers_for(FourierRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FourierNode(LMMNode):
+class FourierNode(GaussianNode):
     """
     A FourierLMM node; its observed data are [b̃, c̃].
 
@@ -74,6 +75,21 @@ class FourierNode(LMMNode):
         """Return the restricted likelihood over the free variables."""
         return Fitted(fourier_objective(model, self, method))
 
+    def rows(self) -> FloatArray:
+        """Raise: there are no rows."""
+        raise ValueError(
+            f"{self.name} keeps no rows: flmm.pointwise_log_likelihood(idata, rows=(x, y, X)) takes them, at draws."
+        )
+
+    def response(self) -> Response:
+        """Return what a comparison of fits needs to know of the data."""
+        p = self.products
+        return Response(p.n, p.square + float(p.along @ p.along), None, True, p.projection)
+
+    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> FunctionAtTheta:
+        """Return the node with V at θ, and its function."""
+        return FunctionAtTheta(self, objective, theta, mu, prior_mean)
+
     def _covariance_facts(self) -> dict[str, Any]:
         return {"kernel": self.basis.kernel.name, "features": self.basis.size}
 
@@ -94,11 +110,6 @@ class FourierNode(LMMNode):
     def observes_statistic(self) -> bool:
         """Whether a statistic is observed: always."""
         return True
-
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether rows are kept: never."""
-        return False
 
     def recover(
         self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
@@ -122,7 +133,7 @@ class FourierNode(LMMNode):
 
     def known_rows(self, rows: Any) -> FloatArray | None:
         """Return the y that was given."""
-        return None if rows is None else given_rows(self.basis, rows).y
+        return None if rows is None else given_rows(self.basis, rows).values[2][:, 0]
 
     def function(self, model: pm.Model, posterior: xr.Dataset, draws: int, *, progressbar: bool) -> Any:
         """Return the posterior of f, averaged over some draws."""

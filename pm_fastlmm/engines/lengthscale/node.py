@@ -20,7 +20,7 @@ from pm_fastlmm.engines.labels import over_coef, over_obs
 from pm_fastlmm.engines.lengthscale.objective import FamilyObjective
 from pm_fastlmm.engines.lengthscale.posterior import draw, predict, predict_population
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
-from pm_fastlmm.engines.protocol import LMMNode, Part, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import GaussianNode, Part, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
@@ -28,7 +28,7 @@ _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a 
 
 @answers_for(FamilyRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FamilyNode(LMMNode):
+class FamilyNode(GaussianNode):
     """
     A FamilyLMM node.
 

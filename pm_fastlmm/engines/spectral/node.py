@@ -11,24 +11,29 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Method
-from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, statistic
+from pm_fastlmm.distribution.variables import (
+    RotatedLMMRV,
+    SpectralRV,
+    statistic,
+)
 from pm_fastlmm.effects import new_rows
-from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept, over_batch
+from pm_fastlmm.engines.draws import evaluate_kept, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
-from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.response import Response
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
-from pm_fastlmm.engines.spectral.posterior import known_rows, predict, recover
+from pm_fastlmm.engines.spectral.posterior import known_rows, parameters, predict, recover
 from pm_fastlmm.linalg.projection import no_rows
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.reml import reml
 
 
-@answers_for(LMMRV)
+@answers_for(SpectralRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class SpectralNode(LMMNode):
+class SpectralNode(GaussianNode):
     """
     A FastLMM node.
 
@@ -87,6 +92,16 @@ class SpectralNode(LMMNode):
         objective = SpectralObjective.of(self.rotated(mu), method)
         return through_variables(model, self.name, pt.stack([self.sigma2_g, self.sigma2_e]), objective)
 
+    def rows(self) -> FloatArray:
+        """Return y by row."""
+        if self.given is not None:
+            raise ValueError(f"{self.name} observes a Rotated, which has no rows: fit a model with observed=y.")
+        return np.asarray(self.observed, dtype=float)
+
+    def response(self) -> Response:
+        """Return what a comparison of fits needs to know of the data."""
+        return GaussianNode.response(self) if self.given is None else Response.of_rotated(self.rotated())
+
     def _covariance_facts(self) -> dict[str, Any]:
         return {"rank of K": self.spectrum.rank}
 
@@ -114,11 +129,6 @@ class SpectralNode(LMMNode):
         """Whether it was built with a `Rotated`."""
         return self.given is not None
 
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether the rotation has rows."""
-        return self.spectrum.rotation is not None
-
     def recover(
         self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
     ) -> dict[str, xr.DataArray]:
@@ -128,7 +138,7 @@ class SpectralNode(LMMNode):
     def read(self, new: NewRows, effects: Effects) -> Any:
         """Read X, and covariances with the rows of the data or rows of the factor."""
         if new.in_sample:
-            if not self.keeps_rows:
+            if self.spectrum.rotation is None:
                 raise no_rows()
             return None
         if effects == "population":
@@ -167,17 +177,9 @@ class SpectralNode(LMMNode):
     ) -> Precisions:
         """Return P and Py at the draws, of all responses."""
         s, Q1 = self.spectrum, self.flat_basis()
-        outputs = [self.sigma2_g, self.sigma2_e]
-        outputs += [v for v in (self.mu, self.beta_mean, self.beta_root) if v is not None]
-        g, e, *rest = evaluate_draws(model, posterior, outputs)
-        mu = rest.pop(0) if self.mu is not None else np.zeros((1, 1, 1))
-        batch = self.observed.shape[:-1]
-        shape = (posterior.sizes["chain"], posterior.sizes["draw"], *batch)
-        over = len(shape)
-        b = B = None
-        if self.treatment == "proper":
-            b, L = over_batch(rest[0], over + 1), over_batch(rest[1], over + 2)
-            B = L @ np.swapaxes(L, -1, -2)
+        g, e, mu, b, root = parameters(self, model, posterior)
+        shape = (posterior.sizes["chain"], posterior.sizes["draw"], *self.observed.shape[:-1])
+        B = None if root is None else root @ np.swapaxes(root, -1, -2)
         fixed = None
         if self.given is not None:
             rotated = self.rotated()
@@ -187,25 +189,17 @@ class SpectralNode(LMMNode):
                     "of y are not known from them: build the model with spectrum= and observed=y."
                 )
             fixed = rotated.z, rotated.y1
-        kernel = KernelDraws(
-            s, shape, None if fixed is not None else self.observed, fixed,
-            over_batch(mu, over + 1), over_batch(g, over), over_batch(e, over), b, B,
-        )  # fmt: skip
+        kernel = KernelDraws(s, shape, None if fixed is not None else self.observed, fixed, mu, g, e, b, B)
         return Precisions(shape, self.n, Q1, kernel.parts(largest, numbers))
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
-        """Read the node: what is among the parameters depends on the treatment of β and on what is observed."""
+        """Read the node: a `Rotated` has no mu, and a flat prior no β."""
         _, _, *params = rv.owner.inputs
-        mu = b = root = None
-        if isinstance(op, ProperLMMRV):
-            mu, b, root, g, e = params[:5]
-        elif isinstance(op, RotatedProperLMMRV):
-            b, root, g, e = params[:4]
-        elif isinstance(op, FlatLMMRV):
-            mu, g, e = params[:3]
-        else:
-            g, e = params[:2]
+        mu = None if isinstance(op, RotatedLMMRV) else params[0]
+        *_, b, root, g, e = params
+        if op.treatment == "flat":
+            b = root = None
         s = op.spectrum
         data = observed_data(model, rv)
         return cls(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root, op.rotated)
