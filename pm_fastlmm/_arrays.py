@@ -14,6 +14,7 @@ from pm_fastlmm._spelling import as_read, places, spelling_hint
 type FloatArray = npt.NDArray[np.float64]
 type Ids = tuple[Hashable, ...]
 
+EPS = float(np.finfo(np.float64).eps)
 _SHOWN = 5
 _INSIDE = {"pm_fastlmm", "pymc", "pytensor", "contextlib"}  # PyMC calls what a warning may come from
 _LARGEST = 1e50  # cubes of variances, of units y² and y²/K, must stay inside the range of floats
@@ -145,12 +146,7 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
     labelled = columns_as_rows(labelled, name)
     values = labelled.values
     largest = require_range(values, name)
-    gap = _asymmetry(values)
-    if gap > _SYMMETRY_RTOL * largest:
-        raise ValueError(
-            f"{name} must be symmetric, but differs from its transpose by up to {gap:.3g}: "
-            f"if that is rounding, pass ({name} + {name}.T) / 2."
-        )
+    require_symmetric(values, name, largest)
     return labelled
 
 
@@ -174,6 +170,16 @@ def columns_as_rows(labelled: Labelled, name: str) -> Labelled:
         raise ValueError(f"{name} has other ids in its columns than in its rows: reindex it, {name}.loc[ids, ids].")
     order = [place[row] for row in rows]
     return Labelled(labelled.values[:, order], ids, tuple(names[j] for j in order))
+
+
+def require_symmetric(values: FloatArray, name: str, largest: float) -> None:
+    """Raise a ValueError if a square matrix differs from its transpose by more than 1e-10 of its largest entry."""
+    gap = _asymmetry(values)
+    if gap > _SYMMETRY_RTOL * largest:
+        raise ValueError(
+            f"{name} must be symmetric, but differs from its transpose by up to {gap:.3g}: "
+            f"if that is rounding, pass ({name} + {name}.T) / 2."
+        )
 
 
 def _asymmetry(values: FloatArray) -> float:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm._display import Described
 from pm_fastlmm.effects import Coordinates, NewRows
 from pm_fastlmm.likelihood.spectral import variances
 from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.semidefinite import eigen_root
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 
@@ -88,7 +89,7 @@ def kernel_inverse(s: Spectrum) -> Callable[[FloatArray, FloatArray], Coordinate
     In the basis [Q₁ | Q₂U] K is [K₁₁ Cᵀ; C Λ], whose pseudo-inverse is applied through its Schur complement.
     """
     left, vectors = np.linalg.eigh(s.schur) if s.projection.rank else (np.zeros(0), s.schur)
-    kept = left > s.n * np.finfo(float).eps * max(float(s.eigvals.max(initial=0.0)), float(left.max(initial=0.0)))
+    kept = left > s.n * EPS * max(float(s.eigvals.max(initial=0.0)), float(left.max(initial=0.0)))
     inverse = (vectors[:, kept] / left[kept]) @ vectors[:, kept].T
 
     def solve(a: FloatArray, b: FloatArray) -> Coordinates:
@@ -119,11 +120,12 @@ def draw_new_effects(s: Spectrum, new: NewRows, u: Coordinates, g: FloatArray, r
     else:
         covariance = new.prior - weights.a @ new.H - weights.b @ new.A
         values, vectors = scipy.linalg.eigh((covariance + covariance.T) / 2)
+        # not the rounding of K alone: K⁺ enlarges that by the condition of K, and K_new comes from other blocks
         tolerance = 1e-8 * float(np.abs(np.diag(new.prior)).max())
         if values[0] < -tolerance:
             raise ValueError(
                 "K_new_new and K_new do not fit K: together they are not positive semi-definite "
                 f"(smallest eigenvalue {values[0]:.3g}). Take all blocks from one covariance matrix."
             )
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        root = eigen_root(values, vectors)
     return mean + np.sqrt(g)[..., None] * (rng.standard_normal(mean.shape) @ root.T)

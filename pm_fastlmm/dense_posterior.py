@@ -6,8 +6,9 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.engines.dense.node import DenseNode
+from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.likelihood.dense import DenseFactor
-from pm_fastlmm.sampling import DrawFunction
+from pm_fastlmm.linalg.semidefinite import semidefinite_root
 
 _BUDGET = 4_000_000  # numbers of V at a time
 
@@ -59,6 +60,5 @@ def _coefficients(
     drawn = estimate + root @ rng.standard_normal(len(R))
     if node.treatment == "flat":
         return np.asarray(drawn)
-    values, vectors = np.linalg.eigh(B)
-    prior = b + vectors @ (np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(len(R)))
+    prior = b + semidefinite_root(B) @ rng.standard_normal(len(R))
     return np.asarray(prior + B @ np.linalg.solve(B + root @ root.T, drawn - prior))

@@ -9,11 +9,11 @@ import xarray as xr
 from rich.progress import track
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.engines.draws import evaluate_draws
 from pm_fastlmm.engines.fourier.node import FourierNode
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.functions import FunctionPosterior, draw_coefficients, functions_at, read_new
 from pm_fastlmm.likelihood.fourier import FourierFactor
-from pm_fastlmm.sampling import evaluate_draws
 
 _LARGEST = 100_000_000  # numbers of predictive draws
 

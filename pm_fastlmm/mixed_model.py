@@ -10,7 +10,7 @@ import pandas as pd
 import pymc as pm
 import pytensor
 
-from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm._arrays import EPS, FloatArray, shown
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import CholeskyFactored, Known
@@ -174,7 +174,7 @@ def _residual_sd(design: MixedDesign) -> float:
     coef, _, rank, _ = np.linalg.lstsq(design.X, design.y)
     residual, df = design.y - design.X @ coef, len(design.y) - int(rank)
     norm = float(np.linalg.norm(residual))
-    if df < 1 or norm <= len(design.y) * np.finfo(float).eps * float(np.linalg.norm(design.y)):
+    if df < 1 or norm <= len(design.y) * EPS * float(np.linalg.norm(design.y)):
         raise ValueError("y has no residual variance after X: there is nothing to estimate a variance from.")
     return norm / math.sqrt(df)
 
@@ -276,7 +276,7 @@ def _column_scales(random: RandomTerm, part: _Part) -> FloatArray:
     U = random.values[:, part.columns]
     norms = np.linalg.norm(U, axis=0)
     R = np.linalg.qr(U / np.where(norms > 0, norms, 1.0), mode="r")
-    if len(R) < U.shape[1] or np.abs(np.diag(R)).min() <= len(U) * np.finfo(float).eps:
+    if len(R) < U.shape[1] or np.abs(np.diag(R)).min() <= len(U) * EPS:
         raise ValueError(
             f"the columns {shown([random.columns[j] for j in part.columns])} of the term of {random.group!r} are "
             "collinear or zero: their variances cannot be told apart, leave one out."

@@ -9,16 +9,17 @@ import xarray as xr
 from rich.progress import track
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.coefficients import draw_factor_effects
 from pm_fastlmm.effects import draw_effects
+from pm_fastlmm.engines.draws import evaluate_draws
+from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.semidefinite import semidefinite_root
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.mixed_rows import MixedRows
-from pm_fastlmm.sampling import evaluate_draws
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,9 +101,7 @@ def _one_draw(
     # of rows that were not kept, e⁺ in the directions left out is not needed: û and β̂ depend on y along X and Z alone
     noise = y - np.sqrt(sigma2_e) * rng.standard_normal(products.rows)
     for block, S in zip(products.blocks, sigma, strict=True):
-        values, vectors = np.linalg.eigh(S)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
-        drawn.append(rng.standard_normal((block.levels, block.width)) @ root.T)
+        drawn.append(rng.standard_normal((block.levels, block.width)) @ semidefinite_root(S).T)
         noise = noise - block.Z @ drawn[-1].ravel()
     response = products.response(noise)
     if not products.flat:
@@ -166,10 +165,8 @@ def predict_mixed(
 
 
 def _independent(sigma: FloatArray, levels: int, rng: np.random.Generator) -> FloatArray:
-    values, vectors = np.linalg.eigh(sigma)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
     noise = rng.standard_normal((*sigma.shape[:-2], levels, sigma.shape[-1]))
-    return np.asarray(np.einsum("...ij,...lj->...li", root, noise))
+    return np.asarray(np.einsum("...ij,...lj->...li", semidefinite_root(sigma), noise))
 
 
 def _new_effects(node: StructuredNode, k: int, sigma: FloatArray, levels: int, rng: np.random.Generator) -> FloatArray:

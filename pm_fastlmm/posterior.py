@@ -20,6 +20,7 @@ from pm_fastlmm.effects import (
     new_rows,
 )
 from pm_fastlmm.engines.dense.node import DenseNode
+from pm_fastlmm.engines.draws import evaluate_draws, over_batch
 from pm_fastlmm.engines.fourier.node import FourierNode
 from pm_fastlmm.engines.lengthscale.node import FamilyNode
 from pm_fastlmm.engines.nodes import find_node
@@ -36,7 +37,6 @@ from pm_fastlmm.mixed_rows import read_rows
 from pm_fastlmm.node_labels import batch_coords, node_dims, obs_coords
 from pm_fastlmm.pointwise import draw_left_out
 from pm_fastlmm.precisions import observed_rows
-from pm_fastlmm.sampling import evaluate_draws, over_batch
 
 type Effect = Literal["beta", "u", "a"]
 type Effects = Literal["given", "new", "left_out", "population"]

@@ -5,29 +5,17 @@ from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
-import pytensor
 import xarray as xr
 from pymc.model.transform.optimization import freeze_dims_and_data
 from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPotentialFull, QuadPotentialFullAdapt
-from pytensor.graph.replace import vectorize_graph
-from pytensor.xtensor import as_xtensor
 
 from pm_fastlmm._arrays import outside
-from pm_fastlmm.aireml.matrices import compile_matrices
-from pm_fastlmm.covariance.theta import RESIDUAL
-from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching
-from pm_fastlmm.engines.fourier.node import FourierNode
-from pm_fastlmm.engines.lengthscale.node import FamilyNode
+from pm_fastlmm.distribution.graphs import initial_point
 from pm_fastlmm.engines.nodes import find_node, lmm_nodes
-from pm_fastlmm.engines.protocol import LMMNode
-from pm_fastlmm.engines.spectral.node import SpectralNode
-from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
 
 _TUNE_SEEDED = 100  # the step size alone is left to adapt
 _TUNE_STARTED = 300  # other samplers take a start but no covariance
-_UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
-_BELOW = 0.01  # of the draws, that a basis need not be made for
 _FULL_ADAPTATION = 100  # variables up to which the mass matrix of the others is adapted with its correlations
 
 
@@ -180,163 +168,7 @@ def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
     """Add the variances of every node and their shares to the posterior, where the model has no such variable."""
     posterior = idata.posterior.to_dataset()
     for node in lmm_nodes(model):
-        if isinstance(node, SpectralNode):
-            derived = _spectral_variances(posterior, model, node)
-        elif isinstance(node, FamilyNode):
-            derived = _family_variances(posterior, model, node)
-        elif isinstance(node, FourierNode):
-            derived = _noise_ratio(posterior, model, node)
-        else:
-            derived = _component_variances(posterior, model, node)
-        for name, array in derived.items():
+        for name, array in node.derived(model, posterior).items():
             if name not in posterior:
                 idata.posterior[name] = array
     return idata
-
-
-def _spectral_variances(posterior: xr.Dataset, model: pm.Model, node: SpectralNode) -> dict[str, xr.DataArray]:
-    """Return σ², δ, σ²_g, σ²_e, h² and pve of a FastLMM node."""
-    kbar, lbar = node.spectrum.mean_diagonal, node.spectrum.mean_eigval
-    if any(rv.name not in posterior for rv in reaching(model, node.sigma2_g, node.sigma2_e)):
-        return {}  # the user kept other variables alone, var_names=
-    g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
-    g, e = np.broadcast_arrays(*(over_batch(v, max(g.ndim, e.ndim)) for v in (g, e)))
-    with np.errstate(divide="ignore"):
-        derived = {
-            "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g,
-            "h2": kbar * g / (kbar * g + e), "pve": lbar * g / (lbar * g + e),
-        }  # fmt: skip
-    batch = (model.named_vars_to_dims.get(node.name) or ())[: g.ndim - 2]
-    dims = ("chain", "draw", *(batch or [f"{node.name}_dim_{i}" for i in range(g.ndim - 2)]))
-    return {f"{node.name}_{suffix}": xr.DataArray(value, dims=dims) for suffix, value in derived.items()}
-
-
-def _family_variances(posterior: xr.Dataset, model: pm.Model, node: FamilyNode) -> dict[str, xr.DataArray]:
-    """Return ℓ, σ², δ, σ²_g, σ²_e and h² of a FamilyLMM node; warn of draws where its likelihood was not checked."""
-    graphs = [node.lengthscale, node.sigma2_g, node.sigma2_e]
-    if any(rv.name not in posterior for rv in reaching(model, *graphs)):
-        return {}
-    ell, g, e = evaluate_draws(model, posterior, graphs)
-    smallest, kbar = node.family.delta[0], node.family.mean_diagonal
-    if (share := float((e < smallest * g).mean())) > _UNCHECKED:
-        warnings.warn(
-            f"{share:.1%} of the draws of {node.name} have a delta below {smallest:.2g}, where its likelihood was not "
-            "checked: build the family with a smaller delta=(low, high).",
-            stacklevel=outside(),
-        )
-    with np.errstate(divide="ignore"):
-        derived = {"lengthscale": ell, "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g}
-    if kbar is not None:
-        derived["h2"] = kbar * g / (kbar * g + e)
-    return {f"{node.name}_{suffix}": xr.DataArray(v, dims=("chain", "draw")) for suffix, v in derived.items()}
-
-
-def _noise_ratio(posterior: xr.Dataset, model: pm.Model, node: FourierNode) -> dict[str, xr.DataArray]:
-    """Return δ of a FourierLMM node with one lengthscale; warn where it is below what the basis was made for."""
-    if node.spectra is None or any(rv.name not in posterior for rv in reaching(model, node.sigma2_g, node.sigma2_e)):
-        return {}
-    g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
-    with np.errstate(divide="ignore"):
-        delta = e / g
-    share = float((delta < node.basis.noise_ratio_min).mean())
-    if share > _BELOW:
-        warnings.warn(
-            f"{share:.0%} of the draws of {node.name} have a noise ratio sigma2_e/sigma2 below "
-            f"noise_ratio_min={node.basis.noise_ratio_min:g} of the basis, whose error is larger there: make the basis "
-            f"for {float(np.quantile(delta, 0.001)):.2g}.",
-            UserWarning,
-            stacklevel=outside(),
-        )
-    return {f"{node.name}_delta": xr.DataArray(delta, dims=("chain", "draw"))}
-
-
-def _component_variances(posterior: xr.Dataset, model: pm.Model, node: LMMNode) -> dict[str, xr.DataArray]:
-    """
-    Return the variance that each term gives an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of their sum.
-
-    The last component is the residual. A DenseLMM node has no terms, and nothing to add.
-    """
-    if not isinstance(node, StructuredNode) or any(rv.name not in posterior for rv in reaching(model, node.theta)):
-        return {}
-    (theta,) = evaluate_draws(model, posterior, [node.theta])
-    matrices = compile_matrices(node.layout)
-    weights = [node.products.mean_gram(k) for k in range(len(node.terms))]
-    variance = np.empty((*theta.shape[:2], len(weights) + 1))
-    for at in np.ndindex(*theta.shape[:2]):
-        values = matrices(theta[at])[0]
-        variance[at] = [*(float((w * v).sum()) for w, v in zip(weights, values, strict=True)), theta[at][-1]]
-    component = f"{node.name}_component"
-    coords = {component: [*(term.name for term in node.terms), RESIDUAL]}
-    share = variance / variance.sum(axis=-1, keepdims=True)
-    return {
-        f"{node.name}_{suffix}": xr.DataArray(values, dims=("chain", "draw", component), coords=coords)
-        for suffix, values in (("variance", variance), ("share", share))
-    }
-
-
-def over_batch(draws: Any, ndim: int) -> Any:
-    """Return draws (chain, draw, …) with axes of length 1 for the batch dimensions that they lack."""
-    return draws.reshape(*draws.shape[:2], *(1,) * (ndim - draws.ndim), *draws.shape[2:])
-
-
-def _as_draws_of(rv: Any, draws: Any) -> Any:
-    """Return draws as a variable like rv: with named dimensions for a variable of pymc.dims, whose type has them."""
-    return as_xtensor(draws, dims=("__draw__", *rv.type.dims)) if hasattr(rv.type, "dims") else draws
-
-
-class DrawFunction:
-    """
-    Functions of the model's variables over flat posterior draws, chain by chain: compiled once, evaluated in parts.
-
-    Raises
-    ------
-    ValueError
-        If a variable that they depend on was not kept in the posterior.
-    """
-
-    def __init__(self, model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -> None:
-        needed = reaching(model, *outputs)
-        missing = [rv.name for rv in needed if rv.name not in posterior]
-        if missing:
-            raise ValueError(f"the posterior has no draws of {', '.join(missing)}: sample without leaving them out.")
-        batched = {
-            rv: pytensor.tensor.TensorType(rv.type.dtype, shape=(None, *rv.type.shape))(rv.name) for rv in needed
-        }
-        replace = {rv: _as_draws_of(rv, draws) for rv, draws in batched.items()}
-        vectorised = vectorize_graph(outputs, replace=replace)
-        self._function = pytensor.function(
-            list(batched.values()), vectorised, mode=INTERPRETED, on_unused_input="ignore"
-        )  # fmt: skip
-        draws = (posterior[rv.name].transpose("chain", "draw", ...).to_numpy().astype(rv.type.dtype) for rv in needed)
-        self._draws = [array.reshape(-1, *array.shape[2:]) for array in draws]
-        self._varies = [bool(reaching(model, output)) for output in outputs]
-        self.size = posterior.sizes["chain"] * posterior.sizes["draw"]
-
-    def __call__(self, rows: slice = slice(None)) -> list[Any]:
-        """Return the values at these draws, (draws, …)."""
-        count = len(range(self.size)[rows])
-        values = self._function(*(array[rows] for array in self._draws))
-        return [
-            value if varies else np.broadcast_to(value, (count, *value.shape))
-            for value, varies in zip(values, self._varies, strict=True)
-        ]
-
-
-def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -> list[Any]:
-    """
-    Evaluate functions of the model's variables over posterior draws, (chain, draw, …).
-
-    Raises
-    ------
-    ValueError
-        If a variable that they depend on was not kept in the posterior.
-    """
-    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
-    return [_by_chain(value, shape) for value in DrawFunction(model, posterior, outputs)()]
-
-
-def _by_chain(value: Any, shape: tuple[int, int]) -> Any:
-    """Return (draws, …) as (chain, draw, …), without a copy of what is the same in all draws."""
-    if value.strides and value.strides[0] == 0:
-        return np.broadcast_to(value[0], (*shape, *value.shape[1:]))
-    return value.reshape(*shape, *value.shape[1:])

@@ -21,16 +21,8 @@ from scipy.optimize import least_squares, minimize
 from scipy.special import gammaincinv, ndtri
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.family import FamilyObjective
-from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.mapping import best_of_nodes, flat_objective
 from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, parameters, reaching
-from pm_fastlmm.engines.fourier.node import FourierNode
-from pm_fastlmm.engines.lengthscale.node import FamilyNode
 from pm_fastlmm.engines.protocol import LMMNode
-from pm_fastlmm.engines.spectral.node import SpectralNode
-from pm_fastlmm.engines.structured.node import StructuredNode
-from pm_fastlmm.reml import reml
 
 type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density and gradient
 type Units = Callable[[Density, FloatArray], FloatArray]  # sizes of the coordinates at x
@@ -41,9 +33,6 @@ _NEWTON_STEPS = 5
 _POINTS_LOG2 = 11
 _MAX_QUADRATURE = 25
 _MAX_LAPLACE = 500
-_DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap structured likelihood
-_LEVELS = 8000
-_REML_ITERATIONS = 30
 _FACTOR = 4.0
 _REACH = _FACTOR ** np.arange(35)  # how far along a coordinate its unit is sought
 
@@ -100,10 +89,10 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
         joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial, allow_input_downcast=True)
     logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
     constrain = _compile_constrain(model, node, free, values, initial)
-    exact = _ravel(initial).size <= _MAX_QUADRATURE and _cheap(node)
+    exact = _ravel(initial).size <= _MAX_QUADRATURE and node.cheap
 
     def search(units: Units) -> tuple[FloatArray, FloatArray, FloatArray]:
-        start = _match_reml(model, node, constrain, units(logp, _ravel(initial)), _ravel(initial))
+        start = _match_reml(node, constrain, units(logp, _ravel(initial)), _ravel(initial))
         mean, cov = _refined(logp, _mode(logp, start, units), units)
         if exact:
             return _quadrature(logp, mean, cov, chains, rng)
@@ -114,15 +103,6 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     except SeedError:  # coordinates of very different size may be why
         mean, cov, draws = search(_units)
     return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint, exact)
-
-
-def _cheap(node: LMMNode) -> bool:
-    """Return whether thousands of evaluations take a second or two: always for one kernel, never for a dense V."""
-    if isinstance(node, StructuredNode):
-        return node.products.W.shape[1] <= _DENSE_BLOCK and node.products.C.size <= _LEVELS
-    if isinstance(node, FourierNode):
-        return node.spectra is not None or node.basis.size <= _DENSE_BLOCK
-    return isinstance(node, SpectralNode | FamilyNode)
 
 
 def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
@@ -139,9 +119,9 @@ def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
     constrain = _compile_constrain(model, node, free, values, initial)
     x0 = _ravel(initial)
     try:
-        mode = _mode(logp, _match_reml(model, node, constrain, _ones(logp, x0), x0), _ones)
+        mode = _mode(logp, _match_reml(node, constrain, _ones(logp, x0), x0), _ones)
     except SeedError:
-        mode = _mode(logp, _match_reml(model, node, constrain, _units(logp, x0), x0), _units)
+        mode = _mode(logp, _match_reml(node, constrain, _units(logp, x0), x0), _units)
     return _initvals(free, constrain(mode)[0])
 
 
@@ -207,7 +187,7 @@ def _compile_constrain(
     model: pm.Model, node: LMMNode, free: list[Any], values: list[Any], point: dict[str, FloatArray]
 ) -> Callable[[FloatArray], tuple[list[FloatArray], FloatArray]]:
     """Return the map from unconstrained coordinates to the variables, and to what REML estimates."""
-    components = [pt.atleast_1d(graph).ravel() for graph in _estimated(node)]
+    components = [pt.atleast_1d(graph).ravel() for graph in node.estimated()]
     outputs = model.replace_rvs_by_values([*free, *components])
     outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
     options = {"mode": INTERPRETED, "on_unused_input": "ignore", "allow_input_downcast": True}
@@ -220,15 +200,6 @@ def _compile_constrain(
         return variables, np.concatenate(np.broadcast_arrays(*estimated)) if estimated else np.zeros(0)
 
     return constrain
-
-
-def _estimated(node: LMMNode) -> list[Any]:
-    """Return the graphs of what REML estimates: (σ²_g, σ²_e), θ; for a dense V those are the variables themselves."""
-    if isinstance(node, SpectralNode):
-        return [node.sigma2_g, node.sigma2_e]
-    if isinstance(node, FamilyNode) or (isinstance(node, FourierNode) and node.spectra is not None):
-        return [node.lengthscale, node.sigma2_g, node.sigma2_e]
-    return [node.theta] if isinstance(node, StructuredNode) else []
 
 
 def _ones(logp: Density, x: FloatArray) -> FloatArray:
@@ -260,16 +231,12 @@ def _units(logp: Density, x: FloatArray) -> FloatArray:
     return out
 
 
-def _match_reml(model: pm.Model, node: LMMNode, constrain: Any, unit: FloatArray, x0: FloatArray) -> FloatArray:
+def _match_reml(node: LMMNode, constrain: Any, unit: FloatArray, x0: FloatArray) -> FloatArray:
     """Return coordinates near x0 at which the variances are the REML estimates, pulled off the boundary."""
-    if isinstance(node, FamilyNode):
-        target, positive = _family_target(node)
-    elif isinstance(node, SpectralNode):
-        target, positive = _spectral_target(node)
-    else:
-        target, positive = _reml_target(model, node)
-    if target is None:
+    sought = node.target()
+    if sought is None:
         return x0
+    target, positive = sought
     size = np.maximum(np.abs(target), 1e-3 * np.abs(target).max())
     log_target = np.log(np.where(positive, target, 1.0))
 
@@ -284,43 +251,6 @@ def _match_reml(model: pm.Model, node: LMMNode, constrain: Any, unit: FloatArray
         return np.concatenate([np.nan_to_num(residual, nan=1e3, posinf=1e3, neginf=-1e3), 1e-3 * z])
 
     return np.asarray(x0 + unit * least_squares(gap, np.zeros_like(x0), method="trf", max_nfev=50).x)
-
-
-def _spectral_target(node: SpectralNode) -> tuple[FloatArray | None, Any]:
-    fit = reml(node.spectrum, node.rotated())
-    total = np.atleast_1d(np.asarray(fit.total, dtype=float))
-    share = np.clip(np.atleast_1d(np.asarray(fit.h2, dtype=float)), 0.02, 0.98)
-    if not (np.isfinite(total).all() and (total > 0).all()):
-        return None, None
-    target = np.concatenate([share * total / node.spectrum.mean_diagonal, (1 - share) * total])
-    return target, np.ones(target.size, dtype=bool)
-
-
-def _family_target(node: FamilyNode) -> tuple[FloatArray | None, Any]:
-    """Return the best point of a grid over ℓ and δ, pulled inside the range of ℓ and off σ²_g = 0."""
-    none = np.zeros(3, dtype=bool)
-    target = FamilyObjective.of(node.family, np.asarray(node.observed), held=np.zeros(3), fixed=none).start()
-    low, high = np.log(node.family.lengthscale)
-    middle, half = (low + high) / 2, (high - low) / 2
-    target[0] = np.exp(np.clip(np.log(target[0]), middle - 0.95 * half, middle + 0.95 * half))
-    target[1] = max(target[1], 0.02 * target[2])
-    return target, ~none
-
-
-def _reml_target(model: pm.Model, node: LMMNode) -> tuple[FloatArray | None, Any]:
-    """Return θ between the REML estimate and the moment estimate, which is inside all bounds; None for a dense V."""
-    if isinstance(node, FourierNode) and node.spectra is not None:
-        return best_of_nodes(node.spectra), np.ones(3, dtype=bool)
-    if not isinstance(node, StructuredNode):
-        return None, None
-    objective = flat_objective(node)
-    try:
-        start = objective.start()
-        trace = maximise(objective, start, tolerances=Tolerances(), max_iterations=_REML_ITERATIONS)
-    except ValueError:
-        return None, None
-    target = 0.95 * trace.iterations[-1].theta + 0.05 * start
-    return target, (objective.lower == 0) & (target > 0)
 
 
 def _mode(logp: Density, x0: FloatArray, units: Units) -> FloatArray:

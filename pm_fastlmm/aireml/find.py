@@ -8,7 +8,6 @@ import pymc as pm
 from pm_fastlmm.aireml.estimate import estimate
 from pm_fastlmm.aireml.fit import VarianceFit
 from pm_fastlmm.aireml.iteration import Tolerances
-from pm_fastlmm.aireml.mapping import objective_of
 from pm_fastlmm.aireml.objective import Method, check_method
 from pm_fastlmm.distribution.graphs import reaching
 from pm_fastlmm.engines.nodes import find_node
@@ -102,7 +101,7 @@ def find_reml(
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)
-    objective, link, _ = objective_of(model, node, method)
+    objective, link = node.objective(model, method)
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)
     return estimate(objective, node, link, start, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
 

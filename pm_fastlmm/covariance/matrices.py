@@ -12,6 +12,7 @@ from pm_fastlmm.covariance.algebra import Covariance, Mask
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import FREE, POSITIVE, Interval, is_tensor, lengths, settle, settle_size
 from pm_fastlmm.covariance.unlabelled import default_index_hint, require_positions
+from pm_fastlmm.linalg.semidefinite import eigen_root, require_semidefinite
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -40,7 +41,7 @@ class Unstructured(Covariance):
     def __post_init__(self) -> None:
         settle(self, "cov", ndim=2)
         if not is_tensor(self.cov):
-            semidefinite_root(read_covariance(self.cov, "cov").values, "cov")
+            _checked_root(read_covariance(self.cov, "cov").values, "cov")
         settle_size(self, *lengths(self.cov))
 
     @property
@@ -266,7 +267,7 @@ class Known(Covariance):
         if missing := [label for label, row in zip(labels, rows, strict=True) if row < 0]:
             raise ValueError(f"K lacks {len(missing)} of {len(labels)} labels: {shown(missing)}.")
         K = self.K[np.ix_(rows, rows)]
-        return type(self)(frozen(K), self.sigma2, labels, frozen(semidefinite_root(K, "K")))
+        return type(self)(frozen(K), self.sigma2, labels, frozen(_checked_root(K, "K")))
 
     def _matrix(self, xp: Any) -> Any:
         return self.sigma2 * self.K
@@ -304,7 +305,7 @@ def known(K: Any, sigma2: Any = 1.0) -> Known:
         raise TypeError("K must be known, got a tensor: a matrix that depends on random variables is unstructured(K).")
     read_in = read_covariance(K)
     values = frozen(read_in.values.copy())
-    return Known(values, sigma2, read_in.ids, frozen(semidefinite_root(values, "K")))
+    return Known(values, sigma2, read_in.ids, frozen(_checked_root(values, "K")))
 
 
 def unstructured(cov: Any = None, *, cholesky: Any = None, size: int | None = None) -> Unstructured | CholeskyFactored:
@@ -340,7 +341,7 @@ def unstructured(cov: Any = None, *, cholesky: Any = None, size: int | None = No
     return Unstructured(cov, size) if cholesky is None else CholeskyFactored(cholesky, size)
 
 
-def semidefinite_root(K: FloatArray, name: str) -> FloatArray:
+def _checked_root(K: FloatArray, name: str) -> FloatArray:
     """
     Return R with K = RRᵀ, lower triangular unless K is singular.
 
@@ -353,13 +354,8 @@ def semidefinite_root(K: FloatArray, name: str) -> FloatArray:
         return np.asarray(cholesky(K, lower=True))
     except LinAlgError:
         eigvals, vectors = np.linalg.eigh(K)
-    tolerance = len(K) * np.finfo(float).eps * np.abs(eigvals).max()
-    if eigvals[0] < -tolerance:
-        raise ValueError(
-            f"{name} must be positive semi-definite, but has the eigenvalue {eigvals[0]:.3g} "
-            f"(its largest is {eigvals[-1]:.3g}): give covariances, with all their digits."
-        )
-    return np.asarray(vectors * np.sqrt(np.maximum(eigvals, 0.0)))
+    require_semidefinite(eigvals, name)
+    return eigen_root(eigvals, vectors)
 
 
 def _unpacked(packed: Any) -> int | None:

@@ -23,6 +23,7 @@ from pm_fastlmm.covariance.incidence import require_distinct
 from pm_fastlmm.covariance.newick import parse_newick
 from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS, read_parents
 from pm_fastlmm.covariance.rooting import shared_paths
+from pm_fastlmm.linalg.semidefinite import require_semidefinite, zero_tolerance
 
 Scale = Literal["none", "mean_diagonal"]
 
@@ -340,10 +341,10 @@ def _checked_covariance(tree: pd.DataFrame | FloatArray, ids: Labels | None) -> 
         tips = read_index(tree.index, "tree")
     else:
         tips = read_index(range(len(K)) if ids is None else ids, "ids", len(K))
-    tolerance = len(K) * np.finfo(float).eps * np.abs(K).sum(axis=1).max()  # a bound of the largest eigenvalue
-    for what, smallest in (("non-negative", K.min()), ("positive semi-definite", np.linalg.eigvalsh(K)[0])):
-        if smallest < -tolerance:
-            raise ValueError(f"tree must be {what}, but is not by {-smallest:.3g}: give covariances with all digits.")
+    eigvals = np.linalg.eigvalsh(K)
+    if K.min() < -zero_tolerance(eigvals):
+        raise ValueError(f"tree must be non-negative, but is not by {-K.min():.3g}: give covariances with all digits.")
+    require_semidefinite(eigvals, "tree")
     return tips, (K + K.T) / 2
 
 

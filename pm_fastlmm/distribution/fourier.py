@@ -10,7 +10,7 @@ from pymc.distributions.dist_math import check_parameters
 from pytensor.graph.basic import Constant
 from pytensor.tensor.random.basic import chisquare
 
-from pm_fastlmm._arrays import FloatArray, outside
+from pm_fastlmm._arrays import EPS, FloatArray, outside
 from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.fourier.kernels import log_spectral_density
 from pm_fastlmm.distribution.algebra import col, times, white_noise
@@ -25,7 +25,6 @@ from pm_fastlmm.linalg.feature_products import FourierProducts
 _AFFORDABLE = 800  # features that are factored at each evaluation
 _PRIOR_DRAWS = 1000
 _OUTSIDE = 0.05  # of the prior of a lengthscale, more than which is an error
-_EPS = float(np.finfo(np.float64).eps)
 
 
 class FourierRV(LMMRV):
@@ -74,7 +73,7 @@ class FourierRV(LMMRV):
 def _root(products: FourierProducts) -> FloatArray:
     """Return R (M, k) with RRᵀ = G̃, of its rank."""
     values, vectors = np.linalg.eigh(products.gram)
-    kept = values > len(values) * _EPS * values[-1]
+    kept = values > len(values) * EPS * values[-1]
     return np.asarray((vectors[:, kept] * np.sqrt(values[kept]))[:, -products.df :])
 
 

@@ -8,11 +8,21 @@ import pytensor.tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 
-from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, read, require_finite, require_length
+from pm_fastlmm._arrays import (
+    FloatArray,
+    Ids,
+    Labelled,
+    align,
+    read,
+    read_covariance,
+    require_finite,
+    require_length,
+)
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.distribution.algebra import product
 from pm_fastlmm.distribution.random_variable import Treatment
 from pm_fastlmm.linalg.projection import Projection, read_design
+from pm_fastlmm.linalg.semidefinite import require_semidefinite, semidefinite_root
 
 SPECTRUM = "the spectrum"
 NO_PRIOR = pt.zeros((0, 0), dtype="float64")  # covariance of β where it has none
@@ -172,12 +182,11 @@ def coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: An
         return b, pt.zeros((r, r), dtype="float64")
     if isinstance(beta_cov, Variable) and not isinstance(beta_cov, Constant):
         return b, pt.linalg.cholesky(double(beta_cov))
-    cov = np.asarray(beta_cov.data if isinstance(beta_cov, Constant) else beta_cov, dtype=float)
-    if cov.shape != (r, r):
-        raise ValueError(f"beta_cov must be ({r}, {r}), for {', '.join(projection.coef)}; got shape {cov.shape}.")
-    values = np.linalg.eigvalsh(cov)
-    if not np.allclose(cov, cov.T) or values[0] < -1e-12 * abs(values[-1]):
-        raise ValueError("beta_cov must be symmetric positive semi-definite.")
+    given = beta_cov.data if isinstance(beta_cov, Constant) else beta_cov
+    if np.shape(given) != (r, r):
+        raise ValueError(f"beta_cov must be ({r}, {r}), for {', '.join(projection.coef)}; got shape {np.shape(given)}.")
+    cov = read_covariance(np.asarray(given), "beta_cov").values
+    require_semidefinite(np.linalg.eigvalsh(cov), "beta_cov")
     return b, covariance_root(pt.constant(cov))
 
 
@@ -185,8 +194,7 @@ def covariance_root(B: Any) -> Any:
     """Return L with LLᵀ = B for a prior covariance of β; a singular one must be a constant."""
     if not isinstance(B, Constant):
         return pt.linalg.cholesky(B)
-    values, vectors = np.linalg.eigh(B.data)
-    return pt.constant(vectors * np.sqrt(np.maximum(values, 0.0)))
+    return pt.constant(semidefinite_root(B.data))
 
 
 def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Treatment, Any, Any]:

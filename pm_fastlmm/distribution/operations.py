@@ -22,6 +22,7 @@ from pm_fastlmm.likelihood.family import family_loglik_and_gradient
 from pm_fastlmm.likelihood.fourier import fourier_loglik_and_gradient
 from pm_fastlmm.likelihood.mixed import mixed_loglik_and_gradient
 from pm_fastlmm.linalg.mixed import MixedProducts
+from pm_fastlmm.linalg.semidefinite import semidefinite_root
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 type Shape = tuple[int | None, ...]
@@ -209,8 +210,7 @@ class RandomEffects(CalledBack):
         start = place = 0
         for k in self.products.order:
             Z, levels, c, _ = self.products.blocks[k]
-            values, vectors = np.linalg.eigh(phi[start : start + c * c].reshape(c, c))
-            root = vectors * np.sqrt(np.maximum(values, 0.0))
+            root = semidefinite_root(phi[start : start + c * c].reshape(c, c))
             noise = xi[..., place : place + levels * c].reshape(*xi.shape[:-1], levels, c)
             u = np.einsum("ij,...lj->...li", root, noise).reshape(-1, levels * c)
             out += (Z @ u.T).T.reshape(out.shape)

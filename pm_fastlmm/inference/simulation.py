@@ -5,6 +5,7 @@ import numpy as np
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.likelihood.spectral import corner, variances
 from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.semidefinite import semidefinite_root
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 
@@ -33,7 +34,7 @@ def simulate_responses(
     drawn = simulate_contrasts(spectrum, sigma2_g, sigma2_e, size, rng)
     g, e = np.full(size, float(sigma2_g)), np.full(size, float(sigma2_e))
     along, S = corner(drawn.z, eigvals=spectrum.eigvals, C=spectrum.C, schur=spectrum.schur, sigma2_g=g, sigma2_e=e)
-    values, vectors = np.linalg.eigh(S[0] if size else np.zeros((0, 0)))
-    noise = rng.standard_normal((size, len(values))) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
+    root = semidefinite_root(S[0] if size else np.zeros((0, 0)))
+    noise = rng.standard_normal((size, len(root))) @ root.T
     y1 = spectrum.projection.R @ beta + along + noise
     return Rotated(spectrum=spectrum, z=drawn.z, rss=drawn.rss, y1=y1, norm2=drawn.norm2, names=drawn.names)

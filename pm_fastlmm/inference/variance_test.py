@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 from scipy.stats import chi2
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm._display import Described
 from pm_fastlmm.inference.null import NullDistribution, kernel_null
 from pm_fastlmm.likelihood.profile import Method, Profile
@@ -142,7 +142,7 @@ def require_draws(n_sim: int) -> None:
 def require_variation(rotated: Rotated, method: Method) -> None:
     """Raise a ValueError where the spectrum leaves no ratio of two variances to test or to bound."""
     s = rotated.spectrum
-    tolerance = 10 * s.n * np.finfo(float).eps
+    tolerance = 10 * s.n * EPS
     if not s.rank or (not s.nullity and s.eigvals.min() >= s.eigvals.max() * (1 - tolerance)):
         raise ValueError(
             "orthogonal to X, K is zero or a multiple of the identity, so that the data do not tell the two variances "

@@ -23,12 +23,11 @@ from typing import Any, Self
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm.likelihood.family import FamilySpectra, NodeStatistics
 from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.feature_products import FourierProducts
 
-_EPS = float(np.finfo(np.float64).eps)
 _NEGLIGIBLE = 0.01  # share of the tolerance that features left out of a spectrum may cost
 _LARGEST_RATIO = 1e2  # δ up to which an interpolated likelihood is checked
 
@@ -74,7 +73,7 @@ class FourierFactor:
             a = np.exp(log_prior - np.log(sigma2_e))
         if not (sigma2_e > 0 and np.isfinite(a).all()):
             return None
-        active = np.flatnonzero(a * np.diag(gram) > _EPS)
+        active = np.flatnonzero(a * np.diag(gram) > EPS)
         root = np.sqrt(a[active])
         A = gram[np.ix_(active, active)] * root
         A *= root[:, None]
@@ -210,7 +209,7 @@ def fourier_spectra(
         active = np.sort(order[np.cumsum(share[order]) > _NEGLIGIBLE * tolerance * delta_min])
         root = np.sqrt(d[active])
         eigvals, vectors = np.linalg.eigh(products.gram[np.ix_(active, active)] * root * root[:, None])
-        kept = eigvals > 4 * len(active) * _EPS * eigvals[-1]
+        kept = eigvals > 4 * len(active) * EPS * eigvals[-1]
         eigvals, vectors = eigvals[kept][-products.df :], vectors[:, kept][:, -products.df :]
         z = (vectors.T @ (root * products.cross[active])) / np.sqrt(eigvals)
         return NodeStatistics(eigvals, z, max(products.square - float(z @ z), 0.0), products.df - len(eigvals))

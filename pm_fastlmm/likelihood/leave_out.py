@@ -25,12 +25,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm.likelihood.spectral import LOG_2PI
 
 type Rows = npt.NDArray[np.intp]
-
-_EPS = float(np.finfo(np.float64).eps)
 
 
 class Precision(Protocol):
@@ -151,4 +149,4 @@ def predictable(Q1: FloatArray, groups: Sequence[Rows] | None) -> npt.NDArray[np
         largest = (Q1**2).sum(-1)
     else:
         largest = np.array([np.linalg.norm(Q1[rows], 2) ** 2 if Q1.shape[1] else 0.0 for rows in groups])
-    return np.asarray(1 - largest > 10 * math.sqrt(n) * _EPS * max(1, Q1.shape[1]))
+    return np.asarray(1 - largest > 10 * math.sqrt(n) * EPS * max(1, Q1.shape[1]))

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.rotated import Rotated
@@ -20,7 +20,6 @@ type Boundary = Literal["no kernel variance", "no residual variance"]
 _SPACING = 0.5
 _MARGIN = math.log(1e3)
 _BLOCK = 500_000  # numbers in one block of responses: it stays in the cache, and the memory does not grow with T
-_EPS = float(np.finfo(np.float64).eps)
 _NONE: FloatArray = np.empty((0, 0))
 
 
@@ -339,7 +338,7 @@ def _not_estimable(rotated: Rotated, norm2: FloatArray, rss: FloatArray) -> npt.
             "not identifiable: orthogonal to X, K is zero, so only the residual variance has information. "
             "Fit ordinary least squares"
         )
-    elif not s.nullity and s.eigvals.min() >= s.eigvals.max() * (1 - 10 * s.n * _EPS):
+    elif not s.nullity and s.eigvals.min() >= s.eigvals.max() * (1 - 10 * s.n * EPS):
         problem[:] = (
             "not identifiable: orthogonal to X, K is a multiple of the identity, so only the sum of the two variances "
             "has information. Fit ordinary least squares, or check that K is the matrix you meant"

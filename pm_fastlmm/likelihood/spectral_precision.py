@@ -5,12 +5,10 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm.likelihood.leave_out import Rows
 from pm_fastlmm.likelihood.spectral import corner, variances, weighted_sum
 from pm_fastlmm.linalg.spectrum import Spectrum
-
-_EPS = float(np.finfo(np.float64).eps)
 
 
 class Coefficients(NamedTuple):
@@ -50,7 +48,7 @@ class SpectralRows:
         null = np.zeros(spectrum.n)
         if spectrum.nullity:
             null = 1 - (spectrum.projection.Q1**2).sum(-1) - squares.sum(-1)
-            null[null < spectrum.n * _EPS] = 0.0
+            null[null < spectrum.n * EPS] = 0.0
         return cls(spectrum, squares, null)
 
     def at(
@@ -128,4 +126,4 @@ class SpectralPrecision:
         s = self.rows.spectrum
         basis, Q1 = s.basis[rows], s.projection.Q1[rows]
         values, vectors = np.linalg.eigh(np.eye(len(rows)) - Q1 @ Q1.T - basis @ basis.T)
-        return np.asarray((vectors * np.where(values < s.n * _EPS, 0.0, values)) @ vectors.T)
+        return np.asarray((vectors * np.where(values < s.n * EPS, 0.0, values)) @ vectors.T)

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from pm_fastlmm._arrays import FloatArray, Labelled, columns_in_order, frozen, outside, require_finite, shown
+from pm_fastlmm._arrays import EPS, FloatArray, Labelled, columns_in_order, frozen, outside, require_finite, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 
 # A column that keeps less than this share of its length once the columns before it are projected out is collinear:
 # its coefficient would carry a relative error of eps / 1e-10 = 2e-6.
 COLLINEAR_RTOL = 1e-10
-_ROUNDING = 1e3 * float(np.finfo(np.float64).eps)
+_ROUNDING = 1e3 * EPS
 _SHOWN = 3
 
 

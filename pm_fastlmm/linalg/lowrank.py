@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from pm_fastlmm._arrays import FloatArray, frozen, outside
+from pm_fastlmm._arrays import EPS, FloatArray, frozen, outside
 from pm_fastlmm.linalg.columns import DesignColumns
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
@@ -16,7 +16,6 @@ from pm_fastlmm.linalg.spectrum import Spectrum, factor_corner_root
 if TYPE_CHECKING:
     from pm_fastlmm.linalg.crossproducts import CrossProducts
 
-_EPS = float(np.finfo(np.float64).eps)
 _LOST = 1e-6  # share of ‖y‖² that may be missing in z
 GRAM_RATIO = 1e8  # λ_max/δ up to which the log-likelihood from a Gram matrix is right to 1e-6
 
@@ -69,7 +68,7 @@ def factor_cross_products(c: "CrossProducts") -> tuple[Spectrum, Rotated]:
 
 def rounding_of(c: "CrossProducts") -> float:
     """Return the relative rounding of sums over many rows: errors of either sign, that grow as √n."""
-    return 4 * (c.sizes[1] + float(np.sqrt(c.n))) * _EPS
+    return 4 * (c.sizes[1] + float(np.sqrt(c.n))) * EPS
 
 
 def imprecision(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> list[str]:
@@ -165,7 +164,7 @@ def resolve_gram(
     values, vectors = values[values.size - rank :], vectors[:, values.size - rank :]
     z = (vectors.T @ cross) / np.sqrt(values)[:, None]
     rss = norm2 - (z**2).sum(0)
-    resolved = max(rounding, _EPS * float(np.sqrt(largest / values.min()))) if rank else rounding
+    resolved = max(rounding, EPS * float(np.sqrt(largest / values.min()))) if rank else rounding
     rss = np.where(rss <= resolved * norm2, 0.0, rss)
     return Directions(values, vectors.T, z, rss, with_first - z[:, 0] @ z, rounding * largest)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, frozen
+from pm_fastlmm._arrays import EPS, FloatArray, frozen
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
 
@@ -74,7 +74,7 @@ class Rotated(ReadOnlyArrays, Described):
         For one response the columns may be left out or be a single one. What is rounding becomes an exact 0.
         """
         size = np.einsum("i...,i...->...", values, values)
-        rounding = (spectrum.n * np.finfo(np.float64).eps) ** 2 * size
+        rounding = (spectrum.n * EPS) ** 2 * size
         z, y1, y2 = (part.reshape(-1, *values.shape[1:]) for part in (z, y1, y2))
         norm2 = np.einsum("i...,i...->...", y2, y2)
         explained = norm2 <= rounding

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from pm_fastlmm._arrays import (
+    EPS,
     FloatArray,
     Ids,
     Labelled,
@@ -28,9 +29,9 @@ from pm_fastlmm._remedies import selection
 from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
 from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.semidefinite import eigen_root, indefinite, zero_tolerance
 
 _LARGEST = 2**31  # bytes of responses that are read from a Dask or stored array at once
-_EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -185,7 +186,7 @@ class Spectrum(ReadOnlyArrays, Described):
         W1, W2 = projection.split(factor.values)
         U, s, Vt = scipy.linalg.svd(W2, full_matrices=False, overwrite_a=True, check_finite=False)
         largest = max(float(s[0]), float(np.abs(W1).max(initial=0.0)))
-        rank = int(np.count_nonzero(s > max(n, m) * _EPS * largest))
+        rank = int(np.count_nonzero(s > max(n, m) * EPS * largest))
         s, U, Vt = s[:rank][::-1], U[:, :rank][:, ::-1], Vt[:rank][::-1]
         loadings = np.ascontiguousarray(s[:, None] * Vt)
         return cls(
@@ -193,7 +194,7 @@ class Spectrum(ReadOnlyArrays, Described):
             rotation=frozen(projection.lift(np.ascontiguousarray(U))),
             projection=projection,
             C=frozen(loadings @ W1.T),
-            corner_root=frozen(factor_corner_root(W1, Vt, (max(n, m) * _EPS * largest) ** 2)),
+            corner_root=frozen(factor_corner_root(W1, Vt, (max(n, m) * EPS * largest) ** 2)),
             nullity=n - projection.rank - rank,
             mean_diagonal=float(np.einsum("ij,ij->", factor.values, factor.values)) / n,
             ids=ids,
@@ -362,7 +363,7 @@ class Spectrum(ReadOnlyArrays, Described):
     def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
         """Return rows of X = Q₁R; a column that is 0 in all of them is exactly 0, not the rounding of that product."""
         X = self.X[index]
-        rounding = self.n * _EPS * np.linalg.norm(self.projection.R, axis=0)
+        rounding = self.n * EPS * np.linalg.norm(self.projection.R, axis=0)
         X[:, np.linalg.norm(X, axis=0) <= rounding] = 0.0
         return X
 
@@ -456,7 +457,7 @@ def positive_eigenvalues(
     scale = max(float(np.abs(values).max()), float(np.abs(K11).max(initial=0.0)))
     tolerance = _relative_tolerance(rtol, K, n) * scale
     if values[0] < -tolerance:
-        raise _indefinite(float(values[0]), scale)
+        raise indefinite("K", float(values[0]), scale, rtol=True)
     return int(np.searchsorted(values, tolerance, side="right")), tolerance, scale
 
 
@@ -484,18 +485,6 @@ def _row_numbers(spectrum: Spectrum, rows: Any) -> npt.NDArray[np.intp]:
     return given.astype(np.intp)
 
 
-def _indefinite(smallest: float, scale: float) -> ValueError:
-    rounded = (
-        f" If K was rounded when it was stored, say so with rtol={10 ** np.ceil(np.log10(-smallest / scale)):.0e}."
-        if -smallest < 1e-4 * scale
-        else " A similarity or distance matrix that is no covariance needs to be turned into one first."
-    )
-    return ValueError(
-        f"K is not positive semi-definite: its smallest eigenvalue is {smallest:.3g}, the largest {scale:.3g}. "
-        f"A covariance has none below zero.{rounded}"
-    )
-
-
 def corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: float, scale: float) -> FloatArray:
     """Return a root of S₀ = K₁₁ - CᵀΛ⁻¹C, which is positive semi-definite if and only if K is (K₂₂ being so)."""
     if not C.shape[1]:
@@ -504,10 +493,10 @@ def corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: 
     schur = K11 - C.T @ amplified
     # an error of the size of the tolerance in K is one of (I, -Λ⁻¹C)ᵀ(·)(I, -Λ⁻¹C) here
     allowed = tolerance * (1 + float(np.linalg.eigvalsh(amplified.T @ amplified)[-1]))
-    smallest = float(np.linalg.eigvalsh(schur)[0])
-    if smallest < -10 * allowed:
-        raise _indefinite(smallest, scale)
-    return _root(schur, allowed)
+    values, vectors = np.linalg.eigh(schur)
+    if values[0] < -10 * allowed:
+        raise indefinite("K", float(values[0]), scale, rtol=True)
+    return eigen_root(values, vectors, max(allowed, zero_tolerance(values)))
 
 
 def factor_corner_root(W1: FloatArray, Vt: FloatArray, tolerance: float) -> FloatArray:
@@ -518,11 +507,3 @@ def factor_corner_root(W1: FloatArray, Vt: FloatArray, tolerance: float) -> Floa
     vectors, roots, _ = np.linalg.svd(left)  # not of the Gram matrix, which would lose half of the digits
     roots = np.append(roots, np.zeros(left.shape[0] - roots.size))
     return np.asarray(vectors * np.where(roots**2 > tolerance, roots, 0.0))
-
-
-def _root(gram: FloatArray, tolerance: float) -> FloatArray:
-    """Return S with SSᵀ = gram, a positive semi-definite matrix whose eigenvalues within the tolerance are 0."""
-    values, vectors = np.linalg.eigh(gram)
-    tolerance = max(tolerance, len(values) * _EPS * float(values.max(initial=0.0)))  # what the Gram matrix resolves
-    root: FloatArray = vectors * np.sqrt(np.where(values > tolerance, values, 0.0))
-    return root

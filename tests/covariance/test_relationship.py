@@ -504,9 +504,12 @@ def test_unknown_and_repeated_tips_are_refused_by_name():
         (np.ones((2, 3)), "square"),
         (np.array([[1, 0.5], [0.4, 1]]), "symmetric"),
         (np.array([[1, -0.5], [-0.5, 1]]), "tree must be non-negative, but is not by 0.5"),
-        (np.array([[1.0, 2], [2, 1]]), "tree must be positive semi-definite, but is not by 1: give covariances"),
+        (
+            np.array([[1.0, 2], [2, 1]]),
+            "tree is not positive semi-definite: its smallest eigenvalue is -1, ",
+        ),
         (np.array([[1, np.nan], [np.nan, 1]]), "tree has 2 values that are NaN"),
-        (pd.DataFrame(np.eye(2), index=["a", "b"], columns=["b", "a"]), "tree must be positive semi-definite"),
+        (pd.DataFrame(np.eye(2), index=["a", "b"], columns=["b", "a"]), "tree is not positive semi-definite"),
         (pd.DataFrame(np.eye(2), columns=["a", "b"]), "other ids in its columns than in its rows"),
     ],
 )

@@ -95,8 +95,10 @@ def test_beta_has_one_value_for_each_column(p, beta):
 def test_beta_cov_is_a_covariance_of_the_coefficients(p):
     with pytest.raises(ValueError, match=r"beta_cov must be \(3, 3\), for x0, x1, x2; got shape \(2, 2\)"):
         flmm.FastLMM.dist(spectrum=p.spectrum, beta_cov=np.eye(2), **PAIR)
-    for wrong in (-np.eye(3), np.triu(np.ones((3, 3))), np.ones((3, 3)) - np.eye(3)):
-        with pytest.raises(ValueError, match="beta_cov must be symmetric positive semi-definite"):
+    indefinite, asymmetric = "beta_cov is not positive semi-definite", "beta_cov must be symmetric, but differs"
+    triangle, hollow = np.triu(np.ones((3, 3))), np.ones((3, 3)) - np.eye(3)
+    for wrong, message in ((-np.eye(3), indefinite), (triangle, asymmetric), (hollow, indefinite)):
+        with pytest.raises(ValueError, match=message):
             flmm.FastLMM.dist(spectrum=p.spectrum, beta_cov=wrong, **PAIR)
 
 

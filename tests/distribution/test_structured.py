@@ -492,7 +492,7 @@ def scalar_term(p, name="item", **kwargs):
         ({"beta_mean": b}, ValueError, "beta_mean is given without beta_cov"),
         ({"beta": np.zeros(2)}, ValueError, "beta must have 3 values, one for each of x0, x1, x2"),
         ({"beta_cov": np.eye(2)}, ValueError, r"beta_cov must be \(3, 3\)"),
-        ({"beta_cov": -np.eye(3)}, ValueError, "beta_cov must be symmetric positive semi-definite"),
+        ({"beta_cov": -np.eye(3)}, ValueError, "beta_cov is not positive semi-definite"),
         ({"mu": np.zeros(5)}, ValueError, "mu has 5 values in its last dimension, but there are 24 observations"),
         ({"X": np.ones((7, 1))}, ValueError, "X has 7|7 rows|length"),
         ({"X": None, "beta": b}, ValueError, "there are no fixed effects: give X"),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, frozen
+from pm_fastlmm._arrays import EPS, FloatArray, frozen
 from pm_fastlmm.covariance.fourier.grid import Grid
 from pm_fastlmm.covariance.fourier.nufft import ComplexArray
 from pm_fastlmm.linalg.columns import DesignColumns
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pm_fastlmm.covariance.fourier.statistics import FourierStatistics
 
 _SQRT2 = math.sqrt(2.0)
-_EPS = float(np.finfo(np.float64).eps)
 
 
 def project(s: "FourierStatistics") -> FourierProducts:
@@ -25,7 +24,7 @@ def project(s: "FourierStatistics") -> FourierProducts:
     gram, inner = feature_gram(s.toeplitz, grid, s.n), s.gram[:r, :r]
     cross = np.stack([feature_sums(column, grid) for column in s.modes], axis=1)  # Zᵀ[X̃ ỹ]
     values, vectors = np.linalg.eigh(inner) if r else (np.zeros(0), np.zeros((0, 0)))
-    present = values > r * _EPS * values.max(initial=0.0)
+    present = values > r * EPS * values.max(initial=0.0)
     root = np.sqrt(values[present])[:, None] * vectors[:, present].T  # rootᵀroot = X̃ᵀX̃
     original = np.linalg.solve(s.frame.transform.T, root.T).T if r else root  # of X, with the same inner products
     columns = DesignColumns.of(original, s.coef, s.n)

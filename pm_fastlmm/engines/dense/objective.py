@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import RESCALE, Method
+from pm_fastlmm._arrays import FloatArray, require_symmetric
+from pm_fastlmm.aireml.objective import RESCALE, Method, Observed, elsewhere
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, multiplied, smallest_squares
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.spectral import LOG_2PI
@@ -36,7 +36,7 @@ class DenseObjective(SquaredObjective):
     dV: Callable[[FloatArray], Sequence[FloatArray]]
     y: FloatArray
     y1: FloatArray
-    projection: Projection
+    design: Projection
     flat: bool
     method: Method
     fixed: Any
@@ -59,13 +59,14 @@ class DenseObjective(SquaredObjective):
         """Return the objective of a response less its known mean."""
         y1 = projection.Q1.T @ y
         start = np.asarray(start, dtype=float)
-        _require_symmetric(np.asarray(V(start), dtype=float))
+        first = np.asarray(V(start), dtype=float)
+        require_symmetric(first, "V", float(np.abs(first).max(initial=0.0)))  # Cholesky reads one triangle only
         dV = _completed(V, dV)
         squared = enter_squared(dV, start, lower)
         slopes = np.array([np.trace(np.atleast_2d(slope)) / len(y) for slope in dV(start)])
         y2 = y - projection.Q1 @ y1 if flat else y
         return cls(
-            V=V, dV=dV, y=y2, y1=y1, projection=projection, flat=flat, method=method,
+            V=V, dV=dV, y=y2, y1=y1, design=projection, flat=flat, method=method,
             fixed=np.zeros(len(names), dtype=bool) if fixed is None else np.asarray(fixed),
             names=names, lower=lower, upper=upper, coef=projection.coef if flat else (),
             squared=squared,
@@ -73,8 +74,32 @@ class DenseObjective(SquaredObjective):
         )  # fmt: skip
 
     @property
+    def n(self) -> int:
+        """Number of observations."""
+        return len(self.y)
+
+    @property
+    def projection(self) -> Projection:
+        """The projection by X."""
+        return self.design
+
+    @property
+    def observed(self) -> Observed:
+        """The response by row."""
+        return Observed(self.y, self.y1, self.flat)
+
+    def require_residual(self) -> None:
+        """Refuse a response of which X leaves nothing, or whose squares leave the range of floating point."""
+        self.observed.require_residual()
+
+    def linear(self, theta: FloatArray, free: Any) -> bool:
+        """Return whether ∂V/∂θ is the same at another θ."""
+        slopes = zip(self.dV(theta), self.dV(elsewhere(theta, free)), free, strict=True)
+        return all(np.allclose(a, b, rtol=1e-9) for a, b, is_free in slopes if is_free)
+
+    @property
     def _basis(self) -> FloatArray:
-        return self.projection.Q1 if self.flat else np.zeros((len(self.y), 0))
+        return self.design.Q1 if self.flat else np.zeros((len(self.y), 0))
 
     def state(self, theta: FloatArray) -> DenseState | None:
         """Return V factored at θ; for ML with β̂ in place of the integral."""
@@ -82,7 +107,7 @@ class DenseObjective(SquaredObjective):
         if factor is None:
             return None
         if self.method == "REML" or not self.flat:
-            return DenseState(factor, factor.loglik - (self.projection.logdet_R if self.flat else 0.0))
+            return DenseState(factor, factor.loglik - (self.design.logdet_R if self.flat else 0.0))
         logdet = 2 * float(np.log(np.diag(factor.L)).sum())
         return DenseState(factor, -0.5 * (len(self.y) * LOG_2PI + logdet + factor.yPy))
 
@@ -101,9 +126,9 @@ class DenseObjective(SquaredObjective):
         """Return β̂ = R⁻¹(y₁ - Q₁ᵀVPy) and its covariance; VPy = y - Xβ̂."""
         if not self.flat or not self.coef:
             return np.zeros(0), np.zeros((0, 0))
-        factor, R = state.factor, self.projection.R
+        factor, R = state.factor, self.design.R
         residual = factor.L @ (factor.L.T @ factor.Py)
-        beta = np.linalg.solve(R, self.y1 - self.projection.Q1.T @ residual)
+        beta = np.linalg.solve(R, self.y1 - self.design.Q1.T @ residual)
         root = np.linalg.solve(factor.T @ R, np.eye(len(beta)))
         return beta, root @ root.T
 
@@ -149,16 +174,6 @@ class DenseObjective(SquaredObjective):
             if candidate is not None and candidate.loglik > state.loglik:
                 return inner, candidate
         return None
-
-
-def _require_symmetric(V: FloatArray) -> None:
-    """Refuse a V of which a Cholesky factorisation would read one triangle only."""
-    gap = float(np.abs(V - V.T).max(initial=0.0))
-    if gap > 1e-8 * float(np.abs(V).max(initial=0.0)):
-        raise ValueError(
-            f"V must be symmetric, but differs from its transpose by up to {gap:.3g} at the start: give Cov(y), for "
-            "instance (V + V.T) / 2 where that is rounding."
-        )
 
 
 def _completed(
