@@ -94,8 +94,8 @@ class TermsAtTheta(AtTheta):
         width = sum(Z.shape[1] for Z in incidence)
         mean, variance = np.empty(rows.m), np.empty(rows.m)
         for part in np.array_split(np.arange(rows.m), max(1, rows.m * width // _BUDGET)):
-            new = NewDesign(rows.X[part], [Z[part] for Z in incidence], fresh[part])
-            mean[part], variance[part] = self.state.predict(new)
+            some = NewDesign(rows.X[part], [Z[part] for Z in incidence], fresh[part])
+            mean[part], variance[part] = self.state.predict(some)
         if self.prior_mean.size:
             mean += rows.X @ self.prior_mean
         variance[np.isnan(mean)] = np.nan  # of an unknown Xβ, which a β that is known adds nothing to
