@@ -94,7 +94,7 @@ def test_a_constant_shift_of_x_and_y_moves_the_predictions_alone(process, functi
         kernel=process.kernel, lengthscale=process.basis.lengthscale, domain=process.basis.domain + 1000, n=process.n,
         noise_ratio_min=0.1,
     )  # fmt: skip
-    p = far.statistics(process.x + 1000, process.y + 1e5, process.X).project()
+    p = flmm.FourierStatistics.from_arrays(far, process.x + 1000, process.y + 1e5, process.X).project()
     log_prior = far.log_weights(process.truth) + np.log(G)
     factor = FourierFactor.of(log_prior, E, p.cross, p.square, p.gram, p.df)
     moved = FunctionPosterior.of(far, p, [factor]).predict(x + 1000, X)
@@ -111,7 +111,7 @@ def sampled(fourier_cases):
     with pm.Model() as model:
         ell = pm.Uniform("ell", low, high)
         sigma2, sigma2_e = pm.HalfNormal("sigma2", 3), pm.HalfNormal("sigma2_e", 1)
-        statistics = case.basis.statistics(case.x, case.y, X)
+        statistics = flmm.FourierStatistics.from_arrays(case.basis, case.x, case.y, X)
         flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=sigma2, sigma2_e=sigma2_e)
     fit = flmm.find_reml(model, progressbar=False)
     low = {"ell": 0.19, "sigma2": 1.4, "sigma2_e": 0.29}
@@ -180,14 +180,18 @@ def test_bad_predictions_are_refused(sampled, new_line):
         fit.function({"ell": 3.0})
     with pytest.raises(ValueError, match="y keeps no rows: give x_new"):
         flmm.predict(idata, model=model)
-    with pytest.raises(ValueError, match="new points are x_new and X_new"):
+    with pytest.raises(
+        ValueError, match=r"y is a FourierLMM: leave out K_new\. Its new rows are given by x_new, X_new"
+    ):
         flmm.predict(idata, X, K_new=np.eye(3), model=model)
     with pytest.raises(ValueError, match=r"are 6\.0e\+08 numbers, more than 1e\+08: thin the posterior"):
         flmm.predict(idata, np.ones((10**6, 3)), x_new=np.zeros(10**6), model=model)
     with pm.Model() as other:
         spectrum = flmm.Spectrum.from_factor(np.eye(4), np.ones((4, 1)))
         flmm.FastLMM("z", h2=pm.Beta("h2", 1, 1), total=1.0, spectrum=spectrum, observed=np.arange(4.0))
-    with pytest.raises(ValueError, match="z is no FourierLMM"):
+    with pytest.raises(
+        ValueError, match=r"z is a FastLMM: leave out x_new\. Its new rows are given by X_new, K_new, W_new"
+    ):
         flmm.predict(idata, x_new=x, model=other)
     with pytest.raises(ValueError, match=r"z is no FourierLMM: flmm\.predict"):
         flmm.posterior_function(idata, model=other)

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor
-from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 
-from pm_fastlmm.distribution.family_variables import Family
-from pm_fastlmm.distribution.fastlmm import PAIRS, variance_components
+from pm_fastlmm.distribution.family_variables import FamilyRV
+from pm_fastlmm.distribution.fastlmm import pop_variances, variance_components
 from pm_fastlmm.distribution.graphs import INTERPRETED, support
-from pm_fastlmm.distribution.inputs import check_coordinates, double, read_response, refuse_unknown
+from pm_fastlmm.distribution.inputs import check_coordinates, double, known_values, read_response, refuse_unknown
+from pm_fastlmm.distribution.random_variable import LMM
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _CORNERS = 6  # variables whose ends are combined
@@ -76,7 +77,7 @@ class FamilyLMM:
 
     def __new__(cls, name: str, *, spectrum: SpectrumFamily, observed: Any = None, **kwargs: Any) -> Any:
         """Register the distribution with the model of the context."""
-        params, rest = _parametrise(spectrum, kwargs)
+        params, carried, rest = _parametrise(spectrum, **kwargs)
         if observed is None:
             raise ValueError(
                 f"{name} has no observed data: give observed=. A latent process with a lengthscale is a DenseLMM."
@@ -84,29 +85,30 @@ class FamilyLMM:
         check_coordinates(name, rest.get("dims"))
         _check_range(name, pm.modelcontext(None), spectrum, params[0])
         data = rest["observed"] = read_response(observed, spectrum.ids, spectrum.n, ndim=(1,))
-        values = data.get_value() if isinstance(data, SharedVariable) else getattr(data, "data", data)
+        values = known_values(data) if isinstance(data, Variable) else data
         spectrum.rotate(values)  # now, with its progress bar and its errors, and not while a graph is compiled
-        return Family(name, params, family=spectrum, **rest)
+        return LMM(name, params, kind=FamilyRV, carried=carried, **rest)
 
     @classmethod
     def dist(cls, *, spectrum: SpectrumFamily, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp` and `pm.draw`."""
-        params, rest = _parametrise(spectrum, kwargs)
-        return Family.dist(params, family=spectrum, **rest)
+        params, carried, rest = _parametrise(spectrum, **kwargs)
+        return LMM.dist(params, kind=FamilyRV, carried=carried, **rest)
 
 
-def _parametrise(spectrum: SpectrumFamily, kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def _parametrise(
+    spectrum: SpectrumFamily, *, lengthscale: Any = None, **kwargs: Any
+) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Return the parameters of the random variable, what its op carries, and the arguments that are PyMC's."""
     if not isinstance(spectrum, SpectrumFamily):
         raise TypeError(
             f"spectrum must be a SpectrumFamily, got {type(spectrum).__name__}: build it with "
             "flmm.SpectrumFamily.from_coordinates(x, kernel, lengthscale=(low, high)). A known K goes to FastLMM."
         )
-    lengthscale = kwargs.pop("lengthscale", None)
     if lengthscale is None:
         raise ValueError("lengthscale is missing: give a random variable or a number in the range of the family.")
     ell = double(lengthscale)
-    names = {name for pair in PAIRS for name in pair}
-    given = {name: kwargs.pop(name) for name in names & kwargs.keys()}
+    given = pop_variances(kwargs)
     if spectrum.mean_diagonal is None and ("h2" in given or "total" in given):
         raise ValueError(
             "the mean diagonal of K changes with the lengthscale, so that (h2, total) would mean another variance at "
@@ -121,7 +123,7 @@ def _parametrise(spectrum: SpectrumFamily, kwargs: dict[str, Any]) -> tuple[list
         "X and the kernel are in the spectrum; it takes lengthscale and one of (sigma2, delta), (sigma2_g, sigma2_e), "
         "(h2, total); β has a flat prior",
     )  # fmt: skip
-    return [ell, g, e], kwargs
+    return [ell, g, e], {"family": spectrum, "projection": spectrum.projection}, kwargs
 
 
 def _check_range(name: str, model: pm.Model, family: SpectrumFamily, lengthscale: Any) -> None:

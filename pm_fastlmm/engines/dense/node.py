@@ -14,8 +14,10 @@ from pm_fastlmm.distribution.dense import DenseRV
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.dense.leave_out import matrix_precision
 from pm_fastlmm.engines.dense.objective import DenseObjective
+from pm_fastlmm.engines.dense.posterior import predict
 from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, tangents
+from pm_fastlmm.engines.prediction import Effects, Predictive
 from pm_fastlmm.engines.protocol import GaussianNode, Part, Precisions, answers_for, observed_data
 
 
@@ -34,9 +36,20 @@ class DenseNode(GaussianNode):
     """
 
     called: ClassVar[str] = "DenseLMM"
+    predicts: ClassVar[tuple[Effects, ...]] = ("new",)
+    refusal: ClassVar[str] = (
+        "its V is not split into effects and residuals, so there are none to draw. Replicates of y as a whole are "
+        "flmm.predict(idata, effects='new', model=model); for effects, write them as terms of a StructuredLMM."
+    )
 
     V: Any
     beta_cov: Any
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw Xβ and y anew, as a whole."""
+        return predict(self, model, posterior, rng)
 
     @property
     def numbers(self) -> int:

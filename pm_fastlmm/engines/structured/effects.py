@@ -9,12 +9,12 @@ import pandas as pd
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.labels import labelled
 from pm_fastlmm.likelihood.mixed import MixedState, NewDesign
 from pm_fastlmm.likelihood.mixed_precision import MixedPrecision
 from pm_fastlmm.linalg.semidefinite import semidefinite_root
-from pm_fastlmm.mixed_rows import read_rows
 
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time
 
@@ -94,8 +94,8 @@ class TermsAtTheta(AtTheta):
         width = sum(Z.shape[1] for Z in incidence)
         mean, variance = np.empty(rows.m), np.empty(rows.m)
         for part in np.array_split(np.arange(rows.m), max(1, rows.m * width // _BUDGET)):
-            some = NewDesign(rows.X[part], [Z[part] for Z in incidence], fresh[part])
-            mean[part], variance[part] = self.state.predict(some)
+            design = NewDesign(rows.X[part], [Z[part] for Z in incidence], fresh[part])
+            mean[part], variance[part] = self.state.predict(design)
         if self.prior_mean.size:
             mean += rows.X @ self.prior_mean
         variance[np.isnan(mean)] = np.nan  # of an unknown Xβ, which a β that is known adds nothing to

@@ -1,5 +1,6 @@
 """The node of a StructuredLMM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -15,6 +16,7 @@ from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.structured import StructuredRV
 from pm_fastlmm.engines.draws import DrawFunction, evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
+from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import GaussianNode, LMMNode, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.structured.component import OneTermObjective
@@ -22,7 +24,9 @@ from pm_fastlmm.engines.structured.effects import TermsAtTheta
 from pm_fastlmm.engines.structured.leave_out import parts
 from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.nested import nested
+from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
+from pm_fastlmm.engines.structured.posterior import predict, recover
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.rotated import Rotated
@@ -56,6 +60,8 @@ class StructuredNode(GaussianNode):
     """
 
     called: ClassVar[str] = "StructuredLMM"
+    predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
+    takes: ClassVar[tuple[str, ...]] = ("X_new", "Z_new", "data")
 
     terms: tuple[Term, ...]
     layout: Theta
@@ -125,6 +131,33 @@ class StructuredNode(GaussianNode):
             return None
         values = 0.95 * trace.iterations[-1].theta + 0.05 * start
         return Target(values, (objective.lower == 0) & (values > 0))
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the products were made of rows in memory."""
+        return self.products.rows_kept
+
+    def recover(
+        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
+    ) -> dict[str, xr.DataArray]:
+        """Draw β and the effects of each term."""
+        return recover(self, model, posterior, rng)
+
+    def read(self, new: NewRows, effects: Effects) -> Any:
+        """Read X and the levels of each term, or a table."""
+        if new.in_sample:
+            require_rows(self.products)
+            return None
+        return read_rows(
+            self.projection, self.terms, X_new=new.X_new, Z_new=new.Z_new, data=new.data, design=self.design,
+            population=effects == "population",
+        )  # fmt: skip
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw f = Xβ + Σ Zu and y."""
+        return predict(self, model, posterior, rows, effects, rng)
 
     def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
         """
