@@ -16,13 +16,11 @@ from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.algebra import along_columns, less_columns, times, white_noise
 from pm_fastlmm.distribution.inputs import (
     aligned_projection,
-    check_coordinates,
     covariance_root,
     double,
     prior_covariance,
     read_mean,
     read_response,
-    refuse_improper,
     refuse_unknown,
     treat_coefficients,
 )
@@ -171,28 +169,25 @@ class StructuredLMM:
                 **kwargs: Any) -> Any:  # fmt: skip
         """Register the distribution with the model of the context."""
         rows = as_equivalent(observed)
-        params, carried, rest = _parametrise(terms, sigma2_e, X, rows, **kwargs)
-        refuse_improper(name, observed, carried["treatment"], carried["projection"], "leave X out")
-        if observed is not None:
-            values = observed if rows is None else rows.y
-            rest["observed"] = read_response(values, carried["ids"], carried["products"].rows)
-        check_coordinates(name, rest.get("dims"))
+        params, rest = _parametrise(terms, sigma2_e, X, rows, **kwargs)
+        carried = rest["carried"]
         for term in carried["terms"]:
             require_labels(term.levels, f"the levels of term {term.name!r} of {name}", written="by")
-        return LMM(name, params, kind=StructuredRV, carried=carried, **rest)
+        values = read_response(observed if rows is None else rows.y, carried["ids"], carried["products"].rows)
+        return LMM(name, params, observed=values, **rest)
 
     @classmethod
     def dist(cls, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
-        params, carried, rest = _parametrise(terms, sigma2_e, X, None, **kwargs)
-        return LMM.dist(params, kind=StructuredRV, carried=carried, **rest)
+        params, rest = _parametrise(terms, sigma2_e, X, None, **kwargs)
+        return LMM.dist(params, **rest)
 
 
 def _parametrise(
     terms: Sequence[Term], sigma2_e: Any, X: Any, rows: EquivalentRows | None, *, mu: Any = None, beta: Any = None,
     beta_mean: Any = None, beta_cov: Any = None, design: Any = None, **kwargs: Any,
-) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:  # fmt: skip
-    """Return the parameters of the random variable, what its op carries, and the arguments that are PyMC's."""
+) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
+    """Return the parameters of the random variable, and the other arguments of `LMM`."""
     terms = _checked_terms(terms)
     n = terms[0].n
     ids, projection = _aligned(terms, X)
@@ -212,7 +207,7 @@ def _parametrise(
                "products": products, "projection": projection, "ids": ids, "design": design,
                "spectrum": _spectrum(theta, blocks[: len(terms)], projection) if rows is None else None}  # fmt: skip
     values = double(theta.pack(double(sigma2_e), pt))
-    return [read_mean(mu, ids, n), b, B, values], carried, kwargs
+    return [read_mean(mu, ids, n), b, B, values], {"kind": StructuredRV, "carried": carried, **kwargs}
 
 
 def _spectrum(theta: Theta, blocks: list[Block], projection: Projection) -> Spectrum | None:
