@@ -191,21 +191,6 @@ class Objective(ABC):
         """Return whether V is known to be linear in the free elements of θ."""
         return False
 
-    def terms(self, theta: FloatArray) -> Any:
-        """
-        Return the state of a model of terms at θ, which has their effects; None where V is not positive definite.
-
-        Raises
-        ------
-        ValueError
-            If there are no terms.
-        """
-        raise ValueError(
-            "the model has no terms whose effects could be predicted: write them as terms of a StructuredLMM; for one "
-            "kernel flmm.reml(spectrum, y) has blup, pev and predict; with a lengthscale the spectrum is "
-            "family.at(lengthscale)."
-        )
-
     def alone(self, theta: FloatArray, place: int) -> Rotated:
         """
         Return y less the predictions of all components but one, whose variance is θ_place, rotated by that one.

@@ -7,16 +7,7 @@ import pytensor.tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 
-from pm_fastlmm._arrays import (
-    FloatArray,
-    Ids,
-    Labelled,
-    align,
-    read,
-    read_covariance,
-    require_finite,
-    require_length,
-)
+from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, read, read_covariance, require_finite, require_length
 from pm_fastlmm.distribution.algebra import product
 from pm_fastlmm.distribution.random_variable import Treatment
 from pm_fastlmm.linalg.projection import Projection, read_design

@@ -186,8 +186,9 @@ class LinkedObjective(SquaredObjective):
         self.inner.require_residual()
 
     def terms(self, theta: FloatArray) -> Any:
-        """Return the terms at x."""
-        return self.inner.terms(self.link.theta(theta))
+        """Return the terms at x, where the inner objective has terms."""
+        inner: Any = self.inner
+        return inner.terms(self.link.theta(theta))
 
     def state(self, theta: FloatArray) -> Any:
         """Return V factored at x."""

@@ -1,6 +1,6 @@
 """What an engine owes: a node of a model answers every verb (fit, sample, recover, predict, leave out) itself."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import singledispatch
@@ -15,11 +15,13 @@ from pytensor.compile.sharedvalue import SharedVariable
 from pm_fastlmm._arrays import FloatArray, Ids, shown
 from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import Described, listed
-from pm_fastlmm.aireml.objective import Method
+from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.distribution.graphs import reaching
 from pm_fastlmm.distribution.random_variable import Treatment
+from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.free_variables import Fitted
+from pm_fastlmm.engines.response import Response
 from pm_fastlmm.likelihood.leave_out import Precision
 from pm_fastlmm.linalg.projection import Projection
 
@@ -209,9 +211,40 @@ class LMMNode(PartOfModel, Described, ABC):
         raise ValueError(f"{self.name} is a {self.called}, which has no density of single observations given others.")
 
     @classmethod
-    @abstractmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
-        """Read the node of a random variable with this op."""
+        """Read the node of a random variable with this op; one that belongs to no model is not read."""
+        raise NotImplementedError(cls.__name__)
+
+
+class GaussianNode(LMMNode):
+    """A node of a Gaussian likelihood, y ~ N(mu + Xβ, V): it has V, and what follows from P and Py."""
+
+    __slots__ = ()
+
+    def rows(self) -> FloatArray:
+        """
+        Return y by row, which results with one value for each observation need.
+
+        Raises
+        ------
+        ValueError
+            If the rows were not kept.
+        """
+        return np.asarray(self.observed, dtype=float)
+
+    def response(self) -> Response:
+        """Return what a comparison of fits needs to know of the data."""
+        y = np.asarray(self.observed, dtype=float)
+        size, by_row = float(np.square(y).sum()), y if y.shape == (self.n,) else None
+        return Response(self.n, size, by_row, self.treatment == "flat", self.projection)
+
+    def nested_in(self, other: LMMNode) -> bool:
+        """Return whether V is known to be a special case of that of another node."""
+        return False
+
+    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> AtTheta:
+        """Return the node with V at θ, for what comes after a fit."""
+        return AtTheta(self, objective, theta, mu, prior_mean)
 
 
 N = TypeVar("N", bound=LMMNode)

@@ -9,15 +9,16 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm._arrays import outside
-from pm_fastlmm.aireml.objective import Method
+from pm_fastlmm._arrays import FloatArray, outside
+from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.distribution.fourier import FourierRV
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
-from pm_fastlmm.engines.fourier.fitting import fourier_objective
+from pm_fastlmm.engines.fourier.fitting import FunctionAtTheta, fourier_objective
 from pm_fastlmm.engines.fourier.leave_out import feature_rows, parts
 from pm_fastlmm.engines.free_variables import Fitted
-from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.response import Response
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.linalg.feature_products import FourierProducts
 
@@ -28,7 +29,7 @@ _BELOW = 0.01  # of the draws, that a basis need not be made for
 
 @answers_for(FourierRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FourierNode(LMMNode):
+class FourierNode(GaussianNode):
     """
     A FourierLMM node; its observed data are [b̃, c̃].
 
@@ -64,6 +65,21 @@ class FourierNode(LMMNode):
     def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
         """Return the restricted likelihood over the free variables."""
         return Fitted(fourier_objective(model, self, method))
+
+    def rows(self) -> FloatArray:
+        """Raise: there are no rows."""
+        raise ValueError(
+            f"{self.name} keeps no rows: flmm.pointwise_log_likelihood(idata, rows=(x, y, X)) takes them, at draws."
+        )
+
+    def response(self) -> Response:
+        """Return what a comparison of fits needs to know of the data."""
+        p = self.products
+        return Response(p.n, p.square + float(p.along @ p.along), None, True, p.projection)
+
+    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> FunctionAtTheta:
+        """Return the node with V at θ, and its function."""
+        return FunctionAtTheta(self, objective, theta, mu, prior_mean)
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"kernel": self.basis.kernel.name, "features": self.basis.size}

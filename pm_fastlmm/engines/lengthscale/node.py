@@ -17,7 +17,7 @@ from pm_fastlmm.engines.dense.leave_out import matrix_precision
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
 from pm_fastlmm.engines.lengthscale.objective import FamilyObjective
-from pm_fastlmm.engines.protocol import LMMNode, Part, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import GaussianNode, Part, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
@@ -25,7 +25,7 @@ _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a 
 
 @answers_for(FamilyRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FamilyNode(LMMNode):
+class FamilyNode(GaussianNode):
     """
     A FamilyLMM node.
 

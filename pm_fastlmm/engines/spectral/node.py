@@ -8,11 +8,13 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
+from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.distribution.variables import RotatedLMMRV, SpectralRV, statistic
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
-from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.response import Response
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.linalg.rotated import Rotated
@@ -22,7 +24,7 @@ from pm_fastlmm.reml import reml
 
 @answers_for(SpectralRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class SpectralNode(LMMNode):
+class SpectralNode(GaussianNode):
     """
     A FastLMM node.
 
@@ -77,6 +79,16 @@ class SpectralNode(LMMNode):
             )
         objective = SpectralObjective.of(self.rotated(mu), method)
         return through_variables(model, self.name, pt.stack([self.sigma2_g, self.sigma2_e]), objective)
+
+    def rows(self) -> FloatArray:
+        """Return y by row."""
+        if self.given is not None:
+            raise ValueError(f"{self.name} observes a Rotated, which has no rows: fit a model with observed=y.")
+        return np.asarray(self.observed, dtype=float)
+
+    def response(self) -> Response:
+        """Return what a comparison of fits needs to know of the data."""
+        return GaussianNode.response(self) if self.given is None else Response.of_rotated(self.rotated())
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"rank of K": self.spectrum.rank}

@@ -9,17 +9,19 @@ import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.objective import Method
+from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.structured import StructuredRV
 from pm_fastlmm.engines.draws import DrawFunction, evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
-from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import GaussianNode, LMMNode, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.structured.component import OneTermObjective
+from pm_fastlmm.engines.structured.effects import TermsAtTheta
 from pm_fastlmm.engines.structured.leave_out import parts
 from pm_fastlmm.engines.structured.matrices import compile_matrices
+from pm_fastlmm.engines.structured.nested import nested
 from pm_fastlmm.engines.structured.objective import StructuredObjective
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.linalg.mixed import MixedProducts
@@ -33,7 +35,7 @@ _ITERATIONS = 30  # towards where a sampler starts
 
 @answers_for(StructuredRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class StructuredNode(LMMNode):
+class StructuredNode(GaussianNode):
     """
     A StructuredLMM node.
 
@@ -82,6 +84,19 @@ class StructuredNode(LMMNode):
         offset = b if b.size else None
         terms = StructuredObjective.of(self.products, self.layout, y, offset=offset, prior=B, method=method)
         return through_variables(model, self.name, self.theta, terms, _held)
+
+    def rows(self) -> FloatArray:
+        """Return y by row."""
+        require_rows(self.products)
+        return np.asarray(self.observed, dtype=float)
+
+    def nested_in(self, other: LMMNode) -> bool:
+        """Return whether each term is a special case of one of the other node."""
+        return isinstance(other, StructuredNode) and nested(self, other)
+
+    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> TermsAtTheta:
+        """Return the node with V at θ, and the effects of its terms."""
+        return TermsAtTheta(self, objective, theta, mu, prior_mean)
 
     def flat_objective(self) -> StructuredObjective:
         """Return the restricted likelihood of the terms, whatever the treatment of β: where a sampler may start."""
