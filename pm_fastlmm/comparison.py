@@ -19,7 +19,7 @@ from pm_fastlmm.engines.spectral.node import SpectralNode
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 type Fit = REMLFit | VarianceFit
 

@@ -30,8 +30,7 @@ from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.family_posterior import NewKernel, predict_family, recover_family
 from pm_fastlmm.function_posterior import predict_functions, recover_functions
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 from pm_fastlmm.mixed_posterior import draw_mixed, predict_mixed, recover_mixed
 from pm_fastlmm.mixed_rows import read_rows
 from pm_fastlmm.node_labels import batch_coords, node_dims, obs_coords

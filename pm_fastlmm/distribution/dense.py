@@ -8,7 +8,7 @@ from pymc.distributions.distribution import Continuous
 from pymc.logprob.abstract import _logprob
 from pytensor.tensor.random.basic import normal
 
-from pm_fastlmm._arrays import Ids, Labelled, align, common_ids, read, require_length
+from pm_fastlmm._arrays import Ids, Labelled, read
 from pm_fastlmm.distribution.contrasts import ContrastsRV
 from pm_fastlmm.distribution.inputs import (
     check_coordinates,
@@ -156,15 +156,7 @@ def _parametrise(
     design = None if X is None else read(X, "X", ndim=(1, 2))
     covariance, V_ids = _covariance(V, design, observed)
     n = covariance.type.shape[0]
-    V_part = Labelled(np.zeros(0), V_ids, None)
-    reference_name, ids = common_ids(V=V_part, X=design)
-    if design is None:
-        projection = read_design(None, n)
-    else:
-        require_length(design.values.shape[0], n, "X", "V")
-        values = design.take(align(ids, design, name="X", reference_name=reference_name))
-        values = values[:, None] if values.ndim == 1 else values
-        projection = read_design(Labelled(values, ids, design.names), n)
+    ids, projection = read_design(design, n, V_ids, "V")
     flat, b, B = treat_coefficients(projection, own["beta"], own["beta_mean"], own["beta_cov"])
     carried = {"treatment": "flat" if flat else "proper", "projection": projection, "ids": ids}
     return [read_mean(own["mu"], ids, n), b, B, covariance], carried, kwargs

@@ -17,8 +17,7 @@ from pm_fastlmm.distribution.inputs import (
     refuse_unknown,
 )
 from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, RotatedLMM, RotatedProperLMM, Treatment, statistic
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 PAIRS = (("sigma2", "delta"), ("sigma2_g", "sigma2_e"), ("h2", "total"))
 

@@ -11,7 +11,7 @@ from pymc.distributions.distribution import Continuous
 from pymc.logprob.abstract import _logprob
 from pytensor.tensor.random.basic import chisquare, normal
 
-from pm_fastlmm._arrays import Labelled, align, common_ids, read, require_length
+from pm_fastlmm._arrays import Labelled, common_ids, read, require_length
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
@@ -332,19 +332,12 @@ def _checked_terms(terms: Sequence[Term]) -> list[Term]:
 
 def _aligned(terms: Sequence[Term], X: Any) -> tuple[Any, Projection]:
     """Return the ids of the rows and the projection of X in their order."""
-    n = terms[0].n
-    design = None if X is None else read(X, "X", ndim=(1, 2))
     parts = {f"term {term.name}": Labelled(np.zeros(0), term.ids, None) for term in terms}
-    reference_name, ids = common_ids(**parts, X=design)
+    reference_name, ids = common_ids(**parts)
     for term in terms:
         if term.ids is not None and term.ids != ids:
             raise ValueError(
                 f"the rows of term {term.name} and of {reference_name} have different ids or another order: "
                 "build all terms from one table."
             )
-    if design is None:
-        return ids, read_design(None, n)
-    require_length(design.values.shape[0], n, "X", "the terms")
-    values = design.take(align(ids, design, name="X", reference_name=reference_name))
-    values = values[:, None] if values.ndim == 1 else values
-    return ids, read_design(Labelled(values, ids, design.names), n)
+    return read_design(X, terms[0].n, ids, reference_name or "the terms")

@@ -17,8 +17,7 @@ from pm_fastlmm.distribution.contrasts import ContrastsRV
 from pm_fastlmm.distribution.operations import given_or_zero
 from pm_fastlmm.likelihood.spectral import contrast_loglik, corner, gaussian_loglik, variances
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 type Treatment = Literal["flat", "proper"]
 

@@ -15,8 +15,7 @@ from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 from pm_fastlmm.reml import reml
 
 
