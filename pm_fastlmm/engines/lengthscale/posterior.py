@@ -1,27 +1,22 @@
-"""After sampling a FamilyLMM: draws of β and u, and predictions, from K at the lengthscale of each draw."""
+"""Draws of β and u, and predictions, from K at the lengthscale of each posterior draw."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray, Ids
+from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.coefficients import draw_new_effects
 from pm_fastlmm.effects import Coordinates, draw_effects, draw_prior_effects, new_rows
 from pm_fastlmm.engines.draws import evaluate_draws
-from pm_fastlmm.engines.lengthscale.node import FamilyNode
+from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 from pm_fastlmm.linalg.streaming import progress
 
-
-class NewKernel(NamedTuple):
-    """New rows: X_new, and K_new and K_new_new as functions of ℓ; neither without random effects."""
-
-    X: Any
-    K: Callable[[float], Any]
-    K_new: Callable[[float], Any]
+if TYPE_CHECKING:
+    from pm_fastlmm.engines.lengthscale.node import FamilyNode
 
 
 class _Draw(NamedTuple):
@@ -36,47 +31,55 @@ class _Draw(NamedTuple):
     e: FloatArray
 
 
-def recover_family(
-    idata: xr.DataTree, model: pm.Model, node: FamilyNode, rng: np.random.Generator
+def draw(
+    node: "FamilyNode", model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     """Return β (chain, draw, r) and u (chain, draw, n) from their joint posterior given y, ℓ and the variances."""
-    shape = idata.posterior.sizes["chain"], idata.posterior.sizes["draw"]
+    shape = posterior.sizes["chain"], posterior.sizes["draw"]
     beta, u = np.empty((*shape, len(node.family.coef))), np.empty((*shape, node.n))
-    for draw in _draws(idata, model, node, rng):
-        beta[draw.place], u[draw.place] = draw.beta[0], draw.u.lift(draw.spectrum)[0]
+    for drawn in _draws(node, model, posterior, rng):
+        beta[drawn.place], u[drawn.place] = drawn.beta[0], drawn.u.lift(drawn.spectrum)[0]
     return beta, u
 
 
-def predict_family(
-    idata: xr.DataTree,
+def predict_population(
+    node: "FamilyNode", model: pm.Model, posterior: xr.Dataset, rows: Any, rng: np.random.Generator
+) -> Predictive:
+    """Draw f = Xβ, and y = f + e."""
+    beta, _ = draw(node, model, posterior, rng)
+    (e,) = evaluate_draws(model, posterior, [node.sigma2_e])
+    X, ids = (node.projection.X, None) if rows is None else rows
+    return Predictive.of(beta @ X.T, e, rng, ids)
+
+
+def predict(
+    node: "FamilyNode",
     model: pm.Model,
-    node: FamilyNode,
+    posterior: xr.Dataset,
+    new: NewRows | None,
+    effects: Effects,
     rng: np.random.Generator,
-    new: NewKernel | None,
-    *,
-    given: bool,
-) -> tuple[FloatArray, FloatArray, Ids | None]:
-    """Return draws of f = Xβ + u and of y = f + e, of new rows or of the training rows, and the ids of new rows."""
+) -> Predictive:
+    """Draw f = Xβ + u, with the u of y or another, and y = f + e; K_new and K_new_new are functions of ℓ."""
     rows: list[FloatArray] = []
     y: list[FloatArray] = []
     ids = None
-    for place, ell, s, beta, u, g, e in _draws(idata, model, node, rng):
+    for place, ell, s, beta, u, g, e in _draws(node, model, posterior, rng):
         if new is None:
-            u = u if given else draw_prior_effects(s, g, rng)
+            u = u if effects == "given" else draw_prior_effects(s, g, rng)
             f = Coordinates(u.a + beta @ s.projection.R.T, u.b).lift(s)
         else:
-            read = new_rows(s, new.X, new.K(ell), K_new_new=new.K_new(ell), warn=not any(place))
+            read = new_rows(s, new.X_new, new.K_new(ell), K_new_new=new.K_new_new(ell), warn=not any(place))
             f, ids = draw_new_effects(s, read, u, g, rng) + beta @ (read.a @ s.projection.R).T, read.ids
         rows.append(f[0])
         y.append(f[0] + np.sqrt(e) * rng.standard_normal(f.shape[-1]))
-    shape = idata.posterior.sizes["chain"], idata.posterior.sizes["draw"]
-    return np.reshape(rows, (*shape, -1)), np.reshape(y, (*shape, -1)), ids
+    shape = posterior.sizes["chain"], posterior.sizes["draw"]
+    return Predictive(np.reshape(rows, (*shape, -1)), np.reshape(y, (*shape, -1)), ids)
 
 
-def _draws(idata: xr.DataTree, model: pm.Model, node: FamilyNode, rng: np.random.Generator) -> Iterator[_Draw]:
+def _draws(node: "FamilyNode", model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator) -> Iterator[_Draw]:
     """Draw (β, u) given y for each draw of ℓ and the variances, in their order; K is factored for each."""
-    graphs = [node.lengthscale, node.sigma2_g, node.sigma2_e]
-    ell, g, e = evaluate_draws(model, idata.posterior.to_dataset(), graphs)
+    ell, g, e = evaluate_draws(model, posterior, [node.lengthscale, node.sigma2_g, node.sigma2_e])
     with progress("Factoring K for each draw", ell.size, show=node.family.progressbar) as advance:
         for i, place in enumerate(np.ndindex(*ell.shape)):
             spectrum = node.family.at(float(ell[place]))
