@@ -27,8 +27,7 @@ from pm_fastlmm.labels import labelled, require_effects, simulated
 from pm_fastlmm.left_out import Predicted
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.likelihood.profile import Method
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 VARIANCE_FIELDS = ("h2", "pve", "sigma2", "delta", "sigma2_g", "sigma2_e", "total")
 _WHOLE = ("method", "names", "coef", "rotated")  # fields that are not one value for each response

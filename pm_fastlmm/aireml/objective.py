@@ -11,7 +11,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.cone import PackedMatrix, errors, pack
 from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 type Method = Literal["REML", "ML"]
 

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 
-from pm_fastlmm._arrays import Ids, Labelled, common_ids, read
+from pm_fastlmm._arrays import Ids, Labelled, read
 from pm_fastlmm.distribution.algebra import along_columns, less_columns, product, times, white_noise
 from pm_fastlmm.distribution.inputs import (
-    aligned_projection,
     double,
     prior_covariance,
     read_mean,
@@ -18,7 +17,7 @@ from pm_fastlmm.distribution.inputs import (
 )
 from pm_fastlmm.distribution.operations import DenseLoglik
 from pm_fastlmm.distribution.random_variable import LMM, LMMRV
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.linalg.projection import Projection, read_design
 
 
 class DenseRV(LMMRV):
@@ -124,8 +123,7 @@ def _parametrise(
     design = None if X is None else read(X, "X", ndim=(1, 2))
     covariance, V_ids = _covariance(V, design, observed)
     n = covariance.type.shape[0]
-    reference_name, ids = common_ids(V=Labelled(np.zeros(0), V_ids, None), X=design)
-    projection = aligned_projection(design, ids, n, "V", reference_name=reference_name)
+    ids, projection = read_design(design, n, V_ids, "V")
     treatment, b, L = treat_coefficients(projection, beta, beta_mean, beta_cov)
     kwargs |= {"kind": DenseRV, "carried": {"treatment": treatment, "projection": projection, "ids": ids}}
     return [read_mean(mu, ids, n), b, prior_covariance(L, beta_cov), covariance], kwargs

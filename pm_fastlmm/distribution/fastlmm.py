@@ -15,8 +15,7 @@ from pm_fastlmm.distribution.inputs import (
 )
 from pm_fastlmm.distribution.random_variable import LMM, Treatment
 from pm_fastlmm.distribution.variables import FastLMMRV, RotatedLMMRV, statistic
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 PAIRS = (("sigma2", "delta"), ("sigma2_g", "sigma2_e"), ("h2", "total"))
 

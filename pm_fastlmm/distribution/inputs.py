@@ -7,10 +7,10 @@ import pytensor.tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 
-from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, read, read_covariance, require_finite, require_length
+from pm_fastlmm._arrays import FloatArray, Ids, align, read, read_covariance, require_finite
 from pm_fastlmm.distribution.algebra import product
 from pm_fastlmm.distribution.random_variable import Treatment
-from pm_fastlmm.linalg.projection import Projection, read_design
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.semidefinite import require_semidefinite, semidefinite_root
 
 SPECTRUM = "the spectrum"
@@ -181,12 +181,3 @@ def prior_covariance(L: Any, beta_cov: Any) -> Any:
     if beta_cov is None:
         return NO_PRIOR
     return pt.constant(L.data @ L.data.T) if isinstance(L, Constant) else product(L, L.T)
-
-
-def aligned_projection(X: Labelled | None, ids: Ids | None, n: int, rows: str, *, reference_name: str) -> Projection:
-    """Return the projection of X with its rows in the order of the ids; `rows` are what has n of them."""
-    if X is None:
-        return read_design(None, n)
-    require_length(X.values.shape[0], n, "X", rows)
-    values = X.take(align(ids, X, name="X", reference_name=reference_name))
-    return read_design(Labelled(values.reshape(n, -1), ids, X.names), n)

@@ -15,7 +15,6 @@ from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.algebra import along_columns, less_columns, times, white_noise
 from pm_fastlmm.distribution.inputs import (
-    aligned_projection,
     covariance_root,
     double,
     prior_covariance,
@@ -30,7 +29,7 @@ from pm_fastlmm.distribution.variables import spectral_logp
 from pm_fastlmm.equivalent import EquivalentRows, as_equivalent
 from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.mixed import Block, MixedProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.linalg.projection import Projection, read_design
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 _SPECTRUM_ORDER = 3000
@@ -284,14 +283,12 @@ def _checked_terms(terms: Sequence[Term]) -> list[Term]:
 
 def _aligned(terms: Sequence[Term], X: Any) -> tuple[Any, Projection]:
     """Return the ids of the rows and the projection of X in their order."""
-    n = terms[0].n
-    design = None if X is None else read(X, "X", ndim=(1, 2))
     parts = {f"term {term.name}": Labelled(np.zeros(0), term.ids, None) for term in terms}
-    reference_name, ids = common_ids(**parts, X=design)
+    reference_name, ids = common_ids(**parts)
     for term in terms:
         if term.ids is not None and term.ids != ids:
             raise ValueError(
                 f"the rows of term {term.name} and of {reference_name} have different ids or another order: "
                 "build all terms from one table."
             )
-    return ids, aligned_projection(design, ids, n, "the terms", reference_name=reference_name)
+    return read_design(X, terms[0].n, ids, reference_name or "the terms")

@@ -22,7 +22,7 @@ from pm_fastlmm.inference.intervals import (
 )
 from pm_fastlmm.inference.variance_test import VarianceTest, kernel_test, require_draws, require_variation
 from pm_fastlmm.likelihood.profile import Method
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 
 class FitInference:

@@ -22,8 +22,7 @@ from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.engines.spectral.posterior import known_rows, parameters, predict, recover
 from pm_fastlmm.linalg.projection import no_rows
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 from pm_fastlmm.reml import reml
 
 

@@ -13,7 +13,7 @@ from pm_fastlmm.information import information, score
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.likelihood.spectral import variances
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 from pm_fastlmm.reml import reml
 
 NAMES = ("sigma2_g", "sigma2_e")

@@ -14,8 +14,7 @@ from pm_fastlmm.effects import Coordinates, draw_effects, draw_prior_effects, gi
 from pm_fastlmm.engines.draws import evaluate_draws, over_batch
 from pm_fastlmm.engines.labels import labelled, over_coef, over_obs
 from pm_fastlmm.engines.prediction import Effects, Predictive
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 if TYPE_CHECKING:
     from pm_fastlmm.engines.spectral.node import SpectralNode

@@ -29,8 +29,7 @@ from pm_fastlmm.engines.structured.objective import StructuredObjective
 from pm_fastlmm.engines.structured.posterior import predict, recover
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.linalg.mixed import MixedProducts
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 _DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap likelihood
 _LEVELS = 8000

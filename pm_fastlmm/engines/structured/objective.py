@@ -21,7 +21,7 @@ from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
 from pm_fastlmm.linalg.orthonormal import LARGEST
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
 # digits yᵀPy has lost there
