@@ -26,8 +26,7 @@ from pm_fastlmm.inference.fixed_effects import FixedTest
 from pm_fastlmm.inference.variance_test import VarianceTest
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.crossproducts import CrossProducts
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 from pm_fastlmm.mixed_design import MixedDesign
 from pm_fastlmm.mixed_model import lmm_model
 from pm_fastlmm.model import kernel_model

@@ -19,8 +19,7 @@ from pm_fastlmm.candidates import COLLINEAR, MISSING, RotatedCandidates, blocks,
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.genotypes import MissingGenotypes, imputed, require_missing, require_no_codes
 from pm_fastlmm.likelihood.profile import Method, Profile, search
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum, as_rotated
 from pm_fastlmm.reml import reml
 
 type Test = Literal["wald", "lrt"]

@@ -10,8 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pm_fastlmm._arrays import FloatArray, align, read, require_length, require_range
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 MISSING, COLLINEAR = "missing values", "collinear with X"
 _COLLINEAR_RTOL = 1e-10  # share of its squared length that a column keeps once X is projected out

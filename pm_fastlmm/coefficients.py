@@ -15,9 +15,8 @@ from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm._display import Described
 from pm_fastlmm.effects import Coordinates, NewRows
 from pm_fastlmm.likelihood.spectral import variances
-from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.semidefinite import eigen_root
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from scipy.special import gammaln
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._display import Described
 from pm_fastlmm.conditional import log_integral
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 from pm_fastlmm.prior import VariancePrior, residual_scale, shares, short
 
 type Family = Literal["half-normal", "half-t", "exponential"]

@@ -14,8 +14,7 @@ import scipy.linalg
 from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, columns_as_rows, columns_in_order, read, require_finite
 from pm_fastlmm._display import Described
 from pm_fastlmm.likelihood.spectral import corner, variances, weighted_sum
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 _BLOCK = 200_000  # numbers in one block of weights
 _JOINT = 5000  # new rows of a factor up to which their covariance is formed

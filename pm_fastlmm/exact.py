@@ -9,8 +9,7 @@ from pm_fastlmm.exact_deviation import DeviationPosterior
 from pm_fastlmm.exact_result import ExactPosterior
 from pm_fastlmm.fit import plain
 from pm_fastlmm.linalg.lowrank import imprecision
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum, as_rotated
 from pm_fastlmm.prior import VariancePrior, shares
 from pm_fastlmm.quadrature import integrate
 

@@ -15,8 +15,7 @@ from pm_fastlmm._display import Described, listed, report
 from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.deviation_prior import Prior
 from pm_fastlmm.likelihood.spectral import corner
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 from pm_fastlmm.prior import shares
 
 type Kind = Literal["eti", "hdi"]

@@ -14,8 +14,7 @@ from pm_fastlmm.inference.estimates import InformationKind
 from pm_fastlmm.information import errors, quantities
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.likelihood.profile import Method
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 VARIANCES = ("sigma2_g", "sigma2_e")
 _WHOLE = ("method", "names", "coef", "rotated")  # fields that are not one value for each response

@@ -9,8 +9,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.likelihood.spectral import corner, products, variances
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 _PLACES = np.array([[0, 1], [1, 2]])  # of the entries of a symmetric 2 × 2 matrix in a list of three
 

@@ -22,7 +22,7 @@ from pm_fastlmm.likelihood.leave_out import (
     predictable,
 )
 from pm_fastlmm.likelihood.spectral_precision import SpectralRows
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 _SAME = 1e-8  # of the length of y, within which two rotations are of the same y
 

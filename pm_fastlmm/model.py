@@ -9,8 +9,7 @@ from pm_fastlmm.coordinates import require_labels, require_unique
 from pm_fastlmm.design import Design
 from pm_fastlmm.deviation_prior import DeviationPrior, Prior, check_prior
 from pm_fastlmm.distribution import FastLMM
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum, as_rotated
 from pm_fastlmm.prior import VariancePrior
 
 

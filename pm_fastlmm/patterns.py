@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pm_fastlmm.fit import REMLFit, plain
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 _WHOLE = ("method", "names", "coef", "rotated", "pattern")
 

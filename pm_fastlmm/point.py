@@ -8,9 +8,10 @@ import numpy as np
 from pm_fastlmm._arrays import frozen, read_covariance
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.likelihood.profile import Method, check_method
-from pm_fastlmm.linalg.projection import read_design
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum, aligned_design, corner_root, positive_eigenvalues
+from pm_fastlmm.linalg.factoring import corner_root, positive_eigenvalues
+from pm_fastlmm.linalg.projection import kernel_design
+from pm_fastlmm.linalg.responses import read_response
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 from pm_fastlmm.linalg.tridiagonal import coordinates
 from pm_fastlmm.reml import fit_rotated
 
@@ -65,14 +66,9 @@ def reml_point(K: Any, X: Any, y: Any, *, method: Method = "REML", rtol: float |
     check_method(method)
     covariance = read_covariance(K)
     n = covariance.values.shape[0]
-    ids, design = aligned_design(covariance, X, "K")
-    projection = read_design(design, n)
+    ids, projection = kernel_design(covariance, X, "K")
     K11, K21, K22 = projection.two_sided(covariance.values)
-    empty = np.zeros((n, 0))
-    # a spectrum of no eigenvalues reads y; the one that is fitted comes from rotating it
-    nullity = n - projection.rank
-    blank = Spectrum(np.zeros(0), empty, projection, K21[:0], np.zeros_like(K11), nullity, 0.0, ids, None, None)
-    values, names = blank.read_response(y)
+    values, names = read_response(y, n, ids)
     columns = values if values.ndim == 2 else values[:, None]
     y1, y2 = projection.split(columns)
     T = columns.shape[1]
@@ -80,13 +76,17 @@ def reml_point(K: Any, X: Any, y: Any, *, method: Method = "REML", rtol: float |
     first, tolerance, scale = positive_eigenvalues(eigvals, K11, rtol, K, n)
     kept = eigvals[first:].copy()
     C = np.ascontiguousarray(rows[first:, T:])
-    spectrum = replace(
-        blank,
+    spectrum = Spectrum(
         eigvals=frozen(kept),
+        rotation=np.zeros((n, 0)),  # of no eigenvectors: y is rotated here
+        projection=projection,
         C=frozen(C),
         corner_root=frozen(corner_root(K11, C, kept, tolerance, scale)),
         nullity=first,
         mean_diagonal=float(np.trace(covariance.values)) / n,
+        ids=ids,
+        loadings=None,
+        loadings_fixed=None,
     )
     rotated = Rotated.from_coordinates(spectrum, values, names, z=rows[first:, :T], null=rows[:first, :T], y1=y1, y2=y2)
     return replace(fit_rotated(rotated, method), rotated=None)

@@ -9,7 +9,7 @@ from scipy.special import betaln, expit, gammaln, log_expit
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._display import Described
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from scipy.interpolate import CubicSpline
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.deviation_prior import Prior
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 from pm_fastlmm.prior import shares
 
 _DROP = 34.0  # log-density that a tail falls before it is cut: 2e-15 of the mass

@@ -9,8 +9,7 @@ from pm_fastlmm.fit import REMLFit, plain
 from pm_fastlmm.information import quantities, relative_information, standard_error
 from pm_fastlmm.likelihood.profile import Method, check_method, maximise
 from pm_fastlmm.linalg.lowrank import imprecision
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum, as_rotated
 from pm_fastlmm.patterns import by_pattern
 
 _BOUNDS = (("kernel", "sigma2_g", "sigma2_e"), ("residual", "sigma2_e", "sigma2_g"))

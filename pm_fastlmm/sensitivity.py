@@ -11,8 +11,7 @@ import xarray as xr
 from pm_fastlmm.deviation_prior import DeviationPrior, Prior
 from pm_fastlmm.exact import exact_posterior
 from pm_fastlmm.exact_result import ExactPosterior
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum, as_rotated
 from pm_fastlmm.prior import VariancePrior, residual_scale
 
 

@@ -8,7 +8,7 @@ import pytensor
 import pytensor.tensor as pt
 from pytensor.gradient import pushforward
 
-from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_finite, require_length
+from pm_fastlmm._arrays import FloatArray, read, require_finite
 from pm_fastlmm.aireml.estimate import estimate
 from pm_fastlmm.aireml.fit import VarianceFit
 from pm_fastlmm.aireml.iteration import Tolerances
@@ -86,17 +86,13 @@ def fit_covariance(
     response = read(y, "y", ndim=(1,))
     require_finite(response.values, "y", "leave those rows out.")
     n = response.values.size
-    design = None if X is None else read(X, "X", ndim=(1, 2))
-    if design is not None:
-        require_length(design.values.shape[0], n, "X", "y")
-        values = design.take(align(response.ids, design, name="X", reference_name="y"))
-        design = Labelled(values[:, None] if values.ndim == 1 else values, None, design.names)
+    projection = read_design(X, n, response.ids, "y")[1]
     evaluate, differentiate = (V, derivative) if derivative is not None else _differentiated(V, len(names))
     first = np.asarray(evaluate(initial))
     if first.shape != (n, n):
         raise ValueError(f"V must return an ({n}, {n}) matrix, one row for each observation; got shape {first.shape}.")
     objective = DenseObjective.of(
-        evaluate, differentiate, response.values, read_design(design, n), names=names,
+        evaluate, differentiate, response.values, projection, names=names,
         lower=np.full(len(names), -np.inf), upper=np.full(len(names), np.inf), start=initial, method=method,
     )  # fmt: skip
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.cone import PackedMatrix, errors, pack
 from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 type Method = Literal["REML", "ML"]
 
@@ -252,6 +252,18 @@ class Objective(ABC):
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return ω and state with V multiplied by its best factor, None if that is not possible or no gain."""
+        return None
+
+    def within_bounds(self, omega: FloatArray) -> bool:
+        """Return whether ω is within its bounds."""
+        return bool(((omega >= self.internal_lower) & (omega <= self.internal_upper)).all())
+
+    def first_better(self, targets: Iterable[FloatArray], state: Any) -> tuple[FloatArray, Any] | None:
+        """Return the first ω within its bounds that has a higher likelihood than a state, and its own state."""
+        for target in filter(self.within_bounds, targets):
+            candidate = self.state(self.external(target))
+            if candidate is not None and candidate.loglik > state.loglik:
+                return target, candidate
         return None
 
     def remarks(self, theta: FloatArray) -> list[str]:

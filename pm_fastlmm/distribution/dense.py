@@ -5,22 +5,19 @@ from typing import Any
 import numpy as np
 import pytensor.tensor as pt
 
-from pm_fastlmm._arrays import Ids, Labelled, common_ids, read
+from pm_fastlmm._arrays import Ids, Labelled, read
 from pm_fastlmm.distribution.algebra import along_columns, less_columns, product, times, white_noise
 from pm_fastlmm.distribution.inputs import (
-    aligned_projection,
-    check_coordinates,
     double,
     prior_covariance,
     read_mean,
     read_response,
-    refuse_improper,
     refuse_unknown,
     treat_coefficients,
 )
 from pm_fastlmm.distribution.operations import DenseLoglik
 from pm_fastlmm.distribution.random_variable import LMM, LMMRV
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.linalg.projection import Projection, read_design
 
 
 class DenseRV(LMMRV):
@@ -106,35 +103,30 @@ class DenseLMM:
 
     def __new__(cls, name: str, *, V: Any, X: Any = None, observed: Any = None, **kwargs: Any) -> Any:
         """Register the distribution with the model of the context."""
-        params, carried, rest = _parametrise(V, X, observed, **kwargs)
-        projection: Projection = carried["projection"]
-        refuse_improper(name, observed, carried["treatment"], projection, "leave X out")
-        if observed is not None:
-            rest["observed"] = read_response(observed, carried["ids"], projection.V.shape[0], ndim=(1,))
-        check_coordinates(name, rest.get("dims"))
-        return LMM(name, params, kind=DenseRV, carried=carried, **rest)
+        params, rest = _parametrise(V, X, observed, **kwargs)
+        n = params[-1].type.shape[0]
+        return LMM(name, params, observed=read_response(observed, rest["carried"]["ids"], n, ndim=(1,)), **rest)
 
     @classmethod
     def dist(cls, *, V: Any, X: Any = None, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
-        params, carried, rest = _parametrise(V, X, None, **kwargs)
-        return LMM.dist(params, kind=DenseRV, carried=carried, **rest)
+        params, rest = _parametrise(V, X, None, **kwargs)
+        return LMM.dist(params, **rest)
 
 
 def _parametrise(
     V: Any, X: Any, observed: Any, *, mu: Any = None, beta: Any = None, beta_mean: Any = None, beta_cov: Any = None,
     **kwargs: Any,
-) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:  # fmt: skip
-    """Return the parameters of the random variable, what its op carries, and the arguments that are PyMC's."""
+) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
+    """Return the parameters of the random variable, and the other arguments of `LMM`."""
     refuse_unknown("DenseLMM", kwargs, "it takes X, V, mu, beta, beta_mean, beta_cov, observed")
     design = None if X is None else read(X, "X", ndim=(1, 2))
     covariance, V_ids = _covariance(V, design, observed)
     n = covariance.type.shape[0]
-    reference_name, ids = common_ids(V=Labelled(np.zeros(0), V_ids, None), X=design)
-    projection = aligned_projection(design, ids, n, "V", reference_name=reference_name)
+    ids, projection = read_design(design, n, V_ids, "V")
     treatment, b, L = treat_coefficients(projection, beta, beta_mean, beta_cov)
-    carried = {"treatment": treatment, "projection": projection, "ids": ids}
-    return [read_mean(mu, ids, n), b, prior_covariance(L, beta_cov), covariance], carried, kwargs
+    kwargs |= {"kind": DenseRV, "carried": {"treatment": treatment, "projection": projection, "ids": ids}}
+    return [read_mean(mu, ids, n), b, prior_covariance(L, beta_cov), covariance], kwargs
 
 
 def _covariance(V: Any, design: Labelled | None, observed: Any) -> tuple[Any, Ids | None]:

@@ -15,7 +15,6 @@ class FamilyRV(LMMRV):
 
     name = "FamilyLMM"
     extended_signature = "[rng],[size],(),(),()->[rng],(n)"
-    treatment = "flat"
     family: SpectrumFamily
 
     @classmethod

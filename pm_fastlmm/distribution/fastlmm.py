@@ -7,18 +7,15 @@ import pymc as pm
 
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.distribution.inputs import (
-    check_coordinates,
     double,
     read_mean,
     read_response,
-    refuse_improper,
     refuse_unknown,
     treat_coefficients,
 )
-from pm_fastlmm.distribution.random_variable import LMM, LMMRV, Treatment
+from pm_fastlmm.distribution.random_variable import LMM, Treatment
 from pm_fastlmm.distribution.variables import FastLMMRV, RotatedLMMRV, statistic
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 PAIRS = (("sigma2", "delta"), ("sigma2_g", "sigma2_e"), ("h2", "total"))
 
@@ -92,34 +89,29 @@ class FastLMM:
 
     def __new__(cls, name: str, *, spectrum: Spectrum, observed: Any = None, mu: Any = None, **kwargs: Any) -> Any:
         """Register the distribution with the model of the context."""
-        kind, params, carried, rest = _parametrise(spectrum, observed=observed, mu=mu, **kwargs)
-        refuse_improper(name, observed, carried["treatment"], spectrum.projection, "a spectrum without X")
-        if observed is not None:
-            rest["observed"] = _observed(spectrum, observed, carried["treatment"])
-        check_coordinates(name, rest.get("dims"))
+        params, rest = _parametrise(spectrum, observed=observed, mu=mu, **kwargs)
+        values = _observed(spectrum, observed, rest["carried"]["treatment"])
         _check_coords(name, spectrum, rest.get("dims"))
-        if kind is RotatedLMMRV:
-            require_labels(spectrum.ids, "the ids of the spectrum")
-        return LMM(name, params, kind=kind, carried=carried, **rest)
+        return LMM(name, params, observed=values, **rest)
 
     @classmethod
     def dist(cls, *, spectrum: Spectrum, mu: Any = None, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
-        kind, params, carried, rest = _parametrise(spectrum, observed=None, mu=mu, **kwargs)
-        return LMM.dist(params, kind=kind, carried=carried, **rest)
+        params, rest = _parametrise(spectrum, observed=None, mu=mu, **kwargs)
+        return LMM.dist(params, **rest)
 
 
 def _parametrise(
     spectrum: Spectrum, *, observed: Any, mu: Any, beta: Any = None, beta_mean: Any = None, beta_cov: Any = None,
     **kwargs: Any,
-) -> tuple[type[LMMRV], list[Any], dict[str, Any], dict[str, Any]]:  # fmt: skip
-    """Return the random variable, its parameters, what its op carries, and the arguments that are PyMC's."""
+) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
+    """Return the parameters of the random variable, and the other arguments of `LMM`."""
     if not isinstance(spectrum, Spectrum):
         raise TypeError(
             f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
             "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
         )
-    g, e = variance_components(spectrum.mean_diagonal, pop_variances(kwargs))
+    g, e = variance_components(spectrum.mean_diagonal, kwargs)
     _check_shape(kwargs.get("shape"), spectrum.n)
     refuse_unknown(
         "FastLMM", kwargs,
@@ -139,24 +131,21 @@ def _parametrise(
         "projection": spectrum.projection,
         "rotated": observed if given else None,
     }
-    return RotatedLMMRV if given else FastLMMRV, [*mean, b, L, g, e], carried, kwargs
+    return [*mean, b, L, g, e], {"kind": RotatedLMMRV if given else FastLMMRV, "carried": carried, **kwargs}
 
 
-def pop_variances(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Take the variance parameters out of the arguments."""
-    names = {name for pair in PAIRS for name in pair}
-    return {name: kwargs.pop(name) for name in names & kwargs.keys()}
-
-
-def variance_components(mean_diagonal: float | None, given: dict[str, Any]) -> tuple[Any, Any]:
+def variance_components(mean_diagonal: float | None, kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """
-    Return tensors (σ²_g, σ²_e) from exactly one pair of parameters; (h2, total) needs the mean diagonal of K.
+    Take exactly one pair of parameters out of the arguments, and return tensors (σ²_g, σ²_e).
+
+    The pair (h2, total) needs the mean diagonal of K.
 
     Raises
     ------
     ValueError
         If another set of parameters is given.
     """
+    given = {name: kwargs.pop(name, None) for pair in PAIRS for name in pair}
     values = {name: double(value) for name, value in given.items() if value is not None}
     pair = next((pair for pair in PAIRS if set(pair) == set(values)), None)
     if pair is None:
@@ -200,4 +189,5 @@ def _observed(spectrum: Spectrum, observed: Any, treatment: Treatment) -> Any:
         return read_response(observed, spectrum.ids, spectrum.n)
     if observed.spectrum is not spectrum:
         raise ValueError("observed was rotated by another spectrum: pass spectrum=observed.spectrum, or rotate y anew.")
+    require_labels(spectrum.ids, "the ids of the spectrum")
     return statistic(observed, treatment)

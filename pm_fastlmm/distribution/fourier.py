@@ -15,7 +15,7 @@ from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.fourier.kernels import log_spectral_density
 from pm_fastlmm.distribution.algebra import col, times, white_noise
 from pm_fastlmm.distribution.graphs import INTERPRETED
-from pm_fastlmm.distribution.inputs import check_coordinates, double, refuse_unknown
+from pm_fastlmm.distribution.inputs import double, refuse_unknown
 from pm_fastlmm.distribution.operations import FamilyLoglik, FourierLoglik
 from pm_fastlmm.distribution.random_variable import LMM, LMMRV
 from pm_fastlmm.likelihood.family import FamilySpectra
@@ -36,7 +36,6 @@ class FourierRV(LMMRV):
 
     name = "FourierLMM"
     extended_signature = "[rng],[size],(m),(l),(),()->[rng],(v)"
-    treatment = "flat"
     of_statistic = True
     basis: FourierBasis
     products: FourierProducts
@@ -151,22 +150,21 @@ class FourierLMM:
 
     def __new__(cls, name: str, *, statistics: FourierStatistics, **kwargs: Any) -> Any:
         """Register the distribution with the model of the context."""
-        params, carried, rest = _parametrise(statistics, **kwargs)
-        check_coordinates(name, rest.get("dims"))
-        return LMM(name, params, kind=FourierRV, carried=carried, observed=statistic(carried["products"]), **rest)
+        params, rest = _parametrise(statistics, **kwargs)
+        return LMM(name, params, observed=statistic(rest["carried"]["products"]), **rest)
 
     @classmethod
     def dist(cls, *, statistics: FourierStatistics, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp` and `pm.draw`."""
-        params, carried, rest = _parametrise(statistics, **kwargs)
-        return LMM.dist(params, kind=FourierRV, carried=carried, **rest)
+        params, rest = _parametrise(statistics, **kwargs)
+        return LMM.dist(params, **rest)
 
 
 def _parametrise(
     statistics: Any, *, lengthscale: Any = None, kernel: Any = None, sigma2: Any = None, sigma2_e: Any = None,
     tolerance: float = 1e-3, **kwargs: Any,
-) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:  # fmt: skip
-    """Return the parameters of the random variable, what its op carries, and the arguments that are PyMC's."""
+) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
+    """Return the parameters of the random variable, and the other arguments of `LMM`."""
     refuse_unknown("FourierLMM", kwargs, "it takes statistics, lengthscale or kernel, sigma2, sigma2_e, tolerance")
     if not isinstance(statistics, FourierStatistics):
         raise TypeError(
@@ -193,10 +191,16 @@ def _parametrise(
         )
     else:
         ell, log_weights = None, _log_weights(basis, _density_of(kernel, basis))
-    carried = {"basis": basis, "products": products, "spectra": spectra, "projection": products.projection}
+    carried = {
+        "treatment": "flat",
+        "projection": products.projection,
+        "basis": basis,
+        "products": products,
+        "spectra": spectra,
+    }
     variances = [double(1.0 if v is None else v) for v in (sigma2, sigma2_e)]
     lengthscales = pt.zeros((0,), dtype="float64") if ell is None else pt.expand_dims(ell, 0)
-    return [log_weights, lengthscales, *variances], carried, kwargs
+    return [log_weights, lengthscales, *variances], {"kind": FourierRV, "carried": carried, **kwargs}
 
 
 def _log_weights(basis: FourierBasis, log_density: Any) -> Any:

@@ -19,6 +19,7 @@ nothing more.
 
 from typing import Any, ClassVar, Literal
 
+import pymc as pm
 import pytensor.tensor as pt
 from pymc.distributions.distribution import Continuous, SymbolicRandomVariable, _support_point
 from pymc.distributions.shape_utils import implicit_size_from_params, maybe_resize, rv_size_is_none
@@ -26,6 +27,7 @@ from pymc.logprob.abstract import _logprob
 from pymc.pytensorf import normalize_rng_param
 from pytensor.tensor.random.utils import normalize_size_param
 
+from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.linalg.projection import Projection
 
 type Treatment = Literal["flat", "proper"]
@@ -95,6 +97,29 @@ class LMM(Continuous):  # type: ignore[misc]
     """The distribution of `LMMRV`s as PyMC takes it: `kind` is which."""
 
     rv_type = LMMRV
+
+    def __new__(
+        cls, name: str, params: list[Any], *, kind: type[LMMRV], carried: dict[str, Any], observed: Any = None,
+        dims: Any = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        """
+        Register a variable with the model of the context.
+
+        Raises
+        ------
+        ValueError
+            If there are no data and the density is improper, or the posterior could not hold the coordinates.
+        """
+        if observed is None and carried["treatment"] == "flat" and carried["projection"].rank:
+            raise ValueError(
+                f"{name} has no observed data, but with β integrated out under a flat prior its density is improper "
+                "along X: give observed=, or a proper treatment of β (beta= or beta_cov=), or leave X out."
+            )
+        coords = pm.modelcontext(None).coords
+        for dim in [dims] if isinstance(dims, str) else dims or ():
+            what = f"the coordinates of {dim!r}, a dimension of {name},"
+            require_labels(coords.get(dim), what, written=f"coords[{dim!r}]")
+        return super().__new__(cls, name, params, kind=kind, carried=carried, observed=observed, dims=dims, **kwargs)
 
     def rv_op(*params: Any, kind: type[LMMRV], **kwargs: Any) -> Any:
         """Build the variable."""

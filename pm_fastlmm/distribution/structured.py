@@ -15,14 +15,11 @@ from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.algebra import along_columns, less_columns, times, white_noise
 from pm_fastlmm.distribution.inputs import (
-    aligned_projection,
-    check_coordinates,
     covariance_root,
     double,
     prior_covariance,
     read_mean,
     read_response,
-    refuse_improper,
     refuse_unknown,
     treat_coefficients,
 )
@@ -32,7 +29,7 @@ from pm_fastlmm.distribution.variables import spectral_logp
 from pm_fastlmm.equivalent import EquivalentRows, as_equivalent
 from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.mixed import Block, MixedProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.linalg.projection import Projection, read_design
 from pm_fastlmm.linalg.spectrum import Spectrum
 
 _SPECTRUM_ORDER = 3000
@@ -171,28 +168,25 @@ class StructuredLMM:
                 **kwargs: Any) -> Any:  # fmt: skip
         """Register the distribution with the model of the context."""
         rows = as_equivalent(observed)
-        params, carried, rest = _parametrise(terms, sigma2_e, X, rows, **kwargs)
-        refuse_improper(name, observed, carried["treatment"], carried["projection"], "leave X out")
-        if observed is not None:
-            values = observed if rows is None else rows.y
-            rest["observed"] = read_response(values, carried["ids"], carried["products"].rows)
-        check_coordinates(name, rest.get("dims"))
+        params, rest = _parametrise(terms, sigma2_e, X, rows, **kwargs)
+        carried = rest["carried"]
         for term in carried["terms"]:
             require_labels(term.levels, f"the levels of term {term.name!r} of {name}", written="by")
-        return LMM(name, params, kind=StructuredRV, carried=carried, **rest)
+        values = read_response(observed if rows is None else rows.y, carried["ids"], carried["products"].rows)
+        return LMM(name, params, observed=values, **rest)
 
     @classmethod
     def dist(cls, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
-        params, carried, rest = _parametrise(terms, sigma2_e, X, None, **kwargs)
-        return LMM.dist(params, kind=StructuredRV, carried=carried, **rest)
+        params, rest = _parametrise(terms, sigma2_e, X, None, **kwargs)
+        return LMM.dist(params, **rest)
 
 
 def _parametrise(
     terms: Sequence[Term], sigma2_e: Any, X: Any, rows: EquivalentRows | None, *, mu: Any = None, beta: Any = None,
     beta_mean: Any = None, beta_cov: Any = None, design: Any = None, **kwargs: Any,
-) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:  # fmt: skip
-    """Return the parameters of the random variable, what its op carries, and the arguments that are PyMC's."""
+) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
+    """Return the parameters of the random variable, and the other arguments of `LMM`."""
     terms = _checked_terms(terms)
     n = terms[0].n
     ids, projection = _aligned(terms, X)
@@ -212,7 +206,7 @@ def _parametrise(
                "products": products, "projection": projection, "ids": ids, "design": design,
                "spectrum": _spectrum(theta, blocks[: len(terms)], projection) if rows is None else None}  # fmt: skip
     values = double(theta.pack(double(sigma2_e), pt))
-    return [read_mean(mu, ids, n), b, B, values], carried, kwargs
+    return [read_mean(mu, ids, n), b, B, values], {"kind": StructuredRV, "carried": carried, **kwargs}
 
 
 def _spectrum(theta: Theta, blocks: list[Block], projection: Projection) -> Spectrum | None:
@@ -289,14 +283,12 @@ def _checked_terms(terms: Sequence[Term]) -> list[Term]:
 
 def _aligned(terms: Sequence[Term], X: Any) -> tuple[Any, Projection]:
     """Return the ids of the rows and the projection of X in their order."""
-    n = terms[0].n
-    design = None if X is None else read(X, "X", ndim=(1, 2))
     parts = {f"term {term.name}": Labelled(np.zeros(0), term.ids, None) for term in terms}
-    reference_name, ids = common_ids(**parts, X=design)
+    reference_name, ids = common_ids(**parts)
     for term in terms:
         if term.ids is not None and term.ids != ids:
             raise ValueError(
                 f"the rows of term {term.name} and of {reference_name} have different ids or another order: "
                 "build all terms from one table."
             )
-    return ids, aligned_projection(design, ids, n, "the terms", reference_name=reference_name)
+    return read_design(X, terms[0].n, ids, reference_name or "the terms")

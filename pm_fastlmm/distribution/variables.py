@@ -11,8 +11,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.distribution.algebra import along_columns, col, inverse_logdet, product, times, white_noise
 from pm_fastlmm.distribution.random_variable import LMMRV, Treatment
 from pm_fastlmm.likelihood.spectral import contrast_loglik, corner, gaussian_loglik, variances
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 
 class SpectralRV(LMMRV):

@@ -222,10 +222,6 @@ class LinkedObjective(SquaredObjective):
         """Return the values of the model's free variables."""
         return self.link.variables.split(theta)
 
-    def start(self) -> FloatArray:
-        """Return x where θ is nearest to the start of the inner objective."""
-        return self.initial.copy()
-
 
 def nearest(link: Link, theta: FloatArray) -> FloatArray:
     """Return x where θ(x) is nearest to θ, off the ends of its support."""

@@ -13,7 +13,7 @@ from pm_fastlmm._display import Described
 from pm_fastlmm.inference.simulation import simulate_responses
 from pm_fastlmm.information import quantities
 from pm_fastlmm.likelihood.profile import Method, maximise
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 type BootstrapKind = Literal["percentile", "basic"]
 

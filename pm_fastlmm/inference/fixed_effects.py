@@ -27,7 +27,7 @@ from pm_fastlmm.inference.bootstrap import check_level
 from pm_fastlmm.information import corner_derivatives, relative_information
 from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 type DegreesOfFreedom = Literal["satterthwaite", "kenward-roger", "residual"]
 type ZeroVariances = Literal["known", "free"]

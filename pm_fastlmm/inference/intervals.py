@@ -10,8 +10,7 @@ from pm_fastlmm.inference.null import critical_values
 from pm_fastlmm.inference.projection import Projector
 from pm_fastlmm.likelihood.profile import Method, Profile
 from pm_fastlmm.likelihood.region import Allowed, likelihood_region
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 SHARES = ("h2", "pve", "delta")  # functions of δ alone
 VARIANCES = ("sigma2", "sigma2_g", "sigma2_e", "total")

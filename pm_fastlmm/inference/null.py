@@ -29,8 +29,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.inference.simulation import simulate_contrasts
 from pm_fastlmm.likelihood.profile import Method, Profile, search
 from pm_fastlmm.likelihood.region import Allowed, Scale
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 _APART = 1.0  # standard deviations between alternatives: each is well inside the reach of the next
 _ALTERNATIVES = 48

@@ -18,7 +18,7 @@ from pm_fastlmm.inference.fixed_effects import (
 from pm_fastlmm.inference.intervals import SHARES, VARIANCES, critical_levels, inversion_limits, profile_limits
 from pm_fastlmm.inference.variance_test import VarianceTest, kernel_test, require_draws, require_variation
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 
 class KernelInference(Fit):

@@ -22,7 +22,7 @@ from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.likelihood.profile import Method, Profile
 from pm_fastlmm.likelihood.region import Allowed, Scale, likelihood_region
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 _SPACING, _POINTS = 0.15, 300  # standard deviations of log δ between the points where an extreme is looked for
 _INSIDE, _LOWEST = 41, 600.0

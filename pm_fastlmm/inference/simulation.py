@@ -4,9 +4,8 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.likelihood.spectral import corner, variances
-from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.semidefinite import semidefinite_root
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 
 def simulate_contrasts(

@@ -12,7 +12,7 @@ from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm._display import Described
 from pm_fastlmm.inference.null import NullDistribution, kernel_null
 from pm_fastlmm.likelihood.profile import Method, Profile
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 _COLUMNS = ("statistic", "p_value", "p_value_se", "p_value_mixture")
 _FEWEST = 100

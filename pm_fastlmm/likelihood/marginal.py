@@ -5,7 +5,7 @@ import numpy as np
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.likelihood.profile import Method, check_method
 from pm_fastlmm.likelihood.spectral import LOG_2PI, contrast_loglik, corner
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 
 def log_likelihood(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.likelihood.spectral import LOG_2PI
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 type Method = Literal["REML", "ML"]
 

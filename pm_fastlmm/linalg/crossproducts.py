@@ -11,8 +11,7 @@ from pm_fastlmm.linalg.blocks import Missing, RowBlocks, read_block
 from pm_fastlmm.linalg.dask_blocks import DaskBlocks
 from pm_fastlmm.linalg.inner_products import InnerProducts, Route
 from pm_fastlmm.linalg.lowrank import factor_cross_products
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 from pm_fastlmm.linalg.streaming import Checkpoint, add_up
 
 

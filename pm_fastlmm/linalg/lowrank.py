@@ -9,10 +9,10 @@ import scipy.linalg
 
 from pm_fastlmm._arrays import EPS, FloatArray, frozen, outside
 from pm_fastlmm.linalg.columns import DesignColumns
+from pm_fastlmm.linalg.factoring import factor_corner_root
 from pm_fastlmm.linalg.inner_products import InnerProducts
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum, factor_corner_root
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 _LOST = 1e-6  # share of ‖y‖² that may be missing in z
 GRAM_RATIO = 1e8  # λ_max/δ up to which the log-likelihood from a Gram matrix is right to 1e-6

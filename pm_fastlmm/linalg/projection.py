@@ -9,9 +9,23 @@ import numpy.typing as npt
 import scipy.linalg
 from scipy.linalg import blas
 
-from pm_fastlmm._arrays import FloatArray, Labelled, frozen, read, require_finite, require_range, shown
+from pm_fastlmm._arrays import (
+    FloatArray,
+    Ids,
+    Labelled,
+    align,
+    frozen,
+    labels_of,
+    read,
+    require_finite,
+    require_length,
+    require_range,
+    shown,
+)
 from pm_fastlmm._copies import ReadOnlyArrays
+from pm_fastlmm._remedies import selection
 from pm_fastlmm.linalg.columns import DesignColumns, read_columns, warn_unknown
+from pm_fastlmm.linalg.directions import are_directions
 
 type Cells = Callable[[npt.NDArray[np.bool_], Sequence[int]], str]
 
@@ -203,14 +217,38 @@ class Projection(ReadOnlyArrays):
         return corner + np.tril(corner, -1).T, left[r:], K22
 
 
-def read_design(X: Labelled | None, n: int) -> Projection:
-    """Return the projection of a design that was read, of no columns when it is None."""
+def read_design(
+    X: Any, n: int, ids: Ids | None, name: str, *, where_smaller: str = ""
+) -> tuple[Ids | None, Projection]:
+    """
+    Return the ids of n rows, those of `name` or of X, and the projection of X, aligned by them; None has no columns.
+
+    `where_smaller` is the advice where X has some of the ids only.
+    """
     if X is None:
-        return Projection.from_design(np.zeros((n, 0)))
-    require_finite(X.values, "X", "drop those rows everywhere (flmm.Design does, and counts them) or impute them.")
-    for name, column in zip(X.names or [f"x{j}" for j in range(X.values.shape[1])], X.values.T, strict=True):
-        require_range(column, f"column {name!r} of X")
-    return Projection.from_design(X.values, X.names)
+        return ids, Projection.from_design(np.zeros((n, 0)))
+    design = read(X, "X", ndim=(1, 2))
+    values = design.take(align(ids, design, name="X", reference_name=name, where_smaller=where_smaller))
+    require_length(len(values), n, "X", name)
+    values = values if values.ndim == 2 else values[:, None]
+    require_finite(values, "X", "drop those rows everywhere (flmm.Design does, and counts them) or impute them.")
+    for column, called in zip(values.T, design.names or [f"x{j}" for j in range(values.shape[1])], strict=True):
+        require_range(column, f"column {called!r} of X")
+    return ids or design.ids, Projection.from_design(values, design.names)
+
+
+def kernel_design(kernel: Labelled, X: Any, name: str) -> tuple[Ids | None, Projection]:
+    """Return the ids of the rows of K or W, and the projection of X in their order."""
+    if isinstance(X, str):
+        raise TypeError(
+            f"X is the text {X!r}: a formula needs a table, flmm.Design.from_formula('y ~ ...', data, K=K)."
+        )
+    if are_directions(kernel.ids or labels_of(X)):
+        raise ValueError(
+            f"{name} or X has equivalent rows, which are fewer than the observations: they are for StructuredLMM. For "
+            "one kernel take spectrum, rotated = c.factor() of the CrossProducts."
+        )
+    return read_design(X, len(kernel.values), kernel.ids, name, where_smaller=selection(name, kernel.ids))
 
 
 def no_rows() -> ValueError:

@@ -1,4 +1,4 @@
-"""Spectrum: what depends on K and X."""
+"""Spectrum: what depends on K and X; Rotated: what depends on y as well, the sufficient statistic."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,7 +14,6 @@ from pm_fastlmm._arrays import (
     Ids,
     Labelled,
     align,
-    common_ids,
     frozen,
     read,
     read_covariance,
@@ -24,14 +23,9 @@ from pm_fastlmm._arrays import (
 )
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
-from pm_fastlmm._missing_codes import warn_of_missing_codes
-from pm_fastlmm._remedies import selection
-from pm_fastlmm.linalg.directions import are_directions
-from pm_fastlmm.linalg.projection import Projection, no_rows, read_design
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.semidefinite import eigen_root, indefinite, zero_tolerance
-
-_LARGEST = 2**31  # bytes of responses that are read from a Dask or stored array at once
+from pm_fastlmm.linalg.factoring import corner_root, factor_corner_root, positive_eigenvalues
+from pm_fastlmm.linalg.projection import Projection, kernel_design, no_rows
+from pm_fastlmm.linalg.responses import read_response
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -134,8 +128,7 @@ class Spectrum(ReadOnlyArrays, Described):
         """
         covariance = read_covariance(K)
         n = covariance.values.shape[0]
-        ids, design = aligned_design(covariance, X, "K")
-        projection = read_design(design, n)
+        ids, projection = kernel_design(covariance, X, "K")
         K11, K21, K22 = projection.two_sided(covariance.values)
         values, U = scipy.linalg.eigh(K22, lower=True, driver="evd", overwrite_a=True, check_finite=False)
         first, tolerance, scale = positive_eigenvalues(values, K11, rtol, K, n)
@@ -181,8 +174,7 @@ class Spectrum(ReadOnlyArrays, Described):
         n, m = factor.values.shape
         if n == 0 or m == 0:
             raise ValueError(f"W is empty, shape {factor.values.shape}: it needs rows (observations) and columns.")
-        ids, design = aligned_design(factor, X, "W")
-        projection = read_design(design, n)
+        ids, projection = kernel_design(factor, X, "W")
         W1, W2 = projection.split(factor.values)
         U, s, Vt = scipy.linalg.svd(W2, full_matrices=False, overwrite_a=True, check_finite=False)
         largest = max(float(s[0]), float(np.abs(W1).max(initial=0.0)))
@@ -273,7 +265,7 @@ class Spectrum(ReadOnlyArrays, Described):
         Q1 = self.projection.Q1
         return self.basis * s + Q1 @ (self.C / s[:, None]).T, Q1 @ self.corner_root
 
-    def rotate(self, y: Any) -> Rotated:
+    def rotate(self, y: Any) -> "Rotated":
         """
         Rotate one response (n,) or several (n, T): all that depends on y, computed once.
 
@@ -294,33 +286,7 @@ class Spectrum(ReadOnlyArrays, Described):
         """Return y in the order of the spectrum, checked, and the names of several responses; NaN stays if allowed."""
         if self.rotation is None:
             raise no_rows()
-        _require_memory(y)
-        response = read(y, "y", ndim=(1, 2))
-        values = response.values
-        if values.ndim == 2 and values.shape[0] == values.shape[1] == self.n and response.ids is None:
-            raise ValueError(
-                f"y is a square array, shape {values.shape}, without labels: rows or columns could be the responses. "
-                "Pass a DataFrame indexed by observation, or a DataArray with a dimension 'obs'."
-            )
-        order = align(self.ids, response, name="y", reference_name="the spectrum")
-        require_length(values.shape[0], self.n, "y", "the spectrum")
-        if values.size == 0:
-            raise ValueError("y has no columns: give at least one response.")
-        require_finite(
-            np.where(np.isnan(values), 0.0, values) if missing else values,
-            "y",
-            "infinite values are not missing values: use NaN for those."
-            if missing
-            else "leave those rows out of y and of the spectrum, spectrum.subset(rows), "
-            "let flmm.Design or flmm.kernel_model drop and count them, or fit flmm.reml(..., missing='by_pattern').",
-        )
-        require_range(np.nan_to_num(values) if missing else values, "y")
-        names = response.names if values.ndim == 2 else None
-        if values.ndim == 2 and names is None:
-            names = tuple(f"y{t}" for t in range(values.shape[1]))
-        remedy = "y.replace({code}, np.nan)" if hasattr(y, "replace") else "np.where(y == {code}, np.nan, y)"
-        warn_of_missing_codes(values, names or ("y",), remedy=remedy, response=True)
-        return response.take(order), names
+        return read_response(y, self.n, self.ids, missing=missing)
 
     def subset(self, rows: npt.ArrayLike) -> "Spectrum":
         """
@@ -387,14 +353,111 @@ class Spectrum(ReadOnlyArrays, Described):
         }
 
 
-def _require_memory(y: Any) -> None:
-    """Raise a ValueError for responses that are read from chunks, if reading them would take very much memory."""
-    size = math.prod(getattr(y, "shape", ())) * np.dtype(np.float64).itemsize
-    if getattr(y, "chunks", None) and size > _LARGEST:
-        raise ValueError(
-            f"y, a Dask or stored array, has {size / 2**30:.1f} GB as floats: fit it block by block with "
-            "flmm.reml_blocks(spectrum, y), or give some of its columns, in memory, at a time."
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Rotated(ReadOnlyArrays, Described):
+    """
+    Rotated responses: the sufficient statistic of the model. Batch axes lead, the core axis is last.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+        What y was rotated by.
+    z : (…, k) array
+        (Q₂U)ᵀy ~ N(0, σ²(λ + δ)).
+    rss : (…,) array
+        Squared norm of y in the `nullity` directions with λ = 0: σ²δ times a χ² with `nullity` degrees of freedom.
+        Exactly 0 when there are none, or when nothing but rounding is left.
+    y1 : (…, r) array
+        Q₁ᵀy, the part of y along X.
+    norm2 : (…,) array
+        ‖y‖² orthogonal to X, Σz² + rss; exactly 0 when X explains y to rounding.
+    names : tuple of str or None
+        Names of several responses; None for one.
+    null_first : (…,) array or None
+        Inner products with the first response in the directions with λ = 0. Only of cross-products, which have no rows
+        of which they could be formed when a scan needs them.
+    """
+
+    spectrum: Spectrum
+    z: FloatArray
+    rss: FloatArray
+    y1: FloatArray
+    norm2: FloatArray
+    names: tuple[str, ...] | None
+    null_first: FloatArray | None = None
+
+    @classmethod
+    def from_values(cls, spectrum: Spectrum, values: FloatArray, names: tuple[str, ...] | None) -> Self:
+        """Rotate validated values (n,) or (n, T)."""
+        projection = spectrum.projection
+        y1 = projection.Q1.T @ values
+        y2 = values - projection.Q1 @ y1
+        z = y2.T @ spectrum.basis  # one row for each response, contiguous
+        null = y2 - spectrum.basis @ z.T if spectrum.nullity else None
+        return cls.from_coordinates(spectrum, values, names, z=z.T, null=null, y1=y1, y2=y2)
+
+    @classmethod
+    def from_coordinates(
+        cls,
+        spectrum: Spectrum,
+        values: FloatArray,
+        names: tuple[str, ...] | None,
+        *,
+        z: FloatArray,
+        null: FloatArray | None,
+        y1: FloatArray,
+        y2: FloatArray,
+    ) -> Self:
+        """
+        Return what was rotated elsewhere: (k, T) coordinates z, `null` in the null directions, y1 along X, y2 the rest.
+
+        For one response the columns may be left out or be a single one. What is rounding becomes an exact 0.
+        """
+        size = np.einsum("i...,i...->...", values, values)
+        rounding = (spectrum.n * EPS) ** 2 * size
+        z, y1, y2 = (part.reshape(-1, *values.shape[1:]) for part in (z, y1, y2))
+        norm2 = np.einsum("i...,i...->...", y2, y2)
+        explained = norm2 <= rounding
+        rss = np.zeros_like(norm2)
+        if spectrum.nullity and null is not None:
+            null = null.reshape(-1, *values.shape[1:])
+            rss = np.einsum("i...,i...->...", null, null)
+            rss = np.where(rss <= rounding, 0.0, rss)
+        z = np.ascontiguousarray(z.T)
+        return cls(
+            spectrum=spectrum,
+            z=frozen(np.where(explained[..., None], 0.0, z) if explained.any() else z),
+            rss=frozen(np.where(explained, 0.0, rss)),
+            y1=frozen(np.ascontiguousarray(y1.T)),
+            norm2=frozen(np.where(explained, 0.0, norm2)),
+            names=names,
         )
+
+    def first(self) -> Self:
+        """Return the first of several responses as one."""
+        return replace(
+            self, z=self.z[0], rss=self.rss[0], y1=self.y1[0], norm2=self.norm2[0], names=None, null_first=None
+        )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """() for one response, (T,) for several."""
+        return self.z.shape[:-1]
+
+    def __repr__(self) -> str:
+        """Show what was rotated."""
+        responses = "1 response" if self.names is None else f"{len(self.names)} responses"
+        return f"Rotated({responses}, rank={self.spectrum.rank}, nullity={self.spectrum.nullity})"
+
+    def _facts(self) -> dict[str, Any]:
+        s = self.spectrum
+        return {
+            "responses": 1 if self.names is None else f"{len(self.names)}: {listed(self.names)}",
+            "observations": s.n,
+            "positive eigenvalues": s.rank,
+            "directions with λ = 0": s.nullity,
+            "fixed effects": listed(s.coef),
+        }
 
 
 def as_rotated(spectrum: Spectrum, y: Any) -> Rotated:
@@ -418,58 +481,6 @@ def as_rotated(spectrum: Spectrum, y: Any) -> Rotated:
     return y
 
 
-def aligned_design(kernel: Labelled, X: Any, kernel_name: str) -> tuple[Ids | None, Labelled | None]:
-    """Return the ids of the observations and X in the order of the kernel's rows."""
-    n = kernel.values.shape[0]
-    design = None
-    if X is not None:
-        if isinstance(X, str):
-            raise TypeError(
-                f"X is the text {X!r}: a formula needs a table, flmm.Design.from_formula('y ~ ...', data, K=K)."
-            )
-        design = read(X, "X", ndim=(1, 2))
-        if design.values.ndim == 1:
-            design = Labelled(design.values[:, None], design.ids, design.names)
-        advice = selection(kernel_name, kernel.ids)
-        order = align(kernel.ids, design, name="X", reference_name=kernel_name, where_smaller=advice)
-        require_length(design.values.shape[0], n, "X", kernel_name)
-        design = Labelled(design.take(order), kernel.ids or design.ids, design.names)
-    ids = common_ids(kernel=kernel, design=design)[1]
-    if are_directions(ids):
-        raise ValueError(
-            f"{kernel_name} or X has equivalent rows, which are fewer than the observations: they are for "
-            "StructuredLMM. For one kernel take spectrum, rotated = c.factor() of the CrossProducts."
-        )
-    return ids, design
-
-
-def positive_eigenvalues(
-    values: FloatArray, K11: FloatArray, rtol: float | None, K: Any, n: int
-) -> tuple[int, float, float]:
-    """
-    Return how many of the ascending eigenvalues count as zero, the tolerance, and the scale that it is relative to.
-
-    Raises
-    ------
-    ValueError
-        If one is negative beyond the tolerance.
-    """
-    scale = max(float(np.abs(values).max()), float(np.abs(K11).max(initial=0.0)))
-    tolerance = _relative_tolerance(rtol, K, n) * scale
-    if values[0] < -tolerance:
-        raise indefinite("K", float(values[0]), scale, rtol=True)
-    return int(np.searchsorted(values, tolerance, side="right")), tolerance, scale
-
-
-def _relative_tolerance(rtol: float | None, K: Any, n: int) -> float:
-    if rtol is None:
-        dtype = np.asarray(getattr(K, "values", K)).dtype
-        return n * float(np.finfo(dtype if dtype in (np.float16, np.float32) else np.float64).eps)
-    if not (isinstance(rtol, int | float) and 0 <= rtol < 1):
-        raise ValueError(f"rtol must be a number between 0 and 1, got {rtol!r}.")
-    return float(rtol)
-
-
 def _row_numbers(spectrum: Spectrum, rows: Any) -> npt.NDArray[np.intp]:
     given = np.asarray(rows)
     if given.dtype == bool:
@@ -483,27 +494,3 @@ def _row_numbers(spectrum: Spectrum, rows: Any) -> npt.NDArray[np.intp]:
             f"rows must be a boolean mask of length {spectrum.n}, or different row numbers from 0 to {spectrum.n - 1}."
         )
     return given.astype(np.intp)
-
-
-def corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: float, scale: float) -> FloatArray:
-    """Return a root of S₀ = K₁₁ - CᵀΛ⁻¹C, which is positive semi-definite if and only if K is (K₂₂ being so)."""
-    if not C.shape[1]:
-        return np.zeros((0, 0))
-    amplified = C / eigvals[:, None]
-    schur = K11 - C.T @ amplified
-    # an error of the size of the tolerance in K is one of (I, -Λ⁻¹C)ᵀ(·)(I, -Λ⁻¹C) here
-    allowed = tolerance * (1 + float(np.linalg.eigvalsh(amplified.T @ amplified)[-1]))
-    values, vectors = np.linalg.eigh(schur)
-    if values[0] < -10 * allowed:
-        raise indefinite("K", float(values[0]), scale, rtol=True)
-    return eigen_root(values, vectors, max(allowed, zero_tolerance(values)))
-
-
-def factor_corner_root(W1: FloatArray, Vt: FloatArray, tolerance: float) -> FloatArray:
-    """Return a root of S₀: the part of W₁ = Q₁ᵀW that the right singular vectors of Q₂ᵀW do not share."""
-    left = W1 - (W1 @ Vt.T) @ Vt
-    if not left.shape[0]:
-        return np.zeros((0, 0))
-    vectors, roots, _ = np.linalg.svd(left)  # not of the Gram matrix, which would lose half of the digits
-    roots = np.append(roots, np.zeros(left.shape[0] - roots.size))
-    return np.asarray(vectors * np.where(roots**2 > tolerance, roots, 0.0))

@@ -219,7 +219,7 @@ def build(case, **given):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"statistics": 3}, TypeError, r"statistics must be FourierStatistics, got int: basis\.statistics"),
+        ({"statistics": 3}, TypeError, r"must be FourierStatistics, got int: flmm\.FourierStatistics\.from_arrays"),
         ({"lengthscale": None}, ValueError, "give either lengthscale"),
         ({"kernel": pm.gp.cov.ExpQuad(1, ls=1)}, ValueError, "give either lengthscale"),
         ({"sigma2_e": None}, ValueError, "give sigma2_e"),

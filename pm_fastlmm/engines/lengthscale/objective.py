@@ -10,7 +10,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Method, Objective
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _LENGTHSCALES, _DELTAS = 200, 80  # of the grid on which the global search begins

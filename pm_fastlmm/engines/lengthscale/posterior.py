@@ -12,8 +12,7 @@ from pm_fastlmm.coefficients import draw_new_effects
 from pm_fastlmm.effects import Coordinates, draw_effects, draw_prior_effects, new_rows
 from pm_fastlmm.engines.draws import evaluate_draws
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 from pm_fastlmm.linalg.streaming import progress
 
 if TYPE_CHECKING:

@@ -29,8 +29,7 @@ from pm_fastlmm.engines.structured.objective import StructuredObjective
 from pm_fastlmm.engines.structured.posterior import predict, recover
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.linalg.mixed import MixedProducts
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 _DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap likelihood
 _LEVELS = 8000
@@ -131,11 +130,6 @@ class StructuredNode(GaussianNode):
             return None
         values = 0.95 * trace.iterations[-1].theta + 0.05 * start
         return Target(values, (objective.lower == 0) & (values > 0))
-
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether the products were made of rows in memory."""
-        return self.products.rows_kept
 
     def recover(
         self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator

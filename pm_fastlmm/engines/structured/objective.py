@@ -21,7 +21,7 @@ from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
 from pm_fastlmm.linalg.orthonormal import LARGEST
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.linalg.spectrum import Rotated
 
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
 # digits yᵀPy has lost there
@@ -376,11 +376,7 @@ class StructuredObjective(Objective):
         c = state.mixed.yPy / p
         if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
             return None
-        target = omega * c**degree
-        if ((target < self.internal_lower) | (target > self.internal_upper)).any():
-            return None
-        candidate = self.state(self.external(target))
-        return (target, candidate) if candidate is not None and candidate.loglik > state.loglik else None
+        return self.first_better([omega * c**degree], state)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,9 +17,8 @@ from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.new_rows import MixedRows
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
-from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.semidefinite import semidefinite_root
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
 if TYPE_CHECKING:
     from pm_fastlmm.engines.structured.node import StructuredNode
