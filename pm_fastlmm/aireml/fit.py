@@ -123,7 +123,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         >>> fit = flmm.find_reml(model, progressbar=False)
         >>> lower = fit.objective.log_likelihood(fit.at({"Batch": 0.0}))
         >>> print(f"{2 * (fit.loglik - lower):.3f}")
-        3.350
+        10.363
         """
         return self.theta.to_numpy() if theta is None else self.objective.read(theta, self.theta.to_numpy(), "theta")
 

@@ -8,6 +8,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.semidefinite import eigen_root
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 
@@ -20,6 +21,11 @@ class OneTermObjective(SpectralObjective):
 
     products: MixedProducts
     y: FloatArray
+
+    @property
+    def projection(self) -> Projection:
+        """The projection by X, with the columns that were dropped; the spectrum has the others."""
+        return self.products.projection
 
     def terms(self, theta: FloatArray) -> MixedState | None:
         """Return the term at θ."""
