@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,11 @@ from scipy.special import stdtr
 from scipy.stats import chi2
 
 from pm_fastlmm._arrays import FloatArray, outside, shown
+from pm_fastlmm._choices import Method, Missing, require_choice
 from pm_fastlmm.candidates import COLLINEAR, MISSING, RotatedCandidates, blocks, rotate_candidates, rotated_candidates
 from pm_fastlmm.fit import REMLFit
-from pm_fastlmm.genotypes import MissingGenotypes, imputed, require_missing, require_no_codes
-from pm_fastlmm.likelihood.profile import Method, Profile, search
+from pm_fastlmm.genotypes import imputed, require_no_codes
+from pm_fastlmm.likelihood.profile import Profile, search
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum, as_rotated
 from pm_fastlmm.reml import reml
@@ -75,7 +76,7 @@ def scan(
     *,
     test: Test = "wald",
     delta: Delta = "each",
-    missing: MissingGenotypes = "mean",
+    missing: Missing = "mean",
     groups: Any = None,
     progressbar: bool = True,
 ) -> xr.Dataset:
@@ -151,10 +152,9 @@ def scan(
     >>> str(result.p_value.idxmin().values)
     'g7'
     """
-    for name, value, alias in (("test", test, Test), ("delta", delta, Delta)):
-        if value not in get_args(alias.__value__):
-            raise ValueError(f"{name} must be {' or '.join(map(repr, get_args(alias.__value__)))}, got {value!r}.")
-    require_missing(missing)
+    require_choice("test", test, Test)
+    require_choice("delta", delta, Delta)
+    require_choice("missing", missing, ("mean", "raise", "drop"))
     method: Method = "REML" if test == "wald" else "ML"
     if isinstance(y, Rotated):
         return _scan_rotated(spectrum, y, candidates, groups, test, delta, method)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from scipy.interpolate import CubicSpline
 from scipy.special import gammaincc, gammaincinv, gammaln
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import require_choice
 from pm_fastlmm._display import Described, listed, report
 from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.deviation_prior import Prior
@@ -105,8 +106,7 @@ class ExactPosterior(Described):
             shortest interval says little; take the one of h2.
         """
         _checked(probability)
-        if kind not in get_args(Kind.__value__):
-            raise ValueError(f"kind must be 'eti' or 'hdi', got {kind!r}.")
+        require_choice("kind", kind, Kind)
         if kind == "hdi":
             ends = self._shortest(quantity, probability)
         else:

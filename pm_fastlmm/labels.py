@@ -32,9 +32,3 @@ def simulated(y: FloatArray, ids: Ids | None) -> pd.DataFrame:
     """Return draws (draws, n) as a table with a column for each."""
     index = pd.RangeIndex(y.shape[-1]) if ids is None else pd.Index(ids, tupleize_cols=False)
     return pd.DataFrame(y.T, index=index, columns=pd.RangeIndex(len(y), name="draw"))
-
-
-def require_effects(effects: str) -> None:
-    """Raise a ValueError for an unknown kind of replicates."""
-    if effects not in ("new", "given"):
-        raise ValueError(f"effects must be 'new' (other u with the same covariance) or 'given' (û), got {effects!r}.")

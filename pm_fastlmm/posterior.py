@@ -9,6 +9,7 @@ import pymc as pm
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, read
+from pm_fastlmm._choices import require_choice
 from pm_fastlmm.coefficients import draw_factor_effects, draw_new_effects
 from pm_fastlmm.coordinates import require_labels_of
 from pm_fastlmm.dense_posterior import predict_dense
@@ -40,6 +41,11 @@ from pm_fastlmm.precisions import observed_rows
 
 type Effect = Literal["beta", "u", "a"]
 type Effects = Literal["given", "new", "left_out", "population"]
+
+_EFFECTS = {
+    "given": "the u of y", "population": "none", "new": "another u with the same covariance",
+    "left_out": "each y given the others",
+}  # fmt: skip
 
 _BUDGET = 4_000_000  # numbers in flight at a time: 32 MB for each of a handful of arrays
 
@@ -414,11 +420,7 @@ def _observe_rows(idata: xr.DataTree, node: LMMNode, y: xr.DataArray) -> None:
 
 
 def _check_effects(effects: str, in_sample: bool) -> None:
-    if effects not in get_args(Effects.__value__):
-        raise ValueError(
-            "effects must be 'given' (the u of y), 'population' (none), 'new' (another u with the same covariance) or "
-            f"'left_out' (each y given the others), got {effects!r}."
-        )
+    require_choice("effects", effects, _EFFECTS)
     if effects in ("new", "left_out") and not in_sample:
         what = "with other random effects" if effects == "new" else "one by one"
         raise ValueError(

@@ -9,11 +9,11 @@ import pytensor.tensor as pt
 from pytensor.gradient import pushforward
 
 from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_finite, require_length
+from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.estimate import estimate
 from pm_fastlmm.aireml.fit import VarianceFit
 from pm_fastlmm.aireml.iteration import Tolerances
-from pm_fastlmm.aireml.objective import Method, check_method
 from pm_fastlmm.distribution.graphs import INTERPRETED
 from pm_fastlmm.linalg.projection import read_design
 
@@ -79,7 +79,7 @@ def fit_covariance(
     >>> print(np.exp(fit.theta).round(4).to_dict())
     {'log_batch': 3.9167, 'log_residual': 0.3333}
     """
-    check_method(method)
+    require_choice("method", method, Method)
     names = tuple(map(str, start)) if isinstance(start, Mapping) else tuple(f"theta{i}" for i in range(len(start)))
     initial = np.array(list(start.values()) if isinstance(start, Mapping) else start, dtype=float)
     response = read(y, "y", ndim=(1,))

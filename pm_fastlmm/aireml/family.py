@@ -7,7 +7,8 @@ import numpy as np
 
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm._choices import Method
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.spectrum_family import SpectrumFamily

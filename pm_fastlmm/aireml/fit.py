@@ -10,13 +10,14 @@ import pandas as pd
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, Ids
+from pm_fastlmm._choices import OF_NEW_ROWS, OF_REPLICATES, Method, require_choice
 from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import report
 from pm_fastlmm.aireml.after import by_term, fitted_values, predict, terms_state
 from pm_fastlmm.aireml.inference import VarianceInference
 from pm_fastlmm.aireml.iteration import Trace
 from pm_fastlmm.aireml.left_out import leave_out, marginal_mean, simulate
-from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
+from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.aireml.steps import propose
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.engines.fourier.node import FourierNode
@@ -24,7 +25,7 @@ from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.functions import FunctionPosterior
-from pm_fastlmm.labels import require_effects, simulated
+from pm_fastlmm.labels import simulated
 from pm_fastlmm.left_out import Predicted
 from pm_fastlmm.mixed_rows import read_rows
 
@@ -239,8 +240,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
     def fitted(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
         """Return Xβ̂ + Σ Zû + mu ("conditional"), or Xβ̂ + mu ("marginal"), by id of the row."""
-        if kind not in ("conditional", "marginal"):
-            raise ValueError(f"kind must be 'conditional' (Xβ̂ + Zû) or 'marginal' (Xβ̂), got {kind!r}.")
+        require_choice("kind", kind, {"conditional": "Xβ̂ + Zû", "marginal": "Xβ̂"})
         state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
         require_rows(node.products)
         b = self.prior_mean
@@ -308,8 +308,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         >>> print(f"{somebody.mean[0]:.1f} ± {somebody.se[0]:.1f}, {mean.mean[0]:.1f} ± {mean.se[0]:.1f}")
         356.1 ± 67.6, 356.1 ± 16.0
         """
-        if effects not in ("given", "population"):
-            raise ValueError(f"effects must be 'given' (û) or 'population' (Xβ alone), got {effects!r}.")
+        require_choice("effects", effects, OF_NEW_ROWS)
         if x_new is not None:
             if effects == "population":
                 raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
@@ -434,7 +433,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         >>> fit.simulate(100, random_seed=1).shape
         (180, 100)
         """
-        require_effects(effects)
+        require_choice("effects", effects, OF_REPLICATES)
         rng, theta = np.random.default_rng(random_seed), self.theta.to_numpy()
         if effects == "given":
             mean = np.asarray(self.fitted())

@@ -8,10 +8,11 @@ from scipy.optimize import brentq
 from scipy.stats import chi2
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.after import terms_state
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.linear import linear_derivatives, require_small
-from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
+from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.aireml.refit import along_face, first_differences, maximise_given, second_differences, steps_of
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.structured import StructuredObjective

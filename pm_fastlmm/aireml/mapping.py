@@ -13,11 +13,12 @@ from pytensor.graph.replace import clone_replace, vectorize_graph
 from scipy.optimize import least_squares
 
 from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.family import FamilyObjective
 from pm_fastlmm.aireml.fourier import FourierObjective
 from pm_fastlmm.aireml.inversion import solved
-from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.aireml.spectral import SpectralObjective
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.aireml.structured import StructuredObjective

@@ -3,15 +3,14 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.cone import PackedMatrix, errors, pack
 from pm_fastlmm.aireml.face import Face
-
-type Method = Literal["REML", "ML"]
 
 RESCALE = 0.05  # |log c| above which V is multiplied by its best factor c = yᵀPy/p
 
@@ -151,12 +150,6 @@ class Objective(ABC):
         if not np.isfinite(theta).all():
             raise ValueError(f"{what} must be finite, got {self.described(theta)}.")
         return theta
-
-
-def check_method(method: str) -> None:
-    """Raise a ValueError for an unknown method."""
-    if method not in ("REML", "ML"):
-        raise ValueError(f"method must be 'REML' or 'ML', got {method!r}.")
 
 
 def moment_start(gram: FloatArray, squares: FloatArray) -> FloatArray:

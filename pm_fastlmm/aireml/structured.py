@@ -8,11 +8,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm._arrays import EPS, FloatArray
+from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.cone import PackedMatrix, pack
 from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.aireml.moments import moments, starting_values
-from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, moment_start
+from pm_fastlmm.aireml.objective import RESCALE, Objective, moment_start
 from pm_fastlmm.covariance.theta import Entry, Theta
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.likelihood.from_rows import ratio

@@ -1,7 +1,7 @@
 """Bootstrap: the parametric bootstrap in the rotated coordinates, where a replicate costs O(k)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -9,10 +9,11 @@ import xarray as xr
 
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm._display import Described
 from pm_fastlmm.inference.simulation import simulate_responses
 from pm_fastlmm.information import quantities
-from pm_fastlmm.likelihood.profile import Method, maximise
+from pm_fastlmm.likelihood.profile import maximise
 from pm_fastlmm.linalg.rotated import Rotated
 
 type BootstrapKind = Literal["percentile", "basic"]
@@ -54,8 +55,7 @@ class Bootstrap(Described):
             If the quantity or the kind is unknown, or the level is not between 0 and 1.
         """
         check_level(level)
-        if kind not in get_args(BootstrapKind.__value__):
-            raise ValueError(f"kind must be 'percentile' or 'basic', got {kind!r}.")
+        require_choice("kind", kind, BootstrapKind)
         if quantity not in self.draws:
             raise ValueError(f"there is no quantity {quantity!r}: the draws are of {', '.join(self.draws)}.")
         draws = self.draws[quantity]

@@ -1,12 +1,13 @@
 """Tests and intervals as methods of a fit of one kernel."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm.inference import fixed_effects as fixed
 from pm_fastlmm.inference.bootstrap import Bootstrap, bootstrap, check_level
 from pm_fastlmm.inference.fixed_effects import DegreesOfFreedom, FixedTest, ZeroVariances
@@ -21,7 +22,6 @@ from pm_fastlmm.inference.intervals import (
     wald_limits,
 )
 from pm_fastlmm.inference.variance_test import VarianceTest, kernel_test, require_draws, require_variation
-from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.linalg.rotated import Rotated
 
 
@@ -245,8 +245,7 @@ class FitInference:
             If the method or a quantity is unknown or does not fit it.
         """
         check_level(level)
-        if method not in get_args(IntervalMethod.__value__):
-            raise ValueError(f"method must be 'profile', 'inversion', 'bootstrap' or 'delta', got {method!r}.")
+        require_choice("method", method, IntervalMethod)
         chosen = self._default_quantities(method) if quantities is None else tuple(quantities)
         replicates = self.bootstrap(n_sim, random_seed=random_seed) if method == "bootstrap" else None
         inverted = self._inverted(chosen, level, n_sim, random_seed) if method == "inversion" else {}

@@ -9,9 +9,10 @@ import xarray as xr
 from scipy.stats import chi2
 
 from pm_fastlmm._arrays import EPS, FloatArray
+from pm_fastlmm._choices import Method
 from pm_fastlmm._display import Described
 from pm_fastlmm.inference.null import NullDistribution, kernel_null
-from pm_fastlmm.likelihood.profile import Method, Profile
+from pm_fastlmm.likelihood.profile import Profile
 from pm_fastlmm.linalg.rotated import Rotated
 
 _COLUMNS = ("statistic", "p_value", "p_value_se", "p_value_mixture")

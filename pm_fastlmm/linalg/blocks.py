@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_finite, require_length, require_range
-
-type Missing = Literal["raise", "drop"]
+from pm_fastlmm._choices import Missing, require_choice
 
 _FLOAT = 8
 
@@ -37,8 +36,7 @@ def read_block(X: Any, W: Any, y: Any, missing: Missing, *, name: str = "W", ndi
 
     `name` is what the user calls W.
     """
-    if missing not in get_args(Missing.__value__):
-        raise ValueError(f"missing must be 'raise' or 'drop', got {missing!r}.")
+    require_choice("missing", missing, ("raise", "drop"))
     factor, response = read(W, name, ndim=ndim), read(y, "y", ndim=(1, 2))
     n = factor.values.shape[0]
     design = Labelled(np.zeros((n, 0)), None, None) if X is None else read(X, "X", ndim=(1, 2))

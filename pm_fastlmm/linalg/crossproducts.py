@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, frozen, shown
+from pm_fastlmm._choices import Missing, require_choice
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
-from pm_fastlmm.linalg.blocks import Block, Columns, Missing, RowBlocks, read_block
+from pm_fastlmm.linalg.blocks import Block, Columns, RowBlocks, read_block
 from pm_fastlmm.linalg.dask_blocks import DaskBlocks
 from pm_fastlmm.linalg.lowrank import factor_cross_products
 from pm_fastlmm.linalg.rotated import Rotated
@@ -134,8 +135,7 @@ class CrossProducts(ReadOnlyArrays, Described):
         ValueError
             If lengths differ, a value is infinite or (with missing="raise") NaN, or the columns are none.
         """
-        if method not in get_args(Route.__value__):
-            raise ValueError(f"method must be 'gram' or 'tsqr', got {method!r}.")
+        require_choice("method", method, Route)
         block = read_block(X, W, y, missing)
         d, m, t = (part.shape[1] for part in block.values)
         if not m:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, Labelled, columns_in_order, frozen
+from pm_fastlmm._choices import Missing
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described
 from pm_fastlmm.covariance.fourier.grid import Grid, choose_modes
 from pm_fastlmm.covariance.fourier.kernels import SpectralKernel
 from pm_fastlmm.covariance.stationary import read_coordinates
-from pm_fastlmm.linalg.blocks import Missing
 
 if TYPE_CHECKING:
     from pm_fastlmm.covariance.fourier.statistics import FourierStatistics

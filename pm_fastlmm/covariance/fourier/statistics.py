@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, Labelled, columns_in_order, frozen, shown
+from pm_fastlmm._choices import Missing
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described
 from pm_fastlmm.covariance.fourier.basis import FourierBasis
 from pm_fastlmm.covariance.fourier.frame import Frame
 from pm_fastlmm.covariance.fourier.nufft import ComplexArray, to_modes
 from pm_fastlmm.covariance.fourier.products import project
-from pm_fastlmm.linalg.blocks import Missing, RowBlocks, read_block
+from pm_fastlmm.linalg.blocks import RowBlocks, read_block
 from pm_fastlmm.linalg.checkpoint import fingerprint
 from pm_fastlmm.linalg.dask_blocks import DaskBlocks
 from pm_fastlmm.linalg.feature_products import FourierProducts
