@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy.special import stdtr
 from scipy.stats import chi2
 
 from pm_fastlmm._arrays import FloatArray, outside, shown
 from pm_fastlmm._choices import Method, Missing, require_choice
+from pm_fastlmm._display import progress
 from pm_fastlmm.candidates import COLLINEAR, MISSING, RotatedCandidates, blocks, rotate_candidates, rotated_candidates
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.genotypes import imputed, require_no_codes
@@ -324,17 +324,15 @@ def _at_fixed(
 
 def _progress(parts: Iterator[Any], show: bool, total: int | None) -> Iterator[Any]:
     """Pass blocks on; from the second one on with a progress bar."""
-    columns = (TextColumn("scan"), BarColumn(), TextColumn("{task.completed} candidates"), TimeElapsedColumn())
     with ExitStack() as stack:
-        bar, done = None, 0
+        advance, done = None, 0
         for number, part in enumerate(parts):
-            if number == 1 and show:
-                bar = stack.enter_context(Progress(*columns))
-                task = bar.add_task("scan", total=total, completed=done)
+            if number == 1:
+                advance = stack.enter_context(progress("candidates", total, show=show))
             yield part
             done += part[0].shape[1]
-            if bar is not None:
-                bar.update(task, completed=done)
+            if advance is not None:
+                advance(done, "")
 
 
 def _dataset(

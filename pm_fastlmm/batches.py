@@ -14,10 +14,10 @@ import xarray as xr
 
 from pm_fastlmm._arrays import Labelled, read, require_length
 from pm_fastlmm._choices import Method, Missing, require_choice
+from pm_fastlmm._display import progress
 from pm_fastlmm.linalg import checkpoint as checkpoints
 from pm_fastlmm.linalg.dask_blocks import active_client
 from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.linalg.streaming import progress
 from pm_fastlmm.reml import ON_MISSING, reml
 
 _MEMORY = 2**28  # bytes of a block of responses with its copies: as floats, along and across X, rotated

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import xarray as xr
-from rich.progress import track
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._display import tracked
 from pm_fastlmm.aireml.matrices import compile_matrices
 from pm_fastlmm.coefficients import draw_factor_effects
 from pm_fastlmm.effects import draw_effects
@@ -19,7 +19,7 @@ from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.semidefinite import semidefinite_root
 from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.mixed_rows import MixedRows
+from pm_fastlmm.mixed_rows import NewTermRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +66,7 @@ def draw_mixed(
     u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
     sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
     draws = list(np.ndindex(*shape))
-    for at in track(draws, f"effects of {node.name}", disable=not progressbar):
+    for at in tracked(draws, f"effects of {node.name}", show=progressbar):
         values = [np.atleast_2d(m) for m in matrices(theta[at])[0]]
         own = [*values, B[at]] if B[at].size else values
         response = node.observed - mu[at]
@@ -142,13 +142,13 @@ def recover_mixed(
 
 
 def predict_mixed(
-    draws: EffectDraws, node: StructuredNode, rows: MixedRows | None, effects: str, rng: np.random.Generator
+    draws: EffectDraws, node: StructuredNode, rows: NewTermRows | None, effects: str, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     """Return draws of f and of y = f + e, (chain, draw, m), for new rows or for those of the data."""
     shape = draws.beta.shape[:2]
     if rows is None:
         X = node.projection.Q1 @ node.projection.R
-        rows = MixedRows(X, [term.Z for term in node.terms], [term.Z[:, :0] for term in node.terms], node.ids)
+        rows = NewTermRows(X, [term.Z for term in node.terms], [term.Z[:, :0] for term in node.terms], node.ids)
         f = draws.beta @ X.T + draws.mu
     else:
         f = draws.beta @ rows.X.T

@@ -8,6 +8,7 @@ import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm._display import progress
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.engines.dense.node import DenseNode
 from pm_fastlmm.engines.draws import DrawFunction
@@ -15,7 +16,6 @@ from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.left_out import Groups, unpredictable
 from pm_fastlmm.likelihood.leave_out import leave_groups_out, leave_one_out
-from pm_fastlmm.linalg.streaming import progress
 from pm_fastlmm.node_labels import batch_coords, node_dims, obs_coords
 from pm_fastlmm.precisions import Precisions, precisions
 

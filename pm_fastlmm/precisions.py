@@ -25,7 +25,7 @@ from pm_fastlmm.likelihood.fourier import FourierFactor
 from pm_fastlmm.likelihood.fourier_precision import FeatureRows, FourierPrecision
 from pm_fastlmm.likelihood.leave_out import MatrixPrecision, Precision
 from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.likelihood.mixed_precision import MixedPrecision, MixedRows
+from pm_fastlmm.likelihood.mixed_precision import MixedPrecision, PrecisionRows
 from pm_fastlmm.likelihood.spectral_precision import Coefficients, SpectralRows
 from pm_fastlmm.linalg.spectrum import Spectrum
 
@@ -236,7 +236,7 @@ def _structured_kernel(node: StructuredNode, s: Spectrum, posterior: xr.Dataset,
 
 def _structured(node: StructuredNode, posterior: xr.Dataset, model: pm.Model, numbers: int) -> Iterator[Part]:
     theta, mu, b, B = DrawFunction(model, posterior, [node.theta, node.mu, node.beta_mean, node.beta_cov])()
-    p, matrices, rows = node.products, compile_matrices(node.layout), MixedRows.of(node.products)
+    p, matrices, rows = node.products, compile_matrices(node.layout), PrecisionRows.of(node.products)
     X = p.projection.Q1 @ p.projection.R
     mean, response = None, None
     for i, values in enumerate(theta):

@@ -13,7 +13,7 @@ from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.labels import labelled
 from pm_fastlmm.likelihood.mixed import MixedState, NewDesign
-from pm_fastlmm.mixed_rows import MixedRows
+from pm_fastlmm.mixed_rows import NewTermRows
 
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time
 
@@ -73,7 +73,7 @@ def fitted_values(state: MixedState, node: StructuredNode, mean: FloatArray, *, 
     return labelled(values, node.ids, None, name="fitted")
 
 
-def predict(state: MixedState, node: StructuredNode, rows: MixedRows, prior_mean: FloatArray) -> Prediction:
+def predict(state: MixedState, node: StructuredNode, rows: NewTermRows, prior_mean: FloatArray) -> Prediction:
     """Return predictions of f = Xβ + Σ Zu for new rows, with the variance of their error; b is the prior mean of β."""
     fresh = rows.prior_variance(node.terms, state.sigma)
     incidence = [*rows.Z, rows.X] if len(state.products.blocks) > len(node.terms) else rows.Z

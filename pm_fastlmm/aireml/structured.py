@@ -18,7 +18,7 @@ from pm_fastlmm.covariance.theta import Entry, Theta
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.likelihood.from_rows import ratio
 from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
+from pm_fastlmm.linalg.mixed import EffectBlock, MixedProducts, Response
 from pm_fastlmm.linalg.orthonormal import LARGEST
 
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
@@ -378,6 +378,6 @@ def _without_fixed(response: Response, products: MixedProducts) -> Response:
     return Response(within, response.between, response.rss, response.y1, response.rows)
 
 
-def _propagate(block: Block, sigma: FloatArray) -> FloatArray:
+def _propagate(block: EffectBlock, sigma: FloatArray) -> FloatArray:
     G = sp.kron(sp.eye_array(block.levels), sigma, format="csr")
     return np.asarray((block.Z @ G @ block.Z.T).todense())

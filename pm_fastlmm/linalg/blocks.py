@@ -22,7 +22,7 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Block:
+class CheckedRows:
     """Rows of X, W and y that were read and checked."""
 
     values: tuple[FloatArray, FloatArray, FloatArray]
@@ -30,7 +30,9 @@ class Block:
     dropped: int
 
 
-def read_block(X: Any, W: Any, y: Any, missing: Missing, *, name: str = "W", ndim: tuple[int, ...] = (2,)) -> Block:
+def read_block(
+    X: Any, W: Any, y: Any, missing: Missing, *, name: str = "W", ndim: tuple[int, ...] = (2,)
+) -> CheckedRows:
     """
     Read a block of rows: X and y aligned to W by id where they carry one, rows with NaN dropped if asked.
 
@@ -59,7 +61,7 @@ def read_block(X: Any, W: Any, y: Any, missing: Missing, *, name: str = "W", ndi
         if not np.isfinite(ends).all():
             require_finite(values, own, "leave those rows out; missing='drop' drops rows with NaN, and counts them.")
         require_range(ends, own)
-    return Block((parts[0], parts[1], parts[2]), columns, dropped)
+    return CheckedRows((parts[0], parts[1], parts[2]), columns, dropped)
 
 
 def _extremes(part: FloatArray) -> FloatArray:

@@ -13,7 +13,7 @@ from pm_fastlmm._arrays import FloatArray, frozen, shown
 from pm_fastlmm._choices import Missing, require_choice
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
-from pm_fastlmm.linalg.blocks import Block, Columns, RowBlocks, read_block
+from pm_fastlmm.linalg.blocks import CheckedRows, Columns, RowBlocks, read_block
 from pm_fastlmm.linalg.dask_blocks import DaskBlocks
 from pm_fastlmm.linalg.lowrank import factor_cross_products
 from pm_fastlmm.linalg.rotated import Rotated
@@ -400,7 +400,7 @@ class CrossProducts(ReadOnlyArrays, Described):
         moved = self.triangle.add_column_multiples(self.ones, by[:h], by[h:])
         return replace(self, triangle=Triangle(*map(frozen, moved)), shift=frozen(np.array(shift)))
 
-    def _add(self, block: Block) -> Self:
+    def _add(self, block: CheckedRows) -> Self:
         """Add a block in pieces that fit the processor's cache."""
         out, n = replace(self, dropped=self.dropped + block.dropped), block.values[0].shape[0]
         size = max(4 * self.triangle.R.shape[0], _CACHED // sum(self.sizes), _PIECE)

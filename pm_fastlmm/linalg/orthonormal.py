@@ -9,7 +9,7 @@ from scipy.linalg import qr
 from pm_fastlmm._arrays import FloatArray
 
 if TYPE_CHECKING:
-    from pm_fastlmm.linalg.mixed import Block
+    from pm_fastlmm.linalg.mixed import EffectBlock
 
 _RANK_RTOL = 1e-12
 _ROUNDING = 1e-14  # of columns of length 1
@@ -56,7 +56,7 @@ def without(Q: Any, columns: FloatArray) -> FloatArray:
     return columns
 
 
-def orthonormal_blocks(block: "Block") -> tuple[FloatArray, sp.csr_array]:
+def orthonormal_blocks(block: "EffectBlock") -> tuple[FloatArray, sp.csr_array]:
     """
     Return C (levels, width, width) and the sparse O with Z = O blockdiag(C_jᵀ), OᵀO = I on the range of Z.
 
