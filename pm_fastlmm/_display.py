@@ -71,7 +71,7 @@ def progress(description: str, total: int | None, *, show: bool) -> Iterator[Cal
         yield advance
 
 
-def tracked[T](items: Sequence[T], description: str, *, show: bool) -> Iterator[T]:
+def tracked(items: Any, description: str, *, show: bool) -> Iterator[Any]:
     """Pass items on, with a progress bar."""
     with progress(description, len(items), show=show) as advance:
         for done, item in enumerate(items, 1):

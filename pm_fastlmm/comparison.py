@@ -11,7 +11,6 @@ from scipy.stats import chi2
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml import VarianceFit
-from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.covariance.matrices import Unstructured
 from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Scalar
 from pm_fastlmm.covariance.terms import Term
@@ -188,10 +187,9 @@ def _data(fit: VarianceFit) -> tuple[int, float, bool, Projection]:
     """Return n, ‖y‖², whether β is flat, and the projection."""
     node = fit.node
     if node is None:
-        dense: Any = getattr(fit.objective, "inner", fit.objective)
-        assert isinstance(dense, DenseObjective)
-        size = float(dense.y @ dense.y) + (float(dense.y1 @ dense.y1) if dense.flat else 0.0)
-        return len(dense.y), size, dense.flat, dense.projection
+        y, along, flat = fit.objective.observed
+        size = float(y @ y) + (float(along @ along) if flat else 0.0)
+        return fit.objective.n, size, flat, fit.objective.projection
     if isinstance(node, FourierNode):
         p = node.products
         return p.n, p.square + float(p.along @ p.along), True, p.projection

@@ -10,17 +10,16 @@ import xarray as xr
 from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm._display import progress
 from pm_fastlmm.coordinates import require_labels
-from pm_fastlmm.engines.dense.node import DenseNode
 from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.engines.nodes import find_node
-from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.engines.protocol import LMMNode, Precisions
 from pm_fastlmm.left_out import Groups, unpredictable
 from pm_fastlmm.likelihood.leave_out import leave_groups_out, leave_one_out
 from pm_fastlmm.node_labels import batch_coords, node_dims, obs_coords
-from pm_fastlmm.precisions import Precisions, precisions
 
 GROUP = "group"
 MEMORY_BUDGET = 2**28
+_PRECISIONS = 4  # arrays of the size of the largest that are alive at a time
 _ARRAYS = 8  # of a draw's numbers that are alive at a time where the joint density is evaluated
 
 
@@ -109,7 +108,7 @@ def pointwise_log_likelihood(
     left_out = None if groups is None else Groups.read(groups, node.ids, node.n)
     require_labels(None if left_out is None else left_out.labels, "groups", written="groups")
     largest = 1 if left_out is None else int(left_out.sizes.max())
-    found = precisions(idata, model, node, largest=largest, memory_budget=memory_budget, rows=rows)
+    found = _precisions(idata, model, node, largest=largest, memory_budget=memory_budget, rows=rows)
     _require_predictable(found, node, left_out)
     out = np.empty((int(np.prod(found.shape)), found.n if left_out is None else len(left_out.labels)))
     what = "Leaving out observations" if left_out is None else "Leaving out groups"
@@ -127,11 +126,22 @@ def pointwise_log_likelihood(
     return _add(idata, model, node, found, name, batch, dim, coords, out, memory_budget)
 
 
+def _precisions(
+    idata: xr.DataTree, model: pm.Model, node: LMMNode, *, memory_budget: float, largest: int = 1, rows: Any = None
+) -> Precisions:
+    if node.observed is None:
+        raise ValueError(f"{node.name} has no observed data: there is nothing to leave out.")
+    if rows is not None and "rows" not in node.takes:
+        raise ValueError(f"{node.name} keeps its rows: rows= is for a FourierLMM.")
+    numbers = int(memory_budget / (8 * _PRECISIONS))
+    return node.precisions(model, idata.posterior.to_dataset(), largest=largest, numbers=numbers, rows=rows)
+
+
 def draw_left_out(
     idata: xr.DataTree, model: pm.Model, node: LMMNode, rows: Any, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     """Return the mean of y_i given all the others at each draw, and a draw of it, (chain, draw, …, n)."""
-    found = precisions(idata, model, node, memory_budget=MEMORY_BUDGET, rows=rows)
+    found = _precisions(idata, model, node, memory_budget=MEMORY_BUDGET, rows=rows)
     _require_predictable(found, node, None)
     mean = np.empty((int(np.prod(found.shape)), found.n))
     y = np.empty(mean.shape)
@@ -177,7 +187,6 @@ def _add(
 def _joint(idata: xr.DataTree, model: pm.Model, node: LMMNode, memory_budget: float) -> FloatArray:
     """Return log p(y | θ) of all of y at each draw."""
     function = DrawFunction(model, idata.posterior.to_dataset(), [pm.logp(node.rv, pt.constant(node.observed))])
-    numbers = node.n**2 if isinstance(node, DenseNode) else node.observed.size
-    size = max(1, int(memory_budget / (8 * _ARRAYS * numbers)))
+    size = max(1, int(memory_budget / (8 * _ARRAYS * node.numbers)))
     parts = [function(slice(start, start + size))[0] for start in range(0, function.size, size)]
     return np.concatenate(parts)

@@ -10,22 +10,12 @@ from pymc.model.transform.optimization import freeze_dims_and_data
 from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPotentialFull, QuadPotentialFullAdapt
 
 from pm_fastlmm._arrays import outside
-from pm_fastlmm.aireml.matrices import compile_matrices
-from pm_fastlmm.covariance.theta import RESIDUAL
-from pm_fastlmm.distribution.graphs import initial_point, reaching
-from pm_fastlmm.engines.draws import evaluate_draws, over_batch
-from pm_fastlmm.engines.fourier.node import FourierNode
-from pm_fastlmm.engines.lengthscale.node import FamilyNode
+from pm_fastlmm.distribution.graphs import initial_point
 from pm_fastlmm.engines.nodes import find_node, lmm_nodes
-from pm_fastlmm.engines.protocol import LMMNode
-from pm_fastlmm.engines.spectral.node import SpectralNode
-from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
 
 _TUNE_SEEDED = 100  # the step size alone is left to adapt
 _TUNE_STARTED = 300  # other samplers take a start but no covariance
-_UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
-_BELOW = 0.01  # of the draws, that a basis need not be made for
 _FULL_ADAPTATION = 100  # variables up to which the mass matrix of the others is adapted with its correlations
 
 
@@ -178,95 +168,7 @@ def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
     """Add the variances of every node and their shares to the posterior, where the model has no such variable."""
     posterior = idata.posterior.to_dataset()
     for node in lmm_nodes(model):
-        if isinstance(node, SpectralNode):
-            derived = _spectral_variances(posterior, model, node)
-        elif isinstance(node, FamilyNode):
-            derived = _family_variances(posterior, model, node)
-        elif isinstance(node, FourierNode):
-            derived = _noise_ratio(posterior, model, node)
-        else:
-            derived = _component_variances(posterior, model, node)
-        for name, array in derived.items():
+        for name, array in node.derived(model, posterior).items():
             if name not in posterior:
                 idata.posterior[name] = array
     return idata
-
-
-def _spectral_variances(posterior: xr.Dataset, model: pm.Model, node: SpectralNode) -> dict[str, xr.DataArray]:
-    """Return σ², δ, σ²_g, σ²_e, h² and pve of a FastLMM node."""
-    kbar, lbar = node.spectrum.mean_diagonal, node.spectrum.mean_eigval
-    if any(rv.name not in posterior for rv in reaching(model, node.sigma2_g, node.sigma2_e)):
-        return {}  # the user kept other variables alone, var_names=
-    g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
-    g, e = np.broadcast_arrays(*(over_batch(v, max(g.ndim, e.ndim)) for v in (g, e)))
-    with np.errstate(divide="ignore"):
-        derived = {
-            "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g,
-            "h2": kbar * g / (kbar * g + e), "pve": lbar * g / (lbar * g + e),
-        }  # fmt: skip
-    batch = (model.named_vars_to_dims.get(node.name) or ())[: g.ndim - 2]
-    dims = ("chain", "draw", *(batch or [f"{node.name}_dim_{i}" for i in range(g.ndim - 2)]))
-    return {f"{node.name}_{suffix}": xr.DataArray(value, dims=dims) for suffix, value in derived.items()}
-
-
-def _family_variances(posterior: xr.Dataset, model: pm.Model, node: FamilyNode) -> dict[str, xr.DataArray]:
-    """Return ℓ, σ², δ, σ²_g, σ²_e and h² of a FamilyLMM node; warn of draws where its likelihood was not checked."""
-    graphs = [node.lengthscale, node.sigma2_g, node.sigma2_e]
-    if any(rv.name not in posterior for rv in reaching(model, *graphs)):
-        return {}
-    ell, g, e = evaluate_draws(model, posterior, graphs)
-    smallest, kbar = node.family.delta[0], node.family.mean_diagonal
-    if (share := float((e < smallest * g).mean())) > _UNCHECKED:
-        warnings.warn(
-            f"{share:.1%} of the draws of {node.name} have a delta below {smallest:.2g}, where its likelihood was not "
-            "checked: build the family with a smaller delta=(low, high).",
-            stacklevel=outside(),
-        )
-    with np.errstate(divide="ignore"):
-        derived = {"lengthscale": ell, "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g}
-    if kbar is not None:
-        derived["h2"] = kbar * g / (kbar * g + e)
-    return {f"{node.name}_{suffix}": xr.DataArray(v, dims=("chain", "draw")) for suffix, v in derived.items()}
-
-
-def _noise_ratio(posterior: xr.Dataset, model: pm.Model, node: FourierNode) -> dict[str, xr.DataArray]:
-    """Return δ of a FourierLMM node with one lengthscale; warn where it is below what the basis was made for."""
-    if node.spectra is None or any(rv.name not in posterior for rv in reaching(model, node.sigma2_g, node.sigma2_e)):
-        return {}
-    g, e = evaluate_draws(model, posterior, [node.sigma2_g, node.sigma2_e])
-    with np.errstate(divide="ignore"):
-        delta = e / g
-    share = float((delta < node.basis.noise_ratio_min).mean())
-    if share > _BELOW:
-        warnings.warn(
-            f"{share:.0%} of the draws of {node.name} have a noise ratio sigma2_e/sigma2 below "
-            f"noise_ratio_min={node.basis.noise_ratio_min:g} of the basis, whose error is larger there: make the basis "
-            f"for {float(np.quantile(delta, 0.001)):.2g}.",
-            UserWarning,
-            stacklevel=outside(),
-        )
-    return {f"{node.name}_delta": xr.DataArray(delta, dims=("chain", "draw"))}
-
-
-def _component_variances(posterior: xr.Dataset, model: pm.Model, node: LMMNode) -> dict[str, xr.DataArray]:
-    """
-    Return the variance that each term gives an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of their sum.
-
-    The last component is the residual. A DenseLMM node has no terms, and nothing to add.
-    """
-    if not isinstance(node, StructuredNode) or any(rv.name not in posterior for rv in reaching(model, node.theta)):
-        return {}
-    (theta,) = evaluate_draws(model, posterior, [node.theta])
-    matrices = compile_matrices(node.layout)
-    weights = [node.products.mean_gram(k) for k in range(len(node.terms))]
-    variance = np.empty((*theta.shape[:2], len(weights) + 1))
-    for at in np.ndindex(*theta.shape[:2]):
-        values = matrices(theta[at])[0]
-        variance[at] = [*(float((w * v).sum()) for w, v in zip(weights, values, strict=True)), theta[at][-1]]
-    component = f"{node.name}_component"
-    coords = {component: [*(term.name for term in node.terms), RESIDUAL]}
-    share = variance / variance.sum(axis=-1, keepdims=True)
-    return {
-        f"{node.name}_{suffix}": xr.DataArray(values, dims=("chain", "draw", component), coords=coords)
-        for suffix, values in (("variance", variance), ("share", share))
-    }

@@ -44,7 +44,7 @@ def families():
 
 @pytest.fixture(scope="session")
 def structures():
-    """Random sets of terms with dense matrices: `Structured(kinds, …)`, KINDS, `basis`, `exact_loglik`."""
+    """Random sets of terms with dense matrices: `Structured(kinds, …)`, `basis`, `exact_loglik`."""
     return _load(HERE / "structures.py")
 
 

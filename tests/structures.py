@@ -9,8 +9,6 @@ import scipy.sparse as sp
 from pm_fastlmm.linalg.mixed import EffectBlock, MixedProducts
 from pm_fastlmm.linalg.projection import Projection
 
-KINDS = ("factor", "crossed", "nested", "slopes", "three slopes", "dense", "known", "ar1", "wide ar1")
-
 
 def _levels(rng, n, count):
     """Unbalanced: one level has a single row, one has none, and the order of the rows is random."""
@@ -34,6 +32,8 @@ def make_term(kind, n, rng):
         return (Z[:, :, None] * columns[:, None, :]).reshape(n, -1), count, width, None
     if kind == "dense":
         return rng.normal(size=(n, 7)), 7, 1, None
+    if kind == "two wide ar1":  # more columns than a plain loop scales, and rows that several levels share
+        return rng.normal(size=(n, 2 * 35)), 2, 35, None
     if kind == "known":
         A = rng.normal(size=(8, 8))
         return _incidence(_levels(rng, n, 8), 8), 8, 1, np.linalg.cholesky(A @ A.T / 8 + 0.1 * np.eye(8))

@@ -13,7 +13,6 @@ from pytensor.compile.mode import Mode
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.aireml.mapping import flat_objective
 
 INTERPRETED = Mode(linker="py", optimizer="fast_compile")
 N, COEF = 300, ("one", "x", "t")
@@ -111,7 +110,7 @@ def test_the_fit_is_that_of_the_rows(p, method, criterion):
 
 def test_the_restricted_likelihood_of_a_proper_beta_knows_n(p):
     """NUTS is seeded by it."""
-    whole, few = (flat_objective(*flmm.lmm_nodes(model)) for model in both(p, **TREATMENTS["Gaussian"]))
+    whole, few = (flmm.lmm_nodes(model)[0].flat_objective() for model in both(p, **TREATMENTS["Gaussian"]))
     theta = np.array([0.5, 2.0, 300.0, 0.2, 1.3])
     assert_allclose(few.state(theta).loglik, whole.state(theta).loglik, rtol=1e-10)
     assert few.products.df == N - 3

@@ -3,6 +3,5 @@
 from pm_fastlmm.aireml.covariance_function import fit_covariance
 from pm_fastlmm.aireml.find import find_reml
 from pm_fastlmm.aireml.fit import VarianceFit
-from pm_fastlmm.aireml.mapping import objective_of
 
-__all__ = ["VarianceFit", "find_reml", "fit_covariance", "objective_of"]
+__all__ = ["VarianceFit", "find_reml", "fit_covariance"]

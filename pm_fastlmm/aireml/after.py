@@ -7,7 +7,6 @@ import pandas as pd
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Objective
-from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.engines.structured.node import StructuredNode
@@ -18,35 +17,19 @@ from pm_fastlmm.mixed_rows import NewTermRows
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time
 
 
-def terms_state(
-    objective: Objective, node: LMMNode | None, theta: FloatArray, mu: Any
-) -> tuple[MixedState, StructuredNode]:
+def terms_state(objective: Objective, node: LMMNode | None, theta: FloatArray) -> tuple[MixedState, StructuredNode]:
     """
-    Return a structured model at θ.
+    Return a structured model at θ, and its node.
 
     Raises
     ------
     ValueError
         If the model has no terms, or its covariance is not positive definite at θ.
     """
-    if not isinstance(node, StructuredNode):
-        raise ValueError(
-            "the model has no terms whose effects could be predicted: write them as terms of a StructuredLMM; for one "
-            "kernel flmm.reml(spectrum, y) has blup, pev and predict; with a lengthscale the spectrum is "
-            "family.at(lengthscale)."
-        )
-    inner: Any = objective
-    at = np.asarray(theta, dtype=float)
-    if hasattr(inner, "link"):
-        inner, at = inner.inner, inner.link.theta(at)
-    if isinstance(inner, StructuredObjective):
-        sigma, products, response = inner.sigma(at), inner.products, inner.response
-    else:  # one kernel, which the spectral engine fits
-        products = node.products
-        sigma, response = [np.array([[at[0]]])], products.response(node.observed - mu)
-    state = MixedState.at(products, response, sigma, float(at[-1]))
+    state = objective.terms(np.asarray(theta, dtype=float))
     if state is None:
         raise ValueError(f"V is not positive definite at {objective.described(theta)}.")
+    assert isinstance(node, StructuredNode)
     return state, node
 
 

@@ -31,10 +31,11 @@ SINGULAR = 1e-9  # smallest eigenvalue, beside variances of 1, below which a mat
 
 
 class PackedMatrix(NamedTuple):
-    """A symmetric matrix among coordinates: where its lower triangle stands, row by row, and its size."""
+    """A symmetric matrix among coordinates: where its lower triangle stands, row by row, its size and its name."""
 
     place: slice
     size: int
+    called: str = ""
 
     def read(self, values: FloatArray) -> FloatArray:
         """Return the matrix (size, size)."""

@@ -10,11 +10,11 @@ from pytensor.gradient import pushforward
 
 from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_finite, require_length
 from pm_fastlmm._choices import Method, require_choice
-from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.estimate import estimate
 from pm_fastlmm.aireml.fit import VarianceFit
 from pm_fastlmm.aireml.iteration import Tolerances
 from pm_fastlmm.distribution.graphs import INTERPRETED
+from pm_fastlmm.engines.dense.objective import DenseObjective
 from pm_fastlmm.linalg.projection import read_design
 
 

@@ -10,24 +10,19 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from pm_fastlmm._arrays import EPS, FloatArray
+from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._display import listed
-from pm_fastlmm.aireml.cone import SINGULAR, PackedMatrix, errors, smallest_eigenvalue
-from pm_fastlmm.aireml.dense import DenseObjective
+from pm_fastlmm.aireml.cone import SINGULAR, errors, smallest_eigenvalue
 from pm_fastlmm.aireml.fit import VarianceFit, history_of
 from pm_fastlmm.aireml.inference import why_not_adjusted
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
-from pm_fastlmm.aireml.mapping import Link, constants_of
 from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
 from pm_fastlmm.aireml.ridge import without_maximum
-from pm_fastlmm.aireml.structured import StructuredObjective
-from pm_fastlmm.engines.fourier.node import FourierNode
+from pm_fastlmm.engines.free_variables import Link
 from pm_fastlmm.engines.protocol import LMMNode
 
-_SMALLEST = 1e-70  # of the length of y, and 1/_SMALLEST the largest: the information has fourth powers of it
 _NOTHING = 1e-12  # eigenvalue of the information, scaled to unit diagonal, of a direction without any
 _SHARE = 1e-3  # of such a direction that a parameter must have to be named
-_SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
 
 
 def estimate(
@@ -42,7 +37,7 @@ def estimate(
     ValueError
         If y has no estimate, or `start`, `fixed` or `bounds` name what is no parameter or exclude all values.
     """
-    _require_residual(objective)
+    objective.require_residual()
     objective, theta = _prepared(objective, start, fixed, bounds)
     trace = _run(objective, theta, tolerances, max_iterations, progressbar, verbose)
     last = trace.iterations[-1]
@@ -72,29 +67,10 @@ def estimate(
 
 
 def _constants(node: LMMNode | None) -> dict[str, Any]:
-    if node is None or isinstance(node, FourierNode):
+    if node is None:
         return {}
-    mu, b, _ = constants_of(node)
-    return {"mu": mu, "prior_mean": b if node.treatment == "proper" else np.zeros(0)}
-
-
-def _require_residual(objective: Any) -> None:
-    """Refuse a response of which X leaves nothing, or whose squares leave the range of floating point."""
-    inner = getattr(objective, "inner", objective)
-    if not isinstance(inner, StructuredObjective | DenseObjective):
-        return
-    along = inner.y1 if isinstance(inner, DenseObjective) else inner.response.y1
-    flat = inner.flat if isinstance(inner, DenseObjective) else inner.products.flat
-    left, whole = float(np.linalg.norm(inner.y)), float(np.hypot(np.linalg.norm(inner.y), np.linalg.norm(along)))
-    if not (whole == 0 or _SMALLEST < whole < 1 / _SMALLEST):
-        raise ValueError(
-            f"y has values of size {whole:.1e}, whose squares leave the range of floating point: choose another unit."
-        )
-    if flat and left <= len(inner.y) * EPS * whole:
-        raise ValueError(
-            "X explains y exactly, no residual is left: there is nothing to estimate a variance from. Check for a "
-            "constant y, or a column of X that equals it."
-        )
+    mu, b, _ = node.constants()
+    return {"mu": mu, "prior_mean": b}
 
 
 def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any, FloatArray]:
@@ -140,9 +116,8 @@ def _index(objective: Objective, name: str, what: str) -> int:
 
 def _matrix_elements(objective: Objective) -> Any:
     mask = np.zeros(len(objective.names), dtype=bool)
-    if isinstance(objective, StructuredObjective):
-        for entry in objective.layout.entries:
-            mask[entry.place] = entry.matrix and entry.shape[0] > 1
+    for matrix in objective.matrices:
+        mask[matrix.place] = matrix.size > 1
     return mask
 
 
@@ -181,24 +156,18 @@ def _boundary(objective: Objective, last: Iteration) -> tuple[str, ...]:
     tiny = 1e-9 * typical(omega, information)
     at = ((omega <= objective.internal_lower + tiny) | (omega >= objective.internal_upper - tiny)) & ~objective.fixed
     at |= objective.inactive(omega, J.T @ last.score, information)
-    if isinstance(objective, StructuredObjective):
-        for entry in objective.layout.entries:
-            if entry.matrix and (
-                at[entry.place].any()
-                or smallest_eigenvalue(PackedMatrix(entry.place, entry.shape[0]).read(last.theta)) < SINGULAR
-            ):
-                at[entry.place] = True
+    for matrix in objective.matrices:
+        if at[matrix.place].any() or smallest_eigenvalue(matrix.read(last.theta)) < SINGULAR:
+            at[matrix.place] = True
     return tuple(name for name, is_at in zip(objective.names, at, strict=True) if is_at)
 
 
 def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tuple[str, ...]) -> tuple[bool, str]:
     parts = [trace.reason] if trace.reason else []
     converged = trace.converged
-    if isinstance(objective, StructuredObjective) and not objective.fixed[-1]:
-        at_zero = last.theta[-1] <= objective.internal_lower[-1] * (1 + 1e-9)
-        if at_zero and -last.theta[-1] * last.score[-1] > _SLOPE:
-            converged = False
-            parts.append(objective.unbounded())
+    if unbounded := objective.unbounded(last.theta, last.score):
+        converged = False
+        parts.append(unbounded)
     parts += objective.remarks(last.theta)
     unresolved = _unresolved(objective, last, boundary)
     if (unresolved or not trace.converged) and (endless := without_maximum(objective, trace)):
@@ -217,11 +186,11 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
 def _on_the_boundary(objective: Objective, last: Iteration, boundary: tuple[str, ...]) -> list[str]:
     """Return what an estimate on the boundary has instead of standard errors, and what its tests are."""
     parts, matrices, alone = [], [], list(boundary)
-    if isinstance(objective, StructuredObjective):
-        for entry in objective.layout.entries:
-            if entry.matrix and entry.shape[0] > 1 and objective.names[entry.start] in boundary:
-                matrices.append(entry.called)
-                alone = [name for name in alone if name not in objective.names[entry.place]]
+    for matrix in objective.matrices:
+        names = objective.names[matrix.place]
+        if matrix.size > 1 and names[0] in boundary:
+            matrices.append(matrix.called)
+            alone = [name for name in alone if name not in names]
     if alone:
         parts.append(
             f"on the boundary: {listed(alone)}; standard errors of these are undefined (NaN), fit.profile_interval "

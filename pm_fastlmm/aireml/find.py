@@ -9,7 +9,6 @@ from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm.aireml.estimate import estimate
 from pm_fastlmm.aireml.fit import VarianceFit
 from pm_fastlmm.aireml.iteration import Tolerances
-from pm_fastlmm.aireml.mapping import objective_of
 from pm_fastlmm.distribution.graphs import reaching
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.protocol import LMMNode
@@ -102,7 +101,7 @@ def find_reml(
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)
-    objective, link, _ = objective_of(model, node, method)
+    objective, link = node.objective(model, method)
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)
     return estimate(objective, node, link, start, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
 

@@ -198,7 +198,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
         A Series by level; for a term with columns a DataFrame.
         """
-        state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
+        state, node = terms_state(self.objective, self.node, self._at(theta))
         return _chosen(by_term(node, state.effects(), "blup"), term)
 
     def pev(self, term: str | None = None, theta: Any = None) -> Any:
@@ -207,7 +207,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
         They are the squared standard errors of û. Those of lme4 are without that part: `conditional_variance`.
         """
-        state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
+        state, node = terms_state(self.objective, self.node, self._at(theta))
         errors = [state.prediction_error(k) for k in range(len(node.terms))]
         return _chosen(by_term(node, errors, "pev"), term)
 
@@ -232,7 +232,7 @@ class VarianceFit(VarianceInference, PartOfModel):
              Intercept  Days
         308     145.71   5.31
         """
-        state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
+        state, node = terms_state(self.objective, self.node, self._at(theta))
         if len(state.products.blocks) > len(node.terms):
             raise ValueError("β has a prior here, so that it is not known given y: pev() has Var(û - u).")
         errors = [state.prediction_error(k, beta_known=True) for k in range(len(node.terms))]
@@ -241,7 +241,7 @@ class VarianceFit(VarianceInference, PartOfModel):
     def fitted(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
         """Return Xβ̂ + Σ Zû + mu ("conditional"), or Xβ̂ + mu ("marginal"), by id of the row."""
         require_choice("kind", kind, {"conditional": "Xβ̂ + Zû", "marginal": "Xβ̂"})
-        state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
+        state, node = terms_state(self.objective, self.node, self._at(theta))
         require_rows(node.products)
         b = self.prior_mean
         mean = self.mu + (node.projection.Q1 @ node.projection.R @ b if b.size else np.zeros(node.n))
@@ -313,7 +313,7 @@ class VarianceFit(VarianceInference, PartOfModel):
             if effects == "population":
                 raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
             return self.function(theta).predict(x_new, X_new)
-        state, node = terms_state(self.objective, self.node, self._at(theta), self.mu)
+        state, node = terms_state(self.objective, self.node, self._at(theta))
         rows = read_rows(
             node.projection,
             node.terms,
@@ -437,7 +437,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         rng, theta = np.random.default_rng(random_seed), self.theta.to_numpy()
         if effects == "given":
             mean = np.asarray(self.fitted())
-            e = terms_state(self.objective, self.node, theta, self.mu)[0].sigma2_e
+            e = terms_state(self.objective, self.node, theta)[0].sigma2_e
             return simulated(mean + np.sqrt(e) * rng.standard_normal((n_draws, len(mean))), self._ids)
         if isinstance(self.node, StructuredNode):
             mean = np.asarray(self.fitted("marginal"))

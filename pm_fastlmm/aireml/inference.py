@@ -1,5 +1,6 @@
 """Tests and intervals as methods of a fit by average information."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,11 @@ from scipy.stats import chi2
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._choices import Method
-from pm_fastlmm.aireml.after import terms_state
-from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.linear import linear_derivatives, require_small
 from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.aireml.refit import along_face, first_differences, maximise_given, second_differences, steps_of
-from pm_fastlmm.aireml.spectral import SpectralObjective
-from pm_fastlmm.aireml.structured import StructuredObjective
 from pm_fastlmm.engines.protocol import LMMNode
-from pm_fastlmm.equivalent import require_rows
+from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.inference.bootstrap import check_level
 from pm_fastlmm.inference.fixed_effects import (
     DegreesOfFreedom,
@@ -27,16 +24,10 @@ from pm_fastlmm.inference.fixed_effects import (
     check_zero_variances,
     coefficient_table,
     contrast_test,
-    spectral_fixed_effects,
 )
-from pm_fastlmm.inference.intervals import profile_limits
 from pm_fastlmm.inference.variance_test import VarianceTest, kernel_test
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.semidefinite import eigen_root
-from pm_fastlmm.linalg.spectrum import Spectrum
 
-_LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
 _REACH = 60  # doublings of a standard error in the search for an upper limit
 _SINGULAR = "a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails"
 _NEARLY = (
@@ -101,9 +92,9 @@ class VarianceInference:
         check_level(level)
         objective = self.objective
         place = _free_place(objective, name)
-        if isinstance(objective, SpectralObjective) and not np.asarray(objective.fixed).any():
-            low, high = profile_limits(objective.rotated, self.method, ("sigma2_g", "sigma2_e")[place], level)
-            return float(low[0]), float(high[0])
+        exact: REMLFit | None = objective.exact
+        if exact is not None:
+            return exact.profile_interval(("sigma2_g", "sigma2_e")[place], level)
         profile = _Profile(objective, name, self.theta.to_numpy(), self.loglik, float(chi2.ppf(level, 1)))
         step = float(self.se.iloc[place])
         if not step > 0:
@@ -151,19 +142,11 @@ class VarianceInference:
             raise ValueError(
                 f"{component} is no variance of a component, whose only bound is 0: name one of the random terms."
             )
-        if isinstance(objective, SpectralObjective) and not np.asarray(objective.fixed).any():
-            fit = objective.fit
-            statistic = 0.0 if fit.boundary == "no kernel variance" else max(2 * (fit.loglik - fit.loglik_null), 0.0)
-            return kernel_test(
-                objective.rotated, np.asarray(statistic), self.method, n_sim=n_sim, random_seed=random_seed,
-                component=component,
-            )  # fmt: skip
-        if not isinstance(objective, StructuredObjective) or not objective.products.flat or self.method != "REML":
-            raise ValueError(
-                "the null distribution of one of several components is that of the restricted likelihood of terms: "
-                "fit flmm.find_reml of a StructuredLMM without a prior on beta, method='REML'."
-            )
-        rotated = _alone(objective, place, self.theta.to_numpy(), self.node, self.mu)
+        exact: REMLFit | None = objective.exact
+        if exact is not None:
+            test = exact.test_no_kernel_variance(n_sim=n_sim, random_seed=random_seed)
+            return replace(test, component=component)
+        rotated = objective.alone(self.theta.to_numpy(), place)
         null = maximise_given(objective, {component: 0.0}, self.theta.to_numpy())
         statistic = 0.0 if component in self.boundary else max(2 * (self.loglik - null.loglik), 0.0)
         single = sum(1 for i, fixed in enumerate(objective.fixed) if not fixed and i != place) == 1
@@ -219,8 +202,7 @@ class VarianceInference:
 
     @property
     def _projection(self) -> Projection:
-        inner: Any = self.objective if self.node is None else self.node
-        return inner.projection  # type: ignore[no-any-return]
+        return self.objective.projection
 
     def _fixed_effects(self, df: DegreesOfFreedom, zero_variances: ZeroVariances) -> FixedEffects:
         """Return the fixed effects with what the method needs of the derivatives of their covariance."""
@@ -231,24 +213,23 @@ class VarianceInference:
                 "this fit estimates no fixed effects by REML: β is explicit, has a prior, or there is none. Leave out "
                 "beta= and beta_cov= of the node."
             )
-        if isinstance(objective, SpectralObjective) and not np.asarray(objective.fixed).any():
-            fit = objective.fit
-            return spectral_fixed_effects(
-                objective.rotated, fit.sigma2_g, fit.sigma2_e, fit.boundary, self.method, zero_variances
-            )
+        exact: REMLFit | None = objective.exact
+        if exact is not None:
+            return exact._fixed_effects(zero_variances)
         theta, free = self.theta.to_numpy(), self._interior()
         if zero_variances == "free":
             return self._with_all_free(theta)
         if _singular(objective, theta, self.boundary):
             return self._along_face(theta, _SINGULAR)
         cov = self.cov.to_numpy()
-        if isinstance(objective, StructuredObjective) and np.isnan(cov[np.ix_(free, free)]).any():
+        has_face = objective.face(theta, self.average_information.to_numpy()) is not None
+        if has_face and np.isnan(cov[np.ix_(free, free)]).any():
             return self._along_face(theta, _OVERLAPPING)
         unavailable = "" if df != "kenward-roger" else why_not_adjusted(objective, theta, free)
         known = np.where(np.outer(free, free), cov, 0.0)
         steps = steps_of(objective, theta, np.where(free, np.sqrt(np.diag(cov)), np.nan))
         slopes = first_differences(objective, theta, steps)
-        if isinstance(objective, StructuredObjective) and np.isnan(slopes).any():
+        if has_face and np.isnan(slopes).any():
             return self._along_face(theta, _NEARLY)
         size, r = len(theta), len(objective.coef)
         wanted = df == "kenward-roger" and not unavailable
@@ -262,40 +243,36 @@ class VarianceInference:
             expected = np.where(np.outer(free, free), inverse, 0.0)
         return FixedEffects(
             beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=curvatures,
-            observed_cov=known, expected_cov=expected, residual_df=self._residual_df(),
+            observed_cov=known, expected_cov=expected, residual_df=objective.residual_df,
             coef=objective.coef, unavailable=unavailable,
         )  # fmt: skip
 
     def _with_all_free(self, theta: FloatArray) -> FixedEffects:
-        objective: Any = self.objective
+        objective = self.objective
         free = ~np.asarray(objective.fixed)
         if unavailable := why_not_adjusted(objective, theta, free):
             raise ValueError(unavailable)
-        projection = (objective if isinstance(objective, DenseObjective) else objective.products).projection
-        require_small(projection.Q1.shape[0], len(theta))
+        require_small(objective.projection.Q1.shape[0], len(theta))
         slopes, curvatures, expected = linear_derivatives(
-            objective.covariance(theta), objective.covariance_derivatives(theta), projection, free
+            objective.covariance(theta), objective.covariance_derivatives(theta), objective.projection, free
         )
         return FixedEffects(
             beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=curvatures,
-            observed_cov=np.full(expected.shape, np.nan), expected_cov=expected, residual_df=self._residual_df(),
+            observed_cov=np.full(expected.shape, np.nan), expected_cov=expected, residual_df=objective.residual_df,
             coef=objective.coef,
         )  # fmt: skip
 
     def _along_face(self, theta: FloatArray, reason: str) -> FixedEffects:
-        slopes, cov = along_face(self.objective, theta, self.average_information.to_numpy())
+        objective = self.objective
+        slopes, cov = along_face(objective, theta, self.average_information.to_numpy())
         undefined = np.full((*cov.shape, *slopes.shape[1:]), np.nan)
         return FixedEffects(
             beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=undefined,
-            observed_cov=cov, expected_cov=np.full(cov.shape, np.nan), residual_df=self._residual_df(),
-            coef=self.objective.coef,
+            observed_cov=cov, expected_cov=np.full(cov.shape, np.nan), residual_df=objective.residual_df,
+            coef=objective.coef,
             unavailable=f"{reason}: take df='satterthwaite', zero_variances='free', which pbkrtest has, or leave a "
             "term out.",
         )  # fmt: skip
-
-    def _residual_df(self) -> int:
-        inner: Any = getattr(self.objective, "inner", self.objective)
-        return int(inner.products.df if hasattr(inner, "products") else inner.y.size - len(self.objective.coef))
 
 
 class _Profile:
@@ -337,10 +314,8 @@ class _Profile:
 
 def _singular(objective: Objective, theta: FloatArray, boundary: tuple[str, ...]) -> bool:
     """Return whether a matrix that is not 0 is on the boundary."""
-    if not isinstance(objective, StructuredObjective):
-        return False
-    matrices = (entry for entry in objective.layout.entries if entry.matrix and entry.shape[0] > 1)
-    return any(objective.names[entry.start] in boundary and theta[entry.place].any() for entry in matrices)
+    matrices = (m for m in objective.matrices if m.size > 1)
+    return any(objective.names[m.place][0] in boundary and theta[m.place].any() for m in matrices)
 
 
 def _free_place(objective: Objective, name: str) -> int:
@@ -359,65 +334,24 @@ def _free_place(objective: Objective, name: str) -> int:
     place = objective.names.index(name)
     if objective.fixed[place]:
         raise ValueError(f"{name} is fixed: it has neither an interval nor a test.")
-    if isinstance(objective, StructuredObjective):
-        for entry in objective.layout.entries:
-            if entry.matrix and entry.shape[0] > 1 and entry.start <= place < entry.start + entry.size:
-                raise ValueError(
-                    f"{name} is an element of an unstructured matrix, which cannot be held without the others: "
-                    f"{_TOGETHER}. Independent effects, (x || g), have variances that can be held; flmm.sample has "
-                    "intervals of both."
-                )
+    if any(m.size > 1 and name in objective.names[m.place] for m in objective.matrices):
+        raise ValueError(
+            f"{name} is an element of an unstructured matrix, which cannot be held without the others: {_TOGETHER}. "
+            "Independent effects, (x || g), have variances that can be held; flmm.sample has intervals of both."
+        )
     return place
 
 
-def _alone(objective: StructuredObjective, place: int, theta: FloatArray, node: Any, mu: Any) -> Rotated:
-    """Return y less the other components' predictions, rotated by the component that is tested."""
-    require_rows(objective.products)
-    state, _ = terms_state(objective, node, theta, mu)
-    k, direction = next((k, D) for at, k, D in objective.matrices(theta)[1] if at == place)
-    block = objective.products.blocks[k]
-    values, vectors = np.linalg.eigh(direction)
-    root = eigen_root(values, vectors)[:, values > 1e-12 * values.max()]
-    n, width = block.Z.shape[0], root.shape[1]
-    if n * block.levels * width > _LARGEST:
-        raise ValueError(
-            f"the component has {block.levels * width} effects in {n} rows: its spectrum would not fit in memory. "
-            "2 * (fit.loglik - loglik without it) beside ½χ²₀ + ½χ²₁ is what is left."
-        )
-    Z = block.Z.toarray().reshape(n, block.levels, block.width)
-    W = (Z @ root).reshape(n, -1)
-    others = np.zeros(n)
-    for j, weights in enumerate(state.gradient.effects):
-        sigma = state.sigma[j] - (theta[place] * direction if j == k else 0.0)
-        others += objective.products.blocks[j].Z @ (weights @ sigma).ravel()
-    spectrum = Spectrum.from_factor(W, objective.products.projection.Q1)
-    return Rotated.from_values(spectrum, objective.y - others, None)
-
-
-def why_not_adjusted(objective: Any, theta: FloatArray, free: FloatArray) -> str:
+def why_not_adjusted(objective: Objective, theta: FloatArray, free: FloatArray) -> str:
     """Return why there is no Kenward–Roger adjustment, nothing if there is."""
     if objective.method != "REML":
         return (
             "Kenward and Roger's adjustment is that of restricted likelihood: fit with method='REML', or take "
             "df='satterthwaite'."
         )
-    if _linear(objective, theta, free):
+    if objective.linear(theta, free):
         return ""
     return (
         "Kenward and Roger's adjustment is formed here for a V that is linear in its parameters, variances and "
         "covariances, and this one is not: take df='satterthwaite', or a structure of variances and covariances."
     )
-
-
-def _linear(objective: Any, theta: FloatArray, free: FloatArray) -> bool:
-    """Return whether ∂V/∂θ is the same at another θ."""
-    other = np.where(free, theta + 0.1 * np.abs(theta), theta)
-    if isinstance(objective, SpectralObjective):
-        return True
-    if isinstance(objective, StructuredObjective):
-        entries = zip(objective.matrices(theta)[1], objective.matrices(other)[1], strict=True)
-        return all(np.allclose(a[2], b[2], rtol=1e-9, atol=0) for a, b in entries if free[a[0]])
-    if isinstance(objective, DenseObjective):
-        slopes = zip(objective.dV(theta), objective.dV(other), free, strict=True)
-        return all(np.allclose(a, b, rtol=1e-9) for a, b, is_free in slopes if is_free)
-    return False

@@ -6,7 +6,6 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, Ids
 from pm_fastlmm.aireml.after import terms_state
-from pm_fastlmm.aireml.dense import DenseObjective
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.engines.dense.node import DenseNode
 from pm_fastlmm.engines.fourier.node import FourierNode
@@ -36,7 +35,7 @@ def leave_out(
     read = None if groups is None else Groups.read(groups, ids, len(y))
     Q1 = projection.Q1 if flat else projection.Q1[:, :0]
     if isinstance(node, StructuredNode):
-        state, _ = terms_state(objective, node, theta, mu)
+        state, _ = terms_state(objective, node, theta)
         return Predicted.of(MixedPrecision.of(state, residual), y, Q1, ids, read)
     factor = DenseFactor.of(objective.covariance(theta), residual, Q1)
     if factor is None:
@@ -49,10 +48,9 @@ def _rows(
 ) -> tuple[FloatArray, FloatArray, Projection, bool, Ids | None]:
     """Return y, y less its mean besides a β that is integrated out, the projection, whether it is, and ids."""
     if node is None:
-        dense = getattr(objective, "inner", objective)
-        assert isinstance(dense, DenseObjective)
-        y = dense.y + dense.projection.Q1 @ dense.y1 if dense.flat else dense.y
-        return y, y, dense.projection, dense.flat, None
+        y, along, flat = objective.observed
+        y = y + objective.projection.Q1 @ along if flat else y
+        return y, y, objective.projection, flat, None
     if isinstance(node, FourierNode):
         raise ValueError(
             f"{node.name} keeps no rows: flmm.pointwise_log_likelihood(idata, rows=(x, y, X)) takes them, at draws."
@@ -82,7 +80,7 @@ def simulate(
         If V is not positive definite, or holds the prior of β.
     """
     if isinstance(node, StructuredNode):
-        state, _ = terms_state(objective, node, theta, 0.0)
+        state, _ = terms_state(objective, node, theta)
         y = mean + np.sqrt(state.sigma2_e) * rng.standard_normal((n_draws, len(mean)))
         for block, sigma in zip(state.products.blocks[: len(node.terms)], state.sigma, strict=False):
             u = rng.standard_normal((n_draws, block.levels, block.width)) @ semidefinite_root(sigma).T

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,45 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.cone import PackedMatrix, errors, pack
 from pm_fastlmm.aireml.face import Face
+from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.linalg.rotated import Rotated
 
+_SMALLEST = 1e-70  # of the length of y, and 1/_SMALLEST the largest: the information has fourth powers of it
 RESCALE = 0.05  # |log c| above which V is multiplied by its best factor c = yᵀPy/p
+
+
+class Observed(NamedTuple):
+    """
+    The response of an objective that keeps it by row.
+
+    Attributes
+    ----------
+    y : (n,) array
+        Without its part along X where β is integrated out.
+    along : (r,) array
+        Q₁ᵀy.
+    flat : bool
+        Whether β is integrated out, or estimated.
+    """
+
+    y: FloatArray
+    along: FloatArray
+    flat: bool
+
+    def require_residual(self) -> None:
+        """Refuse a response of which X leaves nothing, or whose squares leave the range of floating point."""
+        left = float(np.linalg.norm(self.y))
+        whole = float(np.hypot(left, np.linalg.norm(self.along)))
+        if not (whole == 0 or _SMALLEST < whole < 1 / _SMALLEST):
+            raise ValueError(
+                f"y has values of size {whole:.1e}, whose squares leave the range of floating point: choose another "
+                "unit."
+            )
+        if self.flat and left <= len(self.y) * np.finfo(float).eps * whole:
+            raise ValueError(
+                "X explains y exactly, no residual is left: there is nothing to estimate a variance from. Check for a "
+                "constant y, or a column of X that equals it."
+            )
 
 
 class Objective(ABC):
@@ -40,6 +77,16 @@ class Objective(ABC):
     fixed: Any
     coef: tuple[str, ...]
     method: Method
+
+    @property
+    @abstractmethod
+    def n(self) -> int:
+        """Number of observations."""
+
+    @property
+    @abstractmethod
+    def projection(self) -> Projection:
+        """The projection by X."""
 
     @abstractmethod
     def state(self, theta: FloatArray) -> Any:
@@ -105,9 +152,76 @@ class Objective(ABC):
         return None
 
     @property
-    def semidefinite(self) -> Sequence[PackedMatrix]:
-        """The matrices among the coordinates that must be positive semi-definite."""
+    def observed(self) -> Observed:
+        """
+        The response by row.
+
+        Raises
+        ------
+        ValueError
+            If only statistics of it are kept.
+        """
+        raise ValueError("this likelihood keeps statistics of y, not y by row.")
+
+    def require_residual(self) -> None:  # noqa: B027, most likelihoods see it themselves
+        """Raise a ValueError if y has no estimate, where the likelihood itself does not see that."""
+
+    @property
+    def residual_df(self) -> int:
+        """Degrees of freedom that the estimated coefficients leave."""
+        return self.n - len(self.coef)
+
+    @property
+    def exact(self) -> Any:
+        """The `REMLFit` of one kernel whose two variances are both free: its tests and intervals are exact; or None."""
+        return None
+
+    @property
+    def matrices(self) -> Sequence[PackedMatrix]:
+        """The unstructured matrices among the coordinates, those that are held as well."""
         return ()
+
+    @property
+    def semidefinite(self) -> Sequence[PackedMatrix]:
+        """The matrices that vary, and must stay positive semi-definite."""
+        return [m for m in self.matrices if not self.fixed[m.place].any()]
+
+    def linear(self, theta: FloatArray, free: Any) -> bool:
+        """Return whether V is known to be linear in the free elements of θ."""
+        return False
+
+    def terms(self, theta: FloatArray) -> Any:
+        """
+        Return the state of a model of terms at θ, which has their effects; None where V is not positive definite.
+
+        Raises
+        ------
+        ValueError
+            If there are no terms.
+        """
+        raise ValueError(
+            "the model has no terms whose effects could be predicted: write them as terms of a StructuredLMM; for one "
+            "kernel flmm.reml(spectrum, y) has blup, pev and predict; with a lengthscale the spectrum is "
+            "family.at(lengthscale)."
+        )
+
+    def alone(self, theta: FloatArray, place: int) -> Rotated:
+        """
+        Return y less the predictions of all components but one, whose variance is θ_place, rotated by that one.
+
+        Raises
+        ------
+        ValueError
+            If the components cannot be told apart so.
+        """
+        raise ValueError(
+            "the null distribution of one of several components is that of the restricted likelihood of terms: "
+            "fit flmm.find_reml of a StructuredLMM without a prior on beta, method='REML'."
+        )
+
+    def unbounded(self, theta: FloatArray, score: FloatArray) -> str:
+        """Return what it means that the likelihood still rises where the iteration ended, nothing if it does not."""
+        return ""
 
     def face(self, theta: FloatArray, information: FloatArray) -> Face | None:
         """Return coordinates of matrices that keep their rank, None where θ has no matrices."""
@@ -181,6 +295,11 @@ def typical(theta: FloatArray, information: FloatArray, matrices: Sequence[Packe
         t = m.unit(theta, error)
         size[m.place] = np.maximum(size[m.place], 1e-3 * pack(np.outer(t, t)))
     return size
+
+
+def elsewhere(theta: FloatArray, free: Any) -> FloatArray:
+    """Return another θ, at which a V that is linear has the derivatives that it has at θ."""
+    return np.where(free, theta + 0.1 * np.abs(theta), theta)
 
 
 def information_inverse(information: FloatArray, free: Any) -> FloatArray:

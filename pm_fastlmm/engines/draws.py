@@ -73,6 +73,13 @@ def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -
     return [_by_chain(value, shape) for value in DrawFunction(model, posterior, outputs)()]
 
 
+def evaluate_kept(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -> list[Any] | None:
+    """Evaluate them, or return None where the posterior was told to keep other variables alone (`var_names=`)."""
+    if any(rv.name not in posterior for rv in reaching(model, *outputs)):
+        return None
+    return evaluate_draws(model, posterior, outputs)
+
+
 def _by_chain(value: Any, shape: tuple[int, int]) -> Any:
     """Return (draws, …) as (chain, draw, …), without a copy of what is the same in all draws."""
     if value.strides and value.strides[0] == 0:

@@ -1,20 +1,26 @@
 """What an engine owes: a node of a model answers every verb (fit, sample, recover, predict, leave out) itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pymc as pm
+import xarray as xr
 from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pm_fastlmm._arrays import FloatArray, Ids
+from pm_fastlmm._arrays import FloatArray, Ids, shown
+from pm_fastlmm._choices import Method
 from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import Described, listed
+from pm_fastlmm.distribution.graphs import reaching
 from pm_fastlmm.distribution.variables import Treatment
+from pm_fastlmm.engines.constants import Constants
+from pm_fastlmm.engines.free_variables import Fitted
+from pm_fastlmm.likelihood.leave_out import Precision
 from pm_fastlmm.linalg.projection import Projection
 
 
@@ -23,6 +29,46 @@ class Target(NamedTuple):
 
     values: FloatArray
     positive: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """
+    Some of the draws.
+
+    Attributes
+    ----------
+    index : int or slice
+        Where they are among all, chain by chain, the responses of a draw one after the other.
+    precision : Precision
+    y : (n,) or (D, n) array
+        The data, where D may be 1.
+    """
+
+    index: Any
+    precision: Precision
+    y: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Precisions:
+    """
+    All draws.
+
+    Attributes
+    ----------
+    shape : tuple
+        (chain, draw) and that of the responses.
+    n : int
+    Q1 : (n, r) array
+        Basis of the fixed effects under a flat prior, of no columns when β is explicit or has a proper prior.
+    parts : iterator of Part
+    """
+
+    shape: tuple[int, ...]
+    n: int
+    Q1: FloatArray
+    parts: Iterator[Part]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -47,6 +93,7 @@ class LMMNode(PartOfModel, Described, ABC):
     """
 
     called: ClassVar[str]  # the distribution, as users write it
+    takes: ClassVar[frozenset[str]] = frozenset()  # what of the rows, new or its own, a user may give
 
     name: str
     rv: Any
@@ -61,6 +108,46 @@ class LMMNode(PartOfModel, Described, ABC):
     def n(self) -> int:
         """Number of observations."""
         return int(self.projection.V.shape[0])
+
+    def constants(self) -> Constants:
+        """Return mu, and mean and covariance of β's prior, where no variable reaches them."""
+        mu, b, B = Constants.of(*self._mean_graphs())
+        return Constants(mu, b if self.treatment == "proper" else np.zeros(0), B)
+
+    def known_mean(self, model: pm.Model) -> Constants:
+        """
+        Return the same of a node with data that is fitted.
+
+        Raises
+        ------
+        ValueError
+            If the node has no data, or variables reach them.
+        """
+        if self.observed is None:
+            raise ValueError(f"{self.name} has no observed data to fit.")
+        graphs = [graph for graph in self._mean_graphs() if graph is not None]
+        if free := reaching(model, *graphs):
+            raise ValueError(
+                f"free variables are in the mean of {self.name} or in the prior of β "
+                f"({shown([rv.name for rv in free])}): REML is for variances. Put covariates into X, whose "
+                "coefficients are integrated out."
+            )
+        return self.constants()
+
+    def _mean_graphs(self) -> tuple[Any, Any, Any]:
+        """Return mu, and mean and covariance of β's prior, None for what the node has not."""
+        return self.mu, self.beta_mean, None
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """
+        Return what AI-REML maximises, and the link to the free variables.
+
+        Raises
+        ------
+        ValueError
+            If there is no such likelihood, the node has no data, its mean has free variables, or they are discrete.
+        """
+        raise ValueError(f"a {self.called} has no restricted likelihood to maximise: sample it with flmm.sample.")
 
     def __repr__(self) -> str:
         """Show the name, the sizes and what the covariance is made of."""
@@ -94,6 +181,33 @@ class LMMNode(PartOfModel, Described, ABC):
         """Return where the likelihood is highest, pulled inside all bounds: a sampler starts there."""
         return None
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers an evaluation of the density has to hold."""
+        return int(self.observed.size)
+
+    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
+        """Return the variances, and what they are shares of, at the draws of a posterior that has what they need."""
+        return {}
+
+    def flat_basis(self) -> FloatArray:
+        """Return the basis of the fixed effects under a flat prior, of no columns for another treatment of β."""
+        Q1 = self.projection.Q1  # raises where the rows were not kept
+        return Q1 if self.treatment == "flat" else Q1[:, :0]
+
+    def precisions(
+        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
+    ) -> Precisions:
+        """
+        Return P and Py at the draws, in parts of about so many numbers; `largest` is the largest group left out.
+
+        Raises
+        ------
+        ValueError
+            If there are no rows, or V is not positive definite at a draw.
+        """
+        raise ValueError(f"{self.name} is a {self.called}, which has no density of single observations given others.")
+
     @classmethod
     @abstractmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
@@ -122,6 +236,15 @@ def answers_for(*ops: type) -> Callable[[type[N]], type[N]]:
         return node
 
     return register
+
+
+def require_definite(factored: Any, name: str) -> None:
+    """Refuse a draw at which V could not be factored."""
+    if factored is None:
+        raise ValueError(
+            f"a posterior draw of {name} has a covariance that is not positive definite: one of its variances is "
+            "0 there. A prior without mass at 0 avoids that."
+        )
 
 
 def observed_data(model: pm.Model, rv: Any) -> Any:

@@ -358,6 +358,7 @@ class FitInference:
         return {name: self._known(limits) for name, limits in found.items()}
 
     def _fixed_effects(self, zero_variances: ZeroVariances) -> fixed.FixedEffects:
+        """Return β̂ with what its tests need of the derivatives of its covariance."""
         return fixed.spectral_fixed_effects(
             self._data, self.sigma2_g, self.sigma2_e, self.boundary, self.method, zero_variances
         )

@@ -196,14 +196,15 @@ class FamilySpectra(ReadOnlyArrays, Described):
         weights = interpolation_weights(*self.lengthscale, self.n_nodes, lengthscale)
         return _profiled(weights @ logs, weights @ quadratic, self.df, self.logdet_R)
 
-    def best(self) -> FloatArray:
-        """Return (ℓ, σ²_g, σ²_e) where the likelihood is highest over lengthscales and values of δ on a grid."""
-        low, high = np.log(self.lengthscale)
-        lengthscales = np.exp(np.linspace(low, high, 4 * self.n_nodes + 2)[1:-1])
-        delta = np.geomspace(*self.delta, _DELTAS)
-        loglik, sigma2 = self.profile(lengthscales, delta)
-        i, j = np.unravel_index(np.nanargmax(loglik), loglik.shape)
-        return np.array([lengthscales[i], sigma2[i, j], sigma2[i, j] * delta[j]])
+    def best(self, lengthscale: FloatArray | None = None, delta: FloatArray | None = None) -> FloatArray:
+        """Return (ℓ, σ²_g, σ²_e) where the likelihood is highest on a grid of lengthscales and values of δ."""
+        if lengthscale is None:
+            low, high = np.log(self.lengthscale)
+            lengthscale = np.exp(np.linspace(low, high, 4 * self.n_nodes + 2)[1:-1])
+        delta = np.geomspace(*self.delta, _DELTAS) if delta is None else delta
+        loglik, sigma2 = self.profile(lengthscale, delta)
+        i, j = np.unravel_index(np.argmax(np.where(np.isnan(loglik), -np.inf, loglik)), loglik.shape)
+        return np.array([lengthscale[i], sigma2[i, j], sigma2[i, j] * delta[j]])
 
     def hessian(self, lengthscale: float, sigma2_g: float, sigma2_e: float) -> FloatArray:
         """Return the second derivatives of the log-likelihood in (log ℓ, σ²_g, σ²_e), (3, 3)."""

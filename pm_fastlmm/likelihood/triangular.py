@@ -163,7 +163,8 @@ def scale_rows(A: Any, roots: Any, layout: Any, first: int) -> Any:
                 for j in range(A.shape[1]):
                     out[i, j] = R[0, 0] * A[i, j]
         elif c > SMALL:
-            out[offset : offset + c] = np.ascontiguousarray(R.T) @ np.ascontiguousarray(A[offset : offset + c])
+            for at in range(offset, offset + levels * c, c):
+                out[at : at + c] = np.ascontiguousarray(R.T) @ np.ascontiguousarray(A[at : at + c])
         else:
             for level in range(levels):
                 at = offset + level * c
@@ -187,7 +188,8 @@ def unscale(A: Any, roots: Any, layout: Any, first: int) -> Any:
         R = roots[packed : packed + c * c].reshape(c, c)
         packed += c * c
         if c > SMALL:
-            out[offset : offset + c] = R @ np.ascontiguousarray(A[offset : offset + c])
+            for at in range(offset, offset + levels * c, c):
+                out[at : at + c] = R @ np.ascontiguousarray(A[at : at + c])
         else:
             for level in range(levels):
                 at = offset + level * c

@@ -76,6 +76,21 @@ def highest(y, X, parts, held):
 # ---------------------------------------------------------------- fixed effects
 
 
+@pytest.mark.parametrize("df", ["satterthwaite", "kenward-roger", "residual"])
+def test_a_kernel_beside_a_known_variance_has_the_degrees_of_freedom_of_any_V(df):
+    table = crossed(seed=3)
+    (J, _, _), X = dense_parts(table)
+    held = {"residual": 1.5}
+    kernel = find(flmm.lmm_model("y ~ x + (1 | a)", table), fixed=held)
+    start = {"a": 1.0, "residual": 1.5}
+    slopes = [J, np.eye(len(table))]
+    dense = flmm.fit_covariance(
+        lambda theta: theta[0] * J + theta[1] * np.eye(len(J)), table["y"], X, derivative=lambda theta: slopes,
+        start=start, fixed=["residual"], progressbar=False,
+    )  # fmt: skip
+    assert_allclose(kernel.coefficients(df), dense.coefficients(df), rtol=1e-4)
+
+
 def test_random_slopes_have_lmertests_degrees_of_freedom():
     """lmerTest 3.1, sleepstudy: 17 for both, F = 45.853 for Days; the design is balanced, so Kenward–Roger agrees."""
     fit = find(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy()))

@@ -8,9 +8,8 @@ from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.aireml import objective_of
-from pm_fastlmm.aireml.mapping import LinkedObjective
 from pm_fastlmm.aireml.objective import moment_start
+from pm_fastlmm.engines.free_variables import LinkedObjective
 
 FACTORS = {"plate": "plate", "sample": "sample"}
 
@@ -142,7 +141,7 @@ def test_a_shared_variance_is_one_parameter(make, fit, oracle, squared):
         shared, e = (shared**2, e**2) if squared else (shared, e)
         penicillin(make, [shared, shared, e])
     [node] = flmm.lmm_nodes(model)
-    objective, link, _ = objective_of(model, node)
+    objective, link = node.objective(model)
     assert isinstance(objective, LinkedObjective)
     assert link is None
     expected, found = shared_maximum(oracle), fit(model)
@@ -219,7 +218,7 @@ def test_moments_are_those_of_rao():
 
 def test_moments_of_the_terms_form_no_large_matrix(models, oracle):
     [node] = flmm.lmm_nodes(models["penicillin"])
-    objective, _, _ = objective_of(models["penicillin"], node)
+    objective, _ = node.objective(models["penicillin"])
     components, _ = objective._components()
     parts = [*((Z @ Z.T).toarray() for Z in components), np.eye(node.n)]
     M = np.eye(node.n) - 1 / node.n

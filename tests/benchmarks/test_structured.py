@@ -13,7 +13,6 @@ import scipy.sparse as sp
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.aireml import objective_of
 from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
 from pm_fastlmm.linalg.mixed import EffectBlock, MixedProducts
 from pm_fastlmm.linalg.projection import Projection
@@ -42,7 +41,7 @@ def model_of(codes, X, y):
 
 def evaluation(model):
     """The kernel that every evaluation with its gradient calls, and the factorisation alone."""
-    objective, _, _ = objective_of(model, flmm.lmm_nodes(model)[0])
+    objective, _ = flmm.lmm_nodes(model)[0].objective(model)
     theta, p, r = objective.start(), objective.products, objective.response
     sigma = [np.array([[v]]) for v in theta[:-1]]
     phi = np.concatenate([sigma[k].ravel() for k in p.order])

@@ -25,6 +25,7 @@ SETS = [
     ("wide ar1", "crossed"),
     ("wide ar1",),
     ("factor", "dense", "wide ar1"),
+    ("crossed", "two wide ar1"),
 ]
 
 

@@ -1,12 +1,20 @@
 """The node of a DenseLMM."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import pymc as pm
+import xarray as xr
 
+from pm_fastlmm._choices import Method
 from pm_fastlmm.distribution.dense import DenseRV
-from pm_fastlmm.engines.protocol import LMMNode, answers_for, observed_data
+from pm_fastlmm.engines.dense.leave_out import matrix_precision
+from pm_fastlmm.engines.dense.objective import DenseObjective
+from pm_fastlmm.engines.draws import DrawFunction
+from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, tangents
+from pm_fastlmm.engines.protocol import LMMNode, Part, Precisions, answers_for, observed_data
 
 
 @answers_for(DenseRV)
@@ -27,6 +35,48 @@ class DenseNode(LMMNode):
 
     V: Any
     beta_cov: Any
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers an evaluation of the density has to hold: those of V."""
+        return self.n**2
+
+    def precisions(
+        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
+    ) -> Precisions:
+        """Return P and Py at the draws, one after the other."""
+        basis, Q1 = self.flat_basis(), self.projection.Q1
+        X = Q1 @ self.projection.R
+        function = DrawFunction(model, posterior, [self.V, self.mu, self.beta_mean, self.beta_cov])
+        size = max(1, numbers // self.n**2)
+
+        def parts() -> Iterator[Part]:
+            for start in range(0, function.size, size):
+                for j, (V, mu, b, B) in enumerate(zip(*function(slice(start, start + size)), strict=True)):
+                    residual = self.observed - mu - (0.0 if self.treatment == "flat" else X @ b)
+                    V = V + X @ B @ X.T if B.size else V
+                    yield Part(start + j, matrix_precision(self.name, V, residual, basis), self.observed)
+
+        return Precisions((posterior.sizes["chain"], posterior.sizes["draw"]), self.n, basis, parts())
+
+    def _mean_graphs(self) -> tuple[Any, Any, Any]:
+        return self.mu, self.beta_mean, self.beta_cov
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """Return the likelihood over the free variables; a prior of β is in V."""
+        mu, b, B = self.known_mean(model)
+        variables = FreeVariables.of(model, self.name, [self.V])
+        (V,) = variables.substitute([self.V])
+        evaluate, differentiate = variables.compile([V]), variables.compile(tangents(V, variables))
+        X = self.projection.Q1 @ self.projection.R
+        shift = X @ B @ X.T if B.size else 0.0
+        y = np.asarray(self.observed - mu, dtype=float)
+        objective = DenseObjective.of(
+            lambda x: evaluate(x)[0] + shift, differentiate, y - X @ b if b.size else y, self.projection,
+            names=variables.names, lower=variables.lower, upper=variables.upper, start=variables.initial,
+            flat=self.treatment == "flat", method=method, split=variables.split,
+        )  # fmt: skip
+        return Fitted(objective)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

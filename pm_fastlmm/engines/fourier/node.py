@@ -1,18 +1,29 @@
 """The node of a FourierLMM."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
+import xarray as xr
 
+from pm_fastlmm._arrays import outside
+from pm_fastlmm._choices import Method
 from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.distribution.fourier import FourierRV
-from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
+from pm_fastlmm.engines.fourier.fitting import fourier_objective
+from pm_fastlmm.engines.fourier.leave_out import feature_rows, parts
+from pm_fastlmm.engines.free_variables import Fitted
+from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.linalg.feature_products import FourierProducts
 
 _FEW = 64  # features, whose likelihood is cheap
+
+_BELOW = 0.01  # of the draws, that a basis need not be made for
 
 
 @answers_for(FourierRV)
@@ -35,6 +46,7 @@ class FourierNode(LMMNode):
     """
 
     called: ClassVar[str] = "FourierLMM"
+    takes: ClassVar[frozenset[str]] = frozenset({"rows"})
 
     basis: FourierBasis
     products: FourierProducts
@@ -48,6 +60,10 @@ class FourierNode(LMMNode):
     def n(self) -> int:
         """Number of observations."""
         return self.products.n
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """Return the restricted likelihood over the free variables."""
+        return Fitted(fourier_objective(model, self, method))
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"kernel": self.basis.kernel.name, "features": self.basis.size}
@@ -64,6 +80,34 @@ class FourierNode(LMMNode):
     def target(self) -> Target | None:
         """Return the best point of a grid."""
         return None if self.spectra is None else Target(self.spectra.best(), np.ones(3, dtype=bool))
+
+    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
+        """Return δ, where there is one lengthscale; warn where it is below what the basis was made for."""
+        graphs = [self.sigma2_g, self.sigma2_e]
+        if self.spectra is None or (kept := evaluate_kept(model, posterior, graphs)) is None:
+            return {}
+        g, e = kept
+        with np.errstate(divide="ignore"):
+            delta = e / g
+        share = float((delta < self.basis.noise_ratio_min).mean())
+        if share > _BELOW:
+            warnings.warn(
+                f"{share:.0%} of the draws of {self.name} have a noise ratio sigma2_e/sigma2 below "
+                f"noise_ratio_min={self.basis.noise_ratio_min:g} of the basis, whose error is larger there: make the "
+                f"basis for {float(np.quantile(delta, 0.001)):.2g}.",
+                UserWarning,
+                stacklevel=outside(),
+            )
+        return {f"{self.name}_delta": xr.DataArray(delta, dims=("chain", "draw"))}
+
+    def precisions(
+        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
+    ) -> Precisions:
+        """Return P and Py at the draws, of the rows that the statistics were made of."""
+        features, y = feature_rows(self.name, self.basis, self.products, rows)
+        log_prior, e = evaluate_draws(model, posterior, [self.log_weights + pt.log(self.sigma2_g), self.sigma2_e])
+        found = parts(self.name, self.products, self.observed, features, y, log_prior, e)
+        return Precisions((posterior.sizes["chain"], posterior.sizes["draw"]), self.n, features.Q, found)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

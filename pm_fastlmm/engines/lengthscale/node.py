@@ -1,15 +1,26 @@
 """The node of a FamilyLMM."""
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
+import xarray as xr
 
-from pm_fastlmm.aireml.family import FamilyObjective
+from pm_fastlmm._arrays import outside
+from pm_fastlmm._choices import Method
 from pm_fastlmm.distribution.family_variables import FamilyRV
-from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.dense.leave_out import matrix_precision
+from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
+from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
+from pm_fastlmm.engines.lengthscale.objective import FamilyObjective
+from pm_fastlmm.engines.protocol import LMMNode, Part, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.spectrum_family import SpectrumFamily
+
+_UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
 
 
 @answers_for(FamilyRV)
@@ -31,6 +42,24 @@ class FamilyNode(LMMNode):
     lengthscale: Any
     sigma2_g: Any
     sigma2_e: Any
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """Return the restricted likelihood of the lengthscale and the two variances."""
+        y = np.asarray(self.observed - self.known_mean(model).mu, dtype=float)
+        if method != "REML":
+            raise ValueError(
+                f"{self.name} has a lengthscale, whose spectra give the restricted likelihood: method='REML'."
+            )
+        graph = pt.stack([self.lengthscale, self.sigma2_g, self.sigma2_e])
+        variables = FreeVariables.of(model, self.name, [graph])
+        link = Link.of(variables, graph)
+        varying = link.varying
+        if varying.sum() != len(variables.names):
+            raise ValueError(
+                f"{', '.join(variables.names)} do not determine lengthscale, sigma2_g and sigma2_e of {self.name} one "
+                "by one: give each parameter variables of its own, as many as there are parameters."
+            )
+        return Fitted(FamilyObjective.of(self.family, y, held=link.theta(variables.initial), fixed=~varying), link)
 
     def _covariance_facts(self) -> dict[str, Any]:
         low, high = self.family.lengthscale
@@ -54,6 +83,39 @@ class FamilyNode(LMMNode):
         values[0] = np.exp(np.clip(np.log(values[0]), middle - 0.95 * half, middle + 0.95 * half))
         values[1] = max(values[1], 0.02 * values[2])
         return Target(values, ~none)
+
+    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
+        """Return ℓ, σ², δ, σ²_g, σ²_e and h²; warn of draws where the likelihood was not checked."""
+        kept = evaluate_kept(model, posterior, self.estimated())
+        if kept is None:
+            return {}
+        ell, g, e = kept
+        smallest, kbar = self.family.delta[0], self.family.mean_diagonal
+        if (share := float((e < smallest * g).mean())) > _UNCHECKED:
+            warnings.warn(
+                f"{share:.1%} of the draws of {self.name} have a delta below {smallest:.2g}, where its likelihood was "
+                "not checked: build the family with a smaller delta=(low, high).",
+                stacklevel=outside(),
+            )
+        with np.errstate(divide="ignore"):
+            derived = {"lengthscale": ell, "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g}
+        if kbar is not None:
+            derived["h2"] = kbar * g / (kbar * g + e)
+        return {f"{self.name}_{suffix}": xr.DataArray(v, dims=("chain", "draw")) for suffix, v in derived.items()}
+
+    def precisions(
+        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
+    ) -> Precisions:
+        """Return P and Py at the draws, of V as a whole."""
+        Q1 = self.flat_basis()
+        ell, g, e = (v.ravel() for v in evaluate_draws(model, posterior, self.estimated()))
+
+        def parts() -> Iterator[Part]:
+            for i in range(ell.size):
+                V = g[i] * self.family.covariance(float(ell[i])) + e[i] * np.eye(self.n)
+                yield Part(i, matrix_precision(self.name, V, self.observed, self.projection.Q1), self.observed)
+
+        return Precisions((posterior.sizes["chain"], posterior.sizes["draw"]), self.n, Q1, parts())
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

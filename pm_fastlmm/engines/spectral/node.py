@@ -5,9 +5,16 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
+import pytensor.tensor as pt
+import xarray as xr
 
+from pm_fastlmm._choices import Method
 from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, statistic
-from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept, over_batch
+from pm_fastlmm.engines.free_variables import Fitted, through_variables
+from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.spectral.leave_out import KernelDraws
+from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.reml import reml
@@ -59,6 +66,18 @@ class SpectralNode(LMMNode):
         names = tuple(map(str, range(values.shape[0]))) if values.ndim == 2 else None
         return Rotated.from_values(s, values.T, names)
 
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """Return the likelihood of the two variances, started at its global maximum."""
+        mu, _, _ = self.known_mean(model)
+        if np.ndim(self.observed) > 1:
+            raise ValueError(f"{self.name} has several responses: flmm.reml(spectrum, Y) fits them all at once.")
+        if self.treatment == "proper":
+            raise ValueError(
+                f"{self.name} has an explicit β or a prior on it: REML integrates β out, leave out beta= and beta_cov=."
+            )
+        objective = SpectralObjective.of(self.rotated(mu), method)
+        return through_variables(model, self.name, pt.stack([self.sigma2_g, self.sigma2_e]), objective)
+
     def _covariance_facts(self) -> dict[str, Any]:
         return {"rank of K": self.spectrum.rank}
 
@@ -80,6 +99,54 @@ class SpectralNode(LMMNode):
             return None
         values = np.concatenate([share * total / self.spectrum.mean_diagonal, (1 - share) * total])
         return Target(values, np.ones(values.size, dtype=bool))
+
+    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
+        """Return σ², δ, σ²_g, σ²_e, h² and pve."""
+        kept = evaluate_kept(model, posterior, [self.sigma2_g, self.sigma2_e])
+        if kept is None:
+            return {}
+        ndim = max(v.ndim for v in kept)
+        g, e = np.broadcast_arrays(*(over_batch(v, ndim) for v in kept))
+        kbar, lbar = self.spectrum.mean_diagonal, self.spectrum.mean_eigval
+        with np.errstate(divide="ignore"):
+            derived = {
+                "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g,
+                "h2": kbar * g / (kbar * g + e), "pve": lbar * g / (lbar * g + e),
+            }  # fmt: skip
+        batch = (model.named_vars_to_dims.get(self.name) or ())[: ndim - 2]
+        dims = ("chain", "draw", *(batch or [f"{self.name}_dim_{i}" for i in range(ndim - 2)]))
+        return {f"{self.name}_{suffix}": xr.DataArray(value, dims=dims) for suffix, value in derived.items()}
+
+    def precisions(
+        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
+    ) -> Precisions:
+        """Return P and Py at the draws, of all responses."""
+        s, Q1 = self.spectrum, self.flat_basis()
+        outputs = [self.sigma2_g, self.sigma2_e]
+        outputs += [v for v in (self.mu, self.beta_mean, self.beta_root) if v is not None]
+        g, e, *rest = evaluate_draws(model, posterior, outputs)
+        mu = rest.pop(0) if self.mu is not None else np.zeros((1, 1, 1))
+        batch = self.observed.shape[:-1]
+        shape = (posterior.sizes["chain"], posterior.sizes["draw"], *batch)
+        over = len(shape)
+        b = B = None
+        if self.treatment == "proper":
+            b, L = over_batch(rest[0], over + 1), over_batch(rest[1], over + 2)
+            B = L @ np.swapaxes(L, -1, -2)
+        fixed = None
+        if self.given is not None:
+            rotated = self.rotated()
+            if s.nullity:
+                raise ValueError(
+                    f"{self.name} observes z and rss, and where K has {s.nullity} directions without variance the rows "
+                    "of y are not known from them: build the model with spectrum= and observed=y."
+                )
+            fixed = rotated.z, rotated.y1
+        kernel = KernelDraws(
+            s, shape, None if fixed is not None else self.observed, fixed,
+            over_batch(mu, over + 1), over_batch(g, over), over_batch(e, over), b, B,
+        )  # fmt: skip
+        return Precisions(shape, self.n, Q1, kernel.parts(largest, numbers))
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

@@ -12,6 +12,7 @@ from pm_fastlmm.aireml.objective import RESCALE
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, multiplied, smallest_squares
 from pm_fastlmm.likelihood.fourier import FourierFactor, coefficients
 from pm_fastlmm.linalg.feature_products import FourierProducts
+from pm_fastlmm.linalg.projection import Projection
 
 
 class FourierState(NamedTuple):
@@ -74,6 +75,16 @@ class FourierObjective(SquaredObjective):
             ),
             initial=np.asarray(start, dtype=float), split=split, noted=noted,
         )  # fmt: skip
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.products.n
+
+    @property
+    def projection(self) -> Projection:
+        """The projection by X."""
+        return self.products.projection
 
     def state(self, theta: FloatArray) -> FourierState | None:
         """Return A factored at θ; None outside the range of the basis."""

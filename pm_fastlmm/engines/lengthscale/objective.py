@@ -10,6 +10,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.likelihood.family import FamilySpectra
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
@@ -53,6 +54,16 @@ class FamilyObjective(Objective):
             family, family.rotate(y), y, held, np.asarray(fixed), ("lengthscale", "sigma2_g", "sigma2_e"),
             np.array([low, 0.0, 0.0]), np.array([high, np.inf, np.inf]), family.coef,
         )  # fmt: skip
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.family.n
+
+    @property
+    def projection(self) -> Projection:
+        """The projection by X."""
+        return self.family.projection
 
     def state(self, theta: FloatArray) -> FamilyState | None:
         """Return the log-likelihood at θ; None where it is not finite."""
@@ -142,9 +153,7 @@ class FamilyObjective(Objective):
         small, large = self.family.delta
         delta = np.geomspace(small, large * _SPREAD, _DELTAS)
         if not self.fixed[1:].any():
-            loglik, sigma2 = self.spectra.profile(ell, delta)
-            i, j = np.unravel_index(np.argmax(loglik), loglik.shape)
-            return np.array([ell[i], sigma2[i, j], delta[j] * sigma2[i, j]])
+            return self.spectra.best(ell, delta)
         g, e = self._variance_grid(delta)
         loglik = self.spectra.loglik(ell[:, None], g, e)
         i, j = np.unravel_index(np.argmax(loglik), loglik.shape)

@@ -1,7 +1,7 @@
 """The objective of one kernel, in the rotated coordinates."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.information import information, score
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.likelihood.spectral import variances
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.reml import reml
 
@@ -40,12 +41,30 @@ class SpectralObjective(Objective):
     coef: tuple[str, ...]
 
     @classmethod
-    def of(cls, rotated: Rotated, method: Method, names: tuple[str, ...] = NAMES) -> "SpectralObjective":
-        """Return the objective of one response; the names are those of the two variances."""
+    def of(cls, rotated: Rotated, method: Method, names: tuple[str, ...] = NAMES, **more: Any) -> Self:
+        """Return the objective of one response; names are those of the two variances, `more` fields of a subclass."""
         fit = reml(rotated.spectrum, rotated, method=method)
-        return cls(
-            rotated, method, np.zeros(2, dtype=bool), fit, names, np.zeros(2), np.full(2, np.inf), rotated.spectrum.coef
-        )
+        lower, upper = np.zeros(2), np.full(2, np.inf)
+        return cls(rotated, method, np.zeros(2, dtype=bool), fit, names, lower, upper, rotated.spectrum.coef, **more)
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.rotated.spectrum.n
+
+    @property
+    def projection(self) -> Projection:
+        """The projection by X."""
+        return self.rotated.spectrum.projection
+
+    @property
+    def exact(self) -> REMLFit | None:
+        """The fit by `reml`, unless a variance is held."""
+        return None if np.asarray(self.fixed).any() else self.fit
+
+    def linear(self, theta: FloatArray, free: Any) -> bool:
+        """Return that V = σ²_gK + σ²_eI is linear."""
+        return True
 
     def state(self, theta: FloatArray) -> SpectralState | None:
         """Return the log-likelihood at θ; None where y has a direction without variance."""

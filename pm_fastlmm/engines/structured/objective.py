@@ -11,15 +11,18 @@ from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.cone import PackedMatrix, pack
 from pm_fastlmm.aireml.face import Face
-from pm_fastlmm.aireml.matrices import compile_matrices
-from pm_fastlmm.aireml.moments import moments, starting_values
-from pm_fastlmm.aireml.objective import RESCALE, Objective, moment_start
-from pm_fastlmm.covariance.theta import Entry, Theta
+from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere, moment_start
+from pm_fastlmm.covariance.theta import Theta
+from pm_fastlmm.engines.structured.component import alone
+from pm_fastlmm.engines.structured.matrices import compile_matrices
+from pm_fastlmm.engines.structured.start import moments, starting_values
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.likelihood.from_rows import ratio
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import EffectBlock, MixedProducts, Response
 from pm_fastlmm.linalg.orthonormal import LARGEST
+from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.linalg.rotated import Rotated
 
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
 # digits yᵀPy has lost there
@@ -27,6 +30,7 @@ _RESOLVED = 1e-24  # the same with rows: σ_e is 1e-12 of the standard deviation
 _ROUNDED = 64 * EPS  # of the length of y, to which its entries are rounded
 _WORK = 2e10  # of a QR factorisation for a better start
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
+_SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
 
 
@@ -64,7 +68,7 @@ class StructuredObjective(Objective):
     upper: FloatArray
     coef: tuple[str, ...]
     held: FloatArray
-    matrices: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]] = field(repr=False)
+    evaluate: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]] = field(repr=False)
 
     @classmethod
     def of(
@@ -85,25 +89,62 @@ class StructuredObjective(Objective):
             fixed=np.zeros(layout.size, dtype=bool) if fixed is None else np.asarray(fixed),
             names=layout.names, lower=layout.lower, upper=layout.upper,
             coef=projection.coef if products.flat else (), held=np.full(layout.size, np.nan),
-            matrices=compile_matrices(layout),
+            evaluate=compile_matrices(layout),
         )  # fmt: skip
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.products.n
+
+    @property
+    def projection(self) -> Projection:
+        """The projection by X."""
+        return self.products.projection
+
+    @property
+    def observed(self) -> Observed:
+        """The response by row."""
+        return Observed(self.y, self.response.y1, self.products.flat)
+
+    def require_residual(self) -> None:
+        """Refuse a response of which X leaves nothing, or whose squares leave the range of floating point."""
+        self.observed.require_residual()
+
+    def linear(self, theta: FloatArray, free: Any) -> bool:
+        """Return whether ∂V/∂θ is the same at another θ."""
+        slopes = zip(self.evaluate(theta)[1], self.evaluate(elsewhere(theta, free))[1], strict=True)
+        return all(np.allclose(a[2], b[2], rtol=1e-9, atol=0) for a, b in slopes if free[a[0]])
+
+    def terms(self, theta: FloatArray) -> MixedState | None:
+        """Return the terms at θ."""
+        return MixedState.at(self.products, self.response, self.sigma(theta), theta[-1])
+
+    def alone(self, theta: FloatArray, place: int) -> Rotated:
+        """Return y less the other components' predictions, rotated by the component that is tested."""
+        if not self.products.flat or self.method != "REML":
+            return super(StructuredObjective, self).alone(theta, place)
+        require_rows(self.products)
+        state = self.terms(theta)
+        assert state is not None  # θ is an estimate
+        k, direction = next((k, D) for at, k, D in self.evaluate(theta)[1] if at == place)
+        return alone(state, self.y, k, direction, float(theta[place]))
 
     def sigma(self, theta: FloatArray) -> list[FloatArray]:
         """Return Σ_k of each term, and last the prior covariance of β where it has one."""
-        matrices = [np.atleast_2d(m) for m in self.matrices(theta)[0]]
+        matrices = [np.atleast_2d(m) for m in self.evaluate(theta)[0]]
         return [*matrices, self.prior] if self.prior.size else matrices
 
     def state(self, theta: FloatArray) -> "_Restricted | _Profiled | None":
         """Return V factored at θ; for ML with β̂ in place of the integral."""
-        sigma = self.sigma(theta)
-        state = MixedState.at(self.products, self.response, sigma, theta[-1])
+        state = self.terms(theta)
         if state is None:
             return None
         return _Profiled.of(self, state) if self.method == "ML" and self.products.flat else _Restricted.of(self, state)
 
     def derivatives(self, theta: FloatArray, state: Any) -> tuple[FloatArray, FloatArray]:
         """Return score and average information; the structures give ∂Σ_k/∂θ, in which V is linear."""
-        directions = self.matrices(theta)[1]
+        directions = self.evaluate(theta)[1]
         gradient = state.score_state.gradient
         score = np.zeros(self.layout.size)
         for place, k, direction in directions:
@@ -132,7 +173,7 @@ class StructuredObjective(Objective):
         """Return ∂V/∂θ, (P, n, n)."""
         require_rows(self.products)
         out = np.zeros((self.layout.size, self.products.n, self.products.n))
-        for place, k, direction in self.matrices(theta)[1]:
+        for place, k, direction in self.evaluate(theta)[1]:
             out[place] = _propagate(self.products.blocks[k], direction)
         out[-1] = np.eye(self.products.n)
         return out
@@ -243,8 +284,11 @@ class StructuredObjective(Objective):
         used = int(np.count_nonzero(np.linalg.norm(p.C, axis=1))) + p.remainder.U.shape[1]
         return float(rest @ rest), p.n - used
 
-    def unbounded(self) -> str:
-        """Return what it means that the likelihood rises as σ²_e goes to 0."""
+    def unbounded(self, theta: FloatArray, score: FloatArray) -> str:
+        """Return what it means that the likelihood rises as σ²_e goes to 0, nothing where it does not."""
+        at_zero = not self.fixed[-1] and theta[-1] <= self.internal_lower[-1] * (1 + 1e-9)
+        if not at_zero or -theta[-1] * score[-1] <= _SLOPE:
+            return ""
         p, found = self.products, self.unexplained()
         if np.isfinite(p.largest_ratio):
             return (
@@ -280,13 +324,10 @@ class StructuredObjective(Objective):
             ]
         return []
 
-    def _matrix_entries(self) -> list[Entry]:
-        return [entry for entry in self.layout.entries if entry.matrix and not self.fixed[entry.place].any()]
-
     @property
-    def semidefinite(self) -> list[PackedMatrix]:
-        """The unstructured matrices that vary."""
-        return [PackedMatrix(entry.place, entry.shape[0]) for entry in self._matrix_entries()]
+    def matrices(self) -> list[PackedMatrix]:
+        """The unstructured matrices among θ."""
+        return [PackedMatrix(e.place, e.shape[0], e.called) for e in self.layout.entries if e.matrix]
 
     def face(self, theta: FloatArray, information: FloatArray) -> Face | None:
         """Return coordinates in which the matrices keep the rank that they have at θ."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, require_symmetric
 from pm_fastlmm._choices import Method
-from pm_fastlmm.aireml.objective import RESCALE
+from pm_fastlmm.aireml.objective import RESCALE, Observed, elsewhere
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, multiplied, smallest_squares
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.spectral import LOG_2PI
@@ -37,7 +37,7 @@ class DenseObjective(SquaredObjective):
     dV: Callable[[FloatArray], Sequence[FloatArray]]
     y: FloatArray
     y1: FloatArray
-    projection: Projection
+    design: Projection
     flat: bool
     method: Method
     fixed: Any
@@ -67,7 +67,7 @@ class DenseObjective(SquaredObjective):
         slopes = np.array([np.trace(np.atleast_2d(slope)) / len(y) for slope in dV(start)])
         y2 = y - projection.Q1 @ y1 if flat else y
         return cls(
-            V=V, dV=dV, y=y2, y1=y1, projection=projection, flat=flat, method=method,
+            V=V, dV=dV, y=y2, y1=y1, design=projection, flat=flat, method=method,
             fixed=np.zeros(len(names), dtype=bool) if fixed is None else np.asarray(fixed),
             names=names, lower=lower, upper=upper, coef=projection.coef if flat else (),
             squared=squared,
@@ -75,8 +75,32 @@ class DenseObjective(SquaredObjective):
         )  # fmt: skip
 
     @property
+    def n(self) -> int:
+        """Number of observations."""
+        return len(self.y)
+
+    @property
+    def projection(self) -> Projection:
+        """The projection by X."""
+        return self.design
+
+    @property
+    def observed(self) -> Observed:
+        """The response by row."""
+        return Observed(self.y, self.y1, self.flat)
+
+    def require_residual(self) -> None:
+        """Refuse a response of which X leaves nothing, or whose squares leave the range of floating point."""
+        self.observed.require_residual()
+
+    def linear(self, theta: FloatArray, free: Any) -> bool:
+        """Return whether ∂V/∂θ is the same at another θ."""
+        slopes = zip(self.dV(theta), self.dV(elsewhere(theta, free)), free, strict=True)
+        return all(np.allclose(a, b, rtol=1e-9) for a, b, is_free in slopes if is_free)
+
+    @property
     def _basis(self) -> FloatArray:
-        return self.projection.Q1 if self.flat else np.zeros((len(self.y), 0))
+        return self.design.Q1 if self.flat else np.zeros((len(self.y), 0))
 
     def state(self, theta: FloatArray) -> DenseState | None:
         """Return V factored at θ; for ML with β̂ in place of the integral."""
@@ -84,7 +108,7 @@ class DenseObjective(SquaredObjective):
         if factor is None:
             return None
         if self.method == "REML" or not self.flat:
-            return DenseState(factor, factor.loglik - (self.projection.logdet_R if self.flat else 0.0))
+            return DenseState(factor, factor.loglik - (self.design.logdet_R if self.flat else 0.0))
         logdet = 2 * float(np.log(np.diag(factor.L)).sum())
         return DenseState(factor, -0.5 * (len(self.y) * LOG_2PI + logdet + factor.yPy))
 
@@ -103,9 +127,9 @@ class DenseObjective(SquaredObjective):
         """Return β̂ = R⁻¹(y₁ - Q₁ᵀVPy) and its covariance; VPy = y - Xβ̂."""
         if not self.flat or not self.coef:
             return np.zeros(0), np.zeros((0, 0))
-        factor, R = state.factor, self.projection.R
+        factor, R = state.factor, self.design.R
         residual = factor.L @ (factor.L.T @ factor.Py)
-        beta = np.linalg.solve(R, self.y1 - self.projection.Q1.T @ residual)
+        beta = np.linalg.solve(R, self.y1 - self.design.Q1.T @ residual)
         root = np.linalg.solve(factor.T @ R, np.eye(len(beta)))
         return beta, root @ root.T
 

@@ -1,0 +1,297 @@
+"""From the free variables of a PyMC model to θ and back: priors, transforms and Jacobians stay out of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from pytensor.gradient import NullTypeGradError, pushforward
+from pytensor.graph.replace import clone_replace, vectorize_graph
+from scipy.optimize import least_squares
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import Method
+from pm_fastlmm.aireml.inversion import solved
+from pm_fastlmm.aireml.objective import Objective, Observed
+from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
+from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching, support
+from pm_fastlmm.linalg.projection import Projection
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FreeVariables:
+    """
+    The free variables that reach a node, as one vector x of their (constrained) values.
+
+    Attributes
+    ----------
+    rvs : tuple of random variables
+    symbols : tuple of tensors
+        What stands for them in graphs.
+    names : tuple of str
+        Of the elements of x.
+    lower, upper, initial : (d,) arrays
+        Support, and PyMC's initial values.
+    """
+
+    rvs: tuple[Any, ...]
+    symbols: tuple[Any, ...]
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    initial: FloatArray
+
+    @classmethod
+    def of(cls, model: pm.Model, name: str, graphs: list[Any]) -> "FreeVariables":
+        """Read the variables that graphs, those of the covariance of a node of this name, depend on."""
+        rvs = reaching(model, *graphs)
+        if discrete := [rv.name for rv in rvs if not rv.type.dtype.startswith("float")]:
+            raise ValueError(f"discrete variables reach {name} ({', '.join(discrete)}): REML needs continuous ones.")
+        if not rvs:
+            raise ValueError(f"no free variable reaches the covariance of {name}: there is nothing to estimate.")
+        point = initial_point(model)
+        names: list[str] = []
+        parts: list[tuple[FloatArray, FloatArray, FloatArray]] = []
+        for rv in rvs:
+            value = np.asarray(point[model.rvs_to_values[rv].name], dtype=float)
+            parts.append(support(model, rv, value))
+            shape = parts[-1][2].shape
+            names += [rv.name + (f"[{', '.join(map(str, i))}]" if shape else "") for i in np.ndindex(*shape)]
+        lower, upper, initial = (np.concatenate([part[i].ravel() for part in parts]) for i in range(3))
+        symbols = tuple(
+            pt.TensorType("float64", shape=part[2].shape)(rv.name) for rv, part in zip(rvs, parts, strict=True)
+        )
+        return cls(tuple(rvs), symbols, tuple(names), lower, upper, initial)
+
+    def split(self, x: FloatArray) -> dict[str, Any]:
+        """Return the values by name of the variable."""
+        ends = np.cumsum([int(np.prod(symbol.type.shape, dtype=int)) for symbol in self.symbols])
+        pairs = zip(self.rvs, self.symbols, np.split(np.asarray(x, dtype=float), ends[:-1]), strict=True)
+        return {rv.name: part.reshape(symbol.type.shape) for rv, symbol, part in pairs}
+
+    def substitute(self, outputs: list[Any]) -> list[Any]:
+        """Return graphs with the symbols in place of the variables, and of all that these depend on."""
+        pairs = zip(self.rvs, self.symbols, strict=True)
+        return list(clone_replace(outputs, dict(pairs), rebuild_strict=False))  # in double precision throughout
+
+    def compile(self, outputs: list[Any]) -> Callable[[FloatArray], list[FloatArray]]:
+        """Return a function of x for graphs of the symbols."""
+        compiled = pytensor.function(list(self.symbols), outputs, mode=INTERPRETED, on_unused_input="ignore")
+
+        def evaluate(x: FloatArray) -> list[FloatArray]:
+            with np.errstate(all="ignore"):
+                return [np.asarray(v, dtype=float) for v in compiled(*self.split(x).values())]
+
+        return evaluate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Link:
+    """The map x ↦ θ of a node, with its Jacobian (P, d)."""
+
+    variables: FreeVariables
+    evaluate: Callable[[FloatArray], list[FloatArray]]
+
+    @classmethod
+    def of(cls, variables: FreeVariables, theta: Any) -> "Link":
+        """Compile the map and its derivative."""
+        (graph,) = variables.substitute([theta])
+        rows = []
+        for i in range(theta.type.shape[0]):
+            gradients = pytensor.grad(graph[i], list(variables.symbols), disconnected_inputs="ignore")
+            rows.append(pt.concatenate([g.ravel() for g in gradients]))
+        return cls(variables, variables.compile([graph, pt.stack(rows)]))
+
+    def theta(self, x: FloatArray) -> FloatArray:
+        """Return θ(x)."""
+        return self.evaluate(x)[0]
+
+    def jacobian(self, x: FloatArray) -> FloatArray:
+        """Return ∂θ/∂x."""
+        return self.evaluate(x)[1]
+
+    @property
+    def varying(self) -> Any:
+        """Which elements of θ depend on x."""
+        return (np.abs(self.jacobian(self.variables.initial)) > 0).any(axis=1)
+
+    def invert(self, theta: FloatArray, size: FloatArray, lower: FloatArray, varying: Any) -> FloatArray | None:
+        """Return x with θ(x) = θ in the elements that vary, None if there is none; `size` is that of each element."""
+        positive = lower == 0
+        floor = 1e-9 * size
+
+        def gap(x: FloatArray) -> FloatArray:
+            value = self.theta(x)
+            log = np.log(np.maximum(value, floor)) - np.log(np.maximum(theta, floor))
+            out = np.where(positive, log, (value - theta) / size)
+            return np.asarray(np.nan_to_num(out[varying], nan=1e3, posinf=1e3, neginf=-1e3))
+
+        def slopes(x: FloatArray) -> FloatArray:
+            value = self.theta(x)
+            unit = np.where(positive, np.where(value > floor, value, np.inf), size)
+            return np.asarray(np.nan_to_num((self.jacobian(x) / unit[:, None])[varying], posinf=0.0, neginf=0.0))
+
+        v = self.variables
+        return solved(gap, slopes, v.initial, v.lower, v.upper)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinkedObjective(SquaredObjective):
+    """ℓ(θ(x)) over the free variables x themselves, where they do not determine every element of θ separately."""
+
+    inner: Objective
+    link: Link
+    initial: FloatArray
+    squared: Any
+    smallest: FloatArray
+    method: Method
+    fixed: Any
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    coef: tuple[str, ...]
+
+    @classmethod
+    def of(cls, inner: Objective, link: Link) -> "LinkedObjective":
+        """Return the objective over x, started where θ is nearest to the inner start."""
+        v = link.variables
+        squared = enter_squared(lambda x: list(link.jacobian(x).T), v.initial, v.lower)
+        start = inner.start()
+        slopes = np.abs(link.jacobian(v.initial)).max(axis=0)
+        smallest = smallest_squares(squared, v.initial, slopes, float(np.abs(start).max()))
+        return cls(
+            inner, link, nearest(link, start), squared, smallest, inner.method, np.zeros(len(v.names), dtype=bool),
+            v.names, v.lower, v.upper, inner.coef,
+        )  # fmt: skip
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.inner.n
+
+    @property
+    def projection(self) -> Projection:
+        """The projection by X."""
+        return self.inner.projection
+
+    @property
+    def observed(self) -> Observed:
+        """The response by row."""
+        return self.inner.observed
+
+    def require_residual(self) -> None:
+        """Raise a ValueError if y has no estimate."""
+        self.inner.require_residual()
+
+    def terms(self, theta: FloatArray) -> Any:
+        """Return the terms at x."""
+        return self.inner.terms(self.link.theta(theta))
+
+    def state(self, theta: FloatArray) -> Any:
+        """Return V factored at x."""
+        inner = self.link.theta(theta)
+        return self.inner.state(inner) if np.isfinite(inner).all() else None
+
+    def derivatives(self, theta: FloatArray, state: Any) -> tuple[FloatArray, FloatArray]:
+        """Return Jᵀs and JᵀAI J."""
+        J = self.link.jacobian(theta)
+        score, information = self.inner.derivatives(self.link.theta(theta), state)
+        return J.T @ score, J.T @ information @ J
+
+    def coefficients(self, state: Any) -> tuple[FloatArray, FloatArray]:
+        """Return β̂ and its covariance."""
+        return self.inner.coefficients(state)
+
+    def covariance(self, theta: FloatArray) -> FloatArray:
+        """Return V, (n, n)."""
+        return self.inner.covariance(self.link.theta(theta))
+
+    def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
+        """Return ∂V/∂x."""
+        inner = self.inner.covariance_derivatives(self.link.theta(theta))
+        return np.asarray(np.einsum("pd,pij->dij", self.link.jacobian(theta), inner))
+
+    def point(self, theta: FloatArray) -> dict[str, Any]:
+        """Return the values of the model's free variables."""
+        return self.link.variables.split(theta)
+
+    def start(self) -> FloatArray:
+        """Return x where θ is nearest to the start of the inner objective."""
+        return self.initial.copy()
+
+
+def nearest(link: Link, theta: FloatArray) -> FloatArray:
+    """Return x where θ(x) is nearest to θ, off the ends of its support."""
+    v = link.variables
+    size = np.maximum(np.abs(theta), 1e-3 * np.abs(theta).max())
+
+    def gap(x: FloatArray) -> FloatArray:
+        return np.asarray(np.nan_to_num((link.theta(x) - theta) / size, nan=1e3, posinf=1e3, neginf=-1e3))
+
+    x = np.asarray(least_squares(gap, np.clip(v.initial, v.lower, v.upper), bounds=(v.lower, v.upper)).x)
+    low, high = (np.where(np.isfinite(bound), bound, v.initial) for bound in (v.lower, v.upper))
+    inside = np.where(np.isfinite(v.lower), np.maximum(x, low + 1e-3 * np.abs(v.initial - low)), x)
+    return np.where(np.isfinite(v.upper), np.minimum(inside, high - 1e-3 * np.abs(high - v.initial)), inside)
+
+
+class Fitted(NamedTuple):
+    """
+    What is fitted of a node.
+
+    Attributes
+    ----------
+    objective : Objective
+    link : Link or None
+        From the free variables to θ; None where θ is made of them.
+    """
+
+    objective: Objective
+    link: Link | None = None
+
+
+def through_variables(
+    model: pm.Model, name: str, theta: Any, objective: Any,
+    hold: Callable[[Any, FloatArray, Any], Objective] | None = None,
+) -> Fitted:  # fmt: skip
+    """
+    Return the objective over θ where the free variables determine it element by element, else over the variables.
+
+    `hold` returns the objective with elements of θ, those that no variable reaches, held at the numbers of the model;
+    without it such an objective is one over the variables too.
+    """
+    variables = FreeVariables.of(model, name, [theta])
+    link = Link.of(variables, theta)
+    varying = link.varying
+    one_by_one = varying.sum() == len(variables.names)
+    if one_by_one and varying.all():
+        return Fitted(objective, link)
+    if one_by_one and hold is not None:
+        return Fitted(hold(objective, link.theta(variables.initial), ~varying), link)
+    return Fitted(LinkedObjective.of(objective, link))
+
+
+def slopes(vector: Any, variables: FreeVariables) -> Callable[[FloatArray], list[FloatArray]]:
+    """Return the derivatives of a vector; backwards, one pass for each element, where an operation knows no other."""
+    try:
+        return variables.compile(tangents(vector, variables))
+    except NullTypeGradError:
+        weights = pt.dvector()
+        gradients = pytensor.grad((vector * weights).sum(), list(variables.symbols))
+        row = pt.concatenate([g.ravel() for g in gradients])
+        rows = vectorize_graph(row, {weights: pt.eye(vector.type.shape[0])})
+        jacobian = variables.compile([rows])
+        return lambda x: list(jacobian(x)[0].T)
+
+
+def tangents(V: Any, variables: FreeVariables) -> list[Any]:
+    """Return ∂V/∂x_i for each element of the free variables, by forward differentiation."""
+    out = []
+    for symbol in variables.symbols:
+        for index in np.ndindex(*symbol.type.shape):
+            direction = np.zeros(symbol.type.shape)
+            direction[index] = 1.0
+            out.append(pushforward(V, symbol, pt.constant(direction)))
+    return out
