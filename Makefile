@@ -18,6 +18,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/house/counts.py
 
 examples: $(VENV)/.dev
 	printf "%s\n" examples/*.py | $(ONE_BLAS) xargs -P $$(nproc) -I {} $(BIN)/python docs/_extensions/percent.py {} figures

@@ -53,7 +53,7 @@ if __name__ == "__main__":
         kernel="matern52", lengthscale=(0.2, TREND), domain=(1958, 2002), n=int(past.sum()), noise_ratio_min=1.0
     )
     print(basis)
-    statistics = basis.statistics(t[past], y[past], design(t[past]))
+    statistics = flmm.FourierStatistics.from_arrays(basis, t[past], y[past], design(t[past]))
     with pm.Model() as model:
         trend, medium = pm.HalfNormal("trend", 10), pm.HalfNormal("medium", 2)
         short, noise = pm.Uniform("short", 0.2, TREND), pm.HalfNormal("noise", 1)

@@ -49,7 +49,7 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
     basis = flmm.FourierBasis(kernel="matern52", lengthscale=(0.08, 0.4), domain=(0, 1), n=N, noise_ratio_min=0.05)
     print(basis)
     start = time.perf_counter()
-    statistics = basis.statistics(x, y, np.ones(N))
+    statistics = flmm.FourierStatistics.from_arrays(basis, x, y, np.ones(N))
     clock("one pass over a million rows", start)
 
     # %% [markdown]

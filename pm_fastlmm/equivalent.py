@@ -121,8 +121,7 @@ def equivalent_rows(c: CrossProducts, response: str | None = None) -> Equivalent
     >>> print(flmm.find_reml(model, progressbar=False).theta.round(3).to_dict())
     {'large': 0.236, 'small': 0.006, 'residual': 1.0}
     """
-    if not c.n:
-        raise ValueError(f"no rows were added, {c.dropped} were dropped: there is nothing to fit.")
+    c.require_rows()
     columns = c.columns
     names = columns.responses
     if names is None and response is not None:

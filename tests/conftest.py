@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pm_fastlmm import Spectrum
+from pm_fastlmm import FourierStatistics, Spectrum
 
 HERE = Path(__file__).parent
 
@@ -137,5 +137,5 @@ def fourier_cases():
 def process(request, fourier_cases):
     """Data of one of them, with their statistics."""
     case = fourier_cases.make(request.param)
-    case.statistics = case.basis.statistics(case.x, case.y, case.X)
+    case.statistics = FourierStatistics.from_arrays(case.basis, case.x, case.y, case.X)
     return case

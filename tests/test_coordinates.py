@@ -87,7 +87,9 @@ def test_the_remedies_work(points):
         basis = flmm.FourierBasis(x, **RANGE, **kwargs)
         with pm.Model() as model:
             v, e = pm.HalfNormal("v", 2), pm.HalfNormal("e", 2)
-            node = flmm.FourierLMM("y", statistics=basis.statistics(x, y), lengthscale=0.5, sigma2=v, sigma2_e=e)
+            node = flmm.FourierLMM(
+                "y", statistics=flmm.FourierStatistics.from_arrays(basis, x, y), lengthscale=0.5, sigma2=v, sigma2_e=e
+            )
         return float(model.compile_logp(vars=[node])({"v_log__": 0.0, "e_log__": -2.0}))
 
     r = np.abs(flat.east.to_numpy()[:, None] - flat.east.to_numpy())
@@ -151,7 +153,7 @@ def test_columns_of_one_name_are_taken_by_their_place_or_refused():
 
 
 def fourier_model(points, y, basis, **kwargs):
-    statistics = basis.statistics(points, y, **kwargs)
+    statistics = flmm.FourierStatistics.from_arrays(basis, points, y, **kwargs)
     with pm.Model() as model:
         v, e = pm.HalfNormal("v", 2), pm.HalfNormal("e", 2)
         flmm.FourierLMM("y", statistics=statistics, lengthscale=0.5, sigma2=v, sigma2_e=e)
@@ -168,8 +170,8 @@ def test_the_fourier_engine_takes_coordinates_by_name(points, named):
     model, statistics = fourier_model(points, y, basis)
     if named == "by x":
         assert_allclose(basis.features(swapped), basis.features(points))
-        assert_allclose(basis.statistics(swapped, y).modes, statistics.modes)
-    half = basis.statistics(points[:100], y[:100]).update(swapped[100:], y[100:])
+        assert_allclose(flmm.FourierStatistics.from_arrays(basis, swapped, y).modes, statistics.modes)
+    half = flmm.FourierStatistics.from_arrays(basis, points[:100], y[:100]).update(swapped[100:], y[100:])
     assert_allclose(half.modes, statistics.modes, rtol=1e-9, atol=1e-9)
     fit = flmm.find_reml(model, progressbar=False)
     new, moved = points[:5], swapped[:5]
@@ -193,9 +195,14 @@ def test_bases_of_other_coordinates_do_not_merge(points):
     mine = flmm.FourierBasis(inside, domain=box, **RANGE)
     other = flmm.FourierBasis(inside[["north", "east"]], domain=box, **RANGE)
     with pytest.raises(ValueError, match="the statistics are of different kinds"):
-        mine.statistics(inside, y).merge(other.statistics(inside, y))
+        flmm.FourierStatistics.from_arrays(mine, inside, y).merge(flmm.FourierStatistics.from_arrays(other, inside, y))
     unnamed = flmm.FourierBasis(inside.to_numpy(), domain=box, **RANGE)
-    assert mine.statistics(inside, y).merge(unnamed.statistics(inside.to_numpy(), y)).n == 400
+    assert (
+        flmm.FourierStatistics.from_arrays(mine, inside, y)
+        .merge(flmm.FourierStatistics.from_arrays(unnamed, inside.to_numpy(), y))
+        .n
+        == 400
+    )
 
 
 def test_a_family_takes_coordinates_by_name(points):

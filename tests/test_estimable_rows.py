@@ -327,7 +327,13 @@ def test_a_function_with_such_fixed_effects(kernel):
     def model_of(X):
         with pm.Model() as model:
             ell, v, e = pm.Uniform("ell", 0.1, 1.0), pm.HalfNormal("v", 2), pm.HalfNormal("e", 2)
-            flmm.FourierLMM("y", statistics=basis.statistics(x, y, X), lengthscale=ell, sigma2=v, sigma2_e=e)
+            flmm.FourierLMM(
+                "y",
+                statistics=flmm.FourierStatistics.from_arrays(basis, x, y, X),
+                lengthscale=ell,
+                sigma2=v,
+                sigma2_e=e,
+            )
         return model
 
     model, points = model_of(X), np.linspace(0.1, 0.9, len(new))

@@ -51,7 +51,9 @@ def fourier():
     with pm.Model() as model:
         variances = {"sigma2": pm.HalfNormal("g", 5), "sigma2_e": pm.HalfNormal("e", 5)}
         ell = pm.Uniform("ell", 0.1, 1)
-        flmm.FourierLMM("y", statistics=basis.statistics(TIME, Y, X), lengthscale=ell, **variances)
+        flmm.FourierLMM(
+            "y", statistics=flmm.FourierStatistics.from_arrays(basis, TIME, Y, X), lengthscale=ell, **variances
+        )
     return model
 
 

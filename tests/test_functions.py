@@ -94,7 +94,7 @@ def test_a_constant_shift_of_x_and_y_moves_the_predictions_alone(process, functi
         kernel=process.kernel, lengthscale=process.basis.lengthscale, domain=process.basis.domain + 1000, n=process.n,
         noise_ratio_min=0.1,
     )  # fmt: skip
-    p = far.statistics(process.x + 1000, process.y + 1e5, process.X).project()
+    p = flmm.FourierStatistics.from_arrays(far, process.x + 1000, process.y + 1e5, process.X).project()
     log_prior = far.log_weights(process.truth) + np.log(G)
     factor = FourierFactor.of(log_prior, E, p.cross, p.square, p.gram, p.df)
     moved = FunctionPosterior.of(far, p, [factor]).predict(x + 1000, X)
@@ -111,7 +111,7 @@ def sampled(fourier_cases):
     with pm.Model() as model:
         ell = pm.Uniform("ell", low, high)
         sigma2, sigma2_e = pm.HalfNormal("sigma2", 3), pm.HalfNormal("sigma2_e", 1)
-        statistics = case.basis.statistics(case.x, case.y, X)
+        statistics = flmm.FourierStatistics.from_arrays(case.basis, case.x, case.y, X)
         flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=sigma2, sigma2_e=sigma2_e)
     fit = flmm.find_reml(model, progressbar=False)
     low = {"ell": 0.19, "sigma2": 1.4, "sigma2_e": 0.29}

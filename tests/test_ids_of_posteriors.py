@@ -111,7 +111,12 @@ def nodes(y):
         "DenseLMM": lambda: flmm.DenseLMM("y", V=np.eye(N), observed=Y, dims="obs"),
         "FamilyLMM": lambda: flmm.FamilyLMM("y", spectrum=family, lengthscale=0.5, **one),
         "FourierLMM": lambda: flmm.FourierLMM(
-            "y", statistics=basis.statistics(x, Y), lengthscale=0.5, sigma2=1.0, sigma2_e=1.0, dims="obs"
+            "y",
+            statistics=flmm.FourierStatistics.from_arrays(basis, x, Y),
+            lengthscale=0.5,
+            sigma2=1.0,
+            sigma2_e=1.0,
+            dims="obs",
         ),
     }
 

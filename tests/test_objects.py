@@ -101,7 +101,7 @@ def fourier_basis():
 
 @cache
 def fourier():
-    rows = fourier_basis().statistics(np.linspace(0, 1, N), data()[2])
+    rows = flmm.FourierStatistics.from_arrays(fourier_basis(), np.linspace(0, 1, N), data()[2])
     with pm.Model() as model:
         ell, sigma2, sigma2_e = pm.Uniform("ell", 0.2, 0.6), pm.HalfNormal("sigma2"), pm.HalfNormal("sigma2_e")
         flmm.FourierLMM("y", statistics=rows, lengthscale=ell, sigma2=sigma2, sigma2_e=sigma2_e)
@@ -151,7 +151,7 @@ CASES = {
     "FixedTest of several": lambda: flmm.reml(spectrum(), responses()).test_fixed("x1"),
     "FourierBasis": fourier_basis,
     "FourierLMM": lambda: node(fourier),
-    "FourierStatistics": lambda: fourier_basis().statistics(np.linspace(0, 1, N), data()[2]),
+    "FourierStatistics": lambda: flmm.FourierStatistics.from_arrays(fourier_basis(), np.linspace(0, 1, N), data()[2]),
     "FunctionPosterior": lambda: found(fourier).function(),
     "Gram": lambda: cov.gram([[1.0], [2.0]]),
     "Hadamard": lambda: cov.gram([[1.0], [2.0]]) * cov.ar1(1.0, 0.5),

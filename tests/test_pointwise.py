@@ -239,7 +239,13 @@ def test_fourier_features_with_the_rows_that_were_given(oracle, build_problem):
     basis = flmm.FourierBasis(x, "matern52", lengthscale=(0.2, 1.0), noise_ratio_min=0.1)
     with pm.Model() as model:
         ell, g, e = pm.Uniform("ell", 0.2, 1.0), pm.HalfNormal("g"), pm.HalfNormal("e")
-        flmm.FourierLMM("y", statistics=basis.statistics(x, p.y, p.X), lengthscale=ell, sigma2=g, sigma2_e=e)
+        flmm.FourierLMM(
+            "y",
+            statistics=flmm.FourierStatistics.from_arrays(basis, x, p.y, p.X),
+            lengthscale=ell,
+            sigma2=g,
+            sigma2_e=e,
+        )
     idata = az.from_dict(
         {"posterior": {"ell": np.full((2, 3), 0.5), "g": np.full((2, 3), 1.3), "e": np.full((2, 3), 0.7)}}
     )
@@ -267,7 +273,13 @@ def test_the_pit_of_nodes_that_observe_a_statistic_is_that_of_their_rows(build_p
     Y = np.column_stack([p.y, 2 - p.y[::-1]]) if several else p.y
     with pm.Model() as model:
         g, e = pm.HalfNormal("g"), pm.HalfNormal("e")
-        flmm.FourierLMM("f", statistics=basis.statistics(x, p.y, p.X), lengthscale=0.5, sigma2=g, sigma2_e=e)
+        flmm.FourierLMM(
+            "f",
+            statistics=flmm.FourierStatistics.from_arrays(basis, x, p.y, p.X),
+            lengthscale=0.5,
+            sigma2=g,
+            sigma2_e=e,
+        )
         flmm.FastLMM("y", spectrum=p.spectrum, sigma2_g=g, sigma2_e=e, observed=p.spectrum.rotate(Y))
         idata = pm.sample(50, tune=50, chains=2, random_seed=1, nuts_sampler="pymc", cores=1, quiet=True, **QUIET)
     statistics = idata.observed_data.to_dataset()

@@ -117,7 +117,7 @@ class FourierLMM:
     ----------
     name : str
     statistics : FourierStatistics
-        Of the data: `basis.statistics(x, y, X)`. They are what the node observes.
+        Of the data: `flmm.FourierStatistics.from_arrays(basis, x, y, X)`. They are what the node observes.
     lengthscale : tensor_like
         ℓ of the basis's own kernel. Its prior must keep inside the range of the basis, outside which the density is 0.
         Spectra at nodes of ℓ are computed here, once; an evaluation factors nothing.
@@ -166,7 +166,7 @@ class FourierLMM:
     >>> with pm.Model() as model:
     ...     ell = pm.Uniform("ell", 0.05, 1.0)
     ...     sigma2, sigma2_e = pm.HalfNormal("sigma2", 2), pm.HalfNormal("sigma2_e", 2)
-    ...     statistics = basis.statistics(x, y, np.ones(5000))
+    ...     statistics = flmm.FourierStatistics.from_arrays(basis, x, y, np.ones(5000))
     ...     node = flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=sigma2, sigma2_e=sigma2_e)
     >>> fit = flmm.find_reml(model, progressbar=False)
     >>> print(fit.theta.round(2).to_dict())
@@ -194,7 +194,8 @@ def _parametrise(
     refuse_unknown("FourierLMM", kwargs, "it takes statistics, lengthscale or kernel, sigma2, sigma2_e, tolerance")
     if not isinstance(statistics, FourierStatistics):
         raise TypeError(
-            f"statistics must be FourierStatistics, got {type(statistics).__name__}: basis.statistics(x, y, X)."
+            f"statistics must be FourierStatistics, got {type(statistics).__name__}: "
+            "flmm.FourierStatistics.from_arrays(basis, x, y, X)."
         )
     if (lengthscale is None) == (kernel is None):
         raise ValueError("give either lengthscale, of the basis's own kernel, or kernel, a covariance of pymc.gp.cov.")

@@ -1,8 +1,8 @@
 """Blocks of rows of X, W and y: how one is read and checked, and arrays that are read block by block."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,8 @@ from pm_fastlmm._choices import Missing, require_choice
 _FLOAT = 8
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Columns:
-    """Names of the columns of X and W, None where they carried none, and of several responses, None for one."""
+class Columns(NamedTuple):
+    """Names of the columns of X and of W or x, None where they carried none, and of several responses, None for one."""
 
     coef: tuple[str, ...] | None
     factor: tuple[str, ...] | None
@@ -28,6 +27,12 @@ class CheckedRows:
     values: tuple[FloatArray, FloatArray, FloatArray]
     columns: Columns
     dropped: int
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Numbers of columns of the parts."""
+        first, second, third = self.values
+        return first.shape[1], second.shape[1], third.shape[1]
 
 
 def read_block(
@@ -81,9 +86,12 @@ def choose_block_rows(columns: int, *, memory: int, chunk_rows: int | None = Non
     return rows
 
 
-class RowBlocks(Sequence[tuple[Any, Any, Any]]):
+class RowBlocks(Sequence[tuple[Any, ...]]):
     """
-    Blocks of consecutive rows of X, W and y, anything that can be sliced by rows; a block is read when it is asked for.
+    Blocks of consecutive rows of arrays, anything that can be sliced by rows; a block is read when it is asked for.
+
+    `parts` are the arrays by their names, None for one that is not there, and `lead` is the one with the number of rows
+    and the chunks.
 
     Raises
     ------
@@ -92,14 +100,14 @@ class RowBlocks(Sequence[tuple[Any, Any, Any]]):
     """
 
     def __init__(
-        self, X: Any, W: Any, y: Any, *, block_rows: int | None = None, memory: int = 2**28, name: str = "W"
+        self, parts: Mapping[str, Any], lead: str, *, block_rows: int | None = None, memory: int = 2**28
     ) -> None:
-        self.parts, self.n = (X, W, y), int(W.shape[0])
-        for own, part in zip(("X", name, "y"), self.parts, strict=True):
-            if part is not None:
-                require_length(part.shape[0], self.n, own, name)
-        columns = sum(int(np.prod(part.shape[1:])) for part in self.parts if part is not None)
-        chunks = getattr(W, "chunks", None)
+        self.parts, self.n = tuple(parts.values()), int(parts[lead].shape[0])
+        given = {name: part for name, part in parts.items() if part is not None}
+        for name, part in given.items():
+            require_length(part.shape[0], self.n, name, lead)
+        columns = sum(int(np.prod(part.shape[1:])) for part in given.values())
+        chunks = getattr(parts[lead], "chunks", None)
         chosen = choose_block_rows(columns, memory=memory, chunk_rows=int(chunks[0]) if chunks else None)
         if block_rows is not None and block_rows < 1:
             raise ValueError(f"block_rows must be 1 or more, got {block_rows}: {chosen} rows fill {memory} bytes.")

@@ -1,35 +1,24 @@
 """CrossProducts: what [X W y] contribute to the model of K = WWᵀ, added up over blocks of rows."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-import numpy as np
-
-from pm_fastlmm._arrays import FloatArray, frozen, shown
 from pm_fastlmm._choices import Missing, require_choice
-from pm_fastlmm._copies import ReadOnlyArrays
-from pm_fastlmm._display import Described, listed
-from pm_fastlmm.linalg.blocks import CheckedRows, Columns, RowBlocks, read_block
+from pm_fastlmm._display import listed
+from pm_fastlmm.linalg.blocks import RowBlocks, read_block
 from pm_fastlmm.linalg.dask_blocks import DaskBlocks
+from pm_fastlmm.linalg.inner_products import InnerProducts, Route
 from pm_fastlmm.linalg.lowrank import factor_cross_products
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.linalg.streaming import Checkpoint, Sums, add_up
-from pm_fastlmm.linalg.triangle import Parts, Triangle
-
-type Route = Literal["gram", "tsqr"]
-
-_ARRAYS = ("gram", "cross", "squares", "with_first", "shift", "constants")
-_CACHED = 2**18  # numbers in a piece of a block: what is done to them stays in the processor's cache
-_PIECE = 1024  # rows of a piece at least, for which the sums are worth touching
+from pm_fastlmm.linalg.streaming import Checkpoint, add_up
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class CrossProducts(ReadOnlyArrays, Described):
+class CrossProducts(InnerProducts):
     """
     Additive statistics of [X W y], from which y ~ N(Xβ, σ²(WWᵀ + δI)) is fitted without its rows.
 
@@ -99,18 +88,6 @@ class CrossProducts(ReadOnlyArrays, Described):
     (True, [5.0, 1.0])
     """
 
-    n: int
-    dropped: int
-    method: Route
-    columns: Columns
-    triangle: Triangle
-    gram: FloatArray
-    cross: FloatArray
-    squares: FloatArray
-    with_first: FloatArray
-    shift: FloatArray
-    constants: FloatArray
-
     @classmethod
     def from_arrays(cls, X: Any, W: Any, y: Any, *, method: Route = "gram", missing: Missing = "raise") -> Self:
         """
@@ -137,24 +114,9 @@ class CrossProducts(ReadOnlyArrays, Described):
         """
         require_choice("method", method, Route)
         block = read_block(X, W, y, missing)
-        d, m, t = (part.shape[1] for part in block.values)
-        if not m:
+        if not block.sizes[1]:
             raise ValueError("W has no columns: without a factor of K there is nothing but ordinary least squares.")
-        head, inner = (d, m) if method == "gram" else (d + m, 0)
-        empty = cls(
-            n=0,
-            dropped=0,
-            method=method,
-            columns=block.columns,
-            triangle=Triangle.empty(head, inner + t),
-            gram=np.zeros((inner, inner)),
-            cross=np.zeros((inner, t)),
-            squares=np.zeros(t),
-            with_first=np.zeros(t),
-            shift=np.zeros(m + t),
-            constants=np.full(d, np.nan),
-        )
-        return empty._add(block)
+        return cls.empty(block, method)._add(block)
 
     @classmethod
     def from_blocks(
@@ -203,15 +165,12 @@ class CrossProducts(ReadOnlyArrays, Described):
         >>> flmm.CrossProducts.from_blocks(blocks(), progressbar=False).n
         300
         """
-        sums: Sums[Self] = Sums(
-            first=lambda block: cls.from_arrays(*block, method=method, missing=missing),
-            add=lambda c, block: c.update(*block, missing=missing),
-            rows=_rows,
-            pack=cls._pack,
-            unpack=cls._unpack,
-        )
-        kept = _checkpoint(checkpoint, checkpoint_every, method, missing)
-        return add_up(blocks, sums, checkpoint=kept, total_rows=total_rows, show=progressbar)
+        start = partial(cls.from_arrays, method=method, missing=missing)
+        kept = Checkpoint.at(checkpoint, checkpoint_every, method=method, missing=missing)
+        return add_up(
+            blocks, start, cls.unpack,
+            missing=missing, checkpoint=kept, total_rows=total_rows, progressbar=progressbar,
+        )  # fmt: skip
 
     @classmethod
     def from_rows(
@@ -240,21 +199,12 @@ class CrossProducts(ReadOnlyArrays, Described):
         >>> flmm.CrossProducts.from_rows(X, W, y, block_rows=300, progressbar=False).n
         1000
         """
-        blocks = RowBlocks(X, W, y, block_rows=block_rows, memory=memory)
+        blocks = RowBlocks({"X": X, "W": W, "y": y}, "W", block_rows=block_rows, memory=memory)
         return cls.from_blocks(blocks, total_rows=blocks.n, **options)
 
     @classmethod
     def from_dask(
-        cls,
-        X: Any,
-        W: Any,
-        y: Any,
-        *,
-        method: Route = "gram",
-        missing: Missing = "raise",
-        checkpoint: str | PathLike[str] | None = None,
-        checkpoint_every: float = 60.0,
-        progressbar: bool = True,
+        cls, X: Any, W: Any, y: Any, *, method: Route = "gram", missing: Missing = "raise", **options: Any
     ) -> Self:
         """
         Add up Dask arrays, chunk by chunk: on the cluster of the active `distributed.Client`, or on threads.
@@ -266,7 +216,7 @@ class CrossProducts(ReadOnlyArrays, Described):
         ----------
         X, W, y : dask arrays
             As in `from_arrays`; the chunks of rows of W are those of the work. X and y may be arrays in memory.
-        method, missing, checkpoint, checkpoint_every, progressbar
+        method, missing, **options
             As in `from_blocks`.
 
         Examples
@@ -279,16 +229,8 @@ class CrossProducts(ReadOnlyArrays, Described):
         1000
         """
         leaf = partial(cls.from_arrays, method=method, missing=missing)
-        groups = DaskBlocks(X, W, y, reduce=leaf, merge=cls.merge)
-        sums: Sums[Self] = Sums(
-            first=lambda part: part,
-            add=lambda c, part: c.merge(part),
-            rows=_rows,
-            pack=cls._pack,
-            unpack=cls._unpack,
-        )
-        kept = _checkpoint(checkpoint, checkpoint_every, method, missing)
-        return add_up(groups, sums, checkpoint=kept, total_rows=groups.n, show=progressbar)
+        chunks = DaskBlocks({"X": X, "W": W, "y": y}, "W", reduce=leaf, merge=cls.merge)
+        return cls.from_blocks(chunks, method=method, missing=missing, total_rows=chunks.n, **options)
 
     def update(self, X: Any, W: Any, y: Any, *, missing: Missing = "raise") -> Self:
         """
@@ -299,51 +241,7 @@ class CrossProducts(ReadOnlyArrays, Described):
         ValueError
             As `from_arrays`, and if the columns are not those of the blocks before.
         """
-        block = read_block(X, W, y, missing)
-        d, m, t = self.sizes
-        for name, part, size in zip(("X", "W", "y"), block.values, (d, m, t), strict=True):
-            if part.shape[1] != size:
-                raise ValueError(
-                    f"{name} of this block has {part.shape[1]} columns but that of the blocks before had {size}: "
-                    "all blocks have the same columns."
-                )
-        self._check_columns(block.columns, "this block")
-        return self._add(block)
-
-    def merge(self, other: Self) -> Self:
-        """
-        Return the statistics of the rows of both.
-
-        Raises
-        ------
-        ValueError
-            If the columns or the methods differ.
-        """
-        if not isinstance(other, CrossProducts):
-            raise TypeError(f"other must be CrossProducts, got {type(other).__name__}: use update for a block of rows.")
-        if other.method != self.method or other.sizes != self.sizes:
-            raise ValueError(
-                f"the statistics are of different kinds, {self!r} and {other!r}: "
-                "merge statistics of the same columns and the same method."
-            )
-        self._check_columns(other.columns, "other")
-        if not (self.n and other.n):
-            some = self if self.n else other
-            return replace(some, dropped=self.dropped + other.dropped)
-        common = (self.constants == other.constants) & (np.nan_to_num(self.constants) != 0)
-        shift = self.shift if common.any() else np.zeros_like(self.shift)
-        left, right = self.shifted(shift), other.shifted(shift)
-        sums = left._append([(right.triangle.R, 0.0)], [(right.triangle.C, 0.0)])
-        return replace(
-            sums,
-            n=left.n + right.n,
-            dropped=left.dropped + right.dropped,
-            gram=frozen(sums.gram + right.gram),
-            cross=frozen(sums.cross + right.cross),
-            squares=frozen(sums.squares + right.squares),
-            with_first=frozen(sums.with_first + right.with_first),
-            constants=frozen(np.where(common, self.constants, np.nan)),
-        )
+        return self._add(read_block(X, W, y, missing))
 
     def factor(self) -> tuple[Spectrum, Rotated]:
         """
@@ -359,136 +257,16 @@ class CrossProducts(ReadOnlyArrays, Described):
         Costs O(m³). The spectrum fits, samples and predicts any rows that are given to it; it has no basis, so that
         `blup()`, `pev()` and predictions of the training rows raise an error that says what to do.
         """
-        if not self.n:
-            raise ValueError(f"no rows were added, {self.dropped} were dropped: there is nothing to fit.")
+        self.require_rows()
         return factor_cross_products(self)
 
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """Numbers of columns of X, W and y."""
-        d, t = self.constants.size, self.squares.size
-        return d, self.shift.size - t, t
-
-    @property
-    def constant(self) -> int | None:
-        """Which column of X is the same number, not 0, in all rows; None if there is none."""
-        usable = np.flatnonzero(np.nan_to_num(self.constants) != 0)
-        return int(usable[0]) if usable.size else None
-
-    @property
-    def ones(self) -> FloatArray:
-        """Coordinates Qᵀ1 of a column of ones in the basis of the triangle, zeros where X has no constant."""
-        j = self.constant
-        return np.zeros(self.triangle.R.shape[0]) if j is None else self.triangle.R[:, j] / self.constants[j]
-
-    def shifted(self, shift: FloatArray) -> Self:
-        """
-        Return the same statistics of rows from which `shift` (m + T,) was subtracted instead, exactly.
-
-        Raises
-        ------
-        ValueError
-            If X has no constant column, of which a shift is a multiple.
-        """
-        d = self.constants.size
-        if (shift == self.shift).all():
-            return self
-        if self.constant is None:
-            raise ValueError("X has no constant column, so that rows cannot be shifted without another model: shift 0.")
-        by = np.r_[np.zeros(d), self.shift - shift]
-        h = self.triangle.R.shape[0]
-        moved = self.triangle.add_column_multiples(self.ones, by[:h], by[h:])
-        return replace(self, triangle=Triangle(*map(frozen, moved)), shift=frozen(np.array(shift)))
-
-    def _add(self, block: CheckedRows) -> Self:
-        """Add a block in pieces that fit the processor's cache."""
-        out, n = replace(self, dropped=self.dropped + block.dropped), block.values[0].shape[0]
-        size = max(4 * self.triangle.R.shape[0], _CACHED // sum(self.sizes), _PIECE)
-        for start in range(0, n, size):
-            out = out._add_piece(*(part[start : start + size] for part in block.values))
-        return out
-
-    def _add_piece(self, X: FloatArray, W: FloatArray, Y: FloatArray) -> Self:
-        constants = np.where((X[0] == X).all(0), X[0], np.nan)
-        if self.n:
-            constants = np.where(constants == self.constants, constants, np.nan)
-        if not (np.nan_to_num(constants) != 0).any():
-            start = self.shifted(np.zeros_like(self.shift))
-        elif self.n:
-            start = self
-        else:
-            start = replace(self, shift=frozen(np.r_[W.mean(0), Y.mean(0)]))
-        m = W.shape[1]
-        parts: Parts = [(X, 0.0), (W, start.shift[:m]), (Y, start.shift[m:])]
-        heads = 1 if self.method == "gram" else 2
-        sums = start._append(parts[:heads], parts[heads:])
-        return replace(sums, n=start.n + len(W), constants=frozen(constants))
-
-    def _append(self, head: Parts, tail: Parts) -> Self:
-        """Add rows less their shift, or the triangle of rows that have the same one."""
-        triangle, rest = self.triangle.append(head, tail)
-        m = self.gram.shape[0]
-        W, Y = rest[:, :m], rest[:, m:]
-        return replace(
-            self,
-            triangle=Triangle(*map(frozen, triangle)),
-            gram=frozen(self.gram + W.T @ W),
-            cross=frozen(self.cross + W.T @ Y),
-            squares=frozen(self.squares + (Y**2).sum(0)),
-            with_first=frozen(self.with_first + Y[:, 0] @ Y),
-        )
-
-    def _pack(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the arrays, and what else there is, as a checkpoint keeps them."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS} | self.triangle._asdict()
-        names = {"coef": self.columns.coef, "factor": self.columns.factor, "responses": self.columns.responses}
-        return arrays, {"n": self.n, "dropped": self.dropped, "method": self.method, "columns": names}
-
-    @classmethod
-    def _unpack(cls, arrays: dict[str, Any], about: dict[str, Any]) -> Self:
-        names = {part: None if of is None else tuple(of) for part, of in about["columns"].items()}
-        return cls(
-            n=about["n"],
-            dropped=about["dropped"],
-            method=about["method"],
-            columns=Columns(**names),
-            triangle=Triangle(frozen(arrays["R"]), frozen(arrays["C"])),
-            **{name: frozen(arrays[name]) for name in _ARRAYS},
-        )
-
-    def _check_columns(self, columns: Columns, name: str) -> None:
-        pairs = {
-            "X": (self.columns.coef, columns.coef),
-            "W": (self.columns.factor, columns.factor),
-            "y": (self.columns.responses, columns.responses),
-        }
-        for part, (ours, theirs) in pairs.items():
-            if ours is not None and theirs is not None and ours != theirs:
-                raise ValueError(
-                    f"{part} of {name} has the columns {shown(theirs)}, before they were {shown(ours)}: "
-                    "all blocks have the same columns in the same order."
-                )
-
-    def __repr__(self) -> str:
-        """Show how many rows and columns there are."""
+    def _shown(self) -> str:
         d, m, t = self.sizes
-        left_out = f", {self.dropped} rows dropped" if self.dropped else ""
-        return (
-            f"CrossProducts({self.n} rows, X: {d} columns, W: {m} columns, "
-            f"{t} response{'s' if t != 1 else ''}, method={self.method!r}{left_out})"
-        )
+        return f"X: {d} columns, W: {m} columns, {t} response{'s' if t != 1 else ''}, method={self.method!r}"
 
     def _facts(self) -> dict[str, Any]:
-        parts = zip("XWy", (self.columns.coef, self.columns.factor, self.columns.responses), self.sizes, strict=True)
+        parts = zip(self.PARTS, self.columns, self.sizes, strict=True)
         columns = {
             f"columns of {part}": size if names is None else f"{size}: {listed(names)}" for part, names, size in parts
         }
         return {"rows": self.n, "rows dropped": self.dropped, **columns, "method": self.method}
-
-
-def _rows(c: CrossProducts) -> int:
-    return c.n + c.dropped
-
-
-def _checkpoint(path: Any, every: float, method: Route, missing: Missing) -> Checkpoint | None:
-    return None if path is None else Checkpoint(Path(path), every, {"method": method, "missing": missing})

@@ -1,7 +1,7 @@
 """Rows of Dask arrays, whose statistics are computed and merged where the chunks are."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,28 +19,30 @@ class DaskBlocks(Sequence[Any]):
     """
     Rows of Dask arrays, in groups of chunks; the statistics of a group are computed and merged by Dask's scheduler.
 
+    `parts` are the arrays by the names that `reduce` has for them; the chunks of rows of `lead` are those of the work.
     Asking for group i computes it: with the active `distributed.Client` on its workers, otherwise on threads of this
     process. All groups from the first that was asked for are submitted to a cluster at once.
     """
 
     def __init__(
-        self, X: Any, W: Any, y: Any, *, reduce: Callable[..., Any], merge: Callable[[Any, Any], Any], name: str = "W"
+        self, parts: Mapping[str, Any], lead: str, *, reduce: Callable[..., Any], merge: Callable[[Any, Any], Any]
     ) -> None:
         try:
             import dask.array as da
             from dask import delayed
         except ImportError as error:
             raise ImportError("Dask arrays need Dask: pip install 'pm_fastlmm[distributed]'.") from error
-        if not isinstance(W, da.Array):
-            raise TypeError(f"{name} must be a Dask array, got {type(W).__name__}: use from_rows for anything else.")
-        W = W.rechunk({1: -1})
-        rows = W.chunks[0]
+        if not isinstance(parts[lead], da.Array):
+            raise TypeError(
+                f"{lead} must be a Dask array, got {type(parts[lead]).__name__}: use from_rows for anything else."
+            )
+        rows = parts[lead].chunks[0]
         if any(np.isnan(rows)):
-            raise ValueError(f"the chunks of {name} have unknown sizes: call {name}.compute_chunk_sizes() first.")
-        parts = [None if part is None else _like(part, rows, own, name) for part, own in ((X, "X"), (y, "y"))]
-        chunks = [[None] * len(rows) if part is None else part.to_delayed().ravel() for part in (parts[0], W, parts[1])]
+            raise ValueError(f"the chunks of {lead} have unknown sizes: call {lead}.compute_chunk_sizes() first.")
+        chunks = [_chunks(part, rows, name, lead) for name, part in parts.items()]
         self._blocks = list(zip(*chunks, strict=True))
-        leaves = [delayed(_reduced)(reduce, *block) for block in self._blocks]
+        reduce = partial(_reduced, reduce, tuple(parts))
+        leaves = [delayed(reduce)(*block) for block in self._blocks]
         self._size = max(_SMALLEST, -(-len(leaves) // _GROUPS))
         starts = range(0, len(leaves), self._size)
         self._groups = [_tree(leaves[i : i + self._size], partial(delayed(_merged), merge)) for i in starts]
@@ -73,9 +75,9 @@ class DaskBlocks(Sequence[Any]):
         return statistics
 
 
-def _reduced(reduce: Callable[..., Any], X: Any, W: Any, y: Any) -> tuple[Any, str]:
+def _reduced(reduce: Callable[..., Any], names: tuple[str, ...], *block: Any) -> tuple[Any, str]:
     """Return the statistics of a chunk and its fingerprint."""
-    return reduce(X, W, y), fingerprint(X, W, y)
+    return reduce(**dict(zip(names, block, strict=True))), fingerprint(*block)
 
 
 def _merged(merge: Callable[[Any, Any], Any], a: tuple[Any, str], b: tuple[Any, str]) -> tuple[Any, str]:
@@ -95,13 +97,15 @@ def active_client() -> Any:
         return None
 
 
-def _like(part: Any, rows: tuple[int, ...], name: str, reference_name: str) -> Any:
-    """Return an array as a Dask array with the chunks of rows of another."""
+def _chunks(part: Any, rows: tuple[int, ...], name: str, lead: str) -> Any:
+    """Return an array as delayed chunks of so many rows, with all columns; None for each where there is no array."""
     import dask.array as da
 
+    if part is None:
+        return [None] * len(rows)
     array = part if isinstance(part, da.Array) else da.from_array(part)
-    require_length(array.shape[0], sum(rows), name, reference_name)
-    return array.rechunk((rows, *((size,) for size in array.shape[1:])))
+    require_length(array.shape[0], sum(rows), name, lead)
+    return array.rechunk((rows, *((size,) for size in array.shape[1:]))).to_delayed().ravel()
 
 
 def _tree(leaves: list[Any], merge: Callable[[Any, Any], Any]) -> Any:

@@ -1,15 +1,13 @@
 """A few rows with the inner products of many: what a likelihood of [X W y] cannot tell from the data."""
 
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, outside
+from pm_fastlmm.linalg.inner_products import InnerProducts
 from pm_fastlmm.linalg.lowrank import resolve_gram, rounding_of
-
-if TYPE_CHECKING:
-    from pm_fastlmm.linalg.crossproducts import CrossProducts
 
 
 class Equivalent(NamedTuple):
@@ -20,7 +18,7 @@ class Equivalent(NamedTuple):
     y: FloatArray
 
 
-def reduce_rows(c: "CrossProducts", t: int) -> Equivalent:
+def reduce_rows(c: InnerProducts, t: int) -> Equivalent:
     """
     Return rows with [X W y]ᵀ[X W y] of all rows, y the response with number t.
 
@@ -39,7 +37,7 @@ def reduce_rows(c: "CrossProducts", t: int) -> Equivalent:
     )
 
 
-def _along(c: "CrossProducts", t: int) -> Equivalent:
+def _along(c: InnerProducts, t: int) -> Equivalent:
     """Return the rows of the triangle: those along X, and for "tsqr" those along W."""
     d, m, _ = c.sizes
     triangle = c.shifted(np.zeros_like(c.shift)).triangle
@@ -47,7 +45,7 @@ def _along(c: "CrossProducts", t: int) -> Equivalent:
     return Equivalent(whole[:, :d], whole[:, d : d + m], whole[:, d + m + t])
 
 
-def _below(c: "CrossProducts", t: int, left: int) -> tuple[FloatArray, FloatArray, float]:
+def _below(c: InnerProducts, t: int, left: int) -> tuple[FloatArray, FloatArray, float]:
     """
     Return rows of W and y orthogonal to the triangle, at most `left`, and the squared length of y beyond them.
 

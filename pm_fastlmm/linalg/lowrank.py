@@ -1,7 +1,7 @@
 """The spectrum of K = WWᵀ and the rotated y from the cross-products of [X W y], as `Spectrum.from_factor` has them."""
 
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +9,10 @@ import scipy.linalg
 
 from pm_fastlmm._arrays import EPS, FloatArray, frozen, outside
 from pm_fastlmm.linalg.columns import DesignColumns
+from pm_fastlmm.linalg.inner_products import InnerProducts
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum, factor_corner_root
-
-if TYPE_CHECKING:
-    from pm_fastlmm.linalg.crossproducts import CrossProducts
 
 _LOST = 1e-6  # share of ‖y‖² that may be missing in z
 GRAM_RATIO = 1e8  # λ_max/δ up to which the log-likelihood from a Gram matrix is right to 1e-6
@@ -42,7 +40,7 @@ class Directions(NamedTuple):
     tolerance: float
 
 
-def factor_cross_products(c: "CrossProducts") -> tuple[Spectrum, Rotated]:
+def factor_cross_products(c: InnerProducts) -> tuple[Spectrum, Rotated]:
     """Return the `Spectrum` without rows and the `Rotated` of cross-products."""
     parts = _project(c)
     rounding = rounding_of(c)
@@ -66,7 +64,7 @@ def factor_cross_products(c: "CrossProducts") -> tuple[Spectrum, Rotated]:
     return spectrum, _rotated(c, spectrum, parts, found, rounding)
 
 
-def rounding_of(c: "CrossProducts") -> float:
+def rounding_of(c: InnerProducts) -> float:
     """Return the relative rounding of sums over many rows: errors of either sign, that grow as √n."""
     return 4 * (c.sizes[1] + float(np.sqrt(c.n))) * EPS
 
@@ -99,7 +97,7 @@ def imprecision(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) ->
     return messages
 
 
-def _project(c: "CrossProducts") -> _Split:
+def _project(c: InnerProducts) -> _Split:
     """Factor X from its triangle, without collinear columns, and rotate the rows of W and y along."""
     d, m, t = c.sizes
     whole = np.hstack([c.triangle.R, c.triangle.C])  # its columns: X, W, y
@@ -119,7 +117,7 @@ def _project(c: "CrossProducts") -> _Split:
     return _Split(Projection(None, frozen(R), columns), W1, y1, off[:, :m], off[:, m : m + t], size)
 
 
-def _from_triangle(c: "CrossProducts", parts: _Split, rounding: float) -> Directions:
+def _from_triangle(c: InnerProducts, parts: _Split, rounding: float) -> Directions:
     """Return the directions from the singular values of the rows of Q₂ᵀW, as precise as in memory."""
     U, s, Vt = scipy.linalg.svd(parts.W2, full_matrices=False, check_finite=False)
     largest = max(float(s.max(initial=0.0)), parts.size)
@@ -133,7 +131,7 @@ def _from_triangle(c: "CrossProducts", parts: _Split, rounding: float) -> Direct
     return Directions(s**2, Vt, z, rss, null_first, (rounding * largest) ** 2)
 
 
-def _from_gram(c: "CrossProducts", parts: _Split, rounding: float) -> Directions:
+def _from_gram(c: InnerProducts, parts: _Split, rounding: float) -> Directions:
     """
     Return the directions from the eigenvalues of WᵀQ₂Q₂ᵀW.
 
@@ -185,7 +183,7 @@ def _rank(positive: npt.NDArray[np.bool_], df: int) -> int:
     return min(int(np.count_nonzero(positive)), df)
 
 
-def _rotated(c: "CrossProducts", spectrum: Spectrum, parts: _Split, found: Directions, rounding: float) -> Rotated:
+def _rotated(c: InnerProducts, spectrum: Spectrum, parts: _Split, found: Directions, rounding: float) -> Rotated:
     rss = found.rss if spectrum.nullity else np.zeros_like(found.rss)
     _warn_lost(spectrum, (found.z**2).sum(0), c.squares + (parts.Y2**2).sum(0))
     norm2 = (found.z**2).sum(0) + rss

@@ -148,7 +148,7 @@ class MixedProducts:
                 f"dense matrix of that order, and {_MAX_DENSE} is the limit. Use fewer levels, or a low-rank term."
             )
         first = blocks[order[0]] if eliminated else EffectBlock(sp.csr_array((rows, 0)), 0, 1)
-        C, O = orthonormal_blocks(first)  # noqa: E741
+        C, O = orthonormal_blocks(first.Z, first.levels, first.width)  # noqa: E741
         Z = sp.hstack([sp.csr_array((rows, 0)), *(blocks[k].Z for k in rest)], format="csr")
         along = O.T @ Q
         Q_within = Q - O @ along

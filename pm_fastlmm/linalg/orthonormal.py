@@ -1,15 +1,12 @@
 """Orthonormal columns for the eliminated term and, from the rows themselves, for what it leaves of the others."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import qr
 
 from pm_fastlmm._arrays import FloatArray
-
-if TYPE_CHECKING:
-    from pm_fastlmm.linalg.mixed import EffectBlock
 
 _RANK_RTOL = 1e-12
 _ROUNDING = 1e-14  # of columns of length 1
@@ -56,22 +53,21 @@ def without(Q: Any, columns: FloatArray) -> FloatArray:
     return columns
 
 
-def orthonormal_blocks(block: "EffectBlock") -> tuple[FloatArray, sp.csr_array]:
+def orthonormal_blocks(Z: sp.csr_array, levels: int, width: int) -> tuple[FloatArray, sp.csr_array]:
     """
     Return C (levels, width, width) and the sparse O with Z = O blockdiag(C_jᵀ), OᵀO = I on the range of Z.
 
     Inner products of several columns within a level leave O orthonormal up to their rounding times the condition of the
     columns; a second pass over O itself removes that.
     """
-    n, c, L = block.Z.shape[0], block.width, block.levels
-    if not L:
-        return np.zeros((0, 1, 1)), sp.csr_array((n, 0))
-    if c == 1:
-        counts = np.sqrt(np.asarray(block.Z.multiply(block.Z).sum(axis=0)).ravel())
+    if not levels:
+        return np.zeros((0, 1, 1)), sp.csr_array((Z.shape[0], 0))
+    if width == 1:
+        counts = np.sqrt(np.asarray(Z.multiply(Z).sum(axis=0)).ravel())
         inverse = np.divide(1.0, counts, out=np.zeros_like(counts), where=counts > 0)
-        return counts.reshape(L, 1, 1), (block.Z @ sp.diags_array(inverse)).tocsr()
-    C, O = _pass(block.Z, L, c)  # noqa: E741
-    again, O = _pass(O, L, c)  # noqa: E741
+        return counts.reshape(levels, 1, 1), (Z @ sp.diags_array(inverse)).tocsr()
+    C, O = _pass(Z, levels, width)  # noqa: E741
+    again, O = _pass(O, levels, width)  # noqa: E741
     return C @ again, O
 
 

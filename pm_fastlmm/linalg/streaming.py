@@ -4,22 +4,14 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+from pm_fastlmm._choices import Missing
 from pm_fastlmm._display import progress
 from pm_fastlmm.linalg import checkpoint as checkpoints
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sums[S]:
-    """How statistics S are made: of a first block, with one more block, and as arrays with a description."""
-
-    first: Callable[[Any], S]
-    add: Callable[[S, Any], S]
-    rows: Callable[[S], int]
-    pack: Callable[[S], tuple[dict[str, Any], dict[str, Any]]]
-    unpack: Callable[[dict[str, Any], dict[str, Any]], S]
+from pm_fastlmm.linalg.additive import AdditiveStatistics
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,8 +22,13 @@ class Checkpoint:
     every: float
     about: Mapping[str, Any]
 
+    @classmethod
+    def at(cls, path: str | PathLike[str] | None, every: float, **about: Any) -> Self | None:
+        """Return the checkpoint at a path, None where there is none."""
+        return None if path is None else cls(Path(path), every, about)
 
-class _Position[S](NamedTuple):
+
+class _Position[S: AdditiveStatistics](NamedTuple):
     """The statistics of the blocks that are done, how many, and the fingerprints of the first and the last of them."""
 
     state: S | None
@@ -39,11 +36,20 @@ class _Position[S](NamedTuple):
     marks: Mapping[str, str]
 
 
-def add_up[S](
-    blocks: Iterable[Any], sums: Sums[S], *, checkpoint: Checkpoint | None, total_rows: int | None, show: bool
+def add_up[S: AdditiveStatistics](
+    blocks: Iterable[Any],
+    start: Callable[..., S],
+    unpack: Callable[[dict[str, Any], dict[str, Any]], S],
+    *,
+    missing: Missing,
+    checkpoint: Checkpoint | None,
+    total_rows: int | None,
+    progressbar: bool,
 ) -> S:
     """
     Return the statistics of all blocks; with a checkpoint, go on where an earlier pass over them was interrupted.
+
+    A block is rows, of which `start` makes the first statistics, or statistics of rows. `unpack` undoes `pack`.
 
     Raises
     ------
@@ -52,39 +58,46 @@ def add_up[S](
     """
     at: _Position[S] = _Position(None, 0, {})
     if checkpoint is not None and checkpoint.path.exists():
-        at = _resume(checkpoint, sums.unpack)
+        at = _resume(checkpoint, unpack)
     saved, written = at.done, time.monotonic()
     count = f" of {len(blocks)}" if isinstance(blocks, Sequence) else ""
-    with progress("rows", total_rows, show=show) as advance:
+    with progress("rows", total_rows, show=progressbar) as advance:
         if at.state is not None:
-            advance(sums.rows(at.state), f"{at.done}{count} blocks, resumed")
+            advance(at.state.n + at.state.dropped, f"{at.done}{count} blocks, resumed")
         try:
             for block in _after(blocks, at, checkpoint):
-                state = sums.first(block) if at.state is None else sums.add(at.state, block)
+                state = _fold(at.state, block, start, missing)
                 marks = {}
                 if checkpoint is not None:
                     mark = _mark(blocks, at.done, block)
                     marks = {"first": at.marks.get("first", mark), "last": mark}
                 at = _Position(state, at.done + 1, marks)  # at once: an interrupt finds the old or the new
-                advance(sums.rows(state), f"{at.done}{count} blocks")
+                advance(state.n + state.dropped, f"{at.done}{count} blocks")
                 if checkpoint is not None and time.monotonic() - written >= checkpoint.every:
-                    _save(checkpoint, at, sums)
+                    _save(checkpoint, at)
                     saved, written = at.done, time.monotonic()
         finally:
             if checkpoint is not None and at.done > saved:
-                _save(checkpoint, at, sums)
+                _save(checkpoint, at)
     if at.state is None:
         raise ValueError("there are no blocks: the iterable that was given is empty, or was used up before.")
     return at.state
 
 
-def _save[S](checkpoint: Checkpoint, at: _Position[S], sums: Sums[S]) -> None:
+def _fold(state: Any, block: Any, start: Callable[..., Any], missing: Missing) -> Any:
+    """Return the statistics with one more block; there are none before the first."""
+    if isinstance(block, AdditiveStatistics):
+        return block if state is None else state.merge(block)
+    return start(*block) if state is None else state.update(*block, missing=missing)
+
+
+def _save(checkpoint: Checkpoint, at: _Position[Any]) -> None:
     assert at.state is not None
-    arrays, about = sums.pack(at.state)
+    arrays, about = at.state.pack()
     checkpoints.save(checkpoint.path, arrays, {**about, **checkpoint.about, "blocks": at.done, "marks": at.marks})
 
 
-def _resume[S](checkpoint: Checkpoint, unpack: Callable[[dict[str, Any], dict[str, Any]], S]) -> _Position[S]:
+def _resume(checkpoint: Checkpoint, unpack: Callable[[dict[str, Any], dict[str, Any]], Any]) -> _Position[Any]:
     arrays, about = checkpoints.load(checkpoint.path)
     checkpoints.require_same(checkpoint.path, about, checkpoint.about)
     return _Position(unpack(arrays, about), about["blocks"], about["marks"])

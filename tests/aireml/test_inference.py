@@ -360,7 +360,7 @@ def test_fourier_features_have_satterthwaite_tables_and_profile_intervals():
     X = np.column_stack([np.ones(300), rng.normal(size=300)])
     y = X @ [1.0, 0.5] + np.sin(6 * x) + 0.5 * rng.normal(size=300)
     basis = flmm.FourierBasis(x, "matern52", lengthscale=(0.1, 1.0), domain=(0.0, 1.0), noise_ratio_min=0.1)
-    statistics = basis.statistics(x, y, X)
+    statistics = flmm.FourierStatistics.from_arrays(basis, x, y, X)
     with pm.Model() as model:
         s2, e2 = pm.HalfNormal("s2", 3), pm.HalfNormal("e2", 3)
         flmm.FourierLMM("y", statistics=statistics, lengthscale=0.3, sigma2=s2, sigma2_e=e2)

@@ -32,7 +32,13 @@ def fourier(x, y):
     basis = flmm.FourierBasis(x, "matern52", lengthscale=LENGTHSCALE, domain=(0, 10), noise_ratio_min=0.02)
     with pm.Model() as model:
         ell, sigma, sigma_e = priors()
-        flmm.FourierLMM("y", statistics=basis.statistics(x, y), lengthscale=ell, sigma2=sigma**2, sigma2_e=sigma_e**2)
+        flmm.FourierLMM(
+            "y",
+            statistics=flmm.FourierStatistics.from_arrays(basis, x, y),
+            lengthscale=ell,
+            sigma2=sigma**2,
+            sigma2_e=sigma_e**2,
+        )
     return model
 
 
@@ -75,7 +81,10 @@ def test_time_per_effective_draw_beside_hsgp(data, report):
 def interpolated(x, y, kernel):
     basis = flmm.FourierBasis(x, kernel, lengthscale=LENGTHSCALE, domain=(0, 10), noise_ratio_min=0.05)
     return basis, fourier_spectra(
-        basis.statistics(x, y).project(), basis.log_weights, basis.lengthscale, delta_min=basis.noise_ratio_min
+        flmm.FourierStatistics.from_arrays(basis, x, y).project(),
+        basis.log_weights,
+        basis.lengthscale,
+        delta_min=basis.noise_ratio_min,
     )
 
 

@@ -12,7 +12,7 @@ DRAWS = 60
 
 
 def posterior(case):
-    statistics = case.basis.statistics(case.x, case.y, case.X)
+    statistics = flmm.FourierStatistics.from_arrays(case.basis, case.x, case.y, case.X)
     with pm.Model() as model:
         ell = pm.Uniform("ell", *case.basis.lengthscale)
         sigma2, sigma2_e = pm.Uniform("sigma2", 0, 2), pm.Uniform("sigma2_e", 0.2, 0.5)  # ratios the basis is made for

@@ -81,6 +81,6 @@ def test_fourier_lmm_is_calibrated(sbc):
     basis = flmm.FourierBasis(x, "matern52", lengthscale=(0.15, 0.6), domain=(0, 1), noise_ratio_min=0.05)
     with pm.Model() as model:
         ell, g, e = pm.Uniform("ell", 0.15, 0.6), pm.Uniform("g", 0.5, 2), pm.Uniform("e", 0.1, 1)
-        statistics = basis.statistics(x, rng.normal(size=200), np.ones(200))
+        statistics = flmm.FourierStatistics.from_arrays(basis, x, rng.normal(size=200), np.ones(200))
         flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=g, sigma2_e=e)
     assert_calibrated(ranks_of(model, 60, seed=5), DRAWS, sbc)

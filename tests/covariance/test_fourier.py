@@ -48,11 +48,13 @@ def test_statistics_add_up_in_any_split_and_any_order(process):
     ends = [0, 3, 20, 21, 190, 300, 301, 302, 450, 460, process.n]
     parts = [slice(a, b) for a, b in itertools.pairwise(ends)]
     blocks = [(process.x[s], process.y[s], process.X[s]) for s in parts]
-    first = process.basis.statistics(*blocks[0])
+    first = flmm.FourierStatistics.from_arrays(process.basis, *blocks[0])
     for block in blocks[1:]:
         first = first.update(*block)
-    merged = functools.reduce(lambda a, b: b.merge(a), [process.basis.statistics(*b) for b in blocks[1:]])
-    merged = merged.merge(process.basis.statistics(*blocks[0]))
+    merged = functools.reduce(
+        lambda a, b: b.merge(a), [flmm.FourierStatistics.from_arrays(process.basis, *b) for b in blocks[1:]]
+    )
+    merged = merged.merge(flmm.FourierStatistics.from_arrays(process.basis, *blocks[0]))
     scale = np.abs(whole.gram).max()
     for s in (first.project(), merged.project()):
         assert s.n == process.n
@@ -65,7 +67,7 @@ def test_statistics_add_up_in_any_split_and_any_order(process):
 def test_an_offset_of_a_million_standard_deviations_costs_nothing(process):
     whole = process.statistics.project()
     far = process.X @ [1e6, 1e6, -1e6]
-    moved = process.basis.statistics(process.x, process.y + far, process.X).project()
+    moved = flmm.FourierStatistics.from_arrays(process.basis, process.x, process.y + far, process.X).project()
     assert moved.square == pytest.approx(whole.square, rel=1e-9)
     assert_allclose(moved.cross, whole.cross, atol=1e-9 * np.abs(whole.cross).max())
 
@@ -106,8 +108,8 @@ def test_rows_with_missing_values_are_refused_or_dropped_and_counted(process):
     y = process.y.copy()
     y[[2, 7]] = np.nan
     with pytest.raises(ValueError, match="y has 2 values that are NaN"):
-        process.basis.statistics(process.x, y, process.X)
-    statistics = process.basis.statistics(process.x, y, process.X, missing="drop")
+        flmm.FourierStatistics.from_arrays(process.basis, process.x, y, process.X)
+    statistics = flmm.FourierStatistics.from_arrays(process.basis, process.x, y, process.X, missing="drop")
     assert (statistics.n, statistics.dropped) == (process.n - 2, 2)
     assert "2 rows dropped" in repr(statistics)
 
@@ -115,7 +117,7 @@ def test_rows_with_missing_values_are_refused_or_dropped_and_counted(process):
 def test_a_collinear_column_is_dropped_by_name(process):
     X = pd.DataFrame({"one": 1.0, "slope": process.x[:, 0], "double": 2 * process.x[:, 0] - 1})
     with pytest.warns(UserWarning, match="X has rank 2 but 3 columns: 'double' dropped"):
-        p = process.basis.statistics(process.x, process.y, X).project()
+        p = flmm.FourierStatistics.from_arrays(process.basis, process.x, process.y, X).project()
     gram, cross, square = dense_products(process, X.to_numpy()[:, :2])
     assert p.projection.coef == ("one", "slope")
     assert_allclose(p.gram, gram, atol=1e-9)
@@ -126,7 +128,7 @@ def test_a_collinear_column_is_dropped_by_name(process):
 def test_an_indicator_that_is_absent_from_the_first_block_is_no_loss(process):
     late = (np.arange(process.n) > 300).astype(float)
     X = np.column_stack([np.ones(process.n), late])
-    first = process.basis.statistics(process.x[:100], process.y[:100], X[:100])
+    first = flmm.FourierStatistics.from_arrays(process.basis, process.x[:100], process.y[:100], X[:100])
     p = first.update(process.x[100:], process.y[100:], X[100:]).project()
     gram, cross, square = dense_products(process, X)
     assert_allclose(p.gram, gram, atol=1e-10)
@@ -252,23 +254,25 @@ def test_what_is_left_out_of_a_large_basis_is_what_all_other_modes_add_up_to(dim
 def test_bad_rows_are_refused(process):
     basis, statistics = process.basis, process.statistics
     with pytest.raises(ValueError, match="lie outside the domain of the basis, the first is"):
-        basis.statistics(process.x + 0.5, process.y)
+        flmm.FourierStatistics.from_arrays(basis, process.x + 0.5, process.y)
     with pytest.raises(ValueError, match="y has 499 rows but x has 500"):
-        basis.statistics(process.x, process.y[1:])
+        flmm.FourierStatistics.from_arrays(basis, process.x, process.y[1:])
     with pytest.raises(ValueError, match="y must be one response, got 2"):
-        basis.statistics(process.x, np.column_stack([process.y] * 2))
+        flmm.FourierStatistics.from_arrays(basis, process.x, np.column_stack([process.y] * 2))
     with pytest.raises(ValueError, match="x has 3 coordinates"):
-        basis.statistics(np.zeros((5, 3)), np.zeros(5))
+        flmm.FourierStatistics.from_arrays(basis, np.zeros((5, 3)), np.zeros(5))
     with pytest.raises(ValueError, match="X of this block has 0 columns but that of the blocks before had 3"):
         statistics.update(process.x, process.y)
     with pytest.raises(TypeError, match="other must be FourierStatistics, got int"):
         statistics.merge(3)
     with pytest.raises(ValueError, match="merge statistics of one basis and the same columns"):
-        statistics.merge(basis.statistics(process.x, process.y))
-    named = basis.statistics(process.x, process.y, pd.DataFrame(process.X, columns=list("abc")))
+        statistics.merge(flmm.FourierStatistics.from_arrays(basis, process.x, process.y))
+    named = flmm.FourierStatistics.from_arrays(
+        basis, process.x, process.y, pd.DataFrame(process.X, columns=list("abc"))
+    )
     with pytest.raises(ValueError, match="before they were 'a', 'b', 'c'"):
         named.update(process.x, process.y, pd.DataFrame(process.X, columns=list("acb")))
-    empty = basis.statistics(process.x[:2], np.full(2, np.nan), missing="drop")
+    empty = flmm.FourierStatistics.from_arrays(basis, process.x[:2], np.full(2, np.nan), missing="drop")
     with pytest.raises(ValueError, match="no rows were added, 2 were dropped"):
         empty.project()
-    assert empty.merge(basis.statistics(process.x, process.y)).n == process.n
+    assert empty.merge(flmm.FourierStatistics.from_arrays(basis, process.x, process.y)).n == process.n

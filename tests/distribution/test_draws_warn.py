@@ -107,7 +107,7 @@ def test_draws_of_a_statistic_do_not_warn(recwarn):
     basis = flmm.FourierBasis(lengthscale=(0.2, 1.0), domain=(0, 1), n=12, noise_ratio_min=0.1)
     with pm.Model() as model:
         flmm.FastLMM("y", spectrum=spectrum, sigma2_g=1.0, sigma2_e=1.0, observed=spectrum.rotate(Y))
-        statistics = basis.statistics(np.linspace(0, 1, 12), Y, np.ones(12))
+        statistics = flmm.FourierStatistics.from_arrays(basis, np.linspace(0, 1, 12), Y, np.ones(12))
         flmm.FourierLMM("f", statistics=statistics, lengthscale=0.5, sigma2=1.0, sigma2_e=1.0)
     pm.sample_prior_predictive(3, model=model, random_seed=1, **COMPILED)
     assert not recwarn.list

@@ -16,14 +16,14 @@ from pm_fastlmm.distribution.operations import FamilyLoglik, FourierLoglik
 @pytest.fixture(scope="module")
 def case(fourier_cases):
     data = fourier_cases.make("matern52")
-    data.statistics = data.basis.statistics(data.x, data.y, data.X)
+    data.statistics = flmm.FourierStatistics.from_arrays(data.basis, data.x, data.y, data.X)
     return data
 
 
 @pytest.fixture(scope="module")
 def plane(fourier_cases):
     data = fourier_cases.make("2-D se")
-    data.statistics = data.basis.statistics(data.x, data.y, data.X)
+    data.statistics = flmm.FourierStatistics.from_arrays(data.basis, data.x, data.y, data.X)
     return data
 
 
@@ -134,7 +134,7 @@ def test_reml_is_that_of_the_dense_model(case, fourier_cases, oracle):
 def test_reml_without_a_process_is_on_the_boundary(case):
     alternating = np.empty(case.n)  # from each point to the next: less alike than independent values
     alternating[np.argsort(case.x[:, 0])] = np.resize([1.0, -1.0], case.n)
-    statistics = case.basis.statistics(case.x, alternating, case.X)
+    statistics = flmm.FourierStatistics.from_arrays(case.basis, case.x, alternating, case.X)
     low, _ = case.basis.lengthscale
     with pm.Model() as model:
         flmm.FourierLMM(
@@ -249,7 +249,7 @@ def test_a_prior_that_reaches_outside_the_range_is_said(case):
 def test_a_kernel_with_many_features_is_warned_of(fourier_cases):
     basis = flmm.FourierBasis(kernel="matern32", lengthscale=(0.03, 0.2), domain=(0, 1), n=10**4, noise_ratio_min=0.1)
     rng = np.random.default_rng(0)
-    statistics = basis.statistics(rng.uniform(size=50), rng.normal(size=50))
+    statistics = flmm.FourierStatistics.from_arrays(basis, rng.uniform(size=50), rng.normal(size=50))
     assert basis.size > 800
     with pm.Model(), pytest.warns(UserWarning, match="features are factored at each evaluation"):
         flmm.FourierLMM("y", statistics=statistics, kernel=pm.gp.cov.Matern32(1, ls=0.1), sigma2_e=1.0)
@@ -272,7 +272,7 @@ def test_an_estimate_outside_of_what_the_basis_was_made_for_is_said():
     rng = np.random.default_rng(3)
     x = rng.uniform(size=300)
     basis = flmm.FourierBasis(x, "matern52", lengthscale=(0.2, 0.5), domain=(0, 1), noise_ratio_min=0.5)
-    statistics = basis.statistics(x, np.sin(25 * x) + 0.1 * rng.normal(size=300), np.ones(300))
+    statistics = flmm.FourierStatistics.from_arrays(basis, x, np.sin(25 * x) + 0.1 * rng.normal(size=300), np.ones(300))
     with pm.Model() as model:
         flmm.FourierLMM(
             "y", statistics=statistics, lengthscale=pm.Uniform("ell", 0.2, 0.5), sigma2=pm.HalfNormal("sigma2", 9),

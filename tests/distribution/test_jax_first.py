@@ -40,7 +40,7 @@ def family():
 
 def fourier_statistics():
     basis = flmm.FourierBasis(lengthscale=(0.2, 1.0), domain=(0, 1), n=N, noise_ratio_min=0.1)
-    return basis.statistics(TIME, Y, X)
+    return flmm.FourierStatistics.from_arrays(basis, TIME, Y, X)
 
 
 def fourier():

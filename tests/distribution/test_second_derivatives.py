@@ -131,7 +131,7 @@ def family(p, variances, treatment):
 def fourier(p, variances, treatment):
     g, e = variances
     basis = flmm.FourierBasis(lengthscale=(0.2, 1.0), domain=(0, 1), n=p.n, noise_ratio_min=0.1)
-    statistics = basis.statistics(np.linspace(0, 1, p.n), p.y, np.ones(p.n))
+    statistics = flmm.FourierStatistics.from_arrays(basis, np.linspace(0, 1, p.n), p.y, np.ones(p.n))
     flmm.FourierLMM("y", statistics=statistics, lengthscale=pm.Uniform("ell", 0.3, 0.8), sigma2=g, sigma2_e=e)
 
 

@@ -5,11 +5,11 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-import names as lmm
-import node_cases
 import numpy as np
 import pandas as pd
 
+from house import names as lmm
+from house import node_cases
 from pm_fastlmm import covariance as cov
 
 CASES = {}

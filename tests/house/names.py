@@ -49,7 +49,7 @@ def family_lmm(name, family, **kwargs):
 
 def fourier_statistics(basis, x, y, X=None):
     """What a FourierLMM node observes of the rows."""
-    return basis.statistics(x, y, X)
+    return flmm.FourierStatistics.from_arrays(basis, x, y, X)
 
 
 def sample(model, **kwargs):

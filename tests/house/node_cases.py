@@ -3,13 +3,13 @@
 from functools import cache
 from types import SimpleNamespace
 
-import names as lmm
 import numpy as np
 import pandas as pd
 import pymc as pm
 import pytensor.tensor as pt
 from pymc.blocking import DictToArrayBijection
 
+from house import names as lmm
 from pm_fastlmm import covariance as cov
 from pm_fastlmm import datasets
 

@@ -21,12 +21,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_variable] = "1"  # before NumPy is imported: sums in one order
+if __name__ == "__main__":
+    for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[_variable] = "1"  # before NumPy is imported: sums in one order
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import xarray as xr  # noqa: E402
+import numpy as np
+import pandas as pd
+import xarray as xr
 
 TOLERANCE = 1e-12
 # part of a recorded key: the same part where the interface has been renamed since
@@ -76,7 +78,7 @@ def _texts(values):
 
 def run(wanted):
     """Run the cases whose names begin so: ({name: {key: array}}, whether all ran)."""
-    import cases
+    from house import cases
 
     results, complete = {}, True
     for name, case in cases.CASES.items():

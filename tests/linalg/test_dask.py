@@ -155,7 +155,8 @@ def test_a_fingerprint_is_that_of_the_data_wherever_it_is_computed(tmp_path):
     from pm_fastlmm.linalg.dask_blocks import DaskBlocks
 
     X, W, y = arrays()
-    computed, asked = (DaskBlocks(X, W, y, reduce=CrossProducts.from_arrays, merge=CrossProducts.merge) for _ in "ab")
+    parts, how = {"X": X, "W": W, "y": y}, {"reduce": CrossProducts.from_arrays, "merge": CrossProducts.merge}
+    computed, asked = (DaskBlocks(parts, "W", **how) for _ in "ab")
     for i in range(len(computed)):
         computed[i]
         assert computed.mark(i) == asked.mark(i)

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -96,7 +98,7 @@ def test_blocks_fit_the_memory_and_the_chunks_of_the_storage(tmp_path):
     assert choose_block_rows(10**9, memory=1) == 1
     X, W, y = rows()
     compressed = zarr.create_array(store=tmp_path / "W.zarr", shape=W.shape, chunks=(64, 7), dtype="f8")
-    blocks = RowBlocks(X, compressed, y, memory=64 * 10 * 16 * 2)
+    blocks = RowBlocks({"X": X, "W": compressed, "y": y}, "W", memory=64 * 10 * 16 * 2)
     assert (blocks.block_rows, len(blocks)) == (128, 5)
     assert [len(y) for _, _, y in blocks] == [128, 128, 128, 128, 88]
 
@@ -238,3 +240,38 @@ def test_a_checkpoint_is_replaced_as_a_whole(tmp_path, monkeypatch):
     assert_array_equal(arrays["a"], np.arange(3))
     assert about == json.loads('{"n": 1}')
     assert [file.name for file in path.parent.iterdir()] == ["pass.npz"]
+
+
+# ---------------------------------------------------------------- files that were written before
+
+
+STORED = Path(__file__).parent.parent / "reference" / "checkpoints"  # of the first three of six blocks
+
+
+def numbers(n, columns, step):
+    return ((np.arange(n)[:, None] * step + np.arange(columns) * 7919) ** 2 % 1009) / 1009
+
+
+@pytest.mark.parametrize("method", ["gram", "tsqr"])
+def test_a_stored_checkpoint_of_cross_products_goes_on(tmp_path, method):
+    W = numbers(300, 5, 17)
+    parts = (
+        np.column_stack([np.ones(300), numbers(300, 1, 31)]),
+        W,
+        3 + W @ np.arange(5.0) + numbers(300, 1, 53)[:, 0],
+    )
+    path = shutil.copy(STORED / f"cross_products_{method}.npz", tmp_path)
+    resumed = CrossProducts.from_blocks(in_blocks(parts), method=method, checkpoint=path, **QUIET)
+    assert_equal_statistics(resumed, CrossProducts.from_arrays(*parts, method=method))
+
+
+def test_a_stored_checkpoint_of_fourier_statistics_goes_on(tmp_path):
+    x = numbers(300, 1, 31)[:, 0]
+    parts = (x, 3 + np.round(4 * x) + numbers(300, 1, 53)[:, 0], np.ones((300, 1)))
+    basis = flmm.FourierBasis(kernel="se", lengthscale=(0.3, 1.0), domain=(0, 1), n=300)
+    path = shutil.copy(STORED / "fourier.npz", tmp_path)
+    resumed = flmm.FourierStatistics.from_blocks(basis, in_blocks(parts), checkpoint=path, **QUIET)
+    mine, whole = (s.project() for s in (resumed, flmm.FourierStatistics.from_arrays(basis, *parts)))
+    assert mine.n == whole.n == 300
+    for field in ("gram", "cross", "square", "along"):
+        assert_allclose(getattr(mine, field), getattr(whole, field), rtol=1e-10, atol=1e-10)

@@ -3,20 +3,16 @@
 import math
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, Labelled, columns_in_order, frozen
-from pm_fastlmm._choices import Missing
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described
 from pm_fastlmm.covariance.fourier.grid import Grid, choose_modes
 from pm_fastlmm.covariance.fourier.kernels import SpectralKernel
 from pm_fastlmm.covariance.stationary import read_coordinates
-
-if TYPE_CHECKING:
-    from pm_fastlmm.covariance.fourier.statistics import FourierStatistics
 
 _WRAPPED = {"se": 1e-4}  # correlation with the next period at the largest lengthscale
 _WRAPPED_OTHERS = 1e-3
@@ -30,7 +26,7 @@ class FourierBasis(ReadOnlyArrays, Described):
 
     f(x) = Σ_j w_j Z_j(x), w_j ~ N(0, σ²d_j), d_j = h^D S_ℓ(ω_j), with the features 1, √2 cos and √2 sin at frequencies
     on a grid of step h. The data enter by their products with the features alone, which one nonuniform FFT adds up
-    (`statistics`); afterwards nothing grows with the number of rows.
+    (`FourierStatistics`); afterwards nothing grows with the number of rows.
 
     Parameters
     ----------
@@ -208,22 +204,6 @@ class FourierBasis(ReadOnlyArrays, Described):
                 f"{int(outside.sum())} points of {name} lie outside the domain of the basis, the first is ({first}): "
                 "f repeats itself out there. Give FourierBasis a domain= that holds all data and all predictions."
             )
-
-    def statistics(self, x: Any, y: Any, X: Any = None, *, missing: Missing = "raise") -> "FourierStatistics":
-        """
-        Return what rows contribute: `FourierStatistics.from_arrays`.
-
-        Parameters
-        ----------
-        x : (n,) or (n, D) array
-        y : (n,) array or Series
-        X : (n, r) array or DataFrame, optional
-            Fixed-effects design; an intercept is not added.
-        missing : {"raise", "drop"}
-        """
-        from pm_fastlmm.covariance.fourier.statistics import FourierStatistics
-
-        return FourierStatistics.from_arrays(self, x, y, X, missing=missing)
 
     def same_as(self, other: "FourierBasis") -> bool:
         """Return whether the features are the same functions."""

@@ -1,49 +1,15 @@
-"""Products of the features with each other and with y, X projected out: all that the likelihood needs of the data."""
+"""Products of the features with each other and with other columns, from the sums of a nonuniform FFT."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import EPS, FloatArray, frozen
+from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.covariance.fourier.grid import Grid
 from pm_fastlmm.covariance.fourier.nufft import ComplexArray
-from pm_fastlmm.linalg.columns import DesignColumns
-from pm_fastlmm.linalg.feature_products import FourierProducts
-from pm_fastlmm.linalg.projection import Projection
-
-if TYPE_CHECKING:
-    from pm_fastlmm.covariance.fourier.statistics import FourierStatistics
 
 _SQRT2 = math.sqrt(2.0)
-
-
-def project(s: "FourierStatistics") -> FourierProducts:
-    """Return the products of statistics, X projected out."""
-    grid, r = s.basis.grid, s.frame.size
-    gram, inner = feature_gram(s.toeplitz, grid, s.n), s.gram[:r, :r]
-    cross = np.stack([feature_sums(column, grid) for column in s.modes], axis=1)  # Zᵀ[X̃ ỹ]
-    values, vectors = np.linalg.eigh(inner) if r else (np.zeros(0), np.zeros((0, 0)))
-    present = values > r * EPS * values.max(initial=0.0)
-    root = np.sqrt(values[present])[:, None] * vectors[:, present].T  # rootᵀroot = X̃ᵀX̃
-    original = np.linalg.solve(s.frame.transform.T, root.T).T if r else root  # of X, with the same inner products
-    columns = DesignColumns.of(original, s.coef, s.n)
-    Q, R = np.linalg.qr(original[:, columns.kept])
-    signs = np.where(np.diag(R) < 0, -1.0, 1.0)
-    Q, R = Q * signs, R * signs[:, None]
-    A = (vectors[:, present] / np.sqrt(values[present])) @ Q  # X̃A is orthonormal, a basis of the columns of X
-    fixed, along = cross[:, :r] @ A, A.T @ s.gram[:r, r]
-    gram -= fixed @ fixed.T
-    return FourierProducts(
-        gram=frozen((gram + gram.T) / 2),
-        cross=frozen(cross[:, r] - fixed @ along),
-        square=float(s.gram[r, r] - along @ along),
-        n=s.n,
-        df=s.n - len(columns.kept),
-        projection=Projection(None, frozen(R), columns),
-        fixed=frozen(fixed),
-        along=frozen(along + Q.T @ (original @ s.frame.offset)),
-    )
 
 
 def feature_gram(toeplitz: ComplexArray, grid: Grid, n: int) -> FloatArray:

@@ -1,47 +1,48 @@
 """FourierStatistics: what rows of (x, y, X) contribute to a Gaussian process, added up by nonuniform FFTs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, Labelled, columns_in_order, frozen, shown
+from pm_fastlmm._arrays import EPS, FloatArray, Labelled, columns_in_order, frozen
 from pm_fastlmm._choices import Missing
-from pm_fastlmm._copies import ReadOnlyArrays
-from pm_fastlmm._display import Described
 from pm_fastlmm.covariance.fourier.basis import FourierBasis
 from pm_fastlmm.covariance.fourier.frame import Frame
 from pm_fastlmm.covariance.fourier.nufft import ComplexArray, to_modes
-from pm_fastlmm.covariance.fourier.products import project
-from pm_fastlmm.linalg.blocks import RowBlocks, read_block
+from pm_fastlmm.covariance.fourier.products import feature_gram, feature_sums
+from pm_fastlmm.linalg.additive import AdditiveStatistics
+from pm_fastlmm.linalg.blocks import CheckedRows, Columns, RowBlocks, read_block
 from pm_fastlmm.linalg.checkpoint import fingerprint
+from pm_fastlmm.linalg.columns import DesignColumns
 from pm_fastlmm.linalg.dask_blocks import DaskBlocks
 from pm_fastlmm.linalg.feature_products import FourierProducts
-from pm_fastlmm.linalg.streaming import Checkpoint, Sums, add_up
+from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.linalg.streaming import Checkpoint, add_up
 
+_ARRAYS = ("toeplitz", "modes", "gram")
 _SETTLED = 10_000  # rows after which the frame is good enough for all that come
 _PIECE = 2**21  # rows of one nonuniform FFT: some 200 MB while it runs
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FourierStatistics(ReadOnlyArrays, Described):
+class FourierStatistics(AdditiveStatistics):
     """
     Additive statistics of (x, y, X), from which y = Xβ + f(x) + e is fitted without its rows.
 
     `s.update(x, y, X)` adds a block of rows, `s.merge(other)` the statistics of other rows, in any split and any order;
-    each returns a new object. Build the first with `basis.statistics` or one of the constructors.
+    each returns a new object. Build the first with one of the constructors.
 
     Attributes
     ----------
-    basis : FourierBasis
     n, dropped : int
         Rows that were added up, and left out for a missing value (`missing="drop"`).
-    coef : tuple of str or None
-        Names of the columns of X, None where they had none.
+    columns : Columns
+        Names of the columns of X and of x, None where they had none.
+    basis : FourierBasis
     frame : Frame
         In which coordinates X and y are added up.
     toeplitz : (4m₁ + 1, …) complex array
@@ -65,15 +66,15 @@ class FourierStatistics(ReadOnlyArrays, Described):
     >>> x = rng.uniform(size=2000)
     >>> y = np.sin(6 * x) + rng.normal(size=2000)
     >>> basis = flmm.FourierBasis(x, "se", lengthscale=(0.1, 1.0))
-    >>> first = basis.statistics(x[:500], y[:500], np.ones(500))
+    >>> first = flmm.FourierStatistics.from_arrays(basis, x[:500], y[:500], np.ones(500))
     >>> first.update(x[500:], y[500:], np.ones(1500))
     FourierStatistics(2000 rows, X: 1 column, 85 features)
     """
 
+    PARTS = ("X", "x", "y")
+    OF_A_KIND = "one basis and the same columns of X"
+
     basis: FourierBasis
-    n: int
-    dropped: int
-    coef: tuple[str, ...] | None
     frame: Frame
     toeplitz: ComplexArray
     modes: ComplexArray
@@ -99,16 +100,16 @@ class FourierStatistics(ReadOnlyArrays, Described):
         ValueError
             If lengths differ, values are not finite, or points lie outside the domain of the basis.
         """
-        rows = read_rows(basis, x, y, X, missing)
-        basis = basis.named(rows.coordinates)
+        block = read_rows(basis, x, y, X, missing)
+        design, _, response = block.values
         big = tuple(4 * m + 1 for m in basis.grid.largest)
         small = tuple(2 * m + 1 for m in basis.grid.largest)
-        r = rows.design.shape[1]
+        r = design.shape[1]
         empty = cls(
-            basis, 0, 0, rows.coef, Frame.of_block(rows.design, rows.y),
+            0, 0, block.columns, basis.named(block.columns.factor), Frame.of_block(design, response[:, 0]),
             np.zeros(big, dtype=complex), np.zeros((r + 1, *small), dtype=complex), np.zeros((r + 1, r + 1)),
         )  # fmt: skip
-        return empty._add(rows)
+        return empty._add(block)
 
     @classmethod
     def from_blocks(
@@ -151,15 +152,13 @@ class FourierStatistics(ReadOnlyArrays, Described):
         >>> flmm.FourierStatistics.from_blocks(basis, blocks(), progressbar=False).n
         300
         """
-        sums: Sums[Self] = Sums(
-            first=lambda block: cls.from_arrays(basis, *block, missing=missing),
-            add=lambda s, block: s.update(*block, missing=missing),
-            rows=_rows,
-            pack=cls._pack,
-            unpack=partial(cls._unpack, basis),
-        )
-        kept = _checkpoint(basis, checkpoint, checkpoint_every, missing)
-        return add_up(blocks, sums, checkpoint=kept, total_rows=total_rows, show=progressbar)
+        start = partial(cls.from_arrays, basis, missing=missing)
+        grid = fingerprint(basis.grid.h[None], basis.grid.centre[None], basis.grid.j)
+        kept = Checkpoint.at(checkpoint, checkpoint_every, missing=missing, grid=grid)
+        return add_up(
+            blocks, start, partial(cls.unpack, basis),
+            missing=missing, checkpoint=kept, total_rows=total_rows, progressbar=progressbar,
+        )  # fmt: skip
 
     @classmethod
     def from_rows(
@@ -170,21 +169,12 @@ class FourierStatistics(ReadOnlyArrays, Described):
 
         `block_rows` are read at a time; the options are those of `from_blocks`.
         """
-        rows = RowBlocks(X, x, y, block_rows=block_rows, name="x")
-        return cls.from_blocks(basis, _Reordered(rows), total_rows=rows.n, **options)
+        blocks = RowBlocks({"x": x, "y": y, "X": X}, "x", block_rows=block_rows)
+        return cls.from_blocks(basis, blocks, total_rows=blocks.n, **options)
 
     @classmethod
     def from_dask(
-        cls,
-        basis: FourierBasis,
-        x: Any,
-        y: Any,
-        X: Any = None,
-        *,
-        missing: Missing = "raise",
-        checkpoint: str | PathLike[str] | None = None,
-        checkpoint_every: float = 60.0,
-        progressbar: bool = True,
+        cls, basis: FourierBasis, x: Any, y: Any, X: Any = None, *, missing: Missing = "raise", **options: Any
     ) -> Self:
         """
         Add up Dask arrays, chunk by chunk: on the cluster of the active `distributed.Client`, or on threads.
@@ -201,17 +191,10 @@ class FourierStatistics(ReadOnlyArrays, Described):
         >>> flmm.FourierStatistics.from_dask(basis, x, da.sin(x), progressbar=False).n
         1000
         """
-        leaf = partial(_reduced, cls, basis, missing)
-        groups = DaskBlocks(X, x[:, None] if x.ndim == 1 else x, y, reduce=leaf, merge=cls.merge, name="x")
-        sums: Sums[Self] = Sums(
-            first=lambda part: part,
-            add=lambda s, part: s.merge(part),
-            rows=_rows,
-            pack=cls._pack,
-            unpack=partial(cls._unpack, basis),
-        )
-        kept = _checkpoint(basis, checkpoint, checkpoint_every, missing)
-        return add_up(groups, sums, checkpoint=kept, total_rows=groups.n, show=progressbar)
+        leaf = partial(cls.from_arrays, basis, missing=missing)
+        parts = {"X": X, "x": x[:, None] if x.ndim == 1 else x, "y": y}
+        chunks = DaskBlocks(parts, "x", reduce=leaf, merge=cls.merge)
+        return cls.from_blocks(basis, chunks, missing=missing, total_rows=chunks.n, **options)
 
     def update(self, x: Any, y: Any, X: Any = None, *, missing: Missing = "raise") -> Self:
         """
@@ -222,45 +205,30 @@ class FourierStatistics(ReadOnlyArrays, Described):
         ValueError
             As `from_arrays`, and if the columns of X are not those of the blocks before.
         """
-        rows = read_rows(self.basis, x, y, X, missing)
-        if rows.design.shape[1] != self.frame.size:
-            raise ValueError(
-                f"X of this block has {rows.design.shape[1]} columns but that of the blocks before had "
-                f"{self.frame.size}: all blocks have the same columns."
-            )
-        self._check_columns(rows.coef, "this block")
-        return self._add(rows)
+        return self._add(read_rows(self.basis, x, y, X, missing))
 
-    def merge(self, other: Self) -> Self:
-        """
-        Return the statistics of the rows of both.
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Numbers of columns of X, x and y."""
+        return self.frame.size, self.basis.grid.dimensions, 1
 
-        Raises
-        ------
-        ValueError
-            If the bases or the columns differ.
-        """
-        if not isinstance(other, FourierStatistics):
-            raise TypeError(
-                f"other must be FourierStatistics, got {type(other).__name__}: use update for a block of rows."
-            )
-        if not self.basis.same_as(other.basis) or self.frame.size != other.frame.size:
-            raise ValueError(
-                f"the statistics are of different kinds, {self!r} and {other!r}: "
-                "merge statistics of one basis and the same columns of X."
-            )
-        self._check_columns(other.coef, "other")
-        if not self.n or not other.n:
-            some = self if self.n else other
-            return replace(some, dropped=self.dropped + other.dropped)
+    @property
+    def piece_rows(self) -> int:
+        """How many rows are in one nonuniform FFT."""
+        return _PIECE
+
+    def _same_kind(self, other: Self) -> bool:
+        return self.basis.same_as(other.basis)
+
+    def _add_sums(self, other: Self) -> Self:
         if other.n > self.n:
-            return other.merge(self)
+            return other._add_sums(self)
         move = other.frame.to(self.frame)
         return replace(
             self,
             n=self.n + other.n,
             dropped=self.dropped + other.dropped,
-            coef=self.coef if self.coef is not None else other.coef,
+            columns=self.columns._replace(coef=self.columns.coef or other.columns.coef),
             toeplitz=frozen(self.toeplitz + other.toeplitz),
             modes=frozen(self.modes + np.tensordot(move.T, other.modes, axes=1)),
             gram=frozen(self.gram + move.T @ other.gram @ move),
@@ -275,16 +243,31 @@ class FourierStatistics(ReadOnlyArrays, Described):
         ValueError
             If there are no rows, or X leaves no degrees of freedom.
         """
-        if not self.n:
-            raise ValueError(f"no rows were added, {self.dropped} were dropped: there is nothing to fit.")
-        return project(self)
-
-    def _add(self, rows: "FourierRows") -> Self:
-        out = replace(self, dropped=self.dropped + rows.dropped)
-        for start in range(0, len(rows.points), _PIECE):
-            piece = slice(start, start + _PIECE)
-            out = out._add_piece(rows.points[piece], self.frame.columns(rows.design[piece], rows.y[piece]))
-        return out._settled(self.n)
+        self.require_rows()
+        grid, n, r = self.basis.grid, self.n, self.frame.size
+        gram, inner = feature_gram(self.toeplitz, grid, n), self.gram[:r, :r]
+        cross = np.stack([feature_sums(column, grid) for column in self.modes], axis=1)  # Zᵀ[X̃ ỹ]
+        values, vectors = np.linalg.eigh(inner) if r else (np.zeros(0), np.zeros((0, 0)))
+        present = values > r * EPS * values.max(initial=0.0)
+        root = np.sqrt(values[present])[:, None] * vectors[:, present].T  # rootᵀroot = X̃ᵀX̃
+        original = np.linalg.solve(self.frame.transform.T, root.T).T if r else root  # of X, with equal inner products
+        columns = DesignColumns.of(original, self.columns.coef, n)
+        Q, R = np.linalg.qr(original[:, columns.kept])
+        signs = np.where(np.diag(R) < 0, -1.0, 1.0)
+        Q, R = Q * signs, R * signs[:, None]
+        A = (vectors[:, present] / np.sqrt(values[present])) @ Q  # X̃A is orthonormal, a basis of the columns of X
+        fixed, along = cross[:, :r] @ A, A.T @ self.gram[:r, r]
+        gram -= fixed @ fixed.T
+        return FourierProducts(
+            gram=frozen((gram + gram.T) / 2),
+            cross=frozen(cross[:, r] - fixed @ along),
+            square=float(self.gram[r, r] - along @ along),
+            n=n,
+            df=n - len(columns.kept),
+            projection=Projection(None, frozen(R), columns),
+            fixed=frozen(fixed),
+            along=frozen(along + Q.T @ (original @ self.frame.offset)),
+        )
 
     def _settled(self, before: int) -> Self:
         """Return the same in the frame of all rows, where the one that there was is of few."""
@@ -299,8 +282,9 @@ class FourierStatistics(ReadOnlyArrays, Described):
             gram=frozen(move.T @ self.gram @ move),
         )
 
-    def _add_piece(self, x: FloatArray, columns: FloatArray) -> Self:
+    def _add_piece(self, X: FloatArray, x: FloatArray, y: FloatArray) -> Self:
         """Add rows; real strengths go through the FFT in pairs, told apart by the symmetry of real sums."""
+        columns = self.frame.columns(X, y[:, 0])
         angles, shape = self.basis.grid.angles(x), self.modes.shape[1:]
         scale = np.sqrt((columns**2).mean(axis=0))
         scale[scale == 0] = 1.0
@@ -324,35 +308,23 @@ class FourierStatistics(ReadOnlyArrays, Described):
             gram=frozen(self.gram + columns.T @ columns),
         )
 
-    def _check_columns(self, coef: tuple[str, ...] | None, name: str) -> None:
-        if self.coef is not None and coef is not None and self.coef != coef:
-            raise ValueError(
-                f"X of {name} has the columns {shown(coef)}, before they were {shown(self.coef)}: "
-                "all blocks have the same columns in the same order."
-            )
-
-    def _pack(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def pack(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arrays, and what else there is, as a checkpoint keeps them."""
-        arrays = {"toeplitz": self.toeplitz, "modes": self.modes, "gram": self.gram} | self.frame._asdict()
-        return arrays, {"n": self.n, "dropped": self.dropped, "coef": self.coef, "coordinates": self.basis.coordinates}
+        arrays = {name: getattr(self, name) for name in _ARRAYS} | self.frame._asdict()
+        names = {"coef": self.columns.coef, "coordinates": self.basis.coordinates}
+        return arrays, {"n": self.n, "dropped": self.dropped, **names}
 
     @classmethod
-    def _unpack(cls, basis: FourierBasis, arrays: dict[str, Any], about: dict[str, Any]) -> Self:
+    def unpack(cls, basis: FourierBasis, arrays: dict[str, Any], about: dict[str, Any]) -> Self:
+        """Return the statistics of a checkpoint."""
+        coef, coordinates = (None if of is None else tuple(of) for of in (about["coef"], about.get("coordinates")))
+        columns, basis = Columns(coef, coordinates, None), basis.named(coordinates)
         frame = Frame(frozen(arrays["transform"]), frozen(arrays["offset"]))
-        coef = None if about["coef"] is None else tuple(about["coef"])
-        kept = (frozen(arrays[name]) for name in ("toeplitz", "modes", "gram"))
-        names = about.get("coordinates")
-        basis = basis.named(None if names is None else tuple(names))
-        return cls(basis, about["n"], about["dropped"], coef, frame, *kept)
+        return cls(about["n"], about["dropped"], columns, basis, frame, *(frozen(arrays[name]) for name in _ARRAYS))
 
-    def __repr__(self) -> str:
-        """Show how many rows, columns and features there are."""
-        left_out = f", {self.dropped} rows dropped" if self.dropped else ""
+    def _shown(self) -> str:
         r = self.frame.size
-        return (
-            f"FourierStatistics({self.n} rows, X: {r} column{'s' if r != 1 else ''}, {self.basis.size} features"
-            f"{left_out})"
-        )
+        return f"X: {r} column{'s' if r != 1 else ''}, {self.basis.size} features"
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -364,60 +336,20 @@ class FourierStatistics(ReadOnlyArrays, Described):
         }
 
 
-class _Reordered(Sequence[tuple[Any, ...]]):
-    """Blocks (X, x, y) as (x, y, X)."""
-
-    def __init__(self, rows: RowBlocks) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: Any) -> Any:
-        X, x, y = self.rows[i]
-        return (x, y, X)
-
-
 def _pair(both: ComplexArray) -> tuple[ComplexArray, ComplexArray]:
     """Return the sums of two real strengths from those of the first plus i times the second."""
     mirrored = np.conj(both[(slice(None, None, -1),) * both.ndim])
     return 0.5 * (both + mirrored), -0.5j * (both - mirrored)
 
 
-class FourierRows(NamedTuple):
-    """Rows that were read and put in order: points (n, D), y (n,), all columns of X (n, d) and their names."""
-
-    points: FloatArray
-    y: FloatArray
-    design: FloatArray
-    coef: tuple[str, ...] | None
-    coordinates: tuple[str, ...] | None
-    dropped: int
-
-
-def read_rows(basis: FourierBasis, x: Any, y: Any, X: Any, missing: Missing) -> FourierRows:
-    """Read rows: y and X are aligned to x by id, the coordinates of x to those of the basis by name."""
+def read_rows(basis: FourierBasis, x: Any, y: Any, X: Any, missing: Missing) -> CheckedRows:
+    """Read a block of (X, x, y): y and X are aligned to x by id, the coordinates of x to those of the basis by name."""
     design = X[:, None] if X is not None and getattr(X, "ndim", 2) == 1 and not hasattr(X, "index") else X
     block = read_block(design, x, y, missing, name="x", ndim=(1, 2))
     values, points, response = block.values
     if response.shape[1] != 1:
         raise ValueError(f"y must be one response, got {response.shape[1]}: add up the statistics of each.")
-    names = block.columns.factor
-    points = columns_in_order(Labelled(points, None, names), basis.coordinates, name="x")
+    points = columns_in_order(Labelled(points, None, block.columns.factor), basis.coordinates, name="x")
     basis.require_inside(points, "x")
-    return FourierRows(points, response[:, 0], values, block.columns.coef, names, block.dropped)
-
-
-def _reduced(cls: type[FourierStatistics], basis: FourierBasis, missing: Missing, X: Any, x: Any, y: Any) -> Any:
-    return cls.from_arrays(basis, x, y, X, missing=missing)
-
-
-def _rows(s: FourierStatistics) -> int:
-    return s.n + s.dropped
-
-
-def _checkpoint(basis: FourierBasis, path: Any, every: float, missing: Missing) -> Checkpoint | None:
-    if path is None:
-        return None
-    grid = fingerprint(basis.grid.h[None], basis.grid.centre[None], basis.grid.j)
-    return Checkpoint(Path(path), every, {"missing": missing, "grid": grid})
+    columns = Columns(block.columns.coef, basis.coordinates or block.columns.factor, None)
+    return CheckedRows((values, points, response), columns, block.dropped)

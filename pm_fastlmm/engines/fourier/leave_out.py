@@ -7,16 +7,17 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, Labelled, require_length
 from pm_fastlmm.covariance.fourier import FourierBasis
-from pm_fastlmm.covariance.fourier.statistics import FourierRows, read_rows
+from pm_fastlmm.covariance.fourier.statistics import read_rows
 from pm_fastlmm.engines.protocol import Part, require_definite
 from pm_fastlmm.likelihood.fourier import FourierFactor
 from pm_fastlmm.likelihood.fourier_precision import FeatureRows, FourierPrecision
+from pm_fastlmm.linalg.blocks import CheckedRows
 from pm_fastlmm.linalg.feature_products import FourierProducts
 
 _SAME = 1e-8  # of the squares of y, within which rows that were given are those that were accumulated
 
 
-def given_rows(basis: FourierBasis, rows: Any) -> FourierRows:
+def given_rows(basis: FourierBasis, rows: Any) -> CheckedRows:
     """Read the rows (x, y) or (x, y, X)."""
     x, y, *X = rows
     return read_rows(basis, x, y, X[0] if X else None, "raise")
@@ -27,21 +28,22 @@ def feature_rows(name: str, basis: FourierBasis, p: FourierProducts, rows: Any) 
     if rows is None:
         raise ValueError(f"{name} keeps no rows: give them, rows=(x, y), or rows=(x, y, X) where it has fixed effects.")
     given = given_rows(basis, rows)
-    require_length(len(given.y), p.n, "y", f"the statistics of {name}")
+    X, x, y = given.values
+    require_length(len(y), p.n, "y", f"the statistics of {name}")
     names = p.projection.columns.names
-    if given.design.shape[1] != len(names):
+    if X.shape[1] != len(names):
         raise ValueError(
-            f"the X of rows= has {given.design.shape[1]} columns, but the model has {len(names)} "
+            f"the X of rows= has {X.shape[1]} columns, but the model has {len(names)} "
             f"({', '.join(names) or 'none'}), those included that were dropped."
         )
-    design = p.projection.new_rows(Labelled(given.design, None, given.coef), p.n, warn=False)
-    features = FeatureRows.of(p, basis.features(given.points), given.y, np.nan_to_num(design))
+    design = p.projection.new_rows(Labelled(X, None, given.columns.coef), p.n, warn=False)
+    features = FeatureRows.of(p, basis.features(x), y[:, 0], np.nan_to_num(design))
     if np.isnan(design).any() or not features.belong_to(p, _SAME):
         raise ValueError(
             f"the rows are not those of {name}: their squares and products do not add up to its statistics. Give "
             "the x, y and X that these were made of, row by row."
         )
-    return features, given.y
+    return features, y[:, 0]
 
 
 def parts(

@@ -76,7 +76,7 @@ def of_model(add: Any) -> Contestant:
 
 def fourier(x: Any, y: Any) -> Contestant:
     basis = flmm.FourierBasis(x, "matern32", lengthscale=RANGE, noise_ratio_min=0.1)
-    rows = basis.statistics(x, y)
+    rows = flmm.FourierStatistics.from_arrays(basis, x, y)
     return of_model(
         lambda ell, g, e: flmm.FourierLMM("y", statistics=rows, lengthscale=ell, sigma2=g, sigma2_e=e)
     )  # fmt: skip

@@ -113,7 +113,7 @@ def process() -> SamplingComparison:
 
     def fourier() -> Any:
         basis = flmm.FourierBasis(x, "matern32", lengthscale=RANGE, noise_ratio_min=0.02)
-        rows = basis.statistics(x, y)
+        rows = flmm.FourierStatistics.from_arrays(basis, x, y)
         return model_of(
             lambda ell, g, e: flmm.FourierLMM("y", statistics=rows, lengthscale=ell, sigma2=g, sigma2_e=e)
         )  # fmt: skip
