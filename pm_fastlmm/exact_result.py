@@ -10,7 +10,7 @@ import xarray as xr
 from scipy.interpolate import CubicSpline
 from scipy.special import gammaincc, gammaincinv, gammaln
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, require_fraction, slices
 from pm_fastlmm._choices import require_choice
 from pm_fastlmm._display import Described, listed, report
 from pm_fastlmm._parallel import in_threads
@@ -18,7 +18,7 @@ from pm_fastlmm.deviation_prior import Prior
 from pm_fastlmm.likelihood.spectral import corner
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.prior import shares
+from pm_fastlmm.prior import read_h2, shares
 
 type Kind = Literal["eti", "hdi"]
 
@@ -90,7 +90,8 @@ class ExactPosterior(Described):
 
     def quantile(self, quantity: str, probability: float) -> Any:
         """Return a posterior quantile."""
-        return self._quantiles(quantity, np.array([_checked(probability)]))[..., 0][()]
+        require_fraction(probability, "probability")
+        return self._quantiles(quantity, np.array([probability]))[..., 0][()]
 
     def interval(self, quantity: str, probability: float = 0.95, *, kind: Kind = "eti") -> tuple[Any, Any]:
         """
@@ -105,7 +106,7 @@ class ExactPosterior(Described):
             If the kind is unknown, or for the highest-density interval of delta: its density is that of a ratio, whose
             shortest interval says little; take the one of h2.
         """
-        _checked(probability)
+        require_fraction(probability, "probability")
         require_choice("kind", kind, Kind)
         if kind == "hdi":
             ends = self._shortest(quantity, probability)
@@ -132,9 +133,7 @@ class ExactPosterior(Described):
 
     def h2_density(self, h2: FloatArray) -> FloatArray:
         """Return the posterior density of h² at some values (m,) from 0 to 1, (m,) or (T, m)."""
-        h = np.asarray(h2, dtype=float)
-        if not ((h >= 0) & (h <= 1)).all():
-            raise ValueError("h2 must be between 0 and 1.")
+        h = read_h2(h2)
         with np.errstate(divide="ignore"):
             x = np.clip(np.log(h) - np.log1p(-h), self.x[0], self.x[-1])  # at 0 and 1 the limit
         at, one_minus = shares(x)
@@ -202,7 +201,8 @@ class ExactPosterior(Described):
             Highest-density intervals of variances cost most; leave out what is not needed for many responses.
         """
         over = () if self.names is None else ("response",)
-        tail = (1 - _checked(probability)) / 2
+        require_fraction(probability, "probability")
+        tail = (1 - probability) / 2
         variables: dict[str, Any] = {}
         for name in quantities:
             mean, sd = self._moments(name)
@@ -224,7 +224,8 @@ class ExactPosterior(Described):
 
     def summary(self, probability: float = 0.95) -> pd.DataFrame:
         """Return means, standard deviations, medians and equal-tailed intervals, for several a block of rows each."""
-        tail = (1 - _checked(probability)) / 2
+        require_fraction(probability, "probability")
+        tail = (1 - probability) / 2
         columns = ("mean", "sd", f"eti_{tail:.1%}", "median", f"eti_{1 - tail:.1%}")
         levels = np.array([tail, 0.5, 1 - tail])
         rows = np.stack(
@@ -241,7 +242,7 @@ class ExactPosterior(Described):
         variance = quantity not in SHARES
         means, sds = np.empty(len(weights)), np.empty(len(weights))
         rows = max(1, _BLOCK // self.x.size)
-        for part in (slice(start, start + rows) for start in range(0, len(weights), rows)):
+        for part in slices(len(weights), rows):
             w, conditional, within = weights[part], share[None], None
             if variance:
                 with np.errstate(all="ignore"):
@@ -423,9 +424,3 @@ class ExactPosterior(Described):
         if self.names is not None:
             return super(ExactPosterior, self)._repr_html_()
         return report("Exact posterior", self.summary(), [str(self.prior)])
-
-
-def _checked(probability: float) -> float:
-    if not 0 < probability < 1:
-        raise ValueError(f"probability must be between 0 and 1, got {probability}.")
-    return probability

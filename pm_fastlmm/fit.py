@@ -29,6 +29,7 @@ from pm_fastlmm.left_out import Predicted
 from pm_fastlmm.likelihood.marginal import log_likelihood
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.prior import read_h2
 
 VARIANCE_FIELDS = ("h2", "pve", "sigma2", "delta", "sigma2_g", "sigma2_e", "total")
 _WHOLE = ("method", "names", "coef", "rotated")  # fields that are not one value for each response
@@ -481,11 +482,9 @@ class REMLFit(FitInference, Described):
         ValueError
             If h2 is outside [0, 1], or the fit has several responses.
         """
-        s, h = self.spectrum, np.asarray(h2, dtype=float)
         if self.names is not None:
             raise ValueError("the profile is that of one response: fit the response of interest alone.")
-        if not ((h >= 0) & (h <= 1)).all():
-            raise ValueError("h2 must be between 0 and 1.")
+        s, h = self.spectrum, read_h2(h2)
         m = s.df if self.method == "REML" else s.n
         with np.errstate(all="ignore"):
             e = h[..., None] * (s.eigvals / s.mean_diagonal) + (1 - h)[..., None]

@@ -7,7 +7,7 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm._arrays import FloatArray, shown, slices
 from pm_fastlmm._display import progress
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.engines.draws import DrawFunction
@@ -188,5 +188,5 @@ def _joint(idata: xr.DataTree, model: pm.Model, node: LMMNode, memory_budget: fl
     """Return log p(y | θ) of all of y at each draw."""
     function = DrawFunction(model, idata.posterior.to_dataset(), [pm.logp(node.rv, pt.constant(node.observed))])
     size = max(1, int(memory_budget / (8 * _ARRAYS * node.numbers)))
-    parts = [function(slice(start, start + size))[0] for start in range(0, function.size, size)]
+    parts = [function(part)[0] for part in slices(function.size, size)]
     return np.concatenate(parts)

@@ -16,6 +16,7 @@ from pm_fastlmm._arrays import (
     read,
     read_covariance,
     require_finite,
+    require_fraction,
     require_length,
 )
 from pm_fastlmm._copies import ReadOnlyArrays
@@ -153,8 +154,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
             )
         low, high = read_range(lengthscale, "lengthscale")
         small, large = read_range(delta, "delta")
-        if not 0 < tolerance < 1:
-            raise ValueError(f"tolerance must be between 0 and 1, in log units, got {tolerance!r}.")
+        require_fraction(tolerance, "tolerance", "in log units")
         first = _factored(kernel, high, X, rtol)
         K = read_covariance(kernel(low))
         if len(K.values) != first.n:

@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from pm_fastlmm import effects
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, require_fraction
 from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm._display import Described
 from pm_fastlmm.inference.simulation import simulate_responses
@@ -54,7 +54,7 @@ class Bootstrap(Described):
         ValueError
             If the quantity or the kind is unknown, or the level is not between 0 and 1.
         """
-        check_level(level)
+        require_fraction(level, "level")
         require_choice("kind", kind, BootstrapKind)
         if quantity not in self.draws:
             raise ValueError(f"there is no quantity {quantity!r}: the draws are of {', '.join(self.draws)}.")
@@ -139,9 +139,3 @@ def _estimates(drawn: Rotated, method: Method) -> dict[str, FloatArray]:
         out = quantities(drawn.spectrum, optima.sigma2_g, optima.sigma2_e)
         beta = effects.blue(drawn, optima.sigma2_g, optima.sigma2_e).beta
     return out | {f"beta[{name}]": beta[:, j] for j, name in enumerate(drawn.spectrum.coef)}
-
-
-def check_level(level: float) -> None:
-    """Raise a ValueError for a level that is no probability."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, as 0.95, got {level}.")

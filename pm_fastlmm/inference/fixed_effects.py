@@ -21,10 +21,9 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
 from pm_fastlmm import effects
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, require_fraction
 from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm._display import Described
-from pm_fastlmm.inference.bootstrap import check_level
 from pm_fastlmm.information import corner_derivatives, relative_information
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.rotated import Rotated
@@ -164,7 +163,7 @@ def check_zero_variances(zero_variances: str, df: str) -> None:
 
 def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, projection: Projection) -> pd.DataFrame:
     """Return estimate, se, df, t, p-value and interval of each coefficient; NaN for the columns that were dropped."""
-    check_level(level)
+    require_fraction(level, "level")
     cov = fixed.covariance(df)
     r = len(fixed.coef)
     degrees = np.stack([fixed.degrees(row, df) for row in np.eye(r)], axis=-1) if r else np.zeros(fixed.beta.shape)

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, slices
 from pm_fastlmm.likelihood.leave_out import Rows
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
@@ -123,8 +123,7 @@ class MixedPrecision:
         r, e, m = self.rows, self.state.sigma2_e, self.state.products.W.shape[1]
         out = 1 / e + (self._within * r.O).sum(-1)
         size = max(1, self.budget // max(1, (1 + r.O.shape[1]) * m))
-        for start in range(0, len(out), size):
-            part = slice(start, min(start + size, len(out)))
+        for part in slices(len(out), size):
             out[part] -= e * (self._whitened(part) ** 2).sum(-1)
         return np.asarray(out)
 

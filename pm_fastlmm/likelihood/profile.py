@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm._arrays import EPS, FloatArray
+from pm_fastlmm._arrays import EPS, FloatArray, slices
 from pm_fastlmm._choices import Method
 from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.likelihood.spectral import LOG_2PI
@@ -207,8 +207,7 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
     out = np.empty((len(null), 5))
     model = profile.model(candidate=len(candidates) > 0)
     size = max(64, _BLOCK // max(1, profile.eigvals.size))
-    for start in range(0, len(null), size):
-        block = slice(start, min(start + size, len(null)))
+    for block in slices(len(null), size):
         z = profile.rows(slice(None) if len(candidates) else block)
         _search_block(profile, model, z, candidates[block], null[block], out[block])
     return out
