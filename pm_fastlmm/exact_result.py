@@ -15,6 +15,7 @@ from pm_fastlmm._choices import require_choice
 from pm_fastlmm._display import Described, listed, report
 from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.deviation_prior import Prior
+from pm_fastlmm.labels import over_responses
 from pm_fastlmm.likelihood.spectral import corner
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
@@ -106,13 +107,9 @@ class ExactPosterior(Described):
             If the kind is unknown, or for the highest-density interval of delta: its density is that of a ratio, whose
             shortest interval says little; take the one of h2.
         """
-        require_fraction(probability, "probability")
+        levels = _levels(probability)
         require_choice("kind", kind, Kind)
-        if kind == "hdi":
-            ends = self._shortest(quantity, probability)
-        else:
-            tail = (1 - probability) / 2
-            ends = self._quantiles(quantity, np.array([tail, 1 - tail]))
+        ends = self._shortest(quantity, probability) if kind == "hdi" else self._quantiles(quantity, levels[[0, 2]])
         return ends[..., 0][()], ends[..., 1][()]
 
     def probability(self, quantity: str, low: float, high: float) -> Any:
@@ -180,10 +177,10 @@ class ExactPosterior(Described):
 
     def to_datatree(self, n: int = 4000, *, random_seed: Any = None) -> xr.DataTree:
         """Return independent draws as a DataTree with a posterior group of one chain, for ArviZ."""
-        over = ("chain", "draw") if self.names is None else ("chain", "draw", "response")
-        posterior = {name: (over, values[None]) for name, values in self.draws(n, random_seed=random_seed).items()}
-        coords: dict[str, Any] = {"chain": [0], "draw": np.arange(n)}
-        coords |= {} if self.names is None else {"response": list(self.names)}
+        over, responses = over_responses(self.names)
+        draws = self.draws(n, random_seed=random_seed).items()
+        posterior = {name: (("chain", "draw", *over), values[None]) for name, values in draws}
+        coords = {"chain": [0], "draw": np.arange(n)} | responses
         return xr.DataTree.from_dict({"posterior": xr.Dataset(posterior, coords=coords)})
 
     def to_dataset(self, probability: float = 0.95, *, quantities: tuple[str, ...] = _QUANTITIES) -> xr.Dataset:
@@ -200,13 +197,12 @@ class ExactPosterior(Described):
         quantities : tuple of str
             Highest-density intervals of variances cost most; leave out what is not needed for many responses.
         """
-        over = () if self.names is None else ("response",)
-        require_fraction(probability, "probability")
-        tail = (1 - probability) / 2
+        over, responses = over_responses(self.names)
+        levels = _levels(probability)
         variables: dict[str, Any] = {}
         for name in quantities:
             mean, sd = self._moments(name)
-            ends = self._quantiles(name, np.array([tail, 0.5, 1 - tail]))
+            ends = self._quantiles(name, levels)
             variables |= {
                 f"{name}_mean": (over, mean),
                 f"{name}_sd": (over, sd),
@@ -218,16 +214,13 @@ class ExactPosterior(Described):
         for name in ("log_evidence", "log_bayes_factor"):
             variables[name] = (over, getattr(self, name))
         variables["message"] = (over, np.asarray(self.message, dtype=str))
-        coords: dict[str, Any] = {"bound": ["lower", "upper"]}
-        coords |= {} if self.names is None else {"response": list(self.names)}
+        coords = {"bound": ["lower", "upper"]} | responses
         return xr.Dataset(variables, coords=coords, attrs={"probability": probability, "prior": repr(self.prior)})
 
     def summary(self, probability: float = 0.95) -> pd.DataFrame:
         """Return means, standard deviations, medians and equal-tailed intervals, for several a block of rows each."""
-        require_fraction(probability, "probability")
-        tail = (1 - probability) / 2
-        columns = ("mean", "sd", f"eti_{tail:.1%}", "median", f"eti_{1 - tail:.1%}")
-        levels = np.array([tail, 0.5, 1 - tail])
+        levels = _levels(probability)
+        columns = ("mean", "sd", f"eti_{levels[0]:.1%}", "median", f"eti_{levels[2]:.1%}")
         rows = np.stack(
             [np.concatenate([np.stack(self._moments(q), -1), self._quantiles(q, levels)], -1) for q in _QUANTITIES], -2
         )
@@ -424,3 +417,10 @@ class ExactPosterior(Described):
         if self.names is not None:
             return super(ExactPosterior, self)._repr_html_()
         return report("Exact posterior", self.summary(), [str(self.prior)])
+
+
+def _levels(probability: float) -> FloatArray:
+    """Return the probabilities below an equal-tailed interval, its middle and its upper end."""
+    require_fraction(probability, "probability")
+    tail = (1 - probability) / 2
+    return np.array([tail, 0.5, 1 - tail])

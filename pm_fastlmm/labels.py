@@ -32,3 +32,8 @@ def simulated(y: FloatArray, ids: Ids | None) -> pd.DataFrame:
     """Return draws (draws, n) as a table with a column for each."""
     index = pd.RangeIndex(y.shape[-1]) if ids is None else pd.Index(ids, tupleize_cols=False)
     return pd.DataFrame(y.T, index=index, columns=pd.RangeIndex(len(y), name="draw"))
+
+
+def over_responses(names: tuple[str, ...] | None) -> tuple[tuple[str, ...], dict[str, list[str]]]:
+    """Return the dimension of several responses and its labels, none of one response."""
+    return ((), {}) if names is None else (("response",), {"response": list(names)})
