@@ -11,20 +11,13 @@ from scipy.stats import chi2
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml import VarianceFit
-from pm_fastlmm.covariance.matrices import Unstructured
-from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Scalar
-from pm_fastlmm.covariance.terms import Term
-from pm_fastlmm.engines.fourier.node import FourierNode
-from pm_fastlmm.engines.spectral.node import SpectralNode
-from pm_fastlmm.engines.structured.node import StructuredNode
+from pm_fastlmm.engines.response import Response
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
 
 type Fit = REMLFit | VarianceFit
 
 _SAME = 1e-8
-_SIMPLE = (AR1, CompoundSymmetry, Diagonal, Equicorrelation, Scalar, Unstructured)  # with one set of parameters
 _DIGITS = "₀₁₂₃₄₅₆₇₈₉"
 
 
@@ -120,25 +113,16 @@ class _Model:
 
     Attributes
     ----------
-    n, variances, lower_bounds : int
-        Observations; free parameters of V; how many of them are variances, bounded by 0.
-    size : float
-        ‖y‖².
-    y : (n,) array or None
-        By observation, where the fit has it.
-    flat : bool
-        Whether β was integrated out or estimated, not explicit or under a prior.
+    variances, lower_bounds : int
+        Free parameters of V; how many of them are variances, bounded by 0.
+    data : Response
     """
 
     name: str
     fit: Any
-    n: int
     variances: int
     lower_bounds: int
-    size: float
-    y: FloatArray | None
-    flat: bool
-    projection: Projection
+    data: Response
 
     @classmethod
     def of(cls, name: str, fit: Fit) -> Self:
@@ -150,19 +134,10 @@ class _Model:
                 raise ValueError(
                     f"{name} keeps no data by which to see that the fits are of the same: fit flmm.reml(spectrum, y)."
                 )
-            r = fit.rotated
-            size = float(r.norm2) + float(r.y1 @ r.y1)
-            return cls(name, fit, r.spectrum.n, 2, 2, size, _response(r), True, r.spectrum.projection)
+            return cls(name, fit, 2, 2, Response.of_rotated(fit.rotated))
         free = ~np.asarray(fit.objective.fixed)
-        bounded = int((free & (np.asarray(fit.objective.lower) == 0)).sum())
-        n, size, flat, projection = _data(fit)
-        node = fit.node
-        by_row = node is not None and not isinstance(node, FourierNode) and np.shape(node.observed) == (n,)
-        if isinstance(node, SpectralNode) and node.given is not None:
-            y = _response(node.rotated())
-        else:
-            y = np.asarray(node.observed, dtype=float) if node is not None and by_row else None
-        return cls(name, fit, n, int(free.sum()), bounded, size, y, flat, projection)
+        bounded = free & (np.asarray(fit.objective.lower) == 0)
+        return cls(name, fit, int(free.sum()), int(bounded.sum()), fit.node.response())
 
     @property
     def df(self) -> int:
@@ -172,58 +147,35 @@ class _Model:
     @property
     def rank(self) -> int:
         """Number of coefficients that are estimated."""
-        return self.projection.rank if self.flat else 0
-
-
-def _response(rotated: Rotated) -> FloatArray | None:
-    """Return y, which is whole where its rows were kept and K has no null space."""
-    s = rotated.spectrum
-    if s.rotation is None or s.nullity or s.projection.reflectors is None:
-        return None
-    return np.asarray(s.projection.Q1 @ rotated.y1 + s.basis @ rotated.z)
-
-
-def _data(fit: VarianceFit) -> tuple[int, float, bool, Projection]:
-    """Return n, ‖y‖², whether β is flat, and the projection."""
-    node = fit.node
-    if node is None:
-        y, along, flat = fit.objective.observed
-        size = float(y @ y) + (float(along @ along) if flat else 0.0)
-        return fit.objective.n, size, flat, fit.objective.projection
-    if isinstance(node, FourierNode):
-        p = node.products
-        return p.n, p.square + float(p.along @ p.along), True, p.projection
-    if isinstance(node, SpectralNode) and node.given is not None:
-        rotated = node.rotated()
-        return node.n, float(rotated.norm2 + (rotated.y1**2).sum(-1)), True, node.projection
-    return node.n, float(np.square(node.observed).sum()), node.treatment == "flat", node.projection
+        return self.data.projection.rank if self.data.flat else 0
 
 
 def _require_comparable(models: Sequence[_Model]) -> None:
-    first = models[0]
+    first, a = models[0], models[0].data
     for other in models[1:]:
+        b = other.data
         pair = f"{first.name} and {other.name}"
         if first.fit.method != other.fit.method:
             raise ValueError(
                 f"{pair} are fits by {first.fit.method} and {other.fit.method}, whose likelihoods are of different "
                 "things: fit all by REML to compare variances, or by ML, method='ML', to compare fixed effects."
             )
-        if first.n != other.n:
+        if a.n != b.n:
             raise ValueError(
-                f"{pair} are fits of {first.n} and {other.n} observations: leave out of all of them the rows that are "
+                f"{pair} are fits of {a.n} and {b.n} observations: leave out of all of them the rows that are "
                 "missing in one."
             )
-        if abs(first.size - other.size) > _SAME * max(first.size, other.size):
+        if abs(a.size - b.size) > _SAME * max(a.size, b.size):
             raise ValueError(f"{pair} are fits of different y: likelihoods of other data, or units, do not compare.")
-        if first.y is not None and other.y is not None:
-            _require_same_rows(first.y, other.y, pair)
-        if first.flat != other.flat:
+        if a.y is not None and b.y is not None:
+            _require_same_rows(a.y, b.y, pair)
+        if a.flat != b.flat:
             raise ValueError(
                 f"{pair} treat β differently, one as estimated and one as known or with a prior: their likelihoods "
                 "differ in meaning."
             )
-        if first.fit.method == "REML" and first.flat:
-            _require_same_design(first, other, pair)
+        if first.fit.method == "REML" and a.flat:
+            _require_same_design(a.projection, b.projection, pair)
 
 
 def _require_same_rows(a: FloatArray, b: FloatArray, pair: str) -> None:
@@ -238,8 +190,7 @@ def _require_same_rows(a: FloatArray, b: FloatArray, pair: str) -> None:
         raise ValueError(f"{pair} are fits of different y, {why}.")
 
 
-def _require_same_design(first: _Model, other: _Model, pair: str) -> None:
-    a, b = first.projection, other.projection
+def _require_same_design(a: Projection, b: Projection, pair: str) -> None:
     if a.rank != b.rank or not _within(a, b):
         raise ValueError(
             f"{pair} are REML fits with different X ({', '.join(a.coef) or 'none'}; {', '.join(b.coef) or 'none'}): "
@@ -262,7 +213,7 @@ def _within(a: Projection, b: Projection) -> bool:
 
 def _criteria(model: _Model) -> dict[str, Any]:
     d, loglik = model.df, float(model.fit.loglik)
-    m = model.n - model.rank if model.fit.method == "REML" else model.n
+    m = model.data.n - model.rank if model.fit.method == "REML" else model.data.n
     return {"df": d, "loglik": loglik, "AIC": -2 * loglik + 2 * d, "BIC": -2 * loglik + d * math.log(m)}
 
 
@@ -294,19 +245,12 @@ def _chi2(q: int) -> str:
 
 def _nested(small: _Model, large: _Model) -> bool:
     """Return whether one model is known to be a special case of the other."""
-    if small.flat and not _within(small.projection, large.projection):
+    if small.data.flat and not _within(small.data.projection, large.data.projection):
         return False
     a, b = small.fit, large.fit
     if isinstance(a, REMLFit) and isinstance(b, REMLFit):
         return _same_kernel(a, b)
-    if not (isinstance(a, VarianceFit) and isinstance(b, VarianceFit)):
-        return False
-    if not (isinstance(a.node, StructuredNode) and isinstance(b.node, StructuredNode)):
-        return False
-    if not (a.node.products.rows_kept and b.node.products.rows_kept):
-        return False
-    node = b.node
-    return all(any(_part(a, term, b, other) for other in node.terms) for term in a.node.terms)
+    return isinstance(a, VarianceFit) and isinstance(b, VarianceFit) and a.node.nested_in(b.node)
 
 
 def _same_kernel(a: REMLFit, b: REMLFit) -> bool:
@@ -320,48 +264,3 @@ def _same_kernel(a: REMLFit, b: REMLFit) -> bool:
 
 def _times(roots: Iterable[FloatArray], v: FloatArray) -> FloatArray:
     return np.asarray(sum(F @ (F.T @ v) for F in roots))
-
-
-def _part(a: VarianceFit, small: Term, b: VarianceFit, large: Term) -> bool:
-    """Return whether the variance of one term is a special case of that of another."""
-    s, t = small.blocks, large.blocks
-    known = s.root is t.root if s.root is None or t.root is None else np.array_equal(s.root, t.root)
-    if small.levels != large.levels or s.levels != t.levels or not known:
-        return False
-    names = [_names(fit, term) for fit, term in ((a, small), (b, large))]
-    places = [_place(small, large, j) for j in range(small.width)]
-    if None in places:
-        return False
-    if small.width == large.width and type(s.block) is type(t.block) and isinstance(s.block, _SIMPLE):
-        return len(names[0]) == len(names[1])
-    if _kind(names[1], large) == "unstructured":
-        return True
-    return _kind(names[1], large) == "diagonal" and _kind(names[0], small) in ("diagonal", "scalar")
-
-
-def _names(fit: VarianceFit, term: Term) -> tuple[str, ...]:
-    """Return the names of the parameters of a term."""
-    node: Any = fit.node
-    k = node.terms.index(term)
-    entries = [entry for entry in node.layout.entries if entry.term == k]
-    return tuple(name for entry in entries for name in node.layout.names[entry.place])
-
-
-def _kind(names: tuple[str, ...], term: Term) -> str:
-    if names == (term.name,):
-        return "scalar"
-    diagonal = {f"{term.name}[{column}]" for column in term.columns}
-    if set(names) == diagonal:
-        return "diagonal"
-    c = len(term.columns)
-    return "unstructured" if c > 1 and len(names) == c * (c + 1) // 2 and diagonal < set(names) else "other"
-
-
-def _place(small: Term, large: Term, j: int) -> int | None:
-    """Return the column within a level of one term that equals a column of another."""
-    own = small.Z[:, j :: small.width]
-    for i in range(large.width):
-        other = large.Z[:, i :: large.width]
-        if own.shape == other.shape and abs(own - other).max() <= _SAME * abs(own).max():
-            return i
-    return None

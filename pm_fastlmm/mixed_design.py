@@ -1,6 +1,7 @@
 """MixedDesign: y, X and the random terms of a formula in lme4's notation, and the encoding of new rows like theirs."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ from pm_fastlmm._arrays import FloatArray, Ids, frozen, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
 from pm_fastlmm._missing_codes import warn_of_coded_level
+from pm_fastlmm.cells import cells
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.incidence import Factor, SparseMatrix, by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
@@ -19,6 +21,7 @@ from pm_fastlmm.formula import encode_new, fixed_effects, require_table, slopes,
 from pm_fastlmm.formulas.bars import RandomPart, split_formula
 from pm_fastlmm.formulas.language import sides
 from pm_fastlmm.formulas.names import plain
+from pm_fastlmm.linalg.projection import Cells
 
 
 class NewIncidence(NamedTuple):
@@ -252,6 +255,10 @@ class MixedDesign(ReadOnlyArrays, Described):
             If a variable is not there or missing, or a fixed factor has a level without a coefficient.
         """
         return pd.DataFrame(encode_new(self.spec, data), index=data.index, columns=list(self.columns))
+
+    def cells(self, data: pd.DataFrame) -> Cells:
+        """Return how rows of a table are called in a message: by the values of their variables."""
+        return partial(cells, self.spec, data)
 
     def __repr__(self) -> str:
         """Show sizes, names, the random terms and how many rows were dropped."""

@@ -11,11 +11,11 @@ from pm_fastlmm._arrays import FloatArray, shown, slices
 from pm_fastlmm._display import progress
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.engines.draws import DrawFunction
+from pm_fastlmm.engines.labels import batch_coords, node_dims, obs_coords
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.protocol import LMMNode, Precisions
 from pm_fastlmm.left_out import Groups, unpredictable
 from pm_fastlmm.likelihood.leave_out import leave_groups_out, leave_one_out
-from pm_fastlmm.node_labels import batch_coords, node_dims, obs_coords
 
 GROUP = "group"
 MEMORY_BUDGET = 2**28

@@ -180,14 +180,18 @@ def test_bad_predictions_are_refused(sampled, new_line):
         fit.function({"ell": 3.0})
     with pytest.raises(ValueError, match="y keeps no rows: give x_new"):
         flmm.predict(idata, model=model)
-    with pytest.raises(ValueError, match="new points are x_new and X_new"):
+    with pytest.raises(
+        ValueError, match=r"y is a FourierLMM: leave out K_new\. Its new rows are given by x_new, X_new"
+    ):
         flmm.predict(idata, X, K_new=np.eye(3), model=model)
     with pytest.raises(ValueError, match=r"are 6\.0e\+08 numbers, more than 1e\+08: thin the posterior"):
         flmm.predict(idata, np.ones((10**6, 3)), x_new=np.zeros(10**6), model=model)
     with pm.Model() as other:
         spectrum = flmm.Spectrum.from_factor(np.eye(4), np.ones((4, 1)))
         flmm.FastLMM("z", h2=pm.Beta("h2", 1, 1), total=1.0, spectrum=spectrum, observed=np.arange(4.0))
-    with pytest.raises(ValueError, match="z is no FourierLMM"):
+    with pytest.raises(
+        ValueError, match=r"z is a FastLMM: leave out x_new\. Its new rows are given by X_new, K_new, W_new"
+    ):
         flmm.predict(idata, x_new=x, model=other)
     with pytest.raises(ValueError, match=r"z is no FourierLMM: flmm\.predict"):
         flmm.posterior_function(idata, model=other)

@@ -399,7 +399,9 @@ def test_levels_without_data_are_predicted_from_relatives_where_they_are_categor
 
 def test_some_effects_of_several_terms_are_refused():
     model = flmm.lmm_model("y ~ x + (1|g)", mixed_table())
-    with pytest.raises(ValueError, match="which= is for one kernel: for y β and the effects of all terms are added"):
+    with pytest.raises(
+        ValueError, match="which= is for one kernel: y is a StructuredLMM, whose effects are added all together"
+    ):
         flmm.recover_effects(None, which=("beta",), model=model)
 
 

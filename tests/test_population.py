@@ -164,5 +164,7 @@ def test_a_mean_that_is_not_predicted_is_said():
     with pm.Model() as model:
         v = pm.HalfNormal("v", 2)
         flmm.DenseLMM("y", X=np.ones((6, 1)), V=v * np.eye(6), observed=y)
-    with pytest.raises(ValueError, match="y is a DenseLMM, whose mean without random effects is not predicted"):
+    with pytest.raises(
+        ValueError, match=r"y is a DenseLMM: its V is not split into effects and residuals.* effects='new'"
+    ):
         flmm.predict(posterior(v=1.0), effects="population", model=model)

@@ -15,6 +15,7 @@ from pm_fastlmm.aireml.fit import VarianceFit
 from pm_fastlmm.aireml.iteration import Tolerances
 from pm_fastlmm.distribution.graphs import INTERPRETED
 from pm_fastlmm.engines.dense.objective import DenseObjective
+from pm_fastlmm.engines.protocol import GaussianNode
 from pm_fastlmm.linalg.projection import read_design
 
 
@@ -99,7 +100,8 @@ def fit_covariance(
         lower=np.full(len(names), -np.inf), upper=np.full(len(names), np.inf), start=initial, method=method,
     )  # fmt: skip
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)
-    return estimate(objective, None, None, None, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
+    node = GaussianNode("y", None, "flat", None, None, response.values, objective.projection, None)
+    return estimate(objective, node, None, None, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
 
 
 def _differentiated(

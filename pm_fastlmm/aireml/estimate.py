@@ -19,18 +19,17 @@ from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
 from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
 from pm_fastlmm.aireml.ridge import without_maximum
 from pm_fastlmm.engines.free_variables import Link
-from pm_fastlmm.engines.protocol import LMMNode
 
 _NOTHING = 1e-12  # eigenvalue of the information, scaled to unit diagonal, of a direction without any
 _SHARE = 1e-3  # of such a direction that a parameter must have to be named
 
 
 def estimate(
-    objective: Objective, node: LMMNode | None, link: Link | None, start: Any, fixed: Any, bounds: Any,
+    objective: Objective, node: Any, link: Link | None, start: Any, fixed: Any, bounds: Any,
     tolerances: Tolerances, max_iterations: int, progressbar: bool, verbose: int,
 ) -> VarianceFit:  # fmt: skip
     """
-    Return the fit of an objective; `node` and `link` are those of the model that it is of, if any.
+    Return the fit of an objective; `link` is that to the free variables of a model, if there is one.
 
     Raises
     ------
@@ -47,6 +46,7 @@ def estimate(
     coef, names = list(objective.coef), list(objective.names)
     point, problem = _point(objective, link, last)
     converged, message = _verdict(objective, trace, last, boundary)
+    mu, b, _ = node.constants()
     return VarianceFit(
         theta=pd.Series(last.theta, names, name="theta"),
         point=point,
@@ -62,15 +62,9 @@ def estimate(
         method=objective.method,
         objective=objective,
         node=node,
-        **_constants(node),
+        mu=mu,
+        prior_mean=b,
     )
-
-
-def _constants(node: LMMNode | None) -> dict[str, Any]:
-    if node is None:
-        return {}
-    mu, b, _ = node.constants()
-    return {"mu": mu, "prior_mean": b}
 
 
 def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any, FloatArray]:

@@ -9,25 +9,19 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray, Ids
+from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._choices import OF_NEW_ROWS, OF_REPLICATES, Method, require_choice
 from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import report
-from pm_fastlmm.aireml.after import by_term, fitted_values, predict, terms_state
 from pm_fastlmm.aireml.inference import VarianceInference
 from pm_fastlmm.aireml.iteration import Trace
-from pm_fastlmm.aireml.left_out import leave_out, marginal_mean, simulate
 from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.aireml.steps import propose
 from pm_fastlmm.effects import Prediction
-from pm_fastlmm.engines.fourier.node import FourierNode
-from pm_fastlmm.engines.protocol import LMMNode
-from pm_fastlmm.engines.structured.node import StructuredNode
-from pm_fastlmm.equivalent import require_rows
+from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.protocol import GaussianNode
 from pm_fastlmm.functions import FunctionPosterior
 from pm_fastlmm.labels import simulated
-from pm_fastlmm.left_out import Predicted
-from pm_fastlmm.mixed_rows import read_rows
 
 _DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
 
@@ -60,8 +54,8 @@ class VarianceFit(VarianceInference, PartOfModel):
     method : "REML" or "ML"
     objective : Objective
         The likelihood, for single evaluations and steps at any θ.
-    node : LMMNode or None
-        The node of the model, None for a function V(θ).
+    node : GaussianNode
+        The node of the model; for a function V(θ) what has its y and X in place of one.
     mu : array or 0
         The mean besides Xβ and Zu.
     prior_mean : array
@@ -81,7 +75,7 @@ class VarianceFit(VarianceInference, PartOfModel):
     history: xr.Dataset
     method: Method
     objective: Objective
-    node: LMMNode | None
+    node: GaussianNode
     mu: Any = 0.0
     prior_mean: FloatArray = field(default_factory=lambda: np.zeros(0))
 
@@ -144,6 +138,9 @@ class VarianceFit(VarianceInference, PartOfModel):
     def _at(self, theta: Any) -> FloatArray:
         return self.theta.to_numpy() if theta is None else self.objective.read(theta, self.theta.to_numpy(), "theta")
 
+    def _node_at(self, theta: Any) -> AtTheta:
+        return self.node.at(self.objective, self._at(theta), self.mu, self.prior_mean)
+
     def log_likelihood(self, theta: Any = None) -> float:
         """Return ℓ at a θ, a mapping from names or a sequence; -inf where V is not positive definite."""
         state = self.objective.state(self._at(theta))
@@ -198,8 +195,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
         A Series by level; for a term with columns a DataFrame.
         """
-        state, node = terms_state(self.objective, self.node, self._at(theta))
-        return _chosen(by_term(node, state.effects(), "blup"), term)
+        return _chosen(self._node_at(theta).terms.blup(), term)
 
     def pev(self, term: str | None = None, theta: Any = None) -> Any:
         """
@@ -207,9 +203,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
         They are the squared standard errors of û. Those of lme4 are without that part: `conditional_variance`.
         """
-        state, node = terms_state(self.objective, self.node, self._at(theta))
-        errors = [state.prediction_error(k) for k in range(len(node.terms))]
-        return _chosen(by_term(node, errors, "pev"), term)
+        return _chosen(self._node_at(theta).terms.pev(), term)
 
     def conditional_variance(self, term: str | None = None, theta: Any = None) -> Any:
         """
@@ -232,25 +226,17 @@ class VarianceFit(VarianceInference, PartOfModel):
              Intercept  Days
         308     145.71   5.31
         """
-        state, node = terms_state(self.objective, self.node, self._at(theta))
-        if len(state.products.blocks) > len(node.terms):
-            raise ValueError("β has a prior here, so that it is not known given y: pev() has Var(û - u).")
-        errors = [state.prediction_error(k, beta_known=True) for k in range(len(node.terms))]
-        return _chosen(by_term(node, errors, "conditional_variance"), term)
+        return _chosen(self._node_at(theta).terms.conditional_variance(), term)
 
     def fitted(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
         """Return Xβ̂ + Σ Zû + mu ("conditional"), or Xβ̂ + mu ("marginal"), by id of the row."""
         require_choice("kind", kind, {"conditional": "Xβ̂ + Zû", "marginal": "Xβ̂"})
-        state, node = terms_state(self.objective, self.node, self._at(theta))
-        require_rows(node.products)
-        b = self.prior_mean
-        mean = self.mu + (node.projection.Q1 @ node.projection.R @ b if b.size else np.zeros(node.n))
-        return fitted_values(state, node, mean, conditional=kind == "conditional")
+        return self._node_at(theta).terms.fitted(conditional=kind == "conditional")
 
     def residuals(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
         """Return y less the fitted values of that kind, by id of the row."""
         fitted = self.fitted(kind, theta)
-        residual = np.asarray(self.node.observed if self.node is not None else 0.0) - fitted
+        residual = np.asarray(self.node.observed) - fitted
         return residual.rename("residual") if isinstance(residual, pd.Series) else residual
 
     def predict(
@@ -313,17 +299,9 @@ class VarianceFit(VarianceInference, PartOfModel):
             if effects == "population":
                 raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
             return self.function(theta).predict(x_new, X_new)
-        state, node = terms_state(self.objective, self.node, self._at(theta))
-        rows = read_rows(
-            node.projection,
-            node.terms,
-            X_new=X_new,
-            Z_new=Z_new,
-            data=data,
-            design=node.design,
-            population=effects == "population",
-        )
-        return predict(state, node, rows, self.prior_mean)
+        population = effects == "population"
+        terms = self._node_at(theta).terms
+        return terms.predict(X_new=X_new, Z_new=Z_new, data=data, population=population)  # type: ignore[no-any-return]
 
     def function(self, theta: Any = None) -> FunctionPosterior:
         """
@@ -334,13 +312,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         ValueError
             If the node is no FourierLMM.
         """
-        if not isinstance(self.node, FourierNode):
-            raise ValueError("the model has no function: it is no FourierLMM.")
-        at = self._at(theta)
-        state = self.objective.state(at)
-        if state is None:
-            raise ValueError(f"the likelihood is not defined at {self.objective.described(at)}.")
-        return FunctionPosterior.of(self.node.basis, self.node.products, [state.factor])
+        return self._node_at(theta).function()  # type: ignore[no-any-return]
 
     def loo(self, *, groups: Any = None, theta: Any = None) -> pd.DataFrame:
         """
@@ -384,7 +356,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         56  454.2  303.2  27.3
         59  253.9  393.0  30.4
         """
-        return self._left_out(groups, theta).table()
+        return self._node_at(theta).left_out(groups).table()
 
     def loo_groups(self, groups: Any, *, theta: Any = None) -> pd.DataFrame:
         """
@@ -397,10 +369,7 @@ class VarianceFit(VarianceInference, PartOfModel):
             covariance, and `pit`, its χ² probability with n_obs degrees of freedom: near 1 for a group that the others
             do not expect.
         """
-        return self._left_out(groups, theta).group_table()
-
-    def _left_out(self, groups: Any, theta: Any) -> Predicted:
-        return leave_out(self.objective, self.node, self._at(theta), self.mu, self.prior_mean, groups)
+        return self._node_at(theta).left_out(groups).group_table()
 
     def simulate(
         self, n_draws: int = 1, *, effects: Literal["new", "given"] = "new", random_seed: Any = None
@@ -434,20 +403,10 @@ class VarianceFit(VarianceInference, PartOfModel):
         (180, 100)
         """
         require_choice("effects", effects, OF_REPLICATES)
-        rng, theta = np.random.default_rng(random_seed), self.theta.to_numpy()
-        if effects == "given":
-            mean = np.asarray(self.fitted())
-            e = terms_state(self.objective, self.node, theta)[0].sigma2_e
-            return simulated(mean + np.sqrt(e) * rng.standard_normal((n_draws, len(mean))), self._ids)
-        if isinstance(self.node, StructuredNode):
-            mean = np.asarray(self.fitted("marginal"))
-        else:
-            mean = marginal_mean(self.objective, self.node, self.beta.to_numpy(), self.mu, self.prior_mean)
-        return simulated(simulate(self.objective, self.node, theta, mean, n_draws, rng), self._ids)
-
-    @property
-    def _ids(self) -> Ids | None:
-        return None if self.node is None else self.node.ids
+        rng, at = np.random.default_rng(random_seed), self._node_at(None)
+        given = effects == "given"
+        y = at.terms.with_given_effects(n_draws, rng) if given else at.replicates(n_draws, rng)
+        return simulated(y, self.node.ids)
 
     def summary(self) -> pd.DataFrame:
         """Return the estimates and standard errors of θ and β as a table."""

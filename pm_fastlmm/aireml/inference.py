@@ -13,7 +13,6 @@ from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.linear import linear_derivatives, require_small
 from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.aireml.refit import along_face, first_differences, maximise_given, second_differences, steps_of
-from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.inference.fixed_effects import (
     DegreesOfFreedom,
@@ -50,8 +49,6 @@ class VarianceInference:
     boundary: tuple[str, ...]
     method: Method
     objective: Objective
-    node: LMMNode | None
-    mu: Any
 
     @property
     def cov(self) -> pd.DataFrame:

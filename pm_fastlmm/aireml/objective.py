@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -190,21 +190,6 @@ class Objective(ABC):
         """Return whether V is known to be linear in the free elements of θ."""
         return False
 
-    def terms(self, theta: FloatArray) -> Any:
-        """
-        Return the state of a model of terms at θ, which has their effects; None where V is not positive definite.
-
-        Raises
-        ------
-        ValueError
-            If there are no terms.
-        """
-        raise ValueError(
-            "the model has no terms whose effects could be predicted: write them as terms of a StructuredLMM; for one "
-            "kernel flmm.reml(spectrum, y) has blup, pev and predict; with a lengthscale the spectrum is "
-            "family.at(lengthscale)."
-        )
-
     def alone(self, theta: FloatArray, place: int) -> Rotated:
         """
         Return y less the predictions of all components but one, whose variance is θ_place, rotated by that one.
@@ -229,6 +214,18 @@ class Objective(ABC):
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return ω and state with V multiplied by its best factor, None if that is not possible or no gain."""
+        return None
+
+    def within_bounds(self, omega: FloatArray) -> bool:
+        """Return whether ω is within its bounds."""
+        return bool(((omega >= self.internal_lower) & (omega <= self.internal_upper)).all())
+
+    def first_better(self, targets: Iterable[FloatArray], state: Any) -> tuple[FloatArray, Any] | None:
+        """Return the first ω within its bounds that has a higher likelihood than a state, and its own state."""
+        for target in filter(self.within_bounds, targets):
+            candidate = self.state(self.external(target))
+            if candidate is not None and candidate.loglik > state.loglik:
+                return target, candidate
         return None
 
     def remarks(self, theta: FloatArray) -> list[str]:

@@ -1,12 +1,12 @@
 """Objectives over variables of a user's choice, of which some enter V by their square."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.aireml.objective import RESCALE, Objective
 
 _SMALL = 1e-12  # share of the variance of y below which a squared parameter is taken to have reached 0
 
@@ -23,10 +23,17 @@ class SquaredObjective(Objective):
         Which elements of θ are walked by their square.
     smallest : (P,) array
         Values of those elements that are as good as 0, see `smallest_squares`.
+    initial : (P,) array
+        Where the iteration starts.
     """
 
     squared: Any
     smallest: FloatArray
+    initial: FloatArray
+
+    def start(self) -> FloatArray:
+        """Return the values that were given."""
+        return self.initial.copy()
 
     def internal(self, theta: FloatArray) -> FloatArray:
         """Return ω, the square of what enters V by its square."""
@@ -51,6 +58,33 @@ class SquaredObjective(Objective):
         """Upper bounds of ω."""
         return np.where(self.squared, np.square(self.upper), self.upper)
 
+    def multiplied(
+        self, omega: FloatArray, state: Any, c: float, V: Callable[[FloatArray], FloatArray],
+        dV: Callable[[FloatArray], Sequence[FloatArray]],
+    ) -> tuple[FloatArray, Any] | None:  # fmt: skip
+        """
+        Return ω and state where V, or anything that it is linear in, is c times what it is at ω, if that is better.
+
+        Σ_i V_iδ_i = V says in which direction the parameters multiply V; along it a parameter is multiplied (variances
+        by c, standard deviations by √c) or shifted (logarithms).
+        """
+        if self.fixed.any() or not c > 0 or abs(np.log(c)) < RESCALE:
+            return None
+        theta = self.external(omega)
+        value, slopes = np.asarray(V(theta)), [np.asarray(slope) for slope in dV(theta)]
+        gram = np.array([[np.vdot(a, b) for b in slopes] for a in slopes])
+        scale = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
+        projected = np.array([np.vdot(a, value) for a in slopes]) * scale
+        delta = scale * np.linalg.lstsq(gram * scale[:, None] * scale, projected, rcond=1e-10)[0]
+        with np.errstate(all="ignore"):
+            moved = (theta * c ** np.where(theta == 0, 0.0, delta / theta), theta + delta * np.log(c))
+
+        def proportional(target: FloatArray) -> bool:
+            inside = np.isfinite(target).all() and self.within_bounds(self.internal(target))
+            return bool(inside and np.allclose(V(target), c * value, rtol=1e-6, atol=0))
+
+        return self.first_better(map(self.internal, filter(proportional, moved)), state)
+
 
 def enter_squared(slopes: Callable[[FloatArray], Sequence[FloatArray]], start: FloatArray, lower: FloatArray) -> Any:
     """Return which parameters with the lower bound 0 enter by their square: the derivative vanishes at 0."""
@@ -71,27 +105,3 @@ def smallest_squares(squared: Any, start: FloatArray, slopes: FloatArray, varian
     """
     size = np.where(squared & (slopes != 0), np.abs(slopes) / (2 * np.where(squared, start, 1.0)), np.inf)
     return np.where(squared, np.sqrt(_SMALL * max(variance, 1e-300) / size), 0.0)
-
-
-def multiplied(
-    objective: SquaredObjective, theta: FloatArray, c: float, V: Callable[[FloatArray], FloatArray],
-    dV: Callable[[FloatArray], Sequence[FloatArray]],
-) -> Iterator[FloatArray]:  # fmt: skip
-    """
-    Yield internal coordinates at which V, or anything that it is linear in, is c times what it is at θ.
-
-    Σ_i V_iδ_i = V says in which direction the parameters multiply V; along it a parameter is multiplied (variances by
-    c, standard deviations by √c) or shifted (logarithms).
-    """
-    value, slopes = np.asarray(V(theta)), [np.asarray(slope) for slope in dV(theta)]
-    gram = np.array([[np.vdot(a, b) for b in slopes] for a in slopes])
-    scale = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
-    projected = np.array([np.vdot(a, value) for a in slopes]) * scale
-    delta = scale * np.linalg.lstsq(gram * scale[:, None] * scale, projected, rcond=1e-10)[0]
-    with np.errstate(all="ignore"):
-        moved = (theta * c ** np.where(theta == 0, 0.0, delta / theta), theta + delta * np.log(c))
-    for target in moved:
-        inner = objective.internal(target)
-        inside = (inner >= objective.internal_lower).all() and (inner <= objective.internal_upper).all()
-        if inside and np.isfinite(target).all() and np.allclose(V(target), c * value, rtol=1e-6, atol=0):
-            yield inner

@@ -1,6 +1,7 @@
 """The PyMC nodes: the only package that touches PyMC's internals."""
 
-import pm_fastlmm.distribution.jax_on_demand  # noqa: F401  registers itself
+import pm_fastlmm.distribution.contrasts
+import pm_fastlmm.distribution.jax_on_demand  # noqa: F401  both register themselves
 from pm_fastlmm.distribution.dense import DenseLMM
 from pm_fastlmm.distribution.family import FamilyLMM
 from pm_fastlmm.distribution.fastlmm import FastLMM

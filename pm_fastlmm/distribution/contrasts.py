@@ -1,36 +1,27 @@
-"""Random variables whose draws are error contrasts where β has a flat prior, and the warning that says so."""
+"""The warning that draws of y are error contrasts where β has a flat prior."""
 
 import warnings
 from typing import Any
 
-from pymc.distributions.distribution import SymbolicRandomVariable
 from pytensor.compile.mode import optdb
 from pytensor.graph.rewriting.basic import graph_rewriter
 from pytensor.tensor.shape import Shape, Shape_i
 
 from pm_fastlmm._arrays import outside
+from pm_fastlmm.distribution.random_variable import LMMRV
 
 _BEFORE_INLINING = -0.02  # PyTensor replaces random variables by the graphs of their draws at -0.01
 
 
-class ContrastsRV(SymbolicRandomVariable):  # type: ignore[misc]
-    """
-    A random variable for y that cannot be drawn along X where β has a flat prior: y has no distribution there.
-
-    It has the `treatment` of β and the `projection` of X. A warning tells when its draws are compiled: log-densities,
-    and all that this package does after sampling, do without them.
-    """
-
-    def draws_contrasts(self) -> bool:
-        """Whether there is a β with a flat prior."""
-        return bool(self.treatment == "flat" and self.projection.rank)
-
-
 @graph_rewriter  # type: ignore[untyped-decorator]
 def _warn(fgraph: Any) -> None:
-    """Change nothing: every graph that PyTensor compiles passes here."""
+    """
+    Change nothing: every graph that PyTensor compiles passes here.
+
+    Log-densities, and all that this package does after sampling, do without draws, and are not warned of.
+    """
     for node in fgraph.apply_nodes:
-        if isinstance(node.op, ContrastsRV) and node.op.draws_contrasts() and _is_drawn(fgraph, node.outputs[1]):
+        if isinstance(node.op, LMMRV) and node.op.draws_contrasts and _is_drawn(fgraph, node.outputs[1]):
             warnings.warn(
                 f"draws of {node.outputs[1].name or node.op.name} are error contrasts, Xᵀ(y - mu) = 0, and no "
                 "predictions of y: β has a flat prior, under which y has no distribution along X. Predictive draws "

@@ -4,55 +4,53 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
-from pymc.distributions.distribution import Continuous
-from pymc.logprob.abstract import _logprob
-from pytensor.tensor.random.basic import normal
 
-from pm_fastlmm._arrays import Ids, Labelled, align, common_ids, read, require_length
-from pm_fastlmm.distribution.contrasts import ContrastsRV
+from pm_fastlmm._arrays import Ids, Labelled, common_ids, read
+from pm_fastlmm.distribution.algebra import along_columns, less_columns, product, times, white_noise
 from pm_fastlmm.distribution.inputs import (
-    check_coordinates,
+    aligned_projection,
     double,
+    prior_covariance,
     read_mean,
     read_response,
     refuse_unknown,
     treat_coefficients,
 )
 from pm_fastlmm.distribution.operations import DenseLoglik
-from pm_fastlmm.distribution.variables import Treatment, prepared, product, times
-from pm_fastlmm.linalg.projection import Projection, read_design
+from pm_fastlmm.distribution.random_variable import LMM, LMMRV
+from pm_fastlmm.linalg.projection import Projection
 
 
-class DenseRV(ContrastsRV):
+class DenseRV(LMMRV):
     """Y ~ N(mu + Xb, V + XBXᵀ): inputs mu, b, B and V; with β under a flat prior the error contrasts of it."""
 
     name = "DenseLMM"
-    _print_name = ("DenseLMM", r"\operatorname{DenseLMM}")
     extended_signature = "[rng],[size],(n),(r),(s,s),(n,n)->[rng],(n)"
-    treatment: Treatment
-    projection: Projection
     ids: Ids | None
 
     @classmethod
-    def rv_op(cls, *params: Any, carried: dict[str, Any], size: Any = None, rng: Any = None) -> Any:
-        """Build the graph of a draw."""
-        (mu, b, B, V), size, rng, batch = prepared(cls.ndims_params, params, size, rng)
+    def draw(cls, rng: Any, batch: Any, *params: Any, **carried: Any) -> tuple[Any, Any]:
+        """Return the next generator and a draw, for each of a batch."""
+        mu, b, B, V = params
         projection: Projection = carried["projection"]
-        n = projection.V.shape[0]
-        next_rng, xi = normal(0.0, 1.0, size=(*batch, n), rng=rng, return_next_rng=True)
+        next_rng, (xi,) = white_noise(rng, batch, projection.V.shape[0])
         y = times(pt.linalg.cholesky(_with_prior(V, B, projection)), xi)
-        Q, R = pt.constant(projection.Q1), pt.constant(projection.R)
         flat = carried["treatment"] == "flat"
-        y = y - times(Q, times(Q.T, y)) if flat else y + times(Q, times(R, b))
-        op = cls([rng, size, mu, b, B, V], [next_rng, mu + y])
-        for name, value in carried.items():
-            setattr(op, name, value)
-        return op(rng, size, mu, b, B, V)
+        return next_rng, mu + (less_columns(projection, y) if flat else y + along_columns(projection, b))
 
-    def rebuild_rv(self, *params: Any, **kwargs: Any) -> Any:
-        """Build the variable anew, for another size."""
-        carried = {name: getattr(self, name) for name in ("treatment", "projection", "ids")}
-        return self.rv_op(*params, carried=carried, **kwargs)
+    def center(self, *params: Any) -> Any:
+        """Return where an unobserved variable starts."""
+        return params[0]
+
+    def logp(self, value: Any, *params: Any) -> Any:
+        """Return the log-density."""
+        mu, b, B, V = params
+        projection = self.projection
+        if self.treatment == "flat":
+            return DenseLoglik()(V, value - mu, pt.constant(projection.Q1))[0] - projection.logdet_R
+        residual = value - (mu + along_columns(projection, b))
+        none = pt.constant(np.zeros((projection.V.shape[0], 0)))
+        return DenseLoglik()(_with_prior(V, B, projection), residual, none)[0]
 
 
 def _with_prior(V: Any, B: Any, projection: Projection) -> Any:
@@ -60,29 +58,6 @@ def _with_prior(V: Any, B: Any, projection: Projection) -> Any:
         return V
     X = pt.constant(projection.Q1 @ projection.R)
     return V + product(product(X, B), X.T)
-
-
-@_logprob.register(DenseRV)  # type: ignore[untyped-decorator]
-def _dense_logp(op: DenseRV, values: Any, rng: Any, size: Any, mu: Any, b: Any, B: Any, V: Any, **kwargs: Any) -> Any:
-    (value,) = values
-    projection = op.projection
-    if op.treatment == "flat":
-        return DenseLoglik()(V, value - mu, pt.constant(projection.Q1))[0] - projection.logdet_R
-    mean = mu + times(pt.constant(projection.Q1), times(pt.constant(projection.R), b))
-    none = pt.constant(np.zeros((projection.V.shape[0], 0)))
-    return DenseLoglik()(_with_prior(V, B, projection), value - mean, none)[0]
-
-
-class _Dense(Continuous):  # type: ignore[misc]
-    rv_type = DenseRV
-    rv_op = DenseRV.rv_op
-
-    @classmethod
-    def dist(cls, params: Any, **kwargs: Any) -> Any:
-        return super().dist(params, **kwargs)
-
-    def support_point(rv: Any, size: Any, mu: Any, *params: Any) -> Any:
-        return pt.zeros_like(rv) + mu
 
 
 class DenseLMM:
@@ -129,45 +104,31 @@ class DenseLMM:
 
     def __new__(cls, name: str, *, V: Any, X: Any = None, observed: Any = None, **kwargs: Any) -> Any:
         """Register the distribution with the model of the context."""
-        params, carried, rest = _parametrise(V, X, observed, kwargs)
-        projection: Projection = carried["projection"]
-        if observed is None and carried["treatment"] == "flat" and projection.rank:
-            raise ValueError(
-                f"{name} has no observed data, but with β integrated out under a flat prior its density is improper "
-                "along X: give observed=, or a proper treatment of β (beta= or beta_cov=), or leave X out."
-            )
-        if observed is not None:
-            rest["observed"] = read_response(observed, carried["ids"], projection.V.shape[0], ndim=(1,))
-        check_coordinates(name, rest.get("dims"))
-        return _Dense(name, params, carried=carried, **rest)
+        params, rest = _parametrise(V, X, observed, **kwargs)
+        n = params[-1].type.shape[0]
+        return LMM(name, params, observed=read_response(observed, rest["carried"]["ids"], n, ndim=(1,)), **rest)
 
     @classmethod
     def dist(cls, *, V: Any, X: Any = None, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
-        params, carried, rest = _parametrise(V, X, None, kwargs)
-        return _Dense.dist(params, carried=carried, **rest)
+        params, rest = _parametrise(V, X, None, **kwargs)
+        return LMM.dist(params, **rest)
 
 
 def _parametrise(
-    V: Any, X: Any, observed: Any, kwargs: dict[str, Any]
-) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    own = {name: kwargs.pop(name, None) for name in ("mu", "beta", "beta_mean", "beta_cov")}
+    V: Any, X: Any, observed: Any, *, mu: Any = None, beta: Any = None, beta_mean: Any = None, beta_cov: Any = None,
+    **kwargs: Any,
+) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
+    """Return the parameters of the random variable, and the other arguments of `LMM`."""
     refuse_unknown("DenseLMM", kwargs, "it takes X, V, mu, beta, beta_mean, beta_cov, observed")
     design = None if X is None else read(X, "X", ndim=(1, 2))
     covariance, V_ids = _covariance(V, design, observed)
     n = covariance.type.shape[0]
-    V_part = Labelled(np.zeros(0), V_ids, None)
-    reference_name, ids = common_ids(V=V_part, X=design)
-    if design is None:
-        projection = read_design(None, n)
-    else:
-        require_length(design.values.shape[0], n, "X", "V")
-        values = design.take(align(ids, design, name="X", reference_name=reference_name))
-        values = values[:, None] if values.ndim == 1 else values
-        projection = read_design(Labelled(values, ids, design.names), n)
-    flat, b, B = treat_coefficients(projection, own["beta"], own["beta_mean"], own["beta_cov"])
-    carried = {"treatment": "flat" if flat else "proper", "projection": projection, "ids": ids}
-    return [read_mean(own["mu"], ids, n), b, B, covariance], carried, kwargs
+    reference_name, ids = common_ids(V=Labelled(np.zeros(0), V_ids, None), X=design)
+    projection = aligned_projection(design, ids, n, "V", reference_name=reference_name)
+    treatment, b, L = treat_coefficients(projection, beta, beta_mean, beta_cov)
+    kwargs |= {"kind": DenseRV, "carried": {"treatment": treatment, "projection": projection, "ids": ids}}
+    return [read_mean(mu, ids, n), b, prior_covariance(L, beta_cov), covariance], kwargs
 
 
 def _covariance(V: Any, design: Labelled | None, observed: Any) -> tuple[Any, Ids | None]:

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor
-from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 
-from pm_fastlmm.distribution.family_variables import Family
-from pm_fastlmm.distribution.fastlmm import PAIRS, variance_components
+from pm_fastlmm.distribution.family_variables import FamilyRV
+from pm_fastlmm.distribution.fastlmm import variance_components
 from pm_fastlmm.distribution.graphs import INTERPRETED, support
-from pm_fastlmm.distribution.inputs import check_coordinates, double, read_response, refuse_unknown
+from pm_fastlmm.distribution.inputs import double, known_values, read_response, refuse_unknown
+from pm_fastlmm.distribution.random_variable import LMM
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _CORNERS = 6  # variables whose ends are combined
@@ -76,43 +77,42 @@ class FamilyLMM:
 
     def __new__(cls, name: str, *, spectrum: SpectrumFamily, observed: Any = None, **kwargs: Any) -> Any:
         """Register the distribution with the model of the context."""
-        params, rest = _parametrise(spectrum, kwargs)
+        params, rest = _parametrise(spectrum, **kwargs)
         if observed is None:
             raise ValueError(
                 f"{name} has no observed data: give observed=. A latent process with a lengthscale is a DenseLMM."
             )
-        check_coordinates(name, rest.get("dims"))
         _check_range(name, pm.modelcontext(None), spectrum, params[0])
-        data = rest["observed"] = read_response(observed, spectrum.ids, spectrum.n, ndim=(1,))
-        values = data.get_value() if isinstance(data, SharedVariable) else getattr(data, "data", data)
+        data = read_response(observed, spectrum.ids, spectrum.n, ndim=(1,))
+        values = known_values(data) if isinstance(data, Variable) else data
         spectrum.rotate(values)  # now, with its progress bar and its errors, and not while a graph is compiled
-        return Family(name, params, family=spectrum, **rest)
+        return LMM(name, params, observed=data, **rest)
 
     @classmethod
     def dist(cls, *, spectrum: SpectrumFamily, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp` and `pm.draw`."""
-        params, rest = _parametrise(spectrum, kwargs)
-        return Family.dist(params, family=spectrum, **rest)
+        params, rest = _parametrise(spectrum, **kwargs)
+        return LMM.dist(params, **rest)
 
 
-def _parametrise(spectrum: SpectrumFamily, kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def _parametrise(
+    spectrum: SpectrumFamily, *, lengthscale: Any = None, **kwargs: Any
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return the parameters of the random variable, and the other arguments of `LMM`."""
     if not isinstance(spectrum, SpectrumFamily):
         raise TypeError(
             f"spectrum must be a SpectrumFamily, got {type(spectrum).__name__}: build it with "
             "flmm.SpectrumFamily.from_coordinates(x, kernel, lengthscale=(low, high)). A known K goes to FastLMM."
         )
-    lengthscale = kwargs.pop("lengthscale", None)
     if lengthscale is None:
         raise ValueError("lengthscale is missing: give a random variable or a number in the range of the family.")
     ell = double(lengthscale)
-    names = {name for pair in PAIRS for name in pair}
-    given = {name: kwargs.pop(name) for name in names & kwargs.keys()}
-    if spectrum.mean_diagonal is None and ("h2" in given or "total" in given):
+    if spectrum.mean_diagonal is None and kwargs.keys() & {"h2", "total"}:
         raise ValueError(
             "the mean diagonal of K changes with the lengthscale, so that (h2, total) would mean another variance at "
             "each: give (sigma2_g, sigma2_e) or (sigma2, delta)."
         )
-    g, e = variance_components(spectrum.mean_diagonal, given)
+    g, e = variance_components(spectrum.mean_diagonal, kwargs)
     for what, value in (("lengthscale", ell), ("variances", g), ("variances", e)):
         if value.type.ndim:
             raise ValueError(f"{what} must be scalars, got {value.type.ndim} dimensions: FamilyLMM takes one response.")
@@ -121,7 +121,8 @@ def _parametrise(spectrum: SpectrumFamily, kwargs: dict[str, Any]) -> tuple[list
         "X and the kernel are in the spectrum; it takes lengthscale and one of (sigma2, delta), (sigma2_g, sigma2_e), "
         "(h2, total); β has a flat prior",
     )  # fmt: skip
-    return [ell, g, e], kwargs
+    carried = {"treatment": "flat", "projection": spectrum.projection, "family": spectrum}
+    return [ell, g, e], {"kind": FamilyRV, "carried": carried, **kwargs}
 
 
 def _check_range(name: str, model: pm.Model, family: SpectrumFamily, lengthscale: Any) -> None:

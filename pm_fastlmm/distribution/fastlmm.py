@@ -4,19 +4,17 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
-import pytensor.tensor as pt
 
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.distribution.inputs import (
-    check_coordinates,
-    coefficients,
     double,
     read_mean,
     read_response,
-    refuse_lone_mean,
     refuse_unknown,
+    treat_coefficients,
 )
-from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, RotatedLMM, RotatedProperLMM, Treatment, statistic
+from pm_fastlmm.distribution.random_variable import LMM, Treatment
+from pm_fastlmm.distribution.variables import FastLMMRV, RotatedLMMRV, statistic
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 
@@ -92,83 +90,63 @@ class FastLMM:
 
     def __new__(cls, name: str, *, spectrum: Spectrum, observed: Any = None, mu: Any = None, **kwargs: Any) -> Any:
         """Register the distribution with the model of the context."""
-        distribution, params, rest = _parametrise(spectrum, observed=observed, mu=mu, **kwargs)
-        if observed is None and distribution is FlatLMM and spectrum.projection.rank:
-            raise ValueError(
-                f"{name} has no observed data, but with β integrated out under a flat prior its density is improper "
-                "along X: give observed=, or a proper treatment of β (beta= or beta_cov=), or a spectrum without X."
-            )
-        if observed is not None:
-            rest["observed"] = _observed(spectrum, observed, distribution.rv_type.treatment)
-        check_coordinates(name, rest.get("dims"))
+        params, rest = _parametrise(spectrum, observed=observed, mu=mu, **kwargs)
+        values = _observed(spectrum, observed, rest["carried"]["treatment"])
         _check_coords(name, spectrum, rest.get("dims"))
-        rv = distribution(name, params, **rest)
-        rv.owner.op.spectrum = spectrum
-        if isinstance(observed, Rotated):
-            require_labels(spectrum.ids, "the ids of the spectrum")
-            rv.owner.op.rotated = observed
-        return rv
+        return LMM(name, params, observed=values, **rest)
 
     @classmethod
     def dist(cls, *, spectrum: Spectrum, mu: Any = None, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
-        distribution, params, rest = _parametrise(spectrum, observed=None, mu=mu, **kwargs)
-        rv = distribution.dist(params, **rest)
-        rv.owner.op.spectrum = spectrum
-        return rv
+        params, rest = _parametrise(spectrum, observed=None, mu=mu, **kwargs)
+        return LMM.dist(params, **rest)
 
 
 def _parametrise(
     spectrum: Spectrum, *, observed: Any, mu: Any, beta: Any = None, beta_mean: Any = None, beta_cov: Any = None,
     **kwargs: Any,
-) -> tuple[Any, list[Any], dict[str, Any]]:  # fmt: skip
-    """Return the distribution for a treatment of β, its parameters, and the arguments that are not ours."""
+) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
+    """Return the parameters of the random variable, and the other arguments of `LMM`."""
     if not isinstance(spectrum, Spectrum):
         raise TypeError(
             f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
             "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
         )
-    names = {name for pair in PAIRS for name in pair}
-    g, e = variance_components(spectrum.mean_diagonal, {name: kwargs.pop(name) for name in names & kwargs.keys()})
+    g, e = variance_components(spectrum.mean_diagonal, kwargs)
     _check_shape(kwargs.get("shape"), spectrum.n)
     refuse_unknown(
         "FastLMM", kwargs,
         "X and K are in the spectrum; the variances are one of (sigma2, delta), (sigma2_g, sigma2_e), (h2, total); "
         "β is beta=, or beta_mean= and beta_cov=",
     )  # fmt: skip
-    eigvals, R = pt.constant(spectrum.eigvals), pt.constant(spectrum.projection.R)
-    proper = beta is not None or beta_cov is not None
-    if isinstance(observed, Rotated):
-        if mu is not None:
-            raise ValueError(
-                "a Rotated has no rows that mu could be the mean of: put its columns into X, or observe y itself."
-            )
-        nullity = pt.constant(np.array([spectrum.nullity] if spectrum.nullity else [], dtype="int64"))
-        if not proper:
-            refuse_lone_mean(beta_mean)
-            return RotatedLMM, [g, e, eigvals, R, nullity], kwargs
-        b, L = coefficients(spectrum.projection, beta, beta_mean, beta_cov)
-        constants = [pt.constant(a) for a in (spectrum.C, spectrum.corner_root)]
-        return RotatedProperLMM, [b, L, g, e, eigvals, R, *constants, nullity], kwargs
-    mu = read_mean(mu, spectrum.ids, spectrum.n)
-    basis, Q1 = pt.constant(spectrum.basis), pt.constant(spectrum.projection.Q1)
-    if not proper:
-        refuse_lone_mean(beta_mean)
-        return FlatLMM, [mu, g, e, eigvals, basis, Q1, R], kwargs
-    b, L = coefficients(spectrum.projection, beta, beta_mean, beta_cov)
-    constants = [pt.constant(a) for a in (spectrum.C, spectrum.corner_root)]
-    return ProperLMM, [mu, b, L, g, e, eigvals, basis, Q1, R, *constants], kwargs
+    given = isinstance(observed, Rotated)
+    if given and mu is not None:
+        raise ValueError(
+            "a Rotated has no rows that mu could be the mean of: put its columns into X, or observe y itself."
+        )
+    mean = [] if given else [read_mean(mu, spectrum.ids, spectrum.n)]
+    treatment, b, L = treat_coefficients(spectrum.projection, beta, beta_mean, beta_cov)
+    carried = {
+        "treatment": treatment,
+        "spectrum": spectrum,
+        "projection": spectrum.projection,
+        "rotated": observed if given else None,
+    }
+    return [*mean, b, L, g, e], {"kind": RotatedLMMRV if given else FastLMMRV, "carried": carried, **kwargs}
 
 
-def variance_components(mean_diagonal: float | None, given: dict[str, Any]) -> tuple[Any, Any]:
+def variance_components(mean_diagonal: float | None, kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """
-    Return tensors (σ²_g, σ²_e) from exactly one pair of parameters; (h2, total) needs the mean diagonal of K.
+    Take exactly one pair of parameters out of the arguments, and return tensors (σ²_g, σ²_e).
+
+    The pair (h2, total) needs the mean diagonal of K.
 
     Raises
     ------
     ValueError
         If another set of parameters is given.
     """
+    given = {name: kwargs.pop(name, None) for pair in PAIRS for name in pair}
     values = {name: double(value) for name, value in given.items() if value is not None}
     pair = next((pair for pair in PAIRS if set(pair) == set(values)), None)
     if pair is None:
@@ -212,4 +190,5 @@ def _observed(spectrum: Spectrum, observed: Any, treatment: Treatment) -> Any:
         return read_response(observed, spectrum.ids, spectrum.n)
     if observed.spectrum is not spectrum:
         raise ValueError("observed was rotated by another spectrum: pass spectrum=observed.spectrum, or rotate y anew.")
+    require_labels(spectrum.ids, "the ids of the spectrum")
     return statistic(observed, treatment)

@@ -1,35 +1,33 @@
 """FourierLMM: a Gaussian process on Fourier features, observed through additive statistics of its data."""
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 from pymc.distributions.dist_math import check_parameters
-from pymc.distributions.distribution import Continuous, SymbolicRandomVariable
-from pymc.logprob.abstract import _logprob
-from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Constant
-from pytensor.tensor.random.basic import chisquare, normal
+from pytensor.tensor.random.basic import chisquare
 
 from pm_fastlmm._arrays import EPS, FloatArray, outside
 from pm_fastlmm.covariance.fourier import FourierBasis, FourierStatistics
 from pm_fastlmm.covariance.fourier.kernels import log_spectral_density
-from pm_fastlmm.distribution.inputs import check_coordinates, double, refuse_unknown
+from pm_fastlmm.distribution.algebra import col, times, white_noise
+from pm_fastlmm.distribution.graphs import INTERPRETED
+from pm_fastlmm.distribution.inputs import double, refuse_unknown
 from pm_fastlmm.distribution.operations import FamilyLoglik, FourierLoglik
-from pm_fastlmm.distribution.variables import prepared, times
+from pm_fastlmm.distribution.random_variable import LMM, LMMRV
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.likelihood.fourier import fourier_spectra
 from pm_fastlmm.linalg.feature_products import FourierProducts
 
-_CARRIED = ("basis", "products", "spectra")
 _AFFORDABLE = 800  # features that are factored at each evaluation
 _PRIOR_DRAWS = 1000
 _OUTSIDE = 0.05  # of the prior of a lengthscale, more than which is an error
 
 
-class FourierRV(SymbolicRandomVariable):  # type: ignore[misc]
+class FourierRV(LMMRV):
     """
     [ZᵀMy, yᵀMy] of y = Xβ + Zw + e, w ~ N(0, σ²diag(d)): inputs log d, ℓ, σ²_g and σ²_e; ℓ is empty if d has others.
 
@@ -37,36 +35,38 @@ class FourierRV(SymbolicRandomVariable):  # type: ignore[misc]
     """
 
     name = "FourierLMM"
-    _print_name = ("FourierLMM", r"\operatorname{FourierLMM}")
     extended_signature = "[rng],[size],(m),(l),(),()->[rng],(v)"
-    treatment: Literal["flat"] = "flat"
+    of_statistic = True
     basis: FourierBasis
     products: FourierProducts
     spectra: FamilySpectra | None
 
     @classmethod
-    def rv_op(cls, *params: Any, carried: dict[str, Any], size: Any = None, rng: Any = None) -> Any:
+    def draw(cls, rng: Any, batch: Any, *params: Any, **carried: Any) -> tuple[Any, Any]:
         """Build the graph of a draw: coordinates of My in the space of the features, and its square outside."""
-        (log_weights, ell, g, e), size, rng, batch = prepared(cls.ndims_params, params, size, rng)
+        log_weights, _, g, e = params
         products: FourierProducts = carried["products"]
         root = _root(products)
         M, k = root.shape
-        next_rng, xi = normal(0.0, 1.0, size=(*batch, M + k), rng=rng, return_next_rng=True)
-        w = pt.exp(0.5 * log_weights) * pt.sqrt(g)[..., None] * xi[..., :M]
-        a = times(pt.constant(root.T), w) + pt.sqrt(e)[..., None] * xi[..., M:]
+        rng, (xi, noise) = white_noise(rng, batch, M, k)
+        w = pt.exp(0.5 * log_weights) * col(pt.sqrt(g)) * xi
+        a = times(pt.constant(root.T), w) + col(pt.sqrt(e)) * noise
         square = (a**2).sum(-1, keepdims=True)
         if products.df > k:
-            next_rng, rest = chisquare(products.df - k, size=(*batch, 1), rng=next_rng, return_next_rng=True)
-            square = square + e[..., None] * rest
-        value = pt.concatenate([times(pt.constant(root), a), square], axis=-1)
-        op = cls([rng, size, log_weights, ell, g, e], [next_rng, value])
-        for name, part in carried.items():
-            setattr(op, name, part)
-        return op(rng, size, log_weights, ell, g, e)
+            rng, rest = chisquare(products.df - k, size=(*batch, 1), rng=rng, return_next_rng=True)
+            square = square + col(e) * rest
+        return rng, pt.concatenate([times(pt.constant(root), a), square], axis=-1)
 
-    def rebuild_rv(self, *params: Any, **kwargs: Any) -> Any:
-        """Build the variable anew, for another size."""
-        return self.rv_op(*params, carried={name: getattr(self, name) for name in _CARRIED}, **kwargs)
+    def logp(self, value: Any, *params: Any) -> Any:
+        """Return the log-density."""
+        log_weights, ell, g, e = params
+        products, spectra = self.products, self.spectra
+        if spectra is not None and isinstance(value, Constant) and np.array_equal(value.data, statistic(products)):
+            logp = FamilyLoglik()(pt.log(ell[0]), g, e, *map(pt.constant, spectra.constants))[0]
+        else:  # other data than those whose spectra are known
+            constants = pt.constant(products.gram), pt.constant(np.asarray(products.df))
+            logp = FourierLoglik()(log_weights + pt.log(g), e, value, *constants)[0]
+        return check_parameters(logp - self.projection.logdet_R, g >= 0, e >= 0, msg="sigma2 >= 0, sigma2_e >= 0")
 
 
 def _root(products: FourierProducts) -> FloatArray:
@@ -79,31 +79,6 @@ def _root(products: FourierProducts) -> FloatArray:
 def statistic(products: FourierProducts) -> FloatArray:
     """Return [b̃, c̃], what a node observes."""
     return np.append(products.cross, products.square)
-
-
-@_logprob.register(FourierRV)  # type: ignore[untyped-decorator]
-def _fourier_logp(op: FourierRV, values: Any, rng: Any, size: Any, log_weights: Any, ell: Any, g: Any, e: Any,
-                  **kwargs: Any) -> Any:  # fmt: skip
-    (value,) = values
-    products = op.products
-    if op.spectra is not None and isinstance(value, Constant) and np.array_equal(value.data, statistic(products)):
-        logp = FamilyLoglik()(pt.log(ell[0]), g, e, *map(pt.constant, op.spectra.constants))[0]
-    else:  # other data than those whose spectra are known
-        constants = pt.constant(products.gram), pt.constant(np.asarray(products.df))
-        logp = FourierLoglik()(log_weights + pt.log(g), e, value, *constants)[0]
-    return check_parameters(logp - products.projection.logdet_R, g >= 0, e >= 0, msg="sigma2 >= 0, sigma2_e >= 0")
-
-
-class _Fourier(Continuous):  # type: ignore[misc]
-    rv_type = FourierRV
-    rv_op = FourierRV.rv_op
-
-    @classmethod
-    def dist(cls, params: Any, **kwargs: Any) -> Any:
-        return super().dist(params, **kwargs)
-
-    def support_point(rv: Any, size: Any, *params: Any) -> Any:
-        return pt.ones_like(rv)
 
 
 class FourierLMM:
@@ -175,22 +150,21 @@ class FourierLMM:
 
     def __new__(cls, name: str, *, statistics: FourierStatistics, **kwargs: Any) -> Any:
         """Register the distribution with the model of the context."""
-        params, carried, rest = _parametrise(statistics, **kwargs)
-        check_coordinates(name, rest.get("dims"))
-        return _Fourier(name, params, carried=carried, observed=statistic(carried["products"]), **rest)
+        params, rest = _parametrise(statistics, **kwargs)
+        return LMM(name, params, observed=statistic(rest["carried"]["products"]), **rest)
 
     @classmethod
     def dist(cls, *, statistics: FourierStatistics, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp` and `pm.draw`."""
-        params, carried, rest = _parametrise(statistics, **kwargs)
-        return _Fourier.dist(params, carried=carried, **rest)
+        params, rest = _parametrise(statistics, **kwargs)
+        return LMM.dist(params, **rest)
 
 
 def _parametrise(
     statistics: Any, *, lengthscale: Any = None, kernel: Any = None, sigma2: Any = None, sigma2_e: Any = None,
     tolerance: float = 1e-3, **kwargs: Any,
-) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:  # fmt: skip
-    """Return the parameters of the random variable, what its op carries, and the arguments that are PyMC's."""
+) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
+    """Return the parameters of the random variable, and the other arguments of `LMM`."""
     refuse_unknown("FourierLMM", kwargs, "it takes statistics, lengthscale or kernel, sigma2, sigma2_e, tolerance")
     if not isinstance(statistics, FourierStatistics):
         raise TypeError(
@@ -217,10 +191,16 @@ def _parametrise(
         )
     else:
         ell, log_weights = None, _log_weights(basis, _density_of(kernel, basis))
-    carried = {"basis": basis, "products": products, "spectra": spectra}
+    carried = {
+        "treatment": "flat",
+        "projection": products.projection,
+        "basis": basis,
+        "products": products,
+        "spectra": spectra,
+    }
     variances = [double(1.0 if v is None else v) for v in (sigma2, sigma2_e)]
     lengthscales = pt.zeros((0,), dtype="float64") if ell is None else pt.expand_dims(ell, 0)
-    return [log_weights, lengthscales, *variances], carried, kwargs
+    return [log_weights, lengthscales, *variances], {"kind": FourierRV, "carried": carried, **kwargs}
 
 
 def _log_weights(basis: FourierBasis, log_density: Any) -> Any:
@@ -249,7 +229,7 @@ def _check_prior(lengthscale: Any, basis: FourierBasis) -> None:
     """Refuse a prior of which a good part is outside the range of the basis, and warn of a little."""
     low, high = basis.lengthscale
     try:
-        draws = pm.draw(lengthscale, _PRIOR_DRAWS, random_seed=0, mode=Mode(linker="py", optimizer="fast_compile"))
+        draws = pm.draw(lengthscale, _PRIOR_DRAWS, random_seed=0, mode=INTERPRETED)
     except NotImplementedError:  # a flat prior has no draws; the range makes it proper
         return
     share = float(((draws < low) | (draws > high)).mean())

@@ -3,15 +3,14 @@
 from typing import Any
 
 import numpy as np
-import pymc as pm
 import pytensor.tensor as pt
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 
-from pm_fastlmm._arrays import FloatArray, Ids, align, read, read_covariance, require_finite
-from pm_fastlmm.coordinates import require_labels
-from pm_fastlmm.distribution.variables import product
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, read, read_covariance, require_finite, require_length
+from pm_fastlmm.distribution.algebra import product
+from pm_fastlmm.distribution.random_variable import Treatment
+from pm_fastlmm.linalg.projection import Projection, read_design
 from pm_fastlmm.linalg.semidefinite import require_semidefinite, semidefinite_root
 
 SPECTRUM = "the spectrum"
@@ -42,33 +41,21 @@ def refuse_unknown(distribution: str, kwargs: dict[str, Any], known: str) -> Non
         raise TypeError(f"{distribution} takes no argument {', '.join(sorted(unknown))}: {known}.")
 
 
-def check_coordinates(name: str, dims: Any) -> None:
-    """Raise a ValueError for coordinates of the dimensions of a node that its posterior could not hold."""
-    coords = pm.modelcontext(None).coords
-    for dim in [dims] if isinstance(dims, str) else dims or ():
-        what = f"the coordinates of {dim!r}, a dimension of {name},"
-        require_labels(coords.get(dim), what, written=f"coords[{dim!r}]")
-
-
-def refuse_lone_mean(beta_mean: Any) -> None:
-    """Raise a ValueError for a prior mean of β without a prior covariance."""
-    if beta_mean is not None:
-        raise ValueError(
-            "beta_mean is given without beta_cov: give the prior covariance, or fixed coefficients as beta=."
-        )
-
-
 def read_response(observed: Any, ids: Ids | None, n: int, *, ndim: tuple[int, ...] = (1, 2)) -> Any:
     """
-    Return the data as PyMC takes them, (…, n), aligned by id; missing values are refused, PyMC would impute them.
+    Return the data as PyMC takes them, (…, n), aligned by id, and None if there are none.
+
+    Missing values are refused: PyMC would impute them.
 
     Raises
     ------
     ValueError
         If values are missing, the length or the ids do not fit, or a square array could be read both ways.
     """
+    if observed is None:
+        return None
     if isinstance(observed, Variable):
-        values = observed.get_value() if isinstance(observed, SharedVariable) else getattr(observed, "data", None)
+        values = known_values(observed)
         if values is not None:
             _check_response(_filled(values), n)
         return observed
@@ -84,6 +71,11 @@ def read_response(observed: Any, ids: Ids | None, n: int, *, ndim: tuple[int, ..
         )
     _check_response(values, n)
     return values
+
+
+def known_values(data: Variable) -> Any:
+    """Return the values of `pm.Data` or of a constant, None for another graph."""
+    return data.get_value() if isinstance(data, SharedVariable) else getattr(data, "data", None)
 
 
 def _filled(values: Any) -> FloatArray:
@@ -173,12 +165,28 @@ def covariance_root(B: Any) -> Any:
     return pt.constant(semidefinite_root(B.data))
 
 
-def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[bool, Any, Any]:
-    """Return whether β is flat, the mean b of β, and its prior covariance B; empty where there is none."""
+def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Treatment, Any, Any]:
+    """Return the treatment of β, its mean b, and a root L of its covariance, L = 0 for an explicit β; none if flat."""
     if beta is None and beta_cov is None:
-        refuse_lone_mean(beta_mean)
-        return True, pt.zeros((0,), dtype="float64"), NO_PRIOR
-    b, L = coefficients(projection, beta, beta_mean, beta_cov)
+        if beta_mean is not None:
+            raise ValueError(
+                "beta_mean is given without beta_cov: give the prior covariance, or fixed coefficients as beta=."
+            )
+        return "flat", pt.zeros((0,), dtype="float64"), NO_PRIOR
+    return "proper", *coefficients(projection, beta, beta_mean, beta_cov)
+
+
+def prior_covariance(L: Any, beta_cov: Any) -> Any:
+    """Return the prior covariance of β, empty where it has none."""
     if beta_cov is None:
-        return False, b, NO_PRIOR
-    return False, b, pt.constant(L.data @ L.data.T) if isinstance(L, Constant) else product(L, L.T)
+        return NO_PRIOR
+    return pt.constant(L.data @ L.data.T) if isinstance(L, Constant) else product(L, L.T)
+
+
+def aligned_projection(X: Labelled | None, ids: Ids | None, n: int, rows: str, *, reference_name: str) -> Projection:
+    """Return the projection of X with its rows in the order of the ids; `rows` are what has n of them."""
+    if X is None:
+        return read_design(None, n)
+    require_length(X.values.shape[0], n, "X", rows)
+    values = X.take(align(ids, X, name="X", reference_name=reference_name))
+    return read_design(Labelled(values.reshape(n, -1), ids, X.names), n)

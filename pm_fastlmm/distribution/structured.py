@@ -7,38 +7,37 @@ import numpy as np
 import pytensor.tensor as pt
 import scipy.sparse as sp
 from pymc.distributions.dist_math import check_parameters
-from pymc.distributions.distribution import Continuous
-from pymc.logprob.abstract import _logprob
-from pytensor.tensor.random.basic import chisquare, normal
+from pytensor.tensor.random.basic import chisquare
 
-from pm_fastlmm._arrays import Labelled, align, common_ids, read, require_length
+from pm_fastlmm._arrays import Labelled, common_ids, read, require_length
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
-from pm_fastlmm.distribution.contrasts import ContrastsRV
+from pm_fastlmm.distribution.algebra import along_columns, less_columns, times, white_noise
 from pm_fastlmm.distribution.inputs import (
-    check_coordinates,
+    aligned_projection,
     covariance_root,
     double,
+    prior_covariance,
     read_mean,
     read_response,
     refuse_unknown,
     treat_coefficients,
 )
 from pm_fastlmm.distribution.operations import MixedLoglik, RandomEffects, ResponseStatistics
-from pm_fastlmm.distribution.variables import FlatLMM, ProperLMM, Treatment, prepared, times
+from pm_fastlmm.distribution.random_variable import LMM, LMMRV
+from pm_fastlmm.distribution.variables import spectral_logp
 from pm_fastlmm.equivalent import EquivalentRows, as_equivalent
 from pm_fastlmm.linalg.directions import are_directions
 from pm_fastlmm.linalg.mixed import EffectBlock, MixedProducts
-from pm_fastlmm.linalg.projection import Projection, read_design
+from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.spectrum import Spectrum
 
-_CARRIED = ("treatment", "terms", "theta", "products", "ids", "design", "spectrum")
 _SPECTRUM_ORDER = 3000
 _SPECTRUM_SIZE = 30_000_000
 
 
-class StructuredRV(ContrastsRV):
+class StructuredRV(LMMRV):
     """
     Y = mu + Xb + Σ Z_ku_k + e: inputs mu, b, B (the prior covariance of β, empty if there is none) and θ.
 
@@ -47,9 +46,7 @@ class StructuredRV(ContrastsRV):
     """
 
     name = "StructuredLMM"
-    _print_name = ("StructuredLMM", r"\operatorname{StructuredLMM}")
     extended_signature = "[rng],[size],(n),(r),(s,s),(p)->[rng],(n)"
-    treatment: Treatment
     terms: tuple[Term, ...]
     theta: Theta
     products: MixedProducts
@@ -58,39 +55,45 @@ class StructuredRV(ContrastsRV):
     spectrum: Spectrum | None
 
     @classmethod
-    def rv_op(cls, *params: Any, carried: dict[str, Any], size: Any = None, rng: Any = None) -> Any:
-        """Build the graph of a draw."""
-        (mu, b, B, theta), size, rng, batch = prepared(cls.ndims_params, params, size, rng)
+    def draw(cls, rng: Any, batch: Any, *params: Any, **carried: Any) -> tuple[Any, Any]:
+        """Return the next generator and a draw, for each of a batch."""
+        mu, b, B, theta = params
         products: MixedProducts = carried["products"]
         q = sum(block.Z.shape[1] for block in products.blocks)
-        next_rng, noise = normal(0.0, 1.0, size=(*batch, q + products.rows), rng=rng, return_next_rng=True)
-        xi, noise = noise[..., :q], noise[..., q:]
+        rng, (xi, noise) = white_noise(rng, batch, q, products.rows)
         if products.n > products.rows:  # the last of equivalent rows is the length of e in the directions left
             left = products.n - products.rows + 1
-            next_rng, chi2 = chisquare(left, size=(*batch, 1), rng=next_rng, return_next_rng=True)
+            rng, chi2 = chisquare(left, size=(*batch, 1), rng=rng, return_next_rng=True)
             noise = pt.concatenate([noise[..., :-1], pt.sqrt(chi2)], axis=-1)
         phi = packed(carried["theta"], products, theta, B)
         y = RandomEffects(products)(phi, xi) + pt.sqrt(theta[-1]) * noise
-        Q, R = pt.constant(products.projection.Q1), pt.constant(products.projection.R)
-        y = y - times(Q, times(Q.T, y)) if products.flat else y + times(Q, times(R, b))
-        op = cls([rng, size, mu, b, B, theta], [next_rng, mu + y])
-        for name, value in carried.items():
-            setattr(op, name, value)
-        return op(rng, size, mu, b, B, theta)
+        projection: Projection = carried["projection"]
+        return rng, mu + (less_columns(projection, y) if products.flat else y + along_columns(projection, b))
 
-    @property
-    def projection(self) -> Projection:
-        """QR of X."""
-        return self.products.projection
+    def center(self, *params: Any) -> Any:
+        """Return where an unobserved variable starts."""
+        return params[0]
 
-    @property
-    def carried(self) -> dict[str, Any]:
-        """What the op carries besides its inputs."""
-        return {name: getattr(self, name) for name in _CARRIED}
-
-    def rebuild_rv(self, *params: Any, **kwargs: Any) -> Any:
-        """Build the variable anew, for another size."""
-        return self.rv_op(*params, carried=self.carried, **kwargs)
+    def logp(self, value: Any, *params: Any) -> Any:
+        """Return the log-density."""
+        mu, b, B, theta = params
+        if self.spectrum is not None:  # σ²(K + δI), in the rotated coordinates as `FastLMM` has it
+            L = pt.constant(np.zeros_like(self.projection.R)) if B.type.shape == (0, 0) else covariance_root(B)
+            return spectral_logp(self.spectrum, self.treatment, value, mu, b, L, theta[0], theta[1])
+        products = self.products
+        within, between, rss, y1, rows = ResponseStatistics(products)(value - mu)
+        d = pt.zeros(0)
+        if not products.flat:  # y₂ + Q₁d, d = Q₁ᵀy - Rb
+            d = y1 - times(pt.constant(self.projection.R), b)
+            along = times(pt.constant(products.Q_between), d)
+            rss = rss - 2 * (along * between.ravel()).sum() + (d**2).sum() - (along**2).sum()
+            within = within + times(pt.constant(products.Q_within), d)
+            between = between + along.reshape(between.shape)
+        phi = packed(self.theta, products, theta, B)
+        logp = MixedLoglik(products)(phi, theta[-1], within, between, rss, rows, d)[0]
+        return check_parameters(
+            logp - products.logdet_R, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
+        )
 
 
 def packed(theta: Theta, products: MixedProducts, values: Any, B: Any) -> Any:
@@ -99,52 +102,6 @@ def packed(theta: Theta, products: MixedProducts, values: Any, B: Any) -> Any:
     if len(products.blocks) > len(matrices):
         matrices.append(B)
     return pt.concatenate([pt.as_tensor(matrices[k]).ravel() for k in products.order])
-
-
-@_logprob.register(StructuredRV)  # type: ignore[untyped-decorator]
-def _structured_logp(op: StructuredRV, values: Any, rng: Any, size: Any, mu: Any, b: Any, B: Any, theta: Any,
-                     **kwargs: Any) -> Any:  # fmt: skip
-    (value,) = values
-    if op.spectrum is not None:
-        return _spectral_logp(op, op.spectrum, value, mu, b, B, theta)
-    products = op.products
-    within, between, rss, y1, rows = ResponseStatistics(products)(value - mu)
-    d = pt.zeros(0)
-    if not products.flat:  # y₂ + Q₁d, d = Q₁ᵀy - Rb
-        d = y1 - times(pt.constant(products.projection.R), b)
-        along = times(pt.constant(products.Q_between), d)
-        rss = rss - 2 * (along * between.ravel()).sum() + (d**2).sum() - (along**2).sum()
-        within = within + times(pt.constant(products.Q_within), d)
-        between = between + along.reshape(between.shape)
-    phi = packed(op.theta, products, theta, B)
-    logp = MixedLoglik(products)(phi, theta[-1], within, between, rss, rows, d)[0]
-    return check_parameters(
-        logp - products.logdet_R, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
-    )
-
-
-def _spectral_logp(op: StructuredRV, s: Spectrum, value: Any, mu: Any, b: Any, B: Any, theta: Any) -> Any:
-    """Return the log-density of σ²(K + δI), in the rotated coordinates as `FastLMM` has it."""
-    g, e, R = theta[0], theta[1], pt.constant(s.projection.R)
-    eigvals, basis, Q1 = (pt.constant(a) for a in (s.eigvals, s.basis, s.projection.Q1))
-    if op.treatment == "flat":
-        return FlatLMM.logp(value, mu, g, e, eigvals, basis, Q1, R)
-    L = pt.zeros_like(R) if B.type.shape == (0, 0) else covariance_root(B)
-    return ProperLMM.logp(
-        value, mu, b, L, g, e, eigvals, basis, Q1, R, pt.constant(s.C), pt.constant(s.corner_root)
-    )  # fmt: skip
-
-
-class _Structured(Continuous):  # type: ignore[misc]
-    rv_type = StructuredRV
-    rv_op = StructuredRV.rv_op
-
-    @classmethod
-    def dist(cls, params: Any, **kwargs: Any) -> Any:
-        return super().dist(params, **kwargs)
-
-    def support_point(rv: Any, size: Any, mu: Any, *params: Any) -> Any:
-        return pt.zeros_like(rv) + mu
 
 
 class StructuredLMM:
@@ -212,50 +169,45 @@ class StructuredLMM:
                 **kwargs: Any) -> Any:  # fmt: skip
         """Register the distribution with the model of the context."""
         rows = as_equivalent(observed)
-        params, carried, rest = _parametrise(terms, sigma2_e, X, rows, kwargs)
-        if observed is None and carried["treatment"] == "flat" and carried["products"].projection.rank:
-            raise ValueError(
-                f"{name} has no observed data, but with β integrated out under a flat prior its density is improper "
-                "along X: give observed=, or a proper treatment of β (beta= or beta_cov=), or leave X out."
-            )
-        if observed is not None:
-            values = observed if rows is None else rows.y
-            rest["observed"] = read_response(values, carried["ids"], carried["products"].rows)
-        check_coordinates(name, rest.get("dims"))
+        params, rest = _parametrise(terms, sigma2_e, X, rows, **kwargs)
+        carried = rest["carried"]
         for term in carried["terms"]:
             require_labels(term.levels, f"the levels of term {term.name!r} of {name}", written="by")
-        return _Structured(name, params, carried=carried, **rest)
+        values = read_response(observed if rows is None else rows.y, carried["ids"], carried["products"].rows)
+        return LMM(name, params, observed=values, **rest)
 
     @classmethod
     def dist(cls, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
-        params, carried, rest = _parametrise(terms, sigma2_e, X, None, kwargs)
-        return _Structured.dist(params, carried=carried, **rest)
+        params, rest = _parametrise(terms, sigma2_e, X, None, **kwargs)
+        return LMM.dist(params, **rest)
 
 
 def _parametrise(
-    terms: Sequence[Term], sigma2_e: Any, X: Any, rows: EquivalentRows | None, kwargs: dict[str, Any]
-) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    """Return the parameters of the random variable, what its op carries, and the arguments that are PyMC's."""
+    terms: Sequence[Term], sigma2_e: Any, X: Any, rows: EquivalentRows | None, *, mu: Any = None, beta: Any = None,
+    beta_mean: Any = None, beta_cov: Any = None, design: Any = None, **kwargs: Any,
+) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
+    """Return the parameters of the random variable, and the other arguments of `LMM`."""
     terms = _checked_terms(terms)
     n = terms[0].n
     ids, projection = _aligned(terms, X)
-    _check_rows(rows, terms, X, ids, kwargs.get("mu"))
-    own = {name: kwargs.pop(name, None) for name in ("mu", "beta", "beta_mean", "beta_cov")}
-    design = kwargs.pop("design", None)
+    _check_rows(rows, terms, X, ids, mu)
     refuse_unknown("StructuredLMM", kwargs, "it takes X, terms, sigma2_e, mu, beta, beta_mean, beta_cov, observed")
-    flat, b, B = treat_coefficients(projection, own["beta"], own["beta_mean"], own["beta_cov"])
+    treatment, b, L = treat_coefficients(projection, beta, beta_mean, beta_cov)
+    B = prior_covariance(L, beta_cov)
     blocks = [_block(term) for term in terms]
     if B.type.shape != (0, 0):
         blocks.append(EffectBlock(sp.csr_array(projection.Q1 @ projection.R), 1, projection.rank, None))
     observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
-    products = MixedProducts.from_rows(blocks, projection, flat=flat, observations=observations, largest_ratio=precise)
+    products = MixedProducts.from_rows(
+        blocks, projection, flat=treatment == "flat", observations=observations, largest_ratio=precise
+    )
     theta = Theta.of_terms(terms)
-    carried = {"treatment": "flat" if flat else "proper", "terms": tuple(terms), "theta": theta,
-               "products": products, "ids": ids, "design": design,
+    carried = {"treatment": treatment, "terms": tuple(terms), "theta": theta,
+               "products": products, "projection": projection, "ids": ids, "design": design,
                "spectrum": _spectrum(theta, blocks[: len(terms)], projection) if rows is None else None}  # fmt: skip
     values = double(theta.pack(double(sigma2_e), pt))
-    return [read_mean(own["mu"], ids, n), b, B, values], carried, kwargs
+    return [read_mean(mu, ids, n), b, B, values], {"kind": StructuredRV, "carried": carried, **kwargs}
 
 
 def _spectrum(theta: Theta, blocks: list[EffectBlock], projection: Projection) -> Spectrum | None:
@@ -342,9 +294,4 @@ def _aligned(terms: Sequence[Term], X: Any) -> tuple[Any, Projection]:
                 f"the rows of term {term.name} and of {reference_name} have different ids or another order: "
                 "build all terms from one table."
             )
-    if design is None:
-        return ids, read_design(None, n)
-    require_length(design.values.shape[0], n, "X", "the terms")
-    values = design.take(align(ids, design, name="X", reference_name=reference_name))
-    values = values[:, None] if values.ndim == 1 else values
-    return ids, read_design(Labelled(values, ids, design.names), n)
+    return ids, aligned_projection(design, ids, n, "the terms", reference_name=reference_name)

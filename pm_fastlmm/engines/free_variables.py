@@ -187,8 +187,9 @@ class LinkedObjective(SquaredObjective):
         self.inner.require_residual()
 
     def terms(self, theta: FloatArray) -> Any:
-        """Return the terms at x."""
-        return self.inner.terms(self.link.theta(theta))
+        """Return the terms at x, where the inner objective has terms."""
+        inner: Any = self.inner
+        return inner.terms(self.link.theta(theta))
 
     def state(self, theta: FloatArray) -> Any:
         """Return V factored at x."""
@@ -217,10 +218,6 @@ class LinkedObjective(SquaredObjective):
     def point(self, theta: FloatArray) -> dict[str, Any]:
         """Return the values of the model's free variables."""
         return self.link.variables.split(theta)
-
-    def start(self) -> FloatArray:
-        """Return x where θ is nearest to the start of the inner objective."""
-        return self.initial.copy()
 
 
 def nearest(link: Link, theta: FloatArray) -> FloatArray:

@@ -1,7 +1,7 @@
 """What an engine owes: a node of a model answers every verb (fit, sample, recover, predict, leave out) itself."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from abc import ABC
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -16,10 +16,14 @@ from pm_fastlmm._arrays import FloatArray, Ids, shown
 from pm_fastlmm._choices import Method
 from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import Described, listed
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.distribution.graphs import reaching
-from pm_fastlmm.distribution.variables import Treatment
+from pm_fastlmm.distribution.random_variable import Treatment
+from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.free_variables import Fitted
+from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
+from pm_fastlmm.engines.response import Response
 from pm_fastlmm.likelihood.leave_out import Precision
 from pm_fastlmm.linalg.projection import Projection
 
@@ -93,7 +97,10 @@ class LMMNode(PartOfModel, Described, ABC):
     """
 
     called: ClassVar[str]  # the distribution, as users write it
-    takes: ClassVar[frozenset[str]] = frozenset()  # what of the rows, new or its own, a user may give
+    parts: ClassVar[tuple[str, ...]] = ()  # what `recover` can be asked for alone
+    predicts: ClassVar[tuple[Effects, ...]] = ()  # effects= of predictions, besides "left_out"
+    takes: ClassVar[tuple[str, ...]] = ()  # what of the rows, new or its own, a user may give
+    refusal: ClassVar[str] = "its effects and predictions are not drawn."  # what a user reads of other effects
 
     name: str
     rv: Any
@@ -108,6 +115,54 @@ class LMMNode(PartOfModel, Described, ABC):
     def n(self) -> int:
         """Number of observations."""
         return int(self.projection.V.shape[0])
+
+    @property
+    def observes_statistic(self) -> bool:
+        """Whether a statistic of y is observed, so that the last dimension is not that of the rows."""
+        return False
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether what has a value for each observation can be given."""
+        return True
+
+    def recover(
+        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
+    ) -> dict[str, xr.DataArray]:
+        """Draw β and the random effects given y at each posterior draw; by what follows the name of the node."""
+        raise self.refused()
+
+    def read(self, new: NewRows, effects: Effects) -> Any:
+        """Read new rows as `predict` takes them, None in sample; what cannot be predicted is refused here."""
+        return None
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw f and y of rows that were read, or of those of the data, at each posterior draw."""
+        raise self.refused()
+
+    def known_rows(self, rows: Any) -> FloatArray | None:
+        """Return y (…, n) of a node that observes a statistic, where `rows` have it or it follows; else None."""
+        return None
+
+    def function(self, model: pm.Model, posterior: xr.Dataset, draws: int, *, progressbar: bool) -> Any:
+        """Return the posterior of f as a function of x, averaged over some draws."""
+        raise ValueError(f"{self.name} is no FourierLMM: flmm.predict has its predictions.")
+
+    def refused(self) -> ValueError:
+        """Return the error of effects that are not drawn."""
+        return ValueError(f"{self.name} is a {self.called}: {self.refusal}")
+
+    def mean_at(self, rows: Any, mu: FloatArray) -> Any:
+        """Return what is added to Xβ: mu in sample, and at new rows 0, since mu is not known there."""
+        if rows is None:
+            return mu
+        if np.any(mu):
+            raise ValueError(
+                f"{self.name} has a mean mu besides Xβ, which is not known at new rows: put its columns into X."
+            )
+        return 0.0
 
     def constants(self) -> Constants:
         """Return mu, and mean and covariance of β's prior, where no variable reaches them."""
@@ -209,9 +264,40 @@ class LMMNode(PartOfModel, Described, ABC):
         raise ValueError(f"{self.name} is a {self.called}, which has no density of single observations given others.")
 
     @classmethod
-    @abstractmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
-        """Read the node of a random variable with this op."""
+        """Read the node of a random variable with this op; one that belongs to no model is not read."""
+        raise NotImplementedError(cls.__name__)
+
+
+class GaussianNode(LMMNode):
+    """A node of a Gaussian likelihood, y ~ N(mu + Xβ, V): it has V, and what follows from P and Py."""
+
+    __slots__ = ()
+
+    def rows(self) -> FloatArray:
+        """
+        Return y by row, which results with one value for each observation need.
+
+        Raises
+        ------
+        ValueError
+            If the rows were not kept.
+        """
+        return np.asarray(self.observed, dtype=float)
+
+    def response(self) -> Response:
+        """Return what a comparison of fits needs to know of the data."""
+        y = np.asarray(self.observed, dtype=float)
+        size, by_row = float(np.square(y).sum()), y if y.shape == (self.n,) else None
+        return Response(self.n, size, by_row, self.treatment == "flat", self.projection)
+
+    def nested_in(self, other: LMMNode) -> bool:
+        """Return whether V is known to be a special case of that of another node."""
+        return False
+
+    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> AtTheta:
+        """Return the node with V at θ, for what comes after a fit."""
+        return AtTheta(self, objective, theta, mu, prior_mean)
 
 
 N = TypeVar("N", bound=LMMNode)

@@ -1,5 +1,8 @@
 """
-The likelihood of several random-effects terms from cross-products, with its score: cost independent of n.
+One compiled unit: the likelihood of several random-effects terms from cross-products, with its score.
+
+The cost is independent of n. All that compiled code calls is in this file, because Numba's cache sees no other
+(docs/contributing.md).
 
 V = Σ_k Z_k(I ⊗ Σ_k)Z_kᵀ + σ²_eI. With N = (Z₁G₁Z₁ᵀ + σ²_eI)⁻¹ the eliminated term costs a width × width factorisation
 for each level, M_j = C_jᵀΣ₁C_j + σ²_eI, and leaves the dense block F = σ²_eWᵀNW = within + σ²_e Σ_j B_jᵀM_j⁻¹B_j.
@@ -22,40 +25,210 @@ Bates et al. (2015), doi:10.18637/jss.v067.i01; Johnson & Thompson (1995), doi:1
 import math
 from typing import Any
 
-import numba as nb
 import numpy as np
+from numba import njit
 
-from pm_fastlmm.likelihood.triangular import (
-    cholesky,
-    congruent,
-    gram_lower,
-    invert_lower,
-    matrix_root,
-    scale_rows,
-    unscale,
-)
+compiled = njit(cache=True, nogil=True)
 
-LOG_2PI = math.log(2 * math.pi)
-
+_LOG_2PI = math.log(2 * math.pi)
+_SMALL = 32  # order up to which a plain loop is faster than LAPACK or BLAS
+_BLOCK = 64  # rows that are worked on at a time in a triangular matrix: the rest are matrix products
+_PIVOT_RTOL = 1e-12
 _TINY = 1e-3  # Σ_k F/σ²_e below which the score is taken in the form that needs no inverse of Σ_k
 _DENSE = 0.25  # share of entries of B that are not 0 above which matrix products are faster than loops
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled
+def semidefinite_root(A: Any) -> Any:
+    """Return the Cholesky factor of a positive semi-definite matrix, columns of 0 for its null space, and success."""
+    c = A.shape[0]
+    L = np.zeros((c, c))
+    for j in range(c):
+        pivot = A[j, j]
+        for k in range(j):
+            pivot -= L[j, k] ** 2
+        if not pivot >= -_PIVOT_RTOL * A[j, j] * c:  # beside its own variance: the columns may have any units
+            return L, False
+        singular = pivot <= _PIVOT_RTOL * A[j, j]
+        root = 0.0 if singular else math.sqrt(pivot)
+        L[j, j] = root
+        for i in range(j + 1, c):
+            value = A[i, j]
+            for k in range(j):
+                value -= L[i, k] * L[j, k]
+            if singular:
+                if abs(value) > 1e-6 * math.sqrt(max(A[i, i], 0.0) * max(A[j, j], 0.0)) + 1e-300:
+                    return L, False
+            else:
+                L[i, j] = value / root
+    return L, True
+
+
+@compiled
+def _root_of_eigenvectors(A: Any) -> Any:
+    """
+    Return the same of a matrix whose pivots ended below 0, from its eigenvalues, beside the variances.
+
+    A small pivot that is no zero enlarges its rounding in those that follow.
+    """
+    c = A.shape[0]
+    L, size = np.zeros((c, c)), np.ones(c)
+    if not np.isfinite(A).all():
+        return L, False
+    for i in range(c):
+        if A[i, i] > 0.0:
+            size[i] = math.sqrt(A[i, i])
+    scaled = np.empty((c, c))
+    for i in range(c):
+        for j in range(c):
+            scaled[i, j] = 0.5 * (A[i, j] + A[j, i]) / size[i] / size[j]
+    values, vectors = np.linalg.eigh(scaled)
+    if not values[0] >= -_PIVOT_RTOL * c:
+        return L, False
+    for i in range(c):
+        for j in range(c):
+            scaled[j, i] = vectors[i, j] * math.sqrt(max(values[j], 0.0)) * size[i]
+    _, R = np.linalg.qr(scaled)
+    for i in range(c):
+        sign = -1.0 if R[i, i] < 0.0 else 1.0
+        for j in range(i, c):
+            L[j, i] = sign * R[i, j]
+    return L, True
+
+
+@compiled
+def matrix_root(A: Any) -> Any:
+    """Return a lower-triangular root of a positive semi-definite matrix, by LAPACK where it is large, and success."""
+    if A.shape[0] > _SMALL:
+        try:
+            return np.linalg.cholesky(A), True
+        except Exception:
+            pass
+    L, ok = semidefinite_root(A)
+    return (L, True) if ok else _root_of_eigenvectors(A)
+
+
+@compiled
+def cholesky(A: Any) -> Any:
+    """Return the Cholesky factor of a positive definite matrix, and success."""
+    m = A.shape[0]
+    if m > _SMALL:
+        try:
+            return np.linalg.cholesky(A), True
+        except Exception:
+            return A, False
+    L = np.zeros((m, m))
+    for i in range(m):
+        for j in range(i + 1):
+            value = A[i, j]
+            for k in range(j):
+                value -= L[i, k] * L[j, k]
+            if i == j:
+                if not value > 0.0:
+                    return L, False
+                L[i, i] = math.sqrt(value)
+            else:
+                L[i, j] = value / L[j, j]
+    return L, True
+
+
+@compiled
+def _invert_rows(L: Any, X: Any, start: int, end: int) -> None:
+    """Invert a diagonal block of L into X by substitution."""
+    for i in range(start, end):
+        for k in range(start, i):
+            for j in range(start, k + 1):
+                X[i, j] -= L[i, k] * X[k, j]
+        for j in range(start, i):
+            X[i, j] /= L[i, i]
+        X[i, i] = 1.0 / L[i, i]
+
+
+@compiled
+def invert_lower(L: Any) -> Any:
+    """Return L⁻¹ of a lower-triangular matrix: diagonal blocks by substitution, the rest by matrix products."""
+    m = L.shape[0]
+    X = np.zeros((m, m))
+    for start in range(0, m, _BLOCK):
+        end = min(start + _BLOCK, m)
+        _invert_rows(L, X, start, end)
+        own = np.ascontiguousarray(X[start:end, start:end])
+        for at in range(0, start, _BLOCK):  # the columns of X have no entries above row `at`
+            part = np.ascontiguousarray(X[at:start, at : at + _BLOCK])
+            X[start:end, at : at + _BLOCK] = -(own @ (np.ascontiguousarray(L[start:end, at:start]) @ part))
+    return X
+
+
+@compiled
+def gram_lower(X: Any) -> Any:
+    """Return XᵀX of a lower-triangular matrix."""
+    m = X.shape[0]
+    out = np.empty((m, m))
+    for start in range(0, m, _BLOCK):
+        end = min(start + _BLOCK, m)
+        block = np.ascontiguousarray(X[start:, start:end].T) @ np.ascontiguousarray(X[start:, :end])
+        out[start:end, :end] = block
+        out[:end, start:end] = block.T
+    return out
+
+
+@compiled
+def times_roots(A: Any, roots: Any, sizes: Any, transposed: bool) -> Any:
+    """Return ΛA, or ΛᵀA (transposed)."""
+    out = A.copy()
+    offset, packed = 0, 0
+    for k in range(sizes.shape[0]):
+        levels, c = sizes[k, 0], sizes[k, 1]
+        R = roots[packed : packed + c * c].reshape(c, c)
+        factor = np.ascontiguousarray(R.T) if transposed else R
+        for at in range(offset, offset + levels * c, c):
+            if c > _SMALL:
+                out[at : at + c] = factor @ np.ascontiguousarray(A[at : at + c])
+                continue
+            for s in range(c):
+                out[at + s] = 0.0
+                for t in range(s if transposed else 0, c if transposed else s + 1):
+                    for j in range(A.shape[1]):
+                        out[at + s, j] += factor[s, t] * A[at + t, j]
+        offset, packed = offset + levels * c, packed + c * c
+    return out
+
+
+@compiled
+def _congruent(A: Any, roots: Any, sizes: Any, transposed: bool) -> Any:
+    """Return ΛᵀAΛ (transposed) or ΛAΛᵀ of a symmetric matrix."""
+    m = A.shape[0]
+    if roots.size == sizes.shape[0]:  # each is 1 × 1: Λ is diagonal
+        scale, offset = np.ones(m), 0
+        for k in range(sizes.shape[0]):
+            scale[offset : offset + sizes[k, 0]] = roots[k]
+            offset += sizes[k, 0]
+        out = np.empty((m, m))
+        for i in range(m):
+            for j in range(m):
+                out[i, j] = scale[i] * A[i, j] * scale[j]
+        return out
+    half = times_roots(A, roots, sizes, transposed)
+    return times_roots(np.ascontiguousarray(half.T), roots, sizes, transposed)
+
+
+@compiled
 def _eliminate(phi: Any, e: float, C: Any) -> Any:
-    """Return M_j⁻¹ of the eliminated term, Σ log|M_j|, and success."""
+    """Return M_j⁻¹ of the eliminated term, Σ log|M_j|, and success: Σ₁ must be positive semi-definite."""
     L, c = C.shape[0], C.shape[1]
     Minv = np.empty((L, c, c))
     logdet = 0.0
     if c == 1:
         for j in range(L):
             M = phi[0] * C[j, 0, 0] ** 2 + e
-            if not M > 0.0:
+            if not (phi[0] >= 0.0 and M > 0.0):
                 return Minv, logdet, False
             Minv[j, 0, 0] = 1.0 / M
             logdet += math.log(M)
         return Minv, logdet, True
-    sigma = phi[: c * c].reshape(c, c)
+    sigma = phi[: c * c].copy().reshape(c, c)
+    if not matrix_root(sigma)[1]:
+        return Minv, logdet, False
     for j in range(L):
         M = np.zeros((c, c))
         for s in range(c):
@@ -79,14 +252,14 @@ def _eliminate(phi: Any, e: float, C: Any) -> Any:
     return Minv, logdet, True
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled
 def _fills(indptr: Any, m: int) -> Any:
     """Return whether B, of m columns, is better taken as a dense matrix."""
     rows = indptr.size - 1
     return rows > 0 and indptr[rows] > _DENSE * rows * m
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled
 def _filled(indptr: Any, indices: Any, data: Any, m: int) -> Any:
     """Return B as a dense matrix."""
     B = np.zeros((indptr.size - 1, m))
@@ -96,7 +269,7 @@ def _filled(indptr: Any, indices: Any, data: Any, m: int) -> Any:
     return B
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled
 def _dense_block(Minv: Any, e: float, between: Any, rss: float, fy: Any, indptr: Any, indices: Any, data: Any,
                  within: Any) -> Any:  # fmt: skip
     """Return F, f and σ²_eyᵀNy."""
@@ -126,67 +299,69 @@ def _dense_block(Minv: Any, e: float, between: Any, rss: float, fy: Any, indptr:
     return F, f, s
 
 
-@nb.njit(cache=True, nogil=True)
-def factorise(phi: Any, e: float, fy: Any, between: Any, rss: float, layout: Any, C: Any, indptr: Any, indices: Any,
-              data: Any, within: Any) -> Any:  # fmt: skip
+@compiled
+def _dense_roots(phi: Any, sizes: Any) -> Any:
+    """Return the roots R_k of the terms in the dense block, packed, and success."""
+    roots, ok, start = np.zeros(phi.size), True, 0
+    for k in range(sizes.shape[0]):
+        c = sizes[k, 1]
+        end = start + c * c
+        root, good = matrix_root(phi[start:end].copy().reshape(c, c))
+        roots[start:end] = root.ravel()
+        ok, start = ok and good, end
+    return roots, ok
+
+
+@compiled
+def _outside() -> Any:
+    """Return what `factorise` does outside the parameter space."""
+    v, empty = np.zeros(0), np.zeros((0, 0))
+    return False, -math.inf, 0.0, np.zeros((0, 0, 0)), empty, v, v, empty, v, v
+
+
+@compiled
+def factorise(phi: Any, e: float, fy: Any, between: Any, rss: float, df: int, sizes: Any, C: Any, indptr: Any,
+              indices: Any, data: Any, within: Any) -> Any:  # fmt: skip
     """
-    Factor V at Σ_k (packed in `phi`, in the order of the layout) and σ²_e = e.
+    Factor V at Σ_k (packed in `phi`, the eliminated one first) and σ²_e = e.
+
+    `sizes` (terms, 2) has the levels and the width of each term in the dense block.
 
     Returns
     -------
     ok, loglik, yPy, Minv, F, f, roots, Linv, v, b
         v = S⁻¹Λᵀf, b = Λv; the log-likelihood is that of the error contrasts, with an orthonormal X.
     """
-    n, r, terms = layout[0], layout[1], (layout.size - 2) // 2
-    first = 1 if C.shape[0] else 0
-    m = within.shape[0]
-    q = m - r
-    v, empty, failed = np.zeros(m), np.zeros((0, 0)), -math.inf
-    sizes = 0
-    for k in range(first, terms):
-        sizes += layout[3 + 2 * k] ** 2
-    roots = np.zeros(sizes)
+    m, (levels, c, _) = within.shape[0], C.shape
+    if not (0.0 < e < math.inf and np.isfinite(phi).all()):
+        return _outside()
     Minv, logdet, ok = _eliminate(phi, e, C)
-    if not (ok and e > 0.0):
-        return False, failed, 0.0, Minv, empty, fy, roots, empty, v, v
-    start = layout[3] ** 2 if first else 0
-    if (first and layout[3] > 1) or not np.isfinite(phi).all():
-        _, ok = matrix_root(phi[:start].copy().reshape(layout[3], layout[3]))
-    elif first:
-        ok = phi[0] >= 0.0
-    packed = 0
-    for k in range(first, terms):
-        c = layout[3 + 2 * k]
-        root, good = matrix_root(phi[start + packed : start + packed + c * c].copy().reshape(c, c))
-        ok = ok and good
-        roots[packed : packed + c * c] = root.ravel()
-        packed += c * c
-    if not ok:
-        return False, failed, 0.0, Minv, empty, fy, roots, empty, v, v
+    roots, rooted = _dense_roots(phi[c * c if levels else 0 :], sizes)
+    if not (ok and rooted):
+        return _outside()
     F, f, s = _dense_block(Minv, e, between, rss, fy, indptr, indices, data, within)
-    S = congruent(F, roots, layout, first, True)
+    S = _congruent(F, roots, sizes, True)
+    q = (sizes[:, 0] * sizes[:, 1]).sum()
     for i in range(q):
         S[i, i] += e
     root, ok = cholesky(S)
     if not ok:
-        return False, failed, 0.0, Minv, F, f, roots, empty, v, v
+        return _outside()
     Linv = invert_lower(root)
-    g = scale_rows(f.reshape(m, 1).copy(), roots, layout, first)[:, 0].copy()
-    a = Linv @ g
+    a = Linv @ times_roots(f.reshape(m, 1), roots, sizes, True).reshape(m)
     explained = a @ a
     if explained > s > 0.0:  # by rounding alone: σ²_e is too small beside the other variances for any digit of yᵀPy
-        return False, failed, 0.0, Minv, F, f, roots, empty, v, v
+        return _outside()
     yPy = (s - explained) / e
     for i in range(m):
         logdet += 2.0 * math.log(root[i, i])
-    logdet += (n - r - C.shape[0] * C.shape[1] - q) * math.log(e)
+    logdet += (df - levels * c - q) * math.log(e)
     v = np.ascontiguousarray(Linv.T) @ a
-    b = unscale(v.reshape(m, 1).copy(), roots, layout, first)[:, 0].copy()
-    loglik = -0.5 * ((n - r) * LOG_2PI + logdet + yPy)
-    return True, loglik, yPy, Minv, F, f, roots, Linv, v, b
+    b = times_roots(v.reshape(m, 1), roots, sizes, False).reshape(m)
+    return True, -0.5 * (df * _LOG_2PI + logdet + yPy), yPy, Minv, F, f, roots, Linv, v, b
 
 
-@nb.njit(cache=True, nogil=True)
+@compiled
 def _eliminated_score(grad: Any, e: float, between: Any, C: Any, indptr: Any, indices: Any, data: Any, Minv: Any,
                       H: Any, b: Any) -> Any:  # fmt: skip
     """Add the score of Σ₁ to grad, and return M_j⁻¹(ȳ_j - B_jb), of which C_j makes Z₁ᵀPy; H = ΛS⁻¹Λᵀ."""
@@ -231,81 +406,68 @@ def _eliminated_score(grad: Any, e: float, between: Any, C: Any, indptr: Any, in
     return weighted
 
 
-@nb.njit(cache=True, nogil=True)
-def _dense_score(grad: Any, e: float, F: Any, f: Any, roots: Any, layout: Any, first: int, Linv: Any, Sinv: Any,
-                 v: Any, b: Any, start: int) -> Any:  # fmt: skip
-    """Add the scores of the terms in the dense block to grad, and return WᵀPy."""
+@compiled
+def _dense_score(grad: Any, e: float, F: Any, f: Any, roots: Any, sizes: Any, Linv: Any, Sinv: Any, v: Any,
+                 b: Any) -> Any:  # fmt: skip
+    """Write the scores of the terms in the dense block into grad, and return WᵀPy."""
     w = (f - F @ b) / e
     offset, packed = 0, 0
-    for k in range(first, (layout.size - 2) // 2):
-        levels, c = layout[2 + 2 * k], layout[3 + 2 * k]
+    for k in range(sizes.shape[0]):
+        levels, c = sizes[k, 0], sizes[k, 1]
         R = roots[packed : packed + c * c].copy().reshape(c, c)
         width = levels * c
-        smallest = math.inf
-        for s in range(c):
-            size = 0.0
-            for level in range(levels):
-                size += F[offset + level * c + s, offset + level * c + s] / levels
-            smallest = min(smallest, R[s, s] ** 2 * size)
+        size = np.zeros(c)
+        for i in range(width):
+            size[i % c] += F[offset + i, offset + i] / levels
         ZPZ = np.zeros((c, c))
-        if smallest > _TINY * e:  # Z_jᵀPZ_j = R⁻ᵀ(I - σ²_e(S⁻¹)_jj)R⁻¹, Z_jᵀPy = R⁻ᵀv_j
+        if (np.diag(R) ** 2 * size).min() > _TINY * e:  # Z_jᵀPZ_j = R⁻ᵀ(I - σ²_e(S⁻¹)_jj)R⁻¹, Z_jᵀPy = R⁻ᵀv_j
             Rinv = invert_lower(R)
             inner = np.zeros((c, c))
-            for level in range(levels):
-                at = offset + level * c
+            for at in range(offset, offset + width, c):
                 inner += np.eye(c) - e * Sinv[at : at + c, at : at + c]
                 w[at : at + c] = np.ascontiguousarray(Rinv.T) @ v[at : at + c]
             ZPZ = np.ascontiguousarray(Rinv.T) @ inner @ Rinv
         else:  # Z_jᵀPZ_j = (F_jj - F_j·ΛS⁻¹ΛᵀF_·j)/σ²_e
-            Y = Linv @ scale_rows(np.ascontiguousarray(F[:, offset : offset + width]), roots, layout, first)
-            for level in range(levels):
-                at = level * c
+            Y = Linv @ times_roots(np.ascontiguousarray(F[:, offset : offset + width]), roots, sizes, True)
+            for at in range(0, width, c):
                 columns = np.ascontiguousarray(Y[:, at : at + c])
                 block = F[offset + at : offset + at + c, offset + at : offset + at + c]
                 ZPZ += (block - np.ascontiguousarray(columns.T) @ columns) / e
         for s in range(c):
             for t in range(c):
                 value = -ZPZ[s, t]
-                for level in range(levels):
-                    value += w[offset + level * c + s] * w[offset + level * c + t]
-                grad[start + packed + s * c + t] = 0.5 * value
-        packed += c * c
-        offset += width
+                for at in range(offset, offset + width, c):
+                    value += w[at + s] * w[at + t]
+                grad[packed + s * c + t] = 0.5 * value
+        offset, packed = offset + width, packed + c * c
     return w
 
 
-@nb.njit(cache=True, nogil=True)
-def gradient(phi: Any, e: float, between: Any, layout: Any, C: Any, indptr: Any, indices: Any, data: Any, yPy: float,
-             Minv: Any, F: Any, f: Any, roots: Any, Linv: Any, v: Any, b: Any) -> Any:  # fmt: skip
+@compiled
+def gradient(phi: Any, e: float, between: Any, df: int, sizes: Any, C: Any, indptr: Any, indices: Any, data: Any,
+             yPy: float, Minv: Any, F: Any, f: Any, roots: Any, Linv: Any, v: Any, b: Any) -> Any:  # fmt: skip
     """Return ∂ℓ/∂phi, ∂ℓ/∂e, and from Z_kᵀPy of the eliminated term its C⁻¹ part (levels, width), of the others all."""
-    first = 1 if C.shape[0] else 0
-    grad, start = np.zeros(phi.size), C.shape[1] ** 2 * first
-    weighted = np.zeros(between.shape)
+    grad, weighted, start = np.zeros(phi.size), np.zeros(between.shape), 0
     Sinv = gram_lower(Linv)
-    if first:
-        H = congruent(Sinv, roots, layout, first, False)
+    if C.shape[0]:
+        start = C.shape[1] ** 2
+        H = _congruent(Sinv, roots, sizes, False)
         weighted = _eliminated_score(grad, e, between, C, indptr, indices, data, Minv, H, b)
-    w = _dense_score(grad, e, F, f, roots, layout, first, Linv, Sinv, v, b, start)
-    return grad, (0.5 * (yPy - (layout[0] - layout[1])) - phi @ grad) / e, weighted, w
+    w = _dense_score(grad[start:], e, F, f, roots, sizes, Linv, Sinv, v, b)
+    return grad, (0.5 * (yPy - df) - phi @ grad) / e, weighted, w
 
 
-@nb.njit(cache=True, nogil=True)
-def loglik_and_gradient(phi: Any, e: float, fy: Any, between: Any, rss: float, layout: Any, C: Any, indptr: Any,
-                        indices: Any, data: Any, within: Any) -> Any:  # fmt: skip
+@compiled
+def loglik_and_gradient(phi: Any, e: float, fy: Any, between: Any, rss: float, df: int, sizes: Any, C: Any,
+                        indptr: Any, indices: Any, data: Any, within: Any) -> Any:  # fmt: skip
     """
     Return the log-likelihood and its gradient with respect to phi, e, and the statistics of the response.
 
     Outside the parameter space (σ²_e ≤ 0, a Σ_k that is not positive semi-definite or overflows) it is -inf, with
     gradient 0.
     """
-    if not (math.isfinite(e) and np.isfinite(phi).all()):
+    factored = factorise(phi, e, fy, between, rss, df, sizes, C, indptr, indices, data, within)
+    if not factored[0]:
         return -math.inf, np.zeros(phi.size), 0.0, np.zeros(fy.size), np.zeros(between.shape), 0.0
-    ok, loglik, yPy, Minv, F, f, roots, Linv, v, b = factorise(
-        phi, e, fy, between, rss, layout, C, indptr, indices, data, within
-    )
-    if not ok:
-        return -math.inf, np.zeros(phi.size), 0.0, np.zeros(fy.size), np.zeros(between.shape), 0.0
-    grad, de, weighted, _ = gradient(
-        phi, e, between, layout, C, indptr, indices, data, yPy, Minv, F, f, roots, Linv, v, b
-    )
-    return loglik, grad, de, b / e, -weighted, -0.5 / e
+    grad, de, weighted, _ = gradient(phi, e, between, df, sizes, C, indptr, indices, data, *factored[2:])
+    return factored[1], grad, de, factored[9] / e, -weighted, -0.5 / e

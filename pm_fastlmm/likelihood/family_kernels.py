@@ -4,7 +4,7 @@ The compiled loop over a family of spectra: the log-likelihood and its gradient 
     -2 log L = p log 2π + ν log σ²_e + Σ_c w_c(t) F_c,   F_c = Σ_i (log d_ci + z²_ci/d_ci) + rss_c/σ²_e,
     d_ci = σ²_gλ_ci + σ²_e,   w(t) = T(t)M,  T_j the Chebyshev polynomials
 
-One file, because Numba's cache knows a function by its own file alone; imported where it is first needed.
+One file, because Numba's cache sees changes of the calling file alone; imported where it is first needed.
 """
 
 import math

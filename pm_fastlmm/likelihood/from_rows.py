@@ -22,8 +22,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.likelihood.crossproduct import LOG_2PI
-from pm_fastlmm.likelihood.triangular import invert_lower, matrix_root, unscale
+from pm_fastlmm.likelihood.crossproduct import invert_lower, matrix_root, times_roots
+from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.mixed import MixedProducts, Response
 from pm_fastlmm.linalg.orthonormal import LARGEST, without
 
@@ -131,7 +131,7 @@ class Rows:
         residual = without(Q, np.concatenate([t, np.zeros(q)]))
         Linv = invert_lower(L)
         v = Linv.T @ (Q[: len(t)].T @ t)
-        b = unscale(v[:, None].copy(), roots, p.layout, int(p.eliminated))[:, 0].copy()
+        b = times_roots(v[:, None], roots, p.sizes, False).ravel()
         yPy = float(rest @ rest + residual @ residual) / e
         logdet = 2 * float(np.log(np.abs(np.diagonal(T, axis1=1, axis2=2))).sum() + np.log(np.diag(L)).sum())
         logdet += (p.df - levels * c - q) * math.log(e)

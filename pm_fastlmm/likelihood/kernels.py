@@ -1,5 +1,5 @@
 """
-Compiled loops over the spectrum: the profile likelihood in log δ of many responses, or of one with many candidates.
+One compiled unit: loops over the spectrum, the profile likelihood of many responses, or of one with many candidates.
 
 With w_i = 1/(λ_i + δ), h = λw, 1 - h = δw and a response z (null directions: λ = 0, only ‖·‖² = rss is kept),
 
@@ -15,8 +15,8 @@ A = Σhwr², B = Σ(1-h)wr² + (null)/δ, E = Σh(1-h)wr² (so that Q = A + B),
     (log Q)' = -B/Q = A/Q - 1,   (log Q)'' = AB/Q² - 2E/Q - 2D²/(aQ),   D = Σ(1-h)w(z - αg)g + (null)/δ
 
 This module is imported where it is first needed: Numba takes half a second to load, and the first call in an
-installation compiles (the result is cached on disk). It is one file because that cache knows a function by its own file
-alone, and would keep what was compiled into it from another.
+installation compiles (the result is cached on disk). It is one long file because that cache sees changes of the
+calling file alone (docs/contributing.md).
 """
 
 import math
@@ -29,7 +29,10 @@ from pm_fastlmm._arrays import FloatArray
 
 type Triple = tuple[float, float, float]
 
-_FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums may be reordered; NaN and infinity keep their meaning
+compiled = njit(cache=True, nogil=True, error_model="numpy")
+# sums may be reordered; NaN and infinity keep their meaning
+reordered = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+
 _CONVERGED = 1e-7  # a Newton step this short leaves an error of its square
 _LONGEST = 200
 _STEP_OUT = 2.0
@@ -50,7 +53,7 @@ class Model(NamedTuple):
     ends: Triple
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@reordered
 def _shared(eigvals: FloatArray, delta: float) -> Triple:
     """Return Σh, Σ(1-h), Σh(1-h), which no response enters."""
     H = 0.0
@@ -66,7 +69,7 @@ def _shared(eigvals: FloatArray, delta: float) -> Triple:
     return H, low, both
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@reordered
 def _response_sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[float, float, float, float, float, float]:
     """Return A, B, E of a response without its null directions, and what `_shared` returns."""
     A = 0.0
@@ -89,7 +92,7 @@ def _response_sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[fl
     return A, B, E, H, low, both
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@reordered
 def _candidate_sums(eigvals: FloatArray, g: FloatArray, delta: float) -> Triple:
     A = 0.0
     B = 0.0
@@ -105,7 +108,7 @@ def _candidate_sums(eigvals: FloatArray, g: FloatArray, delta: float) -> Triple:
     return A, B, E
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@reordered
 def _cross(eigvals: FloatArray, z: FloatArray, g: FloatArray, delta: float) -> float:
     total = 0.0
     for i in range(eigvals.size):
@@ -113,7 +116,7 @@ def _cross(eigvals: FloatArray, z: FloatArray, g: FloatArray, delta: float) -> f
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@reordered
 def _residual_sums(
     eigvals: FloatArray, z: FloatArray, g: FloatArray, alpha: float, delta: float
 ) -> tuple[float, float, float, float]:
@@ -135,7 +138,7 @@ def _residual_sums(
     return A, B, E, D
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _cholesky(S: FloatArray) -> FloatArray:
     """Return the lower Cholesky factor of a small matrix."""
     r = S.shape[0]
@@ -152,7 +155,7 @@ def _cholesky(S: FloatArray) -> FloatArray:
     return L
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _solve(L: FloatArray, M: FloatArray) -> FloatArray:
     """Return (LLᵀ)⁻¹M."""
     r = L.shape[0]
@@ -169,7 +172,7 @@ def _solve(L: FloatArray, M: FloatArray) -> FloatArray:
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def corner_terms(
     eigvals: FloatArray, C: FloatArray, schur: FloatArray, delta: float
 ) -> tuple[float, float, float, float]:
@@ -220,7 +223,7 @@ def corner_terms(
     return logdet, slope, other, curvature
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _combine(
     m: float, nullity: int, restricted: bool, upper: bool,
     shared: Triple, residual: Triple, D: float, candidate: Triple, corner: Triple,
@@ -246,7 +249,7 @@ def _combine(
     return slope, curvature
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _corner_at(eigvals: FloatArray, C: FloatArray, schur: FloatArray, delta: float) -> Triple:
     if not schur.shape[0]:
         return 0.0, 0.0, 0.0
@@ -254,7 +257,7 @@ def _corner_at(eigvals: FloatArray, C: FloatArray, schur: FloatArray, delta: flo
     return slope, other, curvature
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def derivatives(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float) -> tuple[float, float]:
     """Return f' and f'' at log δ = x; `null` has z², zg and g² summed over the null directions."""
     delta, eigvals, nullity = math.exp(x), model.eigvals, model.nullity
@@ -279,7 +282,7 @@ def derivatives(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x:
     return _combine(m, nullity, restricted, upper, shared, (A, B, E), D, (gA, gB, gE), corner)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@reordered
 def _log_shifted(eigvals: FloatArray, delta: float) -> float:
     """Return Σ log(λ + δ), or Σ log(1 + λ/δ) from δ = 1 on; eight factors, within 1e-30 and 2, share a logarithm."""
     scale = 1.0 / delta if delta >= 1.0 else 1.0
@@ -297,7 +300,7 @@ def _log_shifted(eigvals: FloatArray, delta: float) -> float:
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def value(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float) -> tuple[float, float, float, float]:
     """
     Return f, Q, a and α at log δ = x.
@@ -334,7 +337,7 @@ def value(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float
     return f, Q, a, alpha
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@reordered
 def _sums_at_ends(eigvals: FloatArray, inverse: FloatArray, z: FloatArray) -> tuple[float, float, float, float]:
     """Return Σz², Σλz², Σz²/λ, Σz²/λ²."""
     s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
@@ -348,7 +351,7 @@ def _sums_at_ends(eigvals: FloatArray, inverse: FloatArray, z: FloatArray) -> tu
     return s0, s1, s2, s3
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@reordered
 def _cross_at_ends(inverse: FloatArray, z: FloatArray, g: FloatArray) -> tuple[float, float]:
     far, near = 0.0, 0.0
     for i in range(inverse.size):
@@ -357,7 +360,7 @@ def _cross_at_ends(inverse: FloatArray, z: FloatArray, g: FloatArray) -> tuple[f
     return far, near
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _end(Q: float, tilted: float, a: float, tilted_a: float, m: float, restricted: bool) -> tuple[float, float]:
     """Return f at δ = 0 or ∞ without what no response enters, and the size of its slope."""
     f, slope = m * math.log(Q), m * tilted / Q
@@ -366,7 +369,7 @@ def _end(Q: float, tilted: float, a: float, tilted_a: float, m: float, restricte
     return f, slope
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def limits(model: Model, z: FloatArray, g: FloatArray, null: FloatArray) -> tuple[float, float, float, float]:
     """
     Return (f(0), c₀, f(∞), c_∞): the limits of f, and numbers with the sign of its slope just inside each of them.
@@ -397,14 +400,14 @@ def limits(model: Model, z: FloatArray, g: FloatArray, null: FloatArray) -> tupl
     return f0 + ends[2], ends[1] - slope, f_inf, c_inf
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def hermite(u0: float, u1: float, m0: float, m1: float, s: float) -> float:
     """Return the cubic with values u and slopes m at 0 and 1."""
     t = 1.0 - s
     return t * t * ((1.0 + 2.0 * s) * u0 + s * m0) + s * s * ((1.0 + 2.0 * t) * u1 - t * m1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _hermite_root(u0: float, u1: float, m0: float, m1: float, low: float, high: float) -> float:
     """Return the root of the cubic between a point where it is negative and one where it is not."""
     for _ in range(12):
@@ -417,7 +420,7 @@ def _hermite_root(u0: float, u1: float, m0: float, m1: float, low: float, high: 
     return low - p * (high - low) / (q - p) if q > p else low
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _newton(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float, low: float, high: float) -> float:
     """
     Return the root of f' in a bracket where f' < 0 below and f' ≥ 0 above, from a start in it.
@@ -447,7 +450,7 @@ def _newton(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: flo
     return x
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _bracket(j: int, nodes: FloatArray, slope: FloatArray, curvature: FloatArray, c0: float, c_inf: float) -> Triple:
     """
     Return (start, low, high) where cell j has a root of f' at which it rises; NaN where it has none.
@@ -484,7 +487,7 @@ def _bracket(j: int, nodes: FloatArray, slope: FloatArray, curvature: FloatArray
     return start, nodes[j] + step * low, nodes[j] + step * high
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def search(
     model: Model,
     z: FloatArray,
@@ -518,7 +521,7 @@ def search(
     return where, best, Q, a, alpha
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _at_nodes(
     model: Model, t: int, nodes: FloatArray, shared: FloatArray, zz: FloatArray, zg: FloatArray, gg: FloatArray,
     null: FloatArray, slope: FloatArray, curvature: FloatArray,
@@ -545,7 +548,7 @@ def _at_nodes(
         )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def search_rows(
     model: Model,
     Z: FloatArray,
@@ -572,7 +575,7 @@ def search_rows(
         out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4] = search(model, z, g, null[t], nodes, slope, curvature)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def evaluate_rows(model: Model, Z: FloatArray, null: FloatArray, x: FloatArray) -> FloatArray:
     """Return f, f', f'' and Q at each log δ in x, for each row of Z, (4, T, m)."""
     out, nothing = np.empty((4, Z.shape[0], x.size)), np.empty(0)
@@ -583,7 +586,7 @@ def evaluate_rows(model: Model, Z: FloatArray, null: FloatArray, x: FloatArray) 
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def limit_rows(model: Model, Z: FloatArray, null: FloatArray) -> FloatArray:
     """Return what `limits` returns for each row of Z, (4, T)."""
     out, nothing = np.empty((4, Z.shape[0])), np.empty(0)
@@ -592,7 +595,7 @@ def limit_rows(model: Model, Z: FloatArray, null: FloatArray) -> FloatArray:
     return out
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@reordered
 def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: FloatArray, out: FloatArray) -> None:
     """
     Write Σz²λ²/d³, Σz²λ/d³, Σz²/d³, Σλ²/d², Σλ/d², Σ1/d², d = gλ + e, for each row into out (T, 6).
@@ -620,7 +623,7 @@ def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: Float
         out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4], out[t, 5] = s0, s1, s2, s3, s4, s5
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def value_rows(model: Model, Z: FloatArray, null: FloatArray, x: FloatArray, out: FloatArray) -> None:
     """Write f at each log δ in x for each row of Z, out (T, m)."""
     nothing = np.empty(0)
@@ -629,7 +632,7 @@ def value_rows(model: Model, Z: FloatArray, null: FloatArray, x: FloatArray, out
             out[t, j] = value(model, Z[t], nothing, null[t], x[j])[0]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _allowed(x: float, first: float, step: float, levels: FloatArray) -> float:
     """Return the allowed rise of f at log δ = x: `levels` on a grid, linear between, constant beyond it."""
     place = (x - first) / step
@@ -641,7 +644,7 @@ def _allowed(x: float, first: float, step: float, levels: FloatArray) -> float:
     return levels[j] + (place - j) * (levels[j + 1] - levels[j])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _crossing(
     model: Model,
     z: FloatArray,
@@ -682,7 +685,7 @@ def _crossing(
     return middle
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def region_rows(
     model: Model, Z: FloatArray, null: FloatArray, nodes: FloatArray, shared: FloatArray, zz: FloatArray,
     heights: FloatArray, optima: FloatArray, grid: Triple, levels: FloatArray, out: FloatArray,

@@ -9,9 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.likelihood.crossproduct import factorise, gradient, loglik_and_gradient
+from pm_fastlmm.likelihood.crossproduct import factorise, gradient, loglik_and_gradient, matrix_root
 from pm_fastlmm.likelihood.from_rows import LOST, Rows, block_diagonal, digits_lost, loud, roots_beside
-from pm_fastlmm.likelihood.triangular import matrix_root
 from pm_fastlmm.linalg.mixed import MixedProducts, Response
 
 
@@ -61,10 +60,8 @@ class MixedState:
         """Factor V; None outside the parameter space."""
         p = products
         phi = p.packed(sigma)
-        ok, loglik, yPy, *rest = factorise(
-            phi, float(sigma2_e), response.within, response.between, response.rss,
-            p.layout, p.C, p.B.indptr, p.B.indices, p.B.data, p.within,
-        )  # fmt: skip
+        statistics = response.within, response.between, response.rss
+        ok, loglik, yPy, *rest = factorise(phi, float(sigma2_e), *statistics, *p.constants)
         ok, factor, e = ok and np.isfinite(loglik), (phi, *rest), float(sigma2_e)
         if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
             rows = Rows.of(p, response, sigma, e, phi)
@@ -78,10 +75,8 @@ class MixedState:
         if self.rows is not None:
             return self._gradient_of_rows(self.rows)
         p, (phi, *factor) = self.products, self.factor
-        grad, de, weighted, w = gradient(
-            phi, self.sigma2_e, self.response.between,
-            p.layout, p.C, p.B.indptr, p.B.indices, p.B.data, self.yPy, *factor,
-        )  # fmt: skip
+        given = (*p.constants[:-1], self.yPy, *factor)
+        grad, de, weighted, w = gradient(phi, self.sigma2_e, self.response.between, *given)
         sigma, effects = [np.empty(0)] * len(p.blocks), [np.empty(0)] * len(p.blocks)
         start = offset = 0
         for position, k in enumerate(p.order):
@@ -300,8 +295,7 @@ def mixed_loglik_and_gradient(
     """
     e, none = float(sigma2_e), np.zeros(rows.shape)
     if not loud(p, phi, e):
-        constants = (p.layout, p.C, p.B.indptr, p.B.indices, p.B.data, p.within)
-        values = loglik_and_gradient(phi, e, within, between, float(rss), *constants)
+        values = loglik_and_gradient(phi, e, within, between, float(rss), *p.constants)
         return (*values, none, np.zeros(d.shape))
     moved = rows + p.projection.Q1 @ d if d.size else rows
     state = MixedState.at(p, Response(within, between, float(rss), d, moved), p.unpacked(phi), e)

@@ -15,6 +15,8 @@ from pm_fastlmm._arrays import FloatArray
 type Cells = tuple[FloatArray, FloatArray, float, int, FloatArray]
 type Table = tuple[float, float, FloatArray, FloatArray, float]
 
+compiled = njit(cache=True, nogil=True, error_model="numpy")
+
 _DROP = 45.0  # log-density below the mode from where on a cell is left out: 3e-20
 _FLOOR = 1e3  # what a zero density counts as, in the spline
 _GAUSS = np.array([0.1127016653792583, 0.5, 0.8872983346207417])  # nodes and weights on (0, 1), exact to degree 5
@@ -23,7 +25,7 @@ _GOLDEN = 0.6180339887498949
 _STEPS = 100
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _spline(x: FloatArray, y: FloatArray) -> FloatArray:
     """Return the second derivatives at the nodes of the natural cubic spline."""
     m = x.size
@@ -39,7 +41,7 @@ def _spline(x: FloatArray, y: FloatArray) -> FloatArray:
     return second
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _at(x: FloatArray, y: FloatArray, second: FloatArray, j: int, t: float) -> float:
     """Return the spline in cell j at a share t of its width."""
     h, s = x[j + 1] - x[j], 1.0 - t
@@ -47,7 +49,7 @@ def _at(x: FloatArray, y: FloatArray, second: FloatArray, j: int, t: float) -> f
     return s * y[j] + t * y[j + 1] + h * h / 6.0 * bend
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _part(x: FloatArray, y: FloatArray, second: FloatArray, j: int, t: float, top: float) -> float:
     """Return the integral of exp(spline - top) over the first share t of cell j."""
     total = 0.0
@@ -56,7 +58,7 @@ def _part(x: FloatArray, y: FloatArray, second: FloatArray, j: int, t: float, to
     return total * t * (x[j + 1] - x[j])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _cells(x: FloatArray, y: FloatArray) -> Cells:
     """Return the spline of a log-density, its maximum, the first cell that counts, and the cumulative mass from it."""
     m = x.size
@@ -74,7 +76,7 @@ def _cells(x: FloatArray, y: FloatArray) -> Cells:
     return floored, second, top, first, cumulative
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _node_quantile(
     x: FloatArray, y: FloatArray, second: FloatArray, top: float, first: int, cumulative: FloatArray, probability: float
 ) -> float:
@@ -100,7 +102,7 @@ def _node_quantile(
     return x[cell] + t * width
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def node_quantile_rows(x: FloatArray, log_density: FloatArray, probabilities: FloatArray, out: FloatArray) -> None:
     """Write quantiles of x for each row of log-densities; probabilities (T, P) or (1, P), out (T, P)."""
     for t in range(out.shape[0]):
@@ -110,7 +112,7 @@ def node_quantile_rows(x: FloatArray, log_density: FloatArray, probabilities: Fl
             out[t, p] = _node_quantile(x, y, second, top, first, cumulative, probabilities[row, p])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def node_below_rows(x: FloatArray, log_density: FloatArray, at: FloatArray, out: FloatArray) -> None:
     """Write the probability that x is below each value `at` (P,) for each row of log-densities, out (T, P)."""
     for t in range(out.shape[0]):
@@ -127,7 +129,7 @@ def node_below_rows(x: FloatArray, log_density: FloatArray, at: FloatArray, out:
                 out[t, p] = (cumulative[j] + _part(x, y, second, cell, share, top)) / cumulative[-1]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _points(
     x: FloatArray, log_density: FloatArray, log_scale: FloatArray, sharpness: float
 ) -> tuple[FloatArray, FloatArray]:
@@ -159,7 +161,7 @@ def _points(
     return places, weights / total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _upper_gamma(v: float, start: float, step: float, values: FloatArray, slopes: FloatArray) -> tuple[float, float]:
     """Return the tabulated share of a Gamma variable above exp(v), and its derivative in v: a cubic Hermite table."""
     place = (v - start) / step
@@ -175,7 +177,7 @@ def _upper_gamma(v: float, start: float, step: float, values: FloatArray, slopes
     return value, (6.0 * s * t * (f1 - f0) + t * (t - 2.0 * s) * m0 + s * (s - 2.0 * t) * m1) / step
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _log_quantile(
     places: FloatArray,
     weights: FloatArray,
@@ -210,7 +212,7 @@ def _log_quantile(
     return u
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def variance_quantile_rows(
     x: FloatArray,
     log_density: FloatArray,
@@ -228,7 +230,7 @@ def variance_quantile_rows(
             out[t, p] = _log_quantile(places, weights, start, step, values, slopes, probabilities[p], u)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def variance_below_rows(
     x: FloatArray, log_density: FloatArray, log_scale: FloatArray, table: Table, at: FloatArray, out: FloatArray
 ) -> None:
@@ -243,18 +245,18 @@ def variance_below_rows(
             out[t, p] = min(total, 1.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _expit(x: float) -> float:
     return 1.0 / (1.0 + math.exp(-x))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _share_width(low: float, high: float) -> float:
     """Return expit(high) - expit(low), also where both are near 1."""
     return _expit(-low) - _expit(-high) if low > 0.0 else _expit(high) - _expit(low)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _ends(
     variance: bool,
     p: float,
@@ -282,7 +284,7 @@ def _ends(
     return low, high, math.exp(high) - math.exp(low)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _shortest(
     variance: bool,
     probability: float,
@@ -320,7 +322,7 @@ def _shortest(
     return (edge[0], edge[1]) if edge[2] <= at_p[2] else (at_p[0], at_p[1])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def shortest_rows(
     variance: bool,
     x: FloatArray,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -95,8 +95,8 @@ class MixedProducts:
         The terms in the order of the engine: the eliminated one first.
     eliminated : bool
         Whether there is a term that can be eliminated.
-    layout : (2 + 2K,) int array
-        n, number of fixed effects in the dense block, then levels and width of each term in the engine's order.
+    sizes : (terms, 2) int array
+        Levels and width of each term in the dense block, in the engine's order.
     largest_ratio : float
         λ/σ²_e up to which the rows are precise: that of inner products where rows were made of them, inf otherwise.
     Q_within, Q_between : (m, r) and (levels · width, r) arrays
@@ -110,7 +110,7 @@ class MixedProducts:
     blocks: tuple[EffectBlock, ...]
     order: tuple[int, ...]
     eliminated: bool
-    layout: IntArray
+    sizes: IntArray
     C: FloatArray
     O: sp.csr_array  # noqa: E741 - the orthonormal factor of the formula
     W: sp.csr_array
@@ -159,7 +159,7 @@ class MixedProducts:
         within[:q, q:] = Z.T @ Q_within
         within[q:, :q] = within[:q, q:].T
         within[q:, q:] = Q_within.T @ Q_within
-        sizes = [size for k in order for size in (blocks[k].levels, blocks[k].width)]
+        sizes = np.array([(blocks[k].levels, blocks[k].width) for k in rest], dtype=np.int64)
         W = sp.hstack([Z, sp.csr_array(Q)], format="csr")
         Q_between = np.asarray(O.T @ projection.Q1)
         return cls(
@@ -170,7 +170,7 @@ class MixedProducts:
             blocks=tuple(blocks),
             order=order,
             eliminated=eliminated,
-            layout=frozen(np.array([n, r, *sizes], dtype=np.int64)),
+            sizes=frozen(sizes.reshape(-1, 2)),
             C=frozen(C),
             O=O,
             W=W,
@@ -196,7 +196,7 @@ class MixedProducts:
     @property
     def fixed(self) -> int:
         """Number of fixed effects in the dense block: r, or 0 when β is not integrated out."""
-        return int(self.layout[1])
+        return self.projection.rank if self.flat else 0
 
     @property
     def df(self) -> int:
@@ -207,6 +207,11 @@ class MixedProducts:
     def logdet_R(self) -> float:
         """½ log|XᵀX| when β is integrated out, 0 otherwise."""
         return self.projection.logdet_R if self.flat else 0.0
+
+    @cached_property
+    def constants(self) -> tuple[Any, ...]:
+        """What the compiled likelihood reads beside the parameters and the response, in the order of its arguments."""
+        return self.df, self.sizes, self.C, self.B.indptr, self.B.indices, self.B.data, self.within
 
     @cached_property
     def largest(self) -> FloatArray:
@@ -242,8 +247,7 @@ class MixedProducts:
     def dense_roots(self, roots: FloatArray) -> Iterator[tuple[int, int, int, FloatArray]]:
         """Yield where each term of the dense block starts, its levels, its width and its packed root."""
         at = start = 0
-        for k in self.order[1:] if self.eliminated else self.order:
-            _, levels, c, _ = self.blocks[k]
+        for levels, c in self.sizes.tolist():
             yield at, levels, c, roots[start : start + c * c].reshape(c, c)
             at, start = at + levels * c, start + c * c
 

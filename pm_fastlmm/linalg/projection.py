@@ -37,6 +37,8 @@ class Projection(ReadOnlyArrays):
         Orthonormal basis of the columns of X.
     R : (r, r) array
         Upper triangular factor.
+    X : (n, r) array
+        The columns that are kept.
     V, T : (n, r) and (r, r) arrays
         Compact-WY form of the Householder reflectors (Schreiber & Van Loan 1989, doi:10.1137/0910005).
     columns : DesignColumns
@@ -82,6 +84,11 @@ class Projection(ReadOnlyArrays):
     def Q1(self) -> FloatArray:
         """Orthonormal basis of the columns of X, (n, r)."""
         return self._rows.Q1
+
+    @property
+    def X(self) -> FloatArray:
+        """The columns that are kept, Q₁R, (n, r)."""
+        return np.asarray(self.Q1 @ self.R)
 
     @property
     def V(self) -> FloatArray:

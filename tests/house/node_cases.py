@@ -292,14 +292,14 @@ _PLANE_ROWS = curve(2).x, curve(2).y, curve(2).X
 _CURVE_NEW = (), {"x_new": POINTS, "X_new": np.column_stack([np.ones(3), POINTS])}
 _PLANE_NEW = (), {"x_new": np.column_stack([POINTS, POINTS]), "X_new": np.column_stack([np.ones(3), POINTS])}
 
-_register("kernel", kernel, _DENSITY, _point(variance="g", groups=_GROUPS),
+_register("kernel", kernel, _DENSITY, _point(variance="sigma2_g", groups=_GROUPS),
           _chain(groups=_GROUPS, new=[BY_KERNEL], chains=2))  # fmt: skip
 for _treatment in ("explicit", "gaussian"):
     _register(f"kernel, {_treatment}", lambda t=_treatment: kernel(t), _DENSITY, _chain(groups=_GROUPS))
     _register(f"crossed, {_treatment}", lambda t=_treatment: crossed(t), _DENSITY, _point(), _chain(groups=_GROUPS))
     _register(f"dense, {_treatment}", lambda t=_treatment: dense(t), _DENSITY)
 _register("kernel by h2", lambda: kernel(pair="h2"), _DENSITY, _point())
-_register("kernel of low rank", lambda: kernel(low=True, mu=np.sin(data().x)), _DENSITY, _point(variance="g"),
+_register("kernel of low rank", lambda: kernel(low=True, mu=np.sin(data().x)), _DENSITY, _point(variance="sigma2_g"),
           _chain(groups=_GROUPS))  # fmt: skip
 _register("kernels", kernels, _DENSITY, _chain(groups=_GROUPS))
 _register("streamed kernel", streamed_kernel, _DENSITY,
@@ -307,15 +307,15 @@ _register("streamed kernel", streamed_kernel, _DENSITY,
 _register("crossed", crossed, _DENSITY, _point(variance="g", groups=_GROUPS, new=[BY_TERMS]),
           _chain(groups=_GROUPS, new=[BY_TERMS], chains=2), ("comparison", _comparison))  # fmt: skip
 _register("crossed with a mean", lambda: crossed(mu=True), _DENSITY, _point())
-_register("series", series, _DENSITY, _point(groups=_GROUPS), _chain())
+_register("series", series, _DENSITY, _point(variance="group", groups=_GROUPS), _chain())
 _register("one term", one_term, _DENSITY, _point(variance="g"), _chain())
-_register("slopes", slopes, _DENSITY, _point(new=[BY_DATA]), _chain(new=[BY_DATA]))
+_register("slopes", slopes, _DENSITY, _point(variance="Subject[Days]", new=[BY_DATA]), _chain(new=[BY_DATA]))
 _register("trial", trial, _DENSITY, _point(variance="gen"), _chain())
 _register("boundary", boundary, _DENSITY, _point(variance="g"))
-_register("lengthscale", lengthscale, _DENSITY, _point(groups=_GROUPS), _chain(groups=_GROUPS))
-_register("dense", dense, _DENSITY, _point(groups=_GROUPS), _chain(groups=_GROUPS))
+_register("lengthscale", lengthscale, _DENSITY, _point(variance="sigma2_g", groups=_GROUPS), _chain(groups=_GROUPS))
+_register("dense", dense, _DENSITY, _point(variance="v", groups=_GROUPS), _chain(groups=_GROUPS))
 _register("covariance", one_term, ("estimate", _covariance))
-_register("fourier", fourier, _DENSITY, _point(new=[_CURVE_NEW]), ("function", _function),
+_register("fourier", fourier, _DENSITY, _point(variance="v", new=[_CURVE_NEW]), ("function", _function),
           _chain(effects=("left_out",), rows=_ROWS, new=[_CURVE_NEW]))  # fmt: skip
 _register("plane", plane, _DENSITY, _point(new=[_PLANE_NEW]),
           _chain(effects=("left_out",), rows=_PLANE_ROWS, new=[_PLANE_NEW]))  # fmt: skip

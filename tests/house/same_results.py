@@ -7,7 +7,7 @@ Check that a refactoring changes no number: record the results of an earlier che
 The cases (`cases.py`) run every engine and every verb through the public interface, with fixed data and seeds. A number
 may differ by 1e-12 of the largest one of its array; texts, such as labels and messages, must be equal. Where names of
 the interface differ between the checkouts, the heads of `cases.py` and of `ALIASES` are the places to say so. Arguments
-after the file are beginnings of the names of cases: only these are run.
+after the file are beginnings of the names of cases: only these are run, and recorded again.
 """
 
 import argparse
@@ -76,11 +76,10 @@ def _texts(values):
     return np.array([str(value) for value in values], dtype=str)
 
 
-def run(wanted):
-    """Run the cases whose names begin so: ({name: {key: array}}, whether all ran)."""
+def results_of_cases(wanted):
+    """Run the cases whose names begin so, and yield (name, {key: array}, or None if it failed)."""
     from house import cases
 
-    results, complete = {}, True
     for name, case in cases.CASES.items():
         if wanted and not name.startswith(tuple(wanted)):
             continue
@@ -89,13 +88,12 @@ def run(wanted):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 flatten(case(), name, into)
-            results[name] = into
         except Exception:  # the other cases are run all the same
-            complete = False
             traceback.print_exc()
             print(f"{name}: FAILED", flush=True)
-        print(f"  ran {name}, {len(into)} arrays, {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
-    return results, complete
+            into = None
+        print(f"    {time.perf_counter() - start:.1f} s for {name}", file=sys.stderr, flush=True)
+        yield name, into
 
 
 def difference(old, new):
@@ -113,25 +111,19 @@ def difference(old, new):
     return float(np.abs(old[~both] - new[~both]).max() / max(np.abs(old[finite]).max(), np.abs(new[finite]).max()))
 
 
-def compare(recorded, results):
-    """Print a line for each case; return how many differ."""
-    differing = 0
-    for name, new in results.items():
-        old = recorded.get(name)
-        if old is None:
-            print(f"{name}: not recorded")
-            continue
-        old = {_renamed(key): value for key, value in old.items()}
-        found = {key: difference(old[key], new[key]) for key in old.keys() & new.keys()}
-        found |= dict.fromkeys(old.keys() - new.keys(), "is gone")
-        bad = {key: d for key, d in found.items() if isinstance(d, str) or d > TOLERANCE}
-        largest = max((d for d in found.values() if not isinstance(d, str)), default=0.0)
-        differing += bool(bad)
-        added = f", {len(more)} arrays not recorded" if (more := new.keys() - old.keys()) else ""
-        print(f"{name}: {'DIFFERS, ' * bool(bad)}{'equal' if largest == 0 else f'{largest:.1e}'}{added}")
-        for key, d in sorted(bad.items())[:20]:
-            print(f"    {key}: {d if isinstance(d, str) else f'{d:.1e}'}")
-    return differing
+def compare(name, old, new):
+    """Print a line for a case, and one for each of its arrays that differs; return whether it is equal."""
+    old = {_renamed(key): value for key, value in old.items()}
+    found = {key: difference(old[key], new[key]) for key in old.keys() & new.keys()}
+    found |= dict.fromkeys(old.keys() - new.keys(), "is gone")
+    bad = {key: d for key, d in found.items() if isinstance(d, str) or d > TOLERANCE}
+    largest = max((d for d in found.values() if not isinstance(d, str)), default=0.0)
+    added = f", {len(more)} arrays are not recorded" if (more := new.keys() - old.keys()) else ""
+    size = f"largest relative difference {largest:.1e}" if largest else "equal"
+    print(f"{name}: {f'DIFFERS in {len(bad)} arrays, ' if bad else ''}{size}{added}", flush=True)
+    for key, d in sorted(bad.items())[:20]:
+        print(f"    {key}: {d if isinstance(d, str) else f'{d:.1e}'}")
+    return not bad
 
 
 def _renamed(key):
@@ -150,17 +142,24 @@ def main():
     import pm_fastlmm
 
     print(f"results of {Path(pm_fastlmm.__file__).parent}", file=sys.stderr)
-    results, complete = run(arguments.only)
-    if arguments.what == "record":
-        np.savez_compressed(arguments.file, **{key: a for part in results.values() for key, a in part.items()})
-        return 0 if complete else 1
     recorded = defaultdict(dict)
-    with np.load(arguments.file) as stored:
-        for key in stored.files:
-            recorded[key.split("/")[0]][key] = stored[key]
-    differing = compare(recorded, results)
-    print(f"{len(results)} cases, {differing} differ" + ("" if complete else "; some FAILED"))
-    return 0 if complete and not differing else 1
+    if arguments.what == "compare" or (arguments.only and arguments.file.exists()):
+        with np.load(arguments.file) as stored:
+            for key in stored.files:
+                recorded[key.split("/")[0]][key] = stored[key]
+    good = []
+    for name, found in results_of_cases(arguments.only):
+        if found is None:
+            good.append(False)
+        elif arguments.what == "record":
+            recorded[name] = found
+            good.append(True)
+        else:
+            good.append(compare(name, recorded[name], found))
+    if arguments.what == "record":
+        np.savez_compressed(arguments.file, **{key: a for part in recorded.values() for key, a in part.items()})
+    print(f"{len(good)} cases, {good.count(False)} {'failed' if arguments.what == 'record' else 'differ or failed'}")
+    return 0 if good and all(good) else 1
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pytest
 
 from house import counts
 
-TYPE_TESTS = 118
+TYPE_TESTS = 37
 """The aim is 0. Until it is reached this number only falls: lower it with each test that goes, and never raise it."""
 
 

@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.likelihood import from_rows
+from pm_fastlmm.likelihood.crossproduct import matrix_root, semidefinite_root
 from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.likelihood.triangular import matrix_root, semidefinite_root
 from pm_fastlmm.linalg import orthonormal
 from pm_fastlmm.linalg.mixed import EffectBlock, MixedProducts
 from pm_fastlmm.linalg.projection import Projection

@@ -307,11 +307,17 @@ def test_outside_the_parameter_space_there_is_no_state(build_terms, kinds, sigma
     products = p.products
     phi = np.concatenate([np.ravel(sigma[k]) for k in products.order])
     value, *gradients = crossproduct.loglik_and_gradient(
-        phi, sigma2_e, p.response.within, p.response.between, p.response.rss, products.layout, products.C,
-        products.B.indptr, products.B.indices, products.B.data, products.within,
-    )  # fmt: skip
+        phi, sigma2_e, p.response.within, p.response.between, p.response.rss, *products.constants
+    )
     assert value == -np.inf
     assert all(np.all(np.asarray(g) == 0) for g in gradients)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_where_no_term_is_eliminated_a_variance_that_overflows_has_no_state(build_terms, value):
+    p = build_terms("dense", "known")
+    assert not p.products.eliminated
+    assert at(p, sigma=[np.full((1, 1), value), np.eye(1)]) is None
 
 
 def test_gradient_with_respect_to_the_statistics_of_the_response(build_terms):
@@ -320,10 +326,7 @@ def test_gradient_with_respect_to_the_statistics_of_the_response(build_terms):
 
     def evaluate(within, between, rss):
         phi = np.concatenate([p.sigma[k].ravel() for k in products.order])
-        return crossproduct.loglik_and_gradient(
-            phi, p.sigma2_e, within, between, rss, products.layout, products.C, products.B.indptr,
-            products.B.indices, products.B.data, products.within,
-        )  # fmt: skip
+        return crossproduct.loglik_and_gradient(phi, p.sigma2_e, within, between, rss, *products.constants)
 
     _, _, _, d_within, d_between, d_rss = evaluate(r.within, r.between, r.rss)
     h = 1e-4

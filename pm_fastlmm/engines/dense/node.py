@@ -8,18 +8,23 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
+from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._choices import Method
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.distribution.dense import DenseRV
+from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.dense.leave_out import matrix_precision
 from pm_fastlmm.engines.dense.objective import DenseObjective
+from pm_fastlmm.engines.dense.posterior import predict
 from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, tangents
-from pm_fastlmm.engines.protocol import LMMNode, Part, Precisions, answers_for, observed_data
+from pm_fastlmm.engines.prediction import Effects, Predictive
+from pm_fastlmm.engines.protocol import GaussianNode, Part, Precisions, answers_for, observed_data
 
 
 @answers_for(DenseRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class DenseNode(LMMNode):
+class DenseNode(GaussianNode):
     """
     A DenseLMM node.
 
@@ -32,9 +37,20 @@ class DenseNode(LMMNode):
     """
 
     called: ClassVar[str] = "DenseLMM"
+    predicts: ClassVar[tuple[Effects, ...]] = ("new",)
+    refusal: ClassVar[str] = (
+        "its V is not split into effects and residuals, so there are none to draw. Replicates of y as a whole are "
+        "flmm.predict(idata, effects='new', model=model); for effects, write them as terms of a StructuredLMM."
+    )
 
     V: Any
     beta_cov: Any
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw Xβ and y anew, as a whole."""
+        return predict(self, model, posterior, rng)
 
     @property
     def numbers(self) -> int:
@@ -78,8 +94,22 @@ class DenseNode(LMMNode):
         )  # fmt: skip
         return Fitted(objective)
 
+    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> AtTheta:
+        """Return the node with V at θ; a prior of β is in V."""
+        at = AtTheta if self.beta_cov.type.shape == (0, 0) else _WithPrior
+        return at(self, objective, theta, mu, prior_mean)
+
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
         """Read the node."""
         _, _, mu, b, B, V = rv.owner.inputs
         return cls(rv.name, rv, op.treatment, mu, b, observed_data(model, rv), op.projection, op.ids, V, B)
+
+
+class _WithPrior(AtTheta):
+    def replicates(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
+        """Refuse: V holds the prior of β."""
+        raise ValueError(
+            f"{self.node.name} has a Gaussian prior of β, which its V holds: draw replicates from the posterior, "
+            "flmm.predict(idata, effects='new', model=model)."
+        )

@@ -8,8 +8,8 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, require_symmetric
 from pm_fastlmm._choices import Method
-from pm_fastlmm.aireml.objective import RESCALE, Observed, elsewhere
-from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, multiplied, smallest_squares
+from pm_fastlmm.aireml.objective import Observed, elsewhere
+from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.projection import Projection
@@ -145,10 +145,6 @@ class DenseObjective(SquaredObjective):
         """Return the values of the model's free variables."""
         return {} if self.split is None else self.split(theta)
 
-    def start(self) -> FloatArray:
-        """Return the values that were given."""
-        return self.initial.copy()
-
     def inactive(self, omega: FloatArray, score: FloatArray, information: FloatArray) -> Any:
         """
         Return which parameters without bounds V has stopped depending on, the score pointing where it depends less.
@@ -167,14 +163,7 @@ class DenseObjective(SquaredObjective):
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return ω and state with V times c = yᵀPy/p, where the parameters can multiply V by a constant."""
         p = len(self.y) - (self._basis.shape[1] if self.method == "REML" else 0)
-        c = state.factor.yPy / p
-        if self.fixed.any() or not c > 0 or abs(np.log(c)) < RESCALE:
-            return None
-        for inner in multiplied(self, self.external(omega), c, self.V, self.dV):
-            candidate = self.state(self.external(inner))
-            if candidate is not None and candidate.loglik > state.loglik:
-                return inner, candidate
-        return None
+        return self.multiplied(omega, state, state.factor.yPy / p, self.V, self.dV)
 
 
 def _completed(

@@ -1,4 +1,4 @@
-"""What AI-REML maximises of a FourierLMM."""
+"""What AI-REML maximises of a FourierLMM, and the function at what it found."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,10 @@ import pytensor.tensor as pt
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._choices import Method
 from pm_fastlmm.covariance.fourier import FourierBasis
+from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.fourier.objective import FourierObjective
 from pm_fastlmm.engines.free_variables import FreeVariables, Link, nearest, slopes
+from pm_fastlmm.functions import FunctionPosterior
 
 
 def fourier_objective(model: pm.Model, node: Any, method: Method) -> FourierObjective:
@@ -36,6 +38,17 @@ def fourier_objective(model: pm.Model, node: Any, method: Method) -> FourierObje
         lambda x: evaluate(x)[0], differentiate, node.products, names=variables.names, lower=lower, upper=upper,
         start=start, split=variables.split, inside=inside, noted=noted, method=method,
     )  # fmt: skip
+
+
+class FunctionAtTheta(AtTheta):
+    """A function with V at θ."""
+
+    def function(self) -> FunctionPosterior:
+        """Return what the data tell of the function."""
+        state = self.objective.state(self.theta)
+        if state is None:
+            raise ValueError(f"the likelihood is not defined at {self.objective.described(self.theta)}.")
+        return FunctionPosterior.of(self.node.basis, self.node.products, [state.factor])
 
 
 def _outside_basis(basis: FourierBasis, lengthscale: float, sigma2_g: float, sigma2_e: float) -> list[str]:

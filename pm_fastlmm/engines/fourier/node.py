@@ -1,6 +1,7 @@
 """The node of a FourierLMM."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -9,15 +10,20 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm._arrays import outside
+from pm_fastlmm._arrays import FloatArray, outside
 from pm_fastlmm._choices import Method
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.distribution.fourier import FourierRV
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
-from pm_fastlmm.engines.fourier.fitting import fourier_objective
-from pm_fastlmm.engines.fourier.leave_out import feature_rows, parts
+from pm_fastlmm.engines.fourier.fitting import FunctionAtTheta, fourier_objective
+from pm_fastlmm.engines.fourier.leave_out import feature_rows, given_rows, parts
+from pm_fastlmm.engines.fourier.posterior import function, predict, recover
 from pm_fastlmm.engines.free_variables import Fitted
-from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
+from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.response import Response
+from pm_fastlmm.functions import read_new
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.linalg.feature_products import FourierProducts
 
@@ -28,7 +34,7 @@ _BELOW = 0.01  # of the draws, that a basis need not be made for
 
 @answers_for(FourierRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FourierNode(LMMNode):
+class FourierNode(GaussianNode):
     """
     A FourierLMM node; its observed data are [b̃, c̃].
 
@@ -46,7 +52,12 @@ class FourierNode(LMMNode):
     """
 
     called: ClassVar[str] = "FourierLMM"
-    takes: ClassVar[frozenset[str]] = frozenset({"rows"})
+    predicts: ClassVar[tuple[Effects, ...]] = ("given",)
+    takes: ClassVar[tuple[str, ...]] = ("x_new", "X_new", "rows")
+    refusal: ClassVar[str] = (
+        "it predicts f and y at x_new, given y, and not its mean without random effects, which is for FastLMM, "
+        "FamilyLMM and StructuredLMM: leave out effects=."
+    )
 
     basis: FourierBasis
     products: FourierProducts
@@ -65,6 +76,21 @@ class FourierNode(LMMNode):
         """Return the restricted likelihood over the free variables."""
         return Fitted(fourier_objective(model, self, method))
 
+    def rows(self) -> FloatArray:
+        """Raise: there are no rows."""
+        raise ValueError(
+            f"{self.name} keeps no rows: flmm.pointwise_log_likelihood(idata, rows=(x, y, X)) takes them, at draws."
+        )
+
+    def response(self) -> Response:
+        """Return what a comparison of fits needs to know of the data."""
+        p = self.products
+        return Response(p.n, p.square + float(p.along @ p.along), None, True, p.projection)
+
+    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> FunctionAtTheta:
+        """Return the node with V at θ, and its function."""
+        return FunctionAtTheta(self, objective, theta, mu, prior_mean)
+
     def _covariance_facts(self) -> dict[str, Any]:
         return {"kernel": self.basis.kernel.name, "features": self.basis.size}
 
@@ -80,6 +106,44 @@ class FourierNode(LMMNode):
     def target(self) -> Target | None:
         """Return the best point of a grid."""
         return None if self.spectra is None else Target(self.spectra.best(), np.ones(3, dtype=bool))
+
+    @property
+    def observes_statistic(self) -> bool:
+        """Whether a statistic is observed: always."""
+        return True
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether rows are kept: never."""
+        return False
+
+    def recover(
+        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
+    ) -> dict[str, xr.DataArray]:
+        """Draw β and the weights of the features."""
+        return recover(self, model, posterior, rng)
+
+    def read(self, new: NewRows, effects: Effects) -> Any:
+        """Read points inside the domain, and X."""
+        if new.x_new is None:
+            raise ValueError(
+                f"{self.name} keeps no rows: give x_new (and X_new), the points where y is to be predicted."
+            )
+        return read_new(self.basis, self.projection, new.x_new, new.X_new)
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw f and y at points."""
+        return predict(self, model, posterior, rows, rng)
+
+    def known_rows(self, rows: Any) -> FloatArray | None:
+        """Return the y that was given."""
+        return None if rows is None else given_rows(self.basis, rows).values[2]
+
+    def function(self, model: pm.Model, posterior: xr.Dataset, draws: int, *, progressbar: bool) -> Any:
+        """Return the posterior of f, averaged over some draws."""
+        return function(self, model, posterior, draws, progressbar=progressbar)
 
     def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
         """Return δ, where there is one lengthscale; warn where it is below what the basis was made for."""

@@ -8,8 +8,7 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._choices import Method
-from pm_fastlmm.aireml.objective import RESCALE
-from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, multiplied, smallest_squares
+from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.likelihood.fourier import FourierFactor, coefficients
 from pm_fastlmm.linalg.feature_products import FourierProducts
 from pm_fastlmm.linalg.projection import Projection
@@ -126,20 +125,10 @@ class FourierObjective(SquaredObjective):
         """Return what the basis was not made for."""
         return self.noted(theta)
 
-    def start(self) -> FloatArray:
-        """Return the values that were given."""
-        return self.initial.copy()
-
     def rescaled(self, omega: FloatArray, state: FourierState) -> tuple[FloatArray, Any] | None:
         """Return ω and state with V times c = yᵀPy/p, where the parameters can multiply V by a constant."""
         c = state.factor.q / (state.factor.sigma2_e * self.products.df)
-        if self.fixed.any() or not c > 0 or abs(np.log(c)) < RESCALE:
-            return None
-        for inner in multiplied(self, self.external(omega), c, self.prior, self.slopes):
-            candidate = self.state(self.external(inner))
-            if candidate is not None and candidate.loglik > state.loglik:
-                return inner, candidate
-        return None
+        return self.multiplied(omega, state, c, self.prior, self.slopes)
 
 
 def _mean(slope: FloatArray) -> float:

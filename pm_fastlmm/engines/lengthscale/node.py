@@ -1,7 +1,7 @@
 """The node of a FamilyLMM."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -16,8 +16,11 @@ from pm_fastlmm.distribution.family_variables import FamilyRV
 from pm_fastlmm.engines.dense.leave_out import matrix_precision
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
+from pm_fastlmm.engines.labels import over_coef, over_obs
 from pm_fastlmm.engines.lengthscale.objective import FamilyObjective
-from pm_fastlmm.engines.protocol import LMMNode, Part, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.lengthscale.posterior import draw, predict, predict_population
+from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
+from pm_fastlmm.engines.protocol import GaussianNode, Part, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
@@ -25,7 +28,7 @@ _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a 
 
 @answers_for(FamilyRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FamilyNode(LMMNode):
+class FamilyNode(GaussianNode):
     """
     A FamilyLMM node.
 
@@ -37,6 +40,9 @@ class FamilyNode(LMMNode):
     """
 
     called: ClassVar[str] = "FamilyLMM"
+    parts: ClassVar[tuple[str, ...]] = ("beta", "u")
+    predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
+    takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "K_new_new")
 
     family: SpectrumFamily
     lengthscale: Any
@@ -83,6 +89,35 @@ class FamilyNode(LMMNode):
         values[0] = np.exp(np.clip(np.log(values[0]), middle - 0.95 * half, middle + 0.95 * half))
         values[1] = max(values[1], 0.02 * values[2])
         return Target(values, ~none)
+
+    def recover(
+        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
+    ) -> dict[str, xr.DataArray]:
+        """Draw β and u."""
+        beta, u = draw(self, model, posterior, rng)
+        effects = {"beta": over_coef(model, self, beta), "u": over_obs(model, self, u)}
+        return {part: effects[part] for part in self.parts if which is None or part in which}
+
+    def read(self, new: NewRows, effects: Effects) -> Any:
+        """Read X; covariances are functions of the lengthscale, which are read at each draw."""
+        if new.in_sample:
+            return None
+        if effects == "population":
+            return Design.read(self.projection, new.X_new)
+        if not (callable(new.K_new) and callable(new.K_new_new)):
+            raise ValueError(
+                f"{self.name} has a lengthscale: K_new and K_new_new are functions of it, for new coordinates "
+                "K_new, K_new_new = family.new_kernels(x_new)."
+            )
+        return new
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw f = Xβ + u and y."""
+        if effects == "population":
+            return predict_population(self, model, posterior, rows, rng)
+        return predict(self, model, posterior, rows, effects, rng)
 
     def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
         """Return ℓ, σ², δ, σ²_g, σ²_e and h²; warn of draws where the likelihood was not checked."""

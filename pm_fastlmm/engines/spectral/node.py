@@ -1,5 +1,6 @@
 """The node of a FastLMM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -8,21 +9,27 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
+from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._choices import Method
-from pm_fastlmm.distribution.variables import LMMRV, FlatLMMRV, ProperLMMRV, RotatedProperLMMRV, statistic
+from pm_fastlmm.distribution.variables import RotatedLMMRV, SpectralRV, statistic
+from pm_fastlmm.effects import new_rows
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
-from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
+from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.response import Response
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
+from pm_fastlmm.engines.spectral.posterior import known_rows, predict, recover
+from pm_fastlmm.linalg.projection import no_rows
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
 from pm_fastlmm.reml import reml
 
 
-@answers_for(LMMRV)
+@answers_for(SpectralRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class SpectralNode(LMMNode):
+class SpectralNode(GaussianNode):
     """
     A FastLMM node.
 
@@ -38,6 +45,9 @@ class SpectralNode(LMMNode):
     """
 
     called: ClassVar[str] = "FastLMM"
+    parts: ClassVar[tuple[str, ...]] = ("beta", "u", "a")
+    predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
+    takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "W_new", "K_new_new")
 
     spectrum: Spectrum
     sigma2_g: Any
@@ -78,6 +88,16 @@ class SpectralNode(LMMNode):
         objective = SpectralObjective.of(self.rotated(mu), method)
         return through_variables(model, self.name, pt.stack([self.sigma2_g, self.sigma2_e]), objective)
 
+    def rows(self) -> FloatArray:
+        """Return y by row."""
+        if self.given is not None:
+            raise ValueError(f"{self.name} observes a Rotated, which has no rows: fit a model with observed=y.")
+        return np.asarray(self.observed, dtype=float)
+
+    def response(self) -> Response:
+        """Return what a comparison of fits needs to know of the data."""
+        return GaussianNode.response(self) if self.given is None else Response.of_rotated(self.rotated())
+
     def _covariance_facts(self) -> dict[str, Any]:
         return {"rank of K": self.spectrum.rank}
 
@@ -99,6 +119,42 @@ class SpectralNode(LMMNode):
             return None
         values = np.concatenate([share * total / self.spectrum.mean_diagonal, (1 - share) * total])
         return Target(values, np.ones(values.size, dtype=bool))
+
+    @property
+    def observes_statistic(self) -> bool:
+        """Whether it was built with a `Rotated`."""
+        return self.given is not None
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the rotation has rows."""
+        return self.spectrum.rotation is not None
+
+    def recover(
+        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
+    ) -> dict[str, xr.DataArray]:
+        """Draw β, u and, from a factor, its coefficients a."""
+        return recover(self, model, posterior, which, rng)
+
+    def read(self, new: NewRows, effects: Effects) -> Any:
+        """Read X, and covariances with the rows of the data or rows of the factor."""
+        if new.in_sample:
+            if not self.keeps_rows:
+                raise no_rows()
+            return None
+        if effects == "population":
+            return Design.read(self.projection, new.X_new)
+        return new_rows(self.spectrum, new.X_new, new.K_new, W_new=new.W_new, K_new_new=new.K_new_new)
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw f = Xβ + u and y."""
+        return predict(self, model, posterior, rows, effects, rng)
+
+    def known_rows(self, rows: Any) -> FloatArray | None:
+        """Return y, rotated back."""
+        return known_rows(self)
 
     def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
         """Return σ², δ, σ²_g, σ²_e, h² and pve."""
@@ -150,17 +206,12 @@ class SpectralNode(LMMNode):
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
-        """Read the node: what is among the parameters depends on the treatment of β and on what is observed."""
+        """Read the node: a `Rotated` has no mu, and a flat prior no β."""
         _, _, *params = rv.owner.inputs
-        mu = b = root = None
-        if isinstance(op, ProperLMMRV):
-            mu, b, root, g, e = params[:5]
-        elif isinstance(op, RotatedProperLMMRV):
-            b, root, g, e = params[:4]
-        elif isinstance(op, FlatLMMRV):
-            mu, g, e = params[:3]
-        else:
-            g, e = params[:2]
+        mu = None if isinstance(op, RotatedLMMRV) else params[0]
+        *_, b, root, g, e = params
+        if op.treatment == "flat":
+            b = root = None
         s = op.spectrum
         data = observed_data(model, rv)
         return cls(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root, op.rotated)

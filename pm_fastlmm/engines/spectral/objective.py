@@ -120,8 +120,4 @@ class SpectralObjective(Objective):
             c = (float((r.z**2 / d).sum()) + (float(r.rss) / omega[1] if r.spectrum.nullity else 0.0)) / p
         if self.fixed.any() or not 0 < c < np.inf or abs(np.log(c)) < RESCALE:
             return None
-        target = omega * c
-        if ((target < self.lower) | (target > self.upper)).any():
-            return None
-        candidate = self.state(target)
-        return (target, candidate) if candidate is not None and candidate.loglik > state.loglik else None
+        return self.first_better([omega * c], state)

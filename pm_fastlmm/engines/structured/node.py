@@ -1,5 +1,6 @@
 """The node of a StructuredLMM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -10,17 +11,23 @@ import xarray as xr
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.structured import StructuredRV
 from pm_fastlmm.engines.draws import DrawFunction, evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
-from pm_fastlmm.engines.protocol import LMMNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
+from pm_fastlmm.engines.protocol import GaussianNode, LMMNode, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.structured.component import OneTermObjective
+from pm_fastlmm.engines.structured.effects import TermsAtTheta
 from pm_fastlmm.engines.structured.leave_out import parts
 from pm_fastlmm.engines.structured.matrices import compile_matrices
+from pm_fastlmm.engines.structured.nested import nested
+from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
+from pm_fastlmm.engines.structured.posterior import predict, recover
 from pm_fastlmm.equivalent import require_rows
 from pm_fastlmm.linalg.mixed import MixedProducts
 from pm_fastlmm.linalg.rotated import Rotated
@@ -33,7 +40,7 @@ _ITERATIONS = 30  # towards where a sampler starts
 
 @answers_for(StructuredRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class StructuredNode(LMMNode):
+class StructuredNode(GaussianNode):
     """
     A StructuredLMM node.
 
@@ -54,6 +61,8 @@ class StructuredNode(LMMNode):
     """
 
     called: ClassVar[str] = "StructuredLMM"
+    predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
+    takes: ClassVar[tuple[str, ...]] = ("X_new", "Z_new", "data")
 
     terms: tuple[Term, ...]
     layout: Theta
@@ -83,6 +92,19 @@ class StructuredNode(LMMNode):
         terms = StructuredObjective.of(self.products, self.layout, y, offset=offset, prior=B, method=method)
         return through_variables(model, self.name, self.theta, terms, _held)
 
+    def rows(self) -> FloatArray:
+        """Return y by row."""
+        require_rows(self.products)
+        return np.asarray(self.observed, dtype=float)
+
+    def nested_in(self, other: LMMNode) -> bool:
+        """Return whether each term is a special case of one of the other node."""
+        return isinstance(other, StructuredNode) and nested(self, other)
+
+    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> TermsAtTheta:
+        """Return the node with V at θ, and the effects of its terms."""
+        return TermsAtTheta(self, objective, theta, mu, prior_mean)
+
     def flat_objective(self) -> StructuredObjective:
         """Return the restricted likelihood of the terms, whatever the treatment of β: where a sampler may start."""
         products = self.products if self.products.flat else self.products.treated(len(self.terms), flat=True)
@@ -110,6 +132,33 @@ class StructuredNode(LMMNode):
             return None
         values = 0.95 * trace.iterations[-1].theta + 0.05 * start
         return Target(values, (objective.lower == 0) & (values > 0))
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the products were made of rows in memory."""
+        return self.products.rows_kept
+
+    def recover(
+        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
+    ) -> dict[str, xr.DataArray]:
+        """Draw β and the effects of each term."""
+        return recover(self, model, posterior, rng)
+
+    def read(self, new: NewRows, effects: Effects) -> Any:
+        """Read X and the levels of each term, or a table."""
+        if new.in_sample:
+            require_rows(self.products)
+            return None
+        return read_rows(
+            self.projection, self.terms, X_new=new.X_new, Z_new=new.Z_new, data=new.data, design=self.design,
+            population=effects == "population",
+        )  # fmt: skip
+
+    def predict(
+        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
+    ) -> Predictive:
+        """Draw f = Xβ + Σ Zu and y."""
+        return predict(self, model, posterior, rows, effects, rng)
 
     def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
         """

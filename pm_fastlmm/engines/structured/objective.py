@@ -371,11 +371,7 @@ class StructuredObjective(Objective):
         c = state.mixed.yPy / p
         if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
             return None
-        target = omega * c**degree
-        if ((target < self.internal_lower) | (target > self.internal_upper)).any():
-            return None
-        candidate = self.state(self.external(target))
-        return (target, candidate) if candidate is not None and candidate.loglik > state.loglik else None
+        return self.first_better([omega * c**degree], state)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,34 +1,34 @@
-"""After sampling a DenseLMM: replicates of y, V being drawn anew as a whole."""
+"""Replicates of y at each posterior draw, all of V being drawn anew."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pymc as pm
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.engines.dense.node import DenseNode
 from pm_fastlmm.engines.draws import DrawFunction
+from pm_fastlmm.engines.prediction import Predictive
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.linalg.semidefinite import semidefinite_root
+
+if TYPE_CHECKING:
+    from pm_fastlmm.engines.dense.node import DenseNode
 
 _BUDGET = 4_000_000  # numbers of V at a time
 
 
-def predict_dense(
-    idata: xr.DataTree, model: pm.Model, node: DenseNode, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray]:
+def predict(node: "DenseNode", model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator) -> Predictive:
     """
-    Return draws of mu + Xβ, β from its conditional given y, and of y = mu + Xβ + e, e ~ N(0, V), (chain, draw, n).
+    Draw mu + Xβ, β from its conditional given y, and y = mu + Xβ + e, e ~ N(0, V).
 
     Raises
     ------
     ValueError
-        If the node has no data, or V is not positive definite at a draw.
+        If V is not positive definite at a draw.
     """
-    if node.observed is None:
-        raise ValueError(f"{node.name} has no observed data: predictions are given y.")
-    posterior = idata.posterior.to_dataset()
     function = DrawFunction(model, posterior, [node.V, node.mu, node.beta_mean, node.beta_cov])
-    X = node.projection.Q1 @ node.projection.R
+    X = node.projection.X
     f, y = np.empty((function.size, node.n)), np.empty((function.size, node.n))
     size = max(1, _BUDGET // node.n**2)
     for start in range(0, function.size, size):
@@ -40,11 +40,11 @@ def predict_dense(
             f[start + j] = mu + X @ beta
             y[start + j] = f[start + j] + factor.L @ rng.standard_normal(node.n)
     shape = posterior.sizes["chain"], posterior.sizes["draw"]
-    return f.reshape(*shape, -1), y.reshape(*shape, -1)
+    return Predictive(f.reshape(*shape, -1), y.reshape(*shape, -1))
 
 
 def _coefficients(
-    node: DenseNode, factor: DenseFactor, mu: FloatArray, b: FloatArray, B: FloatArray, rng: np.random.Generator
+    node: "DenseNode", factor: DenseFactor, mu: FloatArray, b: FloatArray, B: FloatArray, rng: np.random.Generator
 ) -> FloatArray:
     """
     Draw β given y and V: from N(β̂, (XᵀV⁻¹X)⁻¹), or with the prior N(b, B) by Matheron's rule.

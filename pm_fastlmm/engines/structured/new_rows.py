@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,10 @@ from pm_fastlmm._arrays import (
     require_length,
     shown,
 )
-from pm_fastlmm.cells import cells
 from pm_fastlmm.covariance.incidence import by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.mixed_design import MixedDesign, RandomTerm
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +62,7 @@ class NewTermRows:
 
 def read_rows(
     projection: Projection, terms: Sequence[Term], *, X_new: Any = None, Z_new: Mapping[str, Any] | None = None,
-    data: Any = None, design: MixedDesign | None = None, population: bool = False,
+    data: Any = None, design: Any = None, population: bool = False,
 ) -> NewTermRows:  # fmt: skip
     """
     Read new rows from a table (for a model from a formula), or from X and the levels of each term.
@@ -108,7 +105,7 @@ def read_rows(
     else:
         design = _design_of(data, design, X_new, Z_new)
         m, ids = len(data), tuple(data.index.tolist())
-        X = projection.new_rows(design.encode(data), m, cells=partial(cells, design.spec, data))
+        X = projection.new_rows(design.encode(data), m, cells=design.cells(data))
         parts = [
             _nothing(term, m) if population else _split(term, *_encoded(term, random, data))
             for term, random in zip(terms, design.random, strict=True)
@@ -116,7 +113,7 @@ def read_rows(
     return NewTermRows(X, [known for known, _ in parts], [new for _, new in parts], ids)
 
 
-def _design_of(data: Any, design: MixedDesign | None, X_new: Any, Z_new: Any) -> MixedDesign:
+def _design_of(data: Any, design: Any, X_new: Any, Z_new: Any) -> Any:
     if design is None:
         raise ValueError("data= needs a model that was made from a formula, flmm.lmm_model: give X_new and Z_new.")
     if not len(data):
@@ -126,7 +123,7 @@ def _design_of(data: Any, design: MixedDesign | None, X_new: Any, Z_new: Any) ->
     return design
 
 
-def _encoded(term: Term, random: RandomTerm, data: pd.DataFrame) -> tuple[Any, Levels]:
+def _encoded(term: Term, random: Any, data: pd.DataFrame) -> tuple[Any, Levels]:
     """Return the incidence of the rows of a table and the levels that are new; each row must have a group."""
     if absent := [name for name in random.factors if name not in data.columns]:
         raise ValueError(

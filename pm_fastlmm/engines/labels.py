@@ -1,0 +1,91 @@
+"""Dimensions and coordinates of what is added to a posterior, as the node has them."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.engines.prediction import Predictive
+
+if TYPE_CHECKING:
+    from pm_fastlmm.engines.protocol import LMMNode
+
+
+def node_dims(model: pm.Model, node: "LMMNode", batch_ndim: int) -> tuple[list[str], str]:
+    """Return the dimensions of a node: those of its batch (of responses), and that of the observations."""
+    names = list(model.named_vars_to_dims.get(node.name) or [])
+    if len(names) != batch_ndim + 1:
+        names = [f"{node.name}_dim_{i}" for i in range(batch_ndim + 1)]
+    # the last dimension of a node that observes a statistic is that of the statistic
+    return names[:batch_ndim], f"{node.name}_obs" if node.observes_statistic else names[batch_ndim]
+
+
+def batch_coords(model: pm.Model, batch: list[str]) -> dict[str, Any]:
+    """Return the coordinates of the batch dimensions that have any."""
+    return {dim: list(coords) for dim in batch if (coords := model.coords.get(dim)) is not None}
+
+
+def obs_coords(model: pm.Model, node: "LMMNode", obs: str) -> dict[str, Any]:
+    """Return the coordinates of the observations, numbers where they have no labels."""
+    known = node.ids if node.observes_statistic else model.coords.get(obs)
+    return {obs: np.arange(node.n) if known is None else list(known)}  # without dims PyMC counts too
+
+
+def labelled(
+    model: pm.Model, node: "LMMNode", draws: FloatArray, own: Mapping[str, Iterable[Any] | None]
+) -> xr.DataArray:
+    """Return draws (chain, draw, …) over the batch of the node and dimensions of their own, with labels or without."""
+    batch, _ = node_dims(model, node, draws.ndim - 2 - len(own))
+    coords = {dim: list(labels) for dim, labels in own.items() if labels is not None}
+    return xr.DataArray(draws, dims=("chain", "draw", *batch, *own), coords=batch_coords(model, batch) | coords)
+
+
+def over_coef(model: pm.Model, node: "LMMNode", beta: FloatArray) -> xr.DataArray:
+    """Return draws (chain, draw, …, r) over the fixed effects."""
+    return labelled(model, node, beta, {f"{node.name}_coef": node.projection.coef})
+
+
+def over_obs(model: pm.Model, node: "LMMNode", values: FloatArray) -> xr.DataArray:
+    """Return draws (chain, draw, …, n) over the observations."""
+    _, obs = node_dims(model, node, values.ndim - 3)
+    return labelled(model, node, values, obs_coords(model, node, obs))
+
+
+def over_new(model: pm.Model, node: "LMMNode", values: FloatArray, ids: Iterable[Any] | None) -> xr.DataArray:
+    """Return draws (chain, draw, …, m) over new rows."""
+    return labelled(model, node, values, {f"{node.name}_new": range(values.shape[-1]) if ids is None else ids})
+
+
+def add_predictions(
+    idata: xr.DataTree, model: pm.Model, node: "LMMNode", drawn: Predictive, *, new: bool
+) -> xr.DataTree:
+    """Add draws of y and of its mean f to the group for new rows, or to that for the rows of the data."""
+    group = "predictions" if new else "posterior_predictive"
+    f, y = (
+        over_new(model, node, values, drawn.ids) if new else over_obs(model, node, values)
+        for values in (drawn.f, drawn.y)
+    )
+    coords = {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
+    dataset = xr.Dataset({node.name: y, f"{node.name}_mean": f}).assign_coords(coords)
+    if group in idata.children:  # what is there of other nodes stays
+        others = idata[group].to_dataset().drop_vars(list(dataset.data_vars), errors="ignore")
+        dataset = (others.drop_dims(f"{node.name}_new", errors="ignore") if new else others).merge(dataset)
+    idata[group] = xr.DataTree(dataset)
+    return idata
+
+
+def observe_rows(idata: xr.DataTree, model: pm.Model, node: "LMMNode", y: FloatArray) -> None:
+    """
+    Put y (…, n) in the place of the statistic that a node observes, which is kept under a name of its own.
+
+    It is what replicates and their PIT are compared with.
+    """
+    observed = idata["observed_data"].to_dataset() if "observed_data" in idata.children else xr.Dataset()
+    statistic, (batch, obs) = f"{node.name}_statistic", node_dims(model, node, y.ndim - 1)
+    values = xr.DataArray(y, dims=(*batch, obs), coords=obs_coords(model, node, obs))
+    if node.name in observed and statistic not in observed:
+        observed = observed.rename({node.name: statistic})
+    idata["observed_data"] = xr.DataTree(observed.drop_vars(node.name, errors="ignore").assign({node.name: values}))

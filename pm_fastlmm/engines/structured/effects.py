@@ -1,0 +1,126 @@
+"""A fitted StructuredLMM at the estimate, or at any θ: effects of its terms, fitted values and predictions."""
+
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.effects import Prediction
+from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.structured.new_rows import read_rows
+from pm_fastlmm.equivalent import require_rows
+from pm_fastlmm.labels import labelled
+from pm_fastlmm.likelihood.mixed import MixedState, NewDesign
+from pm_fastlmm.likelihood.mixed_precision import MixedPrecision
+from pm_fastlmm.linalg.semidefinite import semidefinite_root
+
+_BUDGET = 4_000_000  # numbers of Σ Z*G at a time
+
+
+class TermsAtTheta(AtTheta):
+    """Terms with V factored at θ; n × n matrices are never formed."""
+
+    @property
+    def terms(self) -> Self:
+        """The effects of terms."""
+        return self
+
+    @cached_property
+    def state(self) -> MixedState:
+        """
+        V factored, with the response.
+
+        Raises
+        ------
+        ValueError
+            If it is not positive definite.
+        """
+        state: MixedState | None = self.objective.terms(self.theta)
+        if state is None:
+            raise self.indefinite()
+        return state
+
+    def blup(self) -> dict[str, Any]:
+        """Return û by term."""
+        return self._by_term(self.state.effects(), "blup")
+
+    def pev(self) -> dict[str, Any]:
+        """Return Var(û - u) by term."""
+        errors = [self.state.prediction_error(k) for k in range(len(self.node.terms))]
+        return self._by_term(errors, "pev")
+
+    def conditional_variance(self) -> dict[str, Any]:
+        """Return Var(u | y, β) by term; a ValueError where β has a prior."""
+        if self._beta_has_a_block:
+            raise ValueError("β has a prior here, so that it is not known given y: pev() has Var(û - u).")
+        errors = [self.state.prediction_error(k, beta_known=True) for k in range(len(self.node.terms))]
+        return self._by_term(errors, "conditional_variance")
+
+    @property
+    def _beta_has_a_block(self) -> bool:
+        """Whether the last block is that of a β with a Gaussian prior."""
+        return len(self.state.products.blocks) > len(self.node.terms)
+
+    def _by_term(self, values: list[FloatArray], name: str) -> dict[str, Any]:
+        """Return (levels, width) arrays as Series by level, DataFrames for terms with columns."""
+        out: dict[str, Any] = {}
+        for term, effects in zip(self.node.terms, values, strict=False):
+            index = pd.Index(term.levels, tupleize_cols=False)
+            array = effects.reshape(len(index), -1)
+            out[term.name] = (
+                pd.Series(array[:, 0], index=index, name=name)
+                if term.width == 1
+                else pd.DataFrame(array, index=index, columns=list(term.columns))
+            )
+        return out
+
+    def fitted(self, *, conditional: bool) -> Any:
+        """Return mu + Xβ̂, or mu + Xβ̂ + Σ Zû, by id of the row."""
+        state, projection = self.state, self.node.projection
+        require_rows(state.products)
+        values = self.known_mean() + (projection.Q1 @ projection.R @ state.blue()[0] if state.products.fixed else 0.0)
+        for k, (block, w) in enumerate(zip(state.products.blocks, state.gradient.effects, strict=True)):
+            if conditional or k >= len(self.node.terms):
+                values = values + block.Z @ (w @ state.sigma[k]).ravel()
+        return labelled(values, self.node.ids, None, name="fitted")
+
+    def predict(self, **new: Any) -> Prediction:
+        """Return predictions of f = Xβ + Σ Zu for new rows, as `read_rows` takes them, with their error variance."""
+        rows = read_rows(self.node.projection, self.node.terms, design=self.node.design, **new)
+        fresh = rows.prior_variance(self.node.terms, self.state.sigma)
+        incidence = [*rows.Z, rows.X] if self._beta_has_a_block else rows.Z
+        width = sum(Z.shape[1] for Z in incidence)
+        mean, variance = np.empty(rows.m), np.empty(rows.m)
+        for part in np.array_split(np.arange(rows.m), max(1, rows.m * width // _BUDGET)):
+            design = NewDesign(rows.X[part], [Z[part] for Z in incidence], fresh[part])
+            mean[part], variance[part] = self.state.predict(design)
+        if self.prior_mean.size:
+            mean += rows.X @ self.prior_mean
+        variance[np.isnan(mean)] = np.nan  # of an unknown Xβ, which a β that is known adds nothing to
+        return Prediction(
+            labelled(mean, rows.ids, None, name="mean"),
+            labelled(variance, rows.ids, None, name="variance"),
+            np.asarray(self.state.sigma2_e),
+        )
+
+    def precision(self, residual: FloatArray) -> MixedPrecision:
+        """Return P and Py."""
+        return MixedPrecision.of(self.state, residual)
+
+    def replicates(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
+        """Draw responses with new effects and residuals, (draws, n)."""
+        y = self._with_residuals(self.fitted(conditional=False), n_draws, rng)
+        for block, sigma in zip(self.state.products.blocks[: len(self.node.terms)], self.state.sigma, strict=False):
+            u = rng.standard_normal((n_draws, block.levels, block.width)) @ semidefinite_root(sigma).T
+            y += (block.Z @ u.reshape(n_draws, -1).T).T
+        return y
+
+    def with_given_effects(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
+        """Draw responses with new residuals around the fitted values, (draws, n)."""
+        return self._with_residuals(self.fitted(conditional=True), n_draws, rng)
+
+    def _with_residuals(self, mean: Any, n_draws: int, rng: np.random.Generator) -> FloatArray:
+        noise = rng.standard_normal((n_draws, len(mean)))
+        return np.asarray(np.asarray(mean) + np.sqrt(self.state.sigma2_e) * noise)
