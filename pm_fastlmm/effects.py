@@ -11,17 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 
-from pm_fastlmm._arrays import (
-    FloatArray,
-    Ids,
-    Labelled,
-    align,
-    columns_as_rows,
-    columns_in_order,
-    read,
-    require_finite,
-    slices,
-)
+from pm_fastlmm._arrays import FloatArray, Ids, Labelled, align, columns_as_rows, columns_in_order, read, require_finite
 from pm_fastlmm._display import Described
 from pm_fastlmm.likelihood.spectral import corner, variances, weighted_sum
 from pm_fastlmm.linalg.rotated import Rotated
@@ -423,7 +413,7 @@ def _corner(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> tup
     mean, S = np.empty((rows, r)), np.empty((rows, r, r))
     z = np.broadcast_to(rotated.z, (*shape, s.rank)).reshape(rows, s.rank) if rotated.batch_shape else rotated.z[None]
     size = max(1, _BLOCK // max(1, s.rank))
-    for block in slices(rows, size):
+    for block in (slice(start, start + size) for start in range(0, rows, size)):
         mean[block], S[block] = corner(
             z[block] if len(z) > 1 else z, eigvals=s.eigvals, C=s.C, schur=s.schur,
             sigma2_g=g[block], sigma2_e=e[block], weighted=weighted_sum,
