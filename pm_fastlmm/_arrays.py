@@ -1,7 +1,7 @@
 """Coercion of the user's arrays, alignment by ids, and input errors. NumPy only: labels are read, never built."""
 
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -288,6 +288,17 @@ def require_length(length: int, n: int, name: str, reference_name: str) -> None:
         raise ValueError(
             f"{name} has {length} rows but {reference_name} has {n}: they must describe the same observations."
         )
+
+
+def slices(total: int, size: int) -> Iterator[slice]:
+    """Cut `total` rows into slices of `size`; the last may be shorter."""
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def require_fraction(value: float, name: str, remark: str = "as 0.95") -> None:
+    """Raise a ValueError for a number that is not strictly between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must be between 0 and 1, {remark}, got {value}.")
 
 
 def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -1,7 +1,8 @@
-"""How objects show themselves: short lists of names, and small tables in notebooks."""
+"""What is shown: short lists of names, objects as small tables in notebooks, progress bars."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
@@ -50,3 +51,29 @@ def report(title: str, frame: Any, notes: Sequence[str]) -> str:
     below = "".join(f"<div>{escape(note)}</div>" for note in notes)
     shown = frame.to_html(float_format=lambda v: f"{v:.6g}", na_rep="undefined", border=0)
     return f"<div><strong>{escape(title)}</strong>{shown}{below}</div>"
+
+
+@contextmanager
+def progress(description: str, total: int | None, *, show: bool) -> Iterator[Callable[[int, str], None]]:
+    """Show a bar of rich, as PyMC's; the function that it gives takes what was done, and a text."""
+    from rich import progress as bars
+
+    columns = (
+        bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[note]}"), bars.TimeElapsedColumn(), bars.TimeRemainingColumn(),
+    )  # fmt: skip
+    with bars.Progress(*columns, disable=not show) as bar:
+        task = bar.add_task(description, total=total, note="")
+
+        def advance(done: int, note: str) -> None:
+            bar.update(task, completed=done, note=note)
+
+        yield advance
+
+
+def tracked(items: Any, description: str, *, show: bool) -> Iterator[Any]:
+    """Pass items on, with a progress bar."""
+    with progress(description, len(items), show=show) as advance:
+        for done, item in enumerate(items, 1):
+            yield item
+            advance(done, "")

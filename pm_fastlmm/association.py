@@ -5,20 +5,21 @@ import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy.special import stdtr
 from scipy.stats import chi2
 
 from pm_fastlmm._arrays import FloatArray, outside, shown
+from pm_fastlmm._choices import Method, Missing, require_choice
+from pm_fastlmm._display import progress
 from pm_fastlmm.candidates import COLLINEAR, MISSING, RotatedCandidates, blocks, rotate_candidates, rotated_candidates
 from pm_fastlmm.fit import REMLFit
-from pm_fastlmm.genotypes import MissingGenotypes, imputed, require_missing, require_no_codes
-from pm_fastlmm.likelihood.profile import Method, Profile, search
+from pm_fastlmm.genotypes import imputed, require_no_codes
+from pm_fastlmm.likelihood.profile import Profile, search
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum, as_rotated
 from pm_fastlmm.reml import reml
 
@@ -74,7 +75,7 @@ def scan(
     *,
     test: Test = "wald",
     delta: Delta = "each",
-    missing: MissingGenotypes = "mean",
+    missing: Missing = "mean",
     groups: Any = None,
     progressbar: bool = True,
 ) -> xr.Dataset:
@@ -150,10 +151,9 @@ def scan(
     >>> str(result.p_value.idxmin().values)
     'g7'
     """
-    for name, value, alias in (("test", test, Test), ("delta", delta, Delta)):
-        if value not in get_args(alias.__value__):
-            raise ValueError(f"{name} must be {' or '.join(map(repr, get_args(alias.__value__)))}, got {value!r}.")
-    require_missing(missing)
+    require_choice("test", test, Test)
+    require_choice("delta", delta, Delta)
+    require_choice("missing", missing, ("mean", "raise", "drop"))
     method: Method = "REML" if test == "wald" else "ML"
     if isinstance(y, Rotated):
         return _scan_rotated(spectrum, y, candidates, groups, test, delta, method)
@@ -323,17 +323,15 @@ def _at_fixed(
 
 def _progress(parts: Iterator[Any], show: bool, total: int | None) -> Iterator[Any]:
     """Pass blocks on; from the second one on with a progress bar."""
-    columns = (TextColumn("scan"), BarColumn(), TextColumn("{task.completed} candidates"), TimeElapsedColumn())
     with ExitStack() as stack:
-        bar, done = None, 0
+        advance, done = None, 0
         for number, part in enumerate(parts):
-            if number == 1 and show:
-                bar = stack.enter_context(Progress(*columns))
-                task = bar.add_task("scan", total=total, completed=done)
+            if number == 1:
+                advance = stack.enter_context(progress("candidates", total, show=show))
             yield part
             done += part[0].shape[1]
-            if bar is not None:
-                bar.update(task, completed=done)
+            if advance is not None:
+                advance(done, "")
 
 
 def _dataset(

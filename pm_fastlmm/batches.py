@@ -13,12 +13,12 @@ import pandas as pd
 import xarray as xr
 
 from pm_fastlmm._arrays import Labelled, read, require_length
-from pm_fastlmm.likelihood.profile import Method
+from pm_fastlmm._choices import Method, Missing, require_choice
+from pm_fastlmm._display import progress
 from pm_fastlmm.linalg import checkpoint as checkpoints
 from pm_fastlmm.linalg.dask_blocks import active_client
 from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.linalg.streaming import progress
-from pm_fastlmm.reml import Missing, check_missing, reml
+from pm_fastlmm.reml import ON_MISSING, reml
 
 _MEMORY = 2**28  # bytes of a block of responses with its copies: as floats, along and across X, rotated
 _COPIES = 4
@@ -84,7 +84,7 @@ def reml_blocks(
     ({'response': 300, 'coef': 1}, 0.48)
     """
     columns = _Columns(Y, spectrum, block, lazy=client is not None)
-    check_missing(missing)
+    require_choice("missing", missing, ON_MISSING)
     of_spectrum = checkpoints.fingerprint(spectrum.eigvals, spectrum.C, spectrum.projection.R)
     about = {"method": method, "missing": missing, "spectrum": of_spectrum}
     store = None if checkpoint is None else _Store(Path(checkpoint), columns, about)

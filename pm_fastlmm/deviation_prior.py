@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import numpy as np
 from scipy.special import gammaln
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import require_choice
 from pm_fastlmm._display import Described
 from pm_fastlmm.conditional import log_integral
 from pm_fastlmm.linalg.spectrum import Rotated
@@ -60,8 +61,7 @@ class DeviationPrior(Described):
 
     def __post_init__(self) -> None:
         """Check that the parameters are those of the family."""
-        if self.family not in get_args(Family.__value__):
-            raise ValueError(f"family must be 'half-normal', 'half-t' or 'exponential', got {self.family!r}.")
+        require_choice("family", self.family, Family)
         for name in ("scale_kernel", "scale_residual"):
             scale = np.asarray(getattr(self, name), dtype=float)
             if not ((scale > 0) & np.isfinite(scale)).all():

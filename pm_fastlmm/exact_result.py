@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,13 +10,15 @@ import xarray as xr
 from scipy.interpolate import CubicSpline
 from scipy.special import gammaincc, gammaincinv, gammaln
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, require_fraction, slices
+from pm_fastlmm._choices import require_choice
 from pm_fastlmm._display import Described, listed, report
 from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.deviation_prior import Prior
+from pm_fastlmm.labels import over_responses
 from pm_fastlmm.likelihood.spectral import corner
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
-from pm_fastlmm.prior import shares
+from pm_fastlmm.prior import read_h2, shares
 
 type Kind = Literal["eti", "hdi"]
 
@@ -88,7 +90,8 @@ class ExactPosterior(Described):
 
     def quantile(self, quantity: str, probability: float) -> Any:
         """Return a posterior quantile."""
-        return self._quantiles(quantity, np.array([_checked(probability)]))[..., 0][()]
+        require_fraction(probability, "probability")
+        return self._quantiles(quantity, np.array([probability]))[..., 0][()]
 
     def interval(self, quantity: str, probability: float = 0.95, *, kind: Kind = "eti") -> tuple[Any, Any]:
         """
@@ -103,14 +106,9 @@ class ExactPosterior(Described):
             If the kind is unknown, or for the highest-density interval of delta: its density is that of a ratio, whose
             shortest interval says little; take the one of h2.
         """
-        _checked(probability)
-        if kind not in get_args(Kind.__value__):
-            raise ValueError(f"kind must be 'eti' or 'hdi', got {kind!r}.")
-        if kind == "hdi":
-            ends = self._shortest(quantity, probability)
-        else:
-            tail = (1 - probability) / 2
-            ends = self._quantiles(quantity, np.array([tail, 1 - tail]))
+        levels = _levels(probability)
+        require_choice("kind", kind, Kind)
+        ends = self._shortest(quantity, probability) if kind == "hdi" else self._quantiles(quantity, levels[[0, 2]])
         return ends[..., 0][()], ends[..., 1][()]
 
     def probability(self, quantity: str, low: float, high: float) -> Any:
@@ -131,9 +129,7 @@ class ExactPosterior(Described):
 
     def h2_density(self, h2: FloatArray) -> FloatArray:
         """Return the posterior density of h² at some values (m,) from 0 to 1, (m,) or (T, m)."""
-        h = np.asarray(h2, dtype=float)
-        if not ((h >= 0) & (h <= 1)).all():
-            raise ValueError("h2 must be between 0 and 1.")
+        h = read_h2(h2)
         with np.errstate(divide="ignore"):
             x = np.clip(np.log(h) - np.log1p(-h), self.x[0], self.x[-1])  # at 0 and 1 the limit
         at, one_minus = shares(x)
@@ -180,10 +176,10 @@ class ExactPosterior(Described):
 
     def to_datatree(self, n: int = 4000, *, random_seed: Any = None) -> xr.DataTree:
         """Return independent draws as a DataTree with a posterior group of one chain, for ArviZ."""
-        over = ("chain", "draw") if self.names is None else ("chain", "draw", "response")
-        posterior = {name: (over, values[None]) for name, values in self.draws(n, random_seed=random_seed).items()}
-        coords: dict[str, Any] = {"chain": [0], "draw": np.arange(n)}
-        coords |= {} if self.names is None else {"response": list(self.names)}
+        over, responses = over_responses(self.names)
+        draws = self.draws(n, random_seed=random_seed).items()
+        posterior = {name: (("chain", "draw", *over), values[None]) for name, values in draws}
+        coords = {"chain": [0], "draw": np.arange(n)} | responses
         return xr.DataTree.from_dict({"posterior": xr.Dataset(posterior, coords=coords)})
 
     def to_dataset(self, probability: float = 0.95, *, quantities: tuple[str, ...] = _QUANTITIES) -> xr.Dataset:
@@ -200,12 +196,12 @@ class ExactPosterior(Described):
         quantities : tuple of str
             Highest-density intervals of variances cost most; leave out what is not needed for many responses.
         """
-        over = () if self.names is None else ("response",)
-        tail = (1 - _checked(probability)) / 2
+        over, responses = over_responses(self.names)
+        levels = _levels(probability)
         variables: dict[str, Any] = {}
         for name in quantities:
             mean, sd = self._moments(name)
-            ends = self._quantiles(name, np.array([tail, 0.5, 1 - tail]))
+            ends = self._quantiles(name, levels)
             variables |= {
                 f"{name}_mean": (over, mean),
                 f"{name}_sd": (over, sd),
@@ -217,15 +213,13 @@ class ExactPosterior(Described):
         for name in ("log_evidence", "log_bayes_factor"):
             variables[name] = (over, getattr(self, name))
         variables["message"] = (over, np.asarray(self.message, dtype=str))
-        coords: dict[str, Any] = {"bound": ["lower", "upper"]}
-        coords |= {} if self.names is None else {"response": list(self.names)}
+        coords = {"bound": ["lower", "upper"]} | responses
         return xr.Dataset(variables, coords=coords, attrs={"probability": probability, "prior": repr(self.prior)})
 
     def summary(self, probability: float = 0.95) -> pd.DataFrame:
         """Return means, standard deviations, medians and equal-tailed intervals, for several a block of rows each."""
-        tail = (1 - _checked(probability)) / 2
-        columns = ("mean", "sd", f"eti_{tail:.1%}", "median", f"eti_{1 - tail:.1%}")
-        levels = np.array([tail, 0.5, 1 - tail])
+        levels = _levels(probability)
+        columns = ("mean", "sd", f"eti_{levels[0]:.1%}", "median", f"eti_{levels[2]:.1%}")
         rows = np.stack(
             [np.concatenate([np.stack(self._moments(q), -1), self._quantiles(q, levels)], -1) for q in _QUANTITIES], -2
         )
@@ -240,7 +234,7 @@ class ExactPosterior(Described):
         variance = quantity not in SHARES
         means, sds = np.empty(len(weights)), np.empty(len(weights))
         rows = max(1, _BLOCK // self.x.size)
-        for part in (slice(start, start + rows) for start in range(0, len(weights), rows)):
+        for part in slices(len(weights), rows):
             w, conditional, within = weights[part], share[None], None
             if variance:
                 with np.errstate(all="ignore"):
@@ -424,7 +418,8 @@ class ExactPosterior(Described):
         return report("Exact posterior", self.summary(), [str(self.prior)])
 
 
-def _checked(probability: float) -> float:
-    if not 0 < probability < 1:
-        raise ValueError(f"probability must be between 0 and 1, got {probability}.")
-    return probability
+def _levels(probability: float) -> FloatArray:
+    """Return the probabilities below an equal-tailed interval, its middle and its upper end."""
+    require_fraction(probability, "probability")
+    tail = (1 - probability) / 2
+    return np.array([tail, 0.5, 1 - tail])

@@ -9,6 +9,7 @@ import xarray as xr
 
 from pm_fastlmm import coefficients
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import OF_NEW_ROWS, OF_REPLICATES, Method, require_choice
 from pm_fastlmm._display import Described, listed, report
 from pm_fastlmm.coefficients import FactorEffects
 from pm_fastlmm.effects import (
@@ -23,11 +24,11 @@ from pm_fastlmm.effects import (
     predict,
 )
 from pm_fastlmm.inference.of_fit import FitInference
-from pm_fastlmm.labels import labelled, require_effects, simulated
+from pm_fastlmm.labels import labelled, simulated
 from pm_fastlmm.left_out import Predicted
 from pm_fastlmm.likelihood.marginal import log_likelihood
-from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
+from pm_fastlmm.prior import read_h2
 
 VARIANCE_FIELDS = ("h2", "pve", "sigma2", "delta", "sigma2_g", "sigma2_e", "total")
 _WHOLE = ("method", "names", "coef", "rotated")  # fields that are not one value for each response
@@ -314,6 +315,7 @@ class REMLFit(FitInference, Described):
         >>> print(f"{of_batch.mean[0]:.2f} ± {of_batch.se[0]:.2f}, {of_any.mean[0]:.2f} ± {of_any.se[0]:.2f}")
         5.46 ± 0.29, 3.50 ± 1.15
         """
+        require_choice("effects", effects, OF_NEW_ROWS)
         g, e = np.asarray(self.sigma2_g), np.asarray(self.sigma2_e)
         if effects == "population":
             if not (K_new is None and W_new is None and K_new_new is None):
@@ -322,8 +324,6 @@ class REMLFit(FitInference, Described):
                 )
             new = population_rows(self.spectrum, X_new)
             ids, prediction = new.ids, predict(self._data, g, e, new)
-        elif effects != "given":
-            raise ValueError(f"effects must be 'given' (û) or 'population' (Xβ alone), got {effects!r}.")
         elif X_new is None and K_new is None and W_new is None:
             ids, prediction = self.spectrum.ids, fitted(self._data, g, e)
         else:
@@ -461,7 +461,7 @@ class REMLFit(FitInference, Described):
         if self.names is not None:
             raise ValueError("simulate is for one response: take fit.response(name).")
         s, e = self.spectrum, self.sigma2_e
-        require_effects(effects)
+        require_choice("effects", effects, OF_REPLICATES)
         if not np.isfinite(e):
             raise ValueError(f"there is no estimate to simulate from: {self.message}.")
         rng = np.random.default_rng(random_seed)
@@ -481,11 +481,9 @@ class REMLFit(FitInference, Described):
         ValueError
             If h2 is outside [0, 1], or the fit has several responses.
         """
-        s, h = self.spectrum, np.asarray(h2, dtype=float)
         if self.names is not None:
             raise ValueError("the profile is that of one response: fit the response of interest alone.")
-        if not ((h >= 0) & (h <= 1)).all():
-            raise ValueError("h2 must be between 0 and 1.")
+        s, h = self.spectrum, read_h2(h2)
         m = s.df if self.method == "REML" else s.n
         with np.errstate(all="ignore"):
             e = h[..., None] * (s.eigvals / s.mean_diagonal) + (1 - h)[..., None]

@@ -1,14 +1,12 @@
 """Missing genotypes among the candidates of a scan: values that stand for them, and imputation by the mean."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from pm_fastlmm._arrays import FloatArray, shown
-
-type MissingGenotypes = Literal["mean", "raise", "drop"]
+from pm_fastlmm._choices import Missing
 
 # pgenlib and PLINK -9, bed-reader -127, sgkit -1, BLUPF90 5, two bits read as numbers 3, the largest of a byte 255
 _EVIDENT = (-9999.0, -999.0, -128.0, -127.0, -99.0, -9.0, 99.0, 127.0, 128.0, 255.0)
@@ -79,9 +77,7 @@ def _other_counts(columns: FloatArray, code: float) -> bool:
     return bool((np.isnan(rows) | ((rows == np.floor(rows)) & (rows >= 0))).all(axis=0).any())
 
 
-def imputed(
-    columns: FloatArray, names: Sequence[str], missing: MissingGenotypes
-) -> tuple[FloatArray, npt.NDArray[np.intp]]:
+def imputed(columns: FloatArray, names: Sequence[str], missing: Missing) -> tuple[FloatArray, npt.NDArray[np.intp]]:
     """
     Return columns with their missing values replaced by the mean of the others, and how many each had.
 
@@ -111,9 +107,3 @@ def imputed(
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(holes, 0.0, columns).sum(axis=0) / (len(columns) - count)
     return np.where(holes, mean, columns), count
-
-
-def require_missing(missing: Any) -> None:
-    """Raise a ValueError for an unknown way."""
-    if missing not in ("mean", "raise", "drop"):
-        raise ValueError(f"missing must be 'mean', 'raise' or 'drop', got {missing!r}.")

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import Method
 from pm_fastlmm._parallel import in_threads
-from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.likelihood.spectral import corner, products, variances
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 

@@ -34,7 +34,6 @@ def simulated(y: FloatArray, ids: Ids | None) -> pd.DataFrame:
     return pd.DataFrame(y.T, index=index, columns=pd.RangeIndex(len(y), name="draw"))
 
 
-def require_effects(effects: str) -> None:
-    """Raise a ValueError for an unknown kind of replicates."""
-    if effects not in ("new", "given"):
-        raise ValueError(f"effects must be 'new' (other u with the same covariance) or 'given' (û), got {effects!r}.")
+def over_responses(names: tuple[str, ...] | None) -> tuple[tuple[str, ...], dict[str, list[str]]]:
+    """Return the dimension of several responses and its labels, none of one response."""
+    return ((), {}) if names is None else (("response",), {"response": list(names)})

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from pm_fastlmm._arrays import frozen, read_covariance
+from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm.fit import REMLFit
-from pm_fastlmm.likelihood.profile import Method, check_method
 from pm_fastlmm.linalg.factoring import corner_root, positive_eigenvalues
 from pm_fastlmm.linalg.projection import kernel_design
 from pm_fastlmm.linalg.responses import read_response
@@ -63,7 +63,7 @@ def reml_point(K: Any, X: Any, y: Any, *, method: Method = "REML", rtol: float |
     >>> bool(np.isclose(fit.h2, flmm.reml(flmm.Spectrum.from_covariance(W @ W.T, np.ones((50, 1))), y).h2))
     True
     """
-    check_method(method)
+    require_choice("method", method, Method)
     covariance = read_covariance(K)
     n = covariance.values.shape[0]
     ids, projection = kernel_design(covariance, X, "K")

@@ -7,7 +7,8 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm._arrays import FloatArray, shown, slices
+from pm_fastlmm._display import progress
 from pm_fastlmm.coordinates import require_labels
 from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.engines.labels import batch_coords, node_dims, obs_coords
@@ -15,7 +16,6 @@ from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.protocol import LMMNode, Precisions
 from pm_fastlmm.left_out import Groups, unpredictable
 from pm_fastlmm.likelihood.leave_out import leave_groups_out, leave_one_out
-from pm_fastlmm.linalg.streaming import progress
 
 GROUP = "group"
 MEMORY_BUDGET = 2**28
@@ -188,5 +188,5 @@ def _joint(idata: xr.DataTree, model: pm.Model, node: LMMNode, memory_budget: fl
     """Return log p(y | θ) of all of y at each draw."""
     function = DrawFunction(model, idata.posterior.to_dataset(), [pm.logp(node.rv, pt.constant(node.observed))])
     size = max(1, int(memory_budget / (8 * _ARRAYS * node.numbers)))
-    parts = [function(slice(start, start + size))[0] for start in range(0, function.size, size)]
+    parts = [function(part)[0] for part in slices(function.size, size)]
     return np.concatenate(parts)

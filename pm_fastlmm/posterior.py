@@ -1,12 +1,13 @@
 """After sampling: exact draws of β and u, and predictions, from the draws of the variances."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pymc as pm
 import xarray as xr
 
+from pm_fastlmm._choices import require_choice
 from pm_fastlmm.coordinates import require_labels_of
 from pm_fastlmm.engines.labels import add_predictions, observe_rows
 from pm_fastlmm.engines.nodes import find_node
@@ -15,6 +16,11 @@ from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.pointwise import draw_left_out
 
 type Effect = Literal["beta", "u", "a"]
+
+_EFFECTS = {
+    "given": "the u of y", "population": "none", "new": "another u with the same covariance",
+    "left_out": "each y given the others",
+}  # fmt: skip
 
 
 def recover_effects(
@@ -231,11 +237,7 @@ def _require_predicted(node: LMMNode, new: NewRows, effects: Effects) -> None:
 
 
 def _check_effects(effects: str, in_sample: bool) -> None:
-    if effects not in get_args(Effects.__value__):
-        raise ValueError(
-            "effects must be 'given' (the u of y), 'population' (none), 'new' (another u with the same covariance) or "
-            f"'left_out' (each y given the others), got {effects!r}."
-        )
+    require_choice("effects", effects, _EFFECTS)
     if effects in ("new", "left_out") and not in_sample:
         what = "with other random effects" if effects == "new" else "one by one"
         raise ValueError(

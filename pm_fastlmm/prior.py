@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy.special import betaln, expit, gammaln, log_expit
@@ -136,6 +136,14 @@ def short(value: float | FloatArray) -> str:
     if np.ndim(value) == 0:
         return f"{low:.6g}"
     return f"{low:.6g} to {high:.6g}, one for each of {np.size(value)} responses"
+
+
+def read_h2(h2: Any) -> FloatArray:
+    """Return values of h² as an array; raise a ValueError if one is outside [0, 1]."""
+    h = np.asarray(h2, dtype=float)
+    if not ((h >= 0) & (h <= 1)).all():
+        raise ValueError("h2 must be between 0 and 1.")
+    return h
 
 
 def shares(x: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, slices
 from pm_fastlmm.deviation_prior import Prior
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 from pm_fastlmm.prior import shares
@@ -59,8 +59,8 @@ def integrate(rotated: Rotated, prior: Prior) -> Quadrature:
 def _narrowest(quadrature: Quadrature) -> float:
     largest = 0.0
     rows = max(1, _BLOCK // quadrature.x.size)
-    for start in range(0, len(quadrature.log_density), rows):
-        weights = np.exp(quadrature.log_density[start : start + rows]) * quadrature.dx
+    for part in slices(len(quadrature.log_density), rows):
+        weights = np.exp(quadrature.log_density[part]) * quadrature.dx
         largest = max(largest, float(np.nan_to_num(np.einsum("tm,tm->t", weights, weights)).max(initial=0.0)))
     return largest
 
@@ -104,7 +104,7 @@ def _expected_information(s: Spectrum, x: FloatArray) -> FloatArray:
     relative = s.eigvals / s.mean_diagonal
     out = np.empty(x.size)
     rows = max(1, _BLOCK // s.rank)
-    for part in (slice(start, start + rows) for start in range(0, x.size, rows)):
+    for part in slices(x.size, rows):
         slope = h[part] * one_minus[part] * (relative - 1) / (h[part] * relative + one_minus[part])
         null = -h[part, 0]
         mean = (slope.sum(-1) + s.nullity * null) / s.df
@@ -123,7 +123,7 @@ def _on_nodes(rotated: Rotated, prior: Prior, x: FloatArray, dx: FloatArray) -> 
     density, scale = np.empty((len(z), x.size)), np.empty((len(z), x.size))
     log_mass, log_none = np.empty(len(z)), np.empty(len(z))
     rows = max(16, _BLOCK // max(s.rank, x.size))
-    for part in (slice(start, start + rows) for start in range(0, len(z), rows)):
+    for part in slices(len(z), rows):
         block = prior.part(part)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             quadratic = (z[part] ** 2) @ inverse + rss[part, None] * null

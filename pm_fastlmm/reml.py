@@ -1,19 +1,20 @@
 """REML and ML point estimates for one kernel, one or thousands of responses."""
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import Method, Missing, require_choice
 from pm_fastlmm.fit import REMLFit, plain
 from pm_fastlmm.information import quantities, relative_information, standard_error
-from pm_fastlmm.likelihood.profile import Boundary, Method, check_method, maximise
+from pm_fastlmm.likelihood.profile import Boundary, maximise
 from pm_fastlmm.linalg.lowrank import imprecision
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum, as_rotated
 from pm_fastlmm.patterns import by_pattern
 
-type Missing = Literal["raise", "by_pattern"]
+ON_MISSING = ("raise", "by_pattern")
 
 
 def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML", missing: Missing = "raise") -> REMLFit:
@@ -65,17 +66,11 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML", missing: Missin
     >>> print(f"{fit.sigma2_g:.4f} {fit.sigma2_e:.4f} {fit.boundary}")
     3.9167 0.3333 None
     """
-    check_method(method)
-    check_missing(missing)
+    require_choice("method", method, Method)
+    require_choice("missing", missing, ON_MISSING)
     if missing == "raise" or isinstance(y, Rotated):
         return fit_rotated(as_rotated(spectrum, y), method)
     return by_pattern(spectrum, y, lambda rotated: fit_rotated(rotated, method))
-
-
-def check_missing(missing: str) -> None:
-    """Raise a ValueError if what to do with NaN is not something that is known."""
-    if missing not in get_args(Missing.__value__):
-        raise ValueError(f"missing must be 'raise' or 'by_pattern', got {missing!r}.")
 
 
 def fit_rotated(rotated: Rotated, method: Method) -> REMLFit:

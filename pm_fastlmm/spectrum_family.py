@@ -16,22 +16,22 @@ from pm_fastlmm._arrays import (
     read,
     read_covariance,
     require_finite,
+    require_fraction,
     require_length,
 )
 from pm_fastlmm._copies import ReadOnlyArrays
-from pm_fastlmm._display import Described, listed
+from pm_fastlmm._display import Described, listed, tracked
 from pm_fastlmm.covariance.stationary import Kernel, OfDistances, between, read_coordinates
 from pm_fastlmm.likelihood.family import FamilySpectra, NodeStatistics, rank_that_matters, read_range
 from pm_fastlmm.likelihood.spectral import variances
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.linalg.streaming import progress
 
 _EDGE = 1e-9  # by how much rounding may carry a lengthscale beyond the range
 _SAME = 1e-6  # relative difference of mean diagonals at the ends of the range that are one number
 
 
-class Factor(NamedTuple):
+class Eigenpairs(NamedTuple):
     """K at one lengthscale: eigenvalues that are not negligible, and their eigenvectors Q₂U (n, k)."""
 
     eigvals: FloatArray
@@ -107,7 +107,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
     coordinates: tuple[Any, Labelled] | None
     rtol: float | None
     progressbar: bool
-    _factors: dict[float, Factor]
+    _factors: dict[float, Eigenpairs]
     _recent: dict[str, Any]
 
     @classmethod
@@ -154,8 +154,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
             )
         low, high = read_range(lengthscale, "lengthscale")
         small, large = read_range(delta, "delta")
-        if not 0 < tolerance < 1:
-            raise ValueError(f"tolerance must be between 0 and 1, in log units, got {tolerance!r}.")
+        require_fraction(tolerance, "tolerance", "in log units")
         first = _factored(kernel, high, X, rtol)
         K = read_covariance(kernel(low))
         if len(K.values) != first.n:
@@ -310,15 +309,15 @@ class SpectrumFamily(ReadOnlyArrays, Described):
     def _design(self) -> Labelled:
         return Labelled(np.asarray(self.projection.Q1 @ self.projection.R), self.ids, self.coef)
 
-    def _truncated(self, spectrum: Spectrum) -> Factor:
+    def _truncated(self, spectrum: Spectrum) -> Eigenpairs:
         """Return what is kept of a factorisation: without eigenvalues too small to matter at the smallest δ."""
         eigvals = spectrum.eigvals[::-1]
         rank = rank_that_matters(eigvals, self.tolerance, self.delta)
-        return Factor(
+        return Eigenpairs(
             frozen(eigvals[:rank].copy()), frozen(np.ascontiguousarray(spectrum.basis[:, ::-1][:, :rank]))
         )  # fmt: skip
 
-    def _factor(self, lengthscale: float) -> Factor:
+    def _factor(self, lengthscale: float) -> Eigenpairs:
         if lengthscale not in self._factors:
             spectrum = _factored(self.kernel, lengthscale, self._design, self.rtol)
             self._factors[lengthscale] = self._truncated(spectrum)
@@ -337,10 +336,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
         def shown(points: Iterable[float], description: str) -> Iterator[float]:
             wanted = list(points)
             show = self.progressbar and any(v not in self._factors for v in wanted)
-            with progress(description, len(wanted), show=show) as advance:
-                for i, point in enumerate(wanted):
-                    yield point
-                    advance(i + 1, "")
+            return tracked(wanted, description, show=show)
 
         return FamilySpectra.build(
             statistics, self.lengthscale, delta=self.delta, tolerance=self.tolerance,

@@ -9,10 +9,10 @@ import pytensor.tensor as pt
 from pytensor.gradient import pushforward
 
 from pm_fastlmm._arrays import FloatArray, read, require_finite
+from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm.aireml.estimate import estimate
 from pm_fastlmm.aireml.fit import VarianceFit
 from pm_fastlmm.aireml.iteration import Tolerances
-from pm_fastlmm.aireml.objective import Method, check_method
 from pm_fastlmm.distribution.graphs import INTERPRETED
 from pm_fastlmm.engines.dense.objective import DenseObjective
 from pm_fastlmm.engines.protocol import GaussianNode
@@ -80,7 +80,7 @@ def fit_covariance(
     >>> print(np.exp(fit.theta).round(4).to_dict())
     {'log_batch': 3.9167, 'log_residual': 0.3333}
     """
-    check_method(method)
+    require_choice("method", method, Method)
     names = tuple(map(str, start)) if isinstance(start, Mapping) else tuple(f"theta{i}" for i in range(len(start)))
     initial = np.array(list(start.values()) if isinstance(start, Mapping) else start, dtype=float)
     response = read(y, "y", ndim=(1,))

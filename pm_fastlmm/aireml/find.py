@@ -5,10 +5,10 @@ from typing import Any
 
 import pymc as pm
 
+from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm.aireml.estimate import estimate
 from pm_fastlmm.aireml.fit import VarianceFit
 from pm_fastlmm.aireml.iteration import Tolerances
-from pm_fastlmm.aireml.objective import Method, check_method
 from pm_fastlmm.distribution.graphs import reaching
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.protocol import LMMNode
@@ -97,7 +97,7 @@ def find_reml(
     >>> print({name: value.round(3).item() for name, value in fit.point.items()})
     {'sigma_batch': 1.979, 'sigma_e': 0.577}
     """
-    check_method(method)
+    require_choice("method", method, Method)
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)

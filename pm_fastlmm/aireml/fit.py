@@ -10,17 +10,18 @@ import pandas as pd
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import OF_NEW_ROWS, OF_REPLICATES, Method, require_choice
 from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import report
 from pm_fastlmm.aireml.inference import VarianceInference
 from pm_fastlmm.aireml.iteration import Trace
-from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
+from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.aireml.steps import propose
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.protocol import GaussianNode
 from pm_fastlmm.functions import FunctionPosterior
-from pm_fastlmm.labels import require_effects, simulated
+from pm_fastlmm.labels import simulated
 
 _DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
 
@@ -229,8 +230,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
     def fitted(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
         """Return Xβ̂ + Σ Zû + mu ("conditional"), or Xβ̂ + mu ("marginal"), by id of the row."""
-        if kind not in ("conditional", "marginal"):
-            raise ValueError(f"kind must be 'conditional' (Xβ̂ + Zû) or 'marginal' (Xβ̂), got {kind!r}.")
+        require_choice("kind", kind, {"conditional": "Xβ̂ + Zû", "marginal": "Xβ̂"})
         return self._node_at(theta).terms.fitted(conditional=kind == "conditional")
 
     def residuals(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
@@ -294,8 +294,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         >>> print(f"{somebody.mean[0]:.1f} ± {somebody.se[0]:.1f}, {mean.mean[0]:.1f} ± {mean.se[0]:.1f}")
         356.1 ± 67.6, 356.1 ± 16.0
         """
-        if effects not in ("given", "population"):
-            raise ValueError(f"effects must be 'given' (û) or 'population' (Xβ alone), got {effects!r}.")
+        require_choice("effects", effects, OF_NEW_ROWS)
         if x_new is not None:
             if effects == "population":
                 raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
@@ -403,7 +402,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         >>> fit.simulate(100, random_seed=1).shape
         (180, 100)
         """
-        require_effects(effects)
+        require_choice("effects", effects, OF_REPLICATES)
         rng, at = np.random.default_rng(random_seed), self._node_at(None)
         given = effects == "given"
         y = at.terms.with_given_effects(n_draws, rng) if given else at.replicates(n_draws, rng)

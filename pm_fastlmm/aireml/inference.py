@@ -8,12 +8,12 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.stats import chi2
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, require_fraction
+from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.linear import linear_derivatives, require_small
-from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
+from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.aireml.refit import along_face, first_differences, maximise_given, second_differences, steps_of
 from pm_fastlmm.fit import REMLFit
-from pm_fastlmm.inference.bootstrap import check_level
 from pm_fastlmm.inference.fixed_effects import (
     DegreesOfFreedom,
     FixedEffects,
@@ -85,7 +85,7 @@ class VarianceInference:
         >>> print([round(limit) for limit in fit.profile_interval("Batch")])
         [245, 10214]
         """
-        check_level(level)
+        require_fraction(level, "level")
         objective = self.objective
         place = _free_place(objective, name)
         exact: REMLFit | None = objective.exact

@@ -28,7 +28,7 @@ from pm_fastlmm.distribution.random_variable import LMM, LMMRV
 from pm_fastlmm.distribution.variables import spectral_logp
 from pm_fastlmm.equivalent import EquivalentRows, as_equivalent
 from pm_fastlmm.linalg.directions import are_directions
-from pm_fastlmm.linalg.mixed import Block, MixedProducts
+from pm_fastlmm.linalg.mixed import EffectBlock, MixedProducts
 from pm_fastlmm.linalg.projection import Projection, read_design
 from pm_fastlmm.linalg.spectrum import Spectrum
 
@@ -196,7 +196,7 @@ def _parametrise(
     B = prior_covariance(L, beta_cov)
     blocks = [_block(term) for term in terms]
     if B.type.shape != (0, 0):
-        blocks.append(Block(sp.csr_array(projection.Q1 @ projection.R), 1, projection.rank, None))
+        blocks.append(EffectBlock(sp.csr_array(projection.Q1 @ projection.R), 1, projection.rank, None))
     observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
     products = MixedProducts.from_rows(
         blocks, projection, flat=treatment == "flat", observations=observations, largest_ratio=precise
@@ -209,7 +209,7 @@ def _parametrise(
     return [read_mean(mu, ids, n), b, B, values], {"kind": StructuredRV, "carried": carried, **kwargs}
 
 
-def _spectrum(theta: Theta, blocks: list[Block], projection: Projection) -> Spectrum | None:
+def _spectrum(theta: Theta, blocks: list[EffectBlock], projection: Projection) -> Spectrum | None:
     """
     Return the spectrum of K = ZZᵀ if the terms are σ²(K + δI), and K is worth an eigendecomposition.
 
@@ -225,9 +225,9 @@ def _spectrum(theta: Theta, blocks: list[Block], projection: Projection) -> Spec
     return Spectrum.from_factor(blocks[0].Z.toarray(), X)
 
 
-def _block(term: Term) -> Block:
+def _block(term: Term) -> EffectBlock:
     b = term.blocks
-    return Block(sp.csr_array(term.Z if b.root is None else term.Z @ b.root), b.levels, b.width, b.root)
+    return EffectBlock(sp.csr_array(term.Z if b.root is None else term.Z @ b.root), b.levels, b.width, b.root)
 
 
 def _check_rows(rows: EquivalentRows | None, terms: Sequence[Term], X: Any, ids: Any, mu: Any) -> None:

@@ -13,9 +13,10 @@ from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pm_fastlmm._arrays import FloatArray, Ids, shown
+from pm_fastlmm._choices import Method
 from pm_fastlmm._copies import PartOfModel
 from pm_fastlmm._display import Described, listed
-from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.distribution.graphs import reaching
 from pm_fastlmm.distribution.random_variable import Treatment
 from pm_fastlmm.engines.at_theta import AtTheta

@@ -1,18 +1,19 @@
 """Bootstrap: the parametric bootstrap in the rotated coordinates, where a replicate costs O(k)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from pm_fastlmm import effects
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, require_fraction
+from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm._display import Described
 from pm_fastlmm.inference.simulation import simulate_responses
 from pm_fastlmm.information import quantities
-from pm_fastlmm.likelihood.profile import Method, maximise
+from pm_fastlmm.likelihood.profile import maximise
 from pm_fastlmm.linalg.spectrum import Rotated
 
 type BootstrapKind = Literal["percentile", "basic"]
@@ -53,9 +54,8 @@ class Bootstrap(Described):
         ValueError
             If the quantity or the kind is unknown, or the level is not between 0 and 1.
         """
-        check_level(level)
-        if kind not in get_args(BootstrapKind.__value__):
-            raise ValueError(f"kind must be 'percentile' or 'basic', got {kind!r}.")
+        require_fraction(level, "level")
+        require_choice("kind", kind, BootstrapKind)
         if quantity not in self.draws:
             raise ValueError(f"there is no quantity {quantity!r}: the draws are of {', '.join(self.draws)}.")
         draws = self.draws[quantity]
@@ -139,9 +139,3 @@ def _estimates(drawn: Rotated, method: Method) -> dict[str, FloatArray]:
         out = quantities(drawn.spectrum, optima.sigma2_g, optima.sigma2_e)
         beta = effects.blue(drawn, optima.sigma2_g, optima.sigma2_e).beta
     return out | {f"beta[{name}]": beta[:, j] for j, name in enumerate(drawn.spectrum.coef)}
-
-
-def check_level(level: float) -> None:
-    """Raise a ValueError for a level that is no probability."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, as 0.95, got {level}.")

@@ -13,7 +13,7 @@ that the derivatives of Φ are all that is needed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,11 +21,10 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
 from pm_fastlmm import effects
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, require_fraction
+from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm._display import Described
-from pm_fastlmm.inference.bootstrap import check_level
 from pm_fastlmm.information import corner_derivatives, relative_information
-from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.spectrum import Rotated
 
@@ -79,8 +78,7 @@ class FixedEffects:
         ValueError
             If the method is unknown, or not available for this fit.
         """
-        if df not in get_args(DegreesOfFreedom.__value__):
-            raise ValueError(f"df must be 'satterthwaite', 'kenward-roger' or 'residual', got {df!r}.")
+        require_choice("df", df, DegreesOfFreedom)
         if df == "kenward-roger" and self.unavailable:
             raise ValueError(self.unavailable)
         return self.adjusted_cov() if df == "kenward-roger" else self.cov
@@ -155,8 +153,7 @@ class FixedTest(Described):
 
 def check_zero_variances(zero_variances: str, df: str) -> None:
     """Raise a ValueError if there is no such treatment, or the method has none but one."""
-    if zero_variances not in get_args(ZeroVariances.__value__):
-        raise ValueError(f"zero_variances must be 'known' or 'free', got {zero_variances!r}.")
+    require_choice("zero_variances", zero_variances, ZeroVariances)
     if zero_variances == "free" and df != "kenward-roger":
         raise ValueError(
             f"zero_variances='free' is for df='kenward-roger', whose expected information is defined at 0; with {df!r} "
@@ -166,7 +163,7 @@ def check_zero_variances(zero_variances: str, df: str) -> None:
 
 def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, projection: Projection) -> pd.DataFrame:
     """Return estimate, se, df, t, p-value and interval of each coefficient; NaN for the columns that were dropped."""
-    check_level(level)
+    require_fraction(level, "level")
     cov = fixed.covariance(df)
     r = len(fixed.coef)
     degrees = np.stack([fixed.degrees(row, df) for row in np.eye(r)], axis=-1) if r else np.zeros(fixed.beta.shape)

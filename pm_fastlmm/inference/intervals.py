@@ -7,9 +7,10 @@ import numpy as np
 from scipy.stats import chi2, norm
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import Method
 from pm_fastlmm.inference.null import critical_values
 from pm_fastlmm.inference.projection import Projector
-from pm_fastlmm.likelihood.profile import Method, Profile
+from pm_fastlmm.likelihood.profile import Profile
 from pm_fastlmm.likelihood.region import Allowed, likelihood_region
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 

@@ -26,8 +26,9 @@ import numpy as np
 from scipy.special import logsumexp
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import Method
 from pm_fastlmm.inference.simulation import simulate_contrasts
-from pm_fastlmm.likelihood.profile import Method, Profile, search
+from pm_fastlmm.likelihood.profile import Profile, search
 from pm_fastlmm.likelihood.region import Allowed, Scale
 from pm_fastlmm.linalg.spectrum import Rotated, Spectrum
 

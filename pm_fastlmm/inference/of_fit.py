@@ -1,14 +1,15 @@
 """Tests and intervals as methods of a fit of one kernel."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, require_fraction
+from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm.inference import fixed_effects as fixed
-from pm_fastlmm.inference.bootstrap import Bootstrap, bootstrap, check_level
+from pm_fastlmm.inference.bootstrap import Bootstrap, bootstrap
 from pm_fastlmm.inference.fixed_effects import DegreesOfFreedom, FixedTest, ZeroVariances
 from pm_fastlmm.inference.intervals import (
     SHARES,
@@ -21,8 +22,8 @@ from pm_fastlmm.inference.intervals import (
     wald_limits,
 )
 from pm_fastlmm.inference.variance_test import VarianceTest, kernel_test, require_draws, require_variation
-from pm_fastlmm.likelihood.profile import Method
 from pm_fastlmm.linalg.spectrum import Rotated
+from pm_fastlmm.prior import read_h2
 
 
 class FitInference:
@@ -124,7 +125,7 @@ class FitInference:
         >>> print([round(limit, 3) for limit in fit.profile_interval("h2")])
         [0.0, 0.907]
         """
-        check_level(level)
+        require_fraction(level, "level")
         require_variation(self._data, self.method)
         return self._known(profile_limits(self._data, self.method, name, level))
 
@@ -176,12 +177,10 @@ class FitInference:
         ValueError
             If h2 is outside [0, 1], the level is no probability, or there is no likelihood ratio.
         """
-        check_level(level)
+        require_fraction(level, "level")
         require_draws(n_sim)
         require_variation(self._data, self.method)
-        h = np.asarray(h2, dtype=float)
-        if not ((h >= 0) & (h <= 1)).all():
-            raise ValueError("h2 must be between 0 and 1.")
+        h = read_h2(h2)
         return critical_levels(self._data.spectrum, self.method, h, level, n_sim, random_seed)
 
     def bootstrap(self, n: int = 10_000, *, random_seed: Any = None) -> Bootstrap:
@@ -244,9 +243,8 @@ class FitInference:
         ValueError
             If the method or a quantity is unknown or does not fit it.
         """
-        check_level(level)
-        if method not in get_args(IntervalMethod.__value__):
-            raise ValueError(f"method must be 'profile', 'inversion', 'bootstrap' or 'delta', got {method!r}.")
+        require_fraction(level, "level")
+        require_choice("method", method, IntervalMethod)
         chosen = self._default_quantities(method) if quantities is None else tuple(quantities)
         replicates = self.bootstrap(n_sim, random_seed=random_seed) if method == "bootstrap" else None
         inverted = self._inverted(chosen, level, n_sim, random_seed) if method == "inversion" else {}
@@ -347,7 +345,7 @@ class FitInference:
         return fixed.contrast_test(self._fixed_effects(zero_variances), L, df, self._data.spectrum.projection)
 
     def _inverted(self, names: Sequence[str], level: float, n_sim: int, random_seed: Any) -> dict[str, tuple[Any, Any]]:
-        check_level(level)
+        require_fraction(level, "level")
         require_draws(n_sim)
         if other := [name for name in names if name not in SHARES]:
             raise ValueError(

@@ -20,7 +20,8 @@ from scipy.special import lambertw
 
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.likelihood.profile import Method, Profile
+from pm_fastlmm._choices import Method
+from pm_fastlmm.likelihood.profile import Profile
 from pm_fastlmm.likelihood.region import Allowed, Scale, likelihood_region
 from pm_fastlmm.linalg.spectrum import Rotated
 

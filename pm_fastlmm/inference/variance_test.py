@@ -9,9 +9,11 @@ import xarray as xr
 from scipy.stats import chi2
 
 from pm_fastlmm._arrays import EPS, FloatArray
+from pm_fastlmm._choices import Method
 from pm_fastlmm._display import Described
 from pm_fastlmm.inference.null import NullDistribution, kernel_null
-from pm_fastlmm.likelihood.profile import Method, Profile
+from pm_fastlmm.labels import over_responses
+from pm_fastlmm.likelihood.profile import Profile
 from pm_fastlmm.linalg.spectrum import Rotated
 
 _COLUMNS = ("statistic", "p_value", "p_value_se", "p_value_mixture")
@@ -68,8 +70,7 @@ class VarianceTest(Described):
 
     def to_dataset(self) -> xr.Dataset:
         """Return them as an xarray Dataset, with the dimension response for several: merge it with that of the fit."""
-        over = () if self.names is None else ("response",)
-        coords = {} if self.names is None else {"response": list(self.names)}
+        over, coords = over_responses(self.names)
         attrs = {
             "component": self.component, "method": self.method, "n_sim": self.n_sim,
             "mass_at_zero": self.mass_at_zero, "approximation": self.approximation,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, frozen
+from pm_fastlmm._arrays import FloatArray, frozen, require_fraction
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described
 from pm_fastlmm.likelihood.interpolation import chebyshev_transform, interpolation_weights, node_lengthscales
@@ -136,8 +136,7 @@ class FamilySpectra(ReadOnlyArrays, Described):
         """
         low, high = read_range(lengthscale, "lengthscale")
         delta = read_range(delta, "delta")
-        if not 0 < tolerance < 1:
-            raise ValueError(f"tolerance must be between 0 and 1, in log units, got {tolerance!r}.")
+        require_fraction(tolerance, "tolerance", "in log units")
         checks = _check_points(low, high, random_seed)
         exact = _check([statistics(v) for v in progress(checks, "Spectra to check with")], delta)
         known: dict[float, NodeStatistics] = {}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.likelihood.profile import Method, check_method
+from pm_fastlmm._choices import Method, require_choice
 from pm_fastlmm.likelihood.spectral import LOG_2PI, contrast_loglik, corner
 from pm_fastlmm.linalg.spectrum import Rotated
 
@@ -16,7 +16,7 @@ def log_likelihood(
 
     ℓ_PT = ℓ_R - ½log|XᵀX|, which is log ∫ p(y | β) dβ; and ℓ_ML = ℓ_R - ½(r log 2π + log|S|).
     """
-    check_method(method)
+    require_choice("method", method, Method)
     if not isinstance(rotated, Rotated):
         raise TypeError(f"rotated must be a Rotated, got {type(rotated).__name__}: rotate y first, spectrum.rotate(y).")
     s = rotated.spectrum

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, slices
 from pm_fastlmm.likelihood.leave_out import Rows
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.linalg.mixed import MixedProducts
@@ -25,7 +25,7 @@ _DENSE = 0.25  # share of entries that are not 0 above which arrays are faster t
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MixedRows:
+class PrecisionRows:
     """
     What the rows are to the cross-products, once for all θ: each belongs to one level of the eliminated term.
 
@@ -75,7 +75,7 @@ class MixedPrecision:
     ----------
     state : MixedState
         V factored, with the response.
-    rows : MixedRows
+    rows : PrecisionRows
     y : (n,) array
         y₂ for a flat β, y less its mean otherwise.
     budget : int
@@ -83,16 +83,18 @@ class MixedPrecision:
     """
 
     state: MixedState
-    rows: MixedRows
+    rows: PrecisionRows
     y: FloatArray
     budget: int
 
     @classmethod
-    def of(cls, state: MixedState, y: FloatArray, rows: MixedRows | None = None, *, budget: int = 4_000_000) -> Self:
+    def of(
+        cls, state: MixedState, y: FloatArray, rows: PrecisionRows | None = None, *, budget: int = 4_000_000
+    ) -> Self:
         """Take the rows of the response, y less its mean besides a β that is integrated out."""
         p = state.products
         Q1 = p.projection.Q1
-        return cls(state, MixedRows.of(p) if rows is None else rows, y - Q1 @ (Q1.T @ y) if p.flat else y, budget)
+        return cls(state, PrecisionRows.of(p) if rows is None else rows, y - Q1 @ (Q1.T @ y) if p.flat else y, budget)
 
     @cached_property
     def _within(self) -> FloatArray:
@@ -121,8 +123,7 @@ class MixedPrecision:
         r, e, m = self.rows, self.state.sigma2_e, self.state.products.W.shape[1]
         out = 1 / e + (self._within * r.O).sum(-1)
         size = max(1, self.budget // max(1, (1 + r.O.shape[1]) * m))
-        for start in range(0, len(out), size):
-            part = slice(start, min(start + size, len(out)))
+        for part in slices(len(out), size):
             out[part] -= e * (self._whitened(part) ** 2).sum(-1)
         return np.asarray(out)
 

@@ -2,17 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm._arrays import EPS, FloatArray
+from pm_fastlmm._arrays import EPS, FloatArray, slices
+from pm_fastlmm._choices import Method
 from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.likelihood.spectral import LOG_2PI
 from pm_fastlmm.linalg.spectrum import Rotated
 
-type Method = Literal["REML", "ML"]
 type Boundary = Literal["no kernel variance", "no residual variance"]
 
 # The derivative is a sum of logistic functions of log δ with poles at distance π from the real axis: on cells of ½ its
@@ -21,12 +21,6 @@ _SPACING = 0.5
 _MARGIN = math.log(1e3)
 _BLOCK = 500_000  # numbers in one block of responses: it stays in the cache, and the memory does not grow with T
 _NONE: FloatArray = np.empty((0, 0))
-
-
-def check_method(method: str) -> None:
-    """Raise a ValueError if the method is neither REML nor ML."""
-    if method not in get_args(Method.__value__):
-        raise ValueError(f"method must be 'REML' or 'ML', got {method!r}.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,8 +207,7 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
     out = np.empty((len(null), 5))
     model = profile.model(candidate=len(candidates) > 0)
     size = max(64, _BLOCK // max(1, profile.eigvals.size))
-    for start in range(0, len(null), size):
-        block = slice(start, min(start + size, len(null)))
+    for block in slices(len(null), size):
         z = profile.rows(slice(None) if len(candidates) else block)
         _search_block(profile, model, z, candidates[block], null[block], out[block])
     return out

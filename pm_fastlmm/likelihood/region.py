@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._arrays import FloatArray, slices
 from pm_fastlmm._parallel import in_threads
 from pm_fastlmm.likelihood.profile import Profile, block_grid, search
 
@@ -59,8 +59,7 @@ class Scale:
         p = profile.eigvals.size + profile.nullity
         total, squares = np.empty_like(x), np.empty_like(x)
         size = max(1, _BLOCK // profile.eigvals.size)
-        for start in range(0, x.size, size):
-            part = slice(start, start + size)
+        for part in slices(x.size, size):
             h = profile.eigvals / (profile.eigvals + np.exp(x[part])[:, None])
             total[part], squares[part] = h.sum(-1), np.einsum("ij,ij->i", h, h)
         density = np.sqrt(np.maximum(0.5 * (squares - total**2 / p), 0.0))
@@ -104,8 +103,7 @@ def likelihood_region(profile: Profile, allowed: Allowed) -> Region:
     optima = search(profile)[:, :2]
     out = np.empty((len(optima), 3))
     size = max(64, _BLOCK // max(1, profile.eigvals.size))
-    for start in range(0, len(out), size):
-        block = slice(start, min(start + size, len(out)))
+    for block in slices(len(out), size):
         _region_block(profile, allowed, profile.rows(block), profile.null[block], optima[block], out[block])
     return Region(optima[:, 0], optima[:, 1], out[:, 0], out[:, 1], out[:, 2] == 1)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from pm_fastlmm._arrays import FloatArray, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described
-from pm_fastlmm.linalg.blocks import Block, Columns
+from pm_fastlmm.linalg.blocks import CheckedRows, Columns
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -100,7 +100,7 @@ class AdditiveStatistics(ReadOnlyArrays, Described, ABC):
             return replace(some, dropped=self.dropped + other.dropped)
         return self._add_sums(other)
 
-    def _add(self, block: Block) -> Self:
+    def _add(self, block: CheckedRows) -> Self:
         """Return the statistics with a block that was read, which is added piece by piece."""
         for name, found, size in zip(self.PARTS, block.sizes, self.sizes, strict=True):
             if found != size:

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, Labelled, align, read, require_finite, require_length, require_range
-
-type Missing = Literal["raise", "drop"]
+from pm_fastlmm._choices import Missing, require_choice
 
 _FLOAT = 8
 
@@ -22,7 +21,7 @@ class Columns(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Block:
+class CheckedRows:
     """Rows of X, W and y that were read and checked."""
 
     values: tuple[FloatArray, FloatArray, FloatArray]
@@ -36,14 +35,15 @@ class Block:
         return first.shape[1], second.shape[1], third.shape[1]
 
 
-def read_block(X: Any, W: Any, y: Any, missing: Missing, *, name: str = "W", ndim: tuple[int, ...] = (2,)) -> Block:
+def read_block(
+    X: Any, W: Any, y: Any, missing: Missing, *, name: str = "W", ndim: tuple[int, ...] = (2,)
+) -> CheckedRows:
     """
     Read a block of rows: X and y aligned to W by id where they carry one, rows with NaN dropped if asked.
 
     `name` is what the user calls W.
     """
-    if missing not in get_args(Missing.__value__):
-        raise ValueError(f"missing must be 'raise' or 'drop', got {missing!r}.")
+    require_choice("missing", missing, ("raise", "drop"))
     factor, response = read(W, name, ndim=ndim), read(y, "y", ndim=(1, 2))
     n = factor.values.shape[0]
     design = Labelled(np.zeros((n, 0)), None, None) if X is None else read(X, "X", ndim=(1, 2))
@@ -66,7 +66,7 @@ def read_block(X: Any, W: Any, y: Any, missing: Missing, *, name: str = "W", ndi
         if not np.isfinite(ends).all():
             require_finite(values, own, "leave those rows out; missing='drop' drops rows with NaN, and counts them.")
         require_range(ends, own)
-    return Block((parts[0], parts[1], parts[2]), columns, dropped)
+    return CheckedRows((parts[0], parts[1], parts[2]), columns, dropped)
 
 
 def _extremes(part: FloatArray) -> FloatArray:

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import Any, Self, get_args
+from typing import Any, Self
 
+from pm_fastlmm._choices import Missing, require_choice
 from pm_fastlmm._display import listed
-from pm_fastlmm.linalg.blocks import Missing, RowBlocks, read_block
+from pm_fastlmm.linalg.blocks import RowBlocks, read_block
 from pm_fastlmm.linalg.dask_blocks import DaskBlocks
 from pm_fastlmm.linalg.inner_products import InnerProducts, Route
 from pm_fastlmm.linalg.lowrank import factor_cross_products
@@ -110,8 +111,7 @@ class CrossProducts(InnerProducts):
         ValueError
             If lengths differ, a value is infinite or (with missing="raise") NaN, or the columns are none.
         """
-        if method not in get_args(Route.__value__):
-            raise ValueError(f"method must be 'gram' or 'tsqr', got {method!r}.")
+        require_choice("method", method, Route)
         block = read_block(X, W, y, missing)
         if not block.sizes[1]:
             raise ValueError("W has no columns: without a factor of K there is nothing but ordinary least squares.")

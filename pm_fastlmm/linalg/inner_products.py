@@ -7,7 +7,7 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, frozen
 from pm_fastlmm.linalg.additive import AdditiveStatistics
-from pm_fastlmm.linalg.blocks import Block, Columns
+from pm_fastlmm.linalg.blocks import CheckedRows, Columns
 from pm_fastlmm.linalg.triangle import Parts, Triangle
 
 type Route = Literal["gram", "tsqr"]
@@ -40,7 +40,7 @@ class InnerProducts(AdditiveStatistics):
     constants: FloatArray
 
     @classmethod
-    def empty(cls, block: Block, method: Route) -> Self:
+    def empty(cls, block: CheckedRows, method: Route) -> Self:
         """Return the statistics of no rows, with the columns of a block."""
         d, m, t = block.sizes
         head, inner = (d, m) if method == "gram" else (d + m, 0)

@@ -18,7 +18,7 @@ type IntArray = npt.NDArray[np.int64]
 _MAX_DENSE = 20_000  # columns of the dense block: 3.2 GB for each of a few matrices
 
 
-class Block(NamedTuple):
+class EffectBlock(NamedTuple):
     """
     One random-effects term as the engine sees it: Z (n, levels · width), u ~ N(0, I ⊗ Σ), Σ (width, width).
 
@@ -89,7 +89,7 @@ class MixedProducts:
         QR of X.
     flat : bool
         Whether Q₁ is in the dense block: β under a flat prior, integrated out.
-    blocks : tuple of Block
+    blocks : tuple of EffectBlock
         The terms in the order that was given.
     order : tuple of int
         The terms in the order of the engine: the eliminated one first.
@@ -107,7 +107,7 @@ class MixedProducts:
     rows_kept: bool
     projection: Projection
     flat: bool
-    blocks: tuple[Block, ...]
+    blocks: tuple[EffectBlock, ...]
     order: tuple[int, ...]
     eliminated: bool
     sizes: IntArray
@@ -122,7 +122,7 @@ class MixedProducts:
 
     @classmethod
     def from_rows(
-        cls, blocks: Sequence[Block], projection: Projection, *, flat: bool, observations: int | None = None,
+        cls, blocks: Sequence[EffectBlock], projection: Projection, *, flat: bool, observations: int | None = None,
         largest_ratio: float = np.inf,
     ) -> Self:  # fmt: skip
         """
@@ -147,7 +147,7 @@ class MixedProducts:
                 f"the terms have {columns} random effects: one grouping factor is eliminated, but the other {q} fill a "
                 f"dense matrix of that order, and {_MAX_DENSE} is the limit. Use fewer levels, or a low-rank term."
             )
-        first = blocks[order[0]] if eliminated else Block(sp.csr_array((rows, 0)), 0, 1)
+        first = blocks[order[0]] if eliminated else EffectBlock(sp.csr_array((rows, 0)), 0, 1)
         C, O = orthonormal_blocks(first.Z, first.levels, first.width)  # noqa: E741
         Z = sp.hstack([sp.csr_array((rows, 0)), *(blocks[k].Z for k in rest)], format="csr")
         along = O.T @ Q
@@ -300,7 +300,7 @@ class MixedProducts:
         return f"MixedProducts(n={self.n}, terms of {terms} effects, {self.fixed} fixed effects)"
 
 
-def _elimination_order(blocks: Sequence[Block]) -> tuple[tuple[int, ...], bool]:
+def _elimination_order(blocks: Sequence[EffectBlock]) -> tuple[tuple[int, ...], bool]:
     """Return the order of the terms, the largest with one level in each row first, and whether there is one."""
     sizes = [block.Z.shape[1] if block.root is None and _one_level_each(block) else 0 for block in blocks]
     largest = int(np.argmax(sizes)) if sizes else 0
@@ -309,7 +309,7 @@ def _elimination_order(blocks: Sequence[Block]) -> tuple[tuple[int, ...], bool]:
     return (largest, *(k for k in range(len(blocks)) if k != largest)), True
 
 
-def _one_level_each(block: Block) -> bool:
+def _one_level_each(block: EffectBlock) -> bool:
     if block.levels == 1:
         return False
     level = block.Z.indices // block.width

@@ -3,15 +3,15 @@
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from pm_fastlmm._choices import Missing
+from pm_fastlmm._display import progress
 from pm_fastlmm.linalg import checkpoint as checkpoints
 from pm_fastlmm.linalg.additive import AdditiveStatistics
-from pm_fastlmm.linalg.blocks import Missing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,21 +138,3 @@ def _mark(blocks: Iterable[Any], i: int, block: Any = None) -> str:
         assert isinstance(blocks, Sequence)
         block = blocks[i]
     return checkpoints.fingerprint(*block)
-
-
-@contextmanager
-def progress(description: str, total: int | None, *, show: bool) -> Iterator[Callable[[int, str], None]]:
-    """Show a bar of rich, as PyMC's; the function that it gives takes what was done, and a text."""
-    from rich import progress as bars
-
-    columns = (
-        bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[note]}"), bars.TimeElapsedColumn(), bars.TimeRemainingColumn(),
-    )  # fmt: skip
-    with bars.Progress(*columns, disable=not show) as bar:
-        task = bar.add_task(description, total=total, note="")
-
-        def advance(done: int, note: str) -> None:
-            bar.update(task, completed=done, note=note)
-
-        yield advance

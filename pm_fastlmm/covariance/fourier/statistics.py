@@ -9,12 +9,13 @@ from typing import Any, Self
 import numpy as np
 
 from pm_fastlmm._arrays import EPS, FloatArray, Labelled, columns_in_order, frozen
+from pm_fastlmm._choices import Missing
 from pm_fastlmm.covariance.fourier.basis import FourierBasis
 from pm_fastlmm.covariance.fourier.frame import Frame
 from pm_fastlmm.covariance.fourier.nufft import ComplexArray, to_modes
 from pm_fastlmm.covariance.fourier.products import feature_gram, feature_sums
 from pm_fastlmm.linalg.additive import AdditiveStatistics
-from pm_fastlmm.linalg.blocks import Block, Columns, Missing, RowBlocks, read_block
+from pm_fastlmm.linalg.blocks import CheckedRows, Columns, RowBlocks, read_block
 from pm_fastlmm.linalg.checkpoint import fingerprint
 from pm_fastlmm.linalg.columns import DesignColumns
 from pm_fastlmm.linalg.dask_blocks import DaskBlocks
@@ -341,7 +342,7 @@ def _pair(both: ComplexArray) -> tuple[ComplexArray, ComplexArray]:
     return 0.5 * (both + mirrored), -0.5j * (both - mirrored)
 
 
-def read_rows(basis: FourierBasis, x: Any, y: Any, X: Any, missing: Missing) -> Block:
+def read_rows(basis: FourierBasis, x: Any, y: Any, X: Any, missing: Missing) -> CheckedRows:
     """Read a block of (X, x, y): y and X are aligned to x by id, the coordinates of x to those of the basis by name."""
     design = X[:, None] if X is not None and getattr(X, "ndim", 2) == 1 and not hasattr(X, "index") else X
     block = read_block(design, x, y, missing, name="x", ndim=(1, 2))
@@ -351,4 +352,4 @@ def read_rows(basis: FourierBasis, x: Any, y: Any, X: Any, missing: Missing) -> 
     points = columns_in_order(Labelled(points, None, block.columns.factor), basis.coordinates, name="x")
     basis.require_inside(points, "x")
     columns = Columns(block.columns.coef, basis.coordinates or block.columns.factor, None)
-    return Block((values, points, response), columns, block.dropped)
+    return CheckedRows((values, points, response), columns, block.dropped)

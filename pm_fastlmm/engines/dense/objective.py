@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray, require_symmetric
-from pm_fastlmm.aireml.objective import Method, Observed, elsewhere
+from pm_fastlmm._choices import Method
+from pm_fastlmm.aireml.objective import Observed, elsewhere
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.likelihood.dense import DenseFactor
 from pm_fastlmm.likelihood.spectral import LOG_2PI

@@ -8,7 +8,7 @@ import pymc as pm
 import pytensor.tensor as pt
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method
+from pm_fastlmm._choices import Method
 from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.fourier.objective import FourierObjective

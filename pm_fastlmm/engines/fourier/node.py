@@ -11,7 +11,8 @@ import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray, outside
-from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm._choices import Method
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.distribution.fourier import FourierRV
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method
+from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.likelihood.fourier import FourierFactor, coefficients
 from pm_fastlmm.linalg.feature_products import FourierProducts

@@ -11,7 +11,7 @@ import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm._arrays import outside
-from pm_fastlmm.aireml.objective import Method
+from pm_fastlmm._choices import Method
 from pm_fastlmm.distribution.family_variables import FamilyRV
 from pm_fastlmm.engines.dense.leave_out import matrix_precision
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept

@@ -7,7 +7,8 @@ import numpy as np
 
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm._choices import Method
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.likelihood.family import FamilySpectra
 from pm_fastlmm.linalg.projection import Projection
 from pm_fastlmm.linalg.spectrum import Rotated

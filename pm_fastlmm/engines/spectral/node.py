@@ -10,7 +10,7 @@ import pytensor.tensor as pt
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method
+from pm_fastlmm._choices import Method
 from pm_fastlmm.distribution.variables import RotatedLMMRV, SpectralRV, statistic
 from pm_fastlmm.effects import new_rows
 from pm_fastlmm.engines.draws import evaluate_kept, over_batch

@@ -7,7 +7,8 @@ import numpy as np
 
 from pm_fastlmm import effects
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import RESCALE, Method, Objective
+from pm_fastlmm._choices import Method
+from pm_fastlmm.aireml.objective import RESCALE, Objective
 from pm_fastlmm.fit import REMLFit
 from pm_fastlmm.information import information, score
 from pm_fastlmm.likelihood.marginal import log_likelihood

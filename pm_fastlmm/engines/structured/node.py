@@ -9,8 +9,9 @@ import pymc as pm
 import xarray as xr
 
 from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.distribution.structured import StructuredRV
