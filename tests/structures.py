@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 import scipy.sparse as sp
 
-from pm_fastlmm.linalg.mixed import EffectBlock, MixedProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.spectrum.projection import Projection
 
 
 def _levels(rng, n, count):

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm._choices import Method
 from pm_fastlmm.aireml.cone import PackedMatrix, errors, pack
 from pm_fastlmm.aireml.face import Face
-from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.spectrum import Rotated
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.spectrum import Rotated
 
 _SMALLEST = 1e-70  # of the length of y, and 1/_SMALLEST the largest: the information has fourth powers of it
 RESCALE = 0.05  # |log c| above which V is multiplied by its best factor c = yᵀPy/p

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import csr_array
 
-from pm_fastlmm._arrays import FloatArray, Ids, labels_of, require_length, shown
-from pm_fastlmm._choices import Missing, require_choice
-from pm_fastlmm._copies import ReadOnlyArrays
-from pm_fastlmm._display import listed, table
-from pm_fastlmm._spelling import as_read, places, require_digits
+from pm_fastlmm.base.arrays import FloatArray, Ids, labels_of, require_length, shown
+from pm_fastlmm.base.choices import Missing, require_choice
+from pm_fastlmm.base.copies import ReadOnlyArrays
+from pm_fastlmm.base.display import listed, table
+from pm_fastlmm.base.spelling import as_read, places, require_digits
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 
 type SparseMatrix = csr_array[np.float64, tuple[int, int]]

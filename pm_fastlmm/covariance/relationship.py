@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from pm_fastlmm._arrays import FloatArray, read_covariance, shown
-from pm_fastlmm._choices import require_choice
-from pm_fastlmm._remedies import remedy_of
-from pm_fastlmm._spelling import as_read, places, spelling_hint
+from pm_fastlmm.base.arrays import FloatArray, read_covariance, shown
+from pm_fastlmm.base.choices import require_choice
+from pm_fastlmm.base.remedies import remedy_of
+from pm_fastlmm.base.semidefinite import require_semidefinite, zero_tolerance
+from pm_fastlmm.base.spelling import as_read, places, spelling_hint
 from pm_fastlmm.covariance.ids import Labels, elements, read_index
 from pm_fastlmm.covariance.incidence import require_distinct
 from pm_fastlmm.covariance.newick import parse_newick
 from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS, read_parents
 from pm_fastlmm.covariance.rooting import shared_paths
-from pm_fastlmm.linalg.semidefinite import require_semidefinite, zero_tolerance
 
 type Scale = Literal["none", "mean_diagonal"]
 

@@ -13,9 +13,9 @@ import scipy.sparse as sp
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
-from pm_fastlmm.linalg.mixed import EffectBlock, MixedProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.engines.structured.loops import loglik_and_gradient
+from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.spectrum.projection import Projection
 
 pytestmark = pytest.mark.benchmark
 

@@ -15,10 +15,10 @@ import scipy.sparse as sp
 from fuzz.guard import Refused, guarded, short
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.covariance import Term
-from pm_fastlmm.likelihood.from_rows import LOST
-from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.linalg.mixed import EffectBlock, MixedProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.engines.structured.from_rows import LOST
+from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.engines.structured.state import MixedState
+from pm_fastlmm.spectrum.projection import Projection
 
 EPS = np.finfo(float).eps
 

@@ -5,9 +5,9 @@ import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose
 
-from pm_fastlmm.linalg import mixed
-from pm_fastlmm.linalg.mixed import EffectBlock, MixedProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.engines.structured import products as mixed
+from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.spectrum.projection import Projection
 
 SETS = [("factor", "crossed"), ("three slopes", "dense"), ("slopes",), ("dense", "known"), ("wide ar1", "nested")]
 

@@ -7,13 +7,13 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm._display import tracked
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.display import tracked
 from pm_fastlmm.engines.draws import evaluate_draws
+from pm_fastlmm.engines.fourier.functions import FunctionPosterior, draw_coefficients, functions_at
+from pm_fastlmm.engines.fourier.likelihood import FourierFactor
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.prediction import Predictive
-from pm_fastlmm.functions import FunctionPosterior, draw_coefficients, functions_at
-from pm_fastlmm.likelihood.fourier import FourierFactor
 
 if TYPE_CHECKING:
     from pm_fastlmm.engines.fourier.node import FourierNode

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, slices
+from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.engines.protocol import Part
-from pm_fastlmm.likelihood.spectral_precision import Coefficients, SpectralRows
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.kernel.likelihood.precision import Coefficients, SpectralRows
+from pm_fastlmm.spectrum.spectrum import Spectrum
 
 
 @dataclass(frozen=True, slots=True, eq=False)

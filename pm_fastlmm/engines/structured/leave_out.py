@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.engines.protocol import Part, require_definite
-from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.likelihood.mixed_precision import MixedPrecision, PrecisionRows
-from pm_fastlmm.linalg.mixed import MixedProducts
+from pm_fastlmm.engines.structured.precision import MixedPrecision, PrecisionRows
+from pm_fastlmm.engines.structured.products import MixedProducts
+from pm_fastlmm.engines.structured.state import MixedState
 
 
 def parts(

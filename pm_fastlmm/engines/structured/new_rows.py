@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from pm_fastlmm._arrays import (
+from pm_fastlmm.base.arrays import (
     FloatArray,
     Ids,
     Labelled,
@@ -22,7 +22,7 @@ from pm_fastlmm._arrays import (
 from pm_fastlmm.covariance.incidence import by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.spectrum.projection import Projection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
