@@ -12,8 +12,8 @@ import pm_fastlmm as flmm
 from fuzz import hostile
 from fuzz.guard import Refused, guarded, short
 from pm_fastlmm import covariance
-from pm_fastlmm.exact_result import ExactPosterior
-from pm_fastlmm.information import score
+from pm_fastlmm.kernel.exact.result import ExactPosterior
+from pm_fastlmm.kernel.likelihood.information import score
 
 QUANTITIES = ("h2", "pve", "sigma2", "delta", "sigma2_g", "sigma2_e", "total")
 

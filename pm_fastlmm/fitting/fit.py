@@ -1,0 +1,360 @@
+"""VarianceFit: what AI-REML found, labelled."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pm_fastlmm.aireml.iteration import Trace
+from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.aireml.steps import propose
+from pm_fastlmm.base.arrays import FloatArray, Ids
+from pm_fastlmm.base.choices import OF_NEW_ROWS, Method, require_choice
+from pm_fastlmm.base.copies import PartOfModel
+from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.fourier.functions import FunctionPosterior
+from pm_fastlmm.engines.protocol import GaussianNode
+from pm_fastlmm.fitting.inference import VarianceInference
+from pm_fastlmm.kernel.effects.effects import Prediction
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class VarianceFit(VarianceInference, PartOfModel):
+    """
+    Estimates of the parameters θ of V by restricted maximum likelihood, or maximum likelihood.
+
+    Attributes
+    ----------
+    theta : Series
+        Estimates, in terms in which V is linear where the structure allows: variances, covariances, correlations.
+    point : dict
+        The values of the model's free variables at which θ is reached; for `pm.Model` use, the seed of NUTS.
+    loglik : float
+        The maximum as lme4 and nlme print it (for REML: Patterson–Thompson, with -½log|XᵀX| and the 2π term).
+    score : Series
+        ∂ℓ/∂θ at the estimate; not zero for parameters on the boundary.
+    average_information : DataFrame
+    blue, blue_cov : (r,), (r, r) arrays
+        Generalised least squares at the estimate; `beta`, `beta_se` and `beta_cov` by name.
+    boundary : tuple of str
+        Parameters that are on the boundary of their space. Their standard errors are undefined (NaN).
+    converged : bool
+    message : str
+        Why an iteration failed, what lies on the boundary, and what to do.
+    history : xarray.Dataset
+        By iteration: theta, beta, loglik, score, average_information, proposed and taken step, decrement, kind of step.
+    method : "REML" or "ML"
+    coef : tuple of str
+        Names of the fixed effects.
+    objective : Objective
+        The likelihood, for single evaluations and steps at any θ.
+    node : GaussianNode
+        The node of the model; for a function V(θ) what has its y and X in place of one.
+    mu : array or 0
+        The mean besides Xβ and Zu.
+    prior_mean : array
+        b of an explicit β or of its Gaussian prior, of length 0 for a flat one.
+    """
+
+    theta: pd.Series
+    point: dict[str, Any]
+    loglik: float
+    score: pd.Series
+    average_information: pd.DataFrame
+    blue: FloatArray
+    blue_cov: FloatArray
+    boundary: tuple[str, ...]
+    converged: bool
+    message: str
+    history: xr.Dataset
+    method: Method
+    coef: tuple[str, ...]
+    objective: Objective
+    node: GaussianNode
+    mu: Any = 0.0
+    prior_mean: FloatArray = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def shares(self) -> pd.Series:
+        """
+        The share that each component has of the variance of an observation, tr(Z_kG_kZ_kᵀ)/n on average.
+
+        Raises
+        ------
+        ValueError
+            If V is not a sum of components whose variances are known.
+        """
+        variances = pd.Series(self.objective.mean_variances(self.theta.to_numpy()), name="share")
+        return variances / variances.sum()
+
+    @property
+    def h2(self) -> float:
+        """The share of all components but the residual; of one kernel that of `REMLFit`."""
+        return 1 - float(self.shares.iloc[-1])
+
+    @property
+    def best(self) -> xr.Dataset:
+        """The iteration with the highest log-likelihood."""
+        return self.history.isel(iteration=int(np.argmax(self.history["loglik"].to_numpy())))
+
+    @property
+    def last(self) -> xr.Dataset:
+        """The last iteration."""
+        return self.history.isel(iteration=-1)
+
+    def at(self, theta: Any = None) -> FloatArray:
+        """
+        Return θ of a mapping from names to values, the others as estimated, of a sequence, or the estimate.
+
+        The methods of `fit.objective` take it: log_likelihood, score, average_information, covariance,
+        covariance_derivatives, blue.
+
+        Raises
+        ------
+        ValueError
+            If a name is unknown, the length does not fit, or a value is not finite.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> model = flmm.lmm_model("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff())
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> lower = fit.objective.log_likelihood(fit.at({"Batch": 0.0}))
+        >>> print(f"{2 * (fit.loglik - lower):.3f}")
+        10.363
+        """
+        return self.theta.to_numpy() if theta is None else self.objective.read(theta, self.theta.to_numpy(), "theta")
+
+    def _node_at(self, theta: Any) -> AtTheta:
+        return self.node.at(self.objective, self.at(theta), self.mu, self.prior_mean)
+
+    def step(self, theta: Any = None) -> pd.Series:
+        """Return the θ that one full average-information step from θ leads to, without step control."""
+        objective, at = self.objective, self.at(theta)
+        omega = objective.internal(at)
+        J = objective.jacobian(omega)
+        step, _ = propose(objective, omega, J.T @ objective.score(at), J.T @ objective.average_information(at) @ J)
+        return pd.Series(objective.external(omega + step), self.theta.index, name="theta")
+
+    def blup(self, term: str | None = None, theta: Any = None) -> Any:
+        """
+        Return the best linear unbiased predictors û of the effects of a term, or of all of them by name.
+
+        A Series by level; for a term with columns a DataFrame.
+        """
+        return _chosen(self._node_at(theta).terms.blup(), term)
+
+    def pev(self, term: str | None = None, theta: Any = None) -> Any:
+        """
+        Return the prediction error variances Var(û - u), the uncertainty of β̂ included, as `blup` does.
+
+        They are the squared standard errors of û. Those of lme4 are without that part: `conditional_variance`.
+        """
+        return _chosen(self._node_at(theta).terms.pev(), term)
+
+    def conditional_variance(self, term: str | None = None, theta: Any = None) -> Any:
+        """
+        Return Var(u | y, β, θ), as `blup` does: the diagonals of lme4's `ranef(fit, condVar = TRUE)`.
+
+        With G the covariance of a term it is the diagonal of G - GZᵀV⁻¹ZG. `pev` is larger by what the uncertainty of β̂
+        adds, and is the one that intervals of u need.
+
+        Raises
+        ------
+        ValueError
+            If the model has no terms, or β has a prior, so that it is not known.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> sleep = flmm.datasets.sleepstudy()
+        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
+        >>> fit.conditional_variance("Subject").head(1).round(2)
+             Intercept  Days
+        308     145.71   5.31
+        """
+        return _chosen(self._node_at(theta).terms.conditional_variance(), term)
+
+    def fitted(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
+        """Return Xβ̂ + Σ Zû + mu ("conditional"), or Xβ̂ + mu ("marginal"), by id of the row."""
+        require_choice("kind", kind, {"conditional": "Xβ̂ + Zû", "marginal": "Xβ̂"})
+        return self._node_at(theta).terms.fitted(conditional=kind == "conditional")
+
+    def residuals(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
+        """Return y less the fitted values of that kind, by id of the row."""
+        fitted = self.fitted(kind, theta)
+        residual = np.asarray(self.node.observed) - fitted
+        return residual.rename("residual") if isinstance(residual, pd.Series) else residual
+
+    def predict(
+        self,
+        X_new: Any = None,
+        Z_new: Mapping[str, Any] | None = None,
+        *,
+        data: Any = None,
+        x_new: Any = None,
+        effects: Literal["given", "population"] = "given",
+        theta: Any = None,
+    ) -> Prediction:
+        """
+        Predict f = Xβ + Σ Zu for new rows.
+
+        Parameters
+        ----------
+        X_new : (m, d) array or DataFrame
+            All columns of the X of the fit, by name where both have names.
+        Z_new : mapping
+            By the name of a term what the term was made of: labels, (labels, columns), or a matrix. Levels that are new
+            have the effect 0 and add their variance; a term that is left out contributes nothing.
+        data : DataFrame
+            For a model from a formula, in place of X_new and Z_new.
+        x_new : (m,) or (m, D) array
+            For a FourierLMM, the points.
+        effects : {"given", "population"}
+            "population": f = Xβ, the population mean (lme4's `re.form = NA`), for which data needs no groups.
+        theta : optional
+            Another θ than the estimate.
+
+        Returns
+        -------
+        Prediction
+            With `mean`, `variance`, `se`, `se_observation`.
+
+        Raises
+        ------
+        ValueError
+            If rows do not fit the model, or the group of a row is missing.
+
+        Warns
+        -----
+        UserWarning
+            If the data do not determine Xβ of some rows, which are then NaN: see `REMLFit.predict`.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> import pm_fastlmm as flmm
+        >>> sleep = flmm.datasets.sleepstudy()
+        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
+        >>> somebody = fit.predict(data=pd.DataFrame({"Days": [10], "Subject": ["new"]}))
+        >>> mean = fit.predict(data=pd.DataFrame({"Days": [10]}), effects="population")
+        >>> print(f"{somebody.mean[0]:.1f} ± {somebody.se[0]:.1f}, {mean.mean[0]:.1f} ± {mean.se[0]:.1f}")
+        356.1 ± 67.6, 356.1 ± 16.0
+        """
+        require_choice("effects", effects, OF_NEW_ROWS)
+        if x_new is not None:
+            if effects == "population":
+                raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
+            return self.function(theta).predict(x_new, X_new)
+        population = effects == "population"
+        terms = self._node_at(theta).terms
+        return terms.predict(X_new=X_new, Z_new=Z_new, data=data, population=population)  # type: ignore[no-any-return]
+
+    def function(self, theta: Any = None) -> FunctionPosterior:
+        """
+        Return what the data tell of the function of a FourierLMM, at the estimate or at another θ.
+
+        Raises
+        ------
+        ValueError
+            If the node is no FourierLMM.
+        """
+        return self._node_at(theta).function()  # type: ignore[no-any-return]
+
+    def loo(self, *, groups: Any = None, theta: Any = None) -> pd.DataFrame:
+        """
+        Predict each observation from all the others, or with `groups` from those of the other groups.
+
+        θ stays at its estimate, which single observations move little; β̂ and û are those of the others, exactly, and
+        nothing is fitted again:
+
+            y_i | y_-i ~ N(y_i - (Py)_i/P_ii, 1/P_ii)
+
+        Parameters
+        ----------
+        groups : sequence, Series or Categorical of labels, or a list of several factors, optional
+        theta : optional
+            Another θ than the estimate.
+
+        Returns
+        -------
+        DataFrame
+            By observation: y, its `mean` and `sd` given the others, `log_density`, and `pit` = P(ỹ_i ≤ y_i | y_-i),
+            uniform under the model; first the `group` if there are any.
+
+        Raises
+        ------
+        ValueError
+            If the rows were not kept, or groups do not fit.
+
+        Warns
+        -----
+        UserWarning
+            If an observation (or group) alone determines a fixed effect: the others do not predict it.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> sleep = flmm.datasets.sleepstudy()
+        >>> model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep)
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> fit.loo().nsmallest(2, "log_density")[["y", "mean", "sd"]].round(1)
+                y   mean    sd
+        56  454.2  303.2  27.3
+        59  253.9  393.0  30.4
+        """
+        return self._node_at(theta).left_out(groups).table()
+
+    def loo_groups(self, groups: Any, *, theta: Any = None) -> pd.DataFrame:
+        """
+        Return the joint density of each group of observations given all others, as `loo` does for single ones.
+
+        Returns
+        -------
+        DataFrame
+            By group: `n_obs`, `log_density`, `chi2`, the squared length of the group's deviations in units of their
+            covariance, and `pit`, its χ² probability with n_obs degrees of freedom: near 1 for a group that the others
+            do not expect.
+        """
+        return self._node_at(theta).left_out(groups).group_table()
+
+    def _replicates(self, n_draws: int, effects: str, rng: np.random.Generator) -> FloatArray:
+        at = self._node_at(None)
+        given = effects == "given"
+        return np.asarray(at.terms.with_given_effects(n_draws, rng) if given else at.replicates(n_draws, rng))
+
+    @property
+    def _ids(self) -> Ids | None:
+        return self.node.ids
+
+    @property
+    def _head(self) -> str:
+        return f"{self.method} fit by average information, {self.history.sizes['iteration'] - 1} iterations"
+
+
+def _chosen(values: dict[str, Any], term: str | None) -> Any:
+    if term is None:
+        return values
+    if term not in values:
+        raise ValueError(f"there is no term {term!r}: the model has {', '.join(values)}.")
+    return values[term]
+
+
+def history_of(objective: Objective, trace: Trace) -> xr.Dataset:
+    """Return the iterations as a labelled table."""
+    its, names = trace.iterations, list(objective.names)
+    columns: dict[str, Any] = {
+        name: (("iteration", "parameter"), np.stack([getattr(i, name) for i in its]))
+        for name in ("theta", "score", "proposed", "taken")
+    }
+    columns["beta"] = (("iteration", "coef"), np.stack([i.beta for i in its]))
+    columns["average_information"] = (
+        ("iteration", "parameter", "parameter_"),
+        np.stack([i.average_information for i in its]),
+    )
+    columns |= {name: ("iteration", [getattr(i, name) for i in its]) for name in ("loglik", "decrement", "kind")}
+    coords = {"iteration": np.arange(len(its)), "parameter": names, "parameter_": names, "coef": list(objective.coef)}
+    return xr.Dataset(columns, coords=coords)

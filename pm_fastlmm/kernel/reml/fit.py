@@ -1,0 +1,270 @@
+"""REMLFit: the labelled result of a REML or ML fit, for one response or thousands."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pm_fastlmm.base.arrays import FloatArray, Ids
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.display import Described, listed
+from pm_fastlmm.kernel.inference.estimates import InformationKind
+from pm_fastlmm.kernel.likelihood.information import errors, quantities
+from pm_fastlmm.kernel.likelihood.marginal import log_likelihood
+from pm_fastlmm.kernel.likelihood.prior import read_h2
+from pm_fastlmm.kernel.reml.effects_of_fit import KernelEffects
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+
+VARIANCES = ("sigma2_g", "sigma2_e")
+_WHOLE = ("method", "names", "coef", "rotated")  # fields that are not one value for each response
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class REMLFit(KernelEffects, Described):
+    """
+    Estimates of y ~ N(Xβ, σ²(K + δI)), for one response (numbers) or T of them (arrays of length T).
+
+    Attributes
+    ----------
+    sigma2_g, sigma2_e : float or (T,) array
+        σ² and δσ². Where there is no kernel variance sigma2_g = 0, delta = inf and sigma2_e is the estimate.
+    at_zero : (…, 2) bool array
+        Which of the two is on its boundary, 0.
+    observed_information, average_information : (…, 2, 2) arrays
+        Of (k̄σ²_g, σ²_e) over their total: pure numbers, whatever the units of y and K.
+    mean_diagonal, mean_eigval : float or (T,) array
+        tr(K)/n, and Σλ/p.
+    blue, blue_cov : arrays (…, r), (…, r, r)
+        Generalised least squares at the estimate; `beta`, `beta_se` and `beta_cov` by name.
+    loglik, loglik_null : float or (T,) array
+        The maximum as lme4 and nlme print it (for REML: Patterson–Thompson, with -½log|XᵀX| and the 2π term), and the
+        maximum without the kernel, σ²_g = 0.
+    converged : bool or (T,) array
+    message : str (an object array for several responses)
+    n_obs : int or (T,) array
+        Number of observations that were fitted.
+    pattern : int or (T,) array
+        Number of the pattern of missing rows of each response, 0, 1, …; all 0 when nothing was missing.
+    method : "REML" or "ML"
+    names : tuple of str or None
+        Names of several responses; None for one.
+    coef : tuple of str
+        Names of the fixed effects.
+    rotated : Rotated or None
+        The data that were fitted. None after `reml_point`, which has no eigenvectors, and where responses with
+        different missing rows had a spectrum each: random effects and predictions need `reml(spectrum, y)`.
+    """
+
+    sigma2_g: Any
+    sigma2_e: Any
+    at_zero: Any
+    observed_information: FloatArray
+    average_information: FloatArray
+    mean_diagonal: Any
+    mean_eigval: Any
+    blue: FloatArray
+    blue_cov: FloatArray
+    loglik: Any
+    loglik_null: Any
+    converged: Any
+    message: Any
+    n_obs: Any
+    pattern: Any
+    method: Method
+    names: tuple[str, ...] | None
+    coef: tuple[str, ...]
+    rotated: Rotated | None
+
+    @property
+    def h2(self) -> Any:
+        """
+        k̄/(k̄ + δ) with k̄ = tr(K)/n, the share of variance of ASReml and brms.
+
+        The likelihood and pve do not change when K is centred by X, h² does.
+        """
+        return self._estimates()["h2"]
+
+    @property
+    def pve(self) -> Any:
+        """
+        k̄/(k̄ + δ) with k̄ = Σλ/p.
+
+        GEMMA's pve has k̄ = tr(CKC)/n, C = I - 11ᵀ/n, whatever the covariates: it is the h² of CKC, with K of the
+        analysed people.
+        """
+        return self._estimates()["pve"]
+
+    @property
+    def sigma2(self) -> Any:
+        """σ², by which K is multiplied: sigma2_g."""
+        return self.sigma2_g
+
+    @property
+    def delta(self) -> Any:
+        """δ = σ²_e/σ²."""
+        return self._estimates()["delta"]
+
+    @property
+    def total(self) -> Any:
+        """σ²(k̄ + δ), the variance that h2 divides."""
+        return self._estimates()["total"]
+
+    @property
+    def shares(self) -> pd.Series | pd.DataFrame:
+        """The shares h2 of sigma2_g and 1 - h2 of sigma2_e; for several responses a row each."""
+        h2 = np.asarray(self.h2)
+        shares = {"sigma2_g": h2, "sigma2_e": 1 - h2}
+        return (
+            pd.Series(shares, name="share", dtype=float)
+            if self.names is None
+            else pd.DataFrame(shares, list(self.names))
+        )
+
+    @property
+    def boundary(self) -> Any:
+        """The variances that are 0: a tuple of names; for several responses an object array of tuples."""
+        found = np.empty(self.at_zero.shape[:-1], dtype=object)
+        for place in np.ndindex(found.shape):
+            found[place] = tuple(name for name, zero in zip(VARIANCES, self.at_zero[place], strict=True) if zero)
+        return plain(found)
+
+    def _estimates(self) -> dict[str, Any]:
+        with np.errstate(all="ignore"):
+            found = quantities(self, self.sigma2_g, self.sigma2_e)
+        return {name: plain(values) for name, values in found.items()}
+
+    def _errors(self, information: InformationKind) -> dict[str, Any]:
+        matrix = self.observed_information if information == "observed" else self.average_information
+        with np.errstate(all="ignore"):
+            found = errors(self, self.sigma2_g, self.sigma2_e, self.at_zero, matrix)
+        return {name: plain(values) for name, values in found.items()}
+
+    @property
+    def _responses(self) -> tuple[str, ...] | None:
+        return self.names
+
+    @property
+    def _ids(self) -> Ids | None:
+        return self.spectrum.ids
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The spectrum that was used."""
+        return self._data.spectrum
+
+    @property
+    def _data(self) -> Rotated:
+        if self.rotated is None:
+            raise ValueError(
+                "this fit keeps no eigenvectors, or its responses had different missing rows, so that it has neither "
+                "random effects nor predictions, tests or intervals: fit flmm.reml(spectrum, y), or "
+                "reml(spectrum.subset(rows), y[rows])."
+            )
+        return self.rotated
+
+    def to_dataset(self) -> xr.Dataset:
+        """
+        Return the estimates as an xarray Dataset with dimensions "response" (for several) and "coef".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> rng = np.random.default_rng(3)
+        >>> W = np.repeat(np.eye(6), 4, axis=0)
+        >>> Y = W @ rng.normal(size=(6, 50)) + rng.normal(size=(24, 50))
+        >>> fits = flmm.reml(flmm.Spectrum.from_factor(W, np.ones((24, 1))), Y).to_dataset()
+        >>> dict(fits.sizes), bool((fits.loglik >= fits.loglik_null).all())
+        ({'response': 50, 'coef': 1}, True)
+        """
+        over = () if self.names is None else ("response",)
+        errors = {f"{name}_se": values for name, values in self._errors("observed").items()}
+        numbers = ("loglik", "loglik_null", "converged", "n_obs", "pattern")
+        values = self._estimates() | errors | {name: getattr(self, name) for name in numbers}
+        variables: dict[str, Any] = {name: (over, value) for name, value in values.items()}
+        variables |= {"beta": ((*over, "coef"), self.blue), "beta_se": ((*over, "coef"), self._blue_se)}
+        boundary = np.where(self.at_zero[..., 0], "sigma2_g", np.where(self.at_zero[..., 1], "sigma2_e", ""))
+        variables["boundary"] = (over, boundary)
+        variables["message"] = (over, np.asarray(self.message, dtype=str))
+        coords = {"coef": list(self.coef)} | ({} if self.names is None else {"response": list(self.names)})
+        attrs = {"method": self.method, "model": "y ~ N(Xβ, σ²(K + δI))", "patterns": int(np.max(self.pattern)) + 1}
+        return xr.Dataset(variables, coords=coords, attrs=attrs)
+
+    def response(self, name: str) -> "REMLFit":
+        """
+        Return the fit of one of several responses by its name.
+
+        Raises
+        ------
+        ValueError
+            If there is no response of that name, or several.
+        """
+        if self.names is None or name not in self.names:
+            raise ValueError(f"there is no response {name!r}: the names are those of the columns of y, see fit.names.")
+        if self.names.count(name) > 1:
+            raise ValueError(f"several responses are called {name!r}: rename the columns of y.")
+        t, r = self.names.index(name), self.rotated
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        taken = {f: plain(v[t]) if np.ndim(v) == 1 else v[t] for f, v in values.items() if f not in _WHOLE}
+        rotated = None if r is None else Rotated(r.spectrum, r.z[t], r.rss[t], r.y1[t], r.norm2[t], None)
+        return REMLFit(**taken, method=self.method, names=None, coef=self.coef, rotated=rotated)
+
+    def profile(self, h2: Any) -> FloatArray:
+        """
+        Return the profile log-likelihood at values (m,) of h², maximised over the total variance and β.
+
+        It is `loglik` at the estimate; ratios of it give intervals and tests. For one response.
+
+        Raises
+        ------
+        ValueError
+            If h2 is outside [0, 1], or the fit has several responses.
+        """
+        if self.names is not None:
+            raise ValueError("the profile is that of one response: fit the response of interest alone.")
+        s, h = self.spectrum, read_h2(h2)
+        m = s.df if self.method == "REML" else s.n
+        with np.errstate(all="ignore"):
+            e = h[..., None] * (s.eigvals / s.mean_diagonal) + (1 - h)[..., None]
+            quadratic = (self._data.z**2 / e).sum(-1)
+            total = (quadratic + self._data.rss / (1 - h) if s.nullity else quadratic) / m
+            total = np.where(np.isfinite(total), total, 0.0)  # at h2 = 1 with a null space the likelihood is 0
+            return log_likelihood(self._data, h * total / s.mean_diagonal, (1 - h) * total, method=self.method)
+
+    def __repr__(self) -> str:
+        """Report the fit as text."""
+        if self.names is not None:
+            return f"{self._head}, {len(self.names)} responses; .summary() has the table"
+        return super(REMLFit, self).__repr__()
+
+    def _repr_html_(self) -> str:
+        """Show the table of one response, the names of several."""
+        return Described._repr_html_(self) if self.names is not None else super(REMLFit, self)._repr_html_()
+
+    def _facts(self) -> dict[str, Any]:
+        assert self.names is not None
+        return {
+            "method": self.method,
+            "observations": self._count,
+            "responses": f"{len(self.names)}: {listed(self.names)}",
+            "fixed effects": listed(self.coef),
+            "on the boundary": int(self.at_zero.any(axis=-1).sum()),
+            "not converged": int((~np.asarray(self.converged)).sum()),
+            "table": ".summary(), .to_dataset()",
+        }
+
+    @property
+    def _count(self) -> str:
+        n = np.unique(self.n_obs)
+        return f"{n[0]} to {n[-1]}" if n.size > 1 else f"{n[0]}"
+
+    @property
+    def _head(self) -> str:
+        return f"{self.method} fit of y ~ N(Xβ, σ²(K + δI)): {self._count} observations"
+
+
+def plain(value: Any) -> Any:
+    """Return a Python number, string or None for one response, the array for several."""
+    return value.item() if np.ndim(value) == 0 and hasattr(value, "item") else value
