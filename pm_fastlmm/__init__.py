@@ -10,8 +10,8 @@ from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.fourierlmm import FourierLMM
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.fourier.statistics import FourierStatistics
-from pm_fastlmm.engines.lengthscale.family import SpectrumFamily
-from pm_fastlmm.engines.lengthscale.familylmm import FamilyLMM
+from pm_fastlmm.engines.lengthscale.lengthscalelmm import LengthscaleLMM
+from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
 from pm_fastlmm.engines.nodes import lmm_nodes
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.engines.spectral.fastlmm import FastLMM
@@ -59,7 +59,6 @@ __all__ = [
     "DeviationPrior",
     "EquivalentRows",
     "ExactPosterior",
-    "FamilyLMM",
     "FastLMM",
     "FixedTest",
     "FourierBasis",
@@ -67,11 +66,12 @@ __all__ = [
     "FourierStatistics",
     "FunctionPosterior",
     "LMMNode",
+    "LengthscaleLMM",
+    "LengthscaleSpectrum",
     "MixedDesign",
     "REMLFit",
     "Rotated",
     "Spectrum",
-    "SpectrumFamily",
     "StructuredLMM",
     "Term",
     "VarianceFit",

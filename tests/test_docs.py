@@ -37,7 +37,7 @@ def test_the_guide_to_relationships_runs(capsys):
 def test_the_guide_to_lengthscales_runs():
     names = run("lengthscale.md")
     assert names["fit"].converged
-    assert names["spectra"].error <= names["family"].tolerance
+    assert names["spectra"].error <= names["spectrum"].tolerance
     curve = names["idata"].predictions["y_mean"].mean(("chain", "draw"))
     assert np.abs(curve - np.sin(6 * names["x_new"])).max() < 0.5
 

@@ -50,9 +50,9 @@ def responses():
 
 
 @cache
-def family():
+def lengthscale_spectrum():
     x = np.linspace(0, 1, N)
-    return flmm.SpectrumFamily.from_coordinates(x, lengthscale=(0.1, 2.0), X=np.ones((N, 1)), progressbar=False)
+    return flmm.LengthscaleSpectrum.from_coordinates(x, lengthscale=(0.1, 2.0), X=np.ones((N, 1)), progressbar=False)
 
 
 @cache
@@ -81,7 +81,9 @@ def kernel():
 def lengthscale():
     with pm.Model() as model:
         ell, g, e = pm.Uniform("ell", 0.1, 2), pm.HalfNormal("g"), pm.HalfNormal("e")
-        flmm.FamilyLMM("y", spectrum=family(), lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=data()[2])
+        flmm.LengthscaleLMM(
+            "y", spectrum=lengthscale_spectrum(), lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=data()[2]
+        )
     return model
 
 
@@ -144,8 +146,8 @@ CASES = {
     "ExactPosterior of several": lambda: flmm.exact_posterior(spectrum(), responses()),
     "FactorAnalytic": lambda: cov.factor_analytic([[1.0], [0.5]], [0.2, 0.3]),
     "FactorEffects": lambda: fit().factor_effects(),
-    "FamilyLMM": lambda: node(lengthscale),
-    "FamilySpectra": lambda: family().rotate(data()[2]),
+    "LengthscaleLMM": lambda: node(lengthscale),
+    "RotatedSpectra": lambda: lengthscale_spectrum().rotate(data()[2]),
     "FastLMM": lambda: node(kernel),
     "FixedTest": lambda: fit().test_fixed(["x0", "x1"]),
     "FixedTest of several": lambda: flmm.reml(spectrum(), responses()).test_fixed("x1"),
@@ -170,7 +172,7 @@ CASES = {
     "Rotated of several": lambda: spectrum().rotate(responses()),
     "Scalar": lambda: cov.scalar(1.0),
     "Spectrum": spectrum,
-    "SpectrumFamily": family,
+    "LengthscaleSpectrum": lengthscale_spectrum,
     "StructuredLMM": lambda: node(structured),
     "Sum": lambda: cov.scalar(1.0) + known(),
     "Term": lambda: flmm.Term(flmm.datasets.sleepstudy()["Subject"], cov.scalar(1.0)),
@@ -251,14 +253,14 @@ def test_a_fit_that_was_pickled_goes_on(model):
     pd.testing.assert_series_equal(again.step(theta), original.step(theta))
 
 
-def test_a_family_that_was_pickled_is_factored_elsewhere():
-    again = pickle.loads(pickle.dumps(family()))
-    assert_same(again.at(0.37), family().at(0.37))
-    matern = flmm.SpectrumFamily.from_coordinates(
+def test_a_lengthscale_spectrum_that_was_pickled_is_factored_elsewhere():
+    again = pickle.loads(pickle.dumps(lengthscale_spectrum()))
+    assert_same(again.at(0.37), lengthscale_spectrum().at(0.37))
+    matern = flmm.LengthscaleSpectrum.from_coordinates(
         np.linspace(0, 1, N), pm.gp.cov.Matern52, lengthscale=(0.1, 2.0), X=np.ones((N, 1)), progressbar=False
     )
     again = pickle.loads(pickle.dumps(matern))
-    np.testing.assert_allclose(again.covariance(0.37), family().covariance(0.37), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(again.covariance(0.37), lengthscale_spectrum().covariance(0.37), rtol=1e-12, atol=1e-14)
 
 
 def test_an_array_of_the_user_stays_writeable_when_an_object_that_shares_it_is_copied():

@@ -60,8 +60,8 @@ def test_structured_lmm_is_calibrated(sbc):
     assert_calibrated(ranks_of(model, 60, seed=2), DRAWS, sbc)
 
 
-def test_family_lmm_is_calibrated(sbc, families):
-    assert_calibrated(ranks_of(families.Example().model(), 60, seed=3), DRAWS, sbc)
+def test_lengthscale_lmm_is_calibrated(sbc, lengthscales):
+    assert_calibrated(ranks_of(lengthscales.Example().model(), 60, seed=3), DRAWS, sbc)
 
 
 def test_dense_lmm_is_calibrated(sbc):

@@ -341,14 +341,14 @@ def test_bad_requests_are_refused_with_the_remedy():
 # ---------------------------------------------------------------- other engines
 
 
-def test_a_lengthscale_has_limits_where_its_profile_falls(families):
-    example = families.Example()
+def test_a_lengthscale_has_limits_where_its_profile_falls(lengthscales):
+    example = lengthscales.Example()
     fit = find(example.model())
     low, high = fit.profile_interval("lengthscale")
     assert low < fit.theta["lengthscale"] < high
     for limit in (low, high):
-        best = flmm.reml(example.family.at(limit), example.y)  # the variances by another engine, globally
-        if families.RANGE[0] < limit < families.RANGE[1]:
+        best = flmm.reml(example.spectrum.at(limit), example.y)  # the variances by another engine, globally
+        if lengthscales.RANGE[0] < limit < lengthscales.RANGE[1]:
             assert_allclose(2 * (fit.loglik - best.loglik), CUT, atol=1e-4)
     with pytest.raises(ValueError, match="restricted likelihood of terms"):
         fit.test_no_variance("sigma2_g")

@@ -7,7 +7,7 @@ Statistics = flmm.CrossProducts
 equivalent_rows = flmm.equivalent_rows
 Basis = flmm.FourierBasis
 FourierStatistics = flmm.FourierStatistics
-Family = flmm.SpectrumFamily
+LengthscaleSpectrum = flmm.LengthscaleSpectrum
 Term = flmm.Term
 VariancePrior, DeviationPrior = flmm.VariancePrior, flmm.DeviationPrior
 
@@ -42,9 +42,9 @@ def find_reml(model, **kwargs):
     return flmm.find_reml(model, progressbar=False, **kwargs)
 
 
-def family_lmm(name, family, **kwargs):
+def lengthscale_lmm(name, spectrum, **kwargs):
     """A node with one kernel whose lengthscale is a parameter."""
-    return flmm.FamilyLMM(name, spectrum=family, **kwargs)
+    return flmm.LengthscaleLMM(name, spectrum=spectrum, **kwargs)
 
 
 def fourier_statistics(basis, x, y, X=None):

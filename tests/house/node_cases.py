@@ -118,10 +118,10 @@ def boundary():
 
 
 @cache
-def family():
+def lengthscale_spectrum():
     """Spectra of a kernel over a range of lengthscales."""
     d = data()
-    return lmm.Family.from_coordinates(
+    return lmm.LengthscaleSpectrum.from_coordinates(
         d.x, "matern52", lengthscale=(0.2, 2.0), X=d.X, delta=(1e-3, 1e2), tolerance=1e-3, progressbar=False
     )
 
@@ -133,7 +133,7 @@ def lengthscale():
         ell = pm.Truncated("ell", pm.LogNormal.dist(-1, 0.7), lower=0.2, upper=2.0)
         g, e = pm.HalfNormal("g", 2), pm.HalfNormal("e", 1)
         y = np.sin(4 * d.x) + 0.4 * d.y.to_numpy()
-        lmm.family_lmm("y", family(), lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=y)
+        lmm.lengthscale_lmm("y", lengthscale_spectrum(), lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=y)
     return model
 
 

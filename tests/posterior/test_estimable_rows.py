@@ -220,7 +220,7 @@ def posterior(**values):
 
 
 @pytest.mark.filterwarnings("ignore:X has rank")
-@pytest.mark.parametrize("engine", ["FastLMM", "StructuredLMM", "FamilyLMM"])
+@pytest.mark.parametrize("engine", ["FastLMM", "StructuredLMM", "LengthscaleLMM"])
 def test_draws_of_such_rows_are_nan_and_all_others_have_the_right_moments(kernel, engine):
     W, K, X, y, n = kernel
     m = len(NEW)
@@ -238,10 +238,12 @@ def test_draws_of_such_rows_are_nan_and_all_others_have_the_right_moments(kernel
         else:
             x = W[:, :2] * 3
             K = np.exp(-0.5 * ((x[:, None] - x) ** 2).sum(-1))
-            family = flmm.SpectrumFamily.from_coordinates(x[:n], "se", lengthscale=(0.5, 2.0), X=X, progressbar=False)
+            spectrum = flmm.LengthscaleSpectrum.from_coordinates(
+                x[:n], "se", lengthscale=(0.5, 2.0), X=X, progressbar=False
+            )
             ell = pm.Uniform("ell", 0.5, 2.0)
-            flmm.FamilyLMM("y", lengthscale=ell, sigma2_g=v, sigma2_e=e, spectrum=family, observed=y)
-            new, within = family.new_kernels(x[n:])
+            flmm.LengthscaleLMM("y", lengthscale=ell, sigma2_g=v, sigma2_e=e, spectrum=spectrum, observed=y)
+            new, within = spectrum.new_kernels(x[n:])
             parts, values = {"K_new": new, "K_new_new": within}, values | {"ell": 1.0}
     with pytest.warns(UserWarning, match="of 3 of 6 new rows.*" + RELATIONS) as caught:
         idata = flmm.predict(posterior(**values), NEW, **parts, model=model, random_seed=1)
