@@ -15,7 +15,7 @@ from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
 from pm_fastlmm.engines.nodes import lmm_nodes
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.engines.spectral.fastlmm import FastLMM
-from pm_fastlmm.engines.structured.equivalent import EquivalentRows, equivalent_rows
+from pm_fastlmm.engines.structured.statistics import TermStatistics
 from pm_fastlmm.engines.structured.structuredlmm import StructuredLMM
 from pm_fastlmm.fitting.compare import compare_fits
 from pm_fastlmm.fitting.covariance_function import fit_covariance
@@ -44,7 +44,7 @@ from pm_fastlmm.posterior.pointwise import pointwise_log_likelihood
 from pm_fastlmm.posterior.predict import predict, recover_effects
 from pm_fastlmm.posterior.sample import sample
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
-from pm_fastlmm.spectrum.streams.statistics import CrossProducts
+from pm_fastlmm.spectrum.streams.statistics import KernelStatistics
 
 __version__ = "0.1.0"
 
@@ -53,11 +53,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bootstrap",
-    "CrossProducts",
     "DenseLMM",
     "Design",
     "DeviationPrior",
-    "EquivalentRows",
     "ExactPosterior",
     "FastLMM",
     "FixedTest",
@@ -65,6 +63,7 @@ __all__ = [
     "FourierLMM",
     "FourierStatistics",
     "FunctionPosterior",
+    "KernelStatistics",
     "LMMNode",
     "LengthscaleLMM",
     "LengthscaleSpectrum",
@@ -74,13 +73,13 @@ __all__ = [
     "Spectrum",
     "StructuredLMM",
     "Term",
+    "TermStatistics",
     "VarianceFit",
     "VariancePrior",
     "VarianceTest",
     "compare_fits",
     "covariance",
     "datasets",
-    "equivalent_rows",
     "exact_posterior",
     "find_reml",
     "fit_covariance",

@@ -56,9 +56,9 @@ def lengthscale_spectrum():
 
 
 @cache
-def cross_products():
+def kernel_statistics():
     W, X, y = data()
-    return flmm.CrossProducts.from_arrays(X, W, y)
+    return flmm.KernelStatistics.from_arrays(X, W, y)
 
 
 @cache
@@ -135,13 +135,13 @@ CASES = {
     "Bootstrap": lambda: fit().bootstrap(50, random_seed=1),
     "CholeskyFactored": lambda: cov.unstructured(cholesky=[[1.0, 0.0], [0.5, 1.0]]),
     "CompoundSymmetry": lambda: cov.compound_symmetry(1.0, 0.2, size=3),
-    "CrossProducts": cross_products,
+    "KernelStatistics": kernel_statistics,
     "DenseLMM": lambda: node(dense),
     "Design": lambda: flmm.Design.from_formula("Reaction ~ Days", flmm.datasets.sleepstudy(), K=np.eye(180)),
     "DeviationPrior": lambda: flmm.DeviationPrior("half-t", 2.0, 1.0),
     "Diagonal": lambda: cov.diagonal([1.0, 2.0]),
     "Equicorrelation": lambda: cov.equicorrelation(1.0, 0.5, size=3),
-    "EquivalentRows": lambda: flmm.equivalent_rows(cross_products()),
+    "TermStatistics": lambda: flmm.TermStatistics.from_statistics(kernel_statistics()),
     "ExactPosterior": lambda: flmm.exact_posterior(spectrum(), data()[2]),
     "ExactPosterior of several": lambda: flmm.exact_posterior(spectrum(), responses()),
     "FactorAnalytic": lambda: cov.factor_analytic([[1.0], [0.5]], [0.2, 0.3]),

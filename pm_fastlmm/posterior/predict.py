@@ -46,8 +46,8 @@ def recover_effects(
     idata : xarray.DataTree
         From `sample`, or any with draws of what the node's variances depend on.
     which : sequence of "beta", "u", "a", optional
-        For one kernel. Default β and u; β and a when the rows of the data were not kept (`CrossProducts`), where u is a
-        value for each of them.
+        For one kernel. Default β and u; β and a when the rows of the data were not kept (`KernelStatistics`), where u
+        is a value for each of them.
     model : pymc.Model, optional
         Default the model of the context.
     var_name : str, optional

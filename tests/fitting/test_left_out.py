@@ -209,10 +209,10 @@ def test_bad_input_is_refused_with_the_remedy(build_problem):
         without.response("y1").simulate()
     with pytest.raises(ValueError, match="keeps no eigenvectors"):
         flmm.reml_point(p.K, p.X, p.y).loo()
-    streamed = flmm.CrossProducts.from_arrays(W=p.W, X=p.X, y=p.y)
-    rows = flmm.equivalent_rows(streamed)
+    streamed = flmm.KernelStatistics.from_arrays(W=p.W, X=p.X, y=p.y)
+    rows = flmm.TermStatistics.from_statistics(streamed)
     with pm.Model() as model:
         v, e = pm.HalfNormal("v"), pm.HalfNormal("e")
-        flmm.StructuredLMM("y", X=rows.X, terms=[flmm.Term(rows.W, cov.scalar(v))], sigma2_e=e, observed=rows)
+        flmm.StructuredLMM("y", X=rows.X, terms=[flmm.Term(rows.Z, cov.scalar(v))], sigma2_e=e, observed=rows)
     with pytest.raises(ValueError, match="rows"):
         flmm.find_reml(model, progressbar=False).loo()

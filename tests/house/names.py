@@ -3,8 +3,7 @@
 import pm_fastlmm as flmm
 
 Spectrum = flmm.Spectrum
-Statistics = flmm.CrossProducts
-equivalent_rows = flmm.equivalent_rows
+KernelStatistics, TermStatistics = flmm.KernelStatistics, flmm.TermStatistics
 Basis = flmm.FourierBasis
 FourierStatistics = flmm.FourierStatistics
 LengthscaleSpectrum = flmm.LengthscaleSpectrum

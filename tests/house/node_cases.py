@@ -60,7 +60,7 @@ def kernels():
 def streamed_kernel():
     """FastLMM that observes statistics of rows which are not kept."""
     d = data()
-    found = lmm.Statistics.from_arrays(d.X, pd.DataFrame(d.W, d.ids), d.y)
+    found = lmm.KernelStatistics.from_arrays(d.X, pd.DataFrame(d.W, d.ids), d.y)
     spectrum, rotated = found.factor()
     return lmm.kernel_model(rotated, spectrum=spectrum)
 

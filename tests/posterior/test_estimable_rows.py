@@ -169,7 +169,7 @@ def test_rows_of_one_kernel(kernel, given, names):
         )
         spectrum = wider.subset(np.arange(n))
     else:
-        spectrum, response = flmm.CrossProducts.from_arrays(table, W[:n], y, method="tsqr").factor()
+        spectrum, response = flmm.KernelStatistics.from_arrays(table, W[:n], y, method="tsqr").factor()
     fit = flmm.reml(spectrum, response)
     place = "K_new" if given == "K" else "W_new"
     parts = {"K_new": K[n:, :n], "K_new_new": K[n:, n:]} if place == "K_new" else {"W_new": W[n:]}
@@ -283,15 +283,15 @@ def test_a_prior_of_the_kept_coefficients_tells_nothing_of_such_rows(kernel, tre
 
 
 @pytest.mark.filterwarnings("ignore:X has rank")
-def test_rows_of_equivalent_rows(kernel):
-    """Of data that were streamed, whose few equivalent rows stand for all of them."""
+def test_rows_of_term_statistics(kernel):
+    """Of data that were streamed, whose few rows with the same inner products stand for all of them."""
     W, K, X, y, n = kernel
     names = list("abcdefg")
-    c = flmm.CrossProducts.from_arrays(pd.DataFrame(X, columns=names), pd.DataFrame(W[:n, :6]).add_prefix("w"), y)
-    rows = flmm.equivalent_rows(c)
+    c = flmm.KernelStatistics.from_arrays(pd.DataFrame(X, columns=names), pd.DataFrame(W[:n, :6]).add_prefix("w"), y)
+    rows = flmm.TermStatistics.from_statistics(c)
     with pm.Model() as model:
         v, e = pm.HalfNormal("v", 2), pm.HalfNormal("e", 2)
-        term = flmm.Term(rows.W, cov.scalar(v), name="w")
+        term = flmm.Term(rows.Z, cov.scalar(v), name="w")
         flmm.StructuredLMM("y", X=rows.X, terms=[term], sigma2_e=e, observed=rows)
     fit = flmm.find_reml(model, progressbar=False)
     with pytest.warns(UserWarning, match="of 3 of 6 new rows"):

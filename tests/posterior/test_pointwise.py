@@ -378,7 +378,7 @@ def test_bad_input_is_refused_with_the_remedy(build_problem):
         g, e = pm.HalfNormal("g"), pm.HalfNormal("e")
         flmm.FastLMM("y", sigma2_g=g, sigma2_e=e, spectrum=p.spectrum, beta=b)
     refused("y has no observed data", model=unobserved)
-    streamed, response = flmm.CrossProducts.from_arrays(W=p.W, X=p.X, y=p.y).factor()
+    streamed, response = flmm.KernelStatistics.from_arrays(W=p.W, X=p.X, y=p.y).factor()
     with pm.Model() as no_rows:
         g, e = pm.HalfNormal("g"), pm.HalfNormal("e")
         flmm.FastLMM("y", sigma2_g=g, sigma2_e=e, spectrum=streamed, observed=response)
