@@ -18,7 +18,7 @@ from pm_fastlmm.engines.spectral.fastlmm import FastLMM
 from pm_fastlmm.engines.structured.statistics import TermStatistics
 from pm_fastlmm.engines.structured.structuredlmm import StructuredLMM
 from pm_fastlmm.fitting.compare import compare_fits
-from pm_fastlmm.fitting.covariance_function import fit_covariance
+from pm_fastlmm.fitting.covariance_function import reml_covariance
 from pm_fastlmm.fitting.find import find_reml
 from pm_fastlmm.fitting.fit import VarianceFit
 from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior
@@ -82,7 +82,7 @@ __all__ = [
     "datasets",
     "exact_posterior",
     "find_reml",
-    "fit_covariance",
+    "reml_covariance",
     "kernel_model",
     "lmm_model",
     "lmm_nodes",

@@ -23,7 +23,7 @@ compare_fits = flmm.compare_fits
 
 def reml_point(K, y, X):
     """REML of one response with one K, without a spectrum that is kept."""
-    return flmm.reml_point(K, X, y)
+    return flmm.reml_point(K, y, X)
 
 
 def reml_blocks(spectrum, Y, **kwargs):
@@ -31,9 +31,9 @@ def reml_blocks(spectrum, Y, **kwargs):
     return flmm.reml_blocks(spectrum, Y, progressbar=False, **kwargs)
 
 
-def fit_covariance(V, y, X, **kwargs):
+def reml_covariance(V, y, X, **kwargs):
     """REML of a covariance that is a function of its parameters."""
-    return flmm.fit_covariance(V, y, X, progressbar=False, **kwargs)
+    return flmm.reml_covariance(V, y, X, progressbar=False, **kwargs)
 
 
 def find_reml(model, **kwargs):
@@ -87,7 +87,7 @@ def read_kernel_fit(fit):
 
 
 def read_fit(fit):
-    """Numbers of the result of `find_reml` and `fit_covariance`."""
+    """Numbers of the result of `find_reml` and `reml_covariance`."""
     names = ("theta", "loglik", "score", "average_information", "beta", "beta_se", "beta_cov", "boundary", "converged")
     return {name: getattr(fit, name) for name in (*names, "message", "cov", "se", "point")}
 

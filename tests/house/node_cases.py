@@ -281,7 +281,7 @@ def _function(model):
 def _covariance(model):
     d = data()
     K = d.W @ d.W.T
-    fit = lmm.fit_covariance(lambda t: t[0] * K + t[1] * np.eye(d.n), d.y, d.X, start={"g": 1.0, "e": 1.0})
+    fit = lmm.reml_covariance(lambda t: t[0] * K + t[1] * np.eye(d.n), d.y, d.X, start={"g": 1.0, "e": 1.0})
     return {"fit": lmm.read_fit(fit), "loo": fit.loo(), "coefficients": fit.coefficients()}
 
 

@@ -38,7 +38,7 @@ def comparison(n: int, rounds: int) -> Comparison:
         return Contestant(lambda: flmm.reml(flmm.Spectrum.from_covariance(K, X), y), of_ours)
 
     def ours_point() -> Contestant:
-        return Contestant(lambda: flmm.reml_point(K, X, y), of_ours)
+        return Contestant(lambda: flmm.reml_point(K, y, X), of_ours)
 
     def statsmodels() -> Contestant:
         raise Absent("its random effects are those of groups: it takes no given K")
