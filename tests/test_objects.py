@@ -138,7 +138,7 @@ CASES = {
     "KernelStatistics": kernel_statistics,
     "DenseLMM": lambda: node(dense),
     "Design": lambda: flmm.Design.from_formula("Reaction ~ Days", flmm.datasets.sleepstudy(), K=np.eye(180)),
-    "DeviationPrior": lambda: flmm.DeviationPrior("half-t", 2.0, 1.0),
+    "DeviationPrior": lambda: flmm.priors.DeviationPrior("half-t", 2.0, 1.0),
     "Diagonal": lambda: cov.diagonal([1.0, 2.0]),
     "Equicorrelation": lambda: cov.equicorrelation(1.0, 0.5, size=3),
     "TermStatistics": lambda: flmm.TermStatistics.from_statistics(kernel_statistics()),
@@ -184,8 +184,8 @@ CASES = {
     "VarianceFit of V(θ)": lambda: found(dense),
     "VarianceTest": lambda: fit().test_no_kernel_variance(n_sim=200, random_seed=1),
     "VarianceTest of several": lambda: flmm.reml(spectrum(), responses()).test_no_kernel_variance(n_sim=200),
-    "VariancePrior": flmm.VariancePrior,
-    "VariancePrior of several": lambda: flmm.VariancePrior.scaled_to_each(spectrum().rotate(responses())),
+    "VariancePrior": flmm.priors.VariancePrior,
+    "VariancePrior of several": lambda: flmm.priors.VariancePrior.scaled_to_each(spectrum().rotate(responses())),
 }
 COPIES = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "copy": copy.copy, "deepcopy": copy.deepcopy}
 
@@ -196,9 +196,8 @@ def instance(request):
 
 
 def test_every_public_class_has_a_case():
-    public = {**vars(flmm), **vars(cov)}
-    names = {name for name in (*flmm.__all__, *cov.__all__) if inspect.isclass(public.get(name))}
-    classes = {public[name].__name__ for name in names if not inspect.isabstract(public[name])}
+    public = [getattr(module, name) for module in (flmm, cov, flmm.priors, flmm.results) for name in module.__all__]
+    classes = {found.__name__ for found in public if inspect.isclass(found) and not inspect.isabstract(found)}
     assert classes - set(CASES) == set(), "add an example of these to CASES"
 
 
@@ -304,7 +303,7 @@ def test_the_text_is_short_and_names_the_class(instance):
     assert len(lines) < 20
     assert max(map(len, lines)) < TYPICAL
     assert "object at 0x" not in text
-    assert "array(" not in text or isinstance(instance, flmm.VariancePrior)
+    assert "array(" not in text or isinstance(instance, flmm.priors.VariancePrior)
 
 
 def test_the_table_of_a_notebook_is_html_that_says_more_than_a_name(instance):
@@ -392,7 +391,7 @@ def test_results_with_models_are_pickled_by_their_own_bytes():
     assert all(isinstance(CASES[name](), PartOfModel) for name in ("VarianceFit", "FastLMM", "StructuredLMM"))
 
 
-@pytest.mark.parametrize("module", [flmm, flmm.covariance, flmm.datasets])
+@pytest.mark.parametrize("module", [flmm, flmm.covariance, flmm.datasets, flmm.priors, flmm.results])
 def test_completion_lists_the_public_names_alone(module):
     listed = [name for name in dir(module) if not name.startswith("_")]
     assert listed == sorted(module.__all__)

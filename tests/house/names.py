@@ -8,7 +8,7 @@ Basis = flmm.FourierBasis
 FourierStatistics = flmm.FourierStatistics
 LengthscaleSpectrum = flmm.LengthscaleSpectrum
 Term = flmm.Term
-VariancePrior, DeviationPrior = flmm.VariancePrior, flmm.DeviationPrior
+VariancePrior, DeviationPrior = flmm.priors.VariancePrior, flmm.priors.DeviationPrior
 
 FastLMM = flmm.FastLMM
 StructuredLMM = flmm.StructuredLMM
@@ -16,7 +16,7 @@ DenseLMM = flmm.DenseLMM
 FourierLMM = flmm.FourierLMM
 
 reml, scan, log_likelihood = flmm.reml, flmm.scan, flmm.log_likelihood
-exact_posterior, prior_sensitivity = flmm.exact_posterior, flmm.prior_sensitivity
+exact_posterior, prior_sensitivity = flmm.exact_posterior, flmm.priors.sensitivity
 kernel_model, lmm_model = flmm.kernel_model, flmm.lmm_model
 compare_fits = flmm.compare_fits
 

@@ -31,7 +31,7 @@ def comparisons() -> Iterator[Comparison]:
 def comparison(n: int, rounds: int) -> Comparison:
     K, X, y = problem(n)
 
-    def of_ours(fit: flmm.REMLFit) -> dict[str, float]:
+    def of_ours(fit: flmm.results.REMLFit) -> dict[str, float]:
         return {"sigma2_g": fit.sigma2_g, "sigma2_e": fit.sigma2_e}
 
     def ours() -> Contestant:
