@@ -91,7 +91,8 @@ def read_kernel_fit(fit):
     out |= {"beta": fit.blue, "beta_se": np.asarray(fit.beta_se), "beta_cov": fit.blue_cov}
     words = {(): None, ("sigma2_g",): "no kernel variance", ("sigma2_e",): "no residual variance"}
     found = fit.boundary
-    return out | {"boundary": words[found] if isinstance(found, tuple) else [words[each] for each in found]}
+    several = not isinstance(found, tuple)
+    return out | {"boundary": np.array([words[each] for each in found], dtype=object) if several else words[found]}
 
 
 def read_fit(fit):
