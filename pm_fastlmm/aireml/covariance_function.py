@@ -15,7 +15,7 @@ from pm_fastlmm.aireml.iteration import Tolerances
 from pm_fastlmm.aireml.objective import Method, check_method
 from pm_fastlmm.distribution.graphs import INTERPRETED
 from pm_fastlmm.engines.dense.objective import DenseObjective
-from pm_fastlmm.engines.protocol import GaussianNode
+from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.linalg.projection import read_design
 
 

@@ -18,7 +18,7 @@ from pm_fastlmm.aireml.objective import Method, Objective, information_inverse
 from pm_fastlmm.aireml.steps import propose
 from pm_fastlmm.effects import Prediction
 from pm_fastlmm.engines.at_theta import AtTheta
-from pm_fastlmm.engines.protocol import GaussianNode
+from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.functions import FunctionPosterior
 from pm_fastlmm.labels import require_effects, simulated
 

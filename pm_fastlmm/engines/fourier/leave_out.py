@@ -8,7 +8,7 @@ import numpy as np
 from pm_fastlmm._arrays import FloatArray, Labelled, require_length
 from pm_fastlmm.covariance.fourier import FourierBasis
 from pm_fastlmm.covariance.fourier.statistics import read_rows
-from pm_fastlmm.engines.protocol import Part, require_definite
+from pm_fastlmm.engines.precisions import Part, require_definite
 from pm_fastlmm.likelihood.fourier import FourierFactor
 from pm_fastlmm.likelihood.fourier_precision import FeatureRows, FourierPrecision
 from pm_fastlmm.linalg.blocks import Block

@@ -19,8 +19,10 @@ from pm_fastlmm.engines.fourier.fitting import FunctionAtTheta, fourier_objectiv
 from pm_fastlmm.engines.fourier.leave_out import feature_rows, given_rows, parts
 from pm_fastlmm.engines.fourier.posterior import function, predict, recover
 from pm_fastlmm.engines.free_variables import Fitted
+from pm_fastlmm.engines.gaussian import GaussianNode
+from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
-from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
 from pm_fastlmm.functions import read_new
 from pm_fastlmm.likelihood.family import FamilySpectra

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.engines.protocol import Part
+from pm_fastlmm.engines.precisions import Part
 from pm_fastlmm.likelihood.spectral_precision import Coefficients, SpectralRows
 from pm_fastlmm.linalg.spectrum import Spectrum
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.engines.draws import DrawFunction
-from pm_fastlmm.engines.protocol import Part, require_definite
+from pm_fastlmm.engines.precisions import Part, require_definite
 from pm_fastlmm.likelihood.mixed import MixedState
 from pm_fastlmm.likelihood.mixed_precision import MixedPrecision, MixedRows
 from pm_fastlmm.linalg.mixed import MixedProducts
