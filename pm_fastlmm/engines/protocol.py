@@ -78,11 +78,6 @@ class LMMNode(PartOfModel, Described, ABC):
         """Whether a statistic of y is observed, so that the last dimension is not that of the rows."""
         return False
 
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether what has a value for each observation can be given."""
-        return True
-
     def recover(
         self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
     ) -> dict[str, xr.DataArray]:

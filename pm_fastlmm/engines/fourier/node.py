@@ -113,11 +113,6 @@ class FourierNode(GaussianNode):
         """Whether a statistic is observed: always."""
         return True
 
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether rows are kept: never."""
-        return False
-
     def recover(
         self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
     ) -> dict[str, xr.DataArray]:
@@ -140,7 +135,7 @@ class FourierNode(GaussianNode):
 
     def known_rows(self, rows: Any) -> FloatArray | None:
         """Return the y that was given."""
-        return None if rows is None else given_rows(self.basis, rows).values[2]
+        return None if rows is None else given_rows(self.basis, rows).values[2][:, 0]
 
     def function(self, model: pm.Model, posterior: xr.Dataset, draws: int, *, progressbar: bool) -> Any:
         """Return the posterior of f, averaged over some draws."""

@@ -13,7 +13,7 @@ from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.distribution.variables import RotatedLMMRV, SpectralRV, statistic
 from pm_fastlmm.effects import new_rows
-from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept, over_batch
+from pm_fastlmm.engines.draws import evaluate_kept, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.precisions import Precisions
@@ -22,7 +22,7 @@ from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
-from pm_fastlmm.engines.spectral.posterior import known_rows, predict, recover
+from pm_fastlmm.engines.spectral.posterior import known_rows, parameters, predict, recover
 from pm_fastlmm.linalg.projection import no_rows
 from pm_fastlmm.linalg.rotated import Rotated
 from pm_fastlmm.linalg.spectrum import Spectrum
@@ -127,11 +127,6 @@ class SpectralNode(GaussianNode):
         """Whether it was built with a `Rotated`."""
         return self.given is not None
 
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether the rotation has rows."""
-        return self.spectrum.rotation is not None
-
     def recover(
         self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
     ) -> dict[str, xr.DataArray]:
@@ -141,7 +136,7 @@ class SpectralNode(GaussianNode):
     def read(self, new: NewRows, effects: Effects) -> Any:
         """Read X, and covariances with the rows of the data or rows of the factor."""
         if new.in_sample:
-            if not self.keeps_rows:
+            if self.spectrum.rotation is None:
                 raise no_rows()
             return None
         if effects == "population":
@@ -180,17 +175,9 @@ class SpectralNode(GaussianNode):
     ) -> Precisions:
         """Return P and Py at the draws, of all responses."""
         s, Q1 = self.spectrum, self.flat_basis()
-        outputs = [self.sigma2_g, self.sigma2_e]
-        outputs += [v for v in (self.mu, self.beta_mean, self.beta_root) if v is not None]
-        g, e, *rest = evaluate_draws(model, posterior, outputs)
-        mu = rest.pop(0) if self.mu is not None else np.zeros((1, 1, 1))
-        batch = self.observed.shape[:-1]
-        shape = (posterior.sizes["chain"], posterior.sizes["draw"], *batch)
-        over = len(shape)
-        b = B = None
-        if self.treatment == "proper":
-            b, L = over_batch(rest[0], over + 1), over_batch(rest[1], over + 2)
-            B = L @ np.swapaxes(L, -1, -2)
+        g, e, mu, b, root = parameters(self, model, posterior)
+        shape = (posterior.sizes["chain"], posterior.sizes["draw"], *self.observed.shape[:-1])
+        B = None if root is None else root @ np.swapaxes(root, -1, -2)
         fixed = None
         if self.given is not None:
             rotated = self.rotated()
@@ -200,10 +187,7 @@ class SpectralNode(GaussianNode):
                     "of y are not known from them: build the model with spectrum= and observed=y."
                 )
             fixed = rotated.z, rotated.y1
-        kernel = KernelDraws(
-            s, shape, None if fixed is not None else self.observed, fixed,
-            over_batch(mu, over + 1), over_batch(g, over), over_batch(e, over), b, B,
-        )  # fmt: skip
+        kernel = KernelDraws(s, shape, None if fixed is not None else self.observed, fixed, mu, g, e, b, B)
         return Precisions(shape, self.n, Q1, kernel.parts(largest, numbers))
 
     @classmethod

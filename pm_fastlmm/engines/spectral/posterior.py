@@ -32,7 +32,7 @@ def recover(
 ) -> dict[str, xr.DataArray]:
     """Draw β and u, or a where the rows were not kept, of which u has a value for each."""
     if which is None:
-        which = ("beta", "u") if node.keeps_rows else ("beta", "a")
+        which = ("beta", "u") if node.spectrum.rotation is not None else ("beta", "a")
     beta, u, (g, _, _) = _draw(node, model, posterior, rng)
     effects = {}
     if "beta" in which:
@@ -76,16 +76,24 @@ def known_rows(node: "SpectralNode") -> FloatArray | None:
     return rotated.y1 @ s.projection.Q1.T + rotated.z @ s.basis.T
 
 
+def parameters(
+    node: "SpectralNode", model: pm.Model, posterior: xr.Dataset
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray | None, FloatArray | None]:
+    """Return draws of σ²_g, σ²_e, mu, and mean and root of the prior of a proper β, with axes for all responses."""
+    sigma2, prior = [node.sigma2_g, node.sigma2_e], [v for v in (node.beta_mean, node.beta_root) if v is not None]
+    means = [] if node.mu is None else [node.mu]
+    g, e, *rest = evaluate_draws(model, posterior, [*sigma2, *means, *prior])
+    over = node.observed.ndim + 1
+    mu = over_batch(rest[0] if means else np.zeros((1, 1, 1)), over + 1)
+    b, root = (over_batch(rest[-2], over + 1), over_batch(rest[-1], over + 2)) if prior else (None, None)
+    return over_batch(g, over), over_batch(e, over), mu, b, root
+
+
 def _draw(
     node: "SpectralNode", model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator
 ) -> tuple[FloatArray, Coordinates, tuple[FloatArray, FloatArray, FloatArray]]:
     """Return draws of β, of u in rotated coordinates, and (σ²_g, σ²_e, mu) of the draws."""
-    outputs = [node.sigma2_g, node.sigma2_e]
-    outputs += [v for v in (node.mu, node.beta_mean, node.beta_root) if v is not None]
-    g, e, *rest = evaluate_draws(model, posterior, outputs)
-    mu = rest.pop(0) if node.mu is not None else np.zeros((1, 1, 1))
-    batch = node.observed.ndim - 1
-    g, e, mu = over_batch(g, batch + 2), over_batch(e, batch + 2), over_batch(mu, batch + 3)
+    g, e, mu, b, root = parameters(node, model, posterior)
     rotated = _rotate_draws(node, mu) if np.ptp(mu, axis=(0, 1)).any() else node.rotated(mu[0, 0])
     if np.isnan(rotated.y1).any():
         raise ValueError(
@@ -95,9 +103,8 @@ def _draw(
     shape = np.broadcast_shapes(g.shape, e.shape, rotated.batch_shape)
     g, e = np.broadcast_to(g, shape), np.broadcast_to(e, shape)
     beta, u = draw_effects(rotated, g, e, rng)
-    if node.treatment == "proper":
-        mean, root = over_batch(rest[0], batch + 3), over_batch(rest[1], batch + 4)
-        beta, u = given_coefficients(rotated, g, e, beta, u, mean, root, rng)
+    if b is not None and root is not None:
+        beta, u = given_coefficients(rotated, g, e, beta, u, b, root, rng)
     return beta, u, (g, e, mu)
 
 

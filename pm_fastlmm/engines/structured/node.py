@@ -134,11 +134,6 @@ class StructuredNode(GaussianNode):
         values = 0.95 * trace.iterations[-1].theta + 0.05 * start
         return Target(values, (objective.lower == 0) & (values > 0))
 
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether the products were made of rows in memory."""
-        return self.products.rows_kept
-
     def recover(
         self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
     ) -> dict[str, xr.DataArray]:
