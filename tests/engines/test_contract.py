@@ -146,9 +146,8 @@ def test_V_and_its_derivatives(case):
         np.testing.assert_allclose(slopes[i], slope, rtol=1e-5, atol=1e-6)
 
 
-def left_out(case, truth, y, rows):
+def left_out(truth, y, rows):
     """Return the mean and covariance of y_S given the others."""
-    del case
     P = truth.P[np.ix_(rows, rows)]
     cov = np.linalg.inv(P)
     return y[rows] - cov @ truth.Py[rows], cov
@@ -159,7 +158,7 @@ def test_leave_one_out_of_a_fit(case):
     (truth,) = case.dense(case.fit.point)
     found = case.fit.loo()
     for i in range(N):
-        mean, cov = left_out(case, truth, case.y, [i])
+        mean, cov = left_out(truth, case.y, [i])
         np.testing.assert_allclose(found["mean"].iloc[i], mean[0], atol=max(1e-7, 100 * case.tolerance))
         np.testing.assert_allclose(found["sd"].iloc[i], np.sqrt(cov[0, 0]), rtol=max(1e-7, 100 * case.tolerance))
 
@@ -172,6 +171,25 @@ def test_replicates_of_a_fit(case):
     (truth,) = case.dense(case.fit.point)
     mean = X @ truth.beta if truth.flat else case.known["mu"] + X @ case.known["b"]
     assert_moments(case.fit.simulate(DRAWS, random_seed=1).to_numpy().T, mean, case.V(case.fit.point))
+
+
+@giving("blup")
+def test_effects_of_a_fit(case):
+    (truth,) = case.dense(case.fit.point)
+    sizes, cross, own = case.effects(case.fit.point)
+    mean, cov = truth.given(np.zeros((len(own), X.shape[1])), cross, own)
+    blup, pev = case.fit.blup(), case.fit.pev()
+    np.testing.assert_allclose(np.concatenate([blup[name] for name in sizes]), mean, atol=1e-7)
+    np.testing.assert_allclose(np.concatenate([pev[name] for name in sizes]), np.diag(cov), rtol=1e-7)
+
+
+@giving("fit.predict")
+def test_predictions_of_a_fit(case):
+    (truth,), (arguments, covariances) = case.dense(case.fit.point), case.new
+    mean, cov = truth.given(X_NEW, *covariances(case.fit.point))
+    found = case.fit.predict(**arguments)
+    np.testing.assert_allclose(found.mean, mean, atol=1e-6)
+    np.testing.assert_allclose(found.variance, np.diag(cov), rtol=1e-5)
 
 
 @giving("compare_fits")
@@ -298,7 +316,7 @@ def test_observations_and_groups_given_all_others(case):
     for t, truth in enumerate(case.dense()):
         y = case.y[t] if case.y.ndim > 1 else case.y
         for i in range(N):
-            mean, cov = left_out(case, truth, y, [i])
+            mean, cov = left_out(truth, y, [i])
             exact = -0.5 * (np.log(2 * np.pi * cov[0, 0]) + (y[i] - mean[0]) ** 2 / cov[0, 0])
             np.testing.assert_allclose(of(idata.log_likelihood["y"], t)[i], exact, atol=100 * case.tolerance)
             np.testing.assert_allclose(
@@ -306,7 +324,7 @@ def test_observations_and_groups_given_all_others(case):
             )
         for j in range(5):
             rows = np.flatnonzero(j == GROUP)
-            mean, cov = left_out(case, truth, y, rows)
+            mean, cov = left_out(truth, y, rows)
             off = y[rows] - mean
             exact = -0.5 * (len(rows) * np.log(2 * np.pi) + np.linalg.slogdet(cov)[1] + off @ np.linalg.solve(cov, off))
             np.testing.assert_allclose(of(idata.log_likelihood["y_by_group"], t)[j], exact, atol=1000 * case.tolerance)
@@ -356,10 +374,27 @@ def test_a_function_is_refused(case):
         flmm.posterior_function(case.draws(2), model=case.model)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if "find_reml" in c.gives and "simulate" not in c.gives], ids=repr)
-def test_replicates_of_a_fit_are_refused(case):
-    with refused(case):
-        case.fit.simulate()
+OF_FITS = {
+    "simulate": lambda fit: fit.simulate(),
+    "loo": lambda fit: fit.loo(),
+    "blup": lambda fit: fit.blup(),
+    "fit.predict": lambda fit: fit.predict(X_NEW),
+    "function": lambda fit: fit.function(),
+}
+
+
+@giving("find_reml")
+@pytest.mark.parametrize("verb", OF_FITS)
+def test_what_a_fit_has_not_is_refused(case, verb):
+    if verb not in case.gives:
+        with pytest.raises(ValueError, match=r"\by keeps no rows|which its V holds|has no (terms|function)"):
+            OF_FITS[verb](case.fit)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if "recover" in c.gives], ids=repr)
+def test_unknown_effects_are_refused(case):
+    with pytest.raises(ValueError, match=r"which must be some of 'beta'|which= is for one kernel: y is"):
+        flmm.recover_effects(case.draws(2), which=["nothing"], model=case.model)
 
 
 ARGUMENTS = {

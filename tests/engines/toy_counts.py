@@ -1,7 +1,7 @@
 """
 A seventh engine, which is not Gaussian: y_i ~ Poisson(exp(x_iβ + u_j)), u_j ~ N(0, σ²), by quadrature over each u_j.
 
-It has a density and no V, and joins at the first level: sampled, with its effects if it draws them; all else is refused.
+It has a density and no V, and joins at the first level: it is sampled and draws its effects; all else is refused.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from pm_fastlmm.engines.labels import labelled
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.linalg.projection import Projection
 
-POINTS, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)  # of a standard normal u
+POINTS, WEIGHTS = np.polynomial.hermite_e.hermegauss(100)  # of a standard normal u
 LOG_WEIGHTS = np.log(WEIGHTS / WEIGHTS.sum())
 
 
