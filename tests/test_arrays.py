@@ -7,7 +7,7 @@ import scipy.sparse
 import xarray as xr
 from numpy.testing import assert_array_equal
 
-from pm_fastlmm._arrays import (
+from pm_fastlmm.base.arrays import (
     Labelled,
     align,
     common_ids,

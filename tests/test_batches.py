@@ -14,7 +14,7 @@ import zarr
 from distributed import Client, LocalCluster
 
 import pm_fastlmm as flmm
-from pm_fastlmm import batches
+from pm_fastlmm.kernel.reml import batches
 
 QUIET = {"progressbar": False}
 

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.effects import conditional_variance
+from pm_fastlmm.kernel.effects.effects import conditional_variance
 
 
 @pytest.mark.parametrize("k", range(5))

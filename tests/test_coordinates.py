@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 
 import pm_fastlmm as flmm
-from pm_fastlmm._arrays import Labelled, columns_in_order
+from pm_fastlmm.base.arrays import Labelled, columns_in_order
 
 RANGE = {"kernel": "se", "lengthscale": (0.3, 1.0), "noise_ratio_min": 0.1}
 

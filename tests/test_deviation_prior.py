@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import pm_fastlmm as flmm
-from pm_fastlmm.likelihood.spectral import contrast_loglik
+from pm_fastlmm.kernel.likelihood.spectral import contrast_loglik
 
 FAMILIES = ("half-normal", "half-t", "exponential")
 QUANTITIES = ("h2", "total", "sigma2", "sigma2_e")

@@ -6,7 +6,8 @@ import pytest
 import scipy.linalg
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pm_fastlmm import Spectrum, effects
+from pm_fastlmm import Spectrum
+from pm_fastlmm.kernel.effects import effects
 
 AT = [(0.8, 1.3), (0.03, 2.0), (5.0, 0.04)]
 

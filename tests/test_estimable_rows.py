@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.linalg.columns import DesignColumns
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.spectrum.columns import DesignColumns
+from pm_fastlmm.spectrum.projection import Projection
 
 
 def estimable(X, rows):

@@ -390,9 +390,9 @@ def test_densities_outside_the_unit_interval_are_refused(build_problem, h2):
 @pytest.mark.parametrize("probability", [0.0, 1.0, -0.1, math.nan])
 def test_probabilities_outside_the_unit_interval_are_refused(build_problem, probability):
     problem = build_problem("low-W")
-    with pytest.raises(ValueError, match=f"probability must be between 0 and 1, got {probability}"):
+    with pytest.raises(ValueError, match=f"probability must be between 0 and 1, as 0.95, got {probability}"):
         exact_posterior(problem.spectrum, problem.y).quantile("h2", probability)
-    with pytest.raises(ValueError, match=f"probability must be between 0 and 1, got {probability}"):
+    with pytest.raises(ValueError, match=f"probability must be between 0 and 1, as 0.95, got {probability}"):
         exact_posterior(problem.spectrum, problem.y).interval("h2", probability)
 
 

@@ -52,10 +52,10 @@ def test_many_posteriors_are_those_of_a_fine_quadrature(many, quantity):
 def test_nodes_that_do_not_resolve_a_posterior_are_made_closer(monkeypatch):
     spectrum, Y = simulated("full", n=400, T=150)
     expected = exact_posterior(spectrum, Y)
-    monkeypatch.setattr("pm_fastlmm.quadrature._SD_STEP", 8.0)
-    monkeypatch.setattr("pm_fastlmm.quadrature._RESOLVED", 10.0)
+    monkeypatch.setattr("pm_fastlmm.kernel.exact.quadrature._SD_STEP", 8.0)
+    monkeypatch.setattr("pm_fastlmm.kernel.exact.quadrature._RESOLVED", 10.0)
     coarse = exact_posterior(spectrum, Y)
-    monkeypatch.setattr("pm_fastlmm.quadrature._RESOLVED", 0.36)
+    monkeypatch.setattr("pm_fastlmm.kernel.exact.quadrature._RESOLVED", 0.36)
     refined = exact_posterior(spectrum, Y)
     assert len(coarse.x) < len(refined.x)
     for posterior, good in ((coarse, False), (refined, True)):

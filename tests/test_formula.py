@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import pm_fastlmm as flmm
-from pm_fastlmm.formulas.bars import split_formula
+from pm_fastlmm.models.formulas.bars import split_formula
 
 
 def frame(n=40, seed=5):

@@ -10,8 +10,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import pm_fastlmm as flmm
-from pm_fastlmm.formulas.expression import as_python
-from pm_fastlmm.formulas.names import plain
+from pm_fastlmm.models.formulas.expression import as_python
+from pm_fastlmm.models.formulas.names import plain
 
 REFERENCE = Path(__file__).parent / "reference"
 # R codes the whole interaction of factors, formulaic the margin of one and the rest: the same space

@@ -8,7 +8,7 @@ import pymc as pm
 import pytest
 
 import pm_fastlmm as flmm
-from pm_fastlmm.coordinates import require_labels
+from pm_fastlmm.base.coordinates import require_labels
 
 N = 12
 GROUPS = np.repeat(list("abcd"), 3)

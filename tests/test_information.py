@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from pm_fastlmm import log_likelihood
-from pm_fastlmm.information import information, score, standard_error
+from pm_fastlmm.kernel.likelihood.information import information, score, standard_error
 
 AT = [(0.8, 1.3), (0.02, 2.0), (5.0, 0.04)]
 

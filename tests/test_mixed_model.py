@@ -16,7 +16,7 @@ from scipy.stats import halfnorm
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.likelihood.spectral import contrast_loglik
+from pm_fastlmm.kernel.likelihood.spectral import contrast_loglik
 
 INTERPRETED = Mode(linker="py", optimizer="fast_compile")
 ALPHA = "yield ~ rep + (1|gen) + (1|rep:block)"

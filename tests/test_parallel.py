@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from pm_fastlmm import exact_posterior, reml, scan
-from pm_fastlmm._parallel import in_threads, processors
+from pm_fastlmm.base.threads import in_threads, processors
 
 
 @pytest.mark.parametrize("rows", [0, 1, 63, 64, 129, 1000])
@@ -35,7 +35,7 @@ def test_the_number_of_threads_is_that_of_the_environment_at_most(monkeypatch):
 
 
 def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
-    monkeypatch.setattr("pm_fastlmm._parallel.processors", lambda: 4)
+    monkeypatch.setattr("pm_fastlmm.base.threads.processors", lambda: 4)
 
     def run(part):
         if part.start <= 150 < part.stop:

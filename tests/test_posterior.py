@@ -10,7 +10,7 @@ import pytensor.tensor as pt
 import pytest
 
 import pm_fastlmm as flmm
-from pm_fastlmm import effects
+from pm_fastlmm.kernel.effects import effects
 
 N = 30_000
 G, E = 1.3, 0.7

@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from pm_fastlmm import Spectrum, log_likelihood, reml
-from pm_fastlmm.effects import blue
-from pm_fastlmm.likelihood.profile import Profile
+from pm_fastlmm.kernel.effects.effects import blue
+from pm_fastlmm.kernel.likelihood.profile import Profile
 
 # name: (table, response, covariate, grouping factor)
 MODELS = {

@@ -9,7 +9,7 @@ from pymc.backends.arviz import find_constants, find_observations
 from pymc.model.core import ValueGradFunction
 
 import pm_fastlmm as flmm
-from pm_fastlmm import seed
+from pm_fastlmm.posterior.predict import seed
 
 QUIET = {"progressbar": False, "quiet": True, "cores": 1, "chains": 2}
 # share of variance, columns of W (80 of them give K full rank), seed of the data
@@ -297,7 +297,7 @@ def test_tune_and_options_of_nuts_are_passed_on(model):
 
 def test_step_and_initvals_leave_the_seed_out_and_the_variances_in(model, monkeypatch):
     for name in ("posterior_seed", "posterior_mode"):
-        monkeypatch.setattr(f"pm_fastlmm.sampling.{name}", lambda *a, **k: pytest.fail("the seed was computed"))
+        monkeypatch.setattr(f"pm_fastlmm.posterior.sample.{name}", lambda *a, **k: pytest.fail("the seed was computed"))
     metropolis = flmm.sample(20, tune=20, step=pm.Metropolis(model=model), model=model, random_seed=1, **QUIET)
     assert "accepted" in metropolis.sample_stats
     assert "y_delta" in metropolis.posterior
@@ -337,7 +337,7 @@ def test_the_log_posterior_is_compiled_once_for_the_seed_and_for_nuts(other, dat
         lambda self, *a, _init=ValueGradFunction.__init__, **k: compiled.append(1) or _init(self, *a, **k),
     )
     monkeypatch.setattr(
-        "pm_fastlmm.seed._compile_marginal",
+        "pm_fastlmm.posterior.seed._compile_marginal",
         lambda *a, _compile=seed._compile_marginal, **k: compiled.append(1) or _compile(*a, **k),
     )
     flmm.sample(5, tune=5, model=model, random_seed=1, **QUIET)

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import pm_fastlmm as flmm
 from pm_fastlmm import Spectrum
 from pm_fastlmm import covariance as cov
-from pm_fastlmm._spelling import as_read, look_alikes, places, resemblance
+from pm_fastlmm.base.spelling import as_read, look_alikes, places, resemblance
 
 RNG = np.random.default_rng(12)
 N = 30

@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm._arrays import shown
-from pm_fastlmm._copies import ReadOnlyArrays
-from pm_fastlmm._display import Described
+from pm_fastlmm.base.arrays import shown
+from pm_fastlmm.base.copies import ReadOnlyArrays
+from pm_fastlmm.base.display import Described
 from pm_fastlmm.covariance.levels import Levels, LevelSet
-from pm_fastlmm.covariance.parameters import FREE, Interval, is_tensor, namespace
+from pm_fastlmm.covariance.parameters import FREE, Interval, is_tensor, namespace, settle, settle_size
 
 type Mask = npt.NDArray[np.bool_]
 
@@ -44,6 +44,11 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     __array_ufunc__ = None  # array + structure is refused like structure + array, not tried entry by entry
     _parameters: ClassVar[tuple[str, ...]] = ()
     size: Any
+
+    def __post_init__(self) -> None:
+        settle_size(self)
+        for name in self._parameters:
+            settle(self, name)
 
     @property
     def parameters(self) -> dict[str, Any]:

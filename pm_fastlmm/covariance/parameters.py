@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import frozen, require_finite
+from pm_fastlmm.base.arrays import frozen, require_finite
 
 type Interval = tuple[float, float]
 

@@ -4,8 +4,8 @@ from collections.abc import Hashable, Iterable
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, shown
-from pm_fastlmm._spelling import places, spelling_hint
+from pm_fastlmm.base.arrays import FloatArray, shown
+from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.newick import Tree
 
 BASE, MIDPOINT = "base", "midpoint"

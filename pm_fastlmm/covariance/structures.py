@@ -35,9 +35,6 @@ class Identity(Exchangeable):
 
     size: int | None = None
 
-    def __post_init__(self) -> None:
-        settle_size(self)
-
     @property
     def bounds(self) -> dict[str, Interval]:
         """There are none."""
@@ -69,10 +66,6 @@ class Scalar(Exchangeable):
     sigma2: Any
     size: int | None = None
     _parameters: ClassVar[tuple[str, ...]] = ("sigma2",)
-
-    def __post_init__(self) -> None:
-        settle_size(self)
-        settle(self, "sigma2")
 
     @property
     def bounds(self) -> dict[str, Interval]:
@@ -147,11 +140,6 @@ class Equicorrelation(Exchangeable):
     size: int | None = None
     _parameters: ClassVar[tuple[str, ...]] = ("sigma2", "rho")
 
-    def __post_init__(self) -> None:
-        settle_size(self)
-        settle(self, "sigma2")
-        settle(self, "rho")
-
     @property
     def bounds(self) -> dict[str, Interval]:
         """-1/(n - 1) ≤ ρ ≤ 1; while n is not known -1 ≤ ρ ≤ 1, which two effects allow."""
@@ -190,11 +178,6 @@ class CompoundSymmetry(Exchangeable):
     sigma2_within: Any
     size: int | None = None
     _parameters: ClassVar[tuple[str, ...]] = ("sigma2_between", "sigma2_within")
-
-    def __post_init__(self) -> None:
-        settle_size(self)
-        settle(self, "sigma2_between")
-        settle(self, "sigma2_within")
 
     @property
     def bounds(self) -> dict[str, Interval]:
@@ -235,11 +218,6 @@ class AR1(Covariance):
     rho: Any
     size: int | None = None
     _parameters: ClassVar[tuple[str, ...]] = ("sigma2", "rho")
-
-    def __post_init__(self) -> None:
-        settle_size(self)
-        settle(self, "sigma2")
-        settle(self, "rho")
 
     @property
     def bounds(self) -> dict[str, Interval]:

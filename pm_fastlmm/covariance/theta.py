@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance, Operator
 from pm_fastlmm.covariance.blocks import Blocks
 from pm_fastlmm.covariance.matrices import CholeskyFactored, Unstructured

@@ -6,8 +6,8 @@ import numpy as np
 import pytensor
 import pytensor.tensor as pt
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.distribution.graphs import INTERPRETED
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.engines.graphs import INTERPRETED
 
 
 class Constants(NamedTuple):

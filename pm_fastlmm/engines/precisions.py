@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.likelihood.leave_out import Precision
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.kernel.likelihood.leave_out import Precision
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -175,7 +175,7 @@ def test_a_kernel_of_pymc_is_read(cov):
 
 
 def test_named_and_generic_spectral_densities_agree():
-    from pm_fastlmm.covariance.fourier.kernels import SpectralKernel
+    from pm_fastlmm.engines.fourier.spectral_kernels import SpectralKernel
 
     omega = np.array([[0.0, 0.0], [1.0, -2.0], [8.0, 3.0]])
     for name, cov in {"se": pm.gp.cov.ExpQuad, "matern32": pm.gp.cov.Matern32, "matern52": pm.gp.cov.Matern52}.items():

@@ -9,7 +9,7 @@ import pymc as pm
 import pytest
 
 import pm_fastlmm as flmm
-from pm_fastlmm.distribution.graphs import INTERPRETED
+from pm_fastlmm.engines.graphs import INTERPRETED
 
 COMPILED = {"compile_kwargs": {"mode": INTERPRETED}}
 MESSAGE = r"draws of y are error contrasts.*flmm\.predict\(idata, model=model\)"

@@ -11,8 +11,8 @@ from pytensor.graph.basic import Constant
 from scipy.stats import norm
 
 import pm_fastlmm as flmm
-from pm_fastlmm.information import score
-from pm_fastlmm.likelihood.spectral import contrast_loglik
+from pm_fastlmm.kernel.likelihood.information import score
+from pm_fastlmm.kernel.likelihood.spectral import contrast_loglik
 
 INTERPRETED = Mode(linker="py", optimizer="fast_compile")
 POINTS = ((1.3, 0.7), (0.02, 2.0), (5.0, 0.01))

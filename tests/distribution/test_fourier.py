@@ -9,8 +9,9 @@ from numpy.testing import assert_allclose
 from pymc.model.transform.optimization import freeze_dims_and_data
 
 import pm_fastlmm as flmm
-from pm_fastlmm.distribution.fourier import statistic
-from pm_fastlmm.distribution.operations import FamilyLoglik, FourierLoglik
+from pm_fastlmm.engines.fourier.fourierlmm import statistic
+from pm_fastlmm.engines.fourier.operations import FourierLoglik
+from pm_fastlmm.engines.lengthscale.operations import FamilyLoglik
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,7 @@ def test_there_is_no_second_derivative(case):
 
 
 def test_jax_has_the_same_density(case):
-    import pm_fastlmm.distribution.jax  # noqa: F401
+    import pm_fastlmm.engines.jax  # noqa: F401
 
     log_prior, p = pt.dvector(), case.statistics.project()
     value = FourierLoglik()(log_prior, pt.constant(0.3), pt.constant(statistic(p)), p.gram, np.asarray(p.df))[0]
@@ -219,7 +220,7 @@ def build(case, **given):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"statistics": 3}, TypeError, r"statistics must be FourierStatistics, got int: basis\.statistics"),
+        ({"statistics": 3}, TypeError, r"must be FourierStatistics, got int: flmm\.FourierStatistics\.from_arrays"),
         ({"lengthscale": None}, ValueError, "give either lengthscale"),
         ({"kernel": pm.gp.cov.ExpQuad(1, ls=1)}, ValueError, "give either lengthscale"),
         ({"sigma2_e": None}, ValueError, "give sigma2_e"),

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
-from pm_fastlmm.distribution.graphs import INTERPRETED
+from pm_fastlmm.engines.graphs import INTERPRETED
 
 B = np.array([[2.0, 0.3, -0.2], [0.3, 0.5, 0.1], [-0.2, 0.1, 0.9]])
 b = np.array([1.0, -2.0, 0.5])

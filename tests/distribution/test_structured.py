@@ -17,7 +17,7 @@ from scipy.stats import multivariate_normal
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.covariance.theta import Theta
-from pm_fastlmm.distribution.graphs import INTERPRETED
+from pm_fastlmm.engines.graphs import INTERPRETED
 
 B = np.array([[2.0, 0.3, -0.2], [0.3, 0.5, 0.1], [-0.2, 0.1, 0.9]])
 b = np.array([1.0, -2.0, 0.5])

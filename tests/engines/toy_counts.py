@@ -12,11 +12,11 @@ import pytensor.tensor as pt
 import xarray as xr
 from pytensor.tensor.random.basic import normal, poisson
 
-from pm_fastlmm.distribution.random_variable import LMM, LMMRV
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.labels import labelled
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.engines.random_variable import LMM, LMMRV
+from pm_fastlmm.spectrum.projection import Projection
 
 POINTS, WEIGHTS = np.polynomial.hermite_e.hermegauss(100)  # of a standard normal u
 LOG_WEIGHTS = np.log(WEIGHTS / WEIGHTS.sum())

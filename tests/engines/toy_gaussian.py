@@ -14,11 +14,11 @@ import scipy.linalg
 import xarray as xr
 from pytensor.tensor.random.basic import normal
 
-from pm_fastlmm.distribution.random_variable import LMM, LMMRV
 from pm_fastlmm.engines.draws import evaluate_kept
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.protocol import answers_for, observed_data
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.engines.random_variable import LMM, LMMRV
+from pm_fastlmm.spectrum.projection import Projection
 
 
 class WeightedRV(LMMRV):

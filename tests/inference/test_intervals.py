@@ -9,9 +9,9 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import chi2
 
 import pm_fastlmm as flmm
-from pm_fastlmm.inference.null import critical_values
-from pm_fastlmm.likelihood.profile import Profile
-from pm_fastlmm.likelihood.region import Allowed, likelihood_region
+from pm_fastlmm.kernel.inference.null import critical_values
+from pm_fastlmm.kernel.likelihood.profile import Profile
+from pm_fastlmm.kernel.likelihood.region import Allowed, likelihood_region
 
 METHODS = ("REML", "ML")
 SHARES = ("h2", "pve", "delta")

@@ -9,9 +9,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 from pm_fastlmm import Spectrum
-from pm_fastlmm.distribution.operations import FamilyLoglik
-from pm_fastlmm.likelihood.family import FamilySpectra, NodeStatistics
-from pm_fastlmm.likelihood.interpolation import node_lengthscales
+from pm_fastlmm.engines.lengthscale.interpolation import node_lengthscales
+from pm_fastlmm.engines.lengthscale.operations import FamilyLoglik
+from pm_fastlmm.engines.lengthscale.spectra import FamilySpectra, NodeStatistics
 
 RANGE = (0.05, 0.6)
 

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from pm_fastlmm.likelihood.fourier import FourierFactor, coefficients, fourier_loglik_and_gradient, fourier_spectra
+from pm_fastlmm.engines.fourier.likelihood import (
+    FourierFactor,
+    coefficients,
+    fourier_loglik_and_gradient,
+    fourier_spectra,
+)
 
 
 @pytest.fixture(scope="module")

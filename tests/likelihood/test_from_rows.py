@@ -14,12 +14,12 @@ from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.likelihood import from_rows
-from pm_fastlmm.likelihood.crossproduct import matrix_root, semidefinite_root
-from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.linalg import orthonormal
-from pm_fastlmm.linalg.mixed import Block, MixedProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.engines.structured import from_rows
+from pm_fastlmm.engines.structured.loops import matrix_root, semidefinite_root
+from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.engines.structured.state import MixedState
+from pm_fastlmm.spectrum import orthonormal
+from pm_fastlmm.spectrum.projection import Projection
 
 PART, OPERATOR = np.repeat(np.arange(6), 3), np.tile(np.arange(3), 6)
 TREND = np.linspace(-1, 1, 18) ** 3
@@ -105,7 +105,7 @@ def problem(kind, s):
         values, vectors = np.linalg.eigh(m)
         root = vectors * np.sqrt(np.maximum(values, 0))
         y = y + z @ (rng.normal(size=(z.shape[1] // len(m), len(m))) @ root.T).ravel()
-    blocks = [Block(sp.csr_array(z), z.shape[1] // len(m), len(m)) for z, m in zip(Z, sigma, strict=True)]
+    blocks = [EffectBlock(sp.csr_array(z), z.shape[1] // len(m), len(m)) for z, m in zip(Z, sigma, strict=True)]
     return MixedProducts.from_rows(blocks, Projection.from_design(X), flat=True), Z, sigma, X, y
 
 

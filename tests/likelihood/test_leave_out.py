@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, multivariate_normal, norm
 
-from pm_fastlmm.likelihood.dense import DenseFactor
-from pm_fastlmm.likelihood.leave_out import (
+from pm_fastlmm.engines.structured.precision import MixedPrecision
+from pm_fastlmm.engines.structured.state import MixedState
+from pm_fastlmm.kernel.likelihood.dense import DenseFactor
+from pm_fastlmm.kernel.likelihood.leave_out import (
     LeftOut,
     MatrixPrecision,
     leave_groups_out,
     leave_one_out,
     predictable,
 )
-from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.likelihood.mixed_precision import MixedPrecision
-from pm_fastlmm.likelihood.spectral_precision import Coefficients, SpectralRows
+from pm_fastlmm.kernel.likelihood.precision import Coefficients, SpectralRows
 
 G, E = np.array([1.3, 0.04, 6.0]), np.array([0.7, 0.9, 1e-3])
 B = np.array([[2.0, 0.3, -0.2], [0.3, 0.5, 0.1], [-0.2, 0.1, 0.9]])

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pm_fastlmm.likelihood import crossproduct
-from pm_fastlmm.likelihood.mixed import MixedState, NewDesign
-from pm_fastlmm.linalg import mixed
+from pm_fastlmm.engines.structured import loops as crossproduct
+from pm_fastlmm.engines.structured import products as mixed
+from pm_fastlmm.engines.structured.state import MixedState, NewDesign
 
 SETS = [
     ("factor",),

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from scipy.optimize import brentq
 
 from pm_fastlmm import Spectrum, reml
-from pm_fastlmm.likelihood.profile import Profile, maximise
+from pm_fastlmm.kernel.likelihood.profile import Profile, maximise
 
 METHODS = ("REML", "ML")
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from pm_fastlmm.information import information
-from pm_fastlmm.likelihood.profile import Profile
-from pm_fastlmm.likelihood.region import Allowed, Scale, likelihood_region
+from pm_fastlmm.kernel.likelihood.information import information
+from pm_fastlmm.kernel.likelihood.profile import Profile
+from pm_fastlmm.kernel.likelihood.region import Allowed, Scale, likelihood_region
 
 
 @pytest.mark.parametrize("method", ["REML", "ML"])

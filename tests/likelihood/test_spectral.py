@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import multivariate_normal
 
-from pm_fastlmm.information import score
-from pm_fastlmm.likelihood.spectral import contrast_loglik, corner, gaussian_loglik, products, variances
+from pm_fastlmm.kernel.likelihood.information import score
+from pm_fastlmm.kernel.likelihood.spectral import contrast_loglik, corner, gaussian_loglik, products, variances
 
 VARIANCES = [(0.8, 1.3), (0.02, 2.0), (5.0, 0.004)]
 

@@ -152,7 +152,7 @@ def test_a_worker_that_is_killed_loses_nothing(cluster):
 
 
 def test_a_fingerprint_is_that_of_the_data_wherever_it_is_computed(tmp_path):
-    from pm_fastlmm.linalg.dask_blocks import DaskBlocks
+    from pm_fastlmm.spectrum.streams.dask_blocks import DaskBlocks
 
     X, W, y = arrays()
     parts, how = {"X": X, "W": W, "y": y}, {"reduce": CrossProducts.from_arrays, "merge": CrossProducts.merge}

@@ -5,9 +5,9 @@ import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose
 
-from pm_fastlmm.linalg import mixed
-from pm_fastlmm.linalg.mixed import Block, MixedProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.engines.structured import products as mixed
+from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.spectrum.projection import Projection
 
 SETS = [("factor", "crossed"), ("three slopes", "dense"), ("slopes",), ("dense", "known"), ("wide ar1", "nested")]
 
@@ -86,7 +86,7 @@ def test_what_cannot_fit_is_refused_with_its_sizes(monkeypatch):
     n = 40
     codes = np.arange(n) % 20, np.arange(n) // 2 % 12
     blocks = [
-        Block(sp.csr_array((c[:, None] == np.arange(m)).astype(float)), m, 1)
+        EffectBlock(sp.csr_array((c[:, None] == np.arange(m)).astype(float)), m, 1)
         for c, m in zip(codes, (20, 12), strict=True)
     ]
     message = (

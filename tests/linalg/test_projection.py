@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.spectrum.projection import Projection
 
 
 def oblique(n=11, r=4, seed=2):

@@ -7,7 +7,7 @@ import xarray as xr
 from numpy.testing import assert_allclose
 
 from pm_fastlmm import Spectrum
-from pm_fastlmm.linalg.spectrum import as_rotated
+from pm_fastlmm.spectrum.spectrum import as_rotated
 
 
 def some_K(n=8, seed=0):

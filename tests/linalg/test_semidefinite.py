@@ -5,8 +5,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.linalg.semidefinite import eigen_root, require_semidefinite, semidefinite_root, zero_tolerance
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.base.semidefinite import eigen_root, require_semidefinite, semidefinite_root, zero_tolerance
+from pm_fastlmm.spectrum.spectrum import Spectrum
 
 
 def test_a_root_gives_its_matrices_back():

@@ -17,8 +17,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import pm_fastlmm as flmm
 from pm_fastlmm import CrossProducts
-from pm_fastlmm.linalg import checkpoint as checkpoints
-from pm_fastlmm.linalg.blocks import RowBlocks, choose_block_rows
+from pm_fastlmm.spectrum.streams import checkpoint as checkpoints
+from pm_fastlmm.spectrum.streams.row_blocks import RowBlocks, choose_block_rows
 
 QUIET = {"progressbar": False}
 FIELDS = ("gram", "cross", "squares", "shift", "constants")

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 from numpy.testing import assert_allclose
 
-from pm_fastlmm.linalg.tridiagonal import coordinates
+from pm_fastlmm.spectrum.tridiagonal import coordinates
 
 
 def matrices():
@@ -55,6 +55,6 @@ def test_the_lower_triangle_alone_is_read():
 
 
 def test_a_failed_iteration_is_an_error(monkeypatch):
-    monkeypatch.setattr("pm_fastlmm.linalg.implicit_ql.implicit_ql", lambda d, e, B: False)
+    monkeypatch.setattr("pm_fastlmm.spectrum.implicit_ql.implicit_ql", lambda d, e, B: False)
     with pytest.raises(RuntimeError, match=r"did not converge: use flmm.reml\(flmm.Spectrum.from_covariance"):
         coordinates(matrices()["ordinary"], np.ones((60, 1)))

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 import pymc as pm
 
-from pm_fastlmm.distribution.dense import DenseRV
+from pm_fastlmm.engines.dense.denselmm import DenseRV
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.protocol import answers_for, observed_data
 

@@ -10,19 +10,19 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray, outside
-from pm_fastlmm.aireml.objective import Method
-from pm_fastlmm.distribution.family_variables import FamilyRV
+from pm_fastlmm.base.arrays import FloatArray, outside
+from pm_fastlmm.base.choices import Method
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.labels import over_coef, over_obs
+from pm_fastlmm.engines.lengthscale.family import SpectrumFamily
 from pm_fastlmm.engines.lengthscale.objective import FamilyObjective
 from pm_fastlmm.engines.lengthscale.posterior import draw, predict, predict_population
+from pm_fastlmm.engines.lengthscale.variables import FamilyRV
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
-from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
 
