@@ -74,7 +74,7 @@ def test_a_model_of_two_random_intercepts(oracle):
 
 
 def lme4_fits():
-    rows = json.loads((Path(__file__).parent / "reference" / "lme4_nlme.json").read_text())
+    rows = json.loads((Path(__file__).parents[1] / "reference" / "lme4_nlme.json").read_text())
     rows = [row for row in rows if row["software"].startswith("lme4") and row["data"] != "dyestuff2.csv"]
     return [pytest.param(row, id=row["name"]) for row in rows]
 

@@ -13,7 +13,7 @@ from scipy import stats
 import pm_fastlmm as flmm
 
 QUIET = {"progressbar": False, "quiet": True, "cores": 1, "chains": 2}
-REFERENCE = json.loads((Path(__file__).parent / "reference" / "gp_regr.json").read_text())
+REFERENCE = json.loads((Path(__file__).parents[2] / "reference" / "gp_regr.json").read_text())
 
 
 @pytest.fixture(scope="module")

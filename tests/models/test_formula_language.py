@@ -13,7 +13,7 @@ import pm_fastlmm as flmm
 from pm_fastlmm.models.formulas.expression import as_python
 from pm_fastlmm.models.formulas.names import plain
 
-REFERENCE = Path(__file__).parent / "reference"
+REFERENCE = Path(__file__).parents[1] / "reference"
 # R codes the whole interaction of factors, formulaic the margin of one and the rest: the same space
 OTHER_COLUMNS = ("y ~ f %in% a", "y ~ f:a", "y ~ l:f")
 

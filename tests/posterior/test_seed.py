@@ -7,7 +7,7 @@ import pytest
 from scipy.special import digamma, polygamma
 
 import pm_fastlmm as flmm
-from pm_fastlmm.posterior.predict import seed
+from pm_fastlmm.posterior import seed
 from pm_fastlmm.posterior.seed import SeedError, posterior_mode, posterior_seed
 
 # share of variance, columns of W, seed of the data

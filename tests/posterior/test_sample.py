@@ -9,7 +9,7 @@ from pymc.backends.arviz import find_constants, find_observations
 from pymc.model.core import ValueGradFunction
 
 import pm_fastlmm as flmm
-from pm_fastlmm.posterior.predict import seed
+from pm_fastlmm.posterior import seed
 
 QUIET = {"progressbar": False, "quiet": True, "cores": 1, "chains": 2}
 # share of variance, columns of W (80 of them give K full rank), seed of the data

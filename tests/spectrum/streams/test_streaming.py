@@ -245,7 +245,7 @@ def test_a_checkpoint_is_replaced_as_a_whole(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- files that were written before
 
 
-STORED = Path(__file__).parent.parent / "reference" / "checkpoints"  # of the first three of six blocks
+STORED = Path(__file__).parents[1].parent / "reference" / "checkpoints"  # of the first three of six blocks
 
 
 def numbers(n, columns, step):

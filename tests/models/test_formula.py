@@ -215,7 +215,7 @@ def test_a_hundred_thousand_levels_are_coded_sparsely():
 
 
 def lme4_fits():
-    for row in json.loads((Path(__file__).parent / "reference" / "lme4_nlme.json").read_text()):
+    for row in json.loads((Path(__file__).parents[1] / "reference" / "lme4_nlme.json").read_text()):
         if row["software"].startswith("lme4") and row["data"] != "dyestuff2.csv":
             yield pytest.param(row, id=row["name"])
 
