@@ -416,7 +416,7 @@ def weighted():
 WEIGHTS = 0.5 + TIME
 WEIGHTED_Y = simulate(1.5 * K + np.diag(WEIGHTS), 5)
 
-COUNTS = np.random.default_rng(6).poisson(np.exp(X @ [0.8, 0.2] + 0.7 * np.sin(GROUP)[:]))
+COUNTS = np.random.default_rng(6).poisson(np.exp(X @ [0.8, 0.2] + 0.7 * np.sin(GROUP)))
 
 
 def counts():
@@ -425,13 +425,25 @@ def counts():
     toy_counts.counts_lmm("y", X=X, groups=GROUP, beta=beta, sigma=sigma, observed=COUNTS)
 
 
-def counts_loglik(v):
-    """Return the log-density by the trapezoidal rule over each effect, on a fine grid."""
+def counts_joint(v):
+    """Return a fine grid of each effect, and its joint density with the counts of its group there."""
     u = np.linspace(-9, 9, 4001) * v["sigma"]
-    eta = (X @ v["beta"])[:, None] + u
-    each = poisson(np.exp(eta)).logpmf(COUNTS[:, None])
-    joint = np.exp(Z.T @ each + norm(0, v["sigma"]).logpdf(u))
+    each = poisson(np.exp((X @ v["beta"])[:, None] + u)).logpmf(COUNTS[:, None])
+    return u, np.exp(Z.T @ each + norm(0, v["sigma"]).logpdf(u))
+
+
+def counts_loglik(v):
+    """Return the log-density by the trapezoidal rule over each effect."""
+    u, joint = counts_joint(v)
     return float(np.log(np.trapezoid(joint, u)).sum())
+
+
+def counts_moments(v):
+    """Return mean and covariance of the effects given the counts."""
+    u, joint = counts_joint(v)
+    weights = joint / joint.sum(axis=1, keepdims=True)
+    mean = weights @ u
+    return mean, np.diag(weights @ u**2 - mean**2)
 
 
 CASES = [

@@ -13,7 +13,7 @@ import scipy.linalg
 from scipy.optimize import minimize
 
 import pm_fastlmm as flmm
-from engines.contract import AFTER, CASES, GROUP, WEIGHTED_Y, X_NEW, N, X
+from engines.contract import AFTER, CASES, GROUP, WEIGHTED_Y, X_NEW, N, X, counts_moments
 from engines.toy_counts import CountsNode
 from engines.toy_gaussian import WeightedNode
 from pm_fastlmm.engines.graphs import INTERPRETED
@@ -224,11 +224,8 @@ def test_sampling(case, seeded, monkeypatch):
     assert {f"y_{suffix}" for suffix in case.derived(case.values)} <= set(idata.posterior.data_vars)
 
 
-@giving("recover")
+@pytest.mark.parametrize("case", [c for c in CASES if c.effects], ids=repr)
 def test_recovered_effects_have_the_moments_of_their_conditional(case):
-    if case.effects is None:  # not Gaussian
-        flmm.recover_effects(case.draws(5), model=case.model, random_seed=1)
-        return
     sizes, _, _ = parts_of(case, case.effects)[0]
     which = ("beta", *sizes) if case.node.parts else None
     posterior = flmm.recover_effects(case.draws(DRAWS), which=which, model=case.model, random_seed=1).posterior
@@ -241,6 +238,12 @@ def test_recovered_effects_have_the_moments_of_their_conditional(case):
             own = scipy.linalg.block_diag(np.zeros((X.shape[1],) * 2), own)
         draws = [(values[:, :, t] if case.y.ndim > 1 else values).reshape(DRAWS, -1) for values in drawn]
         assert_moments(np.hstack(draws), *truth.given(design, cross, own))
+
+
+def test_effects_of_counts_have_the_moments_of_their_conditional():
+    case = next(c for c in CASES if c.name == "toy, counts")
+    idata = flmm.recover_effects(case.draws(DRAWS), model=case.model, random_seed=1)
+    assert_moments(idata.posterior["y_u"][0], *counts_moments(case.values))
 
 
 @pytest.mark.parametrize("kind", KINDS)
