@@ -82,9 +82,7 @@ def blocks(covariance: Covariance, size: int | None = None) -> Blocks:
     ValueError
         If the size is neither known nor given, or is given and differs.
     """
-    sized = covariance if size is None else covariance.with_size(size)
-    if sized.size is None:
-        raise ValueError(f"the size of {covariance!r} is not known: give size=.")
+    sized = covariance._of_known_size(size)
     match sized:
         case Identity():
             return Blocks(None, sized.size, Identity(1))

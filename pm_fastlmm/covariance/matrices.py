@@ -10,7 +10,17 @@ from pm_fastlmm._arrays import FloatArray, Ids, frozen, read_covariance, shown
 from pm_fastlmm._spelling import places, spelling_hint
 from pm_fastlmm.covariance.algebra import Covariance, Mask
 from pm_fastlmm.covariance.levels import Levels, LevelSet
-from pm_fastlmm.covariance.parameters import FREE, POSITIVE, Interval, is_tensor, lengths, settle, settle_size
+from pm_fastlmm.covariance.parameters import (
+    FREE,
+    MATRIX,
+    VARIANCE,
+    VARIANCES,
+    Domain,
+    is_tensor,
+    lengths,
+    settle,
+    settle_size,
+)
 from pm_fastlmm.covariance.unlabelled import default_index_hint, require_positions
 from pm_fastlmm.linalg.semidefinite import eigen_root, require_semidefinite
 
@@ -36,23 +46,14 @@ class Unstructured(Covariance):
 
     cov: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("cov",)
+    _parameters: ClassVar = {"cov": Domain(FREE, 2, semidefinite=True)}
 
     def __post_init__(self) -> None:
-        settle(self, "cov", ndim=2)
-        if not is_tensor(self.cov):
+        Covariance.__post_init__(self)
+        if is_tensor(self.cov):
+            settle_size(self, *lengths(self.cov))
+        else:
             _checked_root(read_covariance(self.cov, "cov").values, "cov")
-        settle_size(self, *lengths(self.cov))
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """None for the entries; the matrix is `semidefinite`."""
-        return {"cov": FREE}
-
-    @property
-    def semidefinite(self) -> tuple[str, ...]:
-        """The whole matrix."""
-        return ("cov",)
 
     def _matrix(self, xp: Any) -> Any:
         return self.cov
@@ -81,7 +82,7 @@ class CholeskyFactored(Covariance):
 
     cholesky: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("cholesky",)
+    _parameters: ClassVar = {"cholesky": MATRIX}
 
     def __post_init__(self) -> None:
         ndim = getattr(self.cholesky, "ndim", np.ndim(self.cholesky))
@@ -92,11 +93,6 @@ class CholeskyFactored(Covariance):
                 "transpose an upper factor, or give the covariance itself as unstructured(cov)."
             )
         settle_size(self, *(lengths(self.cholesky) if ndim == 2 else (_unpacked(self.cholesky),)))
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """None: a negative diagonal only flips the sign of a column."""
-        return {"cholesky": FREE}
 
     def _matrix(self, xp: Any) -> Any:
         n = self.size or 0
@@ -135,17 +131,7 @@ class FactorAnalytic(Covariance):
     loadings: Any
     uniquenesses: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("loadings", "uniquenesses")
-
-    def __post_init__(self) -> None:
-        settle(self, "loadings", ndim=2)
-        settle(self, "uniquenesses", ndim=1)
-        settle_size(self, lengths(self.loadings)[0], *lengths(self.uniquenesses))
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """ψ ≥ 0."""
-        return {"loadings": FREE, "uniquenesses": POSITIVE}
+    _parameters: ClassVar = {"loadings": MATRIX, "uniquenesses": VARIANCES}
 
     def _matrix(self, xp: Any) -> Any:
         specific = xp.expand_dims(self.uniquenesses, -1) * np.eye(self.size or 0)
@@ -173,16 +159,7 @@ class Gram(Covariance):
 
     W: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("W",)
-
-    def __post_init__(self) -> None:
-        settle(self, "W", ndim=2)
-        settle_size(self, lengths(self.W)[0])
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """None."""
-        return {"W": FREE}
+    _parameters: ClassVar = {"W": MATRIX}
 
     def _matrix(self, xp: Any) -> Any:
         return self.W @ self.W.T
@@ -207,7 +184,7 @@ class Known(Covariance):
     sigma2: Any
     labels: Ids | None
     root: FloatArray
-    _parameters: ClassVar[tuple[str, ...]] = ("sigma2",)
+    _parameters: ClassVar = {"sigma2": VARIANCE}
 
     def __post_init__(self) -> None:
         settle(self, "sigma2")
@@ -216,11 +193,6 @@ class Known(Covariance):
     def size(self) -> int:
         """The number of rows of K."""
         return len(self.K)
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """σ² ≥ 0."""
-        return {"sigma2": POSITIVE}
 
     @property
     def named(self) -> bool:

@@ -3,7 +3,7 @@
 import math
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,17 @@ type Interval = tuple[float, float]
 
 FREE: Interval = (-math.inf, math.inf)
 POSITIVE: Interval = (0.0, math.inf)
+
+
+class Domain(NamedTuple):
+    """The interval of a parameter's entries, how many axes it has, and whether it is a covariance matrix itself."""
+
+    interval: Interval
+    ndim: int = 0
+    semidefinite: bool = False
+
+
+VARIANCE, VARIANCES, CORRELATION, MATRIX = Domain(POSITIVE), Domain(POSITIVE, 1), Domain((-1.0, 1.0)), Domain(FREE, 2)
 
 
 def is_tensor(value: Any) -> bool:

@@ -153,7 +153,7 @@ def _parts(block: Covariance) -> dict[str, tuple[Covariance, slice]]:
     out: dict[str, tuple[Covariance, slice]] = {}
     start = 0
     if isinstance(block, BlockDiagonal):
-        for operand, names in zip(block.operands, block._names(), strict=True):
+        for operand, names in block._named_operands():
             stop = start + int(operand.size or 0)
             out |= dict.fromkeys(names.values(), (operand, slice(start, stop)))
             start = stop

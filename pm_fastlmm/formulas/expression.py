@@ -43,7 +43,8 @@ _ADVICE = {
 }
 
 
-_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.Mod, ast.FloorDiv)
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.Mod, ast.FloorDiv, ast.USub, ast.UAdd)
+_LOGIC = (ast.BitAnd, ast.BitOr, ast.Invert)
 
 
 class _Token(NamedTuple):
@@ -192,21 +193,14 @@ class _Operands(ast.NodeTransformer):
     def __init__(self, *, conditions: bool = False) -> None:
         self.conditions = conditions
 
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+    def visit_BinOp(self, node: Any) -> ast.AST:
         self.generic_visit(node)
-        if isinstance(node.op, _ARITHMETIC):
-            node.left, node.right = _converted(node.left, NUMBER), _converted(node.right, NUMBER)
-        elif self.conditions and isinstance(node.op, ast.BitAnd | ast.BitOr):
-            node.left, node.right = _converted(node.left, LOGICAL), _converted(node.right, LOGICAL)
+        if isinstance(node.op, _ARITHMETIC) or (self.conditions and isinstance(node.op, _LOGIC)):
+            for name in ("left", "right") if isinstance(node, ast.BinOp) else ("operand",):
+                setattr(node, name, _converted(getattr(node, name), of=node.op))
         return node
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node.op, ast.USub | ast.UAdd):
-            node.operand = _converted(node.operand, NUMBER)
-        elif self.conditions and isinstance(node.op, ast.Invert):
-            node.operand = _converted(node.operand, LOGICAL)
-        return node
+    visit_UnaryOp = visit_BinOp
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """Name the contrasts of C(f, sum) by a text: R's C takes such a name for contr.sum."""
@@ -223,20 +217,14 @@ def _contrasts(argument: ast.expr) -> ast.expr:
     return ast.Constant(f"contr.{argument.id}") if named and isinstance(argument, ast.Name) else argument
 
 
-def _converted(operand: ast.expr, kind: str) -> ast.expr:
-    """Return an operand in a conversion, unless it is a number or condition by its form."""
-    if kind == NUMBER:
-        done = (
-            (isinstance(operand, ast.Constant) and not isinstance(operand.value, bool))
-            or (isinstance(operand, ast.BinOp) and isinstance(operand.op, _ARITHMETIC))
-            or (isinstance(operand, ast.UnaryOp) and isinstance(operand.op, ast.USub | ast.UAdd))
-        )
+def _converted(operand: ast.expr, *, of: ast.AST) -> ast.expr:
+    """Return an operand of a sign in a conversion, unless it is a number or condition by its form."""
+    if isinstance(of, _LOGIC):
+        kind, signs, done = LOGICAL, _LOGIC, isinstance(operand, ast.Compare)
     else:
-        done = (
-            isinstance(operand, ast.Compare)
-            or (isinstance(operand, ast.BinOp) and isinstance(operand.op, ast.BitAnd | ast.BitOr))
-            or (isinstance(operand, ast.UnaryOp) and isinstance(operand.op, ast.Invert))
-        )
+        kind, signs = NUMBER, _ARITHMETIC
+        done = isinstance(operand, ast.Constant) and not isinstance(operand.value, bool)
+    done = done or isinstance(getattr(operand, "op", None), signs)
     return operand if done else ast.Call(ast.Name(function_identifier(kind)), [operand], [])
 
 
@@ -244,14 +232,13 @@ class _Reader:
     """Reads tokens by R's precedence and returns Python, every operation in parentheses."""
 
     def __init__(self, tokens: list[_Token]) -> None:
-        self.tokens = tokens
+        self.tokens = [*tokens, _Token("sign", "")]  # the end
         self.place = 0
 
     def whole(self) -> str:
         """Return the one expression that all tokens are."""
         text = self.expression(0)
-        if self.place < len(self.tokens):
-            raise _NotR
+        self.expect("")
         return text
 
     def expression(self, tightness: int) -> str:
@@ -290,31 +277,23 @@ class _Reader:
         """Return the arguments of a call, up to its closing parenthesis."""
         found: list[str] = []
         while self.next.text != ")":
-            if self.next.kind == "name" and self.place + 1 < len(self.tokens):
-                name, sign = self.tokens[self.place : self.place + 2]
-                if sign.text == "=":
-                    self.place += 2
-                    found.append(f"{name.text}={self.expression(0)}")
-                else:
-                    found.append(self.expression(0))
-            else:
-                found.append(self.expression(0))
-            if self.next.text == ",":
-                self.place += 1
-            elif self.next.text != ")":
-                raise _NotR
+            name = ""
+            if self.next.kind == "name" and self.tokens[self.place + 1].text == "=":
+                name = f"{self.next.text}="
+                self.place += 2
+            found.append(name + self.expression(0))
+            if self.next.text != ")":
+                self.expect(",")
         self.place += 1
         return found
 
     @property
     def next(self) -> _Token:
         """The token that comes, an empty one at the end."""
-        return self.tokens[self.place] if self.place < len(self.tokens) else _Token("", "")
+        return self.tokens[self.place]
 
     def take(self) -> _Token:
         """Return the token that comes, and go on."""
-        if self.place == len(self.tokens):
-            raise _NotR
         self.place += 1
         return self.tokens[self.place - 1]
 
