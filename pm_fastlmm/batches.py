@@ -182,9 +182,8 @@ def _keys(absent: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 
 def _numbered(fits: xr.Dataset) -> xr.Dataset:
     """Return fits whose patterns are numbered in the order of their appearance in all blocks."""
-    _, first, inverse = np.unique(fits["pattern"].to_numpy(), return_index=True, return_inverse=True)
-    number = np.argsort(np.argsort(first))[inverse]
-    return fits.assign(pattern=("response", number)).assign_attrs(patterns=len(first))
+    number, patterns = pd.factorize(fits["pattern"].to_numpy())
+    return fits.assign(pattern=("response", number)).assign_attrs(patterns=len(patterns))
 
 
 def _results(

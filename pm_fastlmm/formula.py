@@ -20,7 +20,7 @@ from formulaic import Formula, model_matrix
 from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
 
-from pm_fastlmm._arrays import FloatArray, require_finite, shown
+from pm_fastlmm._arrays import FloatArray, repeated, require_finite, shown
 from pm_fastlmm.formulas.bars import split_formula
 from pm_fastlmm.formulas.columns import (
     as_at_the_fit,
@@ -87,10 +87,8 @@ def require_table(data: Any) -> None:
     """Raise a TypeError or ValueError if the data are no DataFrame with rows and with columns of different names."""
     if not isinstance(data, pd.DataFrame):
         raise TypeError(f"data must be a pandas DataFrame, got {type(data).__name__}: pass pd.DataFrame(data).")
-    if data.columns.has_duplicates:
-        raise ValueError(
-            f"data has several columns {shown(list(data.columns[data.columns.duplicated()]))}: rename them."
-        )
+    if twice := repeated(data.columns):
+        raise ValueError(f"data has several columns {shown(twice)}: rename them.")
     if not len(data):
         raise ValueError("data has no rows: there is nothing to fit.")
 
@@ -252,13 +250,10 @@ def _context() -> dict[str, Any]:
     ours = {name: value for name, value in vars(builtins).items() if not is_refused(name)} | dict(FUNCTIONS)
     functions = {function_identifier(name): value for name, value in ours.items()}
     for name, value in (*frame.f_globals.items(), *frame.f_locals.items()):
-        if callable(value) and not ((name in FUNCTIONS or is_refused(name)) and _of_arrays(value)):
+        numpys = isinstance(value, np.ufunc) or getattr(value, "__module__", None) in ("math", "cmath", "numpy")
+        if callable(value) and not (numpys and (name in FUNCTIONS or is_refused(name))):
             functions[function_identifier(name)] = value
     return {**CONSTANTS, "np": np, **frame.f_globals, **frame.f_locals, **functions}
-
-
-def _of_arrays(function: Any) -> bool:
-    return isinstance(function, np.ufunc) or getattr(function, "__module__", None) in ("math", "cmath", "numpy")
 
 
 def _refuse_infinite(values: pd.DataFrame) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm._arrays import FloatArray, Ids, frozen, shown
+from pm_fastlmm._arrays import FloatArray, Ids, frozen, repeated, shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described, listed
 from pm_fastlmm._missing_codes import warn_of_coded_level
@@ -215,8 +215,7 @@ class MixedDesign(ReadOnlyArrays, Described):
                 "several."
             )
         ids = tuple(data.index.tolist())
-        if data.index.has_duplicates:
-            twice = list(data.index[data.index.duplicated()].unique())
+        if twice := list(data.index[data.index.duplicated()].unique()):
             raise ValueError(
                 f"the index of data has ids twice ({shown(twice)}): each row needs its own, reset_index()."
             )
@@ -285,8 +284,7 @@ def _random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> R
     encoded = [slopes(text, rows, whole=formula) for part in parts for text in part.slopes]
     names = tuple(tuple(str(name) for name in matrix.columns) for matrix, _ in encoded)
     columns = tuple(name for part in names for name in part)
-    if len(set(columns)) < len(columns):
-        twice = [name for name in dict.fromkeys(columns) if columns.count(name) > 1]
+    if twice := repeated(columns):
         raise ValueError(
             f"formula {formula!r} has the column {shown(twice)} twice for the grouping factor {parts[0].group!r}, with "
             "two variances that cannot be told apart: (x | g) has an intercept, (0 + x | g) has none."

@@ -6,9 +6,11 @@ structure apart, as `blocks` does, reads its fields.
 """
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,7 +20,16 @@ from pm_fastlmm._arrays import shown
 from pm_fastlmm._copies import ReadOnlyArrays
 from pm_fastlmm._display import Described
 from pm_fastlmm.covariance.levels import Levels, LevelSet
-from pm_fastlmm.covariance.parameters import FREE, Domain, Interval, is_tensor, lengths, namespace, settle, settle_size
+from pm_fastlmm.covariance.parameters import (
+    Domain,
+    Interval,
+    in_words,
+    is_tensor,
+    lengths,
+    namespace,
+    settle,
+    settle_size,
+)
 
 type Mask = npt.NDArray[np.bool_]
 
@@ -186,15 +197,9 @@ class Covariance(ReadOnlyArrays, Described, ABC):
 
     def _facts(self) -> dict[str, Any]:
         values = {
-            name: f"{_described(value)}, {_interval(*self.bounds[name])}" for name, value in self.parameters.items()
+            name: f"{_described(value)}, {in_words(*self.bounds[name])}" for name, value in self.parameters.items()
         }
         return {"structure": repr(self), "size": "that of its term" if self.size is None else self.size, **values}
-
-
-def _interval(low: float, high: float) -> str:
-    if (low, high) == FREE:
-        return "any number"
-    return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
 
 
 def _described(value: Any) -> str:
@@ -325,8 +330,7 @@ class Sum(_Elementwise):
     """
 
     def _matrix(self, xp: Any) -> Any:
-        first, *rest = (operand.dense() for operand in self.operands)
-        return sum(rest, first)
+        return reduce(operator.add, (operand.dense() for operand in self.operands))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -345,10 +349,7 @@ class Hadamard(_Elementwise):
     """
 
     def _matrix(self, xp: Any) -> Any:
-        product, *rest = (operand.dense() for operand in self.operands)
-        for factor in rest:
-            product = product * factor
-        return product
+        return reduce(operator.mul, (operand.dense() for operand in self.operands))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)

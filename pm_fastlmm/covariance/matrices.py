@@ -18,6 +18,7 @@ from pm_fastlmm.covariance.parameters import (
     Domain,
     is_tensor,
     lengths,
+    packed_places,
     settle,
     settle_size,
 )
@@ -99,10 +100,7 @@ class CholeskyFactored(Covariance):
         if self.cholesky.ndim == 2:
             L = np.tri(n) * self.cholesky
         else:
-            rows, columns = np.tril_indices(n)
-            place = np.zeros((n, n), dtype=int)
-            place[rows, columns] = np.arange(len(rows))
-            L = np.tri(n) * self.cholesky[place.ravel()].reshape((n, n))
+            L = np.tri(n) * self.cholesky[packed_places(n).ravel()].reshape((n, n))
         return L @ L.T
 
 
@@ -212,15 +210,9 @@ class Known(Covariance):
             if levels.what == "levels":
                 require_positions(levels.labels, levels.name)
             return unlabelled
-        rows = places(levels.labels, self.labels)
-        if missing := [label for label, row in zip(levels.labels, rows, strict=True) if row < 0]:
-            hint = default_index_hint(self.labels) or spelling_hint(missing, self.labels).removesuffix(".")
-            hint = hint or "add them or drop rows"
-            raise ValueError(
-                f"K of term {levels.name!r} lacks {len(missing)} of its {len(levels)} {levels.what} "
-                f"({shown(missing)}): {hint}."
-            )
-        return self.select(tuple(levels.labels))
+        return self._select(
+            self.labels, levels.labels, f"K of term {levels.name!r}", f"its {len(levels)} {levels.what}"
+        )
 
     def select(self, labels: Ids) -> Self:
         """
@@ -233,11 +225,15 @@ class Known(Covariance):
         """
         if self.labels is None:
             raise ValueError("K has no labels to select by: give it as a DataFrame with labelled rows and columns.")
-        if labels == self.labels:
+        return self._select(self.labels, labels, "K", f"{len(labels)} labels")
+
+    def _select(self, own: Ids, labels: Ids, called: str, all_of_them: str) -> Self:
+        if labels == own:
             return self
-        rows = places(labels, self.labels)
+        rows = places(labels, own)
         if missing := [label for label, row in zip(labels, rows, strict=True) if row < 0]:
-            raise ValueError(f"K lacks {len(missing)} of {len(labels)} labels: {shown(missing)}.")
+            hint = default_index_hint(own) or spelling_hint(missing, own).removesuffix(".") or "add them or drop rows"
+            raise ValueError(f"{called} lacks {len(missing)} of {all_of_them} ({shown(missing)}): {hint}.")
         K = self.K[np.ix_(rows, rows)]
         return type(self)(frozen(K), self.sigma2, labels, frozen(_checked_root(K, "K")))
 

@@ -77,15 +77,20 @@ class Tree:
         first = np.cumsum(is_tip) - is_tip
         return first, first + tips_below
 
+    def depths(self) -> NDArray[np.float64]:
+        """For each node, how far it is from the root."""
+        depth = np.zeros(len(self.parents))
+        for node in range(1, len(depth)):
+            depth[node] = depth[self.parents[node]] + self.lengths[node]
+        return depth
+
     def shared_paths(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Names of the tips, and the length of the path from the root that every two of them share.
 
         That is the depth of their last common ancestor. Each pair is written once: a clade against the later tips of
         its parent.
         """
-        depth = np.zeros(len(self.parents))
-        for node in range(1, len(depth)):
-            depth[node] = depth[self.parents[node]] + self.lengths[node]
+        depth = self.depths()
         first, last = self.spans()
         K = np.diag(depth[self.tip_nodes()])
         for node, parent in enumerate(self.parents[1:], start=1):

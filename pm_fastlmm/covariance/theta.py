@@ -2,35 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance, Operator
-from pm_fastlmm.covariance.blocks import Blocks
 from pm_fastlmm.covariance.matrices import CholeskyFactored, Unstructured
 from pm_fastlmm.covariance.operators import BlockDiagonal
+from pm_fastlmm.covariance.parameters import packed_places
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
+from pm_fastlmm.covariance.terms import Term
 
 RESIDUAL = "residual"
-
-
-class TermLike(Protocol):
-    """What a term must say of itself."""
-
-    @property
-    def name(self) -> str:
-        """Name of the term."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns within a level."""
-
-    @property
-    def blocks(self) -> Blocks:
-        """Its covariance as root · (I ⊗ Σ) · rootᵀ."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +66,7 @@ class Theta:
     blocks: tuple[Covariance, ...]
 
     @classmethod
-    def of_terms(cls, terms: Sequence[TermLike]) -> Self:
+    def of_terms(cls, terms: Sequence[Term]) -> Self:
         """Lay out the parameters of the terms."""
         entries: list[Entry] = []
         names: list[str] = []
@@ -163,7 +147,7 @@ def _parts(block: Covariance) -> dict[str, tuple[Covariance, slice]]:
 def _value(entry: Entry, theta: Any) -> Any:
     values = theta[entry.place]
     if entry.matrix:
-        return values[_square(entry.shape[0]).ravel()].reshape(entry.shape)
+        return values[packed_places(entry.shape[0]).ravel()].reshape(entry.shape)
     return values.reshape(entry.shape) if entry.shape else theta[entry.start]
 
 
@@ -194,11 +178,3 @@ def _shape(value: Any, name: str) -> tuple[int, ...]:
             f"{name} is a tensor of unknown shape {shape}: give the random variable a shape=, or pt.specify_shape."
         )
     return tuple(int(s) for s in shape)
-
-
-def _square(c: int) -> npt.NDArray[np.intp]:
-    """Return the places in the packed lower triangle of the entries of a symmetric matrix."""
-    place = np.zeros((c, c), dtype=np.intp)
-    rows, columns = np.tril_indices(c)
-    place[rows, columns] = np.arange(rows.size)
-    return np.maximum(place, place.T)

@@ -16,12 +16,13 @@ from pm_fastlmm.formulas.functions import FUNCTIONS
 from pm_fastlmm.formulas.names import LOGICAL, NUMBER, column_identifier, function_identifier, plain
 
 _TOKEN = re.compile(
-    r"""(?P<space>\s+)
+    r"""(?P<skipped>\s+|[^\W\d][\w.]*:::?)  # splines::ns is ns
     |(?P<text>[A-Za-z]?"(?:\\.|[^"\\])*"|[A-Za-z]?'(?:\\.|[^'\\])*')
     |`(?P<quoted>(?:\\.|[^`\\])+)`
+    |\bQ\(\s*(?P<patsy>"[^"]*"|'[^']*'|[\w.]+)\s*\)
     |(?P<number>0[xX][0-9a-fA-F]+L?|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?L?)
     |(?P<name>(?:[^\W\d]|\.(?!\d))[\w.]*)
-    |(?P<sign>%%|%/%|%[\w*]*%|\*\*|//|<-|<=|>=|==|!=|&&|\|\||:::?|.)""",
+    |(?P<sign>%%|%/%|%[\w*]*%|\*\*|//|<-|<=|>=|==|!=|&&|\|\||.)""",
     re.VERBOSE | re.DOTALL,
 )
 _CONSTANTS = ("True", "False", "None")
@@ -98,33 +99,25 @@ def as_python(text: str, columns: Collection[str], *, python_only: bool = False)
 
 def _tokens(text: str, columns: Collection[str]) -> list[_Token]:
     """Return the tokens, names by their identifiers where they are columns or functions."""
-    raw = [(m.lastgroup or "", m.group(m.lastgroup or 0)) for m in _TOKEN.finditer(text) if m.lastgroup != "space"]
+    found = [match for match in _TOKEN.finditer(text) if match.lastgroup != "skipped"]
     tokens: list[_Token] = []
-    place = 0
-    while place < len(raw):
-        kind, word = raw[place]
-        after = raw[place + 1][1] if place + 1 < len(raw) else ""
-        if kind == "name" and after in ("::", ":::") and place + 2 < len(raw):
-            place += 2  # splines::ns is ns
-            continue
+    for match, after in zip(found, [*(later[0] for later in found[1:]), ""], strict=True):
+        kind, word = match.lastgroup or "", match[match.lastgroup or 0]
         if kind == "number":
-            tokens.append(_Token(kind, word.removesuffix("L")))
+            word = word.removesuffix("L")
+        elif kind == "patsy":
+            kind, word = "name", column_identifier(word.strip("'\""))
         elif kind == "quoted":
-            tokens.append(_Token("name", function_identifier(word) if after == "(" else column_identifier(word)))
-        elif kind == "name" and word == "Q" and after == "(" and place + 3 < len(raw) and raw[place + 3][1] == ")":
-            tokens.append(_Token("name", column_identifier(raw[place + 2][1].strip("'\""))))  # patsy's quotes
-            place += 3
+            kind, word = "name", function_identifier(word) if after == "(" else column_identifier(word)
         elif kind == "name":
             argument = after == "=" and bool(tokens) and tokens[-1].text in ("(", ",")
-            tokens.append(_Token("name", word.replace(".", "_") if argument else _identifier(word, after, columns)))
+            word = word.replace(".", "_") if argument else _identifier(word, after, columns)
         elif len(word) > 1 and word[0] == word[-1] == "%" and word not in _BINARY:
             raise ValueError(
                 f"{text!r} has the sign {word}, which formulas do not know: they have %%, %/% and %in% of R, and for % "
                 "of Python leave blanks around it."
             )
-        else:
-            tokens.append(_Token(kind, word))
-        place += 1
+        tokens.append(_Token(kind, word))
     return tokens
 
 
@@ -193,7 +186,7 @@ class _Operands(ast.NodeTransformer):
     def __init__(self, *, conditions: bool = False) -> None:
         self.conditions = conditions
 
-    def visit_BinOp(self, node: Any) -> ast.AST:
+    def visit_BinOp(self, node: Any) -> Any:
         self.generic_visit(node)
         if isinstance(node.op, _ARITHMETIC) or (self.conditions and isinstance(node.op, _LOGIC)):
             for name in ("left", "right") if isinstance(node, ast.BinOp) else ("operand",):
@@ -219,12 +212,12 @@ def _contrasts(argument: ast.expr) -> ast.expr:
 
 def _converted(operand: ast.expr, *, of: ast.AST) -> ast.expr:
     """Return an operand of a sign in a conversion, unless it is a number or condition by its form."""
+    sign = getattr(operand, "op", None)
     if isinstance(of, _LOGIC):
-        kind, signs, done = LOGICAL, _LOGIC, isinstance(operand, ast.Compare)
+        kind, done = LOGICAL, isinstance(operand, ast.Compare) or isinstance(sign, _LOGIC)
     else:
-        kind, signs = NUMBER, _ARITHMETIC
-        done = isinstance(operand, ast.Constant) and not isinstance(operand.value, bool)
-    done = done or isinstance(getattr(operand, "op", None), signs)
+        number = isinstance(operand, ast.Constant) and not isinstance(operand.value, bool)
+        kind, done = NUMBER, number or isinstance(sign, _ARITHMETIC)
     return operand if done else ast.Call(ast.Name(function_identifier(kind)), [operand], [])
 
 

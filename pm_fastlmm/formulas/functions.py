@@ -13,13 +13,13 @@ from formulaic.transforms.contrasts import ContrastsRegistry
 from formulaic.transforms.poly import poly as formulaic_poly
 from scipy import special
 
+from pm_fastlmm._spelling import level_text
 from pm_fastlmm.formulas.contrasts import CONTRASTS, contrasts_of
 from pm_fastlmm.formulas.factors import (
     as_at_first,
     as_factor,
     condition,
     in_classes,
-    level_text,
     require_known,
 )
 from pm_fastlmm.formulas.names import LOGICAL, NUMBER, columns_in
