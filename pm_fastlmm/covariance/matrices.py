@@ -210,9 +210,8 @@ class Known(Covariance):
             if levels.what == "levels":
                 require_positions(levels.labels, levels.name)
             return unlabelled
-        return self._select(
-            self.labels, levels.labels, f"K of term {levels.name!r}", f"its {len(levels)} {levels.what}"
-        )
+        called, of = f"K of term {levels.name!r}", f"its {len(levels)} {levels.what}"
+        return self._select(self.labels, levels.labels, called, of)
 
     def select(self, labels: Ids) -> Self:
         """
@@ -227,13 +226,13 @@ class Known(Covariance):
             raise ValueError("K has no labels to select by: give it as a DataFrame with labelled rows and columns.")
         return self._select(self.labels, labels, "K", f"{len(labels)} labels")
 
-    def _select(self, own: Ids, labels: Ids, called: str, all_of_them: str) -> Self:
+    def _select(self, own: Ids, labels: Ids, called: str, of: str) -> Self:
         if labels == own:
             return self
         rows = places(labels, own)
         if missing := [label for label, row in zip(labels, rows, strict=True) if row < 0]:
             hint = default_index_hint(own) or spelling_hint(missing, own).removesuffix(".") or "add them or drop rows"
-            raise ValueError(f"{called} lacks {len(missing)} of {all_of_them} ({shown(missing)}): {hint}.")
+            raise ValueError(f"{called} lacks {len(missing)} of {of} ({shown(missing)}): {hint}.")
         K = self.K[np.ix_(rows, rows)]
         return type(self)(frozen(K), self.sigma2, labels, frozen(_checked_root(K, "K")))
 

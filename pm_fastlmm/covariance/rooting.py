@@ -128,5 +128,5 @@ def _paths_from(tree: Tree, node: int, above: float) -> tuple[tuple[str, ...], F
     labels = ("", *(tree.labels[i] for i in origin))
     turned = Tree(labels, np.append(-1, place[upper]), np.append(0.0, lengths), "rooted")
     names, K = turned.shared_paths()
-    order = np.argsort(order[turned.tip_nodes()])
-    return tuple(names[i] for i in order), K[np.ix_(order, order)]
+    rows = np.argsort(order[turned.tip_nodes()])
+    return tuple(names[i] for i in rows), K[np.ix_(rows, rows)]
