@@ -9,10 +9,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from scipy.stats import chi2
 
-from pm_fastlmm.deviation_prior import DeviationPrior, Prior
-from pm_fastlmm.exact_result import ExactPosterior
-from pm_fastlmm.fit import REMLFit
-from pm_fastlmm.inference.intervals import IntervalMethod
+from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior, Prior
+from pm_fastlmm.kernel.exact.result import ExactPosterior
+from pm_fastlmm.kernel.inference.intervals import IntervalMethod
+from pm_fastlmm.kernel.reml.fit import REMLFit
 
 _DRAWS, _CURVE, _POINT = "#9ecae1", "#08519c", "#d94801"
 

@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 import scipy.sparse as sp
 
-from pm_fastlmm.linalg.mixed import Block, MixedProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.spectrum.projection import Projection
 
 
 def _levels(rng, n, count):
@@ -73,7 +73,7 @@ class Structured:
 
     def make_products(self, flat):
         blocks = [
-            Block(sp.csr_array(Z if root is None else Z @ root), levels, width, root)
+            EffectBlock(sp.csr_array(Z if root is None else Z @ root), levels, width, root)
             for Z, levels, width, root in self.terms
         ]
         return MixedProducts.from_rows(blocks, self.projection, flat=flat)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
-from pm_fastlmm.linalg import columns
+from pm_fastlmm.spectrum import columns
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_compositions_of_structures_are_those_of_their_definitions():
 
 
 def test_a_broken_promise_is_noticed(monkeypatch):
-    module = importlib.import_module("pm_fastlmm.reml")  # the name in the package is that of the function
+    module = importlib.import_module("pm_fastlmm.kernel.reml.reml")  # the name in the package is that of the function
     monkeypatch.setattr(module, "standard_error", lambda gradient, observed: -np.ones(gradient.shape[:-1]))
     problem = hostile.build(hostile.Recipe(1, 20, "full", "intercept", "model", False, "float64", "C", 0, 0, 0))
     with pytest.raises(AssertionError, match="the standard error of h2 is -1"):

@@ -19,7 +19,7 @@ from scipy.sparse import issparse
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm._copies import PartOfModel, ReadOnlyArrays
+from pm_fastlmm.base.copies import PartOfModel, ReadOnlyArrays
 
 PACKAGE = Path(flmm.__file__).parent
 N, TYPICAL = 20, 400  # rows; characters of a line that is still short

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray
 
 _MATCHED = 1e-5
 _TRIALS = 60  # of values in a search, before one of the variables is put to 0

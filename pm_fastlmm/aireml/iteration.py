@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import Objective, typical
 from pm_fastlmm.aireml.steps import Proposal, Steps
+from pm_fastlmm.base.arrays import FloatArray
 
 _HALVINGS = 14
 _NEAR = 0.99  # of the way to a bound where V is singular

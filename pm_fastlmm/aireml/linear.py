@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import information_inverse
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.spectrum.projection import Projection
 
 _LARGEST = 300_000_000  # numbers of all ∂V/∂θ
 

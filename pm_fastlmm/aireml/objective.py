@@ -3,17 +3,16 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.cone import PackedMatrix, errors, pack
 from pm_fastlmm.aireml.face import Face
-from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
-
-type Method = Literal["REML", "ML"]
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.spectrum import Rotated
 
 _SMALLEST = 1e-70  # of the length of y, and 1/_SMALLEST the largest: the information has fourth powers of it
 RESCALE = 0.05  # |log c| above which V is multiplied by its best factor c = yᵀPy/p
@@ -262,12 +261,6 @@ class Objective(ABC):
         if not np.isfinite(theta).all():
             raise ValueError(f"{what} must be finite, got {self.described(theta)}.")
         return theta
-
-
-def check_method(method: str) -> None:
-    """Raise a ValueError for an unknown method."""
-    if method not in ("REML", "ML"):
-        raise ValueError(f"method must be 'REML' or 'ML', got {method!r}.")
 
 
 def moment_start(gram: FloatArray, squares: FloatArray) -> FloatArray:

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.cone import errors
 from pm_fastlmm.aireml.face import curvature
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.aireml.objective import Objective, information_inverse
+from pm_fastlmm.base.arrays import FloatArray
 
 _STEP = 0.02  # of a standard error or of a variance: with one extrapolation differences are good to about 1e-8
 _ITERATIONS = 200

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.iteration import Trace
 from pm_fastlmm.aireml.refit import Held, maximise_given
+from pm_fastlmm.base.arrays import FloatArray
 
 _GROWN = 10.0  # times its start: a parameter that may be on its way to infinity
 _ALONG = 2.0  # times where the iteration ended: a parameter that follows another to a hundred times

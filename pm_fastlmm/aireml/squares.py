@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.objective import RESCALE, Objective
+from pm_fastlmm.base.arrays import FloatArray
 
 _SMALL = 1e-12  # share of the variance of y below which a squared parameter is taken to have reached 0
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.cone import all_semidefinite, best_step
 from pm_fastlmm.aireml.face import Face, observed_information
 from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.base.arrays import FloatArray
 
 _FLOOR = 1e-8  # smallest eigenvalue of the information, scaled to unit diagonal, that a step divides by
 _SHORTEST = 0.2

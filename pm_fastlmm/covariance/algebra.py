@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm._arrays import shown
-from pm_fastlmm._copies import ReadOnlyArrays
-from pm_fastlmm._display import Described
+from pm_fastlmm.base.arrays import shown
+from pm_fastlmm.base.copies import ReadOnlyArrays
+from pm_fastlmm.base.display import Described
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import (
     Domain,

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, frozen
-from pm_fastlmm._copies import ReadOnlyArrays
-from pm_fastlmm._display import Described
+from pm_fastlmm.base.arrays import FloatArray, frozen
+from pm_fastlmm.base.copies import ReadOnlyArrays
+from pm_fastlmm.base.display import Described
 from pm_fastlmm.covariance.algebra import Covariance, Kronecker
 from pm_fastlmm.covariance.matrices import Known
 from pm_fastlmm.covariance.parameters import is_tensor

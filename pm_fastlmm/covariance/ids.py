@@ -5,8 +5,8 @@ from collections.abc import Hashable, Iterable
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm._arrays import repeated, shown
-from pm_fastlmm._spelling import require_digits
+from pm_fastlmm.base.arrays import repeated, shown
+from pm_fastlmm.base.spelling import require_digits
 from pm_fastlmm.covariance.incidence import require_distinct
 
 type Labels = Iterable[Hashable]

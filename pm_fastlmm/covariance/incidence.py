@@ -10,10 +10,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import csr_array
 
-from pm_fastlmm._arrays import FloatArray, Ids, labels_of, require_length, shown
-from pm_fastlmm._copies import ReadOnlyArrays
-from pm_fastlmm._display import listed, table
-from pm_fastlmm._spelling import as_read, level_text, places, require_digits
+from pm_fastlmm.base.arrays import FloatArray, Ids, labels_of, require_length, shown
+from pm_fastlmm.base.choices import Missing, require_choice
+from pm_fastlmm.base.copies import ReadOnlyArrays
+from pm_fastlmm.base.display import listed, table
+from pm_fastlmm.base.spelling import as_read, level_text, places, require_digits
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 
 type SparseMatrix = csr_array[np.float64, tuple[int, int]]
@@ -139,7 +140,7 @@ class Factor(ReadOnlyArrays):
 
 
 def incidence(
-    factors: Any, *, drop_first: bool = False, missing: Literal["refuse", "no level"] = "refuse",
+    factors: Any, *, drop_first: bool = False, missing: Missing = "raise",
     unused: Literal["drop", "keep"] = "drop",
 ) -> Incidence:  # fmt: skip
     """
@@ -151,7 +152,7 @@ def incidence(
         Levels are sorted, or in the order of the categories. Levels of an interaction are text, "a:b".
     drop_first : bool
         Leave out the column of the first level, for an X with an intercept.
-    missing : {"refuse", "no level"}
+    missing : {"raise", "no level"}
         What becomes of a row whose label is missing: an error, or a row of zeros.
     unused : {"drop", "keep"}
         Whether categories, and combinations of levels, that do not occur have a column of zeros: they are steps of
@@ -180,10 +181,8 @@ def incidence(
     >>> cov.incidence([["b", "a", "b"], [1, 1, 2]]).levels
     ('a:1', 'b:1', 'b:2')
     """
-    if missing not in ("refuse", "no level"):
-        raise ValueError(f"missing must be 'refuse' or 'no level', got {missing!r}.")
-    if unused not in ("drop", "keep"):
-        raise ValueError(f"unused must be 'drop' or 'keep', got {unused!r}.")
+    require_choice("missing", missing, ("raise", "no level"))
+    require_choice("unused", unused, ("drop", "keep"))
     factor = read_factor(factors, missing_allowed=missing == "no level")
     left_out: Levels = ()
     if unused == "drop":

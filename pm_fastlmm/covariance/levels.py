@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm._arrays import FloatArray, shown
+from pm_fastlmm.base.arrays import FloatArray, shown
 
 type Levels = tuple[Hashable, ...]
 

@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 
-from pm_fastlmm._arrays import FloatArray, Ids, frozen, read_covariance, shown
-from pm_fastlmm._spelling import places, spelling_hint
+from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, read_covariance, shown
+from pm_fastlmm.base.semidefinite import eigen_root, require_semidefinite
+from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.algebra import Covariance, Mask
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import (
@@ -23,7 +24,6 @@ from pm_fastlmm.covariance.parameters import (
     settle_size,
 )
 from pm_fastlmm.covariance.unlabelled import default_index_hint, require_positions
-from pm_fastlmm.linalg.semidefinite import eigen_root, require_semidefinite
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

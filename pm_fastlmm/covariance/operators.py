@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, frozen, read, require_finite
+from pm_fastlmm.base.arrays import FloatArray, frozen, read, require_finite
 from pm_fastlmm.covariance.algebra import Covariance, Operator, total_size
 from pm_fastlmm.covariance.levels import LevelSet
 

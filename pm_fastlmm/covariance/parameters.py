@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm._arrays import frozen, require_finite
+from pm_fastlmm.base.arrays import frozen, require_finite
 
 type Interval = tuple[float, float]
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm._arrays import outside, shown
-from pm_fastlmm._spelling import as_read, look_alikes, resemblance, said_of_pairs
+from pm_fastlmm.base.arrays import outside, shown
+from pm_fastlmm.base.spelling import as_read, look_alikes, resemblance, said_of_pairs
 from pm_fastlmm.covariance.ids import Labels, elements, read_index
 
 type Parents = dict[Hashable, tuple[Hashable, Hashable]]

@@ -9,23 +9,24 @@ if k̄ = 1. ``scale="mean_diagonal"`` returns K/k̄, for which it is.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from pm_fastlmm._arrays import FloatArray, read_covariance, shown
-from pm_fastlmm._remedies import remedy_of
-from pm_fastlmm._spelling import as_read, places, spelling_hint
+from pm_fastlmm.base.arrays import FloatArray, read_covariance, shown
+from pm_fastlmm.base.choices import require_choice
+from pm_fastlmm.base.remedies import remedy_of
+from pm_fastlmm.base.semidefinite import require_semidefinite, zero_tolerance
+from pm_fastlmm.base.spelling import as_read, places, spelling_hint
 from pm_fastlmm.covariance.ids import Labels, elements, read_index
 from pm_fastlmm.covariance.incidence import require_distinct
 from pm_fastlmm.covariance.newick import parse_newick
 from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS, read_parents
 from pm_fastlmm.covariance.rooting import shared_paths
-from pm_fastlmm.linalg.semidefinite import require_semidefinite, zero_tolerance
 
-Scale = Literal["none", "mean_diagonal"]
+type Scale = Literal["none", "mean_diagonal"]
 
 
 def pedigree(
@@ -350,8 +351,7 @@ def _checked_covariance(tree: pd.DataFrame | FloatArray, ids: Labels | None) -> 
 
 def _labelled(matrix: FloatArray, ids: pd.Index, scale: Scale, **account: Any) -> pd.DataFrame:
     """Scale and label a relationship matrix, and give an account of it in ``attrs``."""
-    if scale not in get_args(Scale):
-        raise ValueError(f"scale must be 'none' or 'mean_diagonal', got {scale!r}: choose one of them.")
+    require_choice("scale", scale, Scale)
     mean_diagonal = float(np.trace(matrix)) / len(matrix)
     if mean_diagonal == 0:
         raise ValueError("The relationship matrix is zero, got no variance in any row: check the input.")

@@ -6,8 +6,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import depth_first_order
 
-from pm_fastlmm._arrays import FloatArray, shown
-from pm_fastlmm._spelling import places, spelling_hint
+from pm_fastlmm.base.arrays import FloatArray, shown
+from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.newick import Tree
 
 BASE, MIDPOINT = "base", "midpoint"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from pm_fastlmm._arrays import FloatArray, Labelled, read, require_finite
+from pm_fastlmm.base.arrays import FloatArray, Labelled, read, require_finite
 
 type Kernel = Callable[[float], Any]
 

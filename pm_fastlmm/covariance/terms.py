@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
-from pm_fastlmm._arrays import FloatArray, Ids, align, read, require_finite, require_length
-from pm_fastlmm._copies import ReadOnlyArrays
-from pm_fastlmm._display import Described, listed
+from pm_fastlmm.base.arrays import FloatArray, Ids, align, read, require_finite, require_length
+from pm_fastlmm.base.copies import ReadOnlyArrays
+from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.covariance.algebra import Covariance, Kronecker
 from pm_fastlmm.covariance.blocks import Blocks, blocks
 from pm_fastlmm.covariance.incidence import Factor, Incidence, SparseMatrix, by_level, read_factor

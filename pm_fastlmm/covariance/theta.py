@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance, Operator
 from pm_fastlmm.covariance.matrices import CholeskyFactored, Unstructured
 from pm_fastlmm.covariance.operators import BlockDiagonal

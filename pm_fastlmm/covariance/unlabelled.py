@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 
-from pm_fastlmm._arrays import shown
+from pm_fastlmm.base.arrays import shown
 
 _REMEDY = "pd.DataFrame(K, index=names, columns=names) with the names in the order of the rows of K"
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.left_out import Groups, Predicted
-from pm_fastlmm.likelihood.dense import DenseFactor
-from pm_fastlmm.likelihood.leave_out import MatrixPrecision, Precision
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.kernel.effects.left_out import Groups, Predicted
+from pm_fastlmm.kernel.likelihood.dense import DenseFactor
+from pm_fastlmm.kernel.likelihood.leave_out import MatrixPrecision, Precision
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pytensor
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.distribution.graphs import INTERPRETED
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.engines.graphs import INTERPRETED
 
 
 class Constants(NamedTuple):

@@ -9,7 +9,7 @@ import xarray as xr
 from pytensor.graph.replace import vectorize_graph
 from pytensor.xtensor import as_xtensor
 
-from pm_fastlmm.distribution.graphs import INTERPRETED, reaching
+from pm_fastlmm.engines.graphs import INTERPRETED, reaching
 
 
 def over_batch(draws: Any, ndim: int) -> Any:

@@ -12,12 +12,13 @@ from pytensor.gradient import NullTypeGradError, pushforward
 from pytensor.graph.replace import clone_replace, vectorize_graph
 from scipy.optimize import least_squares
 
-from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.inversion import solved
-from pm_fastlmm.aireml.objective import Method, Objective, Observed
+from pm_fastlmm.aireml.objective import Objective, Observed
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
-from pm_fastlmm.distribution.graphs import INTERPRETED, initial_point, reaching, support
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.engines.graphs import INTERPRETED, initial_point, reaching, support
+from pm_fastlmm.spectrum.projection import Projection
 
 
 @dataclass(frozen=True, slots=True, eq=False)

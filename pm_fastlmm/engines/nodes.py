@@ -4,7 +4,8 @@ from importlib import import_module
 
 import pymc as pm
 
-from pm_fastlmm.distribution.inputs import check_data
+import pm_fastlmm.engines.jax_on_demand  # noqa: F401  registers itself
+from pm_fastlmm.engines.inputs import check_data
 from pm_fastlmm.engines.protocol import ENGINES, LMMNode, node_of
 
 for _engine in ("spectral", "lengthscale", "structured", "dense", "fourier"):  # each registers its node

@@ -5,8 +5,8 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, Ids, read
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.base.arrays import FloatArray, Ids, read
+from pm_fastlmm.spectrum.projection import Projection
 
 type Effects = Literal["given", "new", "left_out", "population"]
 

@@ -12,19 +12,20 @@ import xarray as xr
 from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pm_fastlmm._arrays import FloatArray, Ids, shown
-from pm_fastlmm._copies import PartOfModel
-from pm_fastlmm._display import Described, listed
-from pm_fastlmm.aireml.objective import Method, Objective
-from pm_fastlmm.distribution.graphs import reaching
-from pm_fastlmm.distribution.random_variable import Treatment
+from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.base.arrays import FloatArray, Ids, shown
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.copies import PartOfModel
+from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.free_variables import Fitted
+from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
+from pm_fastlmm.engines.random_variable import Treatment
 from pm_fastlmm.engines.response import Response
-from pm_fastlmm.likelihood.leave_out import Precision
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.kernel.likelihood.leave_out import Precision
+from pm_fastlmm.spectrum.projection import Projection
 
 
 class Target(NamedTuple):

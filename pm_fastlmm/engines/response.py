@@ -4,9 +4,9 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.spectrum import Rotated
 
 
 class Response(NamedTuple):

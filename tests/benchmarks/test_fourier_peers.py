@@ -6,7 +6,7 @@ import pymc as pm
 import pytest
 
 import pm_fastlmm as flmm
-from pm_fastlmm.likelihood.fourier import fourier_spectra
+from pm_fastlmm.engines.fourier.likelihood import fourier_spectra
 
 pytestmark = pytest.mark.benchmark
 

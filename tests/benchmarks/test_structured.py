@@ -13,9 +13,9 @@ import scipy.sparse as sp
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.likelihood.crossproduct import loglik_and_gradient
-from pm_fastlmm.linalg.mixed import Block, MixedProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.engines.structured.loops import loglik_and_gradient
+from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.spectrum.projection import Projection
 
 pytestmark = pytest.mark.benchmark
 
@@ -133,7 +133,7 @@ def test_a_hundred_thousand_groups(measure, report):
     columns = np.column_stack([np.ones(n), t])
     rows = np.repeat(np.arange(n), 2)
     Z = sp.csr_array((columns.ravel(), (rows, (2 * code[:, None] + np.arange(2)).ravel())), shape=(n, 2 * groups))
-    block, projection = Block(Z, groups, 2), Projection.from_design(X)
+    block, projection = EffectBlock(Z, groups, 2), Projection.from_design(X)
     M = sp.hstack([Z, sp.csr_array(np.column_stack([X, y]))], format="csr")
     products = MixedProducts.from_rows([block], projection, flat=True)
     r, p = products.response(y), products

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import halfnorm
 
 import pm_fastlmm as flmm
-from pm_fastlmm.likelihood.spectral import contrast_loglik
+from pm_fastlmm.kernel.likelihood.spectral import contrast_loglik
 
 pytestmark = pytest.mark.slow
 

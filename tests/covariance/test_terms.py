@@ -240,7 +240,7 @@ def test_a_hundred_thousand_levels_stay_sparse():
         (lambda: Term([GEN, REP[::-1]], cov.scalar(1.0)), ValueError, "the factors of by have different indexes: take"),
         (lambda: Term([["a:b", "a"], ["c", "b:c"]], cov.scalar(1.0)), ValueError, "two levels of the interaction by"),
         (lambda: cov.incidence(pd.DataFrame(index=IDS)), ValueError, "is an interaction of no factors"),
-        (lambda: cov.incidence(GEN, missing="drop"), ValueError, "missing must be 'refuse' or 'no level', got 'drop'"),
+        (lambda: cov.incidence(GEN, missing="drop"), ValueError, "missing must be 'raise' or 'no level', got 'drop'"),
         (lambda: Term(np.array([[1.0, np.nan]]), cov.scalar(1.0)), ValueError, "by has 1 values that are NaN or inf"),
         (lambda: Term(csr_array([[1.0, np.inf]]), cov.scalar(1.0)), ValueError, "by has 1 values that are NaN or inf"),
         (lambda: Term(GEN, cov.scalar(1.0), columns=[1.0, 2.0]), ValueError, "columns has 2 rows but by has 7"),

@@ -15,10 +15,10 @@ import scipy.sparse as sp
 from fuzz.guard import Refused, guarded, short
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.covariance import Term
-from pm_fastlmm.likelihood.from_rows import LOST
-from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.linalg.mixed import Block, MixedProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.engines.structured.from_rows import LOST
+from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.engines.structured.state import MixedState
+from pm_fastlmm.spectrum.projection import Projection
 
 EPS = np.finfo(float).eps
 
@@ -189,7 +189,7 @@ def check_likelihood(rng, term, V0):
     X = np.ones((n, 1)) if rng.random() < 0.7 else np.zeros((n, 0))
     b = term.blocks
     Z = term.Z.toarray() if b.root is None else term.Z @ b.root
-    blocks, sigma = [Block(sp.csr_array(Z), b.levels, b.width, b.root)], [np.asarray(b.block.dense())]
+    blocks, sigma = [EffectBlock(sp.csr_array(Z), b.levels, b.width, b.root)], [np.asarray(b.block.dense())]
     root = np.linalg.cholesky(sigma[0] + 1e-9 * np.trace(sigma[0]) * np.eye(b.width))
     columns = [Z @ np.kron(np.eye(b.levels), root)]
     parts, incidence = [V0], [term.Z.toarray()]
@@ -197,7 +197,7 @@ def check_likelihood(rng, term, V0):
         second = (rng.integers(0, 3, size=n)[:, None] == np.arange(3)).astype(float)
         v = float(rng.choice([0.0, 1e-6, 0.7]))
         parts, incidence = [V0, v * second @ second.T], [*incidence, second]
-        blocks, sigma = [*blocks, Block(sp.csr_array(second), 3, 1)], [*sigma, np.array([[v]])]
+        blocks, sigma = [*blocks, EffectBlock(sp.csr_array(second), 3, 1)], [*sigma, np.array([[v]])]
         columns.append(np.sqrt(v) * second)
     effects = np.hstack(columns)
     y = effects @ rng.normal(size=effects.shape[1]) + np.sqrt(e) * rng.normal(size=n)

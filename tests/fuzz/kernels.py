@@ -12,9 +12,9 @@ import pm_fastlmm as flmm
 from fuzz import hostile
 from fuzz.guard import Refused, guarded, short
 from pm_fastlmm import covariance
-from pm_fastlmm.exact_result import ExactPosterior
-from pm_fastlmm.fit import VARIANCE_FIELDS
-from pm_fastlmm.information import score
+from pm_fastlmm.kernel.exact.result import ExactPosterior
+from pm_fastlmm.kernel.likelihood.information import score
+from pm_fastlmm.kernel.reml.fit import VARIANCE_FIELDS
 
 EPS = float(np.finfo(float).eps)
 GRID = np.linspace(-40, 40, 81)  # of log δ, around the scale of the spectrum

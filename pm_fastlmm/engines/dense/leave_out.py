@@ -1,9 +1,9 @@
 """P and Py of a V that is factored as a whole."""
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.protocol import require_definite
-from pm_fastlmm.likelihood.dense import DenseFactor
-from pm_fastlmm.likelihood.leave_out import MatrixPrecision
+from pm_fastlmm.kernel.likelihood.dense import DenseFactor
+from pm_fastlmm.kernel.likelihood.leave_out import MatrixPrecision
 
 
 def matrix_precision(name: str, V: FloatArray, y: FloatArray, Q1: FloatArray) -> MatrixPrecision:

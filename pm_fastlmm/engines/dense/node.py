@@ -8,10 +8,11 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method, Objective
-from pm_fastlmm.distribution.dense import DenseRV
+from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
 from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.dense.denselmm import DenseRV
 from pm_fastlmm.engines.dense.leave_out import matrix_precision
 from pm_fastlmm.engines.dense.objective import DenseObjective
 from pm_fastlmm.engines.dense.posterior import predict

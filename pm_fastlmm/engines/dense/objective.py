@@ -6,12 +6,13 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, require_symmetric
-from pm_fastlmm.aireml.objective import Method, Observed, elsewhere
+from pm_fastlmm.aireml.objective import Observed, elsewhere
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
-from pm_fastlmm.likelihood.dense import DenseFactor
-from pm_fastlmm.likelihood.spectral import LOG_2PI
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.base.arrays import FloatArray, require_symmetric
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.kernel.likelihood.dense import DenseFactor
+from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
+from pm_fastlmm.spectrum.projection import Projection
 
 _FLAT = 1e-15  # information of one unit of a parameter without bounds below which V has stopped depending on it
 

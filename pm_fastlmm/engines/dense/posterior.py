@@ -6,11 +6,11 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.engines.prediction import Predictive
-from pm_fastlmm.likelihood.dense import DenseFactor
-from pm_fastlmm.linalg.semidefinite import semidefinite_root
+from pm_fastlmm.kernel.likelihood.dense import DenseFactor
 
 if TYPE_CHECKING:
     from pm_fastlmm.engines.dense.node import DenseNode

@@ -7,13 +7,13 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method
-from pm_fastlmm.covariance.fourier import FourierBasis
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
 from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.fourier.basis import FourierBasis
+from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.fourier.objective import FourierObjective
 from pm_fastlmm.engines.free_variables import FreeVariables, Link, nearest, slopes
-from pm_fastlmm.functions import FunctionPosterior
 
 
 def fourier_objective(model: pm.Model, node: Any, method: Method) -> FourierObjective:

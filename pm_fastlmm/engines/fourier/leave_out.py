@@ -5,19 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray, Labelled, require_length
-from pm_fastlmm.covariance.fourier import FourierBasis
-from pm_fastlmm.covariance.fourier.statistics import read_rows
+from pm_fastlmm.base.arrays import FloatArray, Labelled, require_length
+from pm_fastlmm.engines.fourier.basis import FourierBasis
+from pm_fastlmm.engines.fourier.features import FourierProducts
+from pm_fastlmm.engines.fourier.likelihood import FourierFactor
+from pm_fastlmm.engines.fourier.precision import FeatureRows, FourierPrecision
+from pm_fastlmm.engines.fourier.statistics import read_rows
 from pm_fastlmm.engines.protocol import Part, require_definite
-from pm_fastlmm.likelihood.fourier import FourierFactor
-from pm_fastlmm.likelihood.fourier_precision import FeatureRows, FourierPrecision
-from pm_fastlmm.linalg.blocks import Block
-from pm_fastlmm.linalg.feature_products import FourierProducts
+from pm_fastlmm.spectrum.streams.row_blocks import CheckedRows
 
 _SAME = 1e-8  # of the squares of y, within which rows that were given are those that were accumulated
 
 
-def given_rows(basis: FourierBasis, rows: Any) -> Block:
+def given_rows(basis: FourierBasis, rows: Any) -> CheckedRows:
     """Read the rows (x, y) or (x, y, X)."""
     x, y, *X = rows
     return read_rows(basis, x, y, X[0] if X else None, "raise")

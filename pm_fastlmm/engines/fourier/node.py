@@ -10,21 +10,22 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray, outside
-from pm_fastlmm.aireml.objective import Method, Objective
-from pm_fastlmm.covariance.fourier import FourierBasis
-from pm_fastlmm.distribution.fourier import FourierRV
+from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.base.arrays import FloatArray, outside
+from pm_fastlmm.base.choices import Method
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
+from pm_fastlmm.engines.fourier.basis import FourierBasis
+from pm_fastlmm.engines.fourier.features import FourierProducts
 from pm_fastlmm.engines.fourier.fitting import FunctionAtTheta, fourier_objective
+from pm_fastlmm.engines.fourier.fourierlmm import FourierRV
+from pm_fastlmm.engines.fourier.functions import read_new
 from pm_fastlmm.engines.fourier.leave_out import feature_rows, given_rows, parts
 from pm_fastlmm.engines.fourier.posterior import function, predict, recover
 from pm_fastlmm.engines.free_variables import Fitted
+from pm_fastlmm.engines.lengthscale.spectra import FamilySpectra
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
-from pm_fastlmm.functions import read_new
-from pm_fastlmm.likelihood.family import FamilySpectra
-from pm_fastlmm.linalg.feature_products import FourierProducts
 
 _FEW = 64  # features, whose likelihood is cheap
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
-from pm_fastlmm.likelihood.fourier import FourierFactor, coefficients
-from pm_fastlmm.linalg.feature_products import FourierProducts
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.engines.fourier.features import FourierProducts
+from pm_fastlmm.engines.fourier.likelihood import FourierFactor, coefficients
+from pm_fastlmm.spectrum.projection import Projection
 
 
 class FourierState(NamedTuple):

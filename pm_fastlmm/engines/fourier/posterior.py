@@ -6,14 +6,14 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
-from rich.progress import track
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.display import tracked
 from pm_fastlmm.engines.draws import evaluate_draws
+from pm_fastlmm.engines.fourier.functions import FunctionPosterior, draw_coefficients, functions_at
+from pm_fastlmm.engines.fourier.likelihood import FourierFactor
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.prediction import Predictive
-from pm_fastlmm.functions import FunctionPosterior, draw_coefficients, functions_at
-from pm_fastlmm.likelihood.fourier import FourierFactor
 
 if TYPE_CHECKING:
     from pm_fastlmm.engines.fourier.node import FourierNode
@@ -83,7 +83,7 @@ def _components(
     rows = np.arange(len(e)) if chosen is None else chosen
     p, out = node.products, []
     cross, square = node.observed[:-1], float(node.observed[-1])
-    for i in track(rows, f"functions of {node.name}", disable=not progressbar):
+    for i in tracked(rows, f"functions of {node.name}", show=progressbar):
         factor = FourierFactor.of(log_prior[i], float(e[i]), cross, square, p.gram, p.df)
         if factor is None:
             raise ValueError(f"draw {i} of {node.name} has variances at which its covariance is not positive definite.")

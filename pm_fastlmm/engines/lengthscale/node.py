@@ -10,18 +10,18 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm._arrays import outside
-from pm_fastlmm.aireml.objective import Method
-from pm_fastlmm.distribution.family_variables import FamilyRV
+from pm_fastlmm.base.arrays import outside
+from pm_fastlmm.base.choices import Method
 from pm_fastlmm.engines.dense.leave_out import matrix_precision
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
 from pm_fastlmm.engines.labels import over_coef, over_obs
+from pm_fastlmm.engines.lengthscale.family import SpectrumFamily
 from pm_fastlmm.engines.lengthscale.objective import FamilyObjective
 from pm_fastlmm.engines.lengthscale.posterior import draw, predict, predict_population
+from pm_fastlmm.engines.lengthscale.variables import FamilyRV
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import GaussianNode, Part, Precisions, Target, answers_for, observed_data
-from pm_fastlmm.spectrum_family import SpectrumFamily
 
 _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
 

@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_fastlmm import effects
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method, Objective
-from pm_fastlmm.likelihood.family import FamilySpectra
-from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.spectrum_family import SpectrumFamily
+from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.engines.lengthscale.family import SpectrumFamily
+from pm_fastlmm.engines.lengthscale.spectra import FamilySpectra
+from pm_fastlmm.kernel.effects import effects
+from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.spectrum import Rotated
 
 _LENGTHSCALES, _DELTAS = 200, 80  # of the grid on which the global search begins
 _SPREAD = 1e4  # beyond the range of δ, upwards: there is no more kernel variance

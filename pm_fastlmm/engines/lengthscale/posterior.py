@@ -7,14 +7,13 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.coefficients import draw_new_effects
-from pm_fastlmm.effects import Coordinates, draw_effects, draw_prior_effects, new_rows
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.display import tracked
 from pm_fastlmm.engines.draws import evaluate_draws
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.linalg.streaming import progress
+from pm_fastlmm.kernel.effects.coefficients import draw_new_effects
+from pm_fastlmm.kernel.effects.effects import Coordinates, draw_effects, draw_prior_effects, new_rows
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 if TYPE_CHECKING:
     from pm_fastlmm.engines.lengthscale.node import FamilyNode
@@ -81,10 +80,8 @@ def predict(
 def _draws(node: "FamilyNode", model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator) -> Iterator[_Draw]:
     """Draw (β, u) given y for each draw of ℓ and the variances, in their order; K is factored for each."""
     ell, g, e = evaluate_draws(model, posterior, [node.lengthscale, node.sigma2_g, node.sigma2_e])
-    with progress("Factoring K for each draw", ell.size, show=node.family.progressbar) as advance:
-        for i, place in enumerate(np.ndindex(*ell.shape)):
-            spectrum = node.family.at(float(ell[place]))
-            variances = np.array([g[place]]), np.array([e[place]])
-            beta, u = draw_effects(Rotated.from_values(spectrum, node.observed, None), *variances, rng)
-            yield _Draw(place, float(ell[place]), spectrum, beta, u, *variances)
-            advance(i + 1, "")
+    for place in tracked(list(np.ndindex(*ell.shape)), "Factoring K for each draw", show=node.family.progressbar):
+        spectrum = node.family.at(float(ell[place]))
+        variances = np.array([g[place]]), np.array([e[place]])
+        beta, u = draw_effects(Rotated.from_values(spectrum, node.observed, None), *variances, rng)
+        yield _Draw(place, float(ell[place]), spectrum, beta, u, *variances)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.engines.protocol import Part
-from pm_fastlmm.likelihood.spectral_precision import Coefficients, SpectralRows
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.kernel.likelihood.precision import Coefficients, SpectralRows
+from pm_fastlmm.spectrum.spectrum import Spectrum
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +49,7 @@ class KernelDraws:
         once = None
         if self.y is not None and not np.ptp(self.mu, axis=(0, 1)).any():
             once = self._rotate(np.broadcast_to(self.y - self.mu[0, 0], (*self.shape[2:], s.n)))
-        for start in range(0, total, size):
-            index = slice(start, min(start + size, total))
+        for index in slices(total, size):
             places = np.unravel_index(np.arange(total)[index], self.shape)
             y, (z, rest, y1) = self._response(places, once)
             beta = None

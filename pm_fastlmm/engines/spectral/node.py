@@ -9,10 +9,8 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import Method
-from pm_fastlmm.distribution.variables import RotatedLMMRV, SpectralRV, statistic
-from pm_fastlmm.effects import new_rows
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
 from pm_fastlmm.engines.draws import evaluate_kept, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
@@ -21,10 +19,11 @@ from pm_fastlmm.engines.response import Response
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.engines.spectral.posterior import known_rows, parameters, predict, recover
-from pm_fastlmm.linalg.projection import no_rows
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
-from pm_fastlmm.reml import reml
+from pm_fastlmm.engines.spectral.variables import RotatedLMMRV, SpectralRV, statistic
+from pm_fastlmm.kernel.effects.effects import new_rows
+from pm_fastlmm.kernel.reml.reml import reml
+from pm_fastlmm.spectrum.projection import no_rows
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 
 @answers_for(SpectralRV)

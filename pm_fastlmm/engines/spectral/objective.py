@@ -5,16 +5,17 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pm_fastlmm import effects
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.aireml.objective import RESCALE, Method, Objective
-from pm_fastlmm.fit import REMLFit
-from pm_fastlmm.information import information, score
-from pm_fastlmm.likelihood.marginal import log_likelihood
-from pm_fastlmm.likelihood.spectral import variances
-from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.reml import reml
+from pm_fastlmm.aireml.objective import RESCALE, Objective
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.kernel.effects import effects
+from pm_fastlmm.kernel.likelihood.information import information, score
+from pm_fastlmm.kernel.likelihood.marginal import log_likelihood
+from pm_fastlmm.kernel.likelihood.spectral import variances
+from pm_fastlmm.kernel.reml.fit import REMLFit
+from pm_fastlmm.kernel.reml.reml import reml
+from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.spectrum import Rotated
 
 NAMES = ("sigma2_g", "sigma2_e")
 

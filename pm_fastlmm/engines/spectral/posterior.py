@@ -8,14 +8,13 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.coefficients import draw_factor_effects, draw_new_effects
-from pm_fastlmm.effects import Coordinates, draw_effects, draw_prior_effects, given_coefficients
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.draws import evaluate_draws, over_batch
 from pm_fastlmm.engines.labels import labelled, over_coef, over_obs
 from pm_fastlmm.engines.prediction import Effects, Predictive
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects, draw_new_effects
+from pm_fastlmm.kernel.effects.effects import Coordinates, draw_effects, draw_prior_effects, given_coefficients
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 if TYPE_CHECKING:
     from pm_fastlmm.engines.spectral.node import SpectralNode

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.semidefinite import eigen_root
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
-from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.linalg.mixed import MixedProducts
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.semidefinite import eigen_root
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.engines.structured.products import MixedProducts
+from pm_fastlmm.engines.structured.state import MixedState
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.engines.protocol import Part, require_definite
-from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.likelihood.mixed_precision import MixedPrecision, MixedRows
-from pm_fastlmm.linalg.mixed import MixedProducts
+from pm_fastlmm.engines.structured.precision import MixedPrecision, PrecisionRows
+from pm_fastlmm.engines.structured.products import MixedProducts
+from pm_fastlmm.engines.structured.state import MixedState
 
 
 def parts(
@@ -19,7 +19,7 @@ def parts(
 ) -> Iterator[Part]:  # fmt: skip
     """Return the draws of `function`, which gives θ, mu, and mean and covariance of β; `matrices` are Σ_k(θ)."""
     theta, mu, b, B = function()
-    rows, X = MixedRows.of(p), p.projection.Q1 @ p.projection.R
+    rows, X = PrecisionRows.of(p), p.projection.Q1 @ p.projection.R
     mean, response = None, None
     for i, values in enumerate(theta):
         own = mu[i] if p.flat else mu[i] + X @ b[i]

@@ -8,9 +8,9 @@ import pytensor
 import pytensor.tensor as pt
 from pytensor.gradient import pushforward
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.theta import Theta
-from pm_fastlmm.distribution.graphs import INTERPRETED
+from pm_fastlmm.engines.graphs import INTERPRETED
 
 
 def compile_matrices(layout: Theta) -> Callable[[FloatArray], Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from pm_fastlmm._arrays import (
+from pm_fastlmm.base.arrays import (
     FloatArray,
     Ids,
     Labelled,
@@ -22,11 +22,11 @@ from pm_fastlmm._arrays import (
 from pm_fastlmm.covariance.incidence import by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
-from pm_fastlmm.linalg.projection import Projection
+from pm_fastlmm.spectrum.projection import Projection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MixedRows:
+class NewTermRows:
     """
     New rows.
 
@@ -63,7 +63,7 @@ class MixedRows:
 def read_rows(
     projection: Projection, terms: Sequence[Term], *, X_new: Any = None, Z_new: Mapping[str, Any] | None = None,
     data: Any = None, design: Any = None, population: bool = False,
-) -> MixedRows:  # fmt: skip
+) -> NewTermRows:  # fmt: skip
     """
     Read new rows from a table (for a model from a formula), or from X and the levels of each term.
 
@@ -110,7 +110,7 @@ def read_rows(
             _nothing(term, m) if population else _split(term, *_encoded(term, random, data))
             for term, random in zip(terms, design.random, strict=True)
         ]
-    return MixedRows(X, [known for known, _ in parts], [new for _, new in parts], ids)
+    return NewTermRows(X, [known for known, _ in parts], [new for _, new in parts], ids)
 
 
 def _design_of(data: Any, design: Any, X_new: Any, Z_new: Any) -> Any:

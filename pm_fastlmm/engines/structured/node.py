@@ -8,12 +8,12 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.objective import Method, Objective
+from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
-from pm_fastlmm.distribution.structured import StructuredRV
 from pm_fastlmm.engines.draws import DrawFunction, evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
@@ -21,16 +21,16 @@ from pm_fastlmm.engines.protocol import GaussianNode, LMMNode, Precisions, Targe
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.structured.component import OneTermObjective
 from pm_fastlmm.engines.structured.effects import TermsAtTheta
+from pm_fastlmm.engines.structured.equivalent import require_rows
 from pm_fastlmm.engines.structured.leave_out import parts
 from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.nested import nested
 from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
 from pm_fastlmm.engines.structured.posterior import predict, recover
-from pm_fastlmm.equivalent import require_rows
-from pm_fastlmm.linalg.mixed import MixedProducts
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.engines.structured.products import MixedProducts
+from pm_fastlmm.engines.structured.structuredlmm import StructuredRV
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap likelihood
 _LEVELS = 8000

@@ -7,21 +7,22 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 
-from pm_fastlmm._arrays import EPS, FloatArray
 from pm_fastlmm.aireml.cone import PackedMatrix, pack
 from pm_fastlmm.aireml.face import Face
-from pm_fastlmm.aireml.objective import RESCALE, Method, Objective, Observed, elsewhere, moment_start
+from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere, moment_start
+from pm_fastlmm.base.arrays import EPS, FloatArray
+from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.structured.component import alone
+from pm_fastlmm.engines.structured.equivalent import require_rows
+from pm_fastlmm.engines.structured.from_rows import ratio
 from pm_fastlmm.engines.structured.matrices import compile_matrices
+from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, Response
 from pm_fastlmm.engines.structured.start import moments, starting_values
-from pm_fastlmm.equivalent import require_rows
-from pm_fastlmm.likelihood.from_rows import ratio
-from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.linalg.mixed import Block, MixedProducts, Response
-from pm_fastlmm.linalg.orthonormal import LARGEST
-from pm_fastlmm.linalg.projection import Projection
-from pm_fastlmm.linalg.rotated import Rotated
+from pm_fastlmm.engines.structured.state import MixedState
+from pm_fastlmm.spectrum.orthonormal import LARGEST
+from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.spectrum import Rotated
 
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
 # digits yᵀPy has lost there
@@ -414,6 +415,6 @@ def _without_fixed(response: Response, products: MixedProducts) -> Response:
     return Response(within, response.between, response.rss, response.y1, response.rows)
 
 
-def _propagate(block: Block, sigma: FloatArray) -> FloatArray:
+def _propagate(block: EffectBlock, sigma: FloatArray) -> FloatArray:
     G = sp.kron(sp.eye_array(block.levels), sigma, format="csr")
     return np.asarray((block.Z @ G @ block.Z.T).todense())

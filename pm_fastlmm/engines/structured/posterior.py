@@ -7,19 +7,18 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm._arrays import FloatArray
-from pm_fastlmm.coefficients import draw_factor_effects
-from pm_fastlmm.effects import draw_effects
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.engines.draws import evaluate_draws
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.prediction import Effects, Predictive
 from pm_fastlmm.engines.structured.matrices import compile_matrices
-from pm_fastlmm.engines.structured.new_rows import MixedRows
-from pm_fastlmm.likelihood.mixed import MixedState
-from pm_fastlmm.linalg.mixed import MixedProducts
-from pm_fastlmm.linalg.rotated import Rotated
-from pm_fastlmm.linalg.semidefinite import semidefinite_root
-from pm_fastlmm.linalg.spectrum import Spectrum
+from pm_fastlmm.engines.structured.new_rows import NewTermRows
+from pm_fastlmm.engines.structured.products import MixedProducts
+from pm_fastlmm.engines.structured.state import MixedState
+from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects
+from pm_fastlmm.kernel.effects.effects import draw_effects
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 if TYPE_CHECKING:
     from pm_fastlmm.engines.structured.node import StructuredNode
@@ -65,7 +64,7 @@ def predict(
     node: "StructuredNode",
     model: pm.Model,
     posterior: xr.Dataset,
-    rows: MixedRows | None,
+    rows: NewTermRows | None,
     effects: Effects,
     rng: np.random.Generator,
 ) -> Predictive:
@@ -75,7 +74,7 @@ def predict(
     ids = None if rows is None else rows.ids
     if rows is None:
         none = [term.Z[:, :0] for term in node.terms]
-        rows = MixedRows(node.projection.X, [term.Z for term in node.terms], none, node.ids)
+        rows = NewTermRows(node.projection.X, [term.Z for term in node.terms], none, node.ids)
     f = draws.beta @ rows.X.T + mean
     for k, term in enumerate(node.terms if effects != "population" else ()):
         u, sigma = draws.u[k], draws.sigma[k]

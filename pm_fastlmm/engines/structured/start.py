@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.sparse as sp
 
-from pm_fastlmm._arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.theta import Entry
 
 

@@ -1,0 +1,1 @@
+"""What every room uses: arrays, ids, labels, messages, threads."""

@@ -1,0 +1,119 @@
+"""
+PyTensor operations of the likelihoods, with closed-form gradients.
+
+They call back into Python from compiled graphs: that costs some 20 µs for each evaluation, but the compiled loop of the
+likelihood is shared by all models. Linked into each graph it would save those, and take 10 s and more to compile anew
+for each model.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytensor.tensor as pt
+from pytensor.gradient import disconnected_type
+from pytensor.graph.basic import Apply
+from pytensor.graph.op import Op
+from pytensor.link.numba.dispatch.basic import generate_fallback_impl, numba_funcify_and_cache_key
+
+type Shape = tuple[int | None, ...]
+
+
+def _connected(variable: Any) -> bool:
+    return not isinstance(variable.type, type(disconnected_type))
+
+
+def given_or_zero(outputs: Any, cotangents: Any) -> list[Any]:
+    """Return the cotangents of outputs, 0 for those that what is differentiated does not depend on."""
+    return [g if _connected(g) else pt.zeros_like(out) for out, g in zip(outputs, cotangents, strict=True)]
+
+
+def no_hessian(likelihood: str) -> NotImplementedError:
+    """Return the error of a second derivative that a likelihood does not have."""
+    return NotImplementedError(
+        f"{likelihood} has first derivatives only, and no Hessian: flmm.find_reml(model) has the information of the "
+        "variances; flmm.sample, pm.find_MAP and pm.fit do without. One kernel has second derivatives as a FastLMM."
+    )
+
+
+class CalledBack(Op):  # type: ignore[misc]
+    """
+    An operation whose `evaluate` compiled graphs call, of Numba and, once it is asked for, of JAX.
+
+    It is made of the values of its `__props__`, in their order. Outputs are in double precision.
+    """
+
+    __props__: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *values: Any) -> None:
+        for name, value in zip(self.__props__, values, strict=True):
+            setattr(self, name, value)
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """Return the outputs, one after the other."""
+        raise NotImplementedError
+
+    def shapes(self, *inputs: Any) -> list[Shape]:
+        """Return the shapes of the outputs from those of the inputs, None for a length that is not known."""
+        raise NotImplementedError
+
+    def gradients(self, apply: Callable[..., Any], inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """
+        Return the cotangents of the first inputs, those that have one, from those of the outputs.
+
+        All are tensors of PyTensor, or arrays of JAX; `apply(op)` is a function of them that evaluates an operation.
+        """
+        raise NotImplementedError(f"{self} has no derivative.")
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to inputs."""
+        variables = list(map(pt.as_tensor, inputs))
+        shapes = self.shapes(*(variable.type.shape for variable in variables))
+        return Apply(self, variables, [pt.tensor(dtype="float64", shape=shape) for shape in shapes])
+
+    def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
+        """Evaluate."""
+        for out, value in zip(outputs, self.evaluate(*inputs), strict=True):
+            out[0] = np.asarray(value, dtype=float)
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the gradient with respect to the inputs."""
+        gradients = self.gradients(lambda op: op, inputs, outputs, given_or_zero(outputs, cotangents))
+        return gradients + [disconnected_type() for _ in inputs[len(gradients) :]]
+
+
+@numba_funcify_and_cache_key.register(CalledBack)  # type: ignore[untyped-decorator]
+def _call_back(op: CalledBack, node: Any = None, **kwargs: Any) -> tuple[Any, None]:
+    with warnings.catch_warnings():  # of the callback, which is intended here
+        warnings.filterwarnings("ignore", "Numba will use object mode")
+        return generate_fallback_impl(op, node=node, **kwargs), None
+
+
+class GradientOp(CalledBack):
+    """
+    A log-likelihood with its gradient as further outputs, in as many of the first inputs: the others are constants.
+
+    There is no second derivative.
+    """
+
+    likelihood: ClassVar[str]
+    differentiable: ClassVar[int]
+
+    def shapes(self, *inputs: Any) -> list[Shape]:
+        """Return those of the log-likelihood and of the inputs that it is differentiated in."""
+        return [(), *inputs[: self.differentiable]]
+
+    def gradients(self, apply: Callable[..., Any], inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the gradient, which the outputs hold already."""
+        return [cotangents[0] * d for d in outputs[1:]]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the gradient, and raise for that of the gradient."""
+        if any(map(_connected, cotangents[1:])):
+            raise no_hessian(self.likelihood)
+        return super().pullback(inputs, outputs, cotangents)
+
+    def connection_pattern(self, node: Any) -> list[list[bool]]:
+        """Return that the constants do not reach the outputs."""
+        return [[i < self.differentiable] * len(node.outputs) for i in range(len(node.inputs))]

@@ -1,0 +1,40 @@
+"""The warning that draws of y are error contrasts where β has a flat prior."""
+
+import warnings
+from typing import Any
+
+from pytensor.compile.mode import optdb
+from pytensor.graph.rewriting.basic import graph_rewriter
+from pytensor.tensor.shape import Shape, Shape_i
+
+from pm_fastlmm.base.arrays import outside
+from pm_fastlmm.engines.random_variable import LMMRV
+
+_BEFORE_INLINING = -0.02  # PyTensor replaces random variables by the graphs of their draws at -0.01
+
+
+@graph_rewriter  # type: ignore[untyped-decorator]
+def _warn(fgraph: Any) -> None:
+    """
+    Change nothing: every graph that PyTensor compiles passes here.
+
+    Log-densities, and all that this package does after sampling, do without draws, and are not warned of.
+    """
+    for node in fgraph.apply_nodes:
+        if isinstance(node.op, LMMRV) and node.op.draws_contrasts and _is_drawn(fgraph, node.outputs[1]):
+            warnings.warn(
+                f"draws of {node.outputs[1].name or node.op.name} are error contrasts, Xᵀ(y - mu) = 0, and no "
+                "predictions of y: β has a flat prior, under which y has no distribution along X. Predictive draws "
+                "given the data are those of flmm.predict(idata, model=model); for draws before the data give β a "
+                "proper prior.",
+                UserWarning,
+                stacklevel=outside(),
+            )
+
+
+def _is_drawn(fgraph: Any, rv: Any) -> bool:
+    """Whether anything but the shape of a variable is asked for, as graphs of models do."""
+    return any(not isinstance(client.op, Shape | Shape_i) for client, _ in fgraph.clients[rv])
+
+
+optdb.register("pm_fastlmm_contrasts", _warn, "fast_run", "fast_compile", position=_BEFORE_INLINING)

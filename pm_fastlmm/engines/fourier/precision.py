@@ -1,0 +1,83 @@
+"""
+P and Py of a Gaussian process on Fourier features at one set of parameters, from the features of its rows.
+
+With the symbols of `likelihood.fourier`, Z̃ = MZ and ỹ = My,
+
+    P = (M - Z̃a^½A⁻¹a^½Z̃ᵀ)/σ²_e,   Py = (ỹ - Z̃a^½u)/σ²_e
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.engines.fourier.features import FourierProducts
+from pm_fastlmm.engines.fourier.likelihood import FourierFactor
+from pm_fastlmm.kernel.likelihood.leave_out import Rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureRows:
+    """The rows of Q, Z̃ and ỹ, (n, r), (n, M) and (n,)."""
+
+    Q: FloatArray
+    Z: FloatArray
+    y: FloatArray
+
+    @classmethod
+    def of(cls, products: FourierProducts, features: FloatArray, y: FloatArray, X: FloatArray) -> Self:
+        """Project X out of the features (n, M) and y, by the products that were accumulated."""
+        R = products.projection.R
+        Q = solve_triangular(R, X.T, trans="T").T if R.size else X
+        return cls(Q, features - Q @ products.fixed.T, y - Q @ products.along)
+
+    def belong_to(self, products: FourierProducts, rtol: float) -> bool:
+        """Return whether the rows add up to the products: the squares of Z̃ and ỹ, what Q, Z̃ and ỹ have in common."""
+        p = products
+        length = np.sqrt(max(float(self.y @ self.y), p.square))
+        wholes = np.sqrt(np.diag(p.gram) + (p.fixed**2).sum(1))  # of Z, before X was projected out
+        return bool(
+            abs(float(self.y @ self.y) - p.square) <= rtol * p.square
+            and (np.abs((self.Z**2).sum(0) - np.diag(p.gram)) <= rtol * wholes**2).all()
+            and (np.abs(self.Z.T @ self.y - p.cross) <= rtol * wholes * length).all()
+            and (np.abs(self.Q.T @ self.Z) <= rtol * wholes).all()
+            and (np.abs(self.Q.T @ self.Q - np.eye(self.Q.shape[1])) <= rtol).all()
+            and (np.abs(self.Q.T @ self.y) <= rtol * (length + np.linalg.norm(p.along))).all()
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class FourierPrecision:
+    """P and Py where the features are factored."""
+
+    rows: FeatureRows
+    factor: FourierFactor
+
+    @cached_property
+    def _white(self) -> FloatArray:
+        """L⁻¹a^½Z̃ᵀ, (k, n)."""
+        f = self.factor
+        return np.asarray(
+            solve_triangular(f.L, (self.rows.Z[:, f.active] * f.root).T, lower=True, check_finite=False)
+        )  # fmt: skip
+
+    @property
+    def weighted(self) -> FloatArray:
+        """Py, (n,)."""
+        f = self.factor
+        return np.asarray((self.rows.y - self.rows.Z[:, f.active] @ (f.root * f.u)) / f.sigma2_e)
+
+    @property
+    def diagonal(self) -> FloatArray:
+        """Diagonal of P, (n,)."""
+        explained = (self.rows.Q**2).sum(-1) + (self._white**2).sum(0)
+        return np.asarray((1 - explained) / self.factor.sigma2_e)
+
+    def block(self, rows: Rows) -> FloatArray:
+        """Return P_SS (s, s)."""
+        part = replace(self, rows=FeatureRows(self.rows.Q[rows], self.rows.Z[rows], self.rows.y[rows]))
+        Q, white = part.rows.Q, part._white
+        return np.asarray((np.eye(len(rows)) - Q @ Q.T - white.T @ white) / self.factor.sigma2_e)

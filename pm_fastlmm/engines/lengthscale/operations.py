@@ -1,0 +1,72 @@
+"""The PyTensor operations of one kernel with a lengthscale."""
+
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+from pytensor.graph.basic import Apply
+
+from pm_fastlmm.engines.callbacks import CalledBack, GradientOp, Shape
+from pm_fastlmm.engines.lengthscale.family import SpectrumFamily
+from pm_fastlmm.engines.lengthscale.spectra import family_loglik_and_gradient
+
+
+class FamilyLoglik(GradientOp):
+    """
+    Log-likelihood at one lengthscale of a family of spectra, with its gradient in (log ℓ, σ²_g, σ²_e).
+
+    Inputs: log ℓ, σ²_g, σ²_e, and the constants of a `FamilySpectra`. -½log|XᵀX| is left out. There is no second
+    derivative.
+    """
+
+    likelihood = "the likelihood of a family of spectra"
+    differentiable = 3
+    evaluate = staticmethod(family_loglik_and_gradient)
+
+
+class FamilyStatistics(CalledBack):
+    """The statistics of a response at the nodes of a family; PyTensor folds those of observed data when it compiles."""
+
+    __props__ = ("family",)
+    family: SpectrumFamily
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Apply to a response (n,)."""
+        shapes: list[Shape] = [(None, None), (None, None), (None,), (3,)]
+        return Apply(self, [*map(pt.as_tensor, inputs)], [pt.tensor(dtype="float64", shape=s) for s in shapes])
+
+    def shapes(self, *inputs: Any) -> list[Shape]:
+        """Raise: how many nodes of the lengthscale are needed depends on y."""
+        raise NotImplementedError(
+            "JAX takes no pm.Data as the y of a FamilyLMM, whose arrays have other sizes for other y: sample with "
+            "flmm.sample, or freeze the data, pymc.model.transform.optimization.freeze_dims_and_data(model)."
+        )
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """Return the statistics."""
+        return [np.array(value) for value in self.family.rotate(np.asarray(inputs[0], dtype=float)).constants]
+
+
+class FamilyContrasts(CalledBack):
+    """
+    Error contrasts of N(0, σ²_gK(ℓ) + σ²_eI) from white noise ξ (…, n); K is factored for each lengthscale.
+
+    Inputs: ℓ, σ²_g, σ²_e and ξ.
+    """
+
+    __props__ = ("family",)
+    family: SpectrumFamily
+
+    def shapes(self, *inputs: Any) -> list[Shape]:
+        """Return that of the noise."""
+        return [inputs[-1]]
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """Return the draws."""
+        *parameters, xi = inputs
+        parameters = [np.broadcast_to(v, xi.shape[:-1]) for v in parameters]
+        out = np.empty(xi.shape)
+        for place in np.ndindex(*xi.shape[:-1]):
+            lengthscale, g, e = (float(v[place]) for v in parameters)
+            out[place] = self.family.draw_contrasts(lengthscale, g, e, xi[place])
+        return [out]

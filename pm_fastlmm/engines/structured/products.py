@@ -1,0 +1,322 @@
+"""MixedProducts: what several random-effects terms need of the rows, with the largest grouping factor eliminated."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from pm_fastlmm.base.arrays import FloatArray, frozen
+from pm_fastlmm.spectrum.orthonormal import Remainder, orthonormal_blocks, remainder_of
+from pm_fastlmm.spectrum.projection import Projection
+
+type IntArray = npt.NDArray[np.int64]
+
+_MAX_DENSE = 20_000  # columns of the dense block: 3.2 GB for each of a few matrices
+
+
+class EffectBlock(NamedTuple):
+    """
+    One random-effects term as the engine sees it: Z (n, levels · width), u ~ N(0, I ⊗ Σ), Σ (width, width).
+
+    `root` is the R of a known covariance, effects Ru of the levels, that was moved into Z; None for the identity.
+    """
+
+    Z: sp.csr_array
+    levels: int
+    width: int
+    root: FloatArray | None = None
+
+
+class _Statistics(NamedTuple):
+    within: FloatArray
+    between: FloatArray
+    rss: float
+    y1: FloatArray
+
+
+class Response(_Statistics):
+    """
+    What the likelihood needs of a response y₂ = y - Q₁Q₁ᵀy. X is taken out first, so that no digits are lost to a mean.
+
+    Attributes
+    ----------
+    within : (m,) array
+        Wᵀ(I - OOᵀ)y₂.
+    between : (levels, width) array
+        Oᵀy₂, along the eliminated term.
+    rss : float
+        ‖(I - OOᵀ)y₂‖².
+    y1 : (r,) array
+        Q₁ᵀy.
+    rows : (n,) array or None
+        y₂ itself, for where inner products lose digits; besides the statistics, which are the tuple.
+    """
+
+    rows: FloatArray | None
+
+    def __new__(
+        cls, within: FloatArray, between: FloatArray, rss: float, y1: FloatArray, rows: FloatArray | None = None
+    ) -> Self:
+        """Keep the rows beside the statistics."""
+        self = super().__new__(cls, within, between, rss, y1)
+        self.rows = rows
+        return self
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MixedProducts:
+    """
+    Cross-products of [Z₁ Z₂ … Z_K Q₁], Z₁ the eliminated term and W = [Z₂ … Z_K Q₁] the dense block.
+
+    Each row belongs to one level of Z₁, so that Z₁ = O diag(C_jᵀ) with orthonormal O, block by block. What is kept:
+
+        C (levels, width, width),   B = OᵀW (sparse),   within = Wᵀ(I - OOᵀ)W
+
+    from which Wᵀ(Z₁G₁Z₁ᵀ + σ²_eI)⁻¹W = within/σ²_e + Σ_j B_jᵀ(C_jᵀΣ₁C_j + σ²_eI)⁻¹B_j, a sum in which nothing cancels.
+
+    Attributes
+    ----------
+    n : int
+        Number of observations.
+    rows_kept : bool
+        Whether the rows of Z, X and y are the observations. Otherwise they are fewer rows with the same inner products
+        (`linalg.equivalent`), in a basis of their own.
+    projection : Projection
+        QR of X.
+    flat : bool
+        Whether Q₁ is in the dense block: β under a flat prior, integrated out.
+    blocks : tuple of EffectBlock
+        The terms in the order that was given.
+    order : tuple of int
+        The terms in the order of the engine: the eliminated one first.
+    eliminated : bool
+        Whether there is a term that can be eliminated.
+    sizes : (terms, 2) int array
+        Levels and width of each term in the dense block, in the engine's order.
+    largest_ratio : float
+        λ/σ²_e up to which the rows are precise: that of inner products where rows were made of them, inf otherwise.
+    Q_within, Q_between : (m, r) and (levels · width, r) arrays
+        Wᵀ(I - OOᵀ)Q₁ and OᵀQ₁: what moves the statistics of y to those of y₂ + Q₁d.
+    """
+
+    n: int
+    rows_kept: bool
+    projection: Projection
+    flat: bool
+    blocks: tuple[EffectBlock, ...]
+    order: tuple[int, ...]
+    eliminated: bool
+    sizes: IntArray
+    C: FloatArray
+    O: sp.csr_array  # noqa: E741 - the orthonormal factor of the formula
+    W: sp.csr_array
+    B: sp.csr_array
+    within: FloatArray
+    Q_within: FloatArray
+    Q_between: FloatArray
+    largest_ratio: float = np.inf
+
+    @classmethod
+    def from_rows(
+        cls, blocks: Sequence[EffectBlock], projection: Projection, *, flat: bool, observations: int | None = None,
+        largest_ratio: float = np.inf,
+    ) -> Self:  # fmt: skip
+        """
+        Form the products from the rows of the incidence matrices and the projection of X.
+
+        `observations` is their number where the rows are equivalent ones, fewer than the data had.
+
+        Raises
+        ------
+        ValueError
+            If the dense block, all terms but the one that is eliminated, would not fit in memory.
+        """
+        rows = projection.V.shape[0]
+        n = rows if observations is None else observations
+        order, eliminated = _elimination_order(blocks)
+        rest = order[1:] if eliminated else order
+        Q = projection.Q1 if flat else np.zeros((rows, 0))
+        q, r = sum(blocks[k].Z.shape[1] for k in rest), Q.shape[1]
+        if q + r > _MAX_DENSE:
+            columns = ", ".join(str(block.Z.shape[1]) for block in blocks)
+            raise ValueError(
+                f"the terms have {columns} random effects: one grouping factor is eliminated, but the other {q} fill a "
+                f"dense matrix of that order, and {_MAX_DENSE} is the limit. Use fewer levels, or a low-rank term."
+            )
+        first = blocks[order[0]] if eliminated else EffectBlock(sp.csr_array((rows, 0)), 0, 1)
+        C, O = orthonormal_blocks(first.Z, first.levels, first.width)  # noqa: E741
+        Z = sp.hstack([sp.csr_array((rows, 0)), *(blocks[k].Z for k in rest)], format="csr")
+        along = O.T @ Q
+        Q_within = Q - O @ along
+        B = sp.hstack([O.T @ Z, sp.csr_array(along)], format="csr")
+        within = np.empty((q + r, q + r))
+        shared = B[:, :q]
+        within[:q, :q] = (Z.T @ Z - shared.T @ shared).toarray()
+        within[:q, q:] = Z.T @ Q_within
+        within[q:, :q] = within[:q, q:].T
+        within[q:, q:] = Q_within.T @ Q_within
+        sizes = np.array([(blocks[k].levels, blocks[k].width) for k in rest], dtype=np.int64)
+        W = sp.hstack([Z, sp.csr_array(Q)], format="csr")
+        Q_between = np.asarray(O.T @ projection.Q1)
+        return cls(
+            n=n,
+            rows_kept=observations is None,
+            projection=projection,
+            flat=flat,
+            blocks=tuple(blocks),
+            order=order,
+            eliminated=eliminated,
+            sizes=frozen(sizes.reshape(-1, 2)),
+            C=frozen(C),
+            O=O,
+            W=W,
+            B=B,
+            within=frozen(within),
+            Q_within=frozen(np.asarray(W.T @ (projection.Q1 - O @ Q_between))),
+            Q_between=frozen(Q_between),
+            largest_ratio=largest_ratio,
+        )
+
+    def treated(self, terms: int, *, flat: bool) -> Self:
+        """Return the products of the same data and the first terms with another treatment of β."""
+        observations = None if self.rows_kept else self.n
+        return self.from_rows(
+            self.blocks[:terms], self.projection, flat=flat, observations=observations, largest_ratio=self.largest_ratio
+        )
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of Z, X and y."""
+        return int(self.W.shape[0])
+
+    @property
+    def fixed(self) -> int:
+        """Number of fixed effects in the dense block: r, or 0 when β is not integrated out."""
+        return self.projection.rank if self.flat else 0
+
+    @property
+    def df(self) -> int:
+        """Degrees of freedom, n - r with β integrated out."""
+        return self.n - self.fixed
+
+    @property
+    def logdet_R(self) -> float:
+        """½ log|XᵀX| when β is integrated out, 0 otherwise."""
+        return self.projection.logdet_R if self.flat else 0.0
+
+    @cached_property
+    def constants(self) -> tuple[Any, ...]:
+        """What the compiled likelihood reads beside the parameters and the response, in the order of its arguments."""
+        return self.df, self.sizes, self.C, self.B.indptr, self.B.indices, self.B.data, self.within
+
+    @cached_property
+    def largest(self) -> FloatArray:
+        """The largest squared length of a column of Z for each element of phi that is a variance, 0 for covariances."""
+        squares = [self.blocks[k].Z.multiply(self.blocks[k].Z).sum(axis=0).max(initial=0.0) for k in self.order]
+        parts = [z * np.eye(self.blocks[k].width).ravel() for k, z in zip(self.order, squares, strict=True)]
+        return np.concatenate([np.zeros(0), *parts])
+
+    def packed(self, sigma: Sequence[FloatArray]) -> FloatArray:
+        """Return phi, the Σ_k packed in the order of the engine."""
+        return np.concatenate([np.zeros(0), *(np.ravel(sigma[k]) for k in self.order)])
+
+    @cached_property
+    def lengths(self) -> FloatArray:
+        """Lengths of the columns of W (m,)."""
+        return np.sqrt(np.asarray(self.W.multiply(self.W).sum(axis=0)).ravel())
+
+    @cached_property
+    def remainder(self) -> Remainder | None:
+        """What O leaves of W, formed when inner products lose digits; None if it would be too large."""
+        return remainder_of(self.W, self.O, self.lengths)
+
+    def unpacked(self, phi: FloatArray) -> list[FloatArray]:
+        """Return Σ_k of each block from phi, packed in the order of the engine."""
+        out: list[FloatArray] = [phi] * len(self.blocks)
+        start = 0
+        for k in self.order:
+            c = self.blocks[k].width
+            out[k] = phi[start : start + c * c].reshape(c, c)
+            start += c * c
+        return out
+
+    def dense_roots(self, roots: FloatArray) -> Iterator[tuple[int, int, int, FloatArray]]:
+        """Yield where each term of the dense block starts, its levels, its width and its packed root."""
+        at = start = 0
+        for levels, c in self.sizes.tolist():
+            yield at, levels, c, roots[start : start + c * c].reshape(c, c)
+            at, start = at + levels * c, start + c * c
+
+    def mean_gram(self, k: int) -> FloatArray:
+        """Return Σ_levels Z_jᵀZ_j / n of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""
+        block = self.blocks[k]
+        gram = (block.Z.T @ block.Z).tocoo()
+        same = gram.row // block.width == gram.col // block.width
+        out = np.zeros((block.width, block.width))
+        np.add.at(out, (gram.row[same] % block.width, gram.col[same] % block.width), gram.data[same])
+        return out / self.n
+
+    def response(self, y: FloatArray) -> Response:
+        """Return the statistics of a response (n,), from its rows."""
+        Q = self.projection.Q1
+        y1 = Q.T @ y
+        residual = y - Q @ y1
+        along = self.O.T @ residual
+        inside = residual - self.O @ along
+        between = along.reshape(-1, self.C.shape[-1])
+        return Response(self.W.T @ inside, between, float(inside @ inside), y1, residual)
+
+    def shifted(self, response: Response, d: FloatArray) -> Response:
+        """Return the statistics of y₂ + Q₁d, for products without the fixed effects in the dense block."""
+        along, between = self.Q_between @ d, response.between.ravel()
+        return Response(
+            response.within + self.Q_within @ d,
+            (between + along).reshape(response.between.shape),
+            float(response.rss - 2 * along @ between + d @ d - along @ along),
+            response.y1,
+            None if response.rows is None else response.rows + self.projection.Q1 @ d,
+        )
+
+    def response_pullback(
+        self, y: FloatArray, within: FloatArray, between: FloatArray, rss: float, y1: FloatArray,
+        rows: FloatArray | None = None,
+    ) -> FloatArray:  # fmt: skip
+        """Return the gradient with respect to y from those with respect to the statistics of `response`, and y₂."""
+        Q = self.projection.Q1
+        residual = y - Q @ (Q.T @ y)
+        inside = residual - self.O @ (self.O.T @ residual)
+        direct = self.W @ within + 2 * rss * inside
+        total = direct - self.O @ (self.O.T @ direct) + self.O @ between.ravel()
+        total = total if rows is None else total + rows
+        return np.asarray(total + Q @ (y1 - Q.T @ total))
+
+    def __repr__(self) -> str:
+        """Show the sizes."""
+        terms = ", ".join(f"{block.levels} × {block.width}" for block in self.blocks)
+        return f"MixedProducts(n={self.n}, terms of {terms} effects, {self.fixed} fixed effects)"
+
+
+def _elimination_order(blocks: Sequence[EffectBlock]) -> tuple[tuple[int, ...], bool]:
+    """Return the order of the terms, the largest with one level in each row first, and whether there is one."""
+    sizes = [block.Z.shape[1] if block.root is None and _one_level_each(block) else 0 for block in blocks]
+    largest = int(np.argmax(sizes)) if sizes else 0
+    if not sizes or not sizes[largest]:
+        return tuple(range(len(blocks))), False
+    return (largest, *(k for k in range(len(blocks)) if k != largest)), True
+
+
+def _one_level_each(block: EffectBlock) -> bool:
+    if block.levels == 1:
+        return False
+    level = block.Z.indices // block.width
+    starts, ends = block.Z.indptr[:-1], block.Z.indptr[1:]
+    filled = np.flatnonzero(ends > starts)
+    if not filled.size:
+        return False
+    low = np.minimum.reduceat(level, starts[filled])
+    high = np.maximum.reduceat(level, starts[filled])
+    return bool((low == high).all())

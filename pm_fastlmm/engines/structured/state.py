@@ -1,0 +1,320 @@
+"""MixedState: several random-effects terms at one θ, factored once; score, information, effects and predictions."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import scipy.sparse as sp
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.engines.structured.from_rows import LOST, Rows, block_diagonal, digits_lost, loud, roots_beside
+from pm_fastlmm.engines.structured.loops import factorise, gradient, loglik_and_gradient, matrix_root
+from pm_fastlmm.engines.structured.products import MixedProducts, Response
+
+
+class Gradient(NamedTuple):
+    """
+    ∂ℓ/∂Σ_k (width, width) for each term, ∂ℓ/∂σ²_e, and Z_kᵀPy (levels, width) for each term.
+
+    Terms are in the order of `MixedProducts.blocks`. `between` is M_j⁻¹(ȳ_j - B_jb) of the eliminated term.
+    """
+
+    sigma: list[FloatArray]
+    sigma2_e: float
+    effects: list[FloatArray]
+    between: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class MixedState:
+    """
+    V factored at (Σ_k, σ²_e), with a response.
+
+    Attributes
+    ----------
+    products : MixedProducts
+    response : Response
+    sigma : list of (width, width) arrays
+        In the order of `products.blocks`.
+    sigma2_e : float
+    loglik : float
+        Of the error contrasts (flat β) or of y, without -½log|XᵀX|.
+    yPy : float
+    rows : Rows or None
+        The factorisation from rows, where inner products lose digits.
+    """
+
+    products: MixedProducts
+    response: Response
+    sigma: list[FloatArray]
+    sigma2_e: float
+    loglik: float
+    yPy: float
+    factor: tuple[Any, ...]
+    rows: Rows | None = None
+
+    @classmethod
+    def at(cls, products: MixedProducts, response: Response, sigma: list[FloatArray], sigma2_e: float) -> Self | None:
+        """Factor V; None outside the parameter space."""
+        p = products
+        phi = p.packed(sigma)
+        statistics = response.within, response.between, response.rss
+        ok, loglik, yPy, *rest = factorise(phi, float(sigma2_e), *statistics, *p.constants)
+        ok, factor, e = ok and np.isfinite(loglik), (phi, *rest), float(sigma2_e)
+        if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
+            rows = Rows.of(p, response, sigma, e, phi)
+            if rows is not None:
+                return cls(p, response, list(sigma), e, rows.loglik, rows.yPy, rows.factor, rows)
+        return cls(p, response, list(sigma), e, float(loglik), float(yPy), factor) if ok else None
+
+    @cached_property
+    def gradient(self) -> Gradient:
+        """The score with respect to the matrices, and ZᵀPy."""
+        if self.rows is not None:
+            return self._gradient_of_rows(self.rows)
+        p, (phi, *factor) = self.products, self.factor
+        given = (*p.constants[:-1], self.yPy, *factor)
+        grad, de, weighted, w = gradient(phi, self.sigma2_e, self.response.between, *given)
+        sigma, effects = [np.empty(0)] * len(p.blocks), [np.empty(0)] * len(p.blocks)
+        start = offset = 0
+        for position, k in enumerate(p.order):
+            _, levels, c, _ = p.blocks[k]
+            sigma[k] = grad[start : start + c * c].reshape(c, c)
+            if position == 0 and p.eliminated:
+                effects[k] = np.einsum("jab,jb->ja", p.C, weighted)
+            else:
+                effects[k] = w[offset : offset + levels * c].reshape(levels, c)
+                offset += levels * c
+            start += c * c
+        return Gradient(sigma, float(de), effects, weighted)
+
+    def _gradient_of_rows(self, rows: Rows) -> Gradient:
+        p = self.products
+        scores, between = {}, np.zeros(self.response.between.shape)
+        if p.eliminated:
+            score, w, between = rows.eliminated_score()
+            scores[p.order[0]] = score, w
+        for k, offset in enumerate(self._offsets()):
+            if offset is not None:
+                scores[k] = rows.dense_score(offset, *p.blocks[k][1:3])
+        sigma, effects = ([scores[k][i] for k in range(len(p.blocks))] for i in (0, 1))
+        return Gradient(sigma, rows.residual_score(), effects, between)
+
+    def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
+        """
+        Return ½ q_iᵀPq_j for q_i = Z_k(I ⊗ Σ̇_i)Z_kᵀPy, `directions` being (k, Σ̇_i), and last for q_e = Py.
+
+        Pq_e needs no rows: σ²_ePy + Σ Z_kG_kZ_kᵀPy = y - Xβ̂, so that Pq_e = (Py - P Σ Z_kG_kZ_kᵀPy)/σ²_e.
+        """
+        w, e = self.gradient.effects, self.sigma2_e
+        vectors = [{k: w[k] @ direction} for k, direction in directions]
+        if self.rows is not None:
+            return 0.5 * self.rows.products_with_P(*self._stack(vectors))
+        fitted = {k: w[k] @ sigma for k, sigma in enumerate(self.sigma)}
+        quadratic = self._quadratic([*vectors, fitted])
+        count = len(directions)
+        linear = np.array([sum(float((v[k] * w[k]).sum()) for k in v) for v in [*vectors, fitted]])
+        out = np.empty((count + 1, count + 1))
+        out[:count, :count] = quadratic[:count, :count]
+        with_fitted = (linear - quadratic[count]) / e
+        out[count, :count] = out[:count, count] = with_fitted[:count]
+        out[count, count] = ((self.yPy - linear[count]) / e - with_fitted[count]) / e
+        return 0.5 * out
+
+    def _quadratic(self, vectors: list[dict[int, FloatArray]]) -> FloatArray:
+        """Return gᵀPg for all pairs of g = Σ_k Z_kx_k, each given by its x_k (levels, width)."""
+        plain, projected = self._products(vectors)
+        return np.asarray(plain - self.sigma2_e * projected.T @ projected)
+
+    def _products(self, vectors: list[dict[int, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+        """Return gᵀNg for all pairs, and L⁻¹ΛᵀWᵀN g (m, s)."""
+        p, e = self.products, self.sigma2_e
+        _, Minv, F, *_ = self.factor
+        first, dense = self._stack(vectors)
+        half = np.einsum("jab,jas->jbs", p.C, first)  # Cᵀx
+        weighted = np.einsum("jab,jbs->jas", Minv, half)
+        cross = p.B.T @ weighted.reshape(-1, weighted.shape[-1])
+        Fx = F @ dense
+        mixed = cross.T @ dense
+        plain = np.einsum("jas,jat->st", half, weighted) + mixed + mixed.T + dense.T @ Fx / e
+        return plain, self._whiten(cross + Fx / e)
+
+    def _stack(self, vectors: list[dict[int, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+        """Return the coordinates along the eliminated term (levels, width, s) and the dense block (m, s)."""
+        p = self.products
+        levels, c = p.C.shape[:2]
+        first = np.zeros((levels, c, len(vectors)))
+        dense = np.zeros((p.W.shape[1], len(vectors)))
+        offsets = self._offsets()
+        for s, vector in enumerate(vectors):
+            for k, x in vector.items():
+                offset = offsets[k]
+                if offset is None:
+                    first[:, :, s] = x
+                else:
+                    dense[offset : offset + x.size, s] = x.ravel()
+        return first, dense
+
+    def _offsets(self) -> list[int | None]:
+        """Return where each term starts in the dense block, None for the eliminated one."""
+        p = self.products
+        out: list[int | None] = [None] * len(p.blocks)
+        offset = 0
+        for k in p.order[1:] if p.eliminated else p.order:
+            out[k] = offset
+            offset += p.blocks[k].Z.shape[1]
+        return out
+
+    @cached_property
+    def scaled(self) -> FloatArray:
+        """L⁻¹Λᵀ (m, m)."""
+        p = self.products
+        Linv, roots = self.factor[5], self.factor[4]
+        out = np.array(Linv)
+        for at, levels, c, R in p.dense_roots(roots):
+            columns = out[:, at : at + levels * c].reshape(len(out), levels, c)
+            out[:, at : at + levels * c] = (columns @ R.T).reshape(len(out), -1)
+        return out
+
+    def _whiten(self, h: FloatArray) -> FloatArray:
+        return np.asarray(self.scaled @ h)
+
+    def blue(self) -> tuple[FloatArray, FloatArray]:
+        """Return β̂ (r,) and its covariance (r, r); of length 0 when β is not integrated out."""
+        p = self.products
+        if not p.fixed:
+            return np.zeros(0), np.zeros((0, 0))
+        m = p.W.shape[1]
+        corner = self.factor[5][m - p.fixed :, m - p.fixed :]
+        R = p.projection.R
+        # LAPACK's triangular solver starts its threads for any size, which costs milliseconds on a busy machine
+        root = np.linalg.solve(R, corner.T)
+        beta = np.linalg.solve(R, self.response.y1 + self.factor[7][m - p.fixed :])
+        return beta, self.sigma2_e * root @ root.T
+
+    def effects(self) -> list[FloatArray]:
+        """Return û_k = R_k(I ⊗ Σ_k)Z_kᵀPy (levels, width) of each term, R_k the root of a known covariance."""
+        return [self._rooted(k, w @ self.sigma[k]) for k, w in enumerate(self.gradient.effects)]
+
+    def _rooted(self, k: int, u: FloatArray) -> FloatArray:
+        root = self.products.blocks[k].root
+        return u if root is None else (root @ u.ravel()).reshape(u.shape)
+
+    def prediction_error(self, k: int, *, beta_known: bool = False) -> FloatArray:
+        """
+        Return the diagonal of Var(û_k - u_k), (levels, width); with β known that of Var(u_k | y, β).
+
+        In the dense block it is σ²_e ΛS⁻¹Λᵀ; for the eliminated term see `_given_dense`. X is the last block of S: the
+        rows of L⁻¹ that are not its own make the inverse of S without it.
+        """
+        p, e = self.products, self.sigma2_e
+        scaled = self.scaled[: len(self.scaled) - p.fixed] if beta_known else self.scaled
+        block, offset = p.blocks[k], self._offsets()[k]
+        if offset is None:
+            return self._eliminated_error(k, scaled)
+        columns = scaled[:, offset : offset + block.Z.shape[1]]
+        if block.root is not None:
+            columns = columns @ block.root.T
+        return np.asarray(e * (columns**2).sum(axis=0).reshape(block.levels, block.width))
+
+    def _eliminated_error(self, k: int, scaled: FloatArray) -> FloatArray:
+        p, e = self.products, self.sigma2_e
+        levels, c = p.C.shape[:2]
+        direct, through = self._given_dense(np.broadcast_to(np.eye(c), (levels, c, c)))
+        rows = sp.csr_array(block_diagonal(np.swapaxes(through, 1, 2)) @ p.B) @ scaled.T
+        return np.asarray(direct + e * (rows**2).sum(axis=-1).reshape(direct.shape))
+
+    def _given_dense(self, z: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """
+        Return the variance of zᵀu_j of the eliminated term given y and the dense block, and how it follows that block.
+
+        With Σ₁ = GGᵀ and GᵀC_jC_jᵀG + σ²_eI = TᵀT they are σ²_e‖T⁻ᵀGᵀz‖² and B_jᵀC_jᵀG(TᵀT)⁻¹Gᵀz, the latter without
+        B_jᵀ: sums, where Σ₁ - Σ₁C_jM_j⁻¹C_jᵀΣ₁ is a difference.
+
+        Parameters
+        ----------
+        z : (levels, width, s) array
+
+        Returns
+        -------
+        variance : (levels, s) array
+        through : (levels, width, s) array
+        """
+        p = self.products
+        G = matrix_root(np.array(self.sigma[p.order[0]], dtype=float))[0] if p.eliminated else np.zeros((1, 1))
+        CG = np.swapaxes(p.C, 1, 2) @ G
+        T = roots_beside(CG, self.sigma2_e)
+        half = np.linalg.solve(np.swapaxes(T, 1, 2), G.T @ z)
+        return self.sigma2_e * (half**2).sum(axis=1), CG @ np.linalg.solve(T, half)
+
+    def predict(self, new: "NewDesign") -> tuple[FloatArray, FloatArray]:
+        """
+        Return f̂* = X*β̂ + Σ Z*û and Var(f* - f̂*), (m,) each.
+
+        Given y the dense block has the variance σ²_eΛS⁻¹Λᵀ, and the eliminated term follows it: all of Var(f* - f̂*)
+        is a sum of squares. As z*ᵀGz* - k*ᵀPk* + … it would lose what a wide prior of β or of a slope on an uncentred
+        column has more than the posterior.
+        """
+        p, w = self.products, self.gradient.effects
+        beta, _ = self.blue()
+        vectors = [np.asarray(_rooted_rows(Z, p.blocks[k]), dtype=float) for k, Z in enumerate(new.Z)]
+        shapes = [(block.levels, block.width) for block in p.blocks]
+        first, dense = self._stack(
+            [{k: rows[s].reshape(shapes[k]) for k, rows in enumerate(vectors)} for s in range(len(new.X))]
+        )
+        m, q = len(dense), len(dense) - p.fixed
+        mean = dense[:q].T @ self.factor[7][:q]
+        if p.eliminated:
+            k = p.order[0]
+            mean += np.einsum("jas,ja->s", first, w[k] @ self.sigma[k])
+        if p.fixed:
+            mean += new.X @ beta
+            dense[q:m] = np.linalg.solve(p.projection.R.T, new.X.T)
+        variance, through = self._given_dense(first)
+        left = dense - p.B.T @ through.reshape(-1, through.shape[-1])
+        return mean, new.unknown + variance.sum(axis=0) + self.sigma2_e * (self._whiten(left) ** 2).sum(axis=0)
+
+
+def _rooted_rows(Z: Any, block: Any) -> Any:
+    """Return Z* (m, levels · width) over the independent effects whose image the root of a known covariance is."""
+    rooted = Z if block.root is None else Z @ block.root
+    return rooted.todense() if hasattr(rooted, "todense") else rooted
+
+
+def mixed_loglik_and_gradient(
+    p: MixedProducts, phi: FloatArray, sigma2_e: Any, within: FloatArray, between: FloatArray, rss: Any,
+    rows: FloatArray, d: FloatArray,
+) -> tuple[Any, ...]:  # fmt: skip
+    """
+    Return the log-likelihood of y₂ + Q₁d, and its gradient with respect to phi, σ²_e, the statistics, y₂ and d.
+
+    The response is there twice: as statistics, and as y₂ (n,) and d (empty where β is integrated out), which take their
+    place where inner products lose digits. The gradient is with respect to one of the two, 0 for the other.
+    """
+    e, none = float(sigma2_e), np.zeros(rows.shape)
+    if not loud(p, phi, e):
+        values = loglik_and_gradient(phi, e, within, between, float(rss), *p.constants)
+        return (*values, none, np.zeros(d.shape))
+    moved = rows + p.projection.Q1 @ d if d.size else rows
+    state = MixedState.at(p, Response(within, between, float(rss), d, moved), p.unpacked(phi), e)
+    statistics = np.zeros(within.shape), np.zeros(between.shape), 0.0
+    if state is None:
+        return -math.inf, np.zeros(phi.shape), 0.0, *statistics, none, np.zeros(d.shape)
+    g = state.gradient
+    scores = np.concatenate([g.sigma[k].ravel() for k in p.order])
+    if state.rows is None:
+        statistics = state.factor[7] / e, -g.between, -0.5 / e
+        return state.loglik, scores, g.sigma2_e, *statistics, none, np.zeros(d.shape)
+    Py = state.rows.weighted_response(g.between)
+    along = -state.rows.inner(p.projection.Q1) if d.size else np.zeros(0)
+    return state.loglik, scores, g.sigma2_e, *statistics, -Py, along
+
+
+class NewDesign(NamedTuple):
+    """X* (m, r), Z* of each term over its known levels, and the prior variance (m,) of effects of unknown levels."""
+
+    X: FloatArray
+    Z: list[Any]
+    unknown: FloatArray

@@ -1,0 +1,294 @@
+"""StructuredLMM: several random-effects terms, V = Z G(θ) Zᵀ + σ²_eI, evaluated from cross-products."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+import scipy.sparse as sp
+from pymc.distributions.dist_math import check_parameters
+from pytensor.tensor.random.basic import chisquare
+
+from pm_fastlmm.base.arrays import Labelled, common_ids, read, require_length
+from pm_fastlmm.base.coordinates import require_labels
+from pm_fastlmm.base.directions import are_directions
+from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.covariance.theta import RESIDUAL, Theta
+from pm_fastlmm.engines.algebra import along_columns, less_columns, times, white_noise
+from pm_fastlmm.engines.inputs import (
+    covariance_root,
+    double,
+    prior_covariance,
+    read_mean,
+    read_response,
+    refuse_unknown,
+    treat_coefficients,
+)
+from pm_fastlmm.engines.random_variable import LMM, LMMRV
+from pm_fastlmm.engines.spectral.variables import spectral_logp
+from pm_fastlmm.engines.structured.equivalent import EquivalentRows, as_equivalent
+from pm_fastlmm.engines.structured.operations import MixedLoglik, RandomEffects, ResponseStatistics
+from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.spectrum.projection import Projection, read_design
+from pm_fastlmm.spectrum.spectrum import Spectrum
+
+_SPECTRUM_ORDER = 3000
+_SPECTRUM_SIZE = 30_000_000
+
+
+class StructuredRV(LMMRV):
+    """
+    Y = mu + Xb + Σ Z_ku_k + e: inputs mu, b, B (the prior covariance of β, empty if there is none) and θ.
+
+    The op carries what does not change: the terms, the layout of θ and the cross-products; and, when the terms are one
+    kernel, its spectrum.
+    """
+
+    name = "StructuredLMM"
+    extended_signature = "[rng],[size],(n),(r),(s,s),(p)->[rng],(n)"
+    terms: tuple[Term, ...]
+    theta: Theta
+    products: MixedProducts
+    ids: Any
+    design: Any
+    spectrum: Spectrum | None
+
+    @classmethod
+    def draw(cls, rng: Any, batch: Any, *params: Any, **carried: Any) -> tuple[Any, Any]:
+        """Return the next generator and a draw, for each of a batch."""
+        mu, b, B, theta = params
+        products: MixedProducts = carried["products"]
+        q = sum(block.Z.shape[1] for block in products.blocks)
+        rng, (xi, noise) = white_noise(rng, batch, q, products.rows)
+        if products.n > products.rows:  # the last of equivalent rows is the length of e in the directions left
+            left = products.n - products.rows + 1
+            rng, chi2 = chisquare(left, size=(*batch, 1), rng=rng, return_next_rng=True)
+            noise = pt.concatenate([noise[..., :-1], pt.sqrt(chi2)], axis=-1)
+        phi = packed(carried["theta"], products, theta, B)
+        y = RandomEffects(products)(phi, xi) + pt.sqrt(theta[-1]) * noise
+        projection: Projection = carried["projection"]
+        return rng, mu + (less_columns(projection, y) if products.flat else y + along_columns(projection, b))
+
+    def center(self, *params: Any) -> Any:
+        """Return where an unobserved variable starts."""
+        return params[0]
+
+    def logp(self, value: Any, *params: Any) -> Any:
+        """Return the log-density."""
+        mu, b, B, theta = params
+        if self.spectrum is not None:  # σ²(K + δI), in the rotated coordinates as `FastLMM` has it
+            L = pt.constant(np.zeros_like(self.projection.R)) if B.type.shape == (0, 0) else covariance_root(B)
+            return spectral_logp(self.spectrum, self.treatment, value, mu, b, L, theta[0], theta[1])
+        products = self.products
+        within, between, rss, y1, rows = ResponseStatistics(products)(value - mu)
+        d = pt.zeros(0)
+        if not products.flat:  # y₂ + Q₁d, d = Q₁ᵀy - Rb
+            d = y1 - times(pt.constant(self.projection.R), b)
+            along = times(pt.constant(products.Q_between), d)
+            rss = rss - 2 * (along * between.ravel()).sum() + (d**2).sum() - (along**2).sum()
+            within = within + times(pt.constant(products.Q_within), d)
+            between = between + along.reshape(between.shape)
+        phi = packed(self.theta, products, theta, B)
+        logp = MixedLoglik(products)(phi, theta[-1], within, between, rss, rows, d)[0]
+        return check_parameters(
+            logp - products.logdet_R, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
+        )
+
+
+def packed(theta: Theta, products: MixedProducts, values: Any, B: Any) -> Any:
+    """Return the Σ_k packed in the order of the engine; the prior covariance of β is that of the last block."""
+    matrices = theta.matrices(values)
+    if len(products.blocks) > len(matrices):
+        matrices.append(B)
+    return pt.concatenate([pt.as_tensor(matrices[k]).ravel() for k in products.order])
+
+
+class StructuredLMM:
+    r"""
+    Y ~ N(Xβ, Σ_k Z_kG_kZ_kᵀ + σ²_eI): several random-effects terms, each with a covariance structure.
+
+    What depends on the data is reduced to cross-products once, with the largest grouping factor eliminated; an
+    evaluation with its gradient then costs nothing that grows with n: O(levels) for one grouping factor, and the cube
+    of the number of the other terms' effects.
+
+    Parameters
+    ----------
+    name : str
+    X : (n, r) array or DataFrame, optional
+        Fixed-effects design; an intercept is not added.
+    terms : list of Term
+        `flmm.Term(group, flmm.covariance.scalar(v))`, and so on; their parameters may be random variables.
+    sigma2_e : tensor_like
+        Residual variance.
+    observed : array or Series (n,), EquivalentRows or CrossProducts
+        One response; or, where X and the terms are columns of `equivalent_rows(c)`, these rows or c.
+    mu : tensor_like (n,), optional
+        A mean besides Xβ.
+    beta, beta_mean, beta_cov : tensor_like, optional
+        As in `FastLMM`: by default β is integrated out under a flat prior (**improper along X**: draws of the node are
+        error contrasts, Xᵀ(y - mu) = 0); `beta=` takes coefficients of the model; `beta_cov=`, `beta_mean=` integrate
+        β ~ N(beta_mean, beta_cov) out. The last two are proper densities of y.
+    design : MixedDesign, optional
+        The formula that X and the terms were made from, by which new data are encoded like theirs.
+    **kwargs
+        As in any PyMC distribution: dims, initval …
+
+    Raises
+    ------
+    ValueError
+        If the rows of X, y and the terms do not fit, a term lacks parameters, the improper treatment has no data, or
+        equivalent rows come together with others.
+
+    Notes
+    -----
+    The likelihood is that of mixed-model equations with blocked elimination (Bates et al. 2015,
+    doi:10.18637/jss.v067.i01), its gradient is in closed form. Log-density and gradient are -inf and 0 where a Σ_k is
+    not positive semi-definite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymc as pm
+    >>> import pm_fastlmm as flmm
+    >>> batch, day = np.repeat(list("abc"), 4), np.tile(["mon", "tue"], 6)
+    >>> y = np.array([1.0, 2, 1, 3, 5, 6, 5, 7, 3, 4, 2, 4])
+    >>> with pm.Model() as model:
+    ...     v_batch, v_day, v_e = (pm.HalfNormal(name, 5) for name in ("v_batch", "v_day", "v_e"))
+    ...     terms = [
+    ...         flmm.Term(batch, flmm.covariance.scalar(v_batch), name="batch"),
+    ...         flmm.Term(day, flmm.covariance.scalar(v_day), name="day"),
+    ...     ]
+    ...     node = flmm.StructuredLMM("y", X=np.ones((12, 1)), terms=terms, sigma2_e=v_e, observed=y)
+    >>> fit = flmm.find_reml(model, progressbar=False)
+    >>> print(fit.theta.round(3).to_dict())
+    {'batch': 4.036, 'day': 1.094, 'residual': 0.188}
+    """
+
+    def __new__(cls, name: str, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, observed: Any = None,
+                **kwargs: Any) -> Any:  # fmt: skip
+        """Register the distribution with the model of the context."""
+        rows = as_equivalent(observed)
+        params, rest = _parametrise(terms, sigma2_e, X, rows, **kwargs)
+        carried = rest["carried"]
+        for term in carried["terms"]:
+            require_labels(term.levels, f"the levels of term {term.name!r} of {name}", written="by")
+        values = read_response(observed if rows is None else rows.y, carried["ids"], carried["products"].rows)
+        return LMM(name, params, observed=values, **rest)
+
+    @classmethod
+    def dist(cls, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, **kwargs: Any) -> Any:
+        """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
+        params, rest = _parametrise(terms, sigma2_e, X, None, **kwargs)
+        return LMM.dist(params, **rest)
+
+
+def _parametrise(
+    terms: Sequence[Term], sigma2_e: Any, X: Any, rows: EquivalentRows | None, *, mu: Any = None, beta: Any = None,
+    beta_mean: Any = None, beta_cov: Any = None, design: Any = None, **kwargs: Any,
+) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
+    """Return the parameters of the random variable, and the other arguments of `LMM`."""
+    terms = _checked_terms(terms)
+    n = terms[0].n
+    ids, projection = _aligned(terms, X)
+    _check_rows(rows, terms, X, ids, mu)
+    refuse_unknown("StructuredLMM", kwargs, "it takes X, terms, sigma2_e, mu, beta, beta_mean, beta_cov, observed")
+    treatment, b, L = treat_coefficients(projection, beta, beta_mean, beta_cov)
+    B = prior_covariance(L, beta_cov)
+    blocks = [_block(term) for term in terms]
+    if B.type.shape != (0, 0):
+        blocks.append(EffectBlock(sp.csr_array(projection.Q1 @ projection.R), 1, projection.rank, None))
+    observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
+    products = MixedProducts.from_rows(
+        blocks, projection, flat=treatment == "flat", observations=observations, largest_ratio=precise
+    )
+    theta = Theta.of_terms(terms)
+    carried = {"treatment": treatment, "terms": tuple(terms), "theta": theta,
+               "products": products, "projection": projection, "ids": ids, "design": design,
+               "spectrum": _spectrum(theta, blocks[: len(terms)], projection) if rows is None else None}  # fmt: skip
+    values = double(theta.pack(double(sigma2_e), pt))
+    return [read_mean(mu, ids, n), b, B, values], {"kind": StructuredRV, "carried": carried, **kwargs}
+
+
+def _spectrum(theta: Theta, blocks: list[EffectBlock], projection: Projection) -> Spectrum | None:
+    """
+    Return the spectrum of K = ZZᵀ if the terms are σ²(K + δI), and K is worth an eigendecomposition.
+
+    A grouping factor alone is eliminated at the cost of its levels, which the spectral engine does not beat when they
+    are many; a known K costs the cube of its order in each evaluation unless it is diagonalised once.
+    """
+    if theta.names != (theta.names[0], RESIDUAL) or blocks[0].width > 1 or len(theta.blocks[0].parameters) != 1:
+        return None
+    n, q = blocks[0].Z.shape
+    if min(n, q) > _SPECTRUM_ORDER or n * q > _SPECTRUM_SIZE or projection.rank + 1 >= n:
+        return None
+    X = Labelled(projection.Q1 @ projection.R, None, projection.coef) if projection.rank else None
+    return Spectrum.from_factor(blocks[0].Z.toarray(), X)
+
+
+def _block(term: Term) -> EffectBlock:
+    b = term.blocks
+    return EffectBlock(sp.csr_array(term.Z if b.root is None else term.Z @ b.root), b.levels, b.width, b.root)
+
+
+def _check_rows(rows: EquivalentRows | None, terms: Sequence[Term], X: Any, ids: Any, mu: Any) -> None:
+    """Raise a ValueError unless all rows are the same equivalent ones, or none is one."""
+    if rows is None:
+        if are_directions(ids):
+            raise ValueError(
+                "the terms or X are of equivalent rows, which are fewer than the observations: give observed=rows, "
+                "what flmm.equivalent_rows returned."
+            )
+        return
+    labelled = {f"term {term.name!r}": term.ids for term in terms}
+    if X is not None:
+        labelled["X"] = read(X, "X", ndim=(1, 2)).ids
+    if other := [name for name, own in labelled.items() if own != rows.ids]:
+        raise ValueError(
+            f"{', '.join(other)} and the data are of different rows: make X and the terms of columns of the same "
+            "equivalent rows, rows.X and rows.W[[...]], as the tables that they are."
+        )
+    if crossed := [term.name for term in terms if term.columns != ("1",)]:
+        raise ValueError(
+            f"term {crossed[0]!r} has columns=, products with which equivalent rows do not have: stream Z of that term "
+            "as columns of W, and give flmm.covariance.kronecker(...) over them."
+        )
+    if other := [term.name for term in terms if rows.closed and term.Z[[-1]].count_nonzero()]:
+        raise ValueError(
+            f"term {other[0]!r} is no linear combination of columns of W: give a table, rows.W[['a']]; a single column "
+            "rows.W['a'] would be a grouping factor."
+        )
+    if mu is not None:
+        raise ValueError("mu has a value for each observation, whose rows were not kept: stream it as a column of X.")
+
+
+def _checked_terms(terms: Sequence[Term]) -> list[Term]:
+    terms = list(terms) if isinstance(terms, Sequence) else [terms]
+    if not terms:
+        raise ValueError("terms is empty: give at least one flmm.Term; without any it is ordinary least squares.")
+    for term in terms:
+        if not isinstance(term, Term):
+            raise TypeError(
+                f"terms must be flmm.Term objects, got {type(term).__name__}: "
+                "flmm.Term(group, flmm.covariance.scalar(v))."
+            )
+    names = [term.name for term in terms]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"terms have the names {', '.join(names)}: give each a name of its own, flmm.Term(..., name=)."
+        )
+    for term in terms[1:]:
+        require_length(term.n, terms[0].n, f"term {term.name}", f"term {terms[0].name}")
+    return terms
+
+
+def _aligned(terms: Sequence[Term], X: Any) -> tuple[Any, Projection]:
+    """Return the ids of the rows and the projection of X in their order."""
+    parts = {f"term {term.name}": Labelled(np.zeros(0), term.ids, None) for term in terms}
+    reference_name, ids = common_ids(**parts)
+    for term in terms:
+        if term.ids is not None and term.ids != ids:
+            raise ValueError(
+                f"the rows of term {term.name} and of {reference_name} have different ids or another order: "
+                "build all terms from one table."
+            )
+    return read_design(X, terms[0].n, ids, reference_name or "the terms")

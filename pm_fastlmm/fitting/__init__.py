@@ -1,0 +1,1 @@
+"""Estimates of a model: find, fit, inference, comparison."""

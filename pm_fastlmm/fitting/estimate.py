@@ -1,0 +1,233 @@
+"""From an objective to its VarianceFit: start, bounds, the iteration, and the verdict on where it ended."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+
+from pm_fastlmm.aireml.cone import SINGULAR, errors, smallest_eigenvalue
+from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
+from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
+from pm_fastlmm.aireml.ridge import without_maximum
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.display import listed
+from pm_fastlmm.engines.free_variables import Link
+from pm_fastlmm.fitting.fit import VarianceFit, history_of
+from pm_fastlmm.fitting.inference import why_not_adjusted
+
+_NOTHING = 1e-12  # eigenvalue of the information, scaled to unit diagonal, of a direction without any
+_SHARE = 1e-3  # of such a direction that a parameter must have to be named
+
+
+def estimate(
+    objective: Objective, node: Any, link: Link | None, start: Any, fixed: Any, bounds: Any,
+    tolerances: Tolerances, max_iterations: int, progressbar: bool, verbose: int,
+) -> VarianceFit:  # fmt: skip
+    """
+    Return the fit of an objective; `link` is that to the free variables of a model, if there is one.
+
+    Raises
+    ------
+    ValueError
+        If y has no estimate, or `start`, `fixed` or `bounds` name what is no parameter or exclude all values.
+    """
+    objective.require_residual()
+    objective, theta = _prepared(objective, start, fixed, bounds)
+    trace = _run(objective, theta, tolerances, max_iterations, progressbar, verbose)
+    last = trace.iterations[-1]
+    state = objective.state(last.theta)
+    beta, beta_cov = objective.coefficients(state)
+    boundary = _boundary(objective, last)
+    coef, names = list(objective.coef), list(objective.names)
+    point, problem = _point(objective, link, last)
+    converged, message = _verdict(objective, trace, last, boundary)
+    mu, b, _ = node.constants()
+    return VarianceFit(
+        theta=pd.Series(last.theta, names, name="theta"),
+        point=point,
+        loglik=last.loglik,
+        score=pd.Series(last.score, names, name="score"),
+        average_information=pd.DataFrame(last.average_information, names, names),
+        beta=pd.Series(beta, coef, name="beta"),
+        beta_cov=pd.DataFrame(beta_cov, coef, coef),
+        boundary=boundary,
+        converged=converged,
+        message=". ".join(part for part in (message, problem) if part),
+        history=history_of(objective, trace),
+        method=objective.method,
+        objective=objective,
+        node=node,
+        mu=mu,
+        prior_mean=b,
+    )
+
+
+def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any, FloatArray]:
+    """Return the objective with narrower bounds and fixed parameters, and the start inside them."""
+    lower, upper = objective.lower.copy(), objective.upper.copy()
+    matrix = _matrix_elements(objective)
+    for name, (low, high) in (bounds or {}).items():
+        i = _index(objective, name, "bounds")
+        if not low < high or low < lower[i] or high > upper[i]:
+            raise ValueError(
+                f"bounds of {name} are ({low}, {high}): they must be increasing and inside ({lower[i]}, {upper[i]})."
+            )
+        if matrix[i]:
+            raise ValueError(
+                f"{name} is an element of an unstructured matrix, whose elements have no bounds of their own."
+            )
+        lower[i], upper[i] = low, high
+    mask = np.array(objective.fixed, dtype=bool)
+    for name in fixed:
+        i = _index(objective, name, "fixed")
+        if matrix[i]:
+            raise ValueError(
+                f"{name} is an element of an unstructured matrix: fix it by another structure, for instance diagonal."
+            )
+        mask[i] = True
+    if mask.all():
+        raise ValueError("every parameter is fixed: there is nothing to estimate. fit.log_likelihood(theta) evaluates.")
+    changed = replace(objective, lower=lower, upper=upper, fixed=mask)
+    theta = changed.start() if start is None else changed.read(start, changed.start(), "start")
+    if isinstance(fixed, Mapping):
+        theta = changed.read(fixed, theta, "fixed")
+    outside = (theta < objective.lower) | (theta > objective.upper)
+    if outside.any():
+        raise ValueError(f"start is outside the bounds: {changed.described(theta)}.")
+    return changed, np.where(mask, theta, np.clip(theta, lower, upper))
+
+
+def _index(objective: Objective, name: str, what: str) -> int:
+    if name not in objective.names:
+        raise ValueError(f"{what} names {name!r}, which is no parameter: they are {', '.join(objective.names)}.")
+    return objective.names.index(name)
+
+
+def _matrix_elements(objective: Objective) -> Any:
+    mask = np.zeros(len(objective.names), dtype=bool)
+    for matrix in objective.matrices:
+        mask[matrix.place] = matrix.size > 1
+    return mask
+
+
+def _run(
+    objective: Objective,
+    theta: FloatArray,
+    tolerances: Tolerances,
+    max_iterations: int,
+    progressbar: bool,
+    verbose: int,
+) -> Trace:
+    console = Console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not progressbar) as progress:
+        task = progress.add_task(f"{objective.method}: starting")
+
+        def report(count: int, i: Iteration) -> None:
+            progress.update(task, description=f"{objective.method}: iteration {count}, log-likelihood {i.loglik:.6f}")
+            if verbose:
+                console.print(
+                    f"{count:3d}  loglik {i.loglik:.8f}  decrement {i.decrement:.2e}  {i.kind:10s} "
+                    f"{objective.described(i.theta)}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
+
+        return maximise(objective, theta, tolerances=tolerances, max_iterations=max_iterations, report=report)
+
+
+def _boundary(objective: Objective, last: Iteration) -> tuple[str, ...]:
+    """Return the parameters on a bound; an unstructured matrix is on it as a whole when it is singular."""
+    omega = objective.internal(last.theta)
+    J = objective.jacobian(omega)
+    information = J.T @ last.average_information @ J
+    tiny = 1e-9 * typical(omega, information)
+    at = ((omega <= objective.internal_lower + tiny) | (omega >= objective.internal_upper - tiny)) & ~objective.fixed
+    at |= objective.inactive(omega, J.T @ last.score, information)
+    for matrix in objective.matrices:
+        if at[matrix.place].any() or smallest_eigenvalue(matrix.read(last.theta)) < SINGULAR:
+            at[matrix.place] = True
+    return tuple(name for name, is_at in zip(objective.names, at, strict=True) if is_at)
+
+
+def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tuple[str, ...]) -> tuple[bool, str]:
+    parts = [trace.reason] if trace.reason else []
+    converged = trace.converged
+    if unbounded := objective.unbounded(last.theta, last.score):
+        converged = False
+        parts.append(unbounded)
+    parts += objective.remarks(last.theta)
+    unresolved = _unresolved(objective, last, boundary)
+    if (unresolved or not trace.converged) and (endless := without_maximum(objective, trace)):
+        return False, endless
+    if unresolved:
+        undefined = ": standard errors are undefined (NaN)" if converged else ""
+        parts.append(
+            f"the data do not tell {listed(unresolved)} apart, only combinations of them have information{undefined}. "
+            "Leave a term out, or fix one of them with fixed="
+        )
+    if converged and boundary:
+        parts += _on_the_boundary(objective, last, boundary)
+    return converged, ". ".join(parts)
+
+
+def _on_the_boundary(objective: Objective, last: Iteration, boundary: tuple[str, ...]) -> list[str]:
+    """Return what an estimate on the boundary has instead of standard errors, and what its tests are."""
+    parts, matrices, alone = [], [], list(boundary)
+    for matrix in objective.matrices:
+        names = objective.names[matrix.place]
+        if matrix.size > 1 and names[0] in boundary:
+            matrices.append(matrix.called)
+            alone = [name for name in alone if name not in names]
+    if alone:
+        parts.append(
+            f"on the boundary: {listed(alone)}; standard errors of these are undefined (NaN), fit.profile_interval "
+            "gives intervals"
+        )
+    if matrices:
+        parts.append(
+            f"the covariance matrix of {listed(list(dict.fromkeys(matrices)))} is singular; standard errors of its "
+            "elements are undefined (NaN), flmm.sample gives intervals"
+        )
+    free = ~np.asarray(objective.fixed)
+    if objective.coef and not why_not_adjusted(objective, last.theta, free):
+        parts.append(
+            "tests of fixed effects take what is on the boundary as known; zero_variances='free' (Kenward–Roger) as "
+            "estimated"
+        )
+    return parts
+
+
+def _unresolved(objective: Objective, last: Iteration, boundary: tuple[str, ...]) -> list[str]:
+    """Return the free parameters off the boundary that directions without information are made of."""
+    free = ~np.asarray(objective.fixed) & ~np.isin(objective.names, boundary)
+    if not np.isnan(information_inverse(last.average_information, free)[np.ix_(free, free)]).any():
+        return []
+    block = last.average_information[np.ix_(free, free)]
+    scale = errors(block)
+    values, vectors = np.linalg.eigh(block * scale[:, None] * scale)
+    none = (np.abs(vectors[:, values <= _NOTHING]) > _SHARE).any(axis=1) | (scale == 0)
+    names = [name for name, is_free in zip(objective.names, free, strict=True) if is_free]
+    return [name for name, without in zip(names, none, strict=True) if without]
+
+
+def _point(objective: Objective, link: Link | None, last: Iteration) -> tuple[dict[str, Any], str]:
+    """Return the free variables at θ, and what is wrong with them."""
+    theta = last.theta
+    if link is None:
+        return objective.point(theta), ""
+    varying = ~np.asarray(objective.fixed)
+    size = typical(theta, last.average_information, objective.semidefinite)
+    x = link.invert(np.where(np.isfinite(theta), theta, 0.0), size, objective.lower, varying)
+    if x is None or not math.isfinite(float(np.abs(x).sum())):
+        return {}, (
+            "the estimate lies outside the support of the model's free variables, so that fit.point is empty: "
+            "look at their priors' bounds"
+        )
+    return link.variables.split(x), ""

@@ -1,0 +1,459 @@
+"""VarianceFit: what AI-REML found, labelled."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pm_fastlmm.aireml.iteration import Trace
+from pm_fastlmm.aireml.objective import Objective, information_inverse
+from pm_fastlmm.aireml.steps import propose
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import OF_NEW_ROWS, OF_REPLICATES, Method, require_choice
+from pm_fastlmm.base.copies import PartOfModel
+from pm_fastlmm.base.display import report
+from pm_fastlmm.base.labels import simulated
+from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.fourier.functions import FunctionPosterior
+from pm_fastlmm.engines.protocol import GaussianNode
+from pm_fastlmm.fitting.inference import VarianceInference
+from pm_fastlmm.kernel.effects.effects import Prediction
+
+_DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class VarianceFit(VarianceInference, PartOfModel):
+    """
+    Estimates of the parameters θ of V by restricted maximum likelihood, or maximum likelihood.
+
+    Attributes
+    ----------
+    theta : Series
+        Estimates, in terms in which V is linear where the structure allows: variances, covariances, correlations.
+    point : dict
+        The values of the model's free variables at which θ is reached; for `pm.Model` use, the seed of NUTS.
+    loglik : float
+        The maximum as lme4 and nlme print it (for REML: Patterson–Thompson, with -½log|XᵀX| and the 2π term).
+    score : Series
+        ∂ℓ/∂θ at the estimate; not zero for parameters on the boundary.
+    average_information : DataFrame
+    beta, beta_se : Series; beta_cov : DataFrame
+        Generalised least squares at the estimate.
+    boundary : tuple of str
+        Parameters that are on the boundary of their space. Their standard errors are undefined (NaN).
+    converged : bool
+    message : str
+        Why an iteration failed, what lies on the boundary, and what to do.
+    history : xarray.Dataset
+        By iteration: theta, beta, loglik, score, average_information, proposed and taken step, decrement, kind of step.
+    method : "REML" or "ML"
+    objective : Objective
+        The likelihood, for single evaluations and steps at any θ.
+    node : GaussianNode
+        The node of the model; for a function V(θ) what has its y and X in place of one.
+    mu : array or 0
+        The mean besides Xβ and Zu.
+    prior_mean : array
+        b of an explicit β or of its Gaussian prior, of length 0 for a flat one.
+    """
+
+    theta: pd.Series
+    point: dict[str, Any]
+    loglik: float
+    score: pd.Series
+    average_information: pd.DataFrame
+    beta: pd.Series
+    beta_cov: pd.DataFrame
+    boundary: tuple[str, ...]
+    converged: bool
+    message: str
+    history: xr.Dataset
+    method: Method
+    objective: Objective
+    node: GaussianNode
+    mu: Any = 0.0
+    prior_mean: FloatArray = field(default_factory=lambda: np.zeros(0))
+
+    @cached_property
+    def cov(self) -> pd.DataFrame:
+        """
+        Covariance of the estimates: the inverse of the observed information, the curvature of the likelihood.
+
+        It is made of differences of the exact score when it is first asked for. NaN for parameters that are fixed or on
+        the boundary, and where the likelihood is flat.
+        """
+        names = list(self.theta.index)
+        free = self._interior()
+        theta = self.theta.to_numpy()
+        expected = information_inverse(self.average_information.to_numpy(), free)
+        steps = _DIFFERENCE * np.sqrt(np.diag(expected))
+        observed = np.zeros((len(names), len(names)))
+        for i in np.flatnonzero(free & np.isfinite(steps)):
+            ends = []
+            for sign in (1, -1):
+                moved = theta.copy()
+                moved[i] += sign * steps[i]
+                state = self.objective.state(moved)
+                ends.append(
+                    np.full(len(names), np.nan) if state is None else self.objective.derivatives(moved, state)[0]
+                )
+            observed[:, i] = (ends[1] - ends[0]) / (2 * steps[i])
+        observed = (observed + observed.T) / 2
+        usable = np.isfinite(observed[np.ix_(free, free)]).all()
+        return pd.DataFrame(information_inverse(observed, free) if usable else expected, names, names)
+
+    @property
+    def se(self) -> pd.Series:
+        """Standard errors of θ (delta method), NaN on the boundary."""
+        return pd.Series(np.sqrt(np.diag(self.cov.to_numpy())), self.theta.index, name="se")
+
+    @property
+    def beta_se(self) -> pd.Series:
+        """Standard errors of the fixed effects, at the estimated θ."""
+        return pd.Series(np.sqrt(np.diag(self.beta_cov.to_numpy())), self.beta.index, name="se")
+
+    @property
+    def best(self) -> xr.Dataset:
+        """The iteration with the highest log-likelihood."""
+        return self.history.isel(iteration=int(np.argmax(self.history["loglik"].to_numpy())))
+
+    @property
+    def last(self) -> xr.Dataset:
+        """The last iteration."""
+        return self.history.isel(iteration=-1)
+
+    @property
+    def state(self) -> Any:
+        """V factored at the estimate."""
+        return self.objective.state(self.theta.to_numpy())
+
+    def _interior(self) -> Any:
+        return ~np.isin(self.theta.index, self.boundary) & ~np.asarray(self.objective.fixed)
+
+    def _at(self, theta: Any) -> FloatArray:
+        return self.theta.to_numpy() if theta is None else self.objective.read(theta, self.theta.to_numpy(), "theta")
+
+    def _node_at(self, theta: Any) -> AtTheta:
+        return self.node.at(self.objective, self._at(theta), self.mu, self.prior_mean)
+
+    def log_likelihood(self, theta: Any = None) -> float:
+        """Return ℓ at a θ, a mapping from names or a sequence; -inf where V is not positive definite."""
+        state = self.objective.state(self._at(theta))
+        return -np.inf if state is None else float(state.loglik)
+
+    def score_at(self, theta: Any = None) -> pd.Series:
+        """Return ∂ℓ/∂θ at a θ."""
+        return pd.Series(self._derivatives(theta)[0], self.theta.index, name="score")
+
+    def average_information_at(self, theta: Any = None) -> pd.DataFrame:
+        """Return the average information ½ qᵢᵀPqⱼ, qᵢ = (∂V/∂θ_i)Py, at a θ."""
+        return pd.DataFrame(self._derivatives(theta)[1], self.theta.index, self.theta.index)
+
+    def _derivatives(self, theta: Any) -> tuple[FloatArray, FloatArray]:
+        at = self._at(theta)
+        state = self.objective.state(at)
+        if state is None:
+            raise ValueError(f"V is not positive definite at {self.objective.described(at)}.")
+        return self.objective.derivatives(at, state)
+
+    def V(self, theta: Any = None) -> FloatArray:
+        """Return V(θ), (n, n)."""
+        return self.objective.covariance(self._at(theta))
+
+    def V_derivatives(self, theta: Any = None) -> xr.DataArray:
+        """Return ∂V/∂θ, (parameter, n, n)."""
+        values = self.objective.covariance_derivatives(self._at(theta))
+        return xr.DataArray(values, dims=("parameter", "obs", "obs_"), coords={"parameter": list(self.theta.index)})
+
+    def step(self, theta: Any = None) -> pd.Series:
+        """Return the θ that one full average-information step from θ leads to, without step control."""
+        at = self._at(theta)
+        score, information = self._derivatives(at)
+        omega = self.objective.internal(at)
+        J = self.objective.jacobian(omega)
+        step, _ = propose(self.objective, omega, J.T @ score, J.T @ information @ J)
+        return pd.Series(self.objective.external(omega + step), self.theta.index, name="theta")
+
+    def blue(self, theta: Any = None) -> tuple[pd.Series, pd.DataFrame]:
+        """Return the generalised least squares estimate of β and its covariance, at the estimate or at any θ."""
+        at = self._at(theta)
+        state = self.objective.state(at)
+        if state is None:
+            raise ValueError(f"V is not positive definite at {self.objective.described(at)}.")
+        beta, cov = self.objective.coefficients(state)
+        names = list(self.objective.coef)
+        return pd.Series(beta, names, name="beta"), pd.DataFrame(cov, names, names)
+
+    def blup(self, term: str | None = None, theta: Any = None) -> Any:
+        """
+        Return the best linear unbiased predictors û of the effects of a term, or of all of them by name.
+
+        A Series by level; for a term with columns a DataFrame.
+        """
+        return _chosen(self._node_at(theta).terms.blup(), term)
+
+    def pev(self, term: str | None = None, theta: Any = None) -> Any:
+        """
+        Return the prediction error variances Var(û - u), the uncertainty of β̂ included, as `blup` does.
+
+        They are the squared standard errors of û. Those of lme4 are without that part: `conditional_variance`.
+        """
+        return _chosen(self._node_at(theta).terms.pev(), term)
+
+    def conditional_variance(self, term: str | None = None, theta: Any = None) -> Any:
+        """
+        Return Var(u | y, β, θ), as `blup` does: the diagonals of lme4's `ranef(fit, condVar = TRUE)`.
+
+        With G the covariance of a term it is the diagonal of G - GZᵀV⁻¹ZG. `pev` is larger by what the uncertainty of β̂
+        adds, and is the one that intervals of u need.
+
+        Raises
+        ------
+        ValueError
+            If the model has no terms, or β has a prior, so that it is not known.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> sleep = flmm.datasets.sleepstudy()
+        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
+        >>> fit.conditional_variance("Subject").head(1).round(2)
+             Intercept  Days
+        308     145.71   5.31
+        """
+        return _chosen(self._node_at(theta).terms.conditional_variance(), term)
+
+    def fitted(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
+        """Return Xβ̂ + Σ Zû + mu ("conditional"), or Xβ̂ + mu ("marginal"), by id of the row."""
+        require_choice("kind", kind, {"conditional": "Xβ̂ + Zû", "marginal": "Xβ̂"})
+        return self._node_at(theta).terms.fitted(conditional=kind == "conditional")
+
+    def residuals(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
+        """Return y less the fitted values of that kind, by id of the row."""
+        fitted = self.fitted(kind, theta)
+        residual = np.asarray(self.node.observed) - fitted
+        return residual.rename("residual") if isinstance(residual, pd.Series) else residual
+
+    def predict(
+        self,
+        X_new: Any = None,
+        Z_new: Mapping[str, Any] | None = None,
+        *,
+        data: Any = None,
+        x_new: Any = None,
+        effects: Literal["given", "population"] = "given",
+        theta: Any = None,
+    ) -> Prediction:
+        """
+        Predict f = Xβ + Σ Zu for new rows.
+
+        Parameters
+        ----------
+        X_new : (m, d) array or DataFrame
+            All columns of the X of the fit, by name where both have names.
+        Z_new : mapping
+            By the name of a term what the term was made of: labels, (labels, columns), or a matrix. Levels that are new
+            have the effect 0 and add their variance; a term that is left out contributes nothing.
+        data : DataFrame
+            For a model from a formula, in place of X_new and Z_new.
+        x_new : (m,) or (m, D) array
+            For a FourierLMM, the points.
+        effects : {"given", "population"}
+            "population": f = Xβ, the population mean (lme4's `re.form = NA`), for which data needs no groups.
+        theta : optional
+            Another θ than the estimate.
+
+        Returns
+        -------
+        Prediction
+            With `mean`, `variance`, `se`, `se_observation`.
+
+        Raises
+        ------
+        ValueError
+            If rows do not fit the model, or the group of a row is missing.
+
+        Warns
+        -----
+        UserWarning
+            If the data do not determine Xβ of some rows, which are then NaN: see `REMLFit.predict`.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> import pm_fastlmm as flmm
+        >>> sleep = flmm.datasets.sleepstudy()
+        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
+        >>> somebody = fit.predict(data=pd.DataFrame({"Days": [10], "Subject": ["new"]}))
+        >>> mean = fit.predict(data=pd.DataFrame({"Days": [10]}), effects="population")
+        >>> print(f"{somebody.mean[0]:.1f} ± {somebody.se[0]:.1f}, {mean.mean[0]:.1f} ± {mean.se[0]:.1f}")
+        356.1 ± 67.6, 356.1 ± 16.0
+        """
+        require_choice("effects", effects, OF_NEW_ROWS)
+        if x_new is not None:
+            if effects == "population":
+                raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
+            return self.function(theta).predict(x_new, X_new)
+        population = effects == "population"
+        terms = self._node_at(theta).terms
+        return terms.predict(X_new=X_new, Z_new=Z_new, data=data, population=population)  # type: ignore[no-any-return]
+
+    def function(self, theta: Any = None) -> FunctionPosterior:
+        """
+        Return what the data tell of the function of a FourierLMM, at the estimate or at another θ.
+
+        Raises
+        ------
+        ValueError
+            If the node is no FourierLMM.
+        """
+        return self._node_at(theta).function()  # type: ignore[no-any-return]
+
+    def loo(self, *, groups: Any = None, theta: Any = None) -> pd.DataFrame:
+        """
+        Predict each observation from all the others, or with `groups` from those of the other groups.
+
+        θ stays at its estimate, which single observations move little; β̂ and û are those of the others, exactly, and
+        nothing is fitted again:
+
+            y_i | y_-i ~ N(y_i - (Py)_i/P_ii, 1/P_ii)
+
+        Parameters
+        ----------
+        groups : sequence, Series or Categorical of labels, or a list of several factors, optional
+        theta : optional
+            Another θ than the estimate.
+
+        Returns
+        -------
+        DataFrame
+            By observation: y, its `mean` and `sd` given the others, `log_density`, and `pit` = P(ỹ_i ≤ y_i | y_-i),
+            uniform under the model; first the `group` if there are any.
+
+        Raises
+        ------
+        ValueError
+            If the rows were not kept, or groups do not fit.
+
+        Warns
+        -----
+        UserWarning
+            If an observation (or group) alone determines a fixed effect: the others do not predict it.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> sleep = flmm.datasets.sleepstudy()
+        >>> model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep)
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> fit.loo().nsmallest(2, "log_density")[["y", "mean", "sd"]].round(1)
+                y   mean    sd
+        56  454.2  303.2  27.3
+        59  253.9  393.0  30.4
+        """
+        return self._node_at(theta).left_out(groups).table()
+
+    def loo_groups(self, groups: Any, *, theta: Any = None) -> pd.DataFrame:
+        """
+        Return the joint density of each group of observations given all others, as `loo` does for single ones.
+
+        Returns
+        -------
+        DataFrame
+            By group: `n_obs`, `log_density`, `chi2`, the squared length of the group's deviations in units of their
+            covariance, and `pit`, its χ² probability with n_obs degrees of freedom: near 1 for a group that the others
+            do not expect.
+        """
+        return self._node_at(theta).left_out(groups).group_table()
+
+    def simulate(
+        self, n_draws: int = 1, *, effects: Literal["new", "given"] = "new", random_seed: Any = None
+    ) -> pd.DataFrame:
+        """
+        Draw new responses from the fitted model, θ and β at their estimates.
+
+        Parameters
+        ----------
+        n_draws : int
+        effects : {"new", "given"}
+            "new": effects drawn from their covariance, which is the parametric bootstrap. "given": the û of the fit,
+            which vary less than the effects did; for a model with terms.
+        random_seed : optional
+
+        Returns
+        -------
+        DataFrame (n, n_draws)
+
+        Raises
+        ------
+        ValueError
+            If the rows were not kept, or there are no terms whose effects could be given.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> sleep = flmm.datasets.sleepstudy()
+        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
+        >>> fit.simulate(100, random_seed=1).shape
+        (180, 100)
+        """
+        require_choice("effects", effects, OF_REPLICATES)
+        rng, at = np.random.default_rng(random_seed), self._node_at(None)
+        given = effects == "given"
+        y = at.terms.with_given_effects(n_draws, rng) if given else at.replicates(n_draws, rng)
+        return simulated(y, self.node.ids)
+
+    def summary(self) -> pd.DataFrame:
+        """Return the estimates and standard errors of θ and β as a table."""
+        theta = pd.DataFrame({"estimate": self.theta, "se": self.se})
+        beta = pd.DataFrame({"estimate": self.beta, "se": self.beta_se})
+        beta.index = [f"beta[{name}]" for name in beta.index]
+        return pd.concat([theta, beta])
+
+    def __repr__(self) -> str:
+        """Report the fit as text."""
+        table = self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")
+        return "\n".join([self._head, table, *self._notes])
+
+    def _repr_html_(self) -> str:
+        """Report the fit as a table."""
+        return report(self._head, self.summary(), self._notes)
+
+    @property
+    def _head(self) -> str:
+        return f"{self.method} fit by average information, {self.history.sizes['iteration'] - 1} iterations"
+
+    @property
+    def _notes(self) -> list[str]:
+        verdict, but = ("converged", ", but ") if self.converged else ("NOT CONVERGED", ": ")
+        return [f"log-likelihood {self.loglik:.7f}", verdict + (but + self.message if self.message else "")]
+
+
+def _chosen(values: dict[str, Any], term: str | None) -> Any:
+    if term is None:
+        return values
+    if term not in values:
+        raise ValueError(f"there is no term {term!r}: the model has {', '.join(values)}.")
+    return values[term]
+
+
+def history_of(objective: Objective, trace: Trace) -> xr.Dataset:
+    """Return the iterations as a labelled table."""
+    its, names = trace.iterations, list(objective.names)
+    columns: dict[str, Any] = {
+        name: (("iteration", "parameter"), np.stack([getattr(i, name) for i in its]))
+        for name in ("theta", "score", "proposed", "taken")
+    }
+    columns["beta"] = (("iteration", "coef"), np.stack([i.beta for i in its]))
+    columns["average_information"] = (
+        ("iteration", "parameter", "parameter_"),
+        np.stack([i.average_information for i in its]),
+    )
+    columns |= {name: ("iteration", [getattr(i, name) for i in its]) for name in ("loglik", "decrement", "kind")}
+    coords = {"iteration": np.arange(len(its)), "parameter": names, "parameter_": names, "coef": list(objective.coef)}
+    return xr.Dataset(columns, coords=coords)

@@ -1,0 +1,353 @@
+"""Tests and intervals as methods of a fit by average information."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+from scipy.stats import chi2
+
+from pm_fastlmm.aireml.linear import linear_derivatives, require_small
+from pm_fastlmm.aireml.objective import Objective, information_inverse
+from pm_fastlmm.aireml.refit import along_face, first_differences, maximise_given, second_differences, steps_of
+from pm_fastlmm.base.arrays import FloatArray, require_fraction
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.kernel.inference.fixed_effects import (
+    DegreesOfFreedom,
+    FixedEffects,
+    FixedTest,
+    ZeroVariances,
+    check_zero_variances,
+    coefficient_table,
+    contrast_test,
+)
+from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test
+from pm_fastlmm.kernel.reml.fit import REMLFit
+from pm_fastlmm.spectrum.projection import Projection
+
+_REACH = 60  # doublings of a standard error in the search for an upper limit
+_SINGULAR = "a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails"
+_NEARLY = (
+    "a covariance matrix of this fit is so nearly singular that its elements cannot move by a share of their errors"
+)
+_OVERLAPPING = (
+    "terms of this fit overlap, and the expansion of Kenward and Roger needs parameters that have information"
+)
+_TOGETHER = "flmm.compare_fits(without, with_) tests random slopes by a fit without and a fit with them"
+_PSEUDO = "pseudo-likelihood: the other components taken as known"
+
+
+class VarianceInference:
+    """The tests and intervals of `VarianceFit`, which has the fields that they are made of."""
+
+    theta: pd.Series
+    loglik: float
+    average_information: pd.DataFrame
+    beta: pd.Series
+    beta_cov: pd.DataFrame
+    boundary: tuple[str, ...]
+    method: Method
+    objective: Objective
+
+    @property
+    def cov(self) -> pd.DataFrame:
+        """Covariance of the estimates."""
+        raise NotImplementedError
+
+    @property
+    def se(self) -> pd.Series:
+        """Standard errors of θ."""
+        raise NotImplementedError
+
+    def _interior(self) -> Any:
+        raise NotImplementedError
+
+    def profile_interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
+        """
+        Return the profile-likelihood interval of an element of θ: where 2[max ℓ - ℓ] is below the quantile of χ²₁.
+
+        For each trial value the likelihood is maximised again over the other parameters. The interval ends at a bound
+        where the likelihood does not fall so far. One kernel is treated as `REMLFit.profile_interval` does, globally;
+        with several components the maxima are local ones.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, it is fixed, a fixed effect (`coefficients` has its interval) or an element
+            of an unstructured matrix, or the level is no probability.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> model = flmm.lmm_model("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff())
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> print([round(limit) for limit in fit.profile_interval("Batch")])
+        [245, 10214]
+        """
+        require_fraction(level, "level")
+        objective = self.objective
+        place = _free_place(objective, name)
+        exact: REMLFit | None = objective.exact
+        if exact is not None:
+            return exact.profile_interval(("sigma2_g", "sigma2_e")[place], level)
+        profile = _Profile(objective, name, self.theta.to_numpy(), self.loglik, float(chi2.ppf(level, 1)))
+        step = float(self.se.iloc[place])
+        if not step > 0:
+            information = self.average_information.to_numpy()[place, place]
+            step = 1 / float(np.sqrt(information)) if information > 0 else max(abs(float(self.theta.iloc[place])), 1e-3)
+        return profile.limit(step, -1, objective.lower[place]), profile.limit(step, 1, objective.upper[place])
+
+    def test_no_variance(self, component: str, *, n_sim: int = 10_000, random_seed: Any = None) -> VarianceTest:
+        """
+        Test that the variance of one component is 0 by the restricted likelihood ratio.
+
+        With one component the null distribution is exact, that of `REMLFit.test_no_kernel_variance`. With several, the
+        likelihood is maximised again without it, and the null distribution is that of the model in which the other
+        components are known and subtracted: an approximation, said in `approximation`.
+
+        Parameters
+        ----------
+        component : str
+            A name of θ that is a variance.
+        n_sim : int
+            Draws of the null distribution.
+        random_seed : int, Generator or None
+
+        Raises
+        ------
+        ValueError
+            If that is no variance with a bound of 0, belongs to an unstructured matrix, the fit is by ML with several
+            components or has no rows, or the component has too many effects.
+
+        References
+        ----------
+        Greven, Crainiceanu, Küchenhoff & Peters (2008), doi:10.1198/106186008X386599.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> model = flmm.lmm_model("diameter ~ 1 + (1 | plate) + (1 | sample)", flmm.datasets.penicillin())
+        >>> test = flmm.find_reml(model, progressbar=False).test_no_variance("sample", random_seed=1)
+        >>> print(f"{test.statistic:.1f} {test.p_value < 1e-30} {test.approximation}")
+        282.4 True pseudo-likelihood: the other components taken as known
+        """
+        objective = self.objective
+        place = _free_place(objective, component)
+        if objective.lower[place] != 0 or np.isfinite(objective.upper[place]) or component == objective.names[-1]:
+            raise ValueError(
+                f"{component} is no variance of a component, whose only bound is 0: name one of the random terms."
+            )
+        exact: REMLFit | None = objective.exact
+        if exact is not None:
+            test = exact.test_no_kernel_variance(n_sim=n_sim, random_seed=random_seed)
+            return replace(test, component=component)
+        rotated = objective.alone(self.theta.to_numpy(), place)
+        null = maximise_given(objective, {component: 0.0}, self.theta.to_numpy())
+        statistic = 0.0 if component in self.boundary else max(2 * (self.loglik - null.loglik), 0.0)
+        single = sum(1 for i, fixed in enumerate(objective.fixed) if not fixed and i != place) == 1
+        return kernel_test(
+            rotated, np.asarray(statistic), "REML", n_sim=n_sim, random_seed=random_seed, component=component,
+            approximation="" if single else _PSEUDO,
+        )  # fmt: skip
+
+    def coefficients(
+        self, df: DegreesOfFreedom = "satterthwaite", level: float = 0.95, *, zero_variances: ZeroVariances = "known"
+    ) -> pd.DataFrame:
+        """
+        Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
+
+        As `REMLFit.coefficients`. Variances of 0 are taken as known; a singular covariance matrix may move along those
+        of its rank; where terms overlap, what V depends on counts. Kenward–Roger needs V to be linear in θ, as it is in
+        variances and covariances of terms, and no singular matrix; with zero_variances="free" it counts every variance
+        and covariance as estimated, as pbkrtest does, those of 0 and of singular matrices too, at the cost of dense
+        matrices.
+
+        Raises
+        ------
+        ValueError
+            If df is unknown, or "kenward-roger" after ML or where V is not linear; if β is not estimated by REML; if
+            zero_variances="free" with another df, or with more rows than fit in memory.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy())
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> fit.coefficients()[["estimate", "se", "df", "t"]].round(2)
+                   estimate    se    df      t
+        coef
+        Intercept    251.41  6.82  17.0  36.84
+        Days          10.47  1.55  17.0   6.77
+        """
+        return coefficient_table(self._fixed_effects(df, zero_variances), df, level, self._projection)
+
+    def test_fixed(
+        self, L: Any, df: DegreesOfFreedom = "satterthwaite", *, zero_variances: ZeroVariances = "known"
+    ) -> FixedTest:
+        """
+        Test Lβ = 0 by an F test; arguments as in `REMLFit.test_fixed`, names of coefficients those of `beta`.
+
+        Raises
+        ------
+        ValueError
+            If a name is unknown, L does not fit or is collinear, the data do not determine a contrast, or df is not
+            available.
+        """
+        return contrast_test(self._fixed_effects(df, zero_variances), L, df, self._projection)
+
+    @property
+    def _projection(self) -> Projection:
+        return self.objective.projection
+
+    def _fixed_effects(self, df: DegreesOfFreedom, zero_variances: ZeroVariances) -> FixedEffects:
+        """Return the fixed effects with what the method needs of the derivatives of their covariance."""
+        check_zero_variances(zero_variances, df)
+        objective = self.objective
+        if not objective.coef:
+            raise ValueError(
+                "this fit estimates no fixed effects by REML: β is explicit, has a prior, or there is none. Leave out "
+                "beta= and beta_cov= of the node."
+            )
+        exact: REMLFit | None = objective.exact
+        if exact is not None:
+            return exact._fixed_effects(zero_variances)
+        theta, free = self.theta.to_numpy(), self._interior()
+        if zero_variances == "free":
+            return self._with_all_free(theta)
+        if _singular(objective, theta, self.boundary):
+            return self._along_face(theta, _SINGULAR)
+        cov = self.cov.to_numpy()
+        has_face = objective.face(theta, self.average_information.to_numpy()) is not None
+        if has_face and np.isnan(cov[np.ix_(free, free)]).any():
+            return self._along_face(theta, _OVERLAPPING)
+        unavailable = "" if df != "kenward-roger" else why_not_adjusted(objective, theta, free)
+        known = np.where(np.outer(free, free), cov, 0.0)
+        steps = steps_of(objective, theta, np.where(free, np.sqrt(np.diag(cov)), np.nan))
+        slopes = first_differences(objective, theta, steps)
+        if has_face and np.isnan(slopes).any():
+            return self._along_face(theta, _NEARLY)
+        size, r = len(theta), len(objective.coef)
+        wanted = df == "kenward-roger" and not unavailable
+        curvatures = second_differences(objective, theta, steps) if wanted else np.full((size, size, r, r), np.nan)
+        expected = np.full((size, size), np.nan)
+        if wanted:
+            observed = np.zeros((size, size))
+            observed[np.ix_(free, free)] = np.linalg.inv(cov[np.ix_(free, free)])
+            # where V is linear in θ the average information is the mean of the other two
+            inverse = information_inverse(2 * self.average_information.to_numpy() - observed, free)
+            expected = np.where(np.outer(free, free), inverse, 0.0)
+        return FixedEffects(
+            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=curvatures,
+            observed_cov=known, expected_cov=expected, residual_df=objective.residual_df,
+            coef=objective.coef, unavailable=unavailable,
+        )  # fmt: skip
+
+    def _with_all_free(self, theta: FloatArray) -> FixedEffects:
+        objective = self.objective
+        free = ~np.asarray(objective.fixed)
+        if unavailable := why_not_adjusted(objective, theta, free):
+            raise ValueError(unavailable)
+        require_small(objective.projection.Q1.shape[0], len(theta))
+        slopes, curvatures, expected = linear_derivatives(
+            objective.covariance(theta), objective.covariance_derivatives(theta), objective.projection, free
+        )
+        return FixedEffects(
+            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=curvatures,
+            observed_cov=np.full(expected.shape, np.nan), expected_cov=expected, residual_df=objective.residual_df,
+            coef=objective.coef,
+        )  # fmt: skip
+
+    def _along_face(self, theta: FloatArray, reason: str) -> FixedEffects:
+        objective = self.objective
+        slopes, cov = along_face(objective, theta, self.average_information.to_numpy())
+        undefined = np.full((*cov.shape, *slopes.shape[1:]), np.nan)
+        return FixedEffects(
+            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=undefined,
+            observed_cov=cov, expected_cov=np.full(cov.shape, np.nan), residual_df=objective.residual_df,
+            coef=objective.coef,
+            unavailable=f"{reason}: take df='satterthwaite', zero_variances='free', which pbkrtest has, or leave a "
+            "term out.",
+        )  # fmt: skip
+
+
+class _Profile:
+    """The profile likelihood of one parameter, each maximum started from the nearest one that is known."""
+
+    def __init__(self, objective: Objective, name: str, theta: FloatArray, loglik: float, allowed: float) -> None:
+        self.objective, self.name, self.loglik, self.allowed = objective, name, loglik, allowed
+        self.estimate = float(theta[objective.names.index(name)])
+        self.known = {self.estimate: theta}
+
+    def excess(self, value: float) -> float:
+        """Return 2[max ℓ - ℓ(value)] less what is allowed."""
+        nearest = min(self.known, key=lambda at: abs(at - value))
+        found = maximise_given(self.objective, {self.name: value}, self.known[nearest])
+        if np.isfinite(found.loglik):
+            self.known[value] = found.theta
+        return min(2 * (self.loglik - found.loglik), 1e300) - self.allowed
+
+    def limit(self, step: float, sign: int, bound: float) -> float:
+        """Return the limit on one side: the bound where the likelihood does not fall so far."""
+        inside = self.estimate
+        for _ in range(_REACH):
+            outside = inside + sign * step
+            at_bound = sign * outside >= sign * bound
+            outside = float(bound) if at_bound else outside
+            if outside == inside:
+                return inside
+            if self.excess(outside) > 0:
+                tolerance = 1e-9 * max(abs(inside), abs(outside), 1e-300)
+                return float(brentq(self._finite, inside, outside, xtol=tolerance, rtol=1e-10))
+            if at_bound:
+                return outside
+            inside, step = outside, 2 * step
+        return sign * np.inf
+
+    def _finite(self, value: float) -> float:
+        return -self.allowed if value == self.estimate else self.excess(value)
+
+
+def _singular(objective: Objective, theta: FloatArray, boundary: tuple[str, ...]) -> bool:
+    """Return whether a matrix that is not 0 is on the boundary."""
+    matrices = (m for m in objective.matrices if m.size > 1)
+    return any(objective.names[m.place][0] in boundary and theta[m.place].any() for m in matrices)
+
+
+def _free_place(objective: Objective, name: str) -> int:
+    """Return the place of a parameter that may be held on its own."""
+    if name not in objective.names and name.removeprefix("beta[").removesuffix("]") in objective.coef:
+        raise ValueError(
+            f"{name} is a fixed effect, which this likelihood has no parameter for: fit.coefficients() has its t test "
+            "and interval, fit.test_fixed tests several."
+        )
+    elements = [element for element in objective.names if element.startswith(f"{name}[")]
+    if name not in objective.names:
+        raise ValueError(
+            f"there is no parameter {name!r}: they are {', '.join(objective.names)}."
+            + (f" For all of {name}, {_TOGETHER}." if elements else "")
+        )
+    place = objective.names.index(name)
+    if objective.fixed[place]:
+        raise ValueError(f"{name} is fixed: it has neither an interval nor a test.")
+    if any(m.size > 1 and name in objective.names[m.place] for m in objective.matrices):
+        raise ValueError(
+            f"{name} is an element of an unstructured matrix, which cannot be held without the others: {_TOGETHER}. "
+            "Independent effects, (x || g), have variances that can be held; flmm.sample has intervals of both."
+        )
+    return place
+
+
+def why_not_adjusted(objective: Objective, theta: FloatArray, free: FloatArray) -> str:
+    """Return why there is no Kenward–Roger adjustment, nothing if there is."""
+    if objective.method != "REML":
+        return (
+            "Kenward and Roger's adjustment is that of restricted likelihood: fit with method='REML', or take "
+            "df='satterthwaite'."
+        )
+    if objective.linear(theta, free):
+        return ""
+    return (
+        "Kenward and Roger's adjustment is formed here for a V that is linear in its parameters, variances and "
+        "covariances, and this one is not: take df='satterthwaite', or a structure of variances and covariances."
+    )

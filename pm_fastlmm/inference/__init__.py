@@ -1,1 +1,0 @@
-"""Tests and intervals: exact null distributions, likelihood regions, bootstrap, degrees of freedom."""

@@ -1,0 +1,1 @@
+"""β, u and predictions given the variances."""

@@ -1,0 +1,141 @@
+"""Bootstrap: the parametric bootstrap in the rotated coordinates, where a replicate costs O(k)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pm_fastlmm.base.arrays import FloatArray, require_fraction
+from pm_fastlmm.base.choices import Method, require_choice
+from pm_fastlmm.base.display import Described
+from pm_fastlmm.kernel.effects import effects
+from pm_fastlmm.kernel.inference.simulation import simulate_responses
+from pm_fastlmm.kernel.likelihood.information import quantities
+from pm_fastlmm.kernel.likelihood.profile import maximise
+from pm_fastlmm.spectrum.spectrum import Rotated
+
+type BootstrapKind = Literal["percentile", "basic"]
+
+_MEMORY = 4_000_000  # numbers that are drawn at a time
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Bootstrap(Described):
+    """
+    Estimates of responses that were drawn from a fit and fitted again.
+
+    Attributes
+    ----------
+    draws : dict of (n,) arrays
+        By quantity: h2, pve, sigma2, delta, sigma2_g, sigma2_e, total and beta[…]. Replicates that have no estimate are
+        NaN.
+    estimate : dict of float
+        The fit that was drawn from.
+    method : "REML" or "ML"
+    """
+
+    draws: dict[str, FloatArray]
+    estimate: dict[str, float]
+    method: Method
+
+    def interval(
+        self, quantity: str, level: float = 0.95, *, kind: BootstrapKind = "percentile"
+    ) -> tuple[float, float]:
+        """
+        Return quantiles of the draws ("percentile"), or 2 · estimate less them ("basic", cut to the range).
+
+        Neither is correct where the estimate is near a boundary: draws from σ²_g = 0 know nothing of a larger one.
+        `REMLFit.inversion_interval` is.
+
+        Raises
+        ------
+        ValueError
+            If the quantity or the kind is unknown, or the level is not between 0 and 1.
+        """
+        require_fraction(level, "level")
+        require_choice("kind", kind, BootstrapKind)
+        if quantity not in self.draws:
+            raise ValueError(f"there is no quantity {quantity!r}: the draws are of {', '.join(self.draws)}.")
+        draws = self.draws[quantity]
+        tail = (1 - level) / 2
+        # an order statistic, which may be infinite, and not a value between two
+        low, high = np.quantile(draws[~np.isnan(draws)], [tail, 1 - tail], method="inverted_cdf")
+        if kind == "basic":
+            centre = self.estimate[quantity]
+            low, high = (np.nan, np.nan) if np.isinf(centre) else (2 * centre - high, 2 * centre - low)
+            if not quantity.startswith("beta["):
+                low, high = max(low, 0.0), max(high, 0.0)
+            if quantity in ("h2", "pve"):
+                low, high = min(low, 1.0), min(high, 1.0)
+        return float(low), float(high)
+
+    def summary(self, level: float = 0.95, *, kind: BootstrapKind = "percentile") -> pd.DataFrame:
+        """Return estimates, standard deviations of the draws and intervals as a table."""
+        rows = {}
+        for name, draws in self.draws.items():
+            known = draws[np.isfinite(draws)]
+            sd = float(np.std(known, ddof=1)) if known.size == draws.size else np.nan
+            rows[name] = (self.estimate[name], sd, *self.interval(name, level, kind=kind))
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "sd", "lower", "upper"])
+
+    def to_dataset(self) -> xr.Dataset:
+        """Return the draws as an xarray Dataset with the dimensions draw and, for beta, coef."""
+        coef = [name for name in self.draws if name.startswith("beta[")]
+        variables = {name: ("draw", values) for name, values in self.draws.items() if name not in coef}
+        dataset = xr.Dataset(variables, coords={"draw": np.arange(len(self))}, attrs={"method": self.method})
+        if coef:
+            labels = [name.removeprefix("beta[").removesuffix("]") for name in coef]
+            values = np.stack([self.draws[name] for name in coef], axis=-1)
+            dataset = dataset.assign(beta=(("draw", "coef"), values)).assign_coords(coef=labels)
+        return dataset
+
+    def _facts(self) -> dict[str, Any]:
+        low, high = self.interval("h2")
+        return {
+            "replicates": len(self),
+            "method": self.method,
+            "h2": f"{self.estimate['h2']:.4g}, 95 % of the replicates between {low:.4g} and {high:.4g}",
+            "table": ".summary()",
+        }
+
+    def __len__(self) -> int:
+        """Return the number of replicates."""
+        return int(self.draws["h2"].size)
+
+    def __repr__(self) -> str:
+        """Report the number of replicates and how many are on a boundary."""
+        h2 = self.draws["h2"]
+        return (
+            f"Bootstrap({len(self)} replicates of a {self.method} fit with h2 = {self.estimate['h2']:.4g}: "
+            f"{(h2 == 0).mean():.1%} have h2 = 0, {(h2 == 1).mean():.1%} h2 = 1; .summary() has the table)"
+        )
+
+
+def bootstrap(
+    rotated: Rotated, method: Method, beta: FloatArray, sigma2_g: float, sigma2_e: float, n: int, random_seed: object
+) -> Bootstrap:
+    """Draw n responses of a fit and fit each; see `REMLFit.bootstrap`."""
+    if n < 2:
+        raise ValueError(f"n must be 2 replicates or more, got {n}.")
+    s, rng = rotated.spectrum, np.random.default_rng(random_seed)  # type: ignore[arg-type]
+    parts: dict[str, list[FloatArray]] = {}
+    most = max(64, _MEMORY // max(1, s.rank + s.projection.rank))
+    for start in range(0, n, most):
+        drawn = simulate_responses(s, beta, sigma2_g, sigma2_e, min(most, n - start), rng)
+        for name, values in _estimates(drawn, method).items():
+            parts.setdefault(name, []).append(values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = quantities(s, np.asarray(sigma2_g), np.asarray(sigma2_e))
+    estimate = {name: float(value) for name, value in found.items()}
+    estimate |= {f"beta[{name}]": float(b) for name, b in zip(s.coef, beta, strict=True)}
+    return Bootstrap({name: np.concatenate(values) for name, values in parts.items()}, estimate, method)
+
+
+def _estimates(drawn: Rotated, method: Method) -> dict[str, FloatArray]:
+    optima = maximise(drawn, method)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out = quantities(drawn.spectrum, optima.sigma2_g, optima.sigma2_e)
+        beta = effects.blue(drawn, optima.sigma2_g, optima.sigma2_e).beta
+    return out | {f"beta[{name}]": beta[:, j] for j, name in enumerate(drawn.spectrum.coef)}

@@ -1,0 +1,356 @@
+"""
+t and F tests of fixed effects whose degrees of freedom account for the estimation of the variances.
+
+With Φ = cov β̂ at the estimate, Φ_i and Φ_ij its derivatives in the parameters θ of V, and A the covariance of θ̂:
+
+    Satterthwaite   ν = 2 (lᵀΦl)²/(gᵀAg),  g_i = lᵀΦ_il,  A the inverse of the observed information
+    Kenward–Roger   Φ_A = Φ - Σ A_ij Φ_ij,  A the inverse of the expected information,  and ν of a scaled F
+
+Kenward & Roger (1997, doi:10.2307/2533558) write Φ_A = Φ + 2ΦΣA_ij(Q_ij - P_iΦP_j)Φ, with P_i = -XᵀV⁻¹V_iV⁻¹X and
+Q_ij = XᵀV⁻¹V_iV⁻¹V_jV⁻¹X. Where V is linear in θ, ΦP_iΦ = -Φ_i and Φ(Q_ij + Q_ji - P_iΦP_j - P_jΦP_i)Φ = -Φ_ij, so
+that the derivatives of Φ are all that is needed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import f as f_distribution
+from scipy.stats import t as t_distribution
+
+from pm_fastlmm.base.arrays import FloatArray, require_fraction
+from pm_fastlmm.base.choices import Method, require_choice
+from pm_fastlmm.base.display import Described
+from pm_fastlmm.kernel.effects import effects
+from pm_fastlmm.kernel.likelihood.information import corner_derivatives, relative_information
+from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.spectrum import Rotated
+
+type DegreesOfFreedom = Literal["satterthwaite", "kenward-roger", "residual"]
+type ZeroVariances = Literal["known", "free"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FixedEffects:
+    """
+    Estimated coefficients with what tests of them need; batch axes lead.
+
+    Attributes
+    ----------
+    beta, cov : (…, r) and (…, r, r) arrays
+        β̂ and Φ.
+    slopes, curvatures : (…, P, r, r) and (…, P, P, r, r) arrays
+        Φ_i and Φ_ij.
+    observed_cov, expected_cov : (…, P, P) arrays
+        Inverses of the observed and the expected information of θ.
+    residual_df : int
+        n - r.
+    coef : tuple of str
+    names : tuple of str or None
+        Of several responses.
+    unavailable : str
+        Why there is no Kenward–Roger adjustment, empty if there is.
+    """
+
+    beta: FloatArray
+    cov: FloatArray
+    slopes: FloatArray
+    curvatures: FloatArray
+    observed_cov: FloatArray
+    expected_cov: FloatArray
+    residual_df: int
+    coef: tuple[str, ...]
+    names: tuple[str, ...] | None = None
+    unavailable: str = ""
+
+    def adjusted_cov(self) -> FloatArray:
+        """Return Kenward and Roger's Φ_A."""
+        return np.asarray(self.cov - np.einsum("...ij,...ijab->...ab", self.expected_cov, self.curvatures))
+
+    def covariance(self, df: DegreesOfFreedom) -> FloatArray:
+        """
+        Return the covariance of β̂ that a method uses.
+
+        Raises
+        ------
+        ValueError
+            If the method is unknown, or not available for this fit.
+        """
+        require_choice("df", df, DegreesOfFreedom)
+        if df == "kenward-roger" and self.unavailable:
+            raise ValueError(self.unavailable)
+        return self.adjusted_cov() if df == "kenward-roger" else self.cov
+
+    def degrees(self, l: FloatArray, df: DegreesOfFreedom) -> FloatArray:  # noqa: E741 - the contrast of the formula
+        """Return the degrees of freedom 2(lᵀΦl)²/(gᵀAg) of contrasts l (…, r), for one each Kenward–Roger's too."""
+        if df == "residual":
+            return np.full(np.broadcast_shapes(self.beta.shape[:-1], l.shape[:-1]), float(self.residual_df))
+        A = self.observed_cov if df == "satterthwaite" else self.expected_cov
+        g = np.einsum("...a,...iab,...b->...i", l, self.slopes, l)
+        variance = np.einsum("...a,...ab,...b->...", l, self.cov, l)
+        spread = np.einsum("...i,...ij,...j->...", g, A, g)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(2 * variance**2 / spread)
+
+    def one(self, t: int) -> "FixedEffects":
+        """Return one of several responses."""
+        names = ("beta", "cov", "slopes", "curvatures", "observed_cov", "expected_cov")
+        return replace(self, names=None, **{name: getattr(self, name)[t] for name in names})
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FixedTest(Described):
+    """
+    An F test of linear hypotheses Lβ = 0, of one response (numbers) or several (arrays).
+
+    Attributes
+    ----------
+    statistic : float or (T,) array
+        F, scaled for Kenward–Roger; the square of t for one contrast.
+    df_num : int
+        Rank of L.
+    df_den : float or (T,) array
+    p_value : float or (T,) array
+    estimate : (q,) or (T, q) array
+        Lβ̂.
+    df : "satterthwaite", "kenward-roger" or "residual"
+    names : tuple of str or None
+        Of several responses.
+    """
+
+    statistic: Any
+    df_num: int
+    df_den: Any
+    p_value: Any
+    estimate: FloatArray
+    df: DegreesOfFreedom
+    names: tuple[str, ...] | None
+
+    def table(self) -> pd.DataFrame:
+        """Return statistic, degrees of freedom and p-value, a row for each response."""
+        index = None if self.names is None else pd.Index(self.names, name="response")
+        columns = {"F": self.statistic, "df_den": self.df_den, "p_value": self.p_value}
+        table = pd.DataFrame({name: np.atleast_1d(values) for name, values in columns.items()}, index=index)
+        table.insert(1, "df_num", self.df_num)
+        return table
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"contrasts": self.df_num, "degrees of freedom": self.df}
+        if self.names is not None:
+            return facts | {"responses": len(self.names), "table": ".table()"}
+        return facts | {"F": f"{self.statistic:.4f} on {self.df_num} and {self.df_den:.2f}", "p": f"{self.p_value:.3g}"}
+
+    def __repr__(self) -> str:
+        """Report the test as text."""
+        if self.names is not None:
+            return f"FixedTest: F tests of {self.df_num} contrasts, {len(self.names)} responses; .table() has them"
+        return (
+            f"FixedTest: F({self.df_num}, {self.df_den:.2f}) = {self.statistic:.4f}, p = {self.p_value:.3g} ({self.df})"
+        )
+
+
+def check_zero_variances(zero_variances: str, df: str) -> None:
+    """Raise a ValueError if there is no such treatment, or the method has none but one."""
+    require_choice("zero_variances", zero_variances, ZeroVariances)
+    if zero_variances == "free" and df != "kenward-roger":
+        raise ValueError(
+            f"zero_variances='free' is for df='kenward-roger', whose expected information is defined at 0; with {df!r} "
+            "a variance of 0 is taken as known, as lmerTest does."
+        )
+
+
+def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, projection: Projection) -> pd.DataFrame:
+    """Return estimate, se, df, t, p-value and interval of each coefficient; NaN for the columns that were dropped."""
+    require_fraction(level, "level")
+    cov = fixed.covariance(df)
+    r = len(fixed.coef)
+    degrees = np.stack([fixed.degrees(row, df) for row in np.eye(r)], axis=-1) if r else np.zeros(fixed.beta.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        se = np.sqrt(np.diagonal(cov, axis1=-2, axis2=-1))
+        t = fixed.beta / se
+        half = se * t_distribution.ppf((1 + level) / 2, degrees)
+        p = np.asarray(2 * t_distribution.sf(np.abs(t), degrees))
+    values: dict[str, FloatArray] = {
+        "estimate": fixed.beta, "se": se, "df": degrees, "t": t, "p_value": p, "lower": fixed.beta - half,
+        "upper": fixed.beta + half,
+    }  # fmt: skip
+    coef = projection.columns.names
+    index: pd.Index = pd.Index(coef, name="coef")
+    if fixed.names is not None:
+        index = pd.MultiIndex.from_product([fixed.names, coef], names=["response", "coef"])
+    return pd.DataFrame({name: np.ravel(_spread(column, projection)) for name, column in values.items()}, index=index)
+
+
+def _spread(values: FloatArray, projection: Projection) -> FloatArray:
+    """Return values of the kept columns (…, r) in the places of all columns (…, d), NaN for those that were dropped."""
+    out = np.full((*values.shape[:-1], len(projection.columns.names)), np.nan)
+    out[..., projection.columns.kept] = values
+    return out
+
+
+def contrast_test(fixed: FixedEffects, L: Any, df: DegreesOfFreedom, projection: Projection) -> FixedTest:
+    """Test Lβ = 0; see `REMLFit.test_fixed`."""
+    rows = read_contrasts(L, projection)
+    fixed.covariance(df)
+    if fixed.names is None:
+        statistic, df_den = _f_test(fixed, rows, df)
+    else:
+        statistic, df_den = np.transpose([_f_test(fixed.one(t), rows, df) for t in range(len(fixed.names))])
+    q = len(rows)
+    p = np.asarray(f_distribution.sf(statistic, q, np.where(np.isinf(df_den), 1e12, df_den)))
+    return FixedTest(statistic, q, df_den, p[()], fixed.beta @ rows.T, df, fixed.names)
+
+
+def read_contrasts(L: Any, projection: Projection) -> FloatArray:
+    """
+    Return contrasts (q, r) of the kept columns: from an array, names of coefficients that are all 0, or a mapping.
+
+    Names of kept columns are the coefficients as they are estimated, without the dropped ones, as in R. A contrast that
+    names a dropped column, or has a number for every column, must be one that the data determine.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, the shape does not fit, the rows are collinear, or the data do not determine one.
+    """
+    columns = projection.columns
+    names, kept, d = columns.names, list(columns.kept), len(columns.names)
+    rows, named = np.zeros((1, d)), True
+    if isinstance(L, Mapping):
+        for name, weight in L.items():
+            rows[0, _place(name, names)] = weight
+    elif isinstance(L, str):
+        rows[0, _place(L, names)] = 1.0
+    elif isinstance(L, Sequence) and len(L) and all(isinstance(name, str) for name in L):
+        rows = np.eye(d)[[_place(name, names) for name in L]]
+    else:
+        named, rows = False, np.atleast_2d(np.asarray(L, dtype=float))
+    if rows.ndim != 2 or rows.shape[1] not in (d, len(kept)) or not np.isfinite(rows).all():
+        all_of_them = f", or {d} for all of {', '.join(names)}" if columns.left else ""
+        raise ValueError(
+            f"L must be finite with {len(kept)} columns, one for each of {', '.join(columns.coef)}{all_of_them}; "
+            f"got shape {rows.shape}."
+        )
+    if rows.shape[1] == d and columns.left:
+        checked = rows[:, columns.left].any(axis=1) if named else np.ones(len(rows), dtype=bool)
+        _require_determined(projection, rows[checked])
+        rows = rows[:, kept]
+    size = np.linalg.norm(rows, axis=1)
+    if not size.all() or np.linalg.matrix_rank(rows / size[:, None]) < len(rows):
+        raise ValueError("the rows of L are collinear or zero: give each hypothesis once.")
+    return rows
+
+
+def _require_determined(projection: Projection, rows: FloatArray) -> None:
+    """Raise a ValueError if a contrast of all columns is outside the row space of X."""
+    broken = projection.columns.departs(rows, projection.R, usual=0.0).any(axis=0)
+    if broken.any():
+        relations = [projection.columns.relation(j) for j in np.flatnonzero(broken).tolist()]
+        raise ValueError(
+            f"the data do not determine L: in all rows of the fit {'; '.join(relations)}, and in L it is not. Test a "
+            "difference of cells that have data, or names of kept columns alone, whose coefficients are those of a "
+            "model without the dropped ones."
+        )
+
+
+def _place(name: Any, coef: tuple[str, ...]) -> int:
+    if name not in coef:
+        raise ValueError(f"L names {name!r}, which is no coefficient: they are {', '.join(coef)}.")
+    return coef.index(name)
+
+
+def _f_test(fixed: FixedEffects, L: FloatArray, df: DegreesOfFreedom) -> tuple[float, float]:
+    """Return F and the denominator degrees of freedom of one response."""
+    cov, q, estimate = fixed.covariance(df), len(L), L @ fixed.beta
+    if not np.isfinite(cov).all():
+        return np.nan, np.nan
+    if df != "satterthwaite":
+        wald = float(estimate @ np.linalg.solve(L @ cov @ L.T, estimate)) / q
+        scale, degrees = (1.0, float(fixed.residual_df)) if df == "residual" else _kenward_roger(fixed, L)
+        return scale * wald, degrees
+    # independent contrasts (Fai & Cornelius 1996, doi:10.1080/00949659608811740), as lmerTest has them
+    values, vectors = np.linalg.eigh(L @ cov @ L.T)
+    contrasts = vectors.T @ L
+    F = float(((contrasts @ fixed.beta) ** 2 / values).mean())
+    each = np.array([float(fixed.degrees(row, df)) for row in contrasts])
+    if q == 1 or np.ptp(each) < 1e-8 * each.min():
+        return F, float(each.min())
+    if (each <= 2).any():
+        return F, 2.0
+    E = float((each / (each - 2)).sum())
+    return F, 2 * E / (E - q)
+
+
+def _kenward_roger(fixed: FixedEffects, L: FloatArray) -> tuple[float, float]:
+    """Return the factor of F and the denominator degrees of freedom that match its first two moments."""
+    q = len(L)
+    theta = L.T @ np.linalg.solve(L @ fixed.cov @ L.T, L)
+    products = np.einsum("ab,ibc->iac", theta, fixed.slopes)  # ΘΦ_i = -ΘΦP_iΦ
+    traces = np.trace(products, axis1=-2, axis2=-1)
+    A1 = float(traces @ fixed.expected_cov @ traces)
+    A2 = float(np.einsum("ij,iab,jba->", fixed.expected_cov, products, products))
+    if A2 <= 0:
+        return 1.0, np.inf
+    B = (A1 + 6 * A2) / (2 * q)
+    g = ((q + 1) * A1 - (q + 4) * A2) / ((q + 2) * A2)
+    c = np.array([g, q - g, q + 2 - g]) / (3 * q + 2 * (1 - g))
+    E = 1 / (1 - A2 / q)
+    V = 2 / q * (1 + c[0] * B) / ((1 - c[1] * B) ** 2 * (1 - c[2] * B))
+    m = 4 + (q + 2) / (q * V / (2 * E**2) - 1)
+    return m / (E * (m - 2)), m
+
+
+def spectral_fixed_effects(
+    rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, boundary: Any, method: Method,
+    zero_variances: ZeroVariances = "known",
+) -> FixedEffects:  # fmt: skip
+    """
+    Return the fixed effects of one kernel: Φ = R⁻¹SR⁻ᵀ and the derivatives of S are sums over the eigenvalues.
+
+    θ are the two variances over their total, pure numbers. On a boundary one of them is left, V is known up to a
+    factor, and the degrees of freedom are the residual ones; unless zero variances count as estimated.
+    """
+    s, r = rotated.spectrum, rotated.spectrum.projection.rank
+    g, e = np.asarray(sigma2_g), np.asarray(sigma2_e)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        blue = effects.blue(rotated, g, e)
+        total = s.mean_diagonal * g + e
+        a, b = s.mean_diagonal * g / total, e / total
+        first, second = corner_derivatives(s, a, b)
+        info = relative_information(rotated, g, e, method)
+    inside = (np.asarray(boundary, dtype=object) == np.array(None)) | (zero_variances == "free")
+    inside &= np.isfinite(total)
+    Rinv = np.linalg.solve(s.projection.R, np.eye(r)) if r else np.zeros((0, 0))
+    unit = np.asarray(total)[..., None, None, None]
+    slopes = unit * (Rinv @ first @ Rinv.T)
+    curvatures = unit[..., None] * (Rinv @ second @ Rinv.T)
+    m = s.df if method == "REML" else s.n
+    alone = np.zeros_like(slopes)
+    alone[..., 0, :, :] = blue.cov
+    at = inside[..., None, None]
+    scale = np.where(np.isfinite(total), 2 / m, np.nan)[..., None, None] * np.diag([1.0, 0.0])
+    unavailable = (
+        ""
+        if method == "REML"
+        else "Kenward and Roger's adjustment is that of restricted likelihood: fit with method='REML', or take "
+        "df='satterthwaite'."
+    )
+    return FixedEffects(
+        beta=blue.beta, cov=blue.cov, slopes=np.where(at[..., None], slopes, alone),
+        curvatures=np.where(at[..., None, None], curvatures, 0.0),
+        observed_cov=np.where(at, _inverse(info.observed), scale),
+        expected_cov=np.where(at, _inverse(info.expected), scale),
+        residual_df=s.df, coef=s.coef, names=rotated.names, unavailable=unavailable,
+    )  # fmt: skip
+
+
+def _inverse(information: FloatArray) -> FloatArray:
+    """Return the inverse of 2 × 2 matrices, NaN where they are not positive definite."""
+    a, b, c = information[..., 0, 0], information[..., 0, 1], information[..., 1, 1]
+    determinant = a * c - b * b
+    adjugate = np.stack([np.stack([c, -b], -1), np.stack([-b, a], -1)], -2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        definite = (a > 0) & (determinant > 0)
+        return np.where(definite[..., None, None], adjugate / determinant[..., None, None], np.nan)

@@ -1,0 +1,109 @@
+"""Intervals of the parameters of a fit, by four methods, as one table."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from scipy.stats import chi2, norm
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.kernel.inference.null import critical_values
+from pm_fastlmm.kernel.inference.projection import Projector
+from pm_fastlmm.kernel.likelihood.profile import Profile
+from pm_fastlmm.kernel.likelihood.region import Allowed, likelihood_region
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+
+type IntervalMethod = Literal["profile", "inversion", "bootstrap", "delta"]
+
+SHARES = ("h2", "pve", "delta")  # functions of δ alone
+VARIANCES = ("sigma2", "sigma2_g", "sigma2_e", "total")
+
+
+def share_limits(rotated: Rotated, method: Method, name: str, allowed: Allowed) -> tuple[FloatArray, FloatArray]:
+    """Return the limits of h2, pve or delta, (T,): the region of δ, of which they are monotone functions."""
+    profile = Profile.from_rotated(rotated, method)
+    region = likelihood_region(profile, allowed)
+    ends = np.stack([region.low, region.high])
+    with np.errstate(over="ignore"):
+        delta = profile.largest * np.exp(ends)
+    if name == "delta":
+        return delta[0], delta[1]
+    s = rotated.spectrum
+    kbar = s.mean_diagonal if name == "h2" else s.mean_eigval
+    share = kbar / (kbar + delta)
+    return share[1], share[0]
+
+
+def inversion_limits(
+    rotated: Rotated, method: Method, names: Sequence[str], level: float, n_sim: int, random_seed: object
+) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Return the values of h2, pve or delta that the exact likelihood-ratio test does not reject, (T,), by name."""
+    rng = np.random.default_rng(random_seed)  # type: ignore[arg-type]
+    allowed = critical_values(rotated.spectrum, method, level, n_sim, rng)
+    return {name: share_limits(rotated, method, name, allowed) for name in names}
+
+
+def critical_levels(
+    spectrum: Spectrum, method: Method, h2: FloatArray, level: float, n_sim: int, random_seed: object
+) -> FloatArray:
+    """Return the exact critical values of 2[max ℓ - ℓ(h²)] at values of h²."""
+    rng = np.random.default_rng(random_seed)  # type: ignore[arg-type]
+    allowed = critical_values(spectrum, method, level, n_sim, rng)
+    with np.errstate(divide="ignore"):
+        x = np.log(spectrum.mean_diagonal * (1 - h2) / h2 / spectrum.eigvals.max())
+    return np.interp(x, allowed.first + allowed.step * np.arange(allowed.levels.size), allowed.levels)
+
+
+def profile_limits(rotated: Rotated, method: Method, name: str, level: float) -> tuple[FloatArray, FloatArray]:
+    """Return profile-likelihood limits of any parameter, (T,); see `projection` for all but functions of δ."""
+    allowed = float(chi2.ppf(level, 1))
+    if name in SHARES:
+        return share_limits(rotated, method, name, Allowed.constant(allowed))
+    place = None if name in VARIANCES else coefficient_place(rotated.spectrum, name)
+    limits = []
+    for t in range(len(np.atleast_2d(rotated.z))):
+        projector = Projector.of(single(rotated, t), method, place)
+        scale = variance_of(name, rotated.spectrum, projector.largest) if place is None else None
+        limits.append(projector.limits(scale, allowed))
+    low, high = np.transpose(limits)
+    return low, high
+
+
+def variance_of(name: str, spectrum: Spectrum, largest: float) -> Callable[[FloatArray], FloatArray]:
+    """Return a variance as a function of w, at τ = 1: σ²_g = w/λ₁, σ²_e = 1 - w, total = k̄σ²_g + σ²_e."""
+    kbar = spectrum.mean_diagonal
+    if name == "sigma2_e":
+        return lambda w: 1 - w
+    if name == "total":
+        return lambda w: kbar / largest * w + 1 - w
+    return lambda w: w / largest
+
+
+def wald_limits(estimate: FloatArray, se: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:
+    """Return estimate ± z · se (delta method), not cut to the range of the parameter."""
+    half = norm.ppf((1 + level) / 2) * np.asarray(se)
+    return np.asarray(estimate) - half, np.asarray(estimate) + half
+
+
+def coefficient_place(spectrum: Spectrum, name: str) -> int:
+    """
+    Return which fixed effect "beta[name]" is.
+
+    Raises
+    ------
+    ValueError
+        If it is none, naming all quantities that have intervals.
+    """
+    names = [f"beta[{coef}]" for coef in spectrum.coef]
+    if name not in names:
+        raise ValueError(f"there is no quantity {name!r}: they are {', '.join([*SHARES, *VARIANCES, *names])}.")
+    return names.index(name)
+
+
+def single(rotated: Rotated, t: int) -> Rotated:
+    """Return one response of several."""
+    if not rotated.batch_shape:
+        return rotated
+    r = rotated
+    return Rotated(r.spectrum, r.z[t], r.rss[t], r.y1[t], r.norm2[t], None)

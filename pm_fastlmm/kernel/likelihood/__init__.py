@@ -1,0 +1,1 @@
+"""The likelihood of one kernel in rotated coordinates."""

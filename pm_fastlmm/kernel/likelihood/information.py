@@ -1,0 +1,182 @@
+"""Score and information of the (restricted) likelihood in (σ²_g, σ²_e), and standard errors of functions of them."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.threads import in_threads
+from pm_fastlmm.kernel.likelihood.spectral import corner, products, variances
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+
+_PLACES = np.array([[0, 1], [1, 2]])  # of the entries of a symmetric 2 × 2 matrix in a list of three
+
+
+class Information(NamedTuple):
+    """Information matrices of (σ²_g, σ²_e), shape (…, 2, 2); observed = 2 · average - expected."""
+
+    average: FloatArray
+    expected: FloatArray
+    observed: FloatArray
+
+    def rescaled(self, units: FloatArray) -> "Information":
+        """Return the information of the parameters times `units` (…, 2)."""
+        outer = units[..., :, None] * units[..., None, :]
+        return Information(*(matrix / outer for matrix in self))
+
+
+def quantities(spectrum: Spectrum, sigma2_g: FloatArray, sigma2_e: FloatArray) -> dict[str, FloatArray]:
+    """Return the functions of (σ²_g, σ²_e) that are reported, by name."""
+    g, e = np.asarray(sigma2_g), np.asarray(sigma2_e)
+    kbar, total = spectrum.mean_diagonal, spectrum.mean_diagonal * g + e
+    # in the pure numbers a = h² and b = 1 - h², so that no unit of y or K can leave the range of floats
+    a, b = kbar * g / total, e / total
+    scaled = np.divide(spectrum.mean_eigval, kbar) * a
+    return {
+        "h2": a, "pve": scaled / (scaled + b), "sigma2": g, "delta": e / g, "sigma2_g": g, "sigma2_e": e, "total": total
+    }  # fmt: skip
+
+
+def score(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: Method = "REML") -> FloatArray:
+    """
+    Return ∂ℓ/∂(σ²_g, σ²_e), shape (…, 2).
+
+    ½ Σ (z_i²/d_i² - 1/d_i)(λ_i, 1), and ½(rss/σ⁴_e - ν/σ²_e) more for σ²_e; for ML less ½ ∂log|S|.
+    """
+    s = rotated.spectrum
+    d = variances(s.eigvals, sigma2_g, sigma2_e)
+    terms = (rotated.z**2 / d - 1) / d
+    out = np.stack([(terms * s.eigvals).sum(-1), terms.sum(-1)], axis=-1)
+    if s.nullity:
+        out[..., 1] += (rotated.rss / sigma2_e - s.nullity) / sigma2_e
+    if method == "ML" and s.projection.rank:
+        S, slopes = _corner_slopes(s.eigvals, *s.corner_axes(), sigma2_g, sigma2_e)
+        out -= np.stack([np.trace(np.linalg.solve(S, slope), axis1=-2, axis2=-1) for slope in slopes], axis=-1)
+    return 0.5 * out
+
+
+def information(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: Method = "REML") -> Information:
+    """
+    Return average, expected and observed information at (σ²_g, σ²_e), with g_i = (λ_i, 1).
+
+        average ½Σ(z_i²/d_i³) g_ig_iᵀ,   expected ½Σ(1/d_i²) g_ig_iᵀ,   observed = 2 · average - expected
+
+    For ML the expected and observed ones gain ∓½∂²log|S|, the curvature of the part of log|V| along X.
+    """
+    total = rotated.spectrum.mean_diagonal * np.asarray(sigma2_g) + np.asarray(sigma2_e)
+    units = np.stack([total / rotated.spectrum.mean_diagonal, total], axis=-1)
+    return relative_information(rotated, sigma2_g, sigma2_e, method).rescaled(units)
+
+
+def relative_information(
+    rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: Method = "REML"
+) -> Information:
+    """
+    Return the information of (h², 1 - h²) · total as if they were free, at a total of 1.
+
+    The parameters are (σ²_gk̄, σ²_e)/total: pure numbers, whatever the units of y and K.
+    """
+    s = rotated.spectrum
+    total = s.mean_diagonal * np.asarray(sigma2_g) + np.asarray(sigma2_e)
+    a, b = s.mean_diagonal * np.asarray(sigma2_g) / total, np.asarray(sigma2_e) / total
+    eigvals = s.eigvals / s.mean_diagonal
+    sums = _sums(rotated, eigvals, a, b)
+    sums[..., :3] /= total[..., None]
+    average, expected = 0.5 * sums[..., _PLACES], 0.5 * sums[..., 3 + _PLACES]
+    if s.nullity:
+        average[..., 1, 1] += 0.5 * rotated.rss / total / b**3
+        expected[..., 1, 1] += 0.5 * s.nullity / b**2
+    if method == "ML" and s.projection.rank:
+        C, schur = (array / s.mean_diagonal for array in s.corner_axes())
+        expected = expected - 0.5 * _corner_curvature(eigvals, C, schur, a, b)
+    return Information(average, expected, 2 * average - expected)
+
+
+def _sums(rotated: Rotated, eigvals: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
+    """Return Σz²/d³ (λ², λ, 1) and Σ1/d² (λ², λ, 1) with d = aλ + b, (…, 6)."""
+    from pm_fastlmm.kernel.likelihood import loops as kernels
+
+    shape = np.broadcast_shapes(np.shape(a), np.shape(b), rotated.batch_shape)
+    rows = math.prod(shape)
+    k = eigvals.size
+    Z = np.broadcast_to(rotated.z, (*shape, k)).reshape(rows, k) if rotated.batch_shape else rotated.z[None]
+    Z = np.ascontiguousarray(Z)
+    g, e = (np.ascontiguousarray(np.broadcast_to(v, shape).reshape(-1)) for v in (a, b))
+    out = np.empty((rows, 6))
+
+    def run(part: slice) -> None:
+        kernels.information_rows(eigvals, Z[part] if len(Z) > 1 else Z, g[part], e[part], out[part])
+
+    in_threads(run, rows)
+    return out.reshape(*shape, 6)
+
+
+def _corner_slopes(
+    eigvals: FloatArray, C: FloatArray, schur: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray
+) -> tuple[FloatArray, list[FloatArray]]:
+    """Return S and ∂S/∂(σ²_g, σ²_e) = S₀ + σ⁴_eCᵀdiag(1/(λd²))C, I + σ⁴_gCᵀdiag(1/d²)C."""
+    g, e = np.asarray(sigma2_g)[..., None, None], np.asarray(sigma2_e)[..., None, None]
+    d = variances(eigvals, sigma2_g, sigma2_e)
+    _, S = corner(np.zeros_like(d), eigvals=eigvals, C=C, schur=schur, sigma2_g=sigma2_g, sigma2_e=sigma2_e)
+    CC = products(C)
+    slopes = [
+        schur + e**2 * _weighted(CC, 1 / (eigvals * d**2)),
+        np.eye(len(schur)) + g**2 * _weighted(CC, 1 / d**2),
+    ]
+    return S, slopes
+
+
+def _weighted(CC: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return Cᵀdiag(w)C from the products of the columns of C."""
+    return np.asarray((CC * weights[..., None, None]).sum(-3))
+
+
+def _corner_seconds(
+    eigvals: FloatArray, C: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray
+) -> list[list[FloatArray]]:
+    """Return ∂²S/∂(σ²_g, σ²_e)² = 2Cᵀdiag(1/d³)C times -σ⁴_e, σ²_gσ²_e and -σ⁴_g."""
+    g, e = np.asarray(sigma2_g)[..., None, None], np.asarray(sigma2_e)[..., None, None]
+    cubic = _weighted(products(C), 1 / variances(eigvals, sigma2_g, sigma2_e) ** 3)
+    return [[-2 * e**2 * cubic, 2 * g * e * cubic], [2 * g * e * cubic, -2 * g**2 * cubic]]
+
+
+def corner_derivatives(spectrum: Spectrum, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return ∂S (…, 2, r, r) and ∂²S (…, 2, 2, r, r) at the shares (h², 1 - h²) of a total of 1."""
+    eigvals, C, schur = (array / spectrum.mean_diagonal for array in (spectrum.eigvals, spectrum.C, spectrum.schur))
+    _, first = _corner_slopes(eigvals, C, schur, a, b)
+    second = _corner_seconds(eigvals, C, a, b)
+    return np.stack(first, axis=-3), np.stack([np.stack(row, axis=-3) for row in second], axis=-4)
+
+
+def _corner_curvature(
+    eigvals: FloatArray, C: FloatArray, schur: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray
+) -> FloatArray:
+    """Return ∂²log|S|/∂(σ²_g, σ²_e)² = tr(S⁻¹S_ab) - tr(S⁻¹S_aS⁻¹S_b)."""
+    S, first = _corner_slopes(eigvals, C, schur, sigma2_g, sigma2_e)
+    second = _corner_seconds(eigvals, C, sigma2_g, sigma2_e)
+    solved = [np.linalg.solve(S, matrix) for matrix in first]
+
+    def trace(matrix: FloatArray) -> FloatArray:
+        return np.asarray(np.trace(matrix, axis1=-2, axis2=-1))
+
+    rows = [
+        np.stack([trace(np.linalg.solve(S, second[a][b])) - trace(solved[a] @ solved[b]) for b in range(2)], axis=-1)
+        for a in range(2)
+    ]
+    return np.stack(rows, axis=-2)
+
+
+def standard_error(gradient: FloatArray, observed: FloatArray) -> FloatArray:
+    """
+    Return √(∇ᵀI⁻¹∇), the delta-method standard error of a function of two parameters; NaN where I is not definite.
+
+    `gradient` is (…, 2) and `observed` (…, 2, 2).
+    """
+    a, b, c = observed[..., 0, 0], observed[..., 0, 1], observed[..., 1, 1]
+    determinant = a * c - b**2
+    u, v = gradient[..., 0], gradient[..., 1]
+    with np.errstate(all="ignore"):
+        variance = (c * u**2 - 2 * b * u * v + a * v**2) / determinant
+        return np.where((a > 0) & (determinant > 0), np.sqrt(variance), np.nan)

@@ -1,0 +1,730 @@
+"""
+One compiled unit: loops over the spectrum, the profile likelihood of many responses, or of one with many candidates.
+
+With w_i = 1/(λ_i + δ), h = λw, 1 - h = δw and a response z (null directions: λ = 0, only ‖·‖² = rss is kept),
+
+    f(δ) = m log Q + Σ log(λ_i + δ) + ν log δ [+ log a] [+ log|S|],   Q = Σ w (z - αg)² + (null)/δ
+
+is -2 times the profile likelihood without constants: m = p and no brackets for REML, m = n and log|S| for ML. A
+candidate g is one more column of X, given by its own rotation: α = b/a is its coefficient, a = Σwg² + …, b = Σwgz + …,
+and REML counts one degree of freedom less and log a more, so that no candidate needs a rotation of its own.
+
+All derivatives are with respect to x = log δ and are sums of positive terms, which keeps them exact at both ends: with
+A = Σhwr², B = Σ(1-h)wr² + (null)/δ, E = Σh(1-h)wr² (so that Q = A + B),
+
+    (log Q)' = -B/Q = A/Q - 1,   (log Q)'' = AB/Q² - 2E/Q - 2D²/(aQ),   D = Σ(1-h)w(z - αg)g + (null)/δ
+
+This module is imported where it is first needed: Numba takes half a second to load, and the first call in an
+installation compiles (the result is cached on disk). It is one long file because that cache sees changes of the
+calling file alone (docs/contributing.md).
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from pm_fastlmm.base.arrays import FloatArray
+
+type Triple = tuple[float, float, float]
+
+compiled = njit(cache=True, nogil=True, error_model="numpy")
+# sums may be reordered; NaN and infinity keep their meaning
+reordered = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+_CONVERGED = 1e-7  # a Newton step this short leaves an error of its square
+_LONGEST = 200
+_STEP_OUT = 2.0
+_LOWEST, _HIGHEST = math.log(1e-300), math.log(1e15)  # of δ in units of the largest eigenvalue: beyond is the boundary
+
+
+class Model(NamedTuple):
+    """What no response or candidate enters; `middle` is the median eigenvalue, `ends` the parts of c_∞, c₀, f(0)."""
+
+    eigvals: FloatArray
+    inverse: FloatArray
+    C: FloatArray
+    schur: FloatArray
+    nullity: int
+    m: float
+    restricted: bool
+    middle: float
+    ends: Triple
+
+
+@reordered
+def _shared(eigvals: FloatArray, delta: float) -> Triple:
+    """Return Σh, Σ(1-h), Σh(1-h), which no response enters."""
+    H = 0.0
+    low = 0.0
+    both = 0.0
+    for i in range(eigvals.size):
+        w = 1.0 / (eigvals[i] + delta)
+        h = eigvals[i] * w
+        c = delta * w
+        H += h
+        low += c
+        both += h * c
+    return H, low, both
+
+
+@reordered
+def _response_sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[float, float, float, float, float, float]:
+    """Return A, B, E of a response without its null directions, and what `_shared` returns."""
+    A = 0.0
+    B = 0.0
+    E = 0.0
+    H = 0.0
+    low = 0.0
+    both = 0.0
+    for i in range(eigvals.size):
+        w = 1.0 / (eigvals[i] + delta)
+        h = eigvals[i] * w
+        c = delta * w
+        q = z[i] * z[i] * w
+        A += h * q
+        B += c * q
+        E += h * c * q
+        H += h
+        low += c
+        both += h * c
+    return A, B, E, H, low, both
+
+
+@reordered
+def _candidate_sums(eigvals: FloatArray, g: FloatArray, delta: float) -> Triple:
+    A = 0.0
+    B = 0.0
+    E = 0.0
+    for i in range(eigvals.size):
+        w = 1.0 / (eigvals[i] + delta)
+        h = eigvals[i] * w
+        c = delta * w
+        q = g[i] * g[i] * w
+        A += h * q
+        B += c * q
+        E += h * c * q
+    return A, B, E
+
+
+@reordered
+def _cross(eigvals: FloatArray, z: FloatArray, g: FloatArray, delta: float) -> float:
+    total = 0.0
+    for i in range(eigvals.size):
+        total += z[i] * g[i] / (eigvals[i] + delta)
+    return total
+
+
+@reordered
+def _residual_sums(
+    eigvals: FloatArray, z: FloatArray, g: FloatArray, alpha: float, delta: float
+) -> tuple[float, float, float, float]:
+    """Return A, B, E of z - αg and D, without null directions."""
+    A = 0.0
+    B = 0.0
+    E = 0.0
+    D = 0.0
+    for i in range(eigvals.size):
+        w = 1.0 / (eigvals[i] + delta)
+        h = eigvals[i] * w
+        c = delta * w
+        r = z[i] - alpha * g[i]
+        q = r * r * w
+        A += h * q
+        B += c * q
+        E += h * c * q
+        D += c * w * r * g[i]
+    return A, B, E, D
+
+
+@compiled
+def _cholesky(S: FloatArray) -> FloatArray:
+    """Return the lower Cholesky factor of a small matrix."""
+    r = S.shape[0]
+    L = np.zeros((r, r))
+    for j in range(r):
+        for i in range(j, r):
+            total = S[i, j]
+            for k in range(j):
+                total -= L[i, k] * L[j, k]
+            if i == j:
+                L[j, j] = math.sqrt(total) if total > 0 else math.nan
+            else:
+                L[i, j] = total / L[j, j]
+    return L
+
+
+@compiled
+def _solve(L: FloatArray, M: FloatArray) -> FloatArray:
+    """Return (LLᵀ)⁻¹M."""
+    r = L.shape[0]
+    out = M.copy()
+    for column in range(M.shape[1]):
+        for i in range(r):
+            for k in range(i):
+                out[i, column] -= L[i, k] * out[k, column]
+            out[i, column] /= L[i, i]
+        for i in range(r - 1, -1, -1):
+            for k in range(i + 1, r):
+                out[i, column] -= L[k, i] * out[k, column]
+            out[i, column] /= L[i, i]
+    return out
+
+
+@compiled
+def corner_terms(
+    eigvals: FloatArray, C: FloatArray, schur: FloatArray, delta: float
+) -> tuple[float, float, float, float]:
+    """
+    Return log|S|, its slope tr S⁻¹S', r minus its slope, and its curvature, S = S₀ + δI + Cᵀdiag((1-h)/λ)C.
+
+    Primes are derivatives with respect to log δ: S' = δI + Cᵀdiag(h(1-h)/λ)C and S - S' = S₀ + Cᵀdiag((1-h)²/λ)C.
+    """
+    r = schur.shape[0]
+    S = schur.copy()
+    first = np.zeros((r, r))
+    rest = schur.copy()
+    second = np.zeros((r, r))
+    for i in range(eigvals.size):
+        w = 1.0 / (eigvals[i] + delta)
+        h = eigvals[i] * w
+        c = delta * w
+        for a in range(r):
+            scaled = C[i, a] * c / eigvals[i]
+            for b in range(a + 1):
+                term = scaled * C[i, b]
+                S[a, b] += term
+                first[a, b] += h * term
+                rest[a, b] += c * term
+                second[a, b] += h * (h - c) * term
+    for a in range(r):
+        S[a, a] += delta
+        first[a, a] += delta
+        second[a, a] += delta
+        for b in range(a):
+            S[b, a] = S[a, b]
+            first[b, a] = first[a, b]
+            rest[b, a] = rest[a, b]
+            second[b, a] = second[a, b]
+    L = _cholesky(S)
+    first, rest, second = _solve(L, first), _solve(L, rest), _solve(L, second)
+    logdet = 0.0
+    slope = 0.0
+    other = 0.0
+    curvature = 0.0
+    for a in range(r):
+        logdet += 2.0 * math.log(L[a, a])
+        slope += first[a, a]
+        other += rest[a, a]
+        curvature += second[a, a]
+        for b in range(r):
+            curvature -= first[a, b] * first[b, a]
+    return logdet, slope, other, curvature
+
+
+@compiled
+def _combine(
+    m: float, nullity: int, restricted: bool, upper: bool,
+    shared: Triple, residual: Triple, D: float, candidate: Triple, corner: Triple,
+) -> tuple[float, float]:  # fmt: skip
+    """
+    Return f' and f'' from the sums; null directions are included in the second of `residual` and `candidate`.
+
+    `upper` chooses, of two equal forms of f', the one whose terms are small where δ is large. (The first arguments are
+    numbers and not a `Model`: its arrays would be counted at every node of every response.)
+    """
+    H, low, both = shared
+    A, B, E = residual
+    Q = A + B
+    slope = m * A / Q - H - corner[1] if upper else low + nullity - m * B / Q + corner[0]
+    curvature = both - m * (2.0 * E / Q - (A / Q) * (B / Q)) + corner[2]
+    gA, gB, gE = candidate
+    a = gA + gB
+    if a > 0.0:
+        curvature -= 2.0 * m * D * D / (a * Q)
+        if restricted:
+            slope += gA / a if upper else -gB / a
+            curvature += (gA / a) * (gB / a) - 2.0 * gE / a
+    return slope, curvature
+
+
+@compiled
+def _corner_at(eigvals: FloatArray, C: FloatArray, schur: FloatArray, delta: float) -> Triple:
+    if not schur.shape[0]:
+        return 0.0, 0.0, 0.0
+    _, slope, other, curvature = corner_terms(eigvals, C, schur, delta)
+    return slope, other, curvature
+
+
+@compiled
+def derivatives(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float) -> tuple[float, float]:
+    """Return f' and f'' at log δ = x; `null` has z², zg and g² summed over the null directions."""
+    delta, eigvals, nullity = math.exp(x), model.eigvals, model.nullity
+    m, restricted, upper = model.m, model.restricted, delta > model.middle
+    corner = _corner_at(eigvals, model.C, model.schur, delta)
+    if not g.size:
+        A, B, E, H, low, both = _response_sums(eigvals, z, delta)
+        if nullity:
+            B += null[0] / delta
+        return _combine(m, nullity, restricted, upper, (H, low, both), (A, B, E), 0.0, (0.0, 0.0, 0.0), corner)
+    gA, gB, gE = _candidate_sums(eigvals, g, delta)
+    b = _cross(eigvals, z, g, delta)
+    if nullity:
+        gB += null[2] / delta
+        b += null[1] / delta
+    alpha = b / (gA + gB)
+    A, B, E, D = _residual_sums(eigvals, z, g, alpha, delta)
+    if nullity:
+        B += max(null[0] - 2.0 * alpha * null[1] + alpha * alpha * null[2], 0.0) / delta
+        D += (null[1] - alpha * null[2]) / delta
+    shared = _shared(eigvals, delta)
+    return _combine(m, nullity, restricted, upper, shared, (A, B, E), D, (gA, gB, gE), corner)
+
+
+@reordered
+def _log_shifted(eigvals: FloatArray, delta: float) -> float:
+    """Return Σ log(λ + δ), or Σ log(1 + λ/δ) from δ = 1 on; eight factors, within 1e-30 and 2, share a logarithm."""
+    scale = 1.0 / delta if delta >= 1.0 else 1.0
+    shift = 1.0 if delta >= 1.0 else delta
+    total = 0.0
+    k = eigvals.size
+    for i in range(0, k - 7, 8):
+        p = (eigvals[i] * scale + shift) * (eigvals[i + 1] * scale + shift)
+        q = (eigvals[i + 2] * scale + shift) * (eigvals[i + 3] * scale + shift)
+        s = (eigvals[i + 4] * scale + shift) * (eigvals[i + 5] * scale + shift)
+        t = (eigvals[i + 6] * scale + shift) * (eigvals[i + 7] * scale + shift)
+        total += math.log((p * q) * (s * t))
+    for i in range(8 * (k // 8), k):
+        total += math.log(eigvals[i] * scale + shift)
+    return total
+
+
+@compiled
+def value(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float) -> tuple[float, float, float, float]:
+    """
+    Return f, Q, a and α at log δ = x.
+
+    From δ = 1 on every term is taken relative to its limit, Q and a times δ and the rest over δ: the powers of δ cancel
+    exactly, and f is as accurate beside the boundary as on it.
+    """
+    delta, eigvals, nullity, r = math.exp(x), model.eigvals, model.nullity, model.schur.shape[0]
+    a = 0.0
+    alpha = 0.0
+    if g.size:
+        gA, gB, _ = _candidate_sums(eigvals, g, delta)
+        b = _cross(eigvals, z, g, delta)
+        a = gA + gB
+        if nullity:
+            a += null[2] / delta
+            b += null[1] / delta
+        alpha = b / a
+        A, B, _, _ = _residual_sums(eigvals, z, g, alpha, delta)
+        Q = A + B
+    else:
+        Q = _cross(eigvals, z, z, delta)
+    if nullity:
+        left = null[0] - 2.0 * alpha * null[1] + alpha * alpha * null[2] if g.size else null[0]
+        Q += max(left, 0.0) / delta
+    far = delta if delta >= 1.0 else 1.0
+    f = model.m * math.log(Q * far) + _log_shifted(eigvals, delta)
+    if nullity and delta < 1.0:
+        f += nullity * x
+    if g.size and model.restricted:
+        f += math.log(a * far)
+    if r:
+        f += corner_terms(eigvals, model.C, model.schur, delta)[0] - (r * x if delta >= 1.0 else 0.0)
+    return f, Q, a, alpha
+
+
+@reordered
+def _sums_at_ends(eigvals: FloatArray, inverse: FloatArray, z: FloatArray) -> tuple[float, float, float, float]:
+    """Return Σz², Σλz², Σz²/λ, Σz²/λ²."""
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    for i in range(eigvals.size):
+        q = z[i] * z[i]
+        p = q * inverse[i]
+        s0 += q
+        s1 += q * eigvals[i]
+        s2 += p
+        s3 += p * inverse[i]
+    return s0, s1, s2, s3
+
+
+@reordered
+def _cross_at_ends(inverse: FloatArray, z: FloatArray, g: FloatArray) -> tuple[float, float]:
+    far, near = 0.0, 0.0
+    for i in range(inverse.size):
+        far += z[i] * g[i]
+        near += z[i] * g[i] * inverse[i]
+    return far, near
+
+
+@compiled
+def _end(Q: float, tilted: float, a: float, tilted_a: float, m: float, restricted: bool) -> tuple[float, float]:
+    """Return f at δ = 0 or ∞ without what no response enters, and the size of its slope."""
+    f, slope = m * math.log(Q), m * tilted / Q
+    if a > 0.0 and restricted:
+        f, slope = f + math.log(a), slope + tilted_a / a
+    return f, slope
+
+
+@compiled
+def limits(model: Model, z: FloatArray, g: FloatArray, null: FloatArray) -> tuple[float, float, float, float]:
+    """
+    Return (f(0), c₀, f(∞), c_∞): the limits of f, and numbers with the sign of its slope just inside each of them.
+
+    δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded.
+    """
+    eigvals, inverse, ends, m, restricted = model.eigvals, model.inverse, model.ends, model.m, model.restricted
+    far, far_tilted, near, near_tilted = _sums_at_ends(eigvals, inverse, z)
+    far += null[0]
+    a_far, a_far_tilted, a_near, a_near_tilted = 0.0, 0.0, 0.0, 0.0
+    if g.size:
+        a_far, a_far_tilted, a_near, a_near_tilted = _sums_at_ends(eigvals, inverse, g)
+        a_far += null[2]
+        b_far, b_near = _cross_at_ends(inverse, z, g)
+        alpha = (b_far + null[1]) / a_far
+        r = z - alpha * g
+        far, far_tilted, _, _ = _sums_at_ends(eigvals, inverse, r)
+        far += max(null[0] - 2.0 * alpha * null[1] + alpha * alpha * null[2], 0.0)
+        r = z - b_near / a_near * g
+        _, _, near, near_tilted = _sums_at_ends(eigvals, inverse, r)
+    f_inf, slope = _end(far, far_tilted, a_far, a_far_tilted, m, restricted)
+    c_inf = slope - ends[0]
+    if model.nullity:
+        return math.inf, -1.0, f_inf, c_inf
+    if ends[2] == -math.inf:
+        return -math.inf, 1.0, f_inf, c_inf
+    f0, slope = _end(near, near_tilted, a_near, a_near_tilted, m, restricted)
+    return f0 + ends[2], ends[1] - slope, f_inf, c_inf
+
+
+@compiled
+def hermite(u0: float, u1: float, m0: float, m1: float, s: float) -> float:
+    """Return the cubic with values u and slopes m at 0 and 1."""
+    t = 1.0 - s
+    return t * t * ((1.0 + 2.0 * s) * u0 + s * m0) + s * s * ((1.0 + 2.0 * t) * u1 - t * m1)
+
+
+@compiled
+def _hermite_root(u0: float, u1: float, m0: float, m1: float, low: float, high: float) -> float:
+    """Return the root of the cubic between a point where it is negative and one where it is not."""
+    for _ in range(12):
+        s = 0.5 * (low + high)
+        if hermite(u0, u1, m0, m1, s) < 0.0:
+            low = s
+        else:
+            high = s
+    p, q = hermite(u0, u1, m0, m1, low), hermite(u0, u1, m0, m1, high)
+    return low - p * (high - low) / (q - p) if q > p else low
+
+
+@compiled
+def _newton(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float, low: float, high: float) -> float:
+    """
+    Return the root of f' in a bracket where f' < 0 below and f' ≥ 0 above, from a start in it.
+
+    An infinite end is searched for in steps, up to where δ is a boundary to all digits. An end that the cubic model put
+    on the wrong side is returned: f falls beyond it, and a better minimum is there.
+    """
+    for _ in range(_LONGEST):
+        slope, curvature = derivatives(model, z, g, null, x)
+        if slope < 0.0:
+            low = x
+        else:
+            high = x
+        step = -slope / curvature if curvature > 0.0 else math.inf
+        if abs(step) < _CONVERGED:
+            return min(max(x + step, low), high)
+        if x + step > low and x + step < high and abs(step) <= 2.0 * _STEP_OUT:
+            x += step
+        elif low == -math.inf:
+            x -= _STEP_OUT
+        elif high == math.inf:
+            x += _STEP_OUT
+        else:
+            x = 0.5 * (low + high)
+        if x < _LOWEST or x > _HIGHEST or high - low < 1e-14 * max(1.0, abs(x)):
+            return x
+    return x
+
+
+@compiled
+def _bracket(j: int, nodes: FloatArray, slope: FloatArray, curvature: FloatArray, c0: float, c_inf: float) -> Triple:
+    """
+    Return (start, low, high) where cell j has a root of f' at which it rises; NaN where it has none.
+
+    Cells -1 and G - 1 reach from the first and last node to the boundaries.
+    """
+    last = nodes.size - 1
+    if j == -1:  # f' must fall below 0 further on, or the boundary be a minimum
+        if c0 < 0.0 and slope[0] >= 0.0:
+            return nodes[0] - _STEP_OUT, -math.inf, nodes[0]
+        return math.nan, math.nan, math.nan
+    if j == last:
+        if c_inf > 0.0 and slope[last] < 0.0:
+            return nodes[last] + _STEP_OUT, nodes[last], math.inf
+        return math.nan, math.nan, math.nan
+    step = nodes[1] - nodes[0]
+    u0, u1, m0, m1 = slope[j], slope[j + 1], step * curvature[j], step * curvature[j + 1]
+    low, high = math.nan, math.nan
+    if u0 < 0.0 and u1 >= 0.0:
+        low, high = 0.0, 1.0
+    elif u0 < 0.0 and m0 > 0.0 and m1 < 0.0:  # both ends negative: up and down again inside?
+        for i in range(1, 8):
+            if hermite(u0, u1, m0, m1, i / 8) > 0.0:
+                low, high = 0.0, i / 8
+                break
+    elif u0 >= 0.0 and u1 >= 0.0 and m0 < 0.0 and m1 > 0.0:
+        for i in range(7, 0, -1):
+            if hermite(u0, u1, m0, m1, i / 8) < 0.0:
+                low, high = i / 8, 1.0
+                break
+    if math.isnan(low):
+        return math.nan, math.nan, math.nan
+    start = nodes[j] + step * _hermite_root(u0, u1, m0, m1, low, high)
+    return start, nodes[j] + step * low, nodes[j] + step * high
+
+
+@compiled
+def search(
+    model: Model,
+    z: FloatArray,
+    g: FloatArray,
+    null: FloatArray,
+    nodes: FloatArray,
+    slope: FloatArray,
+    curvature: FloatArray,
+) -> tuple[float, float, float, float, float]:
+    """
+    Return (log δ, f, Q, a, α) at the global minimum of f, log δ = ±inf on the boundaries.
+
+    Every cell between nodes where f' changes from negative to positive, or where its cubic Hermite model does so twice,
+    is searched by Newton's method in a bracket; then f is compared over all minima and both exact limits.
+    """
+    f0, c0, f_inf, c_inf = limits(model, z, g, null)
+    best, where, Q, a, alpha = math.inf, math.nan, math.nan, 0.0, 0.0
+    for j in range(-1, nodes.size):
+        start, low, high = _bracket(j, nodes, slope, curvature, c0, c_inf)
+        if math.isnan(start):
+            continue
+        x = _newton(model, z, g, null, start, low, high)
+        f, Q_x, a_x, alpha_x = value(model, z, g, null, x)
+        if f < best:
+            best, where, Q, a, alpha = f, x, Q_x, a_x, alpha_x
+    # a boundary that is no local minimum has a better point beside it, so that it cannot win by being listed
+    if f_inf < best:
+        best, where = f_inf, math.inf
+    if f0 > -math.inf and f0 < best:
+        best, where = f0, -math.inf
+    return where, best, Q, a, alpha
+
+
+@compiled
+def _at_nodes(
+    model: Model, t: int, nodes: FloatArray, shared: FloatArray, zz: FloatArray, zg: FloatArray, gg: FloatArray,
+    null: FloatArray, slope: FloatArray, curvature: FloatArray,
+) -> None:  # fmt: skip
+    """Write f' and f'' at the nodes for row t, from the products with the weights that all rows share."""
+    m, nullity, restricted, middle = model.m, model.nullity, model.restricted, model.middle
+    G, row = nodes.size, t if zz.shape[0] > 1 else 0
+    for j in range(G):
+        delta = math.exp(nodes[j])
+        A, B, E = zz[row, j], zz[row, G + j] + null[0] / delta, zz[row, 2 * G + j]
+        D, a_sums = 0.0, (0.0, 0.0, 0.0)
+        if gg.shape[0]:
+            a_sums = (gg[t, j], gg[t, G + j] + null[2] / delta, gg[t, 2 * G + j])
+            bA, bB, bE = zg[t, j], zg[t, G + j] + null[1] / delta, zg[t, 2 * G + j]
+            alpha = (bA + bB) / (a_sums[0] + a_sums[1])
+            D = bB - alpha * a_sums[1]
+            # differences of the sums: good enough for a start and a bracket, which Newton's method then owes nothing to
+            A = max(A - 2.0 * alpha * bA + alpha**2 * a_sums[0], 1e-300)
+            B = max(B - 2.0 * alpha * bB + alpha**2 * a_sums[1], 1e-300)
+            E = max(E - 2.0 * alpha * bE + alpha**2 * a_sums[2], 0.0)
+        everyone, corner = (shared[0, j], shared[1, j], shared[2, j]), (shared[3, j], shared[4, j], shared[5, j])
+        slope[j], curvature[j] = _combine(
+            m, nullity, restricted, delta > middle, everyone, (A, B, E), D, a_sums, corner
+        )
+
+
+@compiled
+def search_rows(
+    model: Model,
+    Z: FloatArray,
+    candidates: FloatArray,
+    null: FloatArray,
+    nodes: FloatArray,
+    shared: FloatArray,
+    zz: FloatArray,
+    zg: FloatArray,
+    gg: FloatArray,
+    out: FloatArray,
+) -> None:
+    """
+    Run `search` for each row of Z, or of `candidates` when Z has one row; out (T, 5).
+
+    `shared` (6, G) has what no response enters at the nodes; zz, zg, gg (T, 3G) the products of z², zg, g² with the
+    weights hw, (1-h)w, h(1-h)w of the nodes.
+    """
+    slope, curvature, nothing = np.empty(nodes.size), np.empty(nodes.size), np.empty(0)
+    for t in range(out.shape[0]):
+        z = Z[t if Z.shape[0] > 1 else 0]
+        g = candidates[t] if candidates.shape[0] else nothing
+        _at_nodes(model, t, nodes, shared, zz, zg, gg, null[t], slope, curvature)
+        out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4] = search(model, z, g, null[t], nodes, slope, curvature)
+
+
+@compiled
+def evaluate_rows(model: Model, Z: FloatArray, null: FloatArray, x: FloatArray) -> FloatArray:
+    """Return f, f', f'' and Q at each log δ in x, for each row of Z, (4, T, m)."""
+    out, nothing = np.empty((4, Z.shape[0], x.size)), np.empty(0)
+    for t in range(Z.shape[0]):
+        for j in range(x.size):
+            out[0, t, j], out[3, t, j], _, _ = value(model, Z[t], nothing, null[t], x[j])
+            out[1, t, j], out[2, t, j] = derivatives(model, Z[t], nothing, null[t], x[j])
+    return out
+
+
+@compiled
+def limit_rows(model: Model, Z: FloatArray, null: FloatArray) -> FloatArray:
+    """Return what `limits` returns for each row of Z, (4, T)."""
+    out, nothing = np.empty((4, Z.shape[0])), np.empty(0)
+    for t in range(Z.shape[0]):
+        out[0, t], out[1, t], out[2, t], out[3, t] = limits(model, Z[t], nothing, null[t])
+    return out
+
+
+@reordered
+def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: FloatArray, out: FloatArray) -> None:
+    """
+    Write Σz²λ²/d³, Σz²λ/d³, Σz²/d³, Σλ²/d², Σλ/d², Σ1/d², d = gλ + e, for each row into out (T, 6).
+
+    Z with one row serves any number of pairs (g, e).
+    """
+    for t in range(out.shape[0]):
+        z = Z[t if Z.shape[0] > 1 else 0]
+        s0 = 0.0
+        s1 = 0.0
+        s2 = 0.0
+        s3 = 0.0
+        s4 = 0.0
+        s5 = 0.0
+        for i in range(eigvals.size):
+            w = 1.0 / (g[t] * eigvals[i] + e[t])
+            v = eigvals[i] * w
+            q = z[i] * z[i] * w
+            s0 += q * v * v
+            s1 += q * v * w
+            s2 += q * w * w
+            s3 += v * v
+            s4 += v * w
+            s5 += w * w
+        out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4], out[t, 5] = s0, s1, s2, s3, s4, s5
+
+
+@compiled
+def value_rows(model: Model, Z: FloatArray, null: FloatArray, x: FloatArray, out: FloatArray) -> None:
+    """Write f at each log δ in x for each row of Z, out (T, m)."""
+    nothing = np.empty(0)
+    for t in range(Z.shape[0]):
+        for j in range(x.size):
+            out[t, j] = value(model, Z[t], nothing, null[t], x[j])[0]
+
+
+@compiled
+def _allowed(x: float, first: float, step: float, levels: FloatArray) -> float:
+    """Return the allowed rise of f at log δ = x: `levels` on a grid, linear between, constant beyond it."""
+    place = (x - first) / step
+    if place <= 0.0:
+        return levels[0]
+    j = int(place)
+    if j >= levels.size - 1:
+        return levels[levels.size - 1]
+    return levels[j] + (place - j) * (levels[j + 1] - levels[j])
+
+
+@compiled
+def _crossing(
+    model: Model,
+    z: FloatArray,
+    null: FloatArray,
+    best: float,
+    grid: Triple,
+    levels: FloatArray,
+    x: float,
+    beyond: float,
+) -> float:
+    """Return where the rise of f passes what is allowed, between log δ = x where it is less and `beyond` where more."""
+    nothing = np.empty(0)
+    excess = value(model, z, nothing, null, x)[0] - best - _allowed(x, grid[0], grid[1], levels)
+    if excess >= 0.0:  # by rounding only
+        return x
+    while math.isinf(beyond):  # no node lies there: step out to one
+        out = x + (_STEP_OUT if beyond > 0.0 else -_STEP_OUT)
+        if out < _LOWEST or out > _HIGHEST:
+            return x
+        if value(model, z, nothing, null, out)[0] - best < _allowed(out, grid[0], grid[1], levels):
+            x = out
+        else:
+            beyond = out
+    inside, outside = x, beyond
+    low = value(model, z, nothing, null, inside)[0] - best - _allowed(inside, grid[0], grid[1], levels)
+    high = value(model, z, nothing, null, outside)[0] - best - _allowed(outside, grid[0], grid[1], levels)
+    for _ in range(_LONGEST):  # regula falsi, the weight of an end that stays halved (Illinois)
+        middle = inside - low * (outside - inside) / (high - low)
+        if not min(inside, outside) < middle < max(inside, outside):
+            middle = 0.5 * (inside + outside)
+        here = value(model, z, nothing, null, middle)[0] - best - _allowed(middle, grid[0], grid[1], levels)
+        if abs(here) < 1e-10 or abs(outside - inside) < 1e-12 * max(1.0, abs(middle)):
+            return middle
+        if here < 0.0:
+            inside, low, high = middle, here, 0.5 * high
+        else:
+            outside, high, low = middle, here, 0.5 * low
+    return middle
+
+
+@compiled
+def region_rows(
+    model: Model, Z: FloatArray, null: FloatArray, nodes: FloatArray, shared: FloatArray, zz: FloatArray,
+    heights: FloatArray, optima: FloatArray, grid: Triple, levels: FloatArray, out: FloatArray,
+) -> None:  # fmt: skip
+    """
+    Write the lowest and highest log δ at which f rises above its minimum by no more than allowed, for each row of Z.
+
+    Nodes, local minima between them and both exact limits are looked at, so that a second mode is not overlooked; then
+    the ends are found in brackets. out (T, 3): lowest, highest (±inf on a boundary), and whether all between is inside
+    (1) or the region has gaps (0). `heights` (T, G) is f at the nodes, `optima` (T, 2) log δ and f at the minimum;
+    `grid` has the first point and the spacing of `levels`, the allowed rise (its third number is not used).
+    """
+    G, nothing = nodes.size, np.empty(0)
+    slope, curvature, inside = np.empty(G), np.empty(G), np.empty(G, dtype=np.bool_)
+    for t in range(out.shape[0]):
+        z, best = Z[t], optima[t, 1]
+        _at_nodes(model, t, nodes, shared, zz, zz[:0], zz[:0], null[t], slope, curvature)
+        f0, c0, f_inf, c_inf = limits(model, z, nothing, null[t])
+        low, high = optima[t, 0], optima[t, 0]
+        for j in range(-1, G):
+            if j >= 0:
+                inside[j] = heights[t, j] - best <= _allowed(nodes[j], grid[0], grid[1], levels)
+                if inside[j]:
+                    low, high = min(low, nodes[j]), max(high, nodes[j])
+            start, left, right = _bracket(j, nodes, slope, curvature, c0, c_inf)
+            if not math.isnan(start):
+                x = _newton(model, z, nothing, null[t], start, left, right)
+                if value(model, z, nothing, null[t], x)[0] - best <= _allowed(x, grid[0], grid[1], levels):
+                    low, high = min(low, x), max(high, x)
+        low = -math.inf if f0 - best <= levels[0] else low
+        high = math.inf if f_inf - best <= levels[levels.size - 1] else high
+        below, above, gaps = -math.inf, math.inf, False
+        for j in range(G):
+            if nodes[j] < low:
+                below = nodes[j]
+            elif nodes[j] > high:
+                above = min(above, nodes[j])
+            elif not inside[j]:
+                gaps = True
+        out[t, 0] = low if math.isinf(low) else _crossing(model, z, null[t], best, grid, levels, low, below)
+        out[t, 1] = high if math.isinf(high) else _crossing(model, z, null[t], best, grid, levels, high, above)
+        out[t, 2] = 0.0 if gaps else 1.0

@@ -1,1 +1,0 @@
-"""Likelihoods: one definition each, for NumPy and for PyTensor."""

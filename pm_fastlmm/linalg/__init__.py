@@ -1,1 +1,0 @@
-"""Linear algebra that depends on the data alone and is done once."""

@@ -1,0 +1,220 @@
+"""Design: y, X and K brought together; the one place where rows are dropped, and counted."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pm_fastlmm.base.arrays import (
+    FloatArray,
+    Ids,
+    Labelled,
+    align,
+    common_ids,
+    frozen,
+    outside,
+    read,
+    read_covariance,
+    require_finite,
+    require_length,
+    shown,
+)
+from pm_fastlmm.base.copies import ReadOnlyArrays
+from pm_fastlmm.base.display import Described, listed
+from pm_fastlmm.base.remedies import selection
+from pm_fastlmm.models.formula import fixed_effects
+from pm_fastlmm.models.formulas.bars import split_formula
+from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.spectrum import Spectrum
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Design(ReadOnlyArrays, Described):
+    """
+    Response, fixed-effects design and kernel of the same observations in the same order, without missing values.
+
+    Attributes
+    ----------
+    y : (n,) or (n, T) array
+    X : (n, r) array
+    kernel : (n, n) or (n, m) array
+        K, or W with K = WWᵀ.
+    kernel_is_factor : bool
+    columns : tuple of str
+        Names of the columns of X.
+    responses : tuple of str or None
+        Names of several responses.
+    ids : tuple or None
+    dropped : tuple
+        Ids (row numbers when there are none) of the rows that were left out for a missing value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import pm_fastlmm as flmm
+    >>> table = pd.DataFrame({"y": [1.0, 2.0, 4.0, 3.5], "sex": ["f", "m", "f", "m"]}, index=["a", "b", "c", "d"])
+    >>> K = pd.DataFrame(np.eye(4) + 0.5, index=list("dcba"), columns=list("dcba"))
+    >>> design = flmm.Design.from_formula("y ~ sex", table, K=K)
+    >>> design
+    Design(4 observations, fixed effects: Intercept, sex[T.m]; 0 rows dropped)
+    >>> design.spectrum().rank
+    2
+    """
+
+    y: FloatArray
+    X: FloatArray
+    kernel: FloatArray
+    kernel_is_factor: bool
+    columns: tuple[str, ...]
+    responses: tuple[str, ...] | None
+    ids: Ids | None
+    dropped: tuple[Any, ...]
+
+    @classmethod
+    def from_arrays(cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None) -> Self:
+        """
+        Align arrays, Series and DataFrames by their ids, and drop the rows in which y or X is missing.
+
+        Raises
+        ------
+        ValueError
+            If lengths or ids do not fit, K or W has missing values, or not exactly one of K and W is given.
+        """
+        kernel, kernel_name = _read_kernel(K, W)
+        n = kernel.values.shape[0]
+        response = read(y, "y", ndim=(1, 2))
+        design = None if X is None else read(X, "X", ndim=(1, 2))
+        reference_name, ids = common_ids(**{kernel_name: kernel, "y": response, "X": design})
+        if kernel.ids is None and design is not None and {design.ids, response.ids} - {None, ids}:
+            raise ValueError(
+                f"{kernel_name} has no ids, and y and X have different ones or another order: "
+                f"which row of {kernel_name} is whose? Give {kernel_name} as a DataFrame with ids."
+            )
+        advice = selection(kernel_name, ids) if reference_name == kernel_name else ""
+
+        def in_order(part: Labelled, name: str) -> FloatArray:
+            order = align(ids, part, name=name, reference_name=reference_name, where_smaller=advice)
+            require_length(part.values.shape[0], n, name, kernel_name)
+            return part.take(order)
+
+        Y = in_order(response, "y")
+        M = np.zeros((n, 0)) if design is None else in_order(design, "X")
+        M = M[:, None] if M.ndim == 1 else M
+        given = None if design is None else design.names
+        coef = given or tuple(f"x{j}" for j in range(M.shape[1]))
+        K_or_W, is_factor = kernel.values, kernel_name == "W"
+        seen, dropped = complete_rows(Y, M, ids=ids)
+        if dropped:
+            Y, M = Y[seen], M[seen]
+            K_or_W = K_or_W[seen] if is_factor else K_or_W[np.ix_(seen, seen)]
+            ids = None if ids is None else tuple(i for i, keep in zip(ids, seen, strict=True) if keep)
+        names = response.names if Y.ndim == 2 else None
+        return cls(frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, ids, dropped)
+
+    @classmethod
+    def from_formula(cls, formula: str, data: pd.DataFrame, *, K: Any = None, W: Any = None) -> Self:
+        """
+        Read y and X from a formula and a table, whose index are the ids.
+
+        Formulas are Wilkinson's, written as in R or in formulaic: "height ~ sex + factor(year) + I(age^2)".
+
+        Raises
+        ------
+        ValueError
+            If the formula has no response or names a column that is not there, or as `from_arrays`.
+        """
+        fixed, random = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
+        if random:
+            raise ValueError(
+                f"formula {formula!r} has a random term: one kernel is given as K or W, for (1|group) as "
+                "K=flmm.covariance.grouping(table['group']); random terms go to flmm.lmm_model."
+            )
+        y, X, _ = fixed_effects(fixed, data, whole=formula)
+        return cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W)
+
+    def spectrum(self, *, rtol: float | None = None) -> Spectrum:
+        """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""
+        kernel, X = Labelled(self.kernel, self.ids, None), Labelled(self.X, self.ids, self.columns)
+        if self.kernel_is_factor:
+            return Spectrum.from_factor(kernel, X)
+        return Spectrum.from_covariance(kernel, X, rtol=rtol)
+
+    @property
+    def coef(self) -> tuple[str, ...]:
+        """Names of the coefficients that a fit has: those of columns that are no combination of the ones before."""
+        return coefficients_of(self.X, self.columns)
+
+    def __repr__(self) -> str:
+        """Show sizes, names and how many rows were dropped."""
+        effects = listed(self.columns)
+        return f"Design({len(self.y)} observations, fixed effects: {effects}; {len(self.dropped)} rows dropped)"
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "observations": len(self.y),
+            "responses": 1 if self.responses is None else f"{len(self.responses)}: {listed(self.responses)}",
+            "fixed effects": listed(self.columns),
+            "kernel": f"{'W' if self.kernel_is_factor else 'K'}, {' × '.join(map(str, self.kernel.shape))}",
+            "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
+        }
+
+
+def complete_rows(
+    *parts: FloatArray, ids: Ids | None, grouped: npt.NDArray[np.bool_] | None = None
+) -> tuple[npt.NDArray[np.bool_], tuple[Any, ...]]:
+    """
+    Return which rows have no missing value, and the ids or numbers of the others, of which a warning tells.
+
+    Parameters
+    ----------
+    *parts : (n,) or (n, r) arrays
+    ids : tuple or None
+    grouped : (n,) array of bool, optional
+        Rows in which no grouping factor is missing.
+
+    Raises
+    ------
+    ValueError
+        If values are infinite, or no row is left.
+    """
+    infinite = sum(int(np.isinf(part).sum()) for part in parts)
+    if infinite:
+        raise ValueError(
+            f"y and X have {infinite} infinite values: mend them, or set them to NaN to have them dropped."
+        )
+    seen = np.ones(len(parts[0]), dtype=bool) if grouped is None else grouped.copy()
+    for part in parts:
+        seen &= np.isfinite(part.reshape(len(part), -1)).all(axis=1)
+    what = "y or X" if grouped is None else "y, X or grouping factor"
+    if not seen.any():
+        raise ValueError(f"every row has a missing value in {what}: there is nothing left to fit.")
+    left_out = np.flatnonzero(~seen)
+    dropped = tuple(left_out.tolist() if ids is None else [ids[i] for i in left_out])
+    if dropped:
+        warnings.warn(
+            f"{len(dropped)} of {len(seen)} rows dropped, with a missing {what}: {shown(dropped)}.",
+            UserWarning,
+            stacklevel=outside(),
+        )
+    return seen, dropped
+
+
+def coefficients_of(X: FloatArray, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the columns that a fit keeps; it is the fit that warns of the others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return Projection.from_design(X, columns).coef
+
+
+def _read_kernel(K: Any, W: Any) -> tuple[Labelled, str]:
+    if (K is None) == (W is None):
+        raise ValueError("give exactly one of K (covariance) and W (factor, K = W Wᵀ).")
+    if K is not None:
+        return read_covariance(K), "K"
+    factor = read(W, "W", ndim=(2,))
+    require_finite(factor.values, "W", "impute the missing columns first (flmm.covariance.markers does for genotypes).")
+    return factor, "W"

@@ -1,0 +1,278 @@
+"""Formulas with random terms in lme4's notation, taken apart so that formulaic reads all their parts.
+
+One library reads every formula of this package. Of the two that Python has, formulaic has no random terms and formulae
+has them, but without `||`, with a cost of levels × rows for a grouping factor, and without new levels in new data. A
+random term is two ordinary formulas around a bar: formulaic's own tokens find the bars, formulaic encodes what stands
+left of them, and the grouping factors on the right are coded by `covariance.incidence`.
+"""
+
+import builtins
+import re
+import sys
+import warnings
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from formulaic import Formula, model_matrix
+from formulaic.errors import DataMismatchWarning, FormulaicError
+from formulaic.parser.algos.tokenize import tokenize
+
+from pm_fastlmm.base.arrays import FloatArray, repeated, require_finite, shown
+from pm_fastlmm.models.formulas.bars import split_formula
+from pm_fastlmm.models.formulas.columns import (
+    as_at_the_fit,
+    require_levels,
+    require_response,
+    table_for,
+    warn_of_codes,
+    warn_of_numbers_as_text,
+)
+from pm_fastlmm.models.formulas.functions import CONSTANTS, FUNCTIONS
+from pm_fastlmm.models.formulas.language import plain_error, sides, source
+from pm_fastlmm.models.formulas.names import calls_in, columns_in, function_identifier, names_of, plain
+from pm_fastlmm.models.formulas.refused import is_refused, why_refused
+from pm_fastlmm.models.formulas.rowwise import of_other_rows
+
+_COMMON = ["as.factor", "cut", "factor", "I", "ifelse", "log", "ns", "poly", "scale", "sqrt"]
+
+
+def fixed_effects(
+    formula: str, data: pd.DataFrame, *, whole: str, grouped: npt.NDArray[np.bool_] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
+    """
+    Return y and X of a formula without random terms, NaN in the rows with a missing variable, and X's specification.
+
+    Rows with a missing variable have no part in stateful transforms (poly, scale, bs) or in the levels of a factor, nor
+    do those in which a variable of the random terms is missing, not `grouped`.
+
+    Raises
+    ------
+    ValueError
+        If the formula does not fit the table, or the response is not numeric.
+    """
+    require_table(data)
+    formula = _without_dot(formula, data)
+    variables = variables_of(formula, data, whole)
+    complete = data[variables].notna().all(axis=1).to_numpy()
+    if grouped is not None:
+        complete = complete & grouped
+    if not complete.any():
+        what = "y or X" if grouped is None else "y, X or grouping factor"
+        raise ValueError(f"every row has a missing value in {what}: there is nothing left to fit.")
+    warn_of_numbers_as_text(data, [name for name in _required(sides(formula)[1], whole) if name in variables])
+    response = sides(formula)[0].strip("`")
+    warn_of_codes(data[complete], variables, response)
+    matrices = _encode(formula, data[complete], whole)
+    if response in data.columns:
+        require_response(data[response][complete])
+    if imaginary := [name for name in variables if pd.api.types.is_complex_dtype(data[name])]:
+        raise ValueError(f"data are complex in {shown(imaginary)}: give real numbers, such as real and imaginary part.")
+    y, X = (_spread(part, complete, data.index) for part in (_conditions_as_numbers(matrices.lhs), matrices.rhs))
+    _refuse_infinite(pd.concat([y, X], axis=1))
+    return y, X, matrices.rhs.model_spec
+
+
+def _conditions_as_numbers(response: Any) -> Any:
+    """Return responses of which conditions, I(x > 2), are one column of 0 and 1."""
+    for name, (kind, state) in response.model_spec.encoder_state.items():
+        if kind.value == "categorical" and list(state.get("categories", ())) == [False, True]:
+            response = response.drop(columns=f"{name}[False]").rename(columns={f"{name}[True]": name})
+    return response
+
+
+def require_table(data: Any) -> None:
+    """Raise a TypeError or ValueError if the data are no DataFrame with rows and with columns of different names."""
+    if not isinstance(data, pd.DataFrame):
+        raise TypeError(f"data must be a pandas DataFrame, got {type(data).__name__}: pass pd.DataFrame(data).")
+    if twice := repeated(data.columns):
+        raise ValueError(f"data has several columns {shown(twice)}: rename them.")
+    if not len(data):
+        raise ValueError("data has no rows: there is nothing to fit.")
+
+
+def slopes(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.DataFrame, Any]:
+    """Return the columns of a one-sided formula over complete rows, and their specification."""
+    warn_of_numbers_as_text(data, _required(formula, whole))
+    matrix = _encode(formula, data, whole)
+    return _spread(matrix, np.ones(len(data), dtype=bool), data.index), matrix.model_spec
+
+
+def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
+    """
+    Return the columns of a specification for new rows, with the transforms and levels of the rows it was made of.
+
+    Raises
+    ------
+    ValueError
+        If a variable is not there or missing, or a factor has a level that is new.
+    """
+    required = names_of(spec.formula)
+    variables = [column for column in data.columns if column in columns_in(required)]
+    absent = data[variables].isna()
+    missing = absent.any(axis=1).to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"new data have a missing value of {', '.join(sorted(map(str, absent.columns[absent.any()])))} in rows "
+            f"{shown(data.index[missing].tolist())}: leave those rows out."
+        )
+    table = as_at_the_fit(table_for(required, data), spec)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DataMismatchWarning)
+            matrix = spec.get_model_matrix(table, context=_context())
+    except DataMismatchWarning as error:
+        _require_levels_of_calls(spec, table)
+        raise ValueError(f"new data have levels of a fixed factor that have no coefficient: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: "
+            f"{plain_error(error)}"
+        ) from error
+    if len(matrix) < len(data):
+        undefined = np.delete(np.arange(len(data)), matrix.index.to_numpy())
+        raise ValueError(
+            f"the design of the new data has {len(undefined)} values that are NaN or infinite, in rows "
+            f"{shown(data.index[undefined].tolist())}: a transform is not defined there."
+        )
+    values = np.asarray(matrix, dtype=np.float64)
+    values = values if values.size else np.zeros((len(data), len(spec.column_names)))
+    require_finite(values, "the design of the new data", "a transform is not defined there.")
+    return values
+
+
+def variables_of(formula: str, data: pd.DataFrame, whole: str) -> list[str]:
+    """Return the columns of the table that a formula needs."""
+    required = columns_in(_required(formula, whole))
+    return [column for column in data.columns if column in required]
+
+
+def _required(formula: str, whole: str) -> set[str]:
+    """Return the names that a formula needs, columns inside calls by their identifiers."""
+    try:
+        parsed = Formula(formula)
+    except (FormulaicError, TypeError) as error:  # a TypeError where nothing is left of a slash, (x - x)/f
+        raise ValueError(f"formula {whole!r} cannot be read: {plain_error(error)}") from error
+    parts = (parsed.lhs, parsed.rhs) if sides(formula)[0] else (parsed,)
+    return set().union(*map(names_of, parts))
+
+
+def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
+    """Encode a formula; rows in which a transform is not defined are left out, as the index tells."""
+    context = _context()
+    for name, call in calls_in(formula):
+        if function_identifier(name) not in context:
+            raise ValueError(f"formula {whole!r} cannot be read: {_why_not(name, call, formula, whole)}.")
+    response = _required(left, whole) if (left := sides(formula)[0]) else ()
+    table = table_for(_required(formula, whole), data, response=response)
+    try:
+        made = model_matrix(formula, table, na_action="drop", output="pandas", context=context)
+    except MemoryError:
+        raise
+    except Exception as error:  # what a function of the caller raises, or formulaic for its values
+        raise ValueError(
+            f"formula {whole!r} does not fit the columns {', '.join(map(str, data.columns))}: {plain_error(error)}"
+        ) from error
+    encoded = made.rhs if response else made
+    _require_contrasts(encoded, table)
+    if term := of_other_rows(encoded, table, context):
+        raise ValueError(
+            f"the term {plain(term)!r} has another value in a row alone than among all rows, so that new rows would be "
+            "encoded differently: make a column of the table first; center(x) and scale(x) keep what they know."
+        )
+    return made
+
+
+def _require_contrasts(matrix: Any, table: pd.DataFrame) -> None:
+    """Refuse factors with one level, as R does: there is nothing to compare it with."""
+    for name, (kind, state) in matrix.model_spec.encoder_state.items():
+        levels: list[Any] = list(state.get("categories", [])) if kind.value == "categorical" else []
+        if levels == [False, True]:
+            continue
+        if name in table:
+            levels = list(table[name].loc[matrix.index].unique()) if len(levels) else levels
+        if len(levels) == 1:
+            raise ValueError(
+                f"the factor {plain(name)!r} has one level, {levels[0]!r}, in the rows without missing values, and an "
+                "effect is the difference of two: leave it out of the formula."
+            )
+
+
+def _require_levels_of_calls(spec: Any, table: pd.DataFrame) -> None:
+    """Raise a ValueError for the call, factor(k), that makes a level which the fit has not."""
+    for name, (kind, state) in spec.encoder_state.items():
+        if kind.value == "categorical" and name not in table:
+            made = model_matrix(f"0 + {name}", table, na_action="drop", output="pandas", context=_context())
+            require_levels(plain(name), made.model_spec.encoder_state[name][1]["categories"], state["categories"])
+
+
+def _why_not(name: str, call: str, formula: str, whole: str) -> str:
+    """Return why a formula cannot have a call, and what takes its place."""
+    left, parts = split_formula(whole)
+    joined = re.search(re.escape(call) + r"\s*:\s*([\w.]+)", plain(formula))  # us(x):g
+    group = (joined[1],) if joined else parts[0].factors if parts else ()
+    why = why_refused(call, response=sides(left)[0], group=group)
+    if why is not None:
+        return f"{call} is not there: {why}"
+    near = [close for close in get_close_matches(name, FUNCTIONS, cutoff=0.75) if close not in _COMMON]
+    return (
+        f"there is no function {name!r} here, define it or make a column first; known are "
+        f"{', '.join(near + _COMMON)} and others of R"
+    )
+
+
+def _spread(part: Any, complete: Any, index: pd.Index) -> pd.DataFrame:
+    """Return the encoded rows in their places, and NaN in the others."""
+    if strange := [name for name in part.columns if not pd.api.types.is_numeric_dtype(part[name])]:
+        raise ValueError(
+            f"the term {plain(strange[0])!r} is {part[strange[0]].dtype}, which is no number: make it a column of "
+            "numbers first, such as days, or a factor, C(x)."
+        )
+    values = np.full((len(complete), part.shape[1]), np.nan)
+    values[np.flatnonzero(complete)[part.index]] = np.asarray(part, dtype=np.float64)
+    return pd.DataFrame(values, index=index, columns=[plain(str(name)) for name in part.columns])
+
+
+def _context() -> dict[str, Any]:
+    """
+    Return what the first caller outside this package sees: the variables and functions that its formulas may use.
+
+    Functions have identifiers of their own. As in R, a variable that is no function hides none; nor do functions that
+    `from math import *` or `from numpy import *` brought, which know neither columns nor R's arguments.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pm_fastlmm"):
+        frame = frame.f_back
+    ours = {name: value for name, value in vars(builtins).items() if not is_refused(name)} | dict(FUNCTIONS)
+    functions = {function_identifier(name): value for name, value in ours.items()}
+    for name, value in (*frame.f_globals.items(), *frame.f_locals.items()):
+        numpys = isinstance(value, np.ufunc) or getattr(value, "__module__", None) in ("math", "cmath", "numpy")
+        if callable(value) and not (numpys and (name in FUNCTIONS or is_refused(name))):
+            functions[function_identifier(name)] = value
+    return {**CONSTANTS, "np": np, **frame.f_globals, **frame.f_locals, **functions}
+
+
+def _refuse_infinite(values: pd.DataFrame) -> None:
+    """Raise a ValueError that names the terms with infinite values."""
+    infinite = np.isinf(values.to_numpy())
+    if infinite.any():
+        terms = [str(name) for name, some in zip(values.columns, infinite.any(axis=0), strict=True) if some]
+        rows = values.index[infinite.any(axis=1)].tolist()
+        raise ValueError(
+            f"y and X have {int(infinite.sum())} infinite values, of {', '.join(terms)} in rows {shown(rows)}: mend "
+            "them (a logarithm of 0 is infinite, log1p(x) is log(1 + x)), or set them to NaN to have them dropped."
+        )
+
+
+def _without_dot(formula: str, data: pd.DataFrame) -> str:
+    """Return the formula with `.` written out: every column but those of the response."""
+    left, right = sides(formula)
+    if not any(token.token == "." for token in tokenize(right)):
+        return formula
+    response = columns_in(_required(left, formula))
+    names = " + ".join(f"`{column}`" for column in data.columns if column not in response)
+    return f"{left} ~ " + " ".join(f"({names})" if t.token == "." else source(right, t) for t in tokenize(right))

@@ -1,0 +1,1 @@
+"""R's formulas as design matrices."""

@@ -1,0 +1,87 @@
+"""Factors that a formula makes: of labels, of numbers, and of classes of numbers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from formulaic.transforms import stateful_transform
+
+from pm_fastlmm.base.spelling import level_text
+
+
+def condition(values: Any) -> "pd.Series[Any]":
+    """Return a condition as the factor that it is to R: with the levels False and True, whichever occur."""
+    return pd.Series(pd.Categorical(np.asarray(values), categories=[False, True]))
+
+
+def as_factor(x: Any, levels: Sequence[Any] | None = None) -> "pd.Series[Any]":
+    """
+    Return a factor: categories that occur in their order, other values sorted; or the levels that are given.
+
+    Values are compared with these as text, as R does; what is none of them is missing.
+    """
+    values = pd.Series(x) if not isinstance(x, pd.Series) else x
+    if levels is not None:
+        place = {level_text(level): i for i, level in enumerate(levels)}
+        codes = [place.get(level_text(value), -1) for value in values]
+        return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(levels)))
+    made = values if isinstance(values.dtype, pd.CategoricalDtype) else values.astype("category")
+    made = made.cat.remove_unused_categories()
+    categories = made.cat.categories
+    if categories.dtype.kind == "f" and all(value.is_integer() for value in categories.tolist()):
+        made = made.cat.rename_categories([int(value) for value in categories])
+    return made
+
+
+def as_at_first(made: "pd.Series[Any]", state: dict[str, Any]) -> "pd.Series[Any]":
+    """Return a factor whose levels are those that the state has kept, and new ones after them; keep them at first."""
+    levels = made.cat.categories.tolist()
+    known = state.setdefault("levels", levels)
+    by_text = {level_text(level): level for level in known}
+    levels = [by_text.get(level_text(level), level) for level in levels]
+    every = [*known, *(level for level in levels if level_text(level) not in by_text)]
+    codes = [-1 if code < 0 else every.index(levels[code]) for code in made.cat.codes]
+    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(every), ordered=bool(made.cat.ordered)))
+
+
+def require_known(made: "pd.Series[Any]", state: dict[str, Any]) -> None:
+    """Raise a ValueError for levels that the state has not."""
+    if new := made.cat.categories[len(state["levels"]) :].tolist():
+        raise ValueError(f"{new[0]!r} is none of the levels {', '.join(map(level_text, state['levels']))}")
+
+
+@stateful_transform  # type: ignore[untyped-decorator]  # formulaic has no types
+def in_classes(
+    x: Any,
+    breaks: Any,
+    labels: Any = None,
+    include_lowest: bool = False,
+    right: bool = True,
+    _state: Any = None,
+) -> Any:
+    """
+    Return the classes of numbers between breaks, or so many equally wide ones, as R's cut; others are missing.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two classes.
+    """
+    values = np.asarray(x, dtype=np.float64)
+    if "breaks" not in _state:
+        edges = np.asarray(breaks, dtype=np.float64)
+        if edges.ndim == 0:
+            if not edges >= 2:
+                raise ValueError(f"cut needs two classes at least, got {breaks}")
+            low, high = float(np.nanmin(values)), float(np.nanmax(values))
+            edges = np.linspace(low, high, int(edges) + 1)
+            edges[[0, -1]] += np.array([-1, 1]) * (high - low) / 1000
+        _state["breaks"] = np.sort(edges)
+    classes = pd.cut(
+        values, _state["breaks"], right=right, include_lowest=include_lowest,
+        labels=None if labels is None or labels is False else list(np.atleast_1d(labels)),
+    )  # fmt: skip
+    if labels is False:
+        return np.where(classes.codes < 0, np.nan, classes.codes + 1.0)
+    return pd.Series(classes.rename_categories(str).remove_unused_categories())

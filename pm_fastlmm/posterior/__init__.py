@@ -1,0 +1,1 @@
+"""Draws of a model: sample, recover, predict, leave out."""

@@ -1,0 +1,192 @@
+"""After sampling: the density of each observation, or group, given all the others; exact at each posterior draw."""
+
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+import xarray as xr
+
+from pm_fastlmm.base.arrays import FloatArray, shown, slices
+from pm_fastlmm.base.coordinates import require_labels
+from pm_fastlmm.base.display import progress
+from pm_fastlmm.engines.draws import DrawFunction
+from pm_fastlmm.engines.labels import batch_coords, node_dims, obs_coords
+from pm_fastlmm.engines.nodes import find_node
+from pm_fastlmm.engines.protocol import LMMNode, Precisions
+from pm_fastlmm.kernel.effects.left_out import Groups, unpredictable
+from pm_fastlmm.kernel.likelihood.leave_out import leave_groups_out, leave_one_out
+
+GROUP = "group"
+MEMORY_BUDGET = 2**28
+_PRECISIONS = 4  # arrays of the size of the largest that are alive at a time
+_ARRAYS = 8  # of a draw's numbers that are alive at a time where the joint density is evaluated
+
+
+def pointwise_log_likelihood(
+    idata: xr.DataTree,
+    *,
+    groups: Any = None,
+    rows: Any = None,
+    model: pm.Model | None = None,
+    var_name: str | None = None,
+    memory_budget: float = MEMORY_BUDGET,
+    progressbar: bool = True,
+) -> xr.DataTree:
+    r"""
+    Add log p(y_i | y_-i, θ) at each draw of θ to the group `log_likelihood`, for `az.loo` and `az.compare`.
+
+    The observations of a mixed model are dependent given its parameters, so that the density of y does not split into
+    a product of terms, one for each of them; PyMC's `compute_log_likelihood` has the density of all of y as a single
+    value. What leaving one out needs is its density given all the others, here with u and β integrated out:
+
+        y_i | y_-i, θ ~ N(y_i - (Py)_i/P_ii, 1/P_ii)
+
+    Since p(y | θ) = p(y_-i | θ) p(y_i | y_-i, θ), the ratio of the posterior without y_i to that with it is
+    1/p(y_i | y_-i, θ): the importance weights of Pareto-smoothed leave-one-out are right, for dependent data as well,
+    and what is exact here at each draw is averaged over the posterior of θ by `az.loo`.
+
+    Not a likelihood in parts: the sum over i is not log p(y | θ). What it lacks is added as `{name}_remainder`, one
+    number for each draw, so that the group as a whole adds up to log p(y | θ), which is what power scaling
+    (`arviz_stats.psense`) makes of it. ArviZ is therefore told which variable is meant: `az.loo(idata, var_name="y")`.
+
+    Parameters
+    ----------
+    idata : xarray.DataTree
+        From `sample`, or any with draws of what the node depends on.
+    groups : sequence, Series or Categorical of labels, or a list of several factors, optional
+        Leave whole groups out: log p(y_S | y_-S, θ), the joint density of each group given all others, under the name
+        `{name}_by_group` with a dimension "group".
+    rows : tuple (x, y) or (x, y, X), optional
+        The data of a FourierLMM node, which keeps none of them.
+    model : pymc.Model, optional
+        Default the model of the context.
+    var_name : str, optional
+        Which node, when the model has several.
+    memory_budget : float
+        Bytes of the arrays of the draws that are in work at a time; the result, chains × draws × n numbers, is not
+        among them.
+    progressbar : bool
+
+    Returns
+    -------
+    xarray.DataTree
+        The same tree, with the group `log_likelihood`: `{name}` with the dimensions of the node, and
+        `{name}_remainder`.
+
+    Raises
+    ------
+    ValueError
+        If β is flat and X without an observation (or group) does not have its rank, so that the others have no
+        predictive density; if the node has no data or keeps no rows; if groups do not fit.
+
+    References
+    ----------
+    Bürkner, Gabry & Vehtari (2021), Efficient leave-one-out cross-validation for Bayesian non-factorized normal and
+    Student-t models, doi:10.1007/s00180-020-01045-4.
+
+    Examples
+    --------
+    >>> import arviz as az
+    >>> import numpy as np
+    >>> import pm_fastlmm as flmm
+    >>> batch = np.repeat(list("abcd"), 4)
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4, 2, 2, 3, 1])
+    >>> with flmm.kernel_model(y, np.ones((16, 1)), W=flmm.covariance.incidence(batch).Z.toarray()) as model:
+    ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
+    >>> idata = flmm.pointwise_log_likelihood(idata, model=model, progressbar=False)
+    >>> idata.log_likelihood["y"].shape
+    (2, 200, 16)
+    >>> print(az.loo(idata, var_name="y").n_data_points)
+    16
+    >>> idata = flmm.pointwise_log_likelihood(idata, groups=batch, model=model, progressbar=False)
+    >>> idata.log_likelihood["y_by_group"].shape
+    (2, 200, 4)
+    """
+    model = pm.modelcontext(model)
+    node = find_node(model, var_name)
+    left_out = None if groups is None else Groups.read(groups, node.ids, node.n)
+    require_labels(None if left_out is None else left_out.labels, "groups", written="groups")
+    largest = 1 if left_out is None else int(left_out.sizes.max())
+    found = _precisions(idata, model, node, largest=largest, memory_budget=memory_budget, rows=rows)
+    _require_predictable(found, node, left_out)
+    out = np.empty((int(np.prod(found.shape)), found.n if left_out is None else len(left_out.labels)))
+    what = "Leaving out observations" if left_out is None else "Leaving out groups"
+    with progress(what, len(out), show=progressbar) as done:
+        for part in found.parts:
+            if left_out is None:
+                out[part.index] = leave_one_out(part.precision).log_density
+            else:
+                out[part.index] = leave_groups_out(part.precision, left_out.members)[1].log_density
+            done(part.index.stop if isinstance(part.index, slice) else part.index + 1, "")
+    batch, obs = node_dims(model, node, len(found.shape) - 2)
+    name, dim, coords = node.name, obs, obs_coords(model, node, obs)
+    if left_out is not None:
+        name, dim, coords = f"{node.name}_by_{GROUP}", GROUP, {GROUP: list(left_out.labels)}
+    return _add(idata, model, node, found, name, batch, dim, coords, out, memory_budget)
+
+
+def _precisions(
+    idata: xr.DataTree, model: pm.Model, node: LMMNode, *, memory_budget: float, largest: int = 1, rows: Any = None
+) -> Precisions:
+    if node.observed is None:
+        raise ValueError(f"{node.name} has no observed data: there is nothing to leave out.")
+    if rows is not None and "rows" not in node.takes:
+        raise ValueError(f"{node.name} keeps its rows: rows= is for a FourierLMM.")
+    numbers = int(memory_budget / (8 * _PRECISIONS))
+    return node.precisions(model, idata.posterior.to_dataset(), largest=largest, numbers=numbers, rows=rows)
+
+
+def draw_left_out(
+    idata: xr.DataTree, model: pm.Model, node: LMMNode, rows: Any, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Return the mean of y_i given all the others at each draw, and a draw of it, (chain, draw, …, n)."""
+    found = _precisions(idata, model, node, memory_budget=MEMORY_BUDGET, rows=rows)
+    _require_predictable(found, node, None)
+    mean = np.empty((int(np.prod(found.shape)), found.n))
+    y = np.empty(mean.shape)
+    for part in found.parts:
+        left = leave_one_out(part.precision)
+        mean[part.index] = part.y - left.deviation
+        y[part.index] = mean[part.index] + np.sqrt(left.variance) * rng.standard_normal(left.variance.shape)
+    return mean.reshape(*found.shape, -1), y.reshape(*found.shape, -1)
+
+
+def _require_predictable(found: Precisions, node: LMMNode, groups: Groups | None) -> None:
+    if bad := unpredictable(found.Q1, node.ids, groups):
+        what = "observations" if groups is None else "groups"
+        raise ValueError(
+            f"{what} {shown(bad)} of {node.name} alone determine a fixed effect: under a flat prior of β the others "
+            "have no predictive density for them. Give β a prior, beta_cov=, or leave that column out of X."
+        )
+
+
+def _add(
+    idata: xr.DataTree, model: pm.Model, node: LMMNode, found: Precisions, name: str, batch: list[str], dim: str,
+    coords: dict[str, Any], values: FloatArray, memory_budget: float,
+) -> xr.DataTree:  # fmt: skip
+    """Put values into the group, where those of other nodes stay, and what makes all add up to log p(y | θ)."""
+    coords = (
+        coords | batch_coords(model, batch) | {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
+    )
+    sample = ("chain", "draw", *batch)
+    dims = (*sample, dim)
+    dataset = xr.Dataset({name: (dims, values.reshape(*found.shape, -1))}, coords=coords)
+    if "log_likelihood" in idata.children:
+        others = idata["log_likelihood"].to_dataset().drop_vars(name, errors="ignore")
+        stale = [d for d in dims if d in others.dims and not others[d].equals(dataset[d])]
+        dataset = others.drop_dims(stale).merge(dataset)
+    joint = _joint(idata, model, node, memory_budget).reshape(found.shape)
+    parts = [dataset[part] for part in (node.name, f"{node.name}_by_{GROUP}") if part in dataset]
+    pointwise = sum(part.sum([d for d in part.dims if d not in sample]) for part in parts)
+    dataset[f"{node.name}_remainder"] = xr.DataArray(joint, dims=sample) - pointwise
+    idata["log_likelihood"] = xr.DataTree(dataset)
+    return idata
+
+
+def _joint(idata: xr.DataTree, model: pm.Model, node: LMMNode, memory_budget: float) -> FloatArray:
+    """Return log p(y | θ) of all of y at each draw."""
+    function = DrawFunction(model, idata.posterior.to_dataset(), [pm.logp(node.rv, pt.constant(node.observed))])
+    size = max(1, int(memory_budget / (8 * _ARRAYS * node.numbers)))
+    parts = [function(part)[0] for part in slices(function.size, size)]
+    return np.concatenate(parts)

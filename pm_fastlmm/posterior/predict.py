@@ -1,0 +1,246 @@
+"""After sampling: exact draws of β and u, and predictions, from the draws of the variances."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+
+from pm_fastlmm.base.choices import require_choice
+from pm_fastlmm.base.coordinates import require_labels_of
+from pm_fastlmm.engines.labels import add_predictions, observe_rows
+from pm_fastlmm.engines.nodes import find_node
+from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
+from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.posterior.pointwise import draw_left_out
+
+type Effect = Literal["beta", "u", "a"]
+
+_EFFECTS = {
+    "given": "the u of y", "population": "none", "new": "another u with the same covariance",
+    "left_out": "each y given the others",
+}  # fmt: skip
+
+
+def recover_effects(
+    idata: xr.DataTree,
+    *,
+    which: Sequence[Effect] | None = None,
+    model: pm.Model | None = None,
+    var_name: str | None = None,
+    random_seed: Any = None,
+) -> xr.DataTree:
+    """
+    Add exact posterior draws of the fixed effects β and the random effects u, one for each draw of the variances.
+
+    With K = WWᵀ, u = Wa, also of the coefficients a (marker effects, when W are markers).
+
+    Under the flat prior (β, u) are drawn from their joint Gaussian given y and the variances (Matheron's rule); with an
+    explicit β u is drawn given it, with a Gaussian prior β is drawn from its conditional first. For a StructuredLMM
+    node that costs one evaluation of the likelihood for each draw, for a FamilyLMM node one factorisation of K: thin a
+    long posterior first, ``idata.sel(draw=slice(0, None, 10))``.
+
+    Parameters
+    ----------
+    idata : xarray.DataTree
+        From `sample`, or any with draws of what the node's variances depend on.
+    which : sequence of "beta", "u", "a", optional
+        For one kernel. Default β and u; β and a when the rows of the data were not kept (`CrossProducts`), where u is a
+        value for each of them.
+    model : pymc.Model, optional
+        Default the model of the context.
+    var_name : str, optional
+        Which node, when the model has several.
+    random_seed : optional
+
+    Returns
+    -------
+    xarray.DataTree
+        The same tree, with `{name}_beta` (dimension coef), `{name}_u` (dimension obs) or `{name}_a` (dimension factor)
+        in the posterior; for a StructuredLMM node `{name}_{term}` over the levels of each term (and their columns),
+        for a FourierLMM node `{name}_weights` of the features.
+
+    Raises
+    ------
+    ValueError
+        If u is asked for without rows, or a without a factor, or some effects of a StructuredLMM node.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymc as pm
+    >>> import pm_fastlmm as flmm
+    >>> batch = np.repeat(np.eye(3), 4, axis=0)
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    >>> with flmm.kernel_model(y, np.ones((12, 1)), W=batch) as model:
+    ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
+    >>> idata = flmm.recover_effects(idata, model=model, random_seed=2)
+    >>> idata.posterior["y_u"].shape
+    (2, 200, 12)
+    """
+    model = pm.modelcontext(model)
+    node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
+    if which is not None:
+        _require_parts(node, which)
+    _require_data(node)
+    for part, draws in node.recover(model, idata.posterior.to_dataset(), which, rng).items():
+        idata.posterior[f"{node.name}_{part}"] = draws
+    return idata
+
+
+def predict(
+    idata: xr.DataTree,
+    X_new: Any = None,
+    K_new: Any = None,
+    *,
+    W_new: Any = None,
+    K_new_new: Any = None,
+    Z_new: Mapping[str, Any] | None = None,
+    data: Any = None,
+    x_new: Any = None,
+    rows: Any = None,
+    effects: Effects = "given",
+    model: pm.Model | None = None,
+    var_name: str | None = None,
+    random_seed: Any = None,
+) -> xr.DataTree:
+    """
+    Add posterior predictive draws: of new observations, or of the training ones when no new rows are given.
+
+    For each draw of the variances one draw of f = Xβ + u (β and u from their exact conditional) and one of y = f + e.
+    In sample there are three kinds of replicates; plain draws of a node with flat β are none of them.
+
+    * ``effects="given"``: the same individuals measured again, y_rep = Xβ + u + e with the u of y. They check the
+      residuals, and follow y closely where K explains much of it.
+    * ``effects="new"``: the experiment repeated with other individuals of the same design and the same K,
+      y_rep = Xβ + u_new + e with u_new ~ N(0, σ²_gK) independent of y. They check the model of u as well.
+    * ``effects="left_out"``: each observation drawn given all the others, from p(y_i | y_-i, θ). With the weights of
+      Pareto-smoothed leave-one-out they become draws from p(y_i | y_-i): what `az.loo_pit` and `az.plot_loo_pit` need,
+      after `pointwise_log_likelihood`. Draws with the u of y know y_i, and their PIT is not uniform.
+
+    Parameters
+    ----------
+    idata : xarray.DataTree
+        From `sample`.
+    X_new : (m, d) array or DataFrame
+        Fixed-effects design of the new rows: all columns of X, by name where both have names.
+    K_new : (m, n) array or DataFrame
+        Covariance of the new effects with the training effects, on the scale of K. For a FamilyLMM node a function of
+        the lengthscale, and K_new_new as well: see `SpectrumFamily.new_kernels`.
+    W_new : (m, q) array
+        Rows of the factor instead, after `Spectrum.from_factor`.
+    K_new_new : (m, m) or (m,) array
+        Covariance of the new effects: with the matrix the draws of new effects are joint, with the diagonal each has
+        the right variance but they are independent given u. Required with K_new.
+    Z_new : mapping, optional
+        For a StructuredLMM node, by the name of a term what the term was made of: labels, (labels, columns) for random
+        slopes, or a matrix. A term that is left out contributes nothing; new levels are drawn from their prior.
+    data : DataFrame, optional
+        For a model from a formula (`lmm_model`), a table with its variables, in place of X_new and Z_new.
+    x_new : (m,) or (m, D) array, optional
+        For a FourierLMM node, the points; at very many of them `posterior_function` has mean and variance.
+    rows : tuple (x, y) or (x, y, X), optional
+        The data of a FourierLMM node, for effects="left_out".
+    effects : {"given", "new", "left_out", "population"}
+        Which replicates, in sample. A DenseLMM node has no u that could be given. "population", of new rows too, is
+        f = Xβ and y = f + e without random effects (lme4's `re.form = NA`), for which data needs no groups; somebody
+        new is a level that is new.
+    model, var_name, random_seed
+        As in `recover_effects`.
+
+    Returns
+    -------
+    xarray.DataTree
+        The same tree, with the groups `posterior_predictive` (in sample) or `predictions`, which hold `{name}` (new
+        observations) and `{name}_mean`: f, or with effects="left_out" the mean of y_i given the others. A node that
+        observes a statistic gets its y, where the rows are known, in `observed_data`, beside `{name}_statistic`.
+
+    Raises
+    ------
+    ValueError
+        If a mean `mu` besides Xβ would be needed at new rows, K_new_new is missing, the group of a new row is missing,
+        or new rows are given with effects="new" or "left_out".
+
+    Warns
+    -----
+    UserWarning
+        If the data do not determine Xβ of some new rows, whose draws are then NaN: see `REMLFit.predict`.
+
+    References
+    ----------
+    Gelman, Meng & Stern (1996), Posterior predictive assessment of model fitness, Statistica Sinica 6, 733-807:
+    replicates with the same or with new values of the group effects.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pm_fastlmm as flmm
+    >>> batch = np.repeat(np.eye(3), 4, axis=0)
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    >>> with flmm.kernel_model(y, np.ones((12, 1)), W=batch) as model:
+    ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
+    ...     idata = flmm.predict(idata, effects="new", random_seed=2)
+    >>> idata.posterior_predictive["y"].shape
+    (2, 200, 12)
+    """
+    new = NewRows(X_new, K_new, W_new, K_new_new, Z_new, data, x_new)
+    _check_effects(effects, new.in_sample)
+    require_labels_of(X_new=X_new, K_new=K_new, W_new=W_new, data=data)
+    model = pm.modelcontext(model)
+    node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
+    if effects == "left_out":
+        drawn = Predictive(*draw_left_out(idata, model, node, rows, rng))
+    else:
+        if rows is not None:
+            raise ValueError("rows= are the data of a FourierLMM, which effects='left_out' needs: leave them out.")
+        _require_predicted(node, new, effects)
+        _require_data(node)
+        found = node.read(new, effects)  # before the draws, which take seconds
+        drawn = node.predict(model, idata.posterior.to_dataset(), found, effects, rng)
+    add_predictions(idata, model, node, drawn, new=not new.in_sample)
+    if new.in_sample and (known := node.known_rows(rows)) is not None:
+        observe_rows(idata, model, node, known)
+    return idata
+
+
+def _require_parts(node: LMMNode, which: Sequence[str]) -> None:
+    if not node.parts:
+        raise ValueError(
+            f"which= is for one kernel: {node.name} is a {node.called}, whose effects are added all together."
+        )
+    if unknown := set(which) - set(node.parts):
+        *others, last = map(repr, node.parts)
+        raise ValueError(
+            f"which must be some of {', '.join(others)} and {last}, got {', '.join(map(repr, sorted(unknown)))}."
+        )
+
+
+def _require_data(node: LMMNode) -> None:
+    if node.observed is None:
+        raise ValueError(f"{node.name} has no observed data: effects and predictions are given y.")
+
+
+def _require_predicted(node: LMMNode, new: NewRows, effects: Effects) -> None:
+    if effects not in node.predicts:
+        raise node.refused()
+    if effects == "population" and (extra := [name for name in new.given if name not in ("X_new", "data")]):
+        raise ValueError(
+            f"effects='population' is Xβ without random effects: leave out {', '.join(extra)}; new rows are X_new, or "
+            "data= for a model from a formula."
+        )
+    if extra := [name for name in new.given if name not in node.takes]:
+        raise ValueError(
+            f"{node.name} is a {node.called}: leave out {', '.join(extra)}. Its new rows are given by "
+            f"{', '.join(name for name in node.takes if name != 'rows') or 'no argument'}."
+        )
+
+
+def _check_effects(effects: str, in_sample: bool) -> None:
+    require_choice("effects", effects, _EFFECTS)
+    if effects in ("new", "left_out") and not in_sample:
+        what = "with other random effects" if effects == "new" else "one by one"
+        raise ValueError(
+            f"effects='{effects}' repeats the training rows {what}: leave out X_new, K_new and W_new. "
+            "New rows are predicted given y."
+        )

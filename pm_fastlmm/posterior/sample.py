@@ -1,0 +1,174 @@
+"""Seeded NUTS: `sample` finds the node in the model, seeds the sampler, and reports variances and their shares."""
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+from pymc.model.transform.optimization import freeze_dims_and_data
+from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPotentialFull, QuadPotentialFullAdapt
+
+from pm_fastlmm.base.arrays import outside
+from pm_fastlmm.engines.graphs import initial_point
+from pm_fastlmm.engines.nodes import find_node, lmm_nodes
+from pm_fastlmm.posterior.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
+
+_TUNE_SEEDED = 100  # the step size alone is left to adapt
+_TUNE_STARTED = 300  # other samplers take a start but no covariance
+_FULL_ADAPTATION = 100  # variables up to which the mass matrix of the others is adapted with its correlations
+
+
+def sample(
+    draws: int = 1000,
+    *,
+    tune: int | None = None,
+    chains: int = 4,
+    model: pm.Model | None = None,
+    var_name: str | None = None,
+    nuts_sampler: Literal["pymc", "nutpie", "numpyro"] = "pymc",
+    random_seed: Any = None,
+    **kwargs: Any,
+) -> xr.DataTree:
+    """
+    Sample a model with a FastLMM, FamilyLMM, StructuredLMM, DenseLMM or FourierLMM node by NUTS, seeded by REML.
+
+    REML gives the start. The posterior covariance of the variables that reach the node (on PyMC's unconstrained scale)
+    is computed by quadrature around it and given to NUTS, so that the warm-up is short. All other variables keep PyMC's
+    start and unit scale, and are adapted in a warm-up of PyMC's usual length. Other samplers than PyMC's own take no
+    covariance; they start at the posterior mode of those variables, beside the REML estimate.
+
+    Parameters
+    ----------
+    draws, chains, random_seed
+        As in `pymc.sample`.
+    tune : int, optional
+        Warm-up. Default 100 when the node's parameters are all there is, 1000 otherwise; 300 and 1000 for other
+        samplers, which take the start but not the covariance.
+    model : pymc.Model, optional
+        Default the model of the context.
+    var_name : str, optional
+        Which node to seed from, when the model has several.
+    nuts_sampler : {"pymc", "nutpie", "numpyro"}
+        "pymc" makes full use of the seed; the others have faster draws. (PyMC's fourth, "blackjax", PyMC 6.4.0
+        cannot run with blackjax 1.7.1.)
+    **kwargs
+        Passed to `pymc.sample`: cores, progressbar, target_accept, var_names … With `step=` or `initvals=` the seed is
+        left out and PyMC does what it always does.
+
+    Returns
+    -------
+    xarray.DataTree
+        As from `pymc.sample`. A FastLMM node adds `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve`
+        to the posterior; a FamilyLMM node `{name}_lengthscale` and the same without `_pve`; a StructuredLMM node
+        `{name}_variance` and `{name}_share` of each term and the residual; unless the model has variables of these
+        names.
+
+    Raises
+    ------
+    ValueError
+        If return_inferencedata=False: what is added needs a DataTree.
+
+    Warns
+    -----
+    UserWarning
+        If the seed cannot be computed; PyMC's default initialisation is used then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pymc as pm
+    >>> import pm_fastlmm as flmm
+    >>> batch = np.repeat(np.eye(3), 4, axis=0)
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    >>> with flmm.kernel_model(y, np.ones((12, 1)), W=batch):
+    ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
+    >>> sorted(idata.posterior.data_vars)
+    ['h2', 'sigma2_e', 'total', 'y_delta', 'y_h2', 'y_pve', 'y_sigma2', 'y_sigma2_e', 'y_sigma2_g']
+    """
+    if not kwargs.get("return_inferencedata", True):
+        raise ValueError(
+            "flmm.sample adds the variances of the nodes to a DataTree: leave return_inferencedata=False out, or call "
+            "pm.sample."
+        )
+    model = pm.modelcontext(model)
+    node = find_node(model, var_name)
+    if "step" in kwargs or "initvals" in kwargs:
+        idata = pm.sample(
+            draws, tune=tune, chains=chains, model=model, nuts_sampler=nuts_sampler, random_seed=random_seed, **kwargs
+        )
+        return add_derived(idata, model)
+    frozen = freeze_dims_and_data(model)
+    node = find_node(frozen, node.name)
+    seed_rng, sampling_rng = np.random.default_rng(random_seed).spawn(2)
+    arguments = {"draws": draws, "tune": tune, "chains": chains, "model": frozen, "nuts_sampler": nuts_sampler}
+    alone = complete(frozen, node)
+    try:
+        if nuts_sampler == "pymc":
+            seed = posterior_seed(frozen, node, chains=chains, rng=seed_rng)
+        else:
+            start = posterior_mode(frozen, node)
+    except (SeedError, np.linalg.LinAlgError, NotImplementedError) as error:
+        warnings.warn(
+            f"NUTS could not be seeded for {node.name} ({error}); PyMC's default initialisation is used.",
+            stacklevel=outside(),
+        )
+    else:
+        if nuts_sampler == "pymc":
+            arguments |= {"step": _step(frozen, seed, sampling_rng, kwargs), "initvals": seed.starts}
+            if tune is None and alone:
+                arguments["tune"] = _TUNE_SEEDED if seed.exact else _TUNE_STARTED
+        else:
+            arguments |= {"initvals": start, "tune": tune if tune is not None else _TUNE_STARTED if alone else 1000}
+    idata = pm.sample(**arguments, random_seed=sampling_rng, **kwargs)
+    return add_derived(_restore_constant_data(idata, model), model)
+
+
+def _step(model: pm.Model, seed: Seed, rng: np.random.Generator, kwargs: dict[str, Any]) -> Any:
+    """Return NUTS with the covariance of the seed; its options move here from the arguments of `pymc.sample`."""
+    values = model.continuous_value_vars
+    initial = initial_point(model)
+    sizes = {v.name: np.asarray(initial[v.name]).size for v in values}
+    mean = np.concatenate([np.asarray(initial[name], dtype=float).ravel() for name in sizes])
+    ends = dict(zip(sizes, np.cumsum(list(sizes.values())), strict=True))
+    index = np.concatenate([np.arange(ends[name] - sizes[name], ends[name]) for name in seed.variables])
+    cov = np.eye(mean.size)
+    cov[np.ix_(index, index)] = seed.cov
+    mean[index] = seed.mean
+    options = kwargs.pop("nuts", {}) | {k: kwargs.pop(k) for k in ("target_accept", "max_treedepth") if k in kwargs}
+    potential: Any
+    if index.size == mean.size and seed.exact:
+        potential = QuadPotentialFull(cov, rng=rng)
+    elif mean.size <= _FULL_ADAPTATION:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "QuadPotentialFullAdapt is an experimental feature")
+            potential = QuadPotentialFullAdapt(mean.size, mean, cov, 10, rng=rng)
+    else:
+        potential = QuadPotentialDiagAdapt(mean.size, mean, np.diag(cov), 10, rng=rng)
+    return pm.NUTS(
+        vars=values, potential=potential, model=model, rng=rng, initial_point=initial,
+        logp_dlogp_func=seed.logp_dlogp, **options,
+    )  # fmt: skip
+
+
+def _restore_constant_data(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
+    """Put back the data containers, which are constants in the frozen copy of the model."""
+    constants = {
+        v.name: (model.named_vars_to_dims.get(v.name) or [f"{v.name}_dim_{i}" for i in range(v.ndim)], v.get_value())
+        for v in model.data_vars
+    }
+    if constants and "constant_data" not in idata.children:
+        used = {dim for dims, _ in constants.values() for dim in dims}
+        coords = {dim: list(c) for dim, c in model.coords.items() if dim in used and c is not None}
+        idata["constant_data"] = xr.DataTree(xr.Dataset(constants, coords=coords))
+    return idata
+
+
+def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
+    """Add the variances of every node and their shares to the posterior, where the model has no such variable."""
+    posterior = idata.posterior.to_dataset()
+    for node in lmm_nodes(model):
+        for name, array in node.derived(model, posterior).items():
+            if name not in posterior:
+                idata.posterior[name] = array
+    return idata

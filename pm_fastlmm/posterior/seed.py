@@ -1,0 +1,326 @@
+"""
+The seed of NUTS: where the posterior of a node's parameters is, and how wide, on PyMC's unconstrained scale.
+
+A node's parameters are few and an evaluation costs microseconds, so their posterior moments are computed before NUTS
+starts, by quasi-Monte Carlo quadrature around the REML estimate. At a boundary of the variances REML's own information
+is singular; the moments are not.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from pymc.pytensorf import join_nonshared_inputs
+from pytensor.compile.mode import Mode
+from scipy.optimize import least_squares, minimize
+from scipy.special import gammaincinv, ndtri
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.engines.graphs import INTERPRETED, initial_point, parameters, reaching
+from pm_fastlmm.engines.protocol import LMMNode
+
+type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density and gradient
+type Units = Callable[[Density, FloatArray], FloatArray]  # sizes of the coordinates at x
+
+_T_DF = 5.0  # tails of the proposal: heavier than the exponential tails of logit h² at a boundary
+_ROUNDS = 4
+_NEWTON_STEPS = 5
+_POINTS_LOG2 = 11
+_MAX_QUADRATURE = 25
+_MAX_LAPLACE = 500
+_FACTOR = 4.0
+_REACH = _FACTOR ** np.arange(35)  # how far along a coordinate its unit is sought
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seed:
+    """
+    Posterior moments of the free variables that reach a node.
+
+    Attributes
+    ----------
+    variables : tuple of str
+        Names of the value variables, in the order of the coordinates.
+    mean, cov : (d,) and (d, d) arrays
+        On the unconstrained scale.
+    starts : list of dict
+        One independent posterior draw for each chain, as PyMC's initvals (constrained scale).
+    logp_dlogp : ValueGradFunction or None
+        The log-posterior and gradient of the model as PyMC's NUTS evaluates it, when these variables are all there are:
+        it was compiled for the moments, and the sampler needs no other.
+    exact : bool
+        Whether the moments come from quadrature; otherwise they are those of a normal approximation at the mode.
+    """
+
+    variables: tuple[str, ...]
+    mean: FloatArray
+    cov: FloatArray
+    starts: list[dict[str, Any]]
+    logp_dlogp: Any = None
+    exact: bool = True
+
+
+class SeedError(RuntimeError):
+    """The posterior moments of the node's parameters could not be computed; the text says why."""
+
+
+def complete(model: pm.Model, node: LMMNode) -> bool:
+    """Return whether the free continuous variables that reach the node are all that the model has."""
+    return set(parameters(model, node.rv)) == set(model.free_RVs)
+
+
+def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.random.Generator) -> Seed:
+    """
+    Compute where NUTS starts and its covariance for the parameters of a node.
+
+    Raises
+    ------
+    SeedError
+        If the node has no parameters, too many, or a posterior whose moments the quadrature does not reach.
+    """
+    free, values, initial = _coordinates(model, node)
+    joint = None
+    if complete(model, node):
+        joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial, allow_input_downcast=True)
+    logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
+    constrain = _compile_constrain(model, node, free, values, initial)
+    exact = _ravel(initial).size <= _MAX_QUADRATURE and node.cheap
+
+    def search(units: Units) -> tuple[FloatArray, FloatArray, FloatArray]:
+        start = _match_reml(node, constrain, units(logp, _ravel(initial)), _ravel(initial))
+        mean, cov = _refined(logp, _mode(logp, start, units), units)
+        if exact:
+            return _quadrature(logp, mean, cov, chains, rng)
+        return mean, cov, mean + rng.standard_normal((chains, mean.size)) @ np.linalg.cholesky(cov).T
+
+    try:
+        mean, cov, draws = search(_ones)
+    except SeedError:  # coordinates of very different size may be why
+        mean, cov, draws = search(_units)
+    return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint, exact)
+
+
+def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
+    """
+    Return the posterior mode of the parameters of a node as PyMC's initvals, for samplers that take a start alone.
+
+    Raises
+    ------
+    SeedError
+        If the node has no parameters, too many, or no posterior density at the REML estimate.
+    """
+    free, values, initial = _coordinates(model, node)
+    logp = _finite(_compile_marginal(model, free, values, initial, INTERPRETED))
+    constrain = _compile_constrain(model, node, free, values, initial)
+    x0 = _ravel(initial)
+    try:
+        mode = _mode(logp, _match_reml(node, constrain, _ones(logp, x0), x0), _ones)
+    except SeedError:
+        mode = _mode(logp, _match_reml(node, constrain, _units(logp, x0), x0), _units)
+    return _initvals(free, constrain(mode)[0])
+
+
+def _coordinates(model: pm.Model, node: LMMNode) -> tuple[list[Any], list[Any], dict[str, FloatArray]]:
+    """Return the variables that reach the node, their value variables, and PyMC's initial values of those by name."""
+    free = parameters(model, node.rv)
+    if not free:
+        raise SeedError(f"no free continuous variable reaches {node.name}")
+    discrete = [rv.name for rv in reaching(model, node.rv) if not rv.type.dtype.startswith("float")]
+    if discrete:
+        raise SeedError(f"discrete variables reach {node.name}: {', '.join(discrete)}")
+    values = [model.rvs_to_values[rv] for rv in free]
+    point = initial_point(model)
+    initial = {value.name: np.asarray(point[value.name], dtype=float) for value in values}
+    d = sum(v.size for v in initial.values())
+    if d > _MAX_LAPLACE:
+        raise SeedError(f"{d} parameters reach {node.name}, more than {_MAX_LAPLACE}")
+    return free, values, initial
+
+
+def _ravel(point: dict[str, FloatArray]) -> FloatArray:
+    return np.concatenate([v.ravel() for v in point.values()])
+
+
+def _initvals(free: list[Any], constrained: list[FloatArray]) -> dict[str, Any]:
+    """Return a start by variable; PyMC takes none for a variable of pymc.dims, whose type has dims."""
+    pairs = zip(free, constrained, strict=True)
+    return {rv.name: value for rv, value in pairs if not hasattr(rv.type, "dims")}
+
+
+def _compile_marginal(
+    model: pm.Model, free: list[Any], values: list[Any], point: dict[str, FloatArray], mode: Mode | None = None
+) -> Density:
+    """Return log-posterior and gradient of the variables, from every term of the model that depends on them alone."""
+    inside = set(free)
+    terms = [
+        term
+        for term in [*model.basic_RVs, *model.potentials]
+        if (reached := set(reaching(model, term))) and reached <= inside
+    ]
+    total = model.logp(vars=terms)
+    gradients = (getattr(g, "values", g) for g in pytensor.grad(total, values))  # `values` of a pymc.dims variable
+    outputs = [total, pt.concatenate([g.ravel() for g in gradients])]
+    outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
+    compiled: Density = pm.compile([joined], outputs, mode=mode, allow_input_downcast=True)
+    return compiled
+
+
+def _finite(compiled: Density) -> Density:
+    """Return the same function with log-density -∞ and gradient 0 wherever one of them is not finite."""
+
+    def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
+        with np.errstate(all="ignore"):
+            value, gradient = compiled(x)
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return -math.inf, np.zeros_like(x)
+        return float(value), np.asarray(gradient)
+
+    return evaluate
+
+
+def _compile_constrain(
+    model: pm.Model, node: LMMNode, free: list[Any], values: list[Any], point: dict[str, FloatArray]
+) -> Callable[[FloatArray], tuple[list[FloatArray], FloatArray]]:
+    """Return the map from unconstrained coordinates to the variables, and to what REML estimates."""
+    components = [pt.atleast_1d(graph).ravel() for graph in node.estimated()]
+    outputs = model.replace_rvs_by_values([*free, *components])
+    outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
+    options = {"mode": INTERPRETED, "on_unused_input": "ignore", "allow_input_downcast": True}
+    compiled = pytensor.function([joined], outputs, **options)
+
+    def constrain(x: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+        with np.errstate(all="ignore"):
+            results = compiled(x)
+        variables, estimated = results[: len(free)], results[len(free) :]
+        return variables, np.concatenate(np.broadcast_arrays(*estimated)) if estimated else np.zeros(0)
+
+    return constrain
+
+
+def _ones(logp: Density, x: FloatArray) -> FloatArray:
+    """Return 1 for each coordinate, which is right for logarithms and logits."""
+    return np.ones(x.size)
+
+
+def _units(logp: Density, x: FloatArray) -> FloatArray:
+    """
+    Return how far along each coordinate, on both sides, the log-density is lower by ½: 1 where it never is, or unknown.
+
+    An unconstrained coordinate need not be a logarithm of size 1: the elements of a Cholesky factor off its diagonal
+    have the units of y and of the slope.
+    """
+    value, out = logp(x)[0], np.ones(x.size)
+    if not math.isfinite(value):
+        return out
+    for i, axis in enumerate(np.eye(x.size)):
+
+        def fallen(t: float, axis: FloatArray = axis) -> bool:
+            return max(logp(x + t * axis)[0], logp(x - t * axis)[0]) < value - 0.5
+
+        far = next((t for t in _REACH if fallen(t)), None)
+        if far is None:
+            continue
+        out[i] = far
+        while far == 1.0 and out[i] > 1 / _REACH[-1] and fallen(out[i] / _FACTOR):
+            out[i] /= _FACTOR
+    return out
+
+
+def _match_reml(node: LMMNode, constrain: Any, unit: FloatArray, x0: FloatArray) -> FloatArray:
+    """Return coordinates near x0 at which the variances are the REML estimates, pulled off the boundary."""
+    sought = node.target()
+    if sought is None:
+        return x0
+    target, positive = sought
+    size = np.maximum(np.abs(target), 1e-3 * np.abs(target).max())
+    log_target = np.log(np.where(positive, target, 1.0))
+
+    def gap(z: FloatArray) -> FloatArray:
+        components = constrain(x0 + unit * z)[1]
+        with np.errstate(all="ignore"):
+            if components.size == target.size:
+                residual = np.where(positive, np.log(components) - log_target, (components - target) / size)
+            else:  # several responses share their variances
+                residual = np.log(components) - log_target.mean()
+        # a weak pull to x0 settles the directions that the variances do not depend on
+        return np.concatenate([np.nan_to_num(residual, nan=1e3, posinf=1e3, neginf=-1e3), 1e-3 * z])
+
+    return np.asarray(x0 + unit * least_squares(gap, np.zeros_like(x0), method="trf", max_nfev=50).x)
+
+
+def _mode(logp: Density, x0: FloatArray, units: Units) -> FloatArray:
+    """Return the mode near x0."""
+    unit = units(logp, x0)
+
+    def objective(z: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = logp(x0 + unit * z)
+        return (-value, -unit * gradient) if math.isfinite(value) else (1e300, gradient)
+
+    z = minimize(objective, np.zeros_like(x0), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    mode = x0 + unit * np.asarray(z)
+    if not math.isfinite(logp(mode)[0]):
+        raise SeedError("the log-posterior is not finite at the REML estimate")
+    return mode
+
+
+def _refined(logp: Density, mode: FloatArray, units: Units) -> tuple[FloatArray, FloatArray]:
+    """
+    Return the mode and the inverse curvature there, after Newton steps while they exceed a standard deviation.
+
+    With millions of observations a standard deviation of log σ²_e is far shorter than what a quasi-Newton search, which
+    stops on relative changes of a log-density of millions, takes for the end.
+    """
+    cov = _inverse_curvature(logp, mode, units)
+    for _ in range(_NEWTON_STEPS):
+        value, gradient = logp(mode)
+        moved = mode + cov @ gradient
+        if gradient @ cov @ gradient < 1 or not logp(moved)[0] > value:
+            break
+        mode, cov = moved, _inverse_curvature(logp, moved, units)
+    return mode, cov
+
+
+def _inverse_curvature(logp: Density, mode: FloatArray, units: Units) -> FloatArray:
+    """Return the inverse curvature at the mode, from differences of the gradient: the Laplace approximation."""
+    unit = units(logp, mode)
+    steps = 1e-3 * np.diag(unit)
+    hessian = np.stack([unit * (logp(mode - h)[1] - logp(mode + h)[1]) / 2e-3 for h in steps])
+    curvature, axes = np.linalg.eigh((hessian + hessian.T) / 2)
+    # a direction that is flat or convex at the mode gets the scale of a vague prior
+    variance = 1 / np.maximum(curvature, 0.05)
+    return np.asarray(unit[:, None] * ((axes * variance) @ axes.T) * unit)
+
+
+def _quadrature(
+    logp: Density, mean: FloatArray, cov: FloatArray, chains: int, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """
+    Return posterior mean, covariance and one draw for each chain.
+
+    Importance weights on a Sobol' sequence of multivariate t points, whose centre and scale are those of the round
+    before (adaptive importance sampling; Oh & Berger 1992, doi:10.1080/00949659208810398).
+    """
+    from scipy.stats import qmc  # a second to import, which only those who sample pay
+
+    d = mean.size
+    u = qmc.Sobol(d + 1, seed=rng).random_base2(_POINTS_LOG2)
+    u = np.clip(u, 1e-12, 1 - 1e-12)
+    radius = np.sqrt(_T_DF / (2 * gammaincinv(_T_DF / 2, u[:, -1])))
+    standard = ndtri(u[:, :-1]) * radius[:, None]
+    log_proposal = -0.5 * (_T_DF + d) * np.log1p((standard**2).sum(-1) / _T_DF)
+    for _ in range(_ROUNDS):
+        points = mean + standard @ np.linalg.cholesky(cov).T
+        log_weights = np.array([logp(x)[0] for x in points]) - log_proposal
+        weights = np.exp(log_weights - log_weights.max())
+        weights /= weights.sum()
+        effective = 1 / (weights**2).sum()
+        if effective < 5 * d:
+            raise SeedError(f"the quadrature reached {effective:.0f} effective points in {d} dimensions")
+        mean = weights @ points
+        cov = (points - mean).T @ ((points - mean) * weights[:, None])
+    return mean, cov, points[rng.choice(len(points), size=chains, p=weights)]

@@ -1,0 +1,1 @@
+"""What depends on the data alone, computed once: projections, eigenvalues, rotated responses."""

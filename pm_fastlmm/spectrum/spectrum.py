@@ -1,0 +1,496 @@
+"""Spectrum: what depends on K and X; Rotated: what depends on y as well, the sufficient statistic."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from pm_fastlmm.base.arrays import (
+    EPS,
+    FloatArray,
+    Ids,
+    Labelled,
+    align,
+    frozen,
+    read,
+    read_covariance,
+    require_finite,
+    require_length,
+    require_range,
+)
+from pm_fastlmm.base.copies import ReadOnlyArrays
+from pm_fastlmm.base.display import Described, listed
+from pm_fastlmm.spectrum.factoring import corner_root, factor_corner_root, positive_eigenvalues
+from pm_fastlmm.spectrum.projection import Projection, kernel_design, no_rows
+from pm_fastlmm.spectrum.responses import read_response
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Spectrum(ReadOnlyArrays, Described):
+    """
+    Spectral rotation of a known covariance with the fixed effects projected out; serves any number of responses.
+
+    For y ~ N(Xβ, σ²(K + δI)), X = Q₁R and Q₂ an orthonormal basis of what is orthogonal to X,
+
+        Q₂ᵀKQ₂ = U diag(λ) Uᵀ,   z = (Q₂U)ᵀy ~ N(0, diag(σ²(λ + δ)))
+
+    so that after one factorisation the restricted likelihood is a sum over i. Eigenvectors with λ = 0 are not kept:
+    the `nullity` directions that they span enter through the squared norm of y in them alone (`Rotated.rss`).
+
+    Build it with `from_covariance` or `from_factor`, or from rows that do not fit in memory with `CrossProducts`.
+    Instances are immutable.
+
+    Attributes
+    ----------
+    eigvals : (k,) array
+        Positive eigenvalues λ, ascending, in units of K.
+    rotation : (n, k) array or None
+        Q₂U, orthonormal columns; None when the rows were not kept (`CrossProducts.factor`). `basis` is the same, and
+        raises then.
+    projection : Projection
+        The QR factors of X and the names of its columns.
+    C : (k, r) array
+        (Q₂U)ᵀKQ₁: with S₀ what β̂ and predictions need beyond λ.
+    corner_root : (r, r) array
+        A root of the Schur complement S₀ = K₁₁ - CᵀΛ⁻¹C, its rank that of S₀ to rounding.
+    nullity : int
+        Number of directions with λ = 0, ν = p - k.
+    mean_diagonal : float
+        k̄ = tr(K)/n. σ²k̄ is the mean variance that K explains; h² = k̄/(k̄ + δ).
+    ids : tuple or None
+        Ids of the observations, when K, W or X carried any.
+    loadings, loadings_fixed : (k, m) and (r, m) arrays, or None
+        (Q₂U)ᵀW and Q₁ᵀW when built from a factor.
+    factor_names : tuple of str or None
+        Names of the columns of W, when it carried any.
+    largest_ratio : float
+        The λ_max/δ up to which the eigenvalues are precise: infinite after an orthogonal factorisation, 1e8 after that
+        of a Gram matrix, beyond which `reml` says so.
+
+    References
+    ----------
+    Lippert et al. (2011), FaST linear mixed models, doi:10.1038/nmeth.1681.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pm_fastlmm as flmm
+    >>> rng = np.random.default_rng(1)
+    >>> W = rng.normal(size=(30, 40))
+    >>> spectrum = flmm.Spectrum.from_covariance(W @ W.T / 40, np.ones((30, 1)))
+    >>> spectrum
+    Spectrum(n=30, rank=29, nullity=0, fixed effects: x0)
+    >>> spectrum.rotate(rng.normal(size=30)).z.shape
+    (29,)
+    """
+
+    eigvals: FloatArray
+    rotation: FloatArray | None
+    projection: Projection
+    C: FloatArray
+    corner_root: FloatArray
+    nullity: int
+    mean_diagonal: float
+    ids: Ids | None
+    loadings: FloatArray | None
+    loadings_fixed: FloatArray | None
+    factor_names: tuple[str, ...] | None = None
+    largest_ratio: float = math.inf
+
+    @classmethod
+    def from_covariance(cls, K: Any, X: Any = None, *, rtol: float | None = None) -> Self:
+        """
+        Factor a dense covariance.
+
+        Parameters
+        ----------
+        K : (n, n) array or DataFrame
+            Symmetric positive semi-definite; it is not scaled. Labelled columns are put into the order of the rows.
+        X : (n, d) array or DataFrame, optional
+            Fixed-effects design; None for no fixed effects (an intercept is not added). Rows are matched by id when
+            both carry an index.
+        rtol : float, optional
+            Eigenvalues within ±rtol of the largest one count as zero. Default n · eps of the number type of K; pass a
+            larger value, say 1e-6, for a K that was rounded when it was stored.
+
+        Raises
+        ------
+        ValueError
+            If K is not square, finite, symmetric and positive semi-definite, if ids do not match, or if X leaves no
+            degrees of freedom.
+
+        Notes
+        -----
+        Costs one symmetric eigendecomposition, plus 4n²r for the projection.
+        """
+        covariance = read_covariance(K)
+        n = covariance.values.shape[0]
+        ids, projection = kernel_design(covariance, X, "K")
+        K11, K21, K22 = projection.two_sided(covariance.values)
+        values, U = scipy.linalg.eigh(K22, lower=True, driver="evd", overwrite_a=True, check_finite=False)
+        first, tolerance, scale = positive_eigenvalues(values, K11, rtol, K, n)
+        eigvals = values[first:].copy()
+        U = U[:, first:]
+        C = U.T @ K21
+        return cls(
+            eigvals=frozen(eigvals),
+            rotation=frozen(projection.lift(U)),
+            projection=projection,
+            C=frozen(C),
+            corner_root=frozen(corner_root(K11, C, eigvals, tolerance, scale)),
+            nullity=values.size - eigvals.size,
+            mean_diagonal=float(np.trace(covariance.values)) / n,
+            ids=ids,
+            loadings=None,
+            loadings_fixed=None,
+        )
+
+    @classmethod
+    def from_factor(cls, W: Any, X: Any = None) -> Self:
+        """
+        Factor K = WWᵀ from W, at the cost of a thin singular value decomposition: O(n m²) for m columns.
+
+        Parameters
+        ----------
+        W : (n, m) array or DataFrame
+            Factor: standardised markers divided by √m, an incidence matrix, basis functions. It is not centred or
+            scaled.
+        X : (n, d) array or DataFrame, optional
+            Fixed-effects design, as in `from_covariance`.
+
+        Raises
+        ------
+        ValueError
+            If W has missing values, ids do not match, or X leaves no degrees of freedom.
+        """
+        factor = read(W, "W", ndim=(2,))
+        require_finite(
+            factor.values, "W", "impute the missing columns first (flmm.covariance.markers does for genotypes)."
+        )
+        require_range(factor.values, "W")
+        n, m = factor.values.shape
+        if n == 0 or m == 0:
+            raise ValueError(f"W is empty, shape {factor.values.shape}: it needs rows (observations) and columns.")
+        ids, projection = kernel_design(factor, X, "W")
+        W1, W2 = projection.split(factor.values)
+        U, s, Vt = scipy.linalg.svd(W2, full_matrices=False, overwrite_a=True, check_finite=False)
+        largest = max(float(s[0]), float(np.abs(W1).max(initial=0.0)))
+        rank = int(np.count_nonzero(s > max(n, m) * EPS * largest))
+        s, U, Vt = s[:rank][::-1], U[:, :rank][:, ::-1], Vt[:rank][::-1]
+        loadings = np.ascontiguousarray(s[:, None] * Vt)
+        return cls(
+            eigvals=frozen(s**2),
+            rotation=frozen(projection.lift(np.ascontiguousarray(U))),
+            projection=projection,
+            C=frozen(loadings @ W1.T),
+            corner_root=frozen(factor_corner_root(W1, Vt, (max(n, m) * EPS * largest) ** 2)),
+            nullity=n - projection.rank - rank,
+            mean_diagonal=float(np.einsum("ij,ij->", factor.values, factor.values)) / n,
+            ids=ids,
+            loadings=frozen(loadings),
+            loadings_fixed=frozen(W1),
+            factor_names=factor.names,
+        )
+
+    @property
+    def basis(self) -> FloatArray:
+        """The rotation Q₂U (n, k), orthonormal columns."""
+        if self.rotation is None:
+            raise no_rows()
+        return self.rotation
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return self.df + self.projection.rank
+
+    @property
+    def rank(self) -> int:
+        """Number of positive eigenvalues, k."""
+        return int(self.eigvals.size)
+
+    @property
+    def df(self) -> int:
+        """Residual degrees of freedom, p = n - r = k + ν."""
+        return self.rank + self.nullity
+
+    @property
+    def coef(self) -> tuple[str, ...]:
+        """Names of the fixed effects."""
+        return self.projection.coef
+
+    @property
+    def mean_eigval(self) -> float:
+        """Σλ/p, zeros included: what K explains on average once X is projected out; pve = Σλ/p / (Σλ/p + δ)."""
+        return float(self.eigvals.sum()) / self.df
+
+    @property
+    def schur(self) -> FloatArray:
+        """S₀ = K₁₁ - CᵀΛ⁻¹C (r, r), the part of K along X that no eigenvector shares."""
+        return np.asarray(self.corner_root @ self.corner_root.T)
+
+    def corner_axes(self) -> tuple[FloatArray, FloatArray]:
+        """
+        Return C and S₀ in the eigenvectors of S₀, where its zeros are exact: (k, r) and diagonal (r, r).
+
+        log|S| of a δ far below the rounding of S₀ needs them: in any other basis S₀ + δI has lost δ.
+        """
+        if not self.projection.rank:
+            return self.C, self.schur
+        vectors, roots, _ = np.linalg.svd(self.corner_root)
+        roots[np.count_nonzero(self.corner_root.any(axis=0)) :] = 0.0
+        return self.C @ vectors, np.diag(roots**2)
+
+    @property
+    def X(self) -> FloatArray:
+        """The fixed-effects design (n, r), without dropped columns."""
+        return np.asarray(self.projection.Q1 @ self.projection.R)
+
+    @property
+    def diagonal(self) -> FloatArray:
+        """Diagonal of K, from the factors."""
+        root, corner = self.covariance_root()
+        return np.asarray((root**2).sum(-1) + (corner**2).sum(-1))
+
+    def covariance_root(self) -> tuple[FloatArray, FloatArray]:
+        """
+        Return (n, k) and (n, r) blocks F₁, F₂ with K = F₁F₁ᵀ + F₂F₂ᵀ.
+
+        F₁ = (Q₂U)Λ^½ + Q₁CᵀΛ^-½ and F₂ = Q₁(K₁₁ - CᵀΛ⁻¹C)^½: draws of u are σ(F₁ξ₁ + F₂ξ₂).
+        """
+        s = np.sqrt(self.eigvals)
+        Q1 = self.projection.Q1
+        return self.basis * s + Q1 @ (self.C / s[:, None]).T, Q1 @ self.corner_root
+
+    def rotate(self, y: Any) -> "Rotated":
+        """
+        Rotate one response (n,) or several (n, T): all that depends on y, computed once.
+
+        Parameters
+        ----------
+        y : array, Series, DataFrame or DataArray
+            Responses in columns. Labelled input is aligned by id; a DataArray is oriented by its dimension "obs".
+
+        Raises
+        ------
+        ValueError
+            If y has missing values (see `subset`), another length, other ids, or is a square array without labels.
+        """
+        values, names = self.read_response(y)
+        return Rotated.from_values(self, values, names)
+
+    def read_response(self, y: Any, *, missing: bool = False) -> tuple[FloatArray, tuple[str, ...] | None]:
+        """Return y in the order of the spectrum, checked, and the names of several responses; NaN stays if allowed."""
+        if self.rotation is None:
+            raise no_rows()
+        return read_response(y, self.n, self.ids, missing=missing)
+
+    def subset(self, rows: npt.ArrayLike) -> "Spectrum":
+        """
+        Return the spectrum of some of the observations (factored anew), for responses with missing values.
+
+        Parameters
+        ----------
+        rows : array or Series
+            A boolean mask of length n (a Series is matched by id), or row numbers.
+
+        Raises
+        ------
+        ValueError
+            If the mask has another length or other ids, or a row number is out of range or occurs twice.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> y = np.array([1.0, np.nan, 2.5, 3.0, 4.1])
+        >>> spectrum = flmm.Spectrum.from_factor(np.eye(5)[:, :2] + 0.1, np.ones((5, 1)))
+        >>> seen = np.isfinite(y)
+        >>> flmm.reml(spectrum.subset(seen), y[seen]).converged
+        True
+        """
+        index = _row_numbers(self, rows)
+        ids = None if self.ids is None else tuple(self.ids[i] for i in index)
+        X = Labelled(self._design_rows(index), ids, self.coef)
+        if self.loadings is not None and self.loadings_fixed is not None:
+            W = self.projection.Q1[index] @ self.loadings_fixed + self.basis[index] @ self.loadings
+            return self._of_rows(Spectrum.from_factor(Labelled(W, ids, self.factor_names), X))
+        root, corner = self.covariance_root()
+        K = root[index] @ root[index].T + corner[index] @ corner[index].T
+        return self._of_rows(Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X))
+
+    def _of_rows(self, part: "Spectrum") -> "Spectrum":
+        """Return the spectrum of some rows with all columns of X, of which it was given those that are kept here."""
+        return replace(part, projection=part.projection.within(self.projection.columns))
+
+    def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
+        """Return rows of X = Q₁R; a column that is 0 in all of them is exactly 0, not the rounding of that product."""
+        X = self.X[index]
+        rounding = self.n * EPS * np.linalg.norm(self.projection.R, axis=0)
+        X[:, np.linalg.norm(X, axis=0) <= rounding] = 0.0
+        return X
+
+    def __repr__(self) -> str:
+        """Show sizes and the names of the fixed effects."""
+        return (
+            f"Spectrum(n={self.n}, rank={self.rank}, nullity={self.nullity}, "
+            f"fixed effects: {listed(self.coef)}"
+            f"{', rows not kept' if self.rotation is None else ''})"
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        kept = "" if self.rotation is not None else ", rows not kept"
+        return {
+            "observations": f"{self.n}{kept}",
+            "positive eigenvalues": self.rank,
+            "directions with λ = 0": self.nullity,
+            "mean diagonal of K": f"{self.mean_diagonal:.6g}",
+            "fixed effects": listed(self.coef),
+            "ids": "none" if self.ids is None else listed(self.ids),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Rotated(ReadOnlyArrays, Described):
+    """
+    Rotated responses: the sufficient statistic of the model. Batch axes lead, the core axis is last.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+        What y was rotated by.
+    z : (…, k) array
+        (Q₂U)ᵀy ~ N(0, σ²(λ + δ)).
+    rss : (…,) array
+        Squared norm of y in the `nullity` directions with λ = 0: σ²δ times a χ² with `nullity` degrees of freedom.
+        Exactly 0 when there are none, or when nothing but rounding is left.
+    y1 : (…, r) array
+        Q₁ᵀy, the part of y along X.
+    norm2 : (…,) array
+        ‖y‖² orthogonal to X, Σz² + rss; exactly 0 when X explains y to rounding.
+    names : tuple of str or None
+        Names of several responses; None for one.
+    null_first : (…,) array or None
+        Inner products with the first response in the directions with λ = 0. Only of cross-products, which have no rows
+        of which they could be formed when a scan needs them.
+    """
+
+    spectrum: Spectrum
+    z: FloatArray
+    rss: FloatArray
+    y1: FloatArray
+    norm2: FloatArray
+    names: tuple[str, ...] | None
+    null_first: FloatArray | None = None
+
+    @classmethod
+    def from_values(cls, spectrum: Spectrum, values: FloatArray, names: tuple[str, ...] | None) -> Self:
+        """Rotate validated values (n,) or (n, T)."""
+        projection = spectrum.projection
+        y1 = projection.Q1.T @ values
+        y2 = values - projection.Q1 @ y1
+        z = y2.T @ spectrum.basis  # one row for each response, contiguous
+        null = y2 - spectrum.basis @ z.T if spectrum.nullity else None
+        return cls.from_coordinates(spectrum, values, names, z=z.T, null=null, y1=y1, y2=y2)
+
+    @classmethod
+    def from_coordinates(
+        cls,
+        spectrum: Spectrum,
+        values: FloatArray,
+        names: tuple[str, ...] | None,
+        *,
+        z: FloatArray,
+        null: FloatArray | None,
+        y1: FloatArray,
+        y2: FloatArray,
+    ) -> Self:
+        """
+        Return what was rotated elsewhere: (k, T) coordinates z, `null` in the null directions, y1 along X, y2 the rest.
+
+        For one response the columns may be left out or be a single one. What is rounding becomes an exact 0.
+        """
+        size = np.einsum("i...,i...->...", values, values)
+        rounding = (spectrum.n * EPS) ** 2 * size
+        z, y1, y2 = (part.reshape(-1, *values.shape[1:]) for part in (z, y1, y2))
+        norm2 = np.einsum("i...,i...->...", y2, y2)
+        explained = norm2 <= rounding
+        rss = np.zeros_like(norm2)
+        if spectrum.nullity and null is not None:
+            null = null.reshape(-1, *values.shape[1:])
+            rss = np.einsum("i...,i...->...", null, null)
+            rss = np.where(rss <= rounding, 0.0, rss)
+        z = np.ascontiguousarray(z.T)
+        return cls(
+            spectrum=spectrum,
+            z=frozen(np.where(explained[..., None], 0.0, z) if explained.any() else z),
+            rss=frozen(np.where(explained, 0.0, rss)),
+            y1=frozen(np.ascontiguousarray(y1.T)),
+            norm2=frozen(np.where(explained, 0.0, norm2)),
+            names=names,
+        )
+
+    def first(self) -> Self:
+        """Return the first of several responses as one."""
+        return replace(
+            self, z=self.z[0], rss=self.rss[0], y1=self.y1[0], norm2=self.norm2[0], names=None, null_first=None
+        )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """() for one response, (T,) for several."""
+        return self.z.shape[:-1]
+
+    def __repr__(self) -> str:
+        """Show what was rotated."""
+        responses = "1 response" if self.names is None else f"{len(self.names)} responses"
+        return f"Rotated({responses}, rank={self.spectrum.rank}, nullity={self.spectrum.nullity})"
+
+    def _facts(self) -> dict[str, Any]:
+        s = self.spectrum
+        return {
+            "responses": 1 if self.names is None else f"{len(self.names)}: {listed(self.names)}",
+            "observations": s.n,
+            "positive eigenvalues": s.rank,
+            "directions with λ = 0": s.nullity,
+            "fixed effects": listed(s.coef),
+        }
+
+
+def as_rotated(spectrum: Spectrum, y: Any) -> Rotated:
+    """
+    Return y rotated by the spectrum; a `Rotated` passes if it belongs to it.
+
+    Raises
+    ------
+    ValueError
+        If y is a `Rotated` of another spectrum.
+    """
+    if not isinstance(spectrum, Spectrum):
+        raise TypeError(
+            f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
+            "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
+        )
+    if not isinstance(y, Rotated):
+        return spectrum.rotate(y)
+    if y.spectrum is not spectrum:
+        raise ValueError("y was rotated by another spectrum: pass that one (y.spectrum), or rotate y anew.")
+    return y
+
+
+def _row_numbers(spectrum: Spectrum, rows: Any) -> npt.NDArray[np.intp]:
+    given = np.asarray(rows)
+    if given.dtype == bool:
+        mask = read(rows, "rows", ndim=(1,))
+        require_length(mask.values.size, spectrum.n, "rows", "the spectrum")
+        order = align(spectrum.ids, mask, name="rows", reference_name="the spectrum")
+        return np.flatnonzero(mask.take(order))
+    valid = given.ndim == 1 and given.dtype.kind in "iu" and given.size
+    if not valid or given.min() < 0 or given.max() >= spectrum.n or np.unique(given).size < given.size:
+        raise ValueError(
+            f"rows must be a boolean mask of length {spectrum.n}, or different row numbers from 0 to {spectrum.n - 1}."
+        )
+    return given.astype(np.intp)

@@ -1,0 +1,207 @@
+"""The spectrum of K = WWᵀ and the rotated y from the cross-products of [X W y], as `Spectrum.from_factor` has them."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from pm_fastlmm.base.arrays import EPS, FloatArray, frozen, outside
+from pm_fastlmm.spectrum.columns import DesignColumns
+from pm_fastlmm.spectrum.factoring import factor_corner_root
+from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+from pm_fastlmm.spectrum.streams.inner_products import InnerProducts
+
+_LOST = 1e-6  # share of ‖y‖² that may be missing in z
+GRAM_RATIO = 1e8  # λ_max/δ up to which the log-likelihood from a Gram matrix is right to 1e-6
+
+
+class _Split(NamedTuple):
+    """W and y along X (r rows), and orthogonal to it: rows [W2 Y2], to which the Gram part of the statistics adds."""
+
+    projection: Projection
+    W1: FloatArray
+    y1: FloatArray
+    W2: FloatArray
+    Y2: FloatArray
+    size: float
+
+
+class Directions(NamedTuple):
+    """Right singular vectors of Q₂ᵀW with λ > 0 in ascending order, z of the responses, rss, and `null_first`."""
+
+    eigvals: FloatArray
+    Vt: FloatArray
+    z: FloatArray
+    rss: FloatArray
+    null_first: FloatArray
+    tolerance: float
+
+
+def factor_cross_products(c: InnerProducts) -> tuple[Spectrum, Rotated]:
+    """Return the `Spectrum` without rows and the `Rotated` of cross-products."""
+    parts = _project(c)
+    rounding = rounding_of(c)
+    found = _from_gram(c, parts, rounding) if c.method == "gram" else _from_triangle(c, parts, rounding)
+    loadings = np.sqrt(found.eigvals)[:, None] * found.Vt
+    nullity = c.n - parts.projection.rank - found.eigvals.size
+    spectrum = Spectrum(
+        eigvals=frozen(found.eigvals),
+        rotation=None,
+        projection=parts.projection,
+        C=frozen(loadings @ parts.W1.T),
+        corner_root=frozen(factor_corner_root(parts.W1, found.Vt, found.tolerance)),
+        nullity=nullity,
+        mean_diagonal=float((parts.W1**2).sum() + found.eigvals.sum()) / c.n,
+        ids=None,
+        loadings=frozen(loadings),
+        loadings_fixed=frozen(parts.W1),
+        factor_names=c.columns.factor,
+        largest_ratio=GRAM_RATIO if c.method == "gram" else np.inf,
+    )
+    return spectrum, _rotated(c, spectrum, parts, found, rounding)
+
+
+def rounding_of(c: InnerProducts) -> float:
+    """Return the relative rounding of sums over many rows: errors of either sign, that grow as √n."""
+    return 4 * (c.sizes[1] + float(np.sqrt(c.n))) * EPS
+
+
+def imprecision(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> list[str]:
+    """
+    Return for each response what its estimates lose to the Gram matrix that they came from, "" if nothing; warn of it.
+
+    What is small beside λ_max is lost in a Gram matrix, in eigenvalues and in rss: δ must be far above its rounding.
+    """
+    s = rotated.spectrum
+    if not np.isfinite(s.largest_ratio):
+        return [""] * rotated.rss.size
+    largest = float(s.eigvals.max(initial=0.0))
+    high = np.atleast_1d(largest * np.asarray(sigma2_g) > s.largest_ratio * np.asarray(sigma2_e))
+    lost = np.atleast_1d((rotated.rss == 0) & (rotated.norm2 > 0) & bool(s.nullity))
+    notes = {
+        (False, False): "",
+        (True, False): f"λ_max/δ is above {s.largest_ratio:.0e}, up to which cross-products are precise: "
+        "collect them again with method='tsqr'",
+        (False, True): "what K and X leave of y is below the rounding of cross-products: "
+        "collect them again with method='tsqr'",
+    }
+    messages = [notes[bool(h and not no), bool(no)] for h, no in zip(high.ravel(), lost.ravel(), strict=True)]
+    first = next(filter(None, messages), None)
+    if first is not None:
+        count = sum(map(bool, messages))
+        of = f" ({count} of {len(messages)} responses)" if len(messages) > 1 else ""
+        warnings.warn(first + of + ".", UserWarning, stacklevel=outside())
+    return messages
+
+
+def _project(c: InnerProducts) -> _Split:
+    """Factor X from its triangle, without collinear columns, and rotate the rows of W and y along."""
+    d, m, t = c.sizes
+    whole = np.hstack([c.triangle.R, c.triangle.C])  # its columns: X, W, y
+    X, along, below = whole[:d, :d], np.hstack([whole[:d, d:], c.ones[:d, None]]), whole[d:, d:]
+    columns = DesignColumns.of(X, c.columns.coef, c.n)
+    kept, r = columns.kept, len(columns.kept)
+    if r:
+        Q, R = scipy.linalg.qr(X[:, kept], check_finite=False)
+        along, R = Q.T @ along, R[:r]
+    else:
+        R = np.zeros((0, 0))
+    size = float(np.abs(along[:, :m]).max(initial=0.0))  # of W without its shift, to which rounding is relative
+    W1, y1 = along[:r, :m], along[:r, m:-1]
+    unit = along[:r, -1:]
+    W1, y1 = W1 + unit * c.shift[:m], y1 + unit * c.shift[m:]
+    off = np.vstack([along[r:, :-1], below])
+    return _Split(Projection(None, frozen(R), columns), W1, y1, off[:, :m], off[:, m : m + t], size)
+
+
+def _from_triangle(c: InnerProducts, parts: _Split, rounding: float) -> Directions:
+    """Return the directions from the singular values of the rows of Q₂ᵀW, as precise as in memory."""
+    U, s, Vt = scipy.linalg.svd(parts.W2, full_matrices=False, check_finite=False)
+    largest = max(float(s.max(initial=0.0)), parts.size)
+    rank = _rank(s > rounding * largest, c.n - parts.projection.rank)
+    U, s, Vt = U[:, :rank][:, ::-1], s[:rank][::-1], Vt[:rank][::-1]
+    z = U.T @ parts.Y2
+    left = parts.Y2 - U @ z
+    rss, null_first = (left**2).sum(0) + c.squares, left[:, 0] @ left + c.with_first
+    size2 = (parts.y1**2).sum(0) + (parts.Y2**2).sum(0) + c.squares
+    rss = np.where(rss <= rounding**2 * size2, 0.0, rss)
+    return Directions(s**2, Vt, z, rss, null_first, (rounding * largest) ** 2)
+
+
+def _from_gram(c: InnerProducts, parts: _Split, rounding: float) -> Directions:
+    """
+    Return the directions from the eigenvalues of WᵀQ₂Q₂ᵀW.
+
+    It resolves λ to `rounding` · λ_max; and rss, a difference of squares, no better than to the error of z, which grows
+    as 1/√λ.
+    """
+    return resolve_gram(
+        c.gram + parts.W2.T @ parts.W2, c.cross + parts.W2.T @ parts.Y2, c.squares + (parts.Y2**2).sum(0),
+        c.with_first + parts.Y2[:, 0] @ parts.Y2,
+        size=parts.size, rounding=rounding, df=c.n - parts.projection.rank,
+    )  # fmt: skip
+
+
+def resolve_gram(
+    gram: FloatArray,
+    cross: FloatArray,
+    norm2: FloatArray,
+    with_first: FloatArray,
+    *,
+    size: float,
+    rounding: float,
+    df: int,
+) -> Directions:
+    """Return the directions of WᵀW, Wᵀy, ‖y‖² and y₁ᵀy; `size` is what W was before it lost its part along X."""
+    values, vectors = scipy.linalg.eigh(gram, driver="evd", check_finite=False)
+    largest = max(float(values[-1]), size**2)
+    rank = _rank(values > rounding * largest, df)
+    values, vectors = values[values.size - rank :], vectors[:, values.size - rank :]
+    z = (vectors.T @ cross) / np.sqrt(values)[:, None]
+    rss = norm2 - (z**2).sum(0)
+    resolved = max(rounding, EPS * float(np.sqrt(largest / values.min()))) if rank else rounding
+    rss = np.where(rss <= resolved * norm2, 0.0, rss)
+    return Directions(values, vectors.T, z, rss, with_first - z[:, 0] @ z, rounding * largest)
+
+
+def _warn_lost(spectrum: Spectrum, rotated: FloatArray, squares: FloatArray) -> None:
+    """Warn where z, along small eigenvalues, is not the ‖y‖² that it must be when no null directions are left."""
+    if not spectrum.nullity and (np.abs(rotated - squares) > _LOST * squares).any():
+        warnings.warn(
+            f"W spans all {spectrum.df} directions that X leaves, with eigenvalues from {spectrum.eigvals[0]:.1e} to "
+            f"{spectrum.eigvals[-1]:.1e}: cross-products have lost digits of y along the small ones. Take "
+            "CrossProducts(..., method='tsqr'), rows that fit in memory to flmm.Spectrum.from_factor, or scale W.",
+            UserWarning,
+            stacklevel=outside(),
+        )
+
+
+def _rank(positive: npt.NDArray[np.bool_], df: int) -> int:
+    return min(int(np.count_nonzero(positive)), df)
+
+
+def _rotated(c: InnerProducts, spectrum: Spectrum, parts: _Split, found: Directions, rounding: float) -> Rotated:
+    rss = found.rss if spectrum.nullity else np.zeros_like(found.rss)
+    _warn_lost(spectrum, (found.z**2).sum(0), c.squares + (parts.Y2**2).sum(0))
+    norm2 = (found.z**2).sum(0) + rss
+    # without its shift y is rounded to what is left: a mean of any size does not count
+    rotated_size = norm2 + (parts.y1**2).sum(0)
+    explained = norm2 <= rounding**2 * rotated_size
+    one = c.columns.responses is None
+    z, y1 = np.where(explained, 0.0, found.z).T, parts.y1.T
+    rss, norm2 = np.where(explained, 0.0, rss), np.where(explained, 0.0, norm2)
+    null_first = np.where((rss > 0) & (rss[0] > 0), found.null_first, 0.0)
+    if one:
+        z, y1, rss, norm2, null_first = z[0], y1[0], rss[0], norm2[0], null_first[0]
+    return Rotated(
+        spectrum=spectrum,
+        z=frozen(np.ascontiguousarray(z)),
+        rss=frozen(np.asarray(rss)),
+        y1=frozen(np.ascontiguousarray(y1)),
+        norm2=frozen(np.asarray(norm2)),
+        names=c.columns.responses,
+        null_first=frozen(np.asarray(null_first)),
+    )
