@@ -20,7 +20,7 @@ from formulaic import Formula, model_matrix
 from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
 
-from pm_fastlmm.base.arrays import FloatArray, repeated, require_finite, shown
+from pm_fastlmm.base.arrays import FloatArray, repeated, shown
 from pm_fastlmm.models.formulas.bars import split_formula
 from pm_fastlmm.models.formulas.columns import (
     as_at_the_fit,
@@ -71,7 +71,7 @@ def fixed_effects(
     if imaginary := [name for name in variables if pd.api.types.is_complex_dtype(data[name])]:
         raise ValueError(f"data are complex in {shown(imaginary)}: give real numbers, such as real and imaginary part.")
     y, X = (_spread(part, complete, data.index) for part in (_conditions_as_numbers(matrices.lhs), matrices.rhs))
-    _refuse_infinite(pd.concat([y, X], axis=1))
+    _refuse_infinite(pd.concat([y, X], axis=1), "y and X have")
     return y, X, matrices.rhs.model_spec
 
 
@@ -97,7 +97,9 @@ def slopes(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.DataFram
     """Return the columns of a one-sided formula over complete rows, and their specification."""
     warn_of_numbers_as_text(data, _required(formula, whole))
     matrix = _encode(formula, data, whole)
-    return _spread(matrix, np.ones(len(data), dtype=bool), data.index), matrix.model_spec
+    columns = _spread(matrix, np.ones(len(data), dtype=bool), data.index)
+    _refuse_infinite(columns, "the columns of random terms have")
+    return columns, matrix.model_spec
 
 
 def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
@@ -133,15 +135,13 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
             f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: "
             f"{plain_error(error)}"
         ) from error
-    if len(matrix) < len(data):
-        undefined = np.delete(np.arange(len(data)), matrix.index.to_numpy())
+    values = _spread(matrix, np.ones(len(data), dtype=bool), data.index).to_numpy()
+    undefined = ~np.isfinite(values).all(axis=1)
+    if undefined.any():
         raise ValueError(
-            f"the design of the new data has {len(undefined)} values that are NaN or infinite, in rows "
+            f"the design of the new data has {undefined.sum()} values that are NaN or infinite, in rows "
             f"{shown(data.index[undefined].tolist())}: a transform is not defined there."
         )
-    values = np.asarray(matrix, dtype=np.float64)
-    values = values if values.size else np.zeros((len(data), len(spec.column_names)))
-    require_finite(values, "the design of the new data", "a transform is not defined there.")
     return values
 
 
@@ -256,14 +256,14 @@ def _context() -> dict[str, Any]:
     return {**CONSTANTS, "np": np, **frame.f_globals, **frame.f_locals, **functions}
 
 
-def _refuse_infinite(values: pd.DataFrame) -> None:
+def _refuse_infinite(values: pd.DataFrame, subject: str) -> None:
     """Raise a ValueError that names the terms with infinite values."""
     infinite = np.isinf(values.to_numpy())
     if infinite.any():
         terms = [str(name) for name, some in zip(values.columns, infinite.any(axis=0), strict=True) if some]
         rows = values.index[infinite.any(axis=1)].tolist()
         raise ValueError(
-            f"y and X have {int(infinite.sum())} infinite values, of {', '.join(terms)} in rows {shown(rows)}: mend "
+            f"{subject} {int(infinite.sum())} infinite values, of {', '.join(terms)} in rows {shown(rows)}: mend "
             "them (a logarithm of 0 is infinite, log1p(x) is log(1 + x)), or set them to NaN to have them dropped."
         )
 

@@ -223,17 +223,15 @@ def _term(random: RandomTerm, scale: float, K: Any, priors: Mapping[str, Any]) -
 
 def _within(random: RandomTerm, part: _Part, scale: float, priors: Mapping[str, Any]) -> Covariance:
     """Return the covariance of a part of the effects within a level."""
-    scales, whole = scale * _column_scales(random, part), len(part.columns) == len(random.columns)
+    scales, sigma, dim = scale * _column_scales(random, part), f"sigma_{part.suffix}", f"{part.suffix}_effects"
     if len(part.columns) == 1:
-        return Scalar(_standard_deviation(f"sigma_{part.suffix}", scales[0], priors) ** 2, size=1)
-    dim = f"{random.group}_effects" if whole else f"{part.suffix}_effects"
-    model = pm.modelcontext(None)
-    if not whole:
-        model.add_coord(dim, [random.columns[j] for j in part.columns])
+        return Scalar(_standard_deviation(sigma, scales[0], priors) ** 2, size=1)
+    model, names = pm.modelcontext(None), [random.columns[j] for j in part.columns]
+    model.add_coord(dim, names)
     if not part.correlated:
-        return Diagonal(_standard_deviation(f"sigma_{part.suffix}", scales, priors, dims=dim) ** 2)
+        return Diagonal(_standard_deviation(sigma, scales, priors, dims=dim) ** 2)
     sd = pm.HalfNormal.dist(scales, shape=scales.shape)
-    if (sigma := f"sigma_{part.suffix}") in priors:
+    if sigma in priors:
         sd = _checked_prior(sigma, priors[sigma], scales.shape)
     eta = priors.get(f"eta_{part.suffix}", _ETA)
     # start at independent effects of a fourth of the scale: PyMC's own takes seconds to compile, and a C compiler
@@ -242,7 +240,6 @@ def _within(random: RandomTerm, part: _Part, scale: float, priors: Mapping[str, 
     chol, corr, stds = pm.LKJCholeskyCov(f"chol_{part.suffix}", eta=eta, **options)
     # one number for each pair: ones along a diagonal would have no r-hat, and warn in every summary
     first, second = np.triu_indices(len(scales), 1)
-    names = [random.columns[j] for j in part.columns]
     model.add_coord(f"{part.suffix}_pairs", [f"{names[i]}, {names[j]}" for i, j in zip(first, second, strict=True)])
     pm.Deterministic(sigma, stds, dims=dim)
     pm.Deterministic(f"corr_{part.suffix}", corr[first, second], dims=f"{part.suffix}_pairs")

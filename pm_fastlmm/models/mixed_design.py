@@ -292,12 +292,6 @@ def _random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> R
     if not columns:
         raise ValueError(f"formula {formula!r} has a random term of {parts[0].group!r} without columns.")
     values = frozen(np.hstack([matrix.to_numpy() for matrix, _ in encoded]))
-    infinite = np.isinf(values).any(axis=1)
-    if infinite.any():
-        raise ValueError(
-            f"the columns of random terms have infinite values in rows {shown(rows.index[infinite].tolist())}: mend "
-            "them, or set them to NaN to have them dropped."
-        )
     return RandomTerm(factors, factor, columns, values, names, tuple(spec for _, spec in encoded))
 
 

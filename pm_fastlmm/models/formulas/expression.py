@@ -10,6 +10,7 @@ import ast
 import keyword
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pm_fastlmm.models.formulas.functions import FUNCTIONS
@@ -76,25 +77,22 @@ def as_python(text: str, columns: Collection[str], *, python_only: bool = False)
     """
     tokens = _tokens(text, columns)
     python = _tree(" ".join(token.text for token in tokens))
-    try:
-        if python_only:
-            raise _NotR
-        r = _tree(_Reader(tokens).whole())
-    except _NotR:
-        r = None
+    r = None
+    with suppress(_NotR):
+        r = None if python_only else _tree(_Reader(tokens).whole())
     power = any(token.text == "^" for token in tokens)
-    if r is None and (python is None or power):
-        signs = {token.text for token in tokens}
-        advice = "; ".join(why for sign, why in _ADVICE.items() if sign in signs)
-        raise ValueError(f"{text!r} cannot be read, neither as R nor as Python" + (f": {advice}." if advice else "."))
     if r is None:
-        assert python is not None
+        if python is None or power:
+            advice = "; ".join(why for sign, why in _ADVICE.items() if any(token.text == sign for token in tokens))
+            raise ValueError(
+                f"{text!r} cannot be read, neither as R nor as Python" + (f": {advice}." if advice else ".")
+            )
         return ast.unparse(_Operands().visit(python))
     if python is not None and not power and ast.dump(r) != ast.dump(python) and not _chained(python):
         raise ValueError(
             f"{text!r} is {_shown(r)} to R and {_shown(python)} to Python: write the parentheses that you mean."
         )
-    return ast.unparse(_Operands(conditions=True).visit(_Powers().visit(r)))
+    return ast.unparse(_Operands(of_r=True).visit(r))
 
 
 def _tokens(text: str, columns: Collection[str]) -> list[_Token]:
@@ -162,33 +160,25 @@ def _shown(tree: ast.Expression) -> str:
     return plain(ast.unparse(_Parentheses().visit(tree)))
 
 
-class _Powers(ast.NodeTransformer):
-    """Powers of whole numbers that Python's would not hold: R's are floats."""
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node.op, ast.Pow):
-            match node.right:
-                case ast.Constant(value=int(power)) if power > 4:
-                    node.right = ast.Constant(float(power))
-                case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(power))):
-                    node.right = ast.UnaryOp(ast.USub(), ast.Constant(float(power)))
-        return node
-
-
 class _Operands(ast.NodeTransformer):
     """
     Makes operands numbers where signs are arithmetic, and conditions where they are logical, as R does.
 
-    NumPy's arithmetic of conditions is Boolean, True + True is True; R's is that of 0 and 1.
+    NumPy's arithmetic of conditions is Boolean, True + True is True; R's is that of 0 and 1. Powers of whole numbers
+    that Python's would not hold are floats in R. In Python's expressions conditions and powers are left as they are.
     """
 
-    def __init__(self, *, conditions: bool = False) -> None:
-        self.conditions = conditions
+    def __init__(self, *, of_r: bool = False) -> None:
+        self.of_r = of_r
 
     def visit_BinOp(self, node: Any) -> Any:
         self.generic_visit(node)
-        if isinstance(node.op, _ARITHMETIC) or (self.conditions and isinstance(node.op, _LOGIC)):
+        match node:
+            case ast.BinOp(op=ast.Pow(), right=ast.Constant(value=int(power))) if self.of_r and power > 4:
+                node.right = ast.Constant(float(power))
+            case ast.BinOp(op=ast.Pow(), right=ast.UnaryOp(ast.USub(), ast.Constant(int(power)))) if self.of_r:
+                node.right = ast.UnaryOp(ast.USub(), ast.Constant(float(power)))
+        if isinstance(node.op, _ARITHMETIC) or (self.of_r and isinstance(node.op, _LOGIC)):
             for name in ("left", "right") if isinstance(node, ast.BinOp) else ("operand",):
                 setattr(node, name, _converted(getattr(node, name), of=node.op))
         return node
