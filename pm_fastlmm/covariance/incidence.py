@@ -126,11 +126,6 @@ class Factor(ReadOnlyArrays):
         occurs[self.codes[self.codes >= 0]] = True
         return occurs
 
-    def counts(self) -> dict[Hashable, int]:
-        """Return how many rows have each level, for those that occur."""
-        numbers = np.bincount(self.codes[self.codes >= 0], minlength=len(self.levels)).tolist()
-        return {level: number for level, number in zip(self.levels, numbers, strict=True) if number}
-
     def matrix(self) -> SparseMatrix:
         """Return the incidence matrix, with a row of zeros where a row has no level."""
         inside = self.codes >= 0

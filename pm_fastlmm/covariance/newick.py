@@ -148,7 +148,8 @@ def parse_newick(text: str) -> Tree:
             case "name" if state == "measure":
                 lengths[node] = float(token)
             case "name":
-                labels[node] = _unquoted(token)
+                quote = token[0]
+                labels[node] = token[1:-1].replace(2 * quote, quote) if quote in "'\"" else token
         state = _NEXT[state][kind]
     lengths[0] = 0.0
     _check_lengths(labels, lengths, begins)
@@ -173,12 +174,6 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
         position = found.end()
     if kind != ";":
         yield ";", "the end of the text", len(text) + 1
-
-
-def _unquoted(token: str) -> str:
-    """Return the name that a label token stands for."""
-    quote = token[0]
-    return token[1:-1].replace(2 * quote, quote) if quote in "'\"" else token
 
 
 def _check_lengths(labels: list[str], lengths: list[float], begins: list[int]) -> None:

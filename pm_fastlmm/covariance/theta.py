@@ -85,7 +85,8 @@ class Theta:
                 entries.append(entry)
                 names += [entry.called + place for place in places]
                 low, high = block.bounds[name]
-                lower += _variances_first(entry.shape[0]) if matrix else [low] * entry.size
+                variances = [i == j for i in range(shape[0]) for j in range(i + 1)] if matrix else [False] * entry.size
+                lower += [0.0 if variance else low for variance in variances]
                 upper += [high] * entry.size
         if RESIDUAL in names:
             raise ValueError(
@@ -155,11 +156,6 @@ def _elements(c: int, columns: tuple[str, ...]) -> list[str]:
     """Return what the variances and covariances of a matrix are called: by columns, or by number."""
     labels = columns if len(columns) == c else tuple(map(str, range(c)))
     return [f"[{labels[j]}{'' if i == j else ', ' + labels[i]}]" for i in range(c) for j in range(i + 1)]
-
-
-def _variances_first(c: int) -> list[float]:
-    """Return lower bounds of the elements of a matrix: variances are not negative."""
-    return [0.0 if i == j else -np.inf for i in range(c) for j in range(i + 1)]
 
 
 def _places(structure: Covariance, shape: tuple[int, ...], columns: tuple[str, ...], is_part: bool) -> list[str]:

@@ -99,7 +99,6 @@ def lmm_model(
     design = _design(formula, data)
     known, priors = dict(known or {}), dict(priors or {})
     _check_names(design, known, priors)
-    _check_labels(design)
     name = design.response if name is None else name
     _check_slashes(design, name)
     index = pd.Index(design.ids, tupleize_cols=False)
@@ -142,7 +141,9 @@ def _check_names(design: MixedDesign, known: Mapping[str, Any], priors: Mapping[
     names = [name for random in design.random for part in _parts(random) for name in part.priors] + ["sigma_e"]
     if unknown := [prior for prior in priors if prior not in names]:
         raise ValueError(f"priors names {shown(unknown)}, but there are {', '.join(names)}.")
+    require_labels(design.ids, "the ids, the index of data,")
     for random in design.random:
+        require_labels(random.levels, f"the levels of {random.group!r}", written=f"table[{random.group!r}]")
         effects, n = len(random.levels) * len(random.columns), len(design.y)
         if random.group not in known and effects >= n:
             raise ValueError(
@@ -161,12 +162,6 @@ def _check_slashes(design: MixedDesign, name: str) -> None:
             f"the grouping factor {slashed[0]!r} gives its name to variables of PyMC, which cannot have a slash: "
             f"rename its column, data.rename(columns={{{slashed[0]!r}: {slashed[0].replace('/', '_')!r}}})."
         )
-
-
-def _check_labels(design: MixedDesign) -> None:
-    require_labels(design.ids, "the ids, the index of data,")
-    for random in design.random:
-        require_labels(random.levels, f"the levels of {random.group!r}", written=f"table[{random.group!r}]")
 
 
 def _residual_sd(design: MixedDesign) -> float:

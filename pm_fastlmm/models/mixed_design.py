@@ -225,13 +225,9 @@ class MixedDesign(ReadOnlyArrays, Described):
         for part in parts:
             groups.setdefault(part.factors, []).append(part)
         random = tuple(_random_term(formula, same, rows) for same in groups.values())
-        factors = {
-            name: factor
-            for term in random
-            for name, factor in zip(term.factors, term.factor.parts or (term.factor,), strict=True)
-        }
-        for name, factor in factors.items():
-            warn_of_coded_level(factor.counts(), name)
+        for name in dict.fromkeys(name for part in parts for name in part.factors):
+            counts = rows[name].value_counts()
+            warn_of_coded_level(counts[counts > 0].to_dict(), name)
         columns = tuple(str(name) for name in X.columns)
         y_seen, X_seen = frozen(y.to_numpy()[seen, 0]), frozen(X.to_numpy()[seen])
         response = plain(sides(fixed)[0].strip("`"))
