@@ -179,8 +179,8 @@ class _Operands(ast.NodeTransformer):
             case ast.BinOp(op=ast.Pow(), right=ast.UnaryOp(ast.USub(), ast.Constant(int(power)))) if self.of_r:
                 node.right = ast.UnaryOp(ast.USub(), ast.Constant(float(power)))
         if isinstance(node.op, _ARITHMETIC) or (self.of_r and isinstance(node.op, _LOGIC)):
-            for name in ("left", "right") if isinstance(node, ast.BinOp) else ("operand",):
-                setattr(node, name, _converted(getattr(node, name), of=node.op))
+            for name, operand in [field for field in ast.iter_fields(node) if field[0] != "op"]:
+                setattr(node, name, _converted(operand, of=node.op))
         return node
 
     visit_UnaryOp = visit_BinOp
