@@ -1,5 +1,5 @@
 """
-Covariances: known matrices of relatedness, structures with parameters, and terms of random effects.
+Covariances of random effects: known matrices of relatedness, and structures with parameters.
 
 `pedigree`, `markers`, `phylogeny` and `grouping` make a known K. The structures, `scalar` to `known`, hold parameters
 that are numbers or random variables and are combined by `+`, `*` and `@`. `incidence` codes factors.
