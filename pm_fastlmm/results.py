@@ -8,6 +8,7 @@ from pm_fastlmm.kernel.effects.coefficients import FactorEffects
 from pm_fastlmm.kernel.effects.effects import Prediction
 from pm_fastlmm.kernel.exact.result import ExactPosterior
 from pm_fastlmm.kernel.inference.bootstrap import Bootstrap
+from pm_fastlmm.kernel.inference.fit import Fit
 from pm_fastlmm.kernel.inference.fixed_effects import FixedTest
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
 from pm_fastlmm.kernel.reml.fit import REMLFit
@@ -18,6 +19,7 @@ __all__ = [
     "Bootstrap",
     "ExactPosterior",
     "FactorEffects",
+    "Fit",
     "FixedTest",
     "FunctionPosterior",
     "LMMNode",

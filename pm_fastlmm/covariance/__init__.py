@@ -1,5 +1,5 @@
 """
-Covariances: known matrices of relatedness, structures with parameters, and terms of random effects.
+Covariances of random effects: known matrices of relatedness, and structures with parameters.
 
 `pedigree`, `markers`, `phylogeny` and `grouping` make a known K. The structures, `scalar` to `known`, hold parameters
 that are numbers or random variables and are combined by `+`, `*` and `@`. `incidence` codes factors.
@@ -22,7 +22,6 @@ from pm_fastlmm.covariance.operators import BlockDiagonal, Propagate
 from pm_fastlmm.covariance.parentage import read_pedigree
 from pm_fastlmm.covariance.relationship import grouping, markers, pedigree, phylogeny
 from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Identity, Scalar
-from pm_fastlmm.covariance.terms import Term
 
 UNKNOWN_PARENTS = parentage.UNKNOWN_PARENTS
 """Codes of unknown parents, by default those of `pedigree` and `read_pedigree`, as numbers or text in any case."""
@@ -59,7 +58,6 @@ __all__ = [
     "Propagate",
     "Scalar",
     "Sum",
-    "Term",
     "Unstructured",
     "ar1",
     "block_diagonal",

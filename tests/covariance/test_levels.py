@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.covariance import Term
+from pm_fastlmm.covariance.terms import Term
 
 GROUP, TIME = list("aaabbb"), [1, 2, 4] * 2
 RHO = 0.5

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array, csr_array
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.covariance import Term
+from pm_fastlmm.covariance.terms import Term
 
 IDS = [f"p{i}" for i in range(7)]
 GEN = pd.Series(["g2", "g1", "g3", "g1", "g2", "g2", "g3"], IDS, name="gen")

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from fuzz.guard import Refused, guarded, short
 from pm_fastlmm import covariance as cov
-from pm_fastlmm.covariance import Term
+from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.structured.from_rows import LOST
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
 from pm_fastlmm.engines.structured.state import MixedState

@@ -177,7 +177,7 @@ def exact():
     for family in ("half-normal", "half-t", "exponential"):
         prior = lmm.DeviationPrior.scaled_to(rotated, family)
         out[family] = _exact(lmm.exact_posterior(p.spectrum, p.y, prior=prior))
-    return out | {"sensitivity": lmm.prior_sensitivity(p.spectrum, p.y)}
+    return out | {"sensitivity": lmm.sensitivity(p.spectrum, p.y)}
 
 
 @case

@@ -20,7 +20,7 @@ DenseLMM = flmm.DenseLMM
 FourierLMM = flmm.FourierLMM
 
 reml, scan, log_likelihood = flmm.reml, flmm.scan, flmm.log_likelihood
-exact_posterior, prior_sensitivity = flmm.exact_posterior, flmm.priors.sensitivity
+exact_posterior, sensitivity = flmm.exact_posterior, flmm.priors.sensitivity
 kernel_model, lmm_model = flmm.kernel_model, flmm.lmm_model
 compare_fits = flmm.compare_fits
 
