@@ -95,8 +95,8 @@ class Spectrum(ReadOnlyArrays, Described):
     nullity: int
     mean_diagonal: float
     ids: Ids | None
-    loadings: FloatArray | None
-    loadings_fixed: FloatArray | None
+    loadings: FloatArray | None = None
+    loadings_fixed: FloatArray | None = None
     factor_names: tuple[str, ...] | None = None
     largest_ratio: float = math.inf
 
@@ -144,8 +144,6 @@ class Spectrum(ReadOnlyArrays, Described):
             nullity=values.size - eigvals.size,
             mean_diagonal=float(np.trace(covariance.values)) / n,
             ids=ids,
-            loadings=None,
-            loadings_fixed=None,
         )
 
     @classmethod
@@ -247,7 +245,7 @@ class Spectrum(ReadOnlyArrays, Described):
     @property
     def X(self) -> FloatArray:
         """The fixed-effects design (n, r), without dropped columns."""
-        return np.asarray(self.projection.Q1 @ self.projection.R)
+        return self.projection.X
 
     @property
     def diagonal(self) -> FloatArray:
@@ -317,13 +315,12 @@ class Spectrum(ReadOnlyArrays, Described):
         X = Labelled(self._design_rows(index), ids, self.coef)
         if self.loadings is not None and self.loadings_fixed is not None:
             W = self.projection.Q1[index] @ self.loadings_fixed + self.basis[index] @ self.loadings
-            return self._of_rows(Spectrum.from_factor(Labelled(W, ids, self.factor_names), X))
-        root, corner = self.covariance_root()
-        K = root[index] @ root[index].T + corner[index] @ corner[index].T
-        return self._of_rows(Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X))
-
-    def _of_rows(self, part: "Spectrum") -> "Spectrum":
-        """Return the spectrum of some rows with all columns of X, of which it was given those that are kept here."""
+            part = Spectrum.from_factor(Labelled(W, ids, self.factor_names), X)
+        else:
+            root, corner = self.covariance_root()
+            K = root[index] @ root[index].T + corner[index] @ corner[index].T
+            part = Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X)
+        # with all columns of X, of which it was given those that are kept here
         return replace(part, projection=part.projection.within(self.projection.columns))
 
     def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
@@ -433,11 +430,10 @@ class Rotated(ReadOnlyArrays, Described):
             names=names,
         )
 
-    def first(self) -> Self:
-        """Return the first of several responses as one."""
-        return replace(
-            self, z=self.z[0], rss=self.rss[0], y1=self.y1[0], norm2=self.norm2[0], names=None, null_first=None
-        )
+    def one(self, t: int) -> Self:
+        """Return one of several responses."""
+        z, rss, y1, norm2 = self.z[t], self.rss[t], self.y1[t], self.norm2[t]
+        return replace(self, z=z, rss=rss, y1=y1, norm2=norm2, names=None, null_first=None)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

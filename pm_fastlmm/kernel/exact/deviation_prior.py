@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy.special import gammaln
@@ -59,6 +59,9 @@ class DeviationPrior(Described):
     scale_kernel: float | FloatArray
     scale_residual: float | FloatArray
     df: float = 3.0
+    proper: ClassVar[bool] = True  # each family has a total probability of 1
+    h2_alpha: ClassVar[float] = 0.5  # exponents with which the density of h² leaves 0 and 1: those of σ are finite at 0
+    h2_beta: ClassVar[float] = 0.5
 
     def __post_init__(self) -> None:
         """Check that the parameters are those of the family."""
@@ -108,21 +111,6 @@ class DeviationPrior(Described):
             "σ_K": f"{self.family}({short(self.scale_kernel)})",
             "σ_e": f"{self.family}({short(self.scale_residual)})",
         } | ({"ν": f"{self.df:g}"} if self.family == "half-t" else {})
-
-    @property
-    def proper(self) -> bool:
-        """Always: each family has a total probability of 1."""
-        return True
-
-    @property
-    def h2_alpha(self) -> float:
-        """Exponent with which the density of h² leaves 0: h²^(½ - 1), that of σ_K being finite there."""
-        return 0.5
-
-    @property
-    def h2_beta(self) -> float:
-        """Exponent with which the density of h² leaves 1."""
-        return 0.5
 
     def part(self, block: slice | int) -> "DeviationPrior":
         """Return the prior of a block of responses, or of one."""

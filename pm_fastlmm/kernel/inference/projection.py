@@ -79,8 +79,8 @@ class Projector:
             w = np.where(finite, 1 / (1 + np.exp(np.where(finite, x, 0.0))), x < 0)
         f, Q = np.empty(x.size), np.empty(x.size)
         if finite.any():
-            f[finite] = p.value(x[finite])[0]
-            Q[finite] = p.m * p.scale(x[finite])[0] / w[finite]
+            f[finite], _, _, Q[finite] = p.evaluate(x[finite])[:, 0]
+            Q[finite] /= w[finite]
         f0, _, f_inf, _ = (limit[0] for limit in p.limits())
         f[x == -np.inf], f[x == np.inf] = f0, f_inf
         Q[x == np.inf] = 1.0

@@ -245,15 +245,9 @@ def _share_width(low: float, high: float) -> float:
 
 @compiled
 def _ends(
-    p: float,
-    probability: float,
-    previous: Ends,
-    variance: bool,
-    shift: float,
-    cells: Cells,
-    points: Points,
+    p: float, probability: float, previous: Ends, variance: bool, shift: float, cells: Cells, points: Points,
     table: Table,
-) -> Ends:
+) -> Ends:  # fmt: skip
     """
     Return the ends of the interval with the share p below it and its width, from those of an interval like it.
 

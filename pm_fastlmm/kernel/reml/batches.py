@@ -107,13 +107,13 @@ class _Columns:
     """Blocks of columns of Y, with names, of any container."""
 
     def __init__(self, Y: Any, spectrum: Spectrum, block: int | None, *, lazy: bool = False) -> None:
-        shape = getattr(Y, "shape", None) or np.shape(Y)
-        if len(shape) != 2 or not shape[1]:
-            raise ValueError(f"Y must be (n, T) with one column or more, got shape {tuple(shape)}: use reml for one.")
-        require_length(int(shape[0]), spectrum.n, "Y", "the spectrum")
+        Y = Y if hasattr(Y, "shape") else np.asarray(Y)
+        if len(Y.shape) != 2 or not Y.shape[1]:
+            raise ValueError(f"Y must be (n, T) with one column or more, got shape {tuple(Y.shape)}: use reml for one.")
+        require_length(int(Y.shape[0]), spectrum.n, "Y", "the spectrum")
         if block is not None and block < 1:
             raise ValueError(f"block must be 1 response or more, got {block}.")
-        self.T, self.dask = int(shape[1]), hasattr(Y, "dask")
+        self.T, self.dask = int(Y.shape[1]), hasattr(Y, "dask")
         labelled = hasattr(Y, "columns") or hasattr(Y, "dims")
         chunk = _chunk_columns(Y)
         if block is None:
@@ -127,8 +127,8 @@ class _Columns:
         if lazy and not (self.dask or labelled):  # what is stored is read where it is fitted
             import dask.array as da
 
-            Y, self.dask = da.from_array(Y if hasattr(Y, "shape") else np.asarray(Y)), True
-        self._Y: Any = Y.rechunk((-1, block)) if self.dask else Y if hasattr(Y, "shape") else np.asarray(Y)
+            Y, self.dask = da.from_array(Y), True
+        self._Y: Any = Y.rechunk((-1, block)) if self.dask else Y
         self._edges = [*range(0, self.T, block), self.T]
 
     def __len__(self) -> int:
@@ -182,9 +182,8 @@ def _keys(absent: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 
 def _numbered(fits: xr.Dataset) -> xr.Dataset:
     """Return fits whose patterns are numbered in the order of their appearance in all blocks."""
-    _, first, inverse = np.unique(fits["pattern"].to_numpy(), return_index=True, return_inverse=True)
-    number = np.argsort(np.argsort(first))[inverse]
-    return fits.assign(pattern=("response", number)).assign_attrs(patterns=len(first))
+    number, keys = pd.factorize(fits["pattern"].to_numpy())
+    return fits.assign(pattern=("response", number)).assign_attrs(patterns=len(keys))
 
 
 def _results(
@@ -242,8 +241,7 @@ class _Store:
             arrays, about = checkpoints.load(self._file(i))
             checkpoints.require_same(self._file(i), about, self._about(i))
             variables = {name: (about["dims"][name], array) for name, array in arrays.items()}
-            fits = xr.Dataset(variables, attrs=about["attrs"]).set_coords(about["coords"])
-            out[i] = fits
+            out[i] = xr.Dataset(variables, attrs=about["attrs"]).set_coords(about["coords"])
         if out:  # one is compared with what is there now
             first = min(out)
             expected = {_MARK: checkpoints.fingerprint(self.columns.read(first))}

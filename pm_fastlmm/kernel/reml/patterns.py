@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from pm_fastlmm.kernel.reml.fit import REMLFit, plain
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
@@ -41,16 +42,10 @@ def by_pattern(spectrum: Spectrum, y: Any, fit: Callable[[Rotated], REMLFit]) ->
 
 def _number(absent: npt.NDArray[np.bool_]) -> tuple[list[npt.NDArray[np.bool_]], npt.NDArray[np.intp]]:
     """Return the different columns of a mask, in order of appearance, and the number of each column's."""
-    seen: dict[bytes, int] = {}
-    patterns: list[npt.NDArray[np.bool_]] = []
-    number = np.empty(absent.shape[1], dtype=np.intp)
-    packed = np.packbits(absent, axis=0).T
-    for t, key in enumerate(map(bytes, packed)):
-        if key not in seen:
-            seen[key] = len(patterns)
-            patterns.append(absent[:, t])
-        number[t] = seen[key]
-    return patterns, number
+    keys = np.array([row.tobytes() for row in np.packbits(absent, axis=0).T], dtype=object)
+    number, _ = pd.factorize(keys)
+    _, first = np.unique(number, return_index=True)
+    return list(absent[:, first].T), number
 
 
 def _require_rows(

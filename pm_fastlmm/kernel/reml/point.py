@@ -85,8 +85,6 @@ def reml_point(K: Any, X: Any, y: Any, *, method: Method = "REML", rtol: float |
         nullity=first,
         mean_diagonal=float(np.trace(covariance.values)) / n,
         ids=ids,
-        loadings=None,
-        loadings_fixed=None,
     )
     rotated = Rotated.from_coordinates(spectrum, values, names, z=rows[first:, :T], null=rows[:first, :T], y1=y1, y2=y2)
     return replace(fit_rotated(rotated, method), rotated=None)

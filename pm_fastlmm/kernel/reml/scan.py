@@ -47,32 +47,22 @@ class _Null:
     null_y: FloatArray | None
 
     @classmethod
-    def of(cls, spectrum: Spectrum, values: FloatArray, method: Method) -> "_Null":
-        fit = _fit(spectrum, Rotated.from_values(spectrum, values, None), method)
-        assert fit.rotated is not None
+    def of(cls, rotated: Rotated, method: Method, values: FloatArray | None = None) -> "_Null":
+        """Fit a rotated response; `values` are its own, if there are any."""
+        s = rotated.spectrum
+        if s.df < 2:
+            raise ValueError(
+                f"{s.n} observations and {s.projection.rank} columns of X leave one degree of freedom, and a candidate "
+                "takes it: use fewer columns or more observations."
+            )
+        fit = reml(s, rotated, method=method)
+        if not math.isfinite(fit.loglik):
+            raise ValueError(f"the model without candidates has no estimate: {fit.message}.")
         null_y = None
-        if spectrum.nullity:
-            projection = spectrum.projection
-            left = values - projection.Q1 @ (projection.Q1.T @ values)
-            null_y = (left - spectrum.basis @ fit.rotated.z) / math.sqrt(float(fit.rotated.norm2))
-        return cls(spectrum, fit, Profile.from_rotated(fit.rotated, method), null_y)
-
-    @classmethod
-    def of_rotated(cls, rotated: Rotated, method: Method) -> "_Null":
-        first = rotated.first()
-        return cls(rotated.spectrum, _fit(rotated.spectrum, first, method), Profile.from_rotated(first, method), None)
-
-
-def _fit(spectrum: Spectrum, y: Any, method: Method) -> REMLFit:
-    if spectrum.df < 2:
-        raise ValueError(
-            f"{spectrum.n} observations and {spectrum.projection.rank} columns of X leave one degree of freedom, and a "
-            "candidate takes it: use fewer columns or more observations."
-        )
-    fit = reml(spectrum, y, method=method)
-    if not math.isfinite(fit.loglik):
-        raise ValueError(f"the model without candidates has no estimate: {fit.message}.")
-    return fit
+        if values is not None and s.nullity:
+            left = values - s.projection.Q1 @ (s.projection.Q1.T @ values)
+            null_y = (left - s.basis @ rotated.z) / math.sqrt(float(rotated.norm2))
+        return cls(s, fit, Profile.from_rotated(rotated, method), null_y)
 
 
 def scan(
@@ -173,7 +163,7 @@ def scan(
         raise ValueError(
             f"y has {len(several)} columns, a scan has one response: scan them one by one (the spectrum is shared)."
         )
-    nulls = {group: _Null.of(s, values, method) for group, s in spectra.items()}
+    nulls = {group: _Null.of(Rotated.from_values(s, values, None), method, values) for group, s in spectra.items()}
     results: list[dict[str, Any]] = []
     names: list[str] = []
     place = 0
@@ -213,8 +203,8 @@ def _scan_rotated(
             "this Rotated has no candidates: give CrossProducts y and after it the candidates as columns of its y, "
             "or scan an array y with candidates=."
         )
-    null = _Null.of_rotated(rotated, method)
-    tested = _test_rotated(null, rotated_candidates(rotated), test, delta)
+    null = _Null.of(rotated.one(0), method)
+    tested = _test(null, rotated_candidates(rotated), test, delta)
     results = [tested | {"missing": np.zeros(len(tested["reason"]), dtype=int)}]
     return _dataset(results, list(rotated.names[1:]), None, {None: null}, test, delta)
 
@@ -252,13 +242,12 @@ def _block(
     return out
 
 
-def _test(null: _Null, columns: FloatArray, test: Test, delta: Delta) -> dict[str, Any]:
-    """Return effects and tests of candidates (n, m) on one spectrum."""
-    return _test_rotated(null, rotate_candidates(null.spectrum, columns, null.null_y), test, delta)
-
-
-def _test_rotated(null: _Null, rotated: RotatedCandidates, test: Test, delta: Delta) -> dict[str, Any]:
+def _test(null: _Null, candidates: FloatArray | RotatedCandidates, test: Test, delta: Delta) -> dict[str, Any]:
+    """Return effects and tests of candidates, columns (n, m) or rotated, on one spectrum."""
     profile, s = null.profile, null.spectrum
+    rotated = candidates
+    if not isinstance(rotated, RotatedCandidates):
+        rotated = rotate_candidates(s, rotated, null.null_y)
     fine = rotated.reason == ""
     m = profile.m - 1 if test == "wald" else profile.m
     x, Q, a, alpha, drop = _estimates(null, rotated, fine, m, delta)
@@ -289,7 +278,7 @@ def _estimates(
     On a boundary, and where δ is that of the null, the weights are the same for all candidates.
     """
     profile = null.profile
-    x0, f0 = (float(v[0]) for v in profile.minima()[:2])
+    x0, f0 = search(profile)[0, :2].tolist()
     rows = len(fine)
     x, drop = np.full(rows, x0), np.full(rows, np.nan)
     Q, a, alpha = (np.full(rows, np.nan) for _ in range(3))
