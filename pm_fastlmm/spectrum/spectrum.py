@@ -101,7 +101,7 @@ class Spectrum(ReadOnlyArrays, Described):
     largest_ratio: float = math.inf
 
     @classmethod
-    def from_covariance(cls, K: Any, X: Any = None, *, rtol: float | None = None) -> Self:
+    def from_covariance(cls, K: Any, X: Any = None, *, rtol: float | None = None) -> "Spectrum":
         """
         Factor a dense covariance.
 
@@ -127,24 +127,12 @@ class Spectrum(ReadOnlyArrays, Described):
         Costs one symmetric eigendecomposition, plus 4n²r for the projection.
         """
         covariance = read_covariance(K)
-        n = covariance.values.shape[0]
         ids, projection = kernel_design(covariance, X, "K")
         K11, K21, K22 = projection.two_sided(covariance.values)
         values, U = scipy.linalg.eigh(K22, lower=True, driver="evd", overwrite_a=True, check_finite=False)
-        first, tolerance, scale = positive_eigenvalues(values, K11, rtol, K, n)
-        eigvals = values[first:].copy()
-        U = U[:, first:]
-        C = U.T @ K21
-        return cls(
-            eigvals=frozen(eigvals),
-            rotation=frozen(projection.lift(U)),
-            projection=projection,
-            C=frozen(C),
-            corner_root=frozen(corner_root(K11, C, eigvals, tolerance, scale)),
-            nullity=values.size - eigvals.size,
-            mean_diagonal=float(np.trace(covariance.values)) / n,
-            ids=ids,
-        )
+        trace = float(np.trace(covariance.values))
+        spectrum = spectrum_of_eigenvalues(projection, values, K11, U.T @ K21, rtol, K, ids, trace)
+        return replace(spectrum, rotation=frozen(projection.lift(U[:, spectrum.nullity :])))
 
     @classmethod
     def from_factor(cls, W: Any, X: Any = None) -> Self:
@@ -454,6 +442,33 @@ class Rotated(ReadOnlyArrays, Described):
             "directions with λ = 0": s.nullity,
             "fixed effects": listed(s.coef),
         }
+
+
+def spectrum_of_eigenvalues(
+    projection: Projection, values: FloatArray, K11: FloatArray, rows: FloatArray, rtol: float | None, K: Any,
+    ids: Ids | None, trace: float,
+) -> Spectrum:  # fmt: skip
+    """
+    Return the spectrum, without its rotation, from all eigenvalues of Q₂ᵀKQ₂ = UΛUᵀ, ascending, and `rows` UᵀQ₂ᵀKQ₁.
+
+    Raises
+    ------
+    ValueError
+        If K is not positive semi-definite; what is rounding follows from its number type, or from `rtol`.
+    """
+    n = values.size + projection.rank
+    first, tolerance, scale = positive_eigenvalues(values, K11, rtol, K, n)
+    eigvals, C = values[first:].copy(), np.ascontiguousarray(rows[first:])
+    return Spectrum(
+        eigvals=frozen(eigvals),
+        rotation=None,
+        projection=projection,
+        C=frozen(C),
+        corner_root=frozen(corner_root(K11, C, eigvals, tolerance, scale)),
+        nullity=first,
+        mean_diagonal=trace / n,
+        ids=ids,
+    )
 
 
 def as_rotated(spectrum: Spectrum, y: Any) -> Rotated:

@@ -78,7 +78,7 @@ def unpredictable(Q1: FloatArray, ids: Ids | None, groups: Groups | None) -> lis
 def _named(chosen: npt.NDArray[np.bool_], ids: Ids | None, groups: Groups | None) -> list[Any]:
     """Return the ids, labels or numbers of some observations or groups."""
     names: Sequence[Any] = (ids or range(len(chosen))) if groups is None else groups.labels
-    return [names[i] for i in np.flatnonzero(chosen)]
+    return [name for name, wanted in zip(names, chosen, strict=True) if wanted]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,7 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.kernel.exact.conditional import log_integral
-from pm_fastlmm.kernel.likelihood.prior import VariancePrior, residual_scale, shares, short
+from pm_fastlmm.kernel.likelihood.prior import VariancePrior, residual_scale, residual_scales, shares, short
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 type Family = Literal["half-normal", "half-t", "exponential"]
@@ -102,8 +102,7 @@ class DeviationPrior(Described):
     @classmethod
     def scaled_to_each(cls, rotated: Rotated, family: Family = "half-normal", *, df: float = 3.0) -> Self:
         """Return the prior of each response, `scaled_to` it alone; where nothing is left of y, of a scale of 1."""
-        scale = np.sqrt(rotated.norm2 / rotated.spectrum.df)
-        scale = np.where(scale > 0, scale, 1.0)
+        scale = np.sqrt(residual_scales(rotated))
         return cls(family, scale, scale, df)
 
     def _facts(self) -> dict[str, str]:

@@ -164,14 +164,8 @@ class ExactPosterior(Described):
         rng = np.random.default_rng(random_seed)
         x = self._node_quantiles(rng.uniform(size=(len(np.atleast_2d(self.weights)), n)))
         total = self._draw_total(x, rng)
-        h, one_minus = shares(x)
-        out = {
-            "h2": h,
-            "total": total,
-            "sigma2": h * total / self.spectrum.mean_diagonal,
-            "sigma2_e": one_minus * total,
-        }
-        out |= {"sigma2_g": out["sigma2"]} | {name: self._share(name, x) for name in ("pve", "delta")}
+        names = ("h2", "total", "sigma2", "sigma2_e", "sigma2_g", "pve", "delta")
+        out = {name: self._share(name, x) * (1.0 if name in SHARES else total) for name in names}
         return {name: values.T if self.names is not None else values[0] for name, values in out.items()}
 
     def to_datatree(self, n: int = 4000, *, random_seed: Any = None) -> xr.DataTree:
@@ -202,11 +196,8 @@ class ExactPosterior(Described):
         for name in quantities:
             mean, sd = self._moments(name)
             ends = self._quantiles(name, levels)
-            variables |= {
-                f"{name}_mean": (over, mean),
-                f"{name}_sd": (over, sd),
-                f"{name}_median": (over, ends[..., 1]),
-            }
+            for of, values in {"mean": mean, "sd": sd, "median": ends[..., 1]}.items():
+                variables[f"{name}_{of}"] = (over, values)
             variables[f"{name}_eti"] = ((*over, "bound"), ends[..., [0, 2]])
             if name != "delta":
                 variables[f"{name}_hdi"] = ((*over, "bound"), self._shortest(name, probability))

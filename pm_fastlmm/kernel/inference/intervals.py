@@ -62,7 +62,7 @@ def profile_limits(rotated: Rotated, method: Method, name: str, level: float) ->
     limits = []
     for t in range(len(np.atleast_2d(rotated.z))):
         projector = Projector.of(rotated.one(t) if rotated.batch_shape else rotated, method, place)
-        scale = variance_of(name, rotated.spectrum, projector.largest) if place is None else None
+        scale = variance_of(name, rotated.spectrum, projector.profile.largest) if place is None else None
         limits.append(projector.limits(scale, allowed))
     low, high = np.transpose(limits)
     return low, high

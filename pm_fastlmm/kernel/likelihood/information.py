@@ -152,7 +152,7 @@ def _corner_curvature(
     S, first = _corner_slopes(eigvals, C, schur, sigma2_g, sigma2_e)
     solved = np.linalg.solve(S[..., None, :, :], first)
     second = np.linalg.solve(S[..., None, None, :, :], _corner_seconds(eigvals, C, sigma2_g, sigma2_e))
-    return np.trace(second, axis1=-2, axis2=-1) - np.einsum("...aij,...bji->...ab", solved, solved)
+    return np.asarray(np.trace(second, axis1=-2, axis2=-1) - np.einsum("...aij,...bji->...ab", solved, solved))
 
 
 def standard_error(gradient: FloatArray, observed: FloatArray) -> FloatArray:
