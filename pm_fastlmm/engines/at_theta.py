@@ -46,7 +46,7 @@ class AtTheta:
         raise ValueError(
             "the model has no terms whose effects could be predicted: write them as terms of a StructuredLMM; for one "
             "kernel flmm.reml(spectrum, y) has blup, pev and predict; with a lengthscale the spectrum is "
-            "family.at(lengthscale)."
+            "spectrum.at(lengthscale)."
         )
 
     def function(self) -> Any:
@@ -83,6 +83,11 @@ class AtTheta:
             If the rows were not kept, V is not positive definite, or holds the prior of β.
         """
         y, mean, projection = self.node.rows(), self.known_mean(), self.node.projection
+        if self.node.constants().B.size:
+            raise ValueError(
+                f"{self.node.name} has a Gaussian prior of β, which its V holds: draw replicates from the posterior, "
+                "flmm.predict(idata, effects='new', model=model)."
+            )
         if self.node.treatment == "flat":
             beta, _ = self.objective.coefficients(self.objective.state(self.theta))
             mean = mean + projection.Q1 @ (projection.R @ beta)

@@ -16,12 +16,13 @@ from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.engines.draws import DrawFunction, evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
+from pm_fastlmm.engines.gaussian import GaussianNode
+from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
-from pm_fastlmm.engines.protocol import GaussianNode, LMMNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.structured.component import OneTermObjective
 from pm_fastlmm.engines.structured.effects import TermsAtTheta
-from pm_fastlmm.engines.structured.equivalent import require_rows
 from pm_fastlmm.engines.structured.leave_out import parts
 from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.nested import nested
@@ -29,6 +30,7 @@ from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
 from pm_fastlmm.engines.structured.posterior import predict, recover
 from pm_fastlmm.engines.structured.products import MixedProducts
+from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.structured.structuredlmm import StructuredRV
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 

@@ -100,20 +100,23 @@ def reml_blocks(
     ordered = [done[i] for i in range(len(columns))]
     fits = xr.concat(ordered, "response", data_vars="all", coords="minimal", compat="override", join="override")
     fits.attrs = {key: value for key, value in ordered[0].attrs.items() if key != _MARK}
-    return fits if missing == "raise" else _numbered(fits)
+    if missing == "raise":
+        return fits
+    number, patterns = pd.factorize(fits["pattern"].to_numpy())  # in the order of their appearance in all blocks
+    return fits.assign(pattern=("response", number)).assign_attrs(patterns=len(patterns))
 
 
 class _Columns:
     """Blocks of columns of Y, with names, of any container."""
 
     def __init__(self, Y: Any, spectrum: Spectrum, block: int | None, *, lazy: bool = False) -> None:
-        Y = Y if hasattr(Y, "shape") else np.asarray(Y)
-        if len(Y.shape) != 2 or not Y.shape[1]:
-            raise ValueError(f"Y must be (n, T) with one column or more, got shape {tuple(Y.shape)}: use reml for one.")
-        require_length(int(Y.shape[0]), spectrum.n, "Y", "the spectrum")
+        shape = getattr(Y, "shape", None) or np.shape(Y)
+        if len(shape) != 2 or not shape[1]:
+            raise ValueError(f"Y must be (n, T) with one column or more, got shape {tuple(shape)}: use reml for one.")
+        require_length(int(shape[0]), spectrum.n, "Y", "the spectrum")
         if block is not None and block < 1:
             raise ValueError(f"block must be 1 response or more, got {block}.")
-        self.T, self.dask = int(Y.shape[1]), hasattr(Y, "dask")
+        self.T, self.dask = int(shape[1]), hasattr(Y, "dask")
         labelled = hasattr(Y, "columns") or hasattr(Y, "dims")
         chunk = _chunk_columns(Y)
         if block is None:
@@ -127,8 +130,8 @@ class _Columns:
         if lazy and not (self.dask or labelled):  # what is stored is read where it is fitted
             import dask.array as da
 
-            Y, self.dask = da.from_array(Y), True
-        self._Y: Any = Y.rechunk((-1, block)) if self.dask else Y
+            Y, self.dask = da.from_array(Y if hasattr(Y, "shape") else np.asarray(Y)), True
+        self._Y: Any = Y.rechunk((-1, block)) if self.dask else Y if hasattr(Y, "shape") else np.asarray(Y)
         self._edges = [*range(0, self.T, block), self.T]
 
     def __len__(self) -> int:
@@ -178,12 +181,6 @@ def _keys(absent: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     packed = np.packbits(absent, axis=0).T
     digests = [blake2b(row.tobytes(), digest_size=8).digest() for row in packed]
     return np.array([int.from_bytes(digest, signed=True) for digest in digests], dtype=np.int64)
-
-
-def _numbered(fits: xr.Dataset) -> xr.Dataset:
-    """Return fits whose patterns are numbered in the order of their appearance in all blocks."""
-    number, keys = pd.factorize(fits["pattern"].to_numpy())
-    return fits.assign(pattern=("response", number)).assign_attrs(patterns=len(keys))
 
 
 def _results(
@@ -241,7 +238,8 @@ class _Store:
             arrays, about = checkpoints.load(self._file(i))
             checkpoints.require_same(self._file(i), about, self._about(i))
             variables = {name: (about["dims"][name], array) for name, array in arrays.items()}
-            out[i] = xr.Dataset(variables, attrs=about["attrs"]).set_coords(about["coords"])
+            fits = xr.Dataset(variables, attrs=about["attrs"]).set_coords(about["coords"])
+            out[i] = fits
         if out:  # one is compared with what is there now
             first = min(out)
             expected = {_MARK: checkpoints.fingerprint(self.columns.read(first))}

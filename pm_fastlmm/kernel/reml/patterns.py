@@ -26,8 +26,9 @@ def by_pattern(spectrum: Spectrum, y: Any, fit: Callable[[Rotated], REMLFit]) ->
     """
     values, names = spectrum.read_response(y, missing=True)
     columns = values if names is not None else values[:, None]
-    patterns, number = _number(np.isnan(columns))
-    _require_rows(spectrum, patterns, number, names or ("y",))
+    missing = np.isnan(columns)
+    _require_rows(spectrum, missing, names or ("y",))
+    patterns, number = _number(missing)
     parts = []
     for p, absent in enumerate(patterns):
         chosen, rows = np.flatnonzero(number == p), np.flatnonzero(~absent)
@@ -42,20 +43,14 @@ def by_pattern(spectrum: Spectrum, y: Any, fit: Callable[[Rotated], REMLFit]) ->
 
 def _number(absent: npt.NDArray[np.bool_]) -> tuple[list[npt.NDArray[np.bool_]], npt.NDArray[np.intp]]:
     """Return the different columns of a mask, in order of appearance, and the number of each column's."""
-    keys = np.array([row.tobytes() for row in np.packbits(absent, axis=0).T], dtype=object)
-    number, _ = pd.factorize(keys)
-    _, first = np.unique(number, return_index=True)
-    return list(absent[:, first].T), number
+    number, _ = pd.factorize(np.array(list(map(bytes, np.packbits(absent, axis=0).T)), dtype=object))
+    return [absent[:, t] for t in np.unique(number, return_index=True)[1]], number
 
 
-def _require_rows(
-    spectrum: Spectrum, patterns: list[npt.NDArray[np.bool_]], number: npt.NDArray[np.intp], names: tuple[str, ...]
-) -> None:
+def _require_rows(spectrum: Spectrum, absent: npt.NDArray[np.bool_], names: tuple[str, ...]) -> None:
     need = spectrum.projection.rank + 2
-    for p, absent in enumerate(patterns):
-        left = int((~absent).sum())
+    for name, left in zip(names, (~absent).sum(axis=0).tolist(), strict=True):
         if left < need:
-            name = names[int(np.flatnonzero(number == p)[0])]
             raise ValueError(
                 f"response {name!r} has {left} values that are not missing, of which at least {need} are needed to "
                 f"estimate {spectrum.projection.rank} fixed effects and two variances: leave that response out."
@@ -73,8 +68,9 @@ def _join(
     joined: dict[str, Any] = {}
     for field in (f.name for f in fields(REMLFit) if f.name not in _WHOLE):
         first = np.asarray(getattr(parts[0][1], field))
-        axes = {"beta": 1, "beta_se": 1, "beta_cov": 2}.get(field, 0)
-        values: npt.NDArray[Any] = np.empty((T, *[len(coef)] * axes), dtype=first.dtype)
+        axes = {"blue": 1, "blue_cov": 2}.get(field, 0)
+        shape = [len(coef)] * axes if axes else first.shape[1:]
+        values: npt.NDArray[Any] = np.empty((T, *shape), dtype=first.dtype)
         if axes:
             values[:] = np.nan
         for chosen, fit in parts:

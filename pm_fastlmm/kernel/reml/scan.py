@@ -46,23 +46,23 @@ class _Null:
     profile: Profile
     null_y: FloatArray | None
 
-    @classmethod
-    def of(cls, rotated: Rotated, method: Method, values: FloatArray | None = None) -> "_Null":
-        """Fit a rotated response; `values` are its own, if there are any."""
-        s = rotated.spectrum
-        if s.df < 2:
-            raise ValueError(
-                f"{s.n} observations and {s.projection.rank} columns of X leave one degree of freedom, and a candidate "
-                "takes it: use fewer columns or more observations."
-            )
-        fit = reml(s, rotated, method=method)
-        if not math.isfinite(fit.loglik):
-            raise ValueError(f"the model without candidates has no estimate: {fit.message}.")
-        null_y = None
-        if values is not None and s.nullity:
-            left = values - s.projection.Q1 @ (s.projection.Q1.T @ values)
-            null_y = (left - s.basis @ rotated.z) / math.sqrt(float(rotated.norm2))
-        return cls(s, fit, Profile.from_rotated(rotated, method), null_y)
+
+def _null(rotated: Rotated, method: Method, values: FloatArray | None = None) -> _Null:
+    """Fit a response that is rotated; its values, where there are any, say what is in the null directions of K."""
+    spectrum, null_y = rotated.spectrum, None
+    if spectrum.df < 2:
+        raise ValueError(
+            f"{spectrum.n} observations and {spectrum.projection.rank} columns of X leave one degree of freedom, and a "
+            "candidate takes it: use fewer columns or more observations."
+        )
+    fit = reml(spectrum, rotated, method=method)
+    if not math.isfinite(fit.loglik):
+        raise ValueError(f"the model without candidates has no estimate: {fit.message}.")
+    if values is not None and spectrum.nullity:
+        projection = spectrum.projection
+        left = values - projection.Q1 @ (projection.Q1.T @ values)
+        null_y = (left - spectrum.basis @ rotated.z) / math.sqrt(float(rotated.norm2))
+    return _Null(spectrum, fit, Profile.from_rotated(rotated, method), null_y)
 
 
 def scan(
@@ -85,7 +85,8 @@ def scan(
         K and X, factored once. A mapping has one spectrum for each group of candidates, whose kernel leaves those
         candidates out (leave one chromosome out).
     y : array, Series, DataArray or Rotated
-        One response (n,); or what `CrossProducts.factor` returned, whose first response is tested against the others.
+        One response (n,); or what `KernelStatistics.factor` returned, whose first response is tested against the
+        others.
     candidates : array, Series, DataFrame or DataArray, (n,) or (n, m), or an iterable of such blocks
         Columns to be tested; rows are matched by id, and the name of a Series is that of its candidate. An iterable is
         read block by block and never held whole. None when y is a `Rotated`, which has them.
@@ -155,7 +156,7 @@ def scan(
     if isinstance(y, Rotated):
         return _scan_rotated(spectrum, y, candidates, groups, test, delta, method)
     if candidates is None:
-        raise ValueError("candidates is missing: give columns (n, m), or as y what CrossProducts.factor returned.")
+        raise ValueError("candidates is missing: give columns (n, m), or as y what KernelStatistics.factor returned.")
     spectra, labels = _by_group(spectrum, groups)
     first = next(iter(spectra.values()))
     values, several = first.read_response(y)
@@ -163,7 +164,7 @@ def scan(
         raise ValueError(
             f"y has {len(several)} columns, a scan has one response: scan them one by one (the spectrum is shared)."
         )
-    nulls = {group: _Null.of(Rotated.from_values(s, values, None), method, values) for group, s in spectra.items()}
+    nulls = {group: _null(Rotated.from_values(s, values, None), method, values) for group, s in spectra.items()}
     results: list[dict[str, Any]] = []
     names: list[str] = []
     place = 0
@@ -189,22 +190,24 @@ def scan(
 def _scan_rotated(
     spectrum: Any, y: Rotated, candidates: Any, groups: Any, test: Test, delta: Delta, method: Method
 ) -> xr.Dataset:
-    """Test the first response of cross-products against the others."""
+    """Test the first response of `KernelStatistics` against the others."""
     if isinstance(spectrum, Mapping) or groups is not None:
-        raise ValueError("a Rotated belongs to one spectrum: scan the groups one by one, each with its CrossProducts.")
+        raise ValueError(
+            "a Rotated belongs to one spectrum: scan the groups one by one, each with its KernelStatistics."
+        )
     rotated = as_rotated(spectrum, y)
     if candidates is not None:
         raise ValueError(
             "candidates are given with a Rotated, which has no rows: stream them as further columns of y in "
-            "CrossProducts, or give y as an array."
+            "KernelStatistics, or give y as an array."
         )
     if rotated.null_first is None or rotated.names is None or len(rotated.names) < 2:
         raise ValueError(
-            "this Rotated has no candidates: give CrossProducts y and after it the candidates as columns of its y, "
+            "this Rotated has no candidates: give KernelStatistics y and after it the candidates as columns of its y, "
             "or scan an array y with candidates=."
         )
-    null = _Null.of(rotated.one(0), method)
-    tested = _test(null, rotated_candidates(rotated), test, delta)
+    null = _null(rotated.one(0), method)
+    tested = _test_rotated(null, rotated_candidates(rotated), test, delta)
     results = [tested | {"missing": np.zeros(len(tested["reason"]), dtype=int)}]
     return _dataset(results, list(rotated.names[1:]), None, {None: null}, test, delta)
 
@@ -242,12 +245,13 @@ def _block(
     return out
 
 
-def _test(null: _Null, candidates: FloatArray | RotatedCandidates, test: Test, delta: Delta) -> dict[str, Any]:
-    """Return effects and tests of candidates, columns (n, m) or rotated, on one spectrum."""
+def _test(null: _Null, columns: FloatArray, test: Test, delta: Delta) -> dict[str, Any]:
+    """Return effects and tests of candidates (n, m) on one spectrum."""
+    return _test_rotated(null, rotate_candidates(null.spectrum, columns, null.null_y), test, delta)
+
+
+def _test_rotated(null: _Null, rotated: RotatedCandidates, test: Test, delta: Delta) -> dict[str, Any]:
     profile, s = null.profile, null.spectrum
-    rotated = candidates
-    if not isinstance(rotated, RotatedCandidates):
-        rotated = rotate_candidates(s, rotated, null.null_y)
     fine = rotated.reason == ""
     m = profile.m - 1 if test == "wald" else profile.m
     x, Q, a, alpha, drop = _estimates(null, rotated, fine, m, delta)
