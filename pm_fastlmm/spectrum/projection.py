@@ -73,15 +73,12 @@ class Projection(ReadOnlyArrays):
         ValueError
             If X leaves no residual degrees of freedom.
         """
-        n = X.shape[0]
+        n = len(X)
         columns = DesignColumns.of(X, names, n)
-        kept = columns.kept
-        if not kept:
-            empty, none = frozen(np.zeros((n, 0))), frozen(np.zeros((0, 0)))
-            return cls(Reflectors(empty, empty, none), none, columns)
-        V, T, R = _compact_wy(X[:, kept])
-        Q1 = -V @ (T @ V[: len(kept)].T)
-        Q1[np.arange(len(kept)), np.arange(len(kept))] += 1.0
+        r = len(columns.kept)
+        V, T, R = _compact_wy(X[:, columns.kept]) if r else (np.zeros((n, 0)), np.zeros((0, 0)), np.zeros((0, 0)))
+        Q1 = -V @ (T @ V[:r].T)
+        Q1[np.arange(r), np.arange(r)] += 1.0
         return cls(Reflectors(frozen(Q1), frozen(V), frozen(T)), frozen(R), columns)
 
     @property

@@ -95,13 +95,13 @@ class Spectrum(ReadOnlyArrays, Described):
     nullity: int
     mean_diagonal: float
     ids: Ids | None
-    loadings: FloatArray | None
-    loadings_fixed: FloatArray | None
+    loadings: FloatArray | None = None
+    loadings_fixed: FloatArray | None = None
     factor_names: tuple[str, ...] | None = None
     largest_ratio: float = math.inf
 
     @classmethod
-    def from_covariance(cls, K: Any, X: Any = None, *, rtol: float | None = None) -> Self:
+    def from_covariance(cls, K: Any, X: Any = None, *, rtol: float | None = None) -> "Spectrum":
         """
         Factor a dense covariance.
 
@@ -127,26 +127,12 @@ class Spectrum(ReadOnlyArrays, Described):
         Costs one symmetric eigendecomposition, plus 4n²r for the projection.
         """
         covariance = read_covariance(K)
-        n = covariance.values.shape[0]
         ids, projection = kernel_design(covariance, X, "K")
         K11, K21, K22 = projection.two_sided(covariance.values)
         values, U = scipy.linalg.eigh(K22, lower=True, driver="evd", overwrite_a=True, check_finite=False)
-        first, tolerance, scale = positive_eigenvalues(values, K11, rtol, K, n)
-        eigvals = values[first:].copy()
-        U = U[:, first:]
-        C = U.T @ K21
-        return cls(
-            eigvals=frozen(eigvals),
-            rotation=frozen(projection.lift(U)),
-            projection=projection,
-            C=frozen(C),
-            corner_root=frozen(corner_root(K11, C, eigvals, tolerance, scale)),
-            nullity=values.size - eigvals.size,
-            mean_diagonal=float(np.trace(covariance.values)) / n,
-            ids=ids,
-            loadings=None,
-            loadings_fixed=None,
-        )
+        trace = float(np.trace(covariance.values))
+        spectrum = spectrum_of_eigenvalues(projection, values, K11, U.T @ K21, rtol, K, ids, trace)
+        return replace(spectrum, rotation=frozen(projection.lift(U[:, spectrum.nullity :])))
 
     @classmethod
     def from_factor(cls, W: Any, X: Any = None) -> Self:
@@ -247,7 +233,7 @@ class Spectrum(ReadOnlyArrays, Described):
     @property
     def X(self) -> FloatArray:
         """The fixed-effects design (n, r), without dropped columns."""
-        return np.asarray(self.projection.Q1 @ self.projection.R)
+        return self.projection.X
 
     @property
     def diagonal(self) -> FloatArray:
@@ -317,13 +303,12 @@ class Spectrum(ReadOnlyArrays, Described):
         X = Labelled(self._design_rows(index), ids, self.coef)
         if self.loadings is not None and self.loadings_fixed is not None:
             W = self.projection.Q1[index] @ self.loadings_fixed + self.basis[index] @ self.loadings
-            return self._of_rows(Spectrum.from_factor(Labelled(W, ids, self.factor_names), X))
-        root, corner = self.covariance_root()
-        K = root[index] @ root[index].T + corner[index] @ corner[index].T
-        return self._of_rows(Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X))
-
-    def _of_rows(self, part: "Spectrum") -> "Spectrum":
-        """Return the spectrum of some rows with all columns of X, of which it was given those that are kept here."""
+            part = Spectrum.from_factor(Labelled(W, ids, self.factor_names), X)
+        else:
+            root, corner = self.covariance_root()
+            K = root[index] @ root[index].T + corner[index] @ corner[index].T
+            part = Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X)
+        # with all columns of X, of which it was given those that are kept here
         return replace(part, projection=part.projection.within(self.projection.columns))
 
     def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
@@ -433,11 +418,10 @@ class Rotated(ReadOnlyArrays, Described):
             names=names,
         )
 
-    def first(self) -> Self:
-        """Return the first of several responses as one."""
-        return replace(
-            self, z=self.z[0], rss=self.rss[0], y1=self.y1[0], norm2=self.norm2[0], names=None, null_first=None
-        )
+    def one(self, t: int) -> Self:
+        """Return one of several responses."""
+        z, rss, y1, norm2 = self.z[t], self.rss[t], self.y1[t], self.norm2[t]
+        return replace(self, z=z, rss=rss, y1=y1, norm2=norm2, names=None, null_first=None)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -458,6 +442,33 @@ class Rotated(ReadOnlyArrays, Described):
             "directions with λ = 0": s.nullity,
             "fixed effects": listed(s.coef),
         }
+
+
+def spectrum_of_eigenvalues(
+    projection: Projection, values: FloatArray, K11: FloatArray, rows: FloatArray, rtol: float | None, K: Any,
+    ids: Ids | None, trace: float,
+) -> Spectrum:  # fmt: skip
+    """
+    Return the spectrum, without its rotation, from all eigenvalues of Q₂ᵀKQ₂ = UΛUᵀ, ascending, and `rows` UᵀQ₂ᵀKQ₁.
+
+    Raises
+    ------
+    ValueError
+        If K is not positive semi-definite; what is rounding follows from its number type, or from `rtol`.
+    """
+    n = values.size + projection.rank
+    first, tolerance, scale = positive_eigenvalues(values, K11, rtol, K, n)
+    eigvals, C = values[first:].copy(), np.ascontiguousarray(rows[first:])
+    return Spectrum(
+        eigvals=frozen(eigvals),
+        rotation=None,
+        projection=projection,
+        C=frozen(C),
+        corner_root=frozen(corner_root(K11, C, eigvals, tolerance, scale)),
+        nullity=first,
+        mean_diagonal=trace / n,
+        ids=ids,
+    )
 
 
 def as_rotated(spectrum: Spectrum, y: Any) -> Rotated:

@@ -48,7 +48,7 @@ def test_tests_and_intervals_of_many_responses_beside_their_fits(n, T, measure, 
 @pytest.mark.parametrize("n", [200, 1000])
 def test_a_bootstrap_beside_one_fit(n, measure, report):
     spectrum, rotated = problem(n, 2)
-    one = rotated.first()
+    one = rotated.one(0)
     fit = flmm.reml(spectrum, one)
     seconds = measure.take_turns(
         {

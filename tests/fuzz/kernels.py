@@ -260,7 +260,7 @@ def check_kernel_statistics(problem, spectrum):
         streamed, rotated = c.factor()
     if any("lost digits" in str(warning.message) for warning in caught):
         return "lost digits, and says so"
-    fit = guarded(flmm.reml, streamed, rotated.first() if rotated.names else rotated)
+    fit = guarded(flmm.reml, streamed, rotated.one(0) if rotated.names else rotated)
     for name in QUANTITIES:
         assert not getattr(fit, name) < 0, f"{name} is negative: {getattr(fit, name)}"
     assert fit.converged or len(fit.message.split()) > 5, "a fit that has not converged does not say why"

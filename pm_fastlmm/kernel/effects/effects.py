@@ -20,6 +20,7 @@ from pm_fastlmm.base.arrays import (
     columns_in_order,
     read,
     require_finite,
+    slices,
 )
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.kernel.likelihood.spectral import corner, variances, weighted_sum
@@ -116,11 +117,10 @@ class NewRows:
     ids: Ids | None
 
     @property
-    def prior_diagonal(self) -> FloatArray:
+    def prior_diagonal(self) -> Any:
         """Prior variances of the new effects, NaN when they are not known."""
-        if self.prior is None:
-            return np.full(self.a.shape[0], np.nan)
-        return np.diag(self.prior) if self.prior.ndim == 2 else self.prior
+        prior = np.nan if self.prior is None else self.prior
+        return np.diag(prior) if np.ndim(prior) == 2 else prior
 
 
 def blue(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> Blue:
@@ -421,7 +421,7 @@ def _corner(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> tup
     mean, S = np.empty((rows, r)), np.empty((rows, r, r))
     z = np.broadcast_to(rotated.z, (*shape, s.rank)).reshape(rows, s.rank) if rotated.batch_shape else rotated.z[None]
     size = max(1, _BLOCK // max(1, s.rank))
-    for block in (slice(start, start + size) for start in range(0, rows, size)):
+    for block in slices(rows, size):
         mean[block], S[block] = corner(
             z[block] if len(z) > 1 else z, eigvals=s.eigvals, C=s.C, schur=s.schur,
             sigma2_g=g[block], sigma2_e=e[block], weighted=weighted_sum,

@@ -72,9 +72,13 @@ class Groups:
 
 def unpredictable(Q1: FloatArray, ids: Ids | None, groups: Groups | None) -> list[Any]:
     """Return the observations, or groups, without which X has not its rank."""
-    bad: list[int] = np.flatnonzero(~predictable(Q1, None if groups is None else groups.members)).tolist()
-    names: Sequence[Any] | None = ids if groups is None else groups.labels
-    return bad if names is None else [names[i] for i in bad]
+    return _named(~predictable(Q1, None if groups is None else groups.members), ids, groups)
+
+
+def _named(chosen: npt.NDArray[np.bool_], ids: Ids | None, groups: Groups | None) -> list[Any]:
+    """Return the ids, labels or numbers of some observations or groups."""
+    names: Sequence[Any] = (ids or range(len(chosen))) if groups is None else groups.labels
+    return [name for name, wanted in zip(names, chosen, strict=True) if wanted]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +117,7 @@ class Predicted:
         """
         known = predictable(Q1, None if groups is None else groups.members)
         if not known.all():
-            bad = unpredictable(Q1, ids, groups)
+            bad = _named(~known, ids, groups)
             warnings.warn(
                 f"{'observations' if groups is None else 'groups'} {shown(bad)} alone determine a fixed effect: the "
                 "others do not predict them, and their numbers are NaN.",
@@ -164,9 +168,8 @@ class Predicted:
         table = pd.DataFrame(columns, index=index)
         known = self.known
         if self.groups is not None:
-            code = np.empty(len(table), dtype=np.intp)
-            for j, rows in enumerate(self.groups.members):
-                code[rows] = j
+            rows = np.argsort(np.concatenate(self.groups.members))
+            code = np.repeat(np.arange(len(known)), self.groups.sizes)[rows]
             table.insert(0, "group", [self.groups.labels[j] for j in code])
             known = known[code]
         table.loc[~known, ["mean", "sd", "log_density", "pit"]] = np.nan

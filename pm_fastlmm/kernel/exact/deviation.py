@@ -10,7 +10,7 @@ from scipy.optimize import brentq, minimize_scalar
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.kernel.exact.conditional import Conditional
-from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior, Given
+from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior, Deviations
 from pm_fastlmm.kernel.exact.result import SHARES, ExactPosterior
 
 _DROP = 27.0  # log-density below the mode from where on h² counts for nothing in a variance: 2e-12
@@ -88,10 +88,9 @@ class DeviationPosterior(ExactPosterior):
         logs = np.log(2 * np.atleast_2d(self.scale)[t])
         fine = np.isfinite(logs)
         quadratic = np.exp(CubicSpline(self.x[fine], logs[fine])(np.clip(x, *self.x[fine][[0, -1]])))
-        prior = self._deviations.part(slice(t, t + 1))
-        one = DeviationPrior(prior.family, _first(prior.scale_kernel), _first(prior.scale_residual), prior.df)
+        density = Deviations.given_h2(self._deviations.part(t), x)
         with np.errstate(all="ignore"):
-            return Conditional.of(Given(one, x), quadratic, self.spectrum.df)
+            return Conditional.of(density, quadratic, self.spectrum.df)
 
     def _mixture(self, t: int, quantity: str) -> "_Mixture":
         """Return the distribution of a log-variance as a mixture over a fine grid of logit h²."""
@@ -148,7 +147,3 @@ class _Mixture:
         bracket = left * best / 8, left * (best + 2) / 8
         found = float(minimize_scalar(width, bounds=bracket, method="bounded", options={"xatol": 1e-4 * left}).x)
         return min(ends(found), ends(0.0), key=lambda pair: pair[1] - pair[0])
-
-
-def _first(scale: Any) -> float:
-    return float(np.atleast_1d(scale)[0])

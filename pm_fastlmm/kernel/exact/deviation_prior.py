@@ -1,8 +1,9 @@
 """Priors on the two standard deviations, that of what K explains and that of the residual."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy.special import gammaln
@@ -11,7 +12,7 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.kernel.exact.conditional import log_integral
-from pm_fastlmm.kernel.likelihood.prior import VariancePrior, residual_scale, shares, short
+from pm_fastlmm.kernel.likelihood.prior import VariancePrior, residual_scale, residual_scales, shares, short
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 type Family = Literal["half-normal", "half-t", "exponential"]
@@ -58,6 +59,9 @@ class DeviationPrior(Described):
     scale_kernel: float | FloatArray
     scale_residual: float | FloatArray
     df: float = 3.0
+    proper: ClassVar[bool] = True  # each family has a total probability of 1
+    h2_alpha: ClassVar[float] = 0.5  # exponents with which the density of h² leaves 0 and 1: those of σ are finite at 0
+    h2_beta: ClassVar[float] = 0.5
 
     def __post_init__(self) -> None:
         """Check that the parameters are those of the family."""
@@ -98,8 +102,7 @@ class DeviationPrior(Described):
     @classmethod
     def scaled_to_each(cls, rotated: Rotated, family: Family = "half-normal", *, df: float = 3.0) -> Self:
         """Return the prior of each response, `scaled_to` it alone; where nothing is left of y, of a scale of 1."""
-        scale = np.sqrt(rotated.norm2 / rotated.spectrum.df)
-        scale = np.where(scale > 0, scale, 1.0)
+        scale = np.sqrt(residual_scales(rotated))
         return cls(family, scale, scale, df)
 
     def _facts(self) -> dict[str, str]:
@@ -108,23 +111,8 @@ class DeviationPrior(Described):
             "σ_e": f"{self.family}({short(self.scale_residual)})",
         } | ({"ν": f"{self.df:g}"} if self.family == "half-t" else {})
 
-    @property
-    def proper(self) -> bool:
-        """Always: each family has a total probability of 1."""
-        return True
-
-    @property
-    def h2_alpha(self) -> float:
-        """Exponent with which the density of h² leaves 0: h²^(½ - 1), that of σ_K being finite there."""
-        return 0.5
-
-    @property
-    def h2_beta(self) -> float:
-        """Exponent with which the density of h² leaves 1."""
-        return 0.5
-
-    def part(self, block: slice) -> "DeviationPrior":
-        """Return the prior of a block of responses."""
+    def part(self, block: slice | int) -> "DeviationPrior":
+        """Return the prior of a block of responses, or of one."""
         kernel, residual = (
             scale if np.ndim(scale) == 0 else np.asarray(scale)[block]
             for scale in (self.scale_kernel, self.scale_residual)
@@ -133,19 +121,19 @@ class DeviationPrior(Described):
 
     def log_joint(self, x: FloatArray, quadratic: FloatArray, df: int) -> tuple[FloatArray, FloatArray]:
         """Return ½Q and the log of ∫ p(z, rss | h², total) p(x, total) d total + ½ Σ log e, Q = Σz²/e (…, m)."""
-        prior = Given(self, x)
+        density = Deviations.given_h2(self, x)
         with np.errstate(all="ignore"):
-            value = log_integral(prior, quadratic, df) - 0.5 * df * _LOG_2PI
+            value = log_integral(density, quadratic, df) - 0.5 * df * _LOG_2PI
         return 0.5 * quadratic, value
 
     def log_none(self, norm2: FloatArray, df: int) -> FloatArray:
         """Return log p(z, rss | σ_K = 0), σ_e integrated out under its own prior, given ‖y orthogonal to X‖² (T,)."""
         with np.errstate(all="ignore"):
-            return np.asarray(log_integral(Alone(self), norm2, df) - 0.5 * df * _LOG_2PI)
+            return np.asarray(log_integral(Deviations.residual(self), norm2, df) - 0.5 * df * _LOG_2PI)
 
     def log_h2(self, x: FloatArray) -> FloatArray:
         """Return the log-density of logit h² at x (m,) under the prior."""
-        given = Given(self, np.asarray(x, dtype=float)[:, None])
+        given = Deviations.given_h2(self, np.asarray(x, dtype=float)[:, None])
         low, high = given.log_scales
         reach = 80.0 if self.family == "half-t" else 40.0
         span = np.abs(x).max(initial=0.0) + reach / min(1.0, self.df if self.family == "half-t" else 1.0)
@@ -176,78 +164,70 @@ def _log_density(family: Family, df: float, log_r: FloatArray) -> FloatArray:
     return np.asarray(log_r + constant - 0.5 * (df + 1) * np.log1p(r**2 / df))
 
 
-def _elasticity(family: Family, df: float, log_r: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return -d log p/d log σ at r = σ/s, and its derivative with respect to log σ."""
+def _elasticity(family: Family, df: float, log_r: FloatArray) -> FloatArray:
+    """Return -d log p/d log σ at r = σ/s."""
     r = np.exp(log_r)
     if family == "exponential":
-        return r, r
-    if family == "half-normal":
-        return r**2, 2 * r**2
-    share = 1 / (1 + df / r**2)
-    return (df + 1) * share, 2 * (df + 1) * share * (1 - share)
+        return r
+    return r**2 if family == "half-normal" else (df + 1) / (1 + df / r**2)
+
+
+def _elasticity_slope(family: Family, df: float, log_r: FloatArray) -> FloatArray:
+    """Return the derivative of the elasticity with respect to log σ."""
+    value = _elasticity(family, df, log_r)
+    if family == "exponential":
+        return value
+    return 2 * value if family == "half-normal" else 2 * value * (1 - value / (df + 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Given:
-    """The density of (logit h², t = log total) at given x: log p(σ_K)σ_K + log p(σ_e)σ_e - log 4."""
+class Deviations:
+    """
+    The density of t, the logarithm of a variance e^t: Σ_j log p(σ_j)σ_j - log 2, σ²_j = share_j · e^t.
+
+    Attributes
+    ----------
+    prior : DeviationPrior
+    log_shares, log_scale : lists of arrays
+        log share_j and log s_j of each deviation.
+    """
 
     prior: DeviationPrior
-    x: FloatArray
+    log_shares: list[FloatArray]
+    log_scale: list[FloatArray]
 
-    def _log_ratios(self, t: FloatArray) -> list[FloatArray]:
-        out = []
-        for share, scale in zip(shares(self.x), (self.prior.scale_kernel, self.prior.scale_residual), strict=True):
-            over = scale if np.ndim(scale) == 0 else np.asarray(scale)[:, None]
-            with np.errstate(divide="ignore"):
-                out.append(0.5 * (np.log(share) + t) - np.log(over))
-        return out
+    @classmethod
+    def given_h2(cls, prior: DeviationPrior, x: FloatArray) -> Self:
+        """Return the density of t = log total, joint with that of logit h², at given x."""
+        with np.errstate(divide="ignore"):
+            log_shares = [np.log(share) for share in shares(x)]
+        scales = [np.log(scale) for scale in (prior.scale_kernel, prior.scale_residual)]
+        return cls(prior, log_shares, [scale if scale.ndim == 0 else scale[:, None] for scale in scales])
+
+    @classmethod
+    def residual(cls, prior: DeviationPrior) -> Self:
+        """Return the density of t = log σ²_e when there is no kernel."""
+        return cls(prior, [np.zeros(())], [np.log(prior.scale_residual)])
+
+    def _sum(self, of: Callable[[Family, float, FloatArray], FloatArray], t: FloatArray) -> Any:
+        """Return the sum over the deviations of a function of log(σ_j/s_j)."""
+        ratios = [0.5 * (share + t) - scale for share, scale in zip(self.log_shares, self.log_scale, strict=True)]
+        return sum(of(self.prior.family, self.prior.df, ratio) for ratio in ratios)
 
     def log_density(self, t: FloatArray) -> FloatArray:
         """Return the log of the density."""
-        terms = [_log_density(self.prior.family, self.prior.df, ratio) for ratio in self._log_ratios(t)]
-        return np.asarray(terms[0] + terms[1] - math.log(4))
+        return np.asarray(self._sum(_log_density, t) - len(self.log_scale) * math.log(2))
 
     def slope(self, t: FloatArray) -> FloatArray:
         """Return its derivative with respect to t."""
-        terms = [_elasticity(self.prior.family, self.prior.df, ratio)[0] for ratio in self._log_ratios(t)]
-        return np.asarray(1 - 0.5 * (terms[0] + terms[1]))
+        return np.asarray(0.5 * len(self.log_scale) - 0.5 * self._sum(_elasticity, t))
 
     def curvature(self, t: FloatArray) -> FloatArray:
         """Return minus its second derivative with respect to t."""
-        terms = [_elasticity(self.prior.family, self.prior.df, ratio)[1] for ratio in self._log_ratios(t)]
-        return np.asarray(0.25 * (terms[0] + terms[1]))
+        return np.asarray(0.25 * self._sum(_elasticity_slope, t))
 
     @property
     def log_scales(self) -> tuple[FloatArray, FloatArray]:
-        """Logarithms of the squared scales, the smaller and the larger one."""
-        a, b = (2 * np.log(np.asarray(s)) for s in (self.prior.scale_kernel, self.prior.scale_residual))
-        low, high = np.minimum(a, b), np.maximum(a, b)
-        return (low, high) if low.ndim == 0 else (low[:, None], high[:, None])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Alone:
-    """The density of t = log σ²_e when there is no kernel: log p(σ_e)σ_e - log 2."""
-
-    prior: DeviationPrior
-
-    def _log_ratio(self, t: FloatArray) -> FloatArray:
-        return np.asarray(0.5 * t - np.log(self.prior.scale_residual))
-
-    def log_density(self, t: FloatArray) -> FloatArray:
-        """Return the log of the density."""
-        return _log_density(self.prior.family, self.prior.df, self._log_ratio(t)) - math.log(2)
-
-    def slope(self, t: FloatArray) -> FloatArray:
-        """Return its derivative with respect to t."""
-        return np.asarray(0.5 - 0.5 * _elasticity(self.prior.family, self.prior.df, self._log_ratio(t))[0])
-
-    def curvature(self, t: FloatArray) -> FloatArray:
-        """Return minus its second derivative with respect to t."""
-        return np.asarray(0.25 * _elasticity(self.prior.family, self.prior.df, self._log_ratio(t))[1])
-
-    @property
-    def log_scales(self) -> tuple[FloatArray, FloatArray]:
-        """The logarithm of the squared scale, twice."""
-        at = 2 * np.log(np.asarray(self.prior.scale_residual))
-        return at, at
+        """Logarithms of the squared scales, the smallest and the largest one."""
+        first, last = self.log_scale[0], self.log_scale[-1]
+        return 2 * np.minimum(first, last), 2 * np.maximum(first, last)

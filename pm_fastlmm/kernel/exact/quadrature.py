@@ -50,8 +50,7 @@ def integrate(rotated: Rotated, prior: Prior) -> Quadrature:
     fineness = few
     while True:
         quadrature = _on_nodes(rotated, prior, *_nodes(rotated, prior, fineness))
-        narrow = _narrowest(quadrature)
-        if narrow <= _RESOLVED / few or fineness > 64 * few:
+        if _narrowest(quadrature) <= _RESOLVED / few or fineness > 64 * few:
             return quadrature
         fineness *= 2
 

@@ -164,14 +164,8 @@ class ExactPosterior(Described):
         rng = np.random.default_rng(random_seed)
         x = self._node_quantiles(rng.uniform(size=(len(np.atleast_2d(self.weights)), n)))
         total = self._draw_total(x, rng)
-        h, one_minus = shares(x)
-        out = {
-            "h2": h,
-            "total": total,
-            "sigma2": h * total / self.spectrum.mean_diagonal,
-            "sigma2_e": one_minus * total,
-        }
-        out |= {"sigma2_g": out["sigma2"]} | {name: self._share(name, x) for name in ("pve", "delta")}
+        names = ("h2", "total", "sigma2", "sigma2_e", "sigma2_g", "pve", "delta")
+        out = {name: self._share(name, x) * (1.0 if name in SHARES else total) for name in names}
         return {name: values.T if self.names is not None else values[0] for name, values in out.items()}
 
     def to_datatree(self, n: int = 4000, *, random_seed: Any = None) -> xr.DataTree:
@@ -202,11 +196,8 @@ class ExactPosterior(Described):
         for name in quantities:
             mean, sd = self._moments(name)
             ends = self._quantiles(name, levels)
-            variables |= {
-                f"{name}_mean": (over, mean),
-                f"{name}_sd": (over, sd),
-                f"{name}_median": (over, ends[..., 1]),
-            }
+            for of, values in {"mean": mean, "sd": sd, "median": ends[..., 1]}.items():
+                variables[f"{name}_{of}"] = (over, values)
             variables[f"{name}_eti"] = ((*over, "bound"), ends[..., [0, 2]])
             if name != "delta":
                 variables[f"{name}_hdi"] = ((*over, "bound"), self._shortest(name, probability))
@@ -268,20 +259,12 @@ class ExactPosterior(Described):
         return out if self.names is not None else out[0]
 
     def _variance_quantiles(self, quantity: str, probabilities: FloatArray) -> FloatArray:
-        from pm_fastlmm.kernel.likelihood import quantiles
-
         share, table = self._share(quantity, self.x), self._table()
-
-        def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
-            quantiles.variance_quantile_rows(self.x, density, log_scale, table, probabilities, out)
-
-        return np.exp(self._rows(run, share, probabilities.size))
+        return np.exp(self._rows(_loops().variance_quantile_rows, share, probabilities.size, table, probabilities))
 
     def _below(self, quantity: str, values: FloatArray) -> FloatArray:
         """Return the probabilities (…, P) that a quantity is below each value."""
-        from pm_fastlmm.kernel.likelihood import quantiles
-
-        share = self._share(quantity, self.x)
+        self._share(quantity, self.x)  # an unknown quantity is refused
         with np.errstate(divide="ignore"):
             logs = np.log(np.clip(values, 0.0, None))
         if quantity in SHARES:
@@ -293,55 +276,48 @@ class ExactPosterior(Described):
                     at = logs - np.log1p(-np.clip(values, 0.0, 1.0))
                 at = at - (math.log(s.mean_eigval / s.mean_diagonal) if quantity == "pve" else 0.0)
 
-            def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
-                quantiles.node_below_rows(self.x, density, at, out)
-
-            out = self._rows(run, np.ones_like(share), values.size)
+            out = self._rows(_loops().node_below_rows, None, values.size, at)
             out = 1 - out if quantity == "delta" else out
         else:
             out = self._variance_below(quantity, logs)
         return out if self.names is not None else out[0]
 
     def _variance_below(self, quantity: str, logs: FloatArray) -> FloatArray:
-        from pm_fastlmm.kernel.likelihood import quantiles
-
-        share, table = self._share(quantity, self.x), self._table()
-
-        def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
-            quantiles.variance_below_rows(self.x, density, log_scale, table, logs, out)
-
-        return self._rows(run, share, logs.size)
+        share = self._share(quantity, self.x)
+        return self._rows(_loops().variance_below_rows, share, logs.size, self._table(), logs)
 
     def _shortest(self, quantity: str, probability: float) -> FloatArray:
         """Return the shortest interval (…, 2)."""
-        from pm_fastlmm.kernel.likelihood import quantiles
-
         share = self._share(quantity, self.x)
         if quantity == "delta":
             raise ValueError("delta has no highest-density interval here: take the one of h2, or the equal-tailed one.")
-        variance = quantity not in SHARES
-        s, table = self.spectrum, self._table()
+        variance, s = quantity not in SHARES, self.spectrum
         shift = math.log(s.mean_eigval / s.mean_diagonal) if quantity == "pve" else 0.0
-
-        def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
-            quantiles.shortest_rows(variance, self.x, density, log_scale, table, probability, shift, out)
-
-        ends = self._rows(run, share if variance else np.ones_like(share), 2)
+        ends = self._rows(_loops().shortest_rows, share, 2, self._table(), probability, variance, shift)
         ends = np.exp(ends) if variance else shares(ends)[0]
         return ends if self.names is not None else ends[0]
 
-    def _rows(self, run: Any, share: FloatArray, columns: int) -> FloatArray:
-        """Run a compiled loop over blocks of responses, with the log-scales of a share of the total; NaN stays."""
+    def _rows(
+        self, loop: Any, share: FloatArray | None, columns: int, *args: Any, each: FloatArray | None = None
+    ) -> FloatArray:
+        """
+        Run a compiled loop over blocks of responses, NaN for those without a posterior.
+
+        It takes their log-densities and, where given, the log-scales of a share of the total, and `each` (T, …).
+        """
         density, scale = np.atleast_2d(self.log_density), np.atleast_2d(self.scale)
         fine = np.flatnonzero(np.isfinite(np.atleast_1d(self.log_bayes_factor)))
         out = np.full((len(density), columns), np.nan)
 
         def part(block: slice) -> None:
             rows = fine[block]
-            values = np.empty((rows.size, columns))
-            with np.errstate(over="ignore", divide="ignore"):
-                logs = np.clip(np.log(scale[rows]) + np.log(share), -1e3, 1e3)
-            run(rows, np.ascontiguousarray(density[rows]), logs, values)
+            values, inputs = np.empty((rows.size, columns)), [np.ascontiguousarray(density[rows])]
+            if share is not None:
+                with np.errstate(over="ignore", divide="ignore"):
+                    inputs.append(np.clip(np.log(scale[rows]) + np.log(share), -1e3, 1e3))
+            if each is not None:
+                inputs.append(each[rows])
+            loop(self.x, *inputs, *args, values)
             out[rows] = values
 
         in_threads(part, fine.size)
@@ -365,13 +341,8 @@ class ExactPosterior(Described):
 
     def _node_quantiles(self, probabilities: FloatArray) -> FloatArray:
         """Return quantiles of logit h², (T, P), for probabilities (T, P) or (1, P)."""
-        from pm_fastlmm.kernel.likelihood import quantiles
-
-        def run(rows: Any, density: FloatArray, log_scale: FloatArray, out: FloatArray) -> None:
-            own = probabilities[rows] if len(probabilities) > 1 else probabilities
-            quantiles.node_quantile_rows(self.x, density, own, out)
-
-        return self._rows(run, np.ones_like(self.x), probabilities.shape[1])
+        each = np.broadcast_to(probabilities, (len(np.atleast_2d(self.weights)), probabilities.shape[1]))
+        return self._rows(_loops().node_quantile_rows, None, each.shape[1], each=each)
 
     def _table(self) -> tuple[float, float, FloatArray, FloatArray, float]:
         """Return the share of a Gamma(shape) variable above exp(v), and its derivative, on a grid of v; and √shape."""
@@ -416,6 +387,13 @@ class ExactPosterior(Described):
         if self.names is not None:
             return super(ExactPosterior, self)._repr_html_()
         return report("Exact posterior", self.summary(), [str(self.prior)])
+
+
+def _loops() -> Any:
+    """Return the compiled loops, which take half a second to import."""
+    from pm_fastlmm.kernel.likelihood import quantiles
+
+    return quantiles
 
 
 def _levels(probability: float) -> FloatArray:

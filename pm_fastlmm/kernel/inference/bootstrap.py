@@ -14,7 +14,7 @@ from pm_fastlmm.kernel.effects import effects
 from pm_fastlmm.kernel.inference.simulation import simulate_responses
 from pm_fastlmm.kernel.likelihood.information import quantities
 from pm_fastlmm.kernel.likelihood.profile import maximise
-from pm_fastlmm.spectrum.spectrum import Rotated
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 type BootstrapKind = Literal["percentile", "basic"]
 
@@ -127,15 +127,17 @@ def bootstrap(
         for name, values in _estimates(drawn, method).items():
             parts.setdefault(name, []).append(values)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = quantities(s, np.asarray(sigma2_g), np.asarray(sigma2_e))
+        found = _by_name(s, np.asarray(sigma2_g), np.asarray(sigma2_e), beta)
     estimate = {name: float(value) for name, value in found.items()}
-    estimate |= {f"beta[{name}]": float(b) for name, b in zip(s.coef, beta, strict=True)}
     return Bootstrap({name: np.concatenate(values) for name, values in parts.items()}, estimate, method)
 
 
 def _estimates(drawn: Rotated, method: Method) -> dict[str, FloatArray]:
     optima = maximise(drawn, method)
     with np.errstate(divide="ignore", invalid="ignore"):
-        out = quantities(drawn.spectrum, optima.sigma2_g, optima.sigma2_e)
         beta = effects.blue(drawn, optima.sigma2_g, optima.sigma2_e).beta
-    return out | {f"beta[{name}]": beta[:, j] for j, name in enumerate(drawn.spectrum.coef)}
+        return _by_name(drawn.spectrum, optima.sigma2_g, optima.sigma2_e, beta)
+
+
+def _by_name(s: Spectrum, g: FloatArray, e: FloatArray, beta: FloatArray) -> dict[str, FloatArray]:
+    return quantities(s, g, e) | {f"beta[{name}]": beta[..., j] for j, name in enumerate(s.coef)}

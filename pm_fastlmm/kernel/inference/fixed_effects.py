@@ -65,10 +65,6 @@ class FixedEffects:
     names: tuple[str, ...] | None = None
     unavailable: str = ""
 
-    def adjusted_cov(self) -> FloatArray:
-        """Return Kenward and Roger's Φ_A."""
-        return np.asarray(self.cov - np.einsum("...ij,...ijab->...ab", self.expected_cov, self.curvatures))
-
     def covariance(self, df: DegreesOfFreedom) -> FloatArray:
         """
         Return the covariance of β̂ that a method uses.
@@ -79,9 +75,11 @@ class FixedEffects:
             If the method is unknown, or not available for this fit.
         """
         require_choice("df", df, DegreesOfFreedom)
-        if df == "kenward-roger" and self.unavailable:
+        if df != "kenward-roger":
+            return self.cov
+        if self.unavailable:
             raise ValueError(self.unavailable)
-        return self.adjusted_cov() if df == "kenward-roger" else self.cov
+        return np.asarray(self.cov - np.einsum("...ij,...ijab->...ab", self.expected_cov, self.curvatures))
 
     def degrees(self, l: FloatArray, df: DegreesOfFreedom) -> FloatArray:  # noqa: E741 - the contrast of the formula
         """Return the degrees of freedom 2(lᵀΦl)²/(gᵀAg) of contrasts l (…, r), for one each Kenward–Roger's too."""
@@ -130,11 +128,9 @@ class FixedTest(Described):
 
     def table(self) -> pd.DataFrame:
         """Return statistic, degrees of freedom and p-value, a row for each response."""
-        index = None if self.names is None else pd.Index(self.names, name="response")
-        columns = {"F": self.statistic, "df_den": self.df_den, "p_value": self.p_value}
-        table = pd.DataFrame({name: np.atleast_1d(values) for name, values in columns.items()}, index=index)
-        table.insert(1, "df_num", self.df_num)
-        return table
+        index = pd.RangeIndex(1) if self.names is None else pd.Index(self.names, name="response")
+        columns = {"F": self.statistic, "df_num": self.df_num, "df_den": self.df_den, "p_value": self.p_value}
+        return pd.DataFrame(columns, index=index)
 
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"contrasts": self.df_num, "degrees of freedom": self.df}
@@ -176,18 +172,13 @@ def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, p
         "estimate": fixed.beta, "se": se, "df": degrees, "t": t, "p_value": p, "lower": fixed.beta - half,
         "upper": fixed.beta + half,
     }  # fmt: skip
-    coef = projection.columns.names
+    coef, kept = projection.columns.names, projection.columns.kept
     index: pd.Index = pd.Index(coef, name="coef")
     if fixed.names is not None:
         index = pd.MultiIndex.from_product([fixed.names, coef], names=["response", "coef"])
-    return pd.DataFrame({name: np.ravel(_spread(column, projection)) for name, column in values.items()}, index=index)
-
-
-def _spread(values: FloatArray, projection: Projection) -> FloatArray:
-    """Return values of the kept columns (…, r) in the places of all columns (…, d), NaN for those that were dropped."""
-    out = np.full((*values.shape[:-1], len(projection.columns.names)), np.nan)
-    out[..., projection.columns.kept] = values
-    return out
+    table = np.full((len(values), *fixed.beta.shape[:-1], len(coef)), np.nan)
+    table[..., kept] = list(values.values())
+    return pd.DataFrame(dict(zip(values, table.reshape(len(values), -1), strict=True)), index=index)
 
 
 def contrast_test(fixed: FixedEffects, L: Any, df: DegreesOfFreedom, projection: Projection) -> FixedTest:
@@ -331,9 +322,7 @@ def spectral_fixed_effects(
     at = inside[..., None, None]
     scale = np.where(np.isfinite(total), 2 / m, np.nan)[..., None, None] * np.diag([1.0, 0.0])
     unavailable = (
-        ""
-        if method == "REML"
-        else "Kenward and Roger's adjustment is that of restricted likelihood: fit with method='REML', or take "
+        "Kenward and Roger's adjustment is that of restricted likelihood: fit with method='REML', or take "
         "df='satterthwaite'."
     )
     return FixedEffects(
@@ -341,7 +330,7 @@ def spectral_fixed_effects(
         curvatures=np.where(at[..., None, None], curvatures, 0.0),
         observed_cov=np.where(at, _inverse(info.observed), scale),
         expected_cov=np.where(at, _inverse(info.expected), scale),
-        residual_df=s.df, coef=s.coef, names=rotated.names, unavailable=unavailable,
+        residual_df=s.df, coef=s.coef, names=rotated.names, unavailable=unavailable if method == "ML" else "",
     )  # fmt: skip
 
 

@@ -36,8 +36,7 @@ def inversion_limits(
     rotated: Rotated, method: Method, names: Sequence[str], level: float, n_sim: int, random_seed: object
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Return the values of h2, pve or delta that the exact likelihood-ratio test does not reject, (T,), by name."""
-    rng = np.random.default_rng(random_seed)  # type: ignore[arg-type]
-    allowed = critical_values(rotated.spectrum, method, level, n_sim, rng)
+    allowed = critical_values(rotated.spectrum, method, level, n_sim, random_seed)
     return {name: share_limits(rotated, method, name, allowed) for name in names}
 
 
@@ -45,8 +44,7 @@ def critical_levels(
     spectrum: Spectrum, method: Method, h2: FloatArray, level: float, n_sim: int, random_seed: object
 ) -> FloatArray:
     """Return the exact critical values of 2[max ℓ - ℓ(h²)] at values of h²."""
-    rng = np.random.default_rng(random_seed)  # type: ignore[arg-type]
-    allowed = critical_values(spectrum, method, level, n_sim, rng)
+    allowed = critical_values(spectrum, method, level, n_sim, random_seed)
     with np.errstate(divide="ignore"):
         x = np.log(spectrum.mean_diagonal * (1 - h2) / h2 / spectrum.eigvals.max())
     return np.interp(x, allowed.first + allowed.step * np.arange(allowed.levels.size), allowed.levels)
@@ -60,8 +58,8 @@ def profile_limits(rotated: Rotated, method: Method, name: str, level: float) ->
     place = None if name in VARIANCES else coefficient_place(rotated.spectrum, name)
     limits = []
     for t in range(len(np.atleast_2d(rotated.z))):
-        projector = Projector.of(single(rotated, t), method, place)
-        scale = variance_of(name, rotated.spectrum, projector.largest) if place is None else None
+        projector = Projector.of(rotated.one(t) if rotated.batch_shape else rotated, method, place)
+        scale = variance_of(name, rotated.spectrum, projector.profile.largest) if place is None else None
         limits.append(projector.limits(scale, allowed))
     low, high = np.transpose(limits)
     return low, high
@@ -96,11 +94,3 @@ def coefficient_place(spectrum: Spectrum, name: str) -> int:
     if name not in names:
         raise ValueError(f"there is no quantity {name!r}: they are {', '.join([*SHARES, *VARIANCES, *names])}.")
     return names.index(name)
-
-
-def single(rotated: Rotated, t: int) -> Rotated:
-    """Return one response of several."""
-    if not rotated.batch_shape:
-        return rotated
-    r = rotated
-    return Rotated(r.spectrum, r.z[t], r.rss[t], r.y1[t], r.norm2[t], None)

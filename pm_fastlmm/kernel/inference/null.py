@@ -21,6 +21,7 @@ is valid at any B (Harrison 2012, doi:10.1093/biomet/asr079); with w = 1 it is t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -124,14 +125,15 @@ def kernel_null(
         drawn = alternatives.draw(spectrum, size, rng)
         restricted = Profile.from_rotated(drawn, "REML")
         profile = restricted if method == "REML" else Profile.from_rotated(drawn, method)
-        statistics.append(_rise(search(profile)))
+        x, f, *_ = search(profile).T
+        statistics.append(np.where(x == np.inf, 0.0, np.maximum(-f, 0.0)))  # f is 0 at δ = ∞: there exactly
         weights.append(alternatives.weights(restricted))
     statistic, weight = np.concatenate(statistics), np.concatenate(weights)
     order = np.argsort(statistic, kind="stable")
     return NullDistribution(statistic[order], weight[order]), alternatives
 
 
-def critical_values(spectrum: Spectrum, method: Method, level: float, n_sim: int, rng: np.random.Generator) -> Allowed:
+def critical_values(spectrum: Spectrum, method: Method, level: float, n_sim: int, random_seed: Any) -> Allowed:
     """
     Return the quantile of 2[max ℓ - ℓ(h²)] under h², for all h² from 0 to 1.
 
@@ -142,7 +144,7 @@ def critical_values(spectrum: Spectrum, method: Method, level: float, n_sim: int
     scale = Scale.of(base)
     nodes = scale.nodes(_SPACING, _POINTS)
     ends = [-np.inf, *nodes[1:-1], np.inf] if not spectrum.nullity else [*nodes[:-1], np.inf]
-    seed = int(rng.integers(2**63))
+    seed = int(np.random.default_rng(random_seed).integers(2**63))
     levels = [_critical_value(spectrum, method, x, base.largest, level, n_sim, seed) for x in ends]
     return scale.allowed(nodes, np.array(levels))
 
@@ -166,11 +168,6 @@ def _critical_value(
     # the order statistic of which a further draw is below with this probability
     rank = min(int(np.ceil(level * (n_sim + 1))), n_sim) - 1
     return float(np.partition(np.concatenate(statistics), rank)[rank])
-
-
-def _rise(optima: FloatArray) -> FloatArray:
-    """Return the statistic from log δ and f at the minimum of f, which is 0 at δ = ∞: there exactly."""
-    return np.where(optima[:, 0] == np.inf, 0.0, np.maximum(-optima[:, 1], 0.0))
 
 
 def _nothing(spectrum: Spectrum) -> Rotated:

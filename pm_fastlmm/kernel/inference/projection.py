@@ -67,11 +67,6 @@ class Projector:
             profile = replace(profile, m=profile.m + 1)
         return cls(rotated, profile, coefficient)
 
-    @property
-    def largest(self) -> float:
-        """The unit of K."""
-        return self.profile.largest
-
     def curve(self, x: FloatArray) -> _Curve:
         """Return the curve at log δ = x, ±inf included."""
         p, finite = self.profile, np.isfinite(x)
@@ -79,8 +74,8 @@ class Projector:
             w = np.where(finite, 1 / (1 + np.exp(np.where(finite, x, 0.0))), x < 0)
         f, Q = np.empty(x.size), np.empty(x.size)
         if finite.any():
-            f[finite] = p.value(x[finite])[0]
-            Q[finite] = p.m * p.scale(x[finite])[0] / w[finite]
+            f[finite], _, _, Q[finite] = p.evaluate(x[finite])[:, 0]
+            Q[finite] /= w[finite]
         f0, _, f_inf, _ = (limit[0] for limit in p.limits())
         f[x == -np.inf], f[x == np.inf] = f0, f_inf
         Q[x == np.inf] = 1.0
@@ -105,15 +100,12 @@ class Projector:
         curve = self.curve(x)
         if not np.isfinite(curve.f[1:]).all():
             return np.nan, np.nan
-        lowest = min(float(curve.f.min()), -self._highest(x, -curve.f, lambda at: -self.curve(at).f))
-        ends = []
-        for sign in (-1.0, 1.0):
+        lowest = -self._highest(x, curve, lambda c: -c.f)
 
-            def extreme(at: FloatArray, sign: float = sign) -> FloatArray:
-                return sign * self._extreme(self.curve(at), quantity, lowest, allowed, sign)
+        def end(sign: float) -> float:
+            return sign * self._highest(x, curve, lambda c: sign * self._extreme(c, quantity, lowest, allowed, sign))
 
-            ends.append(sign * self._highest(x, sign * self._extreme(curve, quantity, lowest, allowed, sign), extreme))
-        return ends[0], ends[1]
+        return end(-1.0), end(1.0)
 
     def _points(self, allowed: float) -> FloatArray:
         """Return log δ over the whole spectrum and, more closely, over the region of δ."""
@@ -138,8 +130,9 @@ class Projector:
                 value = quantity(c.w) * c.Q * unit / (m * u)
         return np.where(inside, value, -sign * np.inf)
 
-    def _highest(self, x: FloatArray, values: FloatArray, function: Callable[[FloatArray], FloatArray]) -> float:
-        """Return the highest value of a function that is known at x, refined about its highest few points."""
+    def _highest(self, x: FloatArray, curve: _Curve, function: Callable[[_Curve], FloatArray]) -> float:
+        """Return the highest value of a function of the curve, known at x, refined about its highest few points."""
+        values = function(curve)
         values = np.where(np.isnan(values), -np.inf, values)
         best = float(values.max())
         inner = np.r_[-np.inf, values, -np.inf]
@@ -150,7 +143,7 @@ class Projector:
             high = x[i if i < x.size - 1 else -2] + _FAR if np.isinf(high) else high
             for _ in range(_ZOOMS):
                 points = np.linspace(low, high, _ZOOM)
-                found = np.nan_to_num(function(points), nan=-np.inf, neginf=-np.inf)
+                found = np.nan_to_num(function(self.curve(points)), nan=-np.inf, neginf=-np.inf)
                 at = int(np.argmax(found))
                 best = max(best, float(found[at]))
                 low, high = points[max(at - 1, 0)], points[min(at + 1, _ZOOM - 1)]

@@ -1,5 +1,7 @@
 """Simulated responses in the rotated coordinates: O(k) numbers each, whatever n is."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
@@ -35,5 +37,4 @@ def simulate_responses(
     along, S = corner(drawn.z, eigvals=spectrum.eigvals, C=spectrum.C, schur=spectrum.schur, sigma2_g=g, sigma2_e=e)
     root = semidefinite_root(S[0] if size else np.zeros((0, 0)))
     noise = rng.standard_normal((size, len(root))) @ root.T
-    y1 = spectrum.projection.R @ beta + along + noise
-    return Rotated(spectrum=spectrum, z=drawn.z, rss=drawn.rss, y1=y1, norm2=drawn.norm2, names=drawn.names)
+    return replace(drawn, y1=spectrum.projection.R @ beta + along + noise)

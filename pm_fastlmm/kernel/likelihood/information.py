@@ -97,7 +97,7 @@ def score(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: 
         out[..., 1] += (rotated.rss / sigma2_e - s.nullity) / sigma2_e
     if method == "ML" and s.projection.rank:
         S, slopes = _corner_slopes(s.eigvals, *s.corner_axes(), sigma2_g, sigma2_e)
-        out -= np.stack([np.trace(np.linalg.solve(S, slope), axis1=-2, axis2=-1) for slope in slopes], axis=-1)
+        out -= np.trace(np.linalg.solve(S[..., None, :, :], slopes), axis1=-2, axis2=-1)
     return 0.5 * out
 
 
@@ -159,17 +159,15 @@ def _sums(rotated: Rotated, eigvals: FloatArray, a: FloatArray, b: FloatArray) -
 
 def _corner_slopes(
     eigvals: FloatArray, C: FloatArray, schur: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray
-) -> tuple[FloatArray, list[FloatArray]]:
-    """Return S and ∂S/∂(σ²_g, σ²_e) = S₀ + σ⁴_eCᵀdiag(1/(λd²))C, I + σ⁴_gCᵀdiag(1/d²)C."""
+) -> tuple[FloatArray, FloatArray]:
+    """Return S and ∂S/∂(σ²_g, σ²_e) = S₀ + σ⁴_eCᵀdiag(1/(λd²))C, I + σ⁴_gCᵀdiag(1/d²)C, (…, 2, r, r)."""
     g, e = np.asarray(sigma2_g)[..., None, None], np.asarray(sigma2_e)[..., None, None]
     d = variances(eigvals, sigma2_g, sigma2_e)
     _, S = corner(np.zeros_like(d), eigvals=eigvals, C=C, schur=schur, sigma2_g=sigma2_g, sigma2_e=sigma2_e)
     CC = products(C)
-    slopes = [
-        schur + e**2 * _weighted(CC, 1 / (eigvals * d**2)),
-        np.eye(len(schur)) + g**2 * _weighted(CC, 1 / d**2),
-    ]
-    return S, slopes
+    along_g = schur + e**2 * _weighted(CC, 1 / (eigvals * d**2))
+    along_e = np.eye(len(schur)) + g**2 * _weighted(CC, 1 / d**2)
+    return S, np.stack([along_g, along_e], axis=-3)
 
 
 def _weighted(CC: FloatArray, weights: FloatArray) -> FloatArray:
@@ -177,21 +175,18 @@ def _weighted(CC: FloatArray, weights: FloatArray) -> FloatArray:
     return np.asarray((CC * weights[..., None, None]).sum(-3))
 
 
-def _corner_seconds(
-    eigvals: FloatArray, C: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray
-) -> list[list[FloatArray]]:
-    """Return ∂²S/∂(σ²_g, σ²_e)² = 2Cᵀdiag(1/d³)C times -σ⁴_e, σ²_gσ²_e and -σ⁴_g."""
+def _corner_seconds(eigvals: FloatArray, C: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray) -> FloatArray:
+    """Return ∂²S/∂(σ²_g, σ²_e)² = 2Cᵀdiag(1/d³)C times -σ⁴_e, σ²_gσ²_e and -σ⁴_g, (…, 2, 2, r, r)."""
     g, e = np.asarray(sigma2_g)[..., None, None], np.asarray(sigma2_e)[..., None, None]
     cubic = _weighted(products(C), 1 / variances(eigvals, sigma2_g, sigma2_e) ** 3)
-    return [[-2 * e**2 * cubic, 2 * g * e * cubic], [2 * g * e * cubic, -2 * g**2 * cubic]]
+    entries = np.stack([-2 * e**2 * cubic, 2 * g * e * cubic, -2 * g**2 * cubic], axis=-3)
+    return np.asarray(entries[..., _PLACES, :, :])
 
 
 def corner_derivatives(spectrum: Spectrum, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return ∂S (…, 2, r, r) and ∂²S (…, 2, 2, r, r) at the shares (h², 1 - h²) of a total of 1."""
     eigvals, C, schur = (array / spectrum.mean_diagonal for array in (spectrum.eigvals, spectrum.C, spectrum.schur))
-    _, first = _corner_slopes(eigvals, C, schur, a, b)
-    second = _corner_seconds(eigvals, C, a, b)
-    return np.stack(first, axis=-3), np.stack([np.stack(row, axis=-3) for row in second], axis=-4)
+    return _corner_slopes(eigvals, C, schur, a, b)[1], _corner_seconds(eigvals, C, a, b)
 
 
 def _corner_curvature(
@@ -199,17 +194,9 @@ def _corner_curvature(
 ) -> FloatArray:
     """Return ∂²log|S|/∂(σ²_g, σ²_e)² = tr(S⁻¹S_ab) - tr(S⁻¹S_aS⁻¹S_b)."""
     S, first = _corner_slopes(eigvals, C, schur, sigma2_g, sigma2_e)
-    second = _corner_seconds(eigvals, C, sigma2_g, sigma2_e)
-    solved = [np.linalg.solve(S, matrix) for matrix in first]
-
-    def trace(matrix: FloatArray) -> FloatArray:
-        return np.asarray(np.trace(matrix, axis1=-2, axis2=-1))
-
-    rows = [
-        np.stack([trace(np.linalg.solve(S, second[a][b])) - trace(solved[a] @ solved[b]) for b in range(2)], axis=-1)
-        for a in range(2)
-    ]
-    return np.stack(rows, axis=-2)
+    solved = np.linalg.solve(S[..., None, :, :], first)
+    second = np.linalg.solve(S[..., None, None, :, :], _corner_seconds(eigvals, C, sigma2_g, sigma2_e))
+    return np.asarray(np.trace(second, axis1=-2, axis2=-1) - np.einsum("...aij,...bji->...ab", solved, solved))
 
 
 def standard_error(gradient: FloatArray, information: FloatArray) -> FloatArray:

@@ -54,24 +54,8 @@ class Model(NamedTuple):
 
 
 @reordered
-def _shared(eigvals: FloatArray, delta: float) -> Triple:
-    """Return Σh, Σ(1-h), Σh(1-h), which no response enters."""
-    H = 0.0
-    low = 0.0
-    both = 0.0
-    for i in range(eigvals.size):
-        w = 1.0 / (eigvals[i] + delta)
-        h = eigvals[i] * w
-        c = delta * w
-        H += h
-        low += c
-        both += h * c
-    return H, low, both
-
-
-@reordered
-def _response_sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[float, float, float, float, float, float]:
-    """Return A, B, E of a response without its null directions, and what `_shared` returns."""
+def _sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[float, float, float, float, float, float]:
+    """Return A, B, E of a response or candidate without null directions, and Σh, Σ(1-h), Σh(1-h) of the spectrum."""
     A = 0.0
     B = 0.0
     E = 0.0
@@ -90,22 +74,6 @@ def _response_sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[fl
         low += c
         both += h * c
     return A, B, E, H, low, both
-
-
-@reordered
-def _candidate_sums(eigvals: FloatArray, g: FloatArray, delta: float) -> Triple:
-    A = 0.0
-    B = 0.0
-    E = 0.0
-    for i in range(eigvals.size):
-        w = 1.0 / (eigvals[i] + delta)
-        h = eigvals[i] * w
-        c = delta * w
-        q = g[i] * g[i] * w
-        A += h * q
-        B += c * q
-        E += h * c * q
-    return A, B, E
 
 
 @reordered
@@ -136,6 +104,12 @@ def _residual_sums(
         E += h * c * q
         D += c * w * r * g[i]
     return A, B, E, D
+
+
+@compiled
+def _left(null: FloatArray, alpha: float) -> float:
+    """Return ‖z - αg‖² in the null directions; all of `null` is 0 where there are none."""
+    return max(null[0] - 2.0 * alpha * null[1] + alpha * alpha * null[2], 0.0)
 
 
 @compiled
@@ -250,36 +224,27 @@ def _combine(
 
 
 @compiled
-def _corner_at(eigvals: FloatArray, C: FloatArray, schur: FloatArray, delta: float) -> Triple:
-    if not schur.shape[0]:
-        return 0.0, 0.0, 0.0
-    _, slope, other, curvature = corner_terms(eigvals, C, schur, delta)
-    return slope, other, curvature
-
-
-@compiled
 def derivatives(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float) -> tuple[float, float]:
     """Return f' and f'' at log δ = x; `null` has z², zg and g² summed over the null directions."""
-    delta, eigvals, nullity = math.exp(x), model.eigvals, model.nullity
-    m, restricted, upper = model.m, model.restricted, delta > model.middle
-    corner = _corner_at(eigvals, model.C, model.schur, delta)
-    if not g.size:
-        A, B, E, H, low, both = _response_sums(eigvals, z, delta)
-        if nullity:
-            B += null[0] / delta
-        return _combine(m, nullity, restricted, upper, (H, low, both), (A, B, E), 0.0, (0.0, 0.0, 0.0), corner)
-    gA, gB, gE = _candidate_sums(eigvals, g, delta)
-    b = _cross(eigvals, z, g, delta)
-    if nullity:
+    delta, eigvals = math.exp(x), model.eigvals
+    D, candidate = 0.0, (0.0, 0.0, 0.0)
+    if g.size:
+        gA, gB, gE, H, low, both = _sums(eigvals, g, delta)
         gB += null[2] / delta
-        b += null[1] / delta
-    alpha = b / (gA + gB)
-    A, B, E, D = _residual_sums(eigvals, z, g, alpha, delta)
-    if nullity:
-        B += max(null[0] - 2.0 * alpha * null[1] + alpha * alpha * null[2], 0.0) / delta
+        alpha = (_cross(eigvals, z, g, delta) + null[1] / delta) / (gA + gB)
+        A, B, E, D = _residual_sums(eigvals, z, g, alpha, delta)
+        B += _left(null, alpha) / delta
         D += (null[1] - alpha * null[2]) / delta
-    shared = _shared(eigvals, delta)
-    return _combine(m, nullity, restricted, upper, shared, (A, B, E), D, (gA, gB, gE), corner)
+        candidate = (gA, gB, gE)
+    else:
+        A, B, E, H, low, both = _sums(eigvals, z, delta)
+        B += null[0] / delta
+    corner = (0.0, 0.0, 0.0)
+    if model.schur.size:
+        corner = corner_terms(eigvals, model.C, model.schur, delta)[1:]
+    return _combine(
+        model.m, model.nullity, model.restricted, delta > model.middle, (H, low, both), (A, B, E), D, candidate, corner
+    )
 
 
 @reordered
@@ -312,20 +277,13 @@ def value(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float
     a = 0.0
     alpha = 0.0
     if g.size:
-        gA, gB, _ = _candidate_sums(eigvals, g, delta)
-        b = _cross(eigvals, z, g, delta)
-        a = gA + gB
-        if nullity:
-            a += null[2] / delta
-            b += null[1] / delta
-        alpha = b / a
+        a = _cross(eigvals, g, g, delta) + null[2] / delta
+        alpha = (_cross(eigvals, z, g, delta) + null[1] / delta) / a
         A, B, _, _ = _residual_sums(eigvals, z, g, alpha, delta)
         Q = A + B
     else:
         Q = _cross(eigvals, z, z, delta)
-    if nullity:
-        left = null[0] - 2.0 * alpha * null[1] + alpha * alpha * null[2] if g.size else null[0]
-        Q += max(left, 0.0) / delta
+    Q += _left(null, alpha) / delta
     far = delta if delta >= 1.0 else 1.0
     f = model.m * math.log(Q * far) + _log_shifted(eigvals, delta)
     if nullity and delta < 1.0:
@@ -387,7 +345,7 @@ def limits(model: Model, z: FloatArray, g: FloatArray, null: FloatArray) -> tupl
         alpha = (b_far + null[1]) / a_far
         r = z - alpha * g
         far, far_tilted, _, _ = _sums_at_ends(eigvals, inverse, r)
-        far += max(null[0] - 2.0 * alpha * null[1] + alpha * alpha * null[2], 0.0)
+        far += _left(null, alpha)
         r = z - b_near / a_near * g
         _, _, near, near_tilted = _sums_at_ends(eigvals, inverse, r)
     f_inf, slope = _end(far, far_tilted, a_far, a_far_tilted, m, restricted)

@@ -64,8 +64,7 @@ class VariancePrior(Described):
     @classmethod
     def scaled_to_each(cls, rotated: Rotated) -> Self:
         """Return the default of each response, `scaled_to` it alone; where nothing is left of y, of a scale of 1."""
-        scale = rotated.norm2 / rotated.spectrum.df
-        return cls(1.0, 1.0, 1.0, np.where(scale > 0, scale, 1.0))
+        return cls(1.0, 1.0, 1.0, residual_scales(rotated))
 
     def part(self, block: slice) -> "VariancePrior":
         """Return the prior of a block of responses."""
@@ -109,9 +108,9 @@ class VariancePrior(Described):
         """
         a, b = self.total_shape, np.asarray(self.total_scale)[..., None]
         scale = b + 0.5 * quadratic
-        constant = float(gammaln(a + df / 2)) - df / 2 * math.log(2 * math.pi)
+        constant = np.asarray(gammaln(a + df / 2) - df / 2 * math.log(2 * math.pi))
         if self.proper:
-            return scale, np.asarray(constant + a * np.log(b) - gammaln(a) - (a + df / 2) * np.log(scale))
+            constant = constant + a * np.log(b) - gammaln(a)
         return scale, np.asarray(constant - (a + df / 2) * np.log(scale))
 
 
@@ -128,6 +127,12 @@ def residual_scale(rotated: Rotated) -> float:
     if scale == 0:
         raise ValueError("y has no residual variance after X: there is nothing to estimate a variance from.")
     return scale
+
+
+def residual_scales(rotated: Rotated) -> FloatArray:
+    """Return s² of each response, 1 where nothing is left of it."""
+    scale = rotated.norm2 / rotated.spectrum.df
+    return np.where(scale > 0, scale, 1.0)
 
 
 def short(value: float | FloatArray) -> str:

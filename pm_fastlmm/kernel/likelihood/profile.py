@@ -107,30 +107,25 @@ class Profile:
             largest=largest,
         )
 
-    def value(self, x: FloatArray | float) -> FloatArray:
-        """Return f at log δ = x (a vector), (T, len(x)); from δ = 1 on without rounding of the powers of δ."""
-        return np.asarray(self._evaluate(x)[0])
+    def evaluate(self, x: FloatArray | float) -> FloatArray:
+        """
+        Return f, f', f'' (with respect to log δ) and Q at log δ = x (a vector), (4, T, len(x)).
 
-    def slope(self, x: FloatArray | float) -> FloatArray:
-        """Return df/d log δ at log δ = x (a vector), (T, len(x)), without cancellation at either end."""
-        return np.asarray(self._evaluate(x)[1])
+        From δ = 1 on f is without rounding of the powers of δ; its derivatives do not cancel at either end. σ² is Q/m.
+        """
+        from pm_fastlmm.kernel.likelihood import loops as kernels
 
-    def curvature(self, x: FloatArray | float) -> FloatArray:
-        """Return d²f/d(log δ)² at log δ = x (a vector), (T, len(x)), without cancellation at either end."""
-        return np.asarray(self._evaluate(x)[2])
+        nodes = np.atleast_1d(np.asarray(x, dtype=float))
+        return np.asarray(kernels.evaluate_rows(self.model(), self.rows(slice(None)), self.null, nodes))
 
     def heights(self, x: FloatArray) -> FloatArray:
-        """Return f as `value` does, without its derivatives and on all processors."""
+        """Return f as `evaluate` does, without the others and on all processors."""
         from pm_fastlmm.kernel.likelihood import loops as kernels
 
         nodes = np.atleast_1d(np.asarray(x, dtype=float))
         out, model = np.empty((len(self.z), nodes.size)), self.model()
         in_threads(lambda part: kernels.value_rows(model, self.rows(part), self.null[part], nodes, out[part]), len(out))
         return out
-
-    def scale(self, x: FloatArray | float) -> FloatArray:
-        """Return the maximising σ² at log δ = x (a vector), (T, len(x)), in the scaled units."""
-        return np.asarray(self._evaluate(x)[3] / self.m)
 
     def limits(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """
@@ -142,11 +137,6 @@ class Profile:
 
         f0, c0, f_inf, c_inf = kernels.limit_rows(self.model(), self.rows(slice(None)), self.null)
         return f0, c0, f_inf, c_inf
-
-    def minima(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return log δ (±inf on a boundary), f and Q at the global minimum of f of each response."""
-        out = search(self)
-        return out[:, 0], out[:, 1], out[:, 2]
 
     def rows(self, block: slice) -> FloatArray:
         """Return z of a block of responses, each scaled to unit size."""
@@ -173,12 +163,6 @@ class Profile:
         slope = np.eye(len(S)) + (self.C.T * inverse**2) @ self.C
         inverse_trace = float(inverse.sum() + np.trace(np.linalg.solve(S, slope)))
         return trace, inverse_trace, float(np.log(self.eigvals).sum() + np.linalg.slogdet(S)[1])
-
-    def _evaluate(self, x: FloatArray | float) -> FloatArray:
-        from pm_fastlmm.kernel.likelihood import loops as kernels
-
-        nodes = np.atleast_1d(np.asarray(x, dtype=float))
-        return np.asarray(kernels.evaluate_rows(self.model(), self.rows(slice(None)), self.null, nodes))
 
 
 def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | None = None) -> FloatArray:
@@ -217,7 +201,7 @@ def _search_block(
 ) -> None:
     from pm_fastlmm.kernel.likelihood import loops as kernels
 
-    nodes, weights, shared = block_grid(profile, z, null[:, 0])
+    nodes, weights, shared = shared_grid(profile, z, null[:, 0])
     zz = (z * z) @ weights
     zg, gg = ((z * g) @ weights, (g * g) @ weights) if len(g) else (_NONE, _NONE)
 
@@ -226,12 +210,6 @@ def _search_block(
         kernels.search_rows(model, rows[0], rows[1], null[part], nodes, shared, *rows[2:], out[part])
 
     in_threads(run, len(null))
-
-
-def block_grid(profile: Profile, z: FloatArray, rss: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the nodes of log δ for a block of responses, and weights and shared sums there, see `_grid`."""
-    nodes = _nodes(profile, z, rss)
-    return nodes, *_grid(profile, nodes)
 
 
 def maximise(rotated: Rotated, method: Method) -> Optima:
@@ -248,7 +226,7 @@ def maximise(rotated: Rotated, method: Method) -> Optima:
     T, m = len(norm2), profile.m
     x, f, Q = (np.full(T, math.nan) for _ in range(3))
     if s.rank:  # without a kernel there is nothing to search
-        x, f, Q = profile.minima()
+        x, f, Q = search(profile)[:, :3].T
     estimable = problem == np.array(None)
     if profile.singular and not s.nullity:
         problem[estimable] = (
@@ -293,14 +271,15 @@ def _nodes(profile: Profile, z: FloatArray, rss: FloatArray) -> FloatArray:
     return np.asarray(_SPACING * np.arange(first, last + 1), dtype=np.float64)
 
 
-def _grid(profile: Profile, nodes: FloatArray) -> tuple[FloatArray, FloatArray]:
+def shared_grid(profile: Profile, z: FloatArray, rss: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """
-    Return hw, (1-h)w and h(1-h)w side by side at the nodes (k, 3G), and what no response enters (6, G).
+    Return nodes of log δ for a block of responses, hw, (1-h)w and h(1-h)w there (k, 3G), and what none enters (6, G).
 
-    The latter are Σh, Σ(1-h), Σh(1-h), and for ML the slope of log|S|, r minus it, and its curvature.
+    The last are Σh, Σ(1-h), Σh(1-h), and for ML the slope of log|S|, r minus it, and its curvature.
     """
     from pm_fastlmm.kernel.likelihood import loops as kernels
 
+    nodes = _nodes(profile, z, rss)
     delta = np.exp(nodes)
     w = 1 / (profile.eigvals[:, None] + delta)
     h, c = profile.eigvals[:, None] * w, delta * w
@@ -310,7 +289,7 @@ def _grid(profile: Profile, nodes: FloatArray) -> tuple[FloatArray, FloatArray]:
         shared[3:] = np.transpose(
             [kernels.corner_terms(profile.eigvals, profile.C, profile.schur, d)[1:] for d in delta]
         )
-    return np.hstack([h * w, c * w, h * c * w]), shared
+    return nodes, np.hstack([h * w, c * w, h * c * w]), shared
 
 
 def _not_estimable(rotated: Rotated, norm2: FloatArray, rss: FloatArray) -> npt.NDArray[Any]:

@@ -12,7 +12,9 @@ from numba import njit
 
 from pm_fastlmm.base.arrays import FloatArray
 
-type Cells = tuple[FloatArray, FloatArray, float, int, FloatArray]
+type Cells = tuple[FloatArray, FloatArray, FloatArray, float, int, FloatArray]
+type Points = tuple[FloatArray, FloatArray]
+type Ends = tuple[float, float, float]  # of an interval, and its width
 type Table = tuple[float, float, FloatArray, FloatArray, float]
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
@@ -60,7 +62,7 @@ def _part(x: FloatArray, y: FloatArray, second: FloatArray, j: int, t: float, to
 
 @compiled
 def _cells(x: FloatArray, y: FloatArray) -> Cells:
-    """Return the spline of a log-density, its maximum, the first cell that counts, and the cumulative mass from it."""
+    """Return x, the spline of a log-density, its maximum, the first cell that counts, the cumulative mass from it."""
     m = x.size
     top = y.max()
     floored = np.maximum(y, top - _FLOOR)
@@ -73,14 +75,13 @@ def _cells(x: FloatArray, y: FloatArray) -> Cells:
     cumulative = np.zeros(last - first + 2)
     for j in range(first, last + 1):
         cumulative[j - first + 1] = cumulative[j - first] + _part(x, floored, second, j, 1.0, top)
-    return floored, second, top, first, cumulative
+    return x, floored, second, top, first, cumulative
 
 
 @compiled
-def _node_quantile(
-    x: FloatArray, y: FloatArray, second: FloatArray, top: float, first: int, cumulative: FloatArray, probability: float
-) -> float:
+def _node_quantile(cells: Cells, probability: float) -> float:
     """Return the x below which the share `probability` of the mass lies."""
+    x, y, second, top, first, cumulative = cells
     target = probability * cumulative[-1]
     j = np.searchsorted(cumulative, target, side="right") - 1
     j = min(max(j, 0), cumulative.size - 2)
@@ -104,19 +105,18 @@ def _node_quantile(
 
 @compiled
 def node_quantile_rows(x: FloatArray, log_density: FloatArray, probabilities: FloatArray, out: FloatArray) -> None:
-    """Write quantiles of x for each row of log-densities; probabilities (T, P) or (1, P), out (T, P)."""
+    """Write quantiles of x for each row of log-densities; probabilities and out (T, P)."""
     for t in range(out.shape[0]):
-        y, second, top, first, cumulative = _cells(x, log_density[t])
-        row = t if probabilities.shape[0] > 1 else 0
+        cells = _cells(x, log_density[t])
         for p in range(out.shape[1]):
-            out[t, p] = _node_quantile(x, y, second, top, first, cumulative, probabilities[row, p])
+            out[t, p] = _node_quantile(cells, probabilities[t, p])
 
 
 @compiled
 def node_below_rows(x: FloatArray, log_density: FloatArray, at: FloatArray, out: FloatArray) -> None:
     """Write the probability that x is below each value `at` (P,) for each row of log-densities, out (T, P)."""
     for t in range(out.shape[0]):
-        y, second, top, first, cumulative = _cells(x, log_density[t])
+        _, y, second, top, first, cumulative = _cells(x, log_density[t])
         for p in range(out.shape[1]):
             cell = np.searchsorted(x, at[p], side="right") - 1
             j = cell - first
@@ -130,16 +130,14 @@ def node_below_rows(x: FloatArray, log_density: FloatArray, at: FloatArray, out:
 
 
 @compiled
-def _points(
-    x: FloatArray, log_density: FloatArray, log_scale: FloatArray, sharpness: float
-) -> tuple[FloatArray, FloatArray]:
+def _points(x: FloatArray, log_density: FloatArray, log_scale: FloatArray, sharpness: float) -> Points:
     """
     Return Gauss points of the cells that count: log-scales, and weights that sum to 1.
 
     Given h² the logarithm of the variance has a standard deviation of 1/sharpness, and a cell over which the log-scale
     moves by more is divided.
     """
-    y, second, top, first, cumulative = _cells(x, log_density)
+    _, y, second, top, first, cumulative = _cells(x, log_density)
     bend = _spline(x, log_scale)
     cells, mass = cumulative.size - 1, cumulative[-1]
     parts = np.empty(cells, np.int64)
@@ -178,17 +176,10 @@ def _upper_gamma(v: float, start: float, step: float, values: FloatArray, slopes
 
 
 @compiled
-def _log_quantile(
-    places: FloatArray,
-    weights: FloatArray,
-    start: float,
-    step: float,
-    values: FloatArray,
-    slopes: FloatArray,
-    probability: float,
-    u: float,
-) -> float:
+def _log_quantile(points: Points, table: Table, probability: float, u: float) -> float:
     """Return log t with Σ w_j P(Gamma > exp(v_j)/t) = probability, from a start."""
+    places, weights = points
+    start, step, values, slopes, _ = table
     low, high = float(places.min()) - (start + step * values.size), float(places.max()) - start
     if not (low < u < high):
         u = 0.5 * (low + high)
@@ -214,20 +205,16 @@ def _log_quantile(
 
 @compiled
 def variance_quantile_rows(
-    x: FloatArray,
-    log_density: FloatArray,
-    log_scale: FloatArray,
-    table: Table,
-    probabilities: FloatArray,
+    x: FloatArray, log_density: FloatArray, log_scale: FloatArray, table: Table, probabilities: FloatArray,
     out: FloatArray,
-) -> None:
+) -> None:  # fmt: skip
     """Write log-quantiles of scale/Gamma for each row; `table` is (start, step, values, slopes, sharpness)."""
-    start, step, values, slopes, sharpness = table
+    start, step, values, _, sharpness = table
     for t in range(out.shape[0]):
         places, weights = _points(x, log_density[t], log_scale[t], sharpness)
         u = (places * weights).sum() - (start + 0.5 * step * values.size)
         for p in range(out.shape[1]):
-            out[t, p] = _log_quantile(places, weights, start, step, values, slopes, probabilities[p], u)
+            out[t, p] = _log_quantile((places, weights), table, probabilities[p], u)
 
 
 @compiled
@@ -258,81 +245,59 @@ def _share_width(low: float, high: float) -> float:
 
 @compiled
 def _ends(
-    variance: bool,
-    p: float,
-    probability: float,
-    previous: tuple[float, float],
-    shift: float,
-    x: FloatArray,
-    cells: Cells,
-    points: tuple[FloatArray, FloatArray],
+    p: float, probability: float, previous: Ends, variance: bool, shift: float, cells: Cells, points: Points,
     table: Table,
-) -> tuple[float, float, float]:
-    """Return the ends of the interval with the share p below it: shifted x of a share of variance, or logs."""
-    y, second, top, first, cumulative = cells
-    places, weights = points
-    start, step, values, slopes, _ = table
+) -> Ends:  # fmt: skip
+    """
+    Return the ends of the interval with the share p below it and its width, from those of an interval like it.
+
+    The ends are shifted x of a share of variance, or logarithms.
+    """
     if not variance:
-        low = _node_quantile(x, y, second, top, first, cumulative, p) + shift
-        high = _node_quantile(x, y, second, top, first, cumulative, min(p + probability, 1.0)) + shift
+        low = _node_quantile(cells, p) + shift
+        high = _node_quantile(cells, min(p + probability, 1.0)) + shift
         return low, high, _share_width(low, high)
-    low, high = previous
-    low = _log_quantile(places, weights, start, step, values, slopes, p, low) if p > 0.0 else -math.inf
+    low = _log_quantile(points, table, p, previous[0]) if p > 0.0 else -math.inf
     if p + probability >= 1.0:
         return low, math.inf, math.inf
-    high = _log_quantile(places, weights, start, step, values, slopes, p + probability, high)
+    high = _log_quantile(points, table, p + probability, previous[1])
     return low, high, math.exp(high) - math.exp(low)
 
 
 @compiled
-def _shortest(
-    variance: bool,
-    probability: float,
-    shift: float,
-    x: FloatArray,
-    cells: Cells,
-    points: tuple[FloatArray, FloatArray],
-    table: Table,
-) -> tuple[float, float]:
+def _shortest(probability: float, variance: bool, shift: float, cells: Cells, points: Points, table: Table) -> Ends:
     """Return the shortest interval with a probability: a coarse search of its lower tail, then golden sections."""
     left = 1.0 - probability
-    best, width, previous = 0, math.inf, (math.nan, math.nan)
+    best, width, at = 0, math.inf, (math.nan, math.nan, math.nan)
     for i in range(9):
-        low, high, w = _ends(variance, left * i / 8, probability, previous, shift, x, cells, points, table)
-        previous = (low, high)
-        if w < width:
-            best, width = i, w
+        at = _ends(left * i / 8, probability, at, variance, shift, cells, points, table)
+        if at[2] < width:
+            best, width = i, at[2]
     a, b = left * max(best - 1, 0) / 8, left * min(best + 1, 8) / 8
     p, q = b - _GOLDEN * (b - a), a + _GOLDEN * (b - a)
-    at_p = _ends(variance, p, probability, previous, shift, x, cells, points, table)
-    at_q = _ends(variance, q, probability, (at_p[0], at_p[1]), shift, x, cells, points, table)
+    at_p = _ends(p, probability, at, variance, shift, cells, points, table)
+    at_q = _ends(q, probability, at_p, variance, shift, cells, points, table)
     while b - a > 1e-5 * left:
         if at_p[2] <= at_q[2]:
             b, q, at_q = q, p, at_p
             p = b - _GOLDEN * (b - a)
-            at_p = _ends(variance, p, probability, (at_q[0], at_q[1]), shift, x, cells, points, table)
+            at_p = _ends(p, probability, at_q, variance, shift, cells, points, table)
         else:
             a, p, at_p = p, q, at_q
             q = a + _GOLDEN * (b - a)
-            at_q = _ends(variance, q, probability, (at_p[0], at_p[1]), shift, x, cells, points, table)
-    edge = _ends(variance, 0.0, probability, (at_p[0], at_p[1]), shift, x, cells, points, table)
-    if edge[2] <= at_p[2]:
-        return edge[0], edge[1]
-    edge = _ends(variance, left, probability, (at_p[0], at_p[1]), shift, x, cells, points, table)
-    return (edge[0], edge[1]) if edge[2] <= at_p[2] else (at_p[0], at_p[1])
+            at_q = _ends(q, probability, at_p, variance, shift, cells, points, table)
+    for tail in (0.0, left):
+        edge = _ends(tail, probability, at_p, variance, shift, cells, points, table)
+        if edge[2] <= at_p[2]:
+            return edge
+    return at_p
 
 
 @compiled
 def shortest_rows(
-    variance: bool,
-    x: FloatArray,
-    log_density: FloatArray,
-    log_scale: FloatArray,
-    table: Table,
-    probability: float,
-    shift: float,
-    out: FloatArray,
-) -> None:
+    x: FloatArray, log_density: FloatArray, log_scale: FloatArray, table: Table, probability: float, variance: bool,
+    shift: float, out: FloatArray,
+) -> None:  # fmt: skip
     """
     Write the shortest interval of each row into out (T, 2).
 
@@ -342,4 +307,4 @@ def shortest_rows(
     for t in range(out.shape[0]):
         cells = _cells(x, log_density[t])
         points = _points(x, log_density[t], log_scale[t], table[4]) if variance else nothing
-        out[t, 0], out[t, 1] = _shortest(variance, probability, shift, x, cells, points, table)
+        out[t, 0], out[t, 1], _ = _shortest(probability, variance, shift, cells, points, table)

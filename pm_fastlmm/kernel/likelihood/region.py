@@ -9,7 +9,7 @@ from scipy.interpolate import PchipInterpolator
 
 from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.threads import in_threads
-from pm_fastlmm.kernel.likelihood.profile import Profile, block_grid, search
+from pm_fastlmm.kernel.likelihood.profile import Profile, search, shared_grid
 
 _STEP = 0.05  # of log δ, of the integral that measures distances
 _MARGIN = 7.0  # of log δ beyond the spectrum: e⁻⁷ of the information is left there
@@ -113,7 +113,7 @@ def _region_block(
 ) -> None:
     from pm_fastlmm.kernel.likelihood import loops as kernels
 
-    nodes, weights, shared = block_grid(profile, z, null[:, 0])
+    nodes, weights, shared = shared_grid(profile, z, null[:, 0])
     zz, G = (z * z) @ weights, nodes.size
     model, grid = profile.model(), (allowed.first, allowed.step, 0.0)
     # the responses' f differ by m log Q alone: the rest of it is that of the first one

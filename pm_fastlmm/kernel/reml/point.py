@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import frozen, read_covariance
+from pm_fastlmm.base.arrays import read_covariance
 from pm_fastlmm.base.choices import Method, require_choice
 from pm_fastlmm.kernel.reml.fit import REMLFit
 from pm_fastlmm.kernel.reml.reml import fit_rotated
-from pm_fastlmm.spectrum.factoring import corner_root, positive_eigenvalues
 from pm_fastlmm.spectrum.projection import kernel_design
 from pm_fastlmm.spectrum.responses import read_response
-from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+from pm_fastlmm.spectrum.spectrum import Rotated, spectrum_of_eigenvalues
 from pm_fastlmm.spectrum.tridiagonal import coordinates
 
 
@@ -73,20 +72,8 @@ def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: 
     y1, y2 = projection.split(columns)
     T = columns.shape[1]
     eigvals, rows = coordinates(K22, np.hstack([y2, K21]))
-    first, tolerance, scale = positive_eigenvalues(eigvals, K11, rtol, K, n)
-    kept = eigvals[first:].copy()
-    C = np.ascontiguousarray(rows[first:, T:])
-    spectrum = Spectrum(
-        eigvals=frozen(kept),
-        rotation=np.zeros((n, 0)),  # of no eigenvectors: y is rotated here
-        projection=projection,
-        C=frozen(C),
-        corner_root=frozen(corner_root(K11, C, kept, tolerance, scale)),
-        nullity=first,
-        mean_diagonal=float(np.trace(covariance.values)) / n,
-        ids=ids,
-        loadings=None,
-        loadings_fixed=None,
-    )
+    trace = float(np.trace(covariance.values))
+    spectrum = spectrum_of_eigenvalues(projection, eigvals, K11, rows[:, T:], rtol, K, ids, trace)
+    spectrum, first = replace(spectrum, rotation=np.zeros((n, 0))), spectrum.nullity  # y is rotated here
     rotated = Rotated.from_coordinates(spectrum, values, names, z=rows[first:, :T], null=rows[:first, :T], y1=y1, y2=y2)
     return replace(fit_rotated(rotated, method), rotated=None)

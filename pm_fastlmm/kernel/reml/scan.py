@@ -206,7 +206,7 @@ def _scan_rotated(
             "this Rotated has no candidates: give KernelStatistics y and after it the candidates as columns of its y, "
             "or scan an array y with candidates=."
         )
-    null = _null(rotated.first(), method)
+    null = _null(rotated.one(0), method)
     tested = _test_rotated(null, rotated_candidates(rotated), test, delta)
     results = [tested | {"missing": np.zeros(len(tested["reason"]), dtype=int)}]
     return _dataset(results, list(rotated.names[1:]), None, {None: null}, test, delta)
@@ -282,7 +282,7 @@ def _estimates(
     On a boundary, and where δ is that of the null, the weights are the same for all candidates.
     """
     profile = null.profile
-    x0, f0 = (float(v[0]) for v in profile.minima()[:2])
+    x0, f0 = search(profile)[0, :2].tolist()
     rows = len(fine)
     x, drop = np.full(rows, x0), np.full(rows, np.nan)
     Q, a, alpha = (np.full(rows, np.nan) for _ in range(3))

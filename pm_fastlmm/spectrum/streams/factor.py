@@ -4,7 +4,6 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.linalg
 
 from pm_fastlmm.base.arrays import EPS, FloatArray, frozen, outside
@@ -81,14 +80,10 @@ def imprecision(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) ->
     largest = float(s.eigvals.max(initial=0.0))
     high = np.atleast_1d(largest * np.asarray(sigma2_g) > s.largest_ratio * np.asarray(sigma2_e))
     lost = np.atleast_1d((rotated.rss == 0) & (rotated.norm2 > 0) & bool(s.nullity))
-    notes = {
-        (False, False): "",
-        (True, False): f"λ_max/δ is above {s.largest_ratio:.0e}, up to which cross-products are precise: "
-        "collect them again with method='tsqr'",
-        (False, True): "what K and X leave of y is below the rounding of cross-products: "
-        "collect them again with method='tsqr'",
-    }
-    messages = [notes[bool(h and not no), bool(no)] for h, no in zip(high.ravel(), lost.ravel(), strict=True)]
+    remedy = "collect them again with method='tsqr'"
+    above = f"λ_max/δ is above {s.largest_ratio:.0e}, up to which cross-products are precise: {remedy}"
+    below = f"what K and X leave of y is below the rounding of cross-products: {remedy}"
+    messages = np.where(lost, below, np.where(high, above, "")).ravel().tolist()
     first = next(filter(None, messages), None)
     if first is not None:
         count = sum(map(bool, messages))
@@ -99,29 +94,25 @@ def imprecision(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) ->
 
 def _project(c: InnerProducts) -> _Split:
     """Factor X from its triangle, without collinear columns, and rotate the rows of W and y along."""
-    d, m, t = c.sizes
+    d, m, _ = c.sizes
     whole = np.hstack([c.triangle.R, c.triangle.C])  # its columns: X, W, y
     X, along, below = whole[:d, :d], np.hstack([whole[:d, d:], c.ones[:d, None]]), whole[d:, d:]
     columns = DesignColumns.of(X, c.columns.coef, c.n)
-    kept, r = columns.kept, len(columns.kept)
+    r, R = len(columns.kept), np.zeros((0, 0))
     if r:
-        Q, R = scipy.linalg.qr(X[:, kept], check_finite=False)
+        Q, R = scipy.linalg.qr(X[:, columns.kept], check_finite=False)
         along, R = Q.T @ along, R[:r]
-    else:
-        R = np.zeros((0, 0))
     size = float(np.abs(along[:, :m]).max(initial=0.0))  # of W without its shift, to which rounding is relative
-    W1, y1 = along[:r, :m], along[:r, m:-1]
-    unit = along[:r, -1:]
-    W1, y1 = W1 + unit * c.shift[:m], y1 + unit * c.shift[m:]
+    first = along[:r, :-1] + along[:r, -1:] * c.shift
     off = np.vstack([along[r:, :-1], below])
-    return _Split(Projection(None, frozen(R), columns), W1, y1, off[:, :m], off[:, m : m + t], size)
+    return _Split(Projection(None, frozen(R), columns), first[:, :m], first[:, m:], off[:, :m], off[:, m:], size)
 
 
 def _from_triangle(c: InnerProducts, parts: _Split, rounding: float) -> Directions:
     """Return the directions from the singular values of the rows of Q₂ᵀW, as precise as in memory."""
     U, s, Vt = scipy.linalg.svd(parts.W2, full_matrices=False, check_finite=False)
     largest = max(float(s.max(initial=0.0)), parts.size)
-    rank = _rank(s > rounding * largest, c.n - parts.projection.rank)
+    rank = min(int(np.count_nonzero(s > rounding * largest)), c.n - parts.projection.rank)
     U, s, Vt = U[:, :rank][:, ::-1], s[:rank][::-1], Vt[:rank][::-1]
     z = U.T @ parts.Y2
     left = parts.Y2 - U @ z
@@ -158,7 +149,7 @@ def resolve_gram(
     """Return the directions of WᵀW, Wᵀy, ‖y‖² and y₁ᵀy; `size` is what W was before it lost its part along X."""
     values, vectors = scipy.linalg.eigh(gram, driver="evd", check_finite=False)
     largest = max(float(values[-1]), size**2)
-    rank = _rank(values > rounding * largest, df)
+    rank = min(int(np.count_nonzero(values > rounding * largest)), df)
     values, vectors = values[values.size - rank :], vectors[:, values.size - rank :]
     z = (vectors.T @ cross) / np.sqrt(values)[:, None]
     rss = norm2 - (z**2).sum(0)
@@ -179,10 +170,6 @@ def _warn_lost(spectrum: Spectrum, rotated: FloatArray, squares: FloatArray) -> 
         )
 
 
-def _rank(positive: npt.NDArray[np.bool_], df: int) -> int:
-    return min(int(np.count_nonzero(positive)), df)
-
-
 def _rotated(c: InnerProducts, spectrum: Spectrum, parts: _Split, found: Directions, rounding: float) -> Rotated:
     rss = found.rss if spectrum.nullity else np.zeros_like(found.rss)
     _warn_lost(spectrum, (found.z**2).sum(0), c.squares + (parts.Y2**2).sum(0))
@@ -190,18 +177,14 @@ def _rotated(c: InnerProducts, spectrum: Spectrum, parts: _Split, found: Directi
     # without its shift y is rounded to what is left: a mean of any size does not count
     rotated_size = norm2 + (parts.y1**2).sum(0)
     explained = norm2 <= rounding**2 * rotated_size
-    one = c.columns.responses is None
-    z, y1 = np.where(explained, 0.0, found.z).T, parts.y1.T
-    rss, norm2 = np.where(explained, 0.0, rss), np.where(explained, 0.0, norm2)
-    null_first = np.where((rss > 0) & (rss[0] > 0), found.null_first, 0.0)
-    if one:
-        z, y1, rss, norm2, null_first = z[0], y1[0], rss[0], norm2[0], null_first[0]
-    return Rotated(
+    rss = np.where(explained, 0.0, rss)
+    rotated = Rotated(
         spectrum=spectrum,
-        z=frozen(np.ascontiguousarray(z)),
-        rss=frozen(np.asarray(rss)),
-        y1=frozen(np.ascontiguousarray(y1)),
-        norm2=frozen(np.asarray(norm2)),
+        z=frozen(np.ascontiguousarray(np.where(explained, 0.0, found.z).T)),
+        rss=frozen(rss),
+        y1=frozen(np.ascontiguousarray(parts.y1.T)),
+        norm2=frozen(np.where(explained, 0.0, norm2)),
         names=c.columns.responses,
-        null_first=frozen(np.asarray(null_first)),
+        null_first=frozen(np.where((rss > 0) & (rss[0] > 0), found.null_first, 0.0)),
     )
+    return rotated.one(0) if rotated.names is None else rotated

@@ -109,24 +109,21 @@ def _after(blocks: Iterable[Any], at: _Position[Any], checkpoint: Checkpoint | N
     if not done:
         return iter(blocks)
     assert checkpoint is not None
-    passed: dict[str, str] = {}
+    marks: dict[int, str]
     rest: Iterator[Any]
     if isinstance(blocks, Sequence):
-        if len(blocks) >= done:
-            passed = {"first": _mark(blocks, 0), "last": _mark(blocks, done - 1)}
+        marks = {i: _mark(blocks, i) for i in (0, done - 1) if done <= len(blocks)}
         rest = (blocks[i] for i in range(done, len(blocks)))
     else:
         rest = iter(blocks)
-        for i, block in enumerate(itertools.islice(rest, done)):
-            if i in (0, done - 1):
-                mark = _mark(blocks, i, block)
-                passed = {"first": passed.get("first", mark)} | ({"last": mark} if i == done - 1 else {})
-    if "last" not in passed:
+        passed = enumerate(itertools.islice(rest, done))
+        marks = {i: _mark(blocks, i, block) for i, block in passed if i in (0, done - 1)}
+    if done - 1 not in marks:
         raise ValueError(
             f"the checkpoint {checkpoint.path} is of other data: it has {done} blocks, and there are fewer. "
             "Name another file, or remove it to begin anew."
         )
-    checkpoints.require_same(checkpoint.path, at.marks, passed)
+    checkpoints.require_same(checkpoint.path, at.marks, {"first": marks[0], "last": marks[done - 1]})
     return rest
 
 

@@ -22,9 +22,9 @@ def profile_of(problem, method):
 def interior_minima(profile):
     """Zeros of the slope of the first response where it rises, on a grid far finer than the search's."""
     x = np.linspace(-20, 20, 4001)
-    slope = profile.slope(x)[0]
+    slope = profile.evaluate(x)[1][0]
     rising = np.flatnonzero((slope[:-1] < 0) & (slope[1:] >= 0))
-    return [brentq(lambda v: profile.slope(v)[0, 0], x[i], x[i + 1], xtol=1e-14) for i in rising]
+    return [brentq(lambda v: profile.evaluate(v)[1][0, 0], x[i], x[i + 1], xtol=1e-14) for i in rising]
 
 
 def units(problem):
@@ -37,7 +37,7 @@ def units(problem):
 def test_profile_is_minus_twice_the_dense_profile_likelihood_up_to_a_constant(problem, oracle, method):
     largest, _ = units(problem)
     x = np.linspace(-9, 9, 25)
-    value = profile_of(problem, method).value(x)[0]
+    value = profile_of(problem, method).evaluate(x)[0][0]
     dense = -2 * oracle.profile_loglik(problem.K, problem.X, problem.y, largest * np.exp(x), method)
     gap = value - dense
     assert_allclose(gap, gap[0], rtol=0, atol=1e-8)
@@ -49,12 +49,14 @@ def test_slope_is_the_derivative_of_the_profile(problem, method):
     x = np.linspace(-9, 9, 37)
     # five-point differences: the truncation is h⁴ f⁗′/30 < 1e-15, the rounding eps |f| / h < 1e-9
     numeric = (
-        8 * (profile.value(x + h) - profile.value(x - h)) - profile.value(x + 2 * h) + profile.value(x - 2 * h)
+        8 * (profile.evaluate(x + h)[0] - profile.evaluate(x - h)[0])
+        - profile.evaluate(x + 2 * h)[0]
+        + profile.evaluate(x - 2 * h)[0]
     ) / (12 * h)
-    assert_allclose(profile.slope(x), numeric, rtol=1e-8, atol=1e-8)
+    assert_allclose(profile.evaluate(x)[1], numeric, rtol=1e-8, atol=1e-8)
     step = 1e-5
-    bend = (profile.slope(x + step) - profile.slope(x - step)) / (2 * step)
-    assert_allclose(profile.curvature(x), bend, rtol=1e-7, atol=1e-7)
+    bend = (profile.evaluate(x + step)[1] - profile.evaluate(x - step)[1]) / (2 * step)
+    assert_allclose(profile.evaluate(x)[2], bend, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -63,10 +65,10 @@ def test_slope_has_full_relative_precision_far_out(problem, method):
     _, (c0,), _, (c_inf,) = profile.limits()
     # df/d log δ → c_∞/δ as δ → ∞, with y and K of unit size: the next term is smaller by λ/δ
     far = np.array([1e9, 1e12])
-    assert_allclose(profile.slope(np.log(far))[0] * far, c_inf, rtol=1e-6)
+    assert_allclose(profile.evaluate(np.log(far))[1][0] * far, c_inf, rtol=1e-6)
     if math.isfinite(c0) and not profile.nullity and not profile.singular:
         near = profile.eigvals.min() * 1e-13
-        assert_allclose(profile.slope(np.log([near]))[0] / near, c0, rtol=1e-6)
+        assert_allclose(profile.evaluate(np.log([near]))[1][0] / near, c0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -74,11 +76,11 @@ def test_limits_are_the_values_at_the_ends(problem, method):
     profile = profile_of(problem, method)
     (f0,), _, (f_inf,), _ = profile.limits()
     # as δ → ∞ the terms in log δ cancel: m log Q + Σ log(λ + δ) + ν log δ [+ log|S|] → m log(Σz² + rss)
-    assert_allclose(profile.value(math.log(1e11))[0], f_inf, atol=1e-9)
+    assert_allclose(profile.evaluate(math.log(1e11))[0][0], f_inf, atol=1e-9)
     if profile.nullity:
         assert f0 == math.inf
     else:
-        assert_allclose(profile.value(math.log(profile.eigvals.min() * 1e-10))[0], f0, rtol=1e-8)
+        assert_allclose(profile.evaluate(math.log(profile.eigvals.min() * 1e-10))[0][0], f0, rtol=1e-8)
 
 
 def test_limits_say_that_ml_is_unbounded_when_K_is_singular_along_X(build_problem):
@@ -95,7 +97,7 @@ def test_limits_say_that_ml_is_unbounded_when_K_is_singular_along_X(build_proble
 def test_scale_is_the_maximising_variance(problem, oracle, method):
     largest, norm2 = units(problem)
     profile, delta = profile_of(problem, method), 0.07
-    sigma2 = profile.scale(math.log(delta))[0, 0] * norm2 / largest
+    sigma2 = profile.evaluate(math.log(delta))[3][0, 0] / profile.m * norm2 / largest
     dense = oracle.Dense(problem.K, problem.X, problem.y, sigma2, delta * largest * sigma2)
     best = oracle.profile_loglik(problem.K, problem.X, problem.y, [delta * largest], method)[0]
     assert_allclose(dense.loglik_reml if method == "REML" else dense.loglik_ml, best, rtol=1e-11)
@@ -192,8 +194,8 @@ def test_the_optimum_is_stationary_or_a_labelled_boundary(problem, method):
     optimum = maximise(r, method)
     assert not optimum.at_zero.any()
     x = math.log(optimum.sigma2_e[0] / optimum.sigma2_g[0] / largest)
-    assert abs(profile.slope(x)[0, 0]) < 1e-8
-    assert profile.value(x)[0, 0] < profile.value([x - 1e-3, x + 1e-3]).min()
+    assert abs(profile.evaluate(x)[1][0, 0]) < 1e-8
+    assert profile.evaluate(x)[0][0, 0] < profile.evaluate([x - 1e-3, x + 1e-3])[0].min()
 
 
 def test_a_boundary_that_is_only_a_local_optimum_loses_to_the_interior():
@@ -203,7 +205,7 @@ def test_a_boundary_that_is_only_a_local_optimum_loses_to_the_interior():
     profile = Profile.from_rotated(rotated, "REML")
     _, _, (f_inf,), (c_inf,) = profile.limits()
     assert c_inf < 0  # σ²_g = 0 is a local maximum of the likelihood
-    assert profile.value(interior_minima(profile)).min() < f_inf - 2
+    assert profile.evaluate(interior_minima(profile))[0].min() < f_inf - 2
     assert not maximise(rotated, "REML").at_zero.any()
 
 

@@ -15,7 +15,7 @@ def test_heights_are_values_on_all_responses(build_problem, method):
     Y = np.random.default_rng(0).normal(size=(23, 200))
     profile = Profile.from_rotated(problem.spectrum.rotate(Y), method)
     x = np.linspace(-8, 8, 5)
-    assert_allclose(profile.heights(x), profile.value(x), rtol=1e-13)
+    assert_allclose(profile.heights(x), profile.evaluate(x)[0], rtol=1e-13)
 
 
 def test_distances_are_standard_deviations_of_log_delta(problem):
@@ -50,7 +50,7 @@ def test_a_region_under_levels_that_vary_ends_where_the_curves_cross(build_probl
     region = likelihood_region(profile, allowed)
     for end in (region.low[0], region.high[0]):
         if np.isfinite(end):
-            rise = profile.value(end)[0, 0] - region.minimum[0]
+            rise = profile.evaluate(end)[0][0, 0] - region.minimum[0]
             assert_allclose(rise, np.interp(end, -10 + 0.1 * np.arange(200), levels), atol=1e-8)
     assert region.low[0] < region.best[0] < region.high[0]
     assert region.whole[0]
