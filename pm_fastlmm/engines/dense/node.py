@@ -9,17 +9,20 @@ import pymc as pm
 import xarray as xr
 
 from pm_fastlmm.aireml.objective import Objective
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.dense.denselmm import DenseRV
 from pm_fastlmm.engines.dense.leave_out import matrix_precision
 from pm_fastlmm.engines.dense.objective import DenseObjective
-from pm_fastlmm.engines.dense.posterior import predict
 from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, tangents
 from pm_fastlmm.engines.prediction import Effects, Predictive
 from pm_fastlmm.engines.protocol import GaussianNode, Part, Precisions, answers_for, observed_data
+from pm_fastlmm.kernel.likelihood.dense import DenseFactor
+
+_BUDGET = 4_000_000  # numbers of V at a time
 
 
 @answers_for(DenseRV)
@@ -49,8 +52,48 @@ class DenseNode(GaussianNode):
     def predict(
         self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
     ) -> Predictive:
-        """Draw Xβ and y anew, as a whole."""
-        return predict(self, model, posterior, rng)
+        """
+        Draw mu + Xβ, β from its conditional given y, and y = mu + Xβ + e, e ~ N(0, V).
+
+        Raises
+        ------
+        ValueError
+            If V is not positive definite at a draw.
+        """
+        X, shape = self.projection.X, (posterior.sizes["chain"], posterior.sizes["draw"])
+        f, y = np.empty((2, shape[0] * shape[1], self.n))
+        for i, V, mu, b, B in self._draws(model, posterior, _BUDGET):
+            factor = DenseFactor.of(V, self.observed - mu, self.projection.Q1)
+            if factor is None:
+                raise ValueError(f"V of {self.name} is not positive definite at draw {i}.")
+            beta = b if self.treatment == "proper" and not B.size else self._coefficients(factor, mu, b, B, rng)
+            f[i] = mu + X @ beta
+            y[i] = f[i] + factor.L @ rng.standard_normal(self.n)
+        return Predictive(f.reshape(*shape, -1), y.reshape(*shape, -1))
+
+    def _draws(self, model: pm.Model, posterior: xr.Dataset, numbers: int) -> Iterator[tuple[Any, ...]]:
+        """Return the place of each draw, V, mu, and mean and covariance of β, evaluated so many numbers at a time."""
+        function = DrawFunction(model, posterior, [self.V, *self._mean_graphs()])
+        for part in slices(function.size, max(1, numbers // self.n**2)):
+            yield from zip(range(function.size)[part], *function(part), strict=True)
+
+    def _coefficients(
+        self, factor: DenseFactor, mu: FloatArray, b: FloatArray, B: FloatArray, rng: np.random.Generator
+    ) -> FloatArray:
+        """
+        Draw β given y and V: from N(β̂, (XᵀV⁻¹X)⁻¹), or with the prior N(b, B) by Matheron's rule.
+
+        (XᵀV⁻¹X)⁻¹ = R⁻¹T⁻¹T⁻ᵀR⁻ᵀ.
+        """
+        Q1, R = self.projection.Q1, self.projection.R
+        if not R.size:
+            return np.zeros(0)
+        estimate, root = factor.coefficients(Q1.T @ (self.observed - mu), Q1, R)
+        drawn = estimate + root @ rng.standard_normal(len(R))
+        if self.treatment == "flat":
+            return np.asarray(drawn)
+        prior = b + semidefinite_root(B) @ rng.standard_normal(len(R))
+        return np.asarray(prior + B @ np.linalg.solve(B + root @ root.T, drawn - prior))
 
     @property
     def numbers(self) -> int:
@@ -61,17 +104,13 @@ class DenseNode(GaussianNode):
         self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
     ) -> Precisions:
         """Return P and Py at the draws, one after the other."""
-        basis, Q1 = self.flat_basis(), self.projection.Q1
-        X = Q1 @ self.projection.R
-        function = DrawFunction(model, posterior, [self.V, self.mu, self.beta_mean, self.beta_cov])
-        size = max(1, numbers // self.n**2)
+        basis, X = self.flat_basis(), self.projection.X
 
         def parts() -> Iterator[Part]:
-            for start in range(0, function.size, size):
-                for j, (V, mu, b, B) in enumerate(zip(*function(slice(start, start + size)), strict=True)):
-                    residual = self.observed - mu - (0.0 if self.treatment == "flat" else X @ b)
-                    V = V + X @ B @ X.T if B.size else V
-                    yield Part(start + j, matrix_precision(self.name, V, residual, basis), self.observed)
+            for i, V, mu, b, B in self._draws(model, posterior, numbers):
+                residual = self.observed - mu - (X @ b if b.size else 0.0)
+                V = V + X @ B @ X.T if B.size else V
+                yield Part(i, matrix_precision(self.name, V, residual, basis), self.observed)
 
         return Precisions((posterior.sizes["chain"], posterior.sizes["draw"]), self.n, basis, parts())
 
@@ -84,7 +123,7 @@ class DenseNode(GaussianNode):
         variables = FreeVariables.of(model, self.name, [self.V])
         (V,) = variables.substitute([self.V])
         evaluate, differentiate = variables.compile([V]), variables.compile(tangents(V, variables))
-        X = self.projection.Q1 @ self.projection.R
+        X = self.projection.X
         shift = X @ B @ X.T if B.size else 0.0
         y = np.asarray(self.observed - mu, dtype=float)
         objective = DenseObjective.of(

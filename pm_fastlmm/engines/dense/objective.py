@@ -124,13 +124,10 @@ class DenseObjective(SquaredObjective):
         return score, 0.5 * q.T @ factor.apply(q)
 
     def coefficients(self, state: DenseState) -> tuple[FloatArray, FloatArray]:
-        """Return β̂ = R⁻¹(y₁ - Q₁ᵀVPy) and its covariance; VPy = y - Xβ̂."""
-        if not self.flat or not self.coef:
+        """Return β̂ and its covariance."""
+        if not self.coef:
             return np.zeros(0), np.zeros((0, 0))
-        factor, R = state.factor, self.design.R
-        residual = factor.L @ (factor.L.T @ factor.Py)
-        beta = np.linalg.solve(R, self.y1 - self.design.Q1.T @ residual)
-        root = np.linalg.solve(factor.T @ R, np.eye(len(beta)))
+        beta, root = state.factor.coefficients(self.y1, self.design.Q1, self.design.R)
         return beta, root @ root.T
 
     def covariance(self, theta: FloatArray) -> FloatArray:
