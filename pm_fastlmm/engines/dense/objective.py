@@ -39,23 +39,12 @@ class DenseObjective(SquaredObjective):
     y1: FloatArray
     design: Projection
     flat: bool
-    method: Method
-    fixed: Any
-    names: tuple[str, ...]
-    lower: FloatArray
-    upper: FloatArray
-    coef: tuple[str, ...]
-    squared: Any
-    smallest: FloatArray
-    initial: FloatArray
-    split: Callable[[FloatArray], dict[str, Any]] | None = None
 
     @classmethod
     def of(
         cls, V: Callable[[FloatArray], FloatArray], dV: Callable[[FloatArray], Sequence[FloatArray]], y: FloatArray,
         projection: Projection, *, names: tuple[str, ...], lower: FloatArray, upper: FloatArray, start: FloatArray,
-        flat: bool = True, method: Method = "REML", fixed: Any = None,
-        split: Callable[[FloatArray], dict[str, Any]] | None = None,
+        flat: bool = True, method: Method = "REML", split: Callable[[FloatArray], dict[str, Any]] = lambda x: {},
     ) -> Self:  # fmt: skip
         """Return the objective of a response less its known mean."""
         y1 = projection.Q1.T @ y
@@ -67,11 +56,10 @@ class DenseObjective(SquaredObjective):
         slopes = np.array([np.trace(np.atleast_2d(slope)) / len(y) for slope in dV(start)])
         y2 = y - projection.Q1 @ y1 if flat else y
         return cls(
-            V=V, dV=dV, y=y2, y1=y1, design=projection, flat=flat, method=method,
-            fixed=np.zeros(len(names), dtype=bool) if fixed is None else np.asarray(fixed),
-            names=names, lower=lower, upper=upper, coef=projection.coef if flat else (),
-            squared=squared,
-            smallest=smallest_squares(squared, start, slopes, float(y2 @ y2) / len(y)), initial=start, split=split,
+            names=names, lower=lower, upper=upper, initial=start, squared=squared,
+            smallest=smallest_squares(squared, start, slopes, float(y2 @ y2) / len(y)), method=method,
+            coef=projection.coef if flat else (), split=split, fixed=np.zeros(len(names), dtype=bool), V=V, dV=dV,
+            y=y2, y1=y1, design=projection, flat=flat,
         )  # fmt: skip
 
     @property
@@ -118,7 +106,7 @@ class DenseObjective(SquaredObjective):
         P = factor.P()
         if self.method == "ML" and self.flat:
             P += factor.A @ factor.A.T
-        slopes = [np.asarray(slope, dtype=float) for slope in self.dV(theta)]
+        slopes = self.dV(theta)  # arrays, after `_completed`
         q = np.column_stack([slope @ factor.Py for slope in slopes])
         score = 0.5 * (factor.Py @ q - np.array([np.vdot(P, slope) for slope in slopes]))
         return score, 0.5 * q.T @ factor.apply(q)
@@ -132,15 +120,11 @@ class DenseObjective(SquaredObjective):
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
-        return np.asarray(self.V(np.asarray(theta, dtype=float)), dtype=float)
+        return np.asarray(self.V(theta), dtype=float)
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
         """Return ∂V/∂θ, (P, n, n)."""
-        return np.stack([np.asarray(slope, dtype=float) for slope in self.dV(np.asarray(theta, dtype=float))])
-
-    def point(self, theta: FloatArray) -> dict[str, Any]:
-        """Return the values of the model's free variables."""
-        return {} if self.split is None else self.split(theta)
+        return np.stack(self.dV(theta))
 
     def inactive(self, omega: FloatArray, score: FloatArray, information: FloatArray) -> Any:
         """

@@ -17,13 +17,19 @@ from pm_fastlmm.base.display import tracked
 from pm_fastlmm.engines.draws import DrawFunction, evaluate_kept
 from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.features import FourierProducts
-from pm_fastlmm.engines.fourier.fitting import FunctionAtTheta, fourier_objective
 from pm_fastlmm.engines.fourier.fourierlmm import FourierRV
-from pm_fastlmm.engines.fourier.functions import FunctionPosterior, draw_coefficients, functions_at, read_new
+from pm_fastlmm.engines.fourier.functions import (
+    FunctionAtTheta,
+    FunctionPosterior,
+    draw_coefficients,
+    functions_at,
+    read_new,
+)
 from pm_fastlmm.engines.fourier.leave_out import feature_rows, given_rows
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor
+from pm_fastlmm.engines.fourier.objective import FourierObjective
 from pm_fastlmm.engines.fourier.precision import FourierPrecision
-from pm_fastlmm.engines.free_variables import Fitted
+from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link, nearest, slopes
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.lengthscale.spectra import FamilySpectra
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
@@ -84,8 +90,30 @@ class FourierNode(GaussianNode):
         return self.products.n
 
     def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
-        """Return the restricted likelihood over the free variables."""
-        return Fitted(fourier_objective(model, self, method))
+        """
+        Return the restricted likelihood over the free variables.
+
+        It starts at the best lengthscale of all nodes where there is one lengthscale.
+        """
+        if method != "REML":
+            raise ValueError("a FourierLMM integrates β out, and X is projected out of its statistics: method='REML'.")
+        graph = pt.concatenate([pt.exp(self.log_weights) * self.sigma2_g, pt.expand_dims(self.sigma2_e, 0)])
+        estimated = [] if self.spectra is None else [pt.stack(self.estimated())]
+        variables = FreeVariables.of(model, self.name, [graph, *estimated])
+        (prior,) = variables.substitute([graph])
+        evaluate, differentiate = variables.compile([prior]), slopes(prior, variables)
+        parameters, lower, upper, start = None, variables.lower, variables.upper, variables.initial
+        if self.spectra is not None:
+            link, (low, high) = Link.of(variables, estimated[0]), self.basis.lengthscale
+            parameters = link.theta
+            same = (link.jacobian(start)[0] == 1) & (link.theta(start)[0] == start)  # which is the lengthscale itself
+            lower, upper = np.where(same, np.maximum(lower, low), lower), np.where(same, np.minimum(upper, high), upper)
+            start = np.clip(nearest(link, self.spectra.best()), lower, upper)
+        objective = FourierObjective.of(
+            lambda x: evaluate(x)[0], differentiate, self.products, self.basis, parameters, names=variables.names,
+            lower=lower, upper=upper, start=start, split=variables.split,
+        )  # fmt: skip
+        return Fitted(objective)
 
     def rows(self) -> FloatArray:
         """Raise: there are no rows."""

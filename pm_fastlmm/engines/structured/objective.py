@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -32,6 +32,14 @@ _WORK = 2e10  # of a QR factorisation for a better start
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
 _SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
+
+
+class StructuredState(NamedTuple):
+    """V factored at θ, what the score is taken of, and the log-likelihood."""
+
+    mixed: MixedState
+    scored: MixedState
+    loglik: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,17 +143,23 @@ class StructuredObjective(Objective):
         matrices = [np.atleast_2d(m) for m in self.evaluate(theta)[0]]
         return [*matrices, self.prior] if self.prior.size else matrices
 
-    def state(self, theta: FloatArray) -> "_Restricted | _Profiled | None":
-        """Return V factored at θ; for ML with β̂ in place of the integral."""
-        state = self.terms(theta)
-        if state is None:
+    def state(self, theta: FloatArray) -> StructuredState | None:
+        """Return V factored at θ; for ML with β̂ in place of the integral, whose score is that at fixed β."""
+        mixed, products, response = self.terms(theta), self.unprojected, self.response
+        if mixed is None:
             return None
-        return _Profiled.of(self, state) if self.method == "ML" and self.products.flat else _Restricted.of(self, state)
+        if self.method == "REML" or not self.products.flat:
+            return StructuredState(mixed, mixed, mixed.loglik - self.products.logdet_R)
+        within = response.within[: products.W.shape[1]]  # the last of the dense block are the fixed effects
+        plain = Response(within, response.between, response.rss, response.y1, response.rows)
+        left = products.shifted(plain, response.y1 - products.projection.R @ mixed.blue()[0])
+        full = MixedState.at(products, left, mixed.sigma, mixed.sigma2_e)
+        return None if full is None else StructuredState(mixed, full, full.loglik)
 
-    def derivatives(self, theta: FloatArray, state: Any) -> tuple[FloatArray, FloatArray]:
+    def derivatives(self, theta: FloatArray, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return score and average information; the structures give ∂Σ_k/∂θ, in which V is linear."""
         directions = self.evaluate(theta)[1]
-        gradient = state.score_state.gradient
+        gradient = state.scored.gradient
         score = np.zeros(self.layout.size)
         for place, k, direction in directions:
             score[place] = float((gradient.sigma[k] * direction).sum())
@@ -156,10 +170,9 @@ class StructuredObjective(Objective):
         information[np.ix_(places, places)] = block
         return score, information
 
-    def coefficients(self, state: Any) -> tuple[FloatArray, FloatArray]:
+    def coefficients(self, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
-        beta, cov = state.mixed.blue()
-        return beta, cov
+        return state.mixed.blue()
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
@@ -372,47 +385,6 @@ class StructuredObjective(Objective):
         if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
             return None
         return self.first_better([omega * c**degree], state)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Restricted:
-    """The restricted likelihood at θ, or the likelihood where β is not integrated out."""
-
-    mixed: MixedState
-    loglik: float
-
-    @classmethod
-    def of(cls, objective: StructuredObjective, mixed: MixedState) -> Self:
-        return cls(mixed, mixed.loglik - objective.products.logdet_R)
-
-    @property
-    def score_state(self) -> MixedState:
-        """What the score is taken of."""
-        return self.mixed
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Profiled:
-    """The likelihood at θ and β̂(θ); by the envelope theorem its score is that at fixed β."""
-
-    mixed: MixedState
-    score_state: MixedState
-    loglik: float
-
-    @classmethod
-    def of(cls, objective: StructuredObjective, mixed: MixedState) -> "_Profiled | None":
-        products = objective.unprojected
-        beta, _ = mixed.blue()
-        d = objective.response.y1 - products.projection.R @ beta
-        plain = products.shifted(_without_fixed(objective.response, products), d)
-        full = MixedState.at(products, plain, mixed.sigma, mixed.sigma2_e)
-        return None if full is None else cls(mixed, full, full.loglik)
-
-
-def _without_fixed(response: Response, products: MixedProducts) -> Response:
-    """Return the statistics without those of the fixed effects, the last of the dense block."""
-    within = response.within[: products.W.shape[1]]
-    return Response(within, response.between, response.rss, response.y1, response.rows)
 
 
 def _propagate(block: EffectBlock, sigma: FloatArray) -> FloatArray:
