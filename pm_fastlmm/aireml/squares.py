@@ -9,6 +9,7 @@ import numpy as np
 from pm_fastlmm.aireml.objective import RESCALE, Objective
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
+from pm_fastlmm.spectrum.projection import Projection
 
 _SMALL = 1e-12  # share of the variance of y below which a squared parameter is taken to have reached 0
 
@@ -42,6 +43,8 @@ class SquaredObjective(Objective):
     coef: tuple[str, ...]
     split: Callable[[FloatArray], dict[str, Any]]
     fixed: Any
+    n: int
+    projection: Projection
 
     def start(self) -> FloatArray:
         """Return the values that were given."""

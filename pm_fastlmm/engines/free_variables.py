@@ -17,7 +17,6 @@ from pm_fastlmm.aireml.objective import Objective, Observed
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.graphs import INTERPRETED, initial_point, reaching, support
-from pm_fastlmm.spectrum.projection import Projection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,18 +154,8 @@ class LinkedObjective(SquaredObjective):
         return cls(
             names=v.names, lower=v.lower, upper=v.upper, initial=nearest(link, start), squared=squared,
             smallest=smallest, method=inner.method, coef=inner.coef, split=v.split,
-            fixed=np.zeros(len(v.names), dtype=bool), inner=inner, link=link,
+            fixed=np.zeros(len(v.names), dtype=bool), n=inner.n, projection=inner.projection, inner=inner, link=link,
         )  # fmt: skip
-
-    @property
-    def n(self) -> int:
-        """Number of observations."""
-        return self.inner.n
-
-    @property
-    def projection(self) -> Projection:
-        """The projection by X."""
-        return self.inner.projection
 
     @property
     def observed(self) -> Observed:

@@ -37,7 +37,6 @@ class DenseObjective(SquaredObjective):
     dV: Callable[[FloatArray], Sequence[FloatArray]]
     y: FloatArray
     y1: FloatArray
-    design: Projection
     flat: bool
 
     @classmethod
@@ -58,19 +57,9 @@ class DenseObjective(SquaredObjective):
         return cls(
             names=names, lower=lower, upper=upper, initial=start, squared=squared,
             smallest=smallest_squares(squared, start, slopes, float(y2 @ y2) / len(y)), method=method,
-            coef=projection.coef if flat else (), split=split, fixed=np.zeros(len(names), dtype=bool), V=V, dV=dV,
-            y=y2, y1=y1, design=projection, flat=flat,
+            coef=projection.coef if flat else (), split=split, fixed=np.zeros(len(names), dtype=bool), n=len(y),
+            projection=projection, V=V, dV=dV, y=y2, y1=y1, flat=flat,
         )  # fmt: skip
-
-    @property
-    def n(self) -> int:
-        """Number of observations."""
-        return len(self.y)
-
-    @property
-    def projection(self) -> Projection:
-        """The projection by X."""
-        return self.design
 
     @property
     def observed(self) -> Observed:
@@ -88,7 +77,7 @@ class DenseObjective(SquaredObjective):
 
     @property
     def _basis(self) -> FloatArray:
-        return self.design.Q1 if self.flat else np.zeros((len(self.y), 0))
+        return self.projection.Q1 if self.flat else np.zeros((len(self.y), 0))
 
     def state(self, theta: FloatArray) -> DenseState | None:
         """Return V factored at θ; for ML with β̂ in place of the integral."""
@@ -96,7 +85,7 @@ class DenseObjective(SquaredObjective):
         if factor is None:
             return None
         if self.method == "REML" or not self.flat:
-            return DenseState(factor, factor.loglik - (self.design.logdet_R if self.flat else 0.0))
+            return DenseState(factor, factor.loglik - (self.projection.logdet_R if self.flat else 0.0))
         logdet = 2 * float(np.log(np.diag(factor.L)).sum())
         return DenseState(factor, -0.5 * (len(self.y) * LOG_2PI + logdet + factor.yPy))
 
@@ -115,7 +104,7 @@ class DenseObjective(SquaredObjective):
         """Return β̂ and its covariance."""
         if not self.coef:
             return np.zeros(0), np.zeros((0, 0))
-        beta, root = state.factor.coefficients(self.y1, self.design.Q1, self.design.R)
+        beta, root = state.factor.coefficients(self.y1, self.projection.Q1, self.projection.R)
         return beta, root @ root.T
 
     def covariance(self, theta: FloatArray) -> FloatArray:

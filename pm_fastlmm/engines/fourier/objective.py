@@ -11,7 +11,6 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.features import FourierProducts
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor, coefficients
-from pm_fastlmm.spectrum.projection import Projection
 
 _EDGE = 1e-9  # of the range of the lengthscale, by how much rounding may carry one beyond it
 
@@ -53,19 +52,10 @@ class FourierObjective(SquaredObjective):
         return cls(
             names=names, lower=lower, upper=upper, initial=np.asarray(start, dtype=float), squared=squared,
             smallest=smallest_squares(squared, start, means, products.square / products.df), method="REML",
-            coef=products.projection.coef, split=split, fixed=np.zeros(len(names), dtype=bool), prior=prior,
-            slopes=slopes, products=products, basis=basis, parameters=parameters,
+            coef=products.projection.coef, split=split, fixed=np.zeros(len(names), dtype=bool), n=products.n,
+            projection=products.projection, prior=prior, slopes=slopes, products=products, basis=basis,
+            parameters=parameters,
         )  # fmt: skip
-
-    @property
-    def n(self) -> int:
-        """Number of observations."""
-        return self.products.n
-
-    @property
-    def projection(self) -> Projection:
-        """The projection by X."""
-        return self.products.projection
 
     def state(self, theta: FloatArray) -> FourierState | None:
         """Return A factored at θ; None outside the range of the basis."""

@@ -44,6 +44,8 @@ class FamilyObjective(Objective):
     lower: FloatArray
     upper: FloatArray
     coef: tuple[str, ...]
+    n: int
+    projection: Projection
     method: Method = "REML"
 
     @classmethod
@@ -52,18 +54,9 @@ class FamilyObjective(Objective):
         low, high = family.lengthscale
         return cls(
             family, family.rotate(y), y, held, np.asarray(fixed), ("lengthscale", "sigma2_g", "sigma2_e"),
-            np.array([low, 0.0, 0.0]), np.array([high, np.inf, np.inf]), family.coef,
+            np.array([low, 0.0, 0.0]), np.array([high, np.inf, np.inf]), family.coef, family.n,
+            family.projection,
         )  # fmt: skip
-
-    @property
-    def n(self) -> int:
-        """Number of observations."""
-        return self.family.n
-
-    @property
-    def projection(self) -> Projection:
-        """The projection by X."""
-        return self.family.projection
 
     def state(self, theta: FloatArray) -> FamilyState | None:
         """Return the log-likelihood at θ; None where it is not finite."""
@@ -93,14 +86,14 @@ class FamilyObjective(Objective):
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
-        return np.asarray(theta[1] * self.family.covariance(theta[0]) + theta[2] * np.eye(self.family.n))
+        return np.asarray(theta[1] * self.family.covariance(theta[0]) + theta[2] * np.eye(self.n))
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
         """Return ∂V/∂θ: σ²_g∂K/∂ℓ by a difference, K and I."""
         ell, K = float(theta[0]), self.family.covariance
         ends = [ell * np.exp(sign * _DIFFERENCE) for sign in (1, -1)]
         slope = (K(ends[0]) - K(ends[1])) / (ends[0] - ends[1])
-        return np.stack([theta[1] * slope, K(ell), np.eye(self.family.n)])
+        return np.stack([theta[1] * slope, K(ell), np.eye(self.n)])
 
     def internal(self, theta: FloatArray) -> FloatArray:
         """Return (log ℓ, σ²_g, σ²_e)."""

@@ -100,8 +100,7 @@ class StructuredNode(GaussianNode):
             rotated = Rotated.from_values(self.spectrum, y, None)
             one = OneTermObjective.of(rotated, method, self.layout.names, products=self.products, y=y)
             return through_variables(model, self.name, self.theta, one)
-        offset = b if b.size else None
-        terms = StructuredObjective.of(self.products, self.layout, y, offset=offset, prior=B, method=method)
+        terms = StructuredObjective.of(self.products, self.layout, y, offset=b, prior=B, method=method)
         return through_variables(model, self.name, self.theta, terms, _held)
 
     def rows(self) -> FloatArray:
