@@ -35,7 +35,7 @@ def compare_fits(*fits: Fit | Mapping[str, Fit], nested: bool | None = None) -> 
     A variance at its smallest value, 0, is on the boundary of its space, where χ² is not that of Wilks: if one variance
     is added, with or without its covariances, q parameters in all, it is the mixture ½χ²_{q-1} + ½χ²_q; if several
     are, χ²_q, whose p-value is too large (conservative). Both are asymptotic, in the number of independent levels, and
-    poor for one kernel without independent blocks or for few levels: `fit.test_no_kernel_variance()` after `reml`,
+    poor for one kernel without independent blocks or for few levels: `fit.test_no_variance()` after `reml`,
     which is exact, and `fit.test_no_variance(component)` after `find_reml` do not count on many levels.
 
     Parameters
@@ -44,7 +44,7 @@ def compare_fits(*fits: Fit | Mapping[str, Fit], nested: bool | None = None) -> 
     nested : bool, optional
         Whether each model is a special case of the next larger one. By default that is found out: where the terms of
         one are among those of the other (the same, or with fewer columns or without their covariances), and the columns
-        of X as well. It has to be stated for other models (`DenseLMM`, `fit_covariance`).
+        of X as well. It has to be stated for other models (`DenseLMM`, `reml_covariance`).
 
     Returns
     -------
@@ -98,7 +98,7 @@ def _named(fits: Sequence[Any]) -> list[tuple[str, Any]]:
     for name, fit in named:
         if not isinstance(fit, REMLFit | VarianceFit):
             raise TypeError(
-                f"{name} must be a fit of flmm.reml, find_reml or fit_covariance, got {type(fit).__name__}: several "
+                f"{name} must be a fit of flmm.reml, find_reml or reml_covariance, got {type(fit).__name__}: several "
                 "fits are given one by one, or in one mapping by name; posteriors are compared by az.compare."
             )
     if len(named) < 2:

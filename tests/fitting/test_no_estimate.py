@@ -63,7 +63,7 @@ def test_a_level_for_each_row_is_the_residual(fit):
 def test_variances_of_which_only_a_sum_has_information_are_named(fit, odd, apart):
     expected, found = fit(terms_model(Y, GROUP)), fit(terms_model(Y, odd, GROUP))
     assert_allclose(found.loglik, expected.loglik, rtol=0, atol=1e-8)
-    assert found.se.isna().any()
+    assert found.standard_errors().isna().any()
     assert "only combinations of them have information: standard errors are undefined (NaN)" in found.message
     assert all(name in found.message for name in apart)
 
@@ -85,7 +85,7 @@ def test_a_covariance_must_be_symmetric(fit):
     with pytest.raises(ValueError, match="V must be symmetric, but differs from its transpose by up to"):
         fit(dense_model(Y, np.triu(np.ones((N, N)))))
     with pytest.raises(ValueError, match="V must be symmetric"):
-        flmm.fit_covariance(lambda t: t[0] * np.triu(np.ones((N, N))), Y, X, start=[1.0], progressbar=False)
+        flmm.reml_covariance(lambda t: t[0] * np.triu(np.ones((N, N))), Y, X, start=[1.0], progressbar=False)
 
 
 def test_a_term_called_as_the_residual_is_refused():

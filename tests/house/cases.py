@@ -53,7 +53,7 @@ def _one(p, method="REML", y=None):
     out |= {"conditional": fit.conditional_variance(), "profile": fit.profile(np.linspace(0.05, 0.9, 5))}
     out |= {"loo": fit.loo(y), "loo groups": fit.loo_groups(p.groups, y), "grouped": fit.loo(y, groups=p.groups)}
     out |= {"simulate": fit.simulate(3, random_seed=5), "given": fit.simulate(2, effects="given", random_seed=6)}
-    out["test"] = lmm.variance_test(fit.test_no_kernel_variance(n_sim=500, random_seed=7))
+    out["test"] = lmm.kernel_test(fit, n_sim=500, random_seed=7)
     if p.X is not None:
         out |= {df: fit.coefficients(df=df) for df in ("satterthwaite", "kenward-roger")}
         out["fixed"] = fit.test_fixed(np.eye(3)[1:])
@@ -117,7 +117,7 @@ def reml_many():
             "summary": fits.summary(), "intervals": fits.intervals(), "coefficients": fits.coefficients(),
             "simulate": fits.response("c").simulate(2, random_seed=8),
             "second": lmm.read_kernel_fit(fits.response("b")),
-            "test": lmm.variance_test(fits.test_no_kernel_variance(n_sim=300, random_seed=9))}  # fmt: skip
+            "test": lmm.kernel_test(fits, n_sim=300, random_seed=9)}  # fmt: skip
 
 
 @case
@@ -211,14 +211,16 @@ def statistics_of_rows():
     X, W, y = rows()
     out = {}
     for method in ("gram", "tsqr"):
-        whole = lmm.Statistics.from_rows(X, W, y, method=method, block_rows=64, progressbar=False)
-        first, second = (lmm.Statistics.from_arrays(X[s], W[s], y[s], method=method) for s in (np.s_[:99], np.s_[99:]))
+        whole = lmm.KernelStatistics.from_rows(X, W, y, method=method, block_rows=64, progressbar=False)
+        first, second = (
+            lmm.KernelStatistics.from_arrays(X[s], W[s], y[s], method=method) for s in (np.s_[:99], np.s_[99:])
+        )
         out[method] = {"whole": _kernel_statistics(whole), "merged": _kernel_statistics(first.merge(second))}
     holes = y.copy()
     holes[7] = np.nan
-    dropped = lmm.Statistics.from_arrays(X, W, holes, missing="drop").update(X[:9], W[:9], y[:9])
-    same = lmm.equivalent_rows(whole)
-    return out | {"dropped": _kernel_statistics(dropped), "equivalent": {"X": same.X, "W": same.W, "y": same.y}}
+    dropped = lmm.KernelStatistics.from_arrays(X, W, holes, missing="drop").update(X[:9], W[:9], y[:9])
+    same = lmm.TermStatistics.from_statistics(whole)
+    return out | {"dropped": _kernel_statistics(dropped), "equivalent": {"X": same.X, "W": same.Z, "y": same.y}}
 
 
 @case
@@ -233,9 +235,9 @@ def statistics_from_a_checkpoint():
     with tempfile.TemporaryDirectory() as folder:
         options = {"checkpoint": Path(folder) / "rows.npz", "checkpoint_every": 0.0, "progressbar": False}
         try:
-            lmm.Statistics.from_blocks(stopping(), **options)
+            lmm.KernelStatistics.from_blocks(stopping(), **options)
         except KeyboardInterrupt:
-            return {"continued": _kernel_statistics(lmm.Statistics.from_blocks(blocks, **options))}
+            return {"continued": _kernel_statistics(lmm.KernelStatistics.from_blocks(blocks, **options))}
     return None
 
 

@@ -60,7 +60,7 @@ def kernels():
 def streamed_kernel():
     """FastLMM that observes statistics of rows which are not kept."""
     d = data()
-    found = lmm.Statistics.from_arrays(d.X, pd.DataFrame(d.W, d.ids), d.y)
+    found = lmm.KernelStatistics.from_arrays(d.X, pd.DataFrame(d.W, d.ids), d.y)
     spectrum, rotated = found.factor()
     return lmm.kernel_model(rotated, spectrum=spectrum)
 
@@ -118,10 +118,10 @@ def boundary():
 
 
 @cache
-def family():
+def lengthscale_spectrum():
     """Spectra of a kernel over a range of lengthscales."""
     d = data()
-    return lmm.Family.from_coordinates(
+    return lmm.LengthscaleSpectrum.from_coordinates(
         d.x, "matern52", lengthscale=(0.2, 2.0), X=d.X, delta=(1e-3, 1e2), tolerance=1e-3, progressbar=False
     )
 
@@ -133,7 +133,7 @@ def lengthscale():
         ell = pm.Truncated("ell", pm.LogNormal.dist(-1, 0.7), lower=0.2, upper=2.0)
         g, e = pm.HalfNormal("g", 2), pm.HalfNormal("e", 1)
         y = np.sin(4 * d.x) + 0.4 * d.y.to_numpy()
-        lmm.family_lmm("y", family(), lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=y)
+        lmm.lengthscale_lmm("y", lengthscale_spectrum(), lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=y)
     return model
 
 
@@ -203,10 +203,11 @@ def point(model, variance=None, groups=None, new=()):
     fit = lmm.find_reml(model)
     L = np.eye(len(fit.beta))[-1:]
     asked = {
-        "summary": fit.summary, "loo": fit.loo, "V": fit.V, "blup": fit.blup,
+        "summary": fit.summary, "loo": fit.loo, "V": lambda: lmm.covariance(fit), "blup": fit.blup,
         "simulate": lambda: fit.simulate(2, random_seed=2), "fitted": fit.fitted, "residuals": fit.residuals,
-        "given": lambda: fit.simulate(2, effects="given", random_seed=3), "derivatives": fit.V_derivatives,
-        "conditional": fit.conditional_variance, "pev": fit.pev, "step": fit.step, "blue": fit.blue,
+        "given": lambda: fit.simulate(2, effects="given", random_seed=3),
+        "derivatives": lambda: lmm.covariance_derivatives(fit),
+        "conditional": fit.conditional_variance, "pev": fit.pev, "step": fit.step, "blue": lambda: lmm.blue(fit),
         "fixed": lambda: fit.test_fixed(L),
         "ml": lambda: lmm.read_fit(lmm.find_reml(model, method="ML")),
         "satterthwaite": lambda: fit.coefficients("satterthwaite"),
@@ -215,7 +216,7 @@ def point(model, variance=None, groups=None, new=()):
     if groups is not None:
         asked["groups"] = lambda: fit.loo_groups(groups)
     if variance is not None:
-        asked["interval"] = lambda: fit.profile_interval(variance)
+        asked["interval"] = lambda: lmm.interval(fit, variance)
         asked["test"] = lambda: lmm.variance_test(fit.test_no_variance(variance, n_sim=200, random_seed=3))
     for i, (args, kwargs) in enumerate(new):
         asked[f"new {i}"] = lambda args=args, kwargs=kwargs: lmm.prediction(fit.predict(*args, **kwargs))
@@ -281,7 +282,7 @@ def _function(model):
 def _covariance(model):
     d = data()
     K = d.W @ d.W.T
-    fit = lmm.fit_covariance(lambda t: t[0] * K + t[1] * np.eye(d.n), d.y, d.X, start={"g": 1.0, "e": 1.0})
+    fit = lmm.reml_covariance(lambda t: t[0] * K + t[1] * np.eye(d.n), d.y, d.X, start={"g": 1.0, "e": 1.0})
     return {"fit": lmm.read_fit(fit), "loo": fit.loo(), "coefficients": fit.coefficients()}
 
 

@@ -31,7 +31,7 @@ from pm_fastlmm.engines.fourier.objective import FourierObjective
 from pm_fastlmm.engines.fourier.precision import FourierPrecision
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link, nearest, slopes
 from pm_fastlmm.engines.labels import labelled, over_coef
-from pm_fastlmm.engines.lengthscale.spectra import FamilySpectra
+from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import (
     GaussianNode,
@@ -60,7 +60,7 @@ class FourierNode(GaussianNode):
     basis : FourierBasis
     products : FourierProducts
         Of the features with each other, X projected out.
-    spectra : FamilySpectra or None
+    spectra : RotatedSpectra or None
         At the nodes of the lengthscale, when that is all that the kernel has.
     log_weights : TensorVariable (M,)
         log d_j as a function of the model's variables.
@@ -73,12 +73,12 @@ class FourierNode(GaussianNode):
     takes: ClassVar[tuple[str, ...]] = ("x_new", "X_new", "rows")
     refusal: ClassVar[str] = (
         "it predicts f and y at x_new, given y, and not its mean without random effects, which is for FastLMM, "
-        "FamilyLMM and StructuredLMM: leave out effects=."
+        "LengthscaleLMM and StructuredLMM: leave out effects=."
     )
 
     basis: FourierBasis
     products: FourierProducts
-    spectra: FamilySpectra | None
+    spectra: RotatedSpectra | None
     log_weights: Any
     lengthscale: Any
     sigma2_g: Any

@@ -14,12 +14,12 @@ from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.structured.component import alone
-from pm_fastlmm.engines.structured.equivalent import require_rows
 from pm_fastlmm.engines.structured.from_rows import ratio
 from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, Response
 from pm_fastlmm.engines.structured.start import moments, starting_values
 from pm_fastlmm.engines.structured.state import MixedState
+from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.spectrum.orthonormal import LARGEST
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated
@@ -118,6 +118,12 @@ class StructuredObjective(Objective):
     def terms(self, theta: FloatArray) -> MixedState | None:
         """Return the terms at θ."""
         return MixedState.at(self.products, self.response, self.sigma(theta), theta[-1])
+
+    def mean_variances(self, theta: FloatArray) -> dict[str, float]:
+        """Return tr(Z_kG_kZ_kᵀ)/n of each term, and σ²_e."""
+        matrices = self.evaluate(theta)[0]
+        variances = [float((self.products.mean_gram(k) * m).sum()) for k, m in enumerate(matrices)]
+        return dict(zip([*self.layout.terms, self.names[-1]], [*variances, float(theta[-1])], strict=True))
 
     def alone(self, theta: FloatArray, place: int) -> Rotated:
         """Return y less the other components' predictions, rotated by the component that is tested."""
