@@ -82,16 +82,15 @@ def blocks(covariance: Covariance, size: int | None = None) -> Blocks:
     ValueError
         If the size is neither known nor given, or is given and differs.
     """
-    sized = covariance if size is None else covariance.with_size(size)
-    if sized.size is None:
-        raise ValueError(f"the size of {covariance!r} is not known: give size=.")
+    sized = covariance._of_known_size(size)
+    n = int(sized.size)
     match sized:
         case Identity():
-            return Blocks(None, sized.size, Identity(1))
+            return Blocks(None, n, Identity(1))
         case Scalar():
-            return Blocks(None, sized.size, replace(sized, size=1))
+            return Blocks(None, n, replace(sized, size=1))
         case Known():
-            return Blocks(sized.root, sized.size, Scalar(sized.sigma2, 1))
+            return Blocks(sized.root, n, Scalar(sized.sigma2, 1))
         case Kronecker(operands=(Identity() | Scalar() | Known() as outer, *rest)):
             return _product(blocks(outer), blocks(rest[0] if len(rest) == 1 else Kronecker(*rest)))
     return Blocks(None, 1, sized)

@@ -24,8 +24,6 @@ class BlockDiagonal(Operator):
            [0. , 0.5, 1. ]])
     """
 
-    operands: tuple[Covariance, ...]
-
     def __init__(self, *operands: Covariance) -> None:
         self._take(operands, minimum=1)
         if self.size is None:
@@ -72,7 +70,6 @@ class Propagate(Operator):
 
     _associative: ClassVar[bool] = False
     Z: FloatArray
-    operands: tuple[Covariance, ...]
 
     def __init__(self, Z: Any, G: Covariance) -> None:
         labelled = read(Z, "Z", ndim=(2,))

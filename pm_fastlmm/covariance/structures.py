@@ -7,7 +7,7 @@ import numpy as np
 
 from pm_fastlmm.covariance.algebra import Covariance, Mask
 from pm_fastlmm.covariance.levels import Levels, LevelSet
-from pm_fastlmm.covariance.parameters import POSITIVE, Interval, lengths, settle, settle_size
+from pm_fastlmm.covariance.parameters import CORRELATION, POSITIVE, VARIANCE, VARIANCES, Interval
 
 
 class Exchangeable(Covariance):
@@ -35,11 +35,6 @@ class Identity(Exchangeable):
 
     size: int | None = None
 
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """There are none."""
-        return {}
-
     def _matrix(self, xp: Any) -> Any:
         return np.eye(self.size or 0)
 
@@ -65,12 +60,7 @@ class Scalar(Exchangeable):
 
     sigma2: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("sigma2",)
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """σ² ≥ 0."""
-        return {"sigma2": POSITIVE}
+    _parameters: ClassVar = {"sigma2": VARIANCE}
 
     def _matrix(self, xp: Any) -> Any:
         return self.sigma2 * np.eye(self.size or 0)
@@ -97,16 +87,7 @@ class Diagonal(Covariance):
 
     variances: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("variances",)
-
-    def __post_init__(self) -> None:
-        settle(self, "variances", ndim=1)
-        settle_size(self, *lengths(self.variances))
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """Every variance ≥ 0."""
-        return {"variances": POSITIVE}
+    _parameters: ClassVar = {"variances": VARIANCES}
 
     def _matrix(self, xp: Any) -> Any:
         return xp.expand_dims(self.variances, -1) * np.eye(self.size or 0)
@@ -138,7 +119,7 @@ class Equicorrelation(Exchangeable):
     sigma2: Any
     rho: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("sigma2", "rho")
+    _parameters: ClassVar = {"sigma2": VARIANCE, "rho": CORRELATION}
 
     @property
     def bounds(self) -> dict[str, Interval]:
@@ -177,12 +158,7 @@ class CompoundSymmetry(Exchangeable):
     sigma2_between: Any
     sigma2_within: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("sigma2_between", "sigma2_within")
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """Both ≥ 0."""
-        return {"sigma2_between": POSITIVE, "sigma2_within": POSITIVE}
+    _parameters: ClassVar = {"sigma2_between": VARIANCE, "sigma2_within": VARIANCE}
 
     def _matrix(self, xp: Any) -> Any:
         n = self.size or 0
@@ -217,12 +193,7 @@ class AR1(Covariance):
     sigma2: Any
     rho: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("sigma2", "rho")
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """σ² ≥ 0 and -1 ≤ ρ ≤ 1."""
-        return {"sigma2": POSITIVE, "rho": (-1.0, 1.0)}
+    _parameters: ClassVar = {"sigma2": VARIANCE, "rho": CORRELATION}
 
     @property
     def ordered(self) -> bool:

@@ -30,18 +30,12 @@ from pm_fastlmm.engines.fourier.likelihood import FourierFactor
 from pm_fastlmm.engines.fourier.objective import FourierObjective
 from pm_fastlmm.engines.fourier.precision import FourierPrecision
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link, nearest, slopes
+from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
+from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
-from pm_fastlmm.engines.protocol import (
-    GaussianNode,
-    Part,
-    Precisions,
-    Target,
-    answers_for,
-    observed_data,
-    require_definite,
-)
+from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
 
 _FEW = 64  # features, whose likelihood is cheap
