@@ -43,12 +43,19 @@ class SpectralObjective(Objective):
     projection: Projection
 
     @classmethod
-    def of(cls, rotated: Rotated, method: Method, names: tuple[str, ...] = NAMES, **more: Any) -> Self:
-        """Return the objective of one response; names are those of the two variances, `more` fields of a subclass."""
+    def of(
+        cls, rotated: Rotated, method: Method, names: tuple[str, ...] = NAMES, *, projection: Projection | None = None,
+        **more: Any,
+    ) -> Self:  # fmt: skip
+        """
+        Return the objective of one response; names are those of the two variances, `more` fields of a subclass.
+
+        `projection` is that of a wider X, some columns of which were dropped before the spectrum was made.
+        """
         s = rotated.spectrum
         return cls(
             rotated, method, np.zeros(2, dtype=bool), reml(s, rotated, method=method), names, np.zeros(2),
-            np.full(2, np.inf), s.coef, s.n, s.projection, **more,
+            np.full(2, np.inf), s.coef, s.n, s.projection if projection is None else projection, **more,
         )  # fmt: skip
 
     @property

@@ -55,10 +55,7 @@ def digits_lost(
     if not F.size:
         size = 0.0
     else:
-        lengths = p.lengths.copy()
-        for at, levels, c, R in p.dense_roots(roots):
-            spread = lengths[at : at + levels * c].reshape(levels, c) @ np.abs(R)
-            lengths[at : at + levels * c] = spread.ravel()
+        lengths = p.times_roots(p.lengths[None], np.abs(roots))[0]
         size = float((lengths**2 * (Linv**2).sum(axis=0)).max())
     if p.C.shape[1] > 1:
         within = np.einsum("jba,bc,jca->ja", p.C, sigma[p.order[0]], p.C) + e

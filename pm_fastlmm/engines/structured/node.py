@@ -91,7 +91,9 @@ class StructuredNode(GaussianNode):
         y = np.asarray(self.observed - mu, dtype=float)
         if self.spectrum is not None and self.treatment == "flat":
             rotated = Rotated.from_values(self.spectrum, y, None)
-            one = OneTermObjective.of(rotated, method, self.layout.names, products=self.products, y=y)
+            one = OneTermObjective.of(
+                rotated, method, self.layout.names, projection=self.projection, products=self.products, y=y
+            )
             return through_variables(model, self.name, self.theta, one)
         terms = StructuredObjective.of(self.products, self.layout, y, offset=b, prior=B, method=method)
         return through_variables(model, self.name, self.theta, terms, _held)
