@@ -69,6 +69,10 @@ class Objective(ABC):
     coef : tuple of str
         Names of the fixed effects.
     method : "REML" or "ML"
+    n : int
+        Number of observations.
+    projection : Projection
+        The projection by X.
     """
 
     names: tuple[str, ...]
@@ -77,16 +81,8 @@ class Objective(ABC):
     fixed: Any
     coef: tuple[str, ...]
     method: Method
-
-    @property
-    @abstractmethod
-    def n(self) -> int:
-        """Number of observations."""
-
-    @property
-    @abstractmethod
-    def projection(self) -> Projection:
-        """The projection by X."""
+    n: int
+    projection: Projection
 
     @abstractmethod
     def state(self, theta: FloatArray) -> Any:

@@ -1,21 +1,25 @@
 """Objectives over variables of a user's choice, of which some enter V by their square."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pm_fastlmm.aireml.objective import RESCALE, Objective
 from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.spectrum.projection import Projection
 
 _SMALL = 1e-12  # share of the variance of y below which a squared parameter is taken to have reached 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class SquaredObjective(Objective):
     """
-    An objective that walks ω = θ² where θ enters V by its square, as a standard deviation does.
+    An objective over variables of a user's choice, which walks ω = θ² where θ enters V by its square.
 
-    In ω the score does not vanish at θ = 0, so that a false zero is no stationary point.
+    A standard deviation does. In ω the score does not vanish at θ = 0, so that a false zero is no stationary point.
 
     Attributes
     ----------
@@ -25,15 +29,30 @@ class SquaredObjective(Objective):
         Values of those elements that are as good as 0, see `smallest_squares`.
     initial : (P,) array
         Where the iteration starts.
+    split : callable
+        From θ to the values of the model's free variables, by name.
     """
 
+    names: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    initial: FloatArray
     squared: Any
     smallest: FloatArray
-    initial: FloatArray
+    method: Method
+    coef: tuple[str, ...]
+    split: Callable[[FloatArray], dict[str, Any]]
+    fixed: Any
+    n: int
+    projection: Projection
 
     def start(self) -> FloatArray:
         """Return the values that were given."""
         return self.initial.copy()
+
+    def point(self, theta: FloatArray) -> dict[str, Any]:
+        """Return the values of the model's free variables."""
+        return self.split(theta)
 
     def internal(self, theta: FloatArray) -> FloatArray:
         """Return ω, the square of what enters V by its square."""

@@ -16,9 +16,7 @@ from pm_fastlmm.aireml.inversion import solved
 from pm_fastlmm.aireml.objective import Objective, Observed
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.base.choices import Method
 from pm_fastlmm.engines.graphs import INTERPRETED, initial_point, reaching, support
-from pm_fastlmm.spectrum.projection import Projection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,15 +142,6 @@ class LinkedObjective(SquaredObjective):
 
     inner: Objective
     link: Link
-    initial: FloatArray
-    squared: Any
-    smallest: FloatArray
-    method: Method
-    fixed: Any
-    names: tuple[str, ...]
-    lower: FloatArray
-    upper: FloatArray
-    coef: tuple[str, ...]
 
     @classmethod
     def of(cls, inner: Objective, link: Link) -> "LinkedObjective":
@@ -163,19 +152,10 @@ class LinkedObjective(SquaredObjective):
         slopes = np.abs(link.jacobian(v.initial)).max(axis=0)
         smallest = smallest_squares(squared, v.initial, slopes, float(np.abs(start).max()))
         return cls(
-            inner, link, nearest(link, start), squared, smallest, inner.method, np.zeros(len(v.names), dtype=bool),
-            v.names, v.lower, v.upper, inner.coef,
+            names=v.names, lower=v.lower, upper=v.upper, initial=nearest(link, start), squared=squared,
+            smallest=smallest, method=inner.method, coef=inner.coef, split=v.split,
+            fixed=np.zeros(len(v.names), dtype=bool), n=inner.n, projection=inner.projection, inner=inner, link=link,
         )  # fmt: skip
-
-    @property
-    def n(self) -> int:
-        """Number of observations."""
-        return self.inner.n
-
-    @property
-    def projection(self) -> Projection:
-        """The projection by X."""
-        return self.inner.projection
 
     @property
     def observed(self) -> Observed:
@@ -218,10 +198,6 @@ class LinkedObjective(SquaredObjective):
         """Return ∂V/∂x."""
         inner = self.inner.covariance_derivatives(self.link.theta(theta))
         return np.asarray(np.einsum("pd,pij->dij", self.link.jacobian(theta), inner))
-
-    def point(self, theta: FloatArray) -> dict[str, Any]:
-        """Return the values of the model's free variables."""
-        return self.link.variables.split(theta)
 
 
 def nearest(link: Link, theta: FloatArray) -> FloatArray:

@@ -78,7 +78,7 @@ class GaussianNode(LMMNode):
         variables = FreeVariables.of(model, self.name, [graph])
         (V,) = variables.substitute([graph])
         evaluate, differentiate = variables.compile([V]), variables.compile(tangents(V, variables))
-        X = self.projection.Q1 @ self.projection.R
+        X = self.projection.X
         shift = X @ B @ X.T if B.size else 0.0
         y = np.asarray(self.observed - mu, dtype=float)
         objective = DenseObjective.of(
@@ -116,7 +116,7 @@ class GaussianNode(LMMNode):
 
 def _parts(node: GaussianNode, model: pm.Model, posterior: xr.Dataset, numbers: int) -> Iterator[Part]:
     """Return P and Py at the draws, one after the other; where β has a proper prior V holds it."""
-    basis, X = node.flat_basis(), node.projection.Q1 @ node.projection.R
+    basis, X = node.flat_basis(), node.projection.X
     for i, (V, (mu, b, B)) in enumerate(node.at_draws(model, posterior, numbers)):
         residual = node.observed - mu - (0.0 if node.treatment == "flat" else X @ b)
         factor = DenseFactor.of(V + X @ B @ X.T if B.size else V, residual, basis)
@@ -150,14 +150,12 @@ def _coefficients(node: GaussianNode, factor: DenseFactor, known: Constants, rng
     """
     Draw β given y and V: from N(β̂, (XᵀV⁻¹X)⁻¹), or with the prior N(b, B) by Matheron's rule.
 
-    β̂ = R⁻¹Q₁ᵀ(y - mu - VPy), and (XᵀV⁻¹X)⁻¹ = R⁻¹T⁻¹T⁻ᵀR⁻ᵀ.
+    (XᵀV⁻¹X)⁻¹ = R⁻¹T⁻¹T⁻ᵀR⁻ᵀ.
     """
     Q1, R = node.projection.Q1, node.projection.R
     if not R.size:
         return np.zeros(0)
-    residual = factor.L @ (factor.L.T @ factor.Py)
-    estimate = np.linalg.solve(R, Q1.T @ (node.observed - known.mu - residual))
-    root = np.linalg.solve(factor.T @ R, np.eye(len(R)))
+    estimate, root = factor.coefficients(Q1.T @ (node.observed - known.mu), Q1, R)
     drawn = estimate + root @ rng.standard_normal(len(R))
     if node.treatment == "flat":
         return np.asarray(drawn)

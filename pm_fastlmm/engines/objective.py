@@ -37,25 +37,13 @@ class DenseObjective(SquaredObjective):
     dV: Callable[[FloatArray], Sequence[FloatArray]]
     y: FloatArray
     y1: FloatArray
-    design: Projection
     flat: bool
-    method: Method
-    fixed: Any
-    names: tuple[str, ...]
-    lower: FloatArray
-    upper: FloatArray
-    coef: tuple[str, ...]
-    squared: Any
-    smallest: FloatArray
-    initial: FloatArray
-    split: Callable[[FloatArray], dict[str, Any]] | None = None
 
     @classmethod
     def of(
         cls, V: Callable[[FloatArray], FloatArray], dV: Callable[[FloatArray], Sequence[FloatArray]], y: FloatArray,
         projection: Projection, *, names: tuple[str, ...], lower: FloatArray, upper: FloatArray, start: FloatArray,
-        flat: bool = True, method: Method = "REML", fixed: Any = None,
-        split: Callable[[FloatArray], dict[str, Any]] | None = None,
+        flat: bool = True, method: Method = "REML", split: Callable[[FloatArray], dict[str, Any]] = lambda x: {},
     ) -> Self:  # fmt: skip
         """Return the objective of a response less its known mean."""
         y1 = projection.Q1.T @ y
@@ -67,22 +55,11 @@ class DenseObjective(SquaredObjective):
         slopes = np.array([np.trace(np.atleast_2d(slope)) / len(y) for slope in dV(start)])
         y2 = y - projection.Q1 @ y1 if flat else y
         return cls(
-            V=V, dV=dV, y=y2, y1=y1, design=projection, flat=flat, method=method,
-            fixed=np.zeros(len(names), dtype=bool) if fixed is None else np.asarray(fixed),
-            names=names, lower=lower, upper=upper, coef=projection.coef if flat else (),
-            squared=squared,
-            smallest=smallest_squares(squared, start, slopes, float(y2 @ y2) / len(y)), initial=start, split=split,
+            names=names, lower=lower, upper=upper, initial=start, squared=squared,
+            smallest=smallest_squares(squared, start, slopes, float(y2 @ y2) / len(y)), method=method,
+            coef=projection.coef if flat else (), split=split, fixed=np.zeros(len(names), dtype=bool), n=len(y),
+            projection=projection, V=V, dV=dV, y=y2, y1=y1, flat=flat,
         )  # fmt: skip
-
-    @property
-    def n(self) -> int:
-        """Number of observations."""
-        return len(self.y)
-
-    @property
-    def projection(self) -> Projection:
-        """The projection by X."""
-        return self.design
 
     @property
     def observed(self) -> Observed:
@@ -100,7 +77,7 @@ class DenseObjective(SquaredObjective):
 
     @property
     def _basis(self) -> FloatArray:
-        return self.design.Q1 if self.flat else np.zeros((len(self.y), 0))
+        return self.projection.Q1 if self.flat else np.zeros((len(self.y), 0))
 
     def state(self, theta: FloatArray) -> DenseState | None:
         """Return V factored at θ; for ML with β̂ in place of the integral."""
@@ -108,7 +85,7 @@ class DenseObjective(SquaredObjective):
         if factor is None:
             return None
         if self.method == "REML" or not self.flat:
-            return DenseState(factor, factor.loglik - (self.design.logdet_R if self.flat else 0.0))
+            return DenseState(factor, factor.loglik - (self.projection.logdet_R if self.flat else 0.0))
         logdet = 2 * float(np.log(np.diag(factor.L)).sum())
         return DenseState(factor, -0.5 * (len(self.y) * LOG_2PI + logdet + factor.yPy))
 
@@ -118,32 +95,25 @@ class DenseObjective(SquaredObjective):
         P = factor.P()
         if self.method == "ML" and self.flat:
             P += factor.A @ factor.A.T
-        slopes = [np.asarray(slope, dtype=float) for slope in self.dV(theta)]
+        slopes = self.dV(theta)  # arrays, after `_completed`
         q = np.column_stack([slope @ factor.Py for slope in slopes])
         score = 0.5 * (factor.Py @ q - np.array([np.vdot(P, slope) for slope in slopes]))
         return score, 0.5 * q.T @ factor.apply(q)
 
     def coefficients(self, state: DenseState) -> tuple[FloatArray, FloatArray]:
-        """Return β̂ = R⁻¹(y₁ - Q₁ᵀVPy) and its covariance; VPy = y - Xβ̂."""
-        if not self.flat or not self.coef:
+        """Return β̂ and its covariance."""
+        if not self.coef:
             return np.zeros(0), np.zeros((0, 0))
-        factor, R = state.factor, self.design.R
-        residual = factor.L @ (factor.L.T @ factor.Py)
-        beta = np.linalg.solve(R, self.y1 - self.design.Q1.T @ residual)
-        root = np.linalg.solve(factor.T @ R, np.eye(len(beta)))
+        beta, root = state.factor.coefficients(self.y1, self.projection.Q1, self.projection.R)
         return beta, root @ root.T
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
-        return np.asarray(self.V(np.asarray(theta, dtype=float)), dtype=float)
+        return np.asarray(self.V(theta), dtype=float)
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
         """Return ∂V/∂θ, (P, n, n)."""
-        return np.stack([np.asarray(slope, dtype=float) for slope in self.dV(np.asarray(theta, dtype=float))])
-
-    def point(self, theta: FloatArray) -> dict[str, Any]:
-        """Return the values of the model's free variables."""
-        return {} if self.split is None else self.split(theta)
+        return np.stack(self.dV(theta))
 
     def inactive(self, omega: FloatArray, score: FloatArray, information: FloatArray) -> Any:
         """

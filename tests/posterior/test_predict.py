@@ -402,7 +402,7 @@ def test_without_fixed_effects_there_is_u_alone(factor):
 def test_draws_come_from_the_random_seed_and_blocks_do_not_change_them(factor, monkeypatch):
     model = make_model(factor)
     first, other = (flmm.predict(fixed_draws(50), model=model, random_seed=s).posterior_predictive["y"] for s in (1, 2))
-    monkeypatch.setattr("pm_fastlmm.engines.spectral.posterior._BUDGET", 40)
+    monkeypatch.setattr("pm_fastlmm.engines.spectral.node._BUDGET", 40)
     again = flmm.predict(fixed_draws(50), model=model, random_seed=1).posterior_predictive["y"]
     np.testing.assert_allclose(again, first, rtol=1e-12)
     assert not np.any(first.to_numpy() == other.to_numpy())

@@ -55,7 +55,7 @@ class DenseRV(LMMRV):
 def _with_prior(V: Any, B: Any, projection: Projection) -> Any:
     if B.type.shape == (0, 0):
         return V
-    X = pt.constant(projection.Q1 @ projection.R)
+    X = pt.constant(projection.X)
     return V + product(product(X, B), X.T)
 
 

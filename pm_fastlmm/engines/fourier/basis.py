@@ -13,10 +13,12 @@ from pm_fastlmm.base.display import Described
 from pm_fastlmm.covariance.stationary import read_coordinates
 from pm_fastlmm.engines.fourier.grid import Grid, choose_modes
 from pm_fastlmm.engines.fourier.spectral_kernels import SpectralKernel
+from pm_fastlmm.engines.lengthscale.spectra import read_range
 
 _WRAPPED = {"se": 1e-4}  # correlation with the next period at the largest lengthscale
 _WRAPPED_OTHERS = 1e-3
 _MAX_FEATURES = 2300
+_WHY_RANGE = ": the grid is made for all lengthscales in it, and priors must keep inside it"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -121,7 +123,7 @@ class FourierBasis(ReadOnlyArrays, Described):
         points = None if given is None else given.values
         domain = _read_domain(domain, given)
         _require_pairs(domain, points)
-        low, high = _read_range(lengthscale)
+        low, high = read_range(lengthscale, "lengthscale", _WHY_RANGE)
         n = _read_count(n, points)
         for name, value in (("noise_ratio_min", noise_ratio_min), ("tolerance", tolerance)):
             if not (value > 0 and math.isfinite(value)):
@@ -280,16 +282,6 @@ def _no_width(points: Any, axis: int, value: float) -> ValueError:
         )
     called = axis if names is None else repr(names[axis])
     return ValueError(f"coordinate {called} of x is {value:g} in all rows, so that the domain has no width: {remedy}")
-
-
-def _read_range(lengthscale: Any) -> tuple[float, float]:
-    values = np.asarray((np.nan, np.nan) if lengthscale is None else lengthscale, dtype=float)
-    if values.shape != (2,) or not (0 < values[0] < values[1] < math.inf):
-        raise ValueError(
-            f"lengthscale must be a range (low, high) with 0 < low < high, got {lengthscale}: the grid is made for "
-            "all lengthscales in it, and priors must keep inside it."
-        )
-    return float(values[0]), float(values[1])
 
 
 def _read_count(n: int | None, points: FloatArray | None) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray, frozen, read, require_length
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
+from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.features import FourierProducts
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor
@@ -130,6 +131,17 @@ class FunctionPosterior(ReadOnlyArrays, Described):
             "draws of the parameters": len(self.components),
             "residual variance": f"{self.residual_variance:.6g}",
         }
+
+
+class FunctionAtTheta(AtTheta):
+    """A function with V at θ."""
+
+    def function(self) -> FunctionPosterior:
+        """Return what the data tell of the function."""
+        state = self.objective.state(self.theta)
+        if state is None:
+            raise ValueError(f"the likelihood is not defined at {self.objective.described(self.theta)}.")
+        return FunctionPosterior.of(self.node.basis, self.node.products, [state.factor])
 
 
 def draw_coefficients(

@@ -81,10 +81,6 @@ class Grid:
         phase = self.angles(x) @ self.j.T
         return np.concatenate([np.ones((len(x), 1)), _SQRT2 * np.cos(phase), _SQRT2 * np.sin(phase)], axis=1)
 
-    def first(self, modes: int) -> "Grid":
-        """Return the grid of the first modes."""
-        return Grid(self.h, self.centre, self.j[:modes])
-
 
 def signal_to_noise(
     log_density: Callable[[FloatArray], FloatArray], grid: Grid, n: float, noise_ratio: float
@@ -140,4 +136,4 @@ def choose_modes(
     beyond = np.append(np.cumsum(lost[::-1])[::-1], 0.0)  # beyond[i]: modes i, i + 1, … are left out
     modes = int(np.argmax(beyond <= tolerance))
     spread = float(np.sqrt((ratio[modes:] ** 2).sum()))
-    return grid.first(modes), LeftOut(float(beyond[modes]), spread), found
+    return Grid(h, centre, grid.j[:modes]), LeftOut(float(beyond[modes]), spread), found

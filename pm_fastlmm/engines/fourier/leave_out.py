@@ -1,6 +1,5 @@
-"""P and Py of Fourier features at posterior draws, for rows that are given again."""
+"""The rows of a FourierLMM, given again."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,10 +7,8 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray, Labelled, require_length
 from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.features import FourierProducts
-from pm_fastlmm.engines.fourier.likelihood import FourierFactor
-from pm_fastlmm.engines.fourier.precision import FeatureRows, FourierPrecision
+from pm_fastlmm.engines.fourier.precision import FeatureRows
 from pm_fastlmm.engines.fourier.statistics import read_rows
-from pm_fastlmm.engines.precisions import Part, require_definite
 from pm_fastlmm.spectrum.streams.row_blocks import CheckedRows
 
 _SAME = 1e-8  # of the squares of y, within which rows that were given are those that were accumulated
@@ -44,15 +41,3 @@ def feature_rows(name: str, basis: FourierBasis, p: FourierProducts, rows: Any) 
             "the x, y and X that these were made of, row by row."
         )
     return features, y[:, 0]
-
-
-def parts(
-    name: str, p: FourierProducts, statistic: FloatArray, features: FeatureRows, y: FloatArray, log_prior: FloatArray,
-    sigma2_e: FloatArray,
-) -> Iterator[Part]:  # fmt: skip
-    """Return the draws of the log-variances of the weights and of σ²_e."""
-    for i, (log_s, e) in enumerate(zip(log_prior.reshape(sigma2_e.size, -1), sigma2_e.ravel(), strict=True)):
-        factor = FourierFactor.of(log_s, float(e), statistic[:-1], float(statistic[-1]), p.gram, p.df)
-        require_definite(factor, name)
-        assert factor is not None
-        yield Part(i, FourierPrecision(features, factor), y)

@@ -1,7 +1,7 @@
 """The node of a FourierLMM."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -13,24 +13,33 @@ import xarray as xr
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray, outside
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
+from pm_fastlmm.base.display import tracked
+from pm_fastlmm.engines.draws import DrawFunction, evaluate_kept
 from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.features import FourierProducts
-from pm_fastlmm.engines.fourier.fitting import FunctionAtTheta, fourier_objective
 from pm_fastlmm.engines.fourier.fourierlmm import FourierRV
-from pm_fastlmm.engines.fourier.functions import read_new
-from pm_fastlmm.engines.fourier.leave_out import feature_rows, given_rows, parts
-from pm_fastlmm.engines.fourier.posterior import function, predict, recover
-from pm_fastlmm.engines.free_variables import Fitted
+from pm_fastlmm.engines.fourier.functions import (
+    FunctionAtTheta,
+    FunctionPosterior,
+    draw_coefficients,
+    functions_at,
+    read_new,
+)
+from pm_fastlmm.engines.fourier.leave_out import feature_rows, given_rows
+from pm_fastlmm.engines.fourier.likelihood import FourierFactor
+from pm_fastlmm.engines.fourier.objective import FourierObjective
+from pm_fastlmm.engines.fourier.precision import FourierPrecision
+from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link, nearest, slopes
 from pm_fastlmm.engines.gaussian import GaussianNode
+from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
-from pm_fastlmm.engines.precisions import Precisions
+from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
 
 _FEW = 64  # features, whose likelihood is cheap
-
+_LARGEST = 100_000_000  # numbers of predictive draws
 _BELOW = 0.01  # of the draws, that a basis need not be made for
 
 
@@ -75,8 +84,30 @@ class FourierNode(GaussianNode):
         return self.products.n
 
     def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
-        """Return the restricted likelihood over the free variables."""
-        return Fitted(fourier_objective(model, self, method))
+        """
+        Return the restricted likelihood over the free variables.
+
+        It starts at the best lengthscale of all nodes where there is one lengthscale.
+        """
+        if method != "REML":
+            raise ValueError("a FourierLMM integrates β out, and X is projected out of its statistics: method='REML'.")
+        graph = pt.concatenate([pt.exp(self.log_weights) * self.sigma2_g, pt.expand_dims(self.sigma2_e, 0)])
+        estimated = [] if self.spectra is None else [pt.stack(self.estimated())]
+        variables = FreeVariables.of(model, self.name, [graph, *estimated])
+        (prior,) = variables.substitute([graph])
+        evaluate, differentiate = variables.compile([prior]), slopes(prior, variables)
+        parameters, lower, upper, start = None, variables.lower, variables.upper, variables.initial
+        if self.spectra is not None:
+            link, (low, high) = Link.of(variables, estimated[0]), self.basis.lengthscale
+            parameters = link.theta
+            same = (link.jacobian(start)[0] == 1) & (link.theta(start)[0] == start)  # which is the lengthscale itself
+            lower, upper = np.where(same, np.maximum(lower, low), lower), np.where(same, np.minimum(upper, high), upper)
+            start = np.clip(nearest(link, self.spectra.best()), lower, upper)
+        objective = FourierObjective.of(
+            lambda x: evaluate(x)[0], differentiate, self.products, self.basis, parameters, names=variables.names,
+            lower=lower, upper=upper, start=start, split=variables.split,
+        )  # fmt: skip
+        return Fitted(objective)
 
     def rows(self) -> FloatArray:
         """Raise: there are no rows."""
@@ -117,8 +148,14 @@ class FourierNode(GaussianNode):
     def recover(
         self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
     ) -> dict[str, xr.DataArray]:
-        """Draw β and the weights of the features."""
-        return recover(self, model, posterior, rng)
+        """Draw β, where there are any, and the weights w of the features."""
+        components = list(self._factors(model, posterior))
+        w, beta = draw_coefficients(self.products, components, len(components), rng)
+        shape = posterior.sizes["chain"], posterior.sizes["draw"]
+        weights = labelled(model, self, w.reshape(*shape, -1), {f"{self.name}_feature": None})
+        if not self.projection.coef:
+            return {"weights": weights}
+        return {"beta": over_coef(model, self, beta.reshape(*shape, -1)), "weights": weights}
 
     def read(self, new: NewRows, effects: Effects) -> Any:
         """Read points inside the domain, and X."""
@@ -131,16 +168,50 @@ class FourierNode(GaussianNode):
     def predict(
         self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
     ) -> Predictive:
-        """Draw f and y at points."""
-        return predict(self, model, posterior, rows, rng)
+        """
+        Draw f and y at points, one for each draw of the parameters.
+
+        Raises
+        ------
+        ValueError
+            If there would be too many numbers.
+        """
+        points, X = rows
+        shape = posterior.sizes["chain"], posterior.sizes["draw"]
+        numbers = shape[0] * shape[1] * len(points)
+        if numbers > _LARGEST:
+            raise ValueError(
+                f"predictions at {len(points)} points for {shape[0] * shape[1]} draws are {numbers:.1e} numbers, more "
+                f"than {_LARGEST:.0e}: thin the posterior, idata.sel(draw=slice(None, None, 10)), or use "
+                "flmm.posterior_function(idata, model=model).predict(x_new), which has their mean and variance."
+            )
+        components = list(self._factors(model, posterior))
+        w, beta = draw_coefficients(self.products, components, len(components), rng)
+        f = functions_at(self.basis, w, beta, points, X).reshape(*shape, -1)
+        return Predictive.of(f, np.reshape([factor.sigma2_e for factor in components], shape), rng)
 
     def known_rows(self, rows: Any) -> FloatArray | None:
         """Return the y that was given."""
         return None if rows is None else given_rows(self.basis, rows).values[2][:, 0]
 
     def function(self, model: pm.Model, posterior: xr.Dataset, draws: int, *, progressbar: bool) -> Any:
-        """Return the posterior of f, averaged over some draws."""
-        return function(self, model, posterior, draws, progressbar=progressbar)
+        """Return the posterior of f, averaged over some draws, evenly spaced."""
+        total = posterior.sizes["chain"] * posterior.sizes["draw"]
+        chosen = np.unique(np.linspace(0, total - 1, min(draws, total)).astype(int))
+        components = self._factors(model, posterior, chosen, progressbar=progressbar)
+        return FunctionPosterior.of(self.basis, self.products, list(components))
+
+    def _factors(
+        self, model: pm.Model, posterior: xr.Dataset, chosen: Any = None, *, progressbar: bool = False
+    ) -> Iterator[FourierFactor]:
+        """Return the factorisations at posterior draws, counted chain by chain."""
+        p, square = self.products, float(self.observed[-1])
+        log_prior, e = DrawFunction(model, posterior, [self.log_weights + pt.log(self.sigma2_g), self.sigma2_e])()
+        for i in tracked(range(len(e)) if chosen is None else chosen, f"functions of {self.name}", show=progressbar):
+            factor = FourierFactor.of(log_prior[i], float(e[i]), self.observed[:-1], square, p.gram, p.df)
+            require_definite(factor, self.name)
+            assert factor is not None
+            yield factor
 
     def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
         """Return δ, where there is one lengthscale; warn where it is below what the basis was made for."""
@@ -166,8 +237,8 @@ class FourierNode(GaussianNode):
     ) -> Precisions:
         """Return P and Py at the draws, of the rows that the statistics were made of."""
         features, y = feature_rows(self.name, self.basis, self.products, rows)
-        log_prior, e = evaluate_draws(model, posterior, [self.log_weights + pt.log(self.sigma2_g), self.sigma2_e])
-        found = parts(self.name, self.products, self.observed, features, y, log_prior, e)
+        factors = enumerate(self._factors(model, posterior))
+        found = (Part(i, FourierPrecision(features, factor), y) for i, factor in factors)
         return Precisions((posterior.sizes["chain"], posterior.sizes["draw"]), self.n, features.Q, found)
 
     @classmethod

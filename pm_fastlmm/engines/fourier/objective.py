@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.base.choices import Method
+from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.features import FourierProducts
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor, coefficients
-from pm_fastlmm.spectrum.projection import Projection
+
+_EDGE = 1e-9  # of the range of the lengthscale, by how much rounding may carry one beyond it
 
 
 class FourierState(NamedTuple):
@@ -27,68 +28,42 @@ class FourierObjective(SquaredObjective):
     """
     ℓ(x) of y ~ N(Xβ, Z diag(s(x)) Zᵀ + σ²_e(x)I), from products of the features.
 
-    `prior` is x ↦ [s, σ²_e], in which V is linear, and `slopes` its derivatives; `inside` is where the basis is, and
-    `noted` says where an estimate is outside of what it was made for.
+    `prior` is x ↦ [s, σ²_e], in which V is linear, and `slopes` its derivatives; `parameters` is x ↦ (ℓ, σ²_g, σ²_e)
+    where the kernel has these alone, and None for other kernels.
     """
 
     prior: Callable[[FloatArray], FloatArray]
     slopes: Callable[[FloatArray], Sequence[FloatArray]]
     products: FourierProducts
-    inside: Callable[[FloatArray], bool]
-    method: Method
-    fixed: Any
-    names: tuple[str, ...]
-    lower: FloatArray
-    upper: FloatArray
-    coef: tuple[str, ...]
-    squared: Any
-    smallest: FloatArray
-    initial: FloatArray
-    split: Callable[[FloatArray], dict[str, Any]]
-    noted: Callable[[FloatArray], list[str]] = lambda x: []
+    basis: FourierBasis
+    parameters: Callable[[FloatArray], FloatArray] | None
 
     @classmethod
     def of(
         cls, prior: Callable[[FloatArray], FloatArray], slopes: Callable[[FloatArray], Sequence[FloatArray]],
-        products: FourierProducts, *, names: tuple[str, ...], lower: FloatArray, upper: FloatArray, start: FloatArray,
-        split: Callable[[FloatArray], dict[str, Any]], inside: Callable[[FloatArray], bool] = lambda x: True,
-        noted: Callable[[FloatArray], list[str]] = lambda x: [], method: Method = "REML",
-    ) -> "FourierObjective":  # fmt: skip
-        """
-        Return the objective.
-
-        Raises
-        ------
-        ValueError
-            For method="ML".
-        """
-        if method != "REML":
-            raise ValueError("a FourierLMM integrates β out, and X is projected out of its statistics: method='REML'.")
+        products: FourierProducts, basis: FourierBasis, parameters: Callable[[FloatArray], FloatArray] | None, *,
+        names: tuple[str, ...], lower: FloatArray, upper: FloatArray, start: FloatArray,
+        split: Callable[[FloatArray], dict[str, Any]],
+    ) -> Self:  # fmt: skip
+        """Return the objective."""
         squared = enter_squared(slopes, start, lower)
+        # the mean diagonal of ∂V/∂θ: the features have the mean square 1 over their period
+        means = np.array([float(np.abs(slope).sum()) for slope in slopes(start)])
         return cls(
-            prior=prior, slopes=slopes, products=products, inside=inside, method=method,
-            fixed=np.zeros(len(names), dtype=bool), names=names, lower=lower, upper=upper,
-            coef=products.projection.coef, squared=squared,
-            smallest=smallest_squares(
-                squared, start, np.array([_mean(slope) for slope in slopes(start)]), products.square / products.df
-            ),
-            initial=np.asarray(start, dtype=float), split=split, noted=noted,
+            names=names, lower=lower, upper=upper, initial=np.asarray(start, dtype=float), squared=squared,
+            smallest=smallest_squares(squared, start, means, products.square / products.df), method="REML",
+            coef=products.projection.coef, split=split, fixed=np.zeros(len(names), dtype=bool), n=products.n,
+            projection=products.projection, prior=prior, slopes=slopes, products=products, basis=basis,
+            parameters=parameters,
         )  # fmt: skip
-
-    @property
-    def n(self) -> int:
-        """Number of observations."""
-        return self.products.n
-
-    @property
-    def projection(self) -> Projection:
-        """The projection by X."""
-        return self.products.projection
 
     def state(self, theta: FloatArray) -> FourierState | None:
         """Return A factored at θ; None outside the range of the basis."""
-        if not self.inside(theta):
-            return None
+        if self.parameters is not None:
+            low, high = self.basis.lengthscale
+            edge = _EDGE * (high - low)
+            if not low - edge <= self.parameters(theta)[0] <= high + edge:
+                return None
         p, values = self.products, np.asarray(self.prior(theta))
         s, e = values[:-1], float(values[-1])
         if not (s >= 0).all():
@@ -117,20 +92,25 @@ class FourierObjective(SquaredObjective):
         """Raise: there are no rows."""
         return self.covariance(theta)
 
-    def point(self, theta: FloatArray) -> dict[str, Any]:
-        """Return the values of the model's free variables."""
-        return self.split(theta)
-
     def remarks(self, theta: FloatArray) -> list[str]:
-        """Return what the basis was not made for."""
-        return self.noted(theta)
+        """Return what the basis was not made for, and the remedy."""
+        if self.parameters is None:
+            return []
+        lengthscale, sigma2_g, sigma2_e = self.parameters(theta)
+        basis, (low, high), out = self.basis, self.basis.lengthscale, []
+        if sigma2_e < basis.noise_ratio_min * sigma2_g:
+            out.append(
+                f"sigma2_e/sigma2 = {sigma2_e / sigma2_g:.2g} is below noise_ratio_min={basis.noise_ratio_min:g}, "
+                "where the error of the basis is larger than stated: make the basis for a smaller ratio"
+            )
+        if sigma2_g > 0 and (lengthscale < low * (1 + 1e-6) or lengthscale > high * (1 - 1e-6)):
+            out.append(
+                f"the lengthscale {lengthscale:.4g} is at an end of the range of the basis, {low:g} to {high:g}, which "
+                "may have stopped it: make the basis for a wider range"
+            )
+        return out
 
     def rescaled(self, omega: FloatArray, state: FourierState) -> tuple[FloatArray, Any] | None:
         """Return ω and state with V times c = yᵀPy/p, where the parameters can multiply V by a constant."""
         c = state.factor.q / (state.factor.sigma2_e * self.products.df)
         return self.multiplied(omega, state, c, self.prior, self.slopes)
-
-
-def _mean(slope: FloatArray) -> float:
-    """Return the mean diagonal of ∂V/∂θ: the features have the mean square 1 over their period."""
-    return float(np.abs(slope).sum())

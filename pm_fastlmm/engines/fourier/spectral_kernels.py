@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
-from pytensor.compile.mode import Mode
 from scipy.optimize import brentq
 
 from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.engines.graphs import INTERPRETED
 
 _SMALLEST = 1e-280  # of a density whose logarithm is taken: what underflows has a gradient of 0, and no NaN
 _FARTHEST = 1e3  # lengthscales
-_INTERPRETED = Mode(linker="py", optimizer="fast_compile")
 _MATERN = {"matern32": 1.5, "matern52": 2.5}
 _PYMC_NAMES = {"ExpQuad": "se", "Matern32": "matern32", "Matern52": "matern52"}
 
@@ -80,7 +79,7 @@ class SpectralKernel:
             x = np.zeros((r.size, self.dimensions))
             x[:, 0] = r
             graph = self.make(self.dimensions, ls=1.0)(x, np.zeros((1, self.dimensions)))
-            return np.asarray(graph.eval(mode=_INTERPRETED), dtype=float)[:, 0]
+            return np.asarray(graph.eval(mode=INTERPRETED), dtype=float)[:, 0]
         if self.name == "se":
             return np.asarray(np.exp(-0.5 * r**2))
         a = math.sqrt(2 * _MATERN[self.name]) * np.abs(r)
@@ -105,7 +104,7 @@ class SpectralKernel:
             return np.asarray(self._log_density((omega**2).sum(-1), lengthscale, np))
         symbol = pt.dscalar()
         graph = log_spectral_density(self.make(self.dimensions, ls=symbol), omega)
-        function = pytensor.function([symbol], graph, mode=_INTERPRETED)
+        function = pytensor.function([symbol], graph, mode=INTERPRETED)
         return np.asarray(function(lengthscale), dtype=float)
 
     def log_density_graph(self, omega: FloatArray, lengthscale: Any) -> Any:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pymc as pm
@@ -12,19 +12,34 @@ import xarray as xr
 
 from pm_fastlmm.base.arrays import FloatArray, outside
 from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.display import tracked
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.labels import over_coef, over_obs
 from pm_fastlmm.engines.lengthscale.objective import LengthscaleObjective
-from pm_fastlmm.engines.lengthscale.posterior import draw, predict, predict_population
 from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
 from pm_fastlmm.engines.lengthscale.variables import LengthscaleRV
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
+from pm_fastlmm.kernel.effects.coefficients import draw_new_effects
+from pm_fastlmm.kernel.effects.effects import Coordinates, draw_effects, draw_prior_effects, new_rows
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
+
+
+class _Draw(NamedTuple):
+    """One draw: its place, ℓ and the spectrum there, β and u, σ²_g and σ²_e, with a leading axis of length 1."""
+
+    place: tuple[int, ...]
+    lengthscale: float
+    spectrum: Spectrum
+    beta: FloatArray
+    u: Coordinates
+    g: FloatArray
+    e: FloatArray
 
 
 @answers_for(LengthscaleRV)
@@ -96,8 +111,11 @@ class LengthscaleNode(GaussianNode):
     def recover(
         self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
     ) -> dict[str, xr.DataArray]:
-        """Draw β and u."""
-        beta, u = draw(self, model, posterior, rng)
+        """Draw β and u from their joint posterior given y, ℓ and the variances."""
+        shape = posterior.sizes["chain"], posterior.sizes["draw"]
+        beta, u = np.empty((*shape, self.projection.rank)), np.empty((*shape, self.n))
+        for drawn in self._draws(model, posterior, rng):
+            beta[drawn.place], u[drawn.place] = drawn.beta[0], drawn.u.lift(drawn.spectrum)[0]
         effects = {"beta": over_coef(model, self, beta), "u": over_obs(model, self, u)}
         return {part: effects[part] for part in self.parts if which is None or part in which}
 
@@ -117,10 +135,35 @@ class LengthscaleNode(GaussianNode):
     def predict(
         self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
     ) -> Predictive:
-        """Draw f = Xβ + u and y."""
+        """Draw f = Xβ + u, with the u of y, with another or with none, and y = f + e."""
         if effects == "population":
-            return predict_population(self, model, posterior, rows, rng)
-        return predict(self, model, posterior, rows, effects, rng)
+            beta = np.stack([drawn.beta[0] for drawn in self._draws(model, posterior, rng)])
+            (e,) = evaluate_draws(model, posterior, [self.sigma2_e])
+            X, ids = (self.projection.X, None) if rows is None else rows
+            return Predictive.of(beta.reshape(*e.shape, -1) @ X.T, e, rng, ids)
+        means: list[FloatArray] = []
+        y: list[FloatArray] = []
+        ids = None
+        for place, ell, s, beta, u, g, e in self._draws(model, posterior, rng):
+            if rows is None:
+                u = u if effects == "given" else draw_prior_effects(s, g, rng)
+                f = Coordinates(u.a + beta @ s.projection.R.T, u.b).lift(s)
+            else:
+                read = new_rows(s, rows.X_new, rows.K_new(ell), K_new_new=rows.K_new_new(ell), warn=not any(place))
+                f, ids = draw_new_effects(s, read, u, g, rng) + beta @ (read.a @ s.projection.R).T, read.ids
+            means.append(f[0])
+            y.append(f[0] + np.sqrt(e) * rng.standard_normal(f.shape[-1]))
+        shape = posterior.sizes["chain"], posterior.sizes["draw"]
+        return Predictive(np.reshape(means, (*shape, -1)), np.reshape(y, (*shape, -1)), ids)
+
+    def _draws(self, model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator) -> Iterator[_Draw]:
+        """Draw (β, u) given y for each draw of ℓ and the variances, in their order; K is factored for each."""
+        ell, g, e = evaluate_draws(model, posterior, self.estimated())
+        for place in tracked(list(np.ndindex(*ell.shape)), "Factoring K for each draw", show=self.spectrum.progressbar):
+            spectrum = self.spectrum.at(float(ell[place]))
+            variances = np.array([g[place]]), np.array([e[place]])
+            beta, u = draw_effects(Rotated.from_values(spectrum, self.observed, None), *variances, rng)
+            yield _Draw(place, float(ell[place]), spectrum, beta, u, *variances)
 
     def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
         """Return ℓ, σ², δ, σ²_g, σ²_e and h²; warn of draws where the likelihood was not checked."""

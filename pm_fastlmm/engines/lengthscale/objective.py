@@ -44,6 +44,8 @@ class LengthscaleObjective(Objective):
     lower: FloatArray
     upper: FloatArray
     coef: tuple[str, ...]
+    n: int
+    projection: Projection
     method: Method = "REML"
 
     @classmethod
@@ -54,18 +56,9 @@ class LengthscaleObjective(Objective):
         low, high = spectrum.lengthscale
         return cls(
             spectrum, spectrum.rotate(y), y, held, np.asarray(fixed), ("lengthscale", "sigma2_g", "sigma2_e"),
-            np.array([low, 0.0, 0.0]), np.array([high, np.inf, np.inf]), spectrum.coef,
+            np.array([low, 0.0, 0.0]), np.array([high, np.inf, np.inf]), spectrum.coef, spectrum.n,
+            spectrum.projection,
         )  # fmt: skip
-
-    @property
-    def n(self) -> int:
-        """Number of observations."""
-        return self.spectrum.n
-
-    @property
-    def projection(self) -> Projection:
-        """The projection by X."""
-        return self.spectrum.projection
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
         """Return k̄σ²_g and σ²_e."""
@@ -100,14 +93,14 @@ class LengthscaleObjective(Objective):
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
-        return np.asarray(theta[1] * self.spectrum.covariance(theta[0]) + theta[2] * np.eye(self.spectrum.n))
+        return np.asarray(theta[1] * self.spectrum.covariance(theta[0]) + theta[2] * np.eye(self.n))
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
         """Return ∂V/∂θ: σ²_g∂K/∂ℓ by a difference, K and I."""
         ell, K = float(theta[0]), self.spectrum.covariance
         ends = [ell * np.exp(sign * _DIFFERENCE) for sign in (1, -1)]
         slope = (K(ends[0]) - K(ends[1])) / (ends[0] - ends[1])
-        return np.stack([theta[1] * slope, K(ell), np.eye(self.spectrum.n)])
+        return np.stack([theta[1] * slope, K(ell), np.eye(self.n)])
 
     def internal(self, theta: FloatArray) -> FloatArray:
         """Return (log ℓ, σ²_g, σ²_e)."""

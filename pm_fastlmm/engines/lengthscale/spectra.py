@@ -27,6 +27,9 @@ _DELTAS = 40  # of the grid on which the best point is sought
 _DROPPED = 0.1  # share of the tolerance that eigenvalues left out may cost
 
 
+type _OfNode = tuple[FloatArray, FloatArray, float, int]  # λ, z², rss and ν
+
+
 class NodeStatistics(NamedTuple):
     """What one lengthscale contributes: eigenvalues (k,), rotated response z (k,), rss, and ν; k + ν is the same."""
 
@@ -191,7 +194,7 @@ class RotatedSpectra(ReadOnlyArrays, Described):
 
     def profile(self, lengthscale: FloatArray, delta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return max over σ² of the log-likelihood, and that σ², at each lengthscale (L,) and δ (D,), (L, D)."""
-        logs, quadratic = self._sums(delta)
+        logs, quadratic = _sums(self._at_nodes, delta)
         weights = interpolation_weights(*self.lengthscale, self.n_nodes, lengthscale)
         return _profiled(weights @ logs, weights @ quadratic, self.df, self.logdet_R)
 
@@ -223,17 +226,13 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         out[np.tril_indices(3)] = out.T[np.tril_indices(3)]
         return -0.5 * out
 
-    def _sums(self, delta: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return log|V| and yᵀPy at the nodes and values of δ, (C, D), with σ² = 1."""
-        logs, quadratic = np.empty((2, self.n_nodes, delta.size))
-        for i, value in enumerate(delta):
-            d = self.eigvals + value
-            logs[:, i] = np.log(d).sum(-1) + self.nullity * np.log(value)
-            quadratic[:, i] = (self.squares / d).sum(-1) + self.rss / value
-        return logs, quadratic
+    @property
+    def _at_nodes(self) -> list[_OfNode]:
+        own = zip(self.eigvals, self.squares, self.rss, strict=True)
+        return [(eigvals, squares, float(rss), self.nullity) for eigvals, squares, rss in own]
 
     def _largest_error(self, points: FloatArray, exact: "_Exact") -> float:
-        logs, quadratic = self._sums(exact.delta)
+        logs, quadratic = _sums(self._at_nodes, exact.delta)
         weights = interpolation_weights(*self.lengthscale, self.n_nodes, points)
         error = 0.5 * (weights @ logs - exact.logs + (weights @ quadratic - exact.quadratic) / exact.sigma2)
         return float((np.abs(error) / np.maximum(1.0, exact.drop)).max())
@@ -281,7 +280,7 @@ def interpolated_loglik_and_gradient(
     return np.asarray(interpolated_loglik(lengthscale, g, e, eigvals, squares, rss, extent)[0])
 
 
-def read_range(given: tuple[float, float], name: str) -> tuple[float, float]:
+def read_range(given: Any, name: str, remark: str = "") -> tuple[float, float]:
     """
     Return (low, high) as numbers.
 
@@ -292,7 +291,9 @@ def read_range(given: tuple[float, float], name: str) -> tuple[float, float]:
     """
     values = np.asarray(given, dtype=float)
     if values.shape != (2,) or not (np.isfinite(values).all() and 0 < values[0] < values[1]):
-        raise ValueError(f"{name} must be a range (low, high) of positive numbers, 0 < low < high, got {given!r}.")
+        raise ValueError(
+            f"{name} must be a range (low, high) of positive numbers, 0 < low < high, got {given!r}{remark}."
+        )
     return float(values[0]), float(values[1])
 
 
@@ -315,14 +316,19 @@ def _check_points(low: float, high: float, random_seed: int) -> FloatArray:
 
 def _check(points: list[NodeStatistics], delta: tuple[float, float]) -> _Exact:
     values = np.geomspace(*delta, _CHECK_DELTAS)
-    logs, quadratic = np.empty((2, len(points), values.size))
-    for i, point in enumerate(points):
-        eigvals = np.asarray(point.eigvals, dtype=float)
-        d = eigvals + values[:, None]
-        logs[i] = np.log(d).sum(-1) + point.nullity * np.log(values)
-        quadratic[i] = (np.asarray(point.z) ** 2 / d).sum(-1) + point.rss / values
+    logs, quadratic = _sums([(p.eigvals, np.asarray(p.z) ** 2, p.rss, p.nullity) for p in points], values)
     loglik, sigma2 = _profiled(logs, quadratic, len(points[0].eigvals) + points[0].nullity, 0.0)
     return _Exact(values, logs, quadratic, sigma2, loglik.max() - loglik)
+
+
+def _sums(nodes: Iterable[_OfNode], delta: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return log|V| and yᵀPy at nodes and values of δ, (C, D), with σ² = 1."""
+    logs, quadratic = [], []
+    for eigvals, squares, rss, nullity in nodes:
+        d = np.asarray(eigvals, dtype=float) + delta[:, None]
+        logs.append(np.log(d).sum(-1) + nullity * np.log(delta))
+        quadratic.append((squares / d).sum(-1) + rss / delta)
+    return np.array(logs), np.array(quadratic)
 
 
 def _profiled(logs: FloatArray, quadratic: FloatArray, df: int, logdet_R: float) -> tuple[FloatArray, FloatArray]:

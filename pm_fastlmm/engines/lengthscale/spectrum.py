@@ -307,7 +307,7 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
 
     @property
     def _design(self) -> Labelled:
-        return Labelled(np.asarray(self.projection.Q1 @ self.projection.R), self.ids, self.coef)
+        return Labelled(self.projection.X, self.ids, self.coef)
 
     def _truncated(self, spectrum: Spectrum) -> Eigenpairs:
         """Return what is kept of a factorisation: without eigenvalues too small to matter at the smallest δ."""

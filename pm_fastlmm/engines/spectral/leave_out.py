@@ -26,8 +26,8 @@ class KernelDraws:
     fixed : (…, k) and (…, r) arrays, or None
         z and y₁.
     mu, g, e : (chain, draw, …, n), (chain, draw, …), (chain, draw, …) arrays
-    b, B : (chain, draw, …, r), (chain, draw, …, r, r) arrays, or None
-        Mean and covariance of a proper β.
+    b, B : (chain, draw, …, r), (chain, draw, …, r, r) arrays
+        Mean and covariance of a proper β, of no columns for a flat one.
     """
 
     spectrum: Spectrum
@@ -37,13 +37,13 @@ class KernelDraws:
     mu: FloatArray
     g: FloatArray
     e: FloatArray
-    b: FloatArray | None
-    B: FloatArray | None
+    b: FloatArray
+    B: FloatArray
 
     def parts(self, largest: int, numbers: int) -> Iterator[Part]:
         """Return P and Py of as many draws at a time as fit."""
         s, total = self.spectrum, int(np.prod(self.shape))
-        rows, r = SpectralRows.of(s), s.projection.rank if self.b is not None else 0
+        rows, r, R = SpectralRows.of(s), self.b.shape[-1], s.projection.R
         each = (1 + r) * (s.n + s.rank) + (largest * (s.rank + largest) if largest > 1 else 0)
         size = max(1, numbers // each)
         once = None
@@ -53,10 +53,9 @@ class KernelDraws:
             places = np.unravel_index(np.arange(total)[index], self.shape)
             y, (z, rest, y1) = self._response(places, once)
             beta = None
-            if self.b is not None and self.B is not None:
-                RB = s.projection.R @ np.broadcast_to(self.B, (*self.shape, *self.B.shape[-2:]))[places]
-                b = np.broadcast_to(self.b, (*self.shape, self.b.shape[-1]))[places]
-                beta = Coefficients(y1 - b @ s.projection.R.T, RB @ s.projection.R.T)
+            if r:
+                b, B = np.broadcast_to(self.b, (*self.shape, r)), np.broadcast_to(self.B, (*self.shape, r, r))
+                beta = Coefficients(y1 - b[places] @ R.T, R @ B[places] @ R.T)
             g, e = (np.broadcast_to(v, self.shape)[places] for v in (self.g, self.e))
             yield Part(index, rows.at(z, rest, g, e, beta), y)
 

@@ -1,5 +1,6 @@
 """The node of a FastLMM."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -11,21 +12,30 @@ import xarray as xr
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.engines.draws import evaluate_kept, over_batch
+from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.gaussian import GaussianNode
+from pm_fastlmm.engines.labels import labelled, over_coef, over_obs
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
-from pm_fastlmm.engines.spectral.posterior import known_rows, parameters, predict, recover
-from pm_fastlmm.engines.spectral.variables import RotatedLMMRV, SpectralRV, statistic
-from pm_fastlmm.kernel.effects.effects import new_rows
+from pm_fastlmm.engines.spectral.variables import SpectralRV, statistic
+from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects, draw_new_effects
+from pm_fastlmm.kernel.effects.effects import (
+    Coordinates,
+    draw_effects,
+    draw_prior_effects,
+    given_coefficients,
+    new_rows,
+)
 from pm_fastlmm.kernel.reml.reml import reml
 from pm_fastlmm.spectrum.projection import no_rows
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+
+_BUDGET = 4_000_000  # numbers in flight at a time: 32 MB for each of a handful of arrays
 
 
 @answers_for(SpectralRV)
@@ -39,7 +49,7 @@ class SpectralNode(GaussianNode):
     spectrum : Spectrum
     sigma2_g, sigma2_e : TensorVariable
         The variances, as functions of the model's variables.
-    beta_root : TensorVariable or None
+    beta_root : TensorVariable
         For "proper" a root of the prior covariance of β, 0 for an explicit β.
     given : Rotated or None
         The `Rotated` that the node was built with, which has y along X besides the statistic.
@@ -129,8 +139,21 @@ class SpectralNode(GaussianNode):
     def recover(
         self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
     ) -> dict[str, xr.DataArray]:
-        """Draw β, u and, from a factor, its coefficients a."""
-        return recover(self, model, posterior, which, rng)
+        """Draw β and u, or a where the rows were not kept, of which u has a value for each."""
+        s = self.spectrum
+        if which is None:
+            which = ("beta", "u") if s.rotation is not None else ("beta", "a")
+        beta, u, (g, _, _) = self._draw(model, posterior, rng)
+        effects = {}
+        if "beta" in which:
+            effects["beta"] = over_coef(model, self, beta)
+        if "u" in which:
+            effects["u"] = over_obs(model, self, _lift(s, u))
+        if "a" in which:
+            a = draw_factor_effects(s, u, g, rng)
+            labels = range(a.shape[-1]) if s.factor_names is None else s.factor_names
+            effects["a"] = labelled(model, self, a, {f"{self.name}_factor": labels})
+        return effects
 
     def read(self, new: NewRows, effects: Effects) -> Any:
         """Read X, and covariances with the rows of the data or rows of the factor."""
@@ -145,12 +168,58 @@ class SpectralNode(GaussianNode):
     def predict(
         self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
     ) -> Predictive:
-        """Draw f = Xβ + u and y."""
-        return predict(self, model, posterior, rows, effects, rng)
+        """Draw f = Xβ + u, with the u of y, with another or with none, and y = f + e."""
+        beta, u, (g, e, mu) = self._draw(model, posterior, rng)
+        s, mean = self.spectrum, self.mean_at(rows, mu)
+        if effects == "population":
+            f = beta @ (s.projection.X if rows is None else rows.X).T
+        elif rows is None:
+            u = u if effects == "given" else draw_prior_effects(s, np.broadcast_to(g, beta.shape[:-1]), rng)
+            f = _lift(s, Coordinates(u.a + beta @ s.projection.R.T, u.b))
+        else:
+            f = draw_new_effects(s, rows, u, g, rng) + beta @ (rows.a @ s.projection.R).T
+        return Predictive.of(f + mean, e, rng, None if rows is None else rows.ids)
+
+    def _draw(
+        self, model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator
+    ) -> tuple[FloatArray, Coordinates, tuple[FloatArray, FloatArray, FloatArray]]:
+        """Return draws of β, of u in rotated coordinates, and (σ²_g, σ²_e, mu) of the draws."""
+        g, e, mu, b, root = self._parameters(model, posterior)
+        rotated = self._rotate_draws(mu) if np.ptp(mu, axis=(0, 1)).any() else self.rotated(mu[0, 0])
+        if np.isnan(rotated.y1).any():
+            raise ValueError(
+                f"{self.name} observes other z and rss than those of the Rotated it was built with, so that y along X "
+                "is not known, which β and u depend on: build the model with the Rotated of these data."
+            )
+        shape = np.broadcast_shapes(g.shape, e.shape, rotated.batch_shape)
+        g, e = np.broadcast_to(g, shape), np.broadcast_to(e, shape)
+        beta, u = draw_effects(rotated, g, e, rng)
+        if self.treatment == "proper":
+            beta, u = given_coefficients(rotated, g, e, beta, u, b, root, rng)
+        return beta, u, (g, e, mu)
+
+    def _parameters(self, model: pm.Model, posterior: xr.Dataset) -> list[FloatArray]:
+        """Return draws of σ²_g, σ²_e, mu, and mean and root of the prior of β, with axes for all responses."""
+        graphs = [self.sigma2_g, self.sigma2_e, self.mu, self.beta_mean, self.beta_root]
+        over = self.observed.ndim + 1
+        draws = zip(evaluate_draws(model, posterior, graphs), (0, 0, 1, 1, 2), strict=True)
+        return [over_batch(values, over + own) for values, own in draws]
+
+    def _rotate_draws(self, mu: FloatArray) -> Rotated:
+        """Rotate y - mu for each draw of mu."""
+        values = np.broadcast_to(self.observed - mu, np.broadcast_shapes(self.observed.shape, mu.shape))
+        flat = Rotated.from_values(self.spectrum, values.reshape(-1, values.shape[-1]).T, None)
+        batch = values.shape[:-1]
+        z, rss, y1, norm2 = (a.reshape(*batch, *a.shape[1:]) for a in (flat.z, flat.rss, flat.y1, flat.norm2))
+        return Rotated(self.spectrum, z, rss, y1, norm2, None)
 
     def known_rows(self, rows: Any) -> FloatArray | None:
-        """Return y, rotated back."""
-        return known_rows(self)
+        """Return y (…, n), rotated back from z and y along X where no part of it is known by its norm alone."""
+        s = self.spectrum
+        if self.given is None or s.nullity:
+            return None
+        rotated = self.rotated()
+        return rotated.y1 @ s.projection.Q1.T + rotated.z @ s.basis.T
 
     def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
         """Return σ², δ, σ²_g, σ²_e, h² and pve."""
@@ -174,9 +243,8 @@ class SpectralNode(GaussianNode):
     ) -> Precisions:
         """Return P and Py at the draws, of all responses."""
         s, Q1 = self.spectrum, self.flat_basis()
-        g, e, mu, b, root = parameters(self, model, posterior)
+        g, e, mu, b, root = self._parameters(model, posterior)
         shape = (posterior.sizes["chain"], posterior.sizes["draw"], *self.observed.shape[:-1])
-        B = None if root is None else root @ np.swapaxes(root, -1, -2)
         fixed = None
         if self.given is not None:
             rotated = self.rotated()
@@ -186,17 +254,24 @@ class SpectralNode(GaussianNode):
                     "of y are not known from them: build the model with spectrum= and observed=y."
                 )
             fixed = rotated.z, rotated.y1
-        kernel = KernelDraws(s, shape, None if fixed is not None else self.observed, fixed, mu, g, e, b, B)
+        kernel = KernelDraws(s, shape, None if fixed is not None else self.observed, fixed, mu, g, e, b, root @ root.mT)
         return Precisions(shape, self.n, Q1, kernel.parts(largest, numbers))
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
-        """Read the node: a `Rotated` has no mu, and a flat prior no β."""
+        """Read the node; a `Rotated` has no mu."""
         _, _, *params = rv.owner.inputs
-        mu = None if isinstance(op, RotatedLMMRV) else params[0]
-        *_, b, root, g, e = params
-        if op.treatment == "flat":
-            b = root = None
-        s = op.spectrum
+        *mean, b, root, g, e = params
+        s, mu = op.spectrum, mean[0] if mean else pt.zeros((), dtype="float64")
         data = observed_data(model, rv)
         return cls(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root, op.rotated)
+
+
+def _lift(s: Spectrum, u: Coordinates) -> FloatArray:
+    """Return the vectors of coordinates (chain, draw, …), in blocks of draws under the memory budget."""
+    count = math.prod(u.b.shape[:-1])
+    a, b = u.a.reshape(count, u.a.shape[-1]), u.b.reshape(count, u.b.shape[-1])
+    out = np.empty((count, s.n))
+    for rows in np.array_split(np.arange(count), max(1, count * s.n // _BUDGET)):
+        out[rows] = Coordinates(a[rows], b[rows]).lift(s)
+    return out.reshape(*u.a.shape[:-1], s.n)

@@ -39,23 +39,24 @@ class SpectralObjective(Objective):
     lower: FloatArray
     upper: FloatArray
     coef: tuple[str, ...]
+    n: int
+    projection: Projection
 
     @classmethod
-    def of(cls, rotated: Rotated, method: Method, names: tuple[str, ...] = NAMES, **more: Any) -> Self:
-        """Return the objective of one response; names are those of the two variances, `more` fields of a subclass."""
-        fit = reml(rotated.spectrum, rotated, method=method)
-        lower, upper = np.zeros(2), np.full(2, np.inf)
-        return cls(rotated, method, np.zeros(2, dtype=bool), fit, names, lower, upper, rotated.spectrum.coef, **more)
+    def of(
+        cls, rotated: Rotated, method: Method, names: tuple[str, ...] = NAMES, *, projection: Projection | None = None,
+        **more: Any,
+    ) -> Self:  # fmt: skip
+        """
+        Return the objective of one response; names are those of the two variances, `more` fields of a subclass.
 
-    @property
-    def n(self) -> int:
-        """Number of observations."""
-        return self.rotated.spectrum.n
-
-    @property
-    def projection(self) -> Projection:
-        """The projection by X."""
-        return self.rotated.spectrum.projection
+        `projection` is that of a wider X, some columns of which were dropped before the spectrum was made.
+        """
+        s = rotated.spectrum
+        return cls(
+            rotated, method, np.zeros(2, dtype=bool), reml(s, rotated, method=method), names, np.zeros(2),
+            np.full(2, np.inf), s.coef, s.n, s.projection if projection is None else projection, **more,
+        )  # fmt: skip
 
     @property
     def exact(self) -> REMLFit | None:
@@ -93,11 +94,11 @@ class SpectralObjective(Objective):
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
-        return np.asarray(theta[0] * self._kernel() + theta[1] * np.eye(self.rotated.spectrum.n))
+        return np.asarray(theta[0] * self._kernel() + theta[1] * np.eye(self.n))
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
         """Return ∂V/∂θ: K and I."""
-        return np.stack([self._kernel(), np.eye(self.rotated.spectrum.n)])
+        return np.stack([self._kernel(), np.eye(self.n)])
 
     def _kernel(self) -> FloatArray:
         root, corner = self.rotated.spectrum.covariance_root()
@@ -119,7 +120,7 @@ class SpectralObjective(Objective):
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return ω and state with both variances times c = yᵀPy/p, the best factor, which is in closed form."""
         r = self.rotated
-        p = r.spectrum.n if self.method == "ML" else r.spectrum.df
+        p = self.n if self.method == "ML" else r.spectrum.df
         d = variances(r.spectrum.eigvals, omega[0], omega[1])
         with np.errstate(all="ignore"):
             c = (float((r.z**2 / d).sum()) + (float(r.rss) / omega[1] if r.spectrum.nullity else 0.0)) / p

@@ -55,10 +55,7 @@ def digits_lost(
     if not F.size:
         size = 0.0
     else:
-        lengths = p.lengths.copy()
-        for at, levels, c, R in p.dense_roots(roots):
-            spread = lengths[at : at + levels * c].reshape(levels, c) @ np.abs(R)
-            lengths[at : at + levels * c] = spread.ravel()
+        lengths = p.times_roots(p.lengths[None], np.abs(roots))[0]
         size = float((lengths**2 * (Linv**2).sum(axis=0)).max())
     if p.C.shape[1] > 1:
         within = np.einsum("jba,bc,jca->ja", p.C, sigma[p.order[0]], p.C) + e
@@ -114,8 +111,7 @@ class Rows:
         packed = [matrix_root(np.array(sigma[k], dtype=float)) for k in p.order]
         if remainder is None or rows is None or levels * c * m > LARGEST or not all(ok for _, ok in packed):
             return None
-        dense = packed[1:] if p.eliminated else packed
-        roots = np.concatenate([np.zeros(0), *(root.ravel() for root, _ in dense)])
+        roots = np.concatenate([np.zeros(0), *(root.ravel() for root, _ in packed[p.eliminated :])])
         root = packed[0][0] if p.eliminated else np.zeros((1, 1))
         T = roots_beside(root.T @ p.C, e)
         halves = math.sqrt(e) * np.swapaxes(np.linalg.inv(T), 1, 2)
@@ -123,7 +119,7 @@ class Rows:
         A = np.vstack([remainder.R, np.asarray((block_diagonal(halves) @ p.B).todense())])
         t = np.concatenate([z, np.einsum("jab,jb->ja", halves, response.between).ravel()])
         q = m - p.fixed
-        Q, R = np.linalg.qr(np.vstack([_scaled_columns(A, p, roots), math.sqrt(e) * np.eye(q, m)]))
+        Q, R = np.linalg.qr(np.vstack([p.times_roots(A, roots), math.sqrt(e) * np.eye(q, m)]))
         sign = np.where(np.diag(R) < 0, -1.0, 1.0)
         Q, L = Q * sign, np.ascontiguousarray((R * sign[:, None]).T)
         if not (np.diag(L) > 0).all():
@@ -169,13 +165,16 @@ class Rows:
 
     def eliminated_score(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the same of the eliminated term, and M_j⁻¹(ȳ_j - B_jb)."""
-        X = np.linalg.solve(np.swapaxes(self.T, 1, 2), np.swapaxes(self.products.C, 1, 2))
-        Q = self.Q[self._level_rows].reshape(*self.T.shape[:2], self.Q.shape[1])
-        residual = self.residual[self._level_rows].reshape(self.T.shape[:2]) / math.sqrt(self.e)
-        w = np.einsum("jab,ja->jb", X, residual)
-        QX = np.einsum("jam,jab->jmb", Q, X)
+        X, QX, w = self._along_eliminated(np.swapaxes(self.products.C, 1, 2))
         ZPZ = np.einsum("jab,jac->bc", X, X) - np.einsum("jmb,jmc->bc", QX, QX)
         return 0.5 * (w.T @ w - ZPZ), w, self._between
+
+    def _along_eliminated(self, columns: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return X_j = T_j⁻ᵀ times columns C_jᵀ, Q_jᵀX_j and X_jᵀE_jy/σ_e."""
+        X = np.linalg.solve(np.swapaxes(self.T, 1, 2), columns)
+        Q = self.Q[self._level_rows].reshape(*self.T.shape[:2], self.Q.shape[1])
+        residual = self.residual[self._level_rows].reshape(self.T.shape[:2]) / math.sqrt(self.e)
+        return X, np.einsum("jam,jab->jmb", Q, X), np.einsum("jab,ja->jb", X, residual)
 
     def residual_score(self) -> float:
         """
@@ -184,13 +183,11 @@ class Rows:
         The products are taken with the roots of Σ_k inside: a score of the size 1/σ²_e may stand beside a null space.
         """
         p = self.products
-        scaled = self._projected(_scaled_columns(self.A, p, self.factor[4])[:, : len(self.Q) - len(self.A)])
+        scaled = self._projected(p.times_roots(self.A, self.factor[4])[:, : len(self.Q) - len(self.A)])
         products = ((scaled.T @ self.residual / self.e) ** 2).sum() - (scaled**2).sum() / self.e
         if p.eliminated:
-            XG = np.linalg.solve(np.swapaxes(self.T, 1, 2), np.swapaxes(p.C, 1, 2) @ self.root)
-            Q = self.Q[self._level_rows].reshape(*self.T.shape[:2], self.Q.shape[1])
-            along = np.einsum("jab,ja->jb", XG, self.residual[self._level_rows].reshape(self.T.shape[:2]))
-            products += (along**2).sum() / self.e - (XG**2).sum() + (np.einsum("jam,jab->jmb", Q, XG) ** 2).sum()
+            XG, QXG, along = self._along_eliminated(np.swapaxes(p.C, 1, 2) @ self.root)
+            products += (along**2).sum() - (XG**2).sum() + (QXG**2).sum()
         return float(0.5 * (self.yPy - p.df - products) / self.e)
 
     def products_with_P(self, first: FloatArray, dense: FloatArray) -> FloatArray:
@@ -232,15 +229,6 @@ def roots_beside(rows: FloatArray, e: float) -> FloatArray:
         return np.asarray(np.hypot(rows, math.sqrt(e)))
     below = np.broadcast_to(math.sqrt(e) * np.eye(c), rows.shape)
     return np.asarray(np.linalg.qr(np.concatenate([rows, below], axis=1), mode="r"))
-
-
-def _scaled_columns(A: FloatArray, p: MixedProducts, roots: FloatArray) -> FloatArray:
-    """Return AΛ."""
-    out = A.copy()
-    for at, levels, c, R in p.dense_roots(roots):
-        columns = A[:, at : at + levels * c].reshape(len(A), levels, c)
-        out[:, at : at + levels * c] = (columns @ R).reshape(len(A), -1)
-    return out
 
 
 def block_diagonal(blocks: FloatArray) -> sp.csr_array:

@@ -1,6 +1,6 @@
 """The node of a StructuredLMM."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -17,21 +17,25 @@ from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.engines.draws import DrawFunction, evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.gaussian import GaussianNode
-from pm_fastlmm.engines.precisions import Precisions
+from pm_fastlmm.engines.labels import labelled, over_coef
+from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.structured.component import OneTermObjective
 from pm_fastlmm.engines.structured.effects import TermsAtTheta
-from pm_fastlmm.engines.structured.leave_out import parts
 from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.nested import nested
-from pm_fastlmm.engines.structured.new_rows import read_rows
+from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
-from pm_fastlmm.engines.structured.posterior import predict, recover
+from pm_fastlmm.engines.structured.posterior import EffectDraws, draw_given, independent, rooted
+from pm_fastlmm.engines.structured.precision import MixedPrecision, PrecisionRows
 from pm_fastlmm.engines.structured.products import MixedProducts
+from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.structured.structuredlmm import StructuredRV
+from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects
+from pm_fastlmm.kernel.effects.effects import draw_effects
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap likelihood
@@ -87,10 +91,11 @@ class StructuredNode(GaussianNode):
         y = np.asarray(self.observed - mu, dtype=float)
         if self.spectrum is not None and self.treatment == "flat":
             rotated = Rotated.from_values(self.spectrum, y, None)
-            one = OneTermObjective.of(rotated, method, self.layout.names, products=self.products, y=y)
+            one = OneTermObjective.of(
+                rotated, method, self.layout.names, projection=self.projection, products=self.products, y=y
+            )
             return through_variables(model, self.name, self.theta, one)
-        offset = b if b.size else None
-        terms = StructuredObjective.of(self.products, self.layout, y, offset=offset, prior=B, method=method)
+        terms = StructuredObjective.of(self.products, self.layout, y, offset=b, prior=B, method=method)
         return through_variables(model, self.name, self.theta, terms, _held)
 
     def rows(self) -> FloatArray:
@@ -137,8 +142,15 @@ class StructuredNode(GaussianNode):
     def recover(
         self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
     ) -> dict[str, xr.DataArray]:
-        """Draw β and the effects of each term."""
-        return recover(self, model, posterior, rng)
+        """Draw β, and the effects of each term over its levels; without columns those of a matrix Z are its columns."""
+        draws = self._draw(model, posterior, rng)
+        effects = {"beta": over_coef(model, self, draws.beta)}
+        for term, u in zip(self.terms, draws.u, strict=True):
+            own = {term.name: term.levels}
+            if term.width > 1:
+                own[f"{term.name}_effects"] = term.columns
+            effects[term.name] = labelled(model, self, u if term.width > 1 else u[..., 0], own)
+        return effects
 
     def read(self, new: NewRows, effects: Effects) -> Any:
         """Read X and the levels of each term, or a table."""
@@ -153,8 +165,57 @@ class StructuredNode(GaussianNode):
     def predict(
         self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
     ) -> Predictive:
-        """Draw f = Xβ + Σ Zu and y."""
-        return predict(self, model, posterior, rows, effects, rng)
+        """Draw f = Xβ + Σ Zu of new rows or of those of the data, and y = f + e."""
+        draws = self._draw(model, posterior, rng)
+        mean, shape = self.mean_at(rows, draws.mu), draws.sigma2_e.shape
+        ids = None if rows is None else rows.ids
+        if rows is None:
+            none = [term.Z[:, :0] for term in self.terms]
+            rows = NewTermRows(self.projection.X, [term.Z for term in self.terms], none, self.ids)
+        f = draws.beta @ rows.X.T + mean
+        for k, term in enumerate(self.terms if effects != "population" else ()):
+            u, sigma = draws.u[k], draws.sigma[k]
+            if effects == "new":
+                u = rooted(self.products, k, independent(sigma, term.blocks.levels, rng))
+            parts = [(rows.Z[k], u)]
+            if fresh := rows.Z_new[k].shape[1]:
+                parts.append((rows.Z_new[k], independent(sigma, fresh // term.width, rng)))
+            for Z, v in parts:
+                f = f + (Z @ v.reshape(-1, Z.shape[1]).T).T.reshape(*shape, rows.m)
+        return Predictive.of(f, draws.sigma2_e, rng, ids)
+
+    def _draw(self, model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator) -> EffectDraws:
+        """Draw (β, u) from their joint posterior given y, once for each draw of θ."""
+        theta, mu, b, B = evaluate_draws(model, posterior, [self.theta, *self._mean_graphs()])
+        if self.spectrum is not None and self.treatment == "flat" and not np.ptp(mu, axis=(0, 1)).any():
+            return self._draw_kernel(self.spectrum, theta, mu, rng)
+        shape, products, terms = theta.shape[:2], self.products, self.terms
+        matrices, X = compile_matrices(self.layout), self.projection.X
+        beta = np.empty((*shape, X.shape[1]))
+        u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
+        sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
+        for at in np.ndindex(*shape):
+            values = [np.atleast_2d(m) for m in matrices(theta[at])[0]]
+            own = [*values, B[at]] if B[at].size else values
+            response = self.observed - mu[at]
+            if not products.flat:
+                response = response - X @ b[at]
+            drawn, coefficients = draw_given(products, response, own, float(theta[at][-1]), rng)
+            for k, term in enumerate(terms):
+                u[k][at] = rooted(products, k, drawn[k]).reshape(-1, term.width)
+                sigma[k][at] = values[k]
+            beta[at] = coefficients if products.flat else b[at] + (drawn[-1].ravel() if B[at].size else 0.0)
+        return EffectDraws(beta, u, sigma, theta[..., -1], mu)
+
+    def _draw_kernel(
+        self, spectrum: Spectrum, theta: FloatArray, mu: FloatArray, rng: np.random.Generator
+    ) -> EffectDraws:
+        """Draw all at once in the rotated coordinates: the effects are the coefficients of the factor Z of K."""
+        g, e = theta[..., 0], theta[..., 1]
+        beta, u = draw_effects(Rotated.from_values(spectrum, self.observed - mu[0, 0], None), g, e, rng)
+        effects, width = draw_factor_effects(spectrum, u, g, rng), self.terms[0].width
+        levels = rooted(self.products, 0, effects[..., None]).reshape(*theta.shape[:2], -1, width)
+        return EffectDraws(beta, [levels], [g[..., None, None]], e, mu)
 
     def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
         """
@@ -185,23 +246,35 @@ class StructuredNode(GaussianNode):
     ) -> Precisions:
         """Return P and Py at the draws; one kernel in its rotated coordinates, many draws at a time."""
         require_rows(self.products)
-        Q1 = self.flat_basis()
-        graphs = [self.theta, self.mu, self.beta_mean, self.beta_cov]
+        Q1, shape = self.flat_basis(), (posterior.sizes["chain"], posterior.sizes["draw"])
+        graphs = [self.theta, *self._mean_graphs()]
         if self.spectrum is None:
             function = DrawFunction(model, posterior, graphs)
-            shape = (posterior.sizes["chain"], posterior.sizes["draw"])
-            matrices = compile_matrices(self.layout)
-            return Precisions(
-                shape, self.n, Q1, parts(self.name, self.products, self.observed, function, matrices, numbers)
-            )
+            return Precisions(shape, self.n, Q1, self._parts(function, numbers))
         theta, mu, b, B = evaluate_draws(model, posterior, graphs)
-        if self.treatment == "flat":
-            b = B = None
-        elif not B.size:  # β is explicit
+        if not B.size:  # β is flat or explicit
             B = np.zeros((1, 1, b.shape[-1], b.shape[-1]))
-        shape, (g, e) = theta.shape[:2], np.moveaxis(theta, -1, 0)
+        g, e = np.moveaxis(theta, -1, 0)
         kernel = KernelDraws(self.spectrum, shape, self.observed, None, mu, g, e, b, B)
         return Precisions(shape, self.n, Q1, kernel.parts(largest, numbers))
+
+    def _parts(self, function: DrawFunction, numbers: int) -> Iterator[Part]:
+        """Return P and Py at the draws of θ, mu, and mean and covariance of β, one after the other."""
+        theta, mu, b, B = function()
+        p, y = self.products, self.observed
+        matrices, rows, X = compile_matrices(self.layout), PrecisionRows.of(p), self.projection.X
+        mean, response = None, None
+        for i, values in enumerate(theta):
+            own = mu[i] if p.flat else mu[i] + X @ b[i]
+            if mean is None or not np.array_equal(own, mean):
+                mean, residual = own, y - own
+                response = p.response_to_known(residual)
+            sigma = [np.atleast_2d(m) for m in matrices(values)[0]]
+            assert response is not None
+            state = MixedState.at(p, response, [*sigma, B[i]] if B[i].size else sigma, float(values[-1]))
+            require_definite(state, self.name)
+            assert state is not None
+            yield Part(i, MixedPrecision.of(state, residual, rows, budget=numbers), y)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

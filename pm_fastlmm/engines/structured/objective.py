@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -32,6 +32,15 @@ _WORK = 2e10  # of a QR factorisation for a better start
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
 _SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
+_NONE, _NO_PRIOR = np.zeros(0), np.zeros((0, 0))
+
+
+class StructuredState(NamedTuple):
+    """V factored at θ, what the score is taken of, and the log-likelihood."""
+
+    mixed: MixedState
+    scored: MixedState
+    loglik: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,40 +76,30 @@ class StructuredObjective(Objective):
     lower: FloatArray
     upper: FloatArray
     coef: tuple[str, ...]
+    n: int
+    projection: Projection
     held: FloatArray
     evaluate: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]] = field(repr=False)
 
     @classmethod
     def of(
-        cls, products: MixedProducts, layout: Theta, y: FloatArray, *, offset: FloatArray | None = None,
-        prior: FloatArray | None = None, method: Method = "REML", fixed: Any = None,
+        cls, products: MixedProducts, layout: Theta, y: FloatArray, *, offset: FloatArray = _NONE,
+        prior: FloatArray = _NO_PRIOR, method: Method = "REML",
     ) -> Self:  # fmt: skip
         """Return the objective of a response less its known mean; `offset` and `prior` are those of a Gaussian β."""
         response, projection = products.response(y), products.projection
-        if offset is not None:
+        if offset.size:
             response = products.shifted(response, response.y1 - projection.R @ offset)
         unprojected = products
         if method == "ML" and products.flat:
             unprojected = products.treated(len(products.blocks), flat=False)
         return cls(
             products=products, unprojected=unprojected, y=y - projection.Q1 @ (projection.Q1.T @ y),
-            response=response, layout=layout,
-            prior=np.zeros((0, 0)) if prior is None else prior, method=method,
-            fixed=np.zeros(layout.size, dtype=bool) if fixed is None else np.asarray(fixed),
+            response=response, layout=layout, prior=prior, method=method, fixed=np.zeros(layout.size, dtype=bool),
             names=layout.names, lower=layout.lower, upper=layout.upper,
-            coef=projection.coef if products.flat else (), held=np.full(layout.size, np.nan),
-            evaluate=compile_matrices(layout),
+            coef=projection.coef if products.flat else (), n=products.n, projection=projection,
+            held=np.full(layout.size, np.nan), evaluate=compile_matrices(layout),
         )  # fmt: skip
-
-    @property
-    def n(self) -> int:
-        """Number of observations."""
-        return self.products.n
-
-    @property
-    def projection(self) -> Projection:
-        """The projection by X."""
-        return self.products.projection
 
     @property
     def observed(self) -> Observed:
@@ -141,17 +140,23 @@ class StructuredObjective(Objective):
         matrices = [np.atleast_2d(m) for m in self.evaluate(theta)[0]]
         return [*matrices, self.prior] if self.prior.size else matrices
 
-    def state(self, theta: FloatArray) -> "_Restricted | _Profiled | None":
-        """Return V factored at θ; for ML with β̂ in place of the integral."""
-        state = self.terms(theta)
-        if state is None:
+    def state(self, theta: FloatArray) -> StructuredState | None:
+        """Return V factored at θ; for ML with β̂ in place of the integral, whose score is that at fixed β."""
+        mixed, products, response = self.terms(theta), self.unprojected, self.response
+        if mixed is None:
             return None
-        return _Profiled.of(self, state) if self.method == "ML" and self.products.flat else _Restricted.of(self, state)
+        if self.method == "REML" or not self.products.flat:
+            return StructuredState(mixed, mixed, mixed.loglik - self.products.logdet_R)
+        within = response.within[: products.W.shape[1]]  # the last of the dense block are the fixed effects
+        plain = Response(within, response.between, response.rss, response.y1, response.rows)
+        left = products.shifted(plain, response.y1 - products.projection.R @ mixed.blue()[0])
+        full = MixedState.at(products, left, mixed.sigma, mixed.sigma2_e)
+        return None if full is None else StructuredState(mixed, full, full.loglik)
 
-    def derivatives(self, theta: FloatArray, state: Any) -> tuple[FloatArray, FloatArray]:
+    def derivatives(self, theta: FloatArray, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return score and average information; the structures give ∂Σ_k/∂θ, in which V is linear."""
         directions = self.evaluate(theta)[1]
-        gradient = state.score_state.gradient
+        gradient = state.scored.gradient
         score = np.zeros(self.layout.size)
         for place, k, direction in directions:
             score[place] = float((gradient.sigma[k] * direction).sum())
@@ -162,15 +167,14 @@ class StructuredObjective(Objective):
         information[np.ix_(places, places)] = block
         return score, information
 
-    def coefficients(self, state: Any) -> tuple[FloatArray, FloatArray]:
+    def coefficients(self, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
-        beta, cov = state.mixed.blue()
-        return beta, cov
+        return state.mixed.blue()
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
         require_rows(self.products)
-        V: FloatArray = theta[-1] * np.eye(self.products.n)
+        V: FloatArray = theta[-1] * np.eye(self.n)
         for block, sigma in zip(self.products.blocks, self.sigma(theta), strict=True):
             V += _propagate(block, sigma)
         return V
@@ -178,10 +182,10 @@ class StructuredObjective(Objective):
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
         """Return ∂V/∂θ, (P, n, n)."""
         require_rows(self.products)
-        out = np.zeros((self.layout.size, self.products.n, self.products.n))
+        out = np.zeros((self.layout.size, self.n, self.n))
         for place, k, direction in self.evaluate(theta)[1]:
             out[place] = _propagate(self.products.blocks[k], direction)
-        out[-1] = np.eye(self.products.n)
+        out[-1] = np.eye(self.n)
         return out
 
     def start(self) -> FloatArray:
@@ -194,8 +198,8 @@ class StructuredObjective(Objective):
             If X explains all columns of a component, so that the data say nothing about its variance.
         """
         components, owners = self._components()
-        Q = self.products.projection.Q1
-        gram, squares = moments(components, Q if self.products.flat else Q[:, :0], self.y, self.products.n)
+        Q = self.projection.Q1
+        gram, squares = moments(components, Q if self.products.flat else Q[:, :0], self.y, self.n)
         self._require_information(components, owners, gram[-1, :-1])
         estimate = moment_start(gram, squares)
         theta = np.zeros(self.layout.size)
@@ -203,7 +207,7 @@ class StructuredObjective(Objective):
         for entry in self.layout.entries:
             own = estimate[[i for i, (k, _) in enumerate(owners) if k == entry.term]]
             theta[entry.place] = starting_values(entry, own, self.lower[entry.place], self.upper[entry.place])
-        theta[-1] = self._residual_start(theta[-1], total=float(squares[-1]) / self.products.n)
+        theta[-1] = self._residual_start(theta[-1], total=float(squares[-1]) / self.n)
         theta = np.where(self.fixed & np.isfinite(self.held), self.held, theta)
         return self._best_ratio(theta) if self.layout.size == 2 and not self.fixed.any() else theta
 
@@ -263,7 +267,7 @@ class StructuredObjective(Objective):
         lower = self.lower.copy()
         if not self.fixed[-1]:
             share, left = _RESOLVED if self._resolved else VANISHED, float(self.y @ self.y)
-            lower[-1] = max(lower[-1], max(share * left, (self._rounding / 8) ** 2, 1e-288) / self.products.n)
+            lower[-1] = max(lower[-1], max(share * left, (self._rounding / 8) ** 2, 1e-288) / self.n)
         return lower
 
     @property
@@ -361,7 +365,7 @@ class StructuredObjective(Objective):
                 width = len(range(block.width)[entry.part])
                 new[at] = max(theta[at] + 2 / (block.levels * width) * theta[at] ** 2 * score[at], 0.0)
         if not self.fixed[-1]:
-            new[-1] = max(theta[-1] + 2 / self.products.n * theta[-1] ** 2 * score[-1], 1e-12 * theta[-1])
+            new[-1] = max(theta[-1] + 2 / self.n * theta[-1] ** 2 * score[-1], 1e-12 * theta[-1])
         return self.internal(new)
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
@@ -373,52 +377,11 @@ class StructuredObjective(Objective):
                 variance = self.lower[at] == 0 and np.isinf(self.upper[at])
                 loading = np.isinf(self.lower[at]) and not entry.matrix
                 degree[at] = 1.0 if variance or entry.matrix else 0.5 if loading else 0.0
-        p = self.products.n if self.method == "ML" else self.products.df
+        p = self.n if self.method == "ML" else self.products.df
         c = state.mixed.yPy / p
         if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
             return None
         return self.first_better([omega * c**degree], state)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Restricted:
-    """The restricted likelihood at θ, or the likelihood where β is not integrated out."""
-
-    mixed: MixedState
-    loglik: float
-
-    @classmethod
-    def of(cls, objective: StructuredObjective, mixed: MixedState) -> Self:
-        return cls(mixed, mixed.loglik - objective.products.logdet_R)
-
-    @property
-    def score_state(self) -> MixedState:
-        """What the score is taken of."""
-        return self.mixed
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Profiled:
-    """The likelihood at θ and β̂(θ); by the envelope theorem its score is that at fixed β."""
-
-    mixed: MixedState
-    score_state: MixedState
-    loglik: float
-
-    @classmethod
-    def of(cls, objective: StructuredObjective, mixed: MixedState) -> "_Profiled | None":
-        products = objective.unprojected
-        beta, _ = mixed.blue()
-        d = objective.response.y1 - products.projection.R @ beta
-        plain = products.shifted(_without_fixed(objective.response, products), d)
-        full = MixedState.at(products, plain, mixed.sigma, mixed.sigma2_e)
-        return None if full is None else cls(mixed, full, full.loglik)
-
-
-def _without_fixed(response: Response, products: MixedProducts) -> Response:
-    """Return the statistics without those of the fixed effects, the last of the dense block."""
-    within = response.within[: products.W.shape[1]]
-    return Response(within, response.between, response.rss, response.y1, response.rows)
 
 
 def _propagate(block: EffectBlock, sigma: FloatArray) -> FloatArray:

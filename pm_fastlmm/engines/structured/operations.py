@@ -92,12 +92,12 @@ class RandomEffects(CalledBack):
         """Return the draws."""
         phi, xi = inputs
         out = np.zeros((*xi.shape[:-1], self.products.rows))
-        start = place = 0
+        sigma, place = self.products.unpacked(phi), 0
         for k in self.products.order:
             Z, levels, c, _ = self.products.blocks[k]
-            root = semidefinite_root(phi[start : start + c * c].reshape(c, c))
+            root = semidefinite_root(sigma[k])
             noise = xi[..., place : place + levels * c].reshape(*xi.shape[:-1], levels, c)
             u = np.einsum("ij,...lj->...li", root, noise).reshape(-1, levels * c)
             out += (Z @ u.T).T.reshape(out.shape)
-            start, place = start + c * c, place + levels * c
+            place += levels * c
         return [out]

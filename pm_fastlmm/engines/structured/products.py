@@ -1,6 +1,6 @@
 """MixedProducts: what several random-effects terms need of the rows, with the largest grouping factor eliminated."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -138,7 +138,7 @@ class MixedProducts:
         rows = projection.V.shape[0]
         n = rows if observations is None else observations
         order, eliminated = _elimination_order(blocks)
-        rest = order[1:] if eliminated else order
+        rest = order[eliminated:]
         Q = projection.Q1 if flat else np.zeros((rows, 0))
         q, r = sum(blocks[k].Z.shape[1] for k in rest), Q.shape[1]
         if q + r > _MAX_DENSE:
@@ -244,12 +244,25 @@ class MixedProducts:
             start += c * c
         return out
 
-    def dense_roots(self, roots: FloatArray) -> Iterator[tuple[int, int, int, FloatArray]]:
-        """Yield where each term of the dense block starts, its levels, its width and its packed root."""
+    def offsets(self) -> list[int | None]:
+        """Return where each term starts in the dense block, None for the eliminated one."""
+        out: list[int | None] = [None] * len(self.blocks)
+        offset = 0
+        for k in self.order[self.eliminated :]:
+            out[k] = offset
+            offset += self.blocks[k].Z.shape[1]
+        return out
+
+    def times_roots(self, A: FloatArray, roots: FloatArray, *, transposed: bool = False) -> FloatArray:
+        """Return AΛ, or AΛᵀ, of the packed roots of the terms of the dense block."""
+        out = A.copy()
         at = start = 0
         for levels, c in self.sizes.tolist():
-            yield at, levels, c, roots[start : start + c * c].reshape(c, c)
+            R = roots[start : start + c * c].reshape(c, c)
+            columns = A[:, at : at + levels * c].reshape(len(A), levels, c)
+            out[:, at : at + levels * c] = (columns @ (R.T if transposed else R)).reshape(len(A), -1)
             at, start = at + levels * c, start + c * c
+        return out
 
     def mean_gram(self, k: int) -> FloatArray:
         """Return Σ_levels Z_jᵀZ_j / n of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""
@@ -269,6 +282,11 @@ class MixedProducts:
         inside = residual - self.O @ along
         between = along.reshape(-1, self.C.shape[-1])
         return Response(self.W.T @ inside, between, float(inside @ inside), y1, residual)
+
+    def response_to_known(self, y: FloatArray) -> Response:
+        """Return the statistics of y less its known mean: those of all of y where β is not integrated out."""
+        response = self.response(y)
+        return response if self.flat else self.shifted(response, response.y1)
 
     def shifted(self, response: Response, d: FloatArray) -> Response:
         """Return the statistics of y₂ + Q₁d, for products without the fixed effects in the dense block."""

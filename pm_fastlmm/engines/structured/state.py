@@ -77,18 +77,11 @@ class MixedState:
         p, (phi, *factor) = self.products, self.factor
         given = (*p.constants[:-1], self.yPy, *factor)
         grad, de, weighted, w = gradient(phi, self.sigma2_e, self.response.between, *given)
-        sigma, effects = [np.empty(0)] * len(p.blocks), [np.empty(0)] * len(p.blocks)
-        start = offset = 0
-        for position, k in enumerate(p.order):
-            _, levels, c, _ = p.blocks[k]
-            sigma[k] = grad[start : start + c * c].reshape(c, c)
-            if position == 0 and p.eliminated:
-                effects[k] = np.einsum("jab,jb->ja", p.C, weighted)
-            else:
-                effects[k] = w[offset : offset + levels * c].reshape(levels, c)
-                offset += levels * c
-            start += c * c
-        return Gradient(sigma, float(de), effects, weighted)
+        effects = [
+            np.einsum("jab,jb->ja", p.C, weighted) if at is None else w[at : at + levels * c].reshape(levels, c)
+            for at, (_, levels, c, _) in zip(p.offsets(), p.blocks, strict=True)
+        ]
+        return Gradient(p.unpacked(grad), float(de), effects, weighted)
 
     def _gradient_of_rows(self, rows: Rows) -> Gradient:
         p = self.products
@@ -96,7 +89,7 @@ class MixedState:
         if p.eliminated:
             score, w, between = rows.eliminated_score()
             scores[p.order[0]] = score, w
-        for k, offset in enumerate(self._offsets()):
+        for k, offset in enumerate(p.offsets()):
             if offset is not None:
                 scores[k] = rows.dense_score(offset, *p.blocks[k][1:3])
         sigma, effects = ([scores[k][i] for k in range(len(p.blocks))] for i in (0, 1))
@@ -125,11 +118,6 @@ class MixedState:
 
     def _quadratic(self, vectors: list[dict[int, FloatArray]]) -> FloatArray:
         """Return gᵀPg for all pairs of g = Σ_k Z_kx_k, each given by its x_k (levels, width)."""
-        plain, projected = self._products(vectors)
-        return np.asarray(plain - self.sigma2_e * projected.T @ projected)
-
-    def _products(self, vectors: list[dict[int, FloatArray]]) -> tuple[FloatArray, FloatArray]:
-        """Return gᵀNg for all pairs, and L⁻¹ΛᵀWᵀN g (m, s)."""
         p, e = self.products, self.sigma2_e
         _, Minv, F, *_ = self.factor
         first, dense = self._stack(vectors)
@@ -139,7 +127,8 @@ class MixedState:
         Fx = F @ dense
         mixed = cross.T @ dense
         plain = np.einsum("jas,jat->st", half, weighted) + mixed + mixed.T + dense.T @ Fx / e
-        return plain, self._whiten(cross + Fx / e)
+        projected = self.scaled @ (cross + Fx / e)  # L⁻¹ΛᵀWᵀNg
+        return np.asarray(plain - e * projected.T @ projected)
 
     def _stack(self, vectors: list[dict[int, FloatArray]]) -> tuple[FloatArray, FloatArray]:
         """Return the coordinates along the eliminated term (levels, width, s) and the dense block (m, s)."""
@@ -147,7 +136,7 @@ class MixedState:
         levels, c = p.C.shape[:2]
         first = np.zeros((levels, c, len(vectors)))
         dense = np.zeros((p.W.shape[1], len(vectors)))
-        offsets = self._offsets()
+        offsets = p.offsets()
         for s, vector in enumerate(vectors):
             for k, x in vector.items():
                 offset = offsets[k]
@@ -157,29 +146,10 @@ class MixedState:
                     dense[offset : offset + x.size, s] = x.ravel()
         return first, dense
 
-    def _offsets(self) -> list[int | None]:
-        """Return where each term starts in the dense block, None for the eliminated one."""
-        p = self.products
-        out: list[int | None] = [None] * len(p.blocks)
-        offset = 0
-        for k in p.order[1:] if p.eliminated else p.order:
-            out[k] = offset
-            offset += p.blocks[k].Z.shape[1]
-        return out
-
     @cached_property
     def scaled(self) -> FloatArray:
         """L⁻¹Λᵀ (m, m)."""
-        p = self.products
-        Linv, roots = self.factor[5], self.factor[4]
-        out = np.array(Linv)
-        for at, levels, c, R in p.dense_roots(roots):
-            columns = out[:, at : at + levels * c].reshape(len(out), levels, c)
-            out[:, at : at + levels * c] = (columns @ R.T).reshape(len(out), -1)
-        return out
-
-    def _whiten(self, h: FloatArray) -> FloatArray:
-        return np.asarray(self.scaled @ h)
+        return self.products.times_roots(self.factor[5], self.factor[4], transposed=True)
 
     def blue(self) -> tuple[FloatArray, FloatArray]:
         """Return β̂ (r,) and its covariance (r, r); of length 0 when β is not integrated out."""
@@ -211,7 +181,7 @@ class MixedState:
         """
         p, e = self.products, self.sigma2_e
         scaled = self.scaled[: len(self.scaled) - p.fixed] if beta_known else self.scaled
-        block, offset = p.blocks[k], self._offsets()[k]
+        block, offset = p.blocks[k], p.offsets()[k]
         if offset is None:
             return self._eliminated_error(k, scaled)
         columns = scaled[:, offset : offset + block.Z.shape[1]]
@@ -274,7 +244,7 @@ class MixedState:
             dense[q:m] = np.linalg.solve(p.projection.R.T, new.X.T)
         variance, through = self._given_dense(first)
         left = dense - p.B.T @ through.reshape(-1, through.shape[-1])
-        return mean, new.unknown + variance.sum(axis=0) + self.sigma2_e * (self._whiten(left) ** 2).sum(axis=0)
+        return mean, new.unknown + variance.sum(axis=0) + self.sigma2_e * ((self.scaled @ left) ** 2).sum(axis=0)
 
 
 def _rooted_rows(Z: Any, block: Any) -> Any:

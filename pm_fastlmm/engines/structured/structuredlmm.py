@@ -196,7 +196,7 @@ def _parametrise(
     B = prior_covariance(L, beta_cov)
     blocks = [_block(term) for term in terms]
     if B.type.shape != (0, 0):
-        blocks.append(EffectBlock(sp.csr_array(projection.Q1 @ projection.R), 1, projection.rank, None))
+        blocks.append(EffectBlock(sp.csr_array(projection.X), 1, projection.rank, None))
     observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
     products = MixedProducts.from_rows(
         blocks, projection, flat=treatment == "flat", observations=observations, largest_ratio=precise
@@ -221,7 +221,7 @@ def _spectrum(theta: Theta, blocks: list[EffectBlock], projection: Projection) -
     n, q = blocks[0].Z.shape
     if min(n, q) > _SPECTRUM_ORDER or n * q > _SPECTRUM_SIZE or projection.rank + 1 >= n:
         return None
-    X = Labelled(projection.Q1 @ projection.R, None, projection.coef) if projection.rank else None
+    X = Labelled(projection.X, None, projection.coef) if projection.rank else None
     return Spectrum.from_factor(blocks[0].Z.toarray(), X)
 
 

@@ -74,6 +74,11 @@ class DenseFactor:
         solved, _ = lapack.dpotrs(self.L, np.asfortranarray(M), lower=1)
         return np.asarray(solved - self.A @ (self.A.T @ M))
 
+    def coefficients(self, y1: FloatArray, Q1: FloatArray, R: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return β̂ = R⁻¹(y₁ - Q₁ᵀVPy), where VPy = y - Xβ̂, and R⁻¹T⁻¹, a root of its covariance."""
+        residual = self.L @ (self.L.T @ self.Py)
+        return np.linalg.solve(R, y1 - Q1.T @ residual), np.linalg.solve(self.T @ R, np.eye(len(R)))
+
 
 def dense_loglik_and_gradient(V: FloatArray, y: FloatArray, Q1: FloatArray) -> tuple[Any, FloatArray, FloatArray]:
     """Return the log-likelihood and its gradient for V and y; -inf and 0 where V is not positive definite."""
