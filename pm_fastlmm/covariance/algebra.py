@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm.base.arrays import shown
+from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.covariance.levels import Levels, LevelSet
@@ -43,6 +43,8 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     __slots__ = ()
     __array_ufunc__ = None  # array + structure is refused like structure + array, not tried entry by entry
     _parameters: ClassVar[tuple[str, ...]] = ()
+    _variances: ClassVar[bool] = False  # whether its parameter is the variances of its rows, and named by them
+    _identified: ClassVar[bool] = True  # whether other values of the parameters are another matrix
     size: Any
 
     def __post_init__(self) -> None:
@@ -148,6 +150,18 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     def _matrix(self, xp: Any) -> Any:
         """Return the matrix of a structure whose size is known: its definition."""
 
+    def _repeated(self) -> tuple[FloatArray | None, int, "Covariance"]:
+        """Return R, levels and B, where the matrix is R(I ⊗ B)Rᵀ with so many B: as many as the structure shows."""
+        return None, 1, self
+
+    def _by_elements(self) -> "Covariance":
+        """Return the structure with its free matrices given by their elements, in which V is linear."""
+        return self
+
+    def _parts(self) -> dict[str, tuple["Covariance", slice]]:
+        """Return for each parameter that is about some of the rows alone their structure, and which they are."""
+        return {}
+
     def _with(self, values: Mapping[str, Any]) -> Self:
         return replace(self, **values)  # type: ignore[type-var]  # every concrete structure is a dataclass
 
@@ -203,6 +217,7 @@ class Operator(Covariance):
 
     __slots__ = ()
     _associative: ClassVar[bool] = True
+    _identified: ClassVar[bool] = False
     operands: tuple[Covariance, ...]
 
     @property
@@ -262,6 +277,9 @@ class Operator(Covariance):
 
     def _of(self, *operands: Covariance) -> Self:
         return type(self)(*operands)
+
+    def _by_elements(self) -> Self:
+        return self._of(*(operand._by_elements() for operand in self.operands))
 
     def __repr__(self) -> str:
         """Show the operands."""

@@ -12,6 +12,7 @@ from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.algebra import Covariance, Mask
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import FREE, POSITIVE, Interval, is_tensor, lengths, settle, settle_size
+from pm_fastlmm.covariance.structures import Scalar
 from pm_fastlmm.covariance.unlabelled import default_index_hint, require_positions
 
 
@@ -82,6 +83,7 @@ class CholeskyFactored(Covariance):
     cholesky: Any
     size: int | None = None
     _parameters: ClassVar[tuple[str, ...]] = ("cholesky",)
+    _identified: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         ndim = getattr(self.cholesky, "ndim", np.ndim(self.cholesky))
@@ -97,6 +99,9 @@ class CholeskyFactored(Covariance):
     def bounds(self) -> dict[str, Interval]:
         """None: a negative diagonal only flips the sign of a column."""
         return {"cholesky": FREE}
+
+    def _by_elements(self) -> Unstructured:
+        return Unstructured(self.dense(), self.size)
 
     def _matrix(self, xp: Any) -> Any:
         n = self.size or 0
@@ -136,6 +141,7 @@ class FactorAnalytic(Covariance):
     uniquenesses: Any
     size: int | None = None
     _parameters: ClassVar[tuple[str, ...]] = ("loadings", "uniquenesses")
+    _identified: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         settle(self, "loadings", ndim=2)
@@ -174,6 +180,7 @@ class Gram(Covariance):
     W: Any
     size: int | None = None
     _parameters: ClassVar[tuple[str, ...]] = ("W",)
+    _identified: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         settle(self, "W", ndim=2)
@@ -268,6 +275,9 @@ class Known(Covariance):
             raise ValueError(f"K lacks {len(missing)} of {len(labels)} labels: {shown(missing)}.")
         K = self.K[np.ix_(rows, rows)]
         return type(self)(frozen(K), self.sigma2, labels, frozen(_checked_root(K, "K")))
+
+    def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
+        return self.root, self.size, Scalar(self.sigma2, 1)
 
     def _matrix(self, xp: Any) -> Any:
         return self.sigma2 * self.K

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance, Mask
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import POSITIVE, Interval, lengths, settle, settle_size
@@ -40,6 +41,9 @@ class Identity(Exchangeable):
         """There are none."""
         return {}
 
+    def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
+        return None, int(self.size or 0), Identity(1)
+
     def _matrix(self, xp: Any) -> Any:
         return np.eye(self.size or 0)
 
@@ -66,11 +70,15 @@ class Scalar(Exchangeable):
     sigma2: Any
     size: int | None = None
     _parameters: ClassVar[tuple[str, ...]] = ("sigma2",)
+    _variances: ClassVar[bool] = True
 
     @property
     def bounds(self) -> dict[str, Interval]:
         """σ² ≥ 0."""
         return {"sigma2": POSITIVE}
+
+    def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
+        return None, int(self.size or 0), Scalar(self.sigma2, 1)
 
     def _matrix(self, xp: Any) -> Any:
         return self.sigma2 * np.eye(self.size or 0)
@@ -98,6 +106,7 @@ class Diagonal(Covariance):
     variances: Any
     size: int | None = None
     _parameters: ClassVar[tuple[str, ...]] = ("variances",)
+    _variances: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         settle(self, "variances", ndim=1)
