@@ -60,7 +60,7 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     @property
     @abstractmethod
     def bounds(self) -> dict[str, Interval]:
-        """The open interval of each parameter's entries; matrices named by `semidefinite` have a further condition."""
+        """The interval of each parameter's entries; matrices named by `semidefinite` have a further condition."""
 
     @property
     def semidefinite(self) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ class Unstructured(Covariance):
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CholeskyFactored(Covariance):
     """
-    LLᵀ with a lower triangular L: any covariance matrix, by a root that is free of conditions.
+    LLᵀ with a lower triangular L: any covariance matrix, by an unconstrained root.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ class EquivalentRows(ReadOnlyArrays, Described):
 
 def equivalent_rows(c: CrossProducts, response: str | None = None) -> EquivalentRows:
     """
-    Return a few rows that any linear mixed model of columns of X and W takes for the n rows that were added up.
+    Return a few rows that replace the n rows that were added up, for any linear mixed model of columns of X and W.
 
     A likelihood of y ~ N(Xβ, Σ Z_kG_kZ_kᵀ + σ²_eI), Z_k columns of W, depends on the rows through n and the inner
     products of [X W y] alone. So `StructuredLMM` may have rows with the same inner products in their place,

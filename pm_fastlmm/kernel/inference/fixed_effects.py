@@ -129,7 +129,7 @@ class FixedTest(Described):
     names: tuple[str, ...] | None
 
     def table(self) -> pd.DataFrame:
-        """Return statistic, degrees of freedom and p-value, a row for each response."""
+        """Return statistic, degrees of freedom and p-value, one row per response."""
         index = None if self.names is None else pd.Index(self.names, name="response")
         columns = {"F": self.statistic, "df_den": self.df_den, "p_value": self.p_value}
         table = pd.DataFrame({name: np.atleast_1d(values) for name, values in columns.items()}, index=index)

@@ -167,7 +167,7 @@ class FitInference:
         self, h2: Any, level: float = 0.95, *, n_sim: int = 4000, random_seed: Any = None
     ) -> FloatArray:
         """
-        Return what 2[max ℓ - ℓ(h²)] exceeds with probability 1 - level when h² is the truth, at values (m,) of h².
+        Return the `level` quantile of 2[max ℓ - ℓ(h²)] if h² is the truth, at values (m,) of h².
 
         `inversion_interval` compares the profile with it. It depends on the spectrum alone, is below the quantile of
         χ²₁ near the boundaries and close to it far from them.
@@ -185,7 +185,7 @@ class FitInference:
 
     def bootstrap(self, n: int = 10_000, *, random_seed: Any = None) -> Bootstrap:
         """
-        Draw n responses from the fit and fit each of them: a parametric bootstrap, O(rank) for each replicate.
+        Draw n responses from the fit and fit each of them: a parametric bootstrap, O(rank) per replicate.
 
         Raises
         ------
@@ -219,7 +219,7 @@ class FitInference:
         random_seed: Any = None,
     ) -> pd.DataFrame:
         """
-        Return estimates and intervals of the parameters as a table, for several responses with a block of rows each.
+        Return estimates and intervals of the parameters as a table, with one block of rows per response.
 
         Parameters
         ----------

@@ -121,7 +121,7 @@ class REMLFit(FitInference, Described):
 
     def summary(self) -> pd.DataFrame:
         """
-        Return the estimates and standard errors as a table; for several responses with one block of rows each.
+        Return the estimates and standard errors as a table, with one block of rows per response.
 
         Examples
         --------
@@ -336,7 +336,7 @@ class REMLFit(FitInference, Described):
 
     def loo(self, y: Any = None, *, groups: Any = None) -> pd.DataFrame:
         """
-        Predict each observation from all the others, or with `groups` from those of the other groups.
+        Predict each observation from all others, or with `groups` from the other groups.
 
         The variances stay at their estimates, which single observations move little; β̂ and û are those of the others,
         exactly, and nothing is fitted again:
