@@ -43,7 +43,7 @@ spectrum = design.spectrum()
 fit = flmm.reml(spectrum, design.y)
 print(fit, end="\n\n")
 ml = flmm.reml(spectrum, design.y, method="ML")
-print(f"ML: log-likelihood {ml.loglik:.6f}, sigma2 {ml.sigma2:.6f}, mean {ml.beta[0]:.6f}")
+print(f"ML: log-likelihood {ml.loglik:.6f}, sigma2 {ml.sigma2:.6f}, mean {ml.beta.iloc[0]:.6f}")
 assert abs(ml.loglik + 4.700404) < 1e-6
 assert abs(ml.sigma2 - 0.136160) < 1e-6
 
@@ -71,7 +71,7 @@ related = flmm.reml(legs.spectrum(), legs.y)
 X, y = legs.X, np.asarray(legs.y)
 naive, rss, *_ = np.linalg.lstsq(X, y, rcond=None)
 naive_se = np.sqrt(rss[0] / (len(y) - 2) * np.linalg.inv(X.T @ X)[1, 1])
-print(f"slope, species as relatives:          {related.beta[1]:.3f} ± {related.beta_se[1]:.3f}")
+print(f"slope, species as relatives:          {related.beta.iloc[1]:.3f} ± {related.beta_se.iloc[1]:.3f}")
 print(f"slope, species as independent points: {naive[1]:.3f} ± {naive_se:.3f}")
 
 # %% [markdown]

@@ -81,7 +81,7 @@ groups = np.eye(3)[population]
 for label, X in (("intercept only", intercept), ("populations as fixed effects", groups)):
     spectrum = flmm.Spectrum.from_covariance(K, X)
     fit = flmm.reml(spectrum, y)
-    print(f"{label:<30} share of variance explained {fit.pve:.2f} ± {fit.pve_se:.2f}")
+    print(f"{label:<30} share of variance explained {fit.pve:.2f} ± {fit.standard_errors()['pve']:.2f}")
 posterior = flmm.exact_posterior(spectrum, y)
 within = genetic - groups @ np.linalg.lstsq(groups, genetic, rcond=None)[0]
 noise = y - genetic - groups @ np.linalg.lstsq(groups, y - genetic, rcond=None)[0]

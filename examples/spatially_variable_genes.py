@@ -103,7 +103,7 @@ for length in LENGTHS:
     fit = flmm.reml(spectrum, rotated)
     fits.append(fit.to_dataset())
     stage(f"length {length:.0f} µm: REML, standard errors, β")
-    tests.append(fit.test_no_kernel_variance(random_seed=1))
+    tests.append(fit.test_no_variance(random_seed=1))
     stage(f"length {length:.0f} µm: exact tests")
     posteriors.append(flmm.exact_posterior(spectrum, rotated))
     stage(f"length {length:.0f} µm: exact posteriors, Bayes factors")

@@ -33,7 +33,7 @@ if __name__ == "__main__":
     # balanced, so that the F test of the analysis of variance is exact too, and equivalent: the p-values agree.
 
     # %%
-    test = fit.test_no_kernel_variance(n_sim=50_000, random_seed=1)
+    test = fit.test_no_variance(n_sim=50_000, random_seed=1)
     print(test)
     means = data.groupby("Batch")["Yield"].mean()
     between = 5 * means.var()

@@ -11,7 +11,7 @@ from scipy.stats import chi2
 
 from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior, Prior
 from pm_fastlmm.kernel.exact.result import ExactPosterior
-from pm_fastlmm.kernel.inference.intervals import IntervalMethod
+from pm_fastlmm.kernel.inference.fit import IntervalKind
 from pm_fastlmm.kernel.reml.fit import REMLFit
 
 _DRAWS, _CURVE, _POINT = "#9ecae1", "#08519c", "#d94801"
@@ -54,16 +54,8 @@ def plot_h2_posterior(
         ax.plot(grid, exact.h2_density(grid), color=_CURVE, lw=1.8, label="exact posterior (quadrature)")
     if fit is not None:
         ax.axvline(fit.h2, color=_POINT, lw=1.8, label=f"{fit.method} estimate {fit.h2:.3f}")
-        if np.isfinite(fit.h2_se):
-            ax.axvspan(
-                fit.h2 - fit.h2_se,
-                fit.h2 + fit.h2_se,
-                color=_POINT,
-                alpha=0.12,
-                lw=0,
-                zorder=0,
-                label="± standard error",
-            )
+        if np.isfinite(se := fit.standard_errors()["h2"]):
+            ax.axvspan(fit.h2 - se, fit.h2 + se, color=_POINT, alpha=0.12, lw=0, zorder=0, label="± standard error")
     ax.set(xlabel="h²", ylabel="posterior density", title="Posterior of h²")
     ax.legend(frameon=False)
     return ax
@@ -92,7 +84,7 @@ def plot_h2_profile(
     ax = _axes(ax)
     grid = np.linspace(0.0005, 0.9995, 800)
     relative = fit.profile(grid) - fit.loglik
-    inside = fit.profile_interval("h2", probability)
+    inside = fit.interval("h2", "profile", probability)
     shown = relative > -12
     ax.plot(
         grid[shown], np.exp(relative[shown]), color=_POINT, lw=5, alpha=0.45, label=f"profile {fit.method} likelihood"
@@ -142,7 +134,7 @@ def plot_h2_intervals(
     ax.plot(grid, 2 * (fit.loglik - fit.profile(grid)), color=_POINT, lw=2, label="2 [max ℓ − ℓ(h²)]")
     ax.axhline(cut, color="grey", lw=1, ls="--", label=f"χ²₁, {level:.0%}")
     ax.plot(grid, fit.critical_values(grid, level, n_sim=n_sim, random_seed=seed), color=_CURVE, lw=1.5, label="exact")
-    methods: tuple[IntervalMethod, ...] = ("delta", "bootstrap", "profile", "inversion")
+    methods: tuple[IntervalKind, ...] = ("delta", "bootstrap", "profile", "inversion")
     for place, method in enumerate(methods):
         table = fit.intervals(method, level, quantities=["h2"], n_sim=n_sim, random_seed=seed)
         height, color = -0.22 * cut * (len(methods) - place), _CURVE if method == "inversion" else "grey"

@@ -112,6 +112,43 @@ class Objective(ABC):
     def start(self) -> FloatArray:
         """Return a starting value."""
 
+    def log_likelihood(self, theta: FloatArray) -> float:
+        """Return ℓ(θ); -inf where V is not positive definite."""
+        state = self.state(theta)
+        return -math.inf if state is None else float(state.loglik)
+
+    def score(self, theta: FloatArray) -> FloatArray:
+        """Return ∂ℓ/∂θ, (P,)."""
+        return self.derivatives(theta, self._factored(theta))[0]
+
+    def average_information(self, theta: FloatArray) -> FloatArray:
+        """Return the average information ½ qᵢᵀPqⱼ, qᵢ = (∂V/∂θ_i)Py, (P, P)."""
+        return self.derivatives(theta, self._factored(theta))[1]
+
+    def blue(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the generalised least squares estimate of β and its covariance, with V at θ."""
+        return self.coefficients(self._factored(theta))
+
+    def _factored(self, theta: FloatArray) -> Any:
+        state = self.state(theta)
+        if state is None:
+            raise ValueError(f"V is not positive definite at {self.described(theta)}.")
+        return state
+
+    def mean_variances(self, theta: FloatArray) -> dict[str, float]:
+        """
+        Return the variance that each component gives an observation on average, by name; the residual is last.
+
+        Raises
+        ------
+        ValueError
+            If V is not a sum of components whose variances are known.
+        """
+        raise ValueError(
+            f"the likelihood of {', '.join(self.names)} does not say which part of V is a component of its own: shares "
+            "are those of one kernel or of the terms of a StructuredLMM."
+        )
+
     def point(self, theta: FloatArray) -> dict[str, Any]:
         """Return the free variables of the model by name where θ is made of them, otherwise nothing."""
         return {}

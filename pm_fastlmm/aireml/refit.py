@@ -13,6 +13,7 @@ from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.base.arrays import FloatArray
 
 _STEP = 0.02  # of a standard error or of a variance: with one extrapolation differences are good to about 1e-8
+_DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
 _ITERATIONS = 200
 _RESOLVED = 1e-10  # eigenvalue of the information, scaled to unit diagonal, below which a direction has none
 
@@ -47,6 +48,21 @@ def coefficient_cov(objective: Objective, theta: FloatArray) -> FloatArray:
     state = objective.state(theta)
     r = len(objective.coef)
     return np.full((r, r), np.nan) if state is None else objective.coefficients(state)[1]
+
+
+def observed_information(objective: Objective, theta: FloatArray, se: FloatArray) -> FloatArray:
+    """Return minus the derivative of the score, by differences; 0 for what has no standard error."""
+    observed = np.zeros((len(theta), len(theta)))
+    for i in np.flatnonzero(np.isfinite(se)):
+        move = _DIFFERENCE * se[i] * (np.arange(len(theta)) == i)
+        ends = [_score(objective, theta + sign * move) for sign in (1, -1)]
+        observed[:, i] = (ends[1] - ends[0]) / (2 * _DIFFERENCE * se[i])
+    return (observed + observed.T) / 2
+
+
+def _score(objective: Objective, theta: FloatArray) -> FloatArray:
+    state = objective.state(theta)
+    return np.full(len(theta), np.nan) if state is None else objective.derivatives(theta, state)[0]
 
 
 def steps_of(objective: Objective, theta: FloatArray, se: FloatArray) -> FloatArray:

@@ -70,6 +70,8 @@ class Theta:
     entries : tuple of Entry
     blocks : tuple of Covariance
         The structure of Σ_k of each term.
+    terms : tuple of str
+        Names of the terms.
     """
 
     names: tuple[str, ...]
@@ -77,6 +79,7 @@ class Theta:
     upper: FloatArray
     entries: tuple[Entry, ...]
     blocks: tuple[Covariance, ...]
+    terms: tuple[str, ...]
 
     @classmethod
     def of_terms(cls, terms: Sequence[TermLike]) -> Self:
@@ -106,7 +109,7 @@ class Theta:
             )
         names.append(RESIDUAL)
         bounds = np.array([*lower, 0.0]), np.array([*upper, np.inf])
-        return cls(tuple(names), *bounds, tuple(entries), blocks)
+        return cls(tuple(names), *bounds, tuple(entries), blocks, tuple(term.name for term in terms))
 
     @property
     def size(self) -> int:

@@ -186,6 +186,10 @@ class LinkedObjective(SquaredObjective):
         """Raise a ValueError if y has no estimate."""
         self.inner.require_residual()
 
+    def mean_variances(self, theta: FloatArray) -> dict[str, float]:
+        """Return the variance that each component gives an observation on average."""
+        return self.inner.mean_variances(self.link.theta(theta))
+
     def terms(self, theta: FloatArray) -> Any:
         """Return the terms at x, where the inner objective has terms."""
         inner: Any = self.inner

@@ -35,7 +35,7 @@ def compare_fits(*fits: Fit | Mapping[str, Fit], nested: bool | None = None) -> 
     A variance at its smallest value, 0, is on the boundary of its space, where χ² is not that of Wilks: if one variance
     is added, with or without its covariances, q parameters in all, it is the mixture ½χ²_{q-1} + ½χ²_q; if several
     are, χ²_q, whose p-value is too large (conservative). Both are asymptotic, in the number of independent levels, and
-    poor for one kernel without independent blocks or for few levels: `fit.test_no_kernel_variance()` after `reml`,
+    poor for one kernel without independent blocks or for few levels: `fit.test_no_variance()` after `reml`,
     which is exact, and `fit.test_no_variance(component)` after `find_reml` do not count on many levels.
 
     Parameters

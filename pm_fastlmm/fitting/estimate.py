@@ -41,9 +41,9 @@ def estimate(
     trace = _run(objective, theta, tolerances, max_iterations, progressbar, verbose)
     last = trace.iterations[-1]
     state = objective.state(last.theta)
-    beta, beta_cov = objective.coefficients(state)
+    blue, blue_cov = objective.coefficients(state)
     boundary = _boundary(objective, last)
-    coef, names = list(objective.coef), list(objective.names)
+    names = list(objective.names)
     point, problem = _point(objective, link, last)
     converged, message = _verdict(objective, trace, last, boundary)
     mu, b, _ = node.constants()
@@ -53,13 +53,14 @@ def estimate(
         loglik=last.loglik,
         score=pd.Series(last.score, names, name="score"),
         average_information=pd.DataFrame(last.average_information, names, names),
-        beta=pd.Series(beta, coef, name="beta"),
-        beta_cov=pd.DataFrame(beta_cov, coef, coef),
+        blue=blue,
+        blue_cov=blue_cov,
         boundary=boundary,
         converged=converged,
         message=". ".join(part for part in (message, problem) if part),
         history=history_of(objective, trace),
         method=objective.method,
+        coef=objective.coef,
         objective=objective,
         node=node,
         mu=mu,
@@ -91,7 +92,9 @@ def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any,
             )
         mask[i] = True
     if mask.all():
-        raise ValueError("every parameter is fixed: there is nothing to estimate. fit.log_likelihood(theta) evaluates.")
+        raise ValueError(
+            "every parameter is fixed: there is nothing to estimate. fit.objective.log_likelihood evaluates."
+        )
     changed = replace(objective, lower=lower, upper=upper, fixed=mask)
     theta = changed.start() if start is None else changed.read(start, changed.start(), "start")
     if isinstance(fixed, Mapping):
@@ -187,8 +190,8 @@ def _on_the_boundary(objective: Objective, last: Iteration, boundary: tuple[str,
             alone = [name for name in alone if name not in names]
     if alone:
         parts.append(
-            f"on the boundary: {listed(alone)}; standard errors of these are undefined (NaN), fit.profile_interval "
-            "gives intervals"
+            f"on the boundary: {listed(alone)}; standard errors of these are undefined (NaN), fit.interval(name) "
+            "gives one"
         )
     if matrices:
         parts.append(

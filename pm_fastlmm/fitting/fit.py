@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -10,20 +9,16 @@ import pandas as pd
 import xarray as xr
 
 from pm_fastlmm.aireml.iteration import Trace
-from pm_fastlmm.aireml.objective import Objective, information_inverse
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.aireml.steps import propose
-from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.base.choices import OF_NEW_ROWS, OF_REPLICATES, Method, require_choice
+from pm_fastlmm.base.arrays import FloatArray, Ids
+from pm_fastlmm.base.choices import OF_NEW_ROWS, Method, require_choice
 from pm_fastlmm.base.copies import PartOfModel
-from pm_fastlmm.base.display import report
-from pm_fastlmm.base.labels import simulated
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.protocol import GaussianNode
 from pm_fastlmm.fitting.inference import VarianceInference
 from pm_fastlmm.kernel.effects.effects import Prediction
-
-_DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,8 +37,8 @@ class VarianceFit(VarianceInference, PartOfModel):
     score : Series
         ∂ℓ/∂θ at the estimate; not zero for parameters on the boundary.
     average_information : DataFrame
-    beta, beta_se : Series; beta_cov : DataFrame
-        Generalised least squares at the estimate.
+    blue, blue_cov : (r,), (r, r) arrays
+        Generalised least squares at the estimate; `beta`, `beta_se` and `beta_cov` by name.
     boundary : tuple of str
         Parameters that are on the boundary of their space. Their standard errors are undefined (NaN).
     converged : bool
@@ -52,6 +47,8 @@ class VarianceFit(VarianceInference, PartOfModel):
     history : xarray.Dataset
         By iteration: theta, beta, loglik, score, average_information, proposed and taken step, decrement, kind of step.
     method : "REML" or "ML"
+    coef : tuple of str
+        Names of the fixed effects.
     objective : Objective
         The likelihood, for single evaluations and steps at any θ.
     node : GaussianNode
@@ -67,55 +64,36 @@ class VarianceFit(VarianceInference, PartOfModel):
     loglik: float
     score: pd.Series
     average_information: pd.DataFrame
-    beta: pd.Series
-    beta_cov: pd.DataFrame
+    blue: FloatArray
+    blue_cov: FloatArray
     boundary: tuple[str, ...]
     converged: bool
     message: str
     history: xr.Dataset
     method: Method
+    coef: tuple[str, ...]
     objective: Objective
     node: GaussianNode
     mu: Any = 0.0
     prior_mean: FloatArray = field(default_factory=lambda: np.zeros(0))
 
-    @cached_property
-    def cov(self) -> pd.DataFrame:
+    @property
+    def shares(self) -> pd.Series:
         """
-        Covariance of the estimates: the inverse of the observed information, the curvature of the likelihood.
+        The share that each component has of the variance of an observation, tr(Z_kG_kZ_kᵀ)/n on average.
 
-        It is made of differences of the exact score when it is first asked for. NaN for parameters that are fixed or on
-        the boundary, and where the likelihood is flat.
+        Raises
+        ------
+        ValueError
+            If V is not a sum of components whose variances are known.
         """
-        names = list(self.theta.index)
-        free = self._interior()
-        theta = self.theta.to_numpy()
-        expected = information_inverse(self.average_information.to_numpy(), free)
-        steps = _DIFFERENCE * np.sqrt(np.diag(expected))
-        observed = np.zeros((len(names), len(names)))
-        for i in np.flatnonzero(free & np.isfinite(steps)):
-            ends = []
-            for sign in (1, -1):
-                moved = theta.copy()
-                moved[i] += sign * steps[i]
-                state = self.objective.state(moved)
-                ends.append(
-                    np.full(len(names), np.nan) if state is None else self.objective.derivatives(moved, state)[0]
-                )
-            observed[:, i] = (ends[1] - ends[0]) / (2 * steps[i])
-        observed = (observed + observed.T) / 2
-        usable = np.isfinite(observed[np.ix_(free, free)]).all()
-        return pd.DataFrame(information_inverse(observed, free) if usable else expected, names, names)
+        variances = pd.Series(self.objective.mean_variances(self.theta.to_numpy()), name="share")
+        return variances / variances.sum()
 
     @property
-    def se(self) -> pd.Series:
-        """Standard errors of θ (delta method), NaN on the boundary."""
-        return pd.Series(np.sqrt(np.diag(self.cov.to_numpy())), self.theta.index, name="se")
-
-    @property
-    def beta_se(self) -> pd.Series:
-        """Standard errors of the fixed effects, at the estimated θ."""
-        return pd.Series(np.sqrt(np.diag(self.beta_cov.to_numpy())), self.beta.index, name="se")
+    def h2(self) -> float:
+        """The share of all components but the residual; of one kernel that of `REMLFit`."""
+        return 1 - float(self.shares.iloc[-1])
 
     @property
     def best(self) -> xr.Dataset:
@@ -127,67 +105,39 @@ class VarianceFit(VarianceInference, PartOfModel):
         """The last iteration."""
         return self.history.isel(iteration=-1)
 
-    @property
-    def state(self) -> Any:
-        """V factored at the estimate."""
-        return self.objective.state(self.theta.to_numpy())
+    def at(self, theta: Any = None) -> FloatArray:
+        """
+        Return θ of a mapping from names to values, the others as estimated, of a sequence, or the estimate.
 
-    def _interior(self) -> Any:
-        return ~np.isin(self.theta.index, self.boundary) & ~np.asarray(self.objective.fixed)
+        The methods of `fit.objective` take it: log_likelihood, score, average_information, covariance,
+        covariance_derivatives, blue.
 
-    def _at(self, theta: Any) -> FloatArray:
+        Raises
+        ------
+        ValueError
+            If a name is unknown, the length does not fit, or a value is not finite.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> model = flmm.lmm_model("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff())
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> lower = fit.objective.log_likelihood(fit.at({"Batch": 0.0}))
+        >>> print(f"{2 * (fit.loglik - lower):.3f}")
+        10.363
+        """
         return self.theta.to_numpy() if theta is None else self.objective.read(theta, self.theta.to_numpy(), "theta")
 
     def _node_at(self, theta: Any) -> AtTheta:
-        return self.node.at(self.objective, self._at(theta), self.mu, self.prior_mean)
-
-    def log_likelihood(self, theta: Any = None) -> float:
-        """Return ℓ at a θ, a mapping from names or a sequence; -inf where V is not positive definite."""
-        state = self.objective.state(self._at(theta))
-        return -np.inf if state is None else float(state.loglik)
-
-    def score_at(self, theta: Any = None) -> pd.Series:
-        """Return ∂ℓ/∂θ at a θ."""
-        return pd.Series(self._derivatives(theta)[0], self.theta.index, name="score")
-
-    def average_information_at(self, theta: Any = None) -> pd.DataFrame:
-        """Return the average information ½ qᵢᵀPqⱼ, qᵢ = (∂V/∂θ_i)Py, at a θ."""
-        return pd.DataFrame(self._derivatives(theta)[1], self.theta.index, self.theta.index)
-
-    def _derivatives(self, theta: Any) -> tuple[FloatArray, FloatArray]:
-        at = self._at(theta)
-        state = self.objective.state(at)
-        if state is None:
-            raise ValueError(f"V is not positive definite at {self.objective.described(at)}.")
-        return self.objective.derivatives(at, state)
-
-    def V(self, theta: Any = None) -> FloatArray:
-        """Return V(θ), (n, n)."""
-        return self.objective.covariance(self._at(theta))
-
-    def V_derivatives(self, theta: Any = None) -> xr.DataArray:
-        """Return ∂V/∂θ, (parameter, n, n)."""
-        values = self.objective.covariance_derivatives(self._at(theta))
-        return xr.DataArray(values, dims=("parameter", "obs", "obs_"), coords={"parameter": list(self.theta.index)})
+        return self.node.at(self.objective, self.at(theta), self.mu, self.prior_mean)
 
     def step(self, theta: Any = None) -> pd.Series:
         """Return the result of one full average-information step from θ, without step control."""
-        at = self._at(theta)
-        score, information = self._derivatives(at)
-        omega = self.objective.internal(at)
-        J = self.objective.jacobian(omega)
-        step, _ = propose(self.objective, omega, J.T @ score, J.T @ information @ J)
-        return pd.Series(self.objective.external(omega + step), self.theta.index, name="theta")
-
-    def blue(self, theta: Any = None) -> tuple[pd.Series, pd.DataFrame]:
-        """Return the generalised least squares estimate of β and its covariance, at the estimate or at any θ."""
-        at = self._at(theta)
-        state = self.objective.state(at)
-        if state is None:
-            raise ValueError(f"V is not positive definite at {self.objective.described(at)}.")
-        beta, cov = self.objective.coefficients(state)
-        names = list(self.objective.coef)
-        return pd.Series(beta, names, name="beta"), pd.DataFrame(cov, names, names)
+        objective, at = self.objective, self.at(theta)
+        omega = objective.internal(at)
+        J = objective.jacobian(omega)
+        step, _ = propose(objective, omega, J.T @ objective.score(at), J.T @ objective.average_information(at) @ J)
+        return pd.Series(objective.external(omega + step), self.theta.index, name="theta")
 
     def blup(self, term: str | None = None, theta: Any = None) -> Any:
         """
@@ -371,67 +321,18 @@ class VarianceFit(VarianceInference, PartOfModel):
         """
         return self._node_at(theta).left_out(groups).group_table()
 
-    def simulate(
-        self, n_draws: int = 1, *, effects: Literal["new", "given"] = "new", random_seed: Any = None
-    ) -> pd.DataFrame:
-        """
-        Draw new responses from the fitted model, θ and β at their estimates.
-
-        Parameters
-        ----------
-        n_draws : int
-        effects : {"new", "given"}
-            "new": effects drawn from their covariance, which is the parametric bootstrap. "given": the û of the fit,
-            which vary less than the effects did; for a model with terms.
-        random_seed : optional
-
-        Returns
-        -------
-        DataFrame (n, n_draws)
-
-        Raises
-        ------
-        ValueError
-            If the rows were not kept, or there are no terms whose effects could be given.
-
-        Examples
-        --------
-        >>> import pm_fastlmm as flmm
-        >>> sleep = flmm.datasets.sleepstudy()
-        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
-        >>> fit.simulate(100, random_seed=1).shape
-        (180, 100)
-        """
-        require_choice("effects", effects, OF_REPLICATES)
-        rng, at = np.random.default_rng(random_seed), self._node_at(None)
+    def _replicates(self, n_draws: int, effects: str, rng: np.random.Generator) -> FloatArray:
+        at = self._node_at(None)
         given = effects == "given"
-        y = at.terms.with_given_effects(n_draws, rng) if given else at.replicates(n_draws, rng)
-        return simulated(y, self.node.ids)
+        return np.asarray(at.terms.with_given_effects(n_draws, rng) if given else at.replicates(n_draws, rng))
 
-    def summary(self) -> pd.DataFrame:
-        """Return the estimates and standard errors of θ and β as a table."""
-        theta = pd.DataFrame({"estimate": self.theta, "se": self.se})
-        beta = pd.DataFrame({"estimate": self.beta, "se": self.beta_se})
-        beta.index = [f"beta[{name}]" for name in beta.index]
-        return pd.concat([theta, beta])
-
-    def __repr__(self) -> str:
-        """Report the fit as text."""
-        table = self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")
-        return "\n".join([self._head, table, *self._notes])
-
-    def _repr_html_(self) -> str:
-        """Report the fit as a table."""
-        return report(self._head, self.summary(), self._notes)
+    @property
+    def _ids(self) -> Ids | None:
+        return self.node.ids
 
     @property
     def _head(self) -> str:
         return f"{self.method} fit by average information, {self.history.sizes['iteration'] - 1} iterations"
-
-    @property
-    def _notes(self) -> list[str]:
-        verdict, but = ("converged", ", but ") if self.converged else ("NOT CONVERGED", ": ")
-        return [f"log-likelihood {self.loglik:.7f}", verdict + (but + self.message if self.message else "")]
 
 
 def _chosen(values: dict[str, Any], term: str | None) -> Any:

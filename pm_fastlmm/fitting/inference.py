@@ -1,6 +1,8 @@
 """Tests and intervals as methods of a fit by average information."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,20 +12,20 @@ from scipy.stats import chi2
 
 from pm_fastlmm.aireml.linear import linear_derivatives, require_small
 from pm_fastlmm.aireml.objective import Objective, information_inverse
-from pm_fastlmm.aireml.refit import along_face, first_differences, maximise_given, second_differences, steps_of
-from pm_fastlmm.base.arrays import FloatArray, require_fraction
-from pm_fastlmm.base.choices import Method
-from pm_fastlmm.kernel.inference.fixed_effects import (
-    DegreesOfFreedom,
-    FixedEffects,
-    FixedTest,
-    ZeroVariances,
-    check_zero_variances,
-    coefficient_table,
-    contrast_test,
+from pm_fastlmm.aireml.refit import (
+    along_face,
+    first_differences,
+    maximise_given,
+    observed_information,
+    second_differences,
+    steps_of,
 )
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.kernel.inference.estimates import InformationKind
+from pm_fastlmm.kernel.inference.fit import Fit, IntervalKind
+from pm_fastlmm.kernel.inference.fixed_effects import DegreesOfFreedom, FixedEffects, ZeroVariances
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test
-from pm_fastlmm.kernel.reml.fit import REMLFit
+from pm_fastlmm.kernel.reml.fit import VARIANCES, REMLFit
 from pm_fastlmm.spectrum.projection import Projection
 
 _REACH = 60  # doublings of a standard error in the search for an upper limit
@@ -38,61 +40,72 @@ _TOGETHER = "flmm.compare_fits(without, with_) tests random slopes by a fit with
 _PSEUDO = "pseudo-likelihood: the other components taken as known"
 
 
-class VarianceInference:
+class VarianceInference(Fit):
     """The tests and intervals of `VarianceFit`, which has the fields that they are made of."""
 
     theta: pd.Series
-    loglik: float
     average_information: pd.DataFrame
-    beta: pd.Series
-    beta_cov: pd.DataFrame
     boundary: tuple[str, ...]
-    method: Method
     objective: Objective
 
-    @property
+    @cached_property
     def cov(self) -> pd.DataFrame:
-        """Covariance of the estimates."""
-        raise NotImplementedError
+        """
+        Covariance of the estimates: the inverse of the observed information, the curvature of the likelihood.
+
+        It is made of differences of the exact score when it is first asked for. NaN for parameters that are fixed or on
+        the boundary, and where the likelihood is flat.
+        """
+        free, names = self._interior, list(self.theta.index)
+        expected = information_inverse(self.average_information.to_numpy(), free)
+        observed = observed_information(self.objective, self.theta.to_numpy(), np.sqrt(np.diag(expected)))
+        usable = np.isfinite(observed[np.ix_(free, free)]).all()
+        return pd.DataFrame(information_inverse(observed, free) if usable else expected, names, names)
 
     @property
-    def se(self) -> pd.Series:
-        """Standard errors of θ."""
-        raise NotImplementedError
-
     def _interior(self) -> Any:
-        raise NotImplementedError
+        return ~np.isin(self.theta.index, self.boundary) & ~np.asarray(self.objective.fixed)
 
-    def profile_interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
-        """
-        Return the profile-likelihood interval of an element of θ: where 2[max ℓ - ℓ] is below the quantile of χ²₁.
+    def _estimates(self) -> dict[str, Any]:
+        return dict(zip(self.objective.names, self.theta, strict=True))
 
-        For each trial value the likelihood is maximised again over the other parameters. The interval ends at a bound
-        where the likelihood does not fall so far. One kernel is treated as `REMLFit.profile_interval` does, globally;
-        with several components the maxima are local ones.
+    def _errors(self, information: InformationKind) -> dict[str, Any]:
+        if information == "observed":
+            cov = self.cov.to_numpy()
+        else:
+            cov = information_inverse(self.average_information.to_numpy(), self._interior)
+        return dict(zip(self.objective.names, np.sqrt(np.diag(cov)), strict=True))
 
-        Raises
-        ------
-        ValueError
-            If there is no such parameter, it is fixed, a fixed effect (`coefficients` has its interval) or an element
-            of an unstructured matrix, or the level is no probability.
+    def _quantities(self, kind: IntervalKind) -> list[str]:
+        if kind == "delta":
+            return [*self.theta.index, *(f"beta[{name}]" for name in self.coef)]
+        together = {name for m in self.objective.matrices if m.size > 1 for name in self.objective.names[m.place]}
+        fixed = zip(self.theta.index, self.objective.fixed, strict=True)
+        return [name for name, is_fixed in fixed if not is_fixed and name not in together]
 
-        Examples
-        --------
-        >>> import pm_fastlmm as flmm
-        >>> model = flmm.lmm_model("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff())
-        >>> fit = flmm.find_reml(model, progressbar=False)
-        >>> print([round(limit) for limit in fit.profile_interval("Batch")])
-        [245, 10214]
-        """
-        require_fraction(level, "level")
+    def _limits(
+        self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int, random_seed: Any
+    ) -> dict[str, tuple[float, float]]:
+        if kind == "profile":
+            return {name: self._profile_limits(name, level) for name in names}
+        exact: REMLFit | None = self.objective.exact
+        if exact is None:
+            raise ValueError(
+                f"intervals of kind {kind!r} are those of one kernel with both variances free: 'profile' and 'delta' "
+                "are for any fit."
+            )
+        places = {name: VARIANCES[_free_place(self.objective, name)] for name in names}
+        limits = exact._limits(list(places.values()), kind, level, n_sim, random_seed)
+        return {name: limits[own] for name, own in places.items()}
+
+    def _profile_limits(self, name: str, level: float) -> tuple[float, float]:
         objective = self.objective
         place = _free_place(objective, name)
         exact: REMLFit | None = objective.exact
         if exact is not None:
-            return exact.profile_interval(("sigma2_g", "sigma2_e")[place], level)
+            return exact.interval(VARIANCES[place], "profile", level)
         profile = _Profile(objective, name, self.theta.to_numpy(), self.loglik, float(chi2.ppf(level, 1)))
-        step = float(self.se.iloc[place])
+        step = float(self._errors("observed")[name])
         if not step > 0:
             information = self.average_information.to_numpy()[place, place]
             step = 1 / float(np.sqrt(information)) if information > 0 else max(abs(float(self.theta.iloc[place])), 1e-3)
@@ -102,7 +115,7 @@ class VarianceInference:
         """
         Test that the variance of one component is 0 by the restricted likelihood ratio.
 
-        With one component the null distribution is exact, that of `REMLFit.test_no_kernel_variance`. With several, the
+        With one component the null distribution is exact, that of `REMLFit.test_no_variance`. With several, the
         likelihood is maximised again without it, and the null distribution is that of the model in which the other
         components are known and subtracted: an approximation, said in `approximation`.
 
@@ -140,8 +153,7 @@ class VarianceInference:
             )
         exact: REMLFit | None = objective.exact
         if exact is not None:
-            test = exact.test_no_kernel_variance(n_sim=n_sim, random_seed=random_seed)
-            return replace(test, component=component)
+            return replace(exact.test_no_variance(n_sim=n_sim, random_seed=random_seed), component=component)
         rotated = objective.alone(self.theta.to_numpy(), place)
         null = maximise_given(objective, {component: 0.0}, self.theta.to_numpy())
         statistic = 0.0 if component in self.boundary else max(2 * (self.loglik - null.loglik), 0.0)
@@ -151,58 +163,11 @@ class VarianceInference:
             approximation="" if single else _PSEUDO,
         )  # fmt: skip
 
-    def coefficients(
-        self, df: DegreesOfFreedom = "satterthwaite", level: float = 0.95, *, zero_variances: ZeroVariances = "known"
-    ) -> pd.DataFrame:
-        """
-        Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
-
-        As `REMLFit.coefficients`. Variances of 0 are taken as known; a singular covariance matrix may move along those
-        of its rank; where terms overlap, what V depends on counts. Kenward–Roger needs V to be linear in θ, as it is in
-        variances and covariances of terms, and no singular matrix; with zero_variances="free" it counts every variance
-        and covariance as estimated, as pbkrtest does, those of 0 and of singular matrices too, at the cost of dense
-        matrices.
-
-        Raises
-        ------
-        ValueError
-            If df is unknown, or "kenward-roger" after ML or where V is not linear; if β is not estimated by REML; if
-            zero_variances="free" with another df, or with more rows than fit in memory.
-
-        Examples
-        --------
-        >>> import pm_fastlmm as flmm
-        >>> model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy())
-        >>> fit = flmm.find_reml(model, progressbar=False)
-        >>> fit.coefficients()[["estimate", "se", "df", "t"]].round(2)
-                   estimate    se    df      t
-        coef
-        Intercept    251.41  6.82  17.0  36.84
-        Days          10.47  1.55  17.0   6.77
-        """
-        return coefficient_table(self._fixed_effects(df, zero_variances), df, level, self._projection)
-
-    def test_fixed(
-        self, L: Any, df: DegreesOfFreedom = "satterthwaite", *, zero_variances: ZeroVariances = "known"
-    ) -> FixedTest:
-        """
-        Test Lβ = 0 by an F test; arguments as in `REMLFit.test_fixed`, names of coefficients those of `beta`.
-
-        Raises
-        ------
-        ValueError
-            If a name is unknown, L does not fit or is collinear, the data do not determine a contrast, or df is not
-            available.
-        """
-        return contrast_test(self._fixed_effects(df, zero_variances), L, df, self._projection)
-
     @property
     def _projection(self) -> Projection:
         return self.objective.projection
 
     def _fixed_effects(self, df: DegreesOfFreedom, zero_variances: ZeroVariances) -> FixedEffects:
-        """Return the fixed effects with what the method needs of the derivatives of their covariance."""
-        check_zero_variances(zero_variances, df)
         objective = self.objective
         if not objective.coef:
             raise ValueError(
@@ -211,8 +176,8 @@ class VarianceInference:
             )
         exact: REMLFit | None = objective.exact
         if exact is not None:
-            return exact._fixed_effects(zero_variances)
-        theta, free = self.theta.to_numpy(), self._interior()
+            return exact._fixed_effects(df, zero_variances)
+        theta, free = self.theta.to_numpy(), self._interior
         if zero_variances == "free":
             return self._with_all_free(theta)
         if _singular(objective, theta, self.boundary):
@@ -238,7 +203,7 @@ class VarianceInference:
             inverse = information_inverse(2 * self.average_information.to_numpy() - observed, free)
             expected = np.where(np.outer(free, free), inverse, 0.0)
         return FixedEffects(
-            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=curvatures,
+            beta=self.blue, cov=self.blue_cov, slopes=slopes, curvatures=curvatures,
             observed_cov=known, expected_cov=expected, residual_df=objective.residual_df,
             coef=objective.coef, unavailable=unavailable,
         )  # fmt: skip
@@ -253,7 +218,7 @@ class VarianceInference:
             objective.covariance(theta), objective.covariance_derivatives(theta), objective.projection, free
         )
         return FixedEffects(
-            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=curvatures,
+            beta=self.blue, cov=self.blue_cov, slopes=slopes, curvatures=curvatures,
             observed_cov=np.full(expected.shape, np.nan), expected_cov=expected, residual_df=objective.residual_df,
             coef=objective.coef,
         )  # fmt: skip
@@ -263,7 +228,7 @@ class VarianceInference:
         slopes, cov = along_face(objective, theta, self.average_information.to_numpy())
         undefined = np.full((*cov.shape, *slopes.shape[1:]), np.nan)
         return FixedEffects(
-            beta=self.beta.to_numpy(), cov=self.beta_cov.to_numpy(), slopes=slopes, curvatures=undefined,
+            beta=self.blue, cov=self.blue_cov, slopes=slopes, curvatures=undefined,
             observed_cov=cov, expected_cov=np.full(cov.shape, np.nan), residual_df=objective.residual_df,
             coef=objective.coef,
             unavailable=f"{reason}: take df='satterthwaite', zero_variances='free', which pbkrtest has, or leave a "

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from quantities import quantity
 
 from pm_fastlmm import exact_posterior, reml, scan
 from pm_fastlmm.base.threads import in_threads, processors
@@ -60,7 +61,7 @@ def test_the_size_of_blocks_changes_nothing(build_problem, monkeypatch, kind):
         monkeypatch.setattr(f"pm_fastlmm.{name}._BLOCK", 1500)
     fits, posterior = reml(problem.spectrum, Y, method="ML"), exact_posterior(problem.spectrum, Y)
     for name in ("h2", "loglik", "h2_se", "beta", "beta_cov"):
-        assert_allclose(getattr(fits, name), getattr(whole[0], name), rtol=1e-9, err_msg=name)
+        assert_allclose(quantity(fits, name), quantity(whole[0], name), rtol=1e-9, err_msg=name)
     for name in ("h2", "sigma2_e"):
         assert_allclose(posterior.mean(name), whole[1].mean(name), rtol=1e-10)
         assert_allclose(posterior.quantile(name, 0.1), whole[1].quantile(name, 0.1), rtol=1e-8)

@@ -29,9 +29,9 @@ def test_tests_and_intervals_of_many_responses_beside_their_fits(n, T, measure, 
     seconds = measure.take_turns(
         {
             "fit": measure.loop(lambda: flmm.reml(spectrum, rotated)),
-            "test": measure.loop(lambda: fits.test_no_kernel_variance(random_seed=1)),
-            "profile": measure.loop(lambda: fits.profile_interval("h2")),
-            "inversion": measure.loop(lambda: fits.inversion_interval("h2", random_seed=1)),
+            "test": measure.loop(lambda: fits.test_no_variance(random_seed=1)),
+            "profile": measure.loop(lambda: fits.interval("h2")),
+            "inversion": measure.loop(lambda: fits.interval("h2", "inversion", random_seed=1)),
         },
         rounds=3,
     )

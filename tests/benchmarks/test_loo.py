@@ -39,7 +39,7 @@ def test_random_slopes_beside_dense_algebra(measure, report):
     model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy())
     (node,) = flmm.lmm_nodes(model)
     fit = flmm.find_reml(model, **QUIET)
-    V, X = fit.V(), node.projection.Q1 @ node.projection.R
+    V, X = fit.objective.covariance(fit.at()), node.projection.Q1 @ node.projection.R
     idata = flmm.sample(1000, model=model, random_seed=1, quiet=True, **QUIET)
 
     def dense():

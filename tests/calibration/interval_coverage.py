@@ -43,8 +43,8 @@ def share(low, high, truth):
 def of_h2(fits, h2, rng):
     """Coverage of intervals of h²."""
     seed = int(rng.integers(2**31))
-    out = {"profile": share(*fits.profile_interval("h2", LEVEL), h2)}
-    out["inversion"] = share(*fits.inversion_interval("h2", LEVEL, n_sim=10_000, random_seed=seed), h2)
+    out = {"profile": share(*fits.interval("h2", "profile", LEVEL), h2)}
+    out["inversion"] = share(*fits.interval("h2", "inversion", LEVEL, n_sim=10_000, random_seed=seed), h2)
     ends = {"bootstrap, percentile*": "percentile", "bootstrap, basic*": "basic"}
     drawn = [fits.response(name).bootstrap(REPLICATES, random_seed=rng) for name in fits.names[:EACH]]
     for title, kind in ends.items():
@@ -61,7 +61,7 @@ def of_others(fits, h2):
     for title, name, truth in (
         ("σ²_g, profile*", "sigma2_g", h2), ("σ²_e, profile*", "sigma2_e", 1 - h2), ("β, profile*", "beta[x2]", 0.0)
     ):  # fmt: skip
-        out[title] = share(*np.transpose([fit.profile_interval(name, LEVEL) for fit in few]), truth)
+        out[title] = share(*np.transpose([fit.interval(name, "profile", LEVEL) for fit in few]), truth)
     for title, df in (("β, Satterthwaite", "satterthwaite"), ("β, Kenward–Roger", "kenward-roger")):
         table = fits.coefficients(df, LEVEL).xs("x2", level="coef")
         out[title] = share(table["lower"], table["upper"], 0.0)
@@ -72,7 +72,7 @@ def of_others(fits, h2):
 
 def of_tests(fits, rng):
     """Percentage of rejections of h² = 0 at 5 %."""
-    test = fits.test_no_kernel_variance(n_sim=20_000, random_seed=rng)
+    test = fits.test_no_variance(n_sim=20_000, random_seed=rng)
     return {"exact": 100 * np.mean(test.p_value <= 0.05), "½χ²₀ + ½χ²₁": 100 * np.mean(test.p_value_mixture <= 0.05)}
 
 

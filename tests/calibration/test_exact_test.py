@@ -21,7 +21,7 @@ def test_size(layout):
     n = len(group)
     spectrum = flmm.Spectrum.from_factor((group[:, None] == np.unique(group)).astype(float), np.ones((n, 1)))
     Y = np.random.default_rng(1).normal(size=(n, REPLICATES))
-    test = flmm.reml(spectrum, Y).test_no_kernel_variance(n_sim=REPLICATES, random_seed=2)
+    test = flmm.reml(spectrum, Y).test_no_variance(n_sim=REPLICATES, random_seed=2)
     for place, level in enumerate((0.1, 0.05, 0.01)):
         error = np.sqrt(2 * level * (1 - level) / REPLICATES)  # of the responses and of the draws
         assert abs((test.p_value <= level).mean() - level) < 3.5 * error

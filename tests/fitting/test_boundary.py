@@ -67,11 +67,11 @@ def test_a_singular_matrix_of_slopes_is_found_and_labelled(fit, oracle, parametr
     assert c != 0
     assert found.converged
     assert found.boundary == ("group[one]", "group[one, t]", "group[t]")
-    assert found.se[list(found.boundary)].isna().all()
+    assert found.standard_errors()[list(found.boundary)].isna().all()
     assert found.message.startswith(
         "the covariance matrix of group is singular; standard errors of its elements are undefined"
     )
-    assert "profile_interval" not in found.message
+    assert "fit.interval" not in found.message
     assert "converged, but the covariance matrix of group" in repr(found)
     assert_allclose(found.loglik, best_by_brute_force(data, oracle), rtol=0, atol=1e-7)
     if parametrisation == "lkj":
@@ -199,11 +199,11 @@ def test_a_variance_at_zero_has_one_sentence_and_its_remedies_work():
     found = bars("y ~ x + (x||g)")
     zero = found.boundary
     assert found.message == (
-        f"on the boundary: {', '.join(zero)}; standard errors of these are undefined (NaN), fit.profile_interval gives "
-        f"intervals. {KNOWN}"
+        f"on the boundary: {', '.join(zero)}; standard errors of these are undefined (NaN), fit.interval(name) "
+        f"gives one. {KNOWN}"
     )
     for name in zero:
-        low, high = found.profile_interval(name)
+        low, high = found.interval(name)
         assert low == 0
         assert 0 < high < np.inf
     free = found.coefficients("kenward-roger", zero_variances="free")
@@ -217,7 +217,7 @@ def test_a_singular_matrix_is_named_once_by_its_term():
         f"gives intervals. {KNOWN}"
     )
     with pytest.raises(ValueError, match="element of an unstructured matrix"):
-        found.profile_interval("g[x]")
+        found.interval("g[x]")
     assert np.isfinite(found.coefficients("kenward-roger", zero_variances="free")["se"]).all()
 
 
@@ -255,8 +255,8 @@ def test_the_boundary_of_one_kernel_is_that_of_reml(models, lme4, fit):
     assert found.theta["Batch"] == 0.0
     assert found.point["v_Batch"] == 0.0
     assert found.score["Batch"] < 0
-    assert np.isnan(found.se["Batch"])
-    assert np.isfinite(found.se["residual"])
+    assert np.isnan(found.standard_errors()["Batch"])
+    assert np.isfinite(found.standard_errors()["residual"])
 
 
 def test_two_modes_of_one_kernel(cases, fit):

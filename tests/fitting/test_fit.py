@@ -48,8 +48,8 @@ def test_history_holds_every_iteration(slopes):
     assert_allclose(h.theta[-1], slopes.theta)
     assert_allclose(h.beta[-1], slopes.beta)
     for i in range(count):
-        assert_allclose(slopes.log_likelihood(h.theta.values[i]), h.loglik[i], rtol=1e-12)
-        assert_allclose(slopes.score_at(h.theta.values[i]), h.score[i], rtol=1e-8, atol=1e-10)
+        assert_allclose(slopes.objective.log_likelihood(h.theta.values[i]), h.loglik[i], rtol=1e-12)
+        assert_allclose(slopes.objective.score(h.theta.values[i]), h.score[i], rtol=1e-8, atol=1e-10)
     assert_allclose(h.decrement[-1], 0, atol=1e-11)
 
 
@@ -71,29 +71,30 @@ def test_a_step_is_that_of_the_iteration(slopes):
 
 def test_derivatives_at_any_theta(found):
     theta = found.theta.to_numpy() * 1.3 + 0.01
-    score, information = found.score_at(theta), found.average_information_at(theta)
-    V, slopes = found.V(theta), found.V_derivatives(theta)
-    for i, name in enumerate(found.theta.index):
+    objective = found.objective
+    score, information = objective.score(theta), objective.average_information(theta)
+    V, slopes = objective.covariance(theta), objective.covariance_derivatives(theta)
+    for i in range(len(theta)):
         h = 1e-5 * max(abs(theta[i]), 1.0)
         ends = [theta + sign * h * np.eye(len(theta))[i] for sign in (1, -1)]
-        expected = (found.log_likelihood(ends[0]) - found.log_likelihood(ends[1])) / (2 * h)
-        assert_allclose(score[name], expected, rtol=1e-5, atol=1e-6)
-        assert_allclose(slopes.sel(parameter=name), (found.V(ends[0]) - found.V(ends[1])) / (2 * h), atol=1e-6)
+        expected = (objective.log_likelihood(ends[0]) - objective.log_likelihood(ends[1])) / (2 * h)
+        assert_allclose(score[i], expected, rtol=1e-5, atol=1e-6)
+        assert_allclose(slopes[i], (objective.covariance(ends[0]) - objective.covariance(ends[1])) / (2 * h), atol=1e-6)
     X, y = found.node.projection.Q1 @ found.node.projection.R, found.node.observed
     Vinv = np.linalg.inv(V)
     P = Vinv - Vinv @ X @ np.linalg.solve(X.T @ Vinv @ X, X.T @ Vinv)
-    q = np.column_stack([slope @ P @ y for slope in slopes.values])
+    q = np.column_stack([slope @ P @ y for slope in slopes])
     assert_allclose(information, 0.5 * q.T @ P @ q, rtol=1e-7, atol=1e-12)
 
 
 def test_standard_errors_are_those_of_the_curvature(found):
     theta, k = found.theta.to_numpy(), found.theta.size
-    se = found.se.to_numpy()
+    se = found.standard_errors().to_numpy()[:k]
     hessian = np.empty((k, k))
     for i in range(k):
         for j in range(k):
             a, b = 0.02 * se[i] * np.eye(k)[i], 0.02 * se[j] * np.eye(k)[j]
-            f = found.log_likelihood
+            f = found.objective.log_likelihood
             hessian[i, j] = (f(theta + a + b) - f(theta + a - b) - f(theta - a + b) + f(theta - a - b)) / (
                 4 * 0.02**2 * se[i] * se[j]
             )
@@ -103,21 +104,21 @@ def test_standard_errors_are_those_of_the_curvature(found):
 def test_parts_of_theta_by_name_keep_the_others(slopes):
     theta = slopes.theta.copy()
     theta["residual"] = 700.0
-    assert slopes.log_likelihood({"residual": 700.0}) == slopes.log_likelihood(theta.to_numpy())
-    assert slopes.log_likelihood(theta) == slopes.log_likelihood(theta.to_numpy())
-    assert slopes.log_likelihood() == pytest.approx(slopes.loglik, rel=1e-14)
-    assert slopes.log_likelihood({"residual": -1.0}) == -np.inf
+    loglik = slopes.objective.log_likelihood
+    assert (slopes.at({"residual": 700.0}) == theta.to_numpy()).all()
+    assert (slopes.at(theta) == theta.to_numpy()).all()
+    assert loglik(slopes.at()) == pytest.approx(slopes.loglik, rel=1e-14)
+    assert loglik(slopes.at({"residual": -1.0})) == -np.inf
     with pytest.raises(ValueError, match=r"V is not positive definite at .*residual = -1"):
-        slopes.score_at({"residual": -1.0})
+        slopes.objective.score(slopes.at({"residual": -1.0}))
     with pytest.raises(ValueError, match="theta names 'sigma', which is no parameter"):
-        slopes.V({"sigma": 1.0})
+        slopes.objective.covariance(slopes.at({"sigma": 1.0}))
 
 
 def test_V_and_its_derivatives_are_dense_matrices(slopes, sleep_dense):
     V, _, _ = sleep_dense
-    assert_allclose(slopes.V(), V(slopes.theta), rtol=1e-12)
-    derivatives = slopes.V_derivatives()
-    assert derivatives.dims == ("parameter", "obs", "obs_")
+    assert_allclose(slopes.objective.covariance(slopes.at()), V(slopes.theta), rtol=1e-12)
+    derivatives = slopes.objective.covariance_derivatives(slopes.at())
     for i, E in enumerate(np.eye(4)):
         assert_allclose(derivatives[i], V(E), atol=1e-12)
 
@@ -126,7 +127,7 @@ def test_the_summary_and_the_text(slopes):
     table = slopes.summary()
     assert list(table.index) == [*slopes.theta.index, "beta[x0]", "beta[x1]"]
     assert_allclose(table["estimate"], np.r_[slopes.theta, slopes.beta])
-    assert_allclose(table["se"], np.r_[slopes.se, slopes.beta_se])
+    assert_allclose(table["se"], slopes.standard_errors())
     text = repr(slopes)
     assert "REML fit by average information" in text
     assert "log-likelihood -871.8141360" in text

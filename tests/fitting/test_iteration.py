@@ -42,7 +42,7 @@ def test_a_component_without_evidence_stays_at_zero_and_its_lengthscale_is_named
     fit = flmm.find_reml(two_kernels(t, np.resize([1.0, -1.0], t.size)), progressbar=False)
     assert fit.converged
     assert set(fit.boundary) >= {"slow", "fast"}
-    assert np.isnan(fit.se["ell"])
+    assert np.isnan(fit.standard_errors()["ell"])
 
 
 def test_the_learnt_curvature_is_that_of_a_quadratic():

@@ -69,12 +69,12 @@ def test_boundaries_have_their_predictions(oracle):
     X, y = np.ones((23, 1)), np.cos(np.pi * np.arange(23)) + 0.1 * np.arange(23) % 0.7
     Z = cov.incidence(np.arange(23) // 4).Z.toarray()  # y alternates within a group
     none = flmm.reml(flmm.Spectrum.from_factor(Z, X), y)
-    assert none.boundary == "no kernel variance"
+    assert none.boundary == ("sigma2_g",)
     assert_refits(oracle, none, none.sigma2_e * np.eye(23), X, y, y=y)
     K = np.exp(-0.05 * np.abs(np.subtract.outer(np.arange(23), np.arange(23))))
     smooth = 2 + np.sin(np.arange(23) / 4) + np.arange(23) / 20  # smoother than K expects
     whole = flmm.reml(flmm.Spectrum.from_covariance(K, X), smooth)
-    assert whole.boundary == "no residual variance"
+    assert whole.boundary == ("sigma2_e",)
     assert_refits(oracle, whole, whole.sigma2_g * K, X, smooth)
 
 

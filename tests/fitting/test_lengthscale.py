@@ -37,11 +37,11 @@ def test_the_estimate_is_the_maximum_of_the_dense_likelihood(example, fit, oracl
     assert fit.boundary == ()
     assert_allclose(fit.loglik, -best.fun, atol=2 * example.family.tolerance)
     assert_allclose(fit.theta, np.exp(best.x), rtol=5e-3)
-    assert_allclose(fit.score * fit.se, 0, atol=1e-6)
+    assert_allclose(fit.score * fit.standard_errors()[:3], 0, atol=1e-6)
     dense = oracle.Dense(example.K(fit.theta["lengthscale"]), example.X, example.y, *fit.theta[1:])
     assert_allclose(fit.beta, dense.beta, rtol=1e-8)
     assert_allclose(fit.beta_cov, dense.beta_cov, rtol=1e-8)
-    assert_allclose(fit.V(), dense.V, rtol=1e-12)
+    assert_allclose(fit.objective.covariance(fit.at()), dense.V, rtol=1e-12)
 
 
 def test_standard_errors_are_the_curvature_of_the_dense_likelihood(example, fit, oracle):
@@ -60,10 +60,10 @@ def test_standard_errors_are_the_curvature_of_the_dense_likelihood(example, fit,
 
 
 def test_derivatives_of_V_are_those_of_differences(fit):
-    theta = fit.theta.to_numpy()
+    objective, theta = fit.objective, fit.theta.to_numpy()
     for i, step in enumerate(1e-5 * np.diag(theta)):
-        difference = (fit.V(theta + step) - fit.V(theta - step)) / (2 * step[i])
-        assert_allclose(fit.V_derivatives()[i], difference, atol=1e-5 * np.abs(difference).max())
+        difference = (objective.covariance(theta + step) - objective.covariance(theta - step)) / (2 * step[i])
+        assert_allclose(objective.covariance_derivatives(theta)[i], difference, atol=1e-5 * np.abs(difference).max())
 
 
 def test_the_point_is_in_the_variables_of_the_model(example, fit):
@@ -89,7 +89,7 @@ def test_constants_of_the_model_are_held(example, fit):
     grid = held.theta["sigma2_e"] * np.array([0.99, 1.0, 1.01])
     values = example.family.rotate(example.y).loglik(0.5, 2.0, grid)
     assert values.argmax() == 1
-    assert np.isnan(held.se["lengthscale"])
+    assert np.isnan(held.standard_errors()["lengthscale"])
 
 
 def test_the_maximum_is_global_and_a_fixed_lengthscale_is_reml_there(example, fit):
@@ -113,8 +113,8 @@ def test_without_kernel_variance_the_lengthscale_has_no_estimate(example):
     assert set(fit.boundary) == {"lengthscale", "sigma2_g"}
     assert "sigma2_g is 0, so that the lengthscale has no influence and no estimate" in fit.message
     assert_allclose(fit.loglik, flmm.reml(example.family.at(0.3), y).loglik_null, rtol=1e-9)
-    assert np.isfinite(fit.se["sigma2_e"])
-    assert np.isnan(fit.se["lengthscale"])
+    assert np.isfinite(fit.standard_errors()["sigma2_e"])
+    assert np.isnan(fit.standard_errors()["lengthscale"])
 
 
 def test_an_estimate_at_the_end_of_the_range_is_labelled(example):
@@ -127,7 +127,7 @@ def test_an_estimate_at_the_end_of_the_range_is_labelled(example):
     fit = flmm.find_reml(model, **QUIET)
     assert fit.boundary == ("lengthscale",)
     assert "at an end of the range of the family, 0.05 to 0.1: build the family with a wider one" in fit.message
-    assert np.isfinite(fit.se[["sigma2_g", "sigma2_e"]]).all()
+    assert np.isfinite(fit.standard_errors()[["sigma2_g", "sigma2_e"]]).all()
 
 
 def test_a_delta_below_what_was_checked_is_labelled(families):

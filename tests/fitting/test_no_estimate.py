@@ -63,7 +63,7 @@ def test_a_level_for_each_row_is_the_residual(fit):
 def test_variances_of_which_only_a_sum_has_information_are_named(fit, odd, apart):
     expected, found = fit(terms_model(Y, GROUP)), fit(terms_model(Y, odd, GROUP))
     assert_allclose(found.loglik, expected.loglik, rtol=0, atol=1e-8)
-    assert found.se.isna().any()
+    assert found.standard_errors().isna().any()
     assert "only combinations of them have information: standard errors are undefined (NaN)" in found.message
     assert all(name in found.message for name in apart)
 

@@ -38,7 +38,7 @@ def test_units_of_a_slope(table, slopes, fit, c):
     assert found.boundary == ()
     assert_allclose(found.loglik, slopes.loglik - np.log(c), rtol=0, atol=1e-8)  # -½log|XᵀX| is part of it
     assert_allclose(found.theta * [1, c, c**2, 1], slopes.theta, rtol=1e-4)
-    assert_allclose(found.se * [1, c, c**2, 1], slopes.se, rtol=1e-3)
+    assert_allclose(found.standard_errors()[:4] * [1, c, c**2, 1], slopes.standard_errors()[:4], rtol=1e-3)
     assert_allclose(found.beta * [1, c], slopes.beta, rtol=1e-5)
     assert_allclose(covariance_of_the_point(found.point), found.theta, rtol=1e-4)
 
@@ -50,7 +50,7 @@ def test_units_of_y(table, slopes, fit, c):
     assert found.boundary == ()
     assert_allclose(found.loglik, slopes.loglik - 58 * np.log(c), rtol=0, atol=1e-8)
     assert_allclose(found.theta / c**2, slopes.theta, rtol=1e-6)
-    assert_allclose(found.se / c**2, slopes.se, rtol=1e-5)
+    assert_allclose(found.standard_errors()[:4] / c**2, slopes.standard_errors()[:4], rtol=1e-5)
     assert_allclose(covariance_of_the_point(found.point), found.theta, rtol=1e-4)
 
 
@@ -76,5 +76,5 @@ def test_units_of_a_kernel(table, fit, c):
     assert found.converged
     assert found.boundary == ()
     assert_allclose(found.theta * [c, 1], expected.theta, rtol=1e-6)
-    assert_allclose(found.se * [c, 1], expected.se, rtol=1e-6)
+    assert_allclose(found.standard_errors()[:2] * [c, 1], expected.standard_errors()[:2], rtol=1e-6)
     assert_allclose(found.loglik, expected.loglik, rtol=0, atol=1e-8)

@@ -53,7 +53,7 @@ def _one(p, method="REML", y=None):
     out |= {"conditional": fit.conditional_variance(), "profile": fit.profile(np.linspace(0.05, 0.9, 5))}
     out |= {"loo": fit.loo(y), "loo groups": fit.loo_groups(p.groups, y), "grouped": fit.loo(y, groups=p.groups)}
     out |= {"simulate": fit.simulate(3, random_seed=5), "given": fit.simulate(2, effects="given", random_seed=6)}
-    out["test"] = lmm.variance_test(fit.test_no_kernel_variance(n_sim=500, random_seed=7))
+    out["test"] = lmm.kernel_test(fit, n_sim=500, random_seed=7)
     if p.X is not None:
         out |= {df: fit.coefficients(df=df) for df in ("satterthwaite", "kenward-roger")}
         out["fixed"] = fit.test_fixed(np.eye(3)[1:])
@@ -117,7 +117,7 @@ def reml_many():
             "summary": fits.summary(), "intervals": fits.intervals(), "coefficients": fits.coefficients(),
             "simulate": fits.response("c").simulate(2, random_seed=8),
             "second": lmm.read_kernel_fit(fits.response("b")),
-            "test": lmm.variance_test(fits.test_no_kernel_variance(n_sim=300, random_seed=9))}  # fmt: skip
+            "test": lmm.kernel_test(fits, n_sim=300, random_seed=9)}  # fmt: skip
 
 
 @case

@@ -1,5 +1,9 @@
 """Names of the interface, and how results are read, in one place: where they change, this file alone is adapted."""
 
+import numpy as np
+import pandas as pd
+import xarray as xr
+
 import pm_fastlmm as flmm
 
 Spectrum = flmm.Spectrum
@@ -82,15 +86,47 @@ def posterior_function(idata, model, **kwargs):
 def read_kernel_fit(fit):
     """Numbers of the result of `reml`."""
     names = ("sigma2", "delta", "sigma2_g", "sigma2_e", "h2", "pve", "total")
-    names += tuple(f"{name}_se" for name in names)
-    names += ("beta", "beta_se", "beta_cov", "loglik", "loglik_null", "boundary", "converged", "message", "n_obs")
-    return {name: getattr(fit, name) for name in names}
+    errors = fit.standard_errors()
+    out = {name: getattr(fit, name) for name in (*names, "loglik", "loglik_null", "converged", "message", "n_obs")}
+    out |= {f"{name}_se": np.asarray(errors[name]) for name in names}
+    out |= {"beta": fit.blue, "beta_se": np.asarray(fit.beta_se), "beta_cov": fit.blue_cov}
+    words = {(): None, ("sigma2_g",): "no kernel variance", ("sigma2_e",): "no residual variance"}
+    found = fit.boundary
+    return out | {"boundary": words[found] if isinstance(found, tuple) else [words[each] for each in found]}
 
 
 def read_fit(fit):
     """Numbers of the result of `find_reml` and `fit_covariance`."""
     names = ("theta", "loglik", "score", "average_information", "beta", "beta_se", "beta_cov", "boundary", "converged")
-    return {name: getattr(fit, name) for name in (*names, "message", "cov", "se", "point")}
+    out = {name: getattr(fit, name) for name in (*names, "message", "cov", "point")}
+    return out | {"se": fit.standard_errors()[list(fit.theta.index)]}
+
+
+def kernel_test(fit, **kwargs):
+    """The exact test that one kernel has no variance."""
+    return variance_test(fit.test_no_variance(**kwargs))
+
+
+def interval(fit, name):
+    """The profile-likelihood interval of a parameter."""
+    return fit.interval(name)
+
+
+def covariance(fit):
+    """V at the estimate."""
+    return fit.objective.covariance(fit.at())
+
+
+def covariance_derivatives(fit):
+    """∂V/∂θ at the estimate."""
+    values = fit.objective.covariance_derivatives(fit.at())
+    return xr.DataArray(values, dims=("parameter", "obs", "obs_"), coords={"parameter": list(fit.theta.index)})
+
+
+def blue(fit):
+    """Generalised least squares at the estimate."""
+    beta, cov = fit.objective.blue(fit.at())
+    return pd.Series(beta, fit.coef), pd.DataFrame(cov, fit.coef, fit.coef)
 
 
 def variance_test(test):

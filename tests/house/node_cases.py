@@ -203,10 +203,11 @@ def point(model, variance=None, groups=None, new=()):
     fit = lmm.find_reml(model)
     L = np.eye(len(fit.beta))[-1:]
     asked = {
-        "summary": fit.summary, "loo": fit.loo, "V": fit.V, "blup": fit.blup,
+        "summary": fit.summary, "loo": fit.loo, "V": lambda: lmm.covariance(fit), "blup": fit.blup,
         "simulate": lambda: fit.simulate(2, random_seed=2), "fitted": fit.fitted, "residuals": fit.residuals,
-        "given": lambda: fit.simulate(2, effects="given", random_seed=3), "derivatives": fit.V_derivatives,
-        "conditional": fit.conditional_variance, "pev": fit.pev, "step": fit.step, "blue": fit.blue,
+        "given": lambda: fit.simulate(2, effects="given", random_seed=3),
+        "derivatives": lambda: lmm.covariance_derivatives(fit),
+        "conditional": fit.conditional_variance, "pev": fit.pev, "step": fit.step, "blue": lambda: lmm.blue(fit),
         "fixed": lambda: fit.test_fixed(L),
         "ml": lambda: lmm.read_fit(lmm.find_reml(model, method="ML")),
         "satterthwaite": lambda: fit.coefficients("satterthwaite"),
@@ -215,7 +216,7 @@ def point(model, variance=None, groups=None, new=()):
     if groups is not None:
         asked["groups"] = lambda: fit.loo_groups(groups)
     if variance is not None:
-        asked["interval"] = lambda: fit.profile_interval(variance)
+        asked["interval"] = lambda: lmm.interval(fit, variance)
         asked["test"] = lambda: lmm.variance_test(fit.test_no_variance(variance, n_sim=200, random_seed=3))
     for i, (args, kwargs) in enumerate(new):
         asked[f"new {i}"] = lambda args=args, kwargs=kwargs: lmm.prediction(fit.predict(*args, **kwargs))

@@ -96,7 +96,7 @@ def test_a_prediction_is_exact_or_nan_and_named(table, formula):
         assert f"of {int((~known).sum())} of 12 new rows, which are predicted as NaN: " in str(caught[0].message)
         assert FORMULAS[formula] in str(caught[0].message)
     u = fit.theta["g"] * (new.g.to_numpy()[:, None] == table.g.to_numpy())
-    mean, variance = generalised(X, fit.V(), table.y.to_numpy(), rows, u, fit.theta["g"])
+    mean, variance = generalised(X, fit.objective.covariance(fit.at()), table.y.to_numpy(), rows, u, fit.theta["g"])
     assert_allclose(got.mean[known], mean[known], rtol=1e-8)
     assert_allclose(got.variance[known], variance[known], rtol=1e-6)
 

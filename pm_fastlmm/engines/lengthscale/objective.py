@@ -65,6 +65,11 @@ class FamilyObjective(Objective):
         """The projection by X."""
         return self.family.projection
 
+    def mean_variances(self, theta: FloatArray) -> dict[str, float]:
+        """Return k̄σ²_g and σ²_e."""
+        kbar = self.family.at(theta[0]).mean_diagonal
+        return {"sigma2_g": float(kbar * theta[1]), "sigma2_e": float(theta[2])}
+
     def state(self, theta: FloatArray) -> FamilyState | None:
         """Return the log-likelihood at θ; None where it is not finite."""
         loglik = float(self.spectra.loglik(*theta))

@@ -66,6 +66,11 @@ class SpectralObjective(Objective):
         """Return that V = σ²_gK + σ²_eI is linear."""
         return True
 
+    def mean_variances(self, theta: FloatArray) -> dict[str, float]:
+        """Return k̄σ²_g and σ²_e."""
+        variances = (self.rotated.spectrum.mean_diagonal * theta[0], theta[1])
+        return dict(zip(self.names, map(float, variances), strict=True))
+
     def state(self, theta: FloatArray) -> SpectralState | None:
         """Return the log-likelihood at θ; None where y has a direction without variance."""
         if not (np.isfinite(theta).all() and (theta >= 0).all()):

@@ -9,6 +9,7 @@ from pm_fastlmm.base.semidefinite import eigen_root
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.engines.structured.products import MixedProducts
 from pm_fastlmm.engines.structured.state import MixedState
+from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
@@ -20,6 +21,11 @@ class OneTermObjective(SpectralObjective):
 
     products: MixedProducts
     y: FloatArray
+
+    @property
+    def projection(self) -> Projection:
+        """The projection by X, with the columns that were dropped; the spectrum has the others."""
+        return self.products.projection
 
     def terms(self, theta: FloatArray) -> MixedState | None:
         """Return the term at θ."""

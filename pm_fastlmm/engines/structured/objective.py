@@ -120,6 +120,12 @@ class StructuredObjective(Objective):
         """Return the terms at θ."""
         return MixedState.at(self.products, self.response, self.sigma(theta), theta[-1])
 
+    def mean_variances(self, theta: FloatArray) -> dict[str, float]:
+        """Return tr(Z_kG_kZ_kᵀ)/n of each term, and σ²_e."""
+        matrices = self.evaluate(theta)[0]
+        variances = [float((self.products.mean_gram(k) * m).sum()) for k, m in enumerate(matrices)]
+        return dict(zip([*self.layout.terms, self.names[-1]], [*variances, float(theta[-1])], strict=True))
+
     def alone(self, theta: FloatArray, place: int) -> Rotated:
         """Return y less the other components' predictions, rotated by the component that is tested."""
         if not self.products.flat or self.method != "REML":

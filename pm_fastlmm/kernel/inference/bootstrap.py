@@ -47,7 +47,7 @@ class Bootstrap(Described):
         Return quantiles of the draws ("percentile"), or 2 · estimate minus them ("basic", cut to the range).
 
         Neither is correct where the estimate is near a boundary: draws from σ²_g = 0 know nothing of a larger one.
-        `REMLFit.inversion_interval` is.
+        `REMLFit.interval(quantity, "inversion")` is.
 
         Raises
         ------

@@ -191,7 +191,7 @@ def _spread(values: FloatArray, projection: Projection) -> FloatArray:
 
 
 def contrast_test(fixed: FixedEffects, L: Any, df: DegreesOfFreedom, projection: Projection) -> FixedTest:
-    """Test Lβ = 0; see `REMLFit.test_fixed`."""
+    """Test Lβ = 0; see `Fit.test_fixed`."""
     rows = read_contrasts(L, projection)
     fixed.covariance(df)
     if fixed.names is None:
@@ -303,14 +303,14 @@ def _kenward_roger(fixed: FixedEffects, L: FloatArray) -> tuple[float, float]:
 
 
 def spectral_fixed_effects(
-    rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, boundary: Any, method: Method,
+    rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, inside: Any, method: Method,
     zero_variances: ZeroVariances = "known",
 ) -> FixedEffects:  # fmt: skip
     """
     Return the fixed effects of one kernel: Φ = R⁻¹SR⁻ᵀ and the derivatives of S are sums over the eigenvalues.
 
-    θ are the two variances over their total, pure numbers. On a boundary one of them is left, V is known up to a
-    factor, and the degrees of freedom are the residual ones; unless zero variances count as estimated.
+    θ are the two variances over their total, pure numbers. Where θ is not `inside` its space one of them is left, V is
+    known up to a factor, and the degrees of freedom are the residual ones; unless zero variances count as estimated.
     """
     s, r = rotated.spectrum, rotated.spectrum.projection.rank
     g, e = np.asarray(sigma2_g), np.asarray(sigma2_e)
@@ -320,8 +320,7 @@ def spectral_fixed_effects(
         a, b = s.mean_diagonal * g / total, e / total
         first, second = corner_derivatives(s, a, b)
         info = relative_information(rotated, g, e, method)
-    inside = (np.asarray(boundary, dtype=object) == np.array(None)) | (zero_variances == "free")
-    inside &= np.isfinite(total)
+    inside = (np.asarray(inside) | (zero_variances == "free")) & np.isfinite(total)
     Rinv = np.linalg.solve(s.projection.R, np.eye(r)) if r else np.zeros((0, 0))
     unit = np.asarray(total)[..., None, None, None]
     slopes = unit * (Rinv @ first @ Rinv.T)

@@ -1,7 +1,6 @@
-"""Intervals of the parameters of a fit, by four methods, as one table."""
+"""Limits of intervals of the parameters of one kernel."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 from scipy.stats import chi2, norm
@@ -13,8 +12,6 @@ from pm_fastlmm.kernel.inference.projection import Projector
 from pm_fastlmm.kernel.likelihood.profile import Profile
 from pm_fastlmm.kernel.likelihood.region import Allowed, likelihood_region
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
-
-type IntervalMethod = Literal["profile", "inversion", "bootstrap", "delta"]
 
 SHARES = ("h2", "pve", "delta")  # functions of δ alone
 VARIANCES = ("sigma2", "sigma2_g", "sigma2_e", "total")

@@ -1,7 +1,7 @@
 """Score and information of the (restricted) likelihood in (σ²_g, σ²_e), and standard errors of functions of them."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,16 +27,60 @@ class Information(NamedTuple):
         return Information(*(matrix / outer for matrix in self))
 
 
-def quantities(spectrum: Spectrum, sigma2_g: FloatArray, sigma2_e: FloatArray) -> dict[str, FloatArray]:
+class Scale(Protocol):
+    """What σ²_g is multiplied by in the two shares, k̄ = tr(K)/n and Σλ/p."""
+
+    @property
+    def mean_diagonal(self) -> Any:
+        """tr(K)/n."""
+
+    @property
+    def mean_eigval(self) -> Any:
+        """Σλ/p."""
+
+
+def quantities(scale: Scale, sigma2_g: FloatArray, sigma2_e: FloatArray) -> dict[str, FloatArray]:
     """Return the functions of (σ²_g, σ²_e) that are reported, by name."""
     g, e = np.asarray(sigma2_g), np.asarray(sigma2_e)
-    kbar, total = spectrum.mean_diagonal, spectrum.mean_diagonal * g + e
+    kbar, total = scale.mean_diagonal, scale.mean_diagonal * g + e
     # in the pure numbers a = h² and b = 1 - h², so that no unit of y or K can leave the range of floats
     a, b = kbar * g / total, e / total
-    scaled = np.divide(spectrum.mean_eigval, kbar) * a
+    scaled = np.divide(scale.mean_eigval, kbar) * a
     return {
         "h2": a, "pve": scaled / (scaled + b), "sigma2": g, "delta": e / g, "sigma2_g": g, "sigma2_e": e, "total": total
     }  # fmt: skip
+
+
+def errors(
+    scale: Scale, sigma2_g: FloatArray, sigma2_e: FloatArray, at_zero: Any, information: FloatArray
+) -> dict[str, FloatArray]:
+    """
+    Return standard errors of `quantities`, from a `relative_information` (…, 2, 2).
+
+    `at_zero` (…, 2) says which variance is 0: what depends on it has no error (NaN), the other has that of a model
+    without it.
+    """
+    g, e = np.asarray(sigma2_g), np.asarray(sigma2_e)
+    kbar, total = scale.mean_diagonal, scale.mean_diagonal * g + e
+    a, b, lbar = kbar * g / total, e / total, np.divide(scale.mean_eigval, kbar)
+    zero, t = np.zeros_like(a), lbar * a + b
+    gradients: dict[str, tuple[FloatArray, FloatArray, Any]] = {
+        "h2": (b, -a, 1.0),
+        "pve": (lbar * b / t**2, -lbar * a / t**2, 1.0),
+        "sigma2": (zero + 1, zero, total / kbar),
+        "delta": (-b / a**2, 1 / a, kbar),
+        "sigma2_g": (zero + 1, zero, total / kbar),
+        "sigma2_e": (zero, zero + 1, total),
+        "total": (zero + 1, zero + 1, total),
+    }
+    free = ~np.asarray(at_zero)
+    alone = np.where(free[..., :, None] & free[..., None, :], information, np.eye(2))
+    out = {}
+    for name, (u, v, unit) in gradients.items():
+        gradient = np.stack([u, v], axis=-1)
+        known = (free | (gradient == 0)).all(axis=-1)
+        out[name] = np.where(known, unit * standard_error(gradient, alone), np.nan)
+    return out
 
 
 def score(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: Method = "REML") -> FloatArray:
@@ -168,13 +212,13 @@ def _corner_curvature(
     return np.stack(rows, axis=-2)
 
 
-def standard_error(gradient: FloatArray, observed: FloatArray) -> FloatArray:
+def standard_error(gradient: FloatArray, information: FloatArray) -> FloatArray:
     """
     Return √(∇ᵀI⁻¹∇), the delta-method standard error of a function of two parameters; NaN where I is not definite.
 
-    `gradient` is (…, 2) and `observed` (…, 2, 2).
+    `gradient` is (…, 2) and `information` (…, 2, 2).
     """
-    a, b, c = observed[..., 0, 0], observed[..., 0, 1], observed[..., 1, 1]
+    a, b, c = information[..., 0, 0], information[..., 0, 1], information[..., 1, 1]
     determinant = a * c - b**2
     u, v = gradient[..., 0], gradient[..., 1]
     with np.errstate(all="ignore"):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,6 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.threads import in_threads
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 from pm_fastlmm.spectrum.spectrum import Rotated
-
-type Boundary = Literal["no kernel variance", "no residual variance"]
 
 # The derivative is a sum of logistic functions of log δ with poles at distance π from the real axis: on cells of ½ its
 # cubic Hermite model is wrong by less than 1e-3 of their height, and shows two roots where a cell hides them.
@@ -28,14 +26,15 @@ class Optima:
     """
     The global maxima over (σ²_g, σ²_e) of T responses, arrays of length T; `problem` says why there is none.
 
-    `loglik` is the maximum as `REMLFit` reports it, `loglik_null` the one without the kernel.
+    `loglik` is the maximum as `REMLFit` reports it, `loglik_null` the one without the kernel; `at_zero` (T, 2) says
+    which of the two variances is 0.
     """
 
     sigma2_g: FloatArray
     sigma2_e: FloatArray
     loglik: FloatArray
     loglik_null: FloatArray
-    boundary: npt.NDArray[Any]
+    at_zero: npt.NDArray[np.bool_]
     problem: npt.NDArray[Any]
 
 
@@ -263,15 +262,12 @@ def maximise(rotated: Rotated, method: Method) -> Optima:
         sigma2 = np.where(none, 0.0, np.where(full, _quadratic_at_zero(profile, full), Q) / m)
         sigma2_g = sigma2 * profile.norm2 / profile.largest
         sigma2_e = np.where(none, norm2 / m, np.where(full, 0.0, np.exp(x) * sigma2 * profile.norm2))
-    boundary = np.full(T, None, dtype=object)
-    boundary[none], boundary[full] = "no kernel variance", "no residual variance"
-    boundary[~estimable] = None
     return Optima(
         sigma2_g=np.where(estimable, sigma2_g, math.nan),
         sigma2_e=np.where(estimable, sigma2_e, math.nan),
         loglik=np.where(estimable, -0.5 * (constant + f) - log_scale, math.nan),
         loglik_null=np.where(norm2 > 0, -0.5 * constant - log_scale, math.nan),
-        boundary=boundary,
+        at_zero=np.stack([none, full], axis=-1) & estimable[:, None],
         problem=problem,
     )
 

@@ -78,8 +78,9 @@ def _join(
     joined: dict[str, Any] = {}
     for field in (f.name for f in fields(REMLFit) if f.name not in _WHOLE):
         first = np.asarray(getattr(parts[0][1], field))
-        axes = {"beta": 1, "beta_se": 1, "beta_cov": 2}.get(field, 0)
-        values: npt.NDArray[Any] = np.empty((T, *[len(coef)] * axes), dtype=first.dtype)
+        axes = {"blue": 1, "blue_cov": 2}.get(field, 0)
+        shape = [len(coef)] * axes if axes else first.shape[1:]
+        values: npt.NDArray[Any] = np.empty((T, *shape), dtype=first.dtype)
         if axes:
             values[:] = np.nan
         for chosen, fit in parts:

@@ -4,15 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method, Missing, require_choice
 from pm_fastlmm.kernel.effects import effects
 from pm_fastlmm.kernel.likelihood.information import quantities, relative_information, standard_error
-from pm_fastlmm.kernel.likelihood.profile import Boundary, maximise
+from pm_fastlmm.kernel.likelihood.profile import maximise
 from pm_fastlmm.kernel.reml.fit import REMLFit, plain
 from pm_fastlmm.kernel.reml.patterns import by_pattern
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum, as_rotated
 from pm_fastlmm.spectrum.streams.factor import imprecision
+
+_BOUNDS = (("kernel", "sigma2_g", "sigma2_e"), ("residual", "sigma2_e", "sigma2_g"))
 
 ON_MISSING = ("raise", "by_pattern")
 
@@ -64,7 +65,7 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML", missing: Missin
     >>> spectrum = flmm.Spectrum.from_factor(batch, np.ones((12, 1)))
     >>> fit = flmm.reml(spectrum, np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4]))
     >>> print(f"{fit.sigma2_g:.4f} {fit.sigma2_e:.4f} {fit.boundary}")
-    3.9167 0.3333 None
+    3.9167 0.3333 ()
     """
     require_choice("method", method, Method)
     require_choice("missing", missing, ON_MISSING)
@@ -77,29 +78,32 @@ def fit_rotated(rotated: Rotated, method: Method) -> REMLFit:
     """Fit rotated responses; see `reml`."""
     T, s = rotated.batch_shape, rotated.spectrum
     optima = maximise(rotated, method)
-    sigma2_g, sigma2_e, boundary, problem = (
-        v.reshape(T) for v in (optima.sigma2_g, optima.sigma2_e, optima.boundary, optima.problem)
-    )
+    sigma2_g, sigma2_e, problem = (v.reshape(T) for v in (optima.sigma2_g, optima.sigma2_e, optima.problem))
+    at_zero = optima.at_zero.reshape(*T, 2)
     with np.errstate(all="ignore"):
-        shares, errors = _shares(rotated, sigma2_g, sigma2_e, boundary, method)
-        beta = effects.blue(rotated, sigma2_g, sigma2_e)
-        beta_se = np.sqrt(np.diagonal(beta.cov, axis1=-2, axis2=-1))
+        information = relative_information(rotated, sigma2_g, sigma2_e, method)
+        estimate = effects.blue(rotated, sigma2_g, sigma2_e)
+        h2 = quantities(s, sigma2_g, sigma2_e)["h2"]
+        h2_se = standard_error(np.stack([1 - h2, -h2], axis=-1), information.observed)
     lost = np.array(imprecision(rotated, sigma2_g, sigma2_e), dtype=object).reshape(T)
-    fine = (boundary == np.array(None)) & (problem == np.array(None))
+    fine = ~at_zero.any(axis=-1) & (problem == np.array(None))
     messages = np.full(T, "", dtype=object)
-    flat = fine & np.isnan(errors["h2"])
+    flat = fine & np.isnan(h2_se)
     for place in np.argwhere(flat | ~fine | (lost != "")):
         t = tuple(place)
-        messages[t] = _message(problem[t], boundary[t], bool(flat[t]), lost[t])
+        messages[t] = _message(problem[t], at_zero[t], bool(flat[t]), lost[t])
     return REMLFit(
-        **{name: plain(value) for name, value in shares.items()},
-        **{f"{name}_se": plain(value) for name, value in errors.items()},
-        beta=beta.beta,
-        beta_se=beta_se,
-        beta_cov=beta.cov,
+        sigma2_g=plain(sigma2_g),
+        sigma2_e=plain(sigma2_e),
+        at_zero=at_zero,
+        observed_information=information.observed,
+        average_information=information.average,
+        mean_diagonal=plain(np.full(T, s.mean_diagonal)),
+        mean_eigval=plain(np.full(T, s.mean_eigval)),
+        blue=estimate.beta,
+        blue_cov=estimate.cov,
         loglik=plain(optima.loglik.reshape(T)),
         loglik_null=plain(optima.loglik_null.reshape(T)),
-        boundary=plain(boundary),
         converged=plain(np.asarray(problem == np.array(None))),
         message=plain(messages),
         n_obs=plain(np.full(T, s.n)),
@@ -111,34 +115,7 @@ def fit_rotated(rotated: Rotated, method: Method) -> REMLFit:
     )
 
 
-def _shares(
-    rotated: Rotated, g: FloatArray, e: FloatArray, boundary: Any, method: Method
-) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Return the functions of (σ²_g, σ²_e) that are reported, and their standard errors (NaN on the boundary)."""
-    s = rotated.spectrum
-    values = quantities(s, g, e)
-    kbar, total, a = s.mean_diagonal, values["total"], values["h2"]
-    b, lbar = e / total, np.divide(s.mean_eigval, kbar)
-    zero, t = np.zeros_like(a), lbar * a + b
-    gradients: dict[str, tuple[FloatArray, FloatArray, Any]] = {
-        "h2": (b, -a, 1.0),
-        "pve": (lbar * b / t**2, -lbar * a / t**2, 1.0),
-        "delta": (-b / a**2, 1 / a, kbar),
-        "sigma2": (zero + 1, zero, total / kbar),
-        "sigma2_g": (zero + 1, zero, total / kbar),
-        "sigma2_e": (zero, zero + 1, total),
-        "total": (zero + 1, zero + 1, total),
-    }
-    observed = relative_information(rotated, g, e, method).observed
-    interior = boundary == np.array(None)
-    errors = {
-        name: np.where(interior, unit * standard_error(np.stack([u, v], axis=-1), observed), np.nan)
-        for name, (u, v, unit) in gradients.items()
-    }
-    return values, errors
-
-
-def _message(problem: str | None, boundary: Boundary | None, flat: bool, lost: str) -> str:
+def _message(problem: str | None, at_zero: Any, flat: bool, lost: str) -> str:
     parts = [] if problem is None else [problem]
     parts += [lost] if lost else []
     if flat:
@@ -146,10 +123,11 @@ def _message(problem: str | None, boundary: Boundary | None, flat: bool, lost: s
             "the likelihood is so flat at its maximum that its curvature is lost to rounding: the standard errors of "
             "the variances and their shares are undefined (NaN). fit.intervals() and flmm.exact_posterior have some"
         )
-    if boundary is not None:
-        end = "sigma2_g = 0" if boundary == "no kernel variance" else "sigma2_e = 0"
-        parts.append(
-            f"{boundary}: the likelihood is highest at {end}; the standard errors of the variances and their shares "
-            "are undefined there (NaN). fit.intervals('inversion') and flmm.exact_posterior give intervals"
-        )
+    for zero, (variance, own, other) in zip(at_zero, _BOUNDS, strict=True):
+        if zero:
+            parts.append(
+                f"no {variance} variance: the likelihood is highest at {own} = 0; the standard errors of {own} and of "
+                f"what depends on it are undefined there (NaN), that of {other} takes it as known. "
+                "fit.intervals('inversion') and flmm.exact_posterior give intervals"
+            )
     return ". ".join(parts)

@@ -126,7 +126,7 @@ def test_reml_is_that_of_the_dense_model(case, fourier_cases, oracle):
         assert fit.converged
         assert fit.boundary == ()
         assert fit.loglik == pytest.approx(loglik, abs=0.02)
-        assert np.abs(fit.theta.to_numpy() - estimate).max() < 0.05 * fit.se.min()
+        assert np.abs(fit.theta.to_numpy() - estimate).max() < 0.05 * fit.standard_errors()[:3].min()
         assert_allclose(fit.beta, exact.beta, atol=0.02 * np.sqrt(np.diag(exact.beta_cov).min()))
         assert_allclose(fit.beta_cov, exact.beta_cov, rtol=0.02)
         assert set(fit.point) == {"ell", "sigma2", "sigma2_e"}
@@ -264,9 +264,9 @@ def test_maximum_likelihood_is_refused(case):
 def test_what_needs_rows_says_so(case):
     fit = flmm.find_reml(one_lengthscale(case), progressbar=False)
     with pytest.raises(ValueError, match="the rows were not kept"):
-        fit.V()
+        fit.objective.covariance(fit.at())
     with pytest.raises(ValueError, match="the rows were not kept"):
-        fit.V_derivatives()
+        fit.objective.covariance_derivatives(fit.at())
 
 
 def test_an_estimate_outside_of_what_the_basis_was_made_for_is_said():

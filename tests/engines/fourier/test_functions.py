@@ -161,7 +161,7 @@ def test_a_fit_predicts_at_its_estimate_and_at_another_theta(sampled, new_line):
     x, X = new_line
     assert_allclose(fit.predict(X, x_new=x).mean, fit.function().predict(x, X).mean)
     other = fit.predict(X, x_new=x, theta={"sigma2": 1e-9})
-    assert_allclose(other.mean, X[list(fit.beta.index)] @ fit.blue({"sigma2": 1e-9})[0], rtol=1e-5)
+    assert_allclose(other.mean, X[list(fit.beta.index)] @ fit.objective.blue(fit.at({"sigma2": 1e-9}))[0], rtol=1e-5)
     assert "1 draw of the parameters" in repr(fit.function())
 
 

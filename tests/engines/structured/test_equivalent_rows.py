@@ -1,5 +1,6 @@
 """Several terms of rows that were not kept: every result is that of the same model on the rows themselves."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import cloudpickle
@@ -89,14 +90,15 @@ def test_the_fit_is_that_of_the_rows(p, method, criterion):
     assert list(got.beta.index) == list(COEF)
     assert_allclose(got.loglik, expected.loglik, rtol=1e-10)
     assert_allclose(got.theta, expected.theta, rtol=1e-5)  # where the iterations end; the rest at one and the same θ
-    theta = expected.theta.to_dict()
-    assert_allclose(got.log_likelihood(theta), expected.loglik, rtol=1e-10)
+    theta = expected.theta.to_numpy()
+    mine, theirs = got.objective, expected.objective
+    assert_allclose(mine.log_likelihood(theta), expected.loglik, rtol=1e-10)
     size = np.sqrt(np.diag(expected.average_information))
-    assert_allclose(got.score_at(theta) / size, expected.score_at(theta) / size, atol=1e-9)
-    assert_allclose(got.average_information_at(theta), expected.average_information_at(theta), rtol=1e-9)
+    assert_allclose(mine.score(theta) / size, theirs.score(theta) / size, atol=1e-9)
+    assert_allclose(mine.average_information(theta), theirs.average_information(theta), rtol=1e-9)
     assert_allclose(got.step(theta), expected.step(theta), rtol=1e-9)
-    for mine, theirs in zip(got.blue(theta), expected.blue(theta), strict=True):
-        assert_allclose(mine, theirs, rtol=1e-9, atol=1e-10)
+    for of_few, of_all in zip(mine.blue(theta), theirs.blue(theta), strict=True):
+        assert_allclose(of_few, of_all, rtol=1e-9, atol=1e-10)
     for term in ("markers", "slopes", "groups"):
         mine, theirs = got.blup(term, theta), expected.blup(term, theta)
         assert list(mine.index) == list(theirs.index)
@@ -158,7 +160,7 @@ def test_effects_are_drawn_from_their_posterior(p, treatment):
         assert_allclose((got.mean(0) - mean) / sd, 0, atol=5 / np.sqrt(draws))
         assert_allclose(got.std(0), sd, rtol=0.06)
     if treatment == "flat":
-        beta, covariance = fit.blue(theta)
+        beta, covariance = fit.objective.blue(fit.at(theta))
         got = tree.posterior["y_beta"].to_numpy()[0]
         assert_allclose((got.mean(0) - beta) / np.sqrt(np.diag(covariance)), 0, atol=5 / np.sqrt(draws))
         assert_allclose(np.corrcoef(got.T), covariance / np.sqrt(np.outer(*[np.diag(covariance)] * 2)), atol=0.06)
@@ -241,7 +243,9 @@ def test_cross_products_are_data_too_and_a_model_survives_pickling(p):
 def test_what_has_a_value_for_each_row_is_an_error(p):
     _, few = both(p)
     fit = flmm.find_reml(few, progressbar=False)
-    for ask in (fit.fitted, fit.residuals, fit.V, fit.V_derivatives):
+    objective = fit.objective
+    asks = (objective.covariance, objective.covariance_derivatives)
+    for ask in (fit.fitted, fit.residuals, *(partial(ask, fit.at()) for ask in asks)):
         with pytest.raises(ValueError, match="nothing with one value for each observation"):
             ask()
 

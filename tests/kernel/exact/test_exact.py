@@ -306,14 +306,14 @@ def test_the_improper_prior_has_no_evidence_and_its_mode_is_near_reml(build_prob
     h = np.linspace(0.01, 0.999, 2000)
     mode = h[np.argmax(posterior.h2_density(h))]
     fit = reml(problem.spectrum, problem.y)
-    assert abs(mode - fit.h2) < 0.5 * fit.h2_se
+    assert abs(mode - fit.h2) < 0.5 * fit.standard_errors()["h2"]
 
 
 def test_with_many_observations_the_posterior_is_the_normal_of_reml(build_problem):
     problem = build_problem("full-K", n=600)
     posterior, fit = exact_posterior(problem.spectrum, problem.y), reml(problem.spectrum, problem.y)
-    assert_allclose(posterior.mean("h2"), fit.h2, atol=0.3 * fit.h2_se)
-    assert_allclose(posterior.sd("h2"), fit.h2_se, rtol=0.15)
+    assert_allclose(posterior.mean("h2"), fit.h2, atol=0.3 * fit.standard_errors()["h2"])
+    assert_allclose(posterior.sd("h2"), fit.standard_errors()["h2"], rtol=0.15)
     assert_allclose(posterior.mean("sigma2_e"), fit.sigma2_e, rtol=0.1)
 
 

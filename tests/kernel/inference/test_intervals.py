@@ -44,15 +44,15 @@ def coefficient_rise(problem, oracle, j, value, method):
         return oracle.profile_loglik(problem.K, others, y, delta, method).max()
 
     near = flmm.reml(problem.spectrum, problem.y, method=method)
-    width = near.beta_se[j]
-    best = minimize_scalar(lambda b: -highest(b), bounds=(near.beta[j] - width, near.beta[j] + width), method="bounded")
+    width = near.beta_se.iloc[j]
+    best = minimize_scalar(lambda b: -highest(b), bounds=(near.blue[j] - width, near.blue[j] + width), method="bounded")
     return 2 * (-best.fun - highest(value))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_profile_falls_to_the_quantile_at_the_limits_of_a_share(problem, method):
     fit = flmm.reml(problem.spectrum, problem.y, method=method)
-    low, high = fit.profile_interval("h2")
+    low, high = fit.interval("h2")
     assert low <= fit.h2 <= high
     for limit, end in ((low, 0.0), (high, 1.0)):
         rise = 2 * (fit.loglik - float(fit.profile(limit)))
@@ -65,7 +65,7 @@ def test_the_profile_falls_to_the_quantile_at_the_limits_of_a_share(problem, met
 def test_shares_have_one_interval(problem):
     fit = flmm.reml(problem.spectrum, problem.y)
     s = problem.spectrum
-    (h_low, h_high), (p_low, p_high), (d_low, d_high) = (fit.profile_interval(name) for name in SHARES)
+    (h_low, h_high), (p_low, p_high), (d_low, d_high) = (fit.interval(name) for name in SHARES)
     kbar, lbar = s.mean_diagonal, s.mean_eigval
     assert_allclose([h_low, h_high], [kbar / (kbar + d_high), kbar / (kbar + d_low)], rtol=1e-10)
     assert_allclose([p_low, p_high], [lbar / (lbar + d_high), lbar / (lbar + d_low)], rtol=1e-10)
@@ -77,7 +77,7 @@ def test_shares_have_one_interval(problem):
 def test_the_dense_profile_falls_to_the_quantile_at_the_limits_of_a_variance(build_problem, oracle, kind, name, method):
     problem = build_problem(kind)
     fit = flmm.reml(problem.spectrum, problem.y, method=method)
-    for limit in fit.profile_interval(name):
+    for limit in fit.interval(name):
         if limit > 0:
             assert_allclose(dense_rise(problem, oracle, fit, name, limit, method), CUT, atol=1e-6)
         else:
@@ -91,7 +91,7 @@ def test_the_dense_profile_falls_to_the_quantile_at_the_limits_of_a_variance(bui
 def test_the_dense_profile_falls_to_the_quantile_at_the_limits_of_a_coefficient(build_problem, oracle, kind, j, method):
     problem = build_problem(kind)
     fit = flmm.reml(problem.spectrum, problem.y, method=method)
-    for limit in fit.profile_interval(f"beta[x{j}]"):
+    for limit in fit.interval(f"beta[x{j}]"):
         assert_allclose(coefficient_rise(problem, oracle, j, limit, method), CUT, atol=2e-4)
 
 
@@ -99,7 +99,7 @@ def test_the_only_coefficient_has_the_full_likelihood_after_reml_too(build_probl
     """With no other coefficient to eliminate, the restricted likelihood that keeps it is the likelihood."""
     problem = build_problem("low-K")
     spectrum = flmm.Spectrum.from_covariance(problem.K, problem.X[:, 1:2])
-    reml, ml = (flmm.reml(spectrum, problem.y, method=m).profile_interval("beta[x0]") for m in METHODS)
+    reml, ml = (flmm.reml(spectrum, problem.y, method=m).interval("beta[x0]") for m in METHODS)
     assert_allclose(reml, ml, rtol=1e-8)
 
 
@@ -109,13 +109,13 @@ def test_limits_are_exact_ends_where_the_profile_never_falls():
     spectrum = flmm.Spectrum.from_covariance(W @ W.T, np.ones((40, 1)))
     flat = flmm.reml(spectrum, rng.normal(size=40))
     assert flat.h2 < 0.2
-    assert flat.profile_interval("h2")[0] == 0
-    assert flat.profile_interval("delta")[1] == np.inf
-    assert flat.profile_interval("sigma2_g")[0] == 0
+    assert flat.interval("h2")[0] == 0
+    assert flat.interval("delta")[1] == np.inf
+    assert flat.interval("sigma2_g")[0] == 0
     full = flmm.reml(spectrum, W @ rng.normal(size=80) * 5)
-    assert full.profile_interval("h2")[1] == 1
-    assert full.profile_interval("delta")[0] == 0
-    assert full.profile_interval("sigma2_e")[0] == 0
+    assert full.interval("h2")[1] == 1
+    assert full.interval("delta")[0] == 0
+    assert full.interval("sigma2_e")[0] == 0
 
 
 def test_both_modes_are_in_the_interval_of_a_bimodal_likelihood(cases, oracle):
@@ -131,7 +131,7 @@ def test_both_modes_are_in_the_interval_of_a_bimodal_likelihood(cases, oracle):
     second = rise[lows].max()
     for cut, whole in ((0.5 * second, True), (0.5 * (second + hill), False), (hill + 0.5, True)):
         inside = x[rise <= cut]
-        low, high = fit.profile_interval("delta", chi2.cdf(cut, 1))
+        low, high = fit.interval("delta", "profile", chi2.cdf(cut, 1))
         ends = [0.0 if inside[0] == x[0] else np.exp(inside[0]), np.inf if inside[-1] == x[-1] else np.exp(inside[-1])]
         assert_allclose([low, high], ends, rtol=2e-3)
         assert likelihood_region(profile, Allowed.constant(cut)).whole[0] == whole
@@ -141,13 +141,13 @@ def test_many_responses_have_the_intervals_of_each(build_problem):
     problem = build_problem("full-K")
     Y = np.random.default_rng(3).normal(size=(23, 60)) + problem.W @ np.random.default_rng(4).normal(size=(60, 60)) / 9
     fits = flmm.reml(problem.spectrum, Y)
-    low, high = fits.profile_interval("h2")
+    low, high = fits.interval("h2")
     assert low.shape == (60,)
     for t in range(0, 60, 7):
-        assert_allclose(fits.response(f"y{t}").profile_interval("h2"), (low[t], high[t]), rtol=1e-8, atol=1e-12)
+        assert_allclose(fits.response(f"y{t}").interval("h2"), (low[t], high[t]), rtol=1e-8, atol=1e-12)
     for name in ("sigma2_e", "beta[x1]"):
-        low, high = flmm.reml(problem.spectrum, Y[:, :3]).profile_interval(name)
-        assert_allclose(fits.response("y2").profile_interval(name), (low[2], high[2]), rtol=1e-7)
+        low, high = flmm.reml(problem.spectrum, Y[:, :3]).interval(name)
+        assert_allclose(fits.response("y2").interval(name), (low[2], high[2]), rtol=1e-7)
 
 
 # ---------------------------------------------------------------- inversion
@@ -181,12 +181,12 @@ def test_inversion_covers_at_its_level_at_and_between_the_boundaries(h2):
     scale = spectrum.mean_diagonal
     Y = np.sqrt(h2 / scale) * (W @ rng.normal(size=(80, 6000))) + np.sqrt(1 - h2) * rng.normal(size=(40, 6000))
     fits = flmm.reml(spectrum, Y)
-    low, high = fits.inversion_interval(n_sim=10_000, random_seed=7)
+    low, high = fits.interval("h2", "inversion", n_sim=10_000, random_seed=7)
     coverage = ((low <= h2) & (h2 <= high)).mean()
     assert abs(coverage - 0.95) < 4 * np.sqrt(0.95 * 0.05 * (1 / 6000 + 1 / 10_000))
     assert ((low <= fits.h2) & (fits.h2 <= high)).all()
     if h2 == 0:  # where that of the profile is far from its level
-        low, high = fits.profile_interval("h2")
+        low, high = fits.interval("h2")
         assert ((low <= h2) & (h2 <= high)).mean() > 0.96
 
 
@@ -207,7 +207,7 @@ def test_replicates_are_estimates_of_dense_responses(build_problem):
             assert abs(difference) < 4 * np.sqrt(2 * 0.25 / 4000)
     betas = np.stack([replicates.draws[f"beta[x{j}]"] for j in range(3)], axis=-1)
     assert_allclose(betas.mean(0), fit.beta, atol=4 * betas.std(0).max() / np.sqrt(4000))
-    sd = dense.beta.std(0)
+    sd = dense.blue.std(0)
     assert_allclose(np.cov((betas / sd).T), np.cov((dense.beta / sd).T), atol=0.12)
 
 
@@ -248,13 +248,15 @@ def test_one_table_for_all_methods(build_problem):
     tables = {m: fit.intervals(m, random_seed=1, n_sim=500) for m in ("profile", "inversion", "bootstrap", "delta")}
     for method, table in tables.items():
         assert list(table.columns) == ["estimate", "lower", "upper"]
-        assert table.attrs == {"method": method, "level": 0.95}
+        assert table.attrs == {"kind": method, "level": 0.95}
         assert (table["lower"] <= table["upper"]).all()
         assert_allclose(table.loc["h2", "estimate"], fit.h2)
     assert list(tables["inversion"].index) == list(SHARES)
     assert len(tables["profile"]) == 10
-    assert_allclose(tables["delta"].loc["sigma2_e", "upper"], fit.sigma2_e + 1.959964 * fit.sigma2_e_se, rtol=1e-6)
-    assert_allclose(tables["profile"].loc["beta[x1]", ["lower", "upper"]], fit.profile_interval("beta[x1]"))
+    assert_allclose(
+        tables["delta"].loc["sigma2_e", "upper"], fit.sigma2_e + 1.959964 * fit.standard_errors()["sigma2_e"], rtol=1e-6
+    )
+    assert_allclose(tables["profile"].loc["beta[x1]", ["lower", "upper"]], fit.interval("beta[x1]"))
     many = flmm.reml(problem.spectrum, np.column_stack([problem.y, problem.y[::-1]])).intervals("inversion", n_sim=200)
     assert many.index.names == ["response", "quantity"]
     assert list(many.index)[1] == ("y0", "pve")
@@ -275,11 +277,11 @@ def test_bad_requests_are_refused_with_the_remedy(build_problem):
     fit = flmm.reml(problem.spectrum, problem.y)
     two = flmm.reml(problem.spectrum, np.column_stack([problem.y, problem.y]))
     with pytest.raises(ValueError, match=r"no quantity 'beta\[z\]': they are h2, pve, delta, .*beta\[x2\]"):
-        fit.profile_interval("beta[z]")
+        fit.interval("beta[z]")
     with pytest.raises(ValueError, match=r"level must be between 0 and 1, as 0\.95, got 95"):
-        fit.profile_interval("h2", 95)
-    with pytest.raises(ValueError, match=r"not for 'sigma2_g'.*profile_interval takes any"):
-        fit.inversion_interval("sigma2_g")
+        fit.interval("h2", "profile", 95)
+    with pytest.raises(ValueError, match=r"not for 'sigma2_g'.*kind='profile' takes any"):
+        fit.interval("sigma2_g", "inversion")
     with pytest.raises(ValueError, match="'profile', 'inversion', 'bootstrap' or 'delta', got 'wald'"):
         fit.intervals("wald")
     with pytest.raises(ValueError, match=r"fits.response\(name\).bootstrap"):
@@ -293,8 +295,8 @@ def test_bad_requests_are_refused_with_the_remedy(build_problem):
     constant = flmm.reml(problem.spectrum, problem.X @ [1.0, 2, 3])
     with pytest.raises(ValueError, match="no estimate to draw from: X explains y exactly"):
         constant.bootstrap()
-    assert np.isnan(constant.profile_interval("h2")).all()
-    assert np.isnan(constant.profile_interval("total")).all()
+    assert np.isnan(constant.interval("h2")).all()
+    assert np.isnan(constant.interval("total")).all()
 
 
 def test_the_figure_draws_the_intervals_where_they_are(build_problem):
@@ -304,7 +306,7 @@ def test_the_figure_draws_the_intervals_where_they_are(build_problem):
     ax = flmm.plots.plot_h2_intervals(fit, n_sim=300, random_seed=1)
     bars = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 5]
     assert len(bars) == 4
-    assert_allclose(bars[2], fit.profile_interval("h2"))
+    assert_allclose(bars[2], fit.interval("h2"))
     curve, exact = (next(line for line in ax.lines if line.get_label().startswith(s)) for s in ("2 [max", "exact"))
     below = curve.get_xdata()[curve.get_ydata() <= exact.get_ydata()]
     assert_allclose(bars[3], [below.min(), below.max()], atol=2.5e-3)
@@ -314,7 +316,7 @@ def test_the_figure_draws_the_intervals_where_they_are(build_problem):
 def test_critical_values_belong_to_the_inverted_test(build_problem):
     problem = build_problem("low-K")
     fit = flmm.reml(problem.spectrum, problem.y)
-    low, high = fit.inversion_interval("h2", 0.9, n_sim=500, random_seed=3)
+    low, high = fit.interval("h2", "inversion", 0.9, n_sim=500, random_seed=3)
     for limit, end in ((low, 0.0), (high, 1.0)):
         rise = 2 * (fit.loglik - float(fit.profile(limit)))
         critical = float(fit.critical_values(limit, 0.9, n_sim=500, random_seed=3))

@@ -41,9 +41,7 @@ def dense_statistic(y, K, X):
 
 
 def test_p_values_are_those_of_the_F_test_of_a_balanced_layout_however_small(balanced):
-    test = flmm.reml(balanced, np.random.default_rng(0).normal(size=30)).test_no_kernel_variance(
-        n_sim=40_000, random_seed=1
-    )
+    test = flmm.reml(balanced, np.random.default_rng(0).normal(size=30)).test_no_variance(n_sim=40_000, random_seed=1)
     for t in (0.5, 2.0, 5.0, 10.0, 30.0, 80.0):
         F = brentq(lambda F, t=t: statistic_of_F(F) - t, 1.0001, 1e9)
         exact = f_distribution.sf(F, GROUPS - 1, GROUPS * (EACH - 1))
@@ -57,7 +55,7 @@ def test_the_statistic_is_the_dense_one_and_zero_on_the_boundary(build_problem):
     problem = build_problem("low-K")
     rng = np.random.default_rng(2)
     Y = rng.normal(size=(23, 40)) + problem.W @ rng.normal(size=(6, 40)) * 0.1
-    test = flmm.reml(problem.spectrum, Y).test_no_kernel_variance(n_sim=200, random_seed=0)
+    test = flmm.reml(problem.spectrum, Y).test_no_variance(n_sim=200, random_seed=0)
     dense = [dense_statistic(y, problem.K, problem.X) for y in Y.T]
     assert_allclose(test.statistic, dense, atol=2e-3)
     at_zero = np.array(dense) < 1e-8
@@ -72,7 +70,7 @@ def test_the_null_distribution_is_that_of_dense_fits(build_problem):
     problem = build_problem("full-K")
     rng = np.random.default_rng(3)
     dense = np.array([dense_statistic(y, problem.K, problem.X) for y in rng.normal(size=(400, 23))])
-    null = flmm.reml(problem.spectrum, problem.y).test_no_kernel_variance(n_sim=20_000, random_seed=4).null
+    null = flmm.reml(problem.spectrum, problem.y).test_no_variance(n_sim=20_000, random_seed=4).null
     for t in (0.05, 0.5, 1.5, 3.0):
         p = float(null.p_value(np.array(t), 0.0)[0])
         assert abs((dense >= t).mean() - p) < 4 * np.sqrt(p * (1 - p) / 400)
@@ -85,7 +83,7 @@ def test_size_is_the_level_where_the_mixture_is_wrong(layout, method):
     W = np.repeat(np.eye(len(sizes)), sizes, axis=0)
     spectrum = flmm.Spectrum.from_factor(W, np.ones((len(W), 1)))
     Y = np.random.default_rng(5).normal(size=(len(W), 8000))
-    test = flmm.reml(spectrum, Y, method=method).test_no_kernel_variance(n_sim=20_000, random_seed=6)
+    test = flmm.reml(spectrum, Y, method=method).test_no_variance(n_sim=20_000, random_seed=6)
     for level in (0.1, 0.05, 0.01):
         error = np.sqrt(level * (1 - level) / 8000)
         assert abs((test.p_value <= level).mean() - level) < 4 * error
@@ -94,18 +92,18 @@ def test_size_is_the_level_where_the_mixture_is_wrong(layout, method):
 
 def test_p_values_do_not_depend_on_units_or_fixed_effects(balanced, noise):
     y = noise[:, :5] + np.repeat(np.eye(GROUPS), EACH, axis=0) @ np.ones((GROUPS, 5)) * np.arange(5)
-    one = flmm.reml(balanced, y).test_no_kernel_variance(random_seed=7)
+    one = flmm.reml(balanced, y).test_no_variance(random_seed=7)
     scaled = flmm.Spectrum.from_factor(1e-3 * np.repeat(np.eye(GROUPS), EACH, axis=0), np.full((30, 1), 5.0))
-    other = flmm.reml(scaled, 1e4 * y + 1e3).test_no_kernel_variance(random_seed=7)
+    other = flmm.reml(scaled, 1e4 * y + 1e3).test_no_variance(random_seed=7)
     assert_allclose(one.statistic, other.statistic, atol=1e-8)
     assert_allclose(one.p_value, other.p_value, rtol=1e-6)
 
 
 def test_a_response_has_the_same_test_alone_and_among_others(balanced, noise):
     Y = noise[:, :31]
-    together = flmm.reml(balanced, Y).test_no_kernel_variance(n_sim=1000, random_seed=8)
+    together = flmm.reml(balanced, Y).test_no_variance(n_sim=1000, random_seed=8)
     t = int(np.argmax(together.statistic))
-    alone = flmm.reml(balanced, Y[:, t]).test_no_kernel_variance(n_sim=1000, random_seed=8)
+    alone = flmm.reml(balanced, Y[:, t]).test_no_variance(n_sim=1000, random_seed=8)
     assert isinstance(alone.p_value, float)
     assert_allclose(alone.p_value, together.p_value[t], rtol=1e-12)
     assert_allclose(alone.p_value_mixture, 0.5 * chi2.sf(alone.statistic, 1))
@@ -117,7 +115,7 @@ def test_results_are_labelled_and_merge_with_the_fits(balanced, noise):
     Y = noise[:, :6].copy()
     Y[:, 2] = 1.0  # no estimate
     fits = flmm.reml(balanced, Y)
-    test = fits.test_no_kernel_variance(n_sim=500, random_seed=9)
+    test = fits.test_no_variance(n_sim=500, random_seed=9)
     merged = fits.to_dataset().merge(test.to_dataset(), combine_attrs="override")
     assert merged.p_value.dims == ("response",)
     assert list(test.table().index) == list(fits.names)
@@ -128,21 +126,21 @@ def test_results_are_labelled_and_merge_with_the_fits(balanced, noise):
 def test_no_p_value_is_zero_and_none_is_above_one(balanced, noise):
     groups = np.repeat(np.arange(GROUPS), EACH)
     y = 1e6 * groups + noise[:, 0]  # an F beyond all that is drawn
-    test = flmm.reml(balanced, y).test_no_kernel_variance(n_sim=100, random_seed=10)
+    test = flmm.reml(balanced, y).test_no_variance(n_sim=100, random_seed=10)
     assert 0 < test.p_value < 1e-30
     assert test.p_value_se >= 0.9 * test.p_value
-    assert flmm.reml(balanced, noise).test_no_kernel_variance(n_sim=100, random_seed=11).p_value.max() == 1
+    assert flmm.reml(balanced, noise).test_no_variance(n_sim=100, random_seed=11).p_value.max() == 1
 
 
 def test_what_cannot_be_tested_is_refused(balanced, noise):
     with pytest.raises(ValueError, match="n_sim must be 100 or more, got 10"):
-        flmm.reml(balanced, noise[:, 0]).test_no_kernel_variance(n_sim=10)
+        flmm.reml(balanced, noise[:, 0]).test_no_variance(n_sim=10)
     identity = flmm.Spectrum.from_covariance(np.eye(30), np.ones((30, 1)))
     with pytest.raises(ValueError, match="multiple of the identity"):
-        flmm.reml(identity, noise[:, 0]).test_no_kernel_variance()
+        flmm.reml(identity, noise[:, 0]).test_no_variance()
     M = np.eye(30) - 1 / 30
     A = np.random.default_rng(0).normal(size=(30, 60))
     centred = flmm.Spectrum.from_covariance(M @ A @ A.T @ M, np.ones((30, 1)))
     with pytest.raises(ValueError, match="unbounded as delta goes to 0"):
-        flmm.reml(centred, noise[:, 0], method="ML").test_no_kernel_variance()
-    assert 0 < flmm.reml(centred, noise[:, 0]).test_no_kernel_variance(n_sim=200).p_value <= 1
+        flmm.reml(centred, noise[:, 0], method="ML").test_no_variance()
+    assert 0 < flmm.reml(centred, noise[:, 0]).test_no_variance(n_sim=200).p_value <= 1

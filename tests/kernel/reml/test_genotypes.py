@@ -61,7 +61,7 @@ def test_pve_of_gemma_is_h2_of_the_centred_kernel(cases, reference, design):
     X = X[keep] if design == "covariates" else np.ones((n, 1))
     K, C = K[np.ix_(keep, keep)], np.eye(n) - 1 / n
     centred, given = (reml(Spectrum.from_covariance(kernel, X), y[keep]) for kernel in (C @ K @ C, K))
-    assert_allclose([centred.h2, centred.h2_se], [expected["pve"], expected["pve_se"]], rtol=1e-5)
+    assert_allclose([centred.h2, centred.standard_errors()["h2"]], [expected["pve"], expected["pve_se"]], rtol=1e-5)
     assert_allclose([given.sigma2_g, given.sigma2_e], [expected["vg"], expected["ve"]], rtol=1e-5)
     share = np.trace(C @ K @ C) / n * given.sigma2_g
     assert_allclose(share / (share + given.sigma2_e), expected["pve"], rtol=1e-5)
@@ -175,7 +175,7 @@ def test_covariates_that_are_no_genotypes_are_tested(make):
     result = scan(SPECTRUM, Y, columns)
     for j in (0, 7):
         with_g = reml(Spectrum.from_factor(W, np.column_stack([X, columns[:, j]])), Y)
-        assert_allclose(result.beta[j], with_g.beta[-1], rtol=1e-6)
+        assert_allclose(result.beta[j], with_g.beta.iloc[-1], rtol=1e-6)
 
 
 def test_rare_scores_of_3_are_tested_once_they_are_divided():
@@ -184,4 +184,4 @@ def test_rare_scores_of_3_are_tested_once_they_are_divided():
         scan(SPECTRUM, Y, scores)
     with_g = reml(Spectrum.from_factor(W, np.column_stack([X, scores[:, 0]])), Y)
     result = scan(SPECTRUM, Y, scores / 10)
-    assert_allclose(result.statistic[0], (with_g.beta[-1] / with_g.beta_se[-1]) ** 2, rtol=1e-6)
+    assert_allclose(result.statistic[0], (with_g.beta.iloc[-1] / with_g.beta_se.iloc[-1]) ** 2, rtol=1e-6)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from quantities import quantity
 
 from pm_fastlmm import Spectrum, reml, reml_point
 
@@ -19,9 +20,9 @@ def assert_same(point, fit, rtol=1e-9):
     assert (point.boundary, point.converged, point.message) == (fit.boundary, fit.converged, fit.message)
     assert (point.coef, point.n_obs, point.method) == (fit.coef, fit.n_obs, fit.method)
     for name in NUMBERS:
-        expected = getattr(fit, name)
+        expected = quantity(fit, name)
         atol = 1e-9 * np.abs(expected).max(initial=0) if np.ndim(expected) else 0
-        assert_allclose(getattr(point, name), expected, rtol=rtol, atol=atol, err_msg=name)
+        assert_allclose(quantity(point, name), expected, rtol=rtol, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("method", ["REML", "ML"])
@@ -71,7 +72,7 @@ def test_a_few_responses_and_labels_are_matched_by_id(build_problem):
     assert point.coef == ("mean", "age", "dose")
     assert_array_equal(point.converged, [True, False, True])
     for name in NUMBERS[:-3]:
-        assert_allclose(getattr(point, name), getattr(fits, name), rtol=1e-9, err_msg=name)
+        assert_allclose(quantity(point, name), quantity(fits, name), rtol=1e-9, err_msg=name)
     assert_same(reml_point(K, X, Y["a"]), fits.response("a"))
 
 

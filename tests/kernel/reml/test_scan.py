@@ -68,9 +68,9 @@ def test_each_candidate_has_the_fit_with_it_in_X(kind):
         assert_allclose([wald.delta[j], lrt.delta[j]], [fit.delta, ml.delta], rtol=1e-7, atol=1e-12)
         assert_allclose(wald.sigma2[j], fit.sigma2, rtol=1e-7, atol=1e-12)
         assert_allclose(wald.h2[j], fit.h2, rtol=1e-7, atol=1e-12)
-        assert_allclose([wald.beta[j], lrt.beta[j]], [fit.beta[-1], ml.beta[-1]], rtol=1e-7)
-        assert_allclose([wald.se[j], lrt.se[j]], [fit.beta_se[-1], ml.beta_se[-1]], rtol=1e-7)
-        statistic = (fit.beta[-1] / fit.beta_se[-1]) ** 2
+        assert_allclose([wald.beta[j], lrt.beta[j]], [fit.beta.iloc[-1], ml.beta.iloc[-1]], rtol=1e-7)
+        assert_allclose([wald.se[j], lrt.se[j]], [fit.beta_se.iloc[-1], ml.beta_se.iloc[-1]], rtol=1e-7)
+        statistic = (fit.beta.iloc[-1] / fit.beta_se.iloc[-1]) ** 2
         assert_allclose(wald.statistic[j], statistic, rtol=1e-6)
         assert_allclose(wald.p_value[j], stats.f(1, spectrum.df - 1).sf(statistic), rtol=1e-6)
         assert_allclose(lrt.statistic[j], 2 * (ml.loglik - null.loglik), rtol=1e-6, atol=1e-8)
@@ -121,7 +121,7 @@ def test_a_constant_candidate_is_tested_when_X_has_no_intercept():
     spectrum = Spectrum.from_factor(W)
     result = scan(spectrum, y, np.column_stack([np.full(50, 3.0), G]))
     fit = reml(Spectrum.from_factor(W, np.full((50, 1), 3.0)), y)
-    assert_allclose(result.beta[0], fit.beta[0], rtol=1e-8)
+    assert_allclose(result.beta[0], fit.beta.iloc[0], rtol=1e-8)
 
 
 def test_a_candidate_that_explains_everything_has_p_zero_and_no_error():

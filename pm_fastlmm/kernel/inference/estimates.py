@@ -1,0 +1,181 @@
+"""Estimates: what every REML or ML fit has, by one vocabulary: numbers by name, their standard errors, a table."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method, require_choice
+from pm_fastlmm.base.display import report
+
+type InformationKind = Literal["observed", "average"]
+
+
+class Estimates(ABC):
+    """
+    A REML or ML fit: of one response (numbers), or of T of them (arrays of length T) where the class says so.
+
+    Attributes
+    ----------
+    loglik : float or (T,) array
+        The maximum as lme4 and nlme print it (for REML: Patterson–Thompson, with -½log|XᵀX| and the 2π term).
+    boundary : tuple of str, or (T,) array of them
+        Parameters that are on the boundary of their space. Their standard errors are undefined (NaN); those of the
+        others take them as known, and so do tests of fixed effects.
+    converged : bool or (T,) array
+    message : str or (T,) array
+        Why a fit failed, what lies on the boundary, and what to do.
+    method : "REML" or "ML"
+    coef : tuple of str
+        Names of the fixed effects.
+    blue, blue_cov : arrays (…, r), (…, r, r)
+        Generalised least squares at the estimate: the numbers of `beta` and `beta_cov`.
+    """
+
+    __slots__ = ()
+
+    loglik: Any
+    converged: Any
+    message: Any
+    method: Method
+    coef: tuple[str, ...]
+    blue: FloatArray
+    blue_cov: FloatArray
+
+    @property
+    @abstractmethod
+    def h2(self) -> Any:
+        """The share of the variance of an observation, on average, that random effects have."""
+
+    @property
+    @abstractmethod
+    def shares(self) -> pd.Series | pd.DataFrame:
+        """The share that each component has of the variance of an observation, on average; the residual is last."""
+
+    @abstractmethod
+    def _estimates(self) -> dict[str, Any]:
+        """Return the estimates of the parameters of V and of functions of them by name, () or (T,)."""
+
+    @abstractmethod
+    def _errors(self, information: InformationKind) -> Mapping[str, Any]:
+        """Return the standard errors of `_estimates`."""
+
+    @property
+    @abstractmethod
+    def _head(self) -> str:
+        """What stands above the table of one response."""
+
+    @property
+    def _responses(self) -> tuple[str, ...] | None:
+        """Names of several responses; None for one."""
+        return None
+
+    @property
+    def beta(self) -> pd.Series | pd.DataFrame:
+        """Generalised least squares estimates of the fixed effects by name, at the estimate of V."""
+        return self._by_coef(self.blue, "beta")
+
+    @property
+    def beta_se(self) -> pd.Series | pd.DataFrame:
+        """Standard errors of the fixed effects, V as it is estimated."""
+        return self._by_coef(self._blue_se, "se")
+
+    @property
+    def beta_cov(self) -> pd.DataFrame:
+        """Covariance of the fixed effects, V as it is estimated; for several responses a block of rows each."""
+        responses, coef = self._responses, list(self.coef)
+        index = pd.Index(coef) if responses is None else pd.MultiIndex.from_product([responses, coef])
+        return pd.DataFrame(self.blue_cov.reshape(len(index), len(coef)), index, coef)
+
+    @property
+    def _blue_se(self) -> FloatArray:
+        return np.sqrt(np.diagonal(self.blue_cov, axis1=-2, axis2=-1))
+
+    def _by_coef(self, values: FloatArray, name: str) -> pd.Series | pd.DataFrame:
+        if self._responses is None:
+            return pd.Series(values, list(self.coef), name=name)
+        return pd.DataFrame(values, list(self._responses), list(self.coef))
+
+    def _and_beta(self, values: Mapping[str, Any], beta: FloatArray) -> dict[str, Any]:
+        return dict(values) | {f"beta[{name}]": beta[..., j] for j, name in enumerate(self.coef)}
+
+    def standard_errors(self, information: InformationKind = "observed") -> pd.Series | pd.DataFrame:
+        """
+        Return standard errors by name, those of functions of the parameters by the delta method.
+
+        Parameters
+        ----------
+        information : {"observed", "average"}
+            The observed information is the curvature of the likelihood. The average information, its mean with the
+            expected one, is what ASReml, WOMBAT and sommer invert; it differs by some per cent.
+
+        Returns
+        -------
+        Series, or DataFrame with a row for each of several responses
+            NaN for what depends on a parameter that is fixed or on its boundary, which the others take as known: where
+            σ²_g is estimated as 0, that of σ²_e is σ²_e√(2/(n - r)) after REML, as without the kernel.
+
+        Raises
+        ------
+        ValueError
+            If there is no such information.
+        """
+        require_choice("information", information, InformationKind)
+        errors = self._and_beta(self._errors(information), self._blue_se)
+        if self._responses is None:
+            return pd.Series(errors, name="se", dtype=float)
+        return pd.DataFrame(errors, list(self._responses))
+
+    def summary(self, information: InformationKind = "observed") -> pd.DataFrame:
+        """
+        Return the estimates and standard errors as a table, with one block of rows per response.
+
+        Parameters
+        ----------
+        information : {"observed", "average"}
+            Of the standard errors, see `standard_errors`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> batch = np.repeat(np.eye(3), 4, axis=0)
+        >>> spectrum = flmm.Spectrum.from_factor(batch, np.ones((12, 1)))
+        >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+        >>> flmm.reml(spectrum, y).summary().round(3)
+                  estimate     se
+        h2           0.922  0.082
+        pve          0.895  0.106
+        sigma2       3.917  4.000
+        delta        0.085  0.096
+        sigma2_g     3.917  4.000
+        sigma2_e     0.333  0.157
+        total        4.250  4.002
+        beta[x0]     3.500  1.155
+        """
+        estimates = self._and_beta(self._estimates(), self.blue)
+        errors = self.standard_errors(information)
+        values = {"estimate": np.stack(list(estimates.values()), axis=-1).ravel(), "se": np.ravel(errors)}
+        return pd.DataFrame(values, self._rows(list(estimates)), dtype=float)
+
+    def _rows(self, quantities: Sequence[str], name: str | None = None) -> pd.Index:
+        if self._responses is None:
+            return pd.Index(quantities, name=name)
+        return pd.MultiIndex.from_product([self._responses, quantities], names=["response", "quantity"])
+
+    def __repr__(self) -> str:
+        """Report the fit as text."""
+        table = self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")
+        return "\n".join([self._head, table, *self._notes])
+
+    def _repr_html_(self) -> str:
+        """Report the fit as a table."""
+        return report(self._head, self.summary(), self._notes)
+
+    @property
+    def _notes(self) -> list[str]:
+        verdict, but = ("converged", ", but ") if self.converged else ("NOT CONVERGED", ": ")
+        return [f"log-likelihood {self.loglik:.7f}", verdict + (but + self.message if self.message else "")]
