@@ -1,8 +1,8 @@
 """Covariance: what every structure shares, and the operations that make one structure from others.
 
 A structure is a small immutable object: its kind, its size and its parameters, which are numbers or tensors. It says
-what its matrix is once, in `_matrix`, for NumPy and PyTensor (`xp`); `dense` picks the namespace. Whoever takes a
-structure apart, as `blocks` does, reads its fields.
+what its matrix is once, in `_matrix`, for NumPy and PyTensor (`xp`); `dense` picks the namespace. What terms, fits and
+comparisons need besides are members with defaults, so that a structure is one class.
 """
 
 import math
