@@ -6,8 +6,8 @@
 # $$y = X\beta + Wa + e,\qquad a \sim N(0, \sigma^2 I),\qquad e \sim N(0, \delta\sigma^2 I),$$
 #
 # which is $y \sim N(X\beta, \sigma^2(WW^\top + \delta I))$. The table would take 0.8 GB as floats. It arrives in blocks
-# of 20 000 rows, and of each block only sums stay: `flmm.CrossProducts`. They are all that REML, the exact posterior,
-# NUTS, the effects of the markers and predictions need.
+# of 20 000 rows, and of each block only sums stay: `flmm.KernelStatistics`. They are all that REML, the exact
+# posterior, NUTS, the effects of the markers and predictions need.
 
 # %%
 import resource
@@ -55,7 +55,7 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
     start, statistics, known = time.perf_counter(), None, []  # known: after how many rows, and what can be fitted then
     for seed, rows in enumerate(SIZES):
         if statistics is None:
-            statistics = flmm.CrossProducts.from_arrays(*block(seed, rows))
+            statistics = flmm.KernelStatistics.from_arrays(*block(seed, rows))
         else:
             statistics = statistics.update(*block(seed, rows))
         if seed < 6 or seed in (9, 19, len(SIZES) - 1):

@@ -33,15 +33,15 @@ if __name__ == "__main__":
 
     # %%
     fig, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained", sharex=True)
-    flmm.plots.plot_implied_h2(flmm.ready_priors(everyone.rotate(y)), ax=axes[0])
+    flmm.plots.plot_implied_h2(flmm.priors.ready(everyone.rotate(y)), ax=axes[0])
     h2 = np.linspace(0.002, 0.998, 400)
     for ax, spectrum, height, title in (
         (axes[1], everyone.subset(few), y[few], f"posteriors, {few.sum()} people"),
         (axes[2], everyone, y, f"posteriors, {len(y)} people"),
     ):
-        priors = flmm.ready_priors(spectrum.rotate(height))
+        priors = flmm.priors.ready(spectrum.rotate(height))
         posteriors = {name: flmm.exact_posterior(spectrum, height, prior=prior) for name, prior in priors.items()}
-        table = flmm.prior_sensitivity(spectrum, height, priors)
+        table = flmm.priors.sensitivity(spectrum, height, priors)
         table["P(h² < 0.5)"] = [flmm.rope(posterior, 0, 0.5) for posterior in posteriors.values()]
         print(f"{title}\n{table.round(3).to_string()}\n")
         for posterior in posteriors.values():

@@ -155,7 +155,7 @@ def plot_implied_h2(priors: Mapping[str, Prior], *, ax: Axes | None = None) -> A
     Parameters
     ----------
     priors : mapping of name to VariancePrior or DeviationPrior
-        Of one response; `ready_priors` for example.
+        Of one response; `priors.ready` for example.
     ax : matplotlib Axes, optional
 
     Returns

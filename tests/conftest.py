@@ -37,9 +37,9 @@ def run_in_new_process():
 
 
 @pytest.fixture(scope="session")
-def families():
-    """A family of spectra with data: `Example()`, RANGE, `matern52`."""
-    return _load(HERE / "families.py")
+def lengthscales():
+    """A kernel over a range of lengthscales, with data: `Example()`, RANGE, `matern52`."""
+    return _load(HERE / "lengthscales.py")
 
 
 @pytest.fixture(scope="session")

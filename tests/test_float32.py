@@ -37,12 +37,12 @@ def dense():
     return model
 
 
-def family():
-    spectra = flmm.SpectrumFamily.from_coordinates(TIME, lengthscale=(0.1, 1), X=X, progressbar=False)
+def with_lengthscale():
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(TIME, lengthscale=(0.1, 1), X=X, progressbar=False)
     with pm.Model() as model:
         variances = {"sigma2_g": pm.HalfNormal("g", 5), "sigma2_e": pm.HalfNormal("e", 5)}
         ell = pm.Uniform("ell", 0.1, 1)
-        flmm.FamilyLMM("y", spectrum=spectra, lengthscale=ell, observed=Y, **variances)
+        flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=ell, observed=Y, **variances)
     return model
 
 
@@ -57,7 +57,7 @@ def fourier():
     return model
 
 
-every_model = pytest.mark.parametrize("build", [fast, structured, slopes, dense, family, fourier])
+every_model = pytest.mark.parametrize("build", [fast, structured, slopes, dense, with_lengthscale, fourier])
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_the_estimate_is_that_of_double_precision(build):
 
 
 @pytest.mark.parametrize(
-    ("build", "sampler"), [(fast, "pymc"), (dense, "pymc"), (family, "pymc"), (structured, "nutpie")]
+    ("build", "sampler"), [(fast, "pymc"), (dense, "pymc"), (with_lengthscale, "pymc"), (structured, "nutpie")]
 )
 def test_sampling_and_what_follows_it_run(build, sampler, single):
     model = build()

@@ -50,15 +50,15 @@ def responses():
 
 
 @cache
-def family():
+def lengthscale_spectrum():
     x = np.linspace(0, 1, N)
-    return flmm.SpectrumFamily.from_coordinates(x, lengthscale=(0.1, 2.0), X=np.ones((N, 1)), progressbar=False)
+    return flmm.LengthscaleSpectrum.from_coordinates(x, lengthscale=(0.1, 2.0), X=np.ones((N, 1)), progressbar=False)
 
 
 @cache
-def cross_products():
+def kernel_statistics():
     W, X, y = data()
-    return flmm.CrossProducts.from_arrays(X, W, y)
+    return flmm.KernelStatistics.from_arrays(X, W, y)
 
 
 @cache
@@ -81,7 +81,9 @@ def kernel():
 def lengthscale():
     with pm.Model() as model:
         ell, g, e = pm.Uniform("ell", 0.1, 2), pm.HalfNormal("g"), pm.HalfNormal("e")
-        flmm.FamilyLMM("y", spectrum=family(), lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=data()[2])
+        flmm.LengthscaleLMM(
+            "y", spectrum=lengthscale_spectrum(), lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=data()[2]
+        )
     return model
 
 
@@ -133,19 +135,19 @@ CASES = {
     "Bootstrap": lambda: fit().bootstrap(50, random_seed=1),
     "CholeskyFactored": lambda: cov.unstructured(cholesky=[[1.0, 0.0], [0.5, 1.0]]),
     "CompoundSymmetry": lambda: cov.compound_symmetry(1.0, 0.2, size=3),
-    "CrossProducts": cross_products,
+    "KernelStatistics": kernel_statistics,
     "DenseLMM": lambda: node(dense),
     "Design": lambda: flmm.Design.from_formula("Reaction ~ Days", flmm.datasets.sleepstudy(), K=np.eye(180)),
-    "DeviationPrior": lambda: flmm.DeviationPrior("half-t", 2.0, 1.0),
+    "DeviationPrior": lambda: flmm.priors.DeviationPrior("half-t", 2.0, 1.0),
     "Diagonal": lambda: cov.diagonal([1.0, 2.0]),
     "Equicorrelation": lambda: cov.equicorrelation(1.0, 0.5, size=3),
-    "EquivalentRows": lambda: flmm.equivalent_rows(cross_products()),
+    "TermStatistics": lambda: flmm.TermStatistics.from_statistics(kernel_statistics()),
     "ExactPosterior": lambda: flmm.exact_posterior(spectrum(), data()[2]),
     "ExactPosterior of several": lambda: flmm.exact_posterior(spectrum(), responses()),
     "FactorAnalytic": lambda: cov.factor_analytic([[1.0], [0.5]], [0.2, 0.3]),
     "FactorEffects": lambda: fit().factor_effects(),
-    "FamilyLMM": lambda: node(lengthscale),
-    "FamilySpectra": lambda: family().rotate(data()[2]),
+    "LengthscaleLMM": lambda: node(lengthscale),
+    "RotatedSpectra": lambda: lengthscale_spectrum().rotate(data()[2]),
     "FastLMM": lambda: node(kernel),
     "FixedTest": lambda: fit().test_fixed(["x0", "x1"]),
     "FixedTest of several": lambda: flmm.reml(spectrum(), responses()).test_fixed("x1"),
@@ -170,7 +172,7 @@ CASES = {
     "Rotated of several": lambda: spectrum().rotate(responses()),
     "Scalar": lambda: cov.scalar(1.0),
     "Spectrum": spectrum,
-    "SpectrumFamily": family,
+    "LengthscaleSpectrum": lengthscale_spectrum,
     "StructuredLMM": lambda: node(structured),
     "Sum": lambda: cov.scalar(1.0) + known(),
     "Term": lambda: flmm.Term(flmm.datasets.sleepstudy()["Subject"], cov.scalar(1.0)),
@@ -182,8 +184,8 @@ CASES = {
     "VarianceFit of V(θ)": lambda: found(dense),
     "VarianceTest": lambda: fit().test_no_variance(n_sim=200, random_seed=1),
     "VarianceTest of several": lambda: flmm.reml(spectrum(), responses()).test_no_variance(n_sim=200),
-    "VariancePrior": flmm.VariancePrior,
-    "VariancePrior of several": lambda: flmm.VariancePrior.scaled_to_each(spectrum().rotate(responses())),
+    "VariancePrior": flmm.priors.VariancePrior,
+    "VariancePrior of several": lambda: flmm.priors.VariancePrior.scaled_to_each(spectrum().rotate(responses())),
 }
 COPIES = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "copy": copy.copy, "deepcopy": copy.deepcopy}
 
@@ -194,9 +196,8 @@ def instance(request):
 
 
 def test_every_public_class_has_a_case():
-    public = {**vars(flmm), **vars(cov)}
-    names = {name for name in (*flmm.__all__, *cov.__all__) if inspect.isclass(public.get(name))}
-    classes = {public[name].__name__ for name in names if not inspect.isabstract(public[name])}
+    public = [getattr(module, name) for module in (flmm, cov, flmm.priors, flmm.results) for name in module.__all__]
+    classes = {found.__name__ for found in public if inspect.isclass(found) and not inspect.isabstract(found)}
     assert classes - set(CASES) == set(), "add an example of these to CASES"
 
 
@@ -251,14 +252,14 @@ def test_a_fit_that_was_pickled_goes_on(model):
     pd.testing.assert_series_equal(again.step(theta), original.step(theta))
 
 
-def test_a_family_that_was_pickled_is_factored_elsewhere():
-    again = pickle.loads(pickle.dumps(family()))
-    assert_same(again.at(0.37), family().at(0.37))
-    matern = flmm.SpectrumFamily.from_coordinates(
+def test_a_lengthscale_spectrum_that_was_pickled_is_factored_elsewhere():
+    again = pickle.loads(pickle.dumps(lengthscale_spectrum()))
+    assert_same(again.at(0.37), lengthscale_spectrum().at(0.37))
+    matern = flmm.LengthscaleSpectrum.from_coordinates(
         np.linspace(0, 1, N), pm.gp.cov.Matern52, lengthscale=(0.1, 2.0), X=np.ones((N, 1)), progressbar=False
     )
     again = pickle.loads(pickle.dumps(matern))
-    np.testing.assert_allclose(again.covariance(0.37), family().covariance(0.37), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(again.covariance(0.37), lengthscale_spectrum().covariance(0.37), rtol=1e-12, atol=1e-14)
 
 
 def test_an_array_of_the_user_stays_writeable_when_an_object_that_shares_it_is_copied():
@@ -302,7 +303,7 @@ def test_the_text_is_short_and_names_the_class(instance):
     assert len(lines) < 20
     assert max(map(len, lines)) < TYPICAL
     assert "object at 0x" not in text
-    assert "array(" not in text or isinstance(instance, flmm.VariancePrior)
+    assert "array(" not in text or isinstance(instance, flmm.priors.VariancePrior)
 
 
 def test_the_table_of_a_notebook_is_html_that_says_more_than_a_name(instance):
@@ -390,7 +391,7 @@ def test_results_with_models_are_pickled_by_their_own_bytes():
     assert all(isinstance(CASES[name](), PartOfModel) for name in ("VarianceFit", "FastLMM", "StructuredLMM"))
 
 
-@pytest.mark.parametrize("module", [flmm, flmm.covariance, flmm.datasets])
+@pytest.mark.parametrize("module", [flmm, flmm.covariance, flmm.datasets, flmm.priors, flmm.results])
 def test_completion_lists_the_public_names_alone(module):
     listed = [name for name in dir(module) if not name.startswith("_")]
     assert listed == sorted(module.__all__)

@@ -7,8 +7,9 @@ import pytest
 import scipy.linalg
 from numpy.testing import assert_allclose
 
-from pm_fastlmm import Spectrum, VariancePrior, exact_posterior, log_likelihood, reml
+from pm_fastlmm import Spectrum, exact_posterior, log_likelihood, reml
 from pm_fastlmm.kernel.likelihood.prior import shares
+from pm_fastlmm.priors import VariancePrior
 
 
 def fit_values(fit):

@@ -79,7 +79,12 @@ def test_outputs_are_written_below_their_block(tmp_path):
 
 def test_the_api_page_lists_everything_public():
     page = (DOCS / "api.rst").read_text()
-    modules = {"pm_fastlmm": flmm, "pm_fastlmm.covariance": flmm.covariance}
+    modules = {
+        "pm_fastlmm": flmm,
+        "pm_fastlmm.covariance": flmm.covariance,
+        "pm_fastlmm.priors": flmm.priors,
+        "pm_fastlmm.results": flmm.results,
+    }
     listed = {name: set() for name in modules}
     for section in page.split(".. currentmodule:: ")[1:]:
         listed.setdefault(section.split()[0], set()).update(re.findall(r"^   (\w+)$", section, flags=re.MULTILINE))
@@ -87,8 +92,8 @@ def test_the_api_page_lists_everything_public():
     assert sorted(set(names)) == sorted(names)
     objects = {id(getattr(module, name)) for heading, module in modules.items() for name in listed[heading]}
     for heading, module in modules.items():
-        names = set(module.__all__) - {"covariance", "datasets", "plots"}
-        missing = [name for name in sorted(names) if id(getattr(module, name)) not in objects]
+        names = set(module.__all__)
+        missing = [n for n in sorted(names - {"priors", "results"}) if id(getattr(module, n)) not in objects]
         assert missing == [], f"docs/api.rst lacks {missing} of {heading}"
         assert listed[heading] <= names
     for module in (flmm.datasets, flmm.plots):
@@ -170,14 +175,17 @@ def test_links_to_files_of_the_repository_exist(page):
 
 
 def test_code_that_names_something_public_is_known_by_its_full_name():
-    known = {
-        f"pm_fastlmm.{name}" for name in ("reml", "covariance.Scalar", "covariance.AR1", "covariance.BlockDiagonal")
-    }
+    structures = ("covariance.Scalar", "covariance.AR1", "covariance.BlockDiagonal")
+    known = {f"pm_fastlmm.{name}" for name in ("reml", "priors.ready", "results.REMLFit", *structures)}
     assert names_of.public("flmm.reml(spectrum, y)", known) == "pm_fastlmm.reml"
     assert names_of.public("reml", known) == "pm_fastlmm.reml"
     assert names_of.public("cov.scalar(v)", known) == "pm_fastlmm.covariance.Scalar"
     assert names_of.public("cov.ar1(1, 0.5)", known) == "pm_fastlmm.covariance.AR1"
     assert names_of.public("covariance.block_diagonal", known) == "pm_fastlmm.covariance.BlockDiagonal"
+    assert names_of.public("REMLFit", known) == names_of.public("flmm.results.REMLFit", known)
+    assert names_of.public("REMLFit", known) == "pm_fastlmm.results.REMLFit"
+    assert names_of.public("priors.ready(rotated)", known) == "pm_fastlmm.priors.ready"
+    assert names_of.public("ready", known) is None
     assert names_of.public("fit.reml", known) is None
     assert names_of.public("scalar", known) is None
 

@@ -20,7 +20,7 @@ def test_a_script_of_a_user_is_typed():
 def test_a_wrong_argument_is_found(tmp_path):
     pytest.importorskip("mypy")
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("import pm_fastlmm as flmm\n\nflmm.find_reml(1)\nflmm.VariancePrior(h2=3)\n")
+    wrong.write_text("import pm_fastlmm as flmm\n\nflmm.find_reml(1)\nflmm.priors.VariancePrior(h2=3)\n")
     command = [sys.executable, "-m", "mypy", "--strict", str(wrong)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

@@ -7,12 +7,12 @@ from pm_fastlmm.base.arrays import Ids
 
 @dataclass(frozen=True, slots=True, order=True)
 class Direction:
-    """The label of an equivalent row, which is no observation."""
+    """The label of a row of `TermStatistics`, which is no observation."""
 
     number: int
     observations: int
 
 
 def are_directions(ids: Ids | None) -> bool:
-    """Return whether labels are those of equivalent rows."""
+    """Return whether labels are those of `TermStatistics`."""
     return bool(ids) and isinstance(next(iter(ids or ())), Direction)

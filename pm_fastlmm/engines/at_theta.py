@@ -46,7 +46,7 @@ class AtTheta:
         raise ValueError(
             "the model has no terms whose effects could be predicted: write them as terms of a StructuredLMM; for one "
             "kernel flmm.reml(spectrum, y) has blup, pev and predict; with a lengthscale the spectrum is "
-            "family.at(lengthscale)."
+            "spectrum.at(lengthscale)."
         )
 
     def function(self) -> Any:

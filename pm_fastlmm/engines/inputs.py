@@ -35,7 +35,7 @@ def refuse_unknown(distribution: str, kwargs: dict[str, Any], known: str) -> Non
         raise ValueError(
             "total_size= multiplies a log-density as if its observations were independent. Those of a mixed model are "
             f"dependent, and the density of some says nothing of the others: give {distribution} all of them; rows "
-            "that do not fit in memory are reduced to what is sufficient, flmm.CrossProducts."
+            "that do not fit in memory are reduced to what is sufficient, flmm.KernelStatistics."
         )
     if unknown := kwargs.keys() - _PYMC:
         raise TypeError(f"{distribution} takes no argument {', '.join(sorted(unknown))}: {known}.")

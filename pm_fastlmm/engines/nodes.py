@@ -14,7 +14,7 @@ for _engine in ("spectral", "lengthscale", "structured", "dense", "fourier"):  #
 
 def lmm_nodes(model: pm.Model) -> list[LMMNode]:
     """
-    Return the FastLMM, FamilyLMM, StructuredLMM, DenseLMM and FourierLMM nodes of a model.
+    Return the FastLMM, LengthscaleLMM, StructuredLMM, DenseLMM and FourierLMM nodes of a model.
 
     They are found in its order, also after `do`, `observe`, freezing and copying.
     """

@@ -44,7 +44,7 @@ def compare_fits(*fits: Fit | Mapping[str, Fit], nested: bool | None = None) -> 
     nested : bool, optional
         Whether each model is a special case of the next larger one. By default that is found out: where the terms of
         one are among those of the other (the same, or with fewer columns or without their covariances), and the columns
-        of X as well. It has to be stated for other models (`DenseLMM`, `fit_covariance`).
+        of X as well. It has to be stated for other models (`DenseLMM`, `reml_covariance`).
 
     Returns
     -------
@@ -98,7 +98,7 @@ def _named(fits: Sequence[Any]) -> list[tuple[str, Any]]:
     for name, fit in named:
         if not isinstance(fit, REMLFit | VarianceFit):
             raise TypeError(
-                f"{name} must be a fit of flmm.reml, find_reml or fit_covariance, got {type(fit).__name__}: several "
+                f"{name} must be a fit of flmm.reml, find_reml or reml_covariance, got {type(fit).__name__}: several "
                 "fits are given one by one, or in one mapping by name; posteriors are compared by az.compare."
             )
     if len(named) < 2:

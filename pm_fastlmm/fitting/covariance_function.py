@@ -1,4 +1,4 @@
-"""fit_covariance: the fit of a user's own function θ → V."""
+"""reml_covariance: the fit of a user's own function θ → V."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from pm_fastlmm.fitting.fit import VarianceFit
 from pm_fastlmm.spectrum.projection import read_design
 
 
-def fit_covariance(
+def reml_covariance(
     V: Callable[[Any], Any],
     y: Any,
     X: Any = None,
@@ -73,7 +73,7 @@ def fit_covariance(
     >>> import pm_fastlmm as flmm
     >>> J = np.kron(np.eye(3), np.ones((4, 4)))
     >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
-    >>> fit = flmm.fit_covariance(
+    >>> fit = flmm.reml_covariance(
     ...     lambda theta: np.exp(1) ** theta[0] * J + np.exp(1) ** theta[1] * np.eye(12),
     ...     y, np.ones((12, 1)), start={"log_batch": 0.0, "log_residual": 0.0}, progressbar=False,
     ... )

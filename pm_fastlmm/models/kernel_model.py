@@ -37,7 +37,7 @@ def kernel_model(
     ----------
     y : array, Series, str or Rotated
         Response; or the formula "y ~ sex + age" when `data` is given; or what `spectrum.rotate` or
-        `CrossProducts.factor` returned, when `spectrum` is given.
+        `KernelStatistics.factor` returned, when `spectrum` is given.
     X : array or DataFrame, optional
         Fixed-effects design; an intercept is not added.
     K, W : array or DataFrame

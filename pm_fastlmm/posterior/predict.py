@@ -38,16 +38,16 @@ def recover_effects(
 
     Under the flat prior (β, u) are drawn from their joint Gaussian given y and the variances (Matheron's rule); with an
     explicit β u is drawn given it, with a Gaussian prior β is drawn from its conditional first. For a StructuredLMM
-    node that costs one evaluation of the likelihood for each draw, for a FamilyLMM node one factorisation of K: thin a
-    long posterior first, ``idata.sel(draw=slice(0, None, 10))``.
+    node that costs one evaluation of the likelihood for each draw, for a LengthscaleLMM node one factorisation of K:
+    thin a long posterior first, ``idata.sel(draw=slice(0, None, 10))``.
 
     Parameters
     ----------
     idata : xarray.DataTree
         From `sample`, or any with draws of what the node's variances depend on.
     which : sequence of "beta", "u", "a", optional
-        For one kernel. Default β and u; β and a when the rows of the data were not kept (`CrossProducts`), where u is a
-        value for each of them.
+        For one kernel. Default β and u; β and a when the rows of the data were not kept (`KernelStatistics`), where u
+        is a value for each of them.
     model : pymc.Model, optional
         Default the model of the context.
     var_name : str, optional
@@ -126,8 +126,8 @@ def predict(
     X_new : (m, d) array or DataFrame
         Fixed-effects design of the new rows: all columns of X, by name where both have names.
     K_new : (m, n) array or DataFrame
-        Covariance of the new effects with the training effects, on the scale of K. For a FamilyLMM node a function of
-        the lengthscale, and K_new_new as well: see `SpectrumFamily.new_kernels`.
+        Covariance of the new effects with the training effects, on the scale of K. For a LengthscaleLMM node a function
+        of the lengthscale, and K_new_new as well: see `LengthscaleSpectrum.new_kernels`.
     W_new : (m, q) array
         Rows of the factor instead, after `Spectrum.from_factor`.
     K_new_new : (m, m) or (m,) array

@@ -31,7 +31,7 @@ def sample(
     **kwargs: Any,
 ) -> xr.DataTree:
     """
-    Sample a model with a FastLMM, FamilyLMM, StructuredLMM, DenseLMM or FourierLMM node by NUTS, seeded by REML.
+    Sample a model with a FastLMM, LengthscaleLMM, StructuredLMM, DenseLMM or FourierLMM node by NUTS, seeded by REML.
 
     REML gives the start. The posterior covariance of the variables that reach the node (on PyMC's unconstrained scale)
     is computed by quadrature around it and given to NUTS, so that the warm-up is short. All other variables keep PyMC's
@@ -60,7 +60,7 @@ def sample(
     -------
     xarray.DataTree
         As from `pymc.sample`. A FastLMM node adds `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve`
-        to the posterior; a FamilyLMM node `{name}_lengthscale` and the same without `_pve`; a StructuredLMM node
+        to the posterior; a LengthscaleLMM node `{name}_lengthscale` and the same without `_pve`; a StructuredLMM node
         `{name}_variance` and `{name}_share` of each term and the residual; unless the model has variables of these
         names.
 

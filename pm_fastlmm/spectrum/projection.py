@@ -46,7 +46,7 @@ class Projection(ReadOnlyArrays):
     Attributes
     ----------
     reflectors : Reflectors or None
-        The factors with n rows; None when the rows of X were not kept (`CrossProducts`).
+        The factors with n rows; None when the rows of X were not kept (`KernelStatistics`).
     Q1 : (n, r) array
         Orthonormal basis of the columns of X.
     R : (r, r) array
@@ -245,8 +245,8 @@ def kernel_design(kernel: Labelled, X: Any, name: str) -> tuple[Ids | None, Proj
         )
     if are_directions(kernel.ids or labels_of(X)):
         raise ValueError(
-            f"{name} or X has equivalent rows, which are fewer than the observations: they are for StructuredLMM. For "
-            "one kernel take spectrum, rotated = c.factor() of the CrossProducts."
+            f"{name} or X is of TermStatistics, whose rows are fewer than the observations: they are for "
+            "StructuredLMM. For one kernel take spectrum, rotated = c.factor() of KernelStatistics c."
         )
     return read_design(X, len(kernel.values), kernel.ids, name, where_smaller=selection(name, kernel.ids))
 
@@ -254,9 +254,9 @@ def kernel_design(kernel: Labelled, X: Any, name: str) -> tuple[Ids | None, Proj
 def no_rows() -> ValueError:
     """Return the error of what needs a row for each observation when the rows were not kept."""
     return ValueError(
-        "the rows of X, W and y were not kept, only their cross-products: nothing with one value for each observation "
+        "the rows of X, W and y were not kept, only their statistics: nothing with one value for each observation "
         "is there. Stream the rows again and predict them block by block, fit.predict(X_block, W_new=W_block); the "
-        "coefficients of W are fit.factor_effects(); another y needs CrossProducts of its own."
+        "coefficients of W are fit.factor_effects(); another y needs KernelStatistics of its own."
     )
 
 

@@ -40,7 +40,7 @@ class Spectrum(ReadOnlyArrays, Described):
     so that after one factorisation the restricted likelihood is a sum over i. Eigenvectors with λ = 0 are not kept:
     the `nullity` directions that they span enter through the squared norm of y in them alone (`Rotated.rss`).
 
-    Build it with `from_covariance` or `from_factor`, or from rows that do not fit in memory with `CrossProducts`.
+    Build it with `from_covariance` or `from_factor`, or from rows that do not fit in memory with `KernelStatistics`.
     Instances are immutable.
 
     Attributes
@@ -48,7 +48,7 @@ class Spectrum(ReadOnlyArrays, Described):
     eigvals : (k,) array
         Positive eigenvalues λ, ascending, in units of K.
     rotation : (n, k) array or None
-        Q₂U, orthonormal columns; None when the rows were not kept (`CrossProducts.factor`). `basis` is the same, and
+        Q₂U, orthonormal columns; None when the rows were not kept (`KernelStatistics.factor`). `basis` is the same, and
         raises then.
     projection : Projection
         The QR factors of X and the names of its columns.

@@ -205,18 +205,18 @@ def test_bases_of_other_coordinates_do_not_merge(points):
     )
 
 
-def test_a_family_takes_coordinates_by_name(points):
+def test_a_lengthscale_spectrum_takes_coordinates_by_name(points):
     few = points[:30]
-    family = flmm.SpectrumFamily.from_coordinates(few, "se", lengthscale=(0.3, 1.0), progressbar=False)
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(few, "se", lengthscale=(0.3, 1.0), progressbar=False)
     new = points[30:34]
-    expected, within = family.new_kernels(new.to_numpy())
-    cross, own = family.new_kernels(new[["north", "east"]])
+    expected, within = spectrum.new_kernels(new.to_numpy())
+    cross, own = spectrum.new_kernels(new[["north", "east"]])
     assert_allclose(cross(0.5), expected(0.5))
     assert_allclose(own(0.5), within(0.5))
     distance = np.linalg.norm(new.to_numpy()[:, None] - few.to_numpy(), axis=-1)
     assert_allclose(cross(0.5), np.exp(-0.5 * (distance / 0.5) ** 2))
     with pytest.raises(ValueError, match="x_new has no column 'north': the columns are east, north, it has east, up"):
-        family.new_kernels(new.rename(columns={"north": "up"}))
+        spectrum.new_kernels(new.rename(columns={"north": "up"}))
 
 
 # ---------------------------------------------------------------- the rows of a model that keeps none

@@ -95,7 +95,7 @@ def test_full_rank_beside_numpy(measure, report):
     n = 1000
     K, X, y = dense_problem(n)
     spectrum = flmm.Spectrum.from_covariance(K, X)
-    prior = flmm.VariancePrior.scaled_to(spectrum.rotate(y))
+    prior = flmm.priors.VariancePrior.scaled_to(spectrum.rotate(y))
     model = flmm.kernel_model(y, spectrum=spectrum, prior=prior)
     bare = numpy_logp(spectrum, y, prior)
     function, x = through_pymc(model)

@@ -86,11 +86,11 @@ def test_a_scan_beside_the_rotation_of_its_candidates(n, measure, report):
 def test_a_point_estimate_beside_eigh(n, rounds, measure, report):
     W, X, Y = problem(n, 1)
     K, y = W @ W.T, Y[:, 0]
-    point, fit = flmm.reml_point(K, X, y), flmm.reml(flmm.Spectrum.from_covariance(K, X), y)
+    point, fit = flmm.reml_point(K, y, X), flmm.reml(flmm.Spectrum.from_covariance(K, X), y)
     np.testing.assert_allclose([point.h2, point.loglik, *point.beta], [fit.h2, fit.loglik, *fit.beta], rtol=1e-9)
     seconds = measure.take_turns(
         {
-            "point": measure.loop(lambda: flmm.reml_point(K, X, y)),
+            "point": measure.loop(lambda: flmm.reml_point(K, y, X)),
             "eigh": measure.loop(lambda: scipy.linalg.eigh(K)),
         },
         rounds=rounds,

@@ -18,17 +18,17 @@ DRAWS = 199  # of each replicate by quadrature
 PROBABILITY = 0.999  # of an envelope, for the whole of a curve
 QUANTITIES = ("h2", "total", "sigma2", "sigma2_e")
 PRIORS = {
-    "uniform h²": flmm.VariancePrior(1.0, 1.0, 3.0, 3.0),
-    "Beta(2, 4)": flmm.VariancePrior(2.0, 4.0, 3.0, 3.0),
-    "half-normal": flmm.DeviationPrior("half-normal", 1.0, 0.7),
-    "half-t": flmm.DeviationPrior("half-t", 1.0, 0.7),
-    "penalised complexity": flmm.DeviationPrior.penalised_complexity(2.0, 0.05, scale_residual=0.7),
+    "uniform h²": flmm.priors.VariancePrior(1.0, 1.0, 3.0, 3.0),
+    "Beta(2, 4)": flmm.priors.VariancePrior(2.0, 4.0, 3.0, 3.0),
+    "half-normal": flmm.priors.DeviationPrior("half-normal", 1.0, 0.7),
+    "half-t": flmm.priors.DeviationPrior("half-t", 1.0, 0.7),
+    "penalised complexity": flmm.priors.DeviationPrior.penalised_complexity(2.0, 0.05, scale_residual=0.7),
 }
 
 
 def draw_prior(prior, size, rng):
     """Draw (σ²_K, σ²_e) with NumPy alone."""
-    if isinstance(prior, flmm.VariancePrior):
+    if isinstance(prior, flmm.priors.VariancePrior):
         h2 = rng.beta(prior.h2_alpha, prior.h2_beta, size=size)
         total = prior.total_scale / rng.gamma(prior.total_shape, size=size)
         return h2 * total, (1 - h2) * total

@@ -15,7 +15,7 @@ import pm_fastlmm as flmm
 
 pytestmark = pytest.mark.slow
 
-PRIOR = flmm.VariancePrior(1.5, 1.0, 3.0, 3.0)
+PRIOR = flmm.priors.VariancePrior(1.5, 1.0, 3.0, 3.0)
 L = 199  # posterior draws for each replicate: ranks 0 … 199 in 20 bins of ten
 BETA = np.array([1.0, -0.5])
 

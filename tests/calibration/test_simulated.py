@@ -43,7 +43,7 @@ def test_fastlmm_is_calibrated(sbc):
     """Forty responses in each of 25 models: a thousand replicates."""
     rng = np.random.default_rng(1)
     spectrum = flmm.Spectrum.from_factor(rng.normal(size=(24, 30)) / np.sqrt(30), np.ones((24, 1)))
-    prior = flmm.VariancePrior(1.5, 1.0, 3.0, 3.0)
+    prior = flmm.priors.VariancePrior(1.5, 1.0, 3.0, 3.0)
     model = flmm.kernel_model(rng.normal(size=(24, 40)), spectrum=spectrum, prior=prior)
     assert_calibrated(ranks_of(model, 25, seed=1), DRAWS, sbc)
 
@@ -60,8 +60,8 @@ def test_structured_lmm_is_calibrated(sbc):
     assert_calibrated(ranks_of(model, 60, seed=2), DRAWS, sbc)
 
 
-def test_family_lmm_is_calibrated(sbc, families):
-    assert_calibrated(ranks_of(families.Example().model(), 60, seed=3), DRAWS, sbc)
+def test_lengthscale_lmm_is_calibrated(sbc, lengthscales):
+    assert_calibrated(ranks_of(lengthscales.Example().model(), 60, seed=3), DRAWS, sbc)
 
 
 def test_dense_lmm_is_calibrated(sbc):

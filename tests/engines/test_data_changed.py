@@ -33,14 +33,14 @@ def dense(observed, **kwargs):
     flmm.DenseLMM("y", X=X, V=pm.HalfNormal("g") * np.eye(N), observed=observed, **kwargs)
 
 
-def family(observed, **kwargs):
+def with_lengthscale(observed, **kwargs):
     x = np.linspace(0, 1, N)
-    spectra = flmm.SpectrumFamily.from_coordinates(x, lengthscale=(0.2, 1), X=X, progressbar=False)
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(x, lengthscale=(0.2, 1), X=X, progressbar=False)
     variances = {"sigma2_g": pm.HalfNormal("g"), "sigma2_e": 1.0}
-    flmm.FamilyLMM("y", spectrum=spectra, lengthscale=0.5, observed=observed, **variances, **kwargs)
+    flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=0.5, observed=observed, **variances, **kwargs)
 
 
-every_node = pytest.mark.parametrize("node", [spectral, one_term, two_terms, dense, family])
+every_node = pytest.mark.parametrize("node", [spectral, one_term, two_terms, dense, with_lengthscale])
 MISSING = r"the data of y has 1 values that are NaN or infinite, the first at 3: pm\.set_data .*kernel_model"
 USES = {
     "sample": lambda model: flmm.sample(5, tune=5, chains=1, model=model, progressbar=False, quiet=True),

@@ -34,14 +34,14 @@ def dense(X=X, **kwargs):
     flmm.DenseLMM("y", X=X, V=V, observed=Y, **kwargs)
 
 
-def family(X=X):
+def with_lengthscale(X=X):
     x = np.linspace(0, 1, 12)
-    spectra = flmm.SpectrumFamily.from_coordinates(x, lengthscale=(0.2, 1), X=X, progressbar=False)
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(x, lengthscale=(0.2, 1), X=X, progressbar=False)
     variances = {"sigma2_g": pm.HalfNormal("g"), "sigma2_e": pm.HalfNormal("e")}
-    flmm.FamilyLMM("y", spectrum=spectra, lengthscale=0.5, observed=Y, **variances)
+    flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=0.5, observed=Y, **variances)
 
 
-NODES = [spectral, structured, dense, family]
+NODES = [spectral, structured, dense, with_lengthscale]
 with_beta = pytest.mark.parametrize("node", [spectral, structured, dense])
 every_node = pytest.mark.parametrize("node", NODES)
 POSTERIOR = az.from_dict({"posterior": {"g": np.ones((1, 3)), "e": np.ones((1, 3))}})

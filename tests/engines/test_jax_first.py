@@ -32,10 +32,10 @@ def dense():
     flmm.DenseLMM("y", X=X, V=V, observed=Y)
 
 
-def family():
-    spectra = flmm.SpectrumFamily.from_coordinates(TIME, X=X, **UNIFORM)
+def with_lengthscale():
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(TIME, X=X, **UNIFORM)
     variances = {"sigma2_g": pm.HalfNormal("g"), "sigma2_e": pm.HalfNormal("e")}
-    flmm.FamilyLMM("y", spectrum=spectra, lengthscale=pm.Uniform("ell", 0.3, 0.9), observed=Y, **variances)
+    flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=pm.Uniform("ell", 0.3, 0.9), observed=Y, **variances)
 
 
 def fourier_statistics():
@@ -62,7 +62,7 @@ def spectral():
 @pytest.fixture(scope="module")
 def models():
     out = {}
-    for build in (structured, structured_with_coefficients, dense, family, fourier, fourier_kernel, spectral):
+    for build in (structured, structured_with_coefficients, dense, with_lengthscale, fourier, fourier_kernel, spectral):
         with pm.Model() as out[build.__name__]:
             build()
     return out
@@ -98,7 +98,7 @@ for name, model in models.items():
 
 
 def test_draws_have_the_moments_of_those_without_jax(models, run_in_new_process):
-    names = ("structured", "dense", "family", "spectral")
+    names = ("structured", "dense", "with_lengthscale", "spectral")
     for name, (drawn, other) in run_in_new_process(DRAWS, {name: models[name] for name in names}).items():
         sd = other.std(axis=0)
         np.testing.assert_array_less(np.abs(drawn.mean(axis=0) - other.mean(axis=0)), 6 * sd * np.sqrt(2 / 2000))

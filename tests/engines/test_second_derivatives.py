@@ -120,12 +120,12 @@ def dense(p, variances, treatment):
     flmm.DenseLMM("y", V=g * p.K + e * np.eye(p.n), X=p.X, observed=p.y, **treatment)
 
 
-def family(p, variances, treatment):
+def with_lengthscale(p, variances, treatment):
     g, e = variances
     x = np.linspace(0, 1, p.n)
-    spectra = flmm.SpectrumFamily.from_coordinates(x, lengthscale=(0.1, 1), X=p.X, progressbar=False)
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(x, lengthscale=(0.1, 1), X=p.X, progressbar=False)
     ell = pm.Uniform("ell", 0.2, 0.8)
-    flmm.FamilyLMM("y", spectrum=spectra, lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=p.y)
+    flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=p.y)
 
 
 def fourier(p, variances, treatment):
@@ -138,7 +138,8 @@ def fourier(p, variances, treatment):
 @pytest.mark.parametrize(
     ("node", "treatment"),
     [(several_terms, "flat"), (several_terms, "random"), (several_terms, "Gaussian"), (several_terms, "mu"),
-     (dense, "flat"), (dense, "random"), (dense, "Gaussian with parameters"), (family, "flat"), (fourier, "flat")],
+     (dense, "flat"), (dense, "random"), (dense, "Gaussian with parameters"),
+     (with_lengthscale, "flat"), (fourier, "flat")],
 )  # fmt: skip
 def test_likelihoods_without_second_derivatives_say_so_and_what_does_without(build, node, treatment):
     model = model_of(node, build("factor", n=14), TREATMENTS[treatment])

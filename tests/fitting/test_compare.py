@@ -101,7 +101,7 @@ def test_models_whose_structure_is_not_read_are_nested_if_it_is_said(build_probl
     assert np.isnan(flmm.compare_fits(*fits)["p_value"].iloc[1])
     table = flmm.compare_fits(*fits, nested=True)
     assert table["reference"].iloc[1] == "½χ²₀ + ½χ²₁"
-    function = flmm.fit_covariance(
+    function = flmm.reml_covariance(
         lambda t: t[0] * p.K + t[1] * np.eye(23), p.y, p.X, start={"g": 1.0, "e": 1.0}, progressbar=False
     )
     np.testing.assert_allclose(flmm.compare_fits(fits[0], function)["AIC"].iloc[1], table["AIC"].iloc[1], rtol=1e-6)
@@ -151,7 +151,7 @@ def test_what_does_not_compare_is_refused_with_the_remedy(sleep, build_problem):
     p = build_problem("full-K")
     several = flmm.reml(p.spectrum, np.column_stack([p.y, p.y**2]))
     refused(r"several responses: compare those of one, fit.response", several, several)
-    refused("keeps no data", flmm.reml_point(p.K, p.X, p.y), flmm.reml(p.spectrum, p.y))
+    refused("keeps no data", flmm.reml_point(p.K, p.y, p.X), flmm.reml(p.spectrum, p.y))
     data = sleepstudy()
     with pm.Model() as model:
         v, e = pm.HalfNormal("v", 900), pm.HalfNormal("e", 900)

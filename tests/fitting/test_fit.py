@@ -147,7 +147,7 @@ def derivative(V):
 def test_a_function_with_its_derivative(sleep_dense, lme4, method):
     V, X, y = sleep_dense
     row = lme4(f"sleepstudy_slope_{method.lower()}")
-    found = flmm.fit_covariance(V, y, X, start=START, derivative=derivative(V), method=method, progressbar=False)
+    found = flmm.reml_covariance(V, y, X, start=START, derivative=derivative(V), method=method, progressbar=False)
     assert found.converged
     assert_allclose(found.loglik, row["loglik"], rtol=0, atol=1e-7)
     assert_allclose(sorted(found.theta), sorted(row["vcov"]), rtol=3e-6)
@@ -171,10 +171,10 @@ def test_a_function_that_is_differentiated(sleep_dense, lme4):
         S = L @ L.T
         return S[0, 0] * parts[0] + S[0, 1] * parts[1] + S[1, 1] * parts[2] + pt.exp(theta[3]) * parts[3]
 
-    plain = flmm.fit_covariance(arithmetic, y, X, start=[100.0, 0.0, 10.0, 100.0], progressbar=False)
+    plain = flmm.reml_covariance(arithmetic, y, X, start=[100.0, 0.0, 10.0, 100.0], progressbar=False)
     assert_allclose(plain.loglik, row["loglik"], rtol=0, atol=1e-7)
     assert list(plain.theta.index) == ["theta0", "theta1", "theta2", "theta3"]
-    logs = flmm.fit_covariance(tensors, y, X, start=[2.0, 0.0, 1.0, 5.0], progressbar=False)
+    logs = flmm.reml_covariance(tensors, y, X, start=[2.0, 0.0, 1.0, 5.0], progressbar=False)
     assert_allclose(logs.loglik, row["loglik"], rtol=0, atol=1e-7)
     assert_allclose(np.exp(logs.theta["theta3"]), row["vcov"][-1], rtol=1e-5)
 
@@ -186,7 +186,7 @@ def test_a_function_of_numpy_alone_is_refused(sleep_dense):
         return np.asarray(np.linalg.cholesky(np.diag(np.asarray(theta, dtype=float))))
 
     with pytest.raises(TypeError, match=r"V could not be called with a symbolic theta .*or give its derivative="):
-        flmm.fit_covariance(numbers, y, X, start=START, progressbar=False)
+        flmm.reml_covariance(numbers, y, X, start=START, progressbar=False)
 
 
 def test_labels_bounds_and_fixed_parameters_of_a_function(sleep_dense):
@@ -194,21 +194,21 @@ def test_labels_bounds_and_fixed_parameters_of_a_function(sleep_dense):
     ids = [f"row{i}" for i in range(len(y))]
     design = pd.DataFrame(X, index=ids, columns=["one", "Days"])
     common = {"start": START, "derivative": derivative(V), "progressbar": False}
-    plain = flmm.fit_covariance(V, y, X, **common)
-    labelled = flmm.fit_covariance(V, pd.Series(y, ids), design.iloc[::-1], **common)
+    plain = flmm.reml_covariance(V, y, X, **common)
+    labelled = flmm.reml_covariance(V, pd.Series(y, ids), design.iloc[::-1], **common)
     assert_allclose(labelled.beta, plain.beta, rtol=1e-10)
     assert list(labelled.beta.index) == ["one", "Days"]
-    fixed = flmm.fit_covariance(V, y, X, fixed={"c": 0.0}, **common)
+    fixed = flmm.reml_covariance(V, y, X, fixed={"c": 0.0}, **common)
     assert fixed.theta["c"] == 0.0
     assert fixed.loglik < plain.loglik
-    bounded = flmm.fit_covariance(V, y, X, bounds={"b": (0.0, 20.0)}, **common)
+    bounded = flmm.reml_covariance(V, y, X, bounds={"b": (0.0, 20.0)}, **common)
     assert bounded.boundary == ("b",)
     assert bounded.theta["b"] == 20.0
 
 
 def test_without_fixed_effects(sleep_dense, oracle):
     V, _, y = sleep_dense
-    found = flmm.fit_covariance(V, y - y.mean(), start=START, derivative=derivative(V), progressbar=False)
+    found = flmm.reml_covariance(V, y - y.mean(), start=START, derivative=derivative(V), progressbar=False)
     assert found.converged
     dense = oracle.Dense(V(found.theta), None, y - y.mean(), 1.0, 0.0)
     assert_allclose(found.loglik, dense.loglik_contrasts, rtol=1e-10)
@@ -233,4 +233,4 @@ def test_bad_input_to_a_function_is_refused(sleep_dense, changes, message):
     if changes.get("X") == "short":
         changes = {"X": X[1:]}
     with pytest.raises(ValueError, match=message):
-        flmm.fit_covariance(**given | changes)
+        flmm.reml_covariance(**given | changes)

@@ -84,7 +84,7 @@ def test_a_kernel_beside_a_known_variance_has_the_degrees_of_freedom_of_any_V(df
     kernel = find(flmm.lmm_model("y ~ x + (1 | a)", table), fixed=held)
     start = {"a": 1.0, "residual": 1.5}
     slopes = [J, np.eye(len(table))]
-    dense = flmm.fit_covariance(
+    dense = flmm.reml_covariance(
         lambda theta: theta[0] * J + theta[1] * np.eye(len(J)), table["y"], X, derivative=lambda theta: slopes,
         start=start, fixed=["residual"], progressbar=False,
     )  # fmt: skip
@@ -137,7 +137,7 @@ def test_differences_agree_with_the_closed_form_of_one_kernel(df):
     X = np.column_stack([np.ones(60), table["x"]])
     W = pd.get_dummies(table["a"]).to_numpy(float)
     exact = flmm.reml(flmm.Spectrum.from_factor(W, X), table["y"].to_numpy())
-    found = flmm.fit_covariance(
+    found = flmm.reml_covariance(
         lambda theta: theta[0] * (W @ W.T) + theta[1] * np.eye(60), table["y"], X,
         start={"a": 1.0, "e": 1.0}, bounds={"a": (0, np.inf), "e": (0, np.inf)}, progressbar=False,
     )  # fmt: skip
@@ -209,7 +209,7 @@ def test_limits_of_a_dense_parameter_are_those_of_the_spectral_engine():
     table = crossed()
     X, W = np.column_stack([np.ones(60), table["x"]]), pd.get_dummies(table["a"]).to_numpy(float)
     exact = flmm.reml(flmm.Spectrum.from_factor(W, X), table["y"].to_numpy())
-    found = flmm.fit_covariance(
+    found = flmm.reml_covariance(
         lambda theta: theta[0] ** 2 * (W @ W.T) + theta[1] ** 2 * np.eye(60), table["y"], X,
         start={"a": 1.0, "e": 1.0}, bounds={"a": (0, np.inf), "e": (0, np.inf)}, progressbar=False,
     )  # fmt: skip
@@ -321,7 +321,7 @@ def test_bad_requests_are_refused_with_the_remedy():
         for name in ("Days", "beta[Days]"):
             with pytest.raises(ValueError, match=r"is a fixed effect, .*: fit.coefficients\(\) has its t test"):
                 ask(name)
-    nonlinear = flmm.fit_covariance(
+    nonlinear = flmm.reml_covariance(
         lambda theta: np.exp(1) ** theta[0] * dense_parts(table)[0][0] + theta[1] * np.eye(60), table["y"],
         start={"log_a": 0.0, "e": 1.0}, X=np.ones((60, 1)), progressbar=False,
     )  # fmt: skip
@@ -341,14 +341,14 @@ def test_bad_requests_are_refused_with_the_remedy():
 # ---------------------------------------------------------------- other engines
 
 
-def test_a_lengthscale_has_limits_where_its_profile_falls(families):
-    example = families.Example()
+def test_a_lengthscale_has_limits_where_its_profile_falls(lengthscales):
+    example = lengthscales.Example()
     fit = find(example.model())
     low, high = fit.interval("lengthscale")
     assert low < fit.theta["lengthscale"] < high
     for limit in (low, high):
-        best = flmm.reml(example.family.at(limit), example.y)  # the variances by another engine, globally
-        if families.RANGE[0] < limit < families.RANGE[1]:
+        best = flmm.reml(example.spectrum.at(limit), example.y)  # the variances by another engine, globally
+        if lengthscales.RANGE[0] < limit < lengthscales.RANGE[1]:
             assert_allclose(2 * (fit.loglik - best.loglik), CUT, atol=1e-4)
     with pytest.raises(ValueError, match="restricted likelihood of terms"):
         fit.test_no_variance("sigma2_g")

@@ -134,7 +134,7 @@ def test_one_kernel_of_a_model_and_a_function_of_theta(oracle, build_problem):
     other = oracle.left_out(moved[0] * p.K + moved[1] * np.eye(23), p.X, p.y, np.array([4]))
     np.testing.assert_allclose(fit.loo(theta=moved)["mean"].iloc[4], other[0][0], rtol=1e-8)
 
-    function = flmm.fit_covariance(
+    function = flmm.reml_covariance(
         lambda t: t[0] * p.K + t[1] * np.eye(23), p.y, p.X, start={"g": 1.0, "e": 1.0}, progressbar=False
     )
     V = function.theta.iloc[0] * p.K + function.theta.iloc[1] * np.eye(23)
@@ -208,11 +208,11 @@ def test_bad_input_is_refused_with_the_remedy(build_problem):
     with pytest.raises(ValueError, match="there is no estimate to simulate from"):
         without.response("y1").simulate()
     with pytest.raises(ValueError, match="keeps no eigenvectors"):
-        flmm.reml_point(p.K, p.X, p.y).loo()
-    streamed = flmm.CrossProducts.from_arrays(W=p.W, X=p.X, y=p.y)
-    rows = flmm.equivalent_rows(streamed)
+        flmm.reml_point(p.K, p.y, p.X).loo()
+    streamed = flmm.KernelStatistics.from_arrays(W=p.W, X=p.X, y=p.y)
+    rows = flmm.TermStatistics.from_statistics(streamed)
     with pm.Model() as model:
         v, e = pm.HalfNormal("v"), pm.HalfNormal("e")
-        flmm.StructuredLMM("y", X=rows.X, terms=[flmm.Term(rows.W, cov.scalar(v))], sigma2_e=e, observed=rows)
+        flmm.StructuredLMM("y", X=rows.X, terms=[flmm.Term(rows.Z, cov.scalar(v))], sigma2_e=e, observed=rows)
     with pytest.raises(ValueError, match="rows"):
         flmm.find_reml(model, progressbar=False).loo()

@@ -85,7 +85,7 @@ def test_a_covariance_must_be_symmetric(fit):
     with pytest.raises(ValueError, match="V must be symmetric, but differs from its transpose by up to"):
         fit(dense_model(Y, np.triu(np.ones((N, N)))))
     with pytest.raises(ValueError, match="V must be symmetric"):
-        flmm.fit_covariance(lambda t: t[0] * np.triu(np.ones((N, N))), Y, X, start=[1.0], progressbar=False)
+        flmm.reml_covariance(lambda t: t[0] * np.triu(np.ones((N, N))), Y, X, start=[1.0], progressbar=False)
 
 
 def test_a_term_called_as_the_residual_is_refused():

@@ -65,7 +65,7 @@ def test_it_is_said_in_any_coordinates(wheat, limit, logarithms):
         V = lambda t: t[0] * pt.exp(-D / t[1]) + t[2] * eye  # noqa: E731
         start = {"v": 20.0, "range": 20.0, "e": 10.0}
         bounds = dict.fromkeys(start, (0, np.inf))
-    fit = flmm.fit_covariance(V, y, X, start=start, bounds=bounds, progressbar=False)
+    fit = flmm.reml_covariance(V, y, X, start=start, bounds=bounds, progressbar=False)
     assert not fit.converged
     assert f"rises for ever, to about {limit:.2f}, as v and range go to infinity together" in fit.message
 
@@ -75,7 +75,7 @@ def test_a_range_that_is_held_has_a_maximum(wheat, limit):
     V = lambda t: t[0] * pt.exp(-D / t[1]) + t[2] * np.eye(len(y))  # noqa: E731
     start = {"v": 20.0, "range": 50.0, "e": 10.0}
     bounds = dict.fromkeys(start, (0, np.inf))
-    fit = flmm.fit_covariance(V, y, X, start=start, bounds=bounds, fixed=["range"], progressbar=False)
+    fit = flmm.reml_covariance(V, y, X, start=start, bounds=bounds, fixed=["range"], progressbar=False)
     assert fit.converged
     assert fit.loglik < limit
 
@@ -86,7 +86,7 @@ def test_an_iteration_that_is_cut_short_is_not_taken_for_one(wheat):
     V = lambda t: t[0] * pt.exp(-((D / t[1]) ** 2)) + t[2] * np.eye(len(y))  # noqa: E731
     start = {"v": 1.0, "range": 1.0, "e": 10.0}
     bounds = dict.fromkeys(start, (0, np.inf))
-    cut = flmm.fit_covariance(V, y, X, start=start, bounds=bounds, max_iterations=4, progressbar=False)
+    cut = flmm.reml_covariance(V, y, X, start=start, bounds=bounds, max_iterations=4, progressbar=False)
     assert not cut.converged
     assert cut.message.startswith("4 iterations were not enough")
-    assert flmm.fit_covariance(V, y, X, start=start, bounds=bounds, progressbar=False).converged
+    assert flmm.reml_covariance(V, y, X, start=start, bounds=bounds, progressbar=False).converged

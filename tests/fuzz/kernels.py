@@ -250,11 +250,11 @@ def check_scan(problem, spectrum):
     return f"{int(tested.sum())} of 3 tested"
 
 
-def check_cross_products(problem, spectrum):
+def check_kernel_statistics(problem, spectrum):
     """Rows added up give what the factor gives, where a Gram matrix has the digits."""
     if problem.factor is None or problem.factor.shape[1] > 30:
         return "not tried"
-    c = guarded(flmm.CrossProducts.from_arrays, problem.X, problem.factor, problem.y)
+    c = guarded(flmm.KernelStatistics.from_arrays, problem.X, problem.factor, problem.y)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         streamed, rotated = c.factor()
@@ -324,7 +324,7 @@ ENGINES = {
     "reml ML": check_ml,
     "exact_posterior": check_posterior,
     "scan": check_scan,
-    "CrossProducts": check_cross_products,
+    "KernelStatistics": check_kernel_statistics,
 }
 COMPILED = {"FastLMM": check_node, "StructuredLMM": check_structured}  # for one input of fifty: each compiles a graph
 

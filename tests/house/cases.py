@@ -211,14 +211,16 @@ def statistics_of_rows():
     X, W, y = rows()
     out = {}
     for method in ("gram", "tsqr"):
-        whole = lmm.Statistics.from_rows(X, W, y, method=method, block_rows=64, progressbar=False)
-        first, second = (lmm.Statistics.from_arrays(X[s], W[s], y[s], method=method) for s in (np.s_[:99], np.s_[99:]))
+        whole = lmm.KernelStatistics.from_rows(X, W, y, method=method, block_rows=64, progressbar=False)
+        first, second = (
+            lmm.KernelStatistics.from_arrays(X[s], W[s], y[s], method=method) for s in (np.s_[:99], np.s_[99:])
+        )
         out[method] = {"whole": _kernel_statistics(whole), "merged": _kernel_statistics(first.merge(second))}
     holes = y.copy()
     holes[7] = np.nan
-    dropped = lmm.Statistics.from_arrays(X, W, holes, missing="drop").update(X[:9], W[:9], y[:9])
-    same = lmm.equivalent_rows(whole)
-    return out | {"dropped": _kernel_statistics(dropped), "equivalent": {"X": same.X, "W": same.W, "y": same.y}}
+    dropped = lmm.KernelStatistics.from_arrays(X, W, holes, missing="drop").update(X[:9], W[:9], y[:9])
+    same = lmm.TermStatistics.from_statistics(whole)
+    return out | {"dropped": _kernel_statistics(dropped), "equivalent": {"X": same.X, "W": same.Z, "y": same.y}}
 
 
 @case
@@ -233,9 +235,9 @@ def statistics_from_a_checkpoint():
     with tempfile.TemporaryDirectory() as folder:
         options = {"checkpoint": Path(folder) / "rows.npz", "checkpoint_every": 0.0, "progressbar": False}
         try:
-            lmm.Statistics.from_blocks(stopping(), **options)
+            lmm.KernelStatistics.from_blocks(stopping(), **options)
         except KeyboardInterrupt:
-            return {"continued": _kernel_statistics(lmm.Statistics.from_blocks(blocks, **options))}
+            return {"continued": _kernel_statistics(lmm.KernelStatistics.from_blocks(blocks, **options))}
     return None
 
 

@@ -76,9 +76,9 @@ def crossed(d):
 def lengthscale(d):
     """A kernel with a lengthscale."""
     options = {"lengthscale": (0.1, 1.0), "X": d.X, "progressbar": False}
-    family = public("SpectrumFamily").from_coordinates(d.x, "matern52", **options)
-    return with_gradient(lambda pm: public("FamilyLMM")(
-        "y", spectrum=family, lengthscale=pm.Uniform("ell", 0.1, 1.0), sigma2_g=pm.HalfNormal("g"),
+    spectrum = public("LengthscaleSpectrum", "SpectrumFamily").from_coordinates(d.x, "matern52", **options)
+    return with_gradient(lambda pm: public("LengthscaleLMM", "FamilyLMM")(
+        "y", spectrum=spectrum, lengthscale=pm.Uniform("ell", 0.1, 1.0), sigma2_g=pm.HalfNormal("g"),
         sigma2_e=pm.HalfNormal("e"), observed=d.y,
     ))  # fmt: skip
 

@@ -7,13 +7,12 @@ import xarray as xr
 import pm_fastlmm as flmm
 
 Spectrum = flmm.Spectrum
-Statistics = flmm.CrossProducts
-equivalent_rows = flmm.equivalent_rows
+KernelStatistics, TermStatistics = flmm.KernelStatistics, flmm.TermStatistics
 Basis = flmm.FourierBasis
 FourierStatistics = flmm.FourierStatistics
-Family = flmm.SpectrumFamily
+LengthscaleSpectrum = flmm.LengthscaleSpectrum
 Term = flmm.Term
-VariancePrior, DeviationPrior = flmm.VariancePrior, flmm.DeviationPrior
+VariancePrior, DeviationPrior = flmm.priors.VariancePrior, flmm.priors.DeviationPrior
 
 FastLMM = flmm.FastLMM
 StructuredLMM = flmm.StructuredLMM
@@ -21,14 +20,14 @@ DenseLMM = flmm.DenseLMM
 FourierLMM = flmm.FourierLMM
 
 reml, scan, log_likelihood = flmm.reml, flmm.scan, flmm.log_likelihood
-exact_posterior, prior_sensitivity = flmm.exact_posterior, flmm.prior_sensitivity
+exact_posterior, prior_sensitivity = flmm.exact_posterior, flmm.priors.sensitivity
 kernel_model, lmm_model = flmm.kernel_model, flmm.lmm_model
 compare_fits = flmm.compare_fits
 
 
 def reml_point(K, y, X):
     """REML of one response with one K, without a spectrum that is kept."""
-    return flmm.reml_point(K, X, y)
+    return flmm.reml_point(K, y, X)
 
 
 def reml_blocks(spectrum, Y, **kwargs):
@@ -36,9 +35,9 @@ def reml_blocks(spectrum, Y, **kwargs):
     return flmm.reml_blocks(spectrum, Y, progressbar=False, **kwargs)
 
 
-def fit_covariance(V, y, X, **kwargs):
+def reml_covariance(V, y, X, **kwargs):
     """REML of a covariance that is a function of its parameters."""
-    return flmm.fit_covariance(V, y, X, progressbar=False, **kwargs)
+    return flmm.reml_covariance(V, y, X, progressbar=False, **kwargs)
 
 
 def find_reml(model, **kwargs):
@@ -46,9 +45,9 @@ def find_reml(model, **kwargs):
     return flmm.find_reml(model, progressbar=False, **kwargs)
 
 
-def family_lmm(name, family, **kwargs):
+def lengthscale_lmm(name, spectrum, **kwargs):
     """A node with one kernel whose lengthscale is a parameter."""
-    return flmm.FamilyLMM(name, spectrum=family, **kwargs)
+    return flmm.LengthscaleLMM(name, spectrum=spectrum, **kwargs)
 
 
 def fourier_statistics(basis, x, y, X=None):
@@ -92,11 +91,12 @@ def read_kernel_fit(fit):
     out |= {"beta": fit.blue, "beta_se": np.asarray(fit.beta_se), "beta_cov": fit.blue_cov}
     words = {(): None, ("sigma2_g",): "no kernel variance", ("sigma2_e",): "no residual variance"}
     found = fit.boundary
-    return out | {"boundary": words[found] if isinstance(found, tuple) else [words[each] for each in found]}
+    several = not isinstance(found, tuple)
+    return out | {"boundary": np.array([words[each] for each in found], dtype=object) if several else words[found]}
 
 
 def read_fit(fit):
-    """Numbers of the result of `find_reml` and `fit_covariance`."""
+    """Numbers of the result of `find_reml` and `reml_covariance`."""
     names = ("theta", "loglik", "score", "average_information", "beta", "beta_se", "beta_cov", "boundary", "converged")
     out = {name: getattr(fit, name) for name in (*names, "message", "cov", "point")}
     return out | {"se": fit.standard_errors()[list(fit.theta.index)]}

@@ -60,7 +60,7 @@ def kernels():
 def streamed_kernel():
     """FastLMM that observes statistics of rows which are not kept."""
     d = data()
-    found = lmm.Statistics.from_arrays(d.X, pd.DataFrame(d.W, d.ids), d.y)
+    found = lmm.KernelStatistics.from_arrays(d.X, pd.DataFrame(d.W, d.ids), d.y)
     spectrum, rotated = found.factor()
     return lmm.kernel_model(rotated, spectrum=spectrum)
 
@@ -118,10 +118,10 @@ def boundary():
 
 
 @cache
-def family():
+def lengthscale_spectrum():
     """Spectra of a kernel over a range of lengthscales."""
     d = data()
-    return lmm.Family.from_coordinates(
+    return lmm.LengthscaleSpectrum.from_coordinates(
         d.x, "matern52", lengthscale=(0.2, 2.0), X=d.X, delta=(1e-3, 1e2), tolerance=1e-3, progressbar=False
     )
 
@@ -133,7 +133,7 @@ def lengthscale():
         ell = pm.Truncated("ell", pm.LogNormal.dist(-1, 0.7), lower=0.2, upper=2.0)
         g, e = pm.HalfNormal("g", 2), pm.HalfNormal("e", 1)
         y = np.sin(4 * d.x) + 0.4 * d.y.to_numpy()
-        lmm.family_lmm("y", family(), lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=y)
+        lmm.lengthscale_lmm("y", lengthscale_spectrum(), lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=y)
     return model
 
 
@@ -282,7 +282,7 @@ def _function(model):
 def _covariance(model):
     d = data()
     K = d.W @ d.W.T
-    fit = lmm.fit_covariance(lambda t: t[0] * K + t[1] * np.eye(d.n), d.y, d.X, start={"g": 1.0, "e": 1.0})
+    fit = lmm.reml_covariance(lambda t: t[0] * K + t[1] * np.eye(d.n), d.y, d.X, start={"g": 1.0, "e": 1.0})
     return {"fit": lmm.read_fit(fit), "loo": fit.loo(), "coefficients": fit.coefficients()}
 
 

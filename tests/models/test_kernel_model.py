@@ -56,7 +56,7 @@ def case(request):
 def test_density_is_that_of_the_documented_prior_and_the_restricted_likelihood(case):
     W, X, y, model = case
     residual = y - X @ np.linalg.lstsq(X, y)[0]
-    prior = flmm.VariancePrior(1, 1, 1, residual @ residual / (len(y) - 3))
+    prior = flmm.priors.VariancePrior(1, 1, 1, residual @ residual / (len(y) - 3))
     for point in POINTS:
         np.testing.assert_allclose(compiled(model)(*point), log_posterior(y, X, W @ W.T, prior, *point), rtol=1e-10)
 
@@ -76,14 +76,14 @@ def test_prior_is_that_of_the_exact_posterior(case):
 
 def test_another_prior_is_used(case):
     W, X, y, _ = case
-    prior = flmm.VariancePrior(2.0, 3.0, 2.5, 4.0)
+    prior = flmm.priors.VariancePrior(2.0, 3.0, 2.5, 4.0)
     logp = compiled(flmm.kernel_model(y, X, W=W, prior=prior))
     for point in POINTS:
         np.testing.assert_allclose(logp(*point), log_posterior(y, X, W @ W.T, prior, *point), rtol=1e-12)
 
 
 def test_prior_densities_are_those_of_scipy_in_double_precision():
-    prior = flmm.VariancePrior(2.1, 3.3, 2.7, 4.9)  # numbers that single precision does not hold
+    prior = flmm.priors.VariancePrior(2.1, 3.3, 2.7, 4.9)  # numbers that single precision does not hold
     for m in (30, 4):
         W, X, y = make_data(m)
         model = flmm.kernel_model(y, X, W=W, prior=prior)
@@ -163,7 +163,7 @@ def test_several_responses_are_the_product_of_their_models(m):
     W, X, y = make_data(m)
     spectrum = flmm.Spectrum.from_factor(W, X)
     Y = np.column_stack([y, np.roll(y, 5), y**2])
-    prior = flmm.VariancePrior.scaled_to(spectrum.rotate(Y))
+    prior = flmm.priors.VariancePrior.scaled_to(spectrum.rotate(Y))
     singles = [compiled(flmm.kernel_model(column, spectrum=spectrum, prior=prior)) for column in Y.T]
     h2, total = np.array([0.3, 0.9, 0.02]), np.array([1.7, 0.4, 9.0])
     expected = sum(single(*v) for single, *v in zip(singles, h2, total, strict=True))
@@ -204,7 +204,7 @@ def test_a_K_of_low_rank_is_not_taken_for_indefinite(seed):
 def test_the_prior_must_be_proper():
     W, X, y = make_data(4)
     with pytest.raises(ValueError, match="the prior of a PyMC model must be proper: give total_shape and total_scale"):
-        flmm.kernel_model(y, X, W=W, prior=flmm.VariancePrior())
+        flmm.kernel_model(y, X, W=W, prior=flmm.priors.VariancePrior())
 
 
 def test_a_spectrum_excludes_what_it_holds():
@@ -237,7 +237,7 @@ def test_a_response_that_X_explains_is_refused():
 
 def test_prior_predictive_h2_and_total_follow_the_prior():
     W, X, y = make_data(4)
-    prior = flmm.VariancePrior(2.0, 3.0, 3.0, 4.0)
+    prior = flmm.priors.VariancePrior(2.0, 3.0, 3.0, 4.0)
     model = flmm.kernel_model(y, X, W=W, prior=prior)
     h2, total = pm.draw([model["h2"], model["total"]], draws=4000, random_seed=1, mode="FAST_COMPILE")
     for draws, law in ((h2, beta(2, 3)), (total, invgamma(3, scale=4))):

@@ -169,7 +169,7 @@ def test_rows_of_one_kernel(kernel, given, names):
         )
         spectrum = wider.subset(np.arange(n))
     else:
-        spectrum, response = flmm.CrossProducts.from_arrays(table, W[:n], y, method="tsqr").factor()
+        spectrum, response = flmm.KernelStatistics.from_arrays(table, W[:n], y, method="tsqr").factor()
     fit = flmm.reml(spectrum, response)
     place = "K_new" if given == "K" else "W_new"
     parts = {"K_new": K[n:, :n], "K_new_new": K[n:, n:]} if place == "K_new" else {"W_new": W[n:]}
@@ -220,7 +220,7 @@ def posterior(**values):
 
 
 @pytest.mark.filterwarnings("ignore:X has rank")
-@pytest.mark.parametrize("engine", ["FastLMM", "StructuredLMM", "FamilyLMM"])
+@pytest.mark.parametrize("engine", ["FastLMM", "StructuredLMM", "LengthscaleLMM"])
 def test_draws_of_such_rows_are_nan_and_all_others_have_the_right_moments(kernel, engine):
     W, K, X, y, n = kernel
     m = len(NEW)
@@ -238,10 +238,12 @@ def test_draws_of_such_rows_are_nan_and_all_others_have_the_right_moments(kernel
         else:
             x = W[:, :2] * 3
             K = np.exp(-0.5 * ((x[:, None] - x) ** 2).sum(-1))
-            family = flmm.SpectrumFamily.from_coordinates(x[:n], "se", lengthscale=(0.5, 2.0), X=X, progressbar=False)
+            spectrum = flmm.LengthscaleSpectrum.from_coordinates(
+                x[:n], "se", lengthscale=(0.5, 2.0), X=X, progressbar=False
+            )
             ell = pm.Uniform("ell", 0.5, 2.0)
-            flmm.FamilyLMM("y", lengthscale=ell, sigma2_g=v, sigma2_e=e, spectrum=family, observed=y)
-            new, within = family.new_kernels(x[n:])
+            flmm.LengthscaleLMM("y", lengthscale=ell, sigma2_g=v, sigma2_e=e, spectrum=spectrum, observed=y)
+            new, within = spectrum.new_kernels(x[n:])
             parts, values = {"K_new": new, "K_new_new": within}, values | {"ell": 1.0}
     with pytest.warns(UserWarning, match="of 3 of 6 new rows.*" + RELATIONS) as caught:
         idata = flmm.predict(posterior(**values), NEW, **parts, model=model, random_seed=1)
@@ -281,15 +283,15 @@ def test_a_prior_of_the_kept_coefficients_tells_nothing_of_such_rows(kernel, tre
 
 
 @pytest.mark.filterwarnings("ignore:X has rank")
-def test_rows_of_equivalent_rows(kernel):
-    """Of data that were streamed, whose few equivalent rows stand for all of them."""
+def test_rows_of_term_statistics(kernel):
+    """Of data that were streamed, whose few rows with the same inner products stand for all of them."""
     W, K, X, y, n = kernel
     names = list("abcdefg")
-    c = flmm.CrossProducts.from_arrays(pd.DataFrame(X, columns=names), pd.DataFrame(W[:n, :6]).add_prefix("w"), y)
-    rows = flmm.equivalent_rows(c)
+    c = flmm.KernelStatistics.from_arrays(pd.DataFrame(X, columns=names), pd.DataFrame(W[:n, :6]).add_prefix("w"), y)
+    rows = flmm.TermStatistics.from_statistics(c)
     with pm.Model() as model:
         v, e = pm.HalfNormal("v", 2), pm.HalfNormal("e", 2)
-        term = flmm.Term(rows.W, cov.scalar(v), name="w")
+        term = flmm.Term(rows.Z, cov.scalar(v), name="w")
         flmm.StructuredLMM("y", X=rows.X, terms=[term], sigma2_e=e, observed=rows)
     fit = flmm.find_reml(model, progressbar=False)
     with pytest.warns(UserWarning, match="of 3 of 6 new rows"):

@@ -220,15 +220,15 @@ def test_any_covariance(oracle, build_problem, treatment):
 def test_a_lengthscale(oracle, build_problem):
     p = build_problem("full-K")
     x = np.linspace(0, 1, 23)
-    family = flmm.SpectrumFamily.from_coordinates(x, "matern52", lengthscale=(0.05, 2), X=p.X, progressbar=False)
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(x, "matern52", lengthscale=(0.05, 2), X=p.X, progressbar=False)
     with pm.Model() as model:
         ell, g, e = pm.Uniform("ell", 0.05, 2), pm.HalfNormal("g"), pm.HalfNormal("e")
-        flmm.FamilyLMM("y", spectrum=family, lengthscale=ell, sigma2=g, delta=e, observed=p.y)
+        flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=ell, sigma2=g, delta=e, observed=p.y)
     idata = draws(ell=0.3, g=1.3, e=0.7)
 
     def truth(*place):
         ell, g, e = (at(idata, name, *place) for name in ("ell", "g", "e"))
-        return g * family.covariance(ell) + g * e * np.eye(23), p.X, p.y
+        return g * spectrum.covariance(ell) + g * e * np.eye(23), p.X, p.y
 
     assert_exact(oracle, idata, model, truth)
 
@@ -378,7 +378,7 @@ def test_bad_input_is_refused_with_the_remedy(build_problem):
         g, e = pm.HalfNormal("g"), pm.HalfNormal("e")
         flmm.FastLMM("y", sigma2_g=g, sigma2_e=e, spectrum=p.spectrum, beta=b)
     refused("y has no observed data", model=unobserved)
-    streamed, response = flmm.CrossProducts.from_arrays(W=p.W, X=p.X, y=p.y).factor()
+    streamed, response = flmm.KernelStatistics.from_arrays(W=p.W, X=p.X, y=p.y).factor()
     with pm.Model() as no_rows:
         g, e = pm.HalfNormal("g"), pm.HalfNormal("e")
         flmm.FastLMM("y", sigma2_g=g, sigma2_e=e, spectrum=streamed, observed=response)

@@ -112,7 +112,7 @@ def check(idata, group, X, V, y, rows, e):
     assert_allclose((draws - f).var(axis=0), e, rtol=0.2)
 
 
-@pytest.mark.parametrize("engine", ["FastLMM", "StructuredLMM", "FamilyLMM"])
+@pytest.mark.parametrize("engine", ["FastLMM", "StructuredLMM", "LengthscaleLMM"])
 def test_draws_without_random_effects(engine):
     rng = np.random.default_rng(5)
     n, v, e = 25, 1.5, 0.6
@@ -130,8 +130,10 @@ def test_draws_without_random_effects(engine):
             flmm.StructuredLMM("y", X=X, terms=[term], sigma2_e=b, observed=y)
         else:
             ell, values = pm.Uniform("ell", 0.5, 2.0), values | {"ell": 1.0}
-            family = flmm.SpectrumFamily.from_coordinates(x, "se", lengthscale=(0.5, 2.0), X=X, progressbar=False)
-            flmm.FamilyLMM("y", lengthscale=ell, sigma2_g=a, sigma2_e=b, spectrum=family, observed=y)
+            spectrum = flmm.LengthscaleSpectrum.from_coordinates(
+                x, "se", lengthscale=(0.5, 2.0), X=X, progressbar=False
+            )
+            flmm.LengthscaleLMM("y", lengthscale=ell, sigma2_g=a, sigma2_e=b, spectrum=spectrum, observed=y)
     V = v * K + e * np.eye(n)
     new = pd.DataFrame({"z": [0.0, 2.0, -1.0], "one": 1.0}, index=list("klm"))
     idata = flmm.predict(posterior(**values), new, effects="population", model=model, random_seed=1)

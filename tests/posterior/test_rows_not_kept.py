@@ -17,7 +17,7 @@ def streamed():
     a = rng.normal(size=m)
     y = X @ [10.0, 1.0] + W @ a + rng.normal(size=n)
     blocks = [[part[i : i + 200] for part in (X, W, y)] for i in range(0, n, 200)]
-    c = flmm.CrossProducts.from_arrays(*blocks[0])
+    c = flmm.KernelStatistics.from_arrays(*blocks[0])
     for block in blocks[1:]:
         c = c.update(*block)
     return X, W, y, a, *c.factor()
@@ -78,14 +78,14 @@ def test_rows_that_are_given_are_predicted(streamed, sampled):
 
 def test_several_responses_and_a_proper_beta_sample_too(streamed):
     X, W, y, *_ = streamed
-    spectrum, rotated = flmm.CrossProducts.from_arrays(X, W, np.column_stack([y, -y])).factor()
+    spectrum, rotated = flmm.KernelStatistics.from_arrays(X, W, np.column_stack([y, -y])).factor()
     model = flmm.kernel_model(rotated, spectrum=spectrum)
     assert model.named_vars_to_dims["y"] == ("response", "statistic")
     assert model["h2"].eval().shape == (2,)
     with pm.Model() as explicit:
         beta = pm.Normal("beta", 0, 20, shape=2)
         variances = {"sigma2_g": pm.HalfNormal("sigma2_g", 3), "sigma2_e": pm.HalfNormal("sigma2_e", 3)}
-        single = flmm.CrossProducts.from_arrays(X, W, y).factor()
+        single = flmm.KernelStatistics.from_arrays(X, W, y).factor()
         flmm.FastLMM("y", spectrum=single[0], observed=single[1], beta=beta, **variances)
         idata = flmm.sample(
             300, chains=2, cores=1, random_seed=1, progressbar=False, quiet=True, compute_convergence_checks=False

@@ -198,7 +198,10 @@ def test_a_hyperprior_on_h2_has_its_exact_posterior(data, exact):
         flmm.FastLMM("y", h2=h2, total=total, spectrum=spectrum, observed=y)
     posterior = flmm.sample(1000, model=model, random_seed=7, **QUIET).posterior
     grid = np.linspace(0.05, 12, 100)
-    fits = [flmm.exact_posterior(spectrum, y, prior=flmm.VariancePrior(v, 1, 1, exact.prior.total_scale)) for v in grid]
+    fits = [
+        flmm.exact_posterior(spectrum, y, prior=flmm.priors.VariancePrior(v, 1, 1, exact.prior.total_scale))
+        for v in grid
+    ]
     log_weights = 2 * np.log(grid) - 2 * grid + [fit.log_evidence for fit in fits]
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
@@ -226,7 +229,7 @@ def test_several_responses_have_their_exact_posteriors(data):
     Y = np.column_stack([y, make_data(0.0, 80, 2)[1], np.roll(y, 7)])
     model = flmm.kernel_model(Y, spectrum=spectrum)
     tree = flmm.sample(500, model=model, random_seed=2, **QUIET)
-    prior = flmm.VariancePrior.scaled_to(spectrum.rotate(Y))
+    prior = flmm.priors.VariancePrior.scaled_to(spectrum.rotate(Y))
     for t, name in enumerate(spectrum.rotate(Y).names):
         exact = flmm.exact_posterior(spectrum, Y[:, t], prior=prior)
         assert_agrees(tree.posterior.to_dataset().sel(response=name), exact, NAMES)

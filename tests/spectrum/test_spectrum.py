@@ -9,7 +9,8 @@ import pytest
 import scipy.sparse
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pm_fastlmm import Design, Rotated, Spectrum, covariance, reml
+from pm_fastlmm import Design, Spectrum, covariance, reml
+from pm_fastlmm.results import Rotated
 
 
 def some_K(n=8, seed=0, m=None):

@@ -20,8 +20,8 @@ from pm_fastlmm.engines.fourier.spectral_kernels import log_spectral_density
 from pm_fastlmm.engines.fourier.statistics import FourierStatistics
 from pm_fastlmm.engines.graphs import INTERPRETED
 from pm_fastlmm.engines.inputs import double, refuse_unknown
-from pm_fastlmm.engines.lengthscale.operations import FamilyLoglik
-from pm_fastlmm.engines.lengthscale.spectra import FamilySpectra
+from pm_fastlmm.engines.lengthscale.operations import LengthscaleLoglik
+from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
 from pm_fastlmm.engines.random_variable import LMM, LMMRV
 
 _AFFORDABLE = 800  # features that are factored at each evaluation
@@ -41,7 +41,7 @@ class FourierRV(LMMRV):
     of_statistic = True
     basis: FourierBasis
     products: FourierProducts
-    spectra: FamilySpectra | None
+    spectra: RotatedSpectra | None
 
     @classmethod
     def draw(cls, rng: Any, batch: Any, *params: Any, **carried: Any) -> tuple[Any, Any]:
@@ -64,7 +64,7 @@ class FourierRV(LMMRV):
         log_weights, ell, g, e = params
         products, spectra = self.products, self.spectra
         if spectra is not None and isinstance(value, Constant) and np.array_equal(value.data, statistic(products)):
-            logp = FamilyLoglik()(pt.log(ell[0]), g, e, *map(pt.constant, spectra.constants))[0]
+            logp = LengthscaleLoglik()(pt.log(ell[0]), g, e, *map(pt.constant, spectra.constants))[0]
         else:  # other data than those whose spectra are known
             constants = pt.constant(products.gram), pt.constant(np.asarray(products.df))
             logp = FourierLoglik()(log_weights + pt.log(g), e, value, *constants)[0]
@@ -107,7 +107,7 @@ class FourierLMM:
     sigma2_e : tensor_like
         Residual variance. Sample σ² and σ²_e, not their ratio: at a large n they are nearly independent.
     tolerance : float
-        Error of the interpolation in ℓ, in log units, see `FamilySpectra.build`.
+        Error of the interpolation in ℓ, in log units, see `RotatedSpectra.build`.
     **kwargs
         As in any PyMC distribution.
 

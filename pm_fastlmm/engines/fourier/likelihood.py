@@ -25,7 +25,7 @@ from scipy.linalg import lapack, solve_triangular
 
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.engines.fourier.features import FourierProducts
-from pm_fastlmm.engines.lengthscale.spectra import FamilySpectra, NodeStatistics
+from pm_fastlmm.engines.lengthscale.spectra import NodeStatistics, RotatedSpectra
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 
 _NEGLIGIBLE = 0.01  # share of the tolerance that features left out of a spectrum may cost
@@ -192,14 +192,14 @@ def fourier_loglik_and_gradient(
 def fourier_spectra(
     products: FourierProducts, log_weights: Callable[[float], FloatArray], lengthscale: tuple[float, float],
     *, delta_min: float, tolerance: float = 1e-3, **options: Any,
-) -> FamilySpectra:  # fmt: skip
+) -> RotatedSpectra:  # fmt: skip
     """
     Return the spectra of d^½G̃d^½ at Chebyshev nodes of one lengthscale: each evaluation then factors nothing.
 
     Raises
     ------
     ValueError
-        As `FamilySpectra.build`.
+        As `RotatedSpectra.build`.
     """
 
     def node(ell: float) -> NodeStatistics:
@@ -214,7 +214,7 @@ def fourier_spectra(
         z = (vectors.T @ (root * products.cross[active])) / np.sqrt(eigvals)
         return NodeStatistics(eigvals, z, max(products.square - float(z @ z), 0.0), products.df - len(eigvals))
 
-    return FamilySpectra.build(
+    return RotatedSpectra.build(
         node, lengthscale, delta=(delta_min, _LARGEST_RATIO), tolerance=tolerance,
         logdet_R=products.projection.logdet_R, **options,
     )  # fmt: skip

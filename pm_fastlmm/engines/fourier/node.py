@@ -22,7 +22,7 @@ from pm_fastlmm.engines.fourier.functions import read_new
 from pm_fastlmm.engines.fourier.leave_out import feature_rows, given_rows, parts
 from pm_fastlmm.engines.fourier.posterior import function, predict, recover
 from pm_fastlmm.engines.free_variables import Fitted
-from pm_fastlmm.engines.lengthscale.spectra import FamilySpectra
+from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
@@ -43,7 +43,7 @@ class FourierNode(GaussianNode):
     basis : FourierBasis
     products : FourierProducts
         Of the features with each other, X projected out.
-    spectra : FamilySpectra or None
+    spectra : RotatedSpectra or None
         At the nodes of the lengthscale, when that is all that the kernel has.
     log_weights : TensorVariable (M,)
         log d_j as a function of the model's variables.
@@ -56,12 +56,12 @@ class FourierNode(GaussianNode):
     takes: ClassVar[tuple[str, ...]] = ("x_new", "X_new", "rows")
     refusal: ClassVar[str] = (
         "it predicts f and y at x_new, given y, and not its mean without random effects, which is for FastLMM, "
-        "FamilyLMM and StructuredLMM: leave out effects=."
+        "LengthscaleLMM and StructuredLMM: leave out effects=."
     )
 
     basis: FourierBasis
     products: FourierProducts
-    spectra: FamilySpectra | None
+    spectra: RotatedSpectra | None
     log_weights: Any
     lengthscale: Any
     sigma2_g: Any

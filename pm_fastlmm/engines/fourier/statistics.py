@@ -133,7 +133,7 @@ class FourierStatistics(AdditiveStatistics):
         missing
             As in `from_arrays`.
         checkpoint, checkpoint_every, total_rows, progressbar
-            As in `CrossProducts.from_blocks`.
+            As in `KernelStatistics.from_blocks`.
 
         Raises
         ------

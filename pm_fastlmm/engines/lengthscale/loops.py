@@ -1,5 +1,5 @@
 """
-The compiled loop over a family of spectra: the log-likelihood and its gradient in one pass.
+The compiled loop over the spectra at the nodes of a lengthscale: the log-likelihood and its gradient in one pass.
 
     -2 log L = p log 2π + ν log σ²_e + Σ_c w_c(t) F_c,   F_c = Σ_i (log d_ci + z²_ci/d_ci) + rss_c/σ²_e,
     d_ci = σ²_gλ_ci + σ²_e,   w(t) = T(t)M,  T_j the Chebyshev polynomials
@@ -90,7 +90,7 @@ def _degenerate(eigvals: FloatArray, rss: FloatArray, nullity: float) -> bool:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def family_rows(
+def interpolated_rows(
     lengthscale: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray,
     eigvals: FloatArray, squares: FloatArray, rss: FloatArray, extent: FloatArray, transform: FloatArray,
     out: FloatArray,

@@ -1,4 +1,4 @@
-"""The node of a FamilyLMM."""
+"""The node of a LengthscaleLMM."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,35 +16,35 @@ from pm_fastlmm.engines.dense.leave_out import matrix_precision
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
 from pm_fastlmm.engines.labels import over_coef, over_obs
-from pm_fastlmm.engines.lengthscale.family import SpectrumFamily
-from pm_fastlmm.engines.lengthscale.objective import FamilyObjective
+from pm_fastlmm.engines.lengthscale.objective import LengthscaleObjective
 from pm_fastlmm.engines.lengthscale.posterior import draw, predict, predict_population
-from pm_fastlmm.engines.lengthscale.variables import FamilyRV
+from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
+from pm_fastlmm.engines.lengthscale.variables import LengthscaleRV
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import GaussianNode, Part, Precisions, Target, answers_for, observed_data
 
 _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
 
 
-@answers_for(FamilyRV)
+@answers_for(LengthscaleRV)
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FamilyNode(GaussianNode):
+class LengthscaleNode(GaussianNode):
     """
-    A FamilyLMM node.
+    A LengthscaleLMM node.
 
     Attributes
     ----------
-    family : SpectrumFamily
+    spectrum : LengthscaleSpectrum
     lengthscale, sigma2_g, sigma2_e : TensorVariable
         As functions of the model's variables.
     """
 
-    called: ClassVar[str] = "FamilyLMM"
+    called: ClassVar[str] = "LengthscaleLMM"
     parts: ClassVar[tuple[str, ...]] = ("beta", "u")
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
     takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "K_new_new")
 
-    family: SpectrumFamily
+    spectrum: LengthscaleSpectrum
     lengthscale: Any
     sigma2_g: Any
     sigma2_e: Any
@@ -65,10 +65,12 @@ class FamilyNode(GaussianNode):
                 f"{', '.join(variables.names)} do not determine lengthscale, sigma2_g and sigma2_e of {self.name} one "
                 "by one: give each parameter variables of its own, as many as there are parameters."
             )
-        return Fitted(FamilyObjective.of(self.family, y, held=link.theta(variables.initial), fixed=~varying), link)
+        return Fitted(
+            LengthscaleObjective.of(self.spectrum, y, held=link.theta(variables.initial), fixed=~varying), link
+        )
 
     def _covariance_facts(self) -> dict[str, Any]:
-        low, high = self.family.lengthscale
+        low, high = self.spectrum.lengthscale
         return {"lengthscale": f"{low:.4g} to {high:.4g}"}
 
     @property
@@ -83,8 +85,8 @@ class FamilyNode(GaussianNode):
     def target(self) -> Target | None:
         """Return the best point of a grid over ℓ and δ, pulled inside the range of ℓ and off σ²_g = 0."""
         none = np.zeros(3, dtype=bool)
-        values = FamilyObjective.of(self.family, np.asarray(self.observed), held=np.zeros(3), fixed=none).start()
-        low, high = np.log(self.family.lengthscale)
+        values = LengthscaleObjective.of(self.spectrum, np.asarray(self.observed), held=np.zeros(3), fixed=none).start()
+        low, high = np.log(self.spectrum.lengthscale)
         middle, half = (low + high) / 2, (high - low) / 2
         values[0] = np.exp(np.clip(np.log(values[0]), middle - 0.95 * half, middle + 0.95 * half))
         values[1] = max(values[1], 0.02 * values[2])
@@ -107,7 +109,7 @@ class FamilyNode(GaussianNode):
         if not (callable(new.K_new) and callable(new.K_new_new)):
             raise ValueError(
                 f"{self.name} has a lengthscale: K_new and K_new_new are functions of it, for new coordinates "
-                "K_new, K_new_new = family.new_kernels(x_new)."
+                "K_new, K_new_new = spectrum.new_kernels(x_new)."
             )
         return new
 
@@ -125,11 +127,11 @@ class FamilyNode(GaussianNode):
         if kept is None:
             return {}
         ell, g, e = kept
-        smallest, kbar = self.family.delta[0], self.family.mean_diagonal
+        smallest, kbar = self.spectrum.delta[0], self.spectrum.mean_diagonal
         if (share := float((e < smallest * g).mean())) > _UNCHECKED:
             warnings.warn(
                 f"{share:.1%} of the draws of {self.name} have a delta below {smallest:.2g}, where its likelihood was "
-                "not checked: build the family with a smaller delta=(low, high).",
+                "not checked: build the spectrum with a smaller delta=(low, high).",
                 stacklevel=outside(),
             )
         with np.errstate(divide="ignore"):
@@ -147,7 +149,7 @@ class FamilyNode(GaussianNode):
 
         def parts() -> Iterator[Part]:
             for i in range(ell.size):
-                V = g[i] * self.family.covariance(float(ell[i])) + e[i] * np.eye(self.n)
+                V = g[i] * self.spectrum.covariance(float(ell[i])) + e[i] * np.eye(self.n)
                 yield Part(i, matrix_precision(self.name, V, self.observed, self.projection.Q1), self.observed)
 
         return Precisions((posterior.sizes["chain"], posterior.sizes["draw"]), self.n, Q1, parts())
@@ -156,5 +158,5 @@ class FamilyNode(GaussianNode):
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
         """Read the node."""
         _, _, *params = rv.owner.inputs
-        family, data = op.family, observed_data(model, rv)
-        return cls(rv.name, rv, op.treatment, None, None, data, family.projection, family.ids, family, *params)
+        spectrum, data = op.spectrum, observed_data(model, rv)
+        return cls(rv.name, rv, op.treatment, None, None, data, spectrum.projection, spectrum.ids, spectrum, *params)

@@ -8,8 +8,8 @@ import numpy as np
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.engines.lengthscale.family import SpectrumFamily
-from pm_fastlmm.engines.lengthscale.spectra import FamilySpectra
+from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
+from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
 from pm_fastlmm.kernel.effects import effects
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated
@@ -19,7 +19,7 @@ _SPREAD = 1e4  # beyond the range of δ, upwards: there is no more kernel varian
 _DIFFERENCE = 1e-5  # of log ℓ, for ∂K/∂ℓ
 
 
-class FamilyState(NamedTuple):
+class LengthscaleState(NamedTuple):
     """ℓ and the two variances, and the log-likelihood."""
 
     theta: FloatArray
@@ -27,16 +27,16 @@ class FamilyState(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FamilyObjective(Objective):
+class LengthscaleObjective(Objective):
     """
-    log L(ℓ, σ²_g, σ²_e) of a family of spectra; it starts at the best point of a grid over ℓ and δ.
+    log L(ℓ, σ²_g, σ²_e) by interpolation over ℓ; it starts at the best point of a grid over ℓ and δ.
 
     The internal coordinates are (log ℓ, σ²_g, σ²_e). In place of the average information it has the observed one, with
     negative curvature turned round, so that the steps are Newton's where the likelihood is concave.
     """
 
-    family: SpectrumFamily
-    spectra: FamilySpectra
+    spectrum: LengthscaleSpectrum
+    spectra: RotatedSpectra
     y: FloatArray
     held: FloatArray
     fixed: Any
@@ -47,35 +47,37 @@ class FamilyObjective(Objective):
     method: Method = "REML"
 
     @classmethod
-    def of(cls, family: SpectrumFamily, y: FloatArray, *, held: FloatArray, fixed: Any) -> "FamilyObjective":
+    def of(
+        cls, spectrum: LengthscaleSpectrum, y: FloatArray, *, held: FloatArray, fixed: Any
+    ) -> "LengthscaleObjective":
         """Return the objective of one response; elements of θ that are fixed have the values `held`."""
-        low, high = family.lengthscale
+        low, high = spectrum.lengthscale
         return cls(
-            family, family.rotate(y), y, held, np.asarray(fixed), ("lengthscale", "sigma2_g", "sigma2_e"),
-            np.array([low, 0.0, 0.0]), np.array([high, np.inf, np.inf]), family.coef,
+            spectrum, spectrum.rotate(y), y, held, np.asarray(fixed), ("lengthscale", "sigma2_g", "sigma2_e"),
+            np.array([low, 0.0, 0.0]), np.array([high, np.inf, np.inf]), spectrum.coef,
         )  # fmt: skip
 
     @property
     def n(self) -> int:
         """Number of observations."""
-        return self.family.n
+        return self.spectrum.n
 
     @property
     def projection(self) -> Projection:
         """The projection by X."""
-        return self.family.projection
+        return self.spectrum.projection
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
         """Return k̄σ²_g and σ²_e."""
-        kbar = self.family.at(theta[0]).mean_diagonal
+        kbar = self.spectrum.at(theta[0]).mean_diagonal
         return {"sigma2_g": float(kbar * theta[1]), "sigma2_e": float(theta[2])}
 
-    def state(self, theta: FloatArray) -> FamilyState | None:
+    def state(self, theta: FloatArray) -> LengthscaleState | None:
         """Return the log-likelihood at θ; None where it is not finite."""
         loglik = float(self.spectra.loglik(*theta))
-        return FamilyState(np.array(theta, dtype=float), loglik) if np.isfinite(loglik) else None
+        return LengthscaleState(np.array(theta, dtype=float), loglik) if np.isfinite(loglik) else None
 
-    def derivatives(self, theta: FloatArray, state: FamilyState) -> tuple[FloatArray, FloatArray]:
+    def derivatives(self, theta: FloatArray, state: LengthscaleState) -> tuple[FloatArray, FloatArray]:
         """Return the score and the observed information, made positive definite."""
         to_log = np.array([theta[0], 1.0, 1.0])
         score = self.spectra.value_and_gradient(*theta)[1] / to_log
@@ -88,24 +90,24 @@ class FamilyObjective(Objective):
         scale = unit * to_log
         return score, (vectors * np.abs(values)) @ vectors.T / scale[:, None] / scale
 
-    def coefficients(self, state: FamilyState) -> tuple[FloatArray, FloatArray]:
+    def coefficients(self, state: LengthscaleState) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance, from K(ℓ) itself."""
         if not self.coef:
             return np.zeros(0), np.zeros((0, 0))
-        rotated = Rotated.from_values(self.family.at(state.theta[0]), self.y, None)
+        rotated = Rotated.from_values(self.spectrum.at(state.theta[0]), self.y, None)
         estimate = effects.blue(rotated, np.asarray(state.theta[1]), np.asarray(state.theta[2]))
         return estimate.beta, estimate.cov
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
-        return np.asarray(theta[1] * self.family.covariance(theta[0]) + theta[2] * np.eye(self.family.n))
+        return np.asarray(theta[1] * self.spectrum.covariance(theta[0]) + theta[2] * np.eye(self.spectrum.n))
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
         """Return ∂V/∂θ: σ²_g∂K/∂ℓ by a difference, K and I."""
-        ell, K = float(theta[0]), self.family.covariance
+        ell, K = float(theta[0]), self.spectrum.covariance
         ends = [ell * np.exp(sign * _DIFFERENCE) for sign in (1, -1)]
         slope = (K(ends[0]) - K(ends[1])) / (ends[0] - ends[1])
-        return np.stack([theta[1] * slope, K(ell), np.eye(self.family.n)])
+        return np.stack([theta[1] * slope, K(ell), np.eye(self.spectrum.n)])
 
     def internal(self, theta: FloatArray) -> FloatArray:
         """Return (log ℓ, σ²_g, σ²_e)."""
@@ -134,28 +136,28 @@ class FamilyObjective(Objective):
         return np.array([omega[1] == 0, False, False])
 
     def remarks(self, theta: FloatArray) -> list[str]:
-        """Say what of the estimate is due to the range of the family."""
-        low, high = self.family.lengthscale
+        """Say what of the estimate is due to the range of the spectrum."""
+        low, high = self.spectrum.lengthscale
         out = []
         if theta[1] == 0:
             out.append("sigma2_g is 0, so that the lengthscale has no influence and no estimate")
         elif not self.fixed[0] and not low * (1 + 1e-8) < theta[0] < high * (1 - 1e-8):
             out.append(
-                f"the lengthscale is at an end of the range of the family, {low:.4g} to {high:.4g}: build the family "
-                "with a wider one to see whether the maximum lies outside"
+                f"the lengthscale is at an end of the range of the spectrum, {low:.4g} to {high:.4g}: build the "
+                "spectrum with a wider one to see whether the maximum lies outside"
             )
-        if theta[2] < self.family.delta[0] * theta[1]:
+        if theta[2] < self.spectrum.delta[0] * theta[1]:
             out.append(
-                f"delta = {theta[2] / theta[1]:.2g} is below the range of the family, where its likelihood was not "
+                f"delta = {theta[2] / theta[1]:.2g} is below the range of the spectrum, where its likelihood was not "
                 "checked: build it with a smaller delta=(low, high)"
             )
         return out
 
     def start(self) -> FloatArray:
         """Return the best point of a grid; ℓ and δ, or, where a variance is held, ℓ and the other variance."""
-        low, high = self.family.lengthscale
+        low, high = self.spectrum.lengthscale
         ell = self.held[:1] if self.fixed[0] else np.geomspace(low, high, _LENGTHSCALES)
-        small, large = self.family.delta
+        small, large = self.spectrum.delta
         delta = np.geomspace(small, large * _SPREAD, _DELTAS)
         if not self.fixed[1:].any():
             return self.spectra.best(ell, delta)

@@ -7,28 +7,28 @@ import pytensor.tensor as pt
 from pytensor.graph.basic import Apply
 
 from pm_fastlmm.engines.callbacks import CalledBack, GradientOp, Shape
-from pm_fastlmm.engines.lengthscale.family import SpectrumFamily
-from pm_fastlmm.engines.lengthscale.spectra import family_loglik_and_gradient
+from pm_fastlmm.engines.lengthscale.spectra import interpolated_loglik_and_gradient
+from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
 
 
-class FamilyLoglik(GradientOp):
+class LengthscaleLoglik(GradientOp):
     """
-    Log-likelihood at one lengthscale of a family of spectra, with its gradient in (log ℓ, σ²_g, σ²_e).
+    Log-likelihood at one lengthscale by interpolation, with its gradient in (log ℓ, σ²_g, σ²_e).
 
-    Inputs: log ℓ, σ²_g, σ²_e, and the constants of a `FamilySpectra`. -½log|XᵀX| is left out. There is no second
+    Inputs: log ℓ, σ²_g, σ²_e, and the constants of a `RotatedSpectra`. -½log|XᵀX| is left out. There is no second
     derivative.
     """
 
-    likelihood = "the likelihood of a family of spectra"
+    likelihood = "the likelihood of a kernel with a lengthscale"
     differentiable = 3
-    evaluate = staticmethod(family_loglik_and_gradient)
+    evaluate = staticmethod(interpolated_loglik_and_gradient)
 
 
-class FamilyStatistics(CalledBack):
-    """The statistics of a response at the nodes of a family; PyTensor folds those of observed data when it compiles."""
+class LengthscaleRotation(CalledBack):
+    """The statistics of a response at the nodes of ℓ; PyTensor folds those of observed data when it compiles."""
 
-    __props__ = ("family",)
-    family: SpectrumFamily
+    __props__ = ("spectrum",)
+    spectrum: LengthscaleSpectrum
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to a response (n,)."""
@@ -38,24 +38,24 @@ class FamilyStatistics(CalledBack):
     def shapes(self, *inputs: Any) -> list[Shape]:
         """Raise: how many nodes of the lengthscale are needed depends on y."""
         raise NotImplementedError(
-            "JAX takes no pm.Data as the y of a FamilyLMM, whose arrays have other sizes for other y: sample with "
+            "JAX takes no pm.Data as the y of a LengthscaleLMM, whose arrays have other sizes for other y: sample with "
             "flmm.sample, or freeze the data, pymc.model.transform.optimization.freeze_dims_and_data(model)."
         )
 
     def evaluate(self, *inputs: Any) -> Any:
         """Return the statistics."""
-        return [np.array(value) for value in self.family.rotate(np.asarray(inputs[0], dtype=float)).constants]
+        return [np.array(value) for value in self.spectrum.rotate(np.asarray(inputs[0], dtype=float)).constants]
 
 
-class FamilyContrasts(CalledBack):
+class LengthscaleContrasts(CalledBack):
     """
     Error contrasts of N(0, σ²_gK(ℓ) + σ²_eI) from white noise ξ (…, n); K is factored for each lengthscale.
 
     Inputs: ℓ, σ²_g, σ²_e and ξ.
     """
 
-    __props__ = ("family",)
-    family: SpectrumFamily
+    __props__ = ("spectrum",)
+    spectrum: LengthscaleSpectrum
 
     def shapes(self, *inputs: Any) -> list[Shape]:
         """Return that of the noise."""
@@ -68,5 +68,5 @@ class FamilyContrasts(CalledBack):
         out = np.empty(xi.shape)
         for place in np.ndindex(*xi.shape[:-1]):
             lengthscale, g, e = (float(v[place]) for v in parameters)
-            out[place] = self.family.draw_contrasts(lengthscale, g, e, xi[place])
+            out[place] = self.spectrum.draw_contrasts(lengthscale, g, e, xi[place])
         return [out]

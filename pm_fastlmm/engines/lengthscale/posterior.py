@@ -16,7 +16,7 @@ from pm_fastlmm.kernel.effects.effects import Coordinates, draw_effects, draw_pr
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 if TYPE_CHECKING:
-    from pm_fastlmm.engines.lengthscale.node import FamilyNode
+    from pm_fastlmm.engines.lengthscale.node import LengthscaleNode
 
 
 class _Draw(NamedTuple):
@@ -32,18 +32,18 @@ class _Draw(NamedTuple):
 
 
 def draw(
-    node: "FamilyNode", model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator
+    node: "LengthscaleNode", model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     """Return β (chain, draw, r) and u (chain, draw, n) from their joint posterior given y, ℓ and the variances."""
     shape = posterior.sizes["chain"], posterior.sizes["draw"]
-    beta, u = np.empty((*shape, len(node.family.coef))), np.empty((*shape, node.n))
+    beta, u = np.empty((*shape, len(node.spectrum.coef))), np.empty((*shape, node.n))
     for drawn in _draws(node, model, posterior, rng):
         beta[drawn.place], u[drawn.place] = drawn.beta[0], drawn.u.lift(drawn.spectrum)[0]
     return beta, u
 
 
 def predict_population(
-    node: "FamilyNode", model: pm.Model, posterior: xr.Dataset, rows: Any, rng: np.random.Generator
+    node: "LengthscaleNode", model: pm.Model, posterior: xr.Dataset, rows: Any, rng: np.random.Generator
 ) -> Predictive:
     """Draw f = Xβ, and y = f + e."""
     beta, _ = draw(node, model, posterior, rng)
@@ -53,7 +53,7 @@ def predict_population(
 
 
 def predict(
-    node: "FamilyNode",
+    node: "LengthscaleNode",
     model: pm.Model,
     posterior: xr.Dataset,
     new: NewRows | None,
@@ -77,11 +77,13 @@ def predict(
     return Predictive(np.reshape(rows, (*shape, -1)), np.reshape(y, (*shape, -1)), ids)
 
 
-def _draws(node: "FamilyNode", model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator) -> Iterator[_Draw]:
+def _draws(
+    node: "LengthscaleNode", model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator
+) -> Iterator[_Draw]:
     """Draw (β, u) given y for each draw of ℓ and the variances, in their order; K is factored for each."""
     ell, g, e = evaluate_draws(model, posterior, [node.lengthscale, node.sigma2_g, node.sigma2_e])
-    for place in tracked(list(np.ndindex(*ell.shape)), "Factoring K for each draw", show=node.family.progressbar):
-        spectrum = node.family.at(float(ell[place]))
+    for place in tracked(list(np.ndindex(*ell.shape)), "Factoring K for each draw", show=node.spectrum.progressbar):
+        spectrum = node.spectrum.at(float(ell[place]))
         variances = np.array([g[place]]), np.array([e[place]])
         beta, u = draw_effects(Rotated.from_values(spectrum, node.observed, None), *variances, rng)
         yield _Draw(place, float(ell[place]), spectrum, beta, u, *variances)

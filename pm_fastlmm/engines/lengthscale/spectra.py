@@ -37,7 +37,7 @@ class NodeStatistics(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FamilySpectra(ReadOnlyArrays, Described):
+class RotatedSpectra(ReadOnlyArrays, Described):
     """
     Spectral statistics of one response at Chebyshev nodes in log ℓ, and the likelihood between them.
 
@@ -70,9 +70,9 @@ class FamilySpectra(ReadOnlyArrays, Described):
     Examples
     --------
     >>> import numpy as np
-    >>> from pm_fastlmm.engines.lengthscale.spectra import FamilySpectra, NodeStatistics
+    >>> from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra, NodeStatistics
     >>> z = np.array([2.0, -1.0, 0.5, 0.1])
-    >>> spectra = FamilySpectra.build(
+    >>> spectra = RotatedSpectra.build(
     ...     lambda ell: NodeStatistics(np.exp(-np.arange(4) * ell), z, rss=0.3, nullity=6), (0.5, 2.0)
     ... )
     >>> spectra.df, spectra.error <= spectra.tolerance
@@ -146,8 +146,8 @@ class FamilySpectra(ReadOnlyArrays, Described):
             for v in progress([v for v in points if v not in known], f"Spectra at {count} lengthscales"):
                 known[v] = statistics(v)
             arrays = _stack([known[v] for v in points], tolerance, delta)
-            family = cls((low, high), *arrays, logdet_R, delta, tolerance, math.nan)
-            error = family._largest_error(checks, exact)
+            spectra = cls((low, high), *arrays, logdet_R, delta, tolerance, math.nan)
+            error = spectra._largest_error(checks, exact)
             if error <= tolerance:
                 return cls((low, high), *arrays, logdet_R, delta, tolerance, error)
             count = 2 * count - 1
@@ -180,13 +180,13 @@ class FamilySpectra(ReadOnlyArrays, Described):
         points = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (lengthscale, sigma2_g, sigma2_e)))
         shape = points[0].shape
         ell, g, e = (np.ascontiguousarray(v.reshape(-1)) for v in points)
-        out = family_loglik(ell, g, e, *self.constants)
+        out = interpolated_loglik(ell, g, e, *self.constants)
         loglik, gradient = out[:, 0].reshape(shape) - self.logdet_R, out[:, 1:].reshape(*shape, 3)
         return loglik, gradient
 
     @property
     def constants(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """What `family_loglik` takes besides the point: λ, z², rss, and [log ℓ_min, log ℓ_max, ν]."""
+        """What `interpolated_loglik` takes besides the point: λ, z², rss, and [log ℓ_min, log ℓ_max, ν]."""
         return self.eigvals, self.squares, self.rss, np.array([*np.log(self.lengthscale), self.nullity])
 
     def profile(self, lengthscale: FloatArray, delta: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -241,7 +241,7 @@ class FamilySpectra(ReadOnlyArrays, Described):
     def __repr__(self) -> str:
         """Show the range, the sizes and the error."""
         return (
-            f"FamilySpectra(lengthscale from {self.lengthscale[0]:.4g} to {self.lengthscale[1]:.4g}, "
+            f"RotatedSpectra(lengthscale from {self.lengthscale[0]:.4g} to {self.lengthscale[1]:.4g}, "
             f"{self.n_nodes} nodes of rank {self.eigvals.shape[1]}, error {self.error:.1g})"
         )
 
@@ -254,7 +254,7 @@ class FamilySpectra(ReadOnlyArrays, Described):
         }
 
 
-def family_loglik(
+def interpolated_loglik(
     lengthscale: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray,
     eigvals: FloatArray, squares: FloatArray, rss: FloatArray, extent: FloatArray,
 ) -> FloatArray:  # fmt: skip
@@ -264,21 +264,21 @@ def family_loglik(
     `extent` is [log ℓ_min, log ℓ_max, ν]. Where the density is 0 the row is (-inf, 0, 0, 0): outside the range of ℓ,
     at a negative variance, and at σ²_e = 0 where a direction of y has no other variance.
     """
-    from pm_fastlmm.engines.lengthscale.loops import family_rows
+    from pm_fastlmm.engines.lengthscale.loops import interpolated_rows
 
     out = np.empty((lengthscale.size, 4))
     transform = chebyshev_transform(len(eigvals))
-    family_rows(lengthscale, sigma2_g, sigma2_e, eigvals, squares, rss, extent, transform, out)
+    interpolated_rows(lengthscale, sigma2_g, sigma2_e, eigvals, squares, rss, extent, transform, out)
     return out
 
 
-def family_loglik_and_gradient(
+def interpolated_loglik_and_gradient(
     log_lengthscale: Any, sigma2_g: Any, sigma2_e: Any,
     eigvals: FloatArray, squares: FloatArray, rss: FloatArray, extent: FloatArray,
 ) -> FloatArray:  # fmt: skip
     """Return the same at one point, (4,), given log ℓ."""
     lengthscale, g, e = (np.full(1, v, dtype=float) for v in (math.exp(log_lengthscale), sigma2_g, sigma2_e))
-    return np.asarray(family_loglik(lengthscale, g, e, eigvals, squares, rss, extent)[0])
+    return np.asarray(interpolated_loglik(lengthscale, g, e, eigvals, squares, rss, extent)[0])
 
 
 def read_range(given: tuple[float, float], name: str) -> tuple[float, float]:

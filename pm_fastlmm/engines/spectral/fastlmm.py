@@ -54,7 +54,8 @@ class FastLMM:
         y (n,); several responses as (T, n), or as the columns of a DataFrame. A Series or DataFrame is aligned by id;
         an array or `pm.Data`, which carry none, are in the order of the spectrum. A `Rotated` observes the sufficient
         statistic instead: [z, rss], and y along X unless β is flat. It is all there is of rows that do not fit in
-        memory (`CrossProducts`); its density is that of y, and β, u and predictions are recovered from it all the same.
+        memory (`KernelStatistics`); its density is that of y, and β, u and predictions are recovered from it all the
+        same.
     **kwargs
         As in any PyMC distribution: dims ("obs", or ("response", "obs")), shape, initval …
 

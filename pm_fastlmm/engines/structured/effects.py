@@ -10,10 +10,10 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.labels import labelled
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.engines.at_theta import AtTheta
-from pm_fastlmm.engines.structured.equivalent import require_rows
 from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.precision import MixedPrecision
 from pm_fastlmm.engines.structured.state import MixedState, NewDesign
+from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.kernel.effects.effects import Prediction
 
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time

@@ -21,7 +21,6 @@ from pm_fastlmm.engines.protocol import GaussianNode, LMMNode, Precisions, Targe
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.structured.component import OneTermObjective
 from pm_fastlmm.engines.structured.effects import TermsAtTheta
-from pm_fastlmm.engines.structured.equivalent import require_rows
 from pm_fastlmm.engines.structured.leave_out import parts
 from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.nested import nested
@@ -29,6 +28,7 @@ from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
 from pm_fastlmm.engines.structured.posterior import predict, recover
 from pm_fastlmm.engines.structured.products import MixedProducts
+from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.structured.structuredlmm import StructuredRV
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 

@@ -14,12 +14,12 @@ from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.structured.component import alone
-from pm_fastlmm.engines.structured.equivalent import require_rows
 from pm_fastlmm.engines.structured.from_rows import ratio
 from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, Response
 from pm_fastlmm.engines.structured.start import moments, starting_values
 from pm_fastlmm.engines.structured.state import MixedState
+from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.spectrum.orthonormal import LARGEST
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated

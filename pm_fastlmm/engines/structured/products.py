@@ -84,7 +84,7 @@ class MixedProducts:
         Number of observations.
     rows_kept : bool
         Whether the rows of Z, X and y are the observations. Otherwise they are fewer rows with the same inner products
-        (`linalg.equivalent`), in a basis of their own.
+        (`TermStatistics`), in a basis of their own.
     projection : Projection
         QR of X.
     flat : bool
@@ -128,7 +128,7 @@ class MixedProducts:
         """
         Form the products from the rows of the incidence matrices and the projection of X.
 
-        `observations` is their number where the rows are equivalent ones, fewer than the data had.
+        `observations` is their number where the rows are those of `TermStatistics`, fewer than the data had.
 
         Raises
         ------

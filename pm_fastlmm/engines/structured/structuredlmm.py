@@ -26,9 +26,9 @@ from pm_fastlmm.engines.inputs import (
 )
 from pm_fastlmm.engines.random_variable import LMM, LMMRV
 from pm_fastlmm.engines.spectral.variables import spectral_logp
-from pm_fastlmm.engines.structured.equivalent import EquivalentRows, as_equivalent
 from pm_fastlmm.engines.structured.operations import MixedLoglik, RandomEffects, ResponseStatistics
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.engines.structured.statistics import TermStatistics, as_term_statistics
 from pm_fastlmm.spectrum.projection import Projection, read_design
 from pm_fastlmm.spectrum.spectrum import Spectrum
 
@@ -60,7 +60,7 @@ class StructuredRV(LMMRV):
         products: MixedProducts = carried["products"]
         q = sum(block.Z.shape[1] for block in products.blocks)
         rng, (xi, noise) = white_noise(rng, batch, q, products.rows)
-        if products.n > products.rows:  # the last of equivalent rows is the length of e in the directions left
+        if products.n > products.rows:  # the last row of statistics is the length of e in the directions left
             left = products.n - products.rows + 1
             rng, chi2 = chisquare(left, size=(*batch, 1), rng=rng, return_next_rng=True)
             noise = pt.concatenate([noise[..., :-1], pt.sqrt(chi2)], axis=-1)
@@ -120,8 +120,8 @@ class StructuredLMM:
         `flmm.Term(group, flmm.covariance.scalar(v))`, and so on; their parameters may be random variables.
     sigma2_e : tensor_like
         Residual variance.
-    observed : array or Series (n,), EquivalentRows or CrossProducts
-        One response; or, where X and the terms are columns of `equivalent_rows(c)`, these rows or c.
+    observed : array or Series (n,), TermStatistics or KernelStatistics
+        One response; or, where X and the terms are columns of `TermStatistics`, these, or what they were made from.
     mu : tensor_like (n,), optional
         A mean besides Xβ.
     beta, beta_mean, beta_cov : tensor_like, optional
@@ -137,7 +137,7 @@ class StructuredLMM:
     ------
     ValueError
         If the rows of X, y and the terms do not fit, a term lacks parameters, the improper treatment has no data, or
-        equivalent rows come together with others.
+        columns of `TermStatistics` come together with others.
 
     Notes
     -----
@@ -167,7 +167,7 @@ class StructuredLMM:
     def __new__(cls, name: str, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, observed: Any = None,
                 **kwargs: Any) -> Any:  # fmt: skip
         """Register the distribution with the model of the context."""
-        rows = as_equivalent(observed)
+        rows = as_term_statistics(observed)
         params, rest = _parametrise(terms, sigma2_e, X, rows, **kwargs)
         carried = rest["carried"]
         for term in carried["terms"]:
@@ -183,7 +183,7 @@ class StructuredLMM:
 
 
 def _parametrise(
-    terms: Sequence[Term], sigma2_e: Any, X: Any, rows: EquivalentRows | None, *, mu: Any = None, beta: Any = None,
+    terms: Sequence[Term], sigma2_e: Any, X: Any, rows: TermStatistics | None, *, mu: Any = None, beta: Any = None,
     beta_mean: Any = None, beta_cov: Any = None, design: Any = None, **kwargs: Any,
 ) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
     """Return the parameters of the random variable, and the other arguments of `LMM`."""
@@ -230,13 +230,13 @@ def _block(term: Term) -> EffectBlock:
     return EffectBlock(sp.csr_array(term.Z if b.root is None else term.Z @ b.root), b.levels, b.width, b.root)
 
 
-def _check_rows(rows: EquivalentRows | None, terms: Sequence[Term], X: Any, ids: Any, mu: Any) -> None:
-    """Raise a ValueError unless all rows are the same equivalent ones, or none is one."""
+def _check_rows(rows: TermStatistics | None, terms: Sequence[Term], X: Any, ids: Any, mu: Any) -> None:
+    """Raise a ValueError unless all rows are those of the same statistics, or none is one."""
     if rows is None:
         if are_directions(ids):
             raise ValueError(
-                "the terms or X are of equivalent rows, which are fewer than the observations: give observed=rows, "
-                "what flmm.equivalent_rows returned."
+                "the terms or X are columns of TermStatistics, whose rows are fewer than the observations: give "
+                "observed=statistics, these TermStatistics."
             )
         return
     labelled = {f"term {term.name!r}": term.ids for term in terms}
@@ -245,17 +245,17 @@ def _check_rows(rows: EquivalentRows | None, terms: Sequence[Term], X: Any, ids:
     if other := [name for name, own in labelled.items() if own != rows.ids]:
         raise ValueError(
             f"{', '.join(other)} and the data are of different rows: make X and the terms of columns of the same "
-            "equivalent rows, rows.X and rows.W[[...]], as the tables that they are."
+            "TermStatistics, statistics.X and statistics.Z[[...]], as the tables that they are."
         )
     if crossed := [term.name for term in terms if term.columns != ("1",)]:
         raise ValueError(
-            f"term {crossed[0]!r} has columns=, products with which equivalent rows do not have: stream Z of that term "
-            "as columns of W, and give flmm.covariance.kronecker(...) over them."
+            f"term {crossed[0]!r} has columns=, products with which TermStatistics do not have: stream them as columns "
+            "of Z, and give flmm.covariance.kronecker(...) over them."
         )
     if other := [term.name for term in terms if rows.closed and term.Z[[-1]].count_nonzero()]:
         raise ValueError(
-            f"term {other[0]!r} is no linear combination of columns of W: give a table, rows.W[['a']]; a single column "
-            "rows.W['a'] would be a grouping factor."
+            f"term {other[0]!r} is no linear combination of columns of Z: give a table, statistics.Z[['a']]; a single "
+            "column statistics.Z['a'] would be a grouping factor."
         )
     if mu is not None:
         raise ValueError("mu has a value for each observation, whose rows were not kept: stream it as a column of X.")

@@ -47,9 +47,9 @@ class DeviationPrior(Described):
     Examples
     --------
     >>> import pm_fastlmm as flmm
-    >>> flmm.DeviationPrior("half-normal", 2.0, 2.0)
+    >>> flmm.priors.DeviationPrior("half-normal", 2.0, 2.0)
     DeviationPrior(family='half-normal', scale_kernel=2.0, scale_residual=2.0, df=3.0)
-    >>> prior = flmm.DeviationPrior.penalised_complexity(upper=3.0, probability=0.05, scale_residual=2.0)
+    >>> prior = flmm.priors.DeviationPrior.penalised_complexity(upper=3.0, probability=0.05, scale_residual=2.0)
     >>> print(f"{prior.scale_kernel:.4f}")  # P(σ_K > 3) = 0.05
     1.0014
     """
@@ -161,7 +161,7 @@ def check_prior(prior: object) -> None:
     if not (prior is None or isinstance(prior, VariancePrior | DeviationPrior)):
         raise TypeError(
             f"prior must be a VariancePrior or a DeviationPrior, got {type(prior).__name__}: for example "
-            "flmm.DeviationPrior('half-normal', 1.0, 1.0)."
+            "flmm.priors.DeviationPrior('half-normal', 1.0, 1.0)."
         )
 
 

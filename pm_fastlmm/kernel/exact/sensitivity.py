@@ -15,7 +15,7 @@ from pm_fastlmm.kernel.likelihood.prior import VariancePrior, residual_scale
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum, as_rotated
 
 
-def ready_priors(rotated: Rotated) -> dict[str, Prior]:
+def ready(rotated: Rotated) -> dict[str, Prior]:
     """
     Return a set of priors scaled to the data, by name: a sceptic's, an enthusiast's, and those in common use.
 
@@ -33,7 +33,7 @@ def ready_priors(rotated: Rotated) -> dict[str, Prior]:
     >>> import pm_fastlmm as flmm
     >>> spectrum = flmm.Spectrum.from_factor(np.repeat(np.eye(3), 4, axis=0), np.ones((12, 1)))
     >>> rotated = spectrum.rotate(np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4]))
-    >>> list(flmm.ready_priors(rotated))
+    >>> list(flmm.priors.ready(rotated))
     ['uniform h2', 'small h2', 'large h2', 'half-normal', 'half-t', 'penalised complexity']
     """
     s2 = residual_scale(rotated)
@@ -48,7 +48,7 @@ def ready_priors(rotated: Rotated) -> dict[str, Prior]:
     }
 
 
-def prior_sensitivity(
+def sensitivity(
     spectrum: Spectrum,
     y: Any,
     priors: Mapping[str, Prior] | None = None,
@@ -66,7 +66,7 @@ def prior_sensitivity(
     y : array, Series, DataFrame, DataArray or Rotated
         One response (n,), or several (n, T).
     priors : mapping of name to VariancePrior or DeviationPrior, optional
-        Default `ready_priors`.
+        Default `ready`.
     quantity : str
         h2, pve, total, sigma2 or sigma2_e.
     probability : float
@@ -89,7 +89,7 @@ def prior_sensitivity(
     >>> import pm_fastlmm as flmm
     >>> spectrum = flmm.Spectrum.from_factor(np.repeat(np.eye(3), 4, axis=0), np.ones((12, 1)))
     >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
-    >>> flmm.prior_sensitivity(spectrum, y).round(2)
+    >>> flmm.priors.sensitivity(spectrum, y).round(2)
                           mean    sd  hdi_lower  hdi_upper  log_bayes_factor
     uniform h2            0.83  0.12       0.58       0.99              6.97
     small h2              0.56  0.19       0.20       0.89              4.21
@@ -99,9 +99,9 @@ def prior_sensitivity(
     penalised complexity  0.81  0.14       0.54       0.99              6.34
     """
     rotated = as_rotated(spectrum, y)
-    priors = ready_priors(rotated) if priors is None else priors
+    priors = ready(rotated) if priors is None else priors
     if not priors:
-        raise ValueError("priors is empty: give at least one, or leave it out for flmm.ready_priors.")
+        raise ValueError("priors is empty: give at least one, or leave it out for flmm.priors.ready.")
     tables = {}
     for name, prior in priors.items():
         posterior = exact_posterior(spectrum, rotated, prior=prior)

@@ -31,7 +31,7 @@ class VariancePrior(Described):
     Examples
     --------
     >>> import pm_fastlmm as flmm
-    >>> flmm.VariancePrior(h2_alpha=1, h2_beta=1, total_shape=1, total_scale=2.5)
+    >>> flmm.priors.VariancePrior(h2_alpha=1, h2_beta=1, total_shape=1, total_scale=2.5)
     VariancePrior(h2_alpha=1, h2_beta=1, total_shape=1, total_scale=2.5)
     """
 

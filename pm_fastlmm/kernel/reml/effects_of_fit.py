@@ -64,7 +64,7 @@ class KernelEffects(KernelInference):
         Return the coefficients a of the factor W, u = Wa with a ~ N(0, σ²I): marker effects, when W are markers.
 
         Their best linear unbiased predictor and its error variance, (m,) or (m, T), after `Spectrum.from_factor` or
-        `CrossProducts`; by name when the columns of W have names.
+        `KernelStatistics`; by name when the columns of W have names.
         """
         found = coefficients.factor_effects(self._data, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e))
         names, responses = self.spectrum.factor_names, self.names

@@ -16,7 +16,7 @@ from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 from pm_fastlmm.spectrum.tridiagonal import coordinates
 
 
-def reml_point(K: Any, X: Any, y: Any, *, method: Method = "REML", rtol: float | None = None) -> REMLFit:
+def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: float | None = None) -> REMLFit:
     """
     Fit y ~ N(Xβ, σ²(K + δI)) once, without the eigenvectors of K: the estimates of `reml` in less than half the time.
 
@@ -28,10 +28,10 @@ def reml_point(K: Any, X: Any, y: Any, *, method: Method = "REML", rtol: float |
     ----------
     K : (n, n) array or DataFrame
         Symmetric positive semi-definite; it is not scaled.
-    X : (n, d) array or DataFrame, or None
-        Fixed-effects design; None for no fixed effects (an intercept is not added).
     y : array, Series, DataFrame or DataArray
         One response (n,), or a few (n, T).
+    X : (n, d) array or DataFrame, optional
+        Fixed-effects design; None for no fixed effects (an intercept is not added).
     method : {"REML", "ML"}
     rtol : float, optional
         Eigenvalues within ±rtol of the largest one count as zero, as in `Spectrum.from_covariance`.
@@ -44,7 +44,7 @@ def reml_point(K: Any, X: Any, y: Any, *, method: Method = "REML", rtol: float |
     Raises
     ------
     ValueError
-        If K, X and y do not fit each other, or K is no covariance.
+        If K, y and X do not fit each other, or K is no covariance.
 
     Notes
     -----
@@ -59,7 +59,7 @@ def reml_point(K: Any, X: Any, y: Any, *, method: Method = "REML", rtol: float |
     >>> rng = np.random.default_rng(1)
     >>> W = rng.normal(size=(50, 80)) / 9
     >>> y = W @ rng.normal(size=80) + rng.normal(size=50)
-    >>> fit = flmm.reml_point(W @ W.T, np.ones((50, 1)), y)
+    >>> fit = flmm.reml_point(W @ W.T, y, np.ones((50, 1)))
     >>> bool(np.isclose(fit.h2, flmm.reml(flmm.Spectrum.from_covariance(W @ W.T, np.ones((50, 1))), y).h2))
     True
     """

@@ -95,7 +95,8 @@ def scan(
         K and X, factored once. A mapping has one spectrum for each group of candidates, whose kernel leaves those
         candidates out (leave one chromosome out).
     y : array, Series, DataArray or Rotated
-        One response (n,); or what `CrossProducts.factor` returned, whose first response is tested against the others.
+        One response (n,); or what `KernelStatistics.factor` returned, whose first response is tested against the
+        others.
     candidates : array, Series, DataFrame or DataArray, (n,) or (n, m), or an iterable of such blocks
         Columns to be tested; rows are matched by id, and the name of a Series is that of its candidate. An iterable is
         read block by block and never held whole. None when y is a `Rotated`, which has them.
@@ -165,7 +166,7 @@ def scan(
     if isinstance(y, Rotated):
         return _scan_rotated(spectrum, y, candidates, groups, test, delta, method)
     if candidates is None:
-        raise ValueError("candidates is missing: give columns (n, m), or as y what CrossProducts.factor returned.")
+        raise ValueError("candidates is missing: give columns (n, m), or as y what KernelStatistics.factor returned.")
     spectra, labels = _by_group(spectrum, groups)
     first = next(iter(spectra.values()))
     values, several = first.read_response(y)
@@ -199,18 +200,20 @@ def scan(
 def _scan_rotated(
     spectrum: Any, y: Rotated, candidates: Any, groups: Any, test: Test, delta: Delta, method: Method
 ) -> xr.Dataset:
-    """Test the first response of cross-products against the others."""
+    """Test the first response of `KernelStatistics` against the others."""
     if isinstance(spectrum, Mapping) or groups is not None:
-        raise ValueError("a Rotated belongs to one spectrum: scan the groups one by one, each with its CrossProducts.")
+        raise ValueError(
+            "a Rotated belongs to one spectrum: scan the groups one by one, each with its KernelStatistics."
+        )
     rotated = as_rotated(spectrum, y)
     if candidates is not None:
         raise ValueError(
             "candidates are given with a Rotated, which has no rows: stream them as further columns of y in "
-            "CrossProducts, or give y as an array."
+            "KernelStatistics, or give y as an array."
         )
     if rotated.null_first is None or rotated.names is None or len(rotated.names) < 2:
         raise ValueError(
-            "this Rotated has no candidates: give CrossProducts y and after it the candidates as columns of its y, "
+            "this Rotated has no candidates: give KernelStatistics y and after it the candidates as columns of its y, "
             "or scan an array y with candidates=."
         )
     null = _Null.of_rotated(rotated, method)

@@ -40,7 +40,7 @@ class Directions(NamedTuple):
     tolerance: float
 
 
-def factor_cross_products(c: InnerProducts) -> tuple[Spectrum, Rotated]:
+def factor_statistics(c: InnerProducts) -> tuple[Spectrum, Rotated]:
     """Return the `Spectrum` without rows and the `Rotated` of cross-products."""
     parts = _project(c)
     rounding = rounding_of(c)
@@ -173,7 +173,7 @@ def _warn_lost(spectrum: Spectrum, rotated: FloatArray, squares: FloatArray) -> 
         warnings.warn(
             f"W spans all {spectrum.df} directions that X leaves, with eigenvalues from {spectrum.eigvals[0]:.1e} to "
             f"{spectrum.eigvals[-1]:.1e}: cross-products have lost digits of y along the small ones. Take "
-            "CrossProducts(..., method='tsqr'), rows that fit in memory to flmm.Spectrum.from_factor, or scale W.",
+            "KernelStatistics(..., method='tsqr'), rows that fit in memory to flmm.Spectrum.from_factor, or scale W.",
             UserWarning,
             stacklevel=outside(),
         )

@@ -21,7 +21,7 @@ _PIECE = 1024  # rows of a piece at least, for which the sums are worth touching
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class InnerProducts(AdditiveStatistics):
     """
-    The numbers of `CrossProducts`, which documents them.
+    The numbers of `KernelStatistics`, which documents them.
 
     A mean is subtracted, and X projected out of each block and of each sum of blocks, before anything is squared: every
     update adds positive numbers, and nothing cancels.

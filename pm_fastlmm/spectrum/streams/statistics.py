@@ -1,4 +1,4 @@
-"""CrossProducts: what [X W y] contribute to the model of K = WWᵀ, added up over blocks of rows."""
+"""KernelStatistics: what [X W y] contribute to the model of K = WWᵀ, added up over blocks of rows."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from pm_fastlmm.base.choices import Missing, require_choice
 from pm_fastlmm.base.display import listed
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 from pm_fastlmm.spectrum.streams.dask_blocks import DaskBlocks
-from pm_fastlmm.spectrum.streams.factor import factor_cross_products
+from pm_fastlmm.spectrum.streams.factor import factor_statistics
 from pm_fastlmm.spectrum.streams.inner_products import InnerProducts, Route
 from pm_fastlmm.spectrum.streams.row_blocks import RowBlocks, read_block
 from pm_fastlmm.spectrum.streams.streaming import Checkpoint, add_up
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class CrossProducts(InnerProducts):
+class KernelStatistics(InnerProducts):
     """
     Additive statistics of [X W y], from which y ~ N(Xβ, σ²(WWᵀ + δI)) is fitted without its rows.
 
@@ -27,8 +27,8 @@ class CrossProducts(InnerProducts):
 
         spectrum, rotated = c.factor()
 
-    are what `reml`, `exact_posterior`, `FastLMM` and, of several responses, `scan` take; `equivalent_rows(c)` is what
-    `StructuredLMM` takes for several terms. Build the first with `from_arrays`.
+    are what `reml`, `exact_posterior`, `FastLMM` and, of several responses, `scan` take; `TermStatistics`
+    are for `StructuredLMM` with several terms. Build the first with `from_arrays`.
 
     Attributes
     ----------
@@ -76,11 +76,11 @@ class CrossProducts(InnerProducts):
     >>> def block(rows):
     ...     X, W = np.column_stack([np.ones(rows), rng.normal(size=rows)]), rng.normal(size=(rows, 20)) / np.sqrt(20)
     ...     return X, W, X @ [5.0, 1.0] + W @ effects + rng.normal(size=rows)
-    >>> c = flmm.CrossProducts.from_arrays(*block(1000))
+    >>> c = flmm.KernelStatistics.from_arrays(*block(1000))
     >>> for _ in range(9):
     ...     c = c.update(*block(1000))
     >>> c
-    CrossProducts(10000 rows, X: 2 columns, W: 20 columns, 1 response, method='gram')
+    KernelStatistics(10000 rows, X: 2 columns, W: 20 columns, 1 response, method='gram')
     >>> spectrum, rotated = c.factor()
     >>> fit = flmm.reml(spectrum, rotated)
     >>> fit.converged, fit.beta.round(1).tolist()
@@ -161,7 +161,7 @@ class CrossProducts(InnerProducts):
         ...     for seed in range(3):
         ...         rng = np.random.default_rng(seed)
         ...         yield np.ones((100, 1)), rng.normal(size=(100, 5)), rng.normal(size=100)
-        >>> flmm.CrossProducts.from_blocks(blocks(), progressbar=False).n
+        >>> flmm.KernelStatistics.from_blocks(blocks(), progressbar=False).n
         300
         """
         start = partial(cls.from_arrays, method=method, missing=missing)
@@ -195,7 +195,7 @@ class CrossProducts(InnerProducts):
         >>> import pm_fastlmm as flmm
         >>> rng = np.random.default_rng(0)
         >>> X, W, y = np.ones((1000, 1)), rng.normal(size=(1000, 5)), rng.normal(size=1000)
-        >>> flmm.CrossProducts.from_rows(X, W, y, block_rows=300, progressbar=False).n
+        >>> flmm.KernelStatistics.from_rows(X, W, y, block_rows=300, progressbar=False).n
         1000
         """
         blocks = RowBlocks({"X": X, "W": W, "y": y}, "W", block_rows=block_rows, memory=memory)
@@ -224,7 +224,7 @@ class CrossProducts(InnerProducts):
         >>> import pm_fastlmm as flmm
         >>> W = da.random.default_rng(0).normal(size=(1000, 5), chunks=(100, 5))
         >>> X, y = da.ones((1000, 1), chunks=(100, 1)), W.sum(axis=1)
-        >>> flmm.CrossProducts.from_dask(X, W, y, progressbar=False).n
+        >>> flmm.KernelStatistics.from_dask(X, W, y, progressbar=False).n
         1000
         """
         leaf = partial(cls.from_arrays, method=method, missing=missing)
@@ -257,7 +257,7 @@ class CrossProducts(InnerProducts):
         `blup()`, `pev()` and predictions of the training rows raise an error that says what to do.
         """
         self.require_rows()
-        return factor_cross_products(self)
+        return factor_statistics(self)
 
     def _shown(self) -> str:
         d, m, t = self.sizes

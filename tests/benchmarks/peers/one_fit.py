@@ -31,14 +31,14 @@ def comparisons() -> Iterator[Comparison]:
 def comparison(n: int, rounds: int) -> Comparison:
     K, X, y = problem(n)
 
-    def of_ours(fit: flmm.REMLFit) -> dict[str, float]:
+    def of_ours(fit: flmm.results.REMLFit) -> dict[str, float]:
         return {"sigma2_g": fit.sigma2_g, "sigma2_e": fit.sigma2_e}
 
     def ours() -> Contestant:
         return Contestant(lambda: flmm.reml(flmm.Spectrum.from_covariance(K, X), y), of_ours)
 
     def ours_point() -> Contestant:
-        return Contestant(lambda: flmm.reml_point(K, X, y), of_ours)
+        return Contestant(lambda: flmm.reml_point(K, y, X), of_ours)
 
     def statsmodels() -> Contestant:
         raise Absent("its random effects are those of groups: it takes no given K")

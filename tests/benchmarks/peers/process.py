@@ -50,7 +50,7 @@ def comparison(x: Any, y: Any, rounds: int) -> Comparison:
 
     everyone = {
         f"{OURS} FourierLMM": lambda: fourier(x, y),
-        f"{OURS} FamilyLMM": lambda: family(x, y),
+        f"{OURS} LengthscaleLMM": lambda: with_lengthscale(x, y),
         "celerite2": lambda: celerite2(x, y),
         "tinygp": lambda: tinygp(x, y),
         "pm.gp.Marginal": lambda: gp_marginal(x, y),
@@ -82,12 +82,12 @@ def fourier(x: Any, y: Any) -> Contestant:
     )  # fmt: skip
 
 
-def family(x: Any, y: Any) -> Contestant:
+def with_lengthscale(x: Any, y: Any) -> Contestant:
     require_small(y)
-    spectra = flmm.SpectrumFamily.from_coordinates(x, "matern32", lengthscale=RANGE, progressbar=False)
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(x, "matern32", lengthscale=RANGE, progressbar=False)
 
     def add(ell: Any, g: Any, e: Any) -> None:
-        flmm.FamilyLMM("y", spectrum=spectra, lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=y)
+        flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=y)
 
     return of_model(add)
 

@@ -38,7 +38,7 @@ from random vectors by default, and maximises that; with `matrix_inversion_metho
 estimate of the likelihood, as above.""",
     "slopes": "A small model again; all agree. torch-openreml was given a start near the estimate.",
     "density": "K is factored once, against a factorisation of V at every evaluation.",
-    "process": """`FourierLMM` and `FamilyLMM` are approximations within tolerances that their set-up is told; the
+    "process": """`FourierLMM` and `LengthscaleLMM` are approximations within tolerances that their set-up is told; the
 others are exact (celerite2 to its eps). The set-up is in the first result; afterwards an evaluation hardly depends on
 n. For a few evaluations, celerite2 is the choice.""",
     "sampling_kernel": "The same model in all rows. `flmm.sample` starts NUTS at REML with the posterior's covariance.",

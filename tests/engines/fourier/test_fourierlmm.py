@@ -11,7 +11,7 @@ from pymc.model.transform.optimization import freeze_dims_and_data
 import pm_fastlmm as flmm
 from pm_fastlmm.engines.fourier.fourierlmm import statistic
 from pm_fastlmm.engines.fourier.operations import FourierLoglik
-from pm_fastlmm.engines.lengthscale.operations import FamilyLoglik
+from pm_fastlmm.engines.lengthscale.operations import LengthscaleLoglik
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,11 @@ def test_both_forms_have_the_dense_density_and_gradient(case, oracle, fourier_ca
     for model in models:
         function = model.logp_dlogp_function(ravel_inputs=True)
         names = {type(node.op) for node in function._pytensor_function.maker.fgraph.apply_nodes}
-        operations.append(names & {FamilyLoglik, FourierLoglik})
+        operations.append(names & {LengthscaleLoglik, FourierLoglik})
         _, gradient = function(np.array([0.1, 0.3, -1.0]))
         ends = [function(np.array([0.1 + s * 1e-4, 0.3, -1.0]))[0] for s in (1, -1)]
         assert gradient[0] == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-4)
-    assert operations == [{FamilyLoglik}, {FourierLoglik}]
+    assert operations == [{LengthscaleLoglik}, {FourierLoglik}]
     for ell, g, e in ((0.2, 1.5, 0.3), (0.35, 0.7, 0.6)):
         exact = oracle.Dense(fourier_cases.correlation("matern52", case.x, case.x, ell), case.X, case.y, g, e)
         for given in ({"lengthscale": ell, "sigma2": g}, {"kernel": g * pm.gp.cov.Matern52(1, ls=ell)}):

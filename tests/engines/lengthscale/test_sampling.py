@@ -17,8 +17,8 @@ REFERENCE = json.loads((Path(__file__).parents[2] / "reference" / "gp_regr.json"
 
 
 @pytest.fixture(scope="module")
-def example(families):
-    return families.Example()
+def example(lengthscales):
+    return lengthscales.Example()
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +32,14 @@ def idata(model):
 
 
 @pytest.fixture(scope="module")
-def quadrature(example, families):
+def quadrature(example, lengthscales):
     """Means and standard deviations of (log ℓ, log σ²_g, log σ²_e) by brute force, from exact spectra."""
-    log_ell = np.linspace(*np.log(families.RANGE), 61)
+    log_ell = np.linspace(*np.log(lengthscales.RANGE), 61)
     log_g, log_e = np.linspace(-4, 3, 71), np.linspace(-4, 0.5, 61)
     g, e = np.exp(log_g)[:, None], np.exp(log_e)
     loglik = np.empty((log_ell.size, log_g.size, log_e.size))
     for i, v in enumerate(np.exp(log_ell)):
-        loglik[i] = flmm.log_likelihood(example.family.at(v).rotate(example.y), g, e)
+        loglik[i] = flmm.log_likelihood(example.spectrum.at(v).rotate(example.y), g, e)
     # densities in the logarithms: HalfNormal(2) and HalfNormal(1) with their Jacobians, normal for log ℓ
     prior = -(((log_ell + 1) / 0.7) ** 2) / 2
     log_density = loglik + prior[:, None, None] + (-(g**2) / 8 + log_g[:, None]) + (-(e**2) / 2 + log_e)
@@ -63,11 +63,11 @@ def test_nuts_agrees_with_quadrature_within_monte_carlo_error(idata, quadrature)
 def test_a_published_posterior_of_a_gaussian_process():
     x, y = np.array(REFERENCE["x"], dtype=float), np.array(REFERENCE["y"])
     low, high = 1.5, 18.0
-    family = flmm.SpectrumFamily.from_coordinates(x, "se", lengthscale=(low, high), progressbar=False)
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(x, "se", lengthscale=(low, high), progressbar=False)
     with pm.Model() as model:
         rho = pm.Truncated("rho", pm.Gamma.dist(25, 4), lower=low, upper=high)
         alpha, sigma = pm.HalfNormal("alpha", 2), pm.HalfNormal("sigma", 1)
-        flmm.FamilyLMM("y", spectrum=family, lengthscale=rho, sigma2_g=alpha**2, sigma2_e=sigma, observed=y)
+        flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=rho, sigma2_g=alpha**2, sigma2_e=sigma, observed=y)
     assert stats.gamma(25, scale=1 / 4).cdf([low, high])[0] < 1e-7  # what truncation leaves out
     assert stats.gamma(25, scale=1 / 4).sf(high) < 1e-7
     draws = flmm.sample(3000, model=model, random_seed=1, **QUIET).posterior
@@ -88,14 +88,14 @@ def test_derived_quantities_are_functions_of_the_draws(idata):
     assert_allclose(p["y_h2"], p["g"] / (p["g"] + p["e"]), rtol=1e-12)  # the kernel has mean diagonal 1
 
 
-def test_draws_below_the_smallest_delta_are_reported(example, idata, families):
-    coarse = flmm.SpectrumFamily.from_coordinates(
-        example.x, lengthscale=families.RANGE, X=example.X, delta=(0.5, 10), progressbar=False
+def test_draws_below_the_smallest_delta_are_reported(example, idata, lengthscales):
+    coarse = flmm.LengthscaleSpectrum.from_coordinates(
+        example.x, lengthscale=lengthscales.RANGE, X=example.X, delta=(0.5, 10), progressbar=False
     )  # fmt: skip
     with pm.Model() as model:
-        ell = pm.Uniform("ell", *families.RANGE)
+        ell = pm.Uniform("ell", *lengthscales.RANGE)
         g, e = pm.HalfNormal("g", 2), pm.HalfNormal("e", 1)
-        flmm.FamilyLMM("y", spectrum=coarse, lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=example.y)
+        flmm.LengthscaleLMM("y", spectrum=coarse, lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=example.y)
     with pytest.warns(UserWarning, match=r"% of the draws of y have a delta below 0.5"):
         flmm.sample(50, model=model, random_seed=1, **QUIET)
 
@@ -154,15 +154,15 @@ def test_effects_are_drawn_from_their_conditional_at_each_lengthscale(example, m
     assert_allclose(only.posterior["y_beta"].to_numpy().reshape(400, -1), beta)
 
 
-def test_predictions_at_new_coordinates_have_their_conditional_moments(example, model, thinned, oracle, families):
+def test_predictions_at_new_coordinates_have_their_conditional_moments(example, model, thinned, oracle, lengthscales):
     x_new, X_new = np.array([0.15, 0.5, 1.1]), np.column_stack([np.ones(3), [0.5, -0.5, 0.0]])
-    K_new, K_new_new = example.family.new_kernels(x_new)
+    K_new, K_new_new = example.spectrum.new_kernels(x_new)
     result = flmm.predict(thinned, X_new, K_new, K_new_new=K_new_new, model=model, random_seed=3)
     f = result.predictions["y_mean"].to_numpy().reshape(400, 3)
     every = np.concatenate([example.x, x_new])
     standard = []
     for (ell, g, e), draw in zip(parameters(thinned), f, strict=True):
-        K = families.matern52(every, ell)
+        K = lengthscales.matern52(every, ell)
         n = example.n
         dense = oracle.Dense(K[:n, :n], example.X, example.y, g, e)
         mean = X_new @ dense.beta + g * K[n:, :n] @ dense.Py

@@ -79,7 +79,7 @@ def data(request, build_problem):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_posterior_is_that_of_a_grid_over_both_standard_deviations(data, family):
-    prior = flmm.DeviationPrior(family, 4.0, 2.5)
+    prior = flmm.priors.DeviationPrior(family, 4.0, 2.5)
     posterior, grid = flmm.exact_posterior(data.spectrum, data.y, prior=prior), Grid(data, prior)
     assert_allclose(posterior.log_evidence, grid.evidence, rtol=0, atol=1e-7)
     assert_allclose(posterior.log_bayes_factor, grid.evidence - grid.evidence_none, rtol=0, atol=1e-6)
@@ -94,7 +94,7 @@ def test_the_posterior_is_that_of_a_grid_over_both_standard_deviations(data, fam
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_draws_have_the_moments_and_the_quantiles(data, family):
-    posterior = flmm.exact_posterior(data.spectrum, data.y, prior=flmm.DeviationPrior(family, 4.0, 2.5))
+    posterior = flmm.exact_posterior(data.spectrum, data.y, prior=flmm.priors.DeviationPrior(family, 4.0, 2.5))
     draws = posterior.draws(20_000, random_seed=3)
     for quantity in QUANTITIES:
         below = [(draws[quantity] <= posterior.quantile(quantity, p)).mean() for p in (0.1, 0.5, 0.9)]
@@ -104,7 +104,7 @@ def test_draws_have_the_moments_and_the_quantiles(data, family):
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_the_shortest_interval_is_shortest(data, quantity):
-    prior = flmm.DeviationPrior("half-normal", 4.0, 2.5)
+    prior = flmm.priors.DeviationPrior("half-normal", 4.0, 2.5)
     posterior = flmm.exact_posterior(data.spectrum, data.y, prior=prior)
     low, high = posterior.interval(quantity, 0.8, kind="hdi")
     assert_allclose(posterior.probability(quantity, low, high), 0.8, atol=1e-4)
@@ -119,7 +119,7 @@ def test_two_half_normals_of_one_scale_make_h2_an_arcsine_variable():
     h = 1 / (1 + np.exp(-x))
     for scale in (1e-6, 1.0, 1e9):
         expected = stats.beta(0.5, 0.5).logpdf(h) + np.log(h) + np.log1p(-h)
-        assert_allclose(flmm.DeviationPrior("half-normal", scale, scale).log_h2(x), expected, rtol=1e-9)
+        assert_allclose(flmm.priors.DeviationPrior("half-normal", scale, scale).log_h2(x), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -128,7 +128,7 @@ def test_the_implied_density_of_h2_is_that_of_draws(family):
     draw = {"half-normal": rng.normal, "half-t": lambda size: rng.standard_t(3, size), "exponential": rng.exponential}
     kernel, residual = ((scale * draw[family](size=200_000)) ** 2 for scale in (0.5, 2.0))
     x = np.linspace(-45, 45, 3001)
-    density = np.exp(flmm.DeviationPrior(family, 0.5, 2.0).log_h2(x))
+    density = np.exp(flmm.priors.DeviationPrior(family, 0.5, 2.0).log_h2(x))
     cumulative = np.cumsum(density) * (x[1] - x[0])
     assert_allclose(cumulative[-1], 1, atol=1e-7)
     draws = np.log(kernel) - np.log(residual)
@@ -140,11 +140,11 @@ def test_the_implied_density_of_h2_is_that_of_draws(family):
 
 
 def test_other_units_of_y_and_K_change_nothing_but_units(data):
-    prior = flmm.DeviationPrior("half-t", 4.0, 2.5)
+    prior = flmm.priors.DeviationPrior("half-t", 4.0, 2.5)
     one = flmm.exact_posterior(data.spectrum, data.y, prior=prior)
     for c in (1e-9, 1e8):
         spectrum = flmm.Spectrum.from_covariance(1e5 * data.K, data.X)
-        other = flmm.exact_posterior(spectrum, c * data.y, prior=flmm.DeviationPrior("half-t", 4.0 * c, 2.5 * c))
+        other = flmm.exact_posterior(spectrum, c * data.y, prior=flmm.priors.DeviationPrior("half-t", 4.0 * c, 2.5 * c))
         assert_allclose(other.mean("h2"), one.mean("h2"), rtol=1e-9)
         assert_allclose(other.quantile("sigma2", 0.3) / c**2 * 1e5, one.quantile("sigma2", 0.3), rtol=1e-6)
         assert_allclose(other.log_bayes_factor, one.log_bayes_factor, atol=1e-8)
@@ -152,7 +152,7 @@ def test_other_units_of_y_and_K_change_nothing_but_units(data):
 
 def test_a_prior_far_from_the_data_is_still_summed(data):
     for scales in ((1e-4, 2.5), (4.0, 1e-2), (1e6, 1e6), (1e-2, 1e-2)):
-        prior = flmm.DeviationPrior("exponential", *scales)
+        prior = flmm.priors.DeviationPrior("exponential", *scales)
         posterior = flmm.exact_posterior(data.spectrum, data.y, prior=prior)
         assert_allclose(posterior.weights.sum(), 1, rtol=1e-12)
         assert np.isfinite(posterior.summary().loc[["h2", "total", "sigma2", "sigma2_e"]].to_numpy(dtype=float)).all()
@@ -162,10 +162,10 @@ def test_a_prior_far_from_the_data_is_still_summed(data):
 
 def test_several_responses_have_each_their_own(data):
     Y = pd.DataFrame({"a": data.y, "b": 100 * data.y[::-1], "flat": 1.0})
-    prior = flmm.DeviationPrior.scaled_to_each(data.spectrum.rotate(Y), "half-t", df=4.0)
+    prior = flmm.priors.DeviationPrior.scaled_to_each(data.spectrum.rotate(Y), "half-t", df=4.0)
     together = flmm.exact_posterior(data.spectrum, Y, prior=prior)
     for t, name in enumerate("ab"):
-        own = flmm.DeviationPrior.scaled_to(data.spectrum.rotate(Y[name].to_numpy()), "half-t", df=4.0)
+        own = flmm.priors.DeviationPrior.scaled_to(data.spectrum.rotate(Y[name].to_numpy()), "half-t", df=4.0)
         assert_allclose(prior.scale_kernel[t], own.scale_kernel)
         alone = flmm.exact_posterior(data.spectrum, Y[name].to_numpy(), prior=own)
         for quantity in QUANTITIES:
@@ -184,16 +184,16 @@ def test_several_responses_have_each_their_own(data):
 def test_moments_that_do_not_exist_are_infinite():
     spectrum = flmm.Spectrum.from_factor(np.repeat(np.eye(2), 3, axis=0), np.ones((6, 1)))
     y = [1.0, 2, 1.5, 4, 5, 4.2]
-    heavy = flmm.exact_posterior(spectrum, y, prior=flmm.DeviationPrior("half-t", 1.0, 1.0, df=1.0))
+    heavy = flmm.exact_posterior(spectrum, y, prior=flmm.priors.DeviationPrior("half-t", 1.0, 1.0, df=1.0))
     assert heavy.mean("sigma2") == heavy.sd("sigma2") == math.inf
     assert math.isfinite(heavy.quantile("sigma2", 0.99))
-    light = flmm.exact_posterior(spectrum, y, prior=flmm.DeviationPrior("half-normal", 1.0, 1.0))
+    light = flmm.exact_posterior(spectrum, y, prior=flmm.priors.DeviationPrior("half-normal", 1.0, 1.0))
     assert math.isfinite(light.sd("sigma2"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_has_the_prior(data, family):
-    prior = flmm.DeviationPrior(family, 4.0, 2.5)
+    prior = flmm.priors.DeviationPrior(family, 4.0, 2.5)
     model = flmm.kernel_model(data.y, spectrum=data.spectrum, prior=prior)
     assert [rv.name for rv in model.free_RVs] == ["sigma_K", "sigma_e"]
     evaluate = model.compile_logp(sum=False, jacobian=False)
@@ -205,7 +205,7 @@ def test_the_model_has_the_prior(data, family):
 
 
 def test_nuts_and_quadrature_are_one_posterior(data):
-    prior = flmm.DeviationPrior.penalised_complexity(6.0, 0.05, scale_residual=2.5)
+    prior = flmm.priors.DeviationPrior.penalised_complexity(6.0, 0.05, scale_residual=2.5)
     model = flmm.kernel_model(data.y, spectrum=data.spectrum, prior=prior)
     options = {"chains": 2, "cores": 1, "progressbar": False, "quiet": True}
     idata = flmm.sample(3000, model=model, random_seed=1, **options)
@@ -217,7 +217,7 @@ def test_nuts_and_quadrature_are_one_posterior(data):
 
 def test_responses_of_a_model_have_each_their_prior(data):
     Y = np.column_stack([data.y, 10 * data.y])
-    prior = flmm.DeviationPrior.scaled_to_each(data.spectrum.rotate(Y))
+    prior = flmm.priors.DeviationPrior.scaled_to_each(data.spectrum.rotate(Y))
     model = flmm.kernel_model(Y, spectrum=data.spectrum, prior=prior)
     draws = pm.draw(model["sigma_K"], 4000, random_seed=1)
     assert_allclose(draws[:, 1].mean() / draws[:, 0].mean(), 10, rtol=0.1)
@@ -234,14 +234,14 @@ def test_responses_of_a_model_have_each_their_prior(data):
 )
 def test_parameters_that_are_none_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        flmm.DeviationPrior(*arguments)
+        flmm.priors.DeviationPrior(*arguments)
 
 
 def test_penalised_complexity_has_the_probability_that_was_asked_for():
-    prior = flmm.DeviationPrior.penalised_complexity(3.0, 0.01, scale_residual=1.0)
+    prior = flmm.priors.DeviationPrior.penalised_complexity(3.0, 0.01, scale_residual=1.0)
     assert_allclose(stats.expon(scale=prior.scale_kernel).sf(3.0), 0.01)
     with pytest.raises(ValueError, match=r"upper must be positive and probability between 0 and 1, got 3\.0 and 1\.0"):
-        flmm.DeviationPrior.penalised_complexity(3.0, 1.0, scale_residual=1.0)
+        flmm.priors.DeviationPrior.penalised_complexity(3.0, 1.0, scale_residual=1.0)
 
 
 def test_what_is_no_prior_is_refused(data):
@@ -254,7 +254,7 @@ def test_data_that_leave_h2_unbounded_have_no_posterior(build_problem):
     problem = build_problem("low-W")
     with pytest.raises(ValueError, match=r"the posterior is improper.* K and X explain y exactly"):
         flmm.exact_posterior(
-            problem.spectrum, problem.W @ np.ones(6), prior=flmm.DeviationPrior("half-normal", 1.0, 1.0)
+            problem.spectrum, problem.W @ np.ones(6), prior=flmm.priors.DeviationPrior("half-normal", 1.0, 1.0)
         )
 
 
@@ -265,7 +265,7 @@ def test_responses_whose_nodes_reach_where_others_have_no_mass_keep_their_poster
     spectrum = flmm.Spectrum.from_factor(W, np.ones((24, 1)))
     Y = np.column_stack([W @ rng.normal(size=5) + 1e-9 * rng.normal(size=24), *rng.normal(size=(30, 24))])
     for family in FAMILIES:
-        posterior = flmm.exact_posterior(spectrum, Y, prior=flmm.DeviationPrior(family, 1.0, 0.7))
+        posterior = flmm.exact_posterior(spectrum, Y, prior=flmm.priors.DeviationPrior(family, 1.0, 0.7))
         assert np.isfinite(posterior.log_bayes_factor).all()
         alone = flmm.exact_posterior(spectrum, Y[:, 4], prior=posterior.prior)
         assert_allclose(posterior.mean("h2")[4], alone.mean("h2"), rtol=1e-5)

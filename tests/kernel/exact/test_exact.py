@@ -11,7 +11,8 @@ from scipy import stats
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from pm_fastlmm import Spectrum, VariancePrior, exact_posterior, reml
+from pm_fastlmm import Spectrum, exact_posterior, reml
+from pm_fastlmm.priors import VariancePrior
 
 PRIOR = VariancePrior(1.5, 0.8, 2.0, 3.0)
 QUANTITIES = ("h2", "pve", "delta", "total", "sigma2", "sigma2_g", "sigma2_e")

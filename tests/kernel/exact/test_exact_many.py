@@ -9,7 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 from scipy.integrate import quad
 
-from pm_fastlmm import Spectrum, VariancePrior, exact_posterior
+from pm_fastlmm import Spectrum, exact_posterior
+from pm_fastlmm.priors import VariancePrior
 
 QUANTITIES = ("h2", "pve", "total", "sigma2", "sigma2_e")
 

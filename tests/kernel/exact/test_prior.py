@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose
 from scipy import stats
 from scipy.integrate import quad
 
-from pm_fastlmm import VariancePrior
 from pm_fastlmm.kernel.likelihood.prior import shares
+from pm_fastlmm.priors import VariancePrior
 
 PRIORS = [VariancePrior(1, 1, 1, 2.5), VariancePrior(0.5, 2.0, 3.0, 0.7), VariancePrior(4.0, 1.5, 0.3, 11.0)]
 

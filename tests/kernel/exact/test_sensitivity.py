@@ -16,8 +16,8 @@ import pm_fastlmm as flmm
 
 def test_the_table_has_each_posterior(build_problem):
     problem = build_problem("low-W")
-    priors = flmm.ready_priors(problem.rotated)
-    table = flmm.prior_sensitivity(problem.spectrum, problem.y, quantity="total", probability=0.8)
+    priors = flmm.priors.ready(problem.rotated)
+    table = flmm.priors.sensitivity(problem.spectrum, problem.y, quantity="total", probability=0.8)
     assert list(table.index) == list(priors)
     for name, prior in priors.items():
         posterior = flmm.exact_posterior(problem.spectrum, problem.y, prior=prior)
@@ -27,15 +27,15 @@ def test_the_table_has_each_posterior(build_problem):
 
 def test_a_sceptic_and_an_enthusiast_stand_on_both_sides(build_problem):
     problem = build_problem("full-K")
-    means = flmm.prior_sensitivity(problem.spectrum, problem.y)["mean"]
+    means = flmm.priors.sensitivity(problem.spectrum, problem.y)["mean"]
     assert means["small h2"] < means["uniform h2"] < means["large h2"]
 
 
 def test_several_responses_have_a_block_of_rows_each(build_problem):
     problem = build_problem("low-W")
     Y = pd.DataFrame({"b": problem.y, "a": problem.y[::-1], "flat": 2.0})
-    priors = {"one": flmm.VariancePrior(1, 1, 1, 1), "two": flmm.DeviationPrior("half-t", 1.0, 1.0)}
-    table = flmm.prior_sensitivity(problem.spectrum, Y, priors)
+    priors = {"one": flmm.priors.VariancePrior(1, 1, 1, 1), "two": flmm.priors.DeviationPrior("half-t", 1.0, 1.0)}
+    table = flmm.priors.sensitivity(problem.spectrum, Y, priors)
     assert list(table.index) == [(response, prior) for response in ("b", "a", "flat") for prior in ("one", "two")]
     assert table.index.names == ["response", "prior"]
     posterior = flmm.exact_posterior(problem.spectrum, Y, prior=priors["two"])
@@ -46,7 +46,7 @@ def test_several_responses_have_a_block_of_rows_each(build_problem):
 def test_no_priors_are_refused(build_problem):
     problem = build_problem("low-W")
     with pytest.raises(ValueError, match="priors is empty"):
-        flmm.prior_sensitivity(problem.spectrum, problem.y, {})
+        flmm.priors.sensitivity(problem.spectrum, problem.y, {})
 
 
 @pytest.mark.parametrize("quantity", ["h2", "pve", "delta", "total", "sigma2", "sigma2_e"])
@@ -113,7 +113,7 @@ def test_regions_that_are_none_and_unknown_names_are_refused(build_problem):
 def test_the_figure_of_implied_densities_has_a_curve_for_each_prior(build_problem):
     matplotlib.use("Agg")
     problem = build_problem("low-W")
-    priors = flmm.ready_priors(problem.rotated)
+    priors = flmm.priors.ready(problem.rotated)
     ax = flmm.plots.plot_implied_h2(priors)
     assert [line.get_label() for line in ax.lines] == list(priors)
     h, arcsine = ax.lines[3].get_data()
@@ -124,7 +124,7 @@ def test_the_figure_of_implied_densities_has_a_curve_for_each_prior(build_proble
 
 def test_the_figure_refuses_scales_of_several_responses(build_problem):
     problem = build_problem("low-W")
-    prior = flmm.DeviationPrior.scaled_to_each(problem.spectrum.rotate(np.column_stack([problem.y, problem.y])))
+    prior = flmm.priors.DeviationPrior.scaled_to_each(problem.spectrum.rotate(np.column_stack([problem.y, problem.y])))
     with pytest.raises(ValueError, match="the prior 'each' has scales of several responses"):
         flmm.plots.plot_implied_h2({"each": prior})
     plt.close("all")

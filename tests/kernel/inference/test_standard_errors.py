@@ -97,7 +97,7 @@ def test_one_kernel_has_the_same_errors_and_shares_in_every_fit(method):
     frame = pd.DataFrame(X, columns=["Intercept", "x"])
     exact = flmm.reml(flmm.Spectrum.from_covariance(J, frame), table["y"].to_numpy(), method=method)
     by_term = flmm.find_reml(flmm.lmm_model("y ~ x + (1 | a)", table), method=method, progressbar=False)
-    dense = flmm.fit_covariance(
+    dense = flmm.reml_covariance(
         lambda theta: theta[0] * J + theta[1] * identity, table["y"], frame, derivative=lambda theta: [J, identity],
         start={"g": 1.0, "e": 1.0}, bounds={"g": (0, np.inf), "e": (0, np.inf)}, method=method, progressbar=False,
     )  # fmt: skip

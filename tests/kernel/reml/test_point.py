@@ -30,7 +30,7 @@ def assert_same(point, fit, rtol=1e-9):
 @pytest.mark.parametrize("n", [23, 150])
 def test_every_number_is_that_of_the_spectral_fit(build_problem, kind, n, method):
     problem = build_problem(kind, n=n)
-    point = reml_point(problem.K, problem.X, problem.y, method=method)
+    point = reml_point(problem.K, problem.y, problem.X, method=method)
     assert_same(point, reml(problem.spectrum, problem.y, method=method))
     assert point.rotated is None
 
@@ -39,7 +39,7 @@ def test_every_number_is_that_of_the_spectral_fit(build_problem, kind, n, method
 def test_the_solutions_of_forty_digit_arithmetic_are_reproduced(cases, reference, name):
     expected = reference.json("cases.json")[name]
     K, X, y = getattr(cases, name)()
-    fit = reml_point((K + K.T) / 2, X, y)
+    fit = reml_point((K + K.T) / 2, y, X)
     assert_allclose(fit.loglik, expected["loglik"], rtol=0, atol=1e-8)
     assert_allclose(fit.delta, math.inf if expected["delta"] == "inf" else expected["delta"], rtol=1e-8)
     assert_allclose(fit.beta, expected["beta"], rtol=1e-8)
@@ -53,7 +53,7 @@ def test_a_residual_variance_far_below_a_singular_kernel_is_that_of_the_spectral
     W = rng.normal(size=(80, 30))
     X = np.ones((80, 1))
     y = W @ rng.normal(size=30) + size * rng.normal(size=80)
-    point, fit = reml_point(W @ W.T, X, y), reml(Spectrum.from_covariance(W @ W.T, X), y)
+    point, fit = reml_point(W @ W.T, y, X), reml(Spectrum.from_covariance(W @ W.T, X), y)
     # y is rounded to eps, and the null space of K turns by as much: σ²_e is known to eps/size
     assert_allclose(point.sigma2_e, fit.sigma2_e, rtol=1e-14 / size)
     assert_allclose(point.loglik, fit.loglik, atol=1e-10 / size)
@@ -66,27 +66,27 @@ def test_a_few_responses_and_labels_are_matched_by_id(build_problem):
     K = pd.DataFrame(problem.K, index=ids, columns=ids)
     X = pd.DataFrame(problem.X, index=ids, columns=["mean", "age", "dose"])
     Y = pd.DataFrame({"a": problem.y, "flat": 1.0, "b": problem.y[::-1]}, index=ids)
-    point = reml_point(K, X.iloc[::-1], Y.sample(frac=1, random_state=2))
+    point = reml_point(K, Y.sample(frac=1, random_state=2), X.iloc[::-1])
     fits = reml(Spectrum.from_covariance(K, X), Y)
     assert point.names == ("a", "flat", "b")
     assert point.coef == ("mean", "age", "dose")
     assert_array_equal(point.converged, [True, False, True])
     for name in NUMBERS[:-3]:
         assert_allclose(quantity(point, name), quantity(fits, name), rtol=1e-9, err_msg=name)
-    assert_same(reml_point(K, X, Y["a"]), fits.response("a"))
+    assert_same(reml_point(K, Y["a"], X), fits.response("a"))
 
 
 @pytest.mark.parametrize("K", [3 * np.eye(9), np.ones((9, 9))])
 def test_what_has_no_estimate_is_labelled_alike(K):
     y, X = np.arange(9.0) ** 2, np.ones((9, 1))
-    fit = reml_point(K, X, y)
+    fit = reml_point(K, y, X)
     assert not fit.converged
     assert fit.message == reml(Spectrum.from_covariance(K, X), y).message
 
 
 def test_what_needs_eigenvectors_is_refused_and_named(build_problem):
     problem = build_problem("full-K")
-    fit = reml_point(problem.K, problem.X, problem.y)
+    fit = reml_point(problem.K, problem.y, problem.X)
     for use in (fit.blup, fit.pev, fit.predict, lambda: fit.profile(0.5), lambda: fit.spectrum):
         with pytest.raises(ValueError, match=r"keeps no eigenvectors.*fit flmm.reml\(spectrum, y\)"):
             use()
@@ -97,10 +97,10 @@ def test_what_needs_eigenvectors_is_refused_and_named(build_problem):
 def test_bad_input_is_refused_as_by_from_covariance(build_problem):
     problem = build_problem("full-K")
     with pytest.raises(ValueError, match="K is not positive semi-definite"):
-        reml_point(problem.K - 5 * np.eye(23), problem.X, problem.y)
+        reml_point(problem.K - 5 * np.eye(23), problem.y, problem.X)
     with pytest.raises(ValueError, match="K must be square"):
-        reml_point(problem.W, problem.X, problem.y)
+        reml_point(problem.W, problem.y, problem.X)
     with pytest.raises(ValueError, match="y has 22 rows but the spectrum has 23"):
-        reml_point(problem.K, problem.X, problem.y[:-1])
+        reml_point(problem.K, problem.y[:-1], problem.X)
     with pytest.raises(ValueError, match="method must be 'REML' or 'ML', got 'MAP'"):
-        reml_point(problem.K, problem.X, problem.y, method="MAP")
+        reml_point(problem.K, problem.y, problem.X, method="MAP")

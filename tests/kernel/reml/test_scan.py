@@ -252,7 +252,7 @@ def streamed(W, X, y, G, method, names=None):
     def part(rows):
         return (None if X is None else X[rows]), W[rows], Y.iloc[rows]
 
-    c, other = (flmm.CrossProducts.from_arrays(*part(rows), method=method) for rows in (slice(20), slice(20, 27)))
+    c, other = (flmm.KernelStatistics.from_arrays(*part(rows), method=method) for rows in (slice(20), slice(20, 27)))
     return other.merge(c).update(*part(slice(27, None)))
 
 
@@ -300,15 +300,15 @@ def test_a_scan_after_one_pass_says_what_it_lacks():
     with pytest.raises(ValueError, match="candidates is missing"):
         scan(spectrum, y)
     for alone in (
-        flmm.CrossProducts.from_arrays(X, W, y).factor(),
-        flmm.CrossProducts.from_arrays(X, W, y[:, None]).factor(),
+        flmm.KernelStatistics.from_arrays(X, W, y).factor(),
+        flmm.KernelStatistics.from_arrays(X, W, y[:, None]).factor(),
     ):
         with pytest.raises(ValueError, match="this Rotated has no candidates"):
             scan(*alone)
     rows = Spectrum.from_factor(W, X)
     with pytest.raises(ValueError, match="this Rotated has no candidates"):
         scan(rows, rows.rotate(np.column_stack([y, G])))
-    constant = flmm.CrossProducts.from_arrays(X, W, np.column_stack([X[:, 0], G])).factor()
+    constant = flmm.KernelStatistics.from_arrays(X, W, np.column_stack([X[:, 0], G])).factor()
     with pytest.raises(ValueError, match="no estimate"):
         scan(*constant)
 

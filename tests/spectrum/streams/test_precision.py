@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import pm_fastlmm as flmm
-from pm_fastlmm import CrossProducts
+from pm_fastlmm import KernelStatistics
 
 N, M, BLOCK = 300, 8, 50
 CASES = {  # λ_max/δ up to the spread of W, mean of y in standard deviations
@@ -68,7 +68,7 @@ def plain(X, W, y, g, e):
 
 def in_blocks(X, W, y, method):
     blocks = [[part[i : i + BLOCK] for part in (X, W, y)] for i in range(0, N, BLOCK)]
-    c = CrossProducts.from_arrays(*blocks[0], method=method)
+    c = KernelStatistics.from_arrays(*blocks[0], method=method)
     for block in blocks[1:]:
         c = c.update(*block)
     return c.factor()
@@ -129,5 +129,5 @@ def test_of_several_responses_those_beyond_precision_are_counted():
     X, W, y, *_ = data(1e12, 0.0, 0)
     noise = np.random.default_rng(5).normal(size=N)
     with pytest.warns(UserWarning, match=r"method='tsqr' \(1 of 2 responses\)"):
-        fit = flmm.reml(*CrossProducts.from_arrays(X, W, np.column_stack([y + noise, y])).factor())
+        fit = flmm.reml(*KernelStatistics.from_arrays(X, W, np.column_stack([y + noise, y])).factor())
     assert ["tsqr" in message for message in fit.message] == [False, True]

@@ -16,7 +16,7 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 
 import pm_fastlmm as flmm
-from pm_fastlmm import CrossProducts
+from pm_fastlmm import KernelStatistics
 from pm_fastlmm.spectrum.streams import checkpoint as checkpoints
 from pm_fastlmm.spectrum.streams.row_blocks import RowBlocks, choose_block_rows
 
@@ -64,31 +64,31 @@ def assert_equal_statistics(a, b):
 @pytest.mark.parametrize("method", ["gram", "tsqr"])
 def test_a_generator_of_blocks(method):
     parts = rows(T=3)
-    c = CrossProducts.from_blocks((block for block in in_blocks(parts)), method=method, **QUIET)
-    assert_equal_statistics(c, CrossProducts.from_arrays(*parts, method=method))
+    c = KernelStatistics.from_blocks((block for block in in_blocks(parts)), method=method, **QUIET)
+    assert_equal_statistics(c, KernelStatistics.from_arrays(*parts, method=method))
 
 
 def test_missing_values_of_blocks_are_dropped_and_counted():
     X, W, y = rows()
     y[[3, 77, 401]] = np.nan
-    c = CrossProducts.from_blocks(in_blocks((X, W, y)), missing="drop", **QUIET)
+    c = KernelStatistics.from_blocks(in_blocks((X, W, y)), missing="drop", **QUIET)
     assert (c.n, c.dropped) == (597, 3)
     with pytest.raises(ValueError, match="y has 1 values that are NaN or infinite"):
-        CrossProducts.from_blocks(in_blocks((X, W, y)), **QUIET)
+        KernelStatistics.from_blocks(in_blocks((X, W, y)), **QUIET)
 
 
 def test_rows_are_sliced_from_memory_maps_zarr_and_tables(tmp_path):
     X, W, y = rows()
-    expected = CrossProducts.from_arrays(X, W, y)
+    expected = KernelStatistics.from_arrays(X, W, y)
     stored = np.lib.format.open_memmap(tmp_path / "W.npy", "w+", shape=W.shape)
     stored[:] = W
     compressed = zarr.create_array(store=tmp_path / "W.zarr", shape=W.shape, chunks=(64, 7), dtype="f8")
     compressed[:] = W
     for source in (np.load(tmp_path / "W.npy", mmap_mode="r"), compressed, pd.DataFrame(W)):
-        assert_equal_statistics(expected, CrossProducts.from_rows(X, source, y, block_rows=100, **QUIET))
-        assert_equal_statistics(expected, CrossProducts.from_rows(X, source, y, **QUIET))
-    without = CrossProducts.from_rows(None, compressed, y, **QUIET)
-    assert_equal_statistics(without, CrossProducts.from_arrays(None, W, y))
+        assert_equal_statistics(expected, KernelStatistics.from_rows(X, source, y, block_rows=100, **QUIET))
+        assert_equal_statistics(expected, KernelStatistics.from_rows(X, source, y, **QUIET))
+    without = KernelStatistics.from_rows(None, compressed, y, **QUIET)
+    assert_equal_statistics(without, KernelStatistics.from_arrays(None, W, y))
 
 
 def test_blocks_fit_the_memory_and_the_chunks_of_the_storage(tmp_path):
@@ -106,20 +106,20 @@ def test_blocks_fit_the_memory_and_the_chunks_of_the_storage(tmp_path):
 def test_bad_sources_are_refused():
     X, W, y = rows()
     with pytest.raises(ValueError, match="there are no blocks"):
-        CrossProducts.from_blocks([], **QUIET)
+        KernelStatistics.from_blocks([], **QUIET)
     with pytest.raises(ValueError, match="y has 599 rows but W has 600"):
-        CrossProducts.from_rows(X, W, y[1:], **QUIET)
+        KernelStatistics.from_rows(X, W, y[1:], **QUIET)
     with pytest.raises(ValueError, match="block_rows must be 1 or more, got 0"):
-        CrossProducts.from_rows(X, W, y, block_rows=0, **QUIET)
+        KernelStatistics.from_rows(X, W, y, block_rows=0, **QUIET)
 
 
 def test_the_progress_bar_says_how_far_it_is(capsys):
     X, W, y = rows()
-    CrossProducts.from_rows(X, W, y, block_rows=100)
+    KernelStatistics.from_rows(X, W, y, block_rows=100)
     out = capsys.readouterr().out
     assert "600/600" in out
     assert "6 of 6 blocks" in out
-    CrossProducts.from_rows(X, W, y, block_rows=100, progressbar=False)
+    KernelStatistics.from_rows(X, W, y, block_rows=100, progressbar=False)
     assert capsys.readouterr().out == ""
 
 
@@ -141,11 +141,11 @@ def broken(blocks, after):
 @pytest.mark.parametrize("source", ["generator", "sequence"])
 def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, method, source):
     blocks, path = in_blocks(rows(T=2)), tmp_path / "pass.npz"
-    whole = CrossProducts.from_blocks(blocks, method=method, **QUIET)
+    whole = KernelStatistics.from_blocks(blocks, method=method, **QUIET)
     options = {"method": method, "checkpoint": path, **QUIET}
     for after in (5, 5, 9):
         with pytest.raises(Interrupted):
-            CrossProducts.from_blocks(broken(blocks, after), **options)
+            KernelStatistics.from_blocks(broken(blocks, after), **options)
     read = []
 
     class Counted(list):
@@ -154,10 +154,10 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, method, source):
             return super().__getitem__(i)
 
     rest = Counted(blocks) if source == "sequence" else iter(blocks)
-    assert_identical(CrossProducts.from_blocks(rest, **options), whole)
+    assert_identical(KernelStatistics.from_blocks(rest, **options), whole)
     if source == "sequence":  # those that are done are not read, but for the two that are compared
         assert read == [0, 8, 9, 10, 11]
-    assert_identical(CrossProducts.from_blocks(blocks, **options), whole)
+    assert_identical(KernelStatistics.from_blocks(blocks, **options), whole)
 
 
 def test_a_keyboard_interrupt_loses_nothing_either(tmp_path):
@@ -168,10 +168,10 @@ def test_a_keyboard_interrupt_loses_nothing_either(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        CrossProducts.from_blocks(interrupt(), checkpoint=path, **QUIET)
+        KernelStatistics.from_blocks(interrupt(), checkpoint=path, **QUIET)
     assert checkpoints.load(path)[1]["blocks"] == 4
-    whole = CrossProducts.from_blocks(blocks, **QUIET)
-    assert_identical(CrossProducts.from_blocks(blocks, checkpoint=path, **QUIET), whole)
+    whole = KernelStatistics.from_blocks(blocks, **QUIET)
+    assert_identical(KernelStatistics.from_blocks(blocks, checkpoint=path, **QUIET), whole)
 
 
 def test_a_process_that_is_killed_has_its_last_checkpoint(tmp_path):
@@ -180,20 +180,20 @@ def test_a_process_that_is_killed_has_its_last_checkpoint(tmp_path):
         import os, signal, sys
         sys.path.insert(0, {str(os.path.dirname(__file__))!r})
         from test_streaming import in_blocks, rows
-        from pm_fastlmm import CrossProducts
+        from pm_fastlmm import KernelStatistics
 
         def blocks():
             yield from in_blocks(rows())[:7]
             os.kill(os.getpid(), signal.SIGKILL)
 
-        CrossProducts.from_blocks(blocks(), checkpoint={str(path)!r}, checkpoint_every=0, progressbar=False)
+        KernelStatistics.from_blocks(blocks(), checkpoint={str(path)!r}, checkpoint_every=0, progressbar=False)
     """)
     root = os.path.dirname(os.path.dirname(flmm.__file__))
     ended = subprocess.run([sys.executable, "-c", script], cwd=root, timeout=100, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert checkpoints.load(path)[1]["blocks"] == 7
-    whole = CrossProducts.from_blocks(in_blocks(rows()), **QUIET)
-    assert_identical(CrossProducts.from_blocks(in_blocks(rows()), checkpoint=path, **QUIET), whole)
+    whole = KernelStatistics.from_blocks(in_blocks(rows()), **QUIET)
+    assert_identical(KernelStatistics.from_blocks(in_blocks(rows()), checkpoint=path, **QUIET), whole)
     assert [file.name for file in tmp_path.iterdir()] == ["pass.npz"]
 
 
@@ -201,7 +201,7 @@ def test_checkpoints_of_other_data_are_refused(tmp_path):
     parts, path = rows(), tmp_path / "pass.npz"
     X, W, y = parts
     with pytest.raises(Interrupted):
-        CrossProducts.from_blocks(broken(in_blocks(parts), 6), checkpoint=path, **QUIET)
+        KernelStatistics.from_blocks(broken(in_blocks(parts), 6), checkpoint=path, **QUIET)
     named = pd.DataFrame(X, columns=["one", "age"])
     other = [
         ("first was", in_blocks((X, W + 1, y))),
@@ -213,17 +213,17 @@ def test_checkpoints_of_other_data_are_refused(tmp_path):
     for message, blocks in other:
         for source in (blocks, iter(blocks)):
             with pytest.raises(ValueError, match=f"pass.npz is of other data: .*{message}"):
-                CrossProducts.from_blocks(source, checkpoint=path, **QUIET)
+                KernelStatistics.from_blocks(source, checkpoint=path, **QUIET)
     with pytest.raises(ValueError, match="is of other data: method was 'gram' and is 'tsqr'"):
-        CrossProducts.from_blocks(in_blocks(parts), method="tsqr", checkpoint=path, **QUIET)
+        KernelStatistics.from_blocks(in_blocks(parts), method="tsqr", checkpoint=path, **QUIET)
     with pytest.raises(ValueError, match="is of other data: missing was 'raise' and is 'drop'"):
-        CrossProducts.from_blocks(in_blocks(parts), missing="drop", checkpoint=path, **QUIET)
+        KernelStatistics.from_blocks(in_blocks(parts), missing="drop", checkpoint=path, **QUIET)
     np.savez(path, about=np.array('{"format": 0}'))
     with pytest.raises(ValueError, match=r"pass.npz was written by another version: remove it to begin anew"):
-        CrossProducts.from_blocks(in_blocks(parts), checkpoint=path, **QUIET)
+        KernelStatistics.from_blocks(in_blocks(parts), checkpoint=path, **QUIET)
     path.write_bytes(b"something else")
     with pytest.raises(ValueError, match=r"pass.npz is no checkpoint .*: name another file, or remove it"):
-        CrossProducts.from_blocks(in_blocks(parts), checkpoint=path, **QUIET)
+        KernelStatistics.from_blocks(in_blocks(parts), checkpoint=path, **QUIET)
 
 
 def test_a_checkpoint_is_replaced_as_a_whole(tmp_path, monkeypatch):
@@ -253,16 +253,16 @@ def numbers(n, columns, step):
 
 
 @pytest.mark.parametrize("method", ["gram", "tsqr"])
-def test_a_stored_checkpoint_of_cross_products_goes_on(tmp_path, method):
+def test_a_stored_checkpoint_of_kernel_statistics_goes_on(tmp_path, method):
     W = numbers(300, 5, 17)
     parts = (
         np.column_stack([np.ones(300), numbers(300, 1, 31)]),
         W,
         3 + W @ np.arange(5.0) + numbers(300, 1, 53)[:, 0],
     )
-    path = shutil.copy(STORED / f"cross_products_{method}.npz", tmp_path)
-    resumed = CrossProducts.from_blocks(in_blocks(parts), method=method, checkpoint=path, **QUIET)
-    assert_equal_statistics(resumed, CrossProducts.from_arrays(*parts, method=method))
+    path = shutil.copy(STORED / f"kernel_statistics_{method}.npz", tmp_path)
+    resumed = KernelStatistics.from_blocks(in_blocks(parts), method=method, checkpoint=path, **QUIET)
+    assert_equal_statistics(resumed, KernelStatistics.from_arrays(*parts, method=method))
 
 
 def test_a_stored_checkpoint_of_fourier_statistics_goes_on(tmp_path):

@@ -1,4 +1,4 @@
-"""FamilyLMM: one kernel whose lengthscale is a parameter."""
+"""LengthscaleLMM: one kernel whose lengthscale is a parameter."""
 
 from itertools import product
 from typing import Any
@@ -11,8 +11,8 @@ from pytensor.graph.traversal import ancestors
 
 from pm_fastlmm.engines.graphs import INTERPRETED, support
 from pm_fastlmm.engines.inputs import double, known_values, read_response, refuse_unknown
-from pm_fastlmm.engines.lengthscale.family import SpectrumFamily
-from pm_fastlmm.engines.lengthscale.variables import FamilyRV
+from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
+from pm_fastlmm.engines.lengthscale.variables import LengthscaleRV
 from pm_fastlmm.engines.random_variable import LMM
 from pm_fastlmm.engines.spectral.fastlmm import variance_components
 
@@ -20,19 +20,19 @@ _CORNERS = 6  # variables whose ends are combined
 _EDGE = 1e-6  # relative: by how much the ends of a prior's support may miss those of the range
 
 
-class FamilyLMM:
+class LengthscaleLMM:
     r"""
-    Y ~ N(Xβ, σ²(K(ℓ) + δI)) with the lengthscale ℓ a parameter, by interpolation of the spectra of a family.
+    Y ~ N(Xβ, σ²(K(ℓ) + δI)) with the lengthscale ℓ a parameter, by interpolation of its spectra.
 
     β is integrated out under a flat prior, and the logp is the restricted log-likelihood in the form that lme4 prints,
-    to the tolerance of the family. As for `FastLMM`, this density is improper along X: plain draws of the node are
+    to the tolerance of the spectrum. As for `FastLMM`, this density is improper along X: plain draws of the node are
     error contrasts, Xᵀy = 0, and cost a factorisation of K(ℓ) each. An evaluation with its gradient takes tens of
     microseconds, whatever n is.
 
     Parameters
     ----------
     name : str
-    spectrum : SpectrumFamily
+    spectrum : LengthscaleSpectrum
         Kernel, X and the range of ℓ.
     lengthscale : tensor_like
         ℓ, whose prior lives inside the range; outside the density is 0.
@@ -50,7 +50,7 @@ class FamilyLMM:
 
     Notes
     -----
-    K is factored when the node is built, unless it was before. Below the smallest δ of the family the density is that
+    K is factored when the node is built, unless it was before. Below the smallest δ of the spectrum the density is that
     of the same formula, without a promise of its error.
 
     Examples
@@ -61,21 +61,21 @@ class FamilyLMM:
     >>> rng = np.random.default_rng(1)
     >>> x = np.linspace(0, 1, 80)
     >>> y = np.sin(6 * x) + 0.3 * rng.normal(size=80)
-    >>> family = flmm.SpectrumFamily.from_coordinates(
+    >>> spectrum = flmm.LengthscaleSpectrum.from_coordinates(
     ...     x, kernel="matern52", lengthscale=(0.1, 2.0), X=np.ones((80, 1)), progressbar=False
     ... )
     >>> with pm.Model() as model:
     ...     lengthscale = pm.Truncated("lengthscale", pm.LogNormal.dist(-1, 1), lower=0.1, upper=2.0)
     ...     sigma2_g, sigma2_e = pm.HalfNormal("sigma2_g", 2), pm.HalfNormal("sigma2_e", 1)
-    ...     node = flmm.FamilyLMM(
-    ...         "y", spectrum=family, lengthscale=lengthscale, sigma2_g=sigma2_g, sigma2_e=sigma2_e, observed=y
+    ...     node = flmm.LengthscaleLMM(
+    ...         "y", spectrum=spectrum, lengthscale=lengthscale, sigma2_g=sigma2_g, sigma2_e=sigma2_e, observed=y
     ...     )
     ...     fit = flmm.find_reml(progressbar=False)
     >>> fit.converged
     True
     """
 
-    def __new__(cls, name: str, *, spectrum: SpectrumFamily, observed: Any = None, **kwargs: Any) -> Any:
+    def __new__(cls, name: str, *, spectrum: LengthscaleSpectrum, observed: Any = None, **kwargs: Any) -> Any:
         """Register the distribution with the model of the context."""
         params, rest = _parametrise(spectrum, **kwargs)
         if observed is None:
@@ -89,23 +89,23 @@ class FamilyLMM:
         return LMM(name, params, observed=data, **rest)
 
     @classmethod
-    def dist(cls, *, spectrum: SpectrumFamily, **kwargs: Any) -> Any:
+    def dist(cls, *, spectrum: LengthscaleSpectrum, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp` and `pm.draw`."""
         params, rest = _parametrise(spectrum, **kwargs)
         return LMM.dist(params, **rest)
 
 
 def _parametrise(
-    spectrum: SpectrumFamily, *, lengthscale: Any = None, **kwargs: Any
+    spectrum: LengthscaleSpectrum, *, lengthscale: Any = None, **kwargs: Any
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return the parameters of the random variable, and the other arguments of `LMM`."""
-    if not isinstance(spectrum, SpectrumFamily):
+    if not isinstance(spectrum, LengthscaleSpectrum):
         raise TypeError(
-            f"spectrum must be a SpectrumFamily, got {type(spectrum).__name__}: build it with "
-            "flmm.SpectrumFamily.from_coordinates(x, kernel, lengthscale=(low, high)). A known K goes to FastLMM."
+            f"spectrum must be a LengthscaleSpectrum, got {type(spectrum).__name__}: build it with "
+            "flmm.LengthscaleSpectrum.from_coordinates(x, kernel, lengthscale=(low, high)). A known K goes to FastLMM."
         )
     if lengthscale is None:
-        raise ValueError("lengthscale is missing: give a random variable or a number in the range of the family.")
+        raise ValueError("lengthscale is missing: give a random variable or a number in the range of the spectrum.")
     ell = double(lengthscale)
     if spectrum.mean_diagonal is None and kwargs.keys() & {"h2", "total"}:
         raise ValueError(
@@ -115,25 +115,27 @@ def _parametrise(
     g, e = variance_components(spectrum.mean_diagonal, kwargs)
     for what, value in (("lengthscale", ell), ("variances", g), ("variances", e)):
         if value.type.ndim:
-            raise ValueError(f"{what} must be scalars, got {value.type.ndim} dimensions: FamilyLMM takes one response.")
+            raise ValueError(
+                f"{what} must be scalars, got {value.type.ndim} dimensions: LengthscaleLMM takes one response."
+            )
     refuse_unknown(
-        "FamilyLMM", kwargs,
+        "LengthscaleLMM", kwargs,
         "X and the kernel are in the spectrum; it takes lengthscale and one of (sigma2, delta), (sigma2_g, sigma2_e), "
         "(h2, total); β has a flat prior",
     )  # fmt: skip
-    carried = {"treatment": "flat", "projection": spectrum.projection, "family": spectrum}
-    return [ell, g, e], {"kind": FamilyRV, "carried": carried, **kwargs}
+    carried = {"treatment": "flat", "projection": spectrum.projection, "spectrum": spectrum}
+    return [ell, g, e], {"kind": LengthscaleRV, "carried": carried, **kwargs}
 
 
-def _check_range(name: str, model: pm.Model, family: SpectrumFamily, lengthscale: Any) -> None:
+def _check_range(name: str, model: pm.Model, spectrum: LengthscaleSpectrum, lengthscale: Any) -> None:
     """
-    Refuse a prior of ℓ whose support reaches outside the range of the family, and a number outside it.
+    Refuse a prior of ℓ whose support reaches outside the range of the spectrum, and a number outside it.
 
     ℓ is evaluated at the ends of the support of the variables that it is a function of, all combinations of which
     contain its own ends where it is monotone in each. Where those ends are not known it is not checked: outside of the
     range the density is 0 in any case.
     """
-    low, high = family.lengthscale
+    low, high = spectrum.lengthscale
     reached = set(ancestors([lengthscale], blockers=model.free_RVs))
     variables = [rv for rv in model.free_RVs if rv in reached]
     if len(variables) > _CORNERS or not all(_continuous(rv) for rv in variables):
@@ -149,8 +151,8 @@ def _check_range(name: str, model: pm.Model, family: SpectrumFamily, lengthscale
     if outside:
         extent = f"from {min(values):.4g} to {max(values):.4g}" if variables else f"{values[0]:.4g}"
         raise ValueError(
-            f"the lengthscale of {name} is {extent}, outside the range of the family, {low:.4g} to {high:.4g}: "
-            f"truncate its prior, pm.Truncated(..., lower={low:.4g}, upper={high:.4g}), or build the family with a "
+            f"the lengthscale of {name} is {extent}, outside the range of the spectrum, {low:.4g} to {high:.4g}: "
+            f"truncate its prior, pm.Truncated(..., lower={low:.4g}, upper={high:.4g}), or build the spectrum with a "
             "wider lengthscale=(low, high)."
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pm_fastlmm as flmm
-from pm_fastlmm import CrossProducts
+from pm_fastlmm import KernelStatistics
 
 pytestmark = pytest.mark.benchmark
 
@@ -27,7 +27,7 @@ def passes(m):
     """Loops over blocks: sums by either route, and AᵀA of [X W y], which any method must compute."""
     parts = block(m)
     A = np.column_stack(parts)
-    started = {route: CrossProducts.from_arrays(*parts, method=route) for route in ("gram", "tsqr")}
+    started = {route: KernelStatistics.from_arrays(*parts, method=route) for route in ("gram", "tsqr")}
 
     def updates(route):
         def run(count):
@@ -48,7 +48,7 @@ def passes(m):
 @pytest.mark.parametrize("m", [25, 50, 100, 200, 400])
 def test_one_pass_beside_the_bare_product(m, measure, report):
     seconds = measure.take_turns(passes(m), rounds=5)
-    figure = f"CrossProducts / AᵀA of the same blocks, m = {m}"
+    figure = f"KernelStatistics / AᵀA of the same blocks, m = {m}"
     report(figure, seconds["gram"] / seconds["bare"], "×")
     report(figure, seconds["tsqr"] / seconds["bare"], "×", part="method='tsqr' / AᵀA")
     report(figure, 1e6 / ROWS * seconds["gram"], "s", part="a million rows")
@@ -57,17 +57,17 @@ def test_one_pass_beside_the_bare_product(m, measure, report):
 
 def test_twice_the_rows_and_twice_the_columns(measure, report):
     rows = {n: block(100, n) for n in (100_000, 200_000)}
-    loops = {n: measure.loop(lambda parts=parts: CrossProducts.from_arrays(*parts)) for n, parts in rows.items()}
+    loops = {n: measure.loop(lambda parts=parts: KernelStatistics.from_arrays(*parts)) for n, parts in rows.items()}
     seconds = measure.take_turns(loops, rounds=5)
-    report("CrossProducts, n = 200 000 / n = 100 000, m = 100", seconds[200_000] / seconds[100_000], "×")
+    report("KernelStatistics, n = 200 000 / n = 100 000, m = 100", seconds[200_000] / seconds[100_000], "×")
     columns = {m: block(m) for m in (100, 200)}
-    loops = {m: measure.loop(lambda parts=parts: CrossProducts.from_arrays(*parts)) for m, parts in columns.items()}
+    loops = {m: measure.loop(lambda parts=parts: KernelStatistics.from_arrays(*parts)) for m, parts in columns.items()}
     seconds = measure.take_turns(loops, rounds=5)
-    report("CrossProducts, m = 200 / m = 100", seconds[200] / seconds[100], "×")
+    report("KernelStatistics, m = 200 / m = 100", seconds[200] / seconds[100], "×")
 
 
 def test_fits_of_a_million_rows(measure, report):
-    c = CrossProducts.from_arrays(*block(100))
+    c = KernelStatistics.from_arrays(*block(100))
     for seed in range(1, 50):
         c = c.update(*block(100, seed=seed))
     spectrum, rotated = c.factor()
@@ -97,7 +97,7 @@ def test_fits_of_a_million_rows(measure, report):
 MEMORY = textwrap.dedent("""
     import json, resource, sys, time
     import numpy as np
-    from pm_fastlmm import CrossProducts
+    from pm_fastlmm import KernelStatistics
 
     def block(seed, n=20_000, m=100):
         rng = np.random.default_rng(seed)
@@ -105,9 +105,9 @@ MEMORY = textwrap.dedent("""
 
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    c = CrossProducts.from_blocks([block(0)], progressbar=False)
+    c = KernelStatistics.from_blocks([block(0)], progressbar=False)
     one = peak()
-    c = CrossProducts.from_blocks((block(seed) for seed in range(50)), progressbar=False)
+    c = KernelStatistics.from_blocks((block(seed) for seed in range(50)), progressbar=False)
     print(json.dumps({"n": c.n, "one": one, "all": peak()}))
 """)
 

@@ -1,4 +1,4 @@
-"""CrossProducts: any split of the rows, any order, against the factorisation of all rows in memory."""
+"""KernelStatistics: any split of the rows, any order, against the factorisation of all rows in memory."""
 
 import copy
 import itertools
@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from quantities import quantity
 
 import pm_fastlmm as flmm
-from pm_fastlmm import CrossProducts, Spectrum
+from pm_fastlmm import KernelStatistics, Spectrum
 
 ROUTES = ("gram", "tsqr")
 SHARES = ("h2", "pve", "delta", "sigma2_g", "sigma2_e", "total", "h2_se", "sigma2_g_se", "loglik")
@@ -35,7 +35,7 @@ def split(parts, cuts, **options):
     """Statistics of the pieces between the cuts, one after the other."""
     edges = [0, *sorted(cuts), len(parts[1])]
     pieces = [[part[i:j] for part in parts] for i, j in itertools.pairwise(edges) if j > i]
-    c = CrossProducts.from_arrays(*pieces[0], **options)
+    c = KernelStatistics.from_arrays(*pieces[0], **options)
     for piece in pieces[1:]:
         c = c.update(*piece)
     return c
@@ -83,7 +83,7 @@ def test_factor_is_that_of_all_rows(route, T, intercept):
 def test_without_fixed_effects(route):
     _, W, y = rows()
     spectrum = Spectrum.from_factor(W)
-    c = CrossProducts.from_arrays(None, W[:9], y[:9], method=route).update(None, W[9:], y[9:])
+    c = KernelStatistics.from_arrays(None, W[:9], y[:9], method=route).update(None, W[9:], y[9:])
     assert_same(c.factor(), spectrum, spectrum.rotate(y))
 
 
@@ -120,7 +120,7 @@ def test_the_lost_direction_is_found_among_many_rows_and_pieces(route):
     c = None
     for rows in np.array_split(np.arange(120_000), 7):
         block = np.ones((rows.size, 1)), np.eye(40)[group[rows]], y[rows]
-        c = CrossProducts.from_arrays(*block, method=route) if c is None else c.update(*block)
+        c = KernelStatistics.from_arrays(*block, method=route) if c is None else c.update(*block)
     spectrum, rotated = c.factor()
     assert (spectrum.rank, spectrum.nullity) == (39, 120_000 - 40)
     in_memory = Spectrum.from_factor(np.eye(40)[group], np.ones((120_000, 1)))
@@ -186,7 +186,7 @@ def test_statistics_do_not_depend_on_the_split(route, cuts, T, seed):
 def test_merging_in_any_order_is_the_same_model(route, order, seed, intercept):
     parts = rows(seed=seed, intercept=intercept)
     edges = [0, 1, 6, 20, 33, 40]
-    pieces = [CrossProducts.from_arrays(*(p[edges[i] : edges[i + 1]] for p in parts), method=route) for i in order]
+    pieces = [KernelStatistics.from_arrays(*(p[edges[i] : edges[i + 1]] for p in parts), method=route) for i in order]
     merged = (pieces[0].merge(pieces[1])).merge(pieces[2].merge(pieces[3].merge(pieces[4])))
     spectrum = Spectrum.from_factor(parts[1], parts[0])
     assert merged.n == 40
@@ -202,7 +202,7 @@ def test_a_column_that_is_constant_in_the_first_blocks_only(route):
     assert early.constant == 1
     assert (early.shift != 0).all()
     late = early.update(X[25:], W[25:], y[25:])
-    other = early.merge(CrossProducts.from_arrays(X[25:], W[25:], y[25:], method=route))
+    other = early.merge(KernelStatistics.from_arrays(X[25:], W[25:], y[25:], method=route))
     spectrum = Spectrum.from_factor(W, X)
     for c in (late, other):
         assert c.constant is None
@@ -222,7 +222,7 @@ def test_shifts_that_differ_by_much_are_reconciled(route):
     X, W, y = rows()
     y = y + 1e5 * (np.arange(40) >= 20)
     X = np.column_stack([X, np.arange(40) >= 20])
-    left, right = (CrossProducts.from_arrays(X[i], W[i], y[i], method=route) for i in (slice(20), slice(20, 40)))
+    left, right = (KernelStatistics.from_arrays(X[i], W[i], y[i], method=route) for i in (slice(20), slice(20, 40)))
     assert abs(left.shift[-1] - right.shift[-1]) > 9e4
     spectrum = Spectrum.from_factor(W, X)
     assert_same(left.merge(right).factor(), spectrum, spectrum.rotate(y))
@@ -230,7 +230,7 @@ def test_shifts_that_differ_by_much_are_reconciled(route):
 
 def test_updates_do_not_change_what_there_was():
     parts = rows()
-    first = CrossProducts.from_arrays(*(p[:10] for p in parts))
+    first = KernelStatistics.from_arrays(*(p[:10] for p in parts))
     before = pickle.loads(pickle.dumps(first))
     first.update(*(p[10:] for p in parts))
     first.merge(first)
@@ -255,8 +255,8 @@ def test_copies_and_pickles_are_the_same_statistics():
 def test_repr_says_what_there_is():
     X, W, y = rows()
     y[3] = np.nan
-    c = CrossProducts.from_arrays(X, W, y, missing="drop")
-    assert repr(c) == "CrossProducts(39 rows, X: 3 columns, W: 6 columns, 1 response, method='gram', 1 rows dropped)"
+    c = KernelStatistics.from_arrays(X, W, y, missing="drop")
+    assert repr(c) == "KernelStatistics(39 rows, X: 3 columns, W: 6 columns, 1 response, method='gram', 1 rows dropped)"
 
 
 # ---------------------------------------------------------------- names, ids, missing values
@@ -268,7 +268,7 @@ def test_names_are_kept_and_ids_align_within_a_block():
     X, W = pd.DataFrame(X, ids, ["one", "a", "b"]), pd.DataFrame(W, ids, [f"snp{j}" for j in range(6)])
     Y = pd.DataFrame({"u": y, "v": y**2}, ids)
     shuffled = np.random.default_rng(0).permutation(20)
-    c = CrossProducts.from_arrays(X[:20].iloc[shuffled], W[:20], Y[:20].iloc[shuffled[::-1]])
+    c = KernelStatistics.from_arrays(X[:20].iloc[shuffled], W[:20], Y[:20].iloc[shuffled[::-1]])
     c = c.update(X[20:].to_numpy(), W[20:], Y[20:])
     spectrum, rotated = c.factor()
     assert (spectrum.coef, rotated.names) == (("one", "a", "b"), ("u", "v"))
@@ -284,15 +284,15 @@ def test_rows_with_a_missing_value_are_dropped_and_counted_when_asked(route):
     holed = [np.array(a) for a in (X, W, y)]
     holed[0][4, 1] = holed[1][4, 2] = holed[1][11, 0] = holed[2][30] = holed[2][31] = np.nan
     kept = np.setdiff1d(np.arange(40), [4, 11, 30, 31])
-    c = CrossProducts.from_arrays(*(a[:12] for a in holed), method=route, missing="drop")
+    c = KernelStatistics.from_arrays(*(a[:12] for a in holed), method=route, missing="drop")
     assert (c.n, c.dropped) == (10, 2)
     c = c.update(*(a[12:] for a in holed), missing="drop")
     assert (c.n, c.dropped) == (36, 4)
     spectrum = Spectrum.from_factor(W[kept], X[kept])
     assert_same(c.factor(), spectrum, spectrum.rotate(y[kept]))
-    lost = CrossProducts.from_arrays(X[:1], W[:1], [np.nan], method=route, missing="drop")
+    lost = KernelStatistics.from_arrays(X[:1], W[:1], [np.nan], method=route, missing="drop")
     assert (lost.n, lost.dropped) == (0, 1)
-    for same in (lost.update(X, W, y), lost.merge(CrossProducts.from_arrays(X, W, y, method=route))):
+    for same in (lost.update(X, W, y), lost.merge(KernelStatistics.from_arrays(X, W, y, method=route))):
         assert (same.n, same.dropped) == (40, 1)
         whole = Spectrum.from_factor(W, X)
         assert_same(same.factor(), whole, whole.rotate(y))
@@ -324,27 +324,27 @@ X0, W0, Y0 = rows(n=12)
 )
 def test_bad_blocks_are_refused(arrays, options, message):
     with pytest.raises(ValueError, match=message):
-        CrossProducts.from_arrays(*arrays, **options)
+        KernelStatistics.from_arrays(*arrays, **options)
 
 
 def test_blocks_must_have_the_same_columns():
-    c = CrossProducts.from_arrays(pd.DataFrame(X0, columns=list("abc")), W0, Y0)
+    c = KernelStatistics.from_arrays(pd.DataFrame(X0, columns=list("abc")), W0, Y0)
     with pytest.raises(ValueError, match="W of this block has 5 columns but that of the blocks before had 6"):
         c.update(X0, W0[:, 1:], Y0)
     with pytest.raises(ValueError, match="X of this block has the columns 'a', 'c', 'b', before they were 'a'"):
         c.update(pd.DataFrame(X0, columns=list("acb")), W0, Y0)
     with pytest.raises(ValueError, match="X of other has the columns"):
-        c.merge(CrossProducts.from_arrays(pd.DataFrame(X0, columns=list("acb")), W0, Y0))
+        c.merge(KernelStatistics.from_arrays(pd.DataFrame(X0, columns=list("acb")), W0, Y0))
     with pytest.raises(ValueError, match="the statistics are of different kinds"):
-        c.merge(CrossProducts.from_arrays(X0, W0, Y0, method="tsqr"))
-    with pytest.raises(TypeError, match="other must be CrossProducts, got ndarray: use update"):
+        c.merge(KernelStatistics.from_arrays(X0, W0, Y0, method="tsqr"))
+    with pytest.raises(TypeError, match="other must be KernelStatistics, got ndarray: use update"):
         c.merge(W0)
 
 
 def test_too_few_rows():
     with pytest.raises(ValueError, match="X has rank 3 for 3 observations: nothing is left"):
-        CrossProducts.from_arrays(X0[:3], W0[:3], Y0[:3]).factor()
-    empty = CrossProducts.from_arrays(X0[:1], W0[:1], [np.nan], missing="drop")
+        KernelStatistics.from_arrays(X0[:3], W0[:3], Y0[:3]).factor()
+    empty = KernelStatistics.from_arrays(X0[:1], W0[:1], [np.nan], missing="drop")
     with pytest.raises(ValueError, match="no rows were added, 1 were dropped"):
         empty.factor()
 
@@ -369,7 +369,7 @@ def test_what_needs_rows_says_what_to_do(streamed):
         lambda: spectrum.projection.split(y), lambda: spectrum.projection.V, lambda: spectrum.projection.T,
         lambda: fit.predict(X_new=X, K_new=np.ones((40, 40))), lambda: flmm.reml(spectrum, y),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="the rows of X, W and y were not kept, only their cross-products"):
+        with pytest.raises(ValueError, match="the rows of X, W and y were not kept, only their statistics"):
             needs_rows()
 
 
@@ -399,12 +399,12 @@ def test_the_exact_posterior_is_that_in_memory(streamed):
 def test_float32_and_integer_blocks():
     X, W, y = rows()
     genotypes = np.random.default_rng(1).integers(0, 3, size=W.shape, dtype=np.int8)
-    a = CrossProducts.from_arrays(X, genotypes, y.astype(np.float32)).factor()
+    a = KernelStatistics.from_arrays(X, genotypes, y.astype(np.float32)).factor()
     spectrum = Spectrum.from_factor(genotypes.astype(float), X)
     assert_same(a, spectrum, spectrum.rotate(y.astype(np.float32).astype(float)))
 
 
-def test_no_warning_for_data_that_cross_products_resolve():
+def test_no_warning_for_data_that_inner_products_resolve():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         flmm.reml(*split(rows(), (10,)).factor())
@@ -419,7 +419,7 @@ def test_digits_of_y_that_a_gram_matrix_loses_along_small_eigenvalues_are_named(
         rng.normal(size=12),
     )
     with pytest.warns(UserWarning, match=r"W spans all 11 directions .* have lost digits of y .* method='tsqr'"):
-        CrossProducts.from_arrays(X, W, y).factor()
-    rotated = CrossProducts.from_arrays(X, W, y, method="tsqr").factor()[1]
+        KernelStatistics.from_arrays(X, W, y).factor()
+    rotated = KernelStatistics.from_arrays(X, W, y, method="tsqr").factor()[1]
     expected = Spectrum.from_factor(W, X).rotate(y)
     assert_allclose(rotated.norm2, expected.norm2, rtol=1e-12)

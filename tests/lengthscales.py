@@ -1,4 +1,4 @@
-"""A small family with fixed effects, and a model of it."""
+"""A small kernel over a range of lengthscales, with fixed effects, and a model of it."""
 
 import numpy as np
 import pymc as pm
@@ -22,7 +22,7 @@ class Example:
         self.X = np.column_stack([np.ones(n), rng.normal(size=n)])
         V = 1.5 * self.K(0.3) + noise * np.eye(n)
         self.y = self.X @ [3.0, -1.0] + np.linalg.cholesky(V) @ rng.normal(size=n)
-        self.family = flmm.SpectrumFamily.from_coordinates(
+        self.spectrum = flmm.LengthscaleSpectrum.from_coordinates(
             self.x, lengthscale=RANGE, X=self.X, delta=(1e-3, 1e2), tolerance=1e-5, progressbar=False
         )
 
@@ -33,5 +33,5 @@ class Example:
         with pm.Model() as model:
             ell = pm.Truncated("ell", pm.LogNormal.dist(-1, 0.7), lower=RANGE[0], upper=RANGE[1])
             g, e = pm.HalfNormal("g", 2), pm.HalfNormal("e", 1)
-            flmm.FamilyLMM("y", spectrum=self.family, lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=self.y)
+            flmm.LengthscaleLMM("y", spectrum=self.spectrum, lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=self.y)
         return model

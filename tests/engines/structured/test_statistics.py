@@ -41,10 +41,10 @@ def p():
     y = X.to_numpy() @ b + W.to_numpy() @ effects + rng.normal(size=N)
     rows = {}
     for method in METHODS:
-        c = flmm.CrossProducts.from_arrays(X[:70], W[:70], y[:70], method=method)
-        other = flmm.CrossProducts.from_arrays(X[70:150], W[70:150], y[70:150], method=method)
+        c = flmm.KernelStatistics.from_arrays(X[:70], W[:70], y[:70], method=method)
+        other = flmm.KernelStatistics.from_arrays(X[70:150], W[70:150], y[70:150], method=method)
         c = c.update(X[150:], W[150:], y[150:]).merge(other)
-        rows[method] = flmm.equivalent_rows(c)
+        rows[method] = flmm.TermStatistics.from_statistics(c)
     return SimpleNamespace(X=X, W=W, y=y, rows=rows, c=c)
 
 
@@ -64,7 +64,7 @@ def model_of(X, W, observed, **treatment):
 
 def both(p, method="gram", **treatment):
     rows = p.rows[method]
-    return model_of(p.X, p.W, p.y, **treatment), model_of(rows.X, rows.W, rows, **treatment)
+    return model_of(p.X, p.W, p.y, **treatment), model_of(rows.X, rows.Z, rows, **treatment)
 
 
 @methods
@@ -130,13 +130,13 @@ def test_other_columns_and_collinear_ones_of_the_same_rows(p):
             flmm.StructuredLMM("y", X=X, terms=[term], sigma2_e=e, observed=observed)
         return flmm.find_reml(model, progressbar=False)
 
-    expected, got = fit(p.X[["one", "t"]], p.W, p.y), fit(rows.X[["one", "t"]], rows.W, rows)
+    expected, got = fit(p.X[["one", "t"]], p.W, p.y), fit(rows.X[["one", "t"]], rows.Z, rows)
     assert_allclose(got.loglik, expected.loglik, rtol=1e-9)
     assert_allclose(got.theta, expected.theta, rtol=1e-5)
-    c = flmm.CrossProducts.from_arrays(p.X.assign(twice=2 * p.X["x"] + 1), p.W, p.y)
-    rows = flmm.equivalent_rows(c)
+    c = flmm.KernelStatistics.from_arrays(p.X.assign(twice=2 * p.X["x"] + 1), p.W, p.y)
+    rows = flmm.TermStatistics.from_statistics(c)
     with pytest.warns(UserWarning, match="'twice' dropped"):
-        model = model_of(rows.X, rows.W, rows)
+        model = model_of(rows.X, rows.Z, rows)
     assert_allclose(model.point_logps()["y"], model_of(p.X, p.W, p.y).point_logps()["y"], rtol=1e-9)
 
 
@@ -170,7 +170,7 @@ def test_effects_are_drawn_from_their_posterior(p, treatment):
     got = tree.predictions["y_mean"].to_numpy()[0]
     assert_allclose((got.mean(0) - expected.mean) / expected.se, 0, atol=5 / np.sqrt(draws))
     assert_allclose(got.std(0), expected.se, rtol=0.06)
-    with pytest.raises(ValueError, match="rows of X, W and y were not kept"):
+    with pytest.raises(ValueError, match="rows of X, Z and y were not kept"):
         flmm.predict(tree, model=few)
 
 
@@ -191,13 +191,13 @@ def test_nuts_runs_and_shares_of_variance_are_those_of_n_rows(p):
 
 def test_draws_of_the_rows_have_their_covariance_and_the_last_is_a_chi(p):
     rows = p.rows["gram"]
-    model = model_of(rows.X, rows.W, rows, beta=b)
+    model = model_of(rows.X, rows.Z, rows, beta=b)
     node = model["y"]
     point = {"v": 0.8, "w": 0.3, "e": 2.0, "d": np.array([1.5, 600.0])}
     fixed = pm.do(model, point)
     draws = pm.draw(fixed["y"], draws=20_000, random_seed=3)
     scale = np.r_[np.full(5, 0.8), np.tile([1.5, 600.0], 3), np.full(3, 0.3)]
-    V = (rows.W.to_numpy() * scale) @ rows.W.to_numpy().T + 2.0 * np.eye(len(rows.y))
+    V = (rows.Z.to_numpy() * scale) @ rows.Z.to_numpy().T + 2.0 * np.eye(len(rows.y))
     mean = rows.X.to_numpy() @ b
     sd = np.sqrt(np.diag(V))[:-1]
     assert_allclose((draws.mean(0) - mean)[:-1] / sd, 0, atol=5 / np.sqrt(20_000))
@@ -213,9 +213,9 @@ def test_draws_of_the_rows_have_their_covariance_and_the_last_is_a_chi(p):
 def test_fewer_rows_than_columns_are_rotated(p):
     X, W, y = p.X[:9], p.W[:9], p.y[:9]
     for method in METHODS:
-        rows = flmm.equivalent_rows(flmm.CrossProducts.from_arrays(X, W, y, method=method))
+        rows = flmm.TermStatistics.from_arrays(X, W, y, method=method)
         assert len(rows.y) == rows.n == 9
-        whole, few = model_of(X, W, y), model_of(rows.X, rows.W, rows)
+        whole, few = model_of(X, W, y), model_of(rows.X, rows.Z, rows)
         assert_allclose(few.point_logps()["y"], whole.point_logps()["y"], rtol=1e-9)
         with pytest.raises(ValueError, match="not kept"):
             flmm.find_reml(few, progressbar=False, max_iterations=1).fitted()
@@ -223,19 +223,19 @@ def test_fewer_rows_than_columns_are_rotated(p):
 
 def test_one_of_several_responses_without_fixed_effects(p):
     Y = pd.DataFrame({"first": p.y, "second": p.y[::-1] - 100})
-    c = flmm.CrossProducts.from_arrays(None, p.W, Y)
-    rows = flmm.equivalent_rows(c, "second")
+    c = flmm.KernelStatistics.from_arrays(None, p.W, Y)
+    rows = flmm.TermStatistics.from_statistics(c, "second")
     whole = model_of(None, p.W, Y["second"])
-    assert_allclose(model_of(None, rows.W, rows).point_logps()["y"], whole.point_logps()["y"], rtol=1e-9)
+    assert_allclose(model_of(None, rows.Z, rows).point_logps()["y"], whole.point_logps()["y"], rtol=1e-9)
     for response, message in ((None, "2 responses"), ("third", "no response 'third'")):
         with pytest.raises(ValueError, match=message):
-            flmm.equivalent_rows(c, response)
+            flmm.TermStatistics.from_statistics(c, response)
 
 
-def test_cross_products_are_data_too_and_a_model_survives_pickling(p):
+def test_kernel_statistics_are_data_too_and_a_model_survives_pickling(p):
     rows = p.rows["tsqr"]
-    model = cloudpickle.loads(cloudpickle.dumps(model_of(rows.X, rows.W, p.c)))
-    assert_allclose(model.point_logps()["y"], model_of(rows.X, rows.W, rows).point_logps()["y"], rtol=1e-12)
+    model = cloudpickle.loads(cloudpickle.dumps(model_of(rows.X, rows.Z, p.c)))
+    assert_allclose(model.point_logps()["y"], model_of(rows.X, rows.Z, rows).point_logps()["y"], rtol=1e-12)
     [node] = flmm.lmm_nodes(model)
     assert node.n == N
 
@@ -254,36 +254,36 @@ def test_other_rows_are_refused(p):
     rows = p.rows["gram"]
     k = len(rows.y)
     cases = [
-        ({"X": np.ones((k, 1)), "W": rows.W, "observed": rows}, "X and the data are of different rows"),
+        ({"X": np.ones((k, 1)), "W": rows.Z, "observed": rows}, "X and the data are of different rows"),
         (
-            {"X": rows.X, "W": pd.DataFrame(rows.W.to_numpy(), columns=rows.W.columns), "observed": rows},
+            {"X": rows.X, "W": pd.DataFrame(rows.Z.to_numpy(), columns=rows.Z.columns), "observed": rows},
             "do not have the same ids",
         ),
         ({"X": None, "W": p.W, "observed": rows}, "'markers', .* are of different rows"),
-        ({"X": rows.X, "W": rows.W, "observed": rows.y}, "give observed=rows"),
-        ({"X": rows.X, "W": rows.W, "observed": None, "beta": b}, "give observed=rows"),
-        ({"X": rows.X, "W": rows.W, "observed": rows, "mu": 1.0}, "mu has a value for each observation"),
+        ({"X": rows.X, "W": rows.Z, "observed": rows.y}, "give observed=statistics"),
+        ({"X": rows.X, "W": rows.Z, "observed": None, "beta": b}, "give observed=statistics"),
+        ({"X": rows.X, "W": rows.Z, "observed": rows, "mu": 1.0}, "mu has a value for each observation"),
     ]
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             model_of(**arguments)
-    term = flmm.Term(rows.W[GROUPS], cov.diagonal([1.0, 1.0]), columns=rows.W[MARKERS[:2]], name="crossed")
+    term = flmm.Term(rows.Z[GROUPS], cov.diagonal([1.0, 1.0]), columns=rows.Z[MARKERS[:2]], name="crossed")
     with pm.Model(), pytest.raises(ValueError, match="'crossed' has columns="):
         flmm.StructuredLMM("y", X=rows.X, terms=[term], sigma2_e=1.0, observed=rows)
-    factor = flmm.Term(rows.W["m1"], cov.scalar(1.0))
-    with pm.Model(), pytest.raises(ValueError, match=r"'m1' is no linear combination .* rows\.W\[\['a'\]\]"):
+    factor = flmm.Term(rows.Z["m1"], cov.scalar(1.0))
+    with pm.Model(), pytest.raises(ValueError, match=r"'m1' is no linear combination .* statistics\.Z\[\['a'\]\]"):
         flmm.StructuredLMM("y", X=rows.X, terms=[factor], sigma2_e=1.0, observed=rows)
-    with pytest.raises(ValueError, match=r"equivalent rows, which are fewer .* c\.factor\(\)"):
-        flmm.Spectrum.from_factor(rows.W, rows.X)
+    with pytest.raises(ValueError, match=r"whose rows are fewer .* c\.factor\(\)"):
+        flmm.Spectrum.from_factor(rows.Z, rows.X)
     with pytest.raises(ValueError, match="without a name"):
-        flmm.equivalent_rows(p.c, "y")
-    nothing = flmm.CrossProducts.from_arrays(p.X[:1], p.W[:1] * np.nan, p.y[:1], missing="drop")
+        flmm.TermStatistics.from_statistics(p.c, "y")
+    nothing = flmm.KernelStatistics.from_arrays(p.X[:1], p.W[:1] * np.nan, p.y[:1], missing="drop")
     with pytest.raises(ValueError, match="no rows were added"):
-        flmm.equivalent_rows(nothing)
+        flmm.TermStatistics.from_statistics(nothing)
 
 
 def test_a_rest_below_the_rounding_of_inner_products_is_named(p):
     y = p.X.to_numpy() @ b + p.W.to_numpy() @ np.arange(1.0, 15)
     with pytest.warns(UserWarning, match="below the rounding"):
-        rows = flmm.equivalent_rows(flmm.CrossProducts.from_arrays(p.X, p.W, y))
+        rows = flmm.TermStatistics.from_arrays(p.X, p.W, y)
     assert rows.y[-1] == 0

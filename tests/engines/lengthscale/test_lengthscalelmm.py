@@ -1,4 +1,4 @@
-"""FamilyLMM: its density, draws and place in a model, and what it refuses."""
+"""LengthscaleLMM: its density, draws and place in a model, and what it refuses."""
 
 import numpy as np
 import pandas as pd
@@ -8,12 +8,12 @@ from numpy.testing import assert_allclose
 from pymc.model.transform.optimization import freeze_dims_and_data
 
 import pm_fastlmm as flmm
-from pm_fastlmm.engines.lengthscale.node import FamilyNode
+from pm_fastlmm.engines.lengthscale.node import LengthscaleNode
 
 
 @pytest.fixture(scope="module")
-def example(families):
-    return families.Example()
+def example(lengthscales):
+    return lengthscales.Example()
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def model(example):
 
 def test_logp_is_the_restricted_likelihood_to_the_tolerance(example, oracle):
     for ell, g, e in [(0.1, 1.0, 0.3), (0.4, 2.0, 0.1), (1.2, 0.4, 1.0)]:
-        node = flmm.FamilyLMM.dist(spectrum=example.family, lengthscale=ell, sigma2_g=g, sigma2_e=e)
+        node = flmm.LengthscaleLMM.dist(spectrum=example.spectrum, lengthscale=ell, sigma2_g=g, sigma2_e=e)
         exact = oracle.Dense(example.K(ell), example.X, example.y, g, e).loglik_reml
         assert_allclose(pm.logp(node, example.y).eval(), exact, atol=1e-4 * abs(exact))
 
@@ -32,8 +32,8 @@ def test_logp_is_the_restricted_likelihood_to_the_tolerance(example, oracle):
     "pair", [{"sigma2_g": 1.2, "sigma2_e": 0.3}, {"sigma2": 1.2, "delta": 0.25}, {"h2": 0.8, "total": 1.5}]
 )
 def test_the_three_pairs_of_variances_say_the_same(example, pair):
-    node = flmm.FamilyLMM.dist(spectrum=example.family, lengthscale=0.3, **pair)
-    expected = example.family.rotate(example.y).loglik(0.3, 1.2, 0.3)
+    node = flmm.LengthscaleLMM.dist(spectrum=example.spectrum, lengthscale=0.3, **pair)
+    expected = example.spectrum.rotate(example.y).loglik(0.3, 1.2, 0.3)
     assert_allclose(pm.logp(node, example.y).eval(), expected, rtol=1e-12)
 
 
@@ -47,17 +47,17 @@ def test_the_gradient_of_the_model_is_that_of_differences(model):
 
 
 def test_the_density_is_zero_outside_the_range(example):
-    node = flmm.FamilyLMM.dist(spectrum=example.family, lengthscale=3.0, sigma2_g=1, sigma2_e=1)
+    node = flmm.LengthscaleLMM.dist(spectrum=example.spectrum, lengthscale=3.0, sigma2_g=1, sigma2_e=1)
     assert pm.logp(node, example.y).eval() == -np.inf
-    node = flmm.FamilyLMM.dist(spectrum=example.family, lengthscale=-1.0, sigma2_g=1, sigma2_e=1)
+    node = flmm.LengthscaleLMM.dist(spectrum=example.spectrum, lengthscale=-1.0, sigma2_g=1, sigma2_e=1)
     assert pm.logp(node, example.y).eval() == -np.inf
 
 
 @pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_draws_are_error_contrasts_with_the_covariance_of_the_model(example):
-    node = flmm.FamilyLMM.dist(spectrum=example.family, lengthscale=0.3, sigma2_g=1.5, sigma2_e=0.4)
+    node = flmm.LengthscaleLMM.dist(spectrum=example.spectrum, lengthscale=0.3, sigma2_g=1.5, sigma2_e=0.4)
     draws = pm.draw(node, draws=5000, random_seed=1)
-    M = np.eye(example.n) - example.family.projection.Q1 @ example.family.projection.Q1.T
+    M = np.eye(example.n) - example.spectrum.projection.Q1 @ example.spectrum.projection.Q1.T
     variance = np.diag(M @ (1.5 * example.K(0.3) + 0.4 * np.eye(example.n)) @ M)
     assert_allclose(draws.var(axis=0), variance, rtol=6 * np.sqrt(2 / 5000))
     assert_allclose(draws @ example.X, 0, atol=1e-9)
@@ -74,8 +74,8 @@ def test_predictive_draws_follow_the_draws_of_the_lengthscale(model, example):
 def test_the_node_is_found_in_the_model_and_in_its_copies(model, example):
     for each in (model, freeze_dims_and_data(model), pm.do(model, {"e": 0.3})):
         (node,) = flmm.lmm_nodes(each)
-        assert isinstance(node, FamilyNode)
-        assert node.family is example.family
+        assert isinstance(node, LengthscaleNode)
+        assert node.spectrum is example.spectrum
         assert (node.name, node.treatment, node.n) == ("y", "flat", example.n)
         assert_allclose(node.observed, example.y)
 
@@ -83,15 +83,15 @@ def test_the_node_is_found_in_the_model_and_in_its_copies(model, example):
 def test_data_containers_and_series_are_taken(example):
     with pm.Model() as model:
         data = pm.Data("data", example.y)
-        flmm.FamilyLMM(
-            "y", spectrum=example.family, lengthscale=0.3, sigma2_g=1, sigma2_e=pm.HalfNormal("e"), observed=data
+        flmm.LengthscaleLMM(
+            "y", spectrum=example.spectrum, lengthscale=0.3, sigma2_g=1, sigma2_e=pm.HalfNormal("e"), observed=data
         )
-    labelled = flmm.SpectrumFamily.from_coordinates(
+    labelled = flmm.LengthscaleSpectrum.from_coordinates(
         pd.Series(example.x, [f"i{j}" for j in range(example.n)]), lengthscale=(0.1, 1), X=example.X, progressbar=False
     )
     shuffled = pd.Series(example.y, labelled.ids).sample(frac=1, random_state=1)
     with pm.Model() as by_id:
-        flmm.FamilyLMM(
+        flmm.LengthscaleLMM(
             "y", spectrum=labelled, lengthscale=0.3, sigma2_g=1, sigma2_e=pm.HalfNormal("e"), observed=shuffled
         )
     point = {"e_log__": np.log(0.2)}
@@ -116,11 +116,13 @@ def test_a_prior_that_reaches_outside_the_range_is_refused(example, prior, reach
         pm.Model(),
         pytest.raises(ValueError, match=rf"lengthscale of y is {reached}.*outside .*pm.Truncated\(\.\.\., lower=0.08"),
     ):
-        flmm.FamilyLMM("y", spectrum=example.family, lengthscale=prior(), sigma2_g=1, sigma2_e=1, observed=example.y)
+        flmm.LengthscaleLMM(
+            "y", spectrum=example.spectrum, lengthscale=prior(), sigma2_g=1, sigma2_e=1, observed=example.y
+        )
 
 
 def test_priors_inside_the_range_are_taken(example):
-    low, high = example.family.lengthscale
+    low, high = example.spectrum.lengthscale
     with pm.Model() as model:
         free = {
             "uniform": pm.Uniform("uniform", low, high),
@@ -131,18 +133,18 @@ def test_priors_inside_the_range_are_taken(example):
             "simplex": 0.3 + pm.Dirichlet("simplex", np.ones(2))[0],
         }
         for name, ell in free.items():
-            flmm.FamilyLMM(
-                f"y_{name}", spectrum=example.family, lengthscale=ell, sigma2_g=1, sigma2_e=1, observed=example.y
+            flmm.LengthscaleLMM(
+                f"y_{name}", spectrum=example.spectrum, lengthscale=ell, sigma2_g=1, sigma2_e=1, observed=example.y
             )
     assert len(flmm.lmm_nodes(model)) == 6
 
 
 def test_a_tolerance_that_is_not_reached_is_an_error_when_the_node_is_built(example):
-    family = flmm.SpectrumFamily.from_coordinates(
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(
         example.x[:20], "se", lengthscale=(0.01, 10), delta=(1e-9, 1), tolerance=1e-15, progressbar=False
     )
     with pm.Model(), pytest.raises(ValueError, match=r"the likelihood is off by .* with 257 lengthscales"):
-        flmm.FamilyLMM("y", spectrum=family, lengthscale=1.0, sigma2_g=1, sigma2_e=1, observed=example.y[:20])
+        flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=1.0, sigma2_g=1, sigma2_e=1, observed=example.y[:20])
 
 
 @pytest.mark.parametrize(
@@ -159,19 +161,19 @@ def test_a_tolerance_that_is_not_reached_is_an_error_when_the_node_is_built(exam
 def test_bad_input_is_refused(example, change, message):
     good = {"lengthscale": 0.3, "sigma2_g": 1, "sigma2_e": 1, "observed": example.y}
     with pm.Model(), pytest.raises(ValueError, match=message):
-        flmm.FamilyLMM("y", spectrum=example.family, **(good | change))
+        flmm.LengthscaleLMM("y", spectrum=example.spectrum, **(good | change))
 
 
 def test_shares_of_variance_need_a_mean_diagonal_that_does_not_change(example):
-    growing = flmm.SpectrumFamily.from_function(
+    growing = flmm.LengthscaleSpectrum.from_function(
         lambda v: v * example.K(v), (0.1, 1), progressbar=False, delta=(1e-2, 10)
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"the mean diagonal of K changes with the lengthscale"):
-        flmm.FamilyLMM.dist(spectrum=growing, lengthscale=0.3, h2=0.5, total=1.0)
+        flmm.LengthscaleLMM.dist(spectrum=growing, lengthscale=0.3, h2=0.5, total=1.0)
 
 
 def test_other_arguments_and_spectra_are_refused(example):
-    with pytest.raises(TypeError, match="FamilyLMM takes no argument beta"):
-        flmm.FamilyLMM.dist(spectrum=example.family, lengthscale=0.3, sigma2_g=1, sigma2_e=1, beta=1)
-    with pytest.raises(TypeError, match="spectrum must be a SpectrumFamily, got Spectrum"):
-        flmm.FamilyLMM.dist(spectrum=example.family.at(0.3), lengthscale=0.3, sigma2_g=1, sigma2_e=1)
+    with pytest.raises(TypeError, match="LengthscaleLMM takes no argument beta"):
+        flmm.LengthscaleLMM.dist(spectrum=example.spectrum, lengthscale=0.3, sigma2_g=1, sigma2_e=1, beta=1)
+    with pytest.raises(TypeError, match="spectrum must be a LengthscaleSpectrum, got Spectrum"):
+        flmm.LengthscaleLMM.dist(spectrum=example.spectrum.at(0.3), lengthscale=0.3, sigma2_g=1, sigma2_e=1)

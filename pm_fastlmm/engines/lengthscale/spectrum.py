@@ -1,4 +1,4 @@
-"""SpectrumFamily: what depends on X and on a kernel with a lengthscale, factored once over a range of it."""
+"""LengthscaleSpectrum: what depends on X and on a kernel with a lengthscale, factored once over a range of it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from pm_fastlmm.base.arrays import (
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed, tracked
 from pm_fastlmm.covariance.stationary import Kernel, OfDistances, between, read_coordinates
-from pm_fastlmm.engines.lengthscale.spectra import FamilySpectra, NodeStatistics, rank_that_matters, read_range
+from pm_fastlmm.engines.lengthscale.spectra import NodeStatistics, RotatedSpectra, rank_that_matters, read_range
 from pm_fastlmm.kernel.likelihood.spectral import variances
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Spectrum
@@ -51,7 +51,7 @@ class _WithIds:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class SpectrumFamily(ReadOnlyArrays, Described):
+class LengthscaleSpectrum(ReadOnlyArrays, Described):
     """
     Spectra of a kernel K(ℓ) over a range of its lengthscale, for y ~ N(Xβ, σ²(K(ℓ) + δI)) with ℓ a parameter.
 
@@ -86,14 +86,14 @@ class SpectrumFamily(ReadOnlyArrays, Described):
     >>> rng = np.random.default_rng(1)
     >>> x = np.linspace(0, 1, 80)
     >>> y = np.sin(6 * x) + 0.3 * rng.normal(size=80)
-    >>> family = flmm.SpectrumFamily.from_coordinates(
+    >>> spectrum = flmm.LengthscaleSpectrum.from_coordinates(
     ...     x, kernel="matern52", lengthscale=(0.1, 2.0), X=np.ones((80, 1)), progressbar=False
     ... )
-    >>> spectra = family.rotate(y)
+    >>> spectra = spectrum.rotate(y)
     >>> spectra.n_nodes
     33
-    >>> exact = flmm.log_likelihood(family.at(0.4).rotate(y), 1.0, 0.1)
-    >>> bool(abs(spectra.loglik(0.4, 1.0, 0.1) - exact) < family.tolerance)
+    >>> exact = flmm.log_likelihood(spectrum.at(0.4).rotate(y), 1.0, 0.1)
+    >>> bool(abs(spectra.loglik(0.4, 1.0, 0.1) - exact) < spectrum.tolerance)
     True
     """
 
@@ -150,7 +150,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
         if not callable(kernel):
             raise TypeError(
                 f"kernel must be a function of the lengthscale that returns K, got {type(kernel).__name__}: one K that "
-                "is known goes to flmm.Spectrum.from_covariance, coordinates to SpectrumFamily.from_coordinates."
+                "is known goes to flmm.Spectrum.from_covariance, coordinates to LengthscaleSpectrum.from_coordinates."
             )
         low, high = read_range(lengthscale, "lengthscale")
         small, large = read_range(delta, "delta")
@@ -162,12 +162,12 @@ class SpectrumFamily(ReadOnlyArrays, Described):
         second = _factored(lambda _: K, low, Labelled(first.X, first.ids, first.coef), rtol)
         scale = first.mean_diagonal
         same = abs(second.mean_diagonal / scale - 1) < _SAME
-        family = cls(
+        spectrum = cls(
             kernel, (low, high), (small * scale, large * scale), float(tolerance), scale if same else None,
             first.projection, first.ids, None, rtol, progressbar, {}, {},
         )  # fmt: skip
-        family._factors.update({v: family._truncated(s) for v, s in ((high, first), (low, second))})
-        return family
+        spectrum._factors.update({v: spectrum._truncated(s) for v, s in ((high, first), (low, second))})
+        return spectrum
 
     @classmethod
     def from_coordinates(
@@ -188,8 +188,8 @@ class SpectrumFamily(ReadOnlyArrays, Described):
         """
         points = read_coordinates(x)
         K = between(kernel, points.values, points.values)
-        family = cls.from_function(_WithIds(K, points.ids), lengthscale, X, **kwargs)
-        return replace(family, coordinates=(kernel, replace(points, values=frozen(points.values.copy()))))
+        spectrum = cls.from_function(_WithIds(K, points.ids), lengthscale, X, **kwargs)
+        return replace(spectrum, coordinates=(kernel, replace(points, values=frozen(points.values.copy()))))
 
     @classmethod
     def from_distances(
@@ -239,10 +239,10 @@ class SpectrumFamily(ReadOnlyArrays, Described):
     def covariance(self, lengthscale: float) -> FloatArray:
         """Return K at one lengthscale, (n, n), its rows in the order of `ids`."""
         K = read_covariance(self.kernel(float(lengthscale)))
-        order = align(self.ids, K, name="K", reference_name="the family")
+        order = align(self.ids, K, name="K", reference_name="the spectrum")
         return K.values if order is None else K.values[np.ix_(order, order)]
 
-    def rotate(self, y: Any) -> FamilySpectra:
+    def rotate(self, y: Any) -> RotatedSpectra:
         """
         Rotate one response (n,) at as many lengthscales as its likelihood needs.
 
@@ -255,7 +255,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
         values = self.read_response(y)
         if not np.array_equal(values, self._recent.get("y", np.zeros(0))):
             self._recent.update(y=values, rotated=self._rotate(values))
-        found: FamilySpectra = self._recent["rotated"]
+        found: RotatedSpectra = self._recent["rotated"]
         return found
 
     def draw_contrasts(self, lengthscale: float, sigma2_g: float, sigma2_e: float, noise: FloatArray) -> FloatArray:
@@ -270,7 +270,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
         low, high = self.lengthscale
         if not low * (1 - _EDGE) <= lengthscale <= high * (1 + _EDGE):
             raise ValueError(
-                f"a lengthscale of {lengthscale:.4g} is outside the range of the family, {low:.4g} to {high:.4g}: "
+                f"a lengthscale of {lengthscale:.4g} is outside the range of the spectrum, {low:.4g} to {high:.4g}: "
                 "there is nothing to draw."
             )
         s = self.at(lengthscale)
@@ -281,9 +281,9 @@ class SpectrumFamily(ReadOnlyArrays, Described):
     def read_response(self, y: Any) -> FloatArray:
         """Return one response in the order of K, checked."""
         response = read(y, "y", ndim=(1,))
-        require_length(response.values.size, self.n, "y", "the family")
+        require_length(response.values.size, self.n, "y", "the spectrum")
         require_finite(response.values, "y", "leave those rows out of y, X and the kernel.")
-        return response.take(align(self.ids, response, name="y", reference_name="the family"))
+        return response.take(align(self.ids, response, name="y", reference_name="the spectrum"))
 
     def new_kernels(self, x_new: Any) -> tuple[Callable[[float], FloatArray], Callable[[float], FloatArray]]:
         """
@@ -292,10 +292,10 @@ class SpectrumFamily(ReadOnlyArrays, Described):
         Raises
         ------
         ValueError
-            If the family was not built from coordinates, or x_new has another number of columns.
+            If the spectrum was not built from coordinates, or x_new has another number of columns.
         """
         if self.coordinates is None:
-            raise ValueError("the family was not built from coordinates: give K_new and K_new_new as functions of ℓ.")
+            raise ValueError("the spectrum was not built from coordinates: give K_new and K_new_new as functions of ℓ.")
         kernel, x = self.coordinates
         new = columns_in_order(read_coordinates(x_new, "x_new"), x.names, name="x_new")
         if new.shape[1] != x.values.shape[1]:
@@ -323,7 +323,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
             self._factors[lengthscale] = self._truncated(spectrum)
         return self._factors[lengthscale]
 
-    def _rotate(self, values: FloatArray) -> FamilySpectra:
+    def _rotate(self, values: FloatArray) -> RotatedSpectra:
         Q1 = self.projection.Q1
         y2 = values - Q1 @ (Q1.T @ values)
 
@@ -338,7 +338,7 @@ class SpectrumFamily(ReadOnlyArrays, Described):
             show = self.progressbar and any(v not in self._factors for v in wanted)
             return tracked(wanted, description, show=show)
 
-        return FamilySpectra.build(
+        return RotatedSpectra.build(
             statistics, self.lengthscale, delta=self.delta, tolerance=self.tolerance,
             logdet_R=self.projection.logdet_R, progress=shown,
         )  # fmt: skip
@@ -346,9 +346,8 @@ class SpectrumFamily(ReadOnlyArrays, Described):
     def __repr__(self) -> str:
         """Show sizes, the range and the names of the fixed effects."""
         low, high = self.lengthscale
-        return (
-            f"SpectrumFamily(n={self.n}, lengthscale from {low:.4g} to {high:.4g}, fixed effects: {listed(self.coef)})"
-        )
+        extent = f"lengthscale from {low:.4g} to {high:.4g}"
+        return f"LengthscaleSpectrum(n={self.n}, {extent}, fixed effects: {listed(self.coef)})"
 
     def _facts(self) -> dict[str, Any]:
         low, high = self.lengthscale
