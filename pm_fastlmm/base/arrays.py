@@ -1,7 +1,8 @@
 """Coercion of the user's arrays, alignment by ids, and input errors. NumPy only: labels are read, never built."""
 
 import sys
-from collections.abc import Hashable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,11 @@ def shown(items: Sequence[object]) -> str:
     """Return the first few items as text, and how many more there are."""
     text = ", ".join(repr(item) for item in items[:_SHOWN])
     return text if len(items) <= _SHOWN else f"{text} and {len(items) - _SHOWN} more"
+
+
+def repeated(names: Iterable[Hashable]) -> list[Hashable]:
+    """Return the names that occur more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
@@ -81,9 +87,7 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
     if array.ndim not in ndim:
         expected = " or ".join(f"{d}-dimensional" for d in ndim)
         raise ValueError(f"{name} must be {expected}, got shape {array.shape}.")
-    if ids is not None and len(set(ids)) < len(ids):
-        seen: set[Hashable] = set()
-        twice = [i for i in ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
+    if twice := repeated(ids or ()):
         raise ValueError(
             f"{name} has duplicated ids ({shown(twice)}): each row needs an id of its own. "
             "Repeated records of one individual: flmm.lmm_model('y ~ 1 + (1|id)', data, known={'id': K}), where id is "
@@ -258,7 +262,7 @@ def columns_in_order(labelled: Labelled, names: tuple[str, ...] | None, *, name:
             f"{name} has no column {shown(absent)}: the columns are {', '.join(names)}, it has {', '.join(given)}. "
             f"Rename its columns, or give a plain array, {name}.to_numpy(), in that order{or_table(name)}."
         )
-    if twice := [column for column in dict.fromkeys(names) if given.count(column) > 1]:
+    if twice := [column for column in repeated(given) if column in names]:
         raise ValueError(f"{name} has several columns {shown(twice)}: each needs a name of its own to be put in order.")
     return values[:, [given.index(column) for column in names]]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_fastlmm.base.arrays import Ids, labels_of, shown
+from pm_fastlmm.base.arrays import Ids, labels_of, repeated, shown
 
 
 def require_labels(labels: Sequence[Any] | None, what: str, *, written: str = "table.index") -> None:
@@ -64,6 +64,5 @@ def require_labels_of(**tables: Any) -> None:
 
 def require_unique(names: Ids | None, what: str) -> None:
     """Raise a ValueError for names that cannot be told apart as text."""
-    if names is not None and len(set(names)) < len(names):
-        twice = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+    if twice := repeated(names or ()):
         raise ValueError(f"{what} are the same as text for several ({shown(twice)}): rename them.")

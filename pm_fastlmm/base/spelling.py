@@ -9,6 +9,7 @@ is done to them, but where an id is not found, such a look-alike is shown.
 import re
 import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,12 @@ _SCIENTIFIC = re.compile(r"[+-]?[0-9](?:\.[0-9]*)?[eE][+-]?[0-9]{1,2}")
 _APART = re.compile(r"[\s_.\-]+")
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"))
 _SHOWN = 5
+
+
+def level_text(level: Any) -> str:
+    """Return a level as text; a whole number has no decimal point: it is a float where other rows are missing."""
+    whole = isinstance(level, float | np.floating) and float(level).is_integer()
+    return str(int(level)) if whole else str(level)
 
 
 def as_read(label: Hashable) -> Hashable:
@@ -33,9 +40,7 @@ def as_read(label: Hashable) -> Hashable:
         return label  # most are, and there may be millions
     if isinstance(label, tuple):
         return tuple(map(as_read, label))
-    if isinstance(label, float | np.floating) and float(label).is_integer():
-        return str(int(label))
-    text = label.decode(errors="replace") if isinstance(label, bytes) else str(label)
+    text = label.decode(errors="replace") if isinstance(label, bytes) else level_text(label)
     text = unicodedata.normalize("NFC", text).strip()
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text

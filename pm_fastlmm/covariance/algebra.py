@@ -6,9 +6,11 @@ comparisons need besides are members with defaults, so that a structure is one c
 """
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,7 +20,16 @@ from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.covariance.levels import Levels, LevelSet
-from pm_fastlmm.covariance.parameters import FREE, Interval, is_tensor, namespace, settle, settle_size
+from pm_fastlmm.covariance.parameters import (
+    Domain,
+    Interval,
+    in_words,
+    is_tensor,
+    lengths,
+    namespace,
+    settle,
+    settle_size,
+)
 
 type Mask = npt.NDArray[np.bool_]
 
@@ -42,15 +53,17 @@ class Covariance(ReadOnlyArrays, Described, ABC):
 
     __slots__ = ()
     __array_ufunc__ = None  # array + structure is refused like structure + array, not tried entry by entry
-    _parameters: ClassVar[tuple[str, ...]] = ()
+    _parameters: ClassVar[Mapping[str, Domain]] = {}
     _variances: ClassVar[bool] = False  # whether its parameter is the variances of its rows, and named by them
     _identified: ClassVar[bool] = True  # whether other values of the parameters are another matrix
     size: Any
 
     def __post_init__(self) -> None:
-        settle_size(self)
-        for name in self._parameters:
-            settle(self, name)
+        settle_size(self)  # before the values, whose bounds may depend on it
+        for name, domain in self._parameters.items():
+            settle(self, name, ndim=domain.ndim)
+        shaped = [getattr(self, name) for name, domain in self._parameters.items() if domain.ndim]
+        settle_size(self, *(lengths(value)[0] for value in shaped))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -58,14 +71,14 @@ class Covariance(ReadOnlyArrays, Described, ABC):
         return {name: getattr(self, name) for name in self._parameters}
 
     @property
-    @abstractmethod
     def bounds(self) -> dict[str, Interval]:
         """The interval of each parameter's entries; matrices named by `semidefinite` have a further condition."""
+        return {name: domain.interval for name, domain in self._parameters.items()}
 
     @property
     def semidefinite(self) -> tuple[str, ...]:
         """Names of the parameters that are matrices and must be symmetric positive semi-definite."""
-        return ()
+        return tuple(name for name, domain in self._parameters.items() if domain.semidefinite)
 
     def with_parameters(self, values: Mapping[str, Any]) -> Self:
         """
@@ -141,10 +154,14 @@ class Covariance(ReadOnlyArrays, Described, ABC):
         ValueError
             If the size is neither known nor given, or is given and differs.
         """
+        sized = self._of_known_size(size)
+        return sized._matrix(namespace(*sized.parameters.values()))
+
+    def _of_known_size(self, size: int | None = None) -> Self:
         sized = self if size is None else self.with_size(size)
         if sized.size is None:
-            raise ValueError(f"the size of {self!r} is not known: give it, dense(size) or size=.")
-        return sized._matrix(namespace(*sized.parameters.values()))
+            raise ValueError(f"the size of {self!r} is not known: give it, size=.")
+        return sized
 
     @abstractmethod
     def _matrix(self, xp: Any) -> Any:
@@ -194,15 +211,9 @@ class Covariance(ReadOnlyArrays, Described, ABC):
 
     def _facts(self) -> dict[str, Any]:
         values = {
-            name: f"{_described(value)}, {_interval(*self.bounds[name])}" for name, value in self.parameters.items()
+            name: f"{_described(value)}, {in_words(*self.bounds[name])}" for name, value in self.parameters.items()
         }
         return {"structure": repr(self), "size": "that of its term" if self.size is None else self.size, **values}
-
-
-def _interval(low: float, high: float) -> str:
-    if (low, high) == FREE:
-        return "any number"
-    return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
 
 
 def _described(value: Any) -> str:
@@ -212,13 +223,16 @@ def _described(value: Any) -> str:
     return f"{float(array):.6g}" if array.ndim == 0 else f"<{' × '.join(map(str, array.shape))}>"
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
 class Operator(Covariance):
     """A structure made of others, its operands; (A + B) + C is flattened to A + B + C."""
 
-    __slots__ = ()
     _associative: ClassVar[bool] = True
     _identified: ClassVar[bool] = False
     operands: tuple[Covariance, ...]
+
+    def __init__(self, *operands: Covariance) -> None:
+        self._take(operands)
 
     @property
     def ordered(self) -> bool:
@@ -243,34 +257,30 @@ class Operator(Covariance):
             raise ValueError(f"{self._kind} needs at least {minimum} structures, got {len(parts)}.")
         object.__setattr__(self, "operands", tuple(parts))
 
-    def _names(self) -> list[dict[str, str]]:
-        """Return for each operand the names of its parameters, and what they are called here."""
-        own = [list(operand.parameters) for operand in self.operands]
-        together = [name for names in own for name in names]
-        if len(set(together)) == len(together):
-            return [{name: name for name in names} for names in own]
-        return [{name: f"{i}.{name}" for name in names} for i, names in enumerate(own, start=1)]
+    def _named_operands(self) -> list[tuple[Covariance, dict[str, str]]]:
+        """Return each operand with the names of its parameters, and what they are called here."""
+        names = [name for operand in self.operands for name in operand.parameters]
+        prefixes = ["" if len(set(names)) == len(names) else f"{i}." for i in range(1, len(self.operands) + 1)]
+        return [(o, {n: prefix + n for n in o.parameters}) for o, prefix in zip(self.operands, prefixes, strict=True)]
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters of all operands."""
-        pairs = zip(self.operands, self._names(), strict=True)
-        return {names[name]: value for operand, names in pairs for name, value in operand.parameters.items()}
+        return {names[name]: value for o, names in self._named_operands() for name, value in o.parameters.items()}
 
     @property
     def bounds(self) -> dict[str, Interval]:
         """The bounds of all operands' parameters."""
-        pairs = zip(self.operands, self._names(), strict=True)
-        return {names[name]: value for operand, names in pairs for name, value in operand.bounds.items()}
+        return {names[name]: value for o, names in self._named_operands() for name, value in o.bounds.items()}
 
     @property
     def semidefinite(self) -> tuple[str, ...]:
         """Names of the parameters of all operands that must be positive semi-definite matrices."""
-        return tuple(n[name] for o, n in zip(self.operands, self._names(), strict=True) for name in o.semidefinite)
+        return tuple(names[name] for o, names in self._named_operands() for name in o.semidefinite)
 
     def _with(self, values: Mapping[str, Any]) -> Self:
         changed = []
-        for operand, names in zip(self.operands, self._names(), strict=True):
+        for operand, names in self._named_operands():
             own = {name: values[outer] for name, outer in names.items() if outer in values}
             changed.append(operand.with_parameters(own))
         return self._of(*changed)
@@ -337,14 +347,8 @@ class Sum(_Elementwise):
            [1., 3.]])
     """
 
-    operands: tuple[Covariance, ...]
-
-    def __init__(self, *operands: Covariance) -> None:
-        self._take(operands)
-
     def _matrix(self, xp: Any) -> Any:
-        first, *rest = (operand.dense() for operand in self.operands)
-        return sum(rest, first)
+        return reduce(operator.add, (operand.dense() for operand in self.operands))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -362,16 +366,8 @@ class Hadamard(_Elementwise):
            [1., 4.]])
     """
 
-    operands: tuple[Covariance, ...]
-
-    def __init__(self, *operands: Covariance) -> None:
-        self._take(operands)
-
     def _matrix(self, xp: Any) -> Any:
-        product, *rest = (operand.dense() for operand in self.operands)
-        for factor in rest:
-            product = product * factor
-        return product
+        return reduce(operator.mul, (operand.dense() for operand in self.operands))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
@@ -390,11 +386,6 @@ class Kronecker(Operator):
            [0., 0., 2., 1.],
            [0., 0., 1., 3.]])
     """
-
-    operands: tuple[Covariance, ...]
-
-    def __init__(self, *operands: Covariance) -> None:
-        self._take(operands)
 
     @property
     def size(self) -> int | None:

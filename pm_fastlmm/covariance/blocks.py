@@ -81,9 +81,7 @@ def blocks(covariance: Covariance, size: int | None = None) -> Blocks:
     ValueError
         If the size is neither known nor given, or is given and differs.
     """
-    sized = covariance if size is None else covariance.with_size(size)
-    if sized.size is None:
-        raise ValueError(f"the size of {covariance!r} is not known: give size=.")
+    sized = covariance._of_known_size(size)
     if isinstance(sized, Kronecker):
         first, *rest = sized.operands
         outer = blocks(first)

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm.base.arrays import shown
+from pm_fastlmm.base.arrays import repeated, shown
 from pm_fastlmm.base.spelling import require_digits
 from pm_fastlmm.covariance.incidence import require_distinct
 
@@ -20,12 +20,11 @@ def read_index(labels: Labels, name: str, n: int | None = None) -> pd.Index:
         raise ValueError(f"{name} has {len(index)} names, expected {n or 'at least 1'}: give one name per row.")
     if index.hasnans:
         raise ValueError(f"{name} is missing in row {shown(np.flatnonzero(index.isna()).tolist())}: name every row.")
-    if index.has_duplicates:
-        twice = shown(list(index[index.duplicated()].unique()))
+    if twice := repeated(index):
         raise ValueError(
-            f"{name} repeats {twice}: make the names unique. Records of one individual are rows of the data, not of "
-            "its relationships; identical twins and clones have names of their own (clones= of pedigree). Of ids "
-            "within a family, as in PLINK's files, join both: the individual, as FID + ':' + IID, and its parents, "
+            f"{name} repeats {shown(twice)}: make the names unique. Records of one individual are rows of the data, "
+            "not of its relationships; identical twins and clones have names of their own (clones= of pedigree). Of "
+            "ids within a family, as in PLINK's files, join both: the individual, as FID + ':' + IID, and its parents, "
             "as (FID + ':' + PAT).where(PAT != '0', '0')."
         )
     require_digits(index.tolist(), name, index.dtype)

@@ -1,6 +1,6 @@
 """Incidence of grouping factors: which row of the data belongs to which level."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, NamedTuple, Self
@@ -14,7 +14,7 @@ from pm_fastlmm.base.arrays import FloatArray, Ids, labels_of, require_length, s
 from pm_fastlmm.base.choices import Missing, require_choice
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import listed, table
-from pm_fastlmm.base.spelling import as_read, places, require_digits
+from pm_fastlmm.base.spelling import as_read, level_text, places, require_digits
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 
 type SparseMatrix = csr_array[np.float64, tuple[int, int]]
@@ -103,9 +103,7 @@ class Factor(ReadOnlyArrays):
         for part in parts:
             codes = codes * len(part.levels) + part.codes
             missing |= part.codes < 0
-        texts = [[_text(level) for level in part.levels] for part in parts]
-        levels = tuple(map(":".join, product(*texts)))
-        _require_one_name_each(levels, self.name or "by")
+        levels = _combined(parts, product(*(range(len(part.levels)) for part in parts)), self.name or "by")
         return type(self)(np.where(missing, -1, codes), levels, self.name, self.ids, parts)
 
     def level_set(self, name: str) -> LevelSet:
@@ -127,11 +125,6 @@ class Factor(ReadOnlyArrays):
         occurs = np.zeros(len(self.levels), dtype=bool)
         occurs[self.codes[self.codes >= 0]] = True
         return occurs
-
-    def counts(self) -> dict[Hashable, int]:
-        """Return how many rows have each level, for those that occur."""
-        numbers = np.bincount(self.codes[self.codes >= 0], minlength=len(self.levels)).tolist()
-        return {level: number for level, number in zip(self.levels, numbers, strict=True) if number}
 
     def matrix(self) -> SparseMatrix:
         """Return the incidence matrix, with a row of zeros where a row has no level."""
@@ -303,32 +296,25 @@ def _factorize(column: "pd.Series[Any]") -> tuple[npt.NDArray[np.intp], pd.Index
 
 def _interaction(factors: list[Factor], name: str) -> Factor:
     """Return the combinations that occur, the first factor varying slowest."""
-    codes = factors[0].codes
-    combinations = np.arange(len(factors[0].levels))[:, None]
-    for factor in factors[1:]:
-        missing = (codes < 0) | (factor.codes < 0)
-        pairs = codes * len(factor.levels) + factor.codes
-        occur, inverse = np.unique(pairs[~missing], return_inverse=True)
-        combinations = np.column_stack([combinations[occur // len(factor.levels)], occur % len(factor.levels)])
-        codes = np.full(len(codes), -1, dtype=np.intp)
-        codes[~missing] = inverse
-    texts = [[_text(level) for level in factor.levels] for factor in factors]
-    levels = tuple(":".join(text[k] for text, k in zip(texts, row, strict=True)) for row in combinations.tolist())
-    _require_one_name_each(levels, name)
+    together = pd.DataFrame(dict(enumerate(factor.codes for factor in factors)))
+    seen = (together >= 0).all(axis=1).to_numpy()
+    groups = together[seen].groupby(list(together.columns))
+    codes = np.full(len(together), -1, dtype=np.intp)
+    codes[seen] = groups.ngroup()
+    levels = _combined(factors, groups.size().index, name)
     names = [factor.name for factor in factors]
     label = None if None in names else ":".join(map(str, names))
     ids = next((factor.ids for factor in factors if factor.ids is not None), None)
     return Factor(codes, levels, label, ids, tuple(factors))
 
 
-def _require_one_name_each(levels: Levels, name: str) -> None:
+def _combined(factors: Sequence[Factor], combinations: Iterable[tuple[int, ...]], name: str) -> Levels:
+    """Return what combinations of levels are called, given by the places of these among the levels of each factor."""
+    texts = [[level_text(level) for level in factor.levels] for factor in factors]
+    levels = tuple(":".join(text[k] for text, k in zip(texts, row, strict=True)) for row in combinations)
     if len(set(levels)) < len(levels):
         raise ValueError(f"two levels of the interaction {name} have one name, as 'a:b' with 'c' and 'a' with 'b:c'.")
-
-
-def _text(level: Hashable) -> str:
-    """Return a level as text; whole numbers are floats or not, as other rows have missing values or not."""
-    return str(int(level)) if isinstance(level, float) and level.is_integer() else str(level)
+    return levels
 
 
 def by_level(Z: SparseMatrix, columns: FloatArray) -> SparseMatrix:

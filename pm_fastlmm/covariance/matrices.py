@@ -11,7 +11,18 @@ from pm_fastlmm.base.semidefinite import eigen_root, require_semidefinite
 from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.algebra import Covariance, Mask
 from pm_fastlmm.covariance.levels import Levels, LevelSet
-from pm_fastlmm.covariance.parameters import FREE, POSITIVE, Interval, is_tensor, lengths, settle, settle_size
+from pm_fastlmm.covariance.parameters import (
+    FREE,
+    MATRIX,
+    VARIANCE,
+    VARIANCES,
+    Domain,
+    is_tensor,
+    lengths,
+    packed_places,
+    settle,
+    settle_size,
+)
 from pm_fastlmm.covariance.structures import Scalar
 from pm_fastlmm.covariance.unlabelled import default_index_hint, require_positions
 
@@ -37,23 +48,14 @@ class Unstructured(Covariance):
 
     cov: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("cov",)
+    _parameters: ClassVar = {"cov": Domain(FREE, 2, semidefinite=True)}
 
     def __post_init__(self) -> None:
-        settle(self, "cov", ndim=2)
-        if not is_tensor(self.cov):
+        Covariance.__post_init__(self)
+        if is_tensor(self.cov):
+            settle_size(self, *lengths(self.cov))
+        else:
             _checked_root(read_covariance(self.cov, "cov").values, "cov")
-        settle_size(self, *lengths(self.cov))
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """None for the entries; the matrix is `semidefinite`."""
-        return {"cov": FREE}
-
-    @property
-    def semidefinite(self) -> tuple[str, ...]:
-        """The whole matrix."""
-        return ("cov",)
 
     def _matrix(self, xp: Any) -> Any:
         return self.cov
@@ -82,7 +84,7 @@ class CholeskyFactored(Covariance):
 
     cholesky: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("cholesky",)
+    _parameters: ClassVar = {"cholesky": MATRIX}
     _identified: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -95,11 +97,6 @@ class CholeskyFactored(Covariance):
             )
         settle_size(self, *(lengths(self.cholesky) if ndim == 2 else (_unpacked(self.cholesky),)))
 
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """None: a negative diagonal only flips the sign of a column."""
-        return {"cholesky": FREE}
-
     def _by_elements(self) -> Unstructured:
         return Unstructured(self.dense(), self.size)
 
@@ -108,10 +105,7 @@ class CholeskyFactored(Covariance):
         if self.cholesky.ndim == 2:
             L = np.tri(n) * self.cholesky
         else:
-            rows, columns = np.tril_indices(n)
-            place = np.zeros((n, n), dtype=int)
-            place[rows, columns] = np.arange(len(rows))
-            L = np.tri(n) * self.cholesky[place.ravel()].reshape((n, n))
+            L = np.tri(n) * self.cholesky[packed_places(n).ravel()].reshape((n, n))
         return L @ L.T
 
 
@@ -140,18 +134,8 @@ class FactorAnalytic(Covariance):
     loadings: Any
     uniquenesses: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("loadings", "uniquenesses")
+    _parameters: ClassVar = {"loadings": MATRIX, "uniquenesses": VARIANCES}
     _identified: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        settle(self, "loadings", ndim=2)
-        settle(self, "uniquenesses", ndim=1)
-        settle_size(self, lengths(self.loadings)[0], *lengths(self.uniquenesses))
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """ψ ≥ 0."""
-        return {"loadings": FREE, "uniquenesses": POSITIVE}
 
     def _matrix(self, xp: Any) -> Any:
         specific = xp.expand_dims(self.uniquenesses, -1) * np.eye(self.size or 0)
@@ -179,17 +163,8 @@ class Gram(Covariance):
 
     W: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("W",)
+    _parameters: ClassVar = {"W": MATRIX}
     _identified: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        settle(self, "W", ndim=2)
-        settle_size(self, lengths(self.W)[0])
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """None."""
-        return {"W": FREE}
 
     def _matrix(self, xp: Any) -> Any:
         return self.W @ self.W.T
@@ -214,7 +189,7 @@ class Known(Covariance):
     sigma2: Any
     labels: Ids | None
     root: FloatArray
-    _parameters: ClassVar[tuple[str, ...]] = ("sigma2",)
+    _parameters: ClassVar = {"sigma2": VARIANCE}
 
     def __post_init__(self) -> None:
         settle(self, "sigma2")
@@ -223,11 +198,6 @@ class Known(Covariance):
     def size(self) -> int:
         """The number of rows of K."""
         return len(self.K)
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """σ² ≥ 0."""
-        return {"sigma2": POSITIVE}
 
     @property
     def named(self) -> bool:
@@ -247,15 +217,8 @@ class Known(Covariance):
             if levels.what == "levels":
                 require_positions(levels.labels, levels.name)
             return unlabelled
-        rows = places(levels.labels, self.labels)
-        if missing := [label for label, row in zip(levels.labels, rows, strict=True) if row < 0]:
-            hint = default_index_hint(self.labels) or spelling_hint(missing, self.labels).removesuffix(".")
-            hint = hint or "add them or drop rows"
-            raise ValueError(
-                f"K of term {levels.name!r} lacks {len(missing)} of its {len(levels)} {levels.what} "
-                f"({shown(missing)}): {hint}."
-            )
-        return self.select(tuple(levels.labels))
+        called, of = f"K of term {levels.name!r}", f"its {len(levels)} {levels.what}"
+        return self._select(self.labels, levels.labels, called, of)
 
     def select(self, labels: Ids) -> Self:
         """
@@ -268,11 +231,15 @@ class Known(Covariance):
         """
         if self.labels is None:
             raise ValueError("K has no labels to select by: give it as a DataFrame with labelled rows and columns.")
-        if labels == self.labels:
+        return self._select(self.labels, labels, "K", f"{len(labels)} labels")
+
+    def _select(self, own: Ids, labels: Ids, called: str, of: str) -> Self:
+        if labels == own:
             return self
-        rows = places(labels, self.labels)
+        rows = places(labels, own)
         if missing := [label for label, row in zip(labels, rows, strict=True) if row < 0]:
-            raise ValueError(f"K lacks {len(missing)} of {len(labels)} labels: {shown(missing)}.")
+            hint = default_index_hint(own) or spelling_hint(missing, own).removesuffix(".") or "add them or drop rows"
+            raise ValueError(f"{called} lacks {len(missing)} of {of} ({shown(missing)}): {hint}.")
         K = self.K[np.ix_(rows, rows)]
         return type(self)(frozen(K), self.sigma2, labels, frozen(_checked_root(K, "K")))
 

@@ -77,15 +77,20 @@ class Tree:
         first = np.cumsum(is_tip) - is_tip
         return first, first + tips_below
 
+    def depths(self) -> NDArray[np.float64]:
+        """For each node, how far it is from the root."""
+        depth = np.zeros(len(self.parents))
+        for node in range(1, len(depth)):
+            depth[node] = depth[self.parents[node]] + self.lengths[node]
+        return depth
+
     def shared_paths(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Names of the tips, and the length of the path from the root that every two of them share.
 
         That is the depth of their last common ancestor. Each pair is written once: a clade against the later tips of
         its parent.
         """
-        depth = np.zeros(len(self.parents))
-        for node in range(1, len(depth)):
-            depth[node] = depth[self.parents[node]] + self.lengths[node]
+        depth = self.depths()
         first, last = self.spans()
         K = np.diag(depth[self.tip_nodes()])
         for node, parent in enumerate(self.parents[1:], start=1):
@@ -143,7 +148,8 @@ def parse_newick(text: str) -> Tree:
             case "name" if state == "measure":
                 lengths[node] = float(token)
             case "name":
-                labels[node] = _unquoted(token)
+                quote = token[0]
+                labels[node] = token[1:-1].replace(2 * quote, quote) if quote in "'\"" else token
         state = _NEXT[state][kind]
     lengths[0] = 0.0
     _check_lengths(labels, lengths, begins)
@@ -168,12 +174,6 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
         position = found.end()
     if kind != ";":
         yield ";", "the end of the text", len(text) + 1
-
-
-def _unquoted(token: str) -> str:
-    """Return the name that a label token stands for."""
-    quote = token[0]
-    return token[1:-1].replace(2 * quote, quote) if quote in "'\"" else token
 
 
 def _check_lengths(labels: list[str], lengths: list[float], begins: list[int]) -> None:

@@ -24,8 +24,6 @@ class BlockDiagonal(Operator):
            [0. , 0.5, 1. ]])
     """
 
-    operands: tuple[Covariance, ...]
-
     def __init__(self, *operands: Covariance) -> None:
         self._take(operands, minimum=1)
         if self.size is None:
@@ -49,7 +47,7 @@ class BlockDiagonal(Operator):
     def _parts(self) -> dict[str, tuple[Covariance, slice]]:
         out: dict[str, tuple[Covariance, slice]] = {}
         start = 0
-        for operand, names in zip(self.operands, self._names(), strict=True):
+        for operand, names in self._named_operands():
             stop = start + int(operand.size or 0)
             out |= dict.fromkeys(names.values(), (operand, slice(start, stop)))
             start = stop
@@ -81,7 +79,6 @@ class Propagate(Operator):
 
     _associative: ClassVar[bool] = False
     Z: FloatArray
-    operands: tuple[Covariance, ...]
 
     def __init__(self, Z: Any, G: Covariance) -> None:
         labelled = read(Z, "Z", ndim=(2,))

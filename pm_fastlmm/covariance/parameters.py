@@ -3,9 +3,10 @@
 import math
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pm_fastlmm.base.arrays import frozen, require_finite
 
@@ -13,6 +14,17 @@ type Interval = tuple[float, float]
 
 FREE: Interval = (-math.inf, math.inf)
 POSITIVE: Interval = (0.0, math.inf)
+
+
+class Domain(NamedTuple):
+    """The interval of a parameter's entries, how many axes it has, and whether it is a covariance matrix itself."""
+
+    interval: Interval
+    ndim: int = 0
+    semidefinite: bool = False
+
+
+VARIANCE, VARIANCES, CORRELATION, MATRIX = Domain(POSITIVE), Domain(POSITIVE, 1), Domain((-1.0, 1.0)), Domain(FREE, 2)
 
 
 def is_tensor(value: Any) -> bool:
@@ -24,6 +36,13 @@ def is_tensor(value: Any) -> bool:
 def namespace(*values: Any) -> Any:
     """Return PyTensor's tensor module if one of the values is a tensor, and NumPy otherwise."""
     return import_module("pytensor.tensor") if any(map(is_tensor, values)) else np
+
+
+def in_words(low: float, high: float) -> str:
+    """Return an interval as text."""
+    if (low, high) == FREE:
+        return "any number"
+    return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
 
 
 def settle(structure: Any, name: str, *, ndim: int = 0) -> None:
@@ -53,9 +72,8 @@ def settle(structure: Any, name: str, *, ndim: int = 0) -> None:
     lower, upper = structure.bounds[name]
     outside = value[(value < lower) | (value > upper)]
     if outside.size:
-        interval = f"at least {lower:.6g}" if upper == math.inf else f"between {lower:.6g} and {upper:.6g}"
         size = "" if structure.size is None or ndim else f" for size {structure.size}"
-        raise ValueError(f"{name} of {kind} must be {interval}{size}, got {outside.flat[0]:.6g}.")
+        raise ValueError(f"{name} of {kind} must be {in_words(lower, upper)}{size}, got {outside.flat[0]:.6g}.")
     object.__setattr__(structure, name, frozen(value) if ndim else float(value))
 
 
@@ -82,3 +100,11 @@ def settle_size(structure: Any, *lengths: int | None) -> None:
 def lengths(value: Any) -> tuple[int | None, ...]:
     """Return the shape of an array, or of a tensor as far as PyTensor knows it."""
     return tuple(value.type.shape) if is_tensor(value) else np.shape(value)
+
+
+def packed_places(n: int) -> npt.NDArray[np.intp]:
+    """Return the places in the packed lower triangle of the entries of a symmetric matrix."""
+    place = np.zeros((n, n), dtype=np.intp)
+    rows, columns = np.tril_indices(n)
+    place[rows, columns] = np.arange(rows.size)
+    return np.maximum(place, place.T)

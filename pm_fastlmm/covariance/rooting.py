@@ -3,6 +3,8 @@
 from collections.abc import Hashable, Iterable
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import depth_first_order
 
 from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.spelling import places, spelling_hint
@@ -50,10 +52,7 @@ def _require_root(tree: Tree) -> None:
 
 def _ultrametric(tree: Tree) -> bool:
     """Return whether all tips are equally far from the base: only a root is such a place."""
-    depth = np.zeros(len(tree.parents))
-    for node in range(1, len(depth)):
-        depth[node] = depth[tree.parents[node]] + tree.lengths[node]
-    tips = depth[tree.tip_nodes()]
+    tips = tree.depths()[tree.tip_nodes()]
     return bool(np.ptp(tips) <= _EQUAL * tips.max() and tips.max() > 0)
 
 
@@ -115,30 +114,19 @@ def _outgroup_branch(tree: Tree, names: list[Hashable]) -> tuple[int, float]:
 
 def _paths_from(tree: Tree, node: int, above: float) -> tuple[tuple[str, ...], FloatArray]:
     """Return tips in the order of the text, and their shared paths from a root on the branch above a node."""
-    base = _first(tree)
-    neighbours: list[list[int]] = [[] for _ in tree.parents]
-    for child in range(base + 1, len(tree.parents)):
-        neighbours[child].append(int(tree.parents[child]))
-        neighbours[int(tree.parents[child])].append(child)
-    upper = int(tree.parents[node])
-    labels, parents, lengths, origin = [""], [-1], [0.0], [-1]
-    waiting: list[tuple[int, int, int, float]] = [
-        (upper, node, 0, float(tree.lengths[node]) - above),
-        (node, upper, 0, above),
-    ]
-    while waiting:
-        here, came_from, parent, length = waiting.pop()
-        labels.append(tree.labels[here])
-        parents.append(parent)
-        lengths.append(length)
-        origin.append(here)
-        position = len(labels) - 1
-        waiting += [
-            (other, here, position, float(tree.lengths[max(other, here)]))
-            for other in neighbours[here]
-            if other != came_from
-        ]
-    turned = Tree(tuple(labels), np.array(parents), np.array(lengths), "rooted")
+    root = len(tree.parents)  # the number of the new node
+    ends = np.arange(_first(tree) + 1, root)  # of the branches, their lower nodes
+    starts = np.where(ends == node, root, tree.parents[ends])
+    branches = np.append(ends, tree.parents[node]), np.append(starts, root)
+    graph = csr_array((np.ones(len(ends) + 1), branches), shape=(root + 1, root + 1))
+    order, before = depth_first_order(graph, root, directed=False)
+    place = np.zeros(root + 1, dtype=np.intp)
+    place[order] = np.arange(len(order))
+    origin, upper = order[1:], before[order[1:]]
+    divided = np.where(origin == node, above, tree.lengths[node] - above)
+    lengths = np.where(upper == root, divided, np.append(tree.lengths, 0.0)[np.maximum(origin, upper)])
+    labels = ("", *(tree.labels[i] for i in origin))
+    turned = Tree(labels, np.append(-1, place[upper]), np.append(0.0, lengths), "rooted")
     names, K = turned.shared_paths()
-    order = np.argsort(np.array(origin)[turned.tip_nodes()])
-    return tuple(names[i] for i in order), K[np.ix_(order, order)]
+    rows = np.argsort(order[turned.tip_nodes()])
+    return tuple(names[i] for i in rows), K[np.ix_(rows, rows)]

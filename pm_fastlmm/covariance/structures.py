@@ -8,7 +8,7 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance, Mask
 from pm_fastlmm.covariance.levels import Levels, LevelSet
-from pm_fastlmm.covariance.parameters import POSITIVE, Interval, lengths, settle, settle_size
+from pm_fastlmm.covariance.parameters import CORRELATION, POSITIVE, VARIANCE, VARIANCES, Interval
 
 
 class Exchangeable(Covariance):
@@ -35,11 +35,6 @@ class Identity(Exchangeable):
     """
 
     size: int | None = None
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """There are none."""
-        return {}
 
     def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
         return None, int(self.size or 0), Identity(1)
@@ -69,13 +64,8 @@ class Scalar(Exchangeable):
 
     sigma2: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("sigma2",)
+    _parameters: ClassVar = {"sigma2": VARIANCE}
     _variances: ClassVar[bool] = True
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """σ² ≥ 0."""
-        return {"sigma2": POSITIVE}
 
     def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
         return None, int(self.size or 0), Scalar(self.sigma2, 1)
@@ -105,17 +95,8 @@ class Diagonal(Covariance):
 
     variances: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("variances",)
+    _parameters: ClassVar = {"variances": VARIANCES}
     _variances: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        settle(self, "variances", ndim=1)
-        settle_size(self, *lengths(self.variances))
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """Every variance ≥ 0."""
-        return {"variances": POSITIVE}
 
     def _matrix(self, xp: Any) -> Any:
         return xp.expand_dims(self.variances, -1) * np.eye(self.size or 0)
@@ -147,7 +128,7 @@ class Equicorrelation(Exchangeable):
     sigma2: Any
     rho: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("sigma2", "rho")
+    _parameters: ClassVar = {"sigma2": VARIANCE, "rho": CORRELATION}
 
     @property
     def bounds(self) -> dict[str, Interval]:
@@ -186,12 +167,7 @@ class CompoundSymmetry(Exchangeable):
     sigma2_between: Any
     sigma2_within: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("sigma2_between", "sigma2_within")
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """Both ≥ 0."""
-        return {"sigma2_between": POSITIVE, "sigma2_within": POSITIVE}
+    _parameters: ClassVar = {"sigma2_between": VARIANCE, "sigma2_within": VARIANCE}
 
     def _matrix(self, xp: Any) -> Any:
         n = self.size or 0
@@ -226,12 +202,7 @@ class AR1(Covariance):
     sigma2: Any
     rho: Any
     size: int | None = None
-    _parameters: ClassVar[tuple[str, ...]] = ("sigma2", "rho")
-
-    @property
-    def bounds(self) -> dict[str, Interval]:
-        """σ² ≥ 0 and -1 ≤ ρ ≤ 1."""
-        return {"sigma2": POSITIVE, "rho": (-1.0, 1.0)}
+    _parameters: ClassVar = {"sigma2": VARIANCE, "rho": CORRELATION}
 
     @property
     def ordered(self) -> bool:

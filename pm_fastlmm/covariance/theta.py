@@ -2,32 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance
-from pm_fastlmm.covariance.blocks import Blocks
+from pm_fastlmm.covariance.parameters import packed_places
+from pm_fastlmm.covariance.terms import Term
 
 RESIDUAL = "residual"
-
-
-class TermLike(Protocol):
-    """What a term must say of itself."""
-
-    @property
-    def name(self) -> str:
-        """Name of the term."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns within a level."""
-
-    @property
-    def blocks(self) -> Blocks:
-        """Its covariance as root · (I ⊗ Σ) · rootᵀ."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +66,7 @@ class Theta:
     terms: tuple[str, ...]
 
     @classmethod
-    def of_terms(cls, terms: Sequence[TermLike]) -> Self:
+    def of_terms(cls, terms: Sequence[Term]) -> Self:
         """Lay out the parameters of the terms."""
         entries: list[Entry] = []
         names: list[str] = []
@@ -101,7 +85,8 @@ class Theta:
                 entries.append(entry)
                 names += [entry.called + place for place in places]
                 low, high = block.bounds[name]
-                lower += _variances_first(entry.shape[0]) if matrix else [low] * entry.size
+                variances = [i == j for i in range(shape[0]) for j in range(i + 1)] if matrix else [False] * entry.size
+                lower += [0.0 if variance else low for variance in variances]
                 upper += [high] * entry.size
         if RESIDUAL in names:
             raise ValueError(
@@ -144,7 +129,7 @@ class Theta:
 def _value(entry: Entry, theta: Any) -> Any:
     values = theta[entry.place]
     if entry.matrix:
-        return values[_square(entry.shape[0]).ravel()].reshape(entry.shape)
+        return values[packed_places(entry.shape[0]).ravel()].reshape(entry.shape)
     return values.reshape(entry.shape) if entry.shape else theta[entry.start]
 
 
@@ -152,11 +137,6 @@ def _elements(c: int, columns: tuple[str, ...]) -> list[str]:
     """Return what the variances and covariances of a matrix are called: by columns, or by number."""
     labels = columns if len(columns) == c else tuple(map(str, range(c)))
     return [f"[{labels[j]}{'' if i == j else ', ' + labels[i]}]" for i in range(c) for j in range(i + 1)]
-
-
-def _variances_first(c: int) -> list[float]:
-    """Return lower bounds of the elements of a matrix: variances are not negative."""
-    return [0.0 if i == j else -np.inf for i in range(c) for j in range(i + 1)]
 
 
 def _places(structure: Covariance, shape: tuple[int, ...], columns: tuple[str, ...], is_part: bool) -> list[str]:
@@ -174,11 +154,3 @@ def _shape(value: Any, name: str) -> tuple[int, ...]:
             f"{name} is a tensor of unknown shape {shape}: give the random variable a shape=, or pt.specify_shape."
         )
     return tuple(int(s) for s in shape)
-
-
-def _square(c: int) -> npt.NDArray[np.intp]:
-    """Return the places in the packed lower triangle of the entries of a symmetric matrix."""
-    place = np.zeros((c, c), dtype=np.intp)
-    rows, columns = np.tril_indices(c)
-    place[rows, columns] = np.arange(rows.size)
-    return np.maximum(place, place.T)

@@ -83,6 +83,11 @@ class AtTheta:
             If the rows were not kept, V is not positive definite, or holds the prior of β.
         """
         y, mean, projection = self.node.rows(), self.known_mean(), self.node.projection
+        if self.node.constants().B.size:
+            raise ValueError(
+                f"{self.node.name} has a Gaussian prior of β, which its V holds: draw replicates from the posterior, "
+                "flmm.predict(idata, effects='new', model=model)."
+            )
         if self.node.treatment == "flat":
             beta, _ = self.objective.coefficients(self.objective.state(self.theta))
             mean = mean + projection.Q1 @ (projection.R @ beta)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pytensor
+import pytensor.tensor as pt
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.graphs import INTERPRETED
@@ -28,14 +29,14 @@ class Constants(NamedTuple):
     B: FloatArray
 
     @classmethod
-    def of(cls, mu: Any, b: Any, B: Any) -> Self:
+    def of(cls, *graphs: Any) -> Self:
         """Evaluate graphs without free variables, each of which may be None."""
-        graphs = (mu, b, B)
-        values = iter(pytensor.function([], [graph for graph in graphs if graph is not None], mode=INTERPRETED)())
-        absent = (np.zeros(()), np.zeros(0), np.zeros((0, 0)))
-        return cls(
-            *(
-                none if graph is None else np.asarray(next(values), dtype=float)
-                for graph, none in zip(graphs, absent, strict=True)
-            )
-        )
+        values = pytensor.function([], present(*graphs), mode=INTERPRETED)()
+        return cls(*(np.asarray(value, dtype=float) for value in values))
+
+
+def present(mu: Any, b: Any, B: Any) -> list[Any]:
+    """Return the graphs, with constants in place of those that are None."""
+    absent = np.zeros(()), np.zeros(0), np.zeros((0, 0))
+    pairs = zip((mu, b, B), absent, strict=True)
+    return [pt.constant(none) if graph is None else graph for graph, none in pairs]

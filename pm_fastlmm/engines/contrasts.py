@@ -1,6 +1,7 @@
 """The warning that draws of y are error contrasts where β has a flat prior."""
 
 import warnings
+from functools import singledispatch
 from typing import Any
 
 from pytensor.compile.mode import optdb
@@ -13,6 +14,17 @@ from pm_fastlmm.engines.random_variable import LMMRV
 _BEFORE_INLINING = -0.02  # PyTensor replaces random variables by the graphs of their draws at -0.01
 
 
+@singledispatch
+def draws_contrasts(op: Any) -> bool:
+    """Return whether draws leave out what is along X: y has no distribution there if β has a flat prior."""
+    return False
+
+
+@draws_contrasts.register
+def _of_lmm(op: LMMRV) -> bool:
+    return bool(op.treatment == "flat" and op.projection.rank and not op.of_statistic)
+
+
 @graph_rewriter  # type: ignore[untyped-decorator]
 def _warn(fgraph: Any) -> None:
     """
@@ -21,7 +33,7 @@ def _warn(fgraph: Any) -> None:
     Log-densities, and all that this package does after sampling, do without draws, and are not warned of.
     """
     for node in fgraph.apply_nodes:
-        if isinstance(node.op, LMMRV) and node.op.draws_contrasts and _is_drawn(fgraph, node.outputs[1]):
+        if draws_contrasts(node.op) and _is_drawn(fgraph, node.outputs[1]):
             warnings.warn(
                 f"draws of {node.outputs[1].name or node.op.name} are error contrasts, Xᵀ(y - mu) = 0, and no "
                 "predictions of y: β has a flat prior, under which y has no distribution along X. Predictive draws "

@@ -4,7 +4,8 @@ from importlib import import_module
 
 import pymc as pm
 
-import pm_fastlmm.engines.jax_on_demand  # noqa: F401  registers itself
+import pm_fastlmm.engines.contrasts  # this and the next register themselves
+import pm_fastlmm.engines.jax_on_demand  # noqa: F401
 from pm_fastlmm.engines.inputs import check_data
 from pm_fastlmm.engines.protocol import ENGINES, LMMNode, node_of
 
@@ -14,7 +15,7 @@ for _engine in ("spectral", "lengthscale", "structured", "dense", "fourier"):  #
 
 def lmm_nodes(model: pm.Model) -> list[LMMNode]:
     """
-    Return the FastLMM, LengthscaleLMM, StructuredLMM, DenseLMM and FourierLMM nodes of a model.
+    Return the linear mixed model nodes of a model, whichever engine answers for them.
 
     They are found in its order, also after `do`, `observe`, freezing and copying.
     """

@@ -1,7 +1,7 @@
 """What an engine owes: a node of a model answers every verb (fit, sample, recover, predict, leave out) itself."""
 
 from abc import ABC
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -12,19 +12,16 @@ import xarray as xr
 from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 
-from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray, Ids, shown
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.copies import PartOfModel
 from pm_fastlmm.base.display import Described, listed
-from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.free_variables import Fitted
 from pm_fastlmm.engines.graphs import reaching
+from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.random_variable import Treatment
-from pm_fastlmm.engines.response import Response
-from pm_fastlmm.kernel.likelihood.leave_out import Precision
 from pm_fastlmm.spectrum.projection import Projection
 
 
@@ -33,46 +30,6 @@ class Target(NamedTuple):
 
     values: FloatArray
     positive: Any
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """
-    Some of the draws.
-
-    Attributes
-    ----------
-    index : int or slice
-        Where they are among all, chain by chain, the responses of a draw one after the other.
-    precision : Precision
-    y : (n,) or (D, n) array
-        The data, where D may be 1.
-    """
-
-    index: Any
-    precision: Precision
-    y: FloatArray
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Precisions:
-    """
-    All draws.
-
-    Attributes
-    ----------
-    shape : tuple
-        (chain, draw) and that of the responses.
-    n : int
-    Q1 : (n, r) array
-        Basis of the fixed effects under a flat prior, of no columns when β is explicit or has a proper prior.
-    parts : iterator of Part
-    """
-
-    shape: tuple[int, ...]
-    n: int
-    Q1: FloatArray
-    parts: Iterator[Part]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -197,7 +154,10 @@ class LMMNode(PartOfModel, Described, ABC):
         ValueError
             If there is no such likelihood, the node has no data, its mean has free variables, or they are discrete.
         """
-        raise ValueError(f"a {self.called} has no restricted likelihood to maximise: sample it with flmm.sample.")
+        raise ValueError(
+            f"{self.name} is a {self.called}, which has no restricted likelihood to maximise: sample it with "
+            "flmm.sample."
+        )
 
     def __repr__(self) -> str:
         """Show the name, the sizes and what the covariance is made of."""
@@ -240,11 +200,6 @@ class LMMNode(PartOfModel, Described, ABC):
         """Return the variances, and what they are shares of, at the draws of a posterior that has what they need."""
         return {}
 
-    def flat_basis(self) -> FloatArray:
-        """Return the basis of the fixed effects under a flat prior, of no columns for another treatment of β."""
-        Q1 = self.projection.Q1  # raises where the rows were not kept
-        return Q1 if self.treatment == "flat" else Q1[:, :0]
-
     def precisions(
         self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
     ) -> Precisions:
@@ -262,37 +217,6 @@ class LMMNode(PartOfModel, Described, ABC):
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
         """Read the node of a random variable with this op; one that belongs to no model is not read."""
         raise NotImplementedError(cls.__name__)
-
-
-class GaussianNode(LMMNode):
-    """A node of a Gaussian likelihood, y ~ N(mu + Xβ, V): it has V, and what follows from P and Py."""
-
-    __slots__ = ()
-
-    def rows(self) -> FloatArray:
-        """
-        Return y by row, which results with one value for each observation need.
-
-        Raises
-        ------
-        ValueError
-            If the rows were not kept.
-        """
-        return np.asarray(self.observed, dtype=float)
-
-    def response(self) -> Response:
-        """Return what a comparison of fits needs to know of the data."""
-        y = np.asarray(self.observed, dtype=float)
-        size, by_row = float(np.square(y).sum()), y if y.shape == (self.n,) else None
-        return Response(self.n, size, by_row, self.treatment == "flat", self.projection)
-
-    def nested_in(self, other: LMMNode) -> bool:
-        """Return whether V is known to be a special case of that of another node."""
-        return False
-
-    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> AtTheta:
-        """Return the node with V at θ, for what comes after a fit."""
-        return AtTheta(self, objective, theta, mu, prior_mean)
 
 
 N = TypeVar("N", bound=LMMNode)
@@ -317,15 +241,6 @@ def answers_for(*ops: type) -> Callable[[type[N]], type[N]]:
         return node
 
     return register
-
-
-def require_definite(factored: Any, name: str) -> None:
-    """Refuse a draw at which V could not be factored."""
-    if factored is None:
-        raise ValueError(
-            f"a posterior draw of {name} has a covariance that is not positive definite: one of its variances is "
-            "0 there. A prior without mass at 0 avoids that."
-        )
 
 
 def observed_data(model: pm.Model, rv: Any) -> Any:

@@ -64,11 +64,6 @@ class LMMRV(SymbolicRandomVariable):  # type: ignore[misc]
         """Return where an unobserved variable starts: at 0, or at 1 for a statistic, which has squares."""
         return float(self.of_statistic)
 
-    @property
-    def draws_contrasts(self) -> bool:
-        """Whether draws of y leave out what is along X: y has no distribution there if β has a flat prior."""
-        return bool(self.treatment == "flat" and self.projection.rank and not self.of_statistic)
-
     @classmethod
     def rv_op(cls, *params: Any, carried: dict[str, Any], size: Any = None, rng: Any = None) -> Any:
         """Build the variable."""

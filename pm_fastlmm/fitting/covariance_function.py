@@ -11,9 +11,9 @@ from pytensor.gradient import pushforward
 from pm_fastlmm.aireml.iteration import Tolerances
 from pm_fastlmm.base.arrays import FloatArray, read, require_finite
 from pm_fastlmm.base.choices import Method, require_choice
-from pm_fastlmm.engines.dense.objective import DenseObjective
+from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.graphs import INTERPRETED
-from pm_fastlmm.engines.protocol import GaussianNode
+from pm_fastlmm.engines.objective import DenseObjective
 from pm_fastlmm.fitting.estimate import estimate
 from pm_fastlmm.fitting.fit import VarianceFit
 from pm_fastlmm.spectrum.projection import read_design

@@ -16,7 +16,7 @@ from pm_fastlmm.base.choices import OF_NEW_ROWS, Method, require_choice
 from pm_fastlmm.base.copies import PartOfModel
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
-from pm_fastlmm.engines.protocol import GaussianNode
+from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.fitting.inference import VarianceInference
 from pm_fastlmm.kernel.effects.effects import Prediction
 

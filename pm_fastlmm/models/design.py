@@ -87,9 +87,7 @@ class Design(ReadOnlyArrays, Described):
         kernel, kernel_name = _read_kernel(K, W)
         n = kernel.values.shape[0]
         response = read(y, "y", ndim=(1, 2))
-        design, coef = None, tuple[str, ...]()
-        if X is not None:
-            design = read(X, "X", ndim=(1, 2))
+        design = None if X is None else read(X, "X", ndim=(1, 2))
         reference_name, ids = common_ids(**{kernel_name: kernel, "y": response, "X": design})
         if kernel.ids is None and design is not None and {design.ids, response.ids} - {None, ids}:
             raise ValueError(
@@ -97,19 +95,25 @@ class Design(ReadOnlyArrays, Described):
                 f"which row of {kernel_name} is whose? Give {kernel_name} as a DataFrame with ids."
             )
         advice = selection(kernel_name, ids) if reference_name == kernel_name else ""
-        order = align(ids, response, name="y", reference_name=reference_name, where_smaller=advice)
-        require_length(response.values.shape[0], n, "y", kernel_name)
-        Y = response.take(order)
-        if design is None:
-            M = np.zeros((n, 0))
-        else:
-            order = align(ids, design, name="X", reference_name=reference_name, where_smaller=advice)
-            require_length(design.values.shape[0], n, "X", kernel_name)
-            M = design.take(order)
-            M = M[:, None] if M.ndim == 1 else M
-            coef = design.names or tuple(f"x{j}" for j in range(M.shape[1]))
+
+        def in_order(part: Labelled, name: str) -> FloatArray:
+            order = align(ids, part, name=name, reference_name=reference_name, where_smaller=advice)
+            require_length(part.values.shape[0], n, name, kernel_name)
+            return part.take(order)
+
+        Y = in_order(response, "y")
+        M = np.zeros((n, 0)) if design is None else in_order(design, "X")
+        M = M[:, None] if M.ndim == 1 else M
+        given = None if design is None else design.names
+        coef = given or tuple(f"x{j}" for j in range(M.shape[1]))
+        K_or_W, is_factor = kernel.values, kernel_name == "W"
+        seen, dropped = complete_rows(Y, M, ids=ids)
+        if dropped:
+            Y, M = Y[seen], M[seen]
+            K_or_W = K_or_W[seen] if is_factor else K_or_W[np.ix_(seen, seen)]
+            ids = None if ids is None else tuple(i for i, keep in zip(ids, seen, strict=True) if keep)
         names = response.names if Y.ndim == 2 else None
-        return cls._complete_rows(Y, M, kernel.values, kernel_name == "W", coef, names, ids)
+        return cls(frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, ids, dropped)
 
     @classmethod
     def from_formula(cls, formula: str, data: pd.DataFrame, *, K: Any = None, W: Any = None) -> Self:
@@ -131,24 +135,6 @@ class Design(ReadOnlyArrays, Described):
             )
         y, X, _ = fixed_effects(fixed, data, whole=formula)
         return cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W)
-
-    @classmethod
-    def _complete_rows(
-        cls,
-        Y: FloatArray,
-        X: FloatArray,
-        kernel: FloatArray,
-        is_factor: bool,
-        coef: tuple[str, ...],
-        responses: tuple[str, ...] | None,
-        ids: Ids | None,
-    ) -> Self:
-        seen, dropped = complete_rows(Y, X, ids=ids)
-        if dropped:
-            Y, X = Y[seen], X[seen]
-            kernel = kernel[seen] if is_factor else kernel[np.ix_(seen, seen)]
-            ids = None if ids is None else tuple(i for i, keep in zip(ids, seen, strict=True) if keep)
-        return cls(frozen(Y.copy()), frozen(X.copy()), kernel, is_factor, coef, responses, ids, dropped)
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
         """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""

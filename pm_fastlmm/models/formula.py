@@ -20,7 +20,7 @@ from formulaic import Formula, model_matrix
 from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
 
-from pm_fastlmm.base.arrays import FloatArray, require_finite, shown
+from pm_fastlmm.base.arrays import FloatArray, repeated, shown
 from pm_fastlmm.models.formulas.bars import split_formula
 from pm_fastlmm.models.formulas.columns import (
     as_at_the_fit,
@@ -71,7 +71,7 @@ def fixed_effects(
     if imaginary := [name for name in variables if pd.api.types.is_complex_dtype(data[name])]:
         raise ValueError(f"data are complex in {shown(imaginary)}: give real numbers, such as real and imaginary part.")
     y, X = (_spread(part, complete, data.index) for part in (_conditions_as_numbers(matrices.lhs), matrices.rhs))
-    _refuse_infinite(pd.concat([y, X], axis=1))
+    _refuse_infinite(pd.concat([y, X], axis=1), "y and X have")
     return y, X, matrices.rhs.model_spec
 
 
@@ -87,10 +87,8 @@ def require_table(data: Any) -> None:
     """Raise a TypeError or ValueError if the data are no DataFrame with rows and with columns of different names."""
     if not isinstance(data, pd.DataFrame):
         raise TypeError(f"data must be a pandas DataFrame, got {type(data).__name__}: pass pd.DataFrame(data).")
-    if data.columns.has_duplicates:
-        raise ValueError(
-            f"data has several columns {shown(list(data.columns[data.columns.duplicated()]))}: rename them."
-        )
+    if twice := repeated(data.columns):
+        raise ValueError(f"data has several columns {shown(twice)}: rename them.")
     if not len(data):
         raise ValueError("data has no rows: there is nothing to fit.")
 
@@ -99,7 +97,9 @@ def slopes(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.DataFram
     """Return the columns of a one-sided formula over complete rows, and their specification."""
     warn_of_numbers_as_text(data, _required(formula, whole))
     matrix = _encode(formula, data, whole)
-    return _spread(matrix, np.ones(len(data), dtype=bool), data.index), matrix.model_spec
+    columns = _spread(matrix, np.ones(len(data), dtype=bool), data.index)
+    _refuse_infinite(columns, "the columns of random terms have")
+    return columns, matrix.model_spec
 
 
 def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
@@ -135,15 +135,13 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
             f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: "
             f"{plain_error(error)}"
         ) from error
-    if len(matrix) < len(data):
-        undefined = np.delete(np.arange(len(data)), matrix.index.to_numpy())
+    values = _spread(matrix, np.ones(len(data), dtype=bool), data.index).to_numpy()
+    undefined = ~np.isfinite(values).all(axis=1)
+    if undefined.any():
         raise ValueError(
-            f"the design of the new data has {len(undefined)} values that are NaN or infinite, in rows "
+            f"the design of the new data has {undefined.sum()} values that are NaN or infinite, in rows "
             f"{shown(data.index[undefined].tolist())}: a transform is not defined there."
         )
-    values = np.asarray(matrix, dtype=np.float64)
-    values = values if values.size else np.zeros((len(data), len(spec.column_names)))
-    require_finite(values, "the design of the new data", "a transform is not defined there.")
     return values
 
 
@@ -252,23 +250,20 @@ def _context() -> dict[str, Any]:
     ours = {name: value for name, value in vars(builtins).items() if not is_refused(name)} | dict(FUNCTIONS)
     functions = {function_identifier(name): value for name, value in ours.items()}
     for name, value in (*frame.f_globals.items(), *frame.f_locals.items()):
-        if callable(value) and not ((name in FUNCTIONS or is_refused(name)) and _of_arrays(value)):
+        numpys = isinstance(value, np.ufunc) or getattr(value, "__module__", None) in ("math", "cmath", "numpy")
+        if callable(value) and not (numpys and (name in FUNCTIONS or is_refused(name))):
             functions[function_identifier(name)] = value
     return {**CONSTANTS, "np": np, **frame.f_globals, **frame.f_locals, **functions}
 
 
-def _of_arrays(function: Any) -> bool:
-    return isinstance(function, np.ufunc) or getattr(function, "__module__", None) in ("math", "cmath", "numpy")
-
-
-def _refuse_infinite(values: pd.DataFrame) -> None:
+def _refuse_infinite(values: pd.DataFrame, subject: str) -> None:
     """Raise a ValueError that names the terms with infinite values."""
     infinite = np.isinf(values.to_numpy())
     if infinite.any():
         terms = [str(name) for name, some in zip(values.columns, infinite.any(axis=0), strict=True) if some]
         rows = values.index[infinite.any(axis=1)].tolist()
         raise ValueError(
-            f"y and X have {int(infinite.sum())} infinite values, of {', '.join(terms)} in rows {shown(rows)}: mend "
+            f"{subject} {int(infinite.sum())} infinite values, of {', '.join(terms)} in rows {shown(rows)}: mend "
             "them (a logarithm of 0 is infinite, log1p(x) is log(1 + x)), or set them to NaN to have them dropped."
         )
 

@@ -99,7 +99,6 @@ def lmm_model(
     design = _design(formula, data)
     known, priors = dict(known or {}), dict(priors or {})
     _check_names(design, known, priors)
-    _check_labels(design)
     name = design.response if name is None else name
     _check_slashes(design, name)
     index = pd.Index(design.ids, tupleize_cols=False)
@@ -142,7 +141,9 @@ def _check_names(design: MixedDesign, known: Mapping[str, Any], priors: Mapping[
     names = [name for random in design.random for part in _parts(random) for name in part.priors] + ["sigma_e"]
     if unknown := [prior for prior in priors if prior not in names]:
         raise ValueError(f"priors names {shown(unknown)}, but there are {', '.join(names)}.")
+    require_labels(design.ids, "the ids, the index of data,")
     for random in design.random:
+        require_labels(random.levels, f"the levels of {random.group!r}", written=f"table[{random.group!r}]")
         effects, n = len(random.levels) * len(random.columns), len(design.y)
         if random.group not in known and effects >= n:
             raise ValueError(
@@ -161,12 +162,6 @@ def _check_slashes(design: MixedDesign, name: str) -> None:
             f"the grouping factor {slashed[0]!r} gives its name to variables of PyMC, which cannot have a slash: "
             f"rename its column, data.rename(columns={{{slashed[0]!r}: {slashed[0].replace('/', '_')!r}}})."
         )
-
-
-def _check_labels(design: MixedDesign) -> None:
-    require_labels(design.ids, "the ids, the index of data,")
-    for random in design.random:
-        require_labels(random.levels, f"the levels of {random.group!r}", written=f"table[{random.group!r}]")
 
 
 def _residual_sd(design: MixedDesign) -> float:
@@ -223,17 +218,15 @@ def _term(random: RandomTerm, scale: float, K: Any, priors: Mapping[str, Any]) -
 
 def _within(random: RandomTerm, part: _Part, scale: float, priors: Mapping[str, Any]) -> Covariance:
     """Return the covariance of a part of the effects within a level."""
-    scales, whole = scale * _column_scales(random, part), len(part.columns) == len(random.columns)
+    scales, sigma, dim = scale * _column_scales(random, part), f"sigma_{part.suffix}", f"{part.suffix}_effects"
     if len(part.columns) == 1:
-        return Scalar(_standard_deviation(f"sigma_{part.suffix}", scales[0], priors) ** 2, size=1)
-    dim = f"{random.group}_effects" if whole else f"{part.suffix}_effects"
-    model = pm.modelcontext(None)
-    if not whole:
-        model.add_coord(dim, [random.columns[j] for j in part.columns])
+        return Scalar(_standard_deviation(sigma, scales[0], priors) ** 2, size=1)
+    model, names = pm.modelcontext(None), [random.columns[j] for j in part.columns]
+    model.add_coord(dim, names)
     if not part.correlated:
-        return Diagonal(_standard_deviation(f"sigma_{part.suffix}", scales, priors, dims=dim) ** 2)
+        return Diagonal(_standard_deviation(sigma, scales, priors, dims=dim) ** 2)
     sd = pm.HalfNormal.dist(scales, shape=scales.shape)
-    if (sigma := f"sigma_{part.suffix}") in priors:
+    if sigma in priors:
         sd = _checked_prior(sigma, priors[sigma], scales.shape)
     eta = priors.get(f"eta_{part.suffix}", _ETA)
     # start at independent effects of a fourth of the scale: PyMC's own takes seconds to compile, and a C compiler
@@ -242,7 +235,6 @@ def _within(random: RandomTerm, part: _Part, scale: float, priors: Mapping[str, 
     chol, corr, stds = pm.LKJCholeskyCov(f"chol_{part.suffix}", eta=eta, **options)
     # one number for each pair: ones along a diagonal would have no r-hat, and warn in every summary
     first, second = np.triu_indices(len(scales), 1)
-    names = [random.columns[j] for j in part.columns]
     model.add_coord(f"{part.suffix}_pairs", [f"{names[i]}, {names[j]}" for i, j in zip(first, second, strict=True)])
     pm.Deterministic(sigma, stds, dims=dim)
     pm.Deterministic(f"corr_{part.suffix}", corr[first, second], dims=f"{part.suffix}_pairs")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, shown
+from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, repeated, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.missing_codes import warn_of_coded_level
@@ -215,8 +215,7 @@ class MixedDesign(ReadOnlyArrays, Described):
                 "several."
             )
         ids = tuple(data.index.tolist())
-        if data.index.has_duplicates:
-            twice = list(data.index[data.index.duplicated()].unique())
+        if twice := list(data.index[data.index.duplicated()].unique()):
             raise ValueError(
                 f"the index of data has ids twice ({shown(twice)}): each row needs its own, reset_index()."
             )
@@ -226,13 +225,9 @@ class MixedDesign(ReadOnlyArrays, Described):
         for part in parts:
             groups.setdefault(part.factors, []).append(part)
         random = tuple(_random_term(formula, same, rows) for same in groups.values())
-        factors = {
-            name: factor
-            for term in random
-            for name, factor in zip(term.factors, term.factor.parts or (term.factor,), strict=True)
-        }
-        for name, factor in factors.items():
-            warn_of_coded_level(factor.counts(), name)
+        for name in dict.fromkeys(name for part in parts for name in part.factors):
+            counts = rows[name].value_counts()
+            warn_of_coded_level(counts[counts > 0].to_dict(), name)
         columns = tuple(str(name) for name in X.columns)
         y_seen, X_seen = frozen(y.to_numpy()[seen, 0]), frozen(X.to_numpy()[seen])
         response = plain(sides(fixed)[0].strip("`"))
@@ -285,8 +280,7 @@ def _random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> R
     encoded = [slopes(text, rows, whole=formula) for part in parts for text in part.slopes]
     names = tuple(tuple(str(name) for name in matrix.columns) for matrix, _ in encoded)
     columns = tuple(name for part in names for name in part)
-    if len(set(columns)) < len(columns):
-        twice = [name for name in dict.fromkeys(columns) if columns.count(name) > 1]
+    if twice := repeated(columns):
         raise ValueError(
             f"formula {formula!r} has the column {shown(twice)} twice for the grouping factor {parts[0].group!r}, with "
             "two variances that cannot be told apart: (x | g) has an intercept, (0 + x | g) has none."
@@ -294,12 +288,6 @@ def _random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> R
     if not columns:
         raise ValueError(f"formula {formula!r} has a random term of {parts[0].group!r} without columns.")
     values = frozen(np.hstack([matrix.to_numpy() for matrix, _ in encoded]))
-    infinite = np.isinf(values).any(axis=1)
-    if infinite.any():
-        raise ValueError(
-            f"the columns of random terms have infinite values in rows {shown(rows.index[infinite].tolist())}: mend "
-            "them, or set them to NaN to have them dropped."
-        )
     return RandomTerm(factors, factor, columns, values, names, tuple(spec for _, spec in encoded))
 
 

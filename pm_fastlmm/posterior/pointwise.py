@@ -13,7 +13,8 @@ from pm_fastlmm.base.display import progress
 from pm_fastlmm.engines.draws import DrawFunction
 from pm_fastlmm.engines.labels import batch_coords, node_dims, obs_coords
 from pm_fastlmm.engines.nodes import find_node
-from pm_fastlmm.engines.protocol import LMMNode, Precisions
+from pm_fastlmm.engines.precisions import Precisions
+from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.kernel.effects.left_out import Groups, unpredictable
 from pm_fastlmm.kernel.likelihood.leave_out import leave_groups_out, leave_one_out
 

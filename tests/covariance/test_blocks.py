@@ -1,7 +1,7 @@
 """blocks: G is put together again from its root and its repeated block, for any nesting."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytensor.tensor as pt
@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 from pytensor.compile.mode import Mode
 
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.covariance.parameters import VARIANCE
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 
@@ -118,11 +119,7 @@ class Spread(cov.Covariance):
 
     sigma2: Any
     size: int | None = None
-    _parameters = ("sigma2",)
-
-    @property
-    def bounds(self):
-        return {"sigma2": (0.0, np.inf)}
+    _parameters: ClassVar = {"sigma2": VARIANCE}
 
     def _repeated(self):
         return np.diag(np.sqrt(np.arange(1.0, self.size + 1))), self.size, cov.scalar(self.sigma2, size=1)

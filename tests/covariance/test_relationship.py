@@ -549,5 +549,5 @@ def test_scaling_divides_by_the_mean_diagonal_and_says_so(make):
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_an_unknown_scale_is_refused(make):
-    with pytest.raises(ValueError, match="scale must be 'none' or 'mean_diagonal', got 'trace': choose one"):
+    with pytest.raises(ValueError, match="scale must be 'none' or 'mean_diagonal', got 'trace'"):
         make(scale="trace")

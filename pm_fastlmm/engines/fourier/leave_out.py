@@ -11,7 +11,7 @@ from pm_fastlmm.engines.fourier.features import FourierProducts
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor
 from pm_fastlmm.engines.fourier.precision import FeatureRows, FourierPrecision
 from pm_fastlmm.engines.fourier.statistics import read_rows
-from pm_fastlmm.engines.protocol import Part, require_definite
+from pm_fastlmm.engines.precisions import Part, require_definite
 from pm_fastlmm.spectrum.streams.row_blocks import CheckedRows
 
 _SAME = 1e-8  # of the squares of y, within which rows that were given are those that were accumulated

@@ -22,9 +22,11 @@ from pm_fastlmm.engines.fourier.functions import read_new
 from pm_fastlmm.engines.fourier.leave_out import feature_rows, given_rows, parts
 from pm_fastlmm.engines.fourier.posterior import function, predict, recover
 from pm_fastlmm.engines.free_variables import Fitted
+from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
+from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
-from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
 
 _FEW = 64  # features, whose likelihood is cheap

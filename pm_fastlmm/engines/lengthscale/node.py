@@ -10,18 +10,19 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm.base.arrays import outside
+from pm_fastlmm.base.arrays import FloatArray, outside
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.engines.dense.leave_out import matrix_precision
+from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
+from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.labels import over_coef, over_obs
 from pm_fastlmm.engines.lengthscale.objective import LengthscaleObjective
 from pm_fastlmm.engines.lengthscale.posterior import draw, predict, predict_population
 from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
 from pm_fastlmm.engines.lengthscale.variables import LengthscaleRV
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
-from pm_fastlmm.engines.protocol import GaussianNode, Part, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
 
 _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
 
@@ -140,19 +141,12 @@ class LengthscaleNode(GaussianNode):
             derived["h2"] = kbar * g / (kbar * g + e)
         return {f"{self.name}_{suffix}": xr.DataArray(v, dims=("chain", "draw")) for suffix, v in derived.items()}
 
-    def precisions(
-        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
-    ) -> Precisions:
-        """Return P and Py at the draws, of V as a whole."""
-        Q1 = self.flat_basis()
+    def at_draws(self, model: pm.Model, posterior: xr.Dataset, numbers: int) -> Iterator[tuple[FloatArray, Constants]]:
+        """Return V at each draw, whose K is no graph."""
         ell, g, e = (v.ravel() for v in evaluate_draws(model, posterior, self.estimated()))
-
-        def parts() -> Iterator[Part]:
-            for i in range(ell.size):
-                V = g[i] * self.spectrum.covariance(float(ell[i])) + e[i] * np.eye(self.n)
-                yield Part(i, matrix_precision(self.name, V, self.observed, self.projection.Q1), self.observed)
-
-        return Precisions((posterior.sizes["chain"], posterior.sizes["draw"]), self.n, Q1, parts())
+        known = self.constants()
+        for i in range(ell.size):
+            yield g[i] * self.spectrum.covariance(float(ell[i])) + e[i] * np.eye(self.n), known
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

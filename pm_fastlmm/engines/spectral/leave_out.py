@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray, slices
-from pm_fastlmm.engines.protocol import Part
+from pm_fastlmm.engines.precisions import Part
 from pm_fastlmm.kernel.likelihood.precision import Coefficients, SpectralRows
 from pm_fastlmm.spectrum.spectrum import Spectrum
 

@@ -13,8 +13,10 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.engines.draws import evaluate_kept, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
+from pm_fastlmm.engines.gaussian import GaussianNode
+from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
-from pm_fastlmm.engines.protocol import GaussianNode, Precisions, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
 from pm_fastlmm.engines.spectral.objective import SpectralObjective

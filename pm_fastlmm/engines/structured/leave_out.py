@@ -7,7 +7,7 @@ import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.draws import DrawFunction
-from pm_fastlmm.engines.protocol import Part, require_definite
+from pm_fastlmm.engines.precisions import Part, require_definite
 from pm_fastlmm.engines.structured.precision import MixedPrecision, PrecisionRows
 from pm_fastlmm.engines.structured.products import MixedProducts
 from pm_fastlmm.engines.structured.state import MixedState

@@ -100,7 +100,10 @@ def reml_blocks(
     ordered = [done[i] for i in range(len(columns))]
     fits = xr.concat(ordered, "response", data_vars="all", coords="minimal", compat="override", join="override")
     fits.attrs = {key: value for key, value in ordered[0].attrs.items() if key != _MARK}
-    return fits if missing == "raise" else _numbered(fits)
+    if missing == "raise":
+        return fits
+    number, patterns = pd.factorize(fits["pattern"].to_numpy())  # in the order of their appearance in all blocks
+    return fits.assign(pattern=("response", number)).assign_attrs(patterns=len(patterns))
 
 
 class _Columns:
@@ -178,13 +181,6 @@ def _keys(absent: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     packed = np.packbits(absent, axis=0).T
     digests = [blake2b(row.tobytes(), digest_size=8).digest() for row in packed]
     return np.array([int.from_bytes(digest, signed=True) for digest in digests], dtype=np.int64)
-
-
-def _numbered(fits: xr.Dataset) -> xr.Dataset:
-    """Return fits whose patterns are numbered in the order of their appearance in all blocks."""
-    _, first, inverse = np.unique(fits["pattern"].to_numpy(), return_index=True, return_inverse=True)
-    number = np.argsort(np.argsort(first))[inverse]
-    return fits.assign(pattern=("response", number)).assign_attrs(patterns=len(first))
 
 
 def _results(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from pm_fastlmm.kernel.reml.fit import REMLFit, plain
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
@@ -25,8 +26,9 @@ def by_pattern(spectrum: Spectrum, y: Any, fit: Callable[[Rotated], REMLFit]) ->
     """
     values, names = spectrum.read_response(y, missing=True)
     columns = values if names is not None else values[:, None]
-    patterns, number = _number(np.isnan(columns))
-    _require_rows(spectrum, patterns, number, names or ("y",))
+    missing = np.isnan(columns)
+    _require_rows(spectrum, missing, names or ("y",))
+    patterns, number = _number(missing)
     parts = []
     for p, absent in enumerate(patterns):
         chosen, rows = np.flatnonzero(number == p), np.flatnonzero(~absent)
@@ -41,26 +43,14 @@ def by_pattern(spectrum: Spectrum, y: Any, fit: Callable[[Rotated], REMLFit]) ->
 
 def _number(absent: npt.NDArray[np.bool_]) -> tuple[list[npt.NDArray[np.bool_]], npt.NDArray[np.intp]]:
     """Return the different columns of a mask, in order of appearance, and the number of each column's."""
-    seen: dict[bytes, int] = {}
-    patterns: list[npt.NDArray[np.bool_]] = []
-    number = np.empty(absent.shape[1], dtype=np.intp)
-    packed = np.packbits(absent, axis=0).T
-    for t, key in enumerate(map(bytes, packed)):
-        if key not in seen:
-            seen[key] = len(patterns)
-            patterns.append(absent[:, t])
-        number[t] = seen[key]
-    return patterns, number
+    number, _ = pd.factorize(np.array(list(map(bytes, np.packbits(absent, axis=0).T)), dtype=object))
+    return [absent[:, t] for t in np.unique(number, return_index=True)[1]], number
 
 
-def _require_rows(
-    spectrum: Spectrum, patterns: list[npt.NDArray[np.bool_]], number: npt.NDArray[np.intp], names: tuple[str, ...]
-) -> None:
+def _require_rows(spectrum: Spectrum, absent: npt.NDArray[np.bool_], names: tuple[str, ...]) -> None:
     need = spectrum.projection.rank + 2
-    for p, absent in enumerate(patterns):
-        left = int((~absent).sum())
+    for name, left in zip(names, (~absent).sum(axis=0).tolist(), strict=True):
         if left < need:
-            name = names[int(np.flatnonzero(number == p)[0])]
             raise ValueError(
                 f"response {name!r} has {left} values that are not missing, of which at least {need} are needed to "
                 f"estimate {spectrum.projection.rank} fixed effects and two variances: leave that response out."

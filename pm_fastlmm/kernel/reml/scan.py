@@ -46,33 +46,23 @@ class _Null:
     profile: Profile
     null_y: FloatArray | None
 
-    @classmethod
-    def of(cls, spectrum: Spectrum, values: FloatArray, method: Method) -> "_Null":
-        fit = _fit(spectrum, Rotated.from_values(spectrum, values, None), method)
-        assert fit.rotated is not None
-        null_y = None
-        if spectrum.nullity:
-            projection = spectrum.projection
-            left = values - projection.Q1 @ (projection.Q1.T @ values)
-            null_y = (left - spectrum.basis @ fit.rotated.z) / math.sqrt(float(fit.rotated.norm2))
-        return cls(spectrum, fit, Profile.from_rotated(fit.rotated, method), null_y)
 
-    @classmethod
-    def of_rotated(cls, rotated: Rotated, method: Method) -> "_Null":
-        first = rotated.first()
-        return cls(rotated.spectrum, _fit(rotated.spectrum, first, method), Profile.from_rotated(first, method), None)
-
-
-def _fit(spectrum: Spectrum, y: Any, method: Method) -> REMLFit:
+def _null(rotated: Rotated, method: Method, values: FloatArray | None = None) -> _Null:
+    """Fit a response that is rotated; its values, where there are any, say what is in the null directions of K."""
+    spectrum, null_y = rotated.spectrum, None
     if spectrum.df < 2:
         raise ValueError(
             f"{spectrum.n} observations and {spectrum.projection.rank} columns of X leave one degree of freedom, and a "
             "candidate takes it: use fewer columns or more observations."
         )
-    fit = reml(spectrum, y, method=method)
+    fit = reml(spectrum, rotated, method=method)
     if not math.isfinite(fit.loglik):
         raise ValueError(f"the model without candidates has no estimate: {fit.message}.")
-    return fit
+    if values is not None and spectrum.nullity:
+        projection = spectrum.projection
+        left = values - projection.Q1 @ (projection.Q1.T @ values)
+        null_y = (left - spectrum.basis @ rotated.z) / math.sqrt(float(rotated.norm2))
+    return _Null(spectrum, fit, Profile.from_rotated(rotated, method), null_y)
 
 
 def scan(
@@ -174,7 +164,7 @@ def scan(
         raise ValueError(
             f"y has {len(several)} columns, a scan has one response: scan them one by one (the spectrum is shared)."
         )
-    nulls = {group: _Null.of(s, values, method) for group, s in spectra.items()}
+    nulls = {group: _null(Rotated.from_values(s, values, None), method, values) for group, s in spectra.items()}
     results: list[dict[str, Any]] = []
     names: list[str] = []
     place = 0
@@ -216,7 +206,7 @@ def _scan_rotated(
             "this Rotated has no candidates: give KernelStatistics y and after it the candidates as columns of its y, "
             "or scan an array y with candidates=."
         )
-    null = _Null.of_rotated(rotated, method)
+    null = _null(rotated.first(), method)
     tested = _test_rotated(null, rotated_candidates(rotated), test, delta)
     results = [tested | {"missing": np.zeros(len(tested["reason"]), dtype=int)}]
     return _dataset(results, list(rotated.names[1:]), None, {None: null}, test, delta)

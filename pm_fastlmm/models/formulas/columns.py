@@ -12,8 +12,8 @@ import pandas as pd
 
 from pm_fastlmm.base.arrays import outside, shown
 from pm_fastlmm.base.missing_codes import warn_of_missing_codes
-from pm_fastlmm.base.spelling import as_read
-from pm_fastlmm.models.formulas.factors import condition, level_text
+from pm_fastlmm.base.spelling import as_read, level_text
+from pm_fastlmm.models.formulas.factors import condition
 from pm_fastlmm.models.formulas.names import column_identifier, plain_name
 
 _NUMBER = re.compile(r"\s*[<>≤≥~]?\s*[-+]?(\d+([.,]\d+)*|[.,]\d+)([eE][-+]?\d+)?\s*%?\s*")
@@ -169,7 +169,7 @@ def warn_of_numbers_as_text(data: pd.DataFrame, names: Collection[str]) -> None:
         numbers = len(levels) - len(texts)
         if numbers <= len(texts) or not _like_measurements(values, levels, texts):
             continue
-        unread = [level for level in levels if not _is_float(level)]
+        unread = [level for level in levels if pd.isna(pd.to_numeric(level, errors="coerce"))]
         rows = data.index[data[name].isin(unread[:1])].tolist() if unread else []
         because = f" because of {shown(unread)} (row {rows[0]!r})" if rows else ""
         warnings.warn(
@@ -196,11 +196,3 @@ def _like_measurements(values: "pd.Series[str]", levels: list[str], texts: list[
     fractions = any(re.search(r"\d[.,]\d", level) for level in levels if level not in texts)
     rare = 0 < values.isin(texts).sum() < len(values) / 20
     return 2 * numbers > len(values) or (numbers > 10 and fractions) or (numbers > 20 and bool(rare))
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -10,18 +10,20 @@ import ast
 import keyword
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pm_fastlmm.models.formulas.functions import FUNCTIONS
 from pm_fastlmm.models.formulas.names import LOGICAL, NUMBER, column_identifier, function_identifier, plain
 
 _TOKEN = re.compile(
-    r"""(?P<space>\s+)
+    r"""(?P<skipped>\s+|[^\W\d][\w.]*:::?)  # splines::ns is ns
     |(?P<text>[A-Za-z]?"(?:\\.|[^"\\])*"|[A-Za-z]?'(?:\\.|[^'\\])*')
     |`(?P<quoted>(?:\\.|[^`\\])+)`
+    |\bQ\(\s*(?P<patsy>"[^"]*"|'[^']*'|[\w.]+)\s*\)
     |(?P<number>0[xX][0-9a-fA-F]+L?|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?L?)
     |(?P<name>(?:[^\W\d]|\.(?!\d))[\w.]*)
-    |(?P<sign>%%|%/%|%[\w*]*%|\*\*|//|<-|<=|>=|==|!=|&&|\|\||:::?|.)""",
+    |(?P<sign>%%|%/%|%[\w*]*%|\*\*|//|<-|<=|>=|==|!=|&&|\|\||.)""",
     re.VERBOSE | re.DOTALL,
 )
 _CONSTANTS = ("True", "False", "None")
@@ -43,7 +45,8 @@ _ADVICE = {
 }
 
 
-_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.Mod, ast.FloorDiv)
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.Mod, ast.FloorDiv, ast.USub, ast.UAdd)
+_LOGIC = (ast.BitAnd, ast.BitOr, ast.Invert)
 
 
 class _Token(NamedTuple):
@@ -74,56 +77,45 @@ def as_python(text: str, columns: Collection[str], *, python_only: bool = False)
     """
     tokens = _tokens(text, columns)
     python = _tree(" ".join(token.text for token in tokens))
-    try:
-        if python_only:
-            raise _NotR
-        r = _tree(_Reader(tokens).whole())
-    except _NotR:
-        r = None
+    r = None
+    with suppress(_NotR):
+        r = None if python_only else _tree(_Reader(tokens).whole())
     power = any(token.text == "^" for token in tokens)
-    if r is None and (python is None or power):
-        signs = {token.text for token in tokens}
-        advice = "; ".join(why for sign, why in _ADVICE.items() if sign in signs)
-        raise ValueError(f"{text!r} cannot be read, neither as R nor as Python" + (f": {advice}." if advice else "."))
     if r is None:
-        assert python is not None
+        if python is None or power:
+            advice = "; ".join(why for sign, why in _ADVICE.items() if any(token.text == sign for token in tokens))
+            raise ValueError(
+                f"{text!r} cannot be read, neither as R nor as Python" + (f": {advice}." if advice else ".")
+            )
         return ast.unparse(_Operands().visit(python))
     if python is not None and not power and ast.dump(r) != ast.dump(python) and not _chained(python):
         raise ValueError(
             f"{text!r} is {_shown(r)} to R and {_shown(python)} to Python: write the parentheses that you mean."
         )
-    return ast.unparse(_Operands(conditions=True).visit(_Powers().visit(r)))
+    return ast.unparse(_Operands(of_r=True).visit(r))
 
 
 def _tokens(text: str, columns: Collection[str]) -> list[_Token]:
     """Return the tokens, names by their identifiers where they are columns or functions."""
-    raw = [(m.lastgroup or "", m.group(m.lastgroup or 0)) for m in _TOKEN.finditer(text) if m.lastgroup != "space"]
+    found = [match for match in _TOKEN.finditer(text) if match.lastgroup != "skipped"]
     tokens: list[_Token] = []
-    place = 0
-    while place < len(raw):
-        kind, word = raw[place]
-        after = raw[place + 1][1] if place + 1 < len(raw) else ""
-        if kind == "name" and after in ("::", ":::") and place + 2 < len(raw):
-            place += 2  # splines::ns is ns
-            continue
+    for match, after in zip(found, [*(later[0] for later in found[1:]), ""], strict=True):
+        kind, word = match.lastgroup or "", match[match.lastgroup or 0]
         if kind == "number":
-            tokens.append(_Token(kind, word.removesuffix("L")))
+            word = word.removesuffix("L")
+        elif kind == "patsy":
+            kind, word = "name", column_identifier(word.strip("'\""))
         elif kind == "quoted":
-            tokens.append(_Token("name", function_identifier(word) if after == "(" else column_identifier(word)))
-        elif kind == "name" and word == "Q" and after == "(" and place + 3 < len(raw) and raw[place + 3][1] == ")":
-            tokens.append(_Token("name", column_identifier(raw[place + 2][1].strip("'\""))))  # patsy's quotes
-            place += 3
+            kind, word = "name", function_identifier(word) if after == "(" else column_identifier(word)
         elif kind == "name":
             argument = after == "=" and bool(tokens) and tokens[-1].text in ("(", ",")
-            tokens.append(_Token("name", word.replace(".", "_") if argument else _identifier(word, after, columns)))
+            word = word.replace(".", "_") if argument else _identifier(word, after, columns)
         elif len(word) > 1 and word[0] == word[-1] == "%" and word not in _BINARY:
             raise ValueError(
                 f"{text!r} has the sign {word}, which formulas do not know: they have %%, %/% and %in% of R, and for % "
                 "of Python leave blanks around it."
             )
-        else:
-            tokens.append(_Token(kind, word))
-        place += 1
+        tokens.append(_Token(kind, word))
     return tokens
 
 
@@ -168,45 +160,30 @@ def _shown(tree: ast.Expression) -> str:
     return plain(ast.unparse(_Parentheses().visit(tree)))
 
 
-class _Powers(ast.NodeTransformer):
-    """Powers of whole numbers that Python's would not hold: R's are floats."""
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node.op, ast.Pow):
-            match node.right:
-                case ast.Constant(value=int(power)) if power > 4:
-                    node.right = ast.Constant(float(power))
-                case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(power))):
-                    node.right = ast.UnaryOp(ast.USub(), ast.Constant(float(power)))
-        return node
-
-
 class _Operands(ast.NodeTransformer):
     """
     Makes operands numbers where signs are arithmetic, and conditions where they are logical, as R does.
 
-    NumPy's arithmetic of conditions is Boolean, True + True is True; R's is that of 0 and 1.
+    NumPy's arithmetic of conditions is Boolean, True + True is True; R's is that of 0 and 1. Powers of whole numbers
+    that Python's would not hold are floats in R. In Python's expressions conditions and powers are left as they are.
     """
 
-    def __init__(self, *, conditions: bool = False) -> None:
-        self.conditions = conditions
+    def __init__(self, *, of_r: bool = False) -> None:
+        self.of_r = of_r
 
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+    def visit_BinOp(self, node: Any) -> Any:
         self.generic_visit(node)
-        if isinstance(node.op, _ARITHMETIC):
-            node.left, node.right = _converted(node.left, NUMBER), _converted(node.right, NUMBER)
-        elif self.conditions and isinstance(node.op, ast.BitAnd | ast.BitOr):
-            node.left, node.right = _converted(node.left, LOGICAL), _converted(node.right, LOGICAL)
+        match node:
+            case ast.BinOp(op=ast.Pow(), right=ast.Constant(value=int(power))) if self.of_r and power > 4:
+                node.right = ast.Constant(float(power))
+            case ast.BinOp(op=ast.Pow(), right=ast.UnaryOp(ast.USub(), ast.Constant(int(power)))) if self.of_r:
+                node.right = ast.UnaryOp(ast.USub(), ast.Constant(float(power)))
+        if isinstance(node.op, _ARITHMETIC) or (self.of_r and isinstance(node.op, _LOGIC)):
+            for name in ("left", "right") if isinstance(node, ast.BinOp) else ("operand",):
+                setattr(node, name, _converted(getattr(node, name), of=node.op))
         return node
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node.op, ast.USub | ast.UAdd):
-            node.operand = _converted(node.operand, NUMBER)
-        elif self.conditions and isinstance(node.op, ast.Invert):
-            node.operand = _converted(node.operand, LOGICAL)
-        return node
+    visit_UnaryOp = visit_BinOp
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """Name the contrasts of C(f, sum) by a text: R's C takes such a name for contr.sum."""
@@ -223,20 +200,14 @@ def _contrasts(argument: ast.expr) -> ast.expr:
     return ast.Constant(f"contr.{argument.id}") if named and isinstance(argument, ast.Name) else argument
 
 
-def _converted(operand: ast.expr, kind: str) -> ast.expr:
-    """Return an operand in a conversion, unless it is a number or condition by its form."""
-    if kind == NUMBER:
-        done = (
-            (isinstance(operand, ast.Constant) and not isinstance(operand.value, bool))
-            or (isinstance(operand, ast.BinOp) and isinstance(operand.op, _ARITHMETIC))
-            or (isinstance(operand, ast.UnaryOp) and isinstance(operand.op, ast.USub | ast.UAdd))
-        )
+def _converted(operand: ast.expr, *, of: ast.AST) -> ast.expr:
+    """Return an operand of a sign in a conversion, unless it is a number or condition by its form."""
+    sign = getattr(operand, "op", None)
+    if isinstance(of, _LOGIC):
+        kind, done = LOGICAL, isinstance(operand, ast.Compare) or isinstance(sign, _LOGIC)
     else:
-        done = (
-            isinstance(operand, ast.Compare)
-            or (isinstance(operand, ast.BinOp) and isinstance(operand.op, ast.BitAnd | ast.BitOr))
-            or (isinstance(operand, ast.UnaryOp) and isinstance(operand.op, ast.Invert))
-        )
+        number = isinstance(operand, ast.Constant) and not isinstance(operand.value, bool)
+        kind, done = NUMBER, number or isinstance(sign, _ARITHMETIC)
     return operand if done else ast.Call(ast.Name(function_identifier(kind)), [operand], [])
 
 
@@ -244,14 +215,13 @@ class _Reader:
     """Reads tokens by R's precedence and returns Python, every operation in parentheses."""
 
     def __init__(self, tokens: list[_Token]) -> None:
-        self.tokens = tokens
+        self.tokens = [*tokens, _Token("sign", "")]  # the end
         self.place = 0
 
     def whole(self) -> str:
         """Return the one expression that all tokens are."""
         text = self.expression(0)
-        if self.place < len(self.tokens):
-            raise _NotR
+        self.expect("")
         return text
 
     def expression(self, tightness: int) -> str:
@@ -290,31 +260,23 @@ class _Reader:
         """Return the arguments of a call, up to its closing parenthesis."""
         found: list[str] = []
         while self.next.text != ")":
-            if self.next.kind == "name" and self.place + 1 < len(self.tokens):
-                name, sign = self.tokens[self.place : self.place + 2]
-                if sign.text == "=":
-                    self.place += 2
-                    found.append(f"{name.text}={self.expression(0)}")
-                else:
-                    found.append(self.expression(0))
-            else:
-                found.append(self.expression(0))
-            if self.next.text == ",":
-                self.place += 1
-            elif self.next.text != ")":
-                raise _NotR
+            name = ""
+            if self.next.kind == "name" and self.tokens[self.place + 1].text == "=":
+                name = f"{self.next.text}="
+                self.place += 2
+            found.append(name + self.expression(0))
+            if self.next.text != ")":
+                self.expect(",")
         self.place += 1
         return found
 
     @property
     def next(self) -> _Token:
         """The token that comes, an empty one at the end."""
-        return self.tokens[self.place] if self.place < len(self.tokens) else _Token("", "")
+        return self.tokens[self.place]
 
     def take(self) -> _Token:
         """Return the token that comes, and go on."""
-        if self.place == len(self.tokens):
-            raise _NotR
         self.place += 1
         return self.tokens[self.place - 1]
 

@@ -7,16 +7,12 @@ import numpy as np
 import pandas as pd
 from formulaic.transforms import stateful_transform
 
+from pm_fastlmm.base.spelling import level_text
+
 
 def condition(values: Any) -> "pd.Series[Any]":
     """Return a condition as the factor that it is to R: with the levels False and True, whichever occur."""
     return pd.Series(pd.Categorical(np.asarray(values), categories=[False, True]))
-
-
-def level_text(level: Any) -> str:
-    """Return a level as text; a whole number has no decimal point."""
-    whole = isinstance(level, float | np.floating) and float(level).is_integer()
-    return str(int(level)) if whole else str(level)
 
 
 def as_factor(x: Any, levels: Sequence[Any] | None = None) -> "pd.Series[Any]":

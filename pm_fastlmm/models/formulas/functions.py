@@ -13,13 +13,13 @@ from formulaic.transforms.contrasts import ContrastsRegistry
 from formulaic.transforms.poly import poly as formulaic_poly
 from scipy import special
 
+from pm_fastlmm.base.spelling import level_text
 from pm_fastlmm.models.formulas.contrasts import CONTRASTS, contrasts_of
 from pm_fastlmm.models.formulas.factors import (
     as_at_first,
     as_factor,
     condition,
     in_classes,
-    level_text,
     require_known,
 )
 from pm_fastlmm.models.formulas.names import LOGICAL, NUMBER, columns_in
@@ -134,9 +134,8 @@ def as_numeric(x: Any, _state: Any = None) -> Any:
     kind = getattr(getattr(x, "dtype", None), "categories", None)
     if kind is not None and kind.dtype == bool:
         return as_number(x)
-    if "levels" in _state or isinstance(getattr(x, "dtype", None), pd.CategoricalDtype):
-        made = x if isinstance(getattr(x, "dtype", None), pd.CategoricalDtype) else as_factor(x)
-        made = as_at_first(pd.Series(made), _state)
+    if "levels" in _state or kind is not None:
+        made = as_at_first(as_factor(x) if kind is None else pd.Series(x), _state)
         require_known(made, _state)
         codes = made.cat.codes
         return codes.where(codes >= 0).astype(np.float64) + 1

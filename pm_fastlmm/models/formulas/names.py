@@ -39,12 +39,14 @@ def plain(text: str) -> str:
         inner = text[marker.end() + 1 : end - 1]
         kept = f"({inner})" if _is_operation(inner) else inner
         text = text[: marker.start()] + kept + text[end:]
-    return _ESCAPED.sub(lambda match: _quoted(_unescape(match[2])), text)
+    return _ESCAPED.sub(lambda match: plain_name(_unescape(match[2])), text)
 
 
 def plain_name(name: str) -> str:
     """Return a column as a formula names it, in backticks where it must be."""
-    return _quoted(name)
+    parts = name.lstrip(".").split(".")
+    readable = all(part.isidentifier() or part.isdigit() for part in parts) and not parts[0].isdigit()
+    return name if readable or keyword.iskeyword(name) else f"`{name}`"
 
 
 def columns_in(identifiers: set[str]) -> set[str]:
@@ -93,9 +95,3 @@ def _is_operation(text: str) -> bool:
     except SyntaxError:
         return True
     return isinstance(tree, ast.BinOp | ast.Compare | ast.UnaryOp | ast.BoolOp | ast.IfExp | ast.Lambda)
-
-
-def _quoted(name: str) -> str:
-    parts = name.lstrip(".").split(".")
-    readable = all(part.isidentifier() or part.isdigit() for part in parts) and not parts[0].isdigit()
-    return name if readable or keyword.iskeyword(name) else f"`{name}`"

@@ -1,0 +1,508 @@
+"""
+The list of cases: small models of every engine, each with the dense V it stands for, and what it gives of each verb.
+
+A new engine adds one case. What a case does not give, its node must refuse.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+import scipy.linalg
+import xarray as xr
+from scipy.stats import multivariate_normal, norm, poisson
+
+import pm_fastlmm as flmm
+from engines import toy_counts, toy_gaussian
+from pm_fastlmm import covariance as cov
+from pm_fastlmm.engines.nodes import find_node
+
+N = 24
+M = 3  # new rows
+RNG = np.random.default_rng(11)
+GROUP, DAY = np.arange(N) % 5, RNG.permutation(np.arange(N) % 4)
+IDS = [f"row {i}" for i in range(N)]
+TIME = np.sort(RNG.uniform(size=N))
+X = np.column_stack([np.ones(N), 3 * TIME + RNG.normal(size=N)])
+X_NEW, TIME_NEW = np.column_stack([np.ones(M), [0.3, -1.0, 2.0]]), np.array([0.1, 0.5, 0.95])
+Z, D = (np.equal.outer(codes, np.arange(codes.max() + 1)).astype(float) for codes in (GROUP, DAY))
+W = np.random.default_rng(5).normal(size=(N + M, 9))
+B_MEAN, B_COV = np.array([1.0, -0.5]), np.array([[2.0, 0.3], [0.3, 0.5]])
+GAUSSIAN, EXPLICIT = {"beta_mean": B_MEAN, "beta_cov": B_COV}, {"beta": B_MEAN}
+SHIFT = np.sin(5 * TIME)
+
+
+def simulate(V, seed):
+    """Draw y of a V."""
+    return X @ B_MEAN + np.linalg.cholesky(V) @ np.random.default_rng(seed).normal(size=N)
+
+
+# ---------------------------------------------------------------- the dense truth
+
+
+class Dense:
+    """y ~ N(m + Xβ, V), β flat or N(b, B), from the definitions: the prior of β becomes a part of V."""
+
+    def __init__(self, V, X, y, *, mu=0.0, b=None, B=None):
+        self.flat, self.n = b is None, len(y)
+        self.b, self.B = (np.zeros(X.shape[1]), np.zeros((X.shape[1],) * 2)) if b is None else (b, B)
+        self.design = X
+        self.V = V + X @ self.B @ X.T
+        self.X = X if self.flat else np.zeros((self.n, 0))
+        self.r = y - mu - X @ self.b
+        self.inverse = np.linalg.inv(self.V)
+        self.beta_cov = np.linalg.inv(self.X.T @ self.inverse @ self.X)
+        self.P = self.inverse - self.inverse @ self.X @ self.beta_cov @ self.X.T @ self.inverse
+        self.beta = self.beta_cov @ self.X.T @ self.inverse @ self.r
+        self.Py = self.P @ self.r
+
+    @property
+    def loglik(self):
+        """The density of y, restricted if β is flat: that of the error contrasts, with -½log|XᵀX|."""
+        N = scipy.linalg.null_space(self.X.T) if self.flat else np.eye(self.n)
+        contrasts = multivariate_normal(cov=N.T @ self.V @ N).logpdf(N.T @ self.r)
+        return contrasts - 0.5 * np.linalg.slogdet(self.X.T @ self.X)[1]
+
+    def given(self, X, cross, own):
+        """
+        Return mean and covariance, given y, of Xβ + t; t has mean 0, and covariances `cross` with y - Xβ and `own`.
+
+        Universal kriging under a flat β, a plain Gaussian conditional otherwise.
+        """
+        mean, cross, own = X @ self.b, cross + X @ self.B @ self.design.T, own + X @ self.B @ X.T
+        gain = cross @ self.inverse
+        rest = (X if self.flat else np.zeros((len(X), 0))) - gain @ self.X
+        return mean + gain @ self.r + rest @ self.beta, own - gain @ cross.T + rest @ self.beta_cov @ rest.T
+
+
+# ---------------------------------------------------------------- what a case says of its engine
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """
+    A model, and what it stands for as functions of the values of its free variables.
+
+    Attributes
+    ----------
+    name : str
+    build : function
+        Makes the variables and the node "y" in the model of the context.
+    values : dict
+        A point, by name of the free variables.
+    V : function of the values
+        The covariance of y, one for each response; None for a likelihood that is not Gaussian.
+    y : (n,) or (T, n) array
+    loglik : function of the values, optional
+        The log-density where there is no V.
+    noise : function of the values, optional
+        The covariance of e in y = f + e.
+    effects : function of the values, optional
+        How many by name of what is recovered, their covariance with y - Xβ, and their own.
+    new : dict, and function of the values
+        Arguments of `predict` for new rows, and the covariance of f there with y - Xβ, and its own.
+    derived : function of the values
+        What `sample` adds, by suffix.
+    mu, b, B : the known mean
+    gives : names of verbs
+    """
+
+    name: str
+    build: Callable[[], Any]
+    values: dict[str, Any]
+    V: Callable[[dict[str, Any]], Any] | None
+    y: Any
+    gives: frozenset[str]
+    loglik: Any = None
+    noise: Any = None
+    effects: Any = None
+    new: tuple[dict[str, Any], Any] | None = None
+    derived: Any = lambda v: {}
+    known: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Any] = field(default_factory=dict)
+    tolerance: float = 1e-8
+
+    def __repr__(self):
+        """Name the case, for pytest."""
+        return self.name
+
+    @cached_property
+    def model(self):
+        """The model, built once."""
+        with pm.Model() as model:
+            self.build()
+        return model
+
+    @property
+    def node(self):
+        """Its node."""
+        return find_node(self.model)
+
+    @cached_property
+    def fit(self):
+        """The fit by REML, made once."""
+        return flmm.find_reml(self.model, progressbar=False)
+
+    def draws(self, count, values=None):
+        """Return a posterior of copies of one point."""
+        point = {name: np.asarray(value, dtype=float) for name, value in (values or self.values).items()}
+        return xr.DataTree.from_dict({
+            "posterior": xr.Dataset({
+                name: (("chain", "draw", *(f"{name}_dim_{i}" for i in range(value.ndim))),
+                       np.broadcast_to(value, (1, count, *value.shape)).copy())
+                for name, value in point.items()
+            }, coords={"chain": [0], "draw": np.arange(count)})
+        })  # fmt: skip
+
+    def dense(self, values=None):
+        """Return the truth of each response at a point."""
+        V = self.V(values or self.values)
+        one_by_one = zip(V, self.y, strict=True) if self.y.ndim > 1 else [(V, self.y)]
+        return [Dense(V, X, y, **self.known) for V, y in one_by_one]
+
+    def density(self, values):
+        """Return the log-density at a point."""
+        return self.loglik(values) if self.V is None else sum(truth.loglik for truth in self.dense(values))
+
+
+FIT = frozenset({"find_reml"})
+AFTER = FIT | {"V", "loo", "simulate", "compare_fits"}
+ROWS = frozenset({"pointwise", "left_out"})
+OF_TERMS = frozenset({"blup", "fit.predict"})
+EFFECTS = frozenset({"recover", "given", "new", "population", "new rows"})
+
+# ---------------------------------------------------------------- one kernel
+
+K, K_NEW, K_NEW_NEW = W[:N] @ W[:N].T / 9, W[N:] @ W[:N].T / 9, W[N:] @ W[N:].T / 9
+KERNEL_Y = simulate(1.5 * K + np.eye(N), 1)
+SPECTRUM = flmm.Spectrum.from_factor(W[:N] / 3, X)  # of rank 9
+FULL = K + np.exp(-np.abs(np.subtract.outer(TIME, TIME)) / 0.3)
+
+
+def positive(*names, **kwargs):
+    """Return variances."""
+    return [pm.HalfNormal(name, 2, **kwargs) for name in names]
+
+
+def kernel(**treatment):
+    """FastLMM of a factor."""
+    g, e = positive("g", "e")
+    flmm.FastLMM("y", spectrum=SPECTRUM, sigma2_g=g, sigma2_e=e, observed=KERNEL_Y, **treatment)
+
+
+def kernel_derived(v, kernel=K):
+    """What a FastLMM adds."""
+    g, e, kbar = v["g"], v["e"], np.trace(kernel) / N
+    M = np.eye(N) - X @ np.linalg.pinv(X)
+    lbar = np.trace(M @ kernel @ M) / (N - 2)
+    h2, pve = kbar * g / (kbar * g + e), lbar * g / (lbar * g + e)
+    return {"sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g, "h2": h2, "pve": pve}
+
+
+def of_kernel(v):
+    """Return u and a, of which u = Wa."""
+    both = np.vstack([W[:N] / 3, np.eye(9)])
+    return {"u": N, "a": 9}, v["g"] * both @ W[:N].T / 3, v["g"] * both @ both.T
+
+
+KERNEL = {
+    "V": lambda v: v["g"] * K + v["e"] * np.eye(N),
+    "noise": lambda v: v["e"] * np.eye(N),
+    "values": {"g": 1.3, "e": 0.8},
+    "effects": of_kernel,
+    "derived": kernel_derived,
+    "y": KERNEL_Y,
+    "new": ({"X_new": X_NEW, "W_new": W[N:] / 3}, lambda v: (v["g"] * K_NEW, v["g"] * K_NEW_NEW)),
+}  # fmt: skip
+
+
+def full_kernel():
+    """FastLMM of a covariance, with ids."""
+    g, e = positive("g", "e")
+    flmm.FastLMM("y", spectrum=flmm.Spectrum.from_covariance(FULL, X), sigma2_g=g, sigma2_e=e, observed=FULL_Y)
+
+
+FULL_Y = simulate(1.5 * FULL + np.eye(N), 2)
+SEVERAL_Y = np.stack([KERNEL_Y, np.cos(3 * KERNEL_Y) + TIME])
+
+
+def several():
+    """FastLMM of two responses."""
+    g, e = positive("g", "e", shape=2)
+    flmm.FastLMM("y", spectrum=SPECTRUM, sigma2_g=g, sigma2_e=e, observed=SEVERAL_Y)
+
+
+# ---------------------------------------------------------------- terms
+
+TERMS_Y = simulate(Z @ Z.T + D @ D.T + 0.5 * np.eye(N), 3)
+
+
+def terms(**treatment):
+    """StructuredLMM of two crossed factors."""
+    v, w, e = positive("v", "w", "e")
+    crossed = [flmm.Term(GROUP, cov.scalar(v), name="g"), flmm.Term(DAY, cov.scalar(w), name="d")]
+    flmm.StructuredLMM("y", X=X, terms=crossed, sigma2_e=e, observed=TERMS_Y, **treatment)
+
+
+def terms_V(v):
+    """Return V of two factors."""
+    return v["v"] * Z @ Z.T + v["w"] * D @ D.T + v["e"] * np.eye(N)
+
+
+def terms_effects(v):
+    """Return the effects of groups and days."""
+    own = np.repeat([v["v"], v["w"]], [5, 4])
+    return {"g": 5, "d": 4}, own[:, None] * np.hstack([Z, D]).T, np.diag(own)
+
+
+def terms_new(v):
+    """Return covariances of f at new rows, of groups 0, 3 and a new one, and days 1, 2 and 1."""
+    G, H = np.zeros((M, 6)), np.eye(4)[[1, 2, 1]]
+    G[[0, 1, 2], [0, 3, 5]] = 1.0
+    return v["v"] * G[:, :5] @ Z.T + v["w"] * H @ D.T, v["v"] * G @ G.T + v["w"] * H @ H.T
+
+
+def terms_derived(v):
+    """Return variances and their shares."""
+    variance = np.array([v["v"], v["w"], v["e"]])
+    return {"variance": variance, "share": variance / variance.sum()}
+
+
+TERMS = {
+    "V": terms_V,
+    "y": TERMS_Y,
+    "noise": lambda v: v["e"] * np.eye(N),
+    "values": {"v": 0.9, "w": 1.2, "e": 0.6},
+    "effects": terms_effects,
+    "new": ({"X_new": X_NEW, "Z_new": {"g": [0, 3, 99], "d": [1, 2, 1]}}, terms_new),
+    "derived": terms_derived,
+}  # fmt: skip
+
+
+def one_term():
+    """StructuredLMM that is one kernel."""
+    v, e = positive("v", "e")
+    term = flmm.Term(GROUP, cov.scalar(v), name="g")
+    flmm.StructuredLMM("y", X=X, terms=[term], sigma2_e=e, observed=TERMS_Y)
+
+
+def one_term_derived(v):
+    """Return the two variances and their shares."""
+    variance = np.array([v["v"], v["e"]])
+    return {"variance": variance, "share": variance / variance.sum()}
+
+
+def one_term_new(v):
+    """Return covariances of f at new rows."""
+    G = np.zeros((M, 6))
+    G[[0, 1, 2], [0, 3, 5]] = 1.0
+    return v["v"] * G[:, :5] @ Z.T, v["v"] * G @ G.T
+
+
+# ---------------------------------------------------------------- a lengthscale
+
+
+def matern52(x, other, lengthscale):
+    """Return the kernel from its definition."""
+    a = np.sqrt(5) * np.abs(np.subtract.outer(x, other)) / lengthscale
+    return (1 + a + a**2 / 3) * np.exp(-a)
+
+
+LENGTHSCALE_Y = simulate(2 * matern52(TIME, TIME, 0.3) + 0.2 * np.eye(N), 8)
+LENGTHSCALES = flmm.LengthscaleSpectrum.from_coordinates(
+    TIME, "matern52", lengthscale=(0.1, 1.0), X=X, delta=(1e-3, 1e2), tolerance=1e-7, progressbar=False
+)
+
+
+def lengthscale():
+    """LengthscaleLMM of a Matérn kernel."""
+    ell, (g, e) = pm.Uniform("ell", 0.1, 1.0), positive("g", "e")
+    flmm.LengthscaleLMM("y", spectrum=LENGTHSCALES, lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=LENGTHSCALE_Y)
+
+
+def lengthscale_V(v):
+    """Return V of a Matérn kernel."""
+    return v["g"] * matern52(TIME, TIME, v["ell"]) + v["e"] * np.eye(N)
+
+
+def lengthscale_effects(v):
+    """Return covariances of u."""
+    u = v["g"] * matern52(TIME, TIME, v["ell"])
+    return {"u": N}, u, u
+
+
+def lengthscale_new(v):
+    """Return covariances of f at new points."""
+    return tuple(v["g"] * matern52(TIME_NEW, other, v["ell"]) for other in (TIME, TIME_NEW))
+
+
+def lengthscale_derived(v):
+    """Return what a LengthscaleLMM adds."""
+    g, e = v["g"], v["e"]
+    return {"lengthscale": v["ell"], "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g, "h2": g / (g + e)}
+
+
+def new_points():
+    """Return the arguments for new rows."""
+    K_new, K_new_new = LENGTHSCALES.new_kernels(TIME_NEW)
+    return {"X_new": X_NEW, "K_new": K_new, "K_new_new": K_new_new}
+
+
+# ---------------------------------------------------------------- any V
+
+DISTANCE = np.abs(np.subtract.outer(np.arange(N), np.arange(N)))
+
+
+def dense_V(v):
+    """Return a group effect with autoregressive residuals; for numbers and for tensors."""
+    return v["v"] * Z @ Z.T + v["e"] * v["rho"] ** DISTANCE
+
+
+DENSE_Y = simulate(dense_V({"v": 1.0, "e": 1.0, "rho": 0.5}), 4)
+
+
+def dense(**treatment):
+    """DenseLMM."""
+    (v, e), rho = positive("v", "e"), pm.Uniform("rho", 0.01, 0.95)
+    V = v * pt.constant(Z @ Z.T) + e * pt.power(rho, DISTANCE)
+    flmm.DenseLMM("y", X=X, V=V, observed=DENSE_Y, **treatment)
+
+
+DENSE = {
+    "V": dense_V,
+    "y": DENSE_Y,
+    "values": {"v": 0.8, "e": 1.1, "rho": 0.4},
+}
+
+# ---------------------------------------------------------------- features of a function
+
+BASIS = flmm.FourierBasis(kernel="se", lengthscale=(0.2, 0.8), domain=(0, 1), n=N, noise_ratio_min=0.001)
+FEATURES, FEATURES_NEW = BASIS.features(TIME), BASIS.features(TIME_NEW)
+
+
+def scaled(v):
+    """Return the prior variances of the weights."""
+    return v["g"] * np.exp(BASIS.log_weights(v["ell"]))
+
+
+def fourier_V(v):
+    """Return V of the features."""
+    return FEATURES * scaled(v) @ FEATURES.T + v["e"] * np.eye(N)
+
+
+FOURIER_Y = simulate(fourier_V({"ell": 0.3, "g": 2.0, "e": 0.3}), 7)
+
+
+def fourier():
+    """FourierLMM with the lengthscale of its basis."""
+    ell, (g, e) = pm.Uniform("ell", 0.2, 0.8), positive("g", "e")
+    statistics = flmm.FourierStatistics.from_arrays(BASIS, TIME, FOURIER_Y, X)
+    flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=g, sigma2_e=e)
+
+
+# ---------------------------------------------------------------- the toys
+
+
+def weighted():
+    """The Gaussian toy."""
+    g, e = positive("g", "e")
+    toy_gaussian.weighted_lmm("y", K=K, weights=WEIGHTS, X=X, sigma2_g=g, sigma2_e=e, observed=WEIGHTED_Y)
+
+
+WEIGHTS = 0.5 + TIME
+WEIGHTED_Y = simulate(1.5 * K + np.diag(WEIGHTS), 5)
+
+COUNTS = np.random.default_rng(6).poisson(np.exp(X @ [0.8, 0.2] + 0.7 * np.sin(GROUP)))
+
+
+def counts():
+    """The toy of counts."""
+    beta, sigma = pm.Normal("beta", 0, 1, shape=2), pm.HalfNormal("sigma", 1)
+    toy_counts.counts_lmm("y", X=X, groups=GROUP, beta=beta, sigma=sigma, observed=COUNTS)
+
+
+def counts_joint(v):
+    """Return a fine grid of each effect, and its joint density with the counts of its group there."""
+    u = np.linspace(-9, 9, 4001) * v["sigma"]
+    each = poisson(np.exp((X @ v["beta"])[:, None] + u)).logpmf(COUNTS[:, None])
+    return u, np.exp(Z.T @ each + norm(0, v["sigma"]).logpdf(u))
+
+
+def counts_loglik(v):
+    """Return the log-density by the trapezoidal rule over each effect."""
+    u, joint = counts_joint(v)
+    return float(np.log(np.trapezoid(joint, u)).sum())
+
+
+def counts_moments(v):
+    """Return mean and covariance of the effects given the counts."""
+    u, joint = counts_joint(v)
+    weights = joint / joint.sum(axis=1, keepdims=True)
+    mean = weights @ u
+    return mean, np.diag(weights @ u**2 - mean**2)
+
+
+CASES = [
+    Case("spectral", kernel, gives=AFTER | ROWS | EFFECTS, **KERNEL),
+    Case(
+        "spectral, full rank", full_kernel, gives=AFTER | ROWS | EFFECTS - {"new rows"}, y=FULL_Y,
+        values={"g": 1.3, "e": 0.8}, V=lambda v: v["g"] * FULL + v["e"] * np.eye(N),
+        noise=lambda v: v["e"] * np.eye(N), effects=lambda v: ({"u": N}, v["g"] * FULL, v["g"] * FULL),
+        derived=lambda v: kernel_derived(v, FULL),
+    ),
+    Case("spectral, explicit", lambda: kernel(**EXPLICIT, mu=SHIFT), gives=ROWS | EFFECTS - {"new rows"},
+         known={"mu": SHIFT, "b": B_MEAN, "B": np.zeros((2, 2))}, **KERNEL | {"new": None}),
+    Case("spectral, Gaussian", lambda: kernel(**GAUSSIAN), gives=ROWS | EFFECTS,
+         known={"b": B_MEAN, "B": B_COV}, **KERNEL),
+    Case(
+        "spectral, several", several, gives=ROWS | EFFECTS, y=SEVERAL_Y,
+        values={"g": np.array([1.3, 0.5]), "e": np.array([0.8, 1.1])},
+        **{what: lambda v, one=KERNEL[what]: [one({"g": g, "e": e}) for g, e in zip(v["g"], v["e"], strict=True)]
+           for what in ("V", "noise", "effects")},
+        derived=kernel_derived,
+        new=(KERNEL["new"][0], lambda v: [KERNEL["new"][1]({"g": g}) for g in v["g"]]),
+    ),
+    Case("structured", terms, gives=AFTER | ROWS | EFFECTS | OF_TERMS, **TERMS),
+    Case("structured, explicit", lambda: terms(**EXPLICIT), gives=AFTER | ROWS | EFFECTS | OF_TERMS,
+         known={"b": B_MEAN, "B": np.zeros((2, 2))}, **TERMS),
+    Case("structured, Gaussian", lambda: terms(**GAUSSIAN), gives=AFTER | ROWS | EFFECTS | OF_TERMS,
+         known={"b": B_MEAN, "B": B_COV}, **TERMS),
+    Case(
+        "structured, one term", one_term, gives=AFTER | ROWS | EFFECTS | OF_TERMS, y=TERMS_Y,
+        values={"v": 0.9, "e": 0.6}, V=lambda v: v["v"] * Z @ Z.T + v["e"] * np.eye(N),
+        noise=lambda v: v["e"] * np.eye(N), effects=lambda v: ({"g": 5}, v["v"] * Z.T, v["v"] * np.eye(5)),
+        new=({"X_new": X_NEW, "Z_new": {"g": [0, 3, 99]}}, one_term_new), derived=one_term_derived,
+    ),
+    Case(
+        "lengthscale", lengthscale, gives=AFTER | ROWS | EFFECTS, y=LENGTHSCALE_Y, V=lengthscale_V,
+        values={"ell": 0.35, "g": 1.4, "e": 0.3}, noise=lambda v: v["e"] * np.eye(N), effects=lengthscale_effects,
+        new=(new_points(), lengthscale_new), derived=lengthscale_derived, tolerance=1e-5,
+    ),
+    Case("dense", dense, gives=AFTER | ROWS | {"new"}, **DENSE),
+    Case("dense, explicit", lambda: dense(**EXPLICIT, mu=SHIFT), gives=AFTER | ROWS | {"new"},
+         known={"mu": SHIFT, "b": B_MEAN, "B": np.zeros((2, 2))}, **DENSE),
+    Case("dense, Gaussian", lambda: dense(**GAUSSIAN), gives=AFTER - {"simulate"} | ROWS | {"new"},
+         known={"b": B_MEAN, "B": B_COV}, **DENSE),
+    Case(
+        "fourier", fourier, gives=FIT | ROWS | {"compare_fits", "recover", "new rows", "fit.predict", "function"},
+        values={"ell": 0.35, "g": 1.4, "e": 0.3}, V=fourier_V, y=FOURIER_Y, noise=lambda v: v["e"] * np.eye(N),
+        effects=lambda v: ({"weights": BASIS.size}, scaled(v)[:, None] * FEATURES.T, np.diag(scaled(v))),
+        new=({"x_new": TIME_NEW, "X_new": X_NEW},
+             lambda v: tuple(FEATURES_NEW * scaled(v) @ other.T for other in (FEATURES, FEATURES_NEW))),
+        derived=lambda v: {"delta": v["e"] / v["g"]}, rows={"rows": (TIME, FOURIER_Y, X)}, tolerance=1e-6,
+    ),
+    Case(
+        "toy, Gaussian", weighted, gives=AFTER | ROWS | {"new"}, values={"g": 1.3, "e": 0.8}, y=WEIGHTED_Y,
+        V=lambda v: v["g"] * K + v["e"] * np.diag(WEIGHTS),
+        derived=lambda v: {"share": v["g"] * np.trace(K) / (v["g"] * np.trace(K) + v["e"] * WEIGHTS.sum())},
+    ),
+    Case(
+        "toy, counts", counts, gives=frozenset({"recover"}), y=COUNTS, V=None, loglik=counts_loglik,
+        values={"beta": np.array([0.7, 0.15]), "sigma": 0.6}, derived=lambda v: {"variance": v["sigma"] ** 2},
+        tolerance=1e-6,
+    ),
+]  # fmt: skip
