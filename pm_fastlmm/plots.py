@@ -109,7 +109,7 @@ def plot_h2_intervals(
     fit: REMLFit, level: float = 0.95, *, n_sim: int = 4000, random_seed: Any = None, ax: Axes | None = None
 ) -> Axes:
     """
-    Draw how far the likelihood of h² falls below its maximum, what is allowed, and the intervals of every method.
+    Draw how far the likelihood of h² falls below its maximum, the critical values, and the intervals of every method.
 
     The interval of a method is where the curve is below its line: the quantile of χ²₁ for the profile likelihood, the
     quantile under each h² itself for the inverted test. Those of the bootstrap and the delta method are bars only.

@@ -1,8 +1,8 @@
 """Covariance: what every structure shares, and the operations that make one structure from others.
 
 A structure is a small immutable object: its kind, its size and its parameters, which are numbers or tensors. It says
-what its matrix is once, in `_matrix`, for NumPy and PyTensor (`xp`); `dense` picks the namespace. Whoever takes a
-structure apart, as `blocks` does, reads its fields.
+what its matrix is once, in `_matrix`, for NumPy and PyTensor (`xp`); `dense` picks the namespace. What terms, fits and
+comparisons need besides are members with defaults, so that a structure is one class.
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm.base.arrays import shown
+from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.covariance.levels import Levels, LevelSet
@@ -54,6 +54,8 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     __slots__ = ()
     __array_ufunc__ = None  # array + structure is refused like structure + array, not tried entry by entry
     _parameters: ClassVar[Mapping[str, Domain]] = {}
+    _variances: ClassVar[bool] = False  # whether its parameter is the variances of its rows, and named by them
+    _identified: ClassVar[bool] = True  # whether other values of the parameters are another matrix
     size: Any
 
     def __post_init__(self) -> None:
@@ -70,7 +72,7 @@ class Covariance(ReadOnlyArrays, Described, ABC):
 
     @property
     def bounds(self) -> dict[str, Interval]:
-        """The open interval of each parameter's entries; matrices named by `semidefinite` have a further condition."""
+        """The interval of each parameter's entries; matrices named by `semidefinite` have a further condition."""
         return {name: domain.interval for name, domain in self._parameters.items()}
 
     @property
@@ -165,6 +167,18 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     def _matrix(self, xp: Any) -> Any:
         """Return the matrix of a structure whose size is known: its definition."""
 
+    def _repeated(self) -> tuple[FloatArray | None, int, "Covariance"]:
+        """Return R, levels and B, where the matrix is R(I ⊗ B)Rᵀ with so many B: as many as the structure shows."""
+        return None, 1, self
+
+    def _by_elements(self) -> "Covariance":
+        """Return the structure with its free matrices given by their elements, in which V is linear."""
+        return self
+
+    def _parts(self) -> dict[str, tuple["Covariance", slice]]:
+        """Return for each parameter that is about some of the rows alone their structure, and which they are."""
+        return {}
+
     def _with(self, values: Mapping[str, Any]) -> Self:
         return replace(self, **values)  # type: ignore[type-var]  # every concrete structure is a dataclass
 
@@ -214,6 +228,7 @@ class Operator(Covariance):
     """A structure made of others, its operands; (A + B) + C is flattened to A + B + C."""
 
     _associative: ClassVar[bool] = True
+    _identified: ClassVar[bool] = False
     operands: tuple[Covariance, ...]
 
     def __init__(self, *operands: Covariance) -> None:
@@ -272,6 +287,9 @@ class Operator(Covariance):
 
     def _of(self, *operands: Covariance) -> Self:
         return type(self)(*operands)
+
+    def _by_elements(self) -> Self:
+        return self._of(*(operand._by_elements() for operand in self.operands))
 
     def __repr__(self) -> str:
         """Show the operands."""

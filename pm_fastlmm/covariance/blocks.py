@@ -1,6 +1,6 @@
 """Blocks: the repeated part of a covariance of random effects, which the likelihood eliminates level by level."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,6 @@ from pm_fastlmm.base.arrays import FloatArray, frozen
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.covariance.algebra import Covariance, Kronecker
-from pm_fastlmm.covariance.matrices import Known
 from pm_fastlmm.covariance.parameters import is_tensor
 from pm_fastlmm.covariance.structures import Identity, Scalar
 
@@ -83,17 +82,12 @@ def blocks(covariance: Covariance, size: int | None = None) -> Blocks:
         If the size is neither known nor given, or is given and differs.
     """
     sized = covariance._of_known_size(size)
-    n = int(sized.size)
-    match sized:
-        case Identity():
-            return Blocks(None, n, Identity(1))
-        case Scalar():
-            return Blocks(None, n, replace(sized, size=1))
-        case Known():
-            return Blocks(sized.root, n, Scalar(sized.sigma2, 1))
-        case Kronecker(operands=(Identity() | Scalar() | Known() as outer, *rest)):
-            return _product(blocks(outer), blocks(rest[0] if len(rest) == 1 else Kronecker(*rest)))
-    return Blocks(None, 1, sized)
+    if isinstance(sized, Kronecker):
+        first, *rest = sized.operands
+        outer = blocks(first)
+        if isinstance(outer.block, Identity | Scalar):  # its block is one number
+            return _product(outer, blocks(rest[0] if len(rest) == 1 else Kronecker(*rest)))
+    return Blocks(*sized._repeated())
 
 
 def _product(outer: Blocks, inner: Blocks) -> Blocks:

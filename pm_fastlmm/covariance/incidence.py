@@ -139,7 +139,7 @@ def incidence(
     unused: Literal["drop", "keep"] = "drop",
 ) -> Incidence:  # fmt: skip
     """
-    Code a factor, or the interaction of several, by one column of zeros and ones for each level.
+    Code a factor, or the interaction of several, by one column of zeros and ones per level.
 
     Parameters
     ----------

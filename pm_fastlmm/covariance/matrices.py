@@ -23,6 +23,7 @@ from pm_fastlmm.covariance.parameters import (
     settle,
     settle_size,
 )
+from pm_fastlmm.covariance.structures import Scalar
 from pm_fastlmm.covariance.unlabelled import default_index_hint, require_positions
 
 
@@ -63,7 +64,7 @@ class Unstructured(Covariance):
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CholeskyFactored(Covariance):
     """
-    LLᵀ with a lower triangular L: any covariance matrix, by a root that is free of conditions.
+    LLᵀ with a lower triangular L: any covariance matrix, by an unconstrained root.
 
     Parameters
     ----------
@@ -84,6 +85,7 @@ class CholeskyFactored(Covariance):
     cholesky: Any
     size: int | None = None
     _parameters: ClassVar = {"cholesky": MATRIX}
+    _identified: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         ndim = getattr(self.cholesky, "ndim", np.ndim(self.cholesky))
@@ -94,6 +96,9 @@ class CholeskyFactored(Covariance):
                 "transpose an upper factor, or give the covariance itself as unstructured(cov)."
             )
         settle_size(self, *(lengths(self.cholesky) if ndim == 2 else (_unpacked(self.cholesky),)))
+
+    def _by_elements(self) -> Unstructured:
+        return Unstructured(self.dense(), self.size)
 
     def _matrix(self, xp: Any) -> Any:
         n = self.size or 0
@@ -130,6 +135,7 @@ class FactorAnalytic(Covariance):
     uniquenesses: Any
     size: int | None = None
     _parameters: ClassVar = {"loadings": MATRIX, "uniquenesses": VARIANCES}
+    _identified: ClassVar[bool] = False
 
     def _matrix(self, xp: Any) -> Any:
         specific = xp.expand_dims(self.uniquenesses, -1) * np.eye(self.size or 0)
@@ -158,6 +164,7 @@ class Gram(Covariance):
     W: Any
     size: int | None = None
     _parameters: ClassVar = {"W": MATRIX}
+    _identified: ClassVar[bool] = False
 
     def _matrix(self, xp: Any) -> Any:
         return self.W @ self.W.T
@@ -235,6 +242,9 @@ class Known(Covariance):
             raise ValueError(f"{called} lacks {len(missing)} of {of} ({shown(missing)}): {hint}.")
         K = self.K[np.ix_(rows, rows)]
         return type(self)(frozen(K), self.sigma2, labels, frozen(_checked_root(K, "K")))
+
+    def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
+        return self.root, self.size, Scalar(self.sigma2, 1)
 
     def _matrix(self, xp: Any) -> Any:
         return self.sigma2 * self.K

@@ -44,6 +44,15 @@ class BlockDiagonal(Operator):
             *(o.over(levels.pick(range(a, b))) for o, a, b in zip(self.operands, ends, ends[1:], strict=False))
         )
 
+    def _parts(self) -> dict[str, tuple[Covariance, slice]]:
+        out: dict[str, tuple[Covariance, slice]] = {}
+        start = 0
+        for operand, names in self._named_operands():
+            stop = start + int(operand.size or 0)
+            out |= dict.fromkeys(names.values(), (operand, slice(start, stop)))
+            start = stop
+        return out
+
     def _matrix(self, xp: Any) -> Any:
         rows, before = [], 0
         for operand in self.operands:

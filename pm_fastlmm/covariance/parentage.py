@@ -94,7 +94,7 @@ class Parentage:
 
 def read_pedigree(id: Labels, sire: Labels, dam: Labels, *, unknown: Any = UNKNOWN_PARENTS) -> pd.DataFrame:
     """
-    Return how `pedigree` reads these columns: look here when relationships are not what they should be.
+    Return the pedigree as `pedigree` reads these columns, to check relationships that look wrong.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance, Mask
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import CORRELATION, POSITIVE, VARIANCE, VARIANCES, Interval
@@ -35,6 +36,9 @@ class Identity(Exchangeable):
 
     size: int | None = None
 
+    def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
+        return None, int(self.size or 0), Identity(1)
+
     def _matrix(self, xp: Any) -> Any:
         return np.eye(self.size or 0)
 
@@ -61,6 +65,10 @@ class Scalar(Exchangeable):
     sigma2: Any
     size: int | None = None
     _parameters: ClassVar = {"sigma2": VARIANCE}
+    _variances: ClassVar[bool] = True
+
+    def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
+        return None, int(self.size or 0), Scalar(self.sigma2, 1)
 
     def _matrix(self, xp: Any) -> Any:
         return self.sigma2 * np.eye(self.size or 0)
@@ -88,6 +96,7 @@ class Diagonal(Covariance):
     variances: Any
     size: int | None = None
     _parameters: ClassVar = {"variances": VARIANCES}
+    _variances: ClassVar[bool] = True
 
     def _matrix(self, xp: Any) -> Any:
         return xp.expand_dims(self.variances, -1) * np.eye(self.size or 0)

@@ -7,11 +7,8 @@ from typing import Any, Self
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.covariance.algebra import Covariance, Operator
-from pm_fastlmm.covariance.matrices import CholeskyFactored, Unstructured
-from pm_fastlmm.covariance.operators import BlockDiagonal
+from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.parameters import packed_places
-from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.terms import Term
 
 RESIDUAL = "residual"
@@ -75,9 +72,9 @@ class Theta:
         names: list[str] = []
         lower: list[float] = []
         upper: list[float] = []
-        blocks = tuple(by_elements(term.blocks.block) for term in terms)
+        blocks = tuple(term.blocks.block._by_elements() for term in terms)
         for k, (term, block) in enumerate(zip(terms, blocks, strict=True)):
-            parts = _parts(block)
+            parts = block._parts()
             for name, value in block.parameters.items():
                 structure, part = parts.get(name, (block, slice(None)))
                 shape, matrix = _shape(value, f"{term.name}.{name}"), name in block.semidefinite
@@ -129,25 +126,6 @@ class Theta:
         return f"Theta({', '.join(self.names)})"
 
 
-def by_elements(block: Covariance) -> Covariance:
-    """Return the structure with its free matrices given by their elements, in which V is linear, not by a factor."""
-    if isinstance(block, CholeskyFactored):
-        return Unstructured(block.dense(), block.size)
-    return block._of(*map(by_elements, block.operands)) if isinstance(block, Operator) else block
-
-
-def _parts(block: Covariance) -> dict[str, tuple[Covariance, slice]]:
-    """Return the parts of a block-diagonal structure by their parameters, and the effects that each is about."""
-    out: dict[str, tuple[Covariance, slice]] = {}
-    start = 0
-    if isinstance(block, BlockDiagonal):
-        for operand, names in block._named_operands():
-            stop = start + int(operand.size or 0)
-            out |= dict.fromkeys(names.values(), (operand, slice(start, stop)))
-            start = stop
-    return out
-
-
 def _value(entry: Entry, theta: Any) -> Any:
     values = theta[entry.place]
     if entry.matrix:
@@ -163,10 +141,9 @@ def _elements(c: int, columns: tuple[str, ...]) -> list[str]:
 
 def _places(structure: Covariance, shape: tuple[int, ...], columns: tuple[str, ...], is_part: bool) -> list[str]:
     """Return what follows the name of a parameter: nothing for a number, the column of a variance, or the index."""
-    if isinstance(structure, Diagonal) and shape == (len(columns),):
+    one = is_part and not shape and len(columns) == 1
+    if structure._variances and (one or shape == (len(columns),)):
         return [f"[{column}]" for column in columns]
-    if isinstance(structure, Scalar) and is_part and len(columns) == 1:
-        return [f"[{columns[0]}]"]
     return [f"[{', '.join(map(str, i))}]" for i in np.ndindex(*shape)] if shape else [""]
 
 

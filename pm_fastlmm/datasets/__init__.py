@@ -177,7 +177,7 @@ def penicillin() -> pd.DataFrame:
 
 def sleepstudy() -> pd.DataFrame:
     """
-    Return reaction times of 18 people on ten days, from the third on with three hours of sleep a night.
+    Return reaction times of 18 people on ten days, with three hours of sleep a night from the third day on.
 
     Returns
     -------

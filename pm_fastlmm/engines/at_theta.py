@@ -50,7 +50,7 @@ class AtTheta:
         )
 
     def function(self) -> Any:
-        """Return what the data tell of the function of a Gaussian process; a ValueError where there is none."""
+        """Return the posterior of the function of a Gaussian process; a ValueError where there is none."""
         raise ValueError("the model has no function: it is no FourierLMM.")
 
     def left_out(self, groups: Any) -> Predicted:

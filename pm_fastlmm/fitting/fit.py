@@ -132,7 +132,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         return self.node.at(self.objective, self.at(theta), self.mu, self.prior_mean)
 
     def step(self, theta: Any = None) -> pd.Series:
-        """Return the θ that one full average-information step from θ leads to, without step control."""
+        """Return the result of one full average-information step from θ, without step control."""
         objective, at = self.objective, self.at(theta)
         omega = objective.internal(at)
         J = objective.jacobian(omega)
@@ -184,7 +184,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         return self._node_at(theta).terms.fitted(conditional=kind == "conditional")
 
     def residuals(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
-        """Return y less the fitted values of that kind, by id of the row."""
+        """Return y minus the fitted values of that kind, by id of the row."""
         fitted = self.fitted(kind, theta)
         residual = np.asarray(self.node.observed) - fitted
         return residual.rename("residual") if isinstance(residual, pd.Series) else residual
@@ -255,7 +255,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
     def function(self, theta: Any = None) -> FunctionPosterior:
         """
-        Return what the data tell of the function of a FourierLMM, at the estimate or at another θ.
+        Return the posterior of the function of a FourierLMM, at the estimate or at another θ.
 
         Raises
         ------
@@ -266,7 +266,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
     def loo(self, *, groups: Any = None, theta: Any = None) -> pd.DataFrame:
         """
-        Predict each observation from all the others, or with `groups` from those of the other groups.
+        Predict each observation from all others, or with `groups` from the other groups.
 
         θ stays at its estimate, which single observations move little; β̂ and û are those of the others, exactly, and
         nothing is fitted again:

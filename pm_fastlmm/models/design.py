@@ -118,7 +118,7 @@ class Design(ReadOnlyArrays, Described):
     @classmethod
     def from_formula(cls, formula: str, data: pd.DataFrame, *, K: Any = None, W: Any = None) -> Self:
         """
-        Read y and X from a formula and a table, whose index are the ids.
+        Read y and X from a formula and a table, whose index holds the ids.
 
         Formulas are Wilkinson's, written as in R or in formulaic: "height ~ sex + factor(year) + I(age^2)".
 
@@ -145,7 +145,7 @@ class Design(ReadOnlyArrays, Described):
 
     @property
     def coef(self) -> tuple[str, ...]:
-        """Names of the coefficients that a fit has: those of columns that are no combination of the ones before."""
+        """Names of the coefficients of a fit: columns that are combinations of earlier ones are left out."""
         return coefficients_of(self.X, self.columns)
 
     def __repr__(self) -> str:

@@ -180,7 +180,7 @@ class MixedDesign(ReadOnlyArrays, Described):
     @classmethod
     def from_formula(cls, formula: str, data: pd.DataFrame) -> Self:
         """
-        Read a formula and a table, whose index are the ids.
+        Read a formula and a table, whose index holds the ids.
 
         Fixed effects are written as in R or in formulaic, y ~ x + I(x^2) + factor(f); random terms are lme4's: (1 | g),
         (x | g) with an intercept, (0 + x | g), (x || g) for independent effects, and g, a:b or a/b, that is
@@ -235,7 +235,7 @@ class MixedDesign(ReadOnlyArrays, Described):
 
     @property
     def coef(self) -> tuple[str, ...]:
-        """Names of the coefficients that a fit has: those of columns that are no combination of the ones before."""
+        """Names of the coefficients of a fit: columns that are combinations of earlier ones are left out."""
         return coefficients_of(self.X, self.columns)
 
     def encode(self, data: pd.DataFrame) -> pd.DataFrame:

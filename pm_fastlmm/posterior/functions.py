@@ -16,7 +16,7 @@ def posterior_function(
     progressbar: bool = False,
 ) -> FunctionPosterior:
     """
-    Return what the data tell of f = Xβ + Z(x)w, averaged over posterior draws of the parameters of a FourierLMM node.
+    Return the posterior of f = Xβ + Z(x)w, averaged over posterior draws of the parameters of a FourierLMM node.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ def recover_effects(
     random_seed: Any = None,
 ) -> xr.DataTree:
     """
-    Add exact posterior draws of the fixed effects β and the random effects u, one for each draw of the variances.
+    Add exact posterior draws of the fixed effects β and the random effects u, one per draw of the variances.
 
     With K = WWᵀ, u = Wa, also of the coefficients a (marker effects, when W are markers).
 

@@ -1,5 +1,8 @@
 """blocks: G is put together again from its root and its repeated block, for any nesting."""
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import numpy as np
 import pytensor.tensor as pt
 import pytest
@@ -9,6 +12,9 @@ from numpy.testing import assert_allclose
 from pytensor.compile.mode import Mode
 
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.covariance.parameters import VARIANCE
+from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.covariance.theta import Theta
 
 INTERPRETED = Mode(linker="py", optimizer="fast_compile")
 
@@ -105,3 +111,30 @@ def test_the_factor_one_leaves_the_block_as_it_is():
 def test_the_root_cannot_be_written():
     with pytest.raises(ValueError, match="read-only"):
         cov.blocks(cov.kronecker(cov.known(K3), cov.identity(2))).root[0] = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Spread(cov.Covariance):
+    """σ²D with known D = diag(1, 2, …): a structure of which the package has never heard."""
+
+    sigma2: Any
+    size: int | None = None
+    _parameters: ClassVar = {"sigma2": VARIANCE}
+
+    def _repeated(self):
+        return np.diag(np.sqrt(np.arange(1.0, self.size + 1))), self.size, cov.scalar(self.sigma2, size=1)
+
+    def _matrix(self, xp):
+        return self.sigma2 * np.diag(np.arange(1.0, self.size + 1))
+
+
+def test_a_structure_is_one_class():
+    alone, product = (
+        cov.blocks(Spread(2.0), size=4),
+        cov.blocks(cov.kronecker(Spread(2.0, size=3), cov.unstructured(B))),
+    )
+    assert (alone.levels, alone.width, product.levels, product.width) == (4, 1, 3, 2)
+    assert_allclose(alone.dense(), 2 * np.diag([1, 2, 3, 4]), rtol=1e-12)
+    assert_allclose(product.dense(), np.kron(2 * np.diag([1, 2, 3]), B), rtol=1e-12)
+    layout = Theta.of_terms([Term(["a", "b", "a"], Spread(2.0), name="level")])
+    assert layout.names == ("level", "residual")

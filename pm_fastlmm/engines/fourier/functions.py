@@ -25,7 +25,7 @@ _BUDGET = 40_000_000  # complex numbers of the modes and values of draws at a ti
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class FunctionPosterior(ReadOnlyArrays, Described):
     """
-    What the data tell of f(x, X) = Xβ + Z(x)w: at given parameters, or averaged over posterior draws of them.
+    Posterior of f(x, X) = Xβ + Z(x)w: at given parameters, or averaged over posterior draws of them.
 
     Both are mixtures of Gaussians of (w, β), of one component or many, whose first two moments are added up: a million
     predictions cost two nonuniform FFTs, whatever the number of components. It comes from `fit.function()` or

@@ -309,7 +309,7 @@ class FourierStatistics(AdditiveStatistics):
         )
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the arrays, and what else there is, as a checkpoint keeps them."""
+        """Return the arrays and the description that a checkpoint keeps."""
         arrays = {name: getattr(self, name) for name in _ARRAYS} | self.frame._asdict()
         names = {"coef": self.columns.coef, "coordinates": self.basis.coordinates}
         return arrays, {"n": self.n, "dropped": self.dropped, **names}

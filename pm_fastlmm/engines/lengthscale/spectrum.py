@@ -221,7 +221,7 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
 
     def at(self, lengthscale: float) -> Spectrum:
         """
-        Return the exact spectrum at one lengthscale, at the cost of its factorisation; `reml` and all else take it.
+        Return the exact spectrum at one lengthscale, as `reml` takes it, at the cost of its factorisation.
 
         Raises
         ------

@@ -4,12 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm.covariance.matrices import Unstructured
-from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Scalar
 from pm_fastlmm.covariance.terms import Term
 
 _SAME = 1e-8
-_SIMPLE = (AR1, CompoundSymmetry, Diagonal, Equicorrelation, Scalar, Unstructured)  # with one set of parameters
 
 
 def nested(small: Any, large: Any) -> bool:
@@ -29,8 +26,8 @@ def _part(a: Any, small: Term, b: Any, large: Term) -> bool:
     places = [_place(small, large, j) for j in range(small.width)]
     if None in places:
         return False
-    if small.width == large.width and type(s.block) is type(t.block) and isinstance(s.block, _SIMPLE):
-        return len(names[0]) == len(names[1])
+    if small.width == large.width and type(s.block) is type(t.block) and s.block._identified:
+        return len(names[0]) == len(names[1]) > 0
     if _kind(names[1], large) == "unstructured":
         return True
     return _kind(names[1], large) == "diagonal" and _kind(names[0], small) in ("diagonal", "scalar")

@@ -24,7 +24,7 @@ _MEMORY = 4_000_000  # numbers that are drawn at a time
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Bootstrap(Described):
     """
-    Estimates of responses that were drawn from a fit and fitted again.
+    Estimates from responses that were drawn from a fit and fitted again.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Bootstrap(Described):
         self, quantity: str, level: float = 0.95, *, kind: BootstrapKind = "percentile"
     ) -> tuple[float, float]:
         """
-        Return quantiles of the draws ("percentile"), or 2 · estimate less them ("basic", cut to the range).
+        Return quantiles of the draws ("percentile"), or 2 · estimate minus them ("basic", cut to the range).
 
         Neither is correct where the estimate is near a boundary: draws from σ²_g = 0 know nothing of a larger one.
         `REMLFit.interval(quantity, "inversion")` is.

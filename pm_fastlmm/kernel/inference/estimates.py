@@ -131,7 +131,7 @@ class Estimates(ABC):
 
     def summary(self, information: InformationKind = "observed") -> pd.DataFrame:
         """
-        Return the estimates and standard errors as a table; for several responses with one block of rows each.
+        Return the estimates and standard errors as a table, with one block of rows per response.
 
         Parameters
         ----------

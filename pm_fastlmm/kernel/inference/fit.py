@@ -143,7 +143,7 @@ class Fit(Estimates):
         n_sim: int = 4000, random_seed: Any = None,
     ) -> pd.DataFrame:  # fmt: skip
         """
-        Return estimates and intervals of the parameters as a table, for several responses with a block of rows each.
+        Return estimates and intervals of the parameters as a table, with one block of rows per response.
 
         Parameters
         ----------

@@ -127,7 +127,7 @@ class FixedTest(Described):
     names: tuple[str, ...] | None
 
     def table(self) -> pd.DataFrame:
-        """Return statistic, degrees of freedom and p-value, a row for each response."""
+        """Return statistic, degrees of freedom and p-value, one row per response."""
         index = pd.RangeIndex(1) if self.names is None else pd.Index(self.names, name="response")
         columns = {"F": self.statistic, "df_num": self.df_num, "df_den": self.df_den, "p_value": self.p_value}
         return pd.DataFrame(columns, index=index)

@@ -92,7 +92,7 @@ class KernelInference(Fit):
         self, h2: Any, level: float = 0.95, *, n_sim: int = 4000, random_seed: Any = None
     ) -> FloatArray:
         """
-        Return what 2[max ℓ - ℓ(h²)] exceeds with probability 1 - level when h² is the truth, at values (m,) of h².
+        Return the `level` quantile of 2[max ℓ - ℓ(h²)] if h² is the truth, at values (m,) of h².
 
         The inversion of `interval` compares the profile with it. It depends on the spectrum alone, is below the
         quantile of χ²₁ near the boundaries and close to it far from them.
@@ -110,7 +110,7 @@ class KernelInference(Fit):
 
     def bootstrap(self, n: int = 10_000, *, random_seed: Any = None) -> Bootstrap:
         """
-        Draw n responses from the fit and fit each of them: a parametric bootstrap, O(rank) for each replicate.
+        Draw n responses from the fit and fit each of them: a parametric bootstrap, O(rank) per replicate.
 
         Raises
         ------

@@ -63,13 +63,13 @@ class VarianceTest(Described):
     null: NullDistribution
 
     def table(self) -> pd.DataFrame:
-        """Return statistic and p-values, a row for each response."""
+        """Return statistic and p-values, one row per response."""
         columns = {name: np.atleast_1d(getattr(self, name)) for name in _COLUMNS}
         index = [self.component] if self.names is None else pd.Index(self.names, name="response")
         return pd.DataFrame(columns, index=index)
 
     def to_dataset(self) -> xr.Dataset:
-        """Return them as an xarray Dataset, with the dimension response for several: merge it with that of the fit."""
+        """Return them as an xarray Dataset, with the dimension response for several, to merge with that of the fit."""
         over, coords = over_responses(self.names)
         attrs = {
             "component": self.component, "method": self.method, "n_sim": self.n_sim,

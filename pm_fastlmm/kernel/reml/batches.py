@@ -38,7 +38,7 @@ def reml_blocks(
     client: Any = None,
 ) -> xr.Dataset:
     """
-    Fit many responses as `reml` does, some at a time.
+    Fit many responses as `reml` does, block by block.
 
     Parameters
     ----------

@@ -177,7 +177,7 @@ class KernelEffects(KernelInference):
 
     def loo(self, y: Any = None, *, groups: Any = None) -> pd.DataFrame:
         """
-        Predict each observation from all the others, or with `groups` from those of the other groups.
+        Predict each observation from all others, or with `groups` from the other groups.
 
         The variances stay at their estimates, which single observations move little; β̂ and û are those of the others,
         exactly, and nothing is fitted again:

@@ -17,7 +17,7 @@ from pm_fastlmm.spectrum.tridiagonal import coordinates
 
 def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: float | None = None) -> REMLFit:
     """
-    Fit y ~ N(Xβ, σ²(K + δI)) once, without the eigenvectors of K: `reml`'s estimates in less than half of its time.
+    Fit y ~ N(Xβ, σ²(K + δI)) once, without the eigenvectors of K: the estimates of `reml` in less than half the time.
 
     Estimates, standard errors, β, log-likelihood, boundaries and messages are those of
     `reml(Spectrum.from_covariance(K, X), y)`. Random effects, predictions, NUTS and further responses need the

@@ -47,7 +47,7 @@ class AdditiveStatistics(ReadOnlyArrays, Described, ABC):
 
     @abstractmethod
     def pack(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the arrays, and what else there is, as a checkpoint keeps them."""
+        """Return the arrays and the description that a checkpoint keeps."""
 
     @abstractmethod
     def update(self, *args: Any, **kwargs: Any) -> Self:
@@ -80,7 +80,7 @@ class AdditiveStatistics(ReadOnlyArrays, Described, ABC):
 
     def merge(self, other: Self) -> Self:
         """
-        Return the statistics of the rows of both.
+        Return the statistics of both sets of rows together.
 
         Raises
         ------

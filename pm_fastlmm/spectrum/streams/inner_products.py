@@ -41,7 +41,7 @@ class InnerProducts(AdditiveStatistics):
 
     @classmethod
     def empty(cls, block: CheckedRows, method: Route) -> Self:
-        """Return the statistics of no rows, with the columns of a block."""
+        """Return empty statistics, with the columns of a block."""
         d, m, t = block.sizes
         head, inner = (d, m) if method == "gram" else (d + m, 0)
         return cls(
@@ -66,7 +66,7 @@ class InnerProducts(AdditiveStatistics):
 
     @property
     def constant(self) -> int | None:
-        """Which column of X is the same number, not 0, in all rows; None if there is none."""
+        """Which column of X is constant and not 0; None if there is none."""
         usable = np.flatnonzero(np.nan_to_num(self.constants) != 0)
         return int(usable[0]) if usable.size else None
 
@@ -148,7 +148,7 @@ class InnerProducts(AdditiveStatistics):
         )
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the arrays, and what else there is, as a checkpoint keeps them."""
+        """Return the arrays and the description that a checkpoint keeps."""
         arrays = {name: getattr(self, name) for name in _ARRAYS} | self.triangle._asdict()
         columns = self.columns._asdict()
         return arrays, {"n": self.n, "dropped": self.dropped, "method": self.method, "columns": columns}

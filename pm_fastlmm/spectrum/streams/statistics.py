@@ -244,7 +244,7 @@ class KernelStatistics(InnerProducts):
 
     def factor(self) -> tuple[Spectrum, Rotated]:
         """
-        Return what `Spectrum.from_factor(W, X)` and `spectrum.rotate(y)` would, without anything that has rows.
+        Return the results of `Spectrum.from_factor(W, X)` and `spectrum.rotate(y)`, except what has one value per row.
 
         Raises
         ------
