@@ -165,16 +165,17 @@ class Rows:
 
     def eliminated_score(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the same of the eliminated term, and M_j⁻¹(ȳ_j - B_jb)."""
-        X, QX, w = self._along_eliminated(np.swapaxes(self.products.C, 1, 2))
+        X, QX, residual = self._along_eliminated(np.swapaxes(self.products.C, 1, 2))
+        w = np.einsum("jab,ja->jb", X, residual / math.sqrt(self.e))
         ZPZ = np.einsum("jab,jac->bc", X, X) - np.einsum("jmb,jmc->bc", QX, QX)
         return 0.5 * (w.T @ w - ZPZ), w, self._between
 
     def _along_eliminated(self, columns: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return X_j = T_j⁻ᵀ times columns C_jᵀ, Q_jᵀX_j and X_jᵀE_jy/σ_e."""
+        """Return X_j = T_j⁻ᵀ times columns C_jᵀ, Q_jᵀX_j and E_jy."""
         X = np.linalg.solve(np.swapaxes(self.T, 1, 2), columns)
         Q = self.Q[self._level_rows].reshape(*self.T.shape[:2], self.Q.shape[1])
-        residual = self.residual[self._level_rows].reshape(self.T.shape[:2]) / math.sqrt(self.e)
-        return X, np.einsum("jam,jab->jmb", Q, X), np.einsum("jab,ja->jb", X, residual)
+        residual = self.residual[self._level_rows].reshape(self.T.shape[:2])
+        return X, np.einsum("jam,jab->jmb", Q, X), residual
 
     def residual_score(self) -> float:
         """
@@ -186,8 +187,9 @@ class Rows:
         scaled = self._projected(p.times_roots(self.A, self.factor[4])[:, : len(self.Q) - len(self.A)])
         products = ((scaled.T @ self.residual / self.e) ** 2).sum() - (scaled**2).sum() / self.e
         if p.eliminated:
-            XG, QXG, along = self._along_eliminated(np.swapaxes(p.C, 1, 2) @ self.root)
-            products += (along**2).sum() - (XG**2).sum() + (QXG**2).sum()
+            XG, QXG, residual = self._along_eliminated(np.swapaxes(p.C, 1, 2) @ self.root)
+            along = np.einsum("jab,ja->jb", XG, residual)
+            products += (along**2).sum() / self.e - (XG**2).sum() + (QXG**2).sum()
         return float(0.5 * (self.yPy - p.df - products) / self.e)
 
     def products_with_P(self, first: FloatArray, dense: FloatArray) -> FloatArray:
