@@ -137,7 +137,7 @@ class FunctionAtTheta(AtTheta):
     """A function with V at θ."""
 
     def function(self) -> FunctionPosterior:
-        """Return what the data tell of the function."""
+        """Return the posterior of the function."""
         state = self.objective.state(self.theta)
         if state is None:
             raise ValueError(f"the likelihood is not defined at {self.objective.described(self.theta)}.")

@@ -112,8 +112,8 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         """
         Choose the number of nodes: 9, 17, 33 … until the error is below the tolerance.
 
-        The error at a point is ``|log L - exact| / max(1, maximum - exact)``: in log units near the maximum, and relative
-        to the distance from it where the likelihood is lower and matters less. The largest counts, over random
+        The error at a point is ``|log L - exact| / max(1, maximum - exact)``: in log units near the maximum, and
+        relative to the distance from it where the likelihood is lower and matters less. The largest counts, over random
         lengthscales and over δ in its range, with σ² at its best for each.
 
         Parameters
