@@ -9,7 +9,7 @@ of FFᵀ in it. It comes from differences of the exact score of F, one for each 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -66,8 +66,10 @@ class Face:
     others : (K,) int array
         The parameters that are no elements of a matrix that varies; they stand last in x.
     origin, internal_lower, internal_upper : arrays
-    fixed_internal : bool array
+    fixed : bool array
     """
+
+    semidefinite: ClassVar[tuple[PackedMatrix, ...]] = ()  # none has to be kept so, they are products
 
     theta: FloatArray
     roots: tuple[_Root, ...]
@@ -75,7 +77,7 @@ class Face:
     origin: FloatArray
     internal_lower: FloatArray
     internal_upper: FloatArray
-    fixed_internal: Any
+    fixed: Any
 
     @classmethod
     def of(
@@ -98,11 +100,6 @@ class Face:
     def inactive(self, x: FloatArray, score: FloatArray, information: FloatArray) -> Any:
         """Return which coordinates have no influence: none that is known of."""
         return np.zeros(len(x), dtype=bool)
-
-    @property
-    def semidefinite(self) -> tuple[PackedMatrix, ...]:
-        """The matrices that must be kept semi-definite: none, they are products."""
-        return ()
 
     def external(self, x: FloatArray) -> FloatArray:
         """Return θ."""
@@ -128,29 +125,30 @@ def curvature(objective: Any, face: Face, steps: FloatArray, *, central: bool = 
 
     Forward differences take one score for each element, central ones two, and these are more exact.
     """
-    out = np.zeros((len(steps), len(steps)))
-    start = None if central else _score(objective, face, face.origin)
+
+    def score(x: FloatArray) -> FloatArray:
+        return np.asarray(face.jacobian(x).T @ score_at(objective, face.external(x)))
+
+    out, x = np.zeros((len(steps), len(steps))), face.origin
+    start = None if central else score(x)
     for k in np.flatnonzero(steps):
-        ends = face.origin + np.outer([1.0, -1.0], steps[k] * (np.arange(len(steps)) == k))
-        if start is not None:
-            ends[1], sign = face.origin, -1.0 if ends[0, k] > face.internal_upper[k] else 1.0
-            ends[0, k] = face.origin[k] + sign * steps[k]
-        low = start if start is not None else _score(objective, face, ends[1])
-        out[:, k] = (low - _score(objective, face, ends[0])) / (ends[0, k] - ends[1, k])
+        move = steps[k] * (np.arange(len(steps)) == k)
+        if not central and x[k] + steps[k] > face.internal_upper[k]:
+            move = -move
+        other = x - move if central else x
+        out[:, k] = ((score(other) if start is None else start) - score(x + move)) / (x[k] + move[k] - other[k])
     return (out + out.T) / 2
 
 
-def _score(objective: Any, face: Face, x: FloatArray) -> FloatArray:
-    theta = face.external(x)
+def score_at(objective: Any, theta: FloatArray) -> FloatArray:
+    """Return ∂ℓ/∂θ, NaN where V is not positive definite."""
     state = objective.state(theta)
-    if state is None:
-        return np.full(len(x), np.nan)
-    return np.asarray(face.jacobian(x).T @ objective.derivatives(theta, state)[0])
+    return np.full(len(theta), np.nan) if state is None else objective.derivatives(theta, state)[0]
 
 
 def observed_information(objective: Any, face: Face, average: FloatArray) -> FloatArray | None:
     """Return the observed information of x at the origin, its eigenvalues made positive; None where V fails."""
-    free = ~face.fixed_internal & (np.diag(average) > 0)
+    free = ~face.fixed & (np.diag(average) > 0)
     inside = np.ix_(free, free)
     observed = curvature(objective, face, np.where(free, _STEP * errors(average), 0.0))[inside]
     if not np.isfinite(observed).all():

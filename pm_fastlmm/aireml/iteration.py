@@ -16,6 +16,7 @@ _NEAR = 0.99  # of the way to a bound where V is singular
 _ARMIJO = 1e-4
 _ROUNDING = 1e-12
 _IDLE = 1e-8  # information, times the squared size of a parameter, of one that the likelihood does not depend on
+_NOT_RAISED = "the likelihood could not be raised along the proposed step, though its score is not zero"
 _GAIN = 1e-3  # of the log-likelihood, that makes it worth to leave a boundary
 
 
@@ -116,49 +117,34 @@ def maximise(
         )  # fmt: skip
         size = typical(theta, information, objective.semidefinite)
         trace.converged = _converged(tolerances, size, proposed, proposal.decrement)
-        better = None
-        if trace.converged and count < max_iterations and not explored:
-            explored, better = True, _explored(objective, omega, inner_score, inner_information)
-        if better is not None:
-            trace.converged, (omega, state), steps = False, better, Steps()
-            current = replace(current, taken=objective.external(omega) - theta, kind="escape")
-            trace.iterations.append(current)
-            report(count, current)
-            continue
-        if trace.converged or count == max_iterations:
-            trace.iterations.append(current)
-            report(count, current)
+        moved: tuple[FloatArray, Any] | None = None
+        kind = ""
+        if count == max_iterations:
             trace.reason = "" if trace.converged else f"{max_iterations} iterations were not enough"
-            return trace
-        moved, next_state, kind, length = _advance(objective, omega, state, score, proposal)
-        if next_state is None:
-            trace.iterations.append(current)
-            report(count, current)
-            trace.converged = proposal.decrement <= max(_ROUNDING * (1 + abs(state.loglik)), 1e-7)
-            trace.reason = (
-                ""
-                if trace.converged
-                else "the likelihood could not be raised along the proposed step, though its score is not zero"
-            )
-            return trace
-        current = replace(current, taken=objective.external(moved) - theta, kind=kind)
+        elif not trace.converged:
+            moved, kind, length = _advance(objective, omega, state, score, proposal)
+            steps.took(proposal, kind, length)
+            if moved is None:
+                trace.converged = proposal.decrement <= max(_ROUNDING * (1 + abs(state.loglik)), 1e-7)
+                trace.reason = "" if trace.converged else _NOT_RAISED
+        elif not explored:
+            explored, moved, kind = True, _explored(objective, omega, inner_score, inner_information), "escape"
+            trace.converged, steps = moved is None, Steps()
+        if moved is not None:
+            current = replace(current, taken=objective.external(moved[0]) - theta, kind=kind)
         trace.iterations.append(current)
         report(count, current)
-        steps.took(proposal, kind, length)
-        omega, state = moved, next_state
+        if moved is None:
+            break
+        omega, state = moved
     return trace
 
 
 def _converged(tolerances: Tolerances, size: FloatArray, proposed: FloatArray, decrement: float) -> bool:
     relative = float((np.abs(proposed) / size).max(initial=0.0))
-    return all(
-        tolerance is None or value <= tolerance
-        for tolerance, value in (
-            (tolerances.score, decrement),
-            (tolerances.step, relative),
-            (tolerances.loglik, decrement / 2),
-        )
-    )
+    limits = (tolerances.score, tolerances.step, tolerances.loglik)
+    reached = zip((decrement, relative, decrement / 2), limits, strict=True)
+    return all(limit is None or value <= limit for value, limit in reached)
 
 
 def _explored(
@@ -172,7 +158,7 @@ def _explored(
     """
     lower = objective.internal_lower
     size = np.maximum(np.abs(omega), 1.0)
-    open_ = ~np.asarray(objective.fixed_internal)
+    open_ = ~np.asarray(objective.fixed)
     resting = open_ & (omega <= lower) & (score <= 0)
     idle = open_ & ~resting & (np.diag(information) * size**2 < _IDLE)
     best, most = None, _GAIN
@@ -205,17 +191,16 @@ def _values(value: float, lower: float, upper: float) -> FloatArray:
 
 def _advance(
     objective: Objective, omega: FloatArray, state: Any, score: FloatArray, proposal: Proposal
-) -> tuple[FloatArray, Any, str, float]:
-    """Return the next ω, its state, and how: a step, halved until the likelihood rises enough, or an EM step."""
+) -> tuple[tuple[FloatArray, Any] | None, str, float]:
+    """Return the next ω and its state, and how: a step, halved until the likelihood rises enough, or an EM step."""
     slack, length = _ROUNDING * abs(state.loglik), proposal.length
     for attempt in range(_HALVINGS):
         target = proposal.path(length)
         candidate = objective.state(objective.external(target))
         promised = _ARMIJO * length * max(proposal.slope, 0)
         if candidate is not None and candidate.loglik >= state.loglik + promised - slack:
-            rescaled = objective.rescaled(target, candidate)
             kind = f"{proposal.kind}, halved" if attempt else proposal.kind
-            return *(rescaled or (target, candidate)), kind, length
+            return objective.rescaled(target, candidate) or (target, candidate), kind, length
         undefined = candidate is None or not math.isfinite(candidate.loglik)
         length *= _NEAR if undefined and not attempt else 0.25 if undefined else 0.5
     improved = objective.em(omega, score)
@@ -223,5 +208,5 @@ def _advance(
         improved = np.clip(improved, objective.internal_lower, objective.internal_upper)
         candidate = objective.state(objective.external(improved))
         if candidate is not None and candidate.loglik > state.loglik + slack:
-            return improved, candidate, "EM", 0.0
-    return omega, None, "", 0.0
+            return (improved, candidate), "EM", 0.0
+    return None, "", 0.0

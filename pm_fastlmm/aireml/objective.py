@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,7 @@ class Observed(NamedTuple):
             )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Objective(ABC):
     """
     A likelihood over θ with score and average information.
@@ -171,11 +173,6 @@ class Objective(ABC):
         """Upper bounds of ω."""
         return self.upper
 
-    @property
-    def fixed_internal(self) -> Any:
-        """Which elements of ω keep their value."""
-        return self.fixed
-
     def inactive(self, omega: FloatArray, score: FloatArray, information: FloatArray) -> Any:
         """Return which elements of ω have no more influence on V, in the direction of their score."""
         return np.zeros(len(omega), dtype=bool)
@@ -213,6 +210,14 @@ class Objective(ABC):
     def matrices(self) -> Sequence[PackedMatrix]:
         """The unstructured matrices among the coordinates, those that are held as well."""
         return ()
+
+    @property
+    def together(self) -> Any:
+        """Which elements of θ are those of a matrix of several effects: none can be held, or bounded, on its own."""
+        out = np.zeros(len(self.names), dtype=bool)
+        for matrix in self.matrices:
+            out[matrix.place] = matrix.size > 1
+        return out
 
     @property
     def semidefinite(self) -> Sequence[PackedMatrix]:
@@ -269,6 +274,12 @@ class Objective(ABC):
         """Return θ as text."""
         return ", ".join(f"{name} = {value:.4g}" for name, value in zip(self.names, theta, strict=True))
 
+    def place(self, name: str, what: str) -> int:
+        """Return which element of θ an argument names."""
+        if name not in self.names:
+            raise ValueError(f"{what} names {name!r}, which is no parameter: they are {', '.join(self.names)}.")
+        return self.names.index(name)
+
     def read(self, values: Any, default: FloatArray, what: str) -> FloatArray:
         """
         Return θ of a mapping from names to values (the others as in `default`), or of a sequence.
@@ -281,9 +292,7 @@ class Objective(ABC):
         theta = np.array(default, dtype=float)
         if hasattr(values, "items"):
             for name, value in values.items():
-                if name not in self.names:
-                    raise ValueError(f"{what} names {name!r}, which is no parameter: they are {', '.join(self.names)}.")
-                theta[self.names.index(name)] = value
+                theta[self.place(name, what)] = value
         else:
             array = np.asarray(values, dtype=float)
             if array.shape != theta.shape:

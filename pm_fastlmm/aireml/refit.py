@@ -1,13 +1,12 @@
 """Maximising again with some parameters held, and derivatives of β̂'s covariance, from an objective alone."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from pm_fastlmm.aireml.cone import errors
-from pm_fastlmm.aireml.face import curvature
+from pm_fastlmm.aireml.face import curvature, score_at
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.base.arrays import FloatArray
@@ -18,29 +17,16 @@ _ITERATIONS = 200
 _RESOLVED = 1e-10  # eigenvalue of the information, scaled to unit diagonal, below which a direction has none
 
 
-class Held(NamedTuple):
-    """The maximum given the parameters that are held."""
-
-    theta: FloatArray
-    loglik: float
-    converged: bool
-
-
-def maximise_given(objective: Any, values: Mapping[str, float], start: FloatArray) -> Held:
-    """Maximise the likelihood with parameters held at values, from a start; -inf where V is not positive definite."""
-    held = np.isin(objective.names, list(values))
-    theta = np.array(start, dtype=float)
-    for name, value in values.items():
-        theta[objective.names.index(name)] = value
-    changed = replace(objective, fixed=np.asarray(objective.fixed) | held)
-    state = changed.state(theta)
-    if state is None:
-        return Held(theta, -np.inf, False)
-    if changed.fixed.all():
-        return Held(theta, float(state.loglik), True)
-    trace = maximise(changed, theta, tolerances=Tolerances(), max_iterations=_ITERATIONS)
-    last = trace.iterations[-1]
-    return Held(last.theta, last.loglik, trace.converged)
+def maximise_given(objective: Any, name: str, value: float, start: FloatArray) -> tuple[FloatArray, float]:
+    """Return θ and ℓ at the maximum with one parameter held, from a start; -inf where V is not positive definite."""
+    held = np.array(objective.names) == name
+    theta = np.where(held, value, start)
+    changed = replace(objective, fixed=objective.fixed | held)
+    loglik = changed.log_likelihood(theta)
+    if loglik == -np.inf or changed.fixed.all():
+        return theta, loglik
+    last = maximise(changed, theta, tolerances=Tolerances(), max_iterations=_ITERATIONS).iterations[-1]
+    return last.theta, last.loglik
 
 
 def coefficient_cov(objective: Objective, theta: FloatArray) -> FloatArray:
@@ -55,33 +41,35 @@ def observed_information(objective: Objective, theta: FloatArray, se: FloatArray
     observed = np.zeros((len(theta), len(theta)))
     for i in np.flatnonzero(np.isfinite(se)):
         move = _DIFFERENCE * se[i] * (np.arange(len(theta)) == i)
-        ends = [_score(objective, theta + sign * move) for sign in (1, -1)]
+        ends = [score_at(objective, theta + sign * move) for sign in (1, -1)]
         observed[:, i] = (ends[1] - ends[0]) / (2 * _DIFFERENCE * se[i])
     return (observed + observed.T) / 2
 
 
-def _score(objective: Objective, theta: FloatArray) -> FloatArray:
-    state = objective.state(theta)
-    return np.full(len(theta), np.nan) if state is None else objective.derivatives(theta, state)[0]
-
-
 def steps_of(objective: Objective, theta: FloatArray, se: FloatArray) -> FloatArray:
     """Return steps of differences that stay inside the bounds; 0 for what has no standard error."""
-    room = np.minimum(theta - objective.lower, objective.upper - theta)
-    return np.where(np.isfinite(se), _STEP * np.minimum(se, np.where(room > 0, room, np.inf)), 0.0)
+    return np.where(np.isfinite(se), _inside(se, theta - objective.lower, objective.upper - theta), 0.0)
+
+
+def _inside(errors: FloatArray, below: FloatArray, above: FloatArray) -> FloatArray:
+    room = np.minimum(below, above)
+    return _STEP * np.minimum(errors, np.where(room > 0, room, np.inf))
 
 
 def first_differences(objective: Objective, theta: FloatArray, steps: FloatArray) -> FloatArray:
     """Return ∂Φ/∂θ (P, r, r) by central differences with one extrapolation, 0 where the step is."""
+    near, far = (_slopes(objective, lambda x: x, theta, k * steps) for k in (1, 2))
+    return (4 * near - far) / 3
+
+
+def _slopes(objective: Objective, to_theta: Any, x: FloatArray, steps: FloatArray) -> FloatArray:
+    """Return ∂Φ/∂x by central differences, 0 where the step is."""
     r = len(objective.coef)
-    out = np.zeros((len(theta), r, r))
+    out = np.zeros((x.size, r, r))
     for i in np.flatnonzero(steps):
-        ends = []
-        for h in (steps[i], 2 * steps[i]):
-            move = np.zeros(len(theta))
-            move[i] = h
-            ends.append((coefficient_cov(objective, theta + move) - coefficient_cov(objective, theta - move)) / (2 * h))
-        out[i] = (4 * ends[0] - ends[1]) / 3
+        move = steps[i] * (np.arange(x.size) == i)
+        ends = [coefficient_cov(objective, to_theta(x + sign * move)) for sign in (1, -1)]
+        out[i] = (ends[0] - ends[1]) / (2 * steps[i])
     return out
 
 
@@ -98,19 +86,14 @@ def along_face(objective: Objective, theta: FloatArray, information: FloatArray)
         raise ValueError("the objective has no coordinates along its boundary.")
     x, J = face.origin, face.jacobian(face.origin)
     inner = J.T @ information @ J
-    free = ~np.asarray(face.fixed_internal) & (x > face.internal_lower) & (np.diag(inner) > 0)
+    free = ~np.asarray(face.fixed) & (x > face.internal_lower) & (np.diag(inner) > 0)
     scale = np.where(free, errors(inner), 0.0)
     values, vectors = np.linalg.eigh(inner * np.outer(scale, scale))
     known = values > _RESOLVED
     directions = scale[:, None] * vectors[:, known] / np.sqrt(values[known])
-    room = np.minimum(x - face.internal_lower, face.internal_upper - x)
-    steps = _STEP * np.minimum(scale, np.where(room > 0, room, np.inf))
+    steps = _inside(scale, x - face.internal_lower, face.internal_upper - x)
     observed = directions.T @ curvature(objective, face, steps / 10, central=True) @ directions
-    slopes = np.zeros((len(x), len(objective.coef), len(objective.coef)))
-    for i in np.flatnonzero(steps):
-        move = steps[i] * (np.arange(x.size) == i)
-        ends = [coefficient_cov(objective, face.external(x + sign * move)) for sign in (1, -1)]
-        slopes[i] = (ends[0] - ends[1]) / (2 * steps[i])
+    slopes = _slopes(objective, face.external, x, steps)
     return np.tensordot(directions.T, slopes, 1), information_inverse(observed, np.ones(len(observed), dtype=bool))
 
 

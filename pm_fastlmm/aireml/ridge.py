@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from pm_fastlmm.aireml.iteration import Trace
-from pm_fastlmm.aireml.refit import Held, maximise_given
+from pm_fastlmm.aireml.refit import maximise_given
 from pm_fastlmm.base.arrays import FloatArray
 
 _GROWN = 10.0  # times its start: a parameter that may be on its way to infinity
@@ -30,13 +30,13 @@ def without_maximum(objective: Any, trace: Trace) -> str:
     if not grown.size:
         return ""
     leader = int(grown[np.argmax(away[grown])])
-    less, more, most = (_held_at(objective, last.theta, grown, leader, factor) for factor in _FACTORS)
-    if less.loglik > last.loglik - _LEVEL or min(more.loglik, most.loglik) < last.loglik - _LEVEL:
+    (_, less), (_, more), (theta, most) = (_held_at(objective, last.theta, grown, leader, f) for f in _FACTORS)
+    if less > last.loglik - _LEVEL or min(more, most) < last.loglik - _LEVEL:
         return ""
-    along = single & (_logarithms(objective, most.theta) - _logarithms(objective, last.theta) > np.log(_ALONG))
+    along = single & (_logarithms(objective, theta) - _logarithms(objective, last.theta) > np.log(_ALONG))
     names = " and ".join(objective.names[i] for i in np.flatnonzero(along))
     return (
-        f"the likelihood has no maximum: it rises for ever, to about {more.loglik:.2f}, as {names} "
+        f"the likelihood has no maximum: it rises for ever, to about {more:.2f}, as {names} "
         f"{'go to infinity together' if along.sum() > 1 else 'goes to infinity'}, and these are no estimates. The data "
         "do not show a scale beyond which observations are uncorrelated: hold one of them at a value that you can "
         "justify with fixed=, bound it, or take a structure without it"
@@ -49,9 +49,8 @@ def _logarithms(objective: Any, theta: FloatArray) -> FloatArray:
     return np.where(positive, np.log(np.maximum(theta, 1e-300)), np.where(np.isinf(objective.lower), theta, 0.0))
 
 
-def _held_at(objective: Any, theta: FloatArray, grown: Any, leader: int, factor: float) -> Held:
+def _held_at(objective: Any, theta: FloatArray, grown: Any, leader: int, factor: float) -> tuple[FloatArray, float]:
     """Return the maximum with the leader at a multiple of what it is, started where all have grown as much."""
     start = theta.copy()
-    for i in grown:
-        start[i] = theta[i] * factor if objective.lower[i] == 0 else theta[i] + np.log(factor)
-    return maximise_given(objective, {objective.names[leader]: float(start[leader])}, start)
+    start[grown] = np.where(objective.lower[grown] == 0, theta[grown] * factor, theta[grown] + np.log(factor))
+    return maximise_given(objective, objective.names[leader], float(start[leader]), start)

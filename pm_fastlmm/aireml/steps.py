@@ -34,7 +34,7 @@ def propose(
     """
     lower, upper = objective.internal_lower, objective.internal_upper
     at_bound = ((omega <= lower) & (score <= 0)) | ((omega >= upper) & (score >= 0))
-    held = at_bound | objective.fixed_internal | objective.inactive(omega, score, information)
+    held = at_bound | objective.fixed | objective.inactive(omega, score, information)
     free = ~held & (np.diag(information) > 0)
     matrices = objective.semidefinite
     loose = np.isinf(lower) & np.isinf(upper)
@@ -98,7 +98,7 @@ class Proposal(NamedTuple):
     slope, decrement : float
     kind : "AI" or "Newton"
     length : float
-        The share to begin with.
+        The share to begin with, and of a step that was taken the one that it went.
     """
 
     path: Callable[[float], FloatArray]
@@ -108,12 +108,22 @@ class Proposal(NamedTuple):
     kind: str = "AI"
     length: float = 1.0
 
+    def best_length(self, score: FloatArray) -> float:
+        """
+        Return the length at which this step would have ended where the slope is 0, by the secant; at most 1.
+
+        In nonlinear parameters the average information can be far below the curvature; full steps then go to and fro
+        across the maximum.
+        """
+        fall = self.slope - float(score @ self.direction)
+        return float(np.clip(self.length * self.slope / fall, _SHORTEST, 1.0)) if fall > 0 else 1.0
+
 
 @dataclass(slots=True, eq=False)
 class Steps:
     """What earlier iterations tell of the next step: its length, the curvature, and whether steps crawl."""
 
-    last: "_Step | None" = None
+    last: Proposal | None = None
     curvature: "Curvature | None" = None
     decrement: float | None = None
     slow: bool = False
@@ -143,7 +153,7 @@ class Steps:
 
     def took(self, proposal: Proposal, kind: str, length: float) -> None:
         """Remember a step that was taken."""
-        self.last = _Step(proposal.direction, proposal.slope, length) if kind.startswith("AI") else None
+        self.last = proposal._replace(length=length) if kind.startswith("AI") else None
 
 
 def _steps_left(before: float, now: float) -> float:
@@ -211,26 +221,8 @@ class Curvature(NamedTuple):
     def observed(self, objective: Objective) -> FloatArray | None:
         """Return the sum if it is positive definite where it can be, else None."""
         out = self.information + self.difference
-        free = ~objective.fixed_internal & (np.diag(self.information) > 0)
+        free = ~objective.fixed & (np.diag(self.information) > 0)
         block = out[np.ix_(free, free)]
         scale = np.sqrt(np.diag(self.information)[free])
         positive = block.size > 0 and np.linalg.eigvalsh(block / scale[:, None] / scale).min() > _SHORTEST
         return np.asarray(out) if positive else None
-
-
-class _Step(NamedTuple):
-    """The last step: its direction, the slope of the likelihood along it where it started, and how far it went."""
-
-    direction: FloatArray
-    slope: float
-    length: float
-
-    def best_length(self, score: FloatArray) -> float:
-        """
-        Return the length at which the last step would have ended where the slope is 0, by the secant; at most 1.
-
-        In nonlinear parameters the average information can be far below the curvature; full steps then go to and fro
-        across the maximum.
-        """
-        fall = self.slope - float(score @ self.direction)
-        return float(np.clip(self.length * self.slope / fall, _SHORTEST, 1.0)) if fall > 0 else 1.0

@@ -23,11 +23,6 @@ def node_dims(model: pm.Model, node: "LMMNode", batch_ndim: int) -> tuple[list[s
     return names[:batch_ndim], f"{node.name}_obs" if node.observes_statistic else names[batch_ndim]
 
 
-def batch_coords(model: pm.Model, batch: list[str]) -> dict[str, Any]:
-    """Return the coordinates of the batch dimensions that have any."""
-    return {dim: list(coords) for dim in batch if (coords := model.coords.get(dim)) is not None}
-
-
 def obs_coords(model: pm.Model, node: "LMMNode", obs: str) -> dict[str, Any]:
     """Return the coordinates of the observations, numbers where they have no labels."""
     known = node.ids if node.observes_statistic else model.coords.get(obs)
@@ -39,8 +34,9 @@ def labelled(
 ) -> xr.DataArray:
     """Return draws (chain, draw, …) over the batch of the node and dimensions of their own, with labels or without."""
     batch, _ = node_dims(model, node, draws.ndim - 2 - len(own))
-    coords = {dim: list(labels) for dim, labels in own.items() if labels is not None}
-    return xr.DataArray(draws, dims=("chain", "draw", *batch, *own), coords=batch_coords(model, batch) | coords)
+    known = {dim: model.coords.get(dim) for dim in batch} | dict(own)
+    coords = {dim: list(labels) for dim, labels in known.items() if labels is not None}
+    return xr.DataArray(draws, dims=("chain", "draw", *batch, *own), coords=coords)
 
 
 def over_coef(model: pm.Model, node: "LMMNode", beta: FloatArray) -> xr.DataArray:
@@ -68,13 +64,19 @@ def add_predictions(
         over_new(model, node, values, drawn.ids) if new else over_obs(model, node, values)
         for values in (drawn.f, drawn.y)
     )
-    coords = {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
-    dataset = xr.Dataset({node.name: y, f"{node.name}_mean": f}).assign_coords(coords)
-    if group in idata.children:  # what is there of other nodes stays
-        others = idata[group].to_dataset().drop_vars(list(dataset.data_vars), errors="ignore")
-        dataset = (others.drop_dims(f"{node.name}_new", errors="ignore") if new else others).merge(dataset)
-    idata[group] = xr.DataTree(dataset)
+    idata[group] = xr.DataTree(beside_others(idata, group, {node.name: y, f"{node.name}_mean": f}))
     return idata
+
+
+def beside_others(idata: xr.DataTree, group: str, arrays: Mapping[str, xr.DataArray]) -> xr.Dataset:
+    """Return a group with these draws in it: what is there of other nodes stays, but for rows that are no more."""
+    coords = {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
+    dataset = xr.Dataset(arrays).assign_coords(coords)
+    if group not in idata.children:
+        return dataset
+    others = idata[group].to_dataset().drop_vars(list(arrays), errors="ignore")
+    stale = [dim for dim in dataset.dims if dim in others.dims and not others[dim].equals(dataset[dim])]
+    return others.drop_dims(stale).merge(dataset)
 
 
 def observe_rows(idata: xr.DataTree, model: pm.Model, node: "LMMNode", y: FloatArray) -> None:

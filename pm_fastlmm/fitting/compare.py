@@ -1,7 +1,7 @@
 """Comparison of REML or ML fits: information criteria, and likelihood ratios of models that are nested."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -82,9 +82,8 @@ def compare_fits(*fits: Fit | Mapping[str, Fit], nested: bool | None = None) -> 
     models = [_Model.of(name, fit) for name, fit in _named(fits)]
     _require_comparable(models)
     models = sorted(models, key=lambda model: (model.df, model.fit.loglik))
-    rows = []
-    for i, model in enumerate(models):
-        rows.append(_criteria(model) | _ratio(models[i - 1] if i else None, model, nested))
+    smaller = [None, *models[:-1]]
+    rows = [_criteria(large) | _ratio(small, large, nested) for small, large in zip(smaller, models, strict=True)]
     table = pd.DataFrame(rows, index=pd.Index([model.name for model in models]))
     table.insert(4, "AIC_difference", table["AIC"] - table["AIC"].min())
     return table.astype({"chi2_df": "Int64"})
@@ -258,9 +257,5 @@ def _same_kernel(a: REMLFit, b: REMLFit) -> bool:
     if a.spectrum.rotation is None or b.spectrum.rotation is None:
         return False
     signs = np.sign(np.random.default_rng(0).normal(size=a.spectrum.n))
-    products = [_times(fit.spectrum.covariance_root(), signs) for fit in (a, b)]
-    return bool(np.abs(products[0] - products[1]).max() < _SAME * np.abs(products[0]).max())
-
-
-def _times(roots: Iterable[FloatArray], v: FloatArray) -> FloatArray:
-    return np.asarray(sum(F @ (F.T @ v) for F in roots))
+    first, other = (np.asarray(sum(F @ (F.T @ signs) for F in fit.spectrum.covariance_root())) for fit in (a, b))
+    return bool(np.abs(first - other).max() < _SAME * np.abs(first).max())

@@ -113,14 +113,14 @@ def _differentiated(
             f"V could not be called with a symbolic theta ({type(error).__name__}: {error}): write it in operations of "
             "pytensor.tensor, or give its derivative=."
         ) from error
-    value = pytensor.function([theta], graph, mode=INTERPRETED)
-    slopes = pytensor.function([theta], tangents, mode=INTERPRETED)
 
-    def quiet(function: Callable[[FloatArray], Any]) -> Callable[[FloatArray], Any]:
-        def call(values: FloatArray) -> Any:
+    def compiled(outputs: Any) -> Callable[[FloatArray], Any]:
+        function = pytensor.function([theta], outputs, mode=INTERPRETED)
+
+        def quiet(values: FloatArray) -> Any:
             with np.errstate(all="ignore"):
                 return function(np.asarray(values, dtype=float))
 
-        return call
+        return quiet
 
-    return quiet(value), quiet(slopes)
+    return compiled(graph), compiled(tangents)

@@ -1,7 +1,8 @@
 """From an objective to its VarianceFit: start, bounds, the iteration, and the verdict on where it ended."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from pm_fastlmm.aireml.cone import SINGULAR, errors, smallest_eigenvalue
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
-from pm_fastlmm.aireml.objective import Objective, information_inverse, typical
+from pm_fastlmm.aireml.objective import Objective, typical
 from pm_fastlmm.aireml.ridge import without_maximum
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.display import listed
@@ -38,10 +39,10 @@ def estimate(
     """
     objective.require_residual()
     objective, theta = _prepared(objective, start, fixed, bounds)
-    trace = _run(objective, theta, tolerances, max_iterations, progressbar, verbose)
+    with _reporting(objective, progressbar, verbose) as report:
+        trace = maximise(objective, theta, tolerances=tolerances, max_iterations=max_iterations, report=report)
     last = trace.iterations[-1]
-    state = objective.state(last.theta)
-    blue, blue_cov = objective.coefficients(state)
+    blue, blue_cov = objective.blue(last.theta)
     boundary = _boundary(objective, last)
     names = list(objective.names)
     point, problem = _point(objective, link, last)
@@ -57,7 +58,7 @@ def estimate(
         blue_cov=blue_cov,
         boundary=boundary,
         converged=converged,
-        message=". ".join(part for part in (message, problem) if part),
+        message=". ".join(filter(None, (message, problem))),
         history=history_of(objective, trace),
         method=objective.method,
         coef=objective.coef,
@@ -71,9 +72,9 @@ def estimate(
 def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any, FloatArray]:
     """Return the objective with narrower bounds and fixed parameters, and the start inside them."""
     lower, upper = objective.lower.copy(), objective.upper.copy()
-    matrix = _matrix_elements(objective)
+    matrix = objective.together
     for name, (low, high) in (bounds or {}).items():
-        i = _index(objective, name, "bounds")
+        i = objective.place(name, "bounds")
         if not low < high or low < lower[i] or high > upper[i]:
             raise ValueError(
                 f"bounds of {name} are ({low}, {high}): they must be increasing and inside ({lower[i]}, {upper[i]})."
@@ -85,7 +86,7 @@ def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any,
         lower[i], upper[i] = low, high
     mask = np.array(objective.fixed, dtype=bool)
     for name in fixed:
-        i = _index(objective, name, "fixed")
+        i = objective.place(name, "fixed")
         if matrix[i]:
             raise ValueError(
                 f"{name} is an element of an unstructured matrix: fix it by another structure, for instance diagonal."
@@ -105,27 +106,11 @@ def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any,
     return changed, np.where(mask, theta, np.clip(theta, lower, upper))
 
 
-def _index(objective: Objective, name: str, what: str) -> int:
-    if name not in objective.names:
-        raise ValueError(f"{what} names {name!r}, which is no parameter: they are {', '.join(objective.names)}.")
-    return objective.names.index(name)
-
-
-def _matrix_elements(objective: Objective) -> Any:
-    mask = np.zeros(len(objective.names), dtype=bool)
-    for matrix in objective.matrices:
-        mask[matrix.place] = matrix.size > 1
-    return mask
-
-
-def _run(
-    objective: Objective,
-    theta: FloatArray,
-    tolerances: Tolerances,
-    max_iterations: int,
-    progressbar: bool,
-    verbose: int,
-) -> Trace:
+@contextmanager
+def _reporting(
+    objective: Objective, progressbar: bool, verbose: int
+) -> Iterator[Callable[[int, Iteration], None]]:  # fmt: skip
+    """Show a spinner, and print a line for each iteration that the function is told of."""
     console = Console()
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True, disable=not progressbar) as progress:
@@ -134,15 +119,11 @@ def _run(
         def report(count: int, i: Iteration) -> None:
             progress.update(task, description=f"{objective.method}: iteration {count}, log-likelihood {i.loglik:.6f}")
             if verbose:
-                console.print(
-                    f"{count:3d}  loglik {i.loglik:.8f}  decrement {i.decrement:.2e}  {i.kind:10s} "
-                    f"{objective.described(i.theta)}",
-                    highlight=False,
-                    markup=False,
-                    soft_wrap=True,
-                )
+                numbers = f"{count:3d}  loglik {i.loglik:.8f}  decrement {i.decrement:.2e}  {i.kind:10s}"
+                text = f"{numbers} {objective.described(i.theta)}"
+                console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-        return maximise(objective, theta, tolerances=tolerances, max_iterations=max_iterations, report=report)
+        yield report
 
 
 def _boundary(objective: Objective, last: Iteration) -> tuple[str, ...]:
@@ -160,12 +141,9 @@ def _boundary(objective: Objective, last: Iteration) -> tuple[str, ...]:
 
 
 def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tuple[str, ...]) -> tuple[bool, str]:
-    parts = [trace.reason] if trace.reason else []
-    converged = trace.converged
-    if unbounded := objective.unbounded(last.theta, last.score):
-        converged = False
-        parts.append(unbounded)
-    parts += objective.remarks(last.theta)
+    unbounded = objective.unbounded(last.theta, last.score)
+    converged = trace.converged and not unbounded
+    parts = [trace.reason, unbounded, *objective.remarks(last.theta)]
     unresolved = _unresolved(objective, last, boundary)
     if (unresolved or not trace.converged) and (endless := without_maximum(objective, trace)):
         return False, endless
@@ -177,7 +155,7 @@ def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tupl
         )
     if converged and boundary:
         parts += _on_the_boundary(objective, last, boundary)
-    return converged, ". ".join(parts)
+    return converged, ". ".join(filter(None, parts))
 
 
 def _on_the_boundary(objective: Objective, last: Iteration, boundary: tuple[str, ...]) -> list[str]:
@@ -210,8 +188,6 @@ def _on_the_boundary(objective: Objective, last: Iteration, boundary: tuple[str,
 def _unresolved(objective: Objective, last: Iteration, boundary: tuple[str, ...]) -> list[str]:
     """Return the free parameters off the boundary that directions without information are made of."""
     free = ~np.asarray(objective.fixed) & ~np.isin(objective.names, boundary)
-    if not np.isnan(information_inverse(last.average_information, free)[np.ix_(free, free)]).any():
-        return []
     block = last.average_information[np.ix_(free, free)]
     scale = errors(block)
     values, vectors = np.linalg.eigh(block * scale[:, None] * scale)

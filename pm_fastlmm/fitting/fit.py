@@ -346,15 +346,9 @@ def _chosen(values: dict[str, Any], term: str | None) -> Any:
 def history_of(objective: Objective, trace: Trace) -> xr.Dataset:
     """Return the iterations as a labelled table."""
     its, names = trace.iterations, list(objective.names)
-    columns: dict[str, Any] = {
-        name: (("iteration", "parameter"), np.stack([getattr(i, name) for i in its]))
-        for name in ("theta", "score", "proposed", "taken")
-    }
-    columns["beta"] = (("iteration", "coef"), np.stack([i.beta for i in its]))
-    columns["average_information"] = (
-        ("iteration", "parameter", "parameter_"),
-        np.stack([i.average_information for i in its]),
-    )
-    columns |= {name: ("iteration", [getattr(i, name) for i in its]) for name in ("loglik", "decrement", "kind")}
+    over: dict[str, tuple[str, ...]] = dict.fromkeys(("theta", "score", "proposed", "taken"), ("parameter",))
+    over |= {"beta": ("coef",), "average_information": ("parameter", "parameter_")}
+    over |= dict.fromkeys(("loglik", "decrement", "kind"), ())
+    columns = {name: (("iteration", *dims), np.stack([getattr(i, name) for i in its])) for name, dims in over.items()}
     coords = {"iteration": np.arange(len(its)), "parameter": names, "parameter_": names, "coef": list(objective.coef)}
     return xr.Dataset(columns, coords=coords)

@@ -23,7 +23,7 @@ from pm_fastlmm.aireml.refit import (
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.kernel.inference.estimates import InformationKind
 from pm_fastlmm.kernel.inference.fit import Fit, IntervalKind
-from pm_fastlmm.kernel.inference.fixed_effects import DegreesOfFreedom, FixedEffects, ZeroVariances
+from pm_fastlmm.kernel.inference.fixed_effects import NOT_OF_ML, DegreesOfFreedom, FixedEffects, ZeroVariances
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test
 from pm_fastlmm.kernel.reml.fit import VARIANCES, REMLFit
 from pm_fastlmm.spectrum.projection import Projection
@@ -47,6 +47,7 @@ class VarianceInference(Fit):
     average_information: pd.DataFrame
     boundary: tuple[str, ...]
     objective: Objective
+    names: tuple[str, ...] | None = None  # the fits are of one response
 
     @cached_property
     def cov(self) -> pd.DataFrame:
@@ -79,31 +80,26 @@ class VarianceInference(Fit):
     def _quantities(self, kind: IntervalKind) -> list[str]:
         if kind == "delta":
             return [*self.theta.index, *(f"beta[{name}]" for name in self.coef)]
-        together = {name for m in self.objective.matrices if m.size > 1 for name in self.objective.names[m.place]}
-        fixed = zip(self.theta.index, self.objective.fixed, strict=True)
-        return [name for name, is_fixed in fixed if not is_fixed and name not in together]
+        return list(self.theta.index[~(self.objective.fixed | self.objective.together)])
 
     def _limits(
         self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int, random_seed: Any
     ) -> dict[str, tuple[float, float]]:
+        exact: REMLFit | None = self.objective.exact
+        if exact is not None:
+            own = {name: VARIANCES[_free_place(self.objective, name)] for name in names}
+            limits = exact._limits(list(own.values()), kind, level, n_sim, random_seed)
+            return {name: limits[variance] for name, variance in own.items()}
         if kind == "profile":
             return {name: self._profile_limits(name, level) for name in names}
-        exact: REMLFit | None = self.objective.exact
-        if exact is None:
-            raise ValueError(
-                f"intervals of kind {kind!r} are those of one kernel with both variances free: 'profile' and 'delta' "
-                "are for any fit."
-            )
-        places = {name: VARIANCES[_free_place(self.objective, name)] for name in names}
-        limits = exact._limits(list(places.values()), kind, level, n_sim, random_seed)
-        return {name: limits[own] for name, own in places.items()}
+        raise ValueError(
+            f"intervals of kind {kind!r} are those of one kernel with both variances free: 'profile' and 'delta' "
+            "are for any fit."
+        )
 
     def _profile_limits(self, name: str, level: float) -> tuple[float, float]:
         objective = self.objective
         place = _free_place(objective, name)
-        exact: REMLFit | None = objective.exact
-        if exact is not None:
-            return exact.interval(VARIANCES[place], "profile", level)
         profile = _Profile(objective, name, self.theta.to_numpy(), self.loglik, float(chi2.ppf(level, 1)))
         step = float(self._errors("observed")[name])
         if not step > 0:
@@ -155,9 +151,9 @@ class VarianceInference(Fit):
         if exact is not None:
             return replace(exact.test_no_variance(n_sim=n_sim, random_seed=random_seed), component=component)
         rotated = objective.alone(self.theta.to_numpy(), place)
-        null = maximise_given(objective, {component: 0.0}, self.theta.to_numpy())
-        statistic = 0.0 if component in self.boundary else max(2 * (self.loglik - null.loglik), 0.0)
-        single = sum(1 for i, fixed in enumerate(objective.fixed) if not fixed and i != place) == 1
+        _, null = maximise_given(objective, component, 0.0, self.theta.to_numpy())
+        statistic = 0.0 if component in self.boundary else max(2 * (self.loglik - null), 0.0)
+        single = np.count_nonzero(~objective.fixed) == 2
         return kernel_test(
             rotated, np.asarray(statistic), "REML", n_sim=n_sim, random_seed=random_seed, component=component,
             approximation="" if single else _PSEUDO,
@@ -192,20 +188,29 @@ class VarianceInference(Fit):
         slopes = first_differences(objective, theta, steps)
         if has_face and np.isnan(slopes).any():
             return self._along_face(theta, _NEARLY)
-        size, r = len(theta), len(objective.coef)
-        wanted = df == "kenward-roger" and not unavailable
-        curvatures = second_differences(objective, theta, steps) if wanted else np.full((size, size, r, r), np.nan)
-        expected = np.full((size, size), np.nan)
-        if wanted:
-            observed = np.zeros((size, size))
-            observed[np.ix_(free, free)] = np.linalg.inv(cov[np.ix_(free, free)])
-            # where V is linear in θ the average information is the mean of the other two
-            inverse = information_inverse(2 * self.average_information.to_numpy() - observed, free)
-            expected = np.where(np.outer(free, free), inverse, 0.0)
+        if df != "kenward-roger" or unavailable:
+            return self._estimable(slopes, observed_cov=known, unavailable=unavailable)
+        observed = np.zeros_like(cov)
+        observed[np.ix_(free, free)] = np.linalg.inv(cov[np.ix_(free, free)])
+        # where V is linear in θ the average information is the mean of the other two
+        inverse = information_inverse(2 * self.average_information.to_numpy() - observed, free)
+        return self._estimable(
+            slopes, second_differences(objective, theta, steps), known, np.where(np.outer(free, free), inverse, 0.0)
+        )
+
+    def _estimable(
+        self, slopes: FloatArray, curvatures: FloatArray | None = None, observed_cov: FloatArray | None = None,
+        expected_cov: FloatArray | None = None, unavailable: str = "",
+    ) -> FixedEffects:  # fmt: skip
+        """Return the fixed effects; what is not given is undefined, NaN."""
+        size, r = slopes.shape[:2]
+        undefined = np.full((size, size), np.nan)
         return FixedEffects(
-            beta=self.blue, cov=self.blue_cov, slopes=slopes, curvatures=curvatures,
-            observed_cov=known, expected_cov=expected, residual_df=objective.residual_df,
-            coef=objective.coef, unavailable=unavailable,
+            beta=self.blue, cov=self.blue_cov, slopes=slopes,
+            curvatures=np.full((size, size, r, r), np.nan) if curvatures is None else curvatures,
+            observed_cov=undefined if observed_cov is None else observed_cov,
+            expected_cov=undefined if expected_cov is None else expected_cov,
+            residual_df=self.objective.residual_df, coef=self.objective.coef, unavailable=unavailable,
         )  # fmt: skip
 
     def _with_all_free(self, theta: FloatArray) -> FixedEffects:
@@ -217,23 +222,12 @@ class VarianceInference(Fit):
         slopes, curvatures, expected = linear_derivatives(
             objective.covariance(theta), objective.covariance_derivatives(theta), objective.projection, free
         )
-        return FixedEffects(
-            beta=self.blue, cov=self.blue_cov, slopes=slopes, curvatures=curvatures,
-            observed_cov=np.full(expected.shape, np.nan), expected_cov=expected, residual_df=objective.residual_df,
-            coef=objective.coef,
-        )  # fmt: skip
+        return self._estimable(slopes, curvatures, expected_cov=expected)
 
     def _along_face(self, theta: FloatArray, reason: str) -> FixedEffects:
-        objective = self.objective
-        slopes, cov = along_face(objective, theta, self.average_information.to_numpy())
-        undefined = np.full((*cov.shape, *slopes.shape[1:]), np.nan)
-        return FixedEffects(
-            beta=self.blue, cov=self.blue_cov, slopes=slopes, curvatures=undefined,
-            observed_cov=cov, expected_cov=np.full(cov.shape, np.nan), residual_df=objective.residual_df,
-            coef=objective.coef,
-            unavailable=f"{reason}: take df='satterthwaite', zero_variances='free', which pbkrtest has, or leave a "
-            "term out.",
-        )  # fmt: skip
+        slopes, cov = along_face(self.objective, theta, self.average_information.to_numpy())
+        remedy = "take df='satterthwaite', zero_variances='free', which pbkrtest has, or leave a term out."
+        return self._estimable(slopes, observed_cov=cov, unavailable=f"{reason}: {remedy}")
 
 
 class _Profile:
@@ -246,11 +240,13 @@ class _Profile:
 
     def excess(self, value: float) -> float:
         """Return 2[max ℓ - ℓ(value)] less what is allowed."""
+        if value == self.estimate:
+            return -self.allowed
         nearest = min(self.known, key=lambda at: abs(at - value))
-        found = maximise_given(self.objective, {self.name: value}, self.known[nearest])
-        if np.isfinite(found.loglik):
-            self.known[value] = found.theta
-        return min(2 * (self.loglik - found.loglik), 1e300) - self.allowed
+        theta, loglik = maximise_given(self.objective, self.name, value, self.known[nearest])
+        if np.isfinite(loglik):
+            self.known[value] = theta
+        return min(2 * (self.loglik - loglik), 1e300) - self.allowed
 
     def limit(self, step: float, sign: int, bound: float) -> float:
         """Return the limit on one side: the bound where the likelihood does not fall so far."""
@@ -263,14 +259,11 @@ class _Profile:
                 return inside
             if self.excess(outside) > 0:
                 tolerance = 1e-9 * max(abs(inside), abs(outside), 1e-300)
-                return float(brentq(self._finite, inside, outside, xtol=tolerance, rtol=1e-10))
+                return float(brentq(self.excess, inside, outside, xtol=tolerance, rtol=1e-10))
             if at_bound:
                 return outside
             inside, step = outside, 2 * step
         return sign * np.inf
-
-    def _finite(self, value: float) -> float:
-        return -self.allowed if value == self.estimate else self.excess(value)
 
 
 def _singular(objective: Objective, theta: FloatArray, boundary: tuple[str, ...]) -> bool:
@@ -295,7 +288,7 @@ def _free_place(objective: Objective, name: str) -> int:
     place = objective.names.index(name)
     if objective.fixed[place]:
         raise ValueError(f"{name} is fixed: it has neither an interval nor a test.")
-    if any(m.size > 1 and name in objective.names[m.place] for m in objective.matrices):
+    if objective.together[place]:
         raise ValueError(
             f"{name} is an element of an unstructured matrix, which cannot be held without the others: {_TOGETHER}. "
             "Independent effects, (x || g), have variances that can be held; flmm.sample has intervals of both."
@@ -306,10 +299,7 @@ def _free_place(objective: Objective, name: str) -> int:
 def why_not_adjusted(objective: Objective, theta: FloatArray, free: FloatArray) -> str:
     """Return why there is no Kenward–Roger adjustment, nothing if there is."""
     if objective.method != "REML":
-        return (
-            "Kenward and Roger's adjustment is that of restricted likelihood: fit with method='REML', or take "
-            "df='satterthwaite'."
-        )
+        return NOT_OF_ML
     if objective.linear(theta, free):
         return ""
     return (

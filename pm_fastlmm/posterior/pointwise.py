@@ -11,7 +11,7 @@ from pm_fastlmm.base.arrays import FloatArray, shown, slices
 from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.base.display import progress
 from pm_fastlmm.engines.draws import DrawFunction
-from pm_fastlmm.engines.labels import batch_coords, node_dims, obs_coords
+from pm_fastlmm.engines.labels import beside_others, labelled, over_obs
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.protocol import LMMNode
@@ -120,11 +120,12 @@ def pointwise_log_likelihood(
             else:
                 out[part.index] = leave_groups_out(part.precision, left_out.members)[1].log_density
             done(part.index.stop if isinstance(part.index, slice) else part.index + 1, "")
-    batch, obs = node_dims(model, node, len(found.shape) - 2)
-    name, dim, coords = node.name, obs, obs_coords(model, node, obs)
-    if left_out is not None:
-        name, dim, coords = f"{node.name}_by_{GROUP}", GROUP, {GROUP: list(left_out.labels)}
-    return _add(idata, model, node, found, name, batch, dim, coords, out, memory_budget)
+    values = out.reshape(*found.shape, -1)
+    if left_out is None:
+        density, name = over_obs(model, node, values), node.name
+    else:
+        density, name = labelled(model, node, values, {GROUP: left_out.labels}), f"{node.name}_by_{GROUP}"
+    return _add(idata, model, node, name, density, memory_budget)
 
 
 def _precisions(
@@ -163,21 +164,11 @@ def _require_predictable(found: Precisions, node: LMMNode, groups: Groups | None
 
 
 def _add(
-    idata: xr.DataTree, model: pm.Model, node: LMMNode, found: Precisions, name: str, batch: list[str], dim: str,
-    coords: dict[str, Any], values: FloatArray, memory_budget: float,
-) -> xr.DataTree:  # fmt: skip
-    """Put values into the group, where those of other nodes stay, and what makes all add up to log p(y | θ)."""
-    coords = (
-        coords | batch_coords(model, batch) | {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
-    )
-    sample = ("chain", "draw", *batch)
-    dims = (*sample, dim)
-    dataset = xr.Dataset({name: (dims, values.reshape(*found.shape, -1))}, coords=coords)
-    if "log_likelihood" in idata.children:
-        others = idata["log_likelihood"].to_dataset().drop_vars(name, errors="ignore")
-        stale = [d for d in dims if d in others.dims and not others[d].equals(dataset[d])]
-        dataset = others.drop_dims(stale).merge(dataset)
-    joint = _joint(idata, model, node, memory_budget).reshape(found.shape)
+    idata: xr.DataTree, model: pm.Model, node: LMMNode, name: str, density: xr.DataArray, memory_budget: float
+) -> xr.DataTree:
+    """Put a density into the group, where those of other nodes stay, and what makes all add up to log p(y | θ)."""
+    dataset, sample = beside_others(idata, "log_likelihood", {name: density}), density.dims[:-1]
+    joint = _joint(idata, model, node, memory_budget).reshape(density.shape[:-1])
     parts = [dataset[part] for part in (node.name, f"{node.name}_by_{GROUP}") if part in dataset]
     pointwise = sum(part.sum([d for d in part.dims if d not in sample]) for part in parts)
     dataset[f"{node.name}_remainder"] = xr.DataArray(joint, dims=sample) - pointwise

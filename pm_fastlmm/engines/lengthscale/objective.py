@@ -7,11 +7,9 @@ import numpy as np
 
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.base.choices import Method
 from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
 from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
 from pm_fastlmm.kernel.effects import effects
-from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 _LENGTHSCALES, _DELTAS = 200, 80  # of the grid on which the global search begins
@@ -39,14 +37,6 @@ class LengthscaleObjective(Objective):
     spectra: RotatedSpectra
     y: FloatArray
     held: FloatArray
-    fixed: Any
-    names: tuple[str, ...]
-    lower: FloatArray
-    upper: FloatArray
-    coef: tuple[str, ...]
-    n: int
-    projection: Projection
-    method: Method = "REML"
 
     @classmethod
     def of(
@@ -55,9 +45,9 @@ class LengthscaleObjective(Objective):
         """Return the objective of one response; elements of θ that are fixed have the values `held`."""
         low, high = spectrum.lengthscale
         return cls(
-            spectrum, spectrum.rotate(y), y, held, np.asarray(fixed), ("lengthscale", "sigma2_g", "sigma2_e"),
-            np.array([low, 0.0, 0.0]), np.array([high, np.inf, np.inf]), spectrum.coef, spectrum.n,
-            spectrum.projection,
+            spectrum=spectrum, spectra=spectrum.rotate(y), y=y, held=held, fixed=np.asarray(fixed), method="REML",
+            names=("lengthscale", "sigma2_g", "sigma2_e"), lower=np.array([low, 0.0, 0.0]),
+            upper=np.array([high, np.inf, np.inf]), coef=spectrum.coef, n=spectrum.n, projection=spectrum.projection,
         )  # fmt: skip
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:

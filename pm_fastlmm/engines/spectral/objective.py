@@ -32,15 +32,7 @@ class SpectralObjective(Objective):
     """ℓ(σ²_g, σ²_e) of one kernel; it starts at the global maximum that `reml` finds."""
 
     rotated: Rotated
-    method: Method
-    fixed: Any
     fit: REMLFit
-    names: tuple[str, ...]
-    lower: FloatArray
-    upper: FloatArray
-    coef: tuple[str, ...]
-    n: int
-    projection: Projection
 
     @classmethod
     def of(
@@ -54,8 +46,9 @@ class SpectralObjective(Objective):
         """
         s = rotated.spectrum
         return cls(
-            rotated, method, np.zeros(2, dtype=bool), reml(s, rotated, method=method), names, np.zeros(2),
-            np.full(2, np.inf), s.coef, s.n, s.projection if projection is None else projection, **more,
+            rotated=rotated, fit=reml(s, rotated, method=method), method=method, names=names, lower=np.zeros(2),
+            upper=np.full(2, np.inf), fixed=np.zeros(2, dtype=bool), coef=s.coef, n=s.n,
+            projection=s.projection if projection is None else projection, **more,
         )  # fmt: skip
 
     @property

@@ -21,7 +21,6 @@ from pm_fastlmm.engines.structured.start import moments, starting_values
 from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.spectrum.orthonormal import LARGEST
-from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
@@ -70,14 +69,6 @@ class StructuredObjective(Objective):
     response: Response
     layout: Theta
     prior: FloatArray
-    method: Method
-    fixed: Any
-    names: tuple[str, ...]
-    lower: FloatArray
-    upper: FloatArray
-    coef: tuple[str, ...]
-    n: int
-    projection: Projection
     held: FloatArray
     evaluate: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]] = field(repr=False)
 

@@ -11,14 +11,12 @@ from pm_fastlmm.base.arrays import FloatArray, require_fraction
 from pm_fastlmm.base.choices import Method, require_choice
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.kernel.effects import effects
-from pm_fastlmm.kernel.inference.simulation import simulate_responses
+from pm_fastlmm.kernel.inference.simulation import blocks, simulate_responses
 from pm_fastlmm.kernel.likelihood.information import quantities
 from pm_fastlmm.kernel.likelihood.profile import maximise
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 type BootstrapKind = Literal["percentile", "basic"]
-
-_MEMORY = 4_000_000  # numbers that are drawn at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -121,22 +119,16 @@ def bootstrap(
         raise ValueError(f"n must be 2 replicates or more, got {n}.")
     s, rng = rotated.spectrum, np.random.default_rng(random_seed)  # type: ignore[arg-type]
     parts: dict[str, list[FloatArray]] = {}
-    most = max(64, _MEMORY // max(1, s.rank + s.projection.rank))
-    for start in range(0, n, most):
-        drawn = simulate_responses(s, beta, sigma2_g, sigma2_e, min(most, n - start), rng)
-        for name, values in _estimates(drawn, method).items():
-            parts.setdefault(name, []).append(values)
     with np.errstate(divide="ignore", invalid="ignore"):
+        for size in blocks(n, s.rank + s.projection.rank):
+            drawn = simulate_responses(s, beta, sigma2_g, sigma2_e, size, rng)
+            optima = maximise(drawn, method)
+            blue = effects.blue(drawn, optima.sigma2_g, optima.sigma2_e)
+            for name, values in _by_name(s, optima.sigma2_g, optima.sigma2_e, blue.beta).items():
+                parts.setdefault(name, []).append(values)
         found = _by_name(s, np.asarray(sigma2_g), np.asarray(sigma2_e), beta)
     estimate = {name: float(value) for name, value in found.items()}
     return Bootstrap({name: np.concatenate(values) for name, values in parts.items()}, estimate, method)
-
-
-def _estimates(drawn: Rotated, method: Method) -> dict[str, FloatArray]:
-    optima = maximise(drawn, method)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        beta = effects.blue(drawn, optima.sigma2_g, optima.sigma2_e).beta
-        return _by_name(drawn.spectrum, optima.sigma2_g, optima.sigma2_e, beta)
 
 
 def _by_name(s: Spectrum, g: FloatArray, e: FloatArray, beta: FloatArray) -> dict[str, FloatArray]:

@@ -29,6 +29,8 @@ class Estimates(ABC):
     message : str or (T,) array
         Why a fit failed, what lies on the boundary, and what to do.
     method : "REML" or "ML"
+    names : tuple of str or None
+        Names of several responses; None for one.
     coef : tuple of str
         Names of the fixed effects.
     blue, blue_cov : arrays (…, r), (…, r, r)
@@ -41,6 +43,7 @@ class Estimates(ABC):
     converged: Any
     message: Any
     method: Method
+    names: tuple[str, ...] | None
     coef: tuple[str, ...]
     blue: FloatArray
     blue_cov: FloatArray
@@ -69,11 +72,6 @@ class Estimates(ABC):
         """What stands above the table of one response."""
 
     @property
-    def _responses(self) -> tuple[str, ...] | None:
-        """Names of several responses; None for one."""
-        return None
-
-    @property
     def beta(self) -> pd.Series | pd.DataFrame:
         """Generalised least squares estimates of the fixed effects by name, at the estimate of V."""
         return self._by_coef(self.blue, "beta")
@@ -86,7 +84,7 @@ class Estimates(ABC):
     @property
     def beta_cov(self) -> pd.DataFrame:
         """Covariance of the fixed effects, V as it is estimated; for several responses a block of rows each."""
-        responses, coef = self._responses, list(self.coef)
+        responses, coef = self.names, list(self.coef)
         index = pd.Index(coef) if responses is None else pd.MultiIndex.from_product([responses, coef])
         return pd.DataFrame(self.blue_cov.reshape(len(index), len(coef)), index, coef)
 
@@ -95,9 +93,9 @@ class Estimates(ABC):
         return np.sqrt(np.diagonal(self.blue_cov, axis1=-2, axis2=-1))
 
     def _by_coef(self, values: FloatArray, name: str) -> pd.Series | pd.DataFrame:
-        if self._responses is None:
+        if self.names is None:
             return pd.Series(values, list(self.coef), name=name)
-        return pd.DataFrame(values, list(self._responses), list(self.coef))
+        return pd.DataFrame(values, list(self.names), list(self.coef))
 
     def _and_beta(self, values: Mapping[str, Any], beta: FloatArray) -> dict[str, Any]:
         return dict(values) | {f"beta[{name}]": beta[..., j] for j, name in enumerate(self.coef)}
@@ -124,10 +122,13 @@ class Estimates(ABC):
             If there is no such information.
         """
         require_choice("information", information, InformationKind)
-        errors = self._and_beta(self._errors(information), self._blue_se)
-        if self._responses is None:
-            return pd.Series(errors, name="se", dtype=float)
-        return pd.DataFrame(errors, list(self._responses))
+        return self._by_response(self._and_beta(self._errors(information), self._blue_se), "se")
+
+    def _by_response(self, values: Mapping[str, Any], name: str) -> pd.Series | pd.DataFrame:
+        """Return values by name, for several responses a row each."""
+        if self.names is None:
+            return pd.Series(values, name=name, dtype=float)
+        return pd.DataFrame(values, list(self.names))
 
     def summary(self, information: InformationKind = "observed") -> pd.DataFrame:
         """
@@ -162,9 +163,9 @@ class Estimates(ABC):
         return pd.DataFrame(values, self._rows(list(estimates)), dtype=float)
 
     def _rows(self, quantities: Sequence[str], name: str | None = None) -> pd.Index:
-        if self._responses is None:
+        if self.names is None:
             return pd.Index(quantities, name=name)
-        return pd.MultiIndex.from_product([self._responses, quantities], names=["response", "quantity"])
+        return pd.MultiIndex.from_product([self.names, quantities], names=["response", "quantity"])
 
     def __repr__(self) -> str:
         """Report the fit as text."""

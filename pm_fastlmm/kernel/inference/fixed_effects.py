@@ -31,6 +31,11 @@ from pm_fastlmm.spectrum.spectrum import Rotated
 type DegreesOfFreedom = Literal["satterthwaite", "kenward-roger", "residual"]
 type ZeroVariances = Literal["known", "free"]
 
+NOT_OF_ML = (
+    "Kenward and Roger's adjustment is that of restricted likelihood: fit with method='REML', or take "
+    "df='satterthwaite'."
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FixedEffects:
@@ -321,16 +326,12 @@ def spectral_fixed_effects(
     alone[..., 0, :, :] = blue.cov
     at = inside[..., None, None]
     scale = np.where(np.isfinite(total), 2 / m, np.nan)[..., None, None] * np.diag([1.0, 0.0])
-    unavailable = (
-        "Kenward and Roger's adjustment is that of restricted likelihood: fit with method='REML', or take "
-        "df='satterthwaite'."
-    )
     return FixedEffects(
         beta=blue.beta, cov=blue.cov, slopes=np.where(at[..., None], slopes, alone),
         curvatures=np.where(at[..., None, None], curvatures, 0.0),
         observed_cov=np.where(at, _inverse(info.observed), scale),
         expected_cov=np.where(at, _inverse(info.expected), scale),
-        residual_df=s.df, coef=s.coef, names=rotated.names, unavailable=unavailable if method == "ML" else "",
+        residual_df=s.df, coef=s.coef, names=rotated.names, unavailable=NOT_OF_ML if method == "ML" else "",
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from scipy.special import logsumexp
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.kernel.inference.simulation import simulate_contrasts
+from pm_fastlmm.kernel.inference.simulation import blocks, simulate_contrasts
 from pm_fastlmm.kernel.likelihood.profile import Profile, search
 from pm_fastlmm.kernel.likelihood.region import Allowed, Scale
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
@@ -36,7 +36,6 @@ from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 _APART = 1.0  # standard deviations between alternatives: each is well inside the reach of the next
 _ALTERNATIVES = 48
 _SPACING, _POINTS = 0.3, 80  # of the values of h² at which the statistic is simulated, in standard deviations
-_MEMORY = 4_000_000  # numbers that are drawn at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +120,7 @@ def kernel_null(
     """Simulate the statistic of σ²_g = 0 n_sim times; it serves all responses of the spectrum."""
     alternatives = Alternatives.of(spectrum)
     statistics, weights = [], []
-    for size in _blocks(n_sim, spectrum):
+    for size in blocks(n_sim, spectrum.rank):
         drawn = alternatives.draw(spectrum, size, rng)
         restricted = Profile.from_rotated(drawn, "REML")
         profile = restricted if method == "REML" else Profile.from_rotated(drawn, method)
@@ -157,7 +156,7 @@ def _critical_value(
     delta = largest * np.exp(x)
     g, e = (0.0, 1.0) if np.isinf(delta) else (1 / (largest + delta), delta / (largest + delta))
     statistics = []
-    for size in _blocks(n_sim, spectrum):
+    for size in blocks(n_sim, spectrum.rank):
         profile = Profile.from_rotated(simulate_contrasts(spectrum, g, e, size, rng), method)
         if np.isinf(x):
             f0, _, f_inf, _ = profile.limits()
@@ -172,8 +171,3 @@ def _critical_value(
 
 def _nothing(spectrum: Spectrum) -> Rotated:
     return simulate_contrasts(spectrum, 0.0, 1.0, 0, np.random.default_rng(0))
-
-
-def _blocks(n_sim: int, spectrum: Spectrum) -> list[int]:
-    most = max(64, _MEMORY // max(1, spectrum.rank))
-    return [min(most, n_sim - start) for start in range(0, n_sim, most)]

@@ -1,12 +1,11 @@
 """Tests and intervals as methods of a fit of one kernel."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray, require_fraction
+from pm_fastlmm.base.arrays import FloatArray, Ids, require_fraction
 from pm_fastlmm.kernel.inference.bootstrap import Bootstrap, bootstrap
 from pm_fastlmm.kernel.inference.fit import Fit, IntervalKind
 from pm_fastlmm.kernel.inference.fixed_effects import (
@@ -19,7 +18,7 @@ from pm_fastlmm.kernel.inference.intervals import SHARES, VARIANCES, critical_le
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test, require_draws, require_variation
 from pm_fastlmm.kernel.likelihood.prior import read_h2
 from pm_fastlmm.spectrum.projection import Projection
-from pm_fastlmm.spectrum.spectrum import Rotated
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 
 class KernelInference(Fit):
@@ -31,16 +30,30 @@ class KernelInference(Fit):
     sigma2_e: Any
     at_zero: Any
     loglik_null: Any
-    names: tuple[str, ...] | None
+    rotated: Rotated | None
 
     @property
-    @abstractmethod
     def _data(self) -> Rotated:
-        """The data that were fitted."""
+        if self.rotated is None:
+            raise ValueError(
+                "this fit keeps no eigenvectors, or its responses had different missing rows, so that it has neither "
+                "random effects nor predictions, tests or intervals: fit flmm.reml(spectrum, y), or "
+                "reml(spectrum.subset(rows), y[rows])."
+            )
+        return self.rotated
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The spectrum that was used."""
+        return self._data.spectrum
+
+    @property
+    def _ids(self) -> Ids | None:
+        return self.spectrum.ids
 
     @property
     def _projection(self) -> Projection:
-        return self._data.spectrum.projection
+        return self.spectrum.projection
 
     def test_no_variance(self, component: str = "K", *, n_sim: int = 10_000, random_seed: Any = None) -> VarianceTest:
         """

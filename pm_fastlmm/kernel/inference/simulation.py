@@ -4,10 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.kernel.likelihood.spectral import corner, variances
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+
+_MEMORY = 4_000_000  # numbers that are drawn at a time
+
+
+def blocks(count: int, numbers: int) -> list[int]:
+    """Return how many responses, of so many numbers each, are drawn at a time."""
+    most = max(64, _MEMORY // max(1, numbers))
+    return [part.stop - part.start for part in slices(count, most)]
 
 
 def simulate_contrasts(

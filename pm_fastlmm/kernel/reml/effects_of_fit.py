@@ -1,6 +1,6 @@
 """Effects, predictions and observations left out, as methods of a fit of one kernel."""
 
-from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -25,18 +25,12 @@ from pm_fastlmm.kernel.effects.effects import (
 )
 from pm_fastlmm.kernel.effects.left_out import Predicted
 from pm_fastlmm.kernel.inference.of_fit import KernelInference
-from pm_fastlmm.spectrum.spectrum import Spectrum
 
 
 class KernelEffects(KernelInference):
     """What `REMLFit` says of u, of new rows, and of observations that are left out."""
 
     __slots__ = ()
-
-    @property
-    @abstractmethod
-    def spectrum(self) -> Spectrum:
-        """The spectrum that was used."""
 
     def blup(self) -> Any:
         """
@@ -223,7 +217,7 @@ class KernelEffects(KernelInference):
         11  7.0  3.346  1.362       -4.829  0.996
         """
         found = Predicted.of_rotated(self._data, self.sigma2_g, self.sigma2_e, y, groups)
-        return self._by_response([found.table(place) for place in self._places()], "obs")
+        return self._each(found.table, "obs")
 
     def loo_groups(self, groups: Any, y: Any = None) -> pd.DataFrame:
         """
@@ -251,14 +245,13 @@ class KernelEffects(KernelInference):
         2          4        -9.65  7.68  0.90
         """
         found = Predicted.of_rotated(self._data, self.sigma2_g, self.sigma2_e, y, groups)
-        return self._by_response([found.group_table(place) for place in self._places()], "group")
+        return self._each(found.group_table, "group")
 
-    def _places(self) -> list[Any]:
-        return [()] if self.names is None else list(range(len(self.names)))
-
-    def _by_response(self, tables: list[pd.DataFrame], row: str) -> pd.DataFrame:
+    def _each(self, table: Callable[[Any], pd.DataFrame], row: str) -> pd.DataFrame:
+        """Return a table of one response, or those of all of them one below the other."""
         if self.names is None:
-            return tables[0]
+            return table(())
+        tables = [table(place) for place in range(len(self.names))]
         return pd.concat(tables, keys=list(self.names), names=["response", row])
 
     def _replicates(self, n_draws: int, effects: str, rng: np.random.Generator) -> FloatArray:

@@ -1,21 +1,22 @@
 """REMLFit: the labelled result of a REML or ML fit, for one response or thousands."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pm_fastlmm.base.arrays import FloatArray, Ids
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import Described, listed
+from pm_fastlmm.base.labels import over_responses
 from pm_fastlmm.kernel.inference.estimates import InformationKind
 from pm_fastlmm.kernel.likelihood.information import errors, quantities
 from pm_fastlmm.kernel.likelihood.marginal import log_likelihood
 from pm_fastlmm.kernel.likelihood.prior import read_h2
 from pm_fastlmm.kernel.reml.effects_of_fit import KernelEffects
-from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+from pm_fastlmm.spectrum.spectrum import Rotated
 
 VARIANCES = ("sigma2_g", "sigma2_e")
 _WHOLE = ("method", "names", "coef", "rotated")  # fields that are not one value for each response
@@ -116,11 +117,7 @@ class REMLFit(KernelEffects, Described):
         """The shares h2 of sigma2_g and 1 - h2 of sigma2_e; for several responses a row each."""
         h2 = np.asarray(self.h2)
         shares = {"sigma2_g": h2, "sigma2_e": 1 - h2}
-        return (
-            pd.Series(shares, name="share", dtype=float)
-            if self.names is None
-            else pd.DataFrame(shares, list(self.names))
-        )
+        return self._by_response(shares, "share")
 
     @property
     def boundary(self) -> Any:
@@ -141,29 +138,6 @@ class REMLFit(KernelEffects, Described):
             found = errors(self, self.sigma2_g, self.sigma2_e, self.at_zero, matrix)
         return {name: plain(values) for name, values in found.items()}
 
-    @property
-    def _responses(self) -> tuple[str, ...] | None:
-        return self.names
-
-    @property
-    def _ids(self) -> Ids | None:
-        return self.spectrum.ids
-
-    @property
-    def spectrum(self) -> Spectrum:
-        """The spectrum that was used."""
-        return self._data.spectrum
-
-    @property
-    def _data(self) -> Rotated:
-        if self.rotated is None:
-            raise ValueError(
-                "this fit keeps no eigenvectors, or its responses had different missing rows, so that it has neither "
-                "random effects nor predictions, tests or intervals: fit flmm.reml(spectrum, y), or "
-                "reml(spectrum.subset(rows), y[rows])."
-            )
-        return self.rotated
-
     def to_dataset(self) -> xr.Dataset:
         """
         Return the estimates as an xarray Dataset with dimensions "response" (for several) and "coef".
@@ -179,7 +153,7 @@ class REMLFit(KernelEffects, Described):
         >>> dict(fits.sizes), bool((fits.loglik >= fits.loglik_null).all())
         ({'response': 50, 'coef': 1}, True)
         """
-        over = () if self.names is None else ("response",)
+        over, responses = over_responses(self.names)
         errors = {f"{name}_se": values for name, values in self._errors("observed").items()}
         numbers = ("loglik", "loglik_null", "converged", "n_obs", "pattern")
         values = self._estimates() | errors | {name: getattr(self, name) for name in numbers}
@@ -188,7 +162,7 @@ class REMLFit(KernelEffects, Described):
         boundary = np.where(self.at_zero[..., 0], "sigma2_g", np.where(self.at_zero[..., 1], "sigma2_e", ""))
         variables["boundary"] = (over, boundary)
         variables["message"] = (over, np.asarray(self.message, dtype=str))
-        coords = {"coef": list(self.coef)} | ({} if self.names is None else {"response": list(self.names)})
+        coords = {"coef": list(self.coef)} | responses
         attrs = {"method": self.method, "model": "y ~ N(Xβ, σ²(K + δI))", "patterns": int(np.max(self.pattern)) + 1}
         return xr.Dataset(variables, coords=coords, attrs=attrs)
 
@@ -208,8 +182,7 @@ class REMLFit(KernelEffects, Described):
         t, r = self.names.index(name), self.rotated
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         taken = {f: plain(v[t]) if np.ndim(v) == 1 else v[t] for f, v in values.items() if f not in _WHOLE}
-        rotated = None if r is None else Rotated(r.spectrum, r.z[t], r.rss[t], r.y1[t], r.norm2[t], None)
-        return REMLFit(**taken, method=self.method, names=None, coef=self.coef, rotated=rotated)
+        return replace(self, **taken, names=None, rotated=None if r is None else r.one(t))
 
     def profile(self, h2: Any) -> FloatArray:
         """
