@@ -59,8 +59,9 @@ def _closest(
     def jacobian(part: Any) -> FloatArray:
         return slopes(whole(part))[:, free]
 
+    def residual(part: Any) -> FloatArray:
+        return gap(whole(part))
+
     options: dict[str, Any] = {"x_scale": "jac", "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15, "max_nfev": _TRIALS}
-    solution = least_squares(
-        lambda part: gap(whole(part)), x[free], jac=jacobian, bounds=(lower[free], upper[free]), **options
-    )
+    solution = least_squares(residual, x[free], jac=jacobian, bounds=(lower[free], upper[free]), **options)
     return whole(solution.x)
