@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,14 @@ class Observed(NamedTuple):
             )
 
 
+class Evaluated(NamedTuple):
+    """θ and the log-likelihood there, of an objective that keeps no factorisation."""
+
+    theta: FloatArray
+    loglik: float
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Objective(ABC):
     """
     A likelihood over θ with score and average information.
@@ -80,7 +89,7 @@ class Objective(ABC):
     upper: FloatArray
     fixed: Any
     coef: tuple[str, ...]
-    method: Method
+    method: Method = "REML"
     n: int
     projection: Projection
 

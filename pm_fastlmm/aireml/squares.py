@@ -8,8 +8,6 @@ import numpy as np
 
 from pm_fastlmm.aireml.objective import RESCALE, Objective
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.base.choices import Method
-from pm_fastlmm.spectrum.projection import Projection
 
 _SMALL = 1e-12  # share of the variance of y below which a squared parameter is taken to have reached 0
 
@@ -33,18 +31,10 @@ class SquaredObjective(Objective):
         From θ to the values of the model's free variables, by name.
     """
 
-    names: tuple[str, ...]
-    lower: FloatArray
-    upper: FloatArray
     initial: FloatArray
     squared: Any
     smallest: FloatArray
-    method: Method
-    coef: tuple[str, ...]
     split: Callable[[FloatArray], dict[str, Any]]
-    fixed: Any
-    n: int
-    projection: Projection
 
     def start(self) -> FloatArray:
         """Return the values that were given."""

@@ -1,29 +1,20 @@
 """The objective of one kernel with a lengthscale: Newton steps on the interpolated restricted likelihood."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.aireml.objective import Evaluated, Objective
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.base.choices import Method
 from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
 from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
 from pm_fastlmm.kernel.effects import effects
-from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 _LENGTHSCALES, _DELTAS = 200, 80  # of the grid on which the global search begins
 _SPREAD = 1e4  # beyond the range of δ, upwards: there is no more kernel variance
 _DIFFERENCE = 1e-5  # of log ℓ, for ∂K/∂ℓ
-
-
-class LengthscaleState(NamedTuple):
-    """ℓ and the two variances, and the log-likelihood."""
-
-    theta: FloatArray
-    loglik: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,14 +30,6 @@ class LengthscaleObjective(Objective):
     spectra: RotatedSpectra
     y: FloatArray
     held: FloatArray
-    fixed: Any
-    names: tuple[str, ...]
-    lower: FloatArray
-    upper: FloatArray
-    coef: tuple[str, ...]
-    n: int
-    projection: Projection
-    method: Method = "REML"
 
     @classmethod
     def of(
@@ -55,9 +38,9 @@ class LengthscaleObjective(Objective):
         """Return the objective of one response; elements of θ that are fixed have the values `held`."""
         low, high = spectrum.lengthscale
         return cls(
-            spectrum, spectrum.rotate(y), y, held, np.asarray(fixed), ("lengthscale", "sigma2_g", "sigma2_e"),
-            np.array([low, 0.0, 0.0]), np.array([high, np.inf, np.inf]), spectrum.coef, spectrum.n,
-            spectrum.projection,
+            spectrum, spectrum.rotate(y), y, held, names=("lengthscale", "sigma2_g", "sigma2_e"),
+            lower=np.array([low, 0.0, 0.0]), upper=np.array([high, np.inf, np.inf]), fixed=np.asarray(fixed),
+            coef=spectrum.coef, n=spectrum.n, projection=spectrum.projection,
         )  # fmt: skip
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
@@ -65,12 +48,12 @@ class LengthscaleObjective(Objective):
         kbar = self.spectrum.at(theta[0]).mean_diagonal
         return {"sigma2_g": float(kbar * theta[1]), "sigma2_e": float(theta[2])}
 
-    def state(self, theta: FloatArray) -> LengthscaleState | None:
+    def state(self, theta: FloatArray) -> Evaluated | None:
         """Return the log-likelihood at θ; None where it is not finite."""
         loglik = float(self.spectra.loglik(*theta))
-        return LengthscaleState(np.array(theta, dtype=float), loglik) if np.isfinite(loglik) else None
+        return Evaluated(np.array(theta, dtype=float), loglik) if np.isfinite(loglik) else None
 
-    def derivatives(self, theta: FloatArray, state: LengthscaleState) -> tuple[FloatArray, FloatArray]:
+    def derivatives(self, theta: FloatArray, state: Evaluated) -> tuple[FloatArray, FloatArray]:
         """Return the score and the observed information, made positive definite."""
         to_log = np.array([theta[0], 1.0, 1.0])
         score = self.spectra.value_and_gradient(*theta)[1] / to_log
@@ -83,7 +66,7 @@ class LengthscaleObjective(Objective):
         scale = unit * to_log
         return score, (vectors * np.abs(values)) @ vectors.T / scale[:, None] / scale
 
-    def coefficients(self, state: LengthscaleState) -> tuple[FloatArray, FloatArray]:
+    def coefficients(self, state: Evaluated) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance, from K(ℓ) itself."""
         if not self.coef:
             return np.zeros(0), np.zeros((0, 0))

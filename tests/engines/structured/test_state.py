@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from pm_fastlmm.engines.structured import loops as crossproduct
 from pm_fastlmm.engines.structured import products as mixed
-from pm_fastlmm.engines.structured.state import MixedState, NewDesign
+from pm_fastlmm.engines.structured.state import MixedState
 
 SETS = [
     ("factor",),
@@ -138,8 +138,8 @@ def test_prediction_of_new_rows_is_the_universal_kriging_of_dense_matrices(build
     Z_new = [np.abs(p.rng.normal(size=(m, term[0].shape[1]))) * (p.rng.random((m, term[0].shape[1])) < 0.3)
              for term in p.terms]  # fmt: skip
     unknown = p.rng.exponential(size=m)
-    given = NewDesign(X_new, [sp.csr_array(Z) if k % 2 else Z for k, Z in enumerate(Z_new)], unknown)
-    mean, variance = at(p).predict(given)
+    given = [sp.csr_array(Z) if k % 2 else Z for k, Z in enumerate(Z_new)]
+    mean, variance = at(p).predict(X_new, given, unknown)
     cross = sum(Zn @ p.G(k) @ p.terms[k][0].T for k, Zn in enumerate(Z_new))
     prior = sum(Zn @ p.G(k) @ Zn.T for k, Zn in enumerate(Z_new))
     expected, cov = p.dense().predict(X_new, cross, prior)
@@ -216,7 +216,7 @@ def switched(p, k, factor):
     state = at(p)
     levels, width = p.terms[k][1:3]
     F = state.factor[2]
-    offset = state._offsets()[k]
+    offset = p.products.offsets()[k]
     size = np.diag(F)[offset : offset + levels * width].mean()
     sigma = [np.array(s) for s in p.sigma]
     sigma[k] = factor * crossproduct._TINY * p.sigma2_e / size * np.eye(width)
