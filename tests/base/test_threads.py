@@ -57,8 +57,8 @@ def test_the_size_of_blocks_changes_nothing(build_problem, monkeypatch, kind):
         exact_posterior(problem.spectrum, Y),
         scan(problem.spectrum, problem.y, G),
     )
-    for name in ("likelihood.profile", "effects", "quadrature", "exact_result", "candidates"):
-        monkeypatch.setattr(f"pm_fastlmm.{name}._BLOCK", 1500)
+    for name in ("likelihood.profile", "effects.effects", "exact.quadrature", "exact.result", "reml.candidates"):
+        monkeypatch.setattr(f"pm_fastlmm.kernel.{name}._BLOCK", 1500)
     fits, posterior = reml(problem.spectrum, Y, method="ML"), exact_posterior(problem.spectrum, Y)
     for name in ("h2", "loglik", "h2_se", "beta", "beta_cov"):
         assert_allclose(quantity(fits, name), quantity(whole[0], name), rtol=1e-9, err_msg=name)

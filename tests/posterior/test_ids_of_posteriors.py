@@ -102,14 +102,14 @@ def nodes(y):
     spectrum = flmm.Spectrum.from_covariance(kernel(None).to_numpy() + np.eye(N))
     basis = flmm.FourierBasis(lengthscale=(0.2, 1.0), domain=(0, 1), n=N, noise_ratio_min=0.1)
     x = np.linspace(0, 1, N)
-    spectrum = flmm.LengthscaleSpectrum.from_coordinates(x, lengthscale=(0.2, 1.0), progressbar=False)
+    lengthscales = flmm.LengthscaleSpectrum.from_coordinates(x, lengthscale=(0.2, 1.0), progressbar=False)
     one = {"sigma2_g": 1.0, "sigma2_e": 1.0, "observed": Y, "dims": "obs"}
     term = flmm.Term(GROUPS, flmm.covariance.scalar(1.0))
     return {
         "FastLMM": lambda: flmm.FastLMM("y", spectrum=spectrum, **one),
         "StructuredLMM": lambda: flmm.StructuredLMM("y", terms=[term], sigma2_e=1.0, observed=Y, dims="obs"),
         "DenseLMM": lambda: flmm.DenseLMM("y", V=np.eye(N), observed=Y, dims="obs"),
-        "LengthscaleLMM": lambda: flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=0.5, **one),
+        "LengthscaleLMM": lambda: flmm.LengthscaleLMM("y", spectrum=lengthscales, lengthscale=0.5, **one),
         "FourierLMM": lambda: flmm.FourierLMM(
             "y",
             statistics=flmm.FourierStatistics.from_arrays(basis, x, Y),

@@ -11,6 +11,7 @@ import pytest
 
 import pm_fastlmm as flmm
 from pm_fastlmm.kernel.effects import effects
+from pm_fastlmm.kernel.effects.coefficients import factor_effects
 
 N = 30_000
 G, E = 1.3, 0.7
@@ -490,7 +491,7 @@ def test_coefficients_of_W_map_to_u_and_have_their_posterior(factor):
     C = np.linalg.inv(p.X.T @ np.linalg.solve(V, p.X))
     P = np.linalg.inv(V) - np.linalg.solve(V, p.X) @ C @ np.linalg.solve(V, p.X).T
     assert_moments(a, G * W.T @ P @ p.y, G * np.eye(W.shape[1]) - G**2 * W.T @ P @ W)
-    point = flmm.coefficients.factor_effects(p.spectrum.rotate(p.y), np.array(G), np.array(E))
+    point = factor_effects(p.spectrum.rotate(p.y), np.array(G), np.array(E))
     np.testing.assert_allclose(point.mean, G * W.T @ P @ p.y, rtol=1e-9, atol=1e-13)
     np.testing.assert_allclose(point.variance, np.diag(G * np.eye(W.shape[1]) - G**2 * W.T @ P @ W), rtol=1e-9)
 

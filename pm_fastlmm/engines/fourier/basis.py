@@ -10,7 +10,7 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray, Labelled, columns_in_order, frozen
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
-from pm_fastlmm.covariance.stationary import read_coordinates
+from pm_fastlmm.covariance.lengthscale_kernels import read_coordinates
 from pm_fastlmm.engines.fourier.grid import Grid, choose_modes
 from pm_fastlmm.engines.fourier.spectral_kernels import SpectralKernel
 from pm_fastlmm.engines.lengthscale.spectra import read_range

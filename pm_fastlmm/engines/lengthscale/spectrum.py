@@ -22,7 +22,7 @@ from pm_fastlmm.base.arrays import (
 )
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed, tracked
-from pm_fastlmm.covariance.stationary import Kernel, OfDistances, between, read_coordinates
+from pm_fastlmm.covariance.lengthscale_kernels import Kernel, OfDistances, between, read_coordinates
 from pm_fastlmm.engines.lengthscale.spectra import NodeStatistics, RotatedSpectra, rank_that_matters, read_range
 from pm_fastlmm.kernel.likelihood.spectral import variances
 from pm_fastlmm.spectrum.projection import Projection

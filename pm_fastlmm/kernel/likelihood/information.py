@@ -140,7 +140,7 @@ def relative_information(
 
 def _sums(rotated: Rotated, eigvals: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
     """Return Σz²/d³ (λ², λ, 1) and Σ1/d² (λ², λ, 1) with d = aλ + b, (…, 6)."""
-    from pm_fastlmm.kernel.likelihood import loops as kernels
+    from pm_fastlmm.kernel.likelihood import loops
 
     shape = np.broadcast_shapes(np.shape(a), np.shape(b), rotated.batch_shape)
     rows = math.prod(shape)
@@ -151,7 +151,7 @@ def _sums(rotated: Rotated, eigvals: FloatArray, a: FloatArray, b: FloatArray) -
     out = np.empty((rows, 6))
 
     def run(part: slice) -> None:
-        kernels.information_rows(eigvals, Z[part] if len(Z) > 1 else Z, g[part], e[part], out[part])
+        loops.information_rows(eigvals, Z[part] if len(Z) > 1 else Z, g[part], e[part], out[part])
 
     in_threads(run, rows)
     return out.reshape(*shape, 6)

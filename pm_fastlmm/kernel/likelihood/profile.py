@@ -46,7 +46,7 @@ class Profile:
         f(δ) = m log Q + Σ log(λ_i + δ) + ν log δ [+ log|S|],   Q = Σ w_i z_i² + rss/δ,   w_i = 1/(λ_i + δ)
 
     with m = p for REML; m = n and the term in brackets, S = S₀ + δI + Cᵀdiag(δw/λ)C, for ML. The sums are those of
-    `likelihood.kernels`.
+    `likelihood.loops`.
 
     Attributes
     ----------
@@ -113,18 +113,18 @@ class Profile:
 
         From δ = 1 on f is without rounding of the powers of δ; its derivatives do not cancel at either end. σ² is Q/m.
         """
-        from pm_fastlmm.kernel.likelihood import loops as kernels
+        from pm_fastlmm.kernel.likelihood import loops
 
         nodes = np.atleast_1d(np.asarray(x, dtype=float))
-        return np.asarray(kernels.evaluate_rows(self.model(), self.rows(slice(None)), self.null, nodes))
+        return np.asarray(loops.evaluate_rows(self.model(), self.rows(slice(None)), self.null, nodes))
 
     def heights(self, x: FloatArray) -> FloatArray:
         """Return f as `evaluate` does, without the others and on all processors."""
-        from pm_fastlmm.kernel.likelihood import loops as kernels
+        from pm_fastlmm.kernel.likelihood import loops
 
         nodes = np.atleast_1d(np.asarray(x, dtype=float))
         out, model = np.empty((len(self.z), nodes.size)), self.model()
-        in_threads(lambda part: kernels.value_rows(model, self.rows(part), self.null[part], nodes, out[part]), len(out))
+        in_threads(lambda part: loops.value_rows(model, self.rows(part), self.null[part], nodes, out[part]), len(out))
         return out
 
     def limits(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
@@ -133,9 +133,9 @@ class Profile:
 
         δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded.
         """
-        from pm_fastlmm.kernel.likelihood import loops as kernels
+        from pm_fastlmm.kernel.likelihood import loops
 
-        f0, c0, f_inf, c_inf = kernels.limit_rows(self.model(), self.rows(slice(None)), self.null)
+        f0, c0, f_inf, c_inf = loops.limit_rows(self.model(), self.rows(slice(None)), self.null)
         return f0, c0, f_inf, c_inf
 
     def rows(self, block: slice) -> FloatArray:
@@ -144,12 +144,12 @@ class Profile:
 
     def model(self, *, candidate: bool = False) -> Any:
         """Return what the compiled loops share, without or with a candidate."""
-        from pm_fastlmm.kernel.likelihood import loops as kernels
+        from pm_fastlmm.kernel.likelihood import loops
 
         m = self.m - (candidate and self.restricted)
         # the slope is a sum of terms that vanish as δ → ∞ above the median, of terms that vanish as δ → 0 below
         middle = float(np.median(self.eigvals))
-        return kernels.Model(
+        return loops.Model(
             self.eigvals, 1 / self.eigvals, self.C, self.schur, self.nullity, float(m), self.restricted, middle,
             self._ends(),
         )  # fmt: skip
@@ -170,7 +170,7 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
     Search the profile likelihood of each response, or of the one response with each candidate as one more column of X.
 
     Blocks of rows share one matrix product of their squares with the weights at the nodes of a grid in log δ, which
-    yields f' and f'' there; `kernels.search` does the rest.
+    yields f' and f'' there; `loops.search` does the rest.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
 def _search_block(
     profile: Profile, model: Any, z: FloatArray, g: FloatArray, null: FloatArray, out: FloatArray
 ) -> None:
-    from pm_fastlmm.kernel.likelihood import loops as kernels
+    from pm_fastlmm.kernel.likelihood import loops
 
     nodes, weights, shared = shared_grid(profile, z, null[:, 0])
     zz = (z * z) @ weights
@@ -207,7 +207,7 @@ def _search_block(
 
     def run(part: slice) -> None:
         rows = [array[part] if len(array) == len(null) else array for array in (z, g, zz, zg, gg)]
-        kernels.search_rows(model, rows[0], rows[1], null[part], nodes, shared, *rows[2:], out[part])
+        loops.search_rows(model, rows[0], rows[1], null[part], nodes, shared, *rows[2:], out[part])
 
     in_threads(run, len(null))
 
@@ -277,7 +277,7 @@ def shared_grid(profile: Profile, z: FloatArray, rss: FloatArray) -> tuple[Float
 
     The last are Σh, Σ(1-h), Σh(1-h), and for ML the slope of log|S|, r minus it, and its curvature.
     """
-    from pm_fastlmm.kernel.likelihood import loops as kernels
+    from pm_fastlmm.kernel.likelihood import loops
 
     nodes = _nodes(profile, z, rss)
     delta = np.exp(nodes)
@@ -286,9 +286,7 @@ def shared_grid(profile: Profile, z: FloatArray, rss: FloatArray) -> tuple[Float
     shared = np.zeros((6, nodes.size))
     shared[:3] = h.sum(0), c.sum(0), (h * c).sum(0)
     if profile.schur.size:
-        shared[3:] = np.transpose(
-            [kernels.corner_terms(profile.eigvals, profile.C, profile.schur, d)[1:] for d in delta]
-        )
+        shared[3:] = np.transpose([loops.corner_terms(profile.eigvals, profile.C, profile.schur, d)[1:] for d in delta])
     return nodes, np.hstack([h * w, c * w, h * c * w]), shared
 
 

@@ -111,7 +111,7 @@ def likelihood_region(profile: Profile, allowed: Allowed) -> Region:
 def _region_block(
     profile: Profile, allowed: Allowed, z: FloatArray, null: FloatArray, optima: FloatArray, out: FloatArray
 ) -> None:
-    from pm_fastlmm.kernel.likelihood import loops as kernels
+    from pm_fastlmm.kernel.likelihood import loops
 
     nodes, weights, shared = shared_grid(profile, z, null[:, 0])
     zz, G = (z * z) @ weights, nodes.size
@@ -120,12 +120,12 @@ def _region_block(
     with np.errstate(divide="ignore", invalid="ignore"):
         log_Q = np.log(zz[:, :G] + zz[:, G : 2 * G] + null[:, :1] * np.exp(-nodes))
         heights = np.empty((1, G))
-        kernels.value_rows(model, z[:1], null[:1], nodes, heights)
+        loops.value_rows(model, z[:1], null[:1], nodes, heights)
         heights = heights + profile.m * (log_Q - log_Q[0])
 
     def run(part: slice) -> None:
         rows = [array[part] for array in (z, null, zz, heights, optima, out)]
-        kernels.region_rows(
+        loops.region_rows(
             model, rows[0], rows[1], nodes, shared, rows[2], *rows[3:5], grid, allowed.levels, rows[5]
         )  # fmt: skip
 

@@ -195,7 +195,7 @@ SQUARE = {"x": np.random.default_rng(2).uniform(0, 10, (1500, 2)), "lengthscale"
     ("arguments", "message"),
     [
         ({"lengthscale": None}, r"lengthscale must be a range \(low, high\)"),
-        ({"lengthscale": (0.5, 0.1)}, "with 0 < low < high"),
+        ({"lengthscale": (0.5, 0.1)}, "of positive numbers, 0 < low < high"),
         ({"x": None}, "neither x nor domain= is given"),
         ({"x": None, "domain": (0, 1)}, "give x, or n="),
         ({"domain": (1, 0)}, "domain must be finite and increasing"),

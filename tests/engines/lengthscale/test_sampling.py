@@ -191,7 +191,7 @@ def test_replicates_in_sample_keep_or_renew_the_effects(example, model, thinned)
     [
         ({"X_new": np.ones((2, 2)), "K_new": np.ones((2, 60)), "K_new_new": np.eye(2)}, "are functions of it"),
         ({"X_new": np.ones((2, 2))}, "are functions of it"),
-        ({"W_new": np.ones((2, 2))}, "is one kernel: new rows are X_new, and K_new and K_new_new"),
+        ({"W_new": np.ones((2, 2))}, "leave out W_new. Its new rows are given by X_new, K_new, K_new_new"),
     ],
 )
 def test_predictions_need_kernels_as_functions(model, thinned, arguments, message):

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
-from pm_fastlmm.covariance.stationary import CORRELATIONS
+from pm_fastlmm.covariance.lengthscale_kernels import CORRELATIONS
 
 RANGE = (0.1, 1.0)
 QUIET = {"lengthscale": RANGE, "progressbar": False}

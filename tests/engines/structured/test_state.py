@@ -216,7 +216,7 @@ def switched(p, k, factor):
     state = at(p)
     levels, width = p.terms[k][1:3]
     F = state.factor[2]
-    offset = p.products.offsets()[k]
+    offset = state.products.offsets()[k]
     size = np.diag(F)[offset : offset + levels * width].mean()
     sigma = [np.array(s) for s in p.sigma]
     sigma[k] = factor * crossproduct._TINY * p.sigma2_e / size * np.eye(width)
