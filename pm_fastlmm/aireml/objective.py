@@ -53,7 +53,14 @@ class Observed(NamedTuple):
             )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class Evaluated(NamedTuple):
+    """θ and the log-likelihood there, of an objective that keeps no factorisation."""
+
+    theta: FloatArray
+    loglik: float
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Objective(ABC):
     """
     A likelihood over θ with score and average information.
@@ -82,7 +89,7 @@ class Objective(ABC):
     upper: FloatArray
     fixed: Any
     coef: tuple[str, ...]
-    method: Method
+    method: Method = "REML"
     n: int
     projection: Projection
 

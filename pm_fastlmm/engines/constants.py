@@ -1,13 +1,8 @@
 """What of the mean of a node is known, as numbers."""
 
-from typing import Any, NamedTuple, Self
-
-import numpy as np
-import pytensor
-import pytensor.tensor as pt
+from typing import NamedTuple
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.engines.graphs import INTERPRETED
 
 
 class Constants(NamedTuple):
@@ -27,16 +22,3 @@ class Constants(NamedTuple):
     mu: FloatArray
     b: FloatArray
     B: FloatArray
-
-    @classmethod
-    def of(cls, *graphs: Any) -> Self:
-        """Evaluate graphs without free variables, each of which may be None."""
-        values = pytensor.function([], present(*graphs), mode=INTERPRETED)()
-        return cls(*(np.asarray(value, dtype=float) for value in values))
-
-
-def present(mu: Any, b: Any, B: Any) -> list[Any]:
-    """Return the graphs, with constants in place of those that are None."""
-    absent = np.zeros(()), np.zeros(0), np.zeros((0, 0))
-    pairs = zip((mu, b, B), absent, strict=True)
-    return [pt.constant(none) if graph is None else graph for graph, none in pairs]

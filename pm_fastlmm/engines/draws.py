@@ -1,6 +1,7 @@
 """Functions of a model's variables, evaluated at posterior draws."""
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import pymc as pm
@@ -22,6 +23,29 @@ def _as_draws_of(rv: Any, draws: Any) -> Any:
     return as_xtensor(draws, dims=("__draw__", *rv.type.dims)) if hasattr(rv.type, "dims") else draws
 
 
+class Draws(NamedTuple):
+    """Posterior draws of a model's variables, at which functions of them are evaluated."""
+
+    model: pm.Model
+    posterior: xr.Dataset
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of chains and of draws."""
+        return self.posterior.sizes["chain"], self.posterior.sizes["draw"]
+
+    def evaluate(self, outputs: list[Any]) -> list[Any]:
+        """
+        Return the values of functions of the variables, (chain, draw, …).
+
+        Raises
+        ------
+        ValueError
+            If a variable that they depend on was not kept in the posterior.
+        """
+        return [_by_chain(value, self.shape) for value in DrawFunction(self, outputs)()]
+
+
 class DrawFunction:
     """
     Functions of the model's variables over flat posterior draws, chain by chain: compiled once, evaluated in parts.
@@ -32,7 +56,8 @@ class DrawFunction:
         If a variable that they depend on was not kept in the posterior.
     """
 
-    def __init__(self, model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -> None:
+    def __init__(self, draws: Draws, outputs: list[Any]) -> None:
+        model, posterior = draws
         needed = reaching(model, *outputs)
         missing = [rv.name for rv in needed if rv.name not in posterior]
         if missing:
@@ -45,10 +70,10 @@ class DrawFunction:
         self._function = pytensor.function(
             list(batched.values()), vectorised, mode=INTERPRETED, on_unused_input="ignore"
         )  # fmt: skip
-        draws = (posterior[rv.name].transpose("chain", "draw", ...).to_numpy().astype(rv.type.dtype) for rv in needed)
-        self._draws = [array.reshape(-1, *array.shape[2:]) for array in draws]
+        kept = (posterior[rv.name].transpose("chain", "draw", ...).to_numpy().astype(rv.type.dtype) for rv in needed)
+        self._draws = [array.reshape(-1, *array.shape[2:]) for array in kept]
         self._varies = [bool(reaching(model, output)) for output in outputs]
-        self.size = posterior.sizes["chain"] * posterior.sizes["draw"]
+        self.size = math.prod(draws.shape)
 
     def __call__(self, rows: slice = slice(None)) -> list[Any]:
         """Return the values at these draws, (draws, …)."""
@@ -58,26 +83,6 @@ class DrawFunction:
             value if varies else np.broadcast_to(value, (count, *value.shape))
             for value, varies in zip(values, self._varies, strict=True)
         ]
-
-
-def evaluate_draws(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -> list[Any]:
-    """
-    Evaluate functions of the model's variables over posterior draws, (chain, draw, …).
-
-    Raises
-    ------
-    ValueError
-        If a variable that they depend on was not kept in the posterior.
-    """
-    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
-    return [_by_chain(value, shape) for value in DrawFunction(model, posterior, outputs)()]
-
-
-def evaluate_kept(model: pm.Model, posterior: xr.Dataset, outputs: list[Any]) -> list[Any] | None:
-    """Evaluate them, or return None where the posterior was told to keep other variables alone (`var_names=`)."""
-    if any(rv.name not in posterior for rv in reaching(model, *outputs)):
-        return None
-    return evaluate_draws(model, posterior, outputs)
 
 
 def _by_chain(value: Any, shape: tuple[int, int]) -> Any:

@@ -5,15 +5,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pymc as pm
-import xarray as xr
 
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.engines.at_theta import AtTheta
-from pm_fastlmm.engines.constants import Constants, present
-from pm_fastlmm.engines.draws import DrawFunction
+from pm_fastlmm.engines.constants import Constants
+from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, tangents
 from pm_fastlmm.engines.objective import DenseObjective
 from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
@@ -36,6 +35,7 @@ class GaussianNode(LMMNode):
 
     __slots__ = ()
 
+    at_theta: ClassVar[type[AtTheta]] = AtTheta  # what comes after a fit
     predicts: ClassVar[tuple[Effects, ...]] = ("new",)
     refusal: ClassVar[str] = (
         "its V is not split into effects and residuals, so there are none to draw. Replicates of y as a whole are "
@@ -46,9 +46,9 @@ class GaussianNode(LMMNode):
         """Return V (n, n) as a graph of the model's variables, without what a prior of β adds."""
         raise ValueError(f"{self.name} is a {self.called}, which does not form its V.")
 
-    def at_draws(self, model: pm.Model, posterior: xr.Dataset, numbers: int) -> Iterator[tuple[FloatArray, Constants]]:
+    def at_draws(self, draws: Draws, numbers: int) -> Iterator[tuple[FloatArray, Constants]]:
         """Return V and the known mean at each draw, evaluated for about so many numbers of V at a time."""
-        function = DrawFunction(model, posterior, [self.covariance(), *present(*self._mean_graphs())])
+        function = DrawFunction(draws, [self.covariance(), *self._mean_graphs()])
         for some in slices(function.size, max(1, numbers // self.n**2)):
             for V, *mean in zip(*function(some), strict=True):
                 yield V, Constants(*mean)
@@ -58,18 +58,13 @@ class GaussianNode(LMMNode):
         Q1 = self.projection.Q1  # raises where the rows were not kept
         return Q1 if self.treatment == "flat" else Q1[:, :0]
 
-    def precisions(
-        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
-    ) -> Precisions:
+    def precisions(self, draws: Draws, *, largest: int, numbers: int, rows: Any = None) -> Precisions:
         """Return P and Py at the draws, one after the other."""
-        shape = posterior.sizes["chain"], posterior.sizes["draw"]
-        return Precisions(shape, self.n, self.flat_basis(), _parts(self, model, posterior, numbers))
+        return Precisions(draws.shape, self.n, self.flat_basis(), _parts(self, draws, numbers))
 
-    def predict(
-        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
-    ) -> Predictive:
+    def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
         """Draw Xβ and y anew, as a whole."""
-        return _replicates(self, model, posterior, rng)
+        return _replicates(self, draws, rng)
 
     def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
         """Return the likelihood over the free variables; a prior of β is in V."""
@@ -90,7 +85,7 @@ class GaussianNode(LMMNode):
 
     def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> AtTheta:
         """Return the node with V at θ, for what comes after a fit."""
-        return AtTheta(self, objective, theta, mu, prior_mean)
+        return self.at_theta(self, objective, theta, mu, prior_mean)
 
     def rows(self) -> FloatArray:
         """
@@ -114,10 +109,10 @@ class GaussianNode(LMMNode):
         return False
 
 
-def _parts(node: GaussianNode, model: pm.Model, posterior: xr.Dataset, numbers: int) -> Iterator[Part]:
+def _parts(node: GaussianNode, draws: Draws, numbers: int) -> Iterator[Part]:
     """Return P and Py at the draws, one after the other; where β has a proper prior V holds it."""
     basis, X = node.flat_basis(), node.projection.X
-    for i, (V, (mu, b, B)) in enumerate(node.at_draws(model, posterior, numbers)):
+    for i, (V, (mu, b, B)) in enumerate(node.at_draws(draws, numbers)):
         residual = node.observed - mu - (0.0 if node.treatment == "flat" else X @ b)
         factor = DenseFactor.of(V + X @ B @ X.T if B.size else V, residual, basis)
         require_definite(factor, node.name)
@@ -125,7 +120,7 @@ def _parts(node: GaussianNode, model: pm.Model, posterior: xr.Dataset, numbers: 
         yield Part(i, MatrixPrecision(factor.P(), factor.Py), node.observed)
 
 
-def _replicates(node: GaussianNode, model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator) -> Predictive:
+def _replicates(node: GaussianNode, draws: Draws, rng: np.random.Generator) -> Predictive:
     """
     Draw mu + Xβ, β from its conditional given y, and y = mu + Xβ + e, e ~ N(0, V).
 
@@ -135,14 +130,14 @@ def _replicates(node: GaussianNode, model: pm.Model, posterior: xr.Dataset, rng:
         If V is not positive definite at a draw.
     """
     X, f, y = node.projection.X, [], []
-    for i, (V, known) in enumerate(node.at_draws(model, posterior, _BUDGET)):
+    for i, (V, known) in enumerate(node.at_draws(draws, _BUDGET)):
         factor = DenseFactor.of(V, node.observed - known.mu, node.projection.Q1)
         if factor is None:
             raise ValueError(f"V of {node.name} is not positive definite at draw {i}.")
         explicit = node.treatment == "proper" and not known.B.size
         f.append(known.mu + X @ (known.b if explicit else _coefficients(node, factor, known, rng)))
         y.append(f[-1] + factor.L @ rng.standard_normal(node.n))
-    shape = posterior.sizes["chain"], posterior.sizes["draw"], node.n
+    shape = *draws.shape, node.n
     return Predictive(np.reshape(f, shape), np.reshape(y, shape))
 
 

@@ -73,8 +73,10 @@ def read_response(observed: Any, ids: Ids | None, n: int, *, ndim: tuple[int, ..
     return values
 
 
-def known_values(data: Variable) -> Any:
-    """Return the values of `pm.Data` or of a constant, None for another graph."""
+def known_values(data: Any) -> Any:
+    """Return an array as it is, the values of `pm.Data` or of a constant, None for another graph."""
+    if not isinstance(data, Variable):
+        return data
     return data.get_value() if isinstance(data, SharedVariable) else getattr(data, "data", None)
 
 
@@ -126,15 +128,21 @@ def read_mean(mu: Any, ids: Ids | None, n: int) -> Any:
     return mu
 
 
-def coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Any, Any]:
+def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Treatment, Any, Any]:
     """
-    Return the mean b and a root L of the covariance of β, L = 0 for an explicit β.
+    Return the treatment of β, its mean b, and a root L of its covariance, L = 0 for an explicit β; none if flat.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, β is given twice, or its covariance is not positive semi-definite.
+        If shapes do not fit, β is given twice, or its covariance is missing or not positive semi-definite.
     """
+    if beta is None and beta_cov is None:
+        if beta_mean is not None:
+            raise ValueError(
+                "beta_mean is given without beta_cov: give the prior covariance, or fixed coefficients as beta=."
+            )
+        return "flat", pt.zeros((0,), dtype="float64"), NO_PRIOR
     r = projection.rank
     if not r:
         raise ValueError("beta or beta_cov is given, but there are no fixed effects: give X.")
@@ -147,15 +155,15 @@ def coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: An
             f"beta must have {r} values, one for each of {', '.join(projection.coef)}; got shape {b.type.shape}."
         )
     if beta is not None:
-        return b, pt.zeros((r, r), dtype="float64")
+        return "proper", b, pt.zeros((r, r), dtype="float64")
     if isinstance(beta_cov, Variable) and not isinstance(beta_cov, Constant):
-        return b, pt.linalg.cholesky(double(beta_cov))
+        return "proper", b, pt.linalg.cholesky(double(beta_cov))
     given = beta_cov.data if isinstance(beta_cov, Constant) else beta_cov
     if np.shape(given) != (r, r):
         raise ValueError(f"beta_cov must be ({r}, {r}), for {', '.join(projection.coef)}; got shape {np.shape(given)}.")
     cov = read_covariance(np.asarray(given), "beta_cov").values
     require_semidefinite(np.linalg.eigvalsh(cov), "beta_cov")
-    return b, covariance_root(pt.constant(cov))
+    return "proper", b, covariance_root(pt.constant(cov))
 
 
 def covariance_root(B: Any) -> Any:
@@ -165,19 +173,9 @@ def covariance_root(B: Any) -> Any:
     return pt.constant(semidefinite_root(B.data))
 
 
-def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Treatment, Any, Any]:
-    """Return the treatment of β, its mean b, and a root L of its covariance, L = 0 for an explicit β; none if flat."""
-    if beta is None and beta_cov is None:
-        if beta_mean is not None:
-            raise ValueError(
-                "beta_mean is given without beta_cov: give the prior covariance, or fixed coefficients as beta=."
-            )
-        return "flat", pt.zeros((0,), dtype="float64"), NO_PRIOR
-    return "proper", *coefficients(projection, beta, beta_mean, beta_cov)
-
-
-def prior_covariance(L: Any, beta_cov: Any) -> Any:
-    """Return the prior covariance of β, empty where it has none."""
+def coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Treatment, Any, Any]:
+    """Return the treatment of β, its mean b, and its prior covariance B, empty where it has none."""
+    treatment, b, L = treat_coefficients(projection, beta, beta_mean, beta_cov)
     if beta_cov is None:
-        return NO_PRIOR
-    return pt.constant(L.data @ L.data.T) if isinstance(L, Constant) else product(L, L.T)
+        return treatment, b, NO_PRIOR
+    return treatment, b, pt.constant(L.data @ L.data.T) if isinstance(L, Constant) else product(L, L.T)

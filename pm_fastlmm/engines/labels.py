@@ -8,6 +8,8 @@ import pymc as pm
 import xarray as xr
 
 from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.engines.draws import Draws
+from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.prediction import Predictive
 
 if TYPE_CHECKING:
@@ -37,6 +39,20 @@ def labelled(
     known = {dim: model.coords.get(dim) for dim in batch} | dict(own)
     coords = {dim: list(labels) for dim, labels in known.items() if labels is not None}
     return xr.DataArray(draws, dims=("chain", "draw", *batch, *own), coords=coords)
+
+
+def derived(draws: Draws, node: "LMMNode") -> dict[str, xr.DataArray]:
+    """Return what a node derives from its variances, by name, at draws of a posterior that has what they need."""
+    graphs, own = node.deriving(), node.components()
+    if not graphs or any(rv.name not in draws.posterior for rv in reaching(draws.model, *graphs)):
+        return {}
+    with np.errstate(divide="ignore"):
+        arrays = node.derived(*draws.evaluate(graphs))
+    batch = {suffix: node_dims(draws.model, node, v.ndim - 2 - len(own))[0] for suffix, v in arrays.items()}
+    return {
+        f"{node.name}_{suffix}": xr.DataArray(v, dims=("chain", "draw", *batch[suffix], *own), coords=own)
+        for suffix, v in arrays.items()
+    }
 
 
 def over_coef(model: pm.Model, node: "LMMNode", beta: FloatArray) -> xr.DataArray:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pymc as pm
+import pytensor
+import pytensor.tensor as pt
 import xarray as xr
 from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
@@ -17,8 +19,9 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.copies import PartOfModel
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.engines.constants import Constants
+from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.free_variables import Fitted
-from pm_fastlmm.engines.graphs import reaching
+from pm_fastlmm.engines.graphs import INTERPRETED, reaching
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.random_variable import Treatment
@@ -78,9 +81,7 @@ class LMMNode(PartOfModel, Described, ABC):
         """Whether a statistic of y is observed, so that the last dimension is not that of the rows."""
         return False
 
-    def recover(
-        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
-    ) -> dict[str, xr.DataArray]:
+    def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
         """Draw β and the random effects given y at each posterior draw; by what follows the name of the node."""
         raise self.refused()
 
@@ -88,9 +89,7 @@ class LMMNode(PartOfModel, Described, ABC):
         """Read new rows as `predict` takes them, None in sample; what cannot be predicted is refused here."""
         return None
 
-    def predict(
-        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
-    ) -> Predictive:
+    def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
         """Draw f and y of rows that were read, or of those of the data, at each posterior draw."""
         raise self.refused()
 
@@ -98,7 +97,7 @@ class LMMNode(PartOfModel, Described, ABC):
         """Return y (…, n) of a node that observes a statistic, where `rows` have it or it follows; else None."""
         return None
 
-    def function(self, model: pm.Model, posterior: xr.Dataset, draws: int, *, progressbar: bool) -> Any:
+    def function(self, draws: Draws, count: int, *, progressbar: bool) -> Any:
         """Return the posterior of f as a function of x, averaged over some draws."""
         raise ValueError(f"{self.name} is no FourierLMM: flmm.predict has its predictions.")
 
@@ -118,7 +117,8 @@ class LMMNode(PartOfModel, Described, ABC):
 
     def constants(self) -> Constants:
         """Return mu, and mean and covariance of β's prior, where no variable reaches them."""
-        mu, b, B = Constants.of(*self._mean_graphs())
+        values = pytensor.function([], self._mean_graphs(), mode=INTERPRETED)()
+        mu, b, B = (np.asarray(value, dtype=float) for value in values)
         return Constants(mu, b if self.treatment == "proper" else np.zeros(0), B)
 
     def known_mean(self, model: pm.Model) -> Constants:
@@ -132,8 +132,7 @@ class LMMNode(PartOfModel, Described, ABC):
         """
         if self.observed is None:
             raise ValueError(f"{self.name} has no observed data to fit.")
-        graphs = [graph for graph in self._mean_graphs() if graph is not None]
-        if free := reaching(model, *graphs):
+        if free := reaching(model, *self._mean_graphs()):
             raise ValueError(
                 f"free variables are in the mean of {self.name} or in the prior of β "
                 f"({shown([rv.name for rv in free])}): REML is for variances. Put covariates into X, whose "
@@ -141,9 +140,14 @@ class LMMNode(PartOfModel, Described, ABC):
             )
         return self.constants()
 
-    def _mean_graphs(self) -> tuple[Any, Any, Any]:
-        """Return mu, and mean and covariance of β's prior, None for what the node has not."""
-        return self.mu, self.beta_mean, None
+    def _mean_graphs(self) -> list[Any]:
+        """Return mu, and mean and covariance of β's prior, with constants for what the node has not."""
+        pairs = (self.mu, np.zeros(())), (self.beta_mean, np.zeros(0)), (self._prior_covariance(), np.zeros((0, 0)))
+        return [pt.constant(none) if graph is None else graph for graph, none in pairs]
+
+    def _prior_covariance(self) -> Any:
+        """Return the graph of the covariance of β's prior, None where the node has none."""
+        return None
 
     def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
         """
@@ -196,13 +200,19 @@ class LMMNode(PartOfModel, Described, ABC):
         """How many numbers an evaluation of the density has to hold."""
         return int(self.observed.size)
 
-    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
-        """Return the variances, and what they are shares of, at the draws of a posterior that has what they need."""
+    def deriving(self) -> list[Any]:
+        """Return the graphs of what `derived` is a function of."""
+        return self.estimated()
+
+    def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
+        """Return the variances, and what they are shares of, by suffix, at draws (chain, draw, …) of those graphs."""
         return {}
 
-    def precisions(
-        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
-    ) -> Precisions:
+    def components(self) -> dict[str, list[str]]:
+        """Return the labels of a last dimension of what is derived, by the name of that dimension."""
+        return {}
+
+    def precisions(self, draws: Draws, *, largest: int, numbers: int, rows: Any = None) -> Precisions:
         """
         Return P and Py at the draws, in parts of about so many numbers; `largest` is the largest group left out.
 
@@ -231,13 +241,12 @@ def node_of(op: Any, model: pm.Model, rv: Any) -> LMMNode | None:
 ENGINES: list[type[LMMNode]] = []
 
 
-def answers_for(*ops: type) -> Callable[[type[N]], type[N]]:
-    """Register a class of nodes, which its `of` makes, for the random variables with these ops."""
+def answers_for(op: type) -> Callable[[type[N]], type[N]]:
+    """Register a class of nodes, which its `of` makes, for the random variables with this op."""
 
     def register(node: type[N]) -> type[N]:
         ENGINES.append(node)
-        for op in ops:
-            node_of.register(op, node.of)
+        node_of.register(op, node.of)
         return node
 
     return register

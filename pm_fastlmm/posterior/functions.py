@@ -3,6 +3,7 @@
 import pymc as pm
 import xarray as xr
 
+from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.nodes import find_node
 
@@ -57,5 +58,5 @@ def posterior_function(
     """
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
-    found: FunctionPosterior = node.function(model, idata.posterior.to_dataset(), draws, progressbar=progressbar)
+    found: FunctionPosterior = node.function(Draws(model, idata.posterior.to_dataset()), draws, progressbar=progressbar)
     return found

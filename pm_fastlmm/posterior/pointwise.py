@@ -10,7 +10,7 @@ import xarray as xr
 from pm_fastlmm.base.arrays import FloatArray, shown, slices
 from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.base.display import progress
-from pm_fastlmm.engines.draws import DrawFunction
+from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.labels import beside_others, labelled, over_obs
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.precisions import Precisions
@@ -136,7 +136,7 @@ def _precisions(
     if rows is not None and "rows" not in node.takes:
         raise ValueError(f"{node.name} keeps its rows: rows= is for a FourierLMM.")
     numbers = int(memory_budget / (8 * _PRECISIONS))
-    return node.precisions(model, idata.posterior.to_dataset(), largest=largest, numbers=numbers, rows=rows)
+    return node.precisions(Draws(model, idata.posterior.to_dataset()), largest=largest, numbers=numbers, rows=rows)
 
 
 def draw_left_out(
@@ -178,7 +178,7 @@ def _add(
 
 def _joint(idata: xr.DataTree, model: pm.Model, node: LMMNode, memory_budget: float) -> FloatArray:
     """Return log p(y | θ) of all of y at each draw."""
-    function = DrawFunction(model, idata.posterior.to_dataset(), [pm.logp(node.rv, pt.constant(node.observed))])
+    function = DrawFunction(Draws(model, idata.posterior.to_dataset()), [pm.logp(node.rv, pt.constant(node.observed))])
     size = max(1, int(memory_budget / (8 * _ARRAYS * node.numbers)))
     parts = [function(part)[0] for part in slices(function.size, size)]
     return np.concatenate(parts)

@@ -9,6 +9,7 @@ import xarray as xr
 
 from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.coordinates import require_labels_of
+from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.labels import add_predictions, observe_rows
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
@@ -84,7 +85,7 @@ def recover_effects(
     if which is not None:
         _require_parts(node, which)
     _require_data(node)
-    for part, draws in node.recover(model, idata.posterior.to_dataset(), which, rng).items():
+    for part, draws in node.recover(Draws(model, idata.posterior.to_dataset()), which, rng).items():
         idata.posterior[f"{node.name}_{part}"] = draws
     return idata
 
@@ -197,7 +198,7 @@ def predict(
         _require_predicted(node, new, effects)
         _require_data(node)
         found = node.read(new, effects)  # before the draws, which take seconds
-        drawn = node.predict(model, idata.posterior.to_dataset(), found, effects, rng)
+        drawn = node.predict(Draws(model, idata.posterior.to_dataset()), found, effects, rng)
     add_predictions(idata, model, node, drawn, new=not new.in_sample)
     if new.in_sample and (known := node.known_rows(rows)) is not None:
         observe_rows(idata, model, node, known)

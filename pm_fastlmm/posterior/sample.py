@@ -10,7 +10,9 @@ from pymc.model.transform.optimization import freeze_dims_and_data
 from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPotentialFull, QuadPotentialFullAdapt
 
 from pm_fastlmm.base.arrays import outside
+from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.graphs import initial_point
+from pm_fastlmm.engines.labels import derived
 from pm_fastlmm.engines.nodes import find_node, lmm_nodes
 from pm_fastlmm.posterior.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
 
@@ -166,9 +168,9 @@ def _restore_constant_data(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
 
 def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
     """Add the variances of every node and their shares to the posterior, where the model has no such variable."""
-    posterior = idata.posterior.to_dataset()
+    draws = Draws(model, idata.posterior.to_dataset())
     for node in lmm_nodes(model):
-        for name, array in node.derived(model, posterior).items():
-            if name not in posterior:
+        for name, array in derived(draws, node).items():
+            if name not in draws.posterior:
                 idata.posterior[name] = array
     return idata

@@ -16,7 +16,9 @@ import pm_fastlmm as flmm
 from engines.contract import AFTER, CASES, GROUP, WEIGHTED_Y, X_NEW, N, X, counts_moments
 from engines.toy_counts import CountsNode
 from engines.toy_gaussian import WeightedNode
+from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.graphs import INTERPRETED
+from pm_fastlmm.engines.labels import derived
 from pm_fastlmm.engines.protocol import ENGINES
 from pm_fastlmm.posterior import seed as seeding
 
@@ -206,7 +208,7 @@ def test_a_comparison_of_fits(case):
 
 def test_sampling_adds_what_it_claims(case):
     values = {name: 1.0 * np.asarray(value) for name, value in case.values.items()}
-    added = case.node.derived(case.model, case.draws(2, values).posterior.to_dataset())
+    added = derived(Draws(case.model, case.draws(2, values).posterior.to_dataset()), case.node)
     expected = case.derived(values)
     assert set(added) == {f"y_{suffix}" for suffix in expected}
     for suffix, value in expected.items():
@@ -291,8 +293,8 @@ def test_predictions_of_new_rows(case, kind):
 
 @giving("pointwise")
 def test_P_and_Py(case):
-    posterior = case.draws(2).posterior.to_dataset()
-    found = case.node.precisions(case.model, posterior, largest=2, numbers=10**6, **case.rows)
+    draws = Draws(case.model, case.draws(2).posterior.to_dataset())
+    found = case.node.precisions(draws, largest=2, numbers=10**6, **case.rows)
     responses = len(case.dense())
     P, Py = np.full((2 * responses, N, N), np.nan), np.full((2 * responses, N), np.nan)
     for part in found.parts:

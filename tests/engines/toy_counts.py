@@ -9,10 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytensor.tensor as pt
-import xarray as xr
 from pytensor.tensor.random.basic import normal, poisson
 
-from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
 from pm_fastlmm.engines.labels import labelled
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.engines.random_variable import LMM, LMMRV
@@ -75,19 +73,18 @@ class CountsNode(LMMNode):
         means = [np.log1p(self.observed[self.rv.owner.op.groups == j].mean()) for j in range(self._count)]
         return Target(np.array([np.std(means) + 0.1]), np.ones(1, dtype=bool))
 
-    def recover(self, model, posterior, which, rng):
+    def recover(self, draws, which, rng):
         """Draw u_j from its conditional given y, on the points."""
         op, graphs = self.rv.owner.op, [self.beta_mean, self.sigma]
         log_p = op.at_points(pt.constant(self.observed), *graphs) + LOG_WEIGHTS[:, None]
-        p, sigma = evaluate_draws(model, posterior, [pt.special.softmax(log_p, axis=0), self.sigma])
+        p, sigma = draws.evaluate([pt.special.softmax(log_p, axis=0), self.sigma])
         at = (p.cumsum(axis=-2) < rng.uniform(size=(*p.shape[:2], 1, self._count))).sum(axis=-2)
         u = sigma[..., None] * POINTS[np.minimum(at, len(POINTS) - 1)]
-        return {"u": labelled(model, self, u, {f"{self.name}_group": range(self._count)})}
+        return {"u": labelled(draws.model, self, u, {f"{self.name}_group": range(self._count)})}
 
-    def derived(self, model, posterior):
+    def derived(self, sigma):
         """Return σ²."""
-        kept = evaluate_kept(model, posterior, [self.sigma])
-        return {} if kept is None else {f"{self.name}_variance": xr.DataArray(kept[0] ** 2, dims=("chain", "draw"))}
+        return {"variance": sigma**2}
 
     @property
     def _count(self):

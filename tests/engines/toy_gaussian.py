@@ -11,10 +11,8 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 import scipy.linalg
-import xarray as xr
 from pytensor.tensor.random.basic import normal
 
-from pm_fastlmm.engines.draws import evaluate_kept
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.protocol import answers_for, observed_data
 from pm_fastlmm.engines.random_variable import LMM, LMMRV
@@ -66,13 +64,14 @@ class WeightedNode(GaussianNode):
         """Return V."""
         return self.sigma2_g * self.K + self.sigma2_e * np.diag(self.weights)
 
-    def derived(self, model, posterior):
+    def deriving(self):
+        """Return σ²_g and σ²_e."""
+        return [self.sigma2_g, self.sigma2_e]
+
+    def derived(self, sigma2_g, sigma2_e):
         """Return what K explains of the variance, on average over the rows."""
-        kept = evaluate_kept(model, posterior, [self.sigma2_g, self.sigma2_e])
-        if kept is None:
-            return {}
-        g, e = np.trace(self.K) * kept[0], self.weights.sum() * kept[1]
-        return {f"{self.name}_share": xr.DataArray(g / (g + e), dims=("chain", "draw"))}
+        g, e = np.trace(self.K) * sigma2_g, self.weights.sum() * sigma2_e
+        return {"share": g / (g + e)}
 
     @classmethod
     def of(cls, op, model, rv):

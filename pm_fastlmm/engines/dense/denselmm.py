@@ -8,14 +8,7 @@ import pytensor.tensor as pt
 from pm_fastlmm.base.arrays import Ids, Labelled, read
 from pm_fastlmm.engines.algebra import along_columns, less_columns, product, times, white_noise
 from pm_fastlmm.engines.dense.operations import DenseLoglik
-from pm_fastlmm.engines.inputs import (
-    double,
-    prior_covariance,
-    read_mean,
-    read_response,
-    refuse_unknown,
-    treat_coefficients,
-)
+from pm_fastlmm.engines.inputs import coefficients, double, read_mean, read_response, refuse_unknown
 from pm_fastlmm.engines.random_variable import LMM, LMMRV
 from pm_fastlmm.spectrum.projection import Projection, read_design
 
@@ -124,9 +117,9 @@ def _parametrise(
     covariance, V_ids = _covariance(V, design, observed)
     n = covariance.type.shape[0]
     ids, projection = read_design(design, n, V_ids, "V")
-    treatment, b, L = treat_coefficients(projection, beta, beta_mean, beta_cov)
+    treatment, b, B = coefficients(projection, beta, beta_mean, beta_cov)
     kwargs |= {"kind": DenseRV, "carried": {"treatment": treatment, "projection": projection, "ids": ids}}
-    return [read_mean(mu, ids, n), b, prior_covariance(L, beta_cov), covariance], kwargs
+    return [read_mean(mu, ids, n), b, B, covariance], kwargs
 
 
 def _covariance(V: Any, design: Labelled | None, observed: Any) -> tuple[Any, Ids | None]:

@@ -33,8 +33,8 @@ class DenseNode(GaussianNode):
         """Return V."""
         return self.V
 
-    def _mean_graphs(self) -> tuple[Any, Any, Any]:
-        return self.mu, self.beta_mean, self.beta_cov
+    def _prior_covariance(self) -> Any:
+        return self.beta_cov
 
     @property
     def numbers(self) -> int:

@@ -132,7 +132,7 @@ class FourierBasis(ReadOnlyArrays, Described):
         width = domain[:, 1] - domain[:, 0]
         apart = high * read_kernel.radius(_WRAPPED.get(read_kernel.name, _WRAPPED_OTHERS))
         filled = float(np.prod(1 + apart / width))
-        grid, left_out, found = choose_modes(
+        grid, divergence, spread, found = choose_modes(
             lambda omega: read_kernel.log_density(omega, low), 1 / (width + apart), domain.mean(axis=1),
             n=n * filled, noise_ratio=noise_ratio_min, tolerance=tolerance,
         )  # fmt: skip
@@ -150,8 +150,8 @@ class FourierBasis(ReadOnlyArrays, Described):
             )
         values = {
             "kernel": read_kernel, "lengthscale": (low, high), "domain": frozen(domain), "grid": grid, "n": n,
-            "noise_ratio_min": float(noise_ratio_min), "divergence": left_out.divergence,
-            "loglik_error": left_out.spread, "max_features": max_features,
+            "noise_ratio_min": float(noise_ratio_min), "divergence": divergence,
+            "loglik_error": spread, "max_features": max_features,
             "coordinates": None if given is None else given.names,
         }  # fmt: skip
         for attribute, part in values.items():
@@ -165,8 +165,8 @@ class FourierBasis(ReadOnlyArrays, Described):
 
     def log_weights(self, lengthscale: float) -> FloatArray:
         """Return log d_j, (M,), at a lengthscale."""
-        at = self.kernel.log_density(self.grid.omega, lengthscale)
-        return self.grid.expand(at + self.grid.log_volume)
+        by_mode = self.kernel.log_density(self.grid.omega, lengthscale) + self.grid.log_volume
+        return np.concatenate([by_mode, by_mode[1:]])  # cosine and sine of a mode have the same
 
     def features(self, x: Any) -> FloatArray:
         """Return Z, (n, M), at points of the domain."""

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -68,10 +68,6 @@ class Grid:
         """The logarithm of the volume h₁…h_D of a mode."""
         return float(np.log(self.h).sum())
 
-    def expand(self, values: FloatArray) -> FloatArray:
-        """Return values (…, P + 1) of `omega` by feature, (…, M): cosine and sine of a mode have the same."""
-        return np.concatenate([values, values[..., 1:]], axis=-1)
-
     def angles(self, x: FloatArray) -> FloatArray:
         """Return 2πh(x - centre), (n, D), what a nonuniform FFT takes."""
         return np.asarray(2 * math.pi * self.h * (x - self.centre))
@@ -82,41 +78,18 @@ class Grid:
         return np.concatenate([np.ones((len(x), 1)), _SQRT2 * np.cos(phase), _SQRT2 * np.sin(phase)], axis=1)
 
 
-def signal_to_noise(
-    log_density: Callable[[FloatArray], FloatArray], grid: Grid, n: float, noise_ratio: float
-) -> FloatArray:
-    """
-    Return λ = n d/δ of each mode, the ratio of signal to noise of a feature whose squares sum to n.
-
-    Such are the features of data that fill the period; `n` counts the data as if they did.
-    """
-    return np.asarray(n * np.exp(log_density(grid.omega[1:]) + grid.log_volume) / noise_ratio)
-
-
-class LeftOut(NamedTuple):
-    """
-    What leaving modes out does to the density of y, the model being the one with all of them.
-
-    The cosine and the sine of a mode each change the log-density by ½[λξ² - log(1 + λ)], ξ standard normal.
-
-    Attributes
-    ----------
-    divergence : float
-        Σ [λ - log(1 + λ)], the mean: the Kullback-Leibler divergence.
-    spread : float
-        √Σ λ², the standard deviation. Where λ is small it is √2 times the root of the divergence, which is far more.
-    """
-
-    divergence: float
-    spread: float
-
-
 def choose_modes(
     log_density: Callable[[FloatArray], FloatArray], h: FloatArray, centre: FloatArray, *, n: float, noise_ratio: float,
     tolerance: float,
-) -> tuple[Grid, LeftOut, bool]:  # fmt: skip
+) -> tuple[Grid, float, float, bool]:  # fmt: skip
     """
     Return the smallest ball of modes outside which the divergence sums to `tolerance` at most, and what is left out.
+
+    What leaving modes out does to the density of y is measured by the model with all of them. The cosine and the sine
+    of a mode each change the log-density by ½[λξ² - log(1 + λ)], ξ standard normal, where λ = n d/δ is the ratio of
+    signal to noise of a feature whose squares sum to n. Such are the features of data that fill the period; `n` counts
+    the data as if they did. Returned are the divergence, the mean Σ [λ - log(1 + λ)] of Kullback and Leibler; and the
+    standard deviation √Σ λ²: where λ is small it is √2 times the root of the divergence, which is far more.
 
     The flag is False if the ball would not fit into the modes that can be looked at: then the ball is the smallest that
     keeps the divergence of those alone, a lower bound.
@@ -124,7 +97,7 @@ def choose_modes(
     radius, found = 4 * float(h.max()), True
     for _ in itertools.count():
         grid = Grid.within(h, centre, radius)
-        ratio = signal_to_noise(log_density, grid, n, noise_ratio)
+        ratio = n * np.exp(log_density(grid.omega[1:]) + grid.log_volume) / noise_ratio
         lost = ratio - np.log1p(ratio)
         outer = np.sqrt(((grid.j * h) ** 2).sum(axis=1)) > radius / 2
         if lost[outer].sum() < 0.01 * tolerance:
@@ -136,4 +109,4 @@ def choose_modes(
     beyond = np.append(np.cumsum(lost[::-1])[::-1], 0.0)  # beyond[i]: modes i, i + 1, … are left out
     modes = int(np.argmax(beyond <= tolerance))
     spread = float(np.sqrt((ratio[modes:] ** 2).sum()))
-    return Grid(h, centre, grid.j[:modes]), LeftOut(float(beyond[modes]), spread), found
+    return Grid(h, centre, grid.j[:modes]), float(beyond[modes]), spread, found

@@ -175,7 +175,7 @@ def coefficients(factor: FourierFactor, products: FourierProducts) -> tuple[Floa
 
 
 def fourier_loglik_and_gradient(
-    log_prior: FloatArray, sigma2_e: float, data: FloatArray, gram: FloatArray, df: int
+    log_prior: FloatArray, sigma2_e: Any, data: FloatArray, gram: FloatArray, df: Any
 ) -> tuple[float, FloatArray, float, FloatArray]:
     """
     Return ℓ (without -½log|XᵀX|) and its derivatives with respect to log s, σ²_e and data = [b̃, c̃].
@@ -183,7 +183,7 @@ def fourier_loglik_and_gradient(
     -inf and 0 where the density is not defined.
     """
     size = len(log_prior)
-    factor = FourierFactor.of(log_prior, sigma2_e, data[:-1], float(data[-1]), gram, df)
+    factor = FourierFactor.of(log_prior, float(sigma2_e), data[:-1], float(data[-1]), gram, int(df))
     if factor is None:
         return -np.inf, np.zeros(size), 0.0, np.zeros(size + 1)
     return factor.loglik, *factor.gradient(size)

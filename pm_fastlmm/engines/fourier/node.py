@@ -1,8 +1,9 @@
 """The node of a FourierLMM."""
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -10,11 +11,11 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray, outside
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import tracked
-from pm_fastlmm.engines.draws import DrawFunction, evaluate_kept
+from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.features import FourierProducts
 from pm_fastlmm.engines.fourier.fourierlmm import FourierRV
@@ -63,6 +64,8 @@ class FourierNode(GaussianNode):
     """
 
     called: ClassVar[str] = "FourierLMM"
+    at_theta: ClassVar[type[AtTheta]] = FunctionAtTheta
+    observes_statistic: ClassVar[bool] = True
     predicts: ClassVar[tuple[Effects, ...]] = ("given",)
     takes: ClassVar[tuple[str, ...]] = ("x_new", "X_new", "rows")
     refusal: ClassVar[str] = (
@@ -96,17 +99,19 @@ class FourierNode(GaussianNode):
         variables = FreeVariables.of(model, self.name, [graph, *estimated])
         (prior,) = variables.substitute([graph])
         evaluate, differentiate = variables.compile([prior]), slopes(prior, variables)
-        parameters, lower, upper, start = None, variables.lower, variables.upper, variables.initial
+        parameters = None
         if self.spectra is not None:
-            link, (low, high) = Link.of(variables, estimated[0]), self.basis.lengthscale
+            link, v, (low, high) = Link.of(variables, estimated[0]), variables, self.basis.lengthscale
             parameters = link.theta
-            same = (link.jacobian(start)[0] == 1) & (link.theta(start)[0] == start)  # which is the lengthscale itself
-            lower, upper = np.where(same, np.maximum(lower, low), lower), np.where(same, np.minimum(upper, high), upper)
+            # which variable is the lengthscale itself
+            same = (link.jacobian(v.initial)[0] == 1) & (link.theta(v.initial)[0] == v.initial)
+            lower = np.where(same, np.maximum(v.lower, low), v.lower)
+            upper = np.where(same, np.minimum(v.upper, high), v.upper)
             start = np.clip(nearest(link, self.spectra.best()), lower, upper)
+            variables = replace(v, lower=lower, upper=upper, initial=start)
         objective = FourierObjective.of(
-            lambda x: evaluate(x)[0], differentiate, self.products, self.basis, parameters, names=variables.names,
-            lower=lower, upper=upper, start=start, split=variables.split,
-        )  # fmt: skip
+            lambda x: evaluate(x)[0], differentiate, self.products, self.basis, parameters, variables
+        )
         return Fitted(objective)
 
     def rows(self) -> FloatArray:
@@ -119,10 +124,6 @@ class FourierNode(GaussianNode):
         """Return what a comparison of fits needs to know of the data."""
         p = self.products
         return Response(p.n, p.square + float(p.along @ p.along), None, True, p.projection)
-
-    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> FunctionAtTheta:
-        """Return the node with V at θ, and its function."""
-        return FunctionAtTheta(self, objective, theta, mu, prior_mean)
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"kernel": self.basis.kernel.name, "features": self.basis.size}
@@ -140,22 +141,14 @@ class FourierNode(GaussianNode):
         """Return the best point of a grid."""
         return None if self.spectra is None else Target(self.spectra.best(), np.ones(3, dtype=bool))
 
-    @property
-    def observes_statistic(self) -> bool:
-        """Whether a statistic is observed: always."""
-        return True
-
-    def recover(
-        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
-    ) -> dict[str, xr.DataArray]:
+    def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
         """Draw β, where there are any, and the weights w of the features."""
-        components = list(self._factors(model, posterior))
+        components = list(self._factors(draws))
         w, beta = draw_coefficients(self.products, components, len(components), rng)
-        shape = posterior.sizes["chain"], posterior.sizes["draw"]
-        weights = labelled(model, self, w.reshape(*shape, -1), {f"{self.name}_feature": None})
+        weights = labelled(draws.model, self, w.reshape(*draws.shape, -1), {f"{self.name}_feature": None})
         if not self.projection.coef:
             return {"weights": weights}
-        return {"beta": over_coef(model, self, beta.reshape(*shape, -1)), "weights": weights}
+        return {"beta": over_coef(draws.model, self, beta.reshape(*draws.shape, -1)), "weights": weights}
 
     def read(self, new: NewRows, effects: Effects) -> Any:
         """Read points inside the domain, and X."""
@@ -165,9 +158,7 @@ class FourierNode(GaussianNode):
             )
         return read_new(self.basis, self.projection, new.x_new, new.X_new)
 
-    def predict(
-        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
-    ) -> Predictive:
+    def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
         """
         Draw f and y at points, one for each draw of the parameters.
 
@@ -177,15 +168,15 @@ class FourierNode(GaussianNode):
             If there would be too many numbers.
         """
         points, X = rows
-        shape = posterior.sizes["chain"], posterior.sizes["draw"]
-        numbers = shape[0] * shape[1] * len(points)
+        shape, count = draws.shape, math.prod(draws.shape)
+        numbers = count * len(points)
         if numbers > _LARGEST:
             raise ValueError(
-                f"predictions at {len(points)} points for {shape[0] * shape[1]} draws are {numbers:.1e} numbers, more "
+                f"predictions at {len(points)} points for {count} draws are {numbers:.1e} numbers, more "
                 f"than {_LARGEST:.0e}: thin the posterior, idata.sel(draw=slice(None, None, 10)), or use "
                 "flmm.posterior_function(idata, model=model).predict(x_new), which has their mean and variance."
             )
-        components = list(self._factors(model, posterior))
+        components = list(self._factors(draws))
         w, beta = draw_coefficients(self.products, components, len(components), rng)
         f = functions_at(self.basis, w, beta, points, X).reshape(*shape, -1)
         return Predictive.of(f, np.reshape([factor.sigma2_e for factor in components], shape), rng)
@@ -194,33 +185,31 @@ class FourierNode(GaussianNode):
         """Return the y that was given."""
         return None if rows is None else given_rows(self.basis, rows).values[2][:, 0]
 
-    def function(self, model: pm.Model, posterior: xr.Dataset, draws: int, *, progressbar: bool) -> Any:
+    def function(self, draws: Draws, count: int, *, progressbar: bool) -> Any:
         """Return the posterior of f, averaged over some draws, evenly spaced."""
-        total = posterior.sizes["chain"] * posterior.sizes["draw"]
-        chosen = np.unique(np.linspace(0, total - 1, min(draws, total)).astype(int))
-        components = self._factors(model, posterior, chosen, progressbar=progressbar)
+        total = math.prod(draws.shape)
+        chosen = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+        components = self._factors(draws, chosen, progressbar=progressbar)
         return FunctionPosterior.of(self.basis, self.products, list(components))
 
-    def _factors(
-        self, model: pm.Model, posterior: xr.Dataset, chosen: Any = None, *, progressbar: bool = False
-    ) -> Iterator[FourierFactor]:
+    def _factors(self, draws: Draws, chosen: Any = None, *, progressbar: bool = False) -> Iterator[FourierFactor]:
         """Return the factorisations at posterior draws, counted chain by chain."""
         p, square = self.products, float(self.observed[-1])
-        log_prior, e = DrawFunction(model, posterior, [self.log_weights + pt.log(self.sigma2_g), self.sigma2_e])()
+        log_prior, e = DrawFunction(draws, [self.log_weights + pt.log(self.sigma2_g), self.sigma2_e])()
         for i in tracked(range(len(e)) if chosen is None else chosen, f"functions of {self.name}", show=progressbar):
             factor = FourierFactor.of(log_prior[i], float(e[i]), self.observed[:-1], square, p.gram, p.df)
             require_definite(factor, self.name)
             assert factor is not None
             yield factor
 
-    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
-        """Return δ, where there is one lengthscale; warn where it is below what the basis was made for."""
-        graphs = [self.sigma2_g, self.sigma2_e]
-        if self.spectra is None or (kept := evaluate_kept(model, posterior, graphs)) is None:
-            return {}
-        g, e = kept
-        with np.errstate(divide="ignore"):
-            delta = e / g
+    def deriving(self) -> list[Any]:
+        """Return σ²_g and σ²_e, where there is one lengthscale."""
+        return [] if self.spectra is None else [self.sigma2_g, self.sigma2_e]
+
+    def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
+        """Return δ; warn where it is below what the basis was made for."""
+        g, e = values
+        delta = e / g
         share = float((delta < self.basis.noise_ratio_min).mean())
         if share > _BELOW:
             warnings.warn(
@@ -230,16 +219,14 @@ class FourierNode(GaussianNode):
                 UserWarning,
                 stacklevel=outside(),
             )
-        return {f"{self.name}_delta": xr.DataArray(delta, dims=("chain", "draw"))}
+        return {"delta": delta}
 
-    def precisions(
-        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
-    ) -> Precisions:
+    def precisions(self, draws: Draws, *, largest: int, numbers: int, rows: Any = None) -> Precisions:
         """Return P and Py at the draws, of the rows that the statistics were made of."""
         features, y = feature_rows(self.name, self.basis, self.products, rows)
-        factors = enumerate(self._factors(model, posterior))
+        factors = enumerate(self._factors(draws))
         found = (Part(i, FourierPrecision(features, factor), y) for i, factor in factors)
-        return Precisions((posterior.sizes["chain"], posterior.sizes["draw"]), self.n, features.Q, found)
+        return Precisions(draws.shape, self.n, features.Q, found)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

@@ -11,6 +11,7 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.features import FourierProducts
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor, coefficients
+from pm_fastlmm.engines.free_variables import FreeVariables
 
 _EDGE = 1e-9  # of the range of the lengthscale, by how much rounding may carry one beyond it
 
@@ -41,18 +42,18 @@ class FourierObjective(SquaredObjective):
     @classmethod
     def of(
         cls, prior: Callable[[FloatArray], FloatArray], slopes: Callable[[FloatArray], Sequence[FloatArray]],
-        products: FourierProducts, basis: FourierBasis, parameters: Callable[[FloatArray], FloatArray] | None, *,
-        names: tuple[str, ...], lower: FloatArray, upper: FloatArray, start: FloatArray,
-        split: Callable[[FloatArray], dict[str, Any]],
+        products: FourierProducts, basis: FourierBasis, parameters: Callable[[FloatArray], FloatArray] | None,
+        variables: FreeVariables,
     ) -> Self:  # fmt: skip
         """Return the objective."""
-        squared = enter_squared(slopes, start, lower)
+        v, start = variables, variables.initial
+        squared = enter_squared(slopes, start, v.lower)
         # the mean diagonal of ∂V/∂θ: the features have the mean square 1 over their period
         means = np.array([float(np.abs(slope).sum()) for slope in slopes(start)])
         return cls(
-            names=names, lower=lower, upper=upper, initial=np.asarray(start, dtype=float), squared=squared,
-            smallest=smallest_squares(squared, start, means, products.square / products.df), method="REML",
-            coef=products.projection.coef, split=split, fixed=np.zeros(len(names), dtype=bool), n=products.n,
+            names=v.names, lower=v.lower, upper=v.upper, initial=start, squared=squared,
+            smallest=smallest_squares(squared, start, means, products.square / products.df),
+            coef=products.projection.coef, split=v.split, fixed=np.zeros(len(start), dtype=bool), n=products.n,
             projection=products.projection, prior=prior, slopes=slopes, products=products, basis=basis,
             parameters=parameters,
         )  # fmt: skip

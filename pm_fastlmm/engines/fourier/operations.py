@@ -1,7 +1,5 @@
 """The PyTensor operation of Fourier features."""
 
-from typing import Any
-
 from pm_fastlmm.engines.callbacks import GradientOp
 from pm_fastlmm.engines.fourier.likelihood import fourier_loglik_and_gradient
 
@@ -16,8 +14,4 @@ class FourierLoglik(GradientOp):
 
     likelihood = "the likelihood of Fourier features"
     differentiable = 3
-
-    def evaluate(self, *inputs: Any) -> Any:
-        """Return the log-likelihood and its gradient."""
-        log_prior, e, data, gram, df = inputs
-        return fourier_loglik_and_gradient(log_prior, float(e), data, gram, int(df))
+    evaluate = staticmethod(fourier_loglik_and_gradient)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytensor
 import pytensor.tensor as pt
 from scipy.optimize import brentq
 
@@ -102,10 +101,8 @@ class SpectralKernel:
         """Return log S_ℓ at frequencies (P, D)."""
         if self.make is None:
             return np.asarray(self._log_density((omega**2).sum(-1), lengthscale, np))
-        symbol = pt.dscalar()
-        graph = log_spectral_density(self.make(self.dimensions, ls=symbol), omega)
-        function = pytensor.function([symbol], graph, mode=INTERPRETED)
-        return np.asarray(function(lengthscale), dtype=float)
+        graph = self.log_density_graph(omega, pt.constant(lengthscale, dtype="float64"))
+        return np.asarray(graph.eval(mode=INTERPRETED), dtype=float)
 
     def log_density_graph(self, omega: FloatArray, lengthscale: Any) -> Any:
         """Return log S_ℓ at frequencies (P, D) as a graph of ℓ."""

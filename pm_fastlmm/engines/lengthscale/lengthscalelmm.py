@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor
-from pytensor.graph.basic import Variable
 from pytensor.graph.traversal import ancestors
 
 from pm_fastlmm.engines.graphs import INTERPRETED, support
@@ -84,8 +83,7 @@ class LengthscaleLMM:
             )
         _check_range(name, pm.modelcontext(None), spectrum, params[0])
         data = read_response(observed, spectrum.ids, spectrum.n, ndim=(1,))
-        values = known_values(data) if isinstance(data, Variable) else data
-        spectrum.rotate(values)  # now, with its progress bar and its errors, and not while a graph is compiled
+        spectrum.rotate(known_values(data))  # now, with its progress bar and its errors, not while a graph is compiled
         return LMM(name, params, observed=data, **rest)
 
     @classmethod

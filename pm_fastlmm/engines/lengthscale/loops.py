@@ -84,12 +84,6 @@ def cardinal(transform: FloatArray, t: float, weights: FloatArray, slopes: Float
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _degenerate(eigvals: FloatArray, rss: FloatArray, nullity: float) -> bool:
-    """Return whether y has a direction, at some node, whose variance is σ²_e alone."""
-    return bool(nullity > 0 or rss.max() > 0 or (eigvals.size > 0 and eigvals.min() <= 0))
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def interpolated_rows(
     lengthscale: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray,
     eigvals: FloatArray, squares: FloatArray, rss: FloatArray, extent: FloatArray, transform: FloatArray,
@@ -103,7 +97,8 @@ def interpolated_rows(
     count, k = eigvals.shape
     low, high, nullity = extent
     slope = 2 / (high - low)
-    degenerate = _degenerate(eigvals, rss, nullity)
+    # whether y has a direction, at some node, whose variance is σ²_e alone
+    degenerate = nullity > 0 or rss.max() > 0 or (eigvals.size > 0 and eigvals.min() <= 0)
     weights = np.empty((2, count))
     for b in range(lengthscale.size):
         g, e = sigma2_g[b], sigma2_e[b]

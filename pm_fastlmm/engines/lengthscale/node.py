@@ -14,7 +14,7 @@ from pm_fastlmm.base.arrays import FloatArray, outside
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import tracked
 from pm_fastlmm.engines.constants import Constants
-from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept
+from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.labels import over_coef, over_obs
@@ -23,6 +23,7 @@ from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
 from pm_fastlmm.engines.lengthscale.variables import LengthscaleRV
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
+from pm_fastlmm.engines.spectral.node import shares
 from pm_fastlmm.kernel.effects.coefficients import draw_new_effects
 from pm_fastlmm.kernel.effects.effects import Coordinates, draw_effects, draw_prior_effects, new_rows
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
@@ -56,6 +57,7 @@ class LengthscaleNode(GaussianNode):
     """
 
     called: ClassVar[str] = "LengthscaleLMM"
+    cheap: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ("beta", "u")
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
     takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "K_new_new")
@@ -89,11 +91,6 @@ class LengthscaleNode(GaussianNode):
         low, high = self.spectrum.lengthscale
         return {"lengthscale": f"{low:.4g} to {high:.4g}"}
 
-    @property
-    def cheap(self) -> bool:
-        """Whether thousands of evaluations take a second or two: they do."""
-        return True
-
     def estimated(self) -> list[Any]:
         """Return ℓ, σ²_g and σ²_e."""
         return [self.lengthscale, self.sigma2_g, self.sigma2_e]
@@ -108,15 +105,12 @@ class LengthscaleNode(GaussianNode):
         values[1] = max(values[1], 0.02 * values[2])
         return Target(values, ~none)
 
-    def recover(
-        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
-    ) -> dict[str, xr.DataArray]:
+    def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
         """Draw β and u from their joint posterior given y, ℓ and the variances."""
-        shape = posterior.sizes["chain"], posterior.sizes["draw"]
-        beta, u = np.empty((*shape, self.projection.rank)), np.empty((*shape, self.n))
-        for drawn in self._draws(model, posterior, rng):
+        beta, u = np.empty((*draws.shape, self.projection.rank)), np.empty((*draws.shape, self.n))
+        for drawn in self._draws(draws, rng):
             beta[drawn.place], u[drawn.place] = drawn.beta[0], drawn.u.lift(drawn.spectrum)[0]
-        effects = {"beta": over_coef(model, self, beta), "u": over_obs(model, self, u)}
+        effects = {"beta": over_coef(draws.model, self, beta), "u": over_obs(draws.model, self, u)}
         return {part: effects[part] for part in self.parts if which is None or part in which}
 
     def read(self, new: NewRows, effects: Effects) -> Any:
@@ -132,19 +126,17 @@ class LengthscaleNode(GaussianNode):
             )
         return new
 
-    def predict(
-        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
-    ) -> Predictive:
+    def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
         """Draw f = Xβ + u, with the u of y, with another or with none, and y = f + e."""
         if effects == "population":
-            beta = np.stack([drawn.beta[0] for drawn in self._draws(model, posterior, rng)])
-            (e,) = evaluate_draws(model, posterior, [self.sigma2_e])
+            beta = np.stack([drawn.beta[0] for drawn in self._draws(draws, rng)])
+            (e,) = draws.evaluate([self.sigma2_e])
             X, ids = (self.projection.X, None) if rows is None else rows
             return Predictive.of(beta.reshape(*e.shape, -1) @ X.T, e, rng, ids)
         means: list[FloatArray] = []
         y: list[FloatArray] = []
         ids = None
-        for place, ell, s, beta, u, g, e in self._draws(model, posterior, rng):
+        for place, ell, s, beta, u, g, e in self._draws(draws, rng):
             if rows is None:
                 u = u if effects == "given" else draw_prior_effects(s, g, rng)
                 f = Coordinates(u.a + beta @ s.projection.R.T, u.b).lift(s)
@@ -153,24 +145,20 @@ class LengthscaleNode(GaussianNode):
                 f, ids = draw_new_effects(s, read, u, g, rng) + beta @ (read.a @ s.projection.R).T, read.ids
             means.append(f[0])
             y.append(f[0] + np.sqrt(e) * rng.standard_normal(f.shape[-1]))
-        shape = posterior.sizes["chain"], posterior.sizes["draw"]
-        return Predictive(np.reshape(means, (*shape, -1)), np.reshape(y, (*shape, -1)), ids)
+        return Predictive(np.reshape(means, (*draws.shape, -1)), np.reshape(y, (*draws.shape, -1)), ids)
 
-    def _draws(self, model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator) -> Iterator[_Draw]:
+    def _draws(self, draws: Draws, rng: np.random.Generator) -> Iterator[_Draw]:
         """Draw (β, u) given y for each draw of ℓ and the variances, in their order; K is factored for each."""
-        ell, g, e = evaluate_draws(model, posterior, self.estimated())
+        ell, g, e = draws.evaluate(self.estimated())
         for place in tracked(list(np.ndindex(*ell.shape)), "Factoring K for each draw", show=self.spectrum.progressbar):
             spectrum = self.spectrum.at(float(ell[place]))
             variances = np.array([g[place]]), np.array([e[place]])
             beta, u = draw_effects(Rotated.from_values(spectrum, self.observed, None), *variances, rng)
             yield _Draw(place, float(ell[place]), spectrum, beta, u, *variances)
 
-    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
+    def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
         """Return ℓ, σ², δ, σ²_g, σ²_e and h²; warn of draws where the likelihood was not checked."""
-        kept = evaluate_kept(model, posterior, self.estimated())
-        if kept is None:
-            return {}
-        ell, g, e = kept
+        ell, g, e = values
         smallest, kbar = self.spectrum.delta[0], self.spectrum.mean_diagonal
         if (share := float((e < smallest * g).mean())) > _UNCHECKED:
             warnings.warn(
@@ -178,15 +166,11 @@ class LengthscaleNode(GaussianNode):
                 "not checked: build the spectrum with a smaller delta=(low, high).",
                 stacklevel=outside(),
             )
-        with np.errstate(divide="ignore"):
-            derived = {"lengthscale": ell, "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g}
-        if kbar is not None:
-            derived["h2"] = kbar * g / (kbar * g + e)
-        return {f"{self.name}_{suffix}": xr.DataArray(v, dims=("chain", "draw")) for suffix, v in derived.items()}
+        return {"lengthscale": ell} | shares(g, e, {} if kbar is None else {"h2": kbar})
 
-    def at_draws(self, model: pm.Model, posterior: xr.Dataset, numbers: int) -> Iterator[tuple[FloatArray, Constants]]:
+    def at_draws(self, draws: Draws, numbers: int) -> Iterator[tuple[FloatArray, Constants]]:
         """Return V at each draw, whose K is no graph."""
-        ell, g, e = (v.ravel() for v in evaluate_draws(model, posterior, self.estimated()))
+        ell, g, e = (v.ravel() for v in draws.evaluate(self.estimated()))
         known = self.constants()
         for i in range(ell.size):
             yield g[i] * self.spectrum.covariance(float(ell[i])) + e[i] * np.eye(self.n), known

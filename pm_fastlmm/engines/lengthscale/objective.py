@@ -1,11 +1,11 @@
 """The objective of one kernel with a lengthscale: Newton steps on the interpolated restricted likelihood."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.aireml.objective import Evaluated, Objective
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
 from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
@@ -15,13 +15,6 @@ from pm_fastlmm.spectrum.spectrum import Rotated
 _LENGTHSCALES, _DELTAS = 200, 80  # of the grid on which the global search begins
 _SPREAD = 1e4  # beyond the range of δ, upwards: there is no more kernel variance
 _DIFFERENCE = 1e-5  # of log ℓ, for ∂K/∂ℓ
-
-
-class LengthscaleState(NamedTuple):
-    """ℓ and the two variances, and the log-likelihood."""
-
-    theta: FloatArray
-    loglik: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +48,12 @@ class LengthscaleObjective(Objective):
         kbar = self.spectrum.at(theta[0]).mean_diagonal
         return {"sigma2_g": float(kbar * theta[1]), "sigma2_e": float(theta[2])}
 
-    def state(self, theta: FloatArray) -> LengthscaleState | None:
+    def state(self, theta: FloatArray) -> Evaluated | None:
         """Return the log-likelihood at θ; None where it is not finite."""
         loglik = float(self.spectra.loglik(*theta))
-        return LengthscaleState(np.array(theta, dtype=float), loglik) if np.isfinite(loglik) else None
+        return Evaluated(np.array(theta, dtype=float), loglik) if np.isfinite(loglik) else None
 
-    def derivatives(self, theta: FloatArray, state: LengthscaleState) -> tuple[FloatArray, FloatArray]:
+    def derivatives(self, theta: FloatArray, state: Evaluated) -> tuple[FloatArray, FloatArray]:
         """Return the score and the observed information, made positive definite."""
         to_log = np.array([theta[0], 1.0, 1.0])
         score = self.spectra.value_and_gradient(*theta)[1] / to_log
@@ -73,7 +66,7 @@ class LengthscaleObjective(Objective):
         scale = unit * to_log
         return score, (vectors * np.abs(values)) @ vectors.T / scale[:, None] / scale
 
-    def coefficients(self, state: LengthscaleState) -> tuple[FloatArray, FloatArray]:
+    def coefficients(self, state: Evaluated) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance, from K(ℓ) itself."""
         if not self.coef:
             return np.zeros(0), np.zeros((0, 0))

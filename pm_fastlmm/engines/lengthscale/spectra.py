@@ -184,8 +184,7 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         shape = points[0].shape
         ell, g, e = (np.ascontiguousarray(v.reshape(-1)) for v in points)
         out = interpolated_loglik(ell, g, e, *self.constants)
-        loglik, gradient = out[:, 0].reshape(shape) - self.logdet_R, out[:, 1:].reshape(*shape, 3)
-        return loglik, gradient
+        return out[:, 0].reshape(shape) - self.logdet_R, out[:, 1:].reshape(*shape, 3)
 
     @property
     def constants(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -36,18 +37,6 @@ class Eigenpairs(NamedTuple):
 
     eigvals: FloatArray
     rotation: FloatArray
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _WithIds:
-    """A kernel whose rows have ids."""
-
-    kernel: Kernel
-    ids: Ids | None
-
-    def __call__(self, lengthscale: float) -> Labelled:
-        """Return K with its ids."""
-        return Labelled(np.asarray(self.kernel(lengthscale)), self.ids, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -188,7 +177,7 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
         """
         points = read_coordinates(x)
         K = between(kernel, points.values, points.values)
-        spectrum = cls.from_function(_WithIds(K, points.ids), lengthscale, X, **kwargs)
+        spectrum = cls.from_function(partial(_with_ids, K, points.ids), lengthscale, X, **kwargs)
         return replace(spectrum, coordinates=(kernel, replace(points, values=frozen(points.values.copy()))))
 
     @classmethod
@@ -207,7 +196,7 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
         given = read(distances, "distances", ndim=(2,))
         K = OfDistances(kernel, given.values)
         require_finite(given.values, "distances", "all of them must be known.")
-        return cls.from_function(_WithIds(K, given.ids), lengthscale, X, **kwargs)
+        return cls.from_function(partial(_with_ids, K, given.ids), lengthscale, X, **kwargs)
 
     @property
     def n(self) -> int:
@@ -358,6 +347,11 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
             "tolerance": self.tolerance,
             "fixed effects": listed(self.coef),
         }
+
+
+def _with_ids(kernel: Kernel, ids: Ids | None, lengthscale: float) -> Labelled:
+    """Return K of a kernel whose rows have ids."""
+    return Labelled(np.asarray(kernel(lengthscale)), ids, None)
 
 
 def _factored(kernel: Callable[[float], Any], lengthscale: float, X: Any, rtol: float | None) -> Spectrum:

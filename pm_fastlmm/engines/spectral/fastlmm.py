@@ -6,13 +6,7 @@ import numpy as np
 import pymc as pm
 
 from pm_fastlmm.base.coordinates import require_labels
-from pm_fastlmm.engines.inputs import (
-    double,
-    read_mean,
-    read_response,
-    refuse_unknown,
-    treat_coefficients,
-)
+from pm_fastlmm.engines.inputs import double, read_mean, read_response, refuse_unknown, treat_coefficients
 from pm_fastlmm.engines.random_variable import LMM, Treatment
 from pm_fastlmm.engines.spectral.variables import FastLMMRV, RotatedLMMRV, statistic
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum

@@ -12,7 +12,7 @@ import xarray as xr
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.engines.draws import evaluate_draws, evaluate_kept, over_batch
+from pm_fastlmm.engines.draws import Draws, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.labels import labelled, over_coef, over_obs
@@ -56,6 +56,7 @@ class SpectralNode(GaussianNode):
     """
 
     called: ClassVar[str] = "FastLMM"
+    cheap: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ("beta", "u", "a")
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
     takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "W_new", "K_new_new")
@@ -112,11 +113,6 @@ class SpectralNode(GaussianNode):
     def _covariance_facts(self) -> dict[str, Any]:
         return {"rank of K": self.spectrum.rank}
 
-    @property
-    def cheap(self) -> bool:
-        """Whether thousands of evaluations take a second or two: they do."""
-        return True
-
     def estimated(self) -> list[Any]:
         """Return σ²_g and σ²_e."""
         return [self.sigma2_g, self.sigma2_e]
@@ -136,23 +132,21 @@ class SpectralNode(GaussianNode):
         """Whether it was built with a `Rotated`."""
         return self.given is not None
 
-    def recover(
-        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
-    ) -> dict[str, xr.DataArray]:
+    def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
         """Draw β and u, or a where the rows were not kept, of which u has a value for each."""
         s = self.spectrum
         if which is None:
             which = ("beta", "u") if s.rotation is not None else ("beta", "a")
-        beta, u, (g, _, _) = self._draw(model, posterior, rng)
+        beta, u, (g, _, _) = self._draw(draws, rng)
         effects = {}
         if "beta" in which:
-            effects["beta"] = over_coef(model, self, beta)
+            effects["beta"] = over_coef(draws.model, self, beta)
         if "u" in which:
-            effects["u"] = over_obs(model, self, _lift(s, u))
+            effects["u"] = over_obs(draws.model, self, _lift(s, u))
         if "a" in which:
             a = draw_factor_effects(s, u, g, rng)
             labels = range(a.shape[-1]) if s.factor_names is None else s.factor_names
-            effects["a"] = labelled(model, self, a, {f"{self.name}_factor": labels})
+            effects["a"] = labelled(draws.model, self, a, {f"{self.name}_factor": labels})
         return effects
 
     def read(self, new: NewRows, effects: Effects) -> Any:
@@ -165,11 +159,9 @@ class SpectralNode(GaussianNode):
             return Design.read(self.projection, new.X_new)
         return new_rows(self.spectrum, new.X_new, new.K_new, W_new=new.W_new, K_new_new=new.K_new_new)
 
-    def predict(
-        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
-    ) -> Predictive:
+    def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
         """Draw f = Xβ + u, with the u of y, with another or with none, and y = f + e."""
-        beta, u, (g, e, mu) = self._draw(model, posterior, rng)
+        beta, u, (g, e, mu) = self._draw(draws, rng)
         s, mean = self.spectrum, self.mean_at(rows, mu)
         if effects == "population":
             f = beta @ (s.projection.X if rows is None else rows.X).T
@@ -181,10 +173,10 @@ class SpectralNode(GaussianNode):
         return Predictive.of(f + mean, e, rng, None if rows is None else rows.ids)
 
     def _draw(
-        self, model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator
+        self, draws: Draws, rng: np.random.Generator
     ) -> tuple[FloatArray, Coordinates, tuple[FloatArray, FloatArray, FloatArray]]:
         """Return draws of β, of u in rotated coordinates, and (σ²_g, σ²_e, mu) of the draws."""
-        g, e, mu, b, root = self._parameters(model, posterior)
+        g, e, mu, b, root = self._parameters(draws)
         rotated = self._rotate_draws(mu) if np.ptp(mu, axis=(0, 1)).any() else self.rotated(mu[0, 0])
         if np.isnan(rotated.y1).any():
             raise ValueError(
@@ -198,12 +190,12 @@ class SpectralNode(GaussianNode):
             beta, u = given_coefficients(rotated, g, e, beta, u, b, root, rng)
         return beta, u, (g, e, mu)
 
-    def _parameters(self, model: pm.Model, posterior: xr.Dataset) -> list[FloatArray]:
+    def _parameters(self, draws: Draws) -> list[FloatArray]:
         """Return draws of σ²_g, σ²_e, mu, and mean and root of the prior of β, with axes for all responses."""
         graphs = [self.sigma2_g, self.sigma2_e, self.mu, self.beta_mean, self.beta_root]
         over = self.observed.ndim + 1
-        draws = zip(evaluate_draws(model, posterior, graphs), (0, 0, 1, 1, 2), strict=True)
-        return [over_batch(values, over + own) for values, own in draws]
+        pairs = zip(draws.evaluate(graphs), (0, 0, 1, 1, 2), strict=True)
+        return [over_batch(values, over + own) for values, own in pairs]
 
     def _rotate_draws(self, mu: FloatArray) -> Rotated:
         """Rotate y - mu for each draw of mu."""
@@ -221,30 +213,17 @@ class SpectralNode(GaussianNode):
         rotated = self.rotated()
         return rotated.y1 @ s.projection.Q1.T + rotated.z @ s.basis.T
 
-    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
+    def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
         """Return σ², δ, σ²_g, σ²_e, h² and pve."""
-        kept = evaluate_kept(model, posterior, [self.sigma2_g, self.sigma2_e])
-        if kept is None:
-            return {}
-        ndim = max(v.ndim for v in kept)
-        g, e = np.broadcast_arrays(*(over_batch(v, ndim) for v in kept))
-        kbar, lbar = self.spectrum.mean_diagonal, self.spectrum.mean_eigval
-        with np.errstate(divide="ignore"):
-            derived = {
-                "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g,
-                "h2": kbar * g / (kbar * g + e), "pve": lbar * g / (lbar * g + e),
-            }  # fmt: skip
-        batch = (model.named_vars_to_dims.get(self.name) or ())[: ndim - 2]
-        dims = ("chain", "draw", *(batch or [f"{self.name}_dim_{i}" for i in range(ndim - 2)]))
-        return {f"{self.name}_{suffix}": xr.DataArray(value, dims=dims) for suffix, value in derived.items()}
+        ndim = max(v.ndim for v in values)
+        g, e = np.broadcast_arrays(*(over_batch(v, ndim) for v in values))
+        return shares(g, e, {"h2": self.spectrum.mean_diagonal, "pve": self.spectrum.mean_eigval})
 
-    def precisions(
-        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
-    ) -> Precisions:
+    def precisions(self, draws: Draws, *, largest: int, numbers: int, rows: Any = None) -> Precisions:
         """Return P and Py at the draws, of all responses."""
         s, Q1 = self.spectrum, self.flat_basis()
-        g, e, mu, b, root = self._parameters(model, posterior)
-        shape = (posterior.sizes["chain"], posterior.sizes["draw"], *self.observed.shape[:-1])
+        g, e, mu, b, root = self._parameters(draws)
+        shape = (*draws.shape, *self.observed.shape[:-1])
         fixed = None
         if self.given is not None:
             rotated = self.rotated()
@@ -265,6 +244,12 @@ class SpectralNode(GaussianNode):
         s, mu = op.spectrum, mean[0] if mean else pt.zeros((), dtype="float64")
         data = observed_data(model, rv)
         return cls(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root, op.rotated)
+
+
+def shares(g: FloatArray, e: FloatArray, scales: dict[str, float]) -> dict[str, FloatArray]:
+    """Return the variances of one kernel, their ratio, and the shares of what σ²_g is multiplied by."""
+    derived = {"sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g}
+    return derived | {name: scale * g / (scale * g + e) for name, scale in scales.items()}
 
 
 def _lift(s: Spectrum, u: Coordinates) -> FloatArray:

@@ -1,11 +1,11 @@
 """The objective of one kernel, in the rotated coordinates."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
-from pm_fastlmm.aireml.objective import RESCALE, Objective
+from pm_fastlmm.aireml.objective import RESCALE, Evaluated, Objective
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.kernel.effects import effects
@@ -18,13 +18,6 @@ from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 NAMES = ("sigma2_g", "sigma2_e")
-
-
-class SpectralState(NamedTuple):
-    """The two variances and the log-likelihood."""
-
-    theta: FloatArray
-    loglik: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,22 +58,20 @@ class SpectralObjective(Objective):
         variances = (self.rotated.spectrum.mean_diagonal * theta[0], theta[1])
         return dict(zip(self.names, map(float, variances), strict=True))
 
-    def state(self, theta: FloatArray) -> SpectralState | None:
+    def state(self, theta: FloatArray) -> Evaluated | None:
         """Return the log-likelihood at θ; None where y has a direction without variance."""
         if not (np.isfinite(theta).all() and (theta >= 0).all()):
             return None
         loglik = float(log_likelihood(self.rotated, theta[0], theta[1], method=self.method))
-        return SpectralState(np.asarray(theta, dtype=float), loglik) if np.isfinite(loglik) else None
+        return Evaluated(np.asarray(theta, dtype=float), loglik) if np.isfinite(loglik) else None
 
-    def derivatives(self, theta: FloatArray, state: SpectralState) -> tuple[FloatArray, FloatArray]:
+    def derivatives(self, theta: FloatArray, state: Evaluated) -> tuple[FloatArray, FloatArray]:
         """Return score and average information."""
         g, e = np.asarray(theta[0]), np.asarray(theta[1])
-        return (
-            score(self.rotated, g, e, self.method),
-            np.asarray(information(self.rotated, g, e, self.method).average),
-        )
+        average = information(self.rotated, g, e, self.method).average
+        return score(self.rotated, g, e, self.method), np.asarray(average)
 
-    def coefficients(self, state: SpectralState) -> tuple[FloatArray, FloatArray]:
+    def coefficients(self, state: Evaluated) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
         estimate = effects.blue(self.rotated, np.asarray(state.theta[0]), np.asarray(state.theta[1]))
         return estimate.beta, estimate.cov

@@ -12,7 +12,7 @@ from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.precision import MixedPrecision
-from pm_fastlmm.engines.structured.state import MixedState, NewDesign
+from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.kernel.effects.effects import Prediction
 
@@ -94,8 +94,7 @@ class TermsAtTheta(AtTheta):
         width = sum(Z.shape[1] for Z in incidence)
         mean, variance = np.empty(rows.m), np.empty(rows.m)
         for part in np.array_split(np.arange(rows.m), max(1, rows.m * width // _BUDGET)):
-            design = NewDesign(rows.X[part], [Z[part] for Z in incidence], fresh[part])
-            mean[part], variance[part] = self.state.predict(design)
+            mean[part], variance[part] = self.state.predict(rows.X[part], [Z[part] for Z in incidence], fresh[part])
         if self.prior_mean.size:
             mean += rows.X @ self.prior_mean
         variance[np.isnan(mean)] = np.nan  # of an unknown Xβ, which a β that is known adds nothing to

@@ -52,9 +52,8 @@ def digits_lost(
     """
     _, Minv, F, _, roots, Linv, _, _ = factor
     shares = math.inf if not yPy > 0 or response.rows is None else float(response.rows @ response.rows) / (e * yPy)
-    if not F.size:
-        size = 0.0
-    else:
+    size = 0.0
+    if F.size:
         lengths = p.times_roots(p.lengths[None], np.abs(roots))[0]
         size = float((lengths**2 * (Linv**2).sum(axis=0)).max())
     if p.C.shape[1] > 1:

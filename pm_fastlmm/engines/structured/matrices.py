@@ -30,8 +30,7 @@ def compile_matrices(layout: Theta) -> Callable[[FloatArray], Any]:
 
     def evaluate(values: FloatArray) -> tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]:
         with np.errstate(all="ignore"):
-            out = compiled(np.asarray(values, dtype=float))
-        pairs = zip(places, out[count:], strict=True)
-        return out[:count], [(place, k, np.atleast_2d(direction)) for (place, k), direction in pairs]
+            out = [np.atleast_2d(matrix) for matrix in compiled(np.asarray(values, dtype=float))]
+        return out[:count], [(place, k, slope) for (place, k), slope in zip(places, out[count:], strict=True)]
 
     return evaluate

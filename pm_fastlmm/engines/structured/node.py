@@ -9,12 +9,12 @@ import pymc as pm
 import xarray as xr
 
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
-from pm_fastlmm.engines.draws import DrawFunction, evaluate_draws, evaluate_kept
+from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.labels import labelled, over_coef
@@ -28,7 +28,7 @@ from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.nested import nested
 from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
-from pm_fastlmm.engines.structured.posterior import EffectDraws, draw_given, independent, rooted
+from pm_fastlmm.engines.structured.posterior import EffectDraws, draw_given, independent
 from pm_fastlmm.engines.structured.precision import MixedPrecision, PrecisionRows
 from pm_fastlmm.engines.structured.products import MixedProducts
 from pm_fastlmm.engines.structured.state import MixedState
@@ -66,6 +66,7 @@ class StructuredNode(GaussianNode):
     """
 
     called: ClassVar[str] = "StructuredLMM"
+    at_theta: ClassVar[type[AtTheta]] = TermsAtTheta
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
     takes: ClassVar[tuple[str, ...]] = ("X_new", "Z_new", "data")
 
@@ -82,8 +83,8 @@ class StructuredNode(GaussianNode):
         """Number of observations."""
         return self.products.n
 
-    def _mean_graphs(self) -> tuple[Any, Any, Any]:
-        return self.mu, self.beta_mean, self.beta_cov
+    def _prior_covariance(self) -> Any:
+        return self.beta_cov
 
     def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
         """Return the likelihood of the parameters of the terms; one kernel is fitted by its spectrum."""
@@ -106,10 +107,6 @@ class StructuredNode(GaussianNode):
     def nested_in(self, other: LMMNode) -> bool:
         """Return whether each term is a special case of one of the other node."""
         return isinstance(other, StructuredNode) and nested(self, other)
-
-    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> TermsAtTheta:
-        """Return the node with V at θ, and the effects of its terms."""
-        return TermsAtTheta(self, objective, theta, mu, prior_mean)
 
     def flat_objective(self) -> StructuredObjective:
         """Return the restricted likelihood of the terms, whatever the treatment of β: where a sampler may start."""
@@ -139,17 +136,15 @@ class StructuredNode(GaussianNode):
         values = 0.95 * trace.iterations[-1].theta + 0.05 * start
         return Target(values, (objective.lower == 0) & (values > 0))
 
-    def recover(
-        self, model: pm.Model, posterior: xr.Dataset, which: Sequence[str] | None, rng: np.random.Generator
-    ) -> dict[str, xr.DataArray]:
+    def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
         """Draw β, and the effects of each term over its levels; without columns those of a matrix Z are its columns."""
-        draws = self._draw(model, posterior, rng)
-        effects = {"beta": over_coef(model, self, draws.beta)}
-        for term, u in zip(self.terms, draws.u, strict=True):
+        drawn = self._draw(draws, rng)
+        effects = {"beta": over_coef(draws.model, self, drawn.beta)}
+        for term, u in zip(self.terms, drawn.u, strict=True):
             own = {term.name: term.levels}
             if term.width > 1:
                 own[f"{term.name}_effects"] = term.columns
-            effects[term.name] = labelled(model, self, u if term.width > 1 else u[..., 0], own)
+            effects[term.name] = labelled(draws.model, self, u if term.width > 1 else u[..., 0], own)
         return effects
 
     def read(self, new: NewRows, effects: Effects) -> Any:
@@ -162,47 +157,45 @@ class StructuredNode(GaussianNode):
             population=effects == "population",
         )  # fmt: skip
 
-    def predict(
-        self, model: pm.Model, posterior: xr.Dataset, rows: Any, effects: Effects, rng: np.random.Generator
-    ) -> Predictive:
+    def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
         """Draw f = Xβ + Σ Zu of new rows or of those of the data, and y = f + e."""
-        draws = self._draw(model, posterior, rng)
-        mean, shape = self.mean_at(rows, draws.mu), draws.sigma2_e.shape
+        drawn = self._draw(draws, rng)
+        mean = self.mean_at(rows, drawn.mu)
         ids = None if rows is None else rows.ids
         if rows is None:
             none = [term.Z[:, :0] for term in self.terms]
             rows = NewTermRows(self.projection.X, [term.Z for term in self.terms], none, self.ids)
-        f = draws.beta @ rows.X.T + mean
+        f = drawn.beta @ rows.X.T + mean
         for k, term in enumerate(self.terms if effects != "population" else ()):
-            u, sigma = draws.u[k], draws.sigma[k]
+            u, sigma = drawn.u[k], drawn.sigma[k]
             if effects == "new":
-                u = rooted(self.products, k, independent(sigma, term.blocks.levels, rng))
+                u = self.products.rooted(k, independent(sigma, term.blocks.levels, rng))
             parts = [(rows.Z[k], u)]
             if fresh := rows.Z_new[k].shape[1]:
                 parts.append((rows.Z_new[k], independent(sigma, fresh // term.width, rng)))
             for Z, v in parts:
-                f = f + (Z @ v.reshape(-1, Z.shape[1]).T).T.reshape(*shape, rows.m)
-        return Predictive.of(f, draws.sigma2_e, rng, ids)
+                f = f + (Z @ v.reshape(-1, Z.shape[1]).T).T.reshape(*draws.shape, rows.m)
+        return Predictive.of(f, drawn.sigma2_e, rng, ids)
 
-    def _draw(self, model: pm.Model, posterior: xr.Dataset, rng: np.random.Generator) -> EffectDraws:
+    def _draw(self, draws: Draws, rng: np.random.Generator) -> EffectDraws:
         """Draw (β, u) from their joint posterior given y, once for each draw of θ."""
-        theta, mu, b, B = evaluate_draws(model, posterior, [self.theta, *self._mean_graphs()])
+        theta, mu, b, B = draws.evaluate([self.theta, *self._mean_graphs()])
         if self.spectrum is not None and self.treatment == "flat" and not np.ptp(mu, axis=(0, 1)).any():
             return self._draw_kernel(self.spectrum, theta, mu, rng)
-        shape, products, terms = theta.shape[:2], self.products, self.terms
+        shape, products, terms = draws.shape, self.products, self.terms
         matrices, X = compile_matrices(self.layout), self.projection.X
         beta = np.empty((*shape, X.shape[1]))
         u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
         sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
         for at in np.ndindex(*shape):
-            values = [np.atleast_2d(m) for m in matrices(theta[at])[0]]
+            values = matrices(theta[at])[0]
             own = [*values, B[at]] if B[at].size else values
             response = self.observed - mu[at]
             if not products.flat:
                 response = response - X @ b[at]
             drawn, coefficients = draw_given(products, response, own, float(theta[at][-1]), rng)
             for k, term in enumerate(terms):
-                u[k][at] = rooted(products, k, drawn[k]).reshape(-1, term.width)
+                u[k][at] = products.rooted(k, drawn[k]).reshape(-1, term.width)
                 sigma[k][at] = values[k]
             beta[at] = coefficients if products.flat else b[at] + (drawn[-1].ravel() if B[at].size else 0.0)
         return EffectDraws(beta, u, sigma, theta[..., -1], mu)
@@ -214,44 +207,33 @@ class StructuredNode(GaussianNode):
         g, e = theta[..., 0], theta[..., 1]
         beta, u = draw_effects(Rotated.from_values(spectrum, self.observed - mu[0, 0], None), g, e, rng)
         effects, width = draw_factor_effects(spectrum, u, g, rng), self.terms[0].width
-        levels = rooted(self.products, 0, effects[..., None]).reshape(*theta.shape[:2], -1, width)
+        levels = self.products.rooted(0, effects[..., None]).reshape(*theta.shape[:2], -1, width)
         return EffectDraws(beta, [levels], [g[..., None, None]], e, mu)
 
-    def derived(self, model: pm.Model, posterior: xr.Dataset) -> dict[str, xr.DataArray]:
-        """
-        Return the variance of each term in an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of their sum.
-
-        The last component is the residual.
-        """
-        kept = evaluate_kept(model, posterior, [self.theta])
-        if kept is None:
-            return {}
-        (theta,) = kept
+    def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
+        """Return the variance of each term in an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of the sum."""
+        (theta,) = values
         matrices = compile_matrices(self.layout)
         weights = [self.products.mean_gram(k) for k in range(len(self.terms))]
         variance = np.empty((*theta.shape[:2], len(weights) + 1))
         for at in np.ndindex(*theta.shape[:2]):
-            values = matrices(theta[at])[0]
-            variance[at] = [*(float((w * v).sum()) for w, v in zip(weights, values, strict=True)), theta[at][-1]]
-        component = f"{self.name}_component"
-        coords = {component: [*(term.name for term in self.terms), RESIDUAL]}
-        share = variance / variance.sum(axis=-1, keepdims=True)
-        return {
-            f"{self.name}_{suffix}": xr.DataArray(values, dims=("chain", "draw", component), coords=coords)
-            for suffix, values in (("variance", variance), ("share", share))
-        }
+            own = zip(weights, matrices(theta[at])[0], strict=True)
+            variance[at] = [*(float((w * v).sum()) for w, v in own), theta[at][-1]]
+        return {"variance": variance, "share": variance / variance.sum(axis=-1, keepdims=True)}
 
-    def precisions(
-        self, model: pm.Model, posterior: xr.Dataset, *, largest: int, numbers: int, rows: Any = None
-    ) -> Precisions:
+    def components(self) -> dict[str, list[str]]:
+        """Return the names of the terms, and last the residual."""
+        return {f"{self.name}_component": [*(term.name for term in self.terms), RESIDUAL]}
+
+    def precisions(self, draws: Draws, *, largest: int, numbers: int, rows: Any = None) -> Precisions:
         """Return P and Py at the draws; one kernel in its rotated coordinates, many draws at a time."""
         require_rows(self.products)
-        Q1, shape = self.flat_basis(), (posterior.sizes["chain"], posterior.sizes["draw"])
+        Q1, shape = self.flat_basis(), draws.shape
         graphs = [self.theta, *self._mean_graphs()]
         if self.spectrum is None:
-            function = DrawFunction(model, posterior, graphs)
+            function = DrawFunction(draws, graphs)
             return Precisions(shape, self.n, Q1, self._parts(function, numbers))
-        theta, mu, b, B = evaluate_draws(model, posterior, graphs)
+        theta, mu, b, B = draws.evaluate(graphs)
         if not B.size:  # β is flat or explicit
             B = np.zeros((1, 1, b.shape[-1], b.shape[-1]))
         g, e = np.moveaxis(theta, -1, 0)
@@ -269,7 +251,7 @@ class StructuredNode(GaussianNode):
             if mean is None or not np.array_equal(own, mean):
                 mean, residual = own, y - own
                 response = p.response_to_known(residual)
-            sigma = [np.atleast_2d(m) for m in matrices(values)[0]]
+            sigma = matrices(values)[0]
             assert response is not None
             state = MixedState.at(p, response, [*sigma, B[i]] if B[i].size else sigma, float(values[-1]))
             require_definite(state, self.name)

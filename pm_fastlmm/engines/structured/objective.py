@@ -128,7 +128,7 @@ class StructuredObjective(Objective):
 
     def sigma(self, theta: FloatArray) -> list[FloatArray]:
         """Return Σ_k of each term, and last the prior covariance of β where it has one."""
-        matrices = [np.atleast_2d(m) for m in self.evaluate(theta)[0]]
+        matrices = self.evaluate(theta)[0]
         return [*matrices, self.prior] if self.prior.size else matrices
 
     def state(self, theta: FloatArray) -> StructuredState | None:
@@ -138,8 +138,8 @@ class StructuredObjective(Objective):
             return None
         if self.method == "REML" or not self.products.flat:
             return StructuredState(mixed, mixed, mixed.loglik - self.products.logdet_R)
-        within = response.within[: products.W.shape[1]]  # the last of the dense block are the fixed effects
-        plain = Response(within, response.between, response.rss, response.y1, response.rows)
+        # the last of the dense block are the fixed effects
+        plain = response._replace(within=response.within[: products.W.shape[1]])
         left = products.shifted(plain, response.y1 - products.projection.R @ mixed.blue()[0])
         full = MixedState.at(products, left, mixed.sigma, mixed.sigma2_e)
         return None if full is None else StructuredState(mixed, full, full.loglik)

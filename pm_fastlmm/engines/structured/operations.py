@@ -45,8 +45,7 @@ class ResponseStatistics(CalledBack):
 
     def evaluate(self, *inputs: Any) -> Any:
         """Return the statistics of a response (n,)."""
-        response = self.products.response(np.asarray(inputs[0], dtype=float))
-        return (*response, response.rows)
+        return self.products.response(np.asarray(inputs[0], dtype=float))
 
     def gradients(self, apply: Callable[..., Any], inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
         """Return the gradient with respect to the response."""

@@ -53,12 +53,6 @@ def draw_given(
     return drawn, state.blue()[0]
 
 
-def rooted(products: MixedProducts, k: int, u: FloatArray) -> FloatArray:
-    """Return effects (…, levels · width) of a term from independent ones (…, levels, width)."""
-    flat, root = u.reshape(*u.shape[:-2], -1), products.blocks[k].root
-    return flat if root is None else np.asarray(flat @ root.T)
-
-
 def independent(sigma: FloatArray, levels: int, rng: np.random.Generator) -> FloatArray:
     """Draw effects (…, levels, width) that are independent between levels, with the covariance (…, width, width)."""
     noise = rng.standard_normal((*sigma.shape[:-2], levels, sigma.shape[-1]))

@@ -111,9 +111,9 @@ class MixedPrecision:
         r, Minv = self.rows, self.state.factor[1]
         residual = self.y - r.W @ self.state.factor[7]
         along = r.along(residual, len(Minv))
-        inside = residual - (r.O * along[r.level]).sum(-1) if along.size else residual
         if not along.size:
-            return np.asarray(inside / self.state.sigma2_e)
+            return np.asarray(residual / self.state.sigma2_e)
+        inside = residual - (r.O * along[r.level]).sum(-1)
         between = np.einsum("jab,jb->ja", Minv, along)
         return np.asarray(inside / self.state.sigma2_e + (r.O * between[r.level]).sum(-1))
 

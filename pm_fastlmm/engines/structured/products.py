@@ -31,14 +31,7 @@ class EffectBlock(NamedTuple):
     root: FloatArray | None = None
 
 
-class _Statistics(NamedTuple):
-    within: FloatArray
-    between: FloatArray
-    rss: float
-    y1: FloatArray
-
-
-class Response(_Statistics):
+class Response(NamedTuple):
     """
     What the likelihood needs of a response y₂ = y - Q₁Q₁ᵀy. X is taken out first, so that no digits are lost to a mean.
 
@@ -53,18 +46,14 @@ class Response(_Statistics):
     y1 : (r,) array
         Q₁ᵀy.
     rows : (n,) array or None
-        y₂ itself, for where inner products lose digits; besides the statistics, which are the tuple.
+        y₂ itself, for where inner products lose digits.
     """
 
-    rows: FloatArray | None
-
-    def __new__(
-        cls, within: FloatArray, between: FloatArray, rss: float, y1: FloatArray, rows: FloatArray | None = None
-    ) -> Self:
-        """Keep the rows beside the statistics."""
-        self = super().__new__(cls, within, between, rss, y1)
-        self.rows = rows
-        return self
+    within: FloatArray
+    between: FloatArray
+    rss: float
+    y1: FloatArray
+    rows: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -264,6 +253,11 @@ class MixedProducts:
             at, start = at + levels * c, start + c * c
         return out
 
+    def rooted(self, k: int, u: FloatArray) -> FloatArray:
+        """Return effects (…, levels · width) of a term from independent ones (…, levels, width)."""
+        flat, root = u.reshape(*u.shape[:-2], -1), self.blocks[k].root
+        return flat if root is None else np.asarray(flat @ root.T)
+
     def mean_gram(self, k: int) -> FloatArray:
         """Return Σ_levels Z_jᵀZ_j / n of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""
         block = self.blocks[k]
@@ -300,16 +294,15 @@ class MixedProducts:
         )
 
     def response_pullback(
-        self, y: FloatArray, within: FloatArray, between: FloatArray, rss: float, y1: FloatArray,
-        rows: FloatArray | None = None,
-    ) -> FloatArray:  # fmt: skip
+        self, y: FloatArray, within: FloatArray, between: FloatArray, rss: float, y1: FloatArray, rows: FloatArray
+    ) -> FloatArray:
         """Return the gradient with respect to y from those with respect to the statistics of `response`, and y₂."""
         Q = self.projection.Q1
         residual = y - Q @ (Q.T @ y)
         inside = residual - self.O @ (self.O.T @ residual)
         direct = self.W @ within + 2 * rss * inside
         total = direct - self.O @ (self.O.T @ direct) + self.O @ between.ravel()
-        total = total if rows is None else total + rows
+        total = total + rows
         return np.asarray(total + Q @ (y1 - Q.T @ total))
 
     def __repr__(self) -> str:
@@ -328,13 +321,6 @@ def _elimination_order(blocks: Sequence[EffectBlock]) -> tuple[tuple[int, ...], 
 
 
 def _one_level_each(block: EffectBlock) -> bool:
-    if block.levels == 1:
-        return False
-    level = block.Z.indices // block.width
-    starts, ends = block.Z.indptr[:-1], block.Z.indptr[1:]
-    filled = np.flatnonzero(ends > starts)
-    if not filled.size:
-        return False
-    low = np.minimum.reduceat(level, starts[filled])
-    high = np.maximum.reduceat(level, starts[filled])
-    return bool((low == high).all())
+    level, starts = block.Z.indices // block.width, block.Z.indptr
+    first = level[np.repeat(starts[:-1], np.diff(starts))]  # of the row
+    return bool(block.levels > 1 and level.size and (level == first).all())

@@ -166,11 +166,8 @@ class MixedState:
 
     def effects(self) -> list[FloatArray]:
         """Return û_k = R_k(I ⊗ Σ_k)Z_kᵀPy (levels, width) of each term, R_k the root of a known covariance."""
-        return [self._rooted(k, w @ self.sigma[k]) for k, w in enumerate(self.gradient.effects)]
-
-    def _rooted(self, k: int, u: FloatArray) -> FloatArray:
-        root = self.products.blocks[k].root
-        return u if root is None else (root @ u.ravel()).reshape(u.shape)
+        p, found = self.products, enumerate(self.gradient.effects)
+        return [p.rooted(k, w @ self.sigma[k]).reshape(w.shape) for k, w in found]
 
     def prediction_error(self, k: int, *, beta_known: bool = False) -> FloatArray:
         """
@@ -219,9 +216,11 @@ class MixedState:
         half = np.linalg.solve(np.swapaxes(T, 1, 2), G.T @ z)
         return self.sigma2_e * (half**2).sum(axis=1), CG @ np.linalg.solve(T, half)
 
-    def predict(self, new: "NewDesign") -> tuple[FloatArray, FloatArray]:
+    def predict(self, X_new: FloatArray, Z_new: list[Any], unknown: FloatArray) -> tuple[FloatArray, FloatArray]:
         """
         Return f̂* = X*β̂ + Σ Z*û and Var(f* - f̂*), (m,) each.
+
+        Z* are those of the terms over their known levels, `unknown` is the prior variance (m,) of effects of new ones.
 
         Given y the dense block has the variance σ²_eΛS⁻¹Λᵀ, and the eliminated term follows it: all of Var(f* - f̂*)
         is a sum of squares. As z*ᵀGz* - k*ᵀPk* + … it would lose what a wide prior of β or of a slope on an uncentred
@@ -229,10 +228,12 @@ class MixedState:
         """
         p, w = self.products, self.gradient.effects
         beta, _ = self.blue()
-        vectors = [np.asarray(_rooted_rows(Z, p.blocks[k]), dtype=float) for k, Z in enumerate(new.Z)]
+        # over the independent effects, whose image under the root of a known covariance are those of the levels
+        rooted = [Z if block.root is None else Z @ block.root for Z, block in zip(Z_new, p.blocks, strict=True)]
+        vectors = [Z.toarray() if hasattr(Z, "toarray") else Z for Z in rooted]
         shapes = [(block.levels, block.width) for block in p.blocks]
         first, dense = self._stack(
-            [{k: rows[s].reshape(shapes[k]) for k, rows in enumerate(vectors)} for s in range(len(new.X))]
+            [{k: rows[s].reshape(shapes[k]) for k, rows in enumerate(vectors)} for s in range(len(X_new))]
         )
         m, q = len(dense), len(dense) - p.fixed
         mean = dense[:q].T @ self.factor[7][:q]
@@ -240,17 +241,11 @@ class MixedState:
             k = p.order[0]
             mean += np.einsum("jas,ja->s", first, w[k] @ self.sigma[k])
         if p.fixed:
-            mean += new.X @ beta
-            dense[q:m] = np.linalg.solve(p.projection.R.T, new.X.T)
+            mean += X_new @ beta
+            dense[q:m] = np.linalg.solve(p.projection.R.T, X_new.T)
         variance, through = self._given_dense(first)
         left = dense - p.B.T @ through.reshape(-1, through.shape[-1])
-        return mean, new.unknown + variance.sum(axis=0) + self.sigma2_e * ((self.scaled @ left) ** 2).sum(axis=0)
-
-
-def _rooted_rows(Z: Any, block: Any) -> Any:
-    """Return Z* (m, levels · width) over the independent effects whose image the root of a known covariance is."""
-    rooted = Z if block.root is None else Z @ block.root
-    return rooted.todense() if hasattr(rooted, "todense") else rooted
+        return mean, unknown + variance.sum(axis=0) + self.sigma2_e * ((self.scaled @ left) ** 2).sum(axis=0)
 
 
 def mixed_loglik_and_gradient(
@@ -280,11 +275,3 @@ def mixed_loglik_and_gradient(
     Py = state.rows.weighted_response(g.between)
     along = -state.rows.inner(p.projection.Q1) if d.size else np.zeros(0)
     return state.loglik, scores, g.sigma2_e, *statistics, -Py, along
-
-
-class NewDesign(NamedTuple):
-    """X* (m, r), Z* of each term over its known levels, and the prior variance (m,) of effects of unknown levels."""
-
-    X: FloatArray
-    Z: list[Any]
-    unknown: FloatArray

@@ -15,15 +15,7 @@ from pm_fastlmm.base.directions import are_directions
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.engines.algebra import along_columns, less_columns, times, white_noise
-from pm_fastlmm.engines.inputs import (
-    covariance_root,
-    double,
-    prior_covariance,
-    read_mean,
-    read_response,
-    refuse_unknown,
-    treat_coefficients,
-)
+from pm_fastlmm.engines.inputs import coefficients, covariance_root, double, read_mean, read_response, refuse_unknown
 from pm_fastlmm.engines.random_variable import LMM, LMMRV
 from pm_fastlmm.engines.spectral.variables import spectral_logp
 from pm_fastlmm.engines.structured.operations import MixedLoglik, RandomEffects, ResponseStatistics
@@ -192,8 +184,7 @@ def _parametrise(
     ids, projection = _aligned(terms, X)
     _check_rows(rows, terms, X, ids, mu)
     refuse_unknown("StructuredLMM", kwargs, "it takes X, terms, sigma2_e, mu, beta, beta_mean, beta_cov, observed")
-    treatment, b, L = treat_coefficients(projection, beta, beta_mean, beta_cov)
-    B = prior_covariance(L, beta_cov)
+    treatment, b, B = coefficients(projection, beta, beta_mean, beta_cov)
     blocks = [_block(term) for term in terms]
     if B.type.shape != (0, 0):
         blocks.append(EffectBlock(sp.csr_array(projection.X), 1, projection.rank, None))

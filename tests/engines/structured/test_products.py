@@ -63,7 +63,8 @@ def test_shifted_statistics_are_those_of_the_moved_response(build_terms):
 
 def test_pullback_is_the_transpose_of_the_derivative_of_the_statistics(p):
     products, rng = p.products, p.rng
-    g = (rng.normal(size=products.W.shape[1]), rng.normal(size=p.response.between.shape), 0.7, rng.normal(size=3))
+    g = (rng.normal(size=products.W.shape[1]), rng.normal(size=p.response.between.shape), 0.7, rng.normal(size=3),
+         rng.normal(size=p.n))  # fmt: skip
     pulled, h = products.response_pullback(p.y, *g), 1e-5
     for _ in range(3):
         step = rng.normal(size=p.n)

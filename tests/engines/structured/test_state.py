@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 from pm_fastlmm.engines.structured import loops as crossproduct
 from pm_fastlmm.engines.structured import products as mixed
-from pm_fastlmm.engines.structured.state import MixedState, NewDesign
+from pm_fastlmm.engines.structured.state import MixedState
 
 SETS = [
     ("factor",),
@@ -138,8 +138,8 @@ def test_prediction_of_new_rows_is_the_universal_kriging_of_dense_matrices(build
     Z_new = [np.abs(p.rng.normal(size=(m, term[0].shape[1]))) * (p.rng.random((m, term[0].shape[1])) < 0.3)
              for term in p.terms]  # fmt: skip
     unknown = p.rng.exponential(size=m)
-    given = NewDesign(X_new, [sp.csr_array(Z) if k % 2 else Z for k, Z in enumerate(Z_new)], unknown)
-    mean, variance = at(p).predict(given)
+    given = [sp.csr_array(Z) if k % 2 else Z for k, Z in enumerate(Z_new)]
+    mean, variance = at(p).predict(X_new, given, unknown)
     cross = sum(Zn @ p.G(k) @ p.terms[k][0].T for k, Zn in enumerate(Z_new))
     prior = sum(Zn @ p.G(k) @ Zn.T for k, Zn in enumerate(Z_new))
     expected, cov = p.dense().predict(X_new, cross, prior)
