@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior, Prior
 from pm_fastlmm.kernel.exact.result import ExactPosterior
@@ -130,7 +130,7 @@ def plot_h2_intervals(
     ax = _axes(ax)
     seed = int(np.random.default_rng(random_seed).integers(2**31))
     grid = np.linspace(0.0005, 0.9995, 800)
-    cut = float(chi2(1).ppf(level))
+    cut = float(2 * gammaincinv(0.5, level))
     ax.plot(grid, 2 * (fit.loglik - fit.profile(grid)), color=_POINT, lw=2, label="2 [max ℓ − ℓ(h²)]")
     ax.axhline(cut, color="grey", lw=1, ls="--", label=f"χ²₁, {level:.0%}")
     ax.plot(grid, fit.critical_values(grid, level, n_sim=n_sim, random_seed=seed), color=_CURVE, lw=1.5, label="exact")

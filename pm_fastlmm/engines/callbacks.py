@@ -6,16 +6,17 @@ likelihood is shared by all models. Linked into each graph it would save those, 
 for each model.
 """
 
-import warnings
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
 import pytensor.tensor as pt
+from pytensor.compile.mode import optdb
 from pytensor.gradient import disconnected_type
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
-from pytensor.link.numba.dispatch.basic import generate_fallback_impl, numba_funcify_and_cache_key
+from pytensor.graph.rewriting.basic import GraphRewriter
 
 type Shape = tuple[int | None, ...]
 
@@ -83,13 +84,6 @@ class CalledBack(Op):  # type: ignore[misc]
         return gradients + [disconnected_type() for _ in inputs[len(gradients) :]]
 
 
-@numba_funcify_and_cache_key.register(CalledBack)  # type: ignore[untyped-decorator]
-def _call_back(op: CalledBack, node: Any = None, **kwargs: Any) -> tuple[Any, None]:
-    with warnings.catch_warnings():  # of the callback, which is intended here
-        warnings.filterwarnings("ignore", "Numba will use object mode")
-        return generate_fallback_impl(op, node=node, **kwargs), None
-
-
 class GradientOp(CalledBack):
     """
     A log-likelihood with its gradient as further outputs, in as many of the first inputs: the others are constants.
@@ -117,3 +111,21 @@ class GradientOp(CalledBack):
     def connection_pattern(self, node: Any) -> list[list[bool]]:
         """Return that the constants do not reach the outputs."""
         return [[i < self.differentiable] * len(node.outputs) for i in range(len(node.inputs))]
+
+
+class _Conversion(GraphRewriter):  # type: ignore[misc]
+    """
+    Load the conversion of these operations for a backend, when a graph is compiled for it, and change nothing.
+
+    Numba and JAX take up to a second to import, which is for those to wait who use them.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+
+    def apply(self, fgraph: Any) -> None:
+        import_module(f"pm_fastlmm.engines.{self.backend}")
+
+
+for _backend in ("numba", "jax"):
+    optdb.register(f"pm_fastlmm_{_backend}", _Conversion(_backend), _backend, position=100)

@@ -9,7 +9,6 @@ from pytensor.graph.rewriting.basic import graph_rewriter
 from pytensor.tensor.shape import Shape, Shape_i
 
 from pm_fastlmm.base.arrays import outside
-from pm_fastlmm.engines.random_variable import LMMRV
 
 _BEFORE_INLINING = -0.02  # PyTensor replaces random variables by the graphs of their draws at -0.01
 
@@ -18,11 +17,6 @@ _BEFORE_INLINING = -0.02  # PyTensor replaces random variables by the graphs of 
 def draws_contrasts(op: Any) -> bool:
     """Return whether draws leave out what is along X: y has no distribution there if β has a flat prior."""
     return False
-
-
-@draws_contrasts.register
-def _of_lmm(op: LMMRV) -> bool:
-    return bool(op.treatment == "flat" and op.projection.rank and not op.of_statistic)
 
 
 @graph_rewriter  # type: ignore[untyped-decorator]

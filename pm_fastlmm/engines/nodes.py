@@ -4,8 +4,6 @@ from importlib import import_module
 
 import pymc as pm
 
-import pm_fastlmm.engines.contrasts  # this and the next register themselves
-import pm_fastlmm.engines.jax_on_demand  # noqa: F401
 from pm_fastlmm.engines.inputs import check_data
 from pm_fastlmm.engines.protocol import ENGINES, LMMNode, node_of
 

@@ -28,6 +28,7 @@ from pymc.pytensorf import normalize_rng_param
 from pytensor.tensor.random.utils import normalize_size_param
 
 from pm_fastlmm.base.coordinates import require_labels
+from pm_fastlmm.engines.contrasts import draws_contrasts
 from pm_fastlmm.spectrum.projection import Projection
 
 type Treatment = Literal["flat", "proper"]
@@ -86,6 +87,11 @@ class LMMRV(SymbolicRandomVariable):  # type: ignore[misc]
         if any(p.type.ndim != t.ndim for p, t in zip(params, self.input_types[2:], strict=True)):
             return self.rebuild_rv(*params, size=size, rng=rng).owner
         return super().make_node(*inputs)
+
+
+@draws_contrasts.register
+def _of_lmm(op: LMMRV) -> bool:
+    return bool(op.treatment == "flat" and op.projection.rank and not op.of_statistic)
 
 
 class LMM(Continuous):  # type: ignore[misc]

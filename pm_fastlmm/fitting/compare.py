@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.response import Response
@@ -229,13 +229,13 @@ def _ratio(small: _Model | None, large: _Model, nested: bool | None) -> dict[str
     added = large.lower_bounds - small.lower_bounds
     statistic = max(statistic, 0.0) if statistic > -1e-6 * max(1.0, abs(float(large.fit.loglik))) else math.nan
     if added == 1:
-        below = float(statistic <= 0) if q == 1 else chi2.sf(statistic, q - 1)
-        p_value, reference = (below + chi2.sf(statistic, q)) / 2, f"½{_chi2(q - 1)} + ½{_chi2(q)}"
+        below = float(statistic <= 0) if q == 1 else chdtrc(q - 1, statistic)
+        p_value, reference = float(below + chdtrc(q, statistic)) / 2, f"½{_chi2(q - 1)} + ½{_chi2(q)}"
     else:
-        p_value, reference = chi2.sf(statistic, q), _chi2(q) + (", conservative" if added > 1 else "")
+        p_value, reference = float(chdtrc(q, statistic)), _chi2(q) + (", conservative" if added > 1 else "")
     if math.isnan(statistic):  # the larger model is worse: it is no extension, or its maximum was not found
         p_value, reference = math.nan, "not nested, or a maximum was not found"
-    return {"chi2": statistic, "chi2_df": q, "p_value": float(p_value), "reference": reference}
+    return {"chi2": statistic, "chi2_df": q, "p_value": p_value, "reference": reference}
 
 
 def _chi2(q: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from pm_fastlmm.aireml.linear import linear_derivatives, require_small
 from pm_fastlmm.aireml.objective import Objective, information_inverse
@@ -100,7 +100,7 @@ class VarianceInference(Fit):
     def _profile_limits(self, name: str, level: float) -> tuple[float, float]:
         objective = self.objective
         place = _free_place(objective, name)
-        profile = _Profile(objective, name, self.theta.to_numpy(), self.loglik, float(chi2.ppf(level, 1)))
+        profile = _Profile(objective, name, self.theta.to_numpy(), self.loglik, float(2 * gammaincinv(0.5, level)))
         step = float(self._errors("observed")[name])
         if not step > 0:
             information = self.average_information.to_numpy()[place, place]

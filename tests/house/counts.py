@@ -143,7 +143,7 @@ def _compared(node, engines, shared):
 def lines_of_code(root=ROOT):
     """Return {folder: lines that hold at least one token besides comments and docstrings}."""
     counts = Counter()
-    for path in (root / PACKAGE).rglob("*.py"):
+    for path in [*(root / PACKAGE).rglob("*.py"), *(root / PACKAGE).rglob("*.pyi")]:
         counts[path.parent.relative_to(root).as_posix()] += len(_code(path.read_text()))
     return counts
 
@@ -163,7 +163,9 @@ def _code(text):
 
 def public_names(root=ROOT):
     """Return `pm_fastlmm.__all__`."""
-    for node in sources(root)["__init__.py"].body:
+    stub = root / PACKAGE / "__init__.pyi"
+    faces = [sources(root)["__init__.py"], *([ast.parse(stub.read_text())] if stub.exists() else [])]
+    for node in (node for face in faces for node in face.body):
         if isinstance(node, ast.Assign) and _last(node.targets[0]) == "__all__":
             return ast.literal_eval(node.value)
     return []

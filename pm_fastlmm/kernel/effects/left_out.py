@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import chi2
+from scipy.special import chdtr
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, align, outside, require_length, shown
 from pm_fastlmm.covariance.incidence import read_factor
@@ -182,7 +182,7 @@ class Predicted:
         sizes, quadratic = self.groups.sizes, self.joint.quadratic[place]
         columns = {
             "n_obs": sizes, "log_density": self.joint.log_density[place], "chi2": quadratic,
-            "pit": chi2.cdf(quadratic, sizes),
+            "pit": chdtr(sizes, quadratic),
         }  # fmt: skip
         return pd.DataFrame(columns, index=pd.Index(self.groups.labels, name="group", tupleize_cols=False))
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 from pm_fastlmm.base.arrays import FloatArray
 
@@ -109,6 +108,8 @@ class Conditional:
             totals = np.where(weights > 0, np.exp(t), 0.0)
             mean = (weights * totals).sum(0)
             variance = (weights * (totals - mean) ** 2).sum(0)
+        from scipy.interpolate import CubicSpline  # a third of a second to import
+
         antiderivative = CubicSpline(_FINE, density).antiderivative()
         return cls(mode, width, antiderivative.c / antiderivative(_FINE[-1]), mean, variance)
 

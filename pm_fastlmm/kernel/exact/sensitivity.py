@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import arviz_stats
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -173,6 +172,8 @@ def rope(posterior: Any, low: float, high: float, *, quantity: str = "h2") -> An
         if quantity not in group.data_vars:
             found = ", ".join(map(str, group.data_vars))
             raise ValueError(f"the posterior has no variable {quantity!r}: name one of {found}.")
+        import arviz_stats  # more than a second to import
+
         posterior = group[quantity]
     if not {"chain", "draw"} <= set(getattr(posterior, "dims", ())):
         raise ValueError("draws need the dimensions chain and draw: give a DataTree, or a variable of its posterior.")

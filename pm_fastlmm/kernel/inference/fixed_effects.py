@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import f as f_distribution
-from scipy.stats import t as t_distribution
+from scipy.special import fdtrc, stdtr, stdtrit
 
 from pm_fastlmm.base.arrays import FloatArray, require_fraction
 from pm_fastlmm.base.choices import Method, require_choice
@@ -171,8 +170,8 @@ def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, p
     with np.errstate(invalid="ignore", divide="ignore"):
         se = np.sqrt(np.diagonal(cov, axis1=-2, axis2=-1))
         t = fixed.beta / se
-        half = se * t_distribution.ppf((1 + level) / 2, degrees)
-        p = np.asarray(2 * t_distribution.sf(np.abs(t), degrees))
+        half = se * stdtrit(degrees, (1 + level) / 2)
+        p = np.asarray(2 * stdtr(degrees, -np.abs(t)))
     values: dict[str, FloatArray] = {
         "estimate": fixed.beta, "se": se, "df": degrees, "t": t, "p_value": p, "lower": fixed.beta - half,
         "upper": fixed.beta + half,
@@ -195,7 +194,7 @@ def contrast_test(fixed: FixedEffects, L: Any, df: DegreesOfFreedom, projection:
     else:
         statistic, df_den = np.transpose([_f_test(fixed.one(t), rows, df) for t in range(len(fixed.names))])
     q = len(rows)
-    p = np.asarray(f_distribution.sf(statistic, q, np.where(np.isinf(df_den), 1e12, df_den)))
+    p = np.asarray(fdtrc(q, np.where(np.isinf(df_den), 1e12, df_den), np.maximum(statistic, 0)))
     return FixedTest(statistic, q, df_den, p[()], fixed.beta @ rows.T, df, fixed.names)
 
 

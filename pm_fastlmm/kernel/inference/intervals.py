@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import chi2, norm
+from scipy.special import gammaincinv, ndtri
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
@@ -52,7 +52,7 @@ def critical_levels(
 
 def profile_limits(rotated: Rotated, method: Method, name: str, level: float) -> tuple[FloatArray, FloatArray]:
     """Return profile-likelihood limits of any parameter, (T,); see `projection` for all but functions of δ."""
-    allowed = float(chi2.ppf(level, 1))
+    allowed = float(2 * gammaincinv(0.5, level))
     if name in SHARES:
         return share_limits(rotated, method, name, Allowed.constant(allowed))
     place = None if name in VARIANCES else coefficient_place(rotated.spectrum, name)
@@ -77,7 +77,7 @@ def variance_of(name: str, spectrum: Spectrum, largest: float) -> Callable[[Floa
 
 def wald_limits(estimate: FloatArray, se: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:
     """Return estimate ± z · se (delta method), not cut to the range of the parameter."""
-    half = norm.ppf((1 + level) / 2) * np.asarray(se)
+    half = ndtri((1 + level) / 2) * np.asarray(se)
     return np.asarray(estimate) - half, np.asarray(estimate) + half
 
 

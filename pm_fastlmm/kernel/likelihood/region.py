@@ -5,7 +5,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import PchipInterpolator
 
 from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.threads import in_threads
@@ -72,6 +71,8 @@ class Scale:
 
     def allowed(self, nodes: FloatArray, levels: FloatArray) -> Allowed:
         """Return levels at some nodes interpolated in s, by cubics without overshoot."""
+        from scipy.interpolate import PchipInterpolator  # a third of a second to import
+
         values = PchipInterpolator(np.interp(nodes, self.x, self.s), levels)(self.s)
         return Allowed(float(self.x[0]), _STEP, values)
 

@@ -6,7 +6,6 @@ import numpy as np
 from formulaic.materializers.types import FactorValues
 from formulaic.transforms import stateful_transform
 from formulaic.transforms.basis_spline import basis_spline
-from scipy.interpolate import BSpline
 from scipy.linalg import null_space
 
 from pm_fastlmm.base.arrays import FloatArray
@@ -65,6 +64,8 @@ def ns(
         _state["knots"] = np.concatenate([np.full(4, low), np.sort(np.atleast_1d(knots)), np.full(4, high)])
     t = _state["knots"]
     low, high = t[0], t[-1]
+    from scipy.interpolate import BSpline  # a third of a second to import
+
     basis = BSpline(t, np.eye(len(t) - 4), 3)
     curvature = basis.derivative(2)(np.array([low, high]))
     start = 0 if intercept else 1  # the first B-spline is the only one that is not 0 at the lower boundary
