@@ -116,6 +116,11 @@ class Link:
         """Which elements of θ depend on x."""
         return (np.abs(self.jacobian(self.variables.initial)) > 0).any(axis=1)
 
+    def point(self, theta: FloatArray, size: FloatArray, lower: FloatArray, varying: Any) -> dict[str, Any] | None:
+        """Return the free variables at θ by name, None if θ is outside of their support."""
+        x = self.invert(theta, size, lower, varying)
+        return None if x is None or not np.isfinite(np.abs(x).sum()) else self.variables.split(x)
+
     def invert(self, theta: FloatArray, size: FloatArray, lower: FloatArray, varying: Any) -> FloatArray | None:
         """Return x with θ(x) = θ in the elements that vary, None if there is none; `size` is that of each element."""
         positive = lower == 0

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pymc as pm
-import pytensor
 import pytensor.tensor as pt
 import xarray as xr
 from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.tensor.variable import TensorConstant
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, shown
 from pm_fastlmm.base.choices import Method
@@ -117,8 +117,7 @@ class LMMNode(PartOfModel, Described, ABC):
 
     def constants(self) -> Constants:
         """Return mu, and mean and covariance of β's prior, where no variable reaches them."""
-        values = pytensor.function([], self._mean_graphs(), mode=INTERPRETED)()
-        mu, b, B = (np.asarray(value, dtype=float) for value in values)
+        mu, b, B = (np.asarray(_value(graph), dtype=float) for graph in self._mean_graphs())
         return Constants(mu, b if self.treatment == "proper" else np.zeros(0), B)
 
     def known_mean(self, model: pm.Model) -> Constants:
@@ -250,6 +249,10 @@ def answers_for(op: type) -> Callable[[type[N]], type[N]]:
         return node
 
     return register
+
+
+def _value(graph: Any) -> Any:
+    return graph.data if isinstance(graph, TensorConstant) else graph.eval(mode=INTERPRETED)
 
 
 def observed_data(model: pm.Model, rv: Any) -> Any:

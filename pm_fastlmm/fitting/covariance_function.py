@@ -97,7 +97,7 @@ def reml_covariance(
     )  # fmt: skip
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)
     node = GaussianNode("y", None, "flat", None, None, response.values, objective.projection, None)
-    return estimate(objective, node, None, None, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
+    return estimate(objective, None, node, None, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
 
 
 def _differentiated(

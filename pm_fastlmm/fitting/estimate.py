@@ -1,6 +1,5 @@
 """From an objective to its VarianceFit: start, bounds, the iteration, and the verdict on where it ended."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pymc as pm
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
@@ -17,7 +17,6 @@ from pm_fastlmm.aireml.objective import Objective, typical
 from pm_fastlmm.aireml.ridge import without_maximum
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.display import listed
-from pm_fastlmm.engines.free_variables import Link
 from pm_fastlmm.fitting.fit import VarianceFit, history_of
 from pm_fastlmm.fitting.inference import why_not_adjusted
 
@@ -26,11 +25,12 @@ _SHARE = 1e-3  # of such a direction that a parameter must have to be named
 
 
 def estimate(
-    objective: Objective, node: Any, link: Link | None, start: Any, fixed: Any, bounds: Any,
+    objective: Objective, link: Any, node: Any, start: Any, fixed: Any, bounds: Any,
     tolerances: Tolerances, max_iterations: int, progressbar: bool, verbose: int,
+    build: Callable[[], pm.Model] | None = None,
 ) -> VarianceFit:  # fmt: skip
     """
-    Return the fit of an objective; `link` is that to the free variables of a model, if there is one.
+    Return the fit of an objective; `link` gives the free variables of a model, where there is one.
 
     Raises
     ------
@@ -66,6 +66,7 @@ def estimate(
         node=node,
         mu=mu,
         prior_mean=b,
+        build=build,
     )
 
 
@@ -196,17 +197,17 @@ def _unresolved(objective: Objective, last: Iteration, boundary: tuple[str, ...]
     return [name for name, without in zip(names, none, strict=True) if without]
 
 
-def _point(objective: Objective, link: Link | None, last: Iteration) -> tuple[dict[str, Any], str]:
+def _point(objective: Objective, link: Any, last: Iteration) -> tuple[dict[str, Any], str]:
     """Return the free variables at θ, and what is wrong with them."""
     theta = last.theta
     if link is None:
         return objective.point(theta), ""
     varying = ~np.asarray(objective.fixed)
     size = typical(theta, last.average_information, objective.semidefinite)
-    x = link.invert(np.where(np.isfinite(theta), theta, 0.0), size, objective.lower, varying)
-    if x is None or not math.isfinite(float(np.abs(x).sum())):
+    point = link.point(np.where(np.isfinite(theta), theta, 0.0), size, objective.lower, varying)
+    if point is None:
         return {}, (
             "the estimate lies outside the support of the model's free variables, so that fit.point is empty: "
             "look at their priors' bounds"
         )
-    return link.variables.split(x), ""
+    return point, ""

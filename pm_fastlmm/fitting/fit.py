@@ -1,11 +1,13 @@
 """VarianceFit: what AI-REML found, labelled."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pymc as pm
 import xarray as xr
 
 from pm_fastlmm.aireml.iteration import Trace
@@ -57,6 +59,8 @@ class VarianceFit(VarianceInference, PartOfModel):
         The mean besides Xβ and Zu.
     prior_mean : array
         b of an explicit β or of its Gaussian prior, of length 0 for a flat one.
+    build : callable or None
+        What `model` is made by.
     """
 
     theta: pd.Series
@@ -76,6 +80,28 @@ class VarianceFit(VarianceInference, PartOfModel):
     node: GaussianNode
     mu: Any = 0.0
     prior_mean: FloatArray = field(default_factory=lambda: np.zeros(0))
+    build: Callable[[], pm.Model] | None = None
+
+    @cached_property
+    def model(self) -> pm.Model:
+        """
+        The PyMC model that was fitted; of a formula `lmm_model` builds it when it is first asked for.
+
+        Raises
+        ------
+        ValueError
+            If a function V(θ) was fitted, which is no model.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> [variable.name for variable in fit.model.free_RVs]
+        ['sigma_Batch', 'sigma_e']
+        """
+        if self.build is None:
+            raise ValueError("a function V(θ) was fitted, not a model: flmm.DenseLMM makes a model of such a V.")
+        return self.build()
 
     @property
     def shares(self) -> pd.Series:
@@ -236,6 +262,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         Examples
         --------
         >>> import pandas as pd
+        import pymc as pm
         >>> import pm_fastlmm as flmm
         >>> sleep = flmm.datasets.sleepstudy()
         >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
