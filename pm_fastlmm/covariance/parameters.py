@@ -2,6 +2,7 @@
 
 import math
 import sys
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -118,9 +119,10 @@ def lengths(value: Any) -> tuple[int | None, ...]:
     return tuple(value.type.shape) if is_tensor(value) else np.shape(value)
 
 
+@cache
 def packed_places(n: int) -> npt.NDArray[np.intp]:
     """Return the places in the packed lower triangle of the entries of a symmetric matrix."""
     place = np.zeros((n, n), dtype=np.intp)
     rows, columns = np.tril_indices(n)
     place[rows, columns] = np.arange(rows.size)
-    return np.maximum(place, place.T)
+    return frozen(np.maximum(place, place.T))

@@ -117,7 +117,7 @@ class LMMNode(PartOfModel, Described, ABC):
 
     def constants(self) -> Constants:
         """Return mu, and mean and covariance of β's prior, where no variable reaches them."""
-        mu, b, B = (np.asarray(_value(graph), dtype=float) for graph in self._mean_graphs())
+        mu, b, B = (np.asarray(_value(graph), dtype=float) for graph in self._mean())
         return Constants(mu, b if self.treatment == "proper" else np.zeros(0), B)
 
     def known_mean(self, model: pm.Model) -> Constants:
@@ -141,8 +141,11 @@ class LMMNode(PartOfModel, Described, ABC):
 
     def _mean_graphs(self) -> list[Any]:
         """Return mu, and mean and covariance of β's prior, with constants for what the node has not."""
+        return [pt.as_tensor(part) for part in self._mean()]
+
+    def _mean(self) -> list[Any]:
         pairs = (self.mu, np.zeros(())), (self.beta_mean, np.zeros(0)), (self._prior_covariance(), np.zeros((0, 0)))
-        return [pt.constant(none) if graph is None else graph for graph, none in pairs]
+        return [none if graph is None else graph for graph, none in pairs]
 
     def _prior_covariance(self) -> Any:
         """Return the graph of the covariance of β's prior, None where the node has none."""
@@ -251,8 +254,10 @@ def answers_for(op: type) -> Callable[[type[N]], type[N]]:
     return register
 
 
-def _value(graph: Any) -> Any:
-    return graph.data if isinstance(graph, TensorConstant) else graph.eval(mode=INTERPRETED)
+def _value(part: Any) -> Any:
+    if isinstance(part, np.ndarray):
+        return part
+    return part.data if isinstance(part, TensorConstant) else part.eval(mode=INTERPRETED)
 
 
 def observed_data(model: pm.Model, rv: Any) -> Any:

@@ -1,8 +1,7 @@
 """find_reml: the restricted maximum likelihood counterpart of `pm.find_MAP`."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pymc as pm
@@ -12,7 +11,8 @@ from pm_fastlmm.base.choices import Method, require_choice
 from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.protocol import LMMNode
-from pm_fastlmm.fitting.estimate import estimate
+from pm_fastlmm.engines.structured.node import StructuredNode
+from pm_fastlmm.fitting.estimate import Options, estimate
 from pm_fastlmm.fitting.fit import VarianceFit
 from pm_fastlmm.models.lmm_model import lmm_model
 from pm_fastlmm.models.mixed_design import MixedDesign
@@ -111,18 +111,48 @@ def find_reml(
     """
     require_choice("method", method, Method)
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)
-    options = (start, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
+    options = Options(method, start, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
     if isinstance(model, str | MixedDesign):
         design = read_design(model, data)
-        own = mixed_node(design, known)
-        objective, variables = own.likelihood(own.constants(), method), FormulaVariables(design, own.layout)
-        return estimate(objective, variables, own, *options, partial(lmm_model, design, known=known))
+        return OfFormula(design, known, options).fit(mixed_node(design, known))
     if data is not None or known is not None:
         raise ValueError("data and known belong to a formula: a model has its own.")
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)
-    return estimate(*node.objective(model, method), node, *options, lambda: model)
+    return OfModel(model, options).fit(node)
+
+
+class OfFormula(NamedTuple):
+    """A formula, of which a fit needs no PyMC model."""
+
+    design: MixedDesign
+    known: Mapping[str, Any] | None
+    options: Options
+
+    def model(self) -> pm.Model:
+        """Build the model."""
+        return lmm_model(self.design, known=self.known)
+
+    def fit(self, node: StructuredNode) -> VarianceFit:
+        """Return the fit of the node."""
+        objective = node.likelihood(node.constants(), self.options.method)
+        return estimate(objective, FormulaVariables(self.design, node.layout), node, self.options, self)
+
+
+class OfModel(NamedTuple):
+    """A PyMC model."""
+
+    fitted: pm.Model
+    options: Options
+
+    def model(self) -> pm.Model:
+        """Return it."""
+        return self.fitted
+
+    def fit(self, node: LMMNode) -> VarianceFit:
+        """Return the fit of its node."""
+        return estimate(*node.objective(self.fitted, self.options.method), node, self.options, self)
 
 
 def _refuse_unreached(model: pm.Model, node: LMMNode) -> None:
