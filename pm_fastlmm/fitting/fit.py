@@ -166,7 +166,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
     @cached_property
     def history(self) -> xr.Dataset:
-        """By iteration: theta, beta, loglik, score, average_information, proposed and taken step, decrement and kind."""
+        """By iteration: theta, beta, loglik, score, average_information, proposed and taken step, decrement, kind."""
         its, names = self.trace.iterations, list(self.objective.names)
         over: dict[str, tuple[str, ...]] = dict.fromkeys(("theta", "score", "proposed", "taken"), ("parameter",))
         over |= {"beta": ("coef",), "average_information": ("parameter", "parameter_")}
