@@ -16,7 +16,7 @@ from pm_fastlmm.aireml.inversion import solved
 from pm_fastlmm.aireml.objective import Objective, Observed
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.engines.graphs import INTERPRETED, initial_point, reaching, support
+from pm_fastlmm.engines.graphs import AS_WRITTEN, INTERPRETED, initial_point, reaching, support
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,10 +75,10 @@ class FreeVariables:
         pairs = zip(self.rvs, self.symbols, strict=True)
         return list(clone_replace(outputs, dict(pairs), rebuild_strict=False))  # in double precision throughout
 
-    def compile(self, outputs: list[Any], *others: Any) -> Callable[..., list[FloatArray]]:
+    def compile(self, outputs: list[Any], *others: Any, mode: Any = INTERPRETED) -> Callable[..., list[FloatArray]]:
         """Return a function of x, and of other inputs, for graphs of the symbols and these."""
         inputs = [*self.symbols, *others]
-        compiled = pytensor.function(inputs, outputs, mode=INTERPRETED, on_unused_input="ignore")
+        compiled = pytensor.function(inputs, outputs, mode=mode, on_unused_input="ignore")
 
         def evaluate(x: FloatArray, *more: Any) -> list[FloatArray]:
             with np.errstate(all="ignore"):
@@ -103,9 +103,8 @@ class Link:
         weights = pt.vector("weights", dtype="float64", shape=graph.type.shape)
         gradients = pytensor.grad((graph * weights).sum(), list(variables.symbols), disconnected_inputs="ignore")
         row = pt.concatenate([g.ravel() for g in gradients])
-        return cls(
-            variables, variables.compile([graph]), variables.compile([row], weights), np.eye(graph.type.shape[0])
-        )
+        evaluate, size = variables.compile([graph], mode=AS_WRITTEN), graph.type.shape[0]
+        return cls(variables, evaluate, variables.compile([row], weights, mode=AS_WRITTEN), np.eye(size))
 
     def theta(self, x: FloatArray) -> FloatArray:
         """Return θ(x)."""

@@ -21,7 +21,7 @@ from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.free_variables import Fitted
-from pm_fastlmm.engines.graphs import INTERPRETED, reaching
+from pm_fastlmm.engines.graphs import AS_WRITTEN, reaching
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.random_variable import Treatment
@@ -257,7 +257,7 @@ def answers_for(op: type) -> Callable[[type[N]], type[N]]:
 def _value(part: Any) -> Any:
     if isinstance(part, np.ndarray):
         return part
-    return part.data if isinstance(part, TensorConstant) else part.eval(mode=INTERPRETED)
+    return part.data if isinstance(part, TensorConstant) else part.eval(mode=AS_WRITTEN)
 
 
 def observed_data(model: pm.Model, rv: Any) -> Any:
