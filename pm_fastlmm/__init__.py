@@ -16,8 +16,7 @@ from pm_fastlmm.engines.spectral.fastlmm import FastLMM
 from pm_fastlmm.engines.structured.statistics import TermStatistics
 from pm_fastlmm.engines.structured.structuredlmm import StructuredLMM
 from pm_fastlmm.fitting.compare import compare_fits
-from pm_fastlmm.fitting.covariance_function import reml_covariance
-from pm_fastlmm.fitting.find import find_reml
+from pm_fastlmm.fitting.find import find_reml, reml_covariance
 from pm_fastlmm.kernel.exact.exact import exact_posterior
 from pm_fastlmm.kernel.exact.sensitivity import rope
 from pm_fastlmm.kernel.likelihood.marginal import log_likelihood

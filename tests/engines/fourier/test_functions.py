@@ -11,7 +11,7 @@ import pm_fastlmm as flmm
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor
 from pm_fastlmm.engines.fourier.nufft import at_points
-from pm_fastlmm.engines.fourier.polynomials import function_modes, square_modes
+from pm_fastlmm.engines.fourier.products import function_modes, square_modes
 
 G, E = 1.5, 0.3
 
