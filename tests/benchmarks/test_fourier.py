@@ -5,7 +5,7 @@ import pytest
 
 import pm_fastlmm as flmm
 from pm_fastlmm.engines.fourier.likelihood import fourier_loglik_and_gradient, fourier_spectra
-from pm_fastlmm.engines.fourier.nufft import to_modes
+from pm_fastlmm.engines.fourier.products import to_modes
 
 pytestmark = pytest.mark.benchmark
 

@@ -12,8 +12,7 @@ from pytensor.tensor.random.basic import chisquare
 from pm_fastlmm.base.arrays import EPS, FloatArray, warn
 from pm_fastlmm.engines.algebra import col, times, white_noise
 from pm_fastlmm.engines.fourier.basis import FourierBasis
-from pm_fastlmm.engines.fourier.likelihood import fourier_spectra
-from pm_fastlmm.engines.fourier.operations import FourierLoglik
+from pm_fastlmm.engines.fourier.likelihood import FourierLoglik, fourier_spectra
 from pm_fastlmm.engines.fourier.products import FourierProducts
 from pm_fastlmm.engines.fourier.spectral_kernels import log_spectral_density
 from pm_fastlmm.engines.fourier.statistics import FourierStatistics

@@ -23,6 +23,7 @@ import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
 from pm_fastlmm.base.arrays import EPS, FloatArray
+from pm_fastlmm.engines.callbacks import GradientOp
 from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.products import FourierProducts
 from pm_fastlmm.engines.lengthscale.spectra import NodeStatistics, RotatedSpectra
@@ -187,6 +188,19 @@ def fourier_loglik_and_gradient(
     if factor is None:
         return -np.inf, np.zeros(size), 0.0, np.zeros(size + 1)
     return factor.loglik, *factor.gradient(size)
+
+
+class FourierLoglik(GradientOp):
+    """
+    Log-likelihood from products of Fourier features, with its gradient as further outputs: one factorisation for both.
+
+    Inputs: log σ²d (M,), σ²_e, the data [b̃, c̃] (M + 1,), and the constants G̃ and p. -½log|XᵀX| is left out. There is
+    no second derivative.
+    """
+
+    likelihood = "the likelihood of Fourier features"
+    differentiable = 3
+    evaluate = staticmethod(fourier_loglik_and_gradient)
 
 
 def fourier_spectra(

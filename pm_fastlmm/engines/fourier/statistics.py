@@ -12,8 +12,7 @@ from pm_fastlmm.base.arrays import EPS, FloatArray, Labelled, columns_in_order, 
 from pm_fastlmm.base.choices import Missing
 from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.frame import Frame
-from pm_fastlmm.engines.fourier.nufft import ComplexArray, to_modes
-from pm_fastlmm.engines.fourier.products import FourierProducts, feature_gram, feature_sums
+from pm_fastlmm.engines.fourier.products import ComplexArray, FourierProducts, feature_gram, feature_sums, to_modes
 from pm_fastlmm.spectrum.columns import DesignColumns
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.streams.additive import AdditiveStatistics

@@ -30,14 +30,16 @@ def _node(eigvals: FloatArray, squares: FloatArray, g: float, e: float) -> tuple
     scale = g * eigvals[0] + e if rank else 1.0
     inverse = 1.0 / scale
     logs = rank * math.log(scale)
-    quadratic, by_g, by_e = 0.0, 0.0, 0.0
+    quadratic = 0.0
+    by_g = 0.0
+    by_e = 0.0
     if filled:
         logs += filled * math.log(e)
         by_e += filled / e
-    for start in range(0, rank, _GROUP):
-        stop = min(start + _GROUP, rank)
+    whole = rank - rank % _GROUP
+    for start in range(0, whole, _GROUP):
         product = 1.0
-        for i in range(start, stop):
+        for i in range(start, start + _GROUP):
             d = g * eigvals[i] + e
             product *= d * inverse
             w = 1.0 / d
@@ -49,8 +51,17 @@ def _node(eigvals: FloatArray, squares: FloatArray, g: float, e: float) -> tuple
         if product > 1e-300:
             logs += math.log(product)
         else:  # the product of tiny ratios has underflowed
-            for i in range(start, stop):
+            for i in range(start, start + _GROUP):
                 logs += math.log((g * eigvals[i] + e) * inverse)
+    for i in range(whole, rank):
+        d = g * eigvals[i] + e
+        w = 1.0 / d
+        q = squares[i] * w
+        slope = (1.0 - q) * w
+        logs += math.log(d * inverse)
+        quadratic += q
+        by_g += slope * eigvals[i]
+        by_e += slope
     return logs + quadratic, by_g, by_e
 
 

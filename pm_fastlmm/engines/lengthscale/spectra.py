@@ -19,7 +19,7 @@ from pm_fastlmm.base.display import Described
 from pm_fastlmm.engines.lengthscale.interpolation import chebyshev_transform, interpolation_weights, node_lengthscales
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 
-_MAX_NODES = 257
+MAX_NODES = 257
 _FIRST = 9  # nodes; the next numbers are 2C - 1, whose nodes contain those before
 _CHECKS = 10  # lengthscales at which the interpolation is compared with the exact likelihood
 _CHECK_DELTAS = 24
@@ -106,6 +106,7 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         delta: tuple[float, float] = (1e-4, 1e2),
         tolerance: float = 1e-3,
         logdet_R: float = 0.0,
+        max_nodes: int = MAX_NODES,
         progress: Callable[[Iterable[float], str], Iterable[float]] = lambda points, description: points,
     ) -> Self:
         """
@@ -125,13 +126,14 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         tolerance : float
         logdet_R : float
             ½log|XᵀX|, for the constant of lme4.
+        max_nodes : int
         progress : callable
             Wraps (lengthscales, description), for a progress bar.
 
         Raises
         ------
         ValueError
-            If a range or the tolerance is not positive, or 257 nodes are not enough.
+            If a range or the tolerance is not positive, or `max_nodes` nodes are not enough.
         """
         low, high = read_range(lengthscale, "lengthscale")
         delta = read_range(delta, "delta")
@@ -140,7 +142,7 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         largest_error = _compared(checks, [statistics(v) for v in progress(checks, "Spectra to check with")], delta)
         known: dict[float, NodeStatistics] = {}
         count, error = _FIRST, math.inf
-        while count <= _MAX_NODES:
+        while count <= max_nodes:
             points = [float(v) for v in node_lengthscales(low, high, count)]
             for v in progress([v for v in points if v not in known], f"Spectra at {count} lengthscales"):
                 known[v] = statistics(v)
