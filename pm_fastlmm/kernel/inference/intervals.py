@@ -1,6 +1,6 @@
 """Limits of intervals of the parameters of one kernel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from scipy.stats import chi2, norm
@@ -30,14 +30,6 @@ def share_limits(rotated: Rotated, method: Method, name: str, allowed: Allowed) 
     kbar = s.mean_diagonal if name == "h2" else s.mean_eigval
     share = kbar / (kbar + delta)
     return share[1], share[0]
-
-
-def inversion_limits(
-    rotated: Rotated, method: Method, names: Sequence[str], level: float, n_sim: int, random_seed: object
-) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Return the values of h2, pve or delta that the exact likelihood-ratio test does not reject, (T,), by name."""
-    allowed = critical_values(rotated.spectrum, method, level, n_sim, random_seed)
-    return {name: share_limits(rotated, method, name, allowed) for name in names}
 
 
 def critical_levels(

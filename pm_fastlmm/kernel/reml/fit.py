@@ -12,8 +12,7 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.labels import over_responses
 from pm_fastlmm.kernel.inference.estimates import InformationKind
-from pm_fastlmm.kernel.likelihood.information import errors, quantities
-from pm_fastlmm.kernel.likelihood.marginal import log_likelihood
+from pm_fastlmm.kernel.likelihood.information import errors, log_likelihood, quantities
 from pm_fastlmm.kernel.likelihood.prior import read_h2
 from pm_fastlmm.kernel.reml.effects_of_fit import KernelEffects
 from pm_fastlmm.spectrum.spectrum import Rotated
