@@ -77,8 +77,8 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: Prior | None = None) -
     weights = np.exp(log_density) * dx
     weights /= weights.sum(axis=-1, keepdims=True)  # the logarithm of a mass far from 1 has rounding of its own
     own = slice(None) if several else 0
-    conjugate = isinstance(prior, VariancePrior)
-    return (ExactPosterior if conjugate else DeviationPosterior)(
+    kind: type[ExactPosterior] = ExactPosterior if isinstance(prior, VariancePrior) else DeviationPosterior
+    return kind(
         x=x,
         weights=weights[own],
         log_density=log_density[own],

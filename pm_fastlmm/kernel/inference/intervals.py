@@ -7,7 +7,6 @@ from scipy.stats import chi2, norm
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.kernel.inference.null import critical_values
 from pm_fastlmm.kernel.inference.projection import Projector
 from pm_fastlmm.kernel.likelihood.profile import Profile
 from pm_fastlmm.kernel.likelihood.region import Allowed, likelihood_region
@@ -30,16 +29,6 @@ def share_limits(rotated: Rotated, method: Method, name: str, allowed: Allowed) 
     kbar = s.mean_diagonal if name == "h2" else s.mean_eigval
     share = kbar / (kbar + delta)
     return share[1], share[0]
-
-
-def critical_levels(
-    spectrum: Spectrum, method: Method, h2: FloatArray, level: float, n_sim: int, random_seed: object
-) -> FloatArray:
-    """Return the exact critical values of 2[max ℓ - ℓ(h²)] at values of h²."""
-    allowed = critical_values(spectrum, method, level, n_sim, random_seed)
-    with np.errstate(divide="ignore"):
-        x = np.log(spectrum.mean_diagonal * (1 - h2) / h2 / spectrum.eigvals.max())
-    return np.interp(x, allowed.first + allowed.step * np.arange(allowed.levels.size), allowed.levels)
 
 
 def profile_limits(rotated: Rotated, method: Method, name: str, level: float) -> tuple[FloatArray, FloatArray]:

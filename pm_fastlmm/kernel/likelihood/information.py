@@ -21,11 +21,6 @@ class Information(NamedTuple):
     expected: FloatArray
     observed: FloatArray
 
-    def rescaled(self, units: FloatArray) -> "Information":
-        """Return the information of the parameters times `units` (…, 2)."""
-        outer = units[..., :, None] * units[..., None, :]
-        return Information(*(matrix / outer for matrix in self))
-
 
 class Scale(Protocol):
     """What σ²_g is multiplied by in the two shares, k̄ = tr(K)/n and Σλ/p."""
@@ -138,7 +133,8 @@ def information(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, me
     """
     total = rotated.spectrum.mean_diagonal * np.asarray(sigma2_g) + np.asarray(sigma2_e)
     units = np.stack([total / rotated.spectrum.mean_diagonal, total], axis=-1)
-    return relative_information(rotated, sigma2_g, sigma2_e, method).rescaled(units)
+    outer = units[..., :, None] * units[..., None, :]
+    return Information(*(matrix / outer for matrix in relative_information(rotated, sigma2_g, sigma2_e, method)))
 
 
 def relative_information(

@@ -169,7 +169,7 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
     Search the profile likelihood of each response, or of the one response with each candidate as one more column of X.
 
     Blocks of rows share one matrix product of their squares with the weights at the nodes of a grid in log δ, which
-    yields f' and f'' there; `loops.search` does the rest.
+    yields f' and f'' there; `loops.search_rows` does the rest.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def _search_block(
 
     def run(part: slice) -> None:
         rows = [array[part] if len(array) == len(null) else array for array in (z, g, zz, zg, gg)]
-        loops.search_rows(model, rows[0], rows[1], null[part], nodes, shared, *rows[2:], out[part])
+        loops.search_rows(model, *rows[:2], null[part], loops.Grid(nodes, shared, *rows[2:]), out[part])
 
     in_threads(run, len(null))
 
