@@ -485,16 +485,16 @@ def search_rows(
     positive, or where its cubic Hermite model does so twice, is searched by Newton's method in a bracket; then f is
     compared over all minima and both exact limits.
     """
-    G, nothing = grid.nodes.size, np.empty(0)
-    slope, curvature = np.empty(G), np.empty(G)
+    nodes, nothing = grid.nodes, np.empty(0)
+    slope, curvature = np.empty(nodes.size), np.empty(nodes.size)
     for t in range(out.shape[0]):
         z = Z[t if Z.shape[0] > 1 else 0]
         g = candidates[t] if candidates.shape[0] else nothing
         _at_nodes(model, t, grid, null[t], slope, curvature)
         f0, c0, f_inf, c_inf = limits(model, z, g, null[t])
         best, where, Q, a, alpha = math.inf, math.nan, math.nan, 0.0, 0.0
-        for j in range(-1, G):
-            start, low, high = _bracket(j, grid.nodes, slope, curvature, c0, c_inf)
+        for j in range(-1, nodes.size):
+            start, low, high = _bracket(j, nodes, slope, curvature, c0, c_inf)
             if math.isnan(start):
                 continue
             x = _newton(model, z, g, null[t], start, low, high)
