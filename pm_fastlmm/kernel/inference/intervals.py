@@ -20,9 +20,8 @@ def share_limits(rotated: Rotated, method: Method, name: str, allowed: Allowed) 
     """Return the limits of h2, pve or delta, (T,): the region of δ, of which they are monotone functions."""
     profile = Profile.from_rotated(rotated, method)
     region = likelihood_region(profile, allowed)
-    ends = np.stack([region.low, region.high])
     with np.errstate(over="ignore"):
-        delta = profile.largest * np.exp(ends)
+        delta = profile.largest * np.exp([region.low, region.high])
     if name == "delta":
         return delta[0], delta[1]
     s = rotated.spectrum

@@ -232,8 +232,7 @@ class _Store:
             arrays, about = checkpoints.load(self._file(i))
             checkpoints.require_same(self._file(i), about, self._about(i))
             variables = {name: (about["dims"][name], array) for name, array in arrays.items()}
-            fits = xr.Dataset(variables, attrs=about["attrs"]).set_coords(about["coords"])
-            out[i] = fits
+            out[i] = xr.Dataset(variables, attrs=about["attrs"]).set_coords(about["coords"])
         if out:  # one is compared with what is there now
             first = min(out)
             expected = {_MARK: checkpoints.fingerprint(self.columns.read(first))}

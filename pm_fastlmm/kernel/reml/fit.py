@@ -115,8 +115,7 @@ class REMLFit(KernelEffects, Described):
     def shares(self) -> pd.Series | pd.DataFrame:
         """The shares h2 of sigma2_g and 1 - h2 of sigma2_e; for several responses a row each."""
         h2 = np.asarray(self.h2)
-        shares = {"sigma2_g": h2, "sigma2_e": 1 - h2}
-        return self._by_response(shares, "share")
+        return self._by_response({"sigma2_g": h2, "sigma2_e": 1 - h2}, "share")
 
     @property
     def boundary(self) -> Any:
