@@ -19,18 +19,16 @@ from pm_fastlmm.fitting.compare import compare_fits
 from pm_fastlmm.fitting.find import find_reml, reml_covariance
 from pm_fastlmm.kernel.exact.exact import exact_posterior
 from pm_fastlmm.kernel.exact.sensitivity import rope
-from pm_fastlmm.kernel.likelihood.marginal import log_likelihood
+from pm_fastlmm.kernel.likelihood.information import log_likelihood
 from pm_fastlmm.kernel.reml.batches import reml_blocks
-from pm_fastlmm.kernel.reml.point import reml_point
-from pm_fastlmm.kernel.reml.reml import reml
+from pm_fastlmm.kernel.reml.reml import reml, reml_point
 from pm_fastlmm.kernel.reml.scan import scan
 from pm_fastlmm.models.design import Design
 from pm_fastlmm.models.kernel_model import kernel_model
 from pm_fastlmm.models.lmm_model import lmm_model
 from pm_fastlmm.models.mixed_design import MixedDesign
-from pm_fastlmm.posterior.functions import posterior_function
 from pm_fastlmm.posterior.pointwise import pointwise_log_likelihood
-from pm_fastlmm.posterior.predict import predict, recover_effects
+from pm_fastlmm.posterior.predict import posterior_function, predict, recover_effects
 from pm_fastlmm.posterior.sample import sample
 from pm_fastlmm.spectrum.spectrum import Spectrum
 from pm_fastlmm.spectrum.streams.statistics import KernelStatistics
