@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from structures import Structured
 
 import pm_fastlmm as flmm
 from pm_fastlmm.engines.structured import loops, vectorised
-from structures import Structured
 
 KINDS = [["factor"], ["slopes", "crossed"], ["three slopes"], ["known", "ar1"], ["dense", "factor"], ["dense"]]
 
@@ -20,7 +20,8 @@ def test_factorisation_and_score_are_the_same(kinds, flat, size, oracle):
     given = p.response(case.y)[:3]
     ok, *python = vectorised.factorise(p, phi, e, *given)
     compiled_ok, *compiled = loops.factorise(phi, e, *given, *p.constants)
-    assert ok and compiled_ok
+    assert ok
+    assert compiled_ok
     _assert_equal(python, compiled)
     score = vectorised.gradient(p, phi, e, given[1], *python[1:])
     _assert_equal(score, loops.gradient(phi, e, given[1], *p.constants[:-1], *compiled[1:]))
