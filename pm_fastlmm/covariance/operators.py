@@ -24,8 +24,10 @@ class BlockDiagonal(Operator):
            [0. , 0.5, 1. ]])
     """
 
+    _least: ClassVar[int] = 1
+
     def __init__(self, *operands: Covariance) -> None:
-        self._take(operands, minimum=1)
+        Operator.__init__(self, *operands)
         if self.size is None:
             raise ValueError(f"the sizes of all blocks of {self!r} must be known: give size=.")
 
@@ -78,6 +80,9 @@ class Propagate(Operator):
     """
 
     _associative: ClassVar[bool] = False
+    _least: ClassVar[int] = 1
+    ordered = False  # an order, or labels, are those of the columns of Z
+    named = False
     Z: FloatArray
 
     def __init__(self, Z: Any, G: Covariance) -> None:
@@ -85,20 +90,10 @@ class Propagate(Operator):
         matrix = labelled.values
         require_finite(matrix, "Z", "a design of random effects has no missing entries.")
         object.__setattr__(self, "Z", frozen(matrix.copy()))
-        self._take((G,), minimum=1)
+        Operator.__init__(self, G)
         names = None if labelled.names is None else LevelSet(tuple(labelled.names), "Z", "columns")
         sized = G.with_size(matrix.shape[1]) if names is None else G.over(names)
         object.__setattr__(self, "operands", (sized,))
-
-    @property
-    def ordered(self) -> bool:
-        """It is not: an order is that of the columns of Z."""
-        return False
-
-    @property
-    def named(self) -> bool:
-        """It is not: labels are those of the columns of Z."""
-        return False
 
     @property
     def size(self) -> int:
