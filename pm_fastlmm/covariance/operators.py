@@ -1,6 +1,7 @@
 """Operators beside `+`, `*` and `@`: structures along a diagonal, and carried through a known matrix."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -41,27 +42,23 @@ class BlockDiagonal(Operator):
         levels.require_size(self.size, repr(self))
         if levels.parts and self.ordered:
             levels.require_steps()
-        ends = np.cumsum([0, *(operand.size for operand in self.operands)]).tolist()
-        return self._of(
-            *(o.over(levels.pick(range(a, b))) for o, a, b in zip(self.operands, ends, ends[1:], strict=False))
-        )
+        ends = zip(self.operands, self._ends, strict=True)
+        return self._of(*(operand.over(levels.pick(range(*own))) for operand, own in ends))
+
+    @property
+    def _ends(self) -> list[tuple[int, int]]:
+        """The first row of each block, and the one after its last."""
+        return list(pairwise(np.cumsum([0, *(operand.size for operand in self.operands)]).tolist()))
 
     def _parts(self) -> dict[str, tuple[Covariance, slice]]:
-        out: dict[str, tuple[Covariance, slice]] = {}
-        start = 0
-        for operand, names in self._named_operands():
-            stop = start + int(operand.size or 0)
-            out |= dict.fromkeys(names.values(), (operand, slice(start, stop)))
-            start = stop
-        return out
+        named = zip(self._named_operands(), self._ends, strict=True)
+        return {name: (o, slice(*ends)) for (o, names), ends in named for name in names.values()}
 
     def _matrix(self, xp: Any) -> Any:
-        rows, before = [], 0
-        for operand in self.operands:
-            k = operand.size
-            after = int(self.size or 0) - before - k
-            rows.append(xp.concatenate([np.zeros((k, before)), operand.dense(), np.zeros((k, after))], axis=1))
-            before += k
+        rows, n = [], int(self.size or 0)
+        for operand, (start, stop) in zip(self.operands, self._ends, strict=True):
+            before, after = np.zeros((stop - start, start)), np.zeros((stop - start, n - stop))
+            rows.append(xp.concatenate([before, operand.dense(), after], axis=1))
         return xp.concatenate(rows, axis=0)
 
 

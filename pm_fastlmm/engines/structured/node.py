@@ -22,13 +22,12 @@ from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.engines.spectral.leave_out import KernelDraws
-from pm_fastlmm.engines.structured.component import OneTermObjective
-from pm_fastlmm.engines.structured.effects import TermsAtTheta
+from pm_fastlmm.engines.spectral.objective import SpectralObjective
+from pm_fastlmm.engines.structured.effects import EffectDraws, TermsAtTheta, draw_given, independent
 from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.nested import nested
 from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
-from pm_fastlmm.engines.structured.posterior import EffectDraws, draw_given, independent
 from pm_fastlmm.engines.structured.precision import MixedPrecision, PrecisionRows
 from pm_fastlmm.engines.structured.products import MixedProducts
 from pm_fastlmm.engines.structured.state import MixedState
@@ -41,6 +40,19 @@ from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 _DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap likelihood
 _LEVELS = 8000
 _ITERATIONS = 30  # towards where a sampler starts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OneTermObjective(SpectralObjective):
+    """ℓ(σ²_g, σ²_e) of a model of one term, which the spectral engine fits and the structured one predicts."""
+
+    products: MixedProducts
+    y: FloatArray
+
+    def terms(self, theta: FloatArray) -> MixedState | None:
+        """Return the term at θ."""
+        sigma = [np.array([[theta[0]]])]
+        return MixedState.at(self.products, self.products.response(self.y), sigma, float(theta[1]))
 
 
 @answers_for(StructuredRV)

@@ -13,7 +13,6 @@ from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere,
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.theta import Theta
-from pm_fastlmm.engines.structured.component import alone
 from pm_fastlmm.engines.structured.from_rows import ratio
 from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, Response
@@ -124,7 +123,7 @@ class StructuredObjective(Objective):
         state = self.terms(theta)
         assert state is not None  # θ is an estimate
         k, direction = next((k, D) for at, k, D in self.evaluate(theta)[1] if at == place)
-        return alone(state, self.y, k, direction, float(theta[place]))
+        return state.alone(self.y, k, direction, float(theta[place]))
 
     def sigma(self, theta: FloatArray) -> list[FloatArray]:
         """Return Σ_k of each term, and last the prior covariance of β where it has one."""
@@ -361,13 +360,10 @@ class StructuredObjective(Objective):
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return ω and state with all variances times c = yᵀPy/p, the best factor, which is in closed form."""
-        degree = np.zeros(len(omega))
-        degree[-1] = 1
-        for entry in self.layout.entries:
-            for at in range(entry.start, entry.start + entry.size):
-                variance = self.lower[at] == 0 and np.isinf(self.upper[at])
-                loading = np.isinf(self.lower[at]) and not entry.matrix
-                degree[at] = 1.0 if variance or entry.matrix else 0.5 if loading else 0.0
+        variance = (self.lower == 0) & np.isinf(self.upper)  # others are loadings, or scale nothing
+        degree = np.where(variance, 1.0, np.where(np.isinf(self.lower), 0.5, 0.0))
+        for matrix in self.matrices:
+            degree[matrix.place] = 1.0
         p = self.n if self.method == "ML" else self.products.df
         c = state.mixed.yPy / p
         if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
