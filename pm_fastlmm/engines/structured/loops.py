@@ -39,22 +39,17 @@ _DENSE = 0.25  # share of entries of B that are not 0 above which matrix product
 
 
 @compiled
-def semidefinite_root(A: Any, definite: bool = False) -> Any:
-    """
-    Return the Cholesky factor of a positive semi-definite matrix, columns of 0 for its null space, and success.
-
-    Where it must be definite, the smallest pivot above 0 will do.
-    """
+def semidefinite_root(A: Any) -> Any:
+    """Return the Cholesky factor of a positive semi-definite matrix, columns of 0 for its null space, and success."""
     c = A.shape[0]
     L = np.zeros((c, c))
     for j in range(c):
         pivot = A[j, j]
         for k in range(j):
             pivot -= L[j, k] ** 2
-        # beside its own variance: the columns may have any units
-        if not (pivot > 0.0 if definite else pivot >= -_PIVOT_RTOL * A[j, j] * c):
+        if not pivot >= -_PIVOT_RTOL * A[j, j] * c:  # beside its own variance: the columns may have any units
             return L, False
-        singular = not definite and pivot <= _PIVOT_RTOL * A[j, j]
+        singular = pivot <= _PIVOT_RTOL * A[j, j]
         root = 0.0 if singular else math.sqrt(pivot)
         L[j, j] = root
         for i in range(j + 1, c):
@@ -95,19 +90,32 @@ def matrix_root(A: Any) -> Any:
             return np.linalg.cholesky(A), True
         except Exception:
             pass
-    L, ok = semidefinite_root(A, False)
+    L, ok = semidefinite_root(A)
     return (L, True) if ok else _root_of_eigenvectors(A)
 
 
 @compiled
 def cholesky(A: Any) -> Any:
     """Return the Cholesky factor of a positive definite matrix, and success."""
-    if A.shape[0] > _SMALL:
+    m = A.shape[0]
+    if m > _SMALL:
         try:
             return np.linalg.cholesky(A), True
         except Exception:
             return A, False
-    return semidefinite_root(A, True)
+    L = np.zeros((m, m))
+    for i in range(m):
+        for j in range(i + 1):
+            value = A[i, j]
+            for k in range(j):
+                value -= L[i, k] * L[j, k]
+            if i == j:
+                if not value > 0.0:
+                    return L, False
+                L[i, i] = math.sqrt(value)
+            else:
+                L[i, j] = value / L[j, j]
+    return L, True
 
 
 @compiled
