@@ -407,8 +407,7 @@ class Kronecker(Operator):
         """Return the operands over the factors of which the levels are combinations, or of single ones in order."""
         if levels.crossed and len(levels.parts) == len(self.operands):
             return self._of(*(o.over(part) for o, part in zip(self.operands, levels.parts, strict=True)))
-        levels.require_size(self.size, repr(self))
-        sized = self.with_size(len(levels))
+        sized = Covariance.over(self, levels)
         sizes = [operand.size for operand in sized.operands]
         places = np.arange(len(levels)).reshape(sizes)
         for k, operand in enumerate(sized.operands):

@@ -24,22 +24,6 @@ CORRELATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
 }
 
 
-def correlation(kernel: str) -> Callable[[FloatArray], FloatArray]:
-    """
-    Return k as a function of r/ℓ.
-
-    Raises
-    ------
-    ValueError
-        If no kernel has this name.
-    """
-    if kernel not in CORRELATIONS:
-        raise ValueError(
-            f"kernel {kernel!r} is not known: it is one of {', '.join(CORRELATIONS)}, or a pm.gp.cov class."
-        )
-    return CORRELATIONS[kernel]
-
-
 def read_coordinates(x: Any, name: str = "x") -> Labelled:
     """Return coordinates (n, D), labelled."""
     given = read(x, name, ndim=(1, 2))
@@ -73,11 +57,14 @@ class OfDistances:
 
     def __post_init__(self) -> None:
         """Raise a ValueError if no kernel has this name."""
-        correlation(self.name)
+        if self.name not in CORRELATIONS:
+            raise ValueError(
+                f"kernel {self.name!r} is not known: it is one of {', '.join(CORRELATIONS)}, or a pm.gp.cov class."
+            )
 
     def __call__(self, lengthscale: float) -> FloatArray:
         """Return K."""
-        return correlation(self.name)(self.distances / lengthscale)
+        return CORRELATIONS[self.name](self.distances / lengthscale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,10 @@ from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere, moment_start
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.covariance.theta import Theta
+from pm_fastlmm.covariance.theta import Entry, Theta
 from pm_fastlmm.engines.structured.from_rows import ratio
-from pm_fastlmm.engines.structured.matrices import compile_matrices
+from pm_fastlmm.engines.structured.operations import compile_matrices
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, Response
-from pm_fastlmm.engines.structured.start import moments, starting_values
 from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.spectrum.orthonormal import LARGEST
@@ -241,8 +240,7 @@ class StructuredObjective(Objective):
     def _components(self) -> tuple[list[sp.csr_array], list[tuple[int, int]]]:
         """Return the incidence of each variance of the start: by column within a level, or of a term as a whole."""
         components, owners = [], []
-        for k in range(len(self.layout.blocks)):
-            block = self.products.blocks[k]
+        for k, block in enumerate(self.products.blocks[: len(self.layout.blocks)]):
             own = [e for e in self.layout.entries if e.term == k]
             by_column = any(e.matrix or e.part.stop or e.shape == (block.width,) for e in own) and block.width <= 50
             stride = block.width if by_column else 1
@@ -374,3 +372,37 @@ class StructuredObjective(Objective):
 def _propagate(block: EffectBlock, sigma: FloatArray) -> FloatArray:
     G = sp.kron(sp.eye_array(block.levels), sigma, format="csr")
     return np.asarray((block.Z @ G @ block.Z.T).todense())
+
+
+def moments(components: list[sp.csr_array], Q: FloatArray, y: FloatArray, n: int) -> tuple[FloatArray, FloatArray]:
+    """Return tr(MV_iMV_j) and yᵀMV_iMy for V_i = Z_iZ_iᵀ and, last, I: M takes X out, and no n × n matrix is formed."""
+    along = [Z.T @ Q for Z in components]
+    count = len(components)
+    gram, squares = np.zeros((count + 1, count + 1)), np.zeros(count + 1)
+    for i, Zi in enumerate(components):
+        for j in range(i + 1):
+            cross = sp.coo_array(Zi.T @ components[j])
+            shared = np.einsum("kr,kr->k", along[i][cross.row], along[j][cross.col])
+            projected = np.sum((along[i].T @ along[i]) * (along[j].T @ along[j]))
+            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * (cross.data * shared).sum() + projected
+        trace = (Zi.data**2).sum() - (along[i] ** 2).sum()
+        gram[i, count] = gram[count, i] = trace
+        squares[i] = ((Zi.T @ y) ** 2).sum()
+    gram[count, count], squares[count] = n - Q.shape[1], y @ y
+    return gram, squares
+
+
+def starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: FloatArray) -> FloatArray:
+    """Return uncorrelated starting values of one parameter from the variances of its term, by column if it has them."""
+    own = own[entry.part] if own.size > 1 else own
+    variance = float(own.mean())
+    if entry.matrix:
+        return np.diag(own if own.size == entry.shape[0] else np.full(entry.shape[0], variance))[
+            np.tril_indices(entry.shape[0])
+        ]
+    if (lower == 0).all() and np.isinf(upper).all():
+        return own if own.size == entry.size else np.full(entry.size, variance)
+    if np.isinf(lower).all():
+        return np.full(entry.size, np.sqrt(variance / 2))
+    inside = (lower < 0) & (upper > 0)
+    return np.where(inside, 0.0, (lower + upper) / 2)

@@ -1,12 +1,18 @@
-"""The PyTensor operations of several terms."""
+"""What PyTensor does for several terms: the operations of the likelihood and of draws, and Σ_k(θ) with derivatives."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytensor
+import pytensor.tensor as pt
+from pytensor.gradient import pushforward
 
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.semidefinite import semidefinite_root
+from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.callbacks import CalledBack, GradientOp, Shape, no_hessian
+from pm_fastlmm.engines.graphs import INTERPRETED
 from pm_fastlmm.engines.structured.products import MixedProducts
 from pm_fastlmm.engines.structured.state import mixed_loglik_and_gradient
 
@@ -100,3 +106,26 @@ class RandomEffects(CalledBack):
             out += (Z @ u.T).T.reshape(out.shape)
             place += levels * c
         return [out]
+
+
+def compile_matrices(layout: Theta) -> Callable[[FloatArray], Any]:
+    """Return a function of θ: Σ_k of each term, and (place in θ, k, ∂Σ_k/∂θ_place) of each element."""
+    theta = pt.vector("theta", dtype="float64", shape=(layout.size,))
+    matrices = [pt.as_tensor(m) for m in layout.matrices(theta)]
+    places: list[tuple[int, int]] = []
+    tangents = []
+    for entry in layout.entries:
+        for place in range(entry.start, entry.start + entry.size):
+            direction = np.zeros(layout.size)
+            direction[place] = 1.0
+            places.append((place, entry.term))
+            tangents.append(pushforward(matrices[entry.term], theta, pt.constant(direction)))
+    compiled = pytensor.function([theta], [*matrices, *tangents], mode=INTERPRETED, on_unused_input="ignore")
+    count = len(matrices)
+
+    def evaluate(values: FloatArray) -> tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]:
+        with np.errstate(all="ignore"):
+            out = [np.atleast_2d(matrix) for matrix in compiled(np.asarray(values, dtype=float))]
+        return out[:count], [(place, k, slope) for (place, k), slope in zip(places, out[count:], strict=True)]
+
+    return evaluate
