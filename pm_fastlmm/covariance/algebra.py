@@ -222,14 +222,13 @@ class Operator(Covariance):
     operands: tuple[Covariance, ...]
 
     def __init__(self, *operands: Covariance) -> None:
-        kind = type(self)
         for operand in operands:
             if not isinstance(operand, Covariance):
                 raise TypeError(
                     f"{self._kind} takes covariance structures, got {type(operand).__name__}: "
                     "wrap a known matrix as flmm.covariance.known(K)."
                 )
-        parts = [p for o in operands for p in (o.operands if type(o) is kind and self._associative else (o,))]
+        parts = [p for o in operands for p in (o.operands if type(o) is type(self) and self._associative else (o,))]
         if len(parts) < self._least:
             raise ValueError(f"{self._kind} needs at least {self._least} structures, got {len(parts)}.")
         object.__setattr__(self, "operands", tuple(parts))

@@ -68,7 +68,7 @@ class StructuredObjective(Objective):
     layout: Theta
     prior: FloatArray
     held: FloatArray
-    evaluate: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]] = field(repr=False)
+    evaluate: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, FloatArray]]]] = field(repr=False)
 
     @classmethod
     def of(
@@ -101,8 +101,8 @@ class StructuredObjective(Objective):
 
     def linear(self, theta: FloatArray, free: Any) -> bool:
         """Return whether ∂V/∂θ is the same at another θ."""
-        slopes = zip(self.evaluate(theta)[1], self.evaluate(elsewhere(theta, free))[1], strict=True)
-        return all(np.allclose(a[2], b[2], rtol=1e-9, atol=0) for a, b in slopes if free[a[0]])
+        slopes = zip(self.evaluate(theta)[1], self.evaluate(elsewhere(theta, free))[1], free[:-1], strict=True)
+        return all(np.allclose(a, b, rtol=1e-9, atol=0) for (_, a), (_, b), moves in slopes if moves)
 
     def terms(self, theta: FloatArray) -> MixedState | None:
         """Return the terms at θ."""
@@ -121,7 +121,7 @@ class StructuredObjective(Objective):
         require_rows(self.products)
         state = self.terms(theta)
         assert state is not None  # θ is an estimate
-        k, direction = next((k, D) for at, k, D in self.evaluate(theta)[1] if at == place)
+        k, direction = self.evaluate(theta)[1][place]
         return state.alone(self.y, k, direction, float(theta[place]))
 
     def sigma(self, theta: FloatArray) -> list[FloatArray]:
@@ -146,15 +146,8 @@ class StructuredObjective(Objective):
         """Return score and average information; the structures give ∂Σ_k/∂θ, in which V is linear."""
         directions = self.evaluate(theta)[1]
         gradient = state.scored.gradient
-        score = np.zeros(self.layout.size)
-        for place, k, direction in directions:
-            score[place] = float((gradient.sigma[k] * direction).sum())
-        score[-1] = gradient.sigma2_e
-        information = np.zeros((len(score), len(score)))
-        places = [place for place, _, _ in directions] + [len(score) - 1]
-        block = state.mixed.average_information([(k, direction) for _, k, direction in directions])
-        information[np.ix_(places, places)] = block
-        return score, information
+        score = [float((gradient.sigma[k] * direction).sum()) for k, direction in directions]
+        return np.array([*score, gradient.sigma2_e]), state.mixed.average_information(directions)
 
     def coefficients(self, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
@@ -172,7 +165,7 @@ class StructuredObjective(Objective):
         """Return ∂V/∂θ, (P, n, n)."""
         require_rows(self.products)
         out = np.zeros((self.layout.size, self.n, self.n))
-        for place, k, direction in self.evaluate(theta)[1]:
+        for place, (k, direction) in enumerate(self.evaluate(theta)[1]):
             out[place] = _propagate(self.products.blocks[k], direction)
         out[-1] = np.eye(self.n)
         return out
@@ -397,9 +390,7 @@ def starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: Flo
     own = own[entry.part] if own.size > 1 else own
     variance = float(own.mean())
     if entry.matrix:
-        return np.diag(own if own.size == entry.shape[0] else np.full(entry.shape[0], variance))[
-            np.tril_indices(entry.shape[0])
-        ]
+        return pack(np.diag(own if own.size == entry.shape[0] else np.full(entry.shape[0], variance)))
     if (lower == 0).all() and np.isinf(upper).all():
         return own if own.size == entry.size else np.full(entry.size, variance)
     if np.isinf(lower).all():

@@ -109,23 +109,18 @@ class RandomEffects(CalledBack):
 
 
 def compile_matrices(layout: Theta) -> Callable[[FloatArray], Any]:
-    """Return a function of θ: Σ_k of each term, and (place in θ, k, ∂Σ_k/∂θ_place) of each element."""
+    """Return a function of θ: Σ_k of each term, and (k, ∂Σ_k/∂θ_i) of each element θ_i but σ²_e, in their order."""
     theta = pt.vector("theta", dtype="float64", shape=(layout.size,))
     matrices = [pt.as_tensor(m) for m in layout.matrices(theta)]
-    places: list[tuple[int, int]] = []
-    tangents = []
-    for entry in layout.entries:
-        for place in range(entry.start, entry.start + entry.size):
-            direction = np.zeros(layout.size)
-            direction[place] = 1.0
-            places.append((place, entry.term))
-            tangents.append(pushforward(matrices[entry.term], theta, pt.constant(direction)))
+    owners = [entry.term for entry in layout.entries for _ in range(entry.size)]
+    units = np.eye(layout.size)[: len(owners)]
+    tangents = [pushforward(matrices[k], theta, pt.constant(unit)) for k, unit in zip(owners, units, strict=True)]
     compiled = pytensor.function([theta], [*matrices, *tangents], mode=INTERPRETED, on_unused_input="ignore")
     count = len(matrices)
 
-    def evaluate(values: FloatArray) -> tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]:
+    def evaluate(values: FloatArray) -> tuple[list[FloatArray], list[tuple[int, FloatArray]]]:
         with np.errstate(all="ignore"):
             out = [np.atleast_2d(matrix) for matrix in compiled(np.asarray(values, dtype=float))]
-        return out[:count], [(place, k, slope) for (place, k), slope in zip(places, out[count:], strict=True)]
+        return out[:count], list(zip(owners, out[count:], strict=True))
 
     return evaluate
