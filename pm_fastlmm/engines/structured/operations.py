@@ -1,12 +1,18 @@
-"""The PyTensor operations of several terms."""
+"""What PyTensor does for several terms: the operations of the likelihood and of draws, and Σ_k(θ) with derivatives."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytensor
+import pytensor.tensor as pt
+from pytensor.gradient import pushforward
 
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.semidefinite import semidefinite_root
+from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.callbacks import CalledBack, GradientOp, Shape, no_hessian
+from pm_fastlmm.engines.graphs import INTERPRETED
 from pm_fastlmm.engines.structured.products import MixedProducts
 from pm_fastlmm.engines.structured.state import mixed_loglik_and_gradient
 
@@ -100,3 +106,21 @@ class RandomEffects(CalledBack):
             out += (Z @ u.T).T.reshape(out.shape)
             place += levels * c
         return [out]
+
+
+def compile_matrices(layout: Theta) -> Callable[[FloatArray], Any]:
+    """Return a function of θ: Σ_k of each term, and (k, ∂Σ_k/∂θ_i) of each element θ_i but σ²_e, in their order."""
+    theta = pt.vector("theta", dtype="float64", shape=(layout.size,))
+    matrices = [pt.as_tensor(m) for m in layout.matrices(theta)]
+    owners = [entry.term for entry in layout.entries for _ in range(entry.size)]
+    units = np.eye(layout.size)[: len(owners)]
+    tangents = [pushforward(matrices[k], theta, pt.constant(unit)) for k, unit in zip(owners, units, strict=True)]
+    compiled = pytensor.function([theta], [*matrices, *tangents], mode=INTERPRETED, on_unused_input="ignore")
+    count = len(matrices)
+
+    def evaluate(values: FloatArray) -> tuple[list[FloatArray], list[tuple[int, FloatArray]]]:
+        with np.errstate(all="ignore"):
+            out = [np.atleast_2d(matrix) for matrix in compiled(np.asarray(values, dtype=float))]
+        return out[:count], list(zip(owners, out[count:], strict=True))
+
+    return evaluate

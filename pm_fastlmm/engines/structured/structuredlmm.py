@@ -58,8 +58,8 @@ class StructuredRV(LMMRV):
             noise = pt.concatenate([noise[..., :-1], pt.sqrt(chi2)], axis=-1)
         phi = packed(carried["theta"], products, theta, B)
         y = RandomEffects(products)(phi, xi) + pt.sqrt(theta[-1]) * noise
-        projection: Projection = carried["projection"]
-        return rng, mu + (less_columns(projection, y) if products.flat else y + along_columns(projection, b))
+        X = products.projection
+        return rng, mu + (less_columns(X, y) if products.flat else y + along_columns(X, b))
 
     def center(self, *params: Any) -> Any:
         """Return where an unobserved variable starts."""
@@ -180,7 +180,6 @@ def _parametrise(
 ) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
     """Return the parameters of the random variable, and the other arguments of `LMM`."""
     terms = _checked_terms(terms)
-    n = terms[0].n
     ids, projection = _aligned(terms, X)
     _check_rows(rows, terms, X, ids, mu)
     refuse_unknown("StructuredLMM", kwargs, "it takes X, terms, sigma2_e, mu, beta, beta_mean, beta_cov, observed")
@@ -197,7 +196,7 @@ def _parametrise(
                "products": products, "projection": projection, "ids": ids, "design": design,
                "spectrum": _spectrum(theta, blocks[: len(terms)], projection) if rows is None else None}  # fmt: skip
     values = double(theta.pack(double(sigma2_e), pt))
-    return [read_mean(mu, ids, n), b, B, values], {"kind": StructuredRV, "carried": carried, **kwargs}
+    return [read_mean(mu, ids, terms[0].n), b, B, values], {"kind": StructuredRV, "carried": carried, **kwargs}
 
 
 def _spectrum(theta: Theta, blocks: list[EffectBlock], projection: Projection) -> Spectrum | None:
