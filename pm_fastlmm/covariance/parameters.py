@@ -24,6 +24,13 @@ class Domain(NamedTuple):
     ndim: int = 0
     semidefinite: bool = False
 
+    def __str__(self) -> str:
+        """Return the interval as text."""
+        low, high = self.interval
+        if self.interval == FREE:
+            return "any number"
+        return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+
 
 VARIANCE, VARIANCES, CORRELATION, MATRIX = Domain(POSITIVE), Domain(POSITIVE, 1), Domain((-1.0, 1.0)), Domain(FREE, 2)
 
@@ -55,14 +62,7 @@ def namespace(*values: Any) -> Any:
     return import_module("pytensor.tensor") if any(map(is_tensor, values)) else np
 
 
-def in_words(low: float, high: float) -> str:
-    """Return an interval as text."""
-    if (low, high) == FREE:
-        return "any number"
-    return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-
-
-def settle(structure: Any, name: str, *, ndim: int = 0) -> None:
+def settle(structure: Any, name: str, domain: Domain) -> None:
     """
     Check one parameter of a structure that is being made, and store a number as float, an array read-only.
 
@@ -71,9 +71,9 @@ def settle(structure: Any, name: str, *, ndim: int = 0) -> None:
     TypeError
         If it is neither a tensor nor numbers.
     ValueError
-        If it has another number of dimensions, is not finite, or lies outside the structure's bounds.
+        If it has another number of dimensions, is not finite, or lies outside the domain.
     """
-    value = getattr(structure, name)
+    value, ndim = getattr(structure, name), domain.ndim
     kind = type(structure).__name__
     if not (is_tensor(value) or isinstance(value, Dual)):
         try:
@@ -86,11 +86,11 @@ def settle(structure: Any, name: str, *, ndim: int = 0) -> None:
     if is_tensor(value) or isinstance(value, Dual):
         return
     require_finite(value, f"{name} of {kind}", "give a number.")
-    lower, upper = structure.bounds[name]
+    lower, upper = domain.interval
     outside = value[(value < lower) | (value > upper)]
     if outside.size:
         size = "" if structure.size is None or ndim else f" for size {structure.size}"
-        raise ValueError(f"{name} of {kind} must be {in_words(lower, upper)}{size}, got {outside.flat[0]:.6g}.")
+        raise ValueError(f"{name} of {kind} must be {domain}{size}, got {outside.flat[0]:.6g}.")
     object.__setattr__(structure, name, frozen(value) if ndim else float(value))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,14 +13,6 @@ from pm_fastlmm.covariance.terms import Term
 
 RESIDUAL = "residual"
 _STEP = 1e-100
-
-
-class Slope(NamedTuple):
-    """∂Σ_k/∂θ of one element of θ: its place, k and the matrix."""
-
-    place: int
-    term: int
-    matrix: FloatArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,8 +122,8 @@ class Theta:
         values = {e.name: _value(e, theta) for e in self.entries if e.term == k}
         return self.blocks[k].with_parameters(values).dense()
 
-    def evaluate(self, theta: FloatArray) -> tuple[list[FloatArray], list[Slope]]:
-        """Return Σ_k of each term, and ∂Σ_k/∂θ of each element, at any numbers."""
+    def evaluate(self, theta: FloatArray) -> tuple[list[FloatArray], list[tuple[int, FloatArray]]]:
+        """Return Σ_k of each term at any numbers, and (k, ∂Σ_k/∂θ_i) of each element θ_i but σ²_e, in their order."""
         with np.errstate(all="ignore"):
             matrices = self.numbers(theta)
             slopes = []
@@ -140,7 +132,7 @@ class Theta:
                     stepped = np.array(theta, dtype=complex)
                     stepped[place] += _STEP * 1j
                     slope = self._matrix(entry.term, stepped.view(Dual)).imag / _STEP
-                    slopes.append(Slope(place, entry.term, np.broadcast_to(slope, matrices[entry.term].shape)))
+                    slopes.append((entry.term, np.broadcast_to(slope, matrices[entry.term].shape)))
         return matrices, slopes
 
     def numbers(self, theta: FloatArray) -> list[FloatArray]:

@@ -10,16 +10,10 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import gammaincinv
 
+from pm_fastlmm.aireml.iteration import maximise_given
 from pm_fastlmm.aireml.linear import linear_derivatives, require_small
 from pm_fastlmm.aireml.objective import Objective, information_inverse
-from pm_fastlmm.aireml.refit import (
-    along_face,
-    first_differences,
-    maximise_given,
-    observed_information,
-    second_differences,
-    steps_of,
-)
+from pm_fastlmm.aireml.refit import along_face, first_differences, observed_information, second_differences, steps_of
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.kernel.inference.estimates import InformationKind
 from pm_fastlmm.kernel.inference.fit import Fit, IntervalKind

@@ -25,12 +25,11 @@ from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.engines.spectral.leave_out import kernel_parts
-from pm_fastlmm.engines.structured.component import OneTermObjective
-from pm_fastlmm.engines.structured.effects import TermsAtTheta
+from pm_fastlmm.engines.spectral.objective import SpectralObjective
+from pm_fastlmm.engines.structured.effects import EffectDraws, TermsAtTheta, draw_given, independent
 from pm_fastlmm.engines.structured.nested import nested
 from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
-from pm_fastlmm.engines.structured.posterior import EffectDraws, draw_given, independent
 from pm_fastlmm.engines.structured.precision import MixedPrecision, PrecisionRows
 from pm_fastlmm.engines.structured.products import MixedProducts
 from pm_fastlmm.engines.structured.state import MixedState
@@ -43,6 +42,19 @@ from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 _DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap likelihood
 _LEVELS = 8000
 _ITERATIONS = 30  # towards where a sampler starts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OneTermObjective(SpectralObjective):
+    """ℓ(σ²_g, σ²_e) of a model of one term, which the spectral engine fits and the structured one predicts."""
+
+    products: MixedProducts
+    y: FloatArray
+
+    def terms(self, theta: FloatArray) -> MixedState | None:
+        """Return the term at θ."""
+        sigma = [np.array([[theta[0]]])]
+        return MixedState.at(self.products, self.products.response(self.y), sigma, float(theta[1]))
 
 
 @answers_for(StructuredRV)
@@ -236,8 +248,7 @@ class StructuredNode(GaussianNode):
         Q1, shape = self.flat_basis(), draws.shape
         graphs = [self.theta, *self._mean_graphs()]
         if self.spectrum is None:
-            function = DrawFunction(draws, graphs)
-            return Precisions(shape, self.n, Q1, self._parts(function, numbers))
+            return Precisions(shape, self.n, Q1, self._parts(DrawFunction(draws, graphs), numbers))
         theta, mu, b, B = draws.evaluate(graphs)
         if not B.size:  # β is flat or explicit
             B = np.zeros((1, 1, b.shape[-1], b.shape[-1]))
@@ -250,14 +261,13 @@ class StructuredNode(GaussianNode):
         theta, mu, b, B = function()
         p, y = self.products, self.observed
         rows, X = PrecisionRows.of(p), self.projection.X
-        mean, response = None, None
+        mean: Any = None
         for i, values in enumerate(theta):
             own = mu[i] if p.flat else mu[i] + X @ b[i]
             if mean is None or not np.array_equal(own, mean):
                 mean, residual = own, y - own
                 response = p.response_to_known(residual)
             sigma = self.layout.numbers(values)
-            assert response is not None
             state = MixedState.at(p, response, [*sigma, B[i]] if B[i].size else sigma, float(values[-1]))
             require_definite(state, self.name)
             assert state is not None

@@ -58,8 +58,8 @@ class StructuredRV(LMMRV):
             noise = pt.concatenate([noise[..., :-1], pt.sqrt(chi2)], axis=-1)
         phi = packed(carried["theta"], products, theta, B)
         y = RandomEffects(products)(phi, xi) + pt.sqrt(theta[-1]) * noise
-        projection: Projection = carried["projection"]
-        return rng, mu + (less_columns(projection, y) if products.flat else y + along_columns(projection, b))
+        X = products.projection
+        return rng, mu + (less_columns(X, y) if products.flat else y + along_columns(X, b))
 
     def center(self, *params: Any) -> Any:
         """Return where an unobserved variable starts."""
