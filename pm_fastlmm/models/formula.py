@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -156,11 +157,17 @@ def variables_of(formula: str, data: pd.DataFrame, whole: str) -> list[str]:
 def _required(formula: str, whole: str) -> set[str]:
     """Return the names that a formula needs, columns inside calls by their identifiers."""
     try:
-        parsed = Formula(formula)
+        parsed = _parsed(formula)
     except (FormulaicError, TypeError) as error:  # a TypeError where nothing is left of a slash, (x - x)/f
         raise ValueError(f"formula {whole!r} cannot be read: {plain_error(error)}") from error
     parts = (parsed.lhs, parsed.rhs) if sides(formula)[0] else (parsed,)
     return set().union(*map(names_of, parts))
+
+
+@lru_cache(maxsize=64)
+def _parsed(formula: str) -> Any:
+    """Return a formula as formulaic reads it, which several functions ask for."""
+    return Formula(formula)
 
 
 def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
@@ -172,7 +179,7 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
     response = _required(left, whole) if (left := sides(formula)[0]) else ()
     table = table_for(_required(formula, whole), data, response=response)
     try:
-        made = model_matrix(formula, table, na_action="drop", output="pandas", context=context)
+        made = model_matrix(_parsed(formula), table, na_action="drop", output="pandas", context=context)
     except MemoryError:
         raise
     except Exception as error:  # what a function of the caller raises, or formulaic for its values
@@ -249,13 +256,18 @@ def _context() -> dict[str, Any]:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pm_fastlmm"):
         frame = frame.f_back
-    ours = {name: value for name, value in vars(builtins).items() if not is_refused(name)} | dict(FUNCTIONS)
-    functions = {function_identifier(name): value for name, value in ours.items()}
+    functions = dict(_own_functions())
     for name, value in (*frame.f_globals.items(), *frame.f_locals.items()):
         numpys = isinstance(value, np.ufunc) or getattr(value, "__module__", None) in ("math", "cmath", "numpy")
         if callable(value) and not (numpys and (name in FUNCTIONS or is_refused(name))):
             functions[function_identifier(name)] = value
     return {**CONSTANTS, "np": np, **frame.f_globals, **frame.f_locals, **functions}
+
+
+@cache
+def _own_functions() -> dict[str, Any]:
+    ours = {name: value for name, value in vars(builtins).items() if not is_refused(name)} | dict(FUNCTIONS)
+    return {function_identifier(name): value for name, value in ours.items()}
 
 
 def _refuse_infinite(values: pd.DataFrame, subject: str) -> None:
