@@ -2,6 +2,7 @@
 
 import math
 import sys
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -25,6 +26,22 @@ class Domain(NamedTuple):
 
 
 VARIANCE, VARIANCES, CORRELATION, MATRIX = Domain(POSITIVE), Domain(POSITIVE, 1), Domain((-1.0, 1.0)), Domain(FREE, 2)
+
+
+class Dual(np.ndarray):
+    """
+    Numbers that are taken as they are, with derivatives as imaginary parts too small to have a square (complex step).
+
+    Structures are analytic, so that all that they do carries the derivatives along exactly.
+    """
+
+    def __pow__(self, exponent: Any) -> Any:  # type: ignore[override]
+        """Return the power without a logarithm, which a negative number has not."""
+        value = np.asarray(self)
+        if value.dtype == float:
+            return value**exponent
+        slope = exponent * value.real ** (exponent - 1)
+        return (value.real**exponent + 1j * value.imag * slope).view(Dual)
 
 
 def is_tensor(value: Any) -> bool:
@@ -58,7 +75,7 @@ def settle(structure: Any, name: str, *, ndim: int = 0) -> None:
     """
     value = getattr(structure, name)
     kind = type(structure).__name__
-    if not is_tensor(value):
+    if not (is_tensor(value) or isinstance(value, Dual)):
         try:
             value = np.array(value, dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -66,7 +83,7 @@ def settle(structure: Any, name: str, *, ndim: int = 0) -> None:
     if value.ndim != ndim:
         expected = ("a scalar", "a vector", "a matrix")[ndim]
         raise ValueError(f"{name} of {kind} must be {expected}, got {value.ndim} dimensions.")
-    if is_tensor(value):
+    if is_tensor(value) or isinstance(value, Dual):
         return
     require_finite(value, f"{name} of {kind}", "give a number.")
     lower, upper = structure.bounds[name]
@@ -102,9 +119,10 @@ def lengths(value: Any) -> tuple[int | None, ...]:
     return tuple(value.type.shape) if is_tensor(value) else np.shape(value)
 
 
+@cache
 def packed_places(n: int) -> npt.NDArray[np.intp]:
     """Return the places in the packed lower triangle of the entries of a symmetric matrix."""
     place = np.zeros((n, n), dtype=np.intp)
     rows, columns = np.tril_indices(n)
     place[rows, columns] = np.arange(rows.size)
-    return np.maximum(place, place.T)
+    return frozen(np.maximum(place, place.T))

@@ -1,7 +1,8 @@
 """What a Gaussian likelihood has besides: V, and by default all that follows from it as a matrix."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
@@ -14,6 +15,7 @@ from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, tangents
+from pm_fastlmm.engines.inputs import read_response
 from pm_fastlmm.engines.objective import DenseObjective
 from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
 from pm_fastlmm.engines.prediction import Effects, Predictive
@@ -86,6 +88,19 @@ class GaussianNode(LMMNode):
     def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> AtTheta:
         """Return the node with V at θ, for what comes after a fit."""
         return self.at_theta(self, objective, theta, mu, prior_mean)
+
+    def observing(self, y: Any) -> Self:
+        """
+        Return the node with another response y (n,).
+
+        Raises
+        ------
+        ValueError
+            If it does not fit the rows or has missing values, or a statistic of the response is observed.
+        """
+        if self.observes_statistic:
+            raise ValueError(f"{self.name} observes a statistic of y: rotate the other y, and make a model of that.")
+        return replace(self, observed=read_response(y, self.ids, self.n, ndim=(1,)))
 
     def rows(self) -> FloatArray:
         """

@@ -14,7 +14,7 @@ from pm_fastlmm.base.choices import Method, require_choice
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.graphs import INTERPRETED
 from pm_fastlmm.engines.objective import DenseObjective
-from pm_fastlmm.fitting.estimate import estimate
+from pm_fastlmm.fitting.estimate import Options, estimate
 from pm_fastlmm.fitting.fit import VarianceFit
 from pm_fastlmm.spectrum.projection import read_design
 
@@ -97,7 +97,8 @@ def reml_covariance(
     )  # fmt: skip
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)
     node = GaussianNode("y", None, "flat", None, None, response.values, objective.projection, None)
-    return estimate(objective, node, None, None, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
+    options = Options(method, None, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
+    return estimate(objective, None, node, options)
 
 
 def _differentiated(

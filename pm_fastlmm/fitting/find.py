@@ -1,8 +1,9 @@
 """find_reml: the restricted maximum likelihood counterpart of `pm.find_MAP`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import pandas as pd
 import pymc as pm
 
 from pm_fastlmm.aireml.iteration import Tolerances
@@ -10,13 +11,19 @@ from pm_fastlmm.base.choices import Method, require_choice
 from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.protocol import LMMNode
-from pm_fastlmm.fitting.estimate import estimate
+from pm_fastlmm.engines.structured.node import StructuredNode
+from pm_fastlmm.fitting.estimate import Options, estimate
 from pm_fastlmm.fitting.fit import VarianceFit
+from pm_fastlmm.models.lmm_model import lmm_model
+from pm_fastlmm.models.mixed_design import MixedDesign
+from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, read_design
 
 
 def find_reml(
-    model: pm.Model | None = None,
+    model: pm.Model | str | MixedDesign | None = None,
+    data: pd.DataFrame | None = None,
     *,
+    known: Mapping[str, Any] | None = None,
     var_name: str | None = None,
     method: Method = "REML",
     start: Any = None,
@@ -38,8 +45,13 @@ def find_reml(
 
     Parameters
     ----------
-    model : pymc.Model, optional
-        Default the model of the context.
+    model : pymc.Model, str or MixedDesign, optional
+        Default the model of the context; or a formula with random terms, "yield ~ rep + (1 | gen)", as for
+        `lmm_model`, whose model is fitted and is built when `fit.model` is asked for.
+    data : DataFrame, optional
+        The table of a formula.
+    known : dict, optional
+        With a formula, known covariances between the levels of grouping factors, as for `lmm_model`.
     var_name : str, optional
         Which node, when the model has several.
     method : {"REML", "ML"}
@@ -98,12 +110,49 @@ def find_reml(
     {'sigma_batch': 1.979, 'sigma_e': 0.577}
     """
     require_choice("method", method, Method)
+    tolerances = Tolerances(score_tol, step_tol, loglik_tol)
+    options = Options(method, start, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
+    if isinstance(model, str | MixedDesign):
+        design = read_design(model, data)
+        return OfFormula(design, known, options).fit(mixed_node(design, known))
+    if data is not None or known is not None:
+        raise ValueError("data and known belong to a formula: a model has its own.")
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)
-    objective, link = node.objective(model, method)
-    tolerances = Tolerances(score_tol, step_tol, loglik_tol)
-    return estimate(objective, node, link, start, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
+    return OfModel(model, options).fit(node)
+
+
+class OfFormula(NamedTuple):
+    """A formula, of which a fit needs no PyMC model."""
+
+    design: MixedDesign
+    known: Mapping[str, Any] | None
+    options: Options
+
+    def model(self) -> pm.Model:
+        """Build the model."""
+        return lmm_model(self.design, known=self.known)
+
+    def fit(self, node: StructuredNode) -> VarianceFit:
+        """Return the fit of the node."""
+        objective = node.likelihood(node.constants(), self.options.method)
+        return estimate(objective, FormulaVariables(self.design, node.layout), node, self.options, self)
+
+
+class OfModel(NamedTuple):
+    """A PyMC model."""
+
+    fitted: pm.Model
+    options: Options
+
+    def model(self) -> pm.Model:
+        """Return it."""
+        return self.fitted
+
+    def fit(self, node: LMMNode) -> VarianceFit:
+        """Return the fit of its node."""
+        return estimate(*node.objective(self.fitted, self.options.method), node, self.options, self)
 
 
 def _refuse_unreached(model: pm.Model, node: LMMNode) -> None:

@@ -1,7 +1,6 @@
 """The objective of a structured model: θ of the terms, from cross-products."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -15,7 +14,6 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.structured.component import alone
 from pm_fastlmm.engines.structured.from_rows import ratio
-from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, Response
 from pm_fastlmm.engines.structured.start import moments, starting_values
 from pm_fastlmm.engines.structured.state import MixedState
@@ -70,7 +68,6 @@ class StructuredObjective(Objective):
     layout: Theta
     prior: FloatArray
     held: FloatArray
-    evaluate: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]] = field(repr=False)
 
     @classmethod
     def of(
@@ -89,7 +86,7 @@ class StructuredObjective(Objective):
             response=response, layout=layout, prior=prior, method=method, fixed=np.zeros(layout.size, dtype=bool),
             names=layout.names, lower=layout.lower, upper=layout.upper,
             coef=projection.coef if products.flat else (), n=products.n, projection=projection,
-            held=np.full(layout.size, np.nan), evaluate=compile_matrices(layout),
+            held=np.full(layout.size, np.nan),
         )  # fmt: skip
 
     @property
@@ -103,7 +100,7 @@ class StructuredObjective(Objective):
 
     def linear(self, theta: FloatArray, free: Any) -> bool:
         """Return whether ∂V/∂θ is the same at another θ."""
-        slopes = zip(self.evaluate(theta)[1], self.evaluate(elsewhere(theta, free))[1], strict=True)
+        slopes = zip(self.layout.evaluate(theta)[1], self.layout.evaluate(elsewhere(theta, free))[1], strict=True)
         return all(np.allclose(a[2], b[2], rtol=1e-9, atol=0) for a, b in slopes if free[a[0]])
 
     def terms(self, theta: FloatArray) -> MixedState | None:
@@ -112,7 +109,7 @@ class StructuredObjective(Objective):
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
         """Return tr(Z_kG_kZ_kᵀ)/n of each term, and σ²_e."""
-        matrices = self.evaluate(theta)[0]
+        matrices = self.layout.numbers(theta)
         variances = [float((self.products.mean_gram(k) * m).sum()) for k, m in enumerate(matrices)]
         return dict(zip([*self.layout.terms, self.names[-1]], [*variances, float(theta[-1])], strict=True))
 
@@ -123,12 +120,12 @@ class StructuredObjective(Objective):
         require_rows(self.products)
         state = self.terms(theta)
         assert state is not None  # θ is an estimate
-        k, direction = next((k, D) for at, k, D in self.evaluate(theta)[1] if at == place)
+        k, direction = next((k, D) for at, k, D in self.layout.evaluate(theta)[1] if at == place)
         return alone(state, self.y, k, direction, float(theta[place]))
 
     def sigma(self, theta: FloatArray) -> list[FloatArray]:
         """Return Σ_k of each term, and last the prior covariance of β where it has one."""
-        matrices = self.evaluate(theta)[0]
+        matrices = self.layout.numbers(theta)
         return [*matrices, self.prior] if self.prior.size else matrices
 
     def state(self, theta: FloatArray) -> StructuredState | None:
@@ -146,7 +143,7 @@ class StructuredObjective(Objective):
 
     def derivatives(self, theta: FloatArray, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return score and average information; the structures give ∂Σ_k/∂θ, in which V is linear."""
-        directions = self.evaluate(theta)[1]
+        directions = self.layout.evaluate(theta)[1]
         gradient = state.scored.gradient
         score = np.zeros(self.layout.size)
         for place, k, direction in directions:
@@ -174,7 +171,7 @@ class StructuredObjective(Objective):
         """Return ∂V/∂θ, (P, n, n)."""
         require_rows(self.products)
         out = np.zeros((self.layout.size, self.n, self.n))
-        for place, k, direction in self.evaluate(theta)[1]:
+        for place, k, direction in self.layout.evaluate(theta)[1]:
             out[place] = _propagate(self.products.blocks[k], direction)
         out[-1] = np.eye(self.n)
         return out

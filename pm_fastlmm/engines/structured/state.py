@@ -9,8 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.engines.structured import vectorised
 from pm_fastlmm.engines.structured.from_rows import LOST, Rows, block_diagonal, digits_lost, loud, roots_beside
-from pm_fastlmm.engines.structured.loops import factorise, gradient, loglik_and_gradient, matrix_root
+from pm_fastlmm.engines.structured.loops import factorise, gradient, loglik_and_gradient
 from pm_fastlmm.engines.structured.products import MixedProducts, Response
 
 
@@ -61,8 +62,12 @@ class MixedState:
         p = products
         phi = p.packed(sigma)
         statistics = response.within, response.between, response.rss
-        ok, loglik, yPy, *rest = factorise(phi, float(sigma2_e), *statistics, *p.constants)
-        ok, factor, e = ok and np.isfinite(loglik), (phi, *rest), float(sigma2_e)
+        e = float(sigma2_e)
+        if p.small:
+            ok, loglik, *rest = vectorised.factorise(p, phi, e, *statistics)
+        else:
+            ok, loglik, *rest = factorise(phi, e, *statistics, *p.constants)
+        ok, yPy, factor = ok and np.isfinite(loglik), *rest[:1], (phi, *rest[1:])
         if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
             rows = Rows.of(p, response, sigma, e, phi)
             if rows is not None:
@@ -75,8 +80,11 @@ class MixedState:
         if self.rows is not None:
             return self._gradient_of_rows(self.rows)
         p, (phi, *factor) = self.products, self.factor
-        given = (*p.constants[:-1], self.yPy, *factor)
-        grad, de, weighted, w = gradient(phi, self.sigma2_e, self.response.between, *given)
+        e, between = self.sigma2_e, self.response.between
+        if p.small:
+            grad, de, weighted, w = vectorised.gradient(p, phi, e, between, self.yPy, *factor)
+        else:
+            grad, de, weighted, w = gradient(phi, e, between, *p.constants[:-1], self.yPy, *factor)
         effects = [
             np.einsum("jab,jb->ja", p.C, weighted) if at is None else w[at : at + levels * c].reshape(levels, c)
             for at, (_, levels, c, _) in zip(p.offsets(), p.blocks, strict=True)
@@ -210,7 +218,11 @@ class MixedState:
         through : (levels, width, s) array
         """
         p = self.products
-        G = matrix_root(np.array(self.sigma[p.order[0]], dtype=float))[0] if p.eliminated else np.zeros((1, 1))
+        G = (
+            vectorised.matrix_root(np.array(self.sigma[p.order[0]], dtype=float))[0]
+            if p.eliminated
+            else np.zeros((1, 1))
+        )
         CG = np.swapaxes(p.C, 1, 2) @ G
         T = roots_beside(CG, self.sigma2_e)
         half = np.linalg.solve(np.swapaxes(T, 1, 2), G.T @ z)

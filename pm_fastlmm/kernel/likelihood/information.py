@@ -8,6 +8,7 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.threads import in_threads
+from pm_fastlmm.kernel.likelihood.few import loops_for
 from pm_fastlmm.kernel.likelihood.spectral import corner, products, variances
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
@@ -140,15 +141,13 @@ def relative_information(
 
 def _sums(rotated: Rotated, eigvals: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
     """Return Σz²/d³ (λ², λ, 1) and Σ1/d² (λ², λ, 1) with d = aλ + b, (…, 6)."""
-    from pm_fastlmm.kernel.likelihood import loops
-
     shape = np.broadcast_shapes(np.shape(a), np.shape(b), rotated.batch_shape)
     rows = math.prod(shape)
     k = eigvals.size
     Z = np.broadcast_to(rotated.z, (*shape, k)).reshape(rows, k) if rotated.batch_shape else rotated.z[None]
     Z = np.ascontiguousarray(Z)
     g, e = (np.ascontiguousarray(np.broadcast_to(v, shape).reshape(-1)) for v in (a, b))
-    out = np.empty((rows, 6))
+    out, loops = np.empty((rows, 6)), loops_for(rows)
 
     def run(part: slice) -> None:
         loops.information_rows(eigvals, Z[part] if len(Z) > 1 else Z, g[part], e[part], out[part])

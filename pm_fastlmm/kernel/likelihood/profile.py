@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pm_fastlmm.base.arrays import EPS, FloatArray, slices
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.threads import in_threads
+from pm_fastlmm.kernel.likelihood.few import SEARCH, loops_for
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 from pm_fastlmm.spectrum.spectrum import Rotated
 
@@ -113,16 +114,14 @@ class Profile:
 
         From δ = 1 on f is without rounding of the powers of δ; its derivatives do not cancel at either end. σ² is Q/m.
         """
-        from pm_fastlmm.kernel.likelihood import loops
-
         nodes = np.atleast_1d(np.asarray(x, dtype=float))
+        loops = loops_for(len(self.z) * nodes.size)
         return np.asarray(loops.evaluate_rows(self.model(), self.rows(slice(None)), self.null, nodes))
 
     def heights(self, x: FloatArray) -> FloatArray:
         """Return f as `evaluate` does, without the others and on all processors."""
-        from pm_fastlmm.kernel.likelihood import loops
-
         nodes = np.atleast_1d(np.asarray(x, dtype=float))
+        loops = loops_for(len(self.z) * nodes.size)
         out, model = np.empty((len(self.z), nodes.size)), self.model()
         in_threads(lambda part: loops.value_rows(model, self.rows(part), self.null[part], nodes, out[part]), len(out))
         return out
@@ -133,9 +132,7 @@ class Profile:
 
         δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded.
         """
-        from pm_fastlmm.kernel.likelihood import loops
-
-        f0, c0, f_inf, c_inf = loops.limit_rows(self.model(), self.rows(slice(None)), self.null)
+        f0, c0, f_inf, c_inf = loops_for(len(self.z)).limit_rows(self.model(), self.rows(slice(None)), self.null)
         return f0, c0, f_inf, c_inf
 
     def rows(self, block: slice) -> FloatArray:
@@ -144,12 +141,10 @@ class Profile:
 
     def model(self, *, candidate: bool = False) -> Any:
         """Return what the compiled loops share, without or with a candidate."""
-        from pm_fastlmm.kernel.likelihood import loops
-
         m = self.m - (candidate and self.restricted)
         # the slope is a sum of terms that vanish as δ → ∞ above the median, of terms that vanish as δ → 0 below
         middle = float(np.median(self.eigvals))
-        return loops.Model(
+        return loops_for(0).Model(
             self.eigvals, 1 / self.eigvals, self.C, self.schur, self.nullity, float(m), self.restricted, middle,
             self._ends(),
         )  # fmt: skip
@@ -199,8 +194,7 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
 def _search_block(
     profile: Profile, model: Any, z: FloatArray, g: FloatArray, null: FloatArray, out: FloatArray
 ) -> None:
-    from pm_fastlmm.kernel.likelihood import loops
-
+    loops = loops_for(SEARCH * len(null))
     nodes, weights, shared = shared_grid(profile, z, null[:, 0])
     zz = (z * z) @ weights
     zg, gg = ((z * g) @ weights, (g * g) @ weights) if len(g) else (_NONE, _NONE)
@@ -277,8 +271,6 @@ def shared_grid(profile: Profile, z: FloatArray, rss: FloatArray) -> tuple[Float
 
     The last are Σh, Σ(1-h), Σh(1-h), and for ML the slope of log|S|, r minus it, and its curvature.
     """
-    from pm_fastlmm.kernel.likelihood import loops
-
     nodes = _nodes(profile, z, rss)
     delta = np.exp(nodes)
     w = 1 / (profile.eigvals[:, None] + delta)
@@ -286,6 +278,7 @@ def shared_grid(profile: Profile, z: FloatArray, rss: FloatArray) -> tuple[Float
     shared = np.zeros((6, nodes.size))
     shared[:3] = h.sum(0), c.sum(0), (h * c).sum(0)
     if profile.schur.size:
+        loops = loops_for(SEARCH * len(z))
         shared[3:] = np.transpose([loops.corner_terms(profile.eigvals, profile.C, profile.schur, d)[1:] for d in delta])
     return nodes, np.hstack([h * w, c * w, h * c * w]), shared
 

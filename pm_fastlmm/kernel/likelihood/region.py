@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.threads import in_threads
+from pm_fastlmm.kernel.likelihood.few import SEARCH, loops_for
 from pm_fastlmm.kernel.likelihood.profile import Profile, search, shared_grid
 
 _STEP = 0.05  # of log δ, of the integral that measures distances
@@ -112,8 +113,7 @@ def likelihood_region(profile: Profile, allowed: Allowed) -> Region:
 def _region_block(
     profile: Profile, allowed: Allowed, z: FloatArray, null: FloatArray, optima: FloatArray, out: FloatArray
 ) -> None:
-    from pm_fastlmm.kernel.likelihood import loops
-
+    loops = loops_for(3 * SEARCH * len(z))
     nodes, weights, shared = shared_grid(profile, z, null[:, 0])
     zz, G = (z * z) @ weights, nodes.size
     model, grid = profile.model(), (allowed.first, allowed.step, 0.0)
