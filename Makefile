@@ -45,7 +45,6 @@ benchmark: $(VENV)/.dev
 # REV it is the commit of docs/against.json; `ROWS="first many"` measures the rows again whose names begin so
 benchmark-against: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/against/run.py $(REV) --rows $(ROWS)
-	$(BIN)/python tests/benchmarks/report.py
 
 # beside other packages, in an environment of their own: docs/peers.json, and docs/peers.md of it; `TASKS="density many"`
 # measures some of the tasks again

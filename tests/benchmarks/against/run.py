@@ -6,7 +6,7 @@
 The commit is checked out into a temporary folder. Both checkouts run in this environment, with PYTHONPATH set to one or
 the other: what they depend on is the same, and nothing is installed. Every process has one thread and caches of its
 own, a new `NUMBA_CACHE_DIR` and PyTensor `base_compiledir`; "warm" is after one run. Results are added to
-docs/against.json row by row; without REV it is measured against the commit named there.
+docs/against.json and docs/benchmarks.md row by row; without REV it is measured against the commit named there.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from typing import NamedTuple, Self
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parents[1]))
 
+import report
 import work
 from report import AGAINST, ROOT, cells
 from rows import OF_PYMC, ROWS, Figure, Row, chosen
@@ -187,6 +189,7 @@ def main() -> int:
     parser.add_argument("--warm", type=int, default=5, help="turns with warm caches")
     options = parser.parse_args()
     wanted = chosen(options.rows)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("broken off"))  # removes what is checked out
     kept = json.loads(AGAINST.read_text()) if AGAINST.exists() else {}
     if not (rev := options.rev or kept.get("rev")):
         raise SystemExit("which commit? REV=…")
@@ -212,6 +215,7 @@ def main() -> int:
             said(cells(found))
             kept = merged(kept, about(rev), {name: found | run})
             AGAINST.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+            report.main()
     return status
 
 

@@ -124,12 +124,7 @@ def _kernel_draw(sampler):
     yield "draw"
 
 
-def draw_pymc():
-    return (yield from _kernel_draw("pymc"))
-
-
-def draw_nutpie():
-    return (yield from _kernel_draw("nutpie"))
+draw_pymc, draw_nutpie = partial(_kernel_draw, "pymc"), partial(_kernel_draw, "nutpie")
 
 
 def kernel_fits():
@@ -237,12 +232,7 @@ def _large(*sizes):
     return {"find_reml": lambda: flmm.find_reml(model, progressbar=False)}
 
 
-def two_factors():
-    return _large(20_000, 400, 200)
-
-
-def insteval():
-    return _large(73_421, 2972, 1128)
+two_factors, insteval = partial(_large, 20_000, 400, 200), partial(_large, 73_421, 2972, 1128)
 
 
 def draws():
