@@ -4,9 +4,9 @@ What is measured: pieces of a user's work, each run in a new process with one of
     python work.py NAME [FIGURE …]
 
 A generator is run once, and the CPU time up to each `yield` counts for the figure that it yields; what comes before
-`yield None` counts for none. It begins with the script's first import: nothing heavy may be imported above. A function
-returns {figure: call}; the process stays, and answers each line on stdin with seconds per call, of the figures that
-were asked for. Everything is read from the public interface, of an earlier checkout as well as of this one.
+`yield None`, such as the making of data with NumPy, counts for none. Nothing heavy may be imported at the head of this
+file. A function returns {figure: call}; the process stays, and answers each line on stdin with seconds per call, of the
+figures that were asked for. Everything is read from the public interface, of an earlier checkout as well as of this.
 """
 
 import inspect
@@ -55,15 +55,15 @@ def table(name):
     return data
 
 
-def kinship(n, responses=1, seed=50):
-    """K of full rank, an intercept and two covariates, and responses half of whose variance K explains."""
+def kinship(n, responses=1, h2=0.5, seed=50):
+    """K of full rank, an intercept and two covariates, and responses of which K explains h²."""
     import numpy as np
 
     rng = np.random.default_rng([seed, n])
-    W = rng.normal(size=(n, n)) / np.sqrt(n)
+    W = rng.normal(size=(n, 2 * n)) / np.sqrt(2 * n)
     X = np.column_stack([np.ones(n), rng.normal(size=(n, 2))])
-    noise = rng.normal(size=(n, responses))
-    return W @ W.T, X, (X @ [1.0, -0.5, 0.3])[:, None] + W @ rng.normal(size=(n, responses)) + noise
+    effects, noise = W @ rng.normal(size=(2 * n, responses)), rng.normal(size=(n, responses))
+    return W @ W.T, X, (X @ [1.0, -0.5, 0.3])[:, None] + np.sqrt(h2) * effects + np.sqrt(1 - h2) * noise
 
 
 def crossed(n, *levels):
@@ -78,14 +78,13 @@ def crossed(n, *levels):
     return data.assign(y=1 + 0.5 * data["x"] + effects + rng.normal(size=n))
 
 
-def toy():
+def toy(y):
     """A PyMC model with two parameters: what PyMC takes by itself."""
-    import numpy as np
     import pymc as pm
 
     with pm.Model() as model:
         mean, sd = pm.Normal("mean", 0.0, 10.0), pm.HalfNormal("sd", 5.0)
-        pm.Normal("y", mean, sd, observed=np.random.default_rng(52).normal(size=300))
+        pm.Normal("y", mean, sd, observed=y)
     return model
 
 
@@ -110,16 +109,19 @@ def import_pymc():
 
 
 def toy_draw():
+    _, _, Y = kinship(300)
+    yield None
     import pymc as pm
 
-    pm.sample(model=toy(), **ONE_DRAW)
+    pm.sample(model=toy(Y[:, 0]), nuts_sampler="pymc", **ONE_DRAW)  # PyMC would choose nutpie
     yield "draw"
 
 
 def _kernel_draw(sampler):
+    K, X, Y = kinship(300)
+    yield None
     import pm_fastlmm as flmm
 
-    K, X, Y = kinship(300)
     flmm.sample(model=flmm.kernel_model(Y[:, 0], X, K), nuts_sampler=sampler, **ONE_DRAW)
     yield "draw"
 
@@ -128,9 +130,10 @@ draw_pymc, draw_nutpie = partial(_kernel_draw, "pymc"), partial(_kernel_draw, "n
 
 
 def kernel_fits():
+    K, X, Y = kinship(1344)
+    yield None
     import pm_fastlmm as flmm
 
-    K, X, Y = kinship(1344)
     flmm.reml(flmm.Spectrum.from_covariance(K, X), Y[:, 0])
     yield "reml"
     K, X, Y = kinship(200, 100)
@@ -243,11 +246,11 @@ def draws():
 
     K, X, Y = kinship(300, 16)
     spectrum = flmm.Spectrum.from_covariance(K, X)
-    models, two = cycle([flmm.kernel_model(y, spectrum=spectrum) for y in Y.T]), toy()
+    models, two = cycle([flmm.kernel_model(y, spectrum=spectrum) for y in Y.T]), toy(Y[:, 0])
     return {
         "pymc": lambda: flmm.sample(1000, model=next(models), **DRAWS),
         "nutpie": lambda: flmm.sample(1000, model=next(models), nuts_sampler="nutpie", **DRAWS),
-        "toy": lambda: pm.sample(1000, tune=100, model=two, **DRAWS),
+        "toy": lambda: pm.sample(1000, tune=100, model=two, nuts_sampler="pymc", **DRAWS),
     }
 
 
@@ -290,7 +293,7 @@ def many():
 
     import pm_fastlmm as flmm
 
-    K, X, Y = kinship(1000, 10_000)
+    K, X, Y = kinship(1000, 10_000, h2=np.linspace(0, 1, 10_000))
     spectrum = flmm.Spectrum.from_covariance(K, X)
     rotated, basis = spectrum.rotate(Y), np.array(spectrum.basis)
     return {
