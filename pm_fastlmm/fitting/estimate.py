@@ -119,9 +119,7 @@ def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any,
 
 
 @contextmanager
-def _reporting(
-    objective: Objective, progressbar: bool, verbose: int
-) -> Iterator[Callable[[int, Iteration], None]]:  # fmt: skip
+def _reporting(objective: Objective, progressbar: bool, verbose: int) -> Iterator[Callable[[int, Iteration], None]]:
     """Show a spinner, and print a line for each iteration that the function is told of."""
     console = Console()
     columns = (SpinnerColumn(), TextColumn("{task.description}"))

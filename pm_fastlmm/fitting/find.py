@@ -1,22 +1,29 @@
-"""find_reml: the restricted maximum likelihood counterpart of `pm.find_MAP`."""
+"""find_reml, the restricted maximum likelihood counterpart of `pm.find_MAP`, and the same for a function θ → V."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pymc as pm
+import pytensor.tensor as pt
 
 from pm_fastlmm.aireml.iteration import Tolerances
+from pm_fastlmm.base.arrays import FloatArray, read, require_finite
 from pm_fastlmm.base.choices import Method, require_choice
+from pm_fastlmm.engines.free_variables import FreeVariables, tangents
+from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.nodes import find_node
+from pm_fastlmm.engines.objective import DenseObjective
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.fitting.estimate import Options, estimate
 from pm_fastlmm.fitting.fit import VarianceFit
 from pm_fastlmm.models.lmm_model import lmm_model
 from pm_fastlmm.models.mixed_design import MixedDesign
-from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, read_design
+from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, read_formula
+from pm_fastlmm.spectrum.projection import read_design
 
 
 def find_reml(
@@ -113,7 +120,7 @@ def find_reml(
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)
     options = Options(method, start, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
     if isinstance(model, str | MixedDesign):
-        design = read_design(model, data)
+        design = read_formula(model, data)
         return OfFormula(design, known, options).fit(mixed_node(design, known))
     if data is not None or known is not None:
         raise ValueError("data and known belong to a formula: a model has its own.")
@@ -162,3 +169,103 @@ def _refuse_unreached(model: pm.Model, node: LMMNode) -> None:
             f"the free variables {', '.join(others)} do not reach {node.name}: the restricted likelihood says nothing "
             "about them. Fit a model of that node alone, or sample with flmm.sample."
         )
+
+
+def reml_covariance(
+    V: Callable[[Any], Any],
+    y: Any,
+    X: Any = None,
+    *,
+    start: Mapping[str, float] | Sequence[float],
+    derivative: Callable[[FloatArray], Sequence[FloatArray]] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    method: Method = "REML",
+    fixed: Mapping[str, float] | Sequence[str] = (),
+    max_iterations: int = 100,
+    score_tol: float | None = 1e-12,
+    step_tol: float | None = 1e-5,
+    loglik_tol: float | None = 1e-9,
+    progressbar: bool = True,
+    verbose: int = 0,
+) -> VarianceFit:
+    """
+    Fit y ~ N(Xβ, V(θ)) by REML or ML for a function θ ↦ V of your own, without a PyMC model.
+
+    Parameters
+    ----------
+    V : callable
+        Of a vector θ. Without `derivative` it is called once with a symbolic θ and must be written in operations of
+        PyTensor (arithmetic, `theta[0] * K`, pytensor.tensor functions), which are differentiated; with it, it is
+        called with numbers and returns an (n, n) array.
+    y, X : arrays, Series, DataFrames
+        As in `FastLMM`; an intercept is not added.
+    start : mapping or sequence
+        Starting values; the keys of a mapping are the names of θ.
+    derivative : callable, optional
+        Of θ, returning the ∂V/∂θ_i.
+    bounds : mapping, optional
+        name → (lower, upper); without bounds a parameter may take any value, a variance too.
+    method, fixed, max_iterations, score_tol, step_tol, loglik_tol, progressbar, verbose
+        As in `find_reml`.
+
+    Returns
+    -------
+    VarianceFit
+
+    Raises
+    ------
+    TypeError
+        If V cannot be differentiated and there is no `derivative`.
+    ValueError
+        If shapes do not fit or V is not positive definite at the start.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pm_fastlmm as flmm
+    >>> J = np.kron(np.eye(3), np.ones((4, 4)))
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    >>> fit = flmm.reml_covariance(
+    ...     lambda theta: np.exp(1) ** theta[0] * J + np.exp(1) ** theta[1] * np.eye(12),
+    ...     y, np.ones((12, 1)), start={"log_batch": 0.0, "log_residual": 0.0}, progressbar=False,
+    ... )
+    >>> print(np.exp(fit.theta).round(4).to_dict())
+    {'log_batch': 3.9167, 'log_residual': 0.3333}
+    """
+    require_choice("method", method, Method)
+    names = tuple(map(str, start)) if isinstance(start, Mapping) else tuple(f"theta{i}" for i in range(len(start)))
+    initial = np.array(list(start.values()) if isinstance(start, Mapping) else start, dtype=float)
+    response = read(y, "y", ndim=(1,))
+    require_finite(response.values, "y", "leave those rows out.")
+    n = response.values.size
+    projection = read_design(X, n, response.ids, "y")[1]
+    theta, ends = pt.vector("theta", dtype="float64", shape=(len(names),)), np.full(len(names), np.inf)
+    variables = FreeVariables((theta,), (theta,), names, -ends, ends, initial)
+    evaluate, differentiate = (V, derivative) if derivative is not None else _differentiated(V, variables)
+    first = np.asarray(evaluate(initial))
+    if first.shape != (n, n):
+        raise ValueError(f"V must return an ({n}, {n}) matrix, one row for each observation; got shape {first.shape}.")
+    objective = DenseObjective.of(
+        evaluate, differentiate, response.values, projection, names=names, lower=-ends, upper=ends, start=initial,
+        method=method,
+    )  # fmt: skip
+    tolerances = Tolerances(score_tol, step_tol, loglik_tol)
+    options = Options(method, None, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
+    node = GaussianNode("y", None, "flat", None, None, response.values, objective.projection, None)
+    return estimate(objective, None, node, options)
+
+
+def _differentiated(
+    V: Callable[[Any], Any], variables: FreeVariables
+) -> tuple[Callable[[FloatArray], Any], Callable[[FloatArray], Any]]:
+    """Return functions of numbers for V and its derivatives, from one call with a symbolic θ."""
+    try:
+        graph = pt.as_tensor(V(*variables.symbols))
+        slopes = tangents(graph, variables)
+    except Exception as error:
+        raise TypeError(
+            f"V could not be called with a symbolic theta ({type(error).__name__}: {error}): write it in operations of "
+            "pytensor.tensor, or give its derivative=."
+        ) from error
+    evaluate = variables.compile([graph])
+    return lambda x: evaluate(x)[0], variables.compile(slopes)

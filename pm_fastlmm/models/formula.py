@@ -10,6 +10,7 @@ import builtins
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -37,6 +38,7 @@ from pm_fastlmm.models.formulas.refused import is_refused, why_refused
 from pm_fastlmm.models.formulas.rowwise import of_other_rows
 
 _COMMON = ["as.factor", "cut", "factor", "I", "ifelse", "log", "ns", "poly", "scale", "sqrt"]
+_SHOWN = 4  # different rows that a message names
 
 
 def fixed_effects(
@@ -276,3 +278,42 @@ def _without_dot(formula: str, data: pd.DataFrame) -> str:
     response = columns_in(_required(left, formula))
     names = " + ".join(f"`{column}`" for column in data.columns if column not in response)
     return f"{left} ~ " + " ".join(f"({names})" if t.token == "." else source(right, t) for t in tokenize(right))
+
+
+def cells(spec: Any, data: pd.DataFrame, rows: npt.NDArray[np.bool_], columns: Sequence[int]) -> str:
+    """
+    Return the different values that rows have in the variables of some columns of their design.
+
+    Parameters
+    ----------
+    spec : formulaic.ModelSpec
+        Which made the design.
+    data : DataFrame
+    rows : (m,) array of bool
+    columns : sequence of int
+        Places in the design.
+
+    Examples
+    --------
+    >>> from formulaic import model_matrix
+    >>> table = pd.DataFrame({"dose": [1.0, 2.0, 2.0], "drug": ["a", "b", "b"]})
+    >>> spec = model_matrix("~ drug + dose", table).model_spec
+    >>> cells(spec, table, np.array([False, True, True]), columns=[1, 2])
+    'dose = 2, drug = b'
+    """
+    terms = [term for term, places in spec.term_slices.items() if any(places.start <= j < places.stop for j in columns)]
+    variables = columns_in(names_of(terms))
+    named = [name for name in data.columns if str(name) in variables]
+    if not named:
+        return ""
+    different = data.loc[rows, named].drop_duplicates()
+    texts = [
+        ", ".join(f"{name} = {_text(value)}" for name, value in zip(named, row, strict=True))
+        for row in different.head(_SHOWN).itertuples(index=False)
+    ]
+    more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+    return "; ".join(texts) + more
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -18,7 +18,7 @@ from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.structured.structuredlmm import StructuredLMM
 from pm_fastlmm.models.mixed_design import MixedDesign, RandomTerm
-from pm_fastlmm.models.mixed_terms import Part, data_of, mixed_term, parts_of, read_design, relations
+from pm_fastlmm.models.mixed_terms import Part, data_of, mixed_term, parts_of, read_formula, relations
 
 _TAKEN = {"e": "but sigma_e is the residual's"} | dict.fromkeys(
     ("obs", "chain", "draw"), "which is a dimension of the observations or of the posterior"
@@ -95,7 +95,7 @@ def lmm_model(
     >>> model.coords["rep:block"][:3]
     ('R1:B1', 'R1:B2', 'R1:B3')
     """
-    design, priors = read_design(formula, data), dict(priors or {})
+    design, priors = read_formula(formula, data), dict(priors or {})
     _check_names(design, priors)
     between = relations(design, known)
     name = design.response if name is None else name

@@ -43,7 +43,7 @@ def parts_of(random: RandomTerm) -> list[Part]:
     return [Part(f"{random.group}_{k}", part, len(part) > 1) for k, part in enumerate(columns, start=1)]
 
 
-def read_design(formula: str | MixedDesign, data: Any) -> MixedDesign:
+def read_formula(formula: str | MixedDesign, data: Any) -> MixedDesign:
     """Return the design of a formula that has random terms."""
     if isinstance(formula, MixedDesign):
         if data is not None:

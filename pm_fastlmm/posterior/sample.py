@@ -95,15 +95,12 @@ def sample(
         )
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
+    arguments: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains, "nuts_sampler": nuts_sampler}
     if "step" in kwargs or "initvals" in kwargs:
-        idata = pm.sample(
-            draws, tune=tune, chains=chains, model=model, nuts_sampler=nuts_sampler, random_seed=random_seed, **kwargs
-        )
-        return add_derived(idata, model)
+        return add_derived(pm.sample(**arguments, model=model, random_seed=random_seed, **kwargs), model)
     frozen = freeze_dims_and_data(model)
     node = find_node(frozen, node.name)
     seed_rng, sampling_rng = np.random.default_rng(random_seed).spawn(2)
-    arguments = {"draws": draws, "tune": tune, "chains": chains, "model": frozen, "nuts_sampler": nuts_sampler}
     alone = complete(frozen, node)
     try:
         if nuts_sampler == "pymc":
@@ -122,7 +119,7 @@ def sample(
                 arguments["tune"] = _TUNE_SEEDED if seed.exact else _TUNE_STARTED
         else:
             arguments |= {"initvals": start, "tune": tune if tune is not None else _TUNE_STARTED if alone else 1000}
-    idata = pm.sample(**arguments, random_seed=sampling_rng, **kwargs)
+    idata = pm.sample(**arguments, model=frozen, random_seed=sampling_rng, **kwargs)
     return add_derived(_restore_constant_data(idata, model), model)
 
 

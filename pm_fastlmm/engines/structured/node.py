@@ -24,7 +24,7 @@ from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
-from pm_fastlmm.engines.spectral.leave_out import KernelDraws
+from pm_fastlmm.engines.spectral.leave_out import kernel_parts
 from pm_fastlmm.engines.structured.component import OneTermObjective
 from pm_fastlmm.engines.structured.effects import TermsAtTheta
 from pm_fastlmm.engines.structured.nested import nested
@@ -242,8 +242,8 @@ class StructuredNode(GaussianNode):
         if not B.size:  # β is flat or explicit
             B = np.zeros((1, 1, b.shape[-1], b.shape[-1]))
         g, e = np.moveaxis(theta, -1, 0)
-        kernel = KernelDraws(self.spectrum, shape, self.observed, None, mu, g, e, b, B)
-        return Precisions(shape, self.n, Q1, kernel.parts(largest, numbers))
+        found = kernel_parts(self.spectrum, shape, self.observed, mu, g, e, b, B, largest=largest, numbers=numbers)
+        return Precisions(shape, self.n, Q1, found)
 
     def _parts(self, function: DrawFunction, numbers: int) -> Iterator[Part]:
         """Return P and Py at the draws of θ, mu, and mean and covariance of β, one after the other."""

@@ -35,7 +35,7 @@ def factorise(
         return _OUTSIDE
     Minv, logdet = eliminated
     B = p.filled
-    weighted = ((e * Minv) @ B.reshape(levels, c, -1)).reshape(B.shape)
+    weighted = ((e * Minv) @ B.reshape(levels, c, fy.size)).reshape(B.shape)
     F, f = p.within + B.T @ weighted, fy + between.ravel() @ weighted
     s = rss + e * float(np.einsum("ja,jab,jb->", between, Minv, between))
     S = p.times_roots(p.times_roots(F, roots).T, roots)
@@ -97,7 +97,7 @@ def gradient(
     if levels:
         H = p.times_roots(p.times_roots(Sinv, roots, transposed=True).T, roots, transposed=True)
         weighted = np.einsum("jab,jb->ja", Minv, between - (p.filled @ b).reshape(levels, c))
-        B, BH = (rows.reshape(levels, c, -1) for rows in (p.filled, p.filled @ H))
+        B, BH = (rows.reshape(levels, c, b.size) for rows in (p.filled, p.filled @ H))
         middle = np.einsum("jam,jbm->jab", BH, B)  # BHBᵀ
         left = weighted[:, :, None] * weighted[:, None] - Minv + e * (Minv @ middle @ Minv)
         grads.append(0.5 * (p.C @ left @ np.swapaxes(p.C, 1, 2)).sum(axis=0).ravel())
@@ -113,7 +113,7 @@ def gradient(
             w[here] = (v[here].reshape(count, c) @ Rinv).ravel()
             ZPZ = Rinv.T @ inner @ Rinv
         else:  # Z_jᵀPZ_j = (F_jj - F_j·ΛS⁻¹ΛᵀF_·j)/σ²_e
-            Y = (Linv @ p.times_roots(F[here], roots).T).reshape(-1, count, c)
+            Y = (Linv @ p.times_roots(F[here], roots).T).reshape(len(Linv), count, c)
             ZPZ = (np.einsum("iaib->ab", by_level) - np.einsum("mia,mib->ab", Y, Y)) / e
         own = w[here].reshape(count, c)
         grads.append(0.5 * (own.T @ own - ZPZ).ravel())

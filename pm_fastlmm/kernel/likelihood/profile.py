@@ -126,14 +126,13 @@ class Profile:
         in_threads(lambda part: loops.value_rows(model, self.rows(part), self.null[part], nodes, out[part]), len(out))
         return out
 
-    def limits(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    def limits(self) -> FloatArray:
         """
         Return (f(0), c₀, f(∞), c_∞): the limits of f, and numbers with the sign of its slope just inside each of them.
 
         δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded.
         """
-        f0, c0, f_inf, c_inf = loops_for(len(self.z)).limit_rows(self.model(), self.rows(slice(None)), self.null)
-        return f0, c0, f_inf, c_inf
+        return np.asarray(loops_for(len(self.z)).limit_rows(self.model(), self.rows(slice(None)), self.null))
 
     def rows(self, block: slice) -> FloatArray:
         """Return z of a block of responses, each scaled to unit size."""
@@ -165,7 +164,7 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
     Search the profile likelihood of each response, or of the one response with each candidate as one more column of X.
 
     Blocks of rows share one matrix product of their squares with the weights at the nodes of a grid in log δ, which
-    yields f' and f'' there; `loops.search` does the rest.
+    yields f' and f'' there; `loops.search_rows` does the rest.
 
     Parameters
     ----------
@@ -201,7 +200,7 @@ def _search_block(
 
     def run(part: slice) -> None:
         rows = [array[part] if len(array) == len(null) else array for array in (z, g, zz, zg, gg)]
-        loops.search_rows(model, rows[0], rows[1], null[part], nodes, shared, *rows[2:], out[part])
+        loops.search_rows(model, *rows[:2], null[part], loops.Grid(nodes, shared, *rows[2:]), out[part])
 
     in_threads(run, len(null))
 
@@ -231,7 +230,8 @@ def maximise(rotated: Rotated, method: Method) -> Optima:
     log_scale = s.projection.logdet_R if method == "REML" else 0.0
     none, full = x == math.inf, x == -math.inf
     with np.errstate(all="ignore"):
-        sigma2 = np.where(none, 0.0, np.where(full, _quadratic_at_zero(profile, full), Q) / m)
+        Q[full] = (profile.z[full] ** 2) @ (1 / profile.eigvals) / profile.norm2[full]
+        sigma2 = np.where(none, 0.0, Q / m)
         sigma2_g = sigma2 * profile.norm2 / profile.largest
         sigma2_e = np.where(none, norm2 / m, np.where(full, 0.0, np.exp(x) * sigma2 * profile.norm2))
     return Optima(
@@ -242,14 +242,6 @@ def maximise(rotated: Rotated, method: Method) -> Optima:
         at_zero=np.stack([none, full], axis=-1) & estimable[:, None],
         problem=problem,
     )
-
-
-def _quadratic_at_zero(profile: Profile, chosen: npt.NDArray[np.bool_]) -> FloatArray:
-    """Return Q at δ = 0 for the chosen responses, NaN for the others."""
-    Q = np.full(len(profile.z), math.nan)
-    if chosen.any():
-        Q[chosen] = (profile.z[chosen] ** 2) @ (1 / profile.eigvals) / profile.norm2[chosen]
-    return Q
 
 
 def _nodes(profile: Profile, z: FloatArray, rss: FloatArray) -> FloatArray:
