@@ -67,7 +67,7 @@ def kinship(n, responses=1, h2=0.5, seed=50):
 
 
 def crossed(n, *levels):
-    """Crossed factors in which every level occurs, and a covariate."""
+    """Crossed factors in which every level occurs, a covariate and a factor of 14 departments."""
     import numpy as np
     import pandas as pd
 
@@ -75,7 +75,8 @@ def crossed(n, *levels):
     codes = [rng.permutation(np.r_[np.arange(m), rng.integers(0, m, n - m)]) for m in levels]
     data = pd.DataFrame({"x": rng.normal(size=n)} | {f"g{k}": code.astype(str) for k, code in enumerate(codes)})
     effects = sum(0.6 * rng.normal(size=m)[code] for m, code in zip(levels, codes, strict=True))
-    return data.assign(y=1 + 0.5 * data["x"] + effects + rng.normal(size=n))
+    y, department = 1 + 0.5 * data["x"] + effects + rng.normal(size=n), rng.integers(0, 14, n).astype(str)
+    return data.assign(y=y, department=department)
 
 
 def toy(y):
@@ -228,14 +229,14 @@ def model():
     }
 
 
-def _large(*sizes):
+def _large(fixed, *sizes):
     import pm_fastlmm as flmm
 
-    model = flmm.lmm_model("y ~ x + (1 | g0) + (1 | g1)", crossed(*sizes))
+    model = flmm.lmm_model(f"y ~ {fixed} + (1 | g0) + (1 | g1)", crossed(*sizes))
     return {"find_reml": lambda: flmm.find_reml(model, progressbar=False)}
 
 
-two_factors, insteval = partial(_large, 20_000, 400, 200), partial(_large, 73_421, 2972, 1128)
+two_factors, insteval = partial(_large, "x", 20_000, 400, 200), partial(_large, "x + department", 73_421, 2972, 1128)
 
 
 def draws():
