@@ -156,11 +156,13 @@ def _cut(model: pm.Model, node: LMMNode) -> _Cut | None:
     """
     Replace the nodes of a model by their log-densities, and numbers by shared variables.
 
-    None if a node is not observed, other variables depend on an observed one, or initial values are symbolic.
+    None if a node is not observed, other variables depend on an observed one, initial values are symbolic, or variables
+    are of `pymc.dims`, which have no gradient in the log-density of a potential.
     """
     nodes = lmm_nodes(model)
     initial = {rv: value for rv, value in model.rvs_to_initial_values.items() if value is not None}
-    if any(isinstance(v, str | Variable) for v in initial.values()) or any(n.observed is None for n in nodes):
+    symbolic = any(isinstance(value, str | Variable) for value in initial.values())
+    if symbolic or any(n.observed is None for n in nodes) or any(hasattr(rv.type, "dims") for rv in model.basic_RVs):
         return None
     model.rvs_to_initial_values |= dict.fromkeys(initial)  # PyMC makes no graph of a model with initial values
     fgraph, memo = fgraph_from_model(model)
