@@ -44,6 +44,9 @@ def sample(
     start and unit scale, and are adapted in a warm-up of PyMC's usual length. Other samplers than PyMC's own take no
     covariance; they start at the posterior mode of those variables, beside the REML estimate.
 
+    What was compiled for the last four models is kept: another model of the same structure, with other data or other
+    constants in its priors, is sampled without compiling it again.
+
     Parameters
     ----------
     draws, chains, random_seed
