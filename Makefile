@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ONE_BLAS := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1  # processes share the cores, threads of BLAS would fight for them
 
-.PHONY: demo test lint examples docs calibration fuzz benchmark peers wheel clean
+.PHONY: demo test lint examples docs calibration fuzz benchmark benchmark-against peers wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/heritability_of_height.py figures
@@ -39,6 +39,12 @@ fuzz: $(VENV)/.dev
 
 benchmark: $(VENV)/.dev
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m benchmark tests/benchmarks -s
+	$(MAKE) benchmark-against
+
+# an earlier commit and the working tree by turns: docs/against.json, and a section of docs/benchmarks.md of it. Without
+# REV it is the commit of docs/against.json; `ROWS="first many"` measures the rows again whose names begin so
+benchmark-against: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/against/run.py $(REV) --rows $(ROWS)
 
 # beside other packages, in an environment of their own: docs/peers.json, and docs/peers.md of it; `TASKS="density many"`
 # measures some of the tasks again

@@ -150,10 +150,15 @@ def test_a_warning_of_an_example_is_its_failure(tmp_path, capfd):
 
 
 def test_measured_rows_are_those_of_the_benchmark_page():
-    table = "| a | 1 s | |\n| … / x | 2 × | |\n| b | 3 s | |\n| … / x | 4 × | |\n"
-    assert measured.rows(table, ["b", "… / x"]) == ["| b | 3 s | |", "| … / x | 4 × | |"]
+    head = ["| figure | median | range |", "|---|---|---|"]
+    lines = ["| | ratio |", "|---|---|", "| z | 1 |", "", *head, "| a | 1 s | |", "| … / x | 2 × | |", "| b | 3 s | |"]
+    table = "\n".join([*lines, "| … / x | 4 × | |"])
+    assert measured.rows(table, ["b", "… / x"]) == [*head, "| b | 3 s | |", "| … / x | 4 × | |"]
+    assert measured.rows(table, ["z"]) == ["| | ratio |", "|---|---|", "| z | 1 |"]
     with pytest.raises(ValueError, match="no row 'c'"):
         measured.rows(table, ["c"])
+    with pytest.raises(ValueError, match="'a' is in another table"):
+        measured.rows(table, ["z", "a"])
 
 
 def test_guides_are_those_that_exist_and_those_that_no_page_lists(tmp_path):

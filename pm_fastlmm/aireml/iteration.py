@@ -12,6 +12,7 @@ from pm_fastlmm.aireml.steps import Proposal, Steps
 from pm_fastlmm.base.arrays import FloatArray
 
 _HALVINGS = 14
+_ITERATIONS = 200  # with a parameter held
 _NEAR = 0.99  # of the way to a bound where V is singular
 _ARMIJO = 1e-4
 _ROUNDING = 1e-12
@@ -138,6 +139,18 @@ def maximise(
             break
         omega, state = moved
     return trace
+
+
+def maximise_given(objective: Any, name: str, value: float, start: FloatArray) -> tuple[FloatArray, float]:
+    """Return θ and ℓ at the maximum with one parameter held, from a start; -inf where V is not positive definite."""
+    held = np.array(objective.names) == name
+    theta = np.where(held, value, start)
+    changed = replace(objective, fixed=objective.fixed | held)
+    loglik = changed.log_likelihood(theta)
+    if loglik == -np.inf or changed.fixed.all():
+        return theta, loglik
+    last = maximise(changed, theta, tolerances=Tolerances(), max_iterations=_ITERATIONS).iterations[-1]
+    return last.theta, last.loglik
 
 
 def _converged(tolerances: Tolerances, size: FloatArray, proposed: FloatArray, decrement: float) -> bool:

@@ -26,10 +26,7 @@ def linear_derivatives(
     Q, R = np.linalg.qr(A)
     Rinv = np.linalg.solve(R, np.eye(len(R)))
     root = Q @ Rinv.T  # L⁻¹XΦ
-    whitened = []
-    for slope in slopes:
-        half = np.linalg.solve(L, slope)
-        whitened.append(np.linalg.solve(L, half.T))
+    whitened = [np.linalg.solve(L, np.linalg.solve(L, slope).T) for slope in slopes]
     first = np.stack([root.T @ W @ root for W in whitened])
     outside = np.eye(len(V)) - Q @ Q.T
     inner = [outside @ W @ outside for W in whitened]

@@ -301,12 +301,11 @@ class Objective(ABC):
             for name, value in values.items():
                 theta[self.place(name, what)] = value
         else:
-            array = np.asarray(values, dtype=float)
-            if array.shape != theta.shape:
+            theta = np.array(values, dtype=float)
+            if theta.shape != np.shape(default):
                 raise ValueError(
-                    f"{what} must have {theta.size} values, {', '.join(self.names)}, got shape {array.shape}."
+                    f"{what} must have {len(self.names)} values, {', '.join(self.names)}, got shape {theta.shape}."
                 )
-            theta = array.copy()
         if not np.isfinite(theta).all():
             raise ValueError(f"{what} must be finite, got {self.described(theta)}.")
         return theta

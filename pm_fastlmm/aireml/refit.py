@@ -1,32 +1,17 @@
-"""Maximising again with some parameters held, and derivatives of β̂'s covariance, from an objective alone."""
+"""Derivatives of the likelihood and of β̂'s covariance by differences, from an objective alone."""
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from pm_fastlmm.aireml.cone import errors
 from pm_fastlmm.aireml.face import curvature, score_at
-from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.base.arrays import FloatArray
 
 _STEP = 0.02  # of a standard error or of a variance: with one extrapolation differences are good to about 1e-8
 _DIFFERENCE = 1e-3  # of a standard error: the step of the differences that make the observed information
-_ITERATIONS = 200
 _RESOLVED = 1e-10  # eigenvalue of the information, scaled to unit diagonal, below which a direction has none
-
-
-def maximise_given(objective: Any, name: str, value: float, start: FloatArray) -> tuple[FloatArray, float]:
-    """Return θ and ℓ at the maximum with one parameter held, from a start; -inf where V is not positive definite."""
-    held = np.array(objective.names) == name
-    theta = np.where(held, value, start)
-    changed = replace(objective, fixed=objective.fixed | held)
-    loglik = changed.log_likelihood(theta)
-    if loglik == -np.inf or changed.fixed.all():
-        return theta, loglik
-    last = maximise(changed, theta, tolerances=Tolerances(), max_iterations=_ITERATIONS).iterations[-1]
-    return last.theta, last.loglik
 
 
 def coefficient_cov(objective: Objective, theta: FloatArray) -> FloatArray:
@@ -38,11 +23,8 @@ def coefficient_cov(objective: Objective, theta: FloatArray) -> FloatArray:
 
 def observed_information(objective: Objective, theta: FloatArray, se: FloatArray) -> FloatArray:
     """Return minus the derivative of the score, by differences; 0 for what has no standard error."""
-    observed = np.zeros((len(theta), len(theta)))
-    for i in np.flatnonzero(np.isfinite(se)):
-        move = _DIFFERENCE * se[i] * (np.arange(len(theta)) == i)
-        ends = [score_at(objective, theta + sign * move) for sign in (1, -1)]
-        observed[:, i] = (ends[1] - ends[0]) / (2 * _DIFFERENCE * se[i])
+    steps = np.where(np.isfinite(se), _DIFFERENCE * se, 0.0)
+    observed = -_slopes(lambda x: score_at(objective, x), theta, steps, (len(theta),))
     return (observed + observed.T) / 2
 
 
@@ -58,18 +40,19 @@ def _inside(errors: FloatArray, below: FloatArray, above: FloatArray) -> FloatAr
 
 def first_differences(objective: Objective, theta: FloatArray, steps: FloatArray) -> FloatArray:
     """Return ∂Φ/∂θ (P, r, r) by central differences with one extrapolation, 0 where the step is."""
-    near, far = (_slopes(objective, lambda x: x, theta, k * steps) for k in (1, 2))
+    size = 2 * (len(objective.coef),)
+    near, far = (_slopes(lambda x: coefficient_cov(objective, x), theta, k * steps, size) for k in (1, 2))
     return (4 * near - far) / 3
 
 
-def _slopes(objective: Objective, to_theta: Any, x: FloatArray, steps: FloatArray) -> FloatArray:
-    """Return ∂Φ/∂x by central differences, 0 where the step is."""
-    r = len(objective.coef)
-    out = np.zeros((x.size, r, r))
+def _slopes(
+    function: Callable[[FloatArray], FloatArray], x: FloatArray, steps: FloatArray, size: tuple[int, ...]
+) -> FloatArray:
+    """Return the derivatives of a function of this size by central differences, 0 where the step is."""
+    out = np.zeros((x.size, *size))
     for i in np.flatnonzero(steps):
         move = steps[i] * (np.arange(x.size) == i)
-        ends = [coefficient_cov(objective, to_theta(x + sign * move)) for sign in (1, -1)]
-        out[i] = (ends[0] - ends[1]) / (2 * steps[i])
+        out[i] = (function(x + move) - function(x - move)) / (2 * steps[i])
     return out
 
 
@@ -93,7 +76,7 @@ def along_face(objective: Objective, theta: FloatArray, information: FloatArray)
     directions = scale[:, None] * vectors[:, known] / np.sqrt(values[known])
     steps = _inside(scale, x - face.internal_lower, face.internal_upper - x)
     observed = directions.T @ curvature(objective, face, steps / 10, central=True) @ directions
-    slopes = _slopes(objective, face.external, x, steps)
+    slopes = _slopes(lambda x: coefficient_cov(objective, face.external(x)), x, steps, 2 * (len(objective.coef),))
     return np.tensordot(directions.T, slopes, 1), information_inverse(observed, np.ones(len(observed), dtype=bool))
 
 

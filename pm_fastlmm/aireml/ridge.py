@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pm_fastlmm.aireml.iteration import Trace
-from pm_fastlmm.aireml.refit import maximise_given
+from pm_fastlmm.aireml.iteration import Trace, maximise_given
 from pm_fastlmm.base.arrays import FloatArray
 
 _GROWN = 10.0  # times its start: a parameter that may be on its way to infinity

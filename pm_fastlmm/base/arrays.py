@@ -1,6 +1,7 @@
 """Coercion of the user's arrays, alignment by ids, and input errors. NumPy only: labels are read, never built."""
 
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -317,3 +318,8 @@ def outside() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
         frame, level = frame.f_back, level + 1
     return level
+
+
+def warn(message: str) -> None:
+    """Warn, at the line of the user."""
+    warnings.warn(message, UserWarning, stacklevel=outside())

@@ -44,6 +44,12 @@ def semidefinite_root(A: FloatArray) -> FloatArray:
     return eigen_root(*np.linalg.eigh(A))
 
 
+def lower_root(A: FloatArray) -> FloatArray:
+    """Return a lower-triangular L with LLᵀ = A and no negative number on its diagonal."""
+    R = np.linalg.qr(semidefinite_root(A).T, mode="r")
+    return np.asarray((R * np.where(np.diag(R) < 0, -1.0, 1.0)[:, None]).T)
+
+
 def eigen_root(eigvals: FloatArray, vectors: FloatArray, zero: float = 0.0) -> FloatArray:
     """Return R = UΛ^½ (…, n, n) from eigenvalues and eigenvectors; eigenvalues up to `zero` are rounding, and are 0."""
     return np.asarray(vectors * np.sqrt(np.where(eigvals <= zero, 0.0, eigvals))[..., None, :])

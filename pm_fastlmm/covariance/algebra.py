@@ -20,16 +20,7 @@ from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.covariance.levels import Levels, LevelSet
-from pm_fastlmm.covariance.parameters import (
-    Domain,
-    Interval,
-    in_words,
-    is_tensor,
-    lengths,
-    namespace,
-    settle,
-    settle_size,
-)
+from pm_fastlmm.covariance.parameters import Domain, Interval, is_tensor, lengths, namespace, settle, settle_size
 
 type Mask = npt.NDArray[np.bool_]
 
@@ -42,6 +33,10 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     ----------
     size : int or None
         Number of rows; None if it is that of the term in which the structure stands.
+    ordered : bool
+        Whether the rows are steps of an order, so that none may be left out.
+    named : bool
+        Whether its rows have labels, by which they are matched.
 
     Notes
     -----
@@ -57,28 +52,34 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     _variances: ClassVar[bool] = False  # whether its parameter is the variances of its rows, and named by them
     _identified: ClassVar[bool] = True  # whether other values of the parameters are another matrix
     size: Any
+    ordered: Any = False
+    named: Any = False
 
     def __post_init__(self) -> None:
         settle_size(self)  # before the values, whose bounds may depend on it
-        for name, domain in self._parameters.items():
-            settle(self, name, ndim=domain.ndim)
-        shaped = [getattr(self, name) for name, domain in self._parameters.items() if domain.ndim]
+        for name, domain in self._domains.items():
+            settle(self, name, domain)
+        shaped = [getattr(self, name) for name, domain in self._domains.items() if domain.ndim]
         settle_size(self, *(lengths(value)[0] for value in shaped))
+
+    @property
+    def _domains(self) -> Mapping[str, Domain]:
+        return self._parameters
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The values of the parameters by name, in order."""
-        return {name: getattr(self, name) for name in self._parameters}
+        return {name: getattr(self, name) for name in self._domains}
 
     @property
     def bounds(self) -> dict[str, Interval]:
         """The interval of each parameter's entries; matrices named by `semidefinite` have a further condition."""
-        return {name: domain.interval for name, domain in self._parameters.items()}
+        return {name: domain.interval for name, domain in self._domains.items()}
 
     @property
     def semidefinite(self) -> tuple[str, ...]:
         """Names of the parameters that are matrices and must be symmetric positive semi-definite."""
-        return tuple(name for name, domain in self._parameters.items() if domain.semidefinite)
+        return tuple(name for name, domain in self._domains.items() if domain.semidefinite)
 
     def with_parameters(self, values: Mapping[str, Any]) -> Self:
         """
@@ -109,16 +110,6 @@ class Covariance(ReadOnlyArrays, Described, ABC):
         if self.size != size:
             raise ValueError(f"{self!r} has size {self.size}, but {size} is needed here: one row per level or column.")
         return self
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the rows are steps of an order, so that none may be left out."""
-        return False
-
-    @property
-    def named(self) -> bool:
-        """Whether its rows have labels, by which they are matched."""
-        return False
 
     def kept(self, levels: Levels, used: Mask) -> Mask:
         """Return which levels of a factor have effects, where `used` are those that occur in the data."""
@@ -210,9 +201,7 @@ class Covariance(ReadOnlyArrays, Described, ABC):
         return f"{self._kind}({', '.join(parts)})"
 
     def _facts(self) -> dict[str, Any]:
-        values = {
-            name: f"{_described(value)}, {in_words(*self.bounds[name])}" for name, value in self.parameters.items()
-        }
+        values = {name: f"{_described(value)}, {self._domains[name]}" for name, value in self.parameters.items()}
         return {"structure": repr(self), "size": "that of its term" if self.size is None else self.size, **values}
 
 
@@ -229,10 +218,20 @@ class Operator(Covariance):
 
     _associative: ClassVar[bool] = True
     _identified: ClassVar[bool] = False
+    _least: ClassVar[int] = 2
     operands: tuple[Covariance, ...]
 
     def __init__(self, *operands: Covariance) -> None:
-        self._take(operands)
+        for operand in operands:
+            if not isinstance(operand, Covariance):
+                raise TypeError(
+                    f"{self._kind} takes covariance structures, got {type(operand).__name__}: "
+                    "wrap a known matrix as flmm.covariance.known(K)."
+                )
+        parts = [p for o in operands for p in (o.operands if type(o) is type(self) and self._associative else (o,))]
+        if len(parts) < self._least:
+            raise ValueError(f"{self._kind} needs at least {self._least} structures, got {len(parts)}.")
+        object.__setattr__(self, "operands", tuple(parts))
 
     @property
     def ordered(self) -> bool:
@@ -243,19 +242,6 @@ class Operator(Covariance):
     def named(self) -> bool:
         """Whether that is so of an operand."""
         return any(operand.named for operand in self.operands)
-
-    def _take(self, operands: tuple[Any, ...], minimum: int = 2) -> None:
-        kind = type(self)
-        for operand in operands:
-            if not isinstance(operand, Covariance):
-                raise TypeError(
-                    f"{self._kind} takes covariance structures, got {type(operand).__name__}: "
-                    "wrap a known matrix as flmm.covariance.known(K)."
-                )
-        parts = [p for o in operands for p in (o.operands if type(o) is kind and self._associative else (o,))]
-        if len(parts) < minimum:
-            raise ValueError(f"{self._kind} needs at least {minimum} structures, got {len(parts)}.")
-        object.__setattr__(self, "operands", tuple(parts))
 
     def _named_operands(self) -> list[tuple[Covariance, dict[str, str]]]:
         """Return each operand with the names of its parameters, and what they are called here."""
@@ -269,14 +255,8 @@ class Operator(Covariance):
         return {names[name]: value for o, names in self._named_operands() for name, value in o.parameters.items()}
 
     @property
-    def bounds(self) -> dict[str, Interval]:
-        """The bounds of all operands' parameters."""
-        return {names[name]: value for o, names in self._named_operands() for name, value in o.bounds.items()}
-
-    @property
-    def semidefinite(self) -> tuple[str, ...]:
-        """Names of the parameters of all operands that must be positive semi-definite matrices."""
-        return tuple(names[name] for o, names in self._named_operands() for name in o.semidefinite)
+    def _domains(self) -> dict[str, Domain]:
+        return {names[name]: domain for o, names in self._named_operands() for name, domain in o._domains.items()}
 
     def _with(self, values: Mapping[str, Any]) -> Self:
         changed = []
@@ -306,8 +286,8 @@ class _Elementwise(Operator):
         """The size of the operands, None while none of them has one."""
         return next((operand.size for operand in self.operands if operand.size is not None), None)
 
-    def _take(self, operands: tuple[Any, ...], minimum: int = 2) -> None:
-        super()._take(operands, minimum)
+    def __init__(self, *operands: Covariance) -> None:
+        super().__init__(*operands)
         sizes = {operand.size for operand in self.operands} - {None}
         if len(sizes) > 1:
             raise ValueError(
@@ -426,8 +406,7 @@ class Kronecker(Operator):
         """Return the operands over the factors of which the levels are combinations, or of single ones in order."""
         if levels.crossed and len(levels.parts) == len(self.operands):
             return self._of(*(o.over(part) for o, part in zip(self.operands, levels.parts, strict=True)))
-        levels.require_size(self.size, repr(self))
-        sized = self.with_size(len(levels))
+        sized = Covariance.over(self, levels)
         sizes = [operand.size for operand in sized.operands]
         places = np.arange(len(levels)).reshape(sizes)
         for k, operand in enumerate(sized.operands):

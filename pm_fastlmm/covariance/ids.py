@@ -1,6 +1,6 @@
-"""Ids of the rows of a known covariance: none missing, none twice, with all their digits."""
+"""Ids of the rows of a known covariance: none missing, none twice, with all their digits; and rows without ids."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,8 @@ from pm_fastlmm.base.spelling import require_digits
 from pm_fastlmm.covariance.incidence import require_distinct
 
 type Labels = Iterable[Hashable]
+
+_REMEDY = "pd.DataFrame(K, index=names, columns=names) with the names in the order of the rows of K"
 
 
 def read_index(labels: Labels, name: str, n: int | None = None) -> pd.Index:
@@ -41,3 +43,31 @@ def elements(values: Labels, name: str) -> list[Hashable]:
     out = values.tolist() if isinstance(values, np.ndarray | pd.Series | pd.Index) else list(values)
     require_digits(out, name, getattr(values, "dtype", None))
     return out
+
+
+def require_positions(levels: Sequence[Hashable], name: str) -> None:
+    """
+    Refuse levels that do not say which row of an array is theirs; the whole numbers from 0 or 1 on do.
+
+    Levels are sorted, or in the order of categories, and K is in that of a tree or pedigree: matched by position each
+    would get the relatives of another.
+
+    Raises
+    ------
+    ValueError
+        If they are names, or numbers that are not counted.
+    """
+    whole = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
+    if whole and list(levels) in (list(range(len(levels))), list(range(1, len(levels) + 1))):
+        return
+    raise ValueError(
+        f"K of term {name!r} is an array without labels, but the levels have names ({shown(levels)}): which row is "
+        f"whose? Give {_REMEDY}."
+    )
+
+
+def default_index_hint(labels: Sequence[Hashable]) -> str:
+    """Return what to do about a K whose labels are the default index, an empty text for others."""
+    if list(labels) != list(range(len(labels))):
+        return ""
+    return f"K has the default index 0, 1, 2 … in place of names: give {_REMEDY}"

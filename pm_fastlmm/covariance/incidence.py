@@ -1,7 +1,7 @@
 """Incidence of grouping factors: which row of the data belongs to which level."""
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal, NamedTuple, Self
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import csr_array
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, labels_of, require_length, shown
+from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, align, labels_of, require_length, shown
 from pm_fastlmm.base.choices import Missing, require_choice
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import listed, table
@@ -94,7 +94,7 @@ class Factor(ReadOnlyArrays):
         position = np.cumsum(keep) - 1
         codes = np.where(self.codes < 0, -1, position[self.codes])
         levels = tuple(level for level, kept in zip(self.levels, keep, strict=True) if kept)
-        return type(self)(codes, levels, self.name, self.ids, self.parts, self.order_given)
+        return replace(self, codes=codes, levels=levels)
 
     def crossed(self, keep: Sequence[npt.NDArray[np.bool_]]) -> Self:
         """Return the interaction over all combinations of some levels of its parts, those that do not occur too."""
@@ -119,6 +119,11 @@ class Factor(ReadOnlyArrays):
         together = levels + tuple(level for level, is_new in zip(self.levels, new, strict=True) if is_new)
         codes = np.where(self.codes < 0, -1, position[self.codes])
         return type(self)(codes, together, self.name, self.ids, order_given=self.order_given)
+
+    def in_order(self, ids: Ids | None, *, name: str, reference_name: str) -> Self:
+        """Return the factor with its rows in the order of these ids."""
+        order = align(ids, Labelled(np.empty(0), self.ids, None), name=name, reference_name=reference_name)
+        return self if order is None else replace(self, codes=self.codes[order], ids=ids)
 
     def used(self) -> npt.NDArray[np.bool_]:
         """Return for each level whether it occurs."""

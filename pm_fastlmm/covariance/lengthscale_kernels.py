@@ -13,44 +13,15 @@ from pm_fastlmm.base.arrays import FloatArray, Labelled, read, require_finite
 type Kernel = Callable[[float], Any]
 
 
-def _se(r: FloatArray) -> FloatArray:
-    return np.asarray(np.exp(-(r**2) / 2))
-
-
-def _matern52(r: FloatArray) -> FloatArray:
-    a = np.sqrt(5) * r
-    return np.asarray((1 + a + a**2 / 3) * np.exp(-a))
-
-
-def _matern32(r: FloatArray) -> FloatArray:
-    a = np.sqrt(3) * r
-    return np.asarray((1 + a) * np.exp(-a))
-
-
-def _matern12(r: FloatArray) -> FloatArray:
-    return np.asarray(np.exp(-r))
-
+_5, _3 = np.sqrt(5), np.sqrt(3)
 
 # k(r/ℓ), Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, equations 4.9, 4.14, 4.17
 CORRELATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
-    "se": _se, "matern52": _matern52, "matern32": _matern32, "matern12": _matern12,
-}  # fmt: skip
-
-
-def correlation(kernel: str) -> Callable[[FloatArray], FloatArray]:
-    """
-    Return k as a function of r/ℓ.
-
-    Raises
-    ------
-    ValueError
-        If no kernel has this name.
-    """
-    if kernel not in CORRELATIONS:
-        raise ValueError(
-            f"kernel {kernel!r} is not known: it is one of {', '.join(CORRELATIONS)}, or a pm.gp.cov class."
-        )
-    return CORRELATIONS[kernel]
+    "se": lambda r: np.exp(-(r**2) / 2),
+    "matern52": lambda r: (1 + _5 * r + (_5 * r) ** 2 / 3) * np.exp(-_5 * r),
+    "matern32": lambda r: (1 + _3 * r) * np.exp(-_3 * r),
+    "matern12": lambda r: np.exp(-r),
+}
 
 
 def read_coordinates(x: Any, name: str = "x") -> Labelled:
@@ -86,11 +57,14 @@ class OfDistances:
 
     def __post_init__(self) -> None:
         """Raise a ValueError if no kernel has this name."""
-        correlation(self.name)
+        if self.name not in CORRELATIONS:
+            raise ValueError(
+                f"kernel {self.name!r} is not known: it is one of {', '.join(CORRELATIONS)}, or a pm.gp.cov class."
+            )
 
     def __call__(self, lengthscale: float) -> FloatArray:
         """Return K."""
-        return correlation(self.name)(self.distances / lengthscale)
+        return CORRELATIONS[self.name](self.distances / lengthscale)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, read_covariance, sho
 from pm_fastlmm.base.semidefinite import eigen_root, require_semidefinite
 from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.algebra import Covariance, Mask
+from pm_fastlmm.covariance.ids import default_index_hint, require_positions
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import (
     FREE,
@@ -17,6 +18,7 @@ from pm_fastlmm.covariance.parameters import (
     VARIANCE,
     VARIANCES,
     Domain,
+    Dual,
     is_tensor,
     lengths,
     packed_places,
@@ -24,7 +26,6 @@ from pm_fastlmm.covariance.parameters import (
     settle_size,
 )
 from pm_fastlmm.covariance.structures import Scalar
-from pm_fastlmm.covariance.unlabelled import default_index_hint, require_positions
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -52,7 +53,7 @@ class Unstructured(Covariance):
 
     def __post_init__(self) -> None:
         Covariance.__post_init__(self)
-        if is_tensor(self.cov):
+        if is_tensor(self.cov) or isinstance(self.cov, Dual):
             settle_size(self, *lengths(self.cov))
         else:
             _checked_root(read_covariance(self.cov, "cov").values, "cov")
@@ -89,7 +90,7 @@ class CholeskyFactored(Covariance):
 
     def __post_init__(self) -> None:
         ndim = getattr(self.cholesky, "ndim", np.ndim(self.cholesky))
-        settle(self, "cholesky", ndim=1 if ndim == 1 else 2)
+        settle(self, "cholesky", Domain(FREE, 1) if ndim == 1 else MATRIX)
         if ndim == 2 and not is_tensor(self.cholesky) and np.any(np.triu(self.cholesky, 1)):
             raise ValueError(
                 "cholesky must be lower triangular, but has entries above its diagonal: "
@@ -192,7 +193,7 @@ class Known(Covariance):
     _parameters: ClassVar = {"sigma2": VARIANCE}
 
     def __post_init__(self) -> None:
-        settle(self, "sigma2")
+        settle(self, "sigma2", VARIANCE)
 
     @property
     def size(self) -> int:

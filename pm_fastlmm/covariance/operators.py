@@ -1,6 +1,7 @@
 """Operators beside `+`, `*` and `@`: structures along a diagonal, and carried through a known matrix."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -24,8 +25,10 @@ class BlockDiagonal(Operator):
            [0. , 0.5, 1. ]])
     """
 
+    _least: ClassVar[int] = 1
+
     def __init__(self, *operands: Covariance) -> None:
-        self._take(operands, minimum=1)
+        Operator.__init__(self, *operands)
         if self.size is None:
             raise ValueError(f"the sizes of all blocks of {self!r} must be known: give size=.")
 
@@ -39,27 +42,23 @@ class BlockDiagonal(Operator):
         levels.require_size(self.size, repr(self))
         if levels.parts and self.ordered:
             levels.require_steps()
-        ends = np.cumsum([0, *(operand.size for operand in self.operands)]).tolist()
-        return self._of(
-            *(o.over(levels.pick(range(a, b))) for o, a, b in zip(self.operands, ends, ends[1:], strict=False))
-        )
+        ends = zip(self.operands, self._ends, strict=True)
+        return self._of(*(operand.over(levels.pick(range(*own))) for operand, own in ends))
+
+    @property
+    def _ends(self) -> list[tuple[int, int]]:
+        """The first row of each block, and the one after its last."""
+        return list(pairwise(np.cumsum([0, *(operand.size for operand in self.operands)]).tolist()))
 
     def _parts(self) -> dict[str, tuple[Covariance, slice]]:
-        out: dict[str, tuple[Covariance, slice]] = {}
-        start = 0
-        for operand, names in self._named_operands():
-            stop = start + int(operand.size or 0)
-            out |= dict.fromkeys(names.values(), (operand, slice(start, stop)))
-            start = stop
-        return out
+        named = zip(self._named_operands(), self._ends, strict=True)
+        return {name: (o, slice(*ends)) for (o, names), ends in named for name in names.values()}
 
     def _matrix(self, xp: Any) -> Any:
-        rows, before = [], 0
-        for operand in self.operands:
-            k = operand.size
-            after = int(self.size or 0) - before - k
-            rows.append(xp.concatenate([np.zeros((k, before)), operand.dense(), np.zeros((k, after))], axis=1))
-            before += k
+        rows, n = [], int(self.size or 0)
+        for operand, (start, stop) in zip(self.operands, self._ends, strict=True):
+            before, after = np.zeros((stop - start, start)), np.zeros((stop - start, n - stop))
+            rows.append(xp.concatenate([before, operand.dense(), after], axis=1))
         return xp.concatenate(rows, axis=0)
 
 
@@ -78,6 +77,9 @@ class Propagate(Operator):
     """
 
     _associative: ClassVar[bool] = False
+    _least: ClassVar[int] = 1
+    ordered = False  # an order, or labels, are those of the columns of Z
+    named = False
     Z: FloatArray
 
     def __init__(self, Z: Any, G: Covariance) -> None:
@@ -85,20 +87,10 @@ class Propagate(Operator):
         matrix = labelled.values
         require_finite(matrix, "Z", "a design of random effects has no missing entries.")
         object.__setattr__(self, "Z", frozen(matrix.copy()))
-        self._take((G,), minimum=1)
+        Operator.__init__(self, G)
         names = None if labelled.names is None else LevelSet(tuple(labelled.names), "Z", "columns")
         sized = G.with_size(matrix.shape[1]) if names is None else G.over(names)
         object.__setattr__(self, "operands", (sized,))
-
-    @property
-    def ordered(self) -> bool:
-        """It is not: an order is that of the columns of Z."""
-        return False
-
-    @property
-    def named(self) -> bool:
-        """It is not: labels are those of the columns of Z."""
-        return False
 
     @property
     def size(self) -> int:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -23,8 +24,31 @@ class Domain(NamedTuple):
     ndim: int = 0
     semidefinite: bool = False
 
+    def __str__(self) -> str:
+        """Return the interval as text."""
+        low, high = self.interval
+        if self.interval == FREE:
+            return "any number"
+        return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+
 
 VARIANCE, VARIANCES, CORRELATION, MATRIX = Domain(POSITIVE), Domain(POSITIVE, 1), Domain((-1.0, 1.0)), Domain(FREE, 2)
+
+
+class Dual(np.ndarray):
+    """
+    Numbers that are taken as they are, with derivatives as imaginary parts too small to have a square (complex step).
+
+    Structures are analytic, so that all that they do carries the derivatives along exactly.
+    """
+
+    def __pow__(self, exponent: Any) -> Any:  # type: ignore[override]
+        """Return the power without a logarithm, which a negative number has not."""
+        value = np.asarray(self)
+        if value.dtype == float:
+            return value**exponent
+        slope = exponent * value.real ** (exponent - 1)
+        return (value.real**exponent + 1j * value.imag * slope).view(Dual)
 
 
 def is_tensor(value: Any) -> bool:
@@ -38,14 +62,7 @@ def namespace(*values: Any) -> Any:
     return import_module("pytensor.tensor") if any(map(is_tensor, values)) else np
 
 
-def in_words(low: float, high: float) -> str:
-    """Return an interval as text."""
-    if (low, high) == FREE:
-        return "any number"
-    return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-
-
-def settle(structure: Any, name: str, *, ndim: int = 0) -> None:
+def settle(structure: Any, name: str, domain: Domain) -> None:
     """
     Check one parameter of a structure that is being made, and store a number as float, an array read-only.
 
@@ -54,11 +71,11 @@ def settle(structure: Any, name: str, *, ndim: int = 0) -> None:
     TypeError
         If it is neither a tensor nor numbers.
     ValueError
-        If it has another number of dimensions, is not finite, or lies outside the structure's bounds.
+        If it has another number of dimensions, is not finite, or lies outside the domain.
     """
-    value = getattr(structure, name)
+    value, ndim = getattr(structure, name), domain.ndim
     kind = type(structure).__name__
-    if not is_tensor(value):
+    if not (is_tensor(value) or isinstance(value, Dual)):
         try:
             value = np.array(value, dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -66,14 +83,14 @@ def settle(structure: Any, name: str, *, ndim: int = 0) -> None:
     if value.ndim != ndim:
         expected = ("a scalar", "a vector", "a matrix")[ndim]
         raise ValueError(f"{name} of {kind} must be {expected}, got {value.ndim} dimensions.")
-    if is_tensor(value):
+    if is_tensor(value) or isinstance(value, Dual):
         return
     require_finite(value, f"{name} of {kind}", "give a number.")
-    lower, upper = structure.bounds[name]
+    lower, upper = domain.interval
     outside = value[(value < lower) | (value > upper)]
     if outside.size:
         size = "" if structure.size is None or ndim else f" for size {structure.size}"
-        raise ValueError(f"{name} of {kind} must be {in_words(lower, upper)}{size}, got {outside.flat[0]:.6g}.")
+        raise ValueError(f"{name} of {kind} must be {domain}{size}, got {outside.flat[0]:.6g}.")
     object.__setattr__(structure, name, frozen(value) if ndim else float(value))
 
 
@@ -102,9 +119,10 @@ def lengths(value: Any) -> tuple[int | None, ...]:
     return tuple(value.type.shape) if is_tensor(value) else np.shape(value)
 
 
+@cache
 def packed_places(n: int) -> npt.NDArray[np.intp]:
     """Return the places in the packed lower triangle of the entries of a symmetric matrix."""
     place = np.zeros((n, n), dtype=np.intp)
     rows, columns = np.tril_indices(n)
     place[rows, columns] = np.arange(rows.size)
-    return np.maximum(place, place.T)
+    return frozen(np.maximum(place, place.T))

@@ -31,8 +31,7 @@ def shared_paths(tree: Tree, root: str | Iterable[Hashable] | None) -> tuple[tup
     """
     if root is None:
         _require_root(tree)
-        return tree.shared_paths()
-    if isinstance(root, str) and root == BASE:
+    if root is None or (isinstance(root, str) and root == BASE):
         return tree.shared_paths()
     midpoint = isinstance(root, str) and root == MIDPOINT
     node, above = _middle(tree) if midpoint else _outgroup_branch(tree, [root] if isinstance(root, str) else list(root))

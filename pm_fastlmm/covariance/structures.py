@@ -8,7 +8,7 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance, Mask
 from pm_fastlmm.covariance.levels import Levels, LevelSet
-from pm_fastlmm.covariance.parameters import CORRELATION, POSITIVE, VARIANCE, VARIANCES, Interval
+from pm_fastlmm.covariance.parameters import CORRELATION, VARIANCE, VARIANCES, Domain
 
 
 class Exchangeable(Covariance):
@@ -128,13 +128,12 @@ class Equicorrelation(Exchangeable):
     sigma2: Any
     rho: Any
     size: int | None = None
-    _parameters: ClassVar = {"sigma2": VARIANCE, "rho": CORRELATION}
 
     @property
-    def bounds(self) -> dict[str, Interval]:
+    def _domains(self) -> dict[str, Domain]:
         """-1/(n - 1) ≤ ρ ≤ 1; while n is not known -1 ≤ ρ ≤ 1, which two effects allow."""
         lower = -1.0 if self.size in (None, 1, 2) else -1 / (self.size - 1)
-        return {"sigma2": POSITIVE, "rho": (lower, 1.0)}
+        return {"sigma2": VARIANCE, "rho": Domain((lower, 1.0))}
 
     def _matrix(self, xp: Any) -> Any:
         n = self.size or 0
@@ -203,11 +202,7 @@ class AR1(Covariance):
     rho: Any
     size: int | None = None
     _parameters: ClassVar = {"sigma2": VARIANCE, "rho": CORRELATION}
-
-    @property
-    def ordered(self) -> bool:
-        """It is: distances are counted in steps."""
-        return True
+    ordered = True  # distances are counted in steps
 
     def over(self, levels: LevelSet) -> Self:
         """Return the process over these levels, which must be one step apart."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, align, read, require_finite, require_length
+from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, align, read, require_finite, require_length
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.covariance.algebra import Covariance, Kronecker
@@ -159,14 +159,13 @@ def _incidence(
     if isinstance(by, Incidence):
         return by.Z, LevelSet(by.levels, called, unused=by.unused, sorted_from=by.sorted_from), None, None
     if issparse(by) or (not isinstance(by, list | tuple) and (hasattr(by, "columns") or np.ndim(by) == 2)):
-        labelled = None if issparse(by) else read(by, "by", ndim=(2,))
-        matrix: Any = by if labelled is None else labelled.values
-        Z: SparseMatrix = csr_array(matrix, dtype=np.float64, copy=True)
+        matrix: Any = by
+        given: Any = Labelled(matrix, None, None) if issparse(by) else read(by, "by", ndim=(2,))
+        Z: SparseMatrix = csr_array(given.values, dtype=np.float64, copy=True)
         Z.sum_duplicates()
         require_finite(Z.data, "by", "a design of random effects has no missing entries: drop those rows.")
-        names = None if labelled is None else labelled.names
-        labels: Levels = names or tuple(range(Z.shape[1]))
-        return Z, LevelSet(labels, called), None, None if labelled is None else labelled.ids
+        labels: Levels = given.names or tuple(range(Z.shape[1]))
+        return Z, LevelSet(labels, called), None, given.ids
     factor = by if isinstance(by, Factor) else read_factor(by, "by")
     called = factor.name or called
     factor = _with_effects(factor, over_levels or Identity(), called)

@@ -8,10 +8,11 @@ import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance
-from pm_fastlmm.covariance.parameters import packed_places
+from pm_fastlmm.covariance.parameters import Dual, packed_places
 from pm_fastlmm.covariance.terms import Term
 
 RESIDUAL = "residual"
+_STEP = 1e-100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,11 +116,30 @@ class Theta:
 
     def matrices(self, theta: Any) -> list[Any]:
         """Return Σ_k for each term, from numbers or from a tensor θ."""
-        out = []
-        for k, block in enumerate(self.blocks):
-            values = {e.name: _value(e, theta) for e in self.entries if e.term == k}
-            out.append(block.with_parameters(values).dense())
-        return out
+        return [self._matrix(k, theta) for k in range(len(self.blocks))]
+
+    def _matrix(self, k: int, theta: Any) -> Any:
+        values = {e.name: _value(e, theta) for e in self.entries if e.term == k}
+        return self.blocks[k].with_parameters(values).dense()
+
+    def evaluate(self, theta: FloatArray) -> tuple[list[FloatArray], list[tuple[int, FloatArray]]]:
+        """Return Σ_k of each term at any numbers, and (k, ∂Σ_k/∂θ_i) of each element θ_i but σ²_e, in their order."""
+        with np.errstate(all="ignore"):
+            matrices = self.numbers(theta)
+            slopes = []
+            for entry in self.entries:
+                for place in range(entry.start, entry.start + entry.size):
+                    stepped = np.array(theta, dtype=complex)
+                    stepped[place] += _STEP * 1j
+                    slope = self._matrix(entry.term, stepped.view(Dual)).imag / _STEP
+                    slopes.append((entry.term, np.broadcast_to(slope, matrices[entry.term].shape)))
+        return matrices, slopes
+
+    def numbers(self, theta: FloatArray) -> list[FloatArray]:
+        """Return Σ_k of each term at any numbers."""
+        values = np.array(theta, dtype=float).view(Dual)
+        with np.errstate(all="ignore"):
+            return [np.asarray(matrix) for matrix in self.matrices(values)]
 
     def __repr__(self) -> str:
         """Show the names."""
@@ -130,7 +150,7 @@ def _value(entry: Entry, theta: Any) -> Any:
     values = theta[entry.place]
     if entry.matrix:
         return values[packed_places(entry.shape[0]).ravel()].reshape(entry.shape)
-    return values.reshape(entry.shape) if entry.shape else theta[entry.start]
+    return values.reshape(entry.shape) if entry.shape or isinstance(theta, Dual) else theta[entry.start]
 
 
 def _elements(c: int, columns: tuple[str, ...]) -> list[str]:

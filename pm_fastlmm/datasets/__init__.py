@@ -99,33 +99,20 @@ def galton_families() -> pd.DataFrame:
     """
     raw = _table("galton_families", dtype={"family": str})
     family = raw["family"]
-    children = pd.DataFrame(
-        {
-            "id": family + "-" + raw["childNum"].astype(str),
-            "family": family,
-            "father": family + "-father",
-            "mother": family + "-mother",
-            "sex": raw["gender"],
-            "generation": "child",
-            "height": raw["childHeight"],
-        }
-    )
+    children = raw.assign(
+        id=family + "-" + raw["childNum"].astype(str), father=family + "-father", mother=family + "-mother",
+        sex=raw["gender"], generation="child", height=raw["childHeight"],
+    )  # fmt: skip
     first = raw.drop_duplicates("family")
     parents = [
-        pd.DataFrame(
-            {
-                "id": first["family"] + f"-{role}",
-                "family": first["family"],
-                "father": None,
-                "mother": None,
-                "sex": sex,
-                "generation": "parent",
-                "height": first[role].astype(np.float64),
-            }
+        first.assign(
+            id=first["family"] + f"-{role}", father=None, mother=None, sex=sex, generation="parent",
+            height=first[role].astype(np.float64),
         )
         for role, sex in (("father", "male"), ("mother", "female"))
-    ]
-    return pd.concat([*parents, children]).set_index("id")
+    ]  # fmt: skip
+    people = pd.concat([*parents, children]).set_index("id")
+    return people[["family", "father", "mother", "sex", "generation", "height"]]
 
 
 def john_alpha() -> pd.DataFrame:

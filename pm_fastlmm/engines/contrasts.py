@@ -1,6 +1,5 @@
 """The warning that draws of y are error contrasts where β has a flat prior."""
 
-import warnings
 from functools import singledispatch
 from typing import Any
 
@@ -8,7 +7,7 @@ from pytensor.compile.mode import optdb
 from pytensor.graph.rewriting.basic import graph_rewriter
 from pytensor.tensor.shape import Shape, Shape_i
 
-from pm_fastlmm.base.arrays import outside
+from pm_fastlmm.base.arrays import warn
 
 _BEFORE_INLINING = -0.02  # PyTensor replaces random variables by the graphs of their draws at -0.01
 
@@ -28,13 +27,11 @@ def _warn(fgraph: Any) -> None:
     """
     for node in fgraph.apply_nodes:
         if draws_contrasts(node.op) and _is_drawn(fgraph, node.outputs[1]):
-            warnings.warn(
+            warn(
                 f"draws of {node.outputs[1].name or node.op.name} are error contrasts, Xᵀ(y - mu) = 0, and no "
                 "predictions of y: β has a flat prior, under which y has no distribution along X. Predictive draws "
                 "given the data are those of flmm.predict(idata, model=model); for draws before the data give β a "
-                "proper prior.",
-                UserWarning,
-                stacklevel=outside(),
+                "proper prior."
             )
 
 

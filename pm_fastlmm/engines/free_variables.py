@@ -16,7 +16,7 @@ from pm_fastlmm.aireml.inversion import solved
 from pm_fastlmm.aireml.objective import Objective, Observed
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.engines.graphs import INTERPRETED, initial_point, reaching, support
+from pm_fastlmm.engines.graphs import AS_WRITTEN, INTERPRETED, initial_point, reaching, support
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,13 +75,14 @@ class FreeVariables:
         pairs = zip(self.rvs, self.symbols, strict=True)
         return list(clone_replace(outputs, dict(pairs), rebuild_strict=False))  # in double precision throughout
 
-    def compile(self, outputs: list[Any]) -> Callable[[FloatArray], list[FloatArray]]:
-        """Return a function of x for graphs of the symbols."""
-        compiled = pytensor.function(list(self.symbols), outputs, mode=INTERPRETED, on_unused_input="ignore")
+    def compile(self, outputs: list[Any], *others: Any, mode: Any = INTERPRETED) -> Callable[..., list[FloatArray]]:
+        """Return a function of x, and of other inputs, for graphs of the symbols and these."""
+        inputs = [*self.symbols, *others]
+        compiled = pytensor.function(inputs, outputs, mode=mode, on_unused_input="ignore")
 
-        def evaluate(x: FloatArray) -> list[FloatArray]:
+        def evaluate(x: FloatArray, *more: Any) -> list[FloatArray]:
             with np.errstate(all="ignore"):
-                return [np.asarray(v, dtype=float) for v in compiled(*self.split(x).values())]
+                return [np.asarray(v, dtype=float) for v in compiled(*self.split(x).values(), *more)]
 
         return evaluate
 
@@ -91,17 +92,19 @@ class Link:
     """The map x ↦ θ of a node, with its Jacobian (P, d)."""
 
     variables: FreeVariables
-    evaluate: Callable[[FloatArray], list[FloatArray]]
+    evaluate: Callable[..., list[FloatArray]]
+    pullback: Callable[..., list[FloatArray]]
+    units: FloatArray
 
     @classmethod
     def of(cls, variables: FreeVariables, theta: Any) -> "Link":
         """Compile the map and its derivative."""
         (graph,) = variables.substitute([theta])
-        rows = []
-        for i in range(theta.type.shape[0]):
-            gradients = pytensor.grad(graph[i], list(variables.symbols), disconnected_inputs="ignore")
-            rows.append(pt.concatenate([g.ravel() for g in gradients]))
-        return cls(variables, variables.compile([graph, pt.stack(rows)]))
+        weights = pt.vector("weights", dtype="float64", shape=graph.type.shape)
+        gradients = pytensor.grad((graph * weights).sum(), list(variables.symbols), disconnected_inputs="ignore")
+        row = pt.concatenate([g.ravel() for g in gradients])
+        evaluate, size = variables.compile([graph], mode=AS_WRITTEN), graph.type.shape[0]
+        return cls(variables, evaluate, variables.compile([row], weights, mode=AS_WRITTEN), np.eye(size))
 
     def theta(self, x: FloatArray) -> FloatArray:
         """Return θ(x)."""
@@ -109,12 +112,17 @@ class Link:
 
     def jacobian(self, x: FloatArray) -> FloatArray:
         """Return ∂θ/∂x."""
-        return self.evaluate(x)[1]
+        return np.stack([self.pullback(x, weights)[0] for weights in self.units])
 
     @property
     def varying(self) -> Any:
         """Which elements of θ depend on x."""
         return (np.abs(self.jacobian(self.variables.initial)) > 0).any(axis=1)
+
+    def point(self, theta: FloatArray, size: FloatArray, lower: FloatArray, varying: Any) -> dict[str, Any] | None:
+        """Return the free variables at θ by name, None if θ is outside of their support."""
+        x = self.invert(theta, size, lower, varying)
+        return None if x is None or not np.isfinite(np.abs(x).sum()) else self.variables.split(x)
 
     def invert(self, theta: FloatArray, size: FloatArray, lower: FloatArray, varying: Any) -> FloatArray | None:
         """Return x with θ(x) = θ in the elements that vary, None if there is none; `size` is that of each element."""

@@ -1,13 +1,14 @@
 """What a Gaussian likelihood has besides: V, and by default all that follows from it as a matrix."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
 
 from pm_fastlmm.aireml.objective import Objective
-from pm_fastlmm.base.arrays import FloatArray, slices
+from pm_fastlmm.base.arrays import FloatArray, align, read, require_finite, require_length, slices
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.engines.at_theta import AtTheta
@@ -86,6 +87,23 @@ class GaussianNode(LMMNode):
     def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> AtTheta:
         """Return the node with V at θ, for what comes after a fit."""
         return self.at_theta(self, objective, theta, mu, prior_mean)
+
+    def observing(self, y: Any) -> Self:
+        """
+        Return the node with another response y (n,).
+
+        Raises
+        ------
+        ValueError
+            If it does not fit the rows or has missing values, or a statistic of the response is observed.
+        """
+        if self.observes_statistic:
+            raise ValueError(f"{self.name} observes a statistic of y: rotate the other y, and make a model of that.")
+        labelled = read(y, "y", ndim=(1,))
+        values = labelled.take(align(self.ids, labelled, name="y", reference_name=self.name))
+        require_length(len(values), self.n, "y", self.name)
+        require_finite(values, "y", "a refit is of the same rows; leave rows out of the table, and fit it anew.")
+        return replace(self, observed=values)
 
     def rows(self) -> FloatArray:
         """

@@ -16,6 +16,7 @@ _FAR = 500.0  # of an unconstrained coordinate: where the support of a variable 
 
 # PyTensor's own Python loops: small graphs that run a few times are not worth a compilation
 INTERPRETED = Mode(linker="py", optimizer="fast_compile")
+AS_WRITTEN = Mode(linker="py", optimizer=None)  # for a graph that is evaluated less often than a rewriting takes
 
 
 def reaching(model: pm.Model, *outputs: Any) -> list[Any]:
@@ -49,7 +50,7 @@ def support(model: pm.Model, rv: Any, value: FloatArray) -> tuple[FloatArray, Fl
         return np.full(value.shape, -np.inf), np.full(value.shape, np.inf), value
     symbol = pt.tensor(dtype="float64", shape=value.shape)
     backward = pytensor.function(
-        [symbol], transform.backward(symbol, *rv.owner.inputs), mode=INTERPRETED, on_unused_input="ignore"
+        [symbol], transform.backward(symbol, *rv.owner.inputs), mode=AS_WRITTEN, on_unused_input="ignore"
     )
     with np.errstate(all="ignore"):
         ends = [np.asarray(backward(np.full(value.shape, sign * far))) for sign in (-1, 1) for far in (_FAR, 2 * _FAR)]

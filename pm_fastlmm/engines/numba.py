@@ -8,8 +8,10 @@ from pytensor.link.numba.dispatch.basic import generate_fallback_impl, numba_fun
 from pm_fastlmm.engines.callbacks import CalledBack
 
 
-@numba_funcify_and_cache_key.register(CalledBack)  # type: ignore[untyped-decorator]
 def _call_back(op: CalledBack, node: Any = None, **kwargs: Any) -> tuple[Any, None]:
     with warnings.catch_warnings():  # of the callback, which is intended here
         warnings.filterwarnings("ignore", "Numba will use object mode")
         return generate_fallback_impl(op, node=node, **kwargs), None
+
+
+numba_funcify_and_cache_key.register(CalledBack, _call_back)

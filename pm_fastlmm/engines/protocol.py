@@ -8,11 +8,11 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pymc as pm
-import pytensor
 import pytensor.tensor as pt
 import xarray as xr
 from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.tensor.variable import TensorConstant
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, shown
 from pm_fastlmm.base.choices import Method
@@ -21,7 +21,7 @@ from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.free_variables import Fitted
-from pm_fastlmm.engines.graphs import INTERPRETED, reaching
+from pm_fastlmm.engines.graphs import AS_WRITTEN, reaching
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.random_variable import Treatment
@@ -117,8 +117,7 @@ class LMMNode(PartOfModel, Described, ABC):
 
     def constants(self) -> Constants:
         """Return mu, and mean and covariance of β's prior, where no variable reaches them."""
-        values = pytensor.function([], self._mean_graphs(), mode=INTERPRETED)()
-        mu, b, B = (np.asarray(value, dtype=float) for value in values)
+        mu, b, B = (np.asarray(_value(graph), dtype=float) for graph in self._mean())
         return Constants(mu, b if self.treatment == "proper" else np.zeros(0), B)
 
     def known_mean(self, model: pm.Model) -> Constants:
@@ -142,8 +141,11 @@ class LMMNode(PartOfModel, Described, ABC):
 
     def _mean_graphs(self) -> list[Any]:
         """Return mu, and mean and covariance of β's prior, with constants for what the node has not."""
+        return [pt.as_tensor(part) for part in self._mean()]
+
+    def _mean(self) -> list[Any]:
         pairs = (self.mu, np.zeros(())), (self.beta_mean, np.zeros(0)), (self._prior_covariance(), np.zeros((0, 0)))
-        return [pt.constant(none) if graph is None else graph for graph, none in pairs]
+        return [none if graph is None else graph for graph, none in pairs]
 
     def _prior_covariance(self) -> Any:
         """Return the graph of the covariance of β's prior, None where the node has none."""
@@ -250,6 +252,12 @@ def answers_for(op: type) -> Callable[[type[N]], type[N]]:
         return node
 
     return register
+
+
+def _value(part: Any) -> Any:
+    if isinstance(part, np.ndarray):
+        return part
+    return part.data if isinstance(part, TensorConstant) else part.eval(mode=AS_WRITTEN)
 
 
 def observed_data(model: pm.Model, rv: Any) -> Any:

@@ -180,12 +180,9 @@ def _require_comparable(models: Sequence[_Model]) -> None:
 def _require_same_rows(a: FloatArray, b: FloatArray, pair: str) -> None:
     tolerance = _SAME * float(np.abs(a).max(initial=0.0))
     if np.abs(a - b).max(initial=0.0) > tolerance:
-        reordered = np.abs(np.sort(a) - np.sort(b)).max(initial=0.0) <= tolerance
-        why = (
-            "the same values in another order: bring the rows of all of them into one order"
-            if reordered
-            else ("other values: likelihoods of other data, or units, do not compare")
-        )
+        why = "other values: likelihoods of other data, or units, do not compare"
+        if np.abs(np.sort(a) - np.sort(b)).max(initial=0.0) <= tolerance:
+            why = "the same values in another order: bring the rows of all of them into one order"
         raise ValueError(f"{pair} are fits of different y, {why}.")
 
 

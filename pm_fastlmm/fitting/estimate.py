@@ -1,10 +1,9 @@
 """From an objective to its VarianceFit: start, bounds, the iteration, and the verdict on where it ended."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,21 +15,31 @@ from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
 from pm_fastlmm.aireml.objective import Objective, typical
 from pm_fastlmm.aireml.ridge import without_maximum
 from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import listed
-from pm_fastlmm.engines.free_variables import Link
-from pm_fastlmm.fitting.fit import VarianceFit, history_of
+from pm_fastlmm.fitting.fit import Source, VarianceFit
 from pm_fastlmm.fitting.inference import why_not_adjusted
 
 _NOTHING = 1e-12  # eigenvalue of the information, scaled to unit diagonal, of a direction without any
 _SHARE = 1e-3  # of such a direction that a parameter must have to be named
 
 
-def estimate(
-    objective: Objective, node: Any, link: Link | None, start: Any, fixed: Any, bounds: Any,
-    tolerances: Tolerances, max_iterations: int, progressbar: bool, verbose: int,
-) -> VarianceFit:  # fmt: skip
+class Options(NamedTuple):
+    """How a fit is made, as `find_reml` takes it."""
+
+    method: Method
+    start: Any
+    fixed: Any
+    bounds: Any
+    tolerances: Tolerances
+    max_iterations: int
+    progressbar: bool
+    verbose: int
+
+
+def estimate(objective: Objective, link: Any, node: Any, options: Options, source: Source | None = None) -> VarianceFit:
     """
-    Return the fit of an objective; `link` is that to the free variables of a model, if there is one.
+    Return the fit of an objective; `link` gives the free variables of a model, where there is one.
 
     Raises
     ------
@@ -38,9 +47,11 @@ def estimate(
         If y has no estimate, or `start`, `fixed` or `bounds` name what is no parameter or exclude all values.
     """
     objective.require_residual()
-    objective, theta = _prepared(objective, start, fixed, bounds)
-    with _reporting(objective, progressbar, verbose) as report:
-        trace = maximise(objective, theta, tolerances=tolerances, max_iterations=max_iterations, report=report)
+    objective, theta = _prepared(objective, options.start, options.fixed, options.bounds)
+    with _reporting(objective, options.progressbar, options.verbose) as report:
+        trace = maximise(
+            objective, theta, tolerances=options.tolerances, max_iterations=options.max_iterations, report=report
+        )
     last = trace.iterations[-1]
     blue, blue_cov = objective.blue(last.theta)
     boundary = _boundary(objective, last)
@@ -59,13 +70,14 @@ def estimate(
         boundary=boundary,
         converged=converged,
         message=". ".join(filter(None, (message, problem))),
-        history=history_of(objective, trace),
+        trace=trace,
         method=objective.method,
         coef=objective.coef,
         objective=objective,
         node=node,
         mu=mu,
         prior_mean=b,
+        source=source,
     )
 
 
@@ -107,9 +119,7 @@ def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any,
 
 
 @contextmanager
-def _reporting(
-    objective: Objective, progressbar: bool, verbose: int
-) -> Iterator[Callable[[int, Iteration], None]]:  # fmt: skip
+def _reporting(objective: Objective, progressbar: bool, verbose: int) -> Iterator[Callable[[int, Iteration], None]]:
     """Show a spinner, and print a line for each iteration that the function is told of."""
     console = Console()
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
@@ -196,17 +206,17 @@ def _unresolved(objective: Objective, last: Iteration, boundary: tuple[str, ...]
     return [name for name, without in zip(names, none, strict=True) if without]
 
 
-def _point(objective: Objective, link: Link | None, last: Iteration) -> tuple[dict[str, Any], str]:
+def _point(objective: Objective, link: Any, last: Iteration) -> tuple[dict[str, Any], str]:
     """Return the free variables at θ, and what is wrong with them."""
     theta = last.theta
     if link is None:
         return objective.point(theta), ""
     varying = ~np.asarray(objective.fixed)
     size = typical(theta, last.average_information, objective.semidefinite)
-    x = link.invert(np.where(np.isfinite(theta), theta, 0.0), size, objective.lower, varying)
-    if x is None or not math.isfinite(float(np.abs(x).sum())):
+    point = link.point(np.where(np.isfinite(theta), theta, 0.0), size, objective.lower, varying)
+    if point is None:
         return {}, (
             "the estimate lies outside the support of the model's free variables, so that fit.point is empty: "
             "look at their priors' bounds"
         )
-    return link.variables.split(x), ""
+    return point, ""

@@ -1,22 +1,36 @@
-"""find_reml: the restricted maximum likelihood counterpart of `pm.find_MAP`."""
+"""find_reml, the restricted maximum likelihood counterpart of `pm.find_MAP`, and the same for a function θ → V."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 import pymc as pm
+import pytensor.tensor as pt
 
 from pm_fastlmm.aireml.iteration import Tolerances
+from pm_fastlmm.base.arrays import FloatArray, read, require_finite
 from pm_fastlmm.base.choices import Method, require_choice
+from pm_fastlmm.engines.free_variables import FreeVariables, tangents
+from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.nodes import find_node
+from pm_fastlmm.engines.objective import DenseObjective
 from pm_fastlmm.engines.protocol import LMMNode
-from pm_fastlmm.fitting.estimate import estimate
+from pm_fastlmm.engines.structured.node import StructuredNode
+from pm_fastlmm.fitting.estimate import Options, estimate
 from pm_fastlmm.fitting.fit import VarianceFit
+from pm_fastlmm.models.lmm_model import lmm_model
+from pm_fastlmm.models.mixed_design import MixedDesign
+from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, read_formula
+from pm_fastlmm.spectrum.projection import read_design
 
 
 def find_reml(
-    model: pm.Model | None = None,
+    model: pm.Model | str | MixedDesign | None = None,
+    data: pd.DataFrame | None = None,
     *,
+    known: Mapping[str, Any] | None = None,
     var_name: str | None = None,
     method: Method = "REML",
     start: Any = None,
@@ -38,8 +52,13 @@ def find_reml(
 
     Parameters
     ----------
-    model : pymc.Model, optional
-        Default the model of the context.
+    model : pymc.Model, str or MixedDesign, optional
+        Default the model of the context; or a formula with random terms, "yield ~ rep + (1 | gen)", as for
+        `lmm_model`, whose model is fitted and is built when `fit.model` is asked for.
+    data : DataFrame, optional
+        The table of a formula.
+    known : dict, optional
+        With a formula, known covariances between the levels of grouping factors, as for `lmm_model`.
     var_name : str, optional
         Which node, when the model has several.
     method : {"REML", "ML"}
@@ -98,12 +117,49 @@ def find_reml(
     {'sigma_batch': 1.979, 'sigma_e': 0.577}
     """
     require_choice("method", method, Method)
+    tolerances = Tolerances(score_tol, step_tol, loglik_tol)
+    options = Options(method, start, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
+    if isinstance(model, str | MixedDesign):
+        design = read_formula(model, data)
+        return OfFormula(design, known, options).fit(mixed_node(design, known))
+    if data is not None or known is not None:
+        raise ValueError("data and known belong to a formula: a model has its own.")
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)
-    objective, link = node.objective(model, method)
-    tolerances = Tolerances(score_tol, step_tol, loglik_tol)
-    return estimate(objective, node, link, start, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
+    return OfModel(model, options).fit(node)
+
+
+class OfFormula(NamedTuple):
+    """A formula, of which a fit needs no PyMC model."""
+
+    design: MixedDesign
+    known: Mapping[str, Any] | None
+    options: Options
+
+    def model(self) -> pm.Model:
+        """Build the model."""
+        return lmm_model(self.design, known=self.known)
+
+    def fit(self, node: StructuredNode) -> VarianceFit:
+        """Return the fit of the node."""
+        objective = node.likelihood(node.constants(), self.options.method)
+        return estimate(objective, FormulaVariables(self.design, node.layout), node, self.options, self)
+
+
+class OfModel(NamedTuple):
+    """A PyMC model."""
+
+    fitted: pm.Model
+    options: Options
+
+    def model(self) -> pm.Model:
+        """Return it."""
+        return self.fitted
+
+    def fit(self, node: LMMNode) -> VarianceFit:
+        """Return the fit of its node."""
+        return estimate(*node.objective(self.fitted, self.options.method), node, self.options, self)
 
 
 def _refuse_unreached(model: pm.Model, node: LMMNode) -> None:
@@ -113,3 +169,103 @@ def _refuse_unreached(model: pm.Model, node: LMMNode) -> None:
             f"the free variables {', '.join(others)} do not reach {node.name}: the restricted likelihood says nothing "
             "about them. Fit a model of that node alone, or sample with flmm.sample."
         )
+
+
+def reml_covariance(
+    V: Callable[[Any], Any],
+    y: Any,
+    X: Any = None,
+    *,
+    start: Mapping[str, float] | Sequence[float],
+    derivative: Callable[[FloatArray], Sequence[FloatArray]] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    method: Method = "REML",
+    fixed: Mapping[str, float] | Sequence[str] = (),
+    max_iterations: int = 100,
+    score_tol: float | None = 1e-12,
+    step_tol: float | None = 1e-5,
+    loglik_tol: float | None = 1e-9,
+    progressbar: bool = True,
+    verbose: int = 0,
+) -> VarianceFit:
+    """
+    Fit y ~ N(Xβ, V(θ)) by REML or ML for a function θ ↦ V of your own, without a PyMC model.
+
+    Parameters
+    ----------
+    V : callable
+        Of a vector θ. Without `derivative` it is called once with a symbolic θ and must be written in operations of
+        PyTensor (arithmetic, `theta[0] * K`, pytensor.tensor functions), which are differentiated; with it, it is
+        called with numbers and returns an (n, n) array.
+    y, X : arrays, Series, DataFrames
+        As in `FastLMM`; an intercept is not added.
+    start : mapping or sequence
+        Starting values; the keys of a mapping are the names of θ.
+    derivative : callable, optional
+        Of θ, returning the ∂V/∂θ_i.
+    bounds : mapping, optional
+        name → (lower, upper); without bounds a parameter may take any value, a variance too.
+    method, fixed, max_iterations, score_tol, step_tol, loglik_tol, progressbar, verbose
+        As in `find_reml`.
+
+    Returns
+    -------
+    VarianceFit
+
+    Raises
+    ------
+    TypeError
+        If V cannot be differentiated and there is no `derivative`.
+    ValueError
+        If shapes do not fit or V is not positive definite at the start.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pm_fastlmm as flmm
+    >>> J = np.kron(np.eye(3), np.ones((4, 4)))
+    >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    >>> fit = flmm.reml_covariance(
+    ...     lambda theta: np.exp(1) ** theta[0] * J + np.exp(1) ** theta[1] * np.eye(12),
+    ...     y, np.ones((12, 1)), start={"log_batch": 0.0, "log_residual": 0.0}, progressbar=False,
+    ... )
+    >>> print(np.exp(fit.theta).round(4).to_dict())
+    {'log_batch': 3.9167, 'log_residual': 0.3333}
+    """
+    require_choice("method", method, Method)
+    names = tuple(map(str, start)) if isinstance(start, Mapping) else tuple(f"theta{i}" for i in range(len(start)))
+    initial = np.array(list(start.values()) if isinstance(start, Mapping) else start, dtype=float)
+    response = read(y, "y", ndim=(1,))
+    require_finite(response.values, "y", "leave those rows out.")
+    n = response.values.size
+    projection = read_design(X, n, response.ids, "y")[1]
+    theta, ends = pt.vector("theta", dtype="float64", shape=(len(names),)), np.full(len(names), np.inf)
+    variables = FreeVariables((theta,), (theta,), names, -ends, ends, initial)
+    evaluate, differentiate = (V, derivative) if derivative is not None else _differentiated(V, variables)
+    first = np.asarray(evaluate(initial))
+    if first.shape != (n, n):
+        raise ValueError(f"V must return an ({n}, {n}) matrix, one row for each observation; got shape {first.shape}.")
+    objective = DenseObjective.of(
+        evaluate, differentiate, response.values, projection, names=names, lower=-ends, upper=ends, start=initial,
+        method=method,
+    )  # fmt: skip
+    tolerances = Tolerances(score_tol, step_tol, loglik_tol)
+    options = Options(method, None, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
+    node = GaussianNode("y", None, "flat", None, None, response.values, objective.projection, None)
+    return estimate(objective, None, node, options)
+
+
+def _differentiated(
+    V: Callable[[Any], Any], variables: FreeVariables
+) -> tuple[Callable[[FloatArray], Any], Callable[[FloatArray], Any]]:
+    """Return functions of numbers for V and its derivatives, from one call with a symbolic θ."""
+    try:
+        graph = pt.as_tensor(V(*variables.symbols))
+        slopes = tangents(graph, variables)
+    except Exception as error:
+        raise TypeError(
+            f"V could not be called with a symbolic theta ({type(error).__name__}: {error}): write it in operations of "
+            "pytensor.tensor, or give its derivative=."
+        ) from error
+    evaluate = variables.compile([graph])
+    return lambda x: evaluate(x)[0], variables.compile(slopes)

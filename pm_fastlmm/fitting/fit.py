@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
+import pymc as pm
 import xarray as xr
 
 from pm_fastlmm.aireml.iteration import Trace
@@ -19,6 +21,16 @@ from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.fitting.inference import VarianceInference
 from pm_fastlmm.kernel.effects.effects import Prediction
+
+
+class Source(Protocol):
+    """Where a fit comes from."""
+
+    def model(self) -> pm.Model:
+        """Return the model that was fitted."""
+
+    def fit(self, node: Any) -> "VarianceFit":
+        """Return the fit of its node with another response."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,11 +56,11 @@ class VarianceFit(VarianceInference, PartOfModel):
     converged : bool
     message : str
         Why an iteration failed, what lies on the boundary, and what to do.
-    history : xarray.Dataset
-        By iteration: theta, beta, loglik, score, average_information, proposed and taken step, decrement, kind of step.
     method : "REML" or "ML"
     coef : tuple of str
         Names of the fixed effects.
+    trace : Trace
+        The iterations; `history` is a table of them.
     objective : Objective
         The likelihood, for single evaluations and steps at any θ.
     node : GaussianNode
@@ -57,6 +69,8 @@ class VarianceFit(VarianceInference, PartOfModel):
         The mean besides Xβ and Zu.
     prior_mean : array
         b of an explicit β or of its Gaussian prior, of length 0 for a flat one.
+    source : object or None
+        What `model` and `refit` are made by.
     """
 
     theta: pd.Series
@@ -69,13 +83,68 @@ class VarianceFit(VarianceInference, PartOfModel):
     boundary: tuple[str, ...]
     converged: bool
     message: str
-    history: xr.Dataset
+    trace: Trace
     method: Method
     coef: tuple[str, ...]
     objective: Objective
     node: GaussianNode
     mu: Any = 0.0
     prior_mean: FloatArray = field(default_factory=lambda: np.zeros(0))
+    source: Source | None = None
+
+    @cached_property
+    def model(self) -> pm.Model:
+        """
+        The PyMC model that was fitted; of a formula `lmm_model` builds it when it is first asked for.
+
+        Raises
+        ------
+        ValueError
+            If a function V(θ) was fitted, which is no model.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> [variable.name for variable in fit.model.free_RVs]
+        ['sigma_Batch', 'sigma_e']
+        """
+        return self._source.model()
+
+    @property
+    def _source(self) -> Source:
+        if self.source is None:
+            raise ValueError("a function V(θ) was fitted, not a model: flmm.DenseLMM makes a model of such a V.")
+        return self.source
+
+    def refit(self, y: Any) -> "VarianceFit":
+        """
+        Return the fit of another response to the same model, by the same options.
+
+        What depends on the model and on X is not computed again: a parametric bootstrap, or a study of simulated
+        responses, is a loop over this.
+
+        Parameters
+        ----------
+        y : array or Series (n,)
+            In the order of the rows that were fitted; ids, if it has any, must be theirs.
+
+        Raises
+        ------
+        ValueError
+            If y does not fit the rows or has missing values, the model observes a statistic of its response, or a
+            function V(θ) was fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> again = fit.refit(fit.node.observed / 1000)
+        >>> bool(np.isclose(again.theta["Batch"] * 1000**2, fit.theta["Batch"]))
+        True
+        """
+        return self._source.fit(self.node.observing(y))
 
     @property
     def shares(self) -> pd.Series:
@@ -94,6 +163,19 @@ class VarianceFit(VarianceInference, PartOfModel):
     def h2(self) -> float:
         """The share of all components but the residual; of one kernel that of `REMLFit`."""
         return 1 - float(self.shares.iloc[-1])
+
+    @cached_property
+    def history(self) -> xr.Dataset:
+        """By iteration: theta, beta, loglik, score, average_information, proposed and taken step, decrement, kind."""
+        its, names = self.trace.iterations, list(self.objective.names)
+        over: dict[str, tuple[str, ...]] = dict.fromkeys(("theta", "score", "proposed", "taken"), ("parameter",))
+        over |= {"beta": ("coef",), "average_information": ("parameter", "parameter_")}
+        over |= dict.fromkeys(("loglik", "decrement", "kind"), ())
+        columns = {
+            name: (("iteration", *dims), np.stack([getattr(i, name) for i in its])) for name, dims in over.items()
+        }
+        coords = {"iteration": np.arange(len(its)), "parameter": names, "parameter_": names, "coef": list(self.coef)}
+        return xr.Dataset(columns, coords=coords)
 
     @property
     def best(self) -> xr.Dataset:
@@ -236,6 +318,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         Examples
         --------
         >>> import pandas as pd
+        import pymc as pm
         >>> import pm_fastlmm as flmm
         >>> sleep = flmm.datasets.sleepstudy()
         >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
@@ -332,7 +415,7 @@ class VarianceFit(VarianceInference, PartOfModel):
 
     @property
     def _head(self) -> str:
-        return f"{self.method} fit by average information, {self.history.sizes['iteration'] - 1} iterations"
+        return f"{self.method} fit by average information, {len(self.trace.iterations) - 1} iterations"
 
 
 def _chosen(values: dict[str, Any], term: str | None) -> Any:
@@ -341,14 +424,3 @@ def _chosen(values: dict[str, Any], term: str | None) -> Any:
     if term not in values:
         raise ValueError(f"there is no term {term!r}: the model has {', '.join(values)}.")
     return values[term]
-
-
-def history_of(objective: Objective, trace: Trace) -> xr.Dataset:
-    """Return the iterations as a labelled table."""
-    its, names = trace.iterations, list(objective.names)
-    over: dict[str, tuple[str, ...]] = dict.fromkeys(("theta", "score", "proposed", "taken"), ("parameter",))
-    over |= {"beta": ("coef",), "average_information": ("parameter", "parameter_")}
-    over |= dict.fromkeys(("loglik", "decrement", "kind"), ())
-    columns = {name: (("iteration", *dims), np.stack([getattr(i, name) for i in its])) for name, dims in over.items()}
-    coords = {"iteration": np.arange(len(its)), "parameter": names, "parameter_": names, "coef": list(objective.coef)}
-    return xr.Dataset(columns, coords=coords)

@@ -1,6 +1,6 @@
 """Tests and intervals as methods of a fit by average information."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -10,16 +10,10 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import gammaincinv
 
+from pm_fastlmm.aireml.iteration import maximise_given
 from pm_fastlmm.aireml.linear import linear_derivatives, require_small
 from pm_fastlmm.aireml.objective import Objective, information_inverse
-from pm_fastlmm.aireml.refit import (
-    along_face,
-    first_differences,
-    maximise_given,
-    observed_information,
-    second_differences,
-    steps_of,
-)
+from pm_fastlmm.aireml.refit import along_face, first_differences, observed_information, second_differences, steps_of
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.kernel.inference.estimates import InformationKind
 from pm_fastlmm.kernel.inference.fit import Fit, IntervalKind
@@ -98,14 +92,27 @@ class VarianceInference(Fit):
         )
 
     def _profile_limits(self, name: str, level: float) -> tuple[float, float]:
-        objective = self.objective
-        place = _free_place(objective, name)
-        profile = _Profile(objective, name, self.theta.to_numpy(), self.loglik, float(2 * gammaincinv(0.5, level)))
+        """Return where the profile likelihood falls by what is allowed, each maximum started from the nearest known."""
+        objective, theta = self.objective, self.theta.to_numpy()
+        place, allowed = _free_place(objective, name), float(2 * gammaincinv(0.5, level))
+        estimate = float(theta[place])
+        known = {estimate: theta}
+
+        def excess(value: float) -> float:  # of 2[max ℓ - ℓ(value)] over what is allowed
+            if value == estimate:
+                return -allowed
+            nearest = min(known, key=lambda at: abs(at - value))
+            found, loglik = maximise_given(objective, name, value, known[nearest])
+            if np.isfinite(loglik):
+                known[value] = found
+            return float(min(2 * (self.loglik - loglik), 1e300)) - allowed
+
         step = float(self._errors("observed")[name])
         if not step > 0:
             information = self.average_information.to_numpy()[place, place]
-            step = 1 / float(np.sqrt(information)) if information > 0 else max(abs(float(self.theta.iloc[place])), 1e-3)
-        return profile.limit(step, -1, objective.lower[place]), profile.limit(step, 1, objective.upper[place])
+            step = 1 / float(np.sqrt(information)) if information > 0 else max(abs(estimate), 1e-3)
+        lower, upper = objective.lower[place], objective.upper[place]
+        return _limit(excess, estimate, step, -1, lower), _limit(excess, estimate, step, 1, upper)
 
     def test_no_variance(self, component: str, *, n_sim: int = 10_000, random_seed: Any = None) -> VarianceTest:
         """
@@ -230,40 +237,21 @@ class VarianceInference(Fit):
         return self._estimable(slopes, observed_cov=cov, unavailable=f"{reason}: {remedy}")
 
 
-class _Profile:
-    """The profile likelihood of one parameter, each maximum started from the nearest one that is known."""
-
-    def __init__(self, objective: Objective, name: str, theta: FloatArray, loglik: float, allowed: float) -> None:
-        self.objective, self.name, self.loglik, self.allowed = objective, name, loglik, allowed
-        self.estimate = float(theta[objective.names.index(name)])
-        self.known = {self.estimate: theta}
-
-    def excess(self, value: float) -> float:
-        """Return 2[max ℓ - ℓ(value)] less what is allowed."""
-        if value == self.estimate:
-            return -self.allowed
-        nearest = min(self.known, key=lambda at: abs(at - value))
-        theta, loglik = maximise_given(self.objective, self.name, value, self.known[nearest])
-        if np.isfinite(loglik):
-            self.known[value] = theta
-        return min(2 * (self.loglik - loglik), 1e300) - self.allowed
-
-    def limit(self, step: float, sign: int, bound: float) -> float:
-        """Return the limit on one side: the bound where the likelihood does not fall so far."""
-        inside = self.estimate
-        for _ in range(_REACH):
-            outside = inside + sign * step
-            at_bound = sign * outside >= sign * bound
-            outside = float(bound) if at_bound else outside
-            if outside == inside:
-                return inside
-            if self.excess(outside) > 0:
-                tolerance = 1e-9 * max(abs(inside), abs(outside), 1e-300)
-                return float(brentq(self.excess, inside, outside, xtol=tolerance, rtol=1e-10))
-            if at_bound:
-                return outside
-            inside, step = outside, 2 * step
-        return sign * np.inf
+def _limit(excess: Callable[[float], float], inside: float, step: float, sign: int, bound: float) -> float:
+    """Return the limit on one side: the bound where the likelihood does not fall so far."""
+    for _ in range(_REACH):
+        outside = inside + sign * step
+        at_bound = sign * outside >= sign * bound
+        outside = float(bound) if at_bound else outside
+        if outside == inside:
+            return inside
+        if excess(outside) > 0:
+            tolerance = 1e-9 * max(abs(inside), abs(outside), 1e-300)
+            return float(brentq(excess, inside, outside, xtol=tolerance, rtol=1e-10))
+        if at_bound:
+            return outside
+        inside, step = outside, 2 * step
+    return sign * np.inf
 
 
 def _singular(objective: Objective, theta: FloatArray, boundary: tuple[str, ...]) -> bool:

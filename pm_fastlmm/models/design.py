@@ -15,12 +15,12 @@ from pm_fastlmm.base.arrays import (
     align,
     common_ids,
     frozen,
-    outside,
     read,
     read_covariance,
     require_finite,
     require_length,
     shown,
+    warn,
 )
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
@@ -195,11 +195,7 @@ def complete_rows(
     left_out = np.flatnonzero(~seen)
     dropped = tuple(left_out.tolist() if ids is None else [ids[i] for i in left_out])
     if dropped:
-        warnings.warn(
-            f"{len(dropped)} of {len(seen)} rows dropped, with a missing {what}: {shown(dropped)}.",
-            UserWarning,
-            stacklevel=outside(),
-        )
+        warn(f"{len(dropped)} of {len(seen)} rows dropped, with a missing {what}: {shown(dropped)}.")
     return seen, dropped
 
 

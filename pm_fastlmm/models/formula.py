@@ -10,7 +10,9 @@ import builtins
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ from pm_fastlmm.models.formulas.refused import is_refused, why_refused
 from pm_fastlmm.models.formulas.rowwise import of_other_rows
 
 _COMMON = ["as.factor", "cut", "factor", "I", "ifelse", "log", "ns", "poly", "scale", "sqrt"]
+_SHOWN = 4  # different rows that a message names
 
 
 def fixed_effects(
@@ -154,11 +157,17 @@ def variables_of(formula: str, data: pd.DataFrame, whole: str) -> list[str]:
 def _required(formula: str, whole: str) -> set[str]:
     """Return the names that a formula needs, columns inside calls by their identifiers."""
     try:
-        parsed = Formula(formula)
+        parsed = _parsed(formula)
     except (FormulaicError, TypeError) as error:  # a TypeError where nothing is left of a slash, (x - x)/f
         raise ValueError(f"formula {whole!r} cannot be read: {plain_error(error)}") from error
     parts = (parsed.lhs, parsed.rhs) if sides(formula)[0] else (parsed,)
     return set().union(*map(names_of, parts))
+
+
+@lru_cache(maxsize=64)
+def _parsed(formula: str) -> Any:
+    """Return a formula as formulaic reads it, which several functions ask for."""
+    return Formula(formula)
 
 
 def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
@@ -170,7 +179,7 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
     response = _required(left, whole) if (left := sides(formula)[0]) else ()
     table = table_for(_required(formula, whole), data, response=response)
     try:
-        made = model_matrix(formula, table, na_action="drop", output="pandas", context=context)
+        made = model_matrix(_parsed(formula), table, na_action="drop", output="pandas", context=context)
     except MemoryError:
         raise
     except Exception as error:  # what a function of the caller raises, or formulaic for its values
@@ -247,13 +256,18 @@ def _context() -> dict[str, Any]:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pm_fastlmm"):
         frame = frame.f_back
-    ours = {name: value for name, value in vars(builtins).items() if not is_refused(name)} | dict(FUNCTIONS)
-    functions = {function_identifier(name): value for name, value in ours.items()}
+    functions = dict(_own_functions())
     for name, value in (*frame.f_globals.items(), *frame.f_locals.items()):
         numpys = isinstance(value, np.ufunc) or getattr(value, "__module__", None) in ("math", "cmath", "numpy")
         if callable(value) and not (numpys and (name in FUNCTIONS or is_refused(name))):
             functions[function_identifier(name)] = value
     return {**CONSTANTS, "np": np, **frame.f_globals, **frame.f_locals, **functions}
+
+
+@cache
+def _own_functions() -> dict[str, Any]:
+    ours = {name: value for name, value in vars(builtins).items() if not is_refused(name)} | dict(FUNCTIONS)
+    return {function_identifier(name): value for name, value in ours.items()}
 
 
 def _refuse_infinite(values: pd.DataFrame, subject: str) -> None:
@@ -276,3 +290,42 @@ def _without_dot(formula: str, data: pd.DataFrame) -> str:
     response = columns_in(_required(left, formula))
     names = " + ".join(f"`{column}`" for column in data.columns if column not in response)
     return f"{left} ~ " + " ".join(f"({names})" if t.token == "." else source(right, t) for t in tokenize(right))
+
+
+def cells(spec: Any, data: pd.DataFrame, rows: npt.NDArray[np.bool_], columns: Sequence[int]) -> str:
+    """
+    Return the different values that rows have in the variables of some columns of their design.
+
+    Parameters
+    ----------
+    spec : formulaic.ModelSpec
+        Which made the design.
+    data : DataFrame
+    rows : (m,) array of bool
+    columns : sequence of int
+        Places in the design.
+
+    Examples
+    --------
+    >>> from formulaic import model_matrix
+    >>> table = pd.DataFrame({"dose": [1.0, 2.0, 2.0], "drug": ["a", "b", "b"]})
+    >>> spec = model_matrix("~ drug + dose", table).model_spec
+    >>> cells(spec, table, np.array([False, True, True]), columns=[1, 2])
+    'dose = 2, drug = b'
+    """
+    terms = [term for term, places in spec.term_slices.items() if any(places.start <= j < places.stop for j in columns)]
+    variables = columns_in(names_of(terms))
+    named = [name for name in data.columns if str(name) in variables]
+    if not named:
+        return ""
+    different = data.loc[rows, named].drop_duplicates()
+    texts = [
+        ", ".join(f"{name} = {_text(value)}" for name, value in zip(named, row, strict=True))
+        for row in different.head(_SHOWN).itertuples(index=False)
+    ]
+    more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+    return "; ".join(texts) + more
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

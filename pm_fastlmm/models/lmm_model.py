@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,11 @@ from pm_fastlmm.base.arrays import EPS, FloatArray, shown
 from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import CholeskyFactored, Known
-from pm_fastlmm.covariance.matrices import known as known_covariance
-from pm_fastlmm.covariance.operators import BlockDiagonal
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.structured.structuredlmm import StructuredLMM
 from pm_fastlmm.models.mixed_design import MixedDesign, RandomTerm
+from pm_fastlmm.models.mixed_terms import Part, data_of, mixed_term, parts_of, read_formula, relations
 
 _TAKEN = {"e": "but sigma_e is the residual's"} | dict.fromkeys(
     ("obs", "chain", "draw"), "which is a dimension of the observations or of the posterior"
@@ -96,60 +95,28 @@ def lmm_model(
     >>> model.coords["rep:block"][:3]
     ('R1:B1', 'R1:B2', 'R1:B3')
     """
-    design = _design(formula, data)
-    known, priors = dict(known or {}), dict(priors or {})
-    _check_names(design, known, priors)
+    design, priors = read_formula(formula, data), dict(priors or {})
+    _check_names(design, priors)
+    between = relations(design, known)
     name = design.response if name is None else name
     _check_slashes(design, name)
-    index = pd.Index(design.ids, tupleize_cols=False)
     scale = _WIDTH * _residual_sd(design)
     with pm.Model(coords={"obs": list(design.ids)}) as model:
-        terms = [_term(random, scale, known.get(random.group), priors) for random in design.random]
+        terms = [_term(*pair, scale, priors) for pair in zip(design.random, between, strict=True)]
         sigma_e = _standard_deviation("sigma_e", scale, priors)
-        StructuredLMM(
-            name,
-            X=pd.DataFrame(design.X, index=index, columns=list(design.columns)) if design.columns else None,
-            terms=terms,
-            sigma2_e=sigma_e**2,
-            observed=pd.Series(design.y, index=index),
-            dims="obs",
-            design=design,
-        )
+        StructuredLMM(name, terms=terms, sigma2_e=sigma_e**2, dims="obs", **data_of(design))
     return model
 
 
-def _design(formula: str | MixedDesign, data: Any) -> MixedDesign:
-    if isinstance(formula, MixedDesign):
-        if data is not None:
-            raise ValueError("data is given together with a MixedDesign, which holds them already.")
-        design = formula
-    else:
-        design = MixedDesign.from_formula(formula, data)
-    if not design.random:
-        raise ValueError(
-            f"formula {design.formula!r} has no random term, such as (1 | group): it is ordinary least squares."
-        )
-    return design
-
-
-def _check_names(design: MixedDesign, known: Mapping[str, Any], priors: Mapping[str, Any]) -> None:
-    groups = [random.group for random in design.random]
-    if unknown := [group for group in known if group not in groups]:
-        raise ValueError(f"known names {shown(unknown)}, but the grouping factors are {', '.join(groups)}.")
-    if taken := [group for group in groups if group in _TAKEN]:
+def _check_names(design: MixedDesign, priors: Mapping[str, Any]) -> None:
+    if taken := [random.group for random in design.random if random.group in _TAKEN]:
         raise ValueError(f"a grouping factor is called {taken[0]!r}, {_TAKEN[taken[0]]}: rename its column.")
-    names = [name for random in design.random for part in _parts(random) for name in part.priors] + ["sigma_e"]
+    names = [name for random in design.random for part in parts_of(random) for name in part.priors] + ["sigma_e"]
     if unknown := [prior for prior in priors if prior not in names]:
         raise ValueError(f"priors names {shown(unknown)}, but there are {', '.join(names)}.")
     require_labels(design.ids, "the ids, the index of data,")
     for random in design.random:
         require_labels(random.levels, f"the levels of {random.group!r}", written=f"table[{random.group!r}]")
-        effects, n = len(random.levels) * len(random.columns), len(design.y)
-        if random.group not in known and effects >= n:
-            raise ValueError(
-                f"the term of {random.group!r} has {effects} effects for {n} observations: they cannot be told from "
-                "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"
-            )
 
 
 def _check_slashes(design: MixedDesign, name: str) -> None:
@@ -174,51 +141,22 @@ def _residual_sd(design: MixedDesign) -> float:
     return norm / math.sqrt(df)
 
 
-class _Part(NamedTuple):
-    """Columns whose effects have one distribution: correlated, or independent, as a vector if there are several."""
-
-    suffix: str
-    columns: tuple[int, ...]
-    correlated: bool
-
-    @property
-    def priors(self) -> list[str]:
-        """The names under which its priors may be given."""
-        return [f"sigma_{self.suffix}"] + ([f"eta_{self.suffix}"] if self.correlated else [])
-
-
-def _parts(random: RandomTerm) -> list[_Part]:
-    """Return the parts of a term; several of which some are correlated are numbered."""
-    ends = np.cumsum([len(part) for part in random.parts])
-    columns = [tuple(range(end - len(part), end)) for part, end in zip(random.parts, ends.tolist(), strict=True)]
-    if not random.correlated:
-        return [_Part(random.group, tuple(range(len(random.columns))), False)]
-    if len(columns) == 1:
-        return [_Part(random.group, columns[0], True)]
-    return [_Part(f"{random.group}_{k}", part, len(part) > 1) for k, part in enumerate(columns, start=1)]
-
-
-def _term(random: RandomTerm, scale: float, K: Any, priors: Mapping[str, Any]) -> Term:
+def _term(random: RandomTerm, relation: Known | None, scale: float, priors: Mapping[str, Any]) -> Term:
     """Return a term with the variables of its covariance, registered in the model of the context."""
     model, group = pm.modelcontext(None), random.group
-    relation = None if K is None else K if isinstance(K, Known) else known_covariance(K)
     if relation is not None:
         scale /= math.sqrt(_mean_variance(random, relation))
-    if random.intercept_only:
-        variance = _standard_deviation(f"sigma_{group}", scale, priors) ** 2
-        term = random.term(Scalar(variance) if relation is None else relation.with_parameters({"sigma2": variance}))
-    else:
-        if len(random.columns) > 1:
-            model.add_coord(f"{group}_effects", random.columns)
-        within = [_within(random, part, scale, priors) for part in _parts(random)]
-        term = random.term(within[0] if len(within) == 1 else BlockDiagonal(*within), across=relation)
+    if len(random.columns) > 1:
+        model.add_coord(f"{group}_effects", random.columns)
+    term = mixed_term(random, relation, lambda part: _within(random, part, scale, priors))
     model.add_coord(group, term.levels)
     return term
 
 
-def _within(random: RandomTerm, part: _Part, scale: float, priors: Mapping[str, Any]) -> Covariance:
+def _within(random: RandomTerm, part: Part, scale: float, priors: Mapping[str, Any]) -> Covariance:
     """Return the covariance of a part of the effects within a level."""
-    scales, sigma, dim = scale * _column_scales(random, part), f"sigma_{part.suffix}", f"{part.suffix}_effects"
+    columns = np.ones(1) if random.intercept_only else _column_scales(random, part)
+    scales, sigma, dim = scale * columns, f"sigma_{part.suffix}", f"{part.suffix}_effects"
     if len(part.columns) == 1:
         return Scalar(_standard_deviation(sigma, scales[0], priors) ** 2, size=1)
     model, names = pm.modelcontext(None), [random.columns[j] for j in part.columns]
@@ -263,7 +201,7 @@ def _checked_prior(name: str, prior: Any, shape: tuple[int, ...]) -> Any:
     return prior
 
 
-def _column_scales(random: RandomTerm, part: _Part) -> FloatArray:
+def _column_scales(random: RandomTerm, part: Part) -> FloatArray:
     """Return c, the square roots of the diagonal of (UᵀU/n)⁻¹, from the QR decomposition of the columns U."""
     U = random.values[:, part.columns]
     norms = np.linalg.norm(U, axis=0)

@@ -15,9 +15,8 @@ from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.incidence import Factor, SparseMatrix, by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
-from pm_fastlmm.models.cells import cells
 from pm_fastlmm.models.design import coefficients_of, complete_rows
-from pm_fastlmm.models.formula import encode_new, fixed_effects, require_table, slopes, variables_of
+from pm_fastlmm.models.formula import cells, encode_new, fixed_effects, require_table, slopes, variables_of
 from pm_fastlmm.models.formulas.bars import RandomPart, split_formula
 from pm_fastlmm.models.formulas.language import sides
 from pm_fastlmm.models.formulas.names import plain

@@ -168,17 +168,11 @@ def _add(
 ) -> xr.DataTree:
     """Put a density into the group, where those of other nodes stay, and what makes all add up to log p(y | θ)."""
     dataset, sample = beside_others(idata, "log_likelihood", {name: density}), density.dims[:-1]
-    joint = _joint(idata, model, node, memory_budget).reshape(density.shape[:-1])
+    function = DrawFunction(Draws(model, idata.posterior.to_dataset()), [pm.logp(node.rv, pt.constant(node.observed))])
+    size = max(1, int(memory_budget / (8 * _ARRAYS * node.numbers)))
+    joint = np.concatenate([function(part)[0] for part in slices(function.size, size)]).reshape(density.shape[:-1])
     parts = [dataset[part] for part in (node.name, f"{node.name}_by_{GROUP}") if part in dataset]
     pointwise = sum(part.sum([d for d in part.dims if d not in sample]) for part in parts)
     dataset[f"{node.name}_remainder"] = xr.DataArray(joint, dims=sample) - pointwise
     idata["log_likelihood"] = xr.DataTree(dataset)
     return idata
-
-
-def _joint(idata: xr.DataTree, model: pm.Model, node: LMMNode, memory_budget: float) -> FloatArray:
-    """Return log p(y | θ) of all of y at each draw."""
-    function = DrawFunction(Draws(model, idata.posterior.to_dataset()), [pm.logp(node.rv, pt.constant(node.observed))])
-    size = max(1, int(memory_budget / (8 * _ARRAYS * node.numbers)))
-    parts = [function(part)[0] for part in slices(function.size, size)]
-    return np.concatenate(parts)

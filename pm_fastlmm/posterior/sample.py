@@ -102,30 +102,28 @@ def sample(
         )
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
+    arguments: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
     if "step" in kwargs or "initvals" in kwargs:
-        idata = pm.sample(
-            draws, tune=tune, chains=chains, model=model, nuts_sampler=nuts_sampler, random_seed=random_seed, **kwargs
-        )
-        return add_derived(idata, model)
+        options = {"model": model, "nuts_sampler": nuts_sampler, "random_seed": random_seed}
+        return add_derived(pm.sample(**arguments, **options, **kwargs), model)
     frozen = freeze_dims_and_data(model)
     node = find_node(frozen, node.name)
     whole = "idata_kwargs" in kwargs  # which may ask for the log-likelihood of each variable
     with nullcontext(Kept.of(frozen, node)) if whole else lent(frozen, node) as kept:
-        idata = _seeded(kept, node, frozen, draws, tune, chains, nuts_sampler, random_seed, kwargs)
+        idata = _seeded(kept, node, frozen, nuts_sampler, random_seed, arguments, kwargs)
     return add_derived(_with_data(idata, model), model)
 
 
 def _seeded(
-    kept: Kept, node: LMMNode, frozen: pm.Model, draws: int, tune: int | None, chains: int, nuts_sampler: str,
-    random_seed: Any, kwargs: dict[str, Any],
+    kept: Kept, node: LMMNode, frozen: pm.Model, nuts_sampler: str, random_seed: Any, arguments: dict[str, Any],
+    kwargs: dict[str, Any],
 ) -> xr.DataTree:  # fmt: skip
     """Sample a kept model from the seed of a node; `frozen` is the model itself, with its data."""
     seed_rng, sampling_rng = np.random.default_rng(random_seed).spawn(2)
-    arguments: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
-    alone = complete(kept)
+    tune, alone = arguments["tune"], complete(kept)
     try:
         if nuts_sampler == "pymc":
-            seed = posterior_seed(kept, node, chains=chains, rng=seed_rng)
+            seed = posterior_seed(kept, node, chains=arguments["chains"], rng=seed_rng)
         else:
             start = posterior_mode(kept, node)
     except (SeedError, np.linalg.LinAlgError, NotImplementedError) as error:

@@ -87,11 +87,6 @@ class Projection(ReadOnlyArrays):
         return self.columns.coef
 
     @property
-    def dropped(self) -> tuple[str, ...]:
-        """Names of the columns that are linear combinations of the ones before them."""
-        return self.columns.dropped
-
-    @property
     def Q1(self) -> FloatArray:
         """Orthonormal basis of the columns of X, (n, r)."""
         return self._rows.Q1

@@ -37,7 +37,7 @@ def take_turns(
     come before the first round and warm everything up; `counts` are given in their place of what is warm already.
     """
     if counts is None:
-        counts = {name: _count(run, shortest) for name, run in loops.items()}
+        counts = {name: count(run, shortest) for name, run in loops.items()}
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     gc.collect()
     gc.disable()
@@ -66,9 +66,10 @@ def _cpu(run: Loop, count: int) -> float:
     return time.process_time() - start
 
 
-def _count(run: Loop, shortest: float) -> int:
+def count(run: Loop, shortest: float = 0.05) -> int:
+    """Return how often a loop must run to take `shortest` seconds, after a run that warms it up."""
     run(1)
-    count = 1
-    while (elapsed := _cpu(run, count)) < shortest and count < _LONGEST_LOOP:
-        count = min(_LONGEST_LOOP, max(2 * count, round(count * shortest / max(elapsed, 1e-9))))
-    return count
+    times = 1
+    while (elapsed := _cpu(run, times)) < shortest and times < _LONGEST_LOOP:
+        times = min(_LONGEST_LOOP, max(2 * times, round(times * shortest / max(elapsed, 1e-9))))
+    return times

@@ -5,7 +5,7 @@ import pytest
 
 import pm_fastlmm as flmm
 from pm_fastlmm.engines.fourier.likelihood import fourier_loglik_and_gradient, fourier_spectra
-from pm_fastlmm.engines.fourier.nufft import to_modes
+from pm_fastlmm.engines.fourier.products import to_modes
 
 pytestmark = pytest.mark.benchmark
 
@@ -38,7 +38,7 @@ def test_a_pass_costs_little_beside_its_fourier_transform(data, measure):
 def test_an_interpolated_likelihood_is_far_faster_than_a_factorisation(data, measure):
     basis, x, y = data
     p = flmm.FourierStatistics.from_arrays(basis, x, y, np.ones(ROWS)).project()
-    spectra = fourier_spectra(p, basis.log_weights, basis.lengthscale, delta_min=0.1)
+    spectra = fourier_spectra(p, basis, delta_min=0.1)
     observed, log_prior = np.append(p.cross, p.square), basis.log_weights(0.2)
     seconds = measure.take_turns(
         {

@@ -82,8 +82,7 @@ def interpolated(x, y, kernel):
     basis = flmm.FourierBasis(x, kernel, lengthscale=LENGTHSCALE, domain=(0, 10), noise_ratio_min=0.05)
     return basis, fourier_spectra(
         flmm.FourierStatistics.from_arrays(basis, x, y).project(),
-        basis.log_weights,
-        basis.lengthscale,
+        basis,
         delta_min=basis.noise_ratio_min,
     )
 

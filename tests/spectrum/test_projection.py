@@ -80,7 +80,7 @@ def test_collinear_columns_are_dropped_from_the_right_and_named():
     with pytest.warns(UserWarning, match=r"X has rank 4 but 6 columns: 'c', 'e' dropped"):
         projection = Projection.from_design(wide, tuple("abcdef"))
     assert projection.coef == ("a", "b", "d", "f")
-    assert projection.dropped == ("c", "e")
+    assert projection.columns.dropped == ("c", "e")
     assert_allclose(projection.Q1 @ projection.R, X, rtol=1e-11)
 
 

@@ -1,6 +1,5 @@
 """FourierLMM: a Gaussian process on Fourier features, observed through additive statistics of its data."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,11 @@ from pymc.distributions.dist_math import check_parameters
 from pytensor.graph.basic import Constant
 from pytensor.tensor.random.basic import chisquare
 
-from pm_fastlmm.base.arrays import EPS, FloatArray, outside
+from pm_fastlmm.base.arrays import EPS, FloatArray, warn
 from pm_fastlmm.engines.algebra import col, times, white_noise
 from pm_fastlmm.engines.fourier.basis import FourierBasis
-from pm_fastlmm.engines.fourier.features import FourierProducts
-from pm_fastlmm.engines.fourier.likelihood import fourier_spectra
-from pm_fastlmm.engines.fourier.operations import FourierLoglik
+from pm_fastlmm.engines.fourier.likelihood import FourierLoglik, fourier_spectra
+from pm_fastlmm.engines.fourier.products import FourierProducts
 from pm_fastlmm.engines.fourier.spectral_kernels import log_spectral_density
 from pm_fastlmm.engines.fourier.statistics import FourierStatistics
 from pm_fastlmm.engines.graphs import INTERPRETED
@@ -188,9 +186,7 @@ def _parametrise(
             )
         _check_prior(ell, basis)
         log_weights = _log_weights(basis, basis.kernel.log_density_graph(basis.grid.omega, ell))
-        spectra = fourier_spectra(
-            products, basis.log_weights, basis.lengthscale, delta_min=basis.noise_ratio_min, tolerance=tolerance
-        )
+        spectra = fourier_spectra(products, basis, delta_min=basis.noise_ratio_min, tolerance=tolerance)
     else:
         ell, log_weights = None, _log_weights(basis, _density_of(kernel, basis))
     carried = {
@@ -217,12 +213,10 @@ def _density_of(kernel: Any, basis: FourierBasis) -> Any:
         raise ValueError(f"kernel has {kernel.input_dim} dimensions, but the basis has {dimensions}.")
     density = log_spectral_density(kernel, basis.grid.omega)
     if basis.size > _AFFORDABLE:
-        warnings.warn(
+        warn(
             f"{basis.size} features are factored at each evaluation: a smoother kernel, a larger smallest lengthscale "
             f"or noise_ratio_min needs fewer (up to {_AFFORDABLE} cost some milliseconds); one lengthscale alone, "
-            "lengthscale=, is not factored at all.",
-            UserWarning,
-            stacklevel=outside(),
+            "lengthscale=, is not factored at all."
         )
     return density
 
@@ -244,4 +238,4 @@ def _check_prior(lengthscale: Any, basis: FourierBasis) -> None:
     )
     if share > _OUTSIDE:
         raise ValueError(text)
-    warnings.warn(text, UserWarning, stacklevel=outside())
+    warn(text)

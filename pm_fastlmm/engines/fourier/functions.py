@@ -11,10 +11,8 @@ from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.fourier.basis import FourierBasis
-from pm_fastlmm.engines.fourier.features import FourierProducts
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor
-from pm_fastlmm.engines.fourier.nufft import at_points
-from pm_fastlmm.engines.fourier.polynomials import function_modes, square_modes
+from pm_fastlmm.engines.fourier.products import FourierProducts, at_points, function_modes, square_modes
 from pm_fastlmm.kernel.effects.effects import Prediction
 from pm_fastlmm.spectrum.projection import Projection
 

@@ -1,6 +1,5 @@
 """The equispaced grid of frequencies, and the two rules by which it is chosen."""
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,18 +93,15 @@ def choose_modes(
     The flag is False if the ball would not fit into the modes that can be looked at: then the ball is the smallest that
     keeps the divergence of those alone, a lower bound.
     """
-    radius, found = 4 * float(h.max()), True
-    for _ in itertools.count():
+    radius, found, full = 2 * float(h.max()), False, False
+    while not (found or full):
+        radius *= 2
         grid = Grid.within(h, centre, radius)
         ratio = n * np.exp(log_density(grid.omega[1:]) + grid.log_volume) / noise_ratio
         lost = ratio - np.log1p(ratio)
         outer = np.sqrt(((grid.j * h) ** 2).sum(axis=1)) > radius / 2
-        if lost[outer].sum() < 0.01 * tolerance:
-            break
-        if len(grid.j) * 2 ** len(h) > _LARGEST:
-            found = False
-            break
-        radius *= 2
+        found = bool(lost[outer].sum() < 0.01 * tolerance)
+        full = len(grid.j) * 2 ** len(h) > _LARGEST
     beyond = np.append(np.cumsum(lost[::-1])[::-1], 0.0)  # beyond[i]: modes i, i + 1, … are left out
     modes = int(np.argmax(beyond <= tolerance))
     spread = float(np.sqrt((ratio[modes:] ** 2).sum()))

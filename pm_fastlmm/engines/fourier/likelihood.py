@@ -16,7 +16,6 @@ Average information ½qᵢᵀPqⱼ of what log s depends on with slopes D = ∂l
 Features of no weight, whose (A⁻¹)_jj is 1 to rounding, are left out of the factorisation.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,7 +23,9 @@ import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
 from pm_fastlmm.base.arrays import EPS, FloatArray
-from pm_fastlmm.engines.fourier.features import FourierProducts
+from pm_fastlmm.engines.callbacks import GradientOp
+from pm_fastlmm.engines.fourier.basis import FourierBasis
+from pm_fastlmm.engines.fourier.products import FourierProducts
 from pm_fastlmm.engines.lengthscale.spectra import NodeStatistics, RotatedSpectra
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 
@@ -189,10 +190,22 @@ def fourier_loglik_and_gradient(
     return factor.loglik, *factor.gradient(size)
 
 
+class FourierLoglik(GradientOp):
+    """
+    Log-likelihood from products of Fourier features, with its gradient as further outputs: one factorisation for both.
+
+    Inputs: log σ²d (M,), σ²_e, the data [b̃, c̃] (M + 1,), and the constants G̃ and p. -½log|XᵀX| is left out. There is
+    no second derivative.
+    """
+
+    likelihood = "the likelihood of Fourier features"
+    differentiable = 3
+    evaluate = staticmethod(fourier_loglik_and_gradient)
+
+
 def fourier_spectra(
-    products: FourierProducts, log_weights: Callable[[float], FloatArray], lengthscale: tuple[float, float],
-    *, delta_min: float, tolerance: float = 1e-3, **options: Any,
-) -> RotatedSpectra:  # fmt: skip
+    products: FourierProducts, basis: FourierBasis, *, delta_min: float, tolerance: float = 1e-3
+) -> RotatedSpectra:
     """
     Return the spectra of d^½G̃d^½ at Chebyshev nodes of one lengthscale: each evaluation then factors nothing.
 
@@ -203,7 +216,7 @@ def fourier_spectra(
     """
 
     def node(ell: float) -> NodeStatistics:
-        d = np.exp(log_weights(ell))
+        d = np.exp(basis.log_weights(ell))
         share = d * np.diag(products.gram)  # of the trace; its sum over what is left out bounds both sums' errors
         order = np.argsort(share)
         active = np.sort(order[np.cumsum(share[order]) > _NEGLIGIBLE * tolerance * delta_min])
@@ -215,6 +228,6 @@ def fourier_spectra(
         return NodeStatistics(eigvals, z, max(products.square - float(z @ z), 0.0), products.df - len(eigvals))
 
     return RotatedSpectra.build(
-        node, lengthscale, delta=(delta_min, _LARGEST_RATIO), tolerance=tolerance,
-        logdet_R=products.projection.logdet_R, **options,
+        node, basis.lengthscale, delta=(delta_min, _LARGEST_RATIO), tolerance=tolerance,
+        logdet_R=products.projection.logdet_R,
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """The node of a FourierLMM."""
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -11,13 +10,12 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm.base.arrays import FloatArray, outside
+from pm_fastlmm.base.arrays import FloatArray, warn
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import tracked
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.fourier.basis import FourierBasis
-from pm_fastlmm.engines.fourier.features import FourierProducts
 from pm_fastlmm.engines.fourier.fourierlmm import FourierRV
 from pm_fastlmm.engines.fourier.functions import (
     FunctionAtTheta,
@@ -26,10 +24,10 @@ from pm_fastlmm.engines.fourier.functions import (
     functions_at,
     read_new,
 )
-from pm_fastlmm.engines.fourier.leave_out import feature_rows, given_rows
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor
 from pm_fastlmm.engines.fourier.objective import FourierObjective
-from pm_fastlmm.engines.fourier.precision import FourierPrecision
+from pm_fastlmm.engines.fourier.precision import FourierPrecision, feature_rows, given_rows
+from pm_fastlmm.engines.fourier.products import FourierProducts
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link, nearest, slopes
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.labels import labelled, over_coef
@@ -212,12 +210,10 @@ class FourierNode(GaussianNode):
         delta = e / g
         share = float((delta < self.basis.noise_ratio_min).mean())
         if share > _BELOW:
-            warnings.warn(
+            warn(
                 f"{share:.0%} of the draws of {self.name} have a noise ratio sigma2_e/sigma2 below "
                 f"noise_ratio_min={self.basis.noise_ratio_min:g} of the basis, whose error is larger there: make the "
-                f"basis for {float(np.quantile(delta, 0.001)):.2g}.",
-                UserWarning,
-                stacklevel=outside(),
+                f"basis for {float(np.quantile(delta, 0.001)):.2g}."
             )
         return {"delta": delta}
 

@@ -9,8 +9,8 @@ import numpy as np
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.fourier.basis import FourierBasis
-from pm_fastlmm.engines.fourier.features import FourierProducts
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor, coefficients
+from pm_fastlmm.engines.fourier.products import FourierProducts
 from pm_fastlmm.engines.free_variables import FreeVariables
 
 _EDGE = 1e-9  # of the range of the lengthscale, by how much rounding may carry one beyond it

@@ -10,6 +10,7 @@ import pytensor.tensor as pt
 from scipy.optimize import brentq
 
 from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.covariance.lengthscale_kernels import CORRELATIONS
 from pm_fastlmm.engines.graphs import INTERPRETED
 
 _SMALLEST = 1e-280  # of a density whose logarithm is taken: what underflows has a gradient of 0, and no NaN
@@ -79,10 +80,7 @@ class SpectralKernel:
             x[:, 0] = r
             graph = self.make(self.dimensions, ls=1.0)(x, np.zeros((1, self.dimensions)))
             return np.asarray(graph.eval(mode=INTERPRETED), dtype=float)[:, 0]
-        if self.name == "se":
-            return np.asarray(np.exp(-0.5 * r**2))
-        a = math.sqrt(2 * _MATERN[self.name]) * np.abs(r)
-        return np.asarray((1 + a + (a**2 / 3 if self.name == "matern52" else 0.0)) * np.exp(-a))
+        return CORRELATIONS[self.name](np.abs(r))
 
     def radius(self, level: float) -> float:
         """Return the distance, in lengthscales, at which the correlation has fallen to `level`."""

@@ -11,10 +11,8 @@ import numpy as np
 from pm_fastlmm.base.arrays import EPS, FloatArray, Labelled, columns_in_order, frozen
 from pm_fastlmm.base.choices import Missing
 from pm_fastlmm.engines.fourier.basis import FourierBasis
-from pm_fastlmm.engines.fourier.features import FourierProducts
 from pm_fastlmm.engines.fourier.frame import Frame
-from pm_fastlmm.engines.fourier.nufft import ComplexArray, to_modes
-from pm_fastlmm.engines.fourier.products import feature_gram, feature_sums
+from pm_fastlmm.engines.fourier.products import ComplexArray, FourierProducts, feature_gram, feature_sums, to_modes
 from pm_fastlmm.spectrum.columns import DesignColumns
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.streams.additive import AdditiveStatistics
@@ -223,15 +221,15 @@ class FourierStatistics(AdditiveStatistics):
     def _add_sums(self, other: Self) -> Self:
         if other.n > self.n:
             return other._add_sums(self)
-        move = other.frame.to(self.frame)
+        other = other._in_frame(self.frame)
         return replace(
             self,
             n=self.n + other.n,
             dropped=self.dropped + other.dropped,
             columns=self.columns._replace(coef=self.columns.coef or other.columns.coef),
             toeplitz=frozen(self.toeplitz + other.toeplitz),
-            modes=frozen(self.modes + np.tensordot(move.T, other.modes, axes=1)),
-            gram=frozen(self.gram + move.T @ other.gram @ move),
+            modes=frozen(self.modes + other.modes),
+            gram=frozen(self.gram + other.gram),
         )._settled(self.n)
 
     def project(self) -> FourierProducts:
@@ -273,14 +271,13 @@ class FourierStatistics(AdditiveStatistics):
         """Return the same in the frame of all rows, where the one that there was is of few."""
         if not self.frame.size or not 0 < before < min(_SETTLED, self.n):
             return self
-        frame = self.frame.improved(self.gram, self.n)
+        return self._in_frame(self.frame.improved(self.gram, self.n))
+
+    def _in_frame(self, frame: Frame) -> Self:
+        """Return the same sums in other coordinates of X and y."""
         move = self.frame.to(frame)
-        return replace(
-            self,
-            frame=frame,
-            modes=frozen(np.tensordot(move.T, self.modes, axes=1)),
-            gram=frozen(move.T @ self.gram @ move),
-        )
+        modes, gram = np.tensordot(move.T, self.modes, axes=1), move.T @ self.gram @ move
+        return replace(self, frame=frame, modes=frozen(modes), gram=frozen(gram))
 
     def _add_piece(self, X: FloatArray, x: FloatArray, y: FloatArray) -> Self:
         """Add rows; real strengths go through the FFT in pairs, told apart by the symmetry of real sums."""

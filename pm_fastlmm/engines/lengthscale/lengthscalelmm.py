@@ -6,17 +6,40 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor
+import pytensor.tensor as pt
 from pytensor.graph.traversal import ancestors
 
+from pm_fastlmm.engines.algebra import white_noise
 from pm_fastlmm.engines.graphs import INTERPRETED, support
 from pm_fastlmm.engines.inputs import double, known_values, read_response, refuse_unknown
+from pm_fastlmm.engines.lengthscale.operations import LengthscaleContrasts, LengthscaleLoglik, LengthscaleRotation
 from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
-from pm_fastlmm.engines.lengthscale.variables import LengthscaleRV
-from pm_fastlmm.engines.random_variable import LMM
+from pm_fastlmm.engines.random_variable import LMM, LMMRV
 from pm_fastlmm.engines.spectral.fastlmm import variance_components
 
 _CORNERS = 6  # variables whose ends are combined
 _EDGE = 1e-6  # relative: by how much the ends of a prior's support may miss those of the range
+
+
+class LengthscaleRV(LMMRV):
+    """Y ~ N(Xβ, σ²_gK(ℓ) + σ²_eI) with β integrated out under a flat prior: inputs ℓ, σ²_g, σ²_e."""
+
+    name = "LengthscaleLMM"
+    extended_signature = "[rng],[size],(),(),()->[rng],(n)"
+    spectrum: LengthscaleSpectrum
+
+    @classmethod
+    def draw(cls, rng: Any, batch: Any, *params: Any, **carried: Any) -> tuple[Any, Any]:
+        """Return the next generator and a draw, for each of a batch."""
+        spectrum: LengthscaleSpectrum = carried["spectrum"]
+        next_rng, (xi,) = white_noise(rng, batch, spectrum.n)
+        return next_rng, LengthscaleContrasts(spectrum)(*params, xi)
+
+    def logp(self, value: Any, *params: Any) -> Any:
+        """Return the log-density."""
+        ell, g, e = params
+        statistics = LengthscaleRotation(self.spectrum)(value)
+        return LengthscaleLoglik()(pt.log(ell), g, e, *statistics)[0] - self.projection.logdet_R
 
 
 class LengthscaleLMM:

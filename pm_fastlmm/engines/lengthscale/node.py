@@ -1,6 +1,5 @@
 """The node of a LengthscaleLMM."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
@@ -10,7 +9,7 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm.base.arrays import FloatArray, outside
+from pm_fastlmm.base.arrays import FloatArray, warn
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import tracked
 from pm_fastlmm.engines.constants import Constants
@@ -18,14 +17,13 @@ from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.labels import over_coef, over_obs
+from pm_fastlmm.engines.lengthscale.lengthscalelmm import LengthscaleRV
 from pm_fastlmm.engines.lengthscale.objective import LengthscaleObjective
 from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
-from pm_fastlmm.engines.lengthscale.variables import LengthscaleRV
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
-from pm_fastlmm.engines.spectral.node import shares
-from pm_fastlmm.kernel.effects.coefficients import draw_new_effects
-from pm_fastlmm.kernel.effects.effects import Coordinates, draw_effects, draw_prior_effects, new_rows
+from pm_fastlmm.engines.spectral.node import shares, with_effects
+from pm_fastlmm.kernel.effects.effects import Coordinates, draw_effects, new_rows
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _UNCHECKED = 1e-3  # share of draws outside of what was checked that is worth a warning
@@ -88,8 +86,7 @@ class LengthscaleNode(GaussianNode):
         )
 
     def _covariance_facts(self) -> dict[str, Any]:
-        low, high = self.spectrum.lengthscale
-        return {"lengthscale": f"{low:.4g} to {high:.4g}"}
+        return {"lengthscale": "{:.4g} to {:.4g}".format(*self.spectrum.lengthscale)}
 
     def estimated(self) -> list[Any]:
         """Return ℓ, σ²_g and σ²_e."""
@@ -135,16 +132,14 @@ class LengthscaleNode(GaussianNode):
             return Predictive.of(beta.reshape(*e.shape, -1) @ X.T, e, rng, ids)
         means: list[FloatArray] = []
         y: list[FloatArray] = []
-        ids = None
+        read = None
         for place, ell, s, beta, u, g, e in self._draws(draws, rng):
-            if rows is None:
-                u = u if effects == "given" else draw_prior_effects(s, g, rng)
-                f = Coordinates(u.a + beta @ s.projection.R.T, u.b).lift(s)
-            else:
+            if rows is not None:
                 read = new_rows(s, rows.X_new, rows.K_new(ell), K_new_new=rows.K_new_new(ell), warn=not any(place))
-                f, ids = draw_new_effects(s, read, u, g, rng) + beta @ (read.a @ s.projection.R).T, read.ids
+            f = with_effects(s, read, effects, beta, u, g, rng)
             means.append(f[0])
             y.append(f[0] + np.sqrt(e) * rng.standard_normal(f.shape[-1]))
+        ids = None if read is None else read.ids
         return Predictive(np.reshape(means, (*draws.shape, -1)), np.reshape(y, (*draws.shape, -1)), ids)
 
     def _draws(self, draws: Draws, rng: np.random.Generator) -> Iterator[_Draw]:
@@ -161,10 +156,9 @@ class LengthscaleNode(GaussianNode):
         ell, g, e = values
         smallest, kbar = self.spectrum.delta[0], self.spectrum.mean_diagonal
         if (share := float((e < smallest * g).mean())) > _UNCHECKED:
-            warnings.warn(
+            warn(
                 f"{share:.1%} of the draws of {self.name} have a delta below {smallest:.2g}, where its likelihood was "
-                "not checked: build the spectrum with a smaller delta=(low, high).",
-                stacklevel=outside(),
+                "not checked: build the spectrum with a smaller delta=(low, high)."
             )
         return {"lengthscale": ell} | shares(g, e, {} if kbar is None else {"h2": kbar})
 

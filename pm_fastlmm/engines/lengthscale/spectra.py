@@ -27,6 +27,7 @@ _DELTAS = 40  # of the grid on which the best point is sought
 _DROPPED = 0.1  # share of the tolerance that eigenvalues left out may cost
 
 
+type _Values = FloatArray | float
 type _OfNode = tuple[FloatArray, FloatArray, float, int]  # λ, z², rss and ν
 
 
@@ -106,7 +107,6 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         tolerance: float = 1e-3,
         logdet_R: float = 0.0,
         max_nodes: int = MAX_NODES,
-        random_seed: int = 0,
         progress: Callable[[Iterable[float], str], Iterable[float]] = lambda points, description: points,
     ) -> Self:
         """
@@ -127,8 +127,6 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         logdet_R : float
             ½log|XᵀX|, for the constant of lme4.
         max_nodes : int
-        random_seed : int
-            Of the lengthscales where the error is measured.
         progress : callable
             Wraps (lengthscales, description), for a progress bar.
 
@@ -140,8 +138,8 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         low, high = read_range(lengthscale, "lengthscale")
         delta = read_range(delta, "delta")
         require_fraction(tolerance, "tolerance", "in log units")
-        checks = _check_points(low, high, random_seed)
-        exact = _check([statistics(v) for v in progress(checks, "Spectra to check with")], delta)
+        checks = _check_points(low, high)
+        largest_error = _compared(checks, [statistics(v) for v in progress(checks, "Spectra to check with")], delta)
         known: dict[float, NodeStatistics] = {}
         count, error = _FIRST, math.inf
         while count <= max_nodes:
@@ -150,7 +148,7 @@ class RotatedSpectra(ReadOnlyArrays, Described):
                 known[v] = statistics(v)
             arrays = _stack([known[v] for v in points], tolerance, delta)
             spectra = cls((low, high), *arrays, logdet_R, delta, tolerance, math.nan)
-            error = spectra._largest_error(checks, exact)
+            error = largest_error(spectra)
             if error <= tolerance:
                 return cls((low, high), *arrays, logdet_R, delta, tolerance, error)
             count = 2 * count - 1
@@ -170,14 +168,12 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         """The lengthscales of the nodes, descending."""
         return node_lengthscales(*self.lengthscale, self.n_nodes)
 
-    def loglik(
-        self, lengthscale: FloatArray | float, sigma2_g: FloatArray | float, sigma2_e: FloatArray | float
-    ) -> FloatArray:
+    def loglik(self, lengthscale: _Values, sigma2_g: _Values, sigma2_e: _Values) -> FloatArray:
         """Return the restricted log-likelihood as lme4 prints it, broadcast; -inf outside the range of ℓ."""
         return self.value_and_gradient(lengthscale, sigma2_g, sigma2_e)[0]
 
     def value_and_gradient(
-        self, lengthscale: FloatArray | float, sigma2_g: FloatArray | float, sigma2_e: FloatArray | float
+        self, lengthscale: _Values, sigma2_g: _Values, sigma2_e: _Values
     ) -> tuple[FloatArray, FloatArray]:
         """Return the log-likelihood (…) and its gradient in (log ℓ, σ²_g, σ²_e), (…, 3); 0 where it is -inf."""
         points = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (lengthscale, sigma2_g, sigma2_e)))
@@ -229,12 +225,6 @@ class RotatedSpectra(ReadOnlyArrays, Described):
     def _at_nodes(self) -> list[_OfNode]:
         own = zip(self.eigvals, self.squares, self.rss, strict=True)
         return [(eigvals, squares, float(rss), self.nullity) for eigvals, squares, rss in own]
-
-    def _largest_error(self, points: FloatArray, exact: "_Exact") -> float:
-        logs, quadratic = _sums(self._at_nodes, exact.delta)
-        weights = interpolation_weights(*self.lengthscale, self.n_nodes, points)
-        error = 0.5 * (weights @ logs - exact.logs + (weights @ quadratic - exact.quadratic) / exact.sigma2)
-        return float((np.abs(error) / np.maximum(1.0, exact.drop)).max())
 
     def __repr__(self) -> str:
         """Show the range, the sizes and the error."""
@@ -296,28 +286,28 @@ def read_range(given: Any, name: str, remark: str = "") -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-class _Exact(NamedTuple):
-    """The exact sums at the lengthscales and values of δ where the interpolation is checked, (L, D)."""
-
-    delta: FloatArray
-    logs: FloatArray
-    quadratic: FloatArray
-    sigma2: FloatArray
-    drop: FloatArray
-
-
-def _check_points(low: float, high: float, random_seed: int) -> FloatArray:
-    """Return random lengthscales, one in each of as many parts of the range."""
-    rng = np.random.default_rng(random_seed)
-    share = (np.arange(_CHECKS) + rng.uniform(size=_CHECKS)) / _CHECKS
+def _check_points(low: float, high: float) -> FloatArray:
+    """Return random lengthscales, the same each time, one in each of as many parts of the range."""
+    share = (np.arange(_CHECKS) + np.random.default_rng(0).uniform(size=_CHECKS)) / _CHECKS
     return np.asarray(low * (high / low) ** share)
 
 
-def _check(points: list[NodeStatistics], delta: tuple[float, float]) -> _Exact:
+def _compared(
+    points: FloatArray, exact: list[NodeStatistics], delta: tuple[float, float]
+) -> Callable[[RotatedSpectra], float]:
+    """Return the largest error of an interpolation as a function of it: at lengthscales where the sums are known."""
     values = np.geomspace(*delta, _CHECK_DELTAS)
-    logs, quadratic = _sums([(p.eigvals, np.asarray(p.z) ** 2, p.rss, p.nullity) for p in points], values)
-    loglik, sigma2 = _profiled(logs, quadratic, len(points[0].eigvals) + points[0].nullity, 0.0)
-    return _Exact(values, logs, quadratic, sigma2, loglik.max() - loglik)
+    logs, quadratic = _sums([(p.eigvals, np.asarray(p.z) ** 2, p.rss, p.nullity) for p in exact], values)
+    loglik, sigma2 = _profiled(logs, quadratic, len(exact[0].eigvals) + exact[0].nullity, 0.0)
+    drop = loglik.max() - loglik
+
+    def largest_error(spectra: RotatedSpectra) -> float:
+        own_logs, own_quadratic = _sums(spectra._at_nodes, values)
+        weights = interpolation_weights(*spectra.lengthscale, spectra.n_nodes, points)
+        error = 0.5 * (weights @ own_logs - logs + (weights @ own_quadratic - quadratic) / sigma2)
+        return float((np.abs(error) / np.maximum(1.0, drop)).max())
+
+    return largest_error
 
 
 def _sums(nodes: Iterable[_OfNode], delta: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -334,16 +334,14 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
 
     def __repr__(self) -> str:
         """Show sizes, the range and the names of the fixed effects."""
-        low, high = self.lengthscale
-        extent = f"lengthscale from {low:.4g} to {high:.4g}"
+        extent = "lengthscale from {:.4g} to {:.4g}".format(*self.lengthscale)
         return f"LengthscaleSpectrum(n={self.n}, {extent}, fixed effects: {listed(self.coef)})"
 
     def _facts(self) -> dict[str, Any]:
-        low, high = self.lengthscale
         return {
             "observations": self.n,
-            "lengthscale": f"{low:.4g} to {high:.4g}",
-            "delta": f"{self.delta[0]:.4g} to {self.delta[1]:.4g}",
+            "lengthscale": "{:.4g} to {:.4g}".format(*self.lengthscale),
+            "delta": "{:.4g} to {:.4g}".format(*self.delta),
             "tolerance": self.tolerance,
             "fixed effects": listed(self.coef),
         }

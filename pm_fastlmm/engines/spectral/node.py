@@ -20,7 +20,7 @@ from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
-from pm_fastlmm.engines.spectral.leave_out import KernelDraws
+from pm_fastlmm.engines.spectral.leave_out import kernel_parts
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.engines.spectral.variables import SpectralRV, statistic
 from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects, draw_new_effects
@@ -165,11 +165,8 @@ class SpectralNode(GaussianNode):
         s, mean = self.spectrum, self.mean_at(rows, mu)
         if effects == "population":
             f = beta @ (s.projection.X if rows is None else rows.X).T
-        elif rows is None:
-            u = u if effects == "given" else draw_prior_effects(s, np.broadcast_to(g, beta.shape[:-1]), rng)
-            f = _lift(s, Coordinates(u.a + beta @ s.projection.R.T, u.b))
         else:
-            f = draw_new_effects(s, rows, u, g, rng) + beta @ (rows.a @ s.projection.R).T
+            f = with_effects(s, rows, effects, beta, u, g, rng)
         return Predictive.of(f + mean, e, rng, None if rows is None else rows.ids)
 
     def _draw(
@@ -223,8 +220,7 @@ class SpectralNode(GaussianNode):
         """Return P and Py at the draws, of all responses."""
         s, Q1 = self.spectrum, self.flat_basis()
         g, e, mu, b, root = self._parameters(draws)
-        shape = (*draws.shape, *self.observed.shape[:-1])
-        fixed = None
+        shape, y, fixed = (*draws.shape, *self.observed.shape[:-1]), self.observed, None
         if self.given is not None:
             rotated = self.rotated()
             if s.nullity:
@@ -232,9 +228,9 @@ class SpectralNode(GaussianNode):
                     f"{self.name} observes z and rss, and where K has {s.nullity} directions without variance the rows "
                     "of y are not known from them: build the model with spectrum= and observed=y."
                 )
-            fixed = rotated.z, rotated.y1
-        kernel = KernelDraws(s, shape, None if fixed is not None else self.observed, fixed, mu, g, e, b, root @ root.mT)
-        return Precisions(shape, self.n, Q1, kernel.parts(largest, numbers))
+            y, fixed = self.known_rows(None), (rotated.z, None, rotated.y1)
+        found = kernel_parts(s, shape, y, mu, g, e, b, root @ root.mT, fixed, largest=largest, numbers=numbers)
+        return Precisions(shape, self.n, Q1, found)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
@@ -244,6 +240,16 @@ class SpectralNode(GaussianNode):
         s, mu = op.spectrum, mean[0] if mean else pt.zeros((), dtype="float64")
         data = observed_data(model, rv)
         return cls(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root, op.rotated)
+
+
+def with_effects(
+    s: Spectrum, rows: Any, effects: Effects, beta: FloatArray, u: Coordinates, g: FloatArray, rng: np.random.Generator
+) -> FloatArray:
+    """Return draws of f = Xβ + u at new rows, or at those of the data with the u of y or another."""
+    if rows is not None:
+        return np.asarray(draw_new_effects(s, rows, u, g, rng) + beta @ (rows.a @ s.projection.R).T)
+    u = u if effects == "given" else draw_prior_effects(s, np.broadcast_to(g, beta.shape[:-1]), rng)
+    return _lift(s, Coordinates(u.a + beta @ s.projection.R.T, u.b))
 
 
 def shares(g: FloatArray, e: FloatArray, scales: dict[str, float]) -> dict[str, FloatArray]:

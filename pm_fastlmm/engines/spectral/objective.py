@@ -9,8 +9,7 @@ from pm_fastlmm.aireml.objective import RESCALE, Evaluated, Objective
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.kernel.effects import effects
-from pm_fastlmm.kernel.likelihood.information import information, score
-from pm_fastlmm.kernel.likelihood.marginal import log_likelihood
+from pm_fastlmm.kernel.likelihood.information import information, log_likelihood, score
 from pm_fastlmm.kernel.likelihood.spectral import variances
 from pm_fastlmm.kernel.reml.fit import REMLFit
 from pm_fastlmm.kernel.reml.reml import reml

@@ -72,7 +72,7 @@ class Rows:
     products : MixedProducts
     e : float
         σ²_e.
-    A, t : (rows, m) and (rows,) arrays
+    A : (rows, m) array
     Q : (rows + q, m) array
     root : (width, width) array
         G.
@@ -90,7 +90,6 @@ class Rows:
     products: MixedProducts
     e: float
     A: FloatArray
-    t: FloatArray
     Q: FloatArray
     root: FloatArray
     T: FloatArray
@@ -133,7 +132,7 @@ class Rows:
         loglik = -0.5 * (p.df * LOG_2PI + logdet + yPy)
         Minv = np.swapaxes(halves, 1, 2) @ halves / e
         factor = (phi, Minv, A.T @ A, A.T @ t, roots, Linv, v, b)
-        return cls(p, e, A, t, Q, root, T, halves, rest, residual, yPy, loglik, factor)
+        return cls(p, e, A, Q, root, T, halves, rest, residual, yPy, loglik, factor)
 
     @cached_property
     def _columns(self) -> FloatArray:
@@ -157,17 +156,17 @@ class Rows:
         return slice(len(self.A) - size, len(self.A))
 
     @property
-    def _between(self) -> FloatArray:
+    def between(self) -> FloatArray:
         """M_j⁻¹(ȳ_j - B_jb), (levels, width)."""
         residual = self.residual[self._level_rows].reshape(self.T.shape[:2])
         return np.asarray(np.einsum("jba,jb->ja", self.halves, residual) / self.e)
 
-    def eliminated_score(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return the same of the eliminated term, and M_j⁻¹(ȳ_j - B_jb)."""
+    def eliminated_score(self) -> tuple[FloatArray, FloatArray]:
+        """Return the same of the eliminated term."""
         X, QX, residual = self._along_eliminated(np.swapaxes(self.products.C, 1, 2))
         w = np.einsum("jab,ja->jb", X, residual / math.sqrt(self.e))
         ZPZ = np.einsum("jab,jac->bc", X, X) - np.einsum("jmb,jmc->bc", QX, QX)
-        return 0.5 * (w.T @ w - ZPZ), w, self._between
+        return 0.5 * (w.T @ w - ZPZ), w
 
     def _along_eliminated(self, columns: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return X_j = T_j⁻ᵀ times columns C_jᵀ, Q_jᵀX_j and E_jy."""
@@ -197,7 +196,7 @@ class Rows:
         rows = self.A @ dense
         rows[self._level_rows] += along.reshape(-1, dense.shape[1])
         top = self.residual[: len(self.A) - self.T.shape[0] * self.T.shape[1]] / self.e
-        levels = np.einsum("jab,jb->ja", self.halves, self._between).ravel()
+        levels = np.einsum("jab,jb->ja", self.halves, self.between).ravel()
         E = self._projected(np.column_stack([rows, np.concatenate([top, levels])]))
         out = np.asarray(E.T @ E / self.e)
         out[-1, -1] += float(self.rest @ self.rest) / self.e**3

@@ -72,28 +72,14 @@ def _root_of_eigenvectors(A: Any) -> Any:
     A small pivot that is no zero enlarges its rounding in those that follow.
     """
     c = A.shape[0]
-    L, size = np.zeros((c, c)), np.ones(c)
     if not np.isfinite(A).all():
-        return L, False
-    for i in range(c):
-        if A[i, i] > 0.0:
-            size[i] = math.sqrt(A[i, i])
-    scaled = np.empty((c, c))
-    for i in range(c):
-        for j in range(c):
-            scaled[i, j] = 0.5 * (A[i, j] + A[j, i]) / size[i] / size[j]
-    values, vectors = np.linalg.eigh(scaled)
+        return np.zeros((c, c)), False
+    size = np.where(np.diag(A) > 0.0, np.sqrt(np.maximum(np.diag(A), 0.0)), 1.0).reshape(c, 1)
+    values, vectors = np.linalg.eigh(0.5 * (A + A.T) / size / size.reshape(c))
     if not values[0] >= -_PIVOT_RTOL * c:
-        return L, False
-    for i in range(c):
-        for j in range(c):
-            scaled[j, i] = vectors[i, j] * math.sqrt(max(values[j], 0.0)) * size[i]
-    _, R = np.linalg.qr(scaled)
-    for i in range(c):
-        sign = -1.0 if R[i, i] < 0.0 else 1.0
-        for j in range(i, c):
-            L[j, i] = sign * R[i, j]
-    return L, True
+        return np.zeros((c, c)), False
+    _, R = np.linalg.qr((vectors * np.sqrt(np.maximum(values, 0.0)) * size).T)
+    return np.ascontiguousarray(R.T) * np.where(np.diag(R) < 0.0, -1.0, 1.0), True
 
 
 @compiled
@@ -199,11 +185,8 @@ def _congruent(A: Any, roots: Any, sizes: Any, transposed: bool) -> Any:
     """Return ΛᵀAΛ (transposed) or ΛAΛᵀ of a symmetric matrix."""
     m = A.shape[0]
     if roots.size == sizes.shape[0]:  # each is 1 × 1: Λ is diagonal
-        scale, offset = np.ones(m), 0
-        for k in range(sizes.shape[0]):
-            scale[offset : offset + sizes[k, 0]] = roots[k]
-            offset += sizes[k, 0]
-        out = np.empty((m, m))
+        scale, out = np.ones(m), np.empty((m, m))
+        scale[: sizes[:, 0].sum()] = np.repeat(roots, sizes[:, 0])
         for i in range(m):
             for j in range(m):
                 out[i, j] = scale[i] * A[i, j] * scale[j]
@@ -253,17 +236,11 @@ def _eliminate(phi: Any, e: float, C: Any) -> Any:
 
 
 @compiled
-def _fills(indptr: Any, m: int) -> Any:
-    """Return whether B, of m columns, is better taken as a dense matrix."""
-    rows = indptr.size - 1
-    return rows > 0 and indptr[rows] > _DENSE * rows * m
-
-
-@compiled
 def _filled(indptr: Any, indices: Any, data: Any, m: int) -> Any:
-    """Return B as a dense matrix."""
-    B = np.zeros((indptr.size - 1, m))
-    for row in range(indptr.size - 1):
+    """Return B, of m columns, as a dense matrix where it is better taken so, of no rows where it is not."""
+    rows = indptr.size - 1
+    B = np.zeros((rows if indptr[rows] > _DENSE * rows * m else 0, m))
+    for row in range(B.shape[0]):
         for p in range(indptr[row], indptr[row + 1]):
             B[row, indices[p]] = data[p]
     return B
@@ -275,9 +252,9 @@ def _dense_block(Minv: Any, e: float, between: Any, rss: float, fy: Any, indptr:
     """Return F, f and σ²_eyᵀNy."""
     F, f, s = within.copy(), fy.copy(), rss
     L, c = Minv.shape[0], Minv.shape[1]
-    dense = _fills(indptr, F.shape[0])
+    B = _filled(indptr, indices, data, F.shape[0])
+    dense = B.shape[0] > 0
     if dense:
-        B = _filled(indptr, indices, data, F.shape[0])
         weighted = np.empty(B.shape)
         for j in range(L):
             own = np.ascontiguousarray(B[j * c : (j + 1) * c])
@@ -367,9 +344,8 @@ def _eliminated_score(grad: Any, e: float, between: Any, C: Any, indptr: Any, in
     """Add the score of Σ₁ to grad, and return M_j⁻¹(ȳ_j - B_jb), of which C_j makes Z₁ᵀPy; H = ΛS⁻¹Λᵀ."""
     L, c = C.shape[0], C.shape[1]
     weighted = np.empty((L, c))
-    dense = _fills(indptr, H.shape[0])
-    B = _filled(indptr, indices, data, H.shape[0]) if dense else H[:0]
-    BH = B @ H
+    B = _filled(indptr, indices, data, H.shape[0])
+    BH, dense = B @ H, B.shape[0] > 0
     for j in range(L):
         residual = np.empty(c)
         middle = np.zeros((c, c))  # BHBᵀ: M⁻¹ - e M⁻¹BHBᵀM⁻¹ is that of which C makes Z₁ᵀPZ₁

@@ -1,24 +1,14 @@
 """New rows of a structured model: their fixed effects, and which levels of each term they belong to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from pm_fastlmm.base.arrays import (
-    FloatArray,
-    Ids,
-    Labelled,
-    align,
-    columns_in_order,
-    read,
-    require_finite,
-    require_length,
-    shown,
-)
+from pm_fastlmm.base.arrays import FloatArray, Ids, align, columns_in_order, read, require_finite, require_length, shown
 from pm_fastlmm.covariance.incidence import by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
@@ -169,8 +159,7 @@ def _incidence(term: Term, value: Any, m: int, ids: Ids | None) -> tuple[Any, An
     factor = factor.recoded(term.levels)
     require_length(len(factor.codes), m, called, "X_new")
     own = factor.ids if ids is None else ids
-    order = align(own, Labelled(np.empty(m), factor.ids, None), name=called, reference_name="X_new")
-    incidence = factor.matrix() if order is None else factor.matrix()[order]
+    incidence = factor.in_order(own, name=called, reference_name="X_new").matrix()
     values = np.ones((m, 1)) if columns is None else _slopes(term, columns, called, m, own)
     return _split(term, by_level(incidence, values), factor.levels[len(term.levels) :])
 
@@ -180,7 +169,7 @@ def _table(term: Term, labels: Any, called: str, m: int, ids: Ids | None) -> Flo
     given = read(labels, called, ndim=(2,))
     require_length(len(given.values), m, called, "X_new")
     names = tuple(map(str, term.levels)) if term.width == 1 and given.values.shape[1] == len(term.levels) else None
-    ordered = Labelled(columns_in_order(given, names, name=called), given.ids, None)
+    ordered = replace(given, values=columns_in_order(given, names, name=called))
     return ordered.take(align(ids, given, name=called, reference_name="X_new"))
 
 
@@ -193,7 +182,7 @@ def _slopes(term: Term, columns: Any, called: str, m: int, ids: Ids | None) -> F
         raise ValueError(f"{called} has {values.shape[1]} columns, but the term has {term.width}.")
     require_finite(values, f"the columns of {term.name!r}", "covariates of new rows must be known.")
     order = align(ids, given, name=f"the columns of {term.name!r}", reference_name="the new rows")
-    return values if order is None else values[order]
+    return replace(given, values=values).take(order)
 
 
 def _require_groups(term: Term, missing: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,26 +15,26 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.gaussian import GaussianNode
+from pm_fastlmm.engines.inputs import read_response
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
-from pm_fastlmm.engines.spectral.leave_out import KernelDraws
-from pm_fastlmm.engines.structured.component import OneTermObjective
-from pm_fastlmm.engines.structured.effects import TermsAtTheta
-from pm_fastlmm.engines.structured.matrices import compile_matrices
+from pm_fastlmm.engines.spectral.leave_out import kernel_parts
+from pm_fastlmm.engines.spectral.objective import SpectralObjective
+from pm_fastlmm.engines.structured.effects import EffectDraws, TermsAtTheta, draw_given, independent
 from pm_fastlmm.engines.structured.nested import nested
 from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
-from pm_fastlmm.engines.structured.posterior import EffectDraws, draw_given, independent
 from pm_fastlmm.engines.structured.precision import MixedPrecision, PrecisionRows
 from pm_fastlmm.engines.structured.products import MixedProducts
 from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
-from pm_fastlmm.engines.structured.structuredlmm import StructuredRV
+from pm_fastlmm.engines.structured.structuredlmm import StructuredRV, carried_by
 from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects
 from pm_fastlmm.kernel.effects.effects import draw_effects
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
@@ -41,6 +42,19 @@ from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 _DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap likelihood
 _LEVELS = 8000
 _ITERATIONS = 30  # towards where a sampler starts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OneTermObjective(SpectralObjective):
+    """ℓ(σ²_g, σ²_e) of a model of one term, which the spectral engine fits and the structured one predicts."""
+
+    products: MixedProducts
+    y: FloatArray
+
+    def terms(self, theta: FloatArray) -> MixedState | None:
+        """Return the term at θ."""
+        sigma = [np.array([[theta[0]]])]
+        return MixedState.at(self.products, self.products.response(self.y), sigma, float(theta[1]))
 
 
 @answers_for(StructuredRV)
@@ -88,16 +102,20 @@ class StructuredNode(GaussianNode):
 
     def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
         """Return the likelihood of the parameters of the terms; one kernel is fitted by its spectrum."""
-        mu, b, B = self.known_mean(model)
+        objective = self.likelihood(self.known_mean(model), method)
+        hold = _held if isinstance(objective, StructuredObjective) else None
+        return through_variables(model, self.name, self.theta, objective, hold)
+
+    def likelihood(self, mean: Constants, method: Method = "REML") -> StructuredObjective | OneTermObjective:
+        """Return the same over θ itself."""
+        mu, b, B = mean
         y = np.asarray(self.observed - mu, dtype=float)
-        if self.spectrum is not None and self.treatment == "flat":
-            rotated = Rotated.from_values(self.spectrum, y, None)
-            one = OneTermObjective.of(
-                rotated, method, self.layout.names, projection=self.projection, products=self.products, y=y
-            )
-            return through_variables(model, self.name, self.theta, one)
-        terms = StructuredObjective.of(self.products, self.layout, y, offset=b, prior=B, method=method)
-        return through_variables(model, self.name, self.theta, terms, _held)
+        if self.spectrum is None or self.treatment != "flat":
+            return StructuredObjective.of(self.products, self.layout, y, offset=b, prior=B, method=method)
+        rotated = Rotated.from_values(self.spectrum, y, None)
+        return OneTermObjective.of(
+            rotated, method, self.layout.names, projection=self.projection, products=self.products, y=y
+        )
 
     def rows(self) -> FloatArray:
         """Return y by row."""
@@ -183,12 +201,12 @@ class StructuredNode(GaussianNode):
         if self.spectrum is not None and self.treatment == "flat" and not np.ptp(mu, axis=(0, 1)).any():
             return self._draw_kernel(self.spectrum, theta, mu, rng)
         shape, products, terms = draws.shape, self.products, self.terms
-        matrices, X = compile_matrices(self.layout), self.projection.X
+        X = self.projection.X
         beta = np.empty((*shape, X.shape[1]))
         u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
         sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
         for at in np.ndindex(*shape):
-            values = matrices(theta[at])[0]
+            values = self.layout.numbers(theta[at])
             own = [*values, B[at]] if B[at].size else values
             response = self.observed - mu[at]
             if not products.flat:
@@ -213,11 +231,10 @@ class StructuredNode(GaussianNode):
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
         """Return the variance of each term in an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of the sum."""
         (theta,) = values
-        matrices = compile_matrices(self.layout)
         weights = [self.products.mean_gram(k) for k in range(len(self.terms))]
         variance = np.empty((*theta.shape[:2], len(weights) + 1))
         for at in np.ndindex(*theta.shape[:2]):
-            own = zip(weights, matrices(theta[at])[0], strict=True)
+            own = zip(weights, self.layout.numbers(theta[at]), strict=True)
             variance[at] = [*(float((w * v).sum()) for w, v in own), theta[at][-1]]
         return {"variance": variance, "share": variance / variance.sum(axis=-1, keepdims=True)}
 
@@ -231,32 +248,38 @@ class StructuredNode(GaussianNode):
         Q1, shape = self.flat_basis(), draws.shape
         graphs = [self.theta, *self._mean_graphs()]
         if self.spectrum is None:
-            function = DrawFunction(draws, graphs)
-            return Precisions(shape, self.n, Q1, self._parts(function, numbers))
+            return Precisions(shape, self.n, Q1, self._parts(DrawFunction(draws, graphs), numbers))
         theta, mu, b, B = draws.evaluate(graphs)
         if not B.size:  # β is flat or explicit
             B = np.zeros((1, 1, b.shape[-1], b.shape[-1]))
         g, e = np.moveaxis(theta, -1, 0)
-        kernel = KernelDraws(self.spectrum, shape, self.observed, None, mu, g, e, b, B)
-        return Precisions(shape, self.n, Q1, kernel.parts(largest, numbers))
+        found = kernel_parts(self.spectrum, shape, self.observed, mu, g, e, b, B, largest=largest, numbers=numbers)
+        return Precisions(shape, self.n, Q1, found)
 
     def _parts(self, function: DrawFunction, numbers: int) -> Iterator[Part]:
         """Return P and Py at the draws of θ, mu, and mean and covariance of β, one after the other."""
         theta, mu, b, B = function()
         p, y = self.products, self.observed
-        matrices, rows, X = compile_matrices(self.layout), PrecisionRows.of(p), self.projection.X
-        mean, response = None, None
+        rows, X = PrecisionRows.of(p), self.projection.X
+        mean: Any = None
         for i, values in enumerate(theta):
             own = mu[i] if p.flat else mu[i] + X @ b[i]
             if mean is None or not np.array_equal(own, mean):
                 mean, residual = own, y - own
                 response = p.response_to_known(residual)
-            sigma = matrices(values)[0]
-            assert response is not None
+            sigma = self.layout.numbers(values)
             state = MixedState.at(p, response, [*sigma, B[i]] if B[i].size else sigma, float(values[-1]))
             require_definite(state, self.name)
             assert state is not None
             yield Part(i, MixedPrecision.of(state, residual, rows, budget=numbers), y)
+
+    @classmethod
+    def from_terms(cls, name: str, terms: Sequence[Term], X: Any, observed: Any, design: Any) -> Self:
+        """Return the node of terms whose parameters are to be fitted: of no variable and no model."""
+        op = SimpleNamespace(**carried_by(terms, X, design))
+        y = read_response(observed, op.ids, op.products.rows)
+        common = (name, None, op.treatment, None, None, y, op.projection, op.ids)
+        return cls(*common, op.terms, op.theta, None, op.products, None, op.design, op.spectrum)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

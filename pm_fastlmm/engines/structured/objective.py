@@ -1,7 +1,6 @@
 """The objective of a structured model: θ of the terms, from cross-products."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -12,12 +11,9 @@ from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere, moment_start
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.covariance.theta import Theta
-from pm_fastlmm.engines.structured.component import alone
+from pm_fastlmm.covariance.theta import Entry, Theta
 from pm_fastlmm.engines.structured.from_rows import ratio
-from pm_fastlmm.engines.structured.matrices import compile_matrices
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, Response
-from pm_fastlmm.engines.structured.start import moments, starting_values
 from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.spectrum.orthonormal import LARGEST
@@ -70,7 +66,6 @@ class StructuredObjective(Objective):
     layout: Theta
     prior: FloatArray
     held: FloatArray
-    evaluate: Callable[[FloatArray], tuple[list[FloatArray], list[tuple[int, int, FloatArray]]]] = field(repr=False)
 
     @classmethod
     def of(
@@ -89,7 +84,7 @@ class StructuredObjective(Objective):
             response=response, layout=layout, prior=prior, method=method, fixed=np.zeros(layout.size, dtype=bool),
             names=layout.names, lower=layout.lower, upper=layout.upper,
             coef=projection.coef if products.flat else (), n=products.n, projection=projection,
-            held=np.full(layout.size, np.nan), evaluate=compile_matrices(layout),
+            held=np.full(layout.size, np.nan),
         )  # fmt: skip
 
     @property
@@ -103,8 +98,10 @@ class StructuredObjective(Objective):
 
     def linear(self, theta: FloatArray, free: Any) -> bool:
         """Return whether ∂V/∂θ is the same at another θ."""
-        slopes = zip(self.evaluate(theta)[1], self.evaluate(elsewhere(theta, free))[1], strict=True)
-        return all(np.allclose(a[2], b[2], rtol=1e-9, atol=0) for a, b in slopes if free[a[0]])
+        slopes = zip(
+            self.layout.evaluate(theta)[1], self.layout.evaluate(elsewhere(theta, free))[1], free[:-1], strict=True
+        )
+        return all(np.allclose(a, b, rtol=1e-9, atol=0) for (_, a), (_, b), moves in slopes if moves)
 
     def terms(self, theta: FloatArray) -> MixedState | None:
         """Return the terms at θ."""
@@ -112,7 +109,7 @@ class StructuredObjective(Objective):
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
         """Return tr(Z_kG_kZ_kᵀ)/n of each term, and σ²_e."""
-        matrices = self.evaluate(theta)[0]
+        matrices = self.layout.numbers(theta)
         variances = [float((self.products.mean_gram(k) * m).sum()) for k, m in enumerate(matrices)]
         return dict(zip([*self.layout.terms, self.names[-1]], [*variances, float(theta[-1])], strict=True))
 
@@ -123,12 +120,12 @@ class StructuredObjective(Objective):
         require_rows(self.products)
         state = self.terms(theta)
         assert state is not None  # θ is an estimate
-        k, direction = next((k, D) for at, k, D in self.evaluate(theta)[1] if at == place)
-        return alone(state, self.y, k, direction, float(theta[place]))
+        k, direction = self.layout.evaluate(theta)[1][place]
+        return state.alone(self.y, k, direction, float(theta[place]))
 
     def sigma(self, theta: FloatArray) -> list[FloatArray]:
         """Return Σ_k of each term, and last the prior covariance of β where it has one."""
-        matrices = self.evaluate(theta)[0]
+        matrices = self.layout.numbers(theta)
         return [*matrices, self.prior] if self.prior.size else matrices
 
     def state(self, theta: FloatArray) -> StructuredState | None:
@@ -146,17 +143,10 @@ class StructuredObjective(Objective):
 
     def derivatives(self, theta: FloatArray, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return score and average information; the structures give ∂Σ_k/∂θ, in which V is linear."""
-        directions = self.evaluate(theta)[1]
+        directions = self.layout.evaluate(theta)[1]
         gradient = state.scored.gradient
-        score = np.zeros(self.layout.size)
-        for place, k, direction in directions:
-            score[place] = float((gradient.sigma[k] * direction).sum())
-        score[-1] = gradient.sigma2_e
-        information = np.zeros((len(score), len(score)))
-        places = [place for place, _, _ in directions] + [len(score) - 1]
-        block = state.mixed.average_information([(k, direction) for _, k, direction in directions])
-        information[np.ix_(places, places)] = block
-        return score, information
+        score = [float((gradient.sigma[k] * direction).sum()) for k, direction in directions]
+        return np.array([*score, gradient.sigma2_e]), state.mixed.average_information(directions)
 
     def coefficients(self, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
@@ -174,7 +164,7 @@ class StructuredObjective(Objective):
         """Return ∂V/∂θ, (P, n, n)."""
         require_rows(self.products)
         out = np.zeros((self.layout.size, self.n, self.n))
-        for place, k, direction in self.evaluate(theta)[1]:
+        for place, (k, direction) in enumerate(self.layout.evaluate(theta)[1]):
             out[place] = _propagate(self.products.blocks[k], direction)
         out[-1] = np.eye(self.n)
         return out
@@ -242,8 +232,7 @@ class StructuredObjective(Objective):
     def _components(self) -> tuple[list[sp.csr_array], list[tuple[int, int]]]:
         """Return the incidence of each variance of the start: by column within a level, or of a term as a whole."""
         components, owners = [], []
-        for k in range(len(self.layout.blocks)):
-            block = self.products.blocks[k]
+        for k, block in enumerate(self.products.blocks[: len(self.layout.blocks)]):
             own = [e for e in self.layout.entries if e.term == k]
             by_column = any(e.matrix or e.part.stop or e.shape == (block.width,) for e in own) and block.width <= 50
             stride = block.width if by_column else 1
@@ -361,13 +350,10 @@ class StructuredObjective(Objective):
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return ω and state with all variances times c = yᵀPy/p, the best factor, which is in closed form."""
-        degree = np.zeros(len(omega))
-        degree[-1] = 1
-        for entry in self.layout.entries:
-            for at in range(entry.start, entry.start + entry.size):
-                variance = self.lower[at] == 0 and np.isinf(self.upper[at])
-                loading = np.isinf(self.lower[at]) and not entry.matrix
-                degree[at] = 1.0 if variance or entry.matrix else 0.5 if loading else 0.0
+        variance = (self.lower == 0) & np.isinf(self.upper)  # others are loadings, or scale nothing
+        degree = np.where(variance, 1.0, np.where(np.isinf(self.lower), 0.5, 0.0))
+        for matrix in self.matrices:
+            degree[matrix.place] = 1.0
         p = self.n if self.method == "ML" else self.products.df
         c = state.mixed.yPy / p
         if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
@@ -378,3 +364,35 @@ class StructuredObjective(Objective):
 def _propagate(block: EffectBlock, sigma: FloatArray) -> FloatArray:
     G = sp.kron(sp.eye_array(block.levels), sigma, format="csr")
     return np.asarray((block.Z @ G @ block.Z.T).todense())
+
+
+def moments(components: list[sp.csr_array], Q: FloatArray, y: FloatArray, n: int) -> tuple[FloatArray, FloatArray]:
+    """Return tr(MV_iMV_j) and yᵀMV_iMy for V_i = Z_iZ_iᵀ and, last, I: M takes X out, and no n × n matrix is formed."""
+    along = [Z.T @ Q for Z in components]
+    count = len(components)
+    gram, squares = np.zeros((count + 1, count + 1)), np.zeros(count + 1)
+    for i, Zi in enumerate(components):
+        for j in range(i + 1):
+            cross = sp.coo_array(Zi.T @ components[j])
+            shared = np.einsum("kr,kr->k", along[i][cross.row], along[j][cross.col])
+            projected = np.sum((along[i].T @ along[i]) * (along[j].T @ along[j]))
+            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * (cross.data * shared).sum() + projected
+        trace = (Zi.data**2).sum() - (along[i] ** 2).sum()
+        gram[i, count] = gram[count, i] = trace
+        squares[i] = ((Zi.T @ y) ** 2).sum()
+    gram[count, count], squares[count] = n - Q.shape[1], y @ y
+    return gram, squares
+
+
+def starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: FloatArray) -> FloatArray:
+    """Return uncorrelated starting values of one parameter from the variances of its term, by column if it has them."""
+    own = own[entry.part] if own.size > 1 else own
+    variance = float(own.mean())
+    if entry.matrix:
+        return pack(np.diag(own if own.size == entry.shape[0] else np.full(entry.shape[0], variance)))
+    if (lower == 0).all() and np.isinf(upper).all():
+        return own if own.size == entry.size else np.full(entry.size, variance)
+    if np.isinf(lower).all():
+        return np.full(entry.size, np.sqrt(variance / 2))
+    inside = (lower < 0) & (upper > 0)
+    return np.where(inside, 0.0, (lower + upper) / 2)

@@ -1,4 +1,4 @@
-"""The PyTensor operations of several terms."""
+"""What PyTensor does for several terms: the operations of the likelihood and of draws, and Σ_k(θ) with derivatives."""
 
 from collections.abc import Callable
 from typing import Any

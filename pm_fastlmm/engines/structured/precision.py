@@ -44,9 +44,8 @@ class PrecisionRows:
     B: Any
 
     @classmethod
-    def of(cls, products: MixedProducts) -> Self:
+    def of(cls, p: MixedProducts) -> Self:
         """Take the rows of O apart."""
-        p = products
         c = p.C.shape[1] if p.eliminated else 0
         level, O = np.zeros(p.rows, dtype=np.intp), np.zeros((p.rows, c))  # noqa: E741
         entries = p.O.tocoo()

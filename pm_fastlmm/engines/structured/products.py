@@ -15,6 +15,7 @@ from pm_fastlmm.spectrum.projection import Projection
 
 type IntArray = npt.NDArray[np.int64]
 
+_SMALL = 1e9  # multiplications of BᵀDB: a tenth of a second
 _MAX_DENSE = 20_000  # columns of the dense block: 3.2 GB for each of a few matrices
 
 
@@ -202,6 +203,17 @@ class MixedProducts:
         """What the compiled likelihood reads beside the parameters and the response, in the order of its arguments."""
         return self.df, self.sizes, self.C, self.B.indptr, self.B.indices, self.B.data, self.within
 
+    @property
+    def small(self) -> bool:
+        """Whether NumPy evaluates the likelihood in a fraction of the time that Numba takes to load or compile it."""
+        rows, m = self.B.shape
+        return rows * m * max(m, 1) <= _SMALL
+
+    @cached_property
+    def filled(self) -> FloatArray:
+        """B as a dense matrix."""
+        return np.asarray(self.B.toarray())
+
     @cached_property
     def largest(self) -> FloatArray:
         """The largest squared length of a column of Z for each element of phi that is a variance, 0 for covariances."""
@@ -244,6 +256,9 @@ class MixedProducts:
 
     def times_roots(self, A: FloatArray, roots: FloatArray, *, transposed: bool = False) -> FloatArray:
         """Return AΛ, or AΛᵀ, of the packed roots of the terms of the dense block."""
+        if roots.size == len(self.sizes):  # each is 1 × 1: Λ is diagonal
+            diagonal = np.repeat(roots, self.sizes[:, 0])
+            return np.asarray(A * np.concatenate([diagonal, np.ones(A.shape[1] - diagonal.size)]))
         out = A.copy()
         at = start = 0
         for levels, c in self.sizes.tolist():

@@ -9,9 +9,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.semidefinite import eigen_root
+from pm_fastlmm.engines.structured import vectorised
 from pm_fastlmm.engines.structured.from_rows import LOST, Rows, block_diagonal, digits_lost, loud, roots_beside
-from pm_fastlmm.engines.structured.loops import factorise, gradient, loglik_and_gradient, matrix_root
+from pm_fastlmm.engines.structured.loops import factorise, gradient, loglik_and_gradient
 from pm_fastlmm.engines.structured.products import MixedProducts, Response
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+
+_LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
 
 
 class Gradient(NamedTuple):
@@ -61,8 +66,12 @@ class MixedState:
         p = products
         phi = p.packed(sigma)
         statistics = response.within, response.between, response.rss
-        ok, loglik, yPy, *rest = factorise(phi, float(sigma2_e), *statistics, *p.constants)
-        ok, factor, e = ok and np.isfinite(loglik), (phi, *rest), float(sigma2_e)
+        e = float(sigma2_e)
+        if p.small:
+            ok, loglik, *rest = vectorised.factorise(p, phi, e, *statistics)
+        else:
+            ok, loglik, *rest = factorise(phi, e, *statistics, *p.constants)
+        ok, yPy, factor = ok and np.isfinite(loglik), *rest[:1], (phi, *rest[1:])
         if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
             rows = Rows.of(p, response, sigma, e, phi)
             if rows is not None:
@@ -75,8 +84,11 @@ class MixedState:
         if self.rows is not None:
             return self._gradient_of_rows(self.rows)
         p, (phi, *factor) = self.products, self.factor
-        given = (*p.constants[:-1], self.yPy, *factor)
-        grad, de, weighted, w = gradient(phi, self.sigma2_e, self.response.between, *given)
+        e, between = self.sigma2_e, self.response.between
+        if p.small:
+            grad, de, weighted, w = vectorised.gradient(p, phi, e, between, self.yPy, *factor)
+        else:
+            grad, de, weighted, w = gradient(phi, e, between, *p.constants[:-1], self.yPy, *factor)
         effects = [
             np.einsum("jab,jb->ja", p.C, weighted) if at is None else w[at : at + levels * c].reshape(levels, c)
             for at, (_, levels, c, _) in zip(p.offsets(), p.blocks, strict=True)
@@ -84,16 +96,13 @@ class MixedState:
         return Gradient(p.unpacked(grad), float(de), effects, weighted)
 
     def _gradient_of_rows(self, rows: Rows) -> Gradient:
-        p = self.products
-        scores, between = {}, np.zeros(self.response.between.shape)
-        if p.eliminated:
-            score, w, between = rows.eliminated_score()
-            scores[p.order[0]] = score, w
-        for k, offset in enumerate(p.offsets()):
-            if offset is not None:
-                scores[k] = rows.dense_score(offset, *p.blocks[k][1:3])
-        sigma, effects = ([scores[k][i] for k in range(len(p.blocks))] for i in (0, 1))
-        return Gradient(sigma, rows.residual_score(), effects, between)
+        places = zip(self.products.offsets(), self.products.blocks, strict=True)
+        scores = [
+            rows.eliminated_score() if at is None else rows.dense_score(at, levels, c)
+            for at, (_, levels, c, _) in places
+        ]
+        sigma, effects = map(list, zip(*scores, strict=True))
+        return Gradient(sigma, rows.residual_score(), effects, rows.between)
 
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
         """
@@ -141,7 +150,7 @@ class MixedState:
             for k, x in vector.items():
                 offset = offsets[k]
                 if offset is None:
-                    first[:, :, s] = x
+                    first[:, :, s] = x.reshape(levels, c)
                 else:
                     dense[offset : offset + x.size, s] = x.ravel()
         return first, dense
@@ -180,18 +189,13 @@ class MixedState:
         scaled = self.scaled[: len(self.scaled) - p.fixed] if beta_known else self.scaled
         block, offset = p.blocks[k], p.offsets()[k]
         if offset is None:
-            return self._eliminated_error(k, scaled)
+            direct, through = self._given_dense(np.broadcast_to(np.eye(p.C.shape[1]), p.C.shape))
+            rows = sp.csr_array(block_diagonal(np.swapaxes(through, 1, 2)) @ p.B) @ scaled.T
+            return np.asarray(direct + e * (rows**2).sum(axis=-1).reshape(direct.shape))
         columns = scaled[:, offset : offset + block.Z.shape[1]]
         if block.root is not None:
             columns = columns @ block.root.T
         return np.asarray(e * (columns**2).sum(axis=0).reshape(block.levels, block.width))
-
-    def _eliminated_error(self, k: int, scaled: FloatArray) -> FloatArray:
-        p, e = self.products, self.sigma2_e
-        levels, c = p.C.shape[:2]
-        direct, through = self._given_dense(np.broadcast_to(np.eye(c), (levels, c, c)))
-        rows = sp.csr_array(block_diagonal(np.swapaxes(through, 1, 2)) @ p.B) @ scaled.T
-        return np.asarray(direct + e * (rows**2).sum(axis=-1).reshape(direct.shape))
 
     def _given_dense(self, z: FloatArray) -> tuple[FloatArray, FloatArray]:
         """
@@ -210,11 +214,42 @@ class MixedState:
         through : (levels, width, s) array
         """
         p = self.products
-        G = matrix_root(np.array(self.sigma[p.order[0]], dtype=float))[0] if p.eliminated else np.zeros((1, 1))
+        G = (
+            vectorised.matrix_root(np.array(self.sigma[p.order[0]], dtype=float))[0]
+            if p.eliminated
+            else np.zeros((1, 1))
+        )
         CG = np.swapaxes(p.C, 1, 2) @ G
         T = roots_beside(CG, self.sigma2_e)
         half = np.linalg.solve(np.swapaxes(T, 1, 2), G.T @ z)
         return self.sigma2_e * (half**2).sum(axis=1), CG @ np.linalg.solve(T, half)
+
+    def alone(self, y: FloatArray, k: int, direction: FloatArray, variance: float) -> Rotated:
+        """
+        Return y less the predictions of all but variance · direction, a part of Σ_k, rotated by that part.
+
+        Raises
+        ------
+        ValueError
+            If the spectrum of that component would not fit in memory.
+        """
+        block = self.products.blocks[k]
+        values, vectors = np.linalg.eigh(direction)
+        root = eigen_root(values, vectors)[:, values > 1e-12 * values.max()]
+        n, width = block.Z.shape[0], root.shape[1]
+        if n * block.levels * width > _LARGEST:
+            raise ValueError(
+                f"the component has {block.levels * width} effects in {n} rows: its spectrum would not fit in memory. "
+                "2 * (fit.loglik - loglik without it) beside ½χ²₀ + ½χ²₁ is what is left."
+            )
+        Z = block.Z.toarray().reshape(n, block.levels, block.width)
+        W = (Z @ root).reshape(n, -1)
+        others = np.zeros(n)
+        for j, weights in enumerate(self.gradient.effects):
+            sigma = self.sigma[j] - (variance * direction if j == k else 0.0)
+            others += self.products.blocks[j].Z @ (weights @ sigma).ravel()
+        spectrum = Spectrum.from_factor(W, self.products.projection.Q1)
+        return Rotated.from_values(spectrum, y - others, None)
 
     def predict(self, X_new: FloatArray, Z_new: list[Any], unknown: FloatArray) -> tuple[FloatArray, FloatArray]:
         """
@@ -231,10 +266,7 @@ class MixedState:
         # over the independent effects, whose image under the root of a known covariance are those of the levels
         rooted = [Z if block.root is None else Z @ block.root for Z, block in zip(Z_new, p.blocks, strict=True)]
         vectors = [Z.toarray() if hasattr(Z, "toarray") else Z for Z in rooted]
-        shapes = [(block.levels, block.width) for block in p.blocks]
-        first, dense = self._stack(
-            [{k: rows[s].reshape(shapes[k]) for k, rows in enumerate(vectors)} for s in range(len(X_new))]
-        )
+        first, dense = self._stack([dict(enumerate(row)) for row in zip(*vectors, strict=True)])
         m, q = len(dense), len(dense) - p.fixed
         mean = dense[:q].T @ self.factor[7][:q]
         if p.eliminated:

@@ -11,8 +11,7 @@ from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.directions import Direction
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.engines.structured.products import MixedProducts
-from pm_fastlmm.spectrum.streams.directions import reduce_rows
-from pm_fastlmm.spectrum.streams.factor import GRAM_RATIO
+from pm_fastlmm.spectrum.streams.factor import GRAM_RATIO, reduce_rows
 from pm_fastlmm.spectrum.streams.statistics import KernelStatistics
 
 

@@ -16,7 +16,7 @@ from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.engines.algebra import along_columns, less_columns, times, white_noise
 from pm_fastlmm.engines.inputs import coefficients, covariance_root, double, read_mean, read_response, refuse_unknown
-from pm_fastlmm.engines.random_variable import LMM, LMMRV
+from pm_fastlmm.engines.random_variable import LMM, LMMRV, Treatment
 from pm_fastlmm.engines.spectral.variables import spectral_logp
 from pm_fastlmm.engines.structured.operations import MixedLoglik, RandomEffects, ResponseStatistics
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
@@ -58,8 +58,8 @@ class StructuredRV(LMMRV):
             noise = pt.concatenate([noise[..., :-1], pt.sqrt(chi2)], axis=-1)
         phi = packed(carried["theta"], products, theta, B)
         y = RandomEffects(products)(phi, xi) + pt.sqrt(theta[-1]) * noise
-        projection: Projection = carried["projection"]
-        return rng, mu + (less_columns(projection, y) if products.flat else y + along_columns(projection, b))
+        X = products.projection
+        return rng, mu + (less_columns(X, y) if products.flat else y + along_columns(X, b))
 
     def center(self, *params: Any) -> Any:
         """Return where an unobserved variable starts."""
@@ -180,24 +180,37 @@ def _parametrise(
 ) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
     """Return the parameters of the random variable, and the other arguments of `LMM`."""
     terms = _checked_terms(terms)
-    n = terms[0].n
     ids, projection = _aligned(terms, X)
     _check_rows(rows, terms, X, ids, mu)
     refuse_unknown("StructuredLMM", kwargs, "it takes X, terms, sigma2_e, mu, beta, beta_mean, beta_cov, observed")
     treatment, b, B = coefficients(projection, beta, beta_mean, beta_cov)
+    carried = _carried(terms, ids, projection, treatment, design, rows, prior=B.type.shape != (0, 0))
+    values = double(carried["theta"].pack(double(sigma2_e), pt))
+    return [read_mean(mu, ids, terms[0].n), b, B, values], {"kind": StructuredRV, "carried": carried, **kwargs}
+
+
+def carried_by(terms: Sequence[Term], X: Any, design: Any) -> dict[str, Any]:
+    """Return what a variable carries whose β has a flat prior, of terms with any values of their parameters."""
+    terms = _checked_terms(terms)
+    return _carried(terms, *_aligned(terms, X), "flat", design)
+
+
+def _carried(
+    terms: list[Term], ids: Any, projection: Projection, treatment: Treatment, design: Any,
+    rows: TermStatistics | None = None, *, prior: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what is the same in each evaluation, by the names of the attributes of the random variable."""
     blocks = [_block(term) for term in terms]
-    if B.type.shape != (0, 0):
+    if prior:
         blocks.append(EffectBlock(sp.csr_array(projection.X), 1, projection.rank, None))
     observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
     products = MixedProducts.from_rows(
         blocks, projection, flat=treatment == "flat", observations=observations, largest_ratio=precise
     )
     theta = Theta.of_terms(terms)
-    carried = {"treatment": treatment, "terms": tuple(terms), "theta": theta,
-               "products": products, "projection": projection, "ids": ids, "design": design,
-               "spectrum": _spectrum(theta, blocks[: len(terms)], projection) if rows is None else None}  # fmt: skip
-    values = double(theta.pack(double(sigma2_e), pt))
-    return [read_mean(mu, ids, n), b, B, values], {"kind": StructuredRV, "carried": carried, **kwargs}
+    return {"treatment": treatment, "terms": tuple(terms), "theta": theta,
+            "products": products, "projection": projection, "ids": ids, "design": design,
+            "spectrum": _spectrum(theta, blocks[: len(terms)], projection) if rows is None else None}  # fmt: skip
 
 
 def _spectrum(theta: Theta, blocks: list[EffectBlock], projection: Projection) -> Spectrum | None:

@@ -5,7 +5,7 @@ Everything is computed in the basis [Q₁ | Q₂U]: u = Q₁a + (Q₂U)b is the 
 matrix product. Batch axes (responses, posterior draws) lead.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -371,11 +371,10 @@ def draw_effects(
     prior = draw_prior_effects(s, np.broadcast_to(sigma2_g, shape), rng)
     z = rotated.z - prior.b - sigma_e * rng.standard_normal((*shape, k))
     y1 = rotated.y1 - prior.a - sigma_e * rng.standard_normal((*shape, r))
-    d = variances(s.eigvals, sigma2_g, sigma2_e)
-    scaled = np.expand_dims(sigma2_g, -1) * z / d
-    along = y1 - scaled @ s.C
+    u = blup(replace(rotated, z=z, y1=y1), sigma2_g, sigma2_e)
+    along = y1 - u.a
     beta = scipy.linalg.solve_triangular(s.projection.R, along.reshape(-1, r).T).T.reshape(along.shape) if r else along
-    return beta, Coordinates(prior.a + scaled @ s.C, prior.b + s.eigvals * scaled)
+    return beta, Coordinates(prior.a + u.a, prior.b + u.b)
 
 
 def given_coefficients(

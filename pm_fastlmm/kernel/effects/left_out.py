@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -132,7 +132,9 @@ class Predicted:
     @classmethod
     def of_rotated(cls, rotated: Rotated, sigma2_g: Any, sigma2_e: Any, y: Any, groups: Any) -> Self:
         """
-        Leave observations or groups of one kernel out; y may be None where its rows follow from what was kept.
+        Leave observations or groups of one kernel out, with an axis of responses also for one.
+
+        y may be None where its rows follow from what was kept.
 
         Raises
         ------
@@ -148,14 +150,7 @@ class Predicted:
         values = explained if y is None and not s.nullity else _same_rows(rotated, y)
         precision = SpectralRows.of(s).at(z, values - explained if s.nullity else None, g, e)
         read = None if groups is None else Groups.read(groups, s.ids, s.n)
-        found = cls.of(precision, values, s.projection.Q1, s.ids, read)
-        return found if rotated.batch_shape else found._first()
-
-    def _first(self) -> Self:
-        """Return that of the first response."""
-        left = LeftOut(*(part[0] for part in self.left))
-        joint = None if self.joint is None else Joint(*(part[0] for part in self.joint))
-        return replace(self, left=left, joint=joint, y=self.y[0])
+        return cls.of(precision, values, s.projection.Q1, s.ids, read)
 
     def table(self, place: Any = ()) -> pd.DataFrame:
         """Return a row for each observation of one response."""

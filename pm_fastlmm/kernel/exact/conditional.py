@@ -6,12 +6,17 @@ mode, and decays at least exponentially on both sides. With t = mode + width · 
 far as tails do and resolve the middle (Takahasi & Mori 1974, doi:10.2977/prims/1195192451).
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
+from scipy.special import gammaln
 
 from pm_fastlmm.base.arrays import FloatArray
+
+type Family = Literal["half-normal", "half-t", "exponential"]
 
 _BISECTIONS = 40
 _REACH = 12.0  # how far beyond the scales of the data and the prior the mode is sought
@@ -19,24 +24,79 @@ _NODES: FloatArray = np.linspace(-5.5, 5.5, 67)
 _FINE: FloatArray = np.linspace(-5.5, 5.5, 111)  # where a cubic spline stands for the density
 
 
-class TotalPrior(Protocol):
-    """A prior of t = log total, at any number of h² at once."""
+def _log_family(family: Family, df: float, log_r: FloatArray) -> FloatArray:
+    """Return log p(σ)σ at r = σ/s."""
+    r = np.exp(log_r)
+    if family == "exponential":
+        return np.asarray(log_r - r)
+    if family == "half-normal":
+        return np.asarray(log_r + 0.5 * math.log(2 / math.pi) - 0.5 * r**2)
+    constant = math.log(2) + gammaln((df + 1) / 2) - gammaln(df / 2) - 0.5 * math.log(math.pi * df)
+    return np.asarray(log_r + constant - 0.5 * (df + 1) * np.log1p(r**2 / df))
+
+
+def _elasticity(family: Family, df: float, log_r: FloatArray) -> FloatArray:
+    """Return -d log p/d log σ at r = σ/s."""
+    r = np.exp(log_r)
+    if family == "exponential":
+        return r
+    return r**2 if family == "half-normal" else (df + 1) / (1 + df / r**2)
+
+
+def _elasticity_slope(family: Family, df: float, log_r: FloatArray) -> FloatArray:
+    """Return the derivative of the elasticity with respect to log σ."""
+    value = _elasticity(family, df, log_r)
+    if family == "exponential":
+        return value
+    return 2 * value if family == "half-normal" else 2 * value * (1 - value / (df + 1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deviations:
+    """
+    A prior of t, the logarithm of a variance e^t, log-concave: Σ_j log p(σ_j)σ_j - log 2, σ²_j = share_j · e^t.
+
+    It is at any number of h² at once.
+
+    Attributes
+    ----------
+    family : {"half-normal", "half-t", "exponential"}
+    df : float
+        ν of half-t.
+    log_shares, log_scale : lists of arrays
+        log share_j and log s_j of each deviation.
+    """
+
+    family: Family
+    df: float
+    log_shares: list[FloatArray]
+    log_scale: list[FloatArray]
+
+    def _sum(self, of: Callable[[Family, float, FloatArray], FloatArray], t: FloatArray) -> Any:
+        """Return the sum over the deviations of a function of log(σ_j/s_j)."""
+        ratios = [0.5 * (share + t) - scale for share, scale in zip(self.log_shares, self.log_scale, strict=True)]
+        return sum(of(self.family, self.df, ratio) for ratio in ratios)
 
     def log_density(self, t: FloatArray) -> FloatArray:
-        """Return log π(t), log-concave in t."""
+        """Return the log of the density."""
+        return np.asarray(self._sum(_log_family, t) - len(self.log_scale) * math.log(2))
 
     def slope(self, t: FloatArray) -> FloatArray:
-        """Return its derivative."""
+        """Return its derivative with respect to t."""
+        return np.asarray(0.5 * len(self.log_scale) - 0.5 * self._sum(_elasticity, t))
 
     def curvature(self, t: FloatArray) -> FloatArray:
-        """Return minus its second derivative."""
+        """Return minus its second derivative with respect to t."""
+        return np.asarray(0.25 * self._sum(_elasticity_slope, t))
 
     @property
     def log_scales(self) -> tuple[FloatArray, FloatArray]:
-        """The smallest and the largest t that the prior calls typical."""
+        """Logarithms of the squared scales, the smallest and the largest one."""
+        first, last = self.log_scale[0], self.log_scale[-1]
+        return 2 * np.minimum(first, last), 2 * np.maximum(first, last)
 
 
-def mode_and_width(prior: TotalPrior, quadratic: FloatArray, df: int) -> tuple[FloatArray, FloatArray]:
+def mode_and_width(prior: Deviations, quadratic: FloatArray, df: int) -> tuple[FloatArray, FloatArray]:
     """Return the mode of t and the standard deviation of the normal density that touches it, given Q (…)."""
     likely = np.log(quadratic / df)
     smallest, largest = prior.log_scales
@@ -49,7 +109,7 @@ def mode_and_width(prior: TotalPrior, quadratic: FloatArray, df: int) -> tuple[F
     return mode, 1 / np.sqrt(0.5 * quadratic * np.exp(-mode) + prior.curvature(mode))
 
 
-def log_integral(prior: TotalPrior, quadratic: FloatArray, df: int) -> FloatArray:
+def log_integral(prior: Deviations, quadratic: FloatArray, df: int) -> FloatArray:
     """Return log ∫ exp(-½pt - ½Qe^{-t}) π(t) dt, given Q (…)."""
     mode, width = mode_and_width(prior, quadratic, df)
     top = _log_density(prior, quadratic, df, mode)
@@ -59,7 +119,7 @@ def log_integral(prior: TotalPrior, quadratic: FloatArray, df: int) -> FloatArra
     return np.asarray(top + np.log(total * width * (_NODES[1] - _NODES[0])))
 
 
-def _relative(prior: TotalPrior, quadratic: FloatArray, df: int, t: FloatArray, top: FloatArray) -> FloatArray:
+def _relative(prior: Deviations, quadratic: FloatArray, df: int, t: FloatArray, top: FloatArray) -> FloatArray:
     """
     Return the density at t relative to the mode.
 
@@ -69,7 +129,7 @@ def _relative(prior: TotalPrior, quadratic: FloatArray, df: int, t: FloatArray, 
     return np.asarray(np.exp(np.minimum(_log_density(prior, quadratic, df, t) - top, 0.0)))
 
 
-def _log_density(prior: TotalPrior, quadratic: FloatArray, df: int, t: FloatArray) -> FloatArray:
+def _log_density(prior: Deviations, quadratic: FloatArray, df: int, t: FloatArray) -> FloatArray:
     with np.errstate(over="ignore"):
         return np.asarray(prior.log_density(t) - 0.5 * df * t - 0.5 * quadratic * np.exp(-t))
 
@@ -96,7 +156,7 @@ class Conditional:
     variance: FloatArray
 
     @classmethod
-    def of(cls, prior: TotalPrior, quadratic: FloatArray, df: int) -> Self:
+    def of(cls, prior: Deviations, quadratic: FloatArray, df: int) -> Self:
         """Tabulate the distributions given Q (m,)."""
         mode, width = mode_and_width(prior, quadratic, df)
         top = _log_density(prior, quadratic, df, mode)

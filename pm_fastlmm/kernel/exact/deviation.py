@@ -10,7 +10,7 @@ from scipy.optimize import brentq, minimize_scalar
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.kernel.exact.conditional import Conditional
-from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior, Deviations
+from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior
 from pm_fastlmm.kernel.exact.result import SHARES, ExactPosterior
 
 _DROP = 27.0  # log-density below the mode from where on h² counts for nothing in a variance: 2e-12
@@ -29,11 +29,12 @@ class DeviationPosterior(ExactPosterior):
     grid of logit h². That is a loop over responses, some tens of milliseconds for each.
     """
 
+    prior: DeviationPrior
+
     @property
     def _moment_order(self) -> float:
         """Half-normal and exponential tails have all moments; σ^-(ν + 1) and the likelihood of rank k leave those."""
-        prior = self._deviations
-        return (self.spectrum.rank + prior.df) / 2 if prior.family == "half-t" else math.inf
+        return (self.spectrum.rank + self.prior.df) / 2 if self.prior.family == "half-t" else math.inf
 
     def _total_given_h2(self, part: slice) -> tuple[FloatArray, FloatArray]:
         """Return mean and variance of the total given h² at the nodes, (T, m)."""
@@ -69,11 +70,6 @@ class DeviationPosterior(ExactPosterior):
         ends = self._each(quantity, lambda mixture: mixture.shortest(probability), 2)
         return ends if self.names is not None else ends[0]
 
-    @property
-    def _deviations(self) -> DeviationPrior:
-        assert isinstance(self.prior, DeviationPrior)
-        return self.prior
-
     def _each(self, quantity: str, of: Any, columns: int) -> FloatArray:
         """Apply a function to the mixture of each response that has a posterior, (T, columns)."""
         self._share(quantity, self.x)  # an unknown quantity is refused
@@ -88,9 +84,8 @@ class DeviationPosterior(ExactPosterior):
         logs = np.log(2 * np.atleast_2d(self.scale)[t])
         fine = np.isfinite(logs)
         quadratic = np.exp(CubicSpline(self.x[fine], logs[fine])(np.clip(x, *self.x[fine][[0, -1]])))
-        density = Deviations.given_h2(self._deviations.part(t), x)
         with np.errstate(all="ignore"):
-            return Conditional.of(density, quadratic, self.spectrum.df)
+            return Conditional.of(self.prior.part(t).given_h2(x), quadratic, self.spectrum.df)
 
     def _mixture(self, t: int, quantity: str) -> "_Mixture":
         """Return the distribution of a log-variance as a mixture over a fine grid of logit h²."""

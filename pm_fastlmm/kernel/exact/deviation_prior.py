@@ -1,21 +1,17 @@
 """Priors on the two standard deviations, that of what K explains and that of the residual."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import numpy as np
-from scipy.special import gammaln
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.display import Described
-from pm_fastlmm.kernel.exact.conditional import log_integral
+from pm_fastlmm.kernel.exact.conditional import Deviations, Family, log_integral
 from pm_fastlmm.kernel.likelihood.prior import VariancePrior, residual_scale, residual_scales, shares, short
 from pm_fastlmm.spectrum.spectrum import Rotated
-
-type Family = Literal["half-normal", "half-t", "exponential"]
 
 type Prior = VariancePrior | DeviationPrior
 
@@ -119,9 +115,16 @@ class DeviationPrior(Described):
         )
         return replace(self, scale_kernel=kernel, scale_residual=residual)
 
+    def given_h2(self, x: FloatArray) -> Deviations:
+        """Return the density of log total, joint with that of logit h², at given x."""
+        with np.errstate(divide="ignore"):
+            log_shares = [np.log(share) for share in shares(x)]
+        scales = [np.log(scale) for scale in (self.scale_kernel, self.scale_residual)]
+        return Deviations(self.family, self.df, log_shares, [s if s.ndim == 0 else s[:, None] for s in scales])
+
     def log_joint(self, x: FloatArray, quadratic: FloatArray, df: int) -> tuple[FloatArray, FloatArray]:
         """Return ½Q and the log of ∫ p(z, rss | h², total) p(x, total) d total + ½ Σ log e, Q = Σz²/e (…, m)."""
-        density = Deviations.given_h2(self, x)
+        density = self.given_h2(x)
         with np.errstate(all="ignore"):
             value = log_integral(density, quadratic, df) - 0.5 * df * _LOG_2PI
         return 0.5 * quadratic, value
@@ -129,11 +132,12 @@ class DeviationPrior(Described):
     def log_none(self, norm2: FloatArray, df: int) -> FloatArray:
         """Return log p(z, rss | σ_K = 0), σ_e integrated out under its own prior, given ‖y orthogonal to X‖² (T,)."""
         with np.errstate(all="ignore"):
-            return np.asarray(log_integral(Deviations.residual(self), norm2, df) - 0.5 * df * _LOG_2PI)
+            alone = Deviations(self.family, self.df, [np.zeros(())], [np.log(self.scale_residual)])  # of log σ²_e
+            return np.asarray(log_integral(alone, norm2, df) - 0.5 * df * _LOG_2PI)
 
     def log_h2(self, x: FloatArray) -> FloatArray:
         """Return the log-density of logit h² at x (m,) under the prior."""
-        given = Deviations.given_h2(self, np.asarray(x, dtype=float)[:, None])
+        given = self.given_h2(np.asarray(x, dtype=float)[:, None])
         low, high = given.log_scales
         reach = 80.0 if self.family == "half-t" else 40.0
         span = np.abs(x).max(initial=0.0) + reach / min(1.0, self.df if self.family == "half-t" else 1.0)
@@ -151,83 +155,3 @@ def check_prior(prior: object) -> None:
             f"prior must be a VariancePrior or a DeviationPrior, got {type(prior).__name__}: for example "
             "flmm.priors.DeviationPrior('half-normal', 1.0, 1.0)."
         )
-
-
-def _log_density(family: Family, df: float, log_r: FloatArray) -> FloatArray:
-    """Return log p(σ)σ at r = σ/s."""
-    r = np.exp(log_r)
-    if family == "exponential":
-        return np.asarray(log_r - r)
-    if family == "half-normal":
-        return np.asarray(log_r + 0.5 * math.log(2 / math.pi) - 0.5 * r**2)
-    constant = math.log(2) + gammaln((df + 1) / 2) - gammaln(df / 2) - 0.5 * math.log(math.pi * df)
-    return np.asarray(log_r + constant - 0.5 * (df + 1) * np.log1p(r**2 / df))
-
-
-def _elasticity(family: Family, df: float, log_r: FloatArray) -> FloatArray:
-    """Return -d log p/d log σ at r = σ/s."""
-    r = np.exp(log_r)
-    if family == "exponential":
-        return r
-    return r**2 if family == "half-normal" else (df + 1) / (1 + df / r**2)
-
-
-def _elasticity_slope(family: Family, df: float, log_r: FloatArray) -> FloatArray:
-    """Return the derivative of the elasticity with respect to log σ."""
-    value = _elasticity(family, df, log_r)
-    if family == "exponential":
-        return value
-    return 2 * value if family == "half-normal" else 2 * value * (1 - value / (df + 1))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Deviations:
-    """
-    The density of t, the logarithm of a variance e^t: Σ_j log p(σ_j)σ_j - log 2, σ²_j = share_j · e^t.
-
-    Attributes
-    ----------
-    prior : DeviationPrior
-    log_shares, log_scale : lists of arrays
-        log share_j and log s_j of each deviation.
-    """
-
-    prior: DeviationPrior
-    log_shares: list[FloatArray]
-    log_scale: list[FloatArray]
-
-    @classmethod
-    def given_h2(cls, prior: DeviationPrior, x: FloatArray) -> Self:
-        """Return the density of t = log total, joint with that of logit h², at given x."""
-        with np.errstate(divide="ignore"):
-            log_shares = [np.log(share) for share in shares(x)]
-        scales = [np.log(scale) for scale in (prior.scale_kernel, prior.scale_residual)]
-        return cls(prior, log_shares, [scale if scale.ndim == 0 else scale[:, None] for scale in scales])
-
-    @classmethod
-    def residual(cls, prior: DeviationPrior) -> Self:
-        """Return the density of t = log σ²_e when there is no kernel."""
-        return cls(prior, [np.zeros(())], [np.log(prior.scale_residual)])
-
-    def _sum(self, of: Callable[[Family, float, FloatArray], FloatArray], t: FloatArray) -> Any:
-        """Return the sum over the deviations of a function of log(σ_j/s_j)."""
-        ratios = [0.5 * (share + t) - scale for share, scale in zip(self.log_shares, self.log_scale, strict=True)]
-        return sum(of(self.prior.family, self.prior.df, ratio) for ratio in ratios)
-
-    def log_density(self, t: FloatArray) -> FloatArray:
-        """Return the log of the density."""
-        return np.asarray(self._sum(_log_density, t) - len(self.log_scale) * math.log(2))
-
-    def slope(self, t: FloatArray) -> FloatArray:
-        """Return its derivative with respect to t."""
-        return np.asarray(0.5 * len(self.log_scale) - 0.5 * self._sum(_elasticity, t))
-
-    def curvature(self, t: FloatArray) -> FloatArray:
-        """Return minus its second derivative with respect to t."""
-        return np.asarray(0.25 * self._sum(_elasticity_slope, t))
-
-    @property
-    def log_scales(self) -> tuple[FloatArray, FloatArray]:
-        """Logarithms of the squared scales, the smallest and the largest one."""
-        first, last = self.log_scale[0], self.log_scale[-1]
-        return 2 * np.minimum(first, last), 2 * np.maximum(first, last)

@@ -76,19 +76,17 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: Prior | None = None) -
     evidence[failed | (not prior.proper)] = factor[failed] = np.nan
     weights = np.exp(log_density) * dx
     weights /= weights.sum(axis=-1, keepdims=True)  # the logarithm of a mass far from 1 has rounding of its own
-    if not several:
-        log_density, weights, scale = log_density[0], weights[0], scale[0]
-        evidence, factor, message = evidence[0], factor[0], message[0]
-    conjugate = isinstance(prior, VariancePrior)
-    return (ExactPosterior if conjugate else DeviationPosterior)(
+    own = slice(None) if several else 0
+    kind: type[ExactPosterior] = ExactPosterior if isinstance(prior, VariancePrior) else DeviationPosterior
+    return kind(
         x=x,
-        weights=weights,
-        log_density=log_density,
+        weights=weights[own],
+        log_density=log_density[own],
         shape=(prior.total_shape if isinstance(prior, VariancePrior) else 0.0) + s.df / 2,
-        scale=scale,
-        log_evidence=plain(evidence),
-        log_bayes_factor=plain(factor),
-        message=message,
+        scale=scale[own],
+        log_evidence=plain(evidence[own]),
+        log_bayes_factor=plain(factor[own]),
+        message=message[own],
         names=rotated.names,
         prior=prior,
         rotated=rotated,

@@ -1,13 +1,12 @@
 """Limits of intervals of the parameters of one kernel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from scipy.special import gammaincinv, ndtri
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.kernel.inference.null import critical_values
 from pm_fastlmm.kernel.inference.projection import Projector
 from pm_fastlmm.kernel.likelihood.profile import Profile
 from pm_fastlmm.kernel.likelihood.region import Allowed, likelihood_region
@@ -21,33 +20,14 @@ def share_limits(rotated: Rotated, method: Method, name: str, allowed: Allowed) 
     """Return the limits of h2, pve or delta, (T,): the region of δ, of which they are monotone functions."""
     profile = Profile.from_rotated(rotated, method)
     region = likelihood_region(profile, allowed)
-    ends = np.stack([region.low, region.high])
     with np.errstate(over="ignore"):
-        delta = profile.largest * np.exp(ends)
+        delta = profile.largest * np.exp([region.low, region.high])
     if name == "delta":
         return delta[0], delta[1]
     s = rotated.spectrum
     kbar = s.mean_diagonal if name == "h2" else s.mean_eigval
     share = kbar / (kbar + delta)
     return share[1], share[0]
-
-
-def inversion_limits(
-    rotated: Rotated, method: Method, names: Sequence[str], level: float, n_sim: int, random_seed: object
-) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Return the values of h2, pve or delta that the exact likelihood-ratio test does not reject, (T,), by name."""
-    allowed = critical_values(rotated.spectrum, method, level, n_sim, random_seed)
-    return {name: share_limits(rotated, method, name, allowed) for name in names}
-
-
-def critical_levels(
-    spectrum: Spectrum, method: Method, h2: FloatArray, level: float, n_sim: int, random_seed: object
-) -> FloatArray:
-    """Return the exact critical values of 2[max ℓ - ℓ(h²)] at values of h²."""
-    allowed = critical_values(spectrum, method, level, n_sim, random_seed)
-    with np.errstate(divide="ignore"):
-        x = np.log(spectrum.mean_diagonal * (1 - h2) / h2 / spectrum.eigvals.max())
-    return np.interp(x, allowed.first + allowed.step * np.arange(allowed.levels.size), allowed.levels)
 
 
 def profile_limits(rotated: Rotated, method: Method, name: str, level: float) -> tuple[FloatArray, FloatArray]:

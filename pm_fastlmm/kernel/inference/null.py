@@ -81,55 +81,40 @@ class NullDistribution:
         return float(self.statistic[min(place, self.statistic.size - 1)])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Alternatives:
+def alternatives_of(spectrum: Spectrum) -> FloatArray:
     """
-    The mixture that is drawn from: half of it σ²_g = 0, half of it values of γ an even distance apart.
+    Return the -log γ (J,), in the units of `Profile`, of the mixture that is drawn from.
 
-    Attributes
-    ----------
-    x : (J,) array
-        -log γ in the units of `Profile`.
+    Half of it is σ²_g = 0, half of it these values an even distance apart. It depends on no response.
     """
+    return Scale.of(Profile.from_rotated(_nothing(spectrum), "REML")).nodes(_APART, _ALTERNATIVES)
 
-    x: FloatArray
 
-    @classmethod
-    def of(cls, spectrum: Spectrum) -> "Alternatives":
-        """Return the mixture of a spectrum; it depends on no response."""
-        profile = Profile.from_rotated(_nothing(spectrum), "REML")
-        return cls(Scale.of(profile).nodes(_APART, _ALTERNATIVES))
-
-    def draw(self, spectrum: Spectrum, size: int, rng: np.random.Generator) -> Rotated:
-        """Draw responses of the mixture, σ²_e = 1."""
-        largest = float(spectrum.eigvals.max())
-        gamma = np.exp(-self.x[rng.integers(self.x.size, size=size)]) / largest
-        return simulate_contrasts(spectrum, np.where(rng.random(size) < 0.5, 0.0, gamma), 1.0, size, rng)
-
-    def weights(self, profile: Profile) -> FloatArray:
-        """Return the weights of the responses of a restricted profile."""
-        # the restricted profile is -2 log of the density of the direction, relative to that at γ = 0 where f is 0
-        relative = -0.5 * profile.heights(self.x)
-        mixture = logsumexp(relative, axis=1) - np.log(2 * self.x.size)
-        return np.asarray(np.exp(-np.logaddexp(np.log(0.5), mixture)))
+def mixture_weights(alternatives: FloatArray, profile: Profile) -> FloatArray:
+    """Return the weights of the responses of a restricted profile."""
+    # the restricted profile is -2 log of the density of the direction, relative to that at γ = 0 where f is 0
+    relative = -0.5 * profile.heights(alternatives)
+    mixture = logsumexp(relative, axis=1) - np.log(2 * alternatives.size)
+    return np.asarray(np.exp(-np.logaddexp(np.log(0.5), mixture)))
 
 
 def kernel_null(
-    spectrum: Spectrum, method: Method, n_sim: int, rng: np.random.Generator
-) -> tuple[NullDistribution, Alternatives]:
+    spectrum: Spectrum, method: Method, alternatives: FloatArray, n_sim: int, rng: np.random.Generator
+) -> NullDistribution:
     """Simulate the statistic of σ²_g = 0 n_sim times; it serves all responses of the spectrum."""
-    alternatives = Alternatives.of(spectrum)
+    largest = float(spectrum.eigvals.max())
     statistics, weights = [], []
     for size in blocks(n_sim, spectrum.rank):
-        drawn = alternatives.draw(spectrum, size, rng)
+        gamma = np.exp(-alternatives[rng.integers(alternatives.size, size=size)]) / largest
+        drawn = simulate_contrasts(spectrum, np.where(rng.random(size) < 0.5, 0.0, gamma), 1.0, size, rng)
         restricted = Profile.from_rotated(drawn, "REML")
         profile = restricted if method == "REML" else Profile.from_rotated(drawn, method)
         x, f, *_ = search(profile).T
         statistics.append(np.where(x == np.inf, 0.0, np.maximum(-f, 0.0)))  # f is 0 at δ = ∞: there exactly
-        weights.append(alternatives.weights(restricted))
+        weights.append(mixture_weights(alternatives, restricted))
     statistic, weight = np.concatenate(statistics), np.concatenate(weights)
     order = np.argsort(statistic, kind="stable")
-    return NullDistribution(statistic[order], weight[order]), alternatives
+    return NullDistribution(statistic[order], weight[order])
 
 
 def critical_values(spectrum: Spectrum, method: Method, level: float, n_sim: int, random_seed: Any) -> Allowed:

@@ -14,7 +14,8 @@ from pm_fastlmm.kernel.inference.fixed_effects import (
     ZeroVariances,
     spectral_fixed_effects,
 )
-from pm_fastlmm.kernel.inference.intervals import SHARES, VARIANCES, critical_levels, inversion_limits, profile_limits
+from pm_fastlmm.kernel.inference.intervals import SHARES, VARIANCES, profile_limits, share_limits
+from pm_fastlmm.kernel.inference.null import critical_values
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test, require_draws, require_variation
 from pm_fastlmm.kernel.likelihood.prior import read_h2
 from pm_fastlmm.spectrum.projection import Projection
@@ -119,7 +120,10 @@ class KernelInference(Fit):
         require_draws(n_sim)
         require_variation(self._data, self.method)
         h = read_h2(h2)
-        return critical_levels(self._data.spectrum, self.method, h, level, n_sim, random_seed)
+        s, allowed = self.spectrum, critical_values(self.spectrum, self.method, level, n_sim, random_seed)
+        with np.errstate(divide="ignore"):
+            x = np.log(s.mean_diagonal * (1 - h) / h / s.eigvals.max())
+        return np.interp(x, allowed.first + allowed.step * np.arange(allowed.levels.size), allowed.levels)
 
     def bootstrap(self, n: int = 10_000, *, random_seed: Any = None) -> Bootstrap:
         """
@@ -163,7 +167,8 @@ class KernelInference(Fit):
                 )
         require_variation(self._data, self.method)
         if kind == "inversion":
-            found = inversion_limits(self._data, self.method, names, level, n_sim, random_seed)
+            allowed = critical_values(self.spectrum, self.method, level, n_sim, random_seed)
+            found = {name: share_limits(self._data, self.method, name, allowed) for name in names}
         else:
             found = {name: profile_limits(self._data, self.method, name, level) for name in names}
         return {name: self._known(limits) for name, limits in found.items()}

@@ -12,7 +12,7 @@ from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.base.labels import over_responses
-from pm_fastlmm.kernel.inference.null import NullDistribution, kernel_null
+from pm_fastlmm.kernel.inference.null import NullDistribution, alternatives_of, kernel_null, mixture_weights
 from pm_fastlmm.kernel.likelihood.profile import Profile
 from pm_fastlmm.spectrum.spectrum import Rotated
 
@@ -101,12 +101,6 @@ class VarianceTest(Described):
         return "\n".join(lines)
 
 
-def mixture_p_value(statistic: FloatArray) -> FloatArray:
-    """Return the p-value of ½χ²₀ + ½χ²₁ (Self & Liang 1987, doi:10.1080/01621459.1987.10478472), 1 at 0."""
-    statistic = np.asarray(statistic, dtype=float)
-    return np.where(statistic <= 0, 1.0, 0.5 * chdtrc(1, statistic))
-
-
 def kernel_test(
     rotated: Rotated, statistic: FloatArray, method: Method, *, n_sim: int, random_seed: Any, component: str = "K",
     approximation: str = "",
@@ -124,13 +118,16 @@ def kernel_test(
     s = rotated.spectrum
     require_draws(n_sim)
     require_variation(rotated, method)
-    null, alternatives = kernel_null(s, method, n_sim, np.random.default_rng(random_seed))
-    own = alternatives.weights(Profile.from_rotated(rotated, "REML")).reshape(rotated.batch_shape)
-    p, se = null.p_value(np.asarray(statistic), own)
+    alternatives = alternatives_of(s)
+    null = kernel_null(s, method, alternatives, n_sim, np.random.default_rng(random_seed))
+    own = mixture_weights(alternatives, Profile.from_rotated(rotated, "REML")).reshape(rotated.batch_shape)
+    p, se = null.p_value(statistic, own)
+    # ½χ²₀ + ½χ²₁ (Self & Liang 1987, doi:10.1080/01621459.1987.10478472), 1 at 0
+    mixture = np.where(statistic <= 0, 1.0, 0.5 * chdtrc(1, statistic))
     return VarianceTest(
-        component=component, statistic=np.asarray(statistic)[()], p_value=p[()], p_value_se=se[()],
-        p_value_mixture=mixture_p_value(statistic)[()], mass_at_zero=null.mass_at_zero, n_sim=n_sim, method=method,
-        approximation=approximation, names=rotated.names, null=null,
+        component=component, statistic=statistic[()], p_value=p[()], p_value_se=se[()], p_value_mixture=mixture[()],
+        mass_at_zero=null.mass_at_zero, n_sim=n_sim, method=method, approximation=approximation, names=rotated.names,
+        null=null,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Score and information of the (restricted) likelihood in (σ²_g, σ²_e), and standard errors of functions of them."""
+"""The (restricted) likelihood in (σ²_g, σ²_e), its score and information, and standard errors of functions of them."""
 
 import math
 from typing import Any, NamedTuple, Protocol
@@ -6,9 +6,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.choices import Method, require_choice
 from pm_fastlmm.base.threads import in_threads
-from pm_fastlmm.kernel.likelihood.spectral import corner, products, variances
+from pm_fastlmm.kernel.likelihood.few import loops_for
+from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI, contrast_loglik, corner, elementwise_sum, products, variances
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _PLACES = np.array([[0, 1], [1, 2]])  # of the entries of a symmetric 2 × 2 matrix in a list of three
@@ -20,11 +21,6 @@ class Information(NamedTuple):
     average: FloatArray
     expected: FloatArray
     observed: FloatArray
-
-    def rescaled(self, units: FloatArray) -> "Information":
-        """Return the information of the parameters times `units` (…, 2)."""
-        outer = units[..., :, None] * units[..., None, :]
-        return Information(*(matrix / outer for matrix in self))
 
 
 class Scale(Protocol):
@@ -83,6 +79,33 @@ def errors(
     return out
 
 
+def log_likelihood(
+    rotated: Rotated, sigma2_g: FloatArray | float, sigma2_e: FloatArray | float, *, method: Method = "REML"
+) -> FloatArray:
+    """
+    Return the restricted or full log-likelihood with β at its estimate, as lme4 prints it.
+
+    ℓ_PT = ℓ_R - ½log|XᵀX|, which is log ∫ p(y | β) dβ; and ℓ_ML = ℓ_R - ½(r log 2π + log|S|).
+    """
+    require_choice("method", method, Method)
+    if not isinstance(rotated, Rotated):
+        raise TypeError(f"rotated must be a Rotated, got {type(rotated).__name__}: rotate y first, spectrum.rotate(y).")
+    s = rotated.spectrum
+    g, e = np.asarray(sigma2_g, dtype=float), np.asarray(sigma2_e, dtype=float)
+    if (g < 0).any() or (e < 0).any():
+        raise ValueError("variances must not be negative.")
+    with np.errstate(all="ignore"):
+        loglik = contrast_loglik(rotated.z, rotated.rss, eigvals=s.eigvals, nullity=s.nullity, sigma2_g=g, sigma2_e=e)
+        if method == "REML":
+            loglik = loglik - s.projection.logdet_R
+        else:
+            C, schur = s.corner_axes()
+            _, S = corner(rotated.z, eigvals=s.eigvals, C=C, schur=schur, sigma2_g=g, sigma2_e=e)
+            loglik = loglik - 0.5 * (s.projection.rank * LOG_2PI + np.linalg.slogdet(S)[1])
+    impossible = (g + e == 0) | ((e == 0) & bool(s.nullity))  # y has a direction without variance
+    return np.where(impossible, -np.inf, loglik)
+
+
 def score(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: Method = "REML") -> FloatArray:
     """
     Return ∂ℓ/∂(σ²_g, σ²_e), shape (…, 2).
@@ -111,7 +134,8 @@ def information(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, me
     """
     total = rotated.spectrum.mean_diagonal * np.asarray(sigma2_g) + np.asarray(sigma2_e)
     units = np.stack([total / rotated.spectrum.mean_diagonal, total], axis=-1)
-    return relative_information(rotated, sigma2_g, sigma2_e, method).rescaled(units)
+    outer = units[..., :, None] * units[..., None, :]
+    return Information(*(matrix / outer for matrix in relative_information(rotated, sigma2_g, sigma2_e, method)))
 
 
 def relative_information(
@@ -140,15 +164,13 @@ def relative_information(
 
 def _sums(rotated: Rotated, eigvals: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
     """Return Σz²/d³ (λ², λ, 1) and Σ1/d² (λ², λ, 1) with d = aλ + b, (…, 6)."""
-    from pm_fastlmm.kernel.likelihood import loops
-
     shape = np.broadcast_shapes(np.shape(a), np.shape(b), rotated.batch_shape)
     rows = math.prod(shape)
     k = eigvals.size
     Z = np.broadcast_to(rotated.z, (*shape, k)).reshape(rows, k) if rotated.batch_shape else rotated.z[None]
     Z = np.ascontiguousarray(Z)
     g, e = (np.ascontiguousarray(np.broadcast_to(v, shape).reshape(-1)) for v in (a, b))
-    out = np.empty((rows, 6))
+    out, loops = np.empty((rows, 6)), loops_for(rows)
 
     def run(part: slice) -> None:
         loops.information_rows(eigvals, Z[part] if len(Z) > 1 else Z, g[part], e[part], out[part])
@@ -165,20 +187,15 @@ def _corner_slopes(
     d = variances(eigvals, sigma2_g, sigma2_e)
     _, S = corner(np.zeros_like(d), eigvals=eigvals, C=C, schur=schur, sigma2_g=sigma2_g, sigma2_e=sigma2_e)
     CC = products(C)
-    along_g = schur + e**2 * _weighted(CC, 1 / (eigvals * d**2))
-    along_e = np.eye(len(schur)) + g**2 * _weighted(CC, 1 / d**2)
+    along_g = schur + e**2 * elementwise_sum(1 / (eigvals * d**2), CC)
+    along_e = np.eye(len(schur)) + g**2 * elementwise_sum(1 / d**2, CC)
     return S, np.stack([along_g, along_e], axis=-3)
-
-
-def _weighted(CC: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return Cᵀdiag(w)C from the products of the columns of C."""
-    return np.asarray((CC * weights[..., None, None]).sum(-3))
 
 
 def _corner_seconds(eigvals: FloatArray, C: FloatArray, sigma2_g: FloatArray, sigma2_e: FloatArray) -> FloatArray:
     """Return ∂²S/∂(σ²_g, σ²_e)² = 2Cᵀdiag(1/d³)C times -σ⁴_e, σ²_gσ²_e and -σ⁴_g, (…, 2, 2, r, r)."""
     g, e = np.asarray(sigma2_g)[..., None, None], np.asarray(sigma2_e)[..., None, None]
-    cubic = _weighted(products(C), 1 / variances(eigvals, sigma2_g, sigma2_e) ** 3)
+    cubic = elementwise_sum(1 / variances(eigvals, sigma2_g, sigma2_e) ** 3, products(C))
     entries = np.stack([-2 * e**2 * cubic, 2 * g * e * cubic, -2 * g**2 * cubic], axis=-3)
     return np.asarray(entries[..., _PLACES, :, :])
 

@@ -28,6 +28,7 @@ from numba import njit
 from pm_fastlmm.base.arrays import FloatArray
 
 type Triple = tuple[float, float, float]
+type Levels = tuple[float, float, FloatArray]  # allowed rises of f from a first log δ on, in even steps
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
 # sums may be reordered; NaN and infinity keep their meaning
@@ -53,15 +54,25 @@ class Model(NamedTuple):
     ends: Triple
 
 
+class Grid(NamedTuple):
+    """
+    Points of log δ: `shared` (6, G) has what no response enters there.
+
+    zz, zg, gg (T, 3G) are the products of z², zg, g² with the weights hw, (1-h)w, h(1-h)w of the nodes.
+    """
+
+    nodes: FloatArray
+    shared: FloatArray
+    zz: FloatArray
+    zg: FloatArray
+    gg: FloatArray
+
+
 @reordered
 def _sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[float, float, float, float, float, float]:
     """Return A, B, E of a response or candidate without null directions, and Σh, Σ(1-h), Σh(1-h) of the spectrum."""
-    A = 0.0
-    B = 0.0
-    E = 0.0
-    H = 0.0
-    low = 0.0
-    both = 0.0
+    A, B, E = 0.0, 0.0, 0.0
+    H, low, both = 0.0, 0.0, 0.0
     for i in range(eigvals.size):
         w = 1.0 / (eigvals[i] + delta)
         h = eigvals[i] * w
@@ -89,10 +100,7 @@ def _residual_sums(
     eigvals: FloatArray, z: FloatArray, g: FloatArray, alpha: float, delta: float
 ) -> tuple[float, float, float, float]:
     """Return A, B, E of z - αg and D, without null directions."""
-    A = 0.0
-    B = 0.0
-    E = 0.0
-    D = 0.0
+    A, B, E, D = 0.0, 0.0, 0.0, 0.0
     for i in range(eigvals.size):
         w = 1.0 / (eigvals[i] + delta)
         h = eigvals[i] * w
@@ -183,10 +191,7 @@ def corner_terms(
             second[b, a] = second[a, b]
     L = _cholesky(S)
     first, rest, second = _solve(L, first), _solve(L, rest), _solve(L, second)
-    logdet = 0.0
-    slope = 0.0
-    other = 0.0
-    curvature = 0.0
+    logdet, slope, other, curvature = 0.0, 0.0, 0.0, 0.0
     for a in range(r):
         logdet += 2.0 * math.log(L[a, a])
         slope += first[a, a]
@@ -274,8 +279,7 @@ def value(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float
     exactly, and f is as accurate beside the boundary as on it.
     """
     delta, eigvals, nullity, r = math.exp(x), model.eigvals, model.nullity, model.schur.shape[0]
-    a = 0.0
-    alpha = 0.0
+    a, alpha = 0.0, 0.0
     if g.size:
         a = _cross(eigvals, g, g, delta) + null[2] / delta
         alpha = (_cross(eigvals, z, g, delta) + null[1] / delta) / a
@@ -446,46 +450,10 @@ def _bracket(j: int, nodes: FloatArray, slope: FloatArray, curvature: FloatArray
 
 
 @compiled
-def search(
-    model: Model,
-    z: FloatArray,
-    g: FloatArray,
-    null: FloatArray,
-    nodes: FloatArray,
-    slope: FloatArray,
-    curvature: FloatArray,
-) -> tuple[float, float, float, float, float]:
-    """
-    Return (log δ, f, Q, a, α) at the global minimum of f, log δ = ±inf on the boundaries.
-
-    Every cell between nodes where f' changes from negative to positive, or where its cubic Hermite model does so twice,
-    is searched by Newton's method in a bracket; then f is compared over all minima and both exact limits.
-    """
-    f0, c0, f_inf, c_inf = limits(model, z, g, null)
-    best, where, Q, a, alpha = math.inf, math.nan, math.nan, 0.0, 0.0
-    for j in range(-1, nodes.size):
-        start, low, high = _bracket(j, nodes, slope, curvature, c0, c_inf)
-        if math.isnan(start):
-            continue
-        x = _newton(model, z, g, null, start, low, high)
-        f, Q_x, a_x, alpha_x = value(model, z, g, null, x)
-        if f < best:
-            best, where, Q, a, alpha = f, x, Q_x, a_x, alpha_x
-    # a boundary that is no local minimum has a better point beside it, so that it cannot win by being listed
-    if f_inf < best:
-        best, where = f_inf, math.inf
-    if f0 > -math.inf and f0 < best:
-        best, where = f0, -math.inf
-    return where, best, Q, a, alpha
-
-
-@compiled
-def _at_nodes(
-    model: Model, t: int, nodes: FloatArray, shared: FloatArray, zz: FloatArray, zg: FloatArray, gg: FloatArray,
-    null: FloatArray, slope: FloatArray, curvature: FloatArray,
-) -> None:  # fmt: skip
+def _at_nodes(model: Model, t: int, grid: Grid, null: FloatArray, slope: FloatArray, curvature: FloatArray) -> None:
     """Write f' and f'' at the nodes for row t, from the products with the weights that all rows share."""
     m, nullity, restricted, middle = model.m, model.nullity, model.restricted, model.middle
+    nodes, shared, zz, zg, gg = grid
     G, row = nodes.size, t if zz.shape[0] > 1 else 0
     for j in range(G):
         delta = math.exp(nodes[j])
@@ -508,29 +476,37 @@ def _at_nodes(
 
 @compiled
 def search_rows(
-    model: Model,
-    Z: FloatArray,
-    candidates: FloatArray,
-    null: FloatArray,
-    nodes: FloatArray,
-    shared: FloatArray,
-    zz: FloatArray,
-    zg: FloatArray,
-    gg: FloatArray,
-    out: FloatArray,
+    model: Model, Z: FloatArray, candidates: FloatArray, null: FloatArray, grid: Grid, out: FloatArray
 ) -> None:
     """
-    Run `search` for each row of Z, or of `candidates` when Z has one row; out (T, 5).
+    Write (log δ, f, Q, a, α) at the global minimum of f, log δ = ±inf on the boundaries, into out (T, 5).
 
-    `shared` (6, G) has what no response enters at the nodes; zz, zg, gg (T, 3G) the products of z², zg, g² with the
-    weights hw, (1-h)w, h(1-h)w of the nodes.
+    For each row of Z, or of `candidates` when Z has one row. Every cell between nodes where f' changes from negative to
+    positive, or where its cubic Hermite model does so twice, is searched by Newton's method in a bracket; then f is
+    compared over all minima and both exact limits.
     """
-    slope, curvature, nothing = np.empty(nodes.size), np.empty(nodes.size), np.empty(0)
+    nodes, nothing = grid.nodes, np.empty(0)
+    slope, curvature = np.empty(nodes.size), np.empty(nodes.size)
     for t in range(out.shape[0]):
         z = Z[t if Z.shape[0] > 1 else 0]
         g = candidates[t] if candidates.shape[0] else nothing
-        _at_nodes(model, t, nodes, shared, zz, zg, gg, null[t], slope, curvature)
-        out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4] = search(model, z, g, null[t], nodes, slope, curvature)
+        _at_nodes(model, t, grid, null[t], slope, curvature)
+        f0, c0, f_inf, c_inf = limits(model, z, g, null[t])
+        best, where, Q, a, alpha = math.inf, math.nan, math.nan, 0.0, 0.0
+        for j in range(-1, nodes.size):
+            start, low, high = _bracket(j, nodes, slope, curvature, c0, c_inf)
+            if math.isnan(start):
+                continue
+            x = _newton(model, z, g, null[t], start, low, high)
+            f, Q_x, a_x, alpha_x = value(model, z, g, null[t], x)
+            if f < best:
+                best, where, Q, a, alpha = f, x, Q_x, a_x, alpha_x
+        # a boundary that is no local minimum has a better point beside it, so that it cannot win by being listed
+        if f_inf < best:
+            best, where = f_inf, math.inf
+        if f0 > -math.inf and f0 < best:
+            best, where = f0, -math.inf
+        out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4] = where, best, Q, a, alpha
 
 
 @compiled
@@ -562,12 +538,8 @@ def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: Float
     """
     for t in range(out.shape[0]):
         z = Z[t if Z.shape[0] > 1 else 0]
-        s0 = 0.0
-        s1 = 0.0
-        s2 = 0.0
-        s3 = 0.0
-        s4 = 0.0
-        s5 = 0.0
+        s0, s1, s2 = 0.0, 0.0, 0.0
+        s3, s4, s5 = 0.0, 0.0, 0.0
         for i in range(eigvals.size):
             w = 1.0 / (g[t] * eigvals[i] + e[t])
             v = eigvals[i] * w
@@ -591,8 +563,9 @@ def value_rows(model: Model, Z: FloatArray, null: FloatArray, x: FloatArray, out
 
 
 @compiled
-def _allowed(x: float, first: float, step: float, levels: FloatArray) -> float:
-    """Return the allowed rise of f at log δ = x: `levels` on a grid, linear between, constant beyond it."""
+def _allowed(x: float, allowed: Levels) -> float:
+    """Return the allowed rise of f at log δ = x: levels on a grid, linear between, constant beyond it."""
+    first, step, levels = allowed
     place = (x - first) / step
     if place <= 0.0:
         return levels[0]
@@ -604,36 +577,29 @@ def _allowed(x: float, first: float, step: float, levels: FloatArray) -> float:
 
 @compiled
 def _crossing(
-    model: Model,
-    z: FloatArray,
-    null: FloatArray,
-    best: float,
-    grid: Triple,
-    levels: FloatArray,
-    x: float,
-    beyond: float,
+    model: Model, z: FloatArray, null: FloatArray, best: float, allowed: Levels, x: float, beyond: float
 ) -> float:
     """Return where the rise of f passes what is allowed, between log δ = x where it is less and `beyond` where more."""
     nothing = np.empty(0)
-    excess = value(model, z, nothing, null, x)[0] - best - _allowed(x, grid[0], grid[1], levels)
+    excess = value(model, z, nothing, null, x)[0] - best - _allowed(x, allowed)
     if excess >= 0.0:  # by rounding only
         return x
     while math.isinf(beyond):  # no node lies there: step out to one
         out = x + (_STEP_OUT if beyond > 0.0 else -_STEP_OUT)
         if out < _LOWEST or out > _HIGHEST:
             return x
-        if value(model, z, nothing, null, out)[0] - best < _allowed(out, grid[0], grid[1], levels):
+        if value(model, z, nothing, null, out)[0] - best < _allowed(out, allowed):
             x = out
         else:
             beyond = out
     inside, outside = x, beyond
-    low = value(model, z, nothing, null, inside)[0] - best - _allowed(inside, grid[0], grid[1], levels)
-    high = value(model, z, nothing, null, outside)[0] - best - _allowed(outside, grid[0], grid[1], levels)
+    low = value(model, z, nothing, null, inside)[0] - best - _allowed(inside, allowed)
+    high = value(model, z, nothing, null, outside)[0] - best - _allowed(outside, allowed)
     for _ in range(_LONGEST):  # regula falsi, the weight of an end that stays halved (Illinois)
         middle = inside - low * (outside - inside) / (high - low)
         if not min(inside, outside) < middle < max(inside, outside):
             middle = 0.5 * (inside + outside)
-        here = value(model, z, nothing, null, middle)[0] - best - _allowed(middle, grid[0], grid[1], levels)
+        here = value(model, z, nothing, null, middle)[0] - best - _allowed(middle, allowed)
         if abs(here) < 1e-10 or abs(outside - inside) < 1e-12 * max(1.0, abs(middle)):
             return middle
         if here < 0.0:
@@ -645,33 +611,33 @@ def _crossing(
 
 @compiled
 def region_rows(
-    model: Model, Z: FloatArray, null: FloatArray, nodes: FloatArray, shared: FloatArray, zz: FloatArray,
-    heights: FloatArray, optima: FloatArray, grid: Triple, levels: FloatArray, out: FloatArray,
+    model: Model, Z: FloatArray, null: FloatArray, grid: Grid, heights: FloatArray, optima: FloatArray,
+    allowed: Levels, out: FloatArray,
 ) -> None:  # fmt: skip
     """
     Write the lowest and highest log δ at which f rises above its minimum by no more than allowed, for each row of Z.
 
     Nodes, local minima between them and both exact limits are looked at, so that a second mode is not overlooked; then
     the ends are found in brackets. out (T, 3): lowest, highest (±inf on a boundary), and whether all between is inside
-    (1) or the region has gaps (0). `heights` (T, G) is f at the nodes, `optima` (T, 2) log δ and f at the minimum;
-    `grid` has the first point and the spacing of `levels`, the allowed rise (its third number is not used).
+    (1) or the region has gaps (0). `heights` (T, G) is f at the nodes, `optima` (T, 2) log δ and f at the minimum.
     """
-    G, nothing = nodes.size, np.empty(0)
+    nodes, levels, nothing = grid.nodes, allowed[2], np.empty(0)
+    G = nodes.size
     slope, curvature, inside = np.empty(G), np.empty(G), np.empty(G, dtype=np.bool_)
     for t in range(out.shape[0]):
         z, best = Z[t], optima[t, 1]
-        _at_nodes(model, t, nodes, shared, zz, zz[:0], zz[:0], null[t], slope, curvature)
+        _at_nodes(model, t, grid, null[t], slope, curvature)
         f0, c0, f_inf, c_inf = limits(model, z, nothing, null[t])
         low, high = optima[t, 0], optima[t, 0]
         for j in range(-1, G):
             if j >= 0:
-                inside[j] = heights[t, j] - best <= _allowed(nodes[j], grid[0], grid[1], levels)
+                inside[j] = heights[t, j] - best <= _allowed(nodes[j], allowed)
                 if inside[j]:
                     low, high = min(low, nodes[j]), max(high, nodes[j])
             start, left, right = _bracket(j, nodes, slope, curvature, c0, c_inf)
             if not math.isnan(start):
                 x = _newton(model, z, nothing, null[t], start, left, right)
-                if value(model, z, nothing, null[t], x)[0] - best <= _allowed(x, grid[0], grid[1], levels):
+                if value(model, z, nothing, null[t], x)[0] - best <= _allowed(x, allowed):
                     low, high = min(low, x), max(high, x)
         low = -math.inf if f0 - best <= levels[0] else low
         high = math.inf if f_inf - best <= levels[levels.size - 1] else high
@@ -683,6 +649,6 @@ def region_rows(
                 above = min(above, nodes[j])
             elif not inside[j]:
                 gaps = True
-        out[t, 0] = low if math.isinf(low) else _crossing(model, z, null[t], best, grid, levels, low, below)
-        out[t, 1] = high if math.isinf(high) else _crossing(model, z, null[t], best, grid, levels, high, above)
+        out[t, 0] = low if math.isinf(low) else _crossing(model, z, null[t], best, allowed, low, below)
+        out[t, 1] = high if math.isinf(high) else _crossing(model, z, null[t], best, allowed, high, above)
         out[t, 2] = 0.0 if gaps else 1.0

@@ -112,18 +112,14 @@ class SpectralPrecision:
     def block(self, rows: Rows) -> FloatArray:
         """Return P_SS (D, s, s)."""
         s = self.rows.spectrum
-        basis = s.basis[rows]
+        basis, Q1 = s.basis[rows], s.projection.Q1[rows]
         P = (basis * self.inverse[:, None, :]) @ basis.T
         if s.nullity:
-            P += self._null(rows) / self.sigma2_e[:, None, None]
+            # the block of the projection on the directions with λ = 0, without eigenvalues that are rounding
+            values, vectors = np.linalg.eigh(np.eye(len(rows)) - Q1 @ Q1.T - basis @ basis.T)
+            null = (vectors * np.where(values < s.n * EPS, 0.0, values)) @ vectors.T
+            P += null / self.sigma2_e[:, None, None]
         if self.along is not None:
             H = self.along[:, :, rows]
             P += np.swapaxes(H, -1, -2) @ H
         return np.asarray(P)
-
-    def _null(self, rows: Rows) -> FloatArray:
-        """Return the block of the projection on the directions with λ = 0, without eigenvalues that are rounding."""
-        s = self.rows.spectrum
-        basis, Q1 = s.basis[rows], s.projection.Q1[rows]
-        values, vectors = np.linalg.eigh(np.eye(len(rows)) - Q1 @ Q1.T - basis @ basis.T)
-        return np.asarray((vectors * np.where(values < s.n * EPS, 0.0, values)) @ vectors.T)

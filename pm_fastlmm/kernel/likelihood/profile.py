@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pm_fastlmm.base.arrays import EPS, FloatArray, slices
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.threads import in_threads
+from pm_fastlmm.kernel.likelihood.few import SEARCH, loops_for
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 from pm_fastlmm.spectrum.spectrum import Rotated
 
@@ -113,30 +114,25 @@ class Profile:
 
         From δ = 1 on f is without rounding of the powers of δ; its derivatives do not cancel at either end. σ² is Q/m.
         """
-        from pm_fastlmm.kernel.likelihood import loops
-
         nodes = np.atleast_1d(np.asarray(x, dtype=float))
+        loops = loops_for(len(self.z) * nodes.size)
         return np.asarray(loops.evaluate_rows(self.model(), self.rows(slice(None)), self.null, nodes))
 
     def heights(self, x: FloatArray) -> FloatArray:
         """Return f as `evaluate` does, without the others and on all processors."""
-        from pm_fastlmm.kernel.likelihood import loops
-
         nodes = np.atleast_1d(np.asarray(x, dtype=float))
+        loops = loops_for(len(self.z) * nodes.size)
         out, model = np.empty((len(self.z), nodes.size)), self.model()
         in_threads(lambda part: loops.value_rows(model, self.rows(part), self.null[part], nodes, out[part]), len(out))
         return out
 
-    def limits(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    def limits(self) -> FloatArray:
         """
         Return (f(0), c₀, f(∞), c_∞): the limits of f, and numbers with the sign of its slope just inside each of them.
 
         δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded.
         """
-        from pm_fastlmm.kernel.likelihood import loops
-
-        f0, c0, f_inf, c_inf = loops.limit_rows(self.model(), self.rows(slice(None)), self.null)
-        return f0, c0, f_inf, c_inf
+        return np.asarray(loops_for(len(self.z)).limit_rows(self.model(), self.rows(slice(None)), self.null))
 
     def rows(self, block: slice) -> FloatArray:
         """Return z of a block of responses, each scaled to unit size."""
@@ -144,12 +140,10 @@ class Profile:
 
     def model(self, *, candidate: bool = False) -> Any:
         """Return what the compiled loops share, without or with a candidate."""
-        from pm_fastlmm.kernel.likelihood import loops
-
         m = self.m - (candidate and self.restricted)
         # the slope is a sum of terms that vanish as δ → ∞ above the median, of terms that vanish as δ → 0 below
         middle = float(np.median(self.eigvals))
-        return loops.Model(
+        return loops_for(0).Model(
             self.eigvals, 1 / self.eigvals, self.C, self.schur, self.nullity, float(m), self.restricted, middle,
             self._ends(),
         )  # fmt: skip
@@ -170,7 +164,7 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
     Search the profile likelihood of each response, or of the one response with each candidate as one more column of X.
 
     Blocks of rows share one matrix product of their squares with the weights at the nodes of a grid in log δ, which
-    yields f' and f'' there; `loops.search` does the rest.
+    yields f' and f'' there; `loops.search_rows` does the rest.
 
     Parameters
     ----------
@@ -199,15 +193,14 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
 def _search_block(
     profile: Profile, model: Any, z: FloatArray, g: FloatArray, null: FloatArray, out: FloatArray
 ) -> None:
-    from pm_fastlmm.kernel.likelihood import loops
-
+    loops = loops_for(SEARCH * len(null))
     nodes, weights, shared = shared_grid(profile, z, null[:, 0])
     zz = (z * z) @ weights
     zg, gg = ((z * g) @ weights, (g * g) @ weights) if len(g) else (_NONE, _NONE)
 
     def run(part: slice) -> None:
         rows = [array[part] if len(array) == len(null) else array for array in (z, g, zz, zg, gg)]
-        loops.search_rows(model, rows[0], rows[1], null[part], nodes, shared, *rows[2:], out[part])
+        loops.search_rows(model, *rows[:2], null[part], loops.Grid(nodes, shared, *rows[2:]), out[part])
 
     in_threads(run, len(null))
 
@@ -237,7 +230,8 @@ def maximise(rotated: Rotated, method: Method) -> Optima:
     log_scale = s.projection.logdet_R if method == "REML" else 0.0
     none, full = x == math.inf, x == -math.inf
     with np.errstate(all="ignore"):
-        sigma2 = np.where(none, 0.0, np.where(full, _quadratic_at_zero(profile, full), Q) / m)
+        Q[full] = (profile.z[full] ** 2) @ (1 / profile.eigvals) / profile.norm2[full]
+        sigma2 = np.where(none, 0.0, Q / m)
         sigma2_g = sigma2 * profile.norm2 / profile.largest
         sigma2_e = np.where(none, norm2 / m, np.where(full, 0.0, np.exp(x) * sigma2 * profile.norm2))
     return Optima(
@@ -248,14 +242,6 @@ def maximise(rotated: Rotated, method: Method) -> Optima:
         at_zero=np.stack([none, full], axis=-1) & estimable[:, None],
         problem=problem,
     )
-
-
-def _quadratic_at_zero(profile: Profile, chosen: npt.NDArray[np.bool_]) -> FloatArray:
-    """Return Q at δ = 0 for the chosen responses, NaN for the others."""
-    Q = np.full(len(profile.z), math.nan)
-    if chosen.any():
-        Q[chosen] = (profile.z[chosen] ** 2) @ (1 / profile.eigvals) / profile.norm2[chosen]
-    return Q
 
 
 def _nodes(profile: Profile, z: FloatArray, rss: FloatArray) -> FloatArray:
@@ -277,8 +263,6 @@ def shared_grid(profile: Profile, z: FloatArray, rss: FloatArray) -> tuple[Float
 
     The last are Σh, Σ(1-h), Σh(1-h), and for ML the slope of log|S|, r minus it, and its curvature.
     """
-    from pm_fastlmm.kernel.likelihood import loops
-
     nodes = _nodes(profile, z, rss)
     delta = np.exp(nodes)
     w = 1 / (profile.eigvals[:, None] + delta)
@@ -286,6 +270,7 @@ def shared_grid(profile: Profile, z: FloatArray, rss: FloatArray) -> tuple[Float
     shared = np.zeros((6, nodes.size))
     shared[:3] = h.sum(0), c.sum(0), (h * c).sum(0)
     if profile.schur.size:
+        loops = loops_for(SEARCH * len(z))
         shared[3:] = np.transpose([loops.corner_terms(profile.eigvals, profile.C, profile.schur, d)[1:] for d in delta])
     return nodes, np.hstack([h * w, c * w, h * c * w]), shared
 

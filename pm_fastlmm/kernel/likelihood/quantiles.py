@@ -233,17 +233,6 @@ def variance_below_rows(
 
 
 @compiled
-def _expit(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x))
-
-
-@compiled
-def _share_width(low: float, high: float) -> float:
-    """Return expit(high) - expit(low), also where both are near 1."""
-    return _expit(-low) - _expit(-high) if low > 0.0 else _expit(high) - _expit(low)
-
-
-@compiled
 def _ends(
     p: float, probability: float, previous: Ends, variance: bool, shift: float, cells: Cells, points: Points,
     table: Table,
@@ -256,7 +245,8 @@ def _ends(
     if not variance:
         low = _node_quantile(cells, p) + shift
         high = _node_quantile(cells, min(p + probability, 1.0)) + shift
-        return low, high, _share_width(low, high)
+        sign = -1.0 if low > 0.0 else 1.0  # so that the width is exact also where both shares are near 1
+        return low, high, sign * (1.0 / (1.0 + math.exp(-sign * high)) - 1.0 / (1.0 + math.exp(-sign * low)))
     low = _log_quantile(points, table, p, previous[0]) if p > 0.0 else -math.inf
     if p + probability >= 1.0:
         return low, math.inf, math.inf

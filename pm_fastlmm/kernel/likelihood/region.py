@@ -1,13 +1,14 @@
 """Likelihood regions of δ: where the profile likelihood is within an allowed distance of its maximum."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.threads import in_threads
+from pm_fastlmm.kernel.likelihood.few import SEARCH, loops_for
 from pm_fastlmm.kernel.likelihood.profile import Profile, search, shared_grid
 
 _STEP = 0.05  # of log δ, of the integral that measures distances
@@ -15,8 +16,7 @@ _MARGIN = 7.0  # of log δ beyond the spectrum: e⁻⁷ of the information is le
 _BLOCK = 500_000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Allowed:
+class Allowed(NamedTuple):
     """
     By how much -2ℓ may rise above its minimum: `levels` at log δ = first, first + step, …, constant beyond the ends.
 
@@ -112,11 +112,10 @@ def likelihood_region(profile: Profile, allowed: Allowed) -> Region:
 def _region_block(
     profile: Profile, allowed: Allowed, z: FloatArray, null: FloatArray, optima: FloatArray, out: FloatArray
 ) -> None:
-    from pm_fastlmm.kernel.likelihood import loops
-
+    loops = loops_for(3 * SEARCH * len(z))
     nodes, weights, shared = shared_grid(profile, z, null[:, 0])
     zz, G = (z * z) @ weights, nodes.size
-    model, grid = profile.model(), (allowed.first, allowed.step, 0.0)
+    model = profile.model()
     # the responses' f differ by m log Q alone: the rest of it is that of the first one
     with np.errstate(divide="ignore", invalid="ignore"):
         log_Q = np.log(zz[:, :G] + zz[:, G : 2 * G] + null[:, :1] * np.exp(-nodes))
@@ -125,9 +124,7 @@ def _region_block(
         heights = heights + profile.m * (log_Q - log_Q[0])
 
     def run(part: slice) -> None:
-        rows = [array[part] for array in (z, null, zz, heights, optima, out)]
-        loops.region_rows(
-            model, rows[0], rows[1], nodes, shared, rows[2], *rows[3:5], grid, allowed.levels, rows[5]
-        )  # fmt: skip
+        grid = loops.Grid(nodes, shared, zz[part], zz[:0], zz[:0])
+        loops.region_rows(model, z[part], null[part], grid, heights[part], optima[part], allowed, out[part])
 
     in_threads(run, len(z))

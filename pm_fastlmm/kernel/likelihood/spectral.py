@@ -39,20 +39,21 @@ def contrast_loglik(z: Any, rss: Any, *, eigvals: Any, nullity: int, sigma2_g: A
     return -0.5 * ((eigvals.shape[-1] + nullity) * LOG_2PI + terms)
 
 
+def elementwise_sum(w: Any, A: Any) -> Any:
+    """Return Σ_i w_iA_i as a sum of elementwise products."""
+    return (w[(..., *[None] * (A.ndim - 1))] * A).sum(-A.ndim)
+
+
 def corner(
-    z: Any, *, eigvals: Any, C: Any, schur: Any, sigma2_g: Any, sigma2_e: Any, xp: Any = np, weighted: Any = None
-) -> tuple[Any, Any]:
+    z: Any, *, eigvals: Any, C: Any, schur: Any, sigma2_g: Any, sigma2_e: Any, xp: Any = np,
+    weighted: Any = elementwise_sum,
+) -> tuple[Any, Any]:  # fmt: skip
     """
     Return the mean σ²_gCᵀ(z/d) and the covariance S of y₁ given z when β = 0.
 
     S is the inverse of Q₁ᵀV⁻¹Q₁: cov β̂ = R⁻¹SR⁻ᵀ. `schur` is S₀. `weighted(w, A)` returns Σ_i w_iA_i; the default sums
     the elementwise products, see `products`.
     """
-    if weighted is None:
-
-        def weighted(w: Any, A: Any) -> Any:
-            return (xp.expand_dims(w, tuple(range(-A.ndim + 1, 0))) * A).sum(-A.ndim)
-
     d = variances(eigvals, sigma2_g, sigma2_e, xp)
     g, e = (xp.expand_dims(v, (-1, -2)) for v in (sigma2_g, sigma2_e))
     mean = xp.expand_dims(sigma2_g, -1) * weighted(z / d, C)

@@ -118,7 +118,8 @@ class _Columns:
             raise ValueError(f"block must be 1 response or more, got {block}.")
         self.T, self.dask = int(shape[1]), hasattr(Y, "dask")
         labelled = hasattr(Y, "columns") or hasattr(Y, "dims")
-        chunk = _chunk_columns(Y)
+        chunks = getattr(Y, "chunks", None)
+        chunk = int(np.max(chunks[1])) if chunks else None
         if block is None:
             block = max(1, _MEMORY // (8 * _COPIES * spectrum.n))
             if self.dask:
@@ -154,13 +155,6 @@ class _Columns:
         """Return the responses of a block in memory."""
         values = self.values(i)
         return values.compute() if self.dask else values
-
-
-def _chunk_columns(Y: Any) -> int | None:
-    chunks = getattr(Y, "chunks", None)
-    if not chunks:
-        return None
-    return int(chunks[1] if np.ndim(chunks[1]) == 0 else max(chunks[1]))
 
 
 def _fit(spectrum: Spectrum, values: Any, names: Sequence[str], *, method: Method, missing: Missing) -> xr.Dataset:
@@ -238,8 +232,7 @@ class _Store:
             arrays, about = checkpoints.load(self._file(i))
             checkpoints.require_same(self._file(i), about, self._about(i))
             variables = {name: (about["dims"][name], array) for name, array in arrays.items()}
-            fits = xr.Dataset(variables, attrs=about["attrs"]).set_coords(about["coords"])
-            out[i] = fits
+            out[i] = xr.Dataset(variables, attrs=about["attrs"]).set_coords(about["coords"])
         if out:  # one is compared with what is there now
             first = min(out)
             expected = {_MARK: checkpoints.fingerprint(self.columns.read(first))}

@@ -250,7 +250,7 @@ class KernelEffects(KernelInference):
     def _each(self, table: Callable[[Any], pd.DataFrame], row: str) -> pd.DataFrame:
         """Return a table of one response, or those of all of them one below the other."""
         if self.names is None:
-            return table(())
+            return table(0)
         tables = [table(place) for place in range(len(self.names))]
         return pd.concat(tables, keys=list(self.names), names=["response", row])
 

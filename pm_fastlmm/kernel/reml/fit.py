@@ -12,8 +12,7 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.labels import over_responses
 from pm_fastlmm.kernel.inference.estimates import InformationKind
-from pm_fastlmm.kernel.likelihood.information import errors, quantities
-from pm_fastlmm.kernel.likelihood.marginal import log_likelihood
+from pm_fastlmm.kernel.likelihood.information import errors, log_likelihood, quantities
 from pm_fastlmm.kernel.likelihood.prior import read_h2
 from pm_fastlmm.kernel.reml.effects_of_fit import KernelEffects
 from pm_fastlmm.spectrum.spectrum import Rotated
@@ -116,8 +115,7 @@ class REMLFit(KernelEffects, Described):
     def shares(self) -> pd.Series | pd.DataFrame:
         """The shares h2 of sigma2_g and 1 - h2 of sigma2_e; for several responses a row each."""
         h2 = np.asarray(self.h2)
-        shares = {"sigma2_g": h2, "sigma2_e": 1 - h2}
-        return self._by_response(shares, "share")
+        return self._by_response({"sigma2_g": h2, "sigma2_e": 1 - h2}, "share")
 
     @property
     def boundary(self) -> Any:

@@ -89,19 +89,15 @@ def _closing(tokens: list[Any], start: int) -> int:
 
 def _cut(formula: str, kept: list[Any], before: Any, after: Any) -> int:
     """Take the sign that joined a random term out of what is kept; return how many tokens after it go, too."""
-    if before is not None and not isinstance(before, str) and before.token == "+":
-        kept.pop()
-        joined = after is None or after.token in ("+", "-", ")")
-        first = False
-    else:
-        joined = before is None or isinstance(before, str) or before.token in ("~", "(")
-        first = True
-    if not joined or (after is not None and after.token not in ("+", "-", ")")):
+    first = before is None or isinstance(before, str) or before.token in ("~", "(")
+    if not (first or before.token == "+") or (after is not None and after.token not in ("+", "-", ")")):
         raise ValueError(f"formula {formula!r} joins a random term by another sign than +: they can only be added.")
-    if first and after is not None and after.token == "+":
-        return 1
-    if first and (after is None or after.token == ")"):
+    if not first:
+        kept.pop()
+    elif after is None or after.token == ")":
         kept.append("1")
+    elif after.token == "+":
+        return 1
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import datetime
 import re
-import warnings
 from collections.abc import Collection
 from decimal import Decimal
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm.base.arrays import outside, shown
+from pm_fastlmm.base.arrays import shown, warn
 from pm_fastlmm.base.missing_codes import warn_of_missing_codes
 from pm_fastlmm.base.spelling import as_read, level_text
 from pm_fastlmm.models.formulas.factors import condition
@@ -172,12 +171,10 @@ def warn_of_numbers_as_text(data: pd.DataFrame, names: Collection[str]) -> None:
         unread = [level for level in levels if pd.isna(pd.to_numeric(level, errors="coerce"))]
         rows = data.index[data[name].isin(unread[:1])].tolist() if unread else []
         because = f" because of {shown(unread)} (row {rows[0]!r})" if rows else ""
-        warnings.warn(
+        warn(
             f"the column {name!r} is text{because}, so that it is a factor with {len(levels)} levels: if it should be "
             f"a number, data[{name!r}] = pd.to_numeric(data[{name!r}], errors='coerce') makes other texts missing; "
-            "decimal commas are read by pd.read_csv(decimal=',').",
-            UserWarning,
-            stacklevel=outside(),
+            "decimal commas are read by pd.read_csv(decimal=',')."
         )
 
 

@@ -14,11 +14,12 @@ from formulaic.transforms.poly import poly as formulaic_poly
 from scipy import special
 
 from pm_fastlmm.base.spelling import level_text
-from pm_fastlmm.models.formulas.contrasts import CONTRASTS, contrasts_of
 from pm_fastlmm.models.formulas.factors import (
+    CONTRASTS,
     as_at_first,
     as_factor,
     condition,
+    contrasts_of,
     in_classes,
     require_known,
 )

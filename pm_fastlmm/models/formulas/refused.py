@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 _Remedy = Callable[[str, str, Sequence[str], str], str]
 _STEPS = ("an order within a group is a structure: flmm.Term([group, time], flmm.covariance.kronecker("
@@ -92,17 +93,14 @@ def _factor(text: str) -> str:
     return text if tight or product else f"({text})"
 
 
-def _other_rows(method: str, why: str = "; make a column first, within groups") -> _Remedy:
-    def remedy(inside: str, response: str, group: Sequence[str], left: str) -> str:
-        column = (_arguments(inside)[0] or ["x"])[0].strip("`")
-        by = list(group) or ["group"]
-        key = repr(by[0]) if len(by) == 1 else repr(by)
-        return (
-            f"its value in a row depends on other rows, those of other groups too{why}: "
-            f"df['made'] = df.groupby({key})[{column!r}].{method}, and write `made`"
-        )
-
-    return remedy
+def _other_rows(method: str, why: str, inside: str, response: str, group: Sequence[str], left: str) -> str:
+    column = (_arguments(inside)[0] or ["x"])[0].strip("`")
+    by = list(group) or ["group"]
+    key = repr(by[0]) if len(by) == 1 else repr(by)
+    return (
+        f"its value in a row depends on other rows, those of other groups too{why}: "
+        f"df['made'] = df.groupby({key})[{column!r}].{method}, and write `made`"
+    )
 
 
 def _known(inside: str, response: str, group: Sequence[str], left: str) -> str:
@@ -132,21 +130,17 @@ def _with_known(factor: str, matrix: str, left: str) -> str:
     )
 
 
-def _matrix(bar: str) -> _Remedy:
+def _matrix(bar: str, inside: str, response: str, group: Sequence[str], left: str) -> str:
     """Say how correlated (|) or independent (||) effects within a level are written: us(1 + x | g), idh(x):g."""
-
-    def remedy(inside: str, response: str, group: Sequence[str], left: str) -> str:
-        columns, found, right = inside.partition("|")
-        factor = right.strip() if found else ":".join(group) or "g"
-        term = f"({columns.strip() or 'x'} {bar} {factor})"
-        if bar == "|":
-            return f"correlated effects within a level are {term}, with the whole matrix of variances and covariances"
-        return (
-            f"independent effects within a level are {term}; the levels of a factor, which || keeps together, are "
-            f"columns of 0 and 1, (0 + a + b || {factor})"
-        )
-
-    return remedy
+    columns, found, right = inside.partition("|")
+    factor = right.strip() if found else ":".join(group) or "g"
+    term = f"({columns.strip() or 'x'} {bar} {factor})"
+    if bar == "|":
+        return f"correlated effects within a level are {term}, with the whole matrix of variances and covariances"
+    return (
+        f"independent effects within a level are {term}; the levels of a factor, which || keeps together, are "
+        f"columns of 0 and 1, (0 + a + b || {factor})"
+    )
 
 
 def _at(inside: str, response: str, group: Sequence[str], left: str) -> str:
@@ -167,11 +161,12 @@ def _identity(inside: str, response: str, group: Sequence[str], left: str) -> st
 
 
 _REMEDIES: Mapping[str, _Remedy] = {
-    "offset": _offset, "lag": _other_rows("shift()", ", and R's lag of a column changes nothing; shift within groups"),
-    "lead": _other_rows("shift(-1)", "; shift within groups"),
-    **{name: _other_rows(f"{name}()") for name in ("diff", "cumsum", "cumprod", "cummax", "cummin", "rank")},
+    "offset": _offset, "lead": partial(_other_rows, "shift(-1)", "; shift within groups"),
+    "lag": partial(_other_rows, "shift()", ", and R's lag of a column changes nothing; shift within groups"),
+    **{name: partial(_other_rows, f"{name}()", "; make a column first, within groups")
+       for name in ("diff", "cumsum", "cumprod", "cummax", "cummin", "rank")},
     **dict.fromkeys(("gr", "vm", "giv", "vs", "vsr", "vsm"), _known), "ped": _pedigree,
-    "us": _matrix("|"), **dict.fromkeys(("idh", "diag", "homdiag"), _matrix("||")), "at": _at,
+    "us": partial(_matrix, "|"), **dict.fromkeys(("idh", "diag", "homdiag"), partial(_matrix, "||")), "at": _at,
     **dict.fromkeys(("id", "ide", "idv"), _identity),
 }  # fmt: skip
 GROUPINGS = ("gr", "vm", "giv", "vs", "vsr", "vsm", "ped", "mm", "id", "ide", "idv")  # right of a bar

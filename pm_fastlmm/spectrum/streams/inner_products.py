@@ -49,7 +49,7 @@ class InnerProducts(AdditiveStatistics):
             dropped=0,
             columns=block.columns,
             method=method,
-            triangle=Triangle.empty(head, inner + t),
+            triangle=Triangle(np.zeros((head, head)), np.zeros((head, inner + t))),
             gram=np.zeros((inner, inner)),
             cross=np.zeros((inner, t)),
             squares=np.zeros(t),
@@ -91,8 +91,8 @@ class InnerProducts(AdditiveStatistics):
         if self.constant is None:
             raise ValueError("X has no constant column, so that rows cannot be shifted without another model: shift 0.")
         by = np.r_[np.zeros(d), self.shift - shift]
-        h = self.triangle.R.shape[0]
-        moved = self.triangle.add_column_multiples(self.ones, by[:h], by[h:])
+        R, C = self.triangle
+        moved = R + np.outer(self.ones, by[: len(R)]), C + np.outer(self.ones, by[len(R) :])
         return replace(self, triangle=Triangle(*map(frozen, moved)), shift=frozen(np.array(shift)))
 
     @property

@@ -58,7 +58,9 @@ def add_up[S: AdditiveStatistics](
     """
     at: _Position[S] = _Position(None, 0, {})
     if checkpoint is not None and checkpoint.path.exists():
-        at = _resume(checkpoint, unpack)
+        arrays, about = checkpoints.load(checkpoint.path)
+        checkpoints.require_same(checkpoint.path, about, checkpoint.about)
+        at = _Position(unpack(arrays, about), about["blocks"], about["marks"])
     saved, written = at.done, time.monotonic()
     count = f" of {len(blocks)}" if isinstance(blocks, Sequence) else ""
     with progress("rows", total_rows, show=progressbar) as advance:
@@ -95,12 +97,6 @@ def _save(checkpoint: Checkpoint, at: _Position[Any]) -> None:
     assert at.state is not None
     arrays, about = at.state.pack()
     checkpoints.save(checkpoint.path, arrays, {**about, **checkpoint.about, "blocks": at.done, "marks": at.marks})
-
-
-def _resume(checkpoint: Checkpoint, unpack: Callable[[dict[str, Any], dict[str, Any]], Any]) -> _Position[Any]:
-    arrays, about = checkpoints.load(checkpoint.path)
-    checkpoints.require_same(checkpoint.path, about, checkpoint.about)
-    return _Position(unpack(arrays, about), about["blocks"], about["marks"])
 
 
 def _after(blocks: Iterable[Any], at: _Position[Any], checkpoint: Checkpoint | None) -> Iterator[Any]:

@@ -27,15 +27,6 @@ class Triangle(NamedTuple):
     R: FloatArray
     C: FloatArray
 
-    @classmethod
-    def empty(cls, h: int, t: int) -> "Triangle":
-        """Return the triangle of no rows."""
-        return cls(np.zeros((h, h)), np.zeros((h, t)))
-
-    def add_column_multiples(self, unit: FloatArray, head: FloatArray, tail: FloatArray) -> "Triangle":
-        """Return the factors once multiples (h,), (t,) of a column with coordinates `unit` are added to the columns."""
-        return Triangle(self.R + np.outer(unit, head), self.C + np.outer(unit, tail))
-
     def append(self, head: Parts, tail: Parts) -> tuple["Triangle", FloatArray]:
         """
         Return the triangle of more rows, and the coordinates of their tail that are orthogonal to every head.

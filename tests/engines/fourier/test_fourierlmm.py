@@ -10,7 +10,7 @@ from pymc.model.transform.optimization import freeze_dims_and_data
 
 import pm_fastlmm as flmm
 from pm_fastlmm.engines.fourier.fourierlmm import statistic
-from pm_fastlmm.engines.fourier.operations import FourierLoglik
+from pm_fastlmm.engines.fourier.likelihood import FourierLoglik
 from pm_fastlmm.engines.lengthscale.operations import LengthscaleLoglik
 
 

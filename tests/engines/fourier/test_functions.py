@@ -10,8 +10,7 @@ from numpy.testing import assert_allclose
 import pm_fastlmm as flmm
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor
-from pm_fastlmm.engines.fourier.nufft import at_points
-from pm_fastlmm.engines.fourier.polynomials import function_modes, square_modes
+from pm_fastlmm.engines.fourier.products import at_points, function_modes, square_modes
 
 G, E = 1.5, 0.3
 

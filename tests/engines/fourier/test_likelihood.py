@@ -88,7 +88,7 @@ def test_coefficients_are_the_generalised_least_squares_ones(process, products, 
 
 def test_interpolated_spectra_have_the_likelihood_of_the_factorisation(process, products):
     basis = process.basis
-    spectra = fourier_spectra(products, basis.log_weights, basis.lengthscale, delta_min=0.1)
+    spectra = fourier_spectra(products, basis, delta_min=0.1)
     assert spectra.error <= 1e-3
     rng = np.random.default_rng(2)
     for _ in range(20):

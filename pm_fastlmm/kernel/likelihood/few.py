@@ -1,0 +1,93 @@
+"""Which loops a fit takes: the compiled ones, or for a few responses the same in Python with sums by NumPy."""
+
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.interpreted import interpreted
+
+_FEW = 1000  # evaluations, some 20 ms in Python; Numba takes ten times that to load the loops, and seconds to compile
+SEARCH = 30  # evaluations in the search of one response
+
+
+def loops_for(evaluations: int) -> Any:
+    """Return the functions of `loops` for a number of evaluations of the likelihood."""
+    if evaluations <= _FEW:
+        return _few()
+    from pm_fastlmm.kernel.likelihood import loops
+
+    return loops
+
+
+@cache
+def _few() -> SimpleNamespace:
+    from pm_fastlmm.kernel.likelihood import loops
+
+    return interpreted(
+        loops,
+        _sums,
+        _cross,
+        _residual_sums,
+        corner_terms,
+        _log_shifted,
+        _sums_at_ends,
+        _cross_at_ends,
+        information_rows,
+    )
+
+
+def _sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[Any, ...]:
+    w = 1 / (eigvals + delta)
+    h, c, q = eigvals * w, delta * w, z * z * w
+    return h @ q, c @ q, h @ (c * q), h.sum(), c.sum(), h @ c
+
+
+def _cross(eigvals: FloatArray, z: FloatArray, g: FloatArray, delta: float) -> Any:
+    return (z / (eigvals + delta)) @ g
+
+
+def _residual_sums(eigvals: FloatArray, z: FloatArray, g: FloatArray, alpha: float, delta: float) -> tuple[Any, ...]:
+    w, r = 1 / (eigvals + delta), z - alpha * g
+    h, c, q = eigvals * w, delta * w, r * r * w
+    return h @ q, c @ q, h @ (c * q), (c * w * r) @ g
+
+
+def corner_terms(eigvals: FloatArray, C: FloatArray, schur: FloatArray, delta: float) -> tuple[Any, ...]:
+    """Return what `loops.corner_terms` returns."""
+    w = 1 / (eigvals + delta)
+    h, c = eigvals * w, delta * w
+    scaled, one = C.T * (c / eigvals), delta * np.eye(len(schur))
+    S, rest = schur + scaled @ C + one, schur + (scaled * c) @ C
+    try:
+        np.linalg.cholesky(S)
+    except np.linalg.LinAlgError:
+        return np.nan, np.nan, np.nan, np.nan
+    first, second = (scaled * h) @ C + one, (scaled * (h * (h - c))) @ C + one
+    solved = np.linalg.solve(S, np.stack([first, rest, second]))
+    slope, other, curvature = np.trace(solved, axis1=1, axis2=2)
+    return np.linalg.slogdet(S)[1], slope, other, curvature - (solved[0] * solved[0].T).sum()
+
+
+def _log_shifted(eigvals: FloatArray, delta: float) -> Any:
+    return np.log1p(eigvals / delta).sum() if delta >= 1.0 else np.log(eigvals + delta).sum()
+
+
+def _sums_at_ends(eigvals: FloatArray, inverse: FloatArray, z: FloatArray) -> tuple[Any, ...]:
+    q = z * z
+    p = q * inverse
+    return q.sum(), q @ eigvals, p.sum(), p @ inverse
+
+
+def _cross_at_ends(inverse: FloatArray, z: FloatArray, g: FloatArray) -> tuple[Any, ...]:
+    return z @ g, (z * g) @ inverse
+
+
+def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: FloatArray, out: FloatArray) -> None:
+    """Write what `loops.information_rows` writes."""
+    w = 1 / (g[:, None] * eigvals + e[:, None])
+    q, v = Z * Z * w, eigvals * w
+    pairs = (q * v, v), (q * v, w), (q * w, w), (v, v), (v, w), (w, w)
+    out[:] = np.stack([np.einsum("ti,ti->t", *pair) for pair in pairs], axis=-1)

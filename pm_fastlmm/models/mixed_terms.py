@@ -1,0 +1,126 @@
+"""The random terms of a formula with their covariances, whatever their parameters are: variables, or numbers to fit."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pm_fastlmm.base.arrays import FloatArray, shown
+from pm_fastlmm.base.semidefinite import lower_root
+from pm_fastlmm.covariance.algebra import Covariance
+from pm_fastlmm.covariance.matrices import Known, Unstructured
+from pm_fastlmm.covariance.matrices import known as known_covariance
+from pm_fastlmm.covariance.operators import BlockDiagonal
+from pm_fastlmm.covariance.structures import Diagonal, Scalar
+from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.covariance.theta import Theta
+from pm_fastlmm.engines.structured.node import StructuredNode
+from pm_fastlmm.models.mixed_design import MixedDesign, RandomTerm
+
+
+class Part(NamedTuple):
+    """Columns whose effects have one distribution: correlated, or independent, as a vector if there are several."""
+
+    suffix: str
+    columns: tuple[int, ...]
+    correlated: bool
+
+    @property
+    def priors(self) -> list[str]:
+        """The names under which its priors may be given."""
+        return [f"sigma_{self.suffix}"] + ([f"eta_{self.suffix}"] if self.correlated else [])
+
+
+def parts_of(random: RandomTerm) -> list[Part]:
+    """Return the parts of a term; several of which some are correlated are numbered."""
+    ends = np.cumsum([len(part) for part in random.parts])
+    columns = [tuple(range(end - len(part), end)) for part, end in zip(random.parts, ends.tolist(), strict=True)]
+    if not random.correlated:
+        return [Part(random.group, tuple(range(len(random.columns))), False)]
+    if len(columns) == 1:
+        return [Part(random.group, columns[0], True)]
+    return [Part(f"{random.group}_{k}", part, len(part) > 1) for k, part in enumerate(columns, start=1)]
+
+
+def read_formula(formula: str | MixedDesign, data: Any) -> MixedDesign:
+    """Return the design of a formula that has random terms."""
+    if isinstance(formula, MixedDesign):
+        if data is not None:
+            raise ValueError("data is given together with a MixedDesign, which holds them already.")
+        design = formula
+    else:
+        design = MixedDesign.from_formula(formula, data)
+    if not design.random:
+        raise ValueError(
+            f"formula {design.formula!r} has no random term, such as (1 | group): it is ordinary least squares."
+        )
+    return design
+
+
+def relations(design: MixedDesign, known: Mapping[str, Any] | None) -> list[Known | None]:
+    """Return the known covariance of each random term, and refuse terms that have too many effects without one."""
+    known = known or {}
+    groups = [random.group for random in design.random]
+    if unknown := [group for group in known if group not in groups]:
+        raise ValueError(f"known names {shown(unknown)}, but the grouping factors are {', '.join(groups)}.")
+    for random in design.random:
+        effects, n = len(random.levels) * len(random.columns), len(design.y)
+        if random.group not in known and effects >= n:
+            raise ValueError(
+                f"the term of {random.group!r} has {effects} effects for {n} observations: they cannot be told from "
+                "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"
+            )
+    given = [known.get(group) for group in groups]
+    return [K if K is None or isinstance(K, Known) else known_covariance(K) for K in given]
+
+
+def mixed_term(random: RandomTerm, relation: Known | None, within: Callable[[Part], Covariance]) -> Term:
+    """Return a term, of the covariances of its parts within a level and of a known one between levels."""
+    structures = [within(part) for part in parts_of(random)]
+    if random.intercept_only:
+        values = structures[0].parameters
+        return random.term(Scalar(**values) if relation is None else relation.with_parameters(values))
+    return random.term(structures[0] if len(structures) == 1 else BlockDiagonal(*structures), across=relation)
+
+
+def data_of(design: MixedDesign) -> dict[str, Any]:
+    """Return X and y as tables with the ids of the rows, and the design, as `StructuredLMM` takes them."""
+    index = pd.Index(design.ids, tupleize_cols=False)
+    X = pd.DataFrame(design.X, index=index, columns=list(design.columns)) if design.columns else None
+    return {"X": X, "observed": pd.Series(design.y, index=index), "design": design}
+
+
+def _unit(part: Part) -> Covariance:
+    """Return the covariance of a part at a variance of 1, where it is to be fitted."""
+    c = len(part.columns)
+    return Unstructured(np.eye(c)) if part.correlated else Scalar(1.0, 1) if c == 1 else Diagonal(np.ones(c))
+
+
+def mixed_node(design: MixedDesign, known: Mapping[str, Any] | None) -> StructuredNode:
+    """Return the node that `lmm_model` makes, without a model: its parameters are numbers."""
+    pairs = zip(design.random, relations(design, known), strict=True)
+    terms = [mixed_term(random, relation, _unit) for random, relation in pairs]
+    return StructuredNode.from_terms(design.response, terms, **data_of(design))
+
+
+class FormulaVariables(NamedTuple):
+    """The map from θ to the free variables of `lmm_model`."""
+
+    design: MixedDesign
+    layout: Theta
+
+    def point(self, theta: FloatArray, *_: Any) -> dict[str, Any]:
+        """Return standard deviations and Cholesky factors."""
+        parts = [part for random in self.design.random for part in parts_of(random)]
+        values = {}
+        for part, entry in zip(parts, self.layout.entries, strict=True):
+            own = theta[entry.place]
+            if entry.matrix:
+                rows, columns = np.tril_indices(entry.shape[0])
+                matrix = np.zeros(entry.shape)
+                matrix[rows, columns] = matrix[columns, rows] = own
+                values[f"chol_{part.suffix}"] = lower_root(matrix)[rows, columns]
+            else:
+                values[f"sigma_{part.suffix}"] = np.sqrt(own).reshape(entry.shape)
+        return values | {"sigma_e": np.sqrt(theta[-1])}
