@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pymc as pm
 import xarray as xr
 from pymc.model.transform.optimization import freeze_dims_and_data
@@ -16,6 +17,8 @@ from pm_fastlmm.engines.graphs import initial_point
 from pm_fastlmm.engines.labels import derived
 from pm_fastlmm.engines.nodes import find_node, lmm_nodes
 from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.models.lmm_model import lmm_model
+from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.posterior.kept import Kept, lent
 from pm_fastlmm.posterior.nutpie_draws import NUTPIE_OPTIONS, draw_by_nutpie
 from pm_fastlmm.posterior.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
@@ -30,7 +33,8 @@ def sample(
     *,
     tune: int | None = None,
     chains: int = 4,
-    model: pm.Model | None = None,
+    model: pm.Model | str | MixedDesign | None = None,
+    data: pd.DataFrame | None = None,
     var_name: str | None = None,
     nuts_sampler: Literal["pymc", "nutpie", "numpyro"] = "pymc",
     random_seed: Any = None,
@@ -54,8 +58,10 @@ def sample(
     tune : int, optional
         Warm-up. Default 100 when the node's parameters are all there is, 1000 otherwise; 300 and 1000 for other
         samplers, which take the start but not the covariance.
-    model : pymc.Model, optional
-        Default the model of the context.
+    model : pymc.Model, str or MixedDesign, optional
+        Default the model of the context; or a formula with random terms, whose model `lmm_model` makes.
+    data : DataFrame, optional
+        The table of a formula.
     var_name : str, optional
         Which node to seed from, when the model has several.
     nuts_sampler : {"pymc", "nutpie", "numpyro"}
@@ -100,7 +106,7 @@ def sample(
             "flmm.sample adds the variances of the nodes to a DataTree: leave return_inferencedata=False out, or call "
             "pm.sample."
         )
-    model = pm.modelcontext(model)
+    model = lmm_model(model, data) if isinstance(model, str | MixedDesign) else pm.modelcontext(model)
     node = find_node(model, var_name)
     arguments: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
     if "step" in kwargs or "initvals" in kwargs:
