@@ -54,10 +54,10 @@ def corner(
     S is the inverse of Q₁ᵀV⁻¹Q₁: cov β̂ = R⁻¹SR⁻ᵀ. `schur` is S₀. `weighted(w, A)` returns Σ_i w_iA_i; the default sums
     the elementwise products, see `products`.
     """
-    d = variances(eigvals, sigma2_g, sigma2_e, xp)
+    w = 1 / variances(eigvals, sigma2_g, sigma2_e, xp)
     g, e = (xp.expand_dims(v, (-1, -2)) for v in (sigma2_g, sigma2_e))
-    mean = xp.expand_dims(sigma2_g, -1) * weighted(z / d, C)
-    gram = weighted(1 / (eigvals * d), products(C, xp))
+    mean = xp.expand_dims(sigma2_g, -1) * weighted(z * w, C)
+    gram = weighted(w, products(C, xp) / eigvals[:, None, None])
     return mean, g * schur + e * xp.eye(schur.shape[-1]) + g * e * gram
 
 

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from quantities import quantity
 
 from pm_fastlmm import Spectrum, reml, reml_point
+from pm_fastlmm.kernel.reml import reml as module
 
 NUMBERS = (
     "h2", "pve", "delta", "sigma2", "sigma2_g", "sigma2_e", "total", "h2_se", "pve_se", "delta_se", "sigma2_e_se",
@@ -104,3 +105,114 @@ def test_bad_input_is_refused_as_by_from_covariance(build_problem):
         reml_point(problem.K, problem.y[:-1], problem.X)
     with pytest.raises(ValueError, match="method must be 'REML' or 'ML', got 'MAP'"):
         reml_point(problem.K, problem.y, problem.X, method="MAP")
+
+
+N = 200
+
+
+def kernels():
+    rng = np.random.default_rng(11)
+    W = rng.normal(size=(N, 2 * N)) / math.sqrt(2 * N)
+    t, U = np.arange(N) / N, np.linalg.eigh(W @ W.T)[1]
+    groups, K = np.eye(20)[np.arange(N) % 20], W @ W.T
+    decay = 0.9 ** np.abs(np.arange(N)[:, None] - np.arange(N))
+    return {
+        "full": K,
+        "low rank": W[:, :20] @ W[:, :20].T,
+        "groups": groups @ groups.T,
+        "two eigenvalues": (U * np.where(np.arange(N) < 100, 0.2, 3.0)) @ U.T,
+        "autoregressive": decay,
+        "exponential": np.exp(-3 * np.abs(t[:, None] - t)),
+        "centred": K - K.mean(0) - K.mean(0)[:, None] + K.mean(),
+        "huge": 1e30 * K,
+    }
+
+
+def designs(K):
+    rng = np.random.default_rng(12)
+    X = np.column_stack([np.ones(N), rng.normal(size=(N, 2))])
+    return {"covariates": X, "none": None, "eigenvectors": np.linalg.eigh(K)[1][:, -3:]}
+
+
+@pytest.fixture
+def bands(monkeypatch):
+    """Every K counts as large; returns what was found in its band."""
+    found, original = [], module.maximise_band
+
+    def kept(*arguments):
+        found.append(original(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(module, "_LARGE", 1)
+    monkeypatch.setattr(module, "maximise_band", kept)
+    return found
+
+
+@pytest.mark.parametrize("method", ["REML", "ML"])
+@pytest.mark.parametrize("design", ["covariates", "none", "eigenvectors"])
+@pytest.mark.parametrize("name", list(kernels()))
+def test_the_maximum_found_in_a_band_is_that_of_the_spectral_fit(name, design, method, bands):
+    K = kernels()[name]
+    K, X = (K + K.T) / 2, designs(K)[design]
+    rng = np.random.default_rng(13)
+    u = np.linalg.cholesky(K + 1e-9 * np.abs(K).max() * np.eye(N)) @ rng.normal(size=N)
+    for share in (0.0, 0.5, 0.9):
+        y = 10 * (X is not None) + math.sqrt(share) * u / u.std() + math.sqrt(1 - share) * rng.normal(size=N)
+        assert_same(reml_point(K, y, X, method=method), reml(Spectrum.from_covariance(K, X), y, method=method))
+    assert len(bands) == 3
+    # the ML likelihood of a centred K beside an intercept has no maximum, which the band leaves to the others
+    assert any(bands) or (name, method) == ("centred", "ML")
+
+
+@pytest.mark.parametrize("method", ["REML", "ML"])
+def test_no_kernel_variance_is_found_in_a_band(method, bands):
+    K, rng = kernels()["full"], np.random.default_rng(14)
+    X = designs(K)["covariates"]
+    seen = 0
+    for _ in range(12):
+        y = rng.normal(size=N)
+        point = reml_point(K, y, X, method=method)
+        assert_same(point, reml(Spectrum.from_covariance(K, X), y, method=method))
+        seen += point.boundary == ("sigma2_g",) and bands[-1] is not None
+    assert seen > 2
+
+
+def test_a_second_mode_below_the_eigenvalues_that_matter_is_not_overlooked(bands):
+    """Eigenvalues on all scales: the likelihood is highest at δ = 7e-8, and has a mode at δ = 1e-3."""
+    t = np.arange(420) / 420
+    rng = np.random.default_rng(3)
+    X = np.column_stack([np.ones(420), rng.normal(size=(420, 2))])
+    K, y = np.exp(-((t[:, None] - t) ** 2) / 8), np.sin(9 * t) + rng.normal(size=420)
+    point, fit = reml_point(K, y, X), reml(Spectrum.from_covariance(K, X), y)
+    assert_allclose([point.delta, point.loglik], [fit.delta, fit.loglik], rtol=1e-6)
+    assert bands == [None]
+
+
+def test_beta_of_a_smooth_kernel_is_generalised_least_squares(bands):
+    t = np.arange(N) / N
+    rng = np.random.default_rng(15)
+    X = np.column_stack([np.ones(N), rng.normal(size=(N, 2))])
+    K, y = np.exp(-((t[:, None] - t) ** 2) / 0.02), np.sin(9 * t) + 0.3 * rng.normal(size=N)
+    point = reml_point(K, y, X)
+    V = K + point.delta * np.eye(N)
+    normal = X.T @ np.linalg.solve(V, X)
+    assert bands[0] is not None
+    assert_allclose(point.beta, np.linalg.solve(normal, X.T @ np.linalg.solve(V, y)), rtol=1e-10)
+    assert_allclose(point.beta_cov, point.sigma2 * np.linalg.inv(normal), rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["REML", "ML"])
+def test_what_a_band_does_not_show_is_left_to_the_tridiagonal_matrix(method, bands):
+    K, t = kernels()["full"], np.arange(N) / N
+    X = designs(K)["covariates"]
+    y = np.linalg.cholesky(K) @ np.random.default_rng(16).normal(size=N)
+    explained = X @ [1.0, 2.0, 3.0]
+    dummies = np.eye(20)[np.arange(N) % 20]
+    cases = [(K, y, X), (K, explained, X), (3 * np.eye(N), t, X), (kernels()["groups"], t**2, dummies)]
+    for matrix, response, design in cases:
+        point = reml_point(matrix, response, design, method=method)
+        fit = reml(Spectrum.from_covariance(matrix, design), response, method=method)
+        assert (point.boundary, point.converged, point.message) == (fit.boundary, fit.converged, fit.message)
+    assert bands == [None] * 4
+    with pytest.raises(ValueError, match="K is not positive semi-definite"):
+        reml_point(K - 0.5 * np.eye(N), y, X)
