@@ -133,7 +133,10 @@ class Design(ReadOnlyArrays, Described):
                 f"formula {formula!r} has a random term: one kernel is given as K or W, for (1|group) as "
                 "K=flmm.covariance.grouping(table['group']); random terms go to flmm.lmm_model."
             )
-        y, X, _ = fixed_effects(fixed, data, whole=formula)
+        y, X = (
+            pd.DataFrame(part.values, index=data.index, columns=list(part.columns))
+            for part in fixed_effects(fixed, data, whole=formula)
+        )
         return cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W)
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
