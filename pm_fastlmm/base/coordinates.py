@@ -61,7 +61,7 @@ def _alike(labels: Sequence[Any]) -> bool:
     """Return whether labels are all text, or all integers, of which xarray changes none: no array is made of these."""
     kinds = set(map(type, labels))
     if kinds == {int}:
-        return bool(-_LARGE < min(labels) and max(labels) < _LARGE)
+        return bool(min(labels) > -_LARGE and max(labels) < _LARGE)
     return kinds == {str} and "\0" not in "".join(labels)  # NumPy cuts a text at its end
 
 
