@@ -25,8 +25,6 @@ from pm_fastlmm.base.arrays import (
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.remedies import selection
-from pm_fastlmm.models.formula import fixed_effects
-from pm_fastlmm.models.formulas.bars import split_formula
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Spectrum
 
@@ -127,6 +125,9 @@ class Design(ReadOnlyArrays, Described):
         ValueError
             If the formula has no response or names a column that is not there, or as `from_arrays`.
         """
+        from pm_fastlmm.models.formula import fixed_effects  # formulaic takes a tenth of a second, and arrays need none
+        from pm_fastlmm.models.formulas.bars import split_formula
+
         fixed, random = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
         if random:
             raise ValueError(
