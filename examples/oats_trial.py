@@ -25,24 +25,22 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
     figures.mkdir(exist_ok=True)
 
     # %% [markdown]
-    # The formula is lme4's. What it makes is a PyMC model with documented default priors: the only description of the
-    # model, from which REML, NUTS and the effects all start.
+    # ## A point estimate: restricted maximum likelihood
+    #
+    # The formula is lme4's.
 
     # %%
     oats = flmm.datasets.john_alpha()
-    trial = flmm.lmm_model("yield ~ rep + (1 | gen) + (1 | rep:block)", oats)
-
-    # %% [markdown]
-    # ## A point estimate: restricted maximum likelihood
-
-    # %%
-    fit = flmm.find_reml(trial, progressbar=False)
+    fit = flmm.find_reml("yield ~ rep + (1 | gen) + (1 | rep:block)", oats, progressbar=False)
     print(fit, end="\n\n")
 
     # %% [markdown]
     # ## The posterior, and the shares of the variance
+    #
+    # `fit.model` is the PyMC model of the formula, with documented default priors.
 
     # %%
+    trial = fit.model
     with trial:
         idata = flmm.sample(random_seed=1995, progressbar=False)
     idata = flmm.recover_effects(idata, model=trial, random_seed=1995)

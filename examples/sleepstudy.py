@@ -25,7 +25,6 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
 
     # %%
     sleep = flmm.datasets.sleepstudy()
-    model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep)
 
     # %% [markdown]
     # ## Restricted maximum likelihood
@@ -34,7 +33,7 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
     # -2 times the log-likelihood.
 
     # %%
-    fit = flmm.find_reml(model, progressbar=False)
+    fit = flmm.find_reml("Reaction ~ Days + (Days | Subject)", sleep, progressbar=False)
     print(fit)
     intercept, covariance, slope = fit.theta.iloc[:3]
     print(
@@ -45,6 +44,7 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
     # ## The posterior
 
     # %%
+    model = fit.model
     with model:
         idata = flmm.sample(random_seed=2003, progressbar=False)
     idata = flmm.recover_effects(idata, model=model, random_seed=2003)

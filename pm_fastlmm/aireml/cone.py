@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.covariance.parameters import packed_places
 
 _ITERATIONS = 60
 _INSIDE = 0.99  # of the way to where a matrix becomes singular
@@ -39,9 +40,7 @@ class PackedMatrix(NamedTuple):
 
     def read(self, values: FloatArray) -> FloatArray:
         """Return the matrix (size, size)."""
-        out = np.zeros((self.size, self.size))
-        out[np.tril_indices(self.size)] = values[self.place]
-        return out + np.tril(out, -1).T
+        return np.asarray(values[self.place][packed_places(self.size)])
 
     @property
     def directions(self) -> FloatArray:

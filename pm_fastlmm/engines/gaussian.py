@@ -8,14 +8,13 @@ import numpy as np
 import pymc as pm
 
 from pm_fastlmm.aireml.objective import Objective
-from pm_fastlmm.base.arrays import FloatArray, slices
+from pm_fastlmm.base.arrays import FloatArray, align, read, require_finite, require_length, slices
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, tangents
-from pm_fastlmm.engines.inputs import read_response
 from pm_fastlmm.engines.objective import DenseObjective
 from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
 from pm_fastlmm.engines.prediction import Effects, Predictive
@@ -100,7 +99,11 @@ class GaussianNode(LMMNode):
         """
         if self.observes_statistic:
             raise ValueError(f"{self.name} observes a statistic of y: rotate the other y, and make a model of that.")
-        return replace(self, observed=read_response(y, self.ids, self.n, ndim=(1,)))
+        labelled = read(y, "y", ndim=(1,))
+        values = labelled.take(align(self.ids, labelled, name="y", reference_name=self.name))
+        require_length(len(values), self.n, "y", self.name)
+        require_finite(values, "y", "a refit is of the same rows; leave rows out of the table, and fit it anew.")
+        return replace(self, observed=values)
 
     def rows(self) -> FloatArray:
         """

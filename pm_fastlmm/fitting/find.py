@@ -1,7 +1,7 @@
 """find_reml, the restricted maximum likelihood counterpart of `pm.find_MAP`, and the same for a function θ → V."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -148,10 +148,14 @@ class OfFormula(NamedTuple):
 
 
 class OfModel(NamedTuple):
-    """A PyMC model."""
+    """A PyMC model, which a copy of the fit shares: PyMC cannot copy every model."""
 
     fitted: pm.Model
     options: Options
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        """Return the same."""
+        return self
 
     def model(self) -> pm.Model:
         """Return it."""

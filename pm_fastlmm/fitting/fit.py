@@ -318,7 +318,6 @@ class VarianceFit(VarianceInference, PartOfModel):
         Examples
         --------
         >>> import pandas as pd
-        import pymc as pm
         >>> import pm_fastlmm as flmm
         >>> sleep = flmm.datasets.sleepstudy()
         >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)

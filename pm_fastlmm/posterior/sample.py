@@ -1,9 +1,11 @@
 """Seeded NUTS: `sample` finds the node in the model, seeds the sampler, and reports variances and their shares."""
 
 import warnings
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pymc as pm
 import xarray as xr
 from pymc.model.transform.optimization import freeze_dims_and_data
@@ -14,6 +16,11 @@ from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.graphs import initial_point
 from pm_fastlmm.engines.labels import derived
 from pm_fastlmm.engines.nodes import find_node, lmm_nodes
+from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.models.lmm_model import lmm_model
+from pm_fastlmm.models.mixed_design import MixedDesign
+from pm_fastlmm.posterior.kept import Kept, lent
+from pm_fastlmm.posterior.nutpie_draws import NUTPIE_OPTIONS, draw_by_nutpie
 from pm_fastlmm.posterior.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
 
 _TUNE_SEEDED = 100  # the step size alone is left to adapt
@@ -26,7 +33,8 @@ def sample(
     *,
     tune: int | None = None,
     chains: int = 4,
-    model: pm.Model | None = None,
+    model: pm.Model | str | MixedDesign | None = None,
+    data: pd.DataFrame | None = None,
     var_name: str | None = None,
     nuts_sampler: Literal["pymc", "nutpie", "numpyro"] = "pymc",
     random_seed: Any = None,
@@ -40,6 +48,9 @@ def sample(
     start and unit scale, and are adapted in a warm-up of PyMC's usual length. Other samplers than PyMC's own take no
     covariance; they start at the posterior mode of those variables, beside the REML estimate.
 
+    What was compiled for the last four models is kept: another model of the same structure, with other data or other
+    constants in its priors, is sampled without compiling it again.
+
     Parameters
     ----------
     draws, chains, random_seed
@@ -47,8 +58,10 @@ def sample(
     tune : int, optional
         Warm-up. Default 100 when the node's parameters are all there is, 1000 otherwise; 300 and 1000 for other
         samplers, which take the start but not the covariance.
-    model : pymc.Model, optional
-        Default the model of the context.
+    model : pymc.Model, str or MixedDesign, optional
+        Default the model of the context; or a formula with random terms, whose model `lmm_model` makes.
+    data : DataFrame, optional
+        The table of a formula.
     var_name : str, optional
         Which node to seed from, when the model has several.
     nuts_sampler : {"pymc", "nutpie", "numpyro"}
@@ -93,20 +106,32 @@ def sample(
             "flmm.sample adds the variances of the nodes to a DataTree: leave return_inferencedata=False out, or call "
             "pm.sample."
         )
-    model = pm.modelcontext(model)
+    model = lmm_model(model, data) if isinstance(model, str | MixedDesign) else pm.modelcontext(model)
     node = find_node(model, var_name)
-    arguments: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains, "nuts_sampler": nuts_sampler}
+    arguments: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
     if "step" in kwargs or "initvals" in kwargs:
-        return add_derived(pm.sample(**arguments, model=model, random_seed=random_seed, **kwargs), model)
+        options = {"model": model, "nuts_sampler": nuts_sampler, "random_seed": random_seed}
+        return add_derived(pm.sample(**arguments, **options, **kwargs), model)
     frozen = freeze_dims_and_data(model)
     node = find_node(frozen, node.name)
+    whole = "idata_kwargs" in kwargs  # which may ask for the log-likelihood of each variable
+    with nullcontext(Kept.of(frozen, node)) if whole else lent(frozen, node) as kept:
+        idata = _seeded(kept, node, frozen, nuts_sampler, random_seed, arguments, kwargs)
+    return add_derived(_with_data(idata, model), model)
+
+
+def _seeded(
+    kept: Kept, node: LMMNode, frozen: pm.Model, nuts_sampler: str, random_seed: Any, arguments: dict[str, Any],
+    kwargs: dict[str, Any],
+) -> xr.DataTree:  # fmt: skip
+    """Sample a kept model from the seed of a node; `frozen` is the model itself, with its data."""
     seed_rng, sampling_rng = np.random.default_rng(random_seed).spawn(2)
-    alone = complete(frozen, node)
+    tune, alone = arguments["tune"], complete(kept)
     try:
         if nuts_sampler == "pymc":
-            seed = posterior_seed(frozen, node, chains=chains, rng=seed_rng)
+            seed = posterior_seed(kept, node, chains=arguments["chains"], rng=seed_rng)
         else:
-            start = posterior_mode(frozen, node)
+            start = posterior_mode(kept, node)
     except (SeedError, np.linalg.LinAlgError, NotImplementedError) as error:
         warnings.warn(
             f"NUTS could not be seeded for {node.name} ({error}); PyMC's default initialisation is used.",
@@ -114,13 +139,21 @@ def sample(
         )
     else:
         if nuts_sampler == "pymc":
-            arguments |= {"step": _step(frozen, seed, sampling_rng, kwargs), "initvals": seed.starts}
+            step = _step(kept.model, seed, sampling_rng, kwargs)
+            arguments |= {"step": step, "initvals": kept.starts(seed.starts)}
+            if not {"trace", "var_names"} & kwargs.keys():
+                arguments["trace"] = kept.once(_Trace.of)
             if tune is None and alone:
                 arguments["tune"] = _TUNE_SEEDED if seed.exact else _TUNE_STARTED
         else:
-            arguments |= {"initvals": start, "tune": tune if tune is not None else _TUNE_STARTED if alone else 1000}
-    idata = pm.sample(**arguments, model=frozen, random_seed=sampling_rng, **kwargs)
-    return add_derived(_restore_constant_data(idata, model), model)
+            arguments["tune"] = tune if tune is not None else _TUNE_STARTED if alone else 1000
+            if nuts_sampler == "nutpie" and kwargs.keys() <= NUTPIE_OPTIONS:
+                return draw_by_nutpie(kept, frozen, start, sampling_rng, **arguments, **kwargs)
+            arguments["initvals"] = start
+    idata: xr.DataTree = pm.sample(
+        **arguments, model=kept.model, nuts_sampler=nuts_sampler, random_seed=sampling_rng, **kwargs
+    )
+    return idata
 
 
 def _step(model: pm.Model, seed: Seed, rng: np.random.Generator, kwargs: dict[str, Any]) -> Any:
@@ -150,16 +183,27 @@ def _step(model: pm.Model, seed: Seed, rng: np.random.Generator, kwargs: dict[st
     )  # fmt: skip
 
 
-def _restore_constant_data(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
-    """Put back the data containers, which are constants in the frozen copy of the model."""
-    constants = {
-        v.name: (model.named_vars_to_dims.get(v.name) or [f"{v.name}_dim_{i}" for i in range(v.ndim)], v.get_value())
-        for v in model.data_vars
-    }
-    if constants and "constant_data" not in idata.children:
-        used = {dim for dims, _ in constants.values() for dim in dims}
-        coords = {dim: list(c) for dim, c in model.coords.items() if dim in used and c is not None}
-        idata["constant_data"] = xr.DataTree(xr.Dataset(constants, coords=coords))
+class _Trace(pm.backends.NDArray):  # type: ignore[misc]
+    """Draws of one chain; PyMC copies it for each, and would compile the variables anew for each without it."""
+
+    @classmethod
+    def of(cls, kept: Kept) -> "_Trace":
+        """Return one of the model, without draws."""
+        return cls(model=kept.model)
+
+    def __copy__(self) -> "_Trace":
+        """Return another, without draws."""
+        return type(self)(
+            model=self.model, vars=self.vars, fn=self.fn, var_shapes=self.var_shapes, var_dtypes=self.var_dtypes
+        )
+
+
+def _with_data(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
+    """Put back the data, which are not in the model that was sampled."""
+    groups = pm.to_inference_data(prior={}, model=model)
+    for name in ("observed_data", "constant_data"):
+        if name in groups.children:
+            idata[name] = groups[name]
     return idata
 
 

@@ -23,6 +23,7 @@ from scipy.special import gammaincinv, ndtri
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.graphs import INTERPRETED, initial_point, parameters, reaching
 from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.posterior.kept import Kept
 from pm_fastlmm.posterior.sobol import sobol_points
 
 type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density and gradient
@@ -70,12 +71,12 @@ class SeedError(RuntimeError):
     """The posterior moments of the node's parameters could not be computed; the text says why."""
 
 
-def complete(model: pm.Model, node: LMMNode) -> bool:
+def complete(kept: Kept) -> bool:
     """Return whether the free continuous variables that reach the node are all that the model has."""
-    return set(parameters(model, node.rv)) == set(model.free_RVs)
+    return set(parameters(kept.model, kept.rv)) == set(kept.model.free_RVs)
 
 
-def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.random.Generator) -> Seed:
+def posterior_seed(kept: Kept, node: LMMNode, *, chains: int, rng: np.random.Generator) -> Seed:
     """
     Compute where NUTS starts and its covariance for the parameters of a node.
 
@@ -84,12 +85,12 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     SeedError
         If the node has no parameters, too many, or a posterior whose moments the quadrature does not reach.
     """
-    free, values, initial = _coordinates(model, node)
+    free, values, initial = _coordinates(kept, node)
     joint = None
-    if complete(model, node):
-        joint = model.logp_dlogp_function(values, ravel_inputs=True, initial_point=initial, allow_input_downcast=True)
-    logp = _finite(joint if joint is not None else _compile_marginal(model, free, values, initial))
-    constrain = _compile_constrain(model, node, free, values, initial)
+    if complete(kept):
+        joint = kept.once(_compile_joint, values, initial)
+    logp = _finite(joint if joint is not None else kept.once(_compile_marginal, free, values, initial))
+    constrain = kept.once(_compile_constrain, free, values, initial)
     exact = _ravel(initial).size <= _MAX_QUADRATURE and node.cheap
 
     def search(units: Units) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -106,7 +107,7 @@ def posterior_seed(model: pm.Model, node: LMMNode, *, chains: int, rng: np.rando
     return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint, exact)
 
 
-def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
+def posterior_mode(kept: Kept, node: LMMNode) -> dict[str, Any]:
     """
     Return the posterior mode of the parameters of a node as PyMC's initvals, for samplers that take a start alone.
 
@@ -115,9 +116,9 @@ def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
     SeedError
         If the node has no parameters, too many, or no posterior density at the REML estimate.
     """
-    free, values, initial = _coordinates(model, node)
-    logp = _finite(_compile_marginal(model, free, values, initial, INTERPRETED))
-    constrain = _compile_constrain(model, node, free, values, initial)
+    free, values, initial = _coordinates(kept, node)
+    logp = _finite(kept.once(_compile_marginal, free, values, initial, mode=INTERPRETED))
+    constrain = kept.once(_compile_constrain, free, values, initial)
     x0 = _ravel(initial)
     try:
         mode = _mode(logp, _match_reml(node, constrain, _ones(logp, x0), x0), _ones)
@@ -126,12 +127,13 @@ def posterior_mode(model: pm.Model, node: LMMNode) -> dict[str, Any]:
     return _initvals(free, constrain(mode)[0])
 
 
-def _coordinates(model: pm.Model, node: LMMNode) -> tuple[list[Any], list[Any], dict[str, FloatArray]]:
+def _coordinates(kept: Kept, node: LMMNode) -> tuple[list[Any], list[Any], dict[str, FloatArray]]:
     """Return the variables that reach the node, their value variables, and PyMC's initial values of those by name."""
-    free = parameters(model, node.rv)
+    model = kept.model
+    free = parameters(model, kept.rv)
     if not free:
         raise SeedError(f"no free continuous variable reaches {node.name}")
-    discrete = [rv.name for rv in reaching(model, node.rv) if not rv.type.dtype.startswith("float")]
+    discrete = [rv.name for rv in reaching(model, kept.rv) if not rv.type.dtype.startswith("float")]
     if discrete:
         raise SeedError(f"discrete variables reach {node.name}: {', '.join(discrete)}")
     values = [model.rvs_to_values[rv] for rv in free]
@@ -153,11 +155,16 @@ def _initvals(free: list[Any], constrained: list[FloatArray]) -> dict[str, Any]:
     return {rv.name: value for rv, value in pairs if not hasattr(rv.type, "dims")}
 
 
+def _compile_joint(kept: Kept, values: list[Any], point: dict[str, FloatArray]) -> Any:
+    """Return log-posterior and gradient as NUTS takes them."""
+    return kept.model.logp_dlogp_function(values, ravel_inputs=True, initial_point=point, allow_input_downcast=True)
+
+
 def _compile_marginal(
-    model: pm.Model, free: list[Any], values: list[Any], point: dict[str, FloatArray], mode: Mode | None = None
+    kept: Kept, free: list[Any], values: list[Any], point: dict[str, FloatArray], *, mode: Mode | None = None
 ) -> Density:
     """Return log-posterior and gradient of the variables, from every term of the model that depends on them alone."""
-    inside = set(free)
+    model, inside = kept.model, set(free)
     terms = [
         term
         for term in [*model.basic_RVs, *model.potentials]
@@ -185,11 +192,11 @@ def _finite(compiled: Density) -> Density:
 
 
 def _compile_constrain(
-    model: pm.Model, node: LMMNode, free: list[Any], values: list[Any], point: dict[str, FloatArray]
+    kept: Kept, free: list[Any], values: list[Any], point: dict[str, FloatArray]
 ) -> Callable[[FloatArray], tuple[list[FloatArray], FloatArray]]:
     """Return the map from unconstrained coordinates to the variables, and to what REML estimates."""
-    components = [pt.atleast_1d(graph).ravel() for graph in node.estimated()]
-    outputs = model.replace_rvs_by_values([*free, *components])
+    components = [pt.atleast_1d(graph).ravel() for graph in kept.estimated]
+    outputs = kept.model.replace_rvs_by_values([*free, *components])
     outputs, joined = join_nonshared_inputs(point=point, outputs=outputs, inputs=values)
     options = {"mode": INTERPRETED, "on_unused_input": "ignore", "allow_input_downcast": True}
     compiled = pytensor.function([joined], outputs, **options)

@@ -69,3 +69,38 @@ def test_seeded_nuts_beside_pymc(model, measure, report):
         if results[name][0].posterior.sizes["draw"] == 1000:
             ess = [minimum_ess(idata) for idata in results[name][1:]]
             report(f"{name}, second use", ess, "draws", part="min ESS")
+
+
+@pytest.mark.parametrize("sampler", ["nutpie", "pymc"])
+def test_another_response_of_a_model_that_was_sampled(sampler, measure, report):
+    n, rng = 300, np.random.default_rng(41)
+    markers = rng.normal(size=(n, 2 * n)) / np.sqrt(2 * n)
+    spectrum = flmm.Spectrum.from_covariance(markers @ markers.T, np.ones((n, 1)))
+    options = RUN | {"nuts_sampler": sampler, "random_seed": 1}
+
+    def simulated():
+        return markers @ rng.normal(size=2 * n) + rng.normal(size=n)
+
+    def sample(draws):
+        flmm.sample(draws, model=flmm.kernel_model(simulated(), spectrum=spectrum), **options)
+
+    def fit_and_sample():
+        y = simulated()
+        flmm.reml(spectrum, y)
+        flmm.sample(250, model=flmm.kernel_model(y, spectrum=spectrum), **options)
+
+    def toy(tune):
+        with pm.Model():
+            pm.Normal("y", pm.Normal("mu"), pm.HalfNormal("sigma"), observed=simulated())
+            pm.sample(1000, tune=tune, **options)
+
+    ways = {
+        f"another y, 4 × 1000 draws, {sampler}": lambda: sample(1000),
+        f"another y, REML and 4 × 250 draws, {sampler}": fit_and_sample,
+        f"pm.sample of a model with two parameters, 4 × 1000 draws, {sampler}": lambda: toy(
+            100 if sampler == "pymc" else 300
+        ),
+    }
+    for name, way in ways.items():
+        way()  # compiles
+        report(name, measure.wall(way, rounds=3), "s")

@@ -362,3 +362,11 @@ def test_variables_of_pymc_dims_are_sampled(data, exact):
     posterior = flmm.sample(300, model=model, random_seed=1, **QUIET).posterior.to_dataset()
     for response in "ab":
         assert_agrees(posterior.sel(response=response), exact, NAMES)
+
+
+def test_a_formula_is_sampled_as_its_model_is():
+    formula, data = "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff()
+    options = {"draws": 20, "tune": 20, "chains": 1, "random_seed": 3, "progressbar": False, "quiet": True}
+    drawn = flmm.sample(model=formula, data=data, **options)
+    of_model = flmm.sample(model=flmm.lmm_model(formula, data), **options)
+    np.testing.assert_allclose(drawn.posterior["sigma_Batch"], of_model.posterior["sigma_Batch"])

@@ -8,6 +8,7 @@ from scipy.special import digamma, polygamma
 
 import pm_fastlmm as flmm
 from pm_fastlmm.posterior import seed
+from pm_fastlmm.posterior.kept import Kept
 from pm_fastlmm.posterior.seed import SeedError, posterior_mode, posterior_seed
 
 # share of variance, columns of W, seed of the data
@@ -39,7 +40,7 @@ def exact_moments(posterior, residual):
 
 def seed_of(model, chains=4, random_seed=1):
     [node] = flmm.lmm_nodes(model)
-    return posterior_seed(model, node, chains=chains, rng=np.random.default_rng(random_seed))
+    return posterior_seed(Kept.of(model, node), node, chains=chains, rng=np.random.default_rng(random_seed))
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -83,7 +84,7 @@ def test_starts_are_draws_of_the_posterior_one_for_each_chain(seeded):
 def test_the_start_of_other_samplers_is_the_posterior_mode(seeded):
     _, spectrum, _, model, _ = seeded
     [node] = flmm.lmm_nodes(model)
-    start = posterior_mode(model, node)
+    start = posterior_mode(Kept.of(model, node), node)
     assert set(start) == {rv.name for rv in model.free_RVs}
     unconstrained = {"h2_logodds__": np.log(start["h2"] / (1 - start["h2"]))}
     name = "sigma2_e" if 2 * spectrum.rank < spectrum.df else "total"
@@ -225,7 +226,8 @@ def random_slopes(unit_y, unit_x):
 def test_random_slopes_in_wild_units_have_the_seed_of_ordinary_ones():
     def seed_of(unit_y, unit_x):
         model = random_slopes(unit_y, unit_x)
-        return posterior_seed(model, flmm.lmm_nodes(model)[0], chains=2, rng=np.random.default_rng(0))
+        [node] = flmm.lmm_nodes(model)
+        return posterior_seed(Kept.of(model, node), node, chains=2, rng=np.random.default_rng(0))
 
     ordinary = seed_of(1.0, 1.0)
     assert ordinary.exact

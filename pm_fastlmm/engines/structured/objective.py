@@ -178,9 +178,10 @@ class StructuredObjective(Objective):
         ValueError
             If X explains all columns of a component, so that the data say nothing about its variance.
         """
-        components, owners = self._components()
-        Q = self.projection.Q1
-        gram, squares = moments(components, Q if self.products.flat else Q[:, :0], self.y, self.n)
+        strides = self._strides()
+        owners = [(k, a) for k, stride in enumerate(strides) for a in range(stride)]
+        components, gram = self.products.components(strides)
+        squares = np.array([*(((Z.T @ self.y) ** 2).sum() for Z in components), self.y @ self.y])
         self._require_information(components, owners, gram[-1, :-1])
         estimate = moment_start(gram, squares)
         theta = np.zeros(self.layout.size)
@@ -229,17 +230,14 @@ class StructuredObjective(Objective):
                 "about their variance. Leave the term out, or the columns of X that span it."
             )
 
-    def _components(self) -> tuple[list[sp.csr_array], list[tuple[int, int]]]:
-        """Return the incidence of each variance of the start: by column within a level, or of a term as a whole."""
-        components, owners = [], []
+    def _strides(self) -> tuple[int, ...]:
+        """Return how many columns apart those of one variance of the start are: of a column within a level, or all."""
+        strides = []
         for k, block in enumerate(self.products.blocks[: len(self.layout.blocks)]):
             own = [e for e in self.layout.entries if e.term == k]
             by_column = any(e.matrix or e.part.stop or e.shape == (block.width,) for e in own) and block.width <= 50
-            stride = block.width if by_column else 1
-            for a in range(stride):
-                components.append(sp.csr_array(block.Z[:, np.arange(a, block.Z.shape[1], stride)]))
-                owners.append((k, a))
-        return components, owners
+            strides.append(block.width if by_column else 1)
+        return tuple(strides)
 
     @property
     def internal_lower(self) -> FloatArray:
@@ -364,24 +362,6 @@ class StructuredObjective(Objective):
 def _propagate(block: EffectBlock, sigma: FloatArray) -> FloatArray:
     G = sp.kron(sp.eye_array(block.levels), sigma, format="csr")
     return np.asarray((block.Z @ G @ block.Z.T).todense())
-
-
-def moments(components: list[sp.csr_array], Q: FloatArray, y: FloatArray, n: int) -> tuple[FloatArray, FloatArray]:
-    """Return tr(MV_iMV_j) and yᵀMV_iMy for V_i = Z_iZ_iᵀ and, last, I: M takes X out, and no n × n matrix is formed."""
-    along = [Z.T @ Q for Z in components]
-    count = len(components)
-    gram, squares = np.zeros((count + 1, count + 1)), np.zeros(count + 1)
-    for i, Zi in enumerate(components):
-        for j in range(i + 1):
-            cross = sp.coo_array(Zi.T @ components[j])
-            shared = np.einsum("kr,kr->k", along[i][cross.row], along[j][cross.col])
-            projected = np.sum((along[i].T @ along[i]) * (along[j].T @ along[j]))
-            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * (cross.data * shared).sum() + projected
-        trace = (Zi.data**2).sum() - (along[i] ** 2).sum()
-        gram[i, count] = gram[count, i] = trace
-        squares[i] = ((Zi.T @ y) ** 2).sum()
-    gram[count, count], squares[count] = n - Q.shape[1], y @ y
-    return gram, squares
 
 
 def starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: FloatArray) -> FloatArray:

@@ -273,6 +273,24 @@ class MixedProducts:
         flat, root = u.reshape(*u.shape[:-2], -1), self.blocks[k].root
         return flat if root is None else np.asarray(flat @ root.T)
 
+    @cached_property
+    def _components(self) -> dict[tuple[int, ...], tuple[list[sp.csr_array], FloatArray]]:
+        return {}
+
+    def components(self, strides: tuple[int, ...]) -> tuple[list[sp.csr_array], FloatArray]:
+        """
+        Return Z_i of every stride-th column of a term, and tr(MV_iMV_j) for V_i = Z_iZ_iᵀ and, last, I.
+
+        M takes X out, and no n × n matrix is formed.
+        """
+        if strides not in self._components:
+            blocks = [block.Z for block, stride in zip(self.blocks, strides, strict=False) for _ in range(stride)]
+            places = [(a, stride) for stride in strides for a in range(stride)]
+            parts = [sp.csr_array(Z[:, np.arange(a, Z.shape[1], s)]) for Z, (a, s) in zip(blocks, places, strict=True)]
+            Q = self.projection.Q1 if self.flat else self.projection.Q1[:, :0]
+            self._components[strides] = parts, _traces(parts, Q, self.n)
+        return self._components[strides]
+
     def mean_gram(self, k: int) -> FloatArray:
         """Return Σ_levels Z_jᵀZ_j / n of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""
         block = self.blocks[k]
@@ -324,6 +342,21 @@ class MixedProducts:
         """Show the sizes."""
         terms = ", ".join(f"{block.levels} × {block.width}" for block in self.blocks)
         return f"MixedProducts(n={self.n}, terms of {terms} effects, {self.fixed} fixed effects)"
+
+
+def _traces(components: list[sp.csr_array], Q: FloatArray, n: int) -> FloatArray:
+    along = [Z.T @ Q for Z in components]
+    count = len(components)
+    gram = np.zeros((count + 1, count + 1))
+    for i, Zi in enumerate(components):
+        for j in range(i + 1):
+            cross = sp.coo_array(Zi.T @ components[j])
+            shared = np.einsum("kr,kr->k", along[i][cross.row], along[j][cross.col])
+            projected = np.sum((along[i].T @ along[i]) * (along[j].T @ along[j]))
+            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * (cross.data * shared).sum() + projected
+        gram[i, count] = gram[count, i] = (Zi.data**2).sum() - (along[i] ** 2).sum()
+    gram[count, count] = n - Q.shape[1]
+    return gram
 
 
 def _elimination_order(blocks: Sequence[EffectBlock]) -> tuple[tuple[int, ...], bool]:

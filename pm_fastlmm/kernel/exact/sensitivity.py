@@ -172,11 +172,11 @@ def rope(posterior: Any, low: float, high: float, *, quantity: str = "h2") -> An
         if quantity not in group.data_vars:
             found = ", ".join(map(str, group.data_vars))
             raise ValueError(f"the posterior has no variable {quantity!r}: name one of {found}.")
-        import arviz_stats  # more than a second to import
-
         posterior = group[quantity]
     if not {"chain", "draw"} <= set(getattr(posterior, "dims", ())):
         raise ValueError("draws need the dimensions chain and draw: give a DataTree, or a variable of its posterior.")
+    import arviz_stats  # more than a second to import
+
     inside = ((posterior >= low) & (posterior <= high)).astype(float)
     probability = inside.mean(("chain", "draw"))
     varies = (inside != inside.isel(chain=0, draw=0)).any(("chain", "draw"))

@@ -9,7 +9,7 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.interpreted import interpreted
 
-_FEW = 1000  # evaluations, some 20 ms in Python; Numba takes ten times that to load the loops, and seconds to compile
+_FEW = 3000  # evaluations, a hundred searches: a tenth of a second in Python; Numba takes more to load its loops
 SEARCH = 30  # evaluations in the search of one response
 
 
