@@ -9,6 +9,7 @@ from scipy.optimize import least_squares
 from pm_fastlmm.base.arrays import FloatArray
 
 _MATCHED = 1e-5
+EXACT = 1e-13  # up to which there is no gap
 _TRIALS = 60  # of values in a search, before one of the variables is put to 0
 
 
@@ -48,7 +49,7 @@ def _closest(
 ) -> FloatArray:  # fmt: skip
     """Return x with the smallest gap, some of its elements held."""
     free = ~held
-    if not free.any():
+    if not free.any() or np.abs(gap(x)).max(initial=0.0) <= EXACT:
         return x
 
     def whole(part: Any) -> FloatArray:

@@ -9,6 +9,8 @@ import xarray as xr
 
 from pm_fastlmm.base.arrays import Ids, labels_of, repeated, shown
 
+_LARGE = 2**63  # where integers are no longer of one type
+
 
 def require_labels(labels: Sequence[Any] | None, what: str, *, written: str = "table.index") -> None:
     """
@@ -29,7 +31,7 @@ def require_labels(labels: Sequence[Any] | None, what: str, *, written: str = "t
     ValueError: the ids are of several types, and the coordinates of a posterior, which have one, would change 1 into
     '1': make them alike, all text say, table.index = [str(label) for label in table.index].
     """
-    if labels is None:
+    if labels is None or _alike(labels):
         return
     if missing := [i for i, label in enumerate(labels) if not isinstance(label, tuple) and pd.isna(label) is True]:
         raise ValueError(
@@ -53,6 +55,14 @@ def require_labels(labels: Sequence[Any] | None, what: str, *, written: str = "t
     booleans = [label for label in labels if isinstance(label, bool | np.bool_)]
     if 0 < len(booleans) < len(labels):
         raise ValueError(f"{what} are of several types, {booleans[0]!r} beside numbers, where True is 1: {alike}")
+
+
+def _alike(labels: Sequence[Any]) -> bool:
+    """Return whether labels are all text, or all integers, of which xarray changes none: no array is made of these."""
+    kinds = set(map(type, labels))
+    if kinds == {int}:
+        return bool(min(labels) > -_LARGE and max(labels) < _LARGE)
+    return kinds == {str} and "\0" not in "".join(labels)  # NumPy cuts a text at its end
 
 
 def require_labels_of(**tables: Any) -> None:

@@ -89,6 +89,11 @@ class Factor(ReadOnlyArrays):
         """The name under which messages ask for an order, None if there is one."""
         return None if self.order_given else self.name or "factor"
 
+    def counts(self) -> dict[Hashable, int]:
+        """Return how many rows belong to each level that occurs."""
+        pairs = zip(self.levels, np.bincount(self.codes[self.codes >= 0], minlength=len(self.levels)), strict=True)
+        return {level: int(count) for level, count in pairs if count}
+
     def subset(self, keep: npt.NDArray[np.bool_]) -> Self:
         """Return the factor with only some of its levels, in their order; no row may belong to another."""
         position = np.cumsum(keep) - 1

@@ -1,6 +1,6 @@
 """From the free variables of a PyMC model to θ and back: priors, transforms and Jacobians stay out of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,11 +12,18 @@ from pytensor.gradient import NullTypeGradError, pushforward
 from pytensor.graph.replace import clone_replace, vectorize_graph
 from scipy.optimize import least_squares
 
-from pm_fastlmm.aireml.inversion import solved
+from pm_fastlmm.aireml.inversion import EXACT, solved
 from pm_fastlmm.aireml.objective import Objective, Observed
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.engines.graphs import AS_WRITTEN, INTERPRETED, initial_point, reaching, support
+from pm_fastlmm.engines.graphs import (
+    INTERPRETED,
+    Evaluate,
+    as_written,
+    once_for_a_structure,
+    reaching,
+    supports,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,17 +57,14 @@ class FreeVariables:
             raise ValueError(f"discrete variables reach {name} ({', '.join(discrete)}): REML needs continuous ones.")
         if not rvs:
             raise ValueError(f"no free variable reaches the covariance of {name}: there is nothing to estimate.")
-        point = initial_point(model)
         names: list[str] = []
-        parts: list[tuple[FloatArray, FloatArray, FloatArray]] = []
-        for rv in rvs:
-            value = np.asarray(point[model.rvs_to_values[rv].name], dtype=float)
-            parts.append(support(model, rv, value))
-            shape = parts[-1][2].shape
+        parts = supports(model, rvs)
+        for rv, part in zip(rvs, parts, strict=True):
+            shape = part.initial.shape
             names += [rv.name + (f"[{', '.join(map(str, i))}]" if shape else "") for i in np.ndindex(*shape)]
         lower, upper, initial = (np.concatenate([part[i].ravel() for part in parts]) for i in range(3))
         symbols = tuple(
-            pt.TensorType("float64", shape=part[2].shape)(rv.name) for rv, part in zip(rvs, parts, strict=True)
+            pt.TensorType("float64", shape=part.initial.shape)(rv.name) for rv, part in zip(rvs, parts, strict=True)
         )
         return cls(tuple(rvs), symbols, tuple(names), lower, upper, initial)
 
@@ -75,16 +79,25 @@ class FreeVariables:
         pairs = zip(self.rvs, self.symbols, strict=True)
         return list(clone_replace(outputs, dict(pairs), rebuild_strict=False))  # in double precision throughout
 
-    def compile(self, outputs: list[Any], *others: Any, mode: Any = INTERPRETED) -> Callable[..., list[FloatArray]]:
-        """Return a function of x, and of other inputs, for graphs of the symbols and these."""
-        inputs = [*self.symbols, *others]
-        compiled = pytensor.function(inputs, outputs, mode=mode, on_unused_input="ignore")
+    def compile(self, outputs: list[Any]) -> Callable[[FloatArray], list[FloatArray]]:
+        """Return a function of x for graphs of the symbols."""
+        compiled = pytensor.function(list(self.symbols), outputs, mode=INTERPRETED, on_unused_input="ignore")
 
-        def evaluate(x: FloatArray, *more: Any) -> list[FloatArray]:
+        def evaluate(x: FloatArray) -> list[FloatArray]:
             with np.errstate(all="ignore"):
-                return [np.asarray(v, dtype=float) for v in compiled(*self.split(x).values(), *more)]
+                return [np.asarray(v, dtype=float) for v in compiled(*self.split(x).values())]
 
         return evaluate
+
+
+@once_for_a_structure
+def _map(symbols: Sequence[Any], outputs: Sequence[Any]) -> tuple[Evaluate, Evaluate]:
+    """Return a map of some symbols, and its pullback: the derivatives of weighted sums of its elements."""
+    (graph,) = outputs
+    weights = pt.vector("weights", dtype="float64", shape=graph.type.shape)
+    gradients = pytensor.grad((graph * weights).sum(), list(symbols), disconnected_inputs="ignore")
+    row = pt.concatenate([g.ravel() for g in gradients])
+    return as_written(symbols, [graph]), as_written([*symbols, weights], [row])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,27 +105,24 @@ class Link:
     """The map x ↦ θ of a node, with its Jacobian (P, d)."""
 
     variables: FreeVariables
-    evaluate: Callable[..., list[FloatArray]]
-    pullback: Callable[..., list[FloatArray]]
+    evaluate: Evaluate
+    pullback: Evaluate
     units: FloatArray
 
     @classmethod
     def of(cls, variables: FreeVariables, theta: Any) -> "Link":
         """Compile the map and its derivative."""
         (graph,) = variables.substitute([theta])
-        weights = pt.vector("weights", dtype="float64", shape=graph.type.shape)
-        gradients = pytensor.grad((graph * weights).sum(), list(variables.symbols), disconnected_inputs="ignore")
-        row = pt.concatenate([g.ravel() for g in gradients])
-        evaluate, size = variables.compile([graph], mode=AS_WRITTEN), graph.type.shape[0]
-        return cls(variables, evaluate, variables.compile([row], weights, mode=AS_WRITTEN), np.eye(size))
+        return cls(variables, *_map(variables.symbols, [graph]), np.eye(graph.type.shape[0]))
 
     def theta(self, x: FloatArray) -> FloatArray:
         """Return θ(x)."""
-        return self.evaluate(x)[0]
+        return np.asarray(self.evaluate(*self.variables.split(x).values())[0], dtype=float)
 
     def jacobian(self, x: FloatArray) -> FloatArray:
         """Return ∂θ/∂x."""
-        return np.stack([self.pullback(x, weights)[0] for weights in self.units])
+        values = self.variables.split(x).values()
+        return np.stack([np.asarray(self.pullback(*values, weights)[0], dtype=float) for weights in self.units])
 
     @property
     def varying(self) -> Any:
@@ -141,7 +151,10 @@ class Link:
             return np.asarray(np.nan_to_num((self.jacobian(x) / unit[:, None])[varying], posinf=0.0, neginf=0.0))
 
         v = self.variables
-        return solved(gap, slopes, v.initial, v.lower, v.upper)
+        J, change = self.jacobian(v.initial)[varying], (theta - self.theta(v.initial))[varying]
+        linear = np.clip(v.initial + np.linalg.lstsq(J, change)[0], v.lower, v.upper)
+        nearer = np.abs(gap(linear)).max(initial=0.0) <= EXACT  # where θ is linear in x there is nothing to search
+        return solved(gap, slopes, linear if nearer else v.initial, v.lower, v.upper)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

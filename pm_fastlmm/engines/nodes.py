@@ -7,8 +7,13 @@ import pymc as pm
 from pm_fastlmm.engines.inputs import check_data
 from pm_fastlmm.engines.protocol import ENGINES, LMMNode, node_of
 
-for _engine in ("spectral", "lengthscale", "structured", "dense", "fourier"):  # each registers its node
-    import_module(f"pm_fastlmm.engines.{_engine}.node")
+_PACKAGES = [f"pm_fastlmm.engines.{engine}" for engine in ("spectral", "lengthscale", "structured", "dense", "fourier")]
+
+
+def _load(package: str) -> None:
+    """Let an engine register its node: a model takes the time to import those engines alone that it has."""
+    if package in _PACKAGES:
+        import_module(f"{package}.node")
 
 
 def lmm_nodes(model: pm.Model) -> list[LMMNode]:
@@ -17,6 +22,8 @@ def lmm_nodes(model: pm.Model) -> list[LMMNode]:
 
     They are found in its order, also after `do`, `observe`, freezing and copying.
     """
+    for rv in model.basic_RVs:
+        _load(type(rv.owner.op).__module__.rpartition(".")[0])
     nodes = [node_of(rv.owner.op, model, rv) for rv in model.basic_RVs]
     return [node for node in nodes if node is not None]
 
@@ -33,6 +40,8 @@ def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
     """
     nodes = {node.name: node for node in lmm_nodes(model)}
     if not nodes:
+        for package in _PACKAGES:
+            _load(package)
         *others, last = sorted(engine.called for engine in ENGINES)
         raise ValueError(f"the model has no {', '.join(others)} or {last} node: add one, or use pymc.sample.")
     if var_name is None:

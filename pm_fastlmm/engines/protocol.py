@@ -21,7 +21,7 @@ from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.free_variables import Fitted
-from pm_fastlmm.engines.graphs import AS_WRITTEN, reaching
+from pm_fastlmm.engines.graphs import evaluated, reaching
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.random_variable import Treatment
@@ -257,7 +257,10 @@ def answers_for(op: type) -> Callable[[type[N]], type[N]]:
 def _value(part: Any) -> Any:
     if isinstance(part, np.ndarray):
         return part
-    return part.data if isinstance(part, TensorConstant) else part.eval(mode=AS_WRITTEN)
+    if isinstance(part, TensorConstant):
+        return part.data
+    empty = 0 in part.type.shape and None not in part.type.shape
+    return np.zeros(part.type.shape) if empty else evaluated([], [part])()[0]
 
 
 def observed_data(model: pm.Model, rv: Any) -> Any:
@@ -265,5 +268,8 @@ def observed_data(model: pm.Model, rv: Any) -> Any:
     if rv not in model.observed_RVs:
         return None
     value = model.rvs_to_values[rv]
-    data = value.get_value() if isinstance(value, SharedVariable) else constant_fold([value])[0]
+    if isinstance(value, TensorConstant):
+        data = value.data
+    else:
+        data = value.get_value() if isinstance(value, SharedVariable) else constant_fold([value])[0]
     return np.ma.filled(data, np.nan)  # pm.Data masks what is NaN

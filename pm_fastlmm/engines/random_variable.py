@@ -17,6 +17,7 @@ Any other is a `CalledBack`: it gives `evaluate`, `shapes` and, if it has a deri
 nothing more.
 """
 
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import pymc as pm
@@ -25,6 +26,8 @@ from pymc.distributions.distribution import Continuous, SymbolicRandomVariable, 
 from pymc.distributions.shape_utils import implicit_size_from_params, maybe_resize, rv_size_is_none
 from pymc.logprob.abstract import _logprob
 from pymc.pytensorf import normalize_rng_param
+from pytensor.compile.builders import construct_nominal_fgraph
+from pytensor.graph.basic import Apply
 from pytensor.tensor.random.utils import normalize_size_param
 
 from pm_fastlmm.base.coordinates import require_labels
@@ -67,15 +70,45 @@ class LMMRV(SymbolicRandomVariable):  # type: ignore[misc]
 
     @classmethod
     def rv_op(cls, *params: Any, carried: dict[str, Any], size: Any = None, rng: Any = None) -> Any:
-        """Build the variable."""
+        """
+        Build the variable.
+
+        The graph of a draw of one y, whose length is that of mu, is built when something asks for it (`fgraph`): that
+        takes longer than the rest of a small model, and neither a fit nor a sampler asks.
+        """
         params = tuple(map(pt.as_tensor, params))
-        rng, size = normalize_rng_param(rng), normalize_size_param(size)
-        batch = implicit_size_from_params(*params, ndims_params=cls.ndims_params) if rv_size_is_none(size) else size
-        op = cls([rng, size, *params], [*cls.draw(rng, batch, *params, **carried)])
+        inputs = [normalize_rng_param(rng), normalize_size_param(size), *params]
+        shape = params[0].type.shape if cls.signature.startswith("(n),") else (None,)
+        single = rv_size_is_none(inputs[1]) or inputs[1].type.shape == (0,)
+        if single and None not in shape and [p.type.ndim for p in params] == list(cls.ndims_params):
+            op = cls(inputs, [inputs[0], pt.tensor(dtype="float64", shape=shape)], fgraph=())
+            del op.fgraph  # in favour of the cached property
+        else:
+            op = cls(inputs, cls._drawn(inputs, carried))
         op.carried = carried
         for name, value in carried.items():
             setattr(op, name, value)
-        return op(rng, size, *params)
+        return Apply(op, inputs, [kind() for kind in op.output_types]).outputs[1]
+
+    @classmethod
+    def _drawn(cls, inputs: list[Any], carried: dict[str, Any]) -> list[Any]:
+        rng, size, *params = inputs
+        batch = implicit_size_from_params(*params, ndims_params=cls.ndims_params) if rv_size_is_none(size) else size
+        return list(cls.draw(rng, batch, *params, **carried))
+
+    @cached_property
+    def fgraph(self) -> Any:
+        """The graph of a draw, as PyTensor holds that of its operations."""
+        inputs = [kind() for kind in self.input_types]
+        return construct_nominal_fgraph(inputs, self._drawn(inputs, self.carried)).freeze()
+
+    def update(self, node: Any) -> dict[Any, Any]:
+        """Return which generator follows which, without the graph of a draw."""
+        return {node.inputs[0]: node.outputs[0]}
+
+    def __hash__(self) -> int:
+        """Agree with the equality of inner graphs, which PyTensor asks for more seldom than for this."""
+        return hash((type(self), *self.output_types))
 
     def rebuild_rv(self, *params: Any, **kwargs: Any) -> Any:
         """Build the variable anew, for another size or rank of its parameters."""

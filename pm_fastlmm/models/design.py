@@ -25,8 +25,6 @@ from pm_fastlmm.base.arrays import (
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.remedies import selection
-from pm_fastlmm.models.formula import fixed_effects
-from pm_fastlmm.models.formulas.bars import split_formula
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Spectrum
 
@@ -127,13 +125,19 @@ class Design(ReadOnlyArrays, Described):
         ValueError
             If the formula has no response or names a column that is not there, or as `from_arrays`.
         """
+        from pm_fastlmm.models.formula import fixed_effects  # formulaic takes a tenth of a second, and arrays need none
+        from pm_fastlmm.models.formulas.bars import split_formula
+
         fixed, random = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
         if random:
             raise ValueError(
                 f"formula {formula!r} has a random term: one kernel is given as K or W, for (1|group) as "
                 "K=flmm.covariance.grouping(table['group']); random terms go to flmm.lmm_model."
             )
-        y, X, _ = fixed_effects(fixed, data, whole=formula)
+        y, X = (
+            pd.DataFrame(part.values, index=data.index, columns=list(part.columns))
+            for part in fixed_effects(fixed, data, whole=formula)
+        )
         return cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W)
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:

@@ -10,15 +10,15 @@ import builtins
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from formulaic import Formula, model_matrix
+from formulaic import Formula, ModelMatrix, model_matrix
 from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
 
@@ -42,11 +42,19 @@ _COMMON = ["as.factor", "cut", "factor", "I", "ifelse", "log", "ns", "poly", "sc
 _SHOWN = 4  # different rows that a message names
 
 
+class Encoded(NamedTuple):
+    """Columns of a design, by row of the table, and formulaic's specification of them."""
+
+    values: FloatArray
+    columns: tuple[str, ...]
+    spec: Any
+
+
 def fixed_effects(
     formula: str, data: pd.DataFrame, *, whole: str, grouped: npt.NDArray[np.bool_] | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
+) -> tuple[Encoded, Encoded]:
     """
-    Return y and X of a formula without random terms, NaN in the rows with a missing variable, and X's specification.
+    Return y and X of a formula without random terms, NaN in the rows with a missing variable.
 
     Rows with a missing variable have no part in stateful transforms (poly, scale, bs) or in the levels of a factor, nor
     do those in which a variable of the random terms is missing, not `grouped`.
@@ -59,30 +67,41 @@ def fixed_effects(
     require_table(data)
     formula = _without_dot(formula, data)
     variables = variables_of(formula, data, whole)
-    complete = data[variables].notna().all(axis=1).to_numpy()
+    complete = complete_in(data, variables)
     if grouped is not None:
-        complete = complete & grouped
+        complete &= grouped
     if not complete.any():
         what = "y or X" if grouped is None else "y, X or grouping factor"
         raise ValueError(f"every row has a missing value in {what}: there is nothing left to fit.")
     warn_of_numbers_as_text(data, [name for name in _required(sides(formula)[1], whole) if name in variables])
     response = sides(formula)[0].strip("`")
-    warn_of_codes(data[complete], variables, response)
-    matrices = _encode(formula, data[complete], whole)
+    rows = data if complete.all() else data[complete]
+    warn_of_codes(rows, variables, response)
+    matrices = _encode(formula, rows, whole)
     if response in data.columns:
-        require_response(data[response][complete])
+        require_response(rows[response])
     if imaginary := [name for name in variables if pd.api.types.is_complex_dtype(data[name])]:
         raise ValueError(f"data are complex in {shown(imaginary)}: give real numbers, such as real and imaginary part.")
-    y, X = (_spread(part, complete, data.index) for part in (_conditions_as_numbers(matrices.lhs), matrices.rhs))
-    _refuse_infinite(pd.concat([y, X], axis=1), "y and X have")
-    return y, X, matrices.rhs.model_spec
+    y, X = _spread(_conditions_as_numbers(matrices.lhs), complete), _spread(matrices.rhs, complete)
+    both = Encoded(np.hstack([y.values, X.values]), (*y.columns, *X.columns), None)
+    _refuse_infinite(both, data.index, "y and X have")
+    return y, X
+
+
+def complete_in(data: pd.DataFrame, columns: Iterable[Any]) -> npt.NDArray[np.bool_]:
+    """Return which rows have a value in each of some columns."""
+    complete = np.ones(len(data), dtype=bool)
+    for column in columns:
+        complete &= data[column].notna().to_numpy()
+    return complete
 
 
 def _conditions_as_numbers(response: Any) -> Any:
     """Return responses of which conditions, I(x > 2), are one column of 0 and 1."""
     for name, (kind, state) in response.model_spec.encoder_state.items():
         if kind.value == "categorical" and list(state.get("categories", ())) == [False, True]:
-            response = response.drop(columns=f"{name}[False]").rename(columns={f"{name}[True]": name})
+            number = response.drop(columns=f"{name}[False]").rename(columns={f"{name}[True]": name})
+            response = ModelMatrix(number, spec=response.model_spec)
     return response
 
 
@@ -96,13 +115,19 @@ def require_table(data: Any) -> None:
         raise ValueError("data has no rows: there is nothing to fit.")
 
 
-def slopes(formula: str, data: pd.DataFrame, *, whole: str) -> tuple[pd.DataFrame, Any]:
-    """Return the columns of a one-sided formula over complete rows, and their specification."""
+def slopes(formula: str, data: pd.DataFrame, *, whole: str) -> Encoded:
+    """Return the columns of a one-sided formula over complete rows."""
+    if formula == "1":  # of most random terms, and the same for every table
+        return _intercept()._replace(values=np.ones((len(data), 1)))
     warn_of_numbers_as_text(data, _required(formula, whole))
-    matrix = _encode(formula, data, whole)
-    columns = _spread(matrix, np.ones(len(data), dtype=bool), data.index)
-    _refuse_infinite(columns, "the columns of random terms have")
-    return columns, matrix.model_spec
+    encoded = _spread(_encode(formula, data, whole), np.ones(len(data), dtype=bool))
+    _refuse_infinite(encoded, data.index, "the columns of random terms have")
+    return encoded
+
+
+@cache
+def _intercept() -> Encoded:
+    return _spread(model_matrix("1", pd.DataFrame(index=range(1))), np.ones(1, dtype=bool))
 
 
 def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
@@ -138,7 +163,7 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
             f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: "
             f"{plain_error(error)}"
         ) from error
-    values = _spread(matrix, np.ones(len(data), dtype=bool), data.index).to_numpy()
+    values = _spread(matrix, np.ones(len(data), dtype=bool)).values
     undefined = ~np.isfinite(values).all(axis=1)
     if undefined.any():
         raise ValueError(
@@ -234,16 +259,17 @@ def _why_not(name: str, call: str, formula: str, whole: str) -> str:
     )
 
 
-def _spread(part: Any, complete: Any, index: pd.Index) -> pd.DataFrame:
+def _spread(part: Any, complete: Any) -> Encoded:
     """Return the encoded rows in their places, and NaN in the others."""
-    if strange := [name for name in part.columns if not pd.api.types.is_numeric_dtype(part[name])]:
+    strange = [(name, kind) for name, kind in part.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+    for name, kind in strange[:1]:
         raise ValueError(
-            f"the term {plain(strange[0])!r} is {part[strange[0]].dtype}, which is no number: make it a column of "
-            "numbers first, such as days, or a factor, C(x)."
+            f"the term {plain(name)!r} is {kind}, which is no number: make it a column of numbers first, such as days, "
+            "or a factor, C(x)."
         )
     values = np.full((len(complete), part.shape[1]), np.nan)
     values[np.flatnonzero(complete)[part.index]] = np.asarray(part, dtype=np.float64)
-    return pd.DataFrame(values, index=index, columns=[plain(str(name)) for name in part.columns])
+    return Encoded(values, tuple(plain(str(name)) for name in part.columns), part.model_spec)
 
 
 def _context() -> dict[str, Any]:
@@ -270,12 +296,12 @@ def _own_functions() -> dict[str, Any]:
     return {function_identifier(name): value for name, value in ours.items()}
 
 
-def _refuse_infinite(values: pd.DataFrame, subject: str) -> None:
+def _refuse_infinite(encoded: Encoded, index: pd.Index, subject: str) -> None:
     """Raise a ValueError that names the terms with infinite values."""
-    infinite = np.isinf(values.to_numpy())
+    infinite = np.isinf(encoded.values)
     if infinite.any():
-        terms = [str(name) for name, some in zip(values.columns, infinite.any(axis=0), strict=True) if some]
-        rows = values.index[infinite.any(axis=1)].tolist()
+        terms = [name for name, some in zip(encoded.columns, infinite.any(axis=0), strict=True) if some]
+        rows = index[infinite.any(axis=1)].tolist()
         raise ValueError(
             f"{subject} {int(infinite.sum())} infinite values, of {', '.join(terms)} in rows {shown(rows)}: mend "
             "them (a logarithm of 0 is infinite, log1p(x) is log(1 + x)), or set them to NaN to have them dropped."

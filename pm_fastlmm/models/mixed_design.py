@@ -16,7 +16,15 @@ from pm_fastlmm.covariance.incidence import Factor, SparseMatrix, by_level, read
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.models.design import coefficients_of, complete_rows
-from pm_fastlmm.models.formula import cells, encode_new, fixed_effects, require_table, slopes, variables_of
+from pm_fastlmm.models.formula import (
+    cells,
+    complete_in,
+    encode_new,
+    fixed_effects,
+    require_table,
+    slopes,
+    variables_of,
+)
 from pm_fastlmm.models.formulas.bars import RandomPart, split_formula
 from pm_fastlmm.models.formulas.language import sides
 from pm_fastlmm.models.formulas.names import plain
@@ -205,32 +213,32 @@ class MixedDesign(ReadOnlyArrays, Described):
         for part in parts:
             _require_columns(data, part.factors, formula)
             needed = {*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))}
-            grouped &= data[list(needed)].notna().all(axis=1).to_numpy()
-        y, X, spec = fixed_effects(fixed, data, whole=formula, grouped=grouped)
-        if y.shape[1] != 1:
+            grouped &= complete_in(data, needed)
+        y, X = fixed_effects(fixed, data, whole=formula, grouped=grouped)
+        if len(y.columns) != 1:
             raise ValueError(
-                f"formula {formula!r} has {y.shape[1]} responses ({shown(list(y.columns))}): give one, and fit the "
+                f"formula {formula!r} has {len(y.columns)} responses ({shown(list(y.columns))}): give one, and fit the "
                 "others by formulas of their own; with one kernel flmm.Design.from_formula(formula, data, K=K) takes "
                 "several."
             )
         ids = tuple(data.index.tolist())
-        if twice := list(data.index[data.index.duplicated()].unique()):
+        if not data.index.is_unique:
+            twice = list(data.index[data.index.duplicated()].unique())
             raise ValueError(
                 f"the index of data has ids twice ({shown(twice)}): each row needs its own, reset_index()."
             )
-        seen, dropped = complete_rows(y.to_numpy(), X.to_numpy(), ids=ids, grouped=grouped)
-        rows = data[seen]
+        seen, dropped = complete_rows(y.values, X.values, ids=ids, grouped=grouped)
+        rows = data[seen] if dropped else data
         groups: dict[tuple[str, ...], list[RandomPart]] = {}
         for part in parts:
             groups.setdefault(part.factors, []).append(part)
         random = tuple(_random_term(formula, same, rows) for same in groups.values())
-        for name in dict.fromkeys(name for part in parts for name in part.factors):
-            counts = rows[name].value_counts()
-            warn_of_coded_level(counts[counts > 0].to_dict(), name)
-        columns = tuple(str(name) for name in X.columns)
-        y_seen, X_seen = frozen(y.to_numpy()[seen, 0]), frozen(X.to_numpy()[seen])
+        read = [pair for r in random for pair in zip(r.factors, r.factor.parts or (r.factor,), strict=True)]
+        for name, factor in dict(read).items():
+            warn_of_coded_level(factor.counts(), name)
+        y_seen, X_seen = frozen(y.values[seen, 0]), frozen(X.values[seen])
         response = plain(sides(fixed)[0].strip("`"))
-        return cls(formula, response, y_seen, X_seen, columns, tuple(rows.index.tolist()), random, dropped, spec)
+        return cls(formula, response, y_seen, X_seen, X.columns, tuple(rows.index.tolist()), random, dropped, X.spec)
 
     @property
     def coef(self) -> tuple[str, ...]:
@@ -277,7 +285,7 @@ def _random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> R
     factors = parts[0].factors
     factor = read_factor([rows[name] for name in factors], parts[0].group)
     encoded = [slopes(text, rows, whole=formula) for part in parts for text in part.slopes]
-    names = tuple(tuple(str(name) for name in matrix.columns) for matrix, _ in encoded)
+    names = tuple(part.columns for part in encoded)
     columns = tuple(name for part in names for name in part)
     if twice := repeated(columns):
         raise ValueError(
@@ -286,8 +294,8 @@ def _random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> R
         )
     if not columns:
         raise ValueError(f"formula {formula!r} has a random term of {parts[0].group!r} without columns.")
-    values = frozen(np.hstack([matrix.to_numpy() for matrix, _ in encoded]))
-    return RandomTerm(factors, factor, columns, values, names, tuple(spec for _, spec in encoded))
+    values = frozen(np.hstack([part.values for part in encoded]))
+    return RandomTerm(factors, factor, columns, values, names, tuple(part.spec for part in encoded))
 
 
 def _require_columns(data: pd.DataFrame, names: tuple[str, ...], formula: str | None = None) -> None:

@@ -152,3 +152,15 @@ def test_a_rotated_node_with_a_proper_beta_draws_what_is_left_of_draws_of_y(buil
     normal = np.delete(statistic, k, axis=1)
     assert_moments(normal, Q.T @ p.X @ beta, Q.T @ V @ Q)
     assert_moments(statistic[:, [k]], np.array([0.7 * s.nullity]), np.array([[2 * s.nullity * 0.7**2]]), z=8)
+
+
+def test_the_graph_of_a_draw_is_built_when_it_is_asked_for(small):
+    y = np.cos(np.arange(small.n))
+    with pm.Model() as model:
+        node = flmm.FastLMM("y", sigma2_g=pm.HalfNormal("g"), sigma2_e=1.0, spectrum=small.spectrum, observed=y)
+    flmm.find_reml(model, progressbar=False)
+    op = node.owner.op
+    assert "fgraph" not in vars(op)
+    assert [variable.type for variable in op.fgraph.outputs] == op.output_types
+    assert op.update(node.owner) == {node.owner.inputs[0]: node.owner.outputs[0]}
+    assert op.fgraph.bind(node.owner.inputs)[0].owner.inputs[0] is node.owner.inputs[0]  # the generator goes on

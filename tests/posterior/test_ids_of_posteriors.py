@@ -198,3 +198,9 @@ def test_the_remedy_for_levels_names_their_column_and_works(levels):
     remedy = remedy or str(caught.value).split("their parts, ")[1]
     exec(remedy.removesuffix("."), {"table": data})
     assert flmm.lmm_model("y ~ x + (1|g)", data).coords["g"] == tuple(sorted(data["g"].unique()))
+
+
+@pytest.mark.parametrize("labels", [[2**63 + 1, -5], ["a", "b\0"]], ids=["integers of two types", "a text that is cut"])
+def test_labels_of_one_kind_that_arrays_change_are_refused(labels):
+    with pytest.raises(ValueError, match="would change"):
+        require_labels(labels, "the ids")

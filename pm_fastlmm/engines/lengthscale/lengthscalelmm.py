@@ -162,7 +162,7 @@ def _check_range(name: str, model: pm.Model, spectrum: LengthscaleSpectrum, leng
     if len(variables) > _CORNERS or not all(_continuous(rv) for rv in variables):
         return
     try:
-        ends = [support(model, rv, np.zeros(rv.type.shape))[:2] for rv in variables]
+        ends = [support(rv, model.rvs_to_transforms.get(rv), np.zeros(rv.type.shape))[:2] for rv in variables]
     except ValueError:  # of a variable that is constrained as a whole, a simplex say
         return
     function = pytensor.function(variables, lengthscale, mode=INTERPRETED, allow_input_downcast=True)

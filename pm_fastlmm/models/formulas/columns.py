@@ -107,6 +107,8 @@ def require_response(column: "pd.Series[Any]") -> None:
 def read_column(column: "pd.Series[Any]") -> "pd.Series[Any]":
     """Return a column of NumPy's dtypes: float64, bool, object for texts, or a category of such or of integers."""
     dtype = column.dtype
+    if dtype == np.float64:
+        return column
     if isinstance(dtype, pd.CategoricalDtype):
         used = column.cat.remove_unused_categories()
         categories = used.cat.categories

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
 from formulaic.errors import FormulaicError
@@ -42,6 +43,7 @@ def without_packages(formula: str) -> str:
     return re.sub(r"(?<![\w.])[A-Za-z][\w.]*:::?(?=[A-Za-z.][\w.]*\()", "", formula)
 
 
+@lru_cache(maxsize=64)  # several functions ask for those of one formula
 def sides(formula: str) -> tuple[str, str]:
     """Return what stands left and right of the "~" of a formula; the left is empty without one."""
     for token in tokens_of(formula, formula):
