@@ -24,7 +24,6 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.graphs import INTERPRETED, initial_point, parameters, reaching
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.posterior.kept import Kept
-from pm_fastlmm.posterior.sobol import sobol_points
 
 type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density and gradient
 type Units = Callable[[Density, FloatArray], FloatArray]  # sizes of the coordinates at x
@@ -313,8 +312,10 @@ def _quadrature(
     Importance weights on a Sobol' sequence of multivariate t points, whose centre and scale are those of the round
     before (adaptive importance sampling; Oh & Berger 1992, doi:10.1080/00949659208810398).
     """
+    from scipy.stats import qmc  # half a second to import, which only those who sample pay
+
     d = mean.size
-    u = np.clip(sobol_points(d + 1, _POINTS_LOG2, rng), 1e-12, 1 - 1e-12)
+    u = np.clip(qmc.Sobol(d + 1, seed=rng).random_base2(_POINTS_LOG2), 1e-12, 1 - 1e-12)
     radius = np.sqrt(_T_DF / (2 * gammaincinv(_T_DF / 2, u[:, -1])))
     standard = ndtri(u[:, :-1]) * radius[:, None]
     log_proposal = -0.5 * (_T_DF + d) * np.log1p((standard**2).sum(-1) / _T_DF)
