@@ -1,7 +1,7 @@
 """find_reml, the restricted maximum likelihood counterpart of `pm.find_MAP`, and the same for a function θ → V."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -17,17 +17,16 @@ from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.objective import DenseObjective
 from pm_fastlmm.engines.protocol import LMMNode
-from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.fitting.estimate import Options, estimate
 from pm_fastlmm.fitting.fit import VarianceFit
-from pm_fastlmm.models.lmm_model import lmm_model
-from pm_fastlmm.models.mixed_design import MixedDesign
-from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, read_formula
 from pm_fastlmm.spectrum.projection import read_design
+
+if TYPE_CHECKING:
+    from pm_fastlmm.models.mixed_design import MixedDesign
 
 
 def find_reml(
-    model: pm.Model | str | MixedDesign | None = None,
+    model: "pm.Model | str | MixedDesign | None" = None,
     data: pd.DataFrame | None = None,
     *,
     known: Mapping[str, Any] | None = None,
@@ -119,32 +118,16 @@ def find_reml(
     require_choice("method", method, Method)
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)
     options = Options(method, start, fixed, bounds, tolerances, max_iterations, progressbar, verbose)
-    if isinstance(model, str | MixedDesign):
-        design = read_formula(model, data)
-        return OfFormula(design, known, options).fit(mixed_node(design, known))
+    if not isinstance(model, pm.Model | None):
+        from pm_fastlmm.fitting.formula import fit_formula  # a model needs no formulaic, which takes long to import
+
+        return fit_formula(model, data, known, options)
     if data is not None or known is not None:
         raise ValueError("data and known belong to a formula: a model has its own.")
     model = pm.modelcontext(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)
     return OfModel(model, options).fit(node)
-
-
-class OfFormula(NamedTuple):
-    """A formula, of which a fit needs no PyMC model."""
-
-    design: MixedDesign
-    known: Mapping[str, Any] | None
-    options: Options
-
-    def model(self) -> pm.Model:
-        """Build the model."""
-        return lmm_model(self.design, known=self.known)
-
-    def fit(self, node: StructuredNode) -> VarianceFit:
-        """Return the fit of the node."""
-        objective = node.likelihood(node.constants(), self.options.method)
-        return estimate(objective, FormulaVariables(self.design, node.layout), node, self.options, self)
 
 
 class OfModel(NamedTuple):

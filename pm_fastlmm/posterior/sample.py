@@ -2,7 +2,7 @@
 
 import warnings
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,12 @@ from pm_fastlmm.engines.graphs import initial_point
 from pm_fastlmm.engines.labels import derived
 from pm_fastlmm.engines.nodes import find_node, lmm_nodes
 from pm_fastlmm.engines.protocol import LMMNode
-from pm_fastlmm.models.lmm_model import lmm_model
-from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.posterior.kept import Kept, lent
 from pm_fastlmm.posterior.nutpie_draws import NUTPIE_OPTIONS, draw_by_nutpie
 from pm_fastlmm.posterior.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
+
+if TYPE_CHECKING:
+    from pm_fastlmm.models.mixed_design import MixedDesign
 
 _TUNE_SEEDED = 100  # the step size alone is left to adapt
 _TUNE_STARTED = 300  # other samplers take a start but no covariance
@@ -33,7 +34,7 @@ def sample(
     *,
     tune: int | None = None,
     chains: int = 4,
-    model: pm.Model | str | MixedDesign | None = None,
+    model: "pm.Model | str | MixedDesign | None" = None,
     data: pd.DataFrame | None = None,
     var_name: str | None = None,
     nuts_sampler: Literal["pymc", "nutpie", "numpyro"] = "pymc",
@@ -106,7 +107,11 @@ def sample(
             "flmm.sample adds the variances of the nodes to a DataTree: leave return_inferencedata=False out, or call "
             "pm.sample."
         )
-    model = lmm_model(model, data) if isinstance(model, str | MixedDesign) else pm.modelcontext(model)
+    if not isinstance(model, pm.Model | None):
+        from pm_fastlmm.models.lmm_model import lmm_model  # a model needs no formulaic, which takes long to import
+
+        model = lmm_model(model, data)
+    model = pm.modelcontext(model)
     node = find_node(model, var_name)
     arguments: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
     if "step" in kwargs or "initvals" in kwargs:

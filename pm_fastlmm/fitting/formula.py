@@ -1,0 +1,39 @@
+"""The fit of a formula, without a PyMC model."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pymc as pm
+
+from pm_fastlmm.engines.structured.node import StructuredNode
+from pm_fastlmm.fitting.estimate import Options, estimate
+from pm_fastlmm.fitting.fit import VarianceFit
+from pm_fastlmm.models.lmm_model import lmm_model
+from pm_fastlmm.models.mixed_design import MixedDesign
+from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, read_formula
+
+
+class OfFormula(NamedTuple):
+    """Where the fit of a formula comes from."""
+
+    design: MixedDesign
+    known: Mapping[str, Any] | None
+    options: Options
+
+    def model(self) -> pm.Model:
+        """Build the model."""
+        return lmm_model(self.design, known=self.known)
+
+    def fit(self, node: StructuredNode) -> VarianceFit:
+        """Return the fit of the node."""
+        objective = node.likelihood(node.constants(), self.options.method)
+        return estimate(objective, FormulaVariables(self.design, node.layout), node, self.options, self)
+
+
+def fit_formula(
+    formula: str | MixedDesign, data: pd.DataFrame | None, known: Mapping[str, Any] | None, options: Options
+) -> VarianceFit:
+    """Return the fit of a formula with random terms."""
+    design = read_formula(formula, data)
+    return OfFormula(design, known, options).fit(mixed_node(design, known))
