@@ -61,16 +61,24 @@ def once_for_a_structure[T](make: Make[T]) -> Make[T]:
     return made
 
 
-def as_written(inputs: Sequence[Any], outputs: Sequence[Any]) -> Evaluate:
-    """Return a function of numbers that evaluates a graph without compilation, for one thread after the other."""
-    function, lock = pytensor.function(list(inputs), list(outputs), mode=AS_WRITTEN, on_unused_input="ignore"), Lock()
+class _OneByOne:
+    """A function of numbers for one thread after the other; a copy has a lock of its own."""
 
-    def evaluate(*values: Any) -> list[Any]:
-        with lock, np.errstate(all="ignore"):
-            results: list[Any] = function(*values)
+    def __init__(self, function: Any) -> None:
+        self.function, self.lock = function, Lock()
+
+    def __call__(self, *values: Any) -> list[Any]:
+        with self.lock, np.errstate(all="ignore"):
+            results: list[Any] = self.function(*values)
             return results
 
-    return evaluate
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.function,)
+
+
+def as_written(inputs: Sequence[Any], outputs: Sequence[Any]) -> Evaluate:
+    """Return a function of numbers that evaluates a graph without compilation."""
+    return _OneByOne(pytensor.function(list(inputs), list(outputs), mode=AS_WRITTEN, on_unused_input="ignore"))
 
 
 evaluated = once_for_a_structure(as_written)
