@@ -18,7 +18,7 @@ from pm_fastlmm.covariance.parameters import (
     VARIANCE,
     VARIANCES,
     Domain,
-    Dual,
+    as_it_is,
     is_tensor,
     lengths,
     packed_places,
@@ -53,7 +53,7 @@ class Unstructured(Covariance):
 
     def __post_init__(self) -> None:
         Covariance.__post_init__(self)
-        if is_tensor(self.cov) or isinstance(self.cov, Dual):
+        if as_it_is(self.cov):
             settle_size(self, *lengths(self.cov))
         else:
             _checked_root(read_covariance(self.cov, "cov").values, "cov")

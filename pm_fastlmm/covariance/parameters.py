@@ -57,6 +57,11 @@ def is_tensor(value: Any) -> bool:
     return graph is not None and isinstance(value, graph.Variable)
 
 
+def as_it_is(value: Any) -> bool:
+    """Whether a value is taken without a check of its entries: a tensor, or numbers with derivatives."""
+    return is_tensor(value) or isinstance(value, Dual)
+
+
 def namespace(*values: Any) -> Any:
     """Return PyTensor's tensor module if one of the values is a tensor, and NumPy otherwise."""
     return import_module("pytensor.tensor") if any(map(is_tensor, values)) else np
@@ -75,7 +80,7 @@ def settle(structure: Any, name: str, domain: Domain) -> None:
     """
     value, ndim = getattr(structure, name), domain.ndim
     kind = type(structure).__name__
-    if not (is_tensor(value) or isinstance(value, Dual)):
+    if not as_it_is(value):
         try:
             value = np.array(value, dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -83,7 +88,7 @@ def settle(structure: Any, name: str, domain: Domain) -> None:
     if value.ndim != ndim:
         expected = ("a scalar", "a vector", "a matrix")[ndim]
         raise ValueError(f"{name} of {kind} must be {expected}, got {value.ndim} dimensions.")
-    if is_tensor(value) or isinstance(value, Dual):
+    if as_it_is(value):
         return
     require_finite(value, f"{name} of {kind}", "give a number.")
     lower, upper = domain.interval
