@@ -7,11 +7,13 @@ With K + δI = LLᵀ in coordinates that end with y orthogonal to X, and then X,
 
 is -2 times the profile likelihood: over the p pivots without X and m = p for REML, over all and m = n for ML. Both
 terms are analytic in log δ within π of the real axis, so that polynomials at Chebyshev's nodes are exact to all digits:
-one over the whole range, which shows every mode, and one beside the best, with the derivatives of the first term
-(sums over eigenvalues of h and h(1-h), h = λ/(λ + δ)).
+one beside the best mode, with the derivatives of the first term (sums over eigenvalues of h and h(1-h), h = λ/(λ + δ)),
+and one over the whole range, which shows every mode. That is one in log δ/(δ + c) with c above all λ, where they are as
+analytic, and the range of δ > c is short.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -120,17 +122,22 @@ def _search(band: _Band) -> tuple[float, float, float, float] | None:
         if not null < m * share > m * _NULL:
             return None
         left = 0.0  # nothing: rss/δ is in Q alone
-    high = math.log(_HIGHEST * bound)
-    x = np.linspace(low, high, 500)
+
+    def log_delta(t: FloatArray) -> FloatArray:
+        return np.asarray(math.log(bound) - np.log(np.expm1(-t)))
+
+    low, high = (-math.log1p(1 / ratio) for ratio in (lowest, _HIGHEST))
+    t = np.linspace(low, high, 500)
     degree = math.ceil((high - low) * math.log(m / _ERROR) / (2 * math.pi))
-    nodes, sums, of_y = _polynomials(band, low, high, degree)
+    nodes, sums, of_y = _polynomials(lambda t: band.logs(log_delta(t)), low, high, degree)
+    nodes = nodes[0] - m * nodes[1]
     if min(nodes.min(), nodes[-1] - left) > 0:
         # nothing is below f(∞); the slope there has the sign of tr K - m y'Ky/y'y
         steep = m * band.K[0, band.p - 1] < (1 - 1 / _HIGHEST) * band.K[0, :m].sum()
         return (math.inf, 0.0, 0.0, 0.0) if steep else None
-    f = (sums - m * of_y)(x)
+    f = (sums - m * of_y)(t)
     inner = 1 + np.flatnonzero((f[1:-1] <= f[:-2]) & (f[1:-1] <= f[2:]))
-    found = [_beside(band, x[i]) for i in inner if f[i] < f.min() + 4 * _ERROR]
+    found = [_beside(band, start) for start in log_delta(t[inner[f[inner] < f.min() + 4 * _ERROR]])]
     sharp = [one for one in found if one is not None]
     if not sharp or len(sharp) < len(found):
         return None
@@ -140,7 +147,7 @@ def _search(band: _Band) -> tuple[float, float, float, float] | None:
 
 def _beside(band: _Band, start: float) -> tuple[float, float, float, float] | None:
     """Return log δ at the minimum of f beside a start, f, Σh and Σh(1-h) there."""
-    _, sums, of_y = _polynomials(band, start - _BESIDE, start + _BESIDE, _DEGREE)
+    _, sums, of_y = _polynomials(band.logs, start - _BESIDE, start + _BESIDE, _DEGREE)
     f = sums - band.m * of_y
     slope, curvature = f.deriv(), f.deriv(2)
     x = start
@@ -151,13 +158,16 @@ def _beside(band: _Band, start: float) -> tuple[float, float, float, float] | No
     return float(x), float(f(x)), -float(sums.deriv()(x)), float(sums.deriv(2)(x))
 
 
-def _polynomials(band: _Band, low: float, high: float, degree: int) -> tuple[FloatArray, Chebyshev, Chebyshev]:
-    """Return f at the nodes, and what `logs` has there as polynomials in log δ."""
+def _polynomials(
+    logs: Callable[[FloatArray], FloatArray], low: float, high: float, degree: int
+) -> tuple[FloatArray, Chebyshev, Chebyshev]:
+    """Return `logs` at the nodes, and its two rows as polynomials."""
     angles = np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1)
-    logs = band.logs(low + (high - low) * (1 + np.cos(angles)) / 2)
-    coefficients = 2 / (degree + 1) * logs @ np.cos(np.outer(angles, np.arange(degree + 1)))
+    values = logs(low + (high - low) * (1 + np.cos(angles)) / 2)
+    coefficients = 2 / (degree + 1) * values @ np.cos(np.outer(angles, np.arange(degree + 1)))
     coefficients[:, 0] /= 2
-    return logs[0] - band.m * logs[1], *(Chebyshev(c, [low, high]) for c in coefficients)
+    sums, of_y = (Chebyshev(c, [low, high]) for c in coefficients)
+    return values, sums, of_y
 
 
 def _optimum(band: _Band, x: float, f: float, H: float, both: float, kbar: float) -> BandOptimum:
