@@ -120,8 +120,8 @@ def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: 
     Lang & Sun 2000). Its Cholesky factors at some fifty δ give the likelihood at all of them, by polynomials in log δ,
     and those at the estimate the rest.
 
-    Small or several y, and whatever that does not show clearly (a maximum at or beside σ²_e = 0, a flat likelihood),
-    are left to a tridiagonal matrix. The rotations of the QL algorithm turn the few vectors that the likelihood needs,
+    Small or several y, and whatever that does not show clearly (a maximum beside σ²_e = 0, a flat likelihood), are
+    left to a tridiagonal matrix. The rotations of the QL algorithm turn the few vectors that the likelihood needs,
     y and QᵀKQ₁, into their coordinates in the eigenvectors, which are never formed (Golub & Welsch 1969). From there on
     it is the code of `reml`.
 
@@ -163,7 +163,7 @@ def _of_band(found: BandOptimum, projection: Projection, kbar: float, method: Me
     n = projection.V.shape[0]
     m, log_scale = (n - projection.rank, projection.logdet_R) if method == "REML" else (n, 0.0)
     null = -0.5 * m * (LOG_2PI + 1 + math.log(found.norm2 / m)) - log_scale
-    at_zero = np.array([found.sigma2_g == 0, False])
+    at_zero = np.array([found.sigma2_g == 0, found.sigma2_e == 0])
     return REMLFit(
         sigma2_g=found.sigma2_g, sigma2_e=found.sigma2_e, at_zero=at_zero,
         observed_information=2 * found.average - found.expected, average_information=found.average,
