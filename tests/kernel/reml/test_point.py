@@ -61,6 +61,15 @@ def test_a_residual_variance_far_below_a_singular_kernel_is_that_of_the_spectral
     assert_allclose(point.sigma2_g, fit.sigma2_g, rtol=1e-7)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_a_kernel_of_low_rank_leaves_a_null_space_of_rounding_that_converges(seed):
+    rng = np.random.default_rng(seed)
+    G = rng.normal(size=(300, 30)) / math.sqrt(30)
+    K, X = G @ G.T, np.column_stack([np.ones(300), rng.normal(size=(300, 2))])
+    y = G @ rng.normal(size=30) + rng.normal(size=300)
+    assert_same(reml_point(K, y, X), reml(Spectrum.from_covariance(K, X), y))
+
+
 def test_a_few_responses_and_labels_are_matched_by_id(build_problem):
     problem = build_problem("full-K")
     ids = [f"p{i}" for i in range(23)]
