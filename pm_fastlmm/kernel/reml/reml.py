@@ -21,7 +21,7 @@ from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum, as_rotated, spectrum
 from pm_fastlmm.spectrum.streams.factor import imprecision
 from pm_fastlmm.spectrum.tridiagonal import coordinates
 
-_LARGE = 500  # rows from which on a band is faster than a tridiagonal matrix
+_LARGE = 700  # rows from which on a band is faster than a tridiagonal matrix
 _WIDTH = 32  # of the band: the products are faster with more, each evaluation with less
 _BOUNDS = (("kernel", "sigma2_g", "sigma2_e"), ("residual", "sigma2_e", "sigma2_g"))
 
