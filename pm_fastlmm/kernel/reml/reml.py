@@ -17,7 +17,7 @@ from pm_fastlmm.kernel.reml.fit import REMLFit, plain
 from pm_fastlmm.kernel.reml.patterns import by_pattern
 from pm_fastlmm.spectrum.projection import Projection, kernel_design
 from pm_fastlmm.spectrum.responses import read_response
-from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum, as_rotated, spectrum_of_eigenvalues
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum, as_rotated, spectrum_of_eigenvalues, squares
 from pm_fastlmm.spectrum.streams.factor import imprecision
 from pm_fastlmm.spectrum.tridiagonal import coordinates
 
@@ -154,7 +154,10 @@ def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: 
     eigvals, rows = coordinates(K22, np.hstack([y2, K21]))
     spectrum = spectrum_of_eigenvalues(projection, eigvals, K11, rows[:, T:], rtol, K, ids, trace)
     spectrum, first = replace(spectrum, rotation=np.zeros((n, 0))), spectrum.nullity  # y is rotated here
-    rotated = Rotated.from_coordinates(spectrum, values, names, z=rows[first:, :T], null=rows[:first, :T], y1=y1, y2=y2)
+    rotated = Rotated.from_coordinates(
+        spectrum, names, values.shape[1:], z=np.ascontiguousarray(rows[first:, :T].T), rss=squares(rows[:first, :T]),
+        y1=np.ascontiguousarray(y1.T), norm2=squares(y2),
+    )  # fmt: skip
     return replace(fit_rotated(rotated, method), rotated=None)
 
 
