@@ -530,12 +530,23 @@ def limit_rows(model: Model, Z: FloatArray, null: FloatArray) -> FloatArray:
 
 
 @reordered
-def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: FloatArray, out: FloatArray) -> None:
-    """
-    Write Σz²λ²/d³, Σz²λ/d³, Σz²/d³, Σλ²/d², Σλ/d², Σ1/d², d = gλ + e, for each row into out (T, 6).
+def _product(a: FloatArray, b: FloatArray) -> float:
+    total = 0.0
+    for i in range(b.size):
+        total += a[i] * b[i]
+    return total
 
-    Z with one row serves any number of pairs (g, e).
+
+@reordered
+def estimate_rows(
+    eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: FloatArray, C: FloatArray, CC: FloatArray, out: FloatArray
+) -> None:
     """
+    Write Σz²λ²w³, Σz²λw³, Σz²w³, Σλ²w², Σλw², Σw², w = 1/(gλ + e), and ΣCwz, ΣCCw, for each row into out (T, 6 + …).
+
+    Z with one row serves any number of pairs (g, e); C (r, k) and CC (q, k) have a sum for each of their rows.
+    """
+    weights, scaled, r = np.empty(eigvals.size), np.empty(eigvals.size), C.shape[0]
     for t in range(out.shape[0]):
         z = Z[t if Z.shape[0] > 1 else 0]
         s0, s1, s2 = 0.0, 0.0, 0.0
@@ -543,6 +554,7 @@ def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: Float
         for i in range(eigvals.size):
             w = 1.0 / (g[t] * eigvals[i] + e[t])
             v = eigvals[i] * w
+            weights[i], scaled[i] = w, z[i] * w
             q = z[i] * z[i] * w
             s0 += q * v * v
             s1 += q * v * w
@@ -551,6 +563,10 @@ def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: Float
             s4 += v * w
             s5 += w * w
         out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4], out[t, 5] = s0, s1, s2, s3, s4, s5
+        for j in range(r):
+            out[t, 6 + j] = _product(C[j], scaled)
+        for j in range(CC.shape[0]):
+            out[t, 6 + r + j] = _product(CC[j], weights)
 
 
 @compiled

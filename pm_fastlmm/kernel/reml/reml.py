@@ -9,7 +9,7 @@ import numpy as np
 from pm_fastlmm.base.arrays import read_covariance
 from pm_fastlmm.base.choices import Method, Missing, require_choice
 from pm_fastlmm.kernel.effects import effects
-from pm_fastlmm.kernel.likelihood.information import quantities, relative_information, standard_error
+from pm_fastlmm.kernel.likelihood.information import information_and_corner, quantities, standard_error
 from pm_fastlmm.kernel.likelihood.profile import maximise
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 from pm_fastlmm.kernel.reml.band import BandOptimum, maximise_band
@@ -183,8 +183,8 @@ def fit_rotated(rotated: Rotated, method: Method) -> REMLFit:
     sigma2_g, sigma2_e, problem = (v.reshape(T) for v in (optima.sigma2_g, optima.sigma2_e, optima.problem))
     at_zero = optima.at_zero.reshape(*T, 2)
     with np.errstate(all="ignore"):
-        information = relative_information(rotated, sigma2_g, sigma2_e, method)
-        estimate = effects.blue(rotated, sigma2_g, sigma2_e)
+        information, corner = information_and_corner(rotated, sigma2_g, sigma2_e, method)
+        estimate = effects.blue_of_corner(rotated, *corner)
         h2 = quantities(s, sigma2_g, sigma2_e)["h2"]
         h2_se = standard_error(np.stack([1 - h2, -h2], axis=-1), information.observed)
     lost = np.array(imprecision(rotated, sigma2_g, sigma2_e), dtype=object).reshape(T)
