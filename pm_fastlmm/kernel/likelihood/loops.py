@@ -37,6 +37,8 @@ reordered = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc
 _CONVERGED = 1e-7  # a Newton step this short leaves an error of its square
 _LONGEST = 200
 _STEP_OUT = 2.0
+_UNCERTAIN = 1e-7  # a slope from mixed weights, as a share of its terms
+_CANCELLED = 0.9  # share of y that a candidate explains
 _LOWEST, _HIGHEST = math.log(1e-300), math.log(1e15)  # of δ in units of the largest eigenvalue: beyond is the boundary
 
 
@@ -450,28 +452,34 @@ def _bracket(j: int, nodes: FloatArray, slope: FloatArray, curvature: FloatArray
 
 
 @compiled
-def _at_nodes(model: Model, t: int, grid: Grid, null: FloatArray, slope: FloatArray, curvature: FloatArray) -> None:
-    """Write f' and f'' at the nodes for row t, from the products with the weights that all rows share."""
+def _at_nodes(
+    model: Model, t: int, z: FloatArray, g: FloatArray, grid: Grid, null: FloatArray, slope: FloatArray,
+    curvature: FloatArray,
+) -> None:  # fmt: skip
+    """
+    Write f' and f'' at the nodes for row t, from the products with the weights that all rows share.
+
+    Where those do not show the sign of f' for certain, or cancel, both are evaluated: the brackets are those of f'.
+    """
     m, nullity, restricted, middle = model.m, model.nullity, model.restricted, model.middle
     nodes, shared, zz, zg, gg = grid
     G, row = nodes.size, t if zz.shape[0] > 1 else 0
     for j in range(G):
         delta = math.exp(nodes[j])
         A, B, E = zz[row, j], zz[row, G + j] + null[0] / delta, zz[row, 2 * G + j]
-        D, a_sums = 0.0, (0.0, 0.0, 0.0)
+        D, a_sums, cancelled = 0.0, (0.0, 0.0, 0.0), False
         if gg.shape[0]:
             a_sums = (gg[t, j], gg[t, G + j] + null[2] / delta, gg[t, 2 * G + j])
             bA, bB, bE = zg[t, j], zg[t, G + j] + null[1] / delta, zg[t, 2 * G + j]
             alpha = (bA + bB) / (a_sums[0] + a_sums[1])
-            D = bB - alpha * a_sums[1]
-            # differences of the sums: good enough for a start and a bracket, which Newton's method then owes nothing to
-            A = max(A - 2.0 * alpha * bA + alpha**2 * a_sums[0], 1e-300)
-            B = max(B - 2.0 * alpha * bB + alpha**2 * a_sums[1], 1e-300)
-            E = max(E - 2.0 * alpha * bE + alpha**2 * a_sums[2], 0.0)
-        everyone, corner = (shared[0, j], shared[1, j], shared[2, j]), (shared[3, j], shared[4, j], shared[5, j])
-        slope[j], curvature[j] = _combine(
-            m, nullity, restricted, delta > middle, everyone, (A, B, E), D, a_sums, corner
-        )
+            D, cancelled = bB - alpha * a_sums[1], alpha * (bA + bB) > _CANCELLED * (A + B)
+            A, B = A - 2.0 * alpha * bA + alpha**2 * a_sums[0], B - 2.0 * alpha * bB + alpha**2 * a_sums[1]
+            E = E - 2.0 * alpha * bE + alpha**2 * a_sums[2]
+        H, low, both = shared[0, j], shared[1, j], shared[2, j]
+        upper, corner = delta > middle, (shared[3, j], shared[4, j], shared[5, j])
+        slope[j], curvature[j] = _combine(m, nullity, restricted, upper, (H, low, both), (A, B, E), D, a_sums, corner)
+        if cancelled or not abs(slope[j]) > _UNCERTAIN * (H if upper else low + nullity):
+            slope[j], curvature[j] = derivatives(model, z, g, null, nodes[j])
 
 
 @compiled
@@ -490,7 +498,7 @@ def search_rows(
     for t in range(out.shape[0]):
         z = Z[t if Z.shape[0] > 1 else 0]
         g = candidates[t] if candidates.shape[0] else nothing
-        _at_nodes(model, t, grid, null[t], slope, curvature)
+        _at_nodes(model, t, z, g, grid, null[t], slope, curvature)
         f0, c0, f_inf, c_inf = limits(model, z, g, null[t])
         best, where, Q, a, alpha = math.inf, math.nan, math.nan, 0.0, 0.0
         for j in range(-1, nodes.size):
@@ -642,7 +650,7 @@ def region_rows(
     slope, curvature, inside = np.empty(G), np.empty(G), np.empty(G, dtype=np.bool_)
     for t in range(out.shape[0]):
         z, best = Z[t], optima[t, 1]
-        _at_nodes(model, t, grid, null[t], slope, curvature)
+        _at_nodes(model, t, z, nothing, grid, null[t], slope, curvature)
         f0, c0, f_inf, c_inf = limits(model, z, nothing, null[t])
         low, high = optima[t, 0], optima[t, 0]
         for j in range(-1, G):
