@@ -34,7 +34,7 @@ compiled = njit(cache=True, nogil=True, error_model="numpy")
 # sums may be reordered; NaN and infinity keep their meaning
 reordered = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
 
-_CONVERGED = 1e-7  # a Newton step this short leaves an error of its square
+_CONVERGED = 2e-6  # a Newton step this short leaves an error of its square
 _LONGEST = 200
 _STEP_OUT = 2.0
 _UNCERTAIN = 1e-7  # a slope from mixed weights, as a share of its terms
@@ -256,19 +256,16 @@ def derivatives(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x:
 
 @reordered
 def _log_shifted(eigvals: FloatArray, delta: float) -> float:
-    """Return Σ log(λ + δ), or Σ log(1 + λ/δ) from δ = 1 on; eight factors, within 1e-30 and 2, share a logarithm."""
+    """Return Σ log(λ + δ), or Σ log(1 + λ/δ) from δ = 1 on, of products that stay within 1e-270 and 2^256."""
     scale = 1.0 / delta if delta >= 1.0 else 1.0
     shift = 1.0 if delta >= 1.0 else delta
     total = 0.0
-    k = eigvals.size
-    for i in range(0, k - 7, 8):
-        p = (eigvals[i] * scale + shift) * (eigvals[i + 1] * scale + shift)
-        q = (eigvals[i + 2] * scale + shift) * (eigvals[i + 3] * scale + shift)
-        s = (eigvals[i + 4] * scale + shift) * (eigvals[i + 5] * scale + shift)
-        t = (eigvals[i + 6] * scale + shift) * (eigvals[i + 7] * scale + shift)
-        total += math.log((p * q) * (s * t))
-    for i in range(8 * (k // 8), k):
-        total += math.log(eigvals[i] * scale + shift)
+    k, size = eigvals.size, max(1, min(256, int(-620.0 / math.log(min(shift, 0.1)))))
+    for start in range(0, k, size):
+        product = 1.0
+        for i in range(start, min(start + size, k)):
+            product *= eigvals[i] * scale + shift
+        total += math.log(product)
     return total
 
 
@@ -385,6 +382,30 @@ def _hermite_root(u0: float, u1: float, m0: float, m1: float, low: float, high: 
 
 
 @compiled
+def _refined(j: int, nodes: FloatArray, slope: FloatArray, curvature: FloatArray, x: float) -> float:
+    """Return the root beside x, in cell j, of the polynomial with f' and f'' at the four nodes around it."""
+    if j < 1 or j > nodes.size - 3:
+        return x
+    step, c = nodes[1] - nodes[0], np.empty(8)
+    for i in range(8):
+        c[i] = slope[j - 1 + i // 2]
+    for order in range(1, 8):  # divided differences, each node twice
+        for i in range(7, order - 1, -1):
+            width = i // 2 - (i - order) // 2
+            c[i] = (c[i] - c[i - 1]) / width if width else step * curvature[j - 1 + i // 2]
+    s = (x - nodes[j - 1]) / step
+    for _ in range(3):
+        p, slope_p = c[7], 0.0
+        for i in range(6, -1, -1):
+            t = s - i // 2
+            slope_p = slope_p * t + p
+            p = p * t + c[i]
+        s -= p / slope_p
+    refined = nodes[j - 1] + step * s
+    return refined if nodes[j] < refined < nodes[j + 1] else x
+
+
+@compiled
 def _newton(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float, low: float, high: float) -> float:
     """
     Return the root of f' in a bracket where f' < 0 below and f' ≥ 0 above, from a start in it.
@@ -448,6 +469,7 @@ def _bracket(j: int, nodes: FloatArray, slope: FloatArray, curvature: FloatArray
     if math.isnan(low):
         return math.nan, math.nan, math.nan
     start = nodes[j] + step * _hermite_root(u0, u1, m0, m1, low, high)
+    start = _refined(j, nodes, slope, curvature, start)
     return start, nodes[j] + step * low, nodes[j] + step * high
 
 
