@@ -176,23 +176,13 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
     (T, 5) array
         log δ, f, Q, and a and α of the candidate, all in scaled units. On a boundary, log δ = ±inf, only f is set.
     """
-    model = profile.model(candidate=len(candidates) > 0)
-    if null is not None:
-        return _search(model, profile.rows(slice(None)), candidates, null)
-    # responses as they are: to scale them would take as long as to rotate a tenth of them
-    norm2 = profile.norm2
-    out = _search(model, profile.z, candidates, profile.null * norm2[:, None])
-    out[:, 1] -= model.m * np.log(norm2)
-    out[:, 2] /= norm2
-    return out
-
-
-def _search(model: Any, z: FloatArray, candidates: FloatArray, null: FloatArray) -> FloatArray:
-    out, size = np.empty((len(null), 5)), max(64, _BLOCK // max(1, z.shape[1]))
+    null = profile.null if null is None else null
+    out, model = np.empty((len(null), 5)), profile.model(candidate=len(candidates) > 0)
     loops, table_of = loops_for(SEARCH * len(null)), tables(model, len(null))
+    size = max(64, _BLOCK // max(1, profile.eigvals.size))
     for block in slices(len(null), size):
-        rows = z if len(candidates) else z[block]
-        _search_block(loops, table_of, model, rows, candidates[block], null[block], out[block])
+        z = profile.rows(slice(None) if len(candidates) else block)
+        _search_block(loops, table_of, model, z, candidates[block], null[block], out[block])
     return out
 
 
