@@ -1,7 +1,8 @@
-"""Priors of the variances of one kernel: two kinds, a set scaled to the data, and what they do to a posterior."""
+"""Priors of variances: two kinds of one kernel, what they do to a posterior, and one of a model of several terms."""
 
 from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior
 from pm_fastlmm.kernel.exact.sensitivity import ready, sensitivity
 from pm_fastlmm.kernel.likelihood.prior import VariancePrior
+from pm_fastlmm.models.share_prior import SharePrior
 
-__all__ = ["DeviationPrior", "VariancePrior", "ready", "sensitivity"]
+__all__ = ["DeviationPrior", "SharePrior", "VariancePrior", "ready", "sensitivity"]

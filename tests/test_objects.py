@@ -184,6 +184,7 @@ CASES = {
     "VarianceFit of V(θ)": lambda: found(dense),
     "VarianceTest": lambda: fit().test_no_variance(n_sim=200, random_seed=1),
     "VarianceTest of several": lambda: flmm.reml(spectrum(), responses()).test_no_variance(n_sim=200),
+    "SharePrior": lambda: flmm.priors.SharePrior({"residual": 2.0}),
     "VariancePrior": flmm.priors.VariancePrior,
     "VariancePrior of several": lambda: flmm.priors.VariancePrior.scaled_to_each(spectrum().rotate(responses())),
 }

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pymc as pm
 
-from pm_fastlmm.base.arrays import FloatArray, shown
+from pm_fastlmm.base.arrays import EPS, FloatArray, shown
 from pm_fastlmm.base.semidefinite import lower_root
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import Known, Unstructured
@@ -30,6 +31,19 @@ class Part(NamedTuple):
     def priors(self) -> list[str]:
         """The names under which its priors may be given."""
         return [f"sigma_{self.suffix}"] + ([f"eta_{self.suffix}"] if self.correlated else [])
+
+    @property
+    def pairs(self) -> tuple[Any, Any]:
+        """The columns of each pair of effects."""
+        return np.triu_indices(len(self.columns), 1)
+
+    def add_coords(self, random: RandomTerm) -> None:
+        """Add the names of its columns to the model of the context, and of their pairs where these are correlated."""
+        model, names = pm.modelcontext(None), [random.columns[j] for j in self.columns]
+        model.add_coord(f"{self.suffix}_effects", names)
+        if self.correlated:
+            pairs = [f"{names[i]}, {names[j]}" for i, j in zip(*self.pairs, strict=True)]
+            model.add_coord(f"{self.suffix}_pairs", pairs)
 
 
 def parts_of(random: RandomTerm) -> list[Part]:
@@ -82,6 +96,26 @@ def mixed_term(random: RandomTerm, relation: Known | None, within: Callable[[Par
         values = structures[0].parameters
         return random.term(Scalar(**values) if relation is None else relation.with_parameters(values))
     return random.term(structures[0] if len(structures) == 1 else BlockDiagonal(*structures), across=relation)
+
+
+def column_root(random: RandomTerm, part: Part, weights: FloatArray) -> FloatArray:
+    """
+    Return the upper triangular R of the columns U of a part with RᵀR = Σ_i w_i U_iU_iᵀ/n.
+
+    Raises
+    ------
+    ValueError
+        If columns are collinear or zero.
+    """
+    U = random.values[:, part.columns] * np.sqrt(weights / len(weights))[:, None]
+    norms = np.linalg.norm(U, axis=0)
+    R = np.linalg.qr(U / np.where(norms > 0, norms, 1.0), mode="r")
+    if len(R) < U.shape[1] or np.abs(np.diag(R)).min() <= len(U) * EPS:
+        raise ValueError(
+            f"the columns {shown([random.columns[j] for j in part.columns])} of the term of {random.group!r} are "
+            "collinear or zero: their variances cannot be told apart, leave one out."
+        )
+    return np.asarray(np.sign(np.diag(R))[:, None] * R * norms)  # with a positive diagonal
 
 
 def data_of(design: MixedDesign) -> dict[str, Any]:
