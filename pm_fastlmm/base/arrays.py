@@ -91,9 +91,9 @@ def read(values: Any, name: str, *, ndim: tuple[int, ...]) -> Labelled:
     if twice := repeated(ids or ()):
         raise ValueError(
             f"{name} has duplicated ids ({shown(twice)}): each row needs an id of its own. "
-            "Repeated records of one individual: flmm.lmm_model('y ~ 1 + (1|id)', data, known={'id': K}), where id is "
-            "a column of data. With W, leave out the ids of both: W = Z L as an array, Z the incidence of the "
-            "individuals and K = L Lᵀ, and data.reset_index()."
+            "Repeated records of one individual: data.reset_index('id'), and individual='id' beside K or W of the "
+            "individuals (flmm.Design, flmm.kernel_model, flmm.Spectrum); with other terms "
+            "flmm.lmm_model('y ~ 1 + (1|id)', data, known={'id': K})."
         )
     return Labelled(array, ids, names)
 

@@ -25,8 +25,11 @@ from pm_fastlmm.base.arrays import (
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.remedies import selection
+from pm_fastlmm.spectrum.individuals import read_individual
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Spectrum
+
+_LABELLED = {"K": "DataFrame", "W": "DataFrame", "individual": "Series"}
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -39,7 +42,7 @@ class Design(ReadOnlyArrays, Described):
     y : (n,) or (n, T) array
     X : (n, r) array
     kernel : (n, n) or (n, m) array
-        K, or W with K = WWᵀ.
+        K, or W with K = WWᵀ; (q, q) or (q, m) of q individuals, where they have repeated records.
     kernel_is_factor : bool
     columns : tuple of str
         Names of the columns of X.
@@ -48,6 +51,10 @@ class Design(ReadOnlyArrays, Described):
     ids : tuple or None
     dropped : tuple
         Ids (row numbers when there are none) of the rows that were left out for a missing value.
+    individual : (n,) array or None
+        With repeated records which row of K or W each row is a record of.
+    individuals : tuple or None
+        Ids of the rows of K or W, where these are individuals.
 
     Examples
     --------
@@ -71,11 +78,16 @@ class Design(ReadOnlyArrays, Described):
     responses: tuple[str, ...] | None
     ids: Ids | None
     dropped: tuple[Any, ...]
+    individual: npt.NDArray[np.intp] | None = None
+    individuals: Ids | None = None
 
     @classmethod
-    def from_arrays(cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None) -> Self:
+    def from_arrays(cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None, individual: Any = None) -> Self:
         """
         Align arrays, Series and DataFrames by their ids, and drop the rows in which y or X is missing.
+
+        With `individual`, one label for each row, K or W is of individuals that have repeated records: row i is a
+        record of individual[i]. Rows in which it is missing are dropped too.
 
         Raises
         ------
@@ -83,20 +95,23 @@ class Design(ReadOnlyArrays, Described):
             If lengths or ids do not fit, K or W has missing values, or not exactly one of K and W is given.
         """
         kernel, kernel_name = _read_kernel(K, W)
-        n = kernel.values.shape[0]
+        rows, rows_name = kernel, kernel_name
+        if individual is not None:
+            rows, rows_name = read_individual(individual, kernel, kernel_name), "individual"
+        n = rows.values.shape[0]
         response = read(y, "y", ndim=(1, 2))
         design = None if X is None else read(X, "X", ndim=(1, 2))
-        reference_name, ids = common_ids(**{kernel_name: kernel, "y": response, "X": design})
-        if kernel.ids is None and design is not None and {design.ids, response.ids} - {None, ids}:
+        reference_name, ids = common_ids(**{rows_name: rows, "y": response, "X": design})
+        if rows.ids is None and design is not None and {design.ids, response.ids} - {None, ids}:
             raise ValueError(
-                f"{kernel_name} has no ids, and y and X have different ones or another order: "
-                f"which row of {kernel_name} is whose? Give {kernel_name} as a DataFrame with ids."
+                f"{rows_name} has no ids, and y and X have different ones or another order: "
+                f"which row of {rows_name} is whose? Give {rows_name} as a {_LABELLED[rows_name]} with ids."
             )
         advice = selection(kernel_name, ids) if reference_name == kernel_name else ""
 
         def in_order(part: Labelled, name: str) -> FloatArray:
             order = align(ids, part, name=name, reference_name=reference_name, where_smaller=advice)
-            require_length(part.values.shape[0], n, name, kernel_name)
+            require_length(part.values.shape[0], n, name, rows_name)
             return part.take(order)
 
         Y = in_order(response, "y")
@@ -105,20 +120,29 @@ class Design(ReadOnlyArrays, Described):
         given = None if design is None else design.names
         coef = given or tuple(f"x{j}" for j in range(M.shape[1]))
         K_or_W, is_factor = kernel.values, kernel_name == "W"
-        seen, dropped = complete_rows(Y, M, ids=ids)
+        place = None if individual is None else rows.values
+        grouped = None if place is None else np.isfinite(place)
+        seen, dropped = complete_rows(Y, M, ids=ids, grouped=grouped, group="individual")
         if dropped:
             Y, M = Y[seen], M[seen]
-            K_or_W = K_or_W[seen] if is_factor else K_or_W[np.ix_(seen, seen)]
+            if place is None:
+                K_or_W = K_or_W[seen] if is_factor else K_or_W[np.ix_(seen, seen)]
+            else:
+                place = place[seen]
             ids = None if ids is None else tuple(i for i, keep in zip(ids, seen, strict=True) if keep)
         names = response.names if Y.ndim == 2 else None
-        return cls(frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, ids, dropped)
+        common = (frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, ids, dropped)
+        return cls(*common) if place is None else cls(*common, place.astype(np.intp), kernel.ids)
 
     @classmethod
-    def from_formula(cls, formula: str, data: pd.DataFrame, *, K: Any = None, W: Any = None) -> Self:
+    def from_formula(
+        cls, formula: str, data: pd.DataFrame, *, K: Any = None, W: Any = None, individual: Any = None
+    ) -> Self:
         """
         Read y and X from a formula and a table, whose index holds the ids.
 
         Formulas are Wilkinson's, written as in R or in formulaic: "height ~ sex + factor(year) + I(age^2)".
+        `individual`, as in `from_arrays`, may be the name of a column.
 
         Raises
         ------
@@ -138,14 +162,23 @@ class Design(ReadOnlyArrays, Described):
             pd.DataFrame(part.values, index=data.index, columns=list(part.columns))
             for part in fixed_effects(fixed, data, whole=formula)
         )
-        return cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W)
+        if isinstance(individual, str):
+            if individual not in data.columns:
+                raise ValueError(
+                    f"individual={individual!r} is not among the columns {', '.join(map(str, data.columns))}."
+                )
+            individual = data[individual]
+        return cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W, individual=individual)
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
         """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""
-        kernel, X = Labelled(self.kernel, self.ids, None), Labelled(self.X, self.ids, self.columns)
+        X, ids, rows = Labelled(self.X, self.ids, self.columns), self.ids, None
+        if self.individual is not None:
+            ids, rows = self.individuals, Labelled(self.individual.astype(float), self.ids, None)
+        kernel = Labelled(self.kernel, ids, None)
         if self.kernel_is_factor:
-            return Spectrum.from_factor(kernel, X)
-        return Spectrum.from_covariance(kernel, X, rtol=rtol)
+            return Spectrum.from_factor(kernel, X, individual=rows)
+        return Spectrum.from_covariance(kernel, X, individual=rows, rtol=rtol)
 
     @property
     def coef(self) -> tuple[str, ...]:
@@ -164,11 +197,11 @@ class Design(ReadOnlyArrays, Described):
             "fixed effects": listed(self.columns),
             "kernel": f"{'W' if self.kernel_is_factor else 'K'}, {' × '.join(map(str, self.kernel.shape))}",
             "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
-        }
+        } | ({} if self.individual is None else {"individuals": len(self.kernel)})
 
 
 def complete_rows(
-    *parts: FloatArray, ids: Ids | None, grouped: npt.NDArray[np.bool_] | None = None
+    *parts: FloatArray, ids: Ids | None, grouped: npt.NDArray[np.bool_] | None = None, group: str = "grouping factor"
 ) -> tuple[npt.NDArray[np.bool_], tuple[Any, ...]]:
     """
     Return which rows have no missing value, and the ids or numbers of the others, of which a warning tells.
@@ -179,6 +212,8 @@ def complete_rows(
     ids : tuple or None
     grouped : (n,) array of bool, optional
         Rows in which no grouping factor is missing.
+    group : str
+        What that is called.
 
     Raises
     ------
@@ -193,7 +228,7 @@ def complete_rows(
     seen = np.ones(len(parts[0]), dtype=bool) if grouped is None else grouped.copy()
     for part in parts:
         seen &= np.isfinite(part.reshape(len(part), -1)).all(axis=1)
-    what = "y or X" if grouped is None else "y, X or grouping factor"
+    what = "y or X" if grouped is None else f"y, X or {group}"
     if not seen.any():
         raise ValueError(f"every row has a missing value in {what}: there is nothing left to fit.")
     left_out = np.flatnonzero(~seen)

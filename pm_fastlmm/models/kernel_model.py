@@ -20,6 +20,7 @@ def kernel_model(
     *,
     W: Any = None,
     data: Any = None,
+    individual: Any = None,
     spectrum: Spectrum | None = None,
     prior: Prior | None = None,
     name: str = "y",
@@ -44,6 +45,9 @@ def kernel_model(
         Covariance or its factor (K = WWᵀ); exactly one, unless `spectrum` is given.
     data : DataFrame, optional
         Table for the formula; its index are the ids.
+    individual : str or sequence of labels, optional
+        For repeated records: the column of `data` (or the labels themselves) that says whose record each row is. K or W
+        is then of individuals, and so are the effects that `recover_effects` adds, those without records too.
     spectrum : Spectrum, optional
         In place of X, K and W, when they were factored before.
     prior : VariancePrior or DeviationPrior, optional
@@ -70,10 +74,11 @@ def kernel_model(
     """
     responses = None
     if spectrum is None:
-        design = Design.from_formula(y, data, K=K, W=W) if data is not None else Design.from_arrays(y, X, K=K, W=W)
+        kernel = {"K": K, "W": W, "individual": individual}
+        design = Design.from_formula(y, data, **kernel) if data is not None else Design.from_arrays(y, X, **kernel)
         spectrum, y, responses = design.spectrum(), design.y, design.responses
-    elif X is not None or K is not None or W is not None or data is not None:
-        raise ValueError("spectrum is given together with X, K, W or data: it holds them already.")
+    elif any(given is not None for given in (X, K, W, data, individual)):
+        raise ValueError("spectrum is given together with X, K, W, data or individual: it holds them already.")
     rotated = as_rotated(spectrum, y)
     responses = responses or rotated.names
     check_prior(prior)

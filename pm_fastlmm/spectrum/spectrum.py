@@ -25,6 +25,7 @@ from pm_fastlmm.base.arrays import (
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.spectrum.factoring import corner_root, factor_corner_root, positive_eigenvalues
+from pm_fastlmm.spectrum.individuals import Individuals, read_individual, require_individuals
 from pm_fastlmm.spectrum.projection import Projection, kernel_design, no_rows
 from pm_fastlmm.spectrum.responses import read_response
 
@@ -72,6 +73,9 @@ class Spectrum(ReadOnlyArrays, Described):
     largest_ratio : float
         The λ_max/δ up to which the eigenvalues are precise: infinite after an orthogonal factorisation, 1e8 after that
         of a Gram matrix, beyond which `reml` says so.
+    individuals : Individuals or None
+        Whose record each row is, where K is between individuals (`individual=`): `ids` and a factor `root` of their K.
+        Effects are then those of individuals; `rotation`, k̄ and all else of the spectrum belong to ZKZᵀ.
 
     References
     ----------
@@ -102,9 +106,10 @@ class Spectrum(ReadOnlyArrays, Described):
     loadings_fixed: FloatArray | None = None
     factor_names: tuple[str, ...] | None = None
     largest_ratio: float = math.inf
+    individuals: Individuals | None = None
 
     @classmethod
-    def from_covariance(cls, K: Any, X: Any = None, *, rtol: float | None = None) -> "Spectrum":
+    def from_covariance(cls, K: Any, X: Any = None, *, individual: Any = None, rtol: float | None = None) -> "Spectrum":
         """
         Factor a dense covariance.
 
@@ -115,6 +120,9 @@ class Spectrum(ReadOnlyArrays, Described):
         X : (n, d) array or DataFrame, optional
             Fixed-effects design; None for no fixed effects (an intercept is not added). Rows are matched by id when
             both carry an index.
+        individual : sequence of labels, optional
+            Whose record each row of X and y is, for repeated records: K is then (q, q) between individuals, and the
+            rows have the covariance ZKZᵀ. Individuals may have any number of records, none too.
         rtol : float, optional
             Eigenvalues within ±rtol of the largest one count as zero. Default n · eps of the number type of K; pass a
             larger value, say 1e-6, for a K that was rounded when it was stored.
@@ -122,14 +130,29 @@ class Spectrum(ReadOnlyArrays, Described):
         Raises
         ------
         ValueError
-            If K is not square, finite, symmetric and positive semi-definite, if ids do not match, or if X leaves no
-            degrees of freedom.
+            If K is not square, finite, symmetric and positive semi-definite, if ids do not match, if K lacks an
+            individual that has records, or if X leaves no degrees of freedom.
 
         Notes
         -----
-        Costs one symmetric eigendecomposition, plus 4n²r for the projection.
+        Costs one symmetric eigendecomposition, plus 4n²r for the projection. With repeated records one of size q, and
+        the singular value decomposition of an (n, q) factor.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> import pm_fastlmm as flmm
+        >>> K = pd.DataFrame([[1, 0.5, 0.25], [0.5, 1, 0.5], [0.25, 0.5, 1]], list("abc"), list("abc"))
+        >>> records = pd.DataFrame({"id": list("aabbab"), "y": [1.0, 1.3, 2.1, 2.4, 0.7, 2.2]})
+        >>> spectrum = flmm.Spectrum.from_covariance(K, np.ones((6, 1)), individual=records["id"])
+        >>> flmm.reml(spectrum, records["y"]).blup().round(2).to_dict()
+        {'a': -0.6, 'b': 0.6, 'c': 0.3}
         """
         covariance = read_covariance(K)
+        if individual is not None:
+            rows = require_individuals(read_individual(individual, covariance, "K"))
+            return _of_individuals(cls, Individuals.of_covariance(covariance, rows, rtol), rows, X, None)
         ids, projection = kernel_design(covariance, X, "K")
         K11, K21, K22 = projection.two_sided(covariance.values)
         values, U = scipy.linalg.eigh(K22, lower=True, driver="evd", overwrite_a=True, check_finite=False)
@@ -138,7 +161,7 @@ class Spectrum(ReadOnlyArrays, Described):
         return replace(spectrum, rotation=frozen(projection.lift(U[:, spectrum.nullity :])))
 
     @classmethod
-    def from_factor(cls, W: Any, X: Any = None) -> Self:
+    def from_factor(cls, W: Any, X: Any = None, *, individual: Any = None) -> Self:
         """
         Factor K = WWᵀ from W, at the cost of a thin singular value decomposition: O(n m²) for m columns.
 
@@ -149,6 +172,8 @@ class Spectrum(ReadOnlyArrays, Described):
             scaled.
         X : (n, d) array or DataFrame, optional
             Fixed-effects design, as in `from_covariance`.
+        individual : sequence of labels, optional
+            As in `from_covariance`; W has then a row for each individual.
 
         Raises
         ------
@@ -160,6 +185,9 @@ class Spectrum(ReadOnlyArrays, Described):
             factor.values, "W", "impute the missing columns first (flmm.covariance.markers does for genotypes)."
         )
         require_range(factor.values, "W")
+        if individual is not None:
+            rows = require_individuals(read_individual(individual, factor, "W"))
+            return _of_individuals(cls, Individuals.of_factor(factor, rows), rows, X, factor.names)
         n, m = factor.values.shape
         if n == 0 or m == 0:
             raise ValueError(f"W is empty, shape {factor.values.shape}: it needs rows (observations) and columns.")
@@ -311,8 +339,9 @@ class Spectrum(ReadOnlyArrays, Described):
             root, corner = self.covariance_root()
             K = root[index] @ root[index].T + corner[index] @ corner[index].T
             part = Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X)
+        individuals = None if self.individuals is None else self.individuals.subset(index)
         # with all columns of X, of which it was given those that are kept here
-        return replace(part, projection=part.projection.within(self.projection.columns))
+        return replace(part, projection=part.projection.within(self.projection.columns), individuals=individuals)
 
     def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
         """Return rows of X = Q₁R; a column that is 0 in all of them is exactly 0, not the rounding of that product."""
@@ -338,7 +367,14 @@ class Spectrum(ReadOnlyArrays, Described):
             "mean diagonal of K": f"{self.mean_diagonal:.6g}",
             "fixed effects": listed(self.coef),
             "ids": "none" if self.ids is None else listed(self.ids),
-        }
+        } | ({} if self.individuals is None else {"individuals": len(self.individuals.root)})
+
+
+def _of_individuals[S: Spectrum](
+    kind: type[S], individuals: Individuals, rows: Labelled, X: Any, names: tuple[str, ...] | None
+) -> S:
+    """Return the spectrum of ZKZᵀ."""
+    return replace(kind.from_factor(individuals.factor(rows.ids, names), X), individuals=individuals)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -31,6 +31,7 @@ from pm_fastlmm.kernel.effects.effects import (
     given_coefficients,
     new_rows,
 )
+from pm_fastlmm.kernel.effects.individuals import draws_of_individuals
 from pm_fastlmm.kernel.reml.reml import reml
 from pm_fastlmm.spectrum.projection import no_rows
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
@@ -133,7 +134,7 @@ class SpectralNode(GaussianNode):
         return self.given is not None
 
     def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
-        """Draw β and u, or a where the rows were not kept, of which u has a value for each."""
+        """Draw β and u, or a where the rows were not kept, of which u has a value for each; u of individuals is La."""
         s = self.spectrum
         if which is None:
             which = ("beta", "u") if s.rotation is not None else ("beta", "a")
@@ -141,10 +142,14 @@ class SpectralNode(GaussianNode):
         effects = {}
         if "beta" in which:
             effects["beta"] = over_coef(draws.model, self, beta)
-        if "u" in which:
-            effects["u"] = over_obs(draws.model, self, _lift(s, u))
-        if "a" in which:
+        if "a" in which or s.individuals is not None:
             a = draw_factor_effects(s, u, g, rng)
+        if "u" in which and s.individuals is None:
+            effects["u"] = over_obs(draws.model, self, _lift(s, u))
+        elif "u" in which and s.individuals is not None:
+            own = {f"{self.name}_individual": s.individuals.labels}
+            effects["u"] = labelled(draws.model, self, draws_of_individuals(s, a), own)
+        if "a" in which:
             labels = range(a.shape[-1]) if s.factor_names is None else s.factor_names
             effects["a"] = labelled(draws.model, self, a, {f"{self.name}_factor": labels})
         return effects

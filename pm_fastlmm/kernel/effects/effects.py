@@ -308,7 +308,18 @@ def _read_cross(spectrum: Spectrum, K_new: Any) -> tuple[Labelled, FloatArray]:
     rows = read(K_new, "K_new", ndim=(2,))
     ids = tuple(K_new.columns.tolist()) if hasattr(K_new, "columns") else None
     training = Labelled(rows.values.T, ids, None)
-    order = align(spectrum.ids, training, name="K_new (its columns)", reference_name="the spectrum")
+    individuals = spectrum.individuals
+    known = spectrum.ids if individuals is None else individuals.ids
+    order = align(known, training, name="K_new (its columns)", reference_name="the spectrum")
+    if individuals is not None:
+        q = len(individuals.root)
+        if training.values.shape[0] != q:
+            raise ValueError(
+                f"K_new has {training.values.shape[0]} columns but K has {q} individuals: it is (new rows, "
+                "individuals)."
+            )
+        require_finite(rows.values, "K_new", "covariances of the new rows with the individuals must all be known.")
+        return rows, training.take(order)[individuals.place]
     if training.values.shape[0] != spectrum.n:
         raise ValueError(
             f"K_new has {training.values.shape[0]} columns but the spectrum has {spectrum.n} observations: "

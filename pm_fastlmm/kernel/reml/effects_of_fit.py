@@ -23,6 +23,11 @@ from pm_fastlmm.kernel.effects.effects import (
     population_rows,
     predict,
 )
+from pm_fastlmm.kernel.effects.individuals import (
+    individual_blup,
+    individual_conditional_variance,
+    individual_pev,
+)
 from pm_fastlmm.kernel.effects.left_out import Predicted
 from pm_fastlmm.kernel.inference.of_fit import KernelInference
 
@@ -37,7 +42,9 @@ class KernelEffects(KernelInference):
         Return the best linear unbiased predictor û of the random effects, (n,) or (n, T).
 
         A Series, or a DataFrame for several responses, by id when the observations have ids (`spectrum.ids`); an array
-        in the order of the observations otherwise. So are `pev` and what `predict` returns.
+        in the order of the observations otherwise. So are `pev` and what `predict` returns. With repeated records
+        (`individual=`) û, `pev` and `conditional_variance` have a value for each individual of K, those without records
+        too.
 
         Examples
         --------
@@ -50,6 +57,9 @@ class KernelEffects(KernelInference):
         >>> print(f"{fit.blup()['e']:.4f}")
         1.9722
         """
+        if (individuals := self.spectrum.individuals) is not None:
+            u = individual_blup(self._data, self.sigma2_g, self.sigma2_e)
+            return labelled(u, individuals.ids, self.names, name="blup")
         u = blup(self._data, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
         return labelled(u, self.spectrum.ids, self.names, name="blup")
 
@@ -71,10 +81,11 @@ class KernelEffects(KernelInference):
         Its diagonal (n,) or (n, T), or on request the matrix (n, n), for one response; with ids as `blup`. It includes
         the uncertainty of β̂, which `conditional_variance` does not.
         """
-        ids, names = self.spectrum.ids, self.names
+        individuals, names = self.spectrum.individuals, self.names
+        ids, variance = (self.spectrum.ids, pev) if individuals is None else (individuals.ids, individual_pev)
         if full and names is not None:
             raise ValueError("pev(full=True) is a matrix for one response: fit the response of interest alone.")
-        errors = pev(self.spectrum, self.sigma2_g, self.sigma2_e, full=full).T
+        errors = variance(self.spectrum, self.sigma2_g, self.sigma2_e, full=full).T
         return labelled(errors, ids, ids if full else names, name="pev")
 
     def conditional_variance(self) -> Any:
@@ -94,8 +105,12 @@ class KernelEffects(KernelInference):
         >>> print(f"{fit.conditional_variance()[0]:.4f} {fit.pev()[0]:.4f}")
         0.0816 1.3600
         """
-        variance = conditional_variance(self.spectrum, self.sigma2_g, self.sigma2_e).T
-        return labelled(variance, self.spectrum.ids, self.names, name="conditional_variance")
+        individuals, of = self.spectrum.individuals, conditional_variance
+        ids = self.spectrum.ids
+        if individuals is not None:
+            ids, of = individuals.ids, individual_conditional_variance
+        variance = of(self.spectrum, self.sigma2_g, self.sigma2_e).T
+        return labelled(variance, ids, self.names, name="conditional_variance")
 
     def predict(
         self,
@@ -114,7 +129,8 @@ class KernelEffects(KernelInference):
         X_new : (m, d) array or DataFrame
             Fixed-effects design of the new rows: all columns of X, by name where both have names.
         K_new : (m, n) array or DataFrame
-            Covariance of the new effects with the training effects, on the scale of K.
+            Covariance of the new effects with the training effects, on the scale of K; (m, q), with those of all
+            individuals, after `individual=`.
         W_new : (m, q) array
             Rows of the factor instead, after `Spectrum.from_factor`.
         K_new_new : (m, m) or (m,) array, optional
