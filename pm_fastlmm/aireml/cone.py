@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.covariance.parameters import packed_places
+from pm_fastlmm.covariance.parameters import lower_triangle, packed_places
 
 _ITERATIONS = 60
 _INSIDE = 0.99  # of the way to where a matrix becomes singular
@@ -45,7 +45,7 @@ class PackedMatrix(NamedTuple):
     @property
     def directions(self) -> FloatArray:
         """∂Σ/∂ω for each of its elements, (elements, size, size)."""
-        rows, columns = np.tril_indices(self.size)
+        rows, columns = lower_triangle(self.size, self.size)
         out = np.zeros((len(rows), self.size, self.size))
         out[np.arange(len(rows)), rows, columns] = out[np.arange(len(rows)), columns, rows] = 1.0
         return out
@@ -58,7 +58,7 @@ class PackedMatrix(NamedTuple):
 
 def pack(matrix: FloatArray) -> FloatArray:
     """Return the lower triangle of a matrix row by row."""
-    return np.asarray(matrix[np.tril_indices(len(matrix))])
+    return np.asarray(matrix[lower_triangle(*matrix.shape)])
 
 
 def smallest_eigenvalue(matrix: FloatArray) -> float:

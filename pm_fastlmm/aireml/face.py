@@ -15,6 +15,7 @@ import numpy as np
 
 from pm_fastlmm.aireml.cone import SINGULAR, PackedMatrix, errors, pack
 from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.covariance.parameters import lower_triangle
 
 _STEP = 1e-5  # of a standard error: differences lose as many digits to rounding as to the step
 _FLOOR = 1e-6  # of the average information: the least that an observed one is taken to be
@@ -37,7 +38,7 @@ class _Root:
         values, vectors = np.linalg.eigh(matrix.read(theta) / np.outer(t, t))
         values, vectors = values[::-1], vectors[:, ::-1]
         D = np.diag(np.sqrt(np.maximum(values, 0.0)))[:, values > SINGULAR]
-        rows, columns = np.tril_indices(len(D), 0, D.shape[1])  # the rest would only rotate the columns
+        rows, columns = lower_triangle(*D.shape)  # the rest would only rotate the columns
         return cls(matrix, slice(start, start + len(rows)), t[:, None] * vectors, D, rows, columns)
 
     def factor(self, x: FloatArray) -> FloatArray:
@@ -143,7 +144,7 @@ def curvature(objective: Any, face: Face, steps: FloatArray, *, central: bool = 
 def score_at(objective: Any, theta: FloatArray) -> FloatArray:
     """Return ∂ℓ/∂θ, NaN where V is not positive definite."""
     state = objective.state(theta)
-    return np.full(len(theta), np.nan) if state is None else objective.derivatives(theta, state)[0]
+    return np.full(len(theta), np.nan) if state is None else objective.gradient(theta, state)
 
 
 def observed_information(objective: Any, face: Face, average: FloatArray) -> FloatArray | None:

@@ -53,9 +53,8 @@ def estimate(objective: Objective, link: Any, node: Any, options: Options, sourc
             objective, theta, tolerances=options.tolerances, max_iterations=options.max_iterations, report=report
         )
     last = trace.iterations[-1]
-    blue, blue_cov = objective.blue(last.theta)
     boundary = _boundary(objective, last)
-    names = list(objective.names)
+    names = pd.Index(objective.names)  # once: pandas takes long for it
     point, problem = _point(objective, link, last)
     converged, message = _verdict(objective, trace, last, boundary)
     mu, b, _ = node.constants()
@@ -65,8 +64,8 @@ def estimate(objective: Objective, link: Any, node: Any, options: Options, sourc
         loglik=last.loglik,
         score=pd.Series(last.score, names, name="score"),
         average_information=pd.DataFrame(last.average_information, names, names),
-        blue=blue,
-        blue_cov=blue_cov,
+        blue=trace.blue[0],
+        blue_cov=trace.blue[1],
         boundary=boundary,
         converged=converged,
         message=". ".join(filter(None, (message, problem))),
@@ -121,6 +120,9 @@ def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any,
 @contextmanager
 def _reporting(objective: Objective, progressbar: bool, verbose: int) -> Iterator[Callable[[int, Iteration], None]]:
     """Show a spinner, and print a line for each iteration that the function is told of."""
+    if not (progressbar or verbose):
+        yield lambda count, i: None
+        return
     console = Console()
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True, disable=not progressbar) as progress:

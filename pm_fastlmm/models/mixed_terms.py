@@ -12,6 +12,7 @@ from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import Known, Unstructured
 from pm_fastlmm.covariance.matrices import known as known_covariance
 from pm_fastlmm.covariance.operators import BlockDiagonal
+from pm_fastlmm.covariance.parameters import lower_triangle
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
@@ -117,7 +118,7 @@ class FormulaVariables(NamedTuple):
         for part, entry in zip(parts, self.layout.entries, strict=True):
             own = theta[entry.place]
             if entry.matrix:
-                rows, columns = np.tril_indices(entry.shape[0])
+                rows, columns = lower_triangle(*entry.shape)
                 matrix = np.zeros(entry.shape)
                 matrix[rows, columns] = matrix[columns, rows] = own
                 values[f"chol_{part.suffix}"] = lower_root(matrix)[rows, columns]

@@ -76,8 +76,8 @@ class Quadratic:
     def state(self, theta):
         return theta
 
-    def derivatives(self, theta, state):
-        return self.g - self.H @ theta, self.H
+    def gradient(self, theta, state):
+        return self.g - self.H @ theta
 
     def value(self, theta):
         return self.g @ theta - theta @ self.H @ theta / 2

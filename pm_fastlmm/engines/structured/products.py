@@ -210,6 +210,11 @@ class MixedProducts:
         return rows * m * max(m, 1) <= _SMALL
 
     @cached_property
+    def transposed(self) -> tuple[sp.csc_array, sp.csc_array, sp.csc_array]:
+        """Oᵀ, Wᵀ and Bᵀ: SciPy makes an array of them each time, which takes longer than a product of a few rows."""
+        return self.O.T, self.W.T, self.B.T
+
+    @cached_property
     def filled(self) -> FloatArray:
         """B as a dense matrix."""
         return np.asarray(self.B.toarray())
@@ -256,6 +261,8 @@ class MixedProducts:
 
     def times_roots(self, A: FloatArray, roots: FloatArray, *, transposed: bool = False) -> FloatArray:
         """Return AΛ, or AΛᵀ, of the packed roots of the terms of the dense block."""
+        if not roots.size:
+            return A
         if roots.size == len(self.sizes):  # each is 1 × 1: Λ is diagonal
             diagonal = np.repeat(roots, self.sizes[:, 0])
             return np.asarray(A * np.concatenate([diagonal, np.ones(A.shape[1] - diagonal.size)]))
@@ -303,12 +310,13 @@ class MixedProducts:
     def response(self, y: FloatArray) -> Response:
         """Return the statistics of a response (n,), from its rows."""
         Q = self.projection.Q1
+        Ot, Wt, _ = self.transposed
         y1 = Q.T @ y
         residual = y - Q @ y1
-        along = self.O.T @ residual
+        along = Ot @ residual
         inside = residual - self.O @ along
         between = along.reshape(-1, self.C.shape[-1])
-        return Response(self.W.T @ inside, between, float(inside @ inside), y1, residual)
+        return Response(Wt @ inside, between, float(inside @ inside), y1, residual)
 
     def response_to_known(self, y: FloatArray) -> Response:
         """Return the statistics of y less its known mean: those of all of y where β is not integrated out."""
