@@ -81,13 +81,13 @@ def all_semidefinite(omega: FloatArray, matrices: Sequence[PackedMatrix]) -> boo
 
 def errors(information: FloatArray) -> FloatArray:
     """Return 1/√I_ii, and 0 where there is no information."""
-    diagonal = np.diag(information)
+    diagonal = information.diagonal()
     return np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
 
 
 def positive(information: FloatArray) -> FloatArray:
     """Return the information with the eigenvalues of its correlations kept positive."""
-    diagonal = np.diag(information)
+    diagonal = information.diagonal()
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     values, vectors = np.linalg.eigh(information / scale[:, None] / scale)
     return np.asarray((vectors * np.maximum(values, _FLOOR * values.max())) @ vectors.T * np.outer(scale, scale))

@@ -157,7 +157,7 @@ class Theta:
         """Return Σ_k of each term at any numbers."""
         values = np.array(theta, dtype=float)
         if self._linear is not None:
-            return [np.tensordot(values[place], slopes, 1) for place, slopes in self._linear]
+            return [(values[place] @ s.reshape(len(s), -1)).reshape(s.shape[1:]) for place, s in self._linear]
         with np.errstate(all="ignore"):
             return [np.asarray(matrix) for matrix in self.matrices(values.view(Dual))]
 

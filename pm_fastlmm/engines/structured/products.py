@@ -160,8 +160,8 @@ class MixedProducts:
     @cached_property
     def _Z(self) -> sp.csr_array:
         """[Z₂ … Z_K]."""
-        none = sp.csr_array((self.rows, 0))
-        return _beside(none, *(self.blocks[k].Z for k in self.order[self.eliminated :]))
+        rest = [self.blocks[k].Z for k in self.order[self.eliminated :]]
+        return _beside(*rest) if rest else sp.csr_array((self.rows, 0))
 
     @property
     def _Q(self) -> FloatArray:
@@ -383,7 +383,7 @@ class MixedProducts:
 
 
 def _beside(*parts: sp.csr_array) -> sp.csr_array:
-    out: sp.csr_array = sp.hstack(parts, format="csr")
+    out: sp.csr_array = parts[0] if len(parts) == 1 else sp.hstack(parts, format="csr")
     return out
 
 
