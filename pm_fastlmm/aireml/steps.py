@@ -174,7 +174,7 @@ def _along_face(objective: Objective, omega: FloatArray, score: FloatArray, info
         return None
     J = face.jacobian(face.origin)
     inner_score = J.T @ score
-    observed = observed_information(objective, face, J.T @ information @ J)
+    observed = observed_information(objective, face, J.T @ information @ J, inner_score)
     if observed is None:
         return None
     step, decrement = propose(face, face.origin, inner_score, observed)
