@@ -50,6 +50,7 @@ class Unstructured(Covariance):
     cov: Any
     size: int | None = None
     _parameters: ClassVar = {"cov": Domain(FREE, 2, semidefinite=True)}
+    _linear = True
 
     def __post_init__(self) -> None:
         Covariance.__post_init__(self)
@@ -191,6 +192,7 @@ class Known(Covariance):
     labels: Ids | None
     root: FloatArray
     _parameters: ClassVar = {"sigma2": VARIANCE}
+    _linear = True
 
     def __post_init__(self) -> None:
         settle(self, "sigma2", VARIANCE)

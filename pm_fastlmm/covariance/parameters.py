@@ -125,9 +125,15 @@ def lengths(value: Any) -> tuple[int | None, ...]:
 
 
 @cache
+def lower_triangle(n: int, c: int) -> tuple[npt.NDArray[np.intp], ...]:
+    """Return the rows and the columns of the entries on and below the diagonal, row by row."""
+    return tuple(map(frozen, np.tril_indices(n, 0, c)))
+
+
+@cache
 def packed_places(n: int) -> npt.NDArray[np.intp]:
     """Return the places in the packed lower triangle of the entries of a symmetric matrix."""
     place = np.zeros((n, n), dtype=np.intp)
-    rows, columns = np.tril_indices(n)
+    rows, columns = lower_triangle(n, n)
     place[rows, columns] = np.arange(rows.size)
     return frozen(np.maximum(place, place.T))
