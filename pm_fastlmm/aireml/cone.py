@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.covariance.parameters import lower_triangle, packed_places
+from pm_fastlmm.base.arrays import FloatArray, lower_triangle, packed_places
 
 _ITERATIONS = 60
 _INSIDE = 0.99  # of the way to where a matrix becomes singular

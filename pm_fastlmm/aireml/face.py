@@ -14,8 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from pm_fastlmm.aireml.cone import SINGULAR, PackedMatrix, errors, pack
-from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.covariance.parameters import lower_triangle
+from pm_fastlmm.base.arrays import FloatArray, lower_triangle
 
 _STEP = 1e-5  # of a standard error: differences lose as many digits to rounding as to the step
 _FLOOR = 1e-6  # of the average information: the least that an observed one is taken to be

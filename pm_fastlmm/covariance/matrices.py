@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, read_covariance, shown
+from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, packed_places, read_covariance, shown
 from pm_fastlmm.base.semidefinite import eigen_root, require_semidefinite
 from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.algebra import Covariance, Mask
@@ -21,7 +21,6 @@ from pm_fastlmm.covariance.parameters import (
     as_it_is,
     is_tensor,
     lengths,
-    packed_places,
     settle,
     settle_size,
 )

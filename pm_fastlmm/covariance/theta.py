@@ -7,9 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray, frozen
+from pm_fastlmm.base.arrays import FloatArray, frozen, packed_places
 from pm_fastlmm.covariance.algebra import Covariance
-from pm_fastlmm.covariance.parameters import Dual, packed_places
+from pm_fastlmm.covariance.parameters import Dual
 from pm_fastlmm.covariance.terms import Term
 
 RESIDUAL = "residual"

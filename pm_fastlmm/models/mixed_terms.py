@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray, Labelled, shown
+from pm_fastlmm.base.arrays import FloatArray, Labelled, lower_triangle, shown
 from pm_fastlmm.base.semidefinite import lower_root
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import Known, Unstructured
 from pm_fastlmm.covariance.matrices import known as known_covariance
 from pm_fastlmm.covariance.operators import BlockDiagonal
-from pm_fastlmm.covariance.parameters import lower_triangle
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
