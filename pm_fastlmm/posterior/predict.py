@@ -60,8 +60,8 @@ def recover_effects(
     -------
     xarray.DataTree
         The same tree, with `{name}_beta` (dimension coef), `{name}_u` (dimension obs; individual, where these have
-        repeated records) or `{name}_a` (dimension factor) in the posterior; for a StructuredLMM node `{name}_{term}` over the levels of each term (and their columns),
-        for a FourierLMM node `{name}_weights` of the features.
+        repeated records) or `{name}_a` (dimension factor) in the posterior; for a StructuredLMM node `{name}_{term}`
+        over the levels of each term (and their columns), for a FourierLMM node `{name}_weights` of the features.
 
     Raises
     ------
