@@ -58,6 +58,7 @@ class LMMNode(PartOfModel, Described, ABC):
 
     called: ClassVar[str]  # the distribution, as users write it
     parts: ClassVar[tuple[str, ...]] = ()  # what `recover` can be asked for alone
+    recovers: ClassVar[bool] = False  # whether `recover` draws β and effects
     predicts: ClassVar[tuple[Effects, ...]] = ()  # effects= of predictions, besides "left_out"
     takes: ClassVar[tuple[str, ...]] = ()  # what of the rows, new or its own, a user may give
     refusal: ClassVar[str] = "its effects and predictions are not drawn."  # what a user reads of other effects
@@ -84,6 +85,10 @@ class LMMNode(PartOfModel, Described, ABC):
     def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
         """Draw β and the random effects given y at each posterior draw; by what follows the name of the node."""
         raise self.refused()
+
+    def coefficients(self, draws: Draws, rng: np.random.Generator) -> FloatArray | None:
+        """Draw β (chain, draw, …, r) under a flat prior where that takes no longer than sampling; None elsewhere."""
+        return None
 
     def read(self, new: NewRows, effects: Effects) -> Any:
         """Read new rows as `predict` takes them, None in sample; what cannot be predicted is refused here."""

@@ -1,5 +1,6 @@
-"""Seeded NUTS: `sample` finds the node in the model, seeds the sampler, and reports variances and their shares."""
+"""Seeded NUTS: `sample` finds the node in the model, seeds the sampler, and reports variances, shares and β."""
 
+import logging
 import warnings
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,8 +14,8 @@ from pymc.step_methods.hmc.quadpotential import QuadPotentialDiagAdapt, QuadPote
 
 from pm_fastlmm.base.arrays import outside
 from pm_fastlmm.engines.draws import Draws
-from pm_fastlmm.engines.graphs import initial_point
-from pm_fastlmm.engines.labels import derived
+from pm_fastlmm.engines.graphs import initial_point, reaching
+from pm_fastlmm.engines.labels import derived, over_coef
 from pm_fastlmm.engines.nodes import find_node, lmm_nodes
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.posterior.kept import Kept, lent
@@ -24,6 +25,7 @@ from pm_fastlmm.posterior.seed import Seed, SeedError, complete, posterior_mode,
 if TYPE_CHECKING:
     from pm_fastlmm.models.mixed_design import MixedDesign
 
+_LOG = logging.getLogger("pymc")  # where PyMC says what it samples
 _TUNE_SEEDED = 100  # the step size alone is left to adapt
 _TUNE_STARTED = 300  # other samplers take a start but no covariance
 _FULL_ADAPTATION = 100  # variables up to which the mass matrix of the others is adapted with its correlations
@@ -38,6 +40,7 @@ def sample(
     data: pd.DataFrame | None = None,
     var_name: str | None = None,
     nuts_sampler: Literal["pymc", "nutpie", "numpyro"] = "pymc",
+    effects: bool = True,
     random_seed: Any = None,
     **kwargs: Any,
 ) -> xr.DataTree:
@@ -68,6 +71,10 @@ def sample(
     nuts_sampler : {"pymc", "nutpie", "numpyro"}
         "pymc" makes full use of the seed; the others have faster draws. (PyMC's fourth, "blackjax", PyMC 6.4.0
         cannot run with blackjax 1.7.1.)
+    effects : bool
+        Whether draws of the coefficients β that a node integrates out, `{name}_beta`, are added where they are quick:
+        of one kernel, and of several terms of few effects. Elsewhere a message names `recover_effects`, which adds them
+        and the random effects.
     **kwargs
         Passed to `pymc.sample`: cores, progressbar, target_accept, var_names … With `step=` or `initvals=` the seed is
         left out and PyMC does what it always does.
@@ -77,8 +84,8 @@ def sample(
     xarray.DataTree
         As from `pymc.sample`. A FastLMM node adds `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve`
         to the posterior; a LengthscaleLMM node `{name}_lengthscale` and the same without `_pve`; a StructuredLMM node
-        `{name}_variance` and `{name}_share` of each term and the residual; unless the model has variables of these
-        names.
+        `{name}_variance` and `{name}_share` of each term and the residual; both `{name}_beta`, one draw for each of
+        the variances; unless the model has variables of these names.
 
     Raises
     ------
@@ -100,7 +107,7 @@ def sample(
     >>> with flmm.kernel_model(y, np.ones((12, 1)), W=batch):
     ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
     >>> sorted(idata.posterior.data_vars)
-    ['h2', 'sigma2_e', 'total', 'y_delta', 'y_h2', 'y_pve', 'y_sigma2', 'y_sigma2_e', 'y_sigma2_g']
+    ['h2', 'sigma2_e', 'total', 'y_beta', 'y_delta', 'y_h2', 'y_pve', 'y_sigma2', 'y_sigma2_e', 'y_sigma2_g']
     """
     if not kwargs.get("return_inferencedata", True):
         raise ValueError(
@@ -116,13 +123,15 @@ def sample(
     arguments: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
     if "step" in kwargs or "initvals" in kwargs:
         options = {"model": model, "nuts_sampler": nuts_sampler, "random_seed": random_seed}
-        return add_derived(pm.sample(**arguments, **options, **kwargs), model)
+        idata = add_derived(pm.sample(**arguments, **options, **kwargs), model)
+        return _with_coefficients(idata, model, random_seed, kwargs) if effects else idata
     frozen = freeze_dims_and_data(model)
     node = find_node(frozen, node.name)
     whole = "idata_kwargs" in kwargs  # which may ask for the log-likelihood of each variable
     with nullcontext(Kept.of(frozen, node)) if whole else lent(frozen, node) as kept:
         idata = _seeded(kept, node, frozen, nuts_sampler, random_seed, arguments, kwargs)
-    return add_derived(_with_data(idata, model), model)
+    idata = add_derived(_with_data(idata, model), model)
+    return _with_coefficients(idata, model, random_seed, kwargs) if effects else idata
 
 
 def _seeded(
@@ -219,4 +228,22 @@ def add_derived(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
         for name, array in derived(draws, node).items():
             if name not in draws.posterior:
                 idata.posterior[name] = array
+    return idata
+
+
+def _with_coefficients(idata: xr.DataTree, model: pm.Model, random_seed: Any, kwargs: dict[str, Any]) -> xr.DataTree:
+    """Add draws of β of every node that integrates it out, or say how they are had where they take long."""
+    draws = Draws(model, idata.posterior.to_dataset())
+    *_, rng = np.random.default_rng(random_seed).spawn(3)  # the first two are of the seed and the sampler
+    for node in lmm_nodes(model):
+        name = f"{node.name}_beta"
+        flat = node.treatment == "flat" and node.projection.rank and node.observed is not None
+        kept = all(rv.name in draws.posterior for rv in reaching(model, node.rv))
+        if not (flat and kept) or name in draws.posterior:
+            continue
+        beta = node.coefficients(draws, rng)
+        if beta is not None:
+            idata.posterior[name] = over_coef(model, node, beta)
+        elif node.recovers and not kwargs.get("quiet"):
+            _LOG.info(f"The coefficients of {node.name} are integrated out: flmm.recover_effects(idata) draws {name}.")
     return idata

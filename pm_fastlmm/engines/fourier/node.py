@@ -64,6 +64,7 @@ class FourierNode(GaussianNode):
     called: ClassVar[str] = "FourierLMM"
     at_theta: ClassVar[type[AtTheta]] = FunctionAtTheta
     observes_statistic: ClassVar[bool] = True
+    recovers: ClassVar[bool] = True
     predicts: ClassVar[tuple[Effects, ...]] = ("given",)
     takes: ClassVar[tuple[str, ...]] = ("x_new", "X_new", "rows")
     refusal: ClassVar[str] = (

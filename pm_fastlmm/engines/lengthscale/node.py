@@ -57,6 +57,7 @@ class LengthscaleNode(GaussianNode):
     called: ClassVar[str] = "LengthscaleLMM"
     cheap: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ("beta", "u")
+    recovers: ClassVar[bool] = True
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
     takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "K_new_new")
 

@@ -10,11 +10,13 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.engines.draws import Draws, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.gaussian import GaussianNode
+from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.labels import labelled, over_coef, over_obs
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
@@ -26,6 +28,7 @@ from pm_fastlmm.engines.spectral.variables import SpectralRV, statistic
 from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects, draw_new_effects
 from pm_fastlmm.kernel.effects.effects import (
     Coordinates,
+    blue,
     draw_effects,
     draw_prior_effects,
     given_coefficients,
@@ -59,6 +62,7 @@ class SpectralNode(GaussianNode):
     called: ClassVar[str] = "FastLMM"
     cheap: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ("beta", "u", "a")
+    recovers: ClassVar[bool] = True
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
     takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "W_new", "K_new_new")
 
@@ -153,6 +157,22 @@ class SpectralNode(GaussianNode):
             labels = range(a.shape[-1]) if s.factor_names is None else s.factor_names
             effects["a"] = labelled(draws.model, self, a, {f"{self.name}_factor": labels})
         return effects
+
+    def coefficients(self, draws: Draws, rng: np.random.Generator) -> FloatArray | None:
+        """Draw β from N(β̂, cov β̂), many draws of the variances at a time; None if y along X or mu is not known."""
+        if reaching(draws.model, self.mu):
+            return None
+        g, e, mu, *_ = self._parameters(draws)
+        rotated = self.rotated(mu[0, 0])
+        if np.isnan(rotated.y1).any():
+            return None
+        shape = np.broadcast_shapes(g.shape, e.shape, (1, 1, *rotated.batch_shape))
+        g, e = (np.broadcast_to(v, shape).reshape(-1, *shape[2:]) for v in (g, e))
+        beta = rng.standard_normal((*g.shape, self.projection.rank))
+        for block in slices(len(g), max(1, _BUDGET // max(1, rotated.z.size))):
+            found = blue(rotated, g[block], e[block])
+            beta[block] = found.beta + np.einsum("...ij,...j->...i", semidefinite_root(found.cov), beta[block])
+        return beta.reshape(*shape, -1)
 
     def read(self, new: NewRows, effects: Effects) -> Any:
         """Read X, and covariances with the rows of the data or rows of the factor."""

@@ -12,6 +12,7 @@ import xarray as xr
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.engines.at_theta import AtTheta
@@ -19,6 +20,7 @@ from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.gaussian import GaussianNode
+from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.inputs import read_response
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
@@ -81,6 +83,7 @@ class StructuredNode(GaussianNode):
 
     called: ClassVar[str] = "StructuredLMM"
     at_theta: ClassVar[type[AtTheta]] = TermsAtTheta
+    recovers: ClassVar[bool] = True
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
     takes: ClassVar[tuple[str, ...]] = ("X_new", "Z_new", "data")
 
@@ -164,6 +167,24 @@ class StructuredNode(GaussianNode):
                 own[f"{term.name}_effects"] = term.columns
             effects[term.name] = labelled(draws.model, self, u if term.width > 1 else u[..., 0], own)
         return effects
+
+    def coefficients(self, draws: Draws, rng: np.random.Generator) -> FloatArray | None:
+        """Draw β from N(β̂, cov β̂) at each draw of θ, of one kernel all at once."""
+        if not self.cheap or reaching(draws.model, *self._mean_graphs()):
+            return None
+        if self.spectrum is not None:
+            return self._draw(draws, rng).beta
+        (theta,) = draws.evaluate([self.theta])
+        objective: Any = self.likelihood(self.constants())
+        r = self.projection.rank
+        mean, cov = np.empty((*draws.shape, r)), np.empty((*draws.shape, r, r))
+        for at in np.ndindex(*draws.shape):
+            state = objective.state(theta[at])
+            if state is None:
+                raise ValueError(f"V of {self.name} is not positive definite at draw {at}.")
+            mean[at], cov[at] = objective.coefficients(state)
+        noise = rng.standard_normal(mean.shape)
+        return np.asarray(mean + np.einsum("...ij,...j->...i", semidefinite_root(cov), noise))
 
     def read(self, new: NewRows, effects: Effects) -> Any:
         """Read X and the levels of each term, or a table."""
