@@ -1,5 +1,7 @@
 """Models kept between calls: the draws are those of a first call, whatever of the model has changed."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pymc as pm
 import pytensor
@@ -7,6 +9,7 @@ import pytest
 from pymc.model.transform.optimization import freeze_dims_and_data
 
 import pm_fastlmm as flmm
+from pm_fastlmm.engines.graphs import AS_WRITTEN
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.posterior import kept
 
@@ -187,3 +190,36 @@ def test_what_cannot_be_cut_is_sampled_as_it_is(reason):
         assert found.numbers == []
         assert set(found.model.named_vars) == set(built.named_vars)
     assert not kept._KEPT
+
+
+def crossed(seed, levels=4, mean=False):
+    """Two crossed factors, whose cross-products no tensor holds; with a mean, the response meets them in the graph."""
+    b = np.random.default_rng(seed).permutation(np.arange(N) % levels)
+    with pm.Model() as built:
+        variances = [pm.HalfNormal(name) for name in ("a", "b", "residual")]
+        groups = zip((np.repeat(np.arange(10), 4), b), variances, strict=False)
+        terms = [flmm.Term(group, flmm.covariance.scalar(v), name=v.name) for group, v in groups]
+        mu = pm.Normal("mu") * np.ones(N) if mean else None
+        flmm.StructuredLMM("y", X=np.ones((N, 1)), terms=terms, sigma2_e=variances[2], mu=mu, observed=response(seed))
+    return built
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_operations_hold_the_data_of_the_model_that_is_sampled(mean):
+    def density(found):
+        inputs = [found.model[name] for name in ("a", "b", "residual")]
+        return found.model.compile_logp(mode=AS_WRITTEN), found.model.compile_dlogp(inputs, mode=AS_WRITTEN)
+
+    compiled = []
+    for seed in (1, 2, 1):
+        built = crossed(seed, mean=mean)
+        point = built.initial_point()
+        with lent(built) as found:
+            compiled.append(found.once(density))
+            own = density(SimpleNamespace(model=built))
+            for function, expected in zip(compiled[-1], own, strict=True):
+                np.testing.assert_allclose(function(point), expected(point), rtol=1e-10)
+    assert compiled[0] is compiled[1] is compiled[2]
+    with lent(crossed(1, levels=5, mean=mean)) as other:
+        assert other.once(density) is not compiled[0]
+    assert len(kept._KEPT) == 2
