@@ -27,7 +27,7 @@ extensions = [
     "names",
     "pages",
 ]
-exclude_patterns = ["_build", "_extensions", "_templates"]
+exclude_patterns = ["_build", "_extensions", "_look", "_templates"]
 templates_path = ["_templates"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -65,7 +65,10 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"start": [], "index": [], "changelog": [], "citing": [], "contributing": []}
+html_sidebars = {
+    name: []
+    for name in ("start", "index", "model", "how_it_works", "genindex", "search")
+}  # no siblings
 
 gallery_examples = str(Path(__file__).parents[1] / "examples")
 gallery_results = str(Path(__file__).parents[1] / "figures")
@@ -100,4 +103,7 @@ page_lists = {
     ],
     "more": ["benchmarks", "peers", "coverage", "changelog", "citing", "contributing"],
 }
-pages_of_long_runs = ["peers", "coverage"]  # of `make peers`, and of tests/calibration/interval_coverage.py
+pages_of_long_runs = [
+    "peers",
+    "coverage",
+]  # of `make peers`, and of tests/calibration/interval_coverage.py

@@ -179,6 +179,15 @@ def test_links_to_files_of_the_repository_exist(page):
     assert [t for t in local if (page.parent / t) not in made and not (page.parent / t).exists()] == []
 
 
+TEXTS = [*sorted(DOCS.glob("*.md")), *sorted((DOCS / "users").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.stem)
+def test_code_of_a_page_is_not_wider_than_its_column(page):
+    blocks = re.findall(r"^```\w+\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert [line for block in blocks for line in block.splitlines() if len(line) > 88] == []
+
+
 def test_code_that_names_something_public_is_known_by_its_full_name():
     structures = ("covariance.Scalar", "covariance.AR1", "covariance.BlockDiagonal")
     known = {f"pm_fastlmm.{name}" for name in ("reml", "priors.ready", "results.REMLFit", *structures)}
