@@ -19,6 +19,7 @@ extensions = [
     "numpydoc",
     "sphinx_design",
     "sphinx.ext.githubpages",
+    "figures",
     "gallery",
     "links",
     "signatures",

@@ -155,3 +155,8 @@ right.legend(frameon=False, loc="upper left")
 right.spines[["top", "right", "left"]].set_visible(False)
 figure.savefig(figures / "body_size_of_anoles.png", dpi=130)
 print(f"figure written to {figures}: body_size_of_anoles.png")
+
+# %% [markdown]
+# ![Left, branches that fan out from 58 mm at the root to between 32 and 165 mm today; right, a posterior density that
+# rises to 1](body_size_of_anoles.png "Left: body size along the tree of anoles, with reconstructed ancestors. Right:
+# the posterior of the share of variance that the tree explains; REML lies at the boundary.")

@@ -135,3 +135,8 @@ if __name__ == "__main__":  # chains run in processes, which import this file ag
     ax.legend(frameon=False)
     figure.savefig(figures / "families_by_size.png", dpi=130)
     print(f"figure written to {figures}: families_by_size.png")
+
+    # %% [markdown]
+    # ![Four pairs of intervals of h² by the size of the family; those of one model are shorter and closer to the mean
+    # of all](families_by_size.png "Heritability of height by the number of children: each group alone, and all in one
+    # model in which the groups inform each other.")

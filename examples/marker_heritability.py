@@ -174,3 +174,9 @@ right.set(
 right.legend(frameon=False)
 figure.savefig(figures / "marker_heritability.png", dpi=130)
 print(f"figure written to {figures}: marker_heritability.png")
+
+# %% [markdown]
+# ![Left, a Manhattan plot in which three circled markers pass the threshold; right, observed against expected
+# p-values, on the diagonal with kinship and far above it without](marker_heritability.png "A scan of five
+# chromosomes. Left: the three strong markers pass Bonferroni's threshold. Right: on a chromosome without effects,
+# p-values are inflated unless kinship is in the model.")

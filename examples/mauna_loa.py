@@ -125,3 +125,8 @@ if __name__ == "__main__":
     )
     figure.savefig(figures / "mauna_loa.png", dpi=150)
     print(f"figure written to {figures}: mauna_loa.png")
+
+    # %% [markdown]
+    # ![Left, forecast months of CO₂ follow the measured ones; right, the trend without its yearly cycle, with an
+    # interval that widens after 1997](mauna_loa.png "CO₂ at Mauna Loa. Left: five years forecast from the 39 before.
+    # Right: the slow part alone, less a straight line.")

@@ -132,3 +132,8 @@ if __name__ == "__main__":  # chains run in processes, which import this file ag
     right.legend(frameon=False)
     figure.savefig(figures / "million_points.png", dpi=150)
     print(f"figure written to {figures}: million_points.png")
+
+    # %% [markdown]
+    # ![Left, a curve through grey points; right, the truth within a narrow band around the posterior
+    # mean](million_points.png "A million rows and a function of unknown smoothness. Left: 4000 of the rows and the
+    # posterior mean. Right: what is left to know, as the distance from that mean.")

@@ -103,6 +103,10 @@ if __name__ == "__main__":  # chains run in processes, which import this file ag
     print(f"figure written to {figures}: sleepstudy_pooling.png")
 
     # %% [markdown]
+    # ![18 panels, a person each: ten points, and lines that are dotted for the person alone and solid with a band for
+    # partial pooling](sleepstudy_pooling.png "Reaction times of 18 people over ten days: each person's own line, that
+    # of all, and the partially pooled one with its 95 % interval.")
+    #
     # ## Does the model predict what it has not seen?
     #
     # Observations of one person are dependent, so that leaving one out needs its density given all the others,
@@ -166,3 +170,12 @@ if __name__ == "__main__":  # chains run in processes, which import this file ag
     print(
         f"figures written to {figures}: sleepstudy_loo_pit.png, sleepstudy_replicates.png"
     )
+
+    # %% [markdown]
+    # ![A line that falls to −0.1 at 0.25 and rises to 0.07 at 0.8](sleepstudy_loo_pit.png "The probability integral
+    # transform of each observation given the others, less the uniform distribution that it has where predictions are
+    # as wide as they should be.")
+    #
+    # ![Fifty blue densities of replicated data around a black density of the data, with its peak near 280
+    # ms](sleepstudy_replicates.png "Reaction times in ms: the data (black), and fifty data sets that the model
+    # predicts for new people.")

@@ -224,3 +224,8 @@ ax.spines[["top", "right"]].set_visible(False)
 ax.legend(frameon=False, loc="lower right", fontsize=9)
 fig.savefig(figures / "spatially_variable_genes.png", dpi=110)
 print(f"figure written to {figures}/spatially_variable_genes.png")
+
+# %% [markdown]
+# ![Left, four slices of tissue with a ring, a centre, a gradient and a smooth field; right, Bayes factors of ten
+# thousand genes that grow with h²](spatially_variable_genes.png "Ten thousand genes at 2000 spots. Left: four of the
+# genes. Right: the evidence for a pattern in space against the share of variance that it explains.")

@@ -62,6 +62,10 @@ if __name__ == "__main__":
     ax.figure.savefig(figures / "h2_intervals.png", dpi=120)
 
     # %% [markdown]
+    # ![A curve with its minimum at 0.418 that crosses two thresholds, above four bars of intervals](h2_intervals.png
+    # "Intervals of h² of the dyestuff data. The curve is twice the fall of the log-likelihood; the inversion has the
+    # values where it is below the exact threshold, the profile those where it is below that of χ².")
+    #
     # ## Fixed effects
     #
     # Their degrees of freedom are those of the batches, not of the samples.

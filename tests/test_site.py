@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
 from statsmodels.regression.mixed_linear_model import MixedLM
 
 import pm_fastlmm as flmm
@@ -31,6 +33,7 @@ def extension(name):
 
 percent, outputs, measured = map(extension, ("percent", "outputs", "measured"))
 pages, links, names_of, signatures, gallery = map(extension, ("pages", "links", "names", "signatures", "gallery"))
+figures = extension("figures")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -219,6 +222,41 @@ def test_links_within_the_built_site_that_lead_nowhere_are_found(tmp_path):
         '<b id="here"></b><img src="c.png"><a href="https://x.org/y">x</a><a href="a.html">x</a>'
     )
     assert sorted(links.broken(tmp_path)) == ["a.html: b.html#there", "b.html: c.png"]
+
+
+def test_an_image_with_a_title_is_a_figure_and_what_one_lacks_is_said():
+    document = new_document("page")
+    image = nodes.image(uri="figures/two_lines.png", alt="Two lines that\ncross at zero", title="Both\nof them.")
+    document += nodes.paragraph("", "", image)
+    figures.frame(document)
+    assert isinstance(document[0], nodes.figure)
+    assert document[0][1].astext() == "Both of them."
+    assert image["alt"] == "Two lines that cross at zero"
+    assert figures.lacks(image) is None
+    bare = nodes.image(uri="figures/two_lines_that_cross.png", alt="Two lines that cross")
+    document += nodes.paragraph("", "", bare)
+    assert "caption" in figures.lacks(bare)
+    bare["classes"] = ["sd-card-img-top"]
+    assert figures.lacks(bare) is None
+    for alt in ("", "figure", "two lines that cross"):
+        assert "do not see" in figures.lacks(
+            nodes.image(uri="two_lines_that_cross.png", alt=alt, classes=bare["classes"])
+        )
+
+
+def test_a_figure_of_an_example_stands_below_the_cell_that_draws_it(tmp_path):
+    script = tmp_path / "small.py"
+    script.write_text(
+        '# %% [markdown]\n# # Small\n#\n# Text.\n\n# %%\nfigure.savefig(figures / "a.png")\n\n'
+        '# %% [markdown]\n# ![Two lines\n# that cross](a.png "Both.")\n'
+    )
+    (tmp_path / "small.json").write_text(json.dumps({"seconds": 1, "outputs": ["figure written\n"]}))
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "site").mkdir()
+    entry = gallery.page(script, tmp_path, tmp_path / "site")
+    assert (entry["figure"], entry["alt"]) == ("a.png", "Two lines that cross")
+    assert (tmp_path / "site" / "a.png").exists()
+    assert '\n```\n\n![Two lines\nthat cross](a.png "Both.")\n' in (tmp_path / "site" / "small.md").read_text()
 
 
 def test_the_citation_has_the_version_of_the_package():
