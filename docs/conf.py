@@ -27,6 +27,7 @@ extensions = [
     "measured",
     "names",
     "pages",
+    "subscripts",
 ]
 exclude_patterns = ["_build", "_extensions", "_look", "_templates"]
 templates_path = ["_templates"]

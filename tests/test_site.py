@@ -33,7 +33,7 @@ def extension(name):
 
 percent, outputs, measured = map(extension, ("percent", "outputs", "measured"))
 pages, links, names_of, signatures, gallery = map(extension, ("pages", "links", "names", "signatures", "gallery"))
-figures = extension("figures")
+figures, subscripts, mathml = map(extension, ("figures", "subscripts", "mathml"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -222,6 +222,22 @@ def test_links_within_the_built_site_that_lead_nowhere_are_found(tmp_path):
         '<b id="here"></b><img src="c.png"><a href="https://x.org/y">x</a><a href="a.html">x</a>'
     )
     assert sorted(links.broken(tmp_path)) == ["a.html: b.html#there", "b.html: c.png"]
+
+
+def test_formulas_beside_each_other_are_told_apart_where_they_are_whole():
+    assert mathml.parts(r"y = x,\qquad x \sim N(0, 1)") == ["y = x,", r" x \sim N(0, 1)"]
+    for formula in (r"\sqrt{a \qquad b}", r"\begin{matrix}a \qquad b\end{matrix}"):
+        assert mathml.parts(formula) == [formula]
+
+
+def test_subscripts_of_a_sentence_stand_low_and_names_stay():
+    def lowered(text):
+        return [node.astext() for node in subscripts.pieces(text) if isinstance(node, nodes.subscript)]
+
+    assert lowered("σ²_gλ_i + σ²_e, y_−i and y_i") == ["g", "i", "e", "−i", "i"]
+    assert lowered("½χ²_{q−1}, P_SS⁻¹, [(UᵀU/n)⁻¹]_jj, X_new, λ_max/δ") == ["q−1", "SS", "jj", "new", "max"]
+    assert lowered("reml_point, n_sim, x86_64, torch_openreml, p_lrt, fit.y_i, Homo_sapiens") == []
+    assert "".join(node.astext() for node in subscripts.pieces("a σ²_e b")) == "a σ²e b"
 
 
 def test_an_image_with_a_title_is_a_figure_and_what_one_lacks_is_said():
