@@ -53,6 +53,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "pm_fastlmm"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(Path(__file__).parent / "scorer.js")
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sourcelink = False
