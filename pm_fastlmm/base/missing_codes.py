@@ -14,24 +14,23 @@ _LARGE_COUNT = 5  # up to which -1 may be the next step of a coding, such as -1,
 _TEXTS = {"na", "n/a", "#n/a", "<na>", "nan", "nat", "null", "missing", "unknown", ".", "?", "-", ""}
 
 
-def warn_of_missing_codes(values: FloatArray, names: Sequence[str], *, remedy: str, response: bool = False) -> None:
+def warn_of_missing_codes(
+    columns: FloatArray, names: Sequence[str], low: FloatArray, high: FloatArray, *, remedy: str, response: bool = False
+) -> None:
     """
     Warn of each column (n, T) whose smallest or largest value looks like a code for missing ones.
 
     Parameters
     ----------
-    values : (n,) or (n, T) array
+    columns : (n, T) array
     names : sequence of str
-        Of the columns.
+    low, high : (T,) arrays
+        The smallest and the largest value of each column.
     remedy : str
         How the user replaces the number {code} by NaN, with np.
     response : bool
         Whether -1 among counts is such a code, too; as a covariate it may be the visit before the first.
     """
-    columns = values.reshape(len(values), -1)
-    if not len(columns):
-        return
-    low, high = np.fmin.reduce(columns), np.fmax.reduce(columns)
     suspect = np.isin(low, CODES) | np.isin(high, CODES)
     for j in np.flatnonzero(suspect).tolist():
         _warn(columns[:, j], names[j], remedy)

@@ -5,7 +5,8 @@ from scipy.linalg import blas, lapack
 
 from pm_fastlmm.base.arrays import FloatArray, slices
 
-_PART = 200  # columns whose upper triangle is copied with the lower one
+_PANELS = 3  # times `width` columns are kept in one array
+_WIDTHS = np.array([1, 1, 2, 2])  # of V, Y, [V Z] and [Z V], relative to that of the panel
 
 
 def banded(K: FloatArray, head: FloatArray, width: int) -> tuple[FloatArray, FloatArray]:
@@ -31,41 +32,49 @@ def banded(K: FloatArray, head: FloatArray, width: int) -> tuple[FloatArray, Flo
     band : (width + 1, n) array
         Diagonal k of the matrix is band[k, : n - k]; what is beyond has no meaning.
     """
-    rest = np.array(K.T, order="F")
-    n = len(rest)
-    free, used = np.empty(n * n), rest.ravel(order="K")  # two matrices by turns: new memory costs more than a copy
-    band = np.zeros((width + 1, n), order="F")
-    diagonals = np.arange(width + 1)[:, None]
-    R, rest = _turned(rest, head)
+    n = len(K)
+    step = _PANELS * width
+    blocks = [np.array(K.T[part.start :, part], order="F") for part in slices(n, step)]  # from the diagonal down
+    columns = np.zeros((2 * width, n))  # each from the first row of its panel down
+    memory = [np.empty(n * size) for size in width * _WIDTHS]  # new memory costs more than a copy
+    R = _turn(blocks, 0, head, memory)
     for start in range(0, n, width):
-        corner = rest[:width, :width]
-        columns = np.zeros((2 * width, len(corner)))
-        columns[: len(corner)] = corner
-        if (m := len(rest) - width) > 0:
-            smaller = free[: m * m].reshape(m, m, order="F")
-            for part in slices(m, _PART):
-                smaller[part.start :, part] = rest[width + part.start :, width + part.start : width + part.stop]
-            triangle, rest = _turned(smaller, rest[width:, :width])
-            columns[width : width + len(triangle)] = triangle
-            free, used = used, free
-        places = np.arange(len(corner))
-        band[:, start : start + width] = columns[diagonals + places, places]
-    return R, band
+        block, first = divmod(start, step)
+        panel = blocks[block][first:, first : first + width]
+        part = slice(start, start + width)
+        columns[: panel.shape[1], part] = panel[:width]
+        if len(panel) > width:
+            block, first = divmod(start + width, step)
+            triangle = _turn(blocks[block:], first, panel[width:], memory)
+            columns[width : width + len(triangle), part] = triangle
+    places = np.arange(n)
+    band = columns[np.arange(width + 1)[:, None] + places % width, places]
+    return np.triu(R), np.asfortranarray(band)
 
 
-def _turned(A: FloatArray, panel: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the triangle of panel = Q[R; 0], and QᵀAQ in place of A: both in their lower triangle, see `two_sided`."""
-    factored, tau, _, _ = lapack.dgeqrf(np.array(panel, order="F"), lwork=64 * panel.shape[1], overwrite_a=1)
-    size = tau.size
-    R, V = np.triu(factored[:size]), factored[:, :size]
-    V[:size] = np.tril(V[:size], -1)
-    V[range(size), range(size)] = tau != 0
-    V[:, tau == 0] = 0.0
-    # T⁻¹ has 1/τ on its diagonal and the products of the vectors above
-    inverse = np.triu(blas.dsyrk(1.0, V, trans=1), 1)
-    inverse[range(size), range(size)] = 1 / np.where(tau == 0, 1.0, tau)
-    T = lapack.dtrtri(inverse)[0]
-    W = blas.dsymm(1.0, A, V, lower=1)
-    half = 0.5 * T.T @ blas.dgemm(1.0, V, W, trans_a=1) @ T
-    Z = blas.dgemm(-1.0, V, half, beta=1.0, c=blas.dgemm(1.0, W, T), overwrite_c=1)  # NumPy's products are transposed
-    return R, blas.dsyr2k(-1.0, Z, V, beta=1.0, c=A, lower=1, overwrite_c=1)
+def _turn(blocks: list[FloatArray], first: int, panel: FloatArray, memory: list[FloatArray]) -> FloatArray:
+    """
+    Return R of panel = Q[R; 0], in the upper triangle, and apply Q from both sides.
+
+    What is turned are the rows and columns of `blocks` from `first` on. A - VZᵀ - ZVᵀ is QᵀAQ for Q = I - VTVᵀ with
+    Z = (Y - ½V Tᵀ VᵀY)T and Y = AV.
+    """
+    n, size = len(blocks[0]), min(panel.shape)
+    factored, T, _ = lapack.dgeqrt(size, np.array(panel, order="F"), overwrite_a=1)
+    V, Y, VZ, ZV = (row[: n * width].reshape(n, width) for row, width in zip(memory, size * _WIDTHS, strict=True))
+    V[:first], V[first:] = 0.0, factored[:, :size]
+    V[first : first + size] = np.tril(V[first : first + size], -1) + np.eye(size)
+    Y[:] = 0.0
+    parts = [slice(max(part.start, first), part.stop) for part in slices(n, blocks[0].shape[1])]
+    turned = [block[:, block.shape[1] - part.stop + part.start :] for block, part in zip(blocks, parts, strict=True)]
+    for part, C in zip(parts, turned, strict=True):
+        blas.dgemm(1.0, V[part].T, C, beta=1.0, c=Y[n - len(C) :].T, trans_b=1, overwrite_c=1)
+        Y[part] += C[part.stop - n :].T @ V[part.stop :] if part.stop < n else 0.0
+    Y[:first] = 0.0
+    Z = VZ[:, size:]
+    np.matmul(V, 0.5 * T.T @ (V.T @ Y), out=Z)
+    np.matmul(np.subtract(Y, Z, out=Y), T, out=Z)
+    VZ[:, :size], ZV[:, :size], ZV[:, size:] = V, Z, V
+    for part, C in zip(parts, turned, strict=True):
+        blas.dgemm(-1.0, VZ[n - len(C) :].T, ZV[part].T, beta=1.0, c=C, trans_a=1, overwrite_c=1)
+    return np.asarray(factored[:size])

@@ -28,8 +28,8 @@ def implicit_ql(d: FloatArray, e: FloatArray, B: FloatArray) -> bool:
         for sweep in range(_SWEEPS + 1):
             high = low
             while high < n - 1:
-                # the first is LAPACK's criterion; the second drops what is lost to rounding in a graded matrix
-                small = abs(e[high]) <= _EPS * (abs(d[high]) + abs(d[high + 1])) or abs(e[high]) <= 0.01 * _EPS * norm
+                # the first is LAPACK's criterion; the second drops what is rounding, in a null space or a graded matrix
+                small = abs(e[high]) <= _EPS * (abs(d[high]) + abs(d[high + 1])) or abs(e[high]) <= _EPS * norm
                 if small:
                     break
                 high += 1

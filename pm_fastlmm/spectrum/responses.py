@@ -27,20 +27,24 @@ def read_response(
     require_length(values.shape[0], n, "y", "the spectrum")
     if values.size == 0:
         raise ValueError("y has no columns: give at least one response.")
-    require_finite(
-        np.where(np.isnan(values), 0.0, values) if missing else values,
-        "y",
-        "infinite values are not missing values: use NaN for those."
-        if missing
-        else "leave those rows out of y and of the spectrum, spectrum.subset(rows), "
-        "let flmm.Design or flmm.kernel_model drop and count them, or fit flmm.reml(..., missing='by_pattern').",
-    )
-    require_range(np.nan_to_num(values) if missing else values, "y")
+    columns = values.reshape(n, -1)
+    low, high = (np.fmin, np.fmax) if missing else (np.minimum, np.maximum)
+    extremes = low.reduce(columns), high.reduce(columns)  # NaN where a column has one that is not allowed
+    if not np.isfinite(extremes).all():
+        require_finite(
+            np.where(np.isnan(values), 0.0, values) if missing else values,
+            "y",
+            "infinite values are not missing values: use NaN for those."
+            if missing
+            else "leave those rows out of y and of the spectrum, spectrum.subset(rows), "
+            "let flmm.Design or flmm.kernel_model drop and count them, or fit flmm.reml(..., missing='by_pattern').",
+        )
+    require_range(np.nan_to_num(extremes), "y")
     names = response.names if values.ndim == 2 else None
     if values.ndim == 2 and names is None:
         names = tuple(f"y{t}" for t in range(values.shape[1]))
     remedy = "y.replace({code}, np.nan)" if hasattr(y, "replace") else "np.where(y == {code}, np.nan, y)"
-    warn_of_missing_codes(values, names or ("y",), remedy=remedy, response=True)
+    warn_of_missing_codes(columns, names or ("y",), *extremes, remedy=remedy, response=True)
     return response.take(order), names
 
 

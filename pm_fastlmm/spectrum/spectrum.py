@@ -20,12 +20,15 @@ from pm_fastlmm.base.arrays import (
     require_finite,
     require_length,
     require_range,
+    slices,
 )
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.spectrum.factoring import corner_root, factor_corner_root, positive_eigenvalues
 from pm_fastlmm.spectrum.projection import Projection, kernel_design, no_rows
 from pm_fastlmm.spectrum.responses import read_response
+
+_BLOCK = 1000  # responses that are rotated at once: fewer copy the basis more often, more fetch new memory
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -373,50 +376,36 @@ class Rotated(ReadOnlyArrays, Described):
 
     @classmethod
     def from_values(cls, spectrum: Spectrum, values: FloatArray, names: tuple[str, ...] | None) -> Self:
-        """Rotate validated values (n,) or (n, T)."""
-        projection = spectrum.projection
-        y1 = projection.Q1.T @ values
-        y2 = values - projection.Q1 @ y1
-        z = y2.T @ spectrum.basis  # one row for each response, contiguous
-        null = y2 - spectrum.basis @ z.T if spectrum.nullity else None
-        return cls.from_coordinates(spectrum, values, names, z=z.T, null=null, y1=y1, y2=y2)
+        """Rotate validated values (n,) or (n, T), in blocks whose part orthogonal to X takes the same memory."""
+        Q1, basis, Y = spectrum.projection.Q1, spectrum.basis, values.reshape(len(values), -1)
+        T = Y.shape[1]
+        z, y1, norm2, rss = np.empty((T, basis.shape[1])), np.empty((T, Q1.shape[1])), np.empty(T), np.zeros(T)
+        room = np.empty((len(Y), min(T, _BLOCK)))
+        for block in slices(T, _BLOCK):
+            y2, along = room[:, : len(rss[block])], Q1.T @ Y[:, block]
+            np.subtract(Y[:, block], np.matmul(Q1, along, out=y2), out=y2)
+            np.matmul(y2.T, basis, out=z[block])
+            y1[block], norm2[block] = along.T, squares(y2)
+            if spectrum.nullity:
+                rss[block] = squares(y2 - basis @ z[block].T)
+        return cls.from_coordinates(spectrum, names, values.shape[1:], z=z, rss=rss, y1=y1, norm2=norm2)
 
     @classmethod
     def from_coordinates(
-        cls,
-        spectrum: Spectrum,
-        values: FloatArray,
-        names: tuple[str, ...] | None,
-        *,
-        z: FloatArray,
-        null: FloatArray | None,
-        y1: FloatArray,
-        y2: FloatArray,
-    ) -> Self:
-        """
-        Return what was rotated elsewhere: (k, T) coordinates z, `null` in the null directions, y1 along X, y2 the rest.
-
-        For one response the columns may be left out or be a single one. What is rounding becomes an exact 0.
-        """
-        size = np.einsum("i...,i...->...", values, values)
-        rounding = (spectrum.n * EPS) ** 2 * size
-        z, y1, y2 = (part.reshape(-1, *values.shape[1:]) for part in (z, y1, y2))
-        norm2 = np.einsum("i...,i...->...", y2, y2)
+        cls, spectrum: Spectrum, names: tuple[str, ...] | None, batch_shape: tuple[int, ...], *,
+        z: FloatArray, rss: FloatArray, y1: FloatArray, norm2: FloatArray,
+    ) -> Self:  # fmt: skip
+        """Return what was rotated elsewhere, with an axis of T or of 1; what is rounding becomes an exact 0."""
+        rounding = (spectrum.n * EPS) ** 2 * (np.einsum("ti,ti->t", y1, y1) + norm2)
         explained = norm2 <= rounding
-        rss = np.zeros_like(norm2)
-        if spectrum.nullity and null is not None:
-            null = null.reshape(-1, *values.shape[1:])
-            rss = np.einsum("i...,i...->...", null, null)
-            rss = np.where(rss <= rounding, 0.0, rss)
-        z = np.ascontiguousarray(z.T)
-        return cls(
-            spectrum=spectrum,
-            z=frozen(np.where(explained[..., None], 0.0, z) if explained.any() else z),
-            rss=frozen(np.where(explained, 0.0, rss)),
-            y1=frozen(np.ascontiguousarray(y1.T)),
-            norm2=frozen(np.where(explained, 0.0, norm2)),
-            names=names,
-        )
+        parts = {
+            "z": np.where(explained[:, None], 0.0, z) if explained.any() else z,
+            "rss": np.where(explained | (rss <= rounding), 0.0, rss),
+            "y1": y1,
+            "norm2": np.where(explained, 0.0, norm2),
+        }
+        shaped = {name: frozen(part.reshape((*batch_shape, *part.shape[1:]))) for name, part in parts.items()}
+        return cls(spectrum=spectrum, names=names, **shaped)
 
     def one(self, t: int) -> Self:
         """Return one of several responses."""
@@ -442,6 +431,11 @@ class Rotated(ReadOnlyArrays, Described):
             "directions with λ = 0": s.nullity,
             "fixed effects": listed(s.coef),
         }
+
+
+def squares(columns: FloatArray) -> FloatArray:
+    """Return the squared norm of each column."""
+    return np.asarray(np.einsum("it,it->t", columns, columns))
 
 
 def spectrum_of_eigenvalues(

@@ -125,8 +125,12 @@ class NewRows:
 
 def blue(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> Blue:
     """Return β̂ = R⁻¹(y₁ - σ²_gCᵀ(z/d)) (…, r) and cov β̂ = R⁻¹SR⁻ᵀ (…, r, r)."""
+    return blue_of_corner(rotated, *_corner(rotated, sigma2_g, sigma2_e))
+
+
+def blue_of_corner(rotated: Rotated, mean: FloatArray, S: FloatArray) -> Blue:
+    """Return `blue` from what `spectral.corner` returns."""
     s = rotated.spectrum
-    mean, S = _corner(rotated, sigma2_g, sigma2_e)
     r = s.projection.rank
     Rinv = scipy.linalg.solve_triangular(s.projection.R, np.eye(r)) if r else np.zeros((0, 0))
     cov = Rinv @ S @ Rinv.T

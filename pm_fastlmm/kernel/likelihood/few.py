@@ -35,7 +35,7 @@ def _few() -> SimpleNamespace:
         _log_shifted,
         _sums_at_ends,
         _cross_at_ends,
-        information_rows,
+        estimate_rows,
     )
 
 
@@ -85,9 +85,12 @@ def _cross_at_ends(inverse: FloatArray, z: FloatArray, g: FloatArray) -> tuple[A
     return z @ g, (z * g) @ inverse
 
 
-def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: FloatArray, out: FloatArray) -> None:
-    """Write what `loops.information_rows` writes."""
+def estimate_rows(
+    eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: FloatArray, C: FloatArray, CC: FloatArray, out: FloatArray
+) -> None:
+    """Write what `loops.estimate_rows` writes."""
     w = 1 / (g[:, None] * eigvals + e[:, None])
     q, v = Z * Z * w, eigvals * w
     pairs = (q * v, v), (q * v, w), (q * w, w), (v, v), (v, w), (w, w)
-    out[:] = np.stack([np.einsum("ti,ti->t", *pair) for pair in pairs], axis=-1)
+    out[:, :6] = np.stack([np.einsum("ti,ti->t", *pair) for pair in pairs], axis=-1)
+    out[:, 6:] = np.hstack([(Z * w) @ C.T, w @ CC.T])

@@ -9,7 +9,15 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method, require_choice
 from pm_fastlmm.base.threads import in_threads
 from pm_fastlmm.kernel.likelihood.few import loops_for
-from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI, contrast_loglik, corner, elementwise_sum, products, variances
+from pm_fastlmm.kernel.likelihood.spectral import (
+    LOG_2PI,
+    contrast_loglik,
+    corner,
+    corner_of_sums,
+    elementwise_sum,
+    products,
+    variances,
+)
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _PLACES = np.array([[0, 1], [1, 2]])  # of the entries of a symmetric 2 × 2 matrix in a list of three
@@ -146,37 +154,50 @@ def relative_information(
 
     The parameters are (σ²_gk̄, σ²_e)/total: pure numbers, whatever the units of y and K.
     """
+    return information_and_corner(rotated, sigma2_g, sigma2_e, method)[0]
+
+
+def information_and_corner(
+    rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, method: Method
+) -> tuple[Information, tuple[FloatArray, FloatArray]]:
+    """Return `relative_information` and what `spectral.corner` returns, from one pass over the eigenvalues."""
     s = rotated.spectrum
-    total = s.mean_diagonal * np.asarray(sigma2_g) + np.asarray(sigma2_e)
-    a, b = s.mean_diagonal * np.asarray(sigma2_g) / total, np.asarray(sigma2_e) / total
-    eigvals = s.eigvals / s.mean_diagonal
-    sums = _sums(rotated, eigvals, a, b)
-    sums[..., :3] /= total[..., None]
-    average, expected = 0.5 * sums[..., _PLACES], 0.5 * sums[..., 3 + _PLACES]
+    kbar, r = s.mean_diagonal, s.projection.rank
+    total = kbar * np.asarray(sigma2_g) + np.asarray(sigma2_e)
+    a, b = kbar * np.asarray(sigma2_g) / total, np.asarray(sigma2_e) / total
+    eigvals = s.eigvals / kbar
+    sums = _sums(rotated, eigvals, s.C / kbar, a, b)
+    average, expected = 0.5 * sums[..., _PLACES] / total[..., None, None], 0.5 * sums[..., 3 + _PLACES]
     if s.nullity:
         average[..., 1, 1] += 0.5 * rotated.rss / total / b**3
         expected[..., 1, 1] += 0.5 * s.nullity / b**2
-    if method == "ML" and s.projection.rank:
-        C, schur = (array / s.mean_diagonal for array in s.corner_axes())
+    if method == "ML" and r:
+        C, schur = (array / kbar for array in s.corner_axes())
         expected = expected - 0.5 * _corner_curvature(eigvals, C, schur, a, b)
-    return Information(average, expected, 2 * average - expected)
+    sums = sums[..., 6:] * np.expand_dims(kbar / total, -1)  # in the units of K and y again
+    gram, (i, j) = np.empty((*sums.shape[:-1], r, r)), np.tril_indices(r)
+    gram[..., i, j] = gram[..., j, i] = sums[..., r:]
+    found = corner_of_sums(sums[..., :r], gram, s.schur, np.asarray(sigma2_g), np.asarray(sigma2_e))
+    return Information(average, expected, 2 * average - expected), found
 
 
-def _sums(rotated: Rotated, eigvals: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
-    """Return Σz²/d³ (λ², λ, 1) and Σ1/d² (λ², λ, 1) with d = aλ + b, (…, 6)."""
+def _sums(rotated: Rotated, eigvals: FloatArray, C: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
+    """Return Σz²/d³ (λ², λ, 1), Σ1/d² (λ², λ, 1), Cᵀ(z/d) and the lower Cᵀdiag(1/(λd))C with d = aλ + b, (…, 6 + …)."""
     shape = np.broadcast_shapes(np.shape(a), np.shape(b), rotated.batch_shape)
     rows = math.prod(shape)
     k = eigvals.size
     Z = np.broadcast_to(rotated.z, (*shape, k)).reshape(rows, k) if rotated.batch_shape else rotated.z[None]
-    Z = np.ascontiguousarray(Z)
+    Z, along = np.ascontiguousarray(Z), np.ascontiguousarray(C.T)
+    first, second = np.tril_indices(len(along))
+    CC = along[first] * along[second] / eigvals
     g, e = (np.ascontiguousarray(np.broadcast_to(v, shape).reshape(-1)) for v in (a, b))
-    out, loops = np.empty((rows, 6)), loops_for(rows)
+    out, loops = np.empty((rows, 6 + len(along) + len(CC))), loops_for(rows)
 
     def run(part: slice) -> None:
-        loops.information_rows(eigvals, Z[part] if len(Z) > 1 else Z, g[part], e[part], out[part])
+        loops.estimate_rows(eigvals, Z[part] if len(Z) > 1 else Z, g[part], e[part], along, CC, out[part])
 
     in_threads(run, rows)
-    return out.reshape(*shape, 6)
+    return out.reshape(*shape, out.shape[1])
 
 
 def _corner_slopes(

@@ -34,9 +34,11 @@ compiled = njit(cache=True, nogil=True, error_model="numpy")
 # sums may be reordered; NaN and infinity keep their meaning
 reordered = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
 
-_CONVERGED = 1e-7  # a Newton step this short leaves an error of its square
+_CONVERGED = 2e-6  # a Newton step this short leaves an error of its square
 _LONGEST = 200
 _STEP_OUT = 2.0
+_UNCERTAIN = 1e-7  # a slope from mixed weights, as a share of its terms
+_CANCELLED = 0.9  # share of y that a candidate explains
 _LOWEST, _HIGHEST = math.log(1e-300), math.log(1e15)  # of δ in units of the largest eigenvalue: beyond is the boundary
 
 
@@ -254,19 +256,16 @@ def derivatives(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x:
 
 @reordered
 def _log_shifted(eigvals: FloatArray, delta: float) -> float:
-    """Return Σ log(λ + δ), or Σ log(1 + λ/δ) from δ = 1 on; eight factors, within 1e-30 and 2, share a logarithm."""
+    """Return Σ log(λ + δ), or Σ log(1 + λ/δ) from δ = 1 on, of products that stay within 1e-270 and 2^256."""
     scale = 1.0 / delta if delta >= 1.0 else 1.0
     shift = 1.0 if delta >= 1.0 else delta
     total = 0.0
-    k = eigvals.size
-    for i in range(0, k - 7, 8):
-        p = (eigvals[i] * scale + shift) * (eigvals[i + 1] * scale + shift)
-        q = (eigvals[i + 2] * scale + shift) * (eigvals[i + 3] * scale + shift)
-        s = (eigvals[i + 4] * scale + shift) * (eigvals[i + 5] * scale + shift)
-        t = (eigvals[i + 6] * scale + shift) * (eigvals[i + 7] * scale + shift)
-        total += math.log((p * q) * (s * t))
-    for i in range(8 * (k // 8), k):
-        total += math.log(eigvals[i] * scale + shift)
+    k, size = eigvals.size, max(1, min(256, int(-620.0 / math.log(min(shift, 0.1)))))
+    for start in range(0, k, size):
+        product = 1.0
+        for i in range(start, min(start + size, k)):
+            product *= eigvals[i] * scale + shift
+        total += math.log(product)
     return total
 
 
@@ -383,6 +382,30 @@ def _hermite_root(u0: float, u1: float, m0: float, m1: float, low: float, high: 
 
 
 @compiled
+def _refined(j: int, nodes: FloatArray, slope: FloatArray, curvature: FloatArray, x: float) -> float:
+    """Return the root beside x, in cell j, of the polynomial with f' and f'' at the four nodes around it."""
+    if j < 1 or j > nodes.size - 3:
+        return x
+    step, c = nodes[1] - nodes[0], np.empty(8)
+    for i in range(8):
+        c[i] = slope[j - 1 + i // 2]
+    for order in range(1, 8):  # divided differences, each node twice
+        for i in range(7, order - 1, -1):
+            width = i // 2 - (i - order) // 2
+            c[i] = (c[i] - c[i - 1]) / width if width else step * curvature[j - 1 + i // 2]
+    s = (x - nodes[j - 1]) / step
+    for _ in range(3):
+        p, slope_p = c[7], 0.0
+        for i in range(6, -1, -1):
+            t = s - i // 2
+            slope_p = slope_p * t + p
+            p = p * t + c[i]
+        s -= p / slope_p
+    refined = nodes[j - 1] + step * s
+    return refined if nodes[j] < refined < nodes[j + 1] else x
+
+
+@compiled
 def _newton(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float, low: float, high: float) -> float:
     """
     Return the root of f' in a bracket where f' < 0 below and f' ≥ 0 above, from a start in it.
@@ -446,32 +469,39 @@ def _bracket(j: int, nodes: FloatArray, slope: FloatArray, curvature: FloatArray
     if math.isnan(low):
         return math.nan, math.nan, math.nan
     start = nodes[j] + step * _hermite_root(u0, u1, m0, m1, low, high)
+    start = _refined(j, nodes, slope, curvature, start)
     return start, nodes[j] + step * low, nodes[j] + step * high
 
 
 @compiled
-def _at_nodes(model: Model, t: int, grid: Grid, null: FloatArray, slope: FloatArray, curvature: FloatArray) -> None:
-    """Write f' and f'' at the nodes for row t, from the products with the weights that all rows share."""
+def _at_nodes(
+    model: Model, t: int, z: FloatArray, g: FloatArray, grid: Grid, null: FloatArray, slope: FloatArray,
+    curvature: FloatArray,
+) -> None:  # fmt: skip
+    """
+    Write f' and f'' at the nodes for row t, from the products with the weights that all rows share.
+
+    Where those do not show the sign of f' for certain, or cancel, both are evaluated: the brackets are those of f'.
+    """
     m, nullity, restricted, middle = model.m, model.nullity, model.restricted, model.middle
     nodes, shared, zz, zg, gg = grid
     G, row = nodes.size, t if zz.shape[0] > 1 else 0
     for j in range(G):
         delta = math.exp(nodes[j])
         A, B, E = zz[row, j], zz[row, G + j] + null[0] / delta, zz[row, 2 * G + j]
-        D, a_sums = 0.0, (0.0, 0.0, 0.0)
+        D, a_sums, cancelled = 0.0, (0.0, 0.0, 0.0), False
         if gg.shape[0]:
             a_sums = (gg[t, j], gg[t, G + j] + null[2] / delta, gg[t, 2 * G + j])
             bA, bB, bE = zg[t, j], zg[t, G + j] + null[1] / delta, zg[t, 2 * G + j]
             alpha = (bA + bB) / (a_sums[0] + a_sums[1])
-            D = bB - alpha * a_sums[1]
-            # differences of the sums: good enough for a start and a bracket, which Newton's method then owes nothing to
-            A = max(A - 2.0 * alpha * bA + alpha**2 * a_sums[0], 1e-300)
-            B = max(B - 2.0 * alpha * bB + alpha**2 * a_sums[1], 1e-300)
-            E = max(E - 2.0 * alpha * bE + alpha**2 * a_sums[2], 0.0)
-        everyone, corner = (shared[0, j], shared[1, j], shared[2, j]), (shared[3, j], shared[4, j], shared[5, j])
-        slope[j], curvature[j] = _combine(
-            m, nullity, restricted, delta > middle, everyone, (A, B, E), D, a_sums, corner
-        )
+            D, cancelled = bB - alpha * a_sums[1], alpha * (bA + bB) > _CANCELLED * (A + B)
+            A, B = A - 2.0 * alpha * bA + alpha**2 * a_sums[0], B - 2.0 * alpha * bB + alpha**2 * a_sums[1]
+            E = E - 2.0 * alpha * bE + alpha**2 * a_sums[2]
+        H, low, both = shared[0, j], shared[1, j], shared[2, j]
+        upper, corner = delta > middle, (shared[3, j], shared[4, j], shared[5, j])
+        slope[j], curvature[j] = _combine(m, nullity, restricted, upper, (H, low, both), (A, B, E), D, a_sums, corner)
+        if cancelled or not abs(slope[j]) > _UNCERTAIN * (H if upper else low + nullity):
+            slope[j], curvature[j] = derivatives(model, z, g, null, nodes[j])
 
 
 @compiled
@@ -490,7 +520,7 @@ def search_rows(
     for t in range(out.shape[0]):
         z = Z[t if Z.shape[0] > 1 else 0]
         g = candidates[t] if candidates.shape[0] else nothing
-        _at_nodes(model, t, grid, null[t], slope, curvature)
+        _at_nodes(model, t, z, g, grid, null[t], slope, curvature)
         f0, c0, f_inf, c_inf = limits(model, z, g, null[t])
         best, where, Q, a, alpha = math.inf, math.nan, math.nan, 0.0, 0.0
         for j in range(-1, nodes.size):
@@ -530,12 +560,23 @@ def limit_rows(model: Model, Z: FloatArray, null: FloatArray) -> FloatArray:
 
 
 @reordered
-def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: FloatArray, out: FloatArray) -> None:
-    """
-    Write Σz²λ²/d³, Σz²λ/d³, Σz²/d³, Σλ²/d², Σλ/d², Σ1/d², d = gλ + e, for each row into out (T, 6).
+def _product(a: FloatArray, b: FloatArray) -> float:
+    total = 0.0
+    for i in range(b.size):
+        total += a[i] * b[i]
+    return total
 
-    Z with one row serves any number of pairs (g, e).
+
+@reordered
+def estimate_rows(
+    eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: FloatArray, C: FloatArray, CC: FloatArray, out: FloatArray
+) -> None:
     """
+    Write Σz²λ²w³, Σz²λw³, Σz²w³, Σλ²w², Σλw², Σw², w = 1/(gλ + e), and ΣCwz, ΣCCw, for each row into out (T, 6 + …).
+
+    Z with one row serves any number of pairs (g, e); C (r, k) and CC (q, k) have a sum for each of their rows.
+    """
+    weights, scaled, r = np.empty(eigvals.size), np.empty(eigvals.size), C.shape[0]
     for t in range(out.shape[0]):
         z = Z[t if Z.shape[0] > 1 else 0]
         s0, s1, s2 = 0.0, 0.0, 0.0
@@ -543,6 +584,7 @@ def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: Float
         for i in range(eigvals.size):
             w = 1.0 / (g[t] * eigvals[i] + e[t])
             v = eigvals[i] * w
+            weights[i], scaled[i] = w, z[i] * w
             q = z[i] * z[i] * w
             s0 += q * v * v
             s1 += q * v * w
@@ -551,6 +593,10 @@ def information_rows(eigvals: FloatArray, Z: FloatArray, g: FloatArray, e: Float
             s4 += v * w
             s5 += w * w
         out[t, 0], out[t, 1], out[t, 2], out[t, 3], out[t, 4], out[t, 5] = s0, s1, s2, s3, s4, s5
+        for j in range(r):
+            out[t, 6 + j] = _product(C[j], scaled)
+        for j in range(CC.shape[0]):
+            out[t, 6 + r + j] = _product(CC[j], weights)
 
 
 @compiled
@@ -626,7 +672,7 @@ def region_rows(
     slope, curvature, inside = np.empty(G), np.empty(G), np.empty(G, dtype=np.bool_)
     for t in range(out.shape[0]):
         z, best = Z[t], optima[t, 1]
-        _at_nodes(model, t, grid, null[t], slope, curvature)
+        _at_nodes(model, t, z, nothing, grid, null[t], slope, curvature)
         f0, c0, f_inf, c_inf = limits(model, z, nothing, null[t])
         low, high = optima[t, 0], optima[t, 0]
         for j in range(-1, G):

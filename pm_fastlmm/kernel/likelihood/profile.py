@@ -12,12 +12,9 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.threads import in_threads
 from pm_fastlmm.kernel.likelihood.few import SEARCH, loops_for
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
+from pm_fastlmm.kernel.likelihood.tables import TableOf, tables
 from pm_fastlmm.spectrum.spectrum import Rotated
 
-# The derivative is a sum of logistic functions of log δ with poles at distance π from the real axis: on cells of ½ its
-# cubic Hermite model is wrong by less than 1e-3 of their height, and shows two roots where a cell hides them.
-_SPACING = 0.5
-_MARGIN = math.log(1e3)
 _BLOCK = 500_000  # numbers in one block of responses: it stays in the cache, and the memory does not grow with T
 _NONE: FloatArray = np.empty((0, 0))
 
@@ -88,8 +85,7 @@ class Profile:
         largest = float(s.eigvals.max(initial=0.0)) or 1.0
         z = np.atleast_2d(rotated.z)
         rss = np.atleast_1d(rotated.rss)
-        norm2 = np.einsum("ti,ti->t", z, z) + rss
-        norm2 = np.where(norm2 > 0, norm2, 1.0)
+        norm2 = np.where(rotated.norm2 > 0, rotated.norm2, 1.0).reshape(-1)
         null = np.zeros((len(z), 3))
         null[:, 0] = rss / norm2
         C, schur = s.corner_axes() if method == "ML" else (s.C[:, :0], s.schur[:0, :0])
@@ -181,26 +177,27 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
         log δ, f, Q, and a and α of the candidate, all in scaled units. On a boundary, log δ = ±inf, only f is set.
     """
     null = profile.null if null is None else null
-    out = np.empty((len(null), 5))
-    model = profile.model(candidate=len(candidates) > 0)
+    out, model = np.empty((len(null), 5)), profile.model(candidate=len(candidates) > 0)
+    loops, table_of = loops_for(SEARCH * len(null)), tables(model, len(null))
     size = max(64, _BLOCK // max(1, profile.eigvals.size))
     for block in slices(len(null), size):
         z = profile.rows(slice(None) if len(candidates) else block)
-        _search_block(profile, model, z, candidates[block], null[block], out[block])
+        _search_block(loops, table_of, model, z, candidates[block], null[block], out[block])
     return out
 
 
 def _search_block(
-    profile: Profile, model: Any, z: FloatArray, g: FloatArray, null: FloatArray, out: FloatArray
+    loops: Any, table_of: TableOf, model: Any, z: FloatArray, g: FloatArray, null: FloatArray, out: FloatArray
 ) -> None:
-    loops = loops_for(SEARCH * len(null))
-    nodes, weights, shared = shared_grid(profile, z, null[:, 0])
-    zz = (z * z) @ weights
-    zg, gg = ((z * g) @ weights, (g * g) @ weights) if len(g) else (_NONE, _NONE)
+    squares = z * z
+    table = table_of(squares, null[:, 0])
+    zz = table.products(squares)
+    zg, gg = (table.products(z * g), table.products(g * g)) if len(g) else (_NONE, _NONE)
 
     def run(part: slice) -> None:
         rows = [array[part] if len(array) == len(null) else array for array in (z, g, zz, zg, gg)]
-        loops.search_rows(model, *rows[:2], null[part], loops.Grid(nodes, shared, *rows[2:]), out[part])
+        grid = loops.Grid(table.nodes, table.shared, *rows[2:])
+        loops.search_rows(model, *rows[:2], null[part], grid, out[part])
 
     in_threads(run, len(null))
 
@@ -242,37 +239,6 @@ def maximise(rotated: Rotated, method: Method) -> Optima:
         at_zero=np.stack([none, full], axis=-1) & estimable[:, None],
         problem=problem,
     )
-
-
-def _nodes(profile: Profile, z: FloatArray, rss: FloatArray) -> FloatArray:
-    """Return the nodes of log δ for a block of responses; multiples of the spacing, so that blocks share theirs."""
-    low = math.log(profile.eigvals.min())
-    if profile.nullity:
-        # far below this point rss/δ dominates Q and f falls with slope ν - m < 0 no more
-        weight = (z * z) @ (1 / profile.eigvals)
-        with np.errstate(all="ignore"):
-            lowest = np.log(rss / weight * (profile.eigvals.size / profile.nullity))
-        low = min(low, float(np.min(lowest[np.isfinite(lowest)], initial=low)))
-    first, last = math.floor((low - _MARGIN) / _SPACING), math.ceil(_MARGIN / _SPACING)
-    return np.asarray(_SPACING * np.arange(first, last + 1), dtype=np.float64)
-
-
-def shared_grid(profile: Profile, z: FloatArray, rss: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """
-    Return nodes of log δ for a block of responses, hw, (1-h)w and h(1-h)w there (k, 3G), and what none enters (6, G).
-
-    The last are Σh, Σ(1-h), Σh(1-h), and for ML the slope of log|S|, r minus it, and its curvature.
-    """
-    nodes = _nodes(profile, z, rss)
-    delta = np.exp(nodes)
-    w = 1 / (profile.eigvals[:, None] + delta)
-    h, c = profile.eigvals[:, None] * w, delta * w
-    shared = np.zeros((6, nodes.size))
-    shared[:3] = h.sum(0), c.sum(0), (h * c).sum(0)
-    if profile.schur.size:
-        loops = loops_for(SEARCH * len(z))
-        shared[3:] = np.transpose([loops.corner_terms(profile.eigvals, profile.C, profile.schur, d)[1:] for d in delta])
-    return nodes, np.hstack([h * w, c * w, h * c * w]), shared
 
 
 def _not_estimable(rotated: Rotated, norm2: FloatArray, rss: FloatArray) -> npt.NDArray[Any]:

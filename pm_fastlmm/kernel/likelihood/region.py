@@ -1,7 +1,7 @@
 """Likelihood regions of δ: where the profile likelihood is within an allowed distance of its maximum."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,8 @@ import numpy.typing as npt
 from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.threads import in_threads
 from pm_fastlmm.kernel.likelihood.few import SEARCH, loops_for
-from pm_fastlmm.kernel.likelihood.profile import Profile, search, shared_grid
+from pm_fastlmm.kernel.likelihood.profile import Profile, search
+from pm_fastlmm.kernel.likelihood.tables import TableOf, tables
 
 _STEP = 0.05  # of log δ, of the integral that measures distances
 _MARGIN = 7.0  # of log δ beyond the spectrum: e⁻⁷ of the information is left there
@@ -102,29 +103,31 @@ class Region:
 def likelihood_region(profile: Profile, allowed: Allowed) -> Region:
     """Return where -2ℓ rises above its minimum by no more than allowed, for every response of a profile."""
     optima = search(profile)[:, :2]
-    out = np.empty((len(optima), 3))
+    out, model = np.empty((len(optima), 3)), profile.model()
+    table_of = tables(model, len(out))
     size = max(64, _BLOCK // max(1, profile.eigvals.size))
     for block in slices(len(out), size):
-        _region_block(profile, allowed, profile.rows(block), profile.null[block], optima[block], out[block])
+        rows = profile.rows(block), profile.null[block], optima[block], out[block]
+        _region_block(table_of, model, allowed, *rows)
     return Region(optima[:, 0], optima[:, 1], out[:, 0], out[:, 1], out[:, 2] == 1)
 
 
 def _region_block(
-    profile: Profile, allowed: Allowed, z: FloatArray, null: FloatArray, optima: FloatArray, out: FloatArray
-) -> None:
-    loops = loops_for(3 * SEARCH * len(z))
-    nodes, weights, shared = shared_grid(profile, z, null[:, 0])
-    zz, G = (z * z) @ weights, nodes.size
-    model = profile.model()
+    table_of: TableOf, model: Any, allowed: Allowed, z: FloatArray, null: FloatArray, optima: FloatArray,
+    out: FloatArray,
+) -> None:  # fmt: skip
+    loops, squares = loops_for(3 * SEARCH * len(z)), z * z
+    table = table_of(squares, null[:, 0])
+    zz, nodes, G = table.products(squares), table.nodes, table.nodes.size
     # the responses' f differ by m log Q alone: the rest of it is that of the first one
     with np.errstate(divide="ignore", invalid="ignore"):
         log_Q = np.log(zz[:, :G] + zz[:, G : 2 * G] + null[:, :1] * np.exp(-nodes))
         heights = np.empty((1, G))
         loops.value_rows(model, z[:1], null[:1], nodes, heights)
-        heights = heights + profile.m * (log_Q - log_Q[0])
+        heights = heights + model.m * (log_Q - log_Q[0])
 
     def run(part: slice) -> None:
-        grid = loops.Grid(nodes, shared, zz[part], zz[:0], zz[:0])
+        grid = loops.Grid(nodes, table.shared, zz[part], zz[:0], zz[:0])
         loops.region_rows(model, z[part], null[part], grid, heights[part], optima[part], allowed, out[part])
 
     in_threads(run, len(z))

@@ -55,10 +55,14 @@ def corner(
     the elementwise products, see `products`.
     """
     w = 1 / variances(eigvals, sigma2_g, sigma2_e, xp)
+    along, gram = weighted(z * w, C), weighted(w, products(C, xp) / eigvals[:, None, None])
+    return corner_of_sums(along, gram, schur, sigma2_g, sigma2_e, xp)
+
+
+def corner_of_sums(along: Any, gram: Any, schur: Any, sigma2_g: Any, sigma2_e: Any, xp: Any = np) -> tuple[Any, Any]:
+    """Return `corner` from Cᵀ(z/d) and Cᵀdiag(1/(λd))C."""
     g, e = (xp.expand_dims(v, (-1, -2)) for v in (sigma2_g, sigma2_e))
-    mean = xp.expand_dims(sigma2_g, -1) * weighted(z * w, C)
-    gram = weighted(w, products(C, xp) / eigvals[:, None, None])
-    return mean, g * schur + e * xp.eye(schur.shape[-1]) + g * e * gram
+    return xp.expand_dims(sigma2_g, -1) * along, g * schur + e * xp.eye(schur.shape[-1]) + g * e * gram
 
 
 def products(C: Any, xp: Any = np) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from pm_fastlmm.base.arrays import read_covariance
 from pm_fastlmm.base.choices import Method, Missing, require_choice
 from pm_fastlmm.kernel.effects import effects
-from pm_fastlmm.kernel.likelihood.information import quantities, relative_information, standard_error
+from pm_fastlmm.kernel.likelihood.information import information_and_corner, quantities, standard_error
 from pm_fastlmm.kernel.likelihood.profile import maximise
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 from pm_fastlmm.kernel.reml.band import BandOptimum, maximise_band
@@ -17,12 +17,12 @@ from pm_fastlmm.kernel.reml.fit import REMLFit, plain
 from pm_fastlmm.kernel.reml.patterns import by_pattern
 from pm_fastlmm.spectrum.projection import Projection, kernel_design
 from pm_fastlmm.spectrum.responses import read_response
-from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum, as_rotated, spectrum_of_eigenvalues
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum, as_rotated, spectrum_of_eigenvalues, squares
 from pm_fastlmm.spectrum.streams.factor import imprecision
 from pm_fastlmm.spectrum.tridiagonal import coordinates
 
-_LARGE = 800  # rows from which on a band is faster than a tridiagonal matrix
-_WIDTH = 40  # of the band: the products are faster with more, each evaluation with less
+_LARGE = 700  # rows from which on a band is faster than a tridiagonal matrix
+_WIDTH = 32  # of the band: the products are faster with more, each evaluation with less
 _BOUNDS = (("kernel", "sigma2_g", "sigma2_e"), ("residual", "sigma2_e", "sigma2_g"))
 
 ON_MISSING = ("raise", "by_pattern")
@@ -120,8 +120,8 @@ def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: 
     Lang & Sun 2000). Its Cholesky factors at some fifty δ give the likelihood at all of them, by polynomials in log δ,
     and those at the estimate the rest.
 
-    Small or several y, and whatever that does not show clearly (a maximum at or beside σ²_e = 0, a flat likelihood),
-    are left to a tridiagonal matrix. The rotations of the QL algorithm turn the few vectors that the likelihood needs,
+    Small or several y, and whatever that does not show clearly (a maximum beside σ²_e = 0, a flat likelihood), are
+    left to a tridiagonal matrix. The rotations of the QL algorithm turn the few vectors that the likelihood needs,
     y and QᵀKQ₁, into their coordinates in the eigenvectors, which are never formed (Golub & Welsch 1969). From there on
     it is the code of `reml`.
 
@@ -159,7 +159,10 @@ def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: 
     eigvals, rows = coordinates(K22, np.hstack([y2, K21]))
     spectrum = spectrum_of_eigenvalues(projection, eigvals, K11, rows[:, T:], rtol, K, ids, trace)
     spectrum, first = replace(spectrum, rotation=np.zeros((n, 0))), spectrum.nullity  # y is rotated here
-    rotated = Rotated.from_coordinates(spectrum, values, names, z=rows[first:, :T], null=rows[:first, :T], y1=y1, y2=y2)
+    rotated = Rotated.from_coordinates(
+        spectrum, names, values.shape[1:], z=np.ascontiguousarray(rows[first:, :T].T), rss=squares(rows[:first, :T]),
+        y1=np.ascontiguousarray(y1.T), norm2=squares(y2),
+    )  # fmt: skip
     return replace(fit_rotated(rotated, method), rotated=None)
 
 
@@ -168,7 +171,7 @@ def _of_band(found: BandOptimum, projection: Projection, kbar: float, method: Me
     n = projection.V.shape[0]
     m, log_scale = (n - projection.rank, projection.logdet_R) if method == "REML" else (n, 0.0)
     null = -0.5 * m * (LOG_2PI + 1 + math.log(found.norm2 / m)) - log_scale
-    at_zero = np.array([found.sigma2_g == 0, False])
+    at_zero = np.array([found.sigma2_g == 0, found.sigma2_e == 0])
     return REMLFit(
         sigma2_g=found.sigma2_g, sigma2_e=found.sigma2_e, at_zero=at_zero,
         observed_information=2 * found.average - found.expected, average_information=found.average,
@@ -185,8 +188,8 @@ def fit_rotated(rotated: Rotated, method: Method) -> REMLFit:
     sigma2_g, sigma2_e, problem = (v.reshape(T) for v in (optima.sigma2_g, optima.sigma2_e, optima.problem))
     at_zero = optima.at_zero.reshape(*T, 2)
     with np.errstate(all="ignore"):
-        information = relative_information(rotated, sigma2_g, sigma2_e, method)
-        estimate = effects.blue(rotated, sigma2_g, sigma2_e)
+        information, corner = information_and_corner(rotated, sigma2_g, sigma2_e, method)
+        estimate = effects.blue_of_corner(rotated, *corner)
         h2 = quantities(s, sigma2_g, sigma2_e)["h2"]
         h2_se = standard_error(np.stack([1 - h2, -h2], axis=-1), information.observed)
     lost = np.array(imprecision(rotated, sigma2_g, sigma2_e), dtype=object).reshape(T)

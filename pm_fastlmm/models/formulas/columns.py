@@ -184,9 +184,10 @@ def warn_of_codes(data: pd.DataFrame, names: Collection[str], response: str) -> 
     """Warn of numbers in these columns, one of which may be the response, that look like codes for missing values."""
     for name in names:
         values = read_column(data[name])
-        if values.dtype.kind in "fi":
-            numbers, remedy = values.to_numpy(dtype=np.float64), f"data[{name!r}].replace({{code}}, np.nan)"
-            warn_of_missing_codes(numbers, [name], remedy=remedy, response=name == response)
+        if values.dtype.kind in "fi" and len(values):
+            column, remedy = values.to_numpy(dtype=np.float64)[:, None], f"data[{name!r}].replace({{code}}, np.nan)"
+            extremes = np.fmin.reduce(column), np.fmax.reduce(column)
+            warn_of_missing_codes(column, [name], *extremes, remedy=remedy, response=name == response)
 
 
 def _like_measurements(values: "pd.Series[str]", levels: list[str], texts: list[str]) -> bool:

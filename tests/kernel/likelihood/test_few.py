@@ -29,12 +29,13 @@ def test_a_sum_is_that_of_the_compiled_loop(name, delta):
     assert_allclose(getattr(few, name)(*arguments), getattr(loops, name)(*arguments), rtol=1e-11, atol=1e-14)
 
 
-def test_the_information_is_that_of_the_compiled_loop():
+def test_the_sums_at_an_estimate_are_those_of_the_compiled_loop():
     rows, g, e = RNG.normal(size=(4, K)), RNG.gamma(1.0, size=4), RNG.gamma(1.0, size=4)
+    along, across = C.T.copy(), RNG.normal(size=(3, K))
     for given in (rows, rows[:1]):
-        python, compiled = np.empty((4, 6)), np.empty((4, 6))
-        few.information_rows(EIGVALS, given, g, e, python)
-        loops.information_rows(EIGVALS, given, g, e, compiled)
+        python, compiled = np.empty((4, 11)), np.empty((4, 11))
+        few.estimate_rows(EIGVALS, given, g, e, along, across, python)
+        loops.estimate_rows(EIGVALS, given, g, e, along, across, compiled)
         assert_allclose(python, compiled, rtol=1e-13)
 
 
@@ -45,7 +46,7 @@ def test_every_loop_over_the_spectrum_has_a_sum_in_numpy():
         for name, function in vars(loops).items()
         if hasattr(function, "py_func") and "eigvals.size" in _source(function.py_func)
     }
-    assert with_loops - {"_sums_at_ends", "_cross_at_ends"} <= set(SUMS) | {"information_rows"}
+    assert with_loops - {"_sums_at_ends", "_cross_at_ends"} <= set(SUMS) | {"estimate_rows"}
 
 
 def _source(function):

@@ -61,6 +61,15 @@ def test_a_residual_variance_far_below_a_singular_kernel_is_that_of_the_spectral
     assert_allclose(point.sigma2_g, fit.sigma2_g, rtol=1e-7)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_a_kernel_of_low_rank_leaves_a_null_space_of_rounding_that_converges(seed):
+    rng = np.random.default_rng(seed)
+    G = rng.normal(size=(300, 30)) / math.sqrt(30)
+    K, X = G @ G.T, np.column_stack([np.ones(300), rng.normal(size=(300, 2))])
+    y = G @ rng.normal(size=30) + rng.normal(size=300)
+    assert_same(reml_point(K, y, X), reml(Spectrum.from_covariance(K, X), y))
+
+
 def test_a_few_responses_and_labels_are_matched_by_id(build_problem):
     problem = build_problem("full-K")
     ids = [f"p{i}" for i in range(23)]
@@ -177,6 +186,21 @@ def test_no_kernel_variance_is_found_in_a_band(method, bands):
     assert seen > 2
 
 
+@pytest.mark.parametrize("method", ["REML", "ML"])
+def test_no_residual_variance_is_found_in_a_band(method, bands):
+    K, rng = kernels()["full"], np.random.default_rng(17)
+    root, X = np.linalg.cholesky(K), designs(K)["covariates"]
+    seen = 0
+    for _ in range(12):
+        y = root @ rng.normal(size=N)
+        point, fit = reml_point(K, y, X, method=method), reml(Spectrum.from_covariance(K, X), y, method=method)
+        assert_same(point, fit)
+        assert_allclose(point.observed_information, fit.observed_information, rtol=1e-9)
+        assert_allclose(point.average_information, fit.average_information, rtol=1e-9)
+        seen += point.boundary == ("sigma2_e",) and bands[-1] is not None
+    assert seen > 2
+
+
 def test_a_second_mode_below_the_eigenvalues_that_matter_is_not_overlooked(bands):
     """Eigenvalues on all scales: the likelihood is highest at δ = 7e-8, and has a mode at δ = 1e-3."""
     t = np.arange(420) / 420
@@ -205,14 +229,15 @@ def test_beta_of_a_smooth_kernel_is_generalised_least_squares(bands):
 def test_what_a_band_does_not_show_is_left_to_the_tridiagonal_matrix(method, bands):
     K, t = kernels()["full"], np.arange(N) / N
     X = designs(K)["covariates"]
-    y = np.linalg.cholesky(K) @ np.random.default_rng(16).normal(size=N)
+    decay = kernels()["exponential"]
+    smooth = np.linalg.cholesky(decay) @ np.random.default_rng(16).normal(size=N)
     explained = X @ [1.0, 2.0, 3.0]
     dummies = np.eye(20)[np.arange(N) % 20]
-    cases = [(K, y, X), (K, explained, X), (3 * np.eye(N), t, X), (kernels()["groups"], t**2, dummies)]
+    cases = [(decay, smooth, X), (K, explained, X), (3 * np.eye(N), t, X), (kernels()["groups"], t**2, dummies)]
     for matrix, response, design in cases:
         point = reml_point(matrix, response, design, method=method)
         fit = reml(Spectrum.from_covariance(matrix, design), response, method=method)
         assert (point.boundary, point.converged, point.message) == (fit.boundary, fit.converged, fit.message)
     assert bands == [None] * 4
     with pytest.raises(ValueError, match="K is not positive semi-definite"):
-        reml_point(K - 0.5 * np.eye(N), y, X)
+        reml_point(K - 0.5 * np.eye(N), t, X)
