@@ -104,7 +104,17 @@ page_lists = {
         "large_data",
         "calibration",
     ],
-    "more": ["benchmarks", "peers", "coverage", "changelog", "citing", "contributing"],
+    "more": [
+        "installation",
+        "faq",
+        "glossary",
+        "benchmarks",
+        "peers",
+        "coverage",
+        "changelog",
+        "citing",
+        "contributing",
+    ],
 }
 pages_of_long_runs = [
     "peers",

@@ -17,7 +17,7 @@ import pm_fastlmm as flmm
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [DOCS / name for name in ("index.md", "model.md", "pymc_component.md")] + sorted(
+PAGES = [DOCS / name for name in ("index.md", "installation.md", "faq.md", "model.md", "pymc_component.md")] + sorted(
     (DOCS / "users").glob("[!i]*.md")
 )
 
