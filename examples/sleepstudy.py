@@ -118,7 +118,7 @@ if __name__ == "__main__":  # chains run in processes, which import this file ag
     subject = sleep["Subject"].to_numpy()
     simple = flmm.lmm_model("Reaction ~ Days + (1 | Subject)", sleep)
     with simple:
-        idata_simple = flmm.sample(random_seed=2003)
+        idata_simple = flmm.sample(random_seed=2003, progressbar=False)
     both = {"slopes": (model, idata), "intercepts": (simple, idata_simple)}
     for own, tree in both.values():
         flmm.pointwise_log_likelihood(tree, model=own, progressbar=False)
