@@ -10,6 +10,7 @@ import pytensor
 import pytensor.tensor as pt
 import pytest
 import scipy.linalg
+from as_written import AS_WRITTEN
 from scipy.optimize import minimize
 
 import pm_fastlmm as flmm
@@ -17,7 +18,6 @@ from engines.contract import AFTER, CASES, GROUP, WEIGHTED_Y, X_NEW, N, X, count
 from engines.toy_counts import CountsNode
 from engines.toy_gaussian import WeightedNode
 from pm_fastlmm.engines.draws import Draws
-from pm_fastlmm.engines.graphs import INTERPRETED
 from pm_fastlmm.engines.labels import derived
 from pm_fastlmm.engines.protocol import ENGINES
 from pm_fastlmm.posterior import seed as seeding
@@ -91,7 +91,7 @@ def test_density_and_gradient(case):
     free = case.model.free_RVs
     density = pm.logp(case.node.rv, pt.constant(case.node.observed)).sum()
     gradients = pytensor.grad(density, free)
-    function = pytensor.function(free, [density, *gradients], mode=INTERPRETED)
+    function = pytensor.function(free, [density, *gradients], mode=AS_WRITTEN)
     value, *found = function(*(np.asarray(case.values[rv.name], dtype=float) for rv in free))
     truth = case.density(case.values)
     np.testing.assert_allclose(value, truth, atol=10 * case.tolerance, rtol=case.tolerance)
@@ -441,6 +441,6 @@ def test_the_levels_of_the_toys_are_what_they_give():
 def test_draws_of_the_toy_are_error_contrasts():
     case = next(c for c in CASES if c.name == "toy, Gaussian")
     with pytest.warns(UserWarning, match="are error contrasts"):
-        y = pm.draw(case.node.rv, 3, random_seed=1, mode=INTERPRETED)
+        y = pm.draw(case.node.rv, 3, random_seed=1, mode=AS_WRITTEN)
     np.testing.assert_allclose(y @ X, 0, atol=1e-10)
     assert y.shape == (3, len(WEIGHTED_Y))
