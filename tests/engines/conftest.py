@@ -10,6 +10,7 @@ from as_written import AS_WRITTEN
 from scipy.stats import multivariate_normal
 
 import pm_fastlmm as flmm
+from pm_fastlmm.posterior import seed
 
 collect_ignore = ["contract.py", "toy_gaussian.py", "toy_counts.py"]  # the toys register when they are imported
 KINDS = ("full rank", "factor", "singular K", "full rank, no X", "factor, no X")
@@ -52,6 +53,14 @@ def make_problem(kind, n=30, seed=4):
     K = W @ W.T
     spectrum = flmm.Spectrum.from_factor(W, X) if kind.startswith("factor") else flmm.Spectrum.from_covariance(K, X)
     return SimpleNamespace(kind=kind, n=n, K=K, W=W, X=X, y=y, spectrum=spectrum, dense=Dense(K, X))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_points():
+    """NUTS starts from a search of a few points: these tests are of what it samples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seed, "_POINTS_LOG2", 8)
+        yield
 
 
 @pytest.fixture(scope="session", params=KINDS)

@@ -7,11 +7,11 @@ import arviz as az
 import numpy as np
 import pymc as pm
 import pytest
-from as_written import AS_WRITTEN
 
 import pm_fastlmm as flmm
+from pm_fastlmm.engines.graphs import INTERPRETED
 
-COMPILED = {"compile_kwargs": {"mode": AS_WRITTEN}}
+COMPILED = {"compile_kwargs": {"mode": INTERPRETED}}
 MESSAGE = r"draws of y are error contrasts.*flmm\.predict\(idata, model=model\)"
 GROUP, DAY = np.repeat(list("abcd"), 3), np.tile(list("xyz"), 4)
 X = np.column_stack([np.ones(12), np.arange(12.0)])
@@ -60,7 +60,7 @@ WAYS = {
             POSTERIOR, model=model, random_seed=1, progressbar=False, **COMPILED
         ).posterior_predictive
     ),
-    "draw": lambda model: {"y": pm.draw(model["y"], 3, random_seed=1, mode=AS_WRITTEN)},
+    "draw": lambda model: {"y": pm.draw(model["y"], 3, random_seed=1, mode=INTERPRETED)},
 }
 
 
@@ -116,12 +116,12 @@ def test_draws_of_a_statistic_do_not_warn(recwarn):
 @every_node
 def test_densities_and_graphs_do_not_warn(node, recwarn):
     model = model_of(node)
-    model.compile_logp(mode=AS_WRITTEN)(model.initial_point())
+    model.compile_logp(mode=INTERPRETED)(model.initial_point())
     pm.compute_log_likelihood(POSTERIOR, model=model, extend_inferencedata=False, progressbar=False, **COMPILED)
     pm.model_to_mermaid(model)
     pm.model_to_graphviz(model)
-    model["y"].shape.eval(mode=AS_WRITTEN)
-    pm.draw(model["g"], 3, mode=AS_WRITTEN)
+    model["y"].shape.eval(mode=INTERPRETED)
+    pm.draw(model["g"], 3, mode=INTERPRETED)
     assert not recwarn.list
 
 

@@ -67,7 +67,7 @@ def test_draws_are_error_contrasts_with_the_covariance_of_the_model(example):
 @pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_predictive_draws_follow_the_draws_of_the_lengthscale(model, example):
     with model:
-        prior = pm.sample_prior_predictive(20, random_seed=3)
+        prior = pm.sample_prior_predictive(20, random_seed=3, compile_kwargs={"mode": AS_WRITTEN})
     assert prior.prior_predictive["y"].shape == (1, 20, example.n)
     assert_allclose(prior.prior_predictive["y"].to_numpy() @ example.X, 0, atol=1e-9)
 
