@@ -312,6 +312,11 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
+def to_read(array: FloatArray) -> FloatArray:
+    """Return a read-only view, so that a compiled function has one type of an array, whoever made it."""
+    return np.asarray(frozen(array.view()))
+
+
 def outside() -> int:
     """Return the stacklevel with which a warning points at the line of the user, outside this package and PyMC's."""
     frame, level = sys._getframe(1), 1

@@ -201,7 +201,8 @@ class MixedProducts:
     @cached_property
     def constants(self) -> tuple[Any, ...]:
         """What the compiled likelihood reads beside the parameters and the response, in the order of its arguments."""
-        return self.df, self.sizes, self.C, self.B.indptr, self.B.indices, self.B.data, self.within
+        places = (np.asarray(places, dtype=np.int64) for places in (self.B.indptr, self.B.indices))
+        return self.df, self.sizes, self.C, *places, self.B.data, self.within
 
     @property
     def small(self) -> bool:

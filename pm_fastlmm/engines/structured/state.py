@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import scipy.sparse as sp
 
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, to_read
 from pm_fastlmm.base.semidefinite import eigen_root
 from pm_fastlmm.engines.structured import vectorised
 from pm_fastlmm.engines.structured.from_rows import LOST, Rows, block_diagonal, digits_lost, loud, roots_beside
@@ -65,7 +65,7 @@ class MixedState:
         """Factor V; None outside the parameter space."""
         p = products
         phi = p.packed(sigma)
-        statistics = response.within, response.between, response.rss
+        statistics = to_read(response.within), to_read(response.between), response.rss
         e = float(sigma2_e)
         if p.small:
             ok, loglik, *rest = vectorised.factorise(p, phi, e, *statistics)
@@ -84,7 +84,7 @@ class MixedState:
         if self.rows is not None:
             return self._gradient_of_rows(self.rows)
         p, (phi, *factor) = self.products, self.factor
-        e, between = self.sigma2_e, self.response.between
+        e, between = self.sigma2_e, to_read(self.response.between)
         if p.small:
             grad, de, weighted, w = vectorised.gradient(p, phi, e, between, self.yPy, *factor)
         else:
@@ -292,7 +292,7 @@ def mixed_loglik_and_gradient(
     """
     e, none = float(sigma2_e), np.zeros(rows.shape)
     if not loud(p, phi, e):
-        values = loglik_and_gradient(phi, e, within, between, float(rss), *p.constants)
+        values = loglik_and_gradient(phi, e, to_read(within), to_read(between), float(rss), *p.constants)
         return (*values, none, np.zeros(d.shape))
     moved = rows + p.projection.Q1 @ d if d.size else rows
     state = MixedState.at(p, Response(within, between, float(rss), d, moved), p.unpacked(phi), e)
