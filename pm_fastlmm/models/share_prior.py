@@ -49,7 +49,9 @@ class SharePrior(Described):
     --------
     >>> import pm_fastlmm as flmm
     >>> prior = flmm.priors.SharePrior({"residual": 2})
-    >>> model = flmm.lmm_model("yield ~ rep + (1|gen) + (1|rep:block)", flmm.datasets.john_alpha(), priors=prior)
+    >>> model = flmm.lmm_model(
+    ...     "yield ~ rep + (1|gen) + (1|rep:block)", flmm.datasets.john_alpha(), priors=prior
+    ... )
     >>> [variable.name for variable in model.free_RVs]
     ['total', 'portion']
     >>> model.coords["component"]

@@ -143,7 +143,9 @@ class Spectrum(ReadOnlyArrays, Described):
         >>> import numpy as np
         >>> import pandas as pd
         >>> import pm_fastlmm as flmm
-        >>> K = pd.DataFrame([[1, 0.5, 0.25], [0.5, 1, 0.5], [0.25, 0.5, 1]], list("abc"), list("abc"))
+        >>> K = pd.DataFrame(
+        ...     [[1, 0.5, 0.25], [0.5, 1, 0.5], [0.25, 0.5, 1]], list("abc"), list("abc")
+        ... )
         >>> records = pd.DataFrame({"id": list("aabbab"), "y": [1.0, 1.3, 2.1, 2.4, 0.7, 2.2]})
         >>> spectrum = flmm.Spectrum.from_covariance(K, np.ones((6, 1)), individual=records["id"])
         >>> flmm.reml(spectrum, records["y"]).blup().round(2).to_dict()
