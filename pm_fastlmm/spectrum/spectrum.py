@@ -147,7 +147,8 @@ class Spectrum(ReadOnlyArrays, Described):
         ...     [[1, 0.5, 0.25], [0.5, 1, 0.5], [0.25, 0.5, 1]], list("abc"), list("abc")
         ... )
         >>> records = pd.DataFrame({"id": list("aabbab"), "y": [1.0, 1.3, 2.1, 2.4, 0.7, 2.2]})
-        >>> spectrum = flmm.Spectrum.from_covariance(K, np.ones((6, 1)), individual=records["id"])
+        >>> X, who = np.ones((6, 1)), records["id"]
+        >>> spectrum = flmm.Spectrum.from_covariance(K, X, individual=who)
         >>> flmm.reml(spectrum, records["y"]).blup().round(2).to_dict()
         {'a': -0.6, 'b': 0.6, 'c': 0.3}
         """
