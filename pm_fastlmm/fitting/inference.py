@@ -91,21 +91,58 @@ class VarianceInference(Fit):
             "are for any fit."
         )
 
-    def _profile_limits(self, name: str, level: float) -> tuple[float, float]:
-        """Return where the profile likelihood falls by what is allowed, each maximum started from the nearest known."""
+    def profile(self, values: Any, name: str) -> FloatArray:
+        """
+        Return the profile log-likelihood at values (m,) of a parameter, maximised over all others and β.
+
+        It is `loglik` at the estimate, and -inf where V is not positive definite; ratios of it give intervals and
+        tests.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, it is fixed, or it is an element of an unstructured matrix.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> print((fit.profile([0.0, fit.theta["Batch"], 10_000], "Batch") - fit.loglik).round(3))
+        [-3.184  0.    -1.881]
+        """
+        given = np.asarray(values, dtype=float)
+        estimate, at = float(self.theta.iloc[_free_place(self.objective, name)]), self._profile(name)
+        order = np.argsort(np.abs(given - estimate), axis=None)  # from the estimate outwards
+        out = np.empty(given.size)
+        for place in order:
+            out[place] = at(float(given.flat[place]))
+        return out.reshape(given.shape)
+
+    def _profile(self, name: str) -> Callable[[float], float]:
+        """Return the profile log-likelihood as a function, each maximum started from the nearest known."""
         objective, theta = self.objective, self.theta.to_numpy()
-        place, allowed = _free_place(objective, name), float(2 * gammaincinv(0.5, level))
-        estimate = float(theta[place])
+        estimate = float(theta[_free_place(objective, name)])
         known = {estimate: theta}
 
-        def excess(value: float) -> float:  # of 2[max ℓ - ℓ(value)] over what is allowed
+        def loglik(value: float) -> float:
             if value == estimate:
-                return -allowed
+                return float(self.loglik)
             nearest = min(known, key=lambda at: abs(at - value))
-            found, loglik = maximise_given(objective, name, value, known[nearest])
-            if np.isfinite(loglik):
+            found, maximum = maximise_given(objective, name, value, known[nearest])
+            if np.isfinite(maximum):
                 known[value] = found
-            return float(min(2 * (self.loglik - loglik), 1e300)) - allowed
+            return float(maximum)
+
+        return loglik
+
+    def _profile_limits(self, name: str, level: float) -> tuple[float, float]:
+        """Return where the profile likelihood falls by what is allowed."""
+        objective, theta = self.objective, self.theta.to_numpy()
+        place, allowed = _free_place(objective, name), float(2 * gammaincinv(0.5, level))
+        estimate, profile = float(theta[place]), self._profile(name)
+
+        def excess(value: float) -> float:  # of 2[max ℓ - ℓ(value)] over what is allowed
+            return float(min(2 * (self.loglik - profile(value)), 1e300)) - allowed
 
         step = float(self._errors("observed")[name])
         if not step > 0:
