@@ -21,6 +21,7 @@ from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.fitting.inference import VarianceInference
 from pm_fastlmm.kernel.effects.effects import Prediction
+from pm_fastlmm.kernel.inference.diagnostics import diagnostics
 
 
 class Source(Protocol):
@@ -389,6 +390,33 @@ class VarianceFit(VarianceInference, PartOfModel):
         59  253.9  393.0  30.4
         """
         return self._node_at(theta).left_out(groups).table()
+
+    def diagnostics(self, *, theta: Any = None) -> pd.DataFrame:
+        """
+        Return what is looked at of each observation, which `plots.plot_diagnostics` and its parts draw.
+
+        With P the projection of V⁻¹: `fitted` Xβ̂ + Zû, `residual` ê, `standardised` (Py)_i/√P_ii, of variance 1,
+        `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - σ²_eP_ii, and what the others predict, `loo_mean` and `loo_sd`.
+
+        Raises
+        ------
+        ValueError
+            If the rows were not kept, or the model has no terms.
+
+        References
+        ----------
+        Hodges & Sargent (2001), doi:10.1093/biomet/88.2.367, of the leverage.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> fit.diagnostics().head(2).round(2)
+                y   fitted  residual  standardised  leverage  loo_mean  loo_sd
+        0  1545.0  1509.89     35.11          0.78      0.16   1503.02   54.14
+        1  1440.0  1509.89    -69.89         -1.54      0.16   1523.58   54.14
+        """
+        return diagnostics(self.loo(theta=theta), self.fitted(theta=theta))
 
     def loo_groups(self, groups: Any, *, theta: Any = None) -> pd.DataFrame:
         """

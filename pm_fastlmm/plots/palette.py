@@ -19,7 +19,7 @@ ESTIMATE = "#d55e00"
 """What a fit estimates by REML or ML, with its interval; its likelihood."""
 POSTERIOR = "#0077bb"
 """Posterior draws, densities and intervals."""
-DATA = "#707070"
+DATA = "#777777"
 """Observations, and what is computed of each of them."""
 EXPECTED = "#009e73"
 """What a model or a null hypothesis expects: lines, bands and thresholds."""
@@ -40,6 +40,6 @@ def axes(ax: Axes | None, height: float = HEIGHT) -> Any:
     return plt.subplots(figsize=(WIDTH, height), layout="constrained")[1] if ax is None else ax
 
 
-def panels(columns: int, height: float = HEIGHT) -> Any:
-    """Return an array of axes beside each other."""
-    return plt.subplots(1, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False)[1][0]
+def panels(rows: int, columns: int, height: float = HEIGHT) -> Any:
+    """Return a (rows, columns) array of axes."""
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False)[1]

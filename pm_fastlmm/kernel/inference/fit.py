@@ -46,6 +46,10 @@ class Fit(Estimates):
         """Predict each observation from all the others."""
 
     @abstractmethod
+    def diagnostics(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Return fitted value, residuals, leverage and leave-one-out prediction of each observation."""
+
+    @abstractmethod
     def loo_groups(self, groups: Any, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Return the joint density of each group of observations given all others."""
 
