@@ -70,7 +70,8 @@ def plot_residual_qq(fit: Fit | pd.DataFrame, *, level: float = 0.95, ax: Axes |
     ax.scatter(middle, table["standardised"], **_POINTS)
     ax.set(xlabel="normal quantile", ylabel="standardised residual", title="Quantiles")
     ax.legend(frameon=False, loc="upper left", fontsize=9)
-    _name(ax, table.assign(quantile=middle), "quantile", "standardised")
+    ax.margins(x=0.2)
+    _name(ax, table.assign(quantile=middle), "quantile", "standardised", outwards=True)
     return ax
 
 
@@ -188,10 +189,10 @@ def _of_parts(x: FloatArray, y: FloatArray) -> Iterator[tuple[float, float]]:
         yield float(x[part].mean()), float(y[part].mean())
 
 
-def _name(ax: Any, table: pd.DataFrame, x: str, y: str) -> None:
-    """Name the observations with the largest standardised residuals."""
+def _name(ax: Any, table: pd.DataFrame, x: str, y: str, *, outwards: bool = False) -> None:
+    """Name the observations with the largest standardised residuals, towards the middle of the figure or outwards."""
     for place in table["standardised"].abs().nlargest(_NAMED).index:
         at = (table.loc[place, x], table.loc[place, y])
-        left = at[0] > table[x].mean()
+        left = (at[0] > table[x].mean()) != outwards
         offset, align = (-5 if left else 5, 0), "right" if left else "left"
         ax.annotate(str(place), at, offset, textcoords="offset points", size=8, ha=align, va="center")
