@@ -107,7 +107,9 @@ class VarianceFit(VarianceInference, PartOfModel):
         Examples
         --------
         >>> import pm_fastlmm as flmm
-        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> fit = flmm.find_reml(
+        ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+        ... )
         >>> [variable.name for variable in fit.model.free_RVs]
         ['sigma_Batch', 'sigma_e']
         """
@@ -141,7 +143,9 @@ class VarianceFit(VarianceInference, PartOfModel):
         --------
         >>> import numpy as np
         >>> import pm_fastlmm as flmm
-        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> fit = flmm.find_reml(
+        ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+        ... )
         >>> again = fit.refit(fit.node.observed / 1000)
         >>> bool(np.isclose(again.theta["Batch"] * 1000**2, fit.theta["Batch"]))
         True
@@ -255,7 +259,9 @@ class VarianceFit(VarianceInference, PartOfModel):
         --------
         >>> import pm_fastlmm as flmm
         >>> sleep = flmm.datasets.sleepstudy()
-        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
+        >>> fit = flmm.find_reml(
+        ...     flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False
+        ... )
         >>> fit.conditional_variance("Subject").head(1).round(2)
              Intercept  Days
         308     145.71   5.31
@@ -322,10 +328,14 @@ class VarianceFit(VarianceInference, PartOfModel):
         >>> import pandas as pd
         >>> import pm_fastlmm as flmm
         >>> sleep = flmm.datasets.sleepstudy()
-        >>> fit = flmm.find_reml(flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False)
+        >>> fit = flmm.find_reml(
+        ...     flmm.lmm_model("Reaction ~ Days + (Days | Subject)", sleep), progressbar=False
+        ... )
         >>> somebody = fit.predict(data=pd.DataFrame({"Days": [10], "Subject": ["new"]}))
         >>> mean = fit.predict(data=pd.DataFrame({"Days": [10]}), effects="population")
-        >>> print(f"{somebody.mean[0]:.1f} ± {somebody.se[0]:.1f}, {mean.mean[0]:.1f} ± {mean.se[0]:.1f}")
+        >>> print(
+        ...     f"{somebody.mean[0]:.1f} ± {somebody.se[0]:.1f}, {mean.mean[0]:.1f} ± {mean.se[0]:.1f}"
+        ... )
         356.1 ± 67.6, 356.1 ± 16.0
         """
         require_choice("effects", effects, OF_NEW_ROWS)

@@ -221,8 +221,12 @@ class VarianceInference(Fit):
         Examples
         --------
         >>> import pm_fastlmm as flmm
-        >>> model = flmm.lmm_model("diameter ~ 1 + (1 | plate) + (1 | sample)", flmm.datasets.penicillin())
-        >>> test = flmm.find_reml(model, progressbar=False).test_no_variance("sample", random_seed=1)
+        >>> model = flmm.lmm_model(
+        ...     "diameter ~ 1 + (1 | plate) + (1 | sample)", flmm.datasets.penicillin()
+        ... )
+        >>> test = flmm.find_reml(model, progressbar=False).test_no_variance(
+        ...     "sample", random_seed=1
+        ... )
         >>> print(f"{test.statistic:.1f} {test.p_value < 1e-30} {test.approximation}")
         282.4 True pseudo-likelihood: the other components taken as known
         """

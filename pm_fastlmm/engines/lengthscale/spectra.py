@@ -77,7 +77,8 @@ class RotatedSpectra(ReadOnlyArrays, Described):
     >>> from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra, NodeStatistics
     >>> z = np.array([2.0, -1.0, 0.5, 0.1])
     >>> spectra = RotatedSpectra.build(
-    ...     lambda ell: NodeStatistics(np.exp(-np.arange(4) * ell), z, rss=0.3, nullity=6), (0.5, 2.0)
+    ...     lambda ell: NodeStatistics(np.exp(-np.arange(4) * ell), z, rss=0.3, nullity=6),
+    ...     (0.5, 2.0),
     ... )
     >>> spectra.df, spectra.error <= spectra.tolerance
     (10, True)

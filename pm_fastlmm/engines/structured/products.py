@@ -230,8 +230,13 @@ class MixedProducts:
 
     @cached_property
     def constants(self) -> tuple[Any, ...]:
-        """What the compiled likelihood reads beside the parameters and the response, in the order of its arguments."""
-        return self.df, self.sizes, self.C, self.B.indptr, self.B.indices, self.B.data, self.within
+        """
+        What the compiled likelihood reads beside the parameters and the response, in the order of its arguments.
+
+        SciPy's indices are of 32 or of 64 bits. Here they are of 64: Numba compiles for half a minute for each kind.
+        """
+        indptr, indices = (np.asarray(index, dtype=np.int64) for index in (self.B.indptr, self.B.indices))
+        return self.df, self.sizes, self.C, indptr, indices, self.B.data, self.within
 
     @property
     def small(self) -> bool:

@@ -65,11 +65,11 @@ class MixedState:
         """Factor V; None outside the parameter space."""
         p = products
         phi = p.packed(sigma)
-        statistics = response.within, response.between, response.rss
         e = float(sigma2_e)
         if p.small:
-            ok, loglik, *rest = vectorised.factorise(p, phi, e, *statistics)
-        else:
+            ok, loglik, *rest = vectorised.factorise(p, phi, e, response.within, response.between, response.rss)
+        else:  # copies: these may be read-only and those of a graph are not, two kinds that Numba compiles one by one
+            statistics = response.within.copy(), response.between.copy(), float(response.rss)
             ok, loglik, *rest = factorise(phi, e, *statistics, *p.constants)
         ok, yPy, factor = ok and np.isfinite(loglik), *rest[:1], (phi, *rest[1:])
         if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
@@ -88,7 +88,7 @@ class MixedState:
         if p.small:
             grad, de, weighted, w = vectorised.gradient(p, phi, e, between, self.yPy, *factor)
         else:
-            grad, de, weighted, w = gradient(phi, e, between, *p.constants[:-1], self.yPy, *factor)
+            grad, de, weighted, w = gradient(phi, e, between.copy(), *p.constants[:-1], self.yPy, *factor)
         effects = [
             np.einsum("jab,jb->ja", p.C, weighted) if at is None else w[at : at + levels * c].reshape(levels, c)
             for at, (_, levels, c, _) in zip(p.offsets(), p.blocks, strict=True)

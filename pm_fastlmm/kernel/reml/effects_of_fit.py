@@ -148,7 +148,9 @@ class KernelEffects(KernelInference):
         >>> fit = flmm.reml(flmm.Spectrum.from_factor(batch, np.ones((12, 1))), y)
         >>> of_batch = fit.predict([[1.0]], W_new=[[0, 1, 0]])
         >>> of_any = fit.predict([[1.0]], effects="population")
-        >>> print(f"{of_batch.mean[0]:.2f} ± {of_batch.se[0]:.2f}, {of_any.mean[0]:.2f} ± {of_any.se[0]:.2f}")
+        >>> print(
+        ...     f"{of_batch.mean[0]:.2f} ± {of_batch.se[0]:.2f}, {of_any.mean[0]:.2f} ± {of_any.se[0]:.2f}"
+        ... )
         5.46 ± 0.29, 3.50 ± 1.15
         """
         require_choice("effects", effects, OF_NEW_ROWS)
