@@ -31,7 +31,7 @@ def extension(name):
     return sys.modules[name]
 
 
-percent, outputs, measured = map(extension, ("percent", "outputs", "measured"))
+percent, outputs, measured, dark = map(extension, ("percent", "outputs", "measured", "dark"))
 pages, links, names_of, signatures, gallery = map(extension, ("pages", "links", "names", "signatures", "gallery"))
 figures, subscripts, mathml = map(extension, ("figures", "subscripts", "mathml"))
 
@@ -260,6 +260,18 @@ def test_an_image_with_a_title_is_a_figure_and_what_one_lacks_is_said():
         )
 
 
+def test_a_figure_for_dark_pages_stands_behind_the_one_for_light_ones():
+    document = new_document("page")
+    image = nodes.image(uri="gallery/two.png", alt="Two lines that cross", title="Both.")
+    document += nodes.paragraph("", "", image)
+    figures.frame(document)
+    dark.pair(image)
+    light, other, caption = document[0].children
+    assert (light["uri"], light["classes"]) == ("gallery/two.png", ["only-light"])
+    assert (other["uri"], other["classes"], other["alt"]) == ("gallery/two_dark.png", ["only-dark"], image["alt"])
+    assert caption.astext() == "Both."
+
+
 def test_a_figure_of_an_example_stands_below_the_cell_that_draws_it(tmp_path):
     script = tmp_path / "small.py"
     script.write_text(
@@ -267,11 +279,12 @@ def test_a_figure_of_an_example_stands_below_the_cell_that_draws_it(tmp_path):
         '# %% [markdown]\n# ![Two lines\n# that cross](a.png "Both.")\n'
     )
     (tmp_path / "small.json").write_text(json.dumps({"seconds": 1, "outputs": ["figure written\n"]}))
-    (tmp_path / "a.png").write_bytes(b"")
+    for file in ("a.png", "a_dark.png"):
+        (tmp_path / file).write_bytes(b"")
     (tmp_path / "site").mkdir()
     entry = gallery.page(script, tmp_path, tmp_path / "site")
     assert (entry["figure"], entry["alt"]) == ("a.png", "Two lines that cross")
-    assert (tmp_path / "site" / "a.png").exists()
+    assert {file.name for file in (tmp_path / "site").glob("*.png")} == {"a.png", "a_dark.png"}
     assert '\n```\n\n![Two lines\nthat cross](a.png "Both.")\n' in (tmp_path / "site" / "small.md").read_text()
 
 

@@ -421,7 +421,9 @@ class VarianceFit(VarianceInference, PartOfModel):
         Examples
         --------
         >>> import pm_fastlmm as flmm
-        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> fit = flmm.find_reml(
+        ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+        ... )
         >>> fit.diagnostics().head(2).round(2)
                 y   fitted  residual  standardised  leverage  loo_mean  loo_sd
         0  1545.0  1509.89     35.11          0.78      0.16   1503.02   54.14

@@ -106,7 +106,9 @@ class VarianceInference(Fit):
         Examples
         --------
         >>> import pm_fastlmm as flmm
-        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> fit = flmm.find_reml(
+        ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+        ... )
         >>> print((fit.profile([0.0, fit.theta["Batch"], 10_000], "Batch") - fit.loglik).round(3))
         [-3.184  0.    -1.881]
         """
@@ -167,7 +169,9 @@ class VarianceInference(Fit):
         Examples
         --------
         >>> import pm_fastlmm as flmm
-        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> fit = flmm.find_reml(
+        ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+        ... )
         >>> fit.share_intervals().round(2)
                   estimate  lower  upper
         Batch         0.42   0.11   0.80

@@ -44,7 +44,9 @@ def plot_kinship(K: Any, *, clusters: bool = True, ax: Axes | None = None) -> Ax
     >>> import pm_fastlmm as flmm
     >>> ax = flmm.plots.plot_kinship(np.kron([[1.0, 0.5], [0.5, 1.0]], np.eye(3)))
     >>> order = [int(label.get_text()) for label in ax.get_yticklabels()]
-    >>> [abs(a - b) for a, b in zip(order[::2], order[1::2], strict=True)]  # relatives are neighbours
+    >>> [
+    ...     abs(a - b) for a, b in zip(order[::2], order[1::2], strict=True)
+    ... ]  # relatives are neighbours
     [3, 3, 3]
     """
     given = read_covariance(K)
