@@ -51,7 +51,10 @@ if __name__ == "__main__":
         "yield ~ 1 + (1 | gen) + (1 | rep) + (1 | rep:block)", flmm.datasets.john_alpha()
     )
     oats = flmm.find_reml(model, progressbar=False)
-    keep(figures / "figure_effects.png", lambda: flmm.plots.plot_effects(oats, "gen"))
+    keep(
+        figures / "figure_effects.png",
+        lambda: flmm.plots.plot_effects(oats, "gen"),
+    )
 
     # %% [markdown]
     # ![24 varieties in the order of their effects, from −0.8 to 0.5, each with an interval that crosses the line at 0
@@ -63,7 +66,10 @@ if __name__ == "__main__":
     sleep = flmm.find_reml(
         "Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy(), progressbar=False
     )
-    keep(figures / "figure_slopes.png", lambda: flmm.plots.plot_effects(sleep, "Subject"))
+    keep(
+        figures / "figure_slopes.png",
+        lambda: flmm.plots.plot_effects(sleep, "Subject"),
+    )
 
     # %% [markdown]
     # ![Two panels of 18 people: intercepts in ascending order on the left, slopes of the same people, in no order, on
@@ -74,7 +80,10 @@ if __name__ == "__main__":
     with model:
         idata = flmm.sample(random_seed=1, progressbar=False)
     idata = flmm.recover_effects(idata, model=model, random_seed=1)
-    keep(figures / "figure_draws.png", lambda: flmm.plots.plot_effects(idata, "yield_gen"))
+    keep(
+        figures / "figure_draws.png",
+        lambda: flmm.plots.plot_effects(idata, "yield_gen"),
+    )
 
     # %% [markdown]
     # ![A forest of 24 varieties in descending order, each a mean with a thick and a thin interval](figure_draws.png
@@ -84,14 +93,20 @@ if __name__ == "__main__":
 
     # %%
     print(oats.share_intervals().round(3))
-    keep(figures / "figure_shares.png", lambda: flmm.plots.plot_shares(oats))
+    keep(
+        figures / "figure_shares.png",
+        lambda: flmm.plots.plot_shares(oats),
+    )
 
     # %% [markdown]
     # ![Four shares between 0.17 and 0.35 with wide intervals](figure_shares.png
     # "REML estimates of the shares, with intervals of the delta method on the logit scale.")
 
     # %%
-    keep(figures / "figure_share_draws.png", lambda: flmm.plots.plot_shares(idata))
+    keep(
+        figures / "figure_share_draws.png",
+        lambda: flmm.plots.plot_shares(idata),
+    )
 
     # %% [markdown]
     # ![A forest of four shares, that of the replicates with the widest interval](figure_share_draws.png
@@ -104,7 +119,10 @@ if __name__ == "__main__":
 
     # %%
     print(sleep.diagnostics().nlargest(3, "leverage").round(2))
-    keep(figures / "figure_diagnostics.png", lambda: flmm.plots.plot_diagnostics(sleep))
+    keep(
+        figures / "figure_diagnostics.png",
+        lambda: flmm.plots.plot_diagnostics(sleep),
+    )
 
     # %% [markdown]
     # ![Four panels: residuals around a flat line, quantiles that leave their envelope at both ends, a spread that
@@ -112,35 +130,50 @@ if __name__ == "__main__":
     # "Reaction times: two people's days (56, 59 and 7) are far outside what a normal distribution expects.")
 
     # %%
-    keep(figures / "figure_residuals.png", lambda: flmm.plots.plot_residuals(sleep))
+    keep(
+        figures / "figure_residuals.png",
+        lambda: flmm.plots.plot_residuals(sleep),
+    )
 
     # %% [markdown]
     # ![Residuals against fitted values, with means of tenths near 0](figure_residuals.png
     # "Residuals against fitted values; the line joins the means of tenths of the observations.")
 
     # %%
-    keep(figures / "figure_qq.png", lambda: flmm.plots.plot_residual_qq(sleep))
+    keep(
+        figures / "figure_qq.png",
+        lambda: flmm.plots.plot_residual_qq(sleep),
+    )
 
     # %% [markdown]
     # ![Points along a straight line, flatter in the middle, with three points far outside of a band](figure_qq.png
     # "Quantiles of standardised residuals, with the band that holds each of them with probability 95 %.")
 
     # %%
-    keep(figures / "figure_scale.png", lambda: flmm.plots.plot_scale_location(sleep))
+    keep(
+        figures / "figure_scale.png",
+        lambda: flmm.plots.plot_scale_location(sleep),
+    )
 
     # %% [markdown]
     # ![Roots of absolute residuals against fitted values, with means between 0.6 and 0.9](figure_scale.png
     # "Scale and location: the dashed line is the mean that a normal variable has.")
 
     # %%
-    keep(figures / "figure_leverage.png", lambda: flmm.plots.plot_leverage(sleep))
+    keep(
+        figures / "figure_leverage.png",
+        lambda: flmm.plots.plot_leverage(sleep),
+    )
 
     # %% [markdown]
     # ![Columns of points at leverages from 0.09 to 0.29, all left of a dashed line](figure_leverage.png
     # "Leverage: the first and the last day of a person determine their line most.")
 
     # %%
-    keep(figures / "figure_loo.png", lambda: flmm.plots.plot_loo(sleep))
+    keep(
+        figures / "figure_loo.png",
+        lambda: flmm.plots.plot_loo(sleep),
+    )
 
     # %% [markdown]
     # ![Observations along a diagonal line with vertical intervals; seven diamonds lie outside](figure_loo.png
@@ -203,7 +236,10 @@ if __name__ == "__main__":
 
     # %%
     priors = flmm.priors.ready(spectrum.rotate(dyestuff["Yield"]))
-    keep(figures / "figure_priors.png", lambda: flmm.plots.plot_implied_h2(priors))
+    keep(
+        figures / "figure_priors.png",
+        lambda: flmm.plots.plot_implied_h2(priors),
+    )
 
     # %% [markdown]
     # ![Six densities between 0 and 1, some flat, some high at the ends](figure_priors.png
@@ -235,7 +271,10 @@ if __name__ == "__main__":
     # "Manhattan plot: −log₁₀ p along the chromosomes, with Bonferroni's threshold of 2200 tests.")
 
     # %%
-    keep(figures / "figure_scan_qq.png", lambda: flmm.plots.plot_scan_qq(scan))
+    keep(
+        figures / "figure_scan_qq.png",
+        lambda: flmm.plots.plot_scan_qq(scan),
+    )
 
     # %% [markdown]
     # ![Points along a diagonal inside of a band, and two far above it](figure_scan_qq.png
@@ -247,7 +286,10 @@ if __name__ == "__main__":
 
     # %%
     anoles = flmm.covariance.phylogeny(flmm.datasets.anoles().attrs["newick"])
-    keep(figures / "figure_kinship.png", lambda: flmm.plots.plot_kinship(anoles))
+    keep(
+        figures / "figure_kinship.png",
+        lambda: flmm.plots.plot_kinship(anoles),
+    )
 
     # %% [markdown]
     # ![A heat map with light blocks along the diagonal, in larger and darker ones](figure_kinship.png

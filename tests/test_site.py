@@ -260,16 +260,20 @@ def test_an_image_with_a_title_is_a_figure_and_what_one_lacks_is_said():
         )
 
 
+def test_the_words_of_an_image_are_parted_where_a_line_ends():
+    assert figures.on_one_line('a\n![Two\n  lines](x.png\n"Both\nof")') == 'a\n![Two lines](x.png\n"Both\nof")'
+
+
 def test_a_figure_for_dark_pages_stands_behind_the_one_for_light_ones():
     document = new_document("page")
     image = nodes.image(uri="gallery/two.png", alt="Two lines that cross", title="Both.")
     document += nodes.paragraph("", "", image)
     figures.frame(document)
     dark.pair(image)
-    light, other, caption = document[0].children
-    assert (light["uri"], light["classes"]) == ("gallery/two.png", ["only-light"])
-    assert (other["uri"], other["classes"], other["alt"]) == ("gallery/two_dark.png", ["only-dark"], image["alt"])
-    assert caption.astext() == "Both."
+    light, other = document.children
+    assert (light["classes"], light[0]["uri"], light[1].astext()) == (["only-light"], "gallery/two.png", "Both.")
+    assert (other["classes"], other[0]["uri"], other[1].astext()) == (["only-dark"], "gallery/two_dark.png", "Both.")
+    assert other[0]["alt"] == image["alt"]
 
 
 def test_a_figure_of_an_example_stands_below_the_cell_that_draws_it(tmp_path):

@@ -13,12 +13,14 @@ def dark_of(file: Path) -> Path:
 
 
 def pair(image: nodes.image) -> None:
-    """Put the image for dark pages behind the one for light ones; the classes are those of the theme."""
-    other = image.deepcopy()
-    other["uri"] = dark_of(Path(image["uri"])).as_posix()
-    for node, only in ((image, "only-light"), (other, "only-dark")):
-        node["classes"] = [*node.get("classes", []), only]
-    image.parent.insert(image.parent.index(image) + 1, other)
+    """Put a figure for dark pages, with the same caption, behind the one for light pages; the theme shows one of them."""
+    figure = image.parent
+    other = figure.deepcopy()
+    for copied in other.findall(nodes.image):
+        copied["uri"] = dark_of(Path(image["uri"])).as_posix()
+    figure["classes"] = [*figure["classes"], "only-light"]
+    other["classes"] = [*other["classes"], "only-dark"]
+    figure.parent.insert(figure.parent.index(figure) + 1, other)
 
 
 class Dark(SphinxTransform):

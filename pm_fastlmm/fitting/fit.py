@@ -435,7 +435,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         """
         Return the empirical variogram of r = y - Xβ̂, and what the fit expects of it.
 
-        By bins of the distance |x_i - x_j|: the mean of ½(r_i - r_j)², and its expectation at θ̂, the mean of
+        By bins of the distance ‖x_i - x_j‖: the mean of ½(r_i - r_j)², and its expectation at θ̂, the mean of
         ½(C_ii + C_jj) - C_ij with C = Cov r = V - X cov(β̂) Xᵀ. Where the two differ, V decays with distance otherwise
         than the data.
 
