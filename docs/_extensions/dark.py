@@ -13,11 +13,12 @@ def dark_of(file: Path) -> Path:
 
 
 def pair(image: nodes.image) -> None:
-    """Put a figure for dark pages, with the same caption, behind the one for light pages; the theme shows one of them."""
+    """Put a figure for dark pages, with the same caption, behind that for light ones; the theme shows one of them."""
     figure = image.parent
     other = figure.deepcopy()
     for copied in other.findall(nodes.image):
         copied["uri"] = dark_of(Path(image["uri"])).as_posix()
+        copied["classes"] = [*copied.get("classes", []), "only-dark"]  # or the theme dims it as it does light ones
     figure["classes"] = [*figure["classes"], "only-light"]
     other["classes"] = [*other["classes"], "only-dark"]
     figure.parent.insert(figure.parent.index(figure) + 1, other)

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def on_one_line(text: str) -> str:
-    """Return Markdown with the words of each image on one line: of a line break MyST makes nothing, not even a space."""
+    """Return Markdown with the words of each image on one line: of a line break MyST makes nothing, no space."""
     return re.sub(r"!\[[^\]]*\]", lambda words: " ".join(words[0].split()), text)
 
 

@@ -58,7 +58,8 @@ def plot_profile(
     cut = float(np.exp(-gammaincinv(0.5, level)))
     ax = axes(ax)
     shown = relative > -_LOWEST
-    ax.plot(grid[shown], np.exp(relative[shown]), color=ESTIMATE, lw=2, label=f"{fit.method} profile likelihood")
+    look = {"lw": 2} if exact is None else {"lw": 6, "alpha": 0.5}  # to be seen behind a posterior that equals it
+    ax.plot(grid[shown], np.exp(relative[shown]), color=ESTIMATE, label=f"{fit.method} profile likelihood", **look)
     ax.axhline(cut, color=EXPECTED, lw=1.2, ls="--", label=f"threshold of {level:.0%}")
     ax.plot([low, high], [-0.05, -0.05], color=ESTIMATE, lw=5, solid_capstyle="butt", label=f"{level:.0%} interval")
     if exact is not None:
