@@ -214,6 +214,11 @@ def test_subscripts_of_docstrings_are_no_references():
     assert lines[2:] == [r"    y\_-i ::", "", "        y_-i", "", ">>> y_-i", "y_-i", "", r"y\_-i"]
 
 
+def test_the_pages_that_a_search_puts_last_exist():
+    lists = re.search(r"LISTS = (\[.*?\])", (DOCS / "scorer.js").read_text())
+    assert [name for name in json.loads(lists[1]) if not (DOCS / f"{name}.md").exists()] == []
+
+
 def test_links_within_the_built_site_that_lead_nowhere_are_found(tmp_path):
     (tmp_path / "a.html").write_text(
         '<a href="b.html#here">x</a><a href="b.html#there">x</a><a href="#top">x</a><b id="top">'
