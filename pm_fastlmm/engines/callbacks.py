@@ -17,6 +17,7 @@ from pytensor.gradient import disconnected_type
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 from pytensor.graph.rewriting.basic import GraphRewriter
+from pytensor.graph.traversal import io_toposort
 
 type Shape = tuple[int | None, ...]
 
@@ -139,6 +140,26 @@ class GradientOp(CalledBack):
     def connection_pattern(self, node: Any) -> list[list[bool]]:
         """Return that the constants do not reach the outputs."""
         return [[i < self.differentiable] * len(node.outputs) for i in range(len(node.inputs))]
+
+
+def _holding(outputs: list[Any]) -> list[Any]:
+    return [
+        apply for apply in io_toposort([], outputs) if isinstance(apply.op, CalledBack) and apply.op.data is not None
+    ]
+
+
+def placed(outputs: list[Any]) -> list[Held]:
+    """Give what operations hold a place in this graph, which is no part of another, and return it in that order."""
+    places: dict[int, Held] = {}
+    for apply in _holding(outputs):
+        held = places.setdefault(id(apply.op.data), Held(apply.op.data, len(places)))
+        apply.op = type(apply.op)(held)
+    return list(places.values())
+
+
+def types_with_data(outputs: list[Any]) -> tuple[Any, ...]:
+    """Return the types of what depends on data that operations hold."""
+    return tuple(variable.type for apply in _holding(outputs) for variable in apply.outputs)
 
 
 class _Conversion(GraphRewriter):  # type: ignore[misc]

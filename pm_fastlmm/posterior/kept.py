@@ -30,7 +30,7 @@ from pytensor.graph.traversal import ancestors, graph_inputs, io_toposort
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
-from pm_fastlmm.engines.callbacks import CalledBack, Held
+from pm_fastlmm.engines.callbacks import Held, placed, types_with_data
 from pm_fastlmm.engines.graphs import as_written
 from pm_fastlmm.engines.nodes import lmm_nodes
 from pm_fastlmm.engines.protocol import LMMNode
@@ -137,7 +137,7 @@ class _Cut(NamedTuple):
         inputs = [v for v in graph_inputs(self.outputs) if not isinstance(v, Constant)]
         lengths = {k: v.data.item() if isinstance(v, Constant) else v for k, v in self.dim_lengths.items()}
         return (
-            FrozenFunctionGraph.from_io(inputs, self.outputs), _types(self.outputs), self.node, self.estimated,
+            FrozenFunctionGraph.from_io(inputs, self.outputs), types_with_data(self.outputs), self.node, self.estimated,
             pytensor.config.floatX, pytensor.config.mode,
             tuple(inputs.index(number) for number in self.inside), tuple(v.name for v in inputs),
             tuple((name, start.type) for name, start in self.initial.items()), tuple(self.coords.items()),
@@ -190,7 +190,7 @@ def _cut(model: pm.Model, node: LMMNode) -> _Cut | None:
     outputs = clone_replace(outputs, numbers)
     starts = {rv.name: pytensor.shared(np.asarray(v, dtype=rv.dtype), shape=np.shape(v)) for rv, v in initial.items()}
     inside, count = list(numbers.values()), len(estimated)
-    return _Cut(node.name, outputs, count, inside, _placed(outputs), starts, fgraph._coords, fgraph._dim_lengths)
+    return _Cut(node.name, outputs, count, inside, placed(outputs), starts, fgraph._coords, fgraph._dim_lengths)
 
 
 def _is_data(variable: Any) -> bool:
@@ -215,26 +215,6 @@ def _numbers(outputs: list[Any]) -> dict[Any, Any]:
         for i, (v, value) in enumerate(zip(border, values, strict=True))
         if not _literal(value)
     }
-
-
-def _holding(outputs: list[Any]) -> list[Any]:
-    return [
-        apply for apply in io_toposort([], outputs) if isinstance(apply.op, CalledBack) and apply.op.data is not None
-    ]
-
-
-def _placed(outputs: list[Any]) -> list[Held]:
-    """Give what operations hold a place in this graph, which is no part of another, and return it in that order."""
-    places: dict[int, Held] = {}
-    for apply in _holding(outputs):
-        held = places.setdefault(id(apply.op.data), Held(apply.op.data, len(places)))
-        apply.op = type(apply.op)(held)
-    return list(places.values())
-
-
-def _types(outputs: list[Any]) -> tuple[Any, ...]:
-    """Return the types of what depends on data that operations hold."""
-    return tuple(variable.type for apply in _holding(outputs) for variable in apply.outputs)
 
 
 def _literal(value: Any) -> bool:
