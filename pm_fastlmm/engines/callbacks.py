@@ -143,9 +143,8 @@ class GradientOp(CalledBack):
 
 
 def _holding(outputs: list[Any]) -> list[Any]:
-    return [
-        apply for apply in io_toposort([], outputs) if isinstance(apply.op, CalledBack) and apply.op.data is not None
-    ]
+    held = ((apply, vars(apply.op).get("held")) for apply in io_toposort([], outputs))
+    return [apply for apply, held in held if isinstance(held, Held) and held.data is not None]
 
 
 def placed(outputs: list[Any]) -> list[Held]:
