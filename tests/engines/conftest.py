@@ -59,7 +59,7 @@ def make_problem(kind, n=30, seed=4):
 def _few_points():
     """NUTS starts from a search of a few points: these tests are of what it samples."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seed, "_POINTS_LOG2", 8)
+        patch.setattr(seed, "_POINTS", 512)
         yield
 
 
