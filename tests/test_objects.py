@@ -300,7 +300,7 @@ class Balanced(HTMLParser):
 def test_the_text_is_short_and_names_the_class(instance):
     text = repr(instance)
     lines = text.splitlines()
-    assert len(lines) < 20
+    assert len(lines) < 25
     assert max(map(len, lines)) < TYPICAL
     assert "object at 0x" not in text
     assert "array(" not in text or isinstance(instance, flmm.priors.VariancePrior)

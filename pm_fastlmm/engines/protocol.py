@@ -57,6 +57,7 @@ class LMMNode(PartOfModel, Described, ABC):
     """
 
     called: ClassVar[str]  # the distribution, as users write it
+    law: ClassVar[str] = "N(Xβ, V(θ))"  # and as it is printed above a fit
     parts: ClassVar[tuple[str, ...]] = ()  # what `recover` can be asked for alone
     predicts: ClassVar[tuple[Effects, ...]] = ()  # effects= of predictions, besides "left_out"
     takes: ClassVar[tuple[str, ...]] = ()  # what of the rows, new or its own, a user may give
@@ -75,6 +76,16 @@ class LMMNode(PartOfModel, Described, ABC):
     def n(self) -> int:
         """Number of observations."""
         return int(self.projection.V.shape[0])
+
+    @property
+    def formula(self) -> str:
+        """The formula that the model was made from, or its distribution."""
+        return f"{self.name} ~ {self.law}"
+
+    @property
+    def levels(self) -> dict[str, int]:
+        """How many levels each random-effects term has."""
+        return {}
 
     @property
     def observes_statistic(self) -> bool:

@@ -413,8 +413,18 @@ class VarianceFit(VarianceInference, PartOfModel):
         return self.node.ids
 
     @property
-    def _head(self) -> str:
-        return f"{self.method} fit by average information, {len(self.trace.iterations) - 1} iterations"
+    def _model(self) -> str:
+        return self.node.formula
+
+    @property
+    def _counts(self) -> str:
+        levels = [f"{count} levels of {name}" for name, count in self.node.levels.items()]
+        return ", ".join([f"{self.objective.n} observations", *levels])
+
+    @property
+    def _iterations(self) -> str:
+        count = len(self.trace.iterations) - 1
+        return f" in {count} iteration{'s' * (count > 1)}" if count else ""
 
 
 def _chosen(values: dict[str, Any], term: str | None) -> Any:

@@ -55,6 +55,7 @@ class LengthscaleNode(GaussianNode):
     """
 
     called: ClassVar[str] = "LengthscaleLMM"
+    law: ClassVar[str] = "N(Xβ, σ²(K(ℓ) + δI))"
     cheap: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ("beta", "u")
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")

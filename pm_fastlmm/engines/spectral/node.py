@@ -56,6 +56,7 @@ class SpectralNode(GaussianNode):
     """
 
     called: ClassVar[str] = "FastLMM"
+    law: ClassVar[str] = "N(Xβ, σ²(K + δI))"
     cheap: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ("beta", "u", "a")
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")

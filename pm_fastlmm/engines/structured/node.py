@@ -80,6 +80,7 @@ class StructuredNode(GaussianNode):
     """
 
     called: ClassVar[str] = "StructuredLMM"
+    law: ClassVar[str] = "N(Xβ, ΣZGZᵀ + σ²_eI)"
     at_theta: ClassVar[type[AtTheta]] = TermsAtTheta
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
     takes: ClassVar[tuple[str, ...]] = ("X_new", "Z_new", "data")
@@ -96,6 +97,16 @@ class StructuredNode(GaussianNode):
     def n(self) -> int:
         """Number of observations."""
         return self.products.n
+
+    @property
+    def formula(self) -> str:
+        """The formula, or the distribution."""
+        return super(StructuredNode, self).formula if self.design is None else str(self.design.formula)
+
+    @property
+    def levels(self) -> dict[str, int]:
+        """How many levels each term has."""
+        return {term.name: len(term.levels) for term in self.terms}
 
     def _prior_covariance(self) -> Any:
         return self.beta_cov

@@ -10,11 +10,10 @@ import pandas as pd
 from pm_fastlmm.base.arrays import FloatArray, Ids, require_fraction
 from pm_fastlmm.base.choices import OF_REPLICATES, require_choice
 from pm_fastlmm.base.labels import simulated
+from pm_fastlmm.base.tables import Table
 from pm_fastlmm.kernel.effects.effects import Prediction
-from pm_fastlmm.kernel.inference.estimates import Estimates
 from pm_fastlmm.kernel.inference.fixed_effects import (
     DegreesOfFreedom,
-    FixedEffects,
     FixedTest,
     ZeroVariances,
     check_zero_variances,
@@ -22,13 +21,13 @@ from pm_fastlmm.kernel.inference.fixed_effects import (
     contrast_test,
 )
 from pm_fastlmm.kernel.inference.intervals import wald_limits
+from pm_fastlmm.kernel.inference.summary import Summary
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
-from pm_fastlmm.spectrum.projection import Projection
 
 type IntervalKind = Literal["profile", "inversion", "bootstrap", "delta"]
 
 
-class Fit(Estimates):
+class Fit(Summary):
     """A REML or ML fit: estimates, with tests, intervals and predictions."""
 
     __slots__ = ()
@@ -60,17 +59,8 @@ class Fit(Estimates):
         """Return what a table of intervals has by default."""
 
     @abstractmethod
-    def _fixed_effects(self, df: DegreesOfFreedom, zero_variances: ZeroVariances) -> FixedEffects:
-        """Return the fixed effects with what the method needs of the derivatives of their covariance."""
-
-    @abstractmethod
     def _replicates(self, n_draws: int, effects: str, rng: np.random.Generator) -> FloatArray:
         """Draw new responses, (draws, n)."""
-
-    @property
-    @abstractmethod
-    def _projection(self) -> Projection:
-        """The projection by X."""
 
     @property
     @abstractmethod
@@ -194,7 +184,7 @@ class Fit(Estimates):
 
     def coefficients(
         self, df: DegreesOfFreedom = "satterthwaite", level: float = 0.95, *, zero_variances: ZeroVariances = "known"
-    ) -> pd.DataFrame:
+    ) -> Table:
         """
         Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
 
@@ -232,11 +222,11 @@ class Fit(Estimates):
         >>> import pm_fastlmm as flmm
         >>> model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy())
         >>> fit = flmm.find_reml(model, progressbar=False)
-        >>> fit.coefficients()[["estimate", "se", "df", "t"]].round(2)
-                   estimate    se    df      t
+        >>> fit.coefficients()
+                  estimate       se  df      t   p_value    lower    upper
         coef
-        Intercept    251.41  6.82  17.0  36.84
-        Days          10.47  1.55  17.0   6.77
+        Intercept  251.405  6.82456  17  36.84  1.17e-17  237.007  265.804
+        Days       10.4673  1.54579  17  6.771  3.26e-06  7.20596  13.7286
         """
         check_zero_variances(zero_variances, df)
         return coefficient_table(self._fixed_effects(df, zero_variances), df, level, self._projection)

@@ -207,7 +207,10 @@ class REMLFit(KernelEffects, Described):
     def __repr__(self) -> str:
         """Report the fit as text."""
         if self.names is not None:
-            return f"{self._head}, {len(self.names)} responses; .summary() has the table"
+            return (
+                f"{self.method} fit of {self._model}: {self._counts}, {len(self.names)} responses; .summary() has the "
+                "table"
+            )
         return super(REMLFit, self).__repr__()
 
     def _repr_html_(self) -> str:
@@ -218,7 +221,7 @@ class REMLFit(KernelEffects, Described):
         assert self.names is not None
         return {
             "method": self.method,
-            "observations": self._count,
+            "observations": self._counts.removesuffix(" observations"),
             "responses": f"{len(self.names)}: {listed(self.names)}",
             "fixed effects": listed(self.coef),
             "on the boundary": int(self.at_zero.any(axis=-1).sum()),
@@ -227,13 +230,21 @@ class REMLFit(KernelEffects, Described):
         }
 
     @property
-    def _count(self) -> str:
+    def _counts(self) -> str:
         n = np.unique(self.n_obs)
-        return f"{n[0]} to {n[-1]}" if n.size > 1 else f"{n[0]}"
+        return f"{n[0]} to {n[-1]} observations" if n.size > 1 else f"{n[0]} observations"
 
     @property
-    def _head(self) -> str:
-        return f"{self.method} fit of y ~ N(Xβ, σ²(K + δI)): {self._count} observations"
+    def _model(self) -> str:
+        return "y ~ N(Xβ, σ²(K + δI))"
+
+    @property
+    def _variances(self) -> tuple[str, ...]:
+        return ("sigma2", "sigma2_g", "sigma2_e", "total")
+
+    @property
+    def _tested(self) -> bool:
+        return bool(self.coef) and self.rotated is not None
 
 
 def plain(value: Any) -> Any:
