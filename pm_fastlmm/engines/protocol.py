@@ -221,6 +221,11 @@ class LMMNode(PartOfModel, Described, ABC):
         """Return the variances, and what they are shares of, by suffix, at draws (chain, draw, …) of those graphs."""
         return {}
 
+    def variances(self, draws: Draws) -> dict[str, Any]:
+        """Return the parameters of V at the draws, over chain and draw, by the names of a fit: here the variables."""
+        names = [rv.name for rv in reaching(draws.model, self.rv)]
+        return {name: draws.posterior[name] for name in names if name in draws.posterior}
+
     def components(self) -> dict[str, list[str]]:
         """Return the labels of a last dimension of what is derived, by the name of that dimension."""
         return {}

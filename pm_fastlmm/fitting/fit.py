@@ -330,12 +330,12 @@ class VarianceFit(VarianceInference, PartOfModel):
         if x_new is not None:
             if effects == "population":
                 raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
-            return self.function(theta).predict(x_new, X_new)
+            return self.posterior_function(theta).predict(x_new, X_new)
         population = effects == "population"
         terms = self._node_at(theta).terms
         return terms.predict(X_new=X_new, Z_new=Z_new, data=data, population=population)  # type: ignore[no-any-return]
 
-    def function(self, theta: Any = None) -> FunctionPosterior:
+    def posterior_function(self, theta: Any = None) -> FunctionPosterior:
         """
         Return the posterior of the function of a FourierLMM, at the estimate or at another θ.
 

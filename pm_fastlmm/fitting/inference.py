@@ -19,6 +19,7 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.kernel.inference.estimates import InformationKind
 from pm_fastlmm.kernel.inference.fit import Fit, IntervalKind
 from pm_fastlmm.kernel.inference.fixed_effects import NOT_OF_ML, DegreesOfFreedom, FixedEffects, ZeroVariances
+from pm_fastlmm.kernel.inference.function import Parameters
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test
 from pm_fastlmm.kernel.reml.fit import VARIANCES, REMLFit
 from pm_fastlmm.spectrum.projection import Projection
@@ -65,6 +66,12 @@ class VarianceInference(Fit):
 
     def _estimates(self) -> dict[str, Any]:
         return dict(zip(self.objective.names, self.theta, strict=True))
+
+    def _parameters(self) -> Parameters:
+        o, fixed = self.objective, np.asarray(self.objective.fixed)
+        cov = np.where(fixed[:, None] | fixed, 0.0, self.cov.to_numpy())
+        matrices = [(m.place, m.size) for m in o.matrices]
+        return Parameters(o.names, self.theta.to_numpy(), cov, o.lower, o.upper, matrices)
 
     @property
     def _variances(self) -> list[str]:

@@ -249,6 +249,12 @@ class StructuredNode(GaussianNode):
             variance[at] = [*(float((w * v).sum()) for w, v in own), theta[at][-1]]
         return {"variance": variance, "share": variance / variance.sum(axis=-1, keepdims=True)}
 
+    def variances(self, draws: Draws) -> dict[str, xr.DataArray]:
+        """Return the elements of θ at the draws."""
+        (theta,) = draws.evaluate([self.theta])
+        values = np.broadcast_to(theta, (*draws.shape, self.layout.size))
+        return {name: labelled(draws.model, self, values[..., i], {}) for i, name in enumerate(self.layout.names)}
+
     def components(self) -> dict[str, list[str]]:
         """Return the names of the terms, and last the residual."""
         return {f"{self.name}_component": [*(term.name for term in self.terms), RESIDUAL]}

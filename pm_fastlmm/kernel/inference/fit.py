@@ -20,6 +20,13 @@ from pm_fastlmm.kernel.inference.fixed_effects import (
     coefficient_table,
     contrast_test,
 )
+from pm_fastlmm.kernel.inference.function import (
+    Function,
+    FunctionEstimate,
+    Parameters,
+    Scale,
+    function_estimate,
+)
 from pm_fastlmm.kernel.inference.intervals import wald_limits
 from pm_fastlmm.kernel.inference.summary import Summary
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
@@ -57,6 +64,10 @@ class Fit(Summary):
     @abstractmethod
     def _quantities(self, kind: IntervalKind) -> Sequence[str]:
         """Return what a table of intervals has by default."""
+
+    @abstractmethod
+    def _parameters(self) -> Parameters:
+        """Return the parameters of V with their covariance and bounds, of one response."""
 
     @abstractmethod
     def _replicates(self, n_draws: int, effects: str, rng: np.random.Generator) -> FloatArray:
@@ -181,6 +192,53 @@ class Fit(Summary):
         ends = [np.where(self.converged, np.reshape(v, np.shape(self.converged)), np.nan) for v in limits]
         low, high = (end if end.ndim else end.item() for end in ends)
         return low, high
+
+    def function(self, function: Function, level: float = 0.95, *, scale: Scale | None = None) -> FunctionEstimate:
+        """
+        Return a function of the parameters of V, heritability for instance, with standard error and interval.
+
+        The standard error is that of the delta method, √(gᵀCg), with C the inverse of the observed information. The
+        interval is symmetrical on a scale on which the function has no ends: logit for a share, log for what is
+        positive, atanh for a correlation; which of them is found out from values of the function far from the estimate.
+
+        Parameters
+        ----------
+        function : callable
+            Of a mapping v from the names of `theta` (after `reml` also those of `summary`) to numbers, in arithmetic
+            and functions of NumPy: its derivatives are exact.
+        level : float
+        scale : {"identity", "log", "logit", "atanh"}, optional
+            Of the interval, by default found out.
+
+        Returns
+        -------
+        FunctionEstimate
+            Where the function depends on a parameter on the boundary, se and limits are NaN and `message` names it.
+
+        Raises
+        ------
+        ValueError
+            If the fit has several responses, the function names what is no parameter, returns no number or has no
+            derivative, or the estimate is outside the range of the scale.
+
+        Notes
+        -----
+        The interval of one kernel's h² from `interval("h2", "inversion")` holds its level in small samples and at the
+        boundary, which the delta method does not. Of posterior draws take the same function of `variances(idata)`.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> repeatability = fit.function(lambda v: v["Batch"] / (v["Batch"] + v["residual"]))
+        >>> repeatability
+        0.418487 ± 0.216205, 0.95 interval 0.112019 to 0.80413, made on the logit scale
+        >>> fit.function(lambda v: 100 * v["residual"] ** 0.5 / fit.beta["Intercept"])  # coefficient of variation, %
+        3.24125 ± 0.467834, 0.95 interval 2.4426 to 4.30103, made on the log scale
+        """
+        if self.names is not None:
+            raise ValueError("a function is of the parameters of one response: fits.response(name).function(...).")
+        return function_estimate(function, self._parameters(), level, scale)
 
     def coefficients(
         self, df: DegreesOfFreedom = "satterthwaite", level: float = 0.95, *, zero_variances: ZeroVariances = "known"

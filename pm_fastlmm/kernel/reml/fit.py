@@ -12,7 +12,8 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.labels import over_responses
 from pm_fastlmm.kernel.inference.estimates import InformationKind
-from pm_fastlmm.kernel.likelihood.information import errors, log_likelihood, quantities
+from pm_fastlmm.kernel.inference.function import Parameters
+from pm_fastlmm.kernel.likelihood.information import errors, log_likelihood, quantities, variance_covariance
 from pm_fastlmm.kernel.likelihood.prior import read_h2
 from pm_fastlmm.kernel.reml.effects_of_fit import KernelEffects
 from pm_fastlmm.spectrum.spectrum import Rotated
@@ -135,6 +136,14 @@ class REMLFit(KernelEffects, Described):
         with np.errstate(all="ignore"):
             found = errors(self, self.sigma2_g, self.sigma2_e, self.at_zero, matrix)
         return {name: plain(values) for name, values in found.items()}
+
+    def _parameters(self) -> Parameters:
+        values = np.array([self.sigma2_g, self.sigma2_e])
+        cov = variance_covariance(self, self.sigma2_g, self.sigma2_e, self.at_zero, self.observed_information)
+        return Parameters(
+            VARIANCES, values, cov, np.zeros(2), np.full(2, np.inf),
+            derived=lambda v: quantities(self, v["sigma2_g"], v["sigma2_e"]),
+        )  # fmt: skip
 
     def to_dataset(self) -> xr.Dataset:
         """
