@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.covariance.parameters import packed_places
+from pm_fastlmm.base.arrays import FloatArray, lower_triangle, packed_places
 
 _ITERATIONS = 60
 _INSIDE = 0.99  # of the way to where a matrix becomes singular
@@ -45,7 +44,7 @@ class PackedMatrix(NamedTuple):
     @property
     def directions(self) -> FloatArray:
         """∂Σ/∂ω for each of its elements, (elements, size, size)."""
-        rows, columns = np.tril_indices(self.size)
+        rows, columns = lower_triangle(self.size, self.size)
         out = np.zeros((len(rows), self.size, self.size))
         out[np.arange(len(rows)), rows, columns] = out[np.arange(len(rows)), columns, rows] = 1.0
         return out
@@ -58,7 +57,7 @@ class PackedMatrix(NamedTuple):
 
 def pack(matrix: FloatArray) -> FloatArray:
     """Return the lower triangle of a matrix row by row."""
-    return np.asarray(matrix[np.tril_indices(len(matrix))])
+    return np.asarray(matrix[lower_triangle(*matrix.shape)])
 
 
 def smallest_eigenvalue(matrix: FloatArray) -> float:
@@ -81,13 +80,13 @@ def all_semidefinite(omega: FloatArray, matrices: Sequence[PackedMatrix]) -> boo
 
 def errors(information: FloatArray) -> FloatArray:
     """Return 1/√I_ii, and 0 where there is no information."""
-    diagonal = np.diag(information)
+    diagonal = information.diagonal()
     return np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
 
 
 def positive(information: FloatArray) -> FloatArray:
     """Return the information with the eigenvalues of its correlations kept positive."""
-    diagonal = np.diag(information)
+    diagonal = information.diagonal()
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     values, vectors = np.linalg.eigh(information / scale[:, None] / scale)
     return np.asarray((vectors * np.maximum(values, _FLOOR * values.max())) @ vectors.T * np.outer(scale, scale))

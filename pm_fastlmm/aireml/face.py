@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from pm_fastlmm.aireml.cone import SINGULAR, PackedMatrix, errors, pack
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, lower_triangle
 
 _STEP = 1e-5  # of a standard error: differences lose as many digits to rounding as to the step
 _FLOOR = 1e-6  # of the average information: the least that an observed one is taken to be
@@ -37,7 +37,7 @@ class _Root:
         values, vectors = np.linalg.eigh(matrix.read(theta) / np.outer(t, t))
         values, vectors = values[::-1], vectors[:, ::-1]
         D = np.diag(np.sqrt(np.maximum(values, 0.0)))[:, values > SINGULAR]
-        rows, columns = np.tril_indices(len(D), 0, D.shape[1])  # the rest would only rotate the columns
+        rows, columns = lower_triangle(*D.shape)  # the rest would only rotate the columns
         return cls(matrix, slice(start, start + len(rows)), t[:, None] * vectors, D, rows, columns)
 
     def factor(self, x: FloatArray) -> FloatArray:
@@ -119,18 +119,21 @@ class Face:
         return J
 
 
-def curvature(objective: Any, face: Face, steps: FloatArray, *, central: bool = False) -> FloatArray:
+def curvature(
+    objective: Any, face: Face, steps: FloatArray, *, central: bool = False, start: FloatArray | None = None
+) -> FloatArray:
     """
     Return -∂²ℓ/∂x² at the origin from differences of the score, 0 where a step is; NaN where V fails.
 
-    Forward differences take one score for each element, central ones two, and these are more exact.
+    Forward differences take one score for each element, central ones two, and these are more exact. `start` is the
+    score at the origin where it is known.
     """
 
     def score(x: FloatArray) -> FloatArray:
         return np.asarray(face.jacobian(x).T @ score_at(objective, face.external(x)))
 
     out, x = np.zeros((len(steps), len(steps))), face.origin
-    start = None if central else score(x)
+    start = None if central else score(x) if start is None else start
     for k in np.flatnonzero(steps):
         move = steps[k] * (np.arange(len(steps)) == k)
         if not central and x[k] + steps[k] > face.internal_upper[k]:
@@ -143,14 +146,16 @@ def curvature(objective: Any, face: Face, steps: FloatArray, *, central: bool = 
 def score_at(objective: Any, theta: FloatArray) -> FloatArray:
     """Return ∂ℓ/∂θ, NaN where V is not positive definite."""
     state = objective.state(theta)
-    return np.full(len(theta), np.nan) if state is None else objective.derivatives(theta, state)[0]
+    return np.full(len(theta), np.nan) if state is None else objective.gradient(theta, state)
 
 
-def observed_information(objective: Any, face: Face, average: FloatArray) -> FloatArray | None:
+def observed_information(
+    objective: Any, face: Face, average: FloatArray, score: FloatArray | None = None
+) -> FloatArray | None:
     """Return the observed information of x at the origin, its eigenvalues made positive; None where V fails."""
     free = ~face.fixed & (np.diag(average) > 0)
     inside = np.ix_(free, free)
-    observed = curvature(objective, face, np.where(free, _STEP * errors(average), 0.0))[inside]
+    observed = curvature(objective, face, np.where(free, _STEP * errors(average), 0.0), start=score)[inside]
     if not np.isfinite(observed).all():
         return None
     out = np.diag(np.diag(average))

@@ -28,7 +28,8 @@ def solved(
     ends = np.where(np.isfinite(lower), lower, np.clip(0.0, lower, upper))
     while True:
         x = _closest(gap, slopes, x, held, lower, upper)
-        if np.abs(gap(x)).max(initial=0.0) <= _MATCHED:
+        left = np.abs(gap(x)).max(initial=0.0)
+        if left <= _MATCHED:
             break
         if held.all():
             return None
@@ -38,8 +39,8 @@ def solved(
     for i in np.flatnonzero(np.isfinite(lower)):
         snapped = x.copy()
         snapped[i] = lower[i]
-        if np.abs(gap(snapped)).max() <= np.abs(gap(x)).max() and not np.array_equal(snapped, x):
-            x = snapped
+        if x[i] != lower[i] and (nearer := np.abs(gap(snapped)).max()) <= left:
+            x, left = snapped, nearer
     return x
 
 

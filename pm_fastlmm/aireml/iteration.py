@@ -79,9 +79,10 @@ class Iteration:
 
 @dataclass(slots=True, eq=False)
 class Trace:
-    """How an iteration ended: the iterations, whether it converged and why it stopped."""
+    """How an iteration ended: the iterations, β̂ and its covariance, whether it converged and why it stopped."""
 
     iterations: list[Iteration] = field(default_factory=list)
+    blue: tuple[FloatArray, FloatArray] = (np.zeros(0), np.zeros((0, 0)))
     converged: bool = False
     reason: str = ""
 
@@ -108,12 +109,13 @@ def maximise(
     for count in range(max_iterations + 1):
         theta = objective.external(omega)
         score, information = objective.derivatives(theta, state)
+        trace.blue = objective.coefficients(state)
         J = objective.jacobian(omega)
         inner_score, inner_information = J.T @ score, J.T @ information @ J
         proposal = steps.proposal(objective, omega, inner_score, inner_information)
         proposed = objective.external(proposal.path(1.0)) - theta
         current = Iteration(
-            theta, float(state.loglik), score, information, objective.coefficients(state)[0], proposal.decrement,
+            theta, float(state.loglik), score, information, trace.blue[0], proposal.decrement,
             proposed, np.zeros_like(theta),
         )  # fmt: skip
         size = typical(theta, information, objective.semidefinite)

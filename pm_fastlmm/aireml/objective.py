@@ -101,6 +101,10 @@ class Objective(ABC):
     def derivatives(self, theta: FloatArray, state: Any) -> tuple[FloatArray, FloatArray]:
         """Return the score (P,) and the average information (P, P)."""
 
+    def gradient(self, theta: FloatArray, state: Any) -> FloatArray:
+        """Return the score alone."""
+        return self.derivatives(theta, state)[0]
+
     @abstractmethod
     def coefficients(self, state: Any) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
@@ -124,7 +128,7 @@ class Objective(ABC):
 
     def score(self, theta: FloatArray) -> FloatArray:
         """Return ∂ℓ/∂θ, (P,)."""
-        return self.derivatives(theta, self._factored(theta))[0]
+        return self.gradient(theta, self._factored(theta))
 
     def average_information(self, theta: FloatArray) -> FloatArray:
         """Return the average information ½ qᵢᵀPqⱼ, qᵢ = (∂V/∂θ_i)Py, (P, P)."""

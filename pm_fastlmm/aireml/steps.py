@@ -35,7 +35,7 @@ def propose(
     lower, upper = objective.internal_lower, objective.internal_upper
     at_bound = ((omega <= lower) & (score <= 0)) | ((omega >= upper) & (score >= 0))
     held = at_bound | objective.fixed | objective.inactive(omega, score, information)
-    free = ~held & (np.diag(information) > 0)
+    free = ~held & (information.diagonal() > 0)
     matrices = objective.semidefinite
     loose = np.isinf(lower) & np.isinf(upper)
     for matrix in matrices:
@@ -73,13 +73,13 @@ def _inside(
         settled |= beyond
         open_ &= ~beyond
     if free.any() and score @ step <= 0:  # what was cut and what remained may point downhill together
-        step[free] = np.clip(score[free] / np.diag(information)[free], low[free], high[free])
+        step[free] = np.clip(score[free] / information.diagonal()[free], low[free], high[free])
     return step, decrement
 
 
 def _solve(information: FloatArray, score: FloatArray) -> FloatArray:
     """Solve for a step with the information scaled to unit diagonal and its eigenvalues kept positive."""
-    scale = 1 / np.sqrt(np.diag(information))
+    scale = 1 / np.sqrt(information.diagonal())
     values, vectors = np.linalg.eigh(information * scale[:, None] * scale)
     values = np.maximum(values, _FLOOR * values.max())
     return np.asarray(scale * (vectors @ ((vectors.T @ (scale * score)) / values)))
@@ -174,7 +174,7 @@ def _along_face(objective: Objective, omega: FloatArray, score: FloatArray, info
         return None
     J = face.jacobian(face.origin)
     inner_score = J.T @ score
-    observed = observed_information(objective, face, J.T @ information @ J)
+    observed = observed_information(objective, face, J.T @ information @ J, inner_score)
     if observed is None:
         return None
     step, decrement = propose(face, face.origin, inner_score, observed)
@@ -221,8 +221,8 @@ class Curvature(NamedTuple):
     def observed(self, objective: Objective) -> FloatArray | None:
         """Return the sum if it is positive definite where it can be, else None."""
         out = self.information + self.difference
-        free = ~objective.fixed & (np.diag(self.information) > 0)
+        free = ~objective.fixed & (self.information.diagonal() > 0)
         block = out[np.ix_(free, free)]
-        scale = np.sqrt(np.diag(self.information)[free])
+        scale = np.sqrt(self.information.diagonal()[free])
         positive = block.size > 0 and np.linalg.eigvalsh(block / scale[:, None] / scale).min() > _SHORTEST
         return np.asarray(out) if positive else None

@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -310,6 +311,21 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Make an array read-only and return it."""
     array.setflags(write=False)
     return array
+
+
+@cache
+def lower_triangle(n: int, c: int) -> tuple[npt.NDArray[np.intp], ...]:
+    """Return the rows and the columns of the entries on and below the diagonal, row by row."""
+    return tuple(map(frozen, np.tril_indices(n, 0, c)))
+
+
+@cache
+def packed_places(n: int) -> npt.NDArray[np.intp]:
+    """Return the places in the packed lower triangle of the entries of a symmetric matrix."""
+    place = np.zeros((n, n), dtype=np.intp)
+    rows, columns = lower_triangle(n, n)
+    place[rows, columns] = np.arange(rows.size)
+    return frozen(np.maximum(place, place.T))
 
 
 def outside() -> int:

@@ -52,6 +52,7 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     _variances: ClassVar[bool] = False  # whether its parameter is the variances of its rows, and named by them
     _identified: ClassVar[bool] = True  # whether other values of the parameters are another matrix
     size: Any
+    _linear: Any = False  # whether the matrix is a sum of known ones times the elements of its parameters
     ordered: Any = False
     named: Any = False
 
@@ -219,6 +220,7 @@ class Operator(Covariance):
     _associative: ClassVar[bool] = True
     _identified: ClassVar[bool] = False
     _least: ClassVar[int] = 2
+    _additive: ClassVar[bool] = False  # whether it is linear in the matrices of its operands
     operands: tuple[Covariance, ...]
 
     def __init__(self, *operands: Covariance) -> None:
@@ -232,6 +234,10 @@ class Operator(Covariance):
         if len(parts) < self._least:
             raise ValueError(f"{self._kind} needs at least {self._least} structures, got {len(parts)}.")
         object.__setattr__(self, "operands", tuple(parts))
+
+    @property
+    def _linear(self) -> bool:
+        return self._additive and all(operand._linear for operand in self.operands)
 
     @property
     def ordered(self) -> bool:
@@ -326,6 +332,8 @@ class Sum(_Elementwise):
     array([[3., 1.],
            [1., 3.]])
     """
+
+    _additive: ClassVar[bool] = True
 
     def _matrix(self, xp: Any) -> Any:
         return reduce(operator.add, (operand.dense() for operand in self.operands))

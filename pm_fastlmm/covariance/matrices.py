@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, read_covariance, shown
+from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, packed_places, read_covariance, shown
 from pm_fastlmm.base.semidefinite import eigen_root, require_semidefinite
 from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.algebra import Covariance, Mask
@@ -21,7 +21,6 @@ from pm_fastlmm.covariance.parameters import (
     as_it_is,
     is_tensor,
     lengths,
-    packed_places,
     settle,
     settle_size,
 )
@@ -50,6 +49,7 @@ class Unstructured(Covariance):
     cov: Any
     size: int | None = None
     _parameters: ClassVar = {"cov": Domain(FREE, 2, semidefinite=True)}
+    _linear = True
 
     def __post_init__(self) -> None:
         Covariance.__post_init__(self)
@@ -191,6 +191,7 @@ class Known(Covariance):
     labels: Ids | None
     root: FloatArray
     _parameters: ClassVar = {"sigma2": VARIANCE}
+    _linear = True
 
     def __post_init__(self) -> None:
         settle(self, "sigma2", VARIANCE)

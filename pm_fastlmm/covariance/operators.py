@@ -26,6 +26,7 @@ class BlockDiagonal(Operator):
     """
 
     _least: ClassVar[int] = 1
+    _additive: ClassVar[bool] = True
 
     def __init__(self, *operands: Covariance) -> None:
         Operator.__init__(self, *operands)
@@ -78,6 +79,7 @@ class Propagate(Operator):
 
     _associative: ClassVar[bool] = False
     _least: ClassVar[int] = 1
+    _additive: ClassVar[bool] = True
     ordered = False  # an order, or labels, are those of the columns of Z
     named = False
     Z: FloatArray

@@ -2,12 +2,10 @@
 
 import math
 import sys
-from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pm_fastlmm.base.arrays import frozen, require_finite
 
@@ -122,12 +120,3 @@ def settle_size(structure: Any, *lengths: int | None) -> None:
 def lengths(value: Any) -> tuple[int | None, ...]:
     """Return the shape of an array, or of a tensor as far as PyTensor knows it."""
     return tuple(value.type.shape) if is_tensor(value) else np.shape(value)
-
-
-@cache
-def packed_places(n: int) -> npt.NDArray[np.intp]:
-    """Return the places in the packed lower triangle of the entries of a symmetric matrix."""
-    place = np.zeros((n, n), dtype=np.intp)
-    rows, columns = np.tril_indices(n)
-    place[rows, columns] = np.arange(rows.size)
-    return frozen(np.maximum(place, place.T))

@@ -66,6 +66,7 @@ class Scalar(Exchangeable):
     size: int | None = None
     _parameters: ClassVar = {"sigma2": VARIANCE}
     _variances: ClassVar[bool] = True
+    _linear = True
 
     def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
         return None, int(self.size or 0), Scalar(self.sigma2, 1)
@@ -97,6 +98,7 @@ class Diagonal(Covariance):
     size: int | None = None
     _parameters: ClassVar = {"variances": VARIANCES}
     _variances: ClassVar[bool] = True
+    _linear = True
 
     def _matrix(self, xp: Any) -> Any:
         return xp.expand_dims(self.variances, -1) * np.eye(self.size or 0)
@@ -167,6 +169,7 @@ class CompoundSymmetry(Exchangeable):
     sigma2_within: Any
     size: int | None = None
     _parameters: ClassVar = {"sigma2_between": VARIANCE, "sigma2_within": VARIANCE}
+    _linear = True
 
     def _matrix(self, xp: Any) -> Any:
         n = self.size or 0

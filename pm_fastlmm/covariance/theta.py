@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, frozen, packed_places
 from pm_fastlmm.covariance.algebra import Covariance
-from pm_fastlmm.covariance.parameters import Dual, packed_places
+from pm_fastlmm.covariance.parameters import Dual
 from pm_fastlmm.covariance.terms import Term
 
 RESIDUAL = "residual"
 _STEP = 1e-100
+_KEPT = 1_000_000  # numbers of ∂Σ_k/∂θ that are kept, where they are the same at every θ
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +41,7 @@ class Entry:
         return slice(self.start, self.start + self.size)
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Theta:
     """
     The vector θ of a list of terms and σ²_e, with names, bounds and the map to the matrices Σ_k.
@@ -122,24 +124,42 @@ class Theta:
         values = {e.name: _value(e, theta) for e in self.entries if e.term == k}
         return self.blocks[k].with_parameters(values).dense()
 
-    def evaluate(self, theta: FloatArray) -> tuple[list[FloatArray], list[tuple[int, FloatArray]]]:
-        """Return Σ_k of each term at any numbers, and (k, ∂Σ_k/∂θ_i) of each element θ_i but σ²_e, in their order."""
+    def slopes(self, theta: FloatArray) -> list[tuple[int, FloatArray]]:
+        """Return (k, ∂Σ_k/∂θ_i) of each element θ_i but σ²_e, in their order, at any numbers."""
+        if self._linear is not None:
+            return [(k, slope) for k, (_, slopes) in enumerate(self._linear) for slope in slopes]
+        return [(entry.term, slope) for entry in self.entries for slope in self._slopes(entry, theta)]
+
+    def _slopes(self, entry: Entry, theta: FloatArray) -> list[FloatArray]:
+        out, c = [], self.blocks[entry.term].size
         with np.errstate(all="ignore"):
-            matrices = self.numbers(theta)
-            slopes = []
-            for entry in self.entries:
-                for place in range(entry.start, entry.start + entry.size):
-                    stepped = np.array(theta, dtype=complex)
-                    stepped[place] += _STEP * 1j
-                    slope = self._matrix(entry.term, stepped.view(Dual)).imag / _STEP
-                    slopes.append((entry.term, np.broadcast_to(slope, matrices[entry.term].shape)))
-        return matrices, slopes
+            for place in range(entry.start, entry.start + entry.size):
+                stepped = np.array(theta, dtype=complex)
+                stepped[place] += _STEP * 1j
+                slope = self._matrix(entry.term, stepped.view(Dual)).imag / _STEP
+                out.append(np.broadcast_to(slope, (c, c)))
+        return out
+
+    @cached_property
+    def _linear(self) -> list[tuple[slice, FloatArray]] | None:
+        """The elements of θ of each term and ∂Σ_k/∂θ (elements, c, c), if every Σ_k is the sum of their products."""
+        sizes = sum(e.size * self.blocks[e.term].size ** 2 for e in self.entries)
+        if sizes > _KEPT or not all(block._linear for block in self.blocks):
+            return None
+        out = []
+        for k in range(len(self.blocks)):
+            own = [e for e in self.entries if e.term == k]
+            slopes = [slope for e in own for slope in self._slopes(e, np.ones(self.size))]
+            out.append((slice(own[0].start, own[-1].place.stop), frozen(np.array(slopes))))
+        return out
 
     def numbers(self, theta: FloatArray) -> list[FloatArray]:
         """Return Σ_k of each term at any numbers."""
-        values = np.array(theta, dtype=float).view(Dual)
+        values = np.array(theta, dtype=float)
+        if self._linear is not None:
+            return [(values[place] @ s.reshape(len(s), -1)).reshape(s.shape[1:]) for place, s in self._linear]
         with np.errstate(all="ignore"):
-            return [np.asarray(matrix) for matrix in self.matrices(values)]
+            return [np.asarray(matrix) for matrix in self.matrices(values.view(Dual))]
 
     def __repr__(self) -> str:
         """Show the names."""

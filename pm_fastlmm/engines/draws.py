@@ -8,7 +8,6 @@ import pymc as pm
 import pytensor
 import xarray as xr
 from pytensor.graph.replace import vectorize_graph
-from pytensor.xtensor import as_xtensor
 
 from pm_fastlmm.engines.graphs import INTERPRETED, reaching
 
@@ -20,7 +19,11 @@ def over_batch(draws: Any, ndim: int) -> Any:
 
 def _as_draws_of(rv: Any, draws: Any) -> Any:
     """Return draws as a variable like rv: with named dimensions for a variable of pymc.dims, whose type has them."""
-    return as_xtensor(draws, dims=("__draw__", *rv.type.dims)) if hasattr(rv.type, "dims") else draws
+    if not hasattr(rv.type, "dims"):
+        return draws
+    from pytensor.xtensor import as_xtensor  # which adds rewritings to every compilation
+
+    return as_xtensor(draws, dims=("__draw__", *rv.type.dims))
 
 
 class Draws(NamedTuple):

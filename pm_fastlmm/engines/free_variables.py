@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +101,7 @@ def _map(symbols: Sequence[Any], outputs: Sequence[Any]) -> tuple[Evaluate, Eval
     return as_written(symbols, [graph]), as_written([*symbols, weights], [row])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Link:
     """The map x ↦ θ of a node, with its Jacobian (P, d)."""
 
@@ -124,10 +125,15 @@ class Link:
         values = self.variables.split(x).values()
         return np.stack([np.asarray(self.pullback(*values, weights)[0], dtype=float) for weights in self.units])
 
+    @cached_property
+    def initial(self) -> tuple[FloatArray, FloatArray]:
+        """θ and ∂θ/∂x where the variables start."""
+        return self.theta(self.variables.initial), self.jacobian(self.variables.initial)
+
     @property
     def varying(self) -> Any:
         """Which elements of θ depend on x."""
-        return (np.abs(self.jacobian(self.variables.initial)) > 0).any(axis=1)
+        return (np.abs(self.initial[1]) > 0).any(axis=1)
 
     def point(self, theta: FloatArray, size: FloatArray, lower: FloatArray, varying: Any) -> dict[str, Any] | None:
         """Return the free variables at θ by name, None if θ is outside of their support."""
@@ -151,7 +157,7 @@ class Link:
             return np.asarray(np.nan_to_num((self.jacobian(x) / unit[:, None])[varying], posinf=0.0, neginf=0.0))
 
         v = self.variables
-        J, change = self.jacobian(v.initial)[varying], (theta - self.theta(v.initial))[varying]
+        J, change = self.initial[1][varying], (theta - self.initial[0])[varying]
         linear = np.clip(v.initial + np.linalg.lstsq(J, change)[0], v.lower, v.upper)
         nearer = np.abs(gap(linear)).max(initial=0.0) <= EXACT  # where θ is linear in x there is nothing to search
         return solved(gap, slopes, linear if nearer else v.initial, v.lower, v.upper)
@@ -170,7 +176,7 @@ class LinkedObjective(SquaredObjective):
         v = link.variables
         squared = enter_squared(lambda x: list(link.jacobian(x).T), v.initial, v.lower)
         start = inner.start()
-        slopes = np.abs(link.jacobian(v.initial)).max(axis=0)
+        slopes = np.abs(link.initial[1]).max(axis=0)
         smallest = smallest_squares(squared, v.initial, slopes, float(np.abs(start).max()))
         return cls(
             names=v.names, lower=v.lower, upper=v.upper, initial=nearest(link, start), squared=squared,
@@ -272,7 +278,7 @@ def through_variables(
     if one_by_one and varying.all():
         return Fitted(objective, link)
     if one_by_one and hold is not None:
-        return Fitted(hold(objective, link.theta(variables.initial), ~varying), link)
+        return Fitted(hold(objective, link.initial[0], ~varying), link)
     return Fitted(LinkedObjective.of(objective, link))
 
 

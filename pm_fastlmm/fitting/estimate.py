@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,20 +54,19 @@ def estimate(objective: Objective, link: Any, node: Any, options: Options, sourc
             objective, theta, tolerances=options.tolerances, max_iterations=options.max_iterations, report=report
         )
     last = trace.iterations[-1]
-    blue, blue_cov = objective.blue(last.theta)
     boundary = _boundary(objective, last)
-    names = list(objective.names)
+    names = _index(objective.names)
     point, problem = _point(objective, link, last)
     converged, message = _verdict(objective, trace, last, boundary)
     mu, b, _ = node.constants()
     return VarianceFit(
-        theta=pd.Series(last.theta, names, name="theta"),
+        theta=pd.Series(last.theta, names.view(), name="theta"),
         point=point,
         loglik=last.loglik,
-        score=pd.Series(last.score, names, name="score"),
-        average_information=pd.DataFrame(last.average_information, names, names),
-        blue=blue,
-        blue_cov=blue_cov,
+        score=pd.Series(last.score, names.view(), name="score"),
+        average_information=pd.DataFrame(last.average_information, names.view(), names.view()),
+        blue=trace.blue[0],
+        blue_cov=trace.blue[1],
         boundary=boundary,
         converged=converged,
         message=". ".join(filter(None, (message, problem))),
@@ -79,6 +79,12 @@ def estimate(objective: Objective, link: Any, node: Any, options: Options, sourc
         prior_mean=b,
         source=source,
     )
+
+
+@lru_cache(maxsize=64)
+def _index(names: tuple[str, ...]) -> pd.Index:
+    """Return names as labels, which pandas is slow to make; a view of them has a name of its own."""
+    return pd.Index(names)
 
 
 def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any, FloatArray]:
@@ -121,6 +127,9 @@ def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any,
 @contextmanager
 def _reporting(objective: Objective, progressbar: bool, verbose: int) -> Iterator[Callable[[int, Iteration], None]]:
     """Show a spinner, and print a line for each iteration that the function is told of."""
+    if not (progressbar or verbose):
+        yield lambda count, i: None
+        return
     console = Console()
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True, disable=not progressbar) as progress:

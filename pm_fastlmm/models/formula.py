@@ -26,6 +26,7 @@ from pm_fastlmm.base.arrays import FloatArray, repeated, shown
 from pm_fastlmm.models.formulas.bars import split_formula
 from pm_fastlmm.models.formulas.columns import (
     as_at_the_fit,
+    read_column,
     require_levels,
     require_response,
     table_for,
@@ -77,12 +78,17 @@ def fixed_effects(
     response = sides(formula)[0].strip("`")
     rows = data if complete.all() else data[complete]
     warn_of_codes(rows, variables, response)
-    matrices = _encode(formula, rows, whole)
-    if response in data.columns:
+    alone = response in data.columns  # a column, which needs no encoding
+    made = _encode(sides(formula)[1] if alone else formula, rows, whole)
+    if alone:
         require_response(rows[response])
     if imaginary := [name for name in variables if pd.api.types.is_complex_dtype(data[name])]:
         raise ValueError(f"data are complex in {shown(imaginary)}: give real numbers, such as real and imaginary part.")
-    y, X = _spread(_conditions_as_numbers(matrices.lhs), complete), _spread(matrices.rhs, complete)
+    if alone:
+        values = _placed(read_column(rows[response]).to_numpy(dtype=np.float64)[:, None], slice(None), complete)
+        y, X = Encoded(values, (plain(response),), None), _spread(made, complete)
+    else:
+        y, X = _spread(_conditions_as_numbers(made.lhs), complete), _spread(made.rhs, complete)
     both = Encoded(np.hstack([y.values, X.values]), (*y.columns, *X.columns), None)
     _refuse_infinite(both, data.index, "y and X have")
     return y, X
@@ -228,7 +234,8 @@ def _require_contrasts(matrix: Any, table: pd.DataFrame) -> None:
         if levels == [False, True]:
             continue
         if name in table:
-            levels = list(table[name].loc[matrix.index].unique()) if len(levels) else levels
+            kept = table[name] if len(matrix) == len(table) else table[name].loc[matrix.index]
+            levels = list(kept.unique()) if len(levels) else levels
         if len(levels) == 1:
             raise ValueError(
                 f"the factor {plain(name)!r} has one level, {levels[0]!r}, in the rows without missing values, and an "
@@ -261,15 +268,23 @@ def _why_not(name: str, call: str, formula: str, whole: str) -> str:
 
 def _spread(part: Any, complete: Any) -> Encoded:
     """Return the encoded rows in their places, and NaN in the others."""
-    strange = [(name, kind) for name, kind in part.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
-    for name, kind in strange[:1]:
-        raise ValueError(
-            f"the term {plain(name)!r} is {kind}, which is no number: make it a column of numbers first, such as days, "
-            "or a factor, C(x)."
-        )
-    values = np.full((len(complete), part.shape[1]), np.nan)
-    values[np.flatnonzero(complete)[part.index]] = np.asarray(part, dtype=np.float64)
-    return Encoded(values, tuple(plain(str(name)) for name in part.columns), part.model_spec)
+    values = np.asarray(part)
+    if values.dtype.kind not in "fiub":
+        strange = [(name, kind) for name, kind in part.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+        for name, kind in strange[:1]:
+            raise ValueError(
+                f"the term {plain(name)!r} is {kind}, which is no number: make it a column of numbers first, such as "
+                "days, or a factor, C(x)."
+            )
+    placed = _placed(values, part.index, complete)
+    return Encoded(placed, tuple(plain(str(name)) for name in part.columns), part.model_spec)
+
+
+def _placed(values: Any, rows: Any, complete: Any) -> FloatArray:
+    """Return values in the places of some of the complete rows, and NaN in the others."""
+    out = np.full((len(complete), values.shape[1]), np.nan)
+    out[np.flatnonzero(complete)[rows]] = values
+    return out
 
 
 def _context() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, repeated, shown
+from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, frozen, repeated, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.missing_codes import warn_of_coded_level
@@ -98,7 +98,7 @@ class RandomTerm(ReadOnlyArrays, Described):
         """
         if self.intercept_only and across is None:
             return Term(self.factor, covariance, name=self.group)
-        columns = pd.DataFrame(self.values, columns=list(self.columns), index=self.factor.ids)
+        columns = Labelled(self.values, self.factor.ids, self.columns)
         return Term(self.factor, covariance, columns=columns, across=across, name=self.group)
 
     def encode(self, data: pd.DataFrame, levels: Levels | None = None) -> NewIncidence:

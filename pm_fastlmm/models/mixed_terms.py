@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from pm_fastlmm.base.arrays import FloatArray, shown
+from pm_fastlmm.base.arrays import FloatArray, Labelled, lower_triangle, shown
 from pm_fastlmm.base.semidefinite import lower_root
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import Known, Unstructured
@@ -85,10 +84,9 @@ def mixed_term(random: RandomTerm, relation: Known | None, within: Callable[[Par
 
 
 def data_of(design: MixedDesign) -> dict[str, Any]:
-    """Return X and y as tables with the ids of the rows, and the design, as `StructuredLMM` takes them."""
-    index = pd.Index(design.ids, tupleize_cols=False)
-    X = pd.DataFrame(design.X, index=index, columns=list(design.columns)) if design.columns else None
-    return {"X": X, "observed": pd.Series(design.y, index=index), "design": design}
+    """Return X and y with the ids of the rows, and the design, as `StructuredLMM` takes them."""
+    X = Labelled(design.X, design.ids, design.columns) if design.columns else None
+    return {"X": X, "observed": Labelled(design.y, design.ids, None), "design": design}
 
 
 def _unit(part: Part) -> Covariance:
@@ -117,7 +115,7 @@ class FormulaVariables(NamedTuple):
         for part, entry in zip(parts, self.layout.entries, strict=True):
             own = theta[entry.place]
             if entry.matrix:
-                rows, columns = np.tril_indices(entry.shape[0])
+                rows, columns = lower_triangle(*entry.shape)
                 matrix = np.zeros(entry.shape)
                 matrix[rows, columns] = matrix[columns, rows] = own
                 values[f"chol_{part.suffix}"] = lower_root(matrix)[rows, columns]

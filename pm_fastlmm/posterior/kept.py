@@ -29,7 +29,7 @@ from pytensor.graph.traversal import ancestors, graph_inputs, io_toposort
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
-from pm_fastlmm.engines.graphs import INTERPRETED
+from pm_fastlmm.engines.graphs import as_written
 from pm_fastlmm.engines.nodes import lmm_nodes
 from pm_fastlmm.engines.protocol import LMMNode
 
@@ -201,7 +201,7 @@ def _numbers(outputs: list[Any]) -> dict[Any, Any]:
         else:
             floats = (isinstance(v.type, TensorType) and v.type.dtype.startswith("float") for v in apply.inputs)
             border |= dict.fromkeys(v for v, c, f in zip(apply.inputs, constant, floats, strict=True) if c and f)
-    values = pytensor.function([], list(border), mode=INTERPRETED)()
+    values = as_written([], list(border))()
     return {
         v: pytensor.shared(value, shape=v.type.shape, name=f"number_{i}")
         for i, (v, value) in enumerate(zip(border, values, strict=True))

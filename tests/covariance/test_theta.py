@@ -44,7 +44,7 @@ def test_derivatives_of_numbers_are_those_of_the_graph(name, factor):
     units = np.eye(layout.size)[: layout.size - 1]
     outputs = [graph, *(pushforward(graph, x, pt.constant(unit)) for unit in units)]
     value, *expected = pytensor.function([x], outputs, mode=Mode("py", None), on_unused_input="ignore")(theta)
-    (matrix,), slopes = layout.evaluate(theta)
+    (matrix,), slopes = layout.numbers(theta), layout.slopes(theta)
     assert_allclose(matrix, np.atleast_2d(value), rtol=1e-14, atol=1e-15)
     for slope, other in zip(slopes, expected, strict=True):
         assert_allclose(slope[1], np.broadcast_to(other, matrix.shape), rtol=1e-13, atol=1e-15)
@@ -54,7 +54,7 @@ def test_a_power_beyond_what_complex_numbers_do_exactly():
     """NumPy takes large complex powers by logarithms, whose imaginary part is π where the number is negative."""
     steps = np.arange(150)
     layout = Theta.of_terms([flmm.Term(np.repeat(steps, 2), cov.ar1(1.0, -0.98), name="t")])
-    _, slopes = layout.evaluate(np.array([1.0, -0.98, 1.0]))
+    slopes = layout.slopes(np.array([1.0, -0.98, 1.0]))
     lag = np.abs(steps[:, None] - steps)
     assert_allclose(slopes[1][1], lag * (-0.98) ** np.maximum(lag - 1.0, 0.0), rtol=1e-12)
 

@@ -89,6 +89,11 @@ def test_derivatives_at_any_theta(found):
     assert_allclose(information, 0.5 * q.T @ P @ q, rtol=1e-7, atol=1e-12)
 
 
+def test_coefficients_and_their_covariance_are_those_at_the_estimate(found):
+    for own, again in zip((found.blue, found.blue_cov), found.objective.blue(found.at()), strict=True):
+        assert_allclose(own, again, rtol=1e-12)
+
+
 def test_standard_errors_are_those_of_the_curvature(found):
     theta, k = found.theta.to_numpy(), found.theta.size
     se = found.standard_errors().to_numpy()[:k]

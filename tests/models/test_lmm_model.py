@@ -52,6 +52,11 @@ def prior_scale(model, name):
     return np.sqrt(0.5 / (at[0] - at[1]))
 
 
+def test_a_model_is_built_without_cross_products():
+    [node] = flmm.lmm_nodes(flmm.lmm_model(SLEEP, flmm.datasets.sleepstudy()))
+    assert not {"W", "B", "within"} & vars(node.products).keys()
+
+
 def test_a_model_of_two_random_intercepts(oracle):
     data = flmm.datasets.john_alpha()
     model = flmm.lmm_model(ALPHA, data)

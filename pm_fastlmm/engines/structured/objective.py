@@ -1,6 +1,7 @@
 """The objective of a structured model: θ of the terms, from cross-products."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -38,7 +39,7 @@ class StructuredState(NamedTuple):
     loglik: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class StructuredObjective(Objective):
     """
     ℓ(θ) of Z G(θ) Zᵀ + σ²_eI.
@@ -109,9 +110,7 @@ class StructuredObjective(Objective):
 
     def linear(self, theta: FloatArray, free: Any) -> bool:
         """Return whether ∂V/∂θ is the same at another θ."""
-        slopes = zip(
-            self.layout.evaluate(theta)[1], self.layout.evaluate(elsewhere(theta, free))[1], free[:-1], strict=True
-        )
+        slopes = zip(self.layout.slopes(theta), self.layout.slopes(elsewhere(theta, free)), free[:-1], strict=True)
         return all(np.allclose(a, b, rtol=1e-9, atol=0) for (_, a), (_, b), moves in slopes if moves)
 
     def terms(self, theta: FloatArray) -> MixedState | None:
@@ -127,11 +126,11 @@ class StructuredObjective(Objective):
     def alone(self, theta: FloatArray, place: int) -> Rotated:
         """Return y less the other components' predictions, rotated by the component that is tested."""
         if not self.products.flat or self.method != "REML":
-            return super(StructuredObjective, self).alone(theta, place)
+            return super().alone(theta, place)
         require_rows(self.products)
         state = self.terms(theta)
         assert state is not None  # θ is an estimate
-        k, direction = self.layout.evaluate(theta)[1][place]
+        k, direction = self.layout.slopes(theta)[place]
         return state.alone(self.y, k, direction, float(theta[place]))
 
     def sigma(self, theta: FloatArray) -> list[FloatArray]:
@@ -154,10 +153,13 @@ class StructuredObjective(Objective):
 
     def derivatives(self, theta: FloatArray, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return score and average information; the structures give ∂Σ_k/∂θ, in which V is linear."""
-        directions = self.layout.evaluate(theta)[1]
+        return self.gradient(theta, state), state.mixed.average_information(self.layout.slopes(theta))
+
+    def gradient(self, theta: FloatArray, state: StructuredState) -> FloatArray:
+        """Return the score."""
         gradient = state.scored.gradient
-        score = [float((gradient.sigma[k] * direction).sum()) for k, direction in directions]
-        return np.array([*score, gradient.sigma2_e]), state.mixed.average_information(directions)
+        score = [float((gradient.sigma[k] * direction).sum()) for k, direction in self.layout.slopes(theta)]
+        return np.array([*score, gradient.sigma2_e])
 
     def coefficients(self, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
@@ -175,7 +177,7 @@ class StructuredObjective(Objective):
         """Return ∂V/∂θ, (P, n, n)."""
         require_rows(self.products)
         out = np.zeros((self.layout.size, self.n, self.n))
-        for place, (k, direction) in enumerate(self.layout.evaluate(theta)[1]):
+        for place, (k, direction) in enumerate(self.layout.slopes(theta)):
             out[place] = _propagate(self.products.blocks[k], direction)
         out[-1] = np.eye(self.n)
         return out
@@ -250,7 +252,7 @@ class StructuredObjective(Objective):
             strides.append(block.width if by_column else 1)
         return tuple(strides)
 
-    @property
+    @cached_property
     def internal_lower(self) -> FloatArray:
         """Bounds of θ, but σ²_e stays just above 0, where V may be singular, and above the rounding of y."""
         lower = self.lower.copy()
@@ -323,7 +325,7 @@ class StructuredObjective(Objective):
             ]
         return []
 
-    @property
+    @cached_property
     def matrices(self) -> list[PackedMatrix]:
         """The unstructured matrices among θ."""
         return [PackedMatrix(e.place, e.shape[0], e.called) for e in self.layout.entries if e.matrix]

@@ -62,7 +62,8 @@ class MixedProducts:
     """
     Cross-products of [Z₁ Z₂ … Z_K Q₁], Z₁ the eliminated term and W = [Z₂ … Z_K Q₁] the dense block.
 
-    Each row belongs to one level of Z₁, so that Z₁ = O diag(C_jᵀ) with orthonormal O, block by block. What is kept:
+    Each row belongs to one level of Z₁, so that Z₁ = O diag(C_jᵀ) with orthonormal O, block by block. What is formed
+    when it is first needed, and kept:
 
         C (levels, width, width),   B = OᵀW (sparse),   within = Wᵀ(I - OOᵀ)W
 
@@ -89,8 +90,6 @@ class MixedProducts:
         Levels and width of each term in the dense block, in the engine's order.
     largest_ratio : float
         λ/σ²_e up to which the rows are precise: that of inner products where rows were made of them, inf otherwise.
-    Q_within, Q_between : (m, r) and (levels · width, r) arrays
-        Wᵀ(I - OOᵀ)Q₁ and OᵀQ₁: what moves the statistics of y to those of y₂ + Q₁d.
     """
 
     n: int
@@ -101,13 +100,6 @@ class MixedProducts:
     order: tuple[int, ...]
     eliminated: bool
     sizes: IntArray
-    C: FloatArray
-    O: sp.csr_array  # noqa: E741 - the orthonormal factor of the formula
-    W: sp.csr_array
-    B: sp.csr_array
-    within: FloatArray
-    Q_within: FloatArray
-    Q_between: FloatArray
     largest_ratio: float = np.inf
 
     @classmethod
@@ -116,7 +108,7 @@ class MixedProducts:
         largest_ratio: float = np.inf,
     ) -> Self:  # fmt: skip
         """
-        Form the products from the rows of the incidence matrices and the projection of X.
+        Return the products of the rows of the incidence matrices and the projection of X.
 
         `observations` is their number where the rows are those of `TermStatistics`, fewer than the data had.
 
@@ -126,34 +118,18 @@ class MixedProducts:
             If the dense block, all terms but the one that is eliminated, would not fit in memory.
         """
         rows = projection.V.shape[0]
-        n = rows if observations is None else observations
         order, eliminated = _elimination_order(blocks)
         rest = order[eliminated:]
-        Q = projection.Q1 if flat else np.zeros((rows, 0))
-        q, r = sum(blocks[k].Z.shape[1] for k in rest), Q.shape[1]
+        q, r = sum(blocks[k].Z.shape[1] for k in rest), projection.rank if flat else 0
         if q + r > _MAX_DENSE:
             columns = ", ".join(str(block.Z.shape[1]) for block in blocks)
             raise ValueError(
                 f"the terms have {columns} random effects: one grouping factor is eliminated, but the other {q} fill a "
                 f"dense matrix of that order, and {_MAX_DENSE} is the limit. Use fewer levels, or a low-rank term."
             )
-        first = blocks[order[0]] if eliminated else EffectBlock(sp.csr_array((rows, 0)), 0, 1)
-        C, O = orthonormal_blocks(first.Z, first.levels, first.width)  # noqa: E741
-        Z = sp.hstack([sp.csr_array((rows, 0)), *(blocks[k].Z for k in rest)], format="csr")
-        along = O.T @ Q
-        Q_within = Q - O @ along
-        B = sp.hstack([O.T @ Z, sp.csr_array(along)], format="csr")
-        within = np.empty((q + r, q + r))
-        shared = B[:, :q]
-        within[:q, :q] = (Z.T @ Z - shared.T @ shared).toarray()
-        within[:q, q:] = Z.T @ Q_within
-        within[q:, :q] = within[:q, q:].T
-        within[q:, q:] = Q_within.T @ Q_within
         sizes = np.array([(blocks[k].levels, blocks[k].width) for k in rest], dtype=np.int64)
-        W = sp.hstack([Z, sp.csr_array(Q)], format="csr")
-        Q_between = np.asarray(O.T @ projection.Q1)
         return cls(
-            n=n,
+            n=rows if observations is None else observations,
             rows_kept=observations is None,
             projection=projection,
             flat=flat,
@@ -161,15 +137,69 @@ class MixedProducts:
             order=order,
             eliminated=eliminated,
             sizes=frozen(sizes.reshape(-1, 2)),
-            C=frozen(C),
-            O=O,
-            W=W,
-            B=B,
-            within=frozen(within),
-            Q_within=frozen(np.asarray(W.T @ (projection.Q1 - O @ Q_between))),
-            Q_between=frozen(Q_between),
             largest_ratio=largest_ratio,
         )
+
+    @cached_property
+    def _orthonormal(self) -> tuple[FloatArray, sp.csr_array]:
+        none = EffectBlock(sp.csr_array((self.rows, 0)), 0, 1)
+        first = self.blocks[self.order[0]] if self.eliminated else none
+        C, O = orthonormal_blocks(first.Z, first.levels, first.width)  # noqa: E741
+        return frozen(C), O
+
+    @property
+    def C(self) -> FloatArray:
+        """C_j of the levels of Z₁."""
+        return self._orthonormal[0]
+
+    @property
+    def O(self) -> sp.csr_array:  # noqa: E743 - the orthonormal factor of the formula
+        """O (n, levels · width)."""
+        return self._orthonormal[1]
+
+    @cached_property
+    def _Z(self) -> sp.csr_array:
+        """[Z₂ … Z_K]."""
+        rest = [self.blocks[k].Z for k in self.order[self.eliminated :]]
+        return _beside(*rest) if rest else sp.csr_array((self.rows, 0))
+
+    @property
+    def _Q(self) -> FloatArray:
+        return self.projection.Q1 if self.flat else np.zeros((self.rows, 0))
+
+    @cached_property
+    def W(self) -> sp.csr_array:
+        """The dense block [Z₂ … Z_K Q₁]."""
+        return _beside(self._Z, sp.csr_array(self._Q))
+
+    @cached_property
+    def B(self) -> sp.csr_array:
+        """OᵀW."""
+        Ot = self.O.T
+        return _beside(Ot @ self._Z, sp.csr_array(Ot @ self._Q))
+
+    @cached_property
+    def within(self) -> FloatArray:
+        """Wᵀ(I - OOᵀ)W."""
+        Z, Q = self._Z, self._Q
+        q, m = Z.shape[1], self.B.shape[1]
+        left, shared = Q - self.O @ self.B[:, q:].toarray(), self.B[:, :q]
+        out = np.empty((m, m))
+        out[:q, :q] = (Z.T @ Z - shared.T @ shared).toarray()
+        out[:q, q:] = Z.T @ left
+        out[q:, :q] = out[:q, q:].T
+        out[q:, q:] = left.T @ left
+        return frozen(out)
+
+    @cached_property
+    def Q_between(self) -> FloatArray:
+        """OᵀQ₁: with `Q_within` what moves the statistics of y to those of y₂ + Q₁d."""
+        return frozen(np.asarray(self.O.T @ self.projection.Q1))
+
+    @cached_property
+    def Q_within(self) -> FloatArray:
+        """Wᵀ(I - OOᵀ)Q₁."""
+        return frozen(np.asarray(self.W.T @ (self.projection.Q1 - self.O @ self.Q_between)))
 
     def treated(self, terms: int, *, flat: bool) -> Self:
         """Return the products of the same data and the first terms with another treatment of β."""
@@ -181,7 +211,7 @@ class MixedProducts:
     @property
     def rows(self) -> int:
         """Number of rows of Z, X and y."""
-        return int(self.W.shape[0])
+        return int(self.projection.V.shape[0])
 
     @property
     def fixed(self) -> int:
@@ -208,6 +238,11 @@ class MixedProducts:
         """Whether NumPy evaluates the likelihood in a fraction of the time that Numba takes to load or compile it."""
         rows, m = self.B.shape
         return rows * m * max(m, 1) <= _SMALL
+
+    @cached_property
+    def transposed(self) -> tuple[sp.csc_array, sp.csc_array, sp.csc_array]:
+        """Oᵀ, Wᵀ and Bᵀ: SciPy makes an array of them each time, which takes longer than a product of a few rows."""
+        return self.O.T, self.W.T, self.B.T
 
     @cached_property
     def filled(self) -> FloatArray:
@@ -256,6 +291,8 @@ class MixedProducts:
 
     def times_roots(self, A: FloatArray, roots: FloatArray, *, transposed: bool = False) -> FloatArray:
         """Return AΛ, or AΛᵀ, of the packed roots of the terms of the dense block."""
+        if not roots.size:
+            return A
         if roots.size == len(self.sizes):  # each is 1 × 1: Λ is diagonal
             diagonal = np.repeat(roots, self.sizes[:, 0])
             return np.asarray(A * np.concatenate([diagonal, np.ones(A.shape[1] - diagonal.size)]))
@@ -303,12 +340,13 @@ class MixedProducts:
     def response(self, y: FloatArray) -> Response:
         """Return the statistics of a response (n,), from its rows."""
         Q = self.projection.Q1
+        Ot, Wt, _ = self.transposed
         y1 = Q.T @ y
         residual = y - Q @ y1
-        along = self.O.T @ residual
+        along = Ot @ residual
         inside = residual - self.O @ along
         between = along.reshape(-1, self.C.shape[-1])
-        return Response(self.W.T @ inside, between, float(inside @ inside), y1, residual)
+        return Response(Wt @ inside, between, float(inside @ inside), y1, residual)
 
     def response_to_known(self, y: FloatArray) -> Response:
         """Return the statistics of y less its known mean: those of all of y where β is not integrated out."""
@@ -342,6 +380,11 @@ class MixedProducts:
         """Show the sizes."""
         terms = ", ".join(f"{block.levels} × {block.width}" for block in self.blocks)
         return f"MixedProducts(n={self.n}, terms of {terms} effects, {self.fixed} fixed effects)"
+
+
+def _beside(*parts: sp.csr_array) -> sp.csr_array:
+    out: sp.csr_array = parts[0] if len(parts) == 1 else sp.hstack(parts, format="csr")
+    return out
 
 
 def _traces(components: list[sp.csr_array], Q: FloatArray, n: int) -> FloatArray:

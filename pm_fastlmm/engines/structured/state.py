@@ -130,12 +130,13 @@ class MixedState:
         p, e = self.products, self.sigma2_e
         _, Minv, F, *_ = self.factor
         first, dense = self._stack(vectors)
-        half = np.einsum("jab,jas->jbs", p.C, first)  # Cᵀx
-        weighted = np.einsum("jab,jbs->jas", Minv, half)
-        cross = p.B.T @ weighted.reshape(-1, weighted.shape[-1])
+        count = first.shape[-1]
+        half = np.swapaxes(p.C, 1, 2) @ first  # Cᵀx
+        weighted = (Minv @ half).reshape(-1, count)
+        cross = p.transposed[2] @ weighted
         Fx = F @ dense
         mixed = cross.T @ dense
-        plain = np.einsum("jas,jat->st", half, weighted) + mixed + mixed.T + dense.T @ Fx / e
+        plain = half.reshape(-1, count).T @ weighted + mixed + mixed.T + dense.T @ Fx / e
         projected = self.scaled @ (cross + Fx / e)  # L⁻¹ΛᵀWᵀNg
         return np.asarray(plain - e * projected.T @ projected)
 
@@ -276,7 +277,7 @@ class MixedState:
             mean += X_new @ beta
             dense[q:m] = np.linalg.solve(p.projection.R.T, X_new.T)
         variance, through = self._given_dense(first)
-        left = dense - p.B.T @ through.reshape(-1, through.shape[-1])
+        left = dense - p.transposed[2] @ through.reshape(-1, through.shape[-1])
         return mean, unknown + variance.sum(axis=0) + self.sigma2_e * ((self.scaled @ left) ** 2).sum(axis=0)
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 from scipy.special import chdtr
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, align, outside, require_length, shown
-from pm_fastlmm.covariance.incidence import read_factor
 from pm_fastlmm.kernel.likelihood.leave_out import (
     Joint,
     LeftOut,
@@ -53,6 +52,8 @@ class Groups:
         ValueError
             If a label is missing, their number is not n, their ids are others, or there is one group alone.
         """
+        from pm_fastlmm.covariance.incidence import read_factor  # a fit needs no covariance structures
+
         factor = read_factor(groups, "groups")
         require_length(len(factor.codes), n, "groups", "y")
         order = align(ids, Labelled(np.zeros(0), factor.ids, None), name="groups", reference_name="y")

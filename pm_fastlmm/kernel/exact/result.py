@@ -17,6 +17,7 @@ from pm_fastlmm.base.labels import over_responses
 from pm_fastlmm.base.tables import Report, Table
 from pm_fastlmm.base.threads import in_threads
 from pm_fastlmm.kernel.exact.deviation_prior import Prior
+from pm_fastlmm.kernel.likelihood.few_quantiles import loop_for
 from pm_fastlmm.kernel.likelihood.prior import read_h2, shares
 from pm_fastlmm.kernel.likelihood.spectral import corner
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
@@ -261,7 +262,7 @@ class ExactPosterior(Described):
 
     def _variance_quantiles(self, quantity: str, probabilities: FloatArray) -> FloatArray:
         share, table = self._share(quantity, self.x), self._table()
-        return np.exp(self._rows(_loops().variance_quantile_rows, share, probabilities.size, table, probabilities))
+        return np.exp(self._rows("variance_quantile_rows", share, probabilities.size, table, probabilities))
 
     def _below(self, quantity: str, values: FloatArray) -> FloatArray:
         """Return the probabilities (…, P) that a quantity is below each value."""
@@ -277,7 +278,7 @@ class ExactPosterior(Described):
                     at = logs - np.log1p(-np.clip(values, 0.0, 1.0))
                 at = at - (math.log(s.mean_eigval / s.mean_diagonal) if quantity == "pve" else 0.0)
 
-            out = self._rows(_loops().node_below_rows, None, values.size, at)
+            out = self._rows("node_below_rows", None, values.size, at)
             out = 1 - out if quantity == "delta" else out
         else:
             out = self._variance_below(quantity, logs)
@@ -285,7 +286,7 @@ class ExactPosterior(Described):
 
     def _variance_below(self, quantity: str, logs: FloatArray) -> FloatArray:
         share = self._share(quantity, self.x)
-        return self._rows(_loops().variance_below_rows, share, logs.size, self._table(), logs)
+        return self._rows("variance_below_rows", share, logs.size, self._table(), logs)
 
     def _shortest(self, quantity: str, probability: float) -> FloatArray:
         """Return the shortest interval (…, 2)."""
@@ -294,20 +295,21 @@ class ExactPosterior(Described):
             raise ValueError("delta has no highest-density interval here: take the one of h2, or the equal-tailed one.")
         variance, s = quantity not in SHARES, self.spectrum
         shift = math.log(s.mean_eigval / s.mean_diagonal) if quantity == "pve" else 0.0
-        ends = self._rows(_loops().shortest_rows, share, 2, self._table(), probability, variance, shift)
+        ends = self._rows("shortest_rows", share, 2, self._table(), probability, variance, shift)
         ends = np.exp(ends) if variance else shares(ends)[0]
         return ends if self.names is not None else ends[0]
 
     def _rows(
-        self, loop: Any, share: FloatArray | None, columns: int, *args: Any, each: FloatArray | None = None
+        self, loop: str, share: FloatArray | None, columns: int, *args: Any, each: FloatArray | None = None
     ) -> FloatArray:
         """
-        Run a compiled loop over blocks of responses, NaN for those without a posterior.
+        Run a loop of `quantiles` over blocks of responses, NaN for those without a posterior.
 
         It takes their log-densities and, where given, the log-scales of a share of the total, and `each` (T, …).
         """
         density, scale = np.atleast_2d(self.log_density), np.atleast_2d(self.scale)
         fine = np.flatnonzero(np.isfinite(np.atleast_1d(self.log_bayes_factor)))
+        run = loop_for(loop, fine.size * columns)
         out = np.full((len(density), columns), np.nan)
 
         def part(block: slice) -> None:
@@ -318,7 +320,7 @@ class ExactPosterior(Described):
                     inputs.append(np.clip(np.log(scale[rows]) + np.log(share), -1e3, 1e3))
             if each is not None:
                 inputs.append(each[rows])
-            loop(self.x, *inputs, *args, values)
+            run(self.x, *inputs, *args, values)
             out[rows] = values
 
         in_threads(part, fine.size)
@@ -343,7 +345,7 @@ class ExactPosterior(Described):
     def _node_quantiles(self, probabilities: FloatArray) -> FloatArray:
         """Return quantiles of logit h², (T, P), for probabilities (T, P) or (1, P)."""
         each = np.broadcast_to(probabilities, (len(np.atleast_2d(self.weights)), probabilities.shape[1]))
-        return self._rows(_loops().node_quantile_rows, None, each.shape[1], each=each)
+        return self._rows("node_quantile_rows", None, each.shape[1], each=each)
 
     def _table(self) -> tuple[float, float, FloatArray, FloatArray, float]:
         """Return the share of a Gamma(shape) variable above exp(v), and its derivative, on a grid of v; and √shape."""
@@ -392,13 +394,6 @@ class ExactPosterior(Described):
     @property
     def _report(self) -> Report:
         return Report("Exact posterior", [("", self.summary())], above=[str(self.prior)])
-
-
-def _loops() -> Any:
-    """Return the compiled loops, which take half a second to import."""
-    from pm_fastlmm.kernel.likelihood import quantiles
-
-    return quantiles
 
 
 def _levels(probability: float) -> FloatArray:

@@ -72,10 +72,16 @@ def _cells(x: FloatArray, y: FloatArray) -> Cells:
         first += 1
     while last > first and floored[last] < top - _DROP:
         last -= 1
+    return x, floored, second, top, first, _masses(x, floored, second, first, last, top)
+
+
+@compiled
+def _masses(x: FloatArray, y: FloatArray, second: FloatArray, first: int, last: int, top: float) -> FloatArray:
+    """Return the cumulative mass of the cells from the first to the last, 0 before them."""
     cumulative = np.zeros(last - first + 2)
     for j in range(first, last + 1):
-        cumulative[j - first + 1] = cumulative[j - first] + _part(x, floored, second, j, 1.0, top)
-    return x, floored, second, top, first, cumulative
+        cumulative[j - first + 1] = cumulative[j - first] + _part(x, y, second, j, 1.0, top)
+    return cumulative
 
 
 @compiled
@@ -168,7 +174,12 @@ def _upper_gamma(v: float, start: float, step: float, values: FloatArray, slopes
     if place >= values.size - 1:
         return 0.0, 0.0
     i = int(place)
-    s = place - i
+    return _hermite(i, place - i, step, values, slopes)
+
+
+@compiled
+def _hermite(i: int, s: float, step: float, values: FloatArray, slopes: FloatArray) -> tuple[float, float]:
+    """Return value and derivative of the table at a share s of its cell i."""
     t = 1.0 - s
     f0, f1, m0, m1 = values[i], values[i + 1], step * slopes[i], step * slopes[i + 1]
     value = t * t * ((1.0 + 2.0 * s) * f0 + s * m0) + s * s * ((1.0 + 2.0 * t) * f1 - t * m1)
@@ -176,19 +187,28 @@ def _upper_gamma(v: float, start: float, step: float, values: FloatArray, slopes
 
 
 @compiled
-def _log_quantile(points: Points, table: Table, probability: float, u: float) -> float:
-    """Return log t with Σ w_j P(Gamma > exp(v_j)/t) = probability, from a start."""
+def _below(points: Points, table: Table, u: float) -> tuple[float, float]:
+    """Return Σ w_j P(Gamma > exp(v_j - u)), and its derivative in u."""
     places, weights = points
     start, step, values, slopes, _ = table
+    total, slope = 0.0, 0.0
+    for j in range(places.size):
+        f, df = _upper_gamma(places[j] - u, start, step, values, slopes)
+        total += weights[j] * f
+        slope -= weights[j] * df
+    return total, slope
+
+
+@compiled
+def _log_quantile(points: Points, table: Table, probability: float, u: float) -> float:
+    """Return log t with Σ w_j P(Gamma > exp(v_j)/t) = probability, from a start."""
+    places, _ = points
+    start, step, values, _, _ = table
     low, high = float(places.min()) - (start + step * values.size), float(places.max()) - start
     if not (low < u < high):
         u = 0.5 * (low + high)
     for _ in range(_STEPS):
-        total, slope = 0.0, 0.0
-        for j in range(places.size):
-            f, df = _upper_gamma(places[j] - u, start, step, values, slopes)
-            total += weights[j] * f
-            slope -= weights[j] * df
+        total, slope = _below(points, table, u)
         gap = total - probability
         if gap < 0.0:
             low = u
@@ -222,14 +242,10 @@ def variance_below_rows(
     x: FloatArray, log_density: FloatArray, log_scale: FloatArray, table: Table, at: FloatArray, out: FloatArray
 ) -> None:
     """Write the probability that scale/Gamma is below exp(at), at (P,), for each row, out (T, P)."""
-    start, step, values, slopes, sharpness = table
     for t in range(out.shape[0]):
-        places, weights = _points(x, log_density[t], log_scale[t], sharpness)
+        points = _points(x, log_density[t], log_scale[t], table[4])
         for p in range(out.shape[1]):
-            total = 0.0
-            for j in range(places.size):
-                total += weights[j] * _upper_gamma(places[j] - at[p], start, step, values, slopes)[0]
-            out[t, p] = min(total, 1.0)
+            out[t, p] = min(_below(points, table, at[p])[0], 1.0)
 
 
 @compiled
