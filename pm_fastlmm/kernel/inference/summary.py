@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.display import listed
@@ -61,7 +62,7 @@ class Summary(Estimates):
         """In how many iterations the fit converged, in words."""
         return ""
 
-    def summary(self, information: InformationKind = "observed") -> Table:
+    def summary(self, information: InformationKind = "observed") -> pd.DataFrame:
         """
         Return the parameters of V and the fixed effects as one table, with one block of rows per response.
 
@@ -182,7 +183,7 @@ class Summary(Estimates):
         <BLANKLINE>
         converged
         """
-        return self._report().markdown() if self.names is None else self.summary().to_markdown()
+        return self._report().markdown() if self.names is None else str(self.summary().to_markdown())
 
     def __repr__(self) -> str:
         """Report the fit as text."""
