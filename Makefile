@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ONE_BLAS := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1  # processes share the cores, threads of BLAS would fight for them
 
-.PHONY: demo test lint examples docs calibration fuzz benchmark benchmark-against peers wheel clean
+.PHONY: demo test lint examples docs look calibration fuzz benchmark benchmark-against peers wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/heritability_of_height.py figures
@@ -30,6 +30,16 @@ figures/%.json: examples/%.py | $(VENV)/.dev
 docs: $(VENV)/.dev $(patsubst examples/%.py,figures/%.json,$(wildcard examples/*.py))
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
 	@echo "open docs/_build/index.html"
+
+# pictures of the pages that `make docs` built, in docs/_look, and what does not fit on them; `PAGES="index api"` for some
+look: $(VENV)-look/.installed
+	$(VENV)-look/bin/python docs/look.py docs/_build docs/_look $(PAGES)
+
+$(VENV)-look/.installed: | $(VENV)/bin/python
+	@command -v chromium chromedriver > /dev/null || { echo "first: apt-get install chromium chromium-driver"; exit 1; }
+	@$(BIN)/python -m venv $(VENV)-look
+	@$(VENV)-look/bin/pip install --quiet selenium
+	@touch $@
 
 calibration: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/calibration
@@ -87,5 +97,6 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(VENV)-wheel $(VENV)-peers dist build figures docs/_build docs/api docs/gallery
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-peers $(VENV)-look dist build figures
+	rm -rf docs/_build docs/_look docs/api docs/gallery
 	rm -rf .pytest_cache .mypy_cache .ruff_cache

@@ -19,6 +19,8 @@ extensions = [
     "numpydoc",
     "sphinx_design",
     "sphinx.ext.githubpages",
+    "dark",
+    "figures",
     "gallery",
     "links",
     "signatures",
@@ -26,8 +28,9 @@ extensions = [
     "measured",
     "names",
     "pages",
+    "subscripts",
 ]
-exclude_patterns = ["_build", "_extensions", "_templates"]
+exclude_patterns = ["_build", "_extensions", "_look", "_templates"]
 templates_path = ["_templates"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -51,6 +54,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "pm_fastlmm"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(Path(__file__).parent / "scorer.js")
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sourcelink = False
@@ -65,11 +69,15 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"start": [], "index": [], "changelog": [], "citing": [], "contributing": []}
+html_sidebars = {
+    name: []
+    for name in ("start", "index", "model", "how_it_works", "genindex", "search")
+}  # no siblings
 
 gallery_examples = str(Path(__file__).parents[1] / "examples")
 gallery_results = str(Path(__file__).parents[1] / "figures")
 gallery_order = [
+    "figures",
     "heritability_of_height",
     "sleepstudy",
     "oats_trial",
@@ -98,6 +106,19 @@ page_lists = {
         "large_data",
         "calibration",
     ],
-    "more": ["benchmarks", "peers", "coverage", "changelog", "citing", "contributing"],
+    "more": [
+        "installation",
+        "faq",
+        "glossary",
+        "benchmarks",
+        "peers",
+        "coverage",
+        "changelog",
+        "citing",
+        "contributing",
+    ],
 }
-pages_of_long_runs = ["peers", "coverage"]  # of `make peers`, and of tests/calibration/interval_coverage.py
+pages_of_long_runs = [
+    "peers",
+    "coverage",
+]  # of `make peers`, and of tests/calibration/interval_coverage.py

@@ -66,7 +66,11 @@ effects = rng.normal(size=203) / np.sqrt(203)
 effects[:3] = 0.35
 genetic = standardised[:, causal] @ effects
 genetic *= np.sqrt(H2 / genetic.var())
-y = genetic + np.array([0.0, 0.6, 1.2])[population] + rng.normal(scale=np.sqrt(1 - H2), size=PEOPLE)
+y = (
+    genetic
+    + np.array([0.0, 0.6, 1.2])[population]
+    + rng.normal(scale=np.sqrt(1 - H2), size=PEOPLE)
+)
 
 # %% [markdown]
 # ## How much do markers explain?
@@ -81,13 +85,19 @@ groups = np.eye(3)[population]
 for label, X in (("intercept only", intercept), ("populations as fixed effects", groups)):
     spectrum = flmm.Spectrum.from_covariance(K, X)
     fit = flmm.reml(spectrum, y)
-    print(f"{label:<30} share of variance explained {fit.pve:.2f} ± {fit.standard_errors()['pve']:.2f}")
+    print(
+        f"{label:<30} share of variance explained {fit.pve:.2f}"
+        f" ± {fit.standard_errors()['pve']:.2f}"
+    )
 posterior = flmm.exact_posterior(spectrum, y)
 within = genetic - groups @ np.linalg.lstsq(groups, genetic, rcond=None)[0]
 noise = y - genetic - groups @ np.linalg.lstsq(groups, y - genetic, rcond=None)[0]
 truth = within.var() / (within.var() + noise.var())
 low, high = posterior.interval("pve", 0.95)
-print(f"truth within populations {truth:.2f}; posterior {posterior.mean('pve'):.2f} ({low:.2f} to {high:.2f})")
+print(
+    f"truth within populations {truth:.2f}; posterior {posterior.mean('pve'):.2f}"
+    f" ({low:.2f} to {high:.2f})"
+)
 assert low < truth < high
 
 # %% [markdown]
@@ -99,7 +109,9 @@ assert low < truth < high
 
 # %%
 spectra = {
-    c: flmm.Spectrum.from_covariance(flmm.covariance.markers(markers.loc[:, chromosome != c]), intercept)
+    c: flmm.Spectrum.from_covariance(
+        flmm.covariance.markers(markers.loc[:, chromosome != c]), intercept
+    )
     for c in range(1, CHROMOSOMES + 1)
 }
 mixed = flmm.scan(spectra, y, markers, groups=chromosome, progressbar=False)
@@ -110,16 +122,32 @@ threshold = 0.05 / markers.shape[1]
 innocent = chromosome == 5
 for label, p in p_values.items():
     inflation = np.median(chi2.isf(p[innocent], 1)) / chi2.median(1)
-    hits, wrong, right = (int((p[which] < threshold).sum()) for which in (chromosome < 5, innocent, strong))
-    print(f"{label:<13} beyond Bonferroni's threshold: {right} of the 3 strong markers, {hits} of chromosomes 1 to 4, ")
-    print(f"{'':<13} {wrong} of chromosome 5, where the median of the statistics is inflated {inflation:.2f} times")
+    hits, wrong, right = (
+        int((p[which] < threshold).sum()) for which in (chromosome < 5, innocent, strong)
+    )
+    print(
+        f"{label:<13} beyond Bonferroni's threshold: {right} of the 3 strong markers,"
+        f" {hits} of chromosomes 1 to 4, "
+    )
+    print(
+        f"{'':<13} {wrong} of chromosome 5, where the median of the statistics is inflated"
+        f" {inflation:.2f} times"
+    )
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), width_ratios=[2.3, 1], layout="constrained")
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(11, 4.4), width_ratios=[2.3, 1], layout="constrained"
+)
 position = np.arange(markers.shape[1])
 for c in range(1, CHROMOSOMES + 1):
     on = chromosome == c
-    left.plot(position[on], -np.log10(p_values["with kinship"][on]), ".", ms=3, color=["#08519c", "#6baed6"][c % 2])
+    left.plot(
+        position[on],
+        -np.log10(p_values["with kinship"][on]),
+        ".",
+        ms=3,
+        color=["#08519c", "#6baed6"][c % 2],
+    )
 left.plot(
     strong,
     -np.log10(p_values["with kinship"][strong]),
@@ -136,9 +164,19 @@ left.set(xlabel="chromosome", ylabel="-log₁₀ p", title="Association scan, wi
 left.legend(frameon=False)
 expected = -np.log10((np.arange(innocent.sum()) + 0.5) / innocent.sum())
 for (label, p), colour in zip(p_values.items(), ("#08519c", "#fd8d3c"), strict=True):
-    right.plot(expected, -np.log10(np.sort(p[innocent])), ".", ms=4, color=colour, label=label)
+    right.plot(
+        expected, -np.log10(np.sort(p[innocent])), ".", ms=4, color=colour, label=label
+    )
 right.plot([0, expected[0]], [0, expected[0]], color="0.5", lw=1)
-right.set(xlabel="expected -log₁₀ p", ylabel="observed", title="Chromosome 5, where nothing is")
+right.set(
+    xlabel="expected -log₁₀ p", ylabel="observed", title="Chromosome 5, where nothing is"
+)
 right.legend(frameon=False)
 figure.savefig(figures / "marker_heritability.png", dpi=130)
 print(f"figure written to {figures}: marker_heritability.png")
+
+# %% [markdown]
+# ![Left, a Manhattan plot in which three circled markers pass the threshold; right, observed against expected
+# p-values, on the diagonal with kinship and far above it without](marker_heritability.png "A scan of five
+# chromosomes. Left: the three strong markers pass Bonferroni's threshold. Right: on a chromosome without effects,
+# p-values are inflated unless kinship is in the model.")

@@ -27,14 +27,18 @@ SIGMA2_E = 0.5
 
 def truth(x):
     """Slow and fast parts, and a bend."""
-    return np.sin(9 * x) + 0.4 * np.sin(40 * x) * np.exp(-(((x - 0.6) / 0.2) ** 2)) + np.abs(x - 0.3)
+    return (
+        np.sin(9 * x)
+        + 0.4 * np.sin(40 * x) * np.exp(-(((x - 0.6) / 0.2) ** 2))
+        + np.abs(x - 0.3)
+    )
 
 
 def clock(label, start):
     print(f"{label}: {time.perf_counter() - start:.2f} s")
 
 
-if __name__ == "__main__":  # NUTS runs its chains in processes, which import this file again
+if __name__ == "__main__":  # chains run in processes, which import this file again
     matplotlib.use("Agg")
     figures = Path(sys.argv[1] if len(sys.argv) > 1 else "figures")
     figures.mkdir(exist_ok=True)
@@ -46,7 +50,9 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
     # ## One pass
 
     # %%
-    basis = flmm.FourierBasis(kernel="matern52", lengthscale=(0.08, 0.4), domain=(0, 1), n=N, noise_ratio_min=0.05)
+    basis = flmm.FourierBasis(
+        kernel="matern52", lengthscale=(0.08, 0.4), domain=(0, 1), n=N, noise_ratio_min=0.05
+    )
     print(basis)
     start = time.perf_counter()
     statistics = flmm.FourierStatistics.from_arrays(basis, x, y, np.ones(N))
@@ -60,7 +66,9 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
     with pm.Model() as model:
         ell = pm.Uniform("ell", *basis.lengthscale)
         sigma2, sigma2_e = pm.HalfNormal("sigma2", 3), pm.HalfNormal("sigma2_e", 3)
-        flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=sigma2, sigma2_e=sigma2_e)
+        flmm.FourierLMM(
+            "y", statistics=statistics, lengthscale=ell, sigma2=sigma2, sigma2_e=sigma2_e
+        )
     clock("\nspectra at the nodes of the lengthscale", start)
     print(flmm.lmm_nodes(model)[0].spectra)
     start = time.perf_counter()
@@ -74,7 +82,10 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
     summary = azs.summary(idata, var_names=["ell", "sigma2", "sigma2_e"])
     print(summary)
     assert float(summary["ess_bulk"].astype(float).min()) > 400
-    assert abs(idata.posterior["sigma2_e"].mean() - SIGMA2_E) < 5 * idata.posterior["sigma2_e"].std()
+    assert (
+        abs(idata.posterior["sigma2_e"].mean() - SIGMA2_E)
+        < 5 * idata.posterior["sigma2_e"].std()
+    )
 
     # %% [markdown]
     # ## A million predictions
@@ -101,15 +112,28 @@ if __name__ == "__main__":  # NUTS runs its chains in processes, which import th
     draws = function.draw(grid, np.ones(800), draws=20, random_seed=2)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
     shown = rng.choice(N, 4000, replace=False)
-    left.plot(x[shown], y[shown], ".", ms=1.5, color="#bdbdbd", label="4000 of a million rows")
+    left.plot(
+        x[shown], y[shown], ".", ms=1.5, color="#bdbdbd", label="4000 of a million rows"
+    )
     left.plot(grid, curve.mean, color="#08519c", label="posterior mean")
     left.plot(grid, truth(grid), ":", color="#d94801", label="truth")
     left.set(xlabel="x", ylabel="y", title="A million rows")
     left.legend(frameon=False)
-    right.fill_between(grid, -1.96 * curve.se, 1.96 * curve.se, color="#9ecae1", label="95 % interval")
+    right.fill_between(
+        grid, -1.96 * curve.se, 1.96 * curve.se, color="#9ecae1", label="95 % interval"
+    )
     right.plot(grid, (draws - curve.mean).T, lw=0.4, color="#08519c")
     right.plot(grid, truth(grid) - curve.mean, color="#d94801", label="truth")
-    right.set(xlabel="x", ylabel="less the posterior mean", title="What is left to know, and 20 draws of the function")
+    right.set(
+        xlabel="x",
+        ylabel="less the posterior mean",
+        title="What is left to know, and 20 draws of the function",
+    )
     right.legend(frameon=False)
     figure.savefig(figures / "million_points.png", dpi=150)
     print(f"figure written to {figures}: million_points.png")
+
+    # %% [markdown]
+    # ![Left, a curve through grey points; right, the truth within a narrow band around the posterior
+    # mean](million_points.png "A million rows and a function of unknown smoothness. Left: 4000 of the rows and the
+    # posterior mean. Right: what is left to know, as the distance from that mean.")

@@ -49,9 +49,13 @@ seconds = {}
 
 # %%
 column, row = np.meshgrid(np.arange(80), np.arange(80))
-lattice = np.column_stack([(100 * (column + 0.5 * (row % 2))).ravel(), (86.6 * row).ravel()]) - [3950, 3420]
+lattice = np.column_stack(
+    [(100 * (column + 0.5 * (row % 2))).ravel(), (86.6 * row).ravel()]
+) - [3950, 3420]
 angle, radius = np.arctan2(lattice[:, 1], lattice[:, 0]), np.hypot(*lattice.T)
-outline = 2560 * (1 + 0.16 * np.cos(2 * angle) - 0.10 * np.sin(3 * angle) + 0.05 * np.cos(5 * angle + 0.6))
+outline = 2560 * (
+    1 + 0.16 * np.cos(2 * angle) - 0.10 * np.sin(3 * angle) + 0.05 * np.cos(5 * angle + 0.6)
+)
 inside = np.flatnonzero(radius < outline)
 depth = (outline - radius)[inside]
 order = np.sort(np.argsort(-depth, kind="stable")[:SPOTS])
@@ -74,7 +78,11 @@ pattern /= np.where(kind > 0, pattern.std(axis=0), 1.0)
 depth_of_spot = rng.lognormal(0, 0.3, size=(SPOTS, 1))
 mean_count = rng.lognormal(1.0, 0.8, size=GENES)
 strength = rng.uniform(0.05, 0.5, size=GENES)
-rate = depth_of_spot * mean_count * np.exp(strength * pattern + 0.25 * rng.normal(size=(SPOTS, GENES)))
+rate = (
+    depth_of_spot
+    * mean_count
+    * np.exp(strength * pattern + 0.25 * rng.normal(size=(SPOTS, GENES)))
+)
 counts = rng.poisson(rate)
 stage(f"simulate {GENES} genes at {SPOTS} spots")
 
@@ -131,13 +139,16 @@ stage("Bayes factors to a list of genes")
 true = np.flatnonzero(kind)
 share, false = np.isin(true, found).mean(), (kind[found] == 0).mean()
 print(
-    f"\n{len(found)} genes found; of {len(true)} variable ones {share:.0%} are found, {false:.1%} of the found are not"
+    f"\n{len(found)} genes found; of {len(true)} variable ones {share:.0%} are found,"
+    f" {false:.1%} of the found are not"
 )
 p_value = np.minimum(1.0, len(LENGTHS) * np.min([test.p_value for test in tests], axis=0))
 by_test = np.flatnonzero(false_discovery_control(p_value) < 0.05)
 print(
-    f"{len(by_test)} by the exact tests, at a false discovery rate of 5 %: {np.isin(true, by_test).mean():.0%} of the "
-    f"variable ones, {(kind[by_test] == 0).mean():.1%} are not, and {np.isin(found, by_test).mean():.0%} of those above"
+    f"{len(by_test)} by the exact tests, at a false discovery rate of 5 %:"
+    f" {np.isin(true, by_test).mean():.0%} of the variable ones,"
+    f" {(kind[by_test] == 0).mean():.1%} are not,"
+    f" and {np.isin(found, by_test).mean():.0%} of those above"
 )
 show = [int(next(g for g in ranking if kind[g] == k)) for k in (1, 2, 3, 4)]
 for g in show:
@@ -145,7 +156,8 @@ for g in show:
     low, high = posterior.interval("h2", 0.95, kind="hdi")
     evidence = log_factor[g] / np.log(10)
     print(
-        f"gene {g:>5}: length {LENGTHS[best[g]]:.0f} µm, share of variance {posterior.mean('h2'):.2f} "
+        f"gene {g:>5}: length {LENGTHS[best[g]]:.0f} µm,"
+        f" share of variance {posterior.mean('h2'):.2f} "
         f"({low:.2f} – {high:.2f}), log10 Bayes factor {evidence:.0f}"
     )
 analysis = sum(s for name, s in seconds.items() if not name.startswith("simulate"))
@@ -172,11 +184,17 @@ adjusted = Y - X @ np.linalg.lstsq(X, Y, rcond=None)[0]
 for i, g in enumerate(show):
     ax = fig.add_subplot(grid[i // 2, i % 2])
     shown = adjusted[:, g] / adjusted[:, g].std()
-    points = ax.scatter(*spots.T / 1000, c=shown, s=9, cmap="magma", vmin=-2, vmax=2.5, linewidths=0)
+    points = ax.scatter(
+        *spots.T / 1000, c=shown, s=9, cmap="magma", vmin=-2, vmax=2.5, linewidths=0
+    )
     ax.set_title(f"gene {g}: {names[i]}\nh² = {h2[g]:.2f}", fontsize=9)
     ax.set_aspect("equal")
     ax.set_axis_off()
-fig.colorbar(points, cax=fig.add_subplot(grid[:, 2]), label="expression, adjusted for the size of the spot (sd)")
+fig.colorbar(
+    points,
+    cax=fig.add_subplot(grid[:, 2]),
+    label="expression, adjusted for the size of the spot (sd)",
+)
 ax = fig.add_subplot(grid[:, 3])
 called = np.isin(np.arange(GENES), found)
 for chosen, colour, label in (
@@ -186,12 +204,28 @@ for chosen, colour, label in (
     ((kind == 0) & called, "black", "no pattern, found"),
 ):
     height = np.arcsinh(log_factor[chosen] / np.log(10))
-    ax.scatter(h2[chosen], height, s=7, color=colour, linewidths=0, alpha=0.7, label=f"{label} ({chosen.sum()})")
+    ax.scatter(
+        h2[chosen],
+        height,
+        s=7,
+        color=colour,
+        linewidths=0,
+        alpha=0.7,
+        label=f"{label} ({chosen.sum()})",
+    )
 ticks = np.array([-1, 0, 1, 10, 100, 1000])
 ax.set_yticks(np.arcsinh(ticks), [str(t) for t in ticks])
-ax.set(xlabel="share of variance explained by space, h² (REML)", ylabel="log₁₀ Bayes factor against h² = 0")
+ax.set(
+    xlabel="share of variance explained by space, h² (REML)",
+    ylabel="log₁₀ Bayes factor against h² = 0",
+)
 ax.set_title(f"{GENES} genes, {SPOTS} spots, {len(LENGTHS)} length scales", fontsize=10)
 ax.spines[["top", "right"]].set_visible(False)
 ax.legend(frameon=False, loc="lower right", fontsize=9)
 fig.savefig(figures / "spatially_variable_genes.png", dpi=110)
 print(f"figure written to {figures}/spatially_variable_genes.png")
+
+# %% [markdown]
+# ![Left, four slices of tissue with a ring, a centre, a gradient and a smooth field; right, Bayes factors of ten
+# thousand genes that grow with h²](spatially_variable_genes.png "Ten thousand genes at 2000 spots. Left: four of the
+# genes. Right: the evidence for a pattern in space against the share of variance that it explains.")

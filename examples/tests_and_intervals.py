@@ -39,7 +39,10 @@ if __name__ == "__main__":
     between = 5 * means.var()
     within = data.groupby("Batch")["Yield"].var().mean()
     F = between / within
-    print(f"F = {F:.3f} on 5 and 24 degrees of freedom, p = {f_distribution.sf(F, 5, 24):.5f}", end="\n\n")
+    print(
+        f"F = {F:.3f} on 5 and 24 degrees of freedom, p = {f_distribution.sf(F, 5, 24):.5f}",
+        end="\n\n",
+    )
 
     # %% [markdown]
     # ## How large is its share?
@@ -49,11 +52,20 @@ if __name__ == "__main__":
 
     # %%
     for method in ("profile", "inversion", "bootstrap", "delta"):
-        print(method, fit.intervals(method, quantities=["h2"], random_seed=1).round(3), sep="\n", end="\n\n")
+        print(
+            method,
+            fit.intervals(method, quantities=["h2"], random_seed=1).round(3),
+            sep="\n",
+            end="\n\n",
+        )
     ax = flmm.plots.plot_h2_intervals(fit, random_seed=1)
     ax.figure.savefig(figures / "h2_intervals.png", dpi=120)
 
     # %% [markdown]
+    # ![A curve with its minimum at 0.418 that crosses two thresholds, above four bars of intervals](h2_intervals.png
+    # "Intervals of h² of the dyestuff data. The curve is twice the fall of the log-likelihood; the inversion has the
+    # values where it is below the exact threshold, the profile those where it is below that of χ².")
+    #
     # ## Fixed effects
     #
     # Their degrees of freedom are those of the batches, not of the samples.

@@ -36,6 +36,20 @@ def test_no_number_of_the_page_is_typed_by_hand():
     assert (ROOT / "docs" / "peers.md").read_text() == load("report").page(groups)
 
 
+def test_what_is_called_an_error_is_one():
+    page = (ROOT / "docs" / "peers.md").read_text()
+    for rows in page.split("| error of the log-density |\n|---|---|---|---|---|---|\n")[1:]:
+        errors = [float(row.split("|")[-2]) for row in rows.split("\n\n")[0].splitlines()]
+        assert max(errors) < 0.01
+
+
+def test_a_package_looks_the_same_in_every_panel_and_like_no_other():
+    report = load("report")
+    assert len(set(report.STYLES.values())) == len({c for c, _ in report.STYLES.values()} - {report.OURS})
+    assert report.style("tinygp", first=True) == report.style("tinygp", first=False)
+    assert report.style("pm_fastlmm reml", first=True) != report.style("pm_fastlmm reml_point", first=False)
+
+
 def test_the_page_says_why_a_package_is_absent():
     groups = json.loads((ROOT / "docs" / "peers.json").read_text())["groups"]
     page = (ROOT / "docs" / "peers.md").read_text()

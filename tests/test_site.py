@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
 from statsmodels.regression.mixed_linear_model import MixedLM
 
 import pm_fastlmm as flmm
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [DOCS / name for name in ("index.md", "model.md", "pymc_component.md")] + sorted(
+PAGES = [DOCS / name for name in ("index.md", "installation.md", "faq.md", "model.md", "pymc_component.md")] + sorted(
     (DOCS / "users").glob("[!i]*.md")
 )
 
@@ -29,8 +31,9 @@ def extension(name):
     return sys.modules[name]
 
 
-percent, outputs, measured = map(extension, ("percent", "outputs", "measured"))
+percent, outputs, measured, dark = map(extension, ("percent", "outputs", "measured", "dark"))
 pages, links, names_of, signatures, gallery = map(extension, ("pages", "links", "names", "signatures", "gallery"))
+figures, subscripts, mathml = map(extension, ("figures", "subscripts", "mathml"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -97,7 +100,7 @@ def test_the_api_page_lists_everything_public():
         assert missing == [], f"docs/api.rst lacks {missing} of {heading}"
         assert listed[heading] <= names
     for module in (flmm.datasets, flmm.plots):
-        public = [
+        public = getattr(module, "__all__", None) or [
             n
             for n, f in vars(module).items()
             if not n.startswith("_") and getattr(f, "__module__", "") == module.__name__
@@ -179,6 +182,15 @@ def test_links_to_files_of_the_repository_exist(page):
     assert [t for t in local if (page.parent / t) not in made and not (page.parent / t).exists()] == []
 
 
+TEXTS = [*sorted(DOCS.glob("*.md")), *sorted((DOCS / "users").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.stem)
+def test_code_of_a_page_is_not_wider_than_its_column(page):
+    blocks = re.findall(r"^```\w+\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert [line for block in blocks for line in block.splitlines() if len(line) > 88] == []
+
+
 def test_code_that_names_something_public_is_known_by_its_full_name():
     structures = ("covariance.Scalar", "covariance.AR1", "covariance.BlockDiagonal")
     known = {f"pm_fastlmm.{name}" for name in ("reml", "priors.ready", "results.REMLFit", *structures)}
@@ -202,6 +214,11 @@ def test_subscripts_of_docstrings_are_no_references():
     assert lines[2:] == [r"    y\_-i ::", "", "        y_-i", "", ">>> y_-i", "y_-i", "", r"y\_-i"]
 
 
+def test_the_pages_that_a_search_puts_last_exist():
+    lists = re.search(r"LISTS = (\[.*?\])", (DOCS / "scorer.js").read_text())
+    assert [name for name in json.loads(lists[1]) if not (DOCS / f"{name}.md").exists()] == []
+
+
 def test_links_within_the_built_site_that_lead_nowhere_are_found(tmp_path):
     (tmp_path / "a.html").write_text(
         '<a href="b.html#here">x</a><a href="b.html#there">x</a><a href="#top">x</a><b id="top">'
@@ -210,6 +227,74 @@ def test_links_within_the_built_site_that_lead_nowhere_are_found(tmp_path):
         '<b id="here"></b><img src="c.png"><a href="https://x.org/y">x</a><a href="a.html">x</a>'
     )
     assert sorted(links.broken(tmp_path)) == ["a.html: b.html#there", "b.html: c.png"]
+
+
+def test_formulas_beside_each_other_are_told_apart_where_they_are_whole():
+    assert mathml.parts(r"y = x,\qquad x \sim N(0, 1)") == ["y = x,", r" x \sim N(0, 1)"]
+    for formula in (r"\sqrt{a \qquad b}", r"\begin{matrix}a \qquad b\end{matrix}"):
+        assert mathml.parts(formula) == [formula]
+
+
+def test_subscripts_of_a_sentence_stand_low_and_names_stay():
+    def lowered(text):
+        return [node.astext() for node in subscripts.pieces(text) if isinstance(node, nodes.subscript)]
+
+    assert lowered("σ²_gλ_i + σ²_e, y_−i and y_i") == ["g", "i", "e", "−i", "i"]
+    assert lowered("½χ²_{q−1}, P_SS⁻¹, [(UᵀU/n)⁻¹]_jj, X_new, λ_max/δ") == ["q−1", "SS", "jj", "new", "max"]
+    assert lowered("reml_point, n_sim, x86_64, torch_openreml, p_lrt, fit.y_i, Homo_sapiens") == []
+    assert "".join(node.astext() for node in subscripts.pieces("a σ²_e b")) == "a σ²e b"
+
+
+def test_an_image_with_a_title_is_a_figure_and_what_one_lacks_is_said():
+    document = new_document("page")
+    image = nodes.image(uri="figures/two_lines.png", alt="Two lines that\ncross at zero", title="Both\nof them.")
+    document += nodes.paragraph("", "", image)
+    figures.frame(document)
+    assert isinstance(document[0], nodes.figure)
+    assert document[0][1].astext() == "Both of them."
+    assert image["alt"] == "Two lines that cross at zero"
+    assert figures.lacks(image) is None
+    bare = nodes.image(uri="figures/two_lines_that_cross.png", alt="Two lines that cross")
+    document += nodes.paragraph("", "", bare)
+    assert "caption" in figures.lacks(bare)
+    bare["classes"] = ["sd-card-img-top"]
+    assert figures.lacks(bare) is None
+    for alt in ("", "figure", "two lines that cross"):
+        assert "do not see" in figures.lacks(
+            nodes.image(uri="two_lines_that_cross.png", alt=alt, classes=bare["classes"])
+        )
+
+
+def test_the_words_of_an_image_are_parted_where_a_line_ends():
+    assert figures.on_one_line('a\n![Two\n  lines](x.png\n"Both\nof")') == 'a\n![Two lines](x.png\n"Both\nof")'
+
+
+def test_a_figure_for_dark_pages_stands_behind_the_one_for_light_ones():
+    document = new_document("page")
+    image = nodes.image(uri="gallery/two.png", alt="Two lines that cross", title="Both.")
+    document += nodes.paragraph("", "", image)
+    figures.frame(document)
+    dark.pair(image)
+    light, other = document.children
+    assert (light["classes"], light[0]["uri"], light[1].astext()) == (["only-light"], "gallery/two.png", "Both.")
+    assert (other["classes"], other[0]["uri"], other[1].astext()) == (["only-dark"], "gallery/two_dark.png", "Both.")
+    assert (other[0]["alt"], other[0]["classes"]) == (image["alt"], ["only-dark"])
+
+
+def test_a_figure_of_an_example_stands_below_the_cell_that_draws_it(tmp_path):
+    script = tmp_path / "small.py"
+    script.write_text(
+        '# %% [markdown]\n# # Small\n#\n# Text.\n\n# %%\nfigure.savefig(figures / "a.png")\n\n'
+        '# %% [markdown]\n# ![Two lines\n# that cross](a.png "Both.")\n'
+    )
+    (tmp_path / "small.json").write_text(json.dumps({"seconds": 1, "outputs": ["figure written\n"]}))
+    for file in ("a.png", "a_dark.png"):
+        (tmp_path / file).write_bytes(b"")
+    (tmp_path / "site").mkdir()
+    entry = gallery.page(script, tmp_path, tmp_path / "site")
+    assert (entry["figure"], entry["alt"]) == ("a.png", "Two lines that cross")
+    assert {file.name for file in (tmp_path / "site").glob("*.png")} == {"a.png", "a_dark.png"}
+    assert '\n```\n\n![Two lines\nthat cross](a.png "Both.")\n' in (tmp_path / "site" / "small.md").read_text()
 
 
 def test_the_citation_has_the_version_of_the_package():

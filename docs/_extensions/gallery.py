@@ -1,10 +1,15 @@
-"""The gallery: a page for each example, of its cells, of what they printed and of the figures they drew."""
+"""
+The gallery: a page for each example, of its cells and of what they printed.
+
+A figure that a cell draws stands in a cell of Markdown below it, with its caption.
+"""
 
 import json
 import re
 import shutil
 from pathlib import Path
 
+from dark import dark_of
 from percent import Cell, cells
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -30,10 +35,12 @@ CARD = """:::{{grid-item-card}} {title}
 :link: {name}
 :link-type: doc
 :img-top: {figure}
+:img-alt: {alt}
 
 {lead}
 :::
 """
+IMAGE = re.compile(r"!\[([^]]*)\]\(([\w.]+)")
 logger = logging.getLogger(__name__)
 
 
@@ -54,27 +61,30 @@ def page(script: Path, results: Path, target: Path) -> dict[str, str]:
         if cell.markdown:
             parts.append(cell.text)
             continue
-        drawn = re.findall(r'figures / "([\w.]+\.png)"', cell.text)
         code = [f"```python\n{cell.text}\n```"] if cell.text.strip() else []
-        parts += [*code, *_shown(next(outputs), drawn)]
-        for figure in drawn:
-            shutil.copy(results / figure, target / figure)
-        figures += drawn
+        parts += [*code, *_printed(next(outputs))]
+        figures += re.findall(r'figures / "([\w.]+\.png)"', cell.text)
+    shown = {file: " ".join(alt.split()) for alt, file in IMAGE.findall("\n".join(parts))}
+    for figure in figures:
+        if figure not in shown:
+            logger.warning("%s draws %s and does not show it: ![what is seen](%s", script.name, figure, figure)
+        for file in filter(Path.exists, (results / figure, dark_of(results / figure))):
+            shutil.copy(file, target / file.name)
     parts.append(
         f"{{download}}`{script.name} <../../examples/{script.name}>` ran in {record['seconds']:.0f} seconds where this "
         "page was made."
     )
     (target / f"{script.stem}.md").write_text("\n\n".join(parts) + "\n")
     title, lead = _opening(found[0])
-    return {"name": script.stem, "title": title, "lead": lead, "figure": figures[0] if figures else ""}
+    first = figures[0] if figures else ""
+    return {"name": script.stem, "title": title, "lead": lead, "figure": first, "alt": shown.get(first, "")}
 
 
-def _shown(output: str, drawn: list[str]) -> list[str]:
-    """Return the blocks below a cell; that a figure was written is not news where it is shown."""
+def _printed(output: str) -> list[str]:
+    """Return the block below a cell; that a figure was written is not news where it is shown."""
     lines = [line for line in output.splitlines() if not line.startswith("figure")]
     text = "\n".join(lines).strip("\n")
-    block = [f"```{{code-block}} text\n:class: output\n\n{text}\n```"] if text else []
-    return block + [f"![{Path(figure).stem.replace('_', ' ')}]({figure})" for figure in drawn]
+    return [f"```{{code-block}} text\n:class: output\n\n{text}\n```"] if text else []
 
 
 def _opening(cell: Cell) -> tuple[str, str]:
@@ -108,7 +118,7 @@ def write(app: Sphinx) -> None:
 
 def _card(entry: dict[str, str]) -> str:
     text = CARD.format(**entry)
-    return text if entry["figure"] else text.replace(":img-top: \n", "")
+    return text if entry["figure"] else text.replace(":img-top: \n:img-alt: \n", "")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -313,6 +313,11 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
+def read_only(*arrays: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Return read-only views, as PyTensor's constants are: for arrays of both kinds Numba would compile twice."""
+    return (frozen(array.view()) for array in arrays)
+
+
 @cache
 def lower_triangle(n: int, c: int) -> tuple[npt.NDArray[np.intp], ...]:
     """Return the rows and the columns of the entries on and below the diagonal, row by row."""

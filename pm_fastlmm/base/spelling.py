@@ -52,7 +52,10 @@ def resemblance(label: Hashable) -> Hashable:
 
     Examples
     --------
-    >>> [resemblance(label) for label in ("007", "1e+05", "Homo sapiens", "homo_sapiens", "7.50")]
+    >>> [
+    ...     resemblance(label)
+    ...     for label in ("007", "1e+05", "Homo sapiens", "homo_sapiens", "7.50")
+    ... ]
     ['7', '100000', 'homo_sapiens', 'homo_sapiens', '7.5']
     """
     read = as_read(label)

@@ -23,7 +23,10 @@ class Table(pd.DataFrame):
     Examples
     --------
     >>> from pm_fastlmm.base.tables import Table
-    >>> table = Table({"estimate": [251.405105, 1 / 3], "df": [17.0, 4.5], "p_value": [1.17e-17, 0.0312]}, ["a", "b"])
+    >>> table = Table(
+    ...     {"estimate": [251.405105, 1 / 3], "df": [17.0, 4.5], "p_value": [1.17e-17, 0.0312]},
+    ...     ["a", "b"],
+    ... )
     >>> table
        estimate   df   p_value
     a   251.405   17  1.17e-17

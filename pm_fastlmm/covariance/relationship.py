@@ -87,12 +87,16 @@ def pedigree(
 
     Examples
     --------
-    >>> pedigree(["calf", "bull", "cow"], ["bull", "old", "old"], ["cow", None, None])  # its parents are half-sibs
+    >>> pedigree(
+    ...     ["calf", "bull", "cow"], ["bull", "old", "old"], ["cow", None, None]
+    ... )  # its parents are half-sibs
            calf   bull    cow
     calf  1.125  0.625  0.625
     bull  0.625  1.000  0.250
     cow   0.625  0.250  1.000
-    >>> print(pedigree([1, 2, 3], ["*", "*", "1"], ["*", "*", "2"], clones={2: 1}).loc[3, 3])  # of two clones
+    >>> print(
+    ...     pedigree([1, 2, 3], ["*", "*", "1"], ["*", "*", "2"], clones={2: 1}).loc[3, 3]
+    ... )  # of two clones
     1.5
     """
     read = read_parents(id, sire, dam, unknown=unknown, clones=clones)

@@ -74,9 +74,13 @@ class Term(ReadOnlyArrays, Described):
     >>> import pandas as pd
     >>> import pm_fastlmm as flmm
     >>> from pm_fastlmm import covariance as cov
-    >>> table = pd.DataFrame({"subject": ["s1", "s1", "s2", "s2"], "one": 1.0, "days": [0.0, 1.0, 0.0, 1.0]})
+    >>> table = pd.DataFrame(
+    ...     {"subject": ["s1", "s1", "s2", "s2"], "one": 1.0, "days": [0.0, 1.0, 0.0, 1.0]}
+    ... )
     >>> term = flmm.Term(
-    ...     table["subject"], cov.unstructured([[4.0, 1.0], [1.0, 2.0]]), columns=table[["one", "days"]]
+    ...     table["subject"],
+    ...     cov.unstructured([[4.0, 1.0], [1.0, 2.0]]),
+    ...     columns=table[["one", "days"]],
     ... )
     >>> term
     Term('subject': 2 levels × (one, days), Kronecker(Identity(size=2), Unstructured(cov=<2 × 2>, size=2)))

@@ -68,7 +68,10 @@ def compare_fits(*fits: Fit | Mapping[str, Fit], nested: bool | None = None) -> 
     >>> import pm_fastlmm as flmm
     >>> sleep = flmm.datasets.sleepstudy()
     >>> fits = {
-    ...     name: flmm.find_reml(flmm.lmm_model(f"Reaction ~ Days + ({term} | Subject)", sleep), progressbar=False)
+    ...     name: flmm.find_reml(
+    ...         flmm.lmm_model(f"Reaction ~ Days + ({term} | Subject)", sleep),
+    ...         progressbar=False,
+    ...     )
     ...     for name, term in {"intercepts": "1", "slopes": "Days"}.items()
     ... }
     >>> table = flmm.compare_fits(fits)

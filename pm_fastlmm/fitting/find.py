@@ -108,7 +108,9 @@ def find_reml(
     >>> with pm.Model() as model:
     ...     sigma_batch, sigma_e = pm.HalfNormal("sigma_batch", 5), pm.HalfNormal("sigma_e", 5)
     ...     term = flmm.Term(batch, flmm.covariance.scalar(sigma_batch**2), name="batch")
-    ...     node = flmm.StructuredLMM("y", X=np.ones((12, 1)), terms=[term], sigma2_e=sigma_e**2, observed=y)
+    ...     node = flmm.StructuredLMM(
+    ...         "y", X=np.ones((12, 1)), terms=[term], sigma2_e=sigma_e**2, observed=y
+    ...     )
     >>> fit = flmm.find_reml(model, progressbar=False)
     >>> print(fit.theta.round(4).to_dict())
     {'batch': 3.9167, 'residual': 0.3333}
@@ -214,7 +216,10 @@ def reml_covariance(
     >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
     >>> fit = flmm.reml_covariance(
     ...     lambda theta: np.exp(1) ** theta[0] * J + np.exp(1) ** theta[1] * np.eye(12),
-    ...     y, np.ones((12, 1)), start={"log_batch": 0.0, "log_residual": 0.0}, progressbar=False,
+    ...     y,
+    ...     np.ones((12, 1)),
+    ...     start={"log_batch": 0.0, "log_residual": 0.0},
+    ...     progressbar=False,
     ... )
     >>> print(np.exp(fit.theta).round(4).to_dict())
     {'log_batch': 3.9167, 'log_residual': 0.3333}

@@ -54,7 +54,9 @@ class Design(ReadOnlyArrays, Described):
     >>> import numpy as np
     >>> import pandas as pd
     >>> import pm_fastlmm as flmm
-    >>> table = pd.DataFrame({"y": [1.0, 2.0, 4.0, 3.5], "sex": ["f", "m", "f", "m"]}, index=["a", "b", "c", "d"])
+    >>> table = pd.DataFrame(
+    ...     {"y": [1.0, 2.0, 4.0, 3.5], "sex": ["f", "m", "f", "m"]}, index=["a", "b", "c", "d"]
+    ... )
     >>> K = pd.DataFrame(np.eye(4) + 0.5, index=list("dcba"), columns=list("dcba"))
     >>> design = flmm.Design.from_formula("y ~ sex", table, K=K)
     >>> design

@@ -89,7 +89,9 @@ def lmm_model(
     Examples
     --------
     >>> import pm_fastlmm as flmm
-    >>> model = flmm.lmm_model("yield ~ rep + (1|gen) + (1|rep:block)", flmm.datasets.john_alpha())
+    >>> model = flmm.lmm_model(
+    ...     "yield ~ rep + (1|gen) + (1|rep:block)", flmm.datasets.john_alpha()
+    ... )
     >>> [variable.name for variable in model.free_RVs]
     ['sigma_gen', 'sigma_rep:block', 'sigma_e']
     >>> model.coords["rep:block"][:3]

@@ -165,11 +165,15 @@ class MixedDesign(ReadOnlyArrays, Described):
     Examples
     --------
     >>> import pm_fastlmm as flmm
-    >>> design = flmm.MixedDesign.from_formula("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy())
+    >>> design = flmm.MixedDesign.from_formula(
+    ...     "Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy()
+    ... )
     >>> design
     MixedDesign(180 observations of Reaction; fixed: Intercept, Days; random: (Intercept, Days | Subject), 18 levels;
     0 rows dropped)
-    >>> term = design.random[0].term(flmm.covariance.unstructured([[600.0, 10.0], [10.0, 35.0]]))
+    >>> term = design.random[0].term(
+    ...     flmm.covariance.unstructured([[600.0, 10.0], [10.0, 35.0]])
+    ... )
     >>> term.Z.shape
     (180, 36)
     """

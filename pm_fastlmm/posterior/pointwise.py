@@ -93,14 +93,18 @@ def pointwise_log_likelihood(
     >>> import pm_fastlmm as flmm
     >>> batch = np.repeat(list("abcd"), 4)
     >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4, 2, 2, 3, 1])
-    >>> with flmm.kernel_model(y, np.ones((16, 1)), W=flmm.covariance.incidence(batch).Z.toarray()) as model:
+    >>> with flmm.kernel_model(
+    ...     y, np.ones((16, 1)), W=flmm.covariance.incidence(batch).Z.toarray()
+    ... ) as model:
     ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
     >>> idata = flmm.pointwise_log_likelihood(idata, model=model, progressbar=False)
     >>> idata.log_likelihood["y"].shape
     (2, 200, 16)
     >>> print(az.loo(idata, var_name="y").n_data_points)
     16
-    >>> idata = flmm.pointwise_log_likelihood(idata, groups=batch, model=model, progressbar=False)
+    >>> idata = flmm.pointwise_log_likelihood(
+    ...     idata, groups=batch, model=model, progressbar=False
+    ... )
     >>> idata.log_likelihood["y_by_group"].shape
     (2, 200, 4)
     """

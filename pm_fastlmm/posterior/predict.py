@@ -244,11 +244,21 @@ def posterior_function(
     >>> import pm_fastlmm as flmm
     >>> rng = np.random.default_rng(0)
     >>> x = rng.uniform(size=1000)
-    >>> basis = flmm.FourierBasis(lengthscale=(0.1, 1.0), domain=(0, 1), n=1000, noise_ratio_min=0.1)
-    >>> statistics = flmm.FourierStatistics.from_arrays(basis, x, np.sin(6 * x) + rng.normal(size=1000))
+    >>> basis = flmm.FourierBasis(
+    ...     lengthscale=(0.1, 1.0), domain=(0, 1), n=1000, noise_ratio_min=0.1
+    ... )
+    >>> statistics = flmm.FourierStatistics.from_arrays(
+    ...     basis, x, np.sin(6 * x) + rng.normal(size=1000)
+    ... )
     >>> with pm.Model() as model:
-    ...     ell, v, v_e = pm.Uniform("ell", 0.1, 1.0), pm.HalfNormal("v", 1), pm.HalfNormal("v_e", 1)
-    ...     node = flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=v, sigma2_e=v_e)
+    ...     ell, v, v_e = (
+    ...         pm.Uniform("ell", 0.1, 1.0),
+    ...         pm.HalfNormal("v", 1),
+    ...         pm.HalfNormal("v_e", 1),
+    ...     )
+    ...     node = flmm.FourierLMM(
+    ...         "y", statistics=statistics, lengthscale=ell, sigma2=v, sigma2_e=v_e
+    ...     )
     ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
     >>> f = flmm.posterior_function(idata, model=model, draws=100)
     >>> f.predict(np.linspace(0, 1, 5)).mean.round(0) + 0.0

@@ -142,7 +142,9 @@ class FourierLMM:
     ...     ell = pm.Uniform("ell", 0.05, 1.0)
     ...     sigma2, sigma2_e = pm.HalfNormal("sigma2", 2), pm.HalfNormal("sigma2_e", 2)
     ...     statistics = flmm.FourierStatistics.from_arrays(basis, x, y, np.ones(5000))
-    ...     node = flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=sigma2, sigma2_e=sigma2_e)
+    ...     node = flmm.FourierLMM(
+    ...         "y", statistics=statistics, lengthscale=ell, sigma2=sigma2, sigma2_e=sigma2_e
+    ...     )
     >>> fit = flmm.find_reml(model, progressbar=False)
     >>> print(fit.theta.round(2).to_dict())
     {'ell': 0.26, 'sigma2': 2.13, 'sigma2_e': 1.01}

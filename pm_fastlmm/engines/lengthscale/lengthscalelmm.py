@@ -87,10 +87,17 @@ class LengthscaleLMM:
     ...     x, kernel="matern52", lengthscale=(0.1, 2.0), X=np.ones((80, 1)), progressbar=False
     ... )
     >>> with pm.Model() as model:
-    ...     lengthscale = pm.Truncated("lengthscale", pm.LogNormal.dist(-1, 1), lower=0.1, upper=2.0)
+    ...     lengthscale = pm.Truncated(
+    ...         "lengthscale", pm.LogNormal.dist(-1, 1), lower=0.1, upper=2.0
+    ...     )
     ...     sigma2_g, sigma2_e = pm.HalfNormal("sigma2_g", 2), pm.HalfNormal("sigma2_e", 1)
     ...     node = flmm.LengthscaleLMM(
-    ...         "y", spectrum=spectrum, lengthscale=lengthscale, sigma2_g=sigma2_g, sigma2_e=sigma2_e, observed=y
+    ...         "y",
+    ...         spectrum=spectrum,
+    ...         lengthscale=lengthscale,
+    ...         sigma2_g=sigma2_g,
+    ...         sigma2_e=sigma2_e,
+    ...         observed=y,
     ...     )
     ...     fit = flmm.find_reml(progressbar=False)
     >>> fit.converged

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray, frozen, require_fraction
+from pm_fastlmm.base.arrays import FloatArray, frozen, read_only, require_fraction
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.engines.lengthscale.interpolation import chebyshev_transform, interpolation_weights, node_lengthscales
@@ -77,7 +77,8 @@ class RotatedSpectra(ReadOnlyArrays, Described):
     >>> from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra, NodeStatistics
     >>> z = np.array([2.0, -1.0, 0.5, 0.1])
     >>> spectra = RotatedSpectra.build(
-    ...     lambda ell: NodeStatistics(np.exp(-np.arange(4) * ell), z, rss=0.3, nullity=6), (0.5, 2.0)
+    ...     lambda ell: NodeStatistics(np.exp(-np.arange(4) * ell), z, rss=0.3, nullity=6),
+    ...     (0.5, 2.0),
     ... )
     >>> spectra.df, spectra.error <= spectra.tolerance
     (10, True)
@@ -256,7 +257,8 @@ def interpolated_loglik(
 
     out = np.empty((lengthscale.size, 4))
     transform = chebyshev_transform(len(eigvals))
-    interpolated_rows(lengthscale, sigma2_g, sigma2_e, eigvals, squares, rss, extent, transform, out)
+    read = read_only(eigvals, squares, rss, extent, transform)
+    interpolated_rows(lengthscale, sigma2_g, sigma2_e, *read, out)
     return out
 
 

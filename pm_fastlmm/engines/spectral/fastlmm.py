@@ -77,7 +77,9 @@ class FastLMM:
     ...     h2 = pm.Beta("h2", 1, 1)
     ...     total = pm.HalfNormal("total", 10)
     ...     node = flmm.FastLMM("y", h2=h2, total=total, spectrum=spectrum, observed=y)
-    >>> logp = pm.logp(flmm.FastLMM.dist(sigma2_g=3.9167, sigma2_e=1 / 3, spectrum=spectrum), y).eval()
+    >>> logp = pm.logp(
+    ...     flmm.FastLMM.dist(sigma2_g=3.9167, sigma2_e=1 / 3, spectrum=spectrum), y
+    ... ).eval()
     >>> print(f"{logp:.4f} {flmm.reml(spectrum, y).loglik:.4f}")
     -14.6796 -14.6796
     """

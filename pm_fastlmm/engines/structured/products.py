@@ -230,8 +230,13 @@ class MixedProducts:
 
     @cached_property
     def constants(self) -> tuple[Any, ...]:
-        """What the compiled likelihood reads beside the parameters and the response, in the order of its arguments."""
-        return self.df, self.sizes, self.C, self.B.indptr, self.B.indices, self.B.data, self.within
+        """
+        What the compiled likelihood reads beside the parameters and the response, in the order of its arguments.
+
+        SciPy chooses the integers of indices by the size; each choice would be compiled.
+        """
+        indptr, indices = (places.astype(np.int64, copy=False) for places in (self.B.indptr, self.B.indices))
+        return self.df, self.sizes, self.C, indptr, indices, self.B.data, self.within
 
     @property
     def small(self) -> bool:

@@ -61,7 +61,11 @@ class TermStatistics(ReadOnlyArrays, Described):
     >>> import pm_fastlmm as flmm
     >>> rng = np.random.default_rng(0)
     >>> Z = pd.DataFrame(rng.normal(size=(5000, 8)), columns=[f"m{j}" for j in range(8)])
-    >>> y = 2.0 + Z.to_numpy() @ (rng.normal(size=8) * [1, 1, 1, 1, 1, 0.1, 0.1, 0.1]) + rng.normal(size=5000)
+    >>> y = (
+    ...     2.0
+    ...     + Z.to_numpy() @ (rng.normal(size=8) * [1, 1, 1, 1, 1, 0.1, 0.1, 0.1])
+    ...     + rng.normal(size=5000)
+    ... )
     >>> s = flmm.TermStatistics.from_arrays(np.ones((5000, 1)), Z, y)
     >>> s
     TermStatistics(10 rows for 5000, X: 'x0', Z: 'm0', 'm1', 'm2', 'm3', 'm4' and 3 more)

@@ -145,12 +145,16 @@ class StructuredLMM:
     >>> batch, day = np.repeat(list("abc"), 4), np.tile(["mon", "tue"], 6)
     >>> y = np.array([1.0, 2, 1, 3, 5, 6, 5, 7, 3, 4, 2, 4])
     >>> with pm.Model() as model:
-    ...     v_batch, v_day, v_e = (pm.HalfNormal(name, 5) for name in ("v_batch", "v_day", "v_e"))
+    ...     v_batch, v_day, v_e = (
+    ...         pm.HalfNormal(name, 5) for name in ("v_batch", "v_day", "v_e")
+    ...     )
     ...     terms = [
     ...         flmm.Term(batch, flmm.covariance.scalar(v_batch), name="batch"),
     ...         flmm.Term(day, flmm.covariance.scalar(v_day), name="day"),
     ...     ]
-    ...     node = flmm.StructuredLMM("y", X=np.ones((12, 1)), terms=terms, sigma2_e=v_e, observed=y)
+    ...     node = flmm.StructuredLMM(
+    ...         "y", X=np.ones((12, 1)), terms=terms, sigma2_e=v_e, observed=y
+    ...     )
     >>> fit = flmm.find_reml(model, progressbar=False)
     >>> print(fit.theta.round(3).to_dict())
     {'batch': 4.036, 'day': 1.094, 'residual': 0.188}

@@ -46,7 +46,9 @@ class DeviationPrior(Described):
     >>> import pm_fastlmm as flmm
     >>> flmm.priors.DeviationPrior("half-normal", 2.0, 2.0)
     DeviationPrior(family='half-normal', scale_kernel=2.0, scale_residual=2.0, df=3.0)
-    >>> prior = flmm.priors.DeviationPrior.penalised_complexity(upper=3.0, probability=0.05, scale_residual=2.0)
+    >>> prior = flmm.priors.DeviationPrior.penalised_complexity(
+    ...     upper=3.0, probability=0.05, scale_residual=2.0
+    ... )
     >>> print(f"{prior.scale_kernel:.4f}")  # P(σ_K > 3) = 0.05
     1.0014
     """

@@ -52,7 +52,9 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: Prior | None = None) -
     >>> import pm_fastlmm as flmm
     >>> batch = np.repeat(np.eye(3), 4, axis=0)
     >>> spectrum = flmm.Spectrum.from_factor(batch, np.ones((12, 1)))
-    >>> posterior = flmm.exact_posterior(spectrum, np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4]))
+    >>> posterior = flmm.exact_posterior(
+    ...     spectrum, np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    ... )
     >>> print(f"{posterior.mean('h2'):.3f} {posterior.sd('h2'):.3f}")
     0.826 0.122
     """

@@ -156,7 +156,9 @@ def rope(posterior: Any, low: float, high: float, *, quantity: str = "h2") -> An
     >>> import numpy as np
     >>> import pm_fastlmm as flmm
     >>> spectrum = flmm.Spectrum.from_factor(np.repeat(np.eye(3), 4, axis=0), np.ones((12, 1)))
-    >>> posterior = flmm.exact_posterior(spectrum, np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4]))
+    >>> posterior = flmm.exact_posterior(
+    ...     spectrum, np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
+    ... )
     >>> print(f"{flmm.rope(posterior, 0, 0.5):.4f}")
     0.0233
     >>> draws = posterior.to_datatree(4000, random_seed=1)

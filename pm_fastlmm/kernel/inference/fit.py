@@ -52,6 +52,14 @@ class Fit(Summary):
         """Predict each observation from all the others."""
 
     @abstractmethod
+    def share_intervals(self, level: float = 0.95) -> pd.DataFrame:
+        """Return the share of each component with an interval: estimate, lower, upper."""
+
+    @abstractmethod
+    def diagnostics(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Return fitted value, residuals, leverage and leave-one-out prediction of each observation."""
+
+    @abstractmethod
     def loo_groups(self, groups: Any, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Return the joint density of each group of observations given all others."""
 
@@ -229,11 +237,15 @@ class Fit(Summary):
         Examples
         --------
         >>> import pm_fastlmm as flmm
-        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> fit = flmm.find_reml(
+        ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+        ... )
         >>> repeatability = fit.function(lambda v: v["Batch"] / (v["Batch"] + v["residual"]))
         >>> repeatability
         0.418487 ± 0.216205, 0.95 interval 0.112019 to 0.80413, made on the logit scale
-        >>> fit.function(lambda v: 100 * v["residual"] ** 0.5 / fit.beta["Intercept"])  # coefficient of variation, %
+        >>> fit.function(
+        ...     lambda v: 100 * v["residual"] ** 0.5 / fit.beta["Intercept"]
+        ... )  # coefficient of variation, %
         3.24125 ± 0.467834, 0.95 interval 2.4426 to 4.30103, made on the log scale
         """
         if self.names is not None:

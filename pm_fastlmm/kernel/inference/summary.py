@@ -160,7 +160,9 @@ class Summary(Estimates):
         Examples
         --------
         >>> import pm_fastlmm as flmm
-        >>> fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False)
+        >>> fit = flmm.find_reml(
+        ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+        ... )
         >>> print(fit.to_markdown())
         **REML fit of Yield ~ 1 + (1 | Batch)**
         <BLANKLINE>

@@ -133,7 +133,12 @@ def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: 
     >>> W = rng.normal(size=(50, 80)) / 9
     >>> y = W @ rng.normal(size=80) + rng.normal(size=50)
     >>> fit = flmm.reml_point(W @ W.T, y, np.ones((50, 1)))
-    >>> bool(np.isclose(fit.h2, flmm.reml(flmm.Spectrum.from_covariance(W @ W.T, np.ones((50, 1))), y).h2))
+    >>> bool(
+    ...     np.isclose(
+    ...         fit.h2,
+    ...         flmm.reml(flmm.Spectrum.from_covariance(W @ W.T, np.ones((50, 1))), y).h2,
+    ...     )
+    ... )
     True
     """
     require_choice("method", method, Method)

@@ -74,7 +74,10 @@ class KernelStatistics(InnerProducts):
     >>> rng = np.random.default_rng(1)
     >>> effects = rng.normal(size=20)
     >>> def block(rows):
-    ...     X, W = np.column_stack([np.ones(rows), rng.normal(size=rows)]), rng.normal(size=(rows, 20)) / np.sqrt(20)
+    ...     X, W = (
+    ...         np.column_stack([np.ones(rows), rng.normal(size=rows)]),
+    ...         rng.normal(size=(rows, 20)) / np.sqrt(20),
+    ...     )
     ...     return X, W, X @ [5.0, 1.0] + W @ effects + rng.normal(size=rows)
     >>> c = flmm.KernelStatistics.from_arrays(*block(1000))
     >>> for _ in range(9):
