@@ -77,7 +77,7 @@ if __name__ == "__main__":
             flmm.FourierLMM("co2", statistics=statistics, kernel=kernel, sigma2_e=noise**2)
     fit = flmm.find_reml(model, progressbar=False)
     print(fit)
-    function = fit.function()
+    function = fit.posterior_function()
     future = function.predict(t[~past], design(t[~past]))
     covered = np.abs(y[~past] - future.mean) < 1.96 * future.se_observation
     error = np.sqrt(np.mean((y[~past] - future.mean) ** 2))

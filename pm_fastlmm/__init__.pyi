@@ -35,6 +35,7 @@ from .posterior.pointwise import pointwise_log_likelihood as pointwise_log_likel
 from .posterior.predict import posterior_function as posterior_function
 from .posterior.predict import predict as predict
 from .posterior.predict import recover_effects as recover_effects
+from .posterior.predict import variances as variances
 from .posterior.sample import sample as sample
 from .spectrum.spectrum import Spectrum as Spectrum
 from .spectrum.streams.statistics import KernelStatistics as KernelStatistics
@@ -78,4 +79,5 @@ __all__ = [
     "rope",
     "sample",
     "scan",
+    "variances",
 ]

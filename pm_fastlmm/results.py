@@ -10,6 +10,7 @@ from pm_fastlmm.kernel.exact.result import ExactPosterior
 from pm_fastlmm.kernel.inference.bootstrap import Bootstrap
 from pm_fastlmm.kernel.inference.fit import Fit
 from pm_fastlmm.kernel.inference.fixed_effects import FixedTest
+from pm_fastlmm.kernel.inference.function import FunctionEstimate
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
 from pm_fastlmm.kernel.reml.fit import REMLFit
 from pm_fastlmm.models.mixed_design import RandomTerm
@@ -21,6 +22,7 @@ __all__ = [
     "FactorEffects",
     "Fit",
     "FixedTest",
+    "FunctionEstimate",
     "FunctionPosterior",
     "LMMNode",
     "Prediction",

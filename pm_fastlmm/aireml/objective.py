@@ -218,6 +218,16 @@ class Objective(ABC):
         return None
 
     @property
+    def work(self) -> float:
+        """About how many multiplications an evaluation takes, those of LAPACK, which are fast, as a tenth."""
+        return float(self.n) ** 3 / 10
+
+    @property
+    def variances(self) -> Any:
+        """Which elements of θ are variances, as far as the likelihood knows."""
+        return np.zeros(len(self.names), dtype=bool)
+
+    @property
     def matrices(self) -> Sequence[PackedMatrix]:
         """The unstructured matrices among the coordinates, those that are held as well."""
         return ()

@@ -46,13 +46,6 @@ def table(title: str, facts: Mapping[str, Any]) -> str:
     return f"<div><strong>{escape(title)}</strong><table><tbody>{''.join(rows)}</tbody></table></div>"
 
 
-def report(title: str, frame: Any, notes: Sequence[str]) -> str:
-    """Return a title, a DataFrame and lines below it as HTML."""
-    below = "".join(f"<div>{escape(note)}</div>" for note in notes)
-    shown = frame.to_html(float_format=lambda v: f"{v:.6g}", na_rep="undefined", border=0)
-    return f"<div><strong>{escape(title)}</strong>{shown}{below}</div>"
-
-
 @contextmanager
 def progress(description: str, total: int | None, *, show: bool) -> Iterator[Callable[[int, str], None]]:
     """Show a bar of rich, as PyMC's; the function that it gives takes what was done, and a text."""

@@ -8,6 +8,7 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray, frozen
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
+from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.algebra import Covariance, Kronecker
 from pm_fastlmm.covariance.parameters import is_tensor
 from pm_fastlmm.covariance.structures import Identity, Scalar
@@ -52,6 +53,13 @@ class Blocks(ReadOnlyArrays, Described):
         """Return G, an array or a tensor as `block` has it."""
         G = Kronecker(Identity(self.levels), self.block).dense()
         return G if self.root is None else self.root @ G @ self.root.T
+
+    def variances(self, block: FloatArray) -> FloatArray:
+        """Return the diagonal of G, (q,), where the block B has these numbers."""
+        if self.root is None:
+            return np.tile(np.diag(block), self.levels)
+        rooted = self.root.reshape(-1, self.width) @ semidefinite_root(block)
+        return np.asarray((rooted.reshape(self.size, -1) ** 2).sum(axis=-1))
 
     def __repr__(self) -> str:
         """Show the fields, the root by its size."""

@@ -193,6 +193,11 @@ class LinkedObjective(SquaredObjective):
         """Raise a ValueError if y has no estimate."""
         self.inner.require_residual()
 
+    @property
+    def work(self) -> float:
+        """That of the inner objective."""
+        return self.inner.work
+
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
         """Return the variance that each component gives an observation on average."""
         return self.inner.mean_variances(self.link.theta(theta))

@@ -57,6 +57,7 @@ class LMMNode(PartOfModel, Described, ABC):
     """
 
     called: ClassVar[str]  # the distribution, as users write it
+    law: ClassVar[str] = "N(Xβ, V(θ))"  # and as it is printed above a fit
     parts: ClassVar[tuple[str, ...]] = ()  # what `recover` can be asked for alone
     recovers: ClassVar[bool] = False  # whether `recover` draws β and effects
     predicts: ClassVar[tuple[Effects, ...]] = ()  # effects= of predictions, besides "left_out"
@@ -76,6 +77,16 @@ class LMMNode(PartOfModel, Described, ABC):
     def n(self) -> int:
         """Number of observations."""
         return int(self.projection.V.shape[0])
+
+    @property
+    def formula(self) -> str:
+        """The formula that the model was made from, or its distribution."""
+        return f"{self.name} ~ {self.law}"
+
+    @property
+    def levels(self) -> dict[str, int]:
+        """How many levels each random-effects term has."""
+        return {}
 
     @property
     def observes_statistic(self) -> bool:
@@ -214,6 +225,11 @@ class LMMNode(PartOfModel, Described, ABC):
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
         """Return the variances, and what they are shares of, by suffix, at draws (chain, draw, …) of those graphs."""
         return {}
+
+    def variances(self, draws: Draws) -> dict[str, Any]:
+        """Return the parameters of V at the draws, over chain and draw, by the names of a fit: here the variables."""
+        names = [rv.name for rv in reaching(draws.model, self.rv)]
+        return {name: draws.posterior[name] for name in names if name in draws.posterior}
 
     def components(self) -> dict[str, list[str]]:
         """Return the labels of a last dimension of what is derived, by the name of that dimension."""

@@ -235,6 +235,48 @@ class VarianceFit(VarianceInference, PartOfModel):
         """
         return _chosen(self._node_at(theta).terms.blup(), term)
 
+    def effects(self, term: str | None = None, level: float = 0.95, theta: Any = None) -> Any:
+        """
+        Return the effects of a term as a table, or tables of all of them by name.
+
+        With PEV = Var(û - u), se is its root and the interval blup ± z · se. The reliability, the squared correlation
+        of û_i with u_i, is r² = 1 - PEV_i/G_ii, with G_ii the variance of the effect (σ²A_ii of a known A, where A_ii
+        is 1 + F_i of an inbred individual), and the accuracy r.
+
+        Parameters
+        ----------
+        term : str, optional
+        level : float
+            Of the interval.
+        theta : optional
+            Another θ than the estimate.
+
+        Returns
+        -------
+        DataFrame, or a dict of them
+            By level, of a term with columns by level and column: blup, se, lower, upper, reliability, accuracy. The
+            last two are NaN where the variance of the effect is 0.
+
+        Raises
+        ------
+        ValueError
+            If there is no such term, or the model has no terms.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> oats = flmm.datasets.john_alpha()
+        >>> fit = flmm.find_reml(
+        ...     "yield ~ rep + (1 | gen) + (1 | rep:block)", oats, progressbar=False
+        ... )
+        >>> fit.effects("gen").nlargest(3, "blup")
+                 blup        se      lower     upper reliability accuracy
+        G01  0.501184  0.179167   0.150023  0.852344       0.775    0.881
+        G05   0.47495  0.179123   0.123875  0.826025       0.775    0.881
+        G15    0.4247  0.179123  0.0736246  0.775775       0.775    0.881
+        """
+        return _chosen(self._node_at(theta).terms.tables(level), term)
+
     def pev(self, term: str | None = None, theta: Any = None) -> Any:
         """
         Return the prediction error variances Var(û - u), the uncertainty of β̂ included, as `blup` does.
@@ -342,12 +384,12 @@ class VarianceFit(VarianceInference, PartOfModel):
         if x_new is not None:
             if effects == "population":
                 raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
-            return self.function(theta).predict(x_new, X_new)
+            return self.posterior_function(theta).predict(x_new, X_new)
         population = effects == "population"
         terms = self._node_at(theta).terms
         return terms.predict(X_new=X_new, Z_new=Z_new, data=data, population=population)  # type: ignore[no-any-return]
 
-    def function(self, theta: Any = None) -> FunctionPosterior:
+    def posterior_function(self, theta: Any = None) -> FunctionPosterior:
         """
         Return the posterior of the function of a FourierLMM, at the estimate or at another θ.
 
@@ -493,8 +535,18 @@ class VarianceFit(VarianceInference, PartOfModel):
         return self.node.ids
 
     @property
-    def _head(self) -> str:
-        return f"{self.method} fit by average information, {len(self.trace.iterations) - 1} iterations"
+    def _model(self) -> str:
+        return self.node.formula
+
+    @property
+    def _counts(self) -> str:
+        levels = [f"{count} levels of {name}" for name, count in self.node.levels.items()]
+        return ", ".join([f"{self.objective.n} observations", *levels])
+
+    @property
+    def _iterations(self) -> str:
+        count = len(self.trace.iterations) - 1
+        return f" in {count} iteration{'s' * (count > 1)}" if count else ""
 
 
 def _chosen(values: dict[str, Any], term: str | None) -> Any:

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import expit, gammaincinv, ndtri
 
+from pm_fastlmm.aireml.cone import pack
 from pm_fastlmm.aireml.iteration import maximise_given
 from pm_fastlmm.aireml.linear import linear_derivatives, require_small
 from pm_fastlmm.aireml.objective import Objective, information_inverse
@@ -18,10 +19,12 @@ from pm_fastlmm.base.arrays import FloatArray, require_fraction
 from pm_fastlmm.kernel.inference.estimates import InformationKind
 from pm_fastlmm.kernel.inference.fit import Fit, IntervalKind
 from pm_fastlmm.kernel.inference.fixed_effects import NOT_OF_ML, DegreesOfFreedom, FixedEffects, ZeroVariances
+from pm_fastlmm.kernel.inference.function import Parameters
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test
 from pm_fastlmm.kernel.reml.fit import VARIANCES, REMLFit
 from pm_fastlmm.spectrum.projection import Projection
 
+_DEAR = 2e9  # multiplications, which take seconds
 _REACH = 60  # doublings of a standard error in the search for an upper limit
 _SINGULAR = "a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails"
 _NEARLY = (
@@ -63,6 +66,36 @@ class VarianceInference(Fit):
 
     def _estimates(self) -> dict[str, Any]:
         return dict(zip(self.objective.names, self.theta, strict=True))
+
+    def _parameters(self) -> Parameters:
+        o, fixed = self.objective, np.asarray(self.objective.fixed)
+        cov = np.where(fixed[:, None] | fixed, 0.0, self.cov.to_numpy())
+        matrices = [(m.place, m.size) for m in o.matrices]
+        return Parameters(o.names, self.theta.to_numpy(), cov, o.lower, o.upper, matrices)
+
+    @property
+    def _variances(self) -> list[str]:
+        return [name for name, own in zip(self.objective.names, self.objective.variances, strict=True) if own]
+
+    @property
+    def _correlations(self) -> dict[str, float]:
+        out: dict[str, float] = {}
+        for m in self.objective.matrices:
+            matrix = m.read(self.theta.to_numpy())
+            with np.errstate(invalid="ignore", divide="ignore"):
+                corr = pack(matrix / np.sqrt(np.outer(np.diag(matrix), np.diag(matrix))))
+            lower = pack(~np.eye(m.size, dtype=bool))
+            out |= {name: r for name, r, own in zip(self.objective.names[m.place], corr, lower, strict=True) if own}
+        return out
+
+    @property
+    def _tested(self) -> bool:
+        return bool(self.coef) and self.converged
+
+    @property
+    def _dear(self) -> bool:
+        # differences for the information and for the covariance of β̂ take about six evaluations of each parameter
+        return self.objective.exact is None and 6 * len(self.theta) * self.objective.work > _DEAR
 
     def _errors(self, information: InformationKind) -> dict[str, Any]:
         if information == "observed":

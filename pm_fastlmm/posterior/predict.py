@@ -270,6 +270,48 @@ def posterior_function(
     return found
 
 
+def variances(idata: xr.DataTree, *, model: pm.Model | None = None, var_name: str | None = None) -> xr.Dataset:
+    """
+    Return the draws of the parameters of V by the names that a fit has, for any function of them.
+
+    Heritability, repeatability and other functions are arithmetic on this: the function that `fit.function` takes.
+
+    Parameters
+    ----------
+    idata : DataTree
+        What `sample` returns.
+    model, var_name
+        As in `recover_effects`.
+
+    Returns
+    -------
+    Dataset
+        Variables over chain and draw, as `fit.theta` names them after `find_reml`: variances, covariances,
+        correlations. Of one kernel sigma2_g, sigma2_e and what follows from them; of a `DenseLMM` or `FourierLMM` the
+        model's variables.
+
+    Raises
+    ------
+    ValueError
+        If a variable that they depend on was not kept in the posterior.
+
+    Examples
+    --------
+    >>> import pm_fastlmm as flmm
+    >>> model = flmm.lmm_model("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff())
+    >>> with model:
+    ...     idata = flmm.sample(200, chains=2, random_seed=1, progressbar=False, quiet=True)
+    >>> v = flmm.variances(idata, model=model)
+    >>> repeatability = v["Batch"] / (v["Batch"] + v["residual"])
+    >>> repeatability.dims, bool(0.3 < repeatability.mean() < 0.5)
+    (('chain', 'draw'), True)
+    """
+    model = pm.modelcontext(model)
+    node, posterior = find_node(model, var_name), idata.posterior.to_dataset()
+    found = node.variances(Draws(model, posterior))
+    return xr.Dataset(found).assign_coords({name: posterior[name] for name in ("chain", "draw")})
+
+
 def _require_parts(node: LMMNode, which: Sequence[str]) -> None:
     if not node.parts:
         raise ValueError(

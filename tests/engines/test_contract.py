@@ -383,7 +383,7 @@ OF_FITS = {
     "loo": lambda fit: fit.loo(),
     "blup": lambda fit: fit.blup(),
     "fit.predict": lambda fit: fit.predict(X_NEW),
-    "function": lambda fit: fit.function(),
+    "function": lambda fit: fit.posterior_function(),
 }
 
 

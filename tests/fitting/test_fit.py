@@ -1,5 +1,7 @@
 """What a fit holds: history, derivatives at any θ, standard errors, V; and fits of functions V(θ)."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytensor.tensor as pt
@@ -134,9 +136,9 @@ def test_the_summary_and_the_text(slopes):
     assert_allclose(table["estimate"], np.r_[slopes.theta, slopes.beta])
     assert_allclose(table["se"], slopes.standard_errors())
     text = repr(slopes)
-    assert "REML fit by average information" in text
+    assert "REML fit of y ~ N(Xβ, ΣZGZᵀ + σ²_eI)\n180 observations, 18 levels of Subject\n" in text
     assert "log-likelihood -871.8141360" in text
-    assert text.endswith("converged")
+    assert re.search(r"converged in \d+ iterations$", text)
 
 
 # --- functions V(θ) -------------------------------------------------------------------------------------------------

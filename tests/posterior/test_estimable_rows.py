@@ -347,7 +347,7 @@ def test_a_function_with_such_fixed_effects(kernel):
     full = flmm.find_reml(model_of(X[:, [0, 1, 2, 4]]), progressbar=False).predict(new[:, [0, 1, 2, 4]], x_new=points)
     assert_allclose(got.mean[KNOWN], full.mean[KNOWN], rtol=1e-5)
     assert_allclose(got.variance[KNOWN], full.variance[KNOWN], rtol=1e-4)
-    f, values = fit.function(), {"ell": 0.3, "v": 1.0, "e": 0.1}
+    f, values = fit.posterior_function(), {"ell": 0.3, "v": 1.0, "e": 0.1}
     with pytest.warns(UserWarning, match="of 3 of 6 new rows"):
         draws = f.draw(points, new, draws=5, random_seed=1)
     assert_array_equal(np.isfinite(draws).all(axis=0), KNOWN)

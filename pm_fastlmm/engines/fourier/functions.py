@@ -26,7 +26,7 @@ class FunctionPosterior(ReadOnlyArrays, Described):
     Posterior of f(x, X) = Xβ + Z(x)w: at given parameters, or averaged over posterior draws of them.
 
     Both are mixtures of Gaussians of (w, β), of one component or many, whose first two moments are added up: a million
-    predictions cost two nonuniform FFTs, whatever the number of components. It comes from `fit.function()` or
+    predictions cost two nonuniform FFTs, whatever the number of components. It comes from `fit.posterior_function()` or
     `flmm.posterior_function(idata, model=model)`.
 
     Attributes

@@ -58,6 +58,11 @@ class FourierObjective(SquaredObjective):
             parameters=parameters,
         )  # fmt: skip
 
+    @property
+    def work(self) -> float:
+        """The factorisation of the features."""
+        return float(self.products.gram.shape[-1]) ** 3 / 10
+
     def state(self, theta: FloatArray) -> FourierState | None:
         """Return A factored at θ; None outside the range of the basis."""
         if self.parameters is not None:

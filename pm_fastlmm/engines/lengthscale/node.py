@@ -16,7 +16,7 @@ from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, Link
 from pm_fastlmm.engines.gaussian import GaussianNode
-from pm_fastlmm.engines.labels import over_coef, over_obs
+from pm_fastlmm.engines.labels import derived, over_coef, over_obs
 from pm_fastlmm.engines.lengthscale.lengthscalelmm import LengthscaleRV
 from pm_fastlmm.engines.lengthscale.objective import LengthscaleObjective
 from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
@@ -55,6 +55,7 @@ class LengthscaleNode(GaussianNode):
     """
 
     called: ClassVar[str] = "LengthscaleLMM"
+    law: ClassVar[str] = "N(Xβ, σ²(K(ℓ) + δI))"
     cheap: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ("beta", "u")
     recovers: ClassVar[bool] = True
@@ -151,6 +152,10 @@ class LengthscaleNode(GaussianNode):
             variances = np.array([g[place]]), np.array([e[place]])
             beta, u = draw_effects(Rotated.from_values(spectrum, self.observed, None), *variances, rng)
             yield _Draw(place, float(ell[place]), spectrum, beta, u, *variances)
+
+    def variances(self, draws: Draws) -> dict[str, xr.DataArray]:
+        """Return what is derived, by name."""
+        return {name.removeprefix(f"{self.name}_"): array for name, array in derived(draws, self).items()}
 
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
         """Return ℓ, σ², δ, σ²_g, σ²_e and h²; warn of draws where the likelihood was not checked."""

@@ -43,6 +43,11 @@ class LengthscaleObjective(Objective):
             upper=np.array([high, np.inf, np.inf]), coef=spectrum.coef, n=spectrum.n, projection=spectrum.projection,
         )  # fmt: skip
 
+    @property
+    def variances(self) -> Any:
+        """All but the lengthscale."""
+        return np.array([False, True, True])
+
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
         """Return k̄σ²_g and σ²_e."""
         kbar = self.spectrum.at(theta[0]).mean_diagonal

@@ -17,7 +17,7 @@ from pm_fastlmm.engines.draws import Draws, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.graphs import reaching
-from pm_fastlmm.engines.labels import labelled, over_coef, over_obs
+from pm_fastlmm.engines.labels import derived, labelled, over_coef, over_obs
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
@@ -60,6 +60,7 @@ class SpectralNode(GaussianNode):
     """
 
     called: ClassVar[str] = "FastLMM"
+    law: ClassVar[str] = "N(Xβ, σ²(K + δI))"
     cheap: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ("beta", "u", "a")
     recovers: ClassVar[bool] = True
@@ -234,6 +235,10 @@ class SpectralNode(GaussianNode):
             return None
         rotated = self.rotated()
         return rotated.y1 @ s.projection.Q1.T + rotated.z @ s.basis.T
+
+    def variances(self, draws: Draws) -> dict[str, xr.DataArray]:
+        """Return what is derived, by name."""
+        return {name.removeprefix(f"{self.name}_"): array for name, array in derived(draws, self).items()}
 
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
         """Return σ², δ, σ²_g, σ²_e, h² and pve."""

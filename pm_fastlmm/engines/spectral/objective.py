@@ -48,6 +48,16 @@ class SpectralObjective(Objective):
         """The fit by `reml`, unless a variance is held."""
         return None if np.asarray(self.fixed).any() else self.fit
 
+    @property
+    def variances(self) -> Any:
+        """Both."""
+        return np.ones(2, dtype=bool)
+
+    @property
+    def work(self) -> float:
+        """Sums over the eigenvalues, for each pair of coefficients."""
+        return float(self.rotated.spectrum.eigvals.size * (1 + len(self.coef)) ** 2)
+
     def linear(self, theta: FloatArray, free: Any) -> bool:
         """Return that V = σ²_gK + σ²_eI is linear."""
         return True

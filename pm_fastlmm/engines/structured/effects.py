@@ -9,6 +9,7 @@ import pandas as pd
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.labels import labelled
 from pm_fastlmm.base.semidefinite import semidefinite_root
+from pm_fastlmm.base.tables import Table
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.precision import MixedPrecision
@@ -16,6 +17,7 @@ from pm_fastlmm.engines.structured.products import MixedProducts
 from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.kernel.effects.effects import Prediction
+from pm_fastlmm.kernel.effects.table import effect_table
 
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time
 
@@ -51,6 +53,17 @@ class TermsAtTheta(AtTheta):
         """Return Var(û - u) by term."""
         errors = [self.state.prediction_error(k) for k in range(len(self.node.terms))]
         return self._by_term(errors, "pev")
+
+    def tables(self, level: float) -> dict[str, Table]:
+        """Return blup, se, interval, reliability and accuracy by term."""
+        out, effects = {}, self.state.effects()
+        for k, term in enumerate(self.node.terms):
+            index: pd.Index = pd.Index(term.levels, tupleize_cols=False)
+            if term.width > 1:
+                index = pd.MultiIndex.from_product([term.levels, term.columns], names=["level", "column"])
+            errors, prior = self.state.prediction_error(k), term.blocks.variances(self.state.sigma[k])
+            out[term.name] = effect_table(effects[k].ravel(), errors.ravel(), prior, index, level)
+        return out
 
     def conditional_variance(self) -> dict[str, Any]:
         """Return Var(u | y, β) by term; a ValueError where β has a prior."""

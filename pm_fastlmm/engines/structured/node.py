@@ -82,6 +82,7 @@ class StructuredNode(GaussianNode):
     """
 
     called: ClassVar[str] = "StructuredLMM"
+    law: ClassVar[str] = "N(Xβ, ΣZGZᵀ + σ²_eI)"
     at_theta: ClassVar[type[AtTheta]] = TermsAtTheta
     recovers: ClassVar[bool] = True
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
@@ -99,6 +100,16 @@ class StructuredNode(GaussianNode):
     def n(self) -> int:
         """Number of observations."""
         return self.products.n
+
+    @property
+    def formula(self) -> str:
+        """The formula, or the distribution."""
+        return super(StructuredNode, self).formula if self.design is None else str(self.design.formula)
+
+    @property
+    def levels(self) -> dict[str, int]:
+        """How many levels each term has."""
+        return {term.name: len(term.levels) for term in self.terms}
 
     def _prior_covariance(self) -> Any:
         return self.beta_cov
@@ -258,6 +269,12 @@ class StructuredNode(GaussianNode):
             own = zip(weights, self.layout.numbers(theta[at]), strict=True)
             variance[at] = [*(float((w * v).sum()) for w, v in own), theta[at][-1]]
         return {"variance": variance, "share": variance / variance.sum(axis=-1, keepdims=True)}
+
+    def variances(self, draws: Draws) -> dict[str, xr.DataArray]:
+        """Return the elements of θ at the draws."""
+        (theta,) = draws.evaluate([self.theta])
+        values = np.broadcast_to(theta, (*draws.shape, self.layout.size))
+        return {name: labelled(draws.model, self, values[..., i], {}) for i, name in enumerate(self.layout.names)}
 
     def components(self) -> dict[str, list[str]]:
         """Return the names of the terms, and last the residual."""

@@ -93,6 +93,17 @@ class StructuredObjective(Objective):
         """The response by row."""
         return Observed(self.y, self.response.y1, self.products.flat)
 
+    @property
+    def work(self) -> float:
+        """The factorisation of the dense block, and its products with the eliminated term."""
+        p = self.products
+        return float(p.W.shape[1]) ** 3 + float(p.B.nnz + p.C.size) * p.W.shape[1]
+
+    @property
+    def variances(self) -> Any:
+        """Which elements of θ are variances: diagonals of matrices, and what has a variance's bounds."""
+        return (self.layout.lower == 0) & np.isinf(self.layout.upper)
+
     def require_residual(self) -> None:
         """Refuse a response of which X leaves nothing, or whose squares leave the range of floating point."""
         self.observed.require_residual()

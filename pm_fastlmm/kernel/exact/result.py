@@ -12,8 +12,9 @@ from scipy.special import gammaincc, gammaincinv, gammaln
 
 from pm_fastlmm.base.arrays import FloatArray, require_fraction, slices
 from pm_fastlmm.base.choices import require_choice
-from pm_fastlmm.base.display import Described, listed, report
+from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.labels import over_responses
+from pm_fastlmm.base.tables import Report, Table
 from pm_fastlmm.base.threads import in_threads
 from pm_fastlmm.kernel.exact.deviation_prior import Prior
 from pm_fastlmm.kernel.likelihood.few_quantiles import loop_for
@@ -208,7 +209,7 @@ class ExactPosterior(Described):
         coords = {"bound": ["lower", "upper"]} | responses
         return xr.Dataset(variables, coords=coords, attrs={"probability": probability, "prior": repr(self.prior)})
 
-    def summary(self, probability: float = 0.95) -> pd.DataFrame:
+    def summary(self, probability: float = 0.95) -> Table:
         """Return means, standard deviations, medians and equal-tailed intervals, for several a block of rows each."""
         levels = _levels(probability)
         columns = ("mean", "sd", f"eti_{levels[0]:.1%}", "median", f"eti_{levels[2]:.1%}")
@@ -218,7 +219,7 @@ class ExactPosterior(Described):
         index: pd.Index = pd.Index(_QUANTITIES)
         if self.names is not None:
             index = pd.MultiIndex.from_product([self.names, _QUANTITIES], names=["response", "quantity"])
-        return pd.DataFrame(rows.reshape(-1, len(columns)), index=index, columns=list(columns))
+        return Table(rows.reshape(-1, len(columns)), index=index, columns=list(columns))
 
     def _moments(self, quantity: str) -> tuple[Any, Any]:
         """Return mean and standard deviation, in blocks."""
@@ -373,7 +374,7 @@ class ExactPosterior(Described):
             failed = int((self.message != "").sum())
             without = f", {failed} without a posterior (see .message)" if failed else ""
             return f"Exact posterior of {len(self.names)} responses{without}; .to_dataset() has the intervals"
-        return f"Exact posterior, {self.prior}\n{self.summary().to_string(float_format=lambda v: f'{v:.5g}')}"
+        return self._report.text()
 
     def _facts(self) -> dict[str, Any]:
         assert self.names is not None
@@ -388,7 +389,11 @@ class ExactPosterior(Described):
         """Show the table of one response, the names of several."""
         if self.names is not None:
             return super(ExactPosterior, self)._repr_html_()
-        return report("Exact posterior", self.summary(), [str(self.prior)])
+        return self._report.html()
+
+    @property
+    def _report(self) -> Report:
+        return Report("Exact posterior", [("", self.summary())], above=[str(self.prior)])
 
 
 def _levels(probability: float) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Estimates: what every REML or ML fit has, by one vocabulary: numbers by name, their standard errors, a table."""
+"""Estimates: what every REML or ML fit has, by one vocabulary: numbers by name and their standard errors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,6 @@ import pandas as pd
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method, require_choice
-from pm_fastlmm.base.display import report
 
 type InformationKind = Literal["observed", "average"]
 
@@ -68,8 +67,13 @@ class Estimates(ABC):
 
     @property
     @abstractmethod
-    def _head(self) -> str:
-        """What stands above the table of one response."""
+    def _variances(self) -> Sequence[str]:
+        """The names of those of `_estimates` that are variances."""
+
+    @property
+    def _correlations(self) -> Mapping[str, float]:
+        """The correlations that covariances among `_estimates` are, by the names of these."""
+        return {}
 
     @property
     def beta(self) -> pd.Series | pd.DataFrame:
@@ -130,53 +134,7 @@ class Estimates(ABC):
             return pd.Series(values, name=name, dtype=float)
         return pd.DataFrame(values, list(self.names))
 
-    def summary(self, information: InformationKind = "observed") -> pd.DataFrame:
-        """
-        Return the estimates and standard errors as a table, with one block of rows per response.
-
-        Parameters
-        ----------
-        information : {"observed", "average"}
-            Of the standard errors, see `standard_errors`.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import pm_fastlmm as flmm
-        >>> batch = np.repeat(np.eye(3), 4, axis=0)
-        >>> spectrum = flmm.Spectrum.from_factor(batch, np.ones((12, 1)))
-        >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 4])
-        >>> flmm.reml(spectrum, y).summary().round(3)
-                  estimate     se
-        h2           0.922  0.082
-        pve          0.895  0.106
-        sigma2       3.917  4.000
-        delta        0.085  0.096
-        sigma2_g     3.917  4.000
-        sigma2_e     0.333  0.157
-        total        4.250  4.002
-        beta[x0]     3.500  1.155
-        """
-        estimates = self._and_beta(self._estimates(), self.blue)
-        errors = self.standard_errors(information)
-        values = {"estimate": np.stack(list(estimates.values()), axis=-1).ravel(), "se": np.ravel(errors)}
-        return pd.DataFrame(values, self._rows(list(estimates)), dtype=float)
-
     def _rows(self, quantities: Sequence[str], name: str | None = None) -> pd.Index:
         if self.names is None:
             return pd.Index(quantities, name=name)
         return pd.MultiIndex.from_product([self.names, quantities], names=["response", "quantity"])
-
-    def __repr__(self) -> str:
-        """Report the fit as text."""
-        table = self.summary().to_string(float_format=lambda v: f"{v:.6g}", na_rep="undefined")
-        return "\n".join([self._head, table, *self._notes])
-
-    def _repr_html_(self) -> str:
-        """Report the fit as a table."""
-        return report(self._head, self.summary(), self._notes)
-
-    @property
-    def _notes(self) -> list[str]:
-        verdict, but = ("converged", ", but ") if self.converged else ("NOT CONVERGED", ": ")
-        return [f"log-likelihood {self.loglik:.7f}", verdict + (but + self.message if self.message else "")]

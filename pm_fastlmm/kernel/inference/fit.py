@@ -10,25 +10,31 @@ import pandas as pd
 from pm_fastlmm.base.arrays import FloatArray, Ids, require_fraction
 from pm_fastlmm.base.choices import OF_REPLICATES, require_choice
 from pm_fastlmm.base.labels import simulated
+from pm_fastlmm.base.tables import Table
 from pm_fastlmm.kernel.effects.effects import Prediction
-from pm_fastlmm.kernel.inference.estimates import Estimates
 from pm_fastlmm.kernel.inference.fixed_effects import (
     DegreesOfFreedom,
-    FixedEffects,
     FixedTest,
     ZeroVariances,
     check_zero_variances,
     coefficient_table,
     contrast_test,
 )
+from pm_fastlmm.kernel.inference.function import (
+    Function,
+    FunctionEstimate,
+    Parameters,
+    Scale,
+    function_estimate,
+)
 from pm_fastlmm.kernel.inference.intervals import wald_limits
+from pm_fastlmm.kernel.inference.summary import Summary
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
-from pm_fastlmm.spectrum.projection import Projection
 
 type IntervalKind = Literal["profile", "inversion", "bootstrap", "delta"]
 
 
-class Fit(Estimates):
+class Fit(Summary):
     """A REML or ML fit: estimates, with tests, intervals and predictions."""
 
     __slots__ = ()
@@ -68,17 +74,12 @@ class Fit(Estimates):
         """Return what a table of intervals has by default."""
 
     @abstractmethod
-    def _fixed_effects(self, df: DegreesOfFreedom, zero_variances: ZeroVariances) -> FixedEffects:
-        """Return the fixed effects with what the method needs of the derivatives of their covariance."""
+    def _parameters(self) -> Parameters:
+        """Return the parameters of V with their covariance and bounds, of one response."""
 
     @abstractmethod
     def _replicates(self, n_draws: int, effects: str, rng: np.random.Generator) -> FloatArray:
         """Draw new responses, (draws, n)."""
-
-    @property
-    @abstractmethod
-    def _projection(self) -> Projection:
-        """The projection by X."""
 
     @property
     @abstractmethod
@@ -200,9 +201,60 @@ class Fit(Estimates):
         low, high = (end if end.ndim else end.item() for end in ends)
         return low, high
 
+    def function(self, function: Function, level: float = 0.95, *, scale: Scale | None = None) -> FunctionEstimate:
+        """
+        Return a function of the parameters of V, heritability for instance, with standard error and interval.
+
+        The standard error is that of the delta method, √(gᵀCg), with C the inverse of the observed information. The
+        interval is symmetrical on a scale on which the function has no ends: logit for a share, log for what is
+        positive, atanh for a correlation; which of them is found out from values of the function far from the estimate.
+
+        Parameters
+        ----------
+        function : callable
+            Of a mapping v from the names of `theta` (after `reml` also those of `summary`) to numbers, in arithmetic
+            and functions of NumPy: its derivatives are exact.
+        level : float
+        scale : {"identity", "log", "logit", "atanh"}, optional
+            Of the interval, by default found out.
+
+        Returns
+        -------
+        FunctionEstimate
+            Where the function depends on a parameter on the boundary, se and limits are NaN and `message` names it.
+
+        Raises
+        ------
+        ValueError
+            If the fit has several responses, the function names what is no parameter, returns no number or has no
+            derivative, or the estimate is outside the range of the scale.
+
+        Notes
+        -----
+        The interval of one kernel's h² from `interval("h2", "inversion")` holds its level in small samples and at the
+        boundary, which the delta method does not. Of posterior draws take the same function of `variances(idata)`.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml(
+        ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+        ... )
+        >>> repeatability = fit.function(lambda v: v["Batch"] / (v["Batch"] + v["residual"]))
+        >>> repeatability
+        0.418487 ± 0.216205, 0.95 interval 0.112019 to 0.80413, made on the logit scale
+        >>> fit.function(
+        ...     lambda v: 100 * v["residual"] ** 0.5 / fit.beta["Intercept"]
+        ... )  # coefficient of variation, %
+        3.24125 ± 0.467834, 0.95 interval 2.4426 to 4.30103, made on the log scale
+        """
+        if self.names is not None:
+            raise ValueError("a function is of the parameters of one response: fits.response(name).function(...).")
+        return function_estimate(function, self._parameters(), level, scale)
+
     def coefficients(
         self, df: DegreesOfFreedom = "satterthwaite", level: float = 0.95, *, zero_variances: ZeroVariances = "known"
-    ) -> pd.DataFrame:
+    ) -> Table:
         """
         Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
 
@@ -240,11 +292,11 @@ class Fit(Estimates):
         >>> import pm_fastlmm as flmm
         >>> model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy())
         >>> fit = flmm.find_reml(model, progressbar=False)
-        >>> fit.coefficients()[["estimate", "se", "df", "t"]].round(2)
-                   estimate    se    df      t
+        >>> fit.coefficients()
+                  estimate       se  df      t   p_value    lower    upper
         coef
-        Intercept    251.41  6.82  17.0  36.84
-        Days          10.47  1.55  17.0   6.77
+        Intercept  251.405  6.82456  17  36.84  1.17e-17  237.007  265.804
+        Days       10.4673  1.54579  17  6.771  3.26e-06  7.20596  13.7286
         """
         check_zero_variances(zero_variances, df)
         return coefficient_table(self._fixed_effects(df, zero_variances), df, level, self._projection)

@@ -22,6 +22,7 @@ from scipy.special import fdtrc, stdtr, stdtrit
 from pm_fastlmm.base.arrays import FloatArray, require_fraction
 from pm_fastlmm.base.choices import Method, require_choice
 from pm_fastlmm.base.display import Described
+from pm_fastlmm.base.tables import Table
 from pm_fastlmm.kernel.effects import effects
 from pm_fastlmm.kernel.likelihood.information import corner_derivatives, relative_information
 from pm_fastlmm.spectrum.projection import Projection
@@ -161,9 +162,8 @@ def check_zero_variances(zero_variances: str, df: str) -> None:
         )
 
 
-def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, projection: Projection) -> pd.DataFrame:
-    """Return estimate, se, df, t, p-value and interval of each coefficient; NaN for the columns that were dropped."""
-    require_fraction(level, "level")
+def t_tests(fixed: FixedEffects, df: DegreesOfFreedom, level: float = 0.95) -> dict[str, FloatArray]:
+    """Return estimate, se, df, t, p-value and interval of each coefficient that was kept, (…, r)."""
     cov = fixed.covariance(df)
     r = len(fixed.coef)
     degrees = np.stack([fixed.degrees(row, df) for row in np.eye(r)], axis=-1) if r else np.zeros(fixed.beta.shape)
@@ -172,17 +172,23 @@ def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, p
         t = fixed.beta / se
         half = se * stdtrit(degrees, (1 + level) / 2)
         p = np.asarray(2 * stdtr(degrees, -np.abs(t)))
-    values: dict[str, FloatArray] = {
+    return {
         "estimate": fixed.beta, "se": se, "df": degrees, "t": t, "p_value": p, "lower": fixed.beta - half,
         "upper": fixed.beta + half,
     }  # fmt: skip
+
+
+def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, projection: Projection) -> Table:
+    """Return `t_tests` as a table with a row for each column of X; NaN for the columns that were dropped."""
+    require_fraction(level, "level")
+    values = t_tests(fixed, df, level)
     coef, kept = projection.columns.names, projection.columns.kept
     index: pd.Index = pd.Index(coef, name="coef")
     if fixed.names is not None:
         index = pd.MultiIndex.from_product([fixed.names, coef], names=["response", "coef"])
     table = np.full((len(values), *fixed.beta.shape[:-1], len(coef)), np.nan)
     table[..., kept] = list(values.values())
-    return pd.DataFrame(dict(zip(values, table.reshape(len(values), -1), strict=True)), index=index)
+    return Table(dict(zip(values, table.reshape(len(values), -1), strict=True)), index=index)
 
 
 def contrast_test(fixed: FixedEffects, L: Any, df: DegreesOfFreedom, projection: Projection) -> FixedTest:

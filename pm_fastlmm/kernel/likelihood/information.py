@@ -87,6 +87,19 @@ def errors(
     return out
 
 
+def variance_covariance(
+    scale: Scale, sigma2_g: Any, sigma2_e: Any, at_zero: Any, information: FloatArray
+) -> FloatArray:
+    """Return the covariance (2, 2) of the two variances of one response, from a `relative_information`; NaN at 0."""
+    units = (scale.mean_diagonal * sigma2_g + sigma2_e) * np.array([1 / scale.mean_diagonal, 1.0])
+    free = np.flatnonzero(~np.asarray(at_zero))
+    out = np.full((2, 2), np.nan)
+    out[np.ix_(free, free)] = (
+        np.linalg.inv(information[np.ix_(free, free)]) * np.outer(units, units)[np.ix_(free, free)]
+    )
+    return out
+
+
 def log_likelihood(
     rotated: Rotated, sigma2_g: FloatArray | float, sigma2_e: FloatArray | float, *, method: Method = "REML"
 ) -> FloatArray:

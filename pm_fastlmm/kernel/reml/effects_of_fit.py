@@ -10,6 +10,7 @@ import pandas as pd
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import OF_NEW_ROWS, require_choice
 from pm_fastlmm.base.labels import labelled
+from pm_fastlmm.base.tables import Table
 from pm_fastlmm.kernel.effects import coefficients
 from pm_fastlmm.kernel.effects.coefficients import FactorEffects
 from pm_fastlmm.kernel.effects.effects import (
@@ -29,6 +30,7 @@ from pm_fastlmm.kernel.effects.individuals import (
     individual_pev,
 )
 from pm_fastlmm.kernel.effects.left_out import Predicted
+from pm_fastlmm.kernel.effects.table import effect_table
 from pm_fastlmm.kernel.inference.diagnostics import diagnostics
 from pm_fastlmm.kernel.inference.of_fit import KernelInference
 
@@ -63,6 +65,51 @@ class KernelEffects(KernelInference):
             return labelled(u, individuals.ids, self.names, name="blup")
         u = blup(self._data, self.sigma2_g, self.sigma2_e).lift(self.spectrum).T
         return labelled(u, self.spectrum.ids, self.names, name="blup")
+
+    def effects(self, level: float = 0.95) -> Table:
+        """
+        Return the random effects as a table: blup, se, lower, upper, reliability and accuracy.
+
+        With PEV = Var(û - u), se is its root and the interval blup ± z · se. The reliability, the squared correlation
+        of û_i with u_i, is
+
+            r²_i = 1 - PEV_i/(σ²_gK_ii)
+
+        and the accuracy r_i; K_ii is 1 + F_i of an inbred individual. Variances are taken as estimated.
+
+        Parameters
+        ----------
+        level : float
+            Of the interval.
+
+        Returns
+        -------
+        DataFrame
+            By id of the observation, or number; for several responses a block of rows each. reliability and accuracy
+            are NaN where σ²_g = 0.
+
+        References
+        ----------
+        Henderson (1975), doi:10.2307/2529430.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> import pm_fastlmm as flmm
+        >>> y = pd.Series([1.0, 2, 1, 5, 6, 5], index=list("abcdef"))
+        >>> batch = pd.DataFrame(np.repeat(np.eye(2), 3, axis=0), index=y.index)
+        >>> flmm.reml(flmm.Spectrum.from_factor(batch, np.ones((6, 1))), y).effects().iloc[[0, 5]]
+               blup       se     lower    upper reliability accuracy
+        a  -1.97222  1.99981  -5.89177  1.94733       0.493    0.702
+        f   1.97222  1.99981  -1.94733  5.89177       0.493    0.702
+        """
+        s, names = self.spectrum, self.names
+        ids = pd.RangeIndex(s.n) if s.ids is None else pd.Index(s.ids, tupleize_cols=False)
+        index = ids if names is None else pd.MultiIndex.from_product([names, ids], names=["response", "id"])
+        u = blup(self._data, self.sigma2_g, self.sigma2_e).lift(s)
+        prior = np.asarray(self.sigma2_g)[..., None] * s.diagonal
+        return effect_table(u, pev(s, self.sigma2_g, self.sigma2_e), prior, index, level)
 
     def factor_effects(self) -> FactorEffects:
         """

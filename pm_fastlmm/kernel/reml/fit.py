@@ -12,7 +12,8 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.labels import over_responses
 from pm_fastlmm.kernel.inference.estimates import InformationKind
-from pm_fastlmm.kernel.likelihood.information import errors, log_likelihood, quantities
+from pm_fastlmm.kernel.inference.function import Parameters
+from pm_fastlmm.kernel.likelihood.information import errors, log_likelihood, quantities, variance_covariance
 from pm_fastlmm.kernel.likelihood.prior import read_h2
 from pm_fastlmm.kernel.reml.effects_of_fit import KernelEffects
 from pm_fastlmm.spectrum.spectrum import Rotated
@@ -136,6 +137,14 @@ class REMLFit(KernelEffects, Described):
             found = errors(self, self.sigma2_g, self.sigma2_e, self.at_zero, matrix)
         return {name: plain(values) for name, values in found.items()}
 
+    def _parameters(self) -> Parameters:
+        values = np.array([self.sigma2_g, self.sigma2_e])
+        cov = variance_covariance(self, self.sigma2_g, self.sigma2_e, self.at_zero, self.observed_information)
+        return Parameters(
+            VARIANCES, values, cov, np.zeros(2), np.full(2, np.inf),
+            derived=lambda v: quantities(self, v["sigma2_g"], v["sigma2_e"]),
+        )  # fmt: skip
+
     def to_dataset(self) -> xr.Dataset:
         """
         Return the estimates as an xarray Dataset with dimensions "response" (for several) and "coef".
@@ -217,7 +226,10 @@ class REMLFit(KernelEffects, Described):
     def __repr__(self) -> str:
         """Report the fit as text."""
         if self.names is not None:
-            return f"{self._head}, {len(self.names)} responses; .summary() has the table"
+            return (
+                f"{self.method} fit of {self._model}: {self._counts}, {len(self.names)} responses; .summary() has the "
+                "table"
+            )
         return super(REMLFit, self).__repr__()
 
     def _repr_html_(self) -> str:
@@ -228,7 +240,7 @@ class REMLFit(KernelEffects, Described):
         assert self.names is not None
         return {
             "method": self.method,
-            "observations": self._count,
+            "observations": self._counts.removesuffix(" observations"),
             "responses": f"{len(self.names)}: {listed(self.names)}",
             "fixed effects": listed(self.coef),
             "on the boundary": int(self.at_zero.any(axis=-1).sum()),
@@ -237,13 +249,21 @@ class REMLFit(KernelEffects, Described):
         }
 
     @property
-    def _count(self) -> str:
+    def _counts(self) -> str:
         n = np.unique(self.n_obs)
-        return f"{n[0]} to {n[-1]}" if n.size > 1 else f"{n[0]}"
+        return f"{n[0]} to {n[-1]} observations" if n.size > 1 else f"{n[0]} observations"
 
     @property
-    def _head(self) -> str:
-        return f"{self.method} fit of y ~ N(Xβ, σ²(K + δI)): {self._count} observations"
+    def _model(self) -> str:
+        return "y ~ N(Xβ, σ²(K + δI))"
+
+    @property
+    def _variances(self) -> tuple[str, ...]:
+        return ("sigma2", "sigma2_g", "sigma2_e", "total")
+
+    @property
+    def _tested(self) -> bool:
+        return bool(self.coef) and self.rotated is not None
 
 
 def plain(value: Any) -> Any:

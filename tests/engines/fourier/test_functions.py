@@ -158,10 +158,10 @@ def test_recovered_coefficients_are_draws_of_the_posterior(sampled):
 def test_a_fit_predicts_at_its_estimate_and_at_another_theta(sampled, new_line):
     _, fit, _ = sampled
     x, X = new_line
-    assert_allclose(fit.predict(X, x_new=x).mean, fit.function().predict(x, X).mean)
+    assert_allclose(fit.predict(X, x_new=x).mean, fit.posterior_function().predict(x, X).mean)
     other = fit.predict(X, x_new=x, theta={"sigma2": 1e-9})
     assert_allclose(other.mean, X[list(fit.beta.index)] @ fit.objective.blue(fit.at({"sigma2": 1e-9}))[0], rtol=1e-5)
-    assert "1 draw of the parameters" in repr(fit.function())
+    assert "1 draw of the parameters" in repr(fit.posterior_function())
 
 
 def test_bad_predictions_are_refused(sampled, new_line):
@@ -176,7 +176,7 @@ def test_bad_predictions_are_refused(sampled, new_line):
     with pytest.raises(ValueError, match="X_new has 11 rows but x_new has 12"):
         fit.predict(X[1:], x_new=x)
     with pytest.raises(ValueError, match="the likelihood is not defined at"):
-        fit.function({"ell": 3.0})
+        fit.posterior_function({"ell": 3.0})
     with pytest.raises(ValueError, match="y keeps no rows: give x_new"):
         flmm.predict(idata, model=model)
     with pytest.raises(

@@ -576,7 +576,7 @@ def test_summary_and_text_show_the_estimates(build_problem):
     assert_array_equal(table.loc["beta[x0]":, "estimate"], fit.beta)
     assert_array_equal(table.loc["beta[x0]":, "se"], fit.beta_se)
     text = repr(fit)
-    assert text.startswith("REML fit of y ~ N(Xβ, σ²(K + δI)): 23 observations")
+    assert text.startswith("REML fit of y ~ N(Xβ, σ²(K + δI))\n23 observations\n")
     assert f"log-likelihood {fit.loglik:.7f}" in text
     assert text.endswith("converged")
 

@@ -1,0 +1,110 @@
+"""What a fit prints: lme4's numbers, every column, the boundary in words, and no work that the fit did not do."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+import pm_fastlmm as flmm
+from pm_fastlmm.base.tables import Table
+
+REFERENCE = {
+    fit["name"]: fit for fit in json.loads((Path(__file__).parents[1] / "reference" / "lme4_nlme.json").read_text())
+}
+
+
+@pytest.fixture(scope="module")
+def slopes():
+    return flmm.find_reml("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy(), progressbar=False)
+
+
+@pytest.fixture(scope="module")
+def none():
+    """A fit without a variance between batches."""
+    made_up = flmm.datasets.dyestuff().assign(Yield=np.tile([1.0, 2, 3, 4, 5], 6))
+    return flmm.find_reml("Yield ~ 1 + (1 | Batch)", made_up, progressbar=False)
+
+
+def test_standard_deviations_and_correlations_are_those_of_lme4(slopes):
+    table, reference = slopes.summary(), REFERENCE["sleepstudy_slope_reml"]
+    intercept, slope, correlation, residual = reference["sdcor"]
+    sd = table["sd"][["Subject[Intercept]", "Subject[Days]", "residual"]]
+    assert_allclose(sd, [intercept, slope, residual], rtol=1e-5)
+    assert_allclose(table.loc["Subject[Intercept, Days]", "corr"], correlation, atol=1e-6)
+    assert table["corr"].notna().sum() == 1
+    assert np.isnan(table.loc["Subject[Intercept, Days]", "sd"])
+
+
+def test_the_summary_has_the_tests_of_the_coefficients(slopes):
+    rows = slopes.summary().loc[["beta[Intercept]", "beta[Days]"], ["estimate", "se", "df", "t", "p_value"]]
+    expected = slopes.coefficients()[["estimate", "se", "df", "t", "p_value"]]
+    np.testing.assert_array_equal(rows, expected)
+    # printed by lmerTest 3.1: 251.405 6.825 17.000 36.838 <2e-16, 10.467 1.546 17.000 6.771 3.26e-06
+    assert_allclose(rows["t"], [36.838, 6.771], atol=5e-4)
+    assert_allclose(rows["df"], 17.0, atol=5e-4)
+    assert_allclose(rows["p_value"].iloc[1], 3.26e-06, rtol=2e-3)
+
+
+def test_the_text_says_all_that_summary_lmer_says(slopes):
+    text = str(slopes)
+    for part in (
+        "REML fit of Reaction ~ Days + (Days | Subject)", "180 observations, 18 levels of Subject", "24.7405", "0.066",
+        "Satterthwaite", "3.26e-06", "log-likelihood -871.8141360, REML criterion 1743.6283", "converged in",
+    ):  # fmt: skip
+        assert part in text
+    for form in (slopes._repr_html_(), slopes.to_markdown()):
+        assert all(number in form for number in ("24.7405", "0.066", "3.26e-06", "18 levels of Subject"))
+    header = (
+        "|  | estimate | se | df | t | p_value |\n| --- | ---: | ---: | ---: | ---: | ---: |\n| Intercept | 251.405 |"
+    )
+    assert header in slopes.to_markdown()
+
+
+def test_the_boundary_is_said_in_words(none):
+    text = str(none)
+    assert re.search(r"Batch +0 +undefined +0\n", text)
+    assert "converged, but on the boundary: Batch; standard errors of these are undefined" in text
+    assert max(map(len, text.splitlines())) < 130
+
+
+def test_columns_that_were_dropped_are_named():
+    sleep = flmm.datasets.sleepstudy().assign(weeks=lambda d: d["Days"] / 7)
+    with pytest.warns(UserWarning, match="dropped"):
+        fit = flmm.find_reml("Reaction ~ Days + weeks + (1 | Subject)", sleep, progressbar=False)
+    assert "\nwithout weeks, collinear with other columns of X\n" in str(fit)
+
+
+def test_a_dear_likelihood_is_not_evaluated_for_a_text(slopes, monkeypatch):
+    kind = type(slopes.objective)
+    again = replace(slopes)  # without what was kept
+    monkeypatch.setattr(kind, "work", 1e9)
+    monkeypatch.setattr(kind, "state", lambda self, theta: pytest.fail("an evaluation"))
+    text = str(again)
+    assert "evaluations take long here" in text
+    assert "p_value" not in text
+    expected = slopes.standard_errors("average")
+    assert f"{expected['residual']:.6g}" in text
+
+
+def test_all_columns_are_shown_and_long_tables_are_cut(slopes):
+    with pd.option_context("display.width", 40, "display.max_columns", 3):
+        assert "upper" in repr(slopes.coefficients())
+    long = Table({"estimate": np.arange(1000.0)}, pd.MultiIndex.from_product([range(500), list("ab")]))
+    assert len(repr(long).splitlines()) < 20
+    assert repr(long).endswith("[1000 rows]")
+    assert "999" in repr(long)
+    assert type(long.head()) is Table
+
+
+def test_a_table_keeps_its_numbers_and_escapes_markdown():
+    table = Table({"p_value": [1 / 3, np.nan], "n": [3, 4], "what": ["a|b", "c"]}, ["x", "y"])
+    assert table["p_value"].iloc[0] == 1 / 3
+    assert table.to_markdown().splitlines()[2] == "| x | 0.333 | 3 | a\\|b |"
+    assert "undefined" in repr(table)
+    table.attrs["blank"] = ("p_value",)
+    assert "undefined" not in repr(table)
