@@ -89,12 +89,32 @@ def test_derived_variables_are_functions_of_the_same_draw(run):
         np.testing.assert_allclose(p[f"y_{name}"], value, rtol=1e-9)
 
 
-def test_a_longer_run_agrees_with_the_exact_posterior_in_its_tails_too():
+def with_data(spectrum, y, exact):
+    """The model of `kernel_model` with named data, for samplers that PyMC does not convert the results of."""
+    with pm.Model(coords={"batch": list("ab")}) as model:
+        pm.Data("covariate", [0.5, 1.0], dims="batch")
+        h2, total = default_priors(exact)
+        flmm.FastLMM("y", h2=h2, total=total, spectrum=spectrum, observed=pm.Data("response", y))
+    return model
+
+
+@pytest.fixture(scope="module")
+def nutpie():
+    """Draws of a longer run, the response and its exact posterior."""
     spectrum, y = make_data(0.0, 80, 2)
-    with flmm.kernel_model(y, spectrum=spectrum):
-        tree = flmm.sample(10_000, random_seed=3, nuts_sampler="nutpie", **QUIET)
-    assert tree.posterior.attrs["tuning_steps"] == 300
     exact = flmm.exact_posterior(spectrum, y)
+    with with_data(spectrum, y, exact):
+        return flmm.sample(10_000, random_seed=3, nuts_sampler="nutpie", **QUIET), y, exact
+
+
+@pytest.fixture(scope="module")
+def numpyro(data, exact, sample_by_numpyro):
+    return sample_by_numpyro(with_data(*data, exact), 500, chains=4, cores=None), data[1], exact
+
+
+def test_a_longer_run_agrees_with_the_exact_posterior_in_its_tails_too(nutpie):
+    tree, _, exact = nutpie
+    assert tree.posterior.attrs["tuning_steps"] == 300
     assert_agrees(tree.posterior, exact, NAMES)
     for quantity in ("total", "sigma2", "sigma2_e"):
         draws = tree.posterior[NAMES[quantity]]
@@ -103,8 +123,8 @@ def test_a_longer_run_agrees_with_the_exact_posterior_in_its_tails_too():
             assert abs(below.mean() - probability) < 4 * az.mcse(below.astype(float)), (quantity, probability)
 
 
-def test_numpyro_agrees_with_the_exact_posterior(data, exact, sample_by_numpyro):
-    tree = sample_by_numpyro(flmm.kernel_model(data[1], spectrum=data[0]), 500, chains=4, cores=None)
+def test_numpyro_agrees_with_the_exact_posterior(numpyro):
+    tree, _, exact = numpyro
     assert tree.posterior.attrs["inference_library"] == "numpyro"
     assert tree.posterior.attrs["tuning_steps"] == 300
     assert tree.posterior["h2"].sizes["chain"] == 4
@@ -176,17 +196,10 @@ def test_the_tree_serves_pymc_afterwards(mixed):
 
 
 @pytest.mark.parametrize("sampler", ["nutpie", "numpyro"])
-def test_other_samplers_keep_the_data_groups(sampler, data, exact, sample_by_numpyro):
-    with pm.Model(coords={"batch": list("ab")}) as model:
-        pm.Data("covariate", [0.5, 1.0], dims="batch")
-        h2, total = default_priors(exact)
-        flmm.FastLMM("y", h2=h2, total=total, spectrum=data[0], observed=pm.Data("response", data[1]))
-    if sampler == "nutpie":
-        tree = flmm.sample(20, tune=20, model=model, nuts_sampler="nutpie", random_seed=1, **QUIET)
-    else:
-        tree = sample_by_numpyro(model, 20, tune=20)
+def test_other_samplers_keep_the_data_groups(sampler, request):
+    tree, y, _ = request.getfixturevalue(sampler)
     np.testing.assert_array_equal(tree.constant_data["covariate"], [0.5, 1.0])
-    np.testing.assert_array_equal(tree.observed_data["y"], data[1])
+    np.testing.assert_array_equal(tree.observed_data["y"], y)
 
 
 def test_a_hyperprior_on_h2_has_its_exact_posterior(data, exact):
