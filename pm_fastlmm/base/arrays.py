@@ -313,6 +313,11 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the array itself if it is read-only, else such a view of it: Numba compiles once for each of the two."""
+    return frozen(array.view()) if array.flags.writeable else array
+
+
 @cache
 def lower_triangle(n: int, c: int) -> tuple[npt.NDArray[np.intp], ...]:
     """Return the rows and the columns of the entries on and below the diagonal, row by row."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import scipy.sparse as sp
 
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, read_only
 from pm_fastlmm.base.semidefinite import eigen_root
 from pm_fastlmm.engines.structured import vectorised
 from pm_fastlmm.engines.structured.from_rows import LOST, Rows, block_diagonal, digits_lost, loud, roots_beside
@@ -68,8 +68,8 @@ class MixedState:
         e = float(sigma2_e)
         if p.small:
             ok, loglik, *rest = vectorised.factorise(p, phi, e, response.within, response.between, response.rss)
-        else:  # copies: these may be read-only and those of a graph are not, two kinds that Numba compiles one by one
-            statistics = response.within.copy(), response.between.copy(), float(response.rss)
+        else:
+            statistics = read_only(response.within), read_only(response.between), float(response.rss)
             ok, loglik, *rest = factorise(phi, e, *statistics, *p.constants)
         ok, yPy, factor = ok and np.isfinite(loglik), *rest[:1], (phi, *rest[1:])
         if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
@@ -88,7 +88,7 @@ class MixedState:
         if p.small:
             grad, de, weighted, w = vectorised.gradient(p, phi, e, between, self.yPy, *factor)
         else:
-            grad, de, weighted, w = gradient(phi, e, between.copy(), *p.constants[:-1], self.yPy, *factor)
+            grad, de, weighted, w = gradient(phi, e, read_only(between), *p.constants[:-1], self.yPy, *factor)
         effects = [
             np.einsum("jab,jb->ja", p.C, weighted) if at is None else w[at : at + levels * c].reshape(levels, c)
             for at, (_, levels, c, _) in zip(p.offsets(), p.blocks, strict=True)
@@ -293,7 +293,7 @@ def mixed_loglik_and_gradient(
     """
     e, none = float(sigma2_e), np.zeros(rows.shape)
     if not loud(p, phi, e):
-        values = loglik_and_gradient(phi, e, within, between, float(rss), *p.constants)
+        values = loglik_and_gradient(phi, e, read_only(within), read_only(between), float(rss), *p.constants)
         return (*values, none, np.zeros(d.shape))
     moved = rows + p.projection.Q1 @ d if d.size else rows
     state = MixedState.at(p, Response(within, between, float(rss), d, moved), p.unpacked(phi), e)

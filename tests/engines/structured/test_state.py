@@ -363,17 +363,9 @@ def test_numba_compiles_the_likelihood_for_one_kind_of_arrays(build_terms, monke
         with pytest.raises(Asked) as asked:
             at(p, products=products, response=response)
         seen += asked.value.args
-    with pytest.raises(Asked) as asked:
-        states.mixed_loglik_and_gradient(
-            products,
-            phi,
-            p.sigma2_e,
-            of_graph.within.copy(),
-            of_graph.between.copy(),
-            of_graph.rss,
-            np.zeros(0),
-            np.zeros(0),
-        )
-    seen += asked.value.args
-    assert seen[0] == seen[1] == seen[2]
+        statistics = response.within, response.between, response.rss
+        with pytest.raises(Asked) as asked:
+            states.mixed_loglik_and_gradient(products, phi, p.sigma2_e, *statistics, np.zeros(0), np.zeros(0))
+        seen += asked.value.args
+    assert seen[0] == seen[1] == seen[2] == seen[3]
     assert seen[0][-4] == numba.types.Array(numba.int64, 1, "C")
