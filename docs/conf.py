@@ -19,6 +19,7 @@ extensions = [
     "numpydoc",
     "sphinx_design",
     "sphinx.ext.githubpages",
+    "dark",
     "figures",
     "gallery",
     "links",
@@ -76,6 +77,7 @@ html_sidebars = {
 gallery_examples = str(Path(__file__).parents[1] / "examples")
 gallery_results = str(Path(__file__).parents[1] / "figures")
 gallery_order = [
+    "figures",
     "heritability_of_height",
     "sleepstudy",
     "oats_trial",

@@ -70,7 +70,7 @@ if __name__ == "__main__":  # chains run in processes, which import this file ag
     ax.set_title("Heritability of height, Galton 1886")
     ax.figure.savefig(figures / "height_h2_posterior.png", dpi=150)
 
-    ax = flmm.plots.plot_h2_profile(fit, exact=exact)
+    ax = flmm.plots.plot_profile(fit, exact=exact)
     ax.set_title("Heritability of height: profile likelihood and posterior")
     ax.figure.savefig(figures / "height_h2_profile.png", dpi=150)
     print(f"figures written to {figures}: height_h2_posterior.png, height_h2_profile.png")

@@ -53,8 +53,9 @@ if __name__ == "__main__":
             flmm.rope(posterior, 0, 0.5) for posterior in posteriors.values()
         ]
         print(f"{title}\n{table.round(3).to_string()}\n")
-        for posterior in posteriors.values():
-            ax.plot(h2, posterior.h2_density(h2), lw=1.8)
+        for line, posterior in zip(axes[0].lines, posteriors.values(), strict=True):
+            look = {"color": line.get_color(), "linestyle": line.get_linestyle()}
+            ax.plot(h2, posterior.h2_density(h2), lw=1.8, **look)
         ax.set(title=title, xlabel="h²")
     fig.savefig(figures / "priors_of_heritability.png", dpi=150)
     print(f"figure written to {figures}: priors_of_heritability.png")

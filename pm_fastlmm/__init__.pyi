@@ -23,6 +23,7 @@ from .kernel.exact.exact import exact_posterior as exact_posterior
 from .kernel.exact.sensitivity import rope as rope
 from .kernel.likelihood.information import log_likelihood as log_likelihood
 from .kernel.reml.batches import reml_blocks as reml_blocks
+from .kernel.reml.inflation import genomic_inflation as genomic_inflation
 from .kernel.reml.reml import reml as reml
 from .kernel.reml.reml import reml_point as reml_point
 from .kernel.reml.scan import scan as scan
@@ -58,6 +59,7 @@ __all__ = [
     "datasets",
     "exact_posterior",
     "find_reml",
+    "genomic_inflation",
     "kernel_model",
     "lmm_model",
     "lmm_nodes",

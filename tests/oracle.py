@@ -4,7 +4,7 @@ from functools import cached_property
 
 import numpy as np
 import scipy.linalg
-from scipy.stats import multivariate_normal
+from scipy.stats import Covariance, multivariate_normal
 
 
 class Dense:
@@ -37,7 +37,8 @@ class Dense:
     @property
     def loglik_contrasts(self):
         N = self.contrasts
-        return multivariate_normal(cov=N.T @ self.V @ N).logpdf(N.T @ self.y)
+        cov = Covariance.from_cholesky(np.linalg.cholesky(N.T @ self.V @ N))
+        return multivariate_normal(cov=cov).logpdf(N.T @ self.y)
 
     @property
     def loglik_reml(self):

@@ -31,7 +31,7 @@ def extension(name):
     return sys.modules[name]
 
 
-percent, outputs, measured = map(extension, ("percent", "outputs", "measured"))
+percent, outputs, measured, dark = map(extension, ("percent", "outputs", "measured", "dark"))
 pages, links, names_of, signatures, gallery = map(extension, ("pages", "links", "names", "signatures", "gallery"))
 figures, subscripts, mathml = map(extension, ("figures", "subscripts", "mathml"))
 
@@ -100,7 +100,7 @@ def test_the_api_page_lists_everything_public():
         assert missing == [], f"docs/api.rst lacks {missing} of {heading}"
         assert listed[heading] <= names
     for module in (flmm.datasets, flmm.plots):
-        public = [
+        public = getattr(module, "__all__", None) or [
             n
             for n, f in vars(module).items()
             if not n.startswith("_") and getattr(f, "__module__", "") == module.__name__
@@ -265,6 +265,22 @@ def test_an_image_with_a_title_is_a_figure_and_what_one_lacks_is_said():
         )
 
 
+def test_the_words_of_an_image_are_parted_where_a_line_ends():
+    assert figures.on_one_line('a\n![Two\n  lines](x.png\n"Both\nof")') == 'a\n![Two lines](x.png\n"Both\nof")'
+
+
+def test_a_figure_for_dark_pages_stands_behind_the_one_for_light_ones():
+    document = new_document("page")
+    image = nodes.image(uri="gallery/two.png", alt="Two lines that cross", title="Both.")
+    document += nodes.paragraph("", "", image)
+    figures.frame(document)
+    dark.pair(image)
+    light, other = document.children
+    assert (light["classes"], light[0]["uri"], light[1].astext()) == (["only-light"], "gallery/two.png", "Both.")
+    assert (other["classes"], other[0]["uri"], other[1].astext()) == (["only-dark"], "gallery/two_dark.png", "Both.")
+    assert (other[0]["alt"], other[0]["classes"]) == (image["alt"], ["only-dark"])
+
+
 def test_a_figure_of_an_example_stands_below_the_cell_that_draws_it(tmp_path):
     script = tmp_path / "small.py"
     script.write_text(
@@ -272,11 +288,12 @@ def test_a_figure_of_an_example_stands_below_the_cell_that_draws_it(tmp_path):
         '# %% [markdown]\n# ![Two lines\n# that cross](a.png "Both.")\n'
     )
     (tmp_path / "small.json").write_text(json.dumps({"seconds": 1, "outputs": ["figure written\n"]}))
-    (tmp_path / "a.png").write_bytes(b"")
+    for file in ("a.png", "a_dark.png"):
+        (tmp_path / file).write_bytes(b"")
     (tmp_path / "site").mkdir()
     entry = gallery.page(script, tmp_path, tmp_path / "site")
     assert (entry["figure"], entry["alt"]) == ("a.png", "Two lines that cross")
-    assert (tmp_path / "site" / "a.png").exists()
+    assert {file.name for file in (tmp_path / "site").glob("*.png")} == {"a.png", "a_dark.png"}
     assert '\n```\n\n![Two lines\nthat cross](a.png "Both.")\n' in (tmp_path / "site" / "small.md").read_text()
 
 

@@ -5,12 +5,24 @@ The words in brackets are read aloud to those who do not see it. An image withou
 caption, is a warning.
 """
 
+import re
+
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
+
+
+def on_one_line(text: str) -> str:
+    """Return Markdown with the words of each image on one line: of a line break MyST makes nothing, no space."""
+    return re.sub(r"!\[[^\]]*\]", lambda words: " ".join(words[0].split()), text)
+
+
+def read(app: Sphinx, page: str, source: list[str]) -> None:
+    """Join the words of the images of a page before it is read."""
+    source[0] = on_one_line(source[0])
 
 
 def lacks(image: nodes.image) -> str | None:
@@ -47,4 +59,5 @@ class Figures(SphinxTransform):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the transform."""
     app.add_transform(Figures)
+    app.connect("source-read", read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+from dark import dark_of
 from percent import Cell, cells
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -67,7 +68,8 @@ def page(script: Path, results: Path, target: Path) -> dict[str, str]:
     for figure in figures:
         if figure not in shown:
             logger.warning("%s draws %s and does not show it: ![what is seen](%s", script.name, figure, figure)
-        shutil.copy(results / figure, target / figure)
+        for file in filter(Path.exists, (results / figure, dark_of(results / figure))):
+            shutil.copy(file, target / file.name)
     parts.append(
         f"{{download}}`{script.name} <../../examples/{script.name}>` ran in {record['seconds']:.0f} seconds where this "
         "page was made."

@@ -313,9 +313,9 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the array itself if it is read-only, else such a view of it: Numba compiles once for each of the two."""
-    return frozen(array.view()) if array.flags.writeable else array
+def read_only(*arrays: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Return read-only views, as PyTensor's constants are: for arrays of both kinds Numba would compile twice."""
+    return (frozen(array.view()) for array in arrays)
 
 
 @cache

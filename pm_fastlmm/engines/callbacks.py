@@ -38,18 +38,46 @@ def no_hessian(likelihood: str) -> NotImplementedError:
     )
 
 
+class Held:
+    """
+    What operations hold beside their inputs.
+
+    Two are equal if their data are the same, or if both stand at a place and it is the same: there the data of models
+    of one structure take turns.
+    """
+
+    def __init__(self, data: Any, place: int | None = None) -> None:
+        self.data, self.place = data, place
+
+    def __eq__(self, other: object) -> bool:
+        """Compare places, or data without a place."""
+        if not isinstance(other, Held) or self.place != other.place:
+            return False
+        return self.place is not None or self.data is other.data
+
+    def __hash__(self) -> int:
+        return hash(id(self.data) if self.place is None else self.place)
+
+    def __repr__(self) -> str:
+        return repr(self.data)
+
+
 class CalledBack(Op):  # type: ignore[misc]
     """
     An operation whose `evaluate` compiled graphs call, of Numba and, once it is asked for, of JAX.
 
-    It is made of the values of its `__props__`, in their order. Outputs are in double precision.
+    It may hold data. Outputs are in double precision.
     """
 
-    __props__: ClassVar[tuple[str, ...]] = ()
+    __props__: ClassVar[tuple[str, ...]] = ("held",)
 
-    def __init__(self, *values: Any) -> None:
-        for name, value in zip(self.__props__, values, strict=True):
-            setattr(self, name, value)
+    def __init__(self, data: Any = None) -> None:
+        self.held = data if isinstance(data, Held) else Held(data)
+
+    @property
+    def data(self) -> Any:
+        """What the operation holds now."""
+        return self.held.data
 
     def evaluate(self, *inputs: Any) -> Any:
         """Return the outputs, one after the other."""

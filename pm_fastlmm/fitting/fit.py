@@ -20,7 +20,9 @@ from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.fitting.inference import VarianceInference
+from pm_fastlmm.fitting.variogram import require_pairs, variogram
 from pm_fastlmm.kernel.effects.effects import Prediction
+from pm_fastlmm.kernel.inference.diagnostics import diagnostics
 
 
 class Source(Protocol):
@@ -399,6 +401,74 @@ class VarianceFit(VarianceInference, PartOfModel):
         59  253.9  393.0  30.4
         """
         return self._node_at(theta).left_out(groups).table()
+
+    def diagnostics(self, *, theta: Any = None) -> pd.DataFrame:
+        """
+        Return what is looked at of each observation, which `plots.plot_diagnostics` and its parts draw.
+
+        With P the projection of V⁻¹: `fitted` Xβ̂ + Zû, `residual` ê, `standardised` (Py)_i/√P_ii, of variance 1,
+        `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - σ²_eP_ii, and what the others predict, `loo_mean` and `loo_sd`.
+
+        Raises
+        ------
+        ValueError
+            If the rows were not kept, or the model has no terms.
+
+        References
+        ----------
+        Hodges & Sargent (2001), doi:10.1093/biomet/88.2.367, of the leverage.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml(
+        ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+        ... )
+        >>> fit.diagnostics().head(2).round(2)
+                y   fitted  residual  standardised  leverage  loo_mean  loo_sd
+        0  1545.0  1509.89     35.11          0.78      0.16   1503.02   54.14
+        1  1440.0  1509.89    -69.89         -1.54      0.16   1523.58   54.14
+        """
+        return diagnostics(self.loo(theta=theta), self.fitted(theta=theta))
+
+    def variogram(self, x: Any, *, bins: int = 15, max_distance: float | None = None) -> pd.DataFrame:
+        """
+        Return the empirical variogram of r = y - Xβ̂, and what the fit expects of it.
+
+        By bins of the distance ‖x_i - x_j‖: the mean of ½(r_i - r_j)², and its expectation at θ̂, the mean of
+        ½(C_ii + C_jj) - C_ij with C = Cov r = V - X cov(β̂) Xᵀ. Where the two differ, V decays with distance otherwise
+        than the data.
+
+        Parameters
+        ----------
+        x : (n,) or (n, D) array or DataFrame
+            Coordinates, in the order of the rows.
+        bins : int
+        max_distance : float, optional
+            Half the largest distance by default: pairs beyond are few, and of the same rows.
+
+        Returns
+        -------
+        DataFrame
+            By bin that has pairs: mean `distance`, number of `pairs`, `semivariance`, `expected`.
+
+        Raises
+        ------
+        ValueError
+            If x does not fit the rows, they were not kept or are more than 5000, or no pairs are so close.
+
+        References
+        ----------
+        Cressie (1993), Statistics for Spatial Data, section 2.4, doi:10.1002/9781119115151.
+        """
+        at = self._node_at(None)
+        y = self.node.rows()
+        require_pairs(len(y))
+        residual, C = y - at.known_mean(), self.objective.covariance(self.theta.to_numpy())
+        if self.node.treatment == "flat":
+            X = self.node.projection.Q1 @ self.node.projection.R
+            residual, C = residual - X @ self.blue, C - X @ self.blue_cov @ X.T
+        return variogram(residual, C, x, bins=bins, max_distance=max_distance)
 
     def loo_groups(self, groups: Any, *, theta: Any = None) -> pd.DataFrame:
         """

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.special import gammaincinv
+from scipy.special import expit, gammaincinv, ndtri
 
 from pm_fastlmm.aireml.iteration import maximise_given
 from pm_fastlmm.aireml.linear import linear_derivatives, require_small
 from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.aireml.refit import along_face, first_differences, observed_information, second_differences, steps_of
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, require_fraction
 from pm_fastlmm.kernel.inference.estimates import InformationKind
 from pm_fastlmm.kernel.inference.fit import Fit, IntervalKind
 from pm_fastlmm.kernel.inference.fixed_effects import NOT_OF_ML, DegreesOfFreedom, FixedEffects, ZeroVariances
@@ -91,21 +91,60 @@ class VarianceInference(Fit):
             "are for any fit."
         )
 
-    def _profile_limits(self, name: str, level: float) -> tuple[float, float]:
-        """Return where the profile likelihood falls by what is allowed, each maximum started from the nearest known."""
+    def profile(self, values: Any, name: str) -> FloatArray:
+        """
+        Return the profile log-likelihood at values (m,) of a parameter, maximised over all others and β.
+
+        It is `loglik` at the estimate, and -inf where V is not positive definite; ratios of it give intervals and
+        tests.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, it is fixed, or it is an element of an unstructured matrix.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml(
+        ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+        ... )
+        >>> print((fit.profile([0.0, fit.theta["Batch"], 10_000], "Batch") - fit.loglik).round(3))
+        [-3.184  0.    -1.881]
+        """
+        given = np.asarray(values, dtype=float)
+        estimate, at = float(self.theta.iloc[_free_place(self.objective, name)]), self._profile(name)
+        order = np.argsort(np.abs(given - estimate), axis=None)  # from the estimate outwards
+        out = np.empty(given.size)
+        for place in order:
+            out[place] = at(float(given.flat[place]))
+        return out.reshape(given.shape)
+
+    def _profile(self, name: str) -> Callable[[float], float]:
+        """Return the profile log-likelihood as a function, each maximum started from the nearest known."""
         objective, theta = self.objective, self.theta.to_numpy()
-        place, allowed = _free_place(objective, name), float(2 * gammaincinv(0.5, level))
-        estimate = float(theta[place])
+        estimate = float(theta[_free_place(objective, name)])
         known = {estimate: theta}
 
-        def excess(value: float) -> float:  # of 2[max ℓ - ℓ(value)] over what is allowed
+        def loglik(value: float) -> float:
             if value == estimate:
-                return -allowed
+                return float(self.loglik)
             nearest = min(known, key=lambda at: abs(at - value))
-            found, loglik = maximise_given(objective, name, value, known[nearest])
-            if np.isfinite(loglik):
+            found, maximum = maximise_given(objective, name, value, known[nearest])
+            if np.isfinite(maximum):
                 known[value] = found
-            return float(min(2 * (self.loglik - loglik), 1e300)) - allowed
+            return float(maximum)
+
+        return loglik
+
+    def _profile_limits(self, name: str, level: float) -> tuple[float, float]:
+        """Return where the profile likelihood falls by what is allowed."""
+        objective, theta = self.objective, self.theta.to_numpy()
+        place, allowed = _free_place(objective, name), float(2 * gammaincinv(0.5, level))
+        estimate, profile = float(theta[place]), self._profile(name)
+
+        def excess(value: float) -> float:  # of 2[max ℓ - ℓ(value)] over what is allowed
+            return float(min(2 * (self.loglik - profile(value)), 1e300)) - allowed
 
         step = float(self._errors("observed")[name])
         if not step > 0:
@@ -113,6 +152,49 @@ class VarianceInference(Fit):
             step = 1 / float(np.sqrt(information)) if information > 0 else max(abs(estimate), 1e-3)
         lower, upper = objective.lower[place], objective.upper[place]
         return _limit(excess, estimate, step, -1, lower), _limit(excess, estimate, step, 1, upper)
+
+    def share_intervals(self, level: float = 0.95) -> pd.DataFrame:
+        """
+        Return the share that each component has of the variance, with an interval: estimate, lower, upper.
+
+        The interval is of the delta method on the logit scale, so that it stays between 0 and 1: with s the share,
+        J = ∂s/∂θ by differences and C the inverse of the observed information, logit s ± z√(JCJᵀ)/(s(1 - s)). It is NaN
+        where s is 0 or 1, or depends on nothing that the data determine.
+
+        Raises
+        ------
+        ValueError
+            If V is not a sum of components whose variances are known, or the level is no probability.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml(
+        ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+        ... )
+        >>> fit.share_intervals().round(2)
+                  estimate  lower  upper
+        Batch         0.42   0.11   0.80
+        residual      0.58   0.20   0.89
+        """
+        require_fraction(level, "level")
+        theta, cov = self.theta.to_numpy(), np.nan_to_num(self.cov.to_numpy())
+
+        def shares(at: FloatArray) -> FloatArray:
+            variances = np.array(list(self.objective.mean_variances(at).values()))
+            return np.asarray(variances / variances.sum())
+
+        step = 1e-4 * np.sqrt(np.diag(cov))
+        slopes = [
+            (shares(theta + h * e) - shares(theta - h * e)) / (2 * h) if h > 0 else np.zeros(len(self.shares))
+            for h, e in zip(step, np.eye(len(theta)), strict=True)
+        ]
+        J, s = np.column_stack(slopes), self.shares.to_numpy()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            se = np.sqrt(np.einsum("kp,pq,kq->k", J, cov, J)) / (s * (1 - s))
+            half = np.where(se > 0, ndtri((1 + level) / 2) * se, np.nan)
+            ends = expit(np.log(s) - np.log1p(-s) + np.array([-half, half]))
+        return pd.DataFrame({"estimate": s, "lower": ends[0], "upper": ends[1]}, index=list(self.shares.index))
 
     def test_no_variance(self, component: str, *, n_sim: int = 10_000, random_seed: Any = None) -> VarianceTest:
         """

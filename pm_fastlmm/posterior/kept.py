@@ -4,7 +4,8 @@ Models that are kept between calls, with what was compiled for them.
 A log-density takes seconds to compile and less than a second to draw from, and what is compiled seldom depends on the
 numbers in it. So a model is cut where its numbers meet its variables: what depends on data and constants alone is
 evaluated, and put into shared variables of a second model, in which nothing else is left of it. Two models whose second
-models have the same graph are one compiled model, with other values of its shared variables.
+models have the same graph are one compiled model, with other values of its shared variables, and other data in its
+operations.
 
 Whoever samples takes a model out of those kept, and puts it back when done: no two threads share one.
 """
@@ -29,6 +30,7 @@ from pytensor.graph.traversal import ancestors, graph_inputs, io_toposort
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
+from pm_fastlmm.engines.callbacks import CalledBack, Held
 from pm_fastlmm.engines.graphs import as_written
 from pm_fastlmm.engines.nodes import lmm_nodes
 from pm_fastlmm.engines.protocol import LMMNode
@@ -50,6 +52,8 @@ class Kept:
     estimated : list of TensorVariable
         What the node estimates, as graphs of this model.
     numbers : list of shared variables
+    held : list of Held
+        What operations hold beside their inputs.
     compiled : dict
         What has been compiled, by whoever needs it.
     """
@@ -58,6 +62,7 @@ class Kept:
     rv: Any
     estimated: list[Any]
     numbers: list[Any] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
     compiled: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
@@ -99,6 +104,8 @@ def lent(model: pm.Model, node: LMMNode) -> Iterator[Kept]:
     found = _KEPT.pop(key, None) or cut.kept(model)
     for shared, number in zip(found.numbers, cut.numbers, strict=True):
         shared.set_value(number.get_value(borrow=True))
+    for place, own in zip(found.held, cut.held, strict=True):
+        place.data = own.data
     try:
         yield found
     finally:
@@ -114,6 +121,7 @@ class _Cut(NamedTuple):
     outputs: list[Any]
     estimated: int
     inside: list[Any]
+    held: list[Held]
     initial: dict[str, Any]
     coords: dict[str, Any]
     dim_lengths: dict[str, Any]
@@ -129,7 +137,7 @@ class _Cut(NamedTuple):
         inputs = [v for v in graph_inputs(self.outputs) if not isinstance(v, Constant)]
         lengths = {k: v.data.item() if isinstance(v, Constant) else v for k, v in self.dim_lengths.items()}
         return (
-            FrozenFunctionGraph.from_io(inputs, self.outputs), self.node, self.estimated,
+            FrozenFunctionGraph.from_io(inputs, self.outputs), _types(self.outputs), self.node, self.estimated,
             pytensor.config.floatX, pytensor.config.mode,
             tuple(inputs.index(number) for number in self.inside), tuple(v.name for v in inputs),
             tuple((name, start.type) for name, start in self.initial.items()), tuple(self.coords.items()),
@@ -149,7 +157,7 @@ class _Cut(NamedTuple):
             frozen.rvs_to_initial_values[frozen[name]] = start
         estimated = fgraph.outputs[len(self.outputs) - self.estimated :]
         same = {rv: frozen[rv.name] for rv in model.free_RVs}
-        return Kept(frozen, frozen[self.node], graph_replace(estimated, same, strict=False), self.numbers)
+        return Kept(frozen, frozen[self.node], graph_replace(estimated, same, strict=False), self.numbers, self.held)
 
 
 def _cut(model: pm.Model, node: LMMNode) -> _Cut | None:
@@ -182,7 +190,7 @@ def _cut(model: pm.Model, node: LMMNode) -> _Cut | None:
     outputs = clone_replace(outputs, numbers)
     starts = {rv.name: pytensor.shared(np.asarray(v, dtype=rv.dtype), shape=np.shape(v)) for rv, v in initial.items()}
     inside, count = list(numbers.values()), len(estimated)
-    return _Cut(node.name, outputs, count, inside, starts, fgraph._coords, fgraph._dim_lengths)
+    return _Cut(node.name, outputs, count, inside, _placed(outputs), starts, fgraph._coords, fgraph._dim_lengths)
 
 
 def _is_data(variable: Any) -> bool:
@@ -207,6 +215,26 @@ def _numbers(outputs: list[Any]) -> dict[Any, Any]:
         for i, (v, value) in enumerate(zip(border, values, strict=True))
         if not _literal(value)
     }
+
+
+def _holding(outputs: list[Any]) -> list[Any]:
+    return [
+        apply for apply in io_toposort([], outputs) if isinstance(apply.op, CalledBack) and apply.op.data is not None
+    ]
+
+
+def _placed(outputs: list[Any]) -> list[Held]:
+    """Give what operations hold a place in this graph, which is no part of another, and return it in that order."""
+    places: dict[int, Held] = {}
+    for apply in _holding(outputs):
+        held = places.setdefault(id(apply.op.data), Held(apply.op.data, len(places)))
+        apply.op = type(apply.op)(held)
+    return list(places.values())
+
+
+def _types(outputs: list[Any]) -> tuple[Any, ...]:
+    """Return the types of what depends on data that operations hold."""
+    return tuple(variable.type for apply in _holding(outputs) for variable in apply.outputs)
 
 
 def _literal(value: Any) -> bool:

@@ -26,6 +26,7 @@ def test_importing_the_package_loads_nothing_heavy():
     ("code", "allowed"),
     [
         ("pm_fastlmm.Spectrum", set()),
+        ("pm_fastlmm.plots", set()),
         ("pm_fastlmm.reml", {"xarray"}),
         ("pm_fastlmm.kernel_model", {"pymc", "pytensor", "xarray"}),
         ("pm_fastlmm.sample", {"pymc", "pytensor", "xarray", "scipy.optimize"}),

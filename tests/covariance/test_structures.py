@@ -5,14 +5,13 @@ import pandas as pd
 import pytensor
 import pytensor.tensor as pt
 import pytest
+from as_written import AS_WRITTEN
 from numpy.testing import assert_allclose, assert_array_equal
-from pytensor.compile.mode import Mode
 from scipy.linalg import block_diag, toeplitz
 from scipy.sparse import csr_array
 
 from pm_fastlmm import covariance as cov
 
-INTERPRETED = Mode(linker="py", optimizer="fast_compile")
 RNG = np.random.default_rng(4)
 W = RNG.normal(size=(4, 3))
 S = W[:3] @ W[:3].T + np.diag([0.1, 0.2, 0.3])
@@ -80,7 +79,7 @@ def test_the_tensor_evaluates_to_the_array(structure):
     assert abstract.size == structure.size
     dense = abstract.dense()
     assert dense.type.ndim == 2
-    value = dense.eval({tensors[name]: value for name, value in structure.parameters.items()}, mode=INTERPRETED)
+    value = dense.eval({tensors[name]: value for name, value in structure.parameters.items()}, mode=AS_WRITTEN)
     assert_allclose(value, structure.dense(), rtol=1e-13, atol=1e-15)
 
 
@@ -90,7 +89,7 @@ def test_gradients_are_the_central_differences(structure):
     weight = np.random.default_rng(structure.size).normal(size=(structure.size, structure.size))
     functional = (pt.constant(weight) * abstract.dense() ** 2).sum()
     variables = list(tensors.values())
-    gradient = pytensor.function(variables, pytensor.grad(functional, variables), mode=INTERPRETED)
+    gradient = pytensor.function(variables, pytensor.grad(functional, variables), mode=AS_WRITTEN)
     point = {name: np.asarray(value) for name, value in structure.parameters.items()}
 
     def at(name, index, step):
@@ -98,7 +97,7 @@ def test_gradients_are_the_central_differences(structure):
         moved[index] += step
         # as tensors, which are not checked: a step may leave the bounds, or symmetry
         values = {k: pt.constant(v) for k, v in (point | {name: moved}).items()}
-        return float(np.sum(weight * structure.with_parameters(values).dense().eval(mode=INTERPRETED) ** 2))
+        return float(np.sum(weight * structure.with_parameters(values).dense().eval(mode=AS_WRITTEN) ** 2))
 
     for name, got in zip(point, gradient(*point.values()), strict=True):
         for index in list(np.ndindex(point[name].shape))[:4]:
@@ -117,7 +116,7 @@ def test_with_parameters_goes_there_and_back(structure):
     assert_array_equal(back.dense(), structure.dense())
     first = next(iter(tensors))
     mixed = structure.with_parameters({first: tensors[first]})
-    assert_allclose(mixed.dense().eval({tensors[first]: structure.parameters[first]}, mode=INTERPRETED),
+    assert_allclose(mixed.dense().eval({tensors[first]: structure.parameters[first]}, mode=AS_WRITTEN),
                     structure.dense(), rtol=1e-13, atol=1e-15)  # fmt: skip
 
 
@@ -127,7 +126,7 @@ def test_compiled_by_default_the_matrix_and_its_gradient_are_the_same():
     dense, variables = abstract.dense(), list(tensors.values())
     outputs = [dense, *pytensor.grad((dense**2).sum(), variables)]
     compiled = pytensor.function(variables, outputs)(*structure.parameters.values())
-    interpreted = pytensor.function(variables, outputs, mode=INTERPRETED)(*structure.parameters.values())
+    interpreted = pytensor.function(variables, outputs, mode=AS_WRITTEN)(*structure.parameters.values())
     for a, b in zip(compiled, interpreted, strict=True):
         assert_allclose(a, b, rtol=1e-12, atol=1e-13)
     assert_allclose(compiled[0], structure.dense(), rtol=1e-13)
@@ -138,16 +137,16 @@ def test_the_derivatives_of_ar1_are_finite_at_and_below_rho_0(rho):
     r = pt.dscalar("r")
     V = cov.ar1(1.0, r).dense(4)
     first, second = (pytensor.grad(V[0, lag], r) for lag in (1, 2)), pytensor.grad(pytensor.grad(V[0, 2], r), r)
-    assert_allclose([g.eval({r: rho}, mode=INTERPRETED) for g in first], [1, 2 * rho], atol=1e-15)
-    assert_allclose(second.eval({r: rho}, mode=INTERPRETED), 2)
+    assert_allclose([g.eval({r: rho}, mode=AS_WRITTEN) for g in first], [1, 2 * rho], atol=1e-15)
+    assert_allclose(second.eval({r: rho}, mode=AS_WRITTEN), 2)
     whole = pytensor.grad(V.sum(), r)
-    assert_allclose(whole.eval({r: rho}, mode=INTERPRETED), 2 * (3 + 4 * rho + 3 * rho**2))
-    assert_allclose(pytensor.grad(whole, r).eval({r: rho}, mode=INTERPRETED), 2 * (4 + 6 * rho))
+    assert_allclose(whole.eval({r: rho}, mode=AS_WRITTEN), 2 * (3 + 4 * rho + 3 * rho**2))
+    assert_allclose(pytensor.grad(whole, r).eval({r: rho}, mode=AS_WRITTEN), 2 * (4 + 6 * rho))
 
 
 def test_what_stands_above_the_diagonal_of_a_cholesky_tensor_is_not_read():
     root = pt.constant(L + np.triu(np.full((3, 3), np.pi), 1))
-    assert_allclose(cov.unstructured(cholesky=root).dense().eval(mode=INTERPRETED), S, rtol=1e-13)
+    assert_allclose(cov.unstructured(cholesky=root).dense().eval(mode=AS_WRITTEN), S, rtol=1e-13)
 
 
 def test_a_size_may_come_from_the_place():
@@ -170,8 +169,8 @@ def test_a_tensor_of_unknown_shape_takes_its_size_from_the_place():
         (cov.unstructured(cholesky=packed), {packed: L[np.tril_indices(3)]}),
     ):
         assert structure.size is None
-        assert_allclose(structure.dense(3).eval(values, mode=INTERPRETED), S, rtol=1e-13)
-    assert_allclose(cov.diagonal(vector, size=2).dense().eval({vector: [1.0, 2]}, mode=INTERPRETED), np.diag([1.0, 2]))
+        assert_allclose(structure.dense(3).eval(values, mode=AS_WRITTEN), S, rtol=1e-13)
+    assert_allclose(cov.diagonal(vector, size=2).dense().eval({vector: [1.0, 2]}, mode=AS_WRITTEN), np.diag([1.0, 2]))
 
 
 def test_operators_of_one_kind_are_flat():

@@ -1,11 +1,19 @@
-"""No compiled function reads anything of another file: Numba's cache would keep what that file said before."""
+"""
+What is compiled, is so once: for one type of arguments, and without anything of another file.
+
+Numba's cache would keep what another file said before.
+"""
 
 import ast
 from pathlib import Path
 
+import numba
+import numpy as np
 import pytest
 
 import pm_fastlmm
+from pm_fastlmm.engines.lengthscale import loops, spectra
+from pm_fastlmm.engines.structured import products, state
 
 LIBRARIES = {"numba", "pytensor", "ctypes"}
 COMPILERS = ("jit", "vectorize", "stencil", "cfunc", "overload", "numba_funcify")  # and what has them in its name
@@ -197,3 +205,50 @@ def test_what_comes_from_another_file_is_found(tmp_path, text, name):
 )
 def test_bindings_annotations_and_python_may(tmp_path, text):
     assert found(tmp_path, text) == []
+
+
+@pytest.fixture
+def types_of(monkeypatch):
+    """The types of arguments that a compiled function of a module is called with from now on."""
+
+    def record(module, name):
+        function, seen = getattr(module, name), set()
+
+        def called(*args):
+            seen.add(tuple(map(numba.typeof, args)))
+            return function(*args)
+
+        monkeypatch.setattr(module, name, called)
+        return seen
+
+    return record
+
+
+def test_the_likelihood_of_terms_has_one_type_of_arguments(types_of, build_terms, monkeypatch):
+    """Whatever integers SciPy has chosen for indices, and whether a response is a constant of PyTensor or is not."""
+    seen = [types_of(state, name) for name in ("factorise", "gradient", "loglik_and_gradient")]
+    monkeypatch.setattr(products.MixedProducts, "small", False)
+    p = build_terms("factor", "crossed")
+    for integers in (np.int32, np.int64):
+        vars(p.products).pop("constants", None)
+        p.products.B.indices, p.products.B.indptr = (
+            v.astype(integers) for v in (p.products.B.indices, p.products.B.indptr)
+        )
+        for writeable in (True, False):
+            response = p.products.response(p.y)
+            response.within.flags.writeable = response.between.flags.writeable = writeable
+            assert state.MixedState.at(p.products, response, p.sigma, p.sigma2_e).gradient.sigma2_e != 0
+            phi, rows = p.products.packed(p.sigma), response.rows
+            state.mixed_loglik_and_gradient(p.products, phi, p.sigma2_e, *response[:3], rows, np.zeros(0))
+            assert response.between.flags.writeable == writeable
+    assert [len(types) for types in seen] == [1, 1, 1]
+
+
+def test_the_likelihood_of_a_lengthscale_has_one_type_of_arguments(types_of):
+    seen = types_of(loops, "interpolated_rows")
+    eigvals, ones, extent = np.ones((3, 4)), np.ones(3), np.array([-1.0, 1.0, 0.0])
+    arrays = eigvals, eigvals.copy(), ones.copy(), extent
+    expected = spectra.interpolated_loglik(ones, ones, ones, *arrays)
+    arrays[0].flags.writeable = arrays[3].flags.writeable = False
+    np.testing.assert_array_equal(spectra.interpolated_loglik(ones, ones, ones, *arrays), expected)
+    assert len(seen) == 1

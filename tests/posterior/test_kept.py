@@ -1,5 +1,8 @@
 """Models kept between calls: the draws are those of a first call, whatever of the model has changed."""
 
+from functools import cache
+from types import SimpleNamespace
+
 import numpy as np
 import pymc as pm
 import pytensor
@@ -7,6 +10,7 @@ import pytest
 from pymc.model.transform.optimization import freeze_dims_and_data
 
 import pm_fastlmm as flmm
+from pm_fastlmm.engines.graphs import AS_WRITTEN
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.posterior import kept
 
@@ -61,6 +65,29 @@ def assert_same(one, other):
         np.testing.assert_array_equal(values, posterior(other)[name], err_msg=name)
 
 
+@pytest.fixture(scope="module")
+def first_call():
+    """The draws of `model()` in a first call of a sampler, and what that call kept, made once."""
+
+    @cache
+    def call(sampler):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kept, "_KEPT", type(kept._KEPT)())
+            return draw(model(), sampler), dict(kept._KEPT)
+
+    return call
+
+
+@pytest.fixture
+def first(first_call, none_kept):
+    def draws(sampler="nutpie"):
+        tree, left = first_call(sampler)
+        kept._KEPT.update(left)
+        return tree
+
+    return draws
+
+
 CHANGES = {
     "y": {"y": response(2)},
     "the constant of a prior": {"scale": 0.4},
@@ -70,22 +97,22 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("sampler", ["pymc", "nutpie"])
-def test_other_numbers_are_sampled_as_in_a_first_call(sampler):
+def test_other_numbers_are_sampled_as_in_a_first_call(sampler, first):
     changed = {name: value for change in CHANGES.values() for name, value in change.items()}
-    first = draw(model(), sampler)
+    before = first(sampler)
     later = draw(model(**changed), sampler)
-    assert_same(first, draw(model(), sampler))
+    assert_same(before, draw(model(), sampler))
     assert len(kept._KEPT) == 1
     kept._KEPT.clear()
     assert_same(later, draw(model(**changed), sampler))
     np.testing.assert_array_equal(later.observed_data["y"], changed["y"])
 
 
-def test_every_other_number_gives_other_draws():
-    first = draw(model())
+def test_every_other_number_gives_other_draws(first):
+    before = posterior(first())
     for what, change in CHANGES.items():
         later = draw(model(**change))
-        for name, values in posterior(first).items():
+        for name, values in before.items():
             assert not np.any(values == later.posterior[name].to_numpy()), (what, name)
     assert len(kept._KEPT) == 1
 
@@ -109,9 +136,9 @@ def test_another_structure_is_another_model(change):
     assert len(kept._KEPT) == 2
 
 
-def test_data_that_were_set_are_those_sampled():
+def test_data_that_were_set_are_those_sampled(first):
     built = model()
-    draw(built)
+    assert_same(first(), draw(built))
     with built:
         pm.set_data({"data": response(2)})
     assert_same(draw(built), draw(model(response(2))))
@@ -124,11 +151,11 @@ def test_a_shared_variable_is_read_when_it_is_sampled():
         flmm.FastLMM(
             "y", h2=pm.Beta("h2", 1, 1), total=pm.HalfNormal("total", scale), spectrum=SPECTRUM, observed=response()
         )
-        first = draw(built).posterior["total"]
+        before = draw(built, "pymc").posterior["total"]
         scale.set_value(0.4)
-        second = draw(built).posterior["total"]
+        after = draw(built, "pymc").posterior["total"]
     assert len(kept._KEPT) == 1
-    assert second.mean() < 0.8 * first.mean()
+    assert after.mean() < 0.8 * before.mean()
 
 
 def test_initial_values_are_numbers_too():
@@ -167,12 +194,12 @@ def test_those_used_longest_ago_are_dropped(monkeypatch):
         assert len(kept._KEPT) == 1  # it was there
 
 
-def test_a_failure_does_not_spoil_the_model():
-    first = draw(model())
+def test_a_failure_does_not_spoil_the_model(first):
+    before = first()
     with pytest.raises(ZeroDivisionError), lent(model(response(2))):
         raise ZeroDivisionError
     assert len(kept._KEPT) == 1
-    assert_same(first, draw(model()))
+    assert_same(before, draw(model()))
 
 
 @pytest.mark.parametrize("reason", ["a drawn initial value", "a node without data"])
@@ -187,3 +214,36 @@ def test_what_cannot_be_cut_is_sampled_as_it_is(reason):
         assert found.numbers == []
         assert set(found.model.named_vars) == set(built.named_vars)
     assert not kept._KEPT
+
+
+def crossed(seed, levels=4, mean=False):
+    """Two crossed factors, whose cross-products no tensor holds; with a mean, the response meets them in the graph."""
+    b = np.random.default_rng(seed).permutation(np.arange(N) % levels)
+    with pm.Model() as built:
+        variances = [pm.HalfNormal(name) for name in ("a", "b", "residual")]
+        groups = zip((np.repeat(np.arange(10), 4), b), variances, strict=False)
+        terms = [flmm.Term(group, flmm.covariance.scalar(v), name=v.name) for group, v in groups]
+        mu = pm.Normal("mu") * np.ones(N) if mean else None
+        flmm.StructuredLMM("y", X=np.ones((N, 1)), terms=terms, sigma2_e=variances[2], mu=mu, observed=response(seed))
+    return built
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_operations_hold_the_data_of_the_model_that_is_sampled(mean):
+    def density(found):
+        inputs = [found.model[name] for name in ("a", "b", "residual")]
+        return found.model.compile_logp(mode=AS_WRITTEN), found.model.compile_dlogp(inputs, mode=AS_WRITTEN)
+
+    compiled = []
+    for seed in (1, 2, 1):
+        built = crossed(seed, mean=mean)
+        point = built.initial_point()
+        with lent(built) as found:
+            compiled.append(found.once(density))
+            own = density(SimpleNamespace(model=built))
+            for function, expected in zip(compiled[-1], own, strict=True):
+                np.testing.assert_allclose(function(point), expected(point), rtol=1e-10)
+    assert compiled[0] is compiled[1] is compiled[2]
+    with lent(crossed(1, levels=5, mean=mean)) as other:
+        assert other.once(density) is not compiled[0]
+    assert len(kept._KEPT) == 2

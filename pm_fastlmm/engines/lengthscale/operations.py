@@ -8,7 +8,6 @@ from pytensor.graph.basic import Apply
 
 from pm_fastlmm.engines.callbacks import CalledBack, GradientOp, Shape
 from pm_fastlmm.engines.lengthscale.spectra import interpolated_loglik_and_gradient
-from pm_fastlmm.engines.lengthscale.spectrum import LengthscaleSpectrum
 
 
 class LengthscaleLoglik(GradientOp):
@@ -25,10 +24,7 @@ class LengthscaleLoglik(GradientOp):
 
 
 class LengthscaleRotation(CalledBack):
-    """The statistics of a response at the nodes of ℓ; PyTensor folds those of observed data when it compiles."""
-
-    __props__ = ("spectrum",)
-    spectrum: LengthscaleSpectrum
+    """The statistics of a response, from a `LengthscaleSpectrum`, at the nodes of ℓ; PyTensor folds those of data."""
 
     def make_node(self, *inputs: Any) -> Apply:
         """Apply to a response (n,)."""
@@ -44,7 +40,7 @@ class LengthscaleRotation(CalledBack):
 
     def evaluate(self, *inputs: Any) -> Any:
         """Return the statistics."""
-        return [np.array(value) for value in self.spectrum.rotate(np.asarray(inputs[0], dtype=float)).constants]
+        return [np.array(value) for value in self.data.rotate(np.asarray(inputs[0], dtype=float)).constants]
 
 
 class LengthscaleContrasts(CalledBack):
@@ -53,9 +49,6 @@ class LengthscaleContrasts(CalledBack):
 
     Inputs: ℓ, σ²_g, σ²_e and ξ.
     """
-
-    __props__ = ("spectrum",)
-    spectrum: LengthscaleSpectrum
 
     def shapes(self, *inputs: Any) -> list[Shape]:
         """Return that of the noise."""
@@ -68,5 +61,5 @@ class LengthscaleContrasts(CalledBack):
         out = np.empty(xi.shape)
         for place in np.ndindex(*xi.shape[:-1]):
             lengthscale, g, e = (float(v[place]) for v in parameters)
-            out[place] = self.spectrum.draw_contrasts(lengthscale, g, e, xi[place])
+            out[place] = self.data.draw_contrasts(lengthscale, g, e, xi[place])
         return [out]

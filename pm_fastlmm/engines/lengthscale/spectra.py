@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray, frozen, require_fraction
+from pm_fastlmm.base.arrays import FloatArray, frozen, read_only, require_fraction
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.engines.lengthscale.interpolation import chebyshev_transform, interpolation_weights, node_lengthscales
@@ -257,7 +257,8 @@ def interpolated_loglik(
 
     out = np.empty((lengthscale.size, 4))
     transform = chebyshev_transform(len(eigvals))
-    interpolated_rows(lengthscale, sigma2_g, sigma2_e, eigvals, squares, rss, extent, transform, out)
+    read = read_only(eigvals, squares, rss, extent, transform)
+    interpolated_rows(lengthscale, sigma2_g, sigma2_e, *read, out)
     return out
 
 

@@ -15,48 +15,40 @@ _STRUCTURED = "the structured likelihood"
 
 class MixedLoglik(GradientOp):
     """
-    Log-likelihood from cross-products, with its gradient as further outputs: both come from one factorisation.
+    Log-likelihood from `MixedProducts`, with its gradient as further outputs: both come from one factorisation.
 
     Inputs: phi, σ²_e, the statistics of the response y₂ + Q₁d (within, between, rss), and y₂ and d themselves, which
     are looked at where inner products lose digits. There is no second derivative.
     """
 
-    __props__ = ("products",)
-    products: MixedProducts
     likelihood = _STRUCTURED
     differentiable = 7
 
     def evaluate(self, *inputs: Any) -> Any:
         """Return the log-likelihood and its gradient."""
         phi, *rest = inputs
-        return mixed_loglik_and_gradient(self.products, np.ascontiguousarray(phi), *rest)  # compiled for one layout
+        return mixed_loglik_and_gradient(self.data, np.ascontiguousarray(phi), *rest)  # compiled for one layout
 
 
 class ResponseStatistics(CalledBack):
-    """The statistics of a response, and y₂ itself; PyTensor folds those of observed data when it compiles."""
-
-    __props__ = ("products",)
-    products: MixedProducts
+    """The statistics of a response, from `MixedProducts`, and y₂ itself; PyTensor folds those of observed data."""
 
     def shapes(self, *inputs: Any) -> list[Shape]:
         """Return those of the statistics."""
-        p = self.products
+        p: MixedProducts = self.data
         return [(p.W.shape[1],), p.C.shape[:2], (), p.Q_within.shape[1:], (p.rows,)]
 
     def evaluate(self, *inputs: Any) -> Any:
         """Return the statistics of a response (n,)."""
-        return self.products.response(np.asarray(inputs[0], dtype=float))
+        return self.data.response(np.asarray(inputs[0], dtype=float))
 
     def gradients(self, apply: Callable[..., Any], inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
         """Return the gradient with respect to the response."""
-        return [apply(ResponsePullback(self.products))(inputs[0], *cotangents)]
+        return [apply(ResponsePullback(self.held))(inputs[0], *cotangents)]
 
 
 class ResponsePullback(CalledBack):
     """The transpose of `ResponseStatistics`: inputs are the response and the gradients of its statistics."""
-
-    __props__ = ("products",)
-    products: MixedProducts
 
     def shapes(self, *inputs: Any) -> list[Shape]:
         """Return that of the response."""
@@ -65,7 +57,7 @@ class ResponsePullback(CalledBack):
     def evaluate(self, *inputs: Any) -> Any:
         """Return the gradient with respect to the response."""
         y, within, between, rss, y1, rows = inputs
-        return [self.products.response_pullback(y, within, between, float(rss), y1, rows)]
+        return [self.data.response_pullback(y, within, between, float(rss), y1, rows)]
 
     def gradients(self, apply: Callable[..., Any], inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
         """Raise: this is part of a gradient."""
@@ -79,21 +71,18 @@ class RandomEffects(CalledBack):
     Inputs: the packed Σ_k, in the order of the engine, and ξ.
     """
 
-    __props__ = ("products",)
-    products: MixedProducts
-
     def shapes(self, *inputs: Any) -> list[Shape]:
         """Return that of the rows, for each draw."""
         _, noise = inputs
-        return [(*noise[:-1], self.products.rows)]
+        return [(*noise[:-1], self.data.rows)]
 
     def evaluate(self, *inputs: Any) -> Any:
         """Return the draws."""
         phi, xi = inputs
-        out = np.zeros((*xi.shape[:-1], self.products.rows))
-        sigma, place = self.products.unpacked(phi), 0
-        for k in self.products.order:
-            Z, levels, c, _ = self.products.blocks[k]
+        out = np.zeros((*xi.shape[:-1], self.data.rows))
+        sigma, place = self.data.unpacked(phi), 0
+        for k in self.data.order:
+            Z, levels, c, _ = self.data.blocks[k]
             root = semidefinite_root(sigma[k])
             noise = xi[..., place : place + levels * c].reshape(*xi.shape[:-1], levels, c)
             u = np.einsum("ij,...lj->...li", root, noise).reshape(-1, levels * c)

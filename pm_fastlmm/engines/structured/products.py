@@ -233,9 +233,9 @@ class MixedProducts:
         """
         What the compiled likelihood reads beside the parameters and the response, in the order of its arguments.
 
-        SciPy's indices are of 32 or of 64 bits. Here they are of 64: Numba compiles for half a minute for each kind.
+        SciPy chooses the integers of indices by the size; each choice would be compiled.
         """
-        indptr, indices = (np.asarray(index, dtype=np.int64) for index in (self.B.indptr, self.B.indices))
+        indptr, indices = (places.astype(np.int64, copy=False) for places in (self.B.indptr, self.B.indices))
         return self.df, self.sizes, self.C, indptr, indices, self.B.data, self.within
 
     @property

@@ -65,12 +65,12 @@ class MixedState:
         """Factor V; None outside the parameter space."""
         p = products
         phi = p.packed(sigma)
+        within, between = read_only(response.within, response.between)
         e = float(sigma2_e)
         if p.small:
-            ok, loglik, *rest = vectorised.factorise(p, phi, e, response.within, response.between, response.rss)
+            ok, loglik, *rest = vectorised.factorise(p, phi, e, within, between, response.rss)
         else:
-            statistics = read_only(response.within), read_only(response.between), float(response.rss)
-            ok, loglik, *rest = factorise(phi, e, *statistics, *p.constants)
+            ok, loglik, *rest = factorise(phi, e, within, between, response.rss, *p.constants)
         ok, yPy, factor = ok and np.isfinite(loglik), *rest[:1], (phi, *rest[1:])
         if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
             rows = Rows.of(p, response, sigma, e, phi)
@@ -88,7 +88,7 @@ class MixedState:
         if p.small:
             grad, de, weighted, w = vectorised.gradient(p, phi, e, between, self.yPy, *factor)
         else:
-            grad, de, weighted, w = gradient(phi, e, read_only(between), *p.constants[:-1], self.yPy, *factor)
+            grad, de, weighted, w = gradient(phi, e, *read_only(between), *p.constants[:-1], self.yPy, *factor)
         effects = [
             np.einsum("jab,jb->ja", p.C, weighted) if at is None else w[at : at + levels * c].reshape(levels, c)
             for at, (_, levels, c, _) in zip(p.offsets(), p.blocks, strict=True)
@@ -293,7 +293,7 @@ def mixed_loglik_and_gradient(
     """
     e, none = float(sigma2_e), np.zeros(rows.shape)
     if not loud(p, phi, e):
-        values = loglik_and_gradient(phi, e, read_only(within), read_only(between), float(rss), *p.constants)
+        values = loglik_and_gradient(phi, e, *read_only(within, between), float(rss), *p.constants)
         return (*values, none, np.zeros(d.shape))
     moved = rows + p.projection.Q1 @ d if d.size else rows
     state = MixedState.at(p, Response(within, between, float(rss), d, moved), p.unpacked(phi), e)

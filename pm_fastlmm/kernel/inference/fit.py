@@ -46,6 +46,14 @@ class Fit(Estimates):
         """Predict each observation from all the others."""
 
     @abstractmethod
+    def share_intervals(self, level: float = 0.95) -> pd.DataFrame:
+        """Return the share of each component with an interval: estimate, lower, upper."""
+
+    @abstractmethod
+    def diagnostics(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Return fitted value, residuals, leverage and leave-one-out prediction of each observation."""
+
+    @abstractmethod
     def loo_groups(self, groups: Any, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Return the joint density of each group of observations given all others."""
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, require_fraction
 from pm_fastlmm.kernel.inference.bootstrap import Bootstrap, bootstrap
@@ -150,6 +151,21 @@ class KernelInference(Fit):
         if not self.converged:
             raise ValueError(f"the fit has no estimate to draw from: {self.message}.")
         return bootstrap(self._data, self.method, self.blue, self.sigma2_g, self.sigma2_e, n, random_seed)
+
+    def share_intervals(self, level: float = 0.95) -> pd.DataFrame:
+        """
+        Return the shares h² and 1 - h² with their profile-likelihood intervals: estimate, lower, upper.
+
+        Raises
+        ------
+        ValueError
+            If the fit has several responses, or no estimate.
+        """
+        if self.names is not None:
+            raise ValueError("intervals of shares are those of one response: take fit.response(name).")
+        low, high = self.interval("h2", "profile", level)
+        rows = [[self.h2, low, high], [1 - self.h2, 1 - high, 1 - low]]
+        return pd.DataFrame(rows, list(self.shares.index), ["estimate", "lower", "upper"])
 
     def _limits(
         self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int, random_seed: Any

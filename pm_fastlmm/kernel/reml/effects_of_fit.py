@@ -24,6 +24,7 @@ from pm_fastlmm.kernel.effects.effects import (
     predict,
 )
 from pm_fastlmm.kernel.effects.left_out import Predicted
+from pm_fastlmm.kernel.inference.diagnostics import diagnostics
 from pm_fastlmm.kernel.inference.of_fit import KernelInference
 
 
@@ -220,6 +221,43 @@ class KernelEffects(KernelInference):
         """
         found = Predicted.of_rotated(self._data, self.sigma2_g, self.sigma2_e, y, groups)
         return self._each(found.table, "obs")
+
+    def diagnostics(self, y: Any = None) -> pd.DataFrame:
+        """
+        Return what is looked at of each observation, which `plots.plot_diagnostics` and its parts draw.
+
+        With P the projection of V⁻¹ and û of the fit: `fitted` Xβ̂ + û, `residual` ê, `standardised` (Py)_i/√P_ii, of
+        variance 1, `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - σ²_eP_ii, and what the others predict, `loo_mean` and `loo_sd`.
+
+        Parameters
+        ----------
+        y : (n,) array or Series, optional
+            As in `loo`.
+
+        Raises
+        ------
+        ValueError
+            As `loo`, and if the fit has several responses.
+
+        References
+        ----------
+        Hodges & Sargent (2001), doi:10.1093/biomet/88.2.367, of the leverage.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pm_fastlmm as flmm
+        >>> batch = np.repeat(np.eye(3), 4, axis=0)
+        >>> y = np.array([1.0, 2, 1, 2, 5, 6, 5, 6, 3, 4, 3, 7])
+        >>> fit = flmm.reml(flmm.Spectrum.from_factor(batch, np.ones((12, 1))), y)
+        >>> fit.diagnostics(y).tail(2).round(3)
+              y  fitted  residual  standardised  leverage  loo_mean  loo_sd
+        10  3.0   4.208    -1.208        -1.161     0.236     4.581   1.362
+        11  7.0   4.208     2.792         2.684     0.236     3.346   1.362
+        """
+        if self.names is not None:
+            raise ValueError("diagnostics are those of one response: take fit.response(name).")
+        return diagnostics(self.loo(y), self.predict().mean)
 
     def loo_groups(self, groups: Any, y: Any = None) -> pd.DataFrame:
         """

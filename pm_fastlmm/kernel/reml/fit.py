@@ -182,20 +182,30 @@ class REMLFit(KernelEffects, Described):
         taken = {f: plain(v[t]) if np.ndim(v) == 1 else v[t] for f, v in values.items() if f not in _WHOLE}
         return replace(self, **taken, names=None, rotated=None if r is None else r.one(t))
 
-    def profile(self, h2: Any) -> FloatArray:
+    def profile(self, values: Any, name: str = "h2") -> FloatArray:
         """
         Return the profile log-likelihood at values (m,) of h², maximised over the total variance and β.
 
         It is `loglik` at the estimate; ratios of it give intervals and tests. For one response.
 
+        Parameters
+        ----------
+        values : (m,) array
+        name : "h2"
+            What they are values of; that of a variance is `find_reml(...).profile(values, name)`.
+
         Raises
         ------
         ValueError
-            If h2 is outside [0, 1], or the fit has several responses.
+            If h2 is outside [0, 1], the name is another, or the fit has several responses.
         """
         if self.names is not None:
             raise ValueError("the profile is that of one response: fit the response of interest alone.")
-        s, h = self.spectrum, read_h2(h2)
+        if name != "h2":
+            raise ValueError(
+                f"the profile of one kernel is that of h2, got {name!r}: flmm.find_reml has those of its variances."
+            )
+        s, h = self.spectrum, read_h2(values)
         m = s.df if self.method == "REML" else s.n
         with np.errstate(all="ignore"):
             e = h[..., None] * (s.eigvals / s.mean_diagonal) + (1 - h)[..., None]

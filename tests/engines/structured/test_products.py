@@ -1,10 +1,13 @@
 """Cross-products of several terms: their identities, moved responses, and what does not fit in memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose
 
+from pm_fastlmm.base.arrays import to_read
 from pm_fastlmm.engines.structured import products as mixed
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
 from pm_fastlmm.spectrum.projection import Projection
@@ -34,6 +37,16 @@ def test_products_are_those_of_the_dense_matrices(p):
     assert_allclose(products.within, W.T @ M @ W, atol=1e-11)
     assert products.fixed == 3
     assert products.df == p.n - 3
+
+
+def test_what_compiled_loops_read_has_one_type_whoever_made_it(p):
+    for integer in (np.int32, np.int64):
+        B = p.products.B.copy()
+        B.indptr, B.indices = B.indptr.astype(integer), B.indices.astype(integer)
+        places = replace(p.products, B=B).constants[3:5]
+        assert [array.dtype for array in places] == [np.int64, np.int64]
+    assert not to_read(p.response.between).flags.writeable
+    assert p.response.between.flags.writeable
 
 
 def test_statistics_of_a_response(p):

@@ -1,6 +1,5 @@
 """Several random-effects terms from cross-products: against dense matrices, exact arithmetic and the two forms."""
 
-import numba
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -10,7 +9,6 @@ from numpy.testing import assert_allclose
 
 from pm_fastlmm.engines.structured import loops as crossproduct
 from pm_fastlmm.engines.structured import products as mixed
-from pm_fastlmm.engines.structured import state as states
 from pm_fastlmm.engines.structured.state import MixedState
 
 SETS = [
@@ -337,35 +335,3 @@ def test_gradient_with_respect_to_the_statistics_of_the_response(build_terms):
         ends = [evaluate(r.within + s * h * a, r.between + s * h * b, r.rss + s * h * c)[0] for s in (1, -1)]
         expected = (ends[0] - ends[1]) / (2 * h)
         assert_allclose((d_within * a).sum() + (d_between * b).sum() + d_rss * c, expected, rtol=1e-7)
-
-
-class Asked(Exception):
-    """Of a compiled function, with the types of its arguments."""
-
-
-@pytest.mark.parametrize("bits", [np.int32, np.int64])
-def test_numba_compiles_the_likelihood_for_one_kind_of_arrays(build_terms, monkeypatch, bits):
-    def ask(*arguments):
-        raise Asked([numba.typeof(argument) for argument in arguments])
-
-    for name in ("factorise", "loglik_and_gradient"):
-        monkeypatch.setattr(states, name, ask)
-    monkeypatch.setattr(mixed.MixedProducts, "small", False)
-    p = build_terms("factor", "crossed")
-    products, phi = p.products, p.products.packed(p.sigma)
-    for index in ("indptr", "indices"):
-        setattr(products.B, index, getattr(products.B, index).astype(bits))
-    of_graph = products.response(p.y)
-    of_user = mixed.Response(of_graph.within.copy(), of_graph.between.copy(), *of_graph[2:])
-    of_user.within.flags.writeable = of_user.between.flags.writeable = False
-    seen = []
-    for response in (of_graph, of_user):
-        with pytest.raises(Asked) as asked:
-            at(p, products=products, response=response)
-        seen += asked.value.args
-        statistics = response.within, response.between, response.rss
-        with pytest.raises(Asked) as asked:
-            states.mixed_loglik_and_gradient(products, phi, p.sigma2_e, *statistics, np.zeros(0), np.zeros(0))
-        seen += asked.value.args
-    assert seen[0] == seen[1] == seen[2] == seen[3]
-    assert seen[0][-4] == numba.types.Array(numba.int64, 1, "C")

@@ -11,13 +11,13 @@ import pytensor
 import pytensor.tensor as pt
 import pytest
 import scipy.linalg
+from as_written import AS_WRITTEN
 from pymc.model.transform.optimization import freeze_dims_and_data, freeze_model
 from scipy.stats import multivariate_normal
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.covariance.theta import Theta
-from pm_fastlmm.engines.graphs import INTERPRETED
 
 B = np.array([[2.0, 0.3, -0.2], [0.3, 0.5, 0.1], [-0.2, 0.1, 0.9]])
 b = np.array([1.0, -2.0, 0.5])
@@ -130,7 +130,7 @@ def test_gradient_is_the_central_difference(p, evaluate, kind, treatment):
     wrt = {**symbols, "y": y, "m": m}
     gradients = pytensor.grad(logp, list(wrt.values()))
     at = {**POINT, "y": p.y, "m": 0.3}
-    function = pytensor.function(list(wrt.values()), [logp, *gradients], mode=INTERPRETED)
+    function = pytensor.function(list(wrt.values()), [logp, *gradients], mode=AS_WRITTEN)
     _, *analytic = function(*at.values())
     for (name, value), gradient in zip(at.items(), analytic, strict=True):
         for index in list(np.ndindex(np.shape(value)))[:5]:
@@ -148,7 +148,7 @@ def test_gradient_with_respect_to_a_prior_of_the_coefficients(p, kind):
     values = {name: pt.constant(value) for name, value in POINT.items()}
     node = CLASSES[kind].dist(X=p.X, **parameters(kind, p, **values), beta_mean=mean, beta_cov=tau**2 * pt.constant(B))
     logp = pm.logp(node, p.y)
-    function = pytensor.function([tau, mean], [logp, *pytensor.grad(logp, [tau, mean])], mode=INTERPRETED)
+    function = pytensor.function([tau, mean], [logp, *pytensor.grad(logp, [tau, mean])], mode=AS_WRITTEN)
     value, d_tau, d_mean = function(1.5, b)
     full = V_of(p, POINT) + 1.5**2 * p.X @ B @ p.X.T
     np.testing.assert_allclose(value, multivariate_normal.logpdf(p.y, p.X @ b, full), rtol=1e-10)
@@ -252,7 +252,7 @@ def test_theta_is_packed_and_unpacked_without_loss(name):
         np.testing.assert_allclose(np.atleast_2d(matrix), term.blocks.block.dense(), rtol=1e-14)
     symbolic = pt.vector("theta", shape=(layout.size,))
     graphs = [pt.as_tensor(m) for m in layout.matrices(symbolic)]
-    evaluated = pytensor.function([symbolic], graphs, mode=INTERPRETED)(theta)
+    evaluated = pytensor.function([symbolic], graphs, mode=AS_WRITTEN)(theta)
     for tensor, matrix in zip(evaluated, layout.matrices(theta), strict=True):
         np.testing.assert_allclose(np.squeeze(tensor), np.squeeze(matrix), rtol=1e-14)
 
@@ -315,7 +315,7 @@ def test_draws_have_the_moments_of_the_density(p, assert_moments, kind, treatmen
     node = CLASSES[kind].dist(
         X=p.X, **parameters(kind, p, **values), **TREATMENTS[treatment], mu=mu, shape=(20_000, p.n)
     )
-    draws, V = pm.draw(node, mode=INTERPRETED, random_seed=20), V_of(p, POINT)
+    draws, V = pm.draw(node, mode=AS_WRITTEN, random_seed=20), V_of(p, POINT)
     if treatment == "flat":
         along = (draws - mu) @ p.X
         assert np.abs(along).max() < 1e-10 * np.abs(draws).max() * np.abs(p.X).sum()
@@ -330,7 +330,7 @@ def test_draws_have_the_moments_of_the_density(p, assert_moments, kind, treatmen
 def test_pm_draw_of_a_node_without_a_shape(p, assert_moments, kind):
     values = {name: pt.constant(value) for name, value in POINT.items()}
     node = CLASSES[kind].dist(X=p.X, **parameters(kind, p, **values), beta=b)
-    draws = pm.draw(node, draws=3000, random_seed=3, mode=INTERPRETED)
+    draws = pm.draw(node, draws=3000, random_seed=3, mode=AS_WRITTEN)
     assert_moments(draws, p.X @ b, V_of(p, POINT))
     assert not np.any(draws[0] == draws[1])
 
@@ -356,7 +356,7 @@ def test_prior_and_posterior_predictive_draws_follow_their_own_parameters(p, ass
     }  # fmt: skip
     tree = pm.sample_posterior_predictive(
         az.from_dict({"posterior": draws}), model=observed, random_seed=5, progressbar=False,
-        compile_kwargs={"mode": INTERPRETED},
+        compile_kwargs={"mode": AS_WRITTEN},
     )  # fmt: skip
     y = tree.posterior_predictive.y
     assert y.dims == ("chain", "draw", "obs")
@@ -366,7 +366,7 @@ def test_prior_and_posterior_predictive_draws_follow_their_own_parameters(p, ass
         v, w, e = pm.Uniform("v", 1, 2, shape=2), pm.HalfNormal("w"), pm.Uniform("e", 0.5, 2)
         c = pm.Uniform("c", -0.5, 0.5)
         CLASSES[kind]("y", X=p.X, **parameters(kind, p, v, c, w, e), beta=b)
-    prior = pm.sample_prior_predictive(1500, model=narrow, random_seed=4, compile_kwargs={"mode": INTERPRETED}).prior
+    prior = pm.sample_prior_predictive(1500, model=narrow, random_seed=4, compile_kwargs={"mode": AS_WRITTEN}).prior
     own = {name: prior[name].to_numpy()[0] for name in ("v", "c", "w", "e")}
     assert_moments(whitened(p, prior.y.to_numpy()[0], own, p.X @ b), np.zeros(p.n), np.eye(p.n))
 
@@ -440,7 +440,7 @@ def test_a_latent_node_is_a_free_variable_with_a_gradient(p, kind):
     assert "y" in [rv.name for rv in latent.free_RVs]
     point = latent.initial_point()
     np.testing.assert_array_equal(point["y"], 0)
-    function = latent.logp_dlogp_function(ravel_inputs=True, mode=INTERPRETED)
+    function = latent.logp_dlogp_function(ravel_inputs=True, mode=AS_WRITTEN)
     function.set_extra_values({})
     point = point | {"y": p.y, "v_log__": np.log([1.3, 0.4]), "c": np.array(0.1)}
     x = np.concatenate([np.ravel(point[v.name]) for v in latent.value_vars])
@@ -468,7 +468,7 @@ def test_default_mode_and_interpreted_mode_agree(p, evaluate):
     """The compiled graph calls the same loops back: numbers and gradient are equal to the last digits."""
     model = make_model("structured", p)
     function = model.logp_dlogp_function(ravel_inputs=True)
-    slow = model.logp_dlogp_function(ravel_inputs=True, mode=INTERPRETED)
+    slow = model.logp_dlogp_function(ravel_inputs=True, mode=AS_WRITTEN)
     for f in (function, slow):
         f.set_extra_values({})
     x = np.array([0.1, -0.3, 0.4, 0.2, 0.05])

@@ -1,9 +1,8 @@
-"""Figures of one kernel: the posterior of h², and the profile likelihood beside it."""
+"""Figures of h²: its posterior, its intervals, and what priors say of it."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -13,8 +12,7 @@ from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior, Prior
 from pm_fastlmm.kernel.exact.result import ExactPosterior
 from pm_fastlmm.kernel.inference.fit import IntervalKind
 from pm_fastlmm.kernel.reml.fit import REMLFit
-
-_DRAWS, _CURVE, _POINT = "#9ecae1", "#08519c", "#d94801"
+from pm_fastlmm.plots.palette import ESTIMATE, EXPECTED, POSTERIOR, SERIES, STYLES, axes
 
 
 def plot_h2_posterior(
@@ -44,63 +42,17 @@ def plot_h2_posterior(
     -------
     matplotlib Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     draws = idata.posterior[var_name].to_numpy().ravel()
-    ax.hist(
-        draws, bins=60, density=True, color=_DRAWS, edgecolor="white", linewidth=0.3, label=f"{draws.size} NUTS draws"
-    )
+    ax.hist(draws, bins=40, density=True, color=POSTERIOR, alpha=0.4, lw=0, label=f"{draws.size} draws")
     if exact is not None:
         grid = np.linspace(max(1e-4, draws.min() - 0.02), min(1 - 1e-4, draws.max() + 0.02), 400)
-        ax.plot(grid, exact.h2_density(grid), color=_CURVE, lw=1.8, label="exact posterior (quadrature)")
+        ax.plot(grid, exact.h2_density(grid), color=POSTERIOR, lw=1.8, label="exact posterior")
     if fit is not None:
-        ax.axvline(fit.h2, color=_POINT, lw=1.8, label=f"{fit.method} estimate {fit.h2:.3f}")
+        ax.axvline(fit.h2, color=ESTIMATE, lw=1.8, label=f"{fit.method} {fit.h2:.3f}")
         if np.isfinite(se := fit.standard_errors()["h2"]):
-            ax.axvspan(fit.h2 - se, fit.h2 + se, color=_POINT, alpha=0.12, lw=0, zorder=0, label="± standard error")
+            ax.axvspan(fit.h2 - se, fit.h2 + se, color=ESTIMATE, alpha=0.2, lw=0, zorder=0, label="± 1 se")
     ax.set(xlabel="h²", ylabel="posterior density", title="Posterior of h²")
-    ax.legend(frameon=False)
-    return ax
-
-
-def plot_h2_profile(
-    fit: REMLFit, *, exact: ExactPosterior | None = None, probability: float = 0.95, ax: Axes | None = None
-) -> Axes:
-    """
-    Draw the profile likelihood of h² against its posterior, both relative to their maximum, with their intervals.
-
-    Parameters
-    ----------
-    fit : REMLFit
-        A fit of one response.
-    exact : ExactPosterior, optional
-        The posterior to compare with.
-    probability : float
-        Of the profile-likelihood interval (χ²₁) and of the equal-tailed posterior interval.
-    ax : matplotlib Axes, optional
-
-    Returns
-    -------
-    matplotlib Axes
-    """
-    ax = _axes(ax)
-    grid = np.linspace(0.0005, 0.9995, 800)
-    relative = fit.profile(grid) - fit.loglik
-    inside = fit.interval("h2", "profile", probability)
-    shown = relative > -12
-    ax.plot(
-        grid[shown], np.exp(relative[shown]), color=_POINT, lw=5, alpha=0.45, label=f"profile {fit.method} likelihood"
-    )
-    ax.plot(inside, [0.04, 0.04], color=_POINT, lw=5, solid_capstyle="butt", alpha=0.6)
-    ax.annotate(f"{probability:.0%} profile interval", (np.mean(inside), 0.05), ha="center", va="bottom", color=_POINT)
-    if exact is not None:
-        density = exact.h2_density(grid[shown])
-        ax.plot(grid[shown], density / density.max(), color=_CURVE, lw=1.8, label="posterior density")
-        low, high = exact.interval("h2", probability)
-        ax.plot([low, high], [-0.04, -0.04], color=_CURVE, lw=5, solid_capstyle="butt", alpha=0.6)
-        label = f"{probability:.0%} equal-tailed posterior interval"
-        ax.annotate(label, ((low + high) / 2, -0.055), ha="center", va="top", color=_CURVE)
-        ax.set_ylim(-0.16, 1.05)
-    ax.set_yticks(np.linspace(0, 1, 6))
-    ax.set(xlabel="h²", ylabel="relative to the maximum", title="Profile likelihood and posterior of h²")
     ax.legend(frameon=False)
     return ax
 
@@ -127,24 +79,25 @@ def plot_h2_intervals(
     -------
     matplotlib Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     seed = int(np.random.default_rng(random_seed).integers(2**31))
     grid = np.linspace(0.0005, 0.9995, 800)
     cut = float(2 * gammaincinv(0.5, level))
-    ax.plot(grid, 2 * (fit.loglik - fit.profile(grid)), color=_POINT, lw=2, label="2 [max ℓ − ℓ(h²)]")
-    ax.axhline(cut, color="grey", lw=1, ls="--", label=f"χ²₁, {level:.0%}")
-    ax.plot(grid, fit.critical_values(grid, level, n_sim=n_sim, random_seed=seed), color=_CURVE, lw=1.5, label="exact")
+    ax.plot(grid, 2 * (fit.loglik - fit.profile(grid)), color=ESTIMATE, lw=2, label="2 [max ℓ − ℓ(h²)]")
+    ax.axhline(cut, color=EXPECTED, lw=1.5, ls="--", label="quantile of χ²₁")
+    critical = fit.critical_values(grid, level, n_sim=n_sim, random_seed=seed)
+    ax.plot(grid, critical, color=EXPECTED, lw=1.5, label="exact quantile")
     methods: tuple[IntervalKind, ...] = ("delta", "bootstrap", "profile", "inversion")
     for place, method in enumerate(methods):
         table = fit.intervals(method, level, quantities=["h2"], n_sim=n_sim, random_seed=seed)
-        height, color = -0.22 * cut * (len(methods) - place), _CURVE if method == "inversion" else "grey"
+        height = -0.22 * cut * (len(methods) - place)
         ends = table.loc["h2", ["lower", "upper"]].to_numpy(dtype=float)
-        ax.plot(ends, [height, height], color=color, lw=5, solid_capstyle="butt", alpha=0.7)
-        ax.annotate(method, (1.02, height), xycoords=("axes fraction", "data"), va="center", color=color)
-    ax.axvline(fit.h2, color=_POINT, lw=1, ls=":")
+        ax.plot(ends, [height, height], color=ESTIMATE, lw=5, solid_capstyle="butt", alpha=0.7)
+        ax.annotate(method, (1.02, height), xycoords=("axes fraction", "data"), va="center", size=9)
+    ax.axvline(fit.h2, color=ESTIMATE, lw=1, ls=":")
     ax.set(xlabel="h²", ylim=(-1.0 * cut, 2 * cut), title=f"{level:.0%} intervals of h², estimate {fit.h2:.3f}")
     ax.set_yticks(np.arange(0, 2 * cut, 2))
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ax.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
     return ax
 
 
@@ -170,15 +123,12 @@ def plot_implied_h2(priors: Mapping[str, Prior], *, ax: Axes | None = None) -> A
     for name, prior in priors.items():
         if isinstance(prior, DeviationPrior) and np.ndim(prior.scale_kernel) + np.ndim(prior.scale_residual):
             raise ValueError(f"the prior {name!r} has scales of several responses: draw that of one of them.")
-    ax = _axes(ax)
+    ax = axes(ax)
     h = np.linspace(0.002, 0.998, 400)
     logit = np.log(h) - np.log1p(-h)
-    for name, prior in priors.items():
-        ax.plot(h, np.exp(prior.log_h2(logit)) / (h * (1 - h)), lw=1.8, label=name)
+    for place, (name, prior) in enumerate(priors.items()):
+        look: dict[str, Any] = {"color": SERIES[place % len(SERIES)], "ls": STYLES[place % len(STYLES)]}
+        ax.plot(h, np.exp(prior.log_h2(logit)) / (h * (1 - h)), lw=1.8, label=name, **look)
     ax.set(xlabel="h²", ylabel="prior density", title="What priors say of h²", xlim=(0, 1), ylim=(0, 5))
     ax.legend(frameon=False)
     return ax
-
-
-def _axes(ax: Axes | None) -> Any:
-    return plt.subplots(figsize=(7, 4.2), layout="constrained")[1] if ax is None else ax
