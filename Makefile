@@ -36,7 +36,7 @@ look: $(VENV)-look/.installed
 	$(VENV)-look/bin/python docs/look.py docs/_build docs/_look $(PAGES)
 
 $(VENV)-look/.installed: | $(VENV)/bin/python
-	@command -v chromium chromedriver > /dev/null || { echo "first: apt-get install chromium chromium-driver"; exit 1; }
+	@command -v chromium > /dev/null && command -v chromedriver > /dev/null || { echo "first: apt-get install chromium chromium-driver"; exit 1; }
 	@$(BIN)/python -m venv $(VENV)-look
 	@$(VENV)-look/bin/pip install --quiet selenium
 	@touch $@
