@@ -86,7 +86,8 @@ def add_predictions(
 
 def beside_others(idata: xr.DataTree, group: str, arrays: Mapping[str, xr.DataArray]) -> xr.Dataset:
     """Return a group with these draws in it: what is there of other nodes stays, but for rows that are no more."""
-    coords = {name: idata.posterior[name].to_numpy() for name in ("chain", "draw")}
+    posterior = idata.posterior.to_dataset()  # where a dimension without coordinates is numbered
+    coords = {name: posterior[name].to_numpy() for name in ("chain", "draw")}
     dataset = xr.Dataset(arrays).assign_coords(coords)
     if group not in idata.children:
         return dataset
