@@ -78,24 +78,25 @@ def test_where_rows_of_y_are_more_no_selection_of_K_is_named(K, data):
 
 
 REPEATED = (
-    r"y has duplicated ids .*: flmm.lmm_model\('y ~ 1 [+] \(1\|id\)', data, known=\{'id': K\}\), where id is a column "
-    r"of data\. With W, leave out the ids of both: W = Z L as an array, .* and data.reset_index\(\)\."
+    r"y has duplicated ids .*: data\.reset_index\('id'\), and individual='id' beside K or W of the individuals .*; "
+    r"with other terms flmm\.lmm_model\('y ~ 1 [+] \(1\|id\)', data, known=\{'id': K\}\)\."
 )
 
 
 @pytest.mark.parametrize("kernel", ["K", "W"])
 def test_repeated_records_are_told_of_both_models_and_they_agree(K, kernel):
     rng = np.random.default_rng(3)
-    L, Z = np.linalg.cholesky(K), np.vstack([np.eye(12)] * 2)
+    L = np.linalg.cholesky(K)
     y = np.tile(2 * L @ rng.normal(size=12), 2) + rng.normal(size=24)
-    data = pd.DataFrame({"id": IDS * 2, "y": y})
+    data = pd.DataFrame({"id": IDS * 2, "y": y}).set_index("id")
     given = {"K": K} if kernel == "K" else {"W": pd.DataFrame(L, IDS)}
     with pytest.raises(ValueError, match=REPEATED):
-        flmm.kernel_model("y ~ 1", data=data.set_index("id"), **given)
-    first = flmm.find_reml(flmm.lmm_model("y ~ 1 + (1|id)", data, known={"id": K}), progressbar=False)
-    design = flmm.Design.from_formula("y ~ 1", data.set_index("id").reset_index(), W=Z @ L)
-    second = flmm.reml(design.spectrum(), design.y)
-    assert 0 < second.h2 < 1
+        flmm.kernel_model("y ~ 1", data=data, **given)
+    data = data.reset_index("id")
+    design = flmm.Design.from_formula("y ~ 1", data, individual="id", **given)
+    first = flmm.reml(design.spectrum(), design.y)
+    second = flmm.find_reml("y ~ 1 + (1|id)", data, known={"id": K}, progressbar=False)
+    assert 0 < first.h2 < 1
     assert_allclose(first.loglik, second.loglik, rtol=1e-7)
 
 

@@ -425,4 +425,4 @@ def test_summary_and_datatree_carry_the_posterior(build_problem):
     tree = posterior.to_datatree(50, random_seed=1)
     assert dict(tree["posterior"].sizes) == {"chain": 1, "draw": 50}
     assert_array_equal(tree["posterior"]["h2"].values[0], posterior.draws(50, random_seed=1)["h2"])
-    assert "Exact posterior, VariancePrior(" in repr(posterior)
+    assert repr(posterior).startswith("Exact posterior\nVariancePrior(h2_alpha=")
