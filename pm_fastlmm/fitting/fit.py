@@ -315,10 +315,26 @@ class VarianceFit(VarianceInference, PartOfModel):
         require_choice("kind", kind, {"conditional": "Xβ̂ + Zû", "marginal": "Xβ̂"})
         return self._node_at(theta).terms.fitted(conditional=kind == "conditional")
 
-    def residuals(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
-        """Return y minus the fitted values of that kind, by id of the row."""
-        fitted = self.fitted(kind, theta)
-        residual = np.asarray(self.node.observed) - fitted
+    def residuals(
+        self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None, *, scaled: bool = False
+    ) -> Any:
+        """
+        Return y minus the fitted values of that kind, by id of the row.
+
+        With `scaled` conditional ones are divided by the standard deviation of e, σ_e/√w_i with prior weights (lme4's
+        Pearson residuals, `scaled = TRUE`). They are still shrunk by what an observation adds to its own fitted value;
+        `diagnostics` has them standardised.
+
+        Raises
+        ------
+        ValueError
+            If marginal residuals are to be scaled, whose variances are those of V.
+        """
+        residual = np.asarray(self.node.observed) - self.fitted(kind, theta)
+        if scaled:
+            if kind == "marginal":
+                raise ValueError("scaled=True divides by the standard deviation of e, for kind='conditional'.")
+            residual = residual / self._node_at(theta).terms.residual_sd()
         return residual.rename("residual") if isinstance(residual, pd.Series) else residual
 
     def predict(
@@ -449,7 +465,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         Return what is looked at of each observation, which `plots.plot_diagnostics` and its parts draw.
 
         With P the projection of V⁻¹: `fitted` Xβ̂ + Zû, `residual` ê, `standardised` (Py)_i/√P_ii, of variance 1,
-        `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - σ²_eP_ii, and what the others predict, `loo_mean` and `loo_sd`.
+        `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - σ²_eP_ii/w_i, and what the others predict, `loo_mean` and `loo_sd`.
 
         Raises
         ------

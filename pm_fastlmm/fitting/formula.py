@@ -32,8 +32,9 @@ class OfFormula(NamedTuple):
 
 
 def fit_formula(
-    formula: str | MixedDesign, data: pd.DataFrame | None, known: Mapping[str, Any] | None, options: Options
-) -> VarianceFit:
+    formula: str | MixedDesign, data: pd.DataFrame | None, known: Mapping[str, Any] | None, options: Options, *,
+    weights: Any = None, offset: Any = None,
+) -> VarianceFit:  # fmt: skip
     """Return the fit of a formula with random terms."""
-    design = read_formula(formula, data)
+    design = read_formula(formula, data, weights, offset)
     return OfFormula(design, known, options).fit(mixed_node(design, known))

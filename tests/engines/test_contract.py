@@ -284,7 +284,8 @@ def test_predictions_of_new_rows(case, kind):
         )
         mean, cov = truth.given(X_NEW, cross, own)
         assert_moments(f, mean, cov)
-        assert_moments(y, mean, cov + noise[0, 0] * np.eye(len(X_NEW)))
+        new_noise = case.new_noise(case.values) if case.new_noise else noise[0, 0] * np.eye(len(X_NEW))
+        assert_moments(y, mean, cov + new_noise)
 
 
 # ---------------------------------------------------------------- P and Py
