@@ -78,9 +78,11 @@ def relations(design: MixedDesign, known: Mapping[str, Any] | None) -> list[Know
     groups = [random.group for random in design.random]
     if unknown := [group for group in known if group not in groups]:
         raise ValueError(f"known names {shown(unknown)}, but the grouping factors are {', '.join(groups)}.")
+    n, differ = len(design.y), design.weights is not None and np.ptp(design.weights) > 0
     for random in design.random:
-        effects, n = len(random.levels) * len(random.columns), len(design.y)
-        if random.group not in known and effects >= n:
+        effects = len(random.levels) * len(random.columns)
+        # of as many as there are rows σ² is told from σ²_e/w by the weights: studies and their standard errors
+        if random.group not in known and (effects > n or (effects == n and not differ)):
             raise ValueError(
                 f"the term of {random.group!r} has {effects} effects for {n} observations: they cannot be told from "
                 "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"

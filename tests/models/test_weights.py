@@ -5,6 +5,7 @@ import pandas as pd
 import pymc as pm
 import pytest
 from numpy.testing import assert_allclose
+from scipy.optimize import minimize_scalar
 
 import pm_fastlmm as flmm
 
@@ -285,3 +286,22 @@ def test_a_known_covariance_with_weights_is_one_spectrum():
     assert fit.test_no_variance("id", n_sim=2000, random_seed=1).p_value == pytest.approx(
         by_hand.test_no_variance(n_sim=2000, random_seed=1).p_value
     )
+
+
+def test_studies_with_known_standard_errors():
+    se = np.array([0.12, 0.35, 0.2, 0.41, 0.16, 0.28, 0.5, 0.22])
+    studies = pd.DataFrame({"y": [0.41, -0.2, 0.9, 0.05, 0.33, 0.7, 1.2, -0.1], "study": list("abcdefgh")})
+    fit = fitted("y ~ 1 + (1 | study)", studies, weights=1 / se**2, fixed={"residual": 1.0})
+
+    def minus(tau2):
+        w = 1 / (tau2 + se**2)
+        mean = (w * studies["y"]).sum() / w.sum()
+        return 0.5 * (
+            7 * np.log(2 * np.pi) - np.log(w).sum() + np.log(w.sum()) + (w * (studies["y"] - mean) ** 2).sum()
+        )
+
+    best = minimize_scalar(minus, bounds=(1e-6, 2), method="bounded", options={"xatol": 1e-10})
+    assert_allclose(fit.theta["study"], best.x, rtol=1e-5)
+    assert_allclose(fit.loglik, -best.fun, rtol=1e-9)
+    with pytest.raises(ValueError, match="the term of 'study' has 8 effects for 8 observations"):
+        fitted("y ~ 1 + (1 | study)", studies, weights=np.full(8, 2.0))
