@@ -305,3 +305,40 @@ def test_studies_with_known_standard_errors():
     assert_allclose(fit.loglik, -best.fun, rtol=1e-9)
     with pytest.raises(ValueError, match="the term of 'study' has 8 effects for 8 observations"):
         fitted("y ~ 1 + (1 | study)", studies, weights=np.full(8, 2.0))
+
+
+def test_intervals_of_predictions(sleep):
+    new = pd.DataFrame({"Days": [0.0, 7.0], "Subject": ["308", "new"], "z": 0.0, "w": [1.0, 4.0]}, index=["a", "b"])
+    found = sleep.predict(data=new)
+    se = np.sqrt(found.variance + sleep.theta["residual"] / new["w"])
+    for kind, error in ((False, found.se), (True, se)):
+        lower, upper = found.interval(0.9, observation=kind)
+        assert_allclose(lower, found.mean - 1.6448536269514722 * error)
+        assert_allclose(upper, found.mean + 1.6448536269514722 * error)
+        assert (lower.name, list(upper.index)) == ("lower", ["a", "b"])
+    with pytest.raises(ValueError, match="level must be between 0 and 1"):
+        found.interval(95)
+    spectrum = flmm.Spectrum.from_covariance(np.eye(6) + np.diag(np.arange(6.0)), np.ones((6, 1)))
+    Y = pd.DataFrame(np.random.default_rng(0).normal(size=(6, 2)), columns=["p", "q"])
+    several = flmm.reml(spectrum, Y).predict([[1.0]], np.zeros((1, 6)), K_new_new=[1.0])
+    lower, upper = several.interval()
+    assert_allclose((np.asarray(upper) - np.asarray(lower)) / 2, 1.959963984540054 * np.asarray(several.se))
+
+
+def test_figures_of_residuals_have_equal_variances(sleep):
+    table_ = sleep.diagnostics()
+    assert_allclose(table_["weight"], table()["w"])
+    ax = flmm.plots.plot_residuals(sleep)
+    assert ax.get_ylabel() == "residual × √weight"
+    drawn = ax.collections[0].get_offsets()[:, 1]
+    assert_allclose(drawn, sleep.residuals(scaled=True) * np.sqrt(sleep.theta["residual"]), rtol=1e-6, atol=1e-9)
+    assert "weight" not in fitted(SLEEP, table()).diagnostics()
+
+
+def test_a_node_says_that_it_has_weights():
+    with pm.Model() as model:
+        term = flmm.Term(list("aabbcc"), flmm.covariance.scalar(pm.HalfNormal("v")), name="g")
+        flmm.StructuredLMM("y", terms=[term], sigma2_e=1.0, observed=np.arange(6.0), weights=np.arange(1.0, 7.0))
+    (node,) = flmm.lmm_nodes(model)
+    assert node.formula == "y ~ N(Xβ, ΣZGZᵀ + σ²_eW⁻¹)"
+    assert_allclose(node.weights, np.arange(1.0, 7.0))

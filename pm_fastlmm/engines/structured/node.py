@@ -120,7 +120,16 @@ class StructuredNode(GaussianNode):
     @property
     def formula(self) -> str:
         """The formula, or the distribution."""
-        return super(StructuredNode, self).formula if self.design is None else str(self.design.described)
+        if self.design is not None:
+            return str(self.design.described)
+        plain = super(StructuredNode, self).formula
+        return plain if self.weights is None else plain.replace("σ²_eI", "σ²_eW⁻¹")
+
+    @property
+    def weights(self) -> FloatArray | None:
+        """Prior weights of the rows."""
+        root = self.products.weights.root
+        return None if root is None else np.asarray(root**2)
 
     @property
     def levels(self) -> dict[str, int]:
