@@ -60,6 +60,29 @@ def test_the_numbers_of_lme4_on_a_page_are_those_of_its_fit(page, fit, digits):
     assert [value for value in vcov if f"{value:.{digits}f}" not in sentence[0]] == []
 
 
+def test_the_numbers_of_the_readme_are_those_of_the_fit_and_of_the_exact_posterior():
+    people = flmm.datasets.galton_families()
+    K = flmm.covariance.pedigree(people.index, people["father"], people["mother"])
+    design = flmm.Design.from_formula("height ~ sex + generation", people, K=K)
+    fit, exact = (f(design.spectrum(), design.y) for f in (flmm.reml, flmm.exact_posterior))
+    errors = fit.standard_errors()
+    table = re.findall(r"^\| (h²|σ²|δ|σ²_e) \| (.*?) ± (.*?) \| (.*?)\((.*?) – (.*?)\) \|$", readme(), re.MULTILINE)
+    assert len(table) == 4
+    names = {"h²": "h2", "σ²": "sigma2", "δ": "delta", "σ²_e": "sigma2_e"}
+    for symbol, estimate, error, mean, low, high in table:
+        name = names[symbol]
+        assert abs(getattr(fit, name) - float(estimate)) < 6e-3
+        assert abs(errors[name] - float(error)) < 6e-3
+        spread = exact.sd(name) if mean else float(high) - float(low)  # δ has no mean
+        posterior = [exact.mean(name)] * bool(mean) + list(exact.interval(name, 0.95))
+        for expected, value in zip(posterior, [*filter(None, [mean]), low, high], strict=True):
+            assert abs(expected - float(value)) < 0.15 * spread  # the table's are draws
+
+
+def readme():
+    return (ROOT / "README.md").read_text()
+
+
 def test_outputs_are_compared_in_words_and_in_digits():
     def differences(expected, got, code="print(fit)"):
         return outputs.Block(code, expected, got).differences()
