@@ -106,7 +106,7 @@ class GaussianNode(LMMNode):
         return replace(self, observed=values)
 
     @property
-    def weights(self) -> FloatArray | None:
+    def prior_weights(self) -> FloatArray | None:
         """Prior weights of the rows; None where the residuals have one variance, or V is written as a whole."""
         return None
 

@@ -488,7 +488,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         0  1545.0  1509.89     35.11          0.78      0.16   1503.02   54.14
         1  1440.0  1509.89    -69.89         -1.54      0.16   1523.58   54.14
         """
-        return diagnostics(self.loo(theta=theta), self.fitted(theta=theta), self.node.weights)
+        return diagnostics(self.loo(theta=theta), self.fitted(theta=theta), self.node.prior_weights)
 
     def variogram(self, x: Any, *, bins: int = 15, max_distance: float | None = None) -> pd.DataFrame:
         """

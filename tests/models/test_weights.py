@@ -58,6 +58,15 @@ def test_fits_are_those_of_lme4(reference, k):
     assert_allclose(fit.predict(data=new).mean, case["predicted"], rtol=1e-5)
 
 
+def test_degrees_of_freedom_are_those_of_lmerTest_and_of_scaled_rows(reference):
+    case = reference.json("weights_lme4.json")[6]
+    fit = fitted(case["formula"], table(case["data"]), weights="w")
+    assert_allclose(fit.coefficients("satterthwaite")["df"].astype(float), case["satterthwaite"], rtol=1e-5)
+    found = fit.coefficients("kenward-roger").astype(float)
+    assert_allclose(found["df"], case["kenward_roger"], rtol=1e-5)
+    assert_allclose(found["se"], case["kenward_roger_se"], rtol=1e-6)
+
+
 # ---------------------------------------------------------------- what weights mean
 
 
@@ -341,4 +350,4 @@ def test_a_node_says_that_it_has_weights():
         flmm.StructuredLMM("y", terms=[term], sigma2_e=1.0, observed=np.arange(6.0), weights=np.arange(1.0, 7.0))
     (node,) = flmm.lmm_nodes(model)
     assert node.formula == "y ~ N(Xβ, ΣZGZᵀ + σ²_eW⁻¹)"
-    assert_allclose(node.weights, np.arange(1.0, 7.0))
+    assert_allclose(node.prior_weights, np.arange(1.0, 7.0))

@@ -23,4 +23,16 @@ for (m in list(
     num(fitted(fit)[1:6]), num(residuals(fit)[1:6]), num(residuals(fit, "pearson", scaled = TRUE)[1:6]),
     num(hatvalues(fit)[1:6]), num(predict(fit, new, re.form = NA)), num(predict(fit, new, allow.new.levels = TRUE))))
 }
+# pbkrtest takes V without the weights, so that its Kenward-Roger tests are asked of rows times √w
+suppressMessages(library(lmerTest))
+data <- sleepstudy
+i <- seq_len(nrow(data))
+data$w <- 1 + (7 * i) %% 5
+for (x in c("Reaction", "Days", "w")) data[[paste0(x, "_")]] <- sqrt(data$w) * (if (x == "w") 1 else data[[x]])
+fit <- lmer(Reaction ~ Days + (1 | Subject), data, weights = w, control = control)
+scaled <- lmer(Reaction_ ~ 0 + w_ + Days_ + (0 + w_ | Subject), data, control = control)
+kr <- coef(summary(scaled, ddf = "Kenward-Roger"))
+rows <- c(rows, sprintf(
+  '  {"data": "sleepstudy", "formula": "Reaction ~ Days + (1 | Subject)", "software": "lmerTest %s, pbkrtest %s", "satterthwaite": %s, "kenward_roger": %s, "kenward_roger_se": %s}',
+  packageVersion("lmerTest"), packageVersion("pbkrtest"), num(coef(summary(fit))[, "df"]), num(kr[, "df"]), num(kr[, "Std. Error"])))
 cat("[\n", paste(rows, collapse = ",\n"), "\n]\n", sep = "")

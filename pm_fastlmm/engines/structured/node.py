@@ -123,10 +123,10 @@ class StructuredNode(GaussianNode):
         if self.design is not None:
             return str(self.design.described)
         plain = super(StructuredNode, self).formula
-        return plain if self.weights is None else plain.replace("σ²_eI", "σ²_eW⁻¹")
+        return plain if self.prior_weights is None else plain.replace("σ²_eI", "σ²_eW⁻¹")
 
     @property
-    def weights(self) -> FloatArray | None:
+    def prior_weights(self) -> FloatArray | None:
         """Prior weights of the rows."""
         root = self.products.weights.root
         return None if root is None else np.asarray(root**2)

@@ -71,7 +71,8 @@ class Prediction(Described):
         Var(f - f̂), the uncertainty of β̂ included; NaN where the prior variance of the new effects was not given. Of a
         row whose Xβ the data do not determine both mean and variance are NaN.
     residual_variance : () or (T,) array
-        σ²_e, what a new observation adds: Var(y - f̂) = variance + σ²_e.
+        σ²_e, what a new observation adds: Var(y - f̂) = variance + σ²_e. With prior weights σ²_e/w, (m,), where the
+        new rows have theirs.
     """
 
     mean: Any
