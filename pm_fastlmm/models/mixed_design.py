@@ -240,18 +240,7 @@ class MixedDesign(ReadOnlyArrays, Described):
             needed = {*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))}
             grouped &= complete_in(data, needed)
         y, X = fixed_effects(fixed, data, whole=formula, grouped=grouped)
-        if len(y.columns) != 1:
-            raise ValueError(
-                f"formula {formula!r} has {len(y.columns)} responses ({shown(list(y.columns))}): give one, and fit the "
-                "others by formulas of their own; with one kernel flmm.Design.from_formula(formula, data, K=K) takes "
-                "several."
-            )
-        ids = tuple(data.index.tolist())
-        if not data.index.is_unique:
-            twice = list(data.index[data.index.duplicated()].unique())
-            raise ValueError(
-                f"the index of data has ids twice ({shown(twice)}): each row needs its own, reset_index()."
-            )
+        ids = _ids_of_one_response(y.columns, data, formula)
         others = [role for role, some in (("weight", w), ("offset", offsets or known)) if some]
         seen, dropped = complete_rows(
             y.values, X.values, ids=ids, grouped=grouped, group=" or ".join(["grouping factor", *others])
@@ -351,6 +340,20 @@ class MixedDesign(ReadOnlyArrays, Described):
             "random terms": "; ".join(term._description for term in self.random) or "none",
             "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
         }
+
+
+def _ids_of_one_response(responses: tuple[str, ...], data: pd.DataFrame, formula: str) -> Ids:
+    """Return the index of a table, of different ids, for a formula with one response."""
+    if len(responses) != 1:
+        raise ValueError(
+            f"formula {formula!r} has {len(responses)} responses ({shown(list(responses))}): give one, and fit the "
+            "others by formulas of their own; with one kernel flmm.Design.from_formula(formula, data, K=K) takes "
+            "several."
+        )
+    if not data.index.is_unique:
+        twice = list(data.index[data.index.duplicated()].unique())
+        raise ValueError(f"the index of data has ids twice ({shown(twice)}): each row needs its own, reset_index().")
+    return tuple(data.index.tolist())
 
 
 def _random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> RandomTerm:

@@ -351,3 +351,16 @@ def test_a_node_says_that_it_has_weights():
     (node,) = flmm.lmm_nodes(model)
     assert node.formula == "y ~ N(Xβ, ΣZGZᵀ + σ²_eW⁻¹)"
     assert_allclose(node.prior_weights, np.arange(1.0, 7.0))
+
+
+def test_draws_of_a_node_have_the_variances_of_the_weights():
+    w, group = np.array([0.2, 1.0, 5.0, 1.0]), list("aabb")
+    with pm.Model():
+        term = flmm.Term(group, flmm.covariance.scalar(0.5), name="g")
+        beta = {"X": np.ones((4, 1)), "beta": np.array([2.0]), "mu": np.array([0.0, 1.0, 2.0, 3.0])}
+        node = flmm.StructuredLMM("y", terms=[term], sigma2_e=2.0, weights=w, **beta)
+    draws = pm.draw(node, 20_000, random_seed=1, mode="FAST_COMPILE")
+    V = 0.5 * np.equal.outer(group, group) + np.diag(2.0 / w)
+    assert_allclose(draws.mean(0), [2.0, 3.0, 4.0, 5.0], atol=0.1)
+    assert_allclose(np.cov(draws.T), V, atol=5 * V.max() / np.sqrt(20_000))
+    assert_allclose(draws.var(0), np.diag(V), rtol=0.05)
