@@ -391,6 +391,7 @@ def _free_place(objective: Objective, name: str) -> int:
         raise ValueError(
             f"there is no parameter {name!r}: they are {', '.join(objective.names)}."
             + (f" For all of {name}, {_TOGETHER}." if elements else "")
+            + (" Shares have fit.share_intervals(), functions fit.function(lambda v: …)." if name == "h2" else "")
         )
     place = objective.names.index(name)
     if objective.fixed[place]:
