@@ -241,9 +241,7 @@ def _require_columns(absent: list[str], data: pd.DataFrame, whole: str) -> None:
         near = get_close_matches(named.lower().replace(".", "_"), alike, n=1)
         meant = alike[near[0]] if near else ""
         hint = f" Is it {meant if meant.isidentifier() else f'`{meant}`'}?" if near else ""
-        raise ValueError(
-            f"formula {whole!r} has the name {named!r}, which is none of the columns {', '.join(known)}.{hint}"
-        )
+        raise ValueError(f"formula {whole!r} does not fit the columns {', '.join(known)}: there is no {named}.{hint}")
 
 
 def _require_contrasts(matrix: Any, table: pd.DataFrame) -> None:

@@ -129,6 +129,8 @@ def sample(
     node = find_node(frozen, node.name)
     whole = "idata_kwargs" in kwargs  # which may ask for the log-likelihood of each variable
     with nullcontext(Kept.of(frozen, node)) if whole else lent(frozen, node) as kept:
+        if not kept.compiled and not kwargs.get("quiet"):
+            _LOG.info("Compiling the model, once for all of its structure")
         idata = _seeded(kept, node, frozen, nuts_sampler, random_seed, arguments, kwargs)
     idata = add_derived(_with_data(idata, model), model)
     return _with_coefficients(idata, model, random_seed, kwargs) if effects else idata
