@@ -59,13 +59,12 @@ class FixedTerms(Copied):
         """
         if name in self.names:
             return name
-        wanted = sorted(name.replace(" ", "").split(":"))
+        wanted = _written(name.split(":"))
         by_column = []
         for text, term in zip(self.names, self._effects, strict=True):
-            if wanted == sorted(plain(str(factor)).replace(" ", "") for factor in term.factors):
+            if wanted == _written(plain(str(factor)) for factor in term.factors):
                 return text
-            columns = [column for factor in term.factors for column in columns_in(names_of_factor(factor))]
-            if wanted == sorted(column.replace(" ", "") for column in columns):
+            if wanted == _written(name for factor in term.factors for name in columns_in(names_of_factor(factor))):
                 by_column.append(text)
         return by_column[0] if len(by_column) == 1 else None
 
@@ -186,6 +185,11 @@ class FixedTerms(Copied):
             return False
         factors = [factor for term in self.spec.term_slices for factor in term.factors]
         return any(name in columns_in(names_of_factor(f)) and not self._is_factor(str(f)) for f in factors)
+
+
+def _written(parts: Iterable[str]) -> list[str]:
+    """Return parts of a name in their order, without spaces, and with the power as formulaic writes it."""
+    return sorted(part.replace(" ", "").replace("^", "**") for part in parts)
 
 
 def _over(values: Mapping[str, list[Any]], others: list[str]) -> str:

@@ -176,7 +176,7 @@ class MarginalMeans(TermTests):
         marginal = require_formula(self._projection).marginal((*within, *of), at or {})
         size = len(marginal.cells[list(of)].drop_duplicates())
         labels, C = _weights(marginal, of, size, kind)
-        adjust = _adjustment(adjust, kind)
+        adjust = _adjustment(adjust, kind, len(C))
         fixed = self._fixed_effects(df, zero_variances)
         means = marginal.rows.reshape(-1, size, marginal.rows.shape[1])
         rows, unknown = _kept(np.concatenate(C @ means), self._projection, usual=0.0)
@@ -200,17 +200,18 @@ _ADJUSTMENTS = {
     "tukey": "adjusted by Tukey's method",
     "holm": "adjusted by Holm's method",
     "bonferroni": "adjusted by Bonferroni's method",
-    "none": "not adjusted for their number",
+    "none": "not adjusted",
 }
 
 
-def _adjustment(adjust: Adjustment | None, kind: Any) -> Adjustment:
+def _adjustment(adjust: Adjustment | None, kind: Any, count: int) -> Adjustment:
+    """Return what p-values of so many contrasts are adjusted by; one alone needs nothing."""
     if adjust is None:
-        return "tukey" if kind == "pairwise" else "holm"
+        adjust = "tukey" if kind == "pairwise" else "holm"
     require_choice("adjust", adjust, Adjustment)
     if adjust == "tukey" and kind != "pairwise":
         raise ValueError("adjust='tukey' is for kind='pairwise', the differences of all pairs: take adjust='holm'.")
-    return adjust
+    return "none" if count == 1 else adjust
 
 
 def _as_names(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -146,6 +146,14 @@ def test_terms_are_tested_by_name():
     assert_allclose(fit.test_fixed({"x": 1}).estimate, fit.beta["x"])
 
 
+def test_a_factor_may_be_called_by_its_column_and_a_call_as_it_was_written():
+    data = rows_of("crossed").assign(year=lambda d: 2000 + d["B"].map({"p": 1, "q": 3}))
+    fit = flmm.find_reml("y ~ A*factor(year) + x + I(x^2) + (1 | g)", data, progressbar=False)
+    for name, term in (("year:A", "A:factor(year)"), ("I(x^2)", "I(x**2)"), ("x", "x")):
+        assert fit.test_fixed(name).statistic == fit.test_fixed(term).statistic
+    assert_allclose(fit.test_fixed("x").estimate, fit.beta["x"], rtol=1e-9)
+
+
 def test_a_slope_of_its_own_for_each_level_is_tested_on_average():
     """The name of a term and of a coefficient is the term: under treatment contrasts the coefficient is one slope."""
     fit = fit_of("slopes")

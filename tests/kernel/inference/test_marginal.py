@@ -96,6 +96,7 @@ def test_weights_of_your_own_and_another_reference(crossed):
     assert_allclose(own.loc["later", "estimate"], (means["b"] + means["c"]) / 2 - means["a"], rtol=1e-10)
     other = crossed.contrasts("A", "reference", at={"A": ["c", "a"]})
     assert list(other.index) == ["a - c"]
+    assert_allclose(other, crossed.contrasts("A", at={"A": ["a", "c"]}), rtol=1e-10)  # two means have one difference
     assert_allclose(other.loc["a - c", "estimate"], means["a"] - means["c"], rtol=1e-10)
 
 
