@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm.base.arrays import FloatArray, shown
+from pm_fastlmm.base.arrays import FloatArray, repeated, shown
 from pm_fastlmm.base.copies import Copied
 from pm_fastlmm.kernel.inference.hypotheses import CompleteDesign, Marginal
 from pm_fastlmm.models.formula import encode_new
@@ -128,6 +128,8 @@ class FixedTerms(Copied):
         ValueError
             If a name is no column, a covariate that is asked for has no values, or the grid is too large.
         """
+        if not names or repeated(names):
+            raise ValueError(f"means are of one column or of several different ones, got {', '.join(names) or 'none'}.")
         self._require_columns(names, "a mean is asked of")
         self._require_columns(at, "at has")
         values = {str(name): self._values(str(name), at) for name in self.table}
@@ -136,7 +138,8 @@ class FixedTerms(Copied):
                 f"{alone[0]!r} is a covariate, which has no levels: give the values at which a mean is asked, "
                 f"at={{{alone[0]!r}: [...]}}."
             )
-        if cut := [name for name in names if name not in at and len(values[name]) < self.table[name].nunique()]:
+        numbers = [name for name in names if name not in at and self._column(name).dtype.kind == "f"]
+        if cut := [name for name in numbers if len(values[name]) < self.table[name].nunique()]:
             raise ValueError(
                 f"the formula makes {len(values[cut[0]])} classes of {cut[0]!r}, which have no names: make "
                 "them a column of the table, to have their means by name."
@@ -165,7 +168,7 @@ class FixedTerms(Copied):
         if name in at:
             given = at[name]
             return [given] if isinstance(given, str) or np.ndim(given) == 0 else list(given)
-        column = read_column(self.table[name])
+        column = self._column(name)
         if self._is_covariate(name):
             return [float(column.mean())]
         if isinstance(column.dtype, pd.CategoricalDtype):
@@ -179,9 +182,12 @@ class FixedTerms(Copied):
         _, first = np.unique(self.encode(rows), axis=0, return_index=True)
         return [levels[i] for i in sorted(first)]
 
+    def _column(self, name: str) -> "pd.Series[Any]":
+        return read_column(self.table[name])
+
     def _is_covariate(self, name: str) -> bool:
         """Return whether a column is a number in a factor of the formula."""
-        if read_column(self.table[name]).dtype.kind != "f":
+        if self._column(name).dtype.kind != "f":
             return False
         factors = [factor for term in self.spec.term_slices for factor in term.factors]
         return any(name in columns_in(names_of_factor(f)) and not self._is_factor(str(f)) for f in factors)
@@ -193,15 +199,9 @@ def _written(parts: Iterable[str]) -> list[str]:
 
 
 def _over(values: Mapping[str, list[Any]], others: list[str]) -> str:
+    """Return in words what a mean is averaged over, and where it is."""
     averaged = [name for name in others if len(values[name]) > 1]
-    held = [f"{name} = {values[name][0]:.6g}" for name in others if _is_number(values[name])]
-    held += [
-        f"{name} = {values[name][0]}" for name in others if len(values[name]) == 1 and not _is_number(values[name])
-    ]
-    return (f", averaged over {' and '.join(averaged)}" if averaged else "") + (
-        f", at {', '.join(held)}" if held else ""
-    )
-
-
-def _is_number(values: list[Any]) -> bool:
-    return len(values) == 1 and isinstance(values[0], int | float | np.integer | np.floating)
+    alone = {name: values[name][0] for name in others if len(values[name]) == 1}
+    held = [f"{name} = {f'{at:.6g}' if isinstance(at, float) else at}" for name, at in alone.items()]
+    over = f", averaged over {' and '.join(averaged)}" if averaged else ""
+    return over + (f", at {', '.join(held)}" if held else "")

@@ -167,6 +167,9 @@ def test_what_has_no_mean_is_told(crossed):
         crossed.marginal_means("A", at={"z": 1})
     with pytest.raises(ValueError, match="B has no level 'r' in the fit"):
         crossed.marginal_means("A", at={"B": "r"})
+    for names, got in (((), "none"), (("A", "A"), "A, A")):
+        with pytest.raises(ValueError, match=f"several different ones, got {got}"):
+            crossed.marginal_means(names)
     with pytest.raises(ValueError, match="A has one mean, a"):
         crossed.contrasts("A", at={"A": "a"})
     with pytest.raises(ValueError, match="weights of 'k': the means are of a, b, c"):
