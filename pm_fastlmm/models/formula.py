@@ -137,7 +137,7 @@ def _intercept() -> Encoded:
     return _spread(model_matrix("1", pd.DataFrame(index=range(1))), np.ones(1, dtype=bool))
 
 
-def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
+def encode_new(spec: Any, data: pd.DataFrame) -> Encoded:
     """
     Return the columns of a specification for new rows, with the transforms and levels of the rows it was made of.
 
@@ -170,14 +170,14 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
             f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: "
             f"{plain_error(error)}"
         ) from error
-    values = _spread(matrix, np.ones(len(data), dtype=bool)).values
-    undefined = ~np.isfinite(values).all(axis=1)
+    encoded = _spread(matrix, np.ones(len(data), dtype=bool))
+    undefined = ~np.isfinite(encoded.values).all(axis=1)
     if undefined.any():
         raise ValueError(
             f"the design of the new data has {undefined.sum()} values that are NaN or infinite, in rows "
             f"{shown(data.index[undefined].tolist())}: a transform is not defined there."
         )
-    return values
+    return encoded
 
 
 def variables_of(formula: str, data: pd.DataFrame, whole: str) -> list[str]:
