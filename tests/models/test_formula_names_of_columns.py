@@ -50,7 +50,7 @@ def test_a_table_in_the_place_of_the_formula_and_a_covariance_in_that_of_a_mappi
     with pytest.raises(TypeError, match="first argument is the formula"):
         flmm.find_reml(TABLE, "y ~ habitat")
     K = pd.DataFrame(np.eye(20), TABLE["ring no"][:20], TABLE["ring no"][:20])
-    with pytest.raises(TypeError, match="known must name the grouping factor .*got a DataFrame"):
+    with pytest.raises(TypeError, match=r"known must name the grouping factor .*got a DataFrame"):
         flmm.find_reml("`chick mass` ~ habitat + (1 | `ring no`)", TABLE, known=K)
 
 
@@ -75,9 +75,9 @@ def test_numbers_of_groups_stay_whole_where_one_is_missing():
 def test_h2_is_of_one_component():
     table = TABLE.assign(y=TABLE["chick mass"], ring=np.repeat(np.arange(20), 3))
     fit = flmm.find_reml("y ~ habitat + (1 | ring) + (1 | `ring no`)", table, progressbar=False)
-    with pytest.raises(ValueError, match="h2 is the share of one component, and here are ring, ring no"):
+    with pytest.raises(ValueError, match=r"h2 is the share of one component, and here are ring, ring no"):
         fit.h2  # noqa: B018
-    with pytest.raises(ValueError, match="no parameter 'h2'.*Shares have fit.share_intervals"):
+    with pytest.raises(ValueError, match=r"no parameter 'h2'.*Shares have fit.share_intervals"):
         fit.interval("h2")
 
 
