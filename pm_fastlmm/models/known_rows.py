@@ -121,7 +121,7 @@ class Offset(NamedTuple):
         ValueError
             If a column is not there or missing, or an array was given, which has no values at new rows.
         """
-        values = sum((encode_new(spec, data)[:, 0] for spec in self.specs), np.zeros(len(data)))
+        values = sum((encode_new(spec, data).values[:, 0] for spec in self.specs), np.zeros(len(data)))
         if self.given is None:
             return np.asarray(values)
         if self.given.name is None:

@@ -16,6 +16,7 @@ from pm_fastlmm.covariance.incidence import Factor, SparseMatrix, by_level, read
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.models.design import coefficients_of, complete_rows
+from pm_fastlmm.models.fixed_terms import FixedTerms
 from pm_fastlmm.models.formula import (
     cells,
     complete_in,
@@ -124,7 +125,7 @@ class RandomTerm(ReadOnlyArrays, Described):
         _require_columns(data, self.factors)
         factor = read_factor([data[name] for name in self.factors], self.group)
         factor = factor.subset(factor.used()).recoded(known)
-        values = np.hstack([encode_new(spec, data) for spec in self.specs])
+        values = np.hstack([encode_new(spec, data).values for spec in self.specs])
         return NewIncidence(by_level(factor.matrix(), values), factor.levels, factor.levels[len(known) :])
 
     def __repr__(self) -> str:
@@ -164,6 +165,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         One for each grouping factor.
     dropped : tuple
         Ids of the rows that were left out for a missing value.
+    fixed : FixedTerms
+        What X was made from.
     weights, offset : (n,) arrays or None
         Prior weights w, Var(e_i) = σ²_e/w_i; the known part of the mean.
 
@@ -191,7 +194,7 @@ class MixedDesign(ReadOnlyArrays, Described):
     ids: Ids
     random: tuple[RandomTerm, ...]
     dropped: tuple[Any, ...]
-    spec: Any
+    fixed: FixedTerms
     weight_column: Column | None = None
     known_mean: Offset | None = None
 
@@ -259,8 +262,8 @@ class MixedDesign(ReadOnlyArrays, Described):
             warn_of_coded_level(factor.counts(), name)
         y_seen, X_seen = frozen(y.values[seen, 0]), frozen(X.values[seen])
         response = plain(sides(fixed)[0].strip("`"))
-        own = tuple(rows.index.tolist())
-        return cls(formula, response, y_seen, X_seen, X.columns, own, random, dropped, X.spec, w, mean)
+        own, made = tuple(rows.index.tolist()), FixedTerms.of(X.spec, rows)
+        return cls(formula, response, y_seen, X_seen, X.columns, own, random, dropped, made, w, mean)
 
     @property
     def weights(self) -> FloatArray | None:
@@ -313,11 +316,11 @@ class MixedDesign(ReadOnlyArrays, Described):
         ValueError
             If a variable is not there or missing, or a fixed factor has a level without a coefficient.
         """
-        return pd.DataFrame(encode_new(self.spec, data), index=data.index, columns=list(self.columns))
+        return pd.DataFrame(self.fixed.encode(data), index=data.index, columns=list(self.columns))
 
     def cells(self, data: pd.DataFrame) -> Cells:
         """Return how rows of a table are called in a message: by the values of their variables."""
-        return partial(cells, self.spec, data)
+        return partial(cells, self.fixed.spec, data)
 
     def __repr__(self) -> str:
         """Show sizes, names, the random terms and how many rows were dropped."""
