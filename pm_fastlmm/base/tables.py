@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_float_dtype
 
+from pm_fastlmm.base.display import listed
+
 _ROWS, _ENDS = 60, 10  # rows of a table that is shown whole, and of a longer one
 _FORMATS = dict.fromkeys(("corr", "reliability", "accuracy"), ".3f") | {"df": ".4g", "t": ".4g", "p_value": ".3g"}
 
@@ -18,7 +20,7 @@ class Table(pd.DataFrame):
     A DataFrame that shows all of its columns, however wide the screen.
 
     The numbers themselves are not rounded. `attrs["blank"]` names the columns in which NaN means that there is nothing
-    to say; elsewhere it is shown as "undefined".
+    to say; elsewhere it is shown as "undefined". `attrs["notes"]` has remarks on rows, by label, which stand below it.
 
     Examples
     --------
@@ -55,16 +57,22 @@ class Table(pd.DataFrame):
             return {"frame": self._shown()}
         return {"frame": pd.concat([self.head(_ENDS), self.tail(_ENDS)])._shown(), "max_rows": _ENDS, "min_rows": _ENDS}
 
+    def _below(self) -> list[str]:
+        """Return what stands below: how many rows there are if not all are shown, and remarks on those that are."""
+        rows = [f"[{len(self)} rows]"] if len(self) > _ROWS else []
+        notes = {label: note for label, note in self.attrs.get("notes", {}).items() if label in self.index}
+        about = {note: [str(label) for label in notes if notes[label] == note] for note in notes.values()}
+        return [*rows, *(f"{listed(labels)}: {note}" for note, labels in about.items())]
+
     def __repr__(self) -> str:
         """Show all columns, and of many rows the first and the last."""
         options = self._cut()
-        text = str(options.pop("frame").to_string(**options))
-        return text if len(self) <= _ROWS else f"{text}\n[{len(self)} rows]"
+        return "\n".join([str(options.pop("frame").to_string(**options)), *self._below()])
 
     def _repr_html_(self) -> str:
         options = self._cut()
         page = str(options.pop("frame").to_html(border=0, **options))
-        return page if len(self) <= _ROWS else f"{page}<div>{len(self)} rows</div>"
+        return page + "".join(f"<div>{escape(line)}</div>" for line in self._below())
 
     def to_markdown(self, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]
         """Return the table in Markdown, numbers as they are shown; with arguments as pandas, which needs tabulate."""
@@ -74,7 +82,8 @@ class Table(pd.DataFrame):
         names = ["" if name is None else str(name) for name in shown.index.names]
         ruler = ["---"] * len(names) + ["---:"] * shown.shape[1]
         rows = [[*names, *shown.columns], ruler, *shown.reset_index().to_numpy()]
-        return "\n".join(f"| {' | '.join(str(cell).replace('|', '\\|') for cell in row)} |" for row in rows)
+        lines = [f"| {' | '.join(str(cell).replace('|', '\\|') for cell in row)} |" for row in rows]
+        return "\n".join(lines) + "".join(f"\n\n{line}" for line in self._below())
 
 
 @dataclass(frozen=True, slots=True)

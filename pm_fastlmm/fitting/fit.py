@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,9 @@ class Source(Protocol):
 
     def fit(self, node: Any) -> "VarianceFit":
         """Return the fit of its node with another response."""
+
+    def quiet(self) -> Self:
+        """Return the same, whose fits show no progress."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -529,6 +532,9 @@ class VarianceFit(VarianceInference, PartOfModel):
         at = self._node_at(None)
         given = effects == "given"
         return np.asarray(at.terms.with_given_effects(n_draws, rng) if given else at.replicates(n_draws, rng))
+
+    def _redrawn(self, rng: np.random.Generator) -> "VarianceFit":
+        return self._source.quiet().fit(self.node.observing(self._replicates(1, "new", rng)[0]))
 
     @property
     def _ids(self) -> Ids | None:

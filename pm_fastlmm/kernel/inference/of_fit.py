@@ -15,12 +15,14 @@ from pm_fastlmm.kernel.inference.fixed_effects import (
     ZeroVariances,
     spectral_fixed_effects,
 )
-from pm_fastlmm.kernel.inference.intervals import SHARES, VARIANCES, profile_limits, share_limits
+from pm_fastlmm.kernel.inference.intervals import SHARES, VARIANCES, ends_of, profile_limits, share_limits
 from pm_fastlmm.kernel.inference.null import critical_values
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test, require_draws, require_variation
 from pm_fastlmm.kernel.likelihood.prior import read_h2
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+
+_DRAWS = 4000  # by default, of an inversion or a bootstrap
 
 
 class KernelInference(Fit):
@@ -168,9 +170,10 @@ class KernelInference(Fit):
         return pd.DataFrame(rows, list(self.shares.index), ["estimate", "lower", "upper"])
 
     def _limits(
-        self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int, random_seed: Any
+        self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int | None, random_seed: Any
     ) -> dict[str, tuple[Any, Any]]:
         """Return the limits of intervals, NaN where the fit has no estimate."""
+        n_sim = _DRAWS if n_sim is None else n_sim
         if kind == "bootstrap":
             replicates = self.bootstrap(n_sim, random_seed=random_seed)
             return {name: replicates.interval(name, level) for name in names}
@@ -188,6 +191,9 @@ class KernelInference(Fit):
         else:
             found = {name: profile_limits(self._data, self.method, name, level) for name in names}
         return {name: self._known(limits) for name, limits in found.items()}
+
+    def _ends(self, name: str) -> tuple[float, float]:
+        return ends_of(name)
 
     def _quantities(self, kind: IntervalKind) -> tuple[str, ...]:
         if self.names is not None:

@@ -248,7 +248,7 @@ def test_one_table_for_all_methods(build_problem):
     tables = {m: fit.intervals(m, random_seed=1, n_sim=500) for m in ("profile", "inversion", "bootstrap", "delta")}
     for method, table in tables.items():
         assert list(table.columns) == ["estimate", "lower", "upper"]
-        assert table.attrs == {"kind": method, "level": 0.95}
+        assert table.attrs == {"kind": method, "level": 0.95, "notes": {}}
         assert (table["lower"] <= table["upper"]).all()
         assert_allclose(table.loc["h2", "estimate"], fit.h2)
     assert list(tables["inversion"].index) == list(SHARES)
