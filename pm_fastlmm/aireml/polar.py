@@ -153,10 +153,15 @@ class Polar(NamedTuple):
         return float(state.loglik), self.jacobian(x).T @ self.objective.gradient(theta, state)
 
     def sizes(self, x: FloatArray, information: FloatArray) -> FloatArray:
-        """Return the sizes of steps in x: standard errors given the others, where there are any."""
+        """
+        Return the sizes of steps in x that change ℓ by about 1, given the other coordinates.
+
+        They are standard errors 1/√I where the score is 0, and 1/score at a bound; y may leave an effect no average
+        information there.
+        """
         J = self.jacobian(x)
         inner = J.T @ information @ J
-        error = errors(inner)
+        error = errors(inner + np.diag(self.evaluate(x)[1] ** 2))
         return np.where(error > 0, error, typical(x, inner))
 
     def maximise(

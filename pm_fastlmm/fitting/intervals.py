@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, ndtri
 
-from pm_fastlmm.aireml.cone import pack
+from pm_fastlmm.aireml.cone import errors, pack
 from pm_fastlmm.aireml.objective import Objective, information_inverse
+from pm_fastlmm.aireml.polar import Polar
 from pm_fastlmm.aireml.refit import observed_information
-from pm_fastlmm.base.arrays import FloatArray, require_fraction
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.display import tracked
+from pm_fastlmm.base.tables import Table
 from pm_fastlmm.fitting.profiles import CORR, SD, Held, derived, free_place, held, profile, profile_limits
 from pm_fastlmm.kernel.inference.bootstrap import Bootstrap, require_replicates
 from pm_fastlmm.kernel.inference.estimates import InformationKind
+from pm_fastlmm.kernel.inference.extremes import Smooth, Surface
 from pm_fastlmm.kernel.inference.fit import Fit, IntervalKind
-from pm_fastlmm.kernel.inference.function import Function, Parameters
+from pm_fastlmm.kernel.inference.function import Function, FunctionEstimate, Parameters, Scale, function_estimate
 from pm_fastlmm.kernel.reml.fit import VARIANCES
 
 _DEAR = 2e9  # multiplications, which take seconds
@@ -29,6 +31,7 @@ class VarianceIntervals(Fit):
     """The standard errors and intervals of `VarianceFit`, which has the fields that they are made of."""
 
     theta: pd.Series
+    score: pd.Series
     average_information: pd.DataFrame
     boundary: tuple[str, ...]
     objective: Objective
@@ -59,7 +62,17 @@ class VarianceIntervals(Fit):
         o, fixed = self.objective, np.asarray(self.objective.fixed)
         cov = np.where(fixed[:, None] | fixed, 0.0, self.cov.to_numpy())
         matrices = [(m.place, m.size) for m in o.matrices]
-        return Parameters(o.names, self.theta.to_numpy(), cov, o.lower, o.upper, matrices)
+        surface = self._surface if self.converged else None
+        return Parameters(o.names, self.theta.to_numpy(), cov, o.lower, o.upper, matrices, surface=surface)
+
+    def _surface(self) -> Surface:
+        theta, information = self.theta.to_numpy(), self.average_information.to_numpy()
+        polar = Polar.at(self.objective, theta, information)
+        x = polar.start(theta)
+        size = polar.sizes(x, information)
+        return Surface(
+            polar.evaluate, polar.external, polar.jacobian, x, size, polar.lower, polar.upper, float(self.loglik)
+        )
 
     @property
     def _variances(self) -> list[str]:
@@ -103,7 +116,8 @@ class VarianceIntervals(Fit):
         """Return θ, standard deviations and correlations by name."""
         values = dict(zip(self.objective.names, theta.tolist(), strict=True))
         with np.errstate(invalid="ignore", divide="ignore"):
-            return values | {name: float(of(values)) for name, of in self._derived.items()}
+            found = {name: float(of(values)) for name, of in self._derived.items()}
+        return values | {name: float(np.clip(value, *self._ends(name))) for name, value in found.items()}
 
     def _ends(self, name: str) -> tuple[float, float]:
         if name in self.objective.names:
@@ -121,9 +135,15 @@ class VarianceIntervals(Fit):
         return [*own, *also, *(f"beta[{name}]" for name in self.coef)]
 
     def _delta_limits(self, names: Sequence[str], level: float) -> dict[str, tuple[Any, Any]]:
-        also = {name: self.function(self._derived[name], level) for name in names if name in self._derived}
+        also = {name: self._delta(name, level) for name in names if name in self._derived}
         limits = super()._delta_limits([name for name in names if name not in also], level)
         return limits | {name: (found.lower, found.upper) for name, found in also.items()}
+
+    def _delta(self, name: str, level: float = 0.95) -> FunctionEstimate:
+        """Return a standard deviation or correlation with its standard error, NaN on the boundary."""
+        scale: Scale = "log" if name.startswith(SD) else "atanh"
+        at = self._parameters()._replace(surface=None)
+        return function_estimate(at.smooth(self._derived[name]), at, level, lambda: scale)
 
     def _limits(
         self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int | None, random_seed: Any
@@ -262,7 +282,7 @@ class VarianceIntervals(Fit):
     def _step(self, name: str, of: Held) -> float:
         """Return the standard error of a parameter or a correlation, or what is like it where there is none."""
         errors = self._and_beta(self._errors("observed"), self._blue_se)
-        error = self.function(self._derived[name]).se if name in self._derived else errors[name]
+        error = self._delta(name).se if name in self._derived else errors[name]
         if error > 0:
             return float(error)
         if name in self._derived:
@@ -271,13 +291,13 @@ class VarianceIntervals(Fit):
         information = self.average_information.to_numpy()[place, place]
         return 1 / float(np.sqrt(information)) if information > 0 else max(abs(of.estimate), 1e-3)
 
-    def share_intervals(self, level: float = 0.95) -> pd.DataFrame:
+    def share_intervals(self, level: float = 0.95) -> Table:
         """
         Return the share that each component has of the variance, with an interval: estimate, lower, upper.
 
-        The interval is of the delta method on the logit scale, so that it stays between 0 and 1: with s the share,
-        J = ∂s/∂θ by differences and C the inverse of the observed information, logit s ± z√(JCJᵀ)/(s(1 - s)). It is NaN
-        where s is 0 or 1, or depends on nothing that the data determine.
+        The intervals are those of `function`: of the delta method on the logit scale, so that they stay between 0 and
+        1; where a variance is on the boundary, of the profile likelihood, which `attrs["notes"]` and the printed table
+        say.
 
         Raises
         ------
@@ -291,25 +311,35 @@ class VarianceIntervals(Fit):
         ...     "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
         ... )
         >>> fit.share_intervals().round(2)
-                  estimate  lower  upper
-        Batch         0.42   0.11   0.80
-        residual      0.58   0.20   0.89
+                 estimate lower upper
+        Batch        0.42  0.11   0.8
+        residual     0.58   0.2  0.89
         """
-        require_fraction(level, "level")
-        theta, cov = self.theta.to_numpy(), np.nan_to_num(self.cov.to_numpy())
+        at, names = self._parameters(), list(self.shares.index)
+        found = [function_estimate(self._share(k), at, level, lambda: "logit") for k in range(len(names))]
+        rows = [(share.estimate, share.lower, share.upper) for share in found]
+        table = Table(rows, names, ["estimate", "lower", "upper"])
+        table.attrs["notes"] = {name: share.message for name, share in zip(names, found, strict=True) if share.message}
+        return table
 
-        def shares(at: FloatArray) -> FloatArray:
-            variances = np.array(list(self.objective.mean_variances(at).values()))
-            return np.asarray(variances / variances.sum())
+    def _share(self, k: int) -> Smooth:
+        """Return the share of one component as a function of θ, with differences for its gradient."""
+        o = self.objective
+        size = errors(self.average_information.to_numpy() + np.diag(self.score.to_numpy() ** 2))
 
-        step = 1e-4 * np.sqrt(np.diag(cov))
-        slopes = [
-            (shares(theta + h * e) - shares(theta - h * e)) / (2 * h) if h > 0 else np.zeros(len(self.shares))
-            for h, e in zip(step, np.eye(len(theta)), strict=True)
-        ]
-        J, s = np.column_stack(slopes), self.shares.to_numpy()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            se = np.sqrt(np.einsum("kp,pq,kq->k", J, cov, J)) / (s * (1 - s))
-            half = np.where(se > 0, ndtri((1 + level) / 2) * se, np.nan)
-            ends = expit(np.log(s) - np.log1p(-s) + np.array([-half, half]))
-        return pd.DataFrame({"estimate": s, "lower": ends[0], "upper": ends[1]}, index=list(self.shares.index))
+        def share(at: FloatArray) -> float:
+            variances = list(o.mean_variances(at).values())
+            return float(variances[k] / sum(variances))
+
+        def gradient(at: FloatArray) -> FloatArray:
+            units = np.eye(len(at)) * np.where(o.fixed, 0.0, 1e-5 * size)
+            ends = [(np.clip(at + unit, o.lower, o.upper), np.clip(at - unit, o.lower, o.upper)) for unit in units]
+            steps = [float((above - below).sum()) for above, below in ends]
+            return np.array(
+                [
+                    (share(above) - share(below)) / step if step else 0.0
+                    for (above, below), step in zip(ends, steps, strict=True)
+                ]
+            )
+
+        return Smooth(share, gradient)

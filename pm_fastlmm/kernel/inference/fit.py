@@ -25,6 +25,7 @@ from pm_fastlmm.kernel.inference.function import (
     FunctionEstimate,
     Parameters,
     Scale,
+    differentiated,
     function_estimate,
 )
 from pm_fastlmm.kernel.inference.intervals import remark, wald_limits
@@ -52,7 +53,7 @@ class Fit(Summary):
         """Predict each observation from all the others."""
 
     @abstractmethod
-    def share_intervals(self, level: float = 0.95) -> pd.DataFrame:
+    def share_intervals(self, level: float = 0.95) -> Table:
         """Return the share of each component with an interval: estimate, lower, upper."""
 
     @abstractmethod
@@ -264,7 +265,9 @@ class Fit(Summary):
         Returns
         -------
         FunctionEstimate
-            Where the function depends on a parameter on the boundary, se and limits are NaN and `message` names it.
+            Where the function depends on a parameter on the boundary, se is NaN, `message` names the parameter, and the
+            interval is that of the profile likelihood: the range of the function where 2[max ℓ - ℓ] is below the
+            quantile of χ²₁. It is one-sided where the estimate is an end of that range.
 
         Raises
         ------
@@ -274,8 +277,9 @@ class Fit(Summary):
 
         Notes
         -----
-        The interval of one kernel's h² from `interval("h2", "inversion")` holds its level in small samples and at the
-        boundary, which the delta method does not. Of posterior draws take the same function of `variances(idata)`.
+        Near a boundary the profile likelihood covers more than its level. The interval of one kernel's h² from
+        `interval("h2", "inversion")` holds its level in small samples and at the boundary, which neither does. Of
+        posterior draws take the same function of `variances(idata)`.
 
         Examples
         --------
@@ -293,7 +297,9 @@ class Fit(Summary):
         """
         if self.names is not None:
             raise ValueError("a function is of the parameters of one response: fits.response(name).function(...).")
-        return function_estimate(function, self._parameters(), level, scale)
+        at = self._parameters()
+        smooth, range_of = differentiated(function, at, scale)
+        return function_estimate(smooth, at, level, range_of)
 
     def coefficients(
         self, df: DegreesOfFreedom = "satterthwaite", level: float = 0.95, *, zero_variances: ZeroVariances = "known"
