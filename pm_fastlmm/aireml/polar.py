@@ -209,7 +209,8 @@ def _value(
         if not np.isfinite(loglik):
             return loglik, slope
         here = also(polar.external(x))
-        moved = [also(polar.external(x + h * e)) for h, e in zip(_DIFFERENCE * size, np.eye(len(x)), strict=True)]
-        return loglik + here, slope + (np.array(moved) - here) / (_DIFFERENCE * size)
+        steps = np.where(x + _DIFFERENCE * size > polar.upper, -1, 1) * _DIFFERENCE * size
+        moved = [also(polar.external(x + step)) for step in np.diag(steps)]
+        return loglik + here, slope + (np.array(moved) - here) / steps
 
     return value
