@@ -1,7 +1,7 @@
 """Design: y, X and K brought together; the one place where rows are dropped, and counted."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -55,6 +55,8 @@ class Design(ReadOnlyArrays, Described):
         With repeated records which row of K or W each row is a record of.
     individuals : tuple or None
         Ids of the rows of K or W, where these are individuals.
+    formula : str or None
+        The right-hand side of the formula that X was made from.
 
     Examples
     --------
@@ -82,6 +84,7 @@ class Design(ReadOnlyArrays, Described):
     dropped: tuple[Any, ...]
     individual: npt.NDArray[np.intp] | None = None
     individuals: Ids | None = None
+    formula: str | None = None
 
     @classmethod
     def from_arrays(cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None, individual: Any = None) -> Self:
@@ -170,7 +173,8 @@ class Design(ReadOnlyArrays, Described):
                     f"individual={individual!r} is not among the columns {', '.join(map(str, data.columns))}."
                 )
             individual = data[individual]
-        return cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W, individual=individual)
+        design = cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W, individual=individual)
+        return replace(design, formula=formula.partition("~")[2].strip())
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
         """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""
@@ -179,8 +183,8 @@ class Design(ReadOnlyArrays, Described):
             ids, rows = self.individuals, Labelled(self.individual.astype(float), self.ids, None)
         kernel = Labelled(self.kernel, ids, None)
         if self.kernel_is_factor:
-            return Spectrum.from_factor(kernel, X, individual=rows)
-        return Spectrum.from_covariance(kernel, X, individual=rows, rtol=rtol)
+            return replace(Spectrum.from_factor(kernel, X, individual=rows), formula=self.formula)
+        return replace(Spectrum.from_covariance(kernel, X, individual=rows, rtol=rtol), formula=self.formula)
 
     @property
     def coef(self) -> tuple[str, ...]:

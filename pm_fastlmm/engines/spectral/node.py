@@ -81,6 +81,17 @@ class SpectralNode(GaussianNode):
         """Number of observations."""
         return self.spectrum.n
 
+    @property
+    def formula(self) -> str:
+        """The formula of the fixed effects with u, or the distribution."""
+        return self.spectrum.model_of(self.name)
+
+    @property
+    def levels(self) -> dict[str, int]:
+        """How many individuals there are, where they have repeated records."""
+        individuals = self.spectrum.individuals
+        return {} if individuals is None else {"individual": len(individuals.root)}
+
     def rotated(self, mu: Any = 0.0) -> Rotated:
         """Return the observed data less mu, rotated."""
         s = self.spectrum

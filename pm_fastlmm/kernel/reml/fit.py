@@ -265,7 +265,7 @@ class REMLFit(KernelEffects, Described):
         assert self.names is not None
         return {
             "method": self.method,
-            "observations": self._counts.removesuffix(" observations"),
+            "observations": self._counts.replace(" observations", ""),
             "responses": f"{len(self.names)}: {listed(self.names)}",
             "fixed effects": listed(self.coef),
             "on the boundary": int(self.at_zero.any(axis=-1).sum()),
@@ -276,11 +276,13 @@ class REMLFit(KernelEffects, Described):
     @property
     def _counts(self) -> str:
         n = np.unique(self.n_obs)
-        return f"{n[0]} to {n[-1]} observations" if n.size > 1 else f"{n[0]} observations"
+        individuals = None if self.rotated is None else self.rotated.spectrum.individuals
+        levels = "" if individuals is None else f", {len(individuals.root)} levels of individual"
+        return (f"{n[0]} to {n[-1]} observations" if n.size > 1 else f"{n[0]} observations") + levels
 
     @property
     def _model(self) -> str:
-        return "y ~ N(Xβ, σ²(K + δI))"
+        return "y ~ N(Xβ, σ²(K + δI))" if self.rotated is None else self.rotated.spectrum.model_of("y")
 
     @property
     def _variances(self) -> tuple[str, ...]:
