@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import Bounds, minimize
 from scipy.special import gammaincinv
 
 from pm_fastlmm.base.arrays import FloatArray
@@ -76,6 +75,8 @@ def _starts(surface: Surface) -> list[FloatArray]:
 
 
 def _extreme(surface: Surface, function: Smooth, start: FloatArray, allowed: float, sign: int) -> float:
+    from scipy.optimize import Bounds, minimize  # takes long to import, and few fits are on the boundary
+
     free = surface.upper > surface.lower
 
     def at(z: FloatArray) -> FloatArray:
