@@ -24,28 +24,28 @@ ADDITIVE, PERMANENT, RESIDUAL = 6.0, 5.0, 9.0
 
 
 def write_flock(folder, rng):
-    """Six years of 30 lambs; the sires are the five males with the best weights. True breeding values come back."""
+    """Six years of 20 lambs; the sires are the four males with the best weights. True breeding values come back."""
     animals = pd.DataFrame(
-        {"animal": [f"S{k:03d}" for k in range(180)], "sire": None, "dam": None}
+        {"animal": [f"S{k:03d}" for k in range(120)], "sire": None, "dam": None}
     )
-    animals["born"] = 2015 + np.arange(180) // 30
-    animals["sex"] = rng.choice(["female", "male"], size=180)
-    value, seen = np.sqrt(ADDITIVE) * rng.normal(size=180), np.empty(180)
-    permanent = np.sqrt(PERMANENT) * rng.normal(size=180)
+    animals["born"] = 2015 + np.arange(120) // 20
+    animals["sex"] = rng.choice(["female", "male"], size=120)
+    value, seen = np.sqrt(ADDITIVE) * rng.normal(size=120), np.empty(120)
+    permanent = np.sqrt(PERMANENT) * rng.normal(size=120)
     for year in range(2015, 2021):
         lambs = np.flatnonzero(animals["born"] == year)
         old = animals["born"] < year
         if old.any():
             males = np.flatnonzero(old & (animals["sex"] == "male"))
-            sires = males[np.argsort(-seen[males])[:5]]
-            sire = rng.choice(sires, size=30)
-            dam = rng.choice(np.flatnonzero(old & (animals["sex"] == "female")), size=30)
+            sires = males[np.argsort(-seen[males])[:4]]
+            sire = rng.choice(sires, size=20)
+            dam = rng.choice(np.flatnonzero(old & (animals["sex"] == "female")), size=20)
             animals.loc[lambs, "sire"] = animals["animal"].to_numpy()[sire]
             animals.loc[lambs, "dam"] = animals["animal"].to_numpy()[dam]
-            mendelian = np.sqrt(ADDITIVE / 2) * rng.normal(size=30)
+            mendelian = np.sqrt(ADDITIVE / 2) * rng.normal(size=20)
             value[lambs] = (value[sire] + value[dam]) / 2 + mendelian
-        seen[lambs] = value[lambs] + permanent[lambs] + 3 * rng.normal(size=30)
-    of = np.repeat(np.arange(180), rng.integers(0, 5, size=180))  # some have no record
+        seen[lambs] = value[lambs] + permanent[lambs] + 3 * rng.normal(size=20)
+    of = np.repeat(np.arange(120), rng.integers(0, 6, size=120))  # some have no record
     records = animals.loc[of, ["animal", "sex"]].assign(age=rng.integers(1, 5, len(of)))
     records["weight"] = (
         45.0
@@ -68,7 +68,7 @@ if __name__ == "__main__":  # chains run in processes, which import this file ag
     figures = Path(sys.argv[1] if len(sys.argv) > 1 else "figures")
     figures.mkdir(exist_ok=True)
     folder = Path(mkdtemp())
-    truth = write_flock(folder, np.random.default_rng(2024))
+    truth = write_flock(folder, np.random.default_rng(2026))
 
     # %% [markdown]
     # ## The files
@@ -157,7 +157,7 @@ if __name__ == "__main__":  # chains run in processes, which import this file ag
 
     # %%
     with fit.model:
-        idata = flmm.sample(250, chains=2, random_seed=1, progressbar=False)
+        idata = flmm.sample(500, chains=2, random_seed=1, progressbar=False)
         draws = flmm.variances(idata)
     share = draws["animal"] / (draws["animal"] + draws["permanent"] + draws["residual"])
     low, high = share.quantile([0.025, 0.975])
