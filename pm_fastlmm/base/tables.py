@@ -60,8 +60,11 @@ class Table(pd.DataFrame):
     def _below(self) -> list[str]:
         """Return what stands below: how many rows there are if not all are shown, and remarks on those that are."""
         rows = [f"[{len(self)} rows]"] if len(self) > _ROWS else []
-        notes = {label: note for label, note in self.attrs.get("notes", {}).items() if label in self.index}
-        about = {note: [str(label) for label in notes if notes[label] == note] for note in notes.values()}
+        about: dict[str, list[Any]] = {}
+        notes = self.attrs.get("notes", {})
+        for label in self.index if notes else ():
+            if label in notes:
+                about.setdefault(notes[label], []).append(label)
         return [*rows, *(f"{listed(labels)}: {note}" for note, labels in about.items())]
 
     def __repr__(self) -> str:

@@ -221,7 +221,7 @@ def test_replicates_of_an_estimate_at_0_are_said_to_be_so():
     (at,) = fit.boundary
     found = fit.intervals("bootstrap", n_sim=4, random_seed=1, quantities=[f"sd_{at}", "sd_residual"])
     assert set(found.attrs["notes"]) == {f"sd_{at}"}
-    assert "replicates were drawn as if it were true" in found.attrs["notes"][f"sd_{at}"]
+    assert "replicates were drawn as if it were the truth" in found.attrs["notes"][f"sd_{at}"]
 
 
 def test_what_cannot_be_drawn_or_has_no_profile_is_refused(slopes, table):

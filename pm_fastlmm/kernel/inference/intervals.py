@@ -75,11 +75,9 @@ def remark(kind: str, estimate: float, limits: tuple[float, float], ends: tuple[
     if kind == "delta":
         return ""
     if kind == "bootstrap":
-        at = min(ends, key=lambda end: abs(end - estimate))
-        on = (
-            f"the estimate is {at:g}, a bound, and replicates were drawn as if it were true; kind='profile' does not so"
-        )
-        return on if abs(at - estimate) < _AT else ""
+        at = [end for end in ends if np.isfinite(end) and abs(end - estimate) < _AT]
+        drawn = "a bound, and replicates were drawn as if it were the truth: kind='profile' has an interval"
+        return f"the estimate is {at[0]:g}, {drawn}" if at else ""
     reached = [f"{end:g}" for end, limit in zip(ends, limits, strict=True) if limit == end]
     if len(reached) > 1:
         return f"the data exclude neither bound, {' and '.join(reached)}"
