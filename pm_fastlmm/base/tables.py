@@ -12,7 +12,11 @@ from pandas.api.types import is_float_dtype
 from pm_fastlmm.base.display import listed
 
 _ROWS, _ENDS = 60, 10  # rows of a table that is shown whole, and of a longer one
-_FORMATS = dict.fromkeys(("corr", "reliability", "accuracy"), ".3f") | {"df": ".4g", "t": ".4g", "p_value": ".3g"}
+_FORMATS = (
+    dict.fromkeys(("corr", "reliability", "accuracy"), ".3f")
+    | dict.fromkeys(("df", "df_den", "t", "F"), ".4g")
+    | {"p_value": ".3g"}
+)
 
 
 class Table(pd.DataFrame):
@@ -20,7 +24,8 @@ class Table(pd.DataFrame):
     A DataFrame that shows all of its columns, however wide the screen.
 
     The numbers themselves are not rounded. `attrs["blank"]` names the columns in which NaN means that there is nothing
-    to say; elsewhere it is shown as "undefined". `attrs["notes"]` has remarks on rows, by label, which stand below it.
+    to say; elsewhere it is shown as "undefined". `attrs["above"]` and `attrs["below"]` are lines of text around it,
+    `attrs["notes"]` remarks on rows, by label, which stand below it too.
 
     Examples
     --------
@@ -58,24 +63,25 @@ class Table(pd.DataFrame):
         return {"frame": pd.concat([self.head(_ENDS), self.tail(_ENDS)])._shown(), "max_rows": _ENDS, "min_rows": _ENDS}
 
     def _below(self) -> list[str]:
-        """Return what stands below: how many rows there are if not all are shown, and remarks on those that are."""
+        """Return what stands below: how many rows there are if not all are shown, remarks on rows, other lines."""
         rows = [f"[{len(self)} rows]"] if len(self) > _ROWS else []
         about: dict[str, list[Any]] = {}
         notes = self.attrs.get("notes", {})
         for label in self.index if notes else ():
             if label in notes:
                 about.setdefault(notes[label], []).append(label)
-        return [*rows, *(f"{listed(labels)}: {note}" for note, labels in about.items())]
+        return [*rows, *(f"{listed(labels)}: {note}" for note, labels in about.items()), *self.attrs.get("below", ())]
 
     def __repr__(self) -> str:
         """Show all columns, and of many rows the first and the last."""
         options = self._cut()
-        return "\n".join([str(options.pop("frame").to_string(**options)), *self._below()])
+        text = str(options.pop("frame").to_string(**options))
+        return "\n".join([*self.attrs.get("above", ()), text, *self._below()])
 
     def _repr_html_(self) -> str:
         options = self._cut()
         page = str(options.pop("frame").to_html(border=0, **options))
-        return page + "".join(f"<div>{escape(line)}</div>" for line in self._below())
+        return "".join([*map(_line, self.attrs.get("above", ())), page, *map(_line, self._below())])
 
     def to_markdown(self, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]
         """Return the table in Markdown, numbers as they are shown; with arguments as pandas, which needs tabulate."""
@@ -86,7 +92,12 @@ class Table(pd.DataFrame):
         ruler = ["---"] * len(names) + ["---:"] * shown.shape[1]
         rows = [[*names, *shown.columns], ruler, *shown.reset_index().to_numpy()]
         lines = [f"| {' | '.join(str(cell).replace('|', '\\|') for cell in row)} |" for row in rows]
-        return "\n".join(lines) + "".join(f"\n\n{line}" for line in self._below())
+        above = [line for text in self.attrs.get("above", ()) for line in (text, "")]
+        return "\n".join([*above, *lines, *(line for text in self._below() for line in ("", text))])
+
+
+def _line(text: str) -> str:
+    return f"<div>{escape(text)}</div>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +127,7 @@ class Report:
 
     def html(self) -> str:
         """Return it as HTML."""
-        above, below = ("".join(f"<div>{escape(line)}</div>" for line in lines) for lines in (self.above, self.below))
+        above, below = ("".join(map(_line, lines)) for lines in (self.above, self.below))
         tables = "".join(
             (f"<div><em>{escape(heading)}</em></div>" if heading else "") + frame._repr_html_()
             for heading, frame in self.parts

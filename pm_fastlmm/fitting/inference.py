@@ -90,6 +90,10 @@ class VarianceInference(VarianceIntervals):
     def _projection(self) -> Projection:
         return self.objective.projection
 
+    @property
+    def _residual_variance(self) -> float:
+        return next(reversed(self.objective.mean_variances(self.theta.to_numpy()).values()))
+
     def _fixed_effects(self, df: DegreesOfFreedom, zero_variances: ZeroVariances) -> FixedEffects:
         objective = self.objective
         if not objective.coef:

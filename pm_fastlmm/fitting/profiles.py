@@ -90,6 +90,7 @@ def free_place(objective: Objective, name: str, also: Mapping[str, Function]) ->
         raise ValueError(
             f"there is no parameter {name!r}: they are {', '.join([*objective.names, *also])}."
             + (f" For all of {name}, {TOGETHER}." if elements else "")
+            + (" Shares have fit.share_intervals(), functions fit.function(lambda v: …)." if name == "h2" else "")
         )
     place = objective.names.index(name)
     if objective.fixed[place]:

@@ -57,6 +57,8 @@ class Design(ReadOnlyArrays, Described):
         Ids of the rows of K or W, where these are individuals.
     formula : str or None
         The right-hand side of the formula that X was made from.
+    fixed : FixedTerms or None
+        What X was made from, where that is a formula.
 
     Examples
     --------
@@ -85,6 +87,7 @@ class Design(ReadOnlyArrays, Described):
     individual: npt.NDArray[np.intp] | None = None
     individuals: Ids | None = None
     formula: str | None = None
+    fixed: Any = None
 
     @classmethod
     def from_arrays(cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None, individual: Any = None) -> Self:
@@ -154,7 +157,8 @@ class Design(ReadOnlyArrays, Described):
         ValueError
             If the formula has no response or names a column that is not there, or as `from_arrays`.
         """
-        from pm_fastlmm.models.formula import fixed_effects  # formulaic takes a tenth of a second, and arrays need none
+        from pm_fastlmm.models.fixed_terms import FixedTerms  # formulaic takes a tenth of a second, arrays need none
+        from pm_fastlmm.models.formula import fixed_effects
         from pm_fastlmm.models.formulas.bars import split_formula
 
         fixed, random = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
@@ -163,18 +167,17 @@ class Design(ReadOnlyArrays, Described):
                 f"formula {formula!r} has a random term: one kernel is given as K or W, for (1|group) as "
                 "K=flmm.covariance.grouping(table['group']); random terms go to flmm.lmm_model."
             )
-        y, X = (
-            pd.DataFrame(part.values, index=data.index, columns=list(part.columns))
-            for part in fixed_effects(fixed, data, whole=formula)
-        )
+        encoded = fixed_effects(fixed, data, whole=formula)
+        y, X = (pd.DataFrame(part.values, index=data.index, columns=list(part.columns)) for part in encoded)
         if isinstance(individual, str):
             if individual not in data.columns:
                 raise ValueError(
                     f"individual={individual!r} is not among the columns {', '.join(map(str, data.columns))}."
                 )
             individual = data[individual]
-        design = cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W, individual=individual)
-        return replace(design, formula=formula.partition("~")[2].strip())
+        made = cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W, individual=individual)
+        rows = data.loc[list(made.ids)] if made.ids is not None else data
+        return replace(made, fixed=FixedTerms.of(encoded[1].spec, rows), formula=formula.partition("~")[2].strip())
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
         """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""
@@ -183,8 +186,10 @@ class Design(ReadOnlyArrays, Described):
             ids, rows = self.individuals, Labelled(self.individual.astype(float), self.ids, None)
         kernel = Labelled(self.kernel, ids, None)
         if self.kernel_is_factor:
-            return replace(Spectrum.from_factor(kernel, X, individual=rows), formula=self.formula)
-        return replace(Spectrum.from_covariance(kernel, X, individual=rows, rtol=rtol), formula=self.formula)
+            spectrum = Spectrum.from_factor(kernel, X, individual=rows)
+        else:
+            spectrum = Spectrum.from_covariance(kernel, X, individual=rows, rtol=rtol)
+        return replace(spectrum, projection=spectrum.projection.made_from(self.fixed), formula=self.formula)
 
     @property
     def coef(self) -> tuple[str, ...]:
