@@ -150,6 +150,10 @@ class OfModel(NamedTuple):
         """Return it."""
         return self.fitted
 
+    def quiet(self) -> Self:
+        """Return the same, whose fits show no progress."""
+        return self._replace(options=self.options.quiet())
+
     def fit(self, node: LMMNode) -> VarianceFit:
         """Return the fit of its node."""
         return estimate(*node.objective(self.fitted, self.options.method), node, self.options, self)

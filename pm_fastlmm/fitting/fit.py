@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,9 @@ class Source(Protocol):
 
     def fit(self, node: Any) -> "VarianceFit":
         """Return the fit of its node with another response."""
+
+    def quiet(self) -> Self:
+        """Return the same, whose fits show no progress."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -252,6 +255,8 @@ class VarianceFit(VarianceInference, PartOfModel):
         """
         Return the effects of a term as a table, or tables of all of them by name.
 
+        Of a FastLMM there is one, "u", by id of the row, of repeated records by individual.
+
         With PEV = Var(û - u), se is its root and the interval blup ± z · se. The reliability, the squared correlation
         of û_i with u_i, is r² = 1 - PEV_i/G_ii, with G_ii the variance of the effect (σ²A_ii of a known A, where A_ii
         is 1 + F_i of an inbred individual), and the accuracy r.
@@ -357,6 +362,9 @@ class VarianceFit(VarianceInference, PartOfModel):
         *,
         data: Any = None,
         x_new: Any = None,
+        K_new: Any = None,
+        W_new: Any = None,
+        K_new_new: Any = None,
         effects: Literal["given", "population"] = "given",
         theta: Any = None,
     ) -> Prediction:
@@ -374,6 +382,8 @@ class VarianceFit(VarianceInference, PartOfModel):
             For a model from a formula, in place of X_new and Z_new.
         x_new : (m,) or (m, D) array
             For a FourierLMM, the points.
+        K_new, W_new, K_new_new : arrays or DataFrames
+            For a FastLMM, as `REMLFit.predict` takes them; without them and X_new the rows of the data.
         effects : {"given", "population"}
             "population": f = Xβ, the population mean (lme4's `re.form = NA`), for which data needs no groups.
         theta : optional
@@ -414,9 +424,9 @@ class VarianceFit(VarianceInference, PartOfModel):
             if effects == "population":
                 raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
             return self.posterior_function(theta).predict(x_new, X_new)
-        population = effects == "population"
-        terms = self._node_at(theta).terms
-        return terms.predict(X_new=X_new, Z_new=Z_new, data=data, population=population)  # type: ignore[no-any-return]
+        rows = {"X_new": X_new, "Z_new": Z_new, "data": data, "population": effects == "population"}
+        kernel = {"K_new": K_new, "W_new": W_new, "K_new_new": K_new_new}
+        return self._node_at(theta).terms.predict(**rows, **kernel)  # type: ignore[no-any-return]
 
     def posterior_function(self, theta: Any = None) -> FunctionPosterior:
         """
@@ -559,6 +569,9 @@ class VarianceFit(VarianceInference, PartOfModel):
         at = self._node_at(None)
         given = effects == "given"
         return np.asarray(at.terms.with_given_effects(n_draws, rng) if given else at.replicates(n_draws, rng))
+
+    def _redrawn(self, rng: np.random.Generator) -> "VarianceFit":
+        return self._source.quiet().fit(self.node.observing(self._replicates(1, "new", rng)[0]))
 
     @property
     def _ids(self) -> Ids | None:

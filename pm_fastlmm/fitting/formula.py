@@ -1,7 +1,7 @@
 """The fit of a formula, without a PyMC model."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pandas as pd
 import pymc as pm
@@ -24,6 +24,10 @@ class OfFormula(NamedTuple):
     def model(self) -> pm.Model:
         """Build the model."""
         return lmm_model(self.design, known=self.known)
+
+    def quiet(self) -> Self:
+        """Return the same, whose fits show no progress."""
+        return self._replace(options=self.options.quiet())
 
     def fit(self, node: StructuredNode) -> VarianceFit:
         """Return the fit of the node."""

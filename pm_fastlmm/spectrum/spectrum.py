@@ -76,6 +76,8 @@ class Spectrum(ReadOnlyArrays, Described):
     individuals : Individuals or None
         Whose record each row is, where K is between individuals (`individual=`): `ids` and a factor `root` of their K.
         Effects are then those of individuals; `rotation`, k̄ and all else of the spectrum belong to ZKZᵀ.
+    formula : str or None
+        The right-hand side of the formula that X was made from, where it was (`Design.from_formula`).
 
     References
     ----------
@@ -107,6 +109,7 @@ class Spectrum(ReadOnlyArrays, Described):
     factor_names: tuple[str, ...] | None = None
     largest_ratio: float = math.inf
     individuals: Individuals | None = None
+    formula: str | None = None
 
     @classmethod
     def from_covariance(cls, K: Any, X: Any = None, *, individual: Any = None, rtol: float | None = None) -> "Spectrum":
@@ -344,7 +347,15 @@ class Spectrum(ReadOnlyArrays, Described):
             part = Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X)
         individuals = None if self.individuals is None else self.individuals.subset(index)
         # with all columns of X, of which it was given those that are kept here
-        return replace(part, projection=part.projection.within(self.projection.columns), individuals=individuals)
+        projection = part.projection.within(self.projection.columns)
+        return replace(part, projection=projection, individuals=individuals, formula=self.formula)
+
+    def model_of(self, response: str) -> str:
+        """Return the model of a response as text, with the formula of its fixed effects where there is one."""
+        if self.formula is None:
+            return f"{response} ~ N(Xβ, σ²(K + δI))"
+        factor = self.loadings is not None and (self.individuals is None or self.individuals.is_factor)
+        return f"{response} ~ {self.formula} + u, u ~ N(0, σ²{'WWᵀ' if factor else 'K'})"
 
     def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
         """Return rows of X = Q₁R; a column that is 0 in all of them is exactly 0, not the rounding of that product."""

@@ -475,9 +475,9 @@ def counts_moments(v):
 
 
 CASES = [
-    Case("spectral", kernel, gives=AFTER | ROWS | EFFECTS, **KERNEL),
+    Case("spectral", kernel, gives=AFTER | ROWS | EFFECTS | OF_TERMS, **KERNEL),
     Case(
-        "spectral, full rank", full_kernel, gives=AFTER | ROWS | EFFECTS - {"new rows"}, y=FULL_Y,
+        "spectral, full rank", full_kernel, gives=AFTER | ROWS | EFFECTS - {"new rows"} | {"blup"}, y=FULL_Y,
         values={"g": 1.3, "e": 0.8}, V=lambda v: v["g"] * FULL + v["e"] * np.eye(N),
         noise=lambda v: v["e"] * np.eye(N), effects=lambda v: ({"u": N}, v["g"] * FULL, v["g"] * FULL),
         derived=lambda v: kernel_derived(v, FULL),

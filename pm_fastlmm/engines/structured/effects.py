@@ -102,8 +102,13 @@ class TermsAtTheta(AtTheta):
                 values = values + weights.unscaled(block.Z @ (w @ state.sigma[k]).ravel())
         return labelled(values, self.node.ids, None, name="fitted")
 
-    def predict(self, **new: Any) -> Prediction:
+    def predict(self, *, K_new: Any, W_new: Any, K_new_new: Any, **new: Any) -> Prediction:
         """Return predictions of f = Xβ + Σ Zu for new rows, as `read_rows` takes them, with their error variance."""
+        if any(part is not None for part in (K_new, W_new, K_new_new)):
+            raise ValueError(
+                "K_new, W_new and K_new_new are of a FastLMM, whose one kernel is between its rows: the new rows of "
+                "terms are Z_new, or data= of a formula."
+            )
         rows = read_rows(self.node.projection, self.node.terms, design=self.node.design, **new)
         fresh = rows.prior_variance(self.node.terms, self.state.sigma)
         incidence = [*rows.Z, rows.X] if self._beta_has_a_block else rows.Z
