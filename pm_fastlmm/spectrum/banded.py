@@ -61,7 +61,7 @@ def _turn(
     Return R of panel = Q[R; 0], in the upper triangle, and apply Q from both sides.
 
     What is turned are the rows and columns of `blocks` from `first` on. A - VZᵀ - ZVᵀ is QᵀAQ for Q = I - VTVᵀ with
-    Z = (Y - ½V Tᵀ VᵀY)T and Y = AV. The first block, which has the next panel, is turned at once; the others by the
+    Z = YT - ½V Tᵀ VᵀYT and Y = AV. The first block, which has the next panel, is turned at once; the others by the
     next call, when each is read for Y.
     """
     n, size = len(blocks[0]), min(panel.shape)
@@ -78,10 +78,9 @@ def _turn(
         blas.dgemm(1.0, V[part].T, C, beta=1.0, c=Y[start:].T, trans_b=1, overwrite_c=1)
         Y[part] += C[part.stop - start :].T @ V[part.stop :] if part.stop < n else 0.0
     Y[:first] = 0.0
-    Z = VZ[:, size:]
-    np.matmul(V, 0.5 * T.T @ (V.T @ Y), out=Z)
-    np.matmul(np.subtract(Y, Z, out=Y), T, out=Z)
-    VZ[:, :size], ZV[:, :size], ZV[:, size:] = V, Z, V
+    ZV[:, :size], ZV[:, size:], VZ[:, :size] = Y, V, V
+    np.matmul(ZV, np.vstack([T, -0.5 * T.T @ (V.T @ Y) @ T]), out=VZ[:, size:])
+    ZV[:, :size] = VZ[:, size:]
     _apply((VZ, ZV), blocks[0][:, first:], first)
     return np.asarray(factored[:size]), (VZ, ZV)
 
