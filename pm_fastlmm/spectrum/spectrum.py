@@ -17,7 +17,6 @@ from pm_fastlmm.base.arrays import (
     frozen,
     read,
     read_covariance,
-    require_finite,
     require_length,
     require_range,
     slices,
@@ -187,10 +186,8 @@ class Spectrum(ReadOnlyArrays, Described):
             If W has missing values, ids do not match, or X leaves no degrees of freedom.
         """
         factor = read(W, "W", ndim=(2,))
-        require_finite(
-            factor.values, "W", "impute the missing columns first (flmm.covariance.markers does for genotypes)."
-        )
-        require_range(factor.values, "W")
+        remedy = "impute the missing columns first (flmm.covariance.markers does for genotypes)."
+        require_range(factor.values, "W", remedy)
         if individual is not None:
             rows = require_individuals(read_individual(individual, factor, "W"))
             return _of_individuals(cls, Individuals.of_factor(factor, rows), rows, X, factor.names)
