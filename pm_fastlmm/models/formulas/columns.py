@@ -12,6 +12,7 @@ import pandas as pd
 from pm_fastlmm.base.arrays import shown, warn
 from pm_fastlmm.base.missing_codes import warn_of_missing_codes
 from pm_fastlmm.base.spelling import as_read, level_text
+from pm_fastlmm.covariance.incidence import factorize
 from pm_fastlmm.models.formulas.factors import condition
 from pm_fastlmm.models.formulas.names import column_identifier, plain_name
 
@@ -154,6 +155,9 @@ def _term(values: "pd.Series[Any]", name: str) -> "pd.Series[Any]":
             f"the column {name!r} holds dates or durations ({values.dtype}), whose unit a formula cannot know: make it "
             f"a number first, such as days, (data[{name!r}] - data[{name!r}].min()).dt.days for dates."
         )
+    if values.dtype == object:  # texts; formulaic would make the same of them, after another look at each
+        codes, levels = factorize(values)
+        return pd.Series(pd.Categorical.from_codes(codes, categories=levels))
     return values
 
 
