@@ -173,17 +173,32 @@ class MixedProducts:
         return _beside(self._Z, sp.csr_array(self._Q))
 
     @cached_property
+    def _term(self) -> IntArray:
+        """Which of the terms of the dense block each column of W is of, those of Q₁ of one more."""
+        return np.repeat(np.arange(len(self.sizes) + 1), [*self.sizes.prod(axis=1), self.fixed])
+
+    @property
+    def columns(self) -> int:
+        """Number of columns of W."""
+        return len(self._term)
+
+    @cached_property
+    def _shared(self) -> tuple[sp.csr_array, FloatArray]:
+        """OᵀZ for the other terms, and OᵀQ₁."""
+        Ot = self.O.T
+        return Ot @ self._Z, Ot @ self._Q
+
+    @cached_property
     def B(self) -> sp.csr_array:
         """OᵀW."""
-        Ot = self.O.T
-        return _beside(Ot @ self._Z, sp.csr_array(Ot @ self._Q))
+        shared, along = self._shared
+        return _beside(shared, sp.csr_array(along))
 
     @cached_property
     def within(self) -> FloatArray:
         """Wᵀ(I - OOᵀ)W."""
-        Z, Q = self._Z, self._Q
-        q, m = Z.shape[1], self.B.shape[1]
-        left, shared = Q - self.O @ self.B[:, q:].toarray(), self.B[:, :q]
+        Z, Q, (shared, along) = self._Z, self._Q, self._shared
+        q, m, left = Z.shape[1], self.columns, Q - self.O @ along
         out = np.empty((m, m))
         out[:q, :q] = (Z.T @ Z - shared.T @ shared).toarray()
         out[:q, q:] = Z.T @ left
@@ -238,21 +253,26 @@ class MixedProducts:
         indptr, indices = (places.astype(np.int64, copy=False) for places in (self.B.indptr, self.B.indices))
         return self.df, self.sizes, self.C, indptr, indices, self.B.data, self.within
 
-    @property
+    @cached_property
     def small(self) -> bool:
         """Whether NumPy evaluates the likelihood in a fraction of the time that Numba takes to load or compile it."""
-        rows, m = self.B.shape
-        return rows * m * max(m, 1) <= _SMALL
+        m = self.columns
+        return self.O.shape[1] * m * max(m, 1) <= _SMALL
 
     @cached_property
-    def transposed(self) -> tuple[sp.csc_array, sp.csc_array, sp.csc_array]:
-        """Oᵀ, Wᵀ and Bᵀ: SciPy makes an array of them each time, which takes longer than a product of a few rows."""
-        return self.O.T, self.W.T, self.B.T
+    def _transposed(self) -> tuple[sp.csc_array, sp.csc_array, sp.csc_array]:
+        """Oᵀ, Zᵀ, ZᵀO: SciPy makes an array of them each time, which takes longer than a product of a few rows."""
+        return self.O.T, self._Z.T, self._shared[0].T
+
+    def across(self, v: FloatArray) -> FloatArray:
+        """Return Bᵀv."""
+        return np.concatenate([self._transposed[2] @ v, self._shared[1].T @ v])
 
     @cached_property
     def filled(self) -> FloatArray:
         """B as a dense matrix."""
-        return np.asarray(self.B.toarray())
+        shared, along = self._shared
+        return np.hstack([shared.toarray(), along])
 
     @cached_property
     def largest(self) -> FloatArray:
@@ -299,8 +319,7 @@ class MixedProducts:
         if not roots.size:
             return A
         if roots.size == len(self.sizes):  # each is 1 × 1: Λ is diagonal
-            diagonal = np.repeat(roots, self.sizes[:, 0])
-            return np.asarray(A * np.concatenate([diagonal, np.ones(A.shape[1] - diagonal.size)]))
+            return np.asarray(A * np.append(roots, 1.0)[self._term])
         out = A.copy()
         at = start = 0
         for levels, c in self.sizes.tolist():
@@ -328,7 +347,7 @@ class MixedProducts:
         if strides not in self._components:
             blocks = [block.Z for block, stride in zip(self.blocks, strides, strict=False) for _ in range(stride)]
             places = [(a, stride) for stride in strides for a in range(stride)]
-            parts = [sp.csr_array(Z[:, np.arange(a, Z.shape[1], s)]) for Z, (a, s) in zip(blocks, places, strict=True)]
+            parts = [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
             Q = self.projection.Q1 if self.flat else self.projection.Q1[:, :0]
             self._components[strides] = parts, _traces(parts, Q, self.n)
         return self._components[strides]
@@ -345,13 +364,14 @@ class MixedProducts:
     def response(self, y: FloatArray) -> Response:
         """Return the statistics of a response (n,), from its rows."""
         Q = self.projection.Q1
-        Ot, Wt, _ = self.transposed
+        Ot, Zt, _ = self._transposed
         y1 = Q.T @ y
         residual = y - Q @ y1
         along = Ot @ residual
         inside = residual - self.O @ along
         between = along.reshape(-1, self.C.shape[-1])
-        return Response(Wt @ inside, between, float(inside @ inside), y1, residual)
+        within = np.concatenate([Zt @ inside, self._Q.T @ inside])
+        return Response(within, between, float(inside @ inside), y1, residual)
 
     def response_to_known(self, y: FloatArray) -> Response:
         """Return the statistics of y less its known mean: those of all of y where β is not integrated out."""
