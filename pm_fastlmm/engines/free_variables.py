@@ -77,8 +77,7 @@ class FreeVariables:
 
     def substitute(self, outputs: list[Any]) -> list[Any]:
         """Return graphs with the symbols in place of the variables, and of all that these depend on."""
-        pairs = zip(self.rvs, self.symbols, strict=True)
-        return list(clone_replace(outputs, dict(pairs), rebuild_strict=False))  # in double precision throughout
+        return _replaced(self.rvs, self.symbols, outputs)
 
     def compile(self, outputs: list[Any]) -> Callable[[FloatArray], list[FloatArray]]:
         """Return a function of x for graphs of the symbols."""
@@ -91,14 +90,26 @@ class FreeVariables:
         return evaluate
 
 
+def _replaced(rvs: Sequence[Any], symbols: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+    pairs = dict(zip(rvs, symbols, strict=True))
+    return list(clone_replace(outputs, pairs, rebuild_strict=False))  # in double precision throughout
+
+
 @once_for_a_structure
-def _map(symbols: Sequence[Any], outputs: Sequence[Any]) -> tuple[Evaluate, Evaluate]:
-    """Return a map of some symbols, and its pullback: the derivatives of weighted sums of its elements."""
-    (graph,) = outputs
+def _map(
+    rvs: Sequence[Any], outputs: Sequence[Any], shapes: tuple[tuple[int, ...], ...]
+) -> tuple[Evaluate, Evaluate, int]:
+    """
+    Return a map of variables of these shapes, its pullback, and how many elements it has.
+
+    The pullback is the derivatives of a weighted sum of the elements.
+    """
+    symbols = [pt.TensorType("float64", shape=shape)() for shape in shapes]
+    (graph,) = _replaced(rvs, symbols, outputs)
     weights = pt.vector("weights", dtype="float64", shape=graph.type.shape)
     gradients = pytensor.grad((graph * weights).sum(), list(symbols), disconnected_inputs="ignore")
     row = pt.concatenate([g.ravel() for g in gradients])
-    return as_written(symbols, [graph]), as_written([*symbols, weights], [row])
+    return as_written(symbols, [graph]), as_written([*symbols, weights], [row]), graph.type.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +124,9 @@ class Link:
     @classmethod
     def of(cls, variables: FreeVariables, theta: Any) -> "Link":
         """Compile the map and its derivative."""
-        (graph,) = variables.substitute([theta])
-        return cls(variables, *_map(variables.symbols, [graph]), np.eye(graph.type.shape[0]))
+        shapes = tuple(symbol.type.shape for symbol in variables.symbols)
+        evaluate, pullback, size = _map(variables.rvs, [theta], shapes)
+        return cls(variables, evaluate, pullback, np.eye(size))
 
     def theta(self, x: FloatArray) -> FloatArray:
         """Return θ(x)."""
