@@ -59,8 +59,8 @@ def _inside(
     step, settled, decrement = np.zeros_like(score), np.zeros_like(free), 0.0
     open_ = free.copy()
     while open_.any():
-        rest = score[open_] - information[np.ix_(open_, settled)] @ step[settled]
-        step[open_] = _solve(information[np.ix_(open_, open_)], rest)
+        rows = information[open_]
+        step[open_] = _solve(rows[:, open_], score[open_] - rows[:, settled] @ step[settled])
         if not settled.any():
             decrement = float(score @ step)
         beyond = open_ & ((step < low) | (step > high))

@@ -194,7 +194,7 @@ class StructuredObjective(Objective):
         strides = self._strides()
         owners = [(k, a) for k, stride in enumerate(strides) for a in range(stride)]
         components, gram = self.products.components(strides)
-        squares = np.array([*(((Z.T @ self.y) ** 2).sum() for Z in components), self.y @ self.y])
+        squares = np.array([*(((Zt @ self.y) ** 2).sum() for Zt in components), self.y @ self.y])
         self._require_information(components, owners, gram[-1, :-1])
         estimate = moment_start(gram, squares)
         theta = np.zeros(self.layout.size)
@@ -228,12 +228,12 @@ class StructuredObjective(Objective):
         return best
 
     def _require_information(
-        self, components: list[sp.csr_array], owners: list[tuple[int, int]], traces: FloatArray
+        self, components: list[sp.csc_array], owners: list[tuple[int, int]], traces: FloatArray
     ) -> None:
         """Refuse a component that vanishes orthogonal to X, if its variance is a parameter."""
-        for Z, (k, a), trace in zip(components, owners, traces, strict=True):
+        for Zt, (k, a), trace in zip(components, owners, traces, strict=True):
             own = [e for e in self.layout.entries if e.term == k]
-            if trace > _EXPLAINED * float((Z.data**2).sum()) or all(self.fixed[e.place].all() for e in own):
+            if trace > _EXPLAINED * float((Zt.data**2).sum()) or all(self.fixed[e.place].all() for e in own):
                 continue
             about = next((e for e in own if a in range(self.products.blocks[k].width)[e.part]), own[0])
             a -= about.part.start or 0

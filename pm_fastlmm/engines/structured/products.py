@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray, frozen
-from pm_fastlmm.spectrum.orthonormal import Remainder, orthonormal_blocks, remainder_of
+from pm_fastlmm.spectrum.orthonormal import Remainder, column_squares, orthonormal_blocks, remainder_of
 from pm_fastlmm.spectrum.projection import Projection
 
 type IntArray = npt.NDArray[np.int64]
@@ -197,11 +197,11 @@ class MixedProducts:
     @cached_property
     def within(self) -> FloatArray:
         """Wᵀ(I - OOᵀ)W."""
-        Z, Q, (shared, along) = self._Z, self._Q, self._shared
-        q, m, left = Z.shape[1], self.columns, Q - self.O @ along
+        (shared, along), (_, Zt, shared_t) = self._shared, self._transposed
+        q, m, left = Zt.shape[0], self.columns, self._Q - self.O @ along
         out = np.empty((m, m))
-        out[:q, :q] = (Z.T @ Z - shared.T @ shared).toarray()
-        out[:q, q:] = Z.T @ left
+        out[:q, :q] = (Zt @ self._Z - shared_t @ shared).toarray()
+        out[:q, q:] = Zt @ left
         out[q:, :q] = out[:q, q:].T
         out[q:, q:] = left.T @ left
         return frozen(out)
@@ -277,7 +277,7 @@ class MixedProducts:
     @cached_property
     def largest(self) -> FloatArray:
         """The largest squared length of a column of Z for each element of phi that is a variance, 0 for covariances."""
-        squares = [self.blocks[k].Z.multiply(self.blocks[k].Z).sum(axis=0).max(initial=0.0) for k in self.order]
+        squares = [column_squares(self.blocks[k].Z).max(initial=0.0) for k in self.order]
         parts = [z * np.eye(self.blocks[k].width).ravel() for k, z in zip(self.order, squares, strict=True)]
         return np.concatenate([np.zeros(0), *parts])
 
@@ -288,7 +288,7 @@ class MixedProducts:
     @cached_property
     def lengths(self) -> FloatArray:
         """Lengths of the columns of W (m,)."""
-        return np.sqrt(np.asarray(self.W.multiply(self.W).sum(axis=0)).ravel())
+        return np.sqrt(column_squares(self.W))
 
     @cached_property
     def remainder(self) -> Remainder | None:
@@ -335,12 +335,12 @@ class MixedProducts:
         return flat if root is None else np.asarray(flat @ root.T)
 
     @cached_property
-    def _components(self) -> dict[tuple[int, ...], tuple[list[sp.csr_array], FloatArray]]:
+    def _components(self) -> dict[tuple[int, ...], tuple[list[sp.csc_array], FloatArray]]:
         return {}
 
-    def components(self, strides: tuple[int, ...]) -> tuple[list[sp.csr_array], FloatArray]:
+    def components(self, strides: tuple[int, ...]) -> tuple[list[sp.csc_array], FloatArray]:
         """
-        Return Z_i of every stride-th column of a term, and tr(MV_iMV_j) for V_i = Z_iZ_iᵀ and, last, I.
+        Return Z_iᵀ of every stride-th column of a term, and tr(MV_iMV_j) for V_i = Z_iZ_iᵀ and, last, I.
 
         M takes X out, and no n × n matrix is formed.
         """
@@ -349,7 +349,8 @@ class MixedProducts:
             places = [(a, stride) for stride in strides for a in range(stride)]
             parts = [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
             Q = self.projection.Q1 if self.flat else self.projection.Q1[:, :0]
-            self._components[strides] = parts, _traces(parts, Q, self.n)
+            rows = [Z.T for Z in parts]
+            self._components[strides] = rows, _traces(parts, rows, Q, self.n)
         return self._components[strides]
 
     def mean_gram(self, k: int) -> FloatArray:
@@ -412,16 +413,16 @@ def _beside(*parts: sp.csr_array) -> sp.csr_array:
     return out
 
 
-def _traces(components: list[sp.csr_array], Q: FloatArray, n: int) -> FloatArray:
-    along = [Z.T @ Q for Z in components]
+def _traces(components: list[sp.csr_array], transposed: list[sp.csc_array], Q: FloatArray, n: int) -> FloatArray:
+    along = [Zt @ Q for Zt in transposed]
     count = len(components)
     gram = np.zeros((count + 1, count + 1))
     for i, Zi in enumerate(components):
         for j in range(i + 1):
-            cross = sp.coo_array(Zi.T @ components[j])
-            shared = np.einsum("kr,kr->k", along[i][cross.row], along[j][cross.col])
-            projected = np.sum((along[i].T @ along[i]) * (along[j].T @ along[j]))
-            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * (cross.data * shared).sum() + projected
+            cross = transposed[i] @ components[j]
+            shared = np.vdot(cross @ along[j], along[i])
+            projected = np.vdot(along[i].T @ along[i], along[j].T @ along[j])
+            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * shared + projected
         gram[i, count] = gram[count, i] = (Zi.data**2).sum() - (along[i] ** 2).sum()
     gram[count, count] = n - Q.shape[1]
     return gram

@@ -65,11 +65,11 @@ class MixedState:
         """Factor V; None outside the parameter space."""
         p = products
         phi = p.packed(sigma)
-        within, between = read_only(response.within, response.between)
         e = float(sigma2_e)
         if p.small:
-            ok, loglik, *rest = vectorised.factorise(p, phi, e, within, between, response.rss)
+            ok, loglik, *rest = vectorised.factorise(p, phi, e, response.within, response.between, response.rss)
         else:
+            within, between = read_only(response.within, response.between)
             ok, loglik, *rest = factorise(phi, e, within, between, response.rss, *p.constants)
         ok, yPy, factor = ok and np.isfinite(loglik), *rest[:1], (phi, *rest[1:])
         if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
@@ -170,9 +170,9 @@ class MixedState:
         corner = self.factor[5][m - p.fixed :, m - p.fixed :]
         R = p.projection.R
         # LAPACK's triangular solver starts its threads for any size, which costs milliseconds on a busy machine
-        root = np.linalg.solve(R, corner.T)
-        beta = np.linalg.solve(R, self.response.y1 + self.factor[7][m - p.fixed :])
-        return beta, self.sigma2_e * root @ root.T
+        along = self.response.y1 + self.factor[7][m - p.fixed :]
+        solved = np.linalg.solve(R, np.column_stack([along, corner.T]))
+        return solved[:, 0], self.sigma2_e * solved[:, 1:] @ solved[:, 1:].T
 
     def effects(self) -> list[FloatArray]:
         """Return û_k = R_k(I ⊗ Σ_k)Z_kᵀPy (levels, width) of each term, R_k the root of a known covariance."""
