@@ -164,7 +164,7 @@ def _term(values: "pd.Series[Any]", name: str) -> "pd.Series[Any]":
 def warn_of_numbers_as_text(data: pd.DataFrame, names: Collection[str]) -> None:
     """Warn where a column seems to hold numbers, and is a factor of so many levels for the sake of a few texts."""
     for name in names:
-        if name not in data.columns:
+        if name not in data.columns or pd.api.types.is_numeric_dtype(data[name].dtype):
             continue
         values = read_column(data[name].dropna())
         if values.dtype != object or not all(isinstance(value, str) for value in values):
@@ -187,6 +187,8 @@ def warn_of_numbers_as_text(data: pd.DataFrame, names: Collection[str]) -> None:
 def warn_of_codes(data: pd.DataFrame, names: Collection[str], response: str) -> None:
     """Warn of numbers in these columns, one of which may be the response, that look like codes for missing values."""
     for name in names:
+        if isinstance(data[name].dtype, pd.StringDtype):
+            continue
         values = read_column(data[name])
         if values.dtype.kind in "fi" and len(values):
             column, remedy = values.to_numpy(dtype=np.float64)[:, None], f"data[{name!r}].replace({{code}}, np.nan)"
