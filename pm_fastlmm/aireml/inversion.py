@@ -27,8 +27,10 @@ def solved(
     x, held = np.clip(initial, lower, upper), np.zeros(len(lower), dtype=bool)
     ends = np.where(np.isfinite(lower), lower, np.clip(0.0, lower, upper))
     while True:
-        x = _closest(gap, slopes, x, held, lower, upper)
         left = np.abs(gap(x)).max(initial=0.0)
+        if left > EXACT and not held.all():
+            x = _closest(gap, slopes, x, held, lower, upper)
+            left = np.abs(gap(x)).max(initial=0.0)
         if left <= _MATCHED:
             break
         if held.all():
@@ -50,8 +52,6 @@ def _closest(
 ) -> FloatArray:  # fmt: skip
     """Return x with the smallest gap, some of its elements held."""
     free = ~held
-    if not free.any() or np.abs(gap(x)).max(initial=0.0) <= EXACT:
-        return x
 
     def whole(part: Any) -> FloatArray:
         out = x.copy()

@@ -17,6 +17,7 @@ _SHORTEST = 0.2
 _REACH = 5.0
 _NEAR_END = 0.1  # Newton decrement below which steps ought to converge fast
 _SLOW = 0.03  # ratio of successive decrements above which they do not
+_NEWTON = 3  # observed informations that Newton's way to the end takes: of two steps, and of where they arrive
 _END = 1e-12  # decrement at which an iteration is at its end
 
 
@@ -58,8 +59,8 @@ def _inside(
     step, settled, decrement = np.zeros_like(score), np.zeros_like(free), 0.0
     open_ = free.copy()
     while open_.any():
-        rest = score[open_] - information[np.ix_(open_, settled)] @ step[settled]
-        step[open_] = _solve(information[np.ix_(open_, open_)], rest)
+        rows = information[open_]
+        step[open_] = _solve(rows[:, open_], score[open_] - rows[:, settled] @ step[settled])
         if not settled.any():
             decrement = float(score @ step)
         beyond = open_ & ((step < low) | (step > high))
@@ -139,7 +140,7 @@ class Steps:
         self.slow |= before is not None and near and decrement > _SLOW * before
         if before is not None and before < _NEAR_END and near and not self.crawling:
             face = objective.face(omega, information)
-            self.crawling = face is not None and _steps_left(before, decrement) > len(face.origin)
+            self.crawling = face is not None and _steps_left(before, decrement) > _NEWTON * len(face.origin)
         if self.slow and (observed := self.curvature.observed(objective)) is not None:
             step, decrement = propose(objective, omega, score, observed)
             length = 1.0
@@ -160,7 +161,8 @@ def _steps_left(before: float, now: float) -> float:
     """
     Return how many steps would be left if decrements went on to fall at the same rate.
 
-    Where they are more than the scores that the observed information takes, it is worth its price.
+    Where they are more than the scores that observed informations take, one for each element, these are worth their
+    price.
     """
     if not 0 < now < before:
         return math.inf if now > 0 else 0.0

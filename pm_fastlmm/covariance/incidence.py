@@ -255,7 +255,7 @@ def _read_one(values: Any, name: str, missing_allowed: bool) -> Factor:
         codes, levels = np.asarray(column.cat.codes, dtype=np.intp), column.cat.categories
         order_given = bool(column.cat.ordered) or not _merely_sorted(levels)
     else:
-        codes, levels = _factorize(column)
+        codes, levels = factorize(column)
         order_given = False
         if levels.dtype.kind == "f" and (levels == np.floor(levels)).all() and np.isfinite(levels).all():
             levels = levels.astype(np.int64)  # numbers of groups, floating point for the sake of one that is missing
@@ -294,16 +294,16 @@ def require_distinct(levels: Levels, name: str, dtype: Any) -> None:
             )
 
 
-def _factorize(column: "pd.Series[Any]") -> tuple[npt.NDArray[np.intp], pd.Index]:
+def factorize(column: "pd.Series[Any]") -> tuple[npt.NDArray[np.intp], pd.Index]:
     """Return codes and sorted levels; levels that have no order are left in that of their appearance."""
     codes, levels = pd.factorize(column)
     try:
         order = np.asarray(levels.argsort())
     except TypeError:
-        return codes, pd.Index(levels)
+        return codes, levels
     rank = np.empty(len(order), dtype=np.intp)
     rank[order] = np.arange(len(order))
-    return np.where(codes < 0, -1, rank[codes] if len(rank) else codes), pd.Index(levels[order])
+    return np.where(codes < 0, -1, rank[codes] if len(rank) else codes), levels[order]
 
 
 def _interaction(factors: list[Factor], name: str) -> Factor:

@@ -106,14 +106,16 @@ class Theta:
 
     def pack(self, sigma2_e: Any, xp: Any = np) -> Any:
         """Return θ of the values that the structures hold, and σ²_e."""
+        values = [self.blocks[entry.term].parameters[entry.name] for entry in self.entries]
+        if not any(entry.shape for entry in self.entries):
+            return xp.stack([*values, sigma2_e])  # a single node of a graph
         parts = []
-        for entry in self.entries:
-            block = self.blocks[entry.term]
+        for entry, value in zip(self.entries, values, strict=True):
             if entry.matrix:
                 rows, columns = np.tril_indices(entry.shape[0])
-                parts.append(block.parameters[entry.name][rows, columns])
+                parts.append(value[rows, columns])
             else:
-                parts.append(xp.reshape(block.parameters[entry.name], (entry.size,)))
+                parts.append(xp.reshape(value, (entry.size,)))
         return xp.concatenate([*parts, xp.reshape(sigma2_e, (1,))])
 
     def matrices(self, theta: Any) -> list[Any]:

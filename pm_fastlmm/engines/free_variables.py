@@ -1,8 +1,9 @@
 """From the free variables of a PyMC model to θ and back: priors, transforms and Jacobians stay out of it."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.optimize import least_squares
 from pm_fastlmm.aireml.inversion import EXACT, solved
 from pm_fastlmm.aireml.objective import Objective, Observed
 from pm_fastlmm.aireml.squares import SquaredObjective, enter_squared, smallest_squares
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, frozen
 from pm_fastlmm.engines.graphs import (
     INTERPRETED,
     Evaluate,
@@ -27,7 +28,7 @@ from pm_fastlmm.engines.graphs import (
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class FreeVariables:
     """
     The free variables that reach a node, as one vector x of their (constrained) values.
@@ -35,8 +36,7 @@ class FreeVariables:
     Attributes
     ----------
     rvs : tuple of random variables
-    symbols : tuple of tensors
-        What stands for them in graphs.
+    shapes : tuple of tuples
     names : tuple of str
         Of the elements of x.
     lower, upper, initial : (d,) arrays
@@ -44,7 +44,7 @@ class FreeVariables:
     """
 
     rvs: tuple[Any, ...]
-    symbols: tuple[Any, ...]
+    shapes: tuple[tuple[int, ...], ...]
     names: tuple[str, ...]
     lower: FloatArray
     upper: FloatArray
@@ -60,29 +60,28 @@ class FreeVariables:
             raise ValueError(f"no free variable reaches the covariance of {name}: there is nothing to estimate.")
         names: list[str] = []
         parts = supports(model, rvs)
-        for rv, part in zip(rvs, parts, strict=True):
-            shape = part.initial.shape
+        shapes = tuple(part.initial.shape for part in parts)
+        for rv, shape in zip(rvs, shapes, strict=True):
             names += [rv.name + (f"[{', '.join(map(str, i))}]" if shape else "") for i in np.ndindex(*shape)]
         lower, upper, initial = (np.concatenate([part[i].ravel() for part in parts]) for i in range(3))
-        symbols = tuple(
-            pt.TensorType("float64", shape=part.initial.shape)(rv.name) for rv, part in zip(rvs, parts, strict=True)
-        )
-        return cls(tuple(rvs), symbols, tuple(names), lower, upper, initial)
+        return cls(tuple(rvs), shapes, tuple(names), lower, upper, initial)
+
+    @cached_property
+    def symbols(self) -> list[Any]:
+        """What stands for the variables in graphs."""
+        return _symbols(self.shapes)
 
     def split(self, x: FloatArray) -> dict[str, Any]:
         """Return the values by name of the variable."""
-        ends = np.cumsum([int(np.prod(symbol.type.shape, dtype=int)) for symbol in self.symbols])
-        pairs = zip(self.rvs, self.symbols, np.split(np.asarray(x, dtype=float), ends[:-1]), strict=True)
-        return {rv.name: part.reshape(symbol.type.shape) for rv, symbol, part in pairs}
+        return {rv.name: part for rv, part in zip(self.rvs, _parts(x, self.shapes), strict=True)}
 
     def substitute(self, outputs: list[Any]) -> list[Any]:
         """Return graphs with the symbols in place of the variables, and of all that these depend on."""
-        pairs = zip(self.rvs, self.symbols, strict=True)
-        return list(clone_replace(outputs, dict(pairs), rebuild_strict=False))  # in double precision throughout
+        return _replaced(self.rvs, self.symbols, outputs)
 
     def compile(self, outputs: list[Any]) -> Callable[[FloatArray], list[FloatArray]]:
         """Return a function of x for graphs of the symbols."""
-        compiled = pytensor.function(list(self.symbols), outputs, mode=INTERPRETED, on_unused_input="ignore")
+        compiled = pytensor.function(self.symbols, outputs, mode=INTERPRETED, on_unused_input="ignore")
 
         def evaluate(x: FloatArray) -> list[FloatArray]:
             with np.errstate(all="ignore"):
@@ -91,49 +90,78 @@ class FreeVariables:
         return evaluate
 
 
+def _replaced(rvs: Sequence[Any], symbols: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+    pairs = dict(zip(rvs, symbols, strict=True))
+    return list(clone_replace(outputs, pairs, rebuild_strict=False))  # in double precision throughout
+
+
+def _symbols(shapes: tuple[tuple[int, ...], ...]) -> list[Any]:
+    return [pt.tensor(dtype="float64", shape=shape) for shape in shapes]
+
+
+def _parts(x: FloatArray, shapes: tuple[tuple[int, ...], ...]) -> Iterator[FloatArray]:
+    """Yield the parts of x of these shapes."""
+    x, start = np.asarray(x, dtype=float), 0
+    for shape in shapes:
+        end = start + math.prod(shape)
+        yield x[start:end].reshape(shape)
+        start = end
+
+
+def _theta(evaluate: Evaluate, shapes: tuple[tuple[int, ...], ...], x: FloatArray) -> FloatArray:
+    return np.asarray(evaluate(*_parts(x, shapes))[0], dtype=float)
+
+
+def _jacobian(pullback: Evaluate, shapes: tuple[tuple[int, ...], ...], size: int, x: FloatArray) -> FloatArray:
+    rows = [pullback(*_parts(x, shapes), weights)[0] for weights in np.eye(size)]
+    return np.array(rows, dtype=float)
+
+
 @once_for_a_structure
-def _map(symbols: Sequence[Any], outputs: Sequence[Any]) -> tuple[Evaluate, Evaluate]:
-    """Return a map of some symbols, and its pullback: the derivatives of weighted sums of its elements."""
-    (graph,) = outputs
+def _map(
+    rvs: Sequence[Any], outputs: Sequence[Any], shapes: tuple[tuple[int, ...], ...], initial: tuple[float, ...]
+) -> tuple[Any, ...]:
+    """Return the map of variables of these shapes and its Jacobian, as functions and where the variables start."""
+    symbols = _symbols(shapes)
+    (graph,) = _replaced(rvs, symbols, outputs)
     weights = pt.vector("weights", dtype="float64", shape=graph.type.shape)
-    gradients = pytensor.grad((graph * weights).sum(), list(symbols), disconnected_inputs="ignore")
+    gradients = pytensor.grad((graph * weights).sum(), symbols, disconnected_inputs="ignore")
     row = pt.concatenate([g.ravel() for g in gradients])
-    return as_written(symbols, [graph]), as_written([*symbols, weights], [row])
+    theta = partial(_theta, as_written(symbols, [graph]), shapes)
+    jacobian = partial(_jacobian, as_written([*symbols, weights], [row]), shapes, graph.type.shape[0])
+    x = np.array(initial)
+    return theta, jacobian, frozen(theta(x)), frozen(jacobian(x))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Link:
-    """The map x ↦ θ of a node, with its Jacobian (P, d)."""
+    """
+    The map of a node from its free variables x to θ (P,).
+
+    Attributes
+    ----------
+    variables : FreeVariables
+    theta, jacobian : callable
+        θ(x) and ∂θ/∂x (P, d).
+    initial, slopes : arrays
+        The same where the variables start.
+    """
 
     variables: FreeVariables
-    evaluate: Evaluate
-    pullback: Evaluate
-    units: FloatArray
+    theta: Callable[[FloatArray], FloatArray]
+    jacobian: Callable[[FloatArray], FloatArray]
+    initial: FloatArray
+    slopes: FloatArray
 
     @classmethod
     def of(cls, variables: FreeVariables, theta: Any) -> "Link":
         """Compile the map and its derivative."""
-        (graph,) = variables.substitute([theta])
-        return cls(variables, *_map(variables.symbols, [graph]), np.eye(graph.type.shape[0]))
-
-    def theta(self, x: FloatArray) -> FloatArray:
-        """Return θ(x)."""
-        return np.asarray(self.evaluate(*self.variables.split(x).values())[0], dtype=float)
-
-    def jacobian(self, x: FloatArray) -> FloatArray:
-        """Return ∂θ/∂x."""
-        values = self.variables.split(x).values()
-        return np.stack([np.asarray(self.pullback(*values, weights)[0], dtype=float) for weights in self.units])
-
-    @cached_property
-    def initial(self) -> tuple[FloatArray, FloatArray]:
-        """θ and ∂θ/∂x where the variables start."""
-        return self.theta(self.variables.initial), self.jacobian(self.variables.initial)
+        return cls(variables, *_map(variables.rvs, [theta], variables.shapes, tuple(variables.initial.tolist())))
 
     @property
     def varying(self) -> Any:
         """Which elements of θ depend on x."""
-        return (np.abs(self.initial[1]) > 0).any(axis=1)
+        return (np.abs(self.slopes) > 0).any(axis=1)
 
     def point(self, theta: FloatArray, size: FloatArray, lower: FloatArray, varying: Any) -> dict[str, Any] | None:
         """Return the free variables at θ by name, None if θ is outside of their support."""
@@ -157,7 +185,7 @@ class Link:
             return np.asarray(np.nan_to_num((self.jacobian(x) / unit[:, None])[varying], posinf=0.0, neginf=0.0))
 
         v = self.variables
-        J, change = self.initial[1][varying], (theta - self.initial[0])[varying]
+        J, change = self.slopes[varying], (theta - self.initial)[varying]
         linear = np.clip(v.initial + np.linalg.lstsq(J, change)[0], v.lower, v.upper)
         nearer = np.abs(gap(linear)).max(initial=0.0) <= EXACT  # where θ is linear in x there is nothing to search
         return solved(gap, slopes, linear if nearer else v.initial, v.lower, v.upper)
@@ -176,7 +204,7 @@ class LinkedObjective(SquaredObjective):
         v = link.variables
         squared = enter_squared(lambda x: list(link.jacobian(x).T), v.initial, v.lower)
         start = inner.start()
-        slopes = np.abs(link.initial[1]).max(axis=0)
+        slopes = np.abs(link.slopes).max(axis=0)
         smallest = smallest_squares(squared, v.initial, slopes, float(np.abs(start).max()))
         return cls(
             names=v.names, lower=v.lower, upper=v.upper, initial=nearest(link, start), squared=squared,
@@ -278,7 +306,7 @@ def through_variables(
     if one_by_one and varying.all():
         return Fitted(objective, link)
     if one_by_one and hold is not None:
-        return Fitted(hold(objective, link.initial[0], ~varying), link)
+        return Fitted(hold(objective, link.initial, ~varying), link)
     return Fitted(LinkedObjective.of(objective, link))
 
 
@@ -288,7 +316,7 @@ def slopes(vector: Any, variables: FreeVariables) -> Callable[[FloatArray], list
         return variables.compile(tangents(vector, variables))
     except NullTypeGradError:
         weights = pt.dvector()
-        gradients = pytensor.grad((vector * weights).sum(), list(variables.symbols))
+        gradients = pytensor.grad((vector * weights).sum(), variables.symbols)
         row = pt.concatenate([g.ravel() for g in gradients])
         rows = vectorize_graph(row, {weights: pt.eye(vector.type.shape[0])})
         jacobian = variables.compile([rows])

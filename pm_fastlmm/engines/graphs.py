@@ -53,7 +53,7 @@ def once_for_a_structure[T](make: Make[T]) -> Make[T]:
 
     @wraps(make)
     def made(inputs: Sequence[Any], outputs: Sequence[Any], *others: Any) -> T:
-        leaves = list(graph_inputs(outputs))
+        leaves = graph_inputs(outputs, blockers=inputs)
         if all(np.size(v.data) <= _LARGE if isinstance(v, Constant) else v in inputs for v in leaves):
             return of(FrozenFunctionGraph.from_io(inputs, outputs), *others)
         return make(inputs, outputs, *others)
@@ -77,8 +77,10 @@ class _OneByOne:
 
 
 def as_written(inputs: Sequence[Any], outputs: Sequence[Any]) -> Evaluate:
-    """Return a function of numbers that evaluates a graph without compilation."""
-    return _OneByOne(pytensor.function(list(inputs), list(outputs), mode=AS_WRITTEN, on_unused_input="ignore"))
+    """Return a function of arrays, of the types of its inputs, that evaluates a graph without compilation."""
+    function = pytensor.function(list(inputs), list(outputs), mode=AS_WRITTEN, on_unused_input="ignore")
+    function.trust_input = True  # to look at the arrays takes longer than a small graph
+    return _OneByOne(function)
 
 
 evaluated = once_for_a_structure(as_written)
@@ -131,8 +133,8 @@ def _supports_of(generators: Sequence[Any], rvs: Sequence[Any], transforms: tupl
     )
     if any(isinstance(v.type, RandomType) for v in graph_inputs(starts)):
         return None
-    values = as_written([], starts)()
-    return [support(*own) for own in zip(rvs, transforms, map(np.asarray, values), strict=True)]
+    values = [np.asarray(value, dtype=float) for value in as_written([], starts)()]
+    return [support(*own) for own in zip(rvs, transforms, values, strict=True)]
 
 
 def support(rv: Any, transform: Any, value: FloatArray) -> Support:

@@ -14,7 +14,7 @@ from pm_fastlmm.engines.random_variable import Treatment
 from pm_fastlmm.spectrum.projection import Projection
 
 SPECTRUM = "the spectrum"
-NO_PRIOR = pt.zeros((0, 0), dtype="float64")  # covariance of β where it has none
+NO_MEAN, NO_PRIOR = pt.zeros((0,), dtype="float64"), pt.zeros((0, 0), dtype="float64")  # of β where it has none
 _ROWS = {
     "weights": "its residuals have one variance. With prior weights, Var(e_i) = σ²_e/w_i, a known K is a term of "
     "flmm.StructuredLMM(weights=w), or of flmm.lmm_model(formula, data, known={'id': K}, weights='w'); any other V "
@@ -151,7 +151,7 @@ def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_c
             raise ValueError(
                 "beta_mean is given without beta_cov: give the prior covariance, or fixed coefficients as beta=."
             )
-        return "flat", pt.zeros((0,), dtype="float64"), NO_PRIOR
+        return "flat", NO_MEAN, NO_PRIOR
     r = projection.rank
     if not r:
         raise ValueError("beta or beta_cov is given, but there are no fixed effects: give X.")

@@ -2,6 +2,7 @@
 
 from abc import ABC
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -12,6 +13,8 @@ import pytensor.tensor as pt
 import xarray as xr
 from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.tensor.basic import get_underlying_scalar_constant_value
+from pytensor.tensor.exceptions import NotScalarConstantError
 from pytensor.tensor.variable import TensorConstant
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, shown
@@ -292,8 +295,10 @@ def _value(part: Any) -> Any:
         return part
     if isinstance(part, TensorConstant):
         return part.data
-    empty = 0 in part.type.shape and None not in part.type.shape
-    return np.zeros(part.type.shape) if empty else evaluated([], [part])()[0]
+    if None not in part.type.shape:
+        with suppress(NotScalarConstantError):  # one number throughout, as of a mean that is not given
+            return np.full(part.type.shape, get_underlying_scalar_constant_value(part))
+    return evaluated([], [part])()[0]
 
 
 def observed_data(model: pm.Model, rv: Any) -> Any:

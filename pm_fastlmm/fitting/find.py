@@ -240,7 +240,7 @@ def reml_covariance(
     n = response.values.size
     projection = read_design(X, n, response.ids, "y")[1]
     theta, ends = pt.vector("theta", dtype="float64", shape=(len(names),)), np.full(len(names), np.inf)
-    variables = FreeVariables((theta,), (theta,), names, -ends, ends, initial)
+    variables = FreeVariables((theta,), (theta.type.shape,), names, -ends, ends, initial)
     evaluate, differentiate = (V, derivative) if derivative is not None else _differentiated(V, variables)
     first = np.asarray(evaluate(initial))
     if first.shape != (n, n):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pymc as pm
 import pytensor
+import pytensor.tensor as pt
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance
@@ -39,7 +40,8 @@ class Deviations(NamedTuple):
 
     def residual(self) -> Any:
         """Register σ_e, and return its square."""
-        return self._standard_deviation("sigma_e", _WIDTH * self.residual_sd * math.sqrt(self.mean_weight)) ** 2
+        width = _WIDTH * self.residual_sd * math.sqrt(self.mean_weight)
+        return pt.square(self._standard_deviation("sigma_e", width))
 
     def within(self, random: RandomTerm, part: Part, weights: FloatArray) -> Covariance:
         """Register the variables of a part, and return the covariance of its effects within a level."""
@@ -47,10 +49,10 @@ class Deviations(NamedTuple):
         scales = _WIDTH * self.residual_sd / math.sqrt(weights.mean()) * columns
         sigma, dim = f"sigma_{part.suffix}", f"{part.suffix}_effects"
         if len(part.columns) == 1:
-            return Scalar(self._standard_deviation(sigma, scales[0]) ** 2, size=1)
+            return Scalar(pt.square(self._standard_deviation(sigma, scales[0])), size=1)
         part.add_coords(random)
         if not part.correlated:
-            return Diagonal(self._standard_deviation(sigma, scales, dims=dim) ** 2)
+            return Diagonal(pt.square(self._standard_deviation(sigma, scales, dims=dim)))
         sd = pm.HalfNormal.dist(scales, shape=scales.shape)
         if sigma in self.priors:
             sd = _checked_prior(sigma, self.priors[sigma], scales.shape)

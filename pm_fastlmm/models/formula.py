@@ -100,7 +100,7 @@ def complete_in(data: pd.DataFrame, columns: Iterable[Any]) -> npt.NDArray[np.bo
     """Return which rows have a value in each of some columns."""
     complete = np.ones(len(data), dtype=bool)
     for column in columns:
-        complete &= data[column].notna().to_numpy()
+        complete &= ~np.asarray(data[column].array.isna())
     return complete
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pymc as pm
+import pytensor
 
 from pm_fastlmm.base.arrays import EPS, FloatArray, shown
 from pm_fastlmm.base.coordinates import require_labels
@@ -111,7 +112,8 @@ def lmm_model(
     name = design.response if name is None else name
     _check_slashes(design, name)
     sd = _residual_sd(design)
-    with pm.Model(coords={"obs": list(design.ids)}) as model:
+    # where a variable was made, PyTensor reads from the stack at each: half of the cost, and lines of this file
+    with pytensor.config.change_flags(traceback__limit=0), pm.Model(coords={"obs": list(design.ids)}) as model:
         if isinstance(priors, SharePrior):
             variables: Deviations | Shares = Shares.of(design, priors, sd**2, _mean_weight(design))
         else:

@@ -46,6 +46,11 @@ def remainder_of(W: sp.csr_array, O: sp.csr_array, lengths: FloatArray) -> Remai
     return Remainder(O, U, R[:, np.argsort(order)] * size)
 
 
+def column_squares(Z: sp.csr_array) -> FloatArray:
+    """Return the squared lengths of the columns."""
+    return np.bincount(Z.indices, Z.data**2, minlength=Z.shape[1])
+
+
 def without(Q: Any, columns: FloatArray) -> FloatArray:
     """Return (I - QQᵀ) times columns, Q orthonormal; twice, so that little that is left is orthogonal to Q as well."""
     for _ in range(2):
@@ -63,9 +68,9 @@ def orthonormal_blocks(Z: sp.csr_array, levels: int, width: int) -> tuple[FloatA
     if not levels:
         return np.zeros((0, 1, 1)), sp.csr_array((Z.shape[0], 0))
     if width == 1:
-        counts = np.sqrt(np.asarray(Z.multiply(Z).sum(axis=0)).ravel())
-        inverse = np.divide(1.0, counts, out=np.zeros_like(counts), where=counts > 0)
-        return counts.reshape(levels, 1, 1), (Z @ sp.diags_array(inverse)).tocsr()
+        lengths = np.sqrt(column_squares(Z))
+        inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        return lengths.reshape(levels, 1, 1), sp.csr_array((Z.data * inverse[Z.indices], Z.indices, Z.indptr), Z.shape)
     C, O = _pass(Z, levels, width)  # noqa: E741
     again, O = _pass(O, levels, width)  # noqa: E741
     return C @ again, O

@@ -45,6 +45,16 @@ def test_a_component_without_evidence_stays_at_zero_and_its_lengthscale_is_named
     assert np.isnan(fit.standard_errors()["ell"])
 
 
+def test_newton_steps_are_not_taken_where_those_of_average_information_are_cheaper():
+    data = flmm.datasets.john_alpha()
+    data = data.assign(y=data["yield"].to_numpy()[::-1])
+    fit = flmm.find_reml("y ~ rep + (1|gen) + (1|rep:block)", data, progressbar=False)
+    kinds = fit.history["kind"].values.tolist()
+    assert fit.converged
+    assert set(kinds) == {"AI", ""}
+    assert len(kinds) <= 6  # Newton's came to 13 evaluations in 4 iterations
+
+
 def test_the_learnt_curvature_is_that_of_a_quadratic():
     rng = np.random.default_rng(1)
     root = rng.normal(size=(3, 3))

@@ -220,7 +220,7 @@ def test_moments_of_the_terms_form_no_large_matrix(models, oracle):
     [node] = flmm.lmm_nodes(models["penicillin"])
     objective, _ = node.objective(models["penicillin"])
     components, _ = objective.products.components(objective._strides())
-    parts = [*((Z @ Z.T).toarray() for Z in components), np.eye(node.n)]
+    parts = [*((Zt.T @ Zt).toarray() for Zt in components), np.eye(node.n)]
     M = np.eye(node.n) - 1 / node.n
     gram = np.array([[np.trace(M @ A @ M @ B) for B in parts] for A in parts])
     squares = np.array([objective.y @ A @ objective.y for A in parts])

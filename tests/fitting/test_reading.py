@@ -108,3 +108,24 @@ def test_a_table_keeps_its_numbers_and_escapes_markdown():
     assert "undefined" in repr(table)
     table.attrs["blank"] = ("p_value",)
     assert "undefined" not in repr(table)
+
+
+def test_predictions_are_read_as_a_table(slopes):
+    prediction = slopes.predict(data=pd.DataFrame({"Days": [0, 10], "Subject": ["308", "new"]}, index=["a", "b"]))
+    table = prediction.to_frame(0.9)
+    low, high = prediction.interval(0.9)
+    for name, values in {"mean": prediction.mean, "se": prediction.se, "lower": low, "upper": high}.items():
+        np.testing.assert_array_equal(table[name], values)
+    assert table.index.tolist() == ["a", "b"]
+    assert repr(prediction) == repr(prediction.to_frame())
+    assert "se_observation" in prediction._repr_html_()
+
+
+def test_predictions_of_several_responses_are_no_table():
+    y = pd.DataFrame(np.random.default_rng(1).normal(size=(12, 2)))
+    spectrum = flmm.Spectrum.from_factor(np.repeat(np.eye(4), 3, axis=0), np.ones((12, 1)))
+    prediction = flmm.reml(spectrum, y).predict(np.ones((2, 1)), W_new=np.eye(4)[:2])
+    with pytest.raises(ValueError, match="a table has one response"):
+        prediction.to_frame()
+    assert repr(prediction).startswith("Prediction(2 rows")
+    assert "quantities" in prediction._repr_html_()

@@ -7,6 +7,7 @@ import arviz_stats as az
 import numpy as np
 import pandas as pd
 import pymc as pm
+import pytensor
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from pytensor.compile.mode import Mode
@@ -50,6 +51,14 @@ def prior_scale(model, name):
     variable = model[name]
     at = [pm.logp(variable, np.full(variable.type.shape, x)).eval(mode=INTERPRETED) for x in (0.0, 1.0)]
     return np.sqrt(0.5 / (at[0] - at[1]))
+
+
+def test_no_stack_is_read_for_the_variables_and_those_of_others_have_theirs():
+    limit = pytensor.config.traceback__limit
+    model = flmm.lmm_model(SLEEP, flmm.datasets.sleepstudy())
+    assert not model["sigma_e"].tag.trace
+    assert pytensor.config.traceback__limit == limit
+    assert pm.HalfNormal.dist(1.0).tag.trace
 
 
 def test_a_model_is_built_without_cross_products():

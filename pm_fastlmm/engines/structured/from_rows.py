@@ -105,7 +105,7 @@ class Rows:
         cls, p: MixedProducts, response: Response, sigma: list[FloatArray], e: float, phi: FloatArray
     ) -> Self | None:
         """Return V at Σ_k, packed in phi, and σ²_e; None where a Σ_k has no root, or rows are not to be had."""
-        remainder, rows, (levels, c), m = p.remainder, response.rows, p.C.shape[:2], p.W.shape[1]
+        remainder, rows, (levels, c), m = p.remainder, response.rows, p.C.shape[:2], p.columns
         packed = [matrix_root(np.array(sigma[k], dtype=float)) for k in p.order]
         if remainder is None or rows is None or levels * c * m > LARGEST or not all(ok for _, ok in packed):
             return None

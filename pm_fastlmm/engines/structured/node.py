@@ -183,7 +183,7 @@ class StructuredNode(GaussianNode):
     @property
     def cheap(self) -> bool:
         """Whether thousands of evaluations take a second or two."""
-        return self.products.W.shape[1] <= _DENSE_BLOCK and self.products.C.size <= _LEVELS
+        return self.products.columns <= _DENSE_BLOCK and self.products.C.size <= _LEVELS
 
     def estimated(self) -> list[Any]:
         """Return θ."""

@@ -103,7 +103,7 @@ class StructuredObjective(Objective):
     def work(self) -> float:
         """The factorisation of the dense block, and its products with the eliminated term."""
         p = self.products
-        return float(p.W.shape[1]) ** 3 + float(p.B.nnz + p.C.size) * p.W.shape[1]
+        return float(p.columns) ** 3 + float(p.B.nnz + p.C.size) * p.columns
 
     @property
     def variances(self) -> Any:
@@ -153,7 +153,7 @@ class StructuredObjective(Objective):
         if self.method == "REML" or not self.products.flat:
             return StructuredState(mixed, mixed, mixed.loglik + self.products.constant)
         # the last of the dense block are the fixed effects
-        plain = response._replace(within=response.within[: products.W.shape[1]])
+        plain = response._replace(within=response.within[: products.columns])
         left = products.shifted(plain, response.y1 - products.projection.R @ mixed.blue()[0])
         full = MixedState.at(products, left, mixed.sigma, mixed.sigma2_e)
         return None if full is None else StructuredState(mixed, full, full.loglik + products.constant)
@@ -201,7 +201,7 @@ class StructuredObjective(Objective):
         strides = self._strides()
         owners = [(k, a) for k, stride in enumerate(strides) for a in range(stride)]
         components, gram = self.products.components(strides)
-        squares = np.array([*(((Z.T @ self.y) ** 2).sum() for Z in components), self.y @ self.y])
+        squares = np.array([*(((Zt @ self.y) ** 2).sum() for Zt in components), self.y @ self.y])
         self._require_information(components, owners, gram[-1, :-1])
         estimate = moment_start(gram, squares)
         theta = np.zeros(self.layout.size)
@@ -216,7 +216,7 @@ class StructuredObjective(Objective):
     def _residual_start(self, estimate: float, *, total: float) -> float:
         """Return the variance of what X and the terms leave of y, if MINQUE's is at its least."""
         p = self.products
-        if estimate > 0.02 * total or p.rows * p.W.shape[1] ** 2 > _WORK or (found := self.unexplained()) is None:
+        if estimate > 0.02 * total or p.rows * p.columns**2 > _WORK or (found := self.unexplained()) is None:
             return estimate
         rest, directions = found
         return min(estimate, max(rest / directions, self.internal_lower[-1])) if directions > 0 else estimate
@@ -235,12 +235,12 @@ class StructuredObjective(Objective):
         return best
 
     def _require_information(
-        self, components: list[sp.csr_array], owners: list[tuple[int, int]], traces: FloatArray
+        self, components: list[sp.csc_array], owners: list[tuple[int, int]], traces: FloatArray
     ) -> None:
         """Refuse a component that vanishes orthogonal to X, if its variance is a parameter."""
-        for Z, (k, a), trace in zip(components, owners, traces, strict=True):
+        for Zt, (k, a), trace in zip(components, owners, traces, strict=True):
             own = [e for e in self.layout.entries if e.term == k]
-            if trace > _EXPLAINED * float((Z.data**2).sum()) or all(self.fixed[e.place].all() for e in own):
+            if trace > _EXPLAINED * float((Zt.data**2).sum()) or all(self.fixed[e.place].all() for e in own):
                 continue
             about = next((e for e in own if a in range(self.products.blocks[k].width)[e.part]), own[0])
             a -= about.part.start or 0
@@ -272,11 +272,11 @@ class StructuredObjective(Objective):
     def _resolved(self) -> bool:
         """Whether a small σ²_e is seen in rows: in what X and the terms leave of y, if they leave a direction."""
         p = self.products
-        if np.isfinite(p.largest_ratio) or p.rows * p.W.shape[1] > LARGEST:
+        if np.isfinite(p.largest_ratio) or p.rows * p.columns > LARGEST:
             return False
-        if p.n > p.W.shape[1] + p.O.shape[1]:
+        if p.n > p.columns + p.O.shape[1]:
             return True
-        found = self.unexplained() if p.rows * p.W.shape[1] ** 2 < _WORK else None
+        found = self.unexplained() if p.rows * p.columns**2 < _WORK else None
         return found is not None and found[1] > 0
 
     @property

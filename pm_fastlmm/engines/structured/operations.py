@@ -36,7 +36,7 @@ class ResponseStatistics(CalledBack):
     def shapes(self, *inputs: Any) -> list[Shape]:
         """Return those of the statistics."""
         p: MixedProducts = self.data
-        return [(p.W.shape[1],), p.C.shape[:2], (), p.Q_within.shape[1:], (p.rows,)]
+        return [(p.columns,), p.C.shape[:2], (), p.Q_within.shape[1:], (p.rows,)]
 
     def evaluate(self, *inputs: Any) -> Any:
         """Return the statistics of a response (n,)."""

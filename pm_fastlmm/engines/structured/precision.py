@@ -119,7 +119,7 @@ class MixedPrecision:
     @property
     def diagonal(self) -> FloatArray:
         """Diagonal of P, (n,)."""
-        r, e, m = self.rows, self.state.sigma2_e, self.state.products.W.shape[1]
+        r, e, m = self.rows, self.state.sigma2_e, self.state.products.columns
         out = 1 / e + (self._within * r.O).sum(-1)
         size = max(1, self.budget // max(1, (1 + r.O.shape[1]) * m))
         for part in slices(len(out), size):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray, frozen
-from pm_fastlmm.spectrum.orthonormal import Remainder, orthonormal_blocks, remainder_of
+from pm_fastlmm.spectrum.orthonormal import Remainder, column_squares, orthonormal_blocks, remainder_of
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.weights import UNWEIGHTED, PriorWeights
 
@@ -179,20 +179,35 @@ class MixedProducts:
         return _beside(self._Z, sp.csr_array(self._Q))
 
     @cached_property
+    def _term(self) -> IntArray:
+        """Which of the terms of the dense block each column of W is of, those of Q₁ of one more."""
+        return np.repeat(np.arange(len(self.sizes) + 1), [*self.sizes.prod(axis=1), self.fixed])
+
+    @property
+    def columns(self) -> int:
+        """Number of columns of W."""
+        return len(self._term)
+
+    @cached_property
+    def _shared(self) -> tuple[sp.csr_array, FloatArray]:
+        """OᵀZ for the other terms, and OᵀQ₁."""
+        Ot = self.O.T
+        return Ot @ self._Z, Ot @ self._Q
+
+    @cached_property
     def B(self) -> sp.csr_array:
         """OᵀW."""
-        Ot = self.O.T
-        return _beside(Ot @ self._Z, sp.csr_array(Ot @ self._Q))
+        shared, along = self._shared
+        return _beside(shared, sp.csr_array(along))
 
     @cached_property
     def within(self) -> FloatArray:
         """Wᵀ(I - OOᵀ)W."""
-        Z, Q = self._Z, self._Q
-        q, m = Z.shape[1], self.B.shape[1]
-        left, shared = Q - self.O @ self.B[:, q:].toarray(), self.B[:, :q]
+        (shared, along), (_, Zt, shared_t) = self._shared, self._transposed
+        q, m, left = Zt.shape[0], self.columns, self._Q - self.O @ along
         out = np.empty((m, m))
-        out[:q, :q] = (Z.T @ Z - shared.T @ shared).toarray()
-        out[:q, q:] = Z.T @ left
+        out[:q, :q] = (Zt @ self._Z - shared_t @ shared).toarray()
+        out[:q, q:] = Zt @ left
         out[q:, :q] = out[:q, q:].T
         out[q:, q:] = left.T @ left
         return frozen(out)
@@ -245,26 +260,31 @@ class MixedProducts:
         indptr, indices = (places.astype(np.int64, copy=False) for places in (self.B.indptr, self.B.indices))
         return self.df, self.sizes, self.C, indptr, indices, self.B.data, self.within
 
-    @property
+    @cached_property
     def small(self) -> bool:
         """Whether NumPy evaluates the likelihood in a fraction of the time that Numba takes to load or compile it."""
-        rows, m = self.B.shape
-        return rows * m * max(m, 1) <= _SMALL
+        m = self.columns
+        return self.O.shape[1] * m * max(m, 1) <= _SMALL
 
     @cached_property
-    def transposed(self) -> tuple[sp.csc_array, sp.csc_array, sp.csc_array]:
-        """Oᵀ, Wᵀ and Bᵀ: SciPy makes an array of them each time, which takes longer than a product of a few rows."""
-        return self.O.T, self.W.T, self.B.T
+    def _transposed(self) -> tuple[sp.csc_array, sp.csc_array, sp.csc_array]:
+        """Oᵀ, Zᵀ, ZᵀO: SciPy makes an array of them each time, which takes longer than a product of a few rows."""
+        return self.O.T, self._Z.T, self._shared[0].T
+
+    def across(self, v: FloatArray) -> FloatArray:
+        """Return Bᵀv."""
+        return np.concatenate([self._transposed[2] @ v, self._shared[1].T @ v])
 
     @cached_property
     def filled(self) -> FloatArray:
         """B as a dense matrix."""
-        return np.asarray(self.B.toarray())
+        shared, along = self._shared
+        return np.hstack([shared.toarray(), along])
 
     @cached_property
     def largest(self) -> FloatArray:
         """The largest squared length of a column of Z for each element of phi that is a variance, 0 for covariances."""
-        squares = [self.blocks[k].Z.multiply(self.blocks[k].Z).sum(axis=0).max(initial=0.0) for k in self.order]
+        squares = [column_squares(self.blocks[k].Z).max(initial=0.0) for k in self.order]
         parts = [z * np.eye(self.blocks[k].width).ravel() for k, z in zip(self.order, squares, strict=True)]
         return np.concatenate([np.zeros(0), *parts])
 
@@ -275,7 +295,7 @@ class MixedProducts:
     @cached_property
     def lengths(self) -> FloatArray:
         """Lengths of the columns of W (m,)."""
-        return np.sqrt(np.asarray(self.W.multiply(self.W).sum(axis=0)).ravel())
+        return np.sqrt(column_squares(self.W))
 
     @cached_property
     def remainder(self) -> Remainder | None:
@@ -306,8 +326,7 @@ class MixedProducts:
         if not roots.size:
             return A
         if roots.size == len(self.sizes):  # each is 1 × 1: Λ is diagonal
-            diagonal = np.repeat(roots, self.sizes[:, 0])
-            return np.asarray(A * np.concatenate([diagonal, np.ones(A.shape[1] - diagonal.size)]))
+            return np.asarray(A * np.append(roots, 1.0)[self._term])
         out = A.copy()
         at = start = 0
         for levels, c in self.sizes.tolist():
@@ -323,21 +342,22 @@ class MixedProducts:
         return flat if root is None else np.asarray(flat @ root.T)
 
     @cached_property
-    def _components(self) -> dict[tuple[int, ...], tuple[list[sp.csr_array], FloatArray]]:
+    def _components(self) -> dict[tuple[int, ...], tuple[list[sp.csc_array], FloatArray]]:
         return {}
 
-    def components(self, strides: tuple[int, ...]) -> tuple[list[sp.csr_array], FloatArray]:
+    def components(self, strides: tuple[int, ...]) -> tuple[list[sp.csc_array], FloatArray]:
         """
-        Return Z_i of every stride-th column of a term, and tr(MV_iMV_j) for V_i = Z_iZ_iᵀ and, last, I.
+        Return Z_iᵀ of every stride-th column of a term, and tr(MV_iMV_j) for V_i = Z_iZ_iᵀ and, last, I.
 
         M takes X out, and no n × n matrix is formed.
         """
         if strides not in self._components:
             blocks = [block.Z for block, stride in zip(self.blocks, strides, strict=False) for _ in range(stride)]
             places = [(a, stride) for stride in strides for a in range(stride)]
-            parts = [sp.csr_array(Z[:, np.arange(a, Z.shape[1], s)]) for Z, (a, s) in zip(blocks, places, strict=True)]
+            parts = [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
             Q = self.projection.Q1 if self.flat else self.projection.Q1[:, :0]
-            self._components[strides] = parts, _traces(parts, Q, self.n)
+            rows = [Z.T for Z in parts]
+            self._components[strides] = rows, _traces(parts, rows, Q, self.n)
         return self._components[strides]
 
     def mean_gram(self, k: int) -> FloatArray:
@@ -352,13 +372,14 @@ class MixedProducts:
     def response(self, y: FloatArray) -> Response:
         """Return the statistics of a response (n,), from its rows."""
         Q = self.projection.Q1
-        Ot, Wt, _ = self.transposed
+        Ot, Zt, _ = self._transposed
         y1 = Q.T @ y
         residual = y - Q @ y1
         along = Ot @ residual
         inside = residual - self.O @ along
         between = along.reshape(-1, self.C.shape[-1])
-        return Response(Wt @ inside, between, float(inside @ inside), y1, residual)
+        within = np.concatenate([Zt @ inside, self._Q.T @ inside])
+        return Response(within, between, float(inside @ inside), y1, residual)
 
     def response_to_known(self, y: FloatArray) -> Response:
         """Return the statistics of y less its known mean: those of all of y where β is not integrated out."""
@@ -399,16 +420,16 @@ def _beside(*parts: sp.csr_array) -> sp.csr_array:
     return out
 
 
-def _traces(components: list[sp.csr_array], Q: FloatArray, n: int) -> FloatArray:
-    along = [Z.T @ Q for Z in components]
+def _traces(components: list[sp.csr_array], transposed: list[sp.csc_array], Q: FloatArray, n: int) -> FloatArray:
+    along = [Zt @ Q for Zt in transposed]
     count = len(components)
     gram = np.zeros((count + 1, count + 1))
     for i, Zi in enumerate(components):
         for j in range(i + 1):
-            cross = sp.coo_array(Zi.T @ components[j])
-            shared = np.einsum("kr,kr->k", along[i][cross.row], along[j][cross.col])
-            projected = np.sum((along[i].T @ along[i]) * (along[j].T @ along[j]))
-            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * (cross.data * shared).sum() + projected
+            cross = transposed[i] @ components[j]
+            shared = np.vdot(cross @ along[j], along[i])
+            projected = np.vdot(along[i].T @ along[i], along[j].T @ along[j])
+            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * shared + projected
         gram[i, count] = gram[count, i] = (Zi.data**2).sum() - (along[i] ** 2).sum()
     gram[count, count] = n - Q.shape[1]
     return gram

@@ -65,11 +65,11 @@ class MixedState:
         """Factor V; None outside the parameter space."""
         p = products
         phi = p.packed(sigma)
-        within, between = read_only(response.within, response.between)
         e = float(sigma2_e)
         if p.small:
-            ok, loglik, *rest = vectorised.factorise(p, phi, e, within, between, response.rss)
+            ok, loglik, *rest = vectorised.factorise(p, phi, e, response.within, response.between, response.rss)
         else:
+            within, between = read_only(response.within, response.between)
             ok, loglik, *rest = factorise(phi, e, within, between, response.rss, *p.constants)
         ok, yPy, factor = ok and np.isfinite(loglik), *rest[:1], (phi, *rest[1:])
         if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
@@ -133,7 +133,7 @@ class MixedState:
         count = first.shape[-1]
         half = np.swapaxes(p.C, 1, 2) @ first  # Cᵀx
         weighted = (Minv @ half).reshape(-1, count)
-        cross = p.transposed[2] @ weighted
+        cross = p.across(weighted)
         Fx = F @ dense
         mixed = cross.T @ dense
         plain = half.reshape(-1, count).T @ weighted + mixed + mixed.T + dense.T @ Fx / e
@@ -145,7 +145,7 @@ class MixedState:
         p = self.products
         levels, c = p.C.shape[:2]
         first = np.zeros((levels, c, len(vectors)))
-        dense = np.zeros((p.W.shape[1], len(vectors)))
+        dense = np.zeros((p.columns, len(vectors)))
         offsets = p.offsets()
         for s, vector in enumerate(vectors):
             for k, x in vector.items():
@@ -166,13 +166,13 @@ class MixedState:
         p = self.products
         if not p.fixed:
             return np.zeros(0), np.zeros((0, 0))
-        m = p.W.shape[1]
+        m = p.columns
         corner = self.factor[5][m - p.fixed :, m - p.fixed :]
         R = p.projection.R
         # LAPACK's triangular solver starts its threads for any size, which costs milliseconds on a busy machine
-        root = np.linalg.solve(R, corner.T)
-        beta = np.linalg.solve(R, self.response.y1 + self.factor[7][m - p.fixed :])
-        return beta, self.sigma2_e * root @ root.T
+        along = self.response.y1 + self.factor[7][m - p.fixed :]
+        solved = np.linalg.solve(R, np.column_stack([along, corner.T]))
+        return solved[:, 0], self.sigma2_e * solved[:, 1:] @ solved[:, 1:].T
 
     def effects(self) -> list[FloatArray]:
         """Return û_k = R_k(I ⊗ Σ_k)Z_kᵀPy (levels, width) of each term, R_k the root of a known covariance."""
@@ -277,7 +277,7 @@ class MixedState:
             mean += X_new @ beta
             dense[q:m] = np.linalg.solve(p.projection.R.T, X_new.T)
         variance, through = self._given_dense(first)
-        left = dense - p.transposed[2] @ through.reshape(-1, through.shape[-1])
+        left = dense - p.across(through.reshape(-1, through.shape[-1]))
         return mean, unknown + variance.sum(axis=0) + self.sigma2_e * ((self.scaled @ left) ** 2).sum(axis=0)
 
 

@@ -25,6 +25,7 @@ from pm_fastlmm.base.arrays import (
     slices,
 )
 from pm_fastlmm.base.display import Described
+from pm_fastlmm.base.tables import Table
 from pm_fastlmm.kernel.likelihood.spectral import corner, variances, weighted_sum
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
@@ -85,8 +86,13 @@ class Prediction(Described):
         return _root(self.variance, "se")
 
     def __repr__(self) -> str:
-        """Show how many predictions there are."""
+        """Show the table, of several responses how many predictions there are."""
+        if self.mean.ndim == 1:
+            return repr(self.to_frame())
         return f"Prediction({self.mean.shape[0]} rows: .mean, .se, .se_observation, .interval())"
+
+    def _repr_html_(self) -> str:
+        return self.to_frame()._repr_html_() if self.mean.ndim == 1 else Described._repr_html_(self)
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -130,6 +136,39 @@ class Prediction(Described):
         if hasattr(lower, "rename") and lower.ndim == 1:
             lower, upper = lower.rename("lower"), upper.rename("upper")
         return Interval(lower, upper)
+
+    def to_frame(self, level: float = 0.95) -> Table:
+        """
+        Return the predictions of one response as a table.
+
+        Returns
+        -------
+        DataFrame
+            By row: mean, se, the interval of the mean `lower` to `upper`, and se_observation, that of a new y.
+
+        Raises
+        ------
+        ValueError
+            If there are several responses.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml(
+        ...     "Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy(), progressbar=False
+        ... )
+        >>> new = pd.DataFrame({"Days": [0, 10], "Subject": ["308", "one more"]})
+        >>> fit.predict(data=new)
+              mean       se    lower    upper se_observation
+        0  253.664  12.2548  229.645  277.683        28.3747
+        1  356.078  67.5858  223.612  488.544        72.2688
+        """
+        if self.mean.ndim > 1:
+            raise ValueError("a table has one response: take .mean, .se and .interval() of several.")
+        lower, upper = self.interval(level)
+        columns = {"mean": self.mean, "se": self.se, "lower": lower, "upper": upper}
+        return Table(columns | {"se_observation": self.se_observation})
 
 
 def _root(variance: Any, name: str) -> Any:

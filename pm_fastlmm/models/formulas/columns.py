@@ -12,6 +12,7 @@ import pandas as pd
 from pm_fastlmm.base.arrays import shown, warn
 from pm_fastlmm.base.missing_codes import warn_of_missing_codes
 from pm_fastlmm.base.spelling import as_read, level_text
+from pm_fastlmm.covariance.incidence import factorize
 from pm_fastlmm.models.formulas.factors import condition
 from pm_fastlmm.models.formulas.names import column_identifier, plain_name
 
@@ -154,13 +155,16 @@ def _term(values: "pd.Series[Any]", name: str) -> "pd.Series[Any]":
             f"the column {name!r} holds dates or durations ({values.dtype}), whose unit a formula cannot know: make it "
             f"a number first, such as days, (data[{name!r}] - data[{name!r}].min()).dt.days for dates."
         )
+    if values.dtype == object:  # texts; formulaic would make the same of them, after another look at each
+        codes, levels = factorize(values)
+        return pd.Series(pd.Categorical.from_codes(codes, categories=levels))
     return values
 
 
 def warn_of_numbers_as_text(data: pd.DataFrame, names: Collection[str]) -> None:
     """Warn where a column seems to hold numbers, and is a factor of so many levels for the sake of a few texts."""
     for name in names:
-        if name not in data.columns:
+        if name not in data.columns or pd.api.types.is_numeric_dtype(data[name].dtype):
             continue
         values = read_column(data[name].dropna())
         if values.dtype != object or not all(isinstance(value, str) for value in values):
@@ -183,6 +187,8 @@ def warn_of_numbers_as_text(data: pd.DataFrame, names: Collection[str]) -> None:
 def warn_of_codes(data: pd.DataFrame, names: Collection[str], response: str) -> None:
     """Warn of numbers in these columns, one of which may be the response, that look like codes for missing values."""
     for name in names:
+        if isinstance(data[name].dtype, pd.StringDtype):
+            continue
         values = read_column(data[name])
         if values.dtype.kind in "fi" and len(values):
             column, remedy = values.to_numpy(dtype=np.float64)[:, None], f"data[{name!r}].replace({{code}}, np.nan)"
