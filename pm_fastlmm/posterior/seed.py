@@ -15,6 +15,7 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
+from pymc.model import ValueGradFunction
 from pymc.pytensorf import join_nonshared_inputs
 from pytensor.compile.mode import Mode
 from scipy.optimize import least_squares, minimize
@@ -158,8 +159,11 @@ def _initvals(free: list[Any], constrained: list[FloatArray]) -> dict[str, Any]:
 
 
 def _compile_joint(kept: Kept, values: list[Any], point: dict[str, FloatArray]) -> Any:
-    """Return log-posterior and gradient as NUTS takes them."""
-    return kept.model.logp_dlogp_function(values, ravel_inputs=True, initial_point=point, allow_input_downcast=True)
+    """Return log-posterior and gradient as NUTS takes them; a frozen model would link a second copy, to keep one."""
+    options: dict[str, Any] = {"ravel_inputs": True, "initial_point": point, "allow_input_downcast": True}
+    function = ValueGradFunction([kept.model.logp()], values, **options)
+    function.set_extra_values({})
+    return function
 
 
 def _compile_marginal(
