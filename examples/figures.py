@@ -200,6 +200,16 @@ if __name__ == "__main__":
     # the values above the dashed line.")
 
     # %%
+    keep(
+        figures / "figure_correlation.png",
+        lambda: flmm.plots.plot_profile(sleep, "corr_Subject[Intercept, Days]"),
+    )
+
+    # %% [markdown]
+    # ![A curve with its maximum near 0 that meets a dashed line at −0.5 and 0.7](figure_correlation.png
+    # "The correlation of intercepts and slopes of sleepstudy, held at each value while all else is fitted again.")
+
+    # %%
     dyestuff = flmm.datasets.dyestuff()
     batch = pd.get_dummies(dyestuff["Batch"]).astype(float)
     spectrum = flmm.Spectrum.from_factor(batch, np.ones((30, 1)))

@@ -1,5 +1,6 @@
 """Coercion of the user's arrays, alignment by ids, and input errors. NumPy only: labels are read, never built."""
 
+import math
 import sys
 import warnings
 from collections import Counter
@@ -146,13 +147,10 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
         raise ValueError(f"{name} must be square, got shape {values.shape}: {remedy_of_shape(values.shape)}")
     if values.shape[0] == 0:
         raise ValueError(f"{name} is empty: there are no observations.")
-    require_finite(
-        values, name, "a covariance has no missing entries; impute the genotypes or distances it was made of."
-    )
+    remedy = "a covariance has no missing entries; impute the genotypes or distances it was made of."
+    largest = require_range(values, name, remedy)
     labelled = columns_as_rows(labelled, name)
-    values = labelled.values
-    largest = require_range(values, name)
-    require_symmetric(values, name, largest)
+    require_symmetric(labelled.values, name, largest)
     return labelled
 
 
@@ -279,9 +277,15 @@ def common_ids(**parts: Labelled | None) -> tuple[str, Ids | None]:
     return "", None
 
 
-def require_range(array: FloatArray, name: str) -> float:
-    """Return the largest absolute value; raise a ValueError if its powers leave the range of floats."""
+def require_range(array: FloatArray, name: str, remedy: str = "") -> float:
+    """
+    Return the largest absolute value; raise a ValueError if its powers leave the range of floats.
+
+    NaN and infinity are refused as by `require_finite`, without another pass over the array.
+    """
     largest = max(float(array.max(initial=0.0)), -float(array.min(initial=0.0)))  # without a copy of the array
+    if not math.isfinite(largest):
+        require_finite(array, name, remedy)
     if largest > _LARGEST or 0 < largest < 1 / _LARGEST:
         raise ValueError(
             f"{name} has entries of size {largest:.1e}, whose powers leave the range of floating point: "

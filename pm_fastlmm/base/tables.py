@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_float_dtype
 
+from pm_fastlmm.base.display import listed
+
 _ROWS, _ENDS = 60, 10  # rows of a table that is shown whole, and of a longer one
 _FORMATS = (
     dict.fromkeys(("corr", "reliability", "accuracy"), ".3f")
@@ -22,7 +24,8 @@ class Table(pd.DataFrame):
     A DataFrame that shows all of its columns, however wide the screen.
 
     The numbers themselves are not rounded. `attrs["blank"]` names the columns in which NaN means that there is nothing
-    to say; elsewhere it is shown as "undefined". `attrs["above"]` and `attrs["below"]` are lines of text around it.
+    to say; elsewhere it is shown as "undefined". `attrs["above"]` and `attrs["below"]` are lines of text around it,
+    `attrs["notes"]` remarks on rows, by label, which stand below it too.
 
     Examples
     --------
@@ -59,19 +62,26 @@ class Table(pd.DataFrame):
             return {"frame": self._shown()}
         return {"frame": pd.concat([self.head(_ENDS), self.tail(_ENDS)])._shown(), "max_rows": _ENDS, "min_rows": _ENDS}
 
+    def _below(self) -> list[str]:
+        """Return what stands below: how many rows there are if not all are shown, remarks on rows, other lines."""
+        rows = [f"[{len(self)} rows]"] if len(self) > _ROWS else []
+        about: dict[str, list[Any]] = {}
+        notes = self.attrs.get("notes", {})
+        for label in self.index if notes else ():
+            if label in notes:
+                about.setdefault(notes[label], []).append(label)
+        return [*rows, *(f"{listed(labels)}: {note}" for note, labels in about.items()), *self.attrs.get("below", ())]
+
     def __repr__(self) -> str:
         """Show all columns, and of many rows the first and the last."""
         options = self._cut()
         text = str(options.pop("frame").to_string(**options))
-        lines = [text] if len(self) <= _ROWS else [text, f"[{len(self)} rows]"]
-        return "\n".join([*self.attrs.get("above", ()), *lines, *self.attrs.get("below", ())])
+        return "\n".join([*self.attrs.get("above", ()), text, *self._below()])
 
     def _repr_html_(self) -> str:
         options = self._cut()
         page = str(options.pop("frame").to_html(border=0, **options))
-        rows = [] if len(self) <= _ROWS else [f"{len(self)} rows"]
-        above, below = self.attrs.get("above", ()), [*rows, *self.attrs.get("below", ())]
-        return "".join([*map(_line, above), page, *map(_line, below)])
+        return "".join([*map(_line, self.attrs.get("above", ())), page, *map(_line, self._below())])
 
     def to_markdown(self, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]
         """Return the table in Markdown, numbers as they are shown; with arguments as pandas, which needs tabulate."""
@@ -82,8 +92,8 @@ class Table(pd.DataFrame):
         ruler = ["---"] * len(names) + ["---:"] * shown.shape[1]
         rows = [[*names, *shown.columns], ruler, *shown.reset_index().to_numpy()]
         lines = [f"| {' | '.join(str(cell).replace('|', '\\|') for cell in row)} |" for row in rows]
-        above, below = ([line for text in self.attrs.get(key, ()) for line in (text, "")] for key in ("above", "below"))
-        return "\n".join([*above, *lines, *["", *below][:-1]])
+        above = [line for text in self.attrs.get("above", ()) for line in (text, "")]
+        return "\n".join([*above, *lines, *(line for text in self._below() for line in ("", text))])
 
 
 def _line(text: str) -> str:

@@ -44,9 +44,8 @@ class AtTheta:
             If there are no terms.
         """
         raise ValueError(
-            "the model has no terms whose effects could be predicted: write them as terms of a StructuredLMM; for one "
-            "kernel flmm.reml(spectrum, y) has blup, pev and predict; with a lengthscale the spectrum is "
-            "spectrum.at(lengthscale)."
+            "the model has no terms whose effects could be predicted: write them as terms of a StructuredLMM; with a "
+            "lengthscale flmm.reml(spectrum.at(lengthscale), y) has blup, pev and predict."
         )
 
     def function(self) -> Any:

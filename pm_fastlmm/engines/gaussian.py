@@ -105,6 +105,11 @@ class GaussianNode(LMMNode):
         require_finite(values, "y", "a refit is of the same rows; leave rows out of the table, and fit it anew.")
         return replace(self, observed=values)
 
+    @property
+    def prior_weights(self) -> FloatArray | None:
+        """Prior weights of the rows; None where the residuals have one variance, or V is written as a whole."""
+        return None
+
     def rows(self) -> FloatArray:
         """
         Return y by row, which results with one value for each observation need.

@@ -15,6 +15,12 @@ from pm_fastlmm.spectrum.projection import Projection
 
 SPECTRUM = "the spectrum"
 NO_PRIOR = pt.zeros((0, 0), dtype="float64")  # covariance of β where it has none
+_ROWS = {
+    "weights": "its residuals have one variance. With prior weights, Var(e_i) = σ²_e/w_i, a known K is a term of "
+    "flmm.StructuredLMM(weights=w), or of flmm.lmm_model(formula, data, known={'id': K}, weights='w'); any other V "
+    "is written for flmm.DenseLMM, with sigma2_e / w along its diagonal.",
+    "offset": "an offset is a known part of the mean, mu=offset; a node without mu= takes y - offset.",
+}
 _PYMC = {"dims", "initval", "shape", "size", "rng", "transform", "default_transform", "name", "model"}
 
 
@@ -37,6 +43,9 @@ def refuse_unknown(distribution: str, kwargs: dict[str, Any], known: str) -> Non
             f"dependent, and the density of some says nothing of the others: give {distribution} all of them; rows "
             "that do not fit in memory are reduced to what is sufficient, flmm.KernelStatistics."
         )
+    for argument, remedy in _ROWS.items():
+        if kwargs.pop(argument, None) is not None:
+            raise ValueError(f"{distribution} takes no {argument}=: {remedy}")
     if unknown := kwargs.keys() - _PYMC:
         raise TypeError(f"{distribution} takes no argument {', '.join(sorted(unknown))}: {known}.")
 

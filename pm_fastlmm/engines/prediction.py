@@ -65,6 +65,8 @@ class Predictive:
     ids: Ids | None = None
 
     @classmethod
-    def of(cls, f: FloatArray, sigma2_e: FloatArray, rng: np.random.Generator, ids: Ids | None = None) -> Self:
-        """Draw y = f + e, e ~ N(0, σ²_eI)."""
-        return cls(f, f + np.sqrt(sigma2_e)[..., None] * rng.standard_normal(f.shape), ids)
+    def of(
+        cls, f: FloatArray, sigma2_e: FloatArray, rng: np.random.Generator, ids: Ids | None = None, weights: Any = 1.0
+    ) -> Self:
+        """Draw y = f + e, Var(e_i) = σ²_e/w_i."""
+        return cls(f, f + np.sqrt(sigma2_e[..., None] / weights) * rng.standard_normal(f.shape), ids)

@@ -167,6 +167,18 @@ class LMMNode(PartOfModel, Described, ABC):
         """Return the graph of the covariance of β's prior, None where the node has none."""
         return None
 
+    def integrates_coefficients(self, model: pm.Model) -> bool:
+        """Return whether β is integrated out of the likelihood, under a flat or a Gaussian prior; not one given."""
+        if not self.projection.rank or self.treatment == "flat":
+            return bool(self.projection.rank)
+        spread = pt.as_tensor(self._prior_spread())
+        return bool(reaching(model, spread)) or bool(np.any(_value(spread)))
+
+    def _prior_spread(self) -> Any:
+        """Return the covariance of β's prior, or a root of it."""
+        covariance = self._prior_covariance()
+        return np.zeros((0, 0)) if covariance is None else covariance
+
     def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
         """
         Return what AI-REML maximises, and the link to the free variables.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,10 @@ class Options(NamedTuple):
     max_iterations: int
     progressbar: bool
     verbose: int
+
+    def quiet(self) -> Self:
+        """Return the same without progress."""
+        return self._replace(progressbar=False, verbose=0)
 
 
 def estimate(objective: Objective, link: Any, node: Any, options: Options, source: Source | None = None) -> VarianceFit:
@@ -193,7 +197,7 @@ def _on_the_boundary(objective: Objective, last: Iteration, boundary: tuple[str,
     if matrices:
         parts.append(
             f"the covariance matrix of {listed(list(dict.fromkeys(matrices)))} is singular; standard errors of its "
-            "elements are undefined (NaN), flmm.sample gives intervals"
+            "elements are undefined (NaN), fit.intervals() gives intervals of sd and correlations"
         )
     free = ~np.asarray(objective.fixed)
     if objective.coef and not why_not_adjusted(objective, last.theta, free):

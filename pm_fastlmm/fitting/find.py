@@ -30,6 +30,8 @@ def find_reml(
     data: pd.DataFrame | None = None,
     *,
     known: Mapping[str, Any] | None = None,
+    weights: Any = None,
+    offset: Any = None,
     var_name: str | None = None,
     method: Method = "REML",
     start: Any = None,
@@ -58,6 +60,8 @@ def find_reml(
         The table of a formula.
     known : dict, optional
         With a formula, known covariances between the levels of grouping factors, as for `lmm_model`.
+    weights, offset : str or array, optional
+        With a formula, prior weights and a known part of the mean, as for `lmm_model`.
     var_name : str, optional
         Which node, when the model has several.
     method : {"REML", "ML"}
@@ -123,9 +127,9 @@ def find_reml(
     if not isinstance(model, pm.Model | None):
         from pm_fastlmm.fitting.formula import fit_formula  # a model needs no formulaic, which takes long to import
 
-        return fit_formula(model, data, known, options)
-    if data is not None or known is not None:
-        raise ValueError("data and known belong to a formula: a model has its own.")
+        return fit_formula(model, data, known, options, weights=weights, offset=offset)
+    if any(given is not None for given in (data, known, weights, offset)):
+        raise ValueError("data, known, weights and offset belong to a formula: a model has its own.")
     model = model_here(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)
@@ -145,6 +149,10 @@ class OfModel(NamedTuple):
     def model(self) -> pm.Model:
         """Return it."""
         return self.fitted
+
+    def quiet(self) -> Self:
+        """Return the same, whose fits show no progress."""
+        return self._replace(options=self.options.quiet())
 
     def fit(self, node: LMMNode) -> VarianceFit:
         """Return the fit of its node."""

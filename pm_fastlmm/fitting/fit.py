@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,9 @@ class Source(Protocol):
 
     def fit(self, node: Any) -> "VarianceFit":
         """Return the fit of its node with another response."""
+
+    def quiet(self) -> Self:
+        """Return the same, whose fits show no progress."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -252,6 +255,8 @@ class VarianceFit(VarianceInference, PartOfModel):
         """
         Return the effects of a term as a table, or tables of all of them by name.
 
+        Of a FastLMM there is one, "u", by id of the row, of repeated records by individual.
+
         With PEV = Var(û - u), se is its root and the interval blup ± z · se. The reliability, the squared correlation
         of û_i with u_i, is r² = 1 - PEV_i/G_ii, with G_ii the variance of the effect (σ²A_ii of a known A, where A_ii
         is 1 + F_i of an inbred individual), and the accuracy r.
@@ -328,10 +333,26 @@ class VarianceFit(VarianceInference, PartOfModel):
         require_choice("kind", kind, {"conditional": "Xβ̂ + Zû", "marginal": "Xβ̂"})
         return self._node_at(theta).terms.fitted(conditional=kind == "conditional")
 
-    def residuals(self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None) -> Any:
-        """Return y minus the fitted values of that kind, by id of the row."""
-        fitted = self.fitted(kind, theta)
-        residual = np.asarray(self.node.observed) - fitted
+    def residuals(
+        self, kind: Literal["conditional", "marginal"] = "conditional", theta: Any = None, *, scaled: bool = False
+    ) -> Any:
+        """
+        Return y minus the fitted values of that kind, by id of the row.
+
+        With `scaled` conditional ones are divided by the standard deviation of e, σ_e/√w_i with prior weights (lme4's
+        Pearson residuals, `scaled = TRUE`). They are still shrunk by what an observation adds to its own fitted value;
+        `diagnostics` has them standardised.
+
+        Raises
+        ------
+        ValueError
+            If marginal residuals are to be scaled, whose variances are those of V.
+        """
+        residual = np.asarray(self.node.observed) - self.fitted(kind, theta)
+        if scaled:
+            if kind == "marginal":
+                raise ValueError("scaled=True divides by the standard deviation of e, for kind='conditional'.")
+            residual = residual / self._node_at(theta).terms.residual_sd()
         return residual.rename("residual") if isinstance(residual, pd.Series) else residual
 
     def predict(
@@ -341,6 +362,9 @@ class VarianceFit(VarianceInference, PartOfModel):
         *,
         data: Any = None,
         x_new: Any = None,
+        K_new: Any = None,
+        W_new: Any = None,
+        K_new_new: Any = None,
         effects: Literal["given", "population"] = "given",
         theta: Any = None,
     ) -> Prediction:
@@ -358,6 +382,8 @@ class VarianceFit(VarianceInference, PartOfModel):
             For a model from a formula, in place of X_new and Z_new.
         x_new : (m,) or (m, D) array
             For a FourierLMM, the points.
+        K_new, W_new, K_new_new : arrays or DataFrames
+            For a FastLMM, as `REMLFit.predict` takes them; without them and X_new the rows of the data.
         effects : {"given", "population"}
             "population": f = Xβ, the population mean (lme4's `re.form = NA`), for which data needs no groups.
         theta : optional
@@ -366,7 +392,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         Returns
         -------
         Prediction
-            With `mean`, `variance`, `se`, `se_observation`.
+            With `mean`, `variance`, `se`, `se_observation`, and `interval(level)`.
 
         Raises
         ------
@@ -398,9 +424,9 @@ class VarianceFit(VarianceInference, PartOfModel):
             if effects == "population":
                 raise ValueError("effects='population' is Xβ of a model with terms: the function of x_new is left out.")
             return self.posterior_function(theta).predict(x_new, X_new)
-        population = effects == "population"
-        terms = self._node_at(theta).terms
-        return terms.predict(X_new=X_new, Z_new=Z_new, data=data, population=population)  # type: ignore[no-any-return]
+        rows = {"X_new": X_new, "Z_new": Z_new, "data": data, "population": effects == "population"}
+        kernel = {"K_new": K_new, "W_new": W_new, "K_new_new": K_new_new}
+        return self._node_at(theta).terms.predict(**rows, **kernel)  # type: ignore[no-any-return]
 
     def posterior_function(self, theta: Any = None) -> FunctionPosterior:
         """
@@ -462,7 +488,8 @@ class VarianceFit(VarianceInference, PartOfModel):
         Return what is looked at of each observation, which `plots.plot_diagnostics` and its parts draw.
 
         With P the projection of V⁻¹: `fitted` Xβ̂ + Zû, `residual` ê, `standardised` (Py)_i/√P_ii, of variance 1,
-        `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - σ²_eP_ii, and what the others predict, `loo_mean` and `loo_sd`.
+        `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - σ²_eP_ii/w_i, and what the others predict, `loo_mean` and `loo_sd`. With prior
+        weights there is a column `weight`.
 
         Raises
         ------
@@ -484,7 +511,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         0  1545.0  1509.89     35.11          0.78      0.16   1503.02   54.14
         1  1440.0  1509.89    -69.89         -1.54      0.16   1523.58   54.14
         """
-        return diagnostics(self.loo(theta=theta), self.fitted(theta=theta))
+        return diagnostics(self.loo(theta=theta), self.fitted(theta=theta), self.node.prior_weights)
 
     def variogram(self, x: Any, *, bins: int = 15, max_distance: float | None = None) -> pd.DataFrame:
         """
@@ -542,6 +569,9 @@ class VarianceFit(VarianceInference, PartOfModel):
         at = self._node_at(None)
         given = effects == "given"
         return np.asarray(at.terms.with_given_effects(n_draws, rng) if given else at.replicates(n_draws, rng))
+
+    def _redrawn(self, rng: np.random.Generator) -> "VarianceFit":
+        return self._source.quiet().fit(self.node.observing(self._replicates(1, "new", rng)[0]))
 
     @property
     def _ids(self) -> Ids | None:

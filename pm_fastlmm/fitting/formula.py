@@ -1,7 +1,7 @@
 """The fit of a formula, without a PyMC model."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pandas as pd
 import pymc as pm
@@ -25,6 +25,10 @@ class OfFormula(NamedTuple):
         """Build the model."""
         return lmm_model(self.design, known=self.known)
 
+    def quiet(self) -> Self:
+        """Return the same, whose fits show no progress."""
+        return self._replace(options=self.options.quiet())
+
     def fit(self, node: StructuredNode) -> VarianceFit:
         """Return the fit of the node."""
         objective = node.likelihood(node.constants(), self.options.method)
@@ -32,8 +36,9 @@ class OfFormula(NamedTuple):
 
 
 def fit_formula(
-    formula: str | MixedDesign, data: pd.DataFrame | None, known: Mapping[str, Any] | None, options: Options
-) -> VarianceFit:
+    formula: str | MixedDesign, data: pd.DataFrame | None, known: Mapping[str, Any] | None, options: Options, *,
+    weights: Any = None, offset: Any = None,
+) -> VarianceFit:  # fmt: skip
     """Return the fit of a formula with random terms."""
-    design = read_formula(formula, data)
+    design = read_formula(formula, data, weights, offset)
     return OfFormula(design, known, options).fit(mixed_node(design, known))

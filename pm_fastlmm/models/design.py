@@ -55,6 +55,8 @@ class Design(ReadOnlyArrays, Described):
         With repeated records which row of K or W each row is a record of.
     individuals : tuple or None
         Ids of the rows of K or W, where these are individuals.
+    formula : str or None
+        The right-hand side of the formula that X was made from.
     fixed : FixedTerms or None
         What X was made from, where that is a formula.
 
@@ -84,6 +86,7 @@ class Design(ReadOnlyArrays, Described):
     dropped: tuple[Any, ...]
     individual: npt.NDArray[np.intp] | None = None
     individuals: Ids | None = None
+    formula: str | None = None
     fixed: Any = None
 
     @classmethod
@@ -174,7 +177,7 @@ class Design(ReadOnlyArrays, Described):
             individual = data[individual]
         made = cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W, individual=individual)
         rows = data.loc[list(made.ids)] if made.ids is not None else data
-        return replace(made, fixed=FixedTerms.of(encoded[1].spec, rows))
+        return replace(made, fixed=FixedTerms.of(encoded[1].spec, rows), formula=formula.partition("~")[2].strip())
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
         """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""
@@ -186,7 +189,7 @@ class Design(ReadOnlyArrays, Described):
             spectrum = Spectrum.from_factor(kernel, X, individual=rows)
         else:
             spectrum = Spectrum.from_covariance(kernel, X, individual=rows, rtol=rtol)
-        return replace(spectrum, projection=spectrum.projection.made_from(self.fixed))
+        return replace(spectrum, projection=spectrum.projection.made_from(self.fixed), formula=self.formula)
 
     @property
     def coef(self) -> tuple[str, ...]:

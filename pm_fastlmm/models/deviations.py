@@ -29,14 +29,17 @@ class Deviations(NamedTuple):
         s of the least-squares fit.
     priors : dict
         By the name of the variable.
+    mean_weight : float
+        The prior weight of the observation that s belongs to: σ²_e is the variance of e at weight 1.
     """
 
     residual_sd: float
     priors: Mapping[str, Any]
+    mean_weight: float = 1.0
 
     def residual(self) -> Any:
         """Register σ_e, and return its square."""
-        return self._standard_deviation("sigma_e", _WIDTH * self.residual_sd) ** 2
+        return self._standard_deviation("sigma_e", _WIDTH * self.residual_sd * math.sqrt(self.mean_weight)) ** 2
 
     def within(self, random: RandomTerm, part: Part, weights: FloatArray) -> Covariance:
         """Register the variables of a part, and return the covariance of its effects within a level."""

@@ -21,6 +21,7 @@ import pandas as pd
 from formulaic import Formula, ModelMatrix, model_matrix
 from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
+from formulaic.transforms.contrasts import CustomContrasts
 
 from pm_fastlmm.base.arrays import FloatArray, repeated, shown
 from pm_fastlmm.covariance.incidence import require_distinct
@@ -224,6 +225,7 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
         ) from error
     encoded = made.rhs if response else made
     _require_contrasts(encoded, table)
+    _require_whole_factors(encoded.model_spec)
     if term := of_other_rows(encoded, table, context):
         raise ValueError(
             f"the term {plain(term)!r} has another value in a row alone than among all rows, so that new rows would be "
@@ -259,6 +261,24 @@ def _require_contrasts(matrix: Any, table: pd.DataFrame) -> None:
                 f"the factor {plain(name)!r} has one level, {levels[0]!r}, in the rows without missing values, and an "
                 "effect is the difference of two: leave it out of the formula."
             )
+
+
+def _require_whole_factors(spec: Any) -> None:
+    """
+    Refuse a factor by contrasts of the caller where it stands for a column of each level, as without an intercept.
+
+    R has these columns there. formulaic 1.2.2 has the contrasts, which are one less, and so another model.
+    """
+    for part in spec.structure:
+        for factor in (factor for term in part.scoped_terms for factor in term.factors):
+            _, state = spec.encoder_state.get(str(factor.factor), (None, {}))
+            contrasts = getattr(state.get("contrasts"), "contrasts", None)
+            if isinstance(contrasts, CustomContrasts) and not factor.reduced:
+                raise ValueError(
+                    f"{plain(str(factor.factor))} needs a column for each level in {plain(str(part.term))!r}, where no "
+                    "intercept or other term has their mean, and contrasts of your own have one less: keep the "
+                    "intercept and the factor itself in the formula, or write the factor without contrasts."
+                )
 
 
 def _require_levels_of_calls(spec: Any, table: pd.DataFrame) -> None:

@@ -63,6 +63,12 @@ def kernel_model(
         total under a `DeviationPrior`), and the node. Rows with a missing y or X are
         dropped, with a warning that counts them.
 
+    Notes
+    -----
+    Residuals have one variance, so that one spectrum serves many responses. With prior weights, Var(e_i) = σ²_e/w_i,
+    the kernel is a term of `lmm_model("y ~ x + (1 | id)", data, known={"id": K}, weights="w")`, of which one spectrum
+    is made as well. An offset is subtracted from y.
+
     Examples
     --------
     >>> import numpy as np

@@ -30,6 +30,8 @@ def lmm_model(
     data: pd.DataFrame | None = None,
     *,
     known: Mapping[str, Any] | None = None,
+    weights: Any = None,
+    offset: Any = None,
     priors: Mapping[str, Any] | SharePrior | None = None,
     name: str | None = None,
 ) -> pm.Model:
@@ -48,7 +50,8 @@ def lmm_model(
     terms and e make together, so that the σ of an intercept should be below s, where the density has fallen by an
     eighth only. c carries that to the scale of the columns U within a level (1 for an intercept),
     c_j² = [(UᵀU/n)⁻¹]_jj, and of a known K, c² = 1/(mean of the diagonal of ZKZᵀ): the prior does not depend on units,
-    nor for correlated slopes on where the 0 of their covariate lies.
+    nor for correlated slopes on where the 0 of their covariate lies. With prior weights the fit is that of weighted
+    least squares, s belongs to an observation of mean weight w̄, and σ_e ~ HalfNormal(2 s √w̄).
 
     Parameters
     ----------
@@ -61,6 +64,11 @@ def lmm_model(
         For a grouping factor, the known covariance K between its levels, such as `covariance.pedigree` makes: var u =
         σ²K; for slopes K ⊗ Σ. Labels are matched to the levels; an array without them is taken only for levels that are
         the numbers of its rows, counted from 0 or 1.
+    weights : str or array, optional
+        Prior weights w, the name of a column or a value for each row of data: Var(e_i) = σ²_e/w_i, as in lme4. A y_i
+        that is the mean of w_i measurements has weight w_i. Rows in which it is missing are dropped.
+    offset : str or array, optional
+        A known part of the mean, y = offset + Xβ + Σ Zu + e; also as offset(x) in the formula.
     priors : dict or SharePrior, optional
         Other priors by the name of the variable: unregistered distributions, {"sigma_gen": pm.Exponential.dist(1)}, of
         a vector if the variable is one; and another eta of the LKJ prior, {"eta_Subject": 1}. Or a
@@ -79,8 +87,8 @@ def lmm_model(
     Raises
     ------
     ValueError
-        If the formula is malformed, a term has as many effects as there are observations, or `known` or `priors` name
-        something that is not there.
+        If the formula is malformed, a term has as many effects as there are observations, `known` or `priors` name
+        something that is not there, a weight is not positive, or an offset is infinite.
 
     References
     ----------
@@ -97,7 +105,7 @@ def lmm_model(
     >>> model.coords["rep:block"][:3]
     ('R1:B1', 'R1:B2', 'R1:B3')
     """
-    design = read_formula(formula, data)
+    design = read_formula(formula, data, weights, offset)
     _check_names(design, priors or {})
     between = relations(design, known)
     name = design.response if name is None else name
@@ -105,10 +113,10 @@ def lmm_model(
     sd = _residual_sd(design)
     with pm.Model(coords={"obs": list(design.ids)}) as model:
         if isinstance(priors, SharePrior):
-            variables: Deviations | Shares = Shares.of(design, priors, sd**2)
+            variables: Deviations | Shares = Shares.of(design, priors, sd**2, _mean_weight(design))
         else:
-            variables = Deviations(sd, priors or {})
-        terms = [_term(*pair, variables) for pair in zip(design.random, between, strict=True)]
+            variables = Deviations(sd, priors or {}, _mean_weight(design))
+        terms = [_term(*pair, variables, _relative(design)) for pair in zip(design.random, between, strict=True)]
         StructuredLMM(name, terms=terms, sigma2_e=variables.residual(), dims="obs", **data_of(design))
     return model
 
@@ -141,19 +149,31 @@ def _check_slashes(design: MixedDesign, name: str) -> None:
 
 
 def _residual_sd(design: MixedDesign) -> float:
-    """Return s, the residual standard deviation of the least-squares fit."""
-    coef, _, rank, _ = np.linalg.lstsq(design.X, design.y)
-    residual, df = design.y - design.X @ coef, len(design.y) - int(rank)
+    """Return s, the residual standard deviation of the least-squares fit, weighted by w/w̄."""
+    root = np.sqrt(_relative(design))
+    y = root * (design.y if design.offset is None else design.y - design.offset)
+    X = root[:, None] * design.X
+    coef, _, rank, _ = np.linalg.lstsq(X, y)
+    residual, df = y - X @ coef, len(y) - int(rank)
     norm = float(np.linalg.norm(residual))
-    if df < 1 or norm <= len(design.y) * EPS * float(np.linalg.norm(design.y)):
+    if df < 1 or norm <= len(y) * EPS * float(np.linalg.norm(root * design.y)):
         raise ValueError("y has no residual variance after X: there is nothing to estimate a variance from.")
     return norm / math.sqrt(df)
 
 
-def _term(random: RandomTerm, relation: Known | None, variables: Deviations | Shares) -> Term:
+def _mean_weight(design: MixedDesign) -> float:
+    return 1.0 if design.weights is None else float(design.weights.mean())
+
+
+def _relative(design: MixedDesign) -> FloatArray:
+    """Return w/w̄ of each row."""
+    return np.ones(len(design.y)) if design.weights is None else design.weights / _mean_weight(design)
+
+
+def _term(random: RandomTerm, relation: Known | None, variables: Deviations | Shares, relative: FloatArray) -> Term:
     """Return a term with the variables of its covariance, registered in the model of the context."""
     model, group = pm.modelcontext(None), random.group
-    weights = np.ones(len(random.values)) if relation is None else _known_variances(random, relation)
+    weights = relative if relation is None else relative * _known_variances(random, relation)
     if len(random.columns) > 1:
         model.add_coord(f"{group}_effects", random.columns)
     term = mixed_term(random, relation, lambda part: variables.within(random, part, weights))

@@ -29,7 +29,10 @@ from pm_fastlmm.models.formula import (
 from pm_fastlmm.models.formulas.bars import RandomPart, split_formula
 from pm_fastlmm.models.formulas.language import sides
 from pm_fastlmm.models.formulas.names import plain
+from pm_fastlmm.models.formulas.offsets import split_offsets
+from pm_fastlmm.models.known_rows import Column, Offset, new_weights
 from pm_fastlmm.spectrum.projection import Cells
+from pm_fastlmm.spectrum.weights import require_weights
 
 
 class NewIncidence(NamedTuple):
@@ -164,6 +167,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         Ids of the rows that were left out for a missing value.
     fixed : FixedTerms
         What X was made from.
+    weights, offset : (n,) arrays or None
+        Prior weights w, Var(e_i) = σ²_e/w_i; the known part of the mean.
 
     Examples
     --------
@@ -190,9 +195,11 @@ class MixedDesign(ReadOnlyArrays, Described):
     random: tuple[RandomTerm, ...]
     dropped: tuple[Any, ...]
     fixed: FixedTerms
+    weight_column: Column | None = None
+    known_mean: Offset | None = None
 
     @classmethod
-    def from_formula(cls, formula: str, data: pd.DataFrame) -> Self:
+    def from_formula(cls, formula: str, data: pd.DataFrame, *, weights: Any = None, offset: Any = None) -> Self:
         """
         Read a formula and a table, whose index holds the ids.
 
@@ -202,11 +209,21 @@ class MixedDesign(ReadOnlyArrays, Described):
         counts them. Functions are those of R's model formulas and of the caller. Columns of text are factors, whatever
         their dtype.
 
+        Parameters
+        ----------
+        formula : str
+        data : DataFrame
+        weights : str or array, optional
+            Prior weights, a column's name or a value for each row of the table: Var(e_i) = σ²_e/w_i.
+        offset : str or array, optional
+            A known part of the mean; offset(x) in the formula is another one, and they are added up.
+
         Raises
         ------
         ValueError
             If the formula is malformed, has several responses, names a column that is not there, gives one grouping
-            factor the same column twice, or means one thing in R and another in Python.
+            factor the same column twice, or means one thing in R and another in Python; if a weight is not positive or
+            an offset not finite.
 
         Warns
         -----
@@ -214,28 +231,28 @@ class MixedDesign(ReadOnlyArrays, Described):
             If rows are dropped, a text column seems to hold numbers, or a number or a
             level of a grouping factor seems to be a code for missing values.
         """
-        fixed, parts = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
+        rest, offsets = split_offsets(formula, data.columns if isinstance(data, pd.DataFrame) else ())
+        fixed, parts = split_formula(rest, data.columns if isinstance(data, pd.DataFrame) else ())
         require_table(data)
-        grouped = np.ones(len(data), dtype=bool)
+        w, known = Column.read(weights, data, "weights"), Column.read(offset, data, "offset")
+        grouped = complete_in(data, {name for term in offsets.values() for name in variables_of(term, data, formula)})
+        for given in filter(None, (w, known)):
+            grouped &= ~np.isnan(given.values)
         for part in parts:
             _require_columns(data, part.factors, formula)
             needed = {*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))}
             grouped &= complete_in(data, needed)
         y, X = fixed_effects(fixed, data, whole=formula, grouped=grouped)
-        if len(y.columns) != 1:
-            raise ValueError(
-                f"formula {formula!r} has {len(y.columns)} responses ({shown(list(y.columns))}): give one, and fit the "
-                "others by formulas of their own; with one kernel flmm.Design.from_formula(formula, data, K=K) takes "
-                "several."
-            )
-        ids = tuple(data.index.tolist())
-        if not data.index.is_unique:
-            twice = list(data.index[data.index.duplicated()].unique())
-            raise ValueError(
-                f"the index of data has ids twice ({shown(twice)}): each row needs its own, reset_index()."
-            )
-        seen, dropped = complete_rows(y.values, X.values, ids=ids, grouped=grouped)
+        ids = _ids_of_one_response(y.columns, data, formula)
+        others = [role for role, some in (("weight", w), ("offset", offsets or known)) if some]
+        seen, dropped = complete_rows(
+            y.values, X.values, ids=ids, grouped=grouped, group=" or ".join(["grouping factor", *others])
+        )
         rows = data[seen] if dropped else data
+        if w is not None:
+            w = w.subset(seen)
+            require_weights(w.values, tuple(rows.index.tolist()))
+        mean = Offset.of(offsets, None if known is None else known.subset(seen), rows, formula)
         groups: dict[tuple[str, ...], list[RandomPart]] = {}
         for part in parts:
             groups.setdefault(part.factors, []).append(part)
@@ -245,8 +262,43 @@ class MixedDesign(ReadOnlyArrays, Described):
             warn_of_coded_level(factor.counts(), name)
         y_seen, X_seen = frozen(y.values[seen, 0]), frozen(X.values[seen])
         response = plain(sides(fixed)[0].strip("`"))
-        made = FixedTerms.of(X.spec, rows)
-        return cls(formula, response, y_seen, X_seen, X.columns, tuple(rows.index.tolist()), random, dropped, made)
+        own, made = tuple(rows.index.tolist()), FixedTerms.of(X.spec, rows)
+        return cls(formula, response, y_seen, X_seen, X.columns, own, random, dropped, made, w, mean)
+
+    @property
+    def weights(self) -> FloatArray | None:
+        """Prior weights (n,)."""
+        return None if self.weight_column is None else self.weight_column.values
+
+    @property
+    def offset(self) -> FloatArray | None:
+        """The known part of the mean (n,)."""
+        return None if self.known_mean is None else self.known_mean.values
+
+    def weights_of(self, data: pd.DataFrame) -> Any:
+        """Return the weights of new rows: those of the column that was named, where data has it, and otherwise 1."""
+        return new_weights(self.weight_column, data)
+
+    def offset_of(self, data: pd.DataFrame) -> FloatArray | None:
+        """
+        Return the offset of new rows, None where there is none.
+
+        Raises
+        ------
+        ValueError
+            If data lacks its variables, or it was given as an array.
+        """
+        return None if self.known_mean is None else self.known_mean.at(data)
+
+    @property
+    def described(self) -> str:
+        """The formula, with weights and offset that are no part of it."""
+        parts = [self.formula]
+        if self.weight_column is not None:
+            parts.append(f"weights = {self.weight_column.called}")
+        if self.known_mean is not None and self.known_mean.given is not None:
+            parts.append(f"offset = {self.known_mean.given.called}")
+        return ", ".join(parts)
 
     @property
     def coef(self) -> tuple[str, ...]:
@@ -275,17 +327,36 @@ class MixedDesign(ReadOnlyArrays, Described):
         random = "; ".join(term._description for term in self.random)
         return (
             f"MixedDesign({len(self.y)} observations of {self.response}; fixed: {listed(self.columns)}; "
-            f"random: {random or 'none'}; {len(self.dropped)} rows dropped)"
+            f"random: {random or 'none'}; {self._known}{len(self.dropped)} rows dropped)"
         )
+
+    @property
+    def _known(self) -> str:
+        parts = {"weights": self.weight_column, "offset": self.known_mean}
+        return "".join(f"{role}: {part.called}; " for role, part in parts.items() if part is not None)
 
     def _facts(self) -> dict[str, Any]:
         return {
-            "formula": self.formula,
+            "formula": self.described,
             "observations": len(self.y),
             "fixed effects": listed(self.columns),
             "random terms": "; ".join(term._description for term in self.random) or "none",
             "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
         }
+
+
+def _ids_of_one_response(responses: tuple[str, ...], data: pd.DataFrame, formula: str) -> Ids:
+    """Return the index of a table, of different ids, for a formula with one response."""
+    if len(responses) != 1:
+        raise ValueError(
+            f"formula {formula!r} has {len(responses)} responses ({shown(list(responses))}): give one, and fit the "
+            "others by formulas of their own; with one kernel flmm.Design.from_formula(formula, data, K=K) takes "
+            "several."
+        )
+    if not data.index.is_unique:
+        twice = list(data.index[data.index.duplicated()].unique())
+        raise ValueError(f"the index of data has ids twice ({shown(twice)}): each row needs its own, reset_index().")
+    return tuple(data.index.tolist())
 
 
 def _random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> RandomTerm:

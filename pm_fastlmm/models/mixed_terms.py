@@ -56,14 +56,15 @@ def parts_of(random: RandomTerm) -> list[Part]:
     return [Part(f"{random.group}_{k}", part, len(part) > 1) for k, part in enumerate(columns, start=1)]
 
 
-def read_formula(formula: str | MixedDesign, data: Any) -> MixedDesign:
+def read_formula(formula: str | MixedDesign, data: Any, weights: Any = None, offset: Any = None) -> MixedDesign:
     """Return the design of a formula that has random terms."""
     if isinstance(formula, MixedDesign):
-        if data is not None:
-            raise ValueError("data is given together with a MixedDesign, which holds them already.")
+        given = {"data": data, "weights": weights, "offset": offset}
+        if names := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"{shown(names)} is given together with a MixedDesign, which holds it already.")
         design = formula
     else:
-        design = MixedDesign.from_formula(formula, data)
+        design = MixedDesign.from_formula(formula, data, weights=weights, offset=offset)
     if not design.random:
         raise ValueError(
             f"formula {design.formula!r} has no random term, such as (1 | group): it is ordinary least squares."
@@ -81,9 +82,11 @@ def relations(design: MixedDesign, known: Mapping[str, Any] | None) -> list[Know
     groups = [random.group for random in design.random]
     if unknown := [group for group in known if group not in groups]:
         raise ValueError(f"known names {shown(unknown)}, but the grouping factors are {', '.join(groups)}.")
+    n, differ = len(design.y), design.weights is not None and np.ptp(design.weights) > 0
     for random in design.random:
-        effects, n = len(random.levels) * len(random.columns), len(design.y)
-        if random.group not in known and effects >= n:
+        effects = len(random.levels) * len(random.columns)
+        # of as many as there are rows σ² is told from σ²_e/w by the weights: studies and their standard errors
+        if random.group not in known and (effects > n or (effects == n and not differ)):
             raise ValueError(
                 f"the term of {random.group!r} has {effects} effects for {n} observations: they cannot be told from "
                 "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"
@@ -122,9 +125,10 @@ def column_root(random: RandomTerm, part: Part, weights: FloatArray) -> FloatArr
 
 
 def data_of(design: MixedDesign) -> dict[str, Any]:
-    """Return X and y with the ids of the rows, and the design, as `StructuredLMM` takes them."""
+    """Return X and y with the ids of the rows, offset, weights and the design, as `StructuredLMM` takes them."""
     X = Labelled(design.X, design.ids, design.columns) if design.columns else None
-    return {"X": X, "observed": Labelled(design.y, design.ids, None), "design": design}
+    known = {"mu": design.offset, "weights": design.weights, "design": design}
+    return {"X": X, "observed": Labelled(design.y, design.ids, None), **known}
 
 
 def _unit(part: Part) -> Covariance:

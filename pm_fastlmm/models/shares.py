@@ -28,10 +28,11 @@ class Shares(NamedTuple):
 
     variance: dict[str, Any]
     eta: float
+    mean_weight: float
 
     @classmethod
-    def of(cls, design: MixedDesign, prior: SharePrior, residual_variance: float) -> Self:
-        """Register total, portions and shares."""
+    def of(cls, design: MixedDesign, prior: SharePrior, residual_variance: float, mean_weight: float) -> Self:
+        """Register total, portions and shares; with prior weights they are those of an observation of mean weight."""
         components = [name for random in design.random for name in components_of(random)] + [RESIDUAL]
         alpha = prior.alpha(components)
         scale = residual_variance if prior.total_scale is None else prior.total_scale
@@ -48,11 +49,12 @@ class Shares(NamedTuple):
         shares.append(left)
         pm.modelcontext(None).add_coord("component", components)
         pm.Deterministic("share", pt.stack(shares), dims="component")
-        return cls({name: share * total for name, share in zip(components, shares, strict=True)}, prior.eta)
+        variances = {name: share * total for name, share in zip(components, shares, strict=True)}
+        return cls(variances, prior.eta, mean_weight)
 
     def residual(self) -> Any:
         """Report σ_e, and return its square."""
-        sigma2_e = self.variance[RESIDUAL]
+        sigma2_e = self.variance[RESIDUAL] * np.float64(self.mean_weight)
         pm.Deterministic("sigma_e", pt.sqrt(sigma2_e))
         return sigma2_e
 

@@ -32,7 +32,8 @@ def plot_profile(
     ----------
     fit : REMLFit of one response, or VarianceFit
     name : str
-        A parameter: h2 of a `REMLFit`, a name of `fit.theta` of a `VarianceFit`.
+        A parameter: h2 of a `REMLFit`; of a `VarianceFit` what `fit.intervals()` has, a name of `fit.theta`, a standard
+        deviation "sd_…", a correlation "corr_…" or a coefficient "beta[…]".
     exact : ExactPosterior, optional
         Its density and equal-tailed interval of that name are drawn too; of h2.
     level : float
@@ -52,8 +53,8 @@ def plot_profile(
     """
     if exact is not None and name != "h2":
         raise ValueError(f"the density of an exact posterior is that of h2, got {name!r}: leave out exact=.")
-    low, high = fit.interval(name, "profile", level)
-    grid = _grid(fit, name, low, high, points)
+    estimate, low, high = map(float, fit.intervals("profile", level, quantities=[name]).to_numpy()[0])
+    grid = _grid(fit, name, (estimate, low, high), points)
     relative = fit.profile(grid, name) - fit.loglik
     cut = float(np.exp(-gammaincinv(0.5, level)))
     ax = axes(ax)
@@ -74,14 +75,13 @@ def plot_profile(
     return ax
 
 
-def _grid(fit: REMLFit | VarianceFit, name: str, low: float, high: float, points: int) -> FloatArray:
+def _grid(fit: REMLFit | VarianceFit, name: str, of: tuple[float, float, float], points: int) -> FloatArray:
     """Return values from below the interval to above it, inside the bounds of the parameter, and the estimate."""
     if isinstance(fit, REMLFit):
         return np.unique([*np.linspace(0.0005, 0.9995, 800), fit.h2])
-    place = list(fit.theta.index).index(name)
-    estimate = float(fit.theta.iloc[place])
-    first = max(low - _MARGIN * (estimate - low), float(fit.objective.lower[place]))
+    (estimate, low, high), (least, most) = of, fit._ends(name)
+    first = max(low - _MARGIN * (estimate - low), least)
     last = high + _MARGIN * (high - estimate)
     if not np.isfinite(last):  # the likelihood does not fall so far: what is drawn ends somewhere
         last = estimate + 4 * max(estimate - first, abs(estimate))
-    return np.unique([*np.linspace(first, min(last, float(fit.objective.upper[place])), points), estimate])
+    return np.unique([*np.linspace(first, min(last, most), points), estimate])

@@ -25,7 +25,7 @@ def plot_residuals(fit: Fit | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Draw residuals against fitted values, with the means of tenths of the observations.
 
     A line of means that bends away from 0 says that X misses something. With few observations for each level of a
-    term it has a slope of its own: û is drawn towards 0.
+    term it has a slope of its own: û is drawn towards 0. With prior weights residuals are times √w, of equal variance.
 
     Parameters
     ----------
@@ -38,9 +38,13 @@ def plot_residuals(fit: Fit | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     table, ax = _table(fit), axes(ax)
     ax.axhline(0, color=EXPECTED, lw=1.2, ls="--")
+    label = "residual"
+    if "weight" in table:
+        label = "residual × √weight"
+        table = table.assign(residual=table["residual"] * np.sqrt(table["weight"]))
     ax.scatter(table["fitted"], table["residual"], **_POINTS)
     _means(ax, table["fitted"], table["residual"])
-    ax.set(xlabel="fitted", ylabel="residual", title="Residuals")
+    ax.set(xlabel="fitted", ylabel=label, title="Residuals")
     _name(ax, table, "fitted", "residual")
     return ax
 

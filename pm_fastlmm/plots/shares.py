@@ -53,9 +53,12 @@ def plot_shares(
     ax, place = axes(ax, 1.2 + 0.35 * len(table)), np.arange(len(table))
     ax.hlines(place, table["lower"], table["upper"], color=ESTIMATE, lw=2.5)
     ax.scatter(table["estimate"], place, s=36, color=ESTIMATE, linewidths=0, zorder=3)
-    for at, (estimate, lower) in enumerate(zip(table["estimate"], table["lower"], strict=True)):
-        if np.isnan(lower):
-            ax.annotate("on the boundary", (estimate, at), (8, 0), textcoords="offset points", va="center", size=9)
+    for at, estimate in enumerate(table["estimate"]):
+        if estimate in (0, 1):
+            side = "left" if estimate == 0 else "right"
+            ax.annotate(
+                "on the boundary", (estimate, at), (0, 9), textcoords="offset points", va="center", ha=side, size=9
+            )
     ax.set_yticks(place, list(table.index))
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(table) - 0.4), xlabel="share of the variance")
     ax.set_title(f"Shares of the variance, {level:.0%} intervals", fontsize=10)

@@ -240,11 +240,11 @@ def _with_coefficients(idata: xr.DataTree, model: pm.Model, random_seed: Any, kw
     *_, rng = np.random.default_rng(random_seed).spawn(3)  # the first two are of the seed and the sampler
     for node in lmm_nodes(model):
         name = f"{node.name}_beta"
-        flat = node.treatment == "flat" and node.projection.rank and node.observed is not None
+        integrated = node.observed is not None and node.integrates_coefficients(model)
         kept = all(rv.name in draws.posterior for rv in reaching(model, node.rv))
-        if not (flat and kept) or name in draws.posterior:
+        if not (integrated and kept) or name in draws.posterior:
             continue
-        beta = node.coefficients(draws, rng)
+        beta = node.coefficients(draws, rng) if node.treatment == "flat" else None
         if beta is not None:
             idata.posterior[name] = over_coef(model, node, beta)
         elif node.recovers and not kwargs.get("quiet"):

@@ -26,11 +26,14 @@ class Individuals(ReadOnlyArrays):
         Of the individuals.
     place : (n,) array of int
         Which individual each row is a record of: Z.
+    is_factor : bool
+        Whether L is a factor W that was given, whose columns mean something, or a root of K.
     """
 
     root: FloatArray
     ids: Ids | None
     place: npt.NDArray[np.intp]
+    is_factor: bool
 
     @classmethod
     def of_covariance(cls, K: Labelled, rows: Labelled, rtol: float | None) -> Self:
@@ -40,14 +43,15 @@ class Individuals(ReadOnlyArrays):
         if values[0] < -tolerance:
             raise indefinite("K", float(values[0]), float(values[-1]), rtol=True)
         kept = values > tolerance
-        return cls.of_factor(Labelled(vectors[:, kept] * np.sqrt(values[kept]), K.ids, None), rows)
+        root = Labelled(vectors[:, kept] * np.sqrt(values[kept]), K.ids, None)
+        return replace(cls.of_factor(root, rows), is_factor=False)
 
     @classmethod
     def of_factor(cls, W: Labelled, rows: Labelled) -> Self:
         """Return them with a factor that has a row for each."""
         place = np.asarray(rows.values, dtype=np.intp)
         place.setflags(write=False)
-        return cls(frozen(W.values), W.ids, place)
+        return cls(frozen(W.values), W.ids, place, is_factor=True)
 
     def factor(self, ids: Ids | None, names: tuple[str, ...] | None) -> Labelled:
         """Return ZL, the factor of the covariance of the rows."""

@@ -17,7 +17,6 @@ from pm_fastlmm.base.arrays import (
     frozen,
     read,
     read_covariance,
-    require_finite,
     require_length,
     require_range,
     slices,
@@ -76,6 +75,8 @@ class Spectrum(ReadOnlyArrays, Described):
     individuals : Individuals or None
         Whose record each row is, where K is between individuals (`individual=`): `ids` and a factor `root` of their K.
         Effects are then those of individuals; `rotation`, k̄ and all else of the spectrum belong to ZKZᵀ.
+    formula : str or None
+        The right-hand side of the formula that X was made from, where it was (`Design.from_formula`).
 
     References
     ----------
@@ -107,6 +108,7 @@ class Spectrum(ReadOnlyArrays, Described):
     factor_names: tuple[str, ...] | None = None
     largest_ratio: float = math.inf
     individuals: Individuals | None = None
+    formula: str | None = None
 
     @classmethod
     def from_covariance(cls, K: Any, X: Any = None, *, individual: Any = None, rtol: float | None = None) -> "Spectrum":
@@ -184,10 +186,8 @@ class Spectrum(ReadOnlyArrays, Described):
             If W has missing values, ids do not match, or X leaves no degrees of freedom.
         """
         factor = read(W, "W", ndim=(2,))
-        require_finite(
-            factor.values, "W", "impute the missing columns first (flmm.covariance.markers does for genotypes)."
-        )
-        require_range(factor.values, "W")
+        remedy = "impute the missing columns first (flmm.covariance.markers does for genotypes)."
+        require_range(factor.values, "W", remedy)
         if individual is not None:
             rows = require_individuals(read_individual(individual, factor, "W"))
             return _of_individuals(cls, Individuals.of_factor(factor, rows), rows, X, factor.names)
@@ -344,7 +344,15 @@ class Spectrum(ReadOnlyArrays, Described):
             part = Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X)
         individuals = None if self.individuals is None else self.individuals.subset(index)
         # with all columns of X, of which it was given those that are kept here
-        return replace(part, projection=part.projection.within(self.projection.columns), individuals=individuals)
+        projection = part.projection.within(self.projection.columns)
+        return replace(part, projection=projection, individuals=individuals, formula=self.formula)
+
+    def model_of(self, response: str) -> str:
+        """Return the model of a response as text, with the formula of its fixed effects where there is one."""
+        if self.formula is None:
+            return f"{response} ~ N(Xβ, σ²(K + δI))"
+        factor = self.loadings is not None and (self.individuals is None or self.individuals.is_factor)
+        return f"{response} ~ {self.formula} + u, u ~ N(0, σ²{'WWᵀ' if factor else 'K'})"
 
     def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
         """Return rows of X = Q₁R; a column that is 0 in all of them is exactly 0, not the rounding of that product."""

@@ -108,9 +108,10 @@ def test_nan_may_pass_the_reader():
         ([np.inf, np.nan, 0.0], "y has 2 values that are NaN or infinite, the first at 0: mend it"),
     ],
 )
-def test_the_first_value_that_is_not_finite_is_named(array, message):
+@pytest.mark.parametrize("require", [require_finite, require_range])
+def test_the_first_value_that_is_not_finite_is_named(array, message, require):
     with pytest.raises(ValueError, match=message):
-        require_finite(np.array(array), "y", "mend it")
+        require(np.array(array), "y", "mend it")
 
 
 def test_finite_values_pass_even_when_their_sum_overflows():

@@ -101,6 +101,8 @@ class Case:
         The log-density where there is no V.
     noise : function of the values, optional
         The covariance of e in y = f + e.
+    new_noise : function of the values, optional
+        The same of new rows, where it is not that of the first row.
     effects : function of the values, optional
         How many by name of what is recovered, their covariance with y - Xβ, and their own.
     new : dict, and function of the values
@@ -119,6 +121,7 @@ class Case:
     gives: frozenset[str]
     loglik: Any = None
     noise: Any = None
+    new_noise: Any = None
     effects: Any = None
     new: tuple[dict[str, Any], Any] | None = None
     derived: Any = lambda v: {}
@@ -283,11 +286,11 @@ TERMS = {
 }  # fmt: skip
 
 
-def one_term():
+def one_term(**options):
     """StructuredLMM that is one kernel."""
     v, e = positive("v", "e")
     term = flmm.Term(GROUP, cov.scalar(v), name="g")
-    flmm.StructuredLMM("y", X=X, terms=[term], sigma2_e=e, observed=TERMS_Y)
+    flmm.StructuredLMM("y", X=X, terms=[term], sigma2_e=e, observed=TERMS_Y, **options)
 
 
 def one_term_derived(v):
@@ -301,6 +304,31 @@ def one_term_new(v):
     G = np.zeros((M, 6))
     G[[0, 1, 2], [0, 3, 5]] = 1.0
     return v["v"] * G[:, :5] @ Z.T, v["v"] * G @ G.T
+
+
+# ---------------------------------------------------------------- prior weights
+
+PRIOR_WEIGHTS = 0.4 + 3 * RNG.uniform(size=N)
+
+
+def weighted_V(v):
+    """Return V of two factors, and residuals of variances σ²/w."""
+    return terms_V(v) + v["e"] * np.diag(1 / PRIOR_WEIGHTS - 1)
+
+
+def weighted_derived(v):
+    """Return variances, that of the residual at the mean weight, and their shares."""
+    variance = np.array([v[name] for name in v])
+    variance[-1] /= PRIOR_WEIGHTS.mean()
+    return {"variance": variance, "share": variance / variance.sum()}
+
+
+WEIGHTED = TERMS | {
+    "V": weighted_V,
+    "noise": lambda v: v["e"] * np.diag(1 / PRIOR_WEIGHTS),
+    "derived": weighted_derived,
+    "new_noise": lambda v: v["e"] * np.eye(M),
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- a lengthscale
@@ -447,9 +475,9 @@ def counts_moments(v):
 
 
 CASES = [
-    Case("spectral", kernel, gives=AFTER | ROWS | EFFECTS, **KERNEL),
+    Case("spectral", kernel, gives=AFTER | ROWS | EFFECTS | OF_TERMS, **KERNEL),
     Case(
-        "spectral, full rank", full_kernel, gives=AFTER | ROWS | EFFECTS - {"new rows"}, y=FULL_Y,
+        "spectral, full rank", full_kernel, gives=AFTER | ROWS | EFFECTS - {"new rows"} | {"blup"}, y=FULL_Y,
         values={"g": 1.3, "e": 0.8}, V=lambda v: v["g"] * FULL + v["e"] * np.eye(N),
         noise=lambda v: v["e"] * np.eye(N), effects=lambda v: ({"u": N}, v["g"] * FULL, v["g"] * FULL),
         derived=lambda v: kernel_derived(v, FULL),
@@ -476,6 +504,20 @@ CASES = [
         values={"v": 0.9, "e": 0.6}, V=lambda v: v["v"] * Z @ Z.T + v["e"] * np.eye(N),
         noise=lambda v: v["e"] * np.eye(N), effects=lambda v: ({"g": 5}, v["v"] * Z.T, v["v"] * np.eye(5)),
         new=({"X_new": X_NEW, "Z_new": {"g": [0, 3, 99]}}, one_term_new), derived=one_term_derived,
+    ),
+    Case("structured, weighted", lambda: terms(weights=PRIOR_WEIGHTS), gives=AFTER | ROWS | EFFECTS | OF_TERMS,
+         **WEIGHTED),
+    Case("structured, weighted, explicit", lambda: terms(**EXPLICIT, weights=PRIOR_WEIGHTS),
+         gives=AFTER | ROWS | EFFECTS | OF_TERMS, known={"b": B_MEAN, "B": np.zeros((2, 2))}, **WEIGHTED),
+    Case("structured, weighted, Gaussian", lambda: terms(**GAUSSIAN, weights=PRIOR_WEIGHTS),
+         gives=AFTER | ROWS | EFFECTS | OF_TERMS, known={"b": B_MEAN, "B": B_COV}, **WEIGHTED),
+    Case(
+        "structured, weighted, one term", lambda: one_term(weights=PRIOR_WEIGHTS),
+        gives=AFTER | ROWS | EFFECTS | OF_TERMS, y=TERMS_Y, values={"v": 0.9, "e": 0.6},
+        V=lambda v: v["v"] * Z @ Z.T + v["e"] * np.diag(1 / PRIOR_WEIGHTS),
+        noise=WEIGHTED["noise"], new_noise=WEIGHTED["new_noise"],
+        effects=lambda v: ({"g": 5}, v["v"] * Z.T, v["v"] * np.eye(5)),
+        new=({"X_new": X_NEW, "Z_new": {"g": [0, 3, 99]}}, one_term_new), derived=weighted_derived,
     ),
     Case(
         "lengthscale", lengthscale, gives=AFTER | ROWS | EFFECTS, y=LENGTHSCALE_Y, V=lengthscale_V,

@@ -140,7 +140,7 @@ def test_one_kernel_of_a_model_and_a_function_of_theta(oracle, build_problem):
     V = function.theta.iloc[0] * p.K + function.theta.iloc[1] * np.eye(23)
     assert_refits(oracle, function, V, p.X, p.y)
     with pytest.raises(ValueError, match="the model has no terms whose effects"):
-        fit.simulate(effects="given")
+        function.simulate(effects="given")
 
 
 def test_given_effects_stay_those_of_the_fit(build_problem):

@@ -121,8 +121,6 @@ def test_what_R_and_Python_read_differently_is_refused(text, message):
 @pytest.mark.parametrize(
     ("formula", "message"),
     [
-        ("y ~ offset(x) + f", r"an offset is a part of y that is known: take it from the response, I\(y - x\) ~"),
-        ("y ~ x + offset(log(w))", r"take it from the response"),
         ("y ~ s(x)", r"smooth terms are `bs\(x, df=5\)` or `ns\(x, df=4\)`"),
         ("y ~ is.na(x)", "rows with a missing value .* are dropped before functions see them: make the column first"),
         ("y ~ I(x - mean(x))", r"a mean would be another one for new rows: center\(x\), or scale\(x\)"),

@@ -90,3 +90,15 @@ def test_ids_of_rows_that_are_no_individuals():
     K = pd.DataFrame(np.eye(20), TABLE["ring no"][:20], TABLE["ring no"][:20])
     with pytest.raises(ValueError, match="name its column with individual='id'"):
         flmm.Design.from_formula("`chick mass` ~ habitat", TABLE, K=K)
+
+
+def test_own_contrasts_are_refused_where_a_factor_needs_a_column_for_each_level():
+    table = TABLE.assign(y=TABLE["chick mass"])
+    own = np.array([[1, 0], [0, 1], [-1, -1.0]])  # noqa: F841
+    with pytest.raises(ValueError, match=r"C\(habitat, own\) needs a column for each level .* have one less"):
+        flmm.find_reml("y ~ 0 + C(habitat, own) + (1 | `ring no`)", table, progressbar=False)
+    fits = [
+        flmm.find_reml(f"y ~ {fixed} + (1 | `ring no`)", table, progressbar=False, method="ML").loglik
+        for fixed in ("C(habitat, own)", "habitat", "0 + habitat", "0 + C(habitat, contr.sum)")
+    ]
+    np.testing.assert_allclose(fits, fits[0], rtol=1e-12)

@@ -160,7 +160,9 @@ def test_what_has_no_formula_is_named(formula, message):
 )
 def test_an_offset_is_taken_from_the_response(formula, response):
     data = frame()
-    assert f"take it from the response, {response} ~" in message_of(formula, data)
+    with pytest.raises(ValueError, match=r"an offset is .* known: flmm\.lmm_model takes it; here take it") as refused:
+        flmm.Design.from_formula(formula, data, K=np.eye(40))
+    assert f"take it from the response, {response} ~" in str(refused.value)
     known = re.search(r"offset\((.*?\)?)\)(?: |$)", formula)[1]
     y = {"log(y)": np.log(data["y"]), "I(y/2)": data["y"] / 2, "y^2": data["y"] ** 2}.get(
         formula.split(" ~")[0], data["y"]

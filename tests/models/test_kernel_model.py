@@ -245,3 +245,25 @@ def test_prior_predictive_h2_and_total_follow_the_prior():
             below = np.mean(draws < law.ppf(probability))
             assert abs(below - probability) < 5 * np.sqrt(probability * (1 - probability) / 4000)
     assert abs(np.corrcoef(h2, np.log(total))[0, 1]) < 5 / np.sqrt(4000)
+
+
+def test_a_fit_prints_the_formula_of_the_model():
+    data = flmm.datasets.dyestuff()
+    data["x"] = np.arange(30.0)
+    W = pd.get_dummies(data["Batch"], dtype=float)
+    K = pd.DataFrame(np.eye(7), list("ABCDEFG"), list("ABCDEFG"))
+
+    def first(fit):
+        return str(fit).splitlines()[:2]
+
+    model = flmm.kernel_model("Yield ~ x + I(x^2)", data=data, W=W, name="Yield")
+    fit = flmm.find_reml(model, progressbar=False)
+    assert first(fit) == ["REML fit of Yield ~ x + I(x^2) + u, u ~ N(0, σ²WWᵀ)", "30 observations"]
+    records = flmm.kernel_model("Yield ~ x", data=data, K=K, individual="Batch")
+    repeated = ["REML fit of y ~ x + u, u ~ N(0, σ²K)", "30 observations, 7 levels of individual"]
+    assert first(flmm.find_reml(records, progressbar=False)) == repeated
+    design = flmm.Design.from_formula("Yield ~ x", data, K=K, individual="Batch")
+    assert first(flmm.reml(design.spectrum(), design.y)) == repeated
+    assert first(flmm.reml(design.spectrum().subset(np.arange(29)), design.y[:29]))[0] == repeated[0]
+    of_arrays = flmm.kernel_model(data["Yield"], np.ones((30, 1)), W=W)
+    assert first(flmm.find_reml(of_arrays, progressbar=False))[0] == "REML fit of y ~ N(Xβ, σ²(K + δI))"

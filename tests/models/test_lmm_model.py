@@ -433,7 +433,7 @@ def test_a_known_covariance_of_zeros_is_refused():
 
 def test_a_design_holds_its_data():
     design = flmm.MixedDesign.from_formula("y ~ (1|g)", mixed_table())
-    with pytest.raises(ValueError, match="data is given together with a MixedDesign, which holds them"):
+    with pytest.raises(ValueError, match="'data' is given together with a MixedDesign, which holds it"):
         flmm.lmm_model(design, mixed_table())
     with pytest.raises(TypeError, match="data must be a pandas DataFrame, got NoneType"):
         flmm.lmm_model("y ~ (1|g)")

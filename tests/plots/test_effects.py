@@ -88,7 +88,7 @@ def test_shares_have_the_intervals_of_the_delta_method(penicillin):
     assert_allclose(intervals, expected, rtol=1e-5)
 
 
-def test_shares_of_one_kernel_have_profile_intervals_and_a_share_of_0_none():
+def test_shares_of_one_kernel_have_profile_intervals_and_a_share_of_0_a_one_sided_one():
     data = flmm.datasets.dyestuff()
     batch = pd.get_dummies(data["Batch"]).astype(float)
     fit = flmm.reml(flmm.Spectrum.from_factor(batch, np.ones((30, 1))), data["Yield"])
@@ -97,7 +97,11 @@ def test_shares_of_one_kernel_have_profile_intervals_and_a_share_of_0_none():
     flat = flmm.find_reml(
         "Yield ~ 1 + (1 | Batch)", data.assign(Yield=np.tile([1.0, 2, 3, 5, 9], 6)), progressbar=False
     )
-    assert flat.share_intervals().loc["Batch", ["lower", "upper"]].isna().all()
+    found, exact = flat.share_intervals(), flmm.reml(fit.spectrum, flat.node.observed)
+    assert_allclose(found.loc["Batch", ["lower", "upper"]].astype(float), exact.interval("h2"), rtol=1e-5)
+    assert_allclose(found.loc["residual", ["lower", "upper"]].astype(float), [1 - found.loc["Batch", "upper"], 1])
+    assert "one-sided" in found.attrs["notes"]["Batch"]
+    assert "one-sided" in exact.share_intervals().attrs["notes"]["sigma2_g"]
     assert "on the boundary" in [text.get_text() for text in flmm.plots.plot_shares(flat).texts]
 
 

@@ -114,3 +114,21 @@ def test_a_message_names_recover_effects_where_coefficients_take_long(caplog):
     with caplog.at_level(logging.INFO, logger="pymc"):
         flmm.sample(model=model, effects=False, **BRIEF)
     assert "recover_effects" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [({"beta_cov": 100.0 * np.eye(1)}, True), ({"beta": np.ones(1)}, False), ({}, False)]
+)
+def test_a_message_names_recover_effects_where_coefficients_have_a_prior(caplog, given, said):
+    """Under a Gaussian prior β is integrated out too; one that is given, or is in the posterior, needs no message."""
+    data = flmm.datasets.dyestuff()
+    spectrum = flmm.Spectrum.from_factor(pd.get_dummies(data["Batch"], dtype=float), np.ones((30, 1)))
+    with pm.Model() as model:
+        g, e = pm.HalfNormal("g", 50), pm.HalfNormal("e", 50)
+        flmm.FastLMM("y", spectrum=spectrum, sigma2_g=g**2, sigma2_e=e**2, observed=data["Yield"], **given)
+    [node] = flmm.lmm_nodes(model)
+    assert node.integrates_coefficients(model) == ("beta" not in given)
+    with caplog.at_level(logging.INFO, logger="pymc"):
+        idata = flmm.sample(model=model, **BRIEF)
+    assert ("flmm.recover_effects(idata) draws y_beta." in caplog.text) == said
+    assert ("y_beta" in idata.posterior) == (not given)

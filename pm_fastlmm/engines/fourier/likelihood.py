@@ -96,7 +96,7 @@ class FourierFactor:
 
     def shrinkage(self) -> FloatArray:
         """Return 1 - (A⁻¹)_jj, the share of each active feature that the data determine."""
-        inverse, _ = lapack.dtrtri(self.L, lower=1)
+        inverse = lapack.dtrtri(self.L, lower=1)[0] if self.L.size else self.L  # LAPACK prints an error of no rows
         return np.asarray(1.0 - (inverse**2).sum(axis=0))
 
     def gradient(self, size: int) -> tuple[FloatArray, float, FloatArray]:

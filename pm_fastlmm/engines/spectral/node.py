@@ -13,6 +13,7 @@ import xarray as xr
 from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.semidefinite import semidefinite_root
+from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.draws import Draws, over_batch
 from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.gaussian import GaussianNode
@@ -22,10 +23,11 @@ from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
+from pm_fastlmm.engines.spectral.effects import KernelAtTheta
 from pm_fastlmm.engines.spectral.leave_out import kernel_parts
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
 from pm_fastlmm.engines.spectral.variables import SpectralRV, statistic
-from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects, draw_new_effects
+from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects, draw_new_effects, require_factor
 from pm_fastlmm.kernel.effects.effects import (
     Coordinates,
     blue,
@@ -62,6 +64,7 @@ class SpectralNode(GaussianNode):
     called: ClassVar[str] = "FastLMM"
     law: ClassVar[str] = "N(Xβ, σ²(K + δI))"
     cheap: ClassVar[bool] = True
+    at_theta: ClassVar[type[AtTheta]] = KernelAtTheta
     parts: ClassVar[tuple[str, ...]] = ("beta", "u", "a")
     recovers: ClassVar[bool] = True
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
@@ -77,6 +80,17 @@ class SpectralNode(GaussianNode):
     def n(self) -> int:
         """Number of observations."""
         return self.spectrum.n
+
+    @property
+    def formula(self) -> str:
+        """The formula of the fixed effects with u, or the distribution."""
+        return self.spectrum.model_of(self.name)
+
+    @property
+    def levels(self) -> dict[str, int]:
+        """How many individuals there are, where they have repeated records."""
+        individuals = self.spectrum.individuals
+        return {} if individuals is None else {"individual": len(individuals.root)}
 
     def rotated(self, mu: Any = 0.0) -> Rotated:
         """Return the observed data less mu, rotated."""
@@ -133,6 +147,9 @@ class SpectralNode(GaussianNode):
         values = np.concatenate([share * total / self.spectrum.mean_diagonal, (1 - share) * total])
         return Target(values, np.ones(values.size, dtype=bool))
 
+    def _prior_spread(self) -> Any:
+        return self.beta_root
+
     @property
     def observes_statistic(self) -> bool:
         """Whether it was built with a `Rotated`."""
@@ -143,6 +160,8 @@ class SpectralNode(GaussianNode):
         s = self.spectrum
         if which is None:
             which = ("beta", "u") if s.rotation is not None else ("beta", "a")
+        if "a" in which:
+            require_factor(s)
         beta, u, (g, _, _) = self._draw(draws, rng)
         effects = {}
         if "beta" in which:

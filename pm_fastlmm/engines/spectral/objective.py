@@ -1,6 +1,6 @@
 """The objective of one kernel, in the rotated coordinates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -61,6 +61,12 @@ class SpectralObjective(Objective):
     def linear(self, theta: FloatArray, free: Any) -> bool:
         """Return that V = σ²_gK + σ²_eI is linear."""
         return True
+
+    def terms(self, theta: FloatArray) -> Any:
+        """Return what effects at θ are made of, here the `REMLFit` with its variances there."""
+        g, e = (float(value) for value in theta)
+        beta = effects.blue(self.rotated, np.asarray(g), np.asarray(e))
+        return replace(self.fit, sigma2_g=g, sigma2_e=e, blue=beta.beta, blue_cov=beta.cov)
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
         """Return k̄σ²_g and σ²_e."""

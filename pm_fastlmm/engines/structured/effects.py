@@ -18,6 +18,7 @@ from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.kernel.effects.effects import Prediction
 from pm_fastlmm.kernel.effects.table import effect_table
+from pm_fastlmm.kernel.likelihood.leave_out import Precision, ScaledPrecision
 
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time
 
@@ -95,13 +96,19 @@ class TermsAtTheta(AtTheta):
         state, projection = self.state, self.node.projection
         require_rows(state.products)
         values = self.known_mean() + (projection.X @ state.blue()[0] if state.products.fixed else 0.0)
+        weights = state.products.weights
         for k, (block, w) in enumerate(zip(state.products.blocks, state.gradient.effects, strict=True)):
             if conditional or k >= len(self.node.terms):
-                values = values + block.Z @ (w @ state.sigma[k]).ravel()
+                values = values + weights.unscaled(block.Z @ (w @ state.sigma[k]).ravel())
         return labelled(values, self.node.ids, None, name="fitted")
 
-    def predict(self, **new: Any) -> Prediction:
+    def predict(self, *, K_new: Any, W_new: Any, K_new_new: Any, **new: Any) -> Prediction:
         """Return predictions of f = Xβ + Σ Zu for new rows, as `read_rows` takes them, with their error variance."""
+        if any(part is not None for part in (K_new, W_new, K_new_new)):
+            raise ValueError(
+                "K_new, W_new and K_new_new are of a FastLMM, whose one kernel is between its rows: the new rows of "
+                "terms are Z_new, or data= of a formula."
+            )
         rows = read_rows(self.node.projection, self.node.terms, design=self.node.design, **new)
         fresh = rows.prior_variance(self.node.terms, self.state.sigma)
         incidence = [*rows.Z, rows.X] if self._beta_has_a_block else rows.Z
@@ -111,23 +118,30 @@ class TermsAtTheta(AtTheta):
             mean[part], variance[part] = self.state.predict(rows.X[part], [Z[part] for Z in incidence], fresh[part])
         if self.prior_mean.size:
             mean += rows.X @ self.prior_mean
+        mean += self.node.mean_at(rows, np.asarray(self.mu))
         variance[np.isnan(mean)] = np.nan  # of an unknown Xβ, which a β that is known adds nothing to
         return Prediction(
             labelled(mean, rows.ids, None, name="mean"),
             labelled(variance, rows.ids, None, name="variance"),
-            np.asarray(self.state.sigma2_e),
+            np.asarray(self.state.sigma2_e / rows.weights),
         )
 
-    def precision(self, residual: FloatArray) -> MixedPrecision:
+    def residual_sd(self) -> Any:
+        """Return the standard deviation of e, (n,) with prior weights."""
+        return np.sqrt(self.state.sigma2_e / self.state.products.weights.values)
+
+    def precision(self, residual: FloatArray) -> Precision:
         """Return P and Py."""
-        return MixedPrecision.of(self.state, residual)
+        weights = self.state.products.weights
+        found = MixedPrecision.of(self.state, weights.scaled(residual))
+        return found if weights.root is None else ScaledPrecision(found, weights.root)
 
     def replicates(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
         """Draw responses with new effects and residuals, (draws, n)."""
-        y = self._with_residuals(self.fitted(conditional=False), n_draws, rng)
+        y, weights = self._with_residuals(self.fitted(conditional=False), n_draws, rng), self.state.products.weights
         for block, sigma in zip(self.state.products.blocks[: len(self.node.terms)], self.state.sigma, strict=False):
             u = rng.standard_normal((n_draws, block.levels, block.width)) @ semidefinite_root(sigma).T
-            y += (block.Z @ u.reshape(n_draws, -1).T).T
+            y += weights.unscaled((block.Z @ u.reshape(n_draws, -1).T).T)
         return y
 
     def with_given_effects(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
@@ -135,7 +149,7 @@ class TermsAtTheta(AtTheta):
         return self._with_residuals(self.fitted(conditional=True), n_draws, rng)
 
     def _with_residuals(self, mean: Any, n_draws: int, rng: np.random.Generator) -> FloatArray:
-        noise = rng.standard_normal((n_draws, len(mean)))
+        noise = self.state.products.weights.unscaled(rng.standard_normal((n_draws, len(mean))))
         return np.asarray(np.asarray(mean) + np.sqrt(self.state.sigma2_e) * noise)
 
 

@@ -11,7 +11,8 @@ _SAME = 1e-8
 
 def nested(small: Any, large: Any) -> bool:
     """Return whether each term of a StructuredNode is known to be a special case of one of another."""
-    if not (small.products.rows_kept and large.products.rows_kept):
+    if not (small.products.rows_kept and large.products.rows_kept and
+            small.products.weights.same(large.products.weights)):  # fmt: skip
         return False
     return all(any(_part(small, term, large, other) for other in large.terms) for term in small.terms)
 

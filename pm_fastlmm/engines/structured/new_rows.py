@@ -28,12 +28,18 @@ class NewTermRows:
     Z_new : list of sparse (m, levels · width) arrays
         Over levels that are new, whose effects are independent of the data.
     ids : tuple or None
+    offset : (m,) array or None
+        The offset of the formula there, None where the formula has none.
+    weights : (m,) array or 1
+        Of new observations.
     """
 
     X: FloatArray
     Z: list[Any]
     Z_new: list[Any]
     ids: Ids | None
+    offset: FloatArray | None = None
+    weights: Any = 1.0
 
     @property
     def m(self) -> int:
@@ -84,6 +90,7 @@ def read_rows(
     if population and Z_new is not None:
         raise ValueError("effects='population' is Xβ without random effects: leave out Z_new.")
     given = dict(Z_new or {})
+    offset, weights = None, 1.0
     if unknown := [name for name in given if name not in {term.name for term in terms}]:
         raise ValueError(f"Z_new names {shown(unknown)}, but the terms are {', '.join(term.name for term in terms)}.")
     if data is None:
@@ -96,11 +103,12 @@ def read_rows(
         design = _design_of(data, design, X_new, Z_new)
         m, ids = len(data), tuple(data.index.tolist())
         X = projection.new_rows(design.encode(data), m, cells=design.cells(data))
+        offset, weights = design.offset_of(data), design.weights_of(data)
         parts = [
             _nothing(term, m) if population else _split(term, *_encoded(term, random, data))
             for term, random in zip(terms, design.random, strict=True)
         ]
-    return NewTermRows(X, [known for known, _ in parts], [new for _, new in parts], ids)
+    return NewTermRows(X, [known for known, _ in parts], [new for _, new in parts], ids, offset, weights)
 
 
 def _design_of(data: Any, design: Any, X_new: Any, Z_new: Any) -> Any:

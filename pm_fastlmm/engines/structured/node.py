@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pymc as pm
 import xarray as xr
+from pytensor.tensor.variable import TensorConstant
 
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
+from pm_fastlmm.aireml.objective import Evaluated
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.semidefinite import semidefinite_root
@@ -39,6 +41,7 @@ from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.structured.structuredlmm import StructuredRV, carried_by
 from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects
 from pm_fastlmm.kernel.effects.effects import draw_effects
+from pm_fastlmm.kernel.likelihood.leave_out import ScaledPrecision
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap likelihood
@@ -52,6 +55,19 @@ class OneTermObjective(SpectralObjective):
 
     products: MixedProducts
     y: FloatArray
+
+    def state(self, theta: FloatArray) -> Evaluated | None:
+        """Return the log-likelihood of y, not that of √w y."""
+        found = SpectralObjective.state(self, theta)
+        return None if found is None else found._replace(loglik=found.loglik + self.products.weights.logdet)
+
+    def covariance(self, theta: FloatArray) -> FloatArray:
+        """Return V(θ), (n, n)."""
+        return self.products.weights.unscaled_matrix(SpectralObjective.covariance(self, theta))
+
+    def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
+        """Return ∂V/∂θ: K and W⁻¹."""
+        return self.products.weights.unscaled_matrix(SpectralObjective.covariance_derivatives(self, theta))
 
     def terms(self, theta: FloatArray) -> MixedState | None:
         """Return the term at θ."""
@@ -104,7 +120,16 @@ class StructuredNode(GaussianNode):
     @property
     def formula(self) -> str:
         """The formula, or the distribution."""
-        return super(StructuredNode, self).formula if self.design is None else str(self.design.formula)
+        if self.design is not None:
+            return str(self.design.described)
+        plain = super(StructuredNode, self).formula
+        return plain if self.prior_weights is None else plain.replace("σ²_eI", "σ²_eW⁻¹")
+
+    @property
+    def prior_weights(self) -> FloatArray | None:
+        """Prior weights of the rows."""
+        root = self.products.weights.root
+        return None if root is None else np.asarray(root**2)
 
     @property
     def levels(self) -> dict[str, int]:
@@ -123,13 +148,19 @@ class StructuredNode(GaussianNode):
     def likelihood(self, mean: Constants, method: Method = "REML") -> StructuredObjective | OneTermObjective:
         """Return the same over θ itself."""
         mu, b, B = mean
-        y = np.asarray(self.observed - mu, dtype=float)
+        y = self._scaled(self.observed - mu)
         if self.spectrum is None or self.treatment != "flat":
-            return StructuredObjective.of(self.products, self.layout, y, offset=b, prior=B, method=method)
+            return StructuredObjective.of(
+                self.products, self.layout, y, projection=self.projection, offset=b, prior=B, method=method
+            )
         rotated = Rotated.from_values(self.spectrum, y, None)
         return OneTermObjective.of(
             rotated, method, self.layout.names, projection=self.projection, products=self.products, y=y
         )
+
+    def _scaled(self, residual: Any) -> FloatArray:
+        """Return y less its mean in the coordinates of the cross-products, times √w."""
+        return np.asarray(self.products.weights.scaled(residual), dtype=float)
 
     def rows(self) -> FloatArray:
         """Return y by row."""
@@ -143,7 +174,8 @@ class StructuredNode(GaussianNode):
     def flat_objective(self) -> StructuredObjective:
         """Return the restricted likelihood of the terms, whatever the treatment of β: where a sampler may start."""
         products = self.products if self.products.flat else self.products.treated(len(self.terms), flat=True)
-        return StructuredObjective.of(products, self.layout, np.asarray(self.observed, dtype=float))
+        mu = self.mu.data if isinstance(self.mu, TensorConstant) else 0.0
+        return StructuredObjective.of(products, self.layout, self._scaled(self.observed - mu))
 
     def _covariance_facts(self) -> dict[str, Any]:
         return {"terms": "; ".join(f"{term.name} ({len(term.levels)} levels)" for term in self.terms)}
@@ -214,7 +246,8 @@ class StructuredNode(GaussianNode):
         ids = None if rows is None else rows.ids
         if rows is None:
             none = [term.Z[:, :0] for term in self.terms]
-            rows = NewTermRows(self.projection.X, [term.Z for term in self.terms], none, self.ids)
+            Z, weights = [term.Z for term in self.terms], self.products.weights.values
+            rows = NewTermRows(self.projection.X, Z, none, self.ids, weights=weights)
         f = drawn.beta @ rows.X.T + mean
         for k, term in enumerate(self.terms if effects != "population" else ()):
             u, sigma = drawn.u[k], drawn.sigma[k]
@@ -225,7 +258,12 @@ class StructuredNode(GaussianNode):
                 parts.append((rows.Z_new[k], independent(sigma, fresh // term.width, rng)))
             for Z, v in parts:
                 f = f + (Z @ v.reshape(-1, Z.shape[1]).T).T.reshape(*draws.shape, rows.m)
-        return Predictive.of(f, drawn.sigma2_e, rng, ids)
+        return Predictive.of(f, drawn.sigma2_e, rng, ids, rows.weights)
+
+    def mean_at(self, rows: Any, mu: FloatArray) -> Any:
+        """Return what is added to Xβ: at new rows the offset of the formula, where there is one."""
+        known = rows is not None and rows.offset is not None
+        return rows.offset if known else super(StructuredNode, self).mean_at(rows, mu)
 
     def _draw(self, draws: Draws, rng: np.random.Generator) -> EffectDraws:
         """Draw (β, u) from their joint posterior given y, once for each draw of θ."""
@@ -243,7 +281,7 @@ class StructuredNode(GaussianNode):
             response = self.observed - mu[at]
             if not products.flat:
                 response = response - X @ b[at]
-            drawn, coefficients = draw_given(products, response, own, float(theta[at][-1]), rng)
+            drawn, coefficients = draw_given(products, self._scaled(response), own, float(theta[at][-1]), rng)
             for k, term in enumerate(terms):
                 u[k][at] = products.rooted(k, drawn[k]).reshape(-1, term.width)
                 sigma[k][at] = values[k]
@@ -255,19 +293,24 @@ class StructuredNode(GaussianNode):
     ) -> EffectDraws:
         """Draw all at once in the rotated coordinates: the effects are the coefficients of the factor Z of K."""
         g, e = theta[..., 0], theta[..., 1]
-        beta, u = draw_effects(Rotated.from_values(spectrum, self.observed - mu[0, 0], None), g, e, rng)
+        beta, u = draw_effects(Rotated.from_values(spectrum, self._scaled(self.observed - mu[0, 0]), None), g, e, rng)
         effects, width = draw_factor_effects(spectrum, u, g, rng), self.terms[0].width
         levels = self.products.rooted(0, effects[..., None]).reshape(*theta.shape[:2], -1, width)
         return EffectDraws(beta, [levels], [g[..., None, None]], e, mu)
 
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
-        """Return the variance of each term in an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of the sum."""
+        """
+        Return the variance of each term in an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of the sum.
+
+        With prior weights it is the average by weight, tr(WZ_kG_kZ_kᵀ)/Σw, and of e that of an observation of mean
+        weight, σ²_e/w̄.
+        """
         (theta,) = values
-        weights = [self.products.mean_gram(k) for k in range(len(self.terms))]
-        variance = np.empty((*theta.shape[:2], len(weights) + 1))
+        grams, weight = [self.products.mean_gram(k) for k in range(len(self.terms))], self.products.weights.mean
+        variance = np.empty((*theta.shape[:2], len(grams) + 1))
         for at in np.ndindex(*theta.shape[:2]):
-            own = zip(weights, self.layout.numbers(theta[at]), strict=True)
-            variance[at] = [*(float((w * v).sum()) for w, v in own), theta[at][-1]]
+            own = zip(grams, self.layout.numbers(theta[at]), strict=True)
+            variance[at] = [*(float((gram * v).sum()) for gram, v in own), theta[at][-1] / weight]
         return {"variance": variance, "share": variance / variance.sum(axis=-1, keepdims=True)}
 
     def variances(self, draws: Draws) -> dict[str, xr.DataArray]:
@@ -291,8 +334,14 @@ class StructuredNode(GaussianNode):
         if not B.size:  # β is flat or explicit
             B = np.zeros((1, 1, b.shape[-1], b.shape[-1]))
         g, e = np.moveaxis(theta, -1, 0)
-        found = kernel_parts(self.spectrum, shape, self.observed, mu, g, e, b, B, largest=largest, numbers=numbers)
-        return Precisions(shape, self.n, Q1, found)
+        y, scaled_mu = self._scaled(self.observed), self._scaled(mu)
+        found = kernel_parts(self.spectrum, shape, y, scaled_mu, g, e, b, B, largest=largest, numbers=numbers)
+        return Precisions(shape, self.n, Q1, (self._unscaled(part) for part in found))
+
+    def _unscaled(self, part: Part) -> Part:
+        """Return P and Py of y from those of √w y."""
+        w = self.products.weights
+        return part if w.root is None else Part(part.index, ScaledPrecision(part.precision, w.root), w.unscaled(part.y))
 
     def _parts(self, function: DrawFunction, numbers: int) -> Iterator[Part]:
         """Return P and Py at the draws of θ, mu, and mean and covariance of β, one after the other."""
@@ -303,27 +352,30 @@ class StructuredNode(GaussianNode):
         for i, values in enumerate(theta):
             own = mu[i] if p.flat else mu[i] + X @ b[i]
             if mean is None or not np.array_equal(own, mean):
-                mean, residual = own, y - own
+                mean, residual = own, self._scaled(y - own)
                 response = p.response_to_known(residual)
             sigma = self.layout.numbers(values)
             state = MixedState.at(p, response, [*sigma, B[i]] if B[i].size else sigma, float(values[-1]))
             require_definite(state, self.name)
             assert state is not None
-            yield Part(i, MixedPrecision.of(state, residual, rows, budget=numbers), y)
+            yield self._unscaled(Part(i, MixedPrecision.of(state, residual, rows, budget=numbers), self._scaled(y)))
 
     @classmethod
-    def from_terms(cls, name: str, terms: Sequence[Term], X: Any, observed: Any, design: Any) -> Self:
+    def from_terms(
+        cls, name: str, terms: Sequence[Term], X: Any, observed: Any, design: Any, *, mu: Any = None,
+        weights: Any = None,
+    ) -> Self:  # fmt: skip
         """Return the node of terms whose parameters are to be fitted: of no variable and no model."""
-        op = SimpleNamespace(**carried_by(terms, X, design))
+        op = SimpleNamespace(**carried_by(terms, X, design, weights))
         y = read_response(observed, op.ids, op.products.rows)
-        common = (name, None, op.treatment, None, None, y, op.projection, op.ids)
+        common = (name, None, op.treatment, mu, None, y, op.projection, op.ids)
         return cls(*common, op.terms, op.theta, None, op.products, None, op.design, op.spectrum)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
         """Read the node."""
         _, _, mu, b, B, theta = rv.owner.inputs
-        common = (rv.name, rv, op.treatment, mu, b, observed_data(model, rv), op.products.projection, op.ids)
+        common = (rv.name, rv, op.treatment, mu, b, observed_data(model, rv), op.projection, op.ids)
         return cls(*common, op.terms, op.theta, theta, op.products, B, op.design, op.spectrum)
 
 

@@ -18,6 +18,7 @@ from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, R
 from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.spectrum.orthonormal import LARGEST
+from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
@@ -71,20 +72,25 @@ class StructuredObjective(Objective):
     @classmethod
     def of(
         cls, products: MixedProducts, layout: Theta, y: FloatArray, *, offset: FloatArray = _NONE,
-        prior: FloatArray = _NO_PRIOR, method: Method = "REML",
+        prior: FloatArray = _NO_PRIOR, method: Method = "REML", projection: Projection | None = None,
     ) -> Self:  # fmt: skip
-        """Return the objective of a response less its known mean; `offset` and `prior` are those of a Gaussian β."""
-        response, projection = products.response(y), products.projection
+        """
+        Return the objective of a response less its known mean; `offset` and `prior` are those of a Gaussian β.
+
+        Of rows with prior weights the response is scaled as they are, and `projection` is that of X as it was given.
+        """
+        response, scaled = products.response(y), products.projection
         if offset.size:
-            response = products.shifted(response, response.y1 - projection.R @ offset)
+            response = products.shifted(response, response.y1 - scaled.R @ offset)
         unprojected = products
         if method == "ML" and products.flat:
             unprojected = products.treated(len(products.blocks), flat=False)
         return cls(
-            products=products, unprojected=unprojected, y=y - projection.Q1 @ (projection.Q1.T @ y),
+            products=products, unprojected=unprojected, y=y - scaled.Q1 @ (scaled.Q1.T @ y),
             response=response, layout=layout, prior=prior, method=method, fixed=np.zeros(layout.size, dtype=bool),
             names=layout.names, lower=layout.lower, upper=layout.upper,
-            coef=projection.coef if products.flat else (), n=products.n, projection=projection,
+            coef=scaled.coef if products.flat else (), n=products.n,
+            projection=scaled if projection is None else projection,
             held=np.full(layout.size, np.nan),
         )  # fmt: skip
 
@@ -118,10 +124,11 @@ class StructuredObjective(Objective):
         return MixedState.at(self.products, self.response, self.sigma(theta), theta[-1])
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
-        """Return tr(Z_kG_kZ_kᵀ)/n of each term, and σ²_e."""
+        """Return tr(WZ_kG_kZ_kᵀ)/Σw of each term, and σ²_e/w̄: with equal weights tr(Z_kG_kZ_kᵀ)/n and σ²_e."""
         matrices = self.layout.numbers(theta)
         variances = [float((self.products.mean_gram(k) * m).sum()) for k, m in enumerate(matrices)]
-        return dict(zip([*self.layout.terms, self.names[-1]], [*variances, float(theta[-1])], strict=True))
+        residual = float(theta[-1]) / self.products.weights.mean
+        return dict(zip([*self.layout.terms, self.names[-1]], [*variances, residual], strict=True))
 
     def alone(self, theta: FloatArray, place: int) -> Rotated:
         """Return y less the other components' predictions, rotated by the component that is tested."""
@@ -144,12 +151,12 @@ class StructuredObjective(Objective):
         if mixed is None:
             return None
         if self.method == "REML" or not self.products.flat:
-            return StructuredState(mixed, mixed, mixed.loglik - self.products.logdet_R)
+            return StructuredState(mixed, mixed, mixed.loglik + self.products.constant)
         # the last of the dense block are the fixed effects
         plain = response._replace(within=response.within[: products.W.shape[1]])
         left = products.shifted(plain, response.y1 - products.projection.R @ mixed.blue()[0])
         full = MixedState.at(products, left, mixed.sigma, mixed.sigma2_e)
-        return None if full is None else StructuredState(mixed, full, full.loglik)
+        return None if full is None else StructuredState(mixed, full, full.loglik + products.constant)
 
     def derivatives(self, theta: FloatArray, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return score and average information; the structures give ∂Σ_k/∂θ, in which V is linear."""
@@ -171,7 +178,7 @@ class StructuredObjective(Objective):
         V: FloatArray = theta[-1] * np.eye(self.n)
         for block, sigma in zip(self.products.blocks, self.sigma(theta), strict=True):
             V += _propagate(block, sigma)
-        return V
+        return self.products.weights.unscaled_matrix(V)
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
         """Return ∂V/∂θ, (P, n, n)."""
@@ -180,7 +187,7 @@ class StructuredObjective(Objective):
         for place, (k, direction) in enumerate(self.layout.slopes(theta)):
             out[place] = _propagate(self.products.blocks[k], direction)
         out[-1] = np.eye(self.n)
-        return out
+        return self.products.weights.unscaled_matrix(out)
 
     def start(self) -> FloatArray:
         """

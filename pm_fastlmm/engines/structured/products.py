@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from pm_fastlmm.base.arrays import FloatArray, frozen
 from pm_fastlmm.spectrum.orthonormal import Remainder, orthonormal_blocks, remainder_of
 from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.weights import UNWEIGHTED, PriorWeights
 
 type IntArray = npt.NDArray[np.int64]
 
@@ -90,6 +91,8 @@ class MixedProducts:
         Levels and width of each term in the dense block, in the engine's order.
     largest_ratio : float
         λ/σ²_e up to which the rows are precise: that of inner products where rows were made of them, inf otherwise.
+    weights : PriorWeights
+        What the rows of Z, X and y were scaled by.
     """
 
     n: int
@@ -101,16 +104,18 @@ class MixedProducts:
     eliminated: bool
     sizes: IntArray
     largest_ratio: float = np.inf
+    weights: PriorWeights = UNWEIGHTED
 
     @classmethod
     def from_rows(
         cls, blocks: Sequence[EffectBlock], projection: Projection, *, flat: bool, observations: int | None = None,
-        largest_ratio: float = np.inf,
+        largest_ratio: float = np.inf, weights: PriorWeights = UNWEIGHTED,
     ) -> Self:  # fmt: skip
         """
         Return the products of the rows of the incidence matrices and the projection of X.
 
-        `observations` is their number where the rows are those of `TermStatistics`, fewer than the data had.
+        `observations` is their number where the rows are those of `TermStatistics`, fewer than the data had. `weights`
+        are those by which all rows were scaled.
 
         Raises
         ------
@@ -138,6 +143,7 @@ class MixedProducts:
             eliminated=eliminated,
             sizes=frozen(sizes.reshape(-1, 2)),
             largest_ratio=largest_ratio,
+            weights=weights,
         )
 
     @cached_property
@@ -205,8 +211,9 @@ class MixedProducts:
         """Return the products of the same data and the first terms with another treatment of β."""
         observations = None if self.rows_kept else self.n
         return self.from_rows(
-            self.blocks[:terms], self.projection, flat=flat, observations=observations, largest_ratio=self.largest_ratio
-        )
+            self.blocks[:terms], self.projection, flat=flat, observations=observations,
+            largest_ratio=self.largest_ratio, weights=self.weights,
+        )  # fmt: skip
 
     @property
     def rows(self) -> int:
@@ -224,9 +231,9 @@ class MixedProducts:
         return self.n - self.fixed
 
     @property
-    def logdet_R(self) -> float:
-        """½ log|XᵀX| when β is integrated out, 0 otherwise."""
-        return self.projection.logdet_R if self.flat else 0.0
+    def constant(self) -> float:
+        """What the log-likelihood has besides the density of the rows: -½ log|XᵀX| of a flat β, and Σ log √w."""
+        return self.weights.logdet - (self.projection.logdet_R if self.flat else 0.0)
 
     @cached_property
     def constants(self) -> tuple[Any, ...]:
@@ -334,13 +341,13 @@ class MixedProducts:
         return self._components[strides]
 
     def mean_gram(self, k: int) -> FloatArray:
-        """Return Σ_levels Z_jᵀZ_j / n of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""
+        """Return Σ_levels Z_jᵀZ_j / Σw of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""
         block = self.blocks[k]
         gram = (block.Z.T @ block.Z).tocoo()
         same = gram.row // block.width == gram.col // block.width
         out = np.zeros((block.width, block.width))
         np.add.at(out, (gram.row[same] % block.width, gram.col[same] % block.width), gram.data[same])
-        return out / self.n
+        return out / (self.n * self.weights.mean)
 
     def response(self, y: FloatArray) -> Response:
         """Return the statistics of a response (n,), from its rows."""

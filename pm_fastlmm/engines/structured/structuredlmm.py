@@ -23,6 +23,7 @@ from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
 from pm_fastlmm.engines.structured.statistics import TermStatistics, as_term_statistics
 from pm_fastlmm.spectrum.projection import Projection, read_design
 from pm_fastlmm.spectrum.spectrum import Spectrum
+from pm_fastlmm.spectrum.weights import PriorWeights
 
 _SPECTRUM_ORDER = 3000
 _SPECTRUM_SIZE = 30_000_000
@@ -59,7 +60,8 @@ class StructuredRV(LMMRV):
         phi = packed(carried["theta"], products, theta, B)
         y = RandomEffects(products)(phi, xi) + pt.sqrt(theta[-1]) * noise
         X = products.projection
-        return rng, mu + (less_columns(X, y) if products.flat else y + along_columns(X, b))
+        white = less_columns(X, y) if products.flat else y + along_columns(X, b)
+        return rng, mu + products.weights.unscaled(white)
 
     def center(self, *params: Any) -> Any:
         """Return where an unobserved variable starts."""
@@ -68,14 +70,16 @@ class StructuredRV(LMMRV):
     def logp(self, value: Any, *params: Any) -> Any:
         """Return the log-density."""
         mu, b, B, theta = params
-        if self.spectrum is not None:  # σ²(K + δI), in the rotated coordinates as `FastLMM` has it
-            L = pt.constant(np.zeros_like(self.projection.R)) if B.type.shape == (0, 0) else covariance_root(B)
-            return spectral_logp(self.spectrum, self.treatment, value, mu, b, L, theta[0], theta[1])
         products = self.products
-        within, between, rss, y1, rows = ResponseStatistics(products)(value - mu)
+        R, residual = pt.constant(products.projection.R), products.weights.scaled(value - mu)
+        if self.spectrum is not None:  # σ²(K + δI), in the rotated coordinates as `FastLMM` has it
+            L = pt.zeros_like(R) if B.type.shape == (0, 0) else covariance_root(B)
+            logp = spectral_logp(self.spectrum, self.treatment, residual, 0.0, b, L, theta[0], theta[1])
+            return logp + products.weights.logdet
+        within, between, rss, y1, rows = ResponseStatistics(products)(residual)
         d = pt.zeros(0)
         if not products.flat:  # y₂ + Q₁d, d = Q₁ᵀy - Rb
-            d = y1 - times(pt.constant(self.projection.R), b)
+            d = y1 - times(R, b)
             along = times(pt.constant(products.Q_between), d)
             rss = rss - 2 * (along * between.ravel()).sum() + (d**2).sum() - (along**2).sum()
             within = within + times(pt.constant(products.Q_within), d)
@@ -83,7 +87,7 @@ class StructuredRV(LMMRV):
         phi = packed(self.theta, products, theta, B)
         logp = MixedLoglik(products)(phi, theta[-1], within, between, rss, rows, d)[0]
         return check_parameters(
-            logp - products.logdet_R, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
+            logp + products.constant, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
         )
 
 
@@ -97,7 +101,9 @@ def packed(theta: Theta, products: MixedProducts, values: Any, B: Any) -> Any:
 
 class StructuredLMM:
     r"""
-    Y ~ N(Xβ, Σ_k Z_kG_kZ_kᵀ + σ²_eI): several random-effects terms, each with a covariance structure.
+    Y ~ N(Xβ, Σ_k Z_kG_kZ_kᵀ + σ²_eW⁻¹): several random-effects terms, each with a covariance structure.
+
+    W = diag(w) are prior weights, 1 by default.
 
     What depends on the data is reduced to cross-products once, with the largest grouping factor eliminated; an
     evaluation with its gradient then costs nothing that grows with n: O(levels) for one grouping factor, and the cube
@@ -115,7 +121,9 @@ class StructuredLMM:
     observed : array or Series (n,), TermStatistics or KernelStatistics
         One response; or, where X and the terms are columns of `TermStatistics`, these, or what they were made from.
     mu : tensor_like (n,), optional
-        A mean besides Xβ.
+        A mean besides Xβ, such as an offset.
+    weights : (n,) array or Series, optional
+        Prior weights w: Var(e_i) = σ²_e/w_i. They are positive numbers, 1 by default.
     beta, beta_mean, beta_cov : tensor_like, optional
         As in `FastLMM`: by default β is integrated out under a flat prior (**improper along X**: draws of the node are
         error contrasts, Xᵀ(y - mu) = 0); `beta=` takes coefficients of the model; `beta_cov=`, `beta_mean=` integrate
@@ -180,43 +188,47 @@ class StructuredLMM:
 
 def _parametrise(
     terms: Sequence[Term], sigma2_e: Any, X: Any, rows: TermStatistics | None, *, mu: Any = None, beta: Any = None,
-    beta_mean: Any = None, beta_cov: Any = None, design: Any = None, **kwargs: Any,
+    beta_mean: Any = None, beta_cov: Any = None, design: Any = None, weights: Any = None, **kwargs: Any,
 ) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
     """Return the parameters of the random variable, and the other arguments of `LMM`."""
     terms = _checked_terms(terms)
     ids, projection = _aligned(terms, X)
-    _check_rows(rows, terms, X, ids, mu)
-    refuse_unknown("StructuredLMM", kwargs, "it takes X, terms, sigma2_e, mu, beta, beta_mean, beta_cov, observed")
+    _check_rows(rows, terms, X, ids, mu, weights)
+    known = "it takes X, terms, sigma2_e, mu, weights, beta, beta_mean, beta_cov, observed"
+    refuse_unknown("StructuredLMM", kwargs, known)
+    prior_weights = PriorWeights.read(weights, terms[0].n, ids)
     treatment, b, B = coefficients(projection, beta, beta_mean, beta_cov)
-    carried = _carried(terms, ids, projection, treatment, design, rows, prior=B.type.shape != (0, 0))
+    proper = B.type.shape != (0, 0)
+    carried = _carried(terms, ids, projection, treatment, design, prior_weights, rows, prior=proper)
     values = double(carried["theta"].pack(double(sigma2_e), pt))
     return [read_mean(mu, ids, terms[0].n), b, B, values], {"kind": StructuredRV, "carried": carried, **kwargs}
 
 
-def carried_by(terms: Sequence[Term], X: Any, design: Any) -> dict[str, Any]:
+def carried_by(terms: Sequence[Term], X: Any, design: Any, weights: Any) -> dict[str, Any]:
     """Return what a variable carries whose β has a flat prior, of terms with any values of their parameters."""
     terms = _checked_terms(terms)
-    return _carried(terms, *_aligned(terms, X), "flat", design)
+    ids, projection = _aligned(terms, X)
+    return _carried(terms, ids, projection, "flat", design, PriorWeights.read(weights, terms[0].n, ids))
 
 
 def _carried(
-    terms: list[Term], ids: Any, projection: Projection, treatment: Treatment, design: Any,
+    terms: list[Term], ids: Any, projection: Projection, treatment: Treatment, design: Any, weights: PriorWeights,
     rows: TermStatistics | None = None, *, prior: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what is the same in each evaluation, by the names of the attributes of the random variable."""
     if design is not None:
         projection = projection.made_from(design.fixed)
-    blocks = [_block(term) for term in terms]
+    blocks, scaled = [_block(term, weights) for term in terms], weights.projection(projection)
     if prior:
-        blocks.append(EffectBlock(sp.csr_array(projection.X), 1, projection.rank, None))
+        blocks.append(EffectBlock(sp.csr_array(scaled.X), 1, projection.rank, None))
     observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
     products = MixedProducts.from_rows(
-        blocks, projection, flat=treatment == "flat", observations=observations, largest_ratio=precise
+        blocks, scaled, flat=treatment == "flat", observations=observations, largest_ratio=precise, weights=weights
     )
     theta = Theta.of_terms(terms)
     return {"treatment": treatment, "terms": tuple(terms), "theta": theta,
             "products": products, "projection": projection, "ids": ids, "design": design,
-            "spectrum": _spectrum(theta, blocks[: len(terms)], projection) if rows is None else None}  # fmt: skip
+            "spectrum": _spectrum(theta, blocks[: len(terms)], scaled) if rows is None else None}  # fmt: skip
 
 
 def _spectrum(theta: Theta, blocks: list[EffectBlock], projection: Projection) -> Spectrum | None:
@@ -235,12 +247,15 @@ def _spectrum(theta: Theta, blocks: list[EffectBlock], projection: Projection) -
     return Spectrum.from_factor(blocks[0].Z.toarray(), X)
 
 
-def _block(term: Term) -> EffectBlock:
+def _block(term: Term, weights: PriorWeights) -> EffectBlock:
     b = term.blocks
-    return EffectBlock(sp.csr_array(term.Z if b.root is None else term.Z @ b.root), b.levels, b.width, b.root)
+    Z = sp.csr_array(term.Z if b.root is None else term.Z @ b.root)
+    return EffectBlock(weights.rows(Z), b.levels, b.width, b.root)
 
 
-def _check_rows(rows: TermStatistics | None, terms: Sequence[Term], X: Any, ids: Any, mu: Any) -> None:
+def _check_rows(
+    rows: TermStatistics | None, terms: Sequence[Term], X: Any, ids: Any, mu: Any, weights: Any
+) -> None:  # fmt: skip
     """Raise a ValueError unless all rows are those of the same statistics, or none is one."""
     if rows is None:
         if are_directions(ids):
@@ -269,6 +284,11 @@ def _check_rows(rows: TermStatistics | None, terms: Sequence[Term], X: Any, ids:
         )
     if mu is not None:
         raise ValueError("mu has a value for each observation, whose rows were not kept: stream it as a column of X.")
+    if weights is not None:
+        raise ValueError(
+            "weights have a value for each observation, whose rows were not kept: multiply the rows of X, Z and y by "
+            "√w as they are streamed. Estimates are then the same; log-densities are those of √w y."
+        )
 
 
 def _checked_terms(terms: Sequence[Term]) -> list[Term]:

@@ -98,6 +98,17 @@ def kernel_inverse(s: Spectrum) -> Callable[[FloatArray, FloatArray], Coordinate
     return solve
 
 
+def require_factor(spectrum: Spectrum) -> None:
+    """Raise a ValueError if K did not come from a factor: of repeated records it has a root without a meaning."""
+    loadings(spectrum)
+    if spectrum.individuals is not None and not spectrum.individuals.is_factor:
+        raise ValueError(
+            "coefficients of W need a factor, this spectrum is that of a K between individuals: build it with "
+            "Spectrum.from_factor(W, X, individual=…), W with a row for each individual. The effects of individuals "
+            "are fit.effects(), and after sampling recover_effects(idata, which=['u'])."
+        )
+
+
 def loadings(spectrum: Spectrum) -> tuple[FloatArray, FloatArray]:
     """Return (Q₂U)ᵀW and Q₁ᵀW, or raise a ValueError if K did not come from a factor."""
     if spectrum.loadings is None or spectrum.loadings_fixed is None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
+from scipy.special import ndtri
 
 from pm_fastlmm.base.arrays import (
     FloatArray,
@@ -20,6 +21,7 @@ from pm_fastlmm.base.arrays import (
     columns_in_order,
     read,
     require_finite,
+    require_fraction,
     slices,
 )
 from pm_fastlmm.base.display import Described
@@ -35,6 +37,13 @@ class Blue(NamedTuple):
 
     beta: FloatArray
     cov: FloatArray
+
+
+class Interval(NamedTuple):
+    """The ends of an interval of predictions, for each row."""
+
+    lower: Any
+    upper: Any
 
 
 class Coordinates(NamedTuple):
@@ -62,7 +71,8 @@ class Prediction(Described):
         Var(f - f̂), the uncertainty of β̂ included; NaN where the prior variance of the new effects was not given. Of a
         row whose Xβ the data do not determine both mean and variance are NaN.
     residual_variance : () or (T,) array
-        σ²_e, what a new observation adds: Var(y - f̂) = variance + σ²_e.
+        σ²_e, what a new observation adds: Var(y - f̂) = variance + σ²_e. With prior weights σ²_e/w, (m,), where the
+        new rows have theirs.
     """
 
     mean: Any
@@ -76,15 +86,50 @@ class Prediction(Described):
 
     def __repr__(self) -> str:
         """Show how many predictions there are."""
-        return f"Prediction({self.mean.shape[0]} rows: .mean, .se, .se_observation)"
+        return f"Prediction({self.mean.shape[0]} rows: .mean, .se, .se_observation, .interval())"
 
     def _facts(self) -> dict[str, Any]:
-        return {"rows": self.mean.shape[0], "quantities": ".mean, .variance, .se, .residual_variance, .se_observation"}
+        return {
+            "rows": self.mean.shape[0],
+            "quantities": ".mean, .variance, .se, .residual_variance, .se_observation, .interval()",
+        }
 
     @property
     def se_observation(self) -> Any:
         """Standard error of a new observation."""
         return _root(self.variance + self.residual_variance, "se_observation")
+
+    def interval(self, level: float = 0.95, *, observation: bool = False) -> Interval:
+        """
+        Return f̂ ∓ z se, the interval of f, or with `observation` that of a new y, at the estimated variances.
+
+        Parameters
+        ----------
+        level : float
+        observation : bool
+
+        Returns
+        -------
+        Interval
+            `lower` and `upper`, with the labels of the mean.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml(
+        ...     "Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy(), progressbar=False
+        ... )
+        >>> mean = fit.predict(data=pd.DataFrame({"Days": [10]}), effects="population").interval()
+        >>> print(f"{mean.lower[0]:.1f} to {mean.upper[0]:.1f}")
+        324.7 to 387.5
+        """
+        require_fraction(level, "level")
+        half = ndtri((1 + level) / 2) * (self.se_observation if observation else self.se)
+        lower, upper = self.mean - half, self.mean + half
+        if hasattr(lower, "rename") and lower.ndim == 1:
+            lower, upper = lower.rename("lower"), upper.rename("upper")
+        return Interval(lower, upper)
 
 
 def _root(variance: Any, name: str) -> Any:

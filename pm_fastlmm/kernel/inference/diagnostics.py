@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 
-def diagnostics(left_out: pd.DataFrame, fitted: Any) -> pd.DataFrame:
+def diagnostics(left_out: pd.DataFrame, fitted: Any, weights: Any = None) -> pd.DataFrame:
     """
     Return a row for each observation, of what `loo` says and the conditional fitted values Xβ̂ + Zû.
 
@@ -14,7 +14,7 @@ def diagnostics(left_out: pd.DataFrame, fitted: Any) -> pd.DataFrame:
     it is the deviation from what the others predict, in units of its standard deviation. `leverage` is
     h_ii = ∂ŷ_i/∂y_i = 1 - R_iiP_ii, with R the covariance of the residuals; it is the share of a residual that its
     own observation takes away: residual = (1 - h_ii)(y_i - prediction by the others). Its sum is the number of
-    effective parameters.
+    effective parameters. With prior weights, R_ii = σ²_e/w_i, they are the last column, `weight`.
 
     References
     ----------
@@ -29,4 +29,5 @@ def diagnostics(left_out: pd.DataFrame, fitted: Any) -> pd.DataFrame:
         "standardised": deviation / left_out["sd"], "leverage": leverage,
         "loo_mean": left_out["mean"], "loo_sd": left_out["sd"],
     }  # fmt: skip
-    return pd.DataFrame(columns, index=left_out.index)
+    table = pd.DataFrame(columns, index=left_out.index)
+    return table if weights is None else table.assign(weight=weights)

@@ -10,15 +10,17 @@ import pandas as pd
 from pm_fastlmm.base.arrays import FloatArray, Ids, require_fraction
 from pm_fastlmm.base.choices import OF_REPLICATES, require_choice
 from pm_fastlmm.base.labels import simulated
+from pm_fastlmm.base.tables import Table
 from pm_fastlmm.kernel.effects.effects import Prediction
 from pm_fastlmm.kernel.inference.function import (
     Function,
     FunctionEstimate,
     Parameters,
     Scale,
+    differentiated,
     function_estimate,
 )
-from pm_fastlmm.kernel.inference.intervals import wald_limits
+from pm_fastlmm.kernel.inference.intervals import remark, wald_limits
 from pm_fastlmm.kernel.inference.marginal import MarginalMeans
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
 
@@ -43,7 +45,7 @@ class Fit(MarginalMeans):
         """Predict each observation from all the others."""
 
     @abstractmethod
-    def share_intervals(self, level: float = 0.95) -> pd.DataFrame:
+    def share_intervals(self, level: float = 0.95) -> Table:
         """Return the share of each component with an interval: estimate, lower, upper."""
 
     @abstractmethod
@@ -56,9 +58,13 @@ class Fit(MarginalMeans):
 
     @abstractmethod
     def _limits(
-        self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int, random_seed: Any
+        self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int | None, random_seed: Any
     ) -> dict[str, tuple[Any, Any]]:
         """Return the limits of intervals other than "delta", () or (T,)."""
+
+    @abstractmethod
+    def _ends(self, name: str) -> tuple[float, float]:
+        """Return the bounds of a quantity."""
 
     @abstractmethod
     def _quantities(self, kind: IntervalKind) -> Sequence[str]:
@@ -78,8 +84,8 @@ class Fit(MarginalMeans):
         """The ids of the observations."""
 
     def interval(
-        self, name: str, kind: IntervalKind = "profile", level: float = 0.95, *, n_sim: int = 4000,
-        random_seed: Any = None,
+        self, name: str, kind: IntervalKind = "profile", level: float = 0.95, *,
+        n_sim: int | None = None, random_seed: Any = None,
     ) -> tuple[Any, Any]:  # fmt: skip
         """
         Return an interval of a parameter, or of a function of parameters.
@@ -87,7 +93,8 @@ class Fit(MarginalMeans):
         Parameters
         ----------
         name : str
-            As in `summary`.
+            As in `summary`. After `find_reml` also "sd_" before the name of a variance, its root, and "corr_" before
+            that of a covariance, the correlation.
         kind : {"profile", "inversion", "bootstrap", "delta"}
             "profile": where 2[max ℓ - ℓ] is below the quantile of χ²₁, the likelihood maximised again over all other
             parameters. It ends at a bound where the likelihood does not fall so far. That of one kernel is global, the
@@ -96,12 +103,14 @@ class Fit(MarginalMeans):
             "inversion", for h2, pve and delta of one kernel: the values that the exact likelihood-ratio test does not
             reject. The critical value is simulated under each h² instead of taken from χ²₁: coverage is the level at
             any h², 0 and 1 included, at any n, up to the number of draws. One simulation serves all responses.
-            "bootstrap", for one response of one kernel: percentiles of replicates.
+            "bootstrap", for one response: percentiles of the replicates of `bootstrap`.
             "delta": estimate ± z · standard error from the observed information, undefined at a boundary; it may leave
-            the range of a parameter.
+            the range of a parameter. Those of "sd_…" and "corr_…" are made on the logarithm and the atanh, as in nlme,
+            and stay inside.
         level : float
-        n_sim : int
-            Draws for each of some dozens of values of h² of the inversion, or replicates of the bootstrap.
+        n_sim : int, optional
+            Draws for each of some dozens of values of h² of the inversion, or replicates of the bootstrap. By default
+            4000; 1000 for a bootstrap of several components, of which each replicate is a fit.
         random_seed : int, Generator or None
 
         Returns
@@ -112,8 +121,8 @@ class Fit(MarginalMeans):
         Raises
         ------
         ValueError
-            If there is no such parameter, it is fixed, an element of an unstructured matrix, or its kind of interval is
-            another; if the level is no probability, or a ML likelihood is unbounded.
+            If there is no such parameter, it is fixed, or its kind of interval is another; if the level is no
+            probability, or a ML likelihood is unbounded.
 
         Notes
         -----
@@ -135,13 +144,15 @@ class Fit(MarginalMeans):
         >>> fit = flmm.find_reml(model, progressbar=False)
         >>> print([round(limit) for limit in fit.interval("Batch")])
         [245, 10214]
+        >>> print([round(limit, 1) for limit in fit.interval("sd_Batch")])
+        [15.7, 101.1]
         """
         return self._interval_limits((name,), kind, level, n_sim, random_seed)[name]
 
     def intervals(
         self, kind: IntervalKind = "profile", level: float = 0.95, *, quantities: Sequence[str] | None = None,
-        n_sim: int = 4000, random_seed: Any = None,
-    ) -> pd.DataFrame:  # fmt: skip
+        n_sim: int | None = None, random_seed: Any = None,
+    ) -> Table:  # fmt: skip
         """
         Return estimates and intervals of the parameters as a table, with one block of rows per response.
 
@@ -158,33 +169,67 @@ class Fit(MarginalMeans):
         Returns
         -------
         DataFrame
-            Columns estimate, lower, upper; kind and level are in its attrs.
+            Columns estimate, lower, upper; kind and level are in its attrs. An interval that ends at a bound of its
+            quantity, or is undefined, is labelled: below the table, and in attrs["notes"].
 
         Raises
         ------
         ValueError
             If the kind or a quantity is unknown or does not fit it.
+
+        Examples
+        --------
+        What lme4's `confint` has, of standard deviations and correlations.
+
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml(
+        ...     "Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy(), progressbar=False
+        ... )
+        >>> names = ["sd_Subject[Intercept]", "corr_Subject[Intercept, Days]", "sd_Subject[Days]"]
+        >>> fit.intervals(quantities=[*names, "sd_residual"]).round(2)
+                                      estimate  lower  upper
+        quantity
+        sd_Subject[Intercept]            24.74  15.03  39.52
+        corr_Subject[Intercept, Days]     0.07   -0.5   0.67
+        sd_Subject[Days]                  5.92   3.93   9.15
+        sd_residual                      25.59   22.9  28.86
         """
         chosen = self._quantities(kind) if quantities is None else tuple(quantities)
         limits = self._interval_limits(chosen, kind, level, n_sim, random_seed)
-        estimates = self._and_beta(self._estimates(), self.blue)
+        estimates = self._values()
         rows = [np.stack([estimates[name], *limits[name]], axis=-1) for name in chosen]
         values = np.stack(rows, axis=-2).reshape(-1, 3) if rows else np.empty((0, 3))
-        table = pd.DataFrame(values, self._rows(chosen, "quantity"), ["estimate", "lower", "upper"], dtype=float)
-        table.attrs.update(kind=kind, level=level)
+        index = self._rows(chosen, "quantity")
+        table = Table(values, index, ["estimate", "lower", "upper"], dtype=float)
+        ends = [self._ends(name) for name in chosen] * (len(values) // max(len(chosen), 1))
+        notes = {
+            label: note
+            for label, (estimate, low, high), end in zip(index, values, ends, strict=True)
+            if (note := remark(kind, estimate, (low, high), end))
+        }
+        table.attrs.update(kind=kind, level=level, notes=notes)
         return table
 
+    def _values(self) -> dict[str, Any]:
+        """Return the estimates of all that has intervals."""
+        return self._and_beta(self._estimates(), self.blue)
+
     def _interval_limits(
-        self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int, random_seed: Any
+        self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int | None, random_seed: Any
     ) -> dict[str, tuple[Any, Any]]:
         require_fraction(level, "level")
         require_choice("kind", kind, IntervalKind)
-        if kind != "delta":
-            return self._limits(names, kind, level, n_sim, random_seed)
-        estimates, errors = self._and_beta(self._estimates(), self.blue), self.standard_errors()
-        if other := [name for name in names if name not in estimates]:
-            raise ValueError(f"there is no quantity {other[0]!r}: they are {', '.join(estimates)}.")
-        return {name: self._known(wald_limits(estimates[name], np.asarray(errors[name]), level)) for name in names}
+        return (
+            self._delta_limits(names, level)
+            if kind == "delta"
+            else self._limits(names, kind, level, n_sim, random_seed)
+        )
+
+    def _delta_limits(self, names: Sequence[str], level: float) -> dict[str, tuple[Any, Any]]:
+        values, errors = self._values(), self.standard_errors()
+        if other := [name for name in names if name not in values]:
+            raise ValueError(f"there is no quantity {other[0]!r}: they are {', '.join(values)}.")
+        return {name: self._known(wald_limits(values[name], np.asarray(errors[name]), level)) for name in names}
 
     def _known(self, limits: tuple[FloatArray, FloatArray]) -> tuple[Any, Any]:
         """Return numbers for one response; NaN where the fit has no estimate."""
@@ -212,7 +257,9 @@ class Fit(MarginalMeans):
         Returns
         -------
         FunctionEstimate
-            Where the function depends on a parameter on the boundary, se and limits are NaN and `message` names it.
+            Where the function depends on a parameter on the boundary, se is NaN, `message` names the parameter, and the
+            interval is that of the profile likelihood: the range of the function where 2[max ℓ - ℓ] is below the
+            quantile of χ²₁. It is one-sided where the estimate is an end of that range.
 
         Raises
         ------
@@ -222,8 +269,9 @@ class Fit(MarginalMeans):
 
         Notes
         -----
-        The interval of one kernel's h² from `interval("h2", "inversion")` holds its level in small samples and at the
-        boundary, which the delta method does not. Of posterior draws take the same function of `variances(idata)`.
+        Near a boundary the profile likelihood covers more than its level. The interval of one kernel's h² from
+        `interval("h2", "inversion")` holds its level in small samples and at the boundary, which neither does. Of
+        posterior draws take the same function of `variances(idata)`.
 
         Examples
         --------
@@ -241,7 +289,9 @@ class Fit(MarginalMeans):
         """
         if self.names is not None:
             raise ValueError("a function is of the parameters of one response: fits.response(name).function(...).")
-        return function_estimate(function, self._parameters(), level, scale)
+        at = self._parameters()
+        smooth, range_of = differentiated(function, at, scale)
+        return function_estimate(smooth, at, level, range_of)
 
     def simulate(
         self, n_draws: int = 1, *, effects: Literal["new", "given"] = "new", random_seed: Any = None

@@ -12,11 +12,13 @@ from scipy.special import ndtri
 from pm_fastlmm.base.arrays import FloatArray, require_fraction
 from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.display import Described, listed
+from pm_fastlmm.kernel.inference.extremes import Smooth, Surface, extremes
 
 type Scale = Literal["identity", "log", "logit", "atanh"]
 
 _STEP = 1e-100  # imaginary: derivatives are exact to rounding
 _PROBES, _SPREAD = 100, 3.0  # parameter values at which the range is looked for; standard deviation of their logarithms
+_NEAR = 1e-6  # of an interval, by which an estimate is off its end but for rounding
 _AGREES = 1e-3  # relative, of the derivative with a difference
 _RANGES: dict[Scale, tuple[float, float]] = {"logit": (0.0, 1.0), "log": (0.0, np.inf), "atanh": (-1.0, 1.0)}
 _TO: dict[Scale, Callable[[Any], Any]] = {"log": np.log, "logit": lambda p: np.log(p / (1 - p)), "atanh": np.arctanh}
@@ -42,6 +44,8 @@ class Parameters(NamedTuple):
         Where covariance matrices stand, by their lower triangles, row by row.
     derived : callable
         From the parameters by name to all that a function may be of.
+    surface : callable or None
+        Returns the likelihood about the estimate, where intervals may be made of it.
     """
 
     names: Sequence[str]
@@ -51,11 +55,19 @@ class Parameters(NamedTuple):
     upper: FloatArray
     matrices: Sequence[tuple[slice, int]] = ()
     derived: Callable[[dict[str, Any]], Mapping[str, Any]] = dict
+    surface: Callable[[], Surface] | None = None
 
     def apply(self, function: Function, values: Any) -> Any:
         """Return the function at values of the parameters."""
         with np.errstate(all="ignore"):
             return function(_Named(self.derived(dict(zip(self.names, values, strict=True)))))
+
+    def smooth(self, function: Function) -> Smooth:
+        """Return a function of the values, differentiated by imaginary steps."""
+        return Smooth(
+            lambda values: _number(self.apply(function, values)),
+            lambda values: np.array([_slope(function, self, values, i) for i in range(len(values))]),
+        )
 
     def elsewhere(self, rng: np.random.Generator) -> FloatArray:
         """Return other values inside the bounds, far from the estimate."""
@@ -91,13 +103,15 @@ class FunctionEstimate(Described):
     estimate, se : float
         se by the delta method, √(gᵀCg), from the exact gradient g and the covariance C of the estimates.
     lower, upper : float
-        The interval, made on a scale and brought back from it.
+        The interval.
     level : float
+    kind : "delta" or "profile"
+        By the delta method, made on a scale and brought back from it; or by the profile likelihood of the function.
     scale : "identity", "log", "logit" or "atanh"
     gradient : Series
         Of the function, by parameter.
     message : str
-        Why there is no standard error, empty if there is one.
+        Why there is no standard error, empty if there is one, and what the interval is.
     """
 
     estimate: float
@@ -105,15 +119,17 @@ class FunctionEstimate(Described):
     lower: float
     upper: float
     level: float
+    kind: Literal["delta", "profile"]
     scale: Scale
     gradient: pd.Series
     message: str
 
     def __repr__(self) -> str:
         """Report the estimate, its standard error and the interval, or why there are none."""
-        if self.message:
+        if np.isnan(self.lower):
             return f"{self.estimate:.6g}: {self.message}"
-        return f"{self.estimate:.6g} ± {self.se:.6g}, {self._interval}"
+        error = f", {self._interval}: {self.message}" if self.message else f" ± {self.se:.6g}, {self._interval}"
+        return f"{self.estimate:.6g}{error}"
 
     @property
     def _interval(self) -> str:
@@ -121,31 +137,56 @@ class FunctionEstimate(Described):
         return f"{self.level:.4g} interval {self.lower:.6g} to {self.upper:.6g}{where}"
 
     def _facts(self) -> dict[str, Any]:
-        if self.message:
-            return {"estimate": f"{self.estimate:.6g}", "no standard error": self.message}
-        return {"estimate": f"{self.estimate:.6g}", "se": f"{self.se:.6g}", "interval": self._interval}
+        error = {"no standard error": self.message} if self.message else {"se": f"{self.se:.6g}"}
+        interval = {} if np.isnan(self.lower) else {"interval": self._interval}
+        return {"estimate": f"{self.estimate:.6g}", **error, **interval}
 
 
-def function_estimate(function: Function, at: Parameters, level: float, scale: Scale | None) -> FunctionEstimate:
-    """Return a function of parameters with its error; see `Fit.function`."""
+def function_estimate(smooth: Smooth, at: Parameters, level: float, scale: Callable[[], Scale]) -> FunctionEstimate:
+    """Return a function of parameters with its error; see `Fit.function`. `scale` returns that of its range."""
     require_fraction(level, "level")
-    if scale is not None:
-        require_choice("scale", scale, Scale)
-    estimate = _number(at.apply(function, at.values))
-    gradient = np.array([_derivative(function, at, i) for i in range(len(at.names))])
-    scale = _fitting(function, at) if scale is None else scale
+    estimate, gradient = smooth.value(at.values), smooth.gradient(at.values)
     matters = gradient != 0
     unknown = [name for name, m, var in zip(at.names, matters, np.diag(at.cov), strict=True) if m and np.isnan(var)]
-    se, low, high, message = np.nan, np.nan, np.nan, ""
+    slopes = pd.Series(gradient, list(at.names), name="gradient")
     if unknown or not np.isfinite(estimate):
-        what = f"{listed(unknown)} has no standard error, being" if unknown else "it is not finite with parameters"
-        message = f"{what} on the boundary or without information; flmm.sample gives intervals there"
-    else:
-        se = float(np.sqrt(gradient[matters] @ at.cov[np.ix_(matters, matters)] @ gradient[matters]))
-        low, high = _limits(estimate, se, float(ndtri((1 + level) / 2)), scale)
-    return FunctionEstimate(
-        estimate, se, low, high, level, scale, pd.Series(gradient, list(at.names), name="gradient"), message
-    )
+        low, high, message = _without_error(smooth, at, level, estimate, unknown)
+        return FunctionEstimate(estimate, np.nan, low, high, level, "profile", "identity", slopes, message)
+    se = float(np.sqrt(gradient[matters] @ at.cov[np.ix_(matters, matters)] @ gradient[matters]))
+    made_on = scale()
+    low, high = _limits(estimate, se, float(ndtri((1 + level) / 2)), made_on)
+    return FunctionEstimate(estimate, se, low, high, level, "delta", made_on, slopes, "")
+
+
+def differentiated(function: Function, at: Parameters, scale: Scale | None) -> tuple[Smooth, Callable[[], Scale]]:
+    """Return a user's function with its gradient, which is compared with differences, and the scale of its range."""
+    if scale is not None:
+        require_choice("scale", scale, Scale)
+    smooth = at.smooth(function)
+    smooth.value(at.values)
+    for i in range(len(at.names)):
+        _check_derivative(function, at, i)
+    return smooth, lambda: _fitting(function, at) if scale is None else scale
+
+
+def _without_error(
+    smooth: Smooth, at: Parameters, level: float, estimate: float, unknown: Sequence[str]
+) -> tuple[float, float, str]:
+    """Return the interval of a function without a standard error, and why it has none."""
+    if not np.isfinite(estimate):
+        return (
+            np.nan,
+            np.nan,
+            "it is not finite with parameters on the boundary: take its inverse, which has an interval",
+        )
+    reason = f"no standard error, {listed(unknown)} being on the boundary or without information"
+    low, high = (np.nan, np.nan) if at.surface is None else extremes(at.surface(), smooth, level)
+    if np.isnan([low, high]).any():
+        return np.nan, np.nan, f"{reason}; flmm.sample gives intervals there"
+    near = _NEAR * (high - low)
+    low, high = (estimate if abs(estimate - end) < near else end for end in (low, high))
+    sides = "one-sided " if estimate in (low, high) else ""
+    return low, high, f"{reason}; {sides}interval of the profile likelihood"
 
 
 def _number(value: Any) -> float:
@@ -155,26 +196,34 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _derivative(function: Function, at: Parameters, i: int) -> float:
+_HOW = "write it in arithmetic and functions of NumPy that have a derivative, np.sqrt and not math.sqrt or abs."
+
+
+def _slope(function: Function, at: Parameters, values: FloatArray, i: int) -> float:
     """Return the derivative in one parameter, by an imaginary step too small to have a square."""
-    how = "write it in arithmetic and functions of NumPy that have a derivative, np.sqrt and not math.sqrt or abs."
-    moved = at.values.astype(complex)
+    moved = values.astype(complex)
     moved[i] += 1j * _STEP
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", np.exceptions.ComplexWarning)  # math.sqrt and others drop the derivative
-            exact = float(np.imag(at.apply(function, moved)) / _STEP)
+            return float(np.imag(at.apply(function, moved)) / _STEP)
     except (TypeError, np.exceptions.ComplexWarning) as error:
-        raise ValueError(f"the function could not be differentiated ({error}): {how}") from error
-    if np.isfinite(at.cov[i, i]) and at.cov[i, i] > 0:  # inside its bounds
-        step = 1e-4 * min(np.sqrt(at.cov[i, i]), *_room(at, i))
-        ends = [at.apply(function, at.values + sign * step * (np.arange(len(at.values)) == i)) for sign in (1, -1)]
-        difference = float((ends[0] - ends[1]) / (2 * step))
-        if abs(exact - difference) > _AGREES * max(abs(exact), abs(difference)) + 1e-6 * abs(ends[0]) / abs(
-            at.values[i] or 1
-        ):
-            raise ValueError(f"the derivative of the function in {at.names[i]} is not that of its values: {how}")
-    return exact
+        raise ValueError(f"the function could not be differentiated ({error}): {_HOW}") from error
+
+
+def _check_derivative(function: Function, at: Parameters, i: int) -> None:
+    """Compare the derivative in one parameter with a difference, inside its bounds."""
+    exact = _slope(function, at, at.values, i)
+    if not (np.isfinite(at.cov[i, i]) and at.cov[i, i] > 0):
+        return
+    step = 1e-4 * min(np.sqrt(at.cov[i, i]), *_room(at, i))
+    ends = [at.apply(function, at.values + sign * step * (np.arange(len(at.values)) == i)) for sign in (1, -1)]
+    if not np.isfinite(ends).all():
+        return
+    difference = float((ends[0] - ends[1]) / (2 * step))
+    rounding = 1e-6 * abs(ends[0]) / abs(at.values[i] or 1)
+    if abs(exact - difference) > _AGREES * max(abs(exact), abs(difference)) + rounding:
+        raise ValueError(f"the derivative of the function in {at.names[i]} is not that of its values: {_HOW}")
 
 
 def _room(at: Parameters, i: int) -> tuple[float, float]:
@@ -193,7 +242,7 @@ def _fitting(function: Function, at: Parameters) -> Scale:
 
 
 def _limits(estimate: float, se: float, z: float, scale: Scale) -> tuple[float, float]:
-    if scale == "identity":
+    if scale == "identity" or se == 0:
         return estimate - z * se, estimate + z * se
     low, high = _RANGES[scale]
     if not low < estimate < high:

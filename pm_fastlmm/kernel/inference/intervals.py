@@ -14,6 +14,7 @@ from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 SHARES = ("h2", "pve", "delta")  # functions of δ alone
 VARIANCES = ("sigma2", "sigma2_g", "sigma2_e", "total")
+_AT = 1e-6  # from a bound at which an estimate, of a correlation for instance, is on it
 
 
 def share_limits(rotated: Rotated, method: Method, name: str, allowed: Allowed) -> tuple[FloatArray, FloatArray]:
@@ -59,6 +60,28 @@ def wald_limits(estimate: FloatArray, se: FloatArray, level: float) -> tuple[Flo
     """Return estimate ± z · se (delta method), not cut to the range of the parameter."""
     half = ndtri((1 + level) / 2) * np.asarray(se)
     return np.asarray(estimate) - half, np.asarray(estimate) + half
+
+
+def ends_of(name: str) -> tuple[float, float]:
+    """Return the bounds of a quantity of one kernel."""
+    return (-np.inf, np.inf) if name.startswith("beta[") else (0.0, 1.0 if name in SHARES[:2] else np.inf)
+
+
+def remark(kind: str, estimate: float, limits: tuple[float, float], ends: tuple[float, float]) -> str:
+    """Return what is to be known of an interval that ends at a bound of its quantity, or is not there; else nothing."""
+    if np.isnan(limits).any():
+        known = ", on the boundary or without information: kind='profile' has an interval" if kind == "delta" else ""
+        return "undefined" + known
+    if kind == "delta":
+        return ""
+    if kind == "bootstrap":
+        at = [end for end in ends if np.isfinite(end) and abs(end - estimate) < _AT]
+        drawn = "a bound, and replicates were drawn as if it were the truth: kind='profile' has an interval"
+        return f"the estimate is {at[0]:g}, {drawn}" if at else ""
+    reached = [f"{end:g}" for end, limit in zip(ends, limits, strict=True) if limit == end]
+    if len(reached) > 1:
+        return f"the data exclude neither bound, {' and '.join(reached)}"
+    return f"one-sided, the data do not exclude the bound {reached[0]}" if reached else ""
 
 
 def coefficient_place(spectrum: Spectrum, name: str) -> int:

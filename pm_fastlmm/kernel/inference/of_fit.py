@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, require_fraction
+from pm_fastlmm.base.tables import Table
 from pm_fastlmm.kernel.inference.bootstrap import Bootstrap, bootstrap
 from pm_fastlmm.kernel.inference.fit import Fit, IntervalKind
 from pm_fastlmm.kernel.inference.fixed_effects import (
@@ -15,12 +15,14 @@ from pm_fastlmm.kernel.inference.fixed_effects import (
     ZeroVariances,
     spectral_fixed_effects,
 )
-from pm_fastlmm.kernel.inference.intervals import SHARES, VARIANCES, profile_limits, share_limits
+from pm_fastlmm.kernel.inference.intervals import SHARES, VARIANCES, ends_of, profile_limits, remark, share_limits
 from pm_fastlmm.kernel.inference.null import critical_values
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test, require_draws, require_variation
 from pm_fastlmm.kernel.likelihood.prior import read_h2
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+
+_DRAWS = 4000  # by default, of an inversion or a bootstrap
 
 
 class KernelInference(Fit):
@@ -156,7 +158,7 @@ class KernelInference(Fit):
             raise ValueError(f"the fit has no estimate to draw from: {self.message}.")
         return bootstrap(self._data, self.method, self.blue, self.sigma2_g, self.sigma2_e, n, random_seed)
 
-    def share_intervals(self, level: float = 0.95) -> pd.DataFrame:
+    def share_intervals(self, level: float = 0.95) -> Table:
         """
         Return the shares h² and 1 - h² with their profile-likelihood intervals: estimate, lower, upper.
 
@@ -169,12 +171,16 @@ class KernelInference(Fit):
             raise ValueError("intervals of shares are those of one response: take fit.response(name).")
         low, high = self.interval("h2", "profile", level)
         rows = [[self.h2, low, high], [1 - self.h2, 1 - high, 1 - low]]
-        return pd.DataFrame(rows, list(self.shares.index), ["estimate", "lower", "upper"])
+        table, names = Table(rows, list(self.shares.index), ["estimate", "lower", "upper"]), self.shares.index
+        notes = [remark("profile", estimate, (low, high), (0.0, 1.0)) for estimate, low, high in rows]
+        table.attrs["notes"] = {name: note for name, note in zip(names, notes, strict=True) if note}
+        return table
 
     def _limits(
-        self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int, random_seed: Any
+        self, names: Sequence[str], kind: IntervalKind, level: float, n_sim: int | None, random_seed: Any
     ) -> dict[str, tuple[Any, Any]]:
         """Return the limits of intervals, NaN where the fit has no estimate."""
+        n_sim = _DRAWS if n_sim is None else n_sim
         if kind == "bootstrap":
             replicates = self.bootstrap(n_sim, random_seed=random_seed)
             return {name: replicates.interval(name, level) for name in names}
@@ -192,6 +198,9 @@ class KernelInference(Fit):
         else:
             found = {name: profile_limits(self._data, self.method, name, level) for name in names}
         return {name: self._known(limits) for name, limits in found.items()}
+
+    def _ends(self, name: str) -> tuple[float, float]:
+        return ends_of(name)
 
     def _quantities(self, kind: IntervalKind) -> tuple[str, ...]:
         if self.names is not None:

@@ -80,7 +80,7 @@ class Projector:
         f[x == -np.inf], f[x == np.inf] = f0, f_inf
         Q[x == np.inf] = 1.0
         if (x == -np.inf).any():
-            Q[x == -np.inf] = float((p.rows(slice(None)) ** 2 @ (1 / p.eigvals))[0]) if not p.nullity else np.inf
+            Q[x == -np.inf] = float((p.squares(slice(None)) @ (1 / p.eigvals))[0]) if not p.nullity else np.inf
         if self.coefficient is None:
             return _Curve(w, f, Q, np.zeros(0), np.zeros(0))
         blue = effects.blue(self.rotated, w / p.largest, 1 - w)

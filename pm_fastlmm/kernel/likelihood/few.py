@@ -29,7 +29,7 @@ def _few() -> SimpleNamespace:
     return interpreted(
         loops,
         _sums,
-        _cross,
+        _weighted,
         _residual_sums,
         corner_terms,
         _log_shifted,
@@ -39,14 +39,14 @@ def _few() -> SimpleNamespace:
     )
 
 
-def _sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[Any, ...]:
+def _sums(eigvals: FloatArray, squares: FloatArray, delta: float) -> tuple[Any, ...]:
     w = 1 / (eigvals + delta)
-    h, c, q = eigvals * w, delta * w, z * z * w
+    h, c, q = eigvals * w, delta * w, squares * w
     return h @ q, c @ q, h @ (c * q), h.sum(), c.sum(), h @ c
 
 
-def _cross(eigvals: FloatArray, z: FloatArray, g: FloatArray, delta: float) -> Any:
-    return (z / (eigvals + delta)) @ g
+def _weighted(eigvals: FloatArray, products: FloatArray, delta: float) -> Any:
+    return (products / (eigvals + delta)).sum()
 
 
 def _residual_sums(eigvals: FloatArray, z: FloatArray, g: FloatArray, alpha: float, delta: float) -> tuple[Any, ...]:
@@ -75,10 +75,9 @@ def _log_shifted(eigvals: FloatArray, delta: float) -> Any:
     return np.log1p(eigvals / delta).sum() if delta >= 1.0 else np.log(eigvals + delta).sum()
 
 
-def _sums_at_ends(eigvals: FloatArray, inverse: FloatArray, z: FloatArray) -> tuple[Any, ...]:
-    q = z * z
-    p = q * inverse
-    return q.sum(), q @ eigvals, p.sum(), p @ inverse
+def _sums_at_ends(eigvals: FloatArray, inverse: FloatArray, squares: FloatArray) -> tuple[Any, ...]:
+    p = squares * inverse
+    return squares.sum(), squares @ eigvals, p.sum(), p @ inverse
 
 
 def _cross_at_ends(inverse: FloatArray, z: FloatArray, g: FloatArray) -> tuple[Any, ...]:

@@ -66,6 +66,28 @@ class MatrixPrecision:
         return self.P[np.ix_(rows, rows)]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ScaledPrecision:
+    """DPD and DPy, D = diag(root), from P and Py of Dy: those of y."""
+
+    inner: Precision
+    root: FloatArray
+
+    @property
+    def weighted(self) -> FloatArray:
+        """DPy, (…, n)."""
+        return self.inner.weighted * self.root
+
+    @property
+    def diagonal(self) -> FloatArray:
+        """Diagonal of DPD, (…, n)."""
+        return self.inner.diagonal * self.root**2
+
+    def block(self, rows: Rows) -> FloatArray:
+        """Return the block of some rows, (…, s, s)."""
+        return self.inner.block(rows) * (self.root[rows, None] * self.root[rows])
+
+
 class LeftOut(NamedTuple):
     """
     Every observation given those that were not left out with it.

@@ -7,7 +7,8 @@ With w_i = 1/(λ_i + δ), h = λw, 1 - h = δw and a response z (null directions
 
 is -2 times the profile likelihood without constants: m = p and no brackets for REML, m = n and log|S| for ML. A
 candidate g is one more column of X, given by its own rotation: α = b/a is its coefficient, a = Σwg² + …, b = Σwgz + …,
-and REML counts one degree of freedom less and log a more, so that no candidate needs a rotation of its own.
+and REML counts one degree of freedom less and log a more, so that no candidate needs a rotation of its own. Where there
+is no candidate, the squares of a response are all that its sums need, and what is passed as z is z².
 
 All derivatives are with respect to x = log δ and are sums of positive terms, which keeps them exact at both ends: with
 A = Σhwr², B = Σ(1-h)wr² + (null)/δ, E = Σh(1-h)wr² (so that Q = A + B),
@@ -71,7 +72,7 @@ class Grid(NamedTuple):
 
 
 @reordered
-def _sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[float, float, float, float, float, float]:
+def _sums(eigvals: FloatArray, squares: FloatArray, delta: float) -> tuple[float, float, float, float, float, float]:
     """Return A, B, E of a response or candidate without null directions, and Σh, Σ(1-h), Σh(1-h) of the spectrum."""
     A, B, E = 0.0, 0.0, 0.0
     H, low, both = 0.0, 0.0, 0.0
@@ -79,7 +80,7 @@ def _sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[float, floa
         w = 1.0 / (eigvals[i] + delta)
         h = eigvals[i] * w
         c = delta * w
-        q = z[i] * z[i] * w
+        q = squares[i] * w
         A += h * q
         B += c * q
         E += h * c * q
@@ -90,10 +91,10 @@ def _sums(eigvals: FloatArray, z: FloatArray, delta: float) -> tuple[float, floa
 
 
 @reordered
-def _cross(eigvals: FloatArray, z: FloatArray, g: FloatArray, delta: float) -> float:
+def _weighted(eigvals: FloatArray, products: FloatArray, delta: float) -> float:
     total = 0.0
     for i in range(eigvals.size):
-        total += z[i] * g[i] / (eigvals[i] + delta)
+        total += products[i] / (eigvals[i] + delta)
     return total
 
 
@@ -236,9 +237,9 @@ def derivatives(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x:
     delta, eigvals = math.exp(x), model.eigvals
     D, candidate = 0.0, (0.0, 0.0, 0.0)
     if g.size:
-        gA, gB, gE, H, low, both = _sums(eigvals, g, delta)
+        gA, gB, gE, H, low, both = _sums(eigvals, g * g, delta)
         gB += null[2] / delta
-        alpha = (_cross(eigvals, z, g, delta) + null[1] / delta) / (gA + gB)
+        alpha = (_weighted(eigvals, z * g, delta) + null[1] / delta) / (gA + gB)
         A, B, E, D = _residual_sums(eigvals, z, g, alpha, delta)
         B += _left(null, alpha) / delta
         D += (null[1] - alpha * null[2]) / delta
@@ -280,12 +281,12 @@ def value(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float
     delta, eigvals, nullity, r = math.exp(x), model.eigvals, model.nullity, model.schur.shape[0]
     a, alpha = 0.0, 0.0
     if g.size:
-        a = _cross(eigvals, g, g, delta) + null[2] / delta
-        alpha = (_cross(eigvals, z, g, delta) + null[1] / delta) / a
+        a = _weighted(eigvals, g * g, delta) + null[2] / delta
+        alpha = (_weighted(eigvals, z * g, delta) + null[1] / delta) / a
         A, B, _, _ = _residual_sums(eigvals, z, g, alpha, delta)
         Q = A + B
     else:
-        Q = _cross(eigvals, z, z, delta)
+        Q = _weighted(eigvals, z, delta)
     Q += _left(null, alpha) / delta
     far = delta if delta >= 1.0 else 1.0
     f = model.m * math.log(Q * far) + _log_shifted(eigvals, delta)
@@ -299,11 +300,11 @@ def value(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: float
 
 
 @reordered
-def _sums_at_ends(eigvals: FloatArray, inverse: FloatArray, z: FloatArray) -> tuple[float, float, float, float]:
+def _sums_at_ends(eigvals: FloatArray, inverse: FloatArray, squares: FloatArray) -> tuple[float, float, float, float]:
     """Return Σz², Σλz², Σz²/λ, Σz²/λ²."""
     s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
     for i in range(eigvals.size):
-        q = z[i] * z[i]
+        q = squares[i]
         p = q * inverse[i]
         s0 += q
         s1 += q * eigvals[i]
@@ -338,19 +339,17 @@ def limits(model: Model, z: FloatArray, g: FloatArray, null: FloatArray) -> tupl
     δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded.
     """
     eigvals, inverse, ends, m, restricted = model.eigvals, model.inverse, model.ends, model.m, model.restricted
-    far, far_tilted, near, near_tilted = _sums_at_ends(eigvals, inverse, z)
-    far += null[0]
-    a_far, a_far_tilted, a_near, a_near_tilted = 0.0, 0.0, 0.0, 0.0
+    alpha, a_far, a_far_tilted, a_near, a_near_tilted = 0.0, 0.0, 0.0, 0.0, 0.0
     if g.size:
-        a_far, a_far_tilted, a_near, a_near_tilted = _sums_at_ends(eigvals, inverse, g)
+        a_far, a_far_tilted, a_near, a_near_tilted = _sums_at_ends(eigvals, inverse, g * g)
         a_far += null[2]
         b_far, b_near = _cross_at_ends(inverse, z, g)
         alpha = (b_far + null[1]) / a_far
-        r = z - alpha * g
-        far, far_tilted, _, _ = _sums_at_ends(eigvals, inverse, r)
-        far += _left(null, alpha)
-        r = z - b_near / a_near * g
-        _, _, near, near_tilted = _sums_at_ends(eigvals, inverse, r)
+        far, far_tilted, _, _ = _sums_at_ends(eigvals, inverse, (z - alpha * g) ** 2)
+        _, _, near, near_tilted = _sums_at_ends(eigvals, inverse, (z - b_near / a_near * g) ** 2)
+    else:
+        far, far_tilted, near, near_tilted = _sums_at_ends(eigvals, inverse, z)
+    far += _left(null, alpha)
     f_inf, slope = _end(far, far_tilted, a_far, a_far_tilted, m, restricted)
     c_inf = slope - ends[0]
     if model.nullity:
@@ -436,41 +435,47 @@ def _newton(model: Model, z: FloatArray, g: FloatArray, null: FloatArray, x: flo
 
 
 @compiled
-def _bracket(j: int, nodes: FloatArray, slope: FloatArray, curvature: FloatArray, c0: float, c_inf: float) -> Triple:
-    """
-    Return (start, low, high) where cell j has a root of f' at which it rises; NaN where it has none.
-
-    Cells -1 and G - 1 reach from the first and last node to the boundaries.
-    """
-    last = nodes.size - 1
-    if j == -1:  # f' must fall below 0 further on, or the boundary be a minimum
-        if c0 < 0.0 and slope[0] >= 0.0:
-            return nodes[0] - _STEP_OUT, -math.inf, nodes[0]
-        return math.nan, math.nan, math.nan
-    if j == last:
-        if c_inf > 0.0 and slope[last] < 0.0:
-            return nodes[last] + _STEP_OUT, nodes[last], math.inf
-        return math.nan, math.nan, math.nan
-    step = nodes[1] - nodes[0]
-    u0, u1, m0, m1 = slope[j], slope[j + 1], step * curvature[j], step * curvature[j + 1]
-    low, high = math.nan, math.nan
+def _cell(u0: float, u1: float, m0: float, m1: float) -> tuple[float, float]:
+    """Return where the cubic model of f' in a cell, from 0 to 1, is negative and then not; NaN if nowhere."""
     if u0 < 0.0 and u1 >= 0.0:
-        low, high = 0.0, 1.0
-    elif u0 < 0.0 and m0 > 0.0 and m1 < 0.0:  # both ends negative: up and down again inside?
+        return 0.0, 1.0
+    if u0 < 0.0 and m0 > 0.0 and m1 < 0.0:  # both ends negative: up and down again inside?
         for i in range(1, 8):
             if hermite(u0, u1, m0, m1, i / 8) > 0.0:
-                low, high = 0.0, i / 8
-                break
+                return 0.0, i / 8
     elif u0 >= 0.0 and u1 >= 0.0 and m0 < 0.0 and m1 > 0.0:
         for i in range(7, 0, -1):
             if hermite(u0, u1, m0, m1, i / 8) < 0.0:
-                low, high = i / 8, 1.0
-                break
-    if math.isnan(low):
-        return math.nan, math.nan, math.nan
-    start = nodes[j] + step * _hermite_root(u0, u1, m0, m1, low, high)
-    start = _refined(j, nodes, slope, curvature, start)
-    return start, nodes[j] + step * low, nodes[j] + step * high
+                return i / 8, 1.0
+    return math.nan, math.nan
+
+
+@compiled
+def _brackets(
+    nodes: FloatArray, slope: FloatArray, curvature: FloatArray, c0: float, c_inf: float, out: FloatArray
+) -> int:
+    """
+    Write (start, low, high) of every cell that has a root of f' at which it rises; return how many.
+
+    The cells before the first node and after the last reach to the boundaries. (All cells in one call: arrays are
+    counted at every call.)
+    """
+    last, step, count = nodes.size - 1, nodes[1] - nodes[0], 0
+    if c0 < 0.0 and slope[0] >= 0.0:  # f' falls below 0 further on; else the boundary is a minimum
+        out[0, 0], out[0, 1], out[0, 2] = nodes[0] - _STEP_OUT, -math.inf, nodes[0]
+        count = 1
+    for j in range(last):
+        u0, u1, m0, m1 = slope[j], slope[j + 1], step * curvature[j], step * curvature[j + 1]
+        low, high = _cell(u0, u1, m0, m1)
+        if not math.isnan(low):
+            start = nodes[j] + step * _hermite_root(u0, u1, m0, m1, low, high)
+            out[count, 0] = _refined(j, nodes, slope, curvature, start)
+            out[count, 1], out[count, 2] = nodes[j] + step * low, nodes[j] + step * high
+            count += 1
+    if c_inf > 0.0 and slope[last] < 0.0:
+        out[count, 0], out[count, 1], out[count, 2] = nodes[last] + _STEP_OUT, nodes[last], math.inf
+        count += 1
+    return count
 
 
 @compiled
@@ -516,18 +521,15 @@ def search_rows(
     compared over all minima and both exact limits.
     """
     nodes, nothing = grid.nodes, np.empty(0)
-    slope, curvature = np.empty(nodes.size), np.empty(nodes.size)
+    slope, curvature, brackets = np.empty(nodes.size), np.empty(nodes.size), np.empty((nodes.size + 1, 3))
     for t in range(out.shape[0]):
         z = Z[t if Z.shape[0] > 1 else 0]
         g = candidates[t] if candidates.shape[0] else nothing
         _at_nodes(model, t, z, g, grid, null[t], slope, curvature)
         f0, c0, f_inf, c_inf = limits(model, z, g, null[t])
         best, where, Q, a, alpha = math.inf, math.nan, math.nan, 0.0, 0.0
-        for j in range(-1, nodes.size):
-            start, low, high = _bracket(j, nodes, slope, curvature, c0, c_inf)
-            if math.isnan(start):
-                continue
-            x = _newton(model, z, g, null[t], start, low, high)
+        for i in range(_brackets(nodes, slope, curvature, c0, c_inf, brackets)):
+            x = _newton(model, z, g, null[t], brackets[i, 0], brackets[i, 1], brackets[i, 2])
             f, Q_x, a_x, alpha_x = value(model, z, g, null[t], x)
             if f < best:
                 best, where, Q, a, alpha = f, x, Q_x, a_x, alpha_x
@@ -670,21 +672,20 @@ def region_rows(
     nodes, levels, nothing = grid.nodes, allowed[2], np.empty(0)
     G = nodes.size
     slope, curvature, inside = np.empty(G), np.empty(G), np.empty(G, dtype=np.bool_)
+    brackets = np.empty((G + 1, 3))
     for t in range(out.shape[0]):
         z, best = Z[t], optima[t, 1]
         _at_nodes(model, t, z, nothing, grid, null[t], slope, curvature)
         f0, c0, f_inf, c_inf = limits(model, z, nothing, null[t])
         low, high = optima[t, 0], optima[t, 0]
-        for j in range(-1, G):
-            if j >= 0:
-                inside[j] = heights[t, j] - best <= _allowed(nodes[j], allowed)
-                if inside[j]:
-                    low, high = min(low, nodes[j]), max(high, nodes[j])
-            start, left, right = _bracket(j, nodes, slope, curvature, c0, c_inf)
-            if not math.isnan(start):
-                x = _newton(model, z, nothing, null[t], start, left, right)
-                if value(model, z, nothing, null[t], x)[0] - best <= _allowed(x, allowed):
-                    low, high = min(low, x), max(high, x)
+        for j in range(G):
+            inside[j] = heights[t, j] - best <= _allowed(nodes[j], allowed)
+            if inside[j]:
+                low, high = min(low, nodes[j]), max(high, nodes[j])
+        for i in range(_brackets(nodes, slope, curvature, c0, c_inf, brackets)):
+            x = _newton(model, z, nothing, null[t], brackets[i, 0], brackets[i, 1], brackets[i, 2])
+            if value(model, z, nothing, null[t], x)[0] - best <= _allowed(x, allowed):
+                low, high = min(low, x), max(high, x)
         low = -math.inf if f0 - best <= levels[0] else low
         high = math.inf if f_inf - best <= levels[levels.size - 1] else high
         below, above, gaps = -math.inf, math.inf, False

@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from pm_fastlmm.base.arrays import EPS, FloatArray, slices
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.base.threads import in_threads
+from pm_fastlmm.base.threads import in_threads, processors
 from pm_fastlmm.kernel.likelihood.few import SEARCH, loops_for
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 from pm_fastlmm.kernel.likelihood.tables import TableOf, tables
 from pm_fastlmm.spectrum.spectrum import Rotated
 
-_BLOCK = 500_000  # numbers in one block of responses: it stays in the cache, and the memory does not grow with T
+_BLOCK = 125_000  # numbers for each thread in one block of responses: they stay in its cache
 _NONE: FloatArray = np.empty((0, 0))
 
 
@@ -50,7 +50,7 @@ class Profile:
     ----------
     eigvals : (k,) array
     z : (T, k) array
-        In the units of y: `rows` scales it, so that no second copy of thousands of responses is kept.
+        In the units of y: `squares` scales them, so that no second copy of thousands of responses is kept.
     null : (T, 3) array
         rss, and two places for the sums over the null directions that a candidate adds.
     nullity, m : int
@@ -112,14 +112,18 @@ class Profile:
         """
         nodes = np.atleast_1d(np.asarray(x, dtype=float))
         loops = loops_for(len(self.z) * nodes.size)
-        return np.asarray(loops.evaluate_rows(self.model(), self.rows(slice(None)), self.null, nodes))
+        return np.asarray(loops.evaluate_rows(self.model(), self.squares(slice(None)), self.null, nodes))
 
     def heights(self, x: FloatArray) -> FloatArray:
         """Return f as `evaluate` does, without the others and on all processors."""
         nodes = np.atleast_1d(np.asarray(x, dtype=float))
         loops = loops_for(len(self.z) * nodes.size)
         out, model = np.empty((len(self.z), nodes.size)), self.model()
-        in_threads(lambda part: loops.value_rows(model, self.rows(part), self.null[part], nodes, out[part]), len(out))
+
+        def run(part: slice) -> None:
+            loops.value_rows(model, self.squares(part), self.null[part], nodes, out[part])
+
+        in_threads(run, len(out))
         return out
 
     def limits(self) -> FloatArray:
@@ -128,11 +132,17 @@ class Profile:
 
         δ = 0 is a local minimum of f if c₀ ≥ 0, δ = ∞ if c_∞ ≤ 0. f(0) is infinite where f is not bounded.
         """
-        return np.asarray(loops_for(len(self.z)).limit_rows(self.model(), self.rows(slice(None)), self.null))
+        return np.asarray(loops_for(len(self.z)).limit_rows(self.model(), self.squares(slice(None)), self.null))
 
-    def rows(self, block: slice) -> FloatArray:
-        """Return z of a block of responses, each scaled to unit size."""
-        return self.z[block] / np.sqrt(self.norm2[block])[:, None]
+    def rows(self) -> FloatArray:
+        """Return z of all responses, each scaled to unit size."""
+        return self.z / np.sqrt(self.norm2)[:, None]
+
+    def squares(self, block: slice) -> FloatArray:
+        """Return z² of a block of responses, each scaled to unit size."""
+        squares = self.z[block] ** 2
+        squares *= 1 / self.norm2[block, None]
+        return squares
 
     def model(self, *, candidate: bool = False) -> Any:
         """Return what the compiled loops share, without or with a candidate."""
@@ -179,9 +189,9 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
     null = profile.null if null is None else null
     out, model = np.empty((len(null), 5)), profile.model(candidate=len(candidates) > 0)
     loops, table_of = loops_for(SEARCH * len(null)), tables(model, len(null))
-    size = max(64, _BLOCK // max(1, profile.eigvals.size))
+    size = max(64, _BLOCK * processors() // max(1, profile.eigvals.size))
     for block in slices(len(null), size):
-        z = profile.rows(slice(None) if len(candidates) else block)
+        z = profile.rows() if len(candidates) else profile.squares(block)
         _search_block(loops, table_of, model, z, candidates[block], null[block], out[block])
     return out
 
@@ -189,7 +199,7 @@ def search(profile: Profile, candidates: FloatArray = _NONE, null: FloatArray | 
 def _search_block(
     loops: Any, table_of: TableOf, model: Any, z: FloatArray, g: FloatArray, null: FloatArray, out: FloatArray
 ) -> None:
-    squares = z * z
+    squares = z * z if len(g) else z
     table = table_of(squares, null[:, 0])
     zz = table.products(squares)
     zg, gg = (table.products(z * g), table.products(g * g)) if len(g) else (_NONE, _NONE)

@@ -107,27 +107,26 @@ def likelihood_region(profile: Profile, allowed: Allowed) -> Region:
     table_of = tables(model, len(out))
     size = max(64, _BLOCK // max(1, profile.eigvals.size))
     for block in slices(len(out), size):
-        rows = profile.rows(block), profile.null[block], optima[block], out[block]
+        rows = profile.squares(block), profile.null[block], optima[block], out[block]
         _region_block(table_of, model, allowed, *rows)
     return Region(optima[:, 0], optima[:, 1], out[:, 0], out[:, 1], out[:, 2] == 1)
 
 
 def _region_block(
-    table_of: TableOf, model: Any, allowed: Allowed, z: FloatArray, null: FloatArray, optima: FloatArray,
+    table_of: TableOf, model: Any, allowed: Allowed, squares: FloatArray, null: FloatArray, optima: FloatArray,
     out: FloatArray,
 ) -> None:  # fmt: skip
-    loops, squares = loops_for(3 * SEARCH * len(z)), z * z
-    table = table_of(squares, null[:, 0])
+    loops, table = loops_for(3 * SEARCH * len(squares)), table_of(squares, null[:, 0])
     zz, nodes, G = table.products(squares), table.nodes, table.nodes.size
     # the responses' f differ by m log Q alone: the rest of it is that of the first one
     with np.errstate(divide="ignore", invalid="ignore"):
         log_Q = np.log(zz[:, :G] + zz[:, G : 2 * G] + null[:, :1] * np.exp(-nodes))
         heights = np.empty((1, G))
-        loops.value_rows(model, z[:1], null[:1], nodes, heights)
+        loops.value_rows(model, squares[:1], null[:1], nodes, heights)
         heights = heights + model.m * (log_Q - log_Q[0])
 
     def run(part: slice) -> None:
         grid = loops.Grid(nodes, table.shared, zz[part], zz[:0], zz[:0])
-        loops.region_rows(model, z[part], null[part], grid, heights[part], optima[part], allowed, out[part])
+        loops.region_rows(model, squares[part], null[part], grid, heights[part], optima[part], allowed, out[part])
 
-    in_threads(run, len(z))
+    in_threads(run, len(squares))

@@ -97,6 +97,7 @@ def mixture(low: float, delta: FloatArray) -> tuple[npt.NDArray[np.int32], Float
     size = weights.max(0)
     R, order = qr(weights / size, mode="r", pivoting=True)
     rank = int(np.count_nonzero(np.abs(np.diag(R)) > _RANK_RTOL * abs(R[0, 0])))
+    rank = min(-(-rank // 8) * 8, size.size)  # products of matrices are in eights
     mix, chosen = np.empty((rank, size.size)), order[:rank]
     mix[:, chosen], mix[:, order[rank:]] = np.eye(rank), solve_triangular(R[:rank, :rank], R[:rank, rank:])
     return chosen, mix * (size / size[chosen, None])

@@ -117,7 +117,13 @@ class KernelEffects(KernelInference):
 
         Their best linear unbiased predictor and its error variance, (m,) or (m, T), after `Spectrum.from_factor` or
         `KernelStatistics`; by name when the columns of W have names.
+
+        Raises
+        ------
+        ValueError
+            If K did not come from a factor, of individuals (`individual=`) neither.
         """
+        coefficients.require_factor(self._data.spectrum)
         found = coefficients.factor_effects(self._data, np.asarray(self.sigma2_g), np.asarray(self.sigma2_e))
         names, responses = self.spectrum.factor_names, self.names
         return FactorEffects(*(labelled(values, names, responses) for values in (found.mean, found.variance)))

@@ -12,8 +12,16 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.labels import over_responses
 from pm_fastlmm.kernel.inference.estimates import InformationKind
+from pm_fastlmm.kernel.inference.extremes import Surface
 from pm_fastlmm.kernel.inference.function import Parameters
-from pm_fastlmm.kernel.likelihood.information import errors, log_likelihood, quantities, variance_covariance
+from pm_fastlmm.kernel.likelihood.information import (
+    errors,
+    information,
+    log_likelihood,
+    quantities,
+    score,
+    variance_covariance,
+)
 from pm_fastlmm.kernel.likelihood.prior import read_h2
 from pm_fastlmm.kernel.reml.effects_of_fit import KernelEffects
 from pm_fastlmm.spectrum.spectrum import Rotated
@@ -143,6 +151,23 @@ class REMLFit(KernelEffects, Described):
         return Parameters(
             VARIANCES, values, cov, np.zeros(2), np.full(2, np.inf),
             derived=lambda v: quantities(self, v["sigma2_g"], v["sigma2_e"]),
+            surface=self._surface if self.converged and self.rotated is not None else None,
+        )  # fmt: skip
+
+    def _surface(self) -> Surface:
+        """Return the likelihood in (σ²_g, σ²_e), the latter off 0, where y may have a direction without variance."""
+        data, estimate = self._data, np.array([self.sigma2_g, self.sigma2_e])
+        units = self.total / np.array([self.mean_diagonal, 1.0])
+        g, e = np.maximum(estimate, 0.05 * units)
+        curvature = np.diagonal(information(data, g, e, self.method).average) + score(data, g, e, self.method) ** 2
+
+        def loglik(x: FloatArray) -> tuple[float, FloatArray]:
+            g, e = x
+            return float(log_likelihood(data, g, e, method=self.method)), score(data, g, e, self.method)
+
+        return Surface(
+            loglik, np.asarray, lambda x: np.eye(2), estimate, 1 / np.sqrt(curvature), np.array([0.0, 1e-12]) * units,
+            np.full(2, np.inf), float(self.loglik),
         )  # fmt: skip
 
     def to_dataset(self) -> xr.Dataset:
@@ -240,7 +265,7 @@ class REMLFit(KernelEffects, Described):
         assert self.names is not None
         return {
             "method": self.method,
-            "observations": self._counts.removesuffix(" observations"),
+            "observations": self._counts.replace(" observations", ""),
             "responses": f"{len(self.names)}: {listed(self.names)}",
             "fixed effects": listed(self.coef),
             "on the boundary": int(self.at_zero.any(axis=-1).sum()),
@@ -251,11 +276,13 @@ class REMLFit(KernelEffects, Described):
     @property
     def _counts(self) -> str:
         n = np.unique(self.n_obs)
-        return f"{n[0]} to {n[-1]} observations" if n.size > 1 else f"{n[0]} observations"
+        individuals = None if self.rotated is None else self.rotated.spectrum.individuals
+        levels = "" if individuals is None else f", {len(individuals.root)} levels of individual"
+        return (f"{n[0]} to {n[-1]} observations" if n.size > 1 else f"{n[0]} observations") + levels
 
     @property
     def _model(self) -> str:
-        return "y ~ N(Xβ, σ²(K + δI))"
+        return "y ~ N(Xβ, σ²(K + δI))" if self.rotated is None else self.rotated.spectrum.model_of("y")
 
     @property
     def _variances(self) -> tuple[str, ...]:

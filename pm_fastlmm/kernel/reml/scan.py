@@ -306,7 +306,7 @@ def _at_fixed(
     delta = math.exp(x) if x < math.inf else 1.0
     w = 1 / (profile.eigvals + delta) if x < math.inf else np.ones_like(profile.eigvals)
     over = 1 / delta if profile.nullity else 0.0
-    z, g = profile.rows(slice(None))[0], rotated.g[chosen]
+    z, g = profile.rows()[0], rotated.g[chosen]
     whole = float((w * z**2).sum()) + over * float(profile.null[0, 0])
     a = (g**2) @ w + over * rotated.null[chosen, 1]
     b = g @ (w * z) + over * rotated.null[chosen, 0]

@@ -68,7 +68,7 @@ def split_formula(formula: Any, columns: Collection[str] | None = None) -> tuple
             random += _read_random(formula, tokens[position], inside, tokens[end], columns)
             before = kept[-1] if kept else None
             after = tokens[end + 1] if end + 1 < len(tokens) else None
-            position = end + 1 + _cut(formula, kept, before, after)
+            position = end + 1 + cut(formula, kept, before, after, "a random term")
             continue
         if _is_bar(tokens[position]):
             raise ValueError(f"formula {formula!r} has a bar outside parentheses: write random terms as (x | group).")
@@ -101,11 +101,11 @@ def _closing(tokens: list[Any], start: int) -> int:
     return len(tokens) - 1
 
 
-def _cut(formula: str, kept: list[Any], before: Any, after: Any) -> int:
-    """Take the sign that joined a random term out of what is kept; return how many tokens after it go, too."""
+def cut(formula: str, kept: list[Any], before: Any, after: Any, what: str) -> int:
+    """Take the sign that joined a term out of what is kept; return how many tokens after it go, too."""
     first = before is None or isinstance(before, str) or before.token in ("~", "(")
     if not (first or before.token == "+") or (after is not None and after.token not in ("+", "-", ")")):
-        raise ValueError(f"formula {formula!r} joins a random term by another sign than +: they can only be added.")
+        raise ValueError(f"formula {formula!r} joins {what} by another sign than +: they can only be added.")
     if not first:
         kept.pop()
     elif after is None or after.token == ")":

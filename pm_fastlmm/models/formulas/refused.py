@@ -12,7 +12,7 @@ _SMOOTH = "smooth terms are `bs(x, df=5)` or `ns(x, df=4)`, or a Gaussian proces
 _NUMBER = "it would be another one for new rows: compute it first and write its number, I(x / 3.2)"
 
 _TEXTS: Mapping[str, str] = {
-    "weights": "prior weights are not there: with var e = σ²/w, V is known and flmm.DenseLMM takes it",
+    "weights": "prior weights are no term: with var e = σ²/w they are flmm.lmm_model(formula, data, weights='w')",
     "is.na": "rows with a missing value of a variable of the formula are dropped before functions see them: make the "
     "column first",
     "mean": "a mean would be another one for new rows: center(x), or scale(x), keep that of the fit",
@@ -77,8 +77,8 @@ def _offset(inside: str, response: str, group: Sequence[str], left: str) -> str:
     known, taken = inside or "z", _factor(inside or "z")
     left = response[2:-1] if re.fullmatch(r"I\((?:[^()]|\([^()]*\))*\)", response) else response
     return (
-        f"an offset is a part of y that is known: take it from the response, I({left} - {taken}) ~ … instead of "
-        f"offset({known})"
+        f"an offset is a part of y that is known: flmm.lmm_model takes it; here take it from the response, "
+        f"I({left} - {taken}) ~ … instead of offset({known})"
     )
 
 

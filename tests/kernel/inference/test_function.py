@@ -88,14 +88,43 @@ def test_a_fixed_parameter_is_known():
     assert_allclose(fit.function(share).se, slope * fit.standard_errors()["Batch"], rtol=1e-10)
 
 
-def test_at_the_boundary_there_is_a_reason_and_no_error():
+def test_at_the_boundary_the_interval_is_one_sided_and_the_message_says_so():
     data = flmm.datasets.dyestuff().assign(Yield=np.tile([1.0, 2, 3, 4, 5], 6))
     fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", data, progressbar=False)
     found = fit.function(share)
-    assert (found.estimate, found.message.split(",")[0]) == (0.0, "Batch has no standard error")
-    assert np.isnan([found.se, found.lower, found.upper]).all()
-    assert "on the boundary" in repr(found)
-    assert fit.function(lambda v: np.sqrt(v["residual"])).se > 0
+    assert (found.estimate, found.lower, found.kind) == (0.0, 0.0, "profile")
+    assert found.message.startswith("no standard error, Batch being on the boundary")
+    assert "one-sided interval of the profile likelihood" in repr(found)
+    assert np.isnan(found.se)
+    spectrum = flmm.Spectrum.from_factor(pd.get_dummies(data["Batch"]).astype(float), np.ones((30, 1)))
+    exact = flmm.reml(spectrum, data["Yield"])
+    assert_allclose(found.upper, exact.interval("h2")[1], rtol=1e-5)
+    assert_allclose(exact.function(lambda v: v["h2"]).upper, exact.interval("h2")[1], rtol=1e-5)
+    assert_allclose(fit.function(lambda v: np.sqrt(v["Batch"])).upper, fit.interval("sd_Batch")[1], rtol=1e-5)
+    total = exact.function(lambda v: v["total"])
+    assert_allclose([total.lower, total.upper], exact.interval("total"), rtol=1e-5)
+    assert "one-sided" not in total.message
+    assert fit.function(lambda v: np.sqrt(v["residual"])).kind == "delta"
+    with np.errstate(divide="ignore"):
+        assert "take its inverse" in fit.function(lambda v: v["residual"] / v["Batch"]).message
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_at_a_singular_matrix_the_extremes_are_the_limits_of_the_profile(seed):
+    """Two ways to the same interval: the largest value where ℓ is high enough, and the value at which ℓ falls."""
+    rng = np.random.default_rng(seed)
+    g, x = np.repeat(np.arange(10), 6), np.tile(np.linspace(-1, 1, 6), 10)
+    u = rng.normal(size=10)
+    y = u[g] * (1 + (seed == 4) * x) + rng.normal(size=60)
+    fit = flmm.find_reml("y ~ x + (x | g)", pd.DataFrame({"y": y, "x": x, "g": g.astype(str)}), progressbar=False)
+    assert "g[x]" in fit.boundary
+    for name, function in {
+        "sd_g[Intercept]": lambda v: np.sqrt(v["g[Intercept]"]),
+        "g[x]": lambda v: v["g[x]"],
+        "corr_g[Intercept, x]": lambda v: v["g[Intercept, x]"] / np.sqrt(v["g[Intercept]"] * v["g[x]"]),
+    }.items():
+        found = fit.function(function)
+        assert_allclose([found.lower, found.upper], fit.interval(name), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

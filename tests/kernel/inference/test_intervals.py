@@ -248,7 +248,7 @@ def test_one_table_for_all_methods(build_problem):
     tables = {m: fit.intervals(m, random_seed=1, n_sim=500) for m in ("profile", "inversion", "bootstrap", "delta")}
     for method, table in tables.items():
         assert list(table.columns) == ["estimate", "lower", "upper"]
-        assert table.attrs == {"kind": method, "level": 0.95}
+        assert table.attrs == {"kind": method, "level": 0.95, "notes": {}}
         assert (table["lower"] <= table["upper"]).all()
         assert_allclose(table.loc["h2", "estimate"], fit.h2)
     assert list(tables["inversion"].index) == list(SHARES)
@@ -260,6 +260,22 @@ def test_one_table_for_all_methods(build_problem):
     many = flmm.reml(problem.spectrum, np.column_stack([problem.y, problem.y[::-1]])).intervals("inversion", n_sim=200)
     assert many.index.names == ["response", "quantity"]
     assert list(many.index)[1] == ("y0", "pve")
+
+
+def test_what_an_interval_at_a_bound_is_stands_below_the_table():
+    spectrum = flmm.Spectrum.from_factor(np.repeat(np.eye(6), 5, axis=0), np.ones((30, 1)))
+    y = np.tile([1.0, 2, 3, 5, 9], 6)
+    fit, fits = flmm.reml(spectrum, y), flmm.reml(spectrum, np.random.default_rng(0).normal(size=(30, 100)))
+    for kind, said in {
+        "profile": "one-sided, the data do not exclude the bound 0", "inversion": "one-sided", "delta": "undefined",
+        "bootstrap": "the estimate is 0, a bound",
+    }.items():  # fmt: skip
+        table = fit.intervals(kind, n_sim=200, random_seed=1)
+        assert table.attrs["notes"]["h2"].startswith(said)
+        assert f"h2, pve{', delta' if kind == 'delta' else ''}" in repr(table)
+    many = fits.intervals()
+    assert set(many.attrs["notes"]) == set(many.index[many["lower"] == 0])
+    assert len(repr(many).splitlines()) < 30
 
 
 def test_a_narrower_level_gives_a_narrower_interval(problem):

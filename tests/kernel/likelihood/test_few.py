@@ -12,12 +12,12 @@ EIGVALS = np.sort(RNG.gamma(0.5, size=K))[::-1] / 3
 Z, G = RNG.normal(size=K), RNG.normal(size=K)
 C, ROOT = RNG.normal(size=(K, 2)) / 5, RNG.normal(size=(2, 2))
 SUMS = {
-    "_sums": lambda delta: (EIGVALS, Z, delta),
-    "_cross": lambda delta: (EIGVALS, Z, G, delta),
+    "_sums": lambda delta: (EIGVALS, Z**2, delta),
+    "_weighted": lambda delta: (EIGVALS, Z * G, delta),
     "_residual_sums": lambda delta: (EIGVALS, Z, G, 0.3, delta),
     "corner_terms": lambda delta: (EIGVALS, C, ROOT @ ROOT.T, delta),
     "_log_shifted": lambda delta: (EIGVALS, delta),
-    "_sums_at_ends": lambda delta: (EIGVALS, 1 / EIGVALS, delta * Z),
+    "_sums_at_ends": lambda delta: (EIGVALS, 1 / EIGVALS, (delta * Z) ** 2),
     "_cross_at_ends": lambda delta: (1 / EIGVALS, delta * Z, G),
 }
 

@@ -1,0 +1,213 @@
+"""What of a fit has a profile likelihood: parameters, and standard deviations and correlations that they are."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import gammaincinv
+
+from pm_fastlmm.aireml.iteration import maximise_given
+from pm_fastlmm.aireml.objective import Objective
+from pm_fastlmm.aireml.polar import Polar
+from pm_fastlmm.base.arrays import FloatArray, lower_triangle
+from pm_fastlmm.kernel.inference.function import Function
+
+SD, CORR = "sd_", "corr_"
+TOGETHER = "flmm.compare_fits(without, with_) tests random slopes by a fit without and a fit with them"
+_REACH = 60  # doublings of a standard error in the search for an upper limit
+
+type Maximum = Callable[[float, FloatArray], tuple[FloatArray, float]]
+
+
+class Held(NamedTuple):
+    """
+    What is held at a value: its estimate, θ and ℓ there, its bounds, and how to maximise over all else.
+
+    `maximum` takes the value and a θ to start from, and returns θ and ℓ, -inf where V is not positive definite.
+    """
+
+    estimate: float
+    theta: FloatArray
+    loglik: float
+    lower: float
+    upper: float
+    maximum: Maximum
+
+
+class _Element(NamedTuple):
+    """An element of a matrix: where the matrix stands, and the effects whose variance or covariance it is."""
+
+    place: slice
+    effects: tuple[int, ...]
+
+
+def derived(objective: Objective) -> dict[str, Function]:
+    """Return standard deviations and correlations by name, as functions of θ by name, in the order of θ."""
+    names, variances = objective.names, np.asarray(objective.variances)
+    out: dict[str, Function] = {}
+    for i, name in enumerate(names):
+        element = _element(objective, i)
+        if element is not None and len(element.effects) == 2:
+            a, b = (names[_variance(element.place, effect)] for effect in element.effects)
+            out[CORR + name] = partial(_correlation, name, a, b)
+        elif variances[i]:
+            out[SD + name] = partial(_deviation, name)
+    return {name: function for name, function in out.items() if name not in names}
+
+
+def _deviation(name: str, v: Mapping[str, Any]) -> Any:
+    return np.sqrt(v[name])
+
+
+def _correlation(name: str, a: str, b: str, v: Mapping[str, Any]) -> Any:
+    return v[name] / (np.sqrt(v[a]) * np.sqrt(v[b]))
+
+
+def _element(objective: Objective, i: int) -> _Element | None:
+    """Return what the i-th element of θ is in its matrix; None where it is in none of several effects."""
+    for matrix in objective.matrices:
+        if matrix.size > 1 and matrix.place.start <= i < matrix.place.stop:
+            row, column = (int(part[i - matrix.place.start]) for part in lower_triangle(matrix.size, matrix.size))
+            return _Element(matrix.place, (row,) if row == column else (column, row))
+    return None
+
+
+def _variance(place: slice, effect: int) -> int:
+    return int(place.start) + effect * (effect + 3) // 2
+
+
+def free_place(objective: Objective, name: str, also: Mapping[str, Function]) -> int:
+    """Return the place of a parameter that is estimated; `also` are other names that could be meant."""
+    if name not in objective.names and name.removeprefix("beta[").removesuffix("]") in objective.coef:
+        raise ValueError(
+            f"{name} is a fixed effect, no parameter of V: fit.coefficients() has its t test and interval, "
+            f"fit.interval('beta[…]') others, and fit.test_fixed tests several."
+        )
+    if name not in objective.names:
+        elements = [element for element in objective.names if element.startswith(f"{name}[")]
+        raise ValueError(
+            f"there is no parameter {name!r}: they are {', '.join([*objective.names, *also])}."
+            + (f" For all of {name}, {TOGETHER}." if elements else "")
+            + (" Shares have fit.share_intervals(), functions fit.function(lambda v: …)." if name == "h2" else "")
+        )
+    place = objective.names.index(name)
+    if objective.fixed[place]:
+        raise ValueError(f"{name} is fixed: it has neither an interval nor a test.")
+    return place
+
+
+def held(objective: Objective, theta: FloatArray, loglik: float, information: FloatArray, name: str) -> Held:
+    """
+    Return what a name is the profile of.
+
+    Raises
+    ------
+    ValueError
+        If there is no such quantity, it is fixed, or it is the covariance of two effects.
+    """
+    if name.startswith("beta[") and name[5:-1] in objective.coef:
+        return _coefficient(objective, theta, loglik, information, objective.coef.index(name[5:-1]))
+    also = derived(objective)
+    base = name.removeprefix(SD if name.startswith(SD) else CORR) if name in also else name
+    place = free_place(objective, base, also)
+    element, estimate = _element(objective, place), float(theta[place])
+    if element is None or len(element.effects) == 1:
+        maximum: Maximum = partial(maximise_given, objective, base)
+        if element is not None:
+            maximum = _in_matrix(objective, theta, information, element)
+        bounds = float(objective.lower[place]), float(objective.upper[place])
+        variance = Held(estimate, theta, loglik, *bounds, maximum)
+        return variance if name == base else _root(variance)
+    if name == base:
+        raise ValueError(
+            f"{name} is a covariance, which is not held on its own: {CORR + name}, the correlation that it is, has "
+            "a profile; kind='bootstrap' and kind='delta' have intervals of the covariance."
+        )
+    scale = float(np.prod([np.sqrt(theta[_variance(element.place, effect)]) for effect in element.effects]))
+    correlation = float(np.clip(estimate / scale, -1.0, 1.0)) if scale > 0 else 0.0  # at which ℓ is as high
+    return Held(correlation, theta, loglik, -1.0, 1.0, _in_matrix(objective, theta, information, element))
+
+
+def _root(of: Held) -> Held:
+    estimate, lower, upper = (float(np.sqrt(value)) for value in (of.estimate, of.lower, of.upper))
+    return Held(estimate, of.theta, of.loglik, lower, upper, lambda value, start: of.maximum(value**2, start))
+
+
+def _in_matrix(objective: Objective, theta: FloatArray, information: FloatArray, element: _Element) -> Maximum:
+    """Return the maximum given a variance, or a correlation, of effects of a matrix."""
+    polar, first = Polar.at(objective, theta, information, element), int(element.place.start)
+
+    def maximum(value: float, start: FloatArray) -> tuple[FloatArray, float]:
+        one = {first: float(np.sqrt(value)) / polar.size_of(element.place)} if len(element.effects) == 1 else None
+        return polar.maximise(start, information, one or {first + 2: float(np.arccos(value))})
+
+    return maximum
+
+
+def _coefficient(objective: Objective, theta: FloatArray, loglik: float, information: FloatArray, place: int) -> Held:
+    """
+    Return a fixed effect, which is held in closed form.
+
+    With the others at their best, or after REML integrated out, the log-likelihood of b at θ is that of θ less
+    ½(b - β̂)²/Φ, after REML also less ½ log Φ; Φ = var β̂ at θ. It is given less a constant that makes its maximum that
+    of the fit.
+    """
+    polar = Polar.at(objective, theta, information)
+    integrated = objective.method == "REML"
+
+    def of(value: float | None, at: FloatArray) -> float:
+        beta, cov = objective.blue(at)
+        beyond = 0.0 if value is None else (value - float(beta[place])) ** 2 / float(cov[place, place])
+        return -0.5 * (beyond + (float(np.log(cov[place, place])) if integrated else 0.0))
+
+    best, highest = polar.maximise(theta, information, also=partial(of, None))
+
+    def maximum(value: float, start: FloatArray) -> tuple[FloatArray, float]:
+        found, largest = polar.maximise(start, information, also=partial(of, value))
+        return found, largest - highest + loglik
+
+    return Held(float(objective.blue(best)[0][place]), best, loglik, -np.inf, np.inf, maximum)
+
+
+def profile(of: Held) -> Callable[[float], float]:
+    """Return the profile log-likelihood as a function, each maximum started from the nearest known."""
+    known, found = {of.estimate: of.theta}, {of.estimate: float(of.loglik)}
+
+    def at(value: float) -> float:
+        if value not in found:
+            nearest = min(known, key=lambda other: abs(other - value))
+            best, found[value] = of.maximum(value, known[nearest])
+            if np.isfinite(found[value]):
+                known[value] = best
+        return found[value]
+
+    return at
+
+
+def profile_limits(of: Held, at: Callable[[float], float], step: float, level: float) -> tuple[float, float]:
+    """Return where the profile likelihood falls by what is allowed, the bounds where it does not."""
+    largest, allowed = at(of.estimate), float(np.sqrt(2 * gammaincinv(0.5, level)))
+
+    def excess(value: float) -> float:  # of the signed root, nearly linear in the value, over what is allowed
+        return float(np.sqrt(np.clip(2 * (largest - at(value)), 0.0, 1e300))) - allowed
+
+    return _limit(excess, of.estimate, step, -1, of.lower), _limit(excess, of.estimate, step, 1, of.upper)
+
+
+def _limit(excess: Callable[[float], float], inside: float, step: float, sign: int, bound: float) -> float:
+    """Return the limit on one side: the bound where the likelihood does not fall so far."""
+    for _ in range(_REACH):
+        outside = inside + sign * step
+        at_bound = sign * outside >= sign * bound
+        outside = float(bound) if at_bound else outside
+        if outside == inside:
+            return inside
+        if excess(outside) > 0:
+            tolerance = 1e-9 * max(abs(inside), abs(outside), 1e-300)
+            return float(brentq(excess, inside, outside, xtol=tolerance, rtol=1e-10))
+        if at_bound:
+            return outside
+        inside, step = outside, 2 * step
+    return sign * np.inf
