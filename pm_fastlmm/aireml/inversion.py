@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from pm_fastlmm.base.arrays import FloatArray
 
@@ -51,6 +50,8 @@ def _closest(
     lower: FloatArray, upper: FloatArray,
 ) -> FloatArray:  # fmt: skip
     """Return x with the smallest gap, some of its elements held."""
+    from scipy.optimize import least_squares  # a fifth of a second to import
+
     free = ~held
 
     def whole(part: Any) -> FloatArray:

@@ -12,7 +12,6 @@ import pytensor
 import pytensor.tensor as pt
 from pytensor.gradient import NullTypeGradError, pushforward
 from pytensor.graph.replace import clone_replace, vectorize_graph
-from scipy.optimize import least_squares
 
 from pm_fastlmm.aireml.inversion import EXACT, solved
 from pm_fastlmm.aireml.objective import Objective, Observed
@@ -262,6 +261,8 @@ class LinkedObjective(SquaredObjective):
 
 def nearest(link: Link, theta: FloatArray) -> FloatArray:
     """Return x where θ(x) is nearest to θ, off the ends of its support."""
+    from scipy.optimize import least_squares  # a fifth of a second to import
+
     v = link.variables
     size = np.maximum(np.abs(theta), 1e-3 * np.abs(theta).max())
 

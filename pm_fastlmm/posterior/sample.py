@@ -19,8 +19,9 @@ from pm_fastlmm.engines.labels import derived, over_coef
 from pm_fastlmm.engines.nodes import find_node, lmm_nodes, model_here
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.posterior.kept import Kept, lent
+from pm_fastlmm.posterior.mode import SeedError
 from pm_fastlmm.posterior.nutpie_draws import NUTPIE_OPTIONS, draw_by_nutpie
-from pm_fastlmm.posterior.seed import Seed, SeedError, complete, posterior_mode, posterior_seed
+from pm_fastlmm.posterior.seed import Seed, complete, posterior_mode, posterior_seed
 
 if TYPE_CHECKING:
     from pm_fastlmm.models.mixed_design import MixedDesign

@@ -15,30 +15,25 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
+from pymc.model import ValueGradFunction
 from pymc.pytensorf import join_nonshared_inputs
 from pytensor.compile.mode import Mode
-from scipy.optimize import least_squares, minimize
 from scipy.special import gammaincinv, ndtri
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.graphs import INTERPRETED, initial_point, parameters, reaching
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.posterior.kept import Kept
-
-type Density = Callable[[FloatArray], tuple[float, FloatArray]]  # log-density and gradient
-type Units = Callable[[Density, FloatArray], FloatArray]  # sizes of the coordinates at x
+from pm_fastlmm.posterior.mode import Density, SeedError, Units, match_reml, mode_near, ones, units_of
 
 _T_DF = 5.0  # tails of the proposal: heavier than the exponential tails of logit h² at a boundary
 _ROUNDS = 4
-_NEWTON_STEPS = 5
 _POINTS = 2048
 _GENERATOR = (
     797  # of a lattice whose errors are about those of Sobol' points in 1 to 12 dimensions, larger in some of 16
 )
 _MAX_QUADRATURE = 25
 _MAX_LAPLACE = 500
-_FACTOR = 4.0
-_REACH = _FACTOR ** np.arange(35)  # how far along a coordinate its unit is sought
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,10 +64,6 @@ class Seed:
     exact: bool = True
 
 
-class SeedError(RuntimeError):
-    """The posterior moments of the node's parameters could not be computed; the text says why."""
-
-
 def complete(kept: Kept) -> bool:
     """Return whether the free continuous variables that reach the node are all that the model has."""
     return set(parameters(kept.model, kept.rv)) == set(kept.model.free_RVs)
@@ -93,19 +84,19 @@ def posterior_seed(kept: Kept, node: LMMNode, *, chains: int, rng: np.random.Gen
         joint = kept.once(_compile_joint, values, initial)
     logp = _finite(joint if joint is not None else kept.once(_compile_marginal, free, values, initial))
     constrain = kept.once(_compile_constrain, free, values, initial)
-    exact = _ravel(initial).size <= _MAX_QUADRATURE and node.cheap
+    x0 = _ravel(initial)
+    exact = x0.size <= _MAX_QUADRATURE and node.cheap
 
     def search(units: Units) -> tuple[FloatArray, FloatArray, FloatArray]:
-        start = _match_reml(node, constrain, units(logp, _ravel(initial)), _ravel(initial))
-        mean, cov = _refined(logp, _mode(logp, start, units), units)
+        mean, cov = mode_near(logp, match_reml(node, constrain, units(logp, x0), x0), units, exact)
         if exact:
             return _quadrature(logp, mean, cov, chains, rng)
         return mean, cov, mean + rng.standard_normal((chains, mean.size)) @ np.linalg.cholesky(cov).T
 
     try:
-        mean, cov, draws = search(_ones)
+        mean, cov, draws = search(ones)
     except SeedError:  # coordinates of very different size may be why
-        mean, cov, draws = search(_units)
+        mean, cov, draws = search(units_of)
     return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint, exact)
 
 
@@ -122,10 +113,11 @@ def posterior_mode(kept: Kept, node: LMMNode) -> dict[str, Any]:
     logp = _finite(kept.once(_compile_marginal, free, values, initial, mode=INTERPRETED))
     constrain = kept.once(_compile_constrain, free, values, initial)
     x0 = _ravel(initial)
+    few = x0.size <= _MAX_QUADRATURE and node.cheap
     try:
-        mode = _mode(logp, _match_reml(node, constrain, _ones(logp, x0), x0), _ones)
+        mode, _ = mode_near(logp, match_reml(node, constrain, ones(logp, x0), x0), ones, few)
     except SeedError:
-        mode = _mode(logp, _match_reml(node, constrain, _units(logp, x0), x0), _units)
+        mode, _ = mode_near(logp, match_reml(node, constrain, units_of(logp, x0), x0), units_of, few)
     return _initvals(free, constrain(mode)[0])
 
 
@@ -158,8 +150,11 @@ def _initvals(free: list[Any], constrained: list[FloatArray]) -> dict[str, Any]:
 
 
 def _compile_joint(kept: Kept, values: list[Any], point: dict[str, FloatArray]) -> Any:
-    """Return log-posterior and gradient as NUTS takes them."""
-    return kept.model.logp_dlogp_function(values, ravel_inputs=True, initial_point=point, allow_input_downcast=True)
+    """Return log-posterior and gradient as NUTS takes them; a frozen model would link a second copy, to keep one."""
+    options: dict[str, Any] = {"ravel_inputs": True, "initial_point": point, "allow_input_downcast": True}
+    function = ValueGradFunction([kept.model.logp()], values, **options)
+    function.set_extra_values({})
+    return function
 
 
 def _compile_marginal(
@@ -210,100 +205,6 @@ def _compile_constrain(
         return variables, np.concatenate(np.broadcast_arrays(*estimated)) if estimated else np.zeros(0)
 
     return constrain
-
-
-def _ones(logp: Density, x: FloatArray) -> FloatArray:
-    """Return 1 for each coordinate, which is right for logarithms and logits."""
-    return np.ones(x.size)
-
-
-def _units(logp: Density, x: FloatArray) -> FloatArray:
-    """
-    Return how far along each coordinate, on both sides, the log-density is lower by ½: 1 where it never is, or unknown.
-
-    An unconstrained coordinate need not be a logarithm of size 1: the elements of a Cholesky factor off its diagonal
-    have the units of y and of the slope.
-    """
-    value, out = logp(x)[0], np.ones(x.size)
-    if not math.isfinite(value):
-        return out
-    for i, axis in enumerate(np.eye(x.size)):
-
-        def fallen(t: float, axis: FloatArray = axis) -> bool:
-            return max(logp(x + t * axis)[0], logp(x - t * axis)[0]) < value - 0.5
-
-        far = next((t for t in _REACH if fallen(t)), None)
-        if far is None:
-            continue
-        out[i] = far
-        while far == 1.0 and out[i] > 1 / _REACH[-1] and fallen(out[i] / _FACTOR):
-            out[i] /= _FACTOR
-    return out
-
-
-def _match_reml(node: LMMNode, constrain: Any, unit: FloatArray, x0: FloatArray) -> FloatArray:
-    """Return coordinates near x0 at which the variances are the REML estimates, pulled off the boundary."""
-    sought = node.target()
-    if sought is None:
-        return x0
-    target, positive = sought
-    size = np.maximum(np.abs(target), 1e-3 * np.abs(target).max())
-    log_target = np.log(np.where(positive, target, 1.0))
-
-    def gap(z: FloatArray) -> FloatArray:
-        components = constrain(x0 + unit * z)[1]
-        with np.errstate(all="ignore"):
-            if components.size == target.size:
-                residual = np.where(positive, np.log(components) - log_target, (components - target) / size)
-            else:  # several responses share their variances
-                residual = np.log(components) - log_target.mean()
-        # a weak pull to x0 settles the directions that the variances do not depend on
-        return np.concatenate([np.nan_to_num(residual, nan=1e3, posinf=1e3, neginf=-1e3), 1e-3 * z])
-
-    return np.asarray(x0 + unit * least_squares(gap, np.zeros_like(x0), method="trf", max_nfev=50).x)
-
-
-def _mode(logp: Density, x0: FloatArray, units: Units) -> FloatArray:
-    """Return the mode near x0."""
-    unit = units(logp, x0)
-
-    def objective(z: FloatArray) -> tuple[float, FloatArray]:
-        value, gradient = logp(x0 + unit * z)
-        return (-value, -unit * gradient) if math.isfinite(value) else (1e300, gradient)
-
-    z = minimize(objective, np.zeros_like(x0), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
-    mode = x0 + unit * np.asarray(z)
-    if not math.isfinite(logp(mode)[0]):
-        raise SeedError("the log-posterior is not finite at the REML estimate")
-    return mode
-
-
-def _refined(logp: Density, mode: FloatArray, units: Units) -> tuple[FloatArray, FloatArray]:
-    """
-    Return the mode and the inverse curvature there, after Newton steps while they exceed a standard deviation.
-
-    With millions of observations a standard deviation of log σ²_e is far shorter than what a quasi-Newton search, which
-    stops on relative changes of a log-density of millions, takes for the end.
-    """
-    cov = _inverse_curvature(logp, mode, units)
-    for _ in range(_NEWTON_STEPS):
-        value, gradient = logp(mode)
-        moved = mode + cov @ gradient
-        if gradient @ cov @ gradient < 1 or not logp(moved)[0] > value:
-            break
-        mode, cov = moved, _inverse_curvature(logp, moved, units)
-    return mode, cov
-
-
-def _inverse_curvature(logp: Density, mode: FloatArray, units: Units) -> FloatArray:
-    """Return the inverse curvature at the mode, from differences of the gradient: the Laplace approximation."""
-    unit = units(logp, mode)
-    steps = 1e-3 * np.diag(unit)
-    hessian = np.stack([unit * (logp(mode - h)[1] - logp(mode + h)[1]) / 2e-3 for h in steps])
-    curvature, axes = np.linalg.eigh((hessian + hessian.T) / 2)
-    # a direction that is flat or convex at the mode gets the scale of a vague prior
-    variance = 1 / np.maximum(curvature, 0.05)
-    return np.asarray(unit[:, None] * ((axes * variance) @ axes.T) * unit)
 
 
 def _quadrature(

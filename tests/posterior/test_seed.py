@@ -9,7 +9,8 @@ from scipy.special import digamma, polygamma
 import pm_fastlmm as flmm
 from pm_fastlmm.posterior import seed
 from pm_fastlmm.posterior.kept import Kept
-from pm_fastlmm.posterior.seed import SeedError, posterior_mode, posterior_seed
+from pm_fastlmm.posterior.mode import SeedError
+from pm_fastlmm.posterior.seed import posterior_mode, posterior_seed
 
 # share of variance, columns of W, seed of the data
 CASES = ((0.0, 80, 2), (0.5, 80, 3), (1.0, 80, 0), (0.0, 8, 2), (0.97, 8, 3))

@@ -10,13 +10,13 @@ from scipy.linalg import solveh_banded
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.interpreted import interpreted
 
-_FEW = 500  # quantiles: a tenth of a second in Python; Numba takes more to load its loops
-_TRIED = {"shortest_rows": 35}  # intervals, in the search of the shortest
+_FEW = 500  # quantiles: up to a third of a second in Python; Numba takes as long to load its loops, and 6 s to compile
+_COST = {"shortest_rows": 2.5}  # of an end of the shortest interval, in quantiles
 
 
 def loop_for(name: str, quantiles: int) -> Any:
     """Return a function of `quantiles` for the number of quantiles that it has to find."""
-    if quantiles * _TRIED.get(name, 1) <= _FEW:
+    if quantiles * _COST.get(name, 1) <= _FEW:
         return getattr(_few(), name)
     from pm_fastlmm.kernel.likelihood import quantiles as loops
 
@@ -26,6 +26,7 @@ def loop_for(name: str, quantiles: int) -> Any:
 @cache
 def _few() -> SimpleNamespace:
     from pm_fastlmm.kernel.likelihood import quantiles as loops
+    from pm_fastlmm.kernel.likelihood.few_shortest import shortest_variances
 
     at, hermite = loops._at.py_func, loops._hermite.py_func  # arithmetic alone, of arrays as well
     gauss, gauss_weights = loops._GAUSS[:, None], loops._WEIGHTS[:, None]
@@ -54,8 +55,18 @@ def _few() -> SimpleNamespace:
         f, df = hermite(i, place[inside] - i, step, values, slopes)
         return weights[place <= 0.0].sum() + weights[inside] @ f, -(weights[inside] @ df)
 
+    def shortest_rows(
+        x: FloatArray, log_density: FloatArray, log_scale: FloatArray, table: Any, probability: float, variance: bool,
+        shift: float, out: FloatArray,
+    ) -> None:  # fmt: skip
+        if not variance:
+            functions.shortest_rows(x, log_density, log_scale, table, probability, variance, shift, out)
+        elif len(out):
+            points = [functions._points(x, *row, table[4]) for row in zip(log_density, log_scale, strict=True)]
+            shortest_variances(points, table, probability, out)
+
     functions = interpreted(loops, _spline, _masses, _points, _below)
-    return functions
+    return SimpleNamespace(**vars(functions) | {"shortest_rows": shortest_rows})
 
 
 def _spline(x: FloatArray, y: FloatArray) -> FloatArray:

@@ -37,5 +37,6 @@ def test_what_is_found_of_a_few_is_what_the_compiled_loops_find(what, monkeypatc
 
 def test_many_are_left_to_the_compiled_loops():
     assert few_quantiles.loop_for("shortest_rows", 2) is not quantiles.shortest_rows
-    assert few_quantiles.loop_for("shortest_rows", 200) is quantiles.shortest_rows
+    assert few_quantiles.loop_for("shortest_rows", 200) is not quantiles.shortest_rows
+    assert few_quantiles.loop_for("shortest_rows", 400) is quantiles.shortest_rows
     assert few_quantiles.loop_for("node_quantile_rows", 4000) is quantiles.node_quantile_rows
