@@ -188,6 +188,7 @@ def test_the_users_model_is_left_as_it_was(mixed):
     assert [v.name for v in model.free_RVs] == ["h2", "total", "switch", "rate"]
 
 
+@pytest.mark.usefixtures("as_written")
 def test_the_tree_serves_pymc_afterwards(mixed):
     model, tree = mixed
     with model:
@@ -311,6 +312,7 @@ def test_tune_and_options_of_nuts_are_passed_on(model):
     assert shallow.sample_stats.tree_depth.max().item() == 1
 
 
+@pytest.mark.usefixtures("as_written")
 def test_step_and_initvals_leave_the_seed_out_and_the_variances_in(model, monkeypatch):
     for name in ("posterior_seed", "posterior_mode"):
         monkeypatch.setattr(f"pm_fastlmm.posterior.sample.{name}", lambda *a, **k: pytest.fail("the seed was computed"))
@@ -323,6 +325,7 @@ def test_step_and_initvals_leave_the_seed_out_and_the_variances_in(model, monkey
     assert "y_delta" in started.posterior
 
 
+@pytest.mark.usefixtures("as_written")
 @pytest.mark.parametrize("reaches", ["nothing", "a discrete variable"])
 def test_a_seed_that_fails_warns_and_falls_back(data, reaches):
     with pm.Model() as model:
