@@ -79,6 +79,8 @@ gallery_results = str(Path(__file__).parents[1] / "figures")
 gallery_order = [
     "figures",
     "heritability_of_height",
+    "animal_model",
+    "genome_scan",
     "sleepstudy",
     "oats_trial",
     "tests_and_intervals",
@@ -94,6 +96,8 @@ gallery_order = [
 ]
 page_lists = {
     "guides": [
+        "quickstart",
+        "which",
         "pymc_component",
         "structured",
         "relationships",

@@ -17,9 +17,9 @@ import pm_fastlmm as flmm
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [DOCS / name for name in ("index.md", "installation.md", "faq.md", "model.md", "pymc_component.md")] + sorted(
-    (DOCS / "users").glob("[!i]*.md")
-)
+PAGES = [
+    DOCS / name for name in ("index.md", "installation.md", "quickstart.md", "faq.md", "model.md", "pymc_component.md")
+] + sorted((DOCS / "users").glob("[!i]*.md"))
 
 
 def extension(name):
@@ -36,6 +36,7 @@ pages, links, names_of, signatures, gallery = map(extension, ("pages", "links", 
 figures, subscripts, mathml = map(extension, ("figures", "subscripts", "mathml"))
 
 
+@pytest.mark.filterwarnings("ignore:2 of 130 rows dropped")  # what the quickstart speaks of
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_the_code_of_a_page_prints_what_stands_below_it(page):
     blocks, names = outputs.run(page)
@@ -57,6 +58,29 @@ def test_the_numbers_of_lme4_on_a_page_are_those_of_its_fit(page, fit, digits):
         r"^lme4[^\n]* gives? .*?\n\n", (DOCS / "users" / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL
     )
     assert [value for value in vcov if f"{value:.{digits}f}" not in sentence[0]] == []
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_fit_and_of_the_exact_posterior():
+    people = flmm.datasets.galton_families()
+    K = flmm.covariance.pedigree(people.index, people["father"], people["mother"])
+    design = flmm.Design.from_formula("height ~ sex + generation", people, K=K)
+    fit, exact = (f(design.spectrum(), design.y) for f in (flmm.reml, flmm.exact_posterior))
+    errors = fit.standard_errors()
+    table = re.findall(r"^\| (h²|σ²|δ|σ²_e) \| (.*?) ± (.*?) \| (.*?)\((.*?) – (.*?)\) \|$", readme(), re.MULTILINE)
+    assert len(table) == 4
+    names = {"h²": "h2", "σ²": "sigma2", "δ": "delta", "σ²_e": "sigma2_e"}
+    for symbol, estimate, error, mean, low, high in table:
+        name = names[symbol]
+        assert abs(getattr(fit, name) - float(estimate)) < 6e-3
+        assert abs(errors[name] - float(error)) < 6e-3
+        spread = exact.sd(name) if mean else float(high) - float(low)  # δ has no mean
+        posterior = [exact.mean(name)] * bool(mean) + list(exact.interval(name, 0.95))
+        for expected, value in zip(posterior, [*filter(None, [mean]), low, high], strict=True):
+            assert abs(expected - float(value)) < 0.15 * spread  # the table's are draws
+
+
+def readme():
+    return (ROOT / "README.md").read_text()
 
 
 def test_outputs_are_compared_in_words_and_in_digits():
@@ -182,7 +206,7 @@ def test_links_to_files_of_the_repository_exist(page):
     assert [t for t in local if (page.parent / t) not in made and not (page.parent / t).exists()] == []
 
 
-TEXTS = [*sorted(DOCS.glob("*.md")), *sorted((DOCS / "users").glob("*.md"))]
+TEXTS = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "users").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.stem)

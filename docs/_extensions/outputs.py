@@ -10,6 +10,7 @@ import contextlib
 import io
 import re
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,14 @@ class Block:
 def run(page: Path) -> tuple[list[Block], dict[str, Any]]:
     """Run the blocks of a page in their order and return them, and the names that they leave."""
     names: dict[str, Any] = {"__name__": page.stem}
-    blocks = []
-    for match in BLOCK.finditer(page.read_text()):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(match["code"], page.name, "exec"), names)
-        lines = [line.rstrip() for line in printed.getvalue().strip("\n").splitlines()]
-        blocks.append(Block(match["code"], match["output"] or "", "".join(f"{line}\n" for line in lines)))
+    blocks, text = [], page.read_text()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # where a page may write its files
+        for match in BLOCK.finditer(text):
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(match["code"], page.name, "exec"), names)
+            lines = [line.rstrip() for line in printed.getvalue().strip("\n").splitlines()]
+            blocks.append(Block(match["code"], match["output"] or "", "".join(f"{line}\n" for line in lines)))
     return blocks, names
 
 

@@ -43,7 +43,7 @@ class Table(pd.DataFrame):
 
         def text(column: pd.Series) -> pd.Series:
             if not is_float_dtype(column.dtype):
-                return column.astype(str)
+                return column.astype(object).where(column.notna(), "").astype(str)
             digits, nothing = _FORMATS.get(str(column.name), ".6g"), "" if column.name in blank else "undefined"
             return column.map(lambda value: nothing if math.isnan(value) else format(value, digits)).astype(object)
 

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.special import chdtrc
 
 from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.tables import Table
 from pm_fastlmm.engines.response import Response
 from pm_fastlmm.fitting.fit import VarianceFit
 from pm_fastlmm.kernel.reml.fit import REMLFit
@@ -21,7 +22,7 @@ _SAME = 1e-8
 _DIGITS = "₀₁₂₃₄₅₆₇₈₉"
 
 
-def compare_fits(*fits: Fit | Mapping[str, Fit], nested: bool | None = None) -> pd.DataFrame:
+def compare_fits(*fits: Fit | Mapping[str, Fit], nested: bool | None = None) -> Table:
     """
     Compare fits of the same data: log-likelihoods, AIC and BIC, and likelihood-ratio tests of nested models.
 
@@ -74,22 +75,20 @@ def compare_fits(*fits: Fit | Mapping[str, Fit], nested: bool | None = None) -> 
     ...     )
     ...     for name, term in {"intercepts": "1", "slopes": "Days"}.items()
     ... }
-    >>> table = flmm.compare_fits(fits)
-    >>> table[["df", "loglik", "AIC", "chi2", "chi2_df", "reference"]].round(2)
-                df  loglik      AIC   chi2 chi2_df    reference
-    intercepts   4 -893.23  1794.47    NaN    <NA>
-    slopes       6 -871.81  1755.63  42.84       2  ½χ²₁ + ½χ²₂
-    >>> print(f"{table['p_value'].iloc[1]:.1e}")
-    2.8e-10
+    >>> flmm.compare_fits(fits)
+               df    loglik      AIC      BIC AIC_difference     chi2 chi2_df   p_value    reference
+    intercepts  4  -893.233  1794.47  1807.19        38.8368
+    slopes      6  -871.814  1755.63  1774.72              0  42.8368       2  2.79e-10  ½χ²₁ + ½χ²₂
     """
     models = [_Model.of(name, fit) for name, fit in _named(fits)]
     _require_comparable(models)
     models = sorted(models, key=lambda model: (model.df, model.fit.loglik))
     smaller = [None, *models[:-1]]
     rows = [_criteria(large) | _ratio(small, large, nested) for small, large in zip(smaller, models, strict=True)]
-    table = pd.DataFrame(rows, index=pd.Index([model.name for model in models]))
+    table = Table(rows, index=pd.Index([model.name for model in models])).astype({"chi2_df": "Int64"})
     table.insert(4, "AIC_difference", table["AIC"] - table["AIC"].min())
-    return table.astype({"chi2_df": "Int64"})
+    table.attrs["blank"] = ["chi2", "p_value"]
+    return table
 
 
 def _named(fits: Sequence[Any]) -> list[tuple[str, Any]]:

@@ -37,6 +37,13 @@ def draws_of(idata: xr.DataTree, name: str | None, hint: str) -> xr.DataArray:
     """Return a variable of the posterior; a ValueError with the hint where there is none of that name."""
     if name is None or name not in idata.posterior:
         names = ", ".join(map(str, idata.posterior.data_vars))
-        raise ValueError(f"the posterior has no variable {name!r}: name one of {names}; {hint}")
+        said = "there is no one variable to draw" if name is None else f"the posterior has no variable {name!r}"
+        raise ValueError(f"{said}: name one of {names}; {hint}")
     found: xr.DataArray = idata.posterior[name]
     return found
+
+
+def only_name(idata: xr.DataTree, endings: tuple[str, ...]) -> str | None:
+    """Return the one variable of the posterior whose name has such an ending; None where there are more or none."""
+    names = [str(name) for name in idata.posterior.data_vars if str(name).endswith(endings)]
+    return names[0] if len(names) == 1 else None

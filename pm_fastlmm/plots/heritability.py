@@ -12,6 +12,7 @@ from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior, Prior
 from pm_fastlmm.kernel.exact.result import ExactPosterior
 from pm_fastlmm.kernel.inference.fit import IntervalKind
 from pm_fastlmm.kernel.reml.fit import REMLFit
+from pm_fastlmm.plots.forest import draws_of, only_name
 from pm_fastlmm.plots.palette import ESTIMATE, EXPECTED, POSTERIOR, SERIES, STYLES, axes
 
 
@@ -20,7 +21,7 @@ def plot_h2_posterior(
     fit: REMLFit | None = None,
     *,
     exact: ExactPosterior | None = None,
-    var_name: str = "y_h2",
+    var_name: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """
@@ -34,16 +35,21 @@ def plot_h2_posterior(
         Its estimate is a line, ± one standard error a band.
     exact : ExactPosterior, optional
         Its density is drawn over the histogram.
-    var_name : str
-        Name of h² in the posterior.
+    var_name : str, optional
+        Name of h² in the posterior: that which ends in "_h2" by default, as `sample` adds it.
     ax : matplotlib Axes, optional
 
     Returns
     -------
     matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If the posterior has no such variable, or several.
     """
+    draws = draws_of(idata, var_name or only_name(idata, ("_h2",)), "flmm.sample adds h².").to_numpy().ravel()
     ax = axes(ax)
-    draws = idata.posterior[var_name].to_numpy().ravel()
     ax.hist(draws, bins=40, density=True, color=POSTERIOR, alpha=0.4, lw=0, label=f"{draws.size} draws")
     if exact is not None:
         grid = np.linspace(max(1e-4, draws.min() - 0.02), min(1 - 1e-4, draws.max() + 0.02), 400)

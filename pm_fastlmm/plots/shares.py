@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from pm_fastlmm.base.arrays import require_fraction
 from pm_fastlmm.fitting.fit import VarianceFit
 from pm_fastlmm.kernel.reml.fit import REMLFit
-from pm_fastlmm.plots.forest import draw_forest, draws_of
+from pm_fastlmm.plots.forest import draw_forest, draws_of, only_name
 from pm_fastlmm.plots.palette import ESTIMATE, axes
 
 
@@ -45,8 +45,7 @@ def plot_shares(
     """
     require_fraction(level, "level")
     if isinstance(source, xr.DataTree):
-        names = [str(name) for name in source.posterior.data_vars if str(name).endswith(("_share", "_h2"))]
-        name = var_name or (names[0] if len(names) == 1 else None)
+        name = var_name or only_name(source, ("_share", "_h2"))
         shares = draws_of(source, name, "flmm.sample adds the shares.")
         dims = [str(dim) for dim in shares.dims if dim not in ("chain", "draw")]
         return draw_forest(shares, level, dims or ["__variable__"], f"Shares of the variance, {level:.0%} intervals")

@@ -60,6 +60,11 @@ class Individuals(ReadOnlyArrays):
         return replace(self, place=place)
 
     @property
+    def diagonal(self) -> FloatArray:
+        """The diagonal of K, (q,)."""
+        return np.asarray((self.root**2).sum(axis=1))
+
+    @property
     def labels(self) -> list[Any]:
         """The ids, numbers of rows of K where it has none."""
         return list(range(len(self.root))) if self.ids is None else list(self.ids)

@@ -8,11 +8,13 @@ held to one thread by conftest.py. What a user waits for, with its worker proces
 import gc
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 type Loop = Callable[[int], object]  # does its work as many times as it is told
+type Clock = Callable[[], float]
 
 _LONGEST_LOOP = 1_000_000
 
@@ -28,13 +30,19 @@ def loop(function: Callable[[], object]) -> Loop:
 
 
 def take_turns(
-    loops: Mapping[str, Loop], *, rounds: int = 7, shortest: float = 0.05, counts: Mapping[str, int] | None = None
+    loops: Mapping[str, Loop],
+    *,
+    rounds: int = 7,
+    shortest: float = 0.05,
+    counts: Mapping[str, int] | None = None,
+    clocks: Mapping[str, Clock] = MappingProxyType({}),
 ) -> dict[str, NDArray[np.float64]]:
     """
     Return CPU seconds per repetition, one value for each round.
 
     In each round every loop runs once, long enough to take `shortest` seconds. The runs that find out how long that is
     come before the first round and warm everything up; `counts` are given in their place of what is warm already.
+    `clocks` are those of work that another process does.
     """
     if counts is None:
         counts = {name: count(run, shortest) for name, run in loops.items()}
@@ -44,7 +52,7 @@ def take_turns(
     try:
         for _ in range(rounds):
             for name, run in loops.items():
-                seconds[name].append(_cpu(run, counts[name]) / counts[name])
+                seconds[name].append(cpu(run, counts[name], clocks.get(name, time.process_time)) / counts[name])
     finally:
         gc.enable()
     return {name: np.array(values) for name, values in seconds.items()}
@@ -60,16 +68,17 @@ def wall(function: Callable[[], object], *, rounds: int = 1) -> NDArray[np.float
     return np.array(seconds)
 
 
-def _cpu(run: Loop, count: int) -> float:
-    start = time.process_time()
+def cpu(run: Loop, count: int, clock: Clock = time.process_time) -> float:
+    """Return the CPU seconds of a loop."""
+    start = clock()
     run(count)
-    return time.process_time() - start
+    return clock() - start
 
 
 def count(run: Loop, shortest: float = 0.05) -> int:
     """Return how often a loop must run to take `shortest` seconds, after a run that warms it up."""
     run(1)
     times = 1
-    while (elapsed := _cpu(run, times)) < shortest and times < _LONGEST_LOOP:
+    while (elapsed := cpu(run, times)) < shortest and times < _LONGEST_LOOP:
         times = min(_LONGEST_LOOP, max(2 * times, round(times * shortest / max(elapsed, 1e-9))))
     return times

@@ -85,8 +85,8 @@ class KernelEffects(KernelInference):
         Returns
         -------
         DataFrame
-            By id of the observation, or number; for several responses a block of rows each. reliability and accuracy
-            are NaN where σ²_g = 0.
+            By id of the observation, of repeated records by individual, or by number; for several responses a block of
+            rows each. reliability and accuracy are NaN where σ²_g = 0.
 
         References
         ----------
@@ -105,11 +105,11 @@ class KernelEffects(KernelInference):
         f   1.97222  1.99981  -1.94733  5.89177       0.493    0.702
         """
         s, names = self.spectrum, self.names
-        ids = pd.RangeIndex(s.n) if s.ids is None else pd.Index(s.ids, tupleize_cols=False)
+        of = s if s.individuals is None else s.individuals
+        ids = pd.RangeIndex(len(of.diagonal)) if of.ids is None else pd.Index(of.ids, tupleize_cols=False)
         index = ids if names is None else pd.MultiIndex.from_product([names, ids], names=["response", "id"])
-        u = blup(self._data, self.sigma2_g, self.sigma2_e).lift(s)
-        prior = np.asarray(self.sigma2_g)[..., None] * s.diagonal
-        return effect_table(u, pev(s, self.sigma2_g, self.sigma2_e), prior, index, level)
+        prior = np.asarray(self.sigma2_g)[..., None] * of.diagonal
+        return effect_table(np.asarray(self.blup()).T, np.asarray(self.pev()).T, prior, index, level)
 
     def factor_effects(self) -> FactorEffects:
         """

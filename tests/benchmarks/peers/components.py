@@ -1,12 +1,14 @@
 """Several variance components: a field trial, crossed factors of two sizes, and random slopes."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from dense import loglik
 from harness import OURS, Absent, Comparison, Contestant
+from lme4 import lmer
 
 import pm_fastlmm as flmm
 
@@ -16,8 +18,9 @@ CROSSED = "Two crossed factors: REML of three variances"
 CROSSED_ML = "Two crossed factors by maximum likelihood"
 SLOPES = "Random intercepts and slopes of subjects (sleepstudy): REML of their covariance matrix"
 SLOW = {"statsmodels": 3000, "torch-openreml": 1000}  # rows beyond which one fit takes too long to be repeated
+RESIDUAL = {"Residual,NA,NA": "residual"}  # as lme4 names it
 DENSE = 3000  # rows up to which the results are judged by the dense V
-SIZES = {500: (30, 12), 2000: (80, 40), 20_000: (400, 200)}  # levels by n
+SIZES = {500: (30, 12), 2000: (80, 40), 20_000: (400, 200), 73_421: (2972, 1128)}  # levels by n; the last is InstEval's
 
 
 def comparisons() -> Iterator[Comparison]:
@@ -50,11 +53,15 @@ def two_factors(
     def of_list(values: Any) -> dict[str, float]:
         return dict(zip((*names, "residual"), map(float, values), strict=True))
 
+    formula = f"y ~ {fixed} + (1 | {names[0]}) + (1 | {names[1]})"
+
     def ours() -> Contestant:
-        model = flmm.lmm_model(f"y ~ {fixed} + (1 | {names[0]}) + (1 | {names[1]})", table)
-        return Contestant(
-            lambda: flmm.find_reml(model, method=method, progressbar=False), lambda fit: of_list(fit.theta)
-        )
+        fit = partial(flmm.find_reml, formula, table, method=method, progressbar=False)
+        return Contestant(fit, lambda fit: of_list(fit.theta))
+
+    def refit() -> Contestant:
+        fit = flmm.find_reml(formula, table, method=method, progressbar=False)
+        return Contestant(lambda: fit.refit(y), lambda again: of_list(again.theta))
 
     def statsmodels() -> Contestant:
         import statsmodels.formula.api as smf
@@ -116,6 +123,8 @@ def two_factors(
 
     everyone = {
         f"{OURS} find_reml": ours,
+        f"{OURS} refit": refit,
+        "lme4": lambda: lmer(formula, table, {f"{name},(Intercept),NA": name for name in names} | RESIDUAL, method),
         "statsmodels": statsmodels,
         "torch-openreml": torch_openreml,
         "gpboost": lambda: gpboost("default"),
@@ -151,14 +160,19 @@ def slopes() -> Comparison:
     table = flmm.datasets.sleepstudy()
     y, days = table["Reaction"].to_numpy(), table["Days"].to_numpy()
     X, Z = np.column_stack([np.ones(len(y)), days]), indicators(table["Subject"])
-    names = ("intercept", "covariance", "slope", "residual")
+    formula, names = "Reaction ~ Days + (Days | Subject)", ("intercept", "covariance", "slope", "residual")
+    of_lme4 = dict(zip(("(Intercept),NA", "(Intercept),Days", "Days,NA"), names, strict=False))
 
     def of_list(values: Any) -> dict[str, float]:
         return dict(zip(names, map(float, values), strict=True))
 
     def ours() -> Contestant:
-        model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", table)
-        return Contestant(lambda: flmm.find_reml(model, progressbar=False), lambda fit: of_list(fit.theta))
+        fit = partial(flmm.find_reml, formula, table, progressbar=False)
+        return Contestant(fit, lambda fit: of_list(fit.theta))
+
+    def refit() -> Contestant:
+        fit = flmm.find_reml(formula, table, progressbar=False)
+        return Contestant(lambda: fit.refit(y), lambda again: of_list(again.theta))
 
     def statsmodels() -> Contestant:
         import statsmodels.formula.api as smf
@@ -200,6 +214,8 @@ def slopes() -> Comparison:
         return {"loglik": loglik(y, X, V)}
 
     everyone = {
-        f"{OURS} find_reml": ours, "statsmodels": statsmodels, "torch-openreml": torch_openreml, "gpboost": gpboost,
+        f"{OURS} find_reml": ours, f"{OURS} refit": refit,
+        "lme4": lambda: lmer(formula, table, {f"Subject,{k}": name for k, name in of_lme4.items()} | RESIDUAL),
+        "statsmodels": statsmodels, "torch-openreml": torch_openreml, "gpboost": gpboost,
     }  # fmt: skip
     return Comparison("slopes", SLOPES, {"n": len(y)}, "ms", everyone, truth=truth)

@@ -13,6 +13,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import subprocess
 import sys
 import time
 import traceback
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from measure import loop, take_turns
+from measure import Clock, cpu, loop, take_turns
 
 OURS = "pm_fastlmm"
 PACKAGES = {  # distribution names by the names of their modules
@@ -50,10 +51,13 @@ class Contestant:
         The work, without arguments.
     read : callable
         Result ↦ named numbers, beside which those of the others stand.
+    clock : callable
+        CPU seconds so far: of this process, or of the one that does the work.
     """
 
     call: Callable[[], Any]
     read: Callable[[Any], Mapping[str, float]]
+    clock: Clock = time.process_time
 
 
 @dataclass
@@ -91,20 +95,16 @@ class Comparison:
     def measure(self) -> dict[str, Any]:
         """Build everyone, time them by turns, and read the results."""
         present, first, absent = build(self.contestants)
-        counts = {name: max(1, math.ceil(self.shortest / _cpu(c.call))) for name, c in present.items()}
         loops = {name: loop(c.call) for name, c in present.items()}
-        taken = take_turns(loops, rounds=self.rounds, counts=counts)
+        clocks = {name: c.clock for name, c in present.items()}
+        once = {name: max(cpu(run, 1, clocks[name]), 1e-7) for name, run in loops.items()}
+        counts = {name: math.ceil(self.shortest / seconds) for name, seconds in once.items()}
+        taken = take_turns(loops, rounds=self.rounds, counts=counts, clocks=clocks)
         seconds = {name: values / self.per.get(name, 1) for name, values in taken.items()}
         results = {name: dict(c.read(first[name][1])) for name, c in present.items()}
         if self.truth is not None:
             results = {name: found | dict(self.truth(found)) for name, found in results.items()}
         return entry(self, seconds, first, results, absent)
-
-
-def _cpu(call: Callable[[], Any]) -> float:
-    start = time.process_time()
-    call()
-    return max(time.process_time() - start, 1e-7)
 
 
 def build(
@@ -119,7 +119,7 @@ def build(
         try:
             made = make()
             result = call(made)
-            present[name], first[name] = made, (time.process_time() - start, result)
+            present[name], first[name] = made, (getattr(made, "clock", time.process_time)() - start, result)
         except Absent as reason:
             absent[name] = str(reason)
         except ImportError as error:
@@ -179,7 +179,7 @@ def about() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
-        "versions": {distribution: _version(distribution) for distribution in PACKAGES.values()},
+        "versions": {name: _version(name) for name in PACKAGES.values()} | {"lme4": _version_in_r("lme4")},
     }
 
 
@@ -187,4 +187,12 @@ def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _version_in_r(package: str) -> str | None:
+    try:
+        asked = ["Rscript", "-e", f"cat(format(packageVersion('{package}')))"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return None

@@ -41,15 +41,15 @@ SAID = {
 one. fastlmm, too, spends its time on the factorisation of K.""",
     "many": "The others fit one response after the other from Python.",
     "scan": "Both keep δ at its estimate without candidates, and find the same effects.",
-    "trial_REML": """A small model: `find_reml` takes the time in which PyTensor differentiates and compiles the map
-from the model's free variables to the variances, whatever the size of the data. The others read no model, and are
-faster.""",
-    "trial_ML": """The dense likelihood is highest at the estimates of `find_reml`. gpboost estimates log-determinants
-from random vectors by default, and maximises that; with `matrix_inversion_method="cholesky"` it finds the maximum.""",
-    "crossed_REML": "The fixed cost of `find_reml` is outweighed as the data grow: it never works with V.",
-    "crossed_ML": """gpboost eliminates effects as `find_reml` does, and reads no model. By default it maximises an
-estimate of the likelihood, as above.""",
-    "slopes": "A small model again; all agree. torch-openreml was given a start near the estimate.",
+    "trial_REML": """`find_reml` reads the formula and the table; `refit` fits another response to the same rows.
+lme4 is timed in a process of R, by the CPU clock of that process.""",
+    "trial_ML": """The dense likelihood is highest at the estimates of `find_reml`. gpboost is given arrays and reads no
+formula: `refit` is what compares with it. By default it estimates log-determinants from random vectors, and maximises
+that; with `matrix_inversion_method="cholesky"` it finds the maximum.""",
+    "crossed_REML": "The last size is that of lme4's data set InstEval; the data are simulated.",
+    "crossed_ML": """gpboost eliminates effects as `find_reml` does. By default it maximises an estimate of the
+likelihood, as above.""",
+    "slopes": "torch-openreml was given a start near the estimate.",
     "density": "K is factored once, against a factorisation of V at every evaluation.",
     "process": """`FourierLMM` and `LengthscaleLMM` are approximations within tolerances that their set-up is told; the
 others are exact (celerite2 to its eps). The set-up is in the first result; afterwards an evaluation hardly depends on

@@ -64,6 +64,20 @@ def test_one_kernel_has_the_table_by_id(records):
     np.testing.assert_allclose(both.effects().loc["minus", "blup"], -fit.effects()["blup"])
 
 
+def test_repeated_records_have_the_table_by_individual(records):
+    seen = records[records["animal"] != ANIMALS[-1]].reset_index(drop=True)
+    design = flmm.Design.from_formula("y ~ x", seen, K=A, individual="animal")
+    fit = flmm.reml(design.spectrum(), design.y)
+    assert fit.sigma2_g > 0
+    Z = (seen["animal"].to_numpy()[:, None] == np.array(ANIMALS)).astype(float)
+    X = np.column_stack([np.ones(len(seen)), seen["x"]])
+    pev, prior = henderson(X, Z, fit.sigma2_g * A.to_numpy(), fit.sigma2_e)
+    assert_table(fit.effects(0.9), pev, prior, fit.blup())
+    assert list(fit.effects().index) == list(A.index)
+    both = flmm.reml(design.spectrum(), pd.DataFrame({"y": design.y, "minus": -design.y}))
+    np.testing.assert_allclose(both.effects(0.9).loc["minus", "se"], fit.effects()["se"])
+
+
 def test_slopes_have_a_row_for_each_level_and_column():
     sleep = flmm.datasets.sleepstudy()
     fit = flmm.find_reml("Reaction ~ Days + (Days | Subject)", sleep, progressbar=False)
