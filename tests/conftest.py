@@ -13,7 +13,7 @@ import pytest
 # PyTensor folds constants in Python: to compile C for them takes longer than all of them
 os.environ["PYTENSOR_FLAGS"] = ",".join(filter(None, (os.environ.get("PYTENSOR_FLAGS"), "cxx=")))
 
-from pm_fastlmm import FourierStatistics, Spectrum  # noqa: E402 - imports PyTensor
+from pm_fastlmm import FourierStatistics, Spectrum  # imports PyTensor
 
 HERE = Path(__file__).parent
 collect_ignore = ["as_written.py"]  # it registers a rewriting when it is imported, and tests import it
@@ -28,7 +28,7 @@ def _load(path):
 
 @pytest.fixture
 def as_written(monkeypatch):
-    """Graphs are evaluated as they are written where no mode is given: for tests of few values, not of compiled code."""
+    """Graphs are evaluated as written where no mode is given: for tests of few values, not of compiled code."""
     from as_written import AS_WRITTEN
     from pytensor import config
     from pytensor.compile.mode import predefined_modes

@@ -188,7 +188,6 @@ def test_the_users_model_is_left_as_it_was(mixed):
     assert [v.name for v in model.free_RVs] == ["h2", "total", "switch", "rate"]
 
 
-@pytest.mark.usefixtures("as_written")
 def test_the_tree_serves_pymc_afterwards(mixed):
     model, tree = mixed
     with model:
@@ -325,7 +324,6 @@ def test_step_and_initvals_leave_the_seed_out_and_the_variances_in(model, monkey
     assert "y_delta" in started.posterior
 
 
-@pytest.mark.usefixtures("as_written")
 @pytest.mark.parametrize("reaches", ["nothing", "a discrete variable"])
 def test_a_seed_that_fails_warns_and_falls_back(data, reaches):
     with pm.Model() as model:
