@@ -1,6 +1,8 @@
 """The code of the guides runs as it stands there, in its order."""
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +12,9 @@ import pytest
 import pm_fastlmm as flmm
 
 DOCS = Path(__file__).parents[1] / "docs"
+_spec = importlib.util.spec_from_file_location("outputs", DOCS / "_extensions" / "outputs.py")
+outputs = sys.modules["outputs"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(outputs)
 
 
 def run(guide, blocks=None):
@@ -48,8 +53,9 @@ def test_the_guide_to_many_responses_runs():
     assert names["fit"].converged
 
 
-def test_the_guide_to_tests_and_intervals_runs():
-    names = run("tests_and_intervals.md")
+def test_the_guide_to_tests_and_intervals_runs_and_prints_what_stands_there():
+    blocks, names = outputs.run(DOCS / "tests_and_intervals.md")
+    assert [difference for block in blocks if block.expected for difference in block.differences()] == []
     assert names["test"].p_value < 0.01
     assert names["tests"].p_value.max() == 1
     assert names["sleep"].coefficients()["df"].round(3).eq(17).all()

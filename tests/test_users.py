@@ -70,6 +70,8 @@ def test_the_ecologist_has_the_numbers_of_the_clean_table(act):
     np.testing.assert_allclose(names["expected"].mean, np.array([[1, 0, 1, 0], [1, 1, 1, 1]]) @ dense.beta, rtol=1e-8)
     low, high = fit.coefficients().loc["Grazing[T.yes]", ["lower", "upper"]]
     assert low < names["truth"]["grazing"] < high
+    assert names["tests"]["p_value"].idxmin() == "Grazing"
+    assert names["tests"].loc["Grazing:Rain", "F"] == pytest.approx(fit.coefficients()["t"].iloc[-1] ** 2)
     assert drawn("diagnostics.png")
     assert drawn("sites.png")
 

@@ -10,7 +10,11 @@ import pandas as pd
 from pandas.api.types import is_float_dtype
 
 _ROWS, _ENDS = 60, 10  # rows of a table that is shown whole, and of a longer one
-_FORMATS = dict.fromkeys(("corr", "reliability", "accuracy"), ".3f") | {"df": ".4g", "t": ".4g", "p_value": ".3g"}
+_FORMATS = (
+    dict.fromkeys(("corr", "reliability", "accuracy"), ".3f")
+    | dict.fromkeys(("df", "df_den", "t", "F"), ".4g")
+    | {"p_value": ".3g"}
+)
 
 
 class Table(pd.DataFrame):
@@ -18,7 +22,7 @@ class Table(pd.DataFrame):
     A DataFrame that shows all of its columns, however wide the screen.
 
     The numbers themselves are not rounded. `attrs["blank"]` names the columns in which NaN means that there is nothing
-    to say; elsewhere it is shown as "undefined".
+    to say; elsewhere it is shown as "undefined". `attrs["above"]` and `attrs["below"]` are lines of text around it.
 
     Examples
     --------
@@ -59,12 +63,15 @@ class Table(pd.DataFrame):
         """Show all columns, and of many rows the first and the last."""
         options = self._cut()
         text = str(options.pop("frame").to_string(**options))
-        return text if len(self) <= _ROWS else f"{text}\n[{len(self)} rows]"
+        lines = [text] if len(self) <= _ROWS else [text, f"[{len(self)} rows]"]
+        return "\n".join([*self.attrs.get("above", ()), *lines, *self.attrs.get("below", ())])
 
     def _repr_html_(self) -> str:
         options = self._cut()
         page = str(options.pop("frame").to_html(border=0, **options))
-        return page if len(self) <= _ROWS else f"{page}<div>{len(self)} rows</div>"
+        rows = [] if len(self) <= _ROWS else [f"{len(self)} rows"]
+        above, below = self.attrs.get("above", ()), [*rows, *self.attrs.get("below", ())]
+        return "".join([*map(_line, above), page, *map(_line, below)])
 
     def to_markdown(self, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]
         """Return the table in Markdown, numbers as they are shown; with arguments as pandas, which needs tabulate."""
@@ -74,7 +81,13 @@ class Table(pd.DataFrame):
         names = ["" if name is None else str(name) for name in shown.index.names]
         ruler = ["---"] * len(names) + ["---:"] * shown.shape[1]
         rows = [[*names, *shown.columns], ruler, *shown.reset_index().to_numpy()]
-        return "\n".join(f"| {' | '.join(str(cell).replace('|', '\\|') for cell in row)} |" for row in rows)
+        lines = [f"| {' | '.join(str(cell).replace('|', '\\|') for cell in row)} |" for row in rows]
+        above, below = ([line for text in self.attrs.get(key, ()) for line in (text, "")] for key in ("above", "below"))
+        return "\n".join([*above, *lines, *["", *below][:-1]])
+
+
+def _line(text: str) -> str:
+    return f"<div>{escape(text)}</div>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +117,7 @@ class Report:
 
     def html(self) -> str:
         """Return it as HTML."""
-        above, below = ("".join(f"<div>{escape(line)}</div>" for line in lines) for lines in (self.above, self.below))
+        above, below = ("".join(map(_line, lines)) for lines in (self.above, self.below))
         tables = "".join(
             (f"<div><em>{escape(heading)}</em></div>" if heading else "") + frame._repr_html_()
             for heading, frame in self.parts

@@ -257,6 +257,8 @@ def _read_one(values: Any, name: str, missing_allowed: bool) -> Factor:
     else:
         codes, levels = _factorize(column)
         order_given = False
+        if levels.dtype.kind == "f" and (levels == np.floor(levels)).all() and np.isfinite(levels).all():
+            levels = levels.astype(np.int64)  # numbers of groups, floating point for the sake of one that is missing
     if not missing_allowed and (codes < 0).any():
         rows = np.flatnonzero(codes < 0).tolist()
         raise ValueError(

@@ -16,6 +16,23 @@ def _load(package: str) -> None:
         import_module(f"{package}.node")
 
 
+def model_here(model: pm.Model | None) -> pm.Model:
+    """
+    Return the model, or that of the `with` around the call.
+
+    Raises
+    ------
+    TypeError
+        If there is neither.
+    """
+    if model is None and pm.Model.get_context(error_if_none=False) is None:
+        raise TypeError(
+            "there is no model here: call it within `with model:`, or give model=; of a fit of find_reml it is "
+            "model=fit.model."
+        )
+    return pm.modelcontext(model)
+
+
 def lmm_nodes(model: pm.Model) -> list[LMMNode]:
     """
     Return the linear mixed model nodes of a model, whichever engine answers for them.

@@ -198,8 +198,8 @@ def _on_the_boundary(objective: Objective, last: Iteration, boundary: tuple[str,
     free = ~np.asarray(objective.fixed)
     if objective.coef and not why_not_adjusted(objective, last.theta, free):
         parts.append(
-            "tests of fixed effects take what is on the boundary as known; zero_variances='free' (Kenward–Roger) as "
-            "estimated"
+            "fixed effects are tested with what is on the boundary known; "
+            "as estimated: coefficients('kenward-roger', zero_variances='free')"
         )
     return parts
 

@@ -14,7 +14,7 @@ from pm_fastlmm.base.choices import Method, require_choice
 from pm_fastlmm.engines.free_variables import FreeVariables, tangents
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.graphs import reaching
-from pm_fastlmm.engines.nodes import find_node
+from pm_fastlmm.engines.nodes import find_node, model_here
 from pm_fastlmm.engines.objective import DenseObjective
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.fitting.estimate import Options, estimate
@@ -126,7 +126,7 @@ def find_reml(
         return fit_formula(model, data, known, options)
     if data is not None or known is not None:
         raise ValueError("data and known belong to a formula: a model has its own.")
-    model = pm.modelcontext(model)
+    model = model_here(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)
     return OfModel(model, options).fit(node)

@@ -16,6 +16,7 @@ from pm_fastlmm.aireml.steps import propose
 from pm_fastlmm.base.arrays import FloatArray, Ids
 from pm_fastlmm.base.choices import OF_NEW_ROWS, Method, require_choice
 from pm_fastlmm.base.copies import PartOfModel
+from pm_fastlmm.base.display import listed
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.gaussian import GaussianNode
@@ -167,7 +168,19 @@ class VarianceFit(VarianceInference, PartOfModel):
 
     @property
     def h2(self) -> float:
-        """The share of all components but the residual; of one kernel that of `REMLFit`."""
+        """
+        The share of the one component beside the residual; of one kernel that of `REMLFit`.
+
+        Raises
+        ------
+        ValueError
+            If there are several components.
+        """
+        if len(self.shares) > 2:
+            raise ValueError(
+                f"h2 is the share of one component, and here are {listed(list(self.shares.index[:-1]))}: take "
+                "fit.shares, fit.share_intervals() or fit.function(lambda v: …)."
+            )
         return 1 - float(self.shares.iloc[-1])
 
     @cached_property

@@ -289,6 +289,10 @@ class VarianceInference(Fit):
     def _projection(self) -> Projection:
         return self.objective.projection
 
+    @property
+    def _residual_variance(self) -> float:
+        return next(reversed(self.objective.mean_variances(self.theta.to_numpy()).values()))
+
     def _fixed_effects(self, df: DegreesOfFreedom, zero_variances: ZeroVariances) -> FixedEffects:
         objective = self.objective
         if not objective.coef:
@@ -391,6 +395,7 @@ def _free_place(objective: Objective, name: str) -> int:
         raise ValueError(
             f"there is no parameter {name!r}: they are {', '.join(objective.names)}."
             + (f" For all of {name}, {_TOGETHER}." if elements else "")
+            + (" Shares have fit.share_intervals(), functions fit.function(lambda v: …)." if name == "h2" else "")
         )
     place = objective.names.index(name)
     if objective.fixed[place]:

@@ -1,7 +1,7 @@
 """Design: y, X and K brought together; the one place where rows are dropped, and counted."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -55,6 +55,8 @@ class Design(ReadOnlyArrays, Described):
         With repeated records which row of K or W each row is a record of.
     individuals : tuple or None
         Ids of the rows of K or W, where these are individuals.
+    fixed : FixedTerms or None
+        What X was made from, where that is a formula.
 
     Examples
     --------
@@ -82,6 +84,7 @@ class Design(ReadOnlyArrays, Described):
     dropped: tuple[Any, ...]
     individual: npt.NDArray[np.intp] | None = None
     individuals: Ids | None = None
+    fixed: Any = None
 
     @classmethod
     def from_arrays(cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None, individual: Any = None) -> Self:
@@ -151,7 +154,8 @@ class Design(ReadOnlyArrays, Described):
         ValueError
             If the formula has no response or names a column that is not there, or as `from_arrays`.
         """
-        from pm_fastlmm.models.formula import fixed_effects  # formulaic takes a tenth of a second, and arrays need none
+        from pm_fastlmm.models.fixed_terms import FixedTerms  # formulaic takes a tenth of a second, arrays need none
+        from pm_fastlmm.models.formula import fixed_effects
         from pm_fastlmm.models.formulas.bars import split_formula
 
         fixed, random = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
@@ -160,17 +164,17 @@ class Design(ReadOnlyArrays, Described):
                 f"formula {formula!r} has a random term: one kernel is given as K or W, for (1|group) as "
                 "K=flmm.covariance.grouping(table['group']); random terms go to flmm.lmm_model."
             )
-        y, X = (
-            pd.DataFrame(part.values, index=data.index, columns=list(part.columns))
-            for part in fixed_effects(fixed, data, whole=formula)
-        )
+        encoded = fixed_effects(fixed, data, whole=formula)
+        y, X = (pd.DataFrame(part.values, index=data.index, columns=list(part.columns)) for part in encoded)
         if isinstance(individual, str):
             if individual not in data.columns:
                 raise ValueError(
                     f"individual={individual!r} is not among the columns {', '.join(map(str, data.columns))}."
                 )
             individual = data[individual]
-        return cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W, individual=individual)
+        made = cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W, individual=individual)
+        rows = data.loc[list(made.ids)] if made.ids is not None else data
+        return replace(made, fixed=FixedTerms.of(encoded[1].spec, rows))
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
         """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""
@@ -179,8 +183,10 @@ class Design(ReadOnlyArrays, Described):
             ids, rows = self.individuals, Labelled(self.individual.astype(float), self.ids, None)
         kernel = Labelled(self.kernel, ids, None)
         if self.kernel_is_factor:
-            return Spectrum.from_factor(kernel, X, individual=rows)
-        return Spectrum.from_covariance(kernel, X, individual=rows, rtol=rtol)
+            spectrum = Spectrum.from_factor(kernel, X, individual=rows)
+        else:
+            spectrum = Spectrum.from_covariance(kernel, X, individual=rows, rtol=rtol)
+        return replace(spectrum, projection=spectrum.projection.made_from(self.fixed))
 
     @property
     def coef(self) -> tuple[str, ...]:

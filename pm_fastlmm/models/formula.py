@@ -21,8 +21,10 @@ import pandas as pd
 from formulaic import Formula, ModelMatrix, model_matrix
 from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
+from formulaic.transforms.contrasts import CustomContrasts
 
 from pm_fastlmm.base.arrays import FloatArray, repeated, shown
+from pm_fastlmm.covariance.incidence import require_distinct
 from pm_fastlmm.models.formulas.bars import split_formula
 from pm_fastlmm.models.formulas.columns import (
     as_at_the_fit,
@@ -136,7 +138,7 @@ def _intercept() -> Encoded:
     return _spread(model_matrix("1", pd.DataFrame(index=range(1))), np.ones(1, dtype=bool))
 
 
-def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
+def encode_new(spec: Any, data: pd.DataFrame) -> Encoded:
     """
     Return the columns of a specification for new rows, with the transforms and levels of the rows it was made of.
 
@@ -169,14 +171,14 @@ def encode_new(spec: Any, data: pd.DataFrame) -> FloatArray:
             f"new data with the columns {', '.join(map(str, data.columns))} do not fit the formula: "
             f"{plain_error(error)}"
         ) from error
-    values = _spread(matrix, np.ones(len(data), dtype=bool)).values
-    undefined = ~np.isfinite(values).all(axis=1)
+    encoded = _spread(matrix, np.ones(len(data), dtype=bool))
+    undefined = ~np.isfinite(encoded.values).all(axis=1)
     if undefined.any():
         raise ValueError(
             f"the design of the new data has {undefined.sum()} values that are NaN or infinite, in rows "
             f"{shown(data.index[undefined].tolist())}: a transform is not defined there."
         )
-    return values
+    return encoded
 
 
 def variables_of(formula: str, data: pd.DataFrame, whole: str) -> list[str]:
@@ -208,23 +210,40 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
         if function_identifier(name) not in context:
             raise ValueError(f"formula {whole!r} cannot be read: {_why_not(name, call, formula, whole)}.")
     response = _required(left, whole) if (left := sides(formula)[0]) else ()
-    table = table_for(_required(formula, whole), data, response=response)
+    required = _required(formula, whole)
+    table = table_for(required, data, response=response)
+    _require_columns(sorted(required - {*table.columns, *context}), data, whole)
     try:
         made = model_matrix(_parsed(formula), table, na_action="drop", output="pandas", context=context)
     except MemoryError:
         raise
     except Exception as error:  # what a function of the caller raises, or formulaic for its values
+        if undefined := re.search(r"name '(\w+)' is not defined", plain_error(error)):
+            _require_columns([undefined[1]], data, whole)
         raise ValueError(
             f"formula {whole!r} does not fit the columns {', '.join(map(str, data.columns))}: {plain_error(error)}"
         ) from error
     encoded = made.rhs if response else made
     _require_contrasts(encoded, table)
+    _require_whole_factors(encoded.model_spec)
     if term := of_other_rows(encoded, table, context):
         raise ValueError(
             f"the term {plain(term)!r} has another value in a row alone than among all rows, so that new rows would be "
             "encoded differently: make a column of the table first; center(x) and scale(x) keep what they know."
         )
     return made
+
+
+def _require_columns(absent: list[str], data: pd.DataFrame, whole: str) -> None:
+    """Refuse names that are no columns, with those that may be meant."""
+    if absent:
+        known = [str(name) for name in data.columns]
+        alike = {name.lower().replace(" ", "_").replace(".", "_"): name for name in known}
+        named = plain(absent[0])
+        near = get_close_matches(named.lower().replace(".", "_"), alike, n=1)
+        meant = alike[near[0]] if near else ""
+        hint = f" Is it {meant if meant.isidentifier() else f'`{meant}`'}?" if near else ""
+        raise ValueError(f"formula {whole!r} does not fit the columns {', '.join(known)}: there is no {named}.{hint}")
 
 
 def _require_contrasts(matrix: Any, table: pd.DataFrame) -> None:
@@ -236,11 +255,30 @@ def _require_contrasts(matrix: Any, table: pd.DataFrame) -> None:
         if name in table:
             kept = table[name] if len(matrix) == len(table) else table[name].loc[matrix.index]
             levels = list(kept.unique()) if len(levels) else levels
+        require_distinct(tuple(levels), plain(name), np.dtype(object))
         if len(levels) == 1:
             raise ValueError(
                 f"the factor {plain(name)!r} has one level, {levels[0]!r}, in the rows without missing values, and an "
                 "effect is the difference of two: leave it out of the formula."
             )
+
+
+def _require_whole_factors(spec: Any) -> None:
+    """
+    Refuse a factor by contrasts of the caller where it stands for a column of each level, as without an intercept.
+
+    R has these columns there. formulaic 1.2.2 has the contrasts, which are one less, and so another model.
+    """
+    for part in spec.structure:
+        for factor in (factor for term in part.scoped_terms for factor in term.factors):
+            _, state = spec.encoder_state.get(str(factor.factor), (None, {}))
+            contrasts = getattr(state.get("contrasts"), "contrasts", None)
+            if isinstance(contrasts, CustomContrasts) and not factor.reduced:
+                raise ValueError(
+                    f"{plain(str(factor.factor))} needs a column for each level in {plain(str(part.term))!r}, where no "
+                    "intercept or other term has their mean, and contrasts of your own have one less: keep the "
+                    "intercept and the factor itself in the formula, or write the factor without contrasts."
+                )
 
 
 def _require_levels_of_calls(spec: Any, table: pd.DataFrame) -> None:

@@ -16,6 +16,7 @@ from pm_fastlmm.covariance.incidence import Factor, SparseMatrix, by_level, read
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.models.design import coefficients_of, complete_rows
+from pm_fastlmm.models.fixed_terms import FixedTerms
 from pm_fastlmm.models.formula import (
     cells,
     complete_in,
@@ -121,7 +122,7 @@ class RandomTerm(ReadOnlyArrays, Described):
         _require_columns(data, self.factors)
         factor = read_factor([data[name] for name in self.factors], self.group)
         factor = factor.subset(factor.used()).recoded(known)
-        values = np.hstack([encode_new(spec, data) for spec in self.specs])
+        values = np.hstack([encode_new(spec, data).values for spec in self.specs])
         return NewIncidence(by_level(factor.matrix(), values), factor.levels, factor.levels[len(known) :])
 
     def __repr__(self) -> str:
@@ -161,6 +162,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         One for each grouping factor.
     dropped : tuple
         Ids of the rows that were left out for a missing value.
+    fixed : FixedTerms
+        What X was made from.
 
     Examples
     --------
@@ -186,7 +189,7 @@ class MixedDesign(ReadOnlyArrays, Described):
     ids: Ids
     random: tuple[RandomTerm, ...]
     dropped: tuple[Any, ...]
-    spec: Any
+    fixed: FixedTerms
 
     @classmethod
     def from_formula(cls, formula: str, data: pd.DataFrame) -> Self:
@@ -242,7 +245,8 @@ class MixedDesign(ReadOnlyArrays, Described):
             warn_of_coded_level(factor.counts(), name)
         y_seen, X_seen = frozen(y.values[seen, 0]), frozen(X.values[seen])
         response = plain(sides(fixed)[0].strip("`"))
-        return cls(formula, response, y_seen, X_seen, X.columns, tuple(rows.index.tolist()), random, dropped, X.spec)
+        made = FixedTerms.of(X.spec, rows)
+        return cls(formula, response, y_seen, X_seen, X.columns, tuple(rows.index.tolist()), random, dropped, made)
 
     @property
     def coef(self) -> tuple[str, ...]:
@@ -260,11 +264,11 @@ class MixedDesign(ReadOnlyArrays, Described):
         ValueError
             If a variable is not there or missing, or a fixed factor has a level without a coefficient.
         """
-        return pd.DataFrame(encode_new(self.spec, data), index=data.index, columns=list(self.columns))
+        return pd.DataFrame(self.fixed.encode(data), index=data.index, columns=list(self.columns))
 
     def cells(self, data: pd.DataFrame) -> Cells:
         """Return how rows of a table are called in a message: by the values of their variables."""
-        return partial(cells, self.spec, data)
+        return partial(cells, self.fixed.spec, data)
 
     def __repr__(self) -> str:
         """Show sizes, names, the random terms and how many rows were dropped."""

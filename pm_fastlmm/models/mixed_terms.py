@@ -73,6 +73,10 @@ def read_formula(formula: str | MixedDesign, data: Any) -> MixedDesign:
 
 def relations(design: MixedDesign, known: Mapping[str, Any] | None) -> list[Known | None]:
     """Return the known covariance of each random term, and refuse terms that have too many effects without one."""
+    if not isinstance(known, Mapping | None):
+        raise TypeError(
+            f"known must name the grouping factor of each covariance, {{'animal': K}}, got a {type(known).__name__}."
+        )
     known = known or {}
     groups = [random.group for random in design.random]
     if unknown := [group for group in known if group not in groups]:

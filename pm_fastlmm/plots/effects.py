@@ -62,7 +62,7 @@ def plot_effects(
     row: Any = [axes(ax, height)] if estimates.shape[1] == 1 else panels(1, estimates.shape[1], height)[0]
     for at, column in zip(row, estimates, strict=True):
         _draw(at, estimates[column], width[column])
-        at.set(xlabel=name if estimates.shape[1] == 1 else column)
+        at.set(xlabel="effect" if estimates.shape[1] == 1 else column)
         at.tick_params(axis="y", labelleft=at is row[0], labelsize=8)
     row[0].set_title(f"Effects of {name}, {level:.0%} intervals", loc="left", fontsize=10)
     return row[0] if estimates.shape[1] == 1 else row

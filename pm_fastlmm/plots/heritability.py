@@ -45,9 +45,13 @@ def plot_h2_posterior(
 
     Raises
     ------
+    TypeError
+        If it is an exact posterior, without draws.
     ValueError
         If the posterior has no such variable, or several.
     """
+    if isinstance(idata, ExactPosterior):
+        raise TypeError("an exact posterior has no draws: plot_profile(fit, exact=exact) draws its density.")
     draws = draws_of(idata, var_name or only_name(idata, ("_h2",)), "flmm.sample adds h².").to_numpy().ravel()
     ax = axes(ax)
     ax.hist(draws, bins=40, density=True, color=POSTERIOR, alpha=0.4, lw=0, label=f"{draws.size} draws")

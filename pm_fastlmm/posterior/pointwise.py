@@ -12,7 +12,7 @@ from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.base.display import progress
 from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.labels import beside_others, labelled, over_obs
-from pm_fastlmm.engines.nodes import find_node
+from pm_fastlmm.engines.nodes import find_node, model_here
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.kernel.effects.left_out import Groups, unpredictable
@@ -108,7 +108,7 @@ def pointwise_log_likelihood(
     >>> idata.log_likelihood["y_by_group"].shape
     (2, 200, 4)
     """
-    model = pm.modelcontext(model)
+    model = model_here(model)
     node = find_node(model, var_name)
     left_out = None if groups is None else Groups.read(groups, node.ids, node.n)
     require_labels(None if left_out is None else left_out.labels, "groups", written="groups")

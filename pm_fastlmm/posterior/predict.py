@@ -12,7 +12,7 @@ from pm_fastlmm.base.coordinates import require_labels_of
 from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.labels import add_predictions, observe_rows
-from pm_fastlmm.engines.nodes import find_node
+from pm_fastlmm.engines.nodes import find_node, model_here
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.posterior.pointwise import draw_left_out
@@ -81,7 +81,7 @@ def recover_effects(
     >>> idata.posterior["y_u"].shape
     (2, 200, 12)
     """
-    model = pm.modelcontext(model)
+    model = model_here(model)
     node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
     if which is not None:
         _require_parts(node, which)
@@ -189,7 +189,7 @@ def predict(
     new = NewRows(X_new, K_new, W_new, K_new_new, Z_new, data, x_new)
     _check_effects(effects, new.in_sample)
     require_labels_of(X_new=X_new, K_new=K_new, W_new=W_new, data=data)
-    model = pm.modelcontext(model)
+    model = model_here(model)
     node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
     if effects == "left_out":
         drawn = Predictive(*draw_left_out(idata, model, node, rows, rng))
@@ -264,7 +264,7 @@ def posterior_function(
     >>> f.predict(np.linspace(0, 1, 5)).mean.round(0) + 0.0
     array([ 0.,  1.,  0., -1.,  0.])
     """
-    model = pm.modelcontext(model)
+    model = model_here(model)
     node = find_node(model, var_name)
     found: FunctionPosterior = node.function(Draws(model, idata.posterior.to_dataset()), draws, progressbar=progressbar)
     return found
@@ -306,7 +306,7 @@ def variances(idata: xr.DataTree, *, model: pm.Model | None = None, var_name: st
     >>> repeatability.dims, bool(0.3 < repeatability.mean() < 0.5)
     (('chain', 'draw'), True)
     """
-    model = pm.modelcontext(model)
+    model = model_here(model)
     node, posterior = find_node(model, var_name), idata.posterior.to_dataset()
     found = node.variances(Draws(model, posterior))
     return xr.Dataset(found).assign_coords({name: posterior[name] for name in ("chain", "draw")})

@@ -16,7 +16,7 @@ from pm_fastlmm.base.arrays import outside
 from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.graphs import initial_point, reaching
 from pm_fastlmm.engines.labels import derived, over_coef
-from pm_fastlmm.engines.nodes import find_node, lmm_nodes
+from pm_fastlmm.engines.nodes import find_node, lmm_nodes, model_here
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.posterior.kept import Kept, lent
 from pm_fastlmm.posterior.nutpie_draws import NUTPIE_OPTIONS, draw_by_nutpie
@@ -118,7 +118,7 @@ def sample(
         from pm_fastlmm.models.lmm_model import lmm_model  # a model needs no formulaic, which takes long to import
 
         model = lmm_model(model, data)
-    model = pm.modelcontext(model)
+    model = model_here(model)
     node = find_node(model, var_name)
     arguments: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
     if "step" in kwargs or "initvals" in kwargs:
@@ -129,6 +129,8 @@ def sample(
     node = find_node(frozen, node.name)
     whole = "idata_kwargs" in kwargs  # which may ask for the log-likelihood of each variable
     with nullcontext(Kept.of(frozen, node)) if whole else lent(frozen, node) as kept:
+        if not kept.compiled and not kwargs.get("quiet"):
+            _LOG.info("Compiling the model, once for all of its structure")
         idata = _seeded(kept, node, frozen, nuts_sampler, random_seed, arguments, kwargs)
     idata = add_derived(_with_data(idata, model), model)
     return _with_coefficients(idata, model, random_seed, kwargs) if effects else idata
@@ -245,5 +247,8 @@ def _with_coefficients(idata: xr.DataTree, model: pm.Model, random_seed: Any, kw
         if beta is not None:
             idata.posterior[name] = over_coef(model, node, beta)
         elif node.recovers and not kwargs.get("quiet"):
-            _LOG.info(f"The coefficients of {node.name} are integrated out: flmm.recover_effects(idata) draws {name}.")
+            _LOG.info(
+                f"The coefficients of {node.name} are integrated out: flmm.recover_effects(idata, model=model) draws "
+                f"{name}."
+            )
     return idata

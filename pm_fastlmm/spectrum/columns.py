@@ -43,6 +43,8 @@ class DesignColumns(ReadOnlyArrays):
         Root mean square of the columns that are kept.
     tolerance : (c,) array
         How far a dropped column may be from X₁B in a row of usual size.
+    terms : FixedTerms or None
+        The formula that all columns were made from, and its table.
     """
 
     names: tuple[str, ...]
@@ -52,6 +54,7 @@ class DesignColumns(ReadOnlyArrays):
     B: FloatArray
     size: FloatArray
     tolerance: FloatArray
+    terms: Any = None
 
     @classmethod
     def of(cls, X: FloatArray, names: tuple[str, ...] | None, n: int) -> Self:
@@ -101,19 +104,25 @@ class DesignColumns(ReadOnlyArrays):
         """Names of the columns that are linear combinations of the ones before them."""
         return tuple(self.names[j] for j in self.left)
 
-    def within(self, outer: "DesignColumns") -> "DesignColumns":
-        """Return the columns of `outer`, these being found among those that it keeps (in fewer rows)."""
+    @property
+    def E(self) -> FloatArray:
+        """All columns as combinations of those that are kept, X = X₁E, (r, d)."""
         E = np.zeros((len(self.kept), len(self.names)))
         E[:, self.kept], E[:, self.left] = np.eye(len(self.kept)), self.B
+        return E
+
+    def within(self, outer: "DesignColumns") -> "DesignColumns":
+        """Return the columns of `outer`, these being found among those that it keeps (in fewer rows)."""
         slack = np.zeros(len(self.names))
         slack[list(self.left)] = self.tolerance
         places = np.array(outer.kept, dtype=int)
         left = (*places[list(self.left)].tolist(), *outer.left)
         order = np.argsort(left, kind="stable")
-        B = np.hstack([self.B, E @ outer.B])[:, order]
+        B = np.hstack([self.B, self.E @ outer.B])[:, order]
         tolerance = np.concatenate([self.tolerance, outer.tolerance + slack @ np.abs(outer.B)])[order]
         kept = tuple(places[list(self.kept)].tolist())
-        return DesignColumns(outer.names, self.n, kept, tuple(sorted(left)), frozen(B), self.size, frozen(tolerance))
+        parts = frozen(B), self.size, frozen(tolerance)
+        return DesignColumns(outer.names, self.n, kept, tuple(sorted(left)), *parts, outer.terms)
 
     def departs(self, X: FloatArray, R: FloatArray, *, usual: float = 1.0) -> npt.NDArray[np.bool_]:
         """

@@ -126,6 +126,10 @@ class Projection(ReadOnlyArrays):
         """Return this projection of the columns that were kept of a wider X as one of all columns of that."""
         return replace(self, columns=self.columns.within(columns))
 
+    def made_from(self, terms: Any) -> Self:
+        """Return this projection with the formula that made the columns of X."""
+        return replace(self, columns=replace(self.columns, terms=terms))
+
     def split(self, Y: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return Q₁ᵀY (r, …) and the coordinates Q₂ᵀY (n - r, …)."""
         rotated = Y - self.V @ (self.T.T @ (self.V.T @ Y))

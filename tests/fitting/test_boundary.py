@@ -193,7 +193,8 @@ def bars(formula, scale=0.0, seed=0):
 
 
 KNOWN = (
-    "tests of fixed effects take what is on the boundary as known; zero_variances='free' (Kenward–Roger) as estimated"
+    "fixed effects are tested with what is on the boundary known; "
+    "as estimated: coefficients('kenward-roger', zero_variances='free')"
 )
 
 

@@ -162,7 +162,7 @@ def test_the_model_of_the_context_is_fitted(fit):
     with two_terms():
         found = flmm.find_reml(progressbar=False)
     assert_allclose(found.theta, [4.0365, 1.0938, 0.1875], rtol=1e-4)
-    with pytest.raises(TypeError, match="No model on context stack"):
+    with pytest.raises(TypeError, match="there is no model here"):
         flmm.find_reml()
 
 

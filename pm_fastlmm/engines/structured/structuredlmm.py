@@ -204,6 +204,8 @@ def _carried(
     rows: TermStatistics | None = None, *, prior: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what is the same in each evaluation, by the names of the attributes of the random variable."""
+    if design is not None:
+        projection = projection.made_from(design.fixed)
     blocks = [_block(term) for term in terms]
     if prior:
         blocks.append(EffectBlock(sp.csr_array(projection.X), 1, projection.rank, None))

@@ -10,16 +10,7 @@ import pandas as pd
 from pm_fastlmm.base.arrays import FloatArray, Ids, require_fraction
 from pm_fastlmm.base.choices import OF_REPLICATES, require_choice
 from pm_fastlmm.base.labels import simulated
-from pm_fastlmm.base.tables import Table
 from pm_fastlmm.kernel.effects.effects import Prediction
-from pm_fastlmm.kernel.inference.fixed_effects import (
-    DegreesOfFreedom,
-    FixedTest,
-    ZeroVariances,
-    check_zero_variances,
-    coefficient_table,
-    contrast_test,
-)
 from pm_fastlmm.kernel.inference.function import (
     Function,
     FunctionEstimate,
@@ -28,13 +19,13 @@ from pm_fastlmm.kernel.inference.function import (
     function_estimate,
 )
 from pm_fastlmm.kernel.inference.intervals import wald_limits
-from pm_fastlmm.kernel.inference.summary import Summary
+from pm_fastlmm.kernel.inference.marginal import MarginalMeans
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
 
 type IntervalKind = Literal["profile", "inversion", "bootstrap", "delta"]
 
 
-class Fit(Summary):
+class Fit(MarginalMeans):
     """A REML or ML fit: estimates, with tests, intervals and predictions."""
 
     __slots__ = ()
@@ -251,84 +242,6 @@ class Fit(Summary):
         if self.names is not None:
             raise ValueError("a function is of the parameters of one response: fits.response(name).function(...).")
         return function_estimate(function, self._parameters(), level, scale)
-
-    def coefficients(
-        self, df: DegreesOfFreedom = "satterthwaite", level: float = 0.95, *, zero_variances: ZeroVariances = "known"
-    ) -> Table:
-        """
-        Return a table of the fixed effects: estimate, se, df, t, p_value, lower, upper.
-
-        Variances of 0 are taken as known; a singular covariance matrix may move along those of its rank; where terms
-        overlap, what V depends on counts. Kenward–Roger needs V to be linear in θ, as it is in variances and
-        covariances of terms, and no singular matrix.
-
-        Parameters
-        ----------
-        df : {"satterthwaite", "kenward-roger", "residual"}
-            Degrees of freedom of t. Kenward–Roger also enlarges the standard errors by what the estimation of the
-            variances adds; "residual" is n - r, which ignores it.
-        level : float
-            Of the interval.
-        zero_variances : {"known", "free"}
-            What Kenward–Roger makes of a variance that is estimated as 0. "known": it is 0, and costs no degrees of
-            freedom, as in Satterthwaite's method and lmerTest. "free": it is one of the variances that were estimated,
-            as in pbkrtest, with fewer degrees of freedom: 5 for 29 on lme4's Dyestuff2; so are singular matrices, at
-            the cost of dense matrices where there are several components. Of a test at .05 with 6 × 5 observations
-            "known" rejects .031 to .051 of all data sets and "free" .011 to .048, as the true variance grows from 0;
-            among those that are estimated at 0, "known" rejects more than .05 unless it is 0 indeed.
-
-        Raises
-        ------
-        ValueError
-            If df is unknown, or "kenward-roger" after ML or where V is not linear; if β is not estimated; if
-            zero_variances="free" with another df, or with more rows than fit in memory.
-
-        References
-        ----------
-        Satterthwaite (1946), doi:10.2307/3002019; Kenward & Roger (1997), doi:10.2307/2533558.
-
-        Examples
-        --------
-        >>> import pm_fastlmm as flmm
-        >>> model = flmm.lmm_model("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy())
-        >>> fit = flmm.find_reml(model, progressbar=False)
-        >>> fit.coefficients()
-                  estimate       se  df      t   p_value    lower    upper
-        coef
-        Intercept  251.405  6.82456  17  36.84  1.17e-17  237.007  265.804
-        Days       10.4673  1.54579  17  6.771  3.26e-06  7.20596  13.7286
-        """
-        check_zero_variances(zero_variances, df)
-        return coefficient_table(self._fixed_effects(df, zero_variances), df, level, self._projection)
-
-    def test_fixed(
-        self, L: Any, df: DegreesOfFreedom = "satterthwaite", *, zero_variances: ZeroVariances = "known"
-    ) -> FixedTest:
-        """
-        Test Lβ = 0 by an F test.
-
-        Parameters
-        ----------
-        L : str, sequence of str, mapping, or (r,) or (q, r) array
-            A coefficient, or several that are all 0; a mapping of names to weights, one contrast; contrasts in rows,
-            of the columns that were kept, or of all columns of X where some were dropped.
-        df : {"satterthwaite", "kenward-roger", "residual"}
-            Denominator degrees of freedom, as in `coefficients`; several contrasts as in lmerTest and pbkrtest.
-        zero_variances : {"known", "free"}
-            As in `coefficients`.
-
-        Returns
-        -------
-        FixedTest
-
-        Raises
-        ------
-        ValueError
-            If a name is unknown, L does not fit or is collinear, the data do not determine a contrast, or df is not
-            available.
-        """
-        check_zero_variances(zero_variances, df)
-        return contrast_test(self._fixed_effects(df, zero_variances), L, df, self._projection)
 
     def simulate(
         self, n_draws: int = 1, *, effects: Literal["new", "given"] = "new", random_seed: Any = None

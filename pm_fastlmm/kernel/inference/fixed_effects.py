@@ -11,7 +11,6 @@ Q_ij = XᵀV⁻¹V_iV⁻¹V_jV⁻¹X. Where V is linear in θ, ΦP_iΦ = -Φ_i a
 that the derivatives of Φ are all that is needed.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -162,19 +161,21 @@ def check_zero_variances(zero_variances: str, df: str) -> None:
         )
 
 
-def t_tests(fixed: FixedEffects, df: DegreesOfFreedom, level: float = 0.95) -> dict[str, FloatArray]:
-    """Return estimate, se, df, t, p-value and interval of each coefficient that was kept, (…, r)."""
-    cov = fixed.covariance(df)
-    r = len(fixed.coef)
-    degrees = np.stack([fixed.degrees(row, df) for row in np.eye(r)], axis=-1) if r else np.zeros(fixed.beta.shape)
+def t_tests(
+    fixed: FixedEffects, df: DegreesOfFreedom, level: float = 0.95, L: FloatArray | None = None
+) -> dict[str, FloatArray]:
+    """Return estimate, se, df, t, p-value and interval of contrasts (k, r), or coefficients that were kept, (…, k)."""
+    cov, rows = fixed.covariance(df), np.eye(len(fixed.coef)) if L is None else L
+    estimate = fixed.beta @ rows.T
+    degrees = np.stack([fixed.degrees(row, df) for row in rows], axis=-1) if len(rows) else np.zeros(estimate.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
-        se = np.sqrt(np.diagonal(cov, axis1=-2, axis2=-1))
-        t = fixed.beta / se
+        se = np.sqrt(np.einsum("ka,...ab,kb->...k", rows, cov, rows))
+        t = estimate / se
         half = se * stdtrit(degrees, (1 + level) / 2)
         p = np.asarray(2 * stdtr(degrees, -np.abs(t)))
     return {
-        "estimate": fixed.beta, "se": se, "df": degrees, "t": t, "p_value": p, "lower": fixed.beta - half,
-        "upper": fixed.beta + half,
+        "estimate": estimate, "se": se, "df": degrees, "t": t, "p_value": p, "lower": estimate - half,
+        "upper": estimate + half,
     }  # fmt: skip
 
 
@@ -191,9 +192,8 @@ def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, p
     return Table(dict(zip(values, table.reshape(len(values), -1), strict=True)), index=index)
 
 
-def contrast_test(fixed: FixedEffects, L: Any, df: DegreesOfFreedom, projection: Projection) -> FixedTest:
-    """Test Lβ = 0; see `Fit.test_fixed`."""
-    rows = read_contrasts(L, projection)
+def rows_test(fixed: FixedEffects, rows: FloatArray, df: DegreesOfFreedom) -> FixedTest:
+    """Test contrasts (q, r) of the kept columns."""
     fixed.covariance(df)
     if fixed.names is None:
         statistic, df_den = _f_test(fixed, rows, df)
@@ -204,73 +204,21 @@ def contrast_test(fixed: FixedEffects, L: Any, df: DegreesOfFreedom, projection:
     return FixedTest(statistic, q, df_den, p[()], fixed.beta @ rows.T, df, fixed.names)
 
 
-def read_contrasts(L: Any, projection: Projection) -> FloatArray:
-    """
-    Return contrasts (q, r) of the kept columns: from an array, names of coefficients that are all 0, or a mapping.
-
-    Names of kept columns are the coefficients as they are estimated, without the dropped ones, as in R. A contrast that
-    names a dropped column, or has a number for every column, must be one that the data determine.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown, the shape does not fit, the rows are collinear, or the data do not determine one.
-    """
-    columns = projection.columns
-    names, kept, d = columns.names, list(columns.kept), len(columns.names)
-    rows, named = np.zeros((1, d)), True
-    if isinstance(L, Mapping):
-        for name, weight in L.items():
-            rows[0, _place(name, names)] = weight
-    elif isinstance(L, str):
-        rows[0, _place(L, names)] = 1.0
-    elif isinstance(L, Sequence) and len(L) and all(isinstance(name, str) for name in L):
-        rows = np.eye(d)[[_place(name, names) for name in L]]
-    else:
-        named, rows = False, np.atleast_2d(np.asarray(L, dtype=float))
-    if rows.ndim != 2 or rows.shape[1] not in (d, len(kept)) or not np.isfinite(rows).all():
-        all_of_them = f", or {d} for all of {', '.join(names)}" if columns.left else ""
-        raise ValueError(
-            f"L must be finite with {len(kept)} columns, one for each of {', '.join(columns.coef)}{all_of_them}; "
-            f"got shape {rows.shape}."
-        )
-    if rows.shape[1] == d and columns.left:
-        checked = rows[:, columns.left].any(axis=1) if named else np.ones(len(rows), dtype=bool)
-        _require_determined(projection, rows[checked])
-        rows = rows[:, kept]
-    size = np.linalg.norm(rows, axis=1)
-    if not size.all() or np.linalg.matrix_rank(rows / size[:, None]) < len(rows):
-        raise ValueError("the rows of L are collinear or zero: give each hypothesis once.")
-    return rows
-
-
-def _require_determined(projection: Projection, rows: FloatArray) -> None:
-    """Raise a ValueError if a contrast of all columns is outside the row space of X."""
-    broken = projection.columns.departs(rows, projection.R, usual=0.0).any(axis=0)
-    if broken.any():
-        relations = [projection.columns.relation(j) for j in np.flatnonzero(broken).tolist()]
-        raise ValueError(
-            f"the data do not determine L: in all rows of the fit {'; '.join(relations)}, and in L it is not. Test a "
-            "difference of cells that have data, or names of kept columns alone, whose coefficients are those of a "
-            "model without the dropped ones."
-        )
-
-
-def _place(name: Any, coef: tuple[str, ...]) -> int:
-    if name not in coef:
-        raise ValueError(f"L names {name!r}, which is no coefficient: they are {', '.join(coef)}.")
-    return coef.index(name)
+def wald_ratio(fixed: FixedEffects, L: FloatArray, df: DegreesOfFreedom) -> FloatArray:
+    """Return (Lβ̂)ᵀ(LΦLᵀ)⁻¹Lβ̂/q, (…): F, which Kenward and Roger scale."""
+    estimate = (fixed.beta @ L.T)[..., None]
+    solved = np.linalg.solve(L @ fixed.covariance(df) @ L.T, estimate)
+    return np.asarray((estimate * solved).sum(axis=(-2, -1)) / len(L))
 
 
 def _f_test(fixed: FixedEffects, L: FloatArray, df: DegreesOfFreedom) -> tuple[float, float]:
     """Return F and the denominator degrees of freedom of one response."""
-    cov, q, estimate = fixed.covariance(df), len(L), L @ fixed.beta
+    cov, q = fixed.covariance(df), len(L)
     if not np.isfinite(cov).all():
         return np.nan, np.nan
     if df != "satterthwaite":
-        wald = float(estimate @ np.linalg.solve(L @ cov @ L.T, estimate)) / q
         scale, degrees = (1.0, float(fixed.residual_df)) if df == "residual" else _kenward_roger(fixed, L)
-        return scale * wald, degrees
+        return scale * float(wald_ratio(fixed, L, df)), degrees
     # independent contrasts (Fai & Cornelius 1996, doi:10.1080/00949659608811740), as lmerTest has them
     values, vectors = np.linalg.eigh(L @ cov @ L.T)
     contrasts = vectors.T @ L

@@ -57,6 +57,10 @@ class KernelInference(Fit):
     def _projection(self) -> Projection:
         return self.spectrum.projection
 
+    @property
+    def _residual_variance(self) -> Any:
+        return self.sigma2_e
+
     def test_no_variance(self, component: str = "K", *, n_sim: int = 10_000, random_seed: Any = None) -> VarianceTest:
         """
         Test σ²_g = 0 by the likelihood ratio, with its exact finite-sample null distribution.

@@ -97,7 +97,10 @@ class VarianceTest(Described):
         if self.names is not None:
             return f"{lines[0]}, {len(self.names)} responses; .table() has them"
         lines.append(f"statistic {self.statistic:.4f}, p = {self.p_value:.3g} ± {self.p_value_se:.1g}")
-        lines.append(f"½χ²₀ + ½χ²₁ p = {self.p_value_mixture:.3g}; mass at zero {self.mass_at_zero:.3f}, not ½")
+        lines.append(
+            f"without a variance the statistic is 0 in {self.mass_at_zero:.1%} of the draws; ½χ²₀ + ½χ²₁, which has "
+            f"50 %, gives p = {self.p_value_mixture:.3g}"
+        )
         return "\n".join(lines)
 
 

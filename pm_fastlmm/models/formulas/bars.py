@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from formulaic import Formula
 from formulaic.errors import FormulaicError
 
@@ -45,12 +46,17 @@ def split_formula(formula: Any, columns: Collection[str] | None = None) -> tuple
 
     Raises
     ------
+    TypeError
+        If it is a table.
     ValueError
-        If the formula has no response, or a random term is malformed.
+        If the formula has no response, a random term is malformed, or a column whose name has blanks is not in quotes.
     """
+    if isinstance(formula, pd.DataFrame):
+        raise TypeError("the first argument is the formula, 'y ~ x1 + x2', the second the table.")
     if not isinstance(formula, str) or "~" not in formula or not formula.split("~")[0].strip():
         raise ValueError(f"formula must have a response and predictors, 'y ~ x1 + x2', got {formula!r}.")
     formula = without_packages(formula)
+    _require_quoted(formula, () if columns is None else columns)
     tokens = tokens_of(formula, formula)
     kept: list[Any] = []
     random: list[RandomPart] = []
@@ -70,6 +76,14 @@ def split_formula(formula: Any, columns: Collection[str] | None = None) -> tuple
         position = end + 1
     fixed = " ".join(token if isinstance(token, str) else source(formula, token) for token in kept)
     return fixed if columns is None else as_formulaic(fixed, columns, formula), tuple(random)
+
+
+def _require_quoted(formula: str, columns: Collection[str]) -> None:
+    """Refuse the name of a column that has blanks in it and no quotes around it: it would be two names."""
+    for name in columns:
+        blanks = isinstance(name, str) and re.fullmatch(r"\w+( +\w+)+", name)
+        if blanks and re.search(rf"(?<![`\w]){re.escape(name)}(?![`\w])", formula):
+            raise ValueError(f"formula {formula!r} has the column {name!r} without quotes: write `{name}`.")
 
 
 def _is_bar(token: Any) -> bool:

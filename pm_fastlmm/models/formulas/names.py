@@ -56,13 +56,15 @@ def columns_in(identifiers: set[str]) -> set[str]:
 
 def names_of(terms: Any) -> set[str]:
     """Return what the terms of a formula of formulaic look up, columns inside calls by their identifiers."""
-    found: set[str] = set()
-    for factor in (factor for term in terms for factor in term.factors):
-        if factor.eval_method.value == "lookup":
-            found.add(factor.expr)
-        elif factor.eval_method.value == "python":
-            found.update(kind + name for kind, name in _ESCAPED.findall(factor.expr) if kind == _COLUMN)
-    return found
+    return {name for term in terms for factor in term.factors for name in names_of_factor(factor)}
+
+
+def names_of_factor(factor: Any) -> set[str]:
+    """Return what a factor of a term looks up."""
+    if factor.eval_method.value == "lookup":
+        return {factor.expr}
+    called = factor.eval_method.value == "python"
+    return {kind + name for kind, name in _ESCAPED.findall(factor.expr) if called and kind == _COLUMN}
 
 
 def calls_in(text: str) -> list[tuple[str, str]]:

@@ -188,7 +188,7 @@ def test_bad_requests_are_refused_with_the_remedy():
     W, X, y = unbalanced()
     spectrum = flmm.Spectrum.from_factor(W, X)
     fit = flmm.reml(spectrum, y)
-    with pytest.raises(ValueError, match="L names 'z', which is no coefficient: they are x0, x1, x2"):
+    with pytest.raises(ValueError, match="L names 'z', which is no coefficient: the coefficients are x0, x1, x2"):
         fit.test_fixed("z")
     with pytest.raises(ValueError, match="finite with 3 columns"):
         fit.test_fixed([1.0, 0.0])

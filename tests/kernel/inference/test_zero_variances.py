@@ -102,7 +102,10 @@ def test_a_singular_matrix_has_tests_when_all_of_it_counts_as_estimated():
 
 def test_the_fit_names_the_difference(judged):
     _, fit = judged("crossed")
-    assert "tests of fixed effects take what is on the boundary as known; zero_variances='free'" in fit.message
+    assert (
+        "fixed effects are tested with what is on the boundary known; as estimated: coefficients('kenward-roger', zero_"
+        in fit.message
+    )
 
 
 def test_what_has_no_such_treatment_is_refused(judged, monkeypatch):
