@@ -3,13 +3,17 @@
 import csv
 import importlib.util
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from pm_fastlmm import FourierStatistics, Spectrum
+# PyTensor folds constants in Python: to compile C for them takes longer than all of them
+os.environ["PYTENSOR_FLAGS"] = ",".join(filter(None, (os.environ.get("PYTENSOR_FLAGS"), "cxx=")))
+
+from pm_fastlmm import FourierStatistics, Spectrum  # imports PyTensor
 
 HERE = Path(__file__).parent
 collect_ignore = ["as_written.py"]  # it registers a rewriting when it is imported, and tests import it
@@ -20,6 +24,16 @@ def _load(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def as_written(monkeypatch):
+    """Graphs are evaluated as written where no mode is given: for tests of few values, not of compiled code."""
+    from as_written import AS_WRITTEN
+    from pytensor import config
+    from pytensor.compile.mode import predefined_modes
+
+    monkeypatch.setitem(predefined_modes, config.mode.upper(), AS_WRITTEN)
 
 
 @pytest.fixture(scope="session")

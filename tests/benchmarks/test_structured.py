@@ -45,7 +45,7 @@ def evaluation(model):
     theta, p, r = objective.start(), objective.products, objective.response
     sigma = [np.array([[v]]) for v in theta[:-1]]
     phi = np.concatenate([sigma[k].ravel() for k in p.order])
-    arguments = phi, float(theta[-1]), r.within, r.between, r.rss, *p.constants
+    arguments = phi, np.zeros(0), float(theta[-1]), r.within, r.between, r.rss, *p.constants
     return objective, theta, lambda: loglik_and_gradient(*arguments)
 
 
@@ -140,7 +140,7 @@ def test_a_hundred_thousand_groups(measure, report):
     phi = np.array([1.0, 0.2, 0.2, 0.8])
 
     def evaluate():
-        return loglik_and_gradient(phi, 1.0, r.within, r.between, r.rss, *p.constants)
+        return loglik_and_gradient(phi, np.zeros(0), 1.0, r.within, r.between, r.rss, *p.constants)
 
     loops = {
         "evaluation": measure.loop(evaluate),

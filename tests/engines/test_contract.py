@@ -219,13 +219,13 @@ def test_sampling_adds_what_it_claims(case):
         np.testing.assert_allclose(added[f"y_{suffix}"][0, 1], value, rtol=1e-3 if case.tolerance > 1e-8 else 1e-9)
 
 
+@pytest.mark.usefixtures("as_written")
 @pytest.mark.parametrize("case", [c for c in CASES if c.name in SAMPLED], ids=repr)
 @pytest.mark.parametrize("seeded", [True, False])
 def test_sampling(case, seeded):
     options = {} if seeded else {"initvals": {}}
-    with pytensor.config.change_flags(mode="FAST_COMPILE"):
-        idata = flmm.sample(10, tune=10, chains=1, cores=1, model=case.model, random_seed=1, progressbar=False,
-                            quiet=True, **options)  # fmt: skip
+    idata = flmm.sample(10, tune=10, chains=1, cores=1, model=case.model, random_seed=1, progressbar=False,
+                        quiet=True, **options)  # fmt: skip
     assert {f"y_{suffix}" for suffix in case.derived(case.values)} <= set(idata.posterior.data_vars)
 
 

@@ -102,6 +102,7 @@ def models(build):
     return p, explicit, flat
 
 
+@pytest.mark.usefixtures("as_written")
 @pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_prior_predictive_draws_follow_the_parameters_of_their_own_draw(models, assert_moments):
     p, explicit, flat = models
@@ -114,6 +115,7 @@ def test_prior_predictive_draws_follow_the_parameters_of_their_own_draw(models, 
         assert tree.prior_predictive.y.dims == ("chain", "draw", "obs")
 
 
+@pytest.mark.usefixtures("as_written")
 @pytest.mark.filterwarnings("ignore:draws of .* are error contrasts")
 def test_posterior_predictive_draws_follow_the_parameters_of_their_own_draw(models, assert_moments):
     p, explicit, flat = models

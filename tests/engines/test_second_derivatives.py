@@ -99,6 +99,7 @@ def test_the_second_derivative_is_that_of_the_gradient(p, node, treatment):
     assert_second_is_the_derivative_of_first(model_of(NODES[node], p, TREATMENTS[treatment]))
 
 
+@pytest.mark.usefixtures("as_written")
 def test_find_hessian_of_a_model_with_explicit_coefficients_is_that_of_the_density(p):
     """At g = e = 1 fixed, the Hessian in β is -XᵀV⁻¹X, less that of the prior."""
     with pm.Model() as model:

@@ -168,6 +168,7 @@ def lme4_fits():
     return [pytest.param(row, id=row["name"]) for row in rows if row["method"] == "REML"]
 
 
+@pytest.mark.usefixtures("as_written")
 @pytest.mark.parametrize("row", lme4_fits())
 def test_find_reml_reaches_the_estimate_of_lme4(row):
     data = getattr(flmm.datasets, row["data"].removesuffix(".csv"))()

@@ -264,6 +264,7 @@ def test_fourier_features_with_the_rows_that_were_given(oracle, build_problem):
         flmm.pointwise_log_likelihood(idata, model=model, rows=(x, p.y + x, p.X), **QUIET)
 
 
+@pytest.mark.usefixtures("as_written")
 @pytest.mark.parametrize("several", [False, True])
 def test_the_pit_of_nodes_that_observe_a_statistic_is_that_of_their_rows(build_problem, several):
     """With the statistic's 160 numbers, or 23 in other coordinates, in the place of y there is none."""

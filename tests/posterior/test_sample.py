@@ -311,6 +311,7 @@ def test_tune_and_options_of_nuts_are_passed_on(model):
     assert shallow.sample_stats.tree_depth.max().item() == 1
 
 
+@pytest.mark.usefixtures("as_written")
 def test_step_and_initvals_leave_the_seed_out_and_the_variances_in(model, monkeypatch):
     for name in ("posterior_seed", "posterior_mode"):
         monkeypatch.setattr(f"pm_fastlmm.posterior.sample.{name}", lambda *a, **k: pytest.fail("the seed was computed"))

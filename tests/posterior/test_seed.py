@@ -157,6 +157,7 @@ def test_a_second_likelihood_of_the_same_parameters_and_a_potential_are_part_of_
     np.testing.assert_allclose([means["likelihood"], means["potential"]], np.log(3), atol=0.01)
 
 
+@pytest.mark.usefixtures("as_written")
 def test_many_parameters_are_seeded_by_their_laplace_approximation():
     spectrum, y = make_data(0.5, n=30)
     responses = np.stack([y + 0.1 * t for t in range(14)])
@@ -199,6 +200,7 @@ def test_too_many_parameters_is_an_error_that_counts_them(monkeypatch):
         seed_of(flmm.kernel_model(y, spectrum=spectrum))
 
 
+@pytest.mark.usefixtures("as_written")
 def test_a_posterior_without_density_is_an_error_that_says_so():
     spectrum, y = make_data(0.5, n=20)
     with pm.Model() as model:

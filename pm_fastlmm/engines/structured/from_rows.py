@@ -22,8 +22,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.engines.structured.loops import invert_lower, matrix_root, times_roots
 from pm_fastlmm.engines.structured.products import MixedProducts, Response
+from pm_fastlmm.engines.structured.roots import matrix_root
+from pm_fastlmm.engines.structured.vectorised import inverse_lower
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 from pm_fastlmm.spectrum.orthonormal import LARGEST, without
 
@@ -123,9 +124,9 @@ class Rows:
         if not (np.diag(L) > 0).all():
             return None
         residual = without(Q, np.concatenate([t, np.zeros(q)]))
-        Linv = invert_lower(L)
+        Linv = inverse_lower(L)
         v = Linv.T @ (Q[: len(t)].T @ t)
-        b = times_roots(v[:, None], roots, p.sizes, False).ravel()
+        b = p.times_roots(v[None], roots, transposed=True)[0]
         yPy = float(rest @ rest + residual @ residual) / e
         logdet = 2 * float(np.log(np.abs(np.diagonal(T, axis1=1, axis2=2))).sum() + np.log(np.diag(L)).sum())
         logdet += (p.df - levels * c - q) * math.log(e)

@@ -33,8 +33,8 @@ compiled = njit(cache=True, nogil=True)
 _LOG_2PI = math.log(2 * math.pi)
 _SMALL = 32  # order up to which a plain loop is faster than LAPACK or BLAS
 _BLOCK = 64  # rows that are worked on at a time in a triangular matrix: the rest are matrix products
-_PIVOT_RTOL = 1e-12
 _TINY = 1e-3  # Σ_k F/σ²_e below which the score is taken in the form that needs no inverse of Σ_k
+PIVOT_RTOL = 1e-12
 _DENSE = 0.25  # share of entries of B that are not 0 above which matrix products are faster than loops
 
 
@@ -47,9 +47,9 @@ def semidefinite_root(A: Any) -> Any:
         pivot = A[j, j]
         for k in range(j):
             pivot -= L[j, k] ** 2
-        if not pivot >= -_PIVOT_RTOL * A[j, j] * c:  # beside its own variance: the columns may have any units
+        if not pivot >= -PIVOT_RTOL * A[j, j] * c:  # beside its own variance: the columns may have any units
             return L, False
-        singular = pivot <= _PIVOT_RTOL * A[j, j]
+        singular = pivot <= PIVOT_RTOL * A[j, j]
         root = 0.0 if singular else math.sqrt(pivot)
         L[j, j] = root
         for i in range(j + 1, c):
@@ -62,36 +62,6 @@ def semidefinite_root(A: Any) -> Any:
             else:
                 L[i, j] = value / root
     return L, True
-
-
-@compiled
-def _root_of_eigenvectors(A: Any) -> Any:
-    """
-    Return the same of a matrix whose pivots ended below 0, from its eigenvalues, beside the variances.
-
-    A small pivot that is no zero enlarges its rounding in those that follow.
-    """
-    c = A.shape[0]
-    if not np.isfinite(A).all():
-        return np.zeros((c, c)), False
-    size = np.where(np.diag(A) > 0.0, np.sqrt(np.maximum(np.diag(A), 0.0)), 1.0).reshape(c, 1)
-    values, vectors = np.linalg.eigh(0.5 * (A + A.T) / size / size.reshape(c))
-    if not values[0] >= -_PIVOT_RTOL * c:
-        return np.zeros((c, c)), False
-    _, R = np.linalg.qr((vectors * np.sqrt(np.maximum(values, 0.0)) * size).T)
-    return np.ascontiguousarray(R.T) * np.where(np.diag(R) < 0.0, -1.0, 1.0), True
-
-
-@compiled
-def matrix_root(A: Any) -> Any:
-    """Return a lower-triangular root of a positive semi-definite matrix, by LAPACK where it is large, and success."""
-    if A.shape[0] > _SMALL:
-        try:
-            return np.linalg.cholesky(A), True
-        except Exception:
-            pass
-    L, ok = semidefinite_root(A)
-    return (L, True) if ok else _root_of_eigenvectors(A)
 
 
 @compiled
@@ -119,6 +89,24 @@ def cholesky(A: Any) -> Any:
 
 
 @compiled
+def matrix_root(A: Any) -> Any:
+    """Return a lower-triangular root of a positive semi-definite matrix, by LAPACK where it is large, and success."""
+    if A.shape[0] > _SMALL:
+        L, ok = cholesky(A)
+        if ok:
+            return L, ok
+    return semidefinite_root(A)
+
+
+@compiled
+def _put(out: Any, row: int, column: int, block: Any) -> None:
+    """Write a matrix into another: the check of shapes that an assignment has takes Numba four seconds."""
+    for i in range(block.shape[0]):
+        for j in range(block.shape[1]):
+            out[row + i, column + j] = block[i, j]
+
+
+@compiled
 def _invert_rows(L: Any, X: Any, start: int, end: int) -> None:
     """Invert a diagonal block of L into X by substitution."""
     for i in range(start, end):
@@ -141,7 +129,7 @@ def invert_lower(L: Any) -> Any:
         own = np.ascontiguousarray(X[start:end, start:end])
         for at in range(0, start, _BLOCK):  # the columns of X have no entries above row `at`
             part = np.ascontiguousarray(X[at:start, at : at + _BLOCK])
-            X[start:end, at : at + _BLOCK] = -(own @ (np.ascontiguousarray(L[start:end, at:start]) @ part))
+            _put(X, start, at, -(own @ (np.ascontiguousarray(L[start:end, at:start]) @ part)))
     return X
 
 
@@ -153,8 +141,8 @@ def gram_lower(X: Any) -> Any:
     for start in range(0, m, _BLOCK):
         end = min(start + _BLOCK, m)
         block = np.ascontiguousarray(X[start:, start:end].T) @ np.ascontiguousarray(X[start:, :end])
-        out[start:end, :end] = block
-        out[:end, start:end] = block.T
+        _put(out, start, 0, block)
+        _put(out, 0, start, block.T)
     return out
 
 
@@ -169,10 +157,11 @@ def times_roots(A: Any, roots: Any, sizes: Any, transposed: bool) -> Any:
         factor = np.ascontiguousarray(R.T) if transposed else R
         for at in range(offset, offset + levels * c, c):
             if c > _SMALL:
-                out[at : at + c] = factor @ np.ascontiguousarray(A[at : at + c])
+                _put(out, at, 0, factor @ np.ascontiguousarray(A[at : at + c]))
                 continue
             for s in range(c):
-                out[at + s] = 0.0
+                for j in range(A.shape[1]):
+                    out[at + s, j] = 0.0
                 for t in range(s if transposed else 0, c if transposed else s + 1):
                     for j in range(A.shape[1]):
                         out[at + s, j] += factor[s, t] * A[at + t, j]
@@ -185,8 +174,11 @@ def _congruent(A: Any, roots: Any, sizes: Any, transposed: bool) -> Any:
     """Return ΛᵀAΛ (transposed) or ΛAΛᵀ of a symmetric matrix."""
     m = A.shape[0]
     if roots.size == sizes.shape[0]:  # each is 1 × 1: Λ is diagonal
-        scale, out = np.ones(m), np.empty((m, m))
-        scale[: sizes[:, 0].sum()] = np.repeat(roots, sizes[:, 0])
+        scale, out, at = np.ones(m), np.empty((m, m)), 0
+        for k in range(sizes.shape[0]):
+            for _ in range(sizes[k, 0]):
+                scale[at] = roots[k]
+                at += 1
         for i in range(m):
             for j in range(m):
                 out[i, j] = scale[i] * A[i, j] * scale[j]
@@ -197,21 +189,19 @@ def _congruent(A: Any, roots: Any, sizes: Any, transposed: bool) -> Any:
 
 @compiled
 def _eliminate(phi: Any, e: float, C: Any) -> Any:
-    """Return M_j⁻¹ of the eliminated term, Σ log|M_j|, and success: Σ₁ must be positive semi-definite."""
+    """Return M_j⁻¹ of the eliminated term, Σ log|M_j|, and success."""
     L, c = C.shape[0], C.shape[1]
     Minv = np.empty((L, c, c))
     logdet = 0.0
     if c == 1:
         for j in range(L):
             M = phi[0] * C[j, 0, 0] ** 2 + e
-            if not (phi[0] >= 0.0 and M > 0.0):
+            if not M > 0.0:
                 return Minv, logdet, False
             Minv[j, 0, 0] = 1.0 / M
             logdet += math.log(M)
         return Minv, logdet, True
     sigma = phi[: c * c].copy().reshape(c, c)
-    if not matrix_root(sigma)[1]:
-        return Minv, logdet, False
     for j in range(L):
         M = np.zeros((c, c))
         for s in range(c):
@@ -258,7 +248,7 @@ def _dense_block(Minv: Any, e: float, between: Any, rss: float, fy: Any, indptr:
         weighted = np.empty(B.shape)
         for j in range(L):
             own = np.ascontiguousarray(B[j * c : (j + 1) * c])
-            weighted[j * c : (j + 1) * c] = (e * Minv[j]) @ own
+            _put(weighted, j * c, 0, (e * Minv[j]) @ own)
         F += np.ascontiguousarray(B.T) @ weighted
     for j in range(L):
         for a in range(c):
@@ -277,14 +267,15 @@ def _dense_block(Minv: Any, e: float, between: Any, rss: float, fy: Any, indptr:
 
 
 @compiled
-def _dense_roots(phi: Any, sizes: Any) -> Any:
-    """Return the roots R_k of the terms in the dense block, packed, and success."""
+def _roots(phi: Any, sizes: Any, C: Any) -> Any:
+    """Return the roots R_k of all Σ_k, packed as they are in phi, and success."""
     roots, ok, start = np.zeros(phi.size), True, 0
-    for k in range(sizes.shape[0]):
-        c = sizes[k, 1]
+    for k in range(-1 if C.shape[0] else 0, sizes.shape[0]):
+        c = C.shape[1] if k < 0 else sizes[k, 1]
         end = start + c * c
         root, good = matrix_root(phi[start:end].copy().reshape(c, c))
-        roots[start:end] = root.ravel()
+        for i in range(c * c):
+            roots[start + i] = root[i // c, i % c]
         ok, start = ok and good, end
     return roots, ok
 
@@ -293,28 +284,37 @@ def _dense_roots(phi: Any, sizes: Any) -> Any:
 def _outside() -> Any:
     """Return what `factorise` does outside the parameter space."""
     v, empty = np.zeros(0), np.zeros((0, 0))
-    return False, -math.inf, 0.0, np.zeros((0, 0, 0)), empty, v, v, empty, v, v
+    return -math.inf, 0.0, np.zeros((0, 0, 0)), empty, v, v, empty, v, v
 
 
 @compiled
-def factorise(phi: Any, e: float, fy: Any, between: Any, rss: float, df: int, sizes: Any, C: Any, indptr: Any,
-              indices: Any, data: Any, within: Any) -> Any:  # fmt: skip
+def factorise(phi: Any, roots: Any, e: float, fy: Any, between: Any, rss: float, df: int, sizes: Any, C: Any,
+              indptr: Any, indices: Any, data: Any, within: Any) -> Any:  # fmt: skip
     """
     Factor V at Σ_k (packed in `phi`, the eliminated one first) and σ²_e = e.
 
-    `sizes` (terms, 2) has the levels and the width of each term in the dense block.
+    `roots` are those of the Σ_k, or empty: Cholesky factors are taken. `sizes` (terms, 2) has the levels and the width
+    of each term in the dense block.
 
     Returns
     -------
-    ok, loglik, yPy, Minv, F, f, roots, Linv, v, b
-        v = S⁻¹Λᵀf, b = Λv; the log-likelihood is that of the error contrasts, with an orthonormal X.
+    loglik, yPy, Minv, F, f, roots, Linv, v, b
+        v = S⁻¹Λᵀf, b = Λv; the log-likelihood is that of the error contrasts, with an orthonormal X, or
+        -inf outside the parameter space and where a Σ_k has no Cholesky factor; `roots` of the dense block.
     """
     m, (levels, c, _) = within.shape[0], C.shape
-    if not (0.0 < e < math.inf and np.isfinite(phi).all()):
+    for value in phi:
+        if not math.isfinite(value):
+            return _outside()
+    if not 0.0 < e < math.inf:
         return _outside()
+    if roots.size < phi.size:
+        roots, ok = _roots(phi, sizes, C)
+        if not ok:
+            return _outside()
+    roots = roots[c * c if levels else 0 :]
     Minv, logdet, ok = _eliminate(phi, e, C)
-    roots, rooted = _dense_roots(phi[c * c if levels else 0 :], sizes)
-    if not (ok and rooted):
+    if not ok:
         return _outside()
     F, f, s = _dense_block(Minv, e, between, rss, fy, indptr, indices, data, within)
     S = _congruent(F, roots, sizes, True)
@@ -335,7 +335,7 @@ def factorise(phi: Any, e: float, fy: Any, between: Any, rss: float, df: int, si
     logdet += (df - levels * c - q) * math.log(e)
     v = np.ascontiguousarray(Linv.T) @ a
     b = times_roots(v.reshape(m, 1), roots, sizes, False).reshape(m)
-    return True, -0.5 * (df * _LOG_2PI + logdet + yPy), yPy, Minv, F, f, roots, Linv, v, b
+    return -0.5 * (df * _LOG_2PI + logdet + yPy), yPy, Minv, F, f, roots, Linv, v, b
 
 
 @compiled
@@ -396,12 +396,18 @@ def _dense_score(grad: Any, e: float, F: Any, f: Any, roots: Any, sizes: Any, Li
         for i in range(width):
             size[i % c] += F[offset + i, offset + i] / levels
         ZPZ = np.zeros((c, c))
-        if (np.diag(R) ** 2 * size).min() > _TINY * e:  # Z_jᵀPZ_j = R⁻ᵀ(I - σ²_e(S⁻¹)_jj)R⁻¹, Z_jᵀPy = R⁻ᵀv_j
+        smallest = math.inf
+        for s in range(c):
+            smallest = min(smallest, R[s, s] ** 2 * size[s])
+        if smallest > _TINY * e:  # Z_jᵀPZ_j = R⁻ᵀ(I - σ²_e(S⁻¹)_jj)R⁻¹, Z_jᵀPy = R⁻ᵀv_j
             Rinv = invert_lower(R)
             inner = np.zeros((c, c))
             for at in range(offset, offset + width, c):
-                inner += np.eye(c) - e * Sinv[at : at + c, at : at + c]
-                w[at : at + c] = np.ascontiguousarray(Rinv.T) @ v[at : at + c]
+                for s in range(c):
+                    w[at + s] = 0.0
+                    for t in range(c):
+                        inner[s, t] += (1.0 if s == t else 0.0) - e * Sinv[at + s, at + t]
+                        w[at + s] += Rinv[t, s] * v[at + t]
             ZPZ = np.ascontiguousarray(Rinv.T) @ inner @ Rinv
         else:  # Z_jᵀPZ_j = (F_jj - F_j·ΛS⁻¹ΛᵀF_·j)/σ²_e
             Y = Linv @ times_roots(np.ascontiguousarray(F[:, offset : offset + width]), roots, sizes, True)
@@ -434,16 +440,15 @@ def gradient(phi: Any, e: float, between: Any, df: int, sizes: Any, C: Any, indp
 
 
 @compiled
-def loglik_and_gradient(phi: Any, e: float, fy: Any, between: Any, rss: float, df: int, sizes: Any, C: Any,
+def loglik_and_gradient(phi: Any, roots: Any, e: float, fy: Any, between: Any, rss: float, df: int, sizes: Any, C: Any,
                         indptr: Any, indices: Any, data: Any, within: Any) -> Any:  # fmt: skip
     """
     Return the log-likelihood and its gradient with respect to phi, e, and the statistics of the response.
 
-    Outside the parameter space (σ²_e ≤ 0, a Σ_k that is not positive semi-definite or overflows) it is -inf, with
-    gradient 0.
+    It is -inf where `factorise` says so, with gradient 0.
     """
-    factored = factorise(phi, e, fy, between, rss, df, sizes, C, indptr, indices, data, within)
-    if not factored[0]:
+    factored = factorise(phi, roots, e, fy, between, rss, df, sizes, C, indptr, indices, data, within)
+    if factored[0] == -math.inf:
         return -math.inf, np.zeros(phi.size), 0.0, np.zeros(fy.size), np.zeros(between.shape), 0.0
-    grad, de, weighted, _ = gradient(phi, e, between, df, sizes, C, indptr, indices, data, *factored[2:])
-    return factored[1], grad, de, factored[9] / e, -weighted, -0.5 / e
+    grad, de, weighted, _ = gradient(phi, e, between, df, sizes, C, indptr, indices, data, *factored[1:])
+    return factored[0], grad, de, factored[8] / e, -weighted, -0.5 / e

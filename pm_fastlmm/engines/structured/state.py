@@ -1,6 +1,7 @@
 """MixedState: several random-effects terms at one θ, factored once; score, information, effects and predictions."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -14,6 +15,7 @@ from pm_fastlmm.engines.structured import vectorised
 from pm_fastlmm.engines.structured.from_rows import LOST, Rows, block_diagonal, digits_lost, loud, roots_beside
 from pm_fastlmm.engines.structured.loops import factorise, gradient, loglik_and_gradient
 from pm_fastlmm.engines.structured.products import MixedProducts, Response
+from pm_fastlmm.engines.structured.roots import matrix_root, packed_roots
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
@@ -65,6 +67,7 @@ class MixedState:
         """Factor V; None outside the parameter space."""
         p = products
         phi = p.packed(sigma)
+<<<<<<< HEAD
         e = float(sigma2_e)
         if p.small:
             ok, loglik, *rest = vectorised.factorise(p, phi, e, response.within, response.between, response.rss)
@@ -72,6 +75,14 @@ class MixedState:
             within, between = read_only(response.within, response.between)
             ok, loglik, *rest = factorise(phi, e, within, between, response.rss, *p.constants)
         ok, yPy, factor = ok and np.isfinite(loglik), *rest[:1], (phi, *rest[1:])
+=======
+        e, statistics = float(sigma2_e), (response.within, response.between, response.rss)
+        if p.small:
+            loglik, yPy, *rest = vectorised.factorise(p, phi, e, *statistics)
+        else:
+            loglik, yPy, *rest = _compiled(factorise, p, phi, e, *statistics)
+        ok, factor = math.isfinite(loglik), (phi, *rest)
+>>>>>>> quick
         if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
             rows = Rows.of(p, response, sigma, e, phi)
             if rows is not None:
@@ -215,11 +226,7 @@ class MixedState:
         through : (levels, width, s) array
         """
         p = self.products
-        G = (
-            vectorised.matrix_root(np.array(self.sigma[p.order[0]], dtype=float))[0]
-            if p.eliminated
-            else np.zeros((1, 1))
-        )
+        G = matrix_root(np.array(self.sigma[p.order[0]], dtype=float))[0] if p.eliminated else np.zeros((1, 1))
         CG = np.swapaxes(p.C, 1, 2) @ G
         T = roots_beside(CG, self.sigma2_e)
         half = np.linalg.solve(np.swapaxes(T, 1, 2), G.T @ z)
@@ -281,6 +288,18 @@ class MixedState:
         return mean, unknown + variance.sum(axis=0) + self.sigma2_e * ((self.scaled @ left) ** 2).sum(axis=0)
 
 
+def _compiled(
+    function: Callable[..., Any], p: MixedProducts, phi: FloatArray, e: float, within: FloatArray, between: FloatArray,
+    rss: float,
+) -> Any:  # fmt: skip
+    """Return what a compiled function does; where a Σ_k has no Cholesky factor, with roots of its eigenvectors."""
+    arguments = e, *read_only(within, between), rss, *p.constants
+    found = function(phi, np.zeros(0), *arguments)
+    if found[0] == -math.inf and (roots := packed_roots(p, phi)) is not None:
+        return function(phi, roots, *arguments)
+    return found
+
+
 def mixed_loglik_and_gradient(
     p: MixedProducts, phi: FloatArray, sigma2_e: Any, within: FloatArray, between: FloatArray, rss: Any,
     rows: FloatArray, d: FloatArray,
@@ -293,7 +312,7 @@ def mixed_loglik_and_gradient(
     """
     e, none = float(sigma2_e), np.zeros(rows.shape)
     if not loud(p, phi, e):
-        values = loglik_and_gradient(phi, e, *read_only(within, between), float(rss), *p.constants)
+        values = _compiled(loglik_and_gradient, p, phi, e, within, between, float(rss))
         return (*values, none, np.zeros(d.shape))
     moved = rows + p.projection.Q1 @ d if d.size else rows
     state = MixedState.at(p, Response(within, between, float(rss), d, moved), p.unpacked(phi), e)

@@ -11,14 +11,13 @@ import numpy as np
 from scipy.linalg import lapack
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.base.interpreted import interpreted
 from pm_fastlmm.engines.structured import loops
 from pm_fastlmm.engines.structured.products import MixedProducts
+from pm_fastlmm.engines.structured.roots import packed_roots
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 
-matrix_root = interpreted(loops).matrix_root
 _TINY = loops._TINY
-_OUTSIDE = False, -math.inf, math.nan
+_OUTSIDE = -math.inf, math.nan
 
 
 def factorise(
@@ -28,11 +27,11 @@ def factorise(
     levels, c = p.C.shape[:2]
     if not (0.0 < e < math.inf and np.isfinite(phi).all()):
         return _OUTSIDE
-    start = c * c if levels else 0
-    roots, rooted = _dense_roots(p, phi[start:])
+    start, packed = c * c if levels else 0, packed_roots(p, phi)
     eliminated = _eliminate(phi[:start].reshape(c, c), e, p.C) if levels else (np.empty((0, c, c)), 0.0)
-    if not rooted or eliminated is None:
+    if packed is None or eliminated is None:
         return _OUTSIDE
+    roots = packed[start:]
     Minv, logdet = eliminated
     B = p.filled
     weighted = ((e * Minv) @ B.reshape(levels, c, fy.size)).reshape(B.shape)
@@ -45,7 +44,7 @@ def factorise(
         L = np.linalg.cholesky(S)
     except np.linalg.LinAlgError:
         return _OUTSIDE
-    Linv = _inverse(L)
+    Linv = inverse_lower(L)
     a = Linv @ p.times_roots(f[None], roots)[0]
     explained = float(a @ a)
     if explained > s > 0.0:  # by rounding alone: σ²_e is too small beside the other variances for any digit of yᵀPy
@@ -54,16 +53,14 @@ def factorise(
     logdet += 2 * float(np.log(np.diagonal(L)).sum()) + (p.df - levels * c - q) * math.log(e)
     v = Linv.T @ a
     b = p.times_roots(v[None], roots, transposed=True)[0]
-    return True, -0.5 * (p.df * LOG_2PI + logdet + yPy), yPy, Minv, F, f, roots, Linv, v, b
+    return -0.5 * (p.df * LOG_2PI + logdet + yPy), yPy, Minv, F, f, roots, Linv, v, b
 
 
 def _eliminate(sigma: FloatArray, e: float, C: FloatArray) -> tuple[FloatArray, float] | None:
-    """Return M_j⁻¹ of the eliminated term and Σ log|M_j|; None where Σ₁ is not positive semi-definite."""
+    """Return M_j⁻¹ of the eliminated term and Σ log|M_j|; None where they are not to be had."""
     M = np.swapaxes(C, 1, 2) @ sigma @ C + e * np.eye(len(sigma))
     if len(sigma) == 1:
-        return (1 / M, float(np.log(M).sum())) if sigma[0, 0] >= 0.0 and (M > 0.0).all() else None
-    if not matrix_root(sigma.copy())[1]:
-        return None
+        return (1 / M, float(np.log(M).sum())) if (M > 0.0).all() else None
     try:
         L = np.linalg.cholesky(M)
     except np.linalg.LinAlgError:
@@ -72,17 +69,7 @@ def _eliminate(sigma: FloatArray, e: float, C: FloatArray) -> tuple[FloatArray, 
     return np.swapaxes(half, 1, 2) @ half, 2 * float(np.log(np.diagonal(L, axis1=1, axis2=2)).sum())
 
 
-def _dense_roots(p: MixedProducts, phi: FloatArray) -> tuple[FloatArray, bool]:
-    """Return the roots R_k of the terms in the dense block, packed, and success."""
-    roots, ok, start = np.zeros(phi.size), True, 0
-    for _, c in p.sizes.tolist():
-        end = start + c * c
-        root, good = matrix_root(phi[start:end].reshape(c, c).copy())
-        roots[start:end], ok, start = root.ravel(), ok and good, end
-    return roots, ok
-
-
-def _inverse(L: FloatArray) -> FloatArray:
+def inverse_lower(L: FloatArray) -> FloatArray:
     """Return L⁻¹ of a lower-triangular matrix."""
     return np.ascontiguousarray(lapack.dtrtri(L, lower=1)[0]) if L.size else L
 
@@ -108,7 +95,7 @@ def gradient(
         by_level = F[here, here].reshape(count, c, count, c)
         size = np.einsum("iaia->a", by_level) / count
         if (np.diag(R) ** 2 * size).min() > _TINY * e:  # Z_jᵀPZ_j = R⁻ᵀ(I - σ²_e(S⁻¹)_jj)R⁻¹, Z_jᵀPy = R⁻ᵀv_j
-            Rinv = _inverse(R)
+            Rinv = inverse_lower(R)
             inner = count * np.eye(c) - e * np.einsum("iaib->ab", Sinv[here, here].reshape(count, c, count, c))
             w[here] = (v[here].reshape(count, c) @ Rinv).ravel()
             ZPZ = Rinv.T @ inner @ Rinv

@@ -38,6 +38,7 @@ def test_the_three_pairs_of_variances_say_the_same(example, pair):
     assert_allclose(pm.logp(node, example.y).eval(mode=AS_WRITTEN), expected, rtol=1e-12)
 
 
+@pytest.mark.usefixtures("as_written")
 def test_the_gradient_of_the_model_is_that_of_differences(model):
     function = model.logp_dlogp_function(ravel_inputs=True)
     function.set_extra_values({})

@@ -34,6 +34,7 @@ def spectrum(data):
     return flmm.LengthscaleSpectrum.from_coordinates(x, X=X, **QUIET)
 
 
+@pytest.mark.usefixtures("as_written")
 @pytest.mark.parametrize("name", CORRELATIONS)
 def test_kernels_by_name_are_those_of_pymc(data, name):
     x = data[0]

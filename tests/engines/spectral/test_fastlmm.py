@@ -349,6 +349,7 @@ def test_python_numbers_keep_double_precision(low, evaluate):
         close(next(values), low.dense.proper(low.y - 0.1, *variances, np.array([1, 0.1, 2.0])), 1e-12)
 
 
+@pytest.mark.usefixtures("as_written")
 def test_the_support_point_is_the_mean(low):
     with pm.Model() as model:
         flmm.FastLMM("x", spectrum=low.spectrum, h2=0.3, total=1.0, beta=b, mu=np.arange(low.n), shape=(2, low.n))

@@ -16,8 +16,9 @@ from numpy.testing import assert_allclose
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.engines.structured import from_rows
-from pm_fastlmm.engines.structured.loops import matrix_root, semidefinite_root
+from pm_fastlmm.engines.structured.loops import semidefinite_root
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.engines.structured.roots import matrix_root
 from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.spectrum import orthonormal
 from pm_fastlmm.spectrum.projection import Projection

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from pm_fastlmm.base.arrays import read_only
 from pm_fastlmm.engines.structured import loops as crossproduct
 from pm_fastlmm.engines.structured import products as mixed
 from pm_fastlmm.engines.structured.state import MixedState
@@ -306,9 +307,8 @@ def test_outside_the_parameter_space_there_is_no_state(build_terms, kinds, sigma
     assert at(p, sigma=sigma, sigma2_e=sigma2_e) is None
     products = p.products
     phi = np.concatenate([np.ravel(sigma[k]) for k in products.order])
-    value, *gradients = crossproduct.loglik_and_gradient(
-        phi, sigma2_e, p.response.within, p.response.between, p.response.rss, *products.constants
-    )
+    statistics = *read_only(p.response.within, p.response.between), p.response.rss  # compiled for one type of arguments
+    value, *gradients = crossproduct.loglik_and_gradient(phi, np.zeros(0), sigma2_e, *statistics, *products.constants)
     assert value == -np.inf
     assert all(np.all(np.asarray(g) == 0) for g in gradients)
 
@@ -326,7 +326,8 @@ def test_gradient_with_respect_to_the_statistics_of_the_response(build_terms):
 
     def evaluate(within, between, rss):
         phi = np.concatenate([p.sigma[k].ravel() for k in products.order])
-        return crossproduct.loglik_and_gradient(phi, p.sigma2_e, within, between, rss, *products.constants)
+        statistics = *read_only(within, between), rss
+        return crossproduct.loglik_and_gradient(phi, np.zeros(0), p.sigma2_e, *statistics, *products.constants)
 
     _, _, _, d_within, d_between, d_rss = evaluate(r.within, r.between, r.rss)
     h = 1e-4

@@ -1,6 +1,7 @@
 """Priors on standard deviations: the posterior by quadrature beside a brute-force grid over both of them, and NUTS."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -77,10 +78,20 @@ def data(request, build_problem):
     return build_problem(request.param)
 
 
+@pytest.fixture(scope="module")
+def posterior_of(data):
+    """The posterior with a family of priors, once for all tests."""
+
+    @cache
+    def posterior(family):
+        return flmm.exact_posterior(data.spectrum, data.y, prior=flmm.priors.DeviationPrior(family, 4.0, 2.5))
+
+    return posterior
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_posterior_is_that_of_a_grid_over_both_standard_deviations(data, family):
-    prior = flmm.priors.DeviationPrior(family, 4.0, 2.5)
-    posterior, grid = flmm.exact_posterior(data.spectrum, data.y, prior=prior), Grid(data, prior)
+def test_the_posterior_is_that_of_a_grid_over_both_standard_deviations(data, posterior_of, family):
+    posterior, grid = posterior_of(family), Grid(data, flmm.priors.DeviationPrior(family, 4.0, 2.5))
     assert_allclose(posterior.log_evidence, grid.evidence, rtol=0, atol=1e-7)
     assert_allclose(posterior.log_bayes_factor, grid.evidence - grid.evidence_none, rtol=0, atol=1e-6)
     for quantity in QUANTITIES:
@@ -93,8 +104,8 @@ def test_the_posterior_is_that_of_a_grid_over_both_standard_deviations(data, fam
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_draws_have_the_moments_and_the_quantiles(data, family):
-    posterior = flmm.exact_posterior(data.spectrum, data.y, prior=flmm.priors.DeviationPrior(family, 4.0, 2.5))
+def test_draws_have_the_moments_and_the_quantiles(data, posterior_of, family):
+    posterior = posterior_of(family)
     draws = posterior.draws(20_000, random_seed=3)
     for quantity in QUANTITIES:
         below = [(draws[quantity] <= posterior.quantile(quantity, p)).mean() for p in (0.1, 0.5, 0.9)]
@@ -103,9 +114,8 @@ def test_draws_have_the_moments_and_the_quantiles(data, family):
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
-def test_the_shortest_interval_is_shortest(data, quantity):
-    prior = flmm.priors.DeviationPrior("half-normal", 4.0, 2.5)
-    posterior = flmm.exact_posterior(data.spectrum, data.y, prior=prior)
+def test_the_shortest_interval_is_shortest(posterior_of, quantity):
+    posterior = posterior_of("half-normal")
     low, high = posterior.interval(quantity, 0.8, kind="hdi")
     assert_allclose(posterior.probability(quantity, low, high), 0.8, atol=1e-4)
     for below in (0.02, 0.05, 0.1, 0.15):
@@ -139,9 +149,8 @@ def test_the_implied_density_of_h2_is_that_of_draws(family):
         )
 
 
-def test_other_units_of_y_and_K_change_nothing_but_units(data):
-    prior = flmm.priors.DeviationPrior("half-t", 4.0, 2.5)
-    one = flmm.exact_posterior(data.spectrum, data.y, prior=prior)
+def test_other_units_of_y_and_K_change_nothing_but_units(data, posterior_of):
+    one = posterior_of("half-t")
     for c in (1e-9, 1e8):
         spectrum = flmm.Spectrum.from_covariance(1e5 * data.K, data.X)
         other = flmm.exact_posterior(spectrum, c * data.y, prior=flmm.priors.DeviationPrior("half-t", 4.0 * c, 2.5 * c))
@@ -191,6 +200,7 @@ def test_moments_that_do_not_exist_are_infinite():
     assert math.isfinite(light.sd("sigma2"))
 
 
+@pytest.mark.usefixtures("as_written")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_has_the_prior(data, family):
     prior = flmm.priors.DeviationPrior(family, 4.0, 2.5)
@@ -215,6 +225,7 @@ def test_nuts_and_quadrature_are_one_posterior(data):
         assert abs(float(region.probability) - 0.3) < 4.5 * float(region.mcse) + 0.002
 
 
+@pytest.mark.usefixtures("as_written")
 def test_responses_of_a_model_have_each_their_prior(data):
     Y = np.column_stack([data.y, 10 * data.y])
     prior = flmm.priors.DeviationPrior.scaled_to_each(data.spectrum.rotate(Y))
