@@ -67,22 +67,12 @@ class MixedState:
         """Factor V; None outside the parameter space."""
         p = products
         phi = p.packed(sigma)
-<<<<<<< HEAD
-        e = float(sigma2_e)
-        if p.small:
-            ok, loglik, *rest = vectorised.factorise(p, phi, e, response.within, response.between, response.rss)
-        else:
-            within, between = read_only(response.within, response.between)
-            ok, loglik, *rest = factorise(phi, e, within, between, response.rss, *p.constants)
-        ok, yPy, factor = ok and np.isfinite(loglik), *rest[:1], (phi, *rest[1:])
-=======
         e, statistics = float(sigma2_e), (response.within, response.between, response.rss)
         if p.small:
             loglik, yPy, *rest = vectorised.factorise(p, phi, e, *statistics)
         else:
             loglik, yPy, *rest = _compiled(factorise, p, phi, e, *statistics)
         ok, factor = math.isfinite(loglik), (phi, *rest)
->>>>>>> quick
         if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
             rows = Rows.of(p, response, sigma, e, phi)
             if rows is not None:
