@@ -257,8 +257,6 @@ def _read_one(values: Any, name: str, missing_allowed: bool) -> Factor:
     else:
         codes, levels = factorize(column)
         order_given = False
-        if levels.dtype.kind == "f" and (levels == np.floor(levels)).all() and np.isfinite(levels).all():
-            levels = levels.astype(np.int64)  # numbers of groups, floating point for the sake of one that is missing
     if not missing_allowed and (codes < 0).any():
         rows = np.flatnonzero(codes < 0).tolist()
         raise ValueError(
@@ -267,6 +265,8 @@ def _read_one(values: Any, name: str, missing_allowed: bool) -> Factor:
         )
     names = tuple(levels.tolist())
     require_distinct(names, label or name, column.dtype)
+    if column.dtype.kind == "f" and all(map(float.is_integer, map(float, names))):
+        names = tuple(map(int, names))  # numbers of groups, floating point for the sake of one that is missing
     return Factor(codes, names, label, ids, order_given=order_given)
 
 

@@ -172,13 +172,19 @@ def _coefficient(objective: Objective, theta: FloatArray, loglik: float, informa
 
 
 def profile(of: Held) -> Callable[[float], float]:
-    """Return the profile log-likelihood as a function, each maximum started from the nearest known."""
+    """
+    Return the profile log-likelihood as a function.
+
+    Each maximum is started from the nearest that is known, and from the nearest towards the estimate: far out a standard
+    deviation may be 0, from where a search does not come back.
+    """
     known, found = {of.estimate: of.theta}, {of.estimate: float(of.loglik)}
 
     def at(value: float) -> float:
         if value not in found:
-            nearest = min(known, key=lambda other: abs(other - value))
-            best, found[value] = of.maximum(value, known[nearest])
+            within = [other for other in known if abs(other - of.estimate) <= abs(value - of.estimate)]
+            starts = {min(some, key=lambda other: abs(other - value)) for some in (list(known), within)}
+            best, found[value] = max((of.maximum(value, known[start]) for start in starts), key=lambda pair: pair[1])
             if np.isfinite(found[value]):
                 known[value] = best
         return found[value]

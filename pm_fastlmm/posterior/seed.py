@@ -176,11 +176,14 @@ def _compile_marginal(
 
 
 def _finite(compiled: Density) -> Density:
-    """Return the same function with log-density -∞ and gradient 0 wherever one of them is not finite."""
+    """Return the same function with log-density -∞ and gradient 0 wherever one of them is not finite, or no number."""
 
     def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
-        with np.errstate(all="ignore"):
-            value, gradient = compiled(x)
+        try:
+            with np.errstate(all="ignore"):
+                value, gradient = compiled(x)
+        except np.linalg.LinAlgError:  # of a matrix that far from the mode is not finite
+            return -math.inf, np.zeros_like(x)
         if not (np.isfinite(value) and np.isfinite(gradient).all()):
             return -math.inf, np.zeros_like(x)
         return float(value), np.asarray(gradient)

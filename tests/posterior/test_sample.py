@@ -281,7 +281,7 @@ def test_a_model_without_a_node_is_refused():
         pm.Normal("mu")
     with pytest.raises(ValueError, match=r"LengthscaleLMM or StructuredLMM node: add one, or use pymc\.sample"):
         flmm.sample(model=model)
-    with pytest.raises(TypeError, match="No model on context stack"):
+    with pytest.raises(TypeError, match="there is no model here"):
         flmm.sample()
 
 

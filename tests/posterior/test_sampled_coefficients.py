@@ -130,5 +130,5 @@ def test_a_message_names_recover_effects_where_coefficients_have_a_prior(caplog,
     assert node.integrates_coefficients(model) == ("beta" not in given)
     with caplog.at_level(logging.INFO, logger="pymc"):
         idata = flmm.sample(model=model, **BRIEF)
-    assert ("flmm.recover_effects(idata) draws y_beta." in caplog.text) == said
+    assert ("flmm.recover_effects(idata, model=model) draws y_beta." in caplog.text) == said
     assert ("y_beta" in idata.posterior) == (not given)

@@ -6,7 +6,7 @@ import pandas as pd
 
 def modeller(folder):
     """Write a tree of 60 species that split one after the other, and their body and brain masses."""
-    rng = np.random.default_rng(60)
+    rng = np.random.default_rng(61)
     nodes = [(f"Species_{k}", 0.0) for k in range(60)]  # subtrees, and the time from their base to the tips
     age = 0.0
     while len(nodes) > 1:
