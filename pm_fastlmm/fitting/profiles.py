@@ -175,8 +175,8 @@ def profile(of: Held) -> Callable[[float], float]:
     """
     Return the profile log-likelihood as a function.
 
-    Each maximum is started from the nearest that is known, and from the nearest towards the estimate: far out a standard
-    deviation may be 0, from where a search does not come back.
+    Each maximum is started from the nearest that is known, and from the nearest towards the estimate: far out a
+    standard deviation may be 0, from where a search does not come back.
     """
     known, found = {of.estimate: of.theta}, {of.estimate: float(of.loglik)}
 
