@@ -308,12 +308,14 @@ def factorize(column: "pd.Series[Any]") -> tuple[npt.NDArray[np.intp], pd.Index]
 
 def _interaction(factors: list[Factor], name: str) -> Factor:
     """Return the combinations that occur, the first factor varying slowest."""
-    together = pd.DataFrame(dict(enumerate(factor.codes for factor in factors)))
-    seen = (together >= 0).all(axis=1).to_numpy()
-    groups = together[seen].groupby(list(together.columns))
-    codes = np.full(len(together), -1, dtype=np.intp)
-    codes[seen] = groups.ngroup()
-    levels = _combined(factors, groups.size().index, name)
+    seen = np.logical_and.reduce([factor.codes >= 0 for factor in factors])
+    place, first = factors[0].codes[seen], np.zeros(0, dtype=np.intp)
+    for factor in factors[1:]:
+        key = place.astype(np.int64) * len(factor.levels) + factor.codes[seen]
+        _, first, place = np.unique(key, return_index=True, return_inverse=True)
+    codes = np.full(len(seen), -1, dtype=np.intp)
+    codes[seen] = place
+    levels = _combined(factors, zip(*(factor.codes[seen][first] for factor in factors), strict=True), name)
     names = [factor.name for factor in factors]
     label = None if None in names else ":".join(map(str, names))
     ids = next((factor.ids for factor in factors if factor.ids is not None), None)
