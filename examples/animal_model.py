@@ -100,10 +100,10 @@ if __name__ == "__main__":  # chains run in processes, which import this file ag
     #
     # A second column with the same animals is the second term. Only the first has a known covariance. The categories
     # of a column are its levels: those of $A$ ask for breeding values of all animals, also of those without a record.
-    # Rows with a missing value are left out, with a count.
+    # A formula leaves rows with a missing value out, with a warning that counts them; here they are dropped before.
 
     # %%
-    weights["permanent"] = weights["animal"]
+    weights = weights.dropna().assign(permanent=weights["animal"])
     weights["animal"] = pd.Categorical(weights["animal"], categories=A.index)
     fit = flmm.find_reml(
         "weight ~ sex + age + (1 | animal) + (1 | permanent)",
