@@ -114,7 +114,7 @@ print(f"h² {fit.h2:.2f} ({low:.2f} to {high:.2f})")
 #
 # One spectrum for each chromosome, of the markers of all others. δ is estimated anew with each marker, as GEMMA does;
 # `delta="null"` keeps it, as EMMAX does. What happens without kinship is shown by
-# [marker heritability](marker_heritability.py).
+# [marker heritability](marker_heritability.md).
 
 # %%
 chromosome = places["chromosome"].to_numpy()
@@ -156,5 +156,5 @@ figure.savefig(figures / "genome_scan.png", dpi=130)
 # ## With genotypes that do not fit in memory
 #
 # `scan` takes an iterable of blocks of markers, and `KernelStatistics` forms K from blocks: see
-# [large data](../docs/large_data.md). Hundreds of traits share the spectrum:
-# [many responses](../docs/many_responses.md).
+# [large data](../large_data.md). Hundreds of traits share the spectrum:
+# [many responses](../many_responses.md).
