@@ -24,7 +24,7 @@ ADDITIVE, PERMANENT, RESIDUAL = 6.0, 5.0, 9.0
 
 
 def write_flock(folder, rng):
-    """Six years of 20 lambs; the sires are the four males with the best weights. True breeding values come back."""
+    """Six years of 20 lambs, of the four best males; true breeding values come back."""
     animals = pd.DataFrame(
         {"animal": [f"S{k:03d}" for k in range(120)], "sire": None, "dam": None}
     )
@@ -91,7 +91,8 @@ if __name__ == "__main__":  # chains run in processes, which import this file ag
     A = flmm.covariance.pedigree(pedigree["animal"], pedigree["sire"], pedigree["dam"])
     inbreeding = pd.Series(np.diag(A) - 1, A.index)
     print(
-        f"{len(A)} animals, {(inbreeding > 0).sum()} of them inbred, at most {inbreeding.max():.3f}",
+        f"{len(A)} animals, {(inbreeding > 0).sum()} of them inbred,"
+        f" at most {inbreeding.max():.3f}",
         end="\n\n",
     )
 
@@ -142,7 +143,8 @@ if __name__ == "__main__":  # chains run in processes, which import this file ag
     recorded = values.index.isin(weights["animal"])
     for label, group in (("with", values[recorded]), ("without", values[~recorded])):
         print(
-            f"{len(group):3d} animals {label} a record: accuracy {group['accuracy'].mean():.2f}"
+            f"{len(group):3d} animals {label} a record:"
+            f" accuracy {group['accuracy'].mean():.2f}"
         )
     print(
         f"correlation with the true values: {values['blup'].corr(truth[values.index]):.2f}",

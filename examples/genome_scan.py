@@ -27,7 +27,7 @@ plt.switch_backend("Agg")
 
 
 def write_cohort(folder, rng):
-    """Four children of each of 150 couples, whose chromosomes are pieces of twenty ancestral ones."""
+    """150 couples with four children; chromosomes are pieces of twenty ancestral ones."""
     at = np.arange(CHROMOSOMES * MARKERS)
     ancestral = rng.random((20, at.size)) < rng.uniform(0.1, 0.6, size=at.size)
     piece = np.where(
