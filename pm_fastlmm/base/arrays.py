@@ -230,9 +230,9 @@ def align(
         if missing:
             parts.append(f"{len(missing)} ids of {reference_name} are not in {name} ({shown(missing)})")
         default = tuple(range(len(ids))) == ids or tuple(range(len(reference))) == reference
-        hint = "One of them has the default index 0, 1, 2 …: set_index('id') on its table. " if default else ""
-        if default and reference_name == "K":
-            hint = hint.replace(". ", ", or name its column with individual='id'. ", 1)
+        individual = ", or name its column with individual='id'" if reference_name == "K" else ""
+        default_index = f"One of them has the default index 0, 1, 2 …: set_index('id') on its table{individual}. "
+        hint = default_index if default else ""
         hint += f"{alike} " if (alike := spelling_hint(extra, missing)) else ""
         advice = where_smaller if not extra else where_larger if not missing else ""
         if advice and not (set(ids) <= set(reference) or set(reference) <= set(ids)):
