@@ -13,7 +13,7 @@ from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.ids import Labels, read_index
-from pm_fastlmm.covariance.scaled import Scale, scaled
+from pm_fastlmm.covariance.scaled import Scale, require_dense, scaled
 from pm_fastlmm.sparse.cholesky import Analysis, Factor, NotPositiveDefinite
 from pm_fastlmm.sparse.genealogy import Genealogy, IntArray, SparseMatrix
 
@@ -151,6 +151,7 @@ class Precision(ReadOnlyArrays, Described):
             strangers = index[rows < 0].tolist()
             hint = spelling_hint(strangers, self.labels)
             raise ValueError(f"ids {shown(strangers)} {self._strange}: correct or drop them. {hint}".strip())
+        require_dense(len(rows))
         A = self._covariance(rows)
         return scaled(A, index, scale, **self._account(A))
 

@@ -23,7 +23,7 @@ from pm_fastlmm.covariance.ids import Labels, elements, read_index
 from pm_fastlmm.covariance.incidence import require_distinct
 from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS, read_parents
 from pm_fastlmm.covariance.pedigrees import account, relations
-from pm_fastlmm.covariance.scaled import Scale, scaled
+from pm_fastlmm.covariance.scaled import Scale, require_dense, scaled
 from pm_fastlmm.covariance.trees import account as account_of_tree
 from pm_fastlmm.covariance.trees import read_rooted, shared_paths
 
@@ -100,6 +100,7 @@ def pedigree(
     """
     read = read_parents(id, sire, dam, unknown=unknown, clones=clones)
     genealogy, rows = relations(read)
+    require_dense(len(read.ids))
     A = genealogy.covariance(rows[: len(read.ids)])
     return scaled(A, read.ids, scale, **account(read, A))
 
@@ -295,6 +296,7 @@ def phylogeny(
             hint = spelling_hint(strangers, tips.tolist())
             raise ValueError(f"ids {shown(strangers)} are not tips of the tree: correct or drop them. {hint}".strip())
         tips = wanted
+    require_dense(len(rows))
     K = shared_paths(branches, nodes[rows]) if isinstance(tree, str) else K[np.ix_(rows, rows)]
     return scaled(K, tips, scale, **account_of_tree(K))
 

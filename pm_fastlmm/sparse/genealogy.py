@@ -79,7 +79,10 @@ def inbreeding(parents: IntArray, order: IntArray) -> FloatArray:
     By sires (Sargolzaei, Iwaisaki & Colleau 2005, doi:10.1111/j.1439-0388.2005.00538.x): D Tᵀe_s over the ancestors of
     a sire is found once, and its relationships a(s, m) = Σ_j T_mj (D Tᵀe_s)_j by descending to each of its mates.
     """
-    return np.asarray(_inbreeding(np.ascontiguousarray(parents), order))
+    both = parents[(parents >= 0).all(axis=1)]
+    sires, dams = (np.count_nonzero(np.bincount(column)) for column in both.T)
+    fewer_first = parents if sires <= dams else parents[:, ::-1]  # relationships to a dam do as well
+    return np.asarray(_inbreeding(np.ascontiguousarray(fewer_first), order))
 
 
 @compiled

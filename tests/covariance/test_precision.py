@@ -124,6 +124,43 @@ def test_ids_that_are_not_in_the_pedigree_are_refused():
         ped.dense(["c", "A"])
 
 
+def test_a_dense_matrix_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
+    monkeypatch.setattr("pm_fastlmm.base.memory.physical_memory", lambda: 1000.0)
+    n = 20
+    ped = cov.Pedigree(range(1, n + 1), [0] * n, [0] * n)
+    message = r"A relationship matrix of 20 individuals needs 0.0 GB, and .*: give ids, or Pedigree and Tree to known="
+    for call in (ped.dense, lambda: cov.pedigree(range(1, n + 1), [0] * n, [0] * n)):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert ped.dense([3, 4]).shape == (2, 2)
+
+
+WAYS = {
+    "integers": lambda c: pd.Series(c),
+    "floats": lambda c: pd.Series(np.where(np.array(c) > 0, c, np.nan)),
+    "Int64": lambda c: pd.Series(c).replace(0, None).astype("Int64"),
+    "list": list,
+    "text": lambda c: pd.Series(c).astype(str),
+    "string": lambda c: pd.Series(c).astype("string"),
+    "objects": lambda c: np.array([str(v) if v % 2 else v for v in c], dtype=object),
+    "categories": lambda c: pd.Categorical(c),
+    "float32": lambda c: np.array(c, dtype=np.float32),
+    "text of floats": lambda c: [f"{v}.0" for v in c],
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_columns_of_all_types_are_one_pedigree(way):
+    rng = np.random.default_rng(3)
+    sire, dam = random_pedigree(400, rng, 5, 60)
+    expected = cov.Pedigree(np.arange(1, 401), sire + 1, dam + 1)
+    for of_ids in (way, list):
+        ped = cov.Pedigree(of_ids(range(1, 401)), way((sire + 1).tolist()), way((dam + 1).tolist()))
+        assert (ped.Q != expected.Q).nnz == 0
+        assert_array_equal(ped.inbreeding, expected.inbreeding)
+        assert_array_equal(ped.rows([3, "400", 7.0]), [2, 399, 6])
+
+
 # ---------------------------------------------------------------- trees
 
 
