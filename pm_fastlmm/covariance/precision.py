@@ -12,6 +12,7 @@ from pm_fastlmm.base.arrays import FloatArray, frozen, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.spelling import places, spelling_hint
+from pm_fastlmm.covariance.distinct import Keys, keys_of, objects, read_column
 from pm_fastlmm.covariance.ids import Labels, read_index
 from pm_fastlmm.covariance.scaled import Scale, require_dense, scaled
 from pm_fastlmm.sparse.cholesky import Analysis, Factor, NotPositiveDefinite
@@ -123,8 +124,10 @@ class Precision(ReadOnlyArrays, Described):
         return out
 
     def rows(self, ids: Iterable[Hashable]) -> IntArray:
-        """Return the row of Q of each label, compared as people read them, -1 where there is none."""
-        where = np.array(places(list(ids), (*self.labels, *self.aliases)), dtype=np.intp)
+        """Return the row of Q of each label, compared as people read them, -1 where there is none; they may repeat."""
+        column = read_column(ids, "ids")
+        found = Keys(objects((*self.labels, *self.aliases))).find(keys_of(column.labels))
+        where = np.append(found, -1)[column.places]
         other = where >= len(self)
         where[other] = np.array([*self.aliases.values()], dtype=np.intp)[where[other] - len(self)]
         return where

@@ -277,6 +277,8 @@ def phylogeny(
     if isinstance(tree, str):
         branches, nodes, tips = read_rooted(tree, root, name)
     elif isinstance(tree, pd.DataFrame | np.ndarray):
+        if name is not None:
+            raise ValueError("name= is for the text of a NEXUS file with several trees: leave it out.")
         if root is not None:
             raise ValueError("root= is for Newick text: a covariance of shared paths has its root already.")
         tips, K = _checked_covariance(tree, ids)

@@ -158,7 +158,7 @@ def test_columns_of_all_types_are_one_pedigree(way):
         ped = cov.Pedigree(of_ids(range(1, 401)), way((sire + 1).tolist()), way((dam + 1).tolist()))
         assert (ped.Q != expected.Q).nnz == 0
         assert_array_equal(ped.inbreeding, expected.inbreeding)
-        assert_array_equal(ped.rows([3, "400", 7.0]), [2, 399, 6])
+        assert_array_equal(ped.rows([3, "400", 7.0, 3, "400"]), [2, 399, 6, 2, 399])
 
 
 # ---------------------------------------------------------------- trees
