@@ -118,7 +118,8 @@ def _offspring(parents):  # type: ignore[no-untyped-def]
     for i in range(n):
         if parents[i, 0] >= 0 and parents[i, 1] >= 0:
             begin[parents[i, 0] + 1] += 1
-    begin = np.cumsum(begin)
+    for i in range(n):
+        begin[i + 1] += begin[i]
     place, child = begin.copy(), np.empty(begin[n], dtype=np.intp)
     for i in range(n):
         s = parents[i, 0]
@@ -154,7 +155,8 @@ def _inbreeding(parents, order):  # type: ignore[no-untyped-def]
                 j = found[k]
                 related[j] = share[j] + 0.5 * (related[parents[j, 0]] + related[parents[j, 1]])
             F[c] = 0.5 * related[dam]
-        share[line[:count]] = 0.0
+        for k in range(count):
+            share[line[k]] = 0.0
     return F[:n]
 
 
@@ -273,12 +275,15 @@ def _columns(parents, weight, variances, rows):  # type: ignore[no-untyped-def]
         for i in range(m - 1, -1, -1):
             for p in parents[i]:
                 if p >= 0:
-                    W[p] += weight * W[i]
+                    for c in range(width):
+                        W[p, c] += weight * W[i, c]
         for i in range(m):
-            W[i] *= variances[i]
+            for c in range(width):
+                W[i, c] *= variances[i]
             for p in parents[i]:
                 if p >= 0:
-                    W[i] += weight * W[p]
+                    for c in range(width):
+                        W[i, c] += weight * W[p, c]
         for c in range(width):
             for r in range(start + c, k):  # the lower triangle alone, so that A is symmetric to the last digit
                 A[r, start + c] = A[start + c, r] = W[rows[r], c]
