@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm.base.arrays import FloatArray, shown
+from pm_fastlmm.base.arrays import shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.covariance.levels import Levels, LevelSet
@@ -37,6 +37,8 @@ class Covariance(ReadOnlyArrays, Described, ABC):
         Whether the rows are steps of an order, so that none may be left out.
     named : bool
         Whether its rows have labels, by which they are matched.
+    whole : tuple or None
+        The labels of its rows where all of them have effects, whether they occur in the data or not.
 
     Notes
     -----
@@ -55,6 +57,7 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     _linear: Any = False  # whether the matrix is a sum of known ones times the elements of its parameters
     ordered: Any = False
     named: Any = False
+    whole: Any = None
 
     def __post_init__(self) -> None:
         settle_size(self)  # before the values, whose bounds may depend on it
@@ -159,8 +162,8 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     def _matrix(self, xp: Any) -> Any:
         """Return the matrix of a structure whose size is known: its definition."""
 
-    def _repeated(self) -> tuple[FloatArray | None, int, "Covariance"]:
-        """Return R, levels and B, where the matrix is R(I ⊗ B)Rᵀ with so many B: as many as the structure shows."""
+    def _repeated(self) -> tuple[Any, int, "Covariance"]:
+        """Return R (a matrix or a `Relation`), levels and B of R(I ⊗ B)Rᵀ: as many B as the structure shows."""
         return None, 1, self
 
     def _by_elements(self) -> "Covariance":

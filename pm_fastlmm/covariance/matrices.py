@@ -24,6 +24,8 @@ from pm_fastlmm.covariance.parameters import (
     settle,
     settle_size,
 )
+from pm_fastlmm.covariance.precision import Precision
+from pm_fastlmm.covariance.relation import Inverse
 from pm_fastlmm.covariance.structures import Scalar
 
 
@@ -245,22 +247,72 @@ class Known(Covariance):
         K = self.K[np.ix_(rows, rows)]
         return type(self)(frozen(K), self.sigma2, labels, frozen(_checked_root(K, "K")))
 
-    def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
+    def _repeated(self) -> tuple[Any, int, Covariance]:
         return self.root, self.size, Scalar(self.sigma2, 1)
 
     def _matrix(self, xp: Any) -> Any:
         return self.sigma2 * self.K
 
 
-def known(K: Any, sigma2: Any = 1.0) -> Known:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class KnownInverse(Covariance):
+    """
+    σ²A with a known A, given by its sparse inverse: a pedigree, a tree, or another `Precision`.
+
+    A term of it has an effect for each of its labels, those without records too: the inverse is sparse among all of
+    them only.
+
+    Attributes
+    ----------
+    precision : Precision
+    sigma2 : float or scalar tensor
+    """
+
+    precision: Precision
+    sigma2: Any = 1.0
+    _parameters: ClassVar = {"sigma2": VARIANCE}
+    _linear = True
+    named = True
+
+    def __post_init__(self) -> None:
+        settle(self, "sigma2", VARIANCE)
+
+    @property
+    def size(self) -> int:
+        """The number of labels."""
+        return len(self.precision.labels)
+
+    @property
+    def whole(self) -> Levels:
+        """The labels of the precision."""
+        return self.precision.labels
+
+    def over(self, levels: LevelSet) -> Self:
+        """Return the covariance of these levels, which must be all labels in their order."""
+        if levels.labels != self.precision.labels:
+            raise ValueError(
+                f"the {levels.what} of term {levels.name!r} are not the {self.size} labels of its precision: give the "
+                "factor by which the rows are grouped, or the covariance of some labels, known(precision.dense(ids))."
+            )
+        return self
+
+    def _repeated(self) -> tuple[Any, int, Covariance]:
+        return Inverse(self.precision), self.size, Scalar(self.sigma2, 1)
+
+    def _matrix(self, xp: Any) -> Any:
+        return self.sigma2 * self.precision.dense().to_numpy()
+
+
+def known(K: Any, sigma2: Any = 1.0) -> Known | KnownInverse:
     """
     Return σ²K with a known K, such as `pedigree`, `markers` or `phylogeny` make.
 
     Parameters
     ----------
-    K : array or DataFrame, (n, n)
+    K : array or DataFrame, (n, n); Pedigree, Tree or Precision
         Symmetric positive semi-definite. The labels of a DataFrame are kept: a term matches its levels to them, and
-        takes an array only for levels that are the numbers of its rows.
+        takes an array only for levels that are the numbers of its rows. Of a pedigree, a tree or another precision the
+        dense matrix is not formed, and all its labels have effects.
     sigma2 : float or scalar tensor
 
     Raises
@@ -282,6 +334,8 @@ def known(K: Any, sigma2: Any = 1.0) -> Known:
     """
     if is_tensor(K):
         raise TypeError("K must be known, got a tensor: a matrix that depends on random variables is unstructured(K).")
+    if isinstance(K, Precision):
+        return KnownInverse(K, sigma2)
     read_in = read_covariance(K)
     values = frozen(read_in.values.copy())
     return Known(values, sigma2, read_in.ids, frozen(_checked_root(values, "K")))

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, align, read, require_finite, require_length
+from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, align, read, require_finite, require_length, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
+from pm_fastlmm.base.spelling import spelling_hint
 from pm_fastlmm.covariance.algebra import Covariance, Kronecker
 from pm_fastlmm.covariance.blocks import Blocks, blocks
 from pm_fastlmm.covariance.incidence import Factor, Incidence, SparseMatrix, by_level, read_factor
@@ -178,11 +179,26 @@ def _incidence(
 
 def _with_effects(factor: Factor, over_levels: Covariance, name: str) -> Factor:
     """Return the factor over the levels that have effects: those that occur, and others that the covariance needs."""
+    if over_levels.whole is not None:
+        return _over_all(factor, over_levels.whole, name)
     if factor.parts:
         parts = [(part.levels, part.used()) for part in factor.parts]
         if (kept := over_levels.kept_of(parts, name)) is not None:
             return factor.crossed(kept)
     return factor.subset(over_levels.kept(factor.levels, factor.used()))
+
+
+def _over_all(factor: Factor, labels: Levels, name: str) -> Factor:
+    """Return the factor over all labels of a covariance; a row of a level that is none of them is refused."""
+    occurs = factor.subset(factor.used())
+    over = occurs.recoded(labels)
+    if strangers := over.levels[len(labels) :]:
+        hint = spelling_hint(strangers, labels).removesuffix(".") or "leave their rows out, or add them to it"
+        raise ValueError(
+            f"the pedigree, tree or precision of term {name!r} lacks {len(strangers)} of the {len(occurs.levels)} "
+            f"levels in the data ({shown(strangers)}): {hint}."
+        )
+    return over
 
 
 def _columns(columns: Any, n: int, ids: Ids | None) -> tuple[FloatArray, tuple[str, ...], Ids | None]:

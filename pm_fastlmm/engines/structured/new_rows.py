@@ -205,7 +205,7 @@ def _require_groups(term: Term, missing: list[Any]) -> None:
 def _split(term: Term, Z: Any, new: Levels) -> tuple[Any, Any]:
     """Separate the columns of known and of new levels; new ones must be independent of the known."""
     q = term.Z.shape[1]
-    if new and (term.blocks.root is not None or term.blocks.levels != len(term.levels)):
+    if new and (term.blocks.relation is not None or term.blocks.levels != len(term.levels)):
         raise ValueError(
             f"term {term.name!r} has no levels {shown(new)}, and its levels are related. To have their effects "
             "predicted from those of their relatives, fit with them in K and as categories of the factor, "

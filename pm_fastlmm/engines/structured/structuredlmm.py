@@ -14,11 +14,11 @@ from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.base.directions import are_directions
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
-from pm_fastlmm.engines.algebra import along_columns, less_columns, times, white_noise
+from pm_fastlmm.engines.algebra import along_columns, less_columns, white_noise
 from pm_fastlmm.engines.inputs import coefficients, covariance_root, double, read_mean, read_response, refuse_unknown
 from pm_fastlmm.engines.random_variable import LMM, LMMRV, Treatment
 from pm_fastlmm.engines.spectral.variables import spectral_logp
-from pm_fastlmm.engines.structured.operations import MixedLoglik, RandomEffects, ResponseStatistics
+from pm_fastlmm.engines.structured.operations import RandomEffects
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
 from pm_fastlmm.engines.structured.statistics import TermStatistics, as_term_statistics
 from pm_fastlmm.spectrum.projection import Projection, read_design
@@ -71,21 +71,13 @@ class StructuredRV(LMMRV):
         """Return the log-density."""
         mu, b, B, theta = params
         products = self.products
-        R, residual = pt.constant(products.projection.R), products.weights.scaled(value - mu)
+        residual = products.weights.scaled(value - mu)
         if self.spectrum is not None:  # σ²(K + δI), in the rotated coordinates as `FastLMM` has it
+            R = pt.constant(products.projection.R)
             L = pt.zeros_like(R) if B.type.shape == (0, 0) else covariance_root(B)
             logp = spectral_logp(self.spectrum, self.treatment, residual, 0.0, b, L, theta[0], theta[1])
             return logp + products.weights.logdet
-        within, between, rss, y1, rows = ResponseStatistics(products)(residual)
-        d = pt.zeros(0)
-        if not products.flat:  # y₂ + Q₁d, d = Q₁ᵀy - Rb
-            d = y1 - times(R, b)
-            along = times(pt.constant(products.Q_between), d)
-            rss = rss - 2 * (along * between.ravel()).sum() + (d**2).sum() - (along**2).sum()
-            within = within + times(pt.constant(products.Q_within), d)
-            between = between + along.reshape(between.shape)
-        phi = packed(self.theta, products, theta, B)
-        logp = MixedLoglik(products)(phi, theta[-1], within, between, rss, rows, d)[0]
+        logp = products.log_density(packed(self.theta, products, theta, B), theta[-1], residual, b)
         return check_parameters(
             logp + products.constant, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
         )
