@@ -20,6 +20,7 @@ from pm_fastlmm.covariance.matrices import (
 )
 from pm_fastlmm.covariance.operators import BlockDiagonal, Propagate
 from pm_fastlmm.covariance.parentage import read_pedigree
+from pm_fastlmm.covariance.precision import Precision
 from pm_fastlmm.covariance.relationship import grouping, markers, pedigree, phylogeny
 from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Identity, Scalar
 

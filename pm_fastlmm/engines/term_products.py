@@ -162,6 +162,7 @@ class TermProducts(ABC):
         """About how many multiplications an evaluation takes, those of LAPACK, which are fast, as a tenth."""
 
     searchable: Any = False  # whether what X and the terms leave of y is affordable for a better start
+    diagonalised: Any = True  # whether one kernel is worth an eigendecomposition
     scanned: Any = True  # whether many ratios of two variances are tried before the iteration starts
 
     @abstractmethod
@@ -187,7 +188,7 @@ class TermProducts(ABC):
 
     @abstractmethod
     def log_density(self, phi: Any, sigma2_e: Any, residual: Any, b: Any) -> Any:
-        """Return the graph of the log-likelihood of y less mu, without `constant`; b is the mean of a β with a prior."""
+        """Return the graph of the log-likelihood of y less mu, without `constant`; b is the mean of β, if any."""
 
     @abstractmethod
     def random_effects(self, phi: FloatArray, xi: FloatArray) -> FloatArray:

@@ -36,7 +36,7 @@ class EffectBlock(NamedTuple):
     Z: sp.csr_array
     levels: int
     width: int
-    root: FloatArray | None = None
+    root: Any = None
 
 
 class Response(NamedTuple):
@@ -115,7 +115,7 @@ class MixedProducts(TermProducts):
             If the dense block, all terms but the one that is eliminated, would not fit in memory.
         """
         rows = projection.V.shape[0]
-        order, eliminated = _elimination_order(blocks)
+        order, eliminated = elimination_order(blocks)
         rest = order[eliminated:]
         q, r = sum(blocks[k].Z.shape[1] for k in rest), projection.rank if flat else 0
         if q + r > _MAX_DENSE:
@@ -461,7 +461,7 @@ def _beside(*parts: sp.csr_array) -> sp.csr_array:
     return out
 
 
-def _elimination_order(blocks: Sequence[EffectBlock]) -> tuple[tuple[int, ...], bool]:
+def elimination_order(blocks: Sequence[EffectBlock]) -> tuple[tuple[int, ...], bool]:
     """Return the order of the terms, the largest with one level in each row first, and whether there is one."""
     sizes = [block.Z.shape[1] if block.root is None and _one_level_each(block) else 0 for block in blocks]
     largest = int(np.argmax(sizes)) if sizes else 0
