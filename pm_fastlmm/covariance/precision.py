@@ -1,4 +1,0 @@
-"""Stub."""
-
-
-class Precision: ...
