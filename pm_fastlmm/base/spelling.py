@@ -114,6 +114,8 @@ def require_digits(labels: Iterable[Hashable], name: str = "ids", dtype: object 
     ValueError
         If there is one; `dtype` is that of the column, for floats of fewer bits.
     """
+    if isinstance(dtype, np.dtype) and dtype.kind in "iu":
+        return
     limit = 2.0 ** (np.finfo(dtype).nmant + 1) if isinstance(dtype, np.dtype) and dtype.kind == "f" else 2.0**53
     for label in labels:
         if isinstance(label, float | np.floating) and limit <= abs(float(label)) < np.inf:

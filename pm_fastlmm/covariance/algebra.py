@@ -37,8 +37,6 @@ class Covariance(ReadOnlyArrays, Described, ABC):
         Whether the rows are steps of an order, so that none may be left out.
     named : bool
         Whether its rows have labels, by which they are matched.
-    whole : tuple or None
-        The labels of its rows where all of them have effects, whether they occur in the data or not.
 
     Notes
     -----
@@ -57,7 +55,6 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     _linear: Any = False  # whether the matrix is a sum of known ones times the elements of its parameters
     ordered: Any = False
     named: Any = False
-    whole: Any = None
 
     def __post_init__(self) -> None:
         settle_size(self)  # before the values, whose bounds may depend on it
@@ -118,6 +115,10 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     def kept(self, levels: Levels, used: Mask) -> Mask:
         """Return which levels of a factor have effects, where `used` are those that occur in the data."""
         return np.ones(len(used), dtype=bool) if self.ordered or self.size in (None, len(used)) else used
+
+    def over_all(self, levels: Levels) -> tuple[Levels, npt.NDArray[np.intp]] | None:
+        """Return labels that have effects whether they occur or not, and the places of levels among them; or None."""
+        return None
 
     def kept_of(self, factors: Sequence[tuple[Levels, Mask]], name: str) -> list[Mask] | None:
         """Return the same for each factor of an interaction; None if the structure is over combinations that occur."""

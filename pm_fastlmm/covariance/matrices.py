@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 from scipy.linalg import LinAlgError, cholesky
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, packed_places, read_covariance, shown
@@ -282,10 +283,9 @@ class KnownInverse(Covariance):
         """The number of labels."""
         return len(self.precision.labels)
 
-    @property
-    def whole(self) -> Levels:
-        """The labels of the precision."""
-        return self.precision.labels
+    def over_all(self, levels: Levels) -> tuple[Levels, npt.NDArray[np.intp]]:
+        """Return all labels of the precision, and the places of some levels, which may be other names, among them."""
+        return self.precision.labels, self.precision.rows(levels)
 
     def over(self, levels: LevelSet) -> Self:
         """Return the covariance of these levels, which must be all labels in their order."""
@@ -300,7 +300,7 @@ class KnownInverse(Covariance):
         return Inverse(self.precision), self.size, Scalar(self.sigma2, 1)
 
     def _matrix(self, xp: Any) -> Any:
-        return self.sigma2 * self.precision.dense().to_numpy()
+        return self.sigma2 * self.precision.dense(self.precision.labels).to_numpy()
 
 
 def known(K: Any, sigma2: Any = 1.0) -> Known | KnownInverse:

@@ -65,15 +65,15 @@ class Inverse(Relation):
 
     @cached_property
     def _root(self) -> FloatArray:
-        return frozen(np.linalg.cholesky(self.precision.dense().to_numpy()))
+        return frozen(np.linalg.cholesky(self.precision.dense(self.precision.labels).to_numpy()))
 
     def root(self, width: int) -> FloatArray:
         """Return L ⊗ I, A = LLᵀ."""
-        return self._root if width == 1 else np.kron(self._root, np.eye(width))
+        return self._root if width == 1 else np.asarray(np.kron(self._root, np.eye(width)))
 
     def variances(self, block: FloatArray) -> FloatArray:
         """Return the diagonal of A ⊗ B."""
-        return np.kron(self.precision.variances, np.diag(block))
+        return np.asarray(np.kron(self.precision.variances, np.diag(block)))
 
     def same(self, other: Any) -> bool:
         """Return whether it is of the same precision."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import csr_array, issparse
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, align, read, require_finite, require_length, shown
@@ -179,8 +180,9 @@ def _incidence(
 
 def _with_effects(factor: Factor, over_levels: Covariance, name: str) -> Factor:
     """Return the factor over the levels that have effects: those that occur, and others that the covariance needs."""
-    if over_levels.whole is not None:
-        return _over_all(factor, over_levels.whole, name)
+    occurs = factor.subset(factor.used())
+    if (everything := over_levels.over_all(occurs.levels)) is not None:
+        return _among(occurs, *everything, name)
     if factor.parts:
         parts = [(part.levels, part.used()) for part in factor.parts]
         if (kept := over_levels.kept_of(parts, name)) is not None:
@@ -188,17 +190,16 @@ def _with_effects(factor: Factor, over_levels: Covariance, name: str) -> Factor:
     return factor.subset(over_levels.kept(factor.levels, factor.used()))
 
 
-def _over_all(factor: Factor, labels: Levels, name: str) -> Factor:
-    """Return the factor over all labels of a covariance; a row of a level that is none of them is refused."""
-    occurs = factor.subset(factor.used())
-    over = occurs.recoded(labels)
-    if strangers := over.levels[len(labels) :]:
+def _among(factor: Factor, labels: Levels, place: npt.NDArray[np.intp], name: str) -> Factor:
+    """Return the factor over labels among which its levels have these places; a row that has none is refused."""
+    if strangers := [level for level, at in zip(factor.levels, place, strict=True) if at < 0]:
         hint = spelling_hint(strangers, labels).removesuffix(".") or "leave their rows out, or add them to it"
         raise ValueError(
-            f"the pedigree, tree or precision of term {name!r} lacks {len(strangers)} of the {len(occurs.levels)} "
+            f"the pedigree, tree or precision of term {name!r} lacks {len(strangers)} of the {len(factor.levels)} "
             f"levels in the data ({shown(strangers)}): {hint}."
         )
-    return over
+    codes = np.where(factor.codes < 0, -1, place[factor.codes])
+    return Factor(codes, labels, factor.name, factor.ids, order_given=True)
 
 
 def _columns(columns: Any, n: int, ids: Ids | None) -> tuple[FloatArray, tuple[str, ...], Ids | None]:

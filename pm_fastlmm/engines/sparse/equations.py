@@ -115,7 +115,7 @@ class Equations:
     def ends(self) -> list[int]:
         """Where the effects of each term begin, then those of X, then the end."""
         sizes = [block.Z.shape[1] for block in self.blocks]
-        return np.cumsum([0, *sizes, self.basis.shape[1]]).tolist()  # type: ignore[no-any-return]
+        return np.cumsum([0, *sizes, self.basis.shape[1]]).tolist()
 
     def part(self, k: int) -> slice:
         """Return which unknowns are those of term k; of X for k = -1."""
@@ -150,15 +150,10 @@ class Equations:
     @cached_property
     def _numbered(self) -> sp.csc_array:
         """The pattern of ΛᵀWᵀWΛ, whose values are 1 + the places of its entries among the cells of `_crossed`."""
-        rows, columns, number, start = [], [], [], 1
-        for pair in self._crossed:
-            for target, values in zip((rows, columns), pair.cells, strict=True):
-                target.append(values)
-            number.append(start + np.arange(len(pair.cells[0])))
-            start += len(pair.cells[0])
-        row, column, value = (np.concatenate([np.zeros(0, dtype=np.int64), *part]) for part in (rows, columns, number))
+        row, column = (_joined([pair.cells[side] for pair in self._crossed]) for side in (0, 1))
+        value = np.arange(1.0, len(row) + 1)
         kept = row >= column
-        row, column, value = row[kept], column[kept], value[kept].astype(float)
+        row, column, value = row[kept], column[kept], value[kept]
         off = row > column
         places = np.concatenate([row, column[off]]), np.concatenate([column, row[off]])
         return sp.csc_array((np.concatenate([value, value[off]]), places), shape=(self.ends[-1],) * 2)
@@ -240,3 +235,7 @@ class Equations:
 def _within(block: SparseBlock, within: Any) -> Any:
     between = sp.eye_array(block.levels, format="csc") if block.precision is None else block.precision.Q
     return sp.csc_array(between) if block.width == 1 else sp.kron(between, within, format="csc")
+
+
+def _joined(parts: list[IntArray]) -> IntArray:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -39,7 +39,6 @@ class SparseProducts(TermProducts):
     weights: PriorWeights = UNWEIGHTED
     rows_kept: bool = True
     largest_ratio: float = np.inf
-    diagonalised: ClassVar[bool] = False  # a factorisation takes less than one product of the eigenvectors
 
     @classmethod
     def from_rows(
@@ -86,6 +85,11 @@ class SparseProducts(TermProducts):
     def work(self) -> float:
         """About how many multiplications an evaluation takes."""
         return _INVERSE * self.equations.analysis.flops
+
+    @property
+    def diagonalised(self) -> bool:
+        """No kernel is: a factorisation takes less than a product with its eigenvectors."""
+        return False
 
     @property
     def scanned(self) -> bool:
@@ -186,7 +190,7 @@ class SparseProducts(TermProducts):
         Z = np.asarray(block.Z.toarray()).reshape(self.n, block.levels, block.width)
         if block.precision is None:
             return Z
-        root = np.linalg.cholesky(block.precision.dense().to_numpy())
+        root = np.linalg.cholesky(block.precision.dense(block.precision.labels).to_numpy())
         return np.asarray(np.einsum("nla,lm->nma", Z, root, optimize=True))
 
     def level_variances(self, k: int) -> Any:

@@ -1,0 +1,89 @@
+"""The tree in a NEXUS file, with the names of its translate table."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pm_fastlmm.base.arrays import shown
+from pm_fastlmm.covariance.newick import Branches, parse_newick, unquoted
+
+_BLOCK = re.compile(r"\bbegin\s+trees\s*;", re.IGNORECASE)
+_TOKEN = re.compile(
+    r"""(?P<blank>\s+|\[(?:[^\[\]]|\[[^\[\]]*\])*\])
+      | (?P<mark>[(),:;=])
+      | (?P<word>'[^']*(?:''[^']*)*'|"[^"]*(?:""[^"]*)*"|[^\s()\[\],:;='"][^\s()\[\],:;=]*)""",
+    re.VERBOSE,
+)
+
+
+def read_tree(text: str, name: str | None = None) -> Branches:
+    """
+    Return the tree of a Newick or NEXUS text.
+
+    Parameters
+    ----------
+    text : str
+    name : str, optional
+        Which of several trees of a NEXUS file.
+
+    Raises
+    ------
+    ValueError
+        As `parse_newick`; if a NEXUS file has no tree, or several of which none is named.
+    """
+    if text.lstrip()[:6].upper() != "#NEXUS":
+        if name is not None:
+            raise ValueError(f"name={name!r} is for trees of a NEXUS file, and this is a Newick tree: leave it out.")
+        return parse_newick(text)
+    trees, names = _trees(text)
+    if not trees:
+        raise ValueError("The NEXUS file has no tree: it needs a block BEGIN TREES; TREE name = (A:1,B:1); END;")
+    if name is None and len(trees) > 1:
+        raise ValueError(
+            f"The NEXUS file has {len(trees)} trees, {shown(list(trees))}: say which by name=, such as "
+            f"name={next(reversed(trees))!r}."
+        )
+    if name is not None and name not in trees:
+        raise ValueError(f"The NEXUS file has no tree {name!r} but {shown(list(trees))}: give one of these.")
+    tree = parse_newick(trees[next(iter(trees)) if name is None else name])
+    return replace(tree, labels=tuple(names.get(label, label) for label in tree.labels))
+
+
+def _trees(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the Newick text of each tree by its name, and the table of names."""
+    trees: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for block in _BLOCK.finditer(text):
+        for words, body in _commands(text, block.end()):
+            match words[0].lower() if words else "":
+                case "end" | "endblock":
+                    break
+                case "translate":
+                    pairs = [word for word in words[1:] if word != ","]
+                    names.update(zip(map(unquoted, pairs[::2]), map(unquoted, pairs[1::2]), strict=False))
+                case "tree" | "utree":
+                    called = unquoted(words[-1])
+                    unrooted = "[&U]" if words[0].lower() == "utree" else ""
+                    trees[called] = unrooted + body
+    return trees, names
+
+
+def _commands(text: str, position: int) -> Iterator[tuple[list[str], str]]:
+    """Return the words of each command of a block, those before '=', and the text after it."""
+    words: list[str] = []
+    body = -1
+    while position < len(text):
+        found = _TOKEN.match(text, position)
+        if found is None:
+            raise ValueError(
+                f"NEXUS file, character {position + 1}: {text[position]!r} opens or closes a quotation or a comment "
+                "that has no other end; quote names that hold such characters."
+            )
+        position = found.end()
+        if found[0] == ";":
+            yield words, text[body:position] if body >= 0 else ""
+            words, body = [], -1
+        elif found[0] == "=" and body < 0:
+            body = position
+        elif found.lastgroup != "blank" and body < 0:
+            words.append(found[0])
