@@ -4,6 +4,7 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
+import pymc as pm
 import pytest
 from numpy.testing import assert_allclose
 
@@ -220,3 +221,81 @@ def test_seeded_sampling_finds_the_variances_of_a_pedigree(herd):
     means = drawn.posterior["weight_animal" if "weight_animal" in drawn.posterior else "animal"].mean(("chain", "draw"))
     found = fit.effects("animal")["blup"]
     assert np.corrcoef(means.to_series().loc[found.index], found)[0, 1] > 0.97
+
+
+@pytest.fixture(scope="module")
+def lambs(herd):
+    """Weights that have a part of the animal's genes and one of its dam's."""
+    pedigree, _ = herd
+    rng = np.random.default_rng(9)
+    parents = cov.read_pedigree(*genealogy(70, 15, np.random.default_rng(4)))
+    own = rng.permutation(np.repeat(np.array(pedigree.labels)[10:], 2))
+    table = pd.DataFrame({"animal": own, "dam": parents["dam"].reindex(own).to_numpy(), "y": rng.normal(size=len(own))})
+    return pedigree, table
+
+
+def roles(pedigree, table, across=None):
+    """A model of direct and maternal effects, correlated between levels and within."""
+    with pm.Model() as model:
+        L, _, _ = pm.LKJCholeskyCov("L", n=2, eta=2, sd_dist=pm.HalfNormal.dist(1), compute_corr=True)
+        term = flmm.Term(
+            {"direct": table["animal"], "maternal": table["dam"]}, cov.unstructured(cholesky=L),
+            across=cov.known(pedigree) if across is None else across, name="genes",
+        )  # fmt: skip
+        e = pm.HalfNormal("e", 1)
+        flmm.StructuredLMM("y", X=np.ones((len(table), 1)), terms=[term], sigma2_e=e**2, observed=table["y"].to_numpy())
+    return model
+
+
+def test_direct_and_maternal_effects_of_one_pedigree_are_correlated(lambs):
+    pedigree, table = lambs
+    assert table["dam"].isna().any()  # a founder's dam has no effect
+    with small_is_sparse():
+        fit = flmm.find_reml(roles(pedigree, table), **QUIET)
+    assert list(fit.theta.index) == ["genes[direct]", "genes[direct, maternal]", "genes[maternal]", "residual"]
+    n, q = len(table), len(pedigree)
+    place = {label: k for k, label in enumerate(pedigree.labels)}
+    Z = np.zeros((2, n, q))
+    for i, (animal, dam) in enumerate(zip(table["animal"], table["dam"], strict=True)):
+        Z[0, i, place[animal]] = 1
+        if isinstance(dam, str):
+            Z[1, i, place[dam]] = 1
+    A, theta = pedigree.dense(pedigree.labels).to_numpy(), np.array([0.6, -0.1, 0.4, 0.7])
+    G = np.array([[0.6, -0.1], [-0.1, 0.4]])
+    V = 0.7 * np.eye(n) + np.einsum("ab,anq,qr,bmr->nm", G, Z, A, Z, optimize=True)
+    Vinv = np.linalg.inv(V)
+    P = Vinv - np.outer(Vinv.sum(1), Vinv.sum(0)) / Vinv.sum()
+    y = table["y"].to_numpy()
+    logdet = np.linalg.slogdet(V)[1] + np.log(Vinv.sum())
+    truth = -0.5 * ((n - 1) * np.log(2 * np.pi) + logdet + y @ P @ y)
+    assert_allclose(fit.objective.log_likelihood(theta), truth, rtol=1e-11)
+    u = np.einsum("qr,bmr,m,ba->qa", A, Z, P @ y, G, optimize=True)
+    assert_allclose(fit.blup("genes", theta=theta), u, atol=1e-9)
+    new = fit.predict(np.ones((2, 1)), {"genes": {"direct": ["i3", "i69"], "maternal": [None, "i5"]}}, theta=theta)
+    beta = Vinv.sum(0) @ y / Vinv.sum()
+    assert_allclose(new.mean, beta + np.array([u[place["i3"], 0], u[place["i69"], 0] + u[place["i5"], 1]]), atol=1e-9)
+
+
+def test_roles_of_unrelated_levels_are_those_of_any_term():
+    giver, receiver = ["a", "b", "c", "a"], ["b", "c", "d", "c"]
+    term = flmm.Term({"gives": giver, "receives": receiver}, cov.unstructured([[2.0, 0.5], [0.5, 1.0]]), name="friends")
+    assert term.levels == ("a", "b", "c", "d")
+    assert term.columns == ("gives", "receives")
+    Z = term.Z.toarray().reshape(4, 4, 2)
+    assert Z[0].tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
+    assert_allclose(term.blocks.dense(), np.kron(np.eye(4), [[2.0, 0.5], [0.5, 1.0]]))
+
+
+def test_roles_that_do_not_fit_are_refused(lambs):
+    pedigree, table = lambs
+    G = cov.unstructured(np.eye(2))
+    with pytest.raises(ValueError, match=r"by\['b'\]"):
+        flmm.Term({"a": [1, 2], "b": [1, 2, 3]}, G)
+    with pytest.raises(ValueError, match=r"several factors.*leave columns= out"):
+        flmm.Term({"a": [1, 2], "b": [2, 1]}, G, columns=np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"lacks 1 of .*'i99'"):
+        flmm.Term({"a": ["i1", "i99"], "b": ["i2", "i1"]}, G, across=cov.known(pedigree), name="genes")
+    with small_is_sparse():
+        fit = flmm.find_reml(roles(pedigree, table), max_iterations=1, **QUIET)
+    with pytest.raises(ValueError, match=r"has the roles 'a', but the term has direct, maternal"):
+        fit.predict(np.ones((1, 1)), {"genes": {"a": ["i1"]}})
