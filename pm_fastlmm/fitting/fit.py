@@ -587,6 +587,10 @@ class VarianceFit(VarianceInference, PartOfModel):
         return ", ".join([f"{self.objective.n} observations", *levels])
 
     @property
+    def _rows_dropped(self) -> str:
+        return self.node.rows_dropped
+
+    @property
     def _iterations(self) -> str:
         count = len(self.trace.iterations) - 1
         return f" in {count} iteration{'s' * (count > 1)}" if count else ""

@@ -15,11 +15,10 @@ from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.incidence import Factor, SparseMatrix, by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
-from pm_fastlmm.models.design import coefficients_of, complete_rows
+from pm_fastlmm.models.design import coefficients_of
 from pm_fastlmm.models.fixed_terms import FixedTerms
 from pm_fastlmm.models.formula import (
     cells,
-    complete_in,
     encode_new,
     fixed_effects,
     require_table,
@@ -31,6 +30,7 @@ from pm_fastlmm.models.formulas.language import sides
 from pm_fastlmm.models.formulas.names import plain
 from pm_fastlmm.models.formulas.offsets import split_offsets
 from pm_fastlmm.models.known_rows import Column, Offset, new_weights
+from pm_fastlmm.models.missing_rows import complete, counts_of, dropped_rows, gaps_in, gaps_of, rows_dropped
 from pm_fastlmm.spectrum.projection import Cells
 from pm_fastlmm.spectrum.weights import require_weights
 
@@ -165,6 +165,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         One for each grouping factor.
     dropped : tuple
         Ids of the rows that were left out for a missing value.
+    missing : dict
+        How many values each column lacks, of those that lack any.
     fixed : FixedTerms
         What X was made from.
     weights, offset : (n,) arrays or None
@@ -194,6 +196,7 @@ class MixedDesign(ReadOnlyArrays, Described):
     ids: Ids
     random: tuple[RandomTerm, ...]
     dropped: tuple[Any, ...]
+    missing: dict[str, int]
     fixed: FixedTerms
     weight_column: Column | None = None
     known_mean: Offset | None = None
@@ -235,19 +238,17 @@ class MixedDesign(ReadOnlyArrays, Described):
         fixed, parts = split_formula(rest, data.columns if isinstance(data, pd.DataFrame) else ())
         require_table(data)
         w, known = Column.read(weights, data, "weights"), Column.read(offset, data, "offset")
-        grouped = complete_in(data, {name for term in offsets.values() for name in variables_of(term, data, formula)})
-        for given in filter(None, (w, known)):
-            grouped &= ~np.isnan(given.values)
+        needed = [name for term in offsets.values() for name in variables_of(term, data, formula)]
         for part in parts:
             _require_columns(data, part.factors, formula)
-            needed = {*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))}
-            grouped &= complete_in(data, needed)
-        y, X = fixed_effects(fixed, data, whole=formula, grouped=grouped)
+            needed += [*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))]
+        gaps = gaps_in(data, needed)
+        for given in filter(None, (w, known)):
+            gaps |= gaps_of(given.values, [given.name or given.role])
+        y, X, gaps = fixed_effects(fixed, data, whole=formula, gaps=gaps)
         ids = _ids_of_one_response(y.columns, data, formula)
-        others = [role for role, some in (("weight", w), ("offset", offsets or known)) if some]
-        seen, dropped = complete_rows(
-            y.values, X.values, ids=ids, grouped=grouped, group=" or ".join(["grouping factor", *others])
-        )
+        seen = complete(gaps, len(data))
+        dropped = dropped_rows(seen, gaps, ids)
         rows = data[seen] if dropped else data
         if w is not None:
             w = w.subset(seen)
@@ -263,7 +264,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         y_seen, X_seen = frozen(y.values[seen, 0]), frozen(X.values[seen])
         response = plain(sides(fixed)[0].strip("`"))
         own, made = tuple(rows.index.tolist()), FixedTerms.of(X.spec, rows)
-        return cls(formula, response, y_seen, X_seen, X.columns, own, random, dropped, made, w, mean)
+        common = (formula, response, y_seen, X_seen, X.columns, own, random, dropped, counts_of(gaps))
+        return cls(*common, made, w, mean)
 
     @property
     def weights(self) -> FloatArray | None:
@@ -289,6 +291,11 @@ class MixedDesign(ReadOnlyArrays, Described):
             If data lacks its variables, or it was given as an array.
         """
         return None if self.known_mean is None else self.known_mean.at(data)
+
+    @property
+    def rows_dropped(self) -> str:
+        """In words how many rows were dropped, and how many values each column lacks."""
+        return rows_dropped(self.dropped, self.missing)
 
     @property
     def described(self) -> str:
@@ -327,7 +334,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         random = "; ".join(term._description for term in self.random)
         return (
             f"MixedDesign({len(self.y)} observations of {self.response}; fixed: {listed(self.columns)}; "
-            f"random: {random or 'none'}; {self._known}{len(self.dropped)} rows dropped)"
+            f"random: {random or 'none'}; {self._known}{self.rows_dropped})"
         )
 
     @property
@@ -341,7 +348,7 @@ class MixedDesign(ReadOnlyArrays, Described):
             "observations": len(self.y),
             "fixed effects": listed(self.columns),
             "random terms": "; ".join(term._description for term in self.random) or "none",
-            "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
+            "rows": self.rows_dropped + (f": {listed(self.dropped)}" if self.dropped else ""),
         }
 
 
