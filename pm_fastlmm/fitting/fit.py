@@ -273,7 +273,9 @@ class VarianceFit(VarianceInference, PartOfModel):
         -------
         DataFrame, or a dict of them
             By level, of a term with columns by level and column: blup, se, lower, upper, reliability, accuracy. The
-            last two are NaN where the variance of the effect is 0.
+            last two are NaN where the variance of the effect is 0. A term with a labelled K has
+            all labels of K, those without rows at the end; it and a FastLMM of individuals have a column `records`, the
+            number of rows of each.
 
         Raises
         ------
