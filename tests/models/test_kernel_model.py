@@ -133,7 +133,7 @@ def test_missing_rows_are_dropped_counted_and_named():
     reference = flmm.kernel_model(y[keep], X[keep], W=W[keep])
     holes_y, holes_X = y.copy(), X.copy()
     holes_y[[3, 11]], holes_X[[11, 20], 1] = np.nan, np.nan
-    with pytest.warns(UserWarning, match=r"3 of 24 rows dropped, with a missing y or X: 3, 11, 20"):
+    with pytest.warns(UserWarning, match=r"3 of 24 rows dropped, with missing values [(]y 2, x1 2[)]: 3, 11, 20"):
         model = flmm.kernel_model(holes_y, holes_X, W @ W.T)
     same_model(model, reference)
     ids = [f"id{i}" for i in range(24)]
@@ -260,10 +260,15 @@ def test_a_fit_prints_the_formula_of_the_model():
     fit = flmm.find_reml(model, progressbar=False)
     assert first(fit) == ["REML fit of Yield ~ x + I(x^2) + u, u ~ N(0, σ²WWᵀ)", "30 observations"]
     records = flmm.kernel_model("Yield ~ x", data=data, K=K, individual="Batch")
-    repeated = ["REML fit of y ~ x + u, u ~ N(0, σ²K)", "30 observations, 7 levels of individual"]
+    repeated = ["REML fit of Yield ~ x + u, u ~ N(0, σ²K)", "30 observations, 7 levels of individual"]
     assert first(flmm.find_reml(records, progressbar=False)) == repeated
     design = flmm.Design.from_formula("Yield ~ x", data, K=K, individual="Batch")
     assert first(flmm.reml(design.spectrum(), design.y)) == repeated
     assert first(flmm.reml(design.spectrum().subset(np.arange(29)), design.y[:29]))[0] == repeated[0]
+    assert first(flmm.reml(design.spectrum(), -design.y))[0].startswith("REML fit of y ~")  # of another response
+    named = pd.Series(-design.y, design.ids, name="loss")
+    assert first(flmm.reml(design.spectrum(), named))[0].startswith("REML fit of loss ~")
+    both = flmm.reml(design.spectrum(), pd.DataFrame({"gain": design.y, "loss": -design.y}, design.ids))
+    assert first(both.response("loss"))[0].startswith("REML fit of loss ~")
     of_arrays = flmm.kernel_model(data["Yield"], np.ones((30, 1)), W=W)
-    assert first(flmm.find_reml(of_arrays, progressbar=False))[0] == "REML fit of y ~ N(Xβ, σ²(K + δI))"
+    assert first(flmm.find_reml(of_arrays, progressbar=False))[0] == "REML fit of Yield ~ N(Xβ, σ²(K + δI))"
