@@ -262,7 +262,13 @@ def two_nodes(data, exact):
     return model
 
 
-@pytest.mark.usefixtures("as_written")
+@pytest.fixture
+def few_points(monkeypatch):
+    """The seed is a search of a few points, where the draws are not compared with a posterior."""
+    monkeypatch.setattr(seed, "_POINTS", 256)
+
+
+@pytest.mark.usefixtures("as_written", "few_points")
 def test_one_of_two_nodes_seeds_and_both_are_reported(two_nodes):
     tree = flmm.sample(20, tune=20, model=two_nodes, var_name="second", random_seed=2, **QUIET)
     posterior = tree.posterior
@@ -344,7 +350,7 @@ def test_a_seed_that_fails_warns_and_falls_back(data, reaches):
     assert "y_sigma2" in tree.posterior
 
 
-@pytest.mark.usefixtures("as_written")
+@pytest.mark.usefixtures("as_written", "few_points")
 @pytest.mark.parametrize("other", [False, True], ids=["the node alone", "beside another variable"])
 def test_the_log_posterior_is_compiled_once_for_the_seed_and_for_nuts(other, data, exact, monkeypatch):
     with pm.Model() as model:
