@@ -39,8 +39,8 @@ def pedigree(
 ) -> pd.DataFrame:
     r"""Numerator relationship matrix A of a pedigree, inbreeding included.
 
-    Parents first, Henderson's rules fill A row by row: :math:`A_{ij} = (A_{j,s_i} + A_{j,d_i})/2` for j before i and
-    :math:`A_{ii} = 1 + A_{s_i,d_i}/2`, with sire s and dam d; an unknown parent contributes 0.
+    :math:`A_{ij} = (A_{j,s_i} + A_{j,d_i})/2` for j that does not descend from i and :math:`A_{ii} = 1 +
+    A_{s_i,d_i}/2`, with sire s and dam d; an unknown parent contributes 0.
 
     Parameters
     ----------
@@ -79,6 +79,10 @@ def pedigree(
     UserWarning
         If a parent without a row has most of the individuals that have no other ancestors, or is the dam of most whose
         dam is unknown or without a row (the sire likewise): it may be a code.
+
+    See Also
+    --------
+    Pedigree : The same of a million individuals, by the sparse inverse of A.
 
     References
     ----------
@@ -261,6 +265,10 @@ def phylogeny(
         repeated or unknown, or a matrix is not symmetric, non-negative and positive semi-definite.
     TypeError
         If `tree` is another kind of object.
+
+    See Also
+    --------
+    Tree : The same of tips and inner nodes, by the sparse inverse of their covariance.
 
     References
     ----------
