@@ -34,6 +34,8 @@ def parents_first(parents: IntArray) -> tuple[IntArray, IntArray]:
     The loop goes from parent to offspring, beginning with its first member. It is empty where there is none; where
     there is one, the order ends before it.
     """
+    if (own := np.flatnonzero((parents == np.arange(len(parents))[:, None]).any(axis=1))).size:
+        return own[:0], own[:1]
     order, stack, depth, again = _parents_first(np.ascontiguousarray(parents))
     if again < 0:
         return order, order[:0]

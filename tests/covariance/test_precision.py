@@ -118,6 +118,23 @@ def test_offspring_of_a_selfed_line_without_variance_are_refused_and_have_relati
     assert cov.pedigree(ids, parents, parents).iloc[-1, -1] == 2
 
 
+@pytest.mark.parametrize(
+    ("sire", "dam", "loop"),
+    [
+        ([None, "b", "d", "c"], [None] * 4, "'b' → 'b'"),  # the shortest loop, where there are several
+        (["b", "c", "a", None], ["d", "d", "d", None], "'a' → 'c' → 'b' → 'a'"),
+    ],
+)
+def test_a_loop_is_named_from_parent_to_offspring(sire, dam, loop):
+    with pytest.raises(ValueError, match=rf"The pedigree has a loop, {loop} \(parent → offspring\): correct one"):
+        cov.Pedigree(list("abcd"), sire, dam)
+
+
+def test_an_unlisted_parent_that_is_sire_and_dam_is_refused():
+    with pytest.raises(ValueError, match=r"Parent 'wild' is sire and dam but has no row of its own, as a code of"):
+        cov.Pedigree(["a", "b", "c"], ["wild", "wild", "a"], ["x", "b0", "wild"])
+
+
 def test_ids_that_are_not_in_the_pedigree_are_refused():
     ped = cov.Pedigree(["a", "b"], [None, "a"], [None, None])
     with pytest.raises(ValueError, match=r"ids 'c', 'A' are not in the pedigree: correct or drop them. 'A' and 'a' d"):
