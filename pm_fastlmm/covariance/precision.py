@@ -11,6 +11,7 @@ from scipy.sparse import csc_array, issparse
 from pm_fastlmm.base.arrays import FloatArray, frozen, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
+from pm_fastlmm.base.memory import require_memory
 from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.distinct import Keys, keys_of, objects, read_column
 from pm_fastlmm.covariance.ids import Labels, read_index
@@ -228,6 +229,8 @@ def _read(Q: Any, labels: Labels | None) -> tuple[pd.Index, SparseMatrix]:
 def _factor(Q: SparseMatrix, labels: Sequence[Hashable]) -> Factor:
     """Return the Cholesky factor of Q, whose pivots must be positive by more than rounding."""
     analysis = Analysis.of(Q)
+    what = f"The Cholesky factor of Q, of {analysis.n} effects,"
+    require_memory(8.0 * analysis.stored, what, "it fills in too much; leave out effects that are not needed.")
     own = analysis.entries(Q)
     values = np.zeros(analysis.size)
     values[own.place] = own.value

@@ -150,6 +150,8 @@ def test_a_dense_matrix_that_does_not_fit_is_refused_before_it_is_made(monkeypat
         with pytest.raises(ValueError, match=message):
             call()
     assert ped.dense([3, 4]).shape == (2, 2)
+    with pytest.raises(ValueError, match=r"The Cholesky factor of Q, of 20 effects, needs .*: it fills in too much"):
+        cov.Precision(np.eye(20) + 1, range(20))
 
 
 WAYS = {
@@ -254,6 +256,7 @@ def test_trees_of_a_nexus_file_are_chosen_by_name_and_translated():
     first = cov.Tree(NEXUS, name="first")
     assert first.tips == ("A", "B b", "Homo_sapiens")
     assert_array_equal(first.dense(), [[2, 1, 0], [1, 2, 0], [0, 0, 2]])
+    pd.testing.assert_frame_equal(cov.phylogeny(NEXUS, name="first"), first.dense())
     second = cov.Tree(NEXUS, name="the second", root="A")
     assert_allclose(second.dense(), [[0.5, 0, 0], [0, 2.5, 0.5], [0, 0.5, 3.5]])
     with pytest.raises(ValueError, match=r"3 trees, 'first', 'the second', 'third': say which by name=, such as"):
