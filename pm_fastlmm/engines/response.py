@@ -2,8 +2,6 @@
 
 from typing import NamedTuple, Self
 
-import numpy as np
-
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated
@@ -37,5 +35,5 @@ class Response(NamedTuple):
         """Read one response; it is whole where its rows were kept and K has no null space."""
         s, y = rotated.spectrum, None
         if s.rotation is not None and not s.nullity and s.projection.reflectors is not None:
-            y = np.asarray(s.projection.Q1 @ rotated.y1 + s.basis @ rotated.z)
-        return cls(s.n, float(rotated.norm2) + float(rotated.y1 @ rotated.y1), y, True, s.projection)
+            y = s.lift(rotated.y1, rotated.z)
+        return cls(s.n, float(rotated.norm2) + float(rotated.y1 @ rotated.y1), y, True, s.design)

@@ -28,6 +28,7 @@ from pm_fastlmm.base.remedies import selection
 from pm_fastlmm.spectrum.individuals import read_individual
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Spectrum
+from pm_fastlmm.spectrum.weights import require_weights
 
 _LABELLED = {"K": "DataFrame", "W": "DataFrame", "individual": "Series"}
 
@@ -59,6 +60,8 @@ class Design(ReadOnlyArrays, Described):
         The right-hand side of the formula that X was made from.
     fixed : FixedTerms or None
         What X was made from, where that is a formula.
+    weights : (n,) array or None
+        Prior weights, Var(e_i) = σ²_e/w_i.
 
     Examples
     --------
@@ -88,19 +91,24 @@ class Design(ReadOnlyArrays, Described):
     individuals: Ids | None = None
     formula: str | None = None
     fixed: Any = None
+    weights: FloatArray | None = None
 
     @classmethod
-    def from_arrays(cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None, individual: Any = None) -> Self:
+    def from_arrays(
+        cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None, individual: Any = None, weights: Any = None
+    ) -> Self:
         """
         Align arrays, Series and DataFrames by their ids, and drop the rows in which y or X is missing.
 
         With `individual`, one label for each row, K or W is of individuals that have repeated records: row i is a
-        record of individual[i]. Rows in which it is missing are dropped too.
+        record of individual[i]. Rows in which it is missing are dropped too. So are those in which `weights`, prior
+        weights of the rows, are missing.
 
         Raises
         ------
         ValueError
-            If lengths or ids do not fit, K or W has missing values, or not exactly one of K and W is given.
+            If lengths or ids do not fit, K or W has missing values, a weight is not positive, or not exactly one of K
+            and W is given.
         """
         kernel, kernel_name = _read_kernel(K, W)
         rows, rows_name = kernel, kernel_name
@@ -109,7 +117,8 @@ class Design(ReadOnlyArrays, Described):
         n = rows.values.shape[0]
         response = read(y, "y", ndim=(1, 2))
         design = None if X is None else read(X, "X", ndim=(1, 2))
-        reference_name, ids = common_ids(**{rows_name: rows, "y": response, "X": design})
+        own = None if weights is None else read(weights, "weights", ndim=(1,))
+        reference_name, ids = common_ids(**{rows_name: rows, "y": response, "X": design, "weights": own})
         if rows.ids is None and design is not None and {design.ids, response.ids} - {None, ids}:
             raise ValueError(
                 f"{rows_name} has no ids, and y and X have different ones or another order: "
@@ -129,28 +138,40 @@ class Design(ReadOnlyArrays, Described):
         coef = given or tuple(f"x{j}" for j in range(M.shape[1]))
         K_or_W, is_factor = kernel.values, kernel_name == "W"
         place = None if individual is None else rows.values
-        grouped = None if place is None else np.isfinite(place)
-        seen, dropped = complete_rows(Y, M, ids=ids, grouped=grouped, group="individual")
+        w = None if own is None else in_order(own, "weights")
+        needed = {"individual": place, "weight": w}
+        grouped = [~np.isnan(values) for values in needed.values() if values is not None]
+        seen, dropped = complete_rows(
+            Y, M, ids=ids, grouped=np.all(grouped, axis=0) if grouped else None,
+            group=" or ".join(name for name, values in needed.items() if values is not None),
+        )  # fmt: skip
         if dropped:
-            Y, M = Y[seen], M[seen]
+            Y, M, w = Y[seen], M[seen], None if w is None else w[seen]
             if place is None:
                 K_or_W = K_or_W[seen] if is_factor else K_or_W[np.ix_(seen, seen)]
             else:
                 place = place[seen]
             ids = None if ids is None else tuple(i for i, keep in zip(ids, seen, strict=True) if keep)
         names = response.names if Y.ndim == 2 else None
-        common = (frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, ids, dropped)
-        return cls(*common) if place is None else cls(*common, place.astype(np.intp), kernel.ids)
+        if w is not None:
+            require_weights(w, ids)
+            w = frozen(w.copy())
+        of, individuals = (None, None) if place is None else (place.astype(np.intp), kernel.ids)
+        return cls(
+            frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, ids, dropped, individual=of,
+            individuals=individuals, weights=w,
+        )  # fmt: skip
 
     @classmethod
     def from_formula(
-        cls, formula: str, data: pd.DataFrame, *, K: Any = None, W: Any = None, individual: Any = None
-    ) -> Self:
+        cls, formula: str, data: pd.DataFrame, *, K: Any = None, W: Any = None, individual: Any = None,
+        weights: Any = None,
+    ) -> Self:  # fmt: skip
         """
         Read y and X from a formula and a table, whose index holds the ids.
 
         Formulas are Wilkinson's, written as in R or in formulaic: "height ~ sex + factor(year) + I(age^2)".
-        `individual`, as in `from_arrays`, may be the name of a column.
+        `individual` and `weights`, as in `from_arrays`, may be names of columns.
 
         Raises
         ------
@@ -160,6 +181,7 @@ class Design(ReadOnlyArrays, Described):
         from pm_fastlmm.models.fixed_terms import FixedTerms  # formulaic takes a tenth of a second, arrays need none
         from pm_fastlmm.models.formula import fixed_effects
         from pm_fastlmm.models.formulas.bars import split_formula
+        from pm_fastlmm.models.known_rows import Column
 
         fixed, random = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
         if random:
@@ -175,21 +197,29 @@ class Design(ReadOnlyArrays, Described):
                     f"individual={individual!r} is not among the columns {', '.join(map(str, data.columns))}."
                 )
             individual = data[individual]
-        made = cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W, individual=individual)
+        if (column := Column.read(weights, data, "weights")) is not None:
+            weights = pd.Series(column.values, index=data.index)
+        response = y.iloc[:, 0] if y.shape[1] == 1 else y
+        made = cls.from_arrays(response, X, K=K, W=W, individual=individual, weights=weights)
         rows = data.loc[list(made.ids)] if made.ids is not None else data
         return replace(made, fixed=FixedTerms.of(encoded[1].spec, rows), formula=formula.partition("~")[2].strip())
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
-        """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""
+        """Factor the kernel, with its weights, and X projected out; `rtol` as in `Spectrum.from_covariance`."""
         X, ids, rows = Labelled(self.X, self.ids, self.columns), self.ids, None
         if self.individual is not None:
             ids, rows = self.individuals, Labelled(self.individual.astype(float), self.ids, None)
         kernel = Labelled(self.kernel, ids, None)
+        known = {
+            "individual": rows,
+            "weights": None if self.weights is None else Labelled(self.weights, self.ids, None),
+        }
         if self.kernel_is_factor:
-            spectrum = Spectrum.from_factor(kernel, X, individual=rows)
+            spectrum = Spectrum.from_factor(kernel, X, **known)
         else:
-            spectrum = Spectrum.from_covariance(kernel, X, individual=rows, rtol=rtol)
-        return replace(spectrum, projection=spectrum.projection.made_from(self.fixed), formula=self.formula)
+            spectrum = Spectrum.from_covariance(kernel, X, rtol=rtol, **known)
+        fixed = self.fixed
+        return replace(spectrum.with_projections(lambda part: part.made_from(fixed)), formula=self.formula)
 
     @property
     def coef(self) -> tuple[str, ...]:

@@ -67,7 +67,8 @@ class KernelAtTheta(AtTheta):
     def with_given_effects(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
         """Draw responses with new residuals around the fitted values, (draws, n)."""
         mean = np.asarray(self.fitted(conditional=True))
-        return np.asarray(mean + np.sqrt(self.fit.sigma2_e) * rng.standard_normal((n_draws, len(mean))))
+        noise = self.fit.spectrum.weights.unscaled(rng.standard_normal((n_draws, len(mean))))
+        return np.asarray(mean + np.sqrt(self.fit.sigma2_e) * noise)
 
 
 def _series(values: Any, name: str) -> pd.Series:
