@@ -331,6 +331,54 @@ WEIGHTED = TERMS | {
 }  # fmt: skip
 
 
+def weighted_kernel(**treatment):
+    """FastLMM of a factor, whose spectrum has weights."""
+    g, e = positive("g", "e")
+    spectrum = flmm.Spectrum.from_factor(W[:N] / 3, X, weights=PRIOR_WEIGHTS)
+    flmm.FastLMM("y", spectrum=spectrum, sigma2_g=g, sigma2_e=e, observed=KERNEL_Y, **treatment)
+
+
+def weighted_full_kernel():
+    """FastLMM of a covariance, whose spectrum has weights, in h2 and total."""
+    spectrum = flmm.Spectrum.from_covariance(FULL, X, weights=PRIOR_WEIGHTS)
+    h2, total = pm.Beta("h2", 1, 1), pm.HalfNormal("total", 4)
+    flmm.FastLMM("y", spectrum=spectrum, h2=h2, total=total, observed=FULL_Y)
+
+
+def weighted_kernel_derived(v, kernel=K):
+    """What a FastLMM adds: shares of an observation of mean weight."""
+    g, e, w = v["g"], v["e"], PRIOR_WEIGHTS
+    kbar, root = (w * np.diag(kernel)).sum() / w.sum(), np.sqrt(w)[:, None]
+    M = np.eye(N) - root * X @ np.linalg.pinv(root * X)
+    lbar = np.trace(M @ (root * kernel * root.T) @ M) / (N - 2)
+    h2 = kbar * g / (kbar * g + e / w.mean())
+    return {"sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g, "h2": h2, "pve": lbar * g / (lbar * g + e)}
+
+
+def of_total(v):
+    """Return the two variances of the full kernel from h2 and total."""
+    kbar = (PRIOR_WEIGHTS * np.diag(FULL)).sum() / PRIOR_WEIGHTS.sum()
+    g, e = v["h2"] * v["total"] / kbar, (1 - v["h2"]) * v["total"] * PRIOR_WEIGHTS.mean()
+    return {"g": g, "e": e}
+
+
+def weighted_noise(v):
+    """Return the covariance of e."""
+    return v["e"] * np.diag(1 / PRIOR_WEIGHTS)
+
+
+WEIGHTED_KERNEL = KERNEL | {
+    "V": lambda v: v["g"] * K + weighted_noise(v), "noise": weighted_noise, "derived": weighted_kernel_derived,
+    "new_noise": lambda v: v["e"] * np.eye(M),
+}  # fmt: skip
+WEIGHTED_FULL = {
+    "y": FULL_Y, "values": {"h2": 0.6, "total": 2.5}, "noise": lambda v: weighted_noise(of_total(v)),
+    "V": lambda v: of_total(v)["g"] * FULL + weighted_noise(of_total(v)),
+    "effects": lambda v: ({"u": N}, of_total(v)["g"] * FULL, of_total(v)["g"] * FULL),
+    "derived": lambda v: weighted_kernel_derived(of_total(v), FULL),
+}  # fmt: skip
+
+
 # ---------------------------------------------------------------- a lengthscale
 
 
@@ -494,6 +542,14 @@ CASES = [
         derived=kernel_derived,
         new=(KERNEL["new"][0], lambda v: [KERNEL["new"][1]({"g": g}) for g in v["g"]]),
     ),
+    Case("spectral, weighted", weighted_kernel, gives=AFTER | ROWS | EFFECTS | OF_TERMS, **WEIGHTED_KERNEL),
+    Case("spectral, weighted, full rank", weighted_full_kernel, gives=AFTER | ROWS | EFFECTS - {"new rows"} | {"blup"},
+         **WEIGHTED_FULL),
+    Case("spectral, weighted, explicit", lambda: weighted_kernel(**EXPLICIT, mu=SHIFT),
+         gives=ROWS | EFFECTS - {"new rows"}, known={"mu": SHIFT, "b": B_MEAN, "B": np.zeros((2, 2))},
+         **WEIGHTED_KERNEL | {"new": None}),
+    Case("spectral, weighted, Gaussian", lambda: weighted_kernel(**GAUSSIAN), gives=ROWS | EFFECTS,
+         known={"b": B_MEAN, "B": B_COV}, **WEIGHTED_KERNEL),
     Case("structured", terms, gives=AFTER | ROWS | EFFECTS | OF_TERMS, **TERMS),
     Case("structured, explicit", lambda: terms(**EXPLICIT), gives=AFTER | ROWS | EFFECTS | OF_TERMS,
          known={"b": B_MEAN, "B": np.zeros((2, 2))}, **TERMS),
