@@ -98,7 +98,7 @@ class PriorWeights(NamedTuple):
 
     def same(self, other: "PriorWeights") -> bool:
         """Return whether other weights are the same."""
-        return bool(np.array_equal(self.values, other.values))
+        return bool(np.all(self.values == other.values))
 
 
 UNWEIGHTED = PriorWeights()

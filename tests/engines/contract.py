@@ -405,6 +405,16 @@ def lengthscale_V(v):
     return v["g"] * matern52(TIME, TIME, v["ell"]) + v["e"] * np.eye(N)
 
 
+def weighted_lengthscale():
+    """LengthscaleLMM of a Matérn kernel with weights."""
+    ell, (g, e) = pm.Uniform("ell", 0.1, 1.0), positive("g", "e")
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(
+        TIME, "matern52", lengthscale=(0.1, 1.0), X=X, delta=(1e-3, 1e2), tolerance=1e-7, progressbar=False,
+        weights=PRIOR_WEIGHTS,
+    )  # fmt: skip
+    flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=LENGTHSCALE_Y)
+
+
 def lengthscale_effects(v):
     """Return covariances of u."""
     u = v["g"] * matern52(TIME, TIME, v["ell"])
@@ -420,6 +430,18 @@ def lengthscale_derived(v):
     """Return what a LengthscaleLMM adds."""
     g, e = v["g"], v["e"]
     return {"lengthscale": v["ell"], "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g, "h2": g / (g + e)}
+
+
+LENGTHSCALE = {
+    "y": LENGTHSCALE_Y, "V": lengthscale_V, "values": {"ell": 0.35, "g": 1.4, "e": 0.3},
+    "noise": lambda v: v["e"] * np.eye(N), "effects": lengthscale_effects, "derived": lengthscale_derived,
+    "tolerance": 1e-5,
+}  # fmt: skip
+WEIGHTED_LENGTHSCALE = LENGTHSCALE | {
+    "V": lambda v: lengthscale_V(v) + weighted_noise(v) - v["e"] * np.eye(N), "noise": weighted_noise,
+    "new_noise": lambda v: v["e"] * np.eye(M),
+    "derived": lambda v: lengthscale_derived(v) | {"h2": v["g"] / (v["g"] + v["e"] / PRIOR_WEIGHTS.mean())},
+}  # fmt: skip
 
 
 def new_points():
@@ -575,11 +597,9 @@ CASES = [
         effects=lambda v: ({"g": 5}, v["v"] * Z.T, v["v"] * np.eye(5)),
         new=({"X_new": X_NEW, "Z_new": {"g": [0, 3, 99]}}, one_term_new), derived=weighted_derived,
     ),
-    Case(
-        "lengthscale", lengthscale, gives=AFTER | ROWS | EFFECTS, y=LENGTHSCALE_Y, V=lengthscale_V,
-        values={"ell": 0.35, "g": 1.4, "e": 0.3}, noise=lambda v: v["e"] * np.eye(N), effects=lengthscale_effects,
-        new=(new_points(), lengthscale_new), derived=lengthscale_derived, tolerance=1e-5,
-    ),
+    Case("lengthscale", lengthscale, gives=AFTER | ROWS | EFFECTS, new=(new_points(), lengthscale_new), **LENGTHSCALE),
+    Case("lengthscale, weighted", weighted_lengthscale, gives=AFTER | ROWS | EFFECTS,
+         new=(new_points(), lengthscale_new), **WEIGHTED_LENGTHSCALE),
     Case("dense", dense, gives=AFTER | ROWS | {"new"}, **DENSE),
     Case("dense, explicit", lambda: dense(**EXPLICIT, mu=SHIFT), gives=AFTER | ROWS | {"new"},
          known={"mu": SHIFT, "b": B_MEAN, "B": np.zeros((2, 2))}, **DENSE),

@@ -114,8 +114,7 @@ def _parametrise(
     refuse_unknown(
         "FastLMM", kwargs,
         "X, K and prior weights are in the spectrum; the variances are one of (sigma2, delta), (sigma2_g, sigma2_e), "
-        "(h2, total); "
-        "β is beta=, or beta_mean= and beta_cov=",
+        "(h2, total); β is beta=, or beta_mean= and beta_cov=",
     )  # fmt: skip
     given = isinstance(observed, Rotated)
     if given and mu is not None:
