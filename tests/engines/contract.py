@@ -502,6 +502,27 @@ def fourier():
     flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=g, sigma2_e=e)
 
 
+def weighted_fourier():
+    """FourierLMM of rows with weights."""
+    ell, (g, e) = pm.Uniform("ell", 0.2, 0.8), positive("g", "e")
+    statistics = flmm.FourierStatistics.from_arrays(BASIS, TIME, FOURIER_Y, X, PRIOR_WEIGHTS)
+    flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=g, sigma2_e=e, tolerance=1e-6)
+
+
+FOURIER = {
+    "values": {"ell": 0.35, "g": 1.4, "e": 0.3}, "V": fourier_V, "y": FOURIER_Y, "tolerance": 1e-6,
+    "noise": lambda v: v["e"] * np.eye(N), "derived": lambda v: {"delta": v["e"] / v["g"]},
+    "effects": lambda v: ({"weights": BASIS.size}, scaled(v)[:, None] * FEATURES.T, np.diag(scaled(v))),
+    "new": ({"x_new": TIME_NEW, "X_new": X_NEW},
+            lambda v: tuple(FEATURES_NEW * scaled(v) @ other.T for other in (FEATURES, FEATURES_NEW))),
+    "rows": {"rows": (TIME, FOURIER_Y, X)},
+}  # fmt: skip
+WEIGHTED_FOURIER = FOURIER | {
+    "V": lambda v: fourier_V(v) + weighted_noise(v) - v["e"] * np.eye(N), "noise": weighted_noise,
+    "new_noise": lambda v: v["e"] * np.eye(M), "rows": {"rows": (TIME, FOURIER_Y, X, PRIOR_WEIGHTS)},
+}  # fmt: skip
+
+
 # ---------------------------------------------------------------- the toys
 
 
@@ -605,14 +626,10 @@ CASES = [
          known={"mu": SHIFT, "b": B_MEAN, "B": np.zeros((2, 2))}, **DENSE),
     Case("dense, Gaussian", lambda: dense(**GAUSSIAN), gives=AFTER - {"simulate"} | ROWS | {"new"},
          known={"b": B_MEAN, "B": B_COV}, **DENSE),
-    Case(
-        "fourier", fourier, gives=FIT | ROWS | {"compare_fits", "recover", "new rows", "fit.predict", "function"},
-        values={"ell": 0.35, "g": 1.4, "e": 0.3}, V=fourier_V, y=FOURIER_Y, noise=lambda v: v["e"] * np.eye(N),
-        effects=lambda v: ({"weights": BASIS.size}, scaled(v)[:, None] * FEATURES.T, np.diag(scaled(v))),
-        new=({"x_new": TIME_NEW, "X_new": X_NEW},
-             lambda v: tuple(FEATURES_NEW * scaled(v) @ other.T for other in (FEATURES, FEATURES_NEW))),
-        derived=lambda v: {"delta": v["e"] / v["g"]}, rows={"rows": (TIME, FOURIER_Y, X)}, tolerance=1e-6,
-    ),
+    Case("fourier", fourier, gives=FIT | ROWS | {"compare_fits", "recover", "new rows", "fit.predict", "function"},
+         **FOURIER),
+    Case("fourier, weighted", weighted_fourier, **WEIGHTED_FOURIER,
+         gives=FIT | ROWS | {"compare_fits", "recover", "new rows", "fit.predict", "function"}),
     Case(
         "toy, Gaussian", weighted, gives=AFTER | ROWS | {"new"}, values={"g": 1.3, "e": 0.8}, y=WEIGHTED_Y,
         V=lambda v: v["g"] * K + v["e"] * np.diag(WEIGHTS),

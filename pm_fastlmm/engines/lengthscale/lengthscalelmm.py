@@ -150,6 +150,8 @@ def _parametrise(
         "LengthscaleLMM", kwargs,
         "X, weights and the kernel are in the spectrum; it takes lengthscale and one of (sigma2, delta), "
         "(sigma2_g, sigma2_e), (h2, total); β has a flat prior",
+        weights="they are in the spectrum, flmm.LengthscaleSpectrum.from_coordinates(x, kernel, lengthscale=(low, "
+        "high), weights=w).",
     )  # fmt: skip
     carried = {"treatment": "flat", "projection": spectrum.projection, "spectrum": spectrum}
     return [ell, g, e], {"kind": LengthscaleRV, "carried": carried, **kwargs}

@@ -64,6 +64,10 @@ class KernelAtTheta(AtTheta):
         found = self.fit.predict(X_new, **kernel, effects="population" if population else "given")
         return found if given else replace(found, mean=found.mean + self.known_mean())
 
+    def residual_sd(self) -> Any:
+        """Return the standard deviation of e, (n,) with prior weights."""
+        return np.sqrt(self.fit.sigma2_e / self.fit.spectrum.weights.values)
+
     def with_given_effects(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
         """Draw responses with new residuals around the fitted values, (draws, n)."""
         mean = np.asarray(self.fitted(conditional=True))

@@ -115,6 +115,8 @@ def _parametrise(
         "FastLMM", kwargs,
         "X, K and prior weights are in the spectrum; the variances are one of (sigma2, delta), (sigma2_g, sigma2_e), "
         "(h2, total); β is beta=, or beta_mean= and beta_cov=",
+        weights="they are in the spectrum, which is that of rows times √w: flmm.Spectrum.from_covariance(K, X, "
+        "weights=w) or .from_factor(W, X, weights=w).",
     )  # fmt: skip
     given = isinstance(observed, Rotated)
     if given and mu is not None:

@@ -18,7 +18,7 @@ from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.kernel.effects.effects import Prediction
 from pm_fastlmm.kernel.effects.table import effect_table
-from pm_fastlmm.kernel.likelihood.leave_out import Precision, ScaledPrecision
+from pm_fastlmm.kernel.likelihood.leave_out import Precision, of_data
 
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time
 
@@ -133,8 +133,7 @@ class TermsAtTheta(AtTheta):
     def precision(self, residual: FloatArray) -> Precision:
         """Return P and Py."""
         weights = self.state.products.weights
-        found = MixedPrecision.of(self.state, weights.scaled(residual))
-        return found if weights.root is None else ScaledPrecision(found, weights.root)
+        return of_data(MixedPrecision.of(self.state, weights.scaled(residual)), weights.root)
 
     def replicates(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
         """Draw responses with new effects and residuals, (draws, n)."""

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from pm_fastlmm.base.arrays import EPS, FloatArray
-from pm_fastlmm.kernel.likelihood.leave_out import Precision, Rows, ScaledPrecision
+from pm_fastlmm.kernel.likelihood.leave_out import Precision, Rows, of_data
 from pm_fastlmm.kernel.likelihood.spectral import corner, variances, weighted_sum
 from pm_fastlmm.spectrum.spectrum import Spectrum
 
@@ -77,8 +77,7 @@ class SpectralRows:
             along, white = self._along_X(z, d, sigma2_g, sigma2_e, beta)
             weighted += np.matmul(white[:, None, :], along)[:, 0]
             diagonal += (along**2).sum(1)
-        found, root = SpectralPrecision(self, weighted, diagonal, 1 / d, sigma2_e, along), s.weights.root
-        return found if root is None else ScaledPrecision(found, root)
+        return of_data(SpectralPrecision(self, weighted, diagonal, 1 / d, sigma2_e, along), s.weights.root)
 
     def _along_X(
         self, z: FloatArray, d: FloatArray, g: FloatArray, e: FloatArray, beta: Coefficients
