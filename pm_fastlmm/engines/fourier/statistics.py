@@ -342,7 +342,8 @@ class FourierStatistics(AdditiveStatistics):
         columns, basis = Columns(coef, coordinates, None), basis.named(coordinates)
         frame = Frame(frozen(arrays["transform"]), frozen(arrays["offset"]))
         toeplitz, modes, gram = (frozen(arrays[name]) for name in _ARRAYS)
-        sums = toeplitz, modes, gram, about["weight"], about["log_root"]
+        # one that was stored before there were weights has none
+        sums = toeplitz, modes, gram, about.get("weight", float(about["n"])), about.get("log_root", 0.0)
         return cls(about["n"], about["dropped"], columns, basis, frame, *sums)
 
     def _shown(self) -> str:

@@ -71,12 +71,11 @@ class StructuredRV(LMMRV):
         """Return the log-density."""
         mu, b, B, theta = params
         products = self.products
-        R, residual = pt.constant(products.projection.R), products.weights.scaled(value - mu)
+        R = pt.constant(products.projection.R)
         if self.spectrum is not None:  # σ²(K + δI), in the rotated coordinates as `FastLMM` has it
             L = pt.zeros_like(R) if B.type.shape == (0, 0) else covariance_root(B)
-            logp = spectral_logp(self.spectrum, self.treatment, residual, 0.0, b, L, theta[0], theta[1])
-            return logp + products.weights.logdet
-        within, between, rss, y1, rows = ResponseStatistics(products)(residual)
+            return spectral_logp(self.spectrum, self.treatment, value, mu, b, L, theta[0], theta[1])
+        within, between, rss, y1, rows = ResponseStatistics(products)(products.weights.scaled(value - mu))
         d = pt.zeros(0)
         if not products.flat:  # y₂ + Q₁d, d = Q₁ᵀy - Rb
             d = y1 - times(R, b)
@@ -228,23 +227,24 @@ def _carried(
     theta = Theta.of_terms(terms)
     return {"treatment": treatment, "terms": tuple(terms), "theta": theta,
             "products": products, "projection": projection, "ids": ids, "design": design,
-            "spectrum": _spectrum(theta, blocks[: len(terms)], scaled) if rows is None else None}  # fmt: skip
+            "spectrum": _spectrum(theta, blocks[0], projection, weights) if rows is None else None}  # fmt: skip
 
 
-def _spectrum(theta: Theta, blocks: list[EffectBlock], projection: Projection) -> Spectrum | None:
+def _spectrum(theta: Theta, block: EffectBlock, projection: Projection, weights: PriorWeights) -> Spectrum | None:
     """
     Return the spectrum of K = ZZᵀ if the terms are σ²(K + δI), and K is worth an eigendecomposition.
 
     A grouping factor alone is eliminated at the cost of its levels, which the spectral engine does not beat when they
     are many; a known K costs the cube of its order in each evaluation unless it is diagonalised once.
     """
-    if theta.names != (theta.names[0], RESIDUAL) or blocks[0].width > 1 or len(theta.blocks[0].parameters) != 1:
+    if theta.names != (theta.names[0], RESIDUAL) or block.width > 1 or len(theta.blocks[0].parameters) != 1:
         return None
-    n, q = blocks[0].Z.shape
+    n, q = block.Z.shape
     if min(n, q) > _SPECTRUM_ORDER or n * q > _SPECTRUM_SIZE or projection.rank + 1 >= n:
         return None
     X = Labelled(projection.X, None, projection.coef) if projection.rank else None
-    return Spectrum.from_factor(blocks[0].Z.toarray(), X)
+    w = None if weights.root is None else weights.values
+    return Spectrum.from_factor(weights.unscaled_rows(block.Z.toarray()), X, weights=w)
 
 
 def _block(term: Term, weights: PriorWeights) -> EffectBlock:
