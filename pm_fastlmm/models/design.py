@@ -232,13 +232,22 @@ class Design(ReadOnlyArrays, Described):
         return f"Design({len(self.y)} observations, fixed effects: {effects}; {len(self.dropped)} rows dropped)"
 
     def _facts(self) -> dict[str, Any]:
-        return {
-            "observations": len(self.y),
-            "responses": 1 if self.responses is None else f"{len(self.responses)}: {listed(self.responses)}",
-            "fixed effects": listed(self.columns),
-            "kernel": f"{'W' if self.kernel_is_factor else 'K'}, {' × '.join(map(str, self.kernel.shape))}",
-            "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
-        } | ({} if self.individual is None else {"individuals": len(self.kernel)})
+        return (
+            {
+                "observations": len(self.y),
+                "responses": 1 if self.responses is None else f"{len(self.responses)}: {listed(self.responses)}",
+                "fixed effects": listed(self.columns),
+                "kernel": f"{'W' if self.kernel_is_factor else 'K'}, {' × '.join(map(str, self.kernel.shape))}",
+                "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
+            }
+            | ({} if self.individual is None else {"individuals": len(self.kernel)})
+            | self._weighted
+        )
+
+    @property
+    def _weighted(self) -> dict[str, str]:
+        w = self.weights
+        return {} if w is None else {"prior weights": f"{w.min():.6g} to {w.max():.6g}"}
 
 
 def complete_rows(

@@ -178,7 +178,7 @@ class Spectrum(ReadOnlyArrays, Described):
         ...     K, X, individual=who, weights=[4, 1, 1, 1, 4, 1]
         ... )
         >>> flmm.reml(weighted, records["y"]).blup().round(2).to_dict()
-        {'a': -0.67, 'b': 0.66, 'c': 0.33}
+        {'a': -0.65, 'b': 0.65, 'c': 0.32}
         """
         covariance = read_covariance(K)
         if individual is not None:

@@ -279,6 +279,13 @@ def test_one_fit_without_eigenvectors(n, method):
     assert_allclose(found.loglik, fit.loglik, rtol=1e-9)
 
 
+def test_intervals_by_replicates_are_those_of_the_unit():
+    fits = [flmm.reml(CASES["factor"][1](unit * WEIGHTS), Y) for unit in (1.0, 9.0)]
+    tables = [fit.intervals("bootstrap", n_boot=200, random_seed=1) for fit in fits]
+    for name, unit in {"h2": 1.0, "total": 1.0, "sigma2_e": 9.0}.items():
+        assert_allclose(tables[1].loc[name, "lower"], unit * tables[0].loc[name, "lower"], rtol=1e-5)
+
+
 # ---------------------------------------------------------------- posterior
 
 
@@ -324,6 +331,18 @@ def test_the_unit_of_weights_is_that_of_the_residual_variance_alone(prior):
         assert_allclose(other.quantile(name, 0.9), first.quantile(name, 0.9), rtol=1e-6)
     assert_allclose(other.mean("sigma2_e"), 9 * first.mean("sigma2_e"), rtol=1e-8)
     assert_allclose(other.beta()[1], first.beta()[1], rtol=1e-8)
+
+
+@pytest.mark.parametrize("treatment", [{}, {"beta_mean": np.ones(3), "beta_cov": np.eye(3)}])
+def test_the_density_of_a_statistic_is_that_of_y(case, treatment):
+    _, spectrum, *_ = case
+    found = []
+    for observed in (Y, spectrum.rotate(Y)):
+        with pm.Model() as model:
+            e = pm.HalfNormal("e")
+            flmm.FastLMM("y", spectrum=spectrum, sigma2_g=0.7, sigma2_e=e, observed=observed, **treatment)
+        found.append(model.compile_logp(sum=False, vars=[model["y"]])({"e_log__": np.log(0.4)})[0])
+    assert_allclose(np.sum(found[1]), np.sum(found[0]), rtol=1e-10)
 
 
 # ---------------------------------------------------------------- what is shown and what is wrong

@@ -306,6 +306,10 @@ def test_a_model_of_one_kernel_is_that_of_its_term(records):
     assert_allclose(fit.theta, term.theta, rtol=1e-6)
     assert_allclose([fit.loglik, *fit.beta, *fit.beta_se], [term.loglik, *term.beta, *term.beta_se], rtol=1e-7)
     assert_allclose(fit.shares, term.shares, rtol=1e-6)
+    assert_allclose(fit.anova().astype(float), term.anova().astype(float), rtol=1e-5)
+    columns = ["se", "df"]
+    tables = [f.coefficients("kenward-roger")[columns].astype(float) for f in (fit, term)]
+    assert_allclose(*tables, rtol=1e-5)
     assert_allclose(fit.blup()["u"], term.blup("id")[data.index], rtol=1e-5, atol=1e-8)
     assert_allclose(fit.pev()["u"], term.pev("id")[data.index], rtol=1e-5)
     assert_allclose(fit.loo(), term.loo(), rtol=1e-6)
@@ -365,6 +369,7 @@ def test_a_design_drops_rows_without_a_weight(records):
         design = flmm.Design.from_formula("y ~ x", data, K=K, weights="w")
     assert design.dropped == ("i3",)
     assert_allclose(design.spectrum().weights.values, data["w"].dropna())
+    assert f"{data['w'].min():.6g} to {data['w'].max():.6g}" in design._repr_html_()
     with pytest.warns(UserWarning, match="with a missing y, X or individual or weight"):
         design = flmm.Design.from_formula("y ~ x", data, K=K, individual="id", weights="w")
     assert len(design.weights) == 59
