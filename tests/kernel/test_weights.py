@@ -281,7 +281,7 @@ def test_one_fit_without_eigenvectors(n, method):
 
 def test_intervals_by_replicates_are_those_of_the_unit():
     fits = [flmm.reml(CASES["factor"][1](unit * WEIGHTS), Y) for unit in (1.0, 9.0)]
-    tables = [fit.intervals("bootstrap", n_boot=200, random_seed=1) for fit in fits]
+    tables = [fit.intervals("bootstrap", n_sim=200, random_seed=1) for fit in fits]
     for name, unit in {"h2": 1.0, "total": 1.0, "sigma2_e": 9.0}.items():
         assert_allclose(tables[1].loc[name, "lower"], unit * tables[0].loc[name, "lower"], rtol=1e-5)
 
