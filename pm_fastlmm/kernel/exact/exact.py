@@ -21,7 +21,8 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: Prior | None = None) -
     Parameters
     ----------
     spectrum : Spectrum
-        K and X, factored once.
+        K and X, factored once, with the prior weights where there are any; h2 and total are then those of an
+        observation of mean weight, sigma2_e and delta at weight 1.
     y : array, Series, DataFrame, DataArray or Rotated
         One response (n,), or several (n, T); Dask and stored arrays are read into memory, up to 2 GB.
     prior : VariancePrior or DeviationPrior, optional
