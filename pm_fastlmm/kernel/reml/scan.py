@@ -82,8 +82,8 @@ def scan(
     Parameters
     ----------
     spectrum : Spectrum, or mapping of group to Spectrum
-        K and X, factored once, with the prior weights where there are any. A mapping has one spectrum for each group of candidates, whose kernel leaves those
-        candidates out (leave one chromosome out).
+        K and X, factored once, with the prior weights where there are any. A mapping has one spectrum for each group of
+        candidates, whose kernel leaves those candidates out (leave one chromosome out).
     y : array, Series, DataArray or Rotated
         One response (n,); or what `KernelStatistics.factor` returned, whose first response is tested against the
         others.
