@@ -16,6 +16,8 @@ from pm_fastlmm.base.remedies import or_table, remedy_of, remedy_of_shape
 from pm_fastlmm.base.spelling import as_read, places, spelling_hint
 
 type FloatArray = npt.NDArray[np.float64]
+type Int32Array = npt.NDArray[np.int32]
+type Int64Array = npt.NDArray[np.int64]
 type Ids = tuple[Hashable, ...]
 
 EPS = float(np.finfo(np.float64).eps)

@@ -1,0 +1,1 @@
+"""Sparse symmetric matrices: their ordering, Cholesky factor and selected inverse, numbers only."""

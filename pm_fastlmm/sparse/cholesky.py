@@ -1,0 +1,264 @@
+"""
+Cholesky factors of sparse symmetric positive definite matrices that share a pattern: analysed once, factorised often.
+
+    P C Pᵀ = L Lᵀ,   log|C| = 2 Σ log L_jj
+
+The permutation P keeps the fill of L small (ordering.py).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import scipy.sparse as sp
+
+from pm_fastlmm.base.arrays import FloatArray, Int32Array, Int64Array
+from pm_fastlmm.sparse import loops, symbolic
+from pm_fastlmm.sparse.ordering import minimum_degree
+from pm_fastlmm.sparse.symbolic import Blocks
+from pm_fastlmm.sparse.tree import Tree
+
+_OWN: list[Literal["C", "W"]] = ["C", "W"]  # arrays that compiled loops take: without gaps and not read-only
+
+
+class NotPositiveDefinite(np.linalg.LinAlgError):
+    """A matrix has no Cholesky factor: its pivot in the column `index` is not positive."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(
+            f"The matrix is not positive definite: what is left of column {index}, when columns before it are taken "
+            "out, is not positive. Leave out columns that depend on others, or make the variances positive."
+        )
+        self.index = index
+
+
+class Entries(NamedTuple):
+    """
+    A symmetric matrix M at the places of an analysis, one entry for each of its lower triangle.
+
+    Rows and columns are numbered as the caller does, row ≥ column. C = Σ_k t_k M_k has the values
+
+        values = np.zeros(analysis.size)
+        values[entries.place] += t * entries.value
+    """
+
+    place: Int64Array
+    value: FloatArray
+    row: Int32Array
+    column: Int32Array
+
+    def trace(self, inverse: FloatArray) -> float:
+        """Return tr(M C⁻¹) = Σ_ij M_ij (C⁻¹)_ij from the selected inverse."""
+        at = inverse[self.place]
+        diagonal = self.row == self.column
+        return float(2 * self.value @ at - self.value[diagonal] @ at[diagonal])
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Analysis:
+    """
+    What the Cholesky factor of a symmetric pattern needs, whatever the values: order, elimination tree, blocks.
+
+    Its members predict what a factorisation will take, before any memory is taken for it.
+    """
+
+    tree: Tree
+    blocks: Blocks
+    start: Int64Array  # where each column of the factor begins among the values
+    row: Int32Array  # the caller's row of each value
+    place: Int64Array  # its place in the blocks
+
+    @classmethod
+    def of(cls, pattern: Any) -> Self:
+        """
+        Return the analysis of a symmetric pattern.
+
+        Parameters
+        ----------
+        pattern
+            A sparse matrix with both triangles. Its values are ignored; the diagonal is always in the pattern.
+        """
+        indptr, indices, _ = _columns(pattern)
+        tree = Tree.of(indptr, indices, minimum_degree(indptr, indices))
+        blocks = Blocks.of(indptr, indices, tree)
+        start, row, place = symbolic.places(
+            indptr, indices, tree.order, tree.position, blocks.first, blocks.begin, blocks.rows, blocks.block
+        )
+        _require_both_triangles(len(indices), int((indices == _column(indptr)).sum()), len(row) - len(indptr) + 1)
+        return cls(tree, blocks, start, row, place)
+
+    @property
+    def n(self) -> int:
+        """The order of the matrix."""
+        return len(self.tree.order)
+
+    @property
+    def size(self) -> int:
+        """The length of a vector of values: entries of the lower triangle of the pattern, the diagonal included."""
+        return len(self.row)
+
+    @property
+    def nnz(self) -> int:
+        """Entries of L."""
+        return int(self.tree.below.sum(dtype=np.int64)) + self.n
+
+    @property
+    def stored(self) -> int:
+        """Numbers of 8 bytes that L takes, with the zeros in the blocks of columns that are worked on together."""
+        return int(self.blocks.block[-1])
+
+    @property
+    def flops(self) -> float:
+        """Multiplications and additions of a factorisation."""
+        return float(((self.tree.below + 1.0) ** 2).sum())
+
+    def entries(self, M: Any) -> Entries:
+        """
+        Return a symmetric matrix, given by both triangles, at the places of the analysis.
+
+        Raises
+        ------
+        ValueError
+            If the pattern of M does not lie within that of the analysis.
+        """
+        indptr, indices, data = _columns(M)
+        if len(indptr) != self.n + 1:
+            raise ValueError(f"M has {len(indptr) - 1} columns, but the analysis is of {self.n}: give M of that order.")
+        tree = self.tree
+        entry, place, missing = symbolic.locate(indptr, indices, tree.order, tree.position, self.start, self.row)
+        if missing >= 0:
+            i, j = indices[missing], np.searchsorted(indptr, missing, "right") - 1
+            raise ValueError(
+                f"M has an entry in row {i}, column {j}, which the pattern of the analysis lacks: analyse a pattern "
+                "that has the entries of every matrix of the sum."
+            )
+        row, column = indices[entry], _column(indptr)[entry]
+        diagonal = int((row == column).sum())
+        _require_both_triangles(len(indices), diagonal, len(entry) - diagonal)
+        return Entries(place, data[entry], np.maximum(row, column), np.minimum(row, column))
+
+    def factorise(self, values: FloatArray) -> "Factor":
+        """
+        Return the Cholesky factor of the matrix with these values, in the order of `Entries.place`.
+
+        Raises
+        ------
+        NotPositiveDefinite
+            With the index of a column whose pivot is not positive.
+        """
+        none = np.zeros(0)
+        L, logdet, bad = self._eliminate(values, none, np.zeros(0, bool))
+        if bad >= 0:
+            raise NotPositiveDefinite(int(self.tree.order[bad]))
+        return Factor(self, L, logdet)
+
+    def _eliminate(
+        self, values: FloatArray, floor: FloatArray, dependent: np.ndarray[Any, np.dtype[np.bool_]]
+    ) -> tuple[FloatArray, float, int]:
+        L = np.zeros(self.stored)
+        L[self.place] = values
+        logdet, bad = loops.factorise(*self.blocks, L, floor, dependent)
+        return L, logdet, bad
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Factor:
+    """
+    The Cholesky factor L of a matrix C, P C Pᵀ = LLᵀ, with its log-determinant log|C|.
+
+    Vectors are numbered as the caller does, except for what `half` returns and `draw` takes.
+    """
+
+    analysis: Analysis
+    L: FloatArray
+    logdet: float
+
+    def solve(self, b: FloatArray) -> FloatArray:
+        """Return C⁻¹b; b is (n,) or (n, k)."""
+        return self.draw(self.half(b))
+
+    def half(self, b: FloatArray) -> FloatArray:
+        """Return L⁻¹Pb, whose rows are in the order of the factor: ‖L⁻¹Pb‖² = bᵀC⁻¹b."""
+        x = np.ascontiguousarray(np.asarray(b, float)[self.analysis.tree.order])
+        first, _, *rest = self.analysis.blocks
+        loops.forward(first, *rest, self.L, x[:, None] if x.ndim == 1 else x)
+        return x
+
+    def draw(self, z: FloatArray) -> FloatArray:
+        """Return PᵀL⁻ᵀz: for white noise z, a draw with covariance C⁻¹."""
+        x = np.array(z, float, order="C")
+        first, _, *rest = self.analysis.blocks
+        loops.backward(first, *rest, self.L, x[:, None] if x.ndim == 1 else x)
+        return x[self.analysis.tree.position]
+
+    def inverse(self) -> FloatArray:
+        """Return C⁻¹ at the entries of the pattern, in the order of `Entries.place` (the selected inverse)."""
+        Z = np.empty_like(self.L)
+        loops.selected_inverse(*self.analysis.blocks, self.L, Z)
+        return Z[self.analysis.place]
+
+
+def dependent_columns(A: Any, tolerance: float) -> Int64Array:
+    """
+    Return the columns of X that are linear combinations of earlier ones, from A = XᵀX.
+
+    Pivots up to `tolerance` times their diagonal count as 0. They are sought in the order that keeps fill small; each
+    gives a vector of the null space, and the last entries of a basis of that space name the columns.
+
+    Parameters
+    ----------
+    A
+        A sparse Gram matrix, both triangles.
+    tolerance
+        The share of a column's square that may be left when the other columns are taken out.
+    """
+    analysis = Analysis.of(A)
+    entries = analysis.entries(A)
+    values = np.zeros(analysis.size)
+    values[entries.place] = entries.value
+    diagonal = values[analysis.start[:-1]]
+    dependent = np.zeros(analysis.n, bool)
+    L, logdet, _ = analysis._eliminate(values, tolerance * diagonal, dependent)
+    units = np.zeros((analysis.n, int(dependent.sum())))
+    units[np.flatnonzero(dependent), np.arange(units.shape[1])] = 1.0
+    null = Factor(analysis, L, logdet).draw(units)
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))[analysis.tree.position]
+    return _last_entries(null * scale[:, None])
+
+
+def _last_entries(null: FloatArray) -> Int64Array:
+    """Return the last rows that are not 0 of a basis of the columns' space, in which they differ, in order."""
+    null = null / np.abs(null).max(axis=0, initial=0.0)
+    rows = []
+    while null.shape[1]:
+        row = int(np.flatnonzero((np.abs(null) > 1e-8).any(axis=1))[-1])
+        pivot = int(np.abs(null[row]).argmax())
+        rows.append(row)
+        others = np.delete(null, pivot, axis=1)
+        null = others - np.outer(null[:, pivot], others[row] / null[row, pivot])
+        null[row:] = 0.0
+    return np.array(sorted(rows), np.int64)
+
+
+def _columns(M: Any) -> tuple[Int64Array, Int32Array, FloatArray]:
+    """Return a square sparse matrix by columns, entries that stand twice summed, in the types of compiled loops."""
+    M = sp.csc_array(M)
+    if M.shape[0] != M.shape[1]:
+        raise ValueError(
+            f"A symmetric matrix has as many rows as columns, but this one is {M.shape}: give a square one."
+        )
+    if not M.has_canonical_format:
+        M = M.copy()
+        M.sum_duplicates()
+    indptr, indices = np.require(M.indptr, np.int64, _OWN), np.require(M.indices, np.int32, _OWN)
+    return indptr, indices, np.require(M.data, np.float64, _OWN)
+
+
+def _column(indptr: Int64Array) -> Int32Array:
+    """Return the column of each entry."""
+    return np.repeat(np.arange(len(indptr) - 1, dtype=np.int32), np.diff(indptr))
+
+
+def _require_both_triangles(entries: int, diagonal: int, below: int) -> None:
+    if entries != diagonal + 2 * below:
+        raise ValueError("There are entries without their mirror image: give both triangles, as M + M.T - diag(M).")

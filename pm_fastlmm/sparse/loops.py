@@ -1,0 +1,323 @@
+"""
+The compiled numerics of blocks: Cholesky factor, half solves and selected inverse.
+
+C = LLᵀ is computed from the left: a supernode is updated by all that have rows among its columns, then it is
+factorised as a dense block. The blocks are those of symbolic.py. What is small is worked out in plain loops, since a
+call of BLAS takes a microsecond; the rest by BLAS and LAPACK, for which a row-major block is the transpose.
+
+The selected inverse has Z = C⁻¹ at the places of L alone. With the rows J of a supernode below its own columns s,
+M = L_Js L_ss⁻¹ and Z_JJ, which lies in the blocks further right (Takahashi's equations by blocks),
+
+    Z_Js = -Z_JJ M,   Z_ss = L_ss⁻ᵀL_ss⁻¹ + MᵀZ_JJM
+
+All that compiled code calls is in this file, because Numba's cache sees no other (docs/contributing.md).
+
+References
+----------
+Ng & Peyton (1993), doi:10.1137/0914063; Takahashi, Fagan & Chin (1973); Erisman & Tinney (1975),
+doi:10.1145/360680.360704.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from pm_fastlmm.sparse.lapack import at, dgemm, dpotrf, dpotri, dsymm, dsyrk, dtrsm, ref
+
+compiled = njit(cache=True, nogil=True)
+reordered = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # sums may be vectorised
+
+_LEFT, _RIGHT, _UPPER, _PLAIN, _TRANSPOSED = (ord(letter) for letter in "LRUNT")
+_SMALL = 600  # multiplications of an update up to which a loop is faster than BLAS
+_NARROW = 24  # columns of a block up to which a loop is faster than LAPACK
+
+
+@compiled
+def factorise(first: Any, owner: Any, begin: Any, rows: Any, block: Any, L: Any, floor: Any, dependent: Any) -> Any:
+    """
+    Replace a matrix in blocks by its factor; return its log-determinant and the first column with a bad pivot, or -1.
+
+    With `floor` (n,) instead of an empty array, columns with pivots up to theirs are marked `dependent` and left out.
+    """
+    m, n = len(first) - 1, len(owner)
+    head, following = np.full(m, -1, np.int32), np.full(m, -1, np.int32)
+    reached, local = np.zeros(m, np.int64), np.empty(n, np.int32)
+    update, inverse = np.empty(_largest_update(first, owner, begin, rows)), np.empty(_widest(first))
+    for s in range(m):
+        width, length = first[s + 1] - first[s], begin[s + 1] - begin[s]
+        c = head[s]
+        if c >= 0:
+            for a in range(begin[s], begin[s + 1]):
+                local[rows[a]] = a - begin[s]
+        while c >= 0:
+            wide = first[c + 1] - first[c]
+            a = begin[c] + reached[c]
+            b = a
+            while b < begin[c + 1] and rows[b] < first[s + 1]:
+                b += 1
+            source = block[c] + reached[c] * wide
+            below = rows[a : begin[c + 1]]
+            _subtract(L, source, wide, below, b - a, block[s], width, first[s], local, update)
+            behind = following[c]
+            if b < begin[c + 1]:
+                reached[c] = b - begin[c]
+                following[c] = head[owner[rows[b]]]
+                head[owner[rows[b]]] = c
+            c = behind
+        if width < _NARROW or len(floor):
+            bad = _small_block(L, block[s], length, width, inverse, first[s], floor, dependent)
+        else:
+            bad = _large_block(L, block[s], length, width)
+        if bad >= 0:
+            return 0.0, first[s] + bad
+        if length > width:
+            q = owner[rows[begin[s] + width]]
+            reached[s], following[s], head[q] = width, head[q], s
+    return _logdet(first, block, L), np.int64(-1)
+
+
+@compiled
+def _widest(first: Any) -> Any:
+    widest = 0
+    for s in range(len(first) - 1):
+        widest = max(widest, first[s + 1] - first[s])
+    return widest
+
+
+@compiled
+def _largest_update(first: Any, owner: Any, begin: Any, rows: Any) -> Any:
+    """Return the largest number of entries that a supernode updates in another at once."""
+    largest = 0
+    for c in range(len(first) - 1):
+        a = begin[c] + first[c + 1] - first[c]
+        while a < begin[c + 1]:
+            b = a
+            while b < begin[c + 1] and owner[rows[b]] == owner[rows[a]]:
+                b += 1
+            largest = max(largest, (begin[c + 1] - a) * (b - a))
+            a = b
+    return largest
+
+
+@reordered
+def _subtract(
+    L: Any,
+    source: Any,
+    wide: Any,
+    below: Any,
+    columns: Any,
+    target: Any,
+    width: Any,
+    first: Any,
+    local: Any,
+    update: Any,
+) -> None:
+    """Subtract R R[:columns]ᵀ from the block at `target`, R the rows `below` of another block, from `source` on."""
+    length = len(below)
+    if length * columns * wide <= _SMALL:
+        for i in range(length):
+            to, row = target + local[below[i]] * width - first, source + i * wide
+            for j in range(min(i + 1, columns)):
+                total = 0.0
+                for k in range(wide):
+                    total += L[row + k] * L[source + j * wide + k]
+                L[to + below[j]] -= total
+        return
+    zero, one, W, c = 0.0, 1.0, ref(wide), ref(columns)
+    R = at(L, source)
+    dsyrk(ref(_UPPER), ref(_TRANSPOSED), c, W, ref(one), R, W, ref(zero), at(update, 0), c)
+    if length > columns:
+        rest, U = at(L, source + columns * wide), at(update, columns * columns)
+        kinds = ref(_TRANSPOSED), ref(_PLAIN)
+        dgemm(kinds[0], kinds[1], c, ref(length - columns), W, ref(one), R, W, rest, W, ref(zero), U, c)
+    for i in range(length):
+        to = target + local[below[i]] * width - first
+        for j in range(min(i + 1, columns)):
+            L[to + below[j]] -= update[i * columns + j]
+
+
+@reordered
+def _small_block(
+    L: Any, base: Any, length: Any, width: Any, inverse: Any, first: Any, floor: Any, dependent: Any
+) -> Any:
+    """Factorise a block row by row; return the column of a bad pivot, or -1."""
+    for i in range(length):
+        row = base + i * width
+        for j in range(min(i, width)):
+            total = L[row + j]
+            for k in range(j):
+                total -= L[row + k] * L[base + j * width + k]
+            L[row + j] = total * inverse[j]
+        if i < width:
+            pivot = L[row + i]
+            for k in range(i):
+                pivot -= L[row + k] ** 2
+            if len(floor) and pivot <= floor[first + i]:
+                dependent[first + i] = True
+                L[row + i], inverse[i] = 1.0, 0.0
+                continue
+            if not pivot > 0.0:
+                return i
+            L[row + i] = math.sqrt(pivot)
+            inverse[i] = 1.0 / L[row + i]
+    return np.int64(-1)
+
+
+@compiled
+def _large_block(L: Any, base: Any, length: Any, width: Any) -> Any:
+    """Factorise a block by LAPACK; return the column of a bad pivot, or -1."""
+    info, w, B, one = np.zeros(1, np.int32), ref(width), at(L, base), 1.0
+    dpotrf(ref(_UPPER), w, B, w, at(info, 0))
+    if info[0]:
+        return np.int64(info[0] - 1)
+    for j in range(width):
+        if not L[base + j * (width + 1)] > 0.0:  # NaN, which LAPACK may let pass
+            return j
+    if length > width:
+        rest = at(L, base + width * width)
+        kinds = ref(_LEFT), ref(_UPPER), ref(_TRANSPOSED), ref(_PLAIN)
+        dtrsm(kinds[0], kinds[1], kinds[2], kinds[3], w, ref(length - width), ref(one), B, w, rest, w)
+    return np.int64(-1)
+
+
+@compiled
+def _logdet(first: Any, block: Any, L: Any) -> Any:
+    total = 0.0
+    for s in range(len(first) - 1):
+        width = first[s + 1] - first[s]
+        for j in range(width):
+            total += math.log(L[block[s] + j * (width + 1)])
+    return 2 * total
+
+
+@compiled
+def forward(first: Any, begin: Any, rows: Any, block: Any, L: Any, b: Any) -> None:
+    """Replace b (n, k) by L⁻¹b."""
+    for s in range(len(first) - 1):
+        width, f = first[s + 1] - first[s], first[s]
+        for i in range(begin[s + 1] - begin[s]):
+            row, r = block[s] + i * width, rows[begin[s] + i]
+            for k in range(min(i, width)):
+                factor = L[row + k]
+                for c in range(b.shape[1]):
+                    b[r, c] -= factor * b[f + k, c]
+            if i < width:
+                for c in range(b.shape[1]):
+                    b[r, c] /= L[row + i]
+
+
+@compiled
+def backward(first: Any, begin: Any, rows: Any, block: Any, L: Any, b: Any) -> None:
+    """Replace b (n, k) by L⁻ᵀb."""
+    for s in range(len(first) - 2, -1, -1):
+        width, f = first[s + 1] - first[s], first[s]
+        for i in range(begin[s + 1] - begin[s] - 1, -1, -1):
+            row, r = block[s] + i * width, rows[begin[s] + i]
+            if i < width:
+                for c in range(b.shape[1]):
+                    b[r, c] /= L[row + i]
+            for k in range(min(i, width)):
+                factor = L[row + k]
+                for c in range(b.shape[1]):
+                    b[f + k, c] -= factor * b[r, c]
+
+
+@compiled
+def selected_inverse(first: Any, owner: Any, begin: Any, rows: Any, block: Any, L: Any, Z: Any) -> None:
+    """Write the entries of (LLᵀ)⁻¹ at the places of L; the square of a supernode's own columns is written whole."""
+    most = widest = longest = 0
+    for s in range(len(first) - 1):
+        width, k = first[s + 1] - first[s], begin[s + 1] - begin[s] - first[s + 1] + first[s]
+        most, widest, longest = max(most, k * width), max(widest, width), max(longest, k)
+    S, M, D = np.empty(longest * longest), np.empty(most), np.empty(widest * widest)
+    local = np.empty(longest, np.int64)
+    for s in range(len(first) - 2, -1, -1):
+        width = first[s + 1] - first[s]
+        below = rows[begin[s] + width : begin[s + 1]]
+        k = len(below)
+        base, under = block[s], block[s] + width * width
+        _gather(first, owner, begin, rows, block, Z, below, S, local)
+        for i in range(width * width):
+            D[i] = L[base + i]
+        for i in range(k * width):
+            M[i] = L[under + i]
+        if (k + width) * width * k + width**3 <= _SMALL:
+            _small_inverse(D, M, S, Z, base, width, k)
+        else:
+            _large_inverse(D, M, S, Z, base, width, k)
+        for i in range(width):
+            for j in range(i):
+                Z[base + j * width + i] = Z[base + i * width + j]
+
+
+@compiled
+def _gather(first: Any, owner: Any, begin: Any, rows: Any, block: Any, Z: Any, below: Any, S: Any, local: Any) -> None:
+    """Copy the lower triangle of Z at rows and columns `below` to S, row-major."""
+    k, j = len(below), 0
+    while j < k:
+        q = owner[below[j]]
+        width, a, stop = first[q + 1] - first[q], begin[q], j
+        for i in range(j, k):
+            while rows[a] != below[i]:
+                a += 1
+            local[i] = block[q] + (a - begin[q]) * width - first[q]
+            stop += below[i] < first[q + 1]
+        for i in range(j, k):
+            for c in range(j, min(i + 1, stop)):
+                S[i * k + c] = Z[local[i] + below[c]]
+        j = stop
+
+
+@reordered
+def _small_inverse(D: Any, M: Any, S: Any, Z: Any, base: Any, width: Any, k: Any) -> None:
+    """Write the block of the inverse by loops: D is L_ss and becomes its inverse, M is L_Js and becomes L_Js L_ss⁻¹."""
+    under = base + width * width
+    for j in range(width):
+        D[j * width + j] = 1.0 / D[j * width + j]
+        for i in range(j + 1, width):
+            total = 0.0
+            for c in range(j, i):
+                total += D[i * width + c] * D[c * width + j]
+            D[i * width + j] = -total / D[i * width + i]
+    for i in range(k):
+        for j in range(width):
+            total = 0.0
+            for c in range(j, width):
+                total += M[i * width + c] * D[c * width + j]
+            M[i * width + j] = total
+            Z[under + i * width + j] = 0.0
+    for i in range(k):
+        for c in range(i):
+            z = S[i * k + c]
+            for j in range(width):
+                Z[under + i * width + j] -= z * M[c * width + j]
+                Z[under + c * width + j] -= z * M[i * width + j]
+        for j in range(width):
+            Z[under + i * width + j] -= S[i * k + i] * M[i * width + j]
+    for i in range(width):
+        for j in range(i + 1):
+            total = 0.0
+            for c in range(i, width):
+                total += D[c * width + i] * D[c * width + j]
+            for c in range(k):
+                total -= M[c * width + i] * Z[under + c * width + j]
+            Z[base + i * width + j] = total
+
+
+@compiled
+def _large_inverse(D: Any, M: Any, S: Any, Z: Any, base: Any, width: Any, k: Any) -> None:
+    """Write the block of the inverse by BLAS and LAPACK; D is L_ss, M is L_Js."""
+    info, w, d = np.zeros(1, np.int32), ref(width), at(D, 0)
+    zero, one, minus = 0.0, 1.0, -1.0
+    left, right, upper, plain, transposed = ref(_LEFT), ref(_RIGHT), ref(_UPPER), ref(_PLAIN), ref(_TRANSPOSED)
+    if k:
+        m, r, v = at(M, 0), ref(k), at(Z, base + width * width)
+        dtrsm(left, upper, plain, plain, w, r, ref(one), d, w, m, w)
+        dsymm(right, upper, w, r, ref(minus), at(S, 0), r, m, w, ref(zero), v, w)
+    dpotri(upper, w, d, w, at(info, 0))
+    if k:
+        dgemm(plain, transposed, w, w, r, ref(minus), m, w, v, w, ref(one), d, w)
+    for i in range(width * width):
+        Z[base + i] = D[i]
