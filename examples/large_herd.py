@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A hundred thousand cows
 #
-# A national evaluation in small: a pedigree of a hundred thousand animals in eight hundred herds, some hundred thousand
-# lactations, and a model with three random terms. The relationship matrix would fill 80 GB. Its inverse has nine numbers
-# for each animal, and that is all that is kept: `Pedigree` in place of `pedigree`, everything else as in
+# A national evaluation in small: a pedigree of a hundred thousand animals in eight hundred herds, some hundred
+# thousand lactations, and a model with three random terms. The relationship matrix would fill 80 GB. Its inverse has
+# nine numbers for each animal, and that is all that is kept: `Pedigree` in place of `pedigree`, everything else as in
 # [the animal model](animal_model.md).
 
 # %%
@@ -44,7 +44,9 @@ def simulate(rng):
             mother = rng.choice(females, size=size)
             sire[now], dam[now], herd[now] = father + 1, mother + 1, herd[mother]
             value[now] = (value[father] + value[mother]) / 2 + value[now] / np.sqrt(2)
-        first[now] = value[now] + permanent[now] + season[herd[now], generation] + noise[now, 0]
+        first[now] = (
+            value[now] + permanent[now] + season[herd[now], generation] + noise[now, 0]
+        )
     cows = np.flatnonzero(~male)
     own = np.repeat(cows, rng.integers(1, 4, size=len(cows)))
     lactation = pd.Series(own).groupby(own).cumcount().to_numpy()
@@ -158,4 +160,4 @@ if __name__ == "__main__":
     # %% [markdown]
     # ![Left, two lines that rise together over nine generations; right, three groups of animals of which bulls with
     # daughters are known best](large_herd.png "Left: the mean breeding value of each generation, estimated and true.
-    # Right: the accuracy of breeding values, of bulls with daughters, of cows, and of animals that have only relatives.")
+    # Right: the accuracy of breeding values, of bulls with daughters, of cows, and of animals with relatives alone.")

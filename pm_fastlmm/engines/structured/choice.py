@@ -1,11 +1,10 @@
 """Which engine evaluates the terms: the one place where that is decided, by what an evaluation is going to take."""
 
-import os
 from collections.abc import Sequence
 
-import numpy as np
 import scipy.sparse as sp
 
+from pm_fastlmm.base.memory import require_memory
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.sparse.equations import SparseBlock
 from pm_fastlmm.engines.sparse.products import SparseProducts
@@ -75,16 +74,9 @@ def _sparse(term: Term, weights: PriorWeights) -> SparseBlock:
 def _require_memory(sparse: SparseProducts) -> None:
     """Refuse equations whose factor does not fit in memory, before it is made."""
     analysis = sparse.equations.analysis
-    needed, there = _NUMBERS * analysis.stored, _memory()
-    if needed > there:
-        raise ValueError(
-            f"the factor of {analysis.n} mixed-model equations has {analysis.stored:.2e} numbers: with its inverse "
-            f"{needed / 1e9:.1f} GB are needed, and this machine has {there / 1e9:.1f}. Leave out individuals that "
-            "have neither records nor descendants with records, or put fewer effects into one model."
-        )
-
-
-def _memory() -> float:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return float(np.inf)
-    return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    require_memory(
+        _NUMBERS * analysis.stored,
+        f"the factor of {analysis.n} mixed-model equations, with its inverse,",
+        "leave out individuals that have neither records nor descendants with records, or put fewer effects into one "
+        "model.",
+    )
