@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import cloudpickle
 import numpy as np
+from scipy.sparse import csc_array, csr_array
 
 from pm_fastlmm.base.arrays import frozen
 
@@ -74,9 +75,12 @@ def _unpickled(cls: type[Any], values: bytes) -> Any:
 
 
 def _freeze(value: Any) -> None:
-    """Make an array read-only, or those in a (named) tuple."""
+    """Make an array read-only, or those of a sparse one or in a (named) tuple."""
     if isinstance(value, np.ndarray):
         frozen(value)
+    elif isinstance(value, csc_array | csr_array):
+        for part in (value.data, value.indices, value.indptr):
+            frozen(part)
     elif isinstance(value, tuple):
         for part in value:
             _freeze(part)

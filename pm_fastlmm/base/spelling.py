@@ -18,6 +18,7 @@ _DECIMAL = re.compile(r"[+-]?[0-9]*\.[0-9]+")
 _SCIENTIFIC = re.compile(r"[+-]?[0-9](?:\.[0-9]*)?[eE][+-]?[0-9]{1,2}")
 _APART = re.compile(r"[\s_.\-]+")
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"))
+_OF_NUMBERS = {*"0123456789+-."}
 _SHOWN = 5
 
 
@@ -61,7 +62,12 @@ def resemblance(label: Hashable) -> Hashable:
     read = as_read(label)
     if isinstance(read, tuple):
         return tuple(map(resemblance, read))
-    text = unicodedata.normalize("NFKC", str(read)).translate(_INVISIBLE).strip().casefold()
+    text = str(read)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
+    text = text.strip().casefold()
+    if text[:1] not in _OF_NUMBERS:
+        return _APART.sub("_", text)
     if _SCIENTIFIC.fullmatch(text) and float(text).is_integer():
         return str(int(float(text)))
     if _WHOLE.fullmatch(text):
@@ -114,6 +120,8 @@ def require_digits(labels: Iterable[Hashable], name: str = "ids", dtype: object 
     ValueError
         If there is one; `dtype` is that of the column, for floats of fewer bits.
     """
+    if isinstance(dtype, np.dtype) and dtype.kind in "iu":
+        return
     limit = 2.0 ** (np.finfo(dtype).nmant + 1) if isinstance(dtype, np.dtype) and dtype.kind == "f" else 2.0**53
     for label in labels:
         if isinstance(label, float | np.floating) and limit <= abs(float(label)) < np.inf:

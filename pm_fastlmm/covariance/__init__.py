@@ -1,7 +1,8 @@
 """
 Covariances of random effects: known matrices of relatedness, and structures with parameters.
 
-`pedigree`, `markers`, `phylogeny` and `grouping` make a known K. The structures, `scalar` to `known`, hold parameters
+`pedigree`, `markers`, `phylogeny` and `grouping` make a known K; `Pedigree`, `Tree` and `Precision` are known by their
+sparse inverse, which a million individuals allow. The structures, `scalar` to `known`, hold parameters
 that are numbers or random variables and are combined by `+`, `*` and `@`. `incidence` codes factors.
 """
 
@@ -20,8 +21,11 @@ from pm_fastlmm.covariance.matrices import (
 )
 from pm_fastlmm.covariance.operators import BlockDiagonal, Propagate
 from pm_fastlmm.covariance.parentage import read_pedigree
+from pm_fastlmm.covariance.pedigrees import Pedigree
+from pm_fastlmm.covariance.precision import Precision
 from pm_fastlmm.covariance.relationship import grouping, markers, pedigree, phylogeny
 from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Identity, Scalar
+from pm_fastlmm.covariance.trees import Tree
 
 UNKNOWN_PARENTS = parentage.UNKNOWN_PARENTS
 """Codes of unknown parents, by default those of `pedigree` and `read_pedigree`, as numbers or text in any case."""
@@ -55,9 +59,12 @@ __all__ = [
     "Incidence",
     "Known",
     "Kronecker",
+    "Pedigree",
+    "Precision",
     "Propagate",
     "Scalar",
     "Sum",
+    "Tree",
     "Unstructured",
     "ar1",
     "block_diagonal",

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,24 @@ from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import Domain, Interval, is_tensor, lengths, namespace, settle, settle_size
 
 type Mask = npt.NDArray[np.bool_]
+
+
+class Relatives(NamedTuple):
+    """
+    Effects that have no rows and are related to those that have, ũ their independent coordinates: u = Aũ + ε.
+
+    Attributes
+    ----------
+    labels : tuple
+    root : (m, q) array
+        A, for one column within a level and a variance of 1.
+    variance : (m,) array
+        The variances of ε, which the data say nothing of.
+    """
+
+    labels: Levels
+    root: FloatArray
+    variance: FloatArray
 
 
 class Covariance(ReadOnlyArrays, Described, ABC):
@@ -116,8 +134,16 @@ class Covariance(ReadOnlyArrays, Described, ABC):
         """Return which levels of a factor have effects, where `used` are those that occur in the data."""
         return np.ones(len(used), dtype=bool) if self.ordered or self.size in (None, len(used)) else used
 
+    def over_all(self, levels: Levels) -> tuple[Levels, npt.NDArray[np.intp]] | None:
+        """Return labels that have effects whether they occur or not, and the places of levels among them; or None."""
+        return None
+
     def kept_of(self, factors: Sequence[tuple[Levels, Mask]], name: str) -> list[Mask] | None:
         """Return the same for each factor of an interaction; None if the structure is over combinations that occur."""
+        return None
+
+    def relatives(self) -> Relatives | None:
+        """Return labels that have no row here but are related to those that have; None where there are none."""
         return None
 
     def over(self, levels: LevelSet) -> Self:
@@ -159,8 +185,8 @@ class Covariance(ReadOnlyArrays, Described, ABC):
     def _matrix(self, xp: Any) -> Any:
         """Return the matrix of a structure whose size is known: its definition."""
 
-    def _repeated(self) -> tuple[FloatArray | None, int, "Covariance"]:
-        """Return R, levels and B, where the matrix is R(I ⊗ B)Rᵀ with so many B: as many as the structure shows."""
+    def _repeated(self) -> tuple[Any, int, "Covariance"]:
+        """Return R (a matrix or a `Relation`), levels and B of R(I ⊗ B)Rᵀ: as many B as the structure shows."""
         return None, 1, self
 
     def _by_elements(self) -> "Covariance":

@@ -8,9 +8,9 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray, frozen
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
-from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.algebra import Covariance, Kronecker
 from pm_fastlmm.covariance.parameters import is_tensor
+from pm_fastlmm.covariance.relation import Relation, Rooted
 from pm_fastlmm.covariance.structures import Identity, Scalar
 
 
@@ -21,7 +21,7 @@ class Blocks(ReadOnlyArrays, Described):
 
     Attributes
     ----------
-    root : (q, q) array or None
+    relation : Relation or None
         R, of fixed numbers; None is the identity.
     levels : int
         How often the block B occurs along the diagonal.
@@ -32,12 +32,17 @@ class Blocks(ReadOnlyArrays, Described):
     --------
     >>> from pm_fastlmm import covariance as cov
     >>> cov.blocks(cov.kronecker(cov.scalar(2.0), cov.ar1(1.0, 0.5, size=3)), size=12)
-    Blocks(root=None, levels=4, block=Kronecker(Scalar(sigma2=2, size=1), AR1(sigma2=1, rho=0.5, size=3)))
+    Blocks(relation=None, levels=4, block=Kronecker(Scalar(sigma2=2, size=1), AR1(sigma2=1, rho=0.5, size=3)))
     """
 
-    root: FloatArray | None
+    relation: Relation | None
     levels: int
     block: Covariance
+
+    @property
+    def root(self) -> FloatArray | None:
+        """R (q, q) as a matrix; None is the identity."""
+        return None if self.relation is None else self.relation.root(self.width)
 
     @property
     def width(self) -> int:
@@ -52,23 +57,20 @@ class Blocks(ReadOnlyArrays, Described):
     def dense(self) -> Any:
         """Return G, an array or a tensor as `block` has it."""
         G = Kronecker(Identity(self.levels), self.block).dense()
-        return G if self.root is None else self.root @ G @ self.root.T
+        return G if (R := self.root) is None else R @ G @ R.T
 
     def variances(self, block: FloatArray) -> FloatArray:
         """Return the diagonal of G, (q,), where the block B has these numbers."""
-        if self.root is None:
-            return np.tile(np.diag(block), self.levels)
-        rooted = self.root.reshape(-1, self.width) @ semidefinite_root(block)
-        return np.asarray((rooted.reshape(self.size, -1) ** 2).sum(axis=-1))
+        return np.tile(np.diag(block), self.levels) if self.relation is None else self.relation.variances(block)
 
     def __repr__(self) -> str:
-        """Show the fields, the root by its size."""
-        root = None if self.root is None else f"<{' × '.join(map(str, self.root.shape))}>"
-        return f"Blocks(root={root}, levels={self.levels}, block={self.block!r})"
+        """Show the fields, the relation by its size."""
+        relation = None if self.relation is None else f"<{self.size} × {self.size}>"
+        return f"Blocks(relation={relation}, levels={self.levels}, block={self.block!r})"
 
     def _facts(self) -> dict[str, Any]:
-        root = "none" if self.root is None else " × ".join(map(str, self.root.shape))
-        return {"root": root, "levels": self.levels, "block": repr(self.block)}
+        relation = "none" if self.relation is None else f"{self.size} × {self.size}"
+        return {"relation": relation, "levels": self.levels, "block": repr(self.block)}
 
 
 def blocks(covariance: Covariance, size: int | None = None) -> Blocks:
@@ -95,7 +97,8 @@ def blocks(covariance: Covariance, size: int | None = None) -> Blocks:
         outer = blocks(first)
         if isinstance(outer.block, Identity | Scalar):  # its block is one number
             return _product(outer, blocks(rest[0] if len(rest) == 1 else Kronecker(*rest)))
-    return Blocks(*sized._repeated())
+    root, levels, block = sized._repeated()
+    return Blocks(Rooted(root) if isinstance(root, np.ndarray) else root, levels, block)
 
 
 def _product(outer: Blocks, inner: Blocks) -> Blocks:
@@ -105,8 +108,14 @@ def _product(outer: Blocks, inner: Blocks) -> Blocks:
         block = inner.block
     else:
         block = outer.block if isinstance(inner.block, Identity) else Kronecker(outer.block, inner.block)
-    root = None
-    if outer.root is not None or inner.root is not None:
-        roots = (np.eye(part.size) if part.root is None else part.root for part in (outer, inner))
-        root = frozen(np.kron(*roots))
-    return Blocks(root, outer.levels * inner.levels, block)
+    return Blocks(_together(outer, inner), outer.levels * inner.levels, block)
+
+
+def _together(outer: Blocks, inner: Blocks) -> Relation | None:
+    """Return R₁ ⊗ R₂; a relation between levels that knows its inverse keeps it where nothing is related within."""
+    if outer.relation is None and inner.relation is None:
+        return None
+    if inner.relation is None and inner.levels == 1 and outer.relation is not None and outer.relation.precision:
+        return outer.relation
+    roots = (np.eye(part.size) if (R := part.root) is None else R for part in (outer, inner))
+    return Rooted(frozen(np.kron(*roots)))

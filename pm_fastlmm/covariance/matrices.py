@@ -1,15 +1,16 @@
 """Covariance structures that are given by a matrix: free, by a root, or known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky
+import numpy.typing as npt
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, packed_places, read_covariance, shown
-from pm_fastlmm.base.semidefinite import eigen_root, require_semidefinite
+from pm_fastlmm.base.arrays import EPS, FloatArray, Ids, frozen, packed_places, read_covariance, shown
+from pm_fastlmm.base.semidefinite import eigen_root, require_semidefinite, zero_tolerance
 from pm_fastlmm.base.spelling import places, spelling_hint
-from pm_fastlmm.covariance.algebra import Covariance, Mask
+from pm_fastlmm.covariance.algebra import Covariance, Mask, Relatives
 from pm_fastlmm.covariance.ids import default_index_hint, require_positions
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import (
@@ -24,6 +25,8 @@ from pm_fastlmm.covariance.parameters import (
     settle,
     settle_size,
 )
+from pm_fastlmm.covariance.precision import Precision
+from pm_fastlmm.covariance.relation import Inverse
 from pm_fastlmm.covariance.structures import Scalar
 
 
@@ -184,12 +187,15 @@ class Known(Covariance):
         What the rows of K are called.
     root : (n, n) array
         R with K = RRᵀ: the Cholesky factor, or that from the eigenvectors if K is singular.
+    whole : Known or None
+        That of all labels, where K is that of the levels of a term.
     """
 
     K: FloatArray
     sigma2: Any
     labels: Ids | None
     root: FloatArray
+    whole: "Known | None" = None
     _parameters: ClassVar = {"sigma2": VARIANCE}
     _linear = True
 
@@ -220,7 +226,22 @@ class Known(Covariance):
                 require_positions(levels.labels, levels.name)
             return unlabelled
         called, of = f"K of term {levels.name!r}", f"its {len(levels)} {levels.what}"
-        return self._select(self.labels, levels.labels, called, of)
+        own = self._select(self.labels, levels.labels, called, of)
+        return own if own is self else replace(own, whole=self)
+
+    def relatives(self) -> Relatives | None:
+        """Return the labels of the whole K that are none of these, None where there are none."""
+        if self.whole is None or self.whole.labels is None or self.labels is None:
+            return None
+        own = places(self.labels, self.whole.labels)
+        others = np.setdiff1d(np.arange(self.whole.size), own)
+        if not others.size:
+            return None
+        K = self.whole.K
+        root = _regression_on_root(K[np.ix_(others, own)], self.root)
+        variance = np.diag(K)[others] - (root**2).sum(axis=1)
+        variance[np.abs(variance) <= self.whole.size * EPS * np.diag(K)[others]] = 0.0
+        return Relatives(tuple(self.whole.labels[i] for i in others), root, variance)
 
     def select(self, labels: Ids) -> Self:
         """
@@ -245,22 +266,71 @@ class Known(Covariance):
         K = self.K[np.ix_(rows, rows)]
         return type(self)(frozen(K), self.sigma2, labels, frozen(_checked_root(K, "K")))
 
-    def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
+    def _repeated(self) -> tuple[Any, int, Covariance]:
         return self.root, self.size, Scalar(self.sigma2, 1)
 
     def _matrix(self, xp: Any) -> Any:
         return self.sigma2 * self.K
 
 
-def known(K: Any, sigma2: Any = 1.0) -> Known:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class KnownInverse(Covariance):
+    """
+    σ²A with a known A, given by its sparse inverse: a pedigree, a tree, or another `Precision`.
+
+    A term of it has an effect for each of its labels, those without records too: the inverse is sparse among all of
+    them only.
+
+    Attributes
+    ----------
+    precision : Precision
+    sigma2 : float or scalar tensor
+    """
+
+    precision: Precision
+    sigma2: Any = 1.0
+    _parameters: ClassVar = {"sigma2": VARIANCE}
+    _linear = True
+    named = True
+
+    def __post_init__(self) -> None:
+        settle(self, "sigma2", VARIANCE)
+
+    @property
+    def size(self) -> int:
+        """The number of labels."""
+        return len(self.precision.labels)
+
+    def over_all(self, levels: Levels) -> tuple[Levels, npt.NDArray[np.intp]]:
+        """Return all labels of the precision, and the places of some levels, which may be other names, among them."""
+        return self.precision.labels, self.precision.rows(levels)
+
+    def over(self, levels: LevelSet) -> Self:
+        """Return the covariance of these levels, which must be all labels in their order."""
+        if levels.labels != self.precision.labels:
+            raise ValueError(
+                f"the {levels.what} of term {levels.name!r} are not the {self.size} labels of its precision: give the "
+                "factor by which the rows are grouped, or the covariance of some labels, known(precision.dense(ids))."
+            )
+        return self
+
+    def _repeated(self) -> tuple[Any, int, Covariance]:
+        return Inverse(self.precision), self.size, Scalar(self.sigma2, 1)
+
+    def _matrix(self, xp: Any) -> Any:
+        return self.sigma2 * self.precision.dense(self.precision.labels).to_numpy()
+
+
+def known(K: Any, sigma2: Any = 1.0) -> Known | KnownInverse:
     """
     Return σ²K with a known K, such as `pedigree`, `markers` or `phylogeny` make.
 
     Parameters
     ----------
-    K : array or DataFrame, (n, n)
+    K : array or DataFrame, (n, n); Pedigree, Tree or Precision
         Symmetric positive semi-definite. The labels of a DataFrame are kept: a term matches its levels to them, and
-        takes an array only for levels that are the numbers of its rows.
+        takes an array only for levels that are the numbers of its rows. Of a pedigree, a tree or another precision the
+        dense matrix is not formed, and all its labels have effects.
     sigma2 : float or scalar tensor
 
     Raises
@@ -282,6 +352,8 @@ def known(K: Any, sigma2: Any = 1.0) -> Known:
     """
     if is_tensor(K):
         raise TypeError("K must be known, got a tensor: a matrix that depends on random variables is unstructured(K).")
+    if isinstance(K, Precision):
+        return KnownInverse(K, sigma2)
     read_in = read_covariance(K)
     values = frozen(read_in.values.copy())
     return Known(values, sigma2, read_in.ids, frozen(_checked_root(values, "K")))
@@ -335,6 +407,15 @@ def _checked_root(K: FloatArray, name: str) -> FloatArray:
         eigvals, vectors = np.linalg.eigh(K)
     require_semidefinite(eigvals, name)
     return eigen_root(eigvals, vectors)
+
+
+def _regression_on_root(cross: FloatArray, root: FloatArray) -> FloatArray:
+    """Return A with ARᵀ = C, for the rows C of a semi-definite matrix beside RRᵀ."""
+    if not np.triu(root, 1).any():
+        return np.asarray(solve_triangular(root, cross.T, lower=True).T)
+    eigvals = (root**2).sum(axis=0)  # of K: the columns of R are orthogonal
+    along = eigvals > zero_tolerance(eigvals)
+    return np.where(along, cross @ root, 0.0) / np.where(along, eigvals, 1.0)
 
 
 def _unpacked(packed: Any) -> int | None:

@@ -37,7 +37,7 @@ _EXPECTED = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tree:
+class Branches:
     """A rooted tree in preorder: a parent comes before its children, so the tips of a clade are neighbours.
 
     Attributes
@@ -84,22 +84,8 @@ class Tree:
             depth[node] = depth[self.parents[node]] + self.lengths[node]
         return depth
 
-    def shared_paths(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-        """Names of the tips, and the length of the path from the root that every two of them share.
 
-        That is the depth of their last common ancestor. Each pair is written once: a clade against the later tips of
-        its parent.
-        """
-        depth = self.depths()
-        first, last = self.spans()
-        K = np.diag(depth[self.tip_nodes()])
-        for node, parent in enumerate(self.parents[1:], start=1):
-            clade, later = slice(first[node], last[node]), slice(last[node], last[parent])
-            K[clade, later] = K[later, clade] = depth[parent]
-        return self.tips(), K
-
-
-def parse_newick(text: str) -> Tree:
+def parse_newick(text: str) -> Branches:
     """Read one tree with branch lengths from a Newick string.
 
     Names may be quoted ('…' or "…", a doubled quote stands for one), may hold quotes that do not begin them, and keep
@@ -111,12 +97,6 @@ def parse_newick(text: str) -> Tree:
     ValueError
         At a syntax error (with the character, counted from 1), or when a branch has no length or a negative one.
     """
-    if text.lstrip()[:6].upper() == "#NEXUS":
-        raise ValueError(
-            "The text is a NEXUS file: give the Newick tree in it, what follows '=' in its TREES block, with the names "
-            "that TRANSLATE gives; ape::write.tree(ape::read.nexus(file)) in R, or in Python "
-            "dendropy.Tree.get(path=file, schema='nexus').as_string('newick')."
-        )
     labels, parents, lengths, begins = [""], [-1], [np.nan], [1]
     node, state = 0, "start"
     ancestors: list[int] = []
@@ -148,14 +128,19 @@ def parse_newick(text: str) -> Tree:
             case "name" if state == "measure":
                 lengths[node] = float(token)
             case "name":
-                quote = token[0]
-                labels[node] = token[1:-1].replace(2 * quote, quote) if quote in "'\"" else token
+                labels[node] = unquoted(token)
         state = _NEXT[state][kind]
     lengths[0] = 0.0
     _check_lengths(labels, lengths, begins)
     marks = _ROOTING.findall(text.partition("(")[0])
     rooting = {"r": "rooted", "u": "unrooted", "": ""}[marks[-1].lower() if marks else ""]
-    return Tree(tuple(labels), np.array(parents), np.array(lengths), rooting)
+    return Branches(tuple(labels), np.array(parents), np.array(lengths), rooting)
+
+
+def unquoted(label: str) -> str:
+    """Return a name without the quotes around it."""
+    quote = label[0]
+    return label[1:-1].replace(2 * quote, quote) if quote in "'\"" else label
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str, int]]:

@@ -3,20 +3,21 @@
 import re
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
-from numbers import Real
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from pm_fastlmm.base.arrays import outside, shown
-from pm_fastlmm.base.spelling import as_read, look_alikes, resemblance, said_of_pairs
-from pm_fastlmm.covariance.ids import Labels, elements, read_index
+from pm_fastlmm.base.spelling import as_read, look_alikes, said_of_pairs
+from pm_fastlmm.covariance.distinct import Column, Keys, is_missing, keys_of, objects, read_column, texts, whole_numbers
+from pm_fastlmm.covariance.ids import Labels, read_index
+from pm_fastlmm.sparse.genealogy import parents_first
 
-type Parents = dict[Hashable, tuple[Hashable, Hashable]]
+type IntArray = npt.NDArray[np.intp]
 
 UNKNOWN_PARENTS: tuple[Hashable, ...] = (
     0, ".", "*", "?", "-", "NA", "N/A", "#N/A", "<NA>", "NaN", "NaT", "None", "null", "unk", "unknown", "missing",
@@ -40,51 +41,55 @@ class Parentage:
     ----------
     ids : Index
         Individuals with a row, spelled as they are there.
-    parents : dict
-        Sire and dam of everybody (parents without a row come with None for both), None where unknown; by the texts
-        that people read.
-    spelling : dict
-        How each of those texts is written.
+    people : tuple
+        Everybody, spelled as they first are: those with a row in their order, then parents without one.
+    parents : (people, 2) array of int
+        Sire and dam of everybody by their places among `people`, -1 where unknown.
     codes : dict of str to int
         Which codes stood for an unknown parent, and how often; "missing" counts None and NaN.
-    clones : dict
-        The individual that each clone is a copy of.
+    original : (people,) array of int
+        The individual whose genes everybody has: itself, unless it is a clone.
     """
 
     ids: pd.Index
-    parents: Parents
-    spelling: dict[Hashable, Hashable]
+    people: tuple[Hashable, ...]
+    parents: IntArray
     codes: dict[str, int]
-    clones: dict[Hashable, Hashable]
+    original: IntArray
 
-    def original(self, key: Hashable) -> Hashable:
-        """Return the individual whose genes someone has: itself, unless it is a clone."""
-        while key in self.clones:
-            key = self.clones[key]
-        return key
+    def of_originals(self) -> tuple[IntArray, IntArray, IntArray]:
+        """
+        Return the parents of all but the clones as places among these, their order, and where everybody is among these.
 
-    def order(self) -> list[Hashable]:
-        """Return everybody but the clones, parents before offspring; a loop is refused."""
-        known = {key: [self.original(p) for p in pair if p is not None] for key, pair in self.parents.items()}
-        try:
-            return list(TopologicalSorter({k: v for k, v in known.items() if k not in self.clones}).static_order())
-        except CycleError as error:
-            loop = " → ".join(repr(self.spelling[key]) for key in error.args[1])
-            raise ValueError(f"The pedigree has a loop, {loop} (parent → offspring): correct one of them.") from None
+        Raises
+        ------
+        ValueError
+            If somebody descends from itself.
+        """
+        kept = self.original == np.arange(len(self.original))
+        rows = (np.cumsum(kept) - 1)[self.original]
+        parents = np.append(rows, -1)[self.parents[kept]]
+        order, loop = parents_first(parents)
+        if loop.size:
+            people = np.flatnonzero(kept)
+            named = " → ".join(repr(self.people[people[i]]) for i in [*loop, loop[0]])
+            raise ValueError(f"The pedigree has a loop, {named} (parent → offspring): correct one of them.")
+        return parents, order, rows
 
     def account(self) -> dict[str, Any]:
         """Return the counts that go with a matrix."""
-        founders = sum(pair == (None, None) for key, pair in self.parents.items() if key not in self.clones)
+        nobody = (self.parents < 0).all(axis=1) & (self.original == np.arange(len(self.original)))
         return {
-            "founders_added": len(self.parents) - len(self.ids), "founders": founders, "unknown_codes": self.codes,
+            "founders_added": len(self.people) - len(self.ids), "founders": int(nobody.sum()),
+            "unknown_codes": self.codes,
         }  # fmt: skip
 
     def table(self) -> pd.DataFrame:
         """Return sire and dam of everybody, parents without a row at the end."""
-        write = {None: None} | self.spelling
-        index = pd.Index([write[key] for key in self.parents], dtype=object, name="id", tupleize_cols=False)
+        written = objects((*self.people, None))
+        index = pd.Index(written[:-1], dtype=object, name="id", tupleize_cols=False)
         columns = {
-            name: pd.Series([write[pair[k]] for pair in self.parents.values()], index=index, dtype=object)
+            name: pd.Series(written[self.parents[:, k]], index=index, dtype=object)
             for k, name in enumerate(("sire", "dam"))
         }
         out = pd.DataFrame(columns | {"row": np.arange(len(index)) < len(self.ids)}, index=index)
@@ -141,120 +146,145 @@ def read_parents(
         As `pedigree`.
     """
     ids = read_index(id, "id")
-    columns = [[*map(_present, elements(values, name))] for values, name in ((sire, "sire"), (dam, "dam"))]
-    if len(set(lengths := [len(ids), *map(len, columns)])) > 1:
+    columns = [read_column(values, name) for values, name in ((sire, "sire"), (dam, "dam"))]
+    if len(set(lengths := [len(ids), *(len(column.places) for column in columns)])) > 1:
         raise ValueError(f"id, sire and dam must be equally long, got {lengths}: give None for an unknown parent.")
     codes = _codes(unknown)
-    spelling = _spelling_of(ids, codes)
-    padded = [_by_number(spelling) if _are_numbers(column) else {} for column in columns]
-    counts: Counter[str] = Counter()
-    parents: Parents = {}
-    for key, pair in zip(list(spelling), zip(*columns, strict=True), strict=True):
-        read = [_parent(label, codes, counts) for label in pair]
-        parents[key] = tuple(known.get(p, p) for known, p in zip(padded, read, strict=True))  # type: ignore[assignment]
-        for label, parent in zip(pair, parents[key], strict=True):
-            if parent is not None:
-                spelling.setdefault(parent, label)
-    listed = len(ids)
-    copies = _clones(clones or {}, parents, spelling)
-    added = list(spelling)[listed:]
-    _refuse_mistaken(added, parents, spelling)
-    _ask_about_codes(added, parents, spelling)
-    return Parentage(ids, parents | dict.fromkeys(added, (None, None)), spelling, dict(counts), copies)
-
-
-def _present(label: Any) -> Any:
-    """Return None for what is missing in any of its types."""
-    last = label[-1] if isinstance(label, tuple) and label else label
-    return None if last is None or (np.ndim(last) == 0 and bool(pd.isna(last))) else label
-
-
-def _codes(unknown: Any) -> frozenset[str]:
-    """Return codes as they are compared: as read, in lower case."""
-    given = [unknown] if isinstance(unknown, str | int | float) or unknown is None else list(unknown)
-    return frozenset(_folded(code) for code in given if _present(code) is not None)
-
-
-def _folded(label: Hashable) -> str:
-    """Return a label in lower case, zeros as one; of a family and an individual within it, the individual."""
-    text = _text(label).casefold()
-    return "0" if text and not text.strip("0") else text
-
-
-def _text(label: Any) -> str:
-    return str(as_read(label[-1] if isinstance(label, tuple) else label))
-
-
-def _is_code(label: Any, codes: frozenset[str]) -> bool:
-    return (folded := _folded(label)) == "" or folded in codes
-
-
-def _parent(label: Any, codes: frozenset[str], counts: Counter[str]) -> Hashable:
-    """Return a parent as read, None for an unknown one, which is counted."""
-    if label is None:
-        counts["missing"] += 1
-        return None
-    if _is_code(label, codes):
-        counts[_text(label) or "blank"] += 1
-        return None
-    return as_read(label)
-
-
-def _spelling_of(ids: pd.Index, codes: frozenset[str]) -> dict[Hashable, Hashable]:
-    """Return how each id is spelled, by what people read."""
-    if coded := [label for label in ids if _is_code(label, codes)]:
+    keys = Keys(ids.to_numpy())
+    if coded := ids[_coded(keys.keys, codes)].tolist():
         raise ValueError(
             f"id {shown(coded)} stands for an unknown parent: rename it, drop its row, or name the codes of unknown "
             "parents in unknown=, such as unknown=['*']."
         )
-    return {as_read(label): label for label in ids.tolist()}
+    listed = len(ids)
+    parents, added, counts = _parents_by_place(columns, keys, codes)
+    original = _originals(clones or {}, parents, keys, ids)
+    people = (*ids.tolist(), *added)
+    _refuse_mistaken(people, parents, listed)
+    _ask_about_codes(people, parents, listed)
+    founders = np.full((len(added), 2), -1)
+    return Parentage(
+        ids, people, np.concatenate([parents, founders]), counts, np.append(original, listed + np.arange(len(added)))
+    )
 
 
-def _are_numbers(column: list[Any]) -> bool:
-    return all(label is None or (isinstance(label, Real) and not isinstance(label, bool)) for label in column)
+def _parents_by_place(
+    columns: Sequence[Column], keys: Keys, codes: frozenset[str]
+) -> tuple[IntArray, list[Hashable], dict[str, int]]:
+    """Return both parents of all rows as places, first among the ids; those without a row; and the codes met."""
+    listed = len(keys)
+    labels: list[Hashable] = []
+    strangers: list[Hashable] = []
+    met: list[tuple[Any, str, int]] = []
+    who = []
+    for side, column in enumerate(columns):
+        read = keys_of(column.labels)
+        place = keys.find(read, numbers=column.numbers)
+        coded = np.array(_coded(read, codes), dtype=np.intp)
+        place[coded] = -1
+        strange = np.setdiff1d(np.flatnonzero(place < 0), coded)
+        place[strange] = listed + len(labels) + np.arange(len(strange))
+        strangers += texts(read[strange])
+        labels += column.labels[strange].tolist()
+        met += _codes_met(column, read, coded, side)
+        who.append(np.append(place, -1)[column.places])
+    parents = np.stack(who, axis=1)
+    rank, spelled = _by_appearance(parents, listed, strangers)
+    parents = np.append(np.arange(listed), np.append(rank, -1))[parents]
+    counts: Counter[str] = Counter()
+    for _, text, count in sorted(met):
+        counts[text] += count
+    return parents, [labels[i] for i in spelled], dict(counts)
 
 
-def _by_number(spelling: dict[Hashable, Hashable]) -> dict[Hashable, Hashable]:
-    """
-    Return the ids of digits with leading zeros by their number, if all ids are digits and one alone is that number.
+def _by_appearance(parents: IntArray, listed: int, strangers: list[Hashable]) -> tuple[IntArray, IntArray]:
+    """Return the places of parents without a row, in the order of their appearance, and where each is spelled first."""
+    flat = parents.ravel()
+    seen = pd.unique(flat[flat >= listed]) - listed
+    key, _ = pd.factorize(objects([strangers[i] for i in seen.tolist()]))
+    rank = np.zeros(len(strangers), dtype=np.intp)
+    rank[seen] = listed + key
+    first = np.zeros(key.max(initial=-1) + 1, dtype=np.intp)
+    first[key[::-1]] = seen[::-1]
+    return rank, first
 
-    A column of numbers cannot carry leading zeros: its 1 is the "0001" of a column of text. A text "1" is not.
-    """
-    if not all(isinstance(key, str) and key.isascii() and key.isdigit() for key in spelling):
-        return {}
-    numbers = Counter(map(resemblance, spelling))
-    return {resemblance(key): key for key in spelling if numbers[resemblance(key)] == 1}
+
+def _codes_met(column: Column, read: npt.NDArray[Any], coded: IntArray, side: int) -> list[tuple[Any, str, int]]:
+    """Return each code of a column by its first place (row, side), as text, and how often it occurs."""
+    names = {int(i): _last_text(read[i]) or "blank" for i in coded} | {-1: "missing"}
+    out = []
+    for i, text in names.items():
+        rows = np.flatnonzero(column.places == i)
+        if rows.size:
+            out.append(((int(rows[0]), side), text, len(rows)))
+    return out
 
 
-def _clones(given: Mapping[Any, Any], parents: Parents, spelling: dict[Hashable, Hashable]) -> dict[Hashable, Hashable]:
-    """Return whose copy each clone is, as read; they share their parents."""
-    copies: dict[Hashable, Hashable] = {}
-    for copy, original in given.items():
-        key, other = as_read(copy), as_read(original)
-        if unlisted := [label for label, k in ((copy, key), (original, other)) if k not in parents]:
+def _codes(unknown: Any) -> frozenset[str]:
+    """Return codes as they are compared: as read, in lower case, zeros as one."""
+    given = [unknown] if isinstance(unknown, str | int | float) or unknown is None else list(unknown)
+    read = (_last_text(as_read(code)).casefold() for code in given if not is_missing(code))
+    return frozenset("0" if text and not text.strip("0") else text for text in read)
+
+
+def _last_text(read: Any) -> str:
+    """Return a label as read; of a family and an individual within it, the individual."""
+    return str(read[-1] if isinstance(read, tuple) else read)
+
+
+def _is_code(label: Any, codes: frozenset[str]) -> bool:
+    text = label if type(label) is str else _last_text(label)
+    if not text.strip("0"):  # zeros are one code, and a blank always is
+        return not text or "0" in codes
+    return text.casefold() in codes
+
+
+def _coded(read: npt.NDArray[Any], codes: frozenset[str]) -> list[int]:
+    """Return which labels, as read, are codes."""
+    if read.dtype.kind == "i":  # numbers: few are as short as a code
+        numbers = [int(code) for code in codes if re.fullmatch(r"-?[0-9]{1,18}", code)]
+        return [i for i in np.flatnonzero(np.isin(read, numbers)).tolist() if _is_code(str(read[i]), codes)]
+    longest = max(map(len, codes), default=0)
+    short = (i for i, x in enumerate(read.tolist()) if type(x) is not str or len(x) <= longest or x[0] == "0")
+    return [i for i in short if _is_code(read[i], codes)]
+
+
+def _originals(given: Mapping[Any, Any], parents: IntArray, keys: Keys, ids: pd.Index) -> IntArray:
+    """Return whose copy each individual with a row is, itself if nobody's; clones share their parents."""
+    original = np.arange(len(ids))
+    if not given:
+        return original
+    pairs = np.stack(
+        [keys.find(keys_of(whole_numbers(objects(labels)))) for labels in (given.keys(), given.values())], axis=1
+    )
+    names = ids.tolist()
+    for (copy, other), places in zip(given.items(), pairs, strict=True):
+        if unlisted := [label for label, place in zip((copy, other), places, strict=True) if place < 0]:
             raise ValueError(f"clones names {shown(unlisted)}, without a row in the pedigree: add it.")
-        copies[key] = other
-    for key in copies:
-        seen = {key}
-        original = copies[key]
-        while original in copies and original not in seen:
-            seen.add(original)
-            original = copies[original]
-        if original in seen:
-            raise ValueError(f"clones has {spelling[key]!r} as a copy of itself: name one of them the original.")
-        if parents[key] not in (parents[original], (None, None)):
+    original[pairs[:, 0]] = pairs[:, 1]
+    for k in pairs[:, 0]:
+        seen, other = {k}, original[k]
+        while original[other] != other and other not in seen:
+            seen.add(other)
+            other = original[other]
+        if other in seen:
+            raise ValueError(f"clones has {names[k]!r} as a copy of itself: name one of them the original.")
+        if (parents[k] != parents[other]).any() and (parents[k] >= 0).any():
             raise ValueError(
-                f"{spelling[key]!r} is a clone of {spelling[original]!r} but has other parents: give both the same, "
+                f"{names[k]!r} is a clone of {names[other]!r} but has other parents: give both the same, "
                 "or those of the clone as unknown."
             )
-    return copies
+    while (original != original[original]).any():
+        original = original[original]
+    return original
 
 
-def _refuse_mistaken(added: list[Hashable], parents: Parents, spelling: dict[Hashable, Hashable]) -> None:
+def _refuse_mistaken(people: Sequence[Hashable], parents: IntArray, listed: int) -> None:
     """Refuse parents without a row that are probably an individual in another spelling, or no individual at all."""
-    listed = [spelling[key] for key in parents]
-    strangers = [spelling[key] for key in added]
-    pairs = look_alikes(strangers, listed)
+    strangers = people[listed:]
+    if not strangers:
+        return
+    pairs = look_alikes(strangers, people[:listed])
     pairs += [(later, first) for later, first in look_alikes(strangers, strangers) if later is not first]
     if pairs:
         raise ValueError(
@@ -267,8 +297,7 @@ def _refuse_mistaken(added: list[Hashable], parents: Parents, spelling: dict[Has
             f"{_said('Parent', lost, 'is a number', 'are numbers')} in scientific notation, without all digits: write "
             "ids in full."
         )
-    sires, dams = ({pair[k] for pair in parents.values()} for k in (0, 1))
-    if both := [spelling[key] for key in added if key in sires and key in dams]:
+    if both := [people[i] for i in np.intersect1d(*parents.T) if i >= listed]:
         raise ValueError(
             f"{_said('Parent', both, 'is sire and dam but has', 'are sire and dam but have')} no row of its own, as a "
             f"code of unknown parents has none: name it in unknown=, such as unknown={_with_codes(both)}, or give the "
@@ -281,37 +310,44 @@ def _refuse_mistaken(added: list[Hashable], parents: Parents, spelling: dict[Has
         )
 
 
-def _ask_about_codes(added: list[Hashable], parents: Parents, spelling: dict[Hashable, Hashable]) -> None:
+def _ask_about_codes(people: Sequence[Hashable], parents: IntArray, listed: int) -> None:
     """
     Warn of a parent without a row that most individuals have whose parents are unknown or without a row.
 
     It is looked for among the individuals without other ancestors, and on the side of the sire and of the dam, whatever
     the other parent is.
     """
-    without_row = set(added)
-    pairs = [pair for pair in parents.values() if pair != (None, None)]
-    tops = [pair for pair in pairs if all(p is None or p in without_row for p in pair)]
-    counts = Counter(p for pair in tops for p in pair if p is not None)
-    many = [key for key in added if counts[key] >= _MANY and 2 * counts[key] > len(tops)]
+    if len(people) == listed:
+        return
+    pairs = parents[(parents >= 0).any(axis=1)]
+    without_row = (pairs < 0) | (pairs >= listed)
+    tops = pairs[without_row.all(axis=1)]
+    counts = np.bincount(tops[tops >= 0], minlength=len(people))
+    many = [i for i in range(listed, len(people)) if counts[i] >= _MANY and 2 * counts[i] > len(tops)]
     if many:
-        numbers = " and ".join(str(counts[key]) for key in many)
+        numbers = " and ".join(str(counts[i]) for i in many)
         have = f"of the {len(tops)} individuals without other ancestors {numbers} have"
-        _warn_of_codes(many, f"{have} {'it' if len(many) == 1 else 'them'}", spelling)
-    numbered = all(_WHOLE.fullmatch(str(key)) for key in parents)
+        _warn_of_codes([people[i] for i in many], f"{have} {'it' if len(many) == 1 else 'them'}")
     for side, name in enumerate(("sire", "dam")):
-        open_ends = [pair for pair in pairs if pair[side] is None or pair[side] in without_row]
-        counts = Counter(pair[side] for pair in open_ends if pair[side] is not None)
-        for key, count in counts.most_common(1):
-            mates = {pair[1 - side] for pair in open_ends if pair[side] == key} & parents.keys()
-            word = numbered and len(mates) > 1 and not _WHOLE.fullmatch(str(key))
-            enough = max(_FEW, len(pairs) / 2) if word else max(_MANY, _SHARE * len(pairs))
-            if key not in many and count >= enough and 2 * count > len(open_ends):
-                whose = f"individuals whose {name} is unknown or has no row"
-                _warn_of_codes([key], f"is the {name} of {count} of the {len(open_ends)} {whose}", spelling)
+        open_ends = pairs[without_row[:, side]]
+        counts = np.bincount(open_ends[open_ends[:, side] >= 0, side], minlength=len(people))
+        most = int(counts.argmax())
+        count = int(counts[most])
+        if most in many or count < _FEW or 2 * count <= len(open_ends):
+            continue
+        mates = open_ends[open_ends[:, side] == most, 1 - side]
+        mates = np.unique(mates[(mates >= 0) & (mates < listed)])
+        word = len(mates) > 1 and _is_text_among_numbers(people[most], people[:listed])
+        if count >= (max(_FEW, len(pairs) / 2) if word else max(_MANY, _SHARE * len(pairs))):
+            whose = f"individuals whose {name} is unknown or has no row"
+            _warn_of_codes([people[most]], f"is the {name} of {count} of the {len(open_ends)} {whose}")
 
 
-def _warn_of_codes(keys: list[Hashable], said: str, spelling: dict[Hashable, Hashable]) -> None:
-    labels = [spelling[key] for key in keys]
+def _is_text_among_numbers(label: Hashable, others: Sequence[Hashable]) -> bool:
+    return not _WHOLE.fullmatch(str(as_read(label))) and all(_WHOLE.fullmatch(str(as_read(other))) for other in others)
+
+
+def _warn_of_codes(labels: list[Hashable], said: str) -> None:
     warnings.warn(
         f"{_said('Parent', labels, 'has no row', 'have no row')}, and {said}: they are taken as half-sibs or full "
         f"sibs. If this is a code of unknown parents, name it in unknown=, such as unknown={_with_codes(labels)}; if "

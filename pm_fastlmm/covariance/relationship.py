@@ -9,24 +9,23 @@ if k̄ = 1. ``scale="mean_diagonal"`` returns K/k̄, for which it is.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from pm_fastlmm.base.arrays import FloatArray, read_covariance, shown
-from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.remedies import remedy_of
 from pm_fastlmm.base.semidefinite import require_semidefinite, zero_tolerance
-from pm_fastlmm.base.spelling import as_read, places, spelling_hint
+from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.ids import Labels, elements, read_index
 from pm_fastlmm.covariance.incidence import require_distinct
-from pm_fastlmm.covariance.newick import parse_newick
 from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS, read_parents
-from pm_fastlmm.covariance.rooting import shared_paths
-
-type Scale = Literal["none", "mean_diagonal"]
+from pm_fastlmm.covariance.pedigrees import account, relations
+from pm_fastlmm.covariance.scaled import Scale, scaled
+from pm_fastlmm.covariance.trees import account as account_of_tree
+from pm_fastlmm.covariance.trees import read_rooted, shared_paths
 
 
 def pedigree(
@@ -100,16 +99,9 @@ def pedigree(
     1.5
     """
     read = read_parents(id, sire, dam, unknown=unknown, clones=clones)
-    order = read.order()
-    position = {key: i for i, key in enumerate(order)}
-    A = np.zeros((len(order), len(order)))
-    for i, key in enumerate(order):
-        known = [position[read.original(parent)] for parent in read.parents[key] if parent is not None]
-        A[i, :i] = A[:i, i] = sum(0.5 * A[parent, :i] for parent in known)
-        A[i, i] = 1 + (0.5 * A[known[0], known[1]] if len(known) == 2 else 0)
-    rows = [position[read.original(as_read(label))] for label in read.ids]
-    A = A[np.ix_(rows, rows)]
-    return _labelled(A, read.ids, scale, **read.account(), inbred=int((np.diag(A) > 1).sum()))
+    genealogy, rows = relations(read)
+    A = genealogy.covariance(rows[: len(read.ids)])
+    return scaled(A, read.ids, scale, **account(read, A))
 
 
 def markers(
@@ -182,7 +174,7 @@ def markers(
         raise ValueError(f"genotypes has no value in row {shown(list(index[blank]))}: drop such rows.")
     Z = np.where(missing, 0, M - 2 * p)
     K = Z @ Z.T / (2 * np.sum(p * (1 - p)))
-    return _labelled(K, index, scale, markers_used=len(p), missing_imputed=int(missing.sum()), **counts)
+    return scaled(K, index, scale, markers_used=len(p), missing_imputed=int(missing.sum()), **counts)
 
 
 def grouping(levels: Labels, *, ids: Labels | None = None, scale: Scale = "none") -> pd.DataFrame:
@@ -221,13 +213,14 @@ def grouping(levels: Labels, *, ids: Labels | None = None, scale: Scale = "none"
     if (codes < 0).any():
         raise ValueError(f"levels is missing in row {shown(list(index[codes < 0]))}: name it or drop the row.")
     require_distinct(tuple(names), "levels", names.dtype)
-    return _labelled((codes[:, None] == codes).astype(float), index, scale, levels=len(names))
+    return scaled((codes[:, None] == codes).astype(float), index, scale, levels=len(names))
 
 
 def phylogeny(
     tree: str | pd.DataFrame | FloatArray,
     *,
     root: str | Labels | None = None,
+    name: str | None = None,
     ids: Labels | None = None,
     scale: Scale = "none",
 ) -> pd.DataFrame:
@@ -236,7 +229,8 @@ def phylogeny(
     Parameters
     ----------
     tree : str, array or data frame
-        A Newick tree with branch lengths (the text, not its file; the length above the root is ignored), or the
+        A tree with branch lengths, in Newick or NEXUS format (the text, not its file; the length above the root is
+        ignored), or the
         covariance of such a tree, which is checked and passed through.
     root : {"base", "midpoint"}, name of a tip or names of several, optional
         Where the root of an unrooted tree is: at the base of the text; in the middle of the longest path; in the middle
@@ -244,6 +238,8 @@ def phylogeny(
         marked [&R] or all tips are equally far from it: maximum-likelihood programs write unrooted trees so. With an
         intercept the choice of root changes neither likelihood, σ² nor tests of fixed effects; it does change tr(K)/n,
         h² and the tip effects.
+    name : str, optional
+        Which of several trees in a NEXUS file.
     ids : sequence, optional
         The tips to return, in this order; compared as people read them, 1 is the tip "1". Default: all, in the order
         of the tree. For an array, the names of its rows.
@@ -278,8 +274,7 @@ def phylogeny(
     macaque    0.0    0.0     16.0
     """
     if isinstance(tree, str):
-        names, K = shared_paths(parse_newick(tree), root)
-        tips = read_index(names, "tree")
+        branches, nodes, tips = read_rooted(tree, root, name)
     elif isinstance(tree, pd.DataFrame | np.ndarray):
         if root is not None:
             raise ValueError("root= is for Newick text: a covariance of shared paths has its root already.")
@@ -291,6 +286,7 @@ def phylogeny(
             "str(tree) of scikit-bio, tree.write() of ete, tree.newick() of treeswift, format(tree, 'newick') of "
             "Biopython."
         )
+    rows = np.arange(len(tips))
     if ids is not None and not isinstance(tree, np.ndarray):
         wanted = read_index(ids, "ids")
         rows = np.array(places(wanted.tolist(), tips.tolist()))
@@ -298,10 +294,9 @@ def phylogeny(
             strangers = wanted[rows < 0].tolist()
             hint = spelling_hint(strangers, tips.tolist())
             raise ValueError(f"ids {shown(strangers)} are not tips of the tree: correct or drop them. {hint}".strip())
-        tips, K = wanted, K[np.ix_(rows, rows)]
-    depth = np.diag(K)
-    ultrametric = bool(np.ptp(depth) <= 1.5e-8 * depth.max())
-    return _labelled(K, tips, scale, tree_height=float(depth.max()), ultrametric=ultrametric)
+        tips = wanted
+    K = shared_paths(branches, nodes[rows]) if isinstance(tree, str) else K[np.ix_(rows, rows)]
+    return scaled(K, tips, scale, **account_of_tree(K))
 
 
 def _dosages(genotypes: ArrayLike | pd.DataFrame, ids: Labels | None) -> tuple[FloatArray, pd.Index, pd.Index]:
@@ -351,15 +346,3 @@ def _checked_covariance(tree: pd.DataFrame | FloatArray, ids: Labels | None) -> 
         raise ValueError(f"tree must be non-negative, but is not by {-K.min():.3g}: give covariances with all digits.")
     require_semidefinite(eigvals, "tree")
     return tips, (K + K.T) / 2
-
-
-def _labelled(matrix: FloatArray, ids: pd.Index, scale: Scale, **account: Any) -> pd.DataFrame:
-    """Scale and label a relationship matrix, and give an account of it in ``attrs``."""
-    require_choice("scale", scale, Scale)
-    mean_diagonal = float(np.trace(matrix)) / len(matrix)
-    if mean_diagonal == 0:
-        raise ValueError("The relationship matrix is zero, got no variance in any row: check the input.")
-    factor = 1.0 if scale == "none" else 1 / mean_diagonal
-    K = pd.DataFrame(factor * matrix, index=ids, columns=ids)
-    K.attrs.update(account, scale_factor=factor, mean_diagonal=factor * mean_diagonal)
-    return K

@@ -3,24 +3,27 @@
 from collections.abc import Hashable, Iterable
 
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import depth_first_order
 
 from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.spelling import places, spelling_hint
-from pm_fastlmm.covariance.newick import Tree
+from pm_fastlmm.covariance.newick import Branches
+
+type IntArray = npt.NDArray[np.intp]
 
 BASE, MIDPOINT = "base", "midpoint"
 _EQUAL = 1e-6  # of the height, within which tips are equally far: lengths in a file have few digits
 
 
-def shared_paths(tree: Tree, root: str | Iterable[Hashable] | None) -> tuple[tuple[str, ...], FloatArray]:
+def rooted(tree: Branches, root: str | Iterable[Hashable] | None) -> tuple[Branches, IntArray]:
     """
-    Return the tips of a tree and the paths from its root that they share.
+    Return a tree from its root, and which of its nodes are the tips, in the order of the text.
 
     Parameters
     ----------
-    tree : Tree
+    tree : Branches
     root : {"base", "midpoint"}, name of a tip or names of several, or None
         As `phylogeny`.
 
@@ -32,13 +35,13 @@ def shared_paths(tree: Tree, root: str | Iterable[Hashable] | None) -> tuple[tup
     if root is None:
         _require_root(tree)
     if root is None or (isinstance(root, str) and root == BASE):
-        return tree.shared_paths()
+        return tree, tree.tip_nodes()
     midpoint = isinstance(root, str) and root == MIDPOINT
     node, above = _middle(tree) if midpoint else _outgroup_branch(tree, [root] if isinstance(root, str) else list(root))
-    return _paths_from(tree, node, above)
+    return _turned(tree, node, above)
 
 
-def _require_root(tree: Tree) -> None:
+def _require_root(tree: Branches) -> None:
     branches = int((tree.parents == 0).sum())
     if tree.rooting == "unrooted" or (branches > 2 and tree.rooting != "rooted" and not _ultrametric(tree)):
         why = "is marked as unrooted, [&U]" if tree.rooting == "unrooted" else f"has {branches} branches at its base"
@@ -49,36 +52,47 @@ def _require_root(tree: Tree) -> None:
         )
 
 
-def _ultrametric(tree: Tree) -> bool:
+def _ultrametric(tree: Branches) -> bool:
     """Return whether all tips are equally far from the base: only a root is such a place."""
     tips = tree.depths()[tree.tip_nodes()]
     return bool(np.ptp(tips) <= _EQUAL * tips.max() and tips.max() > 0)
 
 
-def _first(tree: Tree) -> int:
+def _first(tree: Branches) -> int:
     """Return the first node from which more than one branch goes; those before it are a stem."""
     counts = np.bincount(tree.parents[1:], minlength=len(tree.parents))
     return int(np.flatnonzero(counts != 1)[0])
 
 
-def _middle(tree: Tree) -> tuple[int, float]:
+def _middle(tree: Branches) -> tuple[int, float]:
     """Return the node above which the middle of the longest path lies, and how far above."""
-    tips = tree.tip_nodes()
-    _, K = tree.shared_paths()
-    depth = np.diag(K)
-    one = int(depth.argmax())
+    tips, depth = tree.tip_nodes(), tree.depths()
+    one = tips[depth[tips].argmax()]
     for _ in range(2):  # in a tree, the tip that is farthest from any ends a longest path
-        start, away = one, depth + depth[one] - 2 * K[one]
-        one = int(away.argmax())
-    end = start if depth[start] >= depth[one] else one  # the deeper end: the middle lies above it
-    node, left, base = int(tips[end]), float(away.max()) / 2, _first(tree)
+        start, away = one, _distances(tree, int(one))[tips]
+        one = tips[away.argmax()]
+    node = int(start if depth[start] >= depth[one] else one)  # the deeper end: the middle lies above it
+    left, base = float(away.max()) / 2, _first(tree)
     while left > tree.lengths[node] and tree.parents[node] > base:
         left -= float(tree.lengths[node])
         node = int(tree.parents[node])
     return node, min(left, float(tree.lengths[node]))
 
 
-def _outgroup_branch(tree: Tree, names: list[Hashable]) -> tuple[int, float]:
+def _distances(tree: Branches, start: int) -> FloatArray:
+    """Return how far every node is from one of them."""
+    away = np.full(len(tree.parents), np.nan)
+    away[start] = 0.0
+    node = start
+    while node:  # its ancestors
+        away[tree.parents[node]] = away[node] + tree.lengths[node]
+        node = int(tree.parents[node])
+    for node in np.flatnonzero(np.isnan(away)).tolist():
+        away[node] = away[tree.parents[node]] + tree.lengths[node]
+    return away
+
+
+def _outgroup_branch(tree: Branches, names: list[Hashable]) -> tuple[int, float]:
     """Return the node above which the branch between the outgroup and the others is halved, and how far above."""
     tips = tree.tips()
     rows = places(names, tips)
@@ -111,8 +125,8 @@ def _outgroup_branch(tree: Tree, names: list[Hashable]) -> tuple[int, float]:
     return node, length / 2
 
 
-def _paths_from(tree: Tree, node: int, above: float) -> tuple[tuple[str, ...], FloatArray]:
-    """Return tips in the order of the text, and their shared paths from a root on the branch above a node."""
+def _turned(tree: Branches, node: int, above: float) -> tuple[Branches, IntArray]:
+    """Return the tree from a root on the branch above a node, and its tips in the order of the text."""
     root = len(tree.parents)  # the number of the new node
     ends = np.arange(_first(tree) + 1, root)  # of the branches, their lower nodes
     starts = np.where(ends == node, root, tree.parents[ends])
@@ -125,7 +139,6 @@ def _paths_from(tree: Tree, node: int, above: float) -> tuple[tuple[str, ...], F
     divided = np.where(origin == node, above, tree.lengths[node] - above)
     lengths = np.where(upper == root, divided, np.append(tree.lengths, 0.0)[np.maximum(origin, upper)])
     labels = ("", *(tree.labels[i] for i in origin))
-    turned = Tree(labels, np.append(-1, place[upper]), np.append(0.0, lengths), "rooted")
-    names, K = turned.shared_paths()
-    rows = np.argsort(order[turned.tip_nodes()])
-    return tuple(names[i] for i in rows), K[np.ix_(rows, rows)]
+    turned = Branches(labels, np.append(-1, place[upper]), np.append(0.0, lengths), "rooted")
+    tips = turned.tip_nodes()
+    return turned, tips[np.argsort(order[tips])]

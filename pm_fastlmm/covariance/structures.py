@@ -5,7 +5,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance, Mask
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import CORRELATION, VARIANCE, VARIANCES, Domain
@@ -36,7 +35,7 @@ class Identity(Exchangeable):
 
     size: int | None = None
 
-    def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
+    def _repeated(self) -> tuple[Any, int, Covariance]:
         return None, int(self.size or 0), Identity(1)
 
     def _matrix(self, xp: Any) -> Any:
@@ -68,7 +67,7 @@ class Scalar(Exchangeable):
     _variances: ClassVar[bool] = True
     _linear = True
 
-    def _repeated(self) -> tuple[FloatArray | None, int, Covariance]:
+    def _repeated(self) -> tuple[Any, int, Covariance]:
         return None, int(self.size or 0), Scalar(self.sigma2, 1)
 
     def _matrix(self, xp: Any) -> Any:

@@ -12,12 +12,13 @@ import pytensor
 
 from pm_fastlmm.base.arrays import EPS, FloatArray, shown
 from pm_fastlmm.base.coordinates import require_labels
-from pm_fastlmm.covariance.matrices import Known
+from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.structured.structuredlmm import StructuredLMM
 from pm_fastlmm.models.deviations import Deviations
-from pm_fastlmm.models.mixed_design import MixedDesign, RandomTerm
+from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.models.mixed_terms import data_of, mixed_term, parts_of, read_formula, relations
+from pm_fastlmm.models.random_terms import RandomTerm
 from pm_fastlmm.models.share_prior import SharePrior
 from pm_fastlmm.models.shares import VARIABLES, Shares
 
@@ -172,7 +173,9 @@ def _relative(design: MixedDesign) -> FloatArray:
     return np.ones(len(design.y)) if design.weights is None else design.weights / _mean_weight(design)
 
 
-def _term(random: RandomTerm, relation: Known | None, variables: Deviations | Shares, relative: FloatArray) -> Term:
+def _term(
+    random: RandomTerm, relation: Covariance | None, variables: Deviations | Shares, relative: FloatArray
+) -> Term:
     """Return a term with the variables of its covariance, registered in the model of the context."""
     model, group = pm.modelcontext(None), random.group
     weights = relative if relation is None else relative * _known_variances(random, relation)
@@ -183,10 +186,10 @@ def _term(random: RandomTerm, relation: Known | None, variables: Deviations | Sh
     return term
 
 
-def _known_variances(random: RandomTerm, relation: Known) -> FloatArray:
+def _known_variances(random: RandomTerm, relation: Covariance) -> FloatArray:
     """Return the diagonal of ZKZᵀ: the variance that σ² = 1 gives each observation."""
     term = Term(random.factor, relation, name=random.group)
-    variances = np.asarray(np.diag(term.covariance.dense())[term.Z.indices])
+    variances = term.blocks.variances(np.ones((1, 1)))[term.Z.indices]
     if not variances.any():
         raise ValueError(f"known covariance of {random.group!r} is zero for all levels: leave the random term out.")
     return variances

@@ -9,14 +9,15 @@ import pymc as pm
 from pm_fastlmm.base.arrays import EPS, FloatArray, Labelled, lower_triangle, shown
 from pm_fastlmm.base.semidefinite import lower_root
 from pm_fastlmm.covariance.algebra import Covariance
-from pm_fastlmm.covariance.matrices import Known, Unstructured
+from pm_fastlmm.covariance.matrices import Unstructured
 from pm_fastlmm.covariance.matrices import known as known_covariance
 from pm_fastlmm.covariance.operators import BlockDiagonal
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.structured.node import StructuredNode
-from pm_fastlmm.models.mixed_design import MixedDesign, RandomTerm
+from pm_fastlmm.models.mixed_design import MixedDesign
+from pm_fastlmm.models.random_terms import RandomTerm
 
 
 class Part(NamedTuple):
@@ -72,7 +73,7 @@ def read_formula(formula: str | MixedDesign, data: Any, weights: Any = None, off
     return design
 
 
-def relations(design: MixedDesign, known: Mapping[str, Any] | None) -> list[Known | None]:
+def relations(design: MixedDesign, known: Mapping[str, Any] | None) -> list[Covariance | None]:
     """Return the known covariance of each random term, and refuse terms that have too many effects without one."""
     if not isinstance(known, Mapping | None):
         raise TypeError(
@@ -92,10 +93,10 @@ def relations(design: MixedDesign, known: Mapping[str, Any] | None) -> list[Know
                 "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"
             )
     given = [known.get(group) for group in groups]
-    return [K if K is None or isinstance(K, Known) else known_covariance(K) for K in given]
+    return [K if isinstance(K, Covariance | None) else known_covariance(K) for K in given]
 
 
-def mixed_term(random: RandomTerm, relation: Known | None, within: Callable[[Part], Covariance]) -> Term:
+def mixed_term(random: RandomTerm, relation: Covariance | None, within: Callable[[Part], Covariance]) -> Term:
     """Return a term, of the covariances of its parts within a level and of a known one between levels."""
     structures = [within(part) for part in parts_of(random)]
     if random.intercept_only:

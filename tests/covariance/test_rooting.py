@@ -149,11 +149,12 @@ def test_apostrophes_within_a_name_are_read_as_ape_writes_them():
         phylogeny("(A:1,B_2 x:2);")
 
 
-def test_nexus_text_is_refused_with_the_way_to_newick():
+def test_nexus_text_is_read_with_its_translate_table():
     nexus = "#NEXUS\nBEGIN TREES;\n TRANSLATE 1 A, 2 B;\n TREE t = [&R] (1:1,2:2);\nEND;\n"
     for text in (nexus, "\n " + nexus.lower()):
-        with pytest.raises(ValueError, match=r"The text is a NEXUS file: give the Newick tree in it.*ape::write\.tree"):
-            phylogeny(text)
+        K = phylogeny(text)
+        assert_array_equal(K, [[1, 0], [0, 2]])
+        assert [label.upper() for label in K.index] == ["A", "B"]
 
 
 def test_an_object_or_a_path_is_refused_with_the_way_to_text():

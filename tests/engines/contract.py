@@ -8,18 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 import scipy.linalg
 import xarray as xr
+from scipy.sparse import csc_array
 from scipy.stats import multivariate_normal, norm, poisson
 
 import pm_fastlmm as flmm
 from engines import toy_counts, toy_gaussian
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.engines.nodes import find_node
+from pm_fastlmm.engines.sparse.products import SparseProducts
+from pm_fastlmm.engines.structured import choice
 
 N = 24
 M = 3  # new rows
@@ -306,6 +310,54 @@ def one_term_new(v):
     return v["v"] * G[:, :5] @ Z.T, v["v"] * G @ G.T
 
 
+# ---------------------------------------------------------------- the same terms, by sparse equations
+
+
+def sparsely(build):
+    """Build a model whose terms the sparse engine evaluates, however small they are."""
+    with mock.patch.multiple(choice, _SMALL=-1, _FASTER=1e-12):
+        build()
+    assert isinstance(find_node(pm.modelcontext(None), "y").products, SparseProducts)
+
+
+LABELS = tuple(range(7))  # two more than occur
+CHAIN = 1.25 * np.eye(7) - 0.5 * (np.eye(7, k=1) + np.eye(7, k=-1))
+CHAINED = np.linalg.inv(CHAIN)
+PRECISION = cov.Precision(csc_array(CHAIN), LABELS)
+Z7 = np.hstack([Z, np.zeros((N, 2))])
+
+
+def related():
+    """StructuredLMM of levels that are related by a sparse inverse, beside a second factor."""
+    v, w, e = positive("v", "w", "e")
+    pair = [flmm.Term(GROUP, cov.known(PRECISION, v), name="g"), flmm.Term(DAY, cov.scalar(w), name="d")]
+    flmm.StructuredLMM("y", X=X, terms=pair, sigma2_e=e, observed=TERMS_Y)
+
+
+def related_V(v):
+    """Return V of related groups, and days."""
+    return v["v"] * Z7 @ CHAINED @ Z7.T + v["w"] * D @ D.T + v["e"] * np.eye(N)
+
+
+def related_effects(v):
+    """Return the effects of all labels, and of days."""
+    own = scipy.linalg.block_diag(v["v"] * CHAINED, v["w"] * np.eye(4))
+    return {"g": 7, "d": 4}, own @ np.hstack([Z7, D]).T, own
+
+
+def related_new(v):
+    """Return covariances of f at new rows, of groups 0, 3 and 6, and days 1, 2 and 1."""
+    G, H = np.eye(7)[[0, 3, 6]], np.eye(4)[[1, 2, 1]]
+    cross = v["v"] * G @ CHAINED @ Z7.T + v["w"] * H @ D.T
+    return cross, v["v"] * G @ CHAINED @ G.T + v["w"] * H @ H.T
+
+
+def related_derived(v):
+    """Return variances on average over the observations, and their shares."""
+    variance = np.array([v["v"] * np.trace(Z7 @ CHAINED @ Z7.T) / N, v["w"], v["e"]])
+    return {"variance": variance, "share": variance / variance.sum()}
+
+
 # ---------------------------------------------------------------- prior weights
 
 PRIOR_WEIGHTS = 0.4 + 3 * RNG.uniform(size=N)
@@ -518,6 +570,18 @@ CASES = [
         noise=WEIGHTED["noise"], new_noise=WEIGHTED["new_noise"],
         effects=lambda v: ({"g": 5}, v["v"] * Z.T, v["v"] * np.eye(5)),
         new=({"X_new": X_NEW, "Z_new": {"g": [0, 3, 99]}}, one_term_new), derived=weighted_derived,
+    ),
+    Case("sparse", lambda: sparsely(terms), gives=AFTER | ROWS | EFFECTS | OF_TERMS, **TERMS),
+    Case("sparse, explicit", lambda: sparsely(lambda: terms(**EXPLICIT)), gives=AFTER | ROWS | EFFECTS | OF_TERMS,
+         known={"b": B_MEAN, "B": np.zeros((2, 2))}, **TERMS),
+    Case("sparse, Gaussian", lambda: sparsely(lambda: terms(**GAUSSIAN)), gives=AFTER | ROWS | EFFECTS | OF_TERMS,
+         known={"b": B_MEAN, "B": B_COV}, **TERMS),
+    Case("sparse, weighted", lambda: sparsely(lambda: terms(weights=PRIOR_WEIGHTS)),
+         gives=AFTER | ROWS | EFFECTS | OF_TERMS, **WEIGHTED),
+    Case(
+        "sparse, related", lambda: sparsely(related), gives=AFTER | ROWS | EFFECTS | OF_TERMS, y=TERMS_Y, V=related_V,
+        noise=TERMS["noise"], values=TERMS["values"], effects=related_effects, derived=related_derived,
+        new=({"X_new": X_NEW, "Z_new": {"g": [0, 3, 6], "d": [1, 2, 1]}}, related_new),
     ),
     Case(
         "lengthscale", lengthscale, gives=AFTER | ROWS | EFFECTS, y=LENGTHSCALE_Y, V=lengthscale_V,

@@ -4,20 +4,16 @@ from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import pandas as pd
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.labels import labelled
-from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.base.tables import Table
 from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.structured.level_effects import LevelEffects
 from pm_fastlmm.engines.structured.new_rows import read_rows
-from pm_fastlmm.engines.structured.precision import MixedPrecision
-from pm_fastlmm.engines.structured.products import MixedProducts
-from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
+from pm_fastlmm.engines.term_products import TermState
 from pm_fastlmm.kernel.effects.effects import Prediction
-from pm_fastlmm.kernel.effects.table import effect_table
 from pm_fastlmm.kernel.likelihood.leave_out import Precision, ScaledPrecision
 
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time
@@ -32,7 +28,7 @@ class TermsAtTheta(AtTheta):
         return self
 
     @cached_property
-    def state(self) -> MixedState:
+    def state(self) -> TermState:
         """
         V factored, with the response.
 
@@ -41,55 +37,41 @@ class TermsAtTheta(AtTheta):
         ValueError
             If it is not positive definite.
         """
-        state: MixedState | None = self.objective.terms(self.theta)
+        state: TermState | None = self.objective.terms(self.theta)
         if state is None:
             raise self.indefinite()
         return state
 
+    @cached_property
+    def effects(self) -> list[LevelEffects]:
+        """The effects of each term, of relatives without data too."""
+        return [LevelEffects.of(self.state, k, term) for k, term in enumerate(self.node.terms)]
+
     def blup(self) -> dict[str, Any]:
         """Return û by term."""
-        return self._by_term(self.state.effects(), "blup")
+        return {effects.term.name: effects.labelled(effects.blup(), "blup") for effects in self.effects}
 
     def pev(self) -> dict[str, Any]:
         """Return Var(û - u) by term."""
-        errors = [self.state.prediction_error(k) for k in range(len(self.node.terms))]
-        return self._by_term(errors, "pev")
+        return {effects.term.name: effects.labelled(effects.errors(), "pev") for effects in self.effects}
 
     def tables(self, level: float) -> dict[str, Table]:
         """Return blup, se, interval, reliability and accuracy by term."""
-        out, effects = {}, self.state.effects()
-        for k, term in enumerate(self.node.terms):
-            index: pd.Index = pd.Index(term.levels, tupleize_cols=False)
-            if term.width > 1:
-                index = pd.MultiIndex.from_product([term.levels, term.columns], names=["level", "column"])
-            errors, prior = self.state.prediction_error(k), term.blocks.variances(self.state.sigma[k])
-            out[term.name] = effect_table(effects[k].ravel(), errors.ravel(), prior, index, level)
-        return out
+        return {effects.term.name: effects.table(level) for effects in self.effects}
 
     def conditional_variance(self) -> dict[str, Any]:
         """Return Var(u | y, β) by term; a ValueError where β has a prior."""
         if self._beta_has_a_block:
             raise ValueError("β has a prior here, so that it is not known given y: pev() has Var(û - u).")
-        errors = [self.state.prediction_error(k, beta_known=True) for k in range(len(self.node.terms))]
-        return self._by_term(errors, "conditional_variance")
+        return {
+            effects.term.name: effects.labelled(effects.errors(beta_known=True), "conditional_variance")
+            for effects in self.effects
+        }
 
     @property
     def _beta_has_a_block(self) -> bool:
         """Whether the last block is that of a β with a Gaussian prior."""
         return len(self.state.products.blocks) > len(self.node.terms)
-
-    def _by_term(self, values: list[FloatArray], name: str) -> dict[str, Any]:
-        """Return (levels, width) arrays as Series by level, DataFrames for terms with columns."""
-        out: dict[str, Any] = {}
-        for term, effects in zip(self.node.terms, values, strict=False):
-            index = pd.Index(term.levels, tupleize_cols=False)
-            array = effects.reshape(len(index), -1)
-            out[term.name] = (
-                pd.Series(array[:, 0], index=index, name=name)
-                if term.width == 1
-                else pd.DataFrame(array, index=index, columns=list(term.columns))
-            )
-        return out
 
     def fitted(self, *, conditional: bool) -> Any:
         """Return mu + Xβ̂, or mu + Xβ̂ + Σ Zû, by id of the row."""
@@ -133,15 +115,15 @@ class TermsAtTheta(AtTheta):
     def precision(self, residual: FloatArray) -> Precision:
         """Return P and Py."""
         weights = self.state.products.weights
-        found = MixedPrecision.of(self.state, weights.scaled(residual))
+        found = self.state.precision(weights.scaled(residual))
         return found if weights.root is None else ScaledPrecision(found, weights.root)
 
     def replicates(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
         """Draw responses with new effects and residuals, (draws, n)."""
-        y, weights = self._with_residuals(self.fitted(conditional=False), n_draws, rng), self.state.products.weights
-        for block, sigma in zip(self.state.products.blocks[: len(self.node.terms)], self.state.sigma, strict=False):
-            u = rng.standard_normal((n_draws, block.levels, block.width)) @ semidefinite_root(sigma).T
-            y += weights.unscaled((block.Z @ u.reshape(n_draws, -1).T).T)
+        y = self._with_residuals(self.fitted(conditional=False), n_draws, rng)
+        for k, term in enumerate(self.node.terms):
+            sigma = np.broadcast_to(self.state.sigma[k], (n_draws, *self.state.sigma[k].shape))
+            y += (term.Z @ self.state.products.draw_prior(k, sigma, rng).T).T
         return y
 
     def with_given_effects(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
@@ -171,32 +153,3 @@ class EffectDraws(NamedTuple):
     sigma: list[FloatArray]
     sigma2_e: FloatArray
     mu: FloatArray
-
-
-def draw_given(
-    products: MixedProducts, y: FloatArray, sigma: list[FloatArray], sigma2_e: float, rng: np.random.Generator
-) -> tuple[list[FloatArray], FloatArray]:
-    """
-    Return one draw of the effects of each block, in its own coordinates, and of β, from their joint posterior given y.
-
-    Conditional simulation (Matheron's rule): with u⁺, e⁺ drawn from the prior and y⁺ = Σ Z_ku_k⁺ + e⁺,
-    β = β̂(y - y⁺) and u = u⁺ + û(y - y⁺) have exactly that distribution. A Gaussian prior of β is one term more.
-    """
-    drawn = []
-    # of rows that were not kept, e⁺ in the directions left out is not needed: û and β̂ depend on y along X and Z alone
-    noise = y - np.sqrt(sigma2_e) * rng.standard_normal(products.rows)
-    for block, S in zip(products.blocks, sigma, strict=True):
-        drawn.append(independent(S, block.levels, rng))
-        noise = noise - block.Z @ drawn[-1].ravel()
-    state = MixedState.at(products, products.response_to_known(noise), sigma, sigma2_e)
-    if state is None:
-        raise ValueError("a posterior draw has a covariance that is not positive definite: its variances are 0.")
-    estimate = state.gradient.effects
-    drawn = [u + w @ S for u, w, S in zip(drawn, estimate, sigma, strict=True)]
-    return drawn, state.blue()[0]
-
-
-def independent(sigma: FloatArray, levels: int, rng: np.random.Generator) -> FloatArray:
-    """Draw effects (…, levels, width) that are independent between levels, with the covariance (…, width, width)."""
-    noise = rng.standard_normal((*sigma.shape[:-2], levels, sigma.shape[-1]))
-    return np.asarray(noise @ np.swapaxes(semidefinite_root(sigma), -1, -2))

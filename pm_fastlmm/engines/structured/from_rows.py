@@ -22,19 +22,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.engines.structured.products import MixedProducts, Response
+from pm_fastlmm.engines.structured.products import MixedProducts, Response, ratio
 from pm_fastlmm.engines.structured.roots import matrix_root
 from pm_fastlmm.engines.structured.vectorised import inverse_lower
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 from pm_fastlmm.spectrum.orthonormal import LARGEST, without
 
 LOST = 1e6  # factor of rounding from which rows are taken: inner products have ten digits left there
-
-
-def ratio(products: MixedProducts, phi: FloatArray, e: float) -> float:
-    """Return the largest variance of an effect times the squared length of its column, over σ²_e."""
-    with np.errstate(invalid="ignore"):  # of a variance that is infinite there is none
-        return float((products.largest * phi).max(initial=0.0)) / e if e > 0 else math.nan
 
 
 def loud(products: MixedProducts, phi: FloatArray, e: float) -> bool:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from pm_fastlmm.covariance.terms import Term
 
 _SAME = 1e-8
@@ -20,7 +18,7 @@ def nested(small: Any, large: Any) -> bool:
 def _part(a: Any, small: Term, b: Any, large: Term) -> bool:
     """Return whether the variance of one term is a special case of that of another."""
     s, t = small.blocks, large.blocks
-    known = s.root is t.root if s.root is None or t.root is None else np.array_equal(s.root, t.root)
+    known = s.relation is t.relation if s.relation is None or t.relation is None else s.relation.same(t.relation)
     if small.levels != large.levels or s.levels != t.levels or not known:
         return False
     names = [_names(node, term) for node, term in ((a, small), (b, large))]

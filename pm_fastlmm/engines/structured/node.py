@@ -30,22 +30,19 @@ from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.engines.spectral.leave_out import kernel_parts
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
-from pm_fastlmm.engines.structured.effects import EffectDraws, TermsAtTheta, draw_given, independent
+from pm_fastlmm.engines.structured.effects import EffectDraws, TermsAtTheta
 from pm_fastlmm.engines.structured.nested import nested
 from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
-from pm_fastlmm.engines.structured.precision import MixedPrecision, PrecisionRows
-from pm_fastlmm.engines.structured.products import MixedProducts
-from pm_fastlmm.engines.structured.state import MixedState
+from pm_fastlmm.engines.structured.products import independent
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.structured.structuredlmm import StructuredRV, carried_by
+from pm_fastlmm.engines.term_products import TermProducts, TermState
 from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects
 from pm_fastlmm.kernel.effects.effects import draw_effects
 from pm_fastlmm.kernel.likelihood.leave_out import ScaledPrecision
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
-_DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap likelihood
-_LEVELS = 8000
 _ITERATIONS = 30  # towards where a sampler starts
 
 
@@ -53,7 +50,7 @@ _ITERATIONS = 30  # towards where a sampler starts
 class OneTermObjective(SpectralObjective):
     """ℓ(σ²_g, σ²_e) of a model of one term, which the spectral engine fits and the structured one predicts."""
 
-    products: MixedProducts
+    products: TermProducts
     y: FloatArray
 
     def state(self, theta: FloatArray) -> Evaluated | None:
@@ -69,10 +66,10 @@ class OneTermObjective(SpectralObjective):
         """Return ∂V/∂θ: K and W⁻¹."""
         return self.products.weights.unscaled_matrix(SpectralObjective.covariance_derivatives(self, theta))
 
-    def terms(self, theta: FloatArray) -> MixedState | None:
+    def terms(self, theta: FloatArray) -> TermState | None:
         """Return the term at θ."""
         sigma = [np.array([[theta[0]]])]
-        return MixedState.at(self.products, self.products.response(self.y), sigma, float(theta[1]))
+        return self.products.at(self.products.response(self.y), sigma, float(theta[1]))
 
 
 @answers_for(StructuredRV)
@@ -88,7 +85,7 @@ class StructuredNode(GaussianNode):
         Names, bounds and structure of θ.
     theta : TensorVariable
         θ as a function of the model's variables.
-    products : MixedProducts
+    products : TermProducts
     beta_cov : TensorVariable
         Prior covariance of β, (0, 0) when it has none.
     design : MixedDesign or None
@@ -107,7 +104,7 @@ class StructuredNode(GaussianNode):
     terms: tuple[Term, ...]
     layout: Theta
     theta: Any
-    products: MixedProducts
+    products: TermProducts
     beta_cov: Any
     design: Any
     spectrum: Spectrum | None
@@ -124,6 +121,11 @@ class StructuredNode(GaussianNode):
             return str(self.design.described)
         plain = super(StructuredNode, self).formula
         return plain if self.prior_weights is None else plain.replace("σ²_eI", "σ²_eW⁻¹")
+
+    @property
+    def rows_dropped(self) -> str:
+        """In words how many rows of the table were dropped."""
+        return self.design.rows_dropped if self.design is not None and self.design.dropped else ""
 
     @property
     def prior_weights(self) -> FloatArray | None:
@@ -183,7 +185,7 @@ class StructuredNode(GaussianNode):
     @property
     def cheap(self) -> bool:
         """Whether thousands of evaluations take a second or two."""
-        return self.products.columns <= _DENSE_BLOCK and self.products.C.size <= _LEVELS
+        return self.products.cheap
 
     def estimated(self) -> list[Any]:
         """Return θ."""
@@ -252,7 +254,7 @@ class StructuredNode(GaussianNode):
         for k, term in enumerate(self.terms if effects != "population" else ()):
             u, sigma = drawn.u[k], drawn.sigma[k]
             if effects == "new":
-                u = self.products.rooted(k, independent(sigma, term.blocks.levels, rng))
+                u = self.products.draw_prior(k, sigma, rng)
             parts = [(rows.Z[k], u)]
             if fresh := rows.Z_new[k].shape[1]:
                 parts.append((rows.Z_new[k], independent(sigma, fresh // term.width, rng)))
@@ -281,9 +283,9 @@ class StructuredNode(GaussianNode):
             response = self.observed - mu[at]
             if not products.flat:
                 response = response - X @ b[at]
-            drawn, coefficients = draw_given(products, self._scaled(response), own, float(theta[at][-1]), rng)
+            drawn, coefficients = products.draw(self._scaled(response), own, float(theta[at][-1]), rng)
             for k, term in enumerate(terms):
-                u[k][at] = products.rooted(k, drawn[k]).reshape(-1, term.width)
+                u[k][at] = drawn[k].reshape(-1, term.width)
                 sigma[k][at] = values[k]
             beta[at] = coefficients if products.flat else b[at] + (drawn[-1].ravel() if B[at].size else 0.0)
         return EffectDraws(beta, u, sigma, theta[..., -1], mu)
@@ -295,7 +297,8 @@ class StructuredNode(GaussianNode):
         g, e = theta[..., 0], theta[..., 1]
         beta, u = draw_effects(Rotated.from_values(spectrum, self._scaled(self.observed - mu[0, 0]), None), g, e, rng)
         effects, width = draw_factor_effects(spectrum, u, g, rng), self.terms[0].width
-        levels = self.products.rooted(0, effects[..., None]).reshape(*theta.shape[:2], -1, width)
+        root = self.terms[0].blocks.root
+        levels = (effects if root is None else effects @ root.T).reshape(*theta.shape[:2], -1, width)
         return EffectDraws(beta, [levels], [g[..., None, None]], e, mu)
 
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
@@ -347,7 +350,7 @@ class StructuredNode(GaussianNode):
         """Return P and Py at the draws of θ, mu, and mean and covariance of β, one after the other."""
         theta, mu, b, B = function()
         p, y = self.products, self.observed
-        rows, X = PrecisionRows.of(p), self.projection.X
+        X = self.projection.X
         mean: Any = None
         for i, values in enumerate(theta):
             own = mu[i] if p.flat else mu[i] + X @ b[i]
@@ -355,10 +358,10 @@ class StructuredNode(GaussianNode):
                 mean, residual = own, self._scaled(y - own)
                 response = p.response_to_known(residual)
             sigma = self.layout.numbers(values)
-            state = MixedState.at(p, response, [*sigma, B[i]] if B[i].size else sigma, float(values[-1]))
+            state = p.at(response, [*sigma, B[i]] if B[i].size else sigma, float(values[-1]))
             require_definite(state, self.name)
             assert state is not None
-            yield self._unscaled(Part(i, MixedPrecision.of(state, residual, rows, budget=numbers), self._scaled(y)))
+            yield self._unscaled(Part(i, state.precision(residual, numbers), self._scaled(y)))
 
     @classmethod
     def from_terms(

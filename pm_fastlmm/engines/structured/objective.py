@@ -13,11 +13,8 @@ from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere,
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.theta import Entry, Theta
-from pm_fastlmm.engines.structured.from_rows import ratio
-from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, Response
-from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.engines.structured.statistics import require_rows
-from pm_fastlmm.spectrum.orthonormal import LARGEST
+from pm_fastlmm.engines.term_products import TermProducts, TermState
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
@@ -25,7 +22,6 @@ VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only in
 # digits yᵀPy has lost there
 _RESOLVED = 1e-24  # the same with rows: σ_e is 1e-12 of the standard deviation of y
 _ROUNDED = 64 * EPS  # of the length of y, to which its entries are rounded
-_WORK = 2e10  # of a QR factorisation for a better start
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
 _SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
@@ -35,8 +31,8 @@ _NONE, _NO_PRIOR = np.zeros(0), np.zeros((0, 0))
 class StructuredState(NamedTuple):
     """V factored at θ, what the score is taken of, and the log-likelihood."""
 
-    mixed: MixedState
-    scored: MixedState
+    mixed: TermState
+    scored: TermState
     loglik: float
 
 
@@ -50,28 +46,28 @@ class StructuredObjective(Objective):
 
     Attributes
     ----------
-    products, unprojected : MixedProducts
-        With X in the dense block, and without (for ML); the same if β is not integrated out.
+    products, unprojected : TermProducts
+        With β integrated out, and with a given one (for ML); the same if β is not integrated out.
     y : (n,) array
         y - mu, without what is along X.
-    response : Response
+    response : what the products need of y
         Of y - mu, moved to y - mu - Xb where the prior mean of β is b.
     layout : Theta
     held : (P,) array
         The numbers at which elements of θ are fixed by the model, NaN for the others.
     """
 
-    products: MixedProducts
-    unprojected: MixedProducts
+    products: TermProducts
+    unprojected: TermProducts
     y: FloatArray
-    response: Response
+    response: Any
     layout: Theta
     prior: FloatArray
     held: FloatArray
 
     @classmethod
     def of(
-        cls, products: MixedProducts, layout: Theta, y: FloatArray, *, offset: FloatArray = _NONE,
+        cls, products: TermProducts, layout: Theta, y: FloatArray, *, offset: FloatArray = _NONE,
         prior: FloatArray = _NO_PRIOR, method: Method = "REML", projection: Projection | None = None,
     ) -> Self:  # fmt: skip
         """
@@ -101,9 +97,8 @@ class StructuredObjective(Objective):
 
     @property
     def work(self) -> float:
-        """The factorisation of the dense block, and its products with the eliminated term."""
-        p = self.products
-        return float(p.columns) ** 3 + float(p.B.nnz + p.C.size) * p.columns
+        """About how many multiplications an evaluation takes."""
+        return self.products.work
 
     @property
     def variances(self) -> Any:
@@ -119,9 +114,9 @@ class StructuredObjective(Objective):
         slopes = zip(self.layout.slopes(theta), self.layout.slopes(elsewhere(theta, free)), free[:-1], strict=True)
         return all(np.allclose(a, b, rtol=1e-9, atol=0) for (_, a), (_, b), moves in slopes if moves)
 
-    def terms(self, theta: FloatArray) -> MixedState | None:
+    def terms(self, theta: FloatArray) -> TermState | None:
         """Return the terms at θ."""
-        return MixedState.at(self.products, self.response, self.sigma(theta), theta[-1])
+        return self.products.at(self.response, self.sigma(theta), float(theta[-1]))
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
         """Return tr(WZ_kG_kZ_kᵀ)/Σw of each term, and σ²_e/w̄: with equal weights tr(Z_kG_kZ_kᵀ)/n and σ²_e."""
@@ -152,10 +147,8 @@ class StructuredObjective(Objective):
             return None
         if self.method == "REML" or not self.products.flat:
             return StructuredState(mixed, mixed, mixed.loglik + self.products.constant)
-        # the last of the dense block are the fixed effects
-        plain = response._replace(within=response.within[: products.columns])
-        left = products.shifted(plain, response.y1 - products.projection.R @ mixed.blue()[0])
-        full = MixedState.at(products, left, mixed.sigma, mixed.sigma2_e)
+        left = products.shifted(response, response.y1 - products.projection.R @ mixed.blue()[0])
+        full = products.at(left, mixed.sigma, mixed.sigma2_e)
         return None if full is None else StructuredState(mixed, full, full.loglik + products.constant)
 
     def derivatives(self, theta: FloatArray, state: StructuredState) -> tuple[FloatArray, FloatArray]:
@@ -176,8 +169,8 @@ class StructuredObjective(Objective):
         """Return V(θ), (n, n)."""
         require_rows(self.products)
         V: FloatArray = theta[-1] * np.eye(self.n)
-        for block, sigma in zip(self.products.blocks, self.sigma(theta), strict=True):
-            V += _propagate(block, sigma)
+        for k, sigma in enumerate(self.sigma(theta)):
+            V += self.products.propagated(k, sigma)
         return self.products.weights.unscaled_matrix(V)
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
@@ -185,7 +178,7 @@ class StructuredObjective(Objective):
         require_rows(self.products)
         out = np.zeros((self.layout.size, self.n, self.n))
         for place, (k, direction) in enumerate(self.layout.slopes(theta)):
-            out[place] = _propagate(self.products.blocks[k], direction)
+            out[place] = self.products.propagated(k, direction)
         out[-1] = np.eye(self.n)
         return self.products.weights.unscaled_matrix(out)
 
@@ -211,12 +204,12 @@ class StructuredObjective(Objective):
             theta[entry.place] = starting_values(entry, own, self.lower[entry.place], self.upper[entry.place])
         theta[-1] = self._residual_start(theta[-1], total=float(squares[-1]) / self.n)
         theta = np.where(self.fixed & np.isfinite(self.held), self.held, theta)
-        return self._best_ratio(theta) if self.layout.size == 2 and not self.fixed.any() else theta
+        many = self.layout.size > 2 or self.fixed.any() or not self.products.scanned
+        return theta if many else self._best_ratio(theta)
 
     def _residual_start(self, estimate: float, *, total: float) -> float:
         """Return the variance of what X and the terms leave of y, if MINQUE's is at its least."""
-        p = self.products
-        if estimate > 0.02 * total or p.rows * p.columns**2 > _WORK or (found := self.unexplained()) is None:
+        if estimate > 0.02 * total or not self.products.searchable or (found := self.unexplained()) is None:
             return estimate
         rest, directions = found
         return min(estimate, max(rest / directions, self.internal_lower[-1])) if directions > 0 else estimate
@@ -264,20 +257,10 @@ class StructuredObjective(Objective):
         """Bounds of θ, but σ²_e stays just above 0, where V may be singular, and above the rounding of y."""
         lower = self.lower.copy()
         if not self.fixed[-1]:
-            share, left = _RESOLVED if self._resolved else VANISHED, float(self.y @ self.y)
+            resolved = self.products.resolves(self.response)
+            share, left = _RESOLVED if resolved else VANISHED, float(self.y @ self.y)
             lower[-1] = max(lower[-1], max(share * left, (self._rounding / 8) ** 2, 1e-288) / self.n)
         return lower
-
-    @property
-    def _resolved(self) -> bool:
-        """Whether a small σ²_e is seen in rows: in what X and the terms leave of y, if they leave a direction."""
-        p = self.products
-        if np.isfinite(p.largest_ratio) or p.rows * p.columns > LARGEST:
-            return False
-        if p.n > p.columns + p.O.shape[1]:
-            return True
-        found = self.unexplained() if p.rows * p.columns**2 < _WORK else None
-        return found is not None and found[1] > 0
 
     @property
     def _rounding(self) -> float:
@@ -285,12 +268,7 @@ class StructuredObjective(Objective):
 
     def unexplained(self) -> tuple[float, int] | None:
         """Return ‖·‖² of what X and the terms leave of y and in how many directions; None where it cannot be had."""
-        p = self.products
-        if p.remainder is None or self.response.rows is None:
-            return None
-        _, rest = p.remainder.split(self.response.rows)
-        used = int(np.count_nonzero(np.linalg.norm(p.C, axis=1))) + p.remainder.U.shape[1]
-        return float(rest @ rest), p.n - used
+        return self.products.unexplained(self.response)
 
     def unbounded(self, theta: FloatArray, score: FloatArray) -> str:
         """Return what it means that the likelihood rises as σ²_e goes to 0, nothing where it does not."""
@@ -324,11 +302,10 @@ class StructuredObjective(Objective):
 
     def remarks(self, theta: FloatArray) -> list[str]:
         """Return what an estimate loses to the inner products that it was made of."""
-        p, limit = self.products, self.products.largest_ratio
-        if np.isfinite(limit) and ratio(p, p.packed(self.sigma(theta)), float(theta[-1])) > limit:
+        if self.products.imprecise(self.sigma(theta), float(theta[-1])):
             return [
-                f"λ_max/δ is above {limit:.0e}, up to which cross-products are precise: collect them again with "
-                "method='tsqr'"
+                f"λ_max/δ is above {self.products.largest_ratio:.0e}, up to which cross-products are precise: collect "
+                "them again with method='tsqr'"
             ]
         return []
 
@@ -377,11 +354,6 @@ class StructuredObjective(Objective):
         if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
             return None
         return self.first_better([omega * c**degree], state)
-
-
-def _propagate(block: EffectBlock, sigma: FloatArray) -> FloatArray:
-    G = sp.kron(sp.eye_array(block.levels), sigma, format="csr")
-    return np.asarray((block.Z @ G @ block.Z.T).todense())
 
 
 def starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: FloatArray) -> FloatArray:

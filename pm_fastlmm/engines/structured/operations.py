@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytensor.tensor as pt
 
-from pm_fastlmm.base.semidefinite import semidefinite_root
+from pm_fastlmm.engines.algebra import times
 from pm_fastlmm.engines.callbacks import CalledBack, GradientOp, Shape, no_hessian
 from pm_fastlmm.engines.structured.products import MixedProducts
 from pm_fastlmm.engines.structured.state import mixed_loglik_and_gradient
@@ -66,7 +67,7 @@ class ResponsePullback(CalledBack):
 
 class RandomEffects(CalledBack):
     """
-    Σ_k Z_k(I ⊗ R_k)ξ_k, R_kR_kᵀ = Σ_k, from white noise ξ (…, q): draws of what the terms contribute.
+    Draws of what the terms contribute, Σ_k Z_ku_k, from white noise ξ (…, q).
 
     Inputs: the packed Σ_k, in the order of the engine, and ξ.
     """
@@ -78,14 +79,17 @@ class RandomEffects(CalledBack):
 
     def evaluate(self, *inputs: Any) -> Any:
         """Return the draws."""
-        phi, xi = inputs
-        out = np.zeros((*xi.shape[:-1], self.data.rows))
-        sigma, place = self.data.unpacked(phi), 0
-        for k in self.data.order:
-            Z, levels, c, _ = self.data.blocks[k]
-            root = semidefinite_root(sigma[k])
-            noise = xi[..., place : place + levels * c].reshape(*xi.shape[:-1], levels, c)
-            u = np.einsum("ij,...lj->...li", root, noise).reshape(-1, levels * c)
-            out += (Z @ u.T).T.reshape(out.shape)
-            place += levels * c
-        return [out]
+        return [self.data.random_effects(*inputs)]
+
+
+def mixed_log_density(products: MixedProducts, phi: Any, sigma2_e: Any, residual: Any, b: Any) -> Any:
+    """Return the graph of the log-likelihood of y less mu, where β is integrated out or has the mean b."""
+    within, between, rss, y1, rows = ResponseStatistics(products)(residual)
+    d = pt.zeros(0)
+    if not products.flat:  # y₂ + Q₁d, d = Q₁ᵀy - Rb
+        d = y1 - times(pt.constant(products.projection.R), b)
+        along = times(pt.constant(products.Q_between), d)
+        rss = rss - 2 * (along * between.ravel()).sum() + (d**2).sum() - (along**2).sum()
+        within = within + times(pt.constant(products.Q_within), d)
+        between = between + along.reshape(between.shape)
+    return MixedLoglik(products)(phi, sigma2_e, within, between, rss, rows, d)[0]

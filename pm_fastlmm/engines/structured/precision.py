@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.engines.structured.products import MixedProducts
-from pm_fastlmm.engines.structured.state import MixedState
 from pm_fastlmm.kernel.likelihood.leave_out import Rows
 
 _DENSE = 0.25  # share of entries that are not 0 above which arrays are faster than sparse matrices
@@ -81,19 +80,17 @@ class MixedPrecision:
         How many numbers of Y are formed at a time.
     """
 
-    state: MixedState
+    state: Any
     rows: PrecisionRows
     y: FloatArray
     budget: int
 
     @classmethod
-    def of(
-        cls, state: MixedState, y: FloatArray, rows: PrecisionRows | None = None, *, budget: int = 4_000_000
-    ) -> Self:
+    def of(cls, state: Any, y: FloatArray, *, budget: int = 4_000_000) -> Self:
         """Take the rows of the response, y less its mean besides a β that is integrated out."""
         p = state.products
         Q1 = p.projection.Q1
-        return cls(state, PrecisionRows.of(p) if rows is None else rows, y - Q1 @ (Q1.T @ y) if p.flat else y, budget)
+        return cls(state, p.by_row, y - Q1 @ (Q1.T @ y) if p.flat else y, budget)
 
     @cached_property
     def _within(self) -> FloatArray:

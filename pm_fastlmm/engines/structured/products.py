@@ -1,5 +1,6 @@
 """MixedProducts: what several random-effects terms need of the rows, with the largest grouping factor eliminated."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +11,17 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray, frozen
-from pm_fastlmm.spectrum.orthonormal import Remainder, column_squares, orthonormal_blocks, remainder_of
+from pm_fastlmm.base.semidefinite import semidefinite_root
+from pm_fastlmm.engines.term_products import TermProducts
+from pm_fastlmm.spectrum.orthonormal import LARGEST, Remainder, column_squares, orthonormal_blocks, remainder_of
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.weights import UNWEIGHTED, PriorWeights
 
 type IntArray = npt.NDArray[np.int64]
 
+_DENSE_BLOCK = 64  # columns of the dense block, and numbers of the eliminated term, of a cheap likelihood
+_LEVELS = 8000
+_WORK = 2e10  # of a QR factorisation for a better start
 _SMALL = 1e9  # multiplications of BᵀDB: a tenth of a second
 _MAX_DENSE = 20_000  # columns of the dense block: 3.2 GB for each of a few matrices
 
@@ -30,7 +36,7 @@ class EffectBlock(NamedTuple):
     Z: sp.csr_array
     levels: int
     width: int
-    root: FloatArray | None = None
+    root: Any = None
 
 
 class Response(NamedTuple):
@@ -59,7 +65,7 @@ class Response(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MixedProducts:
+class MixedProducts(TermProducts):
     """
     Cross-products of [Z₁ Z₂ … Z_K Q₁], Z₁ the eliminated term and W = [Z₂ … Z_K Q₁] the dense block.
 
@@ -72,27 +78,13 @@ class MixedProducts:
 
     Attributes
     ----------
-    n : int
-        Number of observations.
-    rows_kept : bool
-        Whether the rows of Z, X and y are the observations. Otherwise they are fewer rows with the same inner products
-        (`TermStatistics`), in a basis of their own.
-    projection : Projection
-        QR of X.
-    flat : bool
-        Whether Q₁ is in the dense block: β under a flat prior, integrated out.
     blocks : tuple of EffectBlock
-        The terms in the order that was given.
     order : tuple of int
-        The terms in the order of the engine: the eliminated one first.
+        The eliminated term first.
     eliminated : bool
         Whether there is a term that can be eliminated.
     sizes : (terms, 2) int array
         Levels and width of each term in the dense block, in the engine's order.
-    largest_ratio : float
-        λ/σ²_e up to which the rows are precise: that of inner products where rows were made of them, inf otherwise.
-    weights : PriorWeights
-        What the rows of Z, X and y were scaled by.
     """
 
     n: int
@@ -123,7 +115,7 @@ class MixedProducts:
             If the dense block, all terms but the one that is eliminated, would not fit in memory.
         """
         rows = projection.V.shape[0]
-        order, eliminated = _elimination_order(blocks)
+        order, eliminated = elimination_order(blocks)
         rest = order[eliminated:]
         q, r = sum(blocks[k].Z.shape[1] for k in rest), projection.rank if flat else 0
         if q + r > _MAX_DENSE:
@@ -222,6 +214,16 @@ class MixedProducts:
         """Wᵀ(I - OOᵀ)Q₁."""
         return frozen(np.asarray(self.W.T @ (self.projection.Q1 - self.O @ self.Q_between)))
 
+    @property
+    def cheap(self) -> bool:
+        """Whether thousands of evaluations take a second or two."""
+        return self.columns <= _DENSE_BLOCK and self.C.size <= _LEVELS
+
+    @property
+    def work(self) -> float:
+        """The factorisation of the dense block, and its products with the eliminated term."""
+        return float(self.columns) ** 3 + float(self.B.nnz + self.C.size) * self.columns
+
     def treated(self, terms: int, *, flat: bool) -> Self:
         """Return the products of the same data and the first terms with another treatment of β."""
         observations = None if self.rows_kept else self.n
@@ -230,25 +232,12 @@ class MixedProducts:
             largest_ratio=self.largest_ratio, weights=self.weights,
         )  # fmt: skip
 
-    @property
-    def rows(self) -> int:
-        """Number of rows of Z, X and y."""
-        return int(self.projection.V.shape[0])
+    @cached_property
+    def by_row(self) -> Any:
+        """What the rows are to the products, for P and Py."""
+        from pm_fastlmm.engines.structured.precision import PrecisionRows
 
-    @property
-    def fixed(self) -> int:
-        """Number of fixed effects in the dense block: r, or 0 when β is not integrated out."""
-        return self.projection.rank if self.flat else 0
-
-    @property
-    def df(self) -> int:
-        """Degrees of freedom, n - r with β integrated out."""
-        return self.n - self.fixed
-
-    @property
-    def constant(self) -> float:
-        """What the log-likelihood has besides the density of the rows: -½ log|XᵀX| of a flat β, and Σ log √w."""
-        return self.weights.logdet - (self.projection.logdet_R if self.flat else 0.0)
+        return PrecisionRows.of(self)
 
     @cached_property
     def constants(self) -> tuple[Any, ...]:
@@ -288,10 +277,6 @@ class MixedProducts:
         parts = [z * np.eye(self.blocks[k].width).ravel() for k, z in zip(self.order, squares, strict=True)]
         return np.concatenate([np.zeros(0), *parts])
 
-    def packed(self, sigma: Sequence[FloatArray]) -> FloatArray:
-        """Return phi, the Σ_k packed in the order of the engine."""
-        return np.concatenate([np.zeros(0), *(np.ravel(sigma[k]) for k in self.order)])
-
     @cached_property
     def lengths(self) -> FloatArray:
         """Lengths of the columns of W (m,)."""
@@ -301,16 +286,6 @@ class MixedProducts:
     def remainder(self) -> Remainder | None:
         """What O leaves of W, formed when inner products lose digits; None if it would be too large."""
         return remainder_of(self.W, self.O, self.lengths)
-
-    def unpacked(self, phi: FloatArray) -> list[FloatArray]:
-        """Return Σ_k of each block from phi, packed in the order of the engine."""
-        out: list[FloatArray] = [phi] * len(self.blocks)
-        start = 0
-        for k in self.order:
-            c = self.blocks[k].width
-            out[k] = phi[start : start + c * c].reshape(c, c)
-            start += c * c
-        return out
 
     def offsets(self) -> list[int | None]:
         """Return where each term starts in the dense block, None for the eliminated one."""
@@ -341,33 +316,91 @@ class MixedProducts:
         flat, root = u.reshape(*u.shape[:-2], -1), self.blocks[k].root
         return flat if root is None else np.asarray(flat @ root.T)
 
-    @cached_property
-    def _components(self) -> dict[tuple[int, ...], tuple[list[sp.csc_array], FloatArray]]:
-        return {}
+    def at(self, response: Response, sigma: list[FloatArray], sigma2_e: float) -> Any:
+        """Return V factored; None outside the parameter space."""
+        from pm_fastlmm.engines.structured.state import MixedState
 
-    def components(self, strides: tuple[int, ...]) -> tuple[list[sp.csc_array], FloatArray]:
+        return MixedState.at(self, response, sigma, sigma2_e)
+
+    def log_density(self, phi: Any, sigma2_e: Any, residual: Any, b: Any) -> Any:
+        """Return the graph of the log-likelihood of y less mu, without `constant`."""
+        from pm_fastlmm.engines.structured.operations import mixed_log_density
+
+        return mixed_log_density(self, phi, sigma2_e, residual, b)
+
+    def random_effects(self, phi: FloatArray, xi: FloatArray) -> FloatArray:
+        """Return Σ_k Z_k(I ⊗ R_k)ξ_k, R_kR_kᵀ = Σ_k, of white noise ξ (…, q)."""
+        out = np.zeros((*xi.shape[:-1], self.rows))
+        sigma, place = self.unpacked(phi), 0
+        for k in self.order:
+            Z, levels, c, _ = self.blocks[k]
+            noise = xi[..., place : place + levels * c].reshape(*xi.shape[:-1], levels, c)
+            u = np.einsum("ij,...lj->...li", semidefinite_root(sigma[k]), noise).reshape(-1, levels * c)
+            out += (Z @ u.T).T.reshape(out.shape)
+            place += levels * c
+        return out
+
+    def draw_prior(self, k: int, sigma: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Draw the effects of a term anew."""
+        return self.rooted(k, independent(sigma, self.blocks[k].levels, rng))
+
+    def draw(
+        self, y: FloatArray, sigma: list[FloatArray], sigma2_e: float, rng: np.random.Generator
+    ) -> tuple[list[FloatArray], FloatArray]:
         """
-        Return Z_iᵀ of every stride-th column of a term, and tr(MV_iMV_j) for V_i = Z_iZ_iᵀ and, last, I.
+        Draw the effects of each block, and β, from their joint posterior given y.
 
-        M takes X out, and no n × n matrix is formed.
+        Conditional simulation (Matheron's rule): with u⁺, e⁺ drawn from the prior and y⁺ = Σ Z_ku_k⁺ + e⁺,
+        β = β̂(y - y⁺) and u = u⁺ + û(y - y⁺) have exactly that distribution. A Gaussian prior of β is one term more.
         """
-        if strides not in self._components:
-            blocks = [block.Z for block, stride in zip(self.blocks, strides, strict=False) for _ in range(stride)]
-            places = [(a, stride) for stride in strides for a in range(stride)]
-            parts = [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
-            Q = self.projection.Q1 if self.flat else self.projection.Q1[:, :0]
-            rows = [Z.T for Z in parts]
-            self._components[strides] = rows, _traces(parts, rows, Q, self.n)
-        return self._components[strides]
+        drawn = []
+        # of rows that were not kept, e⁺ in the directions left out is not needed: û and β̂ depend on y along X and Z
+        noise = y - np.sqrt(sigma2_e) * rng.standard_normal(self.rows)
+        for block, S in zip(self.blocks, sigma, strict=True):
+            drawn.append(independent(S, block.levels, rng))
+            noise = noise - block.Z @ drawn[-1].ravel()
+        state = self.at(self.response_to_known(noise), sigma, sigma2_e)
+        if state is None:
+            raise ValueError("a posterior draw has a covariance that is not positive definite: its variances are 0.")
+        estimate = zip(drawn, state.gradient.effects, sigma, strict=True)
+        return [self.rooted(k, u + w @ S) for k, (u, w, S) in enumerate(estimate)], state.blue()[0]
 
-    def mean_gram(self, k: int) -> FloatArray:
-        """Return Σ_levels Z_jᵀZ_j / Σw of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""
+    def propagated(self, k: int, sigma: FloatArray) -> FloatArray:
+        """Return Z_k(I ⊗ Σ_k)Z_kᵀ (n, n)."""
         block = self.blocks[k]
-        gram = (block.Z.T @ block.Z).tocoo()
-        same = gram.row // block.width == gram.col // block.width
-        out = np.zeros((block.width, block.width))
-        np.add.at(out, (gram.row[same] % block.width, gram.col[same] % block.width), gram.data[same])
-        return out / (self.n * self.weights.mean)
+        G = sp.kron(sp.eye_array(block.levels), sigma, format="csr")
+        return np.asarray((block.Z @ G @ block.Z.T).todense())
+
+    def dense_incidence(self, k: int) -> FloatArray:
+        """Return Z_k (n, levels, width), of which a root of a known covariance is a part."""
+        block = self.blocks[k]
+        return np.asarray(block.Z.toarray()).reshape(-1, block.levels, block.width)
+
+    def unexplained(self, response: Response) -> tuple[float, int] | None:
+        """Return ‖·‖² of what X and the terms leave of y and in how many directions; None where it cannot be had."""
+        if self.remainder is None or response.rows is None:
+            return None
+        _, rest = self.remainder.split(response.rows)
+        used = int(np.count_nonzero(np.linalg.norm(self.C, axis=1))) + self.remainder.U.shape[1]
+        return float(rest @ rest), self.n - used
+
+    def resolves(self, response: Response) -> bool:
+        """Return whether a small σ²_e is seen in rows: in what X and the terms leave of y, if that is anything."""
+        if np.isfinite(self.largest_ratio) or self.rows * self.columns > LARGEST:
+            return False
+        if self.n > self.columns + self.O.shape[1]:
+            return True
+        found = self.unexplained(response) if self.searchable else None
+        return found is not None and found[1] > 0
+
+    @property
+    def searchable(self) -> bool:
+        """Whether a QR factorisation of the rows is affordable for a better start."""
+        return self.rows * self.columns**2 < _WORK
+
+    def imprecise(self, sigma: list[FloatArray], sigma2_e: float) -> bool:
+        """Return whether λ_max/δ is above what the cross-products were collected for."""
+        return bool(np.isfinite(self.largest_ratio)) and ratio(self, self.packed(sigma), sigma2_e) > self.largest_ratio
 
     def response(self, y: FloatArray) -> Response:
         """Return the statistics of a response (n,), from its rows."""
@@ -381,13 +414,9 @@ class MixedProducts:
         within = np.concatenate([Zt @ inside, self._Q.T @ inside])
         return Response(within, between, float(inside @ inside), y1, residual)
 
-    def response_to_known(self, y: FloatArray) -> Response:
-        """Return the statistics of y less its known mean: those of all of y where β is not integrated out."""
-        response = self.response(y)
-        return response if self.flat else self.shifted(response, response.y1)
-
     def shifted(self, response: Response, d: FloatArray) -> Response:
         """Return the statistics of y₂ + Q₁d, for products without the fixed effects in the dense block."""
+        response = response._replace(within=response.within[: self.columns])  # the last are those of the fixed effects
         along, between = self.Q_between @ d, response.between.ravel()
         return Response(
             response.within + self.Q_within @ d,
@@ -415,27 +444,24 @@ class MixedProducts:
         return f"MixedProducts(n={self.n}, terms of {terms} effects, {self.fixed} fixed effects)"
 
 
+def ratio(products: MixedProducts, phi: FloatArray, e: float) -> float:
+    """Return the largest variance of an effect times the squared length of its column, over σ²_e."""
+    with np.errstate(invalid="ignore"):  # of a variance that is infinite there is none
+        return float((products.largest * phi).max(initial=0.0)) / e if e > 0 else math.nan
+
+
+def independent(sigma: FloatArray, levels: int, rng: np.random.Generator) -> FloatArray:
+    """Draw effects (…, levels, width) that are independent between levels, with the covariance (…, width, width)."""
+    noise = rng.standard_normal((*sigma.shape[:-2], levels, sigma.shape[-1]))
+    return np.asarray(noise @ np.swapaxes(semidefinite_root(sigma), -1, -2))
+
+
 def _beside(*parts: sp.csr_array) -> sp.csr_array:
     out: sp.csr_array = parts[0] if len(parts) == 1 else sp.hstack(parts, format="csr")
     return out
 
 
-def _traces(components: list[sp.csr_array], transposed: list[sp.csc_array], Q: FloatArray, n: int) -> FloatArray:
-    along = [Zt @ Q for Zt in transposed]
-    count = len(components)
-    gram = np.zeros((count + 1, count + 1))
-    for i, Zi in enumerate(components):
-        for j in range(i + 1):
-            cross = transposed[i] @ components[j]
-            shared = np.vdot(cross @ along[j], along[i])
-            projected = np.vdot(along[i].T @ along[i], along[j].T @ along[j])
-            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * shared + projected
-        gram[i, count] = gram[count, i] = (Zi.data**2).sum() - (along[i] ** 2).sum()
-    gram[count, count] = n - Q.shape[1]
-    return gram
-
-
-def _elimination_order(blocks: Sequence[EffectBlock]) -> tuple[tuple[int, ...], bool]:
+def elimination_order(blocks: Sequence[EffectBlock]) -> tuple[tuple[int, ...], bool]:
     """Return the order of the terms, the largest with one level in each row first, and whether there is one."""
     sizes = [block.Z.shape[1] if block.root is None and _one_level_each(block) else 0 for block in blocks]
     largest = int(np.argmax(sizes)) if sizes else 0

@@ -4,38 +4,24 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray, read_only
-from pm_fastlmm.base.semidefinite import eigen_root
 from pm_fastlmm.engines.structured import vectorised
 from pm_fastlmm.engines.structured.from_rows import LOST, Rows, block_diagonal, digits_lost, loud, roots_beside
 from pm_fastlmm.engines.structured.loops import factorise, gradient, loglik_and_gradient
+from pm_fastlmm.engines.structured.precision import MixedPrecision
 from pm_fastlmm.engines.structured.products import MixedProducts, Response
 from pm_fastlmm.engines.structured.roots import matrix_root, packed_roots
-from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
-
-_LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
-
-
-class Gradient(NamedTuple):
-    """
-    ∂ℓ/∂Σ_k (width, width) for each term, ∂ℓ/∂σ²_e, and Z_kᵀPy (levels, width) for each term.
-
-    Terms are in the order of `MixedProducts.blocks`. `between` is M_j⁻¹(ȳ_j - B_jb) of the eliminated term.
-    """
-
-    sigma: list[FloatArray]
-    sigma2_e: float
-    effects: list[FloatArray]
-    between: FloatArray
+from pm_fastlmm.engines.term_products import Gradient, TermState
+from pm_fastlmm.kernel.likelihood.leave_out import Precision
 
 
 @dataclass(frozen=True, eq=False)
-class MixedState:
+class MixedState(TermState):
     """
     V factored at (Σ_k, σ²_e), with a response.
 
@@ -43,12 +29,6 @@ class MixedState:
     ----------
     products : MixedProducts
     response : Response
-    sigma : list of (width, width) arrays
-        In the order of `products.blocks`.
-    sigma2_e : float
-    loglik : float
-        Of the error contrasts (flat β) or of y, without -½log|XᵀX|.
-    yPy : float
     rows : Rows or None
         The factorisation from rows, where inner products lose digits.
     """
@@ -79,9 +59,18 @@ class MixedState:
                 return cls(p, response, list(sigma), e, rows.loglik, rows.yPy, rows.factor, rows)
         return cls(p, response, list(sigma), e, float(loglik), float(yPy), factor) if ok else None
 
-    @cached_property
+    @property
     def gradient(self) -> Gradient:
         """The score with respect to the matrices, and ZᵀPy."""
+        return self._differentiated[0]
+
+    @property
+    def between(self) -> FloatArray:
+        """M_j⁻¹(ȳ_j - B_jb) of the eliminated term."""
+        return self._differentiated[1]
+
+    @cached_property
+    def _differentiated(self) -> tuple[Gradient, FloatArray]:
         if self.rows is not None:
             return self._gradient_of_rows(self.rows)
         p, (phi, *factor) = self.products, self.factor
@@ -94,16 +83,16 @@ class MixedState:
             np.einsum("jab,jb->ja", p.C, weighted) if at is None else w[at : at + levels * c].reshape(levels, c)
             for at, (_, levels, c, _) in zip(p.offsets(), p.blocks, strict=True)
         ]
-        return Gradient(p.unpacked(grad), float(de), effects, weighted)
+        return Gradient(p.unpacked(grad), float(de), effects), weighted
 
-    def _gradient_of_rows(self, rows: Rows) -> Gradient:
+    def _gradient_of_rows(self, rows: Rows) -> tuple[Gradient, FloatArray]:
         places = zip(self.products.offsets(), self.products.blocks, strict=True)
         scores = [
             rows.eliminated_score() if at is None else rows.dense_score(at, levels, c)
             for at, (_, levels, c, _) in places
         ]
         sigma, effects = map(list, zip(*scores, strict=True))
-        return Gradient(sigma, rows.residual_score(), effects, rows.between)
+        return Gradient(sigma, rows.residual_score(), effects), rows.between
 
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
         """
@@ -180,9 +169,11 @@ class MixedState:
         p, found = self.products, enumerate(self.gradient.effects)
         return [p.rooted(k, w @ self.sigma[k]).reshape(w.shape) for k, w in found]
 
-    def prediction_error(self, k: int, *, beta_known: bool = False) -> FloatArray:
+    def prediction_error(self, k: int, root: FloatArray | None = None, *, beta_known: bool = False) -> FloatArray:
         """
         Return the diagonal of Var(û_k - u_k), (levels, width); with β known that of Var(u_k | y, β).
+
+        For a term with a root `root` may be other rows of it, those of levels without data.
 
         In the dense block it is σ²_e ΛS⁻¹Λᵀ; for the eliminated term see `_given_dense`. X is the last block of S: the
         rows of L⁻¹ that are not its own make the inverse of S without it.
@@ -195,9 +186,10 @@ class MixedState:
             rows = sp.csr_array(block_diagonal(np.swapaxes(through, 1, 2)) @ p.B) @ scaled.T
             return np.asarray(direct + e * (rows**2).sum(axis=-1).reshape(direct.shape))
         columns = scaled[:, offset : offset + block.Z.shape[1]]
-        if block.root is not None:
-            columns = columns @ block.root.T
-        return np.asarray(e * (columns**2).sum(axis=0).reshape(block.levels, block.width))
+        root = block.root if root is None else root
+        if root is not None:
+            columns = columns @ root.T
+        return np.asarray(e * (columns**2).sum(axis=0).reshape(-1, block.width))
 
     def _given_dense(self, z: FloatArray) -> tuple[FloatArray, FloatArray]:
         """
@@ -222,32 +214,9 @@ class MixedState:
         half = np.linalg.solve(np.swapaxes(T, 1, 2), G.T @ z)
         return self.sigma2_e * (half**2).sum(axis=1), CG @ np.linalg.solve(T, half)
 
-    def alone(self, y: FloatArray, k: int, direction: FloatArray, variance: float) -> Rotated:
-        """
-        Return y less the predictions of all but variance · direction, a part of Σ_k, rotated by that part.
-
-        Raises
-        ------
-        ValueError
-            If the spectrum of that component would not fit in memory.
-        """
-        block = self.products.blocks[k]
-        values, vectors = np.linalg.eigh(direction)
-        root = eigen_root(values, vectors)[:, values > 1e-12 * values.max()]
-        n, width = block.Z.shape[0], root.shape[1]
-        if n * block.levels * width > _LARGEST:
-            raise ValueError(
-                f"the component has {block.levels * width} effects in {n} rows: its spectrum would not fit in memory. "
-                "2 * (fit.loglik - loglik without it) beside ½χ²₀ + ½χ²₁ is what is left."
-            )
-        Z = block.Z.toarray().reshape(n, block.levels, block.width)
-        W = (Z @ root).reshape(n, -1)
-        others = np.zeros(n)
-        for j, weights in enumerate(self.gradient.effects):
-            sigma = self.sigma[j] - (variance * direction if j == k else 0.0)
-            others += self.products.blocks[j].Z @ (weights @ sigma).ravel()
-        spectrum = Spectrum.from_factor(W, self.products.projection.Q1)
-        return Rotated.from_values(spectrum, y - others, None)
+    def precision(self, residual: FloatArray, budget: int = 4_000_000) -> Precision:
+        """Return P and Py, of y less its mean besides a β that is integrated out."""
+        return MixedPrecision.of(self, residual, budget=budget)
 
     def predict(self, X_new: FloatArray, Z_new: list[Any], unknown: FloatArray) -> tuple[FloatArray, FloatArray]:
         """
@@ -312,8 +281,8 @@ def mixed_loglik_and_gradient(
     g = state.gradient
     scores = np.concatenate([g.sigma[k].ravel() for k in p.order])
     if state.rows is None:
-        statistics = state.factor[7] / e, -g.between, -0.5 / e
+        statistics = state.factor[7] / e, -state.between, -0.5 / e
         return state.loglik, scores, g.sigma2_e, *statistics, none, np.zeros(d.shape)
-    Py = state.rows.weighted_response(g.between)
+    Py = state.rows.weighted_response(state.between)
     along = -state.rows.inner(p.projection.Q1) if d.size else np.zeros(0)
     return state.loglik, scores, g.sigma2_e, *statistics, -Py, along

@@ -10,7 +10,7 @@ from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.directions import Direction
 from pm_fastlmm.base.display import Described, listed
-from pm_fastlmm.engines.structured.products import MixedProducts
+from pm_fastlmm.engines.term_products import TermProducts
 from pm_fastlmm.spectrum.streams.factor import GRAM_RATIO, reduce_rows
 from pm_fastlmm.spectrum.streams.statistics import KernelStatistics
 
@@ -190,7 +190,7 @@ def as_term_statistics(observed: Any) -> TermStatistics | None:
     return observed if isinstance(observed, TermStatistics) else None
 
 
-def require_rows(products: MixedProducts) -> None:
+def require_rows(products: TermProducts) -> None:
     """Raise a ValueError where the rows of the data were not kept."""
     if not products.rows_kept:
         raise ValueError(

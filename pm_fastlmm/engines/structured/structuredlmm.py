@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytensor.tensor as pt
-import scipy.sparse as sp
 from pymc.distributions.dist_math import check_parameters
 from pytensor.tensor.random.basic import chisquare
 
@@ -14,13 +13,14 @@ from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.base.directions import are_directions
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
-from pm_fastlmm.engines.algebra import along_columns, less_columns, times, white_noise
+from pm_fastlmm.engines.algebra import along_columns, less_columns, white_noise
 from pm_fastlmm.engines.inputs import coefficients, covariance_root, double, read_mean, read_response, refuse_unknown
 from pm_fastlmm.engines.random_variable import LMM, LMMRV, Treatment
 from pm_fastlmm.engines.spectral.variables import spectral_logp
-from pm_fastlmm.engines.structured.operations import MixedLoglik, RandomEffects, ResponseStatistics
-from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
+from pm_fastlmm.engines.structured.choice import products_of
+from pm_fastlmm.engines.structured.operations import RandomEffects
 from pm_fastlmm.engines.structured.statistics import TermStatistics, as_term_statistics
+from pm_fastlmm.engines.term_products import TermProducts
 from pm_fastlmm.spectrum.projection import Projection, read_design
 from pm_fastlmm.spectrum.spectrum import Spectrum
 from pm_fastlmm.spectrum.weights import PriorWeights
@@ -41,7 +41,7 @@ class StructuredRV(LMMRV):
     extended_signature = "[rng],[size],(n),(r),(s,s),(p)->[rng],(n)"
     terms: tuple[Term, ...]
     theta: Theta
-    products: MixedProducts
+    products: TermProducts
     ids: Any
     design: Any
     spectrum: Spectrum | None
@@ -50,7 +50,7 @@ class StructuredRV(LMMRV):
     def draw(cls, rng: Any, batch: Any, *params: Any, **carried: Any) -> tuple[Any, Any]:
         """Return the next generator and a draw, for each of a batch."""
         mu, b, B, theta = params
-        products: MixedProducts = carried["products"]
+        products: TermProducts = carried["products"]
         q = sum(block.Z.shape[1] for block in products.blocks)
         rng, (xi, noise) = white_noise(rng, batch, q, products.rows)
         if products.n > products.rows:  # the last row of statistics is the length of e in the directions left
@@ -71,27 +71,19 @@ class StructuredRV(LMMRV):
         """Return the log-density."""
         mu, b, B, theta = params
         products = self.products
-        R, residual = pt.constant(products.projection.R), products.weights.scaled(value - mu)
+        residual = products.weights.scaled(value - mu)
         if self.spectrum is not None:  # σ²(K + δI), in the rotated coordinates as `FastLMM` has it
+            R = pt.constant(products.projection.R)
             L = pt.zeros_like(R) if B.type.shape == (0, 0) else covariance_root(B)
             logp = spectral_logp(self.spectrum, self.treatment, residual, 0.0, b, L, theta[0], theta[1])
             return logp + products.weights.logdet
-        within, between, rss, y1, rows = ResponseStatistics(products)(residual)
-        d = pt.zeros(0)
-        if not products.flat:  # y₂ + Q₁d, d = Q₁ᵀy - Rb
-            d = y1 - times(R, b)
-            along = times(pt.constant(products.Q_between), d)
-            rss = rss - 2 * (along * between.ravel()).sum() + (d**2).sum() - (along**2).sum()
-            within = within + times(pt.constant(products.Q_within), d)
-            between = between + along.reshape(between.shape)
-        phi = packed(self.theta, products, theta, B)
-        logp = MixedLoglik(products)(phi, theta[-1], within, between, rss, rows, d)[0]
+        logp = products.log_density(packed(self.theta, products, theta, B), theta[-1], residual, b)
         return check_parameters(
             logp + products.constant, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
         )
 
 
-def packed(theta: Theta, products: MixedProducts, values: Any, B: Any) -> Any:
+def packed(theta: Theta, products: TermProducts, values: Any, B: Any) -> Any:
     """Return the Σ_k packed in the order of the engine; the prior covariance of β is that of the last block."""
     matrices = theta.matrices(values)
     if len(products.blocks) > len(matrices):
@@ -218,39 +210,35 @@ def _carried(
     """Return what is the same in each evaluation, by the names of the attributes of the random variable."""
     if design is not None:
         projection = projection.made_from(design.fixed)
-    blocks, scaled = [_block(term, weights) for term in terms], weights.projection(projection)
-    if prior:
-        blocks.append(EffectBlock(sp.csr_array(scaled.X), 1, projection.rank, None))
+    scaled = weights.projection(projection)
     observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
-    products = MixedProducts.from_rows(
-        blocks, scaled, flat=treatment == "flat", observations=observations, largest_ratio=precise, weights=weights
-    )
+    products = products_of(
+        terms, scaled, flat=treatment == "flat", weights=weights, prior=prior, observations=observations,
+        largest_ratio=precise,
+    )  # fmt: skip
     theta = Theta.of_terms(terms)
     return {"treatment": treatment, "terms": tuple(terms), "theta": theta,
             "products": products, "projection": projection, "ids": ids, "design": design,
-            "spectrum": _spectrum(theta, blocks[: len(terms)], scaled) if rows is None else None}  # fmt: skip
+            "spectrum": _spectrum(theta, products, scaled) if rows is None else None}  # fmt: skip
 
 
-def _spectrum(theta: Theta, blocks: list[EffectBlock], projection: Projection) -> Spectrum | None:
+def _spectrum(theta: Theta, products: TermProducts, projection: Projection) -> Spectrum | None:
     """
     Return the spectrum of K = ZZᵀ if the terms are σ²(K + δI), and K is worth an eigendecomposition.
 
     A grouping factor alone is eliminated at the cost of its levels, which the spectral engine does not beat when they
     are many; a known K costs the cube of its order in each evaluation unless it is diagonalised once.
     """
-    if theta.names != (theta.names[0], RESIDUAL) or blocks[0].width > 1 or len(theta.blocks[0].parameters) != 1:
+    block = products.blocks[0]
+    if theta.names != (theta.names[0], RESIDUAL) or block.width > 1 or len(theta.blocks[0].parameters) != 1:
         return None
-    n, q = blocks[0].Z.shape
+    n, q = block.Z.shape
+    if not products.diagonalised:
+        return None
     if min(n, q) > _SPECTRUM_ORDER or n * q > _SPECTRUM_SIZE or projection.rank + 1 >= n:
         return None
     X = Labelled(projection.X, None, projection.coef) if projection.rank else None
-    return Spectrum.from_factor(blocks[0].Z.toarray(), X)
-
-
-def _block(term: Term, weights: PriorWeights) -> EffectBlock:
-    b = term.blocks
-    Z = sp.csr_array(term.Z if b.root is None else term.Z @ b.root)
-    return EffectBlock(weights.rows(Z), b.levels, b.width, b.root)
+    return Spectrum.from_factor(products.dense_incidence(0)[:, :, 0], X)
 
 
 def _check_rows(

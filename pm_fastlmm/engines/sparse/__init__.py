@@ -1,0 +1,1 @@
+"""The sparse engine: several terms by a sparse Cholesky factorisation of the mixed-model equations."""

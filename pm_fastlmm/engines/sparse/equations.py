@@ -1,0 +1,241 @@
+r"""
+The mixed-model equations of several terms, in a form that singular Σ_k do not break.
+
+With Σ_k = L_kL_kᵀ and u_k = (I ⊗ L_k)v_k, v_k ~ N(0, A_k ⊗ I), A_k⁻¹ = Q_k sparse and known, and W = [Z₁ … Z_K X],
+
+    C = ΛᵀWᵀWΛ/σ²_e + blockdiag(Q_k ⊗ I, 0),   Λ = blockdiag(I ⊗ L_k, I)
+
+has one pattern at every θ, and no inverse of Σ_k in it. What depends on the pattern is done once: the order of
+elimination and the places of all entries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.covariance.precision import Precision
+from pm_fastlmm.sparse.cholesky import Analysis, Entries, Factor
+
+type IntArray = npt.NDArray[np.int64]
+
+
+class SparseBlock(NamedTuple):
+    """
+    One term: Z (n, levels · width), vec u ~ N(0, A ⊗ Σ), A⁻¹ of a known `precision`, the identity without one.
+
+    `root` is the R of another known covariance, which was moved into Z.
+    """
+
+    Z: sp.csr_array
+    levels: int
+    width: int
+    precision: Precision | None = None
+    root: FloatArray | None = None
+
+
+class Crossed(NamedTuple):
+    """
+    Z_iᵀZ_j of two terms in blocks of their levels.
+
+    Attributes
+    ----------
+    i, j : int
+    values : (blocks, width_i, width_j) array
+    cells : pair of int arrays
+        The row and the column of each value in C.
+    """
+
+    i: int
+    j: int
+    values: FloatArray
+    cells: tuple[IntArray, IntArray]
+
+    @classmethod
+    def of(cls, i: int, j: int, Zi: Any, ci: int, Zj: Any, cj: int, ends: list[int]) -> Self:
+        """Return the products; blocks of one term are those of levels of which the first is not before the second."""
+        gram = sp.csr_array(Zi.T @ Zj)
+        blocks = sp.bsr_array(gram, blocksize=(ci, cj)) if ci * cj > 1 else gram
+        row, column = np.repeat(np.arange(len(blocks.indptr) - 1), np.diff(blocks.indptr)), blocks.indices
+        values = blocks.data.reshape(-1, ci, cj)
+        if i == j:
+            lower = row >= column
+            row, column, values = row[lower], column[lower], values[lower]
+        rows = ends[i] + row.astype(np.int64)[:, None, None] * ci + np.arange(ci)[:, None]
+        columns = ends[j] + column.astype(np.int64)[:, None, None] * cj + np.arange(cj)
+        shape = len(values), ci, cj
+        cells = tuple(np.broadcast_to(part, shape).ravel() for part in (rows, columns))
+        return cls(i, j, values, (cells[0], cells[1]))
+
+    def scaled(self, roots: Sequence[FloatArray]) -> FloatArray:
+        """Return L_iᵀ(·)L_j of all blocks, one cell after the other."""
+        left, right = roots[self.i], roots[self.j]
+        if left.size == right.size == 1:
+            return np.asarray(self.values.ravel() * (left[0, 0] * right[0, 0]))
+        return np.asarray((left.T @ self.values @ right).ravel())
+
+
+class Traced(NamedTuple):
+    """Entries of C within one term: their places, what they are weighted by, their levels and columns in these."""
+
+    place: IntArray
+    weight: FloatArray
+    level: IntArray
+    cell: IntArray
+    width: int
+
+    def sums(self, inverse: FloatArray) -> FloatArray:
+        """Return T[a, b] = Σ_ij Q_ij C⁻¹[(i, a), (j, b)], (width, width)."""
+        c = self.width
+        half = np.bincount(self.cell, self.weight * inverse[self.place], minlength=c * c).reshape(c, c)
+        return (half + half.T) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Equations:
+    """
+    C of terms and the basis of X, analysed.
+
+    Attributes
+    ----------
+    blocks : tuple of SparseBlock
+    basis : sparse (n, r) array
+        The columns of the fixed effects, none where β is not integrated out.
+    """
+
+    blocks: tuple[SparseBlock, ...]
+    basis: sp.csr_array
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """Where the effects of each term begin, then those of X, then the end."""
+        sizes = [block.Z.shape[1] for block in self.blocks]
+        return np.cumsum([0, *sizes, self.basis.shape[1]]).tolist()
+
+    def part(self, k: int) -> slice:
+        """Return which unknowns are those of term k; of X for k = -1."""
+        return slice(self.ends[k], self.ends[k + 1]) if k >= 0 else slice(self.ends[-2], self.ends[-1])
+
+    @cached_property
+    def W(self) -> sp.csr_array:
+        """[Z₁ … Z_K X]."""
+        return sp.csr_array(sp.hstack([*(block.Z for block in self.blocks), self.basis], format="csr"))
+
+    @cached_property
+    def Wt(self) -> sp.csr_array:
+        """Wᵀ by rows, for products."""
+        return sp.csr_array(self.W.T.tocsr())
+
+    @cached_property
+    def Q(self) -> sp.csc_array:
+        """blockdiag(Q_k ⊗ I, 0)."""
+        parts = [_within(block, sp.eye_array(block.width)) for block in self.blocks]
+        none = sp.csc_array((self.basis.shape[1],) * 2)
+        return sp.csc_array(sp.block_diag([*parts, none], format="csc"))
+
+    @cached_property
+    def _crossed(self) -> list[Crossed]:
+        """WᵀW, by pairs of terms and levels; the fixed effects are a last term."""
+        parts = [(block.Z, block.width) for block in self.blocks] + [(self.basis, 1)]
+        pairs = [
+            (i, j) for i in range(len(parts)) for j in range(i + 1) if parts[i][0].shape[1] and parts[j][0].shape[1]
+        ]
+        return [Crossed.of(i, j, *parts[i], *parts[j], self.ends) for i, j in pairs]
+
+    @cached_property
+    def _numbered(self) -> sp.csc_array:
+        """The pattern of ΛᵀWᵀWΛ, whose values are 1 + the places of its entries among the cells of `_crossed`."""
+        row, column = (_joined([pair.cells[side] for pair in self._crossed]) for side in (0, 1))
+        value = np.arange(1.0, len(row) + 1)
+        kept = row >= column
+        row, column, value = row[kept], column[kept], value[kept]
+        off = row > column
+        places = np.concatenate([row, column[off]]), np.concatenate([column, row[off]])
+        return sp.csc_array((np.concatenate([value, value[off]]), places), shape=(self.ends[-1],) * 2)
+
+    def scale(self, roots: Sequence[FloatArray]) -> sp.csc_array:
+        """Return Λ."""
+        pairs = zip(roots, self.blocks, strict=True)
+        parts = [sp.kron(sp.eye_array(block.levels), root, format="csc") for root, block in pairs]
+        return sp.csc_array(sp.block_diag([*parts, sp.eye_array(self.basis.shape[1])], format="csc"))
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """The order of elimination, and the pattern of the factor."""
+        parts = [_within(block, np.ones((block.width, block.width))) for block in self.blocks]
+        none = sp.csc_array((self.basis.shape[1],) * 2)
+        return Analysis.of(self._numbered + abs(sp.block_diag([*parts, none], format="csc")))
+
+    @cached_property
+    def _data(self) -> Entries:
+        """The entries of ΛᵀWᵀWΛ, with the values of `_numbered`."""
+        return self.analysis.entries(self._numbered)
+
+    @cached_property
+    def _prior(self) -> FloatArray:
+        entries, out = self.analysis.entries(self.Q), np.zeros(self.analysis.size)
+        out[entries.place] = entries.value
+        return out
+
+    def factorise(self, roots: Sequence[FloatArray], sigma2_e: float) -> Factor:
+        """Return C factored; `NotPositiveDefinite` where it is not definite."""
+        own, values = [*roots, np.ones((1, 1))], self._prior.copy()
+        cells = np.concatenate([np.zeros(0), *(pair.scaled(own) for pair in self._crossed)])
+        data = self._data
+        values[data.place] += cells[data.value.astype(np.int64) - 1] / sigma2_e
+        return self.analysis.factorise(values)
+
+    @cached_property
+    def traced(self) -> list[Traced]:
+        """Q_k of each term, spread over the columns within a level."""
+        return [self._traced(k, _within(b, np.ones((b.width, b.width)))) for k, b in enumerate(self.blocks)]
+
+    @cached_property
+    def own(self) -> list[Traced]:
+        """The blocks of each level along the diagonal of C."""
+        ones = [sp.kron(sp.eye_array(b.levels), np.ones((b.width, b.width)), format="csc") for b in self.blocks]
+        return [self._traced(k, one) for k, one in enumerate(ones)]
+
+    def _traced(self, k: int, M: Any) -> Traced:
+        c, start, size = self.blocks[k].width, self.ends[k], self.ends[-1]
+        M = sp.coo_array(M)
+        placed = sp.coo_array((M.data, (M.row + start, M.col + start)), shape=(size, size))
+        e = self.analysis.entries(sp.csc_array(placed))
+        row, column = e.row.astype(np.int64) - start, e.column.astype(np.int64) - start
+        weight = e.value * np.where(row == column, 1.0, 2.0)
+        return Traced(e.place, weight, row // c, (row % c) * c + column % c, c)
+
+    def level_blocks(self, k: int, inverse: FloatArray) -> FloatArray:
+        """Return the blocks of C⁻¹ of each level of a term, (levels, width, width)."""
+        own, c = self.own[k], self.blocks[k].width
+        out, values = np.empty((self.blocks[k].levels, c, c)), inverse[own.place]
+        out[own.level, own.cell // c, own.cell % c] = values
+        out[own.level, own.cell % c, own.cell // c] = values
+        return out
+
+    def inverse_matrix(self, inverse: FloatArray) -> sp.csr_array:
+        """Return C⁻¹ at the places of ΛᵀWᵀWΛ as a symmetric sparse matrix."""
+        e, size = self._data, self.ends[-1]
+        off = e.row != e.column
+        rows, columns = np.concatenate([e.row, e.column[off]]), np.concatenate([e.column, e.row[off]])
+        values = inverse[e.place]
+        return sp.csr_array((np.concatenate([values, values[off]]), (rows, columns)), shape=(size, size))
+
+    @classmethod
+    def of(cls, blocks: Sequence[SparseBlock], basis: Any) -> Self:
+        """Return the equations of these terms and a basis of X."""
+        return cls(tuple(blocks), sp.csr_array(basis))
+
+
+def _within(block: SparseBlock, within: Any) -> Any:
+    between = sp.eye_array(block.levels, format="csc") if block.precision is None else block.precision.Q
+    return sp.csc_array(between) if block.width == 1 else sp.kron(between, within, format="csc")
+
+
+def _joined(parts: list[IntArray]) -> IntArray:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])

@@ -1,0 +1,312 @@
+"""
+What evaluates several random-effects terms: the rows reduced to products once, and V factored at each θ.
+
+There are two: blocked elimination with a dense Schur complement (`structured`), and a sparse Cholesky factorisation of
+the mixed-model equations (`sparse`). A `StructuredLMM` holds one of them, and asks for no more than what stands here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import scipy.sparse as sp
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.semidefinite import eigen_root
+from pm_fastlmm.kernel.likelihood.leave_out import Precision
+from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+from pm_fastlmm.spectrum.weights import PriorWeights
+
+_LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
+
+
+class Gradient(NamedTuple):
+    """
+    ∂ℓ/∂Σ_k (width, width) for each term, ∂ℓ/∂σ²_e, and A_kZ_kᵀPy (levels, width) for each term, û_k = (·)Σ_k.
+
+    Terms are in the order of the blocks; A_k is the covariance between levels, where it is not a part of Z_k.
+    """
+
+    sigma: list[FloatArray]
+    sigma2_e: float
+    effects: list[FloatArray]
+
+
+class TermState(ABC):
+    """
+    V factored at (Σ_k, σ²_e), with a response.
+
+    Attributes
+    ----------
+    products : TermProducts
+    sigma : list of (width, width) arrays
+        In the order of the blocks.
+    sigma2_e : float
+    loglik : float
+        Of the error contrasts (flat β) or of y, without -½log|XᵀX|.
+    yPy : float
+    """
+
+    products: Any
+    sigma: list[FloatArray]
+    sigma2_e: float
+    loglik: float
+    yPy: float
+
+    @property
+    @abstractmethod
+    def gradient(self) -> Gradient:
+        """The score with respect to the matrices, and ZᵀPy."""
+
+    @abstractmethod
+    def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
+        """Return ½ q_iᵀPq_j for q_i = Z_k(A_k ⊗ Σ̇_i)Z_kᵀPy, `directions` being (k, Σ̇_i), and last for q_e = Py."""
+
+    @abstractmethod
+    def blue(self) -> tuple[FloatArray, FloatArray]:
+        """Return β̂ (r,) and its covariance (r, r); of length 0 when β is not integrated out."""
+
+    @abstractmethod
+    def effects(self) -> list[FloatArray]:
+        """Return û_k (levels, width) of each term."""
+
+    @abstractmethod
+    def prediction_error(self, k: int, root: FloatArray | None = None, *, beta_known: bool = False) -> FloatArray:
+        """
+        Return the diagonal of Var(û_k - u_k), (levels, width); with β known that of Var(u_k | y, β).
+
+        For a term with a root `root` may be other rows of it, those of levels without data.
+        """
+
+    @abstractmethod
+    def predict(self, X_new: FloatArray, Z_new: list[Any], unknown: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """
+        Return f̂* = X*β̂ + Σ Z*û and Var(f* - f̂*), (m,) each.
+
+        Z* are those of the terms over their known levels, `unknown` is the prior variance (m,) of effects of new ones.
+        """
+
+    @abstractmethod
+    def precision(self, residual: FloatArray, budget: int = 4_000_000) -> Precision:
+        """Return P and Py, of y less its mean besides a β that is integrated out."""
+
+    def alone(self, y: FloatArray, k: int, direction: FloatArray, variance: float) -> Rotated:
+        """
+        Return y less the predictions of all but variance · direction, a part of Σ_k, rotated by that part.
+
+        Raises
+        ------
+        ValueError
+            If the spectrum of that component would not fit in memory.
+        """
+        p = self.products
+        block = p.blocks[k]
+        values, vectors = np.linalg.eigh(direction)
+        root = eigen_root(values, vectors)[:, values > 1e-12 * values.max()]
+        n, width = block.Z.shape[0], root.shape[1]
+        if n * block.levels * width > _LARGEST:
+            raise ValueError(
+                f"the component has {block.levels * width} effects in {n} rows: its spectrum would not fit in memory. "
+                "2 * (fit.loglik - loglik without it) beside ½χ²₀ + ½χ²₁ is what is left."
+            )
+        W = (p.dense_incidence(k) @ root).reshape(n, -1)
+        others = np.zeros(n)
+        for j, weights in enumerate(self.gradient.effects):
+            sigma = self.sigma[j] - (variance * direction if j == k else 0.0)
+            others += p.blocks[j].Z @ (weights @ sigma).ravel()
+        spectrum = Spectrum.from_factor(W, p.projection.Q1)
+        return Rotated.from_values(spectrum, y - others, None)
+
+
+class TermProducts(ABC):
+    """
+    What several terms need of the rows, in the products that an engine works with.
+
+    Attributes
+    ----------
+    n : int
+        Number of observations.
+    rows_kept : bool
+        Whether the rows of Z, X and y are the observations. Otherwise they are fewer rows with the same inner products
+        (`TermStatistics`), in a basis of their own.
+    projection : Projection
+        QR of X.
+    flat : bool
+        Whether β, under a flat prior, is integrated out.
+    blocks : tuple
+        The terms in the order that was given, a Gaussian prior of β last: Z (n, levels · width), levels, width.
+    order : tuple of int
+        The terms in the order of the engine.
+    largest_ratio : float
+        λ/σ²_e up to which the rows are precise: that of inner products where rows were made of them, inf otherwise.
+    weights : PriorWeights
+        What the rows of Z, X and y were scaled by.
+    """
+
+    n: int
+    rows_kept: bool
+    projection: Projection
+    flat: bool
+    blocks: tuple[Any, ...]
+    order: tuple[int, ...]
+    largest_ratio: float
+    weights: PriorWeights
+
+    @property
+    @abstractmethod
+    def cheap(self) -> bool:
+        """Whether thousands of evaluations take a second or two."""
+
+    @property
+    @abstractmethod
+    def work(self) -> float:
+        """About how many multiplications an evaluation takes, those of LAPACK, which are fast, as a tenth."""
+
+    searchable: Any = False  # whether what X and the terms leave of y is affordable for a better start
+    diagonalised: Any = True  # whether one kernel is worth an eigendecomposition
+    scanned: Any = True  # whether many ratios of two variances are tried before the iteration starts
+
+    @abstractmethod
+    def treated(self, terms: int, *, flat: bool) -> Self:
+        """Return the products of the same data and the first terms with another treatment of β."""
+
+    @abstractmethod
+    def response(self, y: FloatArray) -> Any:
+        """Return what the likelihood needs of a response (n,); its `y1` is Q₁ᵀy."""
+
+    @abstractmethod
+    def shifted(self, response: Any, d: FloatArray) -> Any:
+        """Return the same of y₂ + Q₁d, for products whose β is not integrated out; y₂ is y without its part along X."""
+
+    def response_to_known(self, y: FloatArray) -> Any:
+        """Return the same of y less its known mean: of all of y where β is not integrated out."""
+        response = self.response(y)
+        return response if self.flat else self.shifted(response, response.y1)
+
+    @abstractmethod
+    def at(self, response: Any, sigma: list[FloatArray], sigma2_e: float) -> TermState | None:
+        """Return V factored; None outside the parameter space."""
+
+    @abstractmethod
+    def log_density(self, phi: Any, sigma2_e: Any, residual: Any, b: Any) -> Any:
+        """Return the graph of the log-likelihood of y less mu, without `constant`; b is the mean of β, if any."""
+
+    @abstractmethod
+    def random_effects(self, phi: FloatArray, xi: FloatArray) -> FloatArray:
+        """Return Σ_k Z_ku_k (…, n) of effects made of white noise ξ (…, q)."""
+
+    @abstractmethod
+    def draw_prior(self, k: int, sigma: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Draw the effects (…, levels · width) of a term anew, for Σ_k (…, width, width)."""
+
+    @abstractmethod
+    def draw(
+        self, y: FloatArray, sigma: list[FloatArray], sigma2_e: float, rng: np.random.Generator
+    ) -> tuple[list[FloatArray], FloatArray]:
+        """Draw the effects of each block, and β where it is integrated out, given y less its known mean."""
+
+    @abstractmethod
+    def propagated(self, k: int, sigma: FloatArray) -> FloatArray:
+        """Return Z_k(A_k ⊗ Σ_k)Z_kᵀ (n, n)."""
+
+    @abstractmethod
+    def dense_incidence(self, k: int) -> FloatArray:
+        """Return Z_kR_k (n, levels, width), R_kR_kᵀ = A_k ⊗ I, as an array."""
+
+    def level_variances(self, k: int) -> Any:
+        """Return the diagonal of A_k, (levels,), or 1."""
+        return 1.0
+
+    def unexplained(self, response: Any) -> tuple[float, int] | None:
+        """Return ‖·‖² of what X and the terms leave of y and in how many directions; None where it cannot be had."""
+        return None
+
+    def resolves(self, response: Any) -> bool:
+        """Return whether a small σ²_e is seen in rows: in what X and the terms leave of y."""
+        return False
+
+    def imprecise(self, sigma: list[FloatArray], sigma2_e: float) -> bool:
+        """Return whether V is worse conditioned than the products are precise."""
+        return False
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of Z, X and y."""
+        return int(self.projection.V.shape[0])
+
+    @property
+    def fixed(self) -> int:
+        """Number of fixed effects that are integrated out: r or 0."""
+        return self.projection.rank if self.flat else 0
+
+    @property
+    def df(self) -> int:
+        """Degrees of freedom, n - r with β integrated out."""
+        return self.n - self.fixed
+
+    @property
+    def constant(self) -> float:
+        """What the log-likelihood has besides the density of the rows: -½ log|XᵀX| of a flat β, and Σ log √w."""
+        return self.weights.logdet - (self.projection.logdet_R if self.flat else 0.0)
+
+    def packed(self, sigma: Sequence[FloatArray]) -> FloatArray:
+        """Return phi, the Σ_k packed in the order of the engine."""
+        return np.concatenate([np.zeros(0), *(np.ravel(sigma[k]) for k in self.order)])
+
+    def unpacked(self, phi: FloatArray) -> list[FloatArray]:
+        """Return Σ_k of each block from phi, packed in the order of the engine."""
+        out: list[FloatArray] = [phi] * len(self.blocks)
+        start = 0
+        for k in self.order:
+            c = self.blocks[k].width
+            out[k] = phi[start : start + c * c].reshape(c, c)
+            start += c * c
+        return out
+
+    @cached_property
+    def _components(self) -> dict[tuple[int, ...], tuple[list[sp.csc_array], FloatArray]]:
+        return {}
+
+    def components(self, strides: tuple[int, ...]) -> tuple[list[sp.csc_array], FloatArray]:
+        """
+        Return Z_iᵀ of every stride-th column of a term, and tr(MV_iMV_j) for V_i = Z_iZ_iᵀ and, last, I.
+
+        M takes X out, and no n × n matrix is formed. Where A_k is not a part of Z_k levels are taken to be unrelated.
+        """
+        if strides not in self._components:
+            blocks = [block.Z for block, stride in zip(self.blocks, strides, strict=False) for _ in range(stride)]
+            places = [(a, stride) for stride in strides for a in range(stride)]
+            parts = [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
+            Q = self.projection.Q1 if self.flat else self.projection.Q1[:, :0]
+            rows = [Z.T for Z in parts]
+            self._components[strides] = rows, _traces(parts, rows, Q, self.n)
+        return self._components[strides]
+
+    def mean_gram(self, k: int) -> FloatArray:
+        """Return Σ_levels A_jjZ_jᵀZ_j / Σw of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""
+        block, variances = self.blocks[k], self.level_variances(k)
+        gram = (block.Z.T @ block.Z).tocoo()
+        level = gram.row // block.width
+        same = level == gram.col // block.width
+        values = gram.data[same] * np.broadcast_to(variances, block.levels)[level[same]]
+        out = np.zeros((block.width, block.width))
+        np.add.at(out, (gram.row[same] % block.width, gram.col[same] % block.width), values)
+        return out / (self.n * self.weights.mean)
+
+
+def _traces(components: list[sp.csr_array], transposed: list[sp.csc_array], Q: FloatArray, n: int) -> FloatArray:
+    along = [Zt @ Q for Zt in transposed]
+    count = len(components)
+    gram = np.zeros((count + 1, count + 1))
+    for i, Zi in enumerate(components):
+        for j in range(i + 1):
+            cross = transposed[i] @ components[j]
+            shared = np.vdot(cross @ along[j], along[i])
+            projected = np.vdot(along[i].T @ along[i], along[j].T @ along[j])
+            gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * shared + projected
+        gram[i, count] = gram[count, i] = (Zi.data**2).sum() - (along[i] ** 2).sum()
+    gram[count, count] = n - Q.shape[1]
+    return gram
