@@ -68,8 +68,10 @@ def factorise(first: Any, owner: Any, begin: Any, rows: Any, block: Any, L: Any,
                 following[c] = head[owner[rows[b]]]
                 head[owner[rows[b]]] = c
             c = behind
-        if width < _NARROW or len(floor):
-            bad = _small_block(L, block[s], length, width, inverse, first[s], floor, dependent)
+        if width < _NARROW:
+            bad = _small_block(L, block[s], width, length, width, inverse, np.int64(first[s]), floor, dependent)
+        elif len(floor):
+            bad = _dependent_block(L, block[s], length, width, inverse, np.int64(first[s]), floor, dependent)
         else:
             bad = _large_block(L, block[s], length, width)
         if bad >= 0:
@@ -131,15 +133,15 @@ def _subtract(
 
 @reordered
 def _small_block(
-    L: Any, base: Any, length: Any, width: Any, inverse: Any, first: Any, floor: Any, dependent: Any
+    L: Any, base: Any, stride: Any, length: Any, width: Any, inverse: Any, first: Any, floor: Any, dependent: Any
 ) -> Any:
-    """Factorise a block row by row; return the column of a bad pivot, or -1."""
+    """Factorise a block row by row, `stride` numbers apart; return the column of a bad pivot, or -1."""
     for i in range(length):
-        row = base + i * width
+        row = base + i * stride
         for j in range(min(i, width)):
             total = L[row + j]
             for k in range(j):
-                total -= L[row + k] * L[base + j * width + k]
+                total -= L[row + k] * L[base + j * stride + k]
             L[row + j] = total * inverse[j]
         if i < width:
             pivot = L[row + i]
@@ -153,6 +155,22 @@ def _small_block(
                 return i
             L[row + i] = math.sqrt(pivot)
             inverse[i] = 1.0 / L[row + i]
+    return np.int64(-1)
+
+
+@compiled
+def _dependent_block(
+    L: Any, base: Any, length: Any, width: Any, inverse: Any, first: Any, floor: Any, dependent: Any
+) -> Any:
+    """Factorise a wide block in strips of columns, where LAPACK would not go on behind a pivot of 0."""
+    one, minus, w, kinds = 1.0, -1.0, ref(width), (ref(_TRANSPOSED), ref(_PLAIN))
+    for start in range(0, width, _NARROW):
+        stop = min(start + _NARROW, width)
+        corner = base + start * width + start
+        _small_block(L, corner, width, length - start, stop - start, inverse, first + start, floor, dependent)
+        R, rest = at(L, base + stop * width + start), at(L, base + stop * width + stop)
+        c, r = ref(width - stop), ref(length - stop)
+        dgemm(kinds[0], kinds[1], c, r, ref(stop - start), ref(minus), R, w, R, w, ref(one), rest, w)
     return np.int64(-1)
 
 
