@@ -66,7 +66,7 @@ PATTERNS = {
     "grid": grid(17, 23),
     "blocks": sp.block_diag([sp.csc_array(np.ones((k, k))) for k in (1, 5, 30, 2, 60, 1)]),
     "empty rows": sp.block_diag([sp.csc_array((5, 5)), grid(4, 4), sp.csc_array((3, 3))]),
-    "cliques that share 200": cliques(range(260), range(60, 330), range(300, 340)),
+    "cliques that share 150": cliques(range(350), range(200, 550), range(540, 570)),
     "tree": random_tree(200, 4),
     "animal model": animal_model(300, 5),
     "animal model, smaller": animal_model(40, 6),
