@@ -91,7 +91,7 @@ def _eliminate(indptr: Any, indices: Any, limit: Any, node: Any) -> Any:
         begin = free
         free = _new_element(node, lists, p, free, tag)
         _measure_overlap(node, lists, begin, free, step)
-        size, free = _update(node, lists, head, p, begin, free, tag, step)
+        size, free = _update(node, lists, head, p, begin, free, tag)
         left -= pivot.weight
         tag = _merge_twins(node, lists, bucket, begin, free, tag)
         free, least = _requeue(node, lists, head, p, begin, free, size, left, least)
@@ -201,9 +201,9 @@ def _measure_overlap(node: Any, lists: Any, begin: Any, end: Any, step: Any) -> 
 
 
 @compiled
-def _update(node: Any, lists: Any, head: Any, p: Any, begin: Any, end: Any, tag: Any, step: Any) -> Any:
+def _update(node: Any, lists: Any, head: Any, p: Any, begin: Any, end: Any, tag: Any) -> Any:
     """
-    Clean the lists of the variables of the new element, with the bound of their degrees outside it and their hashes.
+    Take the variables of the new element out of the lists of degrees, and clean their own lists.
 
     A variable with nothing outside is eliminated with p. Returns the weight of L_p and its end.
     """
@@ -212,46 +212,7 @@ def _update(node: Any, lists: Any, head: Any, p: Any, begin: Any, end: Any, tag:
         i = lists[a]
         own = node[i]
         _leave(node, head, i)
-        start, variables = own.start, own.start + own.elements
-        stop = start + own.length
-        put, degree, total = start, 0, p
-        for b in range(start, variables):
-            e = lists[b]
-            element = node[e]
-            if element.kind == _ELEMENT:
-                if element.outside > 0:
-                    degree += element.outside
-                    total += e
-                    lists[put] = e
-                    put += 1
-                else:
-                    element.kind = _GONE
-        elements = put
-        # p comes behind the elements; where it needs the place of the first variable, that one comes last
-        moved = -1
-        if elements == variables:
-            while variables < stop:
-                v = lists[variables]
-                variables += 1
-                if node[v].kind == _VARIABLE and node[v].mark != tag:
-                    moved = v
-                    break
-        lists[elements] = p
-        put = elements + 1
-        for b in range(variables, stop):
-            v = lists[b]
-            variable = node[v]
-            if variable.kind == _VARIABLE and variable.mark != tag:
-                degree += variable.weight
-                total += v
-                lists[put] = v
-                put += 1
-        if moved >= 0:
-            degree += node[moved].weight
-            total += moved
-            lists[put] = moved
-            put += 1
-        own.elements, own.length = elements + 1 - start, put - start
+        degree, total = _clean(node, lists, own, p, tag)
         if degree == 0:
             own.kind, own.into = _GONE, p
             node[p].weight += own.weight
@@ -262,6 +223,49 @@ def _update(node: Any, lists: Any, head: Any, p: Any, begin: Any, end: Any, tag:
             lists[kept] = i
             kept += 1
     return size, kept
+
+
+@compiled
+def _clean(node: Any, lists: Any, own: Any, p: Any, tag: Any) -> Any:
+    """Leave in the list of a variable what is outside L_p, and p; return the bound of its degree there, and a hash."""
+    variables, stop = own.start + own.elements, own.start + own.length
+    put, degree, total = own.start, 0, p
+    for b in range(own.start, variables):
+        e = lists[b]
+        element = node[e]
+        if element.kind == _ELEMENT:
+            if element.outside > 0:
+                degree += element.outside
+                total += e
+                lists[put] = e
+                put += 1
+            else:
+                element.kind = _GONE
+    # p comes behind the elements; where it needs the place of a variable, that one comes last
+    elements, moved = put, -1
+    if elements == variables:
+        while variables < stop and moved < 0:
+            v = lists[variables]
+            variables += 1
+            if node[v].kind == _VARIABLE and node[v].mark != tag:
+                moved = v
+    lists[elements] = p
+    put = elements + 1
+    for b in range(variables, stop):
+        v = lists[b]
+        variable = node[v]
+        if variable.kind == _VARIABLE and variable.mark != tag:
+            degree += variable.weight
+            total += v
+            lists[put] = v
+            put += 1
+    if moved >= 0:
+        degree += node[moved].weight
+        total += moved
+        lists[put] = moved
+        put += 1
+    own.elements, own.length = elements + 1 - own.start, put - own.start
+    return degree, total
 
 
 @compiled
