@@ -14,7 +14,7 @@ from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.weights import PriorWeights
 
 _SMALL = 1000  # columns of a dense block that is factored in a few hundredths of a second
-_FASTER = 1.5  # times that the multiplications of a dense block must be those of a sparse factorisation
+_FILLED = 50.0  # entries of a row on average, of all terms, above which equations are not sparse
 _NUMBERS = 16  # bytes of a number of the sparse factor, and of its inverse
 
 
@@ -33,14 +33,14 @@ def products_of(
     beta = sp.csr_array(projection.X) if prior else None
     wide = _dense_columns(terms, projection.rank)
     related = any(term.blocks.relation is not None and term.blocks.relation.precision for term in terms)
-    if observations is None and (wide > _SMALL if related else wide > 2 * _SMALL):
+    filled = sum(term.Z.nnz for term in terms) > _FILLED * terms[0].n
+    if observations is None and not filled and wide > (_SMALL if related else 2 * _SMALL):
         blocks = [_sparse(term, weights) for term in terms]
         if beta is not None:
             blocks.append(SparseBlock(beta, 1, projection.rank))
         sparse = SparseProducts.from_rows(blocks, projection, flat=flat, weights=weights)
-        if related or sparse.work < wide**3 / _FASTER:
-            _require_memory(sparse)
-            return sparse
+        _require_memory(sparse)
+        return sparse
     rooted = [_rooted(term, weights) for term in terms]
     if beta is not None:
         rooted.append(EffectBlock(beta, 1, projection.rank, None))
