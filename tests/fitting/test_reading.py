@@ -83,7 +83,7 @@ def test_rows_that_were_dropped_are_counted_by_column_whatever_fitted_them():
     table = flmm.datasets.sleepstudy().assign(sex=lambda d: np.where(d["Subject"].astype(str) < "340", "f", "m"))
     table.loc[[3, 5, 8], "Reaction"] = np.nan
     table.loc[5, "sex"] = None
-    line = "176 observations, 18 levels of Subject; 4 rows dropped (Reaction 3, sex 1, Subject 1)"
+    line = "176 observations, 18 levels of Subject\n4 rows dropped (Reaction 3, sex 1, Subject 1)"
     formula = "Reaction ~ Days + sex + (1 | Subject)"
     table["Subject"] = table["Subject"].astype(object)
     table.loc[9, "Subject"] = None

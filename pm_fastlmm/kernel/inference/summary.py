@@ -153,7 +153,7 @@ class Summary(Estimates):
     def _about(self) -> list[str]:
         """Return lines of what was fitted: how many observations, and how factors are coded."""
         terms = self._projection.columns.terms if self._tested else None
-        return ["; ".join(filter(None, [self._counts, self._rows_dropped])), *(terms.codings() if terms else [])]
+        return [*filter(None, [self._counts, self._rows_dropped]), *(terms.codings() if terms else [])]
 
     @property
     def _verdict(self) -> list[str]:
