@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 
@@ -23,14 +23,14 @@ class Response(NamedTuple):
         By observation, where the fit has it.
     flat : bool
         Whether β was integrated out or estimated, not explicit or under a prior.
-    projection : Projection
+    projection : AnyProjection
     """
 
     n: int
     size: float
     y: FloatArray | None
     flat: bool
-    projection: Projection
+    projection: AnyProjection
 
     @classmethod
     def of_rotated(cls, rotated: Rotated) -> Self:

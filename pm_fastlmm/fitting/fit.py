@@ -548,7 +548,7 @@ class VarianceFit(VarianceInference, PartOfModel):
         require_pairs(len(y))
         residual, C = y - at.known_mean(), self.objective.covariance(self.theta.to_numpy())
         if self.node.treatment == "flat":
-            X = self.node.projection.Q1 @ self.node.projection.R
+            X = self.node.projection.Q1 @ self.node.projection.R  # raises where X is kept sparse
             residual, C = residual - X @ self.blue, C - X @ self.blue_cov @ X.T
         return variogram(residual, C, x, bins=bins, max_distance=max_distance)
 

@@ -15,7 +15,7 @@ from pm_fastlmm.fitting.profiles import TOGETHER, free_place
 from pm_fastlmm.kernel.inference.fixed_effects import NOT_OF_ML, DegreesOfFreedom, FixedEffects, ZeroVariances
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test
 from pm_fastlmm.kernel.reml.fit import REMLFit
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _SINGULAR = "a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails"
 _NEARLY = (
@@ -87,7 +87,7 @@ class VarianceInference(VarianceIntervals):
         )  # fmt: skip
 
     @property
-    def _projection(self) -> Projection:
+    def _projection(self) -> AnyProjection:
         return self.objective.projection
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, frozen, repeated, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
@@ -157,6 +158,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         What stands left of the "~".
     y : (n,) array
     X : (n, r) array
+        A sparse matrix where a factor has so many levels that it would have more than 20 million numbers.
     columns : tuple of str
         Names of the columns of X.
     ids : tuple
@@ -189,7 +191,7 @@ class MixedDesign(ReadOnlyArrays, Described):
     formula: str
     response: str
     y: FloatArray
-    X: FloatArray
+    X: Any
     columns: tuple[str, ...]
     ids: Ids
     random: tuple[RandomTerm, ...]
@@ -316,7 +318,14 @@ class MixedDesign(ReadOnlyArrays, Described):
         ValueError
             If a variable is not there or missing, or a fixed factor has a level without a coefficient.
         """
-        return pd.DataFrame(self.fixed.encode(data), index=data.index, columns=list(self.columns))
+        X = self.fixed.encode(data)
+        made: Any = pd.DataFrame
+        table: pd.DataFrame = (made.sparse.from_spmatrix if sp.issparse(X) else made)(X, data.index, list(self.columns))
+        return table
+
+    def rows(self, data: pd.DataFrame) -> Labelled:
+        """Return the same with the ids of the rows, a sparse X as a matrix."""
+        return Labelled(self.fixed.encode(data), tuple(data.index.tolist()), self.columns)
 
     def cells(self, data: pd.DataFrame) -> Cells:
         """Return how rows of a table are called in a message: by the values of their variables."""

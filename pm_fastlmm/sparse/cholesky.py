@@ -198,6 +198,14 @@ class Factor:
         return Z[self.analysis.place]
 
 
+def factorised(M: Any) -> Factor:
+    """Return the Cholesky factor of one sparse matrix, both triangles given, that shares its pattern with no other."""
+    analysis = Analysis.of(M)
+    entries, values = analysis.entries(M), np.zeros(analysis.size)
+    values[entries.place] = entries.value
+    return analysis.factorise(values)
+
+
 def dependent_columns(A: Any, tolerance: float) -> Int64Array:
     """
     Return the columns of X that are linear combinations of earlier ones, from A = XᵀX.

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, align, frozen, read, require_length, shown
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 
 class PriorWeights(NamedTuple):
@@ -73,12 +73,9 @@ class PriorWeights(NamedTuple):
         """Return √w Z of a sparse matrix (n, q)."""
         return Z if self.root is None else sp.csr_array(sp.diags_array(self.root) @ Z)
 
-    def projection(self, projection: Projection) -> Projection:
-        """Return the QR of √w X."""
-        if self.root is None:
-            return projection
-        X = projection.X * self.root[:, None]
-        return Projection.from_design(X, projection.coef).within(projection.columns)
+    def projection(self, projection: AnyProjection) -> AnyProjection:
+        """Return the projection of √w X."""
+        return projection if self.root is None else projection.scaled(self.root)
 
     def unscaled_matrix(self, V: FloatArray) -> FloatArray:
         """Return the covariance (…, n, n) of y from that of √w y."""

@@ -11,7 +11,7 @@ from pm_fastlmm.engines.sparse.equations import SparseBlock
 from pm_fastlmm.engines.sparse.products import SparseProducts
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, elimination_order
 from pm_fastlmm.engines.term_products import TermProducts
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.weights import PriorWeights
 
 _SMALL = 1000  # columns of a dense block that is factored in a few hundredths of a second
@@ -20,7 +20,7 @@ _NUMBERS = 16  # bytes of a number of the sparse factor, and of its inverse
 
 
 def products_of(
-    terms: Sequence[Term], projection: Projection, *, flat: bool, weights: PriorWeights, prior: bool,
+    terms: Sequence[Term], projection: AnyProjection, *, flat: bool, weights: PriorWeights, prior: bool,
     observations: int | None, largest_ratio: float,
 ) -> TermProducts:  # fmt: skip
     """
@@ -34,12 +34,13 @@ def products_of(
     beta = sp.csr_array(projection.X) if prior else None
     wide = _dense_columns(terms, projection.rank)
     related = any(term.blocks.relation is not None and term.blocks.relation.precision for term in terms)
-    if observations is None and (wide > _SMALL if related else wide > 2 * _SMALL):
+    large = projection.sparse or (wide > _SMALL if related else wide > 2 * _SMALL)
+    if observations is None and large:
         blocks = [_sparse(term, weights) for term in terms]
         if beta is not None:
             blocks.append(SparseBlock(beta, 1, projection.rank))
         sparse = SparseProducts.from_rows(blocks, projection, flat=flat, weights=weights)
-        if related or sparse.work < wide**3 / _FASTER:
+        if projection.sparse or related or sparse.work < wide**3 / _FASTER:
             _require_memory(sparse)
             return sparse
     rooted = [_rooted(term, weights) for term in terms]

@@ -71,7 +71,7 @@ class Groups:
         return np.array([len(rows) for rows in self.members])
 
 
-def unpredictable(Q1: FloatArray, ids: Ids | None, groups: Groups | None) -> list[Any]:
+def unpredictable(Q1: Any, ids: Ids | None, groups: Groups | None) -> list[Any]:
     """Return the observations, or groups, without which X has not its rank."""
     return _named(~predictable(Q1, None if groups is None else groups.members), ids, groups)
 
@@ -107,7 +107,7 @@ class Predicted:
     known: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, precision: Precision, y: FloatArray, Q1: FloatArray, ids: Ids | None, groups: Groups | None) -> Self:
+    def of(cls, precision: Precision, y: FloatArray, Q1: Any, ids: Ids | None, groups: Groups | None) -> Self:
         """
         Leave observations or groups out; Q₁ is of no columns unless β is flat.
 

@@ -24,7 +24,7 @@ from pm_fastlmm.base.display import Described
 from pm_fastlmm.base.tables import Table
 from pm_fastlmm.kernel.effects import effects
 from pm_fastlmm.kernel.likelihood.information import corner_derivatives, relative_information
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 type DegreesOfFreedom = Literal["satterthwaite", "kenward-roger", "residual"]
@@ -179,7 +179,7 @@ def t_tests(
     }  # fmt: skip
 
 
-def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, projection: Projection) -> Table:
+def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, projection: AnyProjection) -> Table:
     """Return `t_tests` as a table with a row for each column of X; NaN for the columns that were dropped."""
     require_fraction(level, "level")
     values = t_tests(fixed, df, level)

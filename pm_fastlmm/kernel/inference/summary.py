@@ -12,7 +12,7 @@ from pm_fastlmm.base.display import listed
 from pm_fastlmm.base.tables import Report, Table
 from pm_fastlmm.kernel.inference.estimates import Estimates, InformationKind
 from pm_fastlmm.kernel.inference.fixed_effects import DegreesOfFreedom, FixedEffects, ZeroVariances, t_tests
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _OF_V, _OF_BETA = ("sd", "corr"), ("df", "t", "p_value")
 _COLUMNS = ("estimate", "se", *_OF_V, *_OF_BETA)
@@ -44,7 +44,7 @@ class Summary(Estimates):
 
     @property
     @abstractmethod
-    def _projection(self) -> Projection:
+    def _projection(self) -> AnyProjection:
         """The projection by X."""
 
     @property
