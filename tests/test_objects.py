@@ -164,6 +164,8 @@ CASES = {
     "Kronecker": lambda: cov.identity(2) @ cov.ar1(1.0, 0.5, size=3),
     "LMMNode": lambda: node(kernel),
     "MixedDesign": mixed_design,
+    "Pedigree": lambda: cov.Pedigree([1, 2, 3], [0, 0, 1], [0, 0, 9], clones={2: 1}),
+    "Precision": lambda: cov.Precision(np.array([[2.0, -1.0], [-1.0, 2.0]]), ["a", "b"]),
     "Prediction": lambda: fit().predict(data()[1][:3], W_new=data()[0][:3]),
     "Propagate": lambda: cov.propagate([[1.0, 2.0], [0.0, 1.0], [1.0, 1.0]], cov.scalar(1.0)),
     "REMLFit": fit,
@@ -177,6 +179,7 @@ CASES = {
     "StructuredLMM": lambda: node(structured),
     "Sum": lambda: cov.scalar(1.0) + known(),
     "Term": lambda: flmm.Term(flmm.datasets.sleepstudy()["Subject"], cov.scalar(1.0)),
+    "Tree": lambda: cov.Tree("((A:1,B:0):2,C:3);"),
     "Unstructured": lambda: cov.unstructured([[2.0, 0.5], [0.5, 1.0]]),
     "VarianceFit": lambda: found(structured),
     "VarianceFit of a kernel": lambda: found(kernel),
@@ -192,7 +195,7 @@ CASES = {
 COPIES = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "copy": copy.copy, "deepcopy": copy.deepcopy}
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(scope="module", params=CASES)
 def instance(request):
     return CASES[request.param]()
 
@@ -351,11 +354,10 @@ def test_parameters_of_a_structure_are_listed_with_their_bounds():
 # ---------------------------------------------------------------- warnings and prints
 
 
+@cache
 def calls():
-    for path in PACKAGE.rglob("*.py"):
-        for found_call in ast.walk(ast.parse(path.read_text())):
-            if isinstance(found_call, ast.Call):
-                yield path.relative_to(PACKAGE), found_call
+    trees = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    return [(path, c) for path, tree in trees.items() for c in ast.walk(tree) if isinstance(c, ast.Call)]
 
 
 def test_nothing_is_printed():

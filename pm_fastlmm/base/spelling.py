@@ -18,6 +18,7 @@ _DECIMAL = re.compile(r"[+-]?[0-9]*\.[0-9]+")
 _SCIENTIFIC = re.compile(r"[+-]?[0-9](?:\.[0-9]*)?[eE][+-]?[0-9]{1,2}")
 _APART = re.compile(r"[\s_.\-]+")
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"))
+_OF_NUMBERS = {*"0123456789+-."}
 _SHOWN = 5
 
 
@@ -61,7 +62,12 @@ def resemblance(label: Hashable) -> Hashable:
     read = as_read(label)
     if isinstance(read, tuple):
         return tuple(map(resemblance, read))
-    text = unicodedata.normalize("NFKC", str(read)).translate(_INVISIBLE).strip().casefold()
+    text = str(read)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
+    text = text.strip().casefold()
+    if text[:1] not in _OF_NUMBERS:
+        return _APART.sub("_", text)
     if _SCIENTIFIC.fullmatch(text) and float(text).is_integer():
         return str(int(float(text)))
     if _WHOLE.fullmatch(text):

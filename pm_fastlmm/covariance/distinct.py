@@ -66,6 +66,8 @@ def whole_numbers(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def is_missing(label: Any) -> bool:
     """Return whether a label is None, NaN and the like, or the last part of a tuple is."""
+    if type(label) is str:
+        return False  # most are, and there may be millions
     last = label[-1] if isinstance(label, tuple) and label else label
     return last is None or (np.ndim(last) == 0 and bool(pd.isna(last)))
 

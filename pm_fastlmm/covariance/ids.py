@@ -32,8 +32,7 @@ def read_index(labels: Labels, name: str, n: int | None = None) -> pd.Index:
             "ids within a family, as in PLINK's files, join both: the individual, as FID + ':' + IID, and its parents, "
             "as (FID + ':' + PAT).where(PAT != '0', '0')."
         )
-    require_digits(index.tolist(), name, index.dtype)
-    require_distinct(tuple(index), name, index.dtype)
+    require_distinct(tuple(index.tolist()), name, index.dtype)  # of their digits, too
     return index
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import groupby, takewhile
 
 from pm_fastlmm.base.arrays import shown
 from pm_fastlmm.covariance.newick import Branches, parse_newick, unquoted
@@ -54,24 +55,31 @@ def _trees(text: str) -> tuple[dict[str, str], dict[str, str]]:
     trees: dict[str, str] = {}
     names: dict[str, str] = {}
     for block in _BLOCK.finditer(text):
-        for words, body in _commands(text, block.end()):
-            match words[0].lower() if words else "":
+        for words, end in _commands(text, block.end()):
+            match words[0][0].lower() if words else "":
                 case "end" | "endblock":
                     break
                 case "translate":
-                    pairs = [word for word in words[1:] if word != ","]
-                    names.update(zip(map(unquoted, pairs[::2]), map(unquoted, pairs[1::2]), strict=False))
-                case "tree" | "utree":
-                    called = unquoted(words[-1])
-                    unrooted = "[&U]" if words[0].lower() == "utree" else ""
-                    trees[called] = unrooted + body
+                    names |= _translated(text, words[1:])
+                case "tree" | "utree" as kind:
+                    before = list(takewhile(lambda word: word[0] != "=", words))
+                    begin = words[len(before)].end() if len(before) < len(words) else end
+                    trees[unquoted(before[-1][0])] = ("[&U]" if kind == "utree" else "") + text[begin:end]
     return trees, names
 
 
-def _commands(text: str, position: int) -> Iterator[tuple[list[str], str]]:
-    """Return the words of each command of a block, those before '=', and the text after it."""
-    words: list[str] = []
-    body = -1
+def _translated(text: str, words: list[re.Match[str]]) -> dict[str, str]:
+    """Return the name of each number: what stands before the next comma, as ape writes blanks without quotes."""
+    entries = [list(entry) for comma, entry in groupby(words, lambda word: word[0] == ",") if not comma]
+    return {
+        unquoted(key[0]): unquoted(text[name[0].start() : name[-1].end()] if name else key[0])
+        for key, *name in entries
+    }  # fmt: skip
+
+
+def _commands(text: str, position: int) -> Iterator[tuple[list[re.Match[str]], int]]:
+    """Return the words of each command of a block, and where its semicolon ends."""
+    words: list[re.Match[str]] = []
     while position < len(text):
         found = _TOKEN.match(text, position)
         if found is None:
@@ -81,9 +89,7 @@ def _commands(text: str, position: int) -> Iterator[tuple[list[str], str]]:
             )
         position = found.end()
         if found[0] == ";":
-            yield words, text[body:position] if body >= 0 else ""
-            words, body = [], -1
-        elif found[0] == "=" and body < 0:
-            body = position
-        elif found.lastgroup != "blank" and body < 0:
-            words.append(found[0])
+            yield words, position
+            words = []
+        elif found.lastgroup != "blank":
+            words.append(found)

@@ -244,7 +244,9 @@ def _coded(read: npt.NDArray[Any], codes: frozenset[str]) -> list[int]:
     if read.dtype.kind == "i":  # numbers: few are as short as a code
         numbers = [int(code) for code in codes if re.fullmatch(r"-?[0-9]{1,18}", code)]
         return [i for i in np.flatnonzero(np.isin(read, numbers)).tolist() if _is_code(str(read[i]), codes)]
-    return [i for i, label in enumerate(read.tolist()) if _is_code(label, codes)]
+    longest = max(map(len, codes), default=0)
+    short = (i for i, x in enumerate(read.tolist()) if type(x) is not str or len(x) <= longest or x[0] == "0")
+    return [i for i in short if _is_code(read[i], codes)]
 
 
 def _originals(given: Mapping[Any, Any], parents: IntArray, keys: Keys, ids: pd.Index) -> IntArray:

@@ -1,5 +1,6 @@
 """Term: one random-effects term Zu of a linear mixed model, its incidence and the covariance of its effects."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,17 +26,20 @@ class Term(ReadOnlyArrays, Described):
 
     Parameters
     ----------
-    by : grouping factor, or matrix
+    by : grouping factor, mapping of several, or matrix
         A sequence, Series or Categorical of n labels; a list or tuple of several for their interaction; what
-        `covariance.incidence` returns; or a matrix Z (n, q), an array, a DataFrame or a sparse matrix.
+        `covariance.incidence` returns; or a matrix Z (n, q), an array, a DataFrame or a sparse matrix. A mapping has
+        factors with the same levels, which have an effect in each of these roles: {"direct": animal, "maternal": dam},
+        or giver and receiver. A row without a label, as of an unknown dam, has no effect in that role.
     covariance : Covariance
-        That of the effects of the levels (or of the columns of the matrix). With `columns`, that of the effects within
-        one level, over the columns.
+        That of the effects of the levels (or of the columns of the matrix). With `columns` or roles, that of the
+        effects within one level, over these.
     columns : array, Series or DataFrame, (n,) or (n, c), optional
         Covariates whose coefficients vary from level to level: the random slopes, with a column of ones for the
         intercept.
     across : Covariance, optional
-        With `columns`, a covariance over the levels; they are independent by default. G is across ⊗ covariance.
+        With `columns` or roles, a covariance over the levels, which are independent by default. G is
+        across ⊗ covariance.
     name : str, optional
         Default: that of the factor, joined by ":" for an interaction, or "u".
 
@@ -46,9 +50,11 @@ class Term(ReadOnlyArrays, Described):
     levels : tuple
         Sorted, or in the order of the categories; the names of the columns of a matrix.
     columns : tuple of str
-        Names of the columns within a level, ("1",) without `columns`.
+        Names of the columns or roles within a level, ("1",) without.
     covariance : Covariance
         G, of all q effects.
+    between : Covariance
+        The part of G that is over the levels.
     blocks : Blocks
         G taken apart into equal blocks.
     ids : tuple or None
@@ -63,9 +69,10 @@ class Term(ReadOnlyArrays, Described):
     Notes
     -----
     A labelled K (`covariance.known` of a DataFrame) is matched to the levels by its labels, as people read them (1 is
-    "1"), and may have more of them. An array has no labels: its rows are the levels in order only where these are the
-    numbers from 0 or 1 on. Categories that do not occur in the data are left out, except those that a labelled K has,
-    whose effects are predicted from those of their relatives, and all of an `ar1`, of which they are steps.
+    "1"), and may have more of them, which have no rows: fits predict their effects from those of their relatives, and
+    the likelihood costs nothing more. An array has no labels: its rows are the levels in order only where these are the
+    numbers from 0 or 1 on. Categories that do not occur in the data are left out, except those that a labelled K has
+    (draws of `recover_effects` are of these) and all of an `ar1`, of which they are steps.
 
     Of an interaction the levels are the combinations that occur, "a:b". With a Kronecker product, a structure for each
     factor in their order, they are all combinations of the levels that these structures have: each is matched to its
@@ -91,6 +98,18 @@ class Term(ReadOnlyArrays, Described):
            [1., 1., 0., 0.],
            [0., 0., 1., 0.],
            [0., 0., 1., 1.]])
+
+    A lamb's weight has a part of its own genes and one of its dam's, of one pedigree and correlated:
+
+    >>> flock = cov.Pedigree(["ram", "ewe", "lamb"], [0, 0, "ram"], [0, 0, "ewe"])
+    >>> flmm.Term(
+    ...     {"direct": ["ewe", "lamb"], "maternal": [None, "ewe"]},
+    ...     cov.unstructured([[1.0, -0.2], [-0.2, 0.5]]),
+    ...     across=cov.known(flock),
+    ...     name="genes",
+    ... ).Z.toarray()
+    array([[0., 0., 1., 0., 0., 0.],
+           [0., 0., 0., 1., 1., 0.]])
     """
 
     name: str
@@ -98,6 +117,7 @@ class Term(ReadOnlyArrays, Described):
     levels: Levels
     columns: tuple[str, ...]
     covariance: Covariance
+    between: Covariance
     blocks: Blocks
     ids: Ids | None
 
@@ -111,23 +131,28 @@ class Term(ReadOnlyArrays, Described):
                     f"{argument} must be a covariance structure, got {type(structure).__name__}: wrap a variance as "
                     "flmm.covariance.scalar(v), a matrix as flmm.covariance.known(K)."
                 )
-        if across is not None and columns is None:
+        roles = tuple(map(str, by)) if isinstance(by, Mapping) else ()
+        if across is not None and columns is None and not roles:
             raise ValueError("across= is the covariance over levels of a term with columns=: give it as covariance.")
-        over_levels = covariance if columns is None else across
-        Z, level_set, own_name, ids = _incidence(by, over_levels, name)
+        if columns is not None and roles:
+            raise ValueError("by= has several factors, the columns of a term with roles: leave columns= out.")
+        over_levels = across if roles or columns is not None else covariance
+        Z, level_set, own_name, ids = _in_roles(by, over_levels, name) if roles else _incidence(by, over_levels, name)
         levels, called = level_set.labels, level_set.name
         if over_levels is not None:
             over_levels = over_levels.over(level_set)
-        names: tuple[str, ...] = ("1",)
+        names = roles or ("1",)
+        between = over_levels or Identity(len(levels))
         if columns is not None:
             values, names, ids = _columns(columns, Z.shape[0], ids)
             Z = by_level(Z, values)
+        if columns is not None or roles:
             within = covariance.over(LevelSet(names, called, "columns"))
-            over_levels = Kronecker(over_levels or Identity(len(levels)), within)
+            over_levels = Kronecker(between, within)
         assert over_levels is not None
         values_of = {
             "name": str(name if name is not None else own_name or "u"), "Z": Z, "levels": levels, "columns": names,
-            "covariance": over_levels, "blocks": blocks(over_levels), "ids": ids,
+            "covariance": over_levels, "between": between, "blocks": blocks(over_levels), "ids": ids,
         }  # fmt: skip
         for attribute, value in values_of.items():
             object.__setattr__(self, attribute, value)
@@ -176,6 +201,40 @@ def _incidence(
     called = factor.name or called
     factor = _with_effects(factor, over_levels or Identity(), called)
     return factor.matrix(), factor.level_set(called), factor.name, factor.ids
+
+
+def _in_roles(
+    by: Mapping[str, Any], over_levels: Covariance | None, name: str | None
+) -> tuple[SparseMatrix, LevelSet, str | None, Ids | None]:
+    """Return the same of factors with the same levels; the column of a level and a role is level · roles + role."""
+    factors = [read_factor(one, f"by[{role!r}]", missing_allowed=True) for role, one in by.items()]
+    for factor, role in zip(factors, by, strict=True):
+        require_length(len(factor.codes), len(factors[0].codes), f"by[{role!r}]", "the other factors")
+        if None not in (factor.ids, factors[0].ids) and factor.ids != factors[0].ids:
+            raise ValueError("the factors of by= have different indexes: take them from one table.")
+    called, ids = name or "u", next((factor.ids for factor in factors if factor.ids is not None), None)
+    occurring = over_roles(factors, ())
+    recoded = [factor.subset(factor.used()).recoded(occurring) for factor in factors]
+    if over_levels is not None and (everything := over_levels.over_all(occurring)) is not None:
+        recoded = [_among(factor, *everything, called) for factor in recoded]
+    levels = recoded[0].levels
+    return incidence_in_roles(recoded, levels), LevelSet(levels, called), name, ids
+
+
+def over_roles(factors: Sequence[Factor], known: Levels) -> Levels:
+    """Return known levels, and those that occur in factors besides."""
+    for factor in factors:
+        known = factor.subset(factor.used()).recoded(known).levels
+    return known
+
+
+def incidence_in_roles(factors: Sequence[Factor], levels: Levels) -> SparseMatrix:
+    """Return Z (n, levels · roles) of factors, all of whose levels are among these."""
+    c, n = len(factors), len(factors[0].codes)
+    codes = [f.codes if f.levels == levels else f.subset(f.used()).recoded(levels).codes for f in factors]
+    rows, columns = [np.flatnonzero(own >= 0) for own in codes], [own[own >= 0] * c + k for k, own in enumerate(codes)]
+    places = np.concatenate(rows), np.concatenate(columns)
+    return csr_array((np.ones(len(places[0])), places), shape=(n, len(levels) * c))
 
 
 def _with_effects(factor: Factor, over_levels: Covariance, name: str) -> Factor:

@@ -10,14 +10,16 @@ import builtins
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache, lru_cache
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import scipy.sparse as sp
 from formulaic import Formula, ModelMatrix, model_matrix
 from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
@@ -40,48 +42,48 @@ from pm_fastlmm.models.formulas.language import plain_error, sides, source
 from pm_fastlmm.models.formulas.names import calls_in, columns_in, function_identifier, names_of, plain
 from pm_fastlmm.models.formulas.refused import is_refused, why_refused
 from pm_fastlmm.models.formulas.rowwise import of_other_rows
+from pm_fastlmm.models.formulas.sparse_columns import SparseMatrix, is_large, rows_where
+from pm_fastlmm.models.missing_rows import Gaps, counts_of, gaps_in, listed_counts
+from pm_fastlmm.models.missing_rows import complete as complete_rows
 
 _COMMON = ["as.factor", "cut", "factor", "I", "ifelse", "log", "ns", "poly", "scale", "sqrt"]
 _SHOWN = 4  # different rows that a message names
 
 
 class Encoded(NamedTuple):
-    """Columns of a design, by row of the table, and formulaic's specification of them."""
+    """Columns of a design, dense or sparse, by row of the table, and formulaic's specification of them."""
 
-    values: FloatArray
+    values: Any
     columns: tuple[str, ...]
     spec: Any
 
 
 def fixed_effects(
-    formula: str, data: pd.DataFrame, *, whole: str, grouped: npt.NDArray[np.bool_] | None = None
-) -> tuple[Encoded, Encoded]:
+    formula: str, data: pd.DataFrame, *, whole: str, gaps: Gaps | None = None
+) -> tuple[Encoded, Encoded, Gaps]:
     """
-    Return y and X of a formula without random terms, NaN in the rows with a missing variable.
+    Return y and X of a formula without random terms, NaN in the rows with a missing variable, and all gaps.
 
     Rows with a missing variable have no part in stateful transforms (poly, scale, bs) or in the levels of a factor, nor
-    do those in which a variable of the random terms is missing, not `grouped`.
+    do those with other `gaps`, of the variables of random terms. Where a transform is not defined its term has a gap.
 
     Raises
     ------
     ValueError
-        If the formula does not fit the table, or the response is not numeric.
+        If the formula does not fit the table, the response is not numeric, or no row is complete.
     """
     require_table(data)
     formula = _without_dot(formula, data)
     variables = variables_of(formula, data, whole)
-    complete = complete_in(data, variables)
-    if grouped is not None:
-        complete &= grouped
-    if not complete.any():
-        what = "y or X" if grouped is None else "y, X or grouping factor"
-        raise ValueError(f"every row has a missing value in {what}: there is nothing left to fit.")
+    gaps = gaps_in(data, variables) | (gaps or {})
+    complete = complete_rows(gaps, len(data))
     warn_of_numbers_as_text(data, [name for name in _required(sides(formula)[1], whole) if name in variables])
     response = sides(formula)[0].strip("`")
     rows = data if complete.all() else data[complete]
     warn_of_codes(rows, variables, response)
     alone = response in data.columns  # a column, which needs no encoding
-    made = _encode(sides(formula)[1] if alone else formula, rows, whole)
+    large = is_large(getattr(_parsed(formula), "rhs", ()), rows)
+    made = _encode(sides(formula)[1] if alone else formula, rows, whole, large=large)
     if alone:
         require_response(rows[response])
     if imaginary := [name for name in variables if pd.api.types.is_complex_dtype(data[name])]:
@@ -91,17 +93,25 @@ def fixed_effects(
         y, X = Encoded(values, (plain(response),), None), _spread(made, complete)
     else:
         y, X = _spread(_conditions_as_numbers(made.lhs), complete), _spread(made.rhs, complete)
-    both = Encoded(np.hstack([y.values, X.values]), (*y.columns, *X.columns), None)
-    _refuse_infinite(both, data.index, "y and X have")
-    return y, X
+    if large:
+        _refuse_infinite(y, data.index, "y has")
+        _refuse_infinite(X, data.index, "X has")
+    else:
+        both = Encoded(np.hstack([y.values, X.values]), (*y.columns, *X.columns), None)
+        _refuse_infinite(both, data.index, "y and X have")
+    return y, X, gaps | _undefined(y, complete) | _undefined(X, complete)
 
 
-def complete_in(data: pd.DataFrame, columns: Iterable[Any]) -> npt.NDArray[np.bool_]:
-    """Return which rows have a value in each of some columns."""
-    complete = np.ones(len(data), dtype=bool)
-    for column in columns:
-        complete &= ~np.asarray(data[column].array.isna())
-    return complete
+def _undefined(encoded: Encoded, complete: npt.NDArray[np.bool_]) -> Gaps:
+    """Return by term the rows without a missing variable in which it is not defined."""
+    if sp.issparse(encoded.values):  # a row without one of its terms is left out as a whole
+        bad = rows_where(np.isnan, encoded.values) & complete
+        return {plain(str(term)): bad for term in encoded.spec.term_slices} if bad.any() else {}
+    if not np.isnan(encoded.values[complete]).any():
+        return {}
+    terms = {plain(str(term)): encoded.values[:, place] for term, place in encoded.spec.term_slices.items()}
+    found = {name: np.isnan(values).any(axis=1) & complete for name, values in terms.items()}
+    return {name: undefined for name, undefined in found.items() if undefined.any()}
 
 
 def _conditions_as_numbers(response: Any) -> Any:
@@ -149,18 +159,20 @@ def encode_new(spec: Any, data: pd.DataFrame) -> Encoded:
     """
     required = names_of(spec.formula)
     variables = [column for column in data.columns if column in columns_in(required)]
-    absent = data[variables].isna()
-    missing = absent.any(axis=1).to_numpy()
-    if missing.any():
+    if gaps := gaps_in(data, variables):
+        rows = data.index[np.logical_or.reduce(list(gaps.values()))]
         raise ValueError(
-            f"new data have a missing value of {', '.join(sorted(map(str, absent.columns[absent.any()])))} in rows "
-            f"{shown(data.index[missing].tolist())}: leave those rows out."
+            f"new data have missing values ({listed_counts(counts_of(gaps))}) in rows {shown(rows.tolist())}: leave "
+            "those rows out."
         )
     table = as_at_the_fit(table_for(required, data), spec)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", DataMismatchWarning)
-            matrix = spec.get_model_matrix(table, context=_context())
+            if spec.output == "sparse":
+                matrix: Any = SparseMatrix.of(spec, table, _context())
+            else:
+                matrix = spec.get_model_matrix(table, context=_context())
     except DataMismatchWarning as error:
         _require_levels_of_calls(spec, table)
         raise ValueError(f"new data have levels of a fixed factor that have no coefficient: {error}") from None
@@ -172,7 +184,7 @@ def encode_new(spec: Any, data: pd.DataFrame) -> Encoded:
             f"{plain_error(error)}"
         ) from error
     encoded = _spread(matrix, np.ones(len(data), dtype=bool))
-    undefined = ~np.isfinite(encoded.values).all(axis=1)
+    undefined = rows_where(lambda values: ~np.isfinite(values), encoded.values)
     if undefined.any():
         raise ValueError(
             f"the design of the new data has {undefined.sum()} values that are NaN or infinite, in rows "
@@ -203,7 +215,7 @@ def _parsed(formula: str) -> Any:
     return Formula(formula)
 
 
-def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
+def _encode(formula: str, data: pd.DataFrame, whole: str, *, large: bool = False) -> Any:
     """Encode a formula; rows in which a transform is not defined are left out, as the index tells."""
     context = _context()
     for name, call in calls_in(formula):
@@ -214,7 +226,10 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
     table = table_for(required, data, response=response)
     _require_columns(sorted(required - {*table.columns, *context}), data, whole)
     try:
-        made = model_matrix(_parsed(formula), table, na_action="drop", output="pandas", context=context)
+        if large:
+            made = _sparse(_parsed(formula), table, context)
+        else:
+            made = model_matrix(_parsed(formula), table, na_action="drop", output="pandas", context=context)
     except MemoryError:
         raise
     except Exception as error:  # what a function of the caller raises, or formulaic for its values
@@ -232,6 +247,15 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
             "encoded differently: make a column of the table first; center(x) and scale(x) keep what they know."
         )
     return made
+
+
+def _sparse(formula: Any, table: pd.DataFrame, context: dict[str, Any]) -> Any:
+    """Return X as a sparse matrix, beside y as a table where the formula has one."""
+    if not hasattr(formula, "lhs"):
+        return SparseMatrix.of(formula, table, context)
+    dropped: set[int] = set()
+    y = model_matrix(formula.lhs, table, na_action="drop", output="pandas", context=context, drop_rows=dropped)
+    return SimpleNamespace(lhs=y, rhs=SparseMatrix.of(formula.rhs, table, context, dropped))
 
 
 def _require_columns(absent: list[str], data: pd.DataFrame, whole: str) -> None:
@@ -306,6 +330,8 @@ def _why_not(name: str, call: str, formula: str, whole: str) -> str:
 
 def _spread(part: Any, complete: Any) -> Encoded:
     """Return the encoded rows in their places, and NaN in the others."""
+    if isinstance(part, SparseMatrix):
+        return Encoded(part.placed(complete), tuple(map(plain, part.columns)), part.model_spec)
     values = np.asarray(part)
     if values.dtype.kind not in "fiub":
         strange = [(name, kind) for name, kind in part.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
@@ -351,13 +377,15 @@ def _own_functions() -> dict[str, Any]:
 
 def _refuse_infinite(encoded: Encoded, index: pd.Index, subject: str) -> None:
     """Raise a ValueError that names the terms with infinite values."""
-    infinite = np.isinf(encoded.values)
-    if infinite.any():
-        terms = [name for name, some in zip(encoded.columns, infinite.any(axis=0), strict=True) if some]
-        rows = index[infinite.any(axis=1)].tolist()
+    rows = rows_where(np.isinf, encoded.values)
+    if rows.any():
+        some = encoded.values[rows]
+        infinite = np.isinf(some if isinstance(some, np.ndarray) else some.toarray())
+        terms = [name for name, found in zip(encoded.columns, infinite.any(axis=0), strict=True) if found]
         raise ValueError(
-            f"{subject} {int(infinite.sum())} infinite values, of {', '.join(terms)} in rows {shown(rows)}: mend "
-            "them (a logarithm of 0 is infinite, log1p(x) is log(1 + x)), or set them to NaN to have them dropped."
+            f"{subject} {int(infinite.sum())} infinite values, of {', '.join(terms)} in rows "
+            f"{shown(index[rows].tolist())}: mend them "
+            "(a logarithm of 0 is infinite, log1p(x) is log(1 + x)), or set them to NaN to have them dropped."
         )
 
 

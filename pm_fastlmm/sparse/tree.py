@@ -18,9 +18,8 @@ from pm_fastlmm.base.arrays import Int32Array, Int64Array
 
 compiled = njit(cache=True, nogil=True)
 
-_ALWAYS = 4  # columns up to which blocks are joined whatever zeros they then hold
-_NARROW, _HALF = 16, 0.5  # up to so many columns, a share of zeros that is smaller than this
-_TENTH = 0.1  # and of any width
+_NARROW = 16  # columns of a narrow block
+_ZEROS, _ZEROS_NARROW = 0.1, 0.25  # the share of zeros up to which blocks are joined
 
 
 class Tree(NamedTuple):
@@ -128,8 +127,7 @@ def supernodes(parent: Any, count: Any) -> Any:
             before = first[m - 1]
             width, length = stop - before, stop - before + count[stop - 1]
             more = zero + zeros[m - 1] + (begin - before) * (stop - begin + count[stop - 1] - count[begin - 1])
-            narrow = width <= _ALWAYS or (width <= _NARROW and more < _HALF * width * length)
-            if not (narrow or more < _TENTH * width * length):
+            if more >= (_ZEROS_NARROW if width <= _NARROW else _ZEROS) * width * length:
                 break
             begin, zero = before, more
             m -= 1

@@ -217,7 +217,7 @@ class SparseProjection(ReadOnlyArrays):
             def named(j: int) -> str:
                 own = np.isin(np.arange(m), gaps[gaps[:, 1] == j, 0])
                 cell = "" if cells is None else cells(own, columns.involved(j))
-                return cell or shown([labels[i] for i in np.flatnonzero(own)])
+                return cell or f"rows {shown([labels[i] for i in np.flatnonzero(own)])}"
 
             warn_unknown(columns, np.unique(gaps[:, 1]), len(rows), m, named)
         unknown = sp.csr_array((np.full(len(rows), np.nan), (rows, np.zeros_like(rows))), shape=out.shape)
@@ -245,6 +245,11 @@ class SparseProjection(ReadOnlyArrays):
     def T(self) -> FloatArray:
         """Reflectors are not formed."""
         raise self._refuse("its reflectors")
+
+
+def projection_of(X: Any, names: tuple[str, ...] | None = None) -> AnyProjection:
+    """Return the projection of a design as it is, dense or sparse."""
+    return (SparseProjection if sp.issparse(X) else Projection).from_design(X, names)
 
 
 def not_formed(n: int, r: int, what: str) -> ValueError:

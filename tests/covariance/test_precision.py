@@ -1,7 +1,9 @@
 """Precisions of pedigrees, trees and others: against dense algebra, the definition of kinship, and ape."""
 
 import copy
+import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -207,6 +209,22 @@ def test_trees_of_a_nexus_file_are_chosen_by_name_and_translated():
     for unrooted in ("the second", "third"):
         with pytest.raises(ValueError, match=r"is marked as unrooted, \[&U\]"):
             cov.Tree(NEXUS, name=unrooted)
+
+
+APE = json.loads((Path(__file__).parents[1] / "reference" / "ape_trees.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("case", APE, ids=[case["name"] for case in APE])
+def test_trees_are_those_of_ape(case):
+    root = case["root"] or "base"
+    tree = cov.Tree(case["newick"], root=root)
+    assert_allclose(tree.dense(), case["vcv"], rtol=1e-12, atol=1e-12)
+    assert_allclose(np.sort(tree.variances), case["heights"], rtol=1e-12)
+    assert_allclose(tree.logdet, case["logdet"], rtol=1e-9)
+    assert_allclose(cov.phylogeny(case["newick"], root=root), case["vcv"], rtol=1e-12, atol=1e-12)
+    nexus = cov.Tree(case["nexus"], root=root)  # ape writes ten digits
+    assert nexus.tips == tuple(case["tips"])
+    assert_allclose(nexus.dense(), case["vcv"], atol=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.weights import PriorWeights
 
 _SMALL = 1000  # columns of a dense block that is factored in a few hundredths of a second
-_FASTER = 10.0  # times that LAPACK is faster with a multiplication of a dense block than a sparse factorisation
+_FASTER = 1.5  # times that the multiplications of a dense block must be those of a sparse factorisation
 _NUMBERS = 16  # bytes of a number of the sparse factor, and of its inverse
 
 

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from pm_fastlmm.base.arrays import FloatArray, Ids, align, columns_in_order, read, require_finite, require_length, shown
 from pm_fastlmm.covariance.incidence import by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
-from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.covariance.terms import Term, incidence_in_roles, over_roles
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection, read_large
 
 
@@ -139,6 +139,8 @@ def _length(X_new: Any, given: Mapping[str, Any]) -> tuple[int, Ids | None]:
         labelled = read_large(X_new, "X_new")
         return int(labelled.values.shape[0]), labelled.ids
     for value in given.values():
+        if isinstance(value, Mapping):
+            return len(next(iter(value.values()))), None
         first = value[0] if isinstance(value, tuple) else value
         return (first.shape[0] if hasattr(first, "shape") else len(first)), None
     raise ValueError("there are no new rows: give X_new and Z_new, or data=.")
@@ -151,6 +153,8 @@ def _nothing(term: Term, m: int) -> tuple[Any, Any]:
 def _incidence(term: Term, value: Any, m: int, ids: Ids | None) -> tuple[Any, Any]:
     """Return the incidence of new rows over known and new levels of a term; rows and columns go by their names."""
     called = f"Z_new of {term.name!r}"
+    if isinstance(value, Mapping):
+        return _split(term, *_in_roles(term, value, called, m))
     labels, columns = value if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) > 0 else (value, None)
     if sp.issparse(labels) or (np.ndim(labels) == 2 and not hasattr(labels, "dtypes")) or hasattr(labels, "columns"):
         values: Any = labels if sp.issparse(labels) else _table(term, labels, called, m, ids)
@@ -170,6 +174,17 @@ def _incidence(term: Term, value: Any, m: int, ids: Ids | None) -> tuple[Any, An
     incidence = factor.in_order(own, name=called, reference_name="X_new").matrix()
     values = np.ones((m, 1)) if columns is None else _slopes(term, columns, called, m, own)
     return _split(term, by_level(incidence, values), factor.levels[len(term.levels) :])
+
+
+def _in_roles(term: Term, value: Mapping[str, Any], called: str, m: int) -> tuple[Any, Levels]:
+    """Return the incidence of new rows whose levels are in several roles, and which levels are new."""
+    if tuple(value) != term.columns:
+        raise ValueError(f"{called} has the roles {shown(list(value))}, but the term has {', '.join(term.columns)}.")
+    factors = [read_factor(one, f"{called}, {role!r}", missing_allowed=True) for role, one in value.items()]
+    for factor in factors:
+        require_length(len(factor.codes), m, called, "X_new")
+    levels = over_roles(factors, term.levels)
+    return incidence_in_roles(factors, levels), levels[len(term.levels) :]
 
 
 def _table(term: Term, labels: Any, called: str, m: int, ids: Ids | None) -> FloatArray:

@@ -38,6 +38,11 @@ class Summary(Estimates):
     def _counts(self) -> str:
         """How many observations there are, and levels of each term."""
 
+    @property
+    def _rows_dropped(self) -> str:
+        """In words how many rows were dropped for a missing value; nothing if none was."""
+        return ""
+
     @abstractmethod
     def _fixed_effects(self, df: DegreesOfFreedom, zero_variances: ZeroVariances) -> FixedEffects:
         """Return the fixed effects with what the method needs of the derivatives of their covariance."""
@@ -97,7 +102,7 @@ class Summary(Estimates):
         total          4.25    4.00174  2.06155
         beta[x0]        3.5     1.1547                2  3.031  0.0938
         """
-        parts = self._of_V(information), self._of_beta(tests=self._tested)
+        parts = self._of_V(information), self._of_beta(tests=self._tested and not self._many)
         values = [np.concatenate([part[name] for part in parts], axis=-1).ravel() for name in _COLUMNS]
         names = [*self._estimates(), *(f"beta[{name}]" for name in self.coef)]
         return _table(values, _COLUMNS, self._rows(names), blank=(*_OF_V, *_OF_BETA))
@@ -135,14 +140,20 @@ class Summary(Estimates):
         parts = [("Parameters of V", _table([of_V[name] for name in shown], shown, list(estimates), blank=_OF_V))]
         below = list(_DEAR) if dear else []
         if self.coef:
-            tests = self._tested and not dear
+            tests = self._tested and not dear and not self._many
             of_beta, shown = self._of_beta(tests=tests), ["estimate", "se", *(_OF_BETA if tests else ("t",))]
             heading = f"Fixed effects, {_TESTS}" if tests else "Fixed effects"
             parts.append((heading, _table([of_beta[name] for name in shown], shown, list(self.coef))))
             if self._tested and (left := self._projection.columns.left):
                 names = listed([self._projection.columns.names[j] for j in left])
                 below.append(f"without {names}, collinear with other columns of X")
-        return Report(f"{self.method} fit of {self._model}", parts, [*below, *self._verdict], [self._counts])
+        return Report(f"{self.method} fit of {self._model}", parts, [*below, *self._verdict], self._about)
+
+    @property
+    def _about(self) -> list[str]:
+        """Return lines of what was fitted: how many observations, and how factors are coded."""
+        terms = self._projection.columns.terms if self._tested else None
+        return ["; ".join(filter(None, [self._counts, self._rows_dropped])), *(terms.codings() if terms else [])]
 
     @property
     def _verdict(self) -> list[str]:

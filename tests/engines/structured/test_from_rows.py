@@ -255,7 +255,7 @@ def crossed_fit(y, part, operator):
 
 def test_rows_that_are_too_many_are_said(monkeypatch):
     monkeypatch.setattr(orthonormal, "LARGEST", 10)
-    monkeypatch.setattr("pm_fastlmm.engines.structured.objective.LARGEST", 10)
+    monkeypatch.setattr("pm_fastlmm.engines.structured.products.LARGEST", 10)
     part, operator = np.repeat(np.arange(20), 3), np.tile(np.arange(3), 20)
     rng = np.random.default_rng(3)
     fit = crossed_fit(rng.normal(size=20)[part] + 1e-6 * rng.normal(size=60), part, operator)
