@@ -159,7 +159,7 @@ def _residual_sd(design: MixedDesign) -> float:
     root = np.sqrt(_relative(design))
     y = root * (design.y if design.offset is None else design.y - design.offset)
     X: Any = design.X
-    if sp.issparse(X):
+    if not isinstance(X, np.ndarray):
         with warnings.catch_warnings(action="ignore"):  # the node warns of columns that are dropped
             projection = SparseProjection.from_design(X.multiply(root[:, None]))
         rank, residual = projection.rank, projection.apart(y)[1]
