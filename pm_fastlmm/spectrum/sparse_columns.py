@@ -14,7 +14,6 @@ from pm_fastlmm.spectrum.columns import COLLINEAR_RTOL, DesignColumns, require_r
 
 _PIVOT = 1e-12  # share of a column's square that other columns leave, below which it depends on them: squares have half
 # of the digits, so that this is 1e-6 of its length
-_EXACT = 1e-8  # share of its length that may be left of a column that depends on others
 _ROUNDING = 1e3 * EPS
 _NEGLIGIBLE = 1e-11  # of the largest weight of a combination, what rounding leaves of those that are 0
 _BUDGET = 4_000_000  # numbers of right-hand sides at a time
@@ -50,15 +49,15 @@ class SparseColumns(DesignColumns):
         dependent = dependent_columns(gram, _PIVOT) if some.size else np.zeros(0, dtype=np.int64)
         left = np.union1d(np.flatnonzero(lengths == 0), some[dependent]).astype(np.int64)
         kept = np.setdiff1d(np.arange(d), left)
-        warn_dropped(names, left.tolist(), len(kept))
         require_rows_left(len(kept), n)
         B, residual = _combinations(unit[:, kept], unit[:, left])
-        if (nearly := np.flatnonzero(residual > _EXACT)).size:
+        if (nearly := np.flatnonzero(residual > COLLINEAR_RTOL)).size:
             raise ValueError(
                 f"columns {shown([names[left[j]] for j in nearly])} of X are combinations of others but for "
                 f"{residual.max():.1e} of their length, less than the {np.sqrt(_PIVOT):.0e} that a sparse X can tell "
                 "from 0: centre and scale these covariates, x - x.mean(), or leave them out."
             )
+        warn_dropped(names, left.tolist(), len(kept))
         B = sp.csc_array(sp.diags_array(1 / lengths[kept]) @ B @ sp.diags_array(lengths[left]))
         size, size_left = lengths[kept] / np.sqrt(n), lengths[left] / np.sqrt(n)
         rounding = _ROUNDING * (abs(B).T @ size)
