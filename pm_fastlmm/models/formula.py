@@ -255,7 +255,8 @@ def _sparse(formula: Any, table: pd.DataFrame, context: dict[str, Any]) -> Any:
         return SparseMatrix.of(formula, table, context)
     dropped: set[int] = set()
     y = model_matrix(formula.lhs, table, na_action="drop", output="pandas", context=context, drop_rows=dropped)
-    return SimpleNamespace(lhs=y, rhs=SparseMatrix.of(formula.rhs, table, context, dropped))
+    X = SparseMatrix.of(formula.rhs, table, context, dropped)
+    return SimpleNamespace(lhs=ModelMatrix(y.loc[X.index], spec=y.model_spec), rhs=X)
 
 
 def _require_columns(absent: list[str], data: pd.DataFrame, whole: str) -> None:
