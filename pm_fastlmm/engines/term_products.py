@@ -323,7 +323,8 @@ def _probed(components: list[sp.csr_array], transposed: list[sp.csc_array], X: A
     """
     Return the same as means of (MV_iw)ᵀV_jw over probes w = Mξ (Hutchinson 1989, doi:10.1080/03610918908812806).
 
-    They start an iteration, for which some per cent are enough; the generator is the same for the same data.
+    They start an iteration, for which some per cent are enough; the generator is the same for the same data. All
+    entries are of the same probes: where two terms are the same matrix, their entries are the same numbers.
     """
     rng, count = np.random.default_rng(0), len(components)
     gram = np.zeros((count + 1, count + 1))
@@ -332,5 +333,4 @@ def _probed(components: list[sp.csr_array], transposed: list[sp.csc_array], X: A
         images = [*(Z @ (Zt @ w) for Z, Zt in zip(components, transposed, strict=True)), w]
         left = [*(X.apart(image)[1] for image in images[:-1]), w]
         gram += [[a @ b for b in images] for a in left]
-    gram[count, count] = _PROBES * (n - X.rank)
     return (gram + gram.T) / (2 * _PROBES)

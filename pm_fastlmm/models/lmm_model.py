@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pymc as pm
 import pytensor
-import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import EPS, FloatArray, shown
 from pm_fastlmm.base.coordinates import require_labels

@@ -156,10 +156,11 @@ class Predicted:
     def table(self, place: Any = ()) -> pd.DataFrame:
         """Return a row for each observation of one response."""
         left = LeftOut(*(part[place] for part in self.left))
-        columns = {
-            "y": self.y[place], "mean": self.y[place] - left.deviation, "sd": np.sqrt(left.variance),
-            "log_density": left.log_density, "pit": left.pit,
-        }  # fmt: skip
+        with np.errstate(invalid="ignore", divide="ignore"):  # of what is not known, P_ii is 0 but for rounding
+            columns = {
+                "y": self.y[place], "mean": self.y[place] - left.deviation, "sd": np.sqrt(left.variance),
+                "log_density": left.log_density, "pit": left.pit,
+            }  # fmt: skip
         index = pd.RangeIndex(len(columns["y"])) if self.ids is None else pd.Index(self.ids, tupleize_cols=False)
         table = pd.DataFrame(columns, index=index)
         known = self.known

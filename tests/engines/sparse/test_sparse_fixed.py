@@ -278,7 +278,7 @@ def test_draws_of_the_node_are_orthogonal_to_x_with_the_covariance_of_what_is_le
 def drawn(table):
     """Draws of the posterior of β and u at one θ, many times."""
     formula = "weight ~ herd_year + age + (1 | animal)"
-    dense, model = models(table, formula)
+    model = models(table, formula)[1]
     with untold():
         fit = flmm.find_reml(formula, table, **QUIET)
     theta = {"sigma_animal": np.full((1, 600), np.sqrt(fit.theta["animal"])),
