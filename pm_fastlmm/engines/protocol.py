@@ -55,7 +55,7 @@ class LMMNode(PartOfModel, Described, ABC):
     observed : array or None
         The data: y (…, n), or the statistic of a `Rotated`, [z, rss] or [z, rss, y₁].
     projection : AnyProjection
-        QR of X.
+        Of X.
     ids : tuple or None
     """
 

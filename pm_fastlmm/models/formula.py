@@ -59,10 +59,12 @@ class Encoded(NamedTuple):
 
 
 def fixed_effects(
-    formula: str, data: pd.DataFrame, *, whole: str, gaps: Gaps | None = None
+    formula: str, data: pd.DataFrame, *, whole: str, gaps: Gaps | None = None, dense: bool = True
 ) -> tuple[Encoded, Encoded, Gaps]:
     """
     Return y and X of a formula without random terms, NaN in the rows with a missing variable, and all gaps.
+
+    X may be sparse, where factors have many levels, for a caller that does not need it `dense`.
 
     Rows with a missing variable have no part in stateful transforms (poly, scale, bs) or in the levels of a factor, nor
     do those with other `gaps`, of the variables of random terms. Where a transform is not defined its term has a gap.
@@ -82,7 +84,7 @@ def fixed_effects(
     rows = data if complete.all() else data[complete]
     warn_of_codes(rows, variables, response)
     alone = response in data.columns  # a column, which needs no encoding
-    large = is_large(getattr(_parsed(formula), "rhs", ()), rows)
+    large = not dense and is_large(getattr(_parsed(formula), "rhs", ()), rows)
     made = _encode(sides(formula)[1] if alone else formula, rows, whole, large=large)
     if alone:
         require_response(rows[response])

@@ -131,7 +131,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         gaps = gaps_in(data, needed)
         for given in filter(None, (w, known)):
             gaps |= gaps_of(given.values, [given.name or given.role])
-        y, X, gaps = fixed_effects(fixed, data, whole=formula, gaps=gaps)
+        y, X, gaps = fixed_effects(fixed, data, whole=formula, gaps=gaps, dense=False)
         ids = _ids_of_one_response(y.columns, data, formula)
         seen = complete(gaps, len(data))
         dropped = dropped_rows(seen, gaps, ids)

@@ -233,7 +233,7 @@ def dependent_columns(A: Any, tolerance: float) -> Int64Array:
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))[analysis.tree.position]
     factor, found = Factor(analysis, L, logdet), np.flatnonzero(dependent)
     vectors: list[_Vector] = []
-    for some in slices(len(found), max(1, _BUDGET // analysis.n)):
+    for some in slices(len(found), max(1, _BUDGET // max(1, analysis.n))):
         units = np.zeros((analysis.n, len(found[some])))
         units[found[some], np.arange(units.shape[1])] = 1.0
         vectors += map(_Vector.of, (factor.draw(units) * scale[:, None]).T)

@@ -15,7 +15,7 @@ from pm_fastlmm.models.formulas.names import calls_in, columns_in, names_of_fact
 from pm_fastlmm.spectrum import sparse_projection
 from pm_fastlmm.spectrum.sparse_projection import not_formed
 
-_FACTORS = {"C", "factor", "as.factor", "ordered", "as.ordered", "interaction"}
+_FACTORS = {"C", "factor", "as.factor", "ordered", "relevel", "interaction", "as.character"}
 
 
 def is_large(terms: Iterable[Any], data: pd.DataFrame) -> bool:
