@@ -54,7 +54,7 @@ class LMMNode(PartOfModel, Described, ABC):
         The mean besides Xβ; for "proper" the mean of β.
     observed : array or None
         The data: y (…, n), or the statistic of a `Rotated`, [z, rss] or [z, rss, y₁].
-    projection : AnyProjection
+    projection : Projection or SparseProjection
         Of X.
     ids : tuple or None
     """

@@ -23,7 +23,7 @@ class Response(NamedTuple):
         By observation, where the fit has it.
     flat : bool
         Whether β was integrated out or estimated, not explicit or under a prior.
-    projection : AnyProjection
+    projection : Projection or SparseProjection
     """
 
     n: int
