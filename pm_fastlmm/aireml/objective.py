@@ -109,6 +109,10 @@ class Objective(ABC):
     def coefficients(self, state: Any) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
 
+    def estimate(self, state: Any) -> FloatArray:
+        """Return β̂ alone."""
+        return self.coefficients(state)[0]
+
     @abstractmethod
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""

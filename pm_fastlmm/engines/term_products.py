@@ -67,8 +67,12 @@ class TermState(ABC):
         """Return ½ q_iᵀPq_j for q_i = Z_k(A_k ⊗ Σ̇_i)Z_kᵀPy, `directions` being (k, Σ̇_i), and last for q_e = Py."""
 
     @abstractmethod
-    def blue(self) -> tuple[FloatArray, FloatArray]:
-        """Return β̂ (r,) and its covariance (r, r); of length 0 when β is not integrated out."""
+    def blue(self) -> tuple[FloatArray, Any]:
+        """Return β̂ (r,) and its covariance (r, r), maybe sparse; of length 0 when β is not integrated out."""
+
+    def beta(self) -> FloatArray:
+        """Return β̂ alone."""
+        return self.blue()[0]
 
     @abstractmethod
     def effects(self) -> list[FloatArray]:

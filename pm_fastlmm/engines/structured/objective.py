@@ -147,7 +147,7 @@ class StructuredObjective(Objective):
             return None
         if self.method == "REML" or not self.products.flat:
             return StructuredState(mixed, mixed, mixed.loglik + self.products.constant)
-        left = products.shifted(response, response.y1 - products.projection.coordinates(mixed.blue()[0]))
+        left = products.shifted(response, response.y1 - products.projection.coordinates(mixed.beta()))
         full = products.at(left, mixed.sigma, mixed.sigma2_e)
         return None if full is None else StructuredState(mixed, full, full.loglik + products.constant)
 
@@ -164,6 +164,10 @@ class StructuredObjective(Objective):
     def coefficients(self, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
         return state.mixed.blue()
+
+    def estimate(self, state: StructuredState) -> FloatArray:
+        """Return β̂ alone."""
+        return state.mixed.beta()
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
