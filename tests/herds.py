@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 
@@ -78,3 +79,24 @@ def mixed_model_matrices(herds, *, records=(1, 4), permanent=False, seed=1):
 def _incidence(codes, levels=None):
     levels = codes.max() + 1 if levels is None else levels
     return sp.csr_array((np.ones(len(codes)), (np.arange(len(codes)), codes)), shape=(len(codes), levels))
+
+
+def simulate_records(herds, *, records=(1, 4), seed=1):
+    """Return a table of the females' records: breeding value, permanent environment, herd-year and residual."""
+    rng, n = np.random.default_rng(seed), len(herds.sire)
+    value = np.sqrt(0.3) * rng.normal(size=n + 1)
+    value[n] = 0.0  # of unknown parents
+    for g in range(1, herds.generation.max() + 1):
+        new = np.flatnonzero(herds.generation == g)
+        value[new] = (value[herds.sire[new]] + value[herds.dam[new]]) / 2 + value[new] / np.sqrt(2)
+    cows = np.flatnonzero(~herds.male)
+    animal = np.repeat(cows, rng.integers(*records, size=len(cows)))
+    group = np.unique(herds.herd[animal] * 1000 + herds.generation[animal], return_inverse=True)[1]
+    y = value[animal] + np.sqrt(0.1) * rng.normal(size=n)[animal] + 0.4 * rng.normal(size=group.max() + 1)[group]
+    y += np.sqrt(0.8) * rng.normal(size=len(animal))
+    return pd.DataFrame({"y": y, "animal": animal + 1, "permanent": animal + 1, "herd_year": group})
+
+
+def pedigree_columns(herds):
+    """Return id, sire and dam as a file has them: numbers, 0 for unknown."""
+    return np.arange(1, len(herds.sire) + 1), herds.sire + 1, herds.dam + 1

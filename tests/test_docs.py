@@ -32,6 +32,13 @@ def test_the_guide_to_structured_models_runs():
     run("structured.md")
 
 
+def test_the_guide_to_large_pedigrees_runs_and_prints_what_stands_there():
+    blocks, names = outputs.run(DOCS / "pedigrees.md")
+    assert [difference for block in blocks for difference in block.differences()] == []
+    assert names["fit"].boundary == ("permanent",)
+    assert names["maternal"].converged
+
+
 def test_the_guide_to_relationships_runs(capsys):
     run("relationships.md")
     printed = re.findall(r"```text\n(.*?)```", (DOCS / "relationships.md").read_text(), flags=re.DOTALL)

@@ -138,12 +138,14 @@ def read_covariance(K: Any, name: str = "K") -> Labelled:
     """
     Read a covariance: square, finite, symmetric, with the same ids in rows and columns, in any order.
 
+    Of what knows its inverse, a pedigree or a tree, it is the dense matrix of its individuals or tips.
+
     Raises
     ------
     ValueError
         If it is not.
     """
-    labelled = read(K, name, ndim=(2,))
+    labelled = read(K.dense() if hasattr(K, "logdet") else K, name, ndim=(2,))
     values = labelled.values
     if values.shape[0] != values.shape[1]:
         raise ValueError(f"{name} must be square, got shape {values.shape}: {remedy_of_shape(values.shape)}")

@@ -1,20 +1,22 @@
 """A known covariance of labelled effects by its sparse inverse, which a million of them allow."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csc_array, issparse
-from scipy.sparse.linalg import SuperLU, splu
 
 from pm_fastlmm.base.arrays import FloatArray, frozen, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
+from pm_fastlmm.base.memory import require_memory
 from pm_fastlmm.base.spelling import places, spelling_hint
+from pm_fastlmm.covariance.distinct import Keys, keys_of, objects, read_column
 from pm_fastlmm.covariance.ids import Labels, read_index
-from pm_fastlmm.covariance.scaled import Scale, scaled
+from pm_fastlmm.covariance.scaled import Scale, require_dense, scaled
+from pm_fastlmm.sparse.cholesky import Analysis, Factor, NotPositiveDefinite
 from pm_fastlmm.sparse.genealogy import Genealogy, IntArray, SparseMatrix
 
 _SYMMETRIC = 1e-10  # relative to the largest entry
@@ -84,14 +86,14 @@ class Precision(ReadOnlyArrays, Described):
 
     def __init__(self, Q: Any, labels: Labels | None = None, logdet: float | None = None) -> None:
         index, matrix = _read(Q, labels)
-        factor = _factor(matrix, index)
-        own = -float(np.log(factor.U.diagonal()).sum())
+        names = tuple(index.tolist())
+        own = -_factor(matrix, names).logdet
         if logdet is not None and not abs(logdet - own) <= _AGREES * (1 + abs(own)):
             raise ValueError(
                 f"logdet is {logdet:.10g}, but log|A| = -log|Q| is {own:.10g}: give the log-determinant of the "
                 "covariance, not that of Q, or leave it out."
             )
-        self._set(tuple(index.tolist()), matrix, own if logdet is None else float(logdet), {})
+        self._set(names, matrix, own if logdet is None else float(logdet), {})
 
     def _set(self, labels: tuple[Hashable, ...], Q: SparseMatrix, logdet: float, aliases: Mapping[Any, int]) -> None:
         for array in (Q.data, Q.indices, Q.indptr):
@@ -115,13 +117,21 @@ class Precision(ReadOnlyArrays, Described):
     @property
     def variances(self) -> FloatArray:
         """The diagonal of A, (q,)."""
-        return frozen(np.diag(self._covariance(np.arange(len(self)))).copy())
+        factor = _factor(self.Q, self.labels)
+        own = factor.analysis.entries(self.Q)
+        diagonal = own.row == own.column
+        out = np.empty(len(self))
+        out[own.row[diagonal]] = factor.inverse()[own.place[diagonal]]
+        return out
 
     def rows(self, ids: Iterable[Hashable]) -> IntArray:
-        """Return the row of Q of each label, compared as people read them, -1 where there is none."""
-        names = (*self.labels, *self.aliases)
-        where = np.array(places(list(ids), names), dtype=np.intp)
-        return np.array([*range(len(self)), *self.aliases.values(), -1], dtype=np.intp)[where]
+        """Return the row of Q of each label, compared as people read them, -1 where there is none; they may repeat."""
+        column = read_column(ids, "ids")
+        found = Keys(objects((*self.labels, *self.aliases))).find(keys_of(column.labels))
+        where = np.append(found, -1)[column.places]
+        other = where >= len(self)
+        where[other] = np.array([*self.aliases.values()], dtype=np.intp)[where[other] - len(self)]
+        return where
 
     def dense(self, ids: Labels | None = None, *, scale: Scale = "none") -> pd.DataFrame:
         """
@@ -145,6 +155,7 @@ class Precision(ReadOnlyArrays, Described):
             strangers = index[rows < 0].tolist()
             hint = spelling_hint(strangers, self.labels)
             raise ValueError(f"ids {shown(strangers)} {self._strange}: correct or drop them. {hint}".strip())
+        require_dense(len(rows))
         A = self._covariance(rows)
         return scaled(A, index, scale, **self._account(A))
 
@@ -161,8 +172,8 @@ class Precision(ReadOnlyArrays, Described):
         """Return A of these rows of Q, in their order."""
         unit = np.zeros((len(self), len(rows)))
         unit[rows, np.arange(len(rows))] = 1
-        A = _factor(self.Q, pd.Index(self.labels, tupleize_cols=False)).solve(unit)[rows]
-        return np.asarray((A + A.T) / 2)
+        half = _factor(self.Q, self.labels).half(unit)
+        return half.T @ half
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -215,23 +226,27 @@ def _read(Q: Any, labels: Labels | None) -> tuple[pd.Index, SparseMatrix]:
     return index, matrix
 
 
-def _factor(Q: SparseMatrix, index: pd.Index) -> SuperLU:
-    """Return LU of a positive definite Q with pivots on the diagonal: those of its Cholesky factor, squared."""
-    options = {"SymmetricMode": True}
+def _factor(Q: SparseMatrix, labels: Sequence[Hashable]) -> Factor:
+    """Return the Cholesky factor of Q, whose pivots must be positive by more than rounding."""
+    analysis = Analysis.of(Q)
+    what = f"The Cholesky factor of Q, of {analysis.n} effects,"
+    require_memory(8.0 * analysis.stored, what, "it fills in too much; leave out effects that are not needed.")
+    own = analysis.entries(Q)
+    values = np.zeros(analysis.size)
+    values[own.place] = own.value
+    diagonal = analysis.start[:-1]
     try:
-        factor = splu(csc_array(Q), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
-        pivots = factor.U.diagonal()
-        bad = np.flatnonzero(~(pivots > 0) | (factor.perm_r != factor.perm_c))
-    except RuntimeError:  # exactly singular
-        raise _not_definite("it is singular") from None
-    if bad.size:
-        label = index[int(np.flatnonzero(factor.perm_c == bad[0])[0])]
-        raise _not_definite(f"the pivot of {label!r} is {pivots[bad[0]]:.3g}")
+        factor = analysis.factorise(values)
+    except NotPositiveDefinite as error:
+        raise _not_definite(labels[error.index]) from None
+    left = factor.L[analysis.place[diagonal]] ** 2
+    if (lost := np.flatnonzero(left <= len(left) * np.finfo(float).eps * values[diagonal])).size:
+        raise _not_definite(labels[int(analysis.row[diagonal[lost[0]]])])
     return factor
 
 
-def _not_definite(why: str) -> ValueError:
+def _not_definite(label: Hashable) -> ValueError:
     return ValueError(
-        f"Q is not positive definite, {why}: give the inverse of a covariance, with all its digits; an intrinsic "
-        "precision, whose rows sum to 0, has none."
+        f"Q is not positive definite: given others, {label!r} has no positive precision left. Give the inverse of a "
+        "covariance with all its digits; an intrinsic precision, whose rows sum to 0, has none."
     )

@@ -23,7 +23,7 @@ from pm_fastlmm.covariance.ids import Labels, elements, read_index
 from pm_fastlmm.covariance.incidence import require_distinct
 from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS, read_parents
 from pm_fastlmm.covariance.pedigrees import account, relations
-from pm_fastlmm.covariance.scaled import Scale, scaled
+from pm_fastlmm.covariance.scaled import Scale, require_dense, scaled
 from pm_fastlmm.covariance.trees import account as account_of_tree
 from pm_fastlmm.covariance.trees import read_rooted, shared_paths
 
@@ -39,8 +39,8 @@ def pedigree(
 ) -> pd.DataFrame:
     r"""Numerator relationship matrix A of a pedigree, inbreeding included.
 
-    Parents first, Henderson's rules fill A row by row: :math:`A_{ij} = (A_{j,s_i} + A_{j,d_i})/2` for j before i and
-    :math:`A_{ii} = 1 + A_{s_i,d_i}/2`, with sire s and dam d; an unknown parent contributes 0.
+    :math:`A_{ij} = (A_{j,s_i} + A_{j,d_i})/2` for j that does not descend from i and :math:`A_{ii} = 1 +
+    A_{s_i,d_i}/2`, with sire s and dam d; an unknown parent contributes 0.
 
     Parameters
     ----------
@@ -80,6 +80,10 @@ def pedigree(
         If a parent without a row has most of the individuals that have no other ancestors, or is the dam of most whose
         dam is unknown or without a row (the sire likewise): it may be a code.
 
+    See Also
+    --------
+    Pedigree : The same of a million individuals, by the sparse inverse of A.
+
     References
     ----------
     Henderson (1976), A simple method for computing the inverse of a numerator relationship matrix. doi:10.2307/2529339
@@ -100,6 +104,7 @@ def pedigree(
     """
     read = read_parents(id, sire, dam, unknown=unknown, clones=clones)
     genealogy, rows = relations(read)
+    require_dense(len(read.ids))
     A = genealogy.covariance(rows[: len(read.ids)])
     return scaled(A, read.ids, scale, **account(read, A))
 
@@ -261,6 +266,10 @@ def phylogeny(
     TypeError
         If `tree` is another kind of object.
 
+    See Also
+    --------
+    Tree : The same of tips and inner nodes, by the sparse inverse of their covariance.
+
     References
     ----------
     Felsenstein (1985), Phylogenies and the comparative method. doi:10.1086/284325
@@ -276,6 +285,8 @@ def phylogeny(
     if isinstance(tree, str):
         branches, nodes, tips = read_rooted(tree, root, name)
     elif isinstance(tree, pd.DataFrame | np.ndarray):
+        if name is not None:
+            raise ValueError("name= is for the text of a NEXUS file with several trees: leave it out.")
         if root is not None:
             raise ValueError("root= is for Newick text: a covariance of shared paths has its root already.")
         tips, K = _checked_covariance(tree, ids)
@@ -295,6 +306,7 @@ def phylogeny(
             hint = spelling_hint(strangers, tips.tolist())
             raise ValueError(f"ids {shown(strangers)} are not tips of the tree: correct or drop them. {hint}".strip())
         tips = wanted
+    require_dense(len(rows))
     K = shared_paths(branches, nodes[rows]) if isinstance(tree, str) else K[np.ix_(rows, rows)]
     return scaled(K, tips, scale, **account_of_tree(K))
 

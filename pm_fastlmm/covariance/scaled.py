@@ -7,8 +7,15 @@ import pandas as pd
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import require_choice
+from pm_fastlmm.base.memory import require_memory
 
 type Scale = Literal["none", "mean_diagonal"]
+
+
+def require_dense(size: int) -> None:
+    """Refuse a relationship matrix that does not fit in memory."""
+    what = f"A relationship matrix of {size} individuals"
+    require_memory(8.0 * size**2, what, "give ids, or Pedigree and Tree to known=, whose matrix is not formed.")
 
 
 def scaled(matrix: FloatArray, ids: pd.Index, scale: Scale, **account: Any) -> pd.DataFrame:
@@ -18,6 +25,6 @@ def scaled(matrix: FloatArray, ids: pd.Index, scale: Scale, **account: Any) -> p
     if mean_diagonal == 0:
         raise ValueError("The relationship matrix is zero, got no variance in any row: check the input.")
     factor = 1.0 if scale == "none" else 1 / mean_diagonal
-    K = pd.DataFrame(factor * matrix, index=ids, columns=ids)
+    K = pd.DataFrame(matrix if scale == "none" else factor * matrix, index=ids, columns=ids)
     K.attrs.update(account, scale_factor=factor, mean_diagonal=factor * mean_diagonal)
     return K

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pm_fastlmm.base.arrays import FloatArray, shown
+from pm_fastlmm.base.spelling import as_read
 from pm_fastlmm.covariance.ids import Labels, read_index
 from pm_fastlmm.covariance.newick import Branches
 from pm_fastlmm.covariance.nexus import read_tree
@@ -144,10 +145,10 @@ def _merged(branches: Branches) -> IntArray:
 def _labels(branches: Branches, tips: IntArray, place: IntArray) -> tuple[tuple[Hashable, ...], dict[Hashable, int]]:
     """Return what each row is called, and its other names; the root has place -1."""
     is_tip = np.isin(np.arange(len(place)), tips)
-    counts = Counter(branches.labels)
+    counts = Counter(map(as_read, branches.labels))
     named = [
         i for i, label in enumerate(branches.labels)
-        if is_tip[i] or (label and counts[label] == 1 and not _SUPPORT.fullmatch(label))
+        if is_tip[i] or (label and counts[as_read(label)] == 1 and not _SUPPORT.fullmatch(label))
     ]  # fmt: skip
     labels: dict[int, Hashable] = {}
     aliases: dict[Hashable, int] = {}

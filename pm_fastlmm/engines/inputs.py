@@ -15,12 +15,7 @@ from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 SPECTRUM = "the spectrum"
 NO_MEAN, NO_PRIOR = pt.zeros((0,), dtype="float64"), pt.zeros((0, 0), dtype="float64")  # of β where it has none
-_ROWS = {
-    "weights": "its residuals have one variance. With prior weights, Var(e_i) = σ²_e/w_i, a known K is a term of "
-    "flmm.StructuredLMM(weights=w), or of flmm.lmm_model(formula, data, known={'id': K}, weights='w'); any other V "
-    "is written for flmm.DenseLMM, with sigma2_e / w along its diagonal.",
-    "offset": "an offset is a known part of the mean, mu=offset; a node without mu= takes y - offset.",
-}
+_OFFSET = "an offset is a known part of the mean, mu=offset; a node without mu= takes y - offset."
 _PYMC = {"dims", "initval", "shape", "size", "rng", "transform", "default_transform", "name", "model"}
 
 
@@ -35,15 +30,19 @@ def double(value: Any) -> Any:
     return pt.as_tensor(value).astype("float64")
 
 
-def refuse_unknown(distribution: str, kwargs: dict[str, Any], known: str) -> None:
-    """Raise an error for arguments that are neither ours nor those of every PyMC distribution."""
+def refuse_unknown(distribution: str, kwargs: dict[str, Any], known: str, *, weights: str = "") -> None:
+    """
+    Raise an error for arguments that are neither ours nor those of every PyMC distribution.
+
+    `weights` says where prior weights go, Var(e_i) = σ²_e/w_i.
+    """
     if kwargs.pop("total_size", None) is not None:
         raise ValueError(
             "total_size= multiplies a log-density as if its observations were independent. Those of a mixed model are "
             f"dependent, and the density of some says nothing of the others: give {distribution} all of them; rows "
             "that do not fit in memory are reduced to what is sufficient, flmm.KernelStatistics."
         )
-    for argument, remedy in _ROWS.items():
+    for argument, remedy in {"weights": weights, "offset": _OFFSET}.items():
         if kwargs.pop(argument, None) is not None:
             raise ValueError(f"{distribution} takes no {argument}=: {remedy}")
     if unknown := kwargs.keys() - _PYMC:

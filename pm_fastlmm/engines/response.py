@@ -2,11 +2,10 @@
 
 from typing import NamedTuple, Self
 
-import numpy as np
-
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated
+from pm_fastlmm.spectrum.weights import UNWEIGHTED, PriorWeights
 
 
 class Response(NamedTuple):
@@ -24,6 +23,8 @@ class Response(NamedTuple):
     flat : bool
         Whether β was integrated out or estimated, not explicit or under a prior.
     projection : Projection or SparseProjection
+    weights : PriorWeights
+        Of the rows of y in ‖y‖², where y is not known by observation.
     """
 
     n: int
@@ -31,11 +32,13 @@ class Response(NamedTuple):
     y: FloatArray | None
     flat: bool
     projection: AnyProjection
+    weights: PriorWeights = UNWEIGHTED
 
     @classmethod
     def of_rotated(cls, rotated: Rotated) -> Self:
         """Read one response; it is whole where its rows were kept and K has no null space."""
-        s, y = rotated.spectrum, None
+        s = rotated.spectrum
         if s.rotation is not None and not s.nullity and s.projection.reflectors is not None:
-            y = np.asarray(s.projection.Q1 @ rotated.y1 + s.basis @ rotated.z)
-        return cls(s.n, float(rotated.norm2) + float(rotated.y1 @ rotated.y1), y, True, s.projection)
+            y = s.lift(rotated.y1, rotated.z)
+            return cls(s.n, float(y @ y), y, True, s.design)
+        return cls(s.n, float(rotated.norm2) + float(rotated.y1 @ rotated.y1), None, True, s.design, s.weights)

@@ -167,6 +167,12 @@ def _require_comparable(models: Sequence[_Model]) -> None:
                 f"{pair} are fits of {a.n} and {b.n} observations: leave out of all of them the rows that are "
                 "missing in one."
             )
+        if not a.weights.same(b.weights):
+            raise ValueError(
+                f"{pair} have other prior weights, and where K has directions without variance flmm.reml keeps of y "
+                "its weighted length alone, from which it is not seen whether y is the same: compare fits by "
+                "flmm.find_reml(model), which keeps y."
+            )
         if abs(a.size - b.size) > _SAME * max(a.size, b.size):
             raise ValueError(f"{pair} are fits of different y: likelihoods of other data, or units, do not compare.")
         if a.y is not None and b.y is not None:
@@ -256,8 +262,8 @@ def _nested(small: _Model, large: _Model) -> bool:
 
 
 def _same_kernel(a: REMLFit, b: REMLFit) -> bool:
-    """Return whether K is the same, by its product with a vector of random signs."""
-    if a.spectrum.rotation is None or b.spectrum.rotation is None:
+    """Return whether the weights are the same and K is, by its product with a vector of random signs."""
+    if a.spectrum.rotation is None or b.spectrum.rotation is None or not a.spectrum.weights.same(b.spectrum.weights):
         return False
     signs = np.sign(np.random.default_rng(0).normal(size=a.spectrum.n))
     first, other = (np.asarray(sum(F @ (F.T @ signs) for F in fit.spectrum.covariance_root())) for fit in (a, b))

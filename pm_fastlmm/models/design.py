@@ -29,6 +29,7 @@ from pm_fastlmm.spectrum.responses import response_name
 from pm_fastlmm.spectrum.source import Source
 from pm_fastlmm.spectrum.sparse_projection import projection_of
 from pm_fastlmm.spectrum.spectrum import Spectrum
+from pm_fastlmm.spectrum.weights import require_weights
 
 _LABELLED = {"K": "DataFrame", "W": "DataFrame", "individual": "Series"}
 
@@ -64,6 +65,8 @@ class Design(ReadOnlyArrays, Described):
         What X was made from, where that is a formula.
     response : str or None
         The name of one response, where it has any.
+    weights : (n,) array or None
+        Prior weights, Var(e_i) = σ²_e/w_i.
 
     Examples
     --------
@@ -95,24 +98,29 @@ class Design(ReadOnlyArrays, Described):
     formula: str | None = None
     fixed: Any = None
     response: str | None = None
+    weights: FloatArray | None = None
 
     @classmethod
-    def from_arrays(cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None, individual: Any = None) -> Self:
+    def from_arrays(
+        cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None, individual: Any = None, weights: Any = None
+    ) -> Self:
         """
         Align arrays, Series and DataFrames by their ids, and drop the rows in which y or X is missing.
 
         With `individual`, one label for each row, K or W is of individuals that have repeated records: row i is a
-        record of individual[i]. Rows in which it is missing are dropped too.
+        record of individual[i]. Rows in which it is missing are dropped too. So are those in which `weights`, prior
+        weights of the rows, are missing.
 
         Raises
         ------
         ValueError
-            If lengths or ids do not fit, K or W has missing values, or not exactly one of K and W is given.
+            If lengths or ids do not fit, K or W has missing values, a weight is not positive, or not exactly one of K
+            and W is given.
         """
-        return cls._aligned(y, X, K, W, individual)
+        return cls._aligned(y, X, K, W, individual, weights)
 
     @classmethod
-    def _aligned(cls, y: Any, X: Any, K: Any, W: Any, individual: Any, table_gaps: Any = None) -> Self:
+    def _aligned(cls, y: Any, X: Any, K: Any, W: Any, individual: Any, weights: Any, table_gaps: Any = None) -> Self:
         """Align arrays by their ids; `table_gaps`, by row and column of a table, are in place of those of y and X."""
         kernel, kernel_name = _read_kernel(K, W)
         rows, rows_name = kernel, kernel_name
@@ -121,7 +129,8 @@ class Design(ReadOnlyArrays, Described):
         n = rows.values.shape[0]
         response = read(y, "y", ndim=(1, 2))
         design = None if X is None else read(X, "X", ndim=(1, 2))
-        reference_name, ids = common_ids(**{rows_name: rows, "y": response, "X": design})
+        own = None if weights is None else read(weights, "weights", ndim=(1,))
+        reference_name, ids = common_ids(**{rows_name: rows, "y": response, "X": design, "weights": own})
         if rows.ids is None and design is not None and {design.ids, response.ids} - {None, ids}:
             raise ValueError(
                 f"{rows_name} has no ids, and y and X have different ones or another order: "
@@ -141,6 +150,7 @@ class Design(ReadOnlyArrays, Described):
         coef = given or tuple(f"x{j}" for j in range(M.shape[1]))
         K_or_W, is_factor = kernel.values, kernel_name == "W"
         place = None if individual is None else rows.values
+        w = None if own is None else in_order(own, "weights")
         _refuse_infinite(Y, M)
         if table_gaps is None:
             several = tuple(f"y{t}" for t in range(Y.shape[1])) if Y.ndim == 2 else (response_name(y) or "y",)
@@ -148,31 +158,36 @@ class Design(ReadOnlyArrays, Described):
         else:
             of_table = read(table_gaps, "data", ndim=(2,))
             gaps = {name: gap > 0 for name, gap in zip(table_gaps, in_order(of_table, "data").T, strict=True)}
-        if place is not None and np.isnan(place).any():
-            gaps |= {str(getattr(individual, "name", None) or "individual"): np.isnan(place)}
+        for name, given_as, values in (("individual", individual, place), ("weights", weights, w)):
+            if values is not None and np.isnan(values).any():
+                gaps |= {str(getattr(given_as, "name", None) or name): np.isnan(values)}
         seen = complete(gaps, n)
         dropped = dropped_rows(seen, gaps, ids)
         if dropped:
-            Y, M = Y[seen], M[seen]
+            Y, M, w = Y[seen], M[seen], None if w is None else w[seen]
             if place is None:
                 K_or_W = K_or_W[seen] if is_factor else K_or_W[np.ix_(seen, seen)]
             else:
                 place = place[seen]
             ids = None if ids is None else tuple(i for i, keep in zip(ids, seen, strict=True) if keep)
         names = response.names if Y.ndim == 2 else None
+        if w is not None:
+            require_weights(w, ids)
+            w = frozen(w.copy())
         common = (frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, ids, dropped, counts_of(gaps))
-        made = cls(*common, response=response_name(y))
+        made = cls(*common, response=response_name(y), weights=w)
         return made if place is None else replace(made, individual=place.astype(np.intp), individuals=kernel.ids)
 
     @classmethod
     def from_formula(
-        cls, formula: str, data: pd.DataFrame, *, K: Any = None, W: Any = None, individual: Any = None
-    ) -> Self:
+        cls, formula: str, data: pd.DataFrame, *, K: Any = None, W: Any = None, individual: Any = None,
+        weights: Any = None,
+    ) -> Self:  # fmt: skip
         """
         Read y and X from a formula and a table, whose index holds the ids.
 
         Formulas are Wilkinson's, written as in R or in formulaic: "height ~ sex + factor(year) + I(age^2)".
-        `individual`, as in `from_arrays`, may be the name of a column.
+        `individual` and `weights`, as in `from_arrays`, may be names of columns.
 
         Raises
         ------
@@ -182,6 +197,7 @@ class Design(ReadOnlyArrays, Described):
         from pm_fastlmm.models.fixed_terms import FixedTerms  # formulaic takes a tenth of a second, arrays need none
         from pm_fastlmm.models.formula import fixed_effects
         from pm_fastlmm.models.formulas.bars import split_formula
+        from pm_fastlmm.models.known_rows import Column
 
         fixed, random = split_formula(formula, data.columns if isinstance(data, pd.DataFrame) else ())
         if random:
@@ -197,23 +213,30 @@ class Design(ReadOnlyArrays, Described):
                     f"individual={individual!r} is not among the columns {', '.join(map(str, data.columns))}."
                 )
             individual = data[individual]
+        if (column := Column.read(weights, data, "weights")) is not None:
+            weights = pd.Series(column.values, index=data.index, name=column.name)
         response = y.iloc[:, 0] if y.shape[1] == 1 else y
-        made = cls._aligned(response, X, K, W, individual, pd.DataFrame(gaps, index=data.index))
+        made = cls._aligned(response, X, K, W, individual, weights, pd.DataFrame(gaps, index=data.index))
         rows = data.loc[list(made.ids)] if made.ids is not None else data
         return replace(made, fixed=FixedTerms.of(encoded[1].spec, rows), formula=formula.partition("~")[2].strip())
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
-        """Factor the kernel with X projected out; `rtol` as in `Spectrum.from_covariance`."""
+        """Factor the kernel, with its weights, and X projected out; `rtol` as in `Spectrum.from_covariance`."""
         X, ids, rows = Labelled(self.X, self.ids, self.columns), self.ids, None
         if self.individual is not None:
             ids, rows = self.individuals, Labelled(self.individual.astype(float), self.ids, None)
         kernel = Labelled(self.kernel, ids, None)
+        known = {
+            "individual": rows,
+            "weights": None if self.weights is None else Labelled(self.weights, self.ids, None),
+        }
         if self.kernel_is_factor:
-            spectrum = Spectrum.from_factor(kernel, X, individual=rows)
+            spectrum = Spectrum.from_factor(kernel, X, **known)
         else:
-            spectrum = Spectrum.from_covariance(kernel, X, individual=rows, rtol=rtol)
+            spectrum = Spectrum.from_covariance(kernel, X, rtol=rtol, **known)
+        fixed = self.fixed
         source = Source(self.formula, self.response, self.y, self.rows_dropped if self.dropped else "")
-        return replace(spectrum, projection=spectrum.projection.made_from(self.fixed), source=source)
+        return replace(spectrum.with_projections(lambda part: part.made_from(fixed)), source=source)
 
     @property
     def rows_dropped(self) -> str:
@@ -231,13 +254,16 @@ class Design(ReadOnlyArrays, Described):
         return f"Design({len(self.y)} observations, fixed effects: {effects}; {self.rows_dropped})"
 
     def _facts(self) -> dict[str, Any]:
+        w = self.weights
+        weighted = {} if w is None else {"prior weights": f"{w.min():.6g} to {w.max():.6g}"}
+        individuals = {} if self.individual is None else {"individuals": len(self.kernel)}
         return {
             "observations": len(self.y),
             "responses": 1 if self.responses is None else f"{len(self.responses)}: {listed(self.responses)}",
             "fixed effects": listed(self.columns),
             "kernel": f"{'W' if self.kernel_is_factor else 'K'}, {' × '.join(map(str, self.kernel.shape))}",
             "rows": self.rows_dropped + (f": {listed(self.dropped)}" if self.dropped else ""),
-        } | ({} if self.individual is None else {"individuals": len(self.kernel)})
+        } | individuals | weighted  # fmt: skip
 
 
 def _refuse_infinite(*parts: FloatArray) -> None:

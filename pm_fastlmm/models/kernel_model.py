@@ -21,6 +21,7 @@ def kernel_model(
     W: Any = None,
     data: Any = None,
     individual: Any = None,
+    weights: Any = None,
     spectrum: Spectrum | None = None,
     prior: Prior | None = None,
     name: str = "y",
@@ -48,6 +49,9 @@ def kernel_model(
     individual : str or sequence of labels, optional
         For repeated records: the column of `data` (or the labels themselves) that says whose record each row is. K or W
         is then of individuals, and so are the effects that `recover_effects` adds, those without records too.
+    weights : str or (n,) array or Series, optional
+        Prior weights w, Var(e_i) = σ²_e/w_i: a column of `data`, or a value for each row (for each record, where they
+        are repeated). total, h2 and their priors are those of an observation of mean weight.
     spectrum : Spectrum, optional
         In place of X, K and W, when they were factored before.
     prior : VariancePrior or DeviationPrior, optional
@@ -65,9 +69,7 @@ def kernel_model(
 
     Notes
     -----
-    Residuals have one variance, so that one spectrum serves many responses. With prior weights, Var(e_i) = σ²_e/w_i,
-    the kernel is a term of `lmm_model("y ~ x + (1 | id)", data, known={"id": K}, weights="w")`, of which one spectrum
-    is made as well. An offset is subtracted from y.
+    One spectrum serves many responses, which have the same weights then. An offset is subtracted from y.
 
     Examples
     --------
@@ -77,14 +79,21 @@ def kernel_model(
     >>> model = flmm.kernel_model(y, np.ones((12, 1)), W=np.repeat(np.eye(3), 4, axis=0))
     >>> [variable.name for variable in model.free_RVs]
     ['h2', 'sigma2_e']
+
+    Means of counts of measurements, which have the variances σ²_e/count:
+
+    >>> count = np.tile([1.0, 2, 5, 2], 3)
+    >>> weighted = flmm.kernel_model(
+    ...     y, np.ones((12, 1)), W=np.repeat(np.eye(3), 4, axis=0), weights=count
+    ... )
     """
     responses = None
     if spectrum is None:
-        kernel = {"K": K, "W": W, "individual": individual}
+        kernel = {"K": K, "W": W, "individual": individual, "weights": weights}
         design = Design.from_formula(y, data, **kernel) if data is not None else Design.from_arrays(y, X, **kernel)
         spectrum, y, responses = design.spectrum(), design.y, design.responses
-    elif any(given is not None for given in (X, K, W, data, individual)):
-        raise ValueError("spectrum is given together with X, K, W, data or individual: it holds them already.")
+    elif any(given is not None for given in (X, K, W, data, individual, weights)):
+        raise ValueError("spectrum is given together with X, K, W, data, individual or weights: it holds them already.")
     rotated = as_rotated(spectrum, y)
     responses = responses or rotated.names
     check_prior(prior)
@@ -122,15 +131,16 @@ def _shares(prior: VariancePrior, spectrum: Spectrum, batch: dict[str, str]) -> 
     h2 = pm.Beta("h2", h2_alpha, h2_beta, **batch)
     if 2 * spectrum.rank >= spectrum.df:
         return {"h2": h2, "total": pm.InverseGamma("total", total_shape, total_scale, **batch)}
-    sigma2_e = pm.InverseGamma("sigma2_e", total_shape, (1 - h2) * total_scale, **batch)
-    pm.Deterministic("total", sigma2_e / (1 - h2), **batch)
+    w = np.float64(spectrum.mean_weight)
+    sigma2_e = pm.InverseGamma("sigma2_e", total_shape, (1 - h2) * total_scale * w, **batch)
+    pm.Deterministic("total", sigma2_e / (1 - h2) / w, **batch)
     return {"sigma2_g": h2 / (1 - h2) * sigma2_e / spectrum.mean_diagonal, "sigma2_e": sigma2_e}
 
 
 def _deviations(prior: DeviationPrior, spectrum: Spectrum, batch: dict[str, str]) -> dict[str, Any]:
-    """Return the variances of a node from the two standard deviations."""
-    sigmas = []
-    for name, scale in (("sigma_K", prior.scale_kernel), ("sigma_e", prior.scale_residual)):
+    """Return the variances of a node from the two standard deviations, that of e at the weight 1."""
+    sigmas, w = [], np.float64(spectrum.mean_weight)
+    for name, scale in (("sigma_K", prior.scale_kernel), ("sigma_e", prior.scale_residual * np.sqrt(w))):
         s = np.asarray(scale, dtype=float)[()]
         if prior.family == "half-normal":
             sigmas.append(pm.HalfNormal(name, s, **batch))
@@ -138,7 +148,7 @@ def _deviations(prior: DeviationPrior, spectrum: Spectrum, batch: dict[str, str]
             sigmas.append(pm.HalfStudentT(name, nu=np.float64(prior.df), sigma=s, **batch))
         else:
             sigmas.append(pm.Exponential(name, scale=s, **batch))
-    kernel, residual = (sigma**2 for sigma in sigmas)
+    kernel, residual = sigmas[0] ** 2, sigmas[1] ** 2 / w
     pm.Deterministic("h2", kernel / (kernel + residual), **batch)
     pm.Deterministic("total", kernel + residual, **batch)
-    return {"sigma2_g": kernel / spectrum.mean_diagonal, "sigma2_e": residual}
+    return {"sigma2_g": kernel * w / spectrum.mean_diagonal, "sigma2_e": residual * w}

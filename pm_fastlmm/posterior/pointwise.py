@@ -58,7 +58,7 @@ def pointwise_log_likelihood(
     groups : sequence, Series or Categorical of labels, or a list of several factors, optional
         Leave whole groups out: log p(y_S | y_-S, θ), the joint density of each group given all others, under the name
         `{name}_by_group` with a dimension "group".
-    rows : tuple (x, y) or (x, y, X), optional
+    rows : tuple (x, y), (x, y, X) or (x, y, X, weights), optional
         The data of a FourierLMM node, which keeps none of them.
     model : pymc.Model, optional
         Default the model of the context.

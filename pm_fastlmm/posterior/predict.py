@@ -142,7 +142,7 @@ def predict(
         For a model from a formula (`lmm_model`), a table with its variables, in place of X_new and Z_new.
     x_new : (m,) or (m, D) array, optional
         For a FourierLMM node, the points; at very many of them `posterior_function` has mean and variance.
-    rows : tuple (x, y) or (x, y, X), optional
+    rows : tuple (x, y), (x, y, X) or (x, y, X, weights), optional
         The data of a FourierLMM node, for effects="left_out".
     effects : {"given", "new", "left_out", "population"}
         Which replicates, in sample. A DenseLMM node has no u that could be given. "population", of new rows too, is

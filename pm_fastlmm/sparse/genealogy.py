@@ -34,6 +34,8 @@ def parents_first(parents: IntArray) -> tuple[IntArray, IntArray]:
     The loop goes from parent to offspring, beginning with its first member. It is empty where there is none; where
     there is one, the order ends before it.
     """
+    if (own := np.flatnonzero((parents == np.arange(len(parents))[:, None]).any(axis=1))).size:
+        return own[:0], own[:1]
     order, stack, depth, again = _parents_first(np.ascontiguousarray(parents))
     if again < 0:
         return order, order[:0]
@@ -79,7 +81,10 @@ def inbreeding(parents: IntArray, order: IntArray) -> FloatArray:
     By sires (Sargolzaei, Iwaisaki & Colleau 2005, doi:10.1111/j.1439-0388.2005.00538.x): D Tᵀe_s over the ancestors of
     a sire is found once, and its relationships a(s, m) = Σ_j T_mj (D Tᵀe_s)_j by descending to each of its mates.
     """
-    return np.asarray(_inbreeding(np.ascontiguousarray(parents), order))
+    both = parents[(parents >= 0).all(axis=1)]
+    sires, dams = (np.count_nonzero(np.bincount(column)) for column in both.T)
+    fewer_first = parents if sires <= dams else parents[:, ::-1]  # relationships to a dam do as well
+    return np.asarray(_inbreeding(np.ascontiguousarray(fewer_first), order))
 
 
 @compiled
@@ -115,7 +120,8 @@ def _offspring(parents):  # type: ignore[no-untyped-def]
     for i in range(n):
         if parents[i, 0] >= 0 and parents[i, 1] >= 0:
             begin[parents[i, 0] + 1] += 1
-    begin = np.cumsum(begin)
+    for i in range(n):
+        begin[i + 1] += begin[i]
     place, child = begin.copy(), np.empty(begin[n], dtype=np.intp)
     for i in range(n):
         s = parents[i, 0]
@@ -151,7 +157,8 @@ def _inbreeding(parents, order):  # type: ignore[no-untyped-def]
                 j = found[k]
                 related[j] = share[j] + 0.5 * (related[parents[j, 0]] + related[parents[j, 1]])
             F[c] = 0.5 * related[dam]
-        share[line[:count]] = 0.0
+        for k in range(count):
+            share[line[k]] = 0.0
     return F[:n]
 
 
@@ -270,12 +277,15 @@ def _columns(parents, weight, variances, rows):  # type: ignore[no-untyped-def]
         for i in range(m - 1, -1, -1):
             for p in parents[i]:
                 if p >= 0:
-                    W[p] += weight * W[i]
+                    for c in range(width):
+                        W[p, c] += weight * W[i, c]
         for i in range(m):
-            W[i] *= variances[i]
+            for c in range(width):
+                W[i, c] *= variances[i]
             for p in parents[i]:
                 if p >= 0:
-                    W[i] += weight * W[p]
+                    for c in range(width):
+                        W[i, c] += weight * W[p, c]
         for c in range(width):
             for r in range(start + c, k):  # the lower triangle alone, so that A is symmetric to the last digit
                 A[r, start + c] = A[start + c, r] = W[rows[r], c]

@@ -31,6 +31,7 @@ reordered = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # su
 
 _LEFT, _RIGHT, _UPPER, _PLAIN, _TRANSPOSED = (ord(letter) for letter in "LRUNT")
 _SMALL = 600  # multiplications of an update up to which a loop is faster than BLAS
+_STRIP = 128  # columns that are updated at once, so that the update stays in the cache
 _NARROW = 24  # columns of a block up to which a loop is faster than LAPACK
 
 
@@ -44,7 +45,8 @@ def factorise(first: Any, owner: Any, begin: Any, rows: Any, block: Any, L: Any,
     m, n = len(first) - 1, len(owner)
     head, following = np.full(m, -1, np.int32), np.full(m, -1, np.int32)
     reached, local = np.zeros(m, np.int64), np.empty(n, np.int32)
-    update, inverse = np.empty(_largest_update(first, owner, begin, rows)), np.empty(_widest(first))
+    widest, longest, _ = _extent(first, begin)
+    update, inverse = np.empty(longest * min(longest, _STRIP)), np.empty(widest)
     for s in range(m):
         width, length = first[s + 1] - first[s], begin[s + 1] - begin[s]
         c = head[s]
@@ -66,8 +68,10 @@ def factorise(first: Any, owner: Any, begin: Any, rows: Any, block: Any, L: Any,
                 following[c] = head[owner[rows[b]]]
                 head[owner[rows[b]]] = c
             c = behind
-        if width < _NARROW or len(floor):
-            bad = _small_block(L, block[s], length, width, inverse, first[s], floor, dependent)
+        if width < _NARROW:
+            bad = _small_block(L, block[s], width, length, width, inverse, np.int64(first[s]), floor, dependent)
+        elif len(floor):
+            bad = _dependent_block(L, block[s], length, width, inverse, np.int64(first[s]), floor, dependent)
         else:
             bad = _large_block(L, block[s], length, width)
         if bad >= 0:
@@ -79,26 +83,14 @@ def factorise(first: Any, owner: Any, begin: Any, rows: Any, block: Any, L: Any,
 
 
 @compiled
-def _widest(first: Any) -> Any:
-    widest = 0
+def _extent(first: Any, begin: Any) -> Any:
+    """Return the most columns and the most rows below them of a supernode, and the most of their product."""
+    columns = below = both = 0
     for s in range(len(first) - 1):
-        widest = max(widest, first[s + 1] - first[s])
-    return widest
-
-
-@compiled
-def _largest_update(first: Any, owner: Any, begin: Any, rows: Any) -> Any:
-    """Return the largest number of entries that a supernode updates in another at once."""
-    largest = 0
-    for c in range(len(first) - 1):
-        a = begin[c] + first[c + 1] - first[c]
-        while a < begin[c + 1]:
-            b = a
-            while b < begin[c + 1] and owner[rows[b]] == owner[rows[a]]:
-                b += 1
-            largest = max(largest, (begin[c + 1] - a) * (b - a))
-            a = b
-    return largest
+        width = first[s + 1] - first[s]
+        under = begin[s + 1] - begin[s] - width
+        columns, below, both = max(columns, width), max(below, under), max(both, width * under)
+    return columns, below, both
 
 
 @reordered
@@ -125,30 +117,31 @@ def _subtract(
                     total += L[row + k] * L[source + j * wide + k]
                 L[to + below[j]] -= total
         return
-    zero, one, W, c = 0.0, 1.0, ref(wide), ref(columns)
-    R = at(L, source)
-    dsyrk(ref(_UPPER), ref(_TRANSPOSED), c, W, ref(one), R, W, ref(zero), at(update, 0), c)
-    if length > columns:
-        rest, U = at(L, source + columns * wide), at(update, columns * columns)
-        kinds = ref(_TRANSPOSED), ref(_PLAIN)
-        dgemm(kinds[0], kinds[1], c, ref(length - columns), W, ref(one), R, W, rest, W, ref(zero), U, c)
-    for i in range(length):
-        to = target + local[below[i]] * width - first
-        for j in range(min(i + 1, columns)):
-            L[to + below[j]] -= update[i * columns + j]
+    zero, one, w, kinds = 0.0, 1.0, ref(wide), (ref(_TRANSPOSED), ref(_PLAIN))
+    for start in range(0, columns, _STRIP):
+        strip = min(columns - start, _STRIP)
+        k, stop, R = ref(strip), start + strip, at(L, source + start * wide)
+        dsyrk(ref(_UPPER), kinds[0], k, w, ref(one), R, w, ref(zero), at(update, 0), k)
+        if length > stop:
+            rest, U = at(L, source + stop * wide), at(update, strip * strip)
+            dgemm(kinds[0], kinds[1], k, ref(length - stop), w, ref(one), R, w, rest, w, ref(zero), U, k)
+        for i in range(start, length):
+            to, row = target + local[below[i]] * width - first, (i - start) * strip - start
+            for j in range(start, min(i + 1, stop)):
+                L[to + below[j]] -= update[row + j]
 
 
 @reordered
 def _small_block(
-    L: Any, base: Any, length: Any, width: Any, inverse: Any, first: Any, floor: Any, dependent: Any
+    L: Any, base: Any, stride: Any, length: Any, width: Any, inverse: Any, first: Any, floor: Any, dependent: Any
 ) -> Any:
-    """Factorise a block row by row; return the column of a bad pivot, or -1."""
+    """Factorise a block row by row, `stride` numbers apart; return the column of a bad pivot, or -1."""
     for i in range(length):
-        row = base + i * width
+        row = base + i * stride
         for j in range(min(i, width)):
             total = L[row + j]
             for k in range(j):
-                total -= L[row + k] * L[base + j * width + k]
+                total -= L[row + k] * L[base + j * stride + k]
             L[row + j] = total * inverse[j]
         if i < width:
             pivot = L[row + i]
@@ -162,6 +155,22 @@ def _small_block(
                 return i
             L[row + i] = math.sqrt(pivot)
             inverse[i] = 1.0 / L[row + i]
+    return np.int64(-1)
+
+
+@compiled
+def _dependent_block(
+    L: Any, base: Any, length: Any, width: Any, inverse: Any, first: Any, floor: Any, dependent: Any
+) -> Any:
+    """Factorise a wide block in strips of columns, where LAPACK would not go on behind a pivot of 0."""
+    one, minus, w, kinds = 1.0, -1.0, ref(width), (ref(_TRANSPOSED), ref(_PLAIN))
+    for start in range(0, width, _NARROW):
+        stop = min(start + _NARROW, width)
+        corner = base + start * width + start
+        _small_block(L, corner, width, length - start, stop - start, inverse, first + start, floor, dependent)
+        R, rest = at(L, base + stop * width + start), at(L, base + stop * width + stop)
+        c, r = ref(width - stop), ref(length - stop)
+        dgemm(kinds[0], kinds[1], c, r, ref(stop - start), ref(minus), R, w, R, w, ref(one), rest, w)
     return np.int64(-1)
 
 
@@ -226,13 +235,9 @@ def backward(first: Any, begin: Any, rows: Any, block: Any, L: Any, b: Any) -> N
 
 @compiled
 def selected_inverse(first: Any, owner: Any, begin: Any, rows: Any, block: Any, L: Any, Z: Any) -> None:
-    """Write the entries of (LLᵀ)⁻¹ at the places of L; the square of a supernode's own columns is written whole."""
-    most = widest = longest = 0
-    for s in range(len(first) - 1):
-        width, k = first[s + 1] - first[s], begin[s + 1] - begin[s] - first[s + 1] + first[s]
-        most, widest, longest = max(most, k * width), max(widest, width), max(longest, k)
-    S, M, D = np.empty(longest * longest), np.empty(most), np.empty(widest * widest)
-    local = np.empty(longest, np.int64)
+    """Write the entries of (LLᵀ)⁻¹ at the places of L."""
+    _, longest, most = _extent(first, begin)
+    S, M, local = np.empty(longest * longest), np.empty(most), np.empty(longest, np.int64)
     for s in range(len(first) - 2, -1, -1):
         width = first[s + 1] - first[s]
         below = rows[begin[s] + width : begin[s + 1]]
@@ -240,16 +245,13 @@ def selected_inverse(first: Any, owner: Any, begin: Any, rows: Any, block: Any, 
         base, under = block[s], block[s] + width * width
         _gather(first, owner, begin, rows, block, Z, below, S, local)
         for i in range(width * width):
-            D[i] = L[base + i]
+            Z[base + i] = L[base + i]
         for i in range(k * width):
             M[i] = L[under + i]
         if (k + width) * width * k + width**3 <= _SMALL:
-            _small_inverse(D, M, S, Z, base, width, k)
+            _small_inverse(M, S, Z, base, width, k)
         else:
-            _large_inverse(D, M, S, Z, base, width, k)
-        for i in range(width):
-            for j in range(i):
-                Z[base + j * width + i] = Z[base + i * width + j]
+            _large_inverse(M, S, Z, base, width, k)
 
 
 @compiled
@@ -271,21 +273,21 @@ def _gather(first: Any, owner: Any, begin: Any, rows: Any, block: Any, Z: Any, b
 
 
 @reordered
-def _small_inverse(D: Any, M: Any, S: Any, Z: Any, base: Any, width: Any, k: Any) -> None:
-    """Write the block of the inverse by loops: D is L_ss and becomes its inverse, M is L_Js and becomes L_Js L_ss⁻¹."""
+def _small_inverse(M: Any, S: Any, Z: Any, base: Any, width: Any, k: Any) -> None:
+    """Write the block of the inverse, in which L_ss stands, by loops; M is L_Js and becomes L_Js L_ss⁻¹."""
     under = base + width * width
-    for j in range(width):
-        D[j * width + j] = 1.0 / D[j * width + j]
+    for j in range(width):  # L_ss becomes its inverse
+        Z[base + j * width + j] = 1.0 / Z[base + j * width + j]
         for i in range(j + 1, width):
             total = 0.0
             for c in range(j, i):
-                total += D[i * width + c] * D[c * width + j]
-            D[i * width + j] = -total / D[i * width + i]
+                total += Z[base + i * width + c] * Z[base + c * width + j]
+            Z[base + i * width + j] = -total / Z[base + i * width + i]
     for i in range(k):
         for j in range(width):
             total = 0.0
             for c in range(j, width):
-                total += M[i * width + c] * D[c * width + j]
+                total += M[i * width + c] * Z[base + c * width + j]
             M[i * width + j] = total
             Z[under + i * width + j] = 0.0
     for i in range(k):
@@ -296,20 +298,20 @@ def _small_inverse(D: Any, M: Any, S: Any, Z: Any, base: Any, width: Any, k: Any
                 Z[under + c * width + j] -= z * M[i * width + j]
         for j in range(width):
             Z[under + i * width + j] -= S[i * k + i] * M[i * width + j]
-    for i in range(width):
+    for i in range(width):  # column i of the inverse is not needed below its row i
         for j in range(i + 1):
             total = 0.0
             for c in range(i, width):
-                total += D[c * width + i] * D[c * width + j]
+                total += Z[base + c * width + i] * Z[base + c * width + j]
             for c in range(k):
                 total -= M[c * width + i] * Z[under + c * width + j]
             Z[base + i * width + j] = total
 
 
 @compiled
-def _large_inverse(D: Any, M: Any, S: Any, Z: Any, base: Any, width: Any, k: Any) -> None:
-    """Write the block of the inverse by BLAS and LAPACK; D is L_ss, M is L_Js."""
-    info, w, d = np.zeros(1, np.int32), ref(width), at(D, 0)
+def _large_inverse(M: Any, S: Any, Z: Any, base: Any, width: Any, k: Any) -> None:
+    """Write the block of the inverse, in which L_ss stands, by BLAS and LAPACK; M is L_Js."""
+    info, w, d = np.zeros(1, np.int32), ref(width), at(Z, base)
     zero, one, minus = 0.0, 1.0, -1.0
     left, right, upper, plain, transposed = ref(_LEFT), ref(_RIGHT), ref(_UPPER), ref(_PLAIN), ref(_TRANSPOSED)
     if k:
@@ -319,5 +321,3 @@ def _large_inverse(D: Any, M: Any, S: Any, Z: Any, base: Any, width: Any, k: Any
     dpotri(upper, w, d, w, at(info, 0))
     if k:
         dgemm(plain, transposed, w, w, r, ref(minus), m, w, v, w, ref(one), d, w)
-    for i in range(width * width):
-        Z[base + i] = D[i]

@@ -82,16 +82,17 @@ def _eliminate(indptr: Any, indices: Any, limit: Any, node: Any) -> Any:
         pivots[step] = p
         step += 1
         tag += 1
-        need = np.int64(node[p].length)
-        for a in range(node[p].start, node[p].start + node[p].elements):
+        pivot = node[p]
+        need = np.int64(pivot.length)
+        for a in range(pivot.start, pivot.start + pivot.elements):
             need += node[lists[a]].length
         if free + need > len(lists):
             lists, free = _compact(node, lists, need)
         begin = free
         free = _new_element(node, lists, p, free, tag)
         _measure_overlap(node, lists, begin, free, step)
-        size, free = _update(node, lists, head, p, begin, free, tag, step)
-        left -= node[p].weight
+        size, free = _update(node, lists, head, p, begin, free, tag)
+        left -= pivot.weight
         tag = _merge_twins(node, lists, bucket, begin, free, tag)
         free, least = _requeue(node, lists, head, p, begin, free, size, left, least)
     return _sequence(node, pivots[:step])
@@ -125,8 +126,8 @@ def _load(indptr: Any, indices: Any, limit: Any, node: Any) -> Any:
 @compiled
 def _enter(node: Any, head: Any, i: Any, degree: Any) -> None:
     """Put a variable into the list of its degree."""
-    first = head[degree]
-    node[i].degree, node[i].next, node[i].previous = degree, first, -1
+    first, variable = head[degree], node[i]
+    variable.degree, variable.next, variable.previous = degree, first, -1
     if first >= 0:
         node[first].previous = i
     head[degree] = i
@@ -135,11 +136,12 @@ def _enter(node: Any, head: Any, i: Any, degree: Any) -> None:
 @compiled
 def _leave(node: Any, head: Any, i: Any) -> None:
     """Take a variable out of the list of its degree."""
-    before, after = node[i].previous, node[i].next
+    variable = node[i]
+    before, after = variable.previous, variable.next
     if before >= 0:
         node[before].next = after
     else:
-        head[node[i].degree] = after
+        head[variable.degree] = after
     if after >= 0:
         node[after].previous = before
 
@@ -165,21 +167,23 @@ def _compact(node: Any, lists: Any, need: Any) -> Any:
 @compiled
 def _new_element(node: Any, lists: Any, p: Any, free: Any, tag: Any) -> Any:
     """Turn a variable into an element: its list is all variables beside it, also through other elements, which go."""
-    begin, start = free, node[p].start
-    node[p].mark = tag
-    for a in range(start, start + node[p].length):
-        e, last = lists[a], a + 1
-        first = a
-        if a < start + node[p].elements:
-            first, last = node[e].start, node[e].start + node[e].length
-            node[e].kind = _GONE
+    pivot = node[p]
+    begin, start = free, pivot.start
+    pivot.mark = tag
+    for a in range(start, start + pivot.length):
+        first, last = a, a + 1
+        if a < start + pivot.elements:
+            element = node[lists[a]]
+            element.kind = _GONE
+            first, last = element.start, element.start + element.length
         for b in range(first, last):
             i = lists[b]
-            if node[i].kind == _VARIABLE and node[i].mark != tag:
-                node[i].mark = tag
+            variable = node[i]
+            if variable.kind == _VARIABLE and variable.mark != tag:
+                variable.mark = tag
                 lists[free] = i
                 free += 1
-    node[p].kind, node[p].start, node[p].elements, node[p].length = _ELEMENT, begin, 0, free - begin
+    pivot.kind, pivot.start, pivot.elements, pivot.length = _ELEMENT, begin, 0, free - begin
     return free
 
 
@@ -187,100 +191,109 @@ def _new_element(node: Any, lists: Any, p: Any, free: Any, tag: Any) -> Any:
 def _measure_overlap(node: Any, lists: Any, begin: Any, end: Any, step: Any) -> None:
     """Count |L_e without L_p| for the elements beside the variables of the new element p."""
     for a in range(begin, end):
-        i = lists[a]
-        for b in range(node[i].start, node[i].start + node[i].elements):
-            e = lists[b]
-            if node[e].kind == _ELEMENT:
-                if node[e].seen != step:
-                    node[e].seen, node[e].outside = step, node[e].degree
-                node[e].outside -= node[i].weight
+        variable = node[lists[a]]
+        for b in range(variable.start, variable.start + variable.elements):
+            element = node[lists[b]]
+            if element.kind == _ELEMENT:
+                if element.seen != step:
+                    element.seen, element.outside = step, element.degree
+                element.outside -= variable.weight
 
 
 @compiled
-def _update(node: Any, lists: Any, head: Any, p: Any, begin: Any, end: Any, tag: Any, step: Any) -> Any:
+def _update(node: Any, lists: Any, head: Any, p: Any, begin: Any, end: Any, tag: Any) -> Any:
     """
-    Clean the lists of the variables of the new element, with the bound of their degrees outside it and their hashes.
+    Take the variables of the new element out of the lists of degrees, and clean their own lists.
 
     A variable with nothing outside is eliminated with p. Returns the weight of L_p and its end.
     """
     size, kept, n = 0, begin, len(node)
     for a in range(begin, end):
         i = lists[a]
+        own = node[i]
         _leave(node, head, i)
-        start, variables = node[i].start, node[i].start + node[i].elements
-        stop = start + node[i].length
-        put, degree, total = start, 0, p
-        for b in range(start, variables):
-            e = lists[b]
-            if node[e].kind == _ELEMENT:
-                if node[e].outside > 0:
-                    degree += node[e].outside
-                    total += e
-                    lists[put] = e
-                    put += 1
-                else:
-                    node[e].kind = _GONE
-        elements = put
-        # p comes behind the elements; where it needs the place of the first variable, that one comes last
-        moved = -1
-        if elements == variables:
-            while variables < stop:
-                v = lists[variables]
-                variables += 1
-                if node[v].kind == _VARIABLE and node[v].mark != tag:
-                    moved = v
-                    break
-        lists[elements] = p
-        put = elements + 1
-        for b in range(variables, stop):
-            v = lists[b]
-            if node[v].kind == _VARIABLE and node[v].mark != tag:
-                degree += node[v].weight
-                total += v
-                lists[put] = v
-                put += 1
-        if moved >= 0:
-            degree += node[moved].weight
-            total += moved
-            lists[put] = moved
-            put += 1
-        node[i].elements, node[i].length = elements + 1 - start, put - start
+        degree, total = _clean(node, lists, own, p, tag)
         if degree == 0:
-            node[i].kind, node[i].into = _GONE, p
-            node[p].weight += node[i].weight
+            own.kind, own.into = _GONE, p
+            node[p].weight += own.weight
         else:
-            size += node[i].weight
-            node[i].degree = min(node[i].degree, degree)
-            node[i].hash = total % n
+            size += own.weight
+            own.degree = min(own.degree, degree)
+            own.hash = total % n
             lists[kept] = i
             kept += 1
     return size, kept
 
 
 @compiled
+def _clean(node: Any, lists: Any, own: Any, p: Any, tag: Any) -> Any:
+    """Leave in the list of a variable what is outside L_p, and p; return the bound of its degree there, and a hash."""
+    variables, stop = own.start + own.elements, own.start + own.length
+    put, degree, total = own.start, 0, p
+    for b in range(own.start, variables):
+        e = lists[b]
+        element = node[e]
+        if element.kind == _ELEMENT:
+            if element.outside > 0:
+                degree += element.outside
+                total += e
+                lists[put] = e
+                put += 1
+            else:
+                element.kind = _GONE
+    # p comes behind the elements; where it needs the place of a variable, that one comes last
+    elements, moved = put, -1
+    if elements == variables:
+        while variables < stop and moved < 0:
+            v = lists[variables]
+            variables += 1
+            if node[v].kind == _VARIABLE and node[v].mark != tag:
+                moved = v
+    lists[elements] = p
+    put = elements + 1
+    for b in range(variables, stop):
+        v = lists[b]
+        variable = node[v]
+        if variable.kind == _VARIABLE and variable.mark != tag:
+            degree += variable.weight
+            total += v
+            lists[put] = v
+            put += 1
+    if moved >= 0:
+        degree += node[moved].weight
+        total += moved
+        lists[put] = moved
+        put += 1
+    own.elements, own.length = elements + 1 - own.start, put - own.start
+    return degree, total
+
+
+@compiled
 def _merge_twins(node: Any, lists: Any, bucket: Any, begin: Any, end: Any, tag: Any) -> Any:
     """Make one variable of those with equal lists; return the last tag."""
     for a in range(begin, end):
-        i = lists[a]
-        node[i].twin = bucket[node[i].hash]
-        bucket[node[i].hash] = i
+        variable = node[lists[a]]
+        variable.twin = bucket[variable.hash]
+        bucket[variable.hash] = lists[a]
     for a in range(begin, end):
         slot = node[lists[a]].hash
         i, bucket[slot] = bucket[slot], -1
         while i >= 0 and node[i].twin >= 0:
+            variable = node[i]
             tag += 1
-            for b in range(node[i].start, node[i].start + node[i].length):
+            for b in range(variable.start, variable.start + variable.length):
                 node[lists[b]].mark = tag
-            last, j = i, node[i].twin
+            last, j = i, variable.twin
             while j >= 0:
+                twin = node[j]
                 if _same(node, lists, i, j, tag):
-                    node[j].kind, node[j].into = _GONE, i
-                    node[i].weight += node[j].weight
-                    node[last].twin = node[j].twin
+                    twin.kind, twin.into = _GONE, i
+                    variable.weight += twin.weight
+                    node[last].twin = twin.twin
                 else:
                     last = j
-                j = node[j].twin
-            i = node[i].twin
+                j = twin.twin
+            i = variable.twin
     return tag
 
 
@@ -301,8 +314,9 @@ def _requeue(node: Any, lists: Any, head: Any, p: Any, begin: Any, end: Any, siz
     put = begin
     for a in range(begin, end):
         i = lists[a]
-        if node[i].kind == _VARIABLE:
-            degree = max(min(node[i].degree + size, left) - node[i].weight, 0)
+        variable = node[i]
+        if variable.kind == _VARIABLE:
+            degree = max(min(variable.degree + size, left) - variable.weight, 0)
             _enter(node, head, i, degree)
             least = min(least, degree)
             lists[put] = i

@@ -1,6 +1,7 @@
 """Spectrum: what depends on K and X; Rotated: what depends on y as well, the sufficient statistic."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ from pm_fastlmm.spectrum.individuals import Individuals, read_individual, requir
 from pm_fastlmm.spectrum.projection import Projection, kernel_design, no_rows
 from pm_fastlmm.spectrum.responses import read_response, response_name
 from pm_fastlmm.spectrum.source import Source
+from pm_fastlmm.spectrum.weights import UNWEIGHTED, PriorWeights
 
 _BLOCK = 1000  # responses that are rotated at once: fewer copy the basis more often, more fetch new memory
 
@@ -44,6 +46,10 @@ class Spectrum(ReadOnlyArrays, Described):
     so that after one factorisation the restricted likelihood is a sum over i. Eigenvectors with λ = 0 are not kept:
     the `nullity` directions that they span enter through the squared norm of y in them alone (`Rotated.rss`).
 
+    With prior weights w the model is y ~ N(Xβ, σ²(K + δ diag(1/w))), Var(e_i) = σ²_e/w_i. Rows times √w have equal
+    residual variances: all of the above is then of √w y, √w X and √w K √w, k̄ too. What has rows (`X`, `diagonal`,
+    effects, predictions) is of y itself, and so are log-likelihoods.
+
     Build it with `from_covariance` or `from_factor`, or from rows that do not fit in memory with `KernelStatistics`.
     Instances are immutable.
 
@@ -55,7 +61,7 @@ class Spectrum(ReadOnlyArrays, Described):
         Q₂U, orthonormal columns; None when the rows were not kept (`KernelStatistics.factor`). `basis` is the same, and
         raises then.
     projection : Projection
-        The QR factors of X and the names of its columns.
+        The QR factors of X, with weights of √w X, and the names of its columns. That of X itself is `design`.
     C : (k, r) array
         (Q₂U)ᵀKQ₁: with S₀ what β̂ and predictions need beyond λ.
     corner_root : (r, r) array
@@ -63,7 +69,8 @@ class Spectrum(ReadOnlyArrays, Described):
     nullity : int
         Number of directions with λ = 0, ν = p - k.
     mean_diagonal : float
-        k̄ = tr(K)/n. σ²k̄ is the mean variance that K explains; h² = k̄/(k̄ + δ).
+        k̄ = tr(K)/n, with weights Σw_iK_ii/n. σ²k̄/w̄ is the mean variance that K explains, by weight, w̄ the mean of w
+        or 1; h² = k̄/(k̄ + δ), total = σ²(k̄ + δ)/w̄.
     ids : tuple or None
         Ids of the observations, when K, W or X carried any.
     loadings, loadings_fixed : (k, m) and (r, m) arrays, or None
@@ -78,6 +85,10 @@ class Spectrum(ReadOnlyArrays, Described):
         Effects are then those of individuals; `rotation`, k̄ and all else of the spectrum belong to ZKZᵀ.
     source : Source or None
         What is known of the table that the rows come from (`Design.spectrum`), for what is printed.
+    weights : PriorWeights
+        √w, None where the residuals have one variance.
+    unweighted : Projection or None
+        The QR of X itself, where there are weights.
 
     References
     ----------
@@ -110,9 +121,13 @@ class Spectrum(ReadOnlyArrays, Described):
     largest_ratio: float = math.inf
     individuals: Individuals | None = None
     source: Source | None = None
+    weights: PriorWeights = UNWEIGHTED
+    unweighted: Projection | None = None
 
     @classmethod
-    def from_covariance(cls, K: Any, X: Any = None, *, individual: Any = None, rtol: float | None = None) -> "Spectrum":
+    def from_covariance(
+        cls, K: Any, X: Any = None, *, individual: Any = None, weights: Any = None, rtol: float | None = None
+    ) -> "Spectrum":
         """
         Factor a dense covariance.
 
@@ -126,6 +141,9 @@ class Spectrum(ReadOnlyArrays, Described):
         individual : sequence of labels, optional
             Whose record each row of X and y is, for repeated records: K is then (q, q) between individuals, and the
             rows have the covariance ZKZᵀ. Individuals may have any number of records, none too.
+        weights : (n,) array or Series, optional
+            Prior weights w of the rows (of the records, where they are repeated), Var(e_i) = σ²_e/w_i: positive
+            numbers, 1 by default. A Series is matched by id.
         rtol : float, optional
             Eigenvalues within ±rtol of the largest one count as zero. Default n · eps of the number type of K; pass a
             larger value, say 1e-6, for a K that was rounded when it was stored.
@@ -134,7 +152,7 @@ class Spectrum(ReadOnlyArrays, Described):
         ------
         ValueError
             If K is not square, finite, symmetric and positive semi-definite, if ids do not match, if K lacks an
-            individual that has records, or if X leaves no degrees of freedom.
+            individual that has records, if a weight is not positive, or if X leaves no degrees of freedom.
 
         Notes
         -----
@@ -154,20 +172,31 @@ class Spectrum(ReadOnlyArrays, Described):
         >>> spectrum = flmm.Spectrum.from_covariance(K, X, individual=who)
         >>> flmm.reml(spectrum, records["y"]).blup().round(2).to_dict()
         {'a': -0.6, 'b': 0.6, 'c': 0.3}
+
+        A record that is the mean of four has the weight 4:
+
+        >>> weighted = flmm.Spectrum.from_covariance(
+        ...     K, X, individual=who, weights=[4, 1, 1, 1, 4, 1]
+        ... )
+        >>> flmm.reml(weighted, records["y"]).blup().round(2).to_dict()
+        {'a': -0.65, 'b': 0.65, 'c': 0.32}
         """
         covariance = read_covariance(K)
         if individual is not None:
             rows = require_individuals(read_individual(individual, covariance, "K"))
-            return _of_individuals(cls, Individuals.of_covariance(covariance, rows, rtol), rows, X, None)
-        ids, projection = kernel_design(covariance, X, "K")
-        K11, K21, K22 = projection.two_sided(covariance.values)
+            return _of_individuals(cls, Individuals.of_covariance(covariance, rows, rtol), rows, X, None, weights)
+        ids, design = kernel_design(covariance, X, "K")
+        w = PriorWeights.read(weights, len(covariance.values), ids, "K")
+        projection, values = w.projection(design), w.matrix(covariance.values)
+        trace = float(np.trace(values))
+        K11, K21, K22 = projection.two_sided(values)
         values, U = scipy.linalg.eigh(K22, lower=True, driver="evd", overwrite_a=True, check_finite=False)
-        trace = float(np.trace(covariance.values))
         spectrum = spectrum_of_eigenvalues(projection, values, K11, U.T @ K21, rtol, K, ids, trace)
-        return replace(spectrum, rotation=frozen(projection.lift(U[:, spectrum.nullity :])))
+        rotation = frozen(projection.lift(U[:, spectrum.nullity :]))
+        return replace(spectrum, rotation=rotation, weights=w, unweighted=_unless_same(design, projection))
 
     @classmethod
-    def from_factor(cls, W: Any, X: Any = None, *, individual: Any = None) -> Self:
+    def from_factor(cls, W: Any, X: Any = None, *, individual: Any = None, weights: Any = None) -> Self:
         """
         Factor K = WWᵀ from W, at the cost of a thin singular value decomposition: O(n m²) for m columns.
 
@@ -180,23 +209,27 @@ class Spectrum(ReadOnlyArrays, Described):
             Fixed-effects design, as in `from_covariance`.
         individual : sequence of labels, optional
             As in `from_covariance`; W has then a row for each individual.
+        weights : (n,) array or Series, optional
+            Prior weights, as in `from_covariance`.
 
         Raises
         ------
         ValueError
-            If W has missing values, ids do not match, or X leaves no degrees of freedom.
+            If W has missing values, ids do not match, a weight is not positive, or X leaves no degrees of freedom.
         """
         factor = read(W, "W", ndim=(2,))
         remedy = "impute the missing columns first (flmm.covariance.markers does for genotypes)."
         require_range(factor.values, "W", remedy)
         if individual is not None:
             rows = require_individuals(read_individual(individual, factor, "W"))
-            return _of_individuals(cls, Individuals.of_factor(factor, rows), rows, X, factor.names)
+            return _of_individuals(cls, Individuals.of_factor(factor, rows), rows, X, factor.names, weights)
         n, m = factor.values.shape
         if n == 0 or m == 0:
             raise ValueError(f"W is empty, shape {factor.values.shape}: it needs rows (observations) and columns.")
-        ids, projection = kernel_design(factor, X, "W")
-        W1, W2 = projection.split(factor.values)
+        ids, design = kernel_design(factor, X, "W")
+        w = PriorWeights.read(weights, n, ids, "W")
+        projection, values = w.projection(design), w.rows(factor.values)
+        W1, W2 = projection.split(values)
         U, s, Vt = scipy.linalg.svd(W2, full_matrices=False, overwrite_a=True, check_finite=False)
         largest = max(float(s[0]), float(np.abs(W1).max(initial=0.0)))
         rank = int(np.count_nonzero(s > max(n, m) * EPS * largest))
@@ -209,11 +242,13 @@ class Spectrum(ReadOnlyArrays, Described):
             C=frozen(loadings @ W1.T),
             corner_root=frozen(factor_corner_root(W1, Vt, (max(n, m) * EPS * largest) ** 2)),
             nullity=n - projection.rank - rank,
-            mean_diagonal=float(np.einsum("ij,ij->", factor.values, factor.values)) / n,
+            mean_diagonal=float(np.einsum("ij,ij->", values, values)) / n,
             ids=ids,
             loadings=frozen(loadings),
             loadings_fixed=frozen(W1),
             factor_names=factor.names,
+            weights=w,
+            unweighted=_unless_same(design, projection),
         )
 
     @property
@@ -266,9 +301,24 @@ class Spectrum(ReadOnlyArrays, Described):
         return self.C @ vectors, np.diag(roots**2)
 
     @property
+    def design(self) -> Projection:
+        """The QR of X itself, without weights."""
+        return self.projection if self.unweighted is None else self.unweighted
+
+    @property
     def X(self) -> FloatArray:
         """The fixed-effects design (n, r), without dropped columns."""
-        return self.projection.X
+        return self.design.X
+
+    @property
+    def mean_weight(self) -> float:
+        """Mean of the prior weights, 1 where there are none."""
+        return self.weights.mean
+
+    @property
+    def log_flat(self) -> float:
+        """Σ log √w - ½ log|XᵀWX|, by which log ∫ p(y | β) dβ exceeds the log-density of the error contrasts."""
+        return self.weights.logdet - self.projection.logdet_R
 
     @property
     def diagonal(self) -> FloatArray:
@@ -280,11 +330,20 @@ class Spectrum(ReadOnlyArrays, Described):
         """
         Return (n, k) and (n, r) blocks F₁, F₂ with K = F₁F₁ᵀ + F₂F₂ᵀ.
 
-        F₁ = (Q₂U)Λ^½ + Q₁CᵀΛ^-½ and F₂ = Q₁(K₁₁ - CᵀΛ⁻¹C)^½: draws of u are σ(F₁ξ₁ + F₂ξ₂).
+        F₁ = (Q₂U)Λ^½ + Q₁CᵀΛ^-½ and F₂ = Q₁(K₁₁ - CᵀΛ⁻¹C)^½, of rows times √w: draws of u are σ(F₁ξ₁ + F₂ξ₂).
         """
         s = np.sqrt(self.eigvals)
-        Q1 = self.projection.Q1
-        return self.basis * s + Q1 @ (self.C / s[:, None]).T, Q1 @ self.corner_root
+        Q1, of_rows = self.projection.Q1, self.weights.unscaled_rows
+        return of_rows(self.basis * s + Q1 @ (self.C / s[:, None]).T), of_rows(Q1 @ self.corner_root)
+
+    def lift(self, a: FloatArray, b: FloatArray) -> FloatArray:
+        """Return the vectors (…, n) of which a (…, r) and b (…, k) are Q₁ᵀ and (Q₂U)ᵀ of the rows times √w."""
+        return np.asarray(self.weights.unscaled(a @ self.projection.Q1.T + b @ self.basis.T))
+
+    def coordinates(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return Q₁ᵀ (r, …) and (Q₂U)ᵀ (k, …) of rows (n, …) times √w."""
+        scaled = self.weights.rows(rows)
+        return self.projection.Q1.T @ scaled, self.basis.T @ scaled
 
     def rotate(self, y: Any) -> "Rotated":
         """
@@ -337,18 +396,25 @@ class Spectrum(ReadOnlyArrays, Described):
         index = _row_numbers(self, rows)
         ids = None if self.ids is None else tuple(self.ids[i] for i in index)
         X = Labelled(self._design_rows(index), ids, self.coef)
+        weights = None if self.weights.root is None else Labelled(self.weights.values[index], ids, None)
         if self.loadings is not None and self.loadings_fixed is not None:
-            W = self.projection.Q1[index] @ self.loadings_fixed + self.basis[index] @ self.loadings
-            part = Spectrum.from_factor(Labelled(W, ids, self.factor_names), X)
+            W = self.lift(self.loadings_fixed.T, self.loadings.T).T[index]
+            part = Spectrum.from_factor(Labelled(W, ids, self.factor_names), X, weights=weights)
         else:
             root, corner = self.covariance_root()
             K = root[index] @ root[index].T + corner[index] @ corner[index].T
-            part = Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X)
+            part = Spectrum.from_covariance(Labelled((K + K.T) / 2, ids, None), X, weights=weights)
         individuals = None if self.individuals is None else self.individuals.subset(index)
         # with all columns of X, of which it was given those that are kept here
-        projection = part.projection.within(self.projection.columns)
+        columns = self.projection.columns
         source = None if self.source is None else self.source.subset(index)
-        return replace(part, projection=projection, individuals=individuals, source=source)
+        part = replace(part, individuals=individuals, source=source)
+        return part.with_projections(lambda projection: projection.within(columns))
+
+    def with_projections(self, change: Callable[[Projection], Projection]) -> Self:
+        """Return this spectrum with a change of what is said of the columns of X."""
+        unweighted = None if self.unweighted is None else change(self.unweighted)
+        return replace(self, projection=change(self.projection), unweighted=unweighted)
 
     @property
     def rows_dropped(self) -> str:
@@ -357,15 +423,17 @@ class Spectrum(ReadOnlyArrays, Described):
 
     def model_of(self, response: str) -> str:
         """Return the model of a response as text, with the formula of its fixed effects where there is one."""
+        weighted = self.weights.root is not None
         if self.source is None or self.source.formula is None:
-            return f"{response} ~ N(Xβ, σ²(K + δI))"
+            return f"{response} ~ N(Xβ, σ²(K + δ{' diag(1/w)' if weighted else 'I'}))"
         factor = self.loadings is not None and (self.individuals is None or self.individuals.is_factor)
-        return f"{response} ~ {self.source.formula} + u, u ~ N(0, σ²{'WWᵀ' if factor else 'K'})"
+        law = f"u ~ N(0, σ²{'WWᵀ' if factor else 'K'})"
+        return f"{response} ~ {self.source.formula} + u, {law}{', Var(e) = σ²_e/w' if weighted else ''}"
 
     def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
         """Return rows of X = Q₁R; a column that is 0 in all of them is exactly 0, not the rounding of that product."""
         X = self.X[index]
-        rounding = self.n * EPS * np.linalg.norm(self.projection.R, axis=0)
+        rounding = self.n * EPS * np.linalg.norm(self.design.R, axis=0)
         X[:, np.linalg.norm(X, axis=0) <= rounding] = 0.0
         return X
 
@@ -374,26 +442,35 @@ class Spectrum(ReadOnlyArrays, Described):
         return (
             f"Spectrum(n={self.n}, rank={self.rank}, nullity={self.nullity}, "
             f"fixed effects: {listed(self.coef)}"
+            f"{', prior weights' if self.weights.root is not None else ''}"
             f"{', rows not kept' if self.rotation is None else ''})"
         )
 
     def _facts(self) -> dict[str, Any]:
         kept = "" if self.rotation is not None else ", rows not kept"
-        return {
+        facts = {
             "observations": f"{self.n}{kept}",
             "positive eigenvalues": self.rank,
             "directions with λ = 0": self.nullity,
-            "mean diagonal of K": f"{self.mean_diagonal:.6g}",
+            "mean diagonal of K": f"{self.mean_diagonal / self.weights.mean:.6g}",
             "fixed effects": listed(self.coef),
             "ids": "none" if self.ids is None else listed(self.ids),
-        } | ({} if self.individuals is None else {"individuals": len(self.individuals.root)})
+        }
+        if self.weights.root is not None:
+            facts["prior weights"] = f"{self.weights.values.min():.6g} to {self.weights.values.max():.6g}"
+        return facts | ({} if self.individuals is None else {"individuals": len(self.individuals.root)})
 
 
 def _of_individuals[S: Spectrum](
-    kind: type[S], individuals: Individuals, rows: Labelled, X: Any, names: tuple[str, ...] | None
+    kind: type[S], individuals: Individuals, rows: Labelled, X: Any, names: tuple[str, ...] | None, weights: Any
 ) -> S:
     """Return the spectrum of ZKZᵀ."""
-    return replace(kind.from_factor(individuals.factor(rows.ids, names), X), individuals=individuals)
+    factor = individuals.factor(rows.ids, names)
+    return replace(kind.from_factor(factor, X, weights=weights), individuals=individuals)
+
+
+def _unless_same(design: Projection, projection: Projection) -> Projection | None:
+    return None if design is projection else design
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -435,7 +512,8 @@ class Rotated(ReadOnlyArrays, Described):
     @classmethod
     def from_values(cls, spectrum: Spectrum, values: FloatArray, names: tuple[str, ...] | None) -> Self:
         """Rotate validated values (n,) or (n, T), in blocks whose part orthogonal to X takes the same memory."""
-        Q1, basis, Y = spectrum.projection.Q1, spectrum.basis, values.reshape(len(values), -1)
+        Q1, basis = spectrum.projection.Q1, spectrum.basis
+        Y = spectrum.weights.rows(values.reshape(len(values), -1))
         T = Y.shape[1]
         z, y1, norm2, rss = np.empty((T, basis.shape[1])), np.empty((T, Q1.shape[1])), np.empty(T), np.zeros(T)
         room = np.empty((len(Y), min(T, _BLOCK)))

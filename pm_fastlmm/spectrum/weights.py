@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, align, frozen, read, require_length, shown
-from pm_fastlmm.spectrum.sparse_projection import AnyProjection
+from pm_fastlmm.spectrum.projection import Projection
 
 
 class PriorWeights(NamedTuple):
@@ -70,10 +70,22 @@ class PriorWeights(NamedTuple):
         return y if self.root is None else y / self.root
 
     def rows(self, Z: Any) -> Any:
-        """Return √w Z of a sparse matrix (n, q)."""
-        return Z if self.root is None else sp.csr_array(sp.diags_array(self.root) @ Z)
+        """Return √w Z of an array (n, …) or a sparse matrix (n, q)."""
+        if self.root is None:
+            return Z
+        if isinstance(Z, np.ndarray):
+            return Z * self.root.reshape(-1, *[1] * (Z.ndim - 1))
+        return sp.csr_array(sp.diags_array(self.root) @ Z)
 
-    def projection(self, projection: AnyProjection) -> AnyProjection:
+    def unscaled_rows(self, Z: FloatArray) -> FloatArray:
+        """Return Z (n, q) from √w Z."""
+        return Z if self.root is None else Z / self.root[:, None]
+
+    def matrix(self, V: FloatArray) -> FloatArray:
+        """Return the covariance (n, n) of √w y from that of y."""
+        return V if self.root is None else V * (self.root[:, None] * self.root)
+
+    def projection(self, projection: Projection) -> Projection:
         """Return the projection of √w X."""
         return projection if self.root is None else projection.scaled(self.root)
 
@@ -83,7 +95,7 @@ class PriorWeights(NamedTuple):
 
     def same(self, other: "PriorWeights") -> bool:
         """Return whether other weights are the same."""
-        return bool(np.array_equal(self.values, other.values))
+        return bool(np.all(self.values == other.values))
 
 
 UNWEIGHTED = PriorWeights()

@@ -118,10 +118,66 @@ def test_offspring_of_a_selfed_line_without_variance_are_refused_and_have_relati
     assert cov.pedigree(ids, parents, parents).iloc[-1, -1] == 2
 
 
+@pytest.mark.parametrize(
+    ("sire", "dam", "loop"),
+    [
+        ([None, "b", "d", "c"], [None] * 4, "'b' → 'b'"),  # the shortest loop, where there are several
+        (["b", "c", "a", None], ["d", "d", "d", None], "'a' → 'c' → 'b' → 'a'"),
+    ],
+)
+def test_a_loop_is_named_from_parent_to_offspring(sire, dam, loop):
+    with pytest.raises(ValueError, match=rf"The pedigree has a loop, {loop} \(parent → offspring\): correct one"):
+        cov.Pedigree(list("abcd"), sire, dam)
+
+
+def test_an_unlisted_parent_that_is_sire_and_dam_is_refused():
+    with pytest.raises(ValueError, match=r"Parent 'wild' is sire and dam but has no row of its own, as a code of"):
+        cov.Pedigree(["a", "b", "c"], ["wild", "wild", "a"], ["x", "b0", "wild"])
+
+
 def test_ids_that_are_not_in_the_pedigree_are_refused():
     ped = cov.Pedigree(["a", "b"], [None, "a"], [None, None])
     with pytest.raises(ValueError, match=r"ids 'c', 'A' are not in the pedigree: correct or drop them. 'A' and 'a' d"):
         ped.dense(["c", "A"])
+
+
+def test_a_dense_matrix_that_does_not_fit_is_refused_before_it_is_made(monkeypatch):
+    monkeypatch.setattr("pm_fastlmm.base.memory.physical_memory", lambda: 1000.0)
+    n = 20
+    ped = cov.Pedigree(range(1, n + 1), [0] * n, [0] * n)
+    message = r"A relationship matrix of 20 individuals needs 0.0 GB, and .*: give ids, or Pedigree and Tree to known="
+    for call in (ped.dense, lambda: cov.pedigree(range(1, n + 1), [0] * n, [0] * n)):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert ped.dense([3, 4]).shape == (2, 2)
+    with pytest.raises(ValueError, match=r"The Cholesky factor of Q, of 20 effects, needs .*: it fills in too much"):
+        cov.Precision(np.eye(20) + 1, range(20))
+
+
+WAYS = {
+    "integers": lambda c: pd.Series(c),
+    "floats": lambda c: pd.Series(np.where(np.array(c) > 0, c, np.nan)),
+    "Int64": lambda c: pd.Series(c).replace(0, None).astype("Int64"),
+    "list": list,
+    "text": lambda c: pd.Series(c).astype(str),
+    "string": lambda c: pd.Series(c).astype("string"),
+    "objects": lambda c: np.array([str(v) if v % 2 else v for v in c], dtype=object),
+    "categories": lambda c: pd.Categorical(c),
+    "float32": lambda c: np.array(c, dtype=np.float32),
+    "text of floats": lambda c: [f"{v}.0" for v in c],
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_columns_of_all_types_are_one_pedigree(way):
+    rng = np.random.default_rng(3)
+    sire, dam = random_pedigree(400, rng, 5, 60)
+    expected = cov.Pedigree(np.arange(1, 401), sire + 1, dam + 1)
+    for of_ids in (way, list):
+        ped = cov.Pedigree(of_ids(range(1, 401)), way((sire + 1).tolist()), way((dam + 1).tolist()))
+        assert (ped.Q != expected.Q).nnz == 0
+        assert_array_equal(ped.inbreeding, expected.inbreeding)
+        assert_array_equal(ped.rows([3, "400", 7.0, 3, "400"]), [2, 399, 6, 2, 399])
 
 
 # ---------------------------------------------------------------- trees
@@ -200,6 +256,7 @@ def test_trees_of_a_nexus_file_are_chosen_by_name_and_translated():
     first = cov.Tree(NEXUS, name="first")
     assert first.tips == ("A", "B b", "Homo_sapiens")
     assert_array_equal(first.dense(), [[2, 1, 0], [1, 2, 0], [0, 0, 2]])
+    pd.testing.assert_frame_equal(cov.phylogeny(NEXUS, name="first"), first.dense())
     second = cov.Tree(NEXUS, name="the second", root="A")
     assert_allclose(second.dense(), [[0.5, 0, 0], [0, 2.5, 0.5], [0, 0.5, 3.5]])
     with pytest.raises(ValueError, match=r"3 trees, 'first', 'the second', 'third': say which by name=, such as"):
@@ -275,8 +332,16 @@ def test_a_precision_of_ones_own_is_the_inverse_of_its_covariance():
         ((WALK, ["a", "b", "a"]), ValueError, r"labels repeats 'a'"),
         ((np.tril(WALK), DAYS), ValueError, r"differs by 1 from its transpose at '\w+' and '\w+': give both triangles"),
         ((WALK * np.nan, DAYS), ValueError, r"Q has values that are NaN or infinite"),
-        ((WALK - np.diag([1.0, 0, 0]), DAYS), ValueError, r"is not positive definite, .*rows sum to 0, has none"),
-        ((WALK - 3 * np.eye(3), DAYS), ValueError, r"is not positive definite, the pivot of '\w+' is -"),
+        (
+            (WALK - np.diag([1.0, 0, 0]), DAYS),
+            ValueError,
+            r"not positive definite: given others, '\w+' has no .*rows sum to 0, has none",
+        ),
+        (
+            (WALK - 3 * np.eye(3), DAYS),
+            ValueError,
+            r"Q is not positive definite: given others, '\w+' has no positive precision left",
+        ),
         ((2 * WALK, DAYS, np.log(8.0)), ValueError, r"logdet is 2.07944\d*, but log\|A\| = -log\|Q\| is -2.07944"),
         ((WALK.tolist(), DAYS), TypeError, r"Q must be a DataFrame or a scipy.sparse matrix, got list"),
         ((pd.DataFrame(WALK, DAYS, ["mon", "tue", "x"]),), ValueError, r"other labels in its columns than in its rows"),
@@ -285,6 +350,14 @@ def test_a_precision_of_ones_own_is_the_inverse_of_its_covariance():
 def test_a_precision_that_is_none_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         cov.Precision(*arguments)
+
+
+def test_an_intrinsic_precision_is_refused_though_rounding_hides_it():
+    rng = np.random.default_rng(8)
+    weights = np.triu(rng.uniform(size=(40, 40)) * (rng.random((40, 40)) < 0.3), 1)
+    weights += weights.T
+    with pytest.raises(ValueError, match=r"Q is not positive definite: given others, 'r[0-9]+' has no"):
+        cov.Precision(np.diag(weights.sum(axis=0)) - weights, [f"r{i}" for i in range(40)])
 
 
 MADE = {

@@ -130,6 +130,8 @@ def test_a_root_that_cannot_be_is_refused(root, message):
 def test_a_covariance_has_its_root():
     with pytest.raises(ValueError, match="root= is for Newick text: a covariance of shared paths has its root"):
         phylogeny(phylogeny(ML, root="base"), root="A")
+    with pytest.raises(ValueError, match="name= is for the text of a NEXUS file with several trees"):
+        phylogeny(phylogeny(ML, root="base"), name="A")
 
 
 def test_a_stem_below_the_base_is_kept_or_dropped_with_the_root():

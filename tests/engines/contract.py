@@ -315,7 +315,7 @@ def one_term_new(v):
 
 def sparsely(build):
     """Build a model whose terms the sparse engine evaluates, however small they are."""
-    with mock.patch.multiple(choice, _SMALL=-1, _FASTER=1e-12):
+    with mock.patch.multiple(choice, _SMALL=-1):
         build()
     assert isinstance(find_node(pm.modelcontext(None), "y").products, SparseProducts)
 
@@ -383,6 +383,54 @@ WEIGHTED = TERMS | {
 }  # fmt: skip
 
 
+def weighted_kernel(**treatment):
+    """FastLMM of a factor, whose spectrum has weights."""
+    g, e = positive("g", "e")
+    spectrum = flmm.Spectrum.from_factor(W[:N] / 3, X, weights=PRIOR_WEIGHTS)
+    flmm.FastLMM("y", spectrum=spectrum, sigma2_g=g, sigma2_e=e, observed=KERNEL_Y, **treatment)
+
+
+def weighted_full_kernel():
+    """FastLMM of a covariance, whose spectrum has weights, in h2 and total."""
+    spectrum = flmm.Spectrum.from_covariance(FULL, X, weights=PRIOR_WEIGHTS)
+    h2, total = pm.Beta("h2", 1, 1), pm.HalfNormal("total", 4)
+    flmm.FastLMM("y", spectrum=spectrum, h2=h2, total=total, observed=FULL_Y)
+
+
+def weighted_kernel_derived(v, kernel=K):
+    """What a FastLMM adds: shares of an observation of mean weight."""
+    g, e, w = v["g"], v["e"], PRIOR_WEIGHTS
+    kbar, root = (w * np.diag(kernel)).sum() / w.sum(), np.sqrt(w)[:, None]
+    M = np.eye(N) - root * X @ np.linalg.pinv(root * X)
+    lbar = np.trace(M @ (root * kernel * root.T) @ M) / (N - 2)
+    h2 = kbar * g / (kbar * g + e / w.mean())
+    return {"sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g, "h2": h2, "pve": lbar * g / (lbar * g + e)}
+
+
+def of_total(v):
+    """Return the two variances of the full kernel from h2 and total."""
+    kbar = (PRIOR_WEIGHTS * np.diag(FULL)).sum() / PRIOR_WEIGHTS.sum()
+    g, e = v["h2"] * v["total"] / kbar, (1 - v["h2"]) * v["total"] * PRIOR_WEIGHTS.mean()
+    return {"g": g, "e": e}
+
+
+def weighted_noise(v):
+    """Return the covariance of e."""
+    return v["e"] * np.diag(1 / PRIOR_WEIGHTS)
+
+
+WEIGHTED_KERNEL = KERNEL | {
+    "V": lambda v: v["g"] * K + weighted_noise(v), "noise": weighted_noise, "derived": weighted_kernel_derived,
+    "new_noise": lambda v: v["e"] * np.eye(M),
+}  # fmt: skip
+WEIGHTED_FULL = {
+    "y": FULL_Y, "values": {"h2": 0.6, "total": 2.5}, "noise": lambda v: weighted_noise(of_total(v)),
+    "V": lambda v: of_total(v)["g"] * FULL + weighted_noise(of_total(v)),
+    "effects": lambda v: ({"u": N}, of_total(v)["g"] * FULL, of_total(v)["g"] * FULL),
+    "derived": lambda v: weighted_kernel_derived(of_total(v), FULL),
+}  # fmt: skip
+
+
 # ---------------------------------------------------------------- a lengthscale
 
 
@@ -409,6 +457,16 @@ def lengthscale_V(v):
     return v["g"] * matern52(TIME, TIME, v["ell"]) + v["e"] * np.eye(N)
 
 
+def weighted_lengthscale():
+    """LengthscaleLMM of a Matérn kernel with weights."""
+    ell, (g, e) = pm.Uniform("ell", 0.1, 1.0), positive("g", "e")
+    spectrum = flmm.LengthscaleSpectrum.from_coordinates(
+        TIME, "matern52", lengthscale=(0.1, 1.0), X=X, delta=(1e-3, 1e2), tolerance=1e-7, progressbar=False,
+        weights=PRIOR_WEIGHTS,
+    )  # fmt: skip
+    flmm.LengthscaleLMM("y", spectrum=spectrum, lengthscale=ell, sigma2_g=g, sigma2_e=e, observed=LENGTHSCALE_Y)
+
+
 def lengthscale_effects(v):
     """Return covariances of u."""
     u = v["g"] * matern52(TIME, TIME, v["ell"])
@@ -424,6 +482,18 @@ def lengthscale_derived(v):
     """Return what a LengthscaleLMM adds."""
     g, e = v["g"], v["e"]
     return {"lengthscale": v["ell"], "sigma2": g, "sigma2_g": g, "sigma2_e": e, "delta": e / g, "h2": g / (g + e)}
+
+
+LENGTHSCALE = {
+    "y": LENGTHSCALE_Y, "V": lengthscale_V, "values": {"ell": 0.35, "g": 1.4, "e": 0.3},
+    "noise": lambda v: v["e"] * np.eye(N), "effects": lengthscale_effects, "derived": lengthscale_derived,
+    "tolerance": 1e-5,
+}  # fmt: skip
+WEIGHTED_LENGTHSCALE = LENGTHSCALE | {
+    "V": lambda v: lengthscale_V(v) + weighted_noise(v) - v["e"] * np.eye(N), "noise": weighted_noise,
+    "new_noise": lambda v: v["e"] * np.eye(M),
+    "derived": lambda v: lengthscale_derived(v) | {"h2": v["g"] / (v["g"] + v["e"] / PRIOR_WEIGHTS.mean())},
+}  # fmt: skip
 
 
 def new_points():
@@ -482,6 +552,27 @@ def fourier():
     ell, (g, e) = pm.Uniform("ell", 0.2, 0.8), positive("g", "e")
     statistics = flmm.FourierStatistics.from_arrays(BASIS, TIME, FOURIER_Y, X)
     flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=g, sigma2_e=e)
+
+
+def weighted_fourier():
+    """FourierLMM of rows with weights."""
+    ell, (g, e) = pm.Uniform("ell", 0.2, 0.8), positive("g", "e")
+    statistics = flmm.FourierStatistics.from_arrays(BASIS, TIME, FOURIER_Y, X, PRIOR_WEIGHTS)
+    flmm.FourierLMM("y", statistics=statistics, lengthscale=ell, sigma2=g, sigma2_e=e, tolerance=1e-6)
+
+
+FOURIER = {
+    "values": {"ell": 0.35, "g": 1.4, "e": 0.3}, "V": fourier_V, "y": FOURIER_Y, "tolerance": 1e-6,
+    "noise": lambda v: v["e"] * np.eye(N), "derived": lambda v: {"delta": v["e"] / v["g"]},
+    "effects": lambda v: ({"weights": BASIS.size}, scaled(v)[:, None] * FEATURES.T, np.diag(scaled(v))),
+    "new": ({"x_new": TIME_NEW, "X_new": X_NEW},
+            lambda v: tuple(FEATURES_NEW * scaled(v) @ other.T for other in (FEATURES, FEATURES_NEW))),
+    "rows": {"rows": (TIME, FOURIER_Y, X)},
+}  # fmt: skip
+WEIGHTED_FOURIER = FOURIER | {
+    "V": lambda v: fourier_V(v) + weighted_noise(v) - v["e"] * np.eye(N), "noise": weighted_noise,
+    "new_noise": lambda v: v["e"] * np.eye(M), "rows": {"rows": (TIME, FOURIER_Y, X, PRIOR_WEIGHTS)},
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- the toys
@@ -546,6 +637,14 @@ CASES = [
         derived=kernel_derived,
         new=(KERNEL["new"][0], lambda v: [KERNEL["new"][1]({"g": g}) for g in v["g"]]),
     ),
+    Case("spectral, weighted", weighted_kernel, gives=AFTER | ROWS | EFFECTS | OF_TERMS, **WEIGHTED_KERNEL),
+    Case("spectral, weighted, full rank", weighted_full_kernel, gives=AFTER | ROWS | EFFECTS - {"new rows"} | {"blup"},
+         **WEIGHTED_FULL),
+    Case("spectral, weighted, explicit", lambda: weighted_kernel(**EXPLICIT, mu=SHIFT),
+         gives=ROWS | EFFECTS - {"new rows"}, known={"mu": SHIFT, "b": B_MEAN, "B": np.zeros((2, 2))},
+         **WEIGHTED_KERNEL | {"new": None}),
+    Case("spectral, weighted, Gaussian", lambda: weighted_kernel(**GAUSSIAN), gives=ROWS | EFFECTS,
+         known={"b": B_MEAN, "B": B_COV}, **WEIGHTED_KERNEL),
     Case("structured", terms, gives=AFTER | ROWS | EFFECTS | OF_TERMS, **TERMS),
     Case("structured, explicit", lambda: terms(**EXPLICIT), gives=AFTER | ROWS | EFFECTS | OF_TERMS,
          known={"b": B_MEAN, "B": np.zeros((2, 2))}, **TERMS),
@@ -583,24 +682,18 @@ CASES = [
         noise=TERMS["noise"], values=TERMS["values"], effects=related_effects, derived=related_derived,
         new=({"X_new": X_NEW, "Z_new": {"g": [0, 3, 6], "d": [1, 2, 1]}}, related_new),
     ),
-    Case(
-        "lengthscale", lengthscale, gives=AFTER | ROWS | EFFECTS, y=LENGTHSCALE_Y, V=lengthscale_V,
-        values={"ell": 0.35, "g": 1.4, "e": 0.3}, noise=lambda v: v["e"] * np.eye(N), effects=lengthscale_effects,
-        new=(new_points(), lengthscale_new), derived=lengthscale_derived, tolerance=1e-5,
-    ),
+    Case("lengthscale", lengthscale, gives=AFTER | ROWS | EFFECTS, new=(new_points(), lengthscale_new), **LENGTHSCALE),
+    Case("lengthscale, weighted", weighted_lengthscale, gives=AFTER | ROWS | EFFECTS,
+         new=(new_points(), lengthscale_new), **WEIGHTED_LENGTHSCALE),
     Case("dense", dense, gives=AFTER | ROWS | {"new"}, **DENSE),
     Case("dense, explicit", lambda: dense(**EXPLICIT, mu=SHIFT), gives=AFTER | ROWS | {"new"},
          known={"mu": SHIFT, "b": B_MEAN, "B": np.zeros((2, 2))}, **DENSE),
     Case("dense, Gaussian", lambda: dense(**GAUSSIAN), gives=AFTER - {"simulate"} | ROWS | {"new"},
          known={"b": B_MEAN, "B": B_COV}, **DENSE),
-    Case(
-        "fourier", fourier, gives=FIT | ROWS | {"compare_fits", "recover", "new rows", "fit.predict", "function"},
-        values={"ell": 0.35, "g": 1.4, "e": 0.3}, V=fourier_V, y=FOURIER_Y, noise=lambda v: v["e"] * np.eye(N),
-        effects=lambda v: ({"weights": BASIS.size}, scaled(v)[:, None] * FEATURES.T, np.diag(scaled(v))),
-        new=({"x_new": TIME_NEW, "X_new": X_NEW},
-             lambda v: tuple(FEATURES_NEW * scaled(v) @ other.T for other in (FEATURES, FEATURES_NEW))),
-        derived=lambda v: {"delta": v["e"] / v["g"]}, rows={"rows": (TIME, FOURIER_Y, X)}, tolerance=1e-6,
-    ),
+    Case("fourier", fourier, gives=FIT | ROWS | {"compare_fits", "recover", "new rows", "fit.predict", "function"},
+         **FOURIER),
+    Case("fourier, weighted", weighted_fourier, **WEIGHTED_FOURIER,
+         gives=FIT | ROWS | {"compare_fits", "recover", "new rows", "fit.predict", "function"}),
     Case(
         "toy, Gaussian", weighted, gives=AFTER | ROWS | {"new"}, values={"g": 1.3, "e": 0.8}, y=WEIGHTED_Y,
         V=lambda v: v["g"] * K + v["e"] * np.diag(WEIGHTS),

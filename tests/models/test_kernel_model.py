@@ -209,8 +209,8 @@ def test_the_prior_must_be_proper():
 def test_a_spectrum_excludes_what_it_holds():
     W, X, y = make_data(4)
     spectrum = flmm.Spectrum.from_factor(W, X)
-    for extra in ({"X": X}, {"K": W @ W.T}, {"W": W}, {"data": pd.DataFrame({"y": y})}):
-        with pytest.raises(ValueError, match="spectrum is given together with X, K, W, data or individual"):
+    for extra in ({"X": X}, {"K": W @ W.T}, {"W": W}, {"data": pd.DataFrame({"y": y})}, {"weights": y**2}):
+        with pytest.raises(ValueError, match="spectrum is given together with X, K, W, data, individual or weights"):
             flmm.kernel_model(y, spectrum=spectrum, **extra)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pymc as pm
+import pytensor
 import pytest
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize_scalar
@@ -259,13 +260,14 @@ def test_weights_of_statistics_are_in_their_rows():
         flmm.StructuredLMM("y", X=s.X, terms=[term], sigma2_e=1.0, observed=s, weights=np.ones(50))
 
 
-def test_engines_of_one_residual_variance_say_which_one_takes_weights():
+def test_nodes_say_where_weights_go():
     K = np.eye(6) + 0.5
     spectrum = flmm.Spectrum.from_covariance(K, np.ones((6, 1)))
     options = {"sigma2_g": 1.0, "sigma2_e": 1.0, "observed": np.arange(6.0)}
     with pm.Model():
         with pytest.raises(
-            ValueError, match=r"FastLMM takes no weights=: .* is a term of flmm.StructuredLMM\(weights=w\)"
+            ValueError,
+            match=r"FastLMM takes no weights=: they are in the spectrum, .*from_covariance\(K, X, weights=w\)",
         ):
             flmm.FastLMM("y", spectrum=spectrum, weights=np.ones(6), **options)
         with pytest.raises(
@@ -274,6 +276,110 @@ def test_engines_of_one_residual_variance_say_which_one_takes_weights():
             flmm.FastLMM("y", spectrum=spectrum, offset=np.ones(6), **options)
         with pytest.raises(ValueError, match=r"DenseLMM takes no weights=: .*with sigma2_e / w along its diagonal"):
             flmm.DenseLMM("y", V=K, weights=np.ones(6), observed=np.arange(6.0))
+        lengths = flmm.LengthscaleSpectrum.from_coordinates(np.arange(6.0), lengthscale=(1, 2), progressbar=False)
+        with pytest.raises(
+            ValueError, match=r"LengthscaleLMM takes no weights=: they are in the spectrum, .*weights=w"
+        ):
+            flmm.LengthscaleLMM("y", spectrum=lengths, lengthscale=1.5, weights=np.ones(6), **options)
+        basis = flmm.FourierBasis(lengthscale=(0.1, 1.0), domain=(0, 1), n=10)
+        statistics = flmm.FourierStatistics.from_arrays(basis, np.linspace(0, 1, 10), np.arange(10.0))
+        with pytest.raises(ValueError, match=r"FourierLMM takes no weights=: they are in the statistics, .*weights=w"):
+            flmm.FourierLMM("y", statistics=statistics, lengthscale=0.5, sigma2=1.0, sigma2_e=1.0, weights=np.ones(10))
+
+
+@pytest.fixture(scope="module")
+def records():
+    rng = np.random.default_rng(4)
+    ids = [f"i{j}" for j in range(60)]
+    A = rng.normal(size=(60, 90))
+    K = pd.DataFrame(A @ A.T / 90, ids, ids)
+    data = pd.DataFrame({"x": rng.normal(size=60), "id": ids, "w": rng.uniform(0.5, 3, 60)}, index=ids)
+    data["y"] = 1 + data["x"] + np.linalg.cholesky(K) @ rng.normal(size=60) + rng.normal(size=60) / np.sqrt(data["w"])
+    return K, data
+
+
+def test_a_model_of_one_kernel_is_that_of_its_term(records):
+    K, data = records
+    model = flmm.kernel_model("y ~ x", data=data, K=K, weights="w")
+    fit = flmm.find_reml(model, progressbar=False)
+    term = fitted("y ~ x + (1 | id)", data, weights="w", known={"id": K})
+    assert_allclose(fit.theta, term.theta, rtol=1e-6)
+    assert_allclose([fit.loglik, *fit.beta, *fit.beta_se], [term.loglik, *term.beta, *term.beta_se], rtol=1e-7)
+    assert_allclose(fit.shares, term.shares, rtol=1e-6)
+    assert_allclose(fit.anova().astype(float), term.anova().astype(float), rtol=1e-5)
+    columns = ["se", "df"]
+    tables = [f.coefficients("kenward-roger")[columns].astype(float) for f in (fit, term)]
+    assert_allclose(*tables, rtol=1e-5)
+    assert_allclose(fit.blup()["u"], term.blup("id")[data.index], rtol=1e-5, atol=1e-8)
+    assert_allclose(fit.pev()["u"], term.pev("id")[data.index], rtol=1e-5)
+    assert_allclose(fit.loo(), term.loo(), rtol=1e-6)
+    assert_allclose(fit.diagnostics(), term.diagnostics(), rtol=1e-5, atol=1e-8)
+    assert_allclose(fit.residuals(scaled=True), term.residuals(scaled=True), rtol=1e-5, atol=1e-8)
+    assert_allclose(fit.predict().residual_variance, fit.theta["sigma2_e"] / data["w"])
+    assert str(fit).startswith("REML fit of y ~ x + u, u ~ N(0, σ²K), Var(e) = σ²_e/w\n")
+    assert flmm.plots.plot_residuals(fit).get_ylabel() == "residual × √weight"
+
+
+@pytest.mark.parametrize("rank", ["full", "low"])
+@pytest.mark.parametrize("unit", [1.0, 9.0])
+def test_priors_of_one_kernel_follow_the_weights(records, rank, unit):
+    K, data = records
+    W = np.linalg.cholesky(K)[:, :10]
+    kernel, other = ({"K": K}, {"K": K}) if rank == "full" else ({"W": pd.DataFrame(W, K.index)}, {"W": W})
+    X, w = np.column_stack([np.ones(60), data["x"]]), unit * data["w"].to_numpy()
+    model = flmm.kernel_model("y ~ x", data=data.assign(w=w), **kernel, weights="w")
+    by_hand = flmm.kernel_model(  # rows times √(w/w̄): σ²_e is that of the mean weight
+        (root := np.sqrt(w / w.mean())) * data["y"].to_numpy(), root[:, None] * X,
+        **{name: root[:, None] * np.asarray(M) * (root if name == "K" else 1.0) for name, M in other.items()},
+    )  # fmt: skip
+    at = {"h2": 0.4, "total": 1.7, "sigma2_e": 1.2}
+    differences = []
+    for h2 in (0.4, 0.8):
+        at["h2"] = h2
+        logps = []
+        for some, scale in ((model, w.mean()), (by_hand, 1.0)):
+            values = at | {"sigma2_e": scale * at["sigma2_e"]}
+            point = {
+                rv.name: np.log(values[rv.name]) if rv.name != "h2" else np.log(h2 / (1 - h2)) for rv in some.free_RVs
+            }
+            named = {f"{name}_{'logodds' if name == 'h2' else 'log'}__": v for name, v in point.items()}
+            logps.append(float(some.compile_logp()(named)))
+        differences.append(logps[0] - logps[1])
+    assert_allclose(differences, np.log(root).sum(), rtol=1e-8)
+
+
+def test_a_prior_on_deviations_is_on_that_of_the_mean_weight(records):
+    K, data = records
+    prior = flmm.priors.DeviationPrior("half-normal", 1.5, 0.8)
+    model = flmm.kernel_model("y ~ x", data=data, K=K, weights="w", prior=prior)
+    w = data["w"].to_numpy()
+    kbar, at = (w * np.diag(K)).sum() / w.sum(), {model["sigma_K"]: 1.1, model["sigma_e"]: 0.7}
+    g, e = pytensor.function(list(at), model["y"].owner.inputs[-2:])(*at.values())
+    assert_allclose([g * kbar, e], [1.21, 0.49])
+    assert_allclose(model["total"].eval(at), 1.21 + 0.49 / w.mean())
+    assert_allclose(model["h2"].eval(at), 1.21 / (1.21 + 0.49 / w.mean()))
+    assert_allclose(model["sigma_e"].owner.inputs[3].eval(), 0.8 * np.sqrt(w.mean()), rtol=1e-6)
+
+
+def test_a_design_drops_rows_without_a_weight(records):
+    K, data = records
+    data = data.copy()
+    data.loc["i3", "w"] = np.nan
+    with pytest.warns(UserWarning, match=r"1 of 60 rows dropped, with missing values \(w 1\): 'i3'\."):
+        design = flmm.Design.from_formula("y ~ x", data, K=K, weights="w")
+    assert design.dropped == ("i3",)
+    assert_allclose(design.spectrum().weights.values, data["w"].dropna())
+    assert f"{data['w'].min():.6g} to {data['w'].max():.6g}" in design._repr_html_()
+    with pytest.warns(UserWarning, match=r"with missing values \(w 1\)"):
+        design = flmm.Design.from_formula("y ~ x", data, K=K, individual="id", weights="w")
+    assert len(design.weights) == 59
+    assert design.spectrum().individuals is not None
+    with pytest.raises(ValueError, match="weights='v' is not among the columns"):
+        flmm.Design.from_formula("y ~ x", data, K=K, weights="v")
+    with pytest.raises(ValueError, match="weights are negative in rows 'i0'"):
+        flmm.Design.from_arrays(data["y"], K=K, weights=pd.Series(np.arange(60.0) - 0.5, data.index))
+    with pytest.raises(ValueError, match="spectrum is given together with X, K, W, data, individual or weights"):
+        flmm.kernel_model(data["y"], spectrum=flmm.Spectrum.from_covariance(K), weights=np.ones(60))
 
 
 def test_a_known_covariance_with_weights_is_one_spectrum():

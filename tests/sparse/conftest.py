@@ -27,6 +27,15 @@ def random_tree(n, seed):
     return A + A.T
 
 
+def cliques(*members):
+    """Every two of a set are neighbours."""
+    n = 1 + max(map(max, members))
+    A = np.zeros((n, n))
+    for nodes in members:
+        A[np.ix_(nodes, nodes)] = 1.0
+    return sp.csc_array(A)
+
+
 def random_symmetric(n, density, seed):
     R = sp.random_array((n, n), density=density, rng=np.random.default_rng(seed))
     return R + R.T
@@ -57,6 +66,7 @@ PATTERNS = {
     "grid": grid(17, 23),
     "blocks": sp.block_diag([sp.csc_array(np.ones((k, k))) for k in (1, 5, 30, 2, 60, 1)]),
     "empty rows": sp.block_diag([sp.csc_array((5, 5)), grid(4, 4), sp.csc_array((3, 3))]),
+    "cliques that share 150": cliques(range(350), range(200, 550), range(540, 570)),
     "tree": random_tree(200, 4),
     "animal model": animal_model(300, 5),
     "animal model, smaller": animal_model(40, 6),

@@ -155,6 +155,18 @@ def test_dependent_columns_are_those_that_earlier_ones_make(seed):
     assert dependent_columns(sp.csc_array(X.T @ X), 1e-10).tolist() == dependent_by_projection(X)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_dependent_columns_of_wide_blocks(seed):
+    """Crossed factors of which the second is a dense block of many strips, and columns that are sums of levels."""
+    rng = np.random.default_rng(seed)
+    A, B = (np.eye(k)[rng.integers(0, k, 900)] for k in (90, 70))
+    X = np.column_stack([A, B, rng.normal(size=(900, 5)), B @ rng.normal(size=(70, 3)), A[:, 5] + B[:, 8]])
+    X = X[:, rng.permutation(X.shape[1])]
+    found = dependent_columns(sp.csc_array(X.T @ X), 1e-10).tolist()
+    assert found == dependent_by_projection(X)
+    assert len(found) == 5
+
+
 def test_a_regular_matrix_has_no_dependent_columns(matrix):
     assert dependent_columns(matrix, 1e-10).tolist() == []
 

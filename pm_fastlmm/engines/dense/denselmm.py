@@ -113,7 +113,10 @@ def _parametrise(
     **kwargs: Any,
 ) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
     """Return the parameters of the random variable, and the other arguments of `LMM`."""
-    refuse_unknown("DenseLMM", kwargs, "it takes X, V, mu, beta, beta_mean, beta_cov, observed")
+    refuse_unknown(
+        "DenseLMM", kwargs, "it takes X, V, mu, beta, beta_mean, beta_cov, observed",
+        weights="it takes V as a whole: write it with sigma2_e / w along its diagonal.",
+    )  # fmt: skip
     design = None if X is None else read(X, "X", ndim=(1, 2))
     covariance, V_ids = _covariance(V, design, observed)
     n = covariance.type.shape[0]

@@ -66,7 +66,7 @@ class FourierRV(LMMRV):
         else:  # other data than those whose spectra are known
             constants = pt.constant(products.gram), pt.constant(np.asarray(products.df))
             logp = FourierLoglik()(log_weights + pt.log(g), e, value, *constants)[0]
-        return check_parameters(logp - self.projection.logdet_R, g >= 0, e >= 0, msg="sigma2 >= 0, sigma2_e >= 0")
+        return check_parameters(logp + self.products.log_flat, g >= 0, e >= 0, msg="sigma2 >= 0, sigma2_e >= 0")
 
 
 def _root(products: FourierProducts) -> FloatArray:
@@ -167,7 +167,11 @@ def _parametrise(
     tolerance: float = 1e-3, **kwargs: Any,
 ) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
     """Return the parameters of the random variable, and the other arguments of `LMM`."""
-    refuse_unknown("FourierLMM", kwargs, "it takes statistics, lengthscale or kernel, sigma2, sigma2_e, tolerance")
+    refuse_unknown(
+        "FourierLMM", kwargs, "it takes statistics, lengthscale or kernel, sigma2, sigma2_e, tolerance",
+        weights="they are in the statistics, of rows times √w: flmm.FourierStatistics.from_arrays(basis, x, y, X, "
+        "weights=w).",
+    )  # fmt: skip
     if not isinstance(statistics, FourierStatistics):
         raise TypeError(
             f"statistics must be FourierStatistics, got {type(statistics).__name__}: "
@@ -188,7 +192,8 @@ def _parametrise(
             )
         _check_prior(ell, basis)
         log_weights = _log_weights(basis, basis.kernel.log_density_graph(basis.grid.omega, ell))
-        spectra = fourier_spectra(products, basis, delta_min=basis.noise_ratio_min, tolerance=tolerance)
+        smallest = basis.noise_ratio_min * products.mean_weight
+        spectra = fourier_spectra(products, basis, delta_min=smallest, tolerance=tolerance)
     else:
         ell, log_weights = None, _log_weights(basis, _density_of(kernel, basis))
     carried = {

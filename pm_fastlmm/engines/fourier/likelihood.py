@@ -228,6 +228,6 @@ def fourier_spectra(
         return NodeStatistics(eigvals, z, max(products.square - float(z @ z), 0.0), products.df - len(eigvals))
 
     return RotatedSpectra.build(
-        node, basis.lengthscale, delta=(delta_min, _LARGEST_RATIO), tolerance=tolerance,
-        logdet_R=products.projection.logdet_R,
+        node, basis.lengthscale, delta=(delta_min, _LARGEST_RATIO * products.mean_weight), tolerance=tolerance,
+        log_flat=products.log_flat,
     )  # fmt: skip

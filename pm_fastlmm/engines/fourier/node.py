@@ -36,6 +36,7 @@ from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import Target, answers_for, observed_data
 from pm_fastlmm.engines.response import Response
+from pm_fastlmm.kernel.likelihood.leave_out import of_data
 
 _FEW = 64  # features, whose likelihood is cheap
 _LARGEST = 100_000_000  # numbers of predictive draws
@@ -209,20 +210,21 @@ class FourierNode(GaussianNode):
         """Return δ; warn where it is below what the basis was made for."""
         g, e = values
         delta = e / g
-        share = float((delta < self.basis.noise_ratio_min).mean())
+        ratio = delta / self.products.mean_weight
+        share = float((ratio < self.basis.noise_ratio_min).mean())
         if share > _BELOW:
             warn(
                 f"{share:.0%} of the draws of {self.name} have a noise ratio sigma2_e/sigma2 below "
                 f"noise_ratio_min={self.basis.noise_ratio_min:g} of the basis, whose error is larger there: make the "
-                f"basis for {float(np.quantile(delta, 0.001)):.2g}."
+                f"basis for {float(np.quantile(ratio, 0.001)):.2g}."
             )
         return {"delta": delta}
 
     def precisions(self, draws: Draws, *, largest: int, numbers: int, rows: Any = None) -> Precisions:
         """Return P and Py at the draws, of the rows that the statistics were made of."""
-        features, y = feature_rows(self.name, self.basis, self.products, rows)
+        features, y, root = feature_rows(self.name, self.basis, self.products, rows)
         factors = enumerate(self._factors(draws))
-        found = (Part(i, FourierPrecision(features, factor), y) for i, factor in factors)
+        found = (Part(i, of_data(FourierPrecision(features, factor), root), y) for i, factor in factors)
         return Precisions(draws.shape, self.n, features.Q, found)
 
     @classmethod

@@ -76,7 +76,7 @@ class FourierObjective(SquaredObjective):
             return None
         with np.errstate(divide="ignore"):
             factor = FourierFactor.of(np.log(s), e, p.cross, p.square, p.gram, p.df)
-        return None if factor is None else FourierState(factor, s, factor.loglik - p.projection.logdet_R)
+        return None if factor is None else FourierState(factor, s, factor.loglik + p.log_flat)
 
     def derivatives(self, theta: FloatArray, state: FourierState) -> tuple[FloatArray, FloatArray]:
         """Return score and average information."""
@@ -104,9 +104,10 @@ class FourierObjective(SquaredObjective):
             return []
         lengthscale, sigma2_g, sigma2_e = self.parameters(theta)
         basis, (low, high), out = self.basis, self.basis.lengthscale, []
-        if sigma2_e < basis.noise_ratio_min * sigma2_g:
+        noise = sigma2_e / self.products.mean_weight
+        if noise < basis.noise_ratio_min * sigma2_g:
             out.append(
-                f"sigma2_e/sigma2 = {sigma2_e / sigma2_g:.2g} is below noise_ratio_min={basis.noise_ratio_min:g}, "
+                f"sigma2_e/sigma2 = {noise / sigma2_g:.2g} is below noise_ratio_min={basis.noise_ratio_min:g}, "
                 "where the error of the basis is larger than stated: make the basis for a smaller ratio"
             )
         if sigma2_g > 0 and (lengthscale < low * (1 + 1e-6) or lengthscale > high * (1 - 1e-6)):

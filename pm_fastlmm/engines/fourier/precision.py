@@ -20,6 +20,7 @@ from pm_fastlmm.engines.fourier.products import FourierProducts
 from pm_fastlmm.engines.fourier.statistics import read_rows
 from pm_fastlmm.kernel.likelihood.leave_out import Rows
 from pm_fastlmm.spectrum.streams.row_blocks import CheckedRows
+from pm_fastlmm.spectrum.weights import PriorWeights
 
 _SAME = 1e-8  # of the squares of y, within which rows that were given are those that were accumulated
 
@@ -89,13 +90,16 @@ class FourierPrecision:
 
 
 def given_rows(basis: FourierBasis, rows: Any) -> CheckedRows:
-    """Read the rows (x, y) or (x, y, X)."""
-    x, y, *X = rows
-    return read_rows(basis, x, y, X[0] if X else None, "raise")
+    """Read the rows (x, y), (x, y, X) or (x, y, X, weights)."""
+    x, y, *more = rows
+    X, weights = [*more, None, None][:2]
+    return read_rows(basis, x, y, X, "raise", weights)
 
 
-def feature_rows(name: str, basis: FourierBasis, p: FourierProducts, rows: Any) -> tuple[FeatureRows, FloatArray]:
-    """Return the rows of the features and y; they must be those that the statistics were made of."""
+def feature_rows(
+    name: str, basis: FourierBasis, p: FourierProducts, rows: Any
+) -> tuple[FeatureRows, FloatArray, FloatArray | None]:
+    """Return the rows of the features times √w, y and √w; they must be those that the statistics were made of."""
     if rows is None:
         raise ValueError(f"{name} keeps no rows: give them, rows=(x, y), or rows=(x, y, X) where it has fixed effects.")
     given = given_rows(basis, rows)
@@ -108,10 +112,12 @@ def feature_rows(name: str, basis: FourierBasis, p: FourierProducts, rows: Any) 
             f"({', '.join(names) or 'none'}), those included that were dropped."
         )
     design = p.projection.new_rows(Labelled(X, None, given.columns.coef), p.n, warn=False)
-    features = FeatureRows.of(p, basis.features(x), y[:, 0], np.nan_to_num(design))
+    w = PriorWeights(None if given.weights is None else y[:, 1])
+    y = y[:, 0]
+    features = FeatureRows.of(p, w.rows(basis.features(x)), w.scaled(y), w.rows(np.nan_to_num(design)))
     if np.isnan(design).any() or not features.belong_to(p, _SAME):
         raise ValueError(
             f"the rows are not those of {name}: their squares and products do not add up to its statistics. Give "
-            "the x, y and X that these were made of, row by row."
+            "the x, y, X and weights that these were made of, row by row: rows=(x, y, X, weights)."
         )
-    return features, y[:, 0]
+    return features, y, w.root

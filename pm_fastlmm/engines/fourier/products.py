@@ -44,6 +44,10 @@ class FourierProducts:
         ZᵀQ.
     along : (r,) array
         Qᵀy.
+    log_flat : float
+        -½log|XᵀX|, and Σ log √w of prior weights: rows, and with them all products, are times √w then.
+    mean_weight : float
+        w̄, 1 without weights. The noise ratio of an observation of mean weight is δ/w̄.
     """
 
     gram: FloatArray
@@ -54,11 +58,13 @@ class FourierProducts:
     projection: Projection
     fixed: FloatArray
     along: FloatArray
+    log_flat: float
+    mean_weight: float
 
 
-def feature_gram(toeplitz: ComplexArray, grid: Grid, n: int) -> FloatArray:
+def feature_gram(toeplitz: ComplexArray, grid: Grid, n: float) -> FloatArray:
     """
-    Return ZᵀZ from t_k = Σ_i exp(-2πi (h∘k)ᵀx_i).
+    Return ZᵀWZ from t_k = Σ_i w_i exp(-2πi (h∘k)ᵀx_i) and t_0, the n rows that there are without weights.
 
     With t∓ = t at j ∓ k: cos·cos Re(t₋ + t₊), sin·sin Re(t₋ - t₊), cos·sin Im(t₋ - t₊), j the cosine's index.
     """

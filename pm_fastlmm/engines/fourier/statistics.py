@@ -31,6 +31,8 @@ class FourierStatistics(AdditiveStatistics):
     """
     Additive statistics of (x, y, X), from which y = Xβ + f(x) + e is fitted without its rows.
 
+    With prior weights w, Var(e_i) = σ²_e/w_i, they are those of rows times √w, and log-likelihoods are of y itself.
+
     `s.update(x, y, X)` adds a block of rows, `s.merge(other)` the statistics of other rows, in any split and any order;
     each returns a new object. Build the first with one of the constructors.
 
@@ -44,11 +46,13 @@ class FourierStatistics(AdditiveStatistics):
     frame : Frame
         In which coordinates X and y are added up.
     toeplitz : (4m₁ + 1, …) complex array
-        Σ_i exp(-2πi (h∘j)ᵀx_i): the products of the features with each other.
+        Σ_i w_i exp(-2πi (h∘j)ᵀx_i): the products of the features with each other.
     modes : (r + 1, 2m₁ + 1, …) complex array
         The same sums weighted with the columns of X and with y: their products with the features.
     gram : (r + 1, r + 1) array
-        Inner products of the columns of X and y.
+        Inner products of the columns of X and y, by w.
+    weight, log_root : float
+        Σw, n without prior weights, and Σ log √w.
 
     Notes
     -----
@@ -77,9 +81,13 @@ class FourierStatistics(AdditiveStatistics):
     toeplitz: ComplexArray
     modes: ComplexArray
     gram: FloatArray
+    weight: float
+    log_root: float
 
     @classmethod
-    def from_arrays(cls, basis: FourierBasis, x: Any, y: Any, X: Any = None, *, missing: Missing = "raise") -> Self:
+    def from_arrays(
+        cls, basis: FourierBasis, x: Any, y: Any, X: Any = None, weights: Any = None, *, missing: Missing = "raise"
+    ) -> Self:
         """
         Return the statistics of a first block of rows.
 
@@ -90,22 +98,26 @@ class FourierStatistics(AdditiveStatistics):
         y : (n,) array or Series
         X : (n, r) array or DataFrame, optional
             Fixed-effects design; an intercept is not added.
+        weights : (n,) array or Series, optional
+            Prior weights w, Var(e_i) = σ²_e/w_i: positive numbers, 1 by default.
         missing : {"raise", "drop"}
             Whether a NaN is an error, or its row is left out and counted in `dropped`.
 
         Raises
         ------
         ValueError
-            If lengths differ, values are not finite, or points lie outside the domain of the basis.
+            If lengths differ, values are not finite, a weight is not positive, or points lie outside the domain of the
+            basis.
         """
-        block = read_rows(basis, x, y, X, missing)
+        block = read_rows(basis, x, y, X, missing, weights)
         design, _, response = block.values
         big = tuple(4 * m + 1 for m in basis.grid.largest)
         small = tuple(2 * m + 1 for m in basis.grid.largest)
-        r = design.shape[1]
+        r, (response, root) = design.shape[1], response.T
         empty = cls(
-            0, 0, block.columns, basis.named(block.columns.factor), Frame.of_block(design, response[:, 0]),
-            np.zeros(big, dtype=complex), np.zeros((r + 1, *small), dtype=complex), np.zeros((r + 1, r + 1)),
+            0, 0, block.columns, basis.named(block.columns.factor),
+            Frame.of_block(design * root[:, None], response * root), np.zeros(big, dtype=complex),
+            np.zeros((r + 1, *small), dtype=complex), np.zeros((r + 1, r + 1)), 0.0, 0.0,
         )  # fmt: skip
         return empty._add(block)
 
@@ -127,7 +139,7 @@ class FourierStatistics(AdditiveStatistics):
         Parameters
         ----------
         basis : FourierBasis
-        blocks : iterable of (x, y) or (x, y, X)
+        blocks : iterable of (x, y), (x, y, X) or (x, y, X, weights)
         missing
             As in `from_arrays`.
         checkpoint, checkpoint_every, total_rows, progressbar
@@ -160,20 +172,22 @@ class FourierStatistics(AdditiveStatistics):
 
     @classmethod
     def from_rows(
-        cls, basis: FourierBasis, x: Any, y: Any, X: Any = None, *, block_rows: int = _PIECE, **options: Any
-    ) -> Self:
+        cls, basis: FourierBasis, x: Any, y: Any, X: Any = None, *, weights: Any = None, block_rows: int = _PIECE,
+        **options: Any,
+    ) -> Self:  # fmt: skip
         """
         Add up the rows of arrays that are sliced from where they are stored: memory-mapped, Zarr, HDF5.
 
         `block_rows` are read at a time; the options are those of `from_blocks`.
         """
-        blocks = RowBlocks({"x": x, "y": y, "X": X}, "x", block_rows=block_rows)
+        blocks = RowBlocks({"x": x, "y": y, "X": X, "weights": weights}, "x", block_rows=block_rows)
         return cls.from_blocks(basis, blocks, total_rows=blocks.n, **options)
 
     @classmethod
     def from_dask(
-        cls, basis: FourierBasis, x: Any, y: Any, X: Any = None, *, missing: Missing = "raise", **options: Any
-    ) -> Self:
+        cls, basis: FourierBasis, x: Any, y: Any, X: Any = None, *, weights: Any = None, missing: Missing = "raise",
+        **options: Any,
+    ) -> Self:  # fmt: skip
         """
         Add up Dask arrays, chunk by chunk: on the cluster of the active `distributed.Client`, or on threads.
 
@@ -190,11 +204,11 @@ class FourierStatistics(AdditiveStatistics):
         1000
         """
         leaf = partial(cls.from_arrays, basis, missing=missing)
-        parts = {"X": X, "x": x[:, None] if x.ndim == 1 else x, "y": y}
+        parts = {"X": X, "x": x[:, None] if x.ndim == 1 else x, "y": y, "weights": weights}
         chunks = DaskBlocks(parts, "x", reduce=leaf, merge=cls.merge)
         return cls.from_blocks(basis, chunks, missing=missing, total_rows=chunks.n, **options)
 
-    def update(self, x: Any, y: Any, X: Any = None, *, missing: Missing = "raise") -> Self:
+    def update(self, x: Any, y: Any, X: Any = None, weights: Any = None, *, missing: Missing = "raise") -> Self:
         """
         Return the statistics with one more block of rows.
 
@@ -203,12 +217,12 @@ class FourierStatistics(AdditiveStatistics):
         ValueError
             As `from_arrays`, and if the columns of X are not those of the blocks before.
         """
-        return self._add(read_rows(self.basis, x, y, X, missing))
+        return self._add(read_rows(self.basis, x, y, X, missing, weights))
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Numbers of columns of X, x and y."""
-        return self.frame.size, self.basis.grid.dimensions, 1
+        """Numbers of columns of X, x, and y with √w."""
+        return self.frame.size, self.basis.grid.dimensions, 2
 
     @property
     def piece_rows(self) -> int:
@@ -230,6 +244,8 @@ class FourierStatistics(AdditiveStatistics):
             toeplitz=frozen(self.toeplitz + other.toeplitz),
             modes=frozen(self.modes + other.modes),
             gram=frozen(self.gram + other.gram),
+            weight=self.weight + other.weight,
+            log_root=self.log_root + other.log_root,
         )._settled(self.n)
 
     def project(self) -> FourierProducts:
@@ -243,7 +259,7 @@ class FourierStatistics(AdditiveStatistics):
         """
         self.require_rows()
         grid, n, r = self.basis.grid, self.n, self.frame.size
-        gram, inner = feature_gram(self.toeplitz, grid, n), self.gram[:r, :r]
+        gram, inner = feature_gram(self.toeplitz, grid, self.weight), self.gram[:r, :r]
         cross = np.stack([feature_sums(column, grid) for column in self.modes], axis=1)  # Zᵀ[X̃ ỹ]
         values, vectors = np.linalg.eigh(inner) if r else (np.zeros(0), np.zeros((0, 0)))
         present = values > r * EPS * values.max(initial=0.0)
@@ -256,13 +272,16 @@ class FourierStatistics(AdditiveStatistics):
         A = (vectors[:, present] / np.sqrt(values[present])) @ Q  # X̃A is orthonormal, a basis of the columns of X
         fixed, along = cross[:, :r] @ A, A.T @ self.gram[:r, r]
         gram -= fixed @ fixed.T
+        projection = Projection(None, frozen(R), columns)
         return FourierProducts(
             gram=frozen((gram + gram.T) / 2),
             cross=frozen(cross[:, r] - fixed @ along),
             square=float(self.gram[r, r] - along @ along),
             n=n,
             df=n - len(columns.kept),
-            projection=Projection(None, frozen(R), columns),
+            projection=projection,
+            log_flat=self.log_root - projection.logdet_R,
+            mean_weight=self.weight / n,
             fixed=frozen(fixed),
             along=frozen(along + Q.T @ (original @ self.frame.offset)),
         )
@@ -281,12 +300,14 @@ class FourierStatistics(AdditiveStatistics):
 
     def _add_piece(self, X: FloatArray, x: FloatArray, y: FloatArray) -> Self:
         """Add rows; real strengths go through the FFT in pairs, told apart by the symmetry of real sums."""
-        columns = self.frame.columns(X, y[:, 0])
+        y, root = y.T
+        columns = self.frame.columns(X, y) * root[:, None]
         angles, shape = self.basis.grid.angles(x), self.modes.shape[1:]
-        scale = np.sqrt((columns**2).mean(axis=0))
+        weight, strengths = float((root**2).mean()), columns * root[:, None]
+        scale = np.sqrt((strengths**2).mean(axis=0))
         scale[scale == 0] = 1.0
-        scaled = columns / scale
-        toeplitz, with_y = _pair(to_modes(angles, 1 + 1j * scaled[:, -1], self.toeplitz.shape))
+        scaled = strengths / scale
+        toeplitz, with_y = _pair(to_modes(angles, root**2 / weight + 1j * scaled[:, -1], self.toeplitz.shape))
         crop = tuple(slice(m, 3 * m + 1) for m in self.basis.grid.largest)
         modes = np.empty((columns.shape[1], *shape), dtype=complex)
         modes[-1] = with_y[crop]
@@ -300,16 +321,19 @@ class FourierStatistics(AdditiveStatistics):
         return replace(
             self,
             n=self.n + len(x),
-            toeplitz=frozen(self.toeplitz + toeplitz),
+            toeplitz=frozen(self.toeplitz + weight * toeplitz),
             modes=frozen(self.modes + modes),
             gram=frozen(self.gram + columns.T @ columns),
+            weight=self.weight + float((root**2).sum()),
+            log_root=self.log_root + float(np.log(root).sum()),
         )
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arrays and the description that a checkpoint keeps."""
         arrays = {name: getattr(self, name) for name in _ARRAYS} | self.frame._asdict()
         names = {"coef": self.columns.coef, "coordinates": self.basis.coordinates}
-        return arrays, {"n": self.n, "dropped": self.dropped, **names}
+        sums = {"n": self.n, "dropped": self.dropped, "weight": self.weight, "log_root": self.log_root}
+        return arrays, sums | names
 
     @classmethod
     def unpack(cls, basis: FourierBasis, arrays: dict[str, Any], about: dict[str, Any]) -> Self:
@@ -317,7 +341,10 @@ class FourierStatistics(AdditiveStatistics):
         coef, coordinates = (None if of is None else tuple(of) for of in (about["coef"], about.get("coordinates")))
         columns, basis = Columns(coef, coordinates, None), basis.named(coordinates)
         frame = Frame(frozen(arrays["transform"]), frozen(arrays["offset"]))
-        return cls(about["n"], about["dropped"], columns, basis, frame, *(frozen(arrays[name]) for name in _ARRAYS))
+        toeplitz, modes, gram = (frozen(arrays[name]) for name in _ARRAYS)
+        # one that was stored before there were weights has none
+        sums = toeplitz, modes, gram, about.get("weight", float(about["n"])), about.get("log_root", 0.0)
+        return cls(about["n"], about["dropped"], columns, basis, frame, *sums)
 
     def _shown(self) -> str:
         r = self.frame.size
@@ -339,14 +366,19 @@ def _pair(both: ComplexArray) -> tuple[ComplexArray, ComplexArray]:
     return 0.5 * (both + mirrored), -0.5j * (both - mirrored)
 
 
-def read_rows(basis: FourierBasis, x: Any, y: Any, X: Any, missing: Missing) -> CheckedRows:
-    """Read a block of (X, x, y): y and X are aligned to x by id, the coordinates of x to those of the basis by name."""
+def read_rows(basis: FourierBasis, x: Any, y: Any, X: Any, missing: Missing, weights: Any = None) -> CheckedRows:
+    """
+    Read a block of X, x, and y beside √w, 1 where there are no weights.
+
+    y, X and weights are aligned to x by id, the coordinates of x to those of the basis by name.
+    """
     design = X[:, None] if X is not None and getattr(X, "ndim", 2) == 1 and not hasattr(X, "index") else X
-    block = read_block(design, x, y, missing, name="x", ndim=(1, 2))
+    block = read_block(design, x, y, missing, weights=weights, name="x", ndim=(1, 2))
     values, points, response = block.values
     if response.shape[1] != 1:
         raise ValueError(f"y must be one response, got {response.shape[1]}: add up the statistics of each.")
     points = columns_in_order(Labelled(points, None, block.columns.factor), basis.coordinates, name="x")
     basis.require_inside(points, "x")
     columns = Columns(block.columns.coef, basis.coordinates or block.columns.factor, None)
-    return CheckedRows((values, points, response), columns, block.dropped)
+    root = np.ones(len(response)) if block.weights is None else np.sqrt(block.weights)
+    return CheckedRows((values, points, np.column_stack([response, root])), columns, block.dropped, block.weights)

@@ -39,7 +39,7 @@ class LengthscaleRV(LMMRV):
         """Return the log-density."""
         ell, g, e = params
         statistics = LengthscaleRotation(self.spectrum)(value)
-        return LengthscaleLoglik()(pt.log(ell), g, e, *statistics)[0] - self.projection.logdet_R
+        return LengthscaleLoglik()(pt.log(ell), g, e, *statistics)[0] + self.spectrum.log_flat
 
 
 class LengthscaleLMM:
@@ -55,7 +55,7 @@ class LengthscaleLMM:
     ----------
     name : str
     spectrum : LengthscaleSpectrum
-        Kernel, X and the range of ℓ.
+        Kernel, X, the range of ℓ and, where there are any, prior weights: V is then σ²(K(ℓ) + δ diag(1/w)).
     lengthscale : tensor_like
         ℓ, whose prior lives inside the range; outside the density is 0.
     sigma2, delta, sigma2_g, sigma2_e, h2, total : tensor_like
@@ -140,7 +140,7 @@ def _parametrise(
             "the mean diagonal of K changes with the lengthscale, so that (h2, total) would mean another variance at "
             "each: give (sigma2_g, sigma2_e) or (sigma2, delta)."
         )
-    g, e = variance_components(spectrum.mean_diagonal, kwargs)
+    g, e = variance_components(spectrum.mean_diagonal, kwargs, spectrum.weights.mean)
     for what, value in (("lengthscale", ell), ("variances", g), ("variances", e)):
         if value.type.ndim:
             raise ValueError(
@@ -148,8 +148,10 @@ def _parametrise(
             )
     refuse_unknown(
         "LengthscaleLMM", kwargs,
-        "X and the kernel are in the spectrum; it takes lengthscale and one of (sigma2, delta), (sigma2_g, sigma2_e), "
-        "(h2, total); β has a flat prior",
+        "X, weights and the kernel are in the spectrum; it takes lengthscale and one of (sigma2, delta), "
+        "(sigma2_g, sigma2_e), (h2, total); β has a flat prior",
+        weights="they are in the spectrum, flmm.LengthscaleSpectrum.from_coordinates(x, kernel, lengthscale=(low, "
+        "high), weights=w).",
     )  # fmt: skip
     carried = {"treatment": "flat", "projection": spectrum.projection, "spectrum": spectrum}
     return [ell, g, e], {"kind": LengthscaleRV, "carried": carried, **kwargs}

@@ -87,6 +87,12 @@ class LengthscaleNode(GaussianNode):
             LengthscaleObjective.of(self.spectrum, y, held=link.theta(variables.initial), fixed=~varying), link
         )
 
+    @property
+    def prior_weights(self) -> FloatArray | None:
+        """Prior weights of the rows."""
+        weights = self.spectrum.weights
+        return None if weights.root is None else weights.values
+
     def _covariance_facts(self) -> dict[str, Any]:
         return {"lengthscale": "{:.4g} to {:.4g}".format(*self.spectrum.lengthscale)}
 
@@ -131,7 +137,8 @@ class LengthscaleNode(GaussianNode):
             beta = np.stack([drawn.beta[0] for drawn in self._draws(draws, rng)])
             (e,) = draws.evaluate([self.sigma2_e])
             X, ids = (self.projection.X, None) if rows is None else rows
-            return Predictive.of(beta.reshape(*e.shape, -1) @ X.T, e, rng, ids)
+            weights = self.spectrum.weights.values if rows is None else 1.0
+            return Predictive.of(beta.reshape(*e.shape, -1) @ X.T, e, rng, ids, weights)
         means: list[FloatArray] = []
         y: list[FloatArray] = []
         read = None
@@ -140,7 +147,8 @@ class LengthscaleNode(GaussianNode):
                 read = new_rows(s, rows.X_new, rows.K_new(ell), K_new_new=rows.K_new_new(ell), warn=not any(place))
             f = with_effects(s, read, effects, beta, u, g, rng)
             means.append(f[0])
-            y.append(f[0] + np.sqrt(e) * rng.standard_normal(f.shape[-1]))
+            noise = np.sqrt(e) * rng.standard_normal(f.shape[-1])
+            y.append(f[0] + (self.spectrum.weights.unscaled(noise) if rows is None else noise))
         ids = None if read is None else read.ids
         return Predictive(np.reshape(means, (*draws.shape, -1)), np.reshape(y, (*draws.shape, -1)), ids)
 
@@ -171,9 +179,9 @@ class LengthscaleNode(GaussianNode):
     def at_draws(self, draws: Draws, numbers: int) -> Iterator[tuple[FloatArray, Constants]]:
         """Return V at each draw, whose K is no graph."""
         ell, g, e = (v.ravel() for v in draws.evaluate(self.estimated()))
-        known = self.constants()
+        known, residual = self.constants(), self.spectrum.weights.unscaled_matrix(np.eye(self.n))
         for i in range(ell.size):
-            yield g[i] * self.spectrum.covariance(float(ell[i])) + e[i] * np.eye(self.n), known
+            yield g[i] * self.spectrum.covariance(float(ell[i])) + e[i] * residual, known
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

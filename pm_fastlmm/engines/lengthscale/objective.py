@@ -49,9 +49,9 @@ class LengthscaleObjective(Objective):
         return np.array([False, True, True])
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
-        """Return k̄σ²_g and σ²_e."""
-        kbar = self.spectrum.at(theta[0]).mean_diagonal
-        return {"sigma2_g": float(kbar * theta[1]), "sigma2_e": float(theta[2])}
+        """Return k̄σ²_g and σ²_e, with prior weights those of an observation of mean weight."""
+        kbar, weight = self.spectrum.at(theta[0]).mean_diagonal, self.spectrum.weights.mean
+        return {"sigma2_g": float(kbar * theta[1] / weight), "sigma2_e": float(theta[2] / weight)}
 
     def state(self, theta: FloatArray) -> Evaluated | None:
         """Return the log-likelihood at θ; None where it is not finite."""
@@ -81,14 +81,17 @@ class LengthscaleObjective(Objective):
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
-        return np.asarray(theta[1] * self.spectrum.covariance(theta[0]) + theta[2] * np.eye(self.n))
+        return np.asarray(theta[1] * self.spectrum.covariance(theta[0]) + theta[2] * self._residual())
+
+    def _residual(self) -> FloatArray:
+        return self.spectrum.weights.unscaled_matrix(np.eye(self.n))
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
-        """Return ∂V/∂θ: σ²_g∂K/∂ℓ by a difference, K and I."""
+        """Return ∂V/∂θ: σ²_g∂K/∂ℓ by a difference, K and I, with prior weights diag(1/w)."""
         ell, K = float(theta[0]), self.spectrum.covariance
         ends = [ell * np.exp(sign * _DIFFERENCE) for sign in (1, -1)]
         slope = (K(ends[0]) - K(ends[1])) / (ends[0] - ends[1])
-        return np.stack([theta[1] * slope, K(ell), np.eye(self.n)])
+        return np.stack([theta[1] * slope, K(ell), self._residual()])
 
     def internal(self, theta: FloatArray) -> FloatArray:
         """Return (log ℓ, σ²_g, σ²_e)."""

@@ -60,8 +60,8 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         Squared norm of y outside the eigenvectors.
     nullity, df : int
         ν, common to all nodes, and p = k + ν.
-    logdet_R : float
-        ½log|XᵀX|.
+    log_flat : float
+        -½log|XᵀX|, with prior weights that of √w X and Σ log √w more.
     delta : (float, float)
         The range of δ = σ²_e/σ²_g over which the interpolation was checked.
     tolerance, error : float
@@ -93,7 +93,7 @@ class RotatedSpectra(ReadOnlyArrays, Described):
     rss: FloatArray
     nullity: int
     df: int
-    logdet_R: float
+    log_flat: float
     delta: tuple[float, float]
     tolerance: float
     error: float
@@ -106,7 +106,7 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         *,
         delta: tuple[float, float] = (1e-4, 1e2),
         tolerance: float = 1e-3,
-        logdet_R: float = 0.0,
+        log_flat: float = 0.0,
         max_nodes: int = MAX_NODES,
         progress: Callable[[Iterable[float], str], Iterable[float]] = lambda points, description: points,
     ) -> Self:
@@ -125,8 +125,8 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         delta : (float, float)
             In units of K. The smaller end decides on the number of nodes.
         tolerance : float
-        logdet_R : float
-            ½log|XᵀX|, for the constant of lme4.
+        log_flat : float
+            -½log|XᵀX|, the constant of lme4, with prior weights as in `Spectrum.log_flat`.
         max_nodes : int
         progress : callable
             Wraps (lengthscales, description), for a progress bar.
@@ -148,10 +148,10 @@ class RotatedSpectra(ReadOnlyArrays, Described):
             for v in progress([v for v in points if v not in known], f"Spectra at {count} lengthscales"):
                 known[v] = statistics(v)
             arrays = _stack([known[v] for v in points], tolerance, delta)
-            spectra = cls((low, high), *arrays, logdet_R, delta, tolerance, math.nan)
+            spectra = cls((low, high), *arrays, log_flat, delta, tolerance, math.nan)
             error = largest_error(spectra)
             if error <= tolerance:
-                return cls((low, high), *arrays, logdet_R, delta, tolerance, error)
+                return cls((low, high), *arrays, log_flat, delta, tolerance, error)
             count = 2 * count - 1
         raise ValueError(
             f"the likelihood is off by {error:.2g} with {(count + 1) // 2} lengthscales from {low:.4g} to {high:.4g}, "
@@ -181,7 +181,7 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         shape = points[0].shape
         ell, g, e = (np.ascontiguousarray(v.reshape(-1)) for v in points)
         out = interpolated_loglik(ell, g, e, *self.constants)
-        return out[:, 0].reshape(shape) - self.logdet_R, out[:, 1:].reshape(*shape, 3)
+        return out[:, 0].reshape(shape) + self.log_flat, out[:, 1:].reshape(*shape, 3)
 
     @property
     def constants(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
@@ -192,7 +192,7 @@ class RotatedSpectra(ReadOnlyArrays, Described):
         """Return max over σ² of the log-likelihood, and that σ², at each lengthscale (L,) and δ (D,), (L, D)."""
         logs, quadratic = _sums(self._at_nodes, delta)
         weights = interpolation_weights(*self.lengthscale, self.n_nodes, lengthscale)
-        return _profiled(weights @ logs, weights @ quadratic, self.df, self.logdet_R)
+        return _profiled(weights @ logs, weights @ quadratic, self.df, self.log_flat)
 
     def best(self, lengthscale: FloatArray | None = None, delta: FloatArray | None = None) -> FloatArray:
         """Return (ℓ, σ²_g, σ²_e) where the likelihood is highest on a grid of lengthscales and values of δ."""
@@ -322,11 +322,11 @@ def _sums(nodes: Iterable[_OfNode], delta: FloatArray) -> tuple[FloatArray, Floa
     return np.array(logs), np.array(quadratic)
 
 
-def _profiled(logs: FloatArray, quadratic: FloatArray, df: int, logdet_R: float) -> tuple[FloatArray, FloatArray]:
+def _profiled(logs: FloatArray, quadratic: FloatArray, df: int, log_flat: float) -> tuple[FloatArray, FloatArray]:
     """Return the log-likelihood at the best σ² = yᵀPy/p, and that σ²."""
     sigma2 = quadratic / df
     with np.errstate(all="ignore"):
-        return -0.5 * (df * (LOG_2PI + 1) + logs + df * np.log(sigma2)) - logdet_R, sigma2
+        return -0.5 * (df * (LOG_2PI + 1) + logs + df * np.log(sigma2)) + log_flat, sigma2
 
 
 def rank_that_matters(eigvals: FloatArray, tolerance: float, delta: tuple[float, float]) -> int:

@@ -27,6 +27,7 @@ from pm_fastlmm.engines.lengthscale.spectra import NodeStatistics, RotatedSpectr
 from pm_fastlmm.kernel.likelihood.spectral import variances
 from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Spectrum
+from pm_fastlmm.spectrum.weights import UNWEIGHTED, PriorWeights
 
 _EDGE = 1e-9  # by how much rounding may carry a lengthscale beyond the range
 _SAME = 1e-6  # relative difference of mean diagonals at the ends of the range that are one number
@@ -60,9 +61,12 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
     tolerance : float
         Largest error of the log-likelihood, in log units near its maximum and relative to the distance from it below.
     mean_diagonal : float or None
-        k̄ = tr(K)/n; None if it changes with ℓ.
+        k̄ = tr(K)/n, with weights as in `Spectrum`; None if it changes with ℓ.
     projection : Projection
+        Of X itself.
     ids : tuple or None
+    weights : PriorWeights
+        √w, None where the residuals have one variance; as in `Spectrum`.
 
     References
     ----------
@@ -98,6 +102,7 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
     progressbar: bool
     _factors: dict[float, Eigenpairs]
     _recent: dict[str, Any]
+    weights: PriorWeights = UNWEIGHTED
 
     @classmethod
     def from_function(
@@ -106,6 +111,7 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
         lengthscale: tuple[float, float],
         X: Any = None,
         *,
+        weights: Any = None,
         delta: tuple[float, float] = (1e-4, 1e2),
         tolerance: float = 1e-3,
         rtol: float | None = None,
@@ -122,6 +128,8 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
             Range of ℓ. Wide ranges need more nodes.
         X : (n, d) array or DataFrame, optional
             Fixed-effects design, as in `Spectrum.from_covariance`.
+        weights : (n,) array or Series, optional
+            Prior weights w, Var(e_i) = σ²_e/w_i, as in `Spectrum.from_covariance`.
         delta : (float, float)
             Range of δ over which the tolerance shall hold, in units of the mean diagonal of K. A smaller lower end
             needs more nodes.
@@ -134,7 +142,8 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
         Raises
         ------
         ValueError
-            If a range or the tolerance is not positive, K is no covariance at an end of the range, or X does not fit.
+            If a range, the tolerance or a weight is not positive, K is no covariance at an end of the range, or X does
+            not fit.
         """
         if not callable(kernel):
             raise TypeError(
@@ -144,16 +153,17 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
         low, high = read_range(lengthscale, "lengthscale")
         small, large = read_range(delta, "delta")
         require_fraction(tolerance, "tolerance", "in log units")
-        first = _factored(kernel, high, X, rtol)
+        first = _factored(kernel, high, X, rtol, weights)
         K = read_covariance(kernel(low))
         if len(K.values) != first.n:
             raise ValueError(f"kernel returns K of {first.n} rows at {high:.4g} and of {len(K.values)} at {low:.4g}.")
-        second = _factored(lambda _: K, low, Labelled(first.X, first.ids, first.coef), rtol)
+        of_rows = Labelled(first.X, first.ids, first.coef), rtol, _labelled(first.weights, first.ids)
+        second = _factored(lambda _: K, low, *of_rows)
         scale = first.mean_diagonal
         same = abs(second.mean_diagonal / scale - 1) < _SAME
         spectrum = cls(
             kernel, (low, high), (small * scale, large * scale), float(tolerance), scale if same else None,
-            first.projection, first.ids, None, rtol, progressbar, {}, {},
+            first.design, first.ids, None, rtol, progressbar, {}, {}, first.weights,
         )  # fmt: skip
         spectrum._factors.update({v: spectrum._truncated(s) for v, s in ((high, first), (low, second))})
         return spectrum
@@ -208,6 +218,11 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
         """Names of the fixed effects."""
         return self.projection.coef
 
+    @property
+    def log_flat(self) -> float:
+        """As `Spectrum.log_flat`, the same at each lengthscale."""
+        return self.weights.logdet - self.weights.projection(self.projection).logdet_R
+
     def at(self, lengthscale: float) -> Spectrum:
         """
         Return the exact spectrum at one lengthscale, as `reml` takes it, at the cost of its factorisation.
@@ -219,8 +234,8 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
         """
         key = float(lengthscale)
         if self._recent.get("lengthscale") != key:
-            spectrum = _factored(self.kernel, key, self._design, self.rtol)
-            spectrum = replace(spectrum, projection=spectrum.projection.within(self.projection.columns))
+            spectrum = _factored(self.kernel, key, *self._of_rows)
+            spectrum = spectrum.with_projections(lambda projection: projection.within(self.projection.columns))
             self._recent.update(lengthscale=key, spectrum=spectrum)
         found: Spectrum = self._recent["spectrum"]
         return found
@@ -249,7 +264,7 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
 
     def draw_contrasts(self, lengthscale: float, sigma2_g: float, sigma2_e: float, noise: FloatArray) -> FloatArray:
         """
-        Return error contrasts (n,) of N(0, σ²_gK(ℓ) + σ²_eI), whose part along X is 0, from white noise (n,).
+        Return error contrasts (n,) of N(0, V), whose part along X is 0, from white noise (n,).
 
         Raises
         ------
@@ -265,7 +280,9 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
         s = self.at(lengthscale)
         white = noise - s.projection.Q1 @ (s.projection.Q1.T @ noise)
         scaled = np.sqrt(variances(s.eigvals, np.asarray(sigma2_g), np.asarray(sigma2_e))) - np.sqrt(sigma2_e)
-        return np.asarray(np.sqrt(sigma2_e) * white + s.basis @ (scaled * (s.basis.T @ white)))
+        y = s.weights.unscaled(np.sqrt(sigma2_e) * white + s.basis @ (scaled * (s.basis.T @ white)))
+        Q1 = self.projection.Q1
+        return np.asarray(y if s.weights.root is None else y - Q1 @ (Q1.T @ y))
 
     def read_response(self, y: Any) -> FloatArray:
         """Return one response in the order of K, checked."""
@@ -295,8 +312,8 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
         return lambda v: np.asarray(cross(v)), lambda v: np.asarray(within(v))
 
     @property
-    def _design(self) -> Labelled:
-        return Labelled(self.projection.X, self.ids, self.coef)
+    def _of_rows(self) -> tuple[Labelled, float | None, Labelled | None]:
+        return Labelled(self.projection.X, self.ids, self.coef), self.rtol, _labelled(self.weights, self.ids)
 
     def _truncated(self, spectrum: Spectrum) -> Eigenpairs:
         """Return what is kept of a factorisation: without eigenvalues too small to matter at the smallest δ."""
@@ -308,12 +325,12 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
 
     def _factor(self, lengthscale: float) -> Eigenpairs:
         if lengthscale not in self._factors:
-            spectrum = _factored(self.kernel, lengthscale, self._design, self.rtol)
+            spectrum = _factored(self.kernel, lengthscale, *self._of_rows)
             self._factors[lengthscale] = self._truncated(spectrum)
         return self._factors[lengthscale]
 
     def _rotate(self, values: FloatArray) -> RotatedSpectra:
-        Q1 = self.projection.Q1
+        Q1, values = self.weights.projection(self.projection).Q1, self.weights.scaled(values)
         y2 = values - Q1 @ (Q1.T @ values)
 
         def statistics(lengthscale: float) -> NodeStatistics:
@@ -329,13 +346,14 @@ class LengthscaleSpectrum(ReadOnlyArrays, Described):
 
         return RotatedSpectra.build(
             statistics, self.lengthscale, delta=self.delta, tolerance=self.tolerance,
-            logdet_R=self.projection.logdet_R, progress=shown,
+            log_flat=self.log_flat, progress=shown,
         )  # fmt: skip
 
     def __repr__(self) -> str:
         """Show sizes, the range and the names of the fixed effects."""
         extent = "lengthscale from {:.4g} to {:.4g}".format(*self.lengthscale)
-        return f"LengthscaleSpectrum(n={self.n}, {extent}, fixed effects: {listed(self.coef)})"
+        weighted = "" if self.weights.root is None else ", prior weights"
+        return f"LengthscaleSpectrum(n={self.n}, {extent}, fixed effects: {listed(self.coef)}{weighted})"
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -352,9 +370,14 @@ def _with_ids(kernel: Kernel, ids: Ids | None, lengthscale: float) -> Labelled:
     return Labelled(np.asarray(kernel(lengthscale)), ids, None)
 
 
-def _factored(kernel: Callable[[float], Any], lengthscale: float, X: Any, rtol: float | None) -> Spectrum:
+def _labelled(weights: PriorWeights, ids: Ids | None) -> Labelled | None:
+    """Return the weights as `Spectrum` reads them."""
+    return None if weights.root is None else Labelled(weights.values, ids, None)
+
+
+def _factored(kernel: Callable[[float], Any], lengthscale: float, X: Any, rtol: float | None, weights: Any) -> Spectrum:
     """Return the spectrum at a lengthscale, which an error names."""
     try:
-        return Spectrum.from_covariance(kernel(lengthscale), X, rtol=rtol)
+        return Spectrum.from_covariance(kernel(lengthscale), X, weights=weights, rtol=rtol)
     except ValueError as error:
         raise ValueError(f"at a lengthscale of {lengthscale:.4g}: {error}") from error

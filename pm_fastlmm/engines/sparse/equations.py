@@ -47,18 +47,19 @@ class Crossed(NamedTuple):
     ----------
     i, j : int
     values : (blocks, width_i, width_j) array
-    cells : pair of int arrays
-        The row and the column of each value in C.
     """
 
     i: int
     j: int
     values: FloatArray
-    cells: tuple[IntArray, IntArray]
 
     @classmethod
-    def of(cls, i: int, j: int, Zi: Any, ci: int, Zj: Any, cj: int, ends: list[int]) -> Self:
-        """Return the products; blocks of one term are those of levels of which the first is not before the second."""
+    def of(cls, i: int, j: int, Zi: Any, ci: int, Zj: Any, cj: int, ends: list[int]) -> tuple[Self, IntArray, IntArray]:
+        """
+        Return the products, and the row and the column of each value in C.
+
+        Blocks of one term are those of levels of which the first is not before the second.
+        """
         gram = sp.csr_array(Zi.T @ Zj)
         blocks = sp.bsr_array(gram, blocksize=(ci, cj)) if ci * cj > 1 else gram
         row, column = np.repeat(np.arange(len(blocks.indptr) - 1), np.diff(blocks.indptr)), blocks.indices
@@ -69,8 +70,8 @@ class Crossed(NamedTuple):
         rows = ends[i] + row.astype(np.int64)[:, None, None] * ci + np.arange(ci)[:, None]
         columns = ends[j] + column.astype(np.int64)[:, None, None] * cj + np.arange(cj)
         shape = len(values), ci, cj
-        cells = tuple(np.broadcast_to(part, shape).ravel() for part in (rows, columns))
-        return cls(i, j, values, (cells[0], cells[1]))
+        row_of, column_of = (np.broadcast_to(part, shape).ravel() for part in (rows, columns))
+        return cls(i, j, values), row_of, column_of
 
     def scaled(self, roots: Sequence[FloatArray]) -> FloatArray:
         """Return L_iᵀ(·)L_j of all blocks, one cell after the other."""
@@ -78,6 +79,14 @@ class Crossed(NamedTuple):
         if left.size == right.size == 1:
             return np.asarray(self.values.ravel() * (left[0, 0] * right[0, 0]))
         return np.asarray((left.T @ self.values @ right).ravel())
+
+
+class Analysed(NamedTuple):
+    """WᵀW by pairs of terms, the analysis, and the entries of ΛᵀWᵀWΛ: values are 1 + the number of a cell of pairs."""
+
+    crossed: list[Crossed]
+    analysis: Analysis
+    data: Entries
 
 
 class Traced(NamedTuple):
@@ -138,43 +147,29 @@ class Equations:
         none = sp.csc_array((self.basis.shape[1],) * 2)
         return sp.csc_array(sp.block_diag([*parts, none], format="csc"))
 
-    @cached_property
-    def _crossed(self) -> list[Crossed]:
-        """WᵀW, by pairs of terms and levels; the fixed effects are a last term."""
-        parts = [(block.Z, block.width) for block in self.blocks] + [(self.basis, 1)]
-        pairs = [
-            (i, j) for i in range(len(parts)) for j in range(i + 1) if parts[i][0].shape[1] and parts[j][0].shape[1]
-        ]
-        return [Crossed.of(i, j, *parts[i], *parts[j], self.ends) for i, j in pairs]
-
-    @cached_property
-    def _numbered(self) -> sp.csc_array:
-        """The pattern of ΛᵀWᵀWΛ, whose values are 1 + the places of its entries among the cells of `_crossed`."""
-        row, column = (_joined([pair.cells[side] for pair in self._crossed]) for side in (0, 1))
-        value = np.arange(1.0, len(row) + 1)
-        kept = row >= column
-        row, column, value = row[kept], column[kept], value[kept]
-        off = row > column
-        places = np.concatenate([row, column[off]]), np.concatenate([column, row[off]])
-        return sp.csc_array((np.concatenate([value, value[off]]), places), shape=(self.ends[-1],) * 2)
-
     def scale(self, roots: Sequence[FloatArray]) -> sp.csc_array:
         """Return Λ."""
         pairs = zip(roots, self.blocks, strict=True)
         parts = [sp.kron(sp.eye_array(block.levels), root, format="csc") for root, block in pairs]
         return sp.csc_array(sp.block_diag([*parts, sp.eye_array(self.basis.shape[1])], format="csc"))
 
-    @cached_property
+    @property
     def analysis(self) -> Analysis:
         """The order of elimination, and the pattern of the factor."""
-        parts = [_within(block, np.ones((block.width, block.width))) for block in self.blocks]
-        none = sp.csc_array((self.basis.shape[1],) * 2)
-        return Analysis.of(self._numbered + abs(sp.block_diag([*parts, none], format="csc")))
+        return self._analysed.analysis
 
     @cached_property
-    def _data(self) -> Entries:
-        """The entries of ΛᵀWᵀWΛ, with the values of `_numbered`."""
-        return self.analysis.entries(self._numbered)
+    def _analysed(self) -> Analysed:
+        parts = [(block.Z, block.width) for block in self.blocks] + [(self.basis, 1)]
+        present = [i for i, (Z, _) in enumerate(parts) if Z.shape[1]]
+        pairs = [(i, j) for i in present for j in present if j <= i]
+        crossed = [Crossed.of(i, j, *parts[i], *parts[j], self.ends) for i, j in pairs]
+        row, column = _joined([pair[1] for pair in crossed]), _joined([pair[2] for pair in crossed])
+        numbered = _symmetric(row, column, np.arange(1.0, len(row) + 1), self.ends[-1])
+        full = [_within(block, np.ones((block.width, block.width))) for block in self.blocks]
+        none = sp.csc_array((self.basis.shape[1],) * 2)
+        analysis = Analysis.of(numbered + abs(sp.block_diag([*full, none], format="csc")))
+        return Analysed([pair[0] for pair in crossed], analysis, analysis.entries(numbered))
 
     @cached_property
     def _prior(self) -> FloatArray:
@@ -185,10 +180,10 @@ class Equations:
     def factorise(self, roots: Sequence[FloatArray], sigma2_e: float) -> Factor:
         """Return C factored; `NotPositiveDefinite` where it is not definite."""
         own, values = [*roots, np.ones((1, 1))], self._prior.copy()
-        cells = np.concatenate([np.zeros(0), *(pair.scaled(own) for pair in self._crossed)])
-        data = self._data
+        crossed, analysis, data = self._analysed
+        cells = np.concatenate([np.zeros(0), *(pair.scaled(own) for pair in crossed)])
         values[data.place] += cells[data.value.astype(np.int64) - 1] / sigma2_e
-        return self.analysis.factorise(values)
+        return analysis.factorise(values)
 
     @cached_property
     def traced(self) -> list[Traced]:
@@ -220,7 +215,7 @@ class Equations:
 
     def inverse_matrix(self, inverse: FloatArray, start: int = 0) -> sp.csr_array:
         """Return C⁻¹ at the places of ΛᵀWᵀWΛ as a symmetric sparse matrix, of the unknowns from `start` on."""
-        e, size = self._data, self.ends[-1] - start
+        e, size = self._analysed.data, self.ends[-1] - start
         own = e.column >= start  # the smaller of the two
         row, column, values = e.row[own] - start, e.column[own] - start, inverse[e.place[own]]
         off = row != column
@@ -240,3 +235,12 @@ def _within(block: SparseBlock, within: Any) -> Any:
 
 def _joined(parts: list[IntArray]) -> IntArray:
     return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+
+
+def _symmetric(row: IntArray, column: IntArray, value: FloatArray, size: int) -> sp.csc_array:
+    """Return the symmetric matrix whose lower triangle has these entries; others above the diagonal are left out."""
+    kept = row >= column
+    row, column, value = row[kept], column[kept], value[kept]
+    off = row > column
+    places = np.concatenate([row, column[off]]), np.concatenate([column, row[off]])
+    return sp.csc_array((np.concatenate([value, value[off]]), places), shape=(size, size))

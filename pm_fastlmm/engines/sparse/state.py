@@ -126,7 +126,7 @@ class SparseState(TermState):
         T is a trace over the pattern of Q alone. The second part has L⁻¹: where Σ is on the boundary of the cone, it is
         taken a little inside.
         """
-        inside = self._inside
+        inside = self._inside or self
         slopes = []
         for k, block in enumerate(self._eq.blocks):
             left = block.levels * np.eye(block.width) - inside._traces[k]
@@ -144,15 +144,15 @@ class SparseState(TermState):
         return -0.5 * float(left / e - ee / e**2)
 
     @cached_property
-    def _inside(self) -> Self:
-        """The state itself, or one at Σ_k that are positive definite."""
+    def _inside(self) -> Self | None:
+        """A state at Σ_k that are positive definite, where these are not."""
         moved, size = [], self.products.column_squares
         for k, sigma in enumerate(self.sigma):
             unit = np.sqrt(self.sigma2_e / size[k])
             smallest = np.linalg.eigvalsh(sigma / np.outer(unit, unit))[0]
             moved.append(sigma if smallest > _SMALLEST else sigma + _INSIDE * np.diag(unit**2))
         if all(new is old for new, old in zip(moved, self.sigma, strict=True)):
-            return self
+            return None  # a state that refers to itself would stay in memory
         state = type(self).at(self.products, self.response, moved, self.sigma2_e)
         assert state is not None  # it is further inside than this one
         return state

@@ -64,10 +64,15 @@ class KernelAtTheta(AtTheta):
         found = self.fit.predict(X_new, **kernel, effects="population" if population else "given")
         return found if given else replace(found, mean=found.mean + self.known_mean())
 
+    def residual_sd(self) -> Any:
+        """Return the standard deviation of e, (n,) with prior weights."""
+        return np.sqrt(self.fit.sigma2_e / self.fit.spectrum.weights.values)
+
     def with_given_effects(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
         """Draw responses with new residuals around the fitted values, (draws, n)."""
         mean = np.asarray(self.fitted(conditional=True))
-        return np.asarray(mean + np.sqrt(self.fit.sigma2_e) * rng.standard_normal((n_draws, len(mean))))
+        noise = self.fit.spectrum.weights.unscaled(rng.standard_normal((n_draws, len(mean))))
+        return np.asarray(mean + np.sqrt(self.fit.sigma2_e) * noise)
 
 
 def _series(values: Any, name: str) -> pd.Series:

@@ -33,7 +33,8 @@ class FastLMM:
     name : str
         Name of the variable.
     spectrum : Spectrum
-        K and X, factored once.
+        K and X, factored once. Prior weights w are given to it, `Spectrum.from_covariance(K, X, weights=w)`: V is then
+        σ²(K + δ diag(1/w)), and k̄ and total are as said there.
     sigma2, delta, sigma2_g, sigma2_e, h2, total : tensor_like
         One pair, of shape () or (T,) for T responses.
     mu : tensor_like, optional
@@ -108,12 +109,14 @@ def _parametrise(
             f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
             "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
         )
-    g, e = variance_components(spectrum.mean_diagonal, kwargs)
+    g, e = variance_components(spectrum.mean_diagonal, kwargs, spectrum.mean_weight)
     _check_shape(kwargs.get("shape"), spectrum.n)
     refuse_unknown(
         "FastLMM", kwargs,
-        "X and K are in the spectrum; the variances are one of (sigma2, delta), (sigma2_g, sigma2_e), (h2, total); "
-        "β is beta=, or beta_mean= and beta_cov=",
+        "X, K and prior weights are in the spectrum; the variances are one of (sigma2, delta), (sigma2_g, sigma2_e), "
+        "(h2, total); β is beta=, or beta_mean= and beta_cov=",
+        weights="they are in the spectrum, which is that of rows times √w: flmm.Spectrum.from_covariance(K, X, "
+        "weights=w) or .from_factor(W, X, weights=w).",
     )  # fmt: skip
     given = isinstance(observed, Rotated)
     if given and mu is not None:
@@ -121,21 +124,23 @@ def _parametrise(
             "a Rotated has no rows that mu could be the mean of: put its columns into X, or observe y itself."
         )
     mean = [] if given else [read_mean(mu, spectrum.ids, spectrum.n)]
-    treatment, b, L = treat_coefficients(spectrum.projection, beta, beta_mean, beta_cov)
+    treatment, b, L = treat_coefficients(spectrum.design, beta, beta_mean, beta_cov)
     carried = {
         "treatment": treatment,
         "spectrum": spectrum,
-        "projection": spectrum.projection,
+        "projection": spectrum.design,
         "rotated": observed if given else None,
     }
     return [*mean, b, L, g, e], {"kind": RotatedLMMRV if given else FastLMMRV, "carried": carried, **kwargs}
 
 
-def variance_components(mean_diagonal: float | None, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+def variance_components(
+    mean_diagonal: float | None, kwargs: dict[str, Any], mean_weight: float = 1.0
+) -> tuple[Any, Any]:
     """
     Take exactly one pair of parameters out of the arguments, and return tensors (σ²_g, σ²_e).
 
-    The pair (h2, total) needs the mean diagonal of K.
+    The pair (h2, total) needs the mean diagonal of K; w̄ · total is σ²_g k̄ + σ²_e.
 
     Raises
     ------
@@ -156,6 +161,7 @@ def variance_components(mean_diagonal: float | None, kwargs: dict[str, Any]) -> 
         return first, first * second
     if pair == ("sigma2_g", "sigma2_e"):
         return first, second
+    second = second if mean_weight == 1 else second * np.float64(mean_weight)
     return first * second / mean_diagonal, (1 - first) * second
 
 

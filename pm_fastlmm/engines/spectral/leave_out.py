@@ -60,6 +60,7 @@ def kernel_parts(
 
 def _rotate(s: Spectrum, values: FloatArray) -> _Coordinates:
     """Return the coordinates of values (…, n)."""
+    values = s.weights.scaled(values)
     y1 = values @ s.projection.Q1
     y2 = values - y1 @ s.projection.Q1.T
     z = y2 @ s.basis

@@ -136,6 +136,12 @@ class SpectralNode(GaussianNode):
         """Return what a comparison of fits needs to know of the data."""
         return GaussianNode.response(self) if self.given is None else Response.of_rotated(self.rotated())
 
+    @property
+    def prior_weights(self) -> FloatArray | None:
+        """Prior weights of the rows."""
+        weights = self.spectrum.weights
+        return None if weights.root is None else weights.values
+
     def _covariance_facts(self) -> dict[str, Any]:
         return {"rank of K": self.spectrum.rank}
 
@@ -146,7 +152,7 @@ class SpectralNode(GaussianNode):
     def target(self) -> Target | None:
         """Return the REML estimates, h² pulled off 0 and 1."""
         fit = reml(self.spectrum, self.rotated())
-        total = np.atleast_1d(np.asarray(fit.total, dtype=float))
+        total = np.atleast_1d(np.asarray(fit.total, dtype=float)) * self.spectrum.mean_weight
         share = np.clip(np.atleast_1d(np.asarray(fit.h2, dtype=float)), 0.02, 0.98)
         if not (np.isfinite(total).all() and (total > 0).all()):
             return None
@@ -215,10 +221,12 @@ class SpectralNode(GaussianNode):
         beta, u, (g, e, mu) = self._draw(draws, rng)
         s, mean = self.spectrum, self.mean_at(rows, mu)
         if effects == "population":
-            f = beta @ (s.projection.X if rows is None else rows.X).T
+            f = beta @ (s.X if rows is None else rows.X).T
         else:
             f = with_effects(s, rows, effects, beta, u, g, rng)
-        return Predictive.of(f + mean, e, rng, None if rows is None else rows.ids)
+        if rows is None:
+            return Predictive.of(f + mean, e, rng, weights=s.weights.values)
+        return Predictive.of(f + mean, e, rng, rows.ids)
 
     def _draw(
         self, draws: Draws, rng: np.random.Generator
@@ -259,7 +267,7 @@ class SpectralNode(GaussianNode):
         if self.given is None or s.nullity:
             return None
         rotated = self.rotated()
-        return rotated.y1 @ s.projection.Q1.T + rotated.z @ s.basis.T
+        return s.lift(rotated.y1, rotated.z)
 
     def variances(self, draws: Draws) -> dict[str, xr.DataArray]:
         """Return what is derived, by name."""
@@ -294,7 +302,7 @@ class SpectralNode(GaussianNode):
         *mean, b, root, g, e = params
         s, mu = op.spectrum, mean[0] if mean else pt.zeros((), dtype="float64")
         data = observed_data(model, rv)
-        return cls(rv.name, rv, op.treatment, mu, b, data, s.projection, s.ids, s, g, e, root, op.rotated)
+        return cls(rv.name, rv, op.treatment, mu, b, data, op.projection, s.ids, s, g, e, root, op.rotated)
 
 
 def with_effects(

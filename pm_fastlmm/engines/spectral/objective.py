@@ -39,7 +39,7 @@ class SpectralObjective(Objective):
         return cls(
             rotated=rotated, fit=reml(s, rotated, method=method), method=method, names=names, lower=np.zeros(2),
             upper=np.full(2, np.inf), fixed=np.zeros(2, dtype=bool), coef=s.coef, n=s.n,
-            projection=s.projection if projection is None else projection, **more,
+            projection=s.design if projection is None else projection, **more,
         )  # fmt: skip
 
     @property
@@ -68,8 +68,9 @@ class SpectralObjective(Objective):
         return replace(self.fit, sigma2_g=g, sigma2_e=e, blue=beta.beta, blue_cov=beta.cov)
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
-        """Return k̄σ²_g and σ²_e."""
-        variances = (self.rotated.spectrum.mean_diagonal * theta[0], theta[1])
+        """Return k̄σ²_g and σ²_e, with prior weights those of an observation of mean weight."""
+        s = self.rotated.spectrum
+        variances = (s.mean_diagonal * theta[0] / s.mean_weight, theta[1] / s.mean_weight)
         return dict(zip(self.names, map(float, variances), strict=True))
 
     def state(self, theta: FloatArray) -> Evaluated | None:
@@ -92,11 +93,14 @@ class SpectralObjective(Objective):
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
-        return np.asarray(theta[0] * self._kernel() + theta[1] * np.eye(self.n))
+        return np.asarray(theta[0] * self._kernel() + theta[1] * self._residual())
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
-        """Return ∂V/∂θ: K and I."""
-        return np.stack([self._kernel(), np.eye(self.n)])
+        """Return ∂V/∂θ: K and I, with prior weights diag(1/w)."""
+        return np.stack([self._kernel(), self._residual()])
+
+    def _residual(self) -> FloatArray:
+        return self.rotated.spectrum.weights.unscaled_matrix(np.eye(self.n))
 
     def _kernel(self) -> FloatArray:
         root, corner = self.rotated.spectrum.covariance_root()

@@ -8,7 +8,7 @@ from pymc.distributions.dist_math import check_parameters
 from pytensor.tensor.random.basic import chisquare
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.engines.algebra import along_columns, col, inverse_logdet, product, times, white_noise
+from pm_fastlmm.engines.algebra import along_columns, col, inverse_logdet, less_columns, product, times, white_noise
 from pm_fastlmm.engines.random_variable import LMMRV, Treatment
 from pm_fastlmm.kernel.likelihood.spectral import contrast_loglik, corner, gaussian_loglik, variances
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
@@ -38,12 +38,12 @@ class FastLMMRV(SpectralRV):
         sd = pt.sqrt(variances(pt.constant(s.eigvals), g, e, pt))
         if not s.nullity:
             next_rng, (xi,) = white_noise(rng, batch, s.rank)
-            return next_rng, mu + times(basis, sd * xi)
+            return next_rng, mu + _contrasts(s, times(basis, sd * xi))
         # white noise, with its part along the basis rescaled and its part along X taken out
         next_rng, (xi,) = white_noise(rng, batch, s.n)
         Q1, sd_e = pt.constant(s.projection.Q1), col(pt.sqrt(e))
         along = times(basis, times(basis.mT, xi) * (sd - sd_e)) - sd_e * times(Q1, times(Q1.mT, xi))
-        return next_rng, mu + sd_e * xi + along
+        return next_rng, mu + _contrasts(s, sd_e * xi + along)
 
     def center(self, *params: Any) -> Any:
         """Return where an unobserved variable starts."""
@@ -55,12 +55,17 @@ class FastLMMRV(SpectralRV):
         return spectral_logp(self.spectrum, self.treatment, value, *params)
 
 
+def _contrasts(s: Spectrum, scaled: Any) -> Any:
+    """Return error contrasts of y from those of √w y, orthogonal to X and not to √w X."""
+    return scaled if s.weights.root is None else less_columns(s.design, s.weights.unscaled(scaled))
+
+
 def _draw_proper(s: Spectrum, rng: Any, batch: Any, mu: Any, b: Any, L: Any, g: Any, e: Any) -> tuple[Any, Any]:
     next_rng, (xi_e, xi_k, xi_u, xi_b) = white_noise(rng, batch, s.n, s.rank, s.projection.rank, s.projection.rank)
     sd_g = col(pt.sqrt(g))
     along = times(pt.constant(s.projection.R), b + times(L, xi_b)) + sd_g * _random_corner(s, xi_k, xi_u)
-    y = mu + times(pt.constant(s.projection.Q1), along)
-    return next_rng, y + sd_g * times(pt.constant(s.basis), xi_k * np.sqrt(s.eigvals)) + col(pt.sqrt(e)) * xi_e
+    u = times(pt.constant(s.projection.Q1), along) + sd_g * times(pt.constant(s.basis), xi_k * np.sqrt(s.eigvals))
+    return next_rng, mu + s.weights.unscaled(u + col(pt.sqrt(e)) * xi_e)
 
 
 def _random_corner(s: Spectrum, xi_k: Any, xi_u: Any) -> Any:
@@ -120,7 +125,7 @@ def spectral_logp(s: Spectrum, treatment: Treatment, value: Any, mu: Any, *param
 
     With an observed constant and a constant mu PyTensor folds the rotation away at compilation.
     """
-    residual, basis, Q1 = value - mu, pt.constant(s.basis), pt.constant(s.projection.Q1)
+    residual, basis, Q1 = s.weights.scaled(value - mu), pt.constant(s.basis), pt.constant(s.projection.Q1)
     z, y1 = pt.dot(residual, basis), pt.dot(residual, Q1)
     rss = ((residual - pt.dot(z, basis.T) - pt.dot(y1, Q1.T)) ** 2).sum(-1) if s.nullity else 0.0
     return _statistic_logp(s, treatment, z, rss, y1, *params)
@@ -134,14 +139,14 @@ def _statistic_logp(
     v = pt.switch(e > 0, e, 1.0) if nullity else e  # a 0 at which the density is 0 is not computed
     logp = contrast_loglik(z, rss, eigvals=eigvals, nullity=nullity, sigma2_g=g, sigma2_e=v, xp=pt)
     if treatment == "flat":
-        logp = logp - s.projection.logdet_R
+        logp = logp + s.log_flat
     else:
         C, root, R = (pt.constant(a) for a in (s.C, s.corner_root, s.projection.R))
         schur = product(root, root.mT)
         mean, S = corner(z, eigvals=eigvals, C=C, schur=schur, sigma2_g=g, sigma2_e=v, xp=pt)
         RL = product(R, L)
         inverse, logdet = inverse_logdet(S + product(RL, RL.mT))
-        logp = logp + gaussian_loglik(y1 - times(R, b) - mean, inverse, logdet, pt)
+        logp = logp + s.weights.logdet + gaussian_loglik(y1 - times(R, b) - mean, inverse, logdet, pt)
     if nullity:  # where λ = 0 nothing but σ²_e is left
         logp = pt.switch(e > 0, logp, -np.inf)
     return check_parameters(logp, g >= 0, e >= 0, g + e > 0, msg="sigma2_g >= 0, sigma2_e >= 0, not both 0")

@@ -1,11 +1,10 @@
 """Which engine evaluates the terms: the one place where that is decided, by what an evaluation is going to take."""
 
-import os
 from collections.abc import Sequence
 
-import numpy as np
 import scipy.sparse as sp
 
+from pm_fastlmm.base.memory import require_memory
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.sparse.equations import SparseBlock
 from pm_fastlmm.engines.sparse.products import SparseProducts
@@ -15,7 +14,7 @@ from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.weights import PriorWeights
 
 _SMALL = 1000  # columns of a dense block that is factored in a few hundredths of a second
-_FASTER = 1.5  # times that the multiplications of a dense block must be those of a sparse factorisation
+_FILLED = 50.0  # entries of a row on average, of all terms, above which equations are not sparse
 _NUMBERS = 16  # bytes of a number of the sparse factor, and of its inverse
 
 
@@ -34,15 +33,15 @@ def products_of(
     beta = sp.csr_array(projection.X) if prior else None
     wide = _dense_columns(terms, projection.rank)
     related = any(term.blocks.relation is not None and term.blocks.relation.precision for term in terms)
-    large = projection.sparse or (wide > _SMALL if related else wide > 2 * _SMALL)
-    if observations is None and large:
+    filled = sum(term.Z.nnz for term in terms) > _FILLED * terms[0].n
+    large = not filled and wide > (_SMALL if related else 2 * _SMALL)
+    if observations is None and (large or projection.sparse):
         blocks = [_sparse(term, weights) for term in terms]
         if beta is not None:
             blocks.append(SparseBlock(beta, 1, projection.rank))
         sparse = SparseProducts.from_rows(blocks, projection, flat=flat, weights=weights)
-        if projection.sparse or related or sparse.work < wide**3 / _FASTER:
-            _require_memory(sparse)
-            return sparse
+        _require_memory(sparse)
+        return sparse
     rooted = [_rooted(term, weights) for term in terms]
     if beta is not None:
         rooted.append(EffectBlock(beta, 1, projection.rank, None))
@@ -76,16 +75,9 @@ def _sparse(term: Term, weights: PriorWeights) -> SparseBlock:
 def _require_memory(sparse: SparseProducts) -> None:
     """Refuse equations whose factor does not fit in memory, before it is made."""
     analysis = sparse.equations.analysis
-    needed, there = _NUMBERS * analysis.stored, _memory()
-    if needed > there:
-        raise ValueError(
-            f"the factor of {analysis.n} mixed-model equations has {analysis.stored:.2e} numbers: with its inverse "
-            f"{needed / 1e9:.1f} GB are needed, and this machine has {there / 1e9:.1f}. Leave out individuals that "
-            "have neither records nor descendants with records, or put fewer effects into one model."
-        )
-
-
-def _memory() -> float:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return float(np.inf)
-    return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    require_memory(
+        _NUMBERS * analysis.stored,
+        f"the factor of {analysis.n} mixed-model equations, with its inverse,",
+        "leave out individuals that have neither records nor descendants with records, or put fewer effects into one "
+        "model.",
+    )

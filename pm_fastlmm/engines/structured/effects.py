@@ -14,7 +14,7 @@ from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.term_products import TermState
 from pm_fastlmm.kernel.effects.effects import Prediction
-from pm_fastlmm.kernel.likelihood.leave_out import Precision, ScaledPrecision
+from pm_fastlmm.kernel.likelihood.leave_out import Precision, of_data
 
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time
 
@@ -115,8 +115,7 @@ class TermsAtTheta(AtTheta):
     def precision(self, residual: FloatArray) -> Precision:
         """Return P and Py."""
         weights = self.state.products.weights
-        found = self.state.precision(weights.scaled(residual))
-        return found if weights.root is None else ScaledPrecision(found, weights.root)
+        return of_data(self.state.precision(weights.scaled(residual)), weights.root)
 
     def replicates(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
         """Draw responses with new effects and residuals, (draws, n)."""

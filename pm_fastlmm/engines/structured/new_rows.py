@@ -221,10 +221,15 @@ def _split(term: Term, Z: Any, new: Levels) -> tuple[Any, Any]:
     """Separate the columns of known and of new levels; new ones must be independent of the known."""
     q = term.Z.shape[1]
     if new and (term.blocks.relation is not None or term.blocks.levels != len(term.levels)):
+        related = term.blocks.relation is not None and term.blocks.relation.precision is not None
+        remedy = (
+            "fit with a pedigree, tree or precision that has them."
+            if related
+            else "fit with them in K and as categories of the factor, pd.Categorical(labels, categories=K.index)."
+        )
         raise ValueError(
             f"term {term.name!r} has no levels {shown(new)}, and its levels are related. To have their effects "
-            "predicted from those of their relatives, fit with them in K and as categories of the factor, "
-            "pd.Categorical(labels, categories=K.index)."
+            f"predicted from those of their relatives, {remedy}"
         )
     columns = sp.csc_array(Z)
     return sp.csr_array(columns[:, :q]), sp.csr_array(columns[:, q:])

@@ -12,7 +12,6 @@ import xarray as xr
 from pytensor.tensor.variable import TensorConstant
 
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.aireml.objective import Evaluated
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.semidefinite import semidefinite_root
@@ -41,7 +40,7 @@ from pm_fastlmm.engines.structured.structuredlmm import StructuredRV, carried_by
 from pm_fastlmm.engines.term_products import TermProducts, TermState
 from pm_fastlmm.kernel.effects.coefficients import draw_factor_effects
 from pm_fastlmm.kernel.effects.effects import draw_effects
-from pm_fastlmm.kernel.likelihood.leave_out import ScaledPrecision
+from pm_fastlmm.kernel.likelihood.leave_out import of_data
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _ITERATIONS = 30  # towards where a sampler starts
@@ -53,19 +52,6 @@ class OneTermObjective(SpectralObjective):
 
     products: TermProducts
     y: FloatArray
-
-    def state(self, theta: FloatArray) -> Evaluated | None:
-        """Return the log-likelihood of y, not that of √w y."""
-        found = SpectralObjective.state(self, theta)
-        return None if found is None else found._replace(loglik=found.loglik + self.products.weights.logdet)
-
-    def covariance(self, theta: FloatArray) -> FloatArray:
-        """Return V(θ), (n, n)."""
-        return self.products.weights.unscaled_matrix(SpectralObjective.covariance(self, theta))
-
-    def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
-        """Return ∂V/∂θ: K and W⁻¹."""
-        return self.products.weights.unscaled_matrix(SpectralObjective.covariance_derivatives(self, theta))
 
     def terms(self, theta: FloatArray) -> TermState | None:
         """Return the term at θ."""
@@ -151,12 +137,13 @@ class StructuredNode(GaussianNode):
     def likelihood(self, mean: Constants, method: Method = "REML") -> StructuredObjective | OneTermObjective:
         """Return the same over θ itself."""
         mu, b, B = mean
-        y = self._scaled(self.observed - mu)
+        residual = np.asarray(self.observed - mu, dtype=float)
+        y = self._scaled(residual)
         if self.spectrum is None or self.treatment != "flat":
             return StructuredObjective.of(
                 self.products, self.layout, y, projection=self.projection, offset=b, prior=B, method=method
             )
-        rotated = Rotated.from_values(self.spectrum, y, None)
+        rotated = Rotated.from_values(self.spectrum, residual, None)
         return OneTermObjective.of(
             rotated, method, self.layout.names, projection=self.projection, products=self.products, y=y
         )
@@ -299,7 +286,7 @@ class StructuredNode(GaussianNode):
     ) -> EffectDraws:
         """Draw all at once in the rotated coordinates: the effects are the coefficients of the factor Z of K."""
         g, e = theta[..., 0], theta[..., 1]
-        beta, u = draw_effects(Rotated.from_values(spectrum, self._scaled(self.observed - mu[0, 0]), None), g, e, rng)
+        beta, u = draw_effects(Rotated.from_values(spectrum, self.observed - mu[0, 0], None), g, e, rng)
         effects, width = draw_factor_effects(spectrum, u, g, rng), self.terms[0].width
         root = self.terms[0].blocks.root
         levels = (effects if root is None else effects @ root.T).reshape(*theta.shape[:2], -1, width)
@@ -341,14 +328,8 @@ class StructuredNode(GaussianNode):
         if not B.size:  # β is flat or explicit
             B = np.zeros((1, 1, b.shape[-1], b.shape[-1]))
         g, e = np.moveaxis(theta, -1, 0)
-        y, scaled_mu = self._scaled(self.observed), self._scaled(mu)
-        found = kernel_parts(self.spectrum, shape, y, scaled_mu, g, e, b, B, largest=largest, numbers=numbers)
-        return Precisions(shape, self.n, Q1, (self._unscaled(part) for part in found))
-
-    def _unscaled(self, part: Part) -> Part:
-        """Return P and Py of y from those of √w y."""
-        w = self.products.weights
-        return part if w.root is None else Part(part.index, ScaledPrecision(part.precision, w.root), w.unscaled(part.y))
+        found = kernel_parts(self.spectrum, shape, self.observed, mu, g, e, b, B, largest=largest, numbers=numbers)
+        return Precisions(shape, self.n, Q1, found)
 
     def _parts(self, function: DrawFunction, numbers: int) -> Iterator[Part]:
         """Return P and Py at the draws of θ, mu, and mean and covariance of β, one after the other."""
@@ -365,7 +346,7 @@ class StructuredNode(GaussianNode):
             state = p.at(response, [*sigma, B[i]] if B[i].size else sigma, float(values[-1]))
             require_definite(state, self.name)
             assert state is not None
-            yield self._unscaled(Part(i, state.precision(residual, numbers), self._scaled(y)))
+            yield Part(i, of_data(state.precision(residual, numbers), p.weights.root), y)
 
     @classmethod
     def from_terms(

@@ -71,12 +71,11 @@ class StructuredRV(LMMRV):
         """Return the log-density."""
         mu, b, B, theta = params
         products = self.products
-        residual = products.weights.scaled(value - mu)
         if self.spectrum is not None:  # σ²(K + δI), in the rotated coordinates as `FastLMM` has it
             R = pt.constant(products.projection.R)
             L = pt.zeros_like(R) if B.type.shape == (0, 0) else covariance_root(B)
-            logp = spectral_logp(self.spectrum, self.treatment, residual, 0.0, b, L, theta[0], theta[1])
-            return logp + products.weights.logdet
+            return spectral_logp(self.spectrum, self.treatment, value, mu, b, L, theta[0], theta[1])
+        residual = products.weights.scaled(value - mu)
         logp = products.log_density(packed(self.theta, products, theta, B), theta[-1], residual, b)
         return check_parameters(
             logp + products.constant, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
@@ -212,7 +211,7 @@ def _carried(
     """Return what is the same in each evaluation, by the names of the attributes of the random variable."""
     if design is not None:
         projection = projection.made_from(design.fixed)
-    scaled = weights.projection(projection)
+    scaled = projection if weights.root is None else projection.scaled(weights.root)
     observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
     products = products_of(
         terms, scaled, flat=treatment == "flat", weights=weights, prior=prior, observations=observations,
@@ -221,7 +220,7 @@ def _carried(
     theta = Theta.of_terms(terms)
     return {"treatment": treatment, "terms": tuple(terms), "theta": theta,
             "products": products, "projection": projection, "ids": ids, "design": design,
-            "spectrum": _spectrum(theta, products, scaled) if rows is None else None}  # fmt: skip
+            "spectrum": _spectrum(theta, products, projection) if rows is None else None}  # fmt: skip
 
 
 def _spectrum(theta: Theta, products: TermProducts, projection: AnyProjection) -> Spectrum | None:
@@ -231,7 +230,7 @@ def _spectrum(theta: Theta, products: TermProducts, projection: AnyProjection) -
     A grouping factor alone is eliminated at the cost of its levels, which the spectral engine does not beat when they
     are many; a known K costs the cube of its order in each evaluation unless it is diagonalised once.
     """
-    block = products.blocks[0]
+    block, weights = products.blocks[0], products.weights
     if theta.names != (theta.names[0], RESIDUAL) or block.width > 1 or len(theta.blocks[0].parameters) != 1:
         return None
     n, q = block.Z.shape
@@ -240,7 +239,8 @@ def _spectrum(theta: Theta, products: TermProducts, projection: AnyProjection) -
     if min(n, q) > _SPECTRUM_ORDER or n * q > _SPECTRUM_SIZE or projection.rank + 1 >= n:
         return None
     X = Labelled(np.asarray(projection.X), None, projection.coef) if projection.rank else None
-    return Spectrum.from_factor(products.dense_incidence(0)[:, :, 0], X)
+    w = None if weights.root is None else weights.values
+    return Spectrum.from_factor(weights.unscaled_rows(products.dense_incidence(0)[:, :, 0]), X, weights=w)
 
 
 def _check_rows(

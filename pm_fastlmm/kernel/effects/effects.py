@@ -55,7 +55,7 @@ class Coordinates(NamedTuple):
 
     def lift(self, spectrum: Spectrum) -> FloatArray:
         """Return the vector itself, (…, n)."""
-        return self.a @ spectrum.projection.Q1.T + self.b @ spectrum.basis.T
+        return spectrum.lift(self.a, self.b)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,8 +72,8 @@ class Prediction(Described):
         Var(f - f̂), the uncertainty of β̂ included; NaN where the prior variance of the new effects was not given. Of a
         row whose Xβ the data do not determine both mean and variance are NaN.
     residual_variance : () or (T,) array
-        σ²_e, what a new observation adds: Var(y - f̂) = variance + σ²_e. With prior weights σ²_e/w, (m,), where the
-        new rows have theirs.
+        σ²_e, what a new observation adds: Var(y - f̂) = variance + σ²_e. With prior weights σ²_e/w, (m,) or (m, T),
+        where the rows have theirs: those of the data, and new ones of a table.
     """
 
     mean: Any
@@ -187,11 +187,13 @@ class NewRows:
     a : (m, r) array
         X*R⁻¹.
     A, H : (k, m) and (r, m) arrays
-        (Q₂U)ᵀK* and Q₁ᵀK* with K* (n, m) the covariances of training and new effects.
+        (Q₂U)ᵀK* and Q₁ᵀK* with K* (n, m) the covariances of training and new effects, its rows times √w.
     prior : (m,) or (m, m) array, or None
         K**, the covariance of the new effects or its diagonal.
     ids : tuple or None
         Ids of the new rows, in the order of K_new or W_new.
+    of_data : bool
+        Whether they are those of the data, with their prior weights; others have the weight 1.
     """
 
     a: FloatArray
@@ -199,6 +201,7 @@ class NewRows:
     H: FloatArray
     prior: FloatArray | None
     ids: Ids | None
+    of_data: bool = False
 
     @property
     def prior_diagonal(self) -> Any:
@@ -269,7 +272,7 @@ def conditional_variance(spectrum: Spectrum, sigma2_g: FloatArray, sigma2_e: Flo
         along = np.linalg.solve(S, np.swapaxes(w, -1, -2))  # S⁻¹w, (…, r, n)
         left = left + e * np.einsum("...nj,...jn->...n", 2 * q - w, along)
         left = left + g * np.einsum("nj,...jn->...n", q, np.linalg.solve(S, T @ q.T))  # TS⁻¹ is symmetric
-    return np.where(known, 0.0, e * left)
+    return np.asarray(np.where(known, 0.0, e * left) / s.weights.values)
 
 
 def fitted(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> Prediction:
@@ -284,7 +287,14 @@ def fitted(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray) -> Pred
     # Q₁ᵀ(Xβ̂ + û) = y₁ whatever K is: in the span of X the fit is exact
     f = Coordinates(rotated.y1, shrunken * rotated.z).lift(s)
     leverage = (s.projection.Q1**2).sum(-1) + shrunken @ (s.basis**2).T
-    return Prediction(f.T, (np.expand_dims(sigma2_e, -1) * leverage).T, np.asarray(sigma2_e))
+    variance = np.expand_dims(sigma2_e, -1) * leverage / s.weights.values
+    return Prediction(f.T, variance.T, _residual_variance(s, sigma2_e))
+
+
+def _residual_variance(s: Spectrum, sigma2_e: FloatArray) -> FloatArray:
+    """Return σ²_e (…), with prior weights σ²_e/w of the rows of the data (n, …)."""
+    e = np.asarray(sigma2_e)
+    return e if s.weights.root is None else (e[..., None] / s.weights.values).T
 
 
 def predict(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, new: NewRows) -> Prediction:
@@ -307,7 +317,8 @@ def predict(rotated: Rotated, sigma2_g: FloatArray, sigma2_e: FloatArray, new: N
         + np.einsum("ij,...jk,ik->...i", new.a, S, new.a)
         - 2 * np.einsum("ij,...ji->...i", new.a, T)
     )
-    return Prediction(f.T, np.maximum(variance, 0.0).T, np.asarray(sigma2_e))
+    residual = _residual_variance(s, sigma2_e) if new.of_data else np.asarray(sigma2_e)
+    return Prediction(f.T, np.maximum(variance, 0.0).T, residual)
 
 
 def new_rows(
@@ -357,7 +368,7 @@ def new_rows(
         prior: FloatArray | None = W @ W.T if matrix else np.einsum("ij,ij->i", W, W)
     else:
         rows, cross = _read_cross(spectrum, K_new)
-        A, H = spectrum.basis.T @ cross, spectrum.projection.Q1.T @ cross
+        H, A = spectrum.coordinates(cross)
         prior = _read_prior(rows, K_new_new)
     ids = rows.ids if rows.ids is not None or X_new is None else read(X_new, "X_new", ndim=(1, 2)).ids
     return NewRows(_read_design(spectrum, rows, X_new, warn), A, H, prior, ids)
@@ -367,13 +378,13 @@ def population_rows(spectrum: Spectrum, X_new: Any = None) -> NewRows:
     """Return rows without random effects, f = Xβ: new ones, or those of the data."""
     s, ids = spectrum, spectrum.ids
     if X_new is None:
-        a = s.projection.Q1
+        a = s.weights.unscaled_rows(s.projection.Q1)
     else:
         given = read(X_new, "X_new", ndim=(1, 2))
         ids = given.ids
         a = _read_design(s, Labelled(given.values, ids, None), given, True)
     m = len(a)
-    return NewRows(a, np.zeros((s.rank, m)), np.zeros((s.projection.rank, m)), np.zeros(m), ids)
+    return NewRows(a, np.zeros((s.rank, m)), np.zeros((s.projection.rank, m)), np.zeros(m), ids, X_new is None)
 
 
 def _read_factor(spectrum: Spectrum, W_new: Any) -> Labelled:

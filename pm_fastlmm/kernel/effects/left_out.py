@@ -147,9 +147,10 @@ class Predicted:
         if not np.isfinite(e).all():
             raise ValueError("there is no estimate to predict with: see fit.message, and for several fit.converged.")
         z, y1 = (np.atleast_2d(part) for part in (rotated.z, rotated.y1))
-        explained = y1 @ s.projection.Q1.T + z @ s.basis.T
+        explained = s.lift(y1, z)
         values = explained if y is None and not s.nullity else _same_rows(rotated, y)
-        precision = SpectralRows.of(s).at(z, values - explained if s.nullity else None, g, e)
+        rest = s.weights.scaled(values - explained) if s.nullity else None
+        precision = SpectralRows.of(s).at(z, rest, g, e)
         read = None if groups is None else Groups.read(groups, s.ids, s.n)
         return cls.of(precision, values, s.projection.Q1, s.ids, read)
 

@@ -85,7 +85,8 @@ class DeviationPosterior(ExactPosterior):
         fine = np.isfinite(logs)
         quadratic = np.exp(CubicSpline(self.x[fine], logs[fine])(np.clip(x, *self.x[fine][[0, -1]])))
         with np.errstate(all="ignore"):
-            return Conditional.of(self.prior.part(t).given_h2(x), quadratic, self.spectrum.df)
+            given = self.prior.at_weight_1(self.spectrum.mean_weight).part(t).given_h2(x)
+            return Conditional.of(given, quadratic, self.spectrum.df)
 
     def _mixture(self, t: int, quantity: str) -> "_Mixture":
         """Return the distribution of a log-variance as a mixture over a fine grid of logit h²."""

@@ -25,7 +25,8 @@ class DeviationPrior(Described):
     σ_K ~ family(scale_kernel) and, independently, σ_e ~ family(scale_residual): priors on standard deviations.
 
     σ_K = √(σ²_g k̄), k̄ = tr(K)/n, is the standard deviation of what K explains of an observation on average, so that
-    h² = σ²_K/(σ²_K + σ²_e) and total = σ²_K + σ²_e. It is in the units of y whatever the scale of K.
+    h² = σ²_K/(σ²_K + σ²_e) and total = σ²_K + σ²_e. It is in the units of y whatever the scale of K. With prior weights
+    σ_e is the standard deviation of e at the mean weight, and k̄ the average of K_ii by weight.
 
     Attributes
     ----------
@@ -116,6 +117,13 @@ class DeviationPrior(Described):
             for scale in (self.scale_kernel, self.scale_residual)
         )
         return replace(self, scale_kernel=kernel, scale_residual=residual)
+
+    def at_weight_1(self, mean_weight: float) -> "DeviationPrior":
+        """Return the prior of √w̄ σ_K and √w̄ σ_e, whose squares are σ²_g k̄ and σ²_e of the weight 1."""
+        if mean_weight == 1:
+            return self
+        unit = math.sqrt(mean_weight)
+        return replace(self, scale_kernel=self.scale_kernel * unit, scale_residual=self.scale_residual * unit)
 
     def given_h2(self, x: FloatArray) -> Deviations:
         """Return the density of log total, joint with that of logit h², at given x."""

@@ -21,7 +21,8 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: Prior | None = None) -
     Parameters
     ----------
     spectrum : Spectrum
-        K and X, factored once.
+        K and X, factored once, with the prior weights where there are any; h2 and total are then those of an
+        observation of mean weight, sigma2_e and delta at weight 1.
     y : array, Series, DataFrame, DataArray or Rotated
         One response (n,), or several (n, T); Dask and stored arrays are read into memory, up to 2 GB.
     prior : VariancePrior or DeviationPrior, optional
@@ -69,12 +70,12 @@ def exact_posterior(spectrum: Spectrum, y: Any, *, prior: Prior | None = None) -
     message = _improper(rotated, prior)
     if not several and message[0]:
         raise ValueError(f"{message[0]}.")
-    x, dx, log_density, scale, log_mass, log_none = integrate(rotated, prior)
+    x, dx, log_density, scale, log_mass, log_none = integrate(rotated, prior.at_weight_1(s.mean_weight))
     failed = message != ""
     at_mode = x[np.argmax(np.where(np.isfinite(log_density), log_density, -np.inf), axis=-1)]
     imprecision(rotated, *(np.squeeze(v) for v in (shares(at_mode)[0] / s.mean_diagonal, shares(at_mode)[1])))
     log_density[failed] = np.nan
-    evidence, factor = log_mass - s.projection.logdet_R, log_mass - log_none
+    evidence, factor = log_mass + s.log_flat, log_mass - log_none
     evidence[failed | (not prior.proper)] = factor[failed] = np.nan
     weights = np.exp(log_density) * dx
     weights /= weights.sum(axis=-1, keepdims=True)  # the logarithm of a mass far from 1 has rounding of its own

@@ -355,14 +355,14 @@ class ExactPosterior(Described):
         return float(v[0]), float(v[1] - v[0]), gammaincc(self.shape, np.exp(v)), slope, math.sqrt(self.shape)
 
     def _share(self, quantity: str, x: FloatArray) -> FloatArray:
-        """Return h2, pve or delta at logit h² = x; for a variance its share of the total."""
+        """Return h2, pve or delta at logit h² = x; for a variance its share of σ²_g k̄ + σ²_e, the total at weight 1."""
         s = self.spectrum
         if quantity == "delta":
             return np.asarray(s.mean_diagonal * np.exp(-x))
         if quantity == "pve":
             return shares(x + math.log(s.mean_eigval / s.mean_diagonal))[0]
         h, one_minus = shares(x)
-        values = {"h2": h, "total": np.ones_like(h), "sigma2_e": one_minus}
+        values = {"h2": h, "total": np.full_like(h, 1 / s.mean_weight), "sigma2_e": one_minus}
         values["sigma2"] = values["sigma2_g"] = h / s.mean_diagonal
         if quantity not in values:
             raise ValueError(f"quantity must be one of {', '.join(_QUANTITIES)}, got {quantity!r}.")

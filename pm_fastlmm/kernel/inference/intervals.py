@@ -47,12 +47,12 @@ def profile_limits(rotated: Rotated, method: Method, name: str, level: float) ->
 
 
 def variance_of(name: str, spectrum: Spectrum, largest: float) -> Callable[[FloatArray], FloatArray]:
-    """Return a variance as a function of w, at τ = 1: σ²_g = w/λ₁, σ²_e = 1 - w, total = k̄σ²_g + σ²_e."""
+    """Return a variance as a function of w, at τ = 1: σ²_g = w/λ₁, σ²_e = 1 - w, total = (k̄σ²_g + σ²_e)/w̄."""
     kbar = spectrum.mean_diagonal
     if name == "sigma2_e":
         return lambda w: 1 - w
     if name == "total":
-        return lambda w: kbar / largest * w + 1 - w
+        return lambda w: (kbar / largest * w + 1 - w) / spectrum.mean_weight
     return lambda w: w / largest
 
 

@@ -42,16 +42,21 @@ class Scale(Protocol):
     def mean_eigval(self) -> Any:
         """Σλ/p."""
 
+    @property
+    def mean_weight(self) -> Any:
+        """w̄, 1 without prior weights: total = (k̄σ²_g + σ²_e)/w̄."""
+
 
 def quantities(scale: Scale, sigma2_g: FloatArray, sigma2_e: FloatArray) -> dict[str, FloatArray]:
     """Return the functions of (σ²_g, σ²_e) that are reported, by name."""
     g, e = np.asarray(sigma2_g), np.asarray(sigma2_e)
-    kbar, total = scale.mean_diagonal, scale.mean_diagonal * g + e
+    kbar, total = scale.mean_diagonal, scale.mean_diagonal * g + e  # at weight 1
     # in the pure numbers a = h² and b = 1 - h², so that no unit of y or K can leave the range of floats
     a, b = kbar * g / total, e / total
     scaled = np.divide(scale.mean_eigval, kbar) * a
     return {
-        "h2": a, "pve": scaled / (scaled + b), "sigma2": g, "delta": e / g, "sigma2_g": g, "sigma2_e": e, "total": total
+        "h2": a, "pve": scaled / (scaled + b), "sigma2": g, "delta": e / g, "sigma2_g": g, "sigma2_e": e,
+        "total": total / scale.mean_weight,
     }  # fmt: skip
 
 
@@ -75,7 +80,7 @@ def errors(
         "delta": (-b / a**2, 1 / a, kbar),
         "sigma2_g": (zero + 1, zero, total / kbar),
         "sigma2_e": (zero, zero + 1, total),
-        "total": (zero + 1, zero + 1, total),
+        "total": (zero + 1, zero + 1, total / scale.mean_weight),
     }
     free = ~np.asarray(at_zero)
     alone = np.where(free[..., :, None] & free[..., None, :], information, np.eye(2))
@@ -106,7 +111,8 @@ def log_likelihood(
     """
     Return the restricted or full log-likelihood with β at its estimate, as lme4 prints it.
 
-    ℓ_PT = ℓ_R - ½log|XᵀX|, which is log ∫ p(y | β) dβ; and ℓ_ML = ℓ_R - ½(r log 2π + log|S|).
+    ℓ_PT = ℓ_R - ½log|XᵀX|, which is log ∫ p(y | β) dβ; and ℓ_ML = ℓ_R - ½(r log 2π + log|S|). With prior weights ℓ_R
+    and X are those of rows times √w, and both have ½Σ log w more, the Jacobian of √w y.
     """
     require_choice("method", method, Method)
     if not isinstance(rotated, Rotated):
@@ -118,11 +124,11 @@ def log_likelihood(
     with np.errstate(all="ignore"):
         loglik = contrast_loglik(rotated.z, rotated.rss, eigvals=s.eigvals, nullity=s.nullity, sigma2_g=g, sigma2_e=e)
         if method == "REML":
-            loglik = loglik - s.projection.logdet_R
+            loglik = loglik + s.log_flat
         else:
             C, schur = s.corner_axes()
             _, S = corner(rotated.z, eigvals=s.eigvals, C=C, schur=schur, sigma2_g=g, sigma2_e=e)
-            loglik = loglik - 0.5 * (s.projection.rank * LOG_2PI + np.linalg.slogdet(S)[1])
+            loglik = loglik + s.weights.logdet - 0.5 * (s.projection.rank * LOG_2PI + np.linalg.slogdet(S)[1])
     impossible = (g + e == 0) | ((e == 0) & bool(s.nullity))  # y has a direction without variance
     return np.where(impossible, -np.inf, loglik)
 

@@ -88,6 +88,11 @@ class ScaledPrecision:
         return self.inner.block(rows) * (self.root[rows, None] * self.root[rows])
 
 
+def of_data(precision: Precision, root: FloatArray | None) -> Precision:
+    """Return P and Py of y from those of √w y; the same where there are no weights."""
+    return precision if root is None else ScaledPrecision(precision, root)
+
+
 class LeftOut(NamedTuple):
     """
     Every observation given those that were not left out with it.

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from pm_fastlmm.base.arrays import EPS, FloatArray
-from pm_fastlmm.kernel.likelihood.leave_out import Rows
+from pm_fastlmm.kernel.likelihood.leave_out import Precision, Rows, of_data
 from pm_fastlmm.kernel.likelihood.spectral import corner, variances, weighted_sum
 from pm_fastlmm.spectrum.spectrum import Spectrum
 
@@ -54,15 +54,15 @@ class SpectralRows:
     def at(
         self, z: FloatArray, rest: FloatArray | None, sigma2_g: FloatArray, sigma2_e: FloatArray,
         beta: Coefficients | None = None,
-    ) -> "SpectralPrecision":  # fmt: skip
+    ) -> Precision:  # fmt: skip
         """
-        Return P and Py at D pairs of variances (D,).
+        Return P and Py at D pairs of variances (D,), of y itself where rows have weights.
 
         Parameters
         ----------
         z : (D, k) or (1, k) array
         rest : (D, n) or (1, n) array, or None
-            The part of y in the directions with λ = 0; None when there are none.
+            The part of y, times √w, in the directions with λ = 0; None when there are none.
         beta : Coefficients or None
             None for a flat prior.
         """
@@ -77,7 +77,7 @@ class SpectralRows:
             along, white = self._along_X(z, d, sigma2_g, sigma2_e, beta)
             weighted += np.matmul(white[:, None, :], along)[:, 0]
             diagonal += (along**2).sum(1)
-        return SpectralPrecision(self, weighted, diagonal, 1 / d, sigma2_e, along)
+        return of_data(SpectralPrecision(self, weighted, diagonal, 1 / d, sigma2_e, along), s.weights.root)
 
     def _along_X(
         self, z: FloatArray, d: FloatArray, g: FloatArray, e: FloatArray, beta: Coefficients

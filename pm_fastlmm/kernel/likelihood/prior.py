@@ -17,7 +17,8 @@ class VariancePrior(Described):
     """
     h² ~ Beta(h2_alpha, h2_beta) and, independently, total ~ InverseGamma(total_shape, total_scale).
 
-    total = σ²(k̄ + δ) = σ²_g k̄ + σ²_e is the variance that h² divides, k̄ = tr(K)/n.
+    total = σ²(k̄ + δ) = σ²_g k̄ + σ²_e is the variance that h² divides, k̄ = tr(K)/n; with prior weights that of an
+    observation of mean weight, see `Spectrum`.
 
     Attributes
     ----------
@@ -72,6 +73,10 @@ class VariancePrior(Described):
             self if np.ndim(self.total_scale) == 0 else replace(self, total_scale=np.asarray(self.total_scale)[block])
         )
 
+    def at_weight_1(self, mean_weight: float) -> "VariancePrior":
+        """Return the prior of w̄ · total = σ²_g k̄ + σ²_e."""
+        return self if mean_weight == 1 else replace(self, total_scale=self.total_scale * mean_weight)
+
     def _facts(self) -> dict[str, str]:
         total = f"InverseGamma({self.total_shape:g}, {short(self.total_scale)})"
         return {
@@ -116,14 +121,14 @@ class VariancePrior(Described):
 
 def residual_scale(rotated: Rotated) -> float:
     """
-    Return s² = ‖y orthogonal to X‖²/p, the mean of several responses.
+    Return s² = ‖y orthogonal to X‖²/p, the mean of several responses; with prior weights by w/w̄.
 
     Raises
     ------
     ValueError
         If it is 0.
     """
-    scale = float(np.mean(rotated.norm2)) / rotated.spectrum.df
+    scale = float(np.mean(rotated.norm2)) / rotated.spectrum.df / rotated.spectrum.mean_weight
     if scale == 0:
         raise ValueError("y has no residual variance after X: there is nothing to estimate a variance from.")
     return scale
@@ -131,7 +136,7 @@ def residual_scale(rotated: Rotated) -> float:
 
 def residual_scales(rotated: Rotated) -> FloatArray:
     """Return s² of each response, 1 where nothing is left of it."""
-    scale = rotated.norm2 / rotated.spectrum.df
+    scale = rotated.norm2 / rotated.spectrum.df / rotated.spectrum.mean_weight
     return np.where(scale > 0, scale, 1.0)
 
 

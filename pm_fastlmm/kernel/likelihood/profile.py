@@ -234,7 +234,7 @@ def maximise(rotated: Rotated, method: Method) -> Optima:
             "kinship matrix with an intercept is the common case); the values are its highest interior mode. Use REML"
         )
     constant = m * (LOG_2PI + 1) + m * np.log(profile.norm2 / m)
-    log_scale = s.projection.logdet_R if method == "REML" else 0.0
+    log_scale = -s.log_flat if method == "REML" else -s.weights.logdet
     none, full = x == math.inf, x == -math.inf
     with np.errstate(all="ignore"):
         Q[full] = (profile.z[full] ** 2) @ (1 / profile.eigvals) / profile.norm2[full]

@@ -118,7 +118,7 @@ def rotate_candidates(spectrum: Spectrum, columns: FloatArray, null_y: FloatArra
     reason[~seen] = MISSING
     columns = np.where(seen, columns, 0.0)
     require_range(columns, "candidates")
-    projection = spectrum.projection
+    projection, columns = spectrum.projection, spectrum.weights.rows(columns)
     left = columns - projection.Q1 @ (projection.Q1.T @ columns)
     length2 = np.einsum("ij,ij->j", left, left)
     explained = length2 <= _COLLINEAR_RTOL * np.einsum("ij,ij->j", columns, columns)

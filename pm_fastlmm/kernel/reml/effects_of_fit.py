@@ -190,6 +190,7 @@ class KernelEffects(KernelInference):
             Rows of the factor instead, after `Spectrum.from_factor`.
         K_new_new : (m, m) or (m,) array, optional
             Covariance of the new effects or its diagonal; without it the variances are NaN.
+            A new observation has the weight 1, where there are prior weights.
         effects : {"given", "population"}
             "population": f = Xβ, the population mean, which needs X_new alone.
 
@@ -297,7 +298,8 @@ class KernelEffects(KernelInference):
         Return what is looked at of each observation, which `plots.plot_diagnostics` and its parts draw.
 
         With P the projection of V⁻¹ and û of the fit: `fitted` Xβ̂ + û, `residual` ê, `standardised` (Py)_i/√P_ii, of
-        variance 1, `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - σ²_eP_ii, and what the others predict, `loo_mean` and `loo_sd`.
+        variance 1, `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - σ²_eP_ii, and what the others predict, `loo_mean` and
+        `loo_sd`. With prior weights σ²_e is divided by w_i, the last column, `weight`.
 
         Parameters
         ----------
@@ -327,7 +329,8 @@ class KernelEffects(KernelInference):
         """
         if self.names is not None:
             raise ValueError("diagnostics are those of one response: take fit.response(name).")
-        return diagnostics(self.loo(y), self.predict().mean)
+        weights = self.spectrum.weights
+        return diagnostics(self.loo(y), self.predict().mean, None if weights.root is None else weights.values)
 
     def loo_groups(self, groups: Any, y: Any = None) -> pd.DataFrame:
         """
@@ -372,4 +375,5 @@ class KernelEffects(KernelInference):
             raise ValueError(f"there is no estimate to simulate from: {self.message}.")
         g = np.full(n_draws, float(self.sigma2_g))
         u = draw_prior_effects(s, g, rng) if effects == "new" else blup(self._data, self.sigma2_g, e)
-        return np.asarray(s.X @ self.blue + u.lift(s) + np.sqrt(e) * rng.standard_normal((n_draws, s.n)))
+        noise = s.weights.unscaled(rng.standard_normal((n_draws, s.n)))
+        return np.asarray(s.X @ self.blue + u.lift(s) + np.sqrt(e) * noise)

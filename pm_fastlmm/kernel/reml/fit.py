@@ -43,8 +43,8 @@ class REMLFit(KernelEffects, Described):
         Which of the two is on its boundary, 0.
     observed_information, average_information : (…, 2, 2) arrays
         Of (k̄σ²_g, σ²_e) over their total: pure numbers, whatever the units of y and K.
-    mean_diagonal, mean_eigval : float or (T,) array
-        tr(K)/n, and Σλ/p.
+    mean_diagonal, mean_eigval, mean_weight : float or (T,) array
+        tr(K)/n, Σλ/p, and the mean of the prior weights, by which both are multiplied (`Spectrum`); 1 without any.
     blue, blue_cov : arrays (…, r), (…, r, r)
         Generalised least squares at the estimate; `beta`, `beta_se` and `beta_cov` by name.
     loglik, loglik_null : float or (T,) array
@@ -73,6 +73,7 @@ class REMLFit(KernelEffects, Described):
     average_information: FloatArray
     mean_diagonal: Any
     mean_eigval: Any
+    mean_weight: Any
     blue: FloatArray
     blue_cov: FloatArray
     loglik: Any
@@ -117,7 +118,7 @@ class REMLFit(KernelEffects, Described):
 
     @property
     def total(self) -> Any:
-        """σ²(k̄ + δ), the variance that h2 divides."""
+        """σ²(k̄ + δ), the variance that h2 divides; with prior weights that of an observation of mean weight."""
         return self._estimates()["total"]
 
     @property
@@ -157,7 +158,7 @@ class REMLFit(KernelEffects, Described):
     def _surface(self) -> Surface:
         """Return the likelihood in (σ²_g, σ²_e), the latter off 0, where y may have a direction without variance."""
         data, estimate = self._data, np.array([self.sigma2_g, self.sigma2_e])
-        units = self.total / np.array([self.mean_diagonal, 1.0])
+        units = self.total * self.mean_weight / np.array([self.mean_diagonal, 1.0])
         g, e = np.maximum(estimate, 0.05 * units)
         curvature = np.diagonal(information(data, g, e, self.method).average) + score(data, g, e, self.method) ** 2
 

@@ -20,6 +20,7 @@ from pm_fastlmm.spectrum.responses import read_response
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum, as_rotated, spectrum_of_eigenvalues, squares
 from pm_fastlmm.spectrum.streams.factor import imprecision
 from pm_fastlmm.spectrum.tridiagonal import coordinates
+from pm_fastlmm.spectrum.weights import PriorWeights
 
 _LARGE = 700  # rows from which on a band is faster than a tridiagonal matrix
 _WIDTH = 32  # of the band: the products are faster with more, each evaluation with less
@@ -38,7 +39,7 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML", missing: Missin
     Parameters
     ----------
     spectrum : Spectrum
-        K and X, factored once.
+        K and X, factored once, with the prior weights where there are any.
     y : array, Series, DataFrame, DataArray or Rotated
         One response (n,), several (n, T), or what `spectrum.rotate` returned. Dask and stored arrays are read into
         memory, up to 2 GB; `reml_blocks` fits more.
@@ -84,7 +85,9 @@ def reml(spectrum: Spectrum, y: Any, *, method: Method = "REML", missing: Missin
     return by_pattern(spectrum, y, lambda rotated: fit_rotated(rotated, method))
 
 
-def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: float | None = None) -> REMLFit:
+def reml_point(
+    K: Any, y: Any, X: Any = None, *, weights: Any = None, method: Method = "REML", rtol: float | None = None
+) -> REMLFit:
     """
     Fit y ~ N(Xβ, σ²(K + δI)) once, without the eigenvectors of K: the estimates of `reml` in a fraction of the time.
 
@@ -100,6 +103,8 @@ def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: 
         One response (n,), or a few (n, T).
     X : (n, d) array or DataFrame, optional
         Fixed-effects design; None for no fixed effects (an intercept is not added).
+    weights : (n,) array or Series, optional
+        Prior weights, Var(e_i) = σ²_e/w_i.
     method : {"REML", "ML"}
     rtol : float, optional
         Eigenvalues within ±rtol of the largest one count as zero, as in `Spectrum.from_covariance`.
@@ -112,7 +117,7 @@ def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: 
     Raises
     ------
     ValueError
-        If K, y and X do not fit each other, or K is no covariance.
+        If K, y, X and weights do not fit each other, or K is no covariance.
 
     Notes
     -----
@@ -144,21 +149,25 @@ def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: 
     require_choice("method", method, Method)
     covariance = read_covariance(K)
     n = covariance.values.shape[0]
-    ids, projection = kernel_design(covariance, X, "K")
+    ids, design = kernel_design(covariance, X, "K")
+    w = PriorWeights.read(weights, n, ids, "K")
+    kernel, projection = w.matrix(covariance.values), w.projection(design)
     values, names = read_response(y, n, ids)
+    values = w.rows(values)
     columns = values if values.ndim == 2 else values[:, None]
-    trace = float(np.trace(covariance.values))
+    trace = float(np.trace(kernel))
     double = rtol is None and np.asarray(getattr(K, "values", K)).dtype not in (np.float16, np.float32)
     if double and values.ndim == 1 and n >= _LARGE and projection.rank < _WIDTH:
-        found = maximise_band(covariance.values, projection.X, values, method, _WIDTH)
+        found = maximise_band(kernel, projection.X, values, method, _WIDTH)
         if found is not None:
-            return _of_band(found, projection, trace / n, method)
-    K11, K21, K22 = projection.two_sided(covariance.values)
+            return _of_band(found, projection, w, trace / n, method)
+    K11, K21, K22 = projection.two_sided(kernel)
     y1, y2 = projection.split(columns)
     T = columns.shape[1]
     eigvals, rows = coordinates(K22, np.hstack([y2, K21]))
     spectrum = spectrum_of_eigenvalues(projection, eigvals, K11, rows[:, T:], rtol, K, ids, trace)
-    spectrum, first = replace(spectrum, rotation=np.zeros((n, 0))), spectrum.nullity  # y is rotated here
+    # y is rotated here
+    spectrum, first = replace(spectrum, rotation=np.zeros((n, 0)), weights=w, unweighted=design), spectrum.nullity
     rotated = Rotated.from_coordinates(
         spectrum, names, values.shape[1:], z=np.ascontiguousarray(rows[first:, :T].T), rss=squares(rows[:first, :T]),
         y1=np.ascontiguousarray(y1.T), norm2=squares(y2),
@@ -166,16 +175,16 @@ def reml_point(K: Any, y: Any, X: Any = None, *, method: Method = "REML", rtol: 
     return replace(fit_rotated(rotated, method), rotated=None)
 
 
-def _of_band(found: BandOptimum, projection: Projection, kbar: float, method: Method) -> REMLFit:
+def _of_band(found: BandOptimum, projection: Projection, w: PriorWeights, kbar: float, method: Method) -> REMLFit:
     """Return what `fit_rotated` returns, from the maximum that was found in a band."""
     n = projection.V.shape[0]
     m, log_scale = (n - projection.rank, projection.logdet_R) if method == "REML" else (n, 0.0)
-    null = -0.5 * m * (LOG_2PI + 1 + math.log(found.norm2 / m)) - log_scale
+    null = -0.5 * m * (LOG_2PI + 1 + math.log(found.norm2 / m)) - log_scale + w.logdet
     at_zero = np.array([found.sigma2_g == 0, found.sigma2_e == 0])
     return REMLFit(
         sigma2_g=found.sigma2_g, sigma2_e=found.sigma2_e, at_zero=at_zero,
         observed_information=2 * found.average - found.expected, average_information=found.average,
-        mean_diagonal=kbar, mean_eigval=found.mean_eigval, blue=found.beta, blue_cov=found.beta_cov,
+        mean_diagonal=kbar, mean_eigval=found.mean_eigval, mean_weight=w.mean, blue=found.beta, blue_cov=found.beta_cov,
         loglik=null - 0.5 * found.f, loglik_null=null, converged=True, message=_message(None, at_zero, False, ""),
         n_obs=n, pattern=0, method=method, names=None, coef=projection.coef, rotated=None,
     )  # fmt: skip
@@ -207,6 +216,7 @@ def fit_rotated(rotated: Rotated, method: Method) -> REMLFit:
         average_information=information.average,
         mean_diagonal=plain(np.full(T, s.mean_diagonal)),
         mean_eigval=plain(np.full(T, s.mean_eigval)),
+        mean_weight=plain(np.full(T, s.mean_weight)),
         blue=estimate.beta,
         blue_cov=estimate.cov,
         loglik=plain(optima.loglik.reshape(T)),

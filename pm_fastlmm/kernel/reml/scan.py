@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -58,7 +59,7 @@ def _null(rotated: Rotated, method: Method, values: FloatArray | None = None) ->
     if not math.isfinite(fit.loglik):
         raise ValueError(f"the model without candidates has no estimate: {fit.message}.")
     if values is not None and spectrum.nullity:
-        projection = spectrum.projection
+        projection, values = spectrum.projection, spectrum.weights.rows(values)
         left = values - projection.Q1 @ (projection.Q1.T @ values)
         null_y = (left - spectrum.basis @ rotated.z) / math.sqrt(float(rotated.norm2))
     return _Null(spectrum, fit, Profile.from_rotated(rotated, method), null_y)
@@ -81,8 +82,8 @@ def scan(
     Parameters
     ----------
     spectrum : Spectrum, or mapping of group to Spectrum
-        K and X, factored once. A mapping has one spectrum for each group of candidates, whose kernel leaves those
-        candidates out (leave one chromosome out).
+        K and X, factored once, with the prior weights where there are any. A mapping has one spectrum for each group of
+        candidates, whose kernel leaves those candidates out (leave one chromosome out).
     y : array, Series, DataArray or Rotated
         One response (n,); or what `KernelStatistics.factor` returned, whose first response is tested against the
         others.
@@ -225,8 +226,11 @@ def _by_group(spectrum: Any, groups: Any) -> tuple[dict[Hashable, Spectrum], lis
     if unknown:
         raise ValueError(f"there is no spectrum for the groups {', '.join(unknown)}.")
     used = {group: spectrum[group] for group in dict.fromkeys(labels)}
-    if len({(s.n, s.ids) for s in used.values()}) > 1:
-        raise ValueError("the spectra of the groups have different observations: build all from the same rows.")
+    same = [a.weights.same(b.weights) for a, b in pairwise(used.values())]
+    if len({(s.n, s.ids) for s in used.values()}) > 1 or not all(same):
+        raise ValueError(
+            "the spectra of the groups have different observations or prior weights: build all from the same rows."
+        )
     return used, labels
 
 

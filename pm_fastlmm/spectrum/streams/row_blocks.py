@@ -8,6 +8,7 @@ import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray, Labelled, align, read, require_finite, require_length, require_range
 from pm_fastlmm.base.choices import Missing, require_choice
+from pm_fastlmm.spectrum.weights import require_weights
 
 _FLOAT = 8
 
@@ -22,11 +23,12 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CheckedRows:
-    """Rows of X, W and y that were read and checked."""
+    """Rows of X, W and y that were read and checked; prior weights (n,), None where they have none."""
 
     values: tuple[FloatArray, FloatArray, FloatArray]
     columns: Columns
     dropped: int
+    weights: FloatArray | None = None
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -36,10 +38,10 @@ class CheckedRows:
 
 
 def read_block(
-    X: Any, W: Any, y: Any, missing: Missing, *, name: str = "W", ndim: tuple[int, ...] = (2,)
+    X: Any, W: Any, y: Any, missing: Missing, *, weights: Any = None, name: str = "W", ndim: tuple[int, ...] = (2,)
 ) -> CheckedRows:
     """
-    Read a block of rows: X and y aligned to W by id where they carry one, rows with NaN dropped if asked.
+    Read a block of rows: X, y and weights aligned to W by id where they carry one, rows with NaN dropped if asked.
 
     `name` is what the user calls W.
     """
@@ -47,9 +49,11 @@ def read_block(
     factor, response = read(W, name, ndim=ndim), read(y, "y", ndim=(1, 2))
     n = factor.values.shape[0]
     design = Labelled(np.zeros((n, 0)), None, None) if X is None else read(X, "X", ndim=(1, 2))
-    parts = []
-    called = ("X", name, "y")
-    for own, part in zip(called, (design, factor, response), strict=True):
+    given = {"X": design, name: factor, "y": response}
+    if weights is not None:
+        given["weights"] = read(weights, "weights", ndim=(1,))
+    parts, called = [], tuple(given)
+    for own, part in given.items():
         require_length(part.values.shape[0], n, own, name)
         values = part.take(align(factor.ids, part, name=own, reference_name=name))
         parts.append(values if values.ndim == 2 else values[:, None])
@@ -66,7 +70,10 @@ def read_block(
         if not np.isfinite(ends).all():
             require_finite(values, own, "leave those rows out; missing='drop' drops rows with NaN, and counts them.")
         require_range(ends, own)
-    return CheckedRows((parts[0], parts[1], parts[2]), columns, dropped)
+    w = parts[3][:, 0] if weights is not None else None
+    if w is not None:
+        require_weights(w, None)
+    return CheckedRows((parts[0], parts[1], parts[2]), columns, dropped, w)
 
 
 def _extremes(part: FloatArray) -> FloatArray:

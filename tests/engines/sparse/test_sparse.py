@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.base import memory
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.sparse.products import SparseProducts
 from pm_fastlmm.engines.structured import choice
@@ -20,7 +21,7 @@ QUIET = {"progressbar": False}
 
 def small_is_sparse():
     """Let the sparse engine evaluate terms however few their effects are."""
-    return mock.patch.multiple(choice, _SMALL=-1, _FASTER=1e-12)
+    return mock.patch.multiple(choice, _SMALL=-1)
 
 
 def small_is_dense():
@@ -196,17 +197,21 @@ def test_the_engine_is_chosen_by_what_an_evaluation_takes(herd):
     assert isinstance(chosen, MixedProducts)  # seventy related individuals are few
     rng = np.random.default_rng(3)
     engines = []
-    for n in (9000, 40_000):  # levels that meet few others fill little, those that meet many fill all
-        table = pd.DataFrame({"a": rng.integers(0, 2500, n), "b": rng.integers(0, 2100, n), "y": rng.normal(size=n)})
-        model = flmm.lmm_model("y ~ 1 + (1|a) + (1|b)", table)
+    for levels in (2100, 1900):  # of the factor that is not eliminated
+        table = pd.DataFrame({"a": rng.integers(0, 2500, 9000), "b": np.arange(9000) % levels})
+        model = flmm.lmm_model("y ~ 1 + (1|a) + (1|b)", table.assign(y=rng.normal(size=9000)))
         engines.append(type(find_node(model, "y").products))
     assert engines == [SparseProducts, MixedProducts]
+    with pm.Model():
+        term = flmm.Term(rng.normal(size=(60, 2300)), cov.scalar(pm.HalfNormal("v")), name="markers")  # a full matrix
+        flmm.StructuredLMM("y", terms=[term], sigma2_e=pm.HalfNormal("e"), observed=rng.normal(size=60))
+        assert isinstance(find_node(pm.modelcontext(None), "y").products, MixedProducts)
 
 
 def test_equations_that_do_not_fit_in_memory_are_refused_before_they_are_factored(herd):
     pedigree, table = herd
-    refused = pytest.raises(ValueError, match=r"\d+ mixed-model equations .* GB are needed, .* Leave out individuals")
-    with small_is_sparse(), mock.patch.object(choice, "_memory", return_value=1e4), refused:
+    refused = pytest.raises(ValueError, match=r"\d+ mixed-model equations.* needs .* GB, .* leave out individuals")
+    with small_is_sparse(), mock.patch.object(memory, "physical_memory", return_value=1e4), refused:
         flmm.find_reml(MODELS["two terms"], table, known={"animal": pedigree}, **QUIET)
 
 

@@ -1,0 +1,56 @@
+"""REML of animal models from a pedigree and a table: how it grows, beside the factorisations that it is made of."""
+
+import time
+
+import pytest
+from herds import pedigree_columns, simulate_herds, simulate_records
+
+import pm_fastlmm as flmm
+
+pytestmark = pytest.mark.benchmark
+
+REPEATED = "y ~ 1 + (1 | herd_year) + (1 | animal) + (1 | permanent)"
+CASES = {
+    "3000 animals in herds": (3000, {}, REPEATED),
+    "10 000 animals in herds": (10_000, {}, REPEATED),
+    "100 000 animals in herds": (100_000, {}, REPEATED),
+    "10 000 animals mating at random": (10_000, {"move": 1.0, "sires": 500}, REPEATED),
+    "a million animals in herds": (1_000_000, {"move": 0.01, "sires": 60}, "y ~ 1 + (1 | herd_year) + (1 | animal)"),
+}
+
+
+def timed(work):
+    """Return what work returns, and its seconds of CPU."""
+    start = time.process_time()
+    return work(), time.process_time() - start
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fit_of_an_animal_model(case, report):
+    n, options, formula = CASES[case]
+    fit_of(*simulated(500, {}), formula)  # compiled
+    pedigree, table = simulated(n, options)
+    fit, seconds = timed(lambda: fit_of(pedigree, table, formula))
+    theta = fit.theta.to_numpy()
+    state, factorisation = timed(lambda: fit.objective.state(theta))
+    _, inverse = timed(lambda: fit.objective.gradient(theta, state))
+    effects, afterwards = timed(lambda: fit.effects("animal"))
+    figure = f"animal model, {case}, {len(table)} records: fit"
+    report(figure, seconds, "s")
+    report(figure, len(fit.trace.iterations), "iterations", part="of average information")
+    report(figure, factorisation + inverse, "s", part="one likelihood with its gradient")
+    report(figure, seconds / (factorisation + inverse), "×", part="fit / one likelihood with its gradient")
+    report(figure, afterwards, "s", part=f"effects of {len(effects)} animals with their errors")
+    report(figure, fit.node.products.equations.analysis.nnz / 1e6, "million", part="entries of L")
+    assert fit.converged
+
+
+def simulated(n, options):
+    """Return a pedigree and its records."""
+    herds = simulate_herds(n, **options)
+    return flmm.covariance.Pedigree(*pedigree_columns(herds)), simulate_records(herds)
+
+
+def fit_of(pedigree, table, formula):
+    """Fit by REML."""
+    return flmm.find_reml(formula, table, known={"animal": pedigree}, progressbar=False)
