@@ -387,3 +387,28 @@ def test_traces_by_probes_are_near_and_the_fit_from_them_is_the_same(table, monk
     assert_allclose(near, near.T)
     assert_allclose(near, gram, rtol=6 * np.sqrt(2 / (N * term_products._PROBES)) + 0.1)
     assert probed.loglik == pytest.approx(exact.loglik, abs=1e-7)
+
+
+def test_the_whole_covariance_of_a_moderate_number_of_coefficients_is_formed(table):
+    formula = "weight ~ herd_year + age + (1 | animal)"
+    with untold():
+        dense = flmm.find_reml(formula, table, **QUIET)
+        with mock.patch.object(sparse_projection, "LARGEST", 0):
+            sparse = flmm.find_reml(formula, table, **QUIET)
+    assert sp.issparse(sparse.node.design.X)
+    assert_allclose(sparse.beta_cov, dense.beta_cov, rtol=1e-6, atol=1e-9)
+    assert_allclose(sparse.coefficients()["df"], dense.coefficients()["df"], rtol=1e-4)
+    assert_allclose(sparse.coefficients("kenward-roger"), dense.coefficients("kenward-roger"), rtol=1e-4)
+    low, high = sparse.interval("beta[age]")
+    assert_allclose((low, high), dense.interval("beta[age]"), rtol=1e-5)
+    found, expected = sparse.test_fixed({"age": 1.0}), dense.test_fixed({"age": 1.0})
+    assert found.p_value == pytest.approx(expected.p_value, rel=1e-4)
+    with pytest.raises(ValueError, match="is kept sparse, and this needs hypotheses of all its columns"):
+        sparse.anova()
+
+
+def test_a_design_of_one_kernel_has_a_dense_x(table):
+    data = table.dropna()
+    with kept_sparse():
+        design = flmm.Design.from_formula("weight ~ herd_year", data, K=np.eye(len(data)))
+    assert isinstance(design.X, np.ndarray)
