@@ -109,13 +109,12 @@ def maximise(
     for count in range(max_iterations + 1):
         theta = objective.external(omega)
         score, information = objective.derivatives(theta, state)
-        trace.blue = objective.coefficients(state)
         J = objective.jacobian(omega)
         inner_score, inner_information = J.T @ score, J.T @ information @ J
         proposal = steps.proposal(objective, omega, inner_score, inner_information)
         proposed = objective.external(proposal.path(1.0)) - theta
         current = Iteration(
-            theta, float(state.loglik), score, information, trace.blue[0], proposal.decrement,
+            theta, float(state.loglik), score, information, objective.estimate(state), proposal.decrement,
             proposed, np.zeros_like(theta),
         )  # fmt: skip
         size = typical(theta, information, objective.semidefinite)
@@ -138,6 +137,7 @@ def maximise(
         trace.iterations.append(current)
         report(count, current)
         if moved is None:
+            trace.blue = objective.coefficients(state)
             break
         omega, state = moved
     return trace

@@ -6,13 +6,13 @@ import numpy as np
 
 from pm_fastlmm.aireml.objective import information_inverse
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _LARGEST = 300_000_000  # numbers of all ∂V/∂θ
 
 
 def linear_derivatives(
-    V: FloatArray, slopes: FloatArray, projection: Projection, free: Any
+    V: FloatArray, slopes: FloatArray, projection: AnyProjection, free: Any
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """
     Return Φ_i = ΦXᵀV⁻¹V_iV⁻¹XΦ, Φ_ij and the covariance of θ̂, the inverse of the expected information ½ tr(PV_iPV_j).

@@ -12,7 +12,7 @@ from pm_fastlmm.aireml.cone import PackedMatrix, errors, pack
 from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 _SMALLEST = 1e-70  # of the length of y, and 1/_SMALLEST the largest: the information has fourth powers of it
@@ -27,8 +27,8 @@ class Observed(NamedTuple):
     ----------
     y : (n,) array
         Without its part along X where β is integrated out.
-    along : (r,) array
-        Q₁ᵀy.
+    along : (n,) or (r,) array
+        What lies along X, or its coordinates Q₁ᵀy, which have the same length.
     flat : bool
         Whether β is integrated out, or estimated.
     """
@@ -80,7 +80,7 @@ class Objective(ABC):
     method : "REML" or "ML"
     n : int
         Number of observations.
-    projection : Projection
+    projection : Projection or SparseProjection
         The projection by X.
     """
 
@@ -91,7 +91,7 @@ class Objective(ABC):
     coef: tuple[str, ...]
     method: Method = "REML"
     n: int
-    projection: Projection
+    projection: AnyProjection
 
     @abstractmethod
     def state(self, theta: FloatArray) -> Any:
@@ -108,6 +108,10 @@ class Objective(ABC):
     @abstractmethod
     def coefficients(self, state: Any) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
+
+    def estimate(self, state: Any) -> FloatArray:
+        """Return β̂ alone."""
+        return self.coefficients(state)[0]
 
     @abstractmethod
     def covariance(self, theta: FloatArray) -> FloatArray:

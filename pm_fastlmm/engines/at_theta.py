@@ -89,7 +89,7 @@ class AtTheta:
             )
         if self.node.treatment == "flat":
             beta, _ = self.objective.coefficients(self.objective.state(self.theta))
-            mean = mean + projection.Q1 @ (projection.R @ beta)
+            mean = mean + projection.times(beta)
         try:
             root = np.linalg.cholesky(self.objective.covariance(self.theta))
         except np.linalg.LinAlgError as error:
@@ -99,7 +99,7 @@ class AtTheta:
     def known_mean(self) -> FloatArray:
         """Return mu, and Xb where β has the mean b."""
         projection, b = self.node.projection, self.prior_mean
-        return np.asarray(self.mu + (projection.Q1 @ (projection.R @ b) if b.size else np.zeros(self.node.n)))
+        return np.asarray(self.mu + (projection.times(b) if b.size else np.zeros(self.node.n)))
 
     def indefinite(self) -> ValueError:
         """Return the error that V is not positive definite at θ."""

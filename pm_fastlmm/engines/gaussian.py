@@ -54,8 +54,10 @@ class GaussianNode(LMMNode):
             for V, *mean in zip(*function(some), strict=True):
                 yield V, Constants(*mean)
 
-    def flat_basis(self) -> FloatArray:
+    def flat_basis(self) -> Any:
         """Return the basis of the fixed effects under a flat prior, of no columns for another treatment of β."""
+        if self.projection.sparse and self.treatment == "flat":
+            return self.projection
         Q1 = self.projection.Q1  # raises where the rows were not kept
         return Q1 if self.treatment == "flat" else Q1[:, :0]
 

@@ -11,7 +11,7 @@ from pm_fastlmm.base.arrays import FloatArray, Ids, align, read, read_covariance
 from pm_fastlmm.base.semidefinite import require_semidefinite, semidefinite_root
 from pm_fastlmm.engines.algebra import product
 from pm_fastlmm.engines.random_variable import Treatment
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 SPECTRUM = "the spectrum"
 NO_MEAN, NO_PRIOR = pt.zeros((0,), dtype="float64"), pt.zeros((0, 0), dtype="float64")  # of β where it has none
@@ -136,7 +136,9 @@ def read_mean(mu: Any, ids: Ids | None, n: int) -> Any:
     return mu
 
 
-def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Treatment, Any, Any]:
+def treat_coefficients(
+    projection: AnyProjection, beta: Any, beta_mean: Any, beta_cov: Any
+) -> tuple[Treatment, Any, Any]:
     """
     Return the treatment of β, its mean b, and a root L of its covariance, L = 0 for an explicit β; none if flat.
 
@@ -154,6 +156,11 @@ def treat_coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_c
     r = projection.rank
     if not r:
         raise ValueError("beta or beta_cov is given, but there are no fixed effects: give X.")
+    if beta_cov is not None and projection.sparse:
+        raise ValueError(
+            f"beta_cov of {r} coefficients is a dense matrix, and X is kept sparse: let the factor of so many levels "
+            "be a random term, Term(factor, flmm.covariance.scalar(v)), which is β ~ N(0, vI), or take beta=."
+        )
     if beta is not None and (beta_mean is not None or beta_cov is not None):
         raise ValueError("give either beta (coefficients) or beta_mean and beta_cov (their prior), not both.")
     b = double(beta if beta is not None else 0.0 if beta_mean is None else beta_mean)
@@ -181,7 +188,7 @@ def covariance_root(B: Any) -> Any:
     return pt.constant(semidefinite_root(B.data))
 
 
-def coefficients(projection: Projection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Treatment, Any, Any]:
+def coefficients(projection: AnyProjection, beta: Any, beta_mean: Any, beta_cov: Any) -> tuple[Treatment, Any, Any]:
     """Return the treatment of β, its mean b, and its prior covariance B, empty where it has none."""
     treatment, b, L = treat_coefficients(projection, beta, beta_mean, beta_cov)
     if beta_cov is None:

@@ -12,7 +12,7 @@ from pm_fastlmm.base.arrays import FloatArray, require_symmetric
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.kernel.likelihood.dense import DenseFactor
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _FLAT = 1e-15  # information of one unit of a parameter without bounds below which V has stopped depending on it
 
@@ -42,7 +42,7 @@ class DenseObjective(SquaredObjective):
     @classmethod
     def of(
         cls, V: Callable[[FloatArray], FloatArray], dV: Callable[[FloatArray], Sequence[FloatArray]], y: FloatArray,
-        projection: Projection, *, names: tuple[str, ...], lower: FloatArray, upper: FloatArray, start: FloatArray,
+        projection: AnyProjection, *, names: tuple[str, ...], lower: FloatArray, upper: FloatArray, start: FloatArray,
         flat: bool = True, method: Method = "REML", split: Callable[[FloatArray], dict[str, Any]] = lambda x: {},
     ) -> Self:  # fmt: skip
         """Return the objective of a response less its known mean."""

@@ -37,14 +37,14 @@ class Precisions:
     shape : tuple
         (chain, draw) and that of the responses.
     n : int
-    Q1 : (n, r) array
+    Q1 : (n, r) array, or a SparseProjection
         Basis of the fixed effects under a flat prior, of no columns when β is explicit or has a proper prior.
     parts : iterator of Part
     """
 
     shape: tuple[int, ...]
     n: int
-    Q1: FloatArray
+    Q1: Any
     parts: Iterator[Part]
 
 

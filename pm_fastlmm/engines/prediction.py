@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, read
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 type Effects = Literal["given", "new", "left_out", "population"]
 
@@ -41,10 +41,10 @@ class Design(NamedTuple):
     ids: Ids | None
 
     @classmethod
-    def read(cls, projection: Projection, X_new: Any) -> Self:
+    def read(cls, projection: AnyProjection, X_new: Any) -> Self:
         """Read the columns of X of new rows."""
         rows = read(X_new, "X_new", ndim=(1, 2))
-        return cls(projection.new_rows(rows, len(rows.values)), rows.ids)
+        return cls(np.asarray(projection.new_rows(rows, len(rows.values))), rows.ids)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,7 +28,7 @@ from pm_fastlmm.engines.graphs import evaluated, reaching
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.random_variable import Treatment
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 
 class Target(NamedTuple):
@@ -54,8 +54,8 @@ class LMMNode(PartOfModel, Described, ABC):
         The mean besides Xβ; for "proper" the mean of β.
     observed : array or None
         The data: y (…, n), or the statistic of a `Rotated`, [z, rss] or [z, rss, y₁].
-    projection : Projection
-        QR of X.
+    projection : Projection or SparseProjection
+        Of X.
     ids : tuple or None
     """
 
@@ -73,13 +73,13 @@ class LMMNode(PartOfModel, Described, ABC):
     mu: Any
     beta_mean: Any
     observed: Any
-    projection: Projection
+    projection: AnyProjection
     ids: Ids | None
 
     @property
     def n(self) -> int:
         """Number of observations."""
-        return int(self.projection.V.shape[0])
+        return self.projection.n
 
     @property
     def formula(self) -> str:

@@ -3,7 +3,7 @@
 from typing import NamedTuple, Self
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated
 from pm_fastlmm.spectrum.weights import UNWEIGHTED, PriorWeights
 
@@ -22,7 +22,7 @@ class Response(NamedTuple):
         By observation, where the fit has it.
     flat : bool
         Whether β was integrated out or estimated, not explicit or under a prior.
-    projection : Projection
+    projection : Projection or SparseProjection
     weights : PriorWeights
         Of the rows of y in ‖y‖², where y is not known by observation.
     """
@@ -31,7 +31,7 @@ class Response(NamedTuple):
     size: float
     y: FloatArray | None
     flat: bool
-    projection: Projection
+    projection: AnyProjection
     weights: PriorWeights = UNWEIGHTED
 
     @classmethod

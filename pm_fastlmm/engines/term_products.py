@@ -16,11 +16,12 @@ import scipy.sparse as sp
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.semidefinite import eigen_root
 from pm_fastlmm.kernel.likelihood.leave_out import Precision
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 from pm_fastlmm.spectrum.weights import PriorWeights
 
-_LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested
+_LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested, and of X
+_PROBES = 16  # of the traces of large terms
 
 
 class Gradient(NamedTuple):
@@ -66,8 +67,12 @@ class TermState(ABC):
         """Return ½ q_iᵀPq_j for q_i = Z_k(A_k ⊗ Σ̇_i)Z_kᵀPy, `directions` being (k, Σ̇_i), and last for q_e = Py."""
 
     @abstractmethod
-    def blue(self) -> tuple[FloatArray, FloatArray]:
-        """Return β̂ (r,) and its covariance (r, r); of length 0 when β is not integrated out."""
+    def blue(self) -> tuple[FloatArray, Any]:
+        """Return β̂ (r,) and its covariance (r, r), maybe sparse; of length 0 when β is not integrated out."""
+
+    def beta(self) -> FloatArray:
+        """Return β̂ alone."""
+        return self.blue()[0]
 
     @abstractmethod
     def effects(self) -> list[FloatArray]:
@@ -107,7 +112,7 @@ class TermState(ABC):
         values, vectors = np.linalg.eigh(direction)
         root = eigen_root(values, vectors)[:, values > 1e-12 * values.max()]
         n, width = block.Z.shape[0], root.shape[1]
-        if n * block.levels * width > _LARGEST:
+        if n * (block.levels * width + p.fixed) > _LARGEST:
             raise ValueError(
                 f"the component has {block.levels * width} effects in {n} rows: its spectrum would not fit in memory. "
                 "2 * (fit.loglik - loglik without it) beside ½χ²₀ + ½χ²₁ is what is left."
@@ -117,7 +122,8 @@ class TermState(ABC):
         for j, weights in enumerate(self.gradient.effects):
             sigma = self.sigma[j] - (variance * direction if j == k else 0.0)
             others += p.blocks[j].Z @ (weights @ sigma).ravel()
-        spectrum = Spectrum.from_factor(W, p.projection.Q1)
+        X = p.projection.X
+        spectrum = Spectrum.from_factor(W, X.toarray() if p.projection.sparse else p.projection.Q1)
         return Rotated.from_values(spectrum, y - others, None)
 
 
@@ -132,8 +138,8 @@ class TermProducts(ABC):
     rows_kept : bool
         Whether the rows of Z, X and y are the observations. Otherwise they are fewer rows with the same inner products
         (`TermStatistics`), in a basis of their own.
-    projection : Projection
-        QR of X.
+    projection : Projection or SparseProjection
+        Of X, with coordinates along it.
     flat : bool
         Whether β, under a flat prior, is integrated out.
     blocks : tuple
@@ -148,7 +154,7 @@ class TermProducts(ABC):
 
     n: int
     rows_kept: bool
-    projection: Projection
+    projection: AnyProjection
     flat: bool
     blocks: tuple[Any, ...]
     order: tuple[int, ...]
@@ -175,11 +181,11 @@ class TermProducts(ABC):
 
     @abstractmethod
     def response(self, y: FloatArray) -> Any:
-        """Return what the likelihood needs of a response (n,); its `y1` is Q₁ᵀy."""
+        """Return what the likelihood needs of a response (n,); its `y1` are the coordinates of y along X."""
 
     @abstractmethod
     def shifted(self, response: Any, d: FloatArray) -> Any:
-        """Return the same of y₂ + Q₁d, for products whose β is not integrated out; y₂ is y without its part along X."""
+        """Return the same of y₂, y without its part along X, and what has the coordinates d; for a β that is given."""
 
     def response_to_known(self, y: FloatArray) -> Any:
         """Return the same of y less its known mean: of all of y where β is not integrated out."""
@@ -235,7 +241,7 @@ class TermProducts(ABC):
     @property
     def rows(self) -> int:
         """Number of rows of Z, X and y."""
-        return int(self.projection.V.shape[0])
+        return self.projection.n
 
     @property
     def fixed(self) -> int:
@@ -280,9 +286,8 @@ class TermProducts(ABC):
             blocks = [block.Z for block, stride in zip(self.blocks, strides, strict=False) for _ in range(stride)]
             places = [(a, stride) for stride in strides for a in range(stride)]
             parts = [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
-            Q = self.projection.Q1 if self.flat else self.projection.Q1[:, :0]
             rows = [Z.T for Z in parts]
-            self._components[strides] = rows, _traces(parts, rows, Q, self.n)
+            self._components[strides] = rows, _traces(parts, rows, self.projection if self.flat else None, self.n)
         return self._components[strides]
 
     def mean_gram(self, k: int) -> FloatArray:
@@ -297,8 +302,14 @@ class TermProducts(ABC):
         return out / (self.n * self.weights.mean)
 
 
-def _traces(components: list[sp.csr_array], transposed: list[sp.csc_array], Q: FloatArray, n: int) -> FloatArray:
-    along = [Zt @ Q for Zt in transposed]
+def _traces(
+    components: list[sp.csr_array], transposed: list[sp.csc_array], X: AnyProjection | None, n: int
+) -> FloatArray:
+    """Return tr(MV_iMV_j), exactly or, where Z_iᵀQ of an orthonormal basis Q of X would be large, from probes."""
+    found = [np.zeros((Zt.shape[0], 0)) if X is None else X.orthonormal(Zt) for Zt in transposed]
+    along = [part for part in found if part is not None]
+    if len(along) < len(found):
+        return _probed(components, transposed, X, n)
     count = len(components)
     gram = np.zeros((count + 1, count + 1))
     for i, Zi in enumerate(components):
@@ -308,5 +319,22 @@ def _traces(components: list[sp.csr_array], transposed: list[sp.csc_array], Q: F
             projected = np.vdot(along[i].T @ along[i], along[j].T @ along[j])
             gram[i, j] = gram[j, i] = (cross.data**2).sum() - 2 * shared + projected
         gram[i, count] = gram[count, i] = (Zi.data**2).sum() - (along[i] ** 2).sum()
-    gram[count, count] = n - Q.shape[1]
+    gram[count, count] = n - (0 if X is None else X.rank)
     return gram
+
+
+def _probed(components: list[sp.csr_array], transposed: list[sp.csc_array], X: Any, n: int) -> FloatArray:
+    """
+    Return the same as means of (MV_iw)ᵀV_jw over probes w = Mξ (Hutchinson 1989, doi:10.1080/03610918908812806).
+
+    They start an iteration, for which some per cent are enough; the generator is the same for the same data. All
+    entries are of the same probes: where two terms are the same matrix, their entries are the same numbers.
+    """
+    rng, count = np.random.default_rng(0), len(components)
+    gram = np.zeros((count + 1, count + 1))
+    for _ in range(_PROBES):
+        w = X.apart(rng.choice([-1.0, 1.0], size=n))[1]
+        images = [*(Z @ (Zt @ w) for Z, Zt in zip(components, transposed, strict=True)), w]
+        left = [*(X.apart(image)[1] for image in images[:-1]), w]
+        gram += [[a @ b for b in images] for a in left]
+    return (gram + gram.T) / (2 * _PROBES)

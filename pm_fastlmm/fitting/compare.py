@@ -10,11 +10,12 @@ import pandas as pd
 from scipy.special import chdtrc
 
 from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.display import listed
 from pm_fastlmm.base.tables import Table
 from pm_fastlmm.engines.response import Response
 from pm_fastlmm.fitting.fit import VarianceFit
 from pm_fastlmm.kernel.reml.fit import REMLFit
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection, SparseProjection
 
 type Fit = REMLFit | VarianceFit
 
@@ -194,10 +195,10 @@ def _require_same_rows(a: FloatArray, b: FloatArray, pair: str) -> None:
         raise ValueError(f"{pair} are fits of different y, {why}.")
 
 
-def _require_same_design(a: Projection, b: Projection, pair: str) -> None:
+def _require_same_design(a: AnyProjection, b: AnyProjection, pair: str) -> None:
     if a.rank != b.rank or not _within(a, b):
         raise ValueError(
-            f"{pair} are REML fits with different X ({', '.join(a.coef) or 'none'}; {', '.join(b.coef) or 'none'}): "
+            f"{pair} are REML fits with different X ({listed(a.coef) or 'none'}; {listed(b.coef) or 'none'}): "
             "each restricted likelihood is that of what its own X leaves. Fit them by method='ML' to compare."
         )
     if abs(a.logdet_R - b.logdet_R) > _SAME * max(1.0, abs(a.logdet_R)):
@@ -207,8 +208,11 @@ def _require_same_design(a: Projection, b: Projection, pair: str) -> None:
         )
 
 
-def _within(a: Projection, b: Projection) -> bool:
+def _within(a: AnyProjection, b: AnyProjection) -> bool:
     """Return whether the columns of one X are in the span of another; by name where their rows were not kept."""
+    if isinstance(a, SparseProjection) or isinstance(b, SparseProjection):
+        probe = a.along(np.random.default_rng(0).standard_normal(a.rank))  # of all columns at once
+        return float(np.linalg.norm(b.apart(probe)[1])) <= _SAME * float(np.linalg.norm(probe))
     if a.reflectors is None or b.reflectors is None:
         return set(a.coef) <= set(b.coef)
     outside = a.Q1 - b.Q1 @ (b.Q1.T @ a.Q1)

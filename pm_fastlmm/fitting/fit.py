@@ -50,7 +50,8 @@ class VarianceFit(VarianceChecks, PartOfModel):
         ∂ℓ/∂θ at the estimate; not zero for parameters on the boundary.
     average_information : DataFrame
     blue, blue_cov : (r,), (r, r) arrays
-        Generalised least squares at the estimate; `beta`, `beta_se` and `beta_cov` by name.
+        Generalised least squares at the estimate; `beta`, `beta_se` and `beta_cov` by name. Of thousands of
+        coefficients `blue_cov` is a sparse matrix of some entries, the diagonal among them.
     boundary : tuple of str
         Parameters that are on the boundary of their space. Their standard errors are undefined (NaN).
     converged : bool
@@ -79,7 +80,7 @@ class VarianceFit(VarianceChecks, PartOfModel):
     score: pd.Series
     average_information: pd.DataFrame
     blue: FloatArray
-    blue_cov: FloatArray
+    blue_cov: Any
     boundary: tuple[str, ...]
     converged: bool
     message: str

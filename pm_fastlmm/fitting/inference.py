@@ -12,10 +12,11 @@ from pm_fastlmm.aireml.refit import along_face, first_differences, second_differ
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.fitting.intervals import VarianceIntervals
 from pm_fastlmm.fitting.profiles import TOGETHER, free_place
+from pm_fastlmm.kernel.inference.estimates import whole_covariance
 from pm_fastlmm.kernel.inference.fixed_effects import NOT_OF_ML, DegreesOfFreedom, FixedEffects, ZeroVariances
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test
 from pm_fastlmm.kernel.reml.fit import REMLFit
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _SINGULAR = "a covariance matrix of this fit is singular, where the expansion of Kenward and Roger fails"
 _NEARLY = (
@@ -89,7 +90,7 @@ class VarianceInference(VarianceIntervals):
         )  # fmt: skip
 
     @property
-    def _projection(self) -> Projection:
+    def _projection(self) -> AnyProjection:
         return self.objective.projection
 
     @property
@@ -106,6 +107,8 @@ class VarianceInference(VarianceIntervals):
         exact: REMLFit | None = objective.exact
         if exact is not None:
             return exact._fixed_effects(df, zero_variances)
+        if self._many:
+            return self._of_many()
         theta, free = self.theta.to_numpy(), self._interior
         if zero_variances == "free":
             return self._with_all_free(theta)
@@ -130,6 +133,14 @@ class VarianceInference(VarianceIntervals):
         return self._estimable(
             slopes, second_differences(objective, theta, steps), known, np.where(np.outer(free, free), inverse, 0.0)
         )
+
+    def _of_many(self) -> FixedEffects:
+        r = len(self.objective.coef)
+        none = np.zeros((0, 0))
+        return FixedEffects(
+            self.blue, self.blue_cov, none, none, none, none, self.objective.residual_df, self.objective.coef,
+            unavailable=str(whole_covariance(r)),
+        )  # fmt: skip
 
     def _estimable(
         self, slopes: FloatArray, curvatures: FloatArray | None = None, observed_cov: FloatArray | None = None,

@@ -25,9 +25,9 @@ from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.remedies import selection
 from pm_fastlmm.models.missing_rows import complete, counts_of, dropped_rows, gaps_of, rows_dropped
 from pm_fastlmm.spectrum.individuals import read_individual
-from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.responses import response_name
 from pm_fastlmm.spectrum.source import Source
+from pm_fastlmm.spectrum.sparse_projection import projection_of
 from pm_fastlmm.spectrum.spectrum import Spectrum
 from pm_fastlmm.spectrum.weights import require_weights
 
@@ -273,11 +273,11 @@ def _refuse_infinite(*parts: FloatArray) -> None:
         )
 
 
-def coefficients_of(X: FloatArray, columns: tuple[str, ...]) -> tuple[str, ...]:
+def coefficients_of(X: Any, columns: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the columns that a fit keeps; it is the fit that warns of the others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return Projection.from_design(X, columns).coef
+        return projection_of(X, columns).coef
 
 
 def _read_kernel(K: Any, W: Any) -> tuple[Labelled, str]:

@@ -9,13 +9,14 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from pm_fastlmm.base.arrays import FloatArray, repeated, shown
+from pm_fastlmm.base.arrays import repeated, shown
 from pm_fastlmm.base.copies import Copied
 from pm_fastlmm.kernel.inference.hypotheses import CompleteDesign, Marginal
 from pm_fastlmm.models.formula import encode_new
 from pm_fastlmm.models.formulas.columns import read_column
 from pm_fastlmm.models.formulas.factors import described_coding, reference_of
 from pm_fastlmm.models.formulas.names import columns_in, names_of, names_of_factor, plain
+from pm_fastlmm.models.formulas.sparse_columns import require_dense
 
 _RTOL = 1e-7
 _LARGEST = 1_000_000  # rows of a reference grid
@@ -86,8 +87,8 @@ class FixedTerms(Copied):
                 by_column.append(text)
         return by_column[0] if len(by_column) == 1 else None
 
-    def encode(self, data: pd.DataFrame) -> FloatArray:
-        """Return X of new rows."""
+    def encode(self, data: pd.DataFrame) -> Any:
+        """Return X of new rows, dense or sparse as it was at the fit."""
         return encode_new(self.spec, data).values
 
     def complete(self) -> CompleteDesign:
@@ -97,8 +98,9 @@ class FixedTerms(Copied):
         Raises
         ------
         ValueError
-            If the contrasts of a factor are fewer than its differences.
+            If the contrasts of a factor are fewer than its differences, or X is kept sparse.
         """
+        require_dense(self.spec, len(self.table))
         # contrasts of C(f, ...) are kept with its levels; without them a factor has a column for each level
         states = self.spec.transform_state.items()
         plainly = {call: state | dict.fromkeys(state.keys() & {"contrasts"}) for call, state in states}
@@ -144,8 +146,10 @@ class FixedTerms(Copied):
         Raises
         ------
         ValueError
-            If a name is no column, a covariate that is asked for has no values, or the grid is too large.
+            If a name is no column, a covariate that is asked for has no values, the grid is too large, or X is kept
+            sparse.
         """
+        require_dense(self.spec, len(self.table))
         if not names or repeated(names):
             raise ValueError(f"means are of one column or of several different ones, got {', '.join(names) or 'none'}.")
         self._require_columns(names, "a mean is asked of")

@@ -13,11 +13,13 @@ import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache, lru_cache
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import scipy.sparse as sp
 from formulaic import Formula, ModelMatrix, model_matrix
 from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser.algos.tokenize import tokenize
@@ -40,6 +42,7 @@ from pm_fastlmm.models.formulas.language import plain_error, sides, source
 from pm_fastlmm.models.formulas.names import calls_in, columns_in, function_identifier, names_of, plain
 from pm_fastlmm.models.formulas.refused import is_refused, why_refused
 from pm_fastlmm.models.formulas.rowwise import of_other_rows
+from pm_fastlmm.models.formulas.sparse_columns import SparseMatrix, is_large, rows_where
 from pm_fastlmm.models.missing_rows import Gaps, counts_of, gaps_in, listed_counts
 from pm_fastlmm.models.missing_rows import complete as complete_rows
 
@@ -48,18 +51,20 @@ _SHOWN = 4  # different rows that a message names
 
 
 class Encoded(NamedTuple):
-    """Columns of a design, by row of the table, and formulaic's specification of them."""
+    """Columns of a design, dense or sparse, by row of the table, and formulaic's specification of them."""
 
-    values: FloatArray
+    values: Any
     columns: tuple[str, ...]
     spec: Any
 
 
 def fixed_effects(
-    formula: str, data: pd.DataFrame, *, whole: str, gaps: Gaps | None = None
+    formula: str, data: pd.DataFrame, *, whole: str, gaps: Gaps | None = None, dense: bool = True
 ) -> tuple[Encoded, Encoded, Gaps]:
     """
     Return y and X of a formula without random terms, NaN in the rows with a missing variable, and all gaps.
+
+    X may be sparse, where factors have many levels, for a caller that does not need it `dense`.
 
     Rows with a missing variable have no part in stateful transforms (poly, scale, bs) or in the levels of a factor, nor
     do those with other `gaps`, of the variables of random terms. Where a transform is not defined its term has a gap.
@@ -79,7 +84,8 @@ def fixed_effects(
     rows = data if complete.all() else data[complete]
     warn_of_codes(rows, variables, response)
     alone = response in data.columns  # a column, which needs no encoding
-    made = _encode(sides(formula)[1] if alone else formula, rows, whole)
+    large = not dense and is_large(getattr(_parsed(formula), "rhs", ()), rows)
+    made = _encode(sides(formula)[1] if alone else formula, rows, whole, large=large)
     if alone:
         require_response(rows[response])
     if imaginary := [name for name in variables if pd.api.types.is_complex_dtype(data[name])]:
@@ -89,13 +95,20 @@ def fixed_effects(
         y, X = Encoded(values, (plain(response),), None), _spread(made, complete)
     else:
         y, X = _spread(_conditions_as_numbers(made.lhs), complete), _spread(made.rhs, complete)
-    both = Encoded(np.hstack([y.values, X.values]), (*y.columns, *X.columns), None)
-    _refuse_infinite(both, data.index, "y and X have")
+    if large:
+        _refuse_infinite(y, data.index, "y has")
+        _refuse_infinite(X, data.index, "X has")
+    else:
+        both = Encoded(np.hstack([y.values, X.values]), (*y.columns, *X.columns), None)
+        _refuse_infinite(both, data.index, "y and X have")
     return y, X, gaps | _undefined(y, complete) | _undefined(X, complete)
 
 
 def _undefined(encoded: Encoded, complete: npt.NDArray[np.bool_]) -> Gaps:
     """Return by term the rows without a missing variable in which it is not defined."""
+    if sp.issparse(encoded.values):  # a row without one of its terms is left out as a whole
+        bad = rows_where(np.isnan, encoded.values) & complete
+        return {plain(str(term)): bad for term in encoded.spec.term_slices} if bad.any() else {}
     if not np.isnan(encoded.values[complete]).any():
         return {}
     terms = {plain(str(term)): encoded.values[:, place] for term, place in encoded.spec.term_slices.items()}
@@ -158,7 +171,10 @@ def encode_new(spec: Any, data: pd.DataFrame) -> Encoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", DataMismatchWarning)
-            matrix = spec.get_model_matrix(table, context=_context())
+            if spec.output == "sparse":
+                matrix: Any = SparseMatrix.of(spec, table, _context())
+            else:
+                matrix = spec.get_model_matrix(table, context=_context())
     except DataMismatchWarning as error:
         _require_levels_of_calls(spec, table)
         raise ValueError(f"new data have levels of a fixed factor that have no coefficient: {error}") from None
@@ -170,7 +186,7 @@ def encode_new(spec: Any, data: pd.DataFrame) -> Encoded:
             f"{plain_error(error)}"
         ) from error
     encoded = _spread(matrix, np.ones(len(data), dtype=bool))
-    undefined = ~np.isfinite(encoded.values).all(axis=1)
+    undefined = rows_where(lambda values: ~np.isfinite(values), encoded.values)
     if undefined.any():
         raise ValueError(
             f"the design of the new data has {undefined.sum()} values that are NaN or infinite, in rows "
@@ -201,7 +217,7 @@ def _parsed(formula: str) -> Any:
     return Formula(formula)
 
 
-def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
+def _encode(formula: str, data: pd.DataFrame, whole: str, *, large: bool = False) -> Any:
     """Encode a formula; rows in which a transform is not defined are left out, as the index tells."""
     context = _context()
     for name, call in calls_in(formula):
@@ -212,7 +228,10 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
     table = table_for(required, data, response=response)
     _require_columns(sorted(required - {*table.columns, *context}), data, whole)
     try:
-        made = model_matrix(_parsed(formula), table, na_action="drop", output="pandas", context=context)
+        if large:
+            made = _sparse(_parsed(formula), table, context)
+        else:
+            made = model_matrix(_parsed(formula), table, na_action="drop", output="pandas", context=context)
     except MemoryError:
         raise
     except Exception as error:  # what a function of the caller raises, or formulaic for its values
@@ -230,6 +249,16 @@ def _encode(formula: str, data: pd.DataFrame, whole: str) -> Any:
             "encoded differently: make a column of the table first; center(x) and scale(x) keep what they know."
         )
     return made
+
+
+def _sparse(formula: Any, table: pd.DataFrame, context: dict[str, Any]) -> Any:
+    """Return X as a sparse matrix, beside y as a table where the formula has one."""
+    if not hasattr(formula, "lhs"):
+        return SparseMatrix.of(formula, table, context)
+    dropped: set[int] = set()
+    y = model_matrix(formula.lhs, table, na_action="drop", output="pandas", context=context, drop_rows=dropped)
+    X = SparseMatrix.of(formula.rhs, table, context, dropped)
+    return SimpleNamespace(lhs=ModelMatrix(y.loc[X.index], spec=y.model_spec), rhs=X)
 
 
 def _require_columns(absent: list[str], data: pd.DataFrame, whole: str) -> None:
@@ -304,6 +333,8 @@ def _why_not(name: str, call: str, formula: str, whole: str) -> str:
 
 def _spread(part: Any, complete: Any) -> Encoded:
     """Return the encoded rows in their places, and NaN in the others."""
+    if isinstance(part, SparseMatrix):
+        return Encoded(part.placed(complete), tuple(map(plain, part.columns)), part.model_spec)
     values = np.asarray(part)
     if values.dtype.kind not in "fiub":
         strange = [(name, kind) for name, kind in part.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
@@ -349,13 +380,15 @@ def _own_functions() -> dict[str, Any]:
 
 def _refuse_infinite(encoded: Encoded, index: pd.Index, subject: str) -> None:
     """Raise a ValueError that names the terms with infinite values."""
-    infinite = np.isinf(encoded.values)
-    if infinite.any():
-        terms = [name for name, some in zip(encoded.columns, infinite.any(axis=0), strict=True) if some]
-        rows = index[infinite.any(axis=1)].tolist()
+    rows = rows_where(np.isinf, encoded.values)
+    if rows.any():
+        some = encoded.values[rows]
+        infinite = np.isinf(some if isinstance(some, np.ndarray) else some.toarray())
+        terms = [name for name, found in zip(encoded.columns, infinite.any(axis=0), strict=True) if found]
         raise ValueError(
-            f"{subject} {int(infinite.sum())} infinite values, of {', '.join(terms)} in rows {shown(rows)}: mend "
-            "them (a logarithm of 0 is infinite, log1p(x) is log(1 + x)), or set them to NaN to have them dropped."
+            f"{subject} {int(infinite.sum())} infinite values, of {', '.join(terms)} in rows "
+            f"{shown(index[rows].tolist())}: mend them "
+            "(a logarithm of 0 is infinite, log1p(x) is log(1 + x)), or set them to NaN to have them dropped."
         )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from pm_fastlmm.models.mixed_terms import data_of, mixed_term, parts_of, read_fo
 from pm_fastlmm.models.random_terms import RandomTerm
 from pm_fastlmm.models.share_prior import SharePrior
 from pm_fastlmm.models.shares import VARIABLES, Shares
+from pm_fastlmm.spectrum.sparse_projection import SparseProjection
 
 _TAKEN = {"e": "but sigma_e is the residual's"} | dict.fromkeys(
     ("obs", "chain", "draw"), "which is a dimension of the observations or of the posterior"
@@ -155,9 +157,16 @@ def _residual_sd(design: MixedDesign) -> float:
     """Return s, the residual standard deviation of the least-squares fit, weighted by w/w̄."""
     root = np.sqrt(_relative(design))
     y = root * (design.y if design.offset is None else design.y - design.offset)
-    X = root[:, None] * design.X
-    coef, _, rank, _ = np.linalg.lstsq(X, y)
-    residual, df = y - X @ coef, len(y) - int(rank)
+    X: Any = design.X
+    if not isinstance(X, np.ndarray):
+        with warnings.catch_warnings(action="ignore"):  # the node warns of columns that are dropped
+            projection = SparseProjection.from_design(X.multiply(root[:, None]))
+        rank, residual = projection.rank, projection.apart(y)[1]
+    else:
+        X = root[:, None] * X
+        coef, _, rank, _ = np.linalg.lstsq(X, y)
+        residual = y - X @ coef
+    df = len(y) - int(rank)
     norm = float(np.linalg.norm(residual))
     if df < 1 or norm <= len(y) * EPS * float(np.linalg.norm(root * design.y)):
         raise ValueError("y has no residual variance after X: there is nothing to estimate a variance from.")

@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any, Self
 
 import pandas as pd
+import scipy.sparse as sp
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, shown
+from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, frozen, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.missing_codes import warn_of_coded_level
@@ -41,6 +42,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         What stands left of the "~".
     y : (n,) array
     X : (n, r) array
+        A sparse matrix where a factor has so many levels that it would have more than 20 million numbers.
     columns : tuple of str
         Names of the columns of X.
     ids : tuple
@@ -75,7 +77,7 @@ class MixedDesign(ReadOnlyArrays, Described):
     formula: str
     response: str
     y: FloatArray
-    X: FloatArray
+    X: Any
     columns: tuple[str, ...]
     ids: Ids
     random: tuple[RandomTerm, ...]
@@ -129,7 +131,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         gaps = gaps_in(data, needed)
         for given in filter(None, (w, known)):
             gaps |= gaps_of(given.values, [given.name or given.role])
-        y, X, gaps = fixed_effects(fixed, data, whole=formula, gaps=gaps)
+        y, X, gaps = fixed_effects(fixed, data, whole=formula, gaps=gaps, dense=False)
         ids = _ids_of_one_response(y.columns, data, formula)
         seen = complete(gaps, len(data))
         dropped = dropped_rows(seen, gaps, ids)
@@ -145,7 +147,9 @@ class MixedDesign(ReadOnlyArrays, Described):
         read = [pair for r in random for pair in zip(r.factors, r.factor.parts or (r.factor,), strict=True)]
         for name, factor in dict(read).items():
             warn_of_coded_level(factor.counts(), name)
-        y_seen, X_seen = frozen(y.values[seen, 0]), frozen(X.values[seen])
+        y_seen, X_seen = frozen(y.values[seen, 0]), X.values[seen]
+        if not sp.issparse(X_seen):
+            frozen(X_seen)
         response = plain(sides(fixed)[0].strip("`"))
         own, made = tuple(rows.index.tolist()), FixedTerms.of(X.spec, rows)
         common = (formula, response, y_seen, X_seen, X.columns, own, random, dropped, counts_of(gaps))
@@ -207,7 +211,14 @@ class MixedDesign(ReadOnlyArrays, Described):
         ValueError
             If a variable is not there or missing, or a fixed factor has a level without a coefficient.
         """
-        return pd.DataFrame(self.fixed.encode(data), index=data.index, columns=list(self.columns))
+        X = self.fixed.encode(data)
+        made: Any = pd.DataFrame
+        table: pd.DataFrame = (made.sparse.from_spmatrix if sp.issparse(X) else made)(X, data.index, list(self.columns))
+        return table
+
+    def rows(self, data: pd.DataFrame) -> Labelled:
+        """Return the same with the ids of the rows, a sparse X as a matrix."""
+        return Labelled(self.fixed.encode(data), tuple(data.index.tolist()), self.columns)
 
     def cells(self, data: pd.DataFrame) -> Cells:
         """Return how rows of a table are called in a message: by the values of their variables."""

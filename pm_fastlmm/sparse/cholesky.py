@@ -6,18 +6,21 @@ Cholesky factors of sparse symmetric positive definite matrices that share a pat
 The permutation P keeps the fill of L small (ordering.py).
 """
 
+import heapq
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import scipy.sparse as sp
 
-from pm_fastlmm.base.arrays import FloatArray, Int32Array, Int64Array
+from pm_fastlmm.base.arrays import FloatArray, Int32Array, Int64Array, slices
 from pm_fastlmm.sparse import loops, symbolic
 from pm_fastlmm.sparse.ordering import minimum_degree
 from pm_fastlmm.sparse.symbolic import Blocks
 from pm_fastlmm.sparse.tree import Tree
 
+_NOTHING = 1e-8  # of the largest entry of a vector, what rounding leaves of those that are 0
+_BUDGET = 4_000_000  # numbers of vectors at a time
 _OWN: list[Literal["C", "W"]] = ["C", "W"]  # arrays that compiled loops take: without gaps and not read-only
 
 
@@ -218,6 +221,14 @@ class Factor:
         return Z[self.analysis.place]
 
 
+def factorised(M: Any) -> Factor:
+    """Return the Cholesky factor of one sparse matrix, both triangles given, that shares its pattern with no other."""
+    analysis = Analysis.of(M)
+    entries, values = analysis.entries(M), np.zeros(analysis.size)
+    values[entries.place] = entries.value
+    return analysis.factorise(values)
+
+
 def dependent_columns(A: Any, tolerance: float) -> Int64Array:
     """
     Return the columns of X that are linear combinations of earlier ones, from A = XᵀX.
@@ -239,25 +250,58 @@ def dependent_columns(A: Any, tolerance: float) -> Int64Array:
     diagonal = values[analysis.start[:-1]]
     dependent = np.zeros(analysis.n, bool)
     L, logdet, _ = analysis._eliminate(values, tolerance * diagonal, dependent)
-    units = np.zeros((analysis.n, int(dependent.sum())))
-    units[np.flatnonzero(dependent), np.arange(units.shape[1])] = 1.0
-    null = Factor(analysis, L, logdet).draw(units)
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))[analysis.tree.position]
-    return _last_entries(null * scale[:, None])
+    factor, found = Factor(analysis, L, logdet), np.flatnonzero(dependent)
+    vectors: list[_Vector] = []
+    for some in slices(len(found), max(1, _BUDGET // max(1, analysis.n))):
+        units = np.zeros((analysis.n, len(found[some])))
+        units[found[some], np.arange(units.shape[1])] = 1.0
+        vectors += map(_Vector.of, (factor.draw(units) * scale[:, None]).T)
+    return _last_entries(vectors)
 
 
-def _last_entries(null: FloatArray) -> Int64Array:
-    """Return the last rows that are not 0 of a basis of the columns' space, in which they differ, in order."""
-    null = null / np.abs(null).max(axis=0, initial=0.0)
-    rows = []
-    while null.shape[1]:
-        row = int(np.flatnonzero((np.abs(null) > 1e-8).any(axis=1))[-1])
-        pivot = int(np.abs(null[row]).argmax())
-        rows.append(row)
-        others = np.delete(null, pivot, axis=1)
-        null = others - np.outer(null[:, pivot], others[row] / null[row, pivot])
-        null[row:] = 0.0
-    return np.array(sorted(rows), np.int64)
+class _Vector(NamedTuple):
+    """A vector by its entries that are not 0, in the order of their places."""
+
+    place: Int64Array
+    value: FloatArray
+
+    @classmethod
+    def of(cls, dense: FloatArray) -> Self:
+        """Return a vector with a largest entry of 1."""
+        dense = dense / np.abs(dense).max()
+        place = np.flatnonzero(np.abs(dense) > _NOTHING)
+        return cls(place, dense[place])
+
+    def less(self, other: Self) -> Self:
+        """Return this vector less a multiple of another with the same last place, without that place."""
+        factor = self.value[-1] / other.value[-1]
+        place = np.union1d(self.place[:-1], other.place[:-1])
+        value = np.zeros(len(place))
+        value[np.searchsorted(place, self.place[:-1])] = self.value[:-1]
+        value[np.searchsorted(place, other.place[:-1])] -= factor * other.value[:-1]
+        some = np.abs(value) > _NOTHING
+        return type(self)(place[some], value[some])
+
+
+def _last_entries(null: list[_Vector]) -> Int64Array:
+    """Return the last places of a basis of the space of some vectors, in which they differ, in order."""
+    ending: dict[int, list[_Vector]] = {}
+    for vector in null:
+        ending.setdefault(int(vector.place[-1]), []).append(vector)
+    places, left = [], [-place for place in ending]
+    heapq.heapify(left)
+    while left:
+        place = -heapq.heappop(left)
+        same = ending.pop(place)
+        pivot = max(range(len(same)), key=lambda k: abs(same[k].value[-1]))
+        places.append(place)
+        for other in (same[k].less(same[pivot]) for k in range(len(same)) if k != pivot):
+            last = int(other.place[-1])
+            if last not in ending:
+                heapq.heappush(left, -last)
+            ending.setdefault(last, []).append(other)
+    return np.array(sorted(places), np.int64)
 
 
 def _columns(M: Any) -> tuple[Int64Array, Int32Array, FloatArray]:

@@ -75,19 +75,8 @@ class DesignColumns(ReadOnlyArrays):
         names = tuple(f"x{j}" for j in range(d)) if names is None else names
         kept = _independent_columns(X)
         left = [j for j in range(d) if j not in set(kept)]
-        if left:
-            warnings.warn(
-                f"X has rank {len(kept)} but {d} columns: {shown([names[j] for j in left])} dropped, being a linear "
-                "combination of the columns before. Predictions do not change where the columns of a new row are so "
-                "related as well; any other row, such as one of a cell without data, will be predicted as NaN.",
-                UserWarning,
-                stacklevel=outside(),
-            )
-        if len(kept) >= n:
-            raise ValueError(
-                f"X has rank {len(kept)} for {n} observations: nothing is left to estimate variances from. "
-                "Use fewer columns or more observations."
-            )
+        warn_dropped(names, left, len(kept))
+        require_rows_left(len(kept), n)
         B, residual = _combinations(X[:, kept], X[:, left])
         size, size_left = (np.linalg.norm(X[:, c], axis=0) / np.sqrt(n) for c in (kept, left))
         # not below the collinearity that was allowed, what the rows of the fit showed, and the rounding of x₁ᵀB
@@ -141,18 +130,42 @@ class DesignColumns(ReadOnlyArrays):
         return [*(self.kept[k] for k in self._made_of(j)), self.left[j]]
 
     def _made_of(self, j: int) -> npt.NDArray[np.intp]:
-        share = np.abs(self.B[:, j]) * self.size
+        share = np.abs(self._weights(j)) * self.size
         return np.flatnonzero(share > COLLINEAR_RTOL * share.max(initial=0.0))
+
+    def _weights(self, j: int) -> FloatArray:
+        return np.asarray(self.B[:, j])
 
     def relation(self, j: int) -> str:
         """Return what the dropped column with number j is in the rows of the fit, as text."""
-        weights, used = self.B[:, j], self._made_of(j)
+        weights, used = self._weights(j), self._made_of(j)
         if not used.size:
             return f"{self.dropped[j]!r} is 0"
         if used.size > _SHOWN:
             return f"{self.dropped[j]!r} is a combination of {shown([self.coef[k] for k in used])}"
         terms = " ".join(f"{'-' if weights[k] < 0 else '+'} {_times(weights[k])}{self.coef[k]!r}" for k in used)
         return f"{self.dropped[j]!r} is {terms.removeprefix('+ ')}"
+
+
+def warn_dropped(names: tuple[str, ...], left: list[int], rank: int) -> None:
+    """Warn of columns that are linear combinations of others, by name."""
+    if left:
+        warnings.warn(
+            f"X has rank {rank} but {len(names)} columns: {shown([names[j] for j in left])} dropped, being a linear "
+            "combination of the columns before. Predictions do not change where the columns of a new row are so "
+            "related as well; any other row, such as one of a cell without data, will be predicted as NaN.",
+            UserWarning,
+            stacklevel=outside(),
+        )
+
+
+def require_rows_left(rank: int, n: int) -> None:
+    """Raise a ValueError if X leaves no residual degrees of freedom."""
+    if rank >= n:
+        raise ValueError(
+            f"X has rank {rank} for {n} observations: nothing is left to estimate variances from. "
+            "Use fewer columns or more observations."
+        )
 
 
 def _times(weight: float) -> str:
@@ -194,14 +207,18 @@ def read_columns(columns: DesignColumns, X: Labelled, m: int) -> FloatArray:
     return values
 
 
-def warn_unknown(columns: DesignColumns, departs: npt.NDArray[np.bool_], named: Callable[[int], str]) -> None:
-    """Warn, once, of new rows that the data do not determine, `named` by the number of the dropped column."""
-    broken = np.flatnonzero(departs.any(axis=0))
+def warn_unknown(
+    columns: DesignColumns,
+    broken: Any,
+    count: int,
+    m: int,
+    named: Callable[[int], str],
+) -> None:
+    """Warn, once, of `count` of m new rows that the data do not determine, `named` by a dropped column's number."""
     reasons = [f"{named(j)} ({columns.relation(j)} in all rows of the fit, but not there)" for j in broken[:_SHOWN]]
     more = f", and {len(broken) - _SHOWN} more such relations" if len(broken) > _SHOWN else ""
-    count = int(departs.any(axis=1).sum())
     warnings.warn(
-        f"the data do not determine the fixed effects of {count} of {len(departs)} new rows, which are predicted as "
+        f"the data do not determine the fixed effects of {count} of {m} new rows, which are predicted as "
         f"NaN: {'; '.join(reasons)}{more}. Leave them out, or fit a model without those columns.",
         UserWarning,
         stacklevel=outside(),

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
+import scipy.sparse as sp
 from scipy.linalg import blas
 
 from pm_fastlmm.base.arrays import (
@@ -58,6 +59,8 @@ class Projection(ReadOnlyArrays):
     columns : DesignColumns
         Which columns of X are kept, and what the others are made of.
     """
+
+    sparse: ClassVar[bool] = False
 
     reflectors: Reflectors | None
     R: FloatArray
@@ -118,9 +121,62 @@ class Projection(ReadOnlyArrays):
         return int(self.R.shape[0])
 
     @property
+    def n(self) -> int:
+        """Number of rows."""
+        return int(self.V.shape[0])
+
+    @property
+    def basis(self) -> sp.csr_array:
+        """Q₁, whose coordinates are those along X."""
+        return sp.csr_array(self.Q1)
+
+    @property
+    def logdet_basis(self) -> float:
+        """log|Q₁ᵀQ₁|."""
+        return 0.0
+
+    @property
     def logdet_R(self) -> float:
         """½ log|XᵀX|."""
         return float(np.log(np.abs(np.diag(self.R))).sum())
+
+    def apart(self, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return Q₁ᵀy, the coordinates of y (n, …) along X, and what is orthogonal to X."""
+        along = self.Q1.T @ y
+        return along, y - self.Q1 @ along
+
+    def along(self, d: FloatArray) -> FloatArray:
+        """Return Q₁d, what has these coordinates."""
+        return np.asarray(self.Q1 @ d)
+
+    def times(self, beta: FloatArray) -> FloatArray:
+        """Return Xβ of β (r,)."""
+        return np.asarray(self.Q1 @ (self.R @ beta))
+
+    def coordinates(self, beta: FloatArray) -> FloatArray:
+        """Return Rβ, the coordinates of Xβ."""
+        return np.asarray(self.R @ beta)
+
+    def coefficients(self, d: FloatArray) -> FloatArray:
+        """Return β of coordinates."""
+        return np.linalg.solve(self.R, d)
+
+    def covariance(self, inverse: FloatArray) -> FloatArray:
+        """Return cov β̂ from that of the coordinates."""
+        half = np.linalg.solve(self.R, inverse)
+        return np.linalg.solve(self.R, half.T)
+
+    def over(self, rows: FloatArray) -> FloatArray:
+        """Return rows of X (m, r) over the coordinates, xᵀβ = rows · coordinates."""
+        return np.linalg.solve(self.R.T, rows.T).T
+
+    def orthonormal(self, rows: Any) -> FloatArray:
+        """Return ZᵀQ₁ of Zᵀ (q, n)."""
+        return np.asarray(rows @ self.Q1)
+
+    def scaled(self, root: FloatArray) -> Self:
+        """Return the projection of the rows of X times √w."""
+        return type(self).from_design(self.X * root[:, None], self.coef).within(self.columns)
 
     def within(self, columns: DesignColumns) -> Self:
         """Return this projection of the columns that were kept of a wider X as one of all columns of that."""
@@ -190,7 +246,8 @@ class Projection(ReadOnlyArrays):
                 cell = "" if cells is None else cells(departs[:, j], columns.involved(j))
                 return cell or f"rows {shown([labels[i] for i in np.flatnonzero(departs[:, j])])}"
 
-            warn_unknown(columns, departs, named)
+            count = int(departs.any(axis=1).sum())
+            warn_unknown(columns, np.flatnonzero(departs.any(axis=0)), count, m, named)
         return out
 
     def two_sided(self, K: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -86,11 +86,8 @@ class PriorWeights(NamedTuple):
         return V if self.root is None else V * (self.root[:, None] * self.root)
 
     def projection(self, projection: Projection) -> Projection:
-        """Return the QR of √w X."""
-        if self.root is None:
-            return projection
-        X = projection.X * self.root[:, None]
-        return Projection.from_design(X, projection.coef).within(projection.columns)
+        """Return the projection of √w X."""
+        return projection if self.root is None else projection.scaled(self.root)
 
     def unscaled_matrix(self, V: FloatArray) -> FloatArray:
         """Return the covariance (…, n, n) of y from that of √w y."""

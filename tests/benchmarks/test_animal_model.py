@@ -9,12 +9,15 @@ import pm_fastlmm as flmm
 
 pytestmark = pytest.mark.benchmark
 
+FIXED = "y ~ factor(herd_year) + (1 | animal)"
 REPEATED = "y ~ 1 + (1 | herd_year) + (1 | animal) + (1 | permanent)"
 CASES = {
     "3000 animals in herds": (3000, {}, REPEATED),
     "10 000 animals in herds": (10_000, {}, REPEATED),
     "100 000 animals in herds": (100_000, {}, REPEATED),
     "10 000 animals mating at random": (10_000, {"move": 1.0, "sires": 500}, REPEATED),
+    "100 000 animals in herds, herd × generation fixed": (100_000, {}, FIXED),
+    "a million animals in herds, herd × generation fixed": (1_000_000, {"move": 0.01, "sires": 60}, FIXED),
     "a million animals in herds": (1_000_000, {"move": 0.01, "sires": 60}, "y ~ 1 + (1 | herd_year) + (1 | animal)"),
 }
 

@@ -10,7 +10,8 @@ from pm_fastlmm.engines.algebra import along_columns, less_columns, product, tim
 from pm_fastlmm.engines.dense.operations import DenseLoglik
 from pm_fastlmm.engines.inputs import coefficients, double, read_mean, read_response, refuse_unknown
 from pm_fastlmm.engines.random_variable import LMM, LMMRV
-from pm_fastlmm.spectrum.projection import Projection, read_design
+from pm_fastlmm.spectrum.projection import read_design
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 
 class DenseRV(LMMRV):
@@ -24,7 +25,7 @@ class DenseRV(LMMRV):
     def draw(cls, rng: Any, batch: Any, *params: Any, **carried: Any) -> tuple[Any, Any]:
         """Return the next generator and a draw, for each of a batch."""
         mu, b, B, V = params
-        projection: Projection = carried["projection"]
+        projection: AnyProjection = carried["projection"]
         next_rng, (xi,) = white_noise(rng, batch, projection.V.shape[0])
         y = times(pt.linalg.cholesky(_with_prior(V, B, projection)), xi)
         flat = carried["treatment"] == "flat"
@@ -45,7 +46,7 @@ class DenseRV(LMMRV):
         return DenseLoglik()(_with_prior(V, B, projection), residual, none)[0]
 
 
-def _with_prior(V: Any, B: Any, projection: Projection) -> Any:
+def _with_prior(V: Any, B: Any, projection: AnyProjection) -> Any:
     if B.type.shape == (0, 0):
         return V
     X = pt.constant(projection.X)

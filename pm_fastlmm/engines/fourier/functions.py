@@ -14,7 +14,7 @@ from pm_fastlmm.engines.fourier.basis import FourierBasis
 from pm_fastlmm.engines.fourier.likelihood import FourierFactor
 from pm_fastlmm.engines.fourier.products import FourierProducts, at_points, function_modes, square_modes
 from pm_fastlmm.kernel.effects.effects import Prediction
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _DIRECT = 1_000_000  # numbers of the features of few points, which are then multiplied as they are
 _BUDGET = 40_000_000  # complex numbers of the modes and values of draws at a time
@@ -170,7 +170,7 @@ def functions_at(basis: FourierBasis, w: FloatArray, beta: FloatArray, points: F
     return np.asarray(out)
 
 
-def read_new(basis: FourierBasis, projection: Projection, x_new: Any, X_new: Any) -> tuple[FloatArray, FloatArray]:
+def read_new(basis: FourierBasis, projection: AnyProjection, x_new: Any, X_new: Any) -> tuple[FloatArray, FloatArray]:
     """Return new points (m, D) inside the domain, and their fixed effects (m, r), NaN where they are unknown."""
     points = basis.read(x_new, "x_new")
     coef = projection.columns.names
@@ -187,4 +187,4 @@ def read_new(basis: FourierBasis, projection: Projection, x_new: Any, X_new: Any
                 f"X_new has {given} columns, but the model has {len(coef)} ({', '.join(coef)}), those included that "
                 "were dropped."
             )
-    return points, projection.new_rows(X_new, len(points))
+    return points, np.asarray(projection.new_rows(X_new, len(points)))

@@ -213,12 +213,13 @@ class Equations:
         out[own.level, own.cell % c, own.cell // c] = values
         return out
 
-    def inverse_matrix(self, inverse: FloatArray) -> sp.csr_array:
-        """Return C⁻¹ at the places of ΛᵀWᵀWΛ as a symmetric sparse matrix."""
-        e, size = self._analysed.data, self.ends[-1]
-        off = e.row != e.column
-        rows, columns = np.concatenate([e.row, e.column[off]]), np.concatenate([e.column, e.row[off]])
-        values = inverse[e.place]
+    def inverse_matrix(self, inverse: FloatArray, start: int = 0) -> sp.csr_array:
+        """Return C⁻¹ at the places of ΛᵀWᵀWΛ as a symmetric sparse matrix, of the unknowns from `start` on."""
+        e, size = self._analysed.data, self.ends[-1] - start
+        own = e.column >= start  # the smaller of the two
+        row, column, values = e.row[own] - start, e.column[own] - start, inverse[e.place[own]]
+        off = row != column
+        rows, columns = np.concatenate([row, column[off]]), np.concatenate([column, row[off]])
         return sp.csr_array((np.concatenate([values, values[off]]), (rows, columns)), shape=(size, size))
 
     @classmethod

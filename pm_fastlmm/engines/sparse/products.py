@@ -6,15 +6,15 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
+import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.semidefinite import semidefinite_root
-from pm_fastlmm.engines.sparse.basis import Basis
 from pm_fastlmm.engines.sparse.equations import Equations, SparseBlock
 from pm_fastlmm.engines.sparse.state import SparseResponse, SparseState
 from pm_fastlmm.engines.term_products import TermProducts
-from pm_fastlmm.sparse.cholesky import Analysis, Factor
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.sparse.cholesky import Factor, factorised
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection, SparseProjection
 from pm_fastlmm.spectrum.weights import UNWEIGHTED, PriorWeights
 
 _CHEAP = 1e5  # multiplications of a factorisation that thousands take a second or two of
@@ -27,13 +27,15 @@ class SparseProducts(TermProducts):
     """
     The mixed-model equations of several terms, with X as a further block where β is integrated out.
 
+    The unknowns of X are the coordinates of its projection, which is sparse where most entries of X are 0.
+
     Attributes
     ----------
     blocks : tuple of SparseBlock
     """
 
     n: int
-    projection: Projection
+    projection: AnyProjection
     flat: bool
     blocks: tuple[SparseBlock, ...]
     weights: PriorWeights = UNWEIGHTED
@@ -42,10 +44,10 @@ class SparseProducts(TermProducts):
 
     @classmethod
     def from_rows(
-        cls, blocks: Sequence[SparseBlock], projection: Projection, *, flat: bool, weights: PriorWeights = UNWEIGHTED
+        cls, blocks: Sequence[SparseBlock], projection: AnyProjection, *, flat: bool, weights: PriorWeights = UNWEIGHTED
     ) -> Self:
         """Return the products of the rows of the incidence matrices and the projection of X."""
-        return cls(projection.V.shape[0], projection, flat, tuple(blocks), weights)
+        return cls(projection.n, SparseProjection.worthwhile(projection), flat, tuple(blocks), weights)
 
     @cached_property
     def order(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -53,14 +55,9 @@ class SparseProducts(TermProducts):
         return tuple(range(len(self.blocks)))
 
     @cached_property
-    def basis(self) -> Basis:
-        """The columns of X in the equations."""
-        return Basis.of(self.projection) if self.flat else Basis.none(self.projection)
-
-    @cached_property
     def equations(self) -> Equations:
         """C, analysed."""
-        return Equations.of(self.blocks, self.basis.columns)
+        return Equations.of(self.blocks, self.projection.basis if self.flat else sp.csr_array((self.n, 0)))
 
     @cached_property
     def known_logdet(self) -> float:
@@ -101,14 +98,13 @@ class SparseProducts(TermProducts):
         return type(self).from_rows(self.blocks[:terms], self.projection, flat=flat, weights=self.weights)
 
     def response(self, y: FloatArray) -> SparseResponse:
-        """Return y₂ and Q₁ᵀy."""
-        Q = self.projection.Q1
-        y1 = Q.T @ y
-        return SparseResponse(y - Q @ y1, y1)
+        """Return y₂, and the coordinates of y along X."""
+        y1, y2 = self.projection.apart(y)
+        return SparseResponse(y2, y1)
 
     def shifted(self, response: SparseResponse, d: FloatArray) -> SparseResponse:
-        """Return y₂ + Q₁d."""
-        return response._replace(y=response.y + self.projection.Q1 @ d)
+        """Return the same of y₂ and what has the coordinates d."""
+        return response._replace(y=response.y + self.projection.along(d))
 
     def at(self, response: SparseResponse, sigma: list[FloatArray], sigma2_e: float) -> SparseState | None:
         """Return V factored; None outside the parameter space."""
@@ -126,14 +122,8 @@ class SparseProducts(TermProducts):
 
     @cached_property
     def _between(self) -> dict[int, Factor]:
-        out = {}
-        for k, block in enumerate(self.blocks):
-            if block.precision is not None:
-                analysis = Analysis.of(block.precision.Q)
-                entries, values = analysis.entries(block.precision.Q), np.zeros(analysis.size)
-                values[entries.place] = entries.value
-                out[k] = analysis.factorise(values)
-        return out
+        known = ((k, block.precision) for k, block in enumerate(self.blocks))
+        return {k: factorised(precision.Q) for k, precision in known if precision is not None}
 
     def _spread(self, k: int, noise: FloatArray) -> FloatArray:
         """Return effects (…, levels, width) with the covariance A_k between levels, of white noise."""

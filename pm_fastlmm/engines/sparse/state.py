@@ -19,10 +19,11 @@ from pm_fastlmm.sparse.cholesky import Factor, NotPositiveDefinite
 _SMALLEST = 1e-9  # eigenvalue of Σ, in units of σ²_e of an observation, below which its score is taken …
 _INSIDE = 1e-7  # … this far inside the cone, where it has nine digits and is as near to that on the boundary
 _BUDGET = 4_000_000  # numbers of right-hand sides at a time
+_WHOLE = 100_000_000  # numbers of the solutions by which the whole covariance of β̂ is formed, up to which it is
 
 
 class SparseResponse(NamedTuple):
-    """y₂, y without its part along X, or y₂ + Q₁d; and Q₁ᵀy."""
+    """y₂, y without its part along X, or with another; and the coordinates of y along X."""
 
     y: FloatArray
     y1: FloatArray
@@ -74,7 +75,9 @@ class SparseState(TermState):
             solved = solved + factor.solve(scale.T @ (eq.Wt @ residual) / e - eq.Q @ solved)
             residual = response.y - eq.W @ (scale @ solved)
         yPy = float(residual @ residual) / e + float(solved @ (eq.Q @ solved))  # a sum: nothing cancels
-        logdet = p.df * math.log(e) + p.fixed * math.log(e) + p.known_logdet + factor.logdet - p.basis.logdet
+        logdet = p.df * math.log(e) + p.fixed * math.log(e) + p.known_logdet + factor.logdet
+        if p.fixed:
+            logdet -= p.projection.logdet_basis
         loglik = -0.5 * (p.df * LOG_2PI + logdet + yPy)
         if not math.isfinite(loglik):
             return None
@@ -164,20 +167,32 @@ class SparseState(TermState):
         half = self.factor.half(eq.scale(self.roots).T @ (eq.Wt @ q) / e)
         return np.asarray(0.5 * (q.T @ q / e - half.T @ half))
 
-    def blue(self) -> tuple[FloatArray, FloatArray]:
-        """Return β̂ and its covariance."""
-        p = self.products
-        r, part = p.fixed, self._eq.part(-1)
-        if not r:
+    def beta(self) -> FloatArray:
+        """Return β̂ alone."""
+        if not self.products.fixed:
+            return np.zeros(0)
+        return np.asarray(self.products.projection.coefficients(self.response.y1 + self.solved[self._eq.part(-1)]))
+
+    def blue(self) -> tuple[FloatArray, Any]:
+        """Return β̂ and its covariance; of many coefficients, sparse, the entries that are in the pattern of C."""
+        X, part, N = self.products.projection, self._eq.part(-1), len(self.solved)
+        if not self.products.fixed:
             return np.zeros(0), np.zeros((0, 0))
-        half = self._half(np.arange(part.start, part.stop))
-        return p.basis.coefficients(self.solved[part], self.response.y1), p.basis.covariance(half.T @ half)
+        if X.sparse and X.rank * N > _WHOLE:
+            return self.beta(), X.covariance(self._eq.inverse_matrix(self._inverse, part.start))
+        inverse = np.empty((X.rank, X.rank))
+        for some in slices(X.rank, max(1, _BUDGET // N)):
+            inverse[:, some] = self.factor.solve(self._units(np.arange(part.start, part.stop)[some]))[part]
+        return self.beta(), X.covariance((inverse + inverse.T) / 2)
+
+    def _units(self, unknowns: Any) -> FloatArray:
+        units = np.zeros((self._eq.ends[-1], len(unknowns)))
+        units[unknowns, np.arange(len(unknowns))] = 1.0
+        return units
 
     def _half(self, unknowns: Any) -> FloatArray:
         """Return L⁻¹P of the unit vectors of some unknowns."""
-        units = np.zeros((self._eq.ends[-1], len(unknowns)))
-        units[unknowns, np.arange(len(unknowns))] = 1.0
-        return self.factor.half(units)
+        return self.factor.half(self._units(unknowns))
 
     def effects(self) -> list[FloatArray]:
         """Return û_k (levels, width) of each term."""
@@ -210,8 +225,8 @@ class SparseState(TermState):
         parts = [p.over_unknowns(k, Z) for k, Z in enumerate(Z_new)]
         mean = sum((Z @ (w @ S).ravel() for Z, w, S in zip(parts, self._related, self.sigma, strict=True)), np.zeros(m))
         if p.fixed:
-            mean = mean + X_new @ self.blue()[0]
-            parts.append(p.basis.rows(X_new))
+            mean = mean + X_new @ self.beta()
+            parts.append(p.projection.over(X_new))
         scale, variance = eq.scale(self.roots), np.array(unknown, dtype=float)
         for some in slices(m, max(1, _BUDGET // eq.ends[-1])):
             rows = np.hstack([_array(part[some]) for part in parts])
@@ -230,7 +245,7 @@ class SparseState(TermState):
         for k, (block, root) in enumerate(zip(eq.blocks, self.roots, strict=True)):
             v = drawn[eq.part(k)].reshape(block.levels, block.width)
             u.append(p.rooted(k, v @ root.T))
-        return u, p.basis.coefficients(drawn[eq.part(-1)], self.response.y1) if p.fixed else np.zeros(0)
+        return u, p.projection.coefficients(self.response.y1 + drawn[eq.part(-1)]) if p.fixed else np.zeros(0)
 
 
 @dataclass(frozen=True, eq=False)

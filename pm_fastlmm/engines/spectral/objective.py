@@ -13,7 +13,6 @@ from pm_fastlmm.kernel.likelihood.information import information, log_likelihood
 from pm_fastlmm.kernel.likelihood.spectral import variances
 from pm_fastlmm.kernel.reml.fit import REMLFit
 from pm_fastlmm.kernel.reml.reml import reml
-from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 NAMES = ("sigma2_g", "sigma2_e")
@@ -28,7 +27,7 @@ class SpectralObjective(Objective):
 
     @classmethod
     def of(
-        cls, rotated: Rotated, method: Method, names: tuple[str, ...] = NAMES, *, projection: Projection | None = None,
+        cls, rotated: Rotated, method: Method, names: tuple[str, ...] = NAMES, *, projection: Any = None,
         **more: Any,
     ) -> Self:  # fmt: skip
         """

@@ -10,7 +10,7 @@ from pm_fastlmm.engines.sparse.equations import SparseBlock
 from pm_fastlmm.engines.sparse.products import SparseProducts
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, elimination_order
 from pm_fastlmm.engines.term_products import TermProducts
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.weights import PriorWeights
 
 _SMALL = 1000  # columns of a dense block that is factored in a few hundredths of a second
@@ -19,7 +19,7 @@ _NUMBERS = 16  # bytes of a number of the sparse factor, and of its inverse
 
 
 def products_of(
-    terms: Sequence[Term], projection: Projection, *, flat: bool, weights: PriorWeights, prior: bool,
+    terms: Sequence[Term], projection: AnyProjection, *, flat: bool, weights: PriorWeights, prior: bool,
     observations: int | None, largest_ratio: float,
 ) -> TermProducts:  # fmt: skip
     """
@@ -34,7 +34,8 @@ def products_of(
     wide = _dense_columns(terms, projection.rank)
     related = any(term.blocks.relation is not None and term.blocks.relation.precision for term in terms)
     filled = sum(term.Z.nnz for term in terms) > _FILLED * terms[0].n
-    if observations is None and not filled and wide > (_SMALL if related else 2 * _SMALL):
+    large = not filled and wide > (_SMALL if related else 2 * _SMALL)
+    if observations is None and (large or projection.sparse):
         blocks = [_sparse(term, weights) for term in terms]
         if beta is not None:
             blocks.append(SparseBlock(beta, 1, projection.rank))

@@ -77,7 +77,7 @@ class TermsAtTheta(AtTheta):
         """Return mu + Xβ̂, or mu + Xβ̂ + Σ Zû, by id of the row."""
         state, projection = self.state, self.node.projection
         require_rows(state.products)
-        values = self.known_mean() + (projection.X @ state.blue()[0] if state.products.fixed else 0.0)
+        values = self.known_mean() + (projection.times(state.beta()) if state.products.fixed else 0.0)
         weights = state.products.weights
         for k, (block, w) in enumerate(zip(state.products.blocks, state.gradient.effects, strict=True)):
             if conditional or k >= len(self.node.terms):

@@ -12,7 +12,7 @@ from pm_fastlmm.base.arrays import FloatArray, Ids, align, columns_in_order, rea
 from pm_fastlmm.covariance.incidence import by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term, incidence_in_roles, over_roles
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection, read_large
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +22,7 @@ class NewTermRows:
 
     Attributes
     ----------
-    X : (m, r) array
+    X : (m, r) array, dense or sparse
     Z : list of sparse (m, q_k) arrays
         Over the levels of each term.
     Z_new : list of sparse (m, levels · width) arrays
@@ -34,7 +34,7 @@ class NewTermRows:
         Of new observations.
     """
 
-    X: FloatArray
+    X: Any
     Z: list[Any]
     Z_new: list[Any]
     ids: Ids | None
@@ -57,7 +57,7 @@ class NewTermRows:
 
 
 def read_rows(
-    projection: Projection, terms: Sequence[Term], *, X_new: Any = None, Z_new: Mapping[str, Any] | None = None,
+    projection: AnyProjection, terms: Sequence[Term], *, X_new: Any = None, Z_new: Mapping[str, Any] | None = None,
     data: Any = None, design: Any = None, population: bool = False,
 ) -> NewTermRows:  # fmt: skip
     """
@@ -67,7 +67,7 @@ def read_rows(
 
     Parameters
     ----------
-    projection : Projection
+    projection : Projection or SparseProjection
         Of the X of the fit.
     terms : sequence of Term
     X_new : (m, d) array or DataFrame
@@ -102,7 +102,7 @@ def read_rows(
     else:
         design = _design_of(data, design, X_new, Z_new)
         m, ids = len(data), tuple(data.index.tolist())
-        X = projection.new_rows(design.encode(data), m, cells=design.cells(data))
+        X = projection.new_rows(design.rows(data), m, cells=design.cells(data))
         offset, weights = design.offset_of(data), design.weights_of(data)
         parts = [
             _nothing(term, m) if population else _split(term, *_encoded(term, random, data))
@@ -136,8 +136,8 @@ def _encoded(term: Term, random: Any, data: pd.DataFrame) -> tuple[Any, Levels]:
 
 def _length(X_new: Any, given: Mapping[str, Any]) -> tuple[int, Ids | None]:
     if X_new is not None:
-        labelled = read(X_new, "X_new", ndim=(1, 2))
-        return labelled.values.shape[0], labelled.ids
+        labelled = read_large(X_new, "X_new")
+        return int(labelled.values.shape[0]), labelled.ids
     for value in given.values():
         if isinstance(value, Mapping):
             return len(next(iter(value.values()))), None

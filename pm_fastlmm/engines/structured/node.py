@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
+import scipy.sparse as sp
 import xarray as xr
 from pytensor.tensor.variable import TensorConstant
 
@@ -214,7 +215,10 @@ class StructuredNode(GaussianNode):
             state = objective.state(theta[at])
             if state is None:
                 raise ValueError(f"V of {self.name} is not positive definite at draw {at}.")
-            mean[at], cov[at] = objective.coefficients(state)
+            found = objective.coefficients(state)
+            if sp.issparse(found[1]):  # of so many coefficients that β is drawn with the effects alone
+                return None
+            mean[at], cov[at] = found
         noise = rng.standard_normal(mean.shape)
         return np.asarray(mean + np.einsum("...ij,...j->...i", semidefinite_root(cov), noise))
 
@@ -237,7 +241,7 @@ class StructuredNode(GaussianNode):
             none = [term.Z[:, :0] for term in self.terms]
             Z, weights = [term.Z for term in self.terms], self.products.weights.values
             rows = NewTermRows(self.projection.X, Z, none, self.ids, weights=weights)
-        f = drawn.beta @ rows.X.T + mean
+        f = (rows.X @ drawn.beta.reshape(-1, rows.X.shape[1]).T).T.reshape(*draws.shape, rows.m) + mean
         for k, term in enumerate(self.terms if effects != "population" else ()):
             u, sigma = drawn.u[k], drawn.sigma[k]
             if effects == "new":
@@ -260,8 +264,8 @@ class StructuredNode(GaussianNode):
         if self.spectrum is not None and self.treatment == "flat" and not np.ptp(mu, axis=(0, 1)).any():
             return self._draw_kernel(self.spectrum, theta, mu, rng)
         shape, products, terms = draws.shape, self.products, self.terms
-        X = self.projection.X
-        beta = np.empty((*shape, X.shape[1]))
+        X = self.projection
+        beta = np.empty((*shape, X.rank))
         u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
         sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
         for at in np.ndindex(*shape):
@@ -269,7 +273,7 @@ class StructuredNode(GaussianNode):
             own = [*values, B[at]] if B[at].size else values
             response = self.observed - mu[at]
             if not products.flat:
-                response = response - X @ b[at]
+                response = response - X.times(b[at])
             drawn, coefficients = products.draw(self._scaled(response), own, float(theta[at][-1]), rng)
             for k, term in enumerate(terms):
                 u[k][at] = drawn[k].reshape(-1, term.width)
@@ -331,10 +335,10 @@ class StructuredNode(GaussianNode):
         """Return P and Py at the draws of θ, mu, and mean and covariance of β, one after the other."""
         theta, mu, b, B = function()
         p, y = self.products, self.observed
-        X = self.projection.X
+        X = self.projection
         mean: Any = None
         for i, values in enumerate(theta):
-            own = mu[i] if p.flat else mu[i] + X @ b[i]
+            own = mu[i] if p.flat else mu[i] + X.times(b[i])
             if mean is None or not np.array_equal(own, mean):
                 mean, residual = own, self._scaled(y - own)
                 response = p.response_to_known(residual)

@@ -15,7 +15,7 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.theta import Entry, Theta
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.term_products import TermProducts, TermState
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
@@ -68,7 +68,7 @@ class StructuredObjective(Objective):
     @classmethod
     def of(
         cls, products: TermProducts, layout: Theta, y: FloatArray, *, offset: FloatArray = _NONE,
-        prior: FloatArray = _NO_PRIOR, method: Method = "REML", projection: Projection | None = None,
+        prior: FloatArray = _NO_PRIOR, method: Method = "REML", projection: AnyProjection | None = None,
     ) -> Self:  # fmt: skip
         """
         Return the objective of a response less its known mean; `offset` and `prior` are those of a Gaussian β.
@@ -77,12 +77,12 @@ class StructuredObjective(Objective):
         """
         response, scaled = products.response(y), products.projection
         if offset.size:
-            response = products.shifted(response, response.y1 - scaled.R @ offset)
+            response = products.shifted(response, response.y1 - scaled.coordinates(offset))
         unprojected = products
         if method == "ML" and products.flat:
             unprojected = products.treated(len(products.blocks), flat=False)
         return cls(
-            products=products, unprojected=unprojected, y=y - scaled.Q1 @ (scaled.Q1.T @ y),
+            products=products, unprojected=unprojected, y=scaled.apart(y)[1],
             response=response, layout=layout, prior=prior, method=method, fixed=np.zeros(layout.size, dtype=bool),
             names=layout.names, lower=layout.lower, upper=layout.upper,
             coef=scaled.coef if products.flat else (), n=products.n,
@@ -93,7 +93,7 @@ class StructuredObjective(Objective):
     @property
     def observed(self) -> Observed:
         """The response by row."""
-        return Observed(self.y, self.response.y1, self.products.flat)
+        return Observed(self.y, self.products.projection.along(self.response.y1), self.products.flat)
 
     @property
     def work(self) -> float:
@@ -147,7 +147,7 @@ class StructuredObjective(Objective):
             return None
         if self.method == "REML" or not self.products.flat:
             return StructuredState(mixed, mixed, mixed.loglik + self.products.constant)
-        left = products.shifted(response, response.y1 - products.projection.R @ mixed.blue()[0])
+        left = products.shifted(response, response.y1 - products.projection.coordinates(mixed.beta()))
         full = products.at(left, mixed.sigma, mixed.sigma2_e)
         return None if full is None else StructuredState(mixed, full, full.loglik + products.constant)
 
@@ -164,6 +164,10 @@ class StructuredObjective(Objective):
     def coefficients(self, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
         return state.mixed.blue()
+
+    def estimate(self, state: StructuredState) -> FloatArray:
+        """Return β̂ alone."""
+        return state.mixed.beta()
 
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""

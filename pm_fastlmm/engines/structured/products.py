@@ -14,7 +14,7 @@ from pm_fastlmm.base.arrays import FloatArray, frozen
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.engines.term_products import TermProducts
 from pm_fastlmm.spectrum.orthonormal import LARGEST, Remainder, column_squares, orthonormal_blocks, remainder_of
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.weights import UNWEIGHTED, PriorWeights
 
 type IntArray = npt.NDArray[np.int64]
@@ -89,7 +89,7 @@ class MixedProducts(TermProducts):
 
     n: int
     rows_kept: bool
-    projection: Projection
+    projection: AnyProjection
     flat: bool
     blocks: tuple[EffectBlock, ...]
     order: tuple[int, ...]
@@ -100,7 +100,7 @@ class MixedProducts(TermProducts):
 
     @classmethod
     def from_rows(
-        cls, blocks: Sequence[EffectBlock], projection: Projection, *, flat: bool, observations: int | None = None,
+        cls, blocks: Sequence[EffectBlock], projection: AnyProjection, *, flat: bool, observations: int | None = None,
         largest_ratio: float = np.inf, weights: PriorWeights = UNWEIGHTED,
     ) -> Self:  # fmt: skip
         """

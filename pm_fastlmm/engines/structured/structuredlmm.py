@@ -21,7 +21,7 @@ from pm_fastlmm.engines.structured.choice import products_of
 from pm_fastlmm.engines.structured.operations import RandomEffects
 from pm_fastlmm.engines.structured.statistics import TermStatistics, as_term_statistics
 from pm_fastlmm.engines.term_products import TermProducts
-from pm_fastlmm.spectrum.projection import Projection, read_design
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection, read_fixed_effects
 from pm_fastlmm.spectrum.spectrum import Spectrum
 from pm_fastlmm.spectrum.weights import PriorWeights
 
@@ -103,8 +103,10 @@ class StructuredLMM:
     Parameters
     ----------
     name : str
-    X : (n, r) array or DataFrame, optional
-        Fixed-effects design; an intercept is not added.
+    X : (n, r) array, DataFrame or sparse matrix, optional
+        Fixed-effects design; an intercept is not added. A sparse matrix of SciPy, or a DataFrame of sparse columns,
+        stays sparse where it has more than 20 million numbers: thousands of columns, such as a level of herd × year
+        each, take no more than their entries.
     terms : list of Term
         `flmm.Term(group, flmm.covariance.scalar(v))`, and so on; their parameters may be random variables.
     sigma2_e : tensor_like
@@ -203,13 +205,13 @@ def carried_by(terms: Sequence[Term], X: Any, design: Any, weights: Any) -> dict
 
 
 def _carried(
-    terms: list[Term], ids: Any, projection: Projection, treatment: Treatment, design: Any, weights: PriorWeights,
+    terms: list[Term], ids: Any, projection: AnyProjection, treatment: Treatment, design: Any, weights: PriorWeights,
     rows: TermStatistics | None = None, *, prior: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what is the same in each evaluation, by the names of the attributes of the random variable."""
     if design is not None:
         projection = projection.made_from(design.fixed)
-    scaled = weights.projection(projection)
+    scaled = projection if weights.root is None else projection.scaled(weights.root)
     observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
     products = products_of(
         terms, scaled, flat=treatment == "flat", weights=weights, prior=prior, observations=observations,
@@ -221,7 +223,7 @@ def _carried(
             "spectrum": _spectrum(theta, products, projection) if rows is None else None}  # fmt: skip
 
 
-def _spectrum(theta: Theta, products: TermProducts, projection: Projection) -> Spectrum | None:
+def _spectrum(theta: Theta, products: TermProducts, projection: AnyProjection) -> Spectrum | None:
     """
     Return the spectrum of K = ZZᵀ if the terms are σ²(K + δI), and K is worth an eigendecomposition.
 
@@ -236,7 +238,7 @@ def _spectrum(theta: Theta, products: TermProducts, projection: Projection) -> S
         return None
     if min(n, q) > _SPECTRUM_ORDER or n * q > _SPECTRUM_SIZE or projection.rank + 1 >= n:
         return None
-    X = Labelled(projection.X, None, projection.coef) if projection.rank else None
+    X = Labelled(np.asarray(projection.X), None, projection.coef) if projection.rank else None
     w = None if weights.root is None else weights.values
     return Spectrum.from_factor(weights.unscaled_rows(products.dense_incidence(0)[:, :, 0]), X, weights=w)
 
@@ -299,7 +301,7 @@ def _checked_terms(terms: Sequence[Term]) -> list[Term]:
     return terms
 
 
-def _aligned(terms: Sequence[Term], X: Any) -> tuple[Any, Projection]:
+def _aligned(terms: Sequence[Term], X: Any) -> tuple[Any, AnyProjection]:
     """Return the ids of the rows and the projection of X in their order."""
     parts = {f"term {term.name}": Labelled(np.zeros(0), term.ids, None) for term in terms}
     reference_name, ids = common_ids(**parts)
@@ -309,4 +311,4 @@ def _aligned(terms: Sequence[Term], X: Any) -> tuple[Any, Projection]:
                 f"the rows of term {term.name} and of {reference_name} have different ids or another order: "
                 "build all terms from one table."
             )
-    return read_design(X, terms[0].n, ids, reference_name or "the terms")
+    return read_fixed_effects(X, terms[0].n, ids, reference_name or "the terms")

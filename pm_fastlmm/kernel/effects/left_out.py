@@ -71,7 +71,7 @@ class Groups:
         return np.array([len(rows) for rows in self.members])
 
 
-def unpredictable(Q1: FloatArray, ids: Ids | None, groups: Groups | None) -> list[Any]:
+def unpredictable(Q1: Any, ids: Ids | None, groups: Groups | None) -> list[Any]:
     """Return the observations, or groups, without which X has not its rank."""
     return _named(~predictable(Q1, None if groups is None else groups.members), ids, groups)
 
@@ -107,7 +107,7 @@ class Predicted:
     known: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, precision: Precision, y: FloatArray, Q1: FloatArray, ids: Ids | None, groups: Groups | None) -> Self:
+    def of(cls, precision: Precision, y: FloatArray, Q1: Any, ids: Ids | None, groups: Groups | None) -> Self:
         """
         Leave observations or groups out; Q₁ is of no columns unless β is flat.
 
@@ -157,10 +157,11 @@ class Predicted:
     def table(self, place: Any = ()) -> pd.DataFrame:
         """Return a row for each observation of one response."""
         left = LeftOut(*(part[place] for part in self.left))
-        columns = {
-            "y": self.y[place], "mean": self.y[place] - left.deviation, "sd": np.sqrt(left.variance),
-            "log_density": left.log_density, "pit": left.pit,
-        }  # fmt: skip
+        with np.errstate(invalid="ignore", divide="ignore"):  # of what is not known, P_ii is 0 but for rounding
+            columns = {
+                "y": self.y[place], "mean": self.y[place] - left.deviation, "sd": np.sqrt(left.variance),
+                "log_density": left.log_density, "pit": left.pit,
+            }  # fmt: skip
         index = pd.RangeIndex(len(columns["y"])) if self.ids is None else pd.Index(self.ids, tupleize_cols=False)
         table = pd.DataFrame(columns, index=index)
         known = self.known

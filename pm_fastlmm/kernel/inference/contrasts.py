@@ -8,10 +8,10 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.display import listed
 from pm_fastlmm.kernel.inference.hypotheses import term_hypotheses
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 
-def read_contrasts(L: Any, projection: Projection) -> FloatArray:
+def read_contrasts(L: Any, projection: AnyProjection) -> FloatArray:
     """
     Return contrasts (q, r) of the kept columns: from an array, a mapping, or names of what is 0, terms or coefficients.
 
@@ -51,7 +51,7 @@ def read_contrasts(L: Any, projection: Projection) -> FloatArray:
     return rows
 
 
-def _require_determined(projection: Projection, rows: FloatArray) -> None:
+def _require_determined(projection: AnyProjection, rows: FloatArray) -> None:
     """Raise a ValueError if a contrast of all columns is outside the row space of X."""
     broken = projection.columns.departs(rows, projection.R, usual=0.0).any(axis=0)
     if broken.any():
@@ -63,7 +63,7 @@ def _require_determined(projection: Projection, rows: FloatArray) -> None:
         )
 
 
-def _named(name: str, projection: Projection) -> FloatArray:
+def _named(name: str, projection: AnyProjection) -> FloatArray:
     """Return the contrasts of a term of the formula, its type III hypothesis, or of a coefficient."""
     formula, columns = projection.columns.terms, projection.columns
     if formula is None or (term := formula.find(name)) is None:
@@ -77,7 +77,7 @@ def _named(name: str, projection: Projection) -> FloatArray:
     return rows
 
 
-def _place(name: Any, projection: Projection) -> int:
+def _place(name: Any, projection: AnyProjection) -> int:
     columns = projection.columns
     if name not in columns.names:
         coefficients = f"the coefficients are {listed(columns.names)}"

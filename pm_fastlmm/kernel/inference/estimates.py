@@ -6,11 +6,21 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method, require_choice
 
 type InformationKind = Literal["observed", "average"]
+
+
+def whole_covariance(r: int) -> ValueError:
+    """Return the error of what needs all of cov β̂ where it has too many coefficients."""
+    return ValueError(
+        f"the covariance of {r} coefficients is not formed, only its diagonal and what lies in the pattern of the "
+        "sparse equations, fit.blue_cov: fit.beta_se has standard errors, and fit.coefficients() t tests with n - r "
+        "degrees of freedom. For contrasts and F tests let a factor of so many levels be a random term, (1 | factor)."
+    )
 
 
 class Estimates(ABC):
@@ -33,7 +43,8 @@ class Estimates(ABC):
     coef : tuple of str
         Names of the fixed effects.
     blue, blue_cov : arrays (…, r), (…, r, r)
-        Generalised least squares at the estimate: the numbers of `beta` and `beta_cov`.
+        Generalised least squares at the estimate: the numbers of `beta` and `beta_cov`. Of thousands of coefficients
+        `blue_cov` is a sparse matrix of some entries, the diagonal among them.
     """
 
     __slots__ = ()
@@ -45,7 +56,7 @@ class Estimates(ABC):
     names: tuple[str, ...] | None
     coef: tuple[str, ...]
     blue: FloatArray
-    blue_cov: FloatArray
+    blue_cov: Any
 
     @property
     @abstractmethod
@@ -89,12 +100,19 @@ class Estimates(ABC):
     def beta_cov(self) -> pd.DataFrame:
         """Covariance of the fixed effects, V as it is estimated; for several responses a block of rows each."""
         responses, coef = self.names, list(self.coef)
+        if self._many:
+            raise whole_covariance(len(coef))
         index = pd.Index(coef) if responses is None else pd.MultiIndex.from_product([responses, coef])
         return pd.DataFrame(self.blue_cov.reshape(len(index), len(coef)), index, coef)
 
     @property
     def _blue_se(self) -> FloatArray:
-        return np.sqrt(np.diagonal(self.blue_cov, axis1=-2, axis2=-1))
+        return np.sqrt(self.blue_cov.diagonal() if self._many else np.diagonal(self.blue_cov, axis1=-2, axis2=-1))
+
+    @property
+    def _many(self) -> bool:
+        """Whether β has so many coefficients that some entries of its covariance alone are known."""
+        return bool(sp.issparse(self.blue_cov))
 
     def _by_coef(self, values: FloatArray, name: str) -> pd.Series | pd.DataFrame:
         if self.names is None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from scipy.special import fdtrc, stdtr, stdtrit
 
 from pm_fastlmm.base.arrays import FloatArray, require_fraction
@@ -23,8 +24,9 @@ from pm_fastlmm.base.choices import Method, require_choice
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.base.tables import Table
 from pm_fastlmm.kernel.effects import effects
+from pm_fastlmm.kernel.inference.estimates import whole_covariance
 from pm_fastlmm.kernel.likelihood.information import corner_derivatives, relative_information
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 type DegreesOfFreedom = Literal["satterthwaite", "kenward-roger", "residual"]
@@ -44,7 +46,7 @@ class FixedEffects:
     Attributes
     ----------
     beta, cov : (…, r) and (…, r, r) arrays
-        β̂ and Φ.
+        β̂ and Φ; of thousands of coefficients a sparse matrix of some entries of Φ, of which only t tests are made.
     slopes, curvatures : (…, P, r, r) and (…, P, P, r, r) arrays
         Φ_i and Φ_ij.
     observed_cov, expected_cov : (…, P, P) arrays
@@ -59,7 +61,7 @@ class FixedEffects:
     """
 
     beta: FloatArray
-    cov: FloatArray
+    cov: Any
     slopes: FloatArray
     curvatures: FloatArray
     observed_cov: FloatArray
@@ -79,8 +81,10 @@ class FixedEffects:
             If the method is unknown, or not available for this fit.
         """
         require_choice("df", df, DegreesOfFreedom)
+        if sp.issparse(self.cov):
+            raise whole_covariance(len(self.coef))
         if df != "kenward-roger":
-            return self.cov
+            return np.asarray(self.cov)
         if self.unavailable:
             raise ValueError(self.unavailable)
         return np.asarray(self.cov - np.einsum("...ij,...ijab->...ab", self.expected_cov, self.curvatures))
@@ -165,11 +169,28 @@ def t_tests(
     fixed: FixedEffects, df: DegreesOfFreedom, level: float = 0.95, L: FloatArray | None = None
 ) -> dict[str, FloatArray]:
     """Return estimate, se, df, t, p-value and interval of contrasts (k, r), or coefficients that were kept, (…, k)."""
+    if sp.issparse(fixed.cov) and L is None:
+        return _of_many(fixed, df, level)
     cov, rows = fixed.covariance(df), np.eye(len(fixed.coef)) if L is None else L
     estimate = fixed.beta @ rows.T
     degrees = np.stack([fixed.degrees(row, df) for row in rows], axis=-1) if len(rows) else np.zeros(estimate.shape)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore"):
         se = np.sqrt(np.einsum("ka,...ab,kb->...k", rows, cov, rows))
+    return _t_columns(estimate, se, degrees, level)
+
+
+def _of_many(fixed: FixedEffects, df: DegreesOfFreedom, level: float) -> dict[str, FloatArray]:
+    """Return the same of thousands of coefficients, with n - r degrees of freedom."""
+    require_choice("df", df, DegreesOfFreedom)
+    if df == "kenward-roger":
+        raise ValueError(fixed.unavailable)
+    cov: Any = fixed.cov
+    degrees = np.full(fixed.beta.shape, float(fixed.residual_df))
+    return _t_columns(fixed.beta, np.sqrt(cov.diagonal()), degrees, level)
+
+
+def _t_columns(estimate: FloatArray, se: FloatArray, degrees: FloatArray, level: float) -> dict[str, FloatArray]:
+    with np.errstate(invalid="ignore", divide="ignore"):
         t = estimate / se
         half = se * stdtrit(degrees, (1 + level) / 2)
         p = np.asarray(2 * stdtr(degrees, -np.abs(t)))
@@ -179,7 +200,7 @@ def t_tests(
     }  # fmt: skip
 
 
-def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, projection: Projection) -> Table:
+def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, projection: AnyProjection) -> Table:
     """Return `t_tests` as a table with a row for each column of X; NaN for the columns that were dropped."""
     require_fraction(level, "level")
     values = t_tests(fixed, df, level)
@@ -189,7 +210,10 @@ def coefficient_table(fixed: FixedEffects, df: DegreesOfFreedom, level: float, p
         index = pd.MultiIndex.from_product([fixed.names, coef], names=["response", "coef"])
     table = np.full((len(values), *fixed.beta.shape[:-1], len(coef)), np.nan)
     table[..., kept] = list(values.values())
-    return Table(dict(zip(values, table.reshape(len(values), -1), strict=True)), index=index)
+    made = Table(dict(zip(values, table.reshape(len(values), -1), strict=True)), index=index)
+    if sp.issparse(fixed.cov):
+        made.attrs["below"] = [f"degrees of freedom n - r, of {len(fixed.coef)} coefficients whose X is kept sparse"]
+    return made
 
 
 def rows_test(fixed: FixedEffects, rows: FloatArray, df: DegreesOfFreedom) -> FixedTest:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 type TypeOfTest = Literal[1, 2, 3]
 
@@ -94,7 +94,7 @@ class Formula(Protocol):
         """Return the averages of rows of X over a reference grid, for the levels of some columns."""
 
 
-def require_formula(projection: Projection) -> Formula:
+def require_formula(projection: AnyProjection) -> Formula:
     """Return the formula of the columns of X; raise a ValueError if there was none."""
     terms: Formula | None = projection.columns.terms
     if terms is None:
@@ -108,7 +108,7 @@ def require_formula(projection: Projection) -> Formula:
 
 
 def term_hypotheses(
-    complete: CompleteDesign, projection: Projection, kind: TypeOfTest = 3, *, only: str | None = None
+    complete: CompleteDesign, projection: AnyProjection, kind: TypeOfTest = 3, *, only: str | None = None
 ) -> dict[str, FloatArray]:
     """
     Return the contrasts L (q, r) of each term over the columns that are kept, or of one term.
@@ -130,13 +130,13 @@ def term_hypotheses(
     return found
 
 
-def missing_cells(complete: CompleteDesign, projection: Projection) -> list[str]:
+def missing_cells(complete: CompleteDesign, projection: AnyProjection) -> list[str]:
     """Return the columns of the complete design that are 0 in all rows: cells without data."""
     some = _in_rows(complete, projection).any(axis=0)
     return [label for label, any_ in zip(complete.labels, some, strict=True) if not any_]
 
 
-def _in_rows(complete: CompleteDesign, projection: Projection) -> FloatArray:
+def _in_rows(complete: CompleteDesign, projection: AnyProjection) -> FloatArray:
     """Return M of the columns that are kept; columns that are 0 in all rows of the fit are exactly 0."""
     M = projection.columns.E @ complete.M
     M[:, np.linalg.norm(projection.R @ M, axis=0) <= _RTOL * np.sqrt(projection.columns.n) * complete.sizes] = 0.0

@@ -22,7 +22,7 @@ from pm_fastlmm.kernel.inference.fixed_effects import (
 from pm_fastlmm.kernel.inference.hypotheses import Marginal, require_formula
 from pm_fastlmm.kernel.inference.multiple import Adjustment, adjusted
 from pm_fastlmm.kernel.inference.term_tests import METHODS, TermTests
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 type ContrastKind = Literal["pairwise", "reference"]
 
@@ -218,7 +218,7 @@ def _as_names(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _kept(rows: FloatArray, projection: Projection, *, usual: float) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+def _kept(rows: FloatArray, projection: AnyProjection, *, usual: float) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     """Return rows (k, r) of the kept columns, and which of them the data do not determine."""
     columns = projection.columns
     return rows[:, columns.kept], columns.departs(rows, projection.R, usual=usual).any(axis=1)

@@ -19,7 +19,7 @@ from pm_fastlmm.kernel.inference.intervals import SHARES, VARIANCES, ends_of, pr
 from pm_fastlmm.kernel.inference.null import critical_values
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test, require_draws, require_variation
 from pm_fastlmm.kernel.likelihood.prior import read_h2
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _DRAWS = 4000  # by default, of an inversion or a bootstrap
@@ -56,7 +56,7 @@ class KernelInference(Fit):
         return self.spectrum.ids
 
     @property
-    def _projection(self) -> Projection:
+    def _projection(self) -> AnyProjection:
         return self.spectrum.projection
 
     @property

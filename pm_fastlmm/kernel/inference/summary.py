@@ -12,7 +12,7 @@ from pm_fastlmm.base.display import listed
 from pm_fastlmm.base.tables import Report, Table
 from pm_fastlmm.kernel.inference.estimates import Estimates, InformationKind
 from pm_fastlmm.kernel.inference.fixed_effects import DegreesOfFreedom, FixedEffects, ZeroVariances, t_tests
-from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _OF_V, _OF_BETA = ("sd", "corr"), ("df", "t", "p_value")
 _COLUMNS = ("estimate", "se", *_OF_V, *_OF_BETA)
@@ -49,7 +49,7 @@ class Summary(Estimates):
 
     @property
     @abstractmethod
-    def _projection(self) -> Projection:
+    def _projection(self) -> AnyProjection:
         """The projection by X."""
 
     @property
@@ -102,7 +102,7 @@ class Summary(Estimates):
         total          4.25    4.00174  2.06155
         beta[x0]        3.5     1.1547                2  3.031  0.0938
         """
-        parts = self._of_V(information), self._of_beta(tests=self._tested)
+        parts = self._of_V(information), self._of_beta(tests=self._tested and not self._many)
         values = [np.concatenate([part[name] for part in parts], axis=-1).ravel() for name in _COLUMNS]
         names = [*self._estimates(), *(f"beta[{name}]" for name in self.coef)]
         return _table(values, _COLUMNS, self._rows(names), blank=(*_OF_V, *_OF_BETA))
@@ -140,7 +140,7 @@ class Summary(Estimates):
         parts = [("Parameters of V", _table([of_V[name] for name in shown], shown, list(estimates), blank=_OF_V))]
         below = list(_DEAR) if dear else []
         if self.coef:
-            tests = self._tested and not dear
+            tests = self._tested and not dear and not self._many
             of_beta, shown = self._of_beta(tests=tests), ["estimate", "se", *(_OF_BETA if tests else ("t",))]
             heading = f"Fixed effects, {_TESTS}" if tests else "Fixed effects"
             parts.append((heading, _table([of_beta[name] for name in shown], shown, list(self.coef))))

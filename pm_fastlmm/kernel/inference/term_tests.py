@@ -59,7 +59,8 @@ class TermTests(Summary):
         ----------
         df : {"satterthwaite", "kenward-roger", "residual"}
             Degrees of freedom of t. Kenward–Roger also enlarges the standard errors by what the estimation of the
-            variances adds; "residual" is n - r, which ignores it.
+            variances adds; "residual" is n - r, which ignores it, and what thousands of coefficients have whose X is
+            kept sparse.
         level : float
             Of the interval.
         zero_variances : {"known", "free"}

@@ -164,15 +164,18 @@ def leave_groups_out(precision: Precision, groups: Sequence[Rows], known: Any = 
     return LeftOut(deviation, variance), Joint(log_density, quadratic)
 
 
-def predictable(Q1: FloatArray, groups: Sequence[Rows] | None) -> npt.NDArray[np.bool_]:
+def predictable(Q1: Any, groups: Sequence[Rows] | None) -> npt.NDArray[np.bool_]:
     """
     Return of which observations, or groups, the others leave β an estimate: X without them has its rank.
 
     Under a flat prior the others have no proper predictive density (P_SS is singular): a column of X is 0 outside of
     them, or only they tell it from other columns. That is where ‖Q₁ᵀv‖ = 1 for a unit vector v in the directions of S.
+    Q₁ is an array (n, r), or what knows these `shares`, as a `SparseProjection`.
     """
-    n = len(Q1)
-    if groups is None:
+    n = Q1.shape[0]
+    if not isinstance(Q1, np.ndarray):
+        largest = Q1.shares(groups)
+    elif groups is None:
         largest = (Q1**2).sum(-1)
     else:
         largest = np.array([np.linalg.norm(Q1[rows], 2) ** 2 if Q1.shape[1] else 0.0 for rows in groups])

@@ -48,7 +48,8 @@ def as_at_first(made: "pd.Series[Any]", state: dict[str, Any]) -> "pd.Series[Any
     by_text = {level_text(level): level for level in known}
     levels = [by_text.get(level_text(level), level) for level in levels]
     every = [*known, *(level for level in levels if level_text(level) not in by_text)]
-    codes = [-1 if code < 0 else every.index(levels[code]) for code in made.cat.codes]
+    place = {level: i for i, level in reversed(list(enumerate(every)))}  # the first of equal ones
+    codes = np.array([*(place[level] for level in levels), -1])[np.asarray(made.cat.codes)]
     return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(every), ordered=bool(made.cat.ordered)))
 
 

@@ -11,7 +11,9 @@ import pandas as pd
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.models.formulas.functions import FUNCTIONS
 from pm_fastlmm.models.formulas.names import function_identifier
+from pm_fastlmm.models.formulas.sparse_columns import SparseMatrix
 
+_COLUMNS = 50  # of a sparse design that are compared
 _OURS = {function_identifier(name): function for name, function in FUNCTIONS.items()}
 
 
@@ -34,14 +36,22 @@ def of_other_rows(matrix: Any, table: pd.DataFrame, context: Mapping[str, Any]) 
     spec = matrix.model_spec
     factors = {factor.expr for term in spec.formula for factor in term.factors if factor.eval_method.value == "python"}
     unknown: list[str] = sorted(expr for expr in factors if _is_unknown(expr, context))
-    if not unknown or not len(matrix) or any(getattr(kind, "kind", "O") not in "fiub" for kind in matrix.dtypes):
+    if not unknown or not len(matrix):
         return None
-    values = np.asarray(matrix, dtype=np.float64)
+    names = [str(name) for name in matrix.columns]
+    own: Any = slice(None)
+    if isinstance(matrix, SparseMatrix):  # of which some columns of a call tell as much as all
+        own = [j for j, name in enumerate(names) if any(expr in name for expr in unknown)][:_COLUMNS]
+        names, values = [names[j] for j in own], matrix.values[:, own].toarray()
+    elif any(getattr(kind, "kind", "O") not in "fiub" for kind in matrix.dtypes):
+        return None
+    else:
+        values = np.asarray(matrix, dtype=np.float64)
     finite = np.isfinite(values)  # log(0) has an error of its own
     tolerance = 1e-6 * np.abs(np.where(finite, values, 0)).max(axis=0)
     arrays = any(_has_arrays(expr, context, set(table.columns)) for expr in factors)
     for expr in unknown:
-        columns = [j for j, name in enumerate(matrix.columns) if expr in str(name)]
+        columns = [j for j, name in enumerate(names) if expr in name]
         ends = [int(f(values[:, j])) for j in columns[:3] for f in (np.argmin, np.argmax)]
         places = sorted({0, len(matrix) // 2, *ends})
         for rows in (*([place] for place in places), places):
@@ -51,7 +61,7 @@ def of_other_rows(matrix: Any, table: pd.DataFrame, context: Mapping[str, Any]) 
                     continue
                 return expr
             with np.errstate(invalid="ignore"):
-                same = (np.abs(again - values[rows]) <= tolerance) | ~finite[rows]
+                same = (np.abs(again[:, own] - values[rows]) <= tolerance) | ~finite[rows]
             if not same[:, columns].all():
                 return expr
     return None
@@ -62,7 +72,8 @@ def _encoded(spec: Any, rows: pd.DataFrame, context: Mapping[str, Any]) -> Float
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            made = np.asarray(spec.get_model_matrix(rows, context=context), dtype=np.float64)
+            found = spec.get_model_matrix(rows, context=context)
+            made = np.asarray(found.toarray() if spec.output == "sparse" else found, dtype=np.float64)
     except Exception:
         return None
     return made if len(made) == len(rows) else np.full((len(rows), len(spec.column_names)), np.nan)
