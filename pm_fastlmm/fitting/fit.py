@@ -441,15 +441,18 @@ class VarianceFit(VarianceInference, PartOfModel):
         """
         return self._node_at(theta).function()  # type: ignore[no-any-return]
 
-    def posterior(self, prior: SharePrior | None = None, *, random_seed: Any = None) -> VariancePosterior:
+    def posterior(
+        self, prior: SharePrior | None = None, *, tolerance: float = 1e-4, random_seed: Any = None,
+        progressbar: bool = True,
+    ) -> VariancePosterior:  # fmt: skip
         """
         Return the exact posterior of the variances of one to three terms and of the residual, without sampling.
 
         β is flat and integrated out, and so is the total variance, in closed form. What is left is a function of one to
         three ratios of variances: log-determinants and log yᵀPy are interpolated at Chebyshev nodes over the region in
         which its mass is, 8 standard errors about the estimate, or from a variance of 0 on. So it takes about ten
-        evaluations of the likelihood for one term, a hundred for two. The interpolant is compared with the likelihood
-        at draws from the posterior; nodes are added until they agree to 1e-4.
+        evaluations of the likelihood for one term, a hundred for two; more where data say little. The interpolant is
+        compared with the likelihood at draws from the posterior; nodes are added until they agree.
 
         Parameters
         ----------
@@ -457,8 +460,12 @@ class VarianceFit(VarianceInference, PartOfModel):
             Of the shares and the total; default `SharePrior()`, α = 1 for all shares and the scale of the total that of
             the least-squares fit. It is the posterior that `flmm.sample` draws of
             `lmm_model(…, priors=SharePrior(…))`, and with one term that of `exact_posterior`.
+        tolerance : float
+            Of the interpolated log-likelihood.
         random_seed : int, Generator or None
             Of the draws at which the interpolant is checked.
+        progressbar : bool
+            Count the evaluations where they take long.
 
         Returns
         -------
@@ -480,10 +487,15 @@ class VarianceFit(VarianceInference, PartOfModel):
         --------
         >>> import pm_fastlmm as flmm
         >>> fit = flmm.find_reml(
-        ...     "yield ~ rep + (1 | gen) + (1 | rep:block)", flmm.datasets.john_alpha(), progressbar=False
+        ...     "yield ~ rep + (1 | gen) + (1 | rep:block)",
+        ...     flmm.datasets.john_alpha(),
+        ...     progressbar=False,
         ... )
         >>> posterior = fit.posterior(random_seed=1)
         >>> posterior.summary().loc[["gen", "share[gen]"]].round(2)
+                    mean    sd eti_2.5% median eti_97.5%
+        gen         0.14  0.05     0.07   0.14      0.27
+        share[gen]  0.45  0.11     0.25   0.45      0.66
         >>> posterior.loglik_error < 1e-4
         True
         """
@@ -496,7 +508,10 @@ class VarianceFit(VarianceInference, PartOfModel):
             raise ValueError(f"the fit has no estimate about which the posterior lies: {self.message}.")
         given = SharePrior() if prior is None else prior
         theta, information = self.theta.to_numpy(), self.average_information.to_numpy()
-        return VariancePosterior.of(self.objective, theta, information, given, random_seed)
+        return VariancePosterior.of(
+            self.objective, theta, information, given, tolerance=tolerance, random_seed=random_seed,
+            progressbar=progressbar,
+        )  # fmt: skip
 
     def loo(self, *, groups: Any = None, theta: Any = None) -> pd.DataFrame:
         """

@@ -1,17 +1,15 @@
-"""The likelihood and the prior of variances as functions of their ratios, the total variance integrated out."""
+"""The posterior of variances as a function of their ratios, the total variance integrated out."""
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import gammaln
 
-from pm_fastlmm.aireml.objective import Objective, information_inverse
+from pm_fastlmm.aireml.objective import information_inverse
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.models.share_prior import SharePrior
 
-_LARGEST = 3  # ratios
 _NO_RESIDUAL = 1e8  # ratio from which the residual variance is 0
 
 
@@ -34,76 +32,25 @@ class Ratios:
 
     Attributes
     ----------
-    objective : Objective
     unit : (d + 1,) array
         The variance that θ_j = 1 gives an observation on average; the residual is last.
-    total : float
-        The estimate of the total variance, at which the likelihood is evaluated.
+    df : int
+        p = n - r.
     alpha : (d + 1,) array
     prior_shape, prior_scale : float
         a and b.
     """
 
-    objective: Objective
     unit: FloatArray
-    total: float
+    df: int
     alpha: FloatArray
     prior_shape: float
     prior_scale: float
-
-    @classmethod
-    def of(cls, objective: Objective, theta: FloatArray, prior: SharePrior) -> Self:
-        """
-        Return the ratios of a likelihood about an estimate.
-
-        Raises
-        ------
-        ValueError
-            If θ is not one to three variances and that of the residual.
-        """
-        require_scalar_variances(objective)
-        unit = np.array([sum(objective.mean_variances(row).values()) for row in np.eye(len(theta))])
-        alpha = prior.alpha(objective.names)
-        ratios = cls(objective, unit, float(unit @ theta), alpha, prior.total_shape, prior.total_scale or math.nan)
-        if prior.total_scale is not None:
-            return ratios
-        none = ratios.evaluate(np.zeros(len(theta) - 1))  # without terms V is that of least squares
-        return cls(objective, unit, ratios.total, alpha, prior.total_shape, math.exp(none.log_q) / ratios.df)
-
-    @property
-    def df(self) -> int:
-        """p = n - r."""
-        return self.objective.residual_df
 
     @property
     def shape(self) -> float:
         """Shape of the inverse gamma distribution of the total given the ratios, a + p/2."""
         return self.prior_shape + self.df / 2
-
-    def shares(self, r: FloatArray) -> FloatArray:
-        """Return the shares (…, d + 1) of ratios (…, d)."""
-        whole = np.concatenate([r, np.ones((*r.shape[:-1], 1))], axis=-1)
-        return np.asarray(whole / whole.sum(axis=-1, keepdims=True))
-
-    def evaluate(self, r: FloatArray) -> Pieces:
-        """
-        Return the pieces at one r, from one factorisation.
-
-        Raises
-        ------
-        ValueError
-            If V is not positive definite there.
-        """
-        theta = self.total * self.shares(r) / self.unit
-        state = self.objective.state(theta)
-        if state is None:
-            raise ValueError(
-                f"V is not positive definite at {self.objective.described(theta)}, which the posterior does not "
-                "exclude: flmm.sample draws from it."
-            )
-        q = self.objective.quadratic(theta, state)
-        level = state.loglik + 0.5 * q + 0.5 * self.df * math.log(self.total)
-        return Pieces(np.asarray(level), np.asarray(math.log(self.total * q)))
 
     def log_scale(self, pieces: Pieces) -> FloatArray:
         """Return the logarithm of the scale of the total given the ratios, b + ½q."""
@@ -143,14 +90,7 @@ class Ratios:
         return r, cov
 
 
-def require_scalar_variances(objective: Objective) -> None:
-    """Refuse a θ that is not one to three variances of terms and that of the residual."""
-    names = ", ".join(objective.names)
-    scalar = np.asarray(objective.variances).all() and not np.asarray(objective.together).any()
-    if not scalar or not 2 <= len(objective.names) <= _LARGEST + 1:
-        raise ValueError(
-            f"the parameters of V are {names}: quadrature is for the scalar variances of one to {_LARGEST} terms and "
-            "that of the residual. flmm.sample draws from the posterior of any model."
-        )
-    if np.asarray(objective.fixed).any():
-        raise ValueError(f"some of {names} are fixed: the posterior by quadrature is that of all of them.")
+def shares_of(r: FloatArray) -> FloatArray:
+    """Return the shares (…, d + 1) of ratios (…, d)."""
+    whole = np.concatenate([r, np.ones((*r.shape[:-1], 1))], axis=-1)
+    return np.asarray(whole / whole.sum(axis=-1, keepdims=True))

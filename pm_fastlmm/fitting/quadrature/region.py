@@ -1,15 +1,15 @@
 """The region of the ratios that holds the mass of a posterior, and coordinates in which the likelihood is smooth."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
 
 _REACH = 8.0  # standard errors
-_NEAR = 6.0  # standard errors from 0 within which a ratio may be 0
-_GROWTH = 0.25  # of the length of an axis
+_NEAR = 8.0  # standard errors from 0 within which a ratio may be 0
+DROP = 25.0  # log-density that has fallen at the faces: 1e-11 of the mass is outside
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,8 +26,8 @@ class Region:
     ----------
     centre : (d,) array
     axes : (d, d) array
-    lower, upper : (d,) arrays
-        Of x.
+    lower, upper, mode : (d,) arrays
+        The faces, and about where the density is highest.
     kappa : (d,) array
     """
 
@@ -35,6 +35,7 @@ class Region:
     axes: FloatArray
     lower: FloatArray
     upper: FloatArray
+    mode: FloatArray
     kappa: FloatArray
 
     @classmethod
@@ -45,21 +46,17 @@ class Region:
         if not near.any():
             values, vectors = np.linalg.eigh(cov / np.outer(r, r))
             ends = np.full(d, _REACH)
-            return cls(np.log(r), vectors * np.sqrt(values), -ends, ends, np.zeros(d))
-        kappa = np.where(near, se / 2, 0.0)
-        with np.errstate(divide="ignore"):
-            lower = np.where(near, np.log(kappa), np.log(r) - _REACH * se / np.where(near, 1.0, r))
-            upper = np.where(near, np.log(kappa + r + _REACH * se), np.log(r) + _REACH * se / np.where(near, 1.0, r))
-        return cls(np.zeros(d), np.eye(d), lower, upper, kappa)
+            return cls(np.log(r), vectors * np.sqrt(values), -ends, ends, np.zeros(d), np.zeros(d))
+        kappa, relative = np.where(near, se / 2, 0.0), np.where(near, 0.0, se / np.maximum(r, se))
+        mode = np.log(kappa + np.maximum(r, kappa))
+        lower = np.where(near, np.log(np.where(near, kappa, 1.0)), mode - _REACH * relative)
+        upper = np.where(near, np.log(kappa + r + _REACH * se), mode + _REACH * relative)
+        return cls(np.zeros(d), np.eye(d), lower, upper, mode, kappa)
 
     @property
-    def bounded(self) -> FloatArray:
+    def bounded(self) -> Any:
         """Which axes begin at a ratio of 0."""
-        return self.kappa > 0
-
-    def place(self, r: FloatArray) -> FloatArray:
-        """Return x of ratios (d,)."""
-        return np.asarray(np.linalg.solve(self.axes, np.log(r + self.kappa) - self.centre))
+        return np.asarray(self.kappa > 0)
 
     def ratios(self, x: FloatArray) -> FloatArray:
         """Return the ratios (…, d) at x (…, d)."""
@@ -72,8 +69,16 @@ class Region:
         z = self.centre + x @ self.axes.T
         return np.asarray(z.sum(axis=-1) + np.linalg.slogdet(self.axes)[1])
 
-    def grown(self, axis: int, *, upwards: bool) -> Self:
-        """Return the region with one face moved outwards."""
-        step = np.zeros(len(self.lower))
-        step[axis] = _GROWTH * (self.upper - self.lower)[axis]
-        return replace(self, upper=self.upper + step) if upwards else replace(self, lower=self.lower - step)
+    def grown(self, falls: FloatArray) -> Self | None:
+        """
+        Return the region with those faces moved at which the density is not negligible, None where it is at all.
+
+        `falls` (2, d) is by how much its logarithm has fallen at the lower and upper faces, about as a square.
+        """
+        short = falls < DROP
+        short[0] &= ~self.bounded
+        if not short.any():
+            return None
+        factor = np.where(short, np.clip(np.sqrt(1.1 * DROP / np.maximum(falls, 1.0)), 1.1, 2.0), 1.0)
+        lower = self.mode + (self.lower - self.mode) * factor[0]
+        return replace(self, lower=lower, upper=self.mode + (self.upper - self.mode) * factor[1])

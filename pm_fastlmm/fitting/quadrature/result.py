@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self
 
@@ -15,14 +15,17 @@ from scipy.special import gammaincc, gammainccinv, gammaincinv, gammaln
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray, require_fraction
 from pm_fastlmm.base.choices import require_choice
-from pm_fastlmm.base.display import Described, listed
+from pm_fastlmm.base.display import Described, listed, progress
 from pm_fastlmm.base.tables import Report, Table
-from pm_fastlmm.fitting.quadrature.integrate import TOLERANCE, Found, integrate
-from pm_fastlmm.fitting.quadrature.ratios import Ratios
+from pm_fastlmm.fitting.quadrature.integrate import Found, integrate
+from pm_fastlmm.fitting.quadrature.likelihood import Likelihood, require_scalar_variances, unit_variances
+from pm_fastlmm.fitting.quadrature.ratios import Ratios, shares_of
+from pm_fastlmm.fitting.quadrature.region import Region
 from pm_fastlmm.models.share_prior import SharePrior
 
 _TOTALS = 48  # nodes of the total given the ratios, for functions of all variances
 _FAR = 1e-13  # probability beyond them
+_DEAR = 1e8  # multiplications of an evaluation, a hundred of which take seconds
 
 
 class _Quantity(NamedTuple):
@@ -68,13 +71,21 @@ class VariancePosterior(Described):
     _found: Found
 
     @classmethod
-    def of(cls, objective: Objective, theta: FloatArray, information: FloatArray, prior: SharePrior, seed: Any) -> Self:
+    def of(
+        cls, objective: Objective, theta: FloatArray, information: FloatArray, prior: SharePrior, *, tolerance: float,
+        random_seed: Any, progressbar: bool,
+    ) -> Self:  # fmt: skip
         """Return the posterior about an estimate."""
-        ratios = Ratios.of(objective, theta, prior)
-        found = integrate(ratios, *ratios.estimate(theta, information), np.random.default_rng(seed))
-        used = SharePrior(prior.concentration, prior.total_shape, ratios.prior_scale, prior.eta)
-        evaluations = found.evaluations + (prior.total_scale is None)
-        return cls(objective.names, used, found.log_evidence, found.error, evaluations, ratios, found)
+        require_scalar_variances(objective)
+        unit, alpha = unit_variances(objective), prior.alpha(objective.names)
+        with progress("Posterior", None, show=progressbar and objective.work > _DEAR) as tell:
+            likelihood = Likelihood(objective, unit, float(unit @ theta), tell)
+            scale = likelihood.residual_variance() if prior.total_scale is None else prior.total_scale
+            ratios = Ratios(unit, objective.residual_df, alpha, prior.total_shape, scale)
+            region = Region.about(*ratios.estimate(theta, information))
+            found = integrate(ratios, likelihood, region, tolerance, np.random.default_rng(random_seed))
+        own, count = replace(prior, total_scale=scale), likelihood.evaluations
+        return cls(objective.names, own, found.log_evidence, found.error, count, ratios, found)
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -89,7 +100,7 @@ class VariancePosterior(Described):
 
     @cached_property
     def _quantities(self) -> dict[str, _Quantity]:
-        shares, unit = self._ratios.shares(self._found.nodes.r), self._ratios.unit
+        shares, unit = shares_of(self._found.nodes.r), self._ratios.unit
         variances = {name: _Quantity(shares[:, j] / unit[j], 1.0) for j, name in enumerate(self.names)}
         roots = {f"sd_{name}": quantity._replace(power=0.5) for name, quantity in variances.items()}
         parts = {f"share[{name}]": _Quantity(shares[:, j], 0.0) for j, name in enumerate(self.names)}
@@ -133,11 +144,31 @@ class VariancePosterior(Described):
         require_fraction(probability, "probability")
         of, shape = self._quantity(quantity), self._ratios.shape
         if of.power == 0:
-            return _weighted_quantile(of.coefficient, self._found.nodes.weights, probability)
+            return self._share_quantile(of, probability)
         log_x = np.log(of.coefficient) + self._found.nodes.log_scale
         ends = log_x.min() - math.log(gammainccinv(shape, _FAR)), log_x.max() - math.log(gammaincinv(shape, _FAR))
         log_variance = brentq(lambda v: self._below(log_x, v) - probability, *ends, xtol=1e-12, rtol=1e-12)
         return math.exp(of.power * log_variance)
+
+    def _share_quantile(self, of: _Quantity, probability: float) -> float:
+        """Return a quantile of a share: of a single ratio by the quadrature below it, of several by sorted nodes."""
+        nodes, found = self._found.nodes, self._found
+        if nodes.r.shape[1] > 1:
+            return _weighted_quantile(of.coefficient, nodes.weights, probability)
+        rises = of.coefficient[-1] > of.coefficient[0]
+        p = probability if rises else 1 - probability
+        t = brentq(lambda t: found.interpolated.below(t, found.log_evidence) - p, 0.0, 1.0, xtol=1e-14, rtol=1e-12)
+        share = shares_of(found.interpolated.at(np.array([[t]]))[0])[0]
+        return float(share[0] if rises else share[1])
+
+    def _share_below(self, of: _Quantity, value: float) -> float:
+        nodes, found = self._found.nodes, self._found
+        if nodes.r.shape[1] > 1 or not 0 < value < 1:
+            return _weighted_cdf(of.coefficient, nodes.weights, value)
+        rises = of.coefficient[-1] > of.coefficient[0]
+        share = value if rises else 1 - value
+        p = found.interpolated.below(found.interpolated.place(share / (1 - share)), found.log_evidence)
+        return p if rises else 1 - p
 
     def _below(self, log_x: FloatArray, log_variance: float) -> float:
         """Return the probability of a variance, exp(log_x)/Gamma(shape) at each node, below a value."""
@@ -159,7 +190,7 @@ class VariancePosterior(Described):
 
     def _cdf(self, of: _Quantity, value: float) -> float:
         if of.power == 0:
-            return _weighted_cdf(of.coefficient, self._found.nodes.weights, value)
+            return self._share_below(of, value)
         if value <= 0:
             return 0.0
         return self._below(np.log(of.coefficient) + self._found.nodes.log_scale, math.log(value) / of.power)
@@ -178,7 +209,9 @@ class VariancePosterior(Described):
             def length(p: float) -> float:
                 return self.quantile(quantity, p + probability) - self.quantile(quantity, p)
 
-            found = minimize_scalar(length, bounds=(edge, left - edge), method="bounded", options={"xatol": 1e-4 * left})
+            found = minimize_scalar(
+                length, bounds=(edge, left - edge), method="bounded", options={"xatol": 1e-4 * left}
+            )
             below = float(found.x)
         return self.quantile(quantity, below), self.quantile(quantity, below + probability)
 
@@ -197,11 +230,14 @@ class VariancePosterior(Described):
         --------
         >>> import pm_fastlmm as flmm
         >>> fit = flmm.find_reml(
-        ...     "yield ~ rep + (1 | gen) + (1 | rep:block)", flmm.datasets.john_alpha(), progressbar=False
+        ...     "yield ~ rep + (1 | gen) + (1 | rep:block)",
+        ...     flmm.datasets.john_alpha(),
+        ...     progressbar=False,
         ... )
         >>> posterior = fit.posterior()
         >>> line_mean = posterior.function(lambda v: v["gen"] / (v["gen"] + v["residual"] / 3))
         >>> print(f"{line_mean['mean']:.2f} ± {line_mean['sd']:.2f}")
+        0.81 ± 0.07
         """
         require_fraction(probability, "probability")
         nodes, (factor, share) = self._found.nodes, _totals(self._ratios.shape)
@@ -227,7 +263,7 @@ class VariancePosterior(Described):
         rng, ratios = np.random.default_rng(random_seed), self._ratios
         r, pieces = self._found.interpolated.at(self._found.interpolated.draw(self._found.nodes, n, rng))
         order = rng.permutation(n)
-        shares = ratios.shares(r[order])
+        shares = shares_of(r[order])
         total = np.exp(ratios.log_scale(pieces)[order]) / rng.gamma(ratios.shape, size=n)
         variances = {name: shares[:, j] * total / ratios.unit[j] for j, name in enumerate(self.names)}
         parts = {f"share[{name}]": shares[:, j] for j, name in enumerate(self.names)}
@@ -257,7 +293,6 @@ class VariancePosterior(Described):
         return (
             f"likelihood interpolated on {nodes} nodes, {self.evaluations} evaluations; "
             f"error of the log-likelihood {self.loglik_error:.0e}"
-            + ("" if self.loglik_error <= TOLERANCE else ": approximate")
         )
 
     @property
@@ -284,7 +319,7 @@ def _columns(probability: float) -> list[str]:
 def _totals(shape: float) -> tuple[FloatArray, FloatArray]:
     """Return values of 1/Gamma(shape) and their weights, by the trapezoidal rule in its logarithm."""
     ends = [math.log(max(inverse(shape, _FAR), 1e-300)) for inverse in (gammaincinv, gammainccinv)]
-    x = np.linspace(*ends, _TOTALS)
+    x = np.linspace(ends[0], ends[1], _TOTALS)
     log_weight = shape * x - np.exp(x)
     weight = np.exp(log_weight - log_weight.max())
     return np.exp(-x), weight / weight.sum()
