@@ -105,7 +105,7 @@ CASES = {
     "animal and permanent environment": ("y ~ x + (1 | animal) + (1 | pe)", "y", 40, {}),
     "prior weights": ("y ~ x + (1 | animal) + (1 | herd)", "y", 40, {"weights": "w"}),
     "independent slopes": ("y ~ x + (x || herd)", "y", 60, {}),
-    "three terms": ("y ~ x + (1 | animal) + (1 | pe) + (1 | herd)", "y", 20, {}),
+    "three terms": ("y ~ x + (1 | animal) + (1 | pe) + (1 | herd)", "y", 16, {}),
 }
 
 
@@ -113,13 +113,14 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_that_of_dense_algebra_on_a_grid(table, pedigree, case, engine):
     formula, response, points, options = CASES[case]
+    options = QUIET | options
     with small_is_sparse() if engine == "sparse" else mock.patch.multiple(choice, _SMALL=10**6):
-        fit = flmm.find_reml(formula, table, known={"animal": pedigree}, **QUIET, **options)
+        fit = flmm.find_reml(formula, table, known={"animal": pedigree} if "animal" in formula else None, **options)
     terms = list(fit.theta.index[:-1])
     assert isinstance(fit.node.products, SparseProducts) == (engine == "sparse")
-    alpha = {"residual": 2.0, "herd": 3.0}
+    alpha = {"residual": 2.0} | {name: 3.0 for name in terms if name == "herd"}
     posterior = fit.posterior(SharePrior(alpha, 1.5, 2.0), random_seed=1)
-    weights = table["w"].to_numpy() if options else np.ones(N)
+    weights = table["w"].to_numpy() if "weights" in options else np.ones(N)
     X = np.column_stack([np.ones(N), table["x"]])
     concentration = np.array([alpha.get(name, 1.0) for name in fit.theta.index])
     matrices = matrices_of(table, pedigree, terms)
@@ -185,11 +186,9 @@ def test_prior_weights_leave_the_total_that_of_an_observation_of_mean_weight(tab
     one, ten = (fit.posterior(SharePrior(1.0, 2.0, 1.2), tolerance=1e-7) for fit in fits)
     assert ten.mean("total") == pytest.approx(one.mean("total"), rel=1e-6)
     assert ten.mean("residual") == pytest.approx(10 * one.mean("residual"), rel=1e-6)
-    by_hand = brute_force(
-        table["y"].to_numpy(), np.column_stack([np.ones(N), table["x"]]), matrices_of(table, *[None] * 0, **{})
-        if False else [incidence(table["herd"]) @ incidence(table["herd"]).T],
-        table["w"].to_numpy(), np.ones(2), 2.0, 1.2, 100,
-    )  # fmt: skip
+    Z, X = incidence(table["herd"]), np.column_stack([np.ones(N), table["x"]])
+    y, w = table["y"].to_numpy(), table["w"].to_numpy()
+    by_hand = brute_force(y, X, [Z @ Z.T], w, np.ones(2), 2.0, 1.2, 100)
     assert one.mean("herd") == pytest.approx(by_hand[2][0], rel=1e-5)
 
 
@@ -292,14 +291,10 @@ def test_other_parameters_are_refused():
         flmm.find_reml("Reaction ~ Days + (Days | Subject)", sleep, **QUIET),
         r"the parameters of V are Subject\[Intercept\].*flmm.sample draws",
     )
-    refused(
-        flmm.find_reml("Reaction ~ Days + (1 | Subject)", sleep, method="ML", **QUIET), "fit by method='REML'"
-    )
+    refused(flmm.find_reml("Reaction ~ Days + (1 | Subject)", sleep, method="ML", **QUIET), "fit by method='REML'")
     two = "Reaction ~ Days + (Days || Subject)"
     refused(flmm.find_reml(two, sleep, fixed={"residual": 600.0}, **QUIET), "are fixed")
-    refused(
-        flmm.find_reml(two, sleep, **QUIET), "concentration names plate", prior=SharePrior({"plate": 2.0})
-    )
+    refused(flmm.find_reml(two, sleep, **QUIET), "concentration names 'plate'", prior=SharePrior({"plate": 2.0}))
 
 
 def test_unknown_quantities_and_bounds_are_refused(posterior):

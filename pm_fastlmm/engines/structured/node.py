@@ -58,6 +58,11 @@ class OneTermObjective(SpectralObjective):
         found = SpectralObjective.state(self, theta)
         return None if found is None else found._replace(loglik=found.loglik + self.products.weights.logdet)
 
+    def mean_variances(self, theta: FloatArray) -> dict[str, float]:
+        """Return tr(WZKZᵀ)/Σw of the term, and σ²_e/w̄."""
+        found = SpectralObjective.mean_variances(self, theta)
+        return {name: value / self.products.weights.mean for name, value in found.items()}
+
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
         return self.products.weights.unscaled_matrix(SpectralObjective.covariance(self, theta))

@@ -63,10 +63,8 @@ def integrate(
 
 
 def _box(likelihood: Likelihood, region: Region) -> Box:
-    half = (region.upper - region.lower) / 2
-
     def evaluate(xi: FloatArray) -> Pieces:
-        return likelihood(region.ratios(region.lower + (xi + 1) * half))
+        return likelihood(region.ratios((xi + 1) / 2 * region.length))
 
     return Box(evaluate)
 

@@ -10,7 +10,7 @@ from pm_fastlmm.fitting.quadrature.interpolant import Interpolant
 from pm_fastlmm.fitting.quadrature.ratios import Pieces, Ratios
 from pm_fastlmm.fitting.quadrature.region import Region
 
-_KEPT = 32.0  # log-density below which nodes are dropped
+_KEPT = 28.0  # log-density below which nodes are dropped
 _PANELS, _POINTS = {1: 250, 2: 20, 3: 4}, 16  # of composite Gauss-Legendre quadrature
 
 
@@ -34,7 +34,7 @@ class Interpolated:
     log p(y | r) on a region, by interpolation of its pieces, and the posterior on nodes.
 
     The quadrature is over t in [0, 1]^d. Along an axis that begins at a ratio of 0, where the density is that of its
-    prior, ∝ r^(α - 1), the place is t^(1/α), or t² if α > 1, so that the density of t is bounded and smooth there.
+    prior, ∝ r^(α - 1), the place is t², or t^(2/α) if α < 1: the density of t is smooth there, and nodes are close.
     """
 
     ratios: Ratios
@@ -46,23 +46,21 @@ class Interpolated:
         """The last coefficients of log p(y | r) along each axis: its error is some orders smaller."""
         return self.interpolant.tails(np.array([1.0, -self.ratios.shape]))
 
-    def _x(self, t: FloatArray) -> FloatArray:
-        region = self.region
-        return region.lower + (region.upper - region.lower) * t**self._power
+    def _inside(self, t: FloatArray) -> FloatArray:
+        return np.asarray(self.region.length * t**self._power)
 
     @property
     def _power(self) -> FloatArray:
-        alpha = self.ratios.alpha[:-1]
-        return np.where(self.region.bounded & (alpha != 1), np.where(alpha < 1, 1 / alpha, 2.0), 1.0)
+        return np.where(self.region.bounded, 2 / np.minimum(self.ratios.alpha[:-1], 1.0), 1.0)
 
     def at(self, t: FloatArray) -> tuple[FloatArray, Pieces]:
         """Return ratios and pieces at points (N, d) of the unit cube."""
-        return self.region.ratios(self._x(t)), Pieces(*self.interpolant.at(2 * t**self._power - 1))
+        return self.region.ratios(self._inside(t)), Pieces(*self.interpolant.at(2 * t**self._power - 1))
 
     def log_density(self, t: FloatArray, r: FloatArray, pieces: Pieces) -> FloatArray:
         """Return the log-density of t (…, d), without log p(y)."""
-        jacobian = np.log((self.region.upper - self.region.lower) * self._power) + (self._power - 1) * np.log(t)
-        jacobian = jacobian.sum(axis=-1) + self.region.log_jacobian(self._x(t))
+        jacobian = np.log(self.region.length * self._power) + (self._power - 1) * np.log(t)
+        jacobian = jacobian.sum(axis=-1) + self.region.log_jacobian(self._inside(t))
         return self.ratios.log_likelihood(pieces) + self.ratios.log_prior(r) + jacobian
 
     def integrate(self) -> tuple[Nodes, float, FloatArray]:
@@ -72,7 +70,7 @@ class Interpolated:
         edges = np.concatenate([[0.0], np.cumsum(w)])
         grid = np.stack(np.meshgrid(*[t] * d, indexing="ij"), axis=-1)
         pieces = Pieces(*self.interpolant.on_grid([2 * t**power - 1 for power in self._power]))
-        r = self.region.ratios(self._x(grid))
+        r = self.region.ratios(self._inside(grid))
         log_density = self.log_density(grid, r, pieces)
         top = log_density.max()
         faces = [[top - np.take(log_density, end, axis=k).max() for k in range(d)] for end in (0, -1)]
@@ -85,10 +83,8 @@ class Interpolated:
 
     def place(self, r: float) -> float:
         """Return t of a single ratio, within [0, 1]."""
-        region = self.region
-        x = (np.log(r + region.kappa[0]) - region.centre[0]) / region.axes[0, 0]
-        share = (x - region.lower[0]) / (region.upper[0] - region.lower[0])
-        return float(np.clip(share, 0.0, 1.0) ** (1 / self._power[0]))
+        share = (self.region.place(r) / self.region.length).clip(0.0, 1.0)
+        return float(share[0] ** (1 / self._power[0]))
 
     def below(self, t: float, log_evidence: float) -> float:
         """Return the probability of [0, t], along a single axis."""

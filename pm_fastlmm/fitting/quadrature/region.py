@@ -58,16 +58,28 @@ class Region:
         """Which axes begin at a ratio of 0."""
         return np.asarray(self.kappa > 0)
 
-    def ratios(self, x: FloatArray) -> FloatArray:
-        """Return the ratios (…, d) at x (…, d)."""
-        z = self.centre + x @ self.axes.T
-        from_zero = self.kappa * np.expm1(z - self.lower)  # of a bounded axis, whose z is x
-        return np.where(self.bounded, from_zero, np.exp(z))
+    @property
+    def length(self) -> FloatArray:
+        """Of the axes."""
+        return self.upper - self.lower
 
-    def log_jacobian(self, x: FloatArray) -> FloatArray:
+    def ratios(self, inside: FloatArray) -> FloatArray:
+        """Return the ratios (…, d) at x = lower + inside: near 0 they are as precise as what is given."""
+        from_zero = self.kappa * np.expm1(np.where(self.bounded, inside, 0.0))  # of a bounded axis, whose z is x
+        return np.where(self.bounded, from_zero, np.exp(self._z(inside)))
+
+    def place(self, r: float) -> FloatArray:
+        """Return x - lower of a single ratio."""
+        if self.bounded[0]:
+            return np.asarray(np.log1p(r / self.kappa))
+        return np.asarray((np.log(r) - self.centre) / self.axes[0] - self.lower)
+
+    def log_jacobian(self, inside: FloatArray) -> FloatArray:
         """Return log |∂r/∂x| (…)."""
-        z = self.centre + x @ self.axes.T
-        return np.asarray(z.sum(axis=-1) + np.linalg.slogdet(self.axes)[1])
+        return np.asarray(self._z(inside).sum(axis=-1) + np.linalg.slogdet(self.axes)[1])
+
+    def _z(self, inside: FloatArray) -> FloatArray:
+        return np.asarray(self.centre + (self.lower + inside) @ self.axes.T)
 
     def grown(self, falls: FloatArray) -> Self | None:
         """

@@ -21,9 +21,10 @@ from pm_fastlmm.fitting.quadrature.integrate import Found, integrate
 from pm_fastlmm.fitting.quadrature.likelihood import Likelihood, require_scalar_variances, unit_variances
 from pm_fastlmm.fitting.quadrature.ratios import Ratios, shares_of
 from pm_fastlmm.fitting.quadrature.region import Region
+from pm_fastlmm.kernel.inference.function import Named
 from pm_fastlmm.models.share_prior import SharePrior
 
-_TOTALS = 48  # nodes of the total given the ratios, for functions of all variances
+_TOTALS = 20  # nodes of the total given the ratios, for functions of all variances
 _FAR = 1e-13  # probability beyond them
 _DEAR = 1e8  # multiplications of an evaluation, a hundred of which take seconds
 
@@ -146,15 +147,20 @@ class VariancePosterior(Described):
         if of.power == 0:
             return self._share_quantile(of, probability)
         log_x = np.log(of.coefficient) + self._found.nodes.log_scale
-        ends = log_x.min() - math.log(gammainccinv(shape, _FAR)), log_x.max() - math.log(gammaincinv(shape, _FAR))
-        log_variance = brentq(lambda v: self._below(log_x, v) - probability, *ends, xtol=1e-12, rtol=1e-12)
+        guess = _weighted_quantiles(log_x, self._found.nodes.weights, [probability])[0] - math.log(shape)
+        low = high = guess
+        while self._below(log_x, low) > probability:
+            low -= 2 / math.sqrt(shape)
+        while self._below(log_x, high) < probability:
+            high += 2 / math.sqrt(shape)
+        log_variance = brentq(lambda v: self._below(log_x, v) - probability, low, high, xtol=1e-12, rtol=1e-12)
         return math.exp(of.power * log_variance)
 
     def _share_quantile(self, of: _Quantity, probability: float) -> float:
         """Return a quantile of a share: of a single ratio by the quadrature below it, of several by sorted nodes."""
         nodes, found = self._found.nodes, self._found
         if nodes.r.shape[1] > 1:
-            return _weighted_quantile(of.coefficient, nodes.weights, probability)
+            return _weighted_quantiles(of.coefficient, nodes.weights, [probability])[0]
         rises = of.coefficient[-1] > of.coefficient[0]
         p = probability if rises else 1 - probability
         t = brentq(lambda t: found.interpolated.below(t, found.log_evidence) - p, 0.0, 1.0, xtol=1e-14, rtol=1e-12)
@@ -242,12 +248,12 @@ class VariancePosterior(Described):
         require_fraction(probability, "probability")
         nodes, (factor, share) = self._found.nodes, _totals(self._ratios.shape)
         total = np.exp(nodes.log_scale)[:, None] * factor
-        values = {name: (self._quantities[name].coefficient[:, None] * total).ravel() for name in self.names}
+        values = Named({name: (self._quantities[name].coefficient[:, None] * total).ravel() for name in self.names})
         weights = (nodes.weights[:, None] * share).ravel()
         found = np.broadcast_to(np.asarray(function(values), dtype=float), weights.shape)
         mean = float(weights @ found)
         tail = (1 - probability) / 2
-        quantiles = [_weighted_quantile(found, weights, p) for p in (tail, 0.5, 1 - tail)]
+        quantiles = _weighted_quantiles(found, weights, [tail, 0.5, 1 - tail])
         return pd.Series([mean, math.sqrt(float(weights @ (found - mean) ** 2)), *quantiles], _columns(probability))
 
     def summary(self, probability: float = 0.95) -> Table:
@@ -330,9 +336,10 @@ def _weighted_cdf(values: FloatArray, weights: FloatArray, at: float) -> float:
     return float(np.interp(at, values[order], _cumulated(weights[order]), left=0.0, right=1.0))
 
 
-def _weighted_quantile(values: FloatArray, weights: FloatArray, probability: float) -> float:
+def _weighted_quantiles(values: FloatArray, weights: FloatArray, probabilities: list[float]) -> list[float]:
     order = np.argsort(values)
-    return float(np.interp(probability, _cumulated(weights[order]), values[order]))
+    found: list[float] = np.interp(probabilities, _cumulated(weights[order]), values[order]).tolist()
+    return found
 
 
 def _cumulated(weights: FloatArray) -> FloatArray:
