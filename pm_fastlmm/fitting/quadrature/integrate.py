@@ -1,12 +1,11 @@
 """Where the mass of the posterior is, and nodes until the interpolant is the likelihood."""
 
 import math
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, warn
 from pm_fastlmm.fitting.quadrature.interpolant import Box, Interpolant
 from pm_fastlmm.fitting.quadrature.interpolated import Interpolated, Nodes
 from pm_fastlmm.fitting.quadrature.likelihood import Likelihood
@@ -52,12 +51,10 @@ def integrate(
         region = grown
     if grown is not None or not found.error <= tolerance:
         why = "the region of its mass does not end" if grown is not None else "it varies too much"
-        warnings.warn(
+        warn(
             f"the log-likelihood is interpolated with an error of {found.error:.1e} after {likelihood.evaluations} "
             f"evaluations, because {why}: the posterior is approximate. flmm.sample draws from it without "
-            "interpolation.",
-            UserWarning,
-            stacklevel=4,
+            "interpolation."
         )
     return found
 
