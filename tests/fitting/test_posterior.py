@@ -42,7 +42,8 @@ def table(pedigree):
     herd, x = rng.integers(0, 9, N), rng.normal(size=N)
     columns = {
         "animal": np.array(pedigree.labels)[own], "pe": np.array(pedigree.labels)[own], "herd": [f"h{k}" for k in herd],
-        "x": x, "w": rng.uniform(0.5, 2, N), "y": 3 + x + u[own] + 0.7 * rng.normal(size=9)[herd] + rng.normal(size=N),
+        "side": np.where(np.arange(N) % 3, "left", "right"), "x": x, "w": rng.uniform(0.5, 2, N),
+        "y": 3 + x + u[own] + 0.7 * rng.normal(size=9)[herd] + rng.normal(size=N),
         "noise": np.random.default_rng(11).normal(size=N),
     }  # fmt: skip
     return pd.DataFrame(columns)
@@ -94,6 +95,7 @@ def matrices_of(table, pedigree, terms):
     Zh, x = incidence(table["herd"]), table["x"].to_numpy()
     all_of = {
         "animal": own @ A @ own.T, "pe": own @ own.T, "herd": Zh @ Zh.T,
+        "side": incidence(table["side"]) @ incidence(table["side"]).T,
         "herd[Intercept]": Zh @ Zh.T, "herd[x]": np.outer(x, x) * (Zh @ Zh.T),
     }  # fmt: skip
     return [all_of[term] for term in terms]
@@ -105,6 +107,7 @@ CASES = {
     "animal and permanent environment": ("y ~ x + (1 | animal) + (1 | pe)", "y", 40, {}),
     "prior weights": ("y ~ x + (1 | animal) + (1 | herd)", "y", 40, {"weights": "w"}),
     "independent slopes": ("y ~ x + (x || herd)", "y", 60, {}),
+    "a term of two levels": ("y ~ x + (1 | side) + (1 | herd)", "y", 60, {}),
     "three terms": ("y ~ x + (1 | animal) + (1 | pe) + (1 | herd)", "y", 16, {}),
 }
 
@@ -301,6 +304,26 @@ def test_other_parameters_are_refused():
     two = "Reaction ~ Days + (Days || Subject)"
     refused(flmm.find_reml(two, sleep, fixed={"residual": 600.0}, **QUIET), "are fixed")
     refused(flmm.find_reml(two, sleep, **QUIET), "concentration names 'plate'", prior=SharePrior({"plate": 2.0}))
+
+
+def test_estimates_that_do_not_say_where_the_posterior_is_are_refused():
+    sleep = flmm.datasets.sleepstudy()
+    twice = flmm.find_reml(
+        "Reaction ~ Days + (1 | Subject) + (1 | again)", sleep.assign(again=sleep["Subject"]), **QUIET
+    )
+    refused(twice, "because the information on the variances is singular")
+    rng = np.random.default_rng(0)
+    K = pd.DataFrame(np.cov(rng.normal(size=(60, 200))))
+    y = np.linalg.cholesky(K) @ rng.normal(size=60)
+    data = pd.DataFrame({"y": y, "id": range(60), "x": rng.normal(size=60)})
+    fit = flmm.find_reml("y ~ x + (1 | id)", data, known={"id": K}, **QUIET)
+    refused(fit, "because the residual variance is 0: flmm.sample draws it")
+
+
+def test_few_levels_are_interpolated_as_well():
+    data = flmm.datasets.penicillin()
+    fit = flmm.find_reml("diameter ~ 1 + (1 | plate) + (1 | sample)", data, **QUIET)
+    assert fit.posterior(random_seed=1).loglik_error < 1e-4
 
 
 def test_unknown_quantities_and_bounds_are_refused(posterior):

@@ -14,7 +14,7 @@ from pm_fastlmm.fitting.quadrature.region import Region
 
 _COARSE = 100  # times the tolerance, above which the last coefficients say that a check would fail
 _START = {1: 7, 2: 5, 3: 5}  # nodes along an axis
-_MOST = {1: 257, 2: 1100, 3: 5000}  # nodes, and evaluations before the region is found
+_MOST = {1: 257, 2: 1100, 3: 5000}  # nodes, a quarter of the evaluations before the region is found
 _CHECKS = {1: 4, 2: 8, 3: 8}  # draws at which the interpolant is compared with the likelihood
 
 
@@ -46,7 +46,7 @@ def integrate(
         box = _box(likelihood, region)
         now = Interpolated(ratios, region, Interpolant.through(box, (_START[d],) * d))
         found, grown = _refined(now, box, likelihood, tolerance, rng)
-        if grown is None or likelihood.evaluations > _MOST[d]:
+        if grown is None or likelihood.evaluations > 4 * _MOST[d]:
             break
         region = grown
     if grown is not None or not found.error <= tolerance:

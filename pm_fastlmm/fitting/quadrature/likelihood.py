@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray
@@ -60,6 +61,24 @@ class Likelihood:
     def residual_variance(self) -> float:
         """Return s² of the least-squares fit: without terms V is its own."""
         return math.exp(self(np.zeros(len(self.unit) - 1)).log_q) / self.objective.residual_df
+
+    def smallest(self, k: int, ratio: float) -> float:
+        """
+        Return 1/λ of a term with the log-determinant that its own has at a ratio, and equal eigenvalues.
+
+        q eigenvalues λ = p/q, whose mean over p directions is 1, give log|I + rK| = q log(1 + rp/q).
+        """
+        at, p = np.zeros(len(self.unit) - 1), self.objective.residual_df
+        none = self(at).level
+        at[k] = ratio
+        logdet = p * math.log1p(ratio) - 2 * float(self(at).level - none)
+
+        def excess(log_q: float) -> float:
+            q = math.exp(log_q)
+            return q * math.log1p(ratio * p / q) - logdet
+
+        low, high = math.log(1e-3), math.log(p)
+        return math.exp(brentq(excess, low, high)) / p if excess(low) < 0 < excess(high) else 1.0
 
 
 def unit_variances(objective: Objective) -> FloatArray:

@@ -79,14 +79,15 @@ class Ratios:
         ValueError
             If the residual variance is 0, or the data do not tell the variances apart.
         """
-        r = self.unit[:-1] * theta[:-1] / (self.unit[-1] * theta[-1])
-        jacobian = np.column_stack([np.diag(self.unit[:-1] / self.unit[-1]), -r]) / theta[-1]
-        cov = jacobian @ information_inverse(information, np.ones(len(theta), dtype=bool)) @ jacobian.T
-        if not (np.isfinite(cov).all() and r.max() < _NO_RESIDUAL):
-            why = "the residual variance is 0" if r.max() >= _NO_RESIDUAL else "the information is singular"
-            raise ValueError(
-                f"the estimate does not say where the posterior is, because {why}: flmm.sample draws from it."
-            )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            r = self.unit[:-1] * theta[:-1] / (self.unit[-1] * theta[-1])
+        why = "" if r.max() < _NO_RESIDUAL else "the residual variance is 0"
+        if not why:
+            jacobian = np.column_stack([np.diag(self.unit[:-1] / self.unit[-1]), -r]) / theta[-1]
+            cov = jacobian @ information_inverse(information, np.ones(len(theta), dtype=bool)) @ jacobian.T
+            why = "" if np.isfinite(cov).all() else "the information on the variances is singular"
+        if why:
+            raise ValueError(f"the estimate does not say where the posterior is, because {why}: flmm.sample draws it.")
         return r, cov
 
 

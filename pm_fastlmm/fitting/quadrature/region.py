@@ -1,5 +1,6 @@
 """The region of the ratios that holds the mass of a posterior, and coordinates in which the likelihood is smooth."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -19,8 +20,7 @@ class Region:
 
     κ_j = 0 for a ratio that is far from 0: x are then the axes of its information. A ratio that may be 0 has a κ_j > 0
     and begins there. The likelihood is a function of 1 + r_jλ for the eigenvalues λ of a term, of mean 1, with
-    singularities at r_j = -1/λ. For κ_j < 1/λ they lie at distance π from the real z_j, as those of log r_j do, and the
-    information on r_j at 0, at least ½λ², says how small λ is.
+    singularities at r_j = -1/λ. For κ_j < 1/λ they lie at distance π from the real z_j, as those of log r_j do.
 
     Attributes
     ----------
@@ -39,16 +39,22 @@ class Region:
     kappa: FloatArray
 
     @classmethod
-    def about(cls, r: FloatArray, cov: FloatArray) -> Self:
-        """Return ± 8 standard errors about an estimate with its covariance."""
+    def about(cls, r: FloatArray, cov: FloatArray, smallest: Callable[[int, float], float]) -> Self:
+        """
+        Return ± 8 standard errors about an estimate with its covariance.
+
+        `smallest` gives 1/λ of a term, as it is seen at a small ratio.
+        """
         d, se = len(r), np.sqrt(np.diag(cov))
         near = r < _NEAR * se
         if not near.any():
             values, vectors = np.linalg.eigh(cov / np.outer(r, r))
             ends = np.full(d, _REACH)
             return cls(np.log(r), vectors * np.sqrt(values), -ends, ends, np.zeros(d), np.zeros(d))
-        kappa, relative = np.where(near, se / 2, 0.0), np.where(near, 0.0, se / np.maximum(r, se))
-        mode = np.log(kappa + np.maximum(r, kappa))
+        kappa, relative = np.zeros(d), np.where(near, 0.0, se / np.maximum(r, se))
+        for k in map(int, np.flatnonzero(near)):
+            kappa[k] = min(se[k] / 2, smallest(k, se[k] / 2))
+        mode = np.log(kappa + np.maximum(r, np.where(near, se / 4, 0.0)))
         lower = np.where(near, np.log(np.where(near, kappa, 1.0)), mode - _REACH * relative)
         upper = np.where(near, np.log(kappa + r + _REACH * se), mode + _REACH * relative)
         return cls(np.zeros(d), np.eye(d), lower, upper, mode, kappa)
@@ -85,12 +91,13 @@ class Region:
         """
         Return the region with those faces moved at which the density is not negligible, None where it is at all.
 
-        `falls` (2, d) is by how much its logarithm has fallen at the lower and upper faces, about as a square.
+        `falls` (2, d) is by how much its logarithm has fallen at the lower and upper faces.
         """
         short = falls < DROP
         short[0] &= ~self.bounded
         if not short.any():
             return None
-        factor = np.where(short, np.clip(np.sqrt(1.1 * DROP / np.maximum(falls, 1.0)), 1.1, 2.0), 1.0)
+        power = np.where(self.bounded, 1.0, 0.5)  # of a ratio that may be 0 the logarithm has a long tail
+        factor = np.where(short, np.clip((1.1 * DROP / np.maximum(falls, 1.0)) ** power, 1.1, 2.5), 1.0)
         lower = self.mode + (self.lower - self.mode) * factor[0]
         return replace(self, lower=lower, upper=self.mode + (self.upper - self.mode) * factor[1])

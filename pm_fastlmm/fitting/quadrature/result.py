@@ -83,7 +83,7 @@ class VariancePosterior(Described):
             likelihood = Likelihood(objective, unit, float(unit @ theta), tell)
             scale = likelihood.residual_variance() if prior.total_scale is None else prior.total_scale
             ratios = Ratios(unit, objective.residual_df, alpha, prior.total_shape, scale)
-            region = Region.about(*ratios.estimate(theta, information))
+            region = Region.about(*ratios.estimate(theta, information), likelihood.smallest)
             found = integrate(ratios, likelihood, region, tolerance, np.random.default_rng(random_seed))
         own, count = replace(prior, total_scale=scale), likelihood.evaluations
         return cls(objective.names, own, found.log_evidence, found.error, count, ratios, found)
