@@ -14,7 +14,7 @@ from pm_fastlmm.kernel.inference.fixed_effects import FixedTest
 from pm_fastlmm.kernel.inference.function import FunctionEstimate
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
 from pm_fastlmm.kernel.reml.fit import REMLFit
-from pm_fastlmm.models.mixed_design import RandomTerm
+from pm_fastlmm.models.random_terms import RandomTerm
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 __all__ = [

@@ -1,6 +1,7 @@
 """Problems that an error of sign, transpose or index cannot survive, the dense oracle, and the reference files."""
 
 import csv
+import gc
 import importlib.util
 import json
 import os
@@ -18,6 +19,12 @@ from pm_fastlmm import FourierStatistics, Spectrum  # imports PyTensor
 HERE = Path(__file__).parent
 # the first registers a rewriting when it is imported, and tests import it; the others are scripts that tests run
 collect_ignore = ["as_written.py", "users/modeller.py", "users/ecologist.py", "users/geneticist.py"]
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays to the end: the garbage collector need not walk it again and again."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _load(path):

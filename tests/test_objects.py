@@ -198,7 +198,7 @@ CASES = {
 COPIES = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "copy": copy.copy, "deepcopy": copy.deepcopy}
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(scope="module", params=CASES)
 def instance(request):
     return CASES[request.param]()
 
@@ -357,11 +357,10 @@ def test_parameters_of_a_structure_are_listed_with_their_bounds():
 # ---------------------------------------------------------------- warnings and prints
 
 
+@cache
 def calls():
-    for path in PACKAGE.rglob("*.py"):
-        for found_call in ast.walk(ast.parse(path.read_text())):
-            if isinstance(found_call, ast.Call):
-                yield path.relative_to(PACKAGE), found_call
+    trees = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    return [(path, c) for path, tree in trees.items() for c in ast.walk(tree) if isinstance(c, ast.Call)]
 
 
 def test_nothing_is_printed():

@@ -11,18 +11,36 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm.base.arrays import shown
+from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import Domain, Interval, is_tensor, lengths, namespace, settle, settle_size
 
 type Mask = npt.NDArray[np.bool_]
+
+
+class Relatives(NamedTuple):
+    """
+    Effects that have no rows and are related to those that have, ũ their independent coordinates: u = Aũ + ε.
+
+    Attributes
+    ----------
+    labels : tuple
+    root : (m, q) array
+        A, for one column within a level and a variance of 1.
+    variance : (m,) array
+        The variances of ε, which the data say nothing of.
+    """
+
+    labels: Levels
+    root: FloatArray
+    variance: FloatArray
 
 
 class Covariance(ReadOnlyArrays, Described, ABC):
@@ -122,6 +140,10 @@ class Covariance(ReadOnlyArrays, Described, ABC):
 
     def kept_of(self, factors: Sequence[tuple[Levels, Mask]], name: str) -> list[Mask] | None:
         """Return the same for each factor of an interaction; None if the structure is over combinations that occur."""
+        return None
+
+    def relatives(self) -> Relatives | None:
+        """Return labels that have no row here but are related to those that have; None where there are none."""
         return None
 
     def over(self, levels: LevelSet) -> Self:

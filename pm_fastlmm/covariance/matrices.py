@@ -1,16 +1,16 @@
 """Covariance structures that are given by a matrix: free, by a root, or known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import LinAlgError, cholesky
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, packed_places, read_covariance, shown
-from pm_fastlmm.base.semidefinite import eigen_root, require_semidefinite
+from pm_fastlmm.base.arrays import EPS, FloatArray, Ids, frozen, packed_places, read_covariance, shown
+from pm_fastlmm.base.semidefinite import eigen_root, require_semidefinite, zero_tolerance
 from pm_fastlmm.base.spelling import places, spelling_hint
-from pm_fastlmm.covariance.algebra import Covariance, Mask
+from pm_fastlmm.covariance.algebra import Covariance, Mask, Relatives
 from pm_fastlmm.covariance.ids import default_index_hint, require_positions
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.parameters import (
@@ -187,12 +187,15 @@ class Known(Covariance):
         What the rows of K are called.
     root : (n, n) array
         R with K = RRᵀ: the Cholesky factor, or that from the eigenvectors if K is singular.
+    whole : Known or None
+        That of all labels, where K is that of the levels of a term.
     """
 
     K: FloatArray
     sigma2: Any
     labels: Ids | None
     root: FloatArray
+    whole: "Known | None" = None
     _parameters: ClassVar = {"sigma2": VARIANCE}
     _linear = True
 
@@ -223,7 +226,22 @@ class Known(Covariance):
                 require_positions(levels.labels, levels.name)
             return unlabelled
         called, of = f"K of term {levels.name!r}", f"its {len(levels)} {levels.what}"
-        return self._select(self.labels, levels.labels, called, of)
+        own = self._select(self.labels, levels.labels, called, of)
+        return own if own is self else replace(own, whole=self)
+
+    def relatives(self) -> Relatives | None:
+        """Return the labels of the whole K that are none of these, None where there are none."""
+        if self.whole is None or self.whole.labels is None or self.labels is None:
+            return None
+        own = places(self.labels, self.whole.labels)
+        others = np.setdiff1d(np.arange(self.whole.size), own)
+        if not others.size:
+            return None
+        K = self.whole.K
+        root = _regression_on_root(K[np.ix_(others, own)], self.root)
+        variance = np.diag(K)[others] - (root**2).sum(axis=1)
+        variance[np.abs(variance) <= self.whole.size * EPS * np.diag(K)[others]] = 0.0
+        return Relatives(tuple(self.whole.labels[i] for i in others), root, variance)
 
     def select(self, labels: Ids) -> Self:
         """
@@ -389,6 +407,15 @@ def _checked_root(K: FloatArray, name: str) -> FloatArray:
         eigvals, vectors = np.linalg.eigh(K)
     require_semidefinite(eigvals, name)
     return eigen_root(eigvals, vectors)
+
+
+def _regression_on_root(cross: FloatArray, root: FloatArray) -> FloatArray:
+    """Return A with ARᵀ = C, for the rows C of a semi-definite matrix beside RRᵀ."""
+    if not np.triu(root, 1).any():
+        return np.asarray(solve_triangular(root, cross.T, lower=True).T)
+    eigvals = (root**2).sum(axis=0)  # of K: the columns of R are orthogonal
+    along = eigvals > zero_tolerance(eigvals)
+    return np.where(along, cross @ root, 0.0) / np.where(along, eigvals, 1.0)
 
 
 def _unpacked(packed: Any) -> int | None:

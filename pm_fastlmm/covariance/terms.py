@@ -53,6 +53,8 @@ class Term(ReadOnlyArrays, Described):
         Names of the columns or roles within a level, ("1",) without.
     covariance : Covariance
         G, of all q effects.
+    between : Covariance
+        The part of G that is over the levels.
     blocks : Blocks
         G taken apart into equal blocks.
     ids : tuple or None
@@ -67,9 +69,10 @@ class Term(ReadOnlyArrays, Described):
     Notes
     -----
     A labelled K (`covariance.known` of a DataFrame) is matched to the levels by its labels, as people read them (1 is
-    "1"), and may have more of them. An array has no labels: its rows are the levels in order only where these are the
-    numbers from 0 or 1 on. Categories that do not occur in the data are left out, except those that a labelled K has,
-    whose effects are predicted from those of their relatives, and all of an `ar1`, of which they are steps.
+    "1"), and may have more of them, which have no rows: fits predict their effects from those of their relatives, and
+    the likelihood costs nothing more. An array has no labels: its rows are the levels in order only where these are the
+    numbers from 0 or 1 on. Categories that do not occur in the data are left out, except those that a labelled K has
+    (draws of `recover_effects` are of these) and all of an `ar1`, of which they are steps.
 
     Of an interaction the levels are the combinations that occur, "a:b". With a Kronecker product, a structure for each
     factor in their order, they are all combinations of the levels that these structures have: each is matched to its
@@ -114,6 +117,7 @@ class Term(ReadOnlyArrays, Described):
     levels: Levels
     columns: tuple[str, ...]
     covariance: Covariance
+    between: Covariance
     blocks: Blocks
     ids: Ids | None
 
@@ -138,16 +142,17 @@ class Term(ReadOnlyArrays, Described):
         if over_levels is not None:
             over_levels = over_levels.over(level_set)
         names = roles or ("1",)
+        between = over_levels or Identity(len(levels))
         if columns is not None:
             values, names, ids = _columns(columns, Z.shape[0], ids)
             Z = by_level(Z, values)
         if columns is not None or roles:
             within = covariance.over(LevelSet(names, called, "columns"))
-            over_levels = Kronecker(over_levels or Identity(len(levels)), within)
+            over_levels = Kronecker(between, within)
         assert over_levels is not None
         values_of = {
             "name": str(name if name is not None else own_name or "u"), "Z": Z, "levels": levels, "columns": names,
-            "covariance": over_levels, "blocks": blocks(over_levels), "ids": ids,
+            "covariance": over_levels, "between": between, "blocks": blocks(over_levels), "ids": ids,
         }  # fmt: skip
         for attribute, value in values_of.items():
             object.__setattr__(self, attribute, value)

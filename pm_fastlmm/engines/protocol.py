@@ -87,6 +87,11 @@ class LMMNode(PartOfModel, Described, ABC):
         return f"{self.name} ~ {self.law}"
 
     @property
+    def rows_dropped(self) -> str:
+        """In words how many rows of the table were dropped for a missing value; nothing if none was."""
+        return ""
+
+    @property
     def levels(self) -> dict[str, int]:
         """How many levels each random-effects term has."""
         return {}

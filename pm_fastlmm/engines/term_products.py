@@ -74,8 +74,12 @@ class TermState(ABC):
         """Return û_k (levels, width) of each term."""
 
     @abstractmethod
-    def prediction_error(self, k: int, *, beta_known: bool = False) -> FloatArray:
-        """Return the diagonal of Var(û_k - u_k), (levels, width); with β known that of Var(u_k | y, β)."""
+    def prediction_error(self, k: int, root: FloatArray | None = None, *, beta_known: bool = False) -> FloatArray:
+        """
+        Return the diagonal of Var(û_k - u_k), (levels, width); with β known that of Var(u_k | y, β).
+
+        For a term with a root `root` may be other rows of it, those of levels without data.
+        """
 
     @abstractmethod
     def predict(self, X_new: FloatArray, Z_new: list[Any], unknown: FloatArray) -> tuple[FloatArray, FloatArray]:

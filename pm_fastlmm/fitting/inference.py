@@ -78,8 +78,10 @@ class VarianceInference(VarianceIntervals):
         if exact is not None:
             return replace(exact.test_no_variance(n_sim=n_sim, random_seed=random_seed), component=component)
         rotated = objective.alone(self.theta.to_numpy(), place)
-        _, null = maximise_given(objective, component, 0.0, self.theta.to_numpy())
-        statistic = 0.0 if component in self.boundary else max(2 * (self.loglik - null), 0.0)
+        statistic = 0.0
+        if component not in self.boundary:
+            _, null = maximise_given(objective, component, 0.0, self.theta.to_numpy())
+            statistic = max(2 * (self.loglik - null), 0.0)
         single = np.count_nonzero(~objective.fixed) == 2
         return kernel_test(
             rotated, np.asarray(statistic), "REML", n_sim=n_sim, random_seed=random_seed, component=component,

@@ -1,4 +1,4 @@
-"""Design: y, X and K brought together; the one place where rows are dropped, and counted."""
+"""Design: y, X and K brought together, without the rows in which a value is missing."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -19,14 +19,15 @@ from pm_fastlmm.base.arrays import (
     read_covariance,
     require_finite,
     require_length,
-    shown,
-    warn,
 )
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.remedies import selection
+from pm_fastlmm.models.missing_rows import complete, counts_of, dropped_rows, gaps_of, rows_dropped
 from pm_fastlmm.spectrum.individuals import read_individual
 from pm_fastlmm.spectrum.projection import Projection
+from pm_fastlmm.spectrum.responses import response_name
+from pm_fastlmm.spectrum.source import Source
 from pm_fastlmm.spectrum.spectrum import Spectrum
 
 _LABELLED = {"K": "DataFrame", "W": "DataFrame", "individual": "Series"}
@@ -51,6 +52,8 @@ class Design(ReadOnlyArrays, Described):
     ids : tuple or None
     dropped : tuple
         Ids (row numbers when there are none) of the rows that were left out for a missing value.
+    missing : dict
+        How many values each column lacks, of those that lack any.
     individual : (n,) array or None
         With repeated records which row of K or W each row is a record of.
     individuals : tuple or None
@@ -59,6 +62,8 @@ class Design(ReadOnlyArrays, Described):
         The right-hand side of the formula that X was made from.
     fixed : FixedTerms or None
         What X was made from, where that is a formula.
+    response : str or None
+        The name of one response, where it has any.
 
     Examples
     --------
@@ -84,10 +89,12 @@ class Design(ReadOnlyArrays, Described):
     responses: tuple[str, ...] | None
     ids: Ids | None
     dropped: tuple[Any, ...]
+    missing: dict[str, int]
     individual: npt.NDArray[np.intp] | None = None
     individuals: Ids | None = None
     formula: str | None = None
     fixed: Any = None
+    response: str | None = None
 
     @classmethod
     def from_arrays(cls, y: Any, X: Any = None, *, K: Any = None, W: Any = None, individual: Any = None) -> Self:
@@ -102,6 +109,11 @@ class Design(ReadOnlyArrays, Described):
         ValueError
             If lengths or ids do not fit, K or W has missing values, or not exactly one of K and W is given.
         """
+        return cls._aligned(y, X, K, W, individual)
+
+    @classmethod
+    def _aligned(cls, y: Any, X: Any, K: Any, W: Any, individual: Any, table_gaps: Any = None) -> Self:
+        """Align arrays by their ids; `table_gaps`, by row and column of a table, are in place of those of y and X."""
         kernel, kernel_name = _read_kernel(K, W)
         rows, rows_name = kernel, kernel_name
         if individual is not None:
@@ -129,8 +141,17 @@ class Design(ReadOnlyArrays, Described):
         coef = given or tuple(f"x{j}" for j in range(M.shape[1]))
         K_or_W, is_factor = kernel.values, kernel_name == "W"
         place = None if individual is None else rows.values
-        grouped = None if place is None else np.isfinite(place)
-        seen, dropped = complete_rows(Y, M, ids=ids, grouped=grouped, group="individual")
+        _refuse_infinite(Y, M)
+        if table_gaps is None:
+            several = tuple(f"y{t}" for t in range(Y.shape[1])) if Y.ndim == 2 else (response_name(y) or "y",)
+            gaps = gaps_of(Y, response.names or several) | gaps_of(M, coef)
+        else:
+            of_table = read(table_gaps, "data", ndim=(2,))
+            gaps = {name: gap > 0 for name, gap in zip(table_gaps, in_order(of_table, "data").T, strict=True)}
+        if place is not None and np.isnan(place).any():
+            gaps |= {str(getattr(individual, "name", None) or "individual"): np.isnan(place)}
+        seen = complete(gaps, n)
+        dropped = dropped_rows(seen, gaps, ids)
         if dropped:
             Y, M = Y[seen], M[seen]
             if place is None:
@@ -139,8 +160,9 @@ class Design(ReadOnlyArrays, Described):
                 place = place[seen]
             ids = None if ids is None else tuple(i for i, keep in zip(ids, seen, strict=True) if keep)
         names = response.names if Y.ndim == 2 else None
-        common = (frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, ids, dropped)
-        return cls(*common) if place is None else cls(*common, place.astype(np.intp), kernel.ids)
+        common = (frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, ids, dropped, counts_of(gaps))
+        made = cls(*common, response=response_name(y))
+        return made if place is None else replace(made, individual=place.astype(np.intp), individuals=kernel.ids)
 
     @classmethod
     def from_formula(
@@ -167,7 +189,7 @@ class Design(ReadOnlyArrays, Described):
                 f"formula {formula!r} has a random term: one kernel is given as K or W, for (1|group) as "
                 "K=flmm.covariance.grouping(table['group']); random terms go to flmm.lmm_model."
             )
-        encoded = fixed_effects(fixed, data, whole=formula)
+        *encoded, gaps = fixed_effects(fixed, data, whole=formula)
         y, X = (pd.DataFrame(part.values, index=data.index, columns=list(part.columns)) for part in encoded)
         if isinstance(individual, str):
             if individual not in data.columns:
@@ -175,7 +197,8 @@ class Design(ReadOnlyArrays, Described):
                     f"individual={individual!r} is not among the columns {', '.join(map(str, data.columns))}."
                 )
             individual = data[individual]
-        made = cls.from_arrays(y.iloc[:, 0] if y.shape[1] == 1 else y, X, K=K, W=W, individual=individual)
+        response = y.iloc[:, 0] if y.shape[1] == 1 else y
+        made = cls._aligned(response, X, K, W, individual, pd.DataFrame(gaps, index=data.index))
         rows = data.loc[list(made.ids)] if made.ids is not None else data
         return replace(made, fixed=FixedTerms.of(encoded[1].spec, rows), formula=formula.partition("~")[2].strip())
 
@@ -189,7 +212,13 @@ class Design(ReadOnlyArrays, Described):
             spectrum = Spectrum.from_factor(kernel, X, individual=rows)
         else:
             spectrum = Spectrum.from_covariance(kernel, X, individual=rows, rtol=rtol)
-        return replace(spectrum, projection=spectrum.projection.made_from(self.fixed), formula=self.formula)
+        source = Source(self.formula, self.response, self.y, self.rows_dropped if self.dropped else "")
+        return replace(spectrum, projection=spectrum.projection.made_from(self.fixed), source=source)
+
+    @property
+    def rows_dropped(self) -> str:
+        """In words how many rows were dropped, and how many values each column lacks."""
+        return rows_dropped(self.dropped, self.missing)
 
     @property
     def coef(self) -> tuple[str, ...]:
@@ -199,7 +228,7 @@ class Design(ReadOnlyArrays, Described):
     def __repr__(self) -> str:
         """Show sizes, names and how many rows were dropped."""
         effects = listed(self.columns)
-        return f"Design({len(self.y)} observations, fixed effects: {effects}; {len(self.dropped)} rows dropped)"
+        return f"Design({len(self.y)} observations, fixed effects: {effects}; {self.rows_dropped})"
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -207,46 +236,15 @@ class Design(ReadOnlyArrays, Described):
             "responses": 1 if self.responses is None else f"{len(self.responses)}: {listed(self.responses)}",
             "fixed effects": listed(self.columns),
             "kernel": f"{'W' if self.kernel_is_factor else 'K'}, {' × '.join(map(str, self.kernel.shape))}",
-            "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
+            "rows": self.rows_dropped + (f": {listed(self.dropped)}" if self.dropped else ""),
         } | ({} if self.individual is None else {"individuals": len(self.kernel)})
 
 
-def complete_rows(
-    *parts: FloatArray, ids: Ids | None, grouped: npt.NDArray[np.bool_] | None = None, group: str = "grouping factor"
-) -> tuple[npt.NDArray[np.bool_], tuple[Any, ...]]:
-    """
-    Return which rows have no missing value, and the ids or numbers of the others, of which a warning tells.
-
-    Parameters
-    ----------
-    *parts : (n,) or (n, r) arrays
-    ids : tuple or None
-    grouped : (n,) array of bool, optional
-        Rows in which no grouping factor is missing.
-    group : str
-        What that is called.
-
-    Raises
-    ------
-    ValueError
-        If values are infinite, or no row is left.
-    """
-    infinite = sum(int(np.isinf(part).sum()) for part in parts)
-    if infinite:
+def _refuse_infinite(*parts: FloatArray) -> None:
+    if infinite := sum(int(np.isinf(part).sum()) for part in parts):
         raise ValueError(
             f"y and X have {infinite} infinite values: mend them, or set them to NaN to have them dropped."
         )
-    seen = np.ones(len(parts[0]), dtype=bool) if grouped is None else grouped.copy()
-    for part in parts:
-        seen &= np.isfinite(part.reshape(len(part), -1)).all(axis=1)
-    what = "y or X" if grouped is None else f"y, X or {group}"
-    if not seen.any():
-        raise ValueError(f"every row has a missing value in {what}: there is nothing left to fit.")
-    left_out = np.flatnonzero(~seen)
-    dropped = tuple(left_out.tolist() if ids is None else [ids[i] for i in left_out])
-    if dropped:
-        warn(f"{len(dropped)} of {len(seen)} rows dropped, with a missing {what}: {shown(dropped)}.")
-    return seen, dropped
 
 
 def coefficients_of(X: FloatArray, columns: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import CholeskyFactored
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
-from pm_fastlmm.models.mixed_design import RandomTerm
 from pm_fastlmm.models.mixed_terms import Part, column_root
+from pm_fastlmm.models.random_terms import RandomTerm
 
 _ETA = 2.0  # of the LKJ prior: it favours small correlations without excluding large ones
 _WIDTH = 2.0  # of a half-normal prior, in residual standard deviations

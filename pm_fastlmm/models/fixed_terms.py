@@ -14,6 +14,7 @@ from pm_fastlmm.base.copies import Copied
 from pm_fastlmm.kernel.inference.hypotheses import CompleteDesign, Marginal
 from pm_fastlmm.models.formula import encode_new
 from pm_fastlmm.models.formulas.columns import read_column
+from pm_fastlmm.models.formulas.factors import described_coding, reference_of
 from pm_fastlmm.models.formulas.names import columns_in, names_of, names_of_factor, plain
 
 _RTOL = 1e-7
@@ -49,6 +50,23 @@ class FixedTerms(Copied):
     @property
     def _effects(self) -> list[Any]:
         return [term for term in self.spec.term_slices if str(term) != "1"]
+
+    def codings(self) -> list[str]:
+        """
+        Return in words, a line each, which levels coefficients compare the others with, and which codings are others.
+
+        A factor that has a column for each level is not compared with any.
+        """
+        scoped = (f for part in self.spec.structure for term in part.scoped_terms for f in term.factors)
+        factors = dict.fromkeys(str(f.factor) for f in scoped if f.reduced)
+        states = {plain(name): self.spec.encoder_state[name][1]["contrasts"] for name in factors}
+        bases = {name: reference_of(state.contrasts, state.levels) for name, state in states.items()}
+        references = [f"{name} = {base}" for name, base in bases.items() if base is not None]
+        others = [name for name, base in bases.items() if base is None]
+        return [
+            *([f"reference levels: {', '.join(references)}"] if references else []),
+            *(f"coding of {name}: {described_coding(states[name].contrasts, states[name].levels)}" for name in others),
+        ]
 
     def find(self, name: str) -> str | None:
         """

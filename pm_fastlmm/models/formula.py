@@ -10,7 +10,7 @@ import builtins
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -40,6 +40,8 @@ from pm_fastlmm.models.formulas.language import plain_error, sides, source
 from pm_fastlmm.models.formulas.names import calls_in, columns_in, function_identifier, names_of, plain
 from pm_fastlmm.models.formulas.refused import is_refused, why_refused
 from pm_fastlmm.models.formulas.rowwise import of_other_rows
+from pm_fastlmm.models.missing_rows import Gaps, counts_of, gaps_in, listed_counts
+from pm_fastlmm.models.missing_rows import complete as complete_rows
 
 _COMMON = ["as.factor", "cut", "factor", "I", "ifelse", "log", "ns", "poly", "scale", "sqrt"]
 _SHOWN = 4  # different rows that a message names
@@ -54,28 +56,24 @@ class Encoded(NamedTuple):
 
 
 def fixed_effects(
-    formula: str, data: pd.DataFrame, *, whole: str, grouped: npt.NDArray[np.bool_] | None = None
-) -> tuple[Encoded, Encoded]:
+    formula: str, data: pd.DataFrame, *, whole: str, gaps: Gaps | None = None
+) -> tuple[Encoded, Encoded, Gaps]:
     """
-    Return y and X of a formula without random terms, NaN in the rows with a missing variable.
+    Return y and X of a formula without random terms, NaN in the rows with a missing variable, and all gaps.
 
     Rows with a missing variable have no part in stateful transforms (poly, scale, bs) or in the levels of a factor, nor
-    do those in which a variable of the random terms is missing, not `grouped`.
+    do those with other `gaps`, of the variables of random terms. Where a transform is not defined its term has a gap.
 
     Raises
     ------
     ValueError
-        If the formula does not fit the table, or the response is not numeric.
+        If the formula does not fit the table, the response is not numeric, or no row is complete.
     """
     require_table(data)
     formula = _without_dot(formula, data)
     variables = variables_of(formula, data, whole)
-    complete = complete_in(data, variables)
-    if grouped is not None:
-        complete &= grouped
-    if not complete.any():
-        what = "y or X" if grouped is None else "y, X or grouping factor"
-        raise ValueError(f"every row has a missing value in {what}: there is nothing left to fit.")
+    gaps = gaps_in(data, variables) | (gaps or {})
+    complete = complete_rows(gaps, len(data))
     warn_of_numbers_as_text(data, [name for name in _required(sides(formula)[1], whole) if name in variables])
     response = sides(formula)[0].strip("`")
     rows = data if complete.all() else data[complete]
@@ -93,15 +91,16 @@ def fixed_effects(
         y, X = _spread(_conditions_as_numbers(made.lhs), complete), _spread(made.rhs, complete)
     both = Encoded(np.hstack([y.values, X.values]), (*y.columns, *X.columns), None)
     _refuse_infinite(both, data.index, "y and X have")
-    return y, X
+    return y, X, gaps | _undefined(y, complete) | _undefined(X, complete)
 
 
-def complete_in(data: pd.DataFrame, columns: Iterable[Any]) -> npt.NDArray[np.bool_]:
-    """Return which rows have a value in each of some columns."""
-    complete = np.ones(len(data), dtype=bool)
-    for column in columns:
-        complete &= ~np.asarray(data[column].array.isna())
-    return complete
+def _undefined(encoded: Encoded, complete: npt.NDArray[np.bool_]) -> Gaps:
+    """Return by term the rows without a missing variable in which it is not defined."""
+    if not np.isnan(encoded.values[complete]).any():
+        return {}
+    terms = {plain(str(term)): encoded.values[:, place] for term, place in encoded.spec.term_slices.items()}
+    found = {name: np.isnan(values).any(axis=1) & complete for name, values in terms.items()}
+    return {name: undefined for name, undefined in found.items() if undefined.any()}
 
 
 def _conditions_as_numbers(response: Any) -> Any:
@@ -149,12 +148,11 @@ def encode_new(spec: Any, data: pd.DataFrame) -> Encoded:
     """
     required = names_of(spec.formula)
     variables = [column for column in data.columns if column in columns_in(required)]
-    absent = data[variables].isna()
-    missing = absent.any(axis=1).to_numpy()
-    if missing.any():
+    if gaps := gaps_in(data, variables):
+        rows = data.index[np.logical_or.reduce(list(gaps.values()))]
         raise ValueError(
-            f"new data have a missing value of {', '.join(sorted(map(str, absent.columns[absent.any()])))} in rows "
-            f"{shown(data.index[missing].tolist())}: leave those rows out."
+            f"new data have missing values ({listed_counts(counts_of(gaps))}) in rows {shown(rows.tolist())}: leave "
+            "those rows out."
         )
     table = as_at_the_fit(table_for(required, data), spec)
     try:

@@ -16,8 +16,9 @@ from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.structured.structuredlmm import StructuredLMM
 from pm_fastlmm.models.deviations import Deviations
-from pm_fastlmm.models.mixed_design import MixedDesign, RandomTerm
+from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.models.mixed_terms import data_of, mixed_term, parts_of, read_formula, relations
+from pm_fastlmm.models.random_terms import RandomTerm
 from pm_fastlmm.models.share_prior import SharePrior
 from pm_fastlmm.models.shares import VARIABLES, Shares
 

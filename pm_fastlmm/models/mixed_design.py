@@ -1,29 +1,21 @@
-"""MixedDesign: y, X and the random terms of a formula in lme4's notation, and the encoding of new rows like theirs."""
+"""MixedDesign: y, X and the random terms of a formula in lme4's notation."""
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, frozen, repeated, shown
+from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.missing_codes import warn_of_coded_level
-from pm_fastlmm.covariance.algebra import Covariance
-from pm_fastlmm.covariance.incidence import Factor, SparseMatrix, by_level, read_factor
-from pm_fastlmm.covariance.levels import Levels
-from pm_fastlmm.covariance.terms import Term
-from pm_fastlmm.models.design import coefficients_of, complete_rows
+from pm_fastlmm.models.design import coefficients_of
 from pm_fastlmm.models.fixed_terms import FixedTerms
 from pm_fastlmm.models.formula import (
     cells,
-    complete_in,
-    encode_new,
     fixed_effects,
     require_table,
-    slopes,
     variables_of,
 )
 from pm_fastlmm.models.formulas.bars import RandomPart, split_formula
@@ -31,118 +23,10 @@ from pm_fastlmm.models.formulas.language import sides
 from pm_fastlmm.models.formulas.names import plain
 from pm_fastlmm.models.formulas.offsets import split_offsets
 from pm_fastlmm.models.known_rows import Column, Offset, new_weights
+from pm_fastlmm.models.missing_rows import complete, counts_of, dropped_rows, gaps_in, gaps_of, rows_dropped
+from pm_fastlmm.models.random_terms import RandomTerm, random_term, require_columns
 from pm_fastlmm.spectrum.projection import Cells
 from pm_fastlmm.spectrum.weights import require_weights
-
-
-class NewIncidence(NamedTuple):
-    """Z of new rows: columns of the levels of the fit first, then those of levels that are new."""
-
-    Z: SparseMatrix
-    levels: Levels
-    new: Levels
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class RandomTerm(ReadOnlyArrays, Described):
-    """
-    All random terms of one grouping factor: their columns, and which of these are correlated.
-
-    Attributes
-    ----------
-    factors : tuple of str
-        Columns of the table; the levels are those of their interaction.
-    factor : Factor
-        The level of each row.
-    columns : tuple of str
-        Names of the columns within a level, "Intercept" first if there is one.
-    values : (n, c) array
-        The columns.
-    parts : tuple of tuple of str
-        The columns taken apart: correlated within a part, independent between parts.
-    """
-
-    factors: tuple[str, ...]
-    factor: Factor
-    columns: tuple[str, ...]
-    values: FloatArray
-    parts: tuple[tuple[str, ...], ...]
-    specs: tuple[Any, ...]
-
-    @property
-    def group(self) -> str:
-        """The name of the grouping factor, "a:b" for an interaction."""
-        return ":".join(self.factors)
-
-    @property
-    def intercept_only(self) -> bool:
-        """Whether this is (1 | group)."""
-        return self.columns == ("Intercept",)
-
-    @property
-    def levels(self) -> Levels:
-        """The levels that occur."""
-        return self.factor.subset(self.factor.used()).levels
-
-    @property
-    def correlated(self) -> bool:
-        """Whether some of its effects are correlated within a level."""
-        return any(len(part) > 1 for part in self.parts)
-
-    def term(self, covariance: Covariance, *, across: Covariance | None = None) -> Term:
-        """
-        Return the term of the likelihood.
-
-        Parameters
-        ----------
-        covariance : Covariance
-            Over the columns within a level; over the levels for (1 | group).
-        across : Covariance, optional
-            Over the levels, which are independent by default.
-        """
-        if self.intercept_only and across is None:
-            return Term(self.factor, covariance, name=self.group)
-        columns = Labelled(self.values, self.factor.ids, self.columns)
-        return Term(self.factor, covariance, columns=columns, across=across, name=self.group)
-
-    def encode(self, data: pd.DataFrame, levels: Levels | None = None) -> NewIncidence:
-        """
-        Return the incidence of new rows.
-
-        Parameters
-        ----------
-        data : DataFrame
-            With the columns of the grouping factor and of the slopes.
-        levels : tuple, optional
-            The levels of the fit, `Term.levels`. Default: those that occur in the data of this design.
-
-        Raises
-        ------
-        ValueError
-            If a column is not there, or a value is missing.
-        """
-        known = self.levels if levels is None else tuple(levels)
-        _require_columns(data, self.factors)
-        factor = read_factor([data[name] for name in self.factors], self.group)
-        factor = factor.subset(factor.used()).recoded(known)
-        values = np.hstack([encode_new(spec, data).values for spec in self.specs])
-        return NewIncidence(by_level(factor.matrix(), values), factor.levels, factor.levels[len(known) :])
-
-    def __repr__(self) -> str:
-        """Show the columns of each part, the group and how many levels it has."""
-        return f"RandomTerm({self._description})"
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "grouping factor": self.group,
-            "columns": "; ".join(listed(part) for part in self.parts),
-            "levels": f"{len(self.levels)}: {listed(self.levels)}",
-        }
-
-    @property
-    def _description(self) -> str:
-        parts = " + ".join(f"({', '.join(part)} | {self.group})" for part in self.parts)
-        return f"{parts}, {len(self.levels)} levels"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -165,6 +49,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         One for each grouping factor.
     dropped : tuple
         Ids of the rows that were left out for a missing value.
+    missing : dict
+        How many values each column lacks, of those that lack any.
     fixed : FixedTerms
         What X was made from.
     weights, offset : (n,) arrays or None
@@ -194,6 +80,7 @@ class MixedDesign(ReadOnlyArrays, Described):
     ids: Ids
     random: tuple[RandomTerm, ...]
     dropped: tuple[Any, ...]
+    missing: dict[str, int]
     fixed: FixedTerms
     weight_column: Column | None = None
     known_mean: Offset | None = None
@@ -235,19 +122,17 @@ class MixedDesign(ReadOnlyArrays, Described):
         fixed, parts = split_formula(rest, data.columns if isinstance(data, pd.DataFrame) else ())
         require_table(data)
         w, known = Column.read(weights, data, "weights"), Column.read(offset, data, "offset")
-        grouped = complete_in(data, {name for term in offsets.values() for name in variables_of(term, data, formula)})
-        for given in filter(None, (w, known)):
-            grouped &= ~np.isnan(given.values)
+        needed = [name for term in offsets.values() for name in variables_of(term, data, formula)]
         for part in parts:
-            _require_columns(data, part.factors, formula)
-            needed = {*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))}
-            grouped &= complete_in(data, needed)
-        y, X = fixed_effects(fixed, data, whole=formula, grouped=grouped)
+            require_columns(data, part.factors, formula)
+            needed += [*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))]
+        gaps = gaps_in(data, needed)
+        for given in filter(None, (w, known)):
+            gaps |= gaps_of(given.values, [given.name or given.role])
+        y, X, gaps = fixed_effects(fixed, data, whole=formula, gaps=gaps)
         ids = _ids_of_one_response(y.columns, data, formula)
-        others = [role for role, some in (("weight", w), ("offset", offsets or known)) if some]
-        seen, dropped = complete_rows(
-            y.values, X.values, ids=ids, grouped=grouped, group=" or ".join(["grouping factor", *others])
-        )
+        seen = complete(gaps, len(data))
+        dropped = dropped_rows(seen, gaps, ids)
         rows = data[seen] if dropped else data
         if w is not None:
             w = w.subset(seen)
@@ -256,14 +141,15 @@ class MixedDesign(ReadOnlyArrays, Described):
         groups: dict[tuple[str, ...], list[RandomPart]] = {}
         for part in parts:
             groups.setdefault(part.factors, []).append(part)
-        random = tuple(_random_term(formula, same, rows) for same in groups.values())
+        random = tuple(random_term(formula, same, rows) for same in groups.values())
         read = [pair for r in random for pair in zip(r.factors, r.factor.parts or (r.factor,), strict=True)]
         for name, factor in dict(read).items():
             warn_of_coded_level(factor.counts(), name)
         y_seen, X_seen = frozen(y.values[seen, 0]), frozen(X.values[seen])
         response = plain(sides(fixed)[0].strip("`"))
         own, made = tuple(rows.index.tolist()), FixedTerms.of(X.spec, rows)
-        return cls(formula, response, y_seen, X_seen, X.columns, own, random, dropped, made, w, mean)
+        common = (formula, response, y_seen, X_seen, X.columns, own, random, dropped, counts_of(gaps))
+        return cls(*common, made, w, mean)
 
     @property
     def weights(self) -> FloatArray | None:
@@ -289,6 +175,11 @@ class MixedDesign(ReadOnlyArrays, Described):
             If data lacks its variables, or it was given as an array.
         """
         return None if self.known_mean is None else self.known_mean.at(data)
+
+    @property
+    def rows_dropped(self) -> str:
+        """In words how many rows were dropped, and how many values each column lacks."""
+        return rows_dropped(self.dropped, self.missing)
 
     @property
     def described(self) -> str:
@@ -327,7 +218,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         random = "; ".join(term._description for term in self.random)
         return (
             f"MixedDesign({len(self.y)} observations of {self.response}; fixed: {listed(self.columns)}; "
-            f"random: {random or 'none'}; {self._known}{len(self.dropped)} rows dropped)"
+            f"random: {random or 'none'}; {self._known}{self.rows_dropped})"
         )
 
     @property
@@ -341,7 +232,7 @@ class MixedDesign(ReadOnlyArrays, Described):
             "observations": len(self.y),
             "fixed effects": listed(self.columns),
             "random terms": "; ".join(term._description for term in self.random) or "none",
-            "rows dropped": f"{len(self.dropped)}: {listed(self.dropped)}" if self.dropped else 0,
+            "rows": self.rows_dropped + (f": {listed(self.dropped)}" if self.dropped else ""),
         }
 
 
@@ -357,29 +248,3 @@ def _ids_of_one_response(responses: tuple[str, ...], data: pd.DataFrame, formula
         twice = list(data.index[data.index.duplicated()].unique())
         raise ValueError(f"the index of data has ids twice ({shown(twice)}): each row needs its own, reset_index().")
     return tuple(data.index.tolist())
-
-
-def _random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> RandomTerm:
-    """Return the terms of one grouping factor as one: they then share the elimination of its levels."""
-    factors = parts[0].factors
-    factor = read_factor([rows[name] for name in factors], parts[0].group)
-    encoded = [slopes(text, rows, whole=formula) for part in parts for text in part.slopes]
-    names = tuple(part.columns for part in encoded)
-    columns = tuple(name for part in names for name in part)
-    if twice := repeated(columns):
-        raise ValueError(
-            f"formula {formula!r} has the column {shown(twice)} twice for the grouping factor {parts[0].group!r}, with "
-            "two variances that cannot be told apart: (x | g) has an intercept, (0 + x | g) has none."
-        )
-    if not columns:
-        raise ValueError(f"formula {formula!r} has a random term of {parts[0].group!r} without columns.")
-    values = frozen(np.hstack([part.values for part in encoded]))
-    return RandomTerm(factors, factor, columns, values, names, tuple(part.spec for part in encoded))
-
-
-def _require_columns(data: pd.DataFrame, names: tuple[str, ...], formula: str | None = None) -> None:
-    if missing := [name for name in names if name not in data.columns]:
-        where = "" if formula is None else f" of formula {formula!r}"
-        raise ValueError(
-            f"the grouping factor {shown(missing)}{where} is not among the columns {', '.join(map(str, data.columns))}."
-        )

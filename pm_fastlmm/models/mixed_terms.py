@@ -16,7 +16,8 @@ from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.structured.node import StructuredNode
-from pm_fastlmm.models.mixed_design import MixedDesign, RandomTerm
+from pm_fastlmm.models.mixed_design import MixedDesign
+from pm_fastlmm.models.random_terms import RandomTerm
 
 
 class Part(NamedTuple):

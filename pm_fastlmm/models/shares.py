@@ -11,8 +11,9 @@ from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import Unstructured
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.theta import RESIDUAL
-from pm_fastlmm.models.mixed_design import MixedDesign, RandomTerm
+from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.models.mixed_terms import Part, column_root, parts_of
+from pm_fastlmm.models.random_terms import RandomTerm
 from pm_fastlmm.models.share_prior import SharePrior
 
 VARIABLES = ("total", "portion", "h2", "share", "component")

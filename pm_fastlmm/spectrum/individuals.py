@@ -53,6 +53,11 @@ class Individuals(ReadOnlyArrays):
         place.setflags(write=False)
         return cls(frozen(W.values), W.ids, place, is_factor=True)
 
+    @property
+    def records(self) -> npt.NDArray[np.intp]:
+        """How many rows each individual has, (q,)."""
+        return np.bincount(self.place, minlength=len(self.root))
+
     def factor(self, ids: Ids | None, names: tuple[str, ...] | None) -> Labelled:
         """Return ZL, the factor of the covariance of the rows."""
         return Labelled(self.root[self.place], ids, names)

@@ -48,6 +48,12 @@ def read_response(
     return response.take(order), names
 
 
+def response_name(y: Any) -> str | None:
+    """Return the name of one response, a Series or a DataArray, None if it has none."""
+    name = getattr(y, "name", None)
+    return None if name is None or np.ndim(y) != 1 else str(name)
+
+
 def _require_memory(y: Any) -> None:
     """Raise a ValueError for responses that are read from chunks, if reading them would take very much memory."""
     size = math.prod(getattr(y, "shape", ())) * np.dtype(np.float64).itemsize

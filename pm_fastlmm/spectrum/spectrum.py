@@ -26,7 +26,8 @@ from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.spectrum.factoring import corner_root, factor_corner_root, positive_eigenvalues
 from pm_fastlmm.spectrum.individuals import Individuals, read_individual, require_individuals
 from pm_fastlmm.spectrum.projection import Projection, kernel_design, no_rows
-from pm_fastlmm.spectrum.responses import read_response
+from pm_fastlmm.spectrum.responses import read_response, response_name
+from pm_fastlmm.spectrum.source import Source
 
 _BLOCK = 1000  # responses that are rotated at once: fewer copy the basis more often, more fetch new memory
 
@@ -75,8 +76,8 @@ class Spectrum(ReadOnlyArrays, Described):
     individuals : Individuals or None
         Whose record each row is, where K is between individuals (`individual=`): `ids` and a factor `root` of their K.
         Effects are then those of individuals; `rotation`, k̄ and all else of the spectrum belong to ZKZᵀ.
-    formula : str or None
-        The right-hand side of the formula that X was made from, where it was (`Design.from_formula`).
+    source : Source or None
+        What is known of the table that the rows come from (`Design.spectrum`), for what is printed.
 
     References
     ----------
@@ -108,7 +109,7 @@ class Spectrum(ReadOnlyArrays, Described):
     factor_names: tuple[str, ...] | None = None
     largest_ratio: float = math.inf
     individuals: Individuals | None = None
-    formula: str | None = None
+    source: Source | None = None
 
     @classmethod
     def from_covariance(cls, K: Any, X: Any = None, *, individual: Any = None, rtol: float | None = None) -> "Spectrum":
@@ -300,7 +301,8 @@ class Spectrum(ReadOnlyArrays, Described):
             If y has missing values (see `subset`), another length, other ids, or is a square array without labels.
         """
         values, names = self.read_response(y)
-        return Rotated.from_values(self, values, names)
+        response = response_name(y) or (None if self.source is None else self.source.named(values))
+        return replace(Rotated.from_values(self, values, names), response=response)
 
     def read_response(self, y: Any, *, missing: bool = False) -> tuple[FloatArray, tuple[str, ...] | None]:
         """Return y in the order of the spectrum, checked, and the names of several responses; NaN stays if allowed."""
@@ -345,14 +347,20 @@ class Spectrum(ReadOnlyArrays, Described):
         individuals = None if self.individuals is None else self.individuals.subset(index)
         # with all columns of X, of which it was given those that are kept here
         projection = part.projection.within(self.projection.columns)
-        return replace(part, projection=projection, individuals=individuals, formula=self.formula)
+        source = None if self.source is None else self.source.subset(index)
+        return replace(part, projection=projection, individuals=individuals, source=source)
+
+    @property
+    def rows_dropped(self) -> str:
+        """In words how many rows of the table were dropped, and for what; nothing if none was."""
+        return "" if self.source is None else self.source.rows_dropped
 
     def model_of(self, response: str) -> str:
         """Return the model of a response as text, with the formula of its fixed effects where there is one."""
-        if self.formula is None:
+        if self.source is None or self.source.formula is None:
             return f"{response} ~ N(Xβ, σ²(K + δI))"
         factor = self.loadings is not None and (self.individuals is None or self.individuals.is_factor)
-        return f"{response} ~ {self.formula} + u, u ~ N(0, σ²{'WWᵀ' if factor else 'K'})"
+        return f"{response} ~ {self.source.formula} + u, u ~ N(0, σ²{'WWᵀ' if factor else 'K'})"
 
     def _design_rows(self, index: npt.NDArray[np.intp]) -> FloatArray:
         """Return rows of X = Q₁R; a column that is 0 in all of them is exactly 0, not the rounding of that product."""
@@ -411,6 +419,8 @@ class Rotated(ReadOnlyArrays, Described):
     null_first : (…,) array or None
         Inner products with the first response in the directions with λ = 0. Only of cross-products, which have no rows
         of which they could be formed when a scan needs them.
+    response : str or None
+        The name of one response, where it has any.
     """
 
     spectrum: Spectrum
@@ -420,6 +430,7 @@ class Rotated(ReadOnlyArrays, Described):
     norm2: FloatArray
     names: tuple[str, ...] | None
     null_first: FloatArray | None = None
+    response: str | None = None
 
     @classmethod
     def from_values(cls, spectrum: Spectrum, values: FloatArray, names: tuple[str, ...] | None) -> Self:
@@ -452,12 +463,13 @@ class Rotated(ReadOnlyArrays, Described):
             "norm2": np.where(explained, 0.0, norm2),
         }
         shaped = {name: frozen(part.reshape((*batch_shape, *part.shape[1:]))) for name, part in parts.items()}
-        return cls(spectrum=spectrum, names=names, **shaped)
+        return cls(spectrum, shaped["z"], shaped["rss"], shaped["y1"], shaped["norm2"], names)
 
     def one(self, t: int) -> Self:
         """Return one of several responses."""
         z, rss, y1, norm2 = self.z[t], self.rss[t], self.y1[t], self.norm2[t]
-        return replace(self, z=z, rss=rss, y1=y1, norm2=norm2, names=None, null_first=None)
+        name = None if self.names is None else self.names[t]
+        return replace(self, z=z, rss=rss, y1=y1, norm2=norm2, names=None, null_first=None, response=name)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

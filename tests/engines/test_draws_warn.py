@@ -125,6 +125,7 @@ def test_densities_and_graphs_do_not_warn(node, recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.usefixtures("as_written")
 def test_sampling_and_this_packages_own_draws_do_not_warn(recwarn):
     model = model_of(spectral)
     idata = flmm.sample(20, tune=20, chains=1, model=model, random_seed=1, progressbar=False, quiet=True, cores=1)

@@ -79,6 +79,59 @@ def test_columns_that_were_dropped_are_named():
     assert "\nwithout weeks, collinear with other columns of X\n" in str(fit)
 
 
+def test_rows_that_were_dropped_are_counted_by_column_whatever_fitted_them():
+    table = flmm.datasets.sleepstudy().assign(sex=lambda d: np.where(d["Subject"].astype(str) < "340", "f", "m"))
+    table.loc[[3, 5, 8], "Reaction"] = np.nan
+    table.loc[5, "sex"] = None
+    line = "176 observations, 18 levels of Subject; 4 rows dropped (Reaction 3, sex 1, Subject 1)"
+    formula = "Reaction ~ Days + sex + (1 | Subject)"
+    table["Subject"] = table["Subject"].astype(object)
+    table.loc[9, "Subject"] = None
+    W = pd.get_dummies(table["Subject"], dtype=float)
+    with pytest.warns(UserWarning, match="4 of 180 rows dropped"):
+        fit = flmm.find_reml(formula, table, progressbar=False)
+    assert line in str(fit)
+    assert all(line in form for form in (fit._repr_html_(), fit.to_markdown()))
+    K = pd.DataFrame(np.eye(18), W.columns, W.columns)
+    with pytest.warns(UserWarning, match="4 of 180 rows dropped"):
+        design = flmm.Design.from_formula("Reaction ~ Days + sex", table, K=K, individual="Subject")
+    assert design.missing == {"Reaction": 3, "sex": 1, "Subject": 1}
+    dropped = "4 rows dropped (Reaction 3, sex 1, Subject 1)"
+    assert dropped in str(flmm.reml(design.spectrum(), design.y))
+    with pytest.warns(UserWarning, match="4 of 180 rows dropped"):
+        model = flmm.kernel_model("Reaction ~ Days + sex", data=table, K=K, individual="Subject")
+    assert dropped in str(flmm.find_reml(model, progressbar=False))
+    assert "dropped" not in str(flmm.find_reml(formula, table.dropna(), progressbar=False))
+
+
+def test_reference_levels_and_other_codings_are_printed():
+    oats = flmm.datasets.john_alpha().assign(dose=lambda d: d.index % 3)
+    fit = flmm.find_reml("yield ~ rep + C(dose, contr.sum) + (1 | gen)", oats, progressbar=False)
+    for form in (str(fit), fit.to_markdown(), fit._repr_html_()):
+        assert "reference levels: rep = R1" in form
+        assert "coding of C(dose, contr.sum): sum, differences from the mean of the levels, those of 2 being" in form
+    assert "levels:" not in str(flmm.find_reml("yield ~ 0 + rep + (1 | gen)", oats, progressbar=False))
+
+
+@pytest.mark.parametrize(
+    "term", ["f", "f*h", "relevel(f, ref='b')", "C(f, contr.treatment('c'))", "C(f, contr.SAS)", "factor(k)", "k > 1"]
+)
+def test_the_reference_level_is_the_one_without_a_column(term):
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame({"y": rng.normal(size=60), "f": rng.choice(list("abc"), 60), "h": rng.choice(list("uv"), 60)})
+    table["k"] = rng.integers(1, 4, 60)
+    term = f"I({term})" if ">" in term else term
+    design = flmm.MixedDesign.from_formula(f"y ~ {term} + (1 | h)", table)
+    (line,) = design.fixed.codings()
+    for pair in line.removeprefix("reference levels: ").split(", " if term == "f*h" else "\n"):
+        name, level = pair.rsplit(" = ", 1)
+        own = [j for j, column in enumerate(design.columns) if column.startswith(f"{name}[")]
+        values = {"k > 1": table["k"] > 1}.get(term[2:-1], table["h" if name == "h" else "k" if "k" in name else "f"])
+        assert own
+        assert not design.X[np.ix_(values.astype(str) == level, own)].any()
+        assert (design.X[np.ix_(values.astype(str) != level, own)].sum(axis=1) >= 1).all()
+
+
 def test_a_dear_likelihood_is_not_evaluated_for_a_text(slopes, monkeypatch):
     kind = type(slopes.objective)
     again = replace(slopes)  # without what was kept

@@ -4,14 +4,13 @@ import numpy as np
 import pandas as pd
 import pymc as pm
 import pytest
-from pytensor.compile.mode import Mode
+from as_written import AS_WRITTEN
 from scipy.integrate import simpson
 from scipy.linalg import null_space
 from scipy.stats import beta, invgamma, multivariate_normal
 
 import pm_fastlmm as flmm
 
-INTERPRETED = Mode(linker="py", optimizer="fast_compile")
 POINTS = ((0.3, 1.7), (0.9, 0.4), (0.02, 9.0))
 
 
@@ -35,7 +34,7 @@ def log_posterior(y, X, K, prior, h2, total):
 
 def compiled(model):
     """The log-density of a model as a function of h² and the total variance, in either parameterisation."""
-    density = model.compile_logp(mode=INTERPRETED)
+    density = model.compile_logp(mode=AS_WRITTEN)
 
     def logp(h2, total):
         h2, total = np.asarray(h2), np.asarray(total)
@@ -90,7 +89,7 @@ def test_prior_densities_are_those_of_scipy_in_double_precision():
         h2, x = 0.3, 1.7
         scale = prior.total_scale if m == 30 else (1 - h2) * prior.total_scale
         name = "total" if m == 30 else "sigma2_e"
-        density = model.compile_logp(vars=[model["h2"], model[name]], jacobian=False, sum=False, mode=INTERPRETED)
+        density = model.compile_logp(vars=[model["h2"], model[name]], jacobian=False, sum=False, mode=AS_WRITTEN)
         got = density({"h2_logodds__": np.log(h2 / (1 - h2)), f"{name}_log__": np.log(x)})
         reference = [beta.logpdf(h2, prior.h2_alpha, prior.h2_beta), invgamma.logpdf(x, prior.total_shape, scale=scale)]
         np.testing.assert_allclose(got, reference, rtol=1e-12)
@@ -107,10 +106,10 @@ def test_low_rank_takes_the_residual_variance_as_coordinate():
 def test_total_is_reported_when_it_is_derived():
     W, X, y = make_data(4)
     model = flmm.kernel_model(y, X, W=W)
-    total = model["total"].eval({model["h2"]: 0.25, model["sigma2_e"]: 3.0}, mode=INTERPRETED)
+    total = model["total"].eval({model["h2"]: 0.25, model["sigma2_e"]: 3.0}, mode=AS_WRITTEN)
     np.testing.assert_allclose(total, 4.0)
     [node] = flmm.lmm_nodes(model)
-    g = node.sigma2_g.eval({model["h2"]: 0.25, model["sigma2_e"]: 3.0}, mode=INTERPRETED)
+    g = node.sigma2_g.eval({model["h2"]: 0.25, model["sigma2_e"]: 3.0}, mode=AS_WRITTEN)
     np.testing.assert_allclose(g * node.spectrum.mean_diagonal, 1.0)
 
 
@@ -133,7 +132,7 @@ def test_missing_rows_are_dropped_counted_and_named():
     reference = flmm.kernel_model(y[keep], X[keep], W=W[keep])
     holes_y, holes_X = y.copy(), X.copy()
     holes_y[[3, 11]], holes_X[[11, 20], 1] = np.nan, np.nan
-    with pytest.warns(UserWarning, match=r"3 of 24 rows dropped, with a missing y or X: 3, 11, 20"):
+    with pytest.warns(UserWarning, match=r"3 of 24 rows dropped, with missing values [(]y 2, x1 2[)]: 3, 11, 20"):
         model = flmm.kernel_model(holes_y, holes_X, W @ W.T)
     same_model(model, reference)
     ids = [f"id{i}" for i in range(24)]
@@ -260,10 +259,15 @@ def test_a_fit_prints_the_formula_of_the_model():
     fit = flmm.find_reml(model, progressbar=False)
     assert first(fit) == ["REML fit of Yield ~ x + I(x^2) + u, u ~ N(0, σ²WWᵀ)", "30 observations"]
     records = flmm.kernel_model("Yield ~ x", data=data, K=K, individual="Batch")
-    repeated = ["REML fit of y ~ x + u, u ~ N(0, σ²K)", "30 observations, 7 levels of individual"]
+    repeated = ["REML fit of Yield ~ x + u, u ~ N(0, σ²K)", "30 observations, 7 levels of individual"]
     assert first(flmm.find_reml(records, progressbar=False)) == repeated
     design = flmm.Design.from_formula("Yield ~ x", data, K=K, individual="Batch")
     assert first(flmm.reml(design.spectrum(), design.y)) == repeated
     assert first(flmm.reml(design.spectrum().subset(np.arange(29)), design.y[:29]))[0] == repeated[0]
+    assert first(flmm.reml(design.spectrum(), -design.y))[0].startswith("REML fit of y ~")  # of another response
+    named = pd.Series(-design.y, design.ids, name="loss")
+    assert first(flmm.reml(design.spectrum(), named))[0].startswith("REML fit of loss ~")
+    both = flmm.reml(design.spectrum(), pd.DataFrame({"gain": design.y, "loss": -design.y}, design.ids))
+    assert first(both.response("loss"))[0].startswith("REML fit of loss ~")
     of_arrays = flmm.kernel_model(data["Yield"], np.ones((30, 1)), W=W)
-    assert first(flmm.find_reml(of_arrays, progressbar=False))[0] == "REML fit of y ~ N(Xβ, σ²(K + δI))"
+    assert first(flmm.find_reml(of_arrays, progressbar=False))[0] == "REML fit of Yield ~ N(Xβ, σ²(K + δI))"

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 import pymc as pm
 import pytest
+from as_written import AS_WRITTEN
 from numpy.testing import assert_allclose
-from pytensor.compile.mode import Mode
 from scipy.stats import beta, dirichlet, invgamma
 
 import pm_fastlmm as flmm
 from pm_fastlmm.priors import SharePrior
 
-INTERPRETED = Mode(linker="py", optimizer="fast_compile")
 ALPHA = "yield ~ rep + (1|gen) + (1|rep:block)"
 
 
@@ -25,19 +24,19 @@ def density(model, point):
     for rv in model.free_RVs:
         x, name = np.asarray(point[rv.name], dtype=float), model.rvs_to_values[rv].name
         values[name] = np.log(x) if name.endswith("_log__") else np.log(x / (1 - x))
-    return float(model.compile_logp(jacobian=False, mode=INTERPRETED)(values))
+    return float(model.compile_logp(jacobian=False, mode=AS_WRITTEN)(values))
 
 
 def at(model, names, point):
     values = {model[name]: np.asarray(value, dtype=float) for name, value in point.items()}
-    return [model[name].eval(values, mode=INTERPRETED, on_unused_input="ignore") for name in names]
+    return [model[name].eval(values, mode=AS_WRITTEN, on_unused_input="ignore") for name in names]
 
 
 def contributions(model, point):
     """V of each term and of the residual, dense."""
     [node] = flmm.lmm_nodes(model)
     values = {model[name]: np.asarray(value, dtype=float) for name, value in point.items()}
-    options = {"mode": INTERPRETED, "on_unused_input": "ignore"}
+    options = {"mode": AS_WRITTEN, "on_unused_input": "ignore"}
     parts = [term.Z @ term.covariance.dense().eval(values, **options) @ term.Z.T for term in node.terms]
     return [*parts, node.theta.eval(values, **options)[-1] * np.eye(node.n)]
 
@@ -157,7 +156,7 @@ def test_correlations_are_lkj():
     for x in (np.array([0.2, 0.6, 0.9]), np.array([0.5, 0.45, 0.3])):
         steps = 1e-6 * np.eye(3)
         jacobian = np.stack([(lkj(x + h)[0] - lkj(x - h)[0]) / 2e-6 for h in steps])
-        own = logp.eval({model.rvs_to_values[model["partial_g"]]: x}, mode=INTERPRETED)
+        own = logp.eval({model.rvs_to_values[model["partial_g"]]: x}, mode=AS_WRITTEN)
         values.append((own - np.linalg.slogdet(jacobian)[1], 0.7 * lkj(x)[1]))
     assert_allclose(values[0][0] - values[1][0], values[0][1] - values[1][1], rtol=1e-7)
 
@@ -208,7 +207,7 @@ def test_nuts_is_seeded_and_draws_the_exact_posterior():
 
 def test_prior_draws_of_shares_are_beta():
     model = flmm.lmm_model(ALPHA, flmm.datasets.john_alpha(), priors=SharePrior({"residual": 2.0}))
-    share = pm.draw(model["share"], 4000, random_seed=1, mode=INTERPRETED)
+    share = pm.draw(model["share"], 4000, random_seed=1, mode=AS_WRITTEN)
     assert_allclose(share.mean(axis=0), [0.25, 0.25, 0.5], atol=4 * 0.25 / np.sqrt(4000))
     quantiles = beta.ppf([0.1, 0.5, 0.9], 1, 3)
     assert_allclose((share[:, :2, None] < quantiles).mean(axis=0), [[0.1, 0.5, 0.9]] * 2, atol=4 * 0.5 / np.sqrt(4000))

@@ -188,6 +188,7 @@ def test_the_users_model_is_left_as_it_was(mixed):
     assert [v.name for v in model.free_RVs] == ["h2", "total", "switch", "rate"]
 
 
+@pytest.mark.usefixtures("as_written")
 def test_the_tree_serves_pymc_afterwards(mixed):
     model, tree = mixed
     with model:
@@ -261,8 +262,15 @@ def two_nodes(data, exact):
     return model
 
 
+@pytest.fixture
+def few_points(monkeypatch):
+    """The seed is a search of a few points, where the draws are not compared with a posterior."""
+    monkeypatch.setattr(seed, "_POINTS", 256)
+
+
+@pytest.mark.usefixtures("as_written", "few_points")
 def test_one_of_two_nodes_seeds_and_both_are_reported(two_nodes):
-    tree = flmm.sample(100, tune=200, model=two_nodes, var_name="second", random_seed=2, **QUIET)
+    tree = flmm.sample(20, tune=20, model=two_nodes, var_name="second", random_seed=2, **QUIET)
     posterior = tree.posterior
     np.testing.assert_allclose(posterior["second_sigma2"], posterior["total"])
     np.testing.assert_allclose(posterior["second_delta"], posterior["sigma2_e"] / posterior["total"])
@@ -324,6 +332,7 @@ def test_step_and_initvals_leave_the_seed_out_and_the_variances_in(model, monkey
     assert "y_delta" in started.posterior
 
 
+@pytest.mark.usefixtures("as_written")
 @pytest.mark.parametrize("reaches", ["nothing", "a discrete variable"])
 def test_a_seed_that_fails_warns_and_falls_back(data, reaches):
     with pm.Model() as model:
@@ -341,6 +350,7 @@ def test_a_seed_that_fails_warns_and_falls_back(data, reaches):
     assert "y_sigma2" in tree.posterior
 
 
+@pytest.mark.usefixtures("as_written", "few_points")
 @pytest.mark.parametrize("other", [False, True], ids=["the node alone", "beside another variable"])
 def test_the_log_posterior_is_compiled_once_for_the_seed_and_for_nuts(other, data, exact, monkeypatch):
     with pm.Model() as model:

@@ -183,25 +183,26 @@ class SparseState(TermState):
         """Return û_k (levels, width) of each term."""
         return [self.products.rooted(k, m @ self.sigma[k]).reshape(m.shape) for k, m in enumerate(self._related)]
 
-    def prediction_error(self, k: int, *, beta_known: bool = False) -> FloatArray:
+    def prediction_error(self, k: int, root: FloatArray | None = None, *, beta_known: bool = False) -> FloatArray:
         """Return the diagonal of LC⁻¹Lᵀ; with β known of equations without X."""
         p = self.products
         if beta_known and p.fixed:
             known = p.treated(len(p.blocks), flat=False)
             state = known.at(self.response, self.sigma, self.sigma2_e)
             assert state is not None  # this one is
-            return np.asarray(state.prediction_error(k))
-        if p.blocks[k].root is not None:
-            return self._error_of_rooted(k)
+            return np.asarray(state.prediction_error(k, root))
+        root = p.blocks[k].root if root is None else root
+        if root is not None:
+            return self._error_of_rooted(k, root)
         errors = self.roots[k] @ self._eq.level_blocks(k, self._inverse) @ self.roots[k].T
         return np.asarray(np.einsum("jaa->ja", errors))
 
-    def _error_of_rooted(self, k: int) -> FloatArray:
+    def _error_of_rooted(self, k: int, root: FloatArray) -> FloatArray:
         """Return the same of effects Ru, whose covariance with each other is needed."""
         block, part = self.products.blocks[k], self._eq.part(k)
         columns = self._half(np.arange(part.start, part.stop))
         scaled = (columns.reshape(-1, block.levels, block.width) @ self.roots[k].T).reshape(len(columns), -1)
-        return np.asarray(((scaled @ block.root.T) ** 2).sum(axis=0).reshape(block.levels, block.width))
+        return np.asarray(((scaled @ root.T) ** 2).sum(axis=0).reshape(-1, block.width))
 
     def predict(self, X_new: FloatArray, Z_new: list[Any], unknown: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return f̂* and Var(f* - f̂*), which is ‖L⁻¹PΛᵀ[z*, x*]‖²."""

@@ -84,7 +84,13 @@ class SpectralNode(GaussianNode):
     @property
     def formula(self) -> str:
         """The formula of the fixed effects with u, or the distribution."""
-        return self.spectrum.model_of(self.name)
+        source = self.spectrum.source
+        return self.spectrum.model_of((source and source.named(self.observed)) or self.name)
+
+    @property
+    def rows_dropped(self) -> str:
+        """In words how many rows of the table were dropped."""
+        return self.spectrum.rows_dropped
 
     @property
     def levels(self) -> dict[str, int]:

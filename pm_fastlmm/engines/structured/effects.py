@@ -4,17 +4,16 @@ from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import pandas as pd
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.labels import labelled
 from pm_fastlmm.base.tables import Table
 from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.structured.level_effects import LevelEffects
 from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.term_products import TermState
 from pm_fastlmm.kernel.effects.effects import Prediction
-from pm_fastlmm.kernel.effects.table import effect_table
 from pm_fastlmm.kernel.likelihood.leave_out import Precision, ScaledPrecision
 
 _BUDGET = 4_000_000  # numbers of Σ Z*G at a time
@@ -43,50 +42,36 @@ class TermsAtTheta(AtTheta):
             raise self.indefinite()
         return state
 
+    @cached_property
+    def effects(self) -> list[LevelEffects]:
+        """The effects of each term, of relatives without data too."""
+        return [LevelEffects.of(self.state, k, term) for k, term in enumerate(self.node.terms)]
+
     def blup(self) -> dict[str, Any]:
         """Return û by term."""
-        return self._by_term(self.state.effects(), "blup")
+        return {effects.term.name: effects.labelled(effects.blup(), "blup") for effects in self.effects}
 
     def pev(self) -> dict[str, Any]:
         """Return Var(û - u) by term."""
-        errors = [self.state.prediction_error(k) for k in range(len(self.node.terms))]
-        return self._by_term(errors, "pev")
+        return {effects.term.name: effects.labelled(effects.errors(), "pev") for effects in self.effects}
 
     def tables(self, level: float) -> dict[str, Table]:
         """Return blup, se, interval, reliability and accuracy by term."""
-        out, effects = {}, self.state.effects()
-        for k, term in enumerate(self.node.terms):
-            index: pd.Index = pd.Index(term.levels, tupleize_cols=False)
-            if term.width > 1:
-                index = pd.MultiIndex.from_product([term.levels, term.columns], names=["level", "column"])
-            errors, prior = self.state.prediction_error(k), term.blocks.variances(self.state.sigma[k])
-            out[term.name] = effect_table(effects[k].ravel(), errors.ravel(), prior, index, level)
-        return out
+        return {effects.term.name: effects.table(level) for effects in self.effects}
 
     def conditional_variance(self) -> dict[str, Any]:
         """Return Var(u | y, β) by term; a ValueError where β has a prior."""
         if self._beta_has_a_block:
             raise ValueError("β has a prior here, so that it is not known given y: pev() has Var(û - u).")
-        errors = [self.state.prediction_error(k, beta_known=True) for k in range(len(self.node.terms))]
-        return self._by_term(errors, "conditional_variance")
+        return {
+            effects.term.name: effects.labelled(effects.errors(beta_known=True), "conditional_variance")
+            for effects in self.effects
+        }
 
     @property
     def _beta_has_a_block(self) -> bool:
         """Whether the last block is that of a β with a Gaussian prior."""
         return len(self.state.products.blocks) > len(self.node.terms)
-
-    def _by_term(self, values: list[FloatArray], name: str) -> dict[str, Any]:
-        """Return (levels, width) arrays as Series by level, DataFrames for terms with columns."""
-        out: dict[str, Any] = {}
-        for term, effects in zip(self.node.terms, values, strict=False):
-            index = pd.Index(term.levels, tupleize_cols=False)
-            array = effects.reshape(len(index), -1)
-            out[term.name] = (
-                pd.Series(array[:, 0], index=index, name=name)
-                if term.width == 1
-                else pd.DataFrame(array, index=index, columns=list(term.columns))
-            )
-        return out
 
     def fitted(self, *, conditional: bool) -> Any:
         """Return mu + Xβ̂, or mu + Xβ̂ + Σ Zû, by id of the row."""

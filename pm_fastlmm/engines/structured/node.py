@@ -128,6 +128,11 @@ class StructuredNode(GaussianNode):
         return plain if self.prior_weights is None else plain.replace("σ²_eI", "σ²_eW⁻¹")
 
     @property
+    def rows_dropped(self) -> str:
+        """In words how many rows of the table were dropped."""
+        return self.design.rows_dropped if self.design is not None and self.design.dropped else ""
+
+    @property
     def prior_weights(self) -> FloatArray | None:
         """Prior weights of the rows."""
         root = self.products.weights.root

@@ -169,9 +169,11 @@ class MixedState(TermState):
         p, found = self.products, enumerate(self.gradient.effects)
         return [p.rooted(k, w @ self.sigma[k]).reshape(w.shape) for k, w in found]
 
-    def prediction_error(self, k: int, *, beta_known: bool = False) -> FloatArray:
+    def prediction_error(self, k: int, root: FloatArray | None = None, *, beta_known: bool = False) -> FloatArray:
         """
         Return the diagonal of Var(û_k - u_k), (levels, width); with β known that of Var(u_k | y, β).
+
+        For a term with a root `root` may be other rows of it, those of levels without data.
 
         In the dense block it is σ²_e ΛS⁻¹Λᵀ; for the eliminated term see `_given_dense`. X is the last block of S: the
         rows of L⁻¹ that are not its own make the inverse of S without it.
@@ -184,9 +186,10 @@ class MixedState(TermState):
             rows = sp.csr_array(block_diagonal(np.swapaxes(through, 1, 2)) @ p.B) @ scaled.T
             return np.asarray(direct + e * (rows**2).sum(axis=-1).reshape(direct.shape))
         columns = scaled[:, offset : offset + block.Z.shape[1]]
-        if block.root is not None:
-            columns = columns @ block.root.T
-        return np.asarray(e * (columns**2).sum(axis=0).reshape(block.levels, block.width))
+        root = block.root if root is None else root
+        if root is not None:
+            columns = columns @ root.T
+        return np.asarray(e * (columns**2).sum(axis=0).reshape(-1, block.width))
 
     def _given_dense(self, z: FloatArray) -> tuple[FloatArray, FloatArray]:
         """

@@ -81,6 +81,9 @@ class Formula(Protocol):
     def names(self) -> tuple[str, ...]:
         """The terms but the intercept."""
 
+    def codings(self) -> list[str]:
+        """Return in words, a line each, against what the coefficients of factors compare."""
+
     def find(self, name: str) -> str | None:
         """Return the term that a text means, a:b or b:a; None if there is none."""
 

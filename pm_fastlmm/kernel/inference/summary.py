@@ -38,6 +38,11 @@ class Summary(Estimates):
     def _counts(self) -> str:
         """How many observations there are, and levels of each term."""
 
+    @property
+    def _rows_dropped(self) -> str:
+        """In words how many rows were dropped for a missing value; nothing if none was."""
+        return ""
+
     @abstractmethod
     def _fixed_effects(self, df: DegreesOfFreedom, zero_variances: ZeroVariances) -> FixedEffects:
         """Return the fixed effects with what the method needs of the derivatives of their covariance."""
@@ -142,7 +147,13 @@ class Summary(Estimates):
             if self._tested and (left := self._projection.columns.left):
                 names = listed([self._projection.columns.names[j] for j in left])
                 below.append(f"without {names}, collinear with other columns of X")
-        return Report(f"{self.method} fit of {self._model}", parts, [*below, *self._verdict], [self._counts])
+        return Report(f"{self.method} fit of {self._model}", parts, [*below, *self._verdict], self._about)
+
+    @property
+    def _about(self) -> list[str]:
+        """Return lines of what was fitted: how many observations, and how factors are coded."""
+        terms = self._projection.columns.terms if self._tested else None
+        return ["; ".join(filter(None, [self._counts, self._rows_dropped])), *(terms.codings() if terms else [])]
 
     @property
     def _verdict(self) -> list[str]:

@@ -39,15 +39,16 @@ class VarianceTest(Described):
     p_value_mixture : float or (T,) array
         From the asymptotic ½χ²₀ + ½χ²₁, for comparison; it is wrong where observations are few or levels unbalanced.
     mass_at_zero : float
-        Null probability of a statistic of 0; the mixture takes it to be ½.
+        Null probability of a statistic of 0; the mixture takes it to be ½. NaN where nothing was simulated.
     n_sim : int
+        Draws; 0 where no statistic is positive, so that all p-values are 1 and nothing was simulated.
     method : "REML" or "ML"
     approximation : str
         What is not exact about the null distribution, empty if nothing is but the number of draws.
     names : tuple of str or None
         Names of several responses.
-    null : NullDistribution
-        The weighted draws.
+    null : NullDistribution or None
+        The weighted draws, where there are any.
     """
 
     component: str
@@ -60,7 +61,7 @@ class VarianceTest(Described):
     method: Method
     approximation: str
     names: tuple[str, ...] | None
-    null: NullDistribution
+    null: NullDistribution | None
 
     def table(self) -> pd.DataFrame:
         """Return statistic and p-values, one row per response."""
@@ -78,7 +79,7 @@ class VarianceTest(Described):
         return xr.Dataset({name: (over, getattr(self, name)) for name in _COLUMNS}, coords=coords, attrs=attrs)
 
     def _facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {"variance of": self.component, "method": self.method, "draws of the null": self.n_sim}
+        facts: dict[str, Any] = {"variance of": self.component, "method": self.method, "null": self._draws}
         if self.approximation:
             facts["null distribution"] = self.approximation
         if self.names is not None:
@@ -89,13 +90,19 @@ class VarianceTest(Described):
             "p of ½χ²₀ + ½χ²₁": f"{self.p_value_mixture:.3g}",
         }
 
+    @property
+    def _draws(self) -> str:
+        return f"{self.n_sim} draws of the null distribution" if self.n_sim else "nothing was simulated"
+
     def __repr__(self) -> str:
         """Report the test as text."""
         kind = "restricted likelihood-ratio" if self.method == "REML" else "likelihood-ratio"
-        head = f"{kind} test of no variance of {self.component}, {self.n_sim} draws of the null distribution"
+        head = f"{kind} test of no variance of {self.component}, {self._draws}"
         lines = [head + (f" ({self.approximation})" if self.approximation else "")]
         if self.names is not None:
             return f"{lines[0]}, {len(self.names)} responses; .table() has them"
+        if self.statistic == 0:
+            return f"{lines[0]}\nstatistic 0, p = 1: the likelihood is highest without the variance"
         lines.append(f"statistic {self.statistic:.4f}, p = {self.p_value:.3g} ± {self.p_value_se:.1g}")
         lines.append(
             f"without a variance the statistic is 0 in {self.mass_at_zero:.1%} of the draws; ½χ²₀ + ½χ²₁, which has "
@@ -111,7 +118,7 @@ def kernel_test(
     """
     Compare statistics of σ²_g = 0, () or (T,), with their null distribution, which all responses share.
 
-    `rotated` has the responses, from which their weights are.
+    `rotated` has the responses, from which their weights are. Where no statistic is positive nothing is simulated.
 
     Raises
     ------
@@ -121,16 +128,18 @@ def kernel_test(
     s = rotated.spectrum
     require_draws(n_sim)
     require_variation(rotated, method)
-    alternatives = alternatives_of(s)
-    null = kernel_null(s, method, alternatives, n_sim, np.random.default_rng(random_seed))
-    own = mixture_weights(alternatives, Profile.from_rotated(rotated, "REML")).reshape(rotated.batch_shape)
-    p, se = null.p_value(statistic, own)
+    null, p, se = None, np.where(np.isnan(statistic), np.nan, 1.0), np.where(np.isnan(statistic), np.nan, 0.0)
+    if (statistic > 0).any():
+        alternatives = alternatives_of(s)
+        null = kernel_null(s, method, alternatives, n_sim, np.random.default_rng(random_seed))
+        own = mixture_weights(alternatives, Profile.from_rotated(rotated, "REML")).reshape(rotated.batch_shape)
+        p, se = null.p_value(statistic, own)
     # ½χ²₀ + ½χ²₁ (Self & Liang 1987, doi:10.1080/01621459.1987.10478472), 1 at 0
     mixture = np.where(statistic <= 0, 1.0, 0.5 * chdtrc(1, statistic))
     return VarianceTest(
         component=component, statistic=statistic[()], p_value=p[()], p_value_se=se[()], p_value_mixture=mixture[()],
-        mass_at_zero=null.mass_at_zero, n_sim=n_sim, method=method, approximation=approximation, names=rotated.names,
-        null=null,
+        mass_at_zero=np.nan if null is None else null.mass_at_zero, n_sim=0 if null is None else n_sim, method=method,
+        approximation="" if null is None else approximation, names=rotated.names, null=null,
     )  # fmt: skip
 
 

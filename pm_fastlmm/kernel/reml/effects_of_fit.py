@@ -86,7 +86,7 @@ class KernelEffects(KernelInference):
         -------
         DataFrame
             By id of the observation, of repeated records by individual, or by number; for several responses a block of
-            rows each. reliability and accuracy are NaN where σ²_g = 0.
+            rows each. reliability and accuracy are NaN where σ²_g = 0. Of individuals also `records`.
 
         References
         ----------
@@ -109,7 +109,8 @@ class KernelEffects(KernelInference):
         ids = pd.RangeIndex(len(of.diagonal)) if of.ids is None else pd.Index(of.ids, tupleize_cols=False)
         index = ids if names is None else pd.MultiIndex.from_product([names, ids], names=["response", "id"])
         prior = np.asarray(self.sigma2_g)[..., None] * of.diagonal
-        return effect_table(np.asarray(self.blup()).T, np.asarray(self.pev()).T, prior, index, level)
+        records = None if s.individuals is None else np.tile(s.individuals.records, len(self.names or "y"))
+        return effect_table(np.asarray(self.blup()).T, np.asarray(self.pev()).T, prior, index, level, records=records)
 
     def factor_effects(self) -> FactorEffects:
         """

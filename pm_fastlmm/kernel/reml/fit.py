@@ -281,8 +281,16 @@ class REMLFit(KernelEffects, Described):
         return (f"{n[0]} to {n[-1]} observations" if n.size > 1 else f"{n[0]} observations") + levels
 
     @property
+    def _rows_dropped(self) -> str:
+        return "" if self.rotated is None else self.rotated.spectrum.rows_dropped
+
+    @property
     def _model(self) -> str:
-        return "y ~ N(Xβ, σ²(K + δI))" if self.rotated is None else self.rotated.spectrum.model_of("y")
+        return (
+            "y ~ N(Xβ, σ²(K + δI))"
+            if self.rotated is None
+            else self.rotated.spectrum.model_of(self.rotated.response or "y")
+        )
 
     @property
     def _variances(self) -> tuple[str, ...]:

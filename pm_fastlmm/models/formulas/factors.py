@@ -174,3 +174,24 @@ def _level(base: Any, levels: Sequence[Any]) -> Any:
     if not places:
         raise ValueError(f"the base {base!r} is none of the levels {', '.join(map(str, levels))}, nor their place")
     return places[0]
+
+
+_DESCRIBED = {
+    ContrastsRegistry.sum: "sum, differences from the mean of the levels, those of {last} being minus all others",
+    ContrastsRegistry.helmert: "Helmert, levels against the mean of those before",
+    ContrastsRegistry.poly: "polynomials in the order of the levels",
+    ContrastsRegistry.diff: "differences of successive levels",
+}
+
+
+def reference_of(contrasts: Any, levels: Sequence[Any]) -> Any:
+    """Return the level with which treatment contrasts compare the others, as text; None of others."""
+    if not isinstance(contrasts, ContrastsRegistry.treatment | ContrastsRegistry.SAS):
+        return None
+    compared = contrasts.get_coding_column_names(levels)
+    return next(str(level) for level in levels if level not in compared)
+
+
+def described_coding(contrasts: Any, levels: Sequence[Any]) -> str:
+    """Return in words what other contrasts compare."""
+    return _DESCRIBED.get(type(contrasts), "contrasts of your own").format(last=levels[-1])

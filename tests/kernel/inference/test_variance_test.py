@@ -123,6 +123,23 @@ def test_results_are_labelled_and_merge_with_the_fits(balanced, noise):
     assert test.to_dataset().attrs["n_sim"] == 500
 
 
+def test_nothing_is_simulated_where_no_statistic_is_positive(balanced, noise, monkeypatch):
+    test = flmm.reml(balanced, noise).test_no_variance(n_sim=200, random_seed=1)
+    at_zero = noise[:, test.statistic == 0]
+    assert at_zero.shape[1] > 100
+    monkeypatch.setattr(flmm.kernel.inference.variance_test, "kernel_null", lambda *_: pytest.fail("simulated"))
+    one = flmm.reml(balanced, at_zero[:, 0]).test_no_variance()
+    assert (one.statistic, one.p_value, one.p_value_se, one.p_value_mixture, one.n_sim) == (0, 1, 0, 1, 0)
+    assert str(one) == (
+        "restricted likelihood-ratio test of no variance of K, nothing was simulated\n"
+        "statistic 0, p = 1: the likelihood is highest without the variance"
+    )
+    assert np.isnan(one.mass_at_zero)
+    assert one.null is None
+    several = np.column_stack([at_zero[:, :2], np.ones(30)])  # the last has no estimate
+    assert_allclose(flmm.reml(balanced, several).test_no_variance().p_value, [1, 1, np.nan])
+
+
 def test_no_p_value_is_zero_and_none_is_above_one(balanced, noise):
     groups = np.repeat(np.arange(GROUPS), EACH)
     y = 1e6 * groups + noise[:, 0]  # an F beyond all that is drawn
