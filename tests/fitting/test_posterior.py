@@ -23,7 +23,7 @@ N = 48
 
 
 def small_is_sparse():
-    return mock.patch.multiple(choice, _SMALL=-1, _FASTER=1e-12)
+    return mock.patch.multiple(choice, _SMALL=-1)
 
 
 @pytest.fixture(scope="module")
