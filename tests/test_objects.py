@@ -186,6 +186,9 @@ CASES = {
     "VarianceFit of Fourier features": lambda: found(fourier),
     "VarianceFit of a lengthscale": lambda: found(lengthscale),
     "VarianceFit of V(θ)": lambda: found(dense),
+    "VariancePosterior": lambda: flmm.find_reml(
+        "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
+    ).posterior(random_seed=1),
     "VarianceTest": lambda: fit().test_no_variance(n_sim=200, random_seed=1),
     "VarianceTest of several": lambda: flmm.reml(spectrum(), responses()).test_no_variance(n_sim=200),
     "SharePrior": lambda: flmm.priors.SharePrior({"residual": 2.0}),

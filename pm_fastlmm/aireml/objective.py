@@ -148,6 +148,10 @@ class Objective(ABC):
             raise ValueError(f"V is not positive definite at {self.described(theta)}.")
         return state
 
+    def quadratic(self, theta: FloatArray, state: Any) -> float:
+        """Return yᵀPy of a state, which a total variance is integrated out with."""
+        raise ValueError(f"the likelihood of {', '.join(self.names)} does not keep yᵀPy.")
+
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
         """
         Return the variance that each component gives an observation on average, by name; the residual is last.

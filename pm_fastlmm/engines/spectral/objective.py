@@ -80,6 +80,13 @@ class SpectralObjective(Objective):
         loglik = float(log_likelihood(self.rotated, theta[0], theta[1], method=self.method))
         return Evaluated(np.asarray(theta, dtype=float), loglik) if np.isfinite(loglik) else None
 
+    def quadratic(self, theta: FloatArray, state: Evaluated) -> float:
+        """Return Σz²/d, and what lies outside the eigenvectors over σ²_e."""
+        r = self.rotated
+        with np.errstate(all="ignore"):
+            inside = float((r.z**2 / variances(r.spectrum.eigvals, theta[0], theta[1])).sum())
+            return inside + (float(r.rss / theta[1]) if r.spectrum.nullity else 0.0)
+
     def derivatives(self, theta: FloatArray, state: Evaluated) -> tuple[FloatArray, FloatArray]:
         """Return score and average information."""
         g, e = np.asarray(theta[0]), np.asarray(theta[1])
@@ -121,11 +128,8 @@ class SpectralObjective(Objective):
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return ω and state with both variances times c = yᵀPy/p, the best factor, which is in closed form."""
-        r = self.rotated
-        p = self.n if self.method == "ML" else r.spectrum.df
-        d = variances(r.spectrum.eigvals, omega[0], omega[1])
-        with np.errstate(all="ignore"):
-            c = (float((r.z**2 / d).sum()) + (float(r.rss) / omega[1] if r.spectrum.nullity else 0.0)) / p
+        p = self.n if self.method == "ML" else self.rotated.spectrum.df
+        c = self.quadratic(omega, state) / p
         if self.fixed.any() or not 0 < c < np.inf or abs(np.log(c)) < RESCALE:
             return None
         return self.first_better([omega * c], state)

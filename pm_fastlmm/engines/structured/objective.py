@@ -151,6 +151,10 @@ class StructuredObjective(Objective):
         full = products.at(left, mixed.sigma, mixed.sigma2_e)
         return None if full is None else StructuredState(mixed, full, full.loglik + products.constant)
 
+    def quadratic(self, theta: FloatArray, state: StructuredState) -> float:
+        """Return yᵀPy."""
+        return float(state.mixed.yPy)
+
     def derivatives(self, theta: FloatArray, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return score and average information; the structures give ∂Σ_k/∂θ, in which V is linear."""
         return self.gradient(theta, state), state.mixed.average_information(self.layout.slopes(theta))

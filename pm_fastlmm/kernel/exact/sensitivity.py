@@ -9,7 +9,6 @@ import xarray as xr
 
 from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior, Prior
 from pm_fastlmm.kernel.exact.exact import exact_posterior
-from pm_fastlmm.kernel.exact.result import ExactPosterior
 from pm_fastlmm.kernel.likelihood.prior import VariancePrior, residual_scale
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum, as_rotated
 
@@ -128,13 +127,14 @@ def rope(posterior: Any, low: float, high: float, *, quantity: str = "h2") -> An
 
     Parameters
     ----------
-    posterior : ExactPosterior, DataTree or DataArray
-        By quadrature for an `ExactPosterior` (`ExactPosterior.probability`), without Monte-Carlo error; the share of
-        the draws (chain, draw, …) otherwise.
+    posterior : ExactPosterior, VariancePosterior, DataTree or DataArray
+        By quadrature for the first two, by their own `probability`, without Monte-Carlo error; the share of the draws
+        (chain, draw, …) otherwise.
     low, high : float
         The ends, both included; 0 and 0.05 of "h2" for a kernel that explains next to nothing.
     quantity : str
-        h2, pve, total, sigma2, sigma2_e or delta; a variable of the posterior group for a DataTree.
+        h2, pve, total, sigma2, sigma2_e or delta; what a `VariancePosterior` has; a variable of the posterior group for
+        a DataTree.
 
     Returns
     -------
@@ -165,7 +165,7 @@ def rope(posterior: Any, low: float, high: float, *, quantity: str = "h2") -> An
     >>> print(f"{float(flmm.rope(draws, 0, 0.5).mcse):.3f}")
     0.002
     """
-    if isinstance(posterior, ExactPosterior):
+    if hasattr(type(posterior), "probability"):
         return posterior.probability(quantity, low, high)
     if not low < high:
         raise ValueError(f"low must be below high, got {low} and {high}.")

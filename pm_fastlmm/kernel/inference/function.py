@@ -60,7 +60,7 @@ class Parameters(NamedTuple):
     def apply(self, function: Function, values: Any) -> Any:
         """Return the function at values of the parameters."""
         with np.errstate(all="ignore"):
-            return function(_Named(self.derived(dict(zip(self.names, values, strict=True)))))
+            return function(Named(self.derived(dict(zip(self.names, values, strict=True)))))
 
     def smooth(self, function: Function) -> Smooth:
         """Return a function of the values, differentiated by imaginary steps."""
@@ -84,7 +84,7 @@ class Parameters(NamedTuple):
         return out
 
 
-class _Named(dict[str, Any]):
+class Named(dict[str, Any]):
     """Values by name; a name that is not there is refused with those that are."""
 
     def __missing__(self, name: str) -> Any:
