@@ -3,24 +3,24 @@ Cholesky factors of sparse symmetric positive definite matrices that share a pat
 
     P C Pᵀ = L Lᵀ,   log|C| = 2 Σ log L_jj
 
-The permutation P keeps the fill of L small (ordering.py).
+The permutation P keeps the fill of L small (ordering.py). What is compiled is imported where it is first needed.
 """
 
 import heapq
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray, Int32Array, Int64Array, slices
-from pm_fastlmm.sparse import loops, symbolic
-from pm_fastlmm.sparse.ordering import minimum_degree
-from pm_fastlmm.sparse.symbolic import Blocks
-from pm_fastlmm.sparse.tree import Tree
 
 _NOTHING = 1e-8  # of the largest entry of a vector, what rounding leaves of those that are 0
 _BUDGET = 4_000_000  # numbers of vectors at a time
+if TYPE_CHECKING:
+    from pm_fastlmm.sparse.symbolic import Blocks
+    from pm_fastlmm.sparse.tree import Tree
+
 _OWN: list[Literal["C", "W"]] = ["C", "W"]  # arrays that compiled loops take: without gaps and not read-only
 
 
@@ -85,8 +85,8 @@ class Analysis:
     array([0.2679, 0.2872, 0.2885, 0.2872, 0.2679])
     """
 
-    tree: Tree
-    blocks: Blocks
+    tree: "Tree"
+    blocks: "Blocks"
     start: Int64Array  # where each column of the factor begins among the values
     row: Int32Array  # the caller's row of each value
     place: Int64Array  # its place in the blocks
@@ -102,6 +102,11 @@ class Analysis:
             A sparse matrix with both triangles. Its values are ignored; the diagonal is always in the pattern.
         """
         indptr, indices, _ = _columns(pattern)
+        from pm_fastlmm.sparse import symbolic
+        from pm_fastlmm.sparse.ordering import minimum_degree
+        from pm_fastlmm.sparse.symbolic import Blocks
+        from pm_fastlmm.sparse.tree import Tree
+
         tree = Tree.of(indptr, indices, minimum_degree(indptr, indices))
         blocks = Blocks.of(indptr, indices, tree)
         start, row, place = symbolic.places(
@@ -148,6 +153,8 @@ class Analysis:
         if len(indptr) != self.n + 1:
             raise ValueError(f"M has {len(indptr) - 1} columns, but the analysis is of {self.n}: give M of that order.")
         tree = self.tree
+        from pm_fastlmm.sparse import symbolic
+
         entry, place, missing = symbolic.locate(indptr, indices, tree.order, tree.position, self.start, self.row)
         if missing >= 0:
             i, j = indices[missing], np.searchsorted(indptr, missing, "right") - 1
@@ -180,6 +187,8 @@ class Analysis:
     ) -> tuple[FloatArray, float, int]:
         L = np.zeros(self.stored)
         L[self.place] = values
+        from pm_fastlmm.sparse import loops
+
         logdet, bad = loops.factorise(*self.blocks, L, floor, dependent)
         return L, logdet, bad
 
@@ -204,6 +213,8 @@ class Factor:
         """Return L⁻¹Pb, whose rows are in the order of the factor: ‖L⁻¹Pb‖² = bᵀC⁻¹b."""
         x = np.ascontiguousarray(np.asarray(b, float)[self.analysis.tree.order])
         first, _, *rest = self.analysis.blocks
+        from pm_fastlmm.sparse import loops
+
         loops.forward(first, *rest, self.L, x[:, None] if x.ndim == 1 else x)
         return x
 
@@ -211,12 +222,16 @@ class Factor:
         """Return PᵀL⁻ᵀz: for white noise z, a draw with covariance C⁻¹."""
         x = np.array(z, float, order="C")
         first, _, *rest = self.analysis.blocks
+        from pm_fastlmm.sparse import loops
+
         loops.backward(first, *rest, self.L, x[:, None] if x.ndim == 1 else x)
         return x[self.analysis.tree.position]
 
     def inverse(self) -> FloatArray:
         """Return C⁻¹ at the entries of the pattern, in the order of `Entries.place` (the selected inverse)."""
         Z = np.empty_like(self.L)
+        from pm_fastlmm.sparse import loops
+
         loops.selected_inverse(*self.analysis.blocks, self.L, Z)
         return Z[self.analysis.place]
 

@@ -14,7 +14,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from scipy.sparse import coo_array, csc_array, diags_array
 
 from pm_fastlmm.base.arrays import FloatArray, frozen
@@ -22,9 +21,6 @@ from pm_fastlmm.base.copies import ReadOnlyArrays
 
 type IntArray = npt.NDArray[np.intp]
 type SparseMatrix = csc_array[np.float64]
-
-compiled = njit(cache=True, nogil=True, error_model="numpy")
-_BLOCK = 64  # columns of the covariance at a time
 
 
 def parents_first(parents: IntArray) -> tuple[IntArray, IntArray]:
@@ -36,42 +32,14 @@ def parents_first(parents: IntArray) -> tuple[IntArray, IntArray]:
     """
     if (own := np.flatnonzero((parents == np.arange(len(parents))[:, None]).any(axis=1))).size:
         return own[:0], own[:1]
-    order, stack, depth, again = _parents_first(np.ascontiguousarray(parents))
+    from pm_fastlmm.sparse.descent import ordered
+
+    order, stack, depth, again = ordered(np.ascontiguousarray(parents))
     if again < 0:
         return order, order[:0]
     path = stack[: depth + 1]  # from a descendant to its ancestors, of whom the last is an offspring of `again`
     loop = path[int(np.flatnonzero(path == again)[0]) :][::-1]
     return order, np.roll(loop, -int(loop.argmin()))
-
-
-@compiled
-def _parents_first(parents):  # type: ignore[no-untyped-def]
-    n = len(parents)
-    order, stack = np.empty(n, dtype=np.intp), np.empty(n, dtype=np.intp)
-    state = np.zeros(n, dtype=np.int8)  # 1 on the way to its ancestors, 2 in the order
-    count = 0
-    for start in range(n):
-        if state[start]:
-            continue
-        top = 0
-        stack[0], state[start] = start, 1
-        while top >= 0:
-            i = stack[top]
-            deeper = -1
-            for p in parents[i]:
-                if p >= 0 and state[p] == 1:
-                    return order[:count], stack, top, p
-                if p >= 0 and not state[p]:
-                    deeper = p
-                    break
-            if deeper >= 0:
-                top += 1
-                stack[top], state[deeper] = deeper, 1
-            else:
-                top -= 1
-                order[count], state[i] = i, 2
-                count += 1
-    return order, stack, -1, -1
 
 
 def inbreeding(parents: IntArray, order: IntArray) -> FloatArray:
@@ -84,82 +52,9 @@ def inbreeding(parents: IntArray, order: IntArray) -> FloatArray:
     both = parents[(parents >= 0).all(axis=1)]
     sires, dams = (np.count_nonzero(np.bincount(column)) for column in both.T)
     fewer_first = parents if sires <= dams else parents[:, ::-1]  # relationships to a dam do as well
-    return np.asarray(_inbreeding(np.ascontiguousarray(fewer_first), order))
+    from pm_fastlmm.sparse.descent import inbreeding_of
 
-
-@compiled
-def _ancestors(start, parents, seen, mark, stack, out):  # type: ignore[no-untyped-def]
-    """Write an individual and its ancestors that are not marked yet to `out`, parents first; return how many."""
-    count = 0
-    if seen[start] == mark:
-        return count
-    top = 0
-    stack[0], seen[start] = start, mark
-    while top >= 0:
-        i = stack[top]
-        deeper = -1
-        for p in parents[i]:
-            if p >= 0 and seen[p] != mark:
-                deeper = p
-                break
-        if deeper >= 0:
-            top += 1
-            stack[top], seen[deeper] = deeper, mark
-        else:
-            top -= 1
-            out[count] = i
-            count += 1
-    return count
-
-
-@compiled
-def _offspring(parents):  # type: ignore[no-untyped-def]
-    """Return where the offspring of each sire by known dams begin in a list, and the list."""
-    n = len(parents)
-    begin = np.zeros(n + 1, dtype=np.intp)
-    for i in range(n):
-        if parents[i, 0] >= 0 and parents[i, 1] >= 0:
-            begin[parents[i, 0] + 1] += 1
-    for i in range(n):
-        begin[i + 1] += begin[i]
-    place, child = begin.copy(), np.empty(begin[n], dtype=np.intp)
-    for i in range(n):
-        s = parents[i, 0]
-        if s >= 0 and parents[i, 1] >= 0:
-            child[place[s]] = i
-            place[s] += 1
-    return begin, child
-
-
-@compiled
-def _inbreeding(parents, order):  # type: ignore[no-untyped-def]
-    n = len(parents)
-    F = np.zeros(n + 1)
-    F[n] = -1.0  # at position -1, an unknown parent
-    begin, child = _offspring(parents)
-    share, related = np.zeros(n), np.zeros(n + 1)  # (Tᵀe_s), then D Tᵀe_s; a(s, j)
-    above, below = np.full(n, -1, dtype=np.intp), np.full(n, -1, dtype=np.intp)  # for which sire it was reached
-    stack, line, found = np.empty(n, dtype=np.intp), np.empty(n, dtype=np.intp), np.empty(n, dtype=np.intp)
-    for s in order:  # F of all ancestors of s is known: their sires came before
-        if begin[s] == begin[s + 1]:
-            continue
-        count = _ancestors(s, parents, above, s, stack, line)
-        share[s] = 1.0
-        for k in range(count - 1, -1, -1):
-            i = line[k]
-            for p in parents[i]:
-                if p >= 0:
-                    share[p] += 0.5 * share[i]
-            share[i] *= 0.5 - 0.25 * (F[parents[i, 0]] + F[parents[i, 1]])
-        for c in child[begin[s] : begin[s + 1]]:
-            dam = parents[c, 1]
-            for k in range(_ancestors(dam, parents, below, s, stack, found)):
-                j = found[k]
-                related[j] = share[j] + 0.5 * (related[parents[j, 0]] + related[parents[j, 1]])
-            F[c] = 0.5 * related[dam]
-        for k in range(count):
-            share[line[k]] = 0.0
-    return F[:n]
+    return np.asarray(inbreeding_of(np.ascontiguousarray(fewer_first), order))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +95,9 @@ class Genealogy(ReadOnlyArrays):
     @classmethod
     def of_tree(cls, parents: IntArray, order: IntArray, lengths: FloatArray) -> Self:
         """Return that of the nodes of a tree below its root, whose children have the parent -1: d_i is a length."""
-        return cls(parents[:, None], order, 1.0, lengths, _depths(parents, order, lengths))
+        from pm_fastlmm.sparse.descent import depths
+
+        return cls(parents[:, None], order, 1.0, lengths, depths(parents, order, lengths))
 
     def logdet(self) -> float:
         """Return log|A| = Σ log d_i."""
@@ -226,10 +123,12 @@ class Genealogy(ReadOnlyArrays):
 
     def covariance(self, rows: IntArray) -> FloatArray:
         """Return A of some individuals, (k, k), by columns A e_j = T(D(Tᵀe_j)) over their ancestors."""
-        line = _line(np.ascontiguousarray(self.parents), self.order, rows)
+        from pm_fastlmm.sparse.descent import columns, line_of
+
+        line = line_of(np.ascontiguousarray(self.parents), self.order, rows)
         place = np.full(len(self.parents) + 1, -1, dtype=np.intp)
         place[line] = np.arange(len(line))
-        A = np.asarray(_columns(place[self.parents[line]], self.weight, self.own[line], place[rows]))
+        A = np.asarray(columns(place[self.parents[line]], self.weight, self.own[line], place[rows]))
         np.fill_diagonal(A, self.variances[rows])
         return A
 
@@ -242,51 +141,3 @@ def _symmetric(diagonal: FloatArray, row: IntArray, column: IntArray, value: Flo
     whole: SparseMatrix = csc_array(lower + lower.T + diags_array(diagonal))
     whole.sort_indices()
     return whole
-
-
-@compiled
-def _depths(parents, order, lengths):  # type: ignore[no-untyped-def]
-    depth = np.zeros(len(parents) + 1)  # 0 at position -1, the root
-    for i in order:
-        depth[i] = lengths[i] + depth[parents[i]]
-    return depth[:-1]
-
-
-@compiled
-def _line(parents, order, rows):  # type: ignore[no-untyped-def]
-    """Return these individuals and their ancestors, parents first."""
-    kept = np.zeros(len(parents), dtype=np.bool_)
-    kept[rows] = True
-    for k in range(len(order) - 1, -1, -1):
-        if kept[order[k]]:
-            for p in parents[order[k]]:
-                if p >= 0:
-                    kept[p] = True
-    return order[kept[order]]
-
-
-@compiled
-def _columns(parents, weight, variances, rows):  # type: ignore[no-untyped-def]
-    m, k = len(parents), len(rows)
-    A = np.empty((k, k))
-    for start in range(0, k, _BLOCK):
-        width = min(_BLOCK, k - start)
-        W = np.zeros((m, width))
-        for c in range(width):
-            W[rows[start + c], c] = 1.0
-        for i in range(m - 1, -1, -1):
-            for p in parents[i]:
-                if p >= 0:
-                    for c in range(width):
-                        W[p, c] += weight * W[i, c]
-        for i in range(m):
-            for c in range(width):
-                W[i, c] *= variances[i]
-            for p in parents[i]:
-                if p >= 0:
-                    for c in range(width):
-                        W[i, c] += weight * W[p, c]
-        for c in range(width):
-            for r in range(start + c, k):  # the lower triangle alone, so that A is symmetric to the last digit
-                A[r, start + c] = A[start + c, r] = W[rows[r], c]
-    return A
