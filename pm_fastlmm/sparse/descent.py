@@ -13,7 +13,7 @@ _BLOCK = 64  # columns of the covariance at a time
 
 @compiled
 def ordered(parents):  # type: ignore[no-untyped-def]
-    """Return an order with parents first; and of a loop the path to it, where that ends, and who is met again, or -1."""
+    """Return an order with parents first; of a loop the path to it, its end, and who is met again (or -1)."""
     n = len(parents)
     order, stack = np.empty(n, dtype=np.intp), np.empty(n, dtype=np.intp)
     state = np.zeros(n, dtype=np.int8)  # 1 on the way to its ancestors, 2 in the order
