@@ -1,5 +1,7 @@
 """REML of animal models from a pedigree and a table: how it grows, beside the factorisations that it is made of."""
 
+import resource
+import sys
 import time
 
 import pytest
@@ -45,6 +47,8 @@ def test_fit_of_an_animal_model(case, report):
     report(figure, seconds / (factorisation + inverse), "×", part="fit / one likelihood with its gradient")
     report(figure, afterwards, "s", part=f"effects of {len(effects)} animals with their errors")
     report(figure, fit.node.products.equations.analysis.nnz / 1e6, "million", part="entries of L")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+    report(figure, peak, "GB", part="at most of this process so far, simulation included: run a case alone")
     assert fit.converged
 
 
