@@ -6,6 +6,8 @@
 # sums do the same.
 # Why it matters here: mixed-model equations are factored at many variances on one pattern. In Λ'W'WΛ a root Λ of a
 # covariance without correlation has zeros, so that values found by place are read from other entries, or past the end.
+# And where a covariate of -1 and 1 cancels in W'W, its place is lost of C^-1 too, which is not 0 there: variances of rows
+# that are summed over the pattern are wrong without a word.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

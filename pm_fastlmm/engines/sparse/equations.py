@@ -60,7 +60,7 @@ class Crossed(NamedTuple):
 
         Blocks of one term are those of levels of which the first is not before the second.
         """
-        gram = sp.csr_array(Zi.T @ Zj)
+        gram = _product(Zi, Zj)
         blocks = sp.bsr_array(gram, blocksize=(ci, cj)) if ci * cj > 1 else gram
         row, column = np.repeat(np.arange(len(blocks.indptr) - 1), np.diff(blocks.indptr)), blocks.indices
         values = blocks.data.reshape(-1, ci, cj)
@@ -231,6 +231,28 @@ class Equations:
 def _within(block: SparseBlock, within: Any) -> Any:
     between = sp.eye_array(block.levels, format="csc") if block.precision is None else block.precision.Q
     return sp.csc_array(between) if block.width == 1 else sp.kron(between, within, format="csc")
+
+
+def _product(Zi: Any, Zj: Any) -> sp.csr_array:
+    """
+    Return Z_iᵀZ_j with an entry for each pair of columns that a row has both of, though their products cancel.
+
+    SciPy leaves out what is 0. Variances of rows are sums over all pairs, of which C⁻¹ is not 0 where WᵀW is.
+    """
+    met = sp.csr_array(_ones(Zi).T @ _ones(Zj))
+    gram = sp.csr_array(Zi.T @ Zj)
+    if met.nnz == gram.nnz:
+        return gram
+    met.sort_indices()
+    gram.sort_indices()
+    places = [np.repeat(np.arange(M.shape[0]), np.diff(M.indptr)) * M.shape[1] + M.indices for M in (met, gram)]
+    met.data = np.zeros(met.nnz)
+    met.data[np.searchsorted(*places)] = gram.data
+    return met
+
+
+def _ones(Z: Any) -> sp.csr_array:
+    return sp.csr_array((np.ones(Z.nnz), Z.indices, Z.indptr), shape=Z.shape)
 
 
 def _joined(parts: list[IntArray]) -> IntArray:

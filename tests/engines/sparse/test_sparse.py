@@ -304,3 +304,19 @@ def test_roles_that_do_not_fit_are_refused(lambs):
         fit = flmm.find_reml(roles(pedigree, table), max_iterations=1, **QUIET)
     with pytest.raises(ValueError, match=r"has the roles 'a', but the term has direct, maternal"):
         fit.predict(np.ones((1, 1)), {"genes": {"a": ["i1"]}})
+
+
+def test_products_that_cancel_are_entries_all_the_same():
+    rng = np.random.default_rng(8)
+    table = pd.DataFrame({"g": np.repeat(np.arange(12), 8), "h": np.tile(np.repeat([0, 1, 2, 3], 2), 12)})
+    table["x"] = rng.choice([-1.0, 1.0], 96)  # whose sum is 0 in many cells of two rows: there WᵀW is 0
+    assert (table.groupby(["g", "h"])["x"].sum() == 0).mean() > 0.3
+    table["y"] = rng.normal(size=12)[table["g"]] + table["x"] * table["h"] + rng.normal(size=96)
+    formula = "y ~ 1 + (1 | g) + (0 + x | h)"
+    with small_is_sparse():
+        sparse = flmm.find_reml(formula, table, **QUIET)
+    with small_is_dense():
+        dense = flmm.find_reml(formula, table, **QUIET)
+    theta = elsewhere(dense)
+    assert_allclose(sparse.objective.log_likelihood(theta), dense.objective.log_likelihood(theta), rtol=1e-12)
+    assert_allclose(sparse.loo(theta=theta), dense.loo(theta=theta), rtol=1e-8, atol=1e-9)
