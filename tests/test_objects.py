@@ -161,6 +161,7 @@ CASES = {
     "Identity": lambda: cov.identity(3),
     "Incidence": subjects,
     "Known": known,
+    "KnownInverse": lambda: cov.known(cov.Pedigree([1, 2, 3], [0, 0, 1], [0, 0, 2])),
     "Kronecker": lambda: cov.identity(2) @ cov.ar1(1.0, 0.5, size=3),
     "LMMNode": lambda: node(kernel),
     "MixedDesign": mixed_design,
