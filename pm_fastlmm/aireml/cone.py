@@ -13,12 +13,14 @@ point method with the scaling of Nesterov & Todd (1997, doi:10.1287/moor.22.1.1)
 doi:10.1137/0802028). An eigenvalue that ends as good as 0 is made exactly 0.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray, lower_triangle, packed_places
+from pm_fastlmm.base.display import listed
 
 _ITERATIONS = 60
 _INSIDE = 0.99  # of the way to where a matrix becomes singular
@@ -58,6 +60,30 @@ class PackedMatrix(NamedTuple):
 def pack(matrix: FloatArray) -> FloatArray:
     """Return the lower triangle of a matrix row by row."""
     return np.asarray(matrix[lower_triangle(*matrix.shape)])
+
+
+def read_matrix(given: Any, names: Sequence[str], called: str, what: str) -> FloatArray:
+    """
+    Return the lower triangle of a matrix that a user gives; the names of its elements tell the order of labelled ones.
+
+    Raises
+    ------
+    ValueError
+        If it is not a symmetric matrix of that size, or has other labels.
+    """
+    size = math.isqrt(2 * len(names))  # of size (size + 1)/2 elements
+    labels = [names[k * (k + 3) // 2].removeprefix(called)[1:-1] for k in range(size)]
+    if hasattr(given, "loc") and list(given.index) != labels:
+        if {*given.index} != {*labels} or {*given.columns} != {*labels}:
+            raise ValueError(f"{what} of {called!r} has the labels {listed(given.index)}: expected {listed(labels)}.")
+        given = given.loc[labels, labels]
+    matrix = np.asarray(given, dtype=float)
+    if matrix.shape != (size, size) or not np.allclose(matrix, matrix.T, rtol=1e-9, atol=0, equal_nan=True):
+        raise ValueError(
+            f"{what} of {called!r} must be a symmetric ({size}, {size}) matrix over {listed(labels)}, got "
+            f"{'one that is not symmetric' if matrix.shape == (size, size) else f'shape {matrix.shape}'}."
+        )
+    return pack(matrix)
 
 
 def smallest_eigenvalue(matrix: FloatArray) -> float:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_fastlmm.aireml.cone import PackedMatrix, errors, pack
+from pm_fastlmm.aireml.cone import PackedMatrix, errors, pack, read_matrix
 from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
@@ -303,11 +303,12 @@ class Objective(ABC):
         """Return θ as text."""
         return ", ".join(f"{name} = {value:.4g}" for name, value in zip(self.names, theta, strict=True))
 
-    def place(self, name: str, what: str) -> int:
-        """Return which element of θ an argument names."""
-        if name not in self.names:
+    def place(self, name: str, what: str) -> int | slice:
+        """Return which element of θ an argument names, or, by the name of a matrix, which elements."""
+        matrices = [m.place for m in self.matrices if m.called == name]
+        if name not in self.names and len(matrices) != 1:
             raise ValueError(f"{what} names {name!r}, which is no parameter: they are {', '.join(self.names)}.")
-        return self.names.index(name)
+        return self.names.index(name) if name in self.names else matrices[0]
 
     def read(self, values: Any, default: FloatArray, what: str) -> FloatArray:
         """
@@ -316,12 +317,14 @@ class Objective(ABC):
         Raises
         ------
         ValueError
-            If a name is unknown, the length does not fit, or a value is not finite.
+            If a name is unknown, the length does not fit, or a value is not finite, or no matrix where one is named.
         """
         theta = np.array(default, dtype=float)
         if hasattr(values, "items"):
             for name, value in values.items():
-                theta[self.place(name, what)] = value
+                place = self.place(name, what)
+                one = isinstance(place, int)
+                theta[place] = _number(value, name, what) if one else read_matrix(value, self.names[place], name, what)
         else:
             theta = np.array(values, dtype=float)
             if theta.shape != np.shape(default):
@@ -331,6 +334,12 @@ class Objective(ABC):
         if not np.isfinite(theta).all():
             raise ValueError(f"{what} must be finite, got {self.described(theta)}.")
         return theta
+
+
+def _number(value: Any, name: str, what: str) -> float:
+    if np.ndim(value) != 0:
+        raise ValueError(f"{what} must have one number for {name!r}, got an array of shape {np.shape(value)}.")
+    return float(value)
 
 
 def moment_start(gram: FloatArray, squares: FloatArray) -> FloatArray:

@@ -56,7 +56,11 @@ class FreeVariables:
         if discrete := [rv.name for rv in rvs if not rv.type.dtype.startswith("float")]:
             raise ValueError(f"discrete variables reach {name} ({', '.join(discrete)}): REML needs continuous ones.")
         if not rvs:
-            raise ValueError(f"no free variable reaches the covariance of {name}: there is nothing to estimate.")
+            raise ValueError(
+                f"no free variable reaches the covariance of {name}: there is nothing to estimate. For effects at "
+                "known variances make them variables of the model, and give find_reml their values, "
+                "fixed={name: value}."
+            )
         names: list[str] = []
         parts = supports(model, rvs)
         shapes = tuple(part.initial.shape for part in parts)
@@ -162,13 +166,14 @@ class Link:
         """Which elements of θ depend on x."""
         return (np.abs(self.slopes) > 0).any(axis=1)
 
-    def point(self, theta: FloatArray, size: FloatArray, lower: FloatArray, varying: Any) -> dict[str, Any] | None:
+    def point(self, theta: FloatArray, size: FloatArray, lower: FloatArray) -> dict[str, Any] | None:
         """Return the free variables at θ by name, None if θ is outside of their support."""
-        x = self.invert(theta, size, lower, varying)
+        x = self.invert(theta, size, lower)
         return None if x is None or not np.isfinite(np.abs(x).sum()) else self.variables.split(x)
 
-    def invert(self, theta: FloatArray, size: FloatArray, lower: FloatArray, varying: Any) -> FloatArray | None:
+    def invert(self, theta: FloatArray, size: FloatArray, lower: FloatArray) -> FloatArray | None:
         """Return x with θ(x) = θ in the elements that vary, None if there is none; `size` is that of each element."""
+        varying = self.varying
         positive = lower == 0
         floor = 1e-9 * size
 

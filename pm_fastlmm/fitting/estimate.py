@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from pm_fastlmm.aireml.cone import SINGULAR, errors, smallest_eigenvalue
+from pm_fastlmm.aireml.cone import SINGULAR, all_semidefinite, errors, smallest_eigenvalue
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
 from pm_fastlmm.aireml.objective import Objective, typical
 from pm_fastlmm.aireml.ridge import without_maximum
@@ -51,7 +51,6 @@ def estimate(objective: Objective, link: Any, node: Any, options: Options, sourc
     ValueError
         If y has no estimate, or `start`, `fixed` or `bounds` name what is no parameter or exclude all values.
     """
-    objective.require_residual()
     objective, theta = _prepared(objective, options.start, options.fixed, options.bounds)
     with _reporting(objective, options.progressbar, options.verbose) as report:
         trace = maximise(
@@ -94,38 +93,53 @@ def _index(names: tuple[str, ...]) -> pd.Index:
 def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any, FloatArray]:
     """Return the objective with narrower bounds and fixed parameters, and the start inside them."""
     lower, upper = objective.lower.copy(), objective.upper.copy()
-    matrix = objective.together
     for name, (low, high) in (bounds or {}).items():
         i = objective.place(name, "bounds")
+        if objective.together[i].any():
+            raise ValueError(
+                f"{name} is of an unstructured matrix, whose elements have no bounds of their own: fix the matrix, or "
+                "take another structure."
+            )
         if not low < high or low < lower[i] or high > upper[i]:
             raise ValueError(
                 f"bounds of {name} are ({low}, {high}): they must be increasing and inside ({lower[i]}, {upper[i]})."
             )
-        if matrix[i]:
-            raise ValueError(
-                f"{name} is an element of an unstructured matrix, whose elements have no bounds of their own."
-            )
         lower[i], upper[i] = low, high
-    mask = np.array(objective.fixed, dtype=bool)
-    for name in fixed:
-        i = objective.place(name, "fixed")
-        if matrix[i]:
-            raise ValueError(
-                f"{name} is an element of an unstructured matrix: fix it by another structure, for instance diagonal."
-            )
-        mask[i] = True
-    if mask.all():
+    mask = objective.fixed | _named(objective, fixed)
+    if partly := [m.called for m in objective.matrices if mask[m.place].any() and not mask[m.place].all()]:
         raise ValueError(
-            "every parameter is fixed: there is nothing to estimate. fit.objective.log_likelihood evaluates."
+            f"fixed names an element of the matrix of {listed(partly)}, whose elements vary together: fix all of them, "
+            f"fixed={{{partly[0]!r}: [[…], …]}}, or take another structure, for instance diagonal."
         )
     changed = replace(objective, lower=lower, upper=upper, fixed=mask)
-    theta = changed.start() if start is None else changed.read(start, changed.start(), "start")
-    if isinstance(fixed, Mapping):
-        theta = changed.read(fixed, theta, "fixed")
-    outside = (theta < objective.lower) | (theta > objective.upper)
-    if outside.any():
-        raise ValueError(f"start is outside the bounds: {changed.described(theta)}.")
+    theta = _started(changed, start, fixed)
+    if (outside := (theta < objective.lower) | (theta > objective.upper)).any():
+        what = "fixed" if mask[outside].all() else "start"
+        raise ValueError(f"{what} is outside the bounds: {changed.described(theta)}.")
+    if not all_semidefinite(theta, changed.matrices):
+        raise ValueError(
+            f"a matrix of start or fixed has correlations beyond ±1, or is not positive semi-definite in another way: "
+            f"{changed.described(theta)}."
+        )
     return changed, np.where(mask, theta, np.clip(theta, lower, upper))
+
+
+def _named(objective: Any, names: Any) -> Any:
+    """Return which elements of θ are named."""
+    out = np.zeros(len(objective.names), dtype=bool)
+    for name in names:
+        out[objective.place(name, "fixed")] = True
+    return out
+
+
+def _started(objective: Any, start: Any, fixed: Any) -> FloatArray:
+    """Return θ of the values that are fixed and, where they are not all of it, of a start, which needs a residual."""
+    values = fixed if isinstance(fixed, Mapping) else {}
+    if _named(objective, values).all():
+        return np.asarray(objective.read(values, np.zeros(len(objective.names)), "fixed"))
+    objective.require_residual()
+    theta = objective.start() if start is None else objective.read(start, objective.start(), "start")
+    return np.asarray(objective.read(values, theta, "fixed"))
 
 
 @contextmanager
@@ -159,7 +173,7 @@ def _boundary(objective: Objective, last: Iteration) -> tuple[str, ...]:
     at |= objective.inactive(omega, J.T @ last.score, information)
     for matrix in objective.matrices:
         if at[matrix.place].any() or smallest_eigenvalue(matrix.read(last.theta)) < SINGULAR:
-            at[matrix.place] = True
+            at[matrix.place] = ~objective.fixed[matrix.place]
     return tuple(name for name, is_at in zip(objective.names, at, strict=True) if is_at)
 
 
@@ -224,9 +238,8 @@ def _point(objective: Objective, link: Any, last: Iteration) -> tuple[dict[str, 
     theta = last.theta
     if link is None:
         return objective.point(theta), ""
-    varying = ~np.asarray(objective.fixed)
     size = typical(theta, last.average_information, objective.semidefinite)
-    point = link.point(np.where(np.isfinite(theta), theta, 0.0), size, objective.lower, varying)
+    point = link.point(np.where(np.isfinite(theta), theta, 0.0), size, objective.lower)
     if point is None:
         return {}, (
             "the estimate lies outside the support of the model's free variables, so that fit.point is empty: "

@@ -309,4 +309,6 @@ class VarianceFit(VarianceChecks, PartOfModel):
     @property
     def _iterations(self) -> str:
         count = len(self.trace.iterations) - 1
-        return f" in {count} iteration{'s' * (count > 1)}" if count else ""
+        held = np.asarray(self.objective.fixed)
+        fixed = "all parameters" if held.all() else listed(list(self.theta.index[held]), none="")
+        return f" in {count} iteration{'s' * (count > 1)}" * bool(count) + f", with {fixed} fixed" * bool(fixed)

@@ -1,6 +1,9 @@
 """What a user gives to find_reml: start, fixed, bounds, tolerances, verbose; and what is refused."""
 
+import re
+
 import numpy as np
+import pandas as pd
 import pymc as pm
 import pytest
 from numpy.testing import assert_allclose
@@ -63,8 +66,13 @@ def test_fixed_parameters_keep_their_value(models, fit):
     assert kept.theta["sample"] == 2.5
     with pytest.raises(ValueError, match=r"fixed names 'u', which is no parameter"):
         fit(model, fixed=["u"])
-    with pytest.raises(ValueError, match=r"every parameter is fixed.*fit\.objective\.log_likelihood evaluates"):
-        fit(model, fixed=["plate", "sample", "residual"])
+    assert kept.point["v_sample"] == pytest.approx(2.5)
+    assert "converged in" in repr(kept)
+    assert ", with sample fixed" in repr(kept)
+    with pytest.raises(ValueError, match=r"fixed must have one number for 'sample', got an array of shape \(2,\)"):
+        fit(model, fixed={"sample": [1.0, 2.0]})
+    with pytest.raises(ValueError, match=r"fixed is outside the bounds: .*sample = -1"):
+        fit(model, fixed={"sample": -1.0})
 
 
 def test_fixed_and_bounded_variances_of_one_kernel(models, fit):
@@ -99,14 +107,48 @@ def test_narrower_bounds_bind_and_are_labelled(models, fit):
             fit(model, bounds=bounds)
 
 
-def test_elements_of_a_matrix_are_neither_fixed_nor_bounded(models, fit):
+def test_elements_of_a_matrix_are_fixed_all_together_and_have_no_bounds(models, fit):
     model = models["sleepstudy_slope"]
-    with pytest.raises(ValueError, match="is an element of an unstructured matrix: fix it by another structure"):
+    with pytest.raises(ValueError, match=r"fixed names an element of the matrix of Subject, .*fixed=\{'Subject': \[\["):
         fit(model, fixed=["Subject[one, Days]"])
-    with pytest.raises(
-        ValueError, match=r"Subject\[one\] is an element of an unstructured matrix, whose elements have no"
-    ):
-        fit(model, bounds={"Subject[one]": (0.0, 1.0)})
+    for name in ("Subject[one]", "Subject"):
+        with pytest.raises(
+            ValueError, match=rf"{re.escape(name)} is of an unstructured matrix, whose elements have no"
+        ):
+            fit(model, bounds={name: (0.0, 1.0)})
+    G = pd.DataFrame([[600.0, 20.0], [20.0, 30.0]], ["one", "Days"], ["one", "Days"])
+    held = fit(model, fixed={"Subject": G})
+    assert_allclose(held.theta[:3], [600, 20, 30])
+    assert_allclose(held.score["residual"], 0, atol=1e-8)
+    elements = {"Subject[one]": 600.0, "Subject[one, Days]": 20.0, "Subject[Days]": 30.0}
+    for same in (G.loc[["Days", "one"], ["Days", "one"]], G.to_numpy().tolist()):
+        assert fit(model, fixed={"Subject": same}).loglik == held.loglik
+    assert fit(model, fixed=elements).loglik == held.loglik
+    started = fit(model, start={"Subject": G}, max_iterations=1)
+    assert_allclose(started.history.theta[0][1] / started.history.theta[0][0], 20 / 600)  # rescaled as a whole
+
+
+def test_a_singular_matrix_can_be_fixed_and_is_no_estimate_on_a_boundary(models, fit):
+    held = fit(models["sleepstudy_slope"], fixed={"Subject": [[600.0, 60.0], [60.0, 6.0]]})
+    assert held.converged
+    assert held.boundary == ()
+    assert_allclose(held.score["residual"], 0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        ([[1.0, 2.0], [2.0, 1.0]], r"correlations beyond ±1.*Subject\[one, Days\] = 2"),
+        ([[1.0, 0.2], [0.3, 1.0]], r"of 'Subject' must be a symmetric \(2, 2\) matrix over one, Days, .*not symmetric"),
+        (np.eye(3), r"must be a symmetric \(2, 2\) matrix over one, Days, got shape \(3, 3\)"),
+        (1.0, r"got shape \(\)"),
+        (pd.DataFrame(np.eye(2), ["a", "b"], ["a", "b"]), r"has the labels a, b: expected one, Days"),
+        ([[np.nan, 0.0], [0.0, 1.0]], "fixed must be finite"),
+    ],
+)
+def test_matrices_that_cannot_be_fixed_are_refused(models, fit, matrix, message):
+    with pytest.raises(ValueError, match=message):
+        fit(models["sleepstudy_slope"], fixed={"Subject": matrix})
 
 
 TOLERANCES = ("score_tol", "step_tol", "loglik_tol")
@@ -216,7 +258,7 @@ def test_nothing_to_estimate_no_data_and_discrete_variables_are_refused(fit):
 
     with pm.Model() as numbers:
         model_of(2.0)
-    with pytest.raises(ValueError, match="no free variable reaches the covariance of y: there is nothing to estimate"):
+    with pytest.raises(ValueError, match=r"no free variable reaches the covariance of y: .*fixed=\{name: value\}"):
         fit(numbers)
     with pm.Model() as latent:
         model_of(pm.HalfNormal("v"), observed=None, beta=np.zeros(1))
