@@ -299,6 +299,10 @@ class Objective(ABC):
         """Return what a user should know of this θ as an estimate."""
         return []
 
+    def advice(self) -> str:
+        """Return what may keep an iteration from its end, and how that is mended."""
+        return ""
+
     def described(self, theta: FloatArray) -> str:
         """Return θ as text."""
         return ", ".join(f"{name} = {value:.4g}" for name, value in zip(self.names, theta, strict=True))

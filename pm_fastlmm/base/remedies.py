@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 _CODE = "code categories as indicator columns, or give a formula to flmm.Design.from_formula."
 _INDEX = "if its first column is the ids, as R's write.csv writes them, read it by pd.read_csv(file, index_col=0)."
+_PEDIGREE = "the columns of a pedigree go to flmm.covariance.Pedigree(id, sire, dam), the text of a tree to \
+flmm.covariance.Tree(text), which are given in place of K."
 _GENOTYPES = (
     "texts for missing values are read as NaN by {0}.apply(pd.to_numeric, errors='coerce'), or by na_values= of \
 pd.read_csv; genotypes such as 'A/G' are coded as counts of one allele."
@@ -20,7 +22,7 @@ pd.read_csv; "
 
 _BY_ARGUMENT = {
     "X_new": _TABLE,
-    "K": _INDEX,
+    "K": f"{_INDEX[:-1]}; {_PEDIGREE}",
     "W": _INDEX,
     "tree": _INDEX,
     "genotypes": f"{_GENOTYPES} {_INDEX[0].upper()}{_INDEX[1:]}",
@@ -58,4 +60,6 @@ def remedy_of_shape(shape: tuple[int, ...]) -> str:
     """Return what a user does about a covariance of a shape that is not square."""
     if len(shape) == 2 and shape[1] == shape[0] + 1:
         return _INDEX
+    if len(shape) == 2 and shape[1] == 3:
+        return _PEDIGREE
     return "a factor W with K = W Wᵀ goes to Spectrum.from_factor."

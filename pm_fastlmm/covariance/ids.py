@@ -27,8 +27,9 @@ def read_index(labels: Labels, name: str, n: int | None = None) -> pd.Index:
         raise ValueError(f"{name} is missing in row {shown(np.flatnonzero(index.isna()).tolist())}: name every row.")
     if not index.is_unique and (twice := repeated(index)):
         raise ValueError(
-            f"{name} repeats {shown(twice)}: make the names unique. Records of one individual are rows of the data, "
-            "not of its relationships; identical twins and clones have names of their own (clones= of pedigree). Of "
+            f"{name} repeats {shown(twice)}: make the names unique. Of a row that a file has twice, "
+            "table.drop_duplicates() keeps one. Records of one individual are rows of the data, not of its "
+            "relationships; identical twins and clones have names of their own (clones= of pedigree). Of "
             "ids within a family, as in PLINK's files, join both: the individual, as FID + ':' + IID, and its parents, "
             "as (FID + ':' + PAT).where(PAT != '0', '0')."
         )

@@ -96,8 +96,7 @@ class Factor(ReadOnlyArrays):
 
     def subset(self, keep: npt.NDArray[np.bool_]) -> Self:
         """Return the factor with only some of its levels, in their order; no row may belong to another."""
-        position = np.cumsum(keep) - 1
-        codes = np.where(self.codes < 0, -1, position[self.codes])
+        codes = np.append(np.cumsum(keep) - 1, -1)[self.codes]  # -1, a row without a level, stays
         levels = tuple(level for level, kept in zip(self.levels, keep, strict=True) if kept)
         return replace(self, codes=codes, levels=levels)
 
@@ -122,7 +121,7 @@ class Factor(ReadOnlyArrays):
         new = position < 0
         position[new] = len(levels) + np.arange(new.sum())
         together = levels + tuple(level for level, is_new in zip(self.levels, new, strict=True) if is_new)
-        codes = np.where(self.codes < 0, -1, position[self.codes])
+        codes = np.append(position, -1)[self.codes]
         return type(self)(codes, together, self.name, self.ids, order_given=self.order_given)
 
     def in_order(self, ids: Ids | None, *, name: str, reference_name: str) -> Self:

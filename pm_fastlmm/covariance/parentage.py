@@ -298,15 +298,18 @@ def _refuse_mistaken(people: Sequence[Hashable], parents: IntArray, listed: int)
             "ids in full."
         )
     if both := [people[i] for i in np.intersect1d(*parents.T) if i >= listed]:
+        one, several = "is sire and dam but has no row of its own", "are sire and dam but have no row of their own"
         raise ValueError(
-            f"{_said('Parent', both, 'is sire and dam but has', 'are sire and dam but have')} no row of its own, as a "
-            f"code of unknown parents has none: name it in unknown=, such as unknown={_with_codes(both)}, or give the "
-            "individual a row with unknown parents."
+            f"{_said('Parent', both, one, several)}, as a code of unknown parents has none: name "
+            f"{_them(both)} in unknown=, such as unknown={_with_codes(both)}, or give the individual"
+            f"{'s' * (len(both) > 1)} a row with unknown parents. Effects of groups of unknown parents are columns "
+            "of X."
         )
     if groups := [label for label in strangers if re.fullmatch(r"-[0-9]+", str(as_read(label)))]:
         raise ValueError(
             f"{_said('Parent', groups, 'is a negative number', 'are negative numbers')} without a row, as BLUPF90 and "
-            f"DMU write groups of unknown parents: name it in unknown=, such as unknown={_with_codes(groups)}."
+            f"DMU write groups of unknown parents: name {_them(groups)} in unknown=, such as "
+            f"unknown={_with_codes(groups)}; effects of groups are columns of X."
         )
 
 
@@ -327,7 +330,7 @@ def _ask_about_codes(people: Sequence[Hashable], parents: IntArray, listed: int)
     if many:
         numbers = " and ".join(str(counts[i]) for i in many)
         have = f"of the {len(tops)} individuals without other ancestors {numbers} have"
-        _warn_of_codes([people[i] for i in many], f"{have} {'it' if len(many) == 1 else 'them'}")
+        _warn_of_codes([people[i] for i in many], f"{have} {_them(many)}")
     for side, name in enumerate(("sire", "dam")):
         open_ends = pairs[without_row[:, side]]
         counts = np.bincount(open_ends[open_ends[:, side] >= 0, side], minlength=len(people))
@@ -360,6 +363,10 @@ def _warn_of_codes(labels: list[Hashable], said: str) -> None:
 def _said(noun: str, labels: list[Hashable], one: str, several: str) -> str:
     """Return a subject with its predicate, in the singular or plural."""
     return f"{noun} {shown(labels)} {one}" if len(labels) == 1 else f"{noun}s {shown(labels)} {several}"
+
+
+def _them(labels: Sequence[object]) -> str:
+    return "it" if len(labels) == 1 else "them"
 
 
 def _with_codes(labels: list[Hashable]) -> str:

@@ -257,7 +257,7 @@ def _among(factor: Factor, labels: Levels, place: npt.NDArray[np.intp], name: st
             f"the pedigree, tree or precision of term {name!r} lacks {len(strangers)} of the {len(factor.levels)} "
             f"levels in the data ({shown(strangers)}): {hint}."
         )
-    codes = np.where(factor.codes < 0, -1, place[factor.codes])
+    codes = np.append(place, -1)[factor.codes]
     return Factor(codes, labels, factor.name, factor.ids, order_given=True)
 
 

@@ -234,9 +234,9 @@ class TermProducts(ABC):
         """Return whether a small σ²_e is seen in rows: in what X and the terms leave of y."""
         return False
 
-    def imprecise(self, sigma: list[FloatArray], sigma2_e: float) -> bool:
-        """Return whether V is worse conditioned than the products are precise."""
-        return False
+    def imprecision(self, sigma: list[FloatArray], sigma2_e: float) -> str:
+        """Return what an estimate loses because V is worse conditioned than the products are precise, or nothing."""
+        return ""
 
     @property
     def rows(self) -> int:

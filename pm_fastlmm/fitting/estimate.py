@@ -127,7 +127,7 @@ def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any,
 def _named(objective: Any, names: Any) -> Any:
     """Return which elements of θ are named."""
     out = np.zeros(len(objective.names), dtype=bool)
-    for name in names:
+    for name in [names] if isinstance(names, str) else names:
         out[objective.place(name, "fixed")] = True
     return out
 
@@ -180,7 +180,7 @@ def _boundary(objective: Objective, last: Iteration) -> tuple[str, ...]:
 def _verdict(objective: Objective, trace: Trace, last: Iteration, boundary: tuple[str, ...]) -> tuple[bool, str]:
     unbounded = objective.unbounded(last.theta, last.score)
     converged = trace.converged and not unbounded
-    parts = [trace.reason, unbounded, *objective.remarks(last.theta)]
+    parts = [trace.reason, unbounded, "" if converged else objective.advice(), *objective.remarks(last.theta)]
     unresolved = _unresolved(objective, last, boundary)
     if (unresolved or not trace.converged) and (endless := without_maximum(objective, trace)):
         return False, endless

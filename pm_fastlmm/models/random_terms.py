@@ -137,7 +137,9 @@ def random_term(formula: str, parts: list[RandomPart], rows: pd.DataFrame) -> Ra
     if twice := repeated(columns):
         raise ValueError(
             f"formula {formula!r} has the column {shown(twice)} twice for the grouping factor {parts[0].group!r}, with "
-            "two variances that cannot be told apart: (x | g) has an intercept, (0 + x | g) has none."
+            "two variances that cannot be told apart: (x | g) has an intercept, (0 + x | g) has none. A second effect "
+            "of the same levels, as a permanent environment beside a known covariance, is that of a second column, "
+            f"data.assign(permanent=data[{parts[0].group!r}])."
         )
     if not columns:
         raise ValueError(f"formula {formula!r} has a random term of {parts[0].group!r} without columns.")

@@ -100,6 +100,14 @@ def test_repeated_records_are_told_of_both_models_and_they_agree(K, kernel):
     assert_allclose(first.loglik, second.loglik, rtol=1e-7)
 
 
+def test_a_pedigree_or_a_tree_in_place_of_a_matrix_is_sent_where_it_is_read(data):
+    table = pd.DataFrame({"id": [1, 2, 3, 4], "sire": [0, 0, 1, 1], "dam": [0, 0, 2, 3]})
+    rows, text = data.rename_axis("id").reset_index(), table.astype(str).replace("0", "none")
+    for given, error in ((table, ValueError), (text, TypeError), ("(a:1,b:1);", TypeError)):
+        with pytest.raises(error, match=r"flmm.covariance.Pedigree\(id, sire, dam\), the text of a tree to flmm.cov"):
+            flmm.find_reml("y ~ 1 + (1|id)", rows, known={"id": given}, progressbar=False)
+
+
 INDEX = r"as R's write.csv writes them, read it by pd.read_csv\(file, index_col=0\)"
 
 

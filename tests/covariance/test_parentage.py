@@ -258,9 +258,10 @@ def test_several_parents_are_spoken_of_in_the_plural():
     with pytest.raises(ValueError, match="Parents 'x', 'y' are sire and dam but have no row") as told:
         pedigree(list("abcd"), ["x", "y", "a", "a"], ["y", "x", "b", "b"])
     remedy = "[*flmm.covariance.UNKNOWN_PARENTS, 'x', 'y']"
-    assert f"unknown={remedy}, or" in str(told.value)
+    assert f"name them in unknown=, such as unknown={remedy}, or" in str(told.value)
+    assert "Effects of groups of unknown parents are columns of X" in str(told.value)
     assert pedigree(list("abcd"), list("xyaa"), list("yxbb"), unknown=eval(remedy)).loc["c", "d"] == 0.5
-    with pytest.raises(ValueError, match="Parents -3, -4 are negative numbers without a row"):
+    with pytest.raises(ValueError, match=r"Parents -3, -4 are negative numbers .*effects of groups are columns"):
         pedigree([1, 2, 3], [-3, -3, 1], [-4, -4, 2])
     with pytest.raises(ValueError, match=r"Parents '1e[+]20', '2e[+]20' are numbers in scientific notation"):
         pedigree(["a", "b"], ["1e+20", None], ["2e+20", None])
@@ -347,5 +348,6 @@ def test_clones_that_cannot_be_are_refused(clones, message):
 
 
 def test_a_repeated_id_says_how_records_and_twins_are_stated():
-    with pytest.raises(ValueError, match=r"id repeats 'a': make the names unique.*twins and clones have names of"):
+    twice = r"id repeats 'a': make the names unique.*drop_duplicates\(\) keeps one.*twins and clones have names of"
+    with pytest.raises(ValueError, match=twice):
         pedigree(["a", "a"], [None, None], [None, None])

@@ -278,6 +278,7 @@ def test_at_the_variances_of_lme4_the_likelihood_is_that_of_lme4(fit, oracle):
         ("y + x ~ (1|a)", r"has 2 responses \('y', 'x'\): give one"),
         ("f ~ (1|a)", "the response 'f' is not numeric"),
         ("y ~ (1|a) + (x|a)", "has the column 'Intercept' twice for the grouping factor 'a'"),
+        ("y ~ (1|a) + (1|a)", r"a permanent environment beside .*, data.assign\(permanent=data\['a'\]\)"),
         ("y ~ (0|a)", "has a random term of 'a' without columns"),
         ("np.log(x - x) ~ (1|a)", "y and X have 40 infinite values"),
     ],

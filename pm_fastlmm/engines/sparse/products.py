@@ -19,6 +19,7 @@ from pm_fastlmm.spectrum.weights import UNWEIGHTED, PriorWeights
 
 _CHEAP = 1e5  # multiplications of a factorisation that thousands take a second or two of
 _SCANNED = 1e8  # of one that a scan of ratios takes a few seconds of
+_PRECISE = 1e9  # times σ²_e, of a term's variance in an observation, up to which equations keep five digits
 _INVERSE = 3.0  # work of an evaluation with its gradient, in factorisations
 
 
@@ -92,6 +93,16 @@ class SparseProducts(TermProducts):
     def scanned(self) -> bool:
         """Whether many ratios of two variances are tried before the iteration starts."""
         return self.equations.analysis.flops < _SCANNED
+
+    def imprecision(self, sigma: list[FloatArray], sigma2_e: float) -> str:
+        """Return that effects have lost digits beside a small σ²_e: of errors 5e-14 times the ratio of variances."""
+        own = [float((self.mean_gram(k) * S).sum()) for k, S in enumerate(sigma)]
+        if max(own) <= _PRECISE * sigma2_e:
+            return ""
+        return (
+            f"the residual variance is below {1 / _PRECISE:.0e} of that of a term, beside which sparse equations lose "
+            "digits: effects and their errors have fewer than five"
+        )
 
     def treated(self, terms: int, *, flat: bool) -> Self:
         """Return the products of the same data and the first terms with another treatment of β."""

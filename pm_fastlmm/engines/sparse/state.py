@@ -16,8 +16,9 @@ from pm_fastlmm.kernel.likelihood.leave_out import Precision, Rows
 from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
 from pm_fastlmm.sparse.cholesky import Factor, NotPositiveDefinite
 
-_SMALLEST = 1e-9  # eigenvalue of Σ, in units of σ²_e of an observation, below which its score is taken …
-_INSIDE = 1e-7  # … this far inside the cone, where it has nine digits and is as near to that on the boundary
+_SMALLEST = 1e-9  # eigenvalue of Σ, in units of σ²_e of an observation, below which its score is taken inside the cone
+_RESOLVED = 1e-12  # the same as a share of the largest one, to whose digits Σ is known
+_INSIDE = 100.0  # how many times so far inside, where it has nine digits and is as near to that on the boundary
 _BUDGET = 4_000_000  # numbers of right-hand sides at a time
 _WHOLE = 100_000_000  # numbers of the solutions by which the whole covariance of β̂ is formed, up to which it is
 
@@ -149,8 +150,9 @@ class SparseState(TermState):
         moved, size = [], self.products.column_squares
         for k, sigma in enumerate(self.sigma):
             unit = np.sqrt(self.sigma2_e / size[k])
-            smallest = np.linalg.eigvalsh(sigma / np.outer(unit, unit))[0]
-            moved.append(sigma if smallest > _SMALLEST else sigma + _INSIDE * np.diag(unit**2))
+            values = np.linalg.eigvalsh(sigma / np.outer(unit, unit))
+            limit = max(_SMALLEST, _RESOLVED * values[-1])
+            moved.append(sigma if values[0] > limit else sigma + _INSIDE * limit * np.diag(unit**2))
         if all(new is old for new, old in zip(moved, self.sigma, strict=True)):
             return None  # a state that refers to itself would stay in memory
         state = type(self).at(self.products, self.response, moved, self.sigma2_e)

@@ -12,6 +12,7 @@ from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere, moment_start
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.display import listed
 from pm_fastlmm.covariance.theta import Entry, Theta
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.term_products import TermProducts, TermState
@@ -23,6 +24,7 @@ VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only in
 _RESOLVED = 1e-24  # the same with rows: σ_e is 1e-12 of the standard deviation of y
 _ROUNDED = 64 * EPS  # of the length of y, to which its entries are rounded
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
+_CLOSE = 1e-3  # smallest eigenvalue of the products of columns of length 1 that are nearly collinear
 _SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
 _NONE, _NO_PRIOR = np.zeros(0), np.zeros((0, 0))
@@ -310,12 +312,22 @@ class StructuredObjective(Objective):
 
     def remarks(self, theta: FloatArray) -> list[str]:
         """Return what an estimate loses to the inner products that it was made of."""
-        if self.products.imprecise(self.sigma(theta), float(theta[-1])):
-            return [
-                f"λ_max/δ is above {self.products.largest_ratio:.0e}, up to which cross-products are precise: collect "
-                "them again with method='tsqr'"
-            ]
-        return []
+        return [*filter(None, [self.products.imprecision(self.sigma(theta), float(theta[-1]))])]
+
+    def advice(self) -> str:
+        """Name terms whose columns within a level are nearly collinear, which makes their matrix hard to find."""
+        close = []
+        for entry in (e for e in self.layout.entries if e.matrix):
+            gram = self.products.mean_gram(entry.term)[entry.part, entry.part]
+            scale = 1 / np.sqrt(np.diag(gram))
+            if np.linalg.eigvalsh(gram * scale[:, None] * scale)[0] < _CLOSE:
+                close.append(entry.called)
+        if not close:
+            return ""
+        return (
+            f"the columns of {listed(close)} are nearly collinear, as intercept and slope of a covariate far from 0 "
+            "are: centre it, as center(x) does"
+        )
 
     @cached_property
     def matrices(self) -> list[PackedMatrix]:

@@ -398,9 +398,14 @@ class MixedProducts(TermProducts):
         """Whether a QR factorisation of the rows is affordable for a better start."""
         return self.rows * self.columns**2 < _WORK
 
-    def imprecise(self, sigma: list[FloatArray], sigma2_e: float) -> bool:
+    def imprecision(self, sigma: list[FloatArray], sigma2_e: float) -> str:
         """Return whether λ_max/δ is above what the cross-products were collected for."""
-        return bool(np.isfinite(self.largest_ratio)) and ratio(self, self.packed(sigma), sigma2_e) > self.largest_ratio
+        if not np.isfinite(self.largest_ratio) or ratio(self, self.packed(sigma), sigma2_e) <= self.largest_ratio:
+            return ""
+        return (
+            f"λ_max/δ is above {self.largest_ratio:.0e}, up to which cross-products are precise: collect them again "
+            "with method='tsqr'"
+        )
 
     def response(self, y: FloatArray) -> Response:
         """Return the statistics of a response (n,), from its rows."""
