@@ -17,6 +17,8 @@ _SHORTEST = 0.2
 _REACH = 5.0
 _NEAR_END = 0.1  # Newton decrement below which steps ought to converge fast
 _SLOW = 0.03  # ratio of successive decrements above which they do not
+_IDLE = 0.5  # ratio of successive decrements above which a step has brought nothing …
+_PATIENCE = 4  # … and how many of these in a row are steps that crawl, however much they promise
 _NEWTON = 3  # observed informations that Newton's way to the end takes: of two steps, and of where they arrive
 _END = 1e-12  # decrement at which an iteration is at its end
 
@@ -129,6 +131,7 @@ class Steps:
     decrement: float | None = None
     slow: bool = False
     crawling: bool = False
+    idle: int = 0
 
     def proposal(self, objective: Objective, omega: FloatArray, score: FloatArray, information: FloatArray) -> Proposal:
         """Return the next step, of those of average, learnt and observed information the one that promises most."""
@@ -136,9 +139,12 @@ class Steps:
         step, decrement = propose(objective, omega, score, information)
         length = 1.0 if self.last is None else self.last.best_length(score)
         self.curvature = Curvature.at(omega, score, information, after=self.curvature)
-        before, near = self.decrement, decrement < _NEAR_END
+        before = self.decrement
+        self.idle = self.idle + 1 if before is not None and decrement > _IDLE * before else 0
+        idle = self.idle >= _PATIENCE
+        near = idle or decrement < _NEAR_END
         self.slow |= before is not None and near and decrement > _SLOW * before
-        if before is not None and before < _NEAR_END and near and not self.crawling:
+        if before is not None and (idle or before < _NEAR_END) and near and not self.crawling:
             face = objective.face(omega, information)
             self.crawling = face is not None and _steps_left(before, decrement) > _NEWTON * len(face.origin)
         if self.slow and (observed := self.curvature.observed(objective)) is not None:

@@ -135,6 +135,17 @@ def test_digits_that_sparse_equations_lose_beside_a_small_residual_are_labelled(
     assert dense.message == ""
 
 
+@pytest.mark.parametrize("far", [60, 100, 150, 200])
+def test_slopes_of_a_covariate_that_is_not_centred_have_the_same_singular_maximum(far):
+    formula = "y ~ age + (age | animal)"
+    (centred, _), (sparse, dense) = fits(formula), fits(formula, TABLE.assign(age=far + TABLE["age"]))
+    for fit in (sparse, dense):
+        assert fit.converged
+        assert fit.boundary
+        assert_allclose(fit.loglik, centred.loglik, rtol=1e-9)
+        assert fit.history.sizes["iteration"] < 40
+
+
 def test_slopes_of_a_covariate_far_from_zero_end_with_a_verdict_that_says_what_to_do():
     for fit in fits(SLOPES, TABLE.assign(age=1e7 + TABLE["age"]), max_iterations=20):
         assert not fit.converged
