@@ -9,6 +9,7 @@ has one pattern at every θ, and no inverse of Σ_k in it. What depends on the p
 elimination and the places of all entries.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,11 +83,12 @@ class Crossed(NamedTuple):
 
 
 class Analysed(NamedTuple):
-    """WᵀW by pairs of terms, the analysis, and the entries of ΛᵀWᵀWΛ: values are 1 + the number of a cell of pairs."""
+    """WᵀW by pairs of terms, the analysis, and the entries of ΛᵀWᵀWΛ: which cell of the pairs each is."""
 
     crossed: list[Crossed]
     analysis: Analysis
     data: Entries
+    cell: IntArray
 
 
 class Traced(NamedTuple):
@@ -101,6 +103,8 @@ class Traced(NamedTuple):
     def sums(self, inverse: FloatArray) -> FloatArray:
         """Return T[a, b] = Σ_ij Q_ij C⁻¹[(i, a), (j, b)], (width, width)."""
         c = self.width
+        if c == 1:
+            return np.array([[self.weight @ inverse[self.place]]])
         half = np.bincount(self.cell, self.weight * inverse[self.place], minlength=c * c).reshape(c, c)
         return (half + half.T) / 2
 
@@ -153,6 +157,14 @@ class Equations:
         parts = [sp.kron(sp.eye_array(block.levels), root, format="csc") for root, block in pairs]
         return sp.csc_array(sp.block_diag([*parts, sp.eye_array(self.basis.shape[1])], format="csc"))
 
+    def scaled(self, roots: Sequence[FloatArray], x: FloatArray) -> FloatArray:
+        """Return Λx, x (N,) or (N, k); Λᵀx for the transposed roots."""
+        out = np.array(x)
+        for k, (root, block) in enumerate(zip(roots, self.blocks, strict=True)):
+            own = out[self.part(k)].reshape(block.levels, block.width, -1)
+            out[self.part(k)] = (own * root if root.size == 1 else root @ own).reshape(-1, *out.shape[1:])
+        return out
+
     @property
     def analysis(self) -> Analysis:
         """The order of elimination, and the pattern of the factor."""
@@ -169,7 +181,8 @@ class Equations:
         full = [_within(block, np.ones((block.width, block.width))) for block in self.blocks]
         none = sp.csc_array((self.basis.shape[1],) * 2)
         analysis = Analysis.of(numbered + abs(sp.block_diag([*full, none], format="csc")))
-        return Analysed([pair[0] for pair in crossed], analysis, analysis.entries(numbered))
+        data = analysis.entries(numbered)
+        return Analysed([pair[0] for pair in crossed], analysis, data, data.value.astype(np.int64) - 1)
 
     @cached_property
     def _prior(self) -> FloatArray:
@@ -179,10 +192,10 @@ class Equations:
 
     def factorise(self, roots: Sequence[FloatArray], sigma2_e: float) -> Factor:
         """Return C factored; `NotPositiveDefinite` where it is not definite."""
-        own, values = [*roots, np.ones((1, 1))], self._prior.copy()
-        crossed, analysis, data = self._analysed
+        own, values = [*(root / math.sqrt(sigma2_e) for root in (*roots, np.ones((1, 1))))], self._prior.copy()
+        crossed, analysis, data, cell = self._analysed
         cells = np.concatenate([np.zeros(0), *(pair.scaled(own) for pair in crossed)])
-        values[data.place] += cells[data.value.astype(np.int64) - 1] / sigma2_e
+        values[data.place] += cells[cell]
         return analysis.factorise(values)
 
     @cached_property

@@ -18,6 +18,7 @@ from pm_fastlmm.sparse.cholesky import Factor, NotPositiveDefinite
 
 _SMALLEST = 1e-9  # eigenvalue of Σ, in units of σ²_e of an observation, below which its score is taken …
 _INSIDE = 1e-7  # … this far inside the cone, where it has nine digits and is as near to that on the boundary
+_SOLVED = 1e-11  # share of Qv̂, which equals ΛᵀWᵀê/σ²_e, up to which their difference is no loss of digits
 _BUDGET = 4_000_000  # numbers of right-hand sides at a time
 _WHOLE = 100_000_000  # numbers of the solutions by which the whole covariance of β̂ is formed, up to which it is
 
@@ -69,12 +70,17 @@ class SparseState(TermState):
             factor = eq.factorise(known, e)
         except NotPositiveDefinite:
             return None
-        scale = eq.scale(known)
-        solved, residual = np.zeros(eq.ends[-1]), response.y
-        for _ in range(2):  # the second is a step of refinement
-            solved = solved + factor.solve(scale.T @ (eq.Wt @ residual) / e - eq.Q @ solved)
-            residual = response.y - eq.W @ (scale @ solved)
-        yPy = float(residual @ residual) / e + float(solved @ (eq.Q @ solved))  # a sum: nothing cancels
+        transposed = [root.T for root in known]
+        solved = np.zeros(eq.ends[-1])
+        left = eq.scaled(transposed, eq.Wt @ response.y) / e
+        for _ in range(2):  # the second, where it is worth it, is a step of refinement
+            solved = solved + factor.solve(left)
+            residual = response.y - eq.W @ eq.scaled(known, solved)
+            penalty = eq.Q @ solved
+            left = eq.scaled(transposed, eq.Wt @ residual) / e - penalty
+            if np.abs(left).max(initial=0.0) <= _SOLVED * np.abs(penalty).max(initial=0.0):
+                break
+        yPy = float(residual @ residual) / e + float(solved @ penalty)  # a sum: nothing cancels
         logdet = p.df * math.log(e) + p.fixed * math.log(e) + p.known_logdet + factor.logdet
         if p.fixed:
             logdet -= p.projection.logdet_basis
@@ -164,7 +170,7 @@ class SparseState(TermState):
         for i, (k, direction) in enumerate(directions):
             q[:, i] = eq.blocks[k].Z @ (self._related[k] @ direction).ravel()
         q[:, -1] = self.residual / e
-        half = self.factor.half(eq.scale(self.roots).T @ (eq.Wt @ q) / e)
+        half = self.factor.half(eq.scaled([root.T for root in self.roots], eq.Wt @ q) / e)
         return np.asarray(0.5 * (q.T @ q / e - half.T @ half))
 
     def beta(self) -> FloatArray:

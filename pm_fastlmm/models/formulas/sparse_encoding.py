@@ -1,5 +1,5 @@
 """
-Formulaic's encoding of sparse columns without a SciPy matrix for each: linear in the rows, whatever the number of levels.
+Formulaic's encoding of sparse columns without a SciPy matrix for each, linear in the rows and in the levels.
 
 formulaic slices, scales, multiplies and stacks one-column matrices, 0.2 ms for each level. Here a column is two arrays
 until all are stacked, and the columns of a term are products of whole factors.
