@@ -152,20 +152,25 @@ class Analysis:
         indptr, indices, data = _columns(M)
         if len(indptr) != self.n + 1:
             raise ValueError(f"M has {len(indptr) - 1} columns, but the analysis is of {self.n}: give M of that order.")
-        tree = self.tree
+        row, column = indices, _column(indptr)
+        lower = row >= column
+        row, column = row[lower], column[lower]
+        place = self.places(row, column)
+        diagonal = int((row == column).sum())
+        _require_both_triangles(len(indices), diagonal, len(row) - diagonal)
+        return Entries(place, data[lower], row, column)
+
+    def places(self, row: Int32Array, column: Int32Array) -> Int64Array:
+        """Return the places of entries, given by either triangle; a ValueError where the pattern lacks one."""
         from pm_fastlmm.sparse import symbolic
 
-        entry, place, missing = symbolic.locate(indptr, indices, tree.order, tree.position, self.start, self.row)
+        place, missing = symbolic.locate(row, column, self.tree.position, self.start, self.row)
         if missing >= 0:
-            i, j = indices[missing], np.searchsorted(indptr, missing, "right") - 1
             raise ValueError(
-                f"M has an entry in row {i}, column {j}, which the pattern of the analysis lacks: analyse a pattern "
-                "that has the entries of every matrix of the sum."
+                f"M has an entry in row {row[missing]}, column {column[missing]}, which the pattern of the analysis "
+                "lacks: analyse a pattern that has the entries of every matrix of the sum."
             )
-        row, column = indices[entry], _column(indptr)[entry]
-        diagonal = int((row == column).sum())
-        _require_both_triangles(len(indices), diagonal, len(entry) - diagonal)
-        return Entries(place, data[entry], np.maximum(row, column), np.minimum(row, column))
+        return np.asarray(place)
 
     def factorise(self, values: FloatArray) -> "Factor":
         """

@@ -72,12 +72,12 @@ class SparseState(TermState):
             return None
         transposed = [root.T for root in known]
         solved = np.zeros(eq.ends[-1])
-        left = eq.scaled(transposed, eq.Wt @ response.y) / e
+        left = eq.scaled(transposed, eq.across(response.y)) / e
         for _ in range(2):  # the second, where it is worth it, is a step of refinement
             solved = solved + factor.solve(left)
-            residual = response.y - eq.W @ eq.scaled(known, solved)
-            penalty = eq.Q @ solved
-            left = eq.scaled(transposed, eq.Wt @ residual) / e - penalty
+            residual = response.y - eq.along(eq.scaled(known, solved))
+            penalty = eq.penalised(solved)
+            left = eq.scaled(transposed, eq.across(residual)) / e - penalty
             if np.abs(left).max(initial=0.0) <= _SOLVED * np.abs(penalty).max(initial=0.0):
                 break
         yPy = float(residual @ residual) / e + float(solved @ penalty)  # a sum: nothing cancels
@@ -102,12 +102,12 @@ class SparseState(TermState):
     @cached_property
     def _traces(self) -> list[FloatArray]:
         """T_k = [tr(Q_kC^ab)] for each term, in the coordinates v."""
-        return [traced.sums(self._inverse) for traced in self._eq.traced]
+        return self._eq.traces(self._inverse)
 
     @cached_property
     def _weighted(self) -> list[FloatArray]:
         """Z_kᵀPy (levels, width)."""
-        along = self._eq.Wt @ (self.residual / self.sigma2_e)
+        along = self._eq.across(self.residual / self.sigma2_e)
         return [along[self._eq.part(k)].reshape(b.levels, b.width) for k, b in enumerate(self._eq.blocks)]
 
     @cached_property
@@ -170,7 +170,7 @@ class SparseState(TermState):
         for i, (k, direction) in enumerate(directions):
             q[:, i] = eq.blocks[k].Z @ (self._related[k] @ direction).ravel()
         q[:, -1] = self.residual / e
-        half = self.factor.half(eq.scaled([root.T for root in self.roots], eq.Wt @ q) / e)
+        half = self.factor.half(eq.scaled([root.T for root in self.roots], eq.across(q)) / e)
         return np.asarray(0.5 * (q.T @ q / e - half.T @ half))
 
     def beta(self) -> FloatArray:
@@ -233,10 +233,9 @@ class SparseState(TermState):
         if p.fixed:
             mean = mean + X_new @ self.beta()
             parts.append(p.projection.over(X_new))
-        scale, variance = eq.scale(self.roots), np.array(unknown, dtype=float)
+        rows, variance = eq.rows(self.roots, parts), np.array(unknown, dtype=float)
         for some in slices(m, max(1, _BUDGET // eq.ends[-1])):
-            rows = np.hstack([_array(part[some]) for part in parts])
-            variance[some] += (self.factor.half(scale.T @ rows.T) ** 2).sum(axis=0)
+            variance[some] += (self.factor.half(rows[some].toarray().T) ** 2).sum(axis=0)
         return np.asarray(mean), variance
 
     def precision(self, residual: FloatArray, budget: int = _BUDGET) -> Precision:
@@ -269,7 +268,7 @@ class SparsePrecision:
     @property
     def _rows(self) -> Any:
         eq = self.state._eq
-        return eq.W @ eq.scale(self.state.roots)
+        return eq.rows(self.state.roots, [*(block.Z for block in eq.blocks), eq.basis])
 
     @property
     def diagonal(self) -> FloatArray:
@@ -283,10 +282,6 @@ class SparsePrecision:
         e = self.state.sigma2_e
         half = self.state.factor.half(np.asarray(self._rows[rows].toarray()).T)
         return np.asarray((np.eye(len(rows)) - half.T @ half / e) / e)
-
-
-def _array(part: Any) -> FloatArray:
-    return np.asarray(part.toarray() if hasattr(part, "toarray") else part)
 
 
 def _root(sigma: FloatArray) -> FloatArray | None:
