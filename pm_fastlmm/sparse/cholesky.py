@@ -223,6 +223,18 @@ class Factor:
         loops.forward(first, *rest, self.L, x[:, None] if x.ndim == 1 else x)
         return x
 
+    def reached(self, B: Any) -> FloatArray:
+        """
+        Return H, the rows of L⁻¹PB, B sparse (n, k), that are not 0, and maybe some that are: HᵀH = BᵀC⁻¹B.
+
+        The work is that of the columns of L on the way from the entries of B to the root of the elimination tree.
+        """
+        indptr, indices, data = _arrays(sp.csc_array(B))
+        from pm_fastlmm.sparse import loops
+
+        place = self.analysis.tree.position[indices]
+        return np.asarray(loops.forward_reached(*self.analysis.blocks, self.L, indptr, place, data))
+
     def draw(self, z: FloatArray) -> FloatArray:
         """Return PᵀL⁻ᵀz: for white noise z, a draw with covariance C⁻¹."""
         x = np.array(z, float, order="C")
@@ -325,7 +337,7 @@ def _last_entries(null: list[_Vector]) -> Int64Array:
 
 
 def _columns(M: Any) -> tuple[Int64Array, Int32Array, FloatArray]:
-    """Return a square sparse matrix by columns, entries that stand twice summed, in the types of compiled loops."""
+    """Return a square sparse matrix by columns, entries that stand twice summed, as `_arrays`."""
     M = sp.csc_array(M)
     if M.shape[0] != M.shape[1]:
         raise ValueError(
@@ -334,6 +346,11 @@ def _columns(M: Any) -> tuple[Int64Array, Int32Array, FloatArray]:
     if not M.has_canonical_format:
         M = M.copy()
         M.sum_duplicates()
+    return _arrays(M)
+
+
+def _arrays(M: Any) -> tuple[Int64Array, Int32Array, FloatArray]:
+    """Return what a matrix by columns is made of, in the types of compiled loops."""
     indptr, indices = np.require(M.indptr, np.int64, _OWN), np.require(M.indices, np.int32, _OWN)
     return indptr, indices, np.require(M.data, np.float64, _OWN)
 

@@ -20,6 +20,7 @@ _SMALLEST = 1e-9  # eigenvalue of Σ, in units of σ²_e of an observation, belo
 _INSIDE = 1e-7  # … this far inside the cone, where it has nine digits and is as near to that on the boundary
 _SOLVED = 1e-11  # share of Qv̂, which equals ΛᵀWᵀê/σ²_e, up to which their difference is no loss of digits
 _BUDGET = 4_000_000  # numbers of right-hand sides at a time
+_TOGETHER = 16  # new rows whose ways to the root of the elimination tree are gone together
 _WHOLE = 100_000_000  # numbers of the solutions by which the whole covariance of β̂ is formed, up to which it is
 
 
@@ -234,8 +235,8 @@ class SparseState(TermState):
             mean = mean + X_new @ self.beta()
             parts.append(p.projection.over(X_new))
         rows, variance = eq.rows(self.roots, parts), np.array(unknown, dtype=float)
-        for some in slices(m, max(1, _BUDGET // eq.ends[-1])):
-            variance[some] += (self.factor.half(rows[some].toarray().T) ** 2).sum(axis=0)
+        for some in slices(m, _TOGETHER):
+            variance[some] += (self.factor.reached(rows[some].T) ** 2).sum(axis=0)
         return np.asarray(mean), variance
 
     def precision(self, residual: FloatArray, budget: int = _BUDGET) -> Precision:
@@ -280,7 +281,7 @@ class SparsePrecision:
     def block(self, rows: Rows) -> FloatArray:
         """Return P_SS (s, s)."""
         e = self.state.sigma2_e
-        half = self.state.factor.half(np.asarray(self._rows[rows].toarray()).T)
+        half = self.state.factor.reached(self._rows[rows].T)
         return np.asarray((np.eye(len(rows)) - half.T @ half / e) / e)
 
 
