@@ -229,7 +229,8 @@ def forward_reached(
     """
     Return the rows of L⁻¹B that may not be 0, of sparse columns B: `value` stands in row `place`.
 
-    These are the supernodes of its entries and their ancestors in the elimination tree (Gilbert & Peierls 1988, doi:10.1137/0909058).
+    These are the supernodes of its entries and their ancestors in the elimination tree (Gilbert & Peierls 1988,
+    doi:10.1137/0909058).
     """
     seen, path = np.zeros(len(first) - 1, np.bool_), []
     for j in place:
