@@ -164,7 +164,11 @@ class Equations:
 
     def across(self, r: FloatArray) -> FloatArray:
         """Return Wᵀr, r (n,) or (n, k)."""
-        return np.concatenate([*(block.Z.T @ r for block in self.blocks), self.basis.T @ r])
+        return np.concatenate([Zt @ r for Zt in self._transposed])
+
+    @cached_property
+    def _transposed(self) -> list[Any]:
+        return [*(block.Z.T for block in self.blocks), self.basis.T]
 
     def penalised(self, v: FloatArray) -> FloatArray:
         """Return blockdiag(Q_k ⊗ I, 0)v."""
