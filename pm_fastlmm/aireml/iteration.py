@@ -62,8 +62,8 @@ class Iteration:
     proposed, taken : arrays
         The step that was proposed and the one that was taken, in θ.
     kind : str
-        "AI", or "Newton" along singular matrices or where AI is far from the curvature; these with ", halved"; "EM";
-        "escape" from a bound; or "" where no step was taken.
+        "AI"; near the end "secant", with what successive scores add to AI; or "Newton" along singular matrices; these
+        with ", halved"; "EM"; "escape" from a bound; or "" where no step was taken.
     """
 
     theta: FloatArray

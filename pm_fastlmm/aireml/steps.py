@@ -15,8 +15,7 @@ from pm_fastlmm.base.arrays import FloatArray
 _FLOOR = 1e-8  # smallest eigenvalue of the information, scaled to unit diagonal, that a step divides by
 _SHORTEST = 0.2
 _REACH = 5.0
-_NEAR_END = 0.1  # Newton decrement below which steps ought to converge fast
-_SLOW = 0.03  # ratio of successive decrements above which they do not
+_NEAR_END = 0.1  # Newton decrement below which steps begin from where the curvature is that at the maximum
 _IDLE = 0.5  # ratio of successive decrements above which a step has brought nothing …
 _PATIENCE = 4  # … and how many of these in a row are steps that crawl, however much they promise
 _NEWTON = 3  # observed informations that Newton's way to the end takes: of two steps, and of where they arrive
@@ -99,7 +98,7 @@ class Proposal(NamedTuple):
     direction : array
         In the coordinates of the model, as is the slope of ℓ along it.
     slope, decrement : float
-    kind : "AI" or "Newton"
+    kind : "AI", "secant" or "Newton"
     length : float
         The share to begin with, and of a step that was taken the one that it went.
     """
@@ -128,8 +127,7 @@ class Steps:
 
     last: Proposal | None = None
     curvature: "Curvature | None" = None
-    decrement: float | None = None
-    slow: bool = False
+    decrement: float = math.inf
     crawling: bool = False
     idle: int = 0
 
@@ -137,21 +135,18 @@ class Steps:
         """Return the next step, of those of average, learnt and observed information the one that promises most."""
         lower, upper = objective.internal_lower, objective.internal_upper
         step, decrement = propose(objective, omega, score, information)
-        length = 1.0 if self.last is None else self.last.best_length(score)
-        self.curvature = Curvature.at(omega, score, information, after=self.curvature)
-        before = self.decrement
-        self.idle = self.idle + 1 if before is not None and decrement > _IDLE * before else 0
-        idle = self.idle >= _PATIENCE
-        near = idle or decrement < _NEAR_END
-        self.slow |= before is not None and near and decrement > _SLOW * before
-        if before is not None and (idle or before < _NEAR_END) and near and not self.crawling:
+        kind, length = "AI", 1.0 if self.last is None else self.last.best_length(score)
+        self.idle = self.idle + 1 if decrement > _IDLE * self.decrement else 0
+        near = max(self.decrement, decrement) < _NEAR_END or self.idle >= _PATIENCE
+        self.curvature = Curvature.at(omega, score, information, after=self.curvature if near else None)
+        if near and not self.crawling:
             face = objective.face(omega, information)
-            self.crawling = face is not None and _steps_left(before, decrement) > _NEWTON * len(face.origin)
-        if self.slow and (observed := self.curvature.observed(objective)) is not None:
+            self.crawling = face is not None and _steps_left(self.decrement, decrement) > _NEWTON * len(face.origin)
+        if near and (observed := self.curvature.observed(objective)) is not None:
             step, decrement = propose(objective, omega, score, observed)
-            length = 1.0
+            kind, length = "secant", 1.0
         average = Proposal(
-            lambda t: np.clip(omega + t * step, lower, upper), step, float(score @ step), decrement, "AI", length
+            lambda t: np.clip(omega + t * step, lower, upper), step, float(score @ step), decrement, kind, length
         )
         newton = _along_face(objective, omega, score, information) if self.crawling else None
         out = average if newton is None or newton.decrement < decrement else newton
@@ -194,9 +189,9 @@ class Curvature(NamedTuple):
     """
     Average information, and what must be added to it for the curvature that successive scores show.
 
-    In nonlinear parameters the average information differs from the curvature, and steps converge linearly. The
-    difference is learnt from the scores that are there anyway, as in NL2SOL (Dennis, Gay & Welsch 1981,
-    doi:10.1145/355958.355965), and convergence is superlinear.
+    The average information differs from the curvature, and steps with it converge linearly. The difference is learnt
+    from the scores that are there anyway, as in NL2SOL (Dennis, Gay & Welsch 1981, doi:10.1145/355958.355965), and
+    convergence is superlinear. Steps from far away would tell of the curvature elsewhere: those near the end are used.
     """
 
     omega: FloatArray

@@ -64,6 +64,20 @@ def progress(description: str, total: int | None, *, show: bool) -> Iterator[Cal
         yield advance
 
 
+@contextmanager
+def activity(description: str, *, show: bool, console: Any = None) -> Iterator[Callable[[str], None]]:
+    """Show a spinner with what goes on, and nothing afterwards; the function that it gives takes what comes next."""
+    if not show:
+        yield lambda text: None
+        return
+    from rich import progress as bars
+
+    columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.TimeElapsedColumn())
+    with bars.Progress(*columns, console=console, transient=True) as spinner:
+        task = spinner.add_task(description)
+        yield lambda text: spinner.update(task, description=text)
+
+
 def tracked(items: Any, description: str, *, show: bool) -> Iterator[Any]:
     """Pass items on, with a progress bar."""
     with progress(description, len(items), show=show) as advance:

@@ -53,9 +53,9 @@ def warn_of_coded_level(counts: dict[Hashable, int], name: str) -> None:
     coded: list[Hashable] = [label for label in texts if label.strip().casefold() in _TEXTS]
     if len(texts) > 1 and all(len(label) == 2 and label.isupper() for label in texts):
         coded = []  # NA is North America or Namibia among such
-    numbers = {float(label): label for label in counts if isinstance(label, int | float)}
-    if len(numbers) == len(counts) and len(below := [value for value in numbers if value < 0]) == 1:
-        coded += [numbers[value] for value in below if value in (*CODES, -1.0) and len(counts) >= _FEWEST]
+    below = [label for label in counts if isinstance(label, int | float) and label < 0]
+    if len(below) == 1 and below[0] in (*CODES, -1.0) and len(counts) >= _FEWEST:
+        coded += below if all(isinstance(label, int | float) for label in counts) else []
     for label in (label for label in coded if counts[label] > 1):
         warnings.warn(
             f"the grouping factor {name!r} has the level {label!r}, {counts[label]} of {sum(counts.values())} rows: "

@@ -44,8 +44,9 @@ def read_column(values: Labels, name: str) -> Column:
         values = objects(list(values))
     places, found = pd.factorize(cast("pd.Series[Any]", values))
     distinct = np.asarray(found, dtype=None if getattr(found.dtype, "kind", "O") in "iuf" else object)
-    require_digits(distinct.tolist(), name, getattr(values, "dtype", None))
     labels = whole_numbers(distinct)
+    if labels.dtype.kind != "i" or distinct.dtype.kind == "f":
+        require_digits(distinct.tolist(), name, getattr(values, "dtype", None))
     if labels.dtype.kind == "i":
         return Column(places, labels, True)
     if gone := [i for i, label in enumerate(labels) if is_missing(label)]:  # the last part of a tuple
@@ -56,8 +57,11 @@ def read_column(values: Labels, name: str) -> Column:
 def whole_numbers(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return labels as int64 if all are whole numbers that fit, as objects otherwise."""
     if labels.dtype.kind == "O" and pd.api.types.infer_dtype(labels, skipna=False) == "integer":
-        fits = all(-_FITS < label < _FITS for label in labels)
-        return labels.astype(np.int64) if fits else labels
+        try:
+            whole = labels.astype(np.int64)
+        except OverflowError:
+            return labels
+        return whole if ((whole > -_FITS) & (whole < _FITS)).all() else labels
     if labels.dtype.kind in "iuf" and np.isfinite(labels).all() and (np.abs(labels.astype(float)) < _FITS).all():
         whole = labels.astype(np.int64)
         return whole if (whole == labels).all() else labels.astype(object)

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import compress, product
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -91,13 +91,15 @@ class Factor(ReadOnlyArrays):
 
     def counts(self) -> dict[Hashable, int]:
         """Return how many rows belong to each level that occurs."""
-        pairs = zip(self.levels, np.bincount(self.codes[self.codes >= 0], minlength=len(self.levels)), strict=True)
-        return {level: int(count) for level, count in pairs if count}
+        counts = np.bincount(self.codes[self.codes >= 0], minlength=len(self.levels)).tolist()
+        return {level: count for level, count in zip(self.levels, counts, strict=True) if count}
 
     def subset(self, keep: npt.NDArray[np.bool_]) -> Self:
         """Return the factor with only some of its levels, in their order; no row may belong to another."""
+        if keep.all():
+            return self
         codes = np.append(np.cumsum(keep) - 1, -1)[self.codes]  # -1, a row without a level, stays
-        levels = tuple(level for level, kept in zip(self.levels, keep, strict=True) if kept)
+        levels = tuple(compress(self.levels, keep.tolist()))
         return replace(self, codes=codes, levels=levels)
 
     def crossed(self, keep: Sequence[npt.NDArray[np.bool_]]) -> Self:
@@ -279,7 +281,7 @@ def _merely_sorted(categories: pd.Index) -> bool:
 
 def require_distinct(levels: Levels, name: str, dtype: Any) -> None:
     """Refuse levels that people read as one: a column read in pieces has 1 in one of them and "1" in another."""
-    if dtype.kind in "iub":
+    if dtype.kind in "iub" or all(type(level) is int for level in levels):
         return
     require_digits(levels, name, dtype)
     if all(as_read(level) is level for level in levels):

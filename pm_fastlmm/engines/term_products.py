@@ -21,7 +21,8 @@ from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 from pm_fastlmm.spectrum.weights import PriorWeights
 
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested, and of X
-_PROBES = 16  # of the traces of large terms
+_PROBES = 16  # of the traces of large terms, and four of very many rows, over which a product is a mean already
+_MANY = 50_000
 
 
 class Gradient(NamedTuple):
@@ -332,9 +333,10 @@ def _probed(components: list[sp.csr_array], transposed: list[sp.csc_array], X: A
     """
     rng, count = np.random.default_rng(0), len(components)
     gram = np.zeros((count + 1, count + 1))
-    for _ in range(_PROBES):
+    probes = _PROBES if n < _MANY else 4
+    for _ in range(probes):
         w = X.apart(rng.choice([-1.0, 1.0], size=n))[1]
         images = [*(Z @ (Zt @ w) for Z, Zt in zip(components, transposed, strict=True)), w]
         left = [*(X.apart(image)[1] for image in images[:-1]), w]
         gram += [[a @ b for b in images] for a in left]
-    return (gram + gram.T) / (2 * _PROBES)
+    return (gram + gram.T) / (2 * probes)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from pm_fastlmm.aireml.cone import SINGULAR, all_semidefinite, errors, smallest_eigenvalue
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
@@ -17,7 +16,7 @@ from pm_fastlmm.aireml.objective import Objective, typical
 from pm_fastlmm.aireml.ridge import without_maximum
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.base.display import listed
+from pm_fastlmm.base.display import activity, listed
 from pm_fastlmm.fitting.fit import Source, VarianceFit
 from pm_fastlmm.fitting.inference import why_not_adjusted
 
@@ -51,7 +50,8 @@ def estimate(objective: Objective, link: Any, node: Any, options: Options, sourc
     ValueError
         If y has no estimate, or `start`, `fixed` or `bounds` name what is no parameter or exclude all values.
     """
-    objective, theta = _prepared(objective, options.start, options.fixed, options.bounds)
+    with activity(f"{objective.method}: finding a start", show=options.progressbar):
+        objective, theta = _prepared(objective, options.start, options.fixed, options.bounds)
     with _reporting(objective, options.progressbar, options.verbose) as report:
         trace = maximise(
             objective, theta, tolerances=options.tolerances, max_iterations=options.max_iterations, report=report
@@ -149,12 +149,10 @@ def _reporting(objective: Objective, progressbar: bool, verbose: int) -> Iterato
         yield lambda count, i: None
         return
     console = Console()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True, disable=not progressbar) as progress:
-        task = progress.add_task(f"{objective.method}: starting")
+    with activity(f"{objective.method}: iteration 0", show=progressbar, console=console) as say:
 
         def report(count: int, i: Iteration) -> None:
-            progress.update(task, description=f"{objective.method}: iteration {count}, log-likelihood {i.loglik:.6f}")
+            say(f"{objective.method}: iteration {count + 1}, log-likelihood {i.loglik:.6f} so far")
             if verbose:
                 numbers = f"{count:3d}  loglik {i.loglik:.8f}  decrement {i.decrement:.2e}  {i.kind:10s}"
                 text = f"{numbers} {objective.described(i.theta)}"

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 import pandas as pd
 import pymc as pm
 
+from pm_fastlmm.base.display import activity
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.fitting.estimate import Options, estimate
 from pm_fastlmm.fitting.fit import VarianceFit
@@ -40,5 +41,8 @@ def fit_formula(
     weights: Any = None, offset: Any = None,
 ) -> VarianceFit:  # fmt: skip
     """Return the fit of a formula with random terms."""
-    design = read_formula(formula, data, weights, offset)
-    return OfFormula(design, known, options).fit(mixed_node(design, known))
+    with activity("Reading the formula and its table", show=options.progressbar) as say:
+        design = read_formula(formula, data, weights, offset)
+        say(f"Arranging the equations of {len(design.y)} observations")
+        node = mixed_node(design, known)
+    return OfFormula(design, known, options).fit(node)

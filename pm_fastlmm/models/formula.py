@@ -366,10 +366,13 @@ def _context() -> dict[str, Any]:
         frame = frame.f_back
     functions = dict(_own_functions())
     for name, value in (*frame.f_globals.items(), *frame.f_locals.items()):
-        numpys = isinstance(value, np.ufunc) or getattr(value, "__module__", None) in ("math", "cmath", "numpy")
-        if callable(value) and not (numpys and (name in FUNCTIONS or is_refused(name))):
+        if callable(value) and not (_is_numpys(value) and (name in FUNCTIONS or is_refused(name))):
             functions[function_identifier(name)] = value
     return {**CONSTANTS, "np": np, **frame.f_globals, **frame.f_locals, **functions}
+
+
+def _is_numpys(function: Any) -> bool:
+    return isinstance(function, np.ufunc) or getattr(function, "__module__", None) in ("math", "cmath", "numpy")
 
 
 @cache

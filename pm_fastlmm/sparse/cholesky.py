@@ -152,20 +152,25 @@ class Analysis:
         indptr, indices, data = _columns(M)
         if len(indptr) != self.n + 1:
             raise ValueError(f"M has {len(indptr) - 1} columns, but the analysis is of {self.n}: give M of that order.")
-        tree = self.tree
+        row, column = indices, _column(indptr)
+        lower = row >= column
+        row, column = row[lower], column[lower]
+        place = self.places(row, column)
+        diagonal = int((row == column).sum())
+        _require_both_triangles(len(indices), diagonal, len(row) - diagonal)
+        return Entries(place, data[lower], row, column)
+
+    def places(self, row: Int32Array, column: Int32Array) -> Int64Array:
+        """Return the places of entries, given by either triangle; a ValueError where the pattern lacks one."""
         from pm_fastlmm.sparse import symbolic
 
-        entry, place, missing = symbolic.locate(indptr, indices, tree.order, tree.position, self.start, self.row)
+        place, missing = symbolic.locate(row, column, self.tree.position, self.start, self.row)
         if missing >= 0:
-            i, j = indices[missing], np.searchsorted(indptr, missing, "right") - 1
             raise ValueError(
-                f"M has an entry in row {i}, column {j}, which the pattern of the analysis lacks: analyse a pattern "
-                "that has the entries of every matrix of the sum."
+                f"M has an entry in row {row[missing]}, column {column[missing]}, which the pattern of the analysis "
+                "lacks: analyse a pattern that has the entries of every matrix of the sum."
             )
-        row, column = indices[entry], _column(indptr)[entry]
-        diagonal = int((row == column).sum())
-        _require_both_triangles(len(indices), diagonal, len(entry) - diagonal)
-        return Entries(place, data[entry], np.maximum(row, column), np.minimum(row, column))
+        return np.asarray(place)
 
     def factorise(self, values: FloatArray) -> "Factor":
         """
@@ -217,6 +222,18 @@ class Factor:
 
         loops.forward(first, *rest, self.L, x[:, None] if x.ndim == 1 else x)
         return x
+
+    def reached(self, B: Any) -> FloatArray:
+        """
+        Return H, the rows of L⁻¹PB, B sparse (n, k), that are not 0, and maybe some that are: HᵀH = BᵀC⁻¹B.
+
+        The work is that of the columns of L on the way from the entries of B to the root of the elimination tree.
+        """
+        indptr, indices, data = _arrays(sp.csc_array(B))
+        from pm_fastlmm.sparse import loops
+
+        place = self.analysis.tree.position[indices]
+        return np.asarray(loops.forward_reached(*self.analysis.blocks, self.L, indptr, place, data))
 
     def draw(self, z: FloatArray) -> FloatArray:
         """Return PᵀL⁻ᵀz: for white noise z, a draw with covariance C⁻¹."""
@@ -320,7 +337,7 @@ def _last_entries(null: list[_Vector]) -> Int64Array:
 
 
 def _columns(M: Any) -> tuple[Int64Array, Int32Array, FloatArray]:
-    """Return a square sparse matrix by columns, entries that stand twice summed, in the types of compiled loops."""
+    """Return a square sparse matrix by columns, entries that stand twice summed, as `_arrays`."""
     M = sp.csc_array(M)
     if M.shape[0] != M.shape[1]:
         raise ValueError(
@@ -329,6 +346,11 @@ def _columns(M: Any) -> tuple[Int64Array, Int32Array, FloatArray]:
     if not M.has_canonical_format:
         M = M.copy()
         M.sum_duplicates()
+    return _arrays(M)
+
+
+def _arrays(M: Any) -> tuple[Int64Array, Int32Array, FloatArray]:
+    """Return what a matrix by columns is made of, in the types of compiled loops."""
     indptr, indices = np.require(M.indptr, np.int64, _OWN), np.require(M.indices, np.int32, _OWN)
     return indptr, indices, np.require(M.data, np.float64, _OWN)
 

@@ -205,16 +205,58 @@ def _logdet(first: Any, block: Any, L: Any) -> Any:
 def forward(first: Any, begin: Any, rows: Any, block: Any, L: Any, b: Any) -> None:
     """Replace b (n, k) by L⁻¹b."""
     for s in range(len(first) - 1):
-        width, f = first[s + 1] - first[s], first[s]
-        for i in range(begin[s + 1] - begin[s]):
-            row, r = block[s] + i * width, rows[begin[s] + i]
-            for k in range(min(i, width)):
-                factor = L[row + k]
-                for c in range(b.shape[1]):
-                    b[r, c] -= factor * b[f + k, c]
-            if i < width:
-                for c in range(b.shape[1]):
-                    b[r, c] /= L[row + i]
+        _forward_block(L, block[s], first[s + 1] - first[s], rows[begin[s] : begin[s + 1]], b)
+
+
+@compiled
+def _forward_block(L: Any, base: Any, width: Any, at: Any, b: Any) -> None:
+    """Take the columns of a block out of b; its rows stand in those `at` of b."""
+    for i in range(len(at)):
+        row, r = base + i * width, at[i]
+        for k in range(min(i, width)):
+            factor = L[row + k]
+            for c in range(b.shape[1]):
+                b[r, c] -= factor * b[at[k], c]
+        if i < width:
+            for c in range(b.shape[1]):
+                b[r, c] /= L[row + i]
+
+
+@compiled
+def forward_reached(
+    first: Any, owner: Any, begin: Any, rows: Any, block: Any, L: Any, indptr: Any, place: Any, value: Any
+) -> Any:
+    """
+    Return the rows of L⁻¹B that may not be 0, of sparse columns B: `value` stands in row `place`.
+
+    These are the supernodes of its entries and their ancestors in the elimination tree (Gilbert & Peierls 1988,
+    doi:10.1137/0909058).
+    """
+    seen, path = np.zeros(len(first) - 1, np.bool_), []
+    for j in place:
+        s = owner[j]
+        while not seen[s]:
+            seen[s] = True
+            path.append(s)
+            below = begin[s] + first[s + 1] - first[s]
+            if below < begin[s + 1]:
+                s = owner[rows[below]]
+    reached = np.sort(np.array(path, np.int64))
+    local, size, longest = np.empty(len(owner), np.int32), 0, 0
+    for s in reached:
+        for j in range(first[s], first[s + 1]):
+            local[j], size = size, size + 1
+        longest = max(longest, begin[s + 1] - begin[s])
+    b, at = np.zeros((size, len(indptr) - 1)), np.empty(longest, np.int32)
+    for c in range(len(indptr) - 1):
+        for e in range(indptr[c], indptr[c + 1]):
+            b[local[place[e]], c] += value[e]
+    for s in reached:
+        length = begin[s + 1] - begin[s]
+        for i in range(length):
+            at[i] = local[rows[begin[s] + i]]
+        _forward_block(L, block[s], first[s + 1] - first[s], at[:length], b)
+    return b
 
 
 @compiled

@@ -64,6 +64,7 @@ def places(indptr: Any, indices: Any, order: Any, position: Any, first: Any, beg
     """
     Return the entries of the lower triangle in the order of the factor's columns, the diagonal first in each.
 
+    The others are sorted by row as the caller numbers them.
     These are where each column begins, the rows in the caller's numbering, and the place of each entry in the blocks.
     """
     n = len(order)
@@ -91,27 +92,27 @@ def places(indptr: Any, indices: Any, order: Any, position: Any, first: Any, beg
 
 
 @compiled
-def locate(indptr: Any, indices: Any, order: Any, position: Any, start: Any, row: Any) -> Any:
+def locate(row: Any, column: Any, position: Any, start: Any, rows: Any) -> Any:
     """
-    Return the entries of a matrix in the lower triangle of the factor and their places among those of the pattern.
+    Return the place of each entry among those of the pattern, and the first entry that the pattern lacks, or -1.
 
-    The entry of the matrix and the place are given for each, and an entry that the pattern lacks, or -1.
+    An entry may be given by either triangle.
     """
-    n = len(order)
-    size = 0
-    for k in range(n):
-        for a in range(indptr[order[k]], indptr[order[k] + 1]):
-            size += position[indices[a]] >= k
-    entry, place = np.empty(size, np.int64), np.empty(size, np.int64)
-    seen, where = np.full(n, -1, np.int32), np.empty(n, np.int64)
-    size = 0
-    for k in range(n):
-        for b in range(start[k], start[k + 1]):
-            seen[row[b]], where[row[b]] = k, b
-        for a in range(indptr[order[k]], indptr[order[k] + 1]):
-            if position[indices[a]] >= k:
-                if seen[indices[a]] != k:
-                    return entry, place, a
-                entry[size], place[size] = a, where[indices[a]]
-                size += 1
-    return entry, place, np.int64(-1)
+    place = np.empty(len(row), np.int64)
+    for e in range(len(row)):
+        i, j = row[e], column[e]
+        if position[i] < position[j]:
+            i, j = j, i
+        low, end = start[position[j]], start[position[j] + 1]
+        if i != j:
+            low, high = low + 1, end
+            while low < high:
+                middle = (low + high) // 2
+                if rows[middle] < i:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low == end or rows[low] != i:
+                return place, np.int64(e)
+        place[e] = low
+    return place, np.int64(-1)

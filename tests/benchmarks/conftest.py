@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-PACKAGES = ("pm_fastlmm", "pymc", "pytensor", "numpy", "scipy", "numba", "nutpie")
+PACKAGES = ("pm_fastlmm", "pymc", "pytensor", "numpy", "scipy", "numba", "nutpie", "cvxopt")
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ def run(one_blas_thread):
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "blas_threads": max((pool["num_threads"] for pool in threadpool_info()), default=None),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": {package: version for package in PACKAGES if (version := _version(package))},
         "figures": [],
     }
 

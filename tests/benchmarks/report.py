@@ -1,16 +1,18 @@
 """
 Writes docs/benchmarks.md: what `make benchmark` appends to benchmark-results.json, and what `make benchmark-against`
-keeps in docs/against.json. A section whose file is absent stays as it is.
+keeps in docs/against.json. A section of which nothing was measured stays as it is.
 """
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmark-results.json"
 AGAINST = ROOT / "docs" / "against.json"
+SPARSE = ("sparse, ", "animal model, ")  # how figures of a section of their own begin
 HEAD = """# Benchmarks
 
 Written by `python tests/benchmarks/report.py`. Machines are noisy: the ratios, of two things timed in turn, are what
@@ -24,7 +26,12 @@ def main() -> None:
     if AGAINST.exists():
         sections["From import to an answer"] = beside_an_earlier_commit(json.loads(AGAINST.read_text()))
     if RESULTS.exists():
-        sections["Within a process"] = of_one_build(json.loads(RESULTS.read_text()))
+        for title, kept in {
+            "Within a process": lambda name: not name.startswith(SPARSE),
+            "Sparse equations": lambda name: name.startswith(SPARSE),
+        }.items():
+            if runs := with_figures(json.loads(RESULTS.read_text()), kept):
+                sections[title] = of_one_build(runs)
     PAGE.write_text(page(sections))
 
 
@@ -62,6 +69,12 @@ def cells(row: dict) -> list[str]:
 def short(value: float) -> str:
     """Return three digits, or all that stand before the decimal point."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def with_figures(runs: list[dict], kept: Callable[[str], bool]) -> list[dict]:
+    """Return the runs with the figures that are kept, without runs that have none."""
+    own = (run | {"figures": [figure for figure in run["figures"] if kept(figure["figure"])]} for run in runs)
+    return [run for run in own if run["figures"]]
 
 
 def of_one_build(runs: list[dict]) -> str:

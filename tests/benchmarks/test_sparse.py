@@ -10,12 +10,17 @@ from pm_fastlmm.sparse.tree import Tree
 
 pytestmark = pytest.mark.benchmark
 
-CASES = {
+HERDS, RANDOM = {"sires": 60, "move": 0.01}, {"move": 1.0}
+CASES = {  # 3·10⁵ animals that mate at random have a factor of some hundred million entries, and take minutes
     "100 animals": (100, {}, True),
-    "10 000 animals": (10_000, {}, True),
-    "100 000 animals": (100_000, {}, True),
-    "1 000 000 animals": (1_000_000, {"sires": 60, "move": 0.01}, False),
+    "10⁴ animals in herds": (10_000, HERDS, True),
+    "10⁵ animals in herds": (100_000, HERDS, True),
+    "3·10⁵ animals in herds": (300_000, HERDS, True),
+    "10⁶ animals in herds": (1_000_000, HERDS, False),
+    "10⁴ animals that mate at random": (10_000, RANDOM, True),
+    "10⁵ animals that mate at random": (100_000, RANDOM, True),
 }
+LONG = 5e8  # multiplications of a factorisation of which each part is timed once
 
 
 def equations(n, options, permanent):
@@ -41,7 +46,6 @@ def peer(C):
 @pytest.mark.parametrize("case", CASES)
 def test_numbers_of_a_mixed_model(case, measure, report):
     C = equations(*CASES[case])
-    rounds = 1 if C.shape[0] > 500_000 else 5
     analyse = measure.loop(lambda: Analysis.of(C))
     analyse(1)
     analysis = Analysis.of(C)
@@ -49,21 +53,26 @@ def test_numbers_of_a_mixed_model(case, measure, report):
     values = np.zeros(analysis.size)
     values[entries.place] = entries.value
     factor = analysis.factorise(values)
+    rows = sp.random_array((C.shape[0], 16), density=3 / C.shape[0], rng=np.random.default_rng(0), format="csc")
     loops = {
         "factorisation": measure.loop(lambda: analysis.factorise(values)),
         "selected inverse": measure.loop(factor.inverse),
         "solve": measure.loop(lambda: factor.solve(values[: analysis.n])),
+        "half solves of 16 new rows": measure.loop(lambda: factor.reached(rows)),
         "order and analysis": analyse,
     }
-    if C.shape[0] < 500_000:  # whose order takes CHOLMOD a minute
+    if C.shape[0] < 800_000:  # whose order takes CHOLMOD a minute
         numeric, entries_amd = peer(C)
         loops["CHOLMOD"] = measure.loop(numeric)
-    seconds = measure.take_turns(loops, rounds=rounds)
+    once = analysis.flops > LONG or C.shape[0] > 300_000
+    seconds = measure.take_turns(loops, rounds=1 if once else 5, counts=dict.fromkeys(loops, 1) if once else None)
     figure = f"sparse, {case}, {C.shape[0]} equations: factorisation"
     report(figure, 1e3 * seconds["factorisation"], "ms")
     report(figure, analysis.nnz / 1e6, "million", part="entries of L")
-    for name in ("selected inverse", "solve", "order and analysis"):
+    report(figure, 16e-6 * analysis.stored, "MB", part="L and the selected inverse")
+    for name in ("selected inverse", "solve", "half solves of 16 new rows", "order and analysis"):
         report(figure, 1e3 * seconds[name], "ms", part=name)
+    report(figure, 1e6 * seconds["factorisation"] / C.shape[0], "µs", part="factorisation, for each equation")
     if "CHOLMOD" in seconds:
         report(figure, analysis.nnz / entries_amd, "×", part="entries of L / those in the order of AMD")
         for name in ("factorisation", "selected inverse"):

@@ -1,15 +1,19 @@
 """What a user gives to find_reml: start, fixed, bounds, tolerances, verbose; and what is refused."""
 
 import re
+from contextlib import contextmanager
+from io import StringIO
 
 import numpy as np
 import pandas as pd
 import pymc as pm
 import pytest
 from numpy.testing import assert_allclose
+from rich.console import Console
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.base.display import activity
 
 y, X = np.array([1.0, 2, 1, 3, 5, 6, 5, 7, 3, 4, 2, 4]), np.ones((12, 1))
 BATCH, DAY = np.repeat(list("abc"), 4), np.tile(["mon", "tue"], 6)
@@ -280,3 +284,32 @@ def test_a_constant_variance_of_one_kernel_is_held(fit):
     loglik = flmm.log_likelihood(spectrum.rotate(y), grid, np.full(grid.shape, 5.0))
     assert abs(found.theta["v"] - grid[loglik.argmax()]) <= 0.01
     assert found.loglik >= loglik.max()
+
+
+def test_a_fit_says_what_it_is_doing(monkeypatch):
+    told = []
+
+    @contextmanager
+    def listening(description, *, show, console=None):
+        told.append(description)
+        yield told.append
+
+    for module in ("formula", "estimate"):
+        monkeypatch.setattr(f"pm_fastlmm.fitting.{module}.activity", listening)
+    fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff())
+    count = len(fit.trace.iterations)
+    assert told[:4] == [
+        "Reading the formula and its table", "Arranging the equations of 30 observations", "REML: finding a start",
+        "REML: iteration 0",
+    ]  # fmt: skip
+    assert [text.split(",")[0] for text in told[4:]] == [f"REML: iteration {i}" for i in range(1, count + 1)]
+
+
+def test_what_goes_on_is_shown_while_it_does():
+    console = Console(file=StringIO(), force_terminal=True)
+    with activity("reading", show=True, console=console) as say:
+        say("ordering")
+    assert "ordering" in console.file.getvalue()
+    with activity("reading", show=False, console=console) as say:
+        say("hidden")
+    assert "hidden" not in console.file.getvalue()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.sparse as sp
+from herds import mixed_model_matrices, simulate_herds
 
 from pm_fastlmm.sparse import loops, ordering, symbolic, tree
 from pm_fastlmm.sparse.cholesky import Analysis, NotPositiveDefinite, dependent_columns
@@ -40,6 +41,22 @@ def test_log_determinant_solves_and_selected_inverse(matrix):
     assert len(entries.place) == np.count_nonzero(np.tril(dense))
     close(selected[entries.place], inverse[entries.row, entries.column])
     np.testing.assert_allclose(entries.trace(selected), n, rtol=1e-12)
+
+
+def test_the_reached_rows_are_those_of_the_half_solve_that_are_not_zero(matrix):
+    n = matrix.shape[0]
+    B = sp.random_array((n, 4), density=min(1.0, 1.5 / n), rng=np.random.default_rng(3), format="csc")
+    factor = factorise(matrix)[2]
+    reached, half = factor.reached(B), factor.half(B.toarray())
+    close(reached.T @ reached, B.T @ scipy.linalg.solve(matrix.toarray(), B.toarray()))
+    np.testing.assert_array_equal(reached[(reached != 0).any(axis=1)], half[(half != 0).any(axis=1)])
+
+
+def test_a_row_of_a_herd_reaches_few_columns():
+    n = 2000
+    C = sp.csc_array(sum(mixed_model_matrices(simulate_herds(n, per_herd=20))))
+    C = C + 0.01 * sp.eye_array(C.shape[0])
+    assert len(factorise(C)[2].reached(sp.csc_array(([1.0], ([0], [0])), shape=(C.shape[0], 1)))) < n / 4
 
 
 def test_l_has_the_entries_that_the_analysis_counts(matrix):

@@ -9,6 +9,7 @@ has one pattern at every θ, and no inverse of Σ_k in it. What depends on the p
 elimination and the places of all entries.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.precision import Precision
-from pm_fastlmm.sparse.cholesky import Analysis, Entries, Factor
+from pm_fastlmm.sparse.cholesky import Analysis, Factor
 
 type IntArray = npt.NDArray[np.int64]
 
@@ -67,8 +68,8 @@ class Crossed(NamedTuple):
         if i == j:
             lower = row >= column
             row, column, values = row[lower], column[lower], values[lower]
-        rows = ends[i] + row.astype(np.int64)[:, None, None] * ci + np.arange(ci)[:, None]
-        columns = ends[j] + column.astype(np.int64)[:, None, None] * cj + np.arange(cj)
+        rows = ends[i] + row.astype(np.int32)[:, None, None] * ci + np.arange(ci, dtype=np.int32)[:, None]
+        columns = ends[j] + column.astype(np.int32)[:, None, None] * cj + np.arange(cj, dtype=np.int32)
         shape = len(values), ci, cj
         row_of, column_of = (np.broadcast_to(part, shape).ravel() for part in (rows, columns))
         return cls(i, j, values), row_of, column_of
@@ -81,28 +82,54 @@ class Crossed(NamedTuple):
         return np.asarray((left.T @ self.values @ right).ravel())
 
 
-class Analysed(NamedTuple):
-    """WᵀW by pairs of terms, the analysis, and the entries of ΛᵀWᵀWΛ: values are 1 + the number of a cell of pairs."""
-
-    crossed: list[Crossed]
-    analysis: Analysis
-    data: Entries
-
-
 class Traced(NamedTuple):
-    """Entries of C within one term: their places, what they are weighted by, their levels and columns in these."""
+    """Entries of C within one term: their places, what they are weighted by, and their columns within the levels."""
 
     place: IntArray
     weight: FloatArray
-    level: IntArray
     cell: IntArray
     width: int
+
+    @classmethod
+    def of(cls, place: IntArray, lower: Any, width: int) -> Self:
+        """Return the entries of a lower triangle, which stand for both, at these places."""
+        weight = lower.data * np.where(lower.row == lower.col, 1.0, 2.0)
+        return cls(place, weight, (lower.row % width) * width + lower.col % width, width)
 
     def sums(self, inverse: FloatArray) -> FloatArray:
         """Return T[a, b] = Σ_ij Q_ij C⁻¹[(i, a), (j, b)], (width, width)."""
         c = self.width
+        if c == 1:
+            return np.array([[self.weight @ inverse[self.place]]])
         half = np.bincount(self.cell, self.weight * inverse[self.place], minlength=c * c).reshape(c, c)
         return (half + half.T) / 2
+
+
+class Analysed(NamedTuple):
+    """
+    What the pattern of C gives.
+
+    Attributes
+    ----------
+    analysis : Analysis
+    crossed : list of Crossed
+        WᵀW by pairs of terms; the entries of ΛᵀWᵀWΛ are some of their cells, or all of them.
+    cell, place, row, column : arrays
+        Which cell each entry is, its place, and where it stands in the lower triangle.
+    prior : array
+        The values of blockdiag(Q_k ⊗ I, 0).
+    traced : list of Traced
+        Q_k of each term, spread over the columns within a level.
+    """
+
+    analysis: Analysis
+    crossed: list[Crossed]
+    cell: Any
+    place: IntArray
+    row: npt.NDArray[np.int32]
+    column: npt.NDArray[np.int32]
+    prior: FloatArray
+    traced: list[Traced]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,28 +157,40 @@ class Equations:
         """Return which unknowns are those of term k; of X for k = -1."""
         return slice(self.ends[k], self.ends[k + 1]) if k >= 0 else slice(self.ends[-2], self.ends[-1])
 
-    @cached_property
-    def W(self) -> sp.csr_array:
-        """[Z₁ … Z_K X]."""
-        return sp.csr_array(sp.hstack([*(block.Z for block in self.blocks), self.basis], format="csr"))
+    def along(self, x: FloatArray) -> FloatArray:
+        """Return Wx, W = [Z₁ … Z_K X]."""
+        parts = [block.Z @ x[self.part(k)] for k, block in enumerate(self.blocks)]
+        return np.asarray(sum(parts, self.basis @ x[self.part(-1)]))
+
+    def across(self, r: FloatArray) -> FloatArray:
+        """Return Wᵀr, r (n,) or (n, k)."""
+        return np.concatenate([Zt @ r for Zt in self._transposed])
 
     @cached_property
-    def Wt(self) -> sp.csr_array:
-        """Wᵀ by rows, for products."""
-        return sp.csr_array(self.W.T.tocsr())
+    def _transposed(self) -> list[Any]:
+        return [*(block.Z.T for block in self.blocks), self.basis.T]
 
-    @cached_property
-    def Q(self) -> sp.csc_array:
-        """blockdiag(Q_k ⊗ I, 0)."""
-        parts = [_within(block, sp.eye_array(block.width)) for block in self.blocks]
-        none = sp.csc_array((self.basis.shape[1],) * 2)
-        return sp.csc_array(sp.block_diag([*parts, none], format="csc"))
+    def penalised(self, v: FloatArray) -> FloatArray:
+        """Return blockdiag(Q_k ⊗ I, 0)v."""
+        out = np.zeros_like(v)
+        for k, block in enumerate(self.blocks):
+            own = v[self.part(k)].reshape(block.levels, block.width)
+            out[self.part(k)] = (own if block.precision is None else block.precision.Q @ own).ravel()
+        return out
 
-    def scale(self, roots: Sequence[FloatArray]) -> sp.csc_array:
-        """Return Λ."""
-        pairs = zip(roots, self.blocks, strict=True)
-        parts = [sp.kron(sp.eye_array(block.levels), root, format="csc") for root, block in pairs]
-        return sp.csc_array(sp.block_diag([*parts, sp.eye_array(self.basis.shape[1])], format="csc"))
+    def scaled(self, roots: Sequence[FloatArray], x: FloatArray) -> FloatArray:
+        """Return Λx, x (N,) or (N, k); Λᵀx for the transposed roots."""
+        out = np.array(x)
+        for k, (root, block) in enumerate(zip(roots, self.blocks, strict=True)):
+            own = out[self.part(k)].reshape(block.levels, block.width, -1)
+            out[self.part(k)] = (own * root if root.size == 1 else root @ own).reshape(-1, *out.shape[1:])
+        return out
+
+    def rows(self, roots: Sequence[FloatArray], parts: Sequence[Any]) -> sp.csr_array:
+        """Return [Z₁ … Z_K X]Λ, sparse, of the parts of some rows; there is none of X where β is not integrated out."""
+        pairs = zip(parts, self.blocks, roots, strict=False)
+        scaled = [sp.csr_array(Z) @ sp.kron(sp.eye_array(b.levels), root, format="csr") for Z, b, root in pairs]
+        return sp.csr_array(sp.hstack([*scaled, *map(sp.csr_array, parts[len(scaled) :])], format="csr"))
 
     @property
     def analysis(self) -> Analysis:
@@ -164,58 +203,46 @@ class Equations:
         present = [i for i, (Z, _) in enumerate(parts) if Z.shape[1]]
         pairs = [(i, j) for i in present for j in present if j <= i]
         crossed = [Crossed.of(i, j, *parts[i], *parts[j], self.ends) for i, j in pairs]
-        row, column = _joined([pair[1] for pair in crossed]), _joined([pair[2] for pair in crossed])
-        numbered = _symmetric(row, column, np.arange(1.0, len(row) + 1), self.ends[-1])
-        full = [_within(block, np.ones((block.width, block.width))) for block in self.blocks]
-        none = sp.csc_array((self.basis.shape[1],) * 2)
-        analysis = Analysis.of(numbered + abs(sp.block_diag([*full, none], format="csc")))
-        return Analysed([pair[0] for pair in crossed], analysis, analysis.entries(numbered))
-
-    @cached_property
-    def _prior(self) -> FloatArray:
-        entries, out = self.analysis.entries(self.Q), np.zeros(self.analysis.size)
-        out[entries.place] = entries.value
-        return out
+        row, column = (np.concatenate([np.zeros(0, np.int32), *(pair[k] for pair in crossed)]) for k in (1, 2))
+        below = row >= column
+        cell: Any = slice(None) if below.all() else np.flatnonzero(below)
+        row, column = row[cell], column[cell]
+        within = [_lower(_within(b, np.ones((b.width, b.width)))) for b in self.blocks]
+        own = [(w.row + start, w.col + start) for w, start in zip(within, self.ends, strict=False)]
+        analysis = Analysis.of(_pattern([(row, column), *own], self.ends[-1]))
+        traced, prior = [], np.zeros(analysis.size)
+        for block, lower, at in zip(self.blocks, within, own, strict=True):
+            place = analysis.places(*at)
+            same = lower.row % block.width == lower.col % block.width
+            prior[place[same]] += lower.data[same]
+            traced.append(Traced.of(place, lower, block.width))
+        data = analysis.places(row, column)
+        return Analysed(analysis, [pair[0] for pair in crossed], cell, data, row, column, prior, traced)
 
     def factorise(self, roots: Sequence[FloatArray], sigma2_e: float) -> Factor:
         """Return C factored; `NotPositiveDefinite` where it is not definite."""
-        own, values = [*roots, np.ones((1, 1))], self._prior.copy()
-        crossed, analysis, data = self._analysed
-        cells = np.concatenate([np.zeros(0), *(pair.scaled(own) for pair in crossed)])
-        values[data.place] += cells[data.value.astype(np.int64) - 1] / sigma2_e
-        return analysis.factorise(values)
+        analysed = self._analysed
+        own, values = [root / math.sqrt(sigma2_e) for root in (*roots, np.ones((1, 1)))], analysed.prior.copy()
+        cells = np.concatenate([np.zeros(0), *(pair.scaled(own) for pair in analysed.crossed)])
+        values[analysed.place] += cells[analysed.cell]
+        return analysed.analysis.factorise(values)
 
-    @cached_property
-    def traced(self) -> list[Traced]:
-        """Q_k of each term, spread over the columns within a level."""
-        return [self._traced(k, _within(b, np.ones((b.width, b.width)))) for k, b in enumerate(self.blocks)]
-
-    @cached_property
-    def own(self) -> list[Traced]:
-        """The blocks of each level along the diagonal of C."""
-        ones = [sp.kron(sp.eye_array(b.levels), np.ones((b.width, b.width)), format="csc") for b in self.blocks]
-        return [self._traced(k, one) for k, one in enumerate(ones)]
-
-    def _traced(self, k: int, M: Any) -> Traced:
-        c, start, size = self.blocks[k].width, self.ends[k], self.ends[-1]
-        M = sp.coo_array(M)
-        placed = sp.coo_array((M.data, (M.row + start, M.col + start)), shape=(size, size))
-        e = self.analysis.entries(sp.csc_array(placed))
-        row, column = e.row.astype(np.int64) - start, e.column.astype(np.int64) - start
-        weight = e.value * np.where(row == column, 1.0, 2.0)
-        return Traced(e.place, weight, row // c, (row % c) * c + column % c, c)
+    def traces(self, inverse: FloatArray) -> list[FloatArray]:
+        """Return T_k = [tr(Q_kC^ab)], C^ab the blocks of C⁻¹, for each term."""
+        return [traced.sums(inverse) for traced in self._analysed.traced]
 
     def level_blocks(self, k: int, inverse: FloatArray) -> FloatArray:
         """Return the blocks of C⁻¹ of each level of a term, (levels, width, width)."""
-        own, c = self.own[k], self.blocks[k].width
-        out, values = np.empty((self.blocks[k].levels, c, c)), inverse[own.place]
-        out[own.level, own.cell // c, own.cell % c] = values
-        out[own.level, own.cell % c, own.cell // c] = values
+        levels, c = self.blocks[k].levels, self.blocks[k].width
+        first, (a, b) = self.ends[k] + c * np.arange(levels)[:, None], np.tril_indices(c)
+        place = self.analysis.places(*((first + part).ravel().astype(np.int32) for part in (a, b)))
+        out = np.empty((levels, c, c))
+        out[:, a, b] = out[:, b, a] = inverse[place].reshape(levels, -1)
         return out
 
     def inverse_matrix(self, inverse: FloatArray, start: int = 0) -> sp.csr_array:
         """Return C⁻¹ at the places of ΛᵀWᵀWΛ as a symmetric sparse matrix, of the unknowns from `start` on."""
-        e, size = self._analysed.data, self.ends[-1] - start
+        e, size = self._analysed, self.ends[-1] - start
         own = e.column >= start  # the smaller of the two
         row, column, values = e.row[own] - start, e.column[own] - start, inverse[e.place[own]]
         off = row != column
@@ -239,8 +266,10 @@ def _product(Zi: Any, Zj: Any) -> sp.csr_array:
 
     SciPy leaves out what is 0. Variances of rows are sums over all pairs, of which C⁻¹ is not 0 where WᵀW is.
     """
-    met = sp.csr_array(_ones(Zi).T @ _ones(Zj))
     gram = sp.csr_array(Zi.T @ Zj)
+    if min(Zi.data.min(initial=0.0), Zj.data.min(initial=0.0)) >= 0:
+        return gram
+    met = sp.csr_array(_ones(Zi).T @ _ones(Zj))
     if met.nnz == gram.nnz:
         return gram
     met.sort_indices()
@@ -255,14 +284,15 @@ def _ones(Z: Any) -> sp.csr_array:
     return sp.csr_array((np.ones(Z.nnz), Z.indices, Z.indptr), shape=Z.shape)
 
 
-def _joined(parts: list[IntArray]) -> IntArray:
-    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+def _lower(M: Any) -> sp.coo_array:
+    M = sp.coo_array(M)
+    below = M.row >= M.col
+    return sp.coo_array((M.data[below], (M.row[below], M.col[below])), shape=M.shape)
 
 
-def _symmetric(row: IntArray, column: IntArray, value: FloatArray, size: int) -> sp.csc_array:
-    """Return the symmetric matrix whose lower triangle has these entries; others above the diagonal are left out."""
-    kept = row >= column
-    row, column, value = row[kept], column[kept], value[kept]
-    off = row > column
+def _pattern(entries: Sequence[Any], size: int) -> sp.csc_array:
+    """Return the symmetric pattern that has these entries of its lower triangle."""
+    row, column = (np.concatenate([pair[k] for pair in entries]) for k in (0, 1))
+    off = row != column
     places = np.concatenate([row, column[off]]), np.concatenate([column, row[off]])
-    return sp.csc_array((np.concatenate([value, value[off]]), places), shape=(size, size))
+    return sp.csc_array((np.ones(len(places[0]), np.int8), places), shape=(size, size))

@@ -19,7 +19,9 @@ from pm_fastlmm.sparse.cholesky import Factor, NotPositiveDefinite
 _SMALLEST = 1e-9  # eigenvalue of Σ, in units of σ²_e of an observation, below which its score is taken inside the cone
 _RESOLVED = 1e-12  # the same as a share of the largest one, to whose digits Σ is known
 _INSIDE = 100.0  # how many times so far inside, where it has nine digits and is as near to that on the boundary
+_SOLVED = 1e-11  # share of Qv̂, which equals ΛᵀWᵀê/σ²_e, up to which their difference is no loss of digits
 _BUDGET = 4_000_000  # numbers of right-hand sides at a time
+_TOGETHER = 16  # new rows whose ways to the root of the elimination tree are gone together
 _WHOLE = 100_000_000  # numbers of the solutions by which the whole covariance of β̂ is formed, up to which it is
 
 
@@ -70,12 +72,17 @@ class SparseState(TermState):
             factor = eq.factorise(known, e)
         except NotPositiveDefinite:
             return None
-        scale = eq.scale(known)
-        solved, residual = np.zeros(eq.ends[-1]), response.y
-        for _ in range(2):  # the second is a step of refinement
-            solved = solved + factor.solve(scale.T @ (eq.Wt @ residual) / e - eq.Q @ solved)
-            residual = response.y - eq.W @ (scale @ solved)
-        yPy = float(residual @ residual) / e + float(solved @ (eq.Q @ solved))  # a sum: nothing cancels
+        transposed = [root.T for root in known]
+        solved = np.zeros(eq.ends[-1])
+        left = eq.scaled(transposed, eq.across(response.y)) / e
+        for _ in range(2):  # the second, where it is worth it, is a step of refinement
+            solved = solved + factor.solve(left)
+            residual = response.y - eq.along(eq.scaled(known, solved))
+            penalty = eq.penalised(solved)
+            left = eq.scaled(transposed, eq.across(residual)) / e - penalty
+            if np.abs(left).max(initial=0.0) <= _SOLVED * np.abs(penalty).max(initial=0.0):
+                break
+        yPy = float(residual @ residual) / e + float(solved @ penalty)  # a sum: nothing cancels
         logdet = p.df * math.log(e) + p.fixed * math.log(e) + p.known_logdet + factor.logdet
         if p.fixed:
             logdet -= p.projection.logdet_basis
@@ -97,12 +104,12 @@ class SparseState(TermState):
     @cached_property
     def _traces(self) -> list[FloatArray]:
         """T_k = [tr(Q_kC^ab)] for each term, in the coordinates v."""
-        return [traced.sums(self._inverse) for traced in self._eq.traced]
+        return self._eq.traces(self._inverse)
 
     @cached_property
     def _weighted(self) -> list[FloatArray]:
         """Z_kᵀPy (levels, width)."""
-        along = self._eq.Wt @ (self.residual / self.sigma2_e)
+        along = self._eq.across(self.residual / self.sigma2_e)
         return [along[self._eq.part(k)].reshape(b.levels, b.width) for k, b in enumerate(self._eq.blocks)]
 
     @cached_property
@@ -166,7 +173,7 @@ class SparseState(TermState):
         for i, (k, direction) in enumerate(directions):
             q[:, i] = eq.blocks[k].Z @ (self._related[k] @ direction).ravel()
         q[:, -1] = self.residual / e
-        half = self.factor.half(eq.scale(self.roots).T @ (eq.Wt @ q) / e)
+        half = self.factor.half(eq.scaled([root.T for root in self.roots], eq.across(q)) / e)
         return np.asarray(0.5 * (q.T @ q / e - half.T @ half))
 
     def beta(self) -> FloatArray:
@@ -229,10 +236,9 @@ class SparseState(TermState):
         if p.fixed:
             mean = mean + X_new @ self.beta()
             parts.append(p.projection.over(X_new))
-        scale, variance = eq.scale(self.roots), np.array(unknown, dtype=float)
-        for some in slices(m, max(1, _BUDGET // eq.ends[-1])):
-            rows = np.hstack([_array(part[some]) for part in parts])
-            variance[some] += (self.factor.half(scale.T @ rows.T) ** 2).sum(axis=0)
+        rows, variance = eq.rows(self.roots, parts), np.array(unknown, dtype=float)
+        for some in slices(m, _TOGETHER):
+            variance[some] += (self.factor.reached(rows[some].T) ** 2).sum(axis=0)
         return np.asarray(mean), variance
 
     def precision(self, residual: FloatArray, budget: int = _BUDGET) -> Precision:
@@ -265,7 +271,7 @@ class SparsePrecision:
     @property
     def _rows(self) -> Any:
         eq = self.state._eq
-        return eq.W @ eq.scale(self.state.roots)
+        return eq.rows(self.state.roots, [*(block.Z for block in eq.blocks), eq.basis])
 
     @property
     def diagonal(self) -> FloatArray:
@@ -277,12 +283,8 @@ class SparsePrecision:
     def block(self, rows: Rows) -> FloatArray:
         """Return P_SS (s, s)."""
         e = self.state.sigma2_e
-        half = self.state.factor.half(np.asarray(self._rows[rows].toarray()).T)
+        half = self.state.factor.reached(self._rows[rows].T)
         return np.asarray((np.eye(len(rows)) - half.T @ half / e) / e)
-
-
-def _array(part: Any) -> FloatArray:
-    return np.asarray(part.toarray() if hasattr(part, "toarray") else part)
 
 
 def _root(sigma: FloatArray) -> FloatArray | None:

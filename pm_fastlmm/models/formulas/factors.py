@@ -46,6 +46,8 @@ def as_at_first(made: "pd.Series[Any]", state: dict[str, Any]) -> "pd.Series[Any
     levels = made.cat.categories.tolist()
     known = state.setdefault("levels", levels)
     by_text = {level_text(level): level for level in known}
+    if known is levels and len(by_text) == len(levels):
+        return made.reset_index(drop=True)
     levels = [by_text.get(level_text(level), level) for level in levels]
     every = [*known, *(level for level in levels if level_text(level) not in by_text)]
     place = {level: i for i, level in reversed(list(enumerate(every)))}  # the first of equal ones

@@ -9,6 +9,7 @@ are identifiers, too, once they are escaped.
 import ast
 import keyword
 import re
+from functools import lru_cache
 from typing import Any
 
 _COLUMN, _FUNCTION = "flmm_", "flmmcall_"
@@ -39,7 +40,12 @@ def plain(text: str) -> str:
         inner = text[marker.end() + 1 : end - 1]
         kept = f"({inner})" if _is_operation(inner) else inner
         text = text[: marker.start()] + kept + text[end:]
-    return _ESCAPED.sub(lambda match: plain_name(_unescape(match[2])), text)
+    return _ESCAPED.sub(lambda match: _readable(match[2]), text)
+
+
+@lru_cache(maxsize=1000)  # thousands of columns of a factor have one name in them
+def _readable(escaped: str) -> str:
+    return plain_name(_unescape(escaped))
 
 
 def plain_name(name: str) -> str:

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from formulaic import model_matrix
 
 from pm_fastlmm.models.formulas.names import calls_in, columns_in, names_of_factor
+from pm_fastlmm.models.formulas.sparse_encoding import MATERIALIZER
 from pm_fastlmm.spectrum import sparse_projection
 from pm_fastlmm.spectrum.sparse_projection import not_formed
 
@@ -58,10 +59,11 @@ class SparseMatrix:
     def of(cls, formula: Any, table: pd.DataFrame, context: Mapping[str, Any], dropped: set[int] | None = None) -> Self:
         """Encode the right-hand side of a formula without the rows `dropped`, or new rows by a specification."""
         out = set() if dropped is None else dropped
-        options = {} if hasattr(formula, "encoder_state") else {"na_action": "drop", "output": "sparse"}
+        first = {"na_action": "drop", "output": "sparse", "materializer": MATERIALIZER}
+        options = {} if hasattr(formula, "encoder_state") else first
         made = model_matrix(formula, table, context=context, drop_rows=out, **options)
         values = sp.csr_array(made.__wrapped__, dtype=np.float64)
-        return cls(values, np.setdiff1d(np.arange(len(table)), list(out)).astype(np.intp), made.model_spec)
+        return cls(values, np.delete(np.arange(len(table), dtype=np.intp), sorted(out)), made.model_spec)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -79,7 +81,7 @@ class SparseMatrix:
         counts[rows + 1] = np.diff(self.values.indptr)
         parts = self.values.data, self.values.indices, np.cumsum(counts)
         placed = sp.csr_array(parts, shape=(len(complete), self.values.shape[1]))
-        others = np.setdiff1d(np.arange(len(complete)), rows)
+        others = np.delete(np.arange(len(complete)), rows)
         if not len(others):
             return placed
         gaps = np.full(len(others), np.nan), (others, np.zeros(len(others), dtype=np.int64))
