@@ -102,7 +102,7 @@ def maximise(
     if state is None:
         raise ValueError(
             f"the likelihood is not defined at the start, {objective.described(start)}: V is not positive definite "
-            "there. Give another start="
+            "there. Give another start=, or other values to fixed="
         )
     omega, state = objective.rescaled(omega, state) or (omega, state)
     steps, explored = Steps(), False

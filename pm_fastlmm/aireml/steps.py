@@ -149,6 +149,8 @@ class Steps:
             lambda t: np.clip(omega + t * step, lower, upper), step, float(score @ step), decrement, kind, length
         )
         newton = _along_face(objective, omega, score, information) if self.crawling else None
+        if newton is not None and idle and newton.decrement > _END:  # it is taken, and no end while the other promises
+            newton = newton._replace(decrement=max(newton.decrement, decrement))
         out = average if newton is None or newton.decrement < decrement else newton
         self.decrement = out.decrement
         return out

@@ -1,6 +1,6 @@
 """From an objective to its VarianceFit: start, bounds, the iteration, and the verdict on where it ended."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -127,14 +127,14 @@ def _prepared(objective: Any, start: Any, fixed: Any, bounds: Any) -> tuple[Any,
 def _named(objective: Any, names: Any) -> Any:
     """Return which elements of θ are named."""
     out = np.zeros(len(objective.names), dtype=bool)
-    for name in [names] if isinstance(names, str) else names:
+    for name in [names] if isinstance(names, str) else getattr(names, "keys", lambda: names)():
         out[objective.place(name, "fixed")] = True
     return out
 
 
 def _started(objective: Any, start: Any, fixed: Any) -> FloatArray:
     """Return θ of the values that are fixed and, where they are not all of it, of a start, which needs a residual."""
-    values = fixed if isinstance(fixed, Mapping) else {}
+    values = fixed if hasattr(fixed, "items") else {}
     if _named(objective, values).all():
         return np.asarray(objective.read(values, np.zeros(len(objective.names)), "fixed"))
     objective.require_residual()

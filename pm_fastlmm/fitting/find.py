@@ -68,7 +68,7 @@ def find_reml(
     start : mapping or sequence, optional
         Values of θ by name (see `fit.theta`), the others by default; default MINQUE(0), for `DenseLMM` the initial
         values of its variables. An unstructured matrix may be given as a whole, by the name of its term.
-    fixed : mapping or sequence of names
+    fixed : mapping, Series or sequence of names
         Parameters that keep a value: that of the mapping, or that of the start. With all of them fixed nothing is
         estimated, and the fit has effects, fixed effects and predictions at these values:
         `fixed={"animal": 20, "residual": 40}`, or, of correlated effects, `fixed={"animal": [[20, 5], [5, 9]], …}`.

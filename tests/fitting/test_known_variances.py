@@ -66,6 +66,8 @@ def test_nothing_to_estimate_leaves_the_equations_to_be_solved(oracle, fitted, y
         assert_allclose(effects["se"], np.sqrt(np.diag(dense.pev)), rtol=1e-9)
         assert_allclose(effects["reliability"], 1 - np.diag(dense.pev) / (G * np.diag(K)), rtol=1e-8)
         assert fit.refit(TABLE[y] + 1).theta["id"] == G
+        again = flmm.find_reml(f"{y} ~ x + (1 | id)", TABLE, known={"id": K}, fixed=fit.theta, **QUIET)  # a Series
+        assert again.loglik == fit.loglik
         assert_allclose(fit.function(lambda v: v["id"] / v["residual"]).estimate, G / E)
 
 
