@@ -137,7 +137,8 @@ class Steps:
         step, decrement = propose(objective, omega, score, information)
         kind, length = "AI", 1.0 if self.last is None else self.last.best_length(score)
         self.idle = self.idle + 1 if decrement > _IDLE * self.decrement else 0
-        near = max(self.decrement, decrement) < _NEAR_END or self.idle >= _PATIENCE
+        idle = self.idle >= _PATIENCE
+        near = idle or max(self.decrement, decrement) < _NEAR_END
         self.curvature = Curvature.at(omega, score, information, after=self.curvature if near else None)
         if near and not self.crawling:
             face = objective.face(omega, information)
