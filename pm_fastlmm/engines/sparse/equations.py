@@ -149,6 +149,10 @@ class Equations:
 
     def scale(self, roots: Sequence[FloatArray]) -> sp.csc_array:
         """Return Λ."""
+        if all(root.size == 1 for root in roots):
+            own = np.repeat([*(root[0, 0] for root in roots), 1.0], np.diff(self.ends))
+            size = len(own)
+            return sp.csc_array((own, np.arange(size), np.arange(size + 1)), shape=(size, size))
         pairs = zip(roots, self.blocks, strict=True)
         parts = [sp.kron(sp.eye_array(block.levels), root, format="csc") for root, block in pairs]
         return sp.csc_array(sp.block_diag([*parts, sp.eye_array(self.basis.shape[1])], format="csc"))

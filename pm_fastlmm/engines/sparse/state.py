@@ -42,8 +42,8 @@ class SparseState(TermState):
         L_k, lower triangular.
     factor : Factor
         Of C.
-    solved, residual : (N,) and (n,) arrays
-        v̂ with the coordinates of X last, and ê = y - WΛv̂.
+    first : (N,) array
+        v̂ with the coordinates of X last, by one solve.
     """
 
     products: Any
@@ -52,8 +52,7 @@ class SparseState(TermState):
     sigma2_e: float
     roots: list[FloatArray]
     factor: Factor
-    solved: FloatArray
-    residual: FloatArray
+    first: FloatArray
     loglik: float
     yPy: float
 
@@ -70,23 +69,40 @@ class SparseState(TermState):
         except NotPositiveDefinite:
             return None
         scale = eq.scale(known)
-        solved, residual = np.zeros(eq.ends[-1]), response.y
-        for _ in range(2):  # the second is a step of refinement
-            solved = solved + factor.solve(scale.T @ (eq.Wt @ residual) / e - eq.Q @ solved)
-            residual = response.y - eq.W @ (scale @ solved)
-        yPy = float(residual @ residual) / e + float(solved @ (eq.Q @ solved))  # a sum: nothing cancels
+        first = factor.solve(scale.T @ (eq.Wt @ response.y) / e)
+        residual = response.y - eq.W @ (scale @ first)
+        # a sum, in which nothing cancels; and a minimum over v, whose error is the square of that of v̂
+        yPy = float(residual @ residual) / e + float(first @ (eq.Q @ first))
         logdet = p.df * math.log(e) + p.fixed * math.log(e) + p.known_logdet + factor.logdet
         if p.fixed:
             logdet -= p.projection.logdet_basis
         loglik = -0.5 * (p.df * LOG_2PI + logdet + yPy)
         if not math.isfinite(loglik):
             return None
-        return cls(p, response, list(sigma), e, known, factor, solved, residual, loglik, yPy)
+        return cls(p, response, list(sigma), e, known, factor, first, loglik, yPy)
 
     @property
     def _eq(self) -> Equations:
         equations: Equations = self.products.equations
         return equations
+
+    @cached_property
+    def _refined(self) -> tuple[FloatArray, FloatArray]:
+        eq, e, y = self._eq, self.sigma2_e, self.response.y
+        scale = eq.scale(self.roots)
+        residual = y - eq.W @ (scale @ self.first)
+        solved = self.first + self.factor.solve(scale.T @ (eq.Wt @ residual) / e - eq.Q @ self.first)
+        return solved, y - eq.W @ (scale @ solved)
+
+    @property
+    def solved(self) -> FloatArray:
+        """v̂ after a step of refinement, (N,)."""
+        return self._refined[0]
+
+    @property
+    def residual(self) -> FloatArray:
+        """ê = y - WΛv̂ of that, (n,)."""
+        return self._refined[1]
 
     @cached_property
     def _inverse(self) -> FloatArray:

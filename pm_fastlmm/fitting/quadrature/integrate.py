@@ -15,7 +15,7 @@ from pm_fastlmm.fitting.quadrature.region import Region
 _COARSE = 100  # times the tolerance, above which the last coefficients say that a check would fail
 _START = {1: 7, 2: 5, 3: 5}  # nodes along an axis
 _MOST = {1: 257, 2: 1100, 3: 5000}  # nodes, a quarter of the evaluations before the region is found
-_CHECKS = {1: 4, 2: 8, 3: 8}  # draws at which the interpolant is compared with the likelihood
+_CHECKS = {1: 2, 2: 8, 3: 8}  # draws at which the interpolant is compared with the likelihood
 
 
 class Found(NamedTuple):

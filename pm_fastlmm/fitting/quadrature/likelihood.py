@@ -60,6 +60,9 @@ class Likelihood:
 
     def residual_variance(self) -> float:
         """Return s² of the least-squares fit: without terms V is its own."""
+        left = self.objective.least_squares
+        if left is not None:
+            return float(self.unit[-1]) * left / self.objective.residual_df
         return math.exp(self(np.zeros(len(self.unit) - 1)).log_q) / self.objective.residual_df
 
     def smallest(self, k: int, ratio: float) -> float:
