@@ -9,6 +9,7 @@ is singular; the moments are not.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ _POINTS = 2048
 _GENERATOR = (
     797  # of a lattice whose errors are about those of Sobol' points in 1 to 12 dimensions, larger in some of 16
 )
+_SPREAD = 200  # draws that show a node where its posterior is
 _MAX_QUADRATURE = 25
 _MAX_LAPLACE = 500
 
@@ -90,13 +92,11 @@ def posterior_seed(kept: Kept, node: LMMNode, *, chains: int, rng: np.random.Gen
     def search(units: Units) -> tuple[FloatArray, FloatArray, FloatArray]:
         mean, cov = mode_near(logp, match_reml(node, constrain, units(logp, x0), x0), units, exact)
         if exact:
-            return _quadrature(logp, mean, cov, chains, rng)
-        return mean, cov, mean + rng.standard_normal((chains, mean.size)) @ np.linalg.cholesky(cov).T
+            with node.guarded():
+                return _quadrature(logp, mean, cov, chains, rng)
+        return mean, cov, _normal(mean, cov, chains, rng)
 
-    try:
-        mean, cov, draws = search(ones)
-    except SeedError:  # coordinates of very different size may be why
-        mean, cov, draws = search(units_of)
+    mean, cov, draws = _settled(node, search, constrain, rng)
     return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint, exact)
 
 
@@ -114,11 +114,36 @@ def posterior_mode(kept: Kept, node: LMMNode) -> dict[str, Any]:
     constrain = kept.once(_compile_constrain, free, values, initial)
     x0 = _ravel(initial)
     few = x0.size <= _MAX_QUADRATURE and node.cheap
-    try:
-        mode, _ = mode_near(logp, match_reml(node, constrain, ones(logp, x0), x0), ones, few)
-    except SeedError:
-        mode, _ = mode_near(logp, match_reml(node, constrain, units_of(logp, x0), x0), units_of, few)
+
+    def search(units: Units) -> tuple[FloatArray, FloatArray]:
+        return mode_near(logp, match_reml(node, constrain, units(logp, x0), x0), units, few)
+
+    mode, _ = _settled(node, search, constrain, np.random.default_rng(0))
     return _initvals(free, constrain(mode)[0])
+
+
+def _settled[*Rest](
+    node: LMMNode, search: Callable[[Units], tuple[FloatArray, FloatArray, *Rest]], constrain: Any,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray, *Rest]:  # fmt: skip
+    """Return mean, covariance and what else a search finds, once the density of the node is that of what it found."""
+    while True:
+        try:
+            found = search(ones)
+        except SeedError:  # coordinates of very different size may be why
+            found = search(units_of)
+        mean, cov, *_ = found
+        if not node.adapt(partial(_estimated, constrain, mean, cov, rng)):
+            return found
+
+
+def _estimated(constrain: Any, mean: FloatArray, cov: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Return what the node estimates, at draws from a normal approximation."""
+    return np.array([constrain(x)[1] for x in _normal(mean, cov, _SPREAD, rng)])
+
+
+def _normal(mean: FloatArray, cov: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    return np.asarray(mean + rng.standard_normal((count, mean.size)) @ np.linalg.cholesky(cov).T)
 
 
 def _coordinates(kept: Kept, node: LMMNode) -> tuple[list[Any], list[Any], dict[str, FloatArray]]:
