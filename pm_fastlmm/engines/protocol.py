@@ -249,6 +249,10 @@ class LMMNode(PartOfModel, Described, ABC):
         """Return the graph of the log-density of the data, as `sample` takes it."""
         return pm.logp(self.rv, model.rvs_to_values[self.rv])
 
+    def reaches(self, values: FloatArray) -> bool:
+        """Return whether `density` is quick at values of `estimated`, where it is quick at all."""
+        return True
+
     def adapt(self, values: Callable[[], FloatArray]) -> bool:
         """Be told values (m, …) of `estimated` at which the posterior is; return whether the density has changed."""
         return False

@@ -78,6 +78,11 @@ class InterpolatedNode(LMMNode):
         (theta,) = self.estimated()
         return InterpolatedLoglik(self.interpolated)(theta)[0]
 
+    def reaches(self, values: FloatArray) -> bool:
+        """Return whether they are in the region."""
+        smooth = self.interpolated.smooth
+        return smooth is None or smooth(values) is not None
+
     def adapt(self, values: Callable[[], FloatArray]) -> bool:
         """Let the interpolant cover the posterior."""
         return self.interpolated.smooth is not None and self.interpolated.adapt(values())

@@ -90,13 +90,16 @@ def posterior_seed(kept: Kept, node: LMMNode, *, chains: int, rng: np.random.Gen
     exact = x0.size <= _MAX_QUADRATURE and node.cheap
 
     def search(units: Units) -> tuple[FloatArray, FloatArray, FloatArray]:
-        mean, cov = mode_near(logp, match_reml(node, constrain, units(logp, x0), x0), units, exact)
-        if exact:
+        mean, cov = _mode(node, logp, constrain, x0, units, exact, rng)
+        if not exact:
+            return mean, cov, _normal(mean, cov, chains, rng)
+        while True:
             with node.guarded():
-                return _quadrature(logp, mean, cov, chains, rng)
-        return mean, cov, _normal(mean, cov, chains, rng)
+                found = _quadrature(logp, mean, cov, chains, rng)
+            if not node.adapt(partial(_estimated, constrain, *found[:2], rng)):
+                return found
 
-    mean, cov, draws = _settled(node, search, constrain, rng)
+    mean, cov, draws = _in_some_units(search)
     return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint, exact)
 
 
@@ -115,26 +118,27 @@ def posterior_mode(kept: Kept, node: LMMNode) -> dict[str, Any]:
     x0 = _ravel(initial)
     few = x0.size <= _MAX_QUADRATURE and node.cheap
 
-    def search(units: Units) -> tuple[FloatArray, FloatArray]:
-        return mode_near(logp, match_reml(node, constrain, units(logp, x0), x0), units, few)
-
-    mode, _ = _settled(node, search, constrain, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    mode, _ = _in_some_units(lambda units: _mode(node, logp, constrain, x0, units, few, rng))
     return _initvals(free, constrain(mode)[0])
 
 
-def _settled[*Rest](
-    node: LMMNode, search: Callable[[Units], tuple[FloatArray, FloatArray, *Rest]], constrain: Any,
-    rng: np.random.Generator,
-) -> tuple[FloatArray, FloatArray, *Rest]:  # fmt: skip
-    """Return mean, covariance and what else a search finds, once the density of the node is that of what it found."""
+def _in_some_units[T](search: Callable[[Units], T]) -> T:
+    """Return what is found with coordinates of size 1, or where that fails with their own, which may differ much."""
+    try:
+        return search(ones)
+    except SeedError:
+        return search(units_of)
+
+
+def _mode(
+    node: LMMNode, logp: Density, constrain: Any, x0: FloatArray, units: Units, few: bool, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Return the mode and the inverse curvature there; if the density of the node is adapted to it, that anew."""
     while True:
-        try:
-            found = search(ones)
-        except SeedError:  # coordinates of very different size may be why
-            found = search(units_of)
-        mean, cov, *_ = found
-        if not node.adapt(partial(_estimated, constrain, mean, cov, rng)):
-            return found
+        mode, cov = mode_near(logp, match_reml(node, constrain, units(logp, x0), x0), units, few)
+        if node.reaches(constrain(mode)[1]) or not node.adapt(partial(_estimated, constrain, mode, cov, rng)):
+            return mode, cov
 
 
 def _estimated(constrain: Any, mean: FloatArray, cov: FloatArray, rng: np.random.Generator) -> FloatArray:
@@ -254,6 +258,8 @@ def _quadrature(
     for _ in range(_ROUNDS):
         points = mean + standard @ np.linalg.cholesky(cov).T
         log_weights = np.array([logp(x)[0] for x in points]) - log_proposal
+        if not math.isfinite(log_weights.max()):
+            raise SeedError("the posterior is not where its mode was found")
         weights = np.exp(log_weights - log_weights.max())
         weights /= weights.sum()
         effective = 1 / (weights**2).sum()
