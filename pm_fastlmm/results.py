@@ -4,7 +4,7 @@ from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.fitting.fit import VarianceFit
-from pm_fastlmm.fitting.quadrature.result import VariancePosterior
+from pm_fastlmm.fitting.posterior import VariancePosterior
 from pm_fastlmm.kernel.effects.coefficients import FactorEffects
 from pm_fastlmm.kernel.effects.effects import Prediction
 from pm_fastlmm.kernel.exact.result import ExactPosterior

@@ -152,6 +152,11 @@ class Objective(ABC):
         """Return yᵀPy of a state, which a total variance is integrated out with."""
         raise ValueError(f"the likelihood of {', '.join(self.names)} does not keep yᵀPy.")
 
+    @property
+    def least_squares(self) -> float | None:
+        """What β̂ of least squares leaves of the squares of y, where β is integrated out and y is kept; else None."""
+        return None
+
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
         """
         Return the variance that each component gives an observation on average, by name; the residual is last.

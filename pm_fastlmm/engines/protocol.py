@@ -2,7 +2,7 @@
 
 from abc import ABC
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -17,6 +17,7 @@ from pytensor.tensor.basic import get_underlying_scalar_constant_value
 from pytensor.tensor.exceptions import NotScalarConstantError
 from pytensor.tensor.variable import TensorConstant
 
+from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray, Ids, shown
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.copies import PartOfModel
@@ -232,6 +233,33 @@ class LMMNode(PartOfModel, Described, ABC):
     def target(self) -> Target | None:
         """Return where the likelihood is highest, pulled inside all bounds: a sampler starts there."""
         return None
+
+    def to_interpolate(self, model: pm.Model) -> Objective | None:
+        """
+        Return the likelihood over what `estimated` gives, for `sample` to interpolate; None where that is no gain.
+
+        Raises
+        ------
+        ValueError
+            If the likelihood is dear, but depends on more than that; the text says on what.
+        """
+        return None
+
+    def density(self, model: pm.Model) -> Any:
+        """Return the graph of the log-density of the data, as `sample` takes it."""
+        return pm.logp(self.rv, model.rvs_to_values[self.rv])
+
+    def reaches(self, values: FloatArray) -> bool:
+        """Return whether `density` is quick at values of `estimated`, where it is quick at all."""
+        return True
+
+    def adapt(self, values: Callable[[], FloatArray]) -> bool:
+        """Be told values (m, …) of `estimated` at which the posterior is; return whether the density has changed."""
+        return False
+
+    def guarded(self) -> AbstractContextManager[None]:
+        """Return a context in which the density may be 0 where a posterior has next to no mass, if that saves time."""
+        return nullcontext()
 
     @property
     def numbers(self) -> int:

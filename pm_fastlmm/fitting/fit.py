@@ -18,7 +18,7 @@ from pm_fastlmm.base.copies import PartOfModel
 from pm_fastlmm.base.display import listed
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.fitting.checks import VarianceChecks
-from pm_fastlmm.fitting.quadrature.result import VariancePosterior
+from pm_fastlmm.fitting.posterior import VariancePosterior
 from pm_fastlmm.models.share_prior import SharePrior
 
 

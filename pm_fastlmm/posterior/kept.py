@@ -11,9 +11,10 @@ Whoever samples takes a model out of those kept, and puts it back when done: no 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +71,10 @@ class Kept:
         """Return a model as it is, which is not kept."""
         return cls(model, node.rv, node.estimated())
 
+    def holds(self, data: Any) -> bool:
+        """Return whether an operation of the model has these data."""
+        return any(place.data is data for place in self.held)
+
     def once(self, make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Return what `make(self, *arguments, **options)` made the first time, for each set of options."""
         key = make, tuple(options.items())
@@ -94,9 +99,13 @@ _KEPT: OrderedDict[Hashable, Kept] = OrderedDict()
 
 
 @contextmanager
-def lent(model: pm.Model, node: LMMNode) -> Iterator[Kept]:
-    """Lend the kept model that is this one with its numbers, or the model itself where it cannot be cut."""
-    cut = _cut(model, node)
+def lent(model: pm.Model, node: LMMNode, instead: Mapping[str, LMMNode] = MappingProxyType({})) -> Iterator[Kept]:
+    """
+    Lend the kept model that is this one with its numbers, or the model itself where it cannot be cut.
+
+    `instead` are nodes with another density, by name, that take the place of those of the model.
+    """
+    cut = _cut(model, node, instead)
     if cut is None:
         yield Kept.of(model, node)
         return
@@ -160,14 +169,14 @@ class _Cut(NamedTuple):
         return Kept(frozen, frozen[self.node], graph_replace(estimated, same, strict=False), self.numbers, self.held)
 
 
-def _cut(model: pm.Model, node: LMMNode) -> _Cut | None:
+def _cut(model: pm.Model, node: LMMNode, instead: Mapping[str, LMMNode]) -> _Cut | None:
     """
     Replace the nodes of a model by their log-densities, and numbers by shared variables.
 
     None if a node is not observed, other variables depend on an observed one, initial values are symbolic, or variables
     are of `pymc.dims`, which have no gradient in the log-density of a potential.
     """
-    nodes = lmm_nodes(model)
+    nodes = [instead.get(own.name, own) for own in lmm_nodes(model)]
     initial = {rv: value for rv, value in model.rvs_to_initial_values.items() if value is not None}
     symbolic = any(isinstance(value, str | Variable) for value in initial.values())
     if symbolic or any(n.observed is None for n in nodes) or any(hasattr(rv.type, "dims") for rv in model.basic_RVs):
@@ -176,7 +185,7 @@ def _cut(model: pm.Model, node: LMMNode) -> _Cut | None:
     fgraph, memo = fgraph_from_model(model)
     model.rvs_to_initial_values |= initial
     free = {rv: memo[rv] for rv in model.free_RVs}
-    densities = [pm.logp(other.rv, model.rvs_to_values[other.rv]) for other in nodes]
+    densities = [other.density(model) for other in nodes]
     estimated = node.estimated()
     graphs = graph_replace([*densities, *estimated], free, strict=False)
     replaced = {memo[other.rv]: model_potential(g, other.name) for other, g in zip(nodes, graphs, strict=False)}

@@ -1,6 +1,7 @@
 """Seeded NUTS: `sample` finds the node in the model, seeds the sampler, and reports variances, shares and β."""
 
 import logging
+import math
 import warnings
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ from pm_fastlmm.engines.graphs import initial_point, reaching
 from pm_fastlmm.engines.labels import derived, over_coef
 from pm_fastlmm.engines.nodes import find_node, lmm_nodes, model_here
 from pm_fastlmm.engines.protocol import LMMNode
+from pm_fastlmm.posterior.interpolation import interpolate, report, to_interpolate
 from pm_fastlmm.posterior.kept import Kept, lent
 from pm_fastlmm.posterior.mode import SeedError
 from pm_fastlmm.posterior.nutpie_draws import NUTPIE_OPTIONS, draw_by_nutpie
@@ -42,16 +44,27 @@ def sample(
     var_name: str | None = None,
     nuts_sampler: Literal["pymc", "nutpie", "numpyro"] = "pymc",
     effects: bool = True,
+    loglik_tolerance: float = 1e-4,
     random_seed: Any = None,
     **kwargs: Any,
 ) -> xr.DataTree:
-    """
+    r"""
     Sample a model with a FastLMM, LengthscaleLMM, StructuredLMM, DenseLMM or FourierLMM node by NUTS, seeded by REML.
 
     REML gives the start. The posterior covariance of the variables that reach the node (on PyMC's unconstrained scale)
     is computed by quadrature around it and given to NUTS, so that the warm-up is short. All other variables keep PyMC's
     start and unit scale, and are adapted in a warm-up of PyMC's usual length. Other samplers than PyMC's own take no
     covariance; they start at the posterior mode of those variables, beside the REML estimate.
+
+    **A likelihood that takes a factorisation**, such as that of a large pedigree, is interpolated in one to three
+    ratios of variances for this run, whatever else the model has. With σ²_e in closed form it is
+
+    .. math:: \ell(\theta) = -\tfrac12 [p \log \sigma^2_e + f(r) + g(r)/\sigma^2_e], \qquad r_k = \sigma^2_k/\sigma^2_e,
+
+    with f and log g from Chebyshev nodes over the region where the posterior is. Some dozens to some hundreds of
+    factorisations take the place of tens of thousands. Outside the region the likelihood is evaluated itself: nothing
+    is extrapolated. `model.logp` stays exact. β has to be integrated out under a flat prior, and the variances to be
+    numbers, not matrices; otherwise a message says why each step is an evaluation.
 
     What was compiled for the last four models is kept: another model of the same structure, with other data or other
     constants in its priors, is sampled without compiling it again.
@@ -76,6 +89,8 @@ def sample(
         Whether draws of the coefficients β that a node integrates out, `{name}_beta`, are added where they are quick:
         of one kernel, and of several terms of few effects. Elsewhere a message names `recover_effects`, which adds them
         and the random effects.
+    loglik_tolerance : float
+        Up to which error of the log-likelihood nodes of the interpolation are added; 0 interpolates nothing.
     **kwargs
         Passed to `pymc.sample`: cores, progressbar, target_accept, var_names … With `step=` or `initvals=` the seed is
         left out and PyMC does what it always does.
@@ -86,17 +101,20 @@ def sample(
         As from `pymc.sample`. A FastLMM node adds `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve`
         to the posterior; a LengthscaleLMM node `{name}_lengthscale` and the same without `_pve`; a StructuredLMM node
         `{name}_variance` and `{name}_share` of each term and the residual; both `{name}_beta`, one draw for each of
-        the variances; unless the model has variables of these names.
+        the variances; unless the model has variables of these names. Of an interpolated likelihood the attributes of
+        the posterior have `{name}_loglik_error`, the largest at six draws, where it is evaluated itself;
+        `_loglik_draws_outside`, which were evaluated exactly; `_loglik_nodes` and `_loglik_evaluations`.
 
     Raises
     ------
     ValueError
-        If return_inferencedata=False: what is added needs a DataTree.
+        If return_inferencedata=False: what is added needs a DataTree; or loglik_tolerance is negative.
 
     Warns
     -----
     UserWarning
-        If the seed cannot be computed; PyMC's default initialisation is used then.
+        If the seed cannot be computed; PyMC's default initialisation is used then. If an interpolated log-likelihood is
+        wrong by more than 1e-3 at a draw.
 
     Examples
     --------
@@ -115,6 +133,10 @@ def sample(
             "flmm.sample adds the variances of the nodes to a DataTree: leave return_inferencedata=False out, or call "
             "pm.sample."
         )
+    if not 0 <= loglik_tolerance < math.inf:
+        raise ValueError(
+            f"loglik_tolerance must be a number from 0 on, got {loglik_tolerance}; 0 evaluates the likelihood itself."
+        )
     if not isinstance(model, pm.Model | None):
         from pm_fastlmm.models.lmm_model import lmm_model  # a model needs no formulaic, which takes long to import
 
@@ -129,10 +151,16 @@ def sample(
     frozen = freeze_dims_and_data(model)
     node = find_node(frozen, node.name)
     whole = "idata_kwargs" in kwargs  # which may ask for the log-likelihood of each variable
-    with nullcontext(Kept.of(frozen, node)) if whole else lent(frozen, node) as kept:
-        if not kept.compiled and not kwargs.get("quiet"):
-            _LOG.info("Compiling the model, once for all of its structure")
-        idata = _seeded(kept, node, frozen, nuts_sampler, random_seed, arguments, kwargs)
+    say = (lambda message: None) if kwargs.get("quiet") else _LOG.info
+    instead = to_interpolate(frozen, loglik_tolerance, say)
+    *_, rng = np.random.default_rng(random_seed).spawn(4)  # the first are of the seed, the sampler and the coefficients
+    with nullcontext(Kept.of(frozen, node)) if whole else lent(frozen, node, instead) as kept:
+        show = bool(kwargs.get("progressbar", True)) and not kwargs.get("quiet")
+        interpolate(instead.values(), kept, rng, say, progressbar=show)
+        if not kept.compiled:
+            say("Compiling the model, once for all of its structure")
+        idata = _seeded(kept, instead.get(node.name, node), frozen, nuts_sampler, random_seed, arguments, kwargs)
+    report(idata, frozen, instead.values(), rng)
     idata = add_derived(_with_data(idata, model), model)
     return _with_coefficients(idata, model, random_seed, kwargs) if effects else idata
 

@@ -9,6 +9,7 @@ is singular; the moments are not.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ _POINTS = 2048
 _GENERATOR = (
     797  # of a lattice whose errors are about those of Sobol' points in 1 to 12 dimensions, larger in some of 16
 )
+_SPREAD = 200  # draws that show a node where its posterior is
 _MAX_QUADRATURE = 25
 _MAX_LAPLACE = 500
 
@@ -88,15 +90,16 @@ def posterior_seed(kept: Kept, node: LMMNode, *, chains: int, rng: np.random.Gen
     exact = x0.size <= _MAX_QUADRATURE and node.cheap
 
     def search(units: Units) -> tuple[FloatArray, FloatArray, FloatArray]:
-        mean, cov = mode_near(logp, match_reml(node, constrain, units(logp, x0), x0), units, exact)
-        if exact:
-            return _quadrature(logp, mean, cov, chains, rng)
-        return mean, cov, mean + rng.standard_normal((chains, mean.size)) @ np.linalg.cholesky(cov).T
+        mean, cov = _mode(node, logp, constrain, x0, units, exact, rng)
+        if not exact:
+            return mean, cov, _normal(mean, cov, chains, rng)
+        while True:
+            with node.guarded():
+                found = _quadrature(logp, mean, cov, chains, rng)
+            if not node.adapt(partial(_estimated, constrain, *found[:2], rng)):
+                return found
 
-    try:
-        mean, cov, draws = search(ones)
-    except SeedError:  # coordinates of very different size may be why
-        mean, cov, draws = search(units_of)
+    mean, cov, draws = _in_some_units(search)
     return Seed(tuple(initial), mean, cov, [_initvals(free, constrain(draw)[0]) for draw in draws], joint, exact)
 
 
@@ -114,11 +117,37 @@ def posterior_mode(kept: Kept, node: LMMNode) -> dict[str, Any]:
     constrain = kept.once(_compile_constrain, free, values, initial)
     x0 = _ravel(initial)
     few = x0.size <= _MAX_QUADRATURE and node.cheap
-    try:
-        mode, _ = mode_near(logp, match_reml(node, constrain, ones(logp, x0), x0), ones, few)
-    except SeedError:
-        mode, _ = mode_near(logp, match_reml(node, constrain, units_of(logp, x0), x0), units_of, few)
+
+    rng = np.random.default_rng(0)
+    mode, _ = _in_some_units(lambda units: _mode(node, logp, constrain, x0, units, few, rng))
     return _initvals(free, constrain(mode)[0])
+
+
+def _in_some_units[T](search: Callable[[Units], T]) -> T:
+    """Return what is found with coordinates of size 1, or where that fails with their own, which may differ much."""
+    try:
+        return search(ones)
+    except SeedError:
+        return search(units_of)
+
+
+def _mode(
+    node: LMMNode, logp: Density, constrain: Any, x0: FloatArray, units: Units, few: bool, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Return the mode and the inverse curvature there; if the density of the node is adapted to it, that anew."""
+    while True:
+        mode, cov = mode_near(logp, match_reml(node, constrain, units(logp, x0), x0), units, few)
+        if node.reaches(constrain(mode)[1]) or not node.adapt(partial(_estimated, constrain, mode, cov, rng)):
+            return mode, cov
+
+
+def _estimated(constrain: Any, mean: FloatArray, cov: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Return what the node estimates, at draws from a normal approximation."""
+    return np.array([constrain(x)[1] for x in _normal(mean, cov, _SPREAD, rng)])
+
+
+def _normal(mean: FloatArray, cov: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    return np.asarray(mean + rng.standard_normal((count, mean.size)) @ np.linalg.cholesky(cov).T)
 
 
 def _coordinates(kept: Kept, node: LMMNode) -> tuple[list[Any], list[Any], dict[str, FloatArray]]:
@@ -229,6 +258,8 @@ def _quadrature(
     for _ in range(_ROUNDS):
         points = mean + standard @ np.linalg.cholesky(cov).T
         log_weights = np.array([logp(x)[0] for x in points]) - log_proposal
+        if not math.isfinite(log_weights.max()):
+            raise SeedError("the posterior is not where its mode was found")
         weights = np.exp(log_weights - log_weights.max())
         weights /= weights.sum()
         effective = 1 / (weights**2).sum()

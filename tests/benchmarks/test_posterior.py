@@ -6,7 +6,7 @@ import pytest
 from herds import simulate_herds
 
 import pm_fastlmm as flmm
-from pm_fastlmm.fitting.quadrature.likelihood import Likelihood
+from pm_fastlmm.quadrature.likelihood import Likelihood
 
 pytestmark = pytest.mark.benchmark
 

@@ -45,8 +45,8 @@ class SparseState(TermState):
         L_k, lower triangular.
     factor : Factor
         Of C.
-    solved, residual : (N,) and (n,) arrays
-        v̂ with the coordinates of X last, and ê = y - WΛv̂.
+    first : (N,) array
+        v̂ with the coordinates of X last, by one solve.
     """
 
     products: Any
@@ -55,8 +55,7 @@ class SparseState(TermState):
     sigma2_e: float
     roots: list[FloatArray]
     factor: Factor
-    solved: FloatArray
-    residual: FloatArray
+    first: FloatArray
     loglik: float
     yPy: float
 
@@ -72,29 +71,43 @@ class SparseState(TermState):
             factor = eq.factorise(known, e)
         except NotPositiveDefinite:
             return None
-        transposed = [root.T for root in known]
-        solved = np.zeros(eq.ends[-1])
-        left = eq.scaled(transposed, eq.across(response.y)) / e
-        for _ in range(2):  # the second, where it is worth it, is a step of refinement
-            solved = solved + factor.solve(left)
-            residual = response.y - eq.along(eq.scaled(known, solved))
-            penalty = eq.penalised(solved)
-            left = eq.scaled(transposed, eq.across(residual)) / e - penalty
-            if np.abs(left).max(initial=0.0) <= _SOLVED * np.abs(penalty).max(initial=0.0):
-                break
-        yPy = float(residual @ residual) / e + float(solved @ penalty)  # a sum: nothing cancels
+        first = factor.solve(eq.scaled([root.T for root in known], eq.across(response.y)) / e)
+        residual = response.y - eq.along(eq.scaled(known, first))
+        # a sum, in which nothing cancels; and a minimum over v, whose error is the square of that of v̂
+        yPy = float(residual @ residual) / e + float(first @ eq.penalised(first))
         logdet = p.df * math.log(e) + p.fixed * math.log(e) + p.known_logdet + factor.logdet
         if p.fixed:
             logdet -= p.projection.logdet_basis
         loglik = -0.5 * (p.df * LOG_2PI + logdet + yPy)
         if not math.isfinite(loglik):
             return None
-        return cls(p, response, list(sigma), e, known, factor, solved, residual, loglik, yPy)
+        return cls(p, response, list(sigma), e, known, factor, first, loglik, yPy)
 
     @property
     def _eq(self) -> Equations:
         equations: Equations = self.products.equations
         return equations
+
+    @cached_property
+    def _refined(self) -> tuple[FloatArray, FloatArray]:
+        eq, y = self._eq, self.response.y
+        residual = y - eq.along(eq.scaled(self.roots, self.first))
+        penalty = eq.penalised(self.first)
+        left = eq.scaled([root.T for root in self.roots], eq.across(residual)) / self.sigma2_e - penalty
+        if np.abs(left).max(initial=0.0) <= _SOLVED * np.abs(penalty).max(initial=0.0):
+            return self.first, residual
+        solved = self.first + self.factor.solve(left)
+        return solved, y - eq.along(eq.scaled(self.roots, solved))
+
+    @property
+    def solved(self) -> FloatArray:
+        """v̂ after a step of refinement where that changes digits, (N,)."""
+        return self._refined[0]
+
+    @property
+    def residual(self) -> FloatArray:
+        """ê = y - WΛv̂ of that, (n,)."""
+        return self._refined[1]
 
     @cached_property
     def _inverse(self) -> FloatArray:

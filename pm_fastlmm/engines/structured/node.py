@@ -175,6 +175,16 @@ class StructuredNode(GaussianNode):
         """Whether thousands of evaluations take a second or two."""
         return self.products.cheap
 
+    def to_interpolate(self, model: pm.Model) -> StructuredObjective | None:
+        """Return the likelihood over θ where an evaluation is a large factorisation."""
+        if self.cheap or self.spectrum is not None or self.observed is None:
+            return None
+        if self.treatment != "flat":
+            raise ValueError("its β is not integrated out under a flat prior: leave beta= and beta_cov= out.")
+        objective = self.likelihood(self.known_mean(model))
+        assert isinstance(objective, StructuredObjective)  # it has no spectrum
+        return objective
+
     def estimated(self) -> list[Any]:
         """Return θ."""
         return [self.theta]

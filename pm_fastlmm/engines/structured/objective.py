@@ -98,6 +98,11 @@ class StructuredObjective(Objective):
         return Observed(self.y, self.products.projection.along(self.response.y1), self.products.flat)
 
     @property
+    def least_squares(self) -> float | None:
+        """What least squares leave."""
+        return float(self.y @ self.y) if self.products.flat else None
+
+    @property
     def work(self) -> float:
         """About how many multiplications an evaluation takes."""
         return self.products.work

@@ -13,20 +13,19 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaincc, gammainccinv, gammaincinv, gammaln
 
 from pm_fastlmm.aireml.objective import Objective
-from pm_fastlmm.base.arrays import FloatArray, require_fraction
+from pm_fastlmm.base.arrays import FloatArray, require_fraction, warn
 from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.display import Described, listed, progress
 from pm_fastlmm.base.tables import Report, Table
-from pm_fastlmm.fitting.quadrature.integrate import Found, integrate
-from pm_fastlmm.fitting.quadrature.likelihood import Likelihood, require_scalar_variances, unit_variances
-from pm_fastlmm.fitting.quadrature.ratios import Ratios, shares_of
-from pm_fastlmm.fitting.quadrature.region import Region
 from pm_fastlmm.kernel.inference.function import Named
 from pm_fastlmm.models.share_prior import SharePrior
+from pm_fastlmm.quadrature.integrate import Found, integrate
+from pm_fastlmm.quadrature.likelihood import DEAR, Likelihood, require_scalar_variances, unit_variances
+from pm_fastlmm.quadrature.ratios import NotInterpolated, Ratios, shares_of
+from pm_fastlmm.quadrature.region import Region
 
 _TOTALS = 20  # nodes of the total given the ratios, for functions of all variances
 _FAR = 1e-13  # probability beyond them
-_DEAR = 1e8  # multiplications of an evaluation, a hundred of which take seconds
 
 
 class _Quantity(NamedTuple):
@@ -77,15 +76,24 @@ class VariancePosterior(Described):
         random_seed: Any, progressbar: bool,
     ) -> Self:  # fmt: skip
         """Return the posterior about an estimate."""
-        require_scalar_variances(objective)
-        unit, alpha = unit_variances(objective), prior.alpha(objective.names)
-        with progress("Posterior", None, show=progressbar and objective.work > _DEAR) as tell:
-            likelihood = Likelihood(objective, unit, float(unit @ theta), tell)
-            scale = likelihood.residual_variance() if prior.total_scale is None else prior.total_scale
-            ratios = Ratios(unit, objective.residual_df, alpha, prior.total_shape, scale)
-            region = Region.about(*ratios.estimate(theta, information), likelihood.smallest)
-            found = integrate(ratios, likelihood, region, tolerance, np.random.default_rng(random_seed))
+        try:
+            require_scalar_variances(objective)
+            unit, alpha = unit_variances(objective), prior.alpha(objective.names)
+            with progress("Posterior", None, show=progressbar and objective.work > DEAR) as tell:
+                likelihood = Likelihood(objective, unit, float(unit @ theta), tell)
+                scale = likelihood.residual_variance() if prior.total_scale is None else prior.total_scale
+                ratios = Ratios(unit, objective.residual_df, alpha, prior.total_shape, scale)
+                region = Region.about(*ratios.estimate(theta, information), likelihood.smallest)
+                found = integrate(ratios, likelihood, region, tolerance, np.random.default_rng(random_seed))
+        except NotInterpolated as error:
+            raise ValueError(f"{error} flmm.sample draws from the posterior of any model.") from error
         own, count = replace(prior, total_scale=scale), likelihood.evaluations
+        if found.reason:
+            warn(
+                f"the log-likelihood is interpolated with an error of {found.error:.1e} after {count} evaluations, "
+                f"because {found.reason}: the posterior is approximate. flmm.sample(…, loglik_tolerance=0) draws from "
+                "it without interpolation."
+            )
         return cls(objective.names, own, found.log_evidence, found.error, count, ratios, found)
 
     @property

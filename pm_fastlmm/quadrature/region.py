@@ -10,6 +10,7 @@ from pm_fastlmm.base.arrays import FloatArray
 
 _REACH = 8.0  # standard errors
 _NEAR = 8.0  # standard errors from 0 within which a ratio may be 0
+_MARGIN = 5.0  # standard deviations of draws, by which a region covers them
 DROP = 25.0  # log-density that has fallen at the faces: 1e-11 of the mass is outside
 
 
@@ -74,11 +75,11 @@ class Region:
         from_zero = self.kappa * np.expm1(np.where(self.bounded, inside, 0.0))  # of a bounded axis, whose z is x
         return np.where(self.bounded, from_zero, np.exp(self._z(inside)))
 
-    def place(self, r: float) -> FloatArray:
-        """Return x - lower of a single ratio."""
-        if self.bounded[0]:
-            return np.asarray(np.log1p(r / self.kappa))
-        return np.asarray((np.log(r) - self.centre) / self.axes[0] - self.lower)
+    def place(self, r: FloatArray) -> FloatArray:
+        """Return x - lower of ratios (…, d)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.log(np.asarray(r) + self.kappa)
+        return np.asarray((z - self.centre) @ np.linalg.inv(self.axes).T - self.lower)
 
     def log_jacobian(self, inside: FloatArray) -> FloatArray:
         """Return log |∂r/∂x| (…)."""
@@ -86,6 +87,17 @@ class Region:
 
     def _z(self, inside: FloatArray) -> FloatArray:
         return np.asarray(self.centre + (self.lower + inside) @ self.axes.T)
+
+    def covering(self, r: FloatArray) -> Self | None:
+        """Return the region with faces moved so that it holds draws (m, d) with a margin, None where it does."""
+        x = self.lower + self.place(r)
+        mean, sd = x.mean(axis=0), x.std(axis=0)
+        low, high = mean - _MARGIN * sd < self.lower, mean + _MARGIN * sd > self.upper
+        low &= ~self.bounded
+        if not (low.any() or high.any()):
+            return None
+        lower = np.where(low, mean - 1.2 * _MARGIN * sd, self.lower)
+        return replace(self, lower=lower, upper=np.where(high, mean + 1.2 * _MARGIN * sd, self.upper))
 
     def grown(self, falls: FloatArray) -> Self | None:
         """

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Self
 
 import numpy as np
-from numpy.polynomial.chebyshev import chebvander
+from numpy.polynomial.chebyshev import chebder, chebvander
 from scipy.fft import dct
 
 from pm_fastlmm.base.arrays import FloatArray
@@ -72,6 +72,16 @@ class Interpolant:
         first, *others = (chebvander(x[:, k], m - 1) for k, m in enumerate(self.counts))
         out = np.tensordot(self.coefficients, first, (1, 1))  # (f, …, N)
         return np.asarray(reduce(lambda c, V: np.einsum("fm...n,nm->f...n", c, V), others, out))
+
+    @property
+    def with_slopes(self) -> Self:
+        """The functions, then their derivatives along the first axis, and so on: those of (1 + d) f functions."""
+        parts = [self.coefficients]
+        for axis, m in enumerate(self.counts, 1):
+            slope = np.zeros_like(self.coefficients)
+            slope[(slice(None),) * axis + (slice(m - 1),)] = chebder(self.coefficients, axis=axis)
+            parts.append(slope)
+        return type(self)(np.concatenate(parts))
 
     def tails(self, weights: FloatArray) -> FloatArray:
         """Return the largest of the last two coefficients along each axis, of a combination of the functions."""

@@ -13,6 +13,10 @@ from pm_fastlmm.base.arrays import FloatArray
 _NO_RESIDUAL = 1e8  # ratio from which the residual variance is 0
 
 
+class NotInterpolated(ValueError):
+    """A likelihood is not interpolated in ratios of variances; the text says why."""
+
+
 class Pieces(NamedTuple):
     """Of ℓ(total, r) = level - ½p log total - ½q/total: `level`, log-determinants and constants, and log q."""
 
@@ -76,7 +80,7 @@ class Ratios:
 
         Raises
         ------
-        ValueError
+        NotInterpolated
             If the residual variance is 0, or the data do not tell the variances apart.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -87,7 +91,7 @@ class Ratios:
             cov = jacobian @ information_inverse(information, np.ones(len(theta), dtype=bool)) @ jacobian.T
             why = "" if np.isfinite(cov).all() else "the information on the variances is singular"
         if why:
-            raise ValueError(f"the estimate does not say where the posterior is, because {why}: flmm.sample draws it.")
+            raise NotInterpolated(f"the estimate does not say where the posterior is, because {why}.")
         return r, cov
 
 

@@ -9,9 +9,10 @@ from scipy.optimize import brentq
 
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.fitting.quadrature.ratios import Pieces, shares_of
+from pm_fastlmm.quadrature.ratios import NotInterpolated, Pieces, shares_of
 
 _LARGEST = 3  # ratios
+DEAR = 1e8  # multiplications of an evaluation, a hundred of which take seconds
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +43,7 @@ class Likelihood:
 
         Raises
         ------
-        ValueError
+        NotInterpolated
             If V is not positive definite there.
         """
         theta = self.total * shares_of(r) / self.unit
@@ -50,9 +51,8 @@ class Likelihood:
         self.evaluations += 1
         self.tell(self.evaluations, "")
         if state is None:
-            raise ValueError(
-                f"V is not positive definite at {self.objective.described(theta)}, which the posterior does not "
-                "exclude: flmm.sample draws from it."
+            raise NotInterpolated(
+                f"V is not positive definite at {self.objective.described(theta)}, which the data do not exclude."
             )
         q = self.objective.quadratic(theta, state)
         level = state.loglik + 0.5 * q + 0.5 * self.objective.residual_df * math.log(self.total)
@@ -60,6 +60,9 @@ class Likelihood:
 
     def residual_variance(self) -> float:
         """Return s² of the least-squares fit: without terms V is its own."""
+        left = self.objective.least_squares
+        if left is not None:
+            return float(self.unit[-1]) * left / self.objective.residual_df
         return math.exp(self(np.zeros(len(self.unit) - 1)).log_q) / self.objective.residual_df
 
     def smallest(self, k: int, ratio: float) -> float:
@@ -91,9 +94,9 @@ def require_scalar_variances(objective: Objective) -> None:
     names = ", ".join(objective.names)
     scalar = np.asarray(objective.variances).all() and not np.asarray(objective.together).any()
     if not scalar or not 2 <= len(objective.names) <= _LARGEST + 1:
-        raise ValueError(
-            f"the parameters of V are {names}: quadrature is for the scalar variances of one to {_LARGEST} terms and "
-            "that of the residual. flmm.sample draws from the posterior of any model."
+        raise NotInterpolated(
+            f"the parameters of V are {names}: interpolation is for the scalar variances of one to {_LARGEST} terms "
+            "and that of the residual."
         )
     if np.asarray(objective.fixed).any():
-        raise ValueError(f"some of {names} are fixed: the posterior by quadrature is that of all of them.")
+        raise NotInterpolated(f"some of {names} are fixed: the posterior by quadrature is that of all of them.")

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.fitting.quadrature.interpolant import Interpolant
-from pm_fastlmm.fitting.quadrature.ratios import Pieces, Ratios
-from pm_fastlmm.fitting.quadrature.region import Region
+from pm_fastlmm.quadrature.interpolant import Interpolant
+from pm_fastlmm.quadrature.ratios import Pieces, Ratios
+from pm_fastlmm.quadrature.region import Region
 
 _KEPT = 28.0  # log-density below which nodes are dropped
 _PANELS, _POINTS = {1: 250, 2: 20, 3: 4}, 16  # of composite Gauss-Legendre quadrature
@@ -83,7 +83,7 @@ class Interpolated:
 
     def place(self, r: float) -> float:
         """Return t of a single ratio, within [0, 1]."""
-        share = (self.region.place(r) / self.region.length).clip(0.0, 1.0)
+        share = (self.region.place(np.array([r])) / self.region.length).clip(0.0, 1.0)
         return float(share[0] ** (1 / self._power[0]))
 
     def below(self, t: float, log_evidence: float) -> float:

@@ -5,26 +5,43 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray, warn
-from pm_fastlmm.fitting.quadrature.interpolant import Box, Interpolant
-from pm_fastlmm.fitting.quadrature.interpolated import Interpolated, Nodes
-from pm_fastlmm.fitting.quadrature.likelihood import Likelihood
-from pm_fastlmm.fitting.quadrature.ratios import Pieces, Ratios
-from pm_fastlmm.fitting.quadrature.region import Region
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.quadrature.interpolant import Box, Interpolant
+from pm_fastlmm.quadrature.interpolated import Interpolated, Nodes
+from pm_fastlmm.quadrature.likelihood import Likelihood
+from pm_fastlmm.quadrature.ratios import Pieces, Ratios
+from pm_fastlmm.quadrature.region import Region
 
 _COARSE = 100  # times the tolerance, above which the last coefficients say that a check would fail
-_START = {1: 7, 2: 5, 3: 5}  # nodes along an axis
+START = {1: 7, 2: 5, 3: 5}  # nodes along an axis
 _MOST = {1: 257, 2: 1100, 3: 5000}  # nodes, a quarter of the evaluations before the region is found
-_CHECKS = {1: 4, 2: 8, 3: 8}  # draws at which the interpolant is compared with the likelihood
+CHECKS = {1: 2, 2: 8, 3: 8}  # draws at which the interpolant is compared with the likelihood
 
 
 class Found(NamedTuple):
-    """An interpolated posterior, its nodes, log p(y), and the error of its log-likelihood at draws."""
+    """
+    An interpolated posterior.
+
+    Attributes
+    ----------
+    interpolated : Interpolated
+    box : Box
+        Where its likelihood was evaluated.
+    nodes : Nodes
+        Of the sums.
+    log_evidence : float
+    error : float
+        Of the log-likelihood at draws.
+    reason : str
+        Why it is not as precise as it should be; nothing if it is.
+    """
 
     interpolated: Interpolated
+    box: Box
     nodes: Nodes
     log_evidence: float
     error: float
+    reason: str = ""
 
 
 def integrate(
@@ -34,32 +51,25 @@ def integrate(
     Interpolate the likelihood on a region, and integrate the posterior.
 
     The region grows until the density at its faces is negligible, and nodes are added until the interpolant is the
-    likelihood, to a tolerance, at draws from the posterior that it makes.
-
-    Warns
-    -----
-    UserWarning
-        If it is not with as many nodes as are affordable, or the region does not end.
+    likelihood, to a tolerance, at draws from the posterior that it makes; unless the region does not end, or more nodes
+    are needed than are affordable.
     """
     d = len(region.lower)
     while True:
-        box = _box(likelihood, region)
-        now = Interpolated(ratios, region, Interpolant.through(box, (_START[d],) * d))
+        box = box_of(likelihood, region)
+        now = Interpolated(ratios, region, Interpolant.through(box, (START[d],) * d))
         found, grown = _refined(now, box, likelihood, tolerance, rng)
         if grown is None or likelihood.evaluations > 4 * _MOST[d]:
             break
         region = grown
-    if grown is not None or not found.error <= tolerance:
-        why = "the region of its mass does not end" if grown is not None else "it varies too much"
-        warn(
-            f"the log-likelihood is interpolated with an error of {found.error:.1e} after {likelihood.evaluations} "
-            f"evaluations, because {why}: the posterior is approximate. flmm.sample draws from it without "
-            "interpolation."
-        )
-    return found
+    if grown is not None:
+        return found._replace(reason="the region of its mass does not end")
+    return found if found.error <= tolerance else found._replace(reason="it varies too much")
 
 
-def _box(likelihood: Likelihood, region: Region) -> Box:
+def box_of(likelihood: Likelihood, region: Region) -> Box:
+    """Return the pieces of the likelihood as a function on the region."""
+
     def evaluate(xi: FloatArray) -> Pieces:
         return likelihood(region.ratios((xi + 1) / 2 * region.length))
 
@@ -73,15 +83,15 @@ def _refined(
     while True:
         nodes, log_evidence, falls = now.integrate()
         grown = now.region.grown(falls)
-        counts = _finer(now)
+        counts = finer(now)
         coarse = counts is not None and now.tails.max() > _COARSE * tolerance
         error = math.inf if grown is not None or coarse else _error(now, nodes, likelihood, rng)
         if grown is not None or counts is None or error <= tolerance:
-            return Found(now, nodes, log_evidence, error), grown
+            return Found(now, box, nodes, log_evidence, error), grown
         now = Interpolated(now.ratios, now.region, Interpolant.through(box, counts))
 
 
-def _finer(now: Interpolated) -> tuple[int, ...] | None:
+def finer(now: Interpolated) -> tuple[int, ...] | None:
     """Return closer nodes along the axis that needs them most, None where they are too many."""
     counts, axis = list(now.interpolant.counts), int(np.argmax(now.tails))
     counts[axis] = 2 * counts[axis] - 1
@@ -90,6 +100,6 @@ def _finer(now: Interpolated) -> tuple[int, ...] | None:
 
 def _error(now: Interpolated, nodes: Nodes, likelihood: Likelihood, rng: np.random.Generator) -> float:
     """Return the largest error of log p(y | r) at draws from the posterior."""
-    r, pieces = now.at(now.draw(nodes, _CHECKS[len(now.region.lower)], rng))
+    r, pieces = now.at(now.draw(nodes, CHECKS[len(now.region.lower)], rng))
     exact = [now.ratios.log_likelihood(likelihood(row)) for row in r]
     return float(np.abs(now.ratios.log_likelihood(pieces) - exact).max())
