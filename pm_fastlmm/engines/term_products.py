@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.semidefinite import eigen_root
+from pm_fastlmm.engines.records import Records
 from pm_fastlmm.kernel.likelihood.leave_out import Precision
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
@@ -26,26 +27,27 @@ _PROBES = 16  # of the traces of large terms
 
 class Gradient(NamedTuple):
     """
-    ∂ℓ/∂Σ_k (width, width) for each term, ∂ℓ/∂σ²_e, and A_kZ_kᵀPy (levels, width) for each term, û_k = (·)Σ_k.
+    ∂ℓ/∂Σ_k (width, width) for each term, ∂ℓ/∂Σ_e (c, c), and A_kZ_kᵀPy (levels, width) for each term, û_k = (·)Σ_k.
 
     Terms are in the order of the blocks; A_k is the covariance between levels, where it is not a part of Z_k.
     """
 
     sigma: list[FloatArray]
-    sigma2_e: float
+    noise: FloatArray
     effects: list[FloatArray]
 
 
 class TermState(ABC):
     """
-    V factored at (Σ_k, σ²_e), with a response.
+    V factored at (Σ_k, Σ_e), with a response.
 
     Attributes
     ----------
     products : TermProducts
     sigma : list of (width, width) arrays
         In the order of the blocks.
-    sigma2_e : float
+    noise : (c, c) array
+        Σ_e, σ²_e alone where all residuals have one variance.
     loglik : float
         Of the error contrasts (flat β) or of y, without -½log|XᵀX|.
     yPy : float
@@ -53,7 +55,7 @@ class TermState(ABC):
 
     products: Any
     sigma: list[FloatArray]
-    sigma2_e: float
+    noise: FloatArray
     loglik: float
     yPy: float
 
@@ -64,7 +66,11 @@ class TermState(ABC):
 
     @abstractmethod
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
-        """Return ½ q_iᵀPq_j for q_i = Z_k(A_k ⊗ Σ̇_i)Z_kᵀPy, `directions` being (k, Σ̇_i), and last for q_e = Py."""
+        """
+        Return ½ q_iᵀPq_j for q_i = V̇_iPy: Z_k(A_k ⊗ Σ̇_i)Z_kᵀPy of `directions` (k, Σ̇_i), ṘPy where k is `NOISE`.
+
+        Those of the residual are the last.
+        """
 
     @abstractmethod
     def blue(self) -> tuple[FloatArray, Any]:
@@ -122,9 +128,13 @@ class TermState(ABC):
         for j, weights in enumerate(self.gradient.effects):
             sigma = self.sigma[j] - (variance * direction if j == k else 0.0)
             others += p.blocks[j].Z @ (weights @ sigma).ravel()
-        X = p.projection.X
-        spectrum = Spectrum.from_factor(W, X.toarray() if p.projection.sparse else p.projection.Q1)
-        return Rotated.from_values(spectrum, y - others, None)
+        X = p.projection.X.toarray() if p.projection.sparse else p.projection.Q1
+        W, X, rest = (self._independent(part) for part in (W, X, y - others))
+        return Rotated.from_values(Spectrum.from_factor(W, X), rest, None)
+
+    def _independent(self, rows: FloatArray) -> FloatArray:
+        """Return rows whose residuals are independent, of one variance, from those of the data."""
+        return rows
 
 
 class TermProducts(ABC):
@@ -150,6 +160,8 @@ class TermProducts(ABC):
         λ/σ²_e up to which the rows are precise: that of inner products where rows were made of them, inf otherwise.
     weights : PriorWeights
         What the rows of Z, X and y were scaled by.
+    records : Records
+        Which residuals covary.
     """
 
     n: int
@@ -160,6 +172,7 @@ class TermProducts(ABC):
     order: tuple[int, ...]
     largest_ratio: float
     weights: PriorWeights
+    records: Records
 
     @property
     @abstractmethod
@@ -193,11 +206,11 @@ class TermProducts(ABC):
         return response if self.flat else self.shifted(response, response.y1)
 
     @abstractmethod
-    def at(self, response: Any, sigma: list[FloatArray], sigma2_e: float) -> TermState | None:
+    def at(self, response: Any, sigma: list[FloatArray], noise: FloatArray) -> TermState | None:
         """Return V factored; None outside the parameter space."""
 
     @abstractmethod
-    def log_density(self, phi: Any, sigma2_e: Any, residual: Any, b: Any) -> Any:
+    def log_density(self, phi: Any, noise: Any, residual: Any, b: Any) -> Any:
         """Return the graph of the log-likelihood of y less mu, without `constant`; b is the mean of β, if any."""
 
     @abstractmethod
@@ -210,7 +223,7 @@ class TermProducts(ABC):
 
     @abstractmethod
     def draw(
-        self, y: FloatArray, sigma: list[FloatArray], sigma2_e: float, rng: np.random.Generator
+        self, y: FloatArray, sigma: list[FloatArray], noise: FloatArray, rng: np.random.Generator
     ) -> tuple[list[FloatArray], FloatArray]:
         """Draw the effects of each block, and β where it is integrated out, given y less its known mean."""
 
@@ -234,7 +247,7 @@ class TermProducts(ABC):
         """Return whether a small σ²_e is seen in rows: in what X and the terms leave of y."""
         return False
 
-    def imprecise(self, sigma: list[FloatArray], sigma2_e: float) -> bool:
+    def imprecise(self, sigma: list[FloatArray], noise: FloatArray) -> bool:
         """Return whether V is worse conditioned than the products are precise."""
         return False
 
@@ -278,16 +291,20 @@ class TermProducts(ABC):
 
     def components(self, strides: tuple[int, ...]) -> tuple[list[sp.csc_array], FloatArray]:
         """
-        Return Z_iᵀ of every stride-th column of a term, and tr(MV_iMV_j) for V_i = Z_iZ_iᵀ and, last, I.
+        Return Z_iᵀ of every stride-th column of a term, and tr(MV_iMV_j) for V_i = Z_iZ_iᵀ and, last, those of Σ_e.
 
-        M takes X out, and no n × n matrix is formed. Where A_k is not a part of Z_k levels are taken to be unrelated.
+        The latter are I, or the rows of each coordinate. M takes X out, and no n × n matrix is formed. Where A_k is not
+        a part of Z_k levels are taken to be unrelated.
         """
         if strides not in self._components:
             blocks = [block.Z for block, stride in zip(self.blocks, strides, strict=False) for _ in range(stride)]
             places = [(a, stride) for stride in strides for a in range(stride)]
             parts = [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
+            several = self.records.width > 1
+            parts += self.records.incidences if several else []
             rows = [Z.T for Z in parts]
-            self._components[strides] = rows, _traces(parts, rows, self.projection if self.flat else None, self.n)
+            gram = _traces(parts, rows, self.projection if self.flat else None, self.n)
+            self._components[strides] = rows, gram[:-1, :-1] if several else gram
         return self._components[strides]
 
     def mean_gram(self, k: int) -> FloatArray:

@@ -6,10 +6,13 @@ from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.linalg import solve_triangular
 
 from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.semidefinite import lower_root, zero_tolerance
+from pm_fastlmm.covariance.theta import NOISE
+from pm_fastlmm.engines.records import Whitening
 from pm_fastlmm.engines.sparse.equations import Equations
 from pm_fastlmm.engines.term_products import Gradient, TermState
 from pm_fastlmm.kernel.likelihood.leave_out import Precision, Rows
@@ -32,7 +35,7 @@ class SparseResponse(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class SparseState(TermState):
     """
-    V factored at (Σ_k, σ²_e), with a response.
+    V factored at (Σ_k, Σ_e), with a response.
 
     Attributes
     ----------
@@ -42,46 +45,52 @@ class SparseState(TermState):
         L_k, lower triangular.
     factor : Factor
         Of C.
-    solved, residual : (N,) and (n,) arrays
-        v̂ with the coordinates of X last, and ê = y - WΛv̂.
+    white : Whitening
+        R⁻¹ and its root.
+    solved, weighted : (N,) and (n,) arrays
+        v̂ with the coordinates of X last, and Py = R⁻¹ê, ê = y - WΛv̂.
     """
 
     products: Any
     response: SparseResponse
     sigma: list[FloatArray]
-    sigma2_e: float
+    noise: FloatArray
     roots: list[FloatArray]
     factor: Factor
+    white: Whitening
     solved: FloatArray
-    residual: FloatArray
+    weighted: FloatArray
     loglik: float
     yPy: float
 
     @classmethod
-    def at(cls, products: Any, response: SparseResponse, sigma: list[FloatArray], sigma2_e: float) -> Self | None:
+    def at(cls, products: Any, response: SparseResponse, sigma: list[FloatArray], noise: FloatArray) -> Self | None:
         """Factor V; None outside the parameter space."""
         roots = [_root(np.asarray(S, dtype=float)) for S in sigma]
-        if not 0 < sigma2_e < math.inf or any(root is None for root in roots):
+        p, white = products, products.records.whitening(noise)
+        if white is None or any(root is None for root in roots):
             return None
-        p, e, known = products, float(sigma2_e), [root for root in roots if root is not None]
+        known = [root for root in roots if root is not None]
         eq: Equations = p.equations
         try:
-            factor = eq.factorise(known, e)
+            factor = eq.factorise(known, white.coefficients)
         except NotPositiveDefinite:
             return None
         scale = eq.scale(known)
         solved, residual = np.zeros(eq.ends[-1]), response.y
         for _ in range(2):  # the second is a step of refinement
-            solved = solved + factor.solve(scale.T @ (eq.Wt @ residual) / e - eq.Q @ solved)
+            solved = solved + factor.solve(scale.T @ (eq.Wt @ white.times(residual)) - eq.Q @ solved)
             residual = response.y - eq.W @ (scale @ solved)
-        yPy = float(residual @ residual) / e + float(solved @ (eq.Q @ solved))  # a sum: nothing cancels
-        logdet = p.df * math.log(e) + p.fixed * math.log(e) + p.known_logdet + factor.logdet
+        half = white.root @ residual
+        yPy = float(half @ half) + float(solved @ (eq.Q @ solved))  # a sum: nothing cancels
+        logdet = white.logdet + p.known_logdet + factor.logdet
         if p.fixed:
             logdet -= p.projection.logdet_basis
         loglik = -0.5 * (p.df * LOG_2PI + logdet + yPy)
         if not math.isfinite(loglik):
             return None
-        return cls(p, response, list(sigma), e, known, factor, solved, residual, loglik, yPy)
+        weighted = np.asarray(white.root.T @ half)
+        return cls(p, response, list(sigma), noise, known, factor, white, solved, weighted, loglik, yPy)
 
     @property
     def _eq(self) -> Equations:
@@ -101,7 +110,7 @@ class SparseState(TermState):
     @cached_property
     def _weighted(self) -> list[FloatArray]:
         """Z_kᵀPy (levels, width)."""
-        along = self._eq.Wt @ (self.residual / self.sigma2_e)
+        along = self._eq.Wt @ self.weighted
         return [along[self._eq.part(k)].reshape(b.levels, b.width) for k, b in enumerate(self._eq.blocks)]
 
     @cached_property
@@ -134,38 +143,48 @@ class SparseState(TermState):
             second = solve_triangular(inside.roots[k], half.T, lower=True, trans="T", check_finite=False)
             slope = 0.5 * (self._weighted[k].T @ self._related[k] - second)
             slopes.append((slope + slope.T) / 2)
-        return Gradient(slopes, self._residual_score, self._related)
+        return Gradient(slopes, self._noise_score, self._related)
 
     @property
-    def _residual_score(self) -> float:
-        e, ee = self.sigma2_e, float(self.residual @ self.residual)
-        pairs = zip(self._eq.blocks, self._traces, strict=True)
-        left = self.products.df - sum(block.levels * block.width - np.trace(T) for block, T in pairs)
-        return -0.5 * float(left / e - ee / e**2)
+    def _noise_score(self) -> FloatArray:
+        """∂ℓ/∂Σ_e, (c, c)."""
+        t = self.white.coefficients
+        if len(t) > 1:
+            traces = self._eq.traces(self.roots, self._inverse)
+        else:  # Σ_κ t_κ ∂log|C|/∂t_κ = N - tr(C⁻¹ blockdiag(Q_k ⊗ I, 0)), which has more digits at a small σ²_e
+            traces = (len(self.solved) - sum(np.trace(T) for T in self._traces)) / t
+        return np.asarray(self.products.records.score(self.noise, traces, self.weighted))
 
     @cached_property
     def _inside(self) -> Self | None:
         """A state at Σ_k that are positive definite, where these are not."""
-        moved, size = [], self.products.column_squares
+        moved, size, e = [], self.products.column_squares, self.products.records.mean(self.noise)
         for k, sigma in enumerate(self.sigma):
-            unit = np.sqrt(self.sigma2_e / size[k])
+            unit = np.sqrt(e / size[k])
             smallest = np.linalg.eigvalsh(sigma / np.outer(unit, unit))[0]
             moved.append(sigma if smallest > _SMALLEST else sigma + _INSIDE * np.diag(unit**2))
         if all(new is old for new, old in zip(moved, self.sigma, strict=True)):
             return None  # a state that refers to itself would stay in memory
-        state = type(self).at(self.products, self.response, moved, self.sigma2_e)
+        state = type(self).at(self.products, self.response, moved, self.noise)
         assert state is not None  # it is further inside than this one
         return state
 
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
         """Return ½ q_iᵀPq_j; P q takes one half solve with the factor."""
-        eq, e = self._eq, self.sigma2_e
-        q = np.empty((len(self.residual), len(directions) + 1))
+        eq = self._eq
+        q = np.empty((len(self.weighted), len(directions)))
         for i, (k, direction) in enumerate(directions):
-            q[:, i] = eq.blocks[k].Z @ (self._related[k] @ direction).ravel()
-        q[:, -1] = self.residual / e
-        half = self.factor.half(eq.scale(self.roots).T @ (eq.Wt @ q) / e)
-        return np.asarray(0.5 * (q.T @ q / e - half.T @ half))
+            if k == NOISE:
+                q[:, i] = self.products.records.matrix(direction) @ self.weighted
+            else:
+                q[:, i] = eq.blocks[k].Z @ (self._related[k] @ direction).ravel()
+        white = self.white.root @ q
+        half = self.factor.half(eq.scale(self.roots).T @ (eq.Wt @ (self.white.root.T @ white)))
+        return np.asarray(0.5 * (white.T @ white - half.T @ half))
+
+    def _independent(self, rows: FloatArray) -> FloatArray:
+        """Return R^-½ times rows where residuals differ."""
+        return np.asarray(self.white.root @ rows) if self.products.records.width > 1 else rows
 
     def beta(self) -> FloatArray:
         """Return β̂ alone."""
@@ -203,7 +222,7 @@ class SparseState(TermState):
         p = self.products
         if beta_known and p.fixed:
             known = p.treated(len(p.blocks), flat=False)
-            state = known.at(self.response, self.sigma, self.sigma2_e)
+            state = known.at(self.response, self.sigma, self.noise)
             assert state is not None  # this one is
             return np.asarray(state.prediction_error(k, root))
         root = p.blocks[k].root if root is None else root
@@ -250,7 +269,7 @@ class SparseState(TermState):
 
 @dataclass(frozen=True, eq=False)
 class SparsePrecision:
-    """P = (I - WΛC⁻¹ΛᵀWᵀ/σ²_e)/σ²_e and Py of a state."""
+    """P = R⁻¹ - R⁻¹WΛC⁻¹ΛᵀWᵀR⁻¹ and Py of a state."""
 
     state: SparseState
     budget: int
@@ -258,25 +277,30 @@ class SparsePrecision:
     @property
     def weighted(self) -> FloatArray:
         """Py, (n,)."""
-        return self.state.residual / self.state.sigma2_e
+        return self.state.weighted
+
+    @property
+    def _residual(self) -> Any:
+        """R⁻¹."""
+        root = self.state.white.root
+        return sp.csr_array(root.T @ root)
 
     @property
     def _rows(self) -> Any:
+        """R⁻¹WΛ."""
         eq = self.state._eq
-        return eq.W @ eq.scale(self.state.roots)
+        return self._residual @ (eq.W @ eq.scale(self.state.roots))
 
     @property
     def diagonal(self) -> FloatArray:
-        """Diagonal of P: the products of the entries of a row are in the pattern of C."""
-        rows, e = self._rows, self.state.sigma2_e
-        inverse = self.state._eq.inverse_matrix(self.state._inverse)
-        return np.asarray((1 - (rows @ inverse).multiply(rows).sum(axis=1) / e) / e)
+        """Diagonal of P: the products of the entries of rows of a record are in the pattern of C."""
+        rows, inverse = self._rows, self.state._eq.inverse_matrix(self.state._inverse)
+        return np.asarray(self._residual.diagonal() - (rows @ inverse).multiply(rows).sum(axis=1))
 
     def block(self, rows: Rows) -> FloatArray:
         """Return P_SS (s, s)."""
-        e = self.state.sigma2_e
         half = self.state.factor.half(np.asarray(self._rows[rows].toarray()).T)
-        return np.asarray((np.eye(len(rows)) - half.T @ half / e) / e)
+        return np.asarray(self._residual[rows][:, rows].toarray() - half.T @ half)
 
 
 def _array(part: Any) -> FloatArray:
