@@ -236,6 +236,11 @@ class Objective(ABC):
         return np.zeros(len(self.names), dtype=bool)
 
     @property
+    def of_residual(self) -> slice:
+        """The elements of θ that are variances and covariances of the residuals."""
+        return slice(len(self.names) - 1, len(self.names))
+
+    @property
     def matrices(self) -> Sequence[PackedMatrix]:
         """The unstructured matrices among the coordinates, those that are held as well."""
         return ()

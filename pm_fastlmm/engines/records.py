@@ -115,7 +115,7 @@ class Records:
             raise ValueError(
                 f"rows {shown([called[i] for i in wrong])} of the residual term {term.name!r} are not one coordinate "
                 "of one record: give columns= that are 1 for the trait or group of a row and 0 for the others, as "
-                "pd.get_dummies has them."
+                "pd.get_dummies has them; in a formula, (0 + trait | record)."
             )
         width = term.blocks.width
         if (unused := np.setdiff1d(np.arange(width), Z.indices % width)).size:

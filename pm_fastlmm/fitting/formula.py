@@ -37,8 +37,8 @@ class OfFormula(NamedTuple):
 
 def fit_formula(
     formula: str | MixedDesign, data: pd.DataFrame | None, known: Mapping[str, Any] | None, options: Options, *,
-    weights: Any = None, offset: Any = None,
+    weights: Any = None, offset: Any = None, residual: Any = None,
 ) -> VarianceFit:  # fmt: skip
     """Return the fit of a formula with random terms."""
-    design = read_formula(formula, data, weights, offset)
+    design = read_formula(formula, data, weights, offset, residual)
     return OfFormula(design, known, options).fit(mixed_node(design, known))

@@ -12,6 +12,7 @@ from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere, moment_start
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.semidefinite import zero_tolerance
 from pm_fastlmm.covariance.theta import NOISE, RESIDUAL, Entry, Theta
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.term_products import TermProducts, TermState
@@ -20,6 +21,7 @@ from pm_fastlmm.spectrum.spectrum import Rotated
 
 VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
 # digits yᵀPy has lost there
+_DEFINITE = 1e-6  # the same of combinations of residuals that covary: beside it R⁻¹ and ℓ keep ten digits
 _RESOLVED = 1e-24  # the same with rows: σ_e is 1e-12 of the standard deviation of y
 _ROUNDED = 64 * EPS  # of the length of y, to which its entries are rounded
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
@@ -140,8 +142,14 @@ class StructuredObjective(Objective):
         return state.alone(self.y, k, direction, float(theta[place]))
 
     def _covariances(self, theta: FloatArray) -> tuple[list[FloatArray], FloatArray]:
-        """Return Σ_k of each term, with the prior covariance of β last where it has one, and Σ_e."""
+        """
+        Return Σ_k of each term, with the prior covariance of β last where it has one, and Σ_e.
+
+        A Σ_e with covariances that is singular is taken just inside its cone, where V is not.
+        """
         matrices, noise = self.layout.numbers(theta)
+        if not self._independent:
+            noise = _inside(noise, self._least)
         return [*matrices, self.prior] if self.prior.size else matrices, noise
 
     def state(self, theta: FloatArray) -> StructuredState | None:
@@ -271,9 +279,22 @@ class StructuredObjective(Objective):
     def _least(self) -> FloatArray:
         """The least variance of each coordinate of the residual, just above 0 and above the rounding of y, (c,)."""
         records, share = self.products.records, _RESOLVED if self.products.resolves(self.response) else VANISHED
+        if not self._independent:
+            share = _DEFINITE
         counts = records.counts * (self.n / records.n)
         left = np.bincount(records.coordinate, self.y**2, records.width)
         return np.maximum(share * left / counts, max((self._rounding / 8) ** 2, 1e-288) / self.n)
+
+    @property
+    def of_residual(self) -> slice:
+        """The elements of θ that Σ_e has."""
+        return self.layout.noise_place
+
+    @property
+    def _independent(self) -> bool:
+        """Whether no residuals covary."""
+        mixes = self.products.records.mixes
+        return bool(mixes.sum() == np.trace(mixes))
 
     @cached_property
     def internal_lower(self) -> FloatArray:
@@ -284,23 +305,6 @@ class StructuredObjective(Objective):
                 least = self._least if entry.shape == self._least.shape else self._least.min()
                 lower[entry.place] = np.maximum(lower[entry.place], least)
         return lower
-
-    @cached_property
-    def _shift(self) -> FloatArray:
-        """What a Σ_e with covariances has beyond a matrix that may be singular: its least variances."""
-        shift = np.zeros(self.layout.size)
-        for entry in self.layout.entries:
-            if entry.term == NOISE and entry.matrix and not self.fixed[entry.place].any():
-                shift[entry.place] = pack(np.diag(np.broadcast_to(self._least, entry.shape[:1])))
-        return shift
-
-    def internal(self, theta: FloatArray) -> FloatArray:
-        """Return θ with Σ_e less its least variances: so its cone ends just before V may be singular."""
-        return np.array(theta, dtype=float) - self._shift
-
-    def external(self, omega: FloatArray) -> FloatArray:
-        """Return θ of ω."""
-        return np.array(omega, dtype=float) + self._shift
 
     @property
     def _rounding(self) -> float:
@@ -410,6 +414,15 @@ class StructuredObjective(Objective):
         if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
             return None
         return self.first_better([omega * c**degree], state)
+
+
+def _inside(noise: FloatArray, least: FloatArray) -> FloatArray:
+    """Return Σ_e whose eigenvalues are at least 1 in units of the least variances; one that is indefinite as it is."""
+    unit = np.sqrt(least)
+    values, vectors = np.linalg.eigh(noise / np.outer(unit, unit))
+    if not -zero_tolerance(values) <= values[0] < 1:
+        return noise
+    return np.asarray((vectors * np.maximum(values, 1.0)) @ vectors.T * np.outer(unit, unit))
 
 
 def starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: FloatArray) -> FloatArray:
