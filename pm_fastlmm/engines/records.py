@@ -141,6 +141,11 @@ class Records:
         return len(self.mixes)
 
     @property
+    def independent(self) -> bool:
+        """Whether no residuals covary."""
+        return bool(self.mixes.sum() == len(self.mixes))
+
+    @property
     def n(self) -> int:
         """Number of rows."""
         return len(self.record)

@@ -92,6 +92,10 @@ class TermState(ABC):
         For a term with a root `root` may be other rows of it, those of levels without data.
         """
 
+    def leverage(self) -> FloatArray | None:
+        """Return ∂ŷ_i/∂y_i = 1 - (RP)_ii, (n,), where residuals covary; None where it is 1 - R_iiP_ii."""
+        return None
+
     @abstractmethod
     def predict(self, X_new: FloatArray, Z_new: list[Any], unknown: FloatArray) -> tuple[FloatArray, FloatArray]:
         """

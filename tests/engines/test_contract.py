@@ -277,7 +277,10 @@ def test_predictions_of_new_rows(case, kind):
         return
     arguments, covariances = case.new
     if kind == "population":
-        arguments = {"X_new": X_NEW}
+        residual = {"residual"} & set(arguments.get("Z_new", {}))
+        arguments = {"X_new": X_NEW} | (
+            {"Z_new": {name: arguments["Z_new"][name] for name in residual}} if residual else {}
+        )
     group = flmm.predict(case.draws(DRAWS), **arguments, effects=kind, model=case.model, random_seed=3).predictions
     pairs = zip(case.dense(), parts_of(case, case.noise), strict=True)
     for t, (truth, noise) in enumerate(pairs):

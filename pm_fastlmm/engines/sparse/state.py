@@ -252,6 +252,14 @@ class SparseState(TermState):
             variance[some] += (self.factor.half(scale.T @ rows.T) ** 2).sum(axis=0)
         return np.asarray(mean), variance
 
+    def leverage(self) -> FloatArray | None:
+        """Return the diagonal of WΛC⁻¹ΛᵀWᵀR⁻¹, where residuals covary."""
+        if self.products.records.independent:
+            return None
+        rows = self._eq.W @ self._eq.scale(self.roots)
+        along = rows @ self._eq.inverse_matrix(self._inverse)
+        return np.asarray(along.multiply(self.white.root.T @ (self.white.root @ rows)).sum(axis=1)).ravel()
+
     def precision(self, residual: FloatArray, budget: int = _BUDGET) -> Precision:
         """Return P and Py."""
         return SparsePrecision(self, budget)

@@ -114,6 +114,10 @@ class TermsAtTheta(AtTheta):
         products = self.state.products
         return np.sqrt(products.records.variances(self.state.noise) / products.weights.values)
 
+    def leverage(self) -> FloatArray | None:
+        """Return ∂ŷ_i/∂y_i where it does not follow from what the others predict."""
+        return self.state.leverage()
+
     def precision(self, residual: FloatArray) -> Precision:
         """Return P and Py."""
         weights = self.state.products.weights

@@ -91,6 +91,7 @@ class StructuredNode(GaussianNode):
     recovers: ClassVar[bool] = True
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
     takes: ClassVar[tuple[str, ...]] = ("X_new", "Z_new", "data")
+    takes_of_population: ClassVar[tuple[str, ...]] = takes  # of Z_new the residual alone
 
     terms: tuple[Term, ...]
     layout: Theta

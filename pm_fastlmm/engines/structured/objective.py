@@ -148,7 +148,7 @@ class StructuredObjective(Objective):
         A Σ_e with covariances that is singular is taken just inside its cone, where V is not.
         """
         matrices, noise = self.layout.numbers(theta)
-        if not self._independent:
+        if not self.products.records.independent:
             noise = _inside(noise, self._least)
         return [*matrices, self.prior] if self.prior.size else matrices, noise
 
@@ -279,7 +279,7 @@ class StructuredObjective(Objective):
     def _least(self) -> FloatArray:
         """The least variance of each coordinate of the residual, just above 0 and above the rounding of y, (c,)."""
         records, share = self.products.records, _RESOLVED if self.products.resolves(self.response) else VANISHED
-        if not self._independent:
+        if not self.products.records.independent:
             share = _DEFINITE
         counts = records.counts * (self.n / records.n)
         left = np.bincount(records.coordinate, self.y**2, records.width)
@@ -289,12 +289,6 @@ class StructuredObjective(Objective):
     def of_residual(self) -> slice:
         """The elements of θ that Σ_e has."""
         return self.layout.noise_place
-
-    @property
-    def _independent(self) -> bool:
-        """Whether no residuals covary."""
-        mixes = self.products.records.mixes
-        return bool(mixes.sum() == np.trace(mixes))
 
     @cached_property
     def internal_lower(self) -> FloatArray:
