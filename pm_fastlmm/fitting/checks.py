@@ -61,8 +61,8 @@ class VarianceChecks(VarianceEffects):
         Return what is looked at of each observation, which `plots.plot_diagnostics` and its parts draw.
 
         With P the projection of V⁻¹: `fitted` Xβ̂ + Zû, `residual` ê, `standardised` (Py)_i/√P_ii, of variance 1,
-        `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - (RP)_ii, with R the covariance of the residuals (1 - σ²_eP_ii/w_i of those of one
-        variance), and what the others predict, `loo_mean` and `loo_sd`. With prior
+        `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - (RP)_ii, with R the covariance of the residuals, 1 - σ²_eP_ii/w_i of those of
+        one variance, and what the others predict, `loo_mean` and `loo_sd`. With prior
         weights there is a column `weight`.
 
         Raises

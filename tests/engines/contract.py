@@ -430,7 +430,7 @@ def traits_derived(v):
 
 
 TRAITS_AT = {"v": 0.9, "w": 1.2, "rho": 0.6, "milk": 0.7, "fat": 1.1}
-TRAITS_Y = simulate(related_V(TRAITS_AT | {"e": 0.0}) + traits_noise(TRAITS_AT), 8)
+TRAITS_Y = simulate(related_V(TRAITS_AT | {"e": 0.0}) + traits_noise(TRAITS_AT), 10)
 OF_TRAITS = {
     "V": lambda v: related_V(v | {"e": 0.0}) + traits_noise(v),
     "y": TRAITS_Y,

@@ -12,20 +12,15 @@ from pm_fastlmm.aireml.face import Face
 from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere, moment_start
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.base.semidefinite import zero_tolerance
 from pm_fastlmm.covariance.theta import NOISE, RESIDUAL, Entry, Theta
+from pm_fastlmm.engines.structured.least import VANISHED, at_least, inside, least_variances, rises
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.term_products import TermProducts, TermState
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
-VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
-# digits yᵀPy has lost there
-_DEFINITE = 1e-6  # the same of combinations of residuals that covary: beside it R⁻¹ and ℓ keep ten digits
-_RESOLVED = 1e-24  # the same with rows: σ_e is 1e-12 of the standard deviation of y
 _ROUNDED = 64 * EPS  # of the length of y, to which its entries are rounded
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
-_SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
 _NONE, _NO_PRIOR = np.zeros(0), np.zeros((0, 0))
 
@@ -149,7 +144,7 @@ class StructuredObjective(Objective):
         """
         matrices, noise = self.layout.numbers(theta)
         if not self.products.records.independent:
-            noise = _inside(noise, self._least)
+            noise = inside(noise, self._least)
         return [*matrices, self.prior] if self.prior.size else matrices, noise
 
     def state(self, theta: FloatArray) -> StructuredState | None:
@@ -277,18 +272,8 @@ class StructuredObjective(Objective):
 
     @cached_property
     def _least(self) -> FloatArray:
-        """The least variance of each coordinate of the residual, just above 0 and above the rounding of y, (c,)."""
-        records, share = self.products.records, _RESOLVED if self.products.resolves(self.response) else VANISHED
-        if not self.products.records.independent:
-            share = _DEFINITE
-        counts = records.counts * (self.n / records.n)
-        left = np.bincount(records.coordinate, self.y**2, records.width)
-        return np.maximum(share * left / counts, max((self._rounding / 8) ** 2, 1e-288) / self.n)
-
-    @property
-    def of_residual(self) -> slice:
-        """The elements of θ that Σ_e has."""
-        return self.layout.noise_place
+        """The least variance of each coordinate of the residual, (c,)."""
+        return least_variances(self.products, self.products.resolves(self.response), self.y, self._rounding)
 
     @cached_property
     def internal_lower(self) -> FloatArray:
@@ -310,8 +295,18 @@ class StructuredObjective(Objective):
 
     def unbounded(self, theta: FloatArray, score: FloatArray) -> str:
         """Return what it means that ℓ rises as a residual variance goes to 0, nothing where it does not."""
-        if not self._rises(theta):
+        noise = self._covariances(theta)[1]
+        if self.fixed[self.layout.noise_place].any() or not at_least(noise, self._least):
             return ""
+        state = self.state(theta)
+        if state is None or not rises(noise, state.scored.gradient.noise, self._least):
+            return ""
+        if self.layout.noise.size > 1:
+            return (
+                "a variance of the residuals, or of a combination of them, goes to 0 and the likelihood still rises "
+                "towards that, so that there is no estimate: groups or traits have too few rows for variances of their "
+                "own. Pool them, take independent residuals, or fewer terms"
+            )
         p, found = self.products, self.unexplained()
         if np.isfinite(p.largest_ratio):
             return (
@@ -324,7 +319,7 @@ class StructuredObjective(Objective):
             )
         if found is not None and found[0] > self._rounding**2:
             return (
-                f"the residual variance is below {_RESOLVED:.0e} of the variance of y, beside which double precision "
+                f"the residual variance is below {RESOLVED:.0e} of the variance of y, beside which double precision "
                 "cannot tell it from 0: check whether y is a function of X and the groups"
             )
         if found is None:
@@ -336,15 +331,6 @@ class StructuredObjective(Objective):
             "the residual variance goes to 0 and the likelihood is not bounded: X and the random effects explain y "
             "exactly. Use fewer terms or more observations"
         )
-
-    def _rises(self, theta: FloatArray) -> bool:
-        """Return whether ℓ rises as a variance of Σ_e, of a combination of coordinates, falls that is at its least."""
-        state, unit = self.state(theta), np.sqrt(self._least)
-        if state is None or self.fixed[self.layout.noise_place].any():
-            return False
-        values, vectors = np.linalg.eigh(state.mixed.noise / np.outer(unit, unit))
-        slopes = np.einsum("ai,ab,bi->i", vectors, state.scored.gradient.noise * np.outer(unit, unit), vectors)
-        return bool((-values * slopes)[values <= 1 + 1e-9].max(initial=0.0) > _SLOPE)
 
     def remarks(self, theta: FloatArray) -> list[str]:
         """Return what an estimate loses to the inner products that it was made of."""
@@ -408,15 +394,6 @@ class StructuredObjective(Objective):
         if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
             return None
         return self.first_better([omega * c**degree], state)
-
-
-def _inside(noise: FloatArray, least: FloatArray) -> FloatArray:
-    """Return Σ_e whose eigenvalues are at least 1 in units of the least variances; one that is indefinite as it is."""
-    unit = np.sqrt(least)
-    values, vectors = np.linalg.eigh(noise / np.outer(unit, unit))
-    if not -zero_tolerance(values) <= values[0] < 1:
-        return noise
-    return np.asarray((vectors * np.maximum(values, 1.0)) @ vectors.T * np.outer(unit, unit))
 
 
 def starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: FloatArray) -> FloatArray:

@@ -14,7 +14,8 @@ def diagnostics(left_out: pd.DataFrame, fitted: Any, weights: Any = None, *, lev
     it is the deviation from what the others predict, in units of its standard deviation. `leverage` is
     h_ii = ∂ŷ_i/∂y_i = 1 - R_iiP_ii, with R the covariance of the residuals; it is the share of a residual that its
     own observation takes away: residual = (1 - h_ii)(y_i - prediction by the others). Its sum is the number of
-    effective parameters. Where residuals covary it is 1 - (RP)_ii, which is given. With prior weights, R_ii = σ²_e/w_i, they are the last column, `weight`.
+    effective parameters. Where residuals covary it is 1 - (RP)_ii, which is given. With prior weights, R_ii = σ²_e/w_i,
+    they are the last column, `weight`.
 
     References
     ----------
