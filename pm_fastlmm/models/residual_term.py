@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pm_fastlmm.base.arrays import frozen, shown
+from pm_fastlmm.base.arrays import Labelled, frozen, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.spelling import level_text, places
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.incidence import Factor, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.covariance.theta import RESIDUAL
 from pm_fastlmm.models.formula import encode_new, variables_of
 from pm_fastlmm.models.formulas.bars import RandomPart, read_bar
 from pm_fastlmm.models.mixed_parts import Part
@@ -112,7 +113,8 @@ class ResidualTerm(ReadOnlyArrays):
 
     def term(self, covariance: Covariance) -> Term:
         """Return the term of the residuals, of a covariance between the coordinates."""
-        return self.random.term(covariance) if not self.random.intercept_only else Term(self.random.factor, covariance)
+        columns = Labelled(self.random.values, self.random.factor.ids, self.random.columns)
+        return Term(self.random.factor, covariance, columns=columns, name=RESIDUAL)
 
     @property
     def coordinate(self) -> npt.NDArray[np.intp]:

@@ -13,7 +13,7 @@ from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere,
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.theta import NOISE, RESIDUAL, Entry, Theta
-from pm_fastlmm.engines.structured.least import VANISHED, at_least, inside, least_variances, rises
+from pm_fastlmm.engines.structured.least import RESOLVED, VANISHED, at_least, inside, least_variances, rises
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.term_products import TermProducts, TermState
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
@@ -269,6 +269,11 @@ class StructuredObjective(Objective):
             by_column = any(e.matrix or e.part.stop or e.shape == (block.width,) for e in own) and block.width <= 50
             strides.append(block.width if by_column else 1)
         return tuple(strides)
+
+    @property
+    def of_residual(self) -> slice:
+        """The elements of θ that Σ_e has."""
+        return self.layout.noise_place
 
     @cached_property
     def _least(self) -> FloatArray:
