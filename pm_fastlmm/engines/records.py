@@ -17,7 +17,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, shown
+from pm_fastlmm.base.arrays import FloatArray, Ids, lower_triangle, shown
 from pm_fastlmm.base.semidefinite import lower_root
 from pm_fastlmm.covariance.structures import Diagonal, Identity, Scalar
 from pm_fastlmm.covariance.terms import Term
@@ -46,7 +46,7 @@ class Pattern(NamedTuple):
     @property
     def lower(self) -> tuple[Any, Any]:
         """Places of the lower triangle of its block, row by row."""
-        return np.tril_indices(len(self.coordinates))
+        return lower_triangle(len(self.coordinates), len(self.coordinates))
 
 
 class Whitening(NamedTuple):
@@ -192,6 +192,13 @@ class Records:
         """Return R, or what it is linear in, of a symmetric matrix (c, c)."""
         lower = self._spread([p.of(sigma) for p in self.patterns])
         return sp.csr_array(lower + lower.T - sp.diags_array(lower.diagonal()))
+
+    def times(self, sigma: FloatArray, x: FloatArray) -> FloatArray:
+        """Return Rx of a vector (n,)."""
+        out = np.empty(self.n)
+        for p in self.patterns:
+            out[p.rows] = x[p.rows] @ p.of(sigma)
+        return out
 
     def coloured(self, sigma: FloatArray, noise: FloatArray) -> FloatArray:
         """Return draws (…, n) of the residuals of one Σ_e, or one for each (…, c, c), made of white noise (…, n)."""

@@ -175,7 +175,7 @@ class SparseState(TermState):
         q = np.empty((len(self.weighted), len(directions)))
         for i, (k, direction) in enumerate(directions):
             if k == NOISE:
-                q[:, i] = self.products.records.matrix(direction) @ self.weighted
+                q[:, i] = self.products.records.times(direction, self.weighted)
             else:
                 q[:, i] = eq.blocks[k].Z @ (self._related[k] @ direction).ravel()
         white = self.white.root @ q

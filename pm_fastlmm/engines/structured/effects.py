@@ -115,7 +115,7 @@ class TermsAtTheta(AtTheta):
         return np.sqrt(products.records.variances(self.state.noise) / products.weights.values)
 
     def leverage(self) -> FloatArray | None:
-        """Return ∂ŷ_i/∂y_i where it does not follow from what the others predict."""
+        """Return ∂ŷ_i/∂y_i, where residuals covary."""
         return self.state.leverage()
 
     def precision(self, residual: FloatArray) -> Precision:
