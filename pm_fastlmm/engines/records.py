@@ -44,7 +44,7 @@ class Pattern(NamedTuple):
         return np.asarray(sigma[np.ix_(self.coordinates, self.coordinates)])
 
     @property
-    def lower(self) -> tuple[Any, Any]:
+    def lower(self) -> Any:
         """Places of the lower triangle of its block, row by row."""
         return lower_triangle(len(self.coordinates), len(self.coordinates))
 

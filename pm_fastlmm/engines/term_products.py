@@ -23,6 +23,7 @@ from pm_fastlmm.spectrum.weights import PriorWeights
 
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested, and of X
 _PROBES = 16  # of the traces of large terms
+_NOTHING = 1e-12  # size of y in a coordinate of the residual, beside the largest, below which it is that of rounding
 
 
 class Gradient(NamedTuple):
@@ -35,6 +36,30 @@ class Gradient(NamedTuple):
     sigma: list[FloatArray]
     noise: FloatArray
     effects: list[FloatArray]
+
+
+class Moments(NamedTuple):
+    """
+    Quadratic forms of y and what they are expected to be, for the V_i of terms and last those of Σ_e.
+
+    The latter are I, or the rows of each coordinate.
+
+    Attributes
+    ----------
+    rows : list of sparse arrays
+        Z_iᵀ.
+    gram : array
+        tr(MV_iMV_j), M takes X out.
+    squares : array
+        yᵀMV_iMy.
+    unit : (c,) array
+        By what the variances of Σ_e are to be multiplied.
+    """
+
+    rows: list[sp.csc_array]
+    gram: FloatArray
+    squares: FloatArray
+    unit: FloatArray
 
 
 class TermState(ABC):
@@ -293,23 +318,37 @@ class TermProducts(ABC):
     def _components(self) -> dict[tuple[int, ...], tuple[list[sp.csc_array], FloatArray]]:
         return {}
 
-    def components(self, strides: tuple[int, ...]) -> tuple[list[sp.csc_array], FloatArray]:
+    def moments(self, strides: tuple[int, ...], y: FloatArray) -> Moments:
         """
-        Return Z_iᵀ of every stride-th column of a term, and tr(MV_iMV_j) for V_i = Z_iZ_iᵀ and, last, those of Σ_e.
+        Return what MINQUE needs of y without its part along X, for V_i = Z_iZ_iᵀ of every stride-th column of a term.
 
-        The latter are I, or the rows of each coordinate. M takes X out, and no n × n matrix is formed. Where A_k is not
-        a part of Z_k levels are taken to be unrelated.
+        No n × n matrix is formed. Where A_k is not a part of Z_k levels are taken to be unrelated. Coordinates of the
+        residual may have very different units, and rows are then divided by the sizes of y in them.
         """
-        if strides not in self._components:
-            blocks = [block.Z for block, stride in zip(self.blocks, strides, strict=False) for _ in range(stride)]
-            places = [(a, stride) for stride in strides for a in range(stride)]
-            parts = [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
-            several = self.records.width > 1
-            parts += self.records.incidences if several else []
+        records, unit = self.records, np.ones(self.records.width)
+        X = self.projection if self.flat else None
+        if records.width == 1:
+            if strides not in self._components:
+                parts = self._parts(strides)
+                rows = [Z.T for Z in parts]
+                self._components[strides] = rows, _traces(parts, rows, X, self.n)
+            rows, gram = self._components[strides]
+        else:
+            unit = np.sqrt(np.bincount(records.coordinate, y**2, records.width) / records.counts)
+            unit = np.where(unit > _NOTHING * unit.max(), unit, 1.0)
+            scale = 1 / unit[records.coordinate]
+            X = None if X is None else X.scaled(scale)
+            y = scale * y if X is None else X.apart(scale * y)[1]
+            parts = [sp.csr_array(sp.diags_array(scale) @ Z) for Z in self._parts(strides)] + records.incidences
             rows = [Z.T for Z in parts]
-            gram = _traces(parts, rows, self.projection if self.flat else None, self.n)
-            self._components[strides] = rows, gram[:-1, :-1] if several else gram
-        return self._components[strides]
+            gram = _traces(parts, rows, X, self.n)[:-1, :-1]
+        squares = np.array([*(((Zt @ y) ** 2).sum() for Zt in rows), y @ y])
+        return Moments(rows, gram, squares[: len(gram)], unit**2)
+
+    def _parts(self, strides: tuple[int, ...]) -> list[sp.csr_array]:
+        blocks = [block.Z for block, stride in zip(self.blocks, strides, strict=False) for _ in range(stride)]
+        places = [(a, stride) for stride in strides for a in range(stride)]
+        return [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
 
     def mean_gram(self, k: int) -> FloatArray:
         """Return Σ_levels A_jjZ_jᵀZ_j / Σw of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""

@@ -69,13 +69,21 @@ class SparseProducts(TermProducts):
         """Σ_k width_k log|A_k|."""
         return sum(b.width * b.precision.logdet for b in self.blocks if b.precision is not None)
 
+    def column_units(self, noise: FloatArray) -> list[FloatArray]:
+        """Return the standard deviations (width,) of effects that add as much variance as the residuals have."""
+        precision = 1 / np.diag(noise)
+        information = [precision @ squares for squares in self._column_squares]
+        return [1 / np.sqrt(np.where(own > 0, own, precision.mean() / self.n)) for own in information]
+
     @cached_property
-    def column_squares(self) -> list[FloatArray]:
-        """Mean squared length of the columns of each term over the rows that have them, (width,)."""
-        out = []
+    def _column_squares(self) -> list[FloatArray]:
+        """Σ z²/n of the columns of each term, over the rows of each coordinate of the residual, (c, width)."""
+        out, c = [], self.records.width
         for block in self.blocks:
-            squares = np.bincount(block.Z.indices % block.width, block.Z.data**2, minlength=block.width)
-            out.append(np.where(squares > 0, squares, 1.0) / self.n)
+            own = np.repeat(self.records.coordinate, np.diff(block.Z.indptr)) * block.width
+            size = c * block.width
+            squares = np.bincount(own + block.Z.indices % block.width, block.Z.data**2, minlength=size)
+            out.append(squares.reshape(c, block.width) / self.n)
         return out
 
     @property

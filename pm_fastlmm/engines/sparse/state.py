@@ -158,9 +158,8 @@ class SparseState(TermState):
     @cached_property
     def _inside(self) -> Self | None:
         """A state at Σ_k that are positive definite, where these are not."""
-        moved, size, e = [], self.products.column_squares, self.products.records.mean(self.noise)
-        for k, sigma in enumerate(self.sigma):
-            unit = np.sqrt(e / size[k])
+        moved = []
+        for sigma, unit in zip(self.sigma, self.products.column_units(self.noise), strict=True):
             smallest = np.linalg.eigvalsh(sigma / np.outer(unit, unit))[0]
             moved.append(sigma if smallest > _SMALLEST else sigma + _INSIDE * np.diag(unit**2))
         if all(new is old for new, old in zip(moved, self.sigma, strict=True)):
@@ -324,8 +323,10 @@ def _root(sigma: FloatArray) -> FloatArray | None:
     try:
         return np.linalg.cholesky(sigma)
     except np.linalg.LinAlgError:
-        values = np.linalg.eigvalsh(sigma)
-        return lower_root(sigma) if values[0] >= -zero_tolerance(values) else None
+        unit = np.sqrt(np.where(np.diag(sigma) > 0, np.diag(sigma), 1.0))  # effects may have very different units
+        scaled = sigma / np.outer(unit, unit)
+        values = np.linalg.eigvalsh(scaled)
+        return unit[:, None] * lower_root(scaled) if values[0] >= -zero_tolerance(values) else None
 
 
 def _regular(root: FloatArray) -> bool:

@@ -209,10 +209,10 @@ class StructuredObjective(Objective):
         """
         strides, c = self._strides(), self.products.records.width
         owners = [(k, a) for k, stride in enumerate(strides) for a in range(stride)] + [(NOISE, a) for a in range(c)]
-        components, gram = self.products.components(strides)
-        squares = np.array([*(((Zt @ self.y) ** 2).sum() for Zt in components), self.y @ self.y][: len(owners)])
+        components, gram, squares, unit = self.products.moments(strides, self.y)
         self._require_information(components, owners, gram[-c:].sum(axis=0))
         estimate = moment_start(gram, squares, c)
+        estimate[-c:] *= unit
         if c == 1:
             estimate[-1] = self._residual_start(estimate[-1], total=float(squares[-1]) / self.n)
         theta = np.zeros(self.layout.size)

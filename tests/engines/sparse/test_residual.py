@@ -304,6 +304,17 @@ def test_independent_coordinates_make_records_of_their_own(herd):
     assert_allclose(by_record.theta, by_trait.theta, rtol=1e-7)
 
 
+def test_units_of_traits_do_not_matter(herd):
+    """Kilograms beside per cent: a fit on the boundary takes the same steps to the same maximum."""
+    formula, options = "y ~ 0 + trait + (0 + trait | animal)", {"known": {"animal": herd[0]}, **QUIET}
+    unit = herd[2]["trait"].map({"a": 1e4, "b": 1.0, "c": 1e-4}).to_numpy()
+    scaled = herd[2].assign(y=unit * herd[2]["y"])
+    one, other = (flmm.find_reml(formula, t, residual="(0 + trait | record)", **options) for t in (herd[2], scaled))
+    assert one.boundary == other.boundary
+    assert len(one.trace.iterations) == len(other.trace.iterations)
+    assert_allclose(other.loglik + np.log(unit).sum(), one.loglik, rtol=1e-9)
+
+
 def test_new_rows_of_a_record_have_the_variance_of_their_trait(herd):
     fit = flmm.find_reml(
         "y ~ 0 + trait + (1 | animal)", herd[2], known={"animal": herd[0]}, residual="(0 + trait | record)", **QUIET
