@@ -124,6 +124,15 @@ def find_reml(
     {'batch': 3.9167, 'residual': 0.3333}
     >>> print({name: value.round(3).item() for name, value in fit.point.items()})
     {'sigma_batch': 1.979, 'sigma_e': 0.577}
+
+    Residual variances of daughters and sons, in the families that Galton asked:
+
+    >>> families = flmm.datasets.galton_families()
+    >>> fit = flmm.find_reml(
+    ...     "height ~ sex + (1 | family)", families, residual="sex", progressbar=False
+    ... )
+    >>> print(fit.theta.round(2).to_dict())
+    {'family': 2.22, 'residual[female]': 3.53, 'residual[male]': 4.45}
     """
     require_choice("method", method, Method)
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)

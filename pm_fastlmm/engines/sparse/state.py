@@ -286,13 +286,13 @@ class SparsePrecision:
         """Py, (n,)."""
         return self.state.weighted
 
-    @property
+    @cached_property
     def _residual(self) -> Any:
         """R⁻¹."""
         root = self.state.white.root
         return sp.csr_array(root.T @ root)
 
-    @property
+    @cached_property
     def _rows(self) -> Any:
         """R⁻¹WΛ."""
         eq = self.state._eq

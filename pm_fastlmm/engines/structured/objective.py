@@ -247,9 +247,7 @@ class StructuredObjective(Objective):
         self, components: list[sp.csc_array], owners: list[tuple[int, int]], traces: FloatArray
     ) -> None:
         """Refuse a component that vanishes orthogonal to X, if its variance is a parameter."""
-        for Zt, (k, a), trace in zip(
-            components, owners, traces, strict=False
-        ):  # of one residual variance there is none
+        for Zt, (k, a), trace in zip(components, owners, traces, strict=False):  # I, the last, is not a component
             own = [e for e in self.layout.entries if e.term == k]
             if trace > _EXPLAINED * float((Zt.data**2).sum()) or all(self.fixed[e.place].all() for e in own):
                 continue
