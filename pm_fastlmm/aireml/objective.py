@@ -241,6 +241,11 @@ class Objective(ABC):
         return np.zeros(len(self.names), dtype=bool)
 
     @property
+    def of_residual(self) -> slice:
+        """The elements of θ that are variances and covariances of the residuals."""
+        return slice(len(self.names) - 1, len(self.names))
+
+    @property
     def matrices(self) -> Sequence[PackedMatrix]:
         """The unstructured matrices among the coordinates, those that are held as well."""
         return ()
@@ -351,16 +356,17 @@ def _number(value: Any, name: str, what: str) -> float:
     return float(value)
 
 
-def moment_start(gram: FloatArray, squares: FloatArray) -> FloatArray:
+def moment_start(gram: FloatArray, squares: FloatArray, residuals: int = 1) -> FloatArray:
     """
     Return MINQUE(0) estimates of variances, at least a hundredth of the total each.
 
-    Solves Σ_j tr(MV_iMV_j) θ_j = yᵀMV_iMy, M = I - Q₁Q₁ᵀ (Rao 1971, doi:10.1016/0047-259X(71)90001-7); the last V is I,
-    so that `gram[-1]` are the traces tr(MV_j) and `squares[-1]` is yᵀMy.
+    Solves Σ_j tr(MV_iMV_j) θ_j = yᵀMV_iMy, M = I - Q₁Q₁ᵀ (Rao 1971, doi:10.1016/0047-259X(71)90001-7); the last V, as
+    many as `residuals`, add up to I, so that the sum of these rows of `gram` are the traces tr(MV_j).
     """
-    traces, p = gram[-1], float(gram[-1, -1])
+    traces = gram[-residuals:].sum(axis=0)
+    p = float(traces[-residuals:].sum())
     scale = np.maximum(traces / p, 1e-300)
-    total = float(squares[-1]) / p
+    total = float(squares[-residuals:].sum()) / p
     estimate = np.linalg.lstsq(gram / np.outer(scale, scale), squares / scale, rcond=None)[0]  # shares of the variance
     shares = np.maximum(np.where(np.isfinite(estimate), estimate, 0.0), 0.01 * total)
     return np.asarray(shares * (total / shares.sum()) / scale)

@@ -1,4 +1,4 @@
-"""Theta: the parameters of all terms as one vector, in which V is linear wherever the structures allow it."""
+"""Theta: the parameters of all terms and of the residual, in which V is linear wherever the structures allow it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,18 @@ from pm_fastlmm.covariance.parameters import Dual
 from pm_fastlmm.covariance.terms import Term
 
 RESIDUAL = "residual"
+NOISE = -1  # stands for the residual where terms are numbered
 _STEP = 1e-100
 _KEPT = 1_000_000  # numbers of ∂Σ_k/∂θ that are kept, where they are the same at every θ
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """One parameter of one term: its place in θ, what its elements are called, its shape, and what it is about."""
+    """
+    One parameter of one term, or of the residual, `NOISE`.
+
+    Its place in θ, what its elements are called, its shape, and which columns within a level it is about.
+    """
 
     term: int
     name: str
@@ -44,11 +49,11 @@ class Entry:
 @dataclass(frozen=True, eq=False, repr=False)
 class Theta:
     """
-    The vector θ of a list of terms and σ²_e, with names, bounds and the map to the matrices Σ_k.
+    The vector θ of a list of terms and of the residual, with names, bounds and the map to the matrices Σ_k and Σ_e.
 
     An unstructured Σ enters by its variances and covariances (lower triangle, row by row) however it was given, also
     as a part of another structure; every other structure enters by its parameters. Variances of columns within a level
-    are named by them, "Subject[Days]". The last element is σ²_e.
+    are named by them, "Subject[Days]". The last elements are those of Σ_e, "residual[F]", or σ²_e alone, "residual".
 
     Attributes
     ----------
@@ -59,6 +64,8 @@ class Theta:
         The structure of Σ_k of each term.
     terms : tuple of str
         Names of the terms.
+    noise : Covariance
+        The structure of Σ_e, of size 1 for residuals of one variance.
     """
 
     names: tuple[str, ...]
@@ -67,48 +74,58 @@ class Theta:
     entries: tuple[Entry, ...]
     blocks: tuple[Covariance, ...]
     terms: tuple[str, ...]
+    noise: Covariance
 
     @classmethod
-    def of_terms(cls, terms: Sequence[Term]) -> Self:
-        """Lay out the parameters of the terms."""
+    def of_terms(cls, terms: Sequence[Term], noise: Covariance, coordinates: tuple[str, ...] = ()) -> Self:
+        """Lay out the parameters of the terms, and of Σ_e between coordinates."""
         entries: list[Entry] = []
         names: list[str] = []
         lower: list[float] = []
         upper: list[float] = []
         blocks = tuple(term.blocks.block._by_elements() for term in terms)
-        for k, (term, block) in enumerate(zip(terms, blocks, strict=True)):
+        if RESIDUAL in (own := [term.name for term in terms]):
+            raise ValueError(
+                f"a term is called {RESIDUAL!r}, the name of the residual among the variances: give it another name."
+            )
+        noise = noise._by_elements()
+        structures = [*zip(range(len(terms)), own, (t.columns for t in terms), blocks, strict=True)]
+        for k, term, within, block in [*structures, (NOISE, RESIDUAL, coordinates, noise)]:
             parts = block._parts()
             for name, value in block.parameters.items():
                 structure, part = parts.get(name, (block, slice(None)))
-                shape, matrix = _shape(value, f"{term.name}.{name}"), name in block.semidefinite
-                columns = term.columns[part] if len(term.columns) == block.size else ()
+                shape, matrix = _shape(value, f"{term}.{name}"), name in block.semidefinite
+                columns = within[part] if len(within) == block.size else ()
                 places = _elements(shape[0], columns) if matrix else _places(structure, shape, columns, name in parts)
-                own = len(block.parameters) == 1 or (name in parts and places[0] in _elements(1, columns[:1]))
-                entry = Entry(k, name, len(names), shape, matrix, term.name if own else f"{term.name}.{name}", part)
+                alone = len(block.parameters) == 1 or (name in parts and places[0] in _elements(1, columns[:1]))
+                entry = Entry(k, name, len(names), shape, matrix, term if alone else f"{term}.{name}", part)
                 entries.append(entry)
                 names += [entry.called + place for place in places]
                 low, high = block.bounds[name]
                 variances = [i == j for i in range(shape[0]) for j in range(i + 1)] if matrix else [False] * entry.size
                 lower += [0.0 if variance else low for variance in variances]
                 upper += [high] * entry.size
-        if RESIDUAL in names:
-            raise ValueError(
-                f"a term is called {RESIDUAL!r}, the name of sigma2_e among the variances: give it another name."
-            )
-        names.append(RESIDUAL)
-        bounds = np.array([*lower, 0.0]), np.array([*upper, np.inf])
-        return cls(tuple(names), *bounds, tuple(entries), blocks, tuple(term.name for term in terms))
+        return cls(tuple(names), np.array(lower), np.array(upper), tuple(entries), blocks, tuple(own), noise)
 
     @property
     def size(self) -> int:
         """Number of elements."""
         return len(self.names)
 
-    def pack(self, sigma2_e: Any, xp: Any = np) -> Any:
-        """Return θ of the values that the structures hold, and σ²_e."""
-        values = [self.blocks[entry.term].parameters[entry.name] for entry in self.entries]
+    @property
+    def noise_place(self) -> slice:
+        """The elements of θ that Σ_e has."""
+        return slice(min((e.start for e in self.entries if e.term == NOISE), default=self.size), self.size)
+
+    def structure(self, k: int) -> Covariance:
+        """Return that of Σ_k, or of Σ_e."""
+        return self.noise if k == NOISE else self.blocks[k]
+
+    def pack(self, xp: Any = np) -> Any:
+        """Return θ of the values that the structures hold."""
+        values = [self.structure(entry.term).parameters[entry.name] for entry in self.entries]
         if not any(entry.shape for entry in self.entries):
-            return xp.stack([*values, sigma2_e])  # a single node of a graph
+            return xp.stack(values)  # a single node of a graph
         parts = []
         for entry, value in zip(self.entries, values, strict=True):
             if entry.matrix:
@@ -116,24 +133,24 @@ class Theta:
                 parts.append(value[rows, columns])
             else:
                 parts.append(xp.reshape(value, (entry.size,)))
-        return xp.concatenate([*parts, xp.reshape(sigma2_e, (1,))])
+        return xp.concatenate(parts)
 
-    def matrices(self, theta: Any) -> list[Any]:
-        """Return Σ_k for each term, from numbers or from a tensor θ."""
-        return [self._matrix(k, theta) for k in range(len(self.blocks))]
+    def matrices(self, theta: Any) -> tuple[list[Any], Any]:
+        """Return Σ_k for each term, and Σ_e, from numbers or from a tensor θ."""
+        return [self._matrix(k, theta) for k in range(len(self.blocks))], self._matrix(NOISE, theta)
 
     def _matrix(self, k: int, theta: Any) -> Any:
         values = {e.name: _value(e, theta) for e in self.entries if e.term == k}
-        return self.blocks[k].with_parameters(values).dense()
+        return self.structure(k).with_parameters(values).dense()
 
     def slopes(self, theta: FloatArray) -> list[tuple[int, FloatArray]]:
-        """Return (k, ∂Σ_k/∂θ_i) of each element θ_i but σ²_e, in their order, at any numbers."""
+        """Return (k, ∂Σ_k/∂θ_i) of each element θ_i, in their order, at any numbers; k is `NOISE` for Σ_e."""
         if self._linear is not None:
-            return [(k, slope) for k, (_, slopes) in enumerate(self._linear) for slope in slopes]
+            return [(k, slope) for k, (_, slopes) in zip(self._numbered, self._linear, strict=True) for slope in slopes]
         return [(entry.term, slope) for entry in self.entries for slope in self._slopes(entry, theta)]
 
     def _slopes(self, entry: Entry, theta: FloatArray) -> list[FloatArray]:
-        out, c = [], self.blocks[entry.term].size
+        out, c = [], self.structure(entry.term).size
         with np.errstate(all="ignore"):
             for place in range(entry.start, entry.start + entry.size):
                 stepped = np.array(theta, dtype=complex)
@@ -144,24 +161,34 @@ class Theta:
 
     @cached_property
     def _linear(self) -> list[tuple[slice, FloatArray]] | None:
-        """The elements of θ of each term and ∂Σ_k/∂θ (elements, c, c), if every Σ_k is the sum of their products."""
-        sizes = sum(e.size * self.blocks[e.term].size ** 2 for e in self.entries)
-        if sizes > _KEPT or not all(block._linear for block in self.blocks):
+        """
+        The elements of θ of each term and ∂Σ_k/∂θ (elements, c, c), if every Σ_k is the sum of their products.
+
+        Those of Σ_e are the last.
+        """
+        sizes = sum(e.size * self.structure(e.term).size ** 2 for e in self.entries)
+        if sizes > _KEPT or not all(self.structure(k)._linear for k in self._numbered):
             return None
         out = []
-        for k in range(len(self.blocks)):
+        for k in self._numbered:
             own = [e for e in self.entries if e.term == k]
             slopes = [slope for e in own for slope in self._slopes(e, np.ones(self.size))]
             out.append((slice(own[0].start, own[-1].place.stop), frozen(np.array(slopes))))
         return out
 
-    def numbers(self, theta: FloatArray) -> list[FloatArray]:
-        """Return Σ_k of each term at any numbers."""
+    @property
+    def _numbered(self) -> list[int]:
+        return [*range(len(self.blocks)), NOISE]
+
+    def numbers(self, theta: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+        """Return Σ_k of each term, and Σ_e, at any numbers."""
         values = np.array(theta, dtype=float)
         if self._linear is not None:
-            return [(values[place] @ s.reshape(len(s), -1)).reshape(s.shape[1:]) for place, s in self._linear]
+            *sigma, noise = ((values[at] @ s.reshape(len(s), -1)).reshape(s.shape[1:]) for at, s in self._linear)
+            return sigma, noise
         with np.errstate(all="ignore"):
-            return [np.asarray(matrix) for matrix in self.matrices(values.view(Dual))]
+            sigma, noise = self.matrices(values.view(Dual))
+        return [np.asarray(matrix) for matrix in sigma], np.asarray(noise)
 
     def __repr__(self) -> str:
         """Show the names."""

@@ -65,6 +65,10 @@ class AtTheta:
         read = None if groups is None else Groups.read(groups, self.node.ids, len(y))
         return Predicted.of(self.precision(y - self.known_mean()), y, self.node.flat_basis(), self.node.ids, read)
 
+    def leverage(self) -> FloatArray | None:
+        """Return ∂ŷ_i/∂y_i, (n,), where residuals covary; None where it follows from what the others predict."""
+        return None
+
     def precision(self, residual: FloatArray) -> Precision:
         """Return P and Py; `residual` is y less its known mean."""
         factor = DenseFactor.of(self.objective.covariance(self.theta), residual, self.node.flat_basis())

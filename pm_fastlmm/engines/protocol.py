@@ -66,6 +66,7 @@ class LMMNode(PartOfModel, Described, ABC):
     recovers: ClassVar[bool] = False  # whether `recover` draws β and effects
     predicts: ClassVar[tuple[Effects, ...]] = ()  # effects= of predictions, besides "left_out"
     takes: ClassVar[tuple[str, ...]] = ()  # what of the rows, new or its own, a user may give
+    takes_of_population: ClassVar[tuple[str, ...]] = ("X_new", "data")  # and for effects="population"
     refusal: ClassVar[str] = "its effects and predictions are not drawn."  # what a user reads of other effects
 
     name: str

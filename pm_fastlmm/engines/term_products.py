@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.semidefinite import eigen_root
+from pm_fastlmm.engines.records import Records
 from pm_fastlmm.kernel.likelihood.leave_out import Precision
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
@@ -23,30 +24,56 @@ from pm_fastlmm.spectrum.weights import PriorWeights
 _LARGEST = 300_000_000  # numbers of the incidence matrix of a component that is tested, and of X
 _PROBES = 16  # of the traces of large terms, and four of very many rows, over which a product is a mean already
 _MANY = 50_000
+_NOTHING = 1e-12  # size of y in a coordinate of the residual, beside the largest, below which it is that of rounding
 
 
 class Gradient(NamedTuple):
     """
-    ∂ℓ/∂Σ_k (width, width) for each term, ∂ℓ/∂σ²_e, and A_kZ_kᵀPy (levels, width) for each term, û_k = (·)Σ_k.
+    ∂ℓ/∂Σ_k (width, width) for each term, ∂ℓ/∂Σ_e (c, c), and A_kZ_kᵀPy (levels, width) for each term, û_k = (·)Σ_k.
 
     Terms are in the order of the blocks; A_k is the covariance between levels, where it is not a part of Z_k.
     """
 
     sigma: list[FloatArray]
-    sigma2_e: float
+    noise: FloatArray
     effects: list[FloatArray]
+
+
+class Moments(NamedTuple):
+    """
+    Quadratic forms of y and what they are expected to be, for the V_i of terms and last those of Σ_e.
+
+    The latter are I, or the rows of each coordinate.
+
+    Attributes
+    ----------
+    rows : list of sparse arrays
+        Z_iᵀ.
+    gram : array
+        tr(MV_iMV_j), M takes X out.
+    squares : array
+        yᵀMV_iMy.
+    unit : (c,) array
+        By what the variances of Σ_e are to be multiplied.
+    """
+
+    rows: list[sp.csc_array]
+    gram: FloatArray
+    squares: FloatArray
+    unit: FloatArray
 
 
 class TermState(ABC):
     """
-    V factored at (Σ_k, σ²_e), with a response.
+    V factored at (Σ_k, Σ_e), with a response.
 
     Attributes
     ----------
     products : TermProducts
     sigma : list of (width, width) arrays
         In the order of the blocks.
-    sigma2_e : float
+    noise : (c, c) array
+        Σ_e, σ²_e alone where all residuals have one variance.
     loglik : float
         Of the error contrasts (flat β) or of y, without -½log|XᵀX|.
     yPy : float
@@ -54,7 +81,7 @@ class TermState(ABC):
 
     products: Any
     sigma: list[FloatArray]
-    sigma2_e: float
+    noise: FloatArray
     loglik: float
     yPy: float
 
@@ -65,7 +92,11 @@ class TermState(ABC):
 
     @abstractmethod
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
-        """Return ½ q_iᵀPq_j for q_i = Z_k(A_k ⊗ Σ̇_i)Z_kᵀPy, `directions` being (k, Σ̇_i), and last for q_e = Py."""
+        """
+        Return ½ q_iᵀPq_j for q_i = V̇_iPy: Z_k(A_k ⊗ Σ̇_i)Z_kᵀPy of `directions` (k, Σ̇_i), ṘPy where k is `NOISE`.
+
+        Those of the residual are the last.
+        """
 
     @abstractmethod
     def blue(self) -> tuple[FloatArray, Any]:
@@ -86,6 +117,10 @@ class TermState(ABC):
 
         For a term with a root `root` may be other rows of it, those of levels without data.
         """
+
+    def leverage(self) -> FloatArray | None:
+        """Return ∂ŷ_i/∂y_i = 1 - (RP)_ii, (n,), where residuals covary; None where it is 1 - R_iiP_ii."""
+        return None
 
     @abstractmethod
     def predict(self, X_new: FloatArray, Z_new: list[Any], unknown: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -123,9 +158,13 @@ class TermState(ABC):
         for j, weights in enumerate(self.gradient.effects):
             sigma = self.sigma[j] - (variance * direction if j == k else 0.0)
             others += p.blocks[j].Z @ (weights @ sigma).ravel()
-        X = p.projection.X
-        spectrum = Spectrum.from_factor(W, X.toarray() if p.projection.sparse else p.projection.Q1)
-        return Rotated.from_values(spectrum, y - others, None)
+        X = p.projection.X.toarray() if p.projection.sparse else p.projection.Q1
+        W, X, rest = (self._independent(part) for part in (W, X, y - others))
+        return Rotated.from_values(Spectrum.from_factor(W, X), rest, None)
+
+    def _independent(self, rows: FloatArray) -> FloatArray:
+        """Return rows whose residuals are independent, of one variance, from those of the data."""
+        return rows
 
 
 class TermProducts(ABC):
@@ -151,6 +190,8 @@ class TermProducts(ABC):
         λ/σ²_e up to which the rows are precise: that of inner products where rows were made of them, inf otherwise.
     weights : PriorWeights
         What the rows of Z, X and y were scaled by.
+    records : Records
+        Which residuals covary.
     """
 
     n: int
@@ -161,6 +202,7 @@ class TermProducts(ABC):
     order: tuple[int, ...]
     largest_ratio: float
     weights: PriorWeights
+    records: Records
 
     @property
     @abstractmethod
@@ -194,11 +236,11 @@ class TermProducts(ABC):
         return response if self.flat else self.shifted(response, response.y1)
 
     @abstractmethod
-    def at(self, response: Any, sigma: list[FloatArray], sigma2_e: float) -> TermState | None:
+    def at(self, response: Any, sigma: list[FloatArray], noise: FloatArray) -> TermState | None:
         """Return V factored; None outside the parameter space."""
 
     @abstractmethod
-    def log_density(self, phi: Any, sigma2_e: Any, residual: Any, b: Any) -> Any:
+    def log_density(self, phi: Any, noise: Any, residual: Any, b: Any) -> Any:
         """Return the graph of the log-likelihood of y less mu, without `constant`; b is the mean of β, if any."""
 
     @abstractmethod
@@ -211,7 +253,7 @@ class TermProducts(ABC):
 
     @abstractmethod
     def draw(
-        self, y: FloatArray, sigma: list[FloatArray], sigma2_e: float, rng: np.random.Generator
+        self, y: FloatArray, sigma: list[FloatArray], noise: FloatArray, rng: np.random.Generator
     ) -> tuple[list[FloatArray], FloatArray]:
         """Draw the effects of each block, and β where it is integrated out, given y less its known mean."""
 
@@ -235,7 +277,7 @@ class TermProducts(ABC):
         """Return whether a small σ²_e is seen in rows: in what X and the terms leave of y."""
         return False
 
-    def imprecision(self, sigma: list[FloatArray], sigma2_e: float) -> str:
+    def imprecision(self, sigma: list[FloatArray], noise: FloatArray) -> str:
         """Return what an estimate loses because V is worse conditioned than the products are precise, or nothing."""
         return ""
 
@@ -277,19 +319,37 @@ class TermProducts(ABC):
     def _components(self) -> dict[tuple[int, ...], tuple[list[sp.csc_array], FloatArray]]:
         return {}
 
-    def components(self, strides: tuple[int, ...]) -> tuple[list[sp.csc_array], FloatArray]:
+    def moments(self, strides: tuple[int, ...], y: FloatArray) -> Moments:
         """
-        Return Z_iᵀ of every stride-th column of a term, and tr(MV_iMV_j) for V_i = Z_iZ_iᵀ and, last, I.
+        Return what MINQUE needs of y without its part along X, for V_i = Z_iZ_iᵀ of every stride-th column of a term.
 
-        M takes X out, and no n × n matrix is formed. Where A_k is not a part of Z_k levels are taken to be unrelated.
+        No n × n matrix is formed. Where A_k is not a part of Z_k levels are taken to be unrelated. Coordinates of the
+        residual may have very different units, and rows are then divided by the sizes of y in them.
         """
-        if strides not in self._components:
-            blocks = [block.Z for block, stride in zip(self.blocks, strides, strict=False) for _ in range(stride)]
-            places = [(a, stride) for stride in strides for a in range(stride)]
-            parts = [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
+        records, unit = self.records, np.ones(self.records.width)
+        X = self.projection if self.flat else None
+        if records.width == 1:
+            if strides not in self._components:
+                parts = self._parts(strides)
+                rows = [Z.T for Z in parts]
+                self._components[strides] = rows, _traces(parts, rows, X, self.n)
+            rows, gram = self._components[strides]
+        else:
+            unit = np.sqrt(np.bincount(records.coordinate, y**2, records.width) / records.counts)
+            unit = np.where(unit > _NOTHING * unit.max(), unit, 1.0)
+            scale = 1 / unit[records.coordinate]
+            X = None if X is None else X.scaled(scale)
+            y = scale * y if X is None else X.apart(scale * y)[1]
+            parts = [sp.csr_array(sp.diags_array(scale) @ Z) for Z in self._parts(strides)] + records.incidences
             rows = [Z.T for Z in parts]
-            self._components[strides] = rows, _traces(parts, rows, self.projection if self.flat else None, self.n)
-        return self._components[strides]
+            gram = _traces(parts, rows, X, self.n)[:-1, :-1]
+        squares = np.array([*(((Zt @ y) ** 2).sum() for Zt in rows), y @ y])
+        return Moments(rows, gram, squares[: len(gram)], unit**2)
+
+    def _parts(self, strides: tuple[int, ...]) -> list[sp.csr_array]:
+        blocks = [block.Z for block, stride in zip(self.blocks, strides, strict=False) for _ in range(stride)]
+        places = [(a, stride) for stride in strides for a in range(stride)]
+        return [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
 
     def mean_gram(self, k: int) -> FloatArray:
         """Return Σ_levels A_jjZ_jᵀZ_j / Σw of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""

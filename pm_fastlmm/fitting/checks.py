@@ -61,7 +61,8 @@ class VarianceChecks(VarianceEffects):
         Return what is looked at of each observation, which `plots.plot_diagnostics` and its parts draw.
 
         With P the projection of V⁻¹: `fitted` Xβ̂ + Zû, `residual` ê, `standardised` (Py)_i/√P_ii, of variance 1,
-        `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - σ²_eP_ii/w_i, and what the others predict, `loo_mean` and `loo_sd`. With prior
+        `leverage` h_ii = ∂ŷ_i/∂y_i = 1 - (RP)_ii, with R the covariance of the residuals, 1 - σ²_eP_ii/w_i of those of
+        one variance, and what the others predict, `loo_mean` and `loo_sd`. With prior
         weights there is a column `weight`.
 
         Raises
@@ -84,7 +85,9 @@ class VarianceChecks(VarianceEffects):
         0  1545.0  1509.89     35.11          0.78      0.16   1503.02   54.14
         1  1440.0  1509.89    -69.89         -1.54      0.16   1523.58   54.14
         """
-        return diagnostics(self.loo(theta=theta), self.fitted(theta=theta), self.node.prior_weights)
+        at = self._node_at(theta).terms
+        fitted = at.fitted(conditional=True)
+        return diagnostics(self.loo(theta=theta), fitted, self.node.prior_weights, leverage=at.leverage())
 
     def variogram(self, x: Any, *, bins: int = 15, max_distance: float | None = None) -> pd.DataFrame:
         """

@@ -32,6 +32,7 @@ def find_reml(
     known: Mapping[str, Any] | None = None,
     weights: Any = None,
     offset: Any = None,
+    residual: str | None = None,
     var_name: str | None = None,
     method: Method = "REML",
     start: Any = None,
@@ -62,6 +63,9 @@ def find_reml(
         With a formula, known covariances between the levels of grouping factors, as for `lmm_model`.
     weights, offset : str or array, optional
         With a formula, prior weights and a known part of the mean, as for `lmm_model`.
+    residual : str, optional
+        With a formula, the column of groups that have residual variances of their own, "sex", or a bar of records whose
+        residuals covary, "(0 + trait | record)", as for `lmm_model`.
     var_name : str, optional
         Which node, when the model has several.
     method : {"REML", "ML"}
@@ -122,6 +126,15 @@ def find_reml(
     {'batch': 3.9167, 'residual': 0.3333}
     >>> print({name: value.round(3).item() for name, value in fit.point.items()})
     {'sigma_batch': 1.979, 'sigma_e': 0.577}
+
+    Residual variances of daughters and sons, in the families that Galton asked:
+
+    >>> families = flmm.datasets.galton_families()
+    >>> fit = flmm.find_reml(
+    ...     "height ~ sex + (1 | family)", families, residual="sex", progressbar=False
+    ... )
+    >>> print(fit.theta.round(2).to_dict())
+    {'family': 2.22, 'residual[female]': 3.53, 'residual[male]': 4.45}
     """
     require_choice("method", method, Method)
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)
@@ -129,9 +142,9 @@ def find_reml(
     if not isinstance(model, pm.Model | None):
         from pm_fastlmm.fitting.formula import fit_formula  # a model needs no formulaic, which takes long to import
 
-        return fit_formula(model, data, known, options, weights=weights, offset=offset)
-    if any(given is not None for given in (data, known, weights, offset)):
-        raise ValueError("data, known, weights and offset belong to a formula: a model has its own.")
+        return fit_formula(model, data, known, options, weights=weights, offset=offset, residual=residual)
+    if any(given is not None for given in (data, known, weights, offset, residual)):
+        raise ValueError("data, known, weights, offset and residual belong to a formula: a model has its own.")
     model = model_here(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)

@@ -38,11 +38,11 @@ class OfFormula(NamedTuple):
 
 def fit_formula(
     formula: str | MixedDesign, data: pd.DataFrame | None, known: Mapping[str, Any] | None, options: Options, *,
-    weights: Any = None, offset: Any = None,
+    weights: Any = None, offset: Any = None, residual: Any = None,
 ) -> VarianceFit:  # fmt: skip
     """Return the fit of a formula with random terms."""
     with activity("Reading the formula and its table", show=options.progressbar) as say:
-        design = read_formula(formula, data, weights, offset)
+        design = read_formula(formula, data, weights, offset, residual)
         say(f"Arranging the equations of {len(design.y)} observations")
         node = mixed_node(design, known)
     return OfFormula(design, known, options).fit(node)

@@ -71,7 +71,8 @@ class VarianceInference(VarianceIntervals):
         """
         objective = self.objective
         place = _alone(objective, component)
-        if objective.lower[place] != 0 or np.isfinite(objective.upper[place]) or component == objective.names[-1]:
+        residual = component in objective.names[objective.of_residual]
+        if objective.lower[place] != 0 or np.isfinite(objective.upper[place]) or residual:
             raise ValueError(
                 f"{component} is no variance of a component, whose only bound is 0: name one of the random terms."
             )

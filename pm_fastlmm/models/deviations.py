@@ -13,8 +13,10 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import CholeskyFactored
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
-from pm_fastlmm.models.mixed_terms import Part, column_root
+from pm_fastlmm.models.mixed_parts import Part
+from pm_fastlmm.models.mixed_terms import column_root
 from pm_fastlmm.models.random_terms import RandomTerm
+from pm_fastlmm.models.residual_term import ResidualTerm
 
 _ETA = 2.0  # of the LKJ prior: it favours small correlations without excluding large ones
 _WIDTH = 2.0  # of a half-normal prior, in residual standard deviations
@@ -46,7 +48,14 @@ class Deviations(NamedTuple):
     def within(self, random: RandomTerm, part: Part, weights: FloatArray) -> Covariance:
         """Register the variables of a part, and return the covariance of its effects within a level."""
         columns = np.ones(1) if random.intercept_only else _column_scales(random, part)
-        scales = _WIDTH * self.residual_sd / math.sqrt(weights.mean()) * columns
+        return self._of_scales(random, part, _WIDTH * self.residual_sd / math.sqrt(weights.mean()) * columns)
+
+    def noise(self, residual: ResidualTerm, sd: FloatArray) -> Covariance:
+        """Register the variables of Σ_e, of the residual standard deviation of each coordinate at the mean weight."""
+        scales = np.asarray(_WIDTH * sd * math.sqrt(self.mean_weight))
+        return self._of_scales(residual.random, residual.part, scales)
+
+    def _of_scales(self, random: RandomTerm, part: Part, scales: FloatArray) -> Covariance:
         sigma, dim = f"sigma_{part.suffix}", f"{part.suffix}_effects"
         if len(part.columns) == 1:
             return Scalar(pt.square(self._standard_deviation(sigma, scales[0])), size=1)

@@ -18,8 +18,10 @@ from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.structured.structuredlmm import StructuredLMM
 from pm_fastlmm.models.deviations import Deviations
 from pm_fastlmm.models.mixed_design import MixedDesign
-from pm_fastlmm.models.mixed_terms import data_of, mixed_term, parts_of, read_formula, relations
+from pm_fastlmm.models.mixed_parts import parts_of
+from pm_fastlmm.models.mixed_terms import data_of, mixed_term, read_formula, relations
 from pm_fastlmm.models.random_terms import RandomTerm
+from pm_fastlmm.models.residual_term import ResidualTerm
 from pm_fastlmm.models.share_prior import SharePrior
 from pm_fastlmm.models.shares import VARIABLES, Shares
 from pm_fastlmm.spectrum.sparse_projection import SparseProjection
@@ -36,6 +38,7 @@ def lmm_model(
     known: Mapping[str, Any] | None = None,
     weights: Any = None,
     offset: Any = None,
+    residual: str | None = None,
     priors: Mapping[str, Any] | SharePrior | None = None,
     name: str | None = None,
 ) -> pm.Model:
@@ -45,7 +48,8 @@ def lmm_model(
     β is integrated out under a flat prior, the effects u and e exactly. What is left are standard deviations and
     correlations:
 
-    * `sigma_e`, and `sigma_{group}` for (1 | group) or (0 + x | group);
+    * `sigma_e`, one for each group or trait of `residual`, and `corr_e` between traits, derived from `chol_e`;
+    * `sigma_{group}` for (1 | group) or (0 + x | group);
     * for (x | group), `sigma_{group}` (one for each column) and the correlations `corr_{group}` (one for each pair of
       columns), derived from `chol_{group}` ~ LKJCholeskyCov(eta=2);
     * for (x || group), `sigma_{group}` with independent effects.
@@ -55,7 +59,8 @@ def lmm_model(
     eighth only. c carries that to the scale of the columns U within a level (1 for an intercept),
     c_j² = [(UᵀU/n)⁻¹]_jj, and of a known K, c² = 1/(mean of the diagonal of ZKZᵀ): the prior does not depend on units,
     nor for correlated slopes on where the 0 of their covariate lies. With prior weights the fit is that of weighted
-    least squares, s belongs to an observation of mean weight w̄, and σ_e ~ HalfNormal(2 s √w̄).
+    least squares, s belongs to an observation of mean weight w̄, and σ_e ~ HalfNormal(2 s √w̄). With `residual` each σ_e
+    has the s of its own rows.
 
     Parameters
     ----------
@@ -73,6 +78,10 @@ def lmm_model(
         that is the mean of w_i measurements has weight w_i. Rows in which it is missing are dropped.
     offset : str or array, optional
         A known part of the mean, y = offset + Xβ + Σ Zu + e; also as offset(x) in the formula.
+    residual : str, optional
+        The column of groups that have residual variances of their own, "sex"; or a bar of records whose residuals
+        covary, "(0 + trait | record)": a row is one trait of one record, and Σ_e is the covariance between the traits,
+        diagonal with "||". A record may lack traits.
     priors : dict or SharePrior, optional
         Other priors by the name of the variable: unregistered distributions, {"sigma_gen": pm.Exponential.dist(1)}, of
         a vector if the variable is one; and another eta of the LKJ prior, {"eta_Subject": 1}. Or a
@@ -109,12 +118,18 @@ def lmm_model(
     >>> model.coords["rep:block"][:3]
     ('R1:B1', 'R1:B2', 'R1:B3')
     """
-    design = read_formula(formula, data, weights, offset)
+    design = read_formula(formula, data, weights, offset, residual)
     _check_names(design, priors or {})
     between = relations(design, known)
     name = design.response if name is None else name
     _check_slashes(design, name)
-    sd = _residual_sd(design)
+    if isinstance(priors, SharePrior) and design.residual is not None:
+        raise ValueError(
+            f"a SharePrior is of one residual variance, and residual={design.residual.text!r} has several: give priors "
+            "by the names of the variables, or none."
+        )
+    left = _least_squares(design)
+    sd = math.sqrt(float(left @ left) / len(left))
     # where a variable was made, PyTensor reads from the stack at each: half of the cost, and lines of this file
     with pytensor.config.change_flags(traceback__limit=0), pm.Model(coords={"obs": list(design.ids)}) as model:
         if isinstance(priors, SharePrior):
@@ -122,7 +137,11 @@ def lmm_model(
         else:
             variables = Deviations(sd, priors or {}, _mean_weight(design))
         terms = [_term(*pair, variables, _relative(design)) for pair in zip(design.random, between, strict=True)]
-        StructuredLMM(name, terms=terms, sigma2_e=variables.residual(), dims="obs", **data_of(design))
+        if design.residual is None:
+            noise = {"sigma2_e": variables.residual()}
+        else:
+            noise = {"residual": _noise(design.residual, left, variables)}
+        StructuredLMM(name, terms=terms, dims="obs", **noise, **data_of(design))
     return model
 
 
@@ -133,7 +152,8 @@ def _check_names(design: MixedDesign, priors: Mapping[str, Any] | SharePrior) ->
         reserved = _TAKEN | dict.fromkeys(VARIABLES, "which is a name in a model with a SharePrior")
     if taken := [random.group for random in design.random if random.group in reserved]:
         raise ValueError(f"a grouping factor is called {taken[0]!r}, {reserved[taken[0]]}: rename its column.")
-    names = [name for random in design.random for part in parts_of(random) for name in part.priors] + ["sigma_e"]
+    names = [name for random in design.random for part in parts_of(random) for name in part.priors]
+    names += ["sigma_e"] if design.residual is None else design.residual.part.priors
     if unknown := [prior for prior in given if prior not in names]:
         raise ValueError(f"priors names {shown(unknown)}, but there are {', '.join(names)}.")
     require_labels(design.ids, "the ids, the index of data,")
@@ -153,8 +173,8 @@ def _check_slashes(design: MixedDesign, name: str) -> None:
         )
 
 
-def _residual_sd(design: MixedDesign) -> float:
-    """Return s, the residual standard deviation of the least-squares fit, weighted by w/w̄."""
+def _least_squares(design: MixedDesign) -> FloatArray:
+    """Return what X leaves of y by least squares, weighted by w/w̄, of the mean square s² that e has."""
     root = np.sqrt(_relative(design))
     y = root * (design.y if design.offset is None else design.y - design.offset)
     X: Any = design.X
@@ -170,7 +190,15 @@ def _residual_sd(design: MixedDesign) -> float:
     norm = float(np.linalg.norm(residual))
     if df < 1 or norm <= len(y) * EPS * float(np.linalg.norm(root * design.y)):
         raise ValueError("y has no residual variance after X: there is nothing to estimate a variance from.")
-    return norm / math.sqrt(df)
+    return np.asarray(residual * math.sqrt(len(y) / df))
+
+
+def _noise(residual: ResidualTerm, left: FloatArray, variables: Deviations | Shares) -> Term:
+    """Return the term of the residuals; the scale of a coordinate is that of its rows, of all where these have none."""
+    assert isinstance(variables, Deviations)  # a SharePrior was refused
+    count, squares = np.bincount(residual.coordinate), np.bincount(residual.coordinate, left**2)
+    own = np.where(squares > 0, squares / count, left @ left / len(left))
+    return residual.term(variables.noise(residual, np.sqrt(own)))
 
 
 def _mean_weight(design: MixedDesign) -> float:

@@ -26,6 +26,7 @@ from pm_fastlmm.models.formulas.offsets import split_offsets
 from pm_fastlmm.models.known_rows import Column, Offset, new_weights
 from pm_fastlmm.models.missing_rows import complete, counts_of, dropped_rows, gaps_in, gaps_of, rows_dropped
 from pm_fastlmm.models.random_terms import RandomTerm, random_term, require_columns
+from pm_fastlmm.models.residual_term import ResidualFormula, ResidualTerm
 from pm_fastlmm.spectrum.projection import Cells
 from pm_fastlmm.spectrum.weights import require_weights
 
@@ -57,6 +58,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         What X was made from.
     weights, offset : (n,) arrays or None
         Prior weights w, Var(e_i) = σ²_e/w_i; the known part of the mean.
+    residual : ResidualTerm or None
+        Residual variances by group, or covariances within records.
 
     Examples
     --------
@@ -86,9 +89,12 @@ class MixedDesign(ReadOnlyArrays, Described):
     fixed: FixedTerms
     weight_column: Column | None = None
     known_mean: Offset | None = None
+    residual: ResidualTerm | None = None
 
     @classmethod
-    def from_formula(cls, formula: str, data: pd.DataFrame, *, weights: Any = None, offset: Any = None) -> Self:
+    def from_formula(
+        cls, formula: str, data: pd.DataFrame, *, weights: Any = None, offset: Any = None, residual: str | None = None
+    ) -> Self:
         """
         Read a formula and a table, whose index holds the ids.
 
@@ -106,6 +112,8 @@ class MixedDesign(ReadOnlyArrays, Described):
             Prior weights, a column's name or a value for each row of the table: Var(e_i) = σ²_e/w_i.
         offset : str or array, optional
             A known part of the mean; offset(x) in the formula is another one, and they are added up.
+        residual : str, optional
+            A column whose levels have residual variances of their own, or a bar of records, "(0 + trait | record)".
 
         Raises
         ------
@@ -125,6 +133,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         require_table(data)
         w, known = Column.read(weights, data, "weights"), Column.read(offset, data, "offset")
         needed = [name for term in offsets.values() for name in variables_of(term, data, formula)]
+        noise = None if residual is None else ResidualFormula.read(residual, data)
+        needed += noise.needed if noise is not None else ()
         for part in parts:
             require_columns(data, part.factors, formula)
             needed += [*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))]
@@ -153,7 +163,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         response = plain(sides(fixed)[0].strip("`"))
         own, made = tuple(rows.index.tolist()), FixedTerms.of(X.spec, rows)
         common = (formula, response, y_seen, X_seen, X.columns, own, random, dropped, counts_of(gaps))
-        return cls(*common, made, w, mean)
+        return cls(*common, made, w, mean, None if noise is None else noise.of(rows))
 
     @property
     def weights(self) -> FloatArray | None:
@@ -168,6 +178,10 @@ class MixedDesign(ReadOnlyArrays, Described):
     def weights_of(self, data: pd.DataFrame) -> Any:
         """Return the weights of new rows: those of the column that was named, where data has it, and otherwise 1."""
         return new_weights(self.weight_column, data)
+
+    def coordinate_of(self, data: pd.DataFrame) -> Any:
+        """Return which group, or trait, the residual of each new row has; 0 where there is one variance."""
+        return 0 if self.residual is None else self.residual.coordinates(data)
 
     def offset_of(self, data: pd.DataFrame) -> FloatArray | None:
         """
@@ -193,6 +207,8 @@ class MixedDesign(ReadOnlyArrays, Described):
             parts.append(f"weights = {self.weight_column.called}")
         if self.known_mean is not None and self.known_mean.given is not None:
             parts.append(f"offset = {self.known_mean.given.called}")
+        if self.residual is not None:
+            parts.append(f"residual = {self.residual.text}")
         return ", ".join(parts)
 
     @property
@@ -235,7 +251,8 @@ class MixedDesign(ReadOnlyArrays, Described):
     @property
     def _known(self) -> str:
         parts = {"weights": self.weight_column, "offset": self.known_mean}
-        return "".join(f"{role}: {part.called}; " for role, part in parts.items() if part is not None)
+        residual = "" if self.residual is None else f"residual: {self.residual.text}; "
+        return "".join(f"{role}: {part.called}; " for role, part in parts.items() if part is not None) + residual
 
     def _facts(self) -> dict[str, Any]:
         return {

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import pymc as pm
 
 from pm_fastlmm.base.arrays import EPS, FloatArray, Labelled, lower_triangle, shown
 from pm_fastlmm.base.semidefinite import lower_root
@@ -17,55 +16,21 @@ from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.models.mixed_design import MixedDesign
+from pm_fastlmm.models.mixed_parts import Part, parts_of
 from pm_fastlmm.models.random_terms import RandomTerm
 
 
-class Part(NamedTuple):
-    """Columns whose effects have one distribution: correlated, or independent, as a vector if there are several."""
-
-    suffix: str
-    columns: tuple[int, ...]
-    correlated: bool
-
-    @property
-    def priors(self) -> list[str]:
-        """The names under which its priors may be given."""
-        return [f"sigma_{self.suffix}"] + ([f"eta_{self.suffix}"] if self.correlated else [])
-
-    @property
-    def pairs(self) -> tuple[Any, Any]:
-        """The columns of each pair of effects."""
-        return np.triu_indices(len(self.columns), 1)
-
-    def add_coords(self, random: RandomTerm) -> None:
-        """Add the names of its columns to the model of the context, and of their pairs where these are correlated."""
-        model, names = pm.modelcontext(None), [random.columns[j] for j in self.columns]
-        model.add_coord(f"{self.suffix}_effects", names)
-        if self.correlated:
-            pairs = [f"{names[i]}, {names[j]}" for i, j in zip(*self.pairs, strict=True)]
-            model.add_coord(f"{self.suffix}_pairs", pairs)
-
-
-def parts_of(random: RandomTerm) -> list[Part]:
-    """Return the parts of a term; several of which some are correlated are numbered."""
-    ends = np.cumsum([len(part) for part in random.parts])
-    columns = [tuple(range(end - len(part), end)) for part, end in zip(random.parts, ends.tolist(), strict=True)]
-    if not random.correlated:
-        return [Part(random.group, tuple(range(len(random.columns))), False)]
-    if len(columns) == 1:
-        return [Part(random.group, columns[0], True)]
-    return [Part(f"{random.group}_{k}", part, len(part) > 1) for k, part in enumerate(columns, start=1)]
-
-
-def read_formula(formula: str | MixedDesign, data: Any, weights: Any = None, offset: Any = None) -> MixedDesign:
+def read_formula(
+    formula: str | MixedDesign, data: Any, weights: Any = None, offset: Any = None, residual: Any = None
+) -> MixedDesign:
     """Return the design of a formula that has random terms."""
     if isinstance(formula, MixedDesign):
-        given = {"data": data, "weights": weights, "offset": offset}
+        given = {"data": data, "weights": weights, "offset": offset, "residual": residual}
         if names := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"{shown(names)} is given together with a MixedDesign, which holds it already.")
         design = formula
     else:
-        design = MixedDesign.from_formula(formula, data, weights=weights, offset=offset)
+        design = MixedDesign.from_formula(formula, data, weights=weights, offset=offset, residual=residual)
     if not design.random:
         raise ValueError(
             f"formula {design.formula!r} has no random term, such as (1 | group): it is ordinary least squares."
@@ -142,7 +107,9 @@ def mixed_node(design: MixedDesign, known: Mapping[str, Any] | None) -> Structur
     """Return the node that `lmm_model` makes, without a model: its parameters are numbers."""
     pairs = zip(design.random, relations(design, known), strict=True)
     terms = [mixed_term(random, relation, _unit) for random, relation in pairs]
-    return StructuredNode.from_terms(design.response, terms, **data_of(design))
+    own = design.residual
+    residual = None if own is None else own.term(_unit(own.part))
+    return StructuredNode.from_terms(design.response, terms, residual=residual, **data_of(design))
 
 
 class FormulaVariables(NamedTuple):
@@ -154,6 +121,7 @@ class FormulaVariables(NamedTuple):
     def point(self, theta: FloatArray, *_: Any) -> dict[str, Any]:
         """Return standard deviations and Cholesky factors."""
         parts = [part for random in self.design.random for part in parts_of(random)]
+        parts.append(Part("e", (0,), False) if self.design.residual is None else self.design.residual.part)
         values = {}
         for part, entry in zip(parts, self.layout.entries, strict=True):
             own = theta[entry.place]
@@ -164,4 +132,4 @@ class FormulaVariables(NamedTuple):
                 values[f"chol_{part.suffix}"] = lower_root(matrix)[rows, columns]
             else:
                 values[f"sigma_{part.suffix}"] = np.sqrt(own).reshape(entry.shape)
-        return values | {"sigma_e": np.sqrt(theta[-1])}
+        return values

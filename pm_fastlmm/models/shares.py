@@ -12,7 +12,8 @@ from pm_fastlmm.covariance.matrices import Unstructured
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.theta import RESIDUAL
 from pm_fastlmm.models.mixed_design import MixedDesign
-from pm_fastlmm.models.mixed_terms import Part, column_root, parts_of
+from pm_fastlmm.models.mixed_parts import Part, parts_of
+from pm_fastlmm.models.mixed_terms import column_root
 from pm_fastlmm.models.random_terms import RandomTerm
 from pm_fastlmm.models.share_prior import SharePrior
 

@@ -332,7 +332,7 @@ def _require_data(node: LMMNode) -> None:
 def _require_predicted(node: LMMNode, new: NewRows, effects: Effects) -> None:
     if effects not in node.predicts:
         raise node.refused()
-    if effects == "population" and (extra := [name for name in new.given if name not in ("X_new", "data")]):
+    if effects == "population" and (extra := [name for name in new.given if name not in node.takes_of_population]):
         raise ValueError(
             f"effects='population' is Xβ without random effects: leave out {', '.join(extra)}; new rows are X_new, or "
             "data= for a model from a formula."

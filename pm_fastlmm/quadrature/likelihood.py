@@ -98,5 +98,10 @@ def require_scalar_variances(objective: Objective) -> None:
             f"the parameters of V are {names}: interpolation is for the scalar variances of one to {_LARGEST} terms "
             "and that of the residual."
         )
+    if len(own := objective.names[objective.of_residual]) > 1:
+        raise ValueError(
+            f"the residuals have the variances {', '.join(own)}: quadrature is for one residual variance. flmm.sample "
+            "draws from the posterior of any model."
+        )
     if np.asarray(objective.fixed).any():
         raise NotInterpolated(f"some of {names} are fixed: the posterior by quadrature is that of all of them.")

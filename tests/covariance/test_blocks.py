@@ -134,5 +134,5 @@ def test_a_structure_is_one_class():
     assert (alone.levels, alone.width, product.levels, product.width) == (4, 1, 3, 2)
     assert_allclose(alone.dense(), 2 * np.diag([1, 2, 3, 4]), rtol=1e-12)
     assert_allclose(product.dense(), np.kron(2 * np.diag([1, 2, 3]), B), rtol=1e-12)
-    layout = Theta.of_terms([Term(["a", "b", "a"], Spread(2.0), name="level")])
+    layout = Theta.of_terms([Term(["a", "b", "a"], Spread(2.0), name="level")], cov.scalar(1.0, 1))
     assert layout.names == ("level", "residual")

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pymc as pm
 import pytensor.tensor as pt
 import scipy.linalg
@@ -363,6 +364,85 @@ def related_derived(v):
 PRIOR_WEIGHTS = 0.4 + 3 * RNG.uniform(size=N)
 
 
+# ---------------------------------------------------------------- residuals of several variances
+
+SIDE = np.where(np.arange(N) % 3 == 0, "left", "right")
+SIDES = pd.DataFrame({"left": SIDE == "left", "right": SIDE == "right"}, dtype=float)
+TRAIT, RECORD = np.append(np.tile([0, 1], 10), [0, 0, 1, 1]), np.append(np.arange(20) // 2, 10 + np.arange(4))
+TRAITS = pd.DataFrame(np.eye(2)[TRAIT], columns=["milk", "fat"])  # some records have one of them alone
+NEW_SIDES, NEW_TRAITS = ["left", "right", "right"], ["fat", "milk", "fat"]
+
+
+def sides(**treatment):
+    """StructuredLMM of two crossed factors, whose residuals have two variances."""
+    v, w, left, right = positive("v", "w", "left", "right")
+    crossed = [flmm.Term(GROUP, cov.scalar(v), name="g"), flmm.Term(DAY, cov.scalar(w), name="d")]
+    residual = flmm.Term(np.arange(N), cov.diagonal(pt.stack([left, right])), columns=SIDES)
+    flmm.StructuredLMM("y", X=X, terms=crossed, residual=residual, observed=TERMS_Y, **treatment)
+
+
+def sides_noise(v):
+    """Return the covariance of e."""
+    return np.diag(np.where(SIDE == "left", v["left"], v["right"]))
+
+
+def sides_derived(v):
+    """Return variances, that of the residual on average, and their shares."""
+    variance = np.array([v["v"], v["w"], np.trace(sides_noise(v)) / N])
+    return {"variance": variance, "share": variance / variance.sum()}
+
+
+OF_SIDES = {
+    "V": lambda v: terms_V(v | {"e": 0.0}) + sides_noise(v),
+    "y": TERMS_Y,
+    "noise": sides_noise,
+    "new_noise": lambda v: np.diag([v[side] for side in NEW_SIDES]),
+    "values": {"v": 0.9, "w": 1.2, "left": 0.6, "right": 0.8},
+    "effects": terms_effects,
+    "new": ({"X_new": X_NEW, "Z_new": {"g": [0, 3, 99], "d": [1, 2, 1], "residual": NEW_SIDES}}, terms_new),
+    "derived": sides_derived,
+}  # fmt: skip
+
+
+def traits(**options):
+    """StructuredLMM of related groups and days, whose residuals covary between the traits of a record."""
+    v, w, rho, milk, fat = *positive("v", "w"), pm.Uniform("rho"), *positive("milk", "fat")
+    both = rho * pt.sqrt(milk * fat)
+    pair = [flmm.Term(GROUP, cov.known(PRECISION, v), name="g"), flmm.Term(DAY, cov.scalar(w), name="d")]
+    covariance = cov.unstructured(pt.stack([pt.stack([milk, both]), pt.stack([both, fat])]), size=2)
+    residual = flmm.Term(RECORD, covariance, columns=TRAITS)
+    flmm.StructuredLMM("y", X=X, terms=pair, residual=residual, observed=TRAITS_Y, weights=PRIOR_WEIGHTS, **options)
+
+
+def traits_noise(v):
+    """Return the covariance of e."""
+    both = v["rho"] * np.sqrt(v["milk"] * v["fat"])
+    S = np.array([[v["milk"], both], [both, v["fat"]]])
+    return (RECORD[:, None] == RECORD) * S[np.ix_(TRAIT, TRAIT)] / np.sqrt(np.outer(PRIOR_WEIGHTS, PRIOR_WEIGHTS))
+
+
+def traits_derived(v):
+    """Return variances on average by weight, and their shares."""
+    own, w = np.diag(Z7 @ CHAINED @ Z7.T), PRIOR_WEIGHTS
+    noise = np.where(TRAIT == 0, v["milk"], v["fat"]).mean() / w.mean()
+    variance = np.array([v["v"] * (w * own).sum() / w.sum(), v["w"], noise])
+    return {"variance": variance, "share": variance / variance.sum()}
+
+
+TRAITS_AT = {"v": 0.9, "w": 1.2, "rho": 0.6, "milk": 0.7, "fat": 1.1}
+TRAITS_Y = simulate(related_V(TRAITS_AT | {"e": 0.0}) + traits_noise(TRAITS_AT), 10)
+OF_TRAITS = {
+    "V": lambda v: related_V(v | {"e": 0.0}) + traits_noise(v),
+    "y": TRAITS_Y,
+    "noise": traits_noise,
+    "new_noise": lambda v: np.diag([v[trait] for trait in NEW_TRAITS]),
+    "values": TRAITS_AT,
+    "effects": related_effects,
+    "new": ({"X_new": X_NEW, "Z_new": {"g": [0, 3, 6], "d": [1, 2, 1], "residual": NEW_TRAITS}}, related_new),
+    "derived": traits_derived,
+}  # fmt: skip
+
+
 def weighted_V(v):
     """Return V of two factors, and residuals of variances σ²/w."""
     return terms_V(v) + v["e"] * np.diag(1 / PRIOR_WEIGHTS - 1)
@@ -682,6 +762,10 @@ CASES = [
         noise=TERMS["noise"], values=TERMS["values"], effects=related_effects, derived=related_derived,
         new=({"X_new": X_NEW, "Z_new": {"g": [0, 3, 6], "d": [1, 2, 1]}}, related_new),
     ),
+    Case("sparse, residuals by group", sides, gives=AFTER | ROWS | EFFECTS | OF_TERMS, **OF_SIDES),
+    Case("sparse, residuals by group, Gaussian", lambda: sides(**GAUSSIAN), gives=AFTER | ROWS | EFFECTS | OF_TERMS,
+         known={"b": B_MEAN, "B": B_COV}, **OF_SIDES),
+    Case("sparse, residuals of traits", traits, gives=AFTER | ROWS | EFFECTS | OF_TERMS, **OF_TRAITS),
     Case("lengthscale", lengthscale, gives=AFTER | ROWS | EFFECTS, new=(new_points(), lengthscale_new), **LENGTHSCALE),
     Case("lengthscale, weighted", weighted_lengthscale, gives=AFTER | ROWS | EFFECTS,
          new=(new_points(), lengthscale_new), **WEIGHTED_LENGTHSCALE),

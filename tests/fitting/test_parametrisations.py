@@ -219,11 +219,13 @@ def test_moments_are_those_of_rao():
 def test_moments_of_the_terms_form_no_large_matrix(models, oracle):
     [node] = flmm.lmm_nodes(models["penicillin"])
     objective, _ = node.objective(models["penicillin"])
-    components, _ = objective.products.components(objective._strides())
-    parts = [*((Zt.T @ Zt).toarray() for Zt in components), np.eye(node.n)]
+    moments = objective.products.moments(objective._strides(), objective.y)
+    parts = [*((Zt.T @ Zt).toarray() for Zt in moments.rows), np.eye(node.n)]
     M = np.eye(node.n) - 1 / node.n
     gram = np.array([[np.trace(M @ A @ M @ B) for B in parts] for A in parts])
     squares = np.array([objective.y @ A @ objective.y for A in parts])
+    assert_allclose(moments.gram, gram, rtol=1e-9, atol=1e-9)
+    assert_allclose(moments.squares, squares, rtol=1e-9)
     assert_allclose(objective.start(), moment_start(gram, squares), rtol=1e-9)
 
 

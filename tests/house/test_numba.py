@@ -237,7 +237,7 @@ def test_the_likelihood_of_terms_has_one_type_of_arguments(types_of, build_terms
         for writeable in (True, False):
             response = p.products.response(p.y)
             response.within.flags.writeable = response.between.flags.writeable = writeable
-            assert state.MixedState.at(p.products, response, p.sigma, p.sigma2_e).gradient.sigma2_e != 0
+            assert state.MixedState.at(p.products, response, p.sigma, p.sigma2_e).gradient.noise[0, 0] != 0
             phi, rows = p.products.packed(p.sigma), response.rows
             state.mixed_loglik_and_gradient(p.products, phi, p.sigma2_e, *response[:3], rows, np.zeros(0))
             assert response.between.flags.writeable == writeable

@@ -3,13 +3,14 @@ The mixed-model equations of several terms, in a form that singular Σ_k do not 
 
 With Σ_k = L_kL_kᵀ and u_k = (I ⊗ L_k)v_k, v_k ~ N(0, A_k ⊗ I), A_k⁻¹ = Q_k sparse and known, and W = [Z₁ … Z_K X],
 
-    C = ΛᵀWᵀWΛ/σ²_e + blockdiag(Q_k ⊗ I, 0),   Λ = blockdiag(I ⊗ L_k, I)
+    C = ΛᵀWᵀR⁻¹WΛ + blockdiag(Q_k ⊗ I, 0),   Λ = blockdiag(I ⊗ L_k, I),   R⁻¹ = Σ_κ t_κE_κ
 
-has one pattern at every θ, and no inverse of Σ_k in it. What depends on the pattern is done once: the order of
-elimination and the places of all entries.
+has one pattern at every θ, and no inverse of Σ_k in it. R is the covariance of the residuals: E_κ are known matrices of
+0 and 1, t_κ elements of inverse blocks of Σ_e (`records`), I and 1/σ²_e where residuals have one variance. So WᵀR⁻¹W is
+a sum of known products, and what depends on the pattern is done once: the order of elimination and the places of all
+entries.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.precision import Precision
+from pm_fastlmm.engines.records import Records
 from pm_fastlmm.sparse.cholesky import Analysis, Factor
 
 type IntArray = npt.NDArray[np.int64]
@@ -42,44 +44,53 @@ class SparseBlock(NamedTuple):
 
 class Crossed(NamedTuple):
     """
-    Z_iᵀZ_j of two terms in blocks of their levels.
+    Z_iᵀE_κZ_j of two terms in blocks of their levels, one cell of a block after the other.
 
     Attributes
     ----------
     i, j : int
-    values : (blocks, width_i, width_j) array
+    shape : (int, int)
+        Widths of the terms, those of a block.
+    products : (cells, K) array, dense or sparse
+        Cells by κ.
     """
 
     i: int
     j: int
-    values: FloatArray
+    shape: tuple[int, int]
+    products: Any
 
     @classmethod
-    def of(cls, i: int, j: int, Zi: Any, ci: int, Zj: Any, cj: int, ends: list[int]) -> tuple[Self, IntArray, IntArray]:
+    def of(
+        cls, i: int, j: int, parts: Sequence[tuple[Any, int]], ends: list[int], records: Records
+    ) -> tuple[Self, IntArray, IntArray]:
         """
-        Return the products, and the row and the column of each value in C.
+        Return the products, and the row and the column of each cell in C.
 
         Blocks of one term are those of levels of which the first is not before the second.
         """
-        gram = _product(Zi, Zj)
-        blocks = sp.bsr_array(gram, blocksize=(ci, cj)) if ci * cj > 1 else gram
-        row, column = np.repeat(np.arange(len(blocks.indptr) - 1), np.diff(blocks.indptr)), blocks.indices
-        values = blocks.data.reshape(-1, ci, cj)
+        (Zi, ci), (Zj, cj) = parts[i], parts[j]
+        row, column, products = _products(Zi, ci, Zj, cj, records)
         if i == j:
             lower = row >= column
-            row, column, values = row[lower], column[lower], values[lower]
+            row, column, products = row[lower], column[lower], products[np.repeat(lower, ci * cj)]
         rows = ends[i] + row.astype(np.int32)[:, None, None] * ci + np.arange(ci, dtype=np.int32)[:, None]
         columns = ends[j] + column.astype(np.int32)[:, None, None] * cj + np.arange(cj, dtype=np.int32)
-        shape = len(values), ci, cj
+        shape = len(row), ci, cj
         row_of, column_of = (np.broadcast_to(part, shape).ravel() for part in (rows, columns))
-        return cls(i, j, values), row_of, column_of
+        return cls(i, j, (ci, cj), products), row_of, column_of
 
-    def scaled(self, roots: Sequence[FloatArray]) -> FloatArray:
-        """Return L_iᵀ(·)L_j of all blocks, one cell after the other."""
-        left, right = roots[self.i], roots[self.j]
+    def scaled(self, roots: Sequence[FloatArray], coefficients: FloatArray) -> FloatArray:
+        """Return L_iᵀ(Z_iᵀR⁻¹Z_j)L_j of all cells."""
+        left, right, values = roots[self.i], roots[self.j], self.products @ coefficients
         if left.size == right.size == 1:
-            return np.asarray(self.values.ravel() * (left[0, 0] * right[0, 0]))
-        return np.asarray((left.T @ self.values @ right).ravel())
+            return np.asarray(values * (left[0, 0] * right[0, 0]))
+        return np.asarray((left.T @ values.reshape(-1, *self.shape) @ right).ravel())
+
+    def traces(self, roots: Sequence[FloatArray], cells: FloatArray) -> FloatArray:
+        """Return Σ_cells (·)L_iᵀ(Z_iᵀE_κZ_j)L_j for each κ, (K,): the transpose of `scaled`."""
+        inner = roots[self.i] @ cells.reshape(-1, *self.shape) @ roots[self.j].T
+        return np.asarray(self.products.T @ inner.ravel())
 
 
 class Traced(NamedTuple):
@@ -113,7 +124,9 @@ class Analysed(NamedTuple):
     ----------
     analysis : Analysis
     crossed : list of Crossed
-        WᵀW by pairs of terms; the entries of ΛᵀWᵀWΛ are some of their cells, or all of them.
+        WᵀE_κW by pairs of terms; the entries of ΛᵀWᵀR⁻¹WΛ are some of their cells, or all of them.
+    starts : list of int
+        Where the cells of each pair begin, and the end.
     cell, place, row, column : arrays
         Which cell each entry is, its place, and where it stands in the lower triangle.
     prior : array
@@ -124,6 +137,7 @@ class Analysed(NamedTuple):
 
     analysis: Analysis
     crossed: list[Crossed]
+    starts: list[int]
     cell: Any
     place: IntArray
     row: npt.NDArray[np.int32]
@@ -142,10 +156,13 @@ class Equations:
     blocks : tuple of SparseBlock
     basis : sparse (n, r) array
         The columns of the fixed effects, none where β is not integrated out.
+    records : Records
+        Which residuals covary.
     """
 
     blocks: tuple[SparseBlock, ...]
     basis: sp.csr_array
+    records: Records
 
     @cached_property
     def ends(self) -> list[int]:
@@ -202,8 +219,9 @@ class Equations:
         parts = [(block.Z, block.width) for block in self.blocks] + [(self.basis, 1)]
         present = [i for i, (Z, _) in enumerate(parts) if Z.shape[1]]
         pairs = [(i, j) for i in present for j in present if j <= i]
-        crossed = [Crossed.of(i, j, *parts[i], *parts[j], self.ends) for i, j in pairs]
+        crossed = [Crossed.of(i, j, parts, self.ends, self.records) for i, j in pairs]
         row, column = (np.concatenate([np.zeros(0, np.int32), *(pair[k] for pair in crossed)]) for k in (1, 2))
+        starts = np.cumsum([0, *(len(pair[1]) for pair in crossed)]).tolist()
         below = row >= column
         cell: Any = slice(None) if below.all() else np.flatnonzero(below)
         row, column = row[cell], column[cell]
@@ -217,15 +235,23 @@ class Equations:
             prior[place[same]] += lower.data[same]
             traced.append(Traced.of(place, lower, block.width))
         data = analysis.places(row, column)
-        return Analysed(analysis, [pair[0] for pair in crossed], cell, data, row, column, prior, traced)
+        return Analysed(analysis, [pair[0] for pair in crossed], starts, cell, data, row, column, prior, traced)
 
-    def factorise(self, roots: Sequence[FloatArray], sigma2_e: float) -> Factor:
-        """Return C factored; `NotPositiveDefinite` where it is not definite."""
+    def factorise(self, roots: Sequence[FloatArray], coefficients: FloatArray) -> Factor:
+        """Return C factored, of t_κ (K,); `NotPositiveDefinite` where it is not definite."""
         analysed = self._analysed
-        own, values = [root / math.sqrt(sigma2_e) for root in (*roots, np.ones((1, 1)))], analysed.prior.copy()
-        cells = np.concatenate([np.zeros(0), *(pair.scaled(own) for pair in analysed.crossed)])
+        own, values = [*roots, np.ones((1, 1))], analysed.prior.copy()
+        cells = np.concatenate([np.zeros(0), *(pair.scaled(own, coefficients) for pair in analysed.crossed)])
         values[analysed.place] += cells[analysed.cell]
         return analysed.analysis.factorise(values)
+
+    def residual_traces(self, roots: Sequence[FloatArray], inverse: FloatArray) -> FloatArray:
+        """Return tr(C⁻¹ΛᵀWᵀE_κWΛ) = ∂log|C|/∂t_κ, (K,), of C⁻¹ at the places of its pattern."""
+        own, a = [*roots, np.ones((1, 1))], self._analysed
+        cells = np.zeros(a.starts[-1])
+        cells[a.cell] = inverse[a.place] * np.where(a.row == a.column, 1.0, 2.0)
+        parts = zip(a.crossed, a.starts[:-1], a.starts[1:], strict=True)
+        return np.asarray(sum(pair.traces(own, cells[start:stop]) for pair, start, stop in parts))
 
     def traces(self, inverse: FloatArray) -> list[FloatArray]:
         """Return T_k = [tr(Q_kC^ab)], C^ab the blocks of C⁻¹, for each term."""
@@ -241,7 +267,7 @@ class Equations:
         return out
 
     def inverse_matrix(self, inverse: FloatArray, start: int = 0) -> sp.csr_array:
-        """Return C⁻¹ at the places of ΛᵀWᵀWΛ as a symmetric sparse matrix, of the unknowns from `start` on."""
+        """Return C⁻¹ at the places of ΛᵀWᵀR⁻¹WΛ as a symmetric sparse matrix, of the unknowns from `start` on."""
         e, size = self._analysed, self.ends[-1] - start
         own = e.column >= start  # the smaller of the two
         row, column, values = e.row[own] - start, e.column[own] - start, inverse[e.place[own]]
@@ -250,14 +276,52 @@ class Equations:
         return sp.csr_array((np.concatenate([values, values[off]]), (rows, columns)), shape=(size, size))
 
     @classmethod
-    def of(cls, blocks: Sequence[SparseBlock], basis: Any) -> Self:
-        """Return the equations of these terms and a basis of X."""
-        return cls(tuple(blocks), sp.csr_array(basis))
+    def of(cls, blocks: Sequence[SparseBlock], basis: Any, records: Records) -> Self:
+        """Return the equations of these terms, a basis of X, and residuals of these records."""
+        return cls(tuple(blocks), sp.csr_array(basis), records)
 
 
 def _within(block: SparseBlock, within: Any) -> Any:
     between = sp.eye_array(block.levels, format="csc") if block.precision is None else block.precision.Q
     return sp.csc_array(between) if block.width == 1 else sp.kron(between, within, format="csc")
+
+
+def _products(Zi: Any, ci: int, Zj: Any, cj: int, records: Records) -> tuple[Any, Any, Any]:
+    """
+    Return the row and column of each block of Z_iᵀR⁻¹Z_j, and its cells by κ.
+
+    There is one for each pair of levels that rows of a record have, though their products cancel: SciPy leaves out what
+    is 0, but variances of rows are sums over all pairs, of which C⁻¹ is not 0 where WᵀR⁻¹W is.
+    """
+    if records.width == 1:  # R⁻¹ is I but for a factor
+        blocks = _blocks(_product(Zi, Zj), ci, cj)
+        return *_places(blocks), blocks.data.reshape(-1, 1)
+    pairs = list(records.pairs())
+    rows, others = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
+    K = pairs[-1][2] + 1
+    A, B = Zi[rows], Zj[others]
+    blocks = _blocks(sp.csr_array(_ones(A).T @ _ones(B)), ci, cj)
+    blocks.sort_indices()
+    row, column = _places(blocks)
+    # the columns of each κ beside each other, so that it is one product
+    factor = np.repeat(np.concatenate([np.full(len(i), k) for i, _, k in pairs]), np.diff(B.indptr))
+    columns = B.indices.astype(np.int64) * K + factor
+    B = sp.csr_array((B.data, columns, B.indptr), shape=(B.shape[0], B.shape[1] * K))
+    gram = sp.coo_array(A.T @ B)
+    r, (s, k) = gram.row.astype(np.int64), divmod(gram.col.astype(np.int64), K)
+    width = Zj.shape[1] // cj
+    block = np.searchsorted(row.astype(np.int64) * width + column, (r // ci) * width + s // cj)
+    cell = (block * ci + r % ci) * cj + s % cj
+    size = len(row) * ci * cj
+    return row, column, sp.csr_array((gram.data, (cell, k)), shape=(size, K))
+
+
+def _blocks(gram: sp.csr_array, ci: int, cj: int) -> Any:
+    return sp.bsr_array(gram, blocksize=(ci, cj)) if ci * cj > 1 else gram
+
+
+def _places(blocks: Any) -> tuple[Any, Any]:
+    return np.repeat(np.arange(len(blocks.indptr) - 1), np.diff(blocks.indptr)), blocks.indices
 
 
 def _product(Zi: Any, Zj: Any) -> sp.csr_array:

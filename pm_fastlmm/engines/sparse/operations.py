@@ -14,7 +14,7 @@ class SparseLoglik(GradientOp):
     """
     Log-likelihood from `SparseProducts`, with its gradient as further outputs: both come from one factorisation.
 
-    Inputs: phi, σ²_e, and the response less its known mean. There is no second derivative.
+    Inputs: phi, Σ_e, and the response less its known mean. There is no second derivative.
     """
 
     likelihood = "the structured likelihood"
@@ -22,16 +22,16 @@ class SparseLoglik(GradientOp):
 
     def evaluate(self, *inputs: Any) -> Any:
         """Return the log-likelihood and its gradient."""
-        phi, e, y = (np.asarray(value, dtype=float) for value in inputs)
+        phi, noise, y = (np.asarray(value, dtype=float) for value in inputs)
         p: SparseProducts = self.data
-        state = p.at(p.response_to_known(y), p.unpacked(phi), float(e))
+        state = p.at(p.response_to_known(y), p.unpacked(phi), noise)
         if state is None:
-            return -math.inf, np.zeros(phi.shape), 0.0, np.zeros(y.shape)
+            return -math.inf, np.zeros(phi.shape), np.zeros(noise.shape), np.zeros(y.shape)
         g = state.gradient
-        return state.loglik, p.packed(g.sigma), g.sigma2_e, -state.residual / state.sigma2_e
+        return state.loglik, p.packed(g.sigma), g.noise, -state.weighted
 
 
-def sparse_log_density(products: SparseProducts, phi: Any, sigma2_e: Any, residual: Any, b: Any) -> Any:
+def sparse_log_density(products: SparseProducts, phi: Any, noise: Any, residual: Any, b: Any) -> Any:
     """Return the graph of the log-likelihood of y less mu, where β is integrated out or has the mean b."""
     own = residual if products.flat else residual - along_columns(products.projection, b)
-    return SparseLoglik(products)(phi, sigma2_e, own)[0]
+    return SparseLoglik(products)(phi, noise, own)[0]

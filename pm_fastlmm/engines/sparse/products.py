@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.semidefinite import semidefinite_root
+from pm_fastlmm.engines.records import Records
 from pm_fastlmm.engines.sparse.equations import Equations, SparseBlock
 from pm_fastlmm.engines.sparse.state import SparseResponse, SparseState
 from pm_fastlmm.engines.term_products import TermProducts
@@ -39,16 +40,19 @@ class SparseProducts(TermProducts):
     projection: AnyProjection
     flat: bool
     blocks: tuple[SparseBlock, ...]
+    records: Records
     weights: PriorWeights = UNWEIGHTED
     rows_kept: bool = True
     largest_ratio: float = np.inf
 
     @classmethod
     def from_rows(
-        cls, blocks: Sequence[SparseBlock], projection: AnyProjection, *, flat: bool, weights: PriorWeights = UNWEIGHTED
-    ) -> Self:
+        cls, blocks: Sequence[SparseBlock], projection: AnyProjection, *, flat: bool,
+        weights: PriorWeights = UNWEIGHTED, records: Records | None = None,
+    ) -> Self:  # fmt: skip
         """Return the products of the rows of the incidence matrices and the projection of X."""
-        return cls(projection.n, SparseProjection.worthwhile(projection), flat, tuple(blocks), weights)
+        n, own = projection.n, SparseProjection.worthwhile(projection)
+        return cls(n, own, flat, tuple(blocks), records or Records.single(n), weights)
 
     @cached_property
     def order(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -58,20 +62,29 @@ class SparseProducts(TermProducts):
     @cached_property
     def equations(self) -> Equations:
         """C, analysed."""
-        return Equations.of(self.blocks, self.projection.basis if self.flat else sp.csr_array((self.n, 0)))
+        basis = self.projection.basis if self.flat else sp.csr_array((self.n, 0))
+        return Equations.of(self.blocks, basis, self.records)
 
     @cached_property
     def known_logdet(self) -> float:
         """Σ_k width_k log|A_k|."""
         return sum(b.width * b.precision.logdet for b in self.blocks if b.precision is not None)
 
+    def column_units(self, noise: FloatArray) -> list[FloatArray]:
+        """Return the standard deviations (width,) of effects that add as much variance as the residuals have."""
+        precision = 1 / np.diag(noise)
+        information = [precision @ squares for squares in self._column_squares]
+        return [1 / np.sqrt(np.where(own > 0, own, precision.mean() / self.n)) for own in information]
+
     @cached_property
-    def column_squares(self) -> list[FloatArray]:
-        """Mean squared length of the columns of each term over the rows that have them, (width,)."""
-        out = []
+    def _column_squares(self) -> list[FloatArray]:
+        """Σ z²/n of the columns of each term, over the rows of each coordinate of the residual, (c, width)."""
+        out, c = [], self.records.width
         for block in self.blocks:
-            squares = np.bincount(block.Z.indices % block.width, block.Z.data**2, minlength=block.width)
-            out.append(np.where(squares > 0, squares, 1.0) / self.n)
+            own = np.repeat(self.records.coordinate, np.diff(block.Z.indptr)) * block.width
+            size = c * block.width
+            squares = np.bincount(own + block.Z.indices % block.width, block.Z.data**2, minlength=size)
+            out.append(squares.reshape(c, block.width) / self.n)
         return out
 
     @property
@@ -94,10 +107,10 @@ class SparseProducts(TermProducts):
         """Whether many ratios of two variances are tried before the iteration starts."""
         return self.equations.analysis.flops < _SCANNED
 
-    def imprecision(self, sigma: list[FloatArray], sigma2_e: float) -> str:
+    def imprecision(self, sigma: list[FloatArray], noise: FloatArray) -> str:
         """Return that effects have lost digits beside a small σ²_e: of errors 5e-14 times the ratio of variances."""
         own = [float((self.mean_gram(k) * S).sum()) for k, S in enumerate(sigma)]
-        if max(own) <= _PRECISE * sigma2_e:
+        if max(own) <= _PRECISE * float(self.records.mean(noise)):
             return ""
         return (
             f"the residual variance is below {1 / _PRECISE:.0e} of that of a term, beside which sparse equations lose "
@@ -106,7 +119,9 @@ class SparseProducts(TermProducts):
 
     def treated(self, terms: int, *, flat: bool) -> Self:
         """Return the products of the same data and the first terms with another treatment of β."""
-        return type(self).from_rows(self.blocks[:terms], self.projection, flat=flat, weights=self.weights)
+        return type(self).from_rows(
+            self.blocks[:terms], self.projection, flat=flat, weights=self.weights, records=self.records
+        )
 
     def response(self, y: FloatArray) -> SparseResponse:
         """Return y₂, and the coordinates of y along X."""
@@ -117,15 +132,15 @@ class SparseProducts(TermProducts):
         """Return the same of y₂ and what has the coordinates d."""
         return response._replace(y=response.y + self.projection.along(d))
 
-    def at(self, response: SparseResponse, sigma: list[FloatArray], sigma2_e: float) -> SparseState | None:
+    def at(self, response: SparseResponse, sigma: list[FloatArray], noise: FloatArray) -> SparseState | None:
         """Return V factored; None outside the parameter space."""
-        return SparseState.at(self, response, sigma, sigma2_e)
+        return SparseState.at(self, response, sigma, noise)
 
-    def log_density(self, phi: Any, sigma2_e: Any, residual: Any, b: Any) -> Any:
+    def log_density(self, phi: Any, noise: Any, residual: Any, b: Any) -> Any:
         """Return the graph of the log-likelihood of y less mu, without `constant`."""
         from pm_fastlmm.engines.sparse.operations import sparse_log_density
 
-        return sparse_log_density(self, phi, sigma2_e, residual, b)
+        return sparse_log_density(self, phi, noise, residual, b)
 
     def between(self, k: int) -> Factor:
         """Return Q_k factored."""
@@ -172,10 +187,10 @@ class SparseProducts(TermProducts):
         return self.rooted(k, self._spread(k, noise) @ np.swapaxes(semidefinite_root(sigma), -1, -2))
 
     def draw(
-        self, y: FloatArray, sigma: list[FloatArray], sigma2_e: float, rng: np.random.Generator
+        self, y: FloatArray, sigma: list[FloatArray], noise: FloatArray, rng: np.random.Generator
     ) -> tuple[list[FloatArray], FloatArray]:
         """Draw the effects of each block, and β, from their joint posterior given y: ŵ plus L⁻ᵀ times white noise."""
-        state = self.at(self.response_to_known(y), sigma, sigma2_e)
+        state = self.at(self.response_to_known(y), sigma, noise)
         if state is None:
             raise ValueError("a posterior draw has a covariance that is not positive definite: its variances are 0.")
         return state.draw(rng)

@@ -6,10 +6,13 @@ from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.linalg import solve_triangular
 
 from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.semidefinite import lower_root, zero_tolerance
+from pm_fastlmm.covariance.theta import NOISE
+from pm_fastlmm.engines.records import Whitening
 from pm_fastlmm.engines.sparse.equations import Equations
 from pm_fastlmm.engines.term_products import Gradient, TermState
 from pm_fastlmm.kernel.likelihood.leave_out import Precision, Rows
@@ -35,7 +38,7 @@ class SparseResponse(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class SparseState(TermState):
     """
-    V factored at (Σ_k, σ²_e), with a response.
+    V factored at (Σ_k, Σ_e), with a response.
 
     Attributes
     ----------
@@ -45,6 +48,8 @@ class SparseState(TermState):
         L_k, lower triangular.
     factor : Factor
         Of C.
+    white : Whitening
+        R⁻¹ and its root.
     first : (N,) array
         v̂ with the coordinates of X last, by one solve.
     """
@@ -52,36 +57,38 @@ class SparseState(TermState):
     products: Any
     response: SparseResponse
     sigma: list[FloatArray]
-    sigma2_e: float
+    noise: FloatArray
     roots: list[FloatArray]
     factor: Factor
+    white: Whitening
     first: FloatArray
     loglik: float
     yPy: float
 
     @classmethod
-    def at(cls, products: Any, response: SparseResponse, sigma: list[FloatArray], sigma2_e: float) -> Self | None:
+    def at(cls, products: Any, response: SparseResponse, sigma: list[FloatArray], noise: FloatArray) -> Self | None:
         """Factor V; None outside the parameter space."""
         roots = [_root(np.asarray(S, dtype=float)) for S in sigma]
-        if not 0 < sigma2_e < math.inf or any(root is None for root in roots):
+        p, white = products, products.records.whitening(noise)
+        if white is None or any(root is None for root in roots):
             return None
-        p, e, known = products, float(sigma2_e), [root for root in roots if root is not None]
+        known = [root for root in roots if root is not None]
         eq: Equations = p.equations
         try:
-            factor = eq.factorise(known, e)
+            factor = eq.factorise(known, white.coefficients)
         except NotPositiveDefinite:
             return None
-        first = factor.solve(eq.scaled([root.T for root in known], eq.across(response.y)) / e)
-        residual = response.y - eq.along(eq.scaled(known, first))
+        first = factor.solve(eq.scaled([root.T for root in known], eq.across(white.times(response.y))))
+        half = white.root @ (response.y - eq.along(eq.scaled(known, first)))
         # a sum, in which nothing cancels; and a minimum over v, whose error is the square of that of v̂
-        yPy = float(residual @ residual) / e + float(first @ eq.penalised(first))
-        logdet = p.df * math.log(e) + p.fixed * math.log(e) + p.known_logdet + factor.logdet
+        yPy = float(half @ half) + float(first @ eq.penalised(first))
+        logdet = white.logdet + p.known_logdet + factor.logdet
         if p.fixed:
             logdet -= p.projection.logdet_basis
         loglik = -0.5 * (p.df * LOG_2PI + logdet + yPy)
         if not math.isfinite(loglik):
             return None
-        return cls(p, response, list(sigma), e, known, factor, first, loglik, yPy)
+        return cls(p, response, list(sigma), noise, known, factor, white, first, loglik, yPy)
 
     @property
     def _eq(self) -> Equations:
@@ -90,14 +97,14 @@ class SparseState(TermState):
 
     @cached_property
     def _refined(self) -> tuple[FloatArray, FloatArray]:
-        eq, y = self._eq, self.response.y
-        residual = y - eq.along(eq.scaled(self.roots, self.first))
+        eq, y, white = self._eq, self.response.y, self.white
+        weighted = white.times(y - eq.along(eq.scaled(self.roots, self.first)))
         penalty = eq.penalised(self.first)
-        left = eq.scaled([root.T for root in self.roots], eq.across(residual)) / self.sigma2_e - penalty
+        left = eq.scaled([root.T for root in self.roots], eq.across(weighted)) - penalty
         if np.abs(left).max(initial=0.0) <= _SOLVED * np.abs(penalty).max(initial=0.0):
-            return self.first, residual
+            return self.first, weighted
         solved = self.first + self.factor.solve(left)
-        return solved, y - eq.along(eq.scaled(self.roots, solved))
+        return solved, white.times(y - eq.along(eq.scaled(self.roots, solved)))
 
     @property
     def solved(self) -> FloatArray:
@@ -105,8 +112,8 @@ class SparseState(TermState):
         return self._refined[0]
 
     @property
-    def residual(self) -> FloatArray:
-        """ê = y - WΛv̂ of that, (n,)."""
+    def weighted(self) -> FloatArray:
+        """Py = R⁻¹ê of that, ê = y - WΛv̂, (n,)."""
         return self._refined[1]
 
     @cached_property
@@ -122,7 +129,7 @@ class SparseState(TermState):
     @cached_property
     def _weighted(self) -> list[FloatArray]:
         """Z_kᵀPy (levels, width)."""
-        along = self._eq.across(self.residual / self.sigma2_e)
+        along = self._eq.across(self.weighted)
         return [along[self._eq.part(k)].reshape(b.levels, b.width) for k, b in enumerate(self._eq.blocks)]
 
     @cached_property
@@ -155,39 +162,48 @@ class SparseState(TermState):
             second = solve_triangular(inside.roots[k], half.T, lower=True, trans="T", check_finite=False)
             slope = 0.5 * (self._weighted[k].T @ self._related[k] - second)
             slopes.append((slope + slope.T) / 2)
-        return Gradient(slopes, self._residual_score, self._related)
+        return Gradient(slopes, self._noise_score, self._related)
 
     @property
-    def _residual_score(self) -> float:
-        e, ee = self.sigma2_e, float(self.residual @ self.residual)
-        pairs = zip(self._eq.blocks, self._traces, strict=True)
-        left = self.products.df - sum(block.levels * block.width - np.trace(T) for block, T in pairs)
-        return -0.5 * float(left / e - ee / e**2)
+    def _noise_score(self) -> FloatArray:
+        """∂ℓ/∂Σ_e, (c, c)."""
+        t = self.white.coefficients
+        if len(t) > 1:
+            traces = self._eq.residual_traces(self.roots, self._inverse)
+        else:  # Σ_κ t_κ ∂log|C|/∂t_κ = N - tr(C⁻¹ blockdiag(Q_k ⊗ I, 0)), which has more digits at a small σ²_e
+            traces = (len(self.first) - sum(np.trace(T) for T in self._traces)) / t
+        return np.asarray(self.products.records.score(self.noise, traces, self.weighted))
 
     @cached_property
     def _inside(self) -> Self | None:
         """A state at Σ_k that are positive definite, where these are not."""
-        moved, size = [], self.products.column_squares
-        for k, sigma in enumerate(self.sigma):
-            unit = np.sqrt(self.sigma2_e / size[k])
+        moved = []
+        for sigma, unit in zip(self.sigma, self.products.column_units(self.noise), strict=True):
             values = np.linalg.eigvalsh(sigma / np.outer(unit, unit))
             limit = max(_SMALLEST, _RESOLVED * values[-1])
             moved.append(sigma if values[0] > limit else sigma + _INSIDE * limit * np.diag(unit**2))
         if all(new is old for new, old in zip(moved, self.sigma, strict=True)):
             return None  # a state that refers to itself would stay in memory
-        state = type(self).at(self.products, self.response, moved, self.sigma2_e)
+        state = type(self).at(self.products, self.response, moved, self.noise)
         assert state is not None  # it is further inside than this one
         return state
 
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
         """Return ½ q_iᵀPq_j; P q takes one half solve with the factor."""
-        eq, e = self._eq, self.sigma2_e
-        q = np.empty((len(self.residual), len(directions) + 1))
+        eq = self._eq
+        q = np.empty((len(self.weighted), len(directions)))
         for i, (k, direction) in enumerate(directions):
-            q[:, i] = eq.blocks[k].Z @ (self._related[k] @ direction).ravel()
-        q[:, -1] = self.residual / e
-        half = self.factor.half(eq.scaled([root.T for root in self.roots], eq.across(q)) / e)
-        return np.asarray(0.5 * (q.T @ q / e - half.T @ half))
+            if k == NOISE:
+                q[:, i] = self.products.records.times(direction, self.weighted)
+            else:
+                q[:, i] = eq.blocks[k].Z @ (self._related[k] @ direction).ravel()
+        white = self.white.root @ q
+        half = self.factor.half(eq.scaled([root.T for root in self.roots], eq.across(self.white.root.T @ white)))
+        return np.asarray(0.5 * (white.T @ white - half.T @ half))
+
+    def _independent(self, rows: FloatArray) -> FloatArray:
+        """Return R^-½ times rows where residuals differ."""
+        return np.asarray(self.white.root @ rows) if self.products.records.width > 1 else rows
 
     def beta(self) -> FloatArray:
         """Return β̂ alone."""
@@ -225,7 +241,7 @@ class SparseState(TermState):
         p = self.products
         if beta_known and p.fixed:
             known = p.treated(len(p.blocks), flat=False)
-            state = known.at(self.response, self.sigma, self.sigma2_e)
+            state = known.at(self.response, self.sigma, self.noise)
             assert state is not None  # this one is
             return np.asarray(state.prediction_error(k, root))
         root = p.blocks[k].root if root is None else root
@@ -254,6 +270,19 @@ class SparseState(TermState):
             variance[some] += (self.factor.reached(rows[some].T) ** 2).sum(axis=0)
         return np.asarray(mean), variance
 
+    @property
+    def _rows(self) -> sp.csr_array:
+        """WΛ."""
+        return self._eq.rows(self.roots, [*(block.Z for block in self._eq.blocks), self._eq.basis])
+
+    def leverage(self) -> FloatArray | None:
+        """Return the diagonal of WΛC⁻¹ΛᵀWᵀR⁻¹, where residuals covary."""
+        if self.products.records.independent:
+            return None
+        rows = self._rows
+        along = rows @ self._eq.inverse_matrix(self._inverse)
+        return np.asarray(along.multiply(self.white.root.T @ (self.white.root @ rows)).sum(axis=1)).ravel()
+
     def precision(self, residual: FloatArray, budget: int = _BUDGET) -> Precision:
         """Return P and Py."""
         return SparsePrecision(self, budget)
@@ -271,7 +300,7 @@ class SparseState(TermState):
 
 @dataclass(frozen=True, eq=False)
 class SparsePrecision:
-    """P = (I - WΛC⁻¹ΛᵀWᵀ/σ²_e)/σ²_e and Py of a state."""
+    """P = R⁻¹ - R⁻¹WΛC⁻¹ΛᵀWᵀR⁻¹ and Py of a state."""
 
     state: SparseState
     budget: int
@@ -279,25 +308,29 @@ class SparsePrecision:
     @property
     def weighted(self) -> FloatArray:
         """Py, (n,)."""
-        return self.state.residual / self.state.sigma2_e
+        return self.state.weighted
 
-    @property
+    @cached_property
+    def _residual(self) -> Any:
+        """R⁻¹."""
+        root = self.state.white.root
+        return sp.csr_array(root.T @ root)
+
+    @cached_property
     def _rows(self) -> Any:
-        eq = self.state._eq
-        return eq.rows(self.state.roots, [*(block.Z for block in eq.blocks), eq.basis])
+        """R⁻¹WΛ."""
+        return self._residual @ self.state._rows
 
     @property
     def diagonal(self) -> FloatArray:
-        """Diagonal of P: the products of the entries of a row are in the pattern of C."""
-        rows, e = self._rows, self.state.sigma2_e
-        inverse = self.state._eq.inverse_matrix(self.state._inverse)
-        return np.asarray((1 - (rows @ inverse).multiply(rows).sum(axis=1) / e) / e)
+        """Diagonal of P: the products of the entries of rows of a record are in the pattern of C."""
+        rows, inverse = self._rows, self.state._eq.inverse_matrix(self.state._inverse)
+        return np.asarray(self._residual.diagonal() - (rows @ inverse).multiply(rows).sum(axis=1))
 
     def block(self, rows: Rows) -> FloatArray:
         """Return P_SS (s, s)."""
-        e = self.state.sigma2_e
         half = self.state.factor.reached(self._rows[rows].T)
-        return np.asarray((np.eye(len(rows)) - half.T @ half / e) / e)
+        return np.asarray(self._residual[rows][:, rows].toarray() - half.T @ half)
 
 
 def _root(sigma: FloatArray) -> FloatArray | None:
@@ -309,8 +342,10 @@ def _root(sigma: FloatArray) -> FloatArray | None:
     try:
         return np.linalg.cholesky(sigma)
     except np.linalg.LinAlgError:
-        values = np.linalg.eigvalsh(sigma)
-        return lower_root(sigma) if values[0] >= -zero_tolerance(values) else None
+        unit = np.sqrt(np.where(np.diag(sigma) > 0, np.diag(sigma), 1.0))  # effects may have very different units
+        scaled = sigma / np.outer(unit, unit)
+        values = np.linalg.eigvalsh(scaled)
+        return unit[:, None] * lower_root(scaled) if values[0] >= -zero_tolerance(values) else None
 
 
 def _regular(root: FloatArray) -> bool:

@@ -6,6 +6,7 @@ import scipy.sparse as sp
 
 from pm_fastlmm.base.memory import require_memory
 from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.engines.records import Records
 from pm_fastlmm.engines.sparse.equations import SparseBlock
 from pm_fastlmm.engines.sparse.products import SparseProducts
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts, elimination_order
@@ -20,10 +21,12 @@ _NUMBERS = 16  # bytes of a number of the sparse factor, and of its inverse
 
 def products_of(
     terms: Sequence[Term], projection: AnyProjection, *, flat: bool, weights: PriorWeights, prior: bool,
-    observations: int | None, largest_ratio: float,
+    observations: int | None, largest_ratio: float, records: Records | None = None,
 ) -> TermProducts:  # fmt: skip
     """
     Return the products of the terms, whose rows are scaled by weights like X; a Gaussian prior of β is a term more.
+
+    Residuals of several variances, whose `records` these are, are those of the sparse engine, however few the effects.
 
     Raises
     ------
@@ -35,11 +38,11 @@ def products_of(
     related = any(term.blocks.relation is not None and term.blocks.relation.precision for term in terms)
     filled = sum(term.Z.nnz for term in terms) > _FILLED * terms[0].n
     large = not filled and wide > (_SMALL if related else 2 * _SMALL)
-    if observations is None and (large or projection.sparse):
+    if observations is None and (large or projection.sparse or records is not None):
         blocks = [_sparse(term, weights) for term in terms]
         if beta is not None:
             blocks.append(SparseBlock(beta, 1, projection.rank))
-        sparse = SparseProducts.from_rows(blocks, projection, flat=flat, weights=weights)
+        sparse = SparseProducts.from_rows(blocks, projection, flat=flat, weights=weights, records=records)
         _require_memory(sparse)
         return sparse
     rooted = [_rooted(term, weights) for term in terms]

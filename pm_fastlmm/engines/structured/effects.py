@@ -91,7 +91,8 @@ class TermsAtTheta(AtTheta):
                 "K_new, W_new and K_new_new are of a FastLMM, whose one kernel is between its rows: the new rows of "
                 "terms are Z_new, or data= of a formula."
             )
-        rows = read_rows(self.node.projection, self.node.terms, design=self.node.design, **new)
+        node = self.node
+        rows = read_rows(node.projection, node.terms, design=node.design, residual=node.residual, **new)
         fresh = rows.prior_variance(self.node.terms, self.state.sigma)
         incidence = [*rows.Z, rows.X] if self._beta_has_a_block else rows.Z
         width = sum(Z.shape[1] for Z in incidence)
@@ -105,12 +106,17 @@ class TermsAtTheta(AtTheta):
         return Prediction(
             labelled(mean, rows.ids, None, name="mean"),
             labelled(variance, rows.ids, None, name="variance"),
-            np.asarray(self.state.sigma2_e / rows.weights),
+            np.asarray(rows.noise(self.state.noise) / rows.weights),
         )
 
     def residual_sd(self) -> Any:
-        """Return the standard deviation of e, (n,) with prior weights."""
-        return np.sqrt(self.state.sigma2_e / self.state.products.weights.values)
+        """Return the standard deviation of e, (n,)."""
+        products = self.state.products
+        return np.sqrt(products.records.variances(self.state.noise) / products.weights.values)
+
+    def leverage(self) -> FloatArray | None:
+        """Return ∂ŷ_i/∂y_i, where residuals covary."""
+        return self.state.leverage()
 
     def precision(self, residual: FloatArray) -> Precision:
         """Return P and Py."""
@@ -130,8 +136,9 @@ class TermsAtTheta(AtTheta):
         return self._with_residuals(self.fitted(conditional=True), n_draws, rng)
 
     def _with_residuals(self, mean: Any, n_draws: int, rng: np.random.Generator) -> FloatArray:
-        noise = self.state.products.weights.unscaled(rng.standard_normal((n_draws, len(mean))))
-        return np.asarray(np.asarray(mean) + np.sqrt(self.state.sigma2_e) * noise)
+        products, white = self.state.products, rng.standard_normal((n_draws, len(mean)))
+        noise = products.records.coloured(self.state.noise, white)
+        return np.asarray(np.asarray(mean) + products.weights.unscaled(noise))
 
 
 class EffectDraws(NamedTuple):
@@ -143,12 +150,12 @@ class EffectDraws(NamedTuple):
     beta : (chain, draw, r) array
     u : list of (chain, draw, levels, width) arrays
     sigma : list of (chain, draw, width, width) arrays
-    sigma2_e : (chain, draw) array
+    noise : (chain, draw, c, c) array
     mu : (chain, draw, n) array
     """
 
     beta: FloatArray
     u: list[FloatArray]
     sigma: list[FloatArray]
-    sigma2_e: FloatArray
+    noise: FloatArray
     mu: FloatArray

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
 from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.covariance.theta import RESIDUAL
 
 _SAME = 1e-8
 
@@ -12,7 +15,29 @@ def nested(small: Any, large: Any) -> bool:
     if not (small.products.rows_kept and large.products.rows_kept and
             small.products.weights.same(large.products.weights)):  # fmt: skip
         return False
-    return all(any(_part(small, term, large, other) for other in large.terms) for term in small.terms)
+    return _residuals(small, large) and all(
+        any(_part(small, term, large, other) for other in large.terms) for term in small.terms
+    )
+
+
+def _residuals(small: Any, large: Any) -> bool:
+    """Return whether the residuals of one are a special case of those of another, Σ_e of Σ_e."""
+    own, other = (
+        _kind(node.layout.names[node.layout.noise_place], RESIDUAL, _columns(node)) for node in (small, large)
+    )
+    if own == "scalar":
+        return other in ("scalar", "diagonal", "unstructured")
+    a, b = small.products.records, large.products.records
+    if _columns(small) != _columns(large) or not np.array_equal(a.coordinate, b.coordinate):
+        return False
+    if own == "diagonal":
+        return other in ("diagonal", "unstructured")
+    return own == other == "unstructured" and np.array_equal(a.record, b.record)
+
+
+def _columns(node: Any) -> tuple[str, ...]:
+    """Return what the coordinates of the residual are called."""
+    return ("1",) if node.residual is None else tuple(node.residual.columns)
 
 
 def _part(a: Any, small: Term, b: Any, large: Term) -> bool:
@@ -27,9 +52,10 @@ def _part(a: Any, small: Term, b: Any, large: Term) -> bool:
         return False
     if small.width == large.width and type(s.block) is type(t.block) and s.block._identified:
         return len(names[0]) == len(names[1]) > 0
-    if _kind(names[1], large) == "unstructured":
+    kinds = [_kind(own, term.name, term.columns) for own, term in zip(names, (small, large), strict=True)]
+    if kinds[1] == "unstructured":
         return True
-    return _kind(names[1], large) == "diagonal" and _kind(names[0], small) in ("diagonal", "scalar")
+    return kinds[1] == "diagonal" and kinds[0] in ("diagonal", "scalar")
 
 
 def _names(node: Any, term: Term) -> tuple[str, ...]:
@@ -39,13 +65,13 @@ def _names(node: Any, term: Term) -> tuple[str, ...]:
     return tuple(name for entry in entries for name in node.layout.names[entry.place])
 
 
-def _kind(names: tuple[str, ...], term: Term) -> str:
-    if names == (term.name,):
+def _kind(names: tuple[str, ...], called: str, columns: tuple[str, ...]) -> str:
+    if names == (called,):
         return "scalar"
-    diagonal = {f"{term.name}[{column}]" for column in term.columns}
+    diagonal = {f"{called}[{column}]" for column in columns}
     if set(names) == diagonal:
         return "diagonal"
-    c = len(term.columns)
+    c = len(columns)
     return "unstructured" if c > 1 and len(names) == c * (c + 1) // 2 and diagonal < set(names) else "other"
 
 

@@ -9,9 +9,11 @@ import pandas as pd
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, align, columns_in_order, read, require_finite, require_length, shown
+from pm_fastlmm.base.spelling import places
 from pm_fastlmm.covariance.incidence import by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term, incidence_in_roles, over_roles
+from pm_fastlmm.covariance.theta import RESIDUAL
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection, read_large
 
 
@@ -32,6 +34,8 @@ class NewTermRows:
         The offset of the formula there, None where the formula has none.
     weights : (m,) array or 1
         Of new observations.
+    coordinate : (m,) int array
+        Which coordinate of the residual each row has, 0 where there is one.
     """
 
     X: Any
@@ -40,6 +44,11 @@ class NewTermRows:
     ids: Ids | None
     offset: FloatArray | None = None
     weights: Any = 1.0
+    coordinate: Any = 0
+
+    def noise(self, sigma: FloatArray) -> FloatArray:
+        """Return the variance of a new residual, (…, m), of Σ_e (…, c, c), or (…,) if it is that of all rows."""
+        return np.asarray(np.diagonal(sigma, axis1=-2, axis2=-1)[..., self.coordinate])
 
     @property
     def m(self) -> int:
@@ -58,7 +67,7 @@ class NewTermRows:
 
 def read_rows(
     projection: AnyProjection, terms: Sequence[Term], *, X_new: Any = None, Z_new: Mapping[str, Any] | None = None,
-    data: Any = None, design: Any = None, population: bool = False,
+    data: Any = None, design: Any = None, population: bool = False, residual: Term | None = None,
 ) -> NewTermRows:  # fmt: skip
     """
     Read new rows from a table (for a model from a formula), or from X and the levels of each term.
@@ -79,6 +88,8 @@ def read_rows(
         With the variables of the formula.
     design : MixedDesign
         Of the formula.
+    residual : Term, optional
+        Of the residuals, of several coordinates: `Z_new` has that of each row under "residual".
     population : bool
         Whether all terms contribute nothing: the table then needs the variables of the fixed effects alone.
 
@@ -87,14 +98,16 @@ def read_rows(
     ValueError
         If shapes do not fit, a term is unknown, or a level is new to a term whose levels are related.
     """
-    if population and Z_new is not None:
-        raise ValueError("effects='population' is Xβ without random effects: leave out Z_new.")
     given = dict(Z_new or {})
+    own = None if residual is None else given.pop(RESIDUAL, None)
+    if population and given:
+        raise ValueError("effects='population' is Xβ without random effects: leave out Z_new.")
     offset, weights = None, 1.0
     if unknown := [name for name in given if name not in {term.name for term in terms}]:
         raise ValueError(f"Z_new names {shown(unknown)}, but the terms are {', '.join(term.name for term in terms)}.")
     if data is None:
         m, ids = _length(X_new, given)
+        coordinate = 0 if residual is None else _coordinates(residual, own, m)
         X = projection.new_rows(X_new, m)
         parts = [
             _incidence(term, given[term.name], m, ids) if term.name in given else _nothing(term, m) for term in terms
@@ -103,12 +116,30 @@ def read_rows(
         design = _design_of(data, design, X_new, Z_new)
         m, ids = len(data), tuple(data.index.tolist())
         X = projection.new_rows(design.rows(data), m, cells=design.cells(data))
-        offset, weights = design.offset_of(data), design.weights_of(data)
+        offset, weights, coordinate = design.offset_of(data), design.weights_of(data), design.coordinate_of(data)
         parts = [
             _nothing(term, m) if population else _split(term, *_encoded(term, random, data))
             for term, random in zip(terms, design.random, strict=True)
         ]
-    return NewTermRows(X, [known for known, _ in parts], [new for _, new in parts], ids, offset, weights)
+    return NewTermRows(X, [known for known, _ in parts], [new for _, new in parts], ids, offset, weights, coordinate)
+
+
+def _coordinates(residual: Term, given: Any, m: int) -> Any:
+    """Return which coordinate of the residual each new row has, by its name."""
+    if given is None:
+        raise ValueError(
+            f"new rows need the coordinate of their residual, one of {shown(residual.columns)}: give it for each row "
+            f"as Z_new={{{RESIDUAL!r}: [...]}}."
+        )
+    factor = read_factor(given, RESIDUAL)
+    require_length(len(factor.codes), m, f"Z_new of {RESIDUAL!r}", "X_new")
+    known = places(factor.levels, residual.columns)
+    if strangers := [level for level, at in zip(factor.levels, known, strict=True) if at < 0]:
+        raise ValueError(
+            f"Z_new of {RESIDUAL!r} has {shown(strangers)}, but the residual has a variance for each of "
+            f"{shown(residual.columns)} alone."
+        )
+    return np.array(known, dtype=np.intp)[factor.codes]
 
 
 def _design_of(data: Any, design: Any, X_new: Any, Z_new: Any) -> Any:

@@ -14,6 +14,7 @@ from pytensor.tensor.variable import TensorConstant
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.display import listed
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
@@ -44,6 +45,7 @@ from pm_fastlmm.kernel.likelihood.leave_out import of_data
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _ITERATIONS = 30  # towards where a sampler starts
+_WEIGHTED = {"σ²_eI": "σ²_eW⁻¹", "R": "W^-½RW^-½"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,8 +57,8 @@ class OneTermObjective(SpectralObjective):
 
     def terms(self, theta: FloatArray) -> TermState | None:
         """Return the term at θ."""
-        sigma = [np.array([[theta[0]]])]
-        return self.products.at(self.products.response(self.y), sigma, float(theta[1]))
+        sigma, noise = ([np.array([[theta[0]]])], np.array([[theta[1]]]))
+        return self.products.at(self.products.response(self.y), sigma, noise)
 
 
 @answers_for(StructuredRV)
@@ -68,6 +70,8 @@ class StructuredNode(GaussianNode):
     Attributes
     ----------
     terms : tuple of Term
+    residual : Term or None
+        Of the residuals, where they have several coordinates.
     layout : Theta
         Names, bounds and structure of θ.
     theta : TensorVariable
@@ -87,6 +91,7 @@ class StructuredNode(GaussianNode):
     recovers: ClassVar[bool] = True
     predicts: ClassVar[tuple[Effects, ...]] = ("given", "new", "population")
     takes: ClassVar[tuple[str, ...]] = ("X_new", "Z_new", "data")
+    takes_of_population: ClassVar[tuple[str, ...]] = takes  # of Z_new the residual alone
 
     terms: tuple[Term, ...]
     layout: Theta
@@ -95,6 +100,7 @@ class StructuredNode(GaussianNode):
     beta_cov: Any
     design: Any
     spectrum: Spectrum | None
+    residual: Term | None = None
 
     @property
     def n(self) -> int:
@@ -107,7 +113,8 @@ class StructuredNode(GaussianNode):
         if self.design is not None:
             return str(self.design.described)
         plain = super(StructuredNode, self).formula
-        return plain if self.prior_weights is None else plain.replace("σ²_eI", "σ²_eW⁻¹")
+        R = "σ²_eI" if self.residual is None else "R"
+        return plain.replace("σ²_eI", R if self.prior_weights is None else _WEIGHTED[R])
 
     @property
     def rows_dropped(self) -> str:
@@ -168,7 +175,9 @@ class StructuredNode(GaussianNode):
         return StructuredObjective.of(products, self.layout, self._scaled(self.observed - mu))
 
     def _covariance_facts(self) -> dict[str, Any]:
-        return {"terms": "; ".join(f"{term.name} ({len(term.levels)} levels)" for term in self.terms)}
+        own = self.residual
+        several = {} if own is None else {"residual": f"{len(own.levels)} records × ({listed(own.columns)})"}
+        return {"terms": "; ".join(f"{term.name} ({len(term.levels)} levels)" for term in self.terms)} | several
 
     @property
     def cheap(self) -> bool:
@@ -239,18 +248,17 @@ class StructuredNode(GaussianNode):
             return None
         return read_rows(
             self.projection, self.terms, X_new=new.X_new, Z_new=new.Z_new, data=new.data, design=self.design,
-            population=effects == "population",
+            population=effects == "population", residual=self.residual,
         )  # fmt: skip
 
     def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
         """Draw f = Xβ + Σ Zu of new rows or of those of the data, and y = f + e."""
-        drawn = self._draw(draws, rng)
+        drawn, in_sample = self._draw(draws, rng), rows is None
         mean = self.mean_at(rows, drawn.mu)
         ids = None if rows is None else rows.ids
         if rows is None:
             none = [term.Z[:, :0] for term in self.terms]
-            Z, weights = [term.Z for term in self.terms], self.products.weights.values
-            rows = NewTermRows(self.projection.X, Z, none, self.ids, weights=weights)
+            rows = NewTermRows(self.projection.X, [term.Z for term in self.terms], none, self.ids)
         f = (rows.X @ drawn.beta.reshape(-1, rows.X.shape[1]).T).T.reshape(*draws.shape, rows.m) + mean
         for k, term in enumerate(self.terms if effects != "population" else ()):
             u, sigma = drawn.u[k], drawn.sigma[k]
@@ -261,7 +269,12 @@ class StructuredNode(GaussianNode):
                 parts.append((rows.Z_new[k], independent(sigma, fresh // term.width, rng)))
             for Z, v in parts:
                 f = f + (Z @ v.reshape(-1, Z.shape[1]).T).T.reshape(*draws.shape, rows.m)
-        return Predictive.of(f, drawn.sigma2_e, rng, ids, rows.weights)
+        white = rng.standard_normal(f.shape)
+        if in_sample:
+            e = self.products.weights.unscaled(self.products.records.coloured(drawn.noise, white))
+        else:
+            e = np.sqrt(rows.noise(drawn.noise).reshape(*draws.shape, -1) / rows.weights) * white
+        return Predictive(f, f + e, ids)
 
     def mean_at(self, rows: Any, mu: FloatArray) -> Any:
         """Return what is added to Xβ: at new rows the offset of the formula, where there is one."""
@@ -278,18 +291,19 @@ class StructuredNode(GaussianNode):
         beta = np.empty((*shape, X.rank))
         u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
         sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
+        noise = np.empty((*shape, products.records.width, products.records.width))
         for at in np.ndindex(*shape):
-            values = self.layout.numbers(theta[at])
+            values, noise[at] = self.layout.numbers(theta[at])
             own = [*values, B[at]] if B[at].size else values
             response = self.observed - mu[at]
             if not products.flat:
                 response = response - X.times(b[at])
-            drawn, coefficients = products.draw(self._scaled(response), own, float(theta[at][-1]), rng)
+            drawn, coefficients = products.draw(self._scaled(response), own, noise[at], rng)
             for k, term in enumerate(terms):
                 u[k][at] = drawn[k].reshape(-1, term.width)
                 sigma[k][at] = values[k]
             beta[at] = coefficients if products.flat else b[at] + (drawn[-1].ravel() if B[at].size else 0.0)
-        return EffectDraws(beta, u, sigma, theta[..., -1], mu)
+        return EffectDraws(beta, u, sigma, noise, mu)
 
     def _draw_kernel(
         self, spectrum: Spectrum, theta: FloatArray, mu: FloatArray, rng: np.random.Generator
@@ -300,21 +314,22 @@ class StructuredNode(GaussianNode):
         effects, width = draw_factor_effects(spectrum, u, g, rng), self.terms[0].width
         root = self.terms[0].blocks.root
         levels = (effects if root is None else effects @ root.T).reshape(*theta.shape[:2], -1, width)
-        return EffectDraws(beta, [levels], [g[..., None, None]], e, mu)
+        return EffectDraws(beta, [levels], [g[..., None, None]], e[..., None, None], mu)
 
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
         """
         Return the variance of each term in an observation on average, tr(Z_kG_kZ_kᵀ)/n, and its share of the sum.
 
         With prior weights it is the average by weight, tr(WZ_kG_kZ_kᵀ)/Σw, and of e that of an observation of mean
-        weight, σ²_e/w̄.
+        weight, σ²_e/w̄; where residuals have several variances, that of these on average.
         """
         (theta,) = values
         grams, weight = [self.products.mean_gram(k) for k in range(len(self.terms))], self.products.weights.mean
         variance = np.empty((*theta.shape[:2], len(grams) + 1))
         for at in np.ndindex(*theta.shape[:2]):
-            own = zip(grams, self.layout.numbers(theta[at]), strict=True)
-            variance[at] = [*(float((gram * v).sum()) for gram, v in own), theta[at][-1] / weight]
+            sigma, noise = self.layout.numbers(theta[at])
+            own = [float((gram * v).sum()) for gram, v in zip(grams, sigma, strict=True)]
+            variance[at] = [*own, self.products.records.mean(noise) / weight]
         return {"variance": variance, "share": variance / variance.sum(axis=-1, keepdims=True)}
 
     def variances(self, draws: Draws) -> dict[str, xr.DataArray]:
@@ -352,8 +367,8 @@ class StructuredNode(GaussianNode):
             if mean is None or not np.array_equal(own, mean):
                 mean, residual = own, self._scaled(y - own)
                 response = p.response_to_known(residual)
-            sigma = self.layout.numbers(values)
-            state = p.at(response, [*sigma, B[i]] if B[i].size else sigma, float(values[-1]))
+            sigma, noise = self.layout.numbers(values)
+            state = p.at(response, [*sigma, B[i]] if B[i].size else sigma, noise)
             require_definite(state, self.name)
             assert state is not None
             yield Part(i, of_data(state.precision(residual, numbers), p.weights.root), y)
@@ -361,20 +376,20 @@ class StructuredNode(GaussianNode):
     @classmethod
     def from_terms(
         cls, name: str, terms: Sequence[Term], X: Any, observed: Any, design: Any, *, mu: Any = None,
-        weights: Any = None,
+        weights: Any = None, residual: Term | None = None,
     ) -> Self:  # fmt: skip
         """Return the node of terms whose parameters are to be fitted: of no variable and no model."""
-        op = SimpleNamespace(**carried_by(terms, X, design, weights))
+        op = SimpleNamespace(**carried_by(terms, X, design, weights, residual))
         y = read_response(observed, op.ids, op.products.rows)
         common = (name, None, op.treatment, mu, None, y, op.projection, op.ids)
-        return cls(*common, op.terms, op.theta, None, op.products, None, op.design, op.spectrum)
+        return cls(*common, op.terms, op.theta, None, op.products, None, op.design, op.spectrum, op.residual)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
         """Read the node."""
         _, _, mu, b, B, theta = rv.owner.inputs
         common = (rv.name, rv, op.treatment, mu, b, observed_data(model, rv), op.projection, op.ids)
-        return cls(*common, op.terms, op.theta, theta, op.products, B, op.design, op.spectrum)
+        return cls(*common, op.terms, op.theta, theta, op.products, B, op.design, op.spectrum, op.residual)
 
 
 def _held(objective: StructuredObjective, constants: FloatArray, fixed: Any) -> StructuredObjective:

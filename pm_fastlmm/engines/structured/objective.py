@@ -1,4 +1,4 @@
-"""The objective of a structured model: θ of the terms, from cross-products."""
+"""The objective of a structured model: θ of the terms and of the residual, from cross-products."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,19 +13,16 @@ from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere,
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import listed
-from pm_fastlmm.covariance.theta import Entry, Theta
+from pm_fastlmm.covariance.theta import NOISE, RESIDUAL, Entry, Theta
+from pm_fastlmm.engines.structured.least import RESOLVED, VANISHED, at_least, inside, least_variances, rises
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.term_products import TermProducts, TermState
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 from pm_fastlmm.spectrum.spectrum import Rotated
 
-VANISHED = 1e-8  # share of the variance of y at which σ²_e is 0 where only inner products are to be had, half of whose
-# digits yᵀPy has lost there
-_RESOLVED = 1e-24  # the same with rows: σ_e is 1e-12 of the standard deviation of y
 _ROUNDED = 64 * EPS  # of the length of y, to which its entries are rounded
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
 _CLOSE = 1e-3  # smallest eigenvalue of the products of columns of length 1 that are nearly collinear
-_SLOPE = 0.25  # of ℓ in -log σ²_e at σ²_e = 0; it is ν/2 where ν directions of y have no other variance
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
 _NONE, _NO_PRIOR = np.zeros(0), np.zeros((0, 0))
 
@@ -41,7 +38,7 @@ class StructuredState(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class StructuredObjective(Objective):
     """
-    ℓ(θ) of Z G(θ) Zᵀ + σ²_eI.
+    ℓ(θ) of Z G(θ) Zᵀ + R(θ), R = σ²_eI unless the residual has groups or records.
 
     An unstructured Σ is walked in its elements, in which V is linear, so that the score does not vanish where Σ becomes
     singular; steps keep it in the cone of positive semi-definite matrices (`cone`) or on a face of it (`face`).
@@ -118,19 +115,23 @@ class StructuredObjective(Objective):
 
     def linear(self, theta: FloatArray, free: Any) -> bool:
         """Return whether ∂V/∂θ is the same at another θ."""
-        slopes = zip(self.layout.slopes(theta), self.layout.slopes(elsewhere(theta, free)), free[:-1], strict=True)
+        slopes = zip(self.layout.slopes(theta), self.layout.slopes(elsewhere(theta, free)), free, strict=True)
         return all(np.allclose(a, b, rtol=1e-9, atol=0) for (_, a), (_, b), moves in slopes if moves)
 
     def terms(self, theta: FloatArray) -> TermState | None:
         """Return the terms at θ."""
-        return self.products.at(self.response, self.sigma(theta), float(theta[-1]))
+        return self.products.at(self.response, *self._covariances(theta))
 
     def mean_variances(self, theta: FloatArray) -> dict[str, float]:
-        """Return tr(WZ_kG_kZ_kᵀ)/Σw of each term, and σ²_e/w̄: with equal weights tr(Z_kG_kZ_kᵀ)/n and σ²_e."""
-        matrices = self.layout.numbers(theta)
+        """
+        Return tr(WZ_kG_kZ_kᵀ)/Σw of each term, and tr(WR)/Σw of the residual: with equal weights divided by n.
+
+        The last is σ²_e/w̄ where residuals have one variance, else its mean over the rows.
+        """
+        matrices, noise = self.layout.numbers(theta)
         variances = [float((self.products.mean_gram(k) * m).sum()) for k, m in enumerate(matrices)]
-        residual = float(theta[-1]) / self.products.weights.mean
-        return dict(zip([*self.layout.terms, self.names[-1]], [*variances, residual], strict=True))
+        residual = float(self.products.records.mean(noise)) / self.products.weights.mean
+        return dict(zip([*self.layout.terms, RESIDUAL], [*variances, residual], strict=True))
 
     def alone(self, theta: FloatArray, place: int) -> Rotated:
         """Return y less the other components' predictions, rotated by the component that is tested."""
@@ -142,10 +143,16 @@ class StructuredObjective(Objective):
         k, direction = self.layout.slopes(theta)[place]
         return state.alone(self.y, k, direction, float(theta[place]))
 
-    def sigma(self, theta: FloatArray) -> list[FloatArray]:
-        """Return Σ_k of each term, and last the prior covariance of β where it has one."""
-        matrices = self.layout.numbers(theta)
-        return [*matrices, self.prior] if self.prior.size else matrices
+    def _covariances(self, theta: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+        """
+        Return Σ_k of each term, with the prior covariance of β last where it has one, and Σ_e.
+
+        A Σ_e with covariances that is singular is taken just inside its cone, where V is not.
+        """
+        matrices, noise = self.layout.numbers(theta)
+        if not self.products.records.independent:
+            noise = inside(noise, self._least)
+        return [*matrices, self.prior] if self.prior.size else matrices, noise
 
     def state(self, theta: FloatArray) -> StructuredState | None:
         """Return V factored at θ; for ML with β̂ in place of the integral, whose score is that at fixed β."""
@@ -155,7 +162,7 @@ class StructuredObjective(Objective):
         if self.method == "REML" or not self.products.flat:
             return StructuredState(mixed, mixed, mixed.loglik + self.products.constant)
         left = products.shifted(response, response.y1 - products.projection.coordinates(mixed.beta()))
-        full = products.at(left, mixed.sigma, mixed.sigma2_e)
+        full = products.at(left, mixed.sigma, mixed.noise)
         return None if full is None else StructuredState(mixed, full, full.loglik + products.constant)
 
     def quadratic(self, theta: FloatArray, state: StructuredState) -> float:
@@ -169,8 +176,8 @@ class StructuredObjective(Objective):
     def gradient(self, theta: FloatArray, state: StructuredState) -> FloatArray:
         """Return the score."""
         gradient = state.scored.gradient
-        score = [float((gradient.sigma[k] * direction).sum()) for k, direction in self.layout.slopes(theta)]
-        return np.array([*score, gradient.sigma2_e])
+        parts = {NOISE: gradient.noise} | dict(enumerate(gradient.sigma))
+        return np.array([float((parts[k] * direction).sum()) for k, direction in self.layout.slopes(theta)])
 
     def coefficients(self, state: StructuredState) -> tuple[FloatArray, FloatArray]:
         """Return β̂ and its covariance."""
@@ -183,18 +190,19 @@ class StructuredObjective(Objective):
     def covariance(self, theta: FloatArray) -> FloatArray:
         """Return V(θ), (n, n)."""
         require_rows(self.products)
-        V: FloatArray = theta[-1] * np.eye(self.n)
-        for k, sigma in enumerate(self.sigma(theta)):
+        matrices, noise = self._covariances(theta)
+        V: FloatArray = self.products.records.matrix(noise).toarray()
+        for k, sigma in enumerate(matrices):
             V += self.products.propagated(k, sigma)
         return self.products.weights.unscaled_matrix(V)
 
     def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
         """Return ∂V/∂θ, (P, n, n)."""
         require_rows(self.products)
-        out = np.zeros((self.layout.size, self.n, self.n))
+        p, out = self.products, np.zeros((self.layout.size, self.n, self.n))
         for place, (k, direction) in enumerate(self.layout.slopes(theta)):
-            out[place] = self.products.propagated(k, direction)
-        out[-1] = np.eye(self.n)
+            own = k == NOISE
+            out[place] = p.records.matrix(direction).toarray() if own else p.propagated(k, direction)
         return self.products.weights.unscaled_matrix(out)
 
     def start(self) -> FloatArray:
@@ -206,18 +214,18 @@ class StructuredObjective(Objective):
         ValueError
             If X explains all columns of a component, so that the data say nothing about its variance.
         """
-        strides = self._strides()
-        owners = [(k, a) for k, stride in enumerate(strides) for a in range(stride)]
-        components, gram = self.products.components(strides)
-        squares = np.array([*(((Zt @ self.y) ** 2).sum() for Zt in components), self.y @ self.y])
-        self._require_information(components, owners, gram[-1, :-1])
-        estimate = moment_start(gram, squares)
+        strides, c = self._strides(), self.products.records.width
+        owners = [(k, a) for k, stride in enumerate(strides) for a in range(stride)] + [(NOISE, a) for a in range(c)]
+        components, gram, squares, unit = self.products.moments(strides, self.y)
+        self._require_information(components, owners, gram[-c:].sum(axis=0))
+        estimate = moment_start(gram, squares, c)
+        estimate[-c:] *= unit
+        if c == 1:
+            estimate[-1] = self._residual_start(estimate[-1], total=float(squares[-1]) / self.n)
         theta = np.zeros(self.layout.size)
-        theta[-1] = estimate[-1]
         for entry in self.layout.entries:
             own = estimate[[i for i, (k, _) in enumerate(owners) if k == entry.term]]
             theta[entry.place] = starting_values(entry, own, self.lower[entry.place], self.upper[entry.place])
-        theta[-1] = self._residual_start(theta[-1], total=float(squares[-1]) / self.n)
         theta = np.where(self.fixed & np.isfinite(self.held), self.held, theta)
         many = self.layout.size > 2 or self.fixed.any() or not self.products.scanned
         return theta if many else self._best_ratio(theta)
@@ -246,11 +254,11 @@ class StructuredObjective(Objective):
         self, components: list[sp.csc_array], owners: list[tuple[int, int]], traces: FloatArray
     ) -> None:
         """Refuse a component that vanishes orthogonal to X, if its variance is a parameter."""
-        for Zt, (k, a), trace in zip(components, owners, traces, strict=True):
+        for Zt, (k, a), trace in zip(components, owners, traces, strict=False):  # I, the last, is not a component
             own = [e for e in self.layout.entries if e.term == k]
             if trace > _EXPLAINED * float((Zt.data**2).sum()) or all(self.fixed[e.place].all() for e in own):
                 continue
-            about = next((e for e in own if a in range(self.products.blocks[k].width)[e.part]), own[0])
+            about = next((e for e in own if a in range(self.layout.structure(k).size)[e.part]), own[0])
             a -= about.part.start or 0
             place = a * (a + 3) // 2 if about.matrix else a if about.shape else 0
             raise ValueError(
@@ -267,14 +275,24 @@ class StructuredObjective(Objective):
             strides.append(block.width if by_column else 1)
         return tuple(strides)
 
+    @property
+    def of_residual(self) -> slice:
+        """The elements of θ that Σ_e has."""
+        return self.layout.noise_place
+
+    @cached_property
+    def _least(self) -> FloatArray:
+        """The least variance of each coordinate of the residual, (c,)."""
+        return least_variances(self.products, self.products.resolves(self.response), self.y, self._rounding)
+
     @cached_property
     def internal_lower(self) -> FloatArray:
-        """Bounds of θ, but σ²_e stays just above 0, where V may be singular, and above the rounding of y."""
+        """Bounds of θ, but variances of the residual stay just above 0, where V may be singular."""
         lower = self.lower.copy()
-        if not self.fixed[-1]:
-            resolved = self.products.resolves(self.response)
-            share, left = _RESOLVED if resolved else VANISHED, float(self.y @ self.y)
-            lower[-1] = max(lower[-1], max(share * left, (self._rounding / 8) ** 2, 1e-288) / self.n)
+        for entry in self.layout.entries:
+            if entry.term == NOISE and not entry.matrix and (self.variances & ~self.fixed)[entry.place].all():
+                least = self._least if entry.shape == self._least.shape else self._least.min()
+                lower[entry.place] = np.maximum(lower[entry.place], least)
         return lower
 
     @property
@@ -286,10 +304,19 @@ class StructuredObjective(Objective):
         return self.products.unexplained(self.response)
 
     def unbounded(self, theta: FloatArray, score: FloatArray) -> str:
-        """Return what it means that the likelihood rises as σ²_e goes to 0, nothing where it does not."""
-        at_zero = not self.fixed[-1] and theta[-1] <= self.internal_lower[-1] * (1 + 1e-9)
-        if not at_zero or -theta[-1] * score[-1] <= _SLOPE:
+        """Return what it means that ℓ rises as a residual variance goes to 0, nothing where it does not."""
+        noise = self._covariances(theta)[1]
+        if self.fixed[self.layout.noise_place].any() or not at_least(noise, self._least):
             return ""
+        state = self.state(theta)
+        if state is None or not rises(noise, state.scored.gradient.noise, self._least):
+            return ""
+        if self.layout.noise.size > 1:
+            return (
+                "a variance of the residuals, or of a combination of them, goes to 0 and the likelihood still rises "
+                "towards that, so that there is no estimate: groups or traits have too few rows for variances of their "
+                "own. Pool them, take independent residuals, or fewer terms"
+            )
         p, found = self.products, self.unexplained()
         if np.isfinite(p.largest_ratio):
             return (
@@ -302,7 +329,7 @@ class StructuredObjective(Objective):
             )
         if found is not None and found[0] > self._rounding**2:
             return (
-                f"the residual variance is below {_RESOLVED:.0e} of the variance of y, beside which double precision "
+                f"the residual variance is below {RESOLVED:.0e} of the variance of y, beside which double precision "
                 "cannot tell it from 0: check whether y is a function of X and the groups"
             )
         if found is None:
@@ -317,12 +344,12 @@ class StructuredObjective(Objective):
 
     def remarks(self, theta: FloatArray) -> list[str]:
         """Return what an estimate loses to the inner products that it was made of."""
-        return [*filter(None, [self.products.imprecision(self.sigma(theta), float(theta[-1]))])]
+        return [*filter(None, [self.products.imprecision(*self._covariances(theta))])]
 
     def advice(self) -> str:
         """Name terms whose columns within a level are nearly collinear, which makes their matrix hard to find."""
         close = []
-        for entry in (e for e in self.layout.entries if e.matrix):
+        for entry in (e for e in self.layout.entries if e.matrix and e.term != NOISE):
             gram = self.products.mean_gram(entry.term)[entry.part, entry.part]
             scale = 1 / np.sqrt(np.diag(gram))
             if np.linalg.eigvalsh(gram * scale[:, None] * scale)[0] < _CLOSE:
@@ -345,28 +372,36 @@ class StructuredObjective(Objective):
 
     def em(self, omega: FloatArray, score: FloatArray) -> FloatArray | None:
         """
-        Return the EM step of variances and unstructured matrices, Σ + (2/levels) Σ(∂ℓ/∂Σ)Σ, and of σ²_e.
+        Return the EM step of variances and unstructured matrices, Σ + (2/levels) Σ(∂ℓ/∂Σ)Σ.
 
         It never lowers the likelihood and keeps Σ definite (Foulley & van Dyk 2000, doi:10.1186/1297-9686-32-2-129).
         """
         theta = self.external(omega)
-        new = theta.copy()
+        new, variance = theta.copy(), self.variances
         for entry in self.layout.entries:
-            block = self.products.blocks[entry.term]
             if self.fixed[entry.place].any():
                 continue
             if entry.matrix:
-                matrix = PackedMatrix(entry.place, entry.shape[0])
+                matrix, own = PackedMatrix(entry.place, entry.shape[0]), entry.term == NOISE
+                levels = self.products.records.total if own else self.products.blocks[entry.term].levels
                 S, G = matrix.read(theta), matrix.read(score)
                 G = (G + np.diag(np.diag(G))) / 2  # elements off the diagonal stand for two
-                new[entry.place] = pack(S + 2 / block.levels * S @ G @ S)
-            elif entry.size == 1 and self.lower[entry.start] == 0 and np.isinf(self.upper[entry.start]):
-                at = entry.start
-                width = len(range(block.width)[entry.part])
-                new[at] = max(theta[at] + 2 / (block.levels * width) * theta[at] ** 2 * score[at], 0.0)
-        if not self.fixed[-1]:
-            new[-1] = max(theta[-1] + 2 / self.n * theta[-1] ** 2 * score[-1], 1e-12 * theta[-1])
+                new[entry.place] = pack(S + 2 / levels * S @ G @ S)
+            elif variance[entry.place].all():
+                effects = self._effects(entry.term)[entry.part]
+                count = effects if entry.shape == effects.shape else effects.sum()
+                old = theta[entry.place]
+                least = 1e-12 * old if entry.term == NOISE else 0.0
+                new[entry.place] = np.maximum(old + 2 / count * old**2 * score[entry.place], least)
         return self.internal(new)
+
+    def _effects(self, k: int) -> FloatArray:
+        """Return how many effects each column of a term has, or residuals each coordinate, (width,)."""
+        if k == NOISE:
+            records = self.products.records
+            return records.counts * (self.n / records.n)
+        block = self.products.blocks[k]
+        return np.full(block.width, float(block.levels))
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return ω and state with all variances times c = yᵀPy/p, the best factor, which is in closed form."""

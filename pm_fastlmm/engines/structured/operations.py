@@ -82,6 +82,22 @@ class RandomEffects(CalledBack):
         return [self.data.random_effects(*inputs)]
 
 
+class Residuals(CalledBack):
+    """
+    Draws of the residuals from white noise (…, n).
+
+    Inputs: Σ_e, and the noise.
+    """
+
+    def shapes(self, *inputs: Any) -> list[Shape]:
+        """Return that of the noise."""
+        return [inputs[1]]
+
+    def evaluate(self, *inputs: Any) -> Any:
+        """Return the draws."""
+        return [self.data.records.coloured(*inputs)]
+
+
 def mixed_log_density(products: MixedProducts, phi: Any, sigma2_e: Any, residual: Any, b: Any) -> Any:
     """Return the graph of the log-likelihood of y less mu, where β is integrated out or has the mean b."""
     within, between, rss, y1, rows = ResponseStatistics(products)(residual)

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray, frozen
 from pm_fastlmm.base.semidefinite import semidefinite_root
+from pm_fastlmm.engines.records import Records
 from pm_fastlmm.engines.term_products import TermProducts
 from pm_fastlmm.spectrum.orthonormal import LARGEST, Remainder, column_squares, orthonormal_blocks, remainder_of
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
@@ -137,6 +138,11 @@ class MixedProducts(TermProducts):
             largest_ratio=largest_ratio,
             weights=weights,
         )
+
+    @cached_property
+    def records(self) -> Records:  # type: ignore[override]
+        """Residuals of one variance."""
+        return Records.single(self.rows)
 
     @cached_property
     def _orthonormal(self) -> tuple[FloatArray, sp.csr_array]:
@@ -316,17 +322,17 @@ class MixedProducts(TermProducts):
         flat, root = u.reshape(*u.shape[:-2], -1), self.blocks[k].root
         return flat if root is None else np.asarray(flat @ root.T)
 
-    def at(self, response: Response, sigma: list[FloatArray], sigma2_e: float) -> Any:
+    def at(self, response: Response, sigma: list[FloatArray], noise: FloatArray) -> Any:
         """Return V factored; None outside the parameter space."""
         from pm_fastlmm.engines.structured.state import MixedState
 
-        return MixedState.at(self, response, sigma, sigma2_e)
+        return MixedState.at(self, response, sigma, float(noise[0, 0]))
 
-    def log_density(self, phi: Any, sigma2_e: Any, residual: Any, b: Any) -> Any:
+    def log_density(self, phi: Any, noise: Any, residual: Any, b: Any) -> Any:
         """Return the graph of the log-likelihood of y less mu, without `constant`."""
         from pm_fastlmm.engines.structured.operations import mixed_log_density
 
-        return mixed_log_density(self, phi, sigma2_e, residual, b)
+        return mixed_log_density(self, phi, noise[0, 0], residual, b)
 
     def random_effects(self, phi: FloatArray, xi: FloatArray) -> FloatArray:
         """Return Σ_k Z_k(I ⊗ R_k)ξ_k, R_kR_kᵀ = Σ_k, of white noise ξ (…, q)."""
@@ -345,7 +351,7 @@ class MixedProducts(TermProducts):
         return self.rooted(k, independent(sigma, self.blocks[k].levels, rng))
 
     def draw(
-        self, y: FloatArray, sigma: list[FloatArray], sigma2_e: float, rng: np.random.Generator
+        self, y: FloatArray, sigma: list[FloatArray], noise: FloatArray, rng: np.random.Generator
     ) -> tuple[list[FloatArray], FloatArray]:
         """
         Draw the effects of each block, and β, from their joint posterior given y.
@@ -355,11 +361,11 @@ class MixedProducts(TermProducts):
         """
         drawn = []
         # of rows that were not kept, e⁺ in the directions left out is not needed: û and β̂ depend on y along X and Z
-        noise = y - np.sqrt(sigma2_e) * rng.standard_normal(self.rows)
+        left = y - self.records.coloured(noise, rng.standard_normal(self.rows))
         for block, S in zip(self.blocks, sigma, strict=True):
             drawn.append(independent(S, block.levels, rng))
-            noise = noise - block.Z @ drawn[-1].ravel()
-        state = self.at(self.response_to_known(noise), sigma, sigma2_e)
+            left = left - block.Z @ drawn[-1].ravel()
+        state = self.at(self.response_to_known(left), sigma, noise)
         if state is None:
             raise ValueError("a posterior draw has a covariance that is not positive definite: its variances are 0.")
         estimate = zip(drawn, state.gradient.effects, sigma, strict=True)
@@ -398,9 +404,11 @@ class MixedProducts(TermProducts):
         """Whether a QR factorisation of the rows is affordable for a better start."""
         return self.rows * self.columns**2 < _WORK
 
-    def imprecision(self, sigma: list[FloatArray], sigma2_e: float) -> str:
+    def imprecision(self, sigma: list[FloatArray], noise: FloatArray) -> str:
         """Return whether λ_max/δ is above what the cross-products were collected for."""
-        if not np.isfinite(self.largest_ratio) or ratio(self, self.packed(sigma), sigma2_e) <= self.largest_ratio:
+        if not np.isfinite(self.largest_ratio):
+            return ""
+        if ratio(self, self.packed(sigma), float(noise[0, 0])) <= self.largest_ratio:
             return ""
         return (
             f"λ_max/δ is above {self.largest_ratio:.0e}, up to which cross-products are precise: collect them again "

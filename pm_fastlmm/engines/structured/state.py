@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray, read_only
+from pm_fastlmm.covariance.theta import NOISE
 from pm_fastlmm.engines.structured import vectorised
 from pm_fastlmm.engines.structured.from_rows import LOST, Rows, block_diagonal, digits_lost, loud, roots_beside
 from pm_fastlmm.engines.structured.loops import factorise, gradient, loglik_and_gradient
@@ -36,7 +37,7 @@ class MixedState(TermState):
     products: MixedProducts
     response: Response
     sigma: list[FloatArray]
-    sigma2_e: float
+    noise: FloatArray
     loglik: float
     yPy: float
     factor: tuple[Any, ...]
@@ -48,6 +49,7 @@ class MixedState(TermState):
         p = products
         phi = p.packed(sigma)
         e, statistics = float(sigma2_e), (response.within, response.between, response.rss)
+        noise = np.array([[e]])
         if p.small:
             loglik, yPy, *rest = vectorised.factorise(p, phi, e, *statistics)
         else:
@@ -56,8 +58,13 @@ class MixedState(TermState):
         if loud(p, phi, e) and not (ok and digits_lost(p, response, sigma, factor, e, yPy) < LOST):
             rows = Rows.of(p, response, sigma, e, phi)
             if rows is not None:
-                return cls(p, response, list(sigma), e, rows.loglik, rows.yPy, rows.factor, rows)
-        return cls(p, response, list(sigma), e, float(loglik), float(yPy), factor) if ok else None
+                return cls(p, response, list(sigma), noise, rows.loglik, rows.yPy, rows.factor, rows)
+        return cls(p, response, list(sigma), noise, float(loglik), float(yPy), factor) if ok else None
+
+    @property
+    def sigma2_e(self) -> float:
+        """σ²_e, all of Σ_e."""
+        return float(self.noise[0, 0])
 
     @property
     def gradient(self) -> Gradient:
@@ -83,7 +90,7 @@ class MixedState(TermState):
             np.einsum("jab,jb->ja", p.C, weighted) if at is None else w[at : at + levels * c].reshape(levels, c)
             for at, (_, levels, c, _) in zip(p.offsets(), p.blocks, strict=True)
         ]
-        return Gradient(p.unpacked(grad), float(de), effects), weighted
+        return Gradient(p.unpacked(grad), np.array([[de]], dtype=float), effects), weighted
 
     def _gradient_of_rows(self, rows: Rows) -> tuple[Gradient, FloatArray]:
         places = zip(self.products.offsets(), self.products.blocks, strict=True)
@@ -92,18 +99,27 @@ class MixedState(TermState):
             for at, (_, levels, c, _) in places
         ]
         sigma, effects = map(list, zip(*scores, strict=True))
-        return Gradient(sigma, rows.residual_score(), effects), rows.between
+        return Gradient(sigma, np.array([[rows.residual_score()]]), effects), rows.between
 
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
         """
-        Return ½ q_iᵀPq_j for q_i = Z_k(I ⊗ Σ̇_i)Z_kᵀPy, `directions` being (k, Σ̇_i), and last for q_e = Py.
+        Return ½ q_iᵀPq_j for q_i = Z_k(I ⊗ Σ̇_i)Z_kᵀPy, and last for q_e = Py times the direction of σ²_e.
 
         Pq_e needs no rows: σ²_ePy + Σ Z_kG_kZ_kᵀPy = y - Xβ̂, so that Pq_e = (Py - P Σ Z_kG_kZ_kᵀPy)/σ²_e.
         """
+        of_noise = [float(direction[0, 0]) for k, direction in directions if k == NOISE]
+        terms = self._information_of_terms(directions[: len(directions) - len(of_noise)])
+        J = np.zeros((len(directions), len(terms)))
+        np.fill_diagonal(J, 1.0)
+        J[len(terms) - 1 :, -1] = of_noise
+        return np.asarray(0.5 * J @ terms @ J.T)
+
+    def _information_of_terms(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
+        """Return q_iᵀPq_j of directions of terms, and last of Py."""
         w, e = self.gradient.effects, self.sigma2_e
         vectors = [{k: w[k] @ direction} for k, direction in directions]
         if self.rows is not None:
-            return 0.5 * self.rows.products_with_P(*self._stack(vectors))
+            return self.rows.products_with_P(*self._stack(vectors))
         fitted = {k: w[k] @ sigma for k, sigma in enumerate(self.sigma)}
         quadratic = self._quadratic([*vectors, fitted])
         count = len(directions)
@@ -113,7 +129,7 @@ class MixedState(TermState):
         with_fitted = (linear - quadratic[count]) / e
         out[count, :count] = out[:count, count] = with_fitted[:count]
         out[count, count] = ((self.yPy - linear[count]) / e - with_fitted[count]) / e
-        return 0.5 * out
+        return out
 
     def _quadratic(self, vectors: list[dict[int, FloatArray]]) -> FloatArray:
         """Return gᵀPg for all pairs of g = Σ_k Z_kx_k, each given by its x_k (levels, width)."""
@@ -282,7 +298,7 @@ def mixed_loglik_and_gradient(
     scores = np.concatenate([g.sigma[k].ravel() for k in p.order])
     if state.rows is None:
         statistics = state.factor[7] / e, -state.between, -0.5 / e
-        return state.loglik, scores, g.sigma2_e, *statistics, none, np.zeros(d.shape)
+        return state.loglik, scores, float(g.noise[0, 0]), *statistics, none, np.zeros(d.shape)
     Py = state.rows.weighted_response(state.between)
     along = -state.rows.inner(p.projection.Q1) if d.size else np.zeros(0)
-    return state.loglik, scores, g.sigma2_e, *statistics, -Py, along
+    return state.loglik, scores, float(g.noise[0, 0]), *statistics, -Py, along

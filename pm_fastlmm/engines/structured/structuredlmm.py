@@ -1,4 +1,4 @@
-"""StructuredLMM: several random-effects terms, V = Z G(θ) Zᵀ + σ²_eI, evaluated from cross-products."""
+"""StructuredLMM: several random-effects terms, V = Z G(θ) Zᵀ + R(θ), evaluated from cross-products."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,16 @@ from pytensor.tensor.random.basic import chisquare
 from pm_fastlmm.base.arrays import Labelled, common_ids, read, require_length
 from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.base.directions import are_directions
+from pm_fastlmm.covariance.structures import Scalar
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import RESIDUAL, Theta
 from pm_fastlmm.engines.algebra import along_columns, less_columns, white_noise
 from pm_fastlmm.engines.inputs import coefficients, covariance_root, double, read_mean, read_response, refuse_unknown
 from pm_fastlmm.engines.random_variable import LMM, LMMRV, Treatment
+from pm_fastlmm.engines.records import Records
 from pm_fastlmm.engines.spectral.variables import spectral_logp
 from pm_fastlmm.engines.structured.choice import products_of
-from pm_fastlmm.engines.structured.operations import RandomEffects
+from pm_fastlmm.engines.structured.operations import RandomEffects, Residuals
 from pm_fastlmm.engines.structured.statistics import TermStatistics, as_term_statistics
 from pm_fastlmm.engines.term_products import TermProducts
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection, read_fixed_effects
@@ -40,6 +42,7 @@ class StructuredRV(LMMRV):
     name = "StructuredLMM"
     extended_signature = "[rng],[size],(n),(r),(s,s),(p)->[rng],(n)"
     terms: tuple[Term, ...]
+    residual: Term | None
     theta: Theta
     products: TermProducts
     ids: Any
@@ -58,7 +61,9 @@ class StructuredRV(LMMRV):
             rng, chi2 = chisquare(left, size=(*batch, 1), rng=rng, return_next_rng=True)
             noise = pt.concatenate([noise[..., :-1], pt.sqrt(chi2)], axis=-1)
         phi = packed(carried["theta"], products, theta, B)
-        y = RandomEffects(products)(phi, xi) + pt.sqrt(theta[-1]) * noise
+        own = products.records.width, products.records.width
+        sigma_e = pt.specify_shape(carried["theta"].matrices(theta)[1], own)
+        y = RandomEffects(products)(phi, xi) + Residuals(products)(sigma_e, noise)
         X = products.projection
         white = less_columns(X, y) if products.flat else y + along_columns(X, b)
         return rng, mu + products.weights.unscaled(white)
@@ -76,15 +81,15 @@ class StructuredRV(LMMRV):
             L = pt.zeros_like(R) if B.type.shape == (0, 0) else covariance_root(B)
             return spectral_logp(self.spectrum, self.treatment, value, mu, b, L, theta[0], theta[1])
         residual = products.weights.scaled(value - mu)
-        logp = products.log_density(packed(self.theta, products, theta, B), theta[-1], residual, b)
-        return check_parameters(
-            logp + products.constant, theta[-1] >= 0, pt.all(~pt.isnan(theta)), msg="sigma2_e >= 0, no parameter NaN"
-        )
+        noise = self.theta.matrices(theta)[1]
+        logp = products.log_density(packed(self.theta, products, theta, B), noise, residual, b)
+        allowed = pt.all(pt.diag(noise) >= 0), pt.all(~pt.isnan(theta))
+        return check_parameters(logp + products.constant, *allowed, msg="sigma2_e >= 0, no parameter NaN")
 
 
 def packed(theta: Theta, products: TermProducts, values: Any, B: Any) -> Any:
     """Return the Σ_k packed in the order of the engine; the prior covariance of β is that of the last block."""
-    matrices = theta.matrices(values)
+    matrices, _ = theta.matrices(values)
     if len(products.blocks) > len(matrices):
         matrices.append(B)
     return pt.concatenate([pt.as_tensor(matrices[k]).ravel() for k in products.order])
@@ -94,7 +99,8 @@ class StructuredLMM:
     r"""
     Y ~ N(Xβ, Σ_k Z_kG_kZ_kᵀ + σ²_eW⁻¹): several random-effects terms, each with a covariance structure.
 
-    W = diag(w) are prior weights, 1 by default.
+    W = diag(w) are prior weights, 1 by default. With `residual` the residuals have variances by group, or covariances
+    within a record: Σ_k Z_kG_kZ_kᵀ + W^-½ Z_e(I ⊗ Σ_e)Z_eᵀ W^-½.
 
     What depends on the data is reduced to cross-products once, with the largest grouping factor eliminated; an
     evaluation with its gradient then costs nothing that grows with n: O(levels) for one grouping factor, and the cube
@@ -110,7 +116,14 @@ class StructuredLMM:
     terms : list of Term
         `flmm.Term(group, flmm.covariance.scalar(v))`, and so on; their parameters may be random variables.
     sigma2_e : tensor_like
-        Residual variance.
+        Residual variance; or `residual`.
+    residual : Term
+        The residuals, in place of `sigma2_e`: its levels are records, which are independent, its columns the
+        coordinates of a record, of which each row has one, and its covariance is Σ_e between them. Residual variances
+        by group are `flmm.Term(row, flmm.covariance.diagonal(v), columns=indicators)`, of a record for each row and 0
+        and 1 by group as `pandas.get_dummies` has them; those of several traits
+        `flmm.Term(record, flmm.covariance.unstructured(S), columns=indicators)`, indicators of the trait: a record may
+        lack any of them.
     observed : array or Series (n,), TermStatistics or KernelStatistics
         One response; or, where X and the terms are columns of `TermStatistics`, these, or what they were made from.
     mu : tensor_like (n,), optional
@@ -130,13 +143,18 @@ class StructuredLMM:
     ------
     ValueError
         If the rows of X, y and the terms do not fit, a term lacks parameters, the improper treatment has no data, or
-        columns of `TermStatistics` come together with others.
+        columns of `TermStatistics` come together with others. Unless exactly one of `sigma2_e` and `residual` is given,
+        and each row is one coordinate of one record of the latter that no other row has.
 
     Notes
     -----
     The likelihood is that of mixed-model equations with blocked elimination (Bates et al. 2015,
     doi:10.18637/jss.v067.i01), its gradient is in closed form. Log-density and gradient are -inf and 0 where a Σ_k is
-    not positive semi-definite.
+    not positive semi-definite, or Σ_e not positive definite.
+
+    Several variances of the residual are evaluated by the sparse mixed-model equations, whose pattern does not depend
+    on them: WᵀR⁻¹W is a sum of known products, one for each group, or for each pair of traits of each pattern of traits
+    that records have.
 
     Examples
     --------
@@ -159,13 +177,31 @@ class StructuredLMM:
     >>> fit = flmm.find_reml(model, progressbar=False)
     >>> print(fit.theta.round(3).to_dict())
     {'batch': 4.036, 'day': 1.094, 'residual': 0.188}
+
+    Residuals whose variance differs between the days:
+
+    >>> import pandas as pd
+    >>> with pm.Model() as model:
+    ...     v_batch, v_e = pm.HalfNormal("v_batch", 5), pm.HalfNormal("v_e", 5, shape=2)
+    ...     residual = flmm.Term(
+    ...         np.arange(12), flmm.covariance.diagonal(v_e), columns=pd.get_dummies(day)
+    ...     )
+    ...     node = flmm.StructuredLMM(
+    ...         "y",
+    ...         X=np.ones((12, 1)),
+    ...         terms=[flmm.Term(batch, flmm.covariance.scalar(v_batch), name="batch")],
+    ...         residual=residual,
+    ...         observed=y,
+    ...     )
+    >>> list(flmm.find_reml(model, progressbar=False).theta.index)
+    ['batch', 'residual[mon]', 'residual[tue]']
     """
 
-    def __new__(cls, name: str, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, observed: Any = None,
-                **kwargs: Any) -> Any:  # fmt: skip
+    def __new__(cls, name: str, *, terms: Sequence[Term], sigma2_e: Any = None, X: Any = None, observed: Any = None,
+                residual: Term | None = None, **kwargs: Any) -> Any:  # fmt: skip
         """Register the distribution with the model of the context."""
         rows = as_term_statistics(observed)
-        params, rest = _parametrise(terms, sigma2_e, X, rows, **kwargs)
+        params, rest = _parametrise(terms, sigma2_e, X, rows, residual=residual, **kwargs)
         carried = rest["carried"]
         for term in carried["terms"]:
             require_labels(term.levels, f"the levels of term {term.name!r} of {name}", written="by")
@@ -173,7 +209,7 @@ class StructuredLMM:
         return LMM(name, params, observed=values, **rest)
 
     @classmethod
-    def dist(cls, *, terms: Sequence[Term], sigma2_e: Any, X: Any = None, **kwargs: Any) -> Any:
+    def dist(cls, *, terms: Sequence[Term], sigma2_e: Any = None, X: Any = None, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
         params, rest = _parametrise(terms, sigma2_e, X, None, **kwargs)
         return LMM.dist(params, **rest)
@@ -181,44 +217,75 @@ class StructuredLMM:
 
 def _parametrise(
     terms: Sequence[Term], sigma2_e: Any, X: Any, rows: TermStatistics | None, *, mu: Any = None, beta: Any = None,
-    beta_mean: Any = None, beta_cov: Any = None, design: Any = None, weights: Any = None, **kwargs: Any,
+    beta_mean: Any = None, beta_cov: Any = None, design: Any = None, weights: Any = None,
+    residual: Term | None = None, **kwargs: Any,
 ) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
     """Return the parameters of the random variable, and the other arguments of `LMM`."""
     terms = _checked_terms(terms)
     ids, projection = _aligned(terms, X)
     _check_rows(rows, terms, X, ids, mu, weights)
-    known = "it takes X, terms, sigma2_e, mu, weights, beta, beta_mean, beta_cov, observed"
+    if (sigma2_e is None) == (residual is None):
+        raise ValueError(
+            "give exactly one of sigma2_e, the variance of all residuals, and residual, a Term of variances by group "
+            "or of covariances within a record."
+        )
+    known = "it takes X, terms, sigma2_e, residual, mu, weights, beta, beta_mean, beta_cov, observed"
     refuse_unknown("StructuredLMM", kwargs, known)
     prior_weights = PriorWeights.read(weights, terms[0].n, ids)
     treatment, b, B = coefficients(projection, beta, beta_mean, beta_cov)
     proper = B.type.shape != (0, 0)
-    carried = _carried(terms, ids, projection, treatment, design, prior_weights, rows, prior=proper)
-    values = double(carried["theta"].pack(double(sigma2_e), pt))
+    noise = Scalar(double(sigma2_e), 1) if residual is None else _checked_residual(residual, terms, ids, rows)
+    carried = _carried(terms, ids, projection, treatment, design, prior_weights, noise, rows, prior=proper)
+    values = double(carried["theta"].pack(pt))
     return [read_mean(mu, ids, terms[0].n), b, B, values], {"kind": StructuredRV, "carried": carried, **kwargs}
 
 
-def carried_by(terms: Sequence[Term], X: Any, design: Any, weights: Any) -> dict[str, Any]:
+def carried_by(
+    terms: Sequence[Term], X: Any, design: Any, weights: Any, residual: Term | None = None
+) -> dict[str, Any]:
     """Return what a variable carries whose β has a flat prior, of terms with any values of their parameters."""
     terms = _checked_terms(terms)
     ids, projection = _aligned(terms, X)
-    return _carried(terms, ids, projection, "flat", design, PriorWeights.read(weights, terms[0].n, ids))
+    noise = Scalar(1.0, 1) if residual is None else _checked_residual(residual, terms, ids, None)
+    return _carried(terms, ids, projection, "flat", design, PriorWeights.read(weights, terms[0].n, ids), noise)
+
+
+def _checked_residual(residual: Any, terms: list[Term], ids: Any, rows: TermStatistics | None) -> Term:
+    """Return the term of the residuals, of the rows of the other terms."""
+    if rows is not None:
+        raise ValueError(
+            "residual= has a record for each observation, whose rows were not kept: rows of TermStatistics have one "
+            "residual variance, sigma2_e."
+        )
+    if not isinstance(residual, Term):
+        raise TypeError(
+            f"residual must be a flmm.Term, got {type(residual).__name__}: "
+            "flmm.Term(record, flmm.covariance.unstructured(S), columns=indicators of the trait)."
+        )
+    require_length(residual.n, terms[0].n, "residual", f"term {terms[0].name}")
+    if residual.ids is not None and ids is not None and residual.ids != ids:
+        raise ValueError("the rows of residual and of the terms have different ids or another order: take one table.")
+    return residual
 
 
 def _carried(
     terms: list[Term], ids: Any, projection: AnyProjection, treatment: Treatment, design: Any, weights: PriorWeights,
-    rows: TermStatistics | None = None, *, prior: bool = False,
+    noise: Any, rows: TermStatistics | None = None, *, prior: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what is the same in each evaluation, by the names of the attributes of the random variable."""
     if design is not None:
         projection = projection.made_from(design.fixed)
     scaled = projection if weights.root is None else projection.scaled(weights.root)
     observations, precise = (None, np.inf) if rows is None else (rows.n, rows.largest_ratio)
+    own = noise if isinstance(noise, Term) else None
+    records = None if own is None else Records.of(own, ids)
+    several = records is not None and records.width > 1
     products = products_of(
         terms, scaled, flat=treatment == "flat", weights=weights, prior=prior, observations=observations,
-        largest_ratio=precise,
+        largest_ratio=precise, records=records if several else None,
     )  # fmt: skip
-    theta = Theta.of_terms(terms)
-    return {"treatment": treatment, "terms": tuple(terms), "theta": theta,
+    theta = Theta.of_terms(terms, noise) if own is None else Theta.of_terms(terms, own.blocks.block, own.columns)
+    return {"treatment": treatment, "terms": tuple(terms), "theta": theta, "residual": own if several else None,
             "products": products, "projection": projection, "ids": ids, "design": design,
             "spectrum": _spectrum(theta, products, projection) if rows is None else None}  # fmt: skip
 
@@ -231,7 +298,8 @@ def _spectrum(theta: Theta, products: TermProducts, projection: AnyProjection) -
     are many; a known K costs the cube of its order in each evaluation unless it is diagonalised once.
     """
     block, weights = products.blocks[0], products.weights
-    if theta.names != (theta.names[0], RESIDUAL) or block.width > 1 or len(theta.blocks[0].parameters) != 1:
+    several = block.width > 1 or theta.noise.size > 1
+    if several or theta.names != (theta.names[0], RESIDUAL) or len(theta.blocks[0].parameters) != 1:
         return None
     n, q = block.Z.shape
     if not products.diagonalised:

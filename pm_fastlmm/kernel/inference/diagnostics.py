@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 
-def diagnostics(left_out: pd.DataFrame, fitted: Any, weights: Any = None) -> pd.DataFrame:
+def diagnostics(left_out: pd.DataFrame, fitted: Any, weights: Any = None, *, leverage: Any = None) -> pd.DataFrame:
     """
     Return a row for each observation, of what `loo` says and the conditional fitted values Xβ̂ + Zû.
 
@@ -14,7 +14,8 @@ def diagnostics(left_out: pd.DataFrame, fitted: Any, weights: Any = None) -> pd.
     it is the deviation from what the others predict, in units of its standard deviation. `leverage` is
     h_ii = ∂ŷ_i/∂y_i = 1 - R_iiP_ii, with R the covariance of the residuals; it is the share of a residual that its
     own observation takes away: residual = (1 - h_ii)(y_i - prediction by the others). Its sum is the number of
-    effective parameters. With prior weights, R_ii = σ²_e/w_i, they are the last column, `weight`.
+    effective parameters. Where residuals covary it is 1 - (RP)_ii, which is given. With prior weights, R_ii = σ²_e/w_i,
+    they are the last column, `weight`.
 
     References
     ----------
@@ -22,8 +23,9 @@ def diagnostics(left_out: pd.DataFrame, fitted: Any, weights: Any = None) -> pd.
     """
     deviation = left_out["y"] - left_out["mean"]
     residual = left_out["y"] - np.asarray(fitted)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        leverage = np.where(deviation == 0, np.nan, 1 - residual / deviation)
+    if leverage is None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            leverage = np.where(deviation == 0, np.nan, 1 - residual / deviation)
     columns = {
         "y": left_out["y"], "fitted": np.asarray(fitted), "residual": residual,
         "standardised": deviation / left_out["sd"], "leverage": leverage,

@@ -78,6 +78,25 @@ def split_formula(formula: Any, columns: Collection[str] | None = None) -> tuple
     return fixed if columns is None else as_formulaic(fixed, columns, formula), tuple(random)
 
 
+def read_bar(text: str, columns: Collection[str]) -> tuple[RandomPart, bool]:
+    """
+    Return a single bar "(x | g)" or "(x || g)", and whether its columns are correlated.
+
+    Raises
+    ------
+    ValueError
+        If it is not one bar in parentheses, or of one grouping factor.
+    """
+    tokens = tokens_of(text, text)
+    bars = [token.token for token in tokens if _is_bar(token)]
+    if not bars or tokens[0].token != "(" or _closing(tokens, 0) != len(tokens) - 1:
+        raise ValueError(f"{text!r} is not one bar in parentheses: write it as (0 + trait | record).")
+    parts = _read_random(text, tokens[0], tokens[1:-1], tokens[-1], columns)
+    if len(parts) > 1:
+        raise ValueError(f"{text!r} has several grouping factors, of a/b: name one, such as a:b.")
+    return parts[0], bars == ["|"]
+
+
 def _require_quoted(formula: str, columns: Collection[str]) -> None:
     """Refuse the name of a column that has blanks in it and no quotes around it: it would be two names."""
     for name in columns:

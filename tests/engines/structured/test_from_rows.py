@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.covariance import theta
 from pm_fastlmm.engines.structured import from_rows
 from pm_fastlmm.engines.structured.loops import semidefinite_root
 from pm_fastlmm.engines.structured.products import EffectBlock, MixedProducts
@@ -132,9 +133,9 @@ def test_likelihood_score_and_information_lose_no_more_than_the_rounding_of_y(ki
                 score.append(float((state.gradient.sigma[k] * E).sum()))
                 directions.append((k, E))
     size = np.sqrt(np.diag(exact.information))
-    scaled = (np.array([*score, state.gradient.sigma2_e]) - exact.score) / size
+    scaled = (np.array([*score, state.gradient.noise[0, 0]]) - exact.score) / size
     assert_allclose(scaled, 0, atol=max(100 * rounding, 1e-9))
-    information = state.average_information(directions)
+    information = state.average_information([*directions, (theta.NOISE, np.eye(1))])
     assert_allclose((information - exact.information) / np.outer(size, size), 0, atol=max(100 * rounding, 1e-9))
 
 

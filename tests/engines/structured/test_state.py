@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from pm_fastlmm.base.arrays import read_only
+from pm_fastlmm.covariance.theta import NOISE
 from pm_fastlmm.engines.structured import loops as crossproduct
 from pm_fastlmm.engines.structured import products as mixed
 from pm_fastlmm.engines.structured.state import MixedState
 
+RESIDUAL = NOISE, np.eye(1)
 SETS = [
     ("factor",),
     ("dense",),
@@ -64,7 +66,7 @@ def assert_score(p, state, dense, rtol=1e-9):
         assert_allclose(actual, matrix, rtol=rtol, atol=rtol * np.abs(matrix).max())
     rounding = 1e-11 * p.n / state.sigma2_e  # Euler's identity divides what it subtracts by σ²_e
     atol = rtol * (np.trace(dense.P) + dense.Py @ dense.Py) + rounding
-    assert_allclose(state.gradient.sigma2_e, residual, rtol=rtol, atol=atol)
+    assert_allclose(state.gradient.noise[0, 0], residual, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -95,7 +97,7 @@ def test_score_is_the_central_difference_of_the_likelihood(build_terms, structur
             ]
             assert_allclose((gradient.sigma[k] * E).sum(), (ends[0] - ends[1]) / (2 * h), rtol=2e-6, atol=2e-6)
     ends = [at(p, sigma2_e=p.sigma2_e + sign * h).loglik for sign in (1, -1)]
-    assert_allclose(gradient.sigma2_e, (ends[0] - ends[1]) / (2 * h), rtol=2e-6, atol=2e-6)
+    assert_allclose(gradient.noise[0, 0], (ends[0] - ends[1]) / (2 * h), rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -110,7 +112,7 @@ def test_average_information_is_its_definition(build_terms, structures, kinds, f
     expected = 0.5 * q.T @ dense.P @ q
     size = np.sqrt(np.diag(expected))
     scale = np.outer(size, size) + 1e-3 * size.max() ** 2  # a level without rows has no information
-    assert_allclose(state.average_information(directions) / scale, expected / scale, rtol=0, atol=1e-10)
+    assert_allclose(state.average_information([*directions, RESIDUAL]) / scale, expected / scale, rtol=0, atol=1e-10)
 
 
 def test_fixed_effects_equal_generalised_least_squares(build_terms, kinds):
@@ -248,12 +250,12 @@ def test_what_is_eliminated_makes_no_difference(build_terms, structures, monkeyp
     assert_allclose(first.loglik, second.loglik, rtol=1e-12)
     for a, b in zip(first.gradient.sigma, second.gradient.sigma, strict=True):
         assert_allclose(a, b, rtol=1e-9, atol=1e-10)
-    assert_allclose(first.gradient.sigma2_e, second.gradient.sigma2_e, rtol=1e-8, atol=1e-9)
+    assert_allclose(first.gradient.noise[0, 0], second.gradient.noise[0, 0], rtol=1e-8, atol=1e-9)
     for k in range(len(chosen)):
         assert_allclose(first.prediction_error(k), second.prediction_error(k), rtol=1e-8)
     directions = [(k, E) for k, t in enumerate(p.terms) for E in structures.basis(t[2])[:4]]
     assert_allclose(
-        first.average_information(directions), second.average_information(directions), rtol=1e-8, atol=1e-12
+        *(state.average_information([*directions, RESIDUAL]) for state in (first, second)), rtol=1e-8, atol=1e-12
     )
 
 

@@ -240,20 +240,20 @@ def test_theta_is_packed_and_unpacked_without_loss(name):
     columns = None if width is None else rng.normal(size=(20, width))
     group = rng.integers(0, 5, size=20)
     terms = [flmm.Term(group, structure, columns=columns, name="a"), flmm.Term(group // 2, cov.scalar(0.3), name="b")]
-    layout = Theta.of_terms(terms)
-    theta = layout.pack(0.9)
+    layout = Theta.of_terms(terms, cov.scalar(0.9, 1))
+    theta = layout.pack()
     assert theta.shape == (layout.size,) == layout.lower.shape == layout.upper.shape
     assert len(set(layout.names)) == layout.size
     assert layout.names[-1] == "residual"
     assert theta[-1] == 0.9
     assert (layout.lower <= theta).all()
     assert (theta <= layout.upper).all()
-    for term, matrix in zip(terms, layout.matrices(theta), strict=True):
+    for term, matrix in zip(terms, layout.matrices(theta)[0], strict=True):
         np.testing.assert_allclose(np.atleast_2d(matrix), term.blocks.block.dense(), rtol=1e-14)
     symbolic = pt.vector("theta", shape=(layout.size,))
-    graphs = [pt.as_tensor(m) for m in layout.matrices(symbolic)]
+    graphs = [pt.as_tensor(m) for m in layout.matrices(symbolic)[0]]
     evaluated = pytensor.function([symbolic], graphs, mode=AS_WRITTEN)(theta)
-    for tensor, matrix in zip(evaluated, layout.matrices(theta), strict=True):
+    for tensor, matrix in zip(evaluated, layout.matrices(theta)[0], strict=True):
         np.testing.assert_allclose(np.squeeze(tensor), np.squeeze(matrix), rtol=1e-14)
 
 
@@ -265,7 +265,7 @@ def test_names_of_theta():
         flmm.Term(np.arange(12) % 2, cov.diagonal([1.0, 2.0]), columns=table, name="d"),
         flmm.Term(np.arange(12) // 3, cov.ar1(1.0, 0.2), name="a"),
     ]
-    layout = Theta.of_terms(terms)
+    layout = Theta.of_terms(terms, cov.scalar(1.0, 1))
     assert repr(layout) == "Theta(g[one], g[one, t], g[t], h, d[one], d[t], a.sigma2, a.rho, residual)"
 
 
@@ -283,14 +283,14 @@ def test_names_of_the_parts_of_a_block_diagonal_structure():
         flmm.Term(np.arange(12) % (8 if columns is None else 2), structure, columns=columns, name=name)
         for structure, columns, name in parts
     ]
-    layout = Theta.of_terms(terms)
+    layout = Theta.of_terms(terms, cov.scalar(1.0, 1))
     assert repr(layout) == (
         "Theta(f[one], f[t], f[t, u], f[u], g[one], g[one, t], g[t], g[u], h[one], h.2.sigma2, h.2.rho, "
         "k.cov[0], k.cov[0, 1], k.cov[1], k.sigma2, k.rho, residual)"
     )
-    theta = layout.pack(1.0)
+    theta = layout.pack()
     np.testing.assert_allclose(theta[:8], [1, 2, 1, 3, 2, 1, 3, 4], rtol=1e-14)
-    np.testing.assert_allclose(layout.matrices(theta)[0], [[1, 0, 0], [0, 2, 1], [0, 1, 3]], rtol=1e-14)
+    np.testing.assert_allclose(layout.matrices(theta)[0][0], [[1, 0, 0], [0, 2, 1], [0, 1, 3]], rtol=1e-14)
     assert (layout.lower[[0, 1, 3]] == 0).all()
     assert layout.lower[2] == -np.inf
 
