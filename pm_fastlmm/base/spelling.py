@@ -65,7 +65,7 @@ def resemblance(label: Hashable) -> Hashable:
     text = str(read)
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
-    text = text.strip().casefold()
+    text = text.strip().casefold().removesuffix(" 00:00:00")  # of a date that was read as a time
     if text[:1] not in _OF_NUMBERS:
         return _APART.sub("_", text)
     if _SCIENTIFIC.fullmatch(text) and float(text).is_integer():

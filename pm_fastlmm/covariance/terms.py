@@ -129,7 +129,7 @@ class Term(ReadOnlyArrays, Described):
             if not isinstance(structure, Covariance | None) or (argument == "covariance" and structure is None):
                 raise TypeError(
                     f"{argument} must be a covariance structure, got {type(structure).__name__}: wrap a variance as "
-                    "flmm.covariance.scalar(v), a matrix as flmm.covariance.known(K)."
+                    "flmm.covariance.scalar(v), a matrix or a pedigree as flmm.covariance.known(K)."
                 )
         roles = tuple(map(str, by)) if isinstance(by, Mapping) else ()
         if across is not None and columns is None and not roles:

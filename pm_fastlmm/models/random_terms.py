@@ -151,6 +151,8 @@ def require_columns(data: pd.DataFrame, names: tuple[str, ...], formula: str | N
     """Raise a ValueError for grouping factors that are no columns of a table."""
     if missing := [name for name in names if name not in data.columns]:
         where = "" if formula is None else f" of formula {formula!r}"
+        hint = ", but the index is: data.reset_index()" if missing[0] in data.index.names else ""
         raise ValueError(
-            f"the grouping factor {shown(missing)}{where} is not among the columns {', '.join(map(str, data.columns))}."
+            f"the grouping factor {shown(missing)}{where} is not among the columns {', '.join(map(str, data.columns))}"
+            f"{hint}."
         )

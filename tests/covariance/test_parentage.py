@@ -190,6 +190,7 @@ def test_a_family_and_an_individual_within_it_are_one_id():
         (["Rex II", "b"], [None, "rex  ii"], "'rex  ii' and 'Rex II' differ"),
         ([100000, 2], [None, "1e+05"], "'1e.05' and 100000 differ"),
         (["1.50", "b"], [None, 1.5], "1.5 and '1.50' differ"),
+        (pd.to_datetime(["2020-01-31", "2021-02-28"]), [None, "2020-01-31"], "'2020-01-31' and Timestamp"),
         (["a", "b", "c"], [None, "Rex", "rex"], "'rex' and 'Rex' differ only in their spelling"),
         (["a", "b"], [None, "\ufeffa"], "differ only in their spelling"),
         (["a", "b"], [None, "9.00719925474099e+15"], "a number in scientific notation, without all digits"),

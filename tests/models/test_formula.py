@@ -289,6 +289,11 @@ def test_a_malformed_formula_is_refused(formula, message):
         flmm.MixedDesign.from_formula(formula, frame())
 
 
+def test_a_grouping_factor_that_is_the_index_is_said_to_be_it():
+    with pytest.raises(ValueError, match=r"'a' of formula .*, but the index is: data.reset_index\(\)"):
+        flmm.MixedDesign.from_formula("y ~ x + (1 | a)", frame().set_index("a"))
+
+
 def test_a_table_is_needed_whose_columns_differ():
     with pytest.raises(TypeError, match="data must be a pandas DataFrame, got dict"):
         flmm.MixedDesign.from_formula("y ~ (1|a)", frame().to_dict("list"))
