@@ -21,7 +21,7 @@ from pm_fastlmm.posterior.kept import Kept
 from pm_fastlmm.quadrature.likelihood import DEAR
 from pm_fastlmm.quadrature.over_theta import InterpolatedLikelihood
 
-_CHECKS = 6  # draws at which the likelihood is evaluated at the end
+_CHECKS = 4  # draws at which the likelihood is evaluated at the end
 _LARGEST = 1e-3  # error of a log-likelihood that no posterior shows
 
 type Say = Callable[[str], None]

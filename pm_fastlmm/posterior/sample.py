@@ -102,7 +102,7 @@ def sample(
         to the posterior; a LengthscaleLMM node `{name}_lengthscale` and the same without `_pve`; a StructuredLMM node
         `{name}_variance` and `{name}_share` of each term and the residual; both `{name}_beta`, one draw for each of
         the variances; unless the model has variables of these names. Of an interpolated likelihood the attributes of
-        the posterior have `{name}_loglik_error`, the largest at six draws, where it is evaluated itself;
+        the posterior have `{name}_loglik_error`, the largest at four draws, where it is evaluated itself;
         `_loglik_draws_outside`, which were evaluated exactly; `_loglik_nodes` and `_loglik_evaluations`.
 
     Raises

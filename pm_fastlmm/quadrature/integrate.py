@@ -15,7 +15,7 @@ from pm_fastlmm.quadrature.region import Region
 _COARSE = 100  # times the tolerance, above which the last coefficients say that a check would fail
 START = {1: 7, 2: 5, 3: 5}  # nodes along an axis
 _MOST = {1: 257, 2: 1100, 3: 5000}  # nodes, a quarter of the evaluations before the region is found
-CHECKS = {1: 2, 2: 8, 3: 8}  # draws at which the interpolant is compared with the likelihood
+_CHECKS = {1: 2, 2: 8, 3: 8}  # draws at which the interpolant is compared with the likelihood
 
 
 class Found(NamedTuple):
@@ -100,6 +100,6 @@ def finer(now: Interpolated) -> tuple[int, ...] | None:
 
 def _error(now: Interpolated, nodes: Nodes, likelihood: Likelihood, rng: np.random.Generator) -> float:
     """Return the largest error of log p(y | r) at draws from the posterior."""
-    r, pieces = now.at(now.draw(nodes, CHECKS[len(now.region.lower)], rng))
+    r, pieces = now.at(now.draw(nodes, _CHECKS[len(now.region.lower)], rng))
     exact = [now.ratios.log_likelihood(likelihood(row)) for row in r]
     return float(np.abs(now.ratios.log_likelihood(pieces) - exact).max())

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray
@@ -71,6 +70,8 @@ class Likelihood:
 
         q eigenvalues λ = p/q, whose mean over p directions is 1, give log|I + rK| = q log(1 + rp/q).
         """
+        from scipy.optimize import brentq  # a fifth of a second to import
+
         at, p = np.zeros(len(self.unit) - 1), self.objective.residual_df
         none = self(at).level
         at[k] = ratio

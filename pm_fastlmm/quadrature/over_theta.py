@@ -10,7 +10,7 @@ import numpy as np
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.quadrature.integrate import CHECKS, START, box_of, finer, integrate
+from pm_fastlmm.quadrature.integrate import START, box_of, finer, integrate
 from pm_fastlmm.quadrature.interpolant import Box, Interpolant
 from pm_fastlmm.quadrature.interpolated import Interpolated
 from pm_fastlmm.quadrature.likelihood import Likelihood, require_scalar_variances, unit_variances
@@ -18,6 +18,7 @@ from pm_fastlmm.quadrature.ratios import NotInterpolated, Ratios
 from pm_fastlmm.quadrature.region import Region
 
 _ITERATIONS = 100  # towards the REML estimate
+_CHECKS = 3  # draws of a posterior, at which an interpolant that was checked before is checked
 _ADAPTED = 3  # times, to the mass of a posterior
 
 
@@ -160,7 +161,7 @@ class InterpolatedLikelihood:
         if region is not None:
             self._box, changed = box_of(self._likelihood, region), True
             self._interpolate(region, (START[r.shape[1]],) * r.shape[1])
-        some = theta[:: max(1, len(theta) // CHECKS[r.shape[1]])]
+        some = theta[:: max(1, len(theta) // _CHECKS)]
         while not self.error(some) <= self.tolerance and (counts := finer(self._now)):
             self._interpolate(self._now.region, counts)
             changed = True

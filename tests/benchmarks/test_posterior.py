@@ -1,8 +1,13 @@
-"""The posterior of variance ratios of an animal model by quadrature: evaluations, time beyond the fit, and error."""
+"""The posterior of an animal model, by quadrature and by NUTS on the interpolated likelihood: time, and error."""
+
+import resource
+import time
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
 import pytest
+from arviz_stats import ess
 from herds import simulate_herds
 
 import pm_fastlmm as flmm
@@ -55,6 +60,40 @@ def test_beyond_the_fit(case, measure, report):
     report(figure, seconds["posterior"] / seconds["evaluation"], "×", part="one evaluation")
     report(figure, posterior.loglik_error, "", part="error of the log-likelihood at draws")
     report(figure, _error_in_region(fit, posterior), "", part="at 12 places of the whole region")
+
+
+@pytest.mark.parametrize("case", ["10 000 animals, permanent environment", "100 000 animals, permanent environment"])
+def test_nuts(case, report, monkeypatch):
+    """CPU of 4 × 1000 draws, that of the processes of chains included: for the interpolant, and after it."""
+    module, spent = import_module("pm_fastlmm.posterior.sample"), []
+    make = module.interpolate
+    monkeypatch.setattr(module, "interpolate", lambda *args, **options: spent.append(_timed(make, *args, **options)[1]))
+    fit = animal_model(*CASES[case])
+    model, figure = fit.model, f"NUTS on the interpolated likelihood, {case}, 4 × 1000 draws"
+    for run in ("first", "second"):
+        options = {"model": model, "random_seed": 1, "progressbar": False, "quiet": True}
+        tree, seconds = _timed(flmm.sample, 1000, **options)
+        report(figure, seconds - spent[-1], "s", part=f"{run} run, beside the interpolant")
+    theta = fit.theta.to_numpy()
+    _, exact = _timed(lambda: fit.objective.gradient(theta, fit.objective.state(theta)))
+    steps, attributes = int(tree.sample_stats["n_steps"].sum()), tree.posterior.attrs
+    report(figure, spent[-1], "s", part="the interpolant, REML included")
+    report(figure, attributes["y_loglik_evaluations"], "", part="evaluations for it")
+    report(figure, steps, "", part="steps of NUTS")
+    report(figure, exact, "s", part="one evaluation with its gradient")
+    report(figure, attributes["y_loglik_error"], "", part="error of the log-likelihood at draws")
+    report(figure, attributes["y_loglik_draws_outside"], "", part="draws outside the region")
+    report(figure, float(ess(tree.posterior["sigma_animal"])), "", part="effective draws of the sd of breeding values")
+
+
+def _timed(work, *args, **options):
+    start = _cpu()
+    return work(*args, **options), _cpu() - start
+
+
+def _cpu():
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _error_in_region(fit, posterior):

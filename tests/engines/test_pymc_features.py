@@ -11,6 +11,7 @@ import pytest
 from pymc.model.transform.optimization import freeze_dims_and_data, freeze_model
 
 import pm_fastlmm as flmm
+from pm_fastlmm.engines.callbacks import CalledBack
 
 AT = {"h2": 0.37, "total": 2.2}
 b = np.array([1.0, -2.0, 0.5])
@@ -226,3 +227,15 @@ def test_sequential_monte_carlo_finds_the_posterior(p, model):
     logp = np.vectorize(lambda h, t: expected(p, p.y, h, t))(h2, total) + 2 * np.log(total) - total
     weights = np.exp(logp - logp.max())
     assert abs(tree.posterior.h2.mean().item() - (weights * h2).sum() / weights.sum()) < 0.05
+
+
+def test_compiled_code_calls_operations_back_without_a_copy_of_their_data():
+    """Numba copies the pickle of what it calls back at each call, and keeps what it was of."""
+    from pm_fastlmm.engines.numba import _ByNumber
+
+    data = np.arange(1_000_000.0)
+    operation = _ByNumber(CalledBack(data))
+    pickled = cloudpickle.dumps(operation)
+    assert len(pickled) < 500
+    assert cloudpickle.loads(pickled) is operation
+    assert operation.op.data is data
