@@ -32,6 +32,7 @@ reordered = njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # su
 _LEFT, _RIGHT, _UPPER, _PLAIN, _TRANSPOSED = (ord(letter) for letter in "LRUNT")
 _SMALL = 600  # multiplications of an update up to which a loop is faster than BLAS
 _STRIP = 128  # columns that are updated at once, so that the update stays in the cache
+_ROWS = 512  # of Z_JJ that are copied at once; it has thousands, and at most 24 in a small update
 _NARROW = 24  # columns of a block up to which a loop is faster than LAPACK
 
 
@@ -279,39 +280,49 @@ def backward(first: Any, begin: Any, rows: Any, block: Any, L: Any, b: Any) -> N
 def selected_inverse(first: Any, owner: Any, begin: Any, rows: Any, block: Any, L: Any, Z: Any) -> None:
     """Write the entries of (LLᵀ)⁻¹ at the places of L."""
     _, longest, most = _extent(first, begin)
-    S, M, local = np.empty(longest * longest), np.empty(most), np.empty(longest, np.int64)
+    S, M, local = np.empty(longest * min(longest, _ROWS)), np.empty(most), np.empty(longest, np.int64)
     for s in range(len(first) - 2, -1, -1):
         width = first[s + 1] - first[s]
         below = rows[begin[s] + width : begin[s + 1]]
         k = len(below)
         base, under = block[s], block[s] + width * width
-        _gather(first, owner, begin, rows, block, Z, below, S, local)
         for i in range(width * width):
             Z[base + i] = L[base + i]
         for i in range(k * width):
             M[i] = L[under + i]
         if (k + width) * width * k + width**3 <= _SMALL:
+            _gather(first, owner, begin, rows, block, Z, below, np.int64(0), k, S, local)
             _small_inverse(M, S, Z, base, width, k)
         else:
-            _large_inverse(M, S, Z, base, width, k)
+            if k:
+                _divide(M, Z, base, width, k)
+            for start in range(0, k, _ROWS):
+                stop = min(start + _ROWS, k)
+                _gather(first, owner, begin, rows, block, Z, below, start, stop, S, local)
+                _subtract_product(M, S, Z, under, width, start, stop)
+            _large_inverse(M, Z, base, width, k)
 
 
 @compiled
-def _gather(first: Any, owner: Any, begin: Any, rows: Any, block: Any, Z: Any, below: Any, S: Any, local: Any) -> None:
-    """Copy the lower triangle of Z at rows and columns `below` to S, row-major."""
-    k, j = len(below), 0
-    while j < k:
+def _gather(
+    first: Any, owner: Any, begin: Any, rows: Any, block: Any, Z: Any, below: Any, start: Any, stop: Any, S: Any,
+    local: Any,
+) -> None:  # fmt: skip
+    """Copy some rows of the lower triangle of Z at rows and columns `below` to S, row-major, `stop` numbers apart."""
+    j = 0
+    while j < stop:
         q = owner[below[j]]
-        width, a, stop = first[q + 1] - first[q], begin[q], j
-        for i in range(j, k):
+        width, a, end, top = first[q + 1] - first[q], begin[q], j, max(j, start)
+        while end < stop and below[end] < first[q + 1]:
+            end += 1
+        for i in range(top, stop):
             while rows[a] != below[i]:
                 a += 1
             local[i] = block[q] + (a - begin[q]) * width - first[q]
-            stop += below[i] < first[q + 1]
-        for i in range(j, k):
-            for c in range(j, min(i + 1, stop)):
-                S[i * k + c] = Z[local[i] + below[c]]
-        j = stop
+        for i in range(top, stop):
+            for c in range(j, min(i + 1, end)):
+                S[(i - start) * stop + c] = Z[local[i] + below[c]]
+        j = end
 
 
 @reordered
@@ -351,15 +362,30 @@ def _small_inverse(M: Any, S: Any, Z: Any, base: Any, width: Any, k: Any) -> Non
 
 
 @compiled
-def _large_inverse(M: Any, S: Any, Z: Any, base: Any, width: Any, k: Any) -> None:
-    """Write the block of the inverse, in which L_ss stands, by BLAS and LAPACK; M is L_Js."""
-    info, w, d = np.zeros(1, np.int32), ref(width), at(Z, base)
+def _divide(M: Any, Z: Any, base: Any, width: Any, k: Any) -> None:
+    """Replace M = L_Js by L_Js L_ss⁻¹."""
+    one, w, plain = 1.0, ref(width), ref(_PLAIN)
+    dtrsm(ref(_LEFT), ref(_UPPER), plain, plain, w, ref(k), ref(one), at(Z, base), w, at(M, 0), w)
+
+
+@compiled
+def _subtract_product(M: Any, S: Any, Z: Any, under: Any, width: Any, start: Any, stop: Any) -> None:
+    """Take from Z_Js what some rows of Z_JJ add to Z_JJ M, which is symmetric; these rows of Z_Js are written first."""
     zero, one, minus = 0.0, 1.0, -1.0
-    left, right, upper, plain, transposed = ref(_LEFT), ref(_RIGHT), ref(_UPPER), ref(_PLAIN), ref(_TRANSPOSED)
+    right, upper, plain, transposed = ref(_RIGHT), ref(_UPPER), ref(_PLAIN), ref(_TRANSPOSED)
+    w, c, r, before = ref(width), ref(stop), ref(stop - start), ref(start)
+    m, v, all_m, all_v = at(M, start * width), at(Z, under + start * width), at(M, 0), at(Z, under)
+    dsymm(right, upper, w, r, ref(minus), at(S, start), c, m, w, ref(zero), v, w)
+    if start:
+        dgemm(plain, plain, w, r, before, ref(minus), all_m, w, at(S, 0), c, ref(one), v, w)
+        dgemm(plain, transposed, w, before, r, ref(minus), m, w, at(S, 0), c, ref(one), all_v, w)
+
+
+@compiled
+def _large_inverse(M: Any, Z: Any, base: Any, width: Any, k: Any) -> None:
+    """Write Z_ss, in whose place L_ss stands, by BLAS and LAPACK."""
+    info, w, d = np.zeros(1, np.int32), ref(width), at(Z, base)
+    dpotri(ref(_UPPER), w, d, w, at(info, 0))
     if k:
-        m, r, v = at(M, 0), ref(k), at(Z, base + width * width)
-        dtrsm(left, upper, plain, plain, w, r, ref(one), d, w, m, w)
-        dsymm(right, upper, w, r, ref(minus), at(S, 0), r, m, w, ref(zero), v, w)
-    dpotri(upper, w, d, w, at(info, 0))
-    if k:
-        dgemm(plain, transposed, w, w, r, ref(minus), m, w, v, w, ref(one), d, w)
+        minus, one, v = -1.0, 1.0, at(Z, base + width * width)
+        dgemm(ref(_PLAIN), ref(_TRANSPOSED), w, w, ref(k), ref(minus), at(M, 0), w, v, w, ref(one), d, w)
