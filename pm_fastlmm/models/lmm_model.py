@@ -26,6 +26,7 @@ from pm_fastlmm.models.share_prior import SharePrior
 from pm_fastlmm.models.shares import VARIABLES, Shares
 from pm_fastlmm.spectrum.sparse_projection import SparseProjection
 
+_NOTHING = 1e-24  # of the mean square of y: what X leaves of a group that it explains
 _TAKEN = {"e": "but sigma_e is the residual's"} | dict.fromkeys(
     ("obs", "chain", "draw"), "which is a dimension of the observations or of the posterior"
 )
@@ -197,7 +198,8 @@ def _noise(residual: ResidualTerm, left: FloatArray, variables: Deviations | Sha
     """Return the term of the residuals; the scale of a coordinate is that of its rows, of all where these have none."""
     assert isinstance(variables, Deviations)  # a SharePrior was refused
     count, squares = np.bincount(residual.coordinate), np.bincount(residual.coordinate, left**2)
-    own = np.where(squares > 0, squares / count, left @ left / len(left))
+    mean = float(left @ left) / len(left)
+    own = np.where(squares / count > _NOTHING * mean, squares / count, mean)
     return residual.term(variables.noise(residual, np.sqrt(own)))
 
 

@@ -217,6 +217,14 @@ def test_new_rows_have_the_variance_of_their_group(by_sex, sexes):
         by_sex.predict(data=new.assign(sex="X"))
 
 
+def test_rows_without_a_group_are_dropped_and_counted(sexes):
+    with pytest.warns(UserWarning, match=r"2 of 160 rows dropped, with missing values \(sex 2\)"):
+        fit = flmm.find_reml(
+            "y ~ x + (1 | g)", sexes.assign(sex=sexes["sex"].mask(sexes.index < 2)), residual="sex", **QUIET
+        )
+    assert fit.node.n == 158
+
+
 def test_a_variance_of_a_group_that_is_0_is_on_the_boundary():
     """The group's rows lie on a line that their random effects allow: σ² = 0 there, and V is no more singular."""
     rng = np.random.default_rng(1)
