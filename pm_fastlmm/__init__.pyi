@@ -2,6 +2,7 @@
 
 from . import covariance as covariance
 from . import datasets as datasets
+from . import io as io
 from . import plots as plots
 from . import priors as priors
 from . import results as results
@@ -61,6 +62,7 @@ __all__ = [
     "exact_posterior",
     "find_reml",
     "genomic_inflation",
+    "io",
     "kernel_model",
     "lmm_model",
     "lmm_nodes",

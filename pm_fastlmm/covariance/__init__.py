@@ -9,6 +9,7 @@ that are numbers or random variables and are combined by `+`, `*` and `@`. `inci
 from pm_fastlmm.covariance import parentage
 from pm_fastlmm.covariance.algebra import Covariance, Hadamard, Kronecker, Sum
 from pm_fastlmm.covariance.blocks import Blocks, blocks
+from pm_fastlmm.covariance.genomic import markers
 from pm_fastlmm.covariance.incidence import Incidence, incidence
 from pm_fastlmm.covariance.matrices import (
     CholeskyFactored,
@@ -24,7 +25,7 @@ from pm_fastlmm.covariance.operators import BlockDiagonal, Propagate
 from pm_fastlmm.covariance.parentage import read_pedigree
 from pm_fastlmm.covariance.pedigrees import Pedigree
 from pm_fastlmm.covariance.precision import Precision
-from pm_fastlmm.covariance.relationship import grouping, markers, pedigree, phylogeny
+from pm_fastlmm.covariance.relationship import grouping, pedigree, phylogeny
 from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Identity, Scalar
 from pm_fastlmm.covariance.trees import Tree
 
