@@ -2,9 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,6 @@ from pm_fastlmm.genotypes.products import add_products, symmetric
 _DROPPED = ("monomorphic", "all_missing", "rare", "often_missing", "other_chromosomes")
 
 
-@overload
-def markers(genotypes: Any, *, leave_out: None = None, **options: Any) -> pd.DataFrame: ...
-@overload
-def markers(genotypes: Any, *, leave_out: Any, **options: Any) -> dict[Hashable, pd.DataFrame]: ...
 def markers(
     genotypes: Any,
     *,
@@ -52,9 +48,8 @@ def markers(
     ids : sequence of length n, optional
         Names of the rows. Default: those that genotypes have, or 0, 1, ….
     method : {"vanraden", "standardised", "gcta"}
-        "gcta" divides each column of Z by :math:`\sqrt{2p(1-p)}` and K by the number of markers (Yang et al. 2010; plink2
-        ``--make-rel meanimpute``); "standardised" divides by the standard deviation that the column has (GEMMA
-        ``-gk 2``). GEMMA's ``-gk 1`` is VanRaden's times a constant.
+        "gcta" divides each column of Z by :math:`\sqrt{2p(1-p)}` and K by the number of markers (Yang et al. 2010);
+        "standardised" divides by the standard deviation that the column has (GEMMA ``-gk 2``). GEMMA's ``-gk 1`` is VanRaden's times a constant.
     frequencies : (markers,) array or Series, optional
         p, for instance of the base population; a Series is matched by marker. Default: half the mean of each column.
     min_maf : float
@@ -118,11 +113,14 @@ def markers(
         given.require_all_used()
     chosen.require_found()
     sums.groups.require_all_used()
-    index = read_index(own.ids if ids is None and own.ids is not None else range(len(own.counts)) if ids is None else ids,
-                       "ids", len(own.counts))  # fmt: skip
+    index = read_index(_names(own) if ids is None else ids, "ids", len(own.counts))
     sums.require_genotypes(index)
     made = {group: scaled(K, index, scale, **account) for group, K, account in sums.results()}
     return made if leave_out is not None else made[None]
+
+
+def _names(block: Block) -> Labels:
+    return range(len(block.counts)) if block.ids is None else block.ids
 
 
 def _wanted(block: Block, chosen: Chromosomes) -> npt.NDArray[np.bool_]:
@@ -185,8 +183,8 @@ class _Groups:
         if isinstance(self.given, str):
             if "chromosome" not in block.known:
                 raise ValueError(
-                    "genotypes do not say on which chromosome a marker is: give leave_out= the chromosome of each, or a "
-                    "DataArray with a coordinate 'chromosome', as flmm.io.read_bed does."
+                    "genotypes do not say on which chromosome a marker is: give leave_out= the chromosome of each, or "
+                    "a DataArray with a coordinate 'chromosome', as flmm.io.read_bed does."
                 )
             return np.asarray(block.known["chromosome"], dtype=object)
         own = self.given[self.used - m : self.used]
@@ -233,11 +231,13 @@ class _Sums:
     def _total(self, group: Any, n: int) -> FloatArray:
         if group not in self.totals:
             count = len(self.totals) + 1
+            what = f"{count} kinship matrices" if count > 1 else "A kinship matrix"
             require_memory(
-                8.0 * n**2 * count, f"{count} kinship matrices of {n} people" if count > 1 else f"A kinship matrix of {n} people",
+                8.0 * n**2 * count,
+                f"{what} of {n} people",
                 "use fewer people, or, for leave_out, read the genotypes again for each chromosome, "
                 "markers(bed.select(chromosomes=[…])).",
-            )  # fmt: skip
+            )
             self.totals[group] = np.zeros((n, n))
         return self.totals[group]
 

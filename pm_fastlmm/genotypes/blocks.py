@@ -31,7 +31,8 @@ def named_variants(names: Any, chromosome: Any, position: Any, ref: Any, alt: An
         given[again] = [
             f"{name}#{k}" for name, k in zip(given[again], given.groupby(given).cumcount()[again], strict=True)
         ]
-    return pd.Index(given.to_numpy(), dtype=object, name="variant")
+    index: pd.Index = pd.Index(given.to_numpy(), dtype=object, name="variant")
+    return index
 
 
 def labelled_genotypes(counts: Any, ids: Any, variants: pd.DataFrame) -> xr.DataArray:
@@ -112,6 +113,7 @@ def _slices(part: Any, start: int) -> Iterator[Block]:
     if np.ndim(part) != 2:
         raise ValueError(f"genotypes must be 2-D (individuals, markers), got {np.ndim(part)}-D: reshape it.")
     known, ids = variants_of(part), None
+    names: Any
     if isinstance(part, pd.DataFrame):
         ids, names = part.index, part.columns
     elif isinstance(part, xr.DataArray):

@@ -45,10 +45,7 @@ def examined(counts: Any, given: FloatArray | None, wanted: npt.NDArray[np.bool_
     n = len(counts)
     missing = np.isnan(counts).sum(axis=0)
     seen = n - missing
-    if given is None:
-        p = np.nansum(counts, axis=0, dtype=np.float64) / (2 * np.maximum(seen, 1))
-    else:
-        p = given
+    p = np.nansum(counts, axis=0, dtype=np.float64) / (2 * np.maximum(seen, 1)) if given is None else given
     rarer = np.minimum(p, 1 - p)
     reason = np.full(counts.shape[1], "", dtype=object)
     for name, which in (  # the first that holds is said

@@ -160,7 +160,7 @@ class Bed(Described):
         return {
             "file": self.path.name,
             "people": f"{len(self.of_people)}: {listed(self.ids)}",
-            "variants": f"{len(self.of_variants)}: {listed(self.variants.index)}",
+            "variants": f"{len(self.of_variants)}: {listed(self.variants.index.tolist())}",
             "chromosomes": listed(chromosome_names(self.variants["chromosome"])),
             "counts": f"{self.counted} of the .bim file",
         }
@@ -209,7 +209,7 @@ def read_bed(path: PathLike, *, counted: Counted = "A1", ids: PeopleIds = "iid")
     stem = stem.with_suffix("") if stem.suffix == ".bed" else stem
     file, bim, fam = (existing(f"{stem}{end}", "the file") for end in (".bed", ".bim", ".fam"))
     people = read_cells(fam, names=_FAM)
-    people.index = people_index(people["fid"], people["iid"], ids, fam.name)
+    people.index = people_index(people["fid"].tolist(), people["iid"].tolist(), ids, fam.name)
     table = read_cells(bim, names=_BIM)
     counts, other = ("A1", "A2") if counted == "A1" else ("A2", "A1")
     variants = pd.DataFrame(

@@ -1,6 +1,5 @@
 """Relationship matrices as GCTA, PLINK and GEMMA write them."""
 
-import gzip
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pm_fastlmm.base.memory import require_memory
 from pm_fastlmm.covariance.ids import read_index
 from pm_fastlmm.genotypes.products import symmetric
 from pm_fastlmm.io.people import PeopleIds, people_index
-from pm_fastlmm.io.text import PathLike, existing, read_cells
+from pm_fastlmm.io.text import PathLike, existing, read_cells, read_text
 
 _HEADERS = {"#FID", "#IID", "FID", "IID"}
 _KINDS = (".grm.bin", ".grm.gz", ".grm", ".rel.bin", ".rel.gz", ".rel.zst", ".rel", ".cXX.txt", ".sXX.txt")
@@ -75,7 +74,7 @@ def read_relationship(path: PathLike, ids: Any = None, *, people: PeopleIds = "i
     require_memory(8.0 * n**2, f"A relationship matrix of {n} people", "select people in the program that wrote it.")
     values, attrs = _READERS[kind](file, n)
     K = pd.DataFrame(values, index=index, columns=index)
-    K.attrs = {"file": file.name, **attrs}
+    K.attrs.update(attrs, file=file.name)
     read_covariance(K, file.name)
     return K
 
@@ -137,23 +136,24 @@ def read_ids(path: Path, people: PeopleIds = "iid") -> pd.Index:
 
 
 def _matrix_file(path: PathLike) -> tuple[Path, str]:
+    """Return the file that is meant, which may be given without its end, and its kind."""
     given = Path(path).expanduser()
-    kinds = [kind for kind in _KINDS if str(given).endswith(kind)]
-    if kinds:
-        if kinds[0] == ".rel.zst":
-            raise ValueError(
-                f"{given.name} is compressed by Zstandard: unpack it, zstd -d {given.name}, and read that."
-            )
-        return existing(given, "the relationship matrix"), kinds[0]
-    found = [kind for kind in _KINDS if Path(f"{given}{kind}").is_file()]
-    if not found:
+    named = next((kind for kind in _KINDS if str(given).endswith(kind)), None)
+    if named is None or not given.is_file():
+        found = [Path(f"{given}{end}") for end in (*_KINDS, ".bin", ".gz") if Path(f"{given}{end}").is_file()]
+        found = [file for file in found if str(file).endswith(_KINDS)]
+        if len(found) > 1:
+            raise ValueError(f"there are {', '.join(file.name for file in found)}: say which, with its end.")
+        if found:
+            given, named = found[0], next(kind for kind in _KINDS if str(found[0]).endswith(kind))
+    if named == ".rel.zst":
+        raise ValueError(f"{given.name} is compressed by Zstandard: unpack it, zstd -d {given.name}, and read that.")
+    if named is None:
         raise ValueError(
             f"{given.name!r} is no relationship matrix that is known: names end in {', '.join(_KINDS)}. Another square "
             "table of text is read by pd.read_csv(file, index_col=0)."
         )
-    if len(found) > 1:
-        raise ValueError(f"there are {', '.join(given.name + kind for kind in found)}: say which, with its end.")
-    return Path(f"{given}{found[0]}"), found[0]
+    return existing(given, "the relationship matrix"), named
 
 
 def _stem(path: Path, kind: str) -> str:
@@ -167,8 +167,8 @@ def _ids(file: Path, kind: str, ids: Any, people: PeopleIds) -> pd.Index:
         return read_ids(existing(ids, "the file of ids"), people)
     if kind in _WITHOUT_IDS:
         raise ValueError(
-            f"{file.name} has no ids, as GEMMA writes none: give those of its rows, ids= a sequence or the .fam file that "
-            "GEMMA read."
+            f"{file.name} has no ids, as GEMMA writes none: give those of its rows, ids= a sequence or the .fam file "
+            "that GEMMA read."
         )
     base = str(file).removesuffix(kind)
     end = ".grm.id" if kind.startswith(".grm") else ".rel.id"
@@ -204,7 +204,7 @@ def _grm_bin(file: Path, n: int) -> tuple[FloatArray, dict[str, Any]]:
 
 
 def _grm_text(file: Path, n: int) -> tuple[FloatArray, dict[str, Any]]:
-    """Lines of row, column (from 1), number of markers and relationship."""
+    """Read lines of row, column (from 1), number of markers and relationship."""
     cells = read_cells(file, names=["row", "column", "markers", "value"])
     if len(cells) != n * (n + 1) // 2:
         raise _wrong_size(file, len(cells), n)
@@ -218,7 +218,7 @@ def _grm_text(file: Path, n: int) -> tuple[FloatArray, dict[str, Any]]:
 
 
 def _rel_bin(file: Path, n: int) -> tuple[FloatArray, dict[str, Any]]:
-    """A square or a triangle, in double or single precision: its size says which."""
+    """Read a square or a triangle, in double or single precision: its size says which."""
     size, triangle = file.stat().st_size, n * (n + 1) // 2
     for count, dtype in ((n * n, "<f8"), (triangle, "<f8"), (n * n, "<f4"), (triangle, "<f4")):
         if size == count * np.dtype(dtype).itemsize:
@@ -229,13 +229,11 @@ def _rel_bin(file: Path, n: int) -> tuple[FloatArray, dict[str, Any]]:
 
 
 def _rel_text(file: Path, n: int) -> tuple[FloatArray, dict[str, Any]]:
-    """A square (maybe with zeros above the diagonal) or a lower triangle."""
-    opened = gzip.open(file, "rt") if file.suffix == ".gz" else file.open()
-    with opened as lines:
-        try:
-            rows = [np.array(line.split(), dtype=float) for line in lines if line.strip()]
-        except ValueError as error:
-            raise ValueError(f"{file.name} has something other than numbers ({error}): is it a matrix?") from None
+    """Read a square (maybe with zeros above the diagonal) or a lower triangle."""
+    try:
+        rows = [np.array(line.split(), dtype=float) for line in read_text(file).splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{file.name} has something other than numbers ({error}): is it a matrix?") from None
     lengths = [row.size for row in rows]
     if lengths == [n] * n:
         K = np.array(rows)

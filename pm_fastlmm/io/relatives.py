@@ -20,7 +20,7 @@ def read_pedigree(
     path: PathLike, *, columns: Sequence[str | int] | None = None, unknown: Any = UNKNOWN_PARENTS,
     clones: Mapping[Any, Any] | None = None,
 ) -> Pedigree:  # fmt: skip
-    """
+    r"""
     Read a pedigree file: individual, sire and dam, separated by commas, tabs or blanks. All ids are text.
 
     Parameters
@@ -36,7 +36,7 @@ def read_pedigree(
     Returns
     -------
     flmm.covariance.Pedigree
-        What ``known=`` takes; ``.dense()`` is A, ``.table`` says who was read as whose parent.
+        What ``known=`` takes; ``.dense()`` is A.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def read_pedigree(
     >>> from pathlib import Path
     >>> import pm_fastlmm as flmm
     >>> file = Path("/tmp/example.ped.csv")
-    >>> _ = file.write_text("animal,sire,dam\\n001,0,0\\n002,0,0\\n003,001,002\\n")
+    >>> _ = file.write_text("animal,sire,dam\n001,0,0\n002,0,0\n003,001,002\n")
     >>> flmm.io.read_pedigree(file).dense().loc["003", "001"]
     np.float64(0.5)
     """
@@ -110,8 +110,9 @@ def _columns(first: list[str], columns: Any, name: str, fam: bool) -> tuple[list
                 raise ValueError(f"{name} has {len(first)} columns, a pedigree has individual, sire and dam.")
             return [0, 1, 2], False
         if absent := [what for what, found in named.items() if not found]:
+            lacking = " and the ".join(absent)
             raise ValueError(
-                f"the header of {name} ({', '.join(first)}) does not say which column has the {' and the '.join(absent)}: "
+                f"the header of {name} ({', '.join(first)}) does not say which column has the {lacking}: "
                 "columns=[individual, sire, dam]."
             )
         return [found[0] for found in named.values()], True

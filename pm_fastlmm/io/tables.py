@@ -20,14 +20,14 @@ def read_table(
     path: PathLike, *, ids: PeopleIds = "iid", na: Sequence[str] = MISSING, text: Sequence[str] = (),
     columns: Sequence[str] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """
+    r"""
     Read a file of phenotypes or covariates, whose index are the ids of the people.
 
     Parameters
     ----------
     path : path
-        Cells separated by tabs, blanks or commas. The first columns are FID and IID (or ``#FID`` and ``IID``, or ``#IID``
-        alone); without a header, the first two are, and others are called y1, y2, …. A .fam file is read too.
+        Cells separated by tabs, blanks or commas. The first columns are FID and IID (or ``#FID`` and ``IID``, or
+        ``#IID`` alone); without a header, the first two are, and others are called y1, y2, …. A .fam file is read too.
     ids : {"iid", "fid:iid"}
         What people are called, as in `read_bed`.
     na : sequence of str
@@ -58,7 +58,7 @@ def read_table(
     >>> from pathlib import Path
     >>> import pm_fastlmm as flmm
     >>> file = Path("/tmp/example.pheno")
-    >>> _ = file.write_text("FID IID height\\nF1 0001 171.5\\nF1 0002 -9\\n")
+    >>> _ = file.write_text("FID IID height\nF1 0001 171.5\nF1 0002 -9\n")
     >>> table = flmm.io.read_table(file)
     >>> table
           height
@@ -74,7 +74,8 @@ def read_table(
     if columns is not None:
         if len(columns) != len(names):
             raise ValueError(
-                f"columns has {len(columns)} names for {len(names)} columns of {file.name} ({', '.join(names)}): one each."
+                f"columns has {len(columns)} names for {len(names)} columns of {file.name} ({', '.join(names)}): one "
+                "for each."
             )
         names = list(columns)
     if twice := repeated(names):
@@ -156,6 +157,4 @@ def _warn(table: pd.DataFrame) -> None:
     values = numbers.to_numpy(dtype=float)
     with np.errstate(all="ignore"):
         low, high = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
-    warn_of_missing_codes(
-        values, list(map(str, numbers.columns)), low, high, remedy="or name it, na=[…, '{code}']", response=True
-    )
+    warn_of_missing_codes(values, list(map(str, numbers.columns)), low, high, remedy="na=[…, '{code}']", response=True)

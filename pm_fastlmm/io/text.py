@@ -29,8 +29,8 @@ def read_text(path: Path) -> str:
 
 def separator_of(path: Path) -> str:
     """Return what separates the cells of the first line: a comma, a tab, or blanks."""
-    opened = gzip.open(path, "rt", encoding="utf-8-sig") if _packed(path) else path.open(encoding="utf-8-sig")
-    with opened as lines:
+    packed = _packed(path)
+    with gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig") as lines:
         first = next((line for line in lines if line.strip()), "")
     return "," if "," in first else "\t" if "\t" in first.strip() else r"\s+"
 

@@ -107,7 +107,8 @@ def main() -> None:
         kept = [
             "people.bed", "people.bim", "people.fam", "counts.raw", "plink1.grm.gz", "plink1.grm.id", "plink1.rel.bin",
             "plink1.rel", "plink1.rel.id", "plink2.grm.bin", "plink2.grm.N.bin", "plink2.grm.id", "plink2.rel",
-            "plink2.rel.id", "imputed.rel", "cov.rel", "founders.afreq", "all.afreq", "gemma.cXX.txt", "gemma.sXX.txt", "lmm.assoc.txt",
+            "plink2.rel.id", "imputed.rel", "cov.rel", "founders.afreq", "all.afreq", "gemma.cXX.txt", "gemma.sXX.txt",
+            "lmm.assoc.txt",
         ]  # fmt: skip
         FILES.mkdir(exist_ok=True)
         for name in kept:
