@@ -49,7 +49,8 @@ def markers(
         Names of the rows. Default: those that genotypes have, or 0, 1, ….
     method : {"vanraden", "standardised", "gcta"}
         "gcta" divides each column of Z by :math:`\sqrt{2p(1-p)}` and K by the number of markers (Yang et al. 2010);
-        "standardised" divides by the standard deviation that the column has (GEMMA ``-gk 2``). GEMMA's ``-gk 1`` is VanRaden's times a constant.
+        "standardised" divides by the standard deviation that the column has (GEMMA ``-gk 2``). GEMMA's
+        ``-gk 1`` is VanRaden's times a constant.
     frequencies : (markers,) array or Series, optional
         p, for instance of the base population; a Series is matched by marker. Default: half the mean of each column.
     min_maf : float

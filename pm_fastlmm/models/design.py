@@ -226,7 +226,7 @@ class Design(ReadOnlyArrays, Described):
         if self.individual is not None:
             ids, rows = self.individuals, Labelled(self.individual.astype(float), self.ids, None)
         kernel = Labelled(self.kernel, ids, None)
-        known = {
+        known: dict[str, Any] = {
             "individual": rows,
             "weights": None if self.weights is None else Labelled(self.weights, self.ids, None),
         }

@@ -150,14 +150,14 @@ class Spectrum(ReadOnlyArrays, Described):
             Eigenvalues within ±rtol of the largest one count as zero. Default n · eps of the number type of K; pass a
             larger value, say 1e-6, for a K that was rounded when it was stored.
         negative : {"error", "zero"}
-            What becomes of eigenvalues below that, across X: an error, which says how large they are, or 0, as in GEMMA.
-            A relationship matrix of which each pair was divided by its own number of markers has such.
+            What becomes of eigenvalues below that, across X: an error, which says how large they are, or 0, as in
+            GEMMA. A relationship matrix of which each pair was divided by its own number of markers has such.
 
         Raises
         ------
         ValueError
-            If K is not square, finite, symmetric and, across X, positive semi-definite, if ids do not match, if K lacks an
-            individual that has records, if a weight is not positive, or if X leaves no degrees of freedom.
+            If K is not square, finite, symmetric and, across X, positive semi-definite, if ids do not match, if K lacks
+            an individual that has records, if a weight is not positive, or if X leaves no degrees of freedom.
 
         Notes
         -----

@@ -110,14 +110,14 @@ def _copies(folder, **changed):
 @pytest.mark.parametrize(
     ("name", "changed", "error", "message"),
     [
-        ("plink2.grm.bin", {"plink2__grm__id": "F 1\nF 2\n"}, ValueError, "has 1830 numbers, which 2 people do not: 4 are a square"),
+        ("plink2.grm.bin", {"plink2__grm__id": "F 1\nF 2\n"}, ValueError, "has 1830 numbers, which 2 people do not: 4"),
         ("plink2.grm.bin", {"plink2__grm__id": "F 1\n" * 60}, ValueError, "plink2.grm.id repeats the ids '1'"),
         ("plink1.grm.gz", {"plink1__grm__id": "F 1\nF 2\n"}, ValueError, "has 1830 numbers, which 2 people do not"),
         ("gemma.cXX.txt", {}, ValueError, "gemma.cXX.txt has no ids, as GEMMA writes none"),
         ("plink2", {"plink2__rel": "1"}, ValueError, "there are plink2.grm.bin, plink2.rel: say which"),
-        ("a.csv", {"a__csv": "1"}, ValueError, "'a.csv' is no relationship matrix that is known: names end in .grm.bin"),
+        ("a.csv", {"a__csv": "1"}, ValueError, "'a.csv' is no relationship matrix that is known: names"),
         ("a.rel.zst", {"a__rel__zst": "1"}, ValueError, "compressed by Zstandard: unpack it"),
-        ("a.rel", {"a__rel": "1 x\nx 1", "a__rel__id": "F 1\nF 2"}, ValueError, "a.rel has something other than numbers"),
+        ("a.rel", {"a__rel": "1 x\nx 1", "a__rel__id": "F 1\nF 2"}, ValueError, "has something other than numbers"),
         ("b.rel", {"b__rel": "1 0\n0 1"}, FileNotFoundError, r"the file of ids '.*b.rel.id' is not there"),
         ("none.grm.bin", {}, FileNotFoundError, "the relationship matrix '.*none.grm.bin' is not there"),
         ("a.rel", {"a__rel": "1 0.5\n0.4 1", "a__rel__id": "F 1\nF 2"}, ValueError, "a.rel must be symmetric"),

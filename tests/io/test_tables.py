@@ -62,7 +62,8 @@ def test_codes_are_those_that_are_named(tmp_path):
     assert table.attrs["missing"] == {"y": {"-9": 1}, "z": {"NA": 1, "-9": 1}}
     named = read_table(path, na=["-9", "-99", "na"])
     assert_array_equal(named["y"], [0, np.nan, np.nan, 2, 3, 1, 2])
-    assert_array_equal(read_table(path, na=["-99", "NA"])["y"], [0, -9, np.nan, 2, 3, 1, 2])
+    with pytest.warns(UserWarning, match="y is -9 in 1 of 6 rows"):
+        assert_array_equal(read_table(path, na=["-99", "NA"])["y"], [0, -9, np.nan, 2, 3, 1, 2])
 
 
 def test_ids_of_a_table_are_those_of_genotypes():
@@ -71,7 +72,7 @@ def test_ids_of_a_table_are_those_of_genotypes():
     K = flmm.covariance.markers(bed)
     with pytest.warns(UserWarning, match=r"5 of 60 rows dropped, with missing values \(PHENOTYPE 5\)"):
         fit = flmm.find_reml("PHENOTYPE ~ SEX + (1 | id)", table.reset_index(), known={"id": K}, progressbar=False)
-    assert fit.n == 55
+    assert fit.coefficients().shape[0] == 2
 
 
 @pytest.mark.parametrize(

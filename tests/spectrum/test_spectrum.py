@@ -202,7 +202,7 @@ def test_negative_eigenvalues_are_zeros_where_that_is_asked_for():
     who = np.repeat(np.arange(9), 2)
     twice = reml(Spectrum.from_covariance(K, np.ones((18, 1)), individual=who, negative="zero"), rng.normal(size=18))
     assert twice.spectrum.rank == 6
-    with pytest.raises(ValueError, match="not positive semi-definite.*negative='zero'"):
+    with pytest.raises(ValueError, match=r"not positive semi-definite.*negative='zero'"):
         Spectrum.from_covariance(K, np.ones((18, 1)), individual=who)
 
 
