@@ -44,9 +44,9 @@ def indefinite_kernel(eigvals: FloatArray, *, rtol: bool = False) -> ValueError:
     negative, total = float(-eigvals[eigvals < 0].sum()), float(np.abs(eigvals).sum())
     error = indefinite("K", float(eigvals[0]), float(eigvals[-1]), rtol=rtol)
     return ValueError(
-        f"{error} A relationship matrix of which each pair was divided by its own number of markers (plink2 and GCTA do "
-        "so where genotypes are missing) is no covariance: make it with missing genotypes imputed by their mean (plink2 "
-        "--make-rel meanimpute, flmm.covariance.markers), or give negative='zero', which cuts "
+        f"{error} A relationship matrix of which each pair was divided by its own number of markers (plink2 and GCTA "
+        "do so where genotypes are missing) is no covariance: make it with missing genotypes imputed by their mean "
+        "(plink2 --make-rel meanimpute, flmm.covariance.markers), or give negative='zero', which cuts "
         f"{int((eigvals < 0).sum())} negative eigenvalues, {100 * negative / total:.2g} % of all."
     )
 
