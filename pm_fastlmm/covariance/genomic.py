@@ -201,6 +201,13 @@ class _Groups:
             raise ValueError(f"leave_out has {len(self.given)} entries for {self.used} markers: one for each.")
 
 
+def _columns(counts: Any, chosen: npt.NDArray[np.bool_]) -> Any:
+    """Return columns, without a copy where they follow each other, as those of a chromosome do."""
+    first, count = int(chosen.argmax()), int(chosen.sum())
+    whole = chosen[first : first + count].all()
+    return counts[:, first : first + count] if whole else counts[:, chosen]
+
+
 @dataclass(eq=False)
 class _Sums:
     """ZZᵀ of each group of markers, and what it is divided by, as blocks come."""
@@ -221,7 +228,7 @@ class _Sums:
         fine = variants.reason == ""
         for group in dict.fromkeys(groups[fine].tolist()):
             own = fine & (groups == group) if group is not None else fine
-            chosen = counts if own.all() else counts[:, own]
+            chosen = _columns(counts, own)
             self.seen = self.seen + (~np.isnan(chosen)).sum(axis=1)
             Z, divisor = centred(chosen, variants.frequency[own], self.rules.method)
             add_products(self._total(group, len(counts)), Z)
@@ -272,12 +279,11 @@ class _Sums:
                 )
             everything = sum(self.totals.values())
         for name in list(names):
-            if everything is None:
-                K, others = self.totals[name], [name]
-            else:
-                K, others = everything - self.totals[name], [group for group in self.totals if group != name]
-            K = symmetric(K)
-            K /= math.fsum(self.divisors[group] for group in others)
+            others = [name] if everything is None else [group for group in self.totals if group != name]
+            divisor = math.fsum(self.divisors[group] for group in others)
+            K = self.totals[name] if everything is None else np.subtract(everything, self.totals[name])
+            K *= 1 / divisor
+            symmetric(K)
             counts = {
                 "markers_used": sum(self.used[group] for group in others),
                 "missing_imputed": sum(self.imputed[group] for group in others),

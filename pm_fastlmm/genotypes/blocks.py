@@ -37,12 +37,9 @@ def named_variants(names: Any, chromosome: Any, position: Any, ref: Any, alt: An
 
 def labelled_genotypes(counts: Any, ids: Any, variants: pd.DataFrame) -> xr.DataArray:
     """Return counts (people, variants) with their labels."""
-    coords = {name: ("variant", variants[name].to_numpy()) for name in OF_VARIANTS if name in variants}
-    return xr.DataArray(
-        counts,
-        dims=("obs", "variant"),
-        coords={"obs": np.asarray(ids, dtype=object), "variant": variants.index.to_numpy(), **coords},
-    )
+    labels: dict[str, Any] = {name: ("variant", variants[name].to_numpy()) for name in OF_VARIANTS if name in variants}
+    labels |= {"obs": np.asarray(ids, dtype=object), "variant": variants.index.to_numpy()}
+    return xr.DataArray(counts, dims=("obs", "variant")).assign_coords(labels)  # coords= copies object by object
 
 
 def variants_of(block: Any) -> dict[str, Any]:
@@ -126,7 +123,9 @@ def _slices(part: Any, start: int) -> Iterator[Block]:
     width = max(1, BLOCK // max(len(part), 1))
     for begin in range(0, max(part.shape[1], 1), width):
         own = slice(begin, begin + width)
-        columns = part.iloc[:, own] if isinstance(part, pd.DataFrame) else part[:, own]
+        columns = part
+        if part.shape[1] > width:
+            columns = part.iloc[:, own] if isinstance(part, pd.DataFrame) else part[:, own]
         counts = _numbers(columns)
         _require_counts(counts, ids, names[own])
         yield Block(counts, ids, names[own], {name: values[own] for name, values in known.items()})

@@ -28,5 +28,6 @@ def symmetric(total: FloatArray) -> FloatArray:
         stop = min(start + _PANEL, len(total))
         total[start:stop, stop:] = total[stop:, start:stop].T
         own = total[start:stop, start:stop]
-        own[:] = np.tril(own) + np.tril(own, -1).T
+        upper = np.triu_indices(len(own), 1)
+        own[upper] = own.T[upper]
     return total
