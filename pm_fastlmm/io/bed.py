@@ -22,7 +22,7 @@ from pm_fastlmm.io.text import PathLike, existing, read_cells
 
 type Counted = Literal["A1", "A2"]
 
-_MAGIC = b"\x6c\x1b\x01"
+MAGIC = b"\x6c\x1b\x01"
 _SAMPLE_MAJOR = b"\x6c\x1b\x00"
 _FAM = ["fid", "iid", "father", "mother", "sex", "phenotype"]
 _BIM = ["chromosome", "name", "cm", "position", "A1", "A2"]
@@ -131,7 +131,7 @@ class Bed(Described):
     def _bytes(self) -> npt.NDArray[np.uint8]:
         """Two bits a genotype by variant, (variants, bytes), not read yet."""
         width = (self.n_file + 3) // 4
-        return np.memmap(self.path, dtype=np.uint8, mode="r", offset=len(_MAGIC)).reshape(-1, width)
+        return np.memmap(self.path, dtype=np.uint8, mode="r", offset=len(MAGIC)).reshape(-1, width)
 
     def _decoded(self, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
         """Return counts (variants, people)."""
@@ -235,9 +235,9 @@ def _require_bed(path: Path, n: int, m: int) -> None:
             f"{path.name} is in the order of people, as PLINK before 1.0 wrote it: write it anew, "
             "plink1.9 --bfile old --make-bed --out new."
         )
-    if first != _MAGIC:
+    if first != MAGIC:
         raise ValueError(f"{path.name} is no .bed file of PLINK 1: it does not begin with the bytes 6c 1b 01.")
-    expected, size = len(_MAGIC) + (n + 3) // 4 * m, path.stat().st_size
+    expected, size = len(MAGIC) + (n + 3) // 4 * m, path.stat().st_size
     if size != expected:
         raise ValueError(
             f"{path.name} has {size} bytes, but {n} people and {m} variants take {expected}: the .bed, .bim and .fam "

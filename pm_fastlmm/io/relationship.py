@@ -1,6 +1,6 @@
 """Relationship matrices as GCTA, PLINK and GEMMA write them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pm_fastlmm.covariance.ids import read_index
 from pm_fastlmm.genotypes.products import symmetric
 from pm_fastlmm.io.people import PeopleIds, people_index
 from pm_fastlmm.io.text import PathLike, existing, read_cells, read_text
+from pm_fastlmm.io.write import fid_iid
 
 _HEADERS = {"#FID", "#IID", "FID", "IID"}
 _KINDS = (".grm.bin", ".grm.gz", ".grm", ".rel.bin", ".rel.gz", ".rel.zst", ".rel", ".cXX.txt", ".sXX.txt")
@@ -109,7 +110,7 @@ def write_grm(K: Any, path: PathLike, *, markers: int | None = None) -> Path:
     labelled = read_covariance(K)
     if labelled.ids is None:
         raise ValueError("K has no ids, which the file needs: pd.DataFrame(K, index=ids, columns=ids).")
-    pairs = [_fid_iid(str(label)) for label in labelled.ids]
+    pairs = [fid_iid(str(label)) for label in labelled.ids]
     used = markers if markers is not None else getattr(K, "attrs", {}).get("markers_used", 1)
     stem = _stem(Path(path).expanduser(), ".grm.bin")
     rows, columns = np.tril_indices(len(pairs))
@@ -255,12 +256,3 @@ _READERS: dict[str, Callable[[Path, int], tuple[FloatArray, dict[str, Any]]]] = 
     ".grm.bin": _grm_bin, ".grm.gz": _grm_text, ".grm": _grm_text, ".rel.bin": _rel_bin, ".rel": _rel_text,
     ".rel.gz": _rel_text, ".cXX.txt": _rel_text, ".sXX.txt": _rel_text,
 }  # fmt: skip
-
-
-def _fid_iid(label: str) -> Iterable[str]:
-    fid, _, iid = label.rpartition(":")
-    if any(part.split() != [part] for part in (fid or label, iid)):
-        raise ValueError(
-            f"the id {label!r} has blanks in it, or no text: rename it, since blanks separate ids in the file."
-        )
-    return fid or iid, iid

@@ -190,10 +190,11 @@ def _given(K: Any, ids: Any) -> pd.DataFrame:
 
 
 def _spectrum(design: Design, K: pd.DataFrame) -> Spectrum:
-    return Spectrum.from_covariance(
-        Labelled(K.to_numpy(), design.ids, None), Labelled(design.X, design.ids, design.columns),
-        weights=None if design.weights is None else Labelled(design.weights, design.ids, None),
-    )  # fmt: skip
+    assert design.ids is not None  # those of the table
+    ids = tuple(design.ids.tolist())
+    weights = None if design.weights is None else Labelled(design.weights, ids, None)
+    X = Labelled(design.X, ids, design.columns)
+    return Spectrum.from_covariance(Labelled(K.to_numpy(), ids, None), X, weights=weights)
 
 
 def _each_without_itself(

@@ -155,3 +155,26 @@ def test_files_that_do_not_fit_are_refused(tmp_path, change, error, message):
 def test_parts_that_are_not_there_are_named(bed, part, message):
     with pytest.raises(ValueError, match=message):
         bed.select(**part)
+
+
+def test_a_file_that_was_written_is_the_one_that_plink_wrote(bed, tmp_path):
+    path = flmm.io.write_bed(bed, tmp_path / "again.bed")
+    assert path.read_bytes() == (FILES / "people.bed").read_bytes()
+    assert (tmp_path / "again.bim").read_text() == (FILES / "people.bim").read_text()
+    again = flmm.io.read_bed(tmp_path / "again")
+    assert again.ids == bed.ids
+    pd.testing.assert_frame_equal(again.variants, bed.variants)
+
+
+@pytest.mark.parametrize(
+    ("genotypes", "message"),
+    [
+        (pd.DataFrame([[0.5, 1]], ["a"], ["x", "y"]), "variants 'x' have dosages, which a .bed file cannot hold"),
+        (np.ones((2, 2)), "genotypes have no ids of people"),
+        (pd.DataFrame([[0, 1]], ["a"], ["x y", "z"]), "the variant 'x y' has blanks in its name"),
+        (pd.DataFrame([[0, 1]], ["a b"], ["x", "z"]), "the person 'a b' has blanks in its name"),
+    ],
+)
+def test_what_a_file_cannot_hold_is_refused(tmp_path, genotypes, message):
+    with pytest.raises(ValueError, match=message):
+        flmm.io.write_bed(genotypes, tmp_path / "a")

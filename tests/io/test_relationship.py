@@ -132,7 +132,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, name, changed, error, messa
     ("K", "message"),
     [
         (np.eye(2), "K has no ids, which the file needs"),
-        (pd.DataFrame(np.eye(2), ["a b", "c"], ["a b", "c"]), "the id 'a b' has blanks in it"),
+        (pd.DataFrame(np.eye(2), ["a b", "c"], ["a b", "c"]), "the person 'a b' has blanks in its name"),
     ],
 )
 def test_what_a_file_cannot_hold_is_refused(tmp_path, K, message):
