@@ -10,6 +10,7 @@ import numpy as np
 
 from pm_fastlmm.base.arrays import EPS, FloatArray
 
+_OF_PAIRS = 0.2  # share of the eigenvalues that is negative, above which no relationship matrix is that came to be so
 _ROUNDED = 1e-4  # relative size of a negative eigenvalue that a file with few digits may still explain
 
 
@@ -43,6 +44,8 @@ def indefinite_kernel(eigvals: FloatArray, *, rtol: bool = False) -> ValueError:
     """Return the error of a K with negative eigenvalues, of all of them in ascending order, that may be set to 0."""
     negative, total = float(-eigvals[eigvals < 0].sum()), float(np.abs(eigvals).sum())
     error = indefinite("K", float(eigvals[0]), float(eigvals[-1]), rtol=rtol)
+    if negative > _OF_PAIRS * total:
+        return error
     return ValueError(
         f"{error} A relationship matrix of which each pair was divided by its own number of markers (plink2 and GCTA "
         "do so where genotypes are missing) is no covariance: make it with missing genotypes imputed by their mean "

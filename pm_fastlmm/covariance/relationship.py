@@ -63,7 +63,7 @@ def pedigree(
     pandas.DataFrame
         A, in the order of `id` and with its spelling; ``attrs`` add ``founders_added`` (parents without a row),
         ``founders`` (both parents unknown), ``unknown_codes`` (which codes were seen, how often) and ``inbred`` (rows
-        with F > 0). `read_pedigree` returns who was read as whose parent.
+        with F > 0). `parents_as_read` returns who was read as whose parent.
 
     Raises
     ------

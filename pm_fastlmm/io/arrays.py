@@ -71,4 +71,7 @@ def label_genotypes(counts: Any, ids: Labels, variants: pd.DataFrame, *, missing
     parts = [variants[name] if name in variants else ["."] * len(variants) for name in OF_VARIANTS]
     chromosome, position, counted, other = parts
     names = named_variants(given, chromosome, position, other, counted)
-    return labelled_genotypes(values, index, variants.set_axis(names))
+    table = variants.set_axis(names)
+    if "position" in table:
+        table = table.assign(position=pd.to_numeric(table["position"]))
+    return labelled_genotypes(values, index, table)

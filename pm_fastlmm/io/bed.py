@@ -116,6 +116,29 @@ class Bed(Described):
         values = np.concatenate(parts) if parts else np.empty((0, len(self.of_people)), dtype=np.float32)
         return labelled_genotypes(values.T, self.people.index, self.variants)
 
+    def summary(self) -> pd.DataFrame:
+        """
+        Return how frequent the counted allele and the rarer one are, and the share of missing genotypes, by variant.
+
+        Among the people who are selected.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> bed = flmm.io.read_bed("study.bed")  # doctest: +SKIP
+        >>> seen = bed.summary()  # doctest: +SKIP
+        >>> bed.select(variants=(seen["maf"] >= 0.01) & (seen["missing"] <= 0.05))  # doctest: +SKIP
+        """
+        found = [np.zeros((2, 0))]
+        for part in self._parts():
+            counts = self._decoded(self.of_variants[part])
+            seen = (~np.isnan(counts)).sum(axis=1)
+            total = np.nansum(counts, axis=1, dtype=np.float64)
+            found.append(np.stack([total / (2 * np.where(seen, seen, np.nan)), 1 - seen / counts.shape[1]]))
+        p, missing = np.concatenate(found, axis=1)
+        columns = {"frequency": p, "maf": np.minimum(p, 1 - p), "missing": missing}
+        return pd.DataFrame(columns, self.variants.index)
+
     def __iter__(self) -> Iterator[xr.DataArray]:
         """Read block after block."""
         for part in self._parts():

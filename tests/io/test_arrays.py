@@ -47,7 +47,7 @@ def test_blocks_of_labelled_counts_are_scanned():
         (([[0, 1, 2]], ["p", "q"], VARIANTS), "ids has 2 names, expected 1"),
         (
             ([[0, 1, 2]], ["p"], VARIANTS.rename(columns={"counted": "A1"})),
-            "variants has the columns 'A1': only chromosome",
+            "has the columns 'A1': only chromosome",
         ),
     ],
 )

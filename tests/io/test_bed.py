@@ -71,6 +71,16 @@ def test_a_copy_reads_the_same(bed, way):
     assert_array_equal(way(bed).read(), bed.read())
 
 
+def test_frequencies_and_missing_genotypes_are_plink2s(bed):
+    theirs = pd.read_csv(FILES / "all.afreq", sep="\t", index_col="ID").iloc[:180]
+    found = bed.summary().iloc[:180]
+    np.testing.assert_allclose(found["frequency"], theirs["ALT_FREQS"], atol=1e-6)
+    np.testing.assert_allclose(60 * (1 - found["missing"]), theirs["OBS_CT"] / 2)
+    np.testing.assert_allclose(found["maf"], np.minimum(theirs["ALT_FREQS"], 1 - theirs["ALT_FREQS"]), atol=1e-6)
+    part = bed.select(bed.ids[:9]).summary()
+    assert part["missing"].iloc[0] == np.isnan(bed.read()[:9, 0]).mean()
+
+
 def test_names_that_say_nothing_are_made_of_the_place_and_the_alleles():
     names = blocks.named_variants(
         [".", "rs1", "rs1", "."], ["1", "1", "2", "1"], [5, 6, 7, 5], list("ACGA"), list("TGTT")
