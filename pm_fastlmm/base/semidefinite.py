@@ -40,10 +40,10 @@ def indefinite(name: str, smallest: float, largest: float, *, rtol: bool = False
     )
 
 
-def indefinite_kernel(eigvals: FloatArray, *, rtol: bool = False) -> ValueError:
+def indefinite_kernel(eigvals: FloatArray, largest: float, *, rtol: bool = False) -> ValueError:
     """Return the error of a K with negative eigenvalues, of all of them in ascending order, that may be set to 0."""
     negative, total = float(-eigvals[eigvals < 0].sum()), float(np.abs(eigvals).sum())
-    error = indefinite("K", float(eigvals[0]), float(eigvals[-1]), rtol=rtol)
+    error = indefinite("K", float(eigvals[0]), largest, rtol=rtol)
     if negative > _OF_PAIRS * total:
         return error
     return ValueError(

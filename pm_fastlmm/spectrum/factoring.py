@@ -26,7 +26,7 @@ def positive_eigenvalues(
     scale = max(float(np.abs(values).max()), float(np.abs(K11).max(initial=0.0)))
     tolerance = _relative_tolerance(rtol, K, n) * scale
     if values[0] < -tolerance and negative == "error":
-        raise indefinite_kernel(values, rtol=True)
+        raise indefinite_kernel(values, scale, rtol=True)
     return int(np.searchsorted(values, tolerance, side="right")), tolerance
 
 

@@ -44,7 +44,7 @@ class Individuals(ReadOnlyArrays):
         tolerance = zero_tolerance(values) if rtol is None else rtol * float(np.abs(values).max())
         require_choice("negative", negative, Negative)
         if values[0] < -tolerance and negative == "error":
-            raise indefinite_kernel(values, rtol=True)
+            raise indefinite_kernel(values, float(values[-1]), rtol=True)
         kept = values > tolerance
         root = Labelled(vectors[:, kept] * np.sqrt(values[kept]), K.ids, None)
         return replace(cls.of_factor(root, rows), is_factor=False)
