@@ -103,6 +103,7 @@ page_lists = {
         "structured",
         "relationships",
         "pedigrees",
+        "genotype_files",
         "tests_and_intervals",
         "priors",
         "many_responses",

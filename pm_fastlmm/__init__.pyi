@@ -2,6 +2,7 @@
 
 from . import covariance as covariance
 from . import datasets as datasets
+from . import io as io
 from . import plots as plots
 from . import priors as priors
 from . import results as results
@@ -28,6 +29,7 @@ from .kernel.reml.reml import reml as reml
 from .kernel.reml.reml import reml_point as reml_point
 from .kernel.reml.scan import scan as scan
 from .models.design import Design as Design
+from .models.genome_scan import genome_scan as genome_scan
 from .models.kernel_model import kernel_model as kernel_model
 from .models.lmm_model import lmm_model as lmm_model
 from .models.mixed_design import MixedDesign as MixedDesign
@@ -60,7 +62,9 @@ __all__ = [
     "datasets",
     "exact_posterior",
     "find_reml",
+    "genome_scan",
     "genomic_inflation",
+    "io",
     "kernel_model",
     "lmm_model",
     "lmm_nodes",

@@ -39,6 +39,12 @@ def test_the_guide_to_large_pedigrees_runs_and_prints_what_stands_there():
     assert names["maternal"].converged
 
 
+def test_the_guide_to_genotype_files_runs_and_prints_what_stands_there():
+    blocks, names = outputs.run(DOCS / "genotype_files.md")
+    assert [difference for block in blocks for difference in block.differences()] == []
+    assert names["best"].index[0] == "rs123"
+
+
 def test_the_guide_to_relationships_runs(capsys):
     run("relationships.md")
     printed = re.findall(r"```text\n(.*?)```", (DOCS / "relationships.md").read_text(), flags=re.DOTALL)

@@ -131,6 +131,7 @@ def subjects():
 CASES = {
     "AR1": lambda: cov.ar1(1.0, 0.5, size=3),
     "BlockDiagonal": lambda: cov.block_diagonal(cov.scalar(1.0, size=2), cov.ar1(1.0, 0.5, size=3)),
+    "Bed": lambda: flmm.io.read_bed(Path(__file__).parent / "io" / "files" / "people").select(chromosomes=["2"]),
     "Blocks": lambda: cov.blocks(cov.kronecker(known(), cov.ar1(1.0, 0.5, size=3))),
     "Bootstrap": lambda: fit().bootstrap(50, random_seed=1),
     "CholeskyFactored": lambda: cov.unstructured(cholesky=[[1.0, 0.0], [0.5, 1.0]]),
@@ -205,7 +206,9 @@ def instance(request):
 
 
 def test_every_public_class_has_a_case():
-    public = [getattr(module, name) for module in (flmm, cov, flmm.priors, flmm.results) for name in module.__all__]
+    public = [
+        getattr(module, name) for module in (flmm, cov, flmm.io, flmm.priors, flmm.results) for name in module.__all__
+    ]
     classes = {found.__name__ for found in public if inspect.isclass(found) and not inspect.isabstract(found)}
     assert classes - set(CASES) == set(), "add an example of these to CASES"
 
@@ -214,7 +217,7 @@ def assert_same(a, b):
     assert type(a) is type(b)
     if isinstance(a, np.ndarray):
         np.testing.assert_array_equal(a, b)
-    elif isinstance(a, pd.DataFrame | pd.Series):
+    elif isinstance(a, pd.DataFrame | pd.Series | pd.Index):
         assert a.equals(b)
     elif isinstance(a, xr.Dataset):
         assert a.identical(b)
@@ -399,7 +402,7 @@ def test_results_with_models_are_pickled_by_their_own_bytes():
     assert all(isinstance(CASES[name](), PartOfModel) for name in ("VarianceFit", "FastLMM", "StructuredLMM"))
 
 
-@pytest.mark.parametrize("module", [flmm, flmm.covariance, flmm.datasets, flmm.priors, flmm.results])
+@pytest.mark.parametrize("module", [flmm, flmm.covariance, flmm.datasets, flmm.io, flmm.priors, flmm.results])
 def test_completion_lists_the_public_names_alone(module):
     listed = [name for name in dir(module) if not name.startswith("_")]
     assert listed == sorted(module.__all__)

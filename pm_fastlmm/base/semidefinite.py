@@ -10,6 +10,7 @@ import numpy as np
 
 from pm_fastlmm.base.arrays import EPS, FloatArray
 
+_OF_PAIRS = 0.2  # share of the eigenvalues that is negative, above which no relationship matrix is that came to be so
 _ROUNDED = 1e-4  # relative size of a negative eigenvalue that a file with few digits may still explain
 
 
@@ -36,6 +37,20 @@ def indefinite(name: str, smallest: float, largest: float, *, rtol: bool = False
     return ValueError(
         f"{name} is not positive semi-definite: its smallest eigenvalue is {smallest:.3g}, the largest {largest:.3g}. "
         f"A covariance has none below zero. {remedy}"
+    )
+
+
+def indefinite_kernel(eigvals: FloatArray, largest: float, *, rtol: bool = False) -> ValueError:
+    """Return the error of a K with negative eigenvalues, of all of them in ascending order, that may be set to 0."""
+    negative, total = float(-eigvals[eigvals < 0].sum()), float(np.abs(eigvals).sum())
+    error = indefinite("K", float(eigvals[0]), largest, rtol=rtol)
+    if negative > _OF_PAIRS * total:
+        return error
+    return ValueError(
+        f"{error} A relationship matrix of which each pair was divided by its own number of markers (plink2 and GCTA "
+        "do so where genotypes are missing) is no covariance: make it with missing genotypes imputed by their mean "
+        "(plink2 --make-rel meanimpute, flmm.covariance.markers), or give negative='zero', which cuts "
+        f"{int((eigvals < 0).sum())} negative eigenvalues, {100 * negative / total:.2g} % of all."
     )
 
 

@@ -9,6 +9,7 @@ that are numbers or random variables and are combined by `+`, `*` and `@`. `inci
 from pm_fastlmm.covariance import parentage
 from pm_fastlmm.covariance.algebra import Covariance, Hadamard, Kronecker, Sum
 from pm_fastlmm.covariance.blocks import Blocks, blocks
+from pm_fastlmm.covariance.genomic import markers
 from pm_fastlmm.covariance.incidence import Incidence, incidence
 from pm_fastlmm.covariance.matrices import (
     CholeskyFactored,
@@ -21,15 +22,15 @@ from pm_fastlmm.covariance.matrices import (
     unstructured,
 )
 from pm_fastlmm.covariance.operators import BlockDiagonal, Propagate
-from pm_fastlmm.covariance.parentage import read_pedigree
+from pm_fastlmm.covariance.parentage import parents_as_read
 from pm_fastlmm.covariance.pedigrees import Pedigree
 from pm_fastlmm.covariance.precision import Precision
-from pm_fastlmm.covariance.relationship import grouping, markers, pedigree, phylogeny
+from pm_fastlmm.covariance.relationship import grouping, pedigree, phylogeny
 from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Identity, Scalar
 from pm_fastlmm.covariance.trees import Tree
 
 UNKNOWN_PARENTS = parentage.UNKNOWN_PARENTS
-"""Codes of unknown parents, by default those of `pedigree` and `read_pedigree`, as numbers or text in any case."""
+"""Codes of unknown parents, by default those of `pedigree` and `parents_as_read`, as numbers or text in any case."""
 
 identity = Identity
 scalar = Scalar
@@ -82,10 +83,10 @@ __all__ = [
     "known",
     "kronecker",
     "markers",
+    "parents_as_read",
     "pedigree",
     "phylogeny",
     "propagate",
-    "read_pedigree",
     "scalar",
     "unstructured",
 ]

@@ -97,7 +97,7 @@ class Parentage:
         return out
 
 
-def read_pedigree(id: Labels, sire: Labels, dam: Labels, *, unknown: Any = UNKNOWN_PARENTS) -> pd.DataFrame:
+def parents_as_read(id: Labels, sire: Labels, dam: Labels, *, unknown: Any = UNKNOWN_PARENTS) -> pd.DataFrame:
     """
     Return the pedigree as `pedigree` reads these columns, to check relationships that look wrong.
 
@@ -120,7 +120,7 @@ def read_pedigree(id: Labels, sire: Labels, dam: Labels, *, unknown: Any = UNKNO
 
     Examples
     --------
-    >>> table = read_pedigree([1, 2, 3], ["-9", "1", "1.0"], ["*", "7", "2"])
+    >>> table = parents_as_read([1, 2, 3], ["-9", "1", "1.0"], ["*", "7", "2"])
     >>> table
         sire   dam    row
     id

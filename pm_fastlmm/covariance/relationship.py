@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from pm_fastlmm.base.arrays import FloatArray, read_covariance, shown
-from pm_fastlmm.base.remedies import remedy_of
 from pm_fastlmm.base.semidefinite import require_semidefinite, zero_tolerance
 from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.ids import Labels, elements, read_index
@@ -65,7 +63,7 @@ def pedigree(
     pandas.DataFrame
         A, in the order of `id` and with its spelling; ``attrs`` add ``founders_added`` (parents without a row),
         ``founders`` (both parents unknown), ``unknown_codes`` (which codes were seen, how often) and ``inbred`` (rows
-        with F > 0). `read_pedigree` returns who was read as whose parent.
+        with F > 0). `parents_as_read` returns who was read as whose parent.
 
     Raises
     ------
@@ -107,79 +105,6 @@ def pedigree(
     require_dense(len(read.ids))
     A = genealogy.covariance(rows[: len(read.ids)])
     return scaled(A, read.ids, scale, **account(read, A))
-
-
-def markers(
-    genotypes: ArrayLike | pd.DataFrame,
-    *,
-    ids: Labels | None = None,
-    allele_frequencies: ArrayLike | pd.Series | None = None,
-    min_maf: float = 0.0,
-    scale: Scale = "none",
-) -> pd.DataFrame:
-    r"""Genomic relationship matrix, VanRaden's first method: :math:`K = ZZ^\top / (2\sum_j p_j(1-p_j))`, Z = M - 2p.
-
-    Parameters
-    ----------
-    genotypes : array or data frame, shape (n, markers)
-        M, copies of one allele: 0, 1, 2 or a dosage between. Missing ones (NaN, pd.NA) are imputed by 2p.
-    ids : sequence of length n, optional
-        Names of the rows. Default: the index of the data frame, or 0, 1, ….
-    allele_frequencies : shape (markers,), optional
-        p, for instance of the base population; a Series is matched by marker. Default: half the mean of each column.
-    min_maf : float
-        Markers with min(p, 1 - p) below this are dropped; those with p = 0 or 1 or without any genotype always are.
-    scale : {"none", "mean_diagonal"}
-        "mean_diagonal" divides K by tr(K)/n. Unscaled, tr(K)/n is near 1 in Hardy-Weinberg proportions and near 2 in
-        inbred lines, where σ²_g/(σ²_g + σ²_e) is therefore not h².
-
-    Returns
-    -------
-    pandas.DataFrame
-        K, shape (n, n); ``attrs`` add ``markers_used``, ``missing_imputed`` (genotypes, in the markers used),
-        ``monomorphic_dropped``, ``all_missing_dropped`` and ``rare_dropped``.
-
-    Raises
-    ------
-    ValueError
-        For genotypes outside [0, 2], rows without genotypes, or when no marker is left.
-    TypeError
-        For genotypes that are not numbers.
-
-    References
-    ----------
-    VanRaden (2008), Efficient methods to compute genomic predictions. doi:10.3168/jds.2007-0980
-
-    Examples
-    --------
-    >>> markers([[0, 1], [2, 1]], ids=["a", "b"])
-         a    b
-    a  1.0 -1.0
-    b -1.0  1.0
-    """
-    if not 0 <= min_maf < 0.5:
-        raise ValueError(f"min_maf must be in [0, 0.5), got {min_maf}: give the smallest frequency to be kept.")
-    M, index, names = _dosages(genotypes, ids)
-    missing = np.isnan(M)
-    present = len(M) - missing.sum(axis=0)
-    if allele_frequencies is None:
-        p = np.nansum(M, axis=0) / (2 * np.maximum(present, 1))
-    else:
-        p = _given_frequencies(allele_frequencies, names)
-    empty, rarer = present == 0, np.minimum(p, 1 - p)
-    fixed = ~empty & (rarer == 0)
-    rare = ~empty & ~fixed & (rarer < min_maf)
-    used = ~(empty | fixed | rare)
-    dropped = {"monomorphic": fixed, "all_missing": empty, "rare": rare}
-    counts = {f"{reason}_dropped": int(which.sum()) for reason, which in dropped.items()}
-    if not used.any():
-        raise ValueError(f"genotypes has no polymorphic marker left ({counts}): check that columns are markers.")
-    M, missing, p = M[:, used], missing[:, used], p[used]
-    if (blank := missing.all(axis=1)).any():
-        raise ValueError(f"genotypes has no value in row {shown(list(index[blank]))}: drop such rows.")
-    Z = np.where(missing, 0, M - 2 * p)
-    K = Z @ Z.T / (2 * np.sum(p * (1 - p)))
-    return scaled(K, index, scale, markers_used=len(p), missing_imputed=int(missing.sum()), **counts)
 
 
 def grouping(levels: Labels, *, ids: Labels | None = None, scale: Scale = "none") -> pd.DataFrame:
@@ -309,41 +234,6 @@ def phylogeny(
     require_dense(len(rows))
     K = shared_paths(branches, nodes[rows]) if isinstance(tree, str) else K[np.ix_(rows, rows)]
     return scaled(K, tips, scale, **account_of_tree(K))
-
-
-def _dosages(genotypes: ArrayLike | pd.DataFrame, ids: Labels | None) -> tuple[FloatArray, pd.Index, pd.Index]:
-    """Genotypes in [0, 2] with NaN where missing, and the names of rows and markers."""
-    if np.ndim(genotypes) != 2:
-        raise ValueError(f"genotypes must be 2-D (individuals, markers), got {np.ndim(genotypes)}-D: reshape it.")
-    table = genotypes if isinstance(genotypes, pd.DataFrame) else pd.DataFrame(np.asarray(genotypes))
-    index = read_index(table.index if ids is None else ids, "ids", len(table))
-    try:
-        M = table.where(table.notna(), np.nan).to_numpy(dtype=float, na_value=np.nan)  # pd.NA among objects, too
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"genotypes must be numbers ({error}): {remedy_of('genotypes')}") from None
-    rows, columns = np.nonzero((M < 0) | (M > 2))
-    if rows.size:
-        place = f"row {list(index)[rows[0]]!r}, marker {list(table.columns)[columns[0]]!r}"
-        raise ValueError(
-            f"genotypes must be in [0, 2], got {M[rows[0], columns[0]]:g} in {place} ({rows.size} such values): recode "
-            "missing ones as NaN (for instance genotypes.replace(-9, np.nan)); add 1 to a -1, 0, 1 coding."
-        )
-    return M, index, table.columns
-
-
-def _given_frequencies(frequencies: ArrayLike | pd.Series, names: pd.Index) -> FloatArray:
-    """Allele frequencies in the order of the markers."""
-    if isinstance(frequencies, pd.Series):
-        where = places(names.tolist(), read_index(frequencies.index, "allele_frequencies").tolist())
-        frequencies = np.append(frequencies.to_numpy(dtype=float), np.nan)[where]  # NaN where a marker has none
-    p = np.asarray(frequencies, dtype=float)
-    if p.shape != names.shape:
-        raise ValueError(f"allele_frequencies must have shape {names.shape}, got {p.shape}: give one per marker.")
-    if (bad := ~((p >= 0) & (p <= 1))).any():
-        raise ValueError(
-            f"allele_frequencies must be in [0, 1], got {p[bad][0]:g} for {shown(list(names[bad]))}: fix it."
-        )
-    return p
 
 
 def _checked_covariance(tree: pd.DataFrame | FloatArray, ids: Labels | None) -> tuple[pd.Index, FloatArray]:

@@ -25,6 +25,6 @@ def scaled(matrix: FloatArray, ids: pd.Index, scale: Scale, **account: Any) -> p
     if mean_diagonal == 0:
         raise ValueError("The relationship matrix is zero, got no variance in any row: check the input.")
     factor = 1.0 if scale == "none" else 1 / mean_diagonal
-    K = pd.DataFrame(matrix if scale == "none" else factor * matrix, index=ids, columns=ids)
+    K = pd.DataFrame(matrix if scale == "none" else factor * matrix, index=ids, columns=ids, copy=False)
     K.attrs.update(account, scale_factor=factor, mean_diagonal=factor * mean_diagonal)
     return K

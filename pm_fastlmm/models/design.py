@@ -50,7 +50,8 @@ class Design(ReadOnlyArrays, Described):
         Names of the columns of X.
     responses : tuple of str or None
         Names of several responses.
-    ids : tuple or None
+    ids : Index or None
+        Of the rows that are left: `table.loc[design.ids]` are theirs.
     dropped : tuple
         Ids (row numbers when there are none) of the rows that were left out for a missing value.
     missing : dict
@@ -90,7 +91,7 @@ class Design(ReadOnlyArrays, Described):
     kernel_is_factor: bool
     columns: tuple[str, ...]
     responses: tuple[str, ...] | None
-    ids: Ids | None
+    ids: pd.Index | None
     dropped: tuple[Any, ...]
     missing: dict[str, int]
     individual: npt.NDArray[np.intp] | None = None
@@ -174,7 +175,8 @@ class Design(ReadOnlyArrays, Described):
         if w is not None:
             require_weights(w, ids)
             w = frozen(w.copy())
-        common = (frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, ids, dropped, counts_of(gaps))
+        index = None if ids is None else pd.Index(ids, tupleize_cols=False)
+        common = (frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, index, dropped, counts_of(gaps))
         made = cls(*common, response=response_name(y), weights=w)
         return made if place is None else replace(made, individual=place.astype(np.intp), individuals=kernel.ids)
 
@@ -217,18 +219,19 @@ class Design(ReadOnlyArrays, Described):
             weights = pd.Series(column.values, index=data.index, name=column.name)
         response = y.iloc[:, 0] if y.shape[1] == 1 else y
         made = cls._aligned(response, X, K, W, individual, weights, pd.DataFrame(gaps, index=data.index))
-        rows = data.loc[list(made.ids)] if made.ids is not None else data
+        rows = data.loc[made.ids] if made.ids is not None else data
         return replace(made, fixed=FixedTerms.of(encoded[1].spec, rows), formula=formula.partition("~")[2].strip())
 
     def spectrum(self, *, rtol: float | None = None) -> Spectrum:
         """Factor the kernel, with its weights, and X projected out; `rtol` as in `Spectrum.from_covariance`."""
-        X, ids, rows = Labelled(self.X, self.ids, self.columns), self.ids, None
+        own = None if self.ids is None else tuple(self.ids.tolist())
+        X, ids, rows = Labelled(self.X, own, self.columns), own, None
         if self.individual is not None:
-            ids, rows = self.individuals, Labelled(self.individual.astype(float), self.ids, None)
+            ids, rows = self.individuals, Labelled(self.individual.astype(float), own, None)
         kernel = Labelled(self.kernel, ids, None)
-        known = {
+        known: dict[str, Any] = {
             "individual": rows,
-            "weights": None if self.weights is None else Labelled(self.weights, self.ids, None),
+            "weights": None if self.weights is None else Labelled(self.weights, own, None),
         }
         if self.kernel_is_factor:
             spectrum = Spectrum.from_factor(kernel, X, **known)

@@ -32,9 +32,9 @@ def plot_manhattan(
     scan : xarray.Dataset
         What `scan` returned.
     chromosome : sequence, optional
-        Of each candidate; by default the groups of the scan, or one.
+        Of each candidate; by default what the scan knows, its chromosomes or groups, or one.
     position : sequence of numbers, optional
-        Of each candidate in its chromosome; by default its rank.
+        Of each candidate in its chromosome; by default what the scan knows, or its rank.
     threshold : float, optional
         A p-value; by default Bonferroni's 0.05 over the number of tested candidates. What is at or below it has the
         colour of estimates.
@@ -54,11 +54,16 @@ def plot_manhattan(
     p, count = _tested(scan.p_value.to_numpy()), scan.sizes["candidate"]
     threshold = 0.05 / p.size if threshold is None else threshold
     require_fraction(threshold, "threshold", "as 5e-8")
-    given = scan.coords["group"].to_numpy() if chromosome is None and "group" in scan.coords else chromosome
+    known = next((name for name in ("chromosome", "group") if name in scan.coords), None)
+    given: Any = chromosome
+    at: Any = position
+    if chromosome is None and known is not None:
+        given = scan.coords[known].to_numpy()
+        at = scan.coords["position"].to_numpy() if position is None and "position" in scan.coords else position
     table = pd.DataFrame({"p": scan.p_value.to_numpy(), "chromosome": _column(given, count, "chromosome", 1)})
     table["position"] = table.groupby("chromosome", sort=False).cumcount().astype(float)
-    if position is not None:
-        table["position"] = np.asarray(_column(position, count, "position", 0), dtype=float)
+    if at is not None:
+        table["position"] = np.asarray(_column(at, count, "position", 0), dtype=float)
     table = table.dropna(subset=["p"])
     place, ticks = _along(table)
     height = _heights(table["p"].to_numpy())

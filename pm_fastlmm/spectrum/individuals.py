@@ -8,9 +8,11 @@ import numpy.typing as npt
 import scipy.linalg
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, frozen, labels_of, shown
+from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.copies import ReadOnlyArrays
-from pm_fastlmm.base.semidefinite import indefinite, zero_tolerance
+from pm_fastlmm.base.semidefinite import indefinite_kernel, zero_tolerance
 from pm_fastlmm.base.spelling import places
+from pm_fastlmm.spectrum.factoring import Negative
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,12 +38,13 @@ class Individuals(ReadOnlyArrays):
     is_factor: bool
 
     @classmethod
-    def of_covariance(cls, K: Labelled, rows: Labelled, rtol: float | None) -> Self:
+    def of_covariance(cls, K: Labelled, rows: Labelled, rtol: float | None, negative: Negative = "error") -> Self:
         """Return them with the root of K from its eigenvalues, those that are rounding left out."""
         values, vectors = scipy.linalg.eigh(K.values, check_finite=False)
         tolerance = zero_tolerance(values) if rtol is None else rtol * float(np.abs(values).max())
-        if values[0] < -tolerance:
-            raise indefinite("K", float(values[0]), float(values[-1]), rtol=True)
+        require_choice("negative", negative, Negative)
+        if values[0] < -tolerance and negative == "error":
+            raise indefinite_kernel(values, float(values[-1]), rtol=True)
         kept = values > tolerance
         root = Labelled(vectors[:, kept] * np.sqrt(values[kept]), K.ids, None)
         return replace(cls.of_factor(root, rows), is_factor=False)

@@ -24,7 +24,7 @@ from pm_fastlmm.base.arrays import (
 )
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
-from pm_fastlmm.spectrum.factoring import corner_root, factor_corner_root, positive_eigenvalues
+from pm_fastlmm.spectrum.factoring import Negative, corner_root, factor_corner_root, positive_eigenvalues
 from pm_fastlmm.spectrum.individuals import Individuals, read_individual, require_individuals
 from pm_fastlmm.spectrum.projection import Projection, kernel_design, no_rows
 from pm_fastlmm.spectrum.responses import read_response, response_name
@@ -126,15 +126,17 @@ class Spectrum(ReadOnlyArrays, Described):
 
     @classmethod
     def from_covariance(
-        cls, K: Any, X: Any = None, *, individual: Any = None, weights: Any = None, rtol: float | None = None
-    ) -> "Spectrum":
+        cls, K: Any, X: Any = None, *, individual: Any = None, weights: Any = None, rtol: float | None = None,
+        negative: Negative = "error",
+    ) -> "Spectrum":  # fmt: skip
         """
         Factor a dense covariance.
 
         Parameters
         ----------
         K : (n, n) array or DataFrame
-            Symmetric positive semi-definite; it is not scaled. Labelled columns are put into the order of the rows.
+            Symmetric positive semi-definite, or so but for directions that lie in X (an intercept, for one): those say
+            nothing of the variances. It is not scaled. Labelled columns are put into the order of the rows.
         X : (n, d) array or DataFrame, optional
             Fixed-effects design; None for no fixed effects (an intercept is not added). Rows are matched by id when
             both carry an index.
@@ -147,12 +149,15 @@ class Spectrum(ReadOnlyArrays, Described):
         rtol : float, optional
             Eigenvalues within ±rtol of the largest one count as zero. Default n · eps of the number type of K; pass a
             larger value, say 1e-6, for a K that was rounded when it was stored.
+        negative : {"error", "zero"}
+            What becomes of eigenvalues below that, across X: an error, which says how large they are, or 0, as in
+            GEMMA. A relationship matrix of which each pair was divided by its own number of markers has such.
 
         Raises
         ------
         ValueError
-            If K is not square, finite, symmetric and positive semi-definite, if ids do not match, if K lacks an
-            individual that has records, if a weight is not positive, or if X leaves no degrees of freedom.
+            If K is not square, finite, symmetric and, across X, positive semi-definite, if ids do not match, if K lacks
+            an individual that has records, if a weight is not positive, or if X leaves no degrees of freedom.
 
         Notes
         -----
@@ -184,14 +189,16 @@ class Spectrum(ReadOnlyArrays, Described):
         covariance = read_covariance(K)
         if individual is not None:
             rows = require_individuals(read_individual(individual, covariance, "K"))
-            return _of_individuals(cls, Individuals.of_covariance(covariance, rows, rtol), rows, X, None, weights)
+            return _of_individuals(
+                cls, Individuals.of_covariance(covariance, rows, rtol, negative), rows, X, None, weights
+            )
         ids, design = kernel_design(covariance, X, "K")
         w = PriorWeights.read(weights, len(covariance.values), ids, "K")
         projection, values = w.projection(design), w.matrix(covariance.values)
         trace = float(np.trace(values))
         K11, K21, K22 = projection.two_sided(values)
         values, U = scipy.linalg.eigh(K22, lower=True, driver="evd", overwrite_a=True, check_finite=False)
-        spectrum = spectrum_of_eigenvalues(projection, values, K11, U.T @ K21, rtol, K, ids, trace)
+        spectrum = spectrum_of_eigenvalues(projection, values, K11, U.T @ K21, rtol, K, ids, trace, negative)
         rotation = frozen(projection.lift(U[:, spectrum.nullity :]))
         return replace(spectrum, rotation=rotation, weights=w, unweighted=_unless_same(design, projection))
 
@@ -577,7 +584,7 @@ def squares(columns: FloatArray) -> FloatArray:
 
 def spectrum_of_eigenvalues(
     projection: Projection, values: FloatArray, K11: FloatArray, rows: FloatArray, rtol: float | None, K: Any,
-    ids: Ids | None, trace: float,
+    ids: Ids | None, trace: float, negative: Negative = "error",
 ) -> Spectrum:  # fmt: skip
     """
     Return the spectrum, without its rotation, from all eigenvalues of Q₂ᵀKQ₂ = UΛUᵀ, ascending, and `rows` UᵀQ₂ᵀKQ₁.
@@ -585,17 +592,17 @@ def spectrum_of_eigenvalues(
     Raises
     ------
     ValueError
-        If K is not positive semi-definite; what is rounding follows from its number type, or from `rtol`.
+        If K is negative across X; what is rounding follows from its number type, or from `rtol`.
     """
     n = values.size + projection.rank
-    first, tolerance, scale = positive_eigenvalues(values, K11, rtol, K, n)
+    first, tolerance = positive_eigenvalues(values, K11, rtol, K, n, negative)
     eigvals, C = values[first:].copy(), np.ascontiguousarray(rows[first:])
     return Spectrum(
         eigvals=frozen(eigvals),
         rotation=None,
         projection=projection,
         C=frozen(C),
-        corner_root=frozen(corner_root(K11, C, eigvals, tolerance, scale)),
+        corner_root=frozen(corner_root(K11, C, eigvals, tolerance)),
         nullity=first,
         mean_diagonal=trace / n,
         ids=ids,

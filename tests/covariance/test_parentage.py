@@ -9,7 +9,7 @@ from kinship import additive
 from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
-from pm_fastlmm.covariance import UNKNOWN_PARENTS, pedigree, read_pedigree
+from pm_fastlmm.covariance import UNKNOWN_PARENTS, parents_as_read, pedigree
 
 # two founders, their offspring, a half-sib and an inbred one
 FAMILY = {"1": (None, None), "2": (None, None), "3": ("1", "2"), "4": ("1", None), "5": ("3", "4")}
@@ -220,7 +220,7 @@ def test_parents_in_a_column_of_numbers_are_the_ids_of_padded_digits(way):
     assert_allclose(K, A)
     assert list(K.index) == padded
     assert K.attrs["founders_added"] == 0
-    read = flmm.covariance.read_pedigree(padded, way(sire), way(dam))
+    read = flmm.covariance.parents_as_read(padded, way(sire), way(dam))
     assert set(read.sire.dropna()) | set(read.dam.dropna()) <= set(padded)
 
 
@@ -309,7 +309,7 @@ def test_ids_that_floating_point_cannot_hold_are_refused_and_integers_are_exact(
 
 
 def test_a_table_says_who_was_read_as_whose_parent():
-    table = read_pedigree([1, 2, 3], ["-9", "1", 1.0], ["*", "7", "2"])
+    table = parents_as_read([1, 2, 3], ["-9", "1", 1.0], ["*", "7", "2"])
     expected = pd.DataFrame(
         {"sire": [None, 1, 1, None], "dam": [None, "7", 2, None], "row": [True, True, True, False]},
         index=pd.Index([1, 2, 3, "7"], dtype=object, name="id"),

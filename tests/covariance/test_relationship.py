@@ -256,11 +256,9 @@ def test_a_marker_as_common_as_min_maf_is_kept():
 
 def test_given_frequencies_replace_those_of_the_data(genotypes):
     p = np.linspace(0.1, 0.6, 9)
-    np.testing.assert_allclose(markers(genotypes, allele_frequencies=p), vanraden(genotypes.to_numpy(), p))
+    np.testing.assert_allclose(markers(genotypes, frequencies=p), vanraden(genotypes.to_numpy(), p))
     by_name = pd.Series(p, index=genotypes.columns).sample(frac=1, random_state=1)
-    np.testing.assert_allclose(
-        markers(genotypes, allele_frequencies=by_name), vanraden(genotypes.to_numpy(), p), atol=1e-13
-    )
+    np.testing.assert_allclose(markers(genotypes, frequencies=by_name), vanraden(genotypes.to_numpy(), p), atol=1e-13)
 
 
 @given(st.permutations(range(5)), st.permutations(range(9)), st.sets(st.integers(0, 8)))
@@ -283,7 +281,7 @@ def test_markers_follows_its_rows_and_ignores_marker_order_and_counted_allele(ro
         ),
         ({"genotypes": [[0, np.inf], [3, 1]]}, ValueError, r"got inf in row 0, marker 1 \(2 such values\)"),
         ({"genotypes": [[0, 2], [0, 2]]}, ValueError, r"no polymorphic marker left \(\{'monomorphic_dropped': 2"),
-        ({"genotypes": [[0, 2], [np.nan, np.nan]], "allele_frequencies": [0.5, 0.5]}, ValueError, "no value in row 1"),
+        ({"genotypes": [[0, 2], [np.nan, np.nan]], "frequencies": [0.5, 0.5]}, ValueError, "no value in row 1"),
         ({"genotypes": [0, 1, 2]}, ValueError, r"must be 2-D \(individuals, markers\), got 1-D"),
         (
             {"genotypes": [["A/A", "A/B"], ["B/B", "A/B"]]},
@@ -294,15 +292,15 @@ def test_markers_follows_its_rows_and_ignores_marker_order_and_counted_allele(ro
         ({"genotypes": [[0, 1], [2, 1]], "ids": ["a", "a"]}, ValueError, "ids repeats 'a'"),
         ({"genotypes": [[0, 1], [2, 1]], "min_maf": 0.5}, ValueError, r"min_maf must be in \[0, 0.5\), got 0.5"),
         (
-            {"genotypes": [[0, 1], [2, 1]], "allele_frequencies": [0.5]},
+            {"genotypes": [[0, 1], [2, 1]], "frequencies": [0.5]},
             ValueError,
             r"must have shape \(2,\), got \(1,\): give one per marker",
         ),
-        ({"genotypes": [[0, 1], [2, 1]], "allele_frequencies": [0.5, 1.5]}, ValueError, r"\[0, 1\], got 1.5 for 1"),
+        ({"genotypes": [[0, 1], [2, 1]], "frequencies": [0.5, 1.5]}, ValueError, r"\[0, 1\], got 1.5 for 1"),
         (
             {
                 "genotypes": pd.DataFrame([[0, 1], [2, 1]], columns=["s", "t"]),
-                "allele_frequencies": pd.Series({"s": 0.5, "u": 0.5}),
+                "frequencies": pd.Series({"s": 0.5, "u": 0.5}),
             },
             ValueError,
             "got nan for 't'",

@@ -164,17 +164,46 @@ def test_an_indefinite_matrix_is_refused(X):
         Spectrum.from_covariance(K, X)
 
 
-def test_a_matrix_that_is_indefinite_only_along_X_is_refused():
-    # Q₂ᵀKQ₂ is positive definite here: the Schur complement along X finds it out
-    K = np.eye(8) - 0.5 * np.ones((8, 8))
-    with pytest.raises(ValueError, match="K is not positive semi-definite"):
-        Spectrum.from_covariance(K, np.ones((8, 1)))
-    # and here K₁₁ > 0 as well, so that only the Schur complement is negative
-    K = np.eye(8)
-    K[0, 1] = K[1, 0] = 1.2
-    X = np.eye(8)[:, :1]
-    with pytest.raises(ValueError, match="K is not positive semi-definite"):
-        Spectrum.from_covariance(K, X)
+def _negative_along(case):
+    """K and X, where K is negative in X alone, and how much of XXᵀ makes it a covariance."""
+    rng = np.random.default_rng(3)
+    B = rng.normal(size=(8, 12))
+    if case == "intercept":
+        return B @ B.T / 12 - 0.5 * np.ones((8, 8)), np.ones((8, 1)), 2.0
+    K = np.diag(np.arange(1.0, 9.0))
+    K[0, 1] = K[1, 0] = 1.7  # K₁₁ > 0 as well: only the Schur complement is negative
+    return K, np.eye(8)[:, :1], 2.0
+
+
+@pytest.mark.parametrize("case", ["intercept", "corner"])
+def test_a_matrix_that_is_negative_along_X_alone_is_taken_as_the_covariance_that_differs_along_X(case):
+    K, X, more = _negative_along(case)
+    assert np.linalg.eigvalsh(K)[0] < -0.1
+    spectrum, covariance = Spectrum.from_covariance(K, X), Spectrum.from_covariance(K + more * X @ X.T, X)
+    y = np.random.default_rng(4).normal(size=8)
+    found, expected = reml(spectrum, y), reml(covariance, y)
+    assert_allclose([found.loglik, found.sigma2_g, found.sigma2_e, *found.beta],
+                    [expected.loglik, expected.sigma2_g, expected.sigma2_e, *expected.beta], rtol=1e-9)  # fmt: skip
+    apart = np.eye(8) - X @ np.linalg.pinv(X)
+    assert_allclose(apart @ found.blup(), apart @ expected.blup(), atol=1e-10)
+    assert np.linalg.eigvalsh(np.atleast_2d(found.beta_cov))[0] > 0
+
+
+def test_negative_eigenvalues_are_zeros_where_that_is_asked_for():
+    rng = np.random.default_rng(5)
+    U = np.linalg.qr(rng.normal(size=(9, 9)))[0]
+    values = np.array([-0.4, -0.01, 0, 0.2, 0.5, 1, 1.5, 2, 3])
+    K, cut, y = U * values @ U.T, U * np.maximum(values, 0) @ U.T, rng.normal(size=9)
+    with pytest.raises(ValueError, match=r"cuts [23] negative eigenvalues, 4\.8 % of all"):
+        Spectrum.from_covariance(K)
+    found = reml(Spectrum.from_covariance(K, negative="zero"), y)
+    expected = reml(Spectrum.from_covariance(cut), y)
+    assert_allclose([found.loglik, found.delta], [expected.loglik, expected.delta], rtol=1e-9)
+    who = np.repeat(np.arange(9), 2)
+    twice = reml(Spectrum.from_covariance(K, np.ones((18, 1)), individual=who, negative="zero"), rng.normal(size=18))
+    assert twice.spectrum.rank == 6
+    with pytest.raises(ValueError, match=r"not positive semi-definite.*negative='zero'"):
+        Spectrum.from_covariance(K, np.ones((18, 1)), individual=who)
 
 
 def test_a_semi_definite_matrix_of_many_scales_is_accepted():

@@ -16,6 +16,6 @@ G = flmm.covariance.markers(genotypes)
 typed = records[records["animal"].isin(genotypes.index)]
 design = flmm.Design.from_formula("weight ~ sex + year", typed, K=G, individual="animal")
 markers = genotypes.loc[typed["animal"]].set_index(typed.index)
-scan = flmm.scan(design.spectrum(), design.y, markers.loc[list(design.ids)], progressbar=False)
+scan = flmm.scan(design.spectrum(), design.y, markers, progressbar=False)
 flmm.plots.plot_manhattan(scan).figure.savefig("scan.png")
 flmm.plots.plot_effects(fit).figure.savefig("animals.png")

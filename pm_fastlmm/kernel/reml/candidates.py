@@ -3,19 +3,20 @@
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pm_fastlmm.base.arrays import FloatArray, align, read, require_length, require_range
+from pm_fastlmm.base.arrays import FloatArray, Labelled, align, read, require_length, require_range
+from pm_fastlmm.base.spelling import places
+from pm_fastlmm.genotypes.blocks import variants_of
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 MISSING, COLLINEAR = "missing values", "collinear with X"
 _COLLINEAR_RTOL = 1e-10  # share of its squared length that a column keeps once X is projected out
 _BLOCK = 4_000_000  # numbers in one block of candidates
-_SELECT = "Select the rows that are analysed: markers.loc[list(design.ids)], or markers.loc[list(spectrum.ids)]."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,14 +42,33 @@ class RotatedCandidates:
     reason: npt.NDArray[Any]
 
 
-def blocks(candidates: Any, ids: Any, n: int) -> Iterator[tuple[FloatArray, tuple[str, ...] | None]]:
+class Columns(NamedTuple):
     """
-    Return blocks of columns (n, m) in the order of the spectrum with their names, from one column, table or many.
+    A block of candidates over the rows of the spectrum.
+
+    Attributes
+    ----------
+    values : (n, m) array
+    names : tuple of str or None
+    known : dict
+        Where they are variants, what is known of each: chromosome, position, counted and other allele, (m,).
+    """
+
+    values: FloatArray
+    names: tuple[str, ...] | None
+    known: dict[str, Any]
+
+
+def blocks(candidates: Any, ids: Any, n: int) -> Iterator[Columns]:
+    """
+    Return blocks of columns (n, m) in the order of the spectrum, from one column, table or many.
+
+    Rows are selected by id where a block has those of the spectrum and more.
 
     Raises
     ------
     ValueError
-        If a block has another number of rows or other ids than the spectrum.
+        If a block has another number of rows, or lacks ids of the spectrum.
     """
     whole = any(hasattr(candidates, name) for name in ("__array__", "columns", "dims", "toarray"))
     first = np.ndim(candidates[0]) if isinstance(candidates, list | tuple) and len(candidates) else None
@@ -65,12 +85,22 @@ def blocks(candidates: Any, ids: Any, n: int) -> Iterator[tuple[FloatArray, tupl
             if values.ndim == 1:  # one candidate
                 name = getattr(part, "name", None)
                 values, names = values[:, None], None if name is None else (str(name),)
-            order = align(ids, labelled, name="candidates", reference_name="the spectrum", where_larger=_SELECT)
-            require_length(values.shape[0], n, "candidates", "the spectrum")
+            order, known = _selected(ids, labelled), variants_of(part)
+            require_length(len(values) if order is None else len(order), n, "candidates", "the spectrum")
             for start in range(0, values.shape[1], width):
                 chosen = slice(start, start + width)
                 columns = values[:, chosen] if order is None else values[order, chosen]
-                yield columns, None if names is None else names[chosen]
+                own = {name: each[chosen] for name, each in known.items()}
+                yield Columns(columns, None if names is None else names[chosen], own)
+
+
+def _selected(ids: Any, labelled: Labelled) -> npt.NDArray[np.intp] | None:
+    """Return the rows that the spectrum has, in its order; None where nothing moves."""
+    if ids is not None and labelled.ids is not None and len(labelled.ids) > len(ids):
+        place = np.array(places(ids, labelled.ids), dtype=np.intp)
+        if (place >= 0).all():
+            return place
+    return align(ids, labelled, name="candidates", reference_name="the spectrum")
 
 
 def _slices(table: Any, width: int) -> Iterator[Any]:

@@ -87,9 +87,10 @@ def scan(
     y : array, Series, DataArray or Rotated
         One response (n,); or what `KernelStatistics.factor` returned, whose first response is tested against the
         others.
-    candidates : array, Series, DataFrame or DataArray, (n,) or (n, m), or an iterable of such blocks
-        Columns to be tested; rows are matched by id, and the name of a Series is that of its candidate. An iterable is
-        read block by block and never held whole. None when y is a `Rotated`, which has them.
+    candidates : array, Series, DataFrame or DataArray, (n,) or (n, m); `flmm.io.read_bed`; or an iterable of such
+        Columns to be tested. Rows are selected by id: candidates may have more than the spectrum. The name of a Series
+        is that of its candidate. An iterable is read block by block and never held whole. None when y is a `Rotated`,
+        which has them.
     test : {"wald", "lrt"}
         α̂²/se² against F(1, n - r - 1) with the REML estimate of δ, or twice the difference of the maximised (ML)
         log-likelihoods against χ²₁. Where ML is unbounded at δ = 0 (a centred kinship matrix with an intercept), the
@@ -102,7 +103,8 @@ def scan(
         as in GEMMA; an error; or the candidate is not tested. GEMMA leaves out candidates with more than 5 % missing:
         here `missing` of the result counts them.
     groups : sequence of length m, optional
-        The group of each candidate, when `spectrum` is a mapping.
+        The group of each candidate, when `spectrum` is a mapping; by default its chromosome, where candidates are
+        genotypes that say it.
     progressbar : bool
         Show a progress bar when there is more than one block.
 
@@ -113,7 +115,9 @@ def scan(
         null_h2 and null_loglik of that without it (of its group); missing, how many of its values were; and reason. A
         candidate that X explains (a constant one, when X has an intercept), or that is left out for missing or infinite
         values, is NaN everywhere with its reason, and counted in `attrs["untested"]`; `attrs["imputed"]` counts imputed
-        values. One that explains y exactly has p = 0.
+        values. One that explains y exactly has p = 0. Genotypes that say so add the coordinates chromosome, position,
+        counted and other (allele), and frequency, that of the counted allele among the people who are analysed.
+        `.to_dataframe()` is a table with a row for each candidate.
 
     Raises
     ------
@@ -158,6 +162,8 @@ def scan(
     if candidates is None:
         raise ValueError("candidates is missing: give columns (n, m), or as y what KernelStatistics.factor returned.")
     spectra, labels = _by_group(spectrum, groups)
+    by_chromosome = isinstance(spectrum, Mapping) and labels is None
+    labels = [] if by_chromosome else labels
     first = next(iter(spectra.values()))
     values, several = first.read_response(y)
     if several is not None:
@@ -169,11 +175,15 @@ def scan(
     names: list[str] = []
     place = 0
     total = candidates.shape[1] if len(getattr(candidates, "shape", ())) == 2 else None
-    for columns, given in _progress(blocks(candidates, first.ids, first.n), progressbar, total):
+    variants: list[dict[str, Any]] = []
+    for columns, given, known in _progress(blocks(candidates, first.ids, first.n), progressbar, total):
         m = columns.shape[1]
         called = [f"g{place + j}" for j in range(m)] if given is None else list(given)
         require_no_codes(columns, called)
+        variants.append(known | {"frequency": _mean(columns) / 2} if known else known)
         columns, holes = imputed(columns, called, missing)
+        if by_chromosome and labels is not None:
+            labels += _chromosomes(known, spectra)
         own = None if labels is None else labels[place : place + m]
         if own is not None and len(own) < m:
             raise ValueError(f"groups has {len(labels or ())} entries but there are more candidates: one for each.")
@@ -184,7 +194,33 @@ def scan(
         raise ValueError(f"groups has {len(labels)} entries but there are {place} candidates: one for each.")
     if not place:
         raise ValueError("candidates is empty: there is nothing to test.")
-    return _dataset(results, names, labels, nulls, test, delta)
+    found = _dataset(results, names, labels, nulls, test, delta)
+    return found.assign_coords(_joined(variants))
+
+
+def _mean(columns: FloatArray) -> FloatArray:
+    """Return the mean of what is not missing, NaN where all is."""
+    seen = (~np.isnan(columns)).sum(axis=0)
+    return np.asarray(np.nansum(columns, axis=0) / np.where(seen, seen, np.nan))
+
+
+def _chromosomes(known: dict[str, Any], spectra: dict[Hashable, Spectrum]) -> list[Hashable]:
+    """Return the chromosome of each candidate of a block, as the spectra call it."""
+    if "chromosome" not in known:
+        raise ValueError("spectrum is a mapping: say with groups= which group each candidate is of.")
+    labels: list[Hashable] = list(known["chromosome"])
+    if unknown := sorted({str(label) for label in labels if label not in spectra}):
+        raise ValueError(
+            f"there is no spectrum for the groups {', '.join(unknown)}: leave those candidates out, "
+            f"bed.select(chromosomes={[str(name) for name in spectra]!r})."
+        )
+    return labels
+
+
+def _joined(variants: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what all blocks say of their candidates."""
+    names = [name for name in variants[0] if all(name in known for known in variants)]
+    return {name: ("candidate", np.concatenate([known[name] for known in variants])) for name in names}
 
 
 def _scan_rotated(
@@ -220,18 +256,22 @@ def _by_group(spectrum: Any, groups: Any) -> tuple[dict[Hashable, Spectrum], lis
             )
         return {None: spectrum}, None
     if groups is None:
-        raise ValueError("spectrum is a mapping: say with groups= which group each candidate is of.")
+        return _same_rows(dict(spectrum)), None
     labels = list(groups)
     unknown = sorted({str(label) for label in labels if label not in spectrum})
     if unknown:
         raise ValueError(f"there is no spectrum for the groups {', '.join(unknown)}.")
-    used = {group: spectrum[group] for group in dict.fromkeys(labels)}
+    return _same_rows({group: spectrum[group] for group in dict.fromkeys(labels)}), labels
+
+
+def _same_rows(used: dict[Hashable, Spectrum]) -> dict[Hashable, Spectrum]:
+    """Refuse spectra of different observations."""
     same = [a.weights.same(b.weights) for a, b in pairwise(used.values())]
     if len({(s.n, s.ids) for s in used.values()}) > 1 or not all(same):
         raise ValueError(
             "the spectra of the groups have different observations or prior weights: build all from the same rows."
         )
-    return used, labels
+    return used
 
 
 def _block(

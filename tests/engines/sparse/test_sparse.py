@@ -233,7 +233,7 @@ def lambs(herd):
     """Weights that have a part of the animal's genes and one of its dam's."""
     pedigree, _ = herd
     rng = np.random.default_rng(9)
-    parents = cov.read_pedigree(*genealogy(70, 15, np.random.default_rng(4)))
+    parents = cov.parents_as_read(*genealogy(70, 15, np.random.default_rng(4)))
     own = rng.permutation(np.repeat(np.array(pedigree.labels)[10:], 2))
     table = pd.DataFrame({"animal": own, "dam": parents["dam"].reindex(own).to_numpy(), "y": rng.normal(size=len(own))})
     return pedigree, table
