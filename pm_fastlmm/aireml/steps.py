@@ -225,10 +225,12 @@ class Curvature(NamedTuple):
         )
 
     def observed(self, objective: Objective) -> FloatArray | None:
-        """Return the sum if it is positive definite where it can be, else None."""
-        out = self.information + self.difference
+        """Return the sum if it is positive definite where there is information, else None; elsewhere there is none."""
         free = ~objective.fixed & (self.information.diagonal() > 0)
-        block = out[np.ix_(free, free)]
+        own = np.ix_(free, free)
+        out = self.information.copy()
+        out[own] += self.difference[own]
+        block = out[own]
         scale = np.sqrt(self.information.diagonal()[free])
         positive = block.size > 0 and np.linalg.eigvalsh(block / scale[:, None] / scale).min() > _SHORTEST
         return np.asarray(out) if positive else None

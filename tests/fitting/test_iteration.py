@@ -1,5 +1,7 @@
 """The iteration itself: a variance at 0 with an idle lengthscale, and curvature learnt from scores."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pymc as pm
 import pytest
@@ -53,6 +55,13 @@ def test_newton_steps_are_not_taken_where_those_of_average_information_are_cheap
     assert fit.converged
     assert set(kinds) == {"AI", "secant", ""}
     assert len(kinds) <= 6  # Newton's came to 13 evaluations in 4 iterations
+
+
+def test_nothing_is_learnt_where_there_is_no_information():
+    objective = SimpleNamespace(fixed=np.zeros(2, dtype=bool))
+    information = np.diag([2.0, 0.0])
+    learnt = Curvature(np.zeros(2), np.zeros(2), information, difference=np.array([[1.0, 5.0], [5.0, 1e-9]]))
+    np.testing.assert_array_equal(learnt.observed(objective), np.diag([3.0, 0.0]))
 
 
 def test_the_learnt_curvature_is_that_of_a_quadratic():
