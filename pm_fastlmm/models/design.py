@@ -175,7 +175,7 @@ class Design(ReadOnlyArrays, Described):
         if w is not None:
             require_weights(w, ids)
             w = frozen(w.copy())
-        index = None if ids is None else pd.Index(ids, tupleize_cols=False)
+        index = None if ids is None else _index(ids)
         common = (frozen(Y.copy()), frozen(M.copy()), K_or_W, is_factor, coef, names, index, dropped, counts_of(gaps))
         made = cls(*common, response=response_name(y), weights=w)
         return made if place is None else replace(made, individual=place.astype(np.intp), individuals=kernel.ids)
@@ -267,6 +267,12 @@ class Design(ReadOnlyArrays, Described):
             "kernel": f"{'W' if self.kernel_is_factor else 'K'}, {' × '.join(map(str, self.kernel.shape))}",
             "rows": self.rows_dropped + (f": {listed(self.dropped)}" if self.dropped else ""),
         } | individuals | weighted  # fmt: skip
+
+
+def _index(ids: Ids) -> pd.Index:
+    """Return ids as they are: those of several types stay objects, or a whole number among floats would lose digits."""
+    alike = len({type(label) for label in ids}) == 1
+    return pd.Index(ids, dtype=None if alike else object, tupleize_cols=False)
 
 
 def _refuse_infinite(*parts: FloatArray) -> None:
