@@ -84,7 +84,7 @@ class VariancePosterior(Described):
                 scale = likelihood.residual_variance() if prior.total_scale is None else prior.total_scale
                 ratios = Ratios(unit, objective.residual_df, alpha, prior.total_shape, scale)
                 region = Region.about(*ratios.estimate(theta, information), likelihood.smallest)
-                found = integrate(ratios, likelihood, region, tolerance, np.random.default_rng(random_seed))
+                found, _ = integrate(ratios, likelihood, region, tolerance, np.random.default_rng(random_seed))
         except NotInterpolated as error:
             raise ValueError(f"{error} flmm.sample draws from the posterior of any model.") from error
         own, count = replace(prior, total_scale=scale), likelihood.evaluations

@@ -25,8 +25,6 @@ class Found(NamedTuple):
     Attributes
     ----------
     interpolated : Interpolated
-    box : Box
-        Where its likelihood was evaluated.
     nodes : Nodes
         Of the sums.
     log_evidence : float
@@ -37,7 +35,6 @@ class Found(NamedTuple):
     """
 
     interpolated: Interpolated
-    box: Box
     nodes: Nodes
     log_evidence: float
     error: float
@@ -46,9 +43,9 @@ class Found(NamedTuple):
 
 def integrate(
     ratios: Ratios, likelihood: Likelihood, region: Region, tolerance: float, rng: np.random.Generator
-) -> Found:
+) -> tuple[Found, Box]:
     """
-    Interpolate the likelihood on a region, and integrate the posterior.
+    Interpolate the likelihood on a region, and integrate the posterior; return where it was evaluated besides.
 
     The region grows until the density at its faces is negligible, and nodes are added until the interpolant is the
     likelihood, to a tolerance, at draws from the posterior that it makes; unless the region does not end, or more nodes
@@ -63,8 +60,8 @@ def integrate(
             break
         region = grown
     if grown is not None:
-        return found._replace(reason="the region of its mass does not end")
-    return found if found.error <= tolerance else found._replace(reason="it varies too much")
+        return found._replace(reason="the region of its mass does not end"), box
+    return (found if found.error <= tolerance else found._replace(reason="it varies too much")), box
 
 
 def box_of(likelihood: Likelihood, region: Region) -> Box:
@@ -87,7 +84,7 @@ def _refined(
         coarse = counts is not None and now.tails.max() > _COARSE * tolerance
         error = math.inf if grown is not None or coarse else _error(now, nodes, likelihood, rng)
         if grown is not None or counts is None or error <= tolerance:
-            return Found(now, box, nodes, log_evidence, error), grown
+            return Found(now, nodes, log_evidence, error), grown
         now = Interpolated(now.ratios, now.region, Interpolant.through(box, counts))
 
 

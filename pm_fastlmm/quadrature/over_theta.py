@@ -125,11 +125,11 @@ class InterpolatedLikelihood:
         likelihood = Likelihood(objective, unit, float(unit @ last.theta), tell)
         ratios = Ratios(unit, objective.residual_df, np.ones(len(unit)), 1.0, likelihood.residual_variance())
         region = Region.about(*ratios.estimate(last.theta, last.average_information), likelihood.smallest)
-        found = integrate(ratios, likelihood, region, self.tolerance, rng)
+        found, box = integrate(ratios, likelihood, region, self.tolerance, rng)
         if not math.isfinite(found.error):
             raise NotInterpolated(f"{found.reason or 'it varies too much'}.")
         likelihood.tell = _silent  # it is no more, and processes of chains get a copy
-        self.estimate, self._likelihood, self._box = last.theta, likelihood, found.box
+        self.estimate, self._likelihood, self._box = last.theta, likelihood, box
         self._take(found.interpolated)
 
     def _take(self, interpolated: Interpolated) -> None:
