@@ -46,7 +46,7 @@ def integrate(
     ratios: Ratios, likelihood: Likelihood, region: Region, tolerance: float, rng: np.random.Generator
 ) -> tuple[Found, Box]:
     """
-    Interpolate the likelihood on a region, and integrate the posterior; return where it was evaluated, too.
+    Interpolate the likelihood on a region, and integrate the posterior; return where it was evaluated besides.
 
     The region grows until the density at its faces is negligible, and nodes are added until the interpolant is the
     likelihood, to a tolerance, at draws from the posterior that it makes; unless the region does not end, or more nodes
@@ -62,7 +62,7 @@ def integrate(
         region = grown
     if grown is not None:
         return found._replace(reason="the region of its mass does not end"), box
-    return found if found.error <= tolerance else found._replace(reason="it varies too much"), box
+    return (found if found.error <= tolerance else found._replace(reason="it varies too much")), box
 
 
 def box_of(likelihood: Likelihood, region: Region) -> Box:

@@ -86,7 +86,7 @@ def assert_within(sbc, ranks):
 def test_the_posterior_by_quadrature_is_calibrated(herd, sbc):
     pedigree, *_, table = herd
     ranks = {}
-    for k, (truth, y) in enumerate(replicates(herd, 300, seed=2)):
+    for k, (truth, y) in enumerate(replicates(herd, 200, seed=2)):
         fit = flmm.find_reml(FORMULA, table.assign(y=y), known={"animal": pedigree}, progressbar=False)
         assert isinstance(fit.node.products, SparseProducts)
         draws = fit.posterior(PRIOR, random_seed=k).draws(L, random_seed=k)
@@ -99,7 +99,7 @@ def test_nuts_on_the_interpolated_likelihood_is_calibrated(herd, sbc):
     """Every tenth draw is nearly independent."""
     pedigree, *_, table = herd
     ranks = {}
-    for k, (truth, y) in enumerate(replicates(herd, 60, seed=3)):
+    for k, (truth, y) in enumerate(replicates(herd, 40, seed=3)):
         model = flmm.lmm_model(FORMULA, table.assign(y=y), known={"animal": pedigree}, priors=PRIOR)
         options = {"chains": 2, "cores": 1, "progressbar": False, "quiet": True, "random_seed": k}
         posterior = flmm.sample(1000, model=model, **options).posterior

@@ -284,7 +284,7 @@ def test_a_herd_takes_seven_nodes(pedigree):
 def test_what_is_not_interpolated_well_enough_is_said(monkeypatch):
     fit = flmm.find_reml("Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), **QUIET)
     monkeypatch.setattr(quadrature, "_MOST", {1: 9})
-    with pytest.warns(UserWarning, match=r"the posterior is approximate. flmm.sample\(…, loglik_tol"):
+    with pytest.warns(UserWarning, match=r"the posterior is approximate. flmm.sample\(…, loglik_tolerance=0\) draws"):
         posterior = fit.posterior(random_seed=1)
     assert posterior.nodes == (7,)
 
