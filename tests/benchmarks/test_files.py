@@ -1,4 +1,4 @@
-"""Genotypes from a .bed file: kinships beside plink2's, a scan beside GEMMA's, and the matrix product that both need."""
+"""Genotypes from a .bed file: kinships beside plink2's and the products alone, a scan beside GEMMA's."""
 
 import resource
 import shutil
@@ -16,7 +16,7 @@ PEOPLE, VARIANTS, TESTED = 2000, 50_000, 10_000
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """2000 unrelated people and 50 000 variants of 22 chromosomes, 1 % of the genotypes missing; a trait of h² one half."""
+    """2000 unrelated people, 50 000 variants of 22 chromosomes, 1 % of the genotypes missing; a trait of h² .5."""
     folder, rng = tmp_path_factory.mktemp("study"), np.random.default_rng(16)
     people = [f"I{i}" for i in range(PEOPLE)]
     value = np.zeros(PEOPLE)
