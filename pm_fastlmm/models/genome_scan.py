@@ -130,15 +130,17 @@ def _people(genotypes: Any) -> list[Hashable]:
             "genotypes are an iterator, which can be read once, and they are read for the kinship and for the tests: "
             "give what it comes from, or K=, and blocks to flmm.scan."
         )
-    ids = getattr(genotypes, "ids", None)
-    if ids is None:
-        first = next(iter(genotype_blocks(genotypes)))
-        ids = first.ids
+    ids = genotypes.ids if _is_reader(genotypes) else next(iter(genotype_blocks(genotypes))).ids
     if ids is None:
         raise TypeError(
             "genotypes have no ids: give pd.DataFrame(genotypes, index=ids), or what flmm.io.read_bed returns."
         )
     return list(ids)
+
+
+def _is_reader(genotypes: Any) -> bool:
+    """Return whether genotypes are in a file that knows its people; tables have a `select` of their own."""
+    return not isinstance(genotypes, pd.DataFrame | xr.DataArray) and hasattr(genotypes, "select")
 
 
 class _Selected:
@@ -165,7 +167,7 @@ class _Selected:
 
 def _selected(genotypes: Any, ids: Any) -> Any:
     """Return the genotypes of the people who are analysed, in their order."""
-    if hasattr(genotypes, "select"):
+    if _is_reader(genotypes):
         return genotypes.select(_as_called(_people(genotypes), ids))
     return _Selected(genotypes, np.array(places(list(ids), _people(genotypes))))
 

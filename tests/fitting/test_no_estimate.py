@@ -90,5 +90,5 @@ def test_a_covariance_must_be_symmetric(fit):
 
 def test_a_term_called_as_the_residual_is_refused():
     data = flmm.datasets.sleepstudy().rename(columns={"Subject": "residual"})
-    with pytest.raises(ValueError, match="a term is called 'residual', the name of sigma2_e"):
+    with pytest.raises(ValueError, match="a term is called 'residual', the name of the residual among the variances"):
         flmm.lmm_model("Reaction ~ Days + (1 | residual)", data)

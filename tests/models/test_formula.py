@@ -62,7 +62,7 @@ def test_a_random_intercept_is_the_incidence_of_its_factor():
     data = frame()
     design = flmm.MixedDesign.from_formula("y ~ x + f + (1|a) + (1|a:b)", data)
     assert (design.response, design.coef) == ("y", ("Intercept", "x", "f[T.v]", "f[T.w]"))
-    assert design.ids.tolist() == data.index.tolist()
+    assert design.ids == tuple(data.index)
     assert_array_equal(design.y, data["y"])
     assert_array_equal(design.X[:, 1], data["x"])
     a, ab = design.random
@@ -121,7 +121,7 @@ def test_rows_with_a_missing_variable_are_dropped_counted_and_named():
         design = flmm.MixedDesign.from_formula("y ~ poly(x, 2) + (w|a)", data)
     kept = data.drop(index=["r1", "r3", "r5", "r7"])
     assert design.dropped == ("r1", "r3", "r5", "r7")
-    assert design.ids.tolist() == kept.index.tolist()
+    assert design.ids == tuple(kept.index)
     complete = flmm.MixedDesign.from_formula("y ~ poly(x, 2) + (w|a)", kept)
     assert_array_equal(design.y, complete.y)
     assert_array_equal(design.random[0].values, complete.random[0].values)
