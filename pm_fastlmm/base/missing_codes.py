@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Hashable, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -49,13 +50,15 @@ def warn_of_coded_level(counts: dict[Hashable, int], name: str) -> None:
     name : str
         The column of the table.
     """
-    texts = [label for label in counts if isinstance(label, str)]
+    kinds = set(map(type, counts))  # there may be a million levels
+    texts = [label for label in counts if isinstance(label, str)] if any(issubclass(k, str) for k in kinds) else []
     coded: list[Hashable] = [label for label in texts if label.strip().casefold() in _TEXTS]
     if len(texts) > 1 and all(len(label) == 2 and label.isupper() for label in texts):
         coded = []  # NA is North America or Namibia among such
-    below = [label for label in counts if isinstance(label, int | float) and label < 0]
-    if len(below) == 1 and below[0] in (*CODES, -1.0) and len(counts) >= _FEWEST:
-        coded += below if all(isinstance(label, int | float) for label in counts) else []
+    if len(counts) >= _FEWEST and all(issubclass(k, int | float) for k in kinds):
+        below = np.flatnonzero(np.fromiter(counts, dtype=float, count=len(counts)) < 0)
+        if len(below) == 1 and (code := next(islice(counts, int(below[0]), None))) in (*CODES, -1.0):
+            coded.append(code)
     for label in (label for label in coded if counts[label] > 1):
         warnings.warn(
             f"the grouping factor {name!r} has the level {label!r}, {counts[label]} of {sum(counts.values())} rows: "

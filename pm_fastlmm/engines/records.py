@@ -163,6 +163,8 @@ class Records:
     @cached_property
     def patterns(self) -> tuple[Pattern, ...]:
         """The patterns that occur."""
+        if self.width == 1:  # each row is a record
+            return (Pattern(np.zeros(1, dtype=np.intp), np.arange(self.n)[:, None]),)
         count, part = connected_components(self.mixes, directed=False)
         label = self.record.astype(np.int64) * count + part[self.coordinate]
         order = np.lexsort((self.coordinate, label))
