@@ -225,12 +225,19 @@ class Curvature(NamedTuple):
         )
 
     def observed(self, objective: Objective) -> FloatArray | None:
-        """Return the sum if it is positive definite where there is information, else None; elsewhere there is none."""
+        """
+        Return the sum if it is not far below the average information in any direction, else None.
+
+        Where there is no information nothing is learnt.
+        """
         free = ~objective.fixed & (self.information.diagonal() > 0)
         own = np.ix_(free, free)
         out = self.information.copy()
         out[own] += self.difference[own]
-        block = out[own]
         scale = np.sqrt(self.information.diagonal()[free])
-        positive = block.size > 0 and np.linalg.eigvalsh(block / scale[:, None] / scale).min() > _SHORTEST
-        return np.asarray(out) if positive else None
+        average, block = (M[own] / scale[:, None] / scale for M in (self.information, out))
+        values = np.linalg.eigvalsh(average)
+        if not values.size or values[0] <= _FLOOR:
+            return None
+        half = np.linalg.inv(np.linalg.cholesky(average))
+        return np.asarray(out) if np.linalg.eigvalsh(half @ block @ half.T)[0] > _SHORTEST else None
