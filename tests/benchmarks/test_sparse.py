@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from herds import mixed_model_matrices, simulate_herds
+from threadpoolctl import threadpool_limits
 
 from pm_fastlmm.sparse.cholesky import Analysis
 from pm_fastlmm.sparse.tree import Tree
@@ -77,3 +78,20 @@ def test_numbers_of_a_mixed_model(case, measure, report):
         report(figure, analysis.nnz / entries_amd, "×", part="entries of L / those in the order of AMD")
         for name in ("factorisation", "selected inverse"):
             report(figure, seconds[name] / seconds["CHOLMOD"], "×", part=f"{name} / factorisation by CHOLMOD")
+
+
+def test_two_threads_of_blas_where_the_factor_is_filled(measure, report):
+    """Wall-clock time: on a machine that others use as well the ratio says little."""
+    C = equations(100_000, RANDOM, permanent=True)
+    analysis = Analysis.of(C)
+    entries, values = analysis.entries(C), np.zeros(analysis.size)
+    values[entries.place] = entries.value
+    analysis.factorise(values).inverse()
+    seconds = {1: [], 2: []}
+    for _ in range(3):
+        for threads, found in seconds.items():
+            with threadpool_limits(limits=threads):
+                found.append(measure.wall(lambda: analysis.factorise(values).inverse())[0])
+    figure = "sparse, 10⁵ animals that mate at random: factorisation and selected inverse, wall-clock"
+    report(figure, seconds[1], "s")
+    report(figure, np.divide(seconds[1], seconds[2]), "×", part="one thread of BLAS / two")
