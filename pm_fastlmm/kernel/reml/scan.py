@@ -392,9 +392,9 @@ def _dataset(
     coords: dict[str, Any] = {"candidate": names}
     if labels is not None:
         coords["group"] = ("candidate", labels)
-    own = [nulls[group].fit for group in (labels or [None] * len(names))]
-    variables["null_h2"] = ("candidate", [float(fit.h2) for fit in own])
-    variables["null_loglik"] = ("candidate", [float(fit.loglik) for fit in own])
+    own = {group: (float(null.fit.h2), float(null.fit.loglik)) for group, null in nulls.items()}
+    of_null = np.array([own[group] for group in (labels or [None] * len(names))])
+    variables["null_h2"], variables["null_loglik"] = (("candidate", column) for column in of_null.T)
     why = {reason: int((reasons == reason).sum()) for reason in (MISSING, COLLINEAR)}
     attrs = {"test": test, "delta": delta, "untested": int((reasons != "").sum())}
     if why[MISSING]:
