@@ -58,11 +58,12 @@ def read_relationship(path: PathLike, ids: Any = None, *, people: PeopleIds = "i
 
     Examples
     --------
-    >>> import numpy as np
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
     >>> import pandas as pd
     >>> import pm_fastlmm as flmm
     >>> K = pd.DataFrame([[1.0, 0.5], [0.5, 1.0]], ["a", "b"], ["a", "b"])
-    >>> path = flmm.io.write_grm(K, "/tmp/example")
+    >>> path = flmm.io.write_grm(K, Path(mkdtemp()) / "example")
     >>> flmm.io.read_relationship(path)
     id    a    b
     id

@@ -48,8 +48,9 @@ def read_pedigree(
     Examples
     --------
     >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
     >>> import pm_fastlmm as flmm
-    >>> file = Path("/tmp/example.ped.csv")
+    >>> file = Path(mkdtemp()) / "example.ped.csv"
     >>> _ = file.write_text("animal,sire,dam\n001,0,0\n002,0,0\n003,001,002\n")
     >>> flmm.io.read_pedigree(file).dense().loc["003", "001"]
     np.float64(0.5)
@@ -88,8 +89,9 @@ def read_tree(path: PathLike, *, root: Any = None, name: str | None = None) -> T
     Examples
     --------
     >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
     >>> import pm_fastlmm as flmm
-    >>> file = Path("/tmp/example.nwk")
+    >>> file = Path(mkdtemp()) / "example.nwk"
     >>> _ = file.write_text("((human:6,chimp:6):10,macaque:16);")
     >>> flmm.io.read_tree(file).dense().loc["human", "chimp"]
     np.float64(10.0)

@@ -56,8 +56,9 @@ def read_table(
     Examples
     --------
     >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
     >>> import pm_fastlmm as flmm
-    >>> file = Path("/tmp/example.pheno")
+    >>> file = Path(mkdtemp()) / "example.pheno"
     >>> _ = file.write_text("FID IID height\nF1 0001 171.5\nF1 0002 -9\n")
     >>> table = flmm.io.read_table(file)
     >>> table

@@ -39,10 +39,12 @@ def write_bed(genotypes: Any, path: PathLike) -> Path:
 
     Examples
     --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
     >>> import pandas as pd
     >>> import pm_fastlmm as flmm
     >>> counts = pd.DataFrame([[0, 1], [2, None]], ["0001", "0002"], ["rs1", "rs2"])
-    >>> bed = flmm.io.read_bed(flmm.io.write_bed(counts, "/tmp/example"))
+    >>> bed = flmm.io.read_bed(flmm.io.write_bed(counts, Path(mkdtemp()) / "example"))
     >>> bed.read().values
     array([[ 0.,  1.],
            [ 2., nan]], dtype=float32)
