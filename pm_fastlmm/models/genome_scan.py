@@ -35,7 +35,8 @@ def genome_scan(
     data : DataFrame
         Its index are the ids of the people, as `flmm.io.read_table` gives.
     genotypes : `flmm.io.read_bed`, DataFrame or DataArray
-        Rows are people, columns variants. They may have more people than the table. They are read twice.
+        Rows are people, columns variants. They may have more people than the table. They are read for the
+        kinship and again for the tests; with K="loco" a table is read again for each chromosome.
     K : {"genotypes", "loco"} or DataFrame
         The kinship of the people who are analysed: from the autosomes of these genotypes; for each chromosome from the
         other ones ("leave one chromosome out", so that no variant is in the kinship that it is tested beside); or one
