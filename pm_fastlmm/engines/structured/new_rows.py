@@ -170,9 +170,7 @@ def _length(X_new: Any, given: Mapping[str, Any]) -> tuple[int, Ids | None]:
         labelled = read_large(X_new, "X_new")
         return int(labelled.values.shape[0]), labelled.ids
     for value in given.values():
-        if isinstance(value, Mapping):
-            return len(next(iter(value.values()))), None
-        first = value[0] if isinstance(value, tuple) else value
+        first, _ = _pair(next(iter(value.values())) if isinstance(value, Mapping) else value)
         return (first.shape[0] if hasattr(first, "shape") else len(first)), None
     raise ValueError("there are no new rows: give X_new and Z_new, or data=.")
 
@@ -186,7 +184,7 @@ def _incidence(term: Term, value: Any, m: int, ids: Ids | None) -> tuple[Any, An
     called = f"Z_new of {term.name!r}"
     if isinstance(value, Mapping):
         return _split(term, *_in_roles(term, value, called, m))
-    labels, columns = value if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) > 0 else (value, None)
+    labels, columns = _pair(value)
     if sp.issparse(labels) or (np.ndim(labels) == 2 and not hasattr(labels, "dtypes")) or hasattr(labels, "columns"):
         values: Any = labels if sp.issparse(labels) else _table(term, labels, called, m, ids)
         Z = sp.csr_array(values, dtype=np.float64)
@@ -203,19 +201,27 @@ def _incidence(term: Term, value: Any, m: int, ids: Ids | None) -> tuple[Any, An
     require_length(len(factor.codes), m, called, "X_new")
     own = factor.ids if ids is None else ids
     incidence = factor.in_order(own, name=called, reference_name="X_new").matrix()
-    values = np.ones((m, 1)) if columns is None else _slopes(term, columns, called, m, own)
+    values = np.ones((m, 1)) if columns is None else _slopes(term.name, term.columns, columns, called, m, own)
     return _split(term, by_level(incidence, values), factor.levels[len(term.levels) :])
 
 
 def _in_roles(term: Term, value: Mapping[str, Any], called: str, m: int) -> tuple[Any, Levels]:
     """Return the incidence of new rows whose levels are in several roles, and which levels are new."""
-    if tuple(value) != term.columns:
+    names = [tuple(own for own in term.columns if own == role or own.startswith(f"{role}[")) for role in value]
+    if sum(names, ()) != term.columns:
         raise ValueError(f"{called} has the roles {shown(list(value))}, but the term has {', '.join(term.columns)}.")
-    factors = [read_factor(one, f"{called}, {role!r}", missing_allowed=True) for role, one in value.items()]
-    for factor in factors:
-        require_length(len(factor.codes), m, called, "X_new")
+    factors, values = [], []
+    for (role, one), own in zip(value.items(), names, strict=True):
+        labels, columns = _pair(one)
+        if (columns is None) != (own == (role,)):
+            given = "labels alone" if own == (role,) else f"(labels, columns) of {', '.join(own)}"
+            raise ValueError(f"{called} has in the role {role!r} one thing for another: give {given}.")
+        factors.append(read_factor(labels, f"{called}, {role!r}", missing_allowed=True))
+        require_length(len(factors[-1].codes), m, called, "X_new")
+        within = tuple(column.removeprefix(f"{role}[").removesuffix("]") for column in own)
+        values.append(np.ones((m, 1)) if columns is None else _slopes(role, within, columns, called, m, None))
     levels = over_roles(factors, term.levels)
-    return incidence_in_roles(factors, levels), levels[len(term.levels) :]
+    return incidence_in_roles(factors, levels, values), levels[len(term.levels) :]
 
 
 def _table(term: Term, labels: Any, called: str, m: int, ids: Ids | None) -> FloatArray:
@@ -227,15 +233,21 @@ def _table(term: Term, labels: Any, called: str, m: int, ids: Ids | None) -> Flo
     return ordered.take(align(ids, given, name=called, reference_name="X_new"))
 
 
-def _slopes(term: Term, columns: Any, called: str, m: int, ids: Ids | None) -> FloatArray:
-    """Return the covariates of new rows within a level (m, width)."""
-    given = read(columns, f"the columns of {term.name!r}", ndim=(1, 2))
-    require_length(len(given.values), m, f"the columns of {term.name!r}", called)
-    values = columns_in_order(given, term.columns, name=called)
-    if values.shape[1] != term.width:
-        raise ValueError(f"{called} has {values.shape[1]} columns, but the term has {term.width}.")
-    require_finite(values, f"the columns of {term.name!r}", "covariates of new rows must be known.")
-    order = align(ids, given, name=f"the columns of {term.name!r}", reference_name="the new rows")
+def _pair(value: Any) -> tuple[Any, Any]:
+    """Return labels and columns, None where labels are given alone."""
+    return value if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) > 0 else (value, None)
+
+
+def _slopes(name: str, names: tuple[str, ...], columns: Any, called: str, m: int, ids: Ids | None) -> FloatArray:
+    """Return the covariates of new rows within a level (m, width), which have these names."""
+    what = f"the columns of {name!r}"
+    given = read(columns, what, ndim=(1, 2))
+    require_length(len(given.values), m, what, called)
+    values = columns_in_order(given, names, name=called)
+    if values.shape[1] != len(names):
+        raise ValueError(f"{called} has {values.shape[1]} columns of {name!r}, but the fit has {len(names)}.")
+    require_finite(values, what, "covariates of new rows must be known.")
+    order = align(ids, given, name=what, reference_name="the new rows")
     return replace(given, values=values).take(order)
 
 
