@@ -11,6 +11,7 @@ from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, frozen, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.missing_codes import warn_of_coded_level
+from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.models.correlated_terms import CorrelatedTerms, random_terms
 from pm_fastlmm.models.design import coefficients_of
 from pm_fastlmm.models.fixed_terms import FixedTerms
@@ -182,6 +183,10 @@ class MixedDesign(ReadOnlyArrays, Described):
     def coordinate_of(self, data: pd.DataFrame) -> Any:
         """Return which group, or trait, the residual of each new row has; 0 where there is one variance."""
         return 0 if self.residual is None else self.residual.coordinates(data)
+
+    def record_of(self, data: pd.DataFrame, levels: Levels) -> Any:
+        """Return which record the residual of each new row is of, None where rows are not told apart by records."""
+        return None if self.residual is None else self.residual.records(data, levels)
 
     def offset_of(self, data: pd.DataFrame) -> FloatArray | None:
         """

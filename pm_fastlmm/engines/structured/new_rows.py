@@ -14,6 +14,8 @@ from pm_fastlmm.covariance.incidence import by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term, incidence_in_roles, over_roles
 from pm_fastlmm.covariance.theta import RESIDUAL
+from pm_fastlmm.engines.new_residuals import NewResiduals
+from pm_fastlmm.engines.term_products import TermProducts
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection, read_large
 
 
@@ -36,6 +38,9 @@ class NewTermRows:
         Of new observations.
     coordinate : (m,) int array
         Which coordinate of the residual each row has, 0 where there is one.
+    record : (m,) int array or None
+        Which record of the residual each row is of, from the number of records on those that are new; -1 is a record of
+        its own.
     """
 
     X: Any
@@ -45,15 +50,18 @@ class NewTermRows:
     offset: FloatArray | None = None
     weights: Any = 1.0
     coordinate: Any = 0
-
-    def noise(self, sigma: FloatArray) -> FloatArray:
-        """Return the variance of a new residual, (…, m), of Σ_e (…, c, c), or (…,) if it is that of all rows."""
-        return np.asarray(np.diagonal(sigma, axis1=-2, axis2=-1)[..., self.coordinate])
+    record: Any = None
 
     @property
     def m(self) -> int:
         """Number of rows."""
         return int(self.X.shape[0])
+
+    def residuals(self, products: TermProducts) -> NewResiduals:
+        """Return their residuals, given those of the data that are of their records."""
+        return NewResiduals.of(
+            products.records, self.record, self.coordinate, self.m, products.weights.root, self.weights
+        )
 
     def prior_variance(self, terms: Sequence[Term], sigma: list[FloatArray]) -> FloatArray:
         """Return the variance (m,) that the effects of new levels have."""
@@ -89,7 +97,8 @@ def read_rows(
     design : MixedDesign
         Of the formula.
     residual : Term, optional
-        Of the residuals, of several coordinates: `Z_new` has that of each row under "residual".
+        Of the residuals, of several coordinates: `Z_new` has that of each row under "residual", or a pair of records
+        and coordinates. A record that is known adds what the residuals of its other coordinates tell.
     population : bool
         Whether all terms contribute nothing: the table then needs the variables of the fixed effects alone.
 
@@ -107,7 +116,7 @@ def read_rows(
         raise ValueError(f"Z_new names {shown(unknown)}, but the terms are {', '.join(term.name for term in terms)}.")
     if data is None:
         m, ids = _length(X_new, given)
-        coordinate = 0 if residual is None else _coordinates(residual, own, m)
+        coordinate, record = (0, None) if residual is None else _coordinates(residual, own, m)
         X = projection.new_rows(X_new, m)
         parts = [
             _incidence(term, given[term.name], m, ids) if term.name in given else _nothing(term, m) for term in terms
@@ -117,15 +126,21 @@ def read_rows(
         m, ids = len(data), tuple(data.index.tolist())
         X = projection.new_rows(design.rows(data), m, cells=design.cells(data))
         offset, weights, coordinate = design.offset_of(data), design.weights_of(data), design.coordinate_of(data)
+        record = None if residual is None or population else design.record_of(data, residual.levels)
         parts = [
             _nothing(term, m) if population else _split(term, *_encoded(term, random, data))
             for term, random in zip(terms, design.random, strict=True)
         ]
-    return NewTermRows(X, [known for known, _ in parts], [new for _, new in parts], ids, offset, weights, coordinate)
+    known, new = [known for known, _ in parts], [new for _, new in parts]
+    return NewTermRows(X, known, new, ids, offset, weights, coordinate, None if population else record)
 
 
-def _coordinates(residual: Term, given: Any, m: int) -> Any:
-    """Return which coordinate of the residual each new row has, by its name."""
+def _coordinates(residual: Term, given: Any, m: int) -> tuple[Any, Any]:
+    """Return which coordinate of the residual each new row has, by its name, and of which record it is, if given."""
+    record, given = given if isinstance(given, tuple) and len(given) == 2 and np.ndim(given[1]) > 0 else (None, given)
+    if record is not None:
+        record = read_factor(record, RESIDUAL, missing_allowed=True).recoded(residual.levels).codes
+        require_length(len(record), m, f"the records of Z_new of {RESIDUAL!r}", "X_new")
     if given is None:
         raise ValueError(
             f"new rows need the coordinate of their residual, one of {shown(residual.columns)}: give it for each row "
@@ -139,7 +154,7 @@ def _coordinates(residual: Term, given: Any, m: int) -> Any:
             f"Z_new of {RESIDUAL!r} has {shown(strangers)}, but the residual has a variance for each of "
             f"{shown(residual.columns)} alone."
         )
-    return np.array(known, dtype=np.intp)[factor.codes]
+    return np.array(known, dtype=np.intp)[factor.codes], record
 
 
 def _design_of(data: Any, design: Any, X_new: Any, Z_new: Any) -> Any:
