@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import arviz as az
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.optimize import minimize
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.aireml.polar import Polar
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.sparse.products import SparseProducts
 
@@ -330,6 +332,24 @@ def test_new_rows_of_a_record_have_the_variance_of_their_trait(herd):
     )
     new = pd.DataFrame({"trait": ["c", "a"], "animal": ["a1", "a2"]})
     assert_allclose(fit.predict(data=new).residual_variance, fit.theta[["residual[trait[c]]", "residual[trait[a]]"]])
+
+
+def test_profile_intervals_of_a_dozen_covariances_take_few_evaluations(herd):
+    formula, residual, _, _ = CASES["traits of a record"]
+    fit = flmm.find_reml(formula, herd[2], known={"animal": herd[0]}, residual=residual, weights="w", **QUIET)
+    counted = mock.Mock(wraps=Polar.evaluate)
+    allowed = 3.841458820694124  # of χ²₁
+    names = [
+        "animal[trait[a]]", "corr_animal[trait[a], trait[b]]", "sd_residual[trait[b]]",
+        "corr_residual[trait[b], trait[c]]", "beta[x]",
+    ]  # fmt: skip
+    for name in names:
+        counted.reset_mock()
+        with mock.patch.object(Polar, "evaluate", lambda self, x: counted(self, x)):
+            ends = fit.interval(name)
+        assert counted.call_count < 60
+        assert_allclose(2 * (fit.loglik - fit.profile(list(ends), name)), allowed, atol=1e-7)
+        assert_allclose(np.sqrt(fit.interval("residual[trait[b]]")), fit.interval("sd_residual[trait[b]]"), rtol=1e-9)
 
 
 def with_new_traits(herd):
