@@ -73,8 +73,9 @@ def lmm_model(
         Its index are the ids.
     known : dict of str to DataFrame or array, optional
         For a grouping factor, the known covariance K between its levels, such as `covariance.pedigree` makes: var u =
-        σ²K; for slopes K ⊗ Σ. Labels are matched to the levels; an array without them is taken only for levels that are
-        the numbers of its rows, counted from 0 or 1.
+        σ²K; for slopes K ⊗ Σ. Terms of one id, (1 |id| animal) + (1 |id| dam), have the same K. Labels are matched to
+        the levels; an array without them is taken only for levels that are the numbers of its rows, counted from 0 or
+        1.
     weights : str or array, optional
         Prior weights w, the name of a column or a value for each row of data: Var(e_i) = σ²_e/w_i, as in lme4. A y_i
         that is the mean of w_i measurements has weight w_i. Rows in which it is missing are dropped.
@@ -95,7 +96,7 @@ def lmm_model(
     Returns
     -------
     pymc.Model
-        With coordinates "obs" (ids), for each group its levels under the name of the group, and for slopes
+        With coordinates "obs" (ids), for each group or id its levels under its name, and for slopes and terms of an id
         "{group}_effects" (columns) and "{group}_pairs". Rows with a missing value are dropped, with a warning that
         counts them.
 
