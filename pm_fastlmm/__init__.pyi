@@ -16,6 +16,7 @@ from .engines.lengthscale.spectrum import LengthscaleSpectrum as LengthscaleSpec
 from .engines.nodes import lmm_nodes as lmm_nodes
 from .engines.spectral.fastlmm import FastLMM as FastLMM
 from .engines.structured.statistics import TermStatistics as TermStatistics
+from .engines.matrix.matrixlmm import MatrixLMM as MatrixLMM
 from .engines.structured.structuredlmm import StructuredLMM as StructuredLMM
 from .fitting.compare import compare_fits as compare_fits
 from .fitting.find import find_reml as find_reml
@@ -52,6 +53,7 @@ __all__ = [
     "KernelStatistics",
     "LengthscaleLMM",
     "LengthscaleSpectrum",
+    "MatrixLMM",
     "MixedDesign",
     "Spectrum",
     "StructuredLMM",

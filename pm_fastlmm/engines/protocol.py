@@ -84,6 +84,12 @@ class LMMNode(PartOfModel, Described, ABC):
         return self.projection.n
 
     @property
+    def last_length(self) -> int | None:
+        """How many values the data have in their last dimension; None where it is not known."""
+        length: int | None = self.rv.type.shape[-1]
+        return length
+
+    @property
     def formula(self) -> str:
         """The formula that the model was made from, or its distribution."""
         return f"{self.name} ~ {self.law}"

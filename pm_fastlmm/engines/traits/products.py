@@ -108,11 +108,10 @@ class TraitProducts(TermProducts):
 
     @classmethod
     def of(
-        cls, spectrum: Spectrum, traits: tuple[str, ...], seen: Mask, *, flat: bool, prior: bool = False,
-        mixes: Mask | None = None,
-    ) -> Self:  # fmt: skip
+        cls, spectrum: Spectrum, traits: tuple[str, ...], seen: Mask, *, flat: bool, prior: bool = False
+    ) -> Self:
         """
-        Return the products of traits, observed where `seen` (t, n); `mixes` (t, t) are those whose residuals covary.
+        Return the products of traits that were observed where `seen` (t, n), and whose residuals covary.
 
         Raises
         ------
@@ -121,11 +120,24 @@ class TraitProducts(TermProducts):
         """
         t = len(traits)
         trait, row = np.nonzero(seen)
-        mixes = np.ones((t, t), dtype=bool) if mixes is None else mixes
         projection = _projection(spectrum, spectrum.projection.X, traits, seen)
         root = spectrum.weights.root
         weights = PriorWeights(None if root is None else root[row])
-        return cls(spectrum, traits, seen, Records(row, trait, mixes), projection, flat, weights, prior)
+        return cls(spectrum, traits, seen, Records(row, trait, np.ones((t, t), dtype=bool)), projection, flat, weights, prior)
+
+    @cached_property
+    def complete(self) -> Self:
+        """The products of all entries."""
+        if self.seen.all():
+            return self
+        return type(self).of(self.spectrum, self.traits, np.ones_like(self.seen), flat=self.flat, prior=self.prior)
+
+    @cached_property
+    def unweighted(self) -> Projection:
+        """The projection of I ⊗ X itself, without weights."""
+        if self.weights.root is None:
+            return self.projection
+        return _projection(self.spectrum, self.spectrum.X, self.traits, self.seen)
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -235,7 +247,7 @@ class TraitProducts(TermProducts):
 
     def log_density(self, phi: Any, noise: Any, residual: Any, b: Any) -> Any:
         """Return the graph of the log-likelihood of y less mu, without `constant`."""
-        from pm_fastlmm.engines.traits.operations import trait_log_density
+        from pm_fastlmm.engines.traits.density import trait_log_density
 
         return trait_log_density(self, phi, noise, residual, b)
 
