@@ -13,10 +13,10 @@ from .engines.fourier.fourierlmm import FourierLMM as FourierLMM
 from .engines.fourier.statistics import FourierStatistics as FourierStatistics
 from .engines.lengthscale.lengthscalelmm import LengthscaleLMM as LengthscaleLMM
 from .engines.lengthscale.spectrum import LengthscaleSpectrum as LengthscaleSpectrum
+from .engines.matrix.matrixlmm import MatrixLMM as MatrixLMM
 from .engines.nodes import lmm_nodes as lmm_nodes
 from .engines.spectral.fastlmm import FastLMM as FastLMM
 from .engines.structured.statistics import TermStatistics as TermStatistics
-from .engines.matrix.matrixlmm import MatrixLMM as MatrixLMM
 from .engines.structured.structuredlmm import StructuredLMM as StructuredLMM
 from .fitting.compare import compare_fits as compare_fits
 from .fitting.find import find_reml as find_reml

@@ -7,7 +7,9 @@ import pymc as pm
 from pm_fastlmm.engines.inputs import check_data
 from pm_fastlmm.engines.protocol import ENGINES, LMMNode, node_of
 
-_PACKAGES = [f"pm_fastlmm.engines.{engine}" for engine in ("spectral", "lengthscale", "structured", "matrix", "dense", "fourier")]
+_PACKAGES = [
+    f"pm_fastlmm.engines.{engine}" for engine in ("spectral", "lengthscale", "structured", "matrix", "dense", "fourier")
+]
 
 
 def _load(package: str) -> None:

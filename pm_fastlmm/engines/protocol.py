@@ -89,6 +89,10 @@ class LMMNode(PartOfModel, Described, ABC):
         length: int | None = self.rv.type.shape[-1]
         return length
 
+    def placed(self, values: FloatArray) -> FloatArray:
+        """Return values (…, n) of what was observed in the shape of the variable."""
+        return values
+
     @property
     def formula(self) -> str:
         """The formula that the model was made from, or its distribution."""

@@ -44,8 +44,8 @@ class MatrixLMM:
         `pm.LKJCholeskyCov`; or a structure, `covariance.diagonal(v)`, `covariance.factor_analytic(loadings, psi)`.
         Σ_g may be singular, Σ_e not.
     observed : array or DataFrame
-        Y, with a trait in each row, (t, n), as PyMC has batches; of a DataFrame traits are the columns, (n, t), and rows
-        are aligned by id. Entries that are NaN were not observed: the density is that of the others, exactly.
+        Y, with a trait in each row, (t, n), as PyMC has batches; of a DataFrame traits are the columns, (n, t), and
+        rows are aligned by id. Entries that are NaN were not observed: the density is that of the others, exactly.
     traits : sequence of str, optional
         Their names. Default: the columns of a DataFrame, the coordinates of the first of `dims`, or "0", "1", …
     mu : tensor_like (t, n), optional

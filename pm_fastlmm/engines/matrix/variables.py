@@ -68,8 +68,6 @@ def entries(p: TraitProducts, values: Any) -> Any:
     return flat if p.seen.all() else flat[np.flatnonzero(p.seen)]
 
 
-
-
 class MatrixDistribution(LMM):
     """The distribution as PyMC takes it, of a matrix."""
 

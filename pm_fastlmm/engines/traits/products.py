@@ -107,9 +107,7 @@ class TraitProducts(TermProducts):
     rows_kept: bool = True
 
     @classmethod
-    def of(
-        cls, spectrum: Spectrum, traits: tuple[str, ...], seen: Mask, *, flat: bool, prior: bool = False
-    ) -> Self:
+    def of(cls, spectrum: Spectrum, traits: tuple[str, ...], seen: Mask, *, flat: bool, prior: bool = False) -> Self:
         """
         Return the products of traits that were observed where `seen` (t, n), and whose residuals covary.
 
@@ -123,7 +121,9 @@ class TraitProducts(TermProducts):
         projection = _projection(spectrum, spectrum.projection.X, traits, seen)
         root = spectrum.weights.root
         weights = PriorWeights(None if root is None else root[row])
-        return cls(spectrum, traits, seen, Records(row, trait, np.ones((t, t), dtype=bool)), projection, flat, weights, prior)
+        return cls(
+            spectrum, traits, seen, Records(row, trait, np.ones((t, t), dtype=bool)), projection, flat, weights, prior
+        )
 
     @cached_property
     def complete(self) -> Self:

@@ -194,6 +194,12 @@ class TraitState(TermState):
         assert self.besides is not None
         return -(self.besides.J @ self.besides.response)[: self.products.columns.missing]
 
+    def draw_missing(self, rng: np.random.Generator) -> FloatArray:
+        """Draw the entries that were not observed given the others, less what they were taken to be."""
+        assert self.besides is not None
+        J = self.besides.J[: self.products.columns.missing]
+        return self._missing + J @ rng.standard_normal(J.shape[1])
+
     @cached_property
     def _along_x(self) -> FloatArray:
         """Cov of Q₁ᵀ(y less what W predicts of it) with the columns of missing entries, (r, t, missing)."""
