@@ -166,7 +166,7 @@ def carried_by(
     indicators = pd.DataFrame(np.eye(len(traits))[trait], columns=list(traits))
     terms = Term(by, structures[0], columns=indicators, across=kernel, name=KERNEL)
     residual = Term(by, structures[1], columns=indicators, name="row")
-    products = replace(products, records=Records.of(residual, None))
+    products = replace(products, records=Records(row, trait, Records.of(residual, None).mixes))
     return {
         "treatment": "flat" if flat else "proper", "terms": (terms,), "residual": residual, "products": products,
         "complete": products.complete, "projection": products.unweighted, "spectrum": spectrum, "design": design,
