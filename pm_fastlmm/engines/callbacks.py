@@ -84,6 +84,15 @@ class CalledBack(Op):  # type: ignore[misc]
         """Return the outputs, one after the other."""
         raise NotImplementedError
 
+    def linked(self) -> Callable[..., Any] | None:
+        """
+        Return what graphs of Numba call instead, without Python: a compiled function; None if there is none.
+
+        It takes and returns what `evaluate` does, all of it arrays of any layout. It should call its loops by name, as
+        what it contains is compiled anew for each model.
+        """
+        return None
+
     def shapes(self, *inputs: Any) -> list[Shape]:
         """Return the shapes of the outputs from those of the inputs, None for a length that is not known."""
         raise NotImplementedError
