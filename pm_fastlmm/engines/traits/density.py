@@ -8,6 +8,8 @@ import pytensor.tensor as pt
 
 from pm_fastlmm.engines.algebra import along_columns
 from pm_fastlmm.engines.callbacks import GradientOp
+from pm_fastlmm.engines.traits.operations import TraitsLoglik
+from pm_fastlmm.engines.traits.products import TraitProducts
 
 
 class TraitEntriesLoglik(GradientOp):
@@ -32,7 +34,17 @@ class TraitEntriesLoglik(GradientOp):
         return state.loglik, p.packed(g.sigma), g.noise, -state.precision(y).weighted
 
 
-def trait_log_density(products: Any, phi: Any, noise: Any, residual: Any, b: Any) -> Any:
+def trait_log_density(products: TraitProducts, phi: Any, noise: Any, residual: Any, b: Any) -> Any:
     """Return the graph of the log-likelihood of y less mu, where β is integrated out or has the mean b."""
-    own = residual if products.flat else residual - along_columns(products.projection, b)
-    return TraitEntriesLoglik(products)(pt.as_tensor(phi), noise, own)[0]
+    p = products
+    own = residual if p.flat else residual - along_columns(p.projection, b)
+    if p.columns is not None:
+        return TraitEntriesLoglik(p)(phi, noise, own)[0]
+    rotation, t = p.rotation, len(p.traits)
+    rows = own.reshape((t, p.spectrum.n))
+    z, outside = pt.dot(rows, rotation.U), pt.zeros((t, t), dtype="float64")
+    if rotation.nullity:
+        left = rows - pt.dot(z, rotation.U.T) - pt.dot(pt.dot(rows, rotation.Q1), rotation.Q1.T)
+        outside = pt.dot(left, left.T)
+    sigma_g = phi.reshape((t, t))
+    return TraitsLoglik()(sigma_g, noise, z.T, outside, pt.constant(rotation.eigvals), rotation.nullity)[0]
