@@ -125,6 +125,10 @@ class Objective(ABC):
     def start(self) -> FloatArray:
         """Return a starting value."""
 
+    def other_starts(self) -> list[FloatArray]:
+        """Return starts from which an iteration that ended on the boundary may come to another maximum."""
+        return []
+
     def log_likelihood(self, theta: FloatArray) -> float:
         """Return ℓ(θ); -inf where V is not positive definite."""
         state = self.state(theta)

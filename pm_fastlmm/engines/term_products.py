@@ -269,6 +269,10 @@ class TermProducts(ABC):
         """Return the diagonal of A_k, (levels,), or 1."""
         return 1.0
 
+    def starts(self, response: Any) -> list[tuple[FloatArray, FloatArray]]:
+        """Return (Σ_1, Σ_e) from which an iteration may come to another maximum; none where that is dear."""
+        return []
+
     def unexplained(self, response: Any) -> tuple[float, int] | None:
         """Return ‖·‖² of what X and the terms leave of y and in how many directions; None where it cannot be had."""
         return None

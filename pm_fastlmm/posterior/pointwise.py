@@ -172,7 +172,9 @@ def _add(
 ) -> xr.DataTree:
     """Put a density into the group, where those of other nodes stay, and what makes all add up to log p(y | θ)."""
     dataset = beside_others(idata, "log_likelihood", {name: density})
-    function = DrawFunction(Draws(model, idata.posterior.to_dataset()), [pm.logp(node.rv, pt.constant(node.placed(node.observed)))])
+    function = DrawFunction(
+        Draws(model, idata.posterior.to_dataset()), [pm.logp(node.rv, pt.constant(node.placed(node.observed)))]
+    )
     size = max(1, int(memory_budget / (8 * _ARRAYS * node.numbers)))
     joint = np.concatenate([function(part)[0] for part in slices(function.size, size)])
     sample, joint = density.dims[: joint.ndim + 1], joint.reshape(*density.shape[:2], *joint.shape[1:])

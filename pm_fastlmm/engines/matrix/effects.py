@@ -6,13 +6,13 @@ import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.traits.products import TraitProducts
+from pm_fastlmm.kernel.effects.coefficients import draw_new_effects
 from pm_fastlmm.kernel.effects.effects import (
     Coordinates,
     draw_effects,
     draw_prior_effects,
     given_coefficients,
 )
-from pm_fastlmm.kernel.effects.coefficients import draw_new_effects
 from pm_fastlmm.kernel.likelihood.trait_basis import TraitBasis
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 

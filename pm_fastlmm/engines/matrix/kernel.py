@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, frozen, places
+from pm_fastlmm.base.arrays import FloatArray, Ids, frozen
+from pm_fastlmm.base.spelling import places
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.levels import Levels, LevelSet
 from pm_fastlmm.covariance.relation import Relation

@@ -230,6 +230,13 @@ class StructuredObjective(Objective):
         many = self.layout.size > 2 or self.fixed.any() or not self.products.scanned
         return theta if many else self._best_ratio(theta)
 
+    def other_starts(self) -> list[FloatArray]:
+        """Return those that the products know, of a covariance matrix and one of the residuals that both vary."""
+        entries = self.layout.entries
+        if self.fixed.any() or len(entries) != 2 or not all(e.matrix and e.shape[0] > 1 for e in entries):
+            return []
+        return [np.concatenate([pack(sigma), pack(noise)]) for sigma, noise in self.products.starts(self.response)]
+
     def _residual_start(self, estimate: float, *, total: float) -> float:
         """Return the variance of what X and the terms leave of y, if MINQUE's is at its least."""
         if estimate > 0.02 * total or not self.products.searchable or (found := self.unexplained()) is None:

@@ -9,7 +9,6 @@ import pytensor.tensor as pt
 from pm_fastlmm.engines.algebra import along_columns
 from pm_fastlmm.engines.callbacks import GradientOp
 from pm_fastlmm.engines.traits.operations import TraitsLoglik
-from pm_fastlmm.engines.traits.products import TraitProducts
 
 
 class TraitEntriesLoglik(GradientOp):
@@ -34,9 +33,8 @@ class TraitEntriesLoglik(GradientOp):
         return state.loglik, p.packed(g.sigma), g.noise, -state.precision(y).weighted
 
 
-def trait_log_density(products: TraitProducts, phi: Any, noise: Any, residual: Any, b: Any) -> Any:
+def trait_log_density(p: Any, phi: Any, noise: Any, residual: Any, b: Any) -> Any:
     """Return the graph of the log-likelihood of y less mu, where β is integrated out or has the mean b."""
-    p = products
     own = residual if p.flat else residual - along_columns(p.projection, b)
     if p.columns is not None:
         return TraitEntriesLoglik(p)(phi, noise, own)[0]

@@ -19,6 +19,8 @@ from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Spectrum
 from pm_fastlmm.spectrum.weights import PriorWeights
 
+_SHARES = (0.05, 0.5, 0.95)  # of the kernel, at which an iteration begins anew
+
 type Mask = npt.NDArray[np.bool_]
 
 
@@ -268,6 +270,11 @@ class TraitProducts(TermProducts):
         rows = [sp.csc_array(np.full((1, len(traits)), whole)) for traits in own]
         return Moments(rows + [sp.csc_array(np.full((1, 1), np.sqrt(p)))] * c, gram, squares, np.ones(c))
 
+    def starts(self, response: TraitResponse) -> list[tuple[FloatArray, FloatArray]]:
+        """Return shares of the covariance of what X leaves of the traits."""
+        covariance = (response.z.T @ response.z + response.outside) / (len(response.z) + self.rotation.nullity)
+        return [(h / self.spectrum.mean_eigval * covariance, (1 - h) * covariance) for h in _SHARES]
+
     @cached_property
     def _prior_root(self) -> FloatArray:
         """A root (n, k) of K of no more columns than rows, by row."""
@@ -298,7 +305,7 @@ class TraitProducts(TermProducts):
     def draw(
         self, y: FloatArray, sigma: list[FloatArray], noise: FloatArray, rng: np.random.Generator
     ) -> tuple[list[FloatArray], FloatArray]:
-        """Draw the effects of each block, and β, given y: a draw a priori, moved by what y differs from it (Matheron)."""
+        """Draw the effects of each block, and β, given y: a draw a priori, moved by what y differs from it."""
         u = [self.draw_prior(k, own, rng) for k, own in enumerate(sigma)]
         e = self.records.coloured(noise, rng.standard_normal(self.n))
         own = sum((block.Z @ part for block, part in zip(self.blocks, u, strict=True)), e)

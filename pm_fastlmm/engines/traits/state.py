@@ -166,7 +166,7 @@ class TraitState(TermState):
     def _halves(self, a: FloatArray) -> FloatArray:
         """Return JᵀWᵀV⁻¹a, (…, k)."""
         assert self.besides is not None
-        return np.tensordot(a, self.besides.half, axes=([1, 2], [1, 2]))
+        return np.asarray(np.tensordot(a, self.besides.half, axes=([1, 2], [1, 2])))
 
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
         """Return ½ q_iᵀPq_j."""
@@ -198,7 +198,7 @@ class TraitState(TermState):
         """Draw the entries that were not observed given the others, less what they were taken to be."""
         assert self.besides is not None
         J = self.besides.J[: self.products.columns.missing]
-        return self._missing + J @ rng.standard_normal(J.shape[1])
+        return np.asarray(self._missing + J @ rng.standard_normal(J.shape[1]))
 
     @cached_property
     def _along_x(self) -> FloatArray:
@@ -323,7 +323,7 @@ class TraitState(TermState):
         if self.products.records.independent:
             return None
         along = np.einsum("ab,nba->na", self.noise, self._own_rows())
-        return self.products.entries(1 - along)
+        return np.asarray(self.products.entries(1 - along))
 
     def precision(self, residual: FloatArray, budget: int = 4_000_000) -> Precision:
         """Return P and Py."""
