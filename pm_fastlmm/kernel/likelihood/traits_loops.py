@@ -9,8 +9,8 @@ T comes from a Cholesky factor and Jacobi's rotations, which for the few traits 
 LAPACK. Rows of Z are taken in blocks that stay in the cache; arrays in a block are (t, rows), so that inner loops run
 along the rows and are vectorised.
 
-The pass has a name in the process, by which compiled code calls it. A model that linked it in would compile it anew, for
-more than a second; one that called back into Python would wait for the interpreter, which chains in threads share.
+The pass has a name in the process, by which compiled code calls it. A model that linked it in would compile it anew,
+for more than a second; one that called back into Python would wait for the interpreter, which chains in threads share.
 
 One file, because Numba's cache sees changes of the calling file alone; imported where it is first needed.
 """
