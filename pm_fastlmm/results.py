@@ -12,6 +12,7 @@ from pm_fastlmm.kernel.inference.bootstrap import Bootstrap
 from pm_fastlmm.kernel.inference.fit import Fit
 from pm_fastlmm.kernel.inference.fixed_effects import FixedTest
 from pm_fastlmm.kernel.inference.function import FunctionEstimate
+from pm_fastlmm.kernel.inference.value_test import ValueTest
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
 from pm_fastlmm.kernel.reml.fit import REMLFit
 from pm_fastlmm.models.correlated_terms import CorrelatedTerms
@@ -33,6 +34,7 @@ __all__ = [
     "RandomTerm",
     "Rotated",
     "RotatedSpectra",
+    "ValueTest",
     "VarianceFit",
     "VariancePosterior",
     "VarianceTest",

@@ -197,6 +197,7 @@ CASES = {
     "VariancePosterior": lambda: flmm.find_reml(
         "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
     ).posterior(random_seed=1),
+    "ValueTest": lambda: found(structured).test_value("Subject[Days]", 0.0),
     "VarianceTest": lambda: fit().test_no_variance(n_sim=200, random_seed=1),
     "VarianceTest of several": lambda: flmm.reml(spectrum(), responses()).test_no_variance(n_sim=200),
     "SharePrior": lambda: flmm.priors.SharePrior({"residual": 2.0}),

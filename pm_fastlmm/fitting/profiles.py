@@ -17,7 +17,10 @@ from pm_fastlmm.kernel.inference.extremes import Surface, ends
 from pm_fastlmm.kernel.inference.function import Function
 
 SD, CORR = "sd_", "corr_"
-TOGETHER = "flmm.compare_fits(without, with_) tests random slopes by a fit without and a fit with them"
+TOGETHER = (
+    "flmm.compare_fits(without, with_) tests random slopes by a fit without and a fit with them, and fit.test_value one "
+    "variance or correlation"
+)
 _REACH = 60  # doublings of a standard error in the search for an upper limit
 
 type Maximum = Callable[[float, FloatArray], tuple[FloatArray, float]]
@@ -97,6 +100,15 @@ def _element(objective: Objective, i: int) -> _Element | None:
 
 def _variance(place: slice, effect: int) -> int:
     return int(place.start) + effect * (effect + 3) // 2
+
+
+def effects_together(objective: Objective, name: str) -> int:
+    """Return how many effects covary with that of a variance, itself included; 1 for any other quantity."""
+    base = name.removeprefix(SD)
+    element = _element(objective, objective.names.index(base)) if base in objective.names else None
+    if element is None or len(element.effects) == 2:
+        return 1
+    return int((np.sqrt(8 * (element.place.stop - element.place.start) + 1) - 1) / 2)
 
 
 def free_place(objective: Objective, name: str, also: Mapping[str, Function]) -> int:
