@@ -18,8 +18,8 @@ from pm_fastlmm.kernel.inference.function import Function
 
 SD, CORR = "sd_", "corr_"
 TOGETHER = (
-    "flmm.compare_fits(without, with_) tests random slopes by a fit without and a fit with them, and fit.test_value one "
-    "variance or correlation"
+    "flmm.compare_fits(without, with_) tests random slopes by a fit without and a fit with them, and fit.test_value "
+    "one variance or correlation"
 )
 _REACH = 60  # doublings of a standard error in the search for an upper limit
 

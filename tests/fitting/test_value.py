@@ -48,7 +48,7 @@ def test_the_estimate_itself_is_not_rejected():
 
 
 def test_what_has_no_test_is_said(sleepstudy):
-    with pytest.raises(ValueError, match="between -1 and 1: it cannot be tested to be 1.5"):
+    with pytest.raises(ValueError, match=r"between -1 and 1: it cannot be tested to be 1\.5"):
         sleepstudy.test_value(CORRELATION, 1.5)
     with pytest.raises(ValueError, match="is a covariance, which is not held on its own"):
         sleepstudy.test_value("Subject[Intercept, Days]", 0)
