@@ -219,7 +219,7 @@ def test_a_group_left_out_of_its_kernel_is_scanned_on_its_own_spectrum():
         ({"candidates": np.ones((49, 2))}, "candidates has 49 rows but the spectrum has 50"),
         ({"candidates": np.ones((50, 0))}, "candidates is empty"),
         ({"candidates": [[1.0, 2.0]]}, "candidates is a list of rows or columns"),
-        ({"y": np.ones((50, 2))}, "y has 2 columns, a scan has one response"),
+        ({"y": np.ones((50, 2))}, "y has 2 columns, this scan has one response: .* flmm.scan_traits"),
         ({"y": np.ones(50)}, "the model without candidates has no estimate: X explains y exactly"),
     ],
 )
