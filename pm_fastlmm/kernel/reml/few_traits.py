@@ -1,4 +1,4 @@
-"""The loops of several traits in Python, with sums by NumPy: for one fit, which is done before Numba would be loaded."""
+"""The loops of several traits in Python, with sums by NumPy: for one fit, done before Numba would have loaded."""
 
 import math
 from functools import cache
@@ -31,9 +31,7 @@ def _eigenvectors(A: FloatArray) -> FloatArray:
     return np.asarray(np.linalg.eigh(A)[1])
 
 
-def _sums(
-    eigvals: FloatArray, w: FloatArray, g: FloatArray, k: int, gamma: float, epsilon: float
-) -> tuple[Any, ...]:
+def _sums(eigvals: FloatArray, w: FloatArray, g: FloatArray, k: int, gamma: float, epsilon: float) -> tuple[Any, ...]:
     s = eigvals * gamma + epsilon
     v = w / s
     return np.log(s[:k]).sum(), v @ w, v @ g, (g / s) @ g

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from scipy.linalg import solve_triangular
 
@@ -17,7 +18,7 @@ from pm_fastlmm.kernel.reml.few_traits import few
 from pm_fastlmm.kernel.reml.passes import Tested, pass_over, spectra_of
 from pm_fastlmm.kernel.reml.scan import Test
 from pm_fastlmm.kernel.reml.tails import tail
-from pm_fastlmm.kernel.reml.traits import TraitsNull, read_covariances
+from pm_fastlmm.kernel.reml.traits import Likelihood, TraitsNull, read_covariances
 from pm_fastlmm.spectrum.responses import response_name
 from pm_fastlmm.spectrum.spectrum import Spectrum
 
@@ -26,6 +27,7 @@ type Common = Literal["equal", "sd"]
 
 _CANCELLED = 1e-3  # share of the quadratic form below which a difference has lost three of its digits
 _FEW = 60  # candidates that are refitted in Python before Numba would have loaded its loops
+_COVARIANCES = ("sigma_g", "sigma_e")
 _NONE: FloatArray = np.zeros(0)
 
 
@@ -56,8 +58,8 @@ def scan_traits(
     test : {"wald", "lrt"}
         Wald tests with REML estimates of Σ_g and Σ_e, or twice the difference of the (ML) log-likelihoods against χ².
     variances : {"null", "each"} or float
-        Keep Σ_g and Σ_e of the model without candidates, but for a common factor (a little conservative where a
-        candidate explains much); or estimate them anew with each candidate, from there, until the likelihood is
+        Keep Σ_g and Σ_e of the model without candidates, but for a common factor (conservative where a candidate
+        explains much of a trait); or estimate them anew with each candidate, from there, until the likelihood is
         highest. A number is the p-value with those of the null below which they are estimated anew.
     common : {"equal", "sd"} or sequence of t numbers
         The pattern h of a common effect, α = ha: the same effect on each trait; the same in units of each trait's
@@ -77,8 +79,8 @@ def scan_traits(
         estimated anew sigma_g, sigma_e and refitted, whether they are the candidate's own: they are those of the null
         but for a factor above the given p-value, or where the search has not converged. Of the model without
         candidates null_sigma_g, null_sigma_e, null_h2 and null_loglik, over "kernel" where there are groups. Variants
-        have the coordinates that `scan` gives them. ``.drop_dims("trait").to_dataframe()`` is a table with a row for
-        each candidate.
+        have the coordinates that `scan` gives them. ``.drop_dims(["trait", "trait_2"]).to_dataframe()`` is a table with
+        a row for each candidate.
 
     Raises
     ------
@@ -113,14 +115,20 @@ def scan_traits(
     >>> import pandas as pd
     >>> import pm_fastlmm as flmm
     >>> rng = np.random.default_rng(2)
-    >>> markers = pd.DataFrame(rng.binomial(2, 0.4, size=(80, 300)).astype(float)).add_prefix("rs")
+    >>> markers = pd.DataFrame(rng.binomial(2, 0.4, size=(80, 300)).astype(float)).add_prefix(
+    ...     "rs"
+    ... )
     >>> noise = rng.normal(size=(80, 2)) @ [[1, 0.8], [0, 0.6]]
     >>> Y = pd.DataFrame(noise + markers[["rs7"]].to_numpy() * [0.7, -0.7], columns=["a", "b"])
-    >>> spectrum = flmm.Spectrum.from_covariance(flmm.covariance.markers(markers), np.ones((80, 1)))
+    >>> spectrum = flmm.Spectrum.from_covariance(
+    ...     flmm.covariance.markers(markers), np.ones((80, 1))
+    ... )
     >>> found = flmm.scan_traits(spectrum, Y, markers)
     >>> str(found.p_value.idxmin().values)
     'rs7'
-    >>> float(found.p_common.sel(candidate="rs7")) > 0.01  # effects of opposite sign have none in common
+    >>> float(
+    ...     found.p_common.sel(candidate="rs7")
+    ... ) > 0.01  # effects of opposite sign have none in common
     True
     """
     require_choice("test", test, Test)
@@ -138,7 +146,8 @@ def scan_traits(
         candidates, spectra, labels, lambda group, columns: _test(nulls[group], columns, patterns[group], test, below),
         missing=missing, progressbar=progressbar,
     )  # fmt: skip
-    return _dataset(tested, nulls, names, {"test": test, "variances": variances})
+    pattern = common if isinstance(common, str) else list(map(float, common))
+    return _dataset(tested, nulls, names, {"test": test, "variances": variances, "common": pattern})
 
 
 def _threshold(variances: Any) -> float:
@@ -197,8 +206,7 @@ def _test(null: TraitsNull, columns: FloatArray, pattern: FloatArray, test: Test
             chosen = np.flatnonzero(found["p_value"] < below)
         factor = (found["scale"])[:, None, None]
         found |= {
-            name: part * factor
-            for name, part in zip(("sigma_g", "sigma_e"), null.covariances(null.point), strict=True)
+            name: part * factor for name, part in zip(("sigma_g", "sigma_e"), null.covariances(null.point), strict=True)
         }
         sums, points, reached = _at_each(null, g[chosen], h, test)
         again = _fields(null, sums, unit[chosen], h, test, own=True)
@@ -245,16 +253,19 @@ def _at_each(null: TraitsNull, g: FloatArray, h: FloatArray, test: Test) -> tupl
 
     def run(part: slice) -> None:
         loops.refit_rows(model, g[part], _NONE, *start, points[part], values[part])
-        loops.rows_at(model, g[part], points[part], bases[part], sums[part])
         if test == "lrt":
             loops.refit_rows(model, g[part], h, *start, one[part], of_one[part])
 
     in_threads(run, m, smallest=8)
+    for pattern, at, found in ((_NONE, points, values), (h, one, of_one)):
+        for row in np.flatnonzero(found[:, 1] == 0):
+            found[row] = Likelihood(model, g[row], True, pattern).climb(at[row], start.inverse)
+    loops.rows_at(model, g, points, bases, sums)
     Q, b, A = sums.transpose(1, 0, 2)
     left = (Q - b**2 / A).sum(axis=1)
     reached = (values[:, 1] == 1) & (of_one[:, 1] != 0)
-    found = _Sums(bases, b, A, left, null.objective - values[:, 0], null.objective - of_one[:, 0])
-    return found, points, reached
+    drops = null.objective - np.stack([values[:, 0], of_one[:, 0]])
+    return _Sums(bases, b, A, left, *drops), points, reached
 
 
 def _fields(null: TraitsNull, sums: _Sums, unit: FloatArray, h: FloatArray, test: Test, *, own: bool) -> dict[str, Any]:
@@ -297,15 +308,22 @@ def _dataset(
         for name, values in tested.fields.items()
         if name not in ("reason", "missing")
     }
-    pairs = [null.covariances(null.point) for null in nulls.values()]
-    of_null: dict[str, Any] = {f"null_{name}": np.array(S) for name, S in zip(("sigma_g", "sigma_e"), zip(*pairs, strict=True), strict=True)}
-    mean = np.array([null.spectrum.mean_diagonal for null in nulls.values()])[:, None]
-    g, e = (np.diagonal(S, axis1=1, axis2=2) for S in of_null.values())
-    of_null |= {"null_h2": mean * g / (mean * g + e), "null_loglik": np.array([null.loglik for null in nulls.values()])}
-    after: dict[str, Any] = {}
-    for name, S in of_null.items():
-        inner = axes[: S.ndim - 1]
-        after[name] = (inner, S[0]) if tested.groups is None else (("kernel", *inner), S)
-    found = tested.dataset(variables, after, attrs)
-    coords: dict[str, Any] = dict.fromkeys(axes, list(names))
-    return found.assign_coords(coords if tested.groups is None else coords | {"kernel": list(nulls)})
+    found = tested.dataset(variables, {}, attrs).assign_coords({axis: list(names) for axis in axes})
+    fits = [_of_null(null, axes) for null in nulls.values()]
+    if tested.groups is None:
+        return found.assign(fits[0])
+    return found.merge(xr.concat(fits, pd.Index(list(nulls), name="kernel")))
+
+
+def _of_null(null: TraitsNull, axes: tuple[str, str]) -> xr.Dataset:
+    """Return the model without candidates on one spectrum."""
+    sigma_g, sigma_e = null.covariances(null.point)
+    g, e = null.spectrum.mean_diagonal * np.diag(sigma_g), np.diag(sigma_e)
+    return xr.Dataset(
+        {
+            "null_sigma_g": (axes, sigma_g),
+            "null_sigma_e": (axes, sigma_e),
+            "null_h2": (axes[0], g / (g + e)),
+            "null_loglik": null.loglik,
+        }
+    )

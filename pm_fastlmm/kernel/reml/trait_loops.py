@@ -232,9 +232,7 @@ def _corner(
 
 
 @compiled
-def evaluate(
-    model: Model, g: FloatArray, candidate: bool, h: FloatArray, x: FloatArray, gradient: FloatArray
-) -> float:
+def evaluate(model: Model, g: FloatArray, candidate: bool, h: FloatArray, x: FloatArray, gradient: FloatArray) -> float:
     """Return -2ℓ at a point and write its gradient; infinite where it is not defined."""
     t = len(model.z)
     L = factors(x, t)
@@ -319,7 +317,7 @@ def climb(
                 break
             length *= 0.5
         else:
-            return f, -slope < 1e-7
+            return f, bool(-slope < 1e-7)
         change, bend = length * step, other - gradient
         x[:] = moved
         f = value

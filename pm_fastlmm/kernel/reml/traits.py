@@ -21,8 +21,60 @@ from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 _STARTS = (0.5, 0.1, 0.9)  # shares of the kernel
 _INSIDE = 0.01  # share of an axis, of either part, from which a candidate's own covariances are looked for
 _DIFFERENCE = 1e-5
+_ROUNDS = 8
 _FLOOR = 1e-4  # of the largest curvature
 _NONE: FloatArray = np.zeros(0)
+
+
+class Likelihood(NamedTuple):
+    """The arguments of `trait_loops.evaluate` before the point: -2ℓ of the traits, with or without a candidate."""
+
+    model: Any
+    g: FloatArray
+    candidate: bool
+    h: FloatArray
+
+    @classmethod
+    def without_candidate(cls, model: Any) -> Self:
+        """Return that of the traits alone."""
+        return cls(model, np.zeros(model.z.shape[1]), False, _NONE)
+
+    def value(self, point: FloatArray) -> tuple[float, FloatArray]:
+        """Return -2ℓ and its gradient."""
+        gradient = np.empty_like(point)
+        return float(few().evaluate(*self, point, gradient)), gradient
+
+    def climb(self, point: FloatArray, inverse: FloatArray) -> tuple[float, bool]:
+        """Move a point to the maximum, given the inverse of the curvature there; return -2ℓ and success."""
+        f, reached = few().climb(*self, point, inverse)
+        for _ in range(_ROUNDS):  # towards singular matrices whose factors are far from those at the start
+            if reached:
+                break
+            f, reached = few().climb(*self, point, self.inverse_curvature(point))
+        return f, reached
+
+    def curvature(self, point: FloatArray) -> FloatArray:
+        """Return the second derivatives of -2ℓ, by differences of the gradient."""
+        steps = _DIFFERENCE * np.maximum(np.abs(point), 0.1)
+        moves = np.diag(steps)
+        differences = [self.value(point + move)[1] - self.value(point - move)[1] for move in moves]
+        H = np.stack(differences) / (2 * steps[:, None])
+        return np.asarray((H + H.T) / 2)
+
+    def inverse_curvature(self, point: FloatArray) -> FloatArray:
+        """Return the inverse of the curvature, made positive definite."""
+        values, vectors = np.linalg.eigh(self.curvature(point))
+        values = np.maximum(np.abs(values), _FLOOR * np.abs(values).max())
+        return np.ascontiguousarray((vectors / values) @ vectors.T)
+
+    def polished(self, point: FloatArray, f: float) -> tuple[FloatArray, float]:
+        """Return the point after a step by Newton's method, which leaves the error of rounding."""
+        H = self.curvature(point)
+        if np.linalg.eigvalsh(H)[0] <= 0:
+            return point, f
+        moved = point - np.linalg.solve(H, self.value(point)[1])
+        value = self.value(moved)[0]
+        return (moved, value) if value <= f + 1e-12 * abs(f) else (point, f)
 
 
 class Start(NamedTuple):
@@ -93,7 +145,7 @@ class TraitsNull:
         made = cls(spectrum, model, root, unit, directions, _NONE, math.nan)
         if known is not None:
             point = made.point_of(*known)
-            return made._at(point, few().evaluate(model, _none(model), False, _NONE, point, np.empty_like(point)))
+            return made._at(point, Likelihood.without_candidate(model).value(point)[0])
         shares = alone.sigma2_g * unit / (alone.sigma2_g * unit + alone.sigma2_e)
         return made._at(*_highest(model, shares))
 
@@ -120,7 +172,8 @@ class TraitsNull:
         """The maximum of the (restricted) log-likelihood, in the form of Patterson and Thompson."""
         s, m, t = self.spectrum, self.model.size, len(self.root)
         constant = m * (t * LOG_2PI + 2 * float(np.log(np.diag(self.root)).sum()))
-        return -0.5 * (self.objective + constant) + t * (s.log_flat if self.model.restricted else s.weights.logdet)
+        flat = s.log_flat if self.model.restricted else s.weights.logdet
+        return float(t * flat - 0.5 * (self.objective + constant))
 
     @property
     def axes(self) -> Any:
@@ -134,9 +187,7 @@ class TraitsNull:
         kept = np.clip(axes.shares / axes.shares.sum(axis=0), _INSIDE, 1 - _INSIDE)
         inverse = np.linalg.inv(axes.T.T)
         point = _packed([lower_root((inverse * share) @ inverse.T) for share in kept])
-        values, vectors = np.linalg.eigh(_curvature(self.model, point))
-        values = np.maximum(np.abs(values), _FLOOR * np.abs(values).max())
-        return Start(point, np.ascontiguousarray((vectors / values) @ vectors.T))
+        return Start(point, Likelihood.without_candidate(self.model).inverse_curvature(point))
 
     def rows_of(self, rotated: RotatedCandidates) -> FloatArray:
         """Return candidates (m, K), those of which all is known, with their null directions at the end."""
@@ -184,12 +235,12 @@ def _model(spectrum: Spectrum, z: FloatArray, unit: float, method: Method) -> An
 
 def _highest(model: Any, shares: FloatArray) -> tuple[FloatArray, float]:
     """Return the highest of the maxima that are reached from several starts, and -2ℓ there."""
-    t, found = len(model.z), []
+    t, of, found = len(model.z), Likelihood.without_candidate(model), []
     inverse = np.eye(t * (t + 1)) / (2 * model.size)
     others = _STARTS if t > 1 else ()  # the maximum of one trait is global
     for start in (np.clip(shares, 0.05, 0.95), *(np.full(t, share) for share in others)):
         point = _packed([np.diag(np.sqrt(start)), np.diag(np.sqrt(1 - start))])
-        f, reached = few().climb(model, _none(model), False, _NONE, point, inverse)
+        f, reached = of.climb(point, inverse)
         found.append((not reached, f, point))
     failed, f, point = min(found, key=lambda one: one[:2])
     if failed:
@@ -197,35 +248,7 @@ def _highest(model: Any, shares: FloatArray) -> tuple[FloatArray, float]:
             "the model without candidates has no estimate: the likelihood of the traits together could not be "
             "maximised. Use fewer traits, or give covariances as null=(sigma_g, sigma_e)."
         )
-    return _polished(model, point, f)
-
-
-def _polished(model: Any, point: FloatArray, f: float) -> tuple[FloatArray, float]:
-    """Return the point after a step by Newton's method, which leaves the error of rounding."""
-    gradient = np.empty_like(point)
-    few().evaluate(model, _none(model), False, _NONE, point, gradient)
-    H = _curvature(model, point)
-    if np.linalg.eigvalsh(H)[0] <= 0:
-        return point, f
-    moved = point - np.linalg.solve(H, gradient)
-    value = few().evaluate(model, _none(model), False, _NONE, moved, gradient)
-    return (moved, value) if value <= f + 1e-12 * abs(f) else (point, f)
-
-
-def _curvature(model: Any, point: FloatArray) -> FloatArray:
-    """Return the second derivatives of -2ℓ, by differences of the gradient."""
-    size = len(point)
-    H, above, below = np.empty((size, size)), np.empty(size), np.empty(size)
-    for i in range(size):
-        step = _DIFFERENCE * max(abs(point[i]), 0.1) * (np.arange(size) == i)
-        few().evaluate(model, _none(model), False, _NONE, point + step, above)
-        few().evaluate(model, _none(model), False, _NONE, point - step, below)
-        H[i] = (above - below) / (2 * step[i])
-    return (H + H.T) / 2
-
-
-def _none(model: Any) -> FloatArray:
-    return np.zeros(model.z.shape[1])
+    return of.polished(point, f)
 
 
 def _packed(roots: list[FloatArray]) -> FloatArray:
