@@ -79,8 +79,8 @@ def scan_traits(
         estimated anew sigma_g, sigma_e and refitted, whether they are the candidate's own: they are those of the null
         but for a factor above the given p-value, or where the search has not converged. Of the model without
         candidates null_sigma_g, null_sigma_e, null_h2 and null_loglik, over "kernel" where there are groups. Variants
-        have the coordinates that `scan` gives them. ``.drop_dims(["trait", "trait_2"]).to_dataframe()`` is a table with
-        a row for each candidate.
+        have the coordinates that `scan` gives them. ``found[["p_value", "common"]].to_dataframe()`` is
+        a table with a row for each candidate.
 
     Raises
     ------
