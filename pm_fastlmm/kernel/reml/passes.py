@@ -14,7 +14,7 @@ from pm_fastlmm.base.choices import Missing
 from pm_fastlmm.base.display import progress
 from pm_fastlmm.kernel.reml.candidates import COLLINEAR, MISSING, blocks
 from pm_fastlmm.kernel.reml.genotypes import imputed, require_no_codes
-from pm_fastlmm.spectrum.spectrum import Spectrum
+from pm_fastlmm.spectrum.spectrum import Spectrum, require_spectrum
 
 type Groups = list[Hashable] | None
 type TestOf = Callable[[Hashable, FloatArray], dict[str, Any]]
@@ -81,16 +81,24 @@ def spectra_of(spectrum: Any, groups: Any) -> tuple[dict[Hashable, Spectrum], Gr
     ------
     ValueError
         If groups are given with one spectrum or name one that is not there, or spectra have different observations.
+    TypeError
+        If there is no spectrum.
     """
+    for one in spectrum.values() if isinstance(spectrum, Mapping) else [spectrum]:
+        require_spectrum(one)
     if not isinstance(spectrum, Mapping):
         if groups is not None:
             raise ValueError(
                 "groups is given with one spectrum: pass a mapping {group: spectrum}, or leave groups out."
             )
         return {None: spectrum}, None
+    if not spectrum:
+        raise ValueError("spectrum is an empty mapping: give a spectrum for each group of candidates.")
     if groups is None:
         return _same_rows(dict(spectrum)), []
     labels = list(groups)
+    if not labels:
+        raise ValueError("groups is empty: give the group of each candidate.")
     unknown = sorted({str(label) for label in labels if label not in spectrum})
     if unknown:
         raise ValueError(f"there is no spectrum for the groups {', '.join(unknown)}.")

@@ -20,7 +20,7 @@ from pm_fastlmm.kernel.reml.scan import Test
 from pm_fastlmm.kernel.reml.tails import tail
 from pm_fastlmm.kernel.reml.traits import Likelihood, TraitsNull, read_covariances
 from pm_fastlmm.spectrum.responses import response_name
-from pm_fastlmm.spectrum.spectrum import Spectrum
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 type Variances = Literal["null", "each"]
 type Common = Literal["equal", "sd"]
@@ -136,6 +136,8 @@ def scan_traits(
     below = _threshold(variances)
     method: Method = "REML" if test == "wald" else "ML"
     spectra, labels = spectra_of(spectrum, groups)
+    if isinstance(Y, Rotated):
+        raise ValueError("Y is a Rotated, which has no rows: give the traits as an array or a table.")
     values, several = next(iter(spectra.values())).read_response(Y)
     names = several or (response_name(Y) or "y",)
     values = values.reshape(len(values), -1)

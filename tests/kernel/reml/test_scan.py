@@ -230,6 +230,18 @@ def test_what_cannot_be_scanned_is_refused(change, message):
         scan(**arguments)
 
 
+@pytest.mark.parametrize("scanning", [scan, flmm.scan_traits])
+def test_what_is_no_spectrum_is_refused(scanning):
+    W, X, y, G = problem_of("full")
+    for given in (W, {1: W}):
+        with pytest.raises(TypeError, match="spectrum must be a Spectrum, got ndarray"):
+            scanning(given, y, G)
+    with pytest.raises(ValueError, match="spectrum is an empty mapping"):
+        scanning({}, y, G)
+    with pytest.raises(ValueError, match="groups is empty"):
+        scanning({1: Spectrum.from_factor(W, X)}, y, G, groups=[])
+
+
 def test_groups_that_do_not_fit_are_refused():
     W, X, y, G = problem_of("full")
     spectra = {1: Spectrum.from_factor(W, X), 2: Spectrum.from_factor(W[:, :30], X)}

@@ -415,6 +415,8 @@ def test_what_cannot_be_scanned_is_refused(change, message):
 
 def test_traits_that_cannot_be_scanned_are_refused():
     spectrum, Y, G = labelled()
+    with pytest.raises(ValueError, match="Y is a Rotated, which has no rows"):
+        scan_traits(spectrum, spectrum.rotate(Y), G)
     with pytest.raises(ValueError, match=r"y has 1 values that are NaN .*spectrum.subset"):
         scan_traits(spectrum, Y.mask(np.arange(180).reshape(60, 3) == 4), G)
     with pytest.raises(ValueError, match=r"the traits height, sum are collinear, X projected out: .* Leave it out"):
