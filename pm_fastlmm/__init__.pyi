@@ -13,6 +13,7 @@ from .engines.fourier.fourierlmm import FourierLMM as FourierLMM
 from .engines.fourier.statistics import FourierStatistics as FourierStatistics
 from .engines.lengthscale.lengthscalelmm import LengthscaleLMM as LengthscaleLMM
 from .engines.lengthscale.spectrum import LengthscaleSpectrum as LengthscaleSpectrum
+from .engines.matrix.matrixlmm import MatrixLMM as MatrixLMM
 from .engines.nodes import lmm_nodes as lmm_nodes
 from .engines.spectral.fastlmm import FastLMM as FastLMM
 from .engines.structured.statistics import TermStatistics as TermStatistics
@@ -53,6 +54,7 @@ __all__ = [
     "KernelStatistics",
     "LengthscaleLMM",
     "LengthscaleSpectrum",
+    "MatrixLMM",
     "MixedDesign",
     "Spectrum",
     "StructuredLMM",

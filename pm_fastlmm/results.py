@@ -14,11 +14,13 @@ from pm_fastlmm.kernel.inference.fixed_effects import FixedTest
 from pm_fastlmm.kernel.inference.function import FunctionEstimate
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
 from pm_fastlmm.kernel.reml.fit import REMLFit
+from pm_fastlmm.models.correlated_terms import CorrelatedTerms
 from pm_fastlmm.models.random_terms import RandomTerm
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 __all__ = [
     "Bootstrap",
+    "CorrelatedTerms",
     "ExactPosterior",
     "FactorEffects",
     "Fit",

@@ -67,6 +67,11 @@ def mixed_design():
 
 
 @cache
+def roles():
+    return pd.DataFrame({"a": list("uvw"), "b": list("vwu"), "y": [1.0, 3.0, 2.0]})
+
+
+@cache
 def structured():
     return flmm.lmm_model("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy())
 
@@ -173,6 +178,7 @@ CASES = {
     "REMLFit": fit,
     "REMLFit of several": lambda: flmm.reml(spectrum(), responses()),
     "RandomTerm": lambda: mixed_design().random[0],
+    "CorrelatedTerms": lambda: flmm.MixedDesign.from_formula("y ~ (1 |id| a) + (1 |id| b)", roles()).random[0],
     "Rotated": lambda: spectrum().rotate(data()[2]),
     "Rotated of several": lambda: spectrum().rotate(responses()),
     "Scalar": lambda: cov.scalar(1.0),

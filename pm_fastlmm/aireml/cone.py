@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray, lower_triangle, packed_places
+from pm_fastlmm.base.arrays import EPS, FloatArray, lower_triangle, packed_places
 from pm_fastlmm.base.display import listed
 
 _ITERATIONS = 60
@@ -185,6 +185,7 @@ def _maximise(g: FloatArray, H: FloatArray, B: FloatArray, S: FloatArray) -> tup
     X and Z become singular.
     """
     values, vectors = np.linalg.eigh(H)
+    values = np.maximum(values, EPS * values[-1])  # of a matrix whose elements are rounded
     F, Finv = np.sqrt(values)[:, None] * vectors.T, vectors.T / np.sqrt(values)[:, None]
     c = len(S)
     z, X, Z = np.zeros(len(g)), S + np.eye(c), max(1.0, float(np.abs(g).max())) * np.eye(c)

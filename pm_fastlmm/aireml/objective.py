@@ -125,6 +125,10 @@ class Objective(ABC):
     def start(self) -> FloatArray:
         """Return a starting value."""
 
+    def other_starts(self) -> list[FloatArray]:
+        """Return starts from which an iteration that ended on the boundary may come to another maximum."""
+        return []
+
     def log_likelihood(self, theta: FloatArray) -> float:
         """Return ℓ(θ); -inf where V is not positive definite."""
         state = self.state(theta)
@@ -170,6 +174,15 @@ class Objective(ABC):
             f"the likelihood of {', '.join(self.names)} does not say which part of V is a component of its own: shares "
             "are those of one kernel or of the terms of a StructuredLMM."
         )
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of traits or groups whose residuals have variances of their own, none of one variance."""
+        return ()
+
+    def variances_of(self, theta: FloatArray, coordinate: int) -> dict[str, float]:
+        """Return the same of the rows of one of these coordinates."""
+        return self.mean_variances(theta)
 
     def point(self, theta: FloatArray) -> dict[str, Any]:
         """Return the free variables of the model by name where θ is made of them, otherwise nothing."""

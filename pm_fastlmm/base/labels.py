@@ -1,8 +1,37 @@
 """Labels of results: what came in with ids leaves with them."""
 
+from collections.abc import Iterable
+from typing import Any, Self
+
 import pandas as pd
 
 from pm_fastlmm.base.arrays import FloatArray, Ids
+
+
+class Entries(tuple[Any, ...]):
+    """
+    Ids (trait, row) of the entries of several traits.
+
+    Examples
+    --------
+    >>> from pm_fastlmm.base.labels import Entries
+    >>> Entries.of(("milk", "fat"), ("cow", "heifer"), [0, 0, 1], [0, 1, 1])
+    (('milk', 'cow'), ('milk', 'heifer'), ('fat', 'heifer'))
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, traits: Ids, rows: Ids, trait: Iterable[int], row: Iterable[int]) -> Self:
+        """Return the entries at some places."""
+        return cls((traits[a], rows[i]) for a, i in zip(trait, row, strict=True))
+
+
+def index_of(ids: Ids) -> pd.Index:
+    """Return ids as an index, of entries one of two levels."""
+    if isinstance(ids, Entries):
+        return pd.MultiIndex.from_tuples(ids, names=("trait", "obs"))
+    return pd.Index(ids, tupleize_cols=False)
 
 
 def labelled(
@@ -22,7 +51,7 @@ def labelled(
     """
     if ids is None:
         return values
-    index = pd.Index(ids, tupleize_cols=False)
+    index = index_of(ids)
     if columns is None:
         return pd.Series(values, index=index, name=name)
     return pd.DataFrame(values, index=index, columns=pd.Index(columns, tupleize_cols=False))
@@ -30,7 +59,7 @@ def labelled(
 
 def simulated(y: FloatArray, ids: Ids | None) -> pd.DataFrame:
     """Return draws (draws, n) as a table with a column for each."""
-    index = pd.RangeIndex(y.shape[-1]) if ids is None else pd.Index(ids, tupleize_cols=False)
+    index = pd.RangeIndex(y.shape[-1]) if ids is None else index_of(ids)
     return pd.DataFrame(y.T, index=index, columns=pd.RangeIndex(len(y), name="draw"))
 
 

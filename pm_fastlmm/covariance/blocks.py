@@ -112,10 +112,10 @@ def _product(outer: Blocks, inner: Blocks) -> Blocks:
 
 
 def _together(outer: Blocks, inner: Blocks) -> Relation | None:
-    """Return R₁ ⊗ R₂; a relation between levels that knows its inverse keeps it where nothing is related within."""
+    """Return R₁ ⊗ R₂; a relation between levels stays as it is where nothing is related within."""
     if outer.relation is None and inner.relation is None:
         return None
-    if inner.relation is None and inner.levels == 1 and outer.relation is not None and outer.relation.precision:
+    if inner.relation is None and inner.levels == 1 and outer.relation is not None and outer.relation.between:
         return outer.relation
     roots = (np.eye(part.size) if (R := part.root) is None else R for part in (outer, inner))
     return Rooted(frozen(np.kron(*roots)))

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,9 +20,12 @@ class Relation(ABC):
     ----------
     precision : Precision or None
         A⁻¹ of R(I ⊗ B)Rᵀ = A ⊗ B, where it is known and sparse.
+    between : bool
+        Whether it is between levels, R(I ⊗ B)Rᵀ = A ⊗ B, for any number of effects within one.
     """
 
     precision: Precision | None = None
+    between: ClassVar[bool] = False
 
     @abstractmethod
     def root(self, width: int) -> FloatArray:
@@ -62,6 +65,7 @@ class Inverse(Relation):
     """A relation by the inverse of A, the covariance between levels; its root is made when an engine asks for it."""
 
     precision: Precision
+    between: ClassVar[bool] = True
 
     @cached_property
     def _root(self) -> FloatArray:

@@ -3,7 +3,7 @@ PyTensor operations of the likelihoods, with closed-form gradients.
 
 They call back into Python from compiled graphs: that costs some 20 µs for each evaluation, but the compiled loop of the
 likelihood is shared by all models. Linked into each graph it would save those, and take 10 s and more to compile anew
-for each model.
+for each model. One that is called by name saves both (`linked`).
 """
 
 from collections.abc import Callable
@@ -83,6 +83,15 @@ class CalledBack(Op):  # type: ignore[misc]
     def evaluate(self, *inputs: Any) -> Any:
         """Return the outputs, one after the other."""
         raise NotImplementedError
+
+    def linked(self) -> Callable[..., Any] | None:
+        """
+        Return what graphs of Numba call instead, without Python: a compiled function; None if there is none.
+
+        It takes and returns what `evaluate` does, all of it arrays of any layout. It should call its loops by name, as
+        what it contains is compiled anew for each model.
+        """
+        return None
 
     def shapes(self, *inputs: Any) -> list[Shape]:
         """Return the shapes of the outputs from those of the inputs, None for a length that is not known."""

@@ -25,10 +25,10 @@ def node_dims(model: pm.Model, node: "LMMNode", batch_ndim: int) -> tuple[list[s
     return names[:batch_ndim], f"{node.name}_obs" if node.observes_statistic else names[batch_ndim]
 
 
-def obs_coords(model: pm.Model, node: "LMMNode", obs: str) -> dict[str, Any]:
+def obs_coords(model: pm.Model, node: "LMMNode", obs: str, n: int) -> dict[str, Any]:
     """Return the coordinates of the observations, numbers where they have no labels."""
     known = node.ids if node.observes_statistic else model.coords.get(obs)
-    return {obs: np.arange(node.n) if known is None else list(known)}  # without dims PyMC counts too
+    return {obs: np.arange(n) if known is None else list(known)}  # without dims PyMC counts too
 
 
 def labelled(
@@ -63,7 +63,7 @@ def over_coef(model: pm.Model, node: "LMMNode", beta: FloatArray) -> xr.DataArra
 def over_obs(model: pm.Model, node: "LMMNode", values: FloatArray) -> xr.DataArray:
     """Return draws (chain, draw, …, n) over the observations."""
     _, obs = node_dims(model, node, values.ndim - 3)
-    return labelled(model, node, values, obs_coords(model, node, obs))
+    return labelled(model, node, values, obs_coords(model, node, obs, values.shape[-1]))
 
 
 def over_new(model: pm.Model, node: "LMMNode", values: FloatArray, ids: Iterable[Any] | None) -> xr.DataArray:
@@ -104,7 +104,7 @@ def observe_rows(idata: xr.DataTree, model: pm.Model, node: "LMMNode", y: FloatA
     """
     observed = idata["observed_data"].to_dataset() if "observed_data" in idata.children else xr.Dataset()
     statistic, (batch, obs) = f"{node.name}_statistic", node_dims(model, node, y.ndim - 1)
-    values = xr.DataArray(y, dims=(*batch, obs), coords=obs_coords(model, node, obs))
+    values = xr.DataArray(y, dims=(*batch, obs), coords=obs_coords(model, node, obs, y.shape[-1]))
     if node.name in observed and statistic not in observed:
         observed = observed.rename({node.name: statistic})
     idata["observed_data"] = xr.DataTree(observed.drop_vars(node.name, errors="ignore").assign({node.name: values}))

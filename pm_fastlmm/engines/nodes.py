@@ -7,7 +7,9 @@ import pymc as pm
 from pm_fastlmm.engines.inputs import check_data
 from pm_fastlmm.engines.protocol import ENGINES, LMMNode, node_of
 
-_PACKAGES = [f"pm_fastlmm.engines.{engine}" for engine in ("spectral", "lengthscale", "structured", "dense", "fourier")]
+_PACKAGES = [
+    f"pm_fastlmm.engines.{engine}" for engine in ("spectral", "lengthscale", "structured", "matrix", "dense", "fourier")
+]
 
 
 def _load(package: str) -> None:
@@ -69,5 +71,5 @@ def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
         raise ValueError(f"no LMM node is called {var_name!r}: the model has {', '.join(nodes)}.")
     node = nodes[var_name]
     if node.observed is not None:
-        check_data(node.name, node.observed, node.rv.type.shape[-1])
+        check_data(node.name, node.observed, node.last_length)
     return node

@@ -1,4 +1,4 @@
-"""Conversion of operations for Numba: called back, in object mode."""
+"""Conversion of operations for Numba: called back, in object mode, unless they have a compiled function."""
 
 from itertools import count
 from typing import Any
@@ -39,6 +39,9 @@ def _known(number: int) -> _ByNumber:
 
 
 def _call_back(op: CalledBack, node: Any = None, **kwargs: Any) -> tuple[Any, None]:
+    linked = op.linked()
+    if linked is not None:
+        return numba_njit(lambda *inputs: linked(*inputs)), None
     operation = _ByNumber(op)
     kinds = numba.types.Tuple([get_numba_type(output.type) for output in node.outputs])
     single = len(node.outputs) == 1

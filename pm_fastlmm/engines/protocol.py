@@ -84,6 +84,16 @@ class LMMNode(PartOfModel, Described, ABC):
         return self.projection.n
 
     @property
+    def last_length(self) -> int | None:
+        """How many values the data have in their last dimension; None where it is not known."""
+        length: int | None = self.rv.type.shape[-1]
+        return length
+
+    def placed(self, values: FloatArray) -> FloatArray:
+        """Return values (…, n) of what was observed in the shape of the variable."""
+        return values
+
+    @property
     def formula(self) -> str:
         """The formula that the model was made from, or its distribution."""
         return f"{self.name} ~ {self.law}"

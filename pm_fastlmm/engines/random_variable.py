@@ -73,12 +73,13 @@ class LMMRV(SymbolicRandomVariable):  # type: ignore[misc]
         """
         Build the variable.
 
-        The graph of a draw of one y, whose length is that of mu, is built when something asks for it (`fgraph`): that
+        The graph of a draw of one y, whose shape is that of mu, is built when something asks for it (`fgraph`): that
         takes longer than the rest of a small model, and neither a fit nor a sampler asks.
         """
         params = tuple(map(pt.as_tensor, params))
         inputs = [normalize_rng_param(rng), normalize_size_param(size), *params]
-        shape = params[0].type.shape if cls.signature.startswith("(n),") else (None,)
+        of_y = cls.signature.startswith(("(n),", "(t,n),"))
+        shape = params[0].type.shape if of_y else (None,) * cls._ndim_supp
         single = rv_size_is_none(inputs[1]) or inputs[1].type.shape == (0,)
         if single and None not in shape and [p.type.ndim for p in params] == list(cls.ndims_params):
             op = cls(inputs, [inputs[0], pt.tensor(dtype="float64", shape=shape)], fgraph=())

@@ -21,6 +21,7 @@ from pm_fastlmm.fitting.fit import Source, VarianceFit
 from pm_fastlmm.fitting.inference import why_not_adjusted
 
 _NOTHING = 1e-12  # eigenvalue of the information, scaled to unit diagonal, of a direction without any
+_HIGHER = 1e-6  # of the log-likelihood, by which another maximum is one
 _SHARE = 1e-3  # of such a direction that a parameter must have to be named
 
 
@@ -53,9 +54,7 @@ def estimate(objective: Objective, link: Any, node: Any, options: Options, sourc
     with activity(f"{objective.method}: finding a start", show=options.progressbar):
         objective, theta = _prepared(objective, options.start, options.fixed, options.bounds)
     with _reporting(objective, options.progressbar, options.verbose) as report:
-        trace = maximise(
-            objective, theta, tolerances=options.tolerances, max_iterations=options.max_iterations, report=report
-        )
+        trace = _highest(objective, theta, options, report)
     last = trace.iterations[-1]
     boundary = _boundary(objective, last)
     names = _index(objective.names)
@@ -82,6 +81,20 @@ def estimate(objective: Objective, link: Any, node: Any, options: Options, sourc
         prior_mean=b,
         source=source,
     )
+
+
+def _highest(
+    objective: Objective, theta: FloatArray, options: Options, report: Callable[[int, Iteration], None]
+) -> Trace:
+    """Return the iteration from a start, or, where it ends on the boundary, from another one that ends higher."""
+    limits = {"tolerances": options.tolerances, "max_iterations": options.max_iterations, "report": report}
+    best = maximise(objective, theta, **limits)  # type: ignore[arg-type]
+    if options.start is None and _boundary(objective, best.iterations[-1]):
+        for start in objective.other_starts():
+            found = maximise(objective, start, **limits)  # type: ignore[arg-type]
+            if found.iterations[-1].loglik > best.iterations[-1].loglik + _HIGHER:
+                best = found
+    return best
 
 
 @lru_cache(maxsize=64)

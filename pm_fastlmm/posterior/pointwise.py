@@ -126,7 +126,7 @@ def pointwise_log_likelihood(
             done(part.index.stop if isinstance(part.index, slice) else part.index + 1, "")
     values = out.reshape(*found.shape, -1)
     if left_out is None:
-        density, name = over_obs(model, node, values), node.name
+        density, name = over_obs(model, node, node.placed(values)), node.name
     else:
         density, name = labelled(model, node, values, {GROUP: left_out.labels}), f"{node.name}_by_{GROUP}"
     return _add(idata, model, node, name, density, memory_budget)
@@ -155,7 +155,7 @@ def draw_left_out(
         left = leave_one_out(part.precision)
         mean[part.index] = part.y - left.deviation
         y[part.index] = mean[part.index] + np.sqrt(left.variance) * rng.standard_normal(left.variance.shape)
-    return mean.reshape(*found.shape, -1), y.reshape(*found.shape, -1)
+    return node.placed(mean.reshape(*found.shape, -1)), node.placed(y.reshape(*found.shape, -1))
 
 
 def _require_predictable(found: Precisions, node: LMMNode, groups: Groups | None) -> None:
@@ -171,10 +171,13 @@ def _add(
     idata: xr.DataTree, model: pm.Model, node: LMMNode, name: str, density: xr.DataArray, memory_budget: float
 ) -> xr.DataTree:
     """Put a density into the group, where those of other nodes stay, and what makes all add up to log p(y | θ)."""
-    dataset, sample = beside_others(idata, "log_likelihood", {name: density}), density.dims[:-1]
-    function = DrawFunction(Draws(model, idata.posterior.to_dataset()), [pm.logp(node.rv, pt.constant(node.observed))])
+    dataset = beside_others(idata, "log_likelihood", {name: density})
+    function = DrawFunction(
+        Draws(model, idata.posterior.to_dataset()), [pm.logp(node.rv, pt.constant(node.placed(node.observed)))]
+    )
     size = max(1, int(memory_budget / (8 * _ARRAYS * node.numbers)))
-    joint = np.concatenate([function(part)[0] for part in slices(function.size, size)]).reshape(density.shape[:-1])
+    joint = np.concatenate([function(part)[0] for part in slices(function.size, size)])
+    sample, joint = density.dims[: joint.ndim + 1], joint.reshape(*density.shape[:2], *joint.shape[1:])
     parts = [dataset[part] for part in (node.name, f"{node.name}_by_{GROUP}") if part in dataset]
     pointwise = sum(part.sum([d for d in part.dims if d not in sample]) for part in parts)
     dataset[f"{node.name}_remainder"] = xr.DataArray(joint, dims=sample) - pointwise

@@ -28,7 +28,8 @@ from pm_fastlmm.posterior.kept import Kept
 from pm_fastlmm.posterior.mode import Density, SeedError, Units, match_reml, mode_near, ones, units_of
 
 _T_DF = 5.0  # tails of the proposal: heavier than the exponential tails of logit h² at a boundary
-_ROUNDS = 4
+_ROUNDS = 6
+_LEAST = 0.02  # of the points that must count, if need be by weights to a power, where the next round is centred
 _POINTS = 2048
 _GENERATOR = (
     797  # of a lattice whose errors are about those of Sobol' points in 1 to 12 dimensions, larger in some of 16
@@ -246,8 +247,10 @@ def _quadrature(
     Return posterior mean, covariance and one draw for each chain.
 
     Importance weights on multivariate t points, whose centre and scale are those of the round before, until half of the
-    points count (adaptive importance sampling; Oh & Berger 1992, doi:10.1080/00949659208810398). The points are those
-    of a Korobov lattice with a random shift (Cranley & Patterson 1976, doi:10.1137/0713071).
+    points count (adaptive importance sampling; Oh & Berger 1992, doi:10.1080/00949659208810398). Where few do, weights
+    are raised to a power below 1 for the next round's centre and scale, so that it is not a point or two that decide
+    them (Koblents & Míguez 2015, doi:10.1007/s11222-013-9440-2). The points are those of a Korobov lattice with a
+    random shift (Cranley & Patterson 1976, doi:10.1137/0713071).
     """
     d = mean.size
     lattice = np.arange(_POINTS)[:, None] * [pow(_GENERATOR, j, _POINTS) for j in range(d + 1)] / _POINTS
@@ -255,18 +258,39 @@ def _quadrature(
     radius = np.sqrt(_T_DF / (2 * gammaincinv(_T_DF / 2, u[:, -1])))
     standard = ndtri(u[:, :-1]) * radius[:, None]
     log_proposal = -0.5 * (_T_DF + d) * np.log1p((standard**2).sum(-1) / _T_DF)
+    most, best = 0.0, (mean, cov, standard[:chains])
     for _ in range(_ROUNDS):
         points = mean + standard @ np.linalg.cholesky(cov).T
         log_weights = np.array([logp(x)[0] for x in points]) - log_proposal
         if not math.isfinite(log_weights.max()):
             raise SeedError("the posterior is not where its mode was found")
-        weights = np.exp(log_weights - log_weights.max())
-        weights /= weights.sum()
-        effective = 1 / (weights**2).sum()
-        if effective < 5 * d:
-            raise SeedError(f"the quadrature reached {effective:.0f} effective points in {d} dimensions")
-        mean = weights @ points
-        cov = (points - mean).T @ ((points - mean) * weights[:, None])
+        weights, effective = _normalised(log_weights)
+        enough = effective > max(5 * d, _LEAST * _POINTS)
+        tempered = weights if enough else _tempered(log_weights)
+        mean = tempered @ points
+        cov = (points - mean).T @ ((points - mean) * tempered[:, None])
+        if effective > most:
+            most, best = effective, (mean, cov, points[rng.choice(len(points), size=chains, p=weights)])
         if effective > _POINTS / 2:
             break
-    return mean, cov, points[rng.choice(len(points), size=chains, p=weights)]
+    if most < 5 * d:
+        raise SeedError(f"the quadrature reached {most:.0f} effective points in {d} dimensions")
+    return best
+
+
+def _normalised(log_weights: FloatArray) -> tuple[FloatArray, float]:
+    """Return weights that add up to 1, and how many points count."""
+    weights = np.exp(log_weights - log_weights.max())
+    weights /= weights.sum()
+    return weights, float(1 / (weights**2).sum())
+
+
+def _tempered(log_weights: FloatArray) -> FloatArray:
+    """Return weights to the highest power, of halves of the one before, at which enough points count."""
+    power = 1.0
+    while power > 1e-3:
+        power /= 2
+        weights, effective = _normalised(power * log_weights)
+        if effective > _LEAST * len(log_weights) + 5:
+            break
+    return weights

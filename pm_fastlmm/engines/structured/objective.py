@@ -133,6 +133,19 @@ class StructuredObjective(Objective):
         residual = float(self.products.records.mean(noise)) / self.products.weights.mean
         return dict(zip([*self.layout.terms, RESIDUAL], [*variances, residual], strict=True))
 
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of traits or groups whose residuals have variances of their own, none of one variance."""
+        return self.layout.coordinates if self.products.records.width > 1 else ()
+
+    def variances_of(self, theta: FloatArray, coordinate: int) -> dict[str, float]:
+        """Return the same of the rows of one coordinate."""
+        matrices, noise = self.layout.numbers(theta)
+        p, a = self.products, coordinate
+        variances = [float((p.mean_gram(k, a) * m).sum()) for k, m in enumerate(matrices)]
+        residual = float(noise[a, a] * p.records.counts[a] / p.total_weights[a])
+        return dict(zip([*self.layout.terms, RESIDUAL], [*variances, residual], strict=True))
+
     def alone(self, theta: FloatArray, place: int) -> Rotated:
         """Return y less the other components' predictions, rotated by the component that is tested."""
         if not self.products.flat or self.method != "REML":
@@ -229,6 +242,13 @@ class StructuredObjective(Objective):
         theta = np.where(self.fixed & np.isfinite(self.held), self.held, theta)
         many = self.layout.size > 2 or self.fixed.any() or not self.products.scanned
         return theta if many else self._best_ratio(theta)
+
+    def other_starts(self) -> list[FloatArray]:
+        """Return those that the products know, of a covariance matrix and one of the residuals that both vary."""
+        entries = self.layout.entries
+        if self.fixed.any() or len(entries) != 2 or not all(e.matrix and e.shape[0] > 1 for e in entries):
+            return []
+        return [np.concatenate([pack(sigma), pack(noise)]) for sigma, noise in self.products.starts(self.response)]
 
     def _residual_start(self, estimate: float, *, total: float) -> float:
         """Return the variance of what X and the terms leave of y, if MINQUE's is at its least."""

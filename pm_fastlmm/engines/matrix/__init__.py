@@ -1,0 +1,1 @@
+"""The distribution of several traits of the same rows, and its node."""

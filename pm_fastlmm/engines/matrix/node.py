@@ -1,0 +1,150 @@
+"""The node of a MatrixLMM."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import pymc as pm
+import xarray as xr
+
+from pm_fastlmm.base.arrays import FloatArray, Ids
+from pm_fastlmm.base.semidefinite import semidefinite_root
+from pm_fastlmm.engines.draws import Draws
+from pm_fastlmm.engines.labels import labelled, over_coef
+from pm_fastlmm.engines.matrix.effects import TraitDraws, draw_traits
+from pm_fastlmm.engines.matrix.variables import MatrixLMMRV, entries
+from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
+from pm_fastlmm.engines.protocol import answers_for, observed_data
+from pm_fastlmm.engines.structured.node import StructuredNode
+from pm_fastlmm.kernel.effects.effects import new_rows
+from pm_fastlmm.spectrum.spectrum import Spectrum
+
+
+class NewTraitRows(NamedTuple):
+    """X (m, r) of new rows, their covariances with those of the data, none for the population, and their ids."""
+
+    X: FloatArray
+    kernel: Any
+    ids: Ids | None
+    offset: None = None
+
+
+@answers_for(MatrixLMMRV)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class MatrixNode(StructuredNode):
+    """
+    A MatrixLMM node: that of one term in rows of one trait each, of which a matrix is made for the user.
+
+    Attributes
+    ----------
+    mean : TensorVariable
+        mu of all entries, (t, n).
+    """
+
+    called: ClassVar[str] = "MatrixLMM"
+    law: ClassVar[str] = "N(XB, Σ_g ⊗ K + Σ_e ⊗ I)"
+    takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "W_new", "K_new_new")
+    takes_of_population: ClassVar[tuple[str, ...]] = ("X_new",)
+
+    mean: Any = None
+
+    @property
+    def last_length(self) -> int:
+        """How many entries were observed."""
+        return self.products.n
+
+    @property
+    def kernel(self) -> Spectrum:
+        """The spectrum of K and X."""
+        spectrum: Spectrum = self.products.spectrum  # type: ignore[attr-defined]
+        return spectrum
+
+    @property
+    def traits(self) -> tuple[str, ...]:
+        """Names of the traits."""
+        return self.terms[0].columns
+
+    def placed(self, values: FloatArray) -> FloatArray:
+        """Return values (…, N) of what was observed as (…, t, n), NaN elsewhere."""
+        seen = self.products.seen  # type: ignore[attr-defined]
+        out = np.full((*values.shape[:-1], *seen.shape), np.nan)
+        out[..., seen] = values
+        return out
+
+    def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
+        """Draw B, and U of all rows."""
+        if self._generic:
+            return super(MatrixNode, self).recover(draws, which, rng)
+        drawn, _, _ = self._drawn(draws, rng)
+        beta = drawn.coefficients
+        own = {f"{self.name}_effects": self.traits, self.terms[0].name: self.terms[0].levels}
+        return {
+            "beta": over_coef(draws.model, self, beta.reshape(*draws.shape, -1)),
+            self.terms[0].name: labelled(draws.model, self, drawn.effects(rng), own),
+        }
+
+    @property
+    def _generic(self) -> bool:
+        """Whether β has a Gaussian prior, which relates the traits that a rotation makes independent."""
+        return bool(self.products.prior)  # type: ignore[attr-defined]
+
+    def _drawn(self, draws: Draws, rng: np.random.Generator) -> tuple[TraitDraws, FloatArray, FloatArray]:
+        """Return draws of B and U, of Σ_e, and mu of all entries."""
+        theta, mu, b, mean = draws.evaluate([self.theta, self.mu, self.beta_mean, self.mean])
+        matrices = [self.layout.numbers(values) for values in theta.reshape(-1, theta.shape[-1])]
+        shape, t = draws.shape, len(self.traits)
+        sigma, noise = (
+            np.broadcast_to(np.reshape(own, (*theta.shape[:-1], t, t)), (*shape, t, t))
+            for own in ([sigma[0] for sigma, _ in matrices], [noise for _, noise in matrices])
+        )
+        moves = bool(np.ptp(mu, axis=(0, 1)).any())
+        y = self._scaled(self.observed - (np.broadcast_to(mu, (*shape, self.n)) if moves else mu[0, 0]))
+        beta = np.broadcast_to(b, (*shape, b.shape[-1])) if self.treatment == "proper" else np.zeros(0)
+        return draw_traits(self.products, sigma, noise, y, beta, rng), noise, mean  # type: ignore[arg-type]
+
+    def read(self, new: NewRows, effects: Effects) -> Any:
+        """Read X, and covariances with the rows of the data or rows of the factor."""
+        if new.in_sample:
+            return None
+        s = self.kernel
+        if effects == "population":
+            design = Design.read(s.design, new.X_new)
+            return NewTraitRows(design.X, None, design.ids)
+        kernel = new_rows(s, new.X_new, new.K_new, W_new=new.W_new, K_new_new=new.K_new_new)
+        return NewTraitRows(kernel.a @ s.projection.R, kernel, kernel.ids)
+
+    def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
+        """Draw f = XB + U of all entries or of new rows, and Y = f + E, (chain, draw, t, rows)."""
+        drawn, noise, mean = self._drawn(draws, rng)
+        s, new = self.kernel, rows is not None
+        f = drawn.coefficients @ (rows.X if new else s.X).T
+        if effects != "population":
+            f = f + (drawn.new_effects(rows.kernel, rng) if new else drawn.effects(rng, anew=effects == "new"))
+        f = f + self.mean_at(rows, mean)
+        e = semidefinite_root(noise) @ rng.standard_normal(f.shape)
+        return Predictive(f, f + (e if new else s.weights.unscaled(e)), rows.ids if new else None)
+
+    def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
+        """Return the variances that K and the residuals give an entry of each trait on average, and h²."""
+        (theta,) = values
+        s, t = self.kernel, len(self.traits)
+        own = np.empty((2, *theta.shape[:2], t))
+        for at in np.ndindex(*theta.shape[:2]):
+            sigma, noise = self.layout.numbers(theta[at])
+            own[0][at], own[1][at] = s.mean_diagonal * np.diag(sigma[0]), np.diag(noise)
+        own /= s.mean_weight
+        return {"variance_K": own[0], "variance_e": own[1], "h2": own[0] / own.sum(axis=0)}
+
+    def components(self) -> dict[str, list[str]]:
+        """Return the traits."""
+        return {f"{self.name}_trait": list(self.traits)}
+
+    @classmethod
+    def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
+        """Read the node."""
+        _, _, mu, b, B, theta = rv.owner.inputs
+        p, data = op.products, observed_data(model, rv)
+        observed = None if data is None else data[op.products.seen]
+        common = (rv.name, rv, op.treatment, entries(p, mu), b, observed, op.projection, op.ids)
+        return cls(*common, op.terms, op.theta, theta, p, B, op.design, None, op.residual, mu)
