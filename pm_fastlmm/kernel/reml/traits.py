@@ -84,7 +84,7 @@ class Start(NamedTuple):
     inverse: FloatArray
 
 
-@dataclass(frozen=True, slots=False, eq=False)
+@dataclass(frozen=True, eq=False)
 class TraitsNull:
     """
     The model of t traits without a candidate, vec Y ~ N(vec XB, Σ_g ⊗ K + Σ_e ⊗ I), on one spectrum.

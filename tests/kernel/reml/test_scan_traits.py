@@ -11,6 +11,7 @@ from scipy.stats import chi2, f
 
 import pm_fastlmm as flmm
 from pm_fastlmm import Spectrum, scan, scan_traits
+from pm_fastlmm.kernel.likelihood.traits import traits_loglik_and_gradient
 
 FIELDS = ("beta", "se", "beta_cov", "statistic", "p_value", "log10_p", "common", "common_se", "p_common",
           "log10_p_common", "p_different")  # fmt: skip
@@ -195,6 +196,22 @@ def test_covariances_that_are_estimated_with_a_candidate_make_its_likelihood_hig
             nu = spectrum.df - 1
             assert_allclose(found.statistic[j], W, rtol=1e-6)
             assert_allclose(found.p_value[j], f(t, nu - t + 1).sf(W * (nu - t + 1) / (t * nu)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["full", "low"])
+def test_without_a_candidate_the_likelihood_is_the_one_that_pymc_samples(kind):
+    _, _, Y, G, spectrum, _ = problem_of(kind)
+    null = scan_traits(spectrum, Y, G[:, :1])
+    rotated = spectrum.rotate(Y)
+    left = Y - spectrum.projection.Q1 @ (spectrum.projection.Q1.T @ Y) - spectrum.basis @ rotated.z.T
+    at = spectrum.eigvals, rotated.z.T, left.T @ left, spectrum.nullity
+
+    sigma_g, sigma_e = null.null_sigma_g.values, null.null_sigma_e.values
+    pair = sigma_g / 2, sigma_e + sigma_g
+    given = scan_traits(spectrum, Y, G[:, :1], null=pair)
+    for found, matrices in ((null, (sigma_g, sigma_e)), (given, pair)):
+        loglik = traits_loglik_and_gradient(*at, *matrices)[0] + 3 * spectrum.log_flat
+        assert_allclose(found.null_loglik, loglik, rtol=1e-11)
 
 
 def test_a_common_effect_has_its_own_likelihood_ratio_with_its_own_covariances():
