@@ -204,19 +204,7 @@ def _test(null: TraitsNull, columns: FloatArray, pattern: FloatArray, test: Test
     unit, h = rotated.unit[fine], solve_triangular(null.root, pattern, lower=True)
     found = _fields(null, _at_null(null, g, h), unit, h, test, own=False)
     if below:
-        with np.errstate(invalid="ignore"):
-            chosen = np.flatnonzero(found["p_value"] < below)
-        factor = (found["scale"])[:, None, None]
-        found |= {
-            name: part * factor for name, part in zip(("sigma_g", "sigma_e"), null.covariances(null.point), strict=True)
-        }
-        sums, points, reached = _at_each(null, g[chosen], h, test)
-        again = _fields(null, sums, unit[chosen], h, test, own=True)
-        again |= dict(zip(("sigma_g", "sigma_e"), null.covariances(points), strict=True))
-        for name, values in again.items():
-            found[name][chosen[reached]] = values[reached]
-        found["refitted"] = np.zeros(len(g), dtype=bool)
-        found["refitted"][chosen[reached]] = True
+        _refit(found, null, g, unit, h, test, below)
     del found["scale"]
     out: dict[str, Any] = {"reason": rotated.reason}
     for name, values in found.items():
@@ -225,20 +213,36 @@ def _test(null: TraitsNull, columns: FloatArray, pattern: FloatArray, test: Test
     return out
 
 
+def _refit(
+    found: dict[str, Any], null: TraitsNull, g: FloatArray, unit: FloatArray, h: FloatArray, test: Test, below: float
+) -> None:
+    """Write the fields of candidates with small p-values anew, with their own covariances."""
+    with np.errstate(invalid="ignore"):
+        chosen = np.flatnonzero(found["p_value"] < below)
+    sums, points, reached = _at_each(null, g[chosen], h, test)
+    own = _fields(null, sums, unit[chosen], h, test, own=True)
+    for name, kept, new in zip(_COVARIANCES, null.covariances(null.point), null.covariances(points), strict=True):
+        found[name], own[name] = kept * found["scale"][:, None, None], new
+    for name, values in own.items():
+        found[name][chosen[reached]] = values[reached]
+    found["refitted"] = np.zeros(len(g), dtype=bool)
+    found["refitted"][chosen[reached]] = True
+
+
 def _at_null(null: TraitsNull, g: FloatArray, h: FloatArray) -> _Sums:
     """Return the sums of candidates (m, K) with the covariances of the null but for a factor."""
     model, axes = null.model, null.axes
     v = 1 / (model.eigvals * axes.shares[0][:, None] + axes.shares[1][:, None])
     w, hw = axes.T.T @ model.z, axes.T.T @ h
     b, A = g @ (w * v).T, g**2 @ v.T
+    alpha, common = b / A, (b @ hw / (A @ hw**2))[:, None] * hw
     whole = float((w**2 * v).sum())
-    left = whole - (b**2 / A).sum(axis=1)
-    for row in np.flatnonzero(left < _CANCELLED * whole):  # the difference has lost digits: the residuals themselves
-        left[row] = ((w - (b[row] / A[row])[:, None] * g[row]) ** 2 * v).sum()
-    count = len(w) * model.size
+    left = whole - np.stack([(b * effects).sum(axis=1) for effects in (alpha, common)])
+    for row in np.flatnonzero(left[0] < _CANCELLED * whole):  # a difference has lost digits: the residuals themselves
+        left[:, row] = [((w - e[row][:, None] * g[row]) ** 2 * v).sum() for e in (alpha, common)]
     with np.errstate(divide="ignore"):  # nothing is left: the likelihood is unbounded
-        drop, drop_common = -count * np.log(left / whole), -count * np.log1p(-((b @ hw) ** 2) / (A @ hw**2) / whole)
-    return _Sums(axes.T, b, A, left, drop, drop_common)
+        drops = -len(w) * model.size * np.log(left / whole)
+    return _Sums(axes.T, b, A, left[0], *drops)
 
 
 def _at_each(null: TraitsNull, g: FloatArray, h: FloatArray, test: Test) -> tuple[_Sums, FloatArray, Any]:
@@ -264,9 +268,10 @@ def _at_each(null: TraitsNull, g: FloatArray, h: FloatArray, test: Test) -> tupl
             found[row] = Likelihood(model, g[row], True, pattern).climb(at[row], start.inverse)
     loops.rows_at(model, g, points, bases, sums)
     Q, b, A = sums.transpose(1, 0, 2)
-    left = (Q - b**2 / A).sum(axis=1)
+    with np.errstate(all="ignore"):  # where the likelihood has no bound
+        left = np.maximum((Q - b**2 / A).sum(axis=1), 0.0)
+        drops = null.objective - np.stack([values[:, 0], of_one[:, 0]])
     reached = (values[:, 1] == 1) & (of_one[:, 1] != 0)
-    drops = null.objective - np.stack([values[:, 0], of_one[:, 0]])
     return _Sums(bases, b, A, left, *drops), points, reached
 
 
@@ -295,7 +300,8 @@ def _fields(null: TraitsNull, sums: _Sums, unit: FloatArray, h: FloatArray, test
             return tail(statistic * (nu - q + 1) / nu, q, nu - q + 1) if own else tail(statistic, q, t * nu)
 
         (p, log10_p), (p_common, log10_p_common) = p_of(whole, t), p_of(common, 1)
-    found = {"beta": beta, "se": np.sqrt(np.diagonal(cov, axis1=1, axis2=2)), "beta_cov": cov}
+        se = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
+    found = {"beta": beta, "se": se, "beta_cov": cov}
     found |= {"statistic": whole, "p_value": p, "log10_p": log10_p, "common": one, "common_se": one_se}
     found |= {"p_common": p_common, "log10_p_common": log10_p_common}
     return found | ({"p_different": p_of(different, t - 1)[0]} if t > 1 else {}) | {"scale": c}

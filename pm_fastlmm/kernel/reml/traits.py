@@ -19,7 +19,7 @@ from pm_fastlmm.kernel.reml.few_traits import few
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 _STARTS = (0.5, 0.1, 0.9)  # shares of the kernel
-_INSIDE = 0.01  # share of an axis, of either part, from which a candidate's own covariances are looked for
+_INSIDE = 0.01  # share of either part from which covariances are looked for: in its root one of 0 has no slope
 _DIFFERENCE = 1e-5
 _ROUNDS = 8
 _FLOOR = 1e-4  # of the largest curvature
@@ -142,21 +142,13 @@ class TraitsNull:
         root = _root(z @ z.T / p, names)
         unit = spectrum.mean_eigval
         model = _model(spectrum, solve_triangular(root, z, lower=True), unit, method)
-        made = cls(spectrum, model, root, unit, directions, _NONE, math.nan)
-        if known is not None:
-            point = made.point_of(*known)
-            return made._at(point, Likelihood.without_candidate(model).value(point)[0])
-        shares = alone.sigma2_g * unit / (alone.sigma2_g * unit + alone.sigma2_e)
-        return made._at(*_highest(model, shares))
-
-    def _at(self, point: FloatArray, objective: float) -> Self:
-        parts = self.spectrum, self.model, self.root, self.unit, self.directions
-        return type(self)(*parts, point, float(objective))
-
-    def point_of(self, sigma_g: FloatArray, sigma_e: FloatArray) -> FloatArray:
-        """Return the point of two covariances in the units of the traits."""
-        inner = [solve_triangular(self.root, lower_root(S), lower=True) for S in (sigma_g * self.unit, sigma_e)]
-        return _packed([lower_root(R @ R.T) for R in inner])
+        if known is None:
+            point, f = _highest(model, alone.sigma2_g * unit / (alone.sigma2_g * unit + alone.sigma2_e))
+        else:
+            inner = [solve_triangular(root, lower_root(S), lower=True) for S in (known[0] * unit, known[1])]
+            point = _packed([lower_root(R @ R.T) for R in inner])
+            f = Likelihood.without_candidate(model).value(point)[0]
+        return cls(spectrum, model, root, unit, directions, point, float(f))
 
     def covariances(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return Σ_g and Σ_e (…, t, t) at points (…, t(t + 1)), in the units of the traits."""
@@ -182,7 +174,7 @@ class TraitsNull:
 
     @cached_property
     def start(self) -> Start:
-        """Where to start from with a candidate: inside, since a variance that is 0 has no slope in its root."""
+        """Where to start from with a candidate."""
         axes = self.axes
         kept = np.clip(axes.shares / axes.shares.sum(axis=0), _INSIDE, 1 - _INSIDE)
         inverse = np.linalg.inv(axes.T.T)
@@ -238,7 +230,7 @@ def _highest(model: Any, shares: FloatArray) -> tuple[FloatArray, float]:
     t, of, found = len(model.z), Likelihood.without_candidate(model), []
     inverse = np.eye(t * (t + 1)) / (2 * model.size)
     others = _STARTS if t > 1 else ()  # the maximum of one trait is global
-    for start in (np.clip(shares, 0.05, 0.95), *(np.full(t, share) for share in others)):
+    for start in (np.clip(shares, _INSIDE, 1 - _INSIDE), *(np.full(t, share) for share in others)):
         point = _packed([np.diag(np.sqrt(start)), np.diag(np.sqrt(1 - start))])
         f, reached = of.climb(point, inverse)
         found.append((not reached, f, point))

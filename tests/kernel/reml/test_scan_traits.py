@@ -315,6 +315,21 @@ def test_p_values_below_the_range_of_floats_have_logarithms():
     assert_allclose(found.log10_p[0], -nu * math.log10(1 + found.statistic[0] / (2 * nu)), rtol=1e-10)  # F(2, 2ν)
 
 
+@pytest.mark.parametrize("test", ["wald", "lrt"])
+@pytest.mark.parametrize("kind", ["full", "low"])
+def test_a_candidate_that_explains_a_trait_has_no_covariances_of_its_own(kind, test):
+    _, _, Y, G, spectrum, _ = problem_of(kind)
+    candidates = np.column_stack([Y[:, 0], Y @ [1.0, 0.5, 2.0], G[:, 0]])
+    null, each = (scan_traits(spectrum, Y, candidates, test=test, variances=way) for way in ("null", "each"))
+    assert each.refitted.values.tolist() == [False, False, True]  # the likelihood has no bound
+    for name in FIELDS:
+        assert_array_equal(each[name][:2], null[name][:2])
+    assert (null.p_value[:2] < 1e-6).all()
+    one = scan_traits(spectrum, Y[:, 0], candidates[:, [0]], test=test)
+    assert one.p_value[0] < 1e-200
+    assert_allclose(one.log10_p_common, one.log10_p, rtol=0.05)  # of rounding
+
+
 def test_under_no_effect_the_tests_hold_their_level():
     rng = np.random.default_rng(9)
     n, m = 300, 1500
