@@ -16,7 +16,9 @@ def few() -> SimpleNamespace:
     """Return the functions of `trait_loops`."""
     from pm_fastlmm.kernel.reml import trait_loops
 
-    return interpreted(trait_loops, _inverse_root, _eigenvectors, _sums, _slopes, _cross, _corner)
+    return interpreted(
+        trait_loops, _inverse_root, _rotate, _times, _whitened, _sums, _slopes, _cross, _corner, _dot, _step, _learn
+    )
 
 
 def _inverse_root(A: FloatArray) -> tuple[FloatArray, Any]:
@@ -27,8 +29,16 @@ def _inverse_root(A: FloatArray) -> tuple[FloatArray, Any]:
     return np.linalg.inv(root), 2 * np.log(np.diag(root)).sum()
 
 
-def _eigenvectors(A: FloatArray) -> FloatArray:
-    return np.asarray(np.linalg.eigh(A)[1])
+def _rotate(A: FloatArray, B: FloatArray) -> None:
+    B[:] = np.linalg.eigh(A)[1].T @ B
+
+
+def _times(A: FloatArray, B: FloatArray, transposed: bool) -> FloatArray:
+    return A @ (B.T if transposed else B)
+
+
+def _whitened(T: FloatArray, z: FloatArray) -> FloatArray:
+    return T @ z
 
 
 def _sums(eigvals: FloatArray, w: FloatArray, g: FloatArray, k: int, gamma: float, epsilon: float) -> tuple[Any, ...]:
@@ -59,3 +69,18 @@ def _corner(eigvals: FloatArray, C: FloatArray, schur: FloatArray, gamma: float,
     inverse, log = _inverse_root(M)
     P = inverse.T @ inverse
     return log, (P * of_g).sum(), (P * of_e).sum()
+
+
+def _dot(a: FloatArray, b: FloatArray) -> Any:
+    return a @ b
+
+
+def _step(H: FloatArray, gradient: FloatArray, step: FloatArray) -> Any:
+    step[:] = -(H @ gradient)
+    return step @ gradient
+
+
+def _learn(H: FloatArray, change: FloatArray, bend: FloatArray, product: float) -> None:
+    v = -(H @ bend)
+    H += (1 - bend @ v / product) / product * np.outer(change, change)
+    H += (np.outer(v, change) + np.outer(change, v)) / product

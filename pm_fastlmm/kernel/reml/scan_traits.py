@@ -233,7 +233,7 @@ def _at_null(null: TraitsNull, g: FloatArray, h: FloatArray) -> _Sums:
     """Return the sums of candidates (m, K) with the covariances of the null but for a factor."""
     model, axes = null.model, null.axes
     v = 1 / (model.eigvals * axes.shares[0][:, None] + axes.shares[1][:, None])
-    w, hw = axes.T.T @ model.z, axes.T.T @ h
+    w, hw = axes.T @ model.z, axes.T @ h
     b, A = g @ (w * v).T, g**2 @ v.T
     alpha, common = b / A, (b @ hw / (A @ hw**2))[:, None] * hw
     whole = float((w**2 * v).sum())
@@ -242,7 +242,7 @@ def _at_null(null: TraitsNull, g: FloatArray, h: FloatArray) -> _Sums:
         left[:, row] = [((w - e[row][:, None] * g[row]) ** 2 * v).sum() for e in (alpha, common)]
     with np.errstate(divide="ignore"):  # nothing is left: the likelihood is unbounded
         drops = -len(w) * model.size * np.log(left / whole)
-    return _Sums(axes.T, b, A, left[0], *drops)
+    return _Sums(axes.T.T, b, A, left[0], *drops)
 
 
 def _at_each(null: TraitsNull, g: FloatArray, h: FloatArray, test: Test) -> tuple[_Sums, FloatArray, Any]:

@@ -26,12 +26,18 @@ from numba import njit
 from pm_fastlmm.base.arrays import FloatArray
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
+# what only compiled code calls needs no wrappers, and is kept on disk as a part of what calls it
+inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # sums may be reordered; NaN and infinity keep their meaning
-reordered = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+reordered = njit(
+    error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True,
+    fastmath={"reassoc", "contract", "nsz", "arcp"},
+)  # fmt: skip
 
 _END = 1e-12  # decrement of -2ℓ at which the step that is being taken is the last
 _LONGEST = 150
 _HALVINGS = 25
+_NEAR = 1e-7  # decrement below which a step that does not raise ℓ is one of rounding
 _SWEEPS = 30
 _ARMIJO = 1e-4
 _ROUNDING = 1e-13  # of -2ℓ
@@ -56,14 +62,14 @@ class Model(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """The basis T of the traits at Σ_g, Σ_e: `shares` (2, t) has γ and ε, `logdet` is log|Σ_g + Σ_e|."""
+    """The basis of the traits at Σ_g, Σ_e: T here is Tᵀ, `shares` (2, t) has γ and ε, `logdet` is log|Σ_g + Σ_e|."""
 
     T: FloatArray
     shares: FloatArray
     logdet: float
 
 
-@compiled
+@inner
 def factors(x: FloatArray, t: int) -> FloatArray:
     """Return the lower-triangular factors of Σ_g and Σ_e, (2, t, t), of a point."""
     L = np.zeros((2, t, t))
@@ -76,7 +82,7 @@ def factors(x: FloatArray, t: int) -> FloatArray:
     return L
 
 
-@compiled
+@inner
 def _inverse_root(A: FloatArray) -> tuple[FloatArray, float]:
     """Return L⁻¹ of A = LLᵀ and log|A|, infinite where A is singular."""
     size = len(A)
@@ -105,11 +111,10 @@ def _inverse_root(A: FloatArray) -> tuple[FloatArray, float]:
     return inverse, logdet
 
 
-@compiled
-def _eigenvectors(A: FloatArray) -> FloatArray:
-    """Return the eigenvectors of a small symmetric matrix, by Jacobi's rotations; A is overwritten."""
+@inner
+def _rotate(A: FloatArray, B: FloatArray) -> None:
+    """Make a small symmetric A diagonal by Jacobi's rotations QᵀAQ, in place, and B into QᵀB."""
     size = len(A)
-    Q = np.eye(size)
     for _ in range(_SWEEPS):
         off, on = 0.0, 0.0
         for i in range(size):
@@ -130,23 +135,51 @@ def _eigenvectors(A: FloatArray) -> FloatArray:
                     A[k, j], A[k, i] = c * A[k, j] - s * A[k, i], s * A[k, j] + c * A[k, i]
                 for k in range(size):
                     A[j, k], A[i, k] = c * A[j, k] - s * A[i, k], s * A[j, k] + c * A[i, k]
-                    Q[k, j], Q[k, i] = c * Q[k, j] - s * Q[k, i], s * Q[k, j] + c * Q[k, i]
-    return Q
+                    B[j, k], B[i, k] = c * B[j, k] - s * B[i, k], s * B[j, k] + c * B[i, k]
 
 
-@compiled
+@inner
+def _times(A: FloatArray, B: FloatArray, transposed: bool) -> FloatArray:
+    """Return AB or ABᵀ of small matrices: a call of BLAS would take longer, and far longer to compile."""
+    size = len(A)
+    out = np.zeros((size, size))
+    for i in range(size):
+        for j in range(size):
+            for k in range(size):
+                out[i, j] += A[i, k] * (B[j, k] if transposed else B[k, j])
+    return out
+
+
+@inner
 def axes_of(L: FloatArray) -> Axes:
     """Return the basis of the traits; logdet is infinite where Σ_g + Σ_e is singular."""
     t = L.shape[1]
-    shares = np.zeros((2, t))
-    inverse, logdet = _inverse_root(L[0] @ L[0].T + L[1] @ L[1].T)
+    shares, both = np.zeros((2, t)), _times(L[0], L[0], True)
+    other = _times(L[1], L[1], True)
+    both += other
+    T, logdet = _inverse_root(both)
     if logdet == np.inf:
-        return Axes(inverse, shares, logdet)
-    half = inverse @ L[0]
-    T = inverse.T @ _eigenvectors(half @ half.T)
+        return Axes(T, shares, logdet)
+    half = _times(T, L[0], False)
+    _rotate(_times(half, half, True), T)
     for part in range(2):
-        shares[part] = ((L[part].T @ T) ** 2).sum(axis=0)
+        root = _times(T, L[part], False)
+        for j in range(t):
+            for k in range(t):
+                shares[part, j] += root[j, k] ** 2
     return Axes(T, shares, logdet)
+
+
+@reordered
+def _whitened(T: FloatArray, z: FloatArray) -> FloatArray:
+    """Return the traits in their basis, (t, K)."""
+    out = np.zeros(z.shape)
+    for j in range(len(T)):
+        for k in range(len(T)):
+            scale = T[j, k]
+            for i in range(z.shape[1]):
+                out[j, i] += scale * z[k, i]
+    return out
 
 
 @reordered
@@ -202,14 +235,16 @@ def _cross(eigvals: FloatArray, a: FloatArray, b: FloatArray) -> tuple[float, fl
     return of_g, of_e
 
 
-@compiled
+@inner
 def _corner(
     eigvals: FloatArray, C: FloatArray, schur: FloatArray, gamma: float, epsilon: float
 ) -> tuple[float, float, float]:
     """Return log|M| of one axis and its slopes in γ and ε."""
     r = len(schur)
-    M, of_g, of_e = gamma * schur, schur.copy(), np.zeros((r, r))
+    M, of_g, of_e = np.zeros((r, r)), np.zeros((r, r)), np.zeros((r, r))
     for i in range(r):
+        for j in range(r):
+            M[i, j], of_g[i, j] = gamma * schur[i, j], schur[i, j]
         M[i, i] += epsilon
         of_e[i, i] = 1.0
     for k in range(len(C)):
@@ -224,14 +259,16 @@ def _corner(
                 of_e[i, j] += second * product
     inverse, log = _inverse_root(M)
     slope_g, slope_e = 0.0, 0.0
-    for part in range(r):
-        v = inverse[part]
-        slope_g += v @ (of_g @ v)
-        slope_e += v @ (of_e @ v)
+    for k in range(r):
+        for i in range(r):
+            for j in range(r):
+                product = inverse[k, i] * inverse[k, j]
+                slope_g += product * of_g[i, j]
+                slope_e += product * of_e[i, j]
     return log, slope_g, slope_e
 
 
-@compiled
+@inner
 def evaluate(model: Model, g: FloatArray, candidate: bool, h: FloatArray, x: FloatArray, gradient: FloatArray) -> float:
     """Return -2ℓ at a point and write its gradient; infinite where it is not defined."""
     t = len(model.z)
@@ -239,14 +276,16 @@ def evaluate(model: Model, g: FloatArray, candidate: bool, h: FloatArray, x: Flo
     axes = axes_of(L)
     if not axes.logdet < np.inf:
         return np.inf
-    w = axes.T.T @ model.z
-    hw = axes.T.T @ h if h.size else np.zeros(t)
+    w, hw = _whitened(axes.T, model.z), np.zeros(t)
+    for j in range(t):
+        for k in range(h.size):
+            hw[j] += axes.T[j, k] * h[k]
     own = candidate and model.restricted
     f = (model.size - (1.0 if own else 0.0)) * axes.logdet
     sums = np.empty((t, 4))
     top, bottom = 0.0, 0.0
     for j in range(t):
-        gamma, epsilon = axes.shares[:, j]
+        gamma, epsilon = axes.shares[0, j], axes.shares[1, j]
         log, Q, b, A = _sums(model.eigvals, w[j], g, model.k, gamma, epsilon)
         sums[j, 0], sums[j, 1], sums[j, 2], sums[j, 3] = log, Q, b, A
         top += hw[j] * b
@@ -258,13 +297,12 @@ def evaluate(model: Model, g: FloatArray, candidate: bool, h: FloatArray, x: Flo
             f -= b * b / A
     if candidate and h.size:
         f -= top * top / bottom
-    slope = np.zeros((2, t, t))
+    slope, q = np.zeros((2, t, t)), np.empty(w.shape)
     for j in range(t):
-        gamma, epsilon = axes.shares[:, j]
+        gamma, epsilon = axes.shares[0, j], axes.shares[1, j]
         b, A = sums[j, 2], sums[j, 3]
         alpha = 0.0 if not candidate else hw[j] * top / bottom if h.size else b / A
-        q = np.empty(w.shape[1])
-        of_g, of_e, along_g, along_e = _slopes(model.eigvals, w[j], g, model.k, gamma, epsilon, alpha, q)
+        of_g, of_e, along_g, along_e = _slopes(model.eigvals, w[j], g, model.k, gamma, epsilon, alpha, q[j])
         if own:
             of_g -= along_g / A
             of_e -= along_e / A
@@ -276,60 +314,92 @@ def evaluate(model: Model, g: FloatArray, candidate: bool, h: FloatArray, x: Flo
             of_g += more_g
             of_e += more_e
         slope[0, j, j], slope[1, j, j] = of_g, of_e
-        w[j] = q
     for i in range(t):
         for j in range(i + 1):
-            of_g, of_e = _cross(model.eigvals, w[i], w[j])
+            of_g, of_e = _cross(model.eigvals, q[i], q[j])
             slope[0, i, j] -= of_g
             slope[1, i, j] -= of_e
             slope[0, j, i], slope[1, j, i] = slope[0, i, j], slope[1, i, j]
     place = 0
     for part in range(2):
-        of_factor = 2 * axes.T @ slope[part] @ axes.T.T @ L[part]
+        half = _times(slope[part], _times(axes.T, L[part], False), False)
+        of_factor = _times(np.ascontiguousarray(axes.T.T), half, False)
         for i in range(t):
             for j in range(i + 1):
-                gradient[place] = of_factor[i, j]
+                gradient[place] = 2.0 * of_factor[i, j]
                 place += 1
     return f if f == f else np.inf
 
 
-@compiled
+@inner
+def _dot(a: FloatArray, b: FloatArray) -> float:
+    total = 0.0
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@inner
+def _step(H: FloatArray, gradient: FloatArray, step: FloatArray) -> float:
+    """Write -H times the gradient, and return the slope along it."""
+    for i in range(step.size):
+        step[i] = -_dot(H[i], gradient)
+    return _dot(step, gradient)
+
+
+@inner
 def climb(
     model: Model, g: FloatArray, candidate: bool, h: FloatArray, x: FloatArray, inverse: FloatArray
 ) -> tuple[float, bool]:
     """Move x to the maximum from near it, given the inverse of the curvature of -2ℓ; return -2ℓ and success."""
     size = x.size
-    H, gradient, other = inverse.copy(), np.empty(size), np.empty(size)
+    H, step, v = np.zeros((size, size)), np.zeros(size), np.zeros(size)
+    gradient, other, moved, change = np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size)
+    for i in range(size):
+        H[i] = inverse[i]
     f = evaluate(model, g, candidate, h, x, gradient)
     for _ in range(_LONGEST):
-        step = -(H @ gradient)
-        slope = step @ gradient
+        slope = _step(H, gradient, step)
         if not slope < 0:
-            if not gradient.any():
-                return f, True
-            H, step = inverse.copy(), -(inverse @ gradient)
-            slope = step @ gradient
-        length, moved, value = 1.0, x, f
+            for i in range(size):
+                H[i] = inverse[i]
+            slope = _step(H, gradient, step)
+            if not slope < 0:
+                return f, slope == 0
+        length, value, stuck = 1.0, f, True
         for _ in range(_HALVINGS):
-            moved = x + length * step
+            for i in range(size):
+                moved[i] = x[i] + length * step[i]
             value = evaluate(model, g, candidate, h, moved, other)
             if value <= f + _ARMIJO * length * slope + _ROUNDING * abs(f):
+                stuck = False
                 break
             length *= 0.5
-        else:
-            return f, bool(-slope < 1e-7)
-        change, bend = length * step, other - gradient
-        x[:] = moved
+        if stuck:
+            return f, -slope < _NEAR
+        for i in range(size):
+            change[i] = length * step[i]
+            x[i] = moved[i]
+            v[i] = other[i] - gradient[i]
+            gradient[i] = other[i]
         f = value
-        gradient[:] = other
         if -slope < _END:
             return f, True
-        product = change @ bend
-        if product > 1e-10 * math.sqrt((change @ change) * (bend @ bend)):
-            v = H @ bend
-            H += np.outer(change, change) * ((1.0 + bend @ v / product) / product)
-            H -= (np.outer(v, change) + np.outer(change, v)) / product
+        product = _dot(change, v)
+        if product > 1e-10 * math.sqrt(_dot(change, change) * _dot(v, v)):
+            _learn(H, change, v, product)
     return f, False
+
+
+@inner
+def _learn(H: FloatArray, change: FloatArray, bend: FloatArray, product: float) -> None:
+    """Make H take the change of a gradient, `bend`, to the step that it came from."""
+    v = np.zeros(bend.size)
+    _step(H, bend, v)
+    scale = (1.0 - _dot(bend, v) / product) / product
+    for i in range(v.size):
+        for j in range(v.size):
+            H[i, j] += scale * change[i] * change[j] + (v[i] * change[j] + change[i] * v[j]) / product
 
 
 @compiled
@@ -339,7 +409,8 @@ def refit_rows(
 ) -> None:  # fmt: skip
     """Write the point of the maximum with each candidate (m, N), and -2ℓ and whether it was reached (m, 2)."""
     for row in range(len(G)):
-        points[row] = start
+        for i in range(start.size):
+            points[row, i] = start[i]
         f, reached = climb(model, G[row], True, h, points[row], inverse)
         values[row, 0], values[row, 1] = f, 1.0 if reached else 0.0
 
@@ -350,9 +421,10 @@ def rows_at(model: Model, G: FloatArray, points: FloatArray, bases: FloatArray, 
     t = len(model.z)
     for row in range(len(G)):
         axes = axes_of(factors(points[row], t))
-        w = axes.T.T @ model.z
-        bases[row] = axes.T
+        w = _whitened(axes.T, model.z)
         for j in range(t):
-            gamma, epsilon = axes.shares[:, j]
+            gamma, epsilon = axes.shares[0, j], axes.shares[1, j]
             _, Q, b, A = _sums(model.eigvals, w[j], G[row], model.k, gamma, epsilon)
             sums[row, 0, j], sums[row, 1, j], sums[row, 2, j] = Q, b, A
+            for k in range(t):
+                bases[row, k, j] = axes.T[j, k]

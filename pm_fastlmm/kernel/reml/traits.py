@@ -177,7 +177,7 @@ class TraitsNull:
         """Where to start from with a candidate."""
         axes = self.axes
         kept = np.clip(axes.shares / axes.shares.sum(axis=0), _INSIDE, 1 - _INSIDE)
-        inverse = np.linalg.inv(axes.T.T)
+        inverse = np.linalg.inv(axes.T)
         point = _packed([lower_root((inverse * share) @ inverse.T) for share in kept])
         return Start(point, Likelihood.without_candidate(self.model).inverse_curvature(point))
 
