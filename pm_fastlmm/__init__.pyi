@@ -29,6 +29,7 @@ from .kernel.reml.inflation import genomic_inflation as genomic_inflation
 from .kernel.reml.reml import reml as reml
 from .kernel.reml.reml import reml_point as reml_point
 from .kernel.reml.scan import scan as scan
+from .kernel.reml.scan_traits import scan_traits as scan_traits
 from .models.design import Design as Design
 from .models.genome_scan import genome_scan as genome_scan
 from .models.kernel_model import kernel_model as kernel_model
@@ -85,5 +86,6 @@ __all__ = [
     "rope",
     "sample",
     "scan",
+    "scan_traits",
     "variances",
 ]

@@ -1,7 +1,8 @@
 """A genome-wide study in one call: formula, table and genotypes to a test of each variant."""
 
 import warnings
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,16 @@ from pm_fastlmm.covariance.genomic import markers
 from pm_fastlmm.genotypes.blocks import genotype_blocks, labelled_genotypes
 from pm_fastlmm.genotypes.chromosomes import Chromosomes
 from pm_fastlmm.kernel.reml.scan import Delta, Test, scan
+from pm_fastlmm.kernel.reml.scan_traits import Common, Variances, scan_traits
 from pm_fastlmm.models.design import Design
 from pm_fastlmm.spectrum.spectrum import Spectrum
 
 
 def genome_scan(
     formula: str, data: pd.DataFrame, genotypes: Any, *, K: Any = "genotypes", test: Test = "wald",
-    delta: Delta = "each", missing: Missing = "mean", kinship: Mapping[str, Any] | None = None,
-    chromosomes: Any = "all", weights: Any = None, progressbar: bool = True,
+    delta: Delta = "each", variances: Variances | float = "null", common: Common | Sequence[float] = "equal",
+    missing: Missing = "mean", kinship: Mapping[str, Any] | None = None, chromosomes: Any = "all",
+    weights: Any = None, progressbar: bool = True,
 ) -> xr.Dataset:  # fmt: skip
     """
     Test each variant as one more fixed effect, with people, covariates and kinship brought together by id.
@@ -31,7 +34,8 @@ def genome_scan(
     Parameters
     ----------
     formula : str
-        Response and covariates, such as "height ~ sex + age".
+        Response and covariates, such as "height ~ sex + age". Several responses, "height + weight ~ sex", are tested
+        together, as in `flmm.scan_traits`; people lack none of them.
     data : DataFrame
         Its index are the ids of the people, as `flmm.io.read_table` gives.
     genotypes : `flmm.io.read_bed`, DataFrame or DataArray
@@ -41,8 +45,12 @@ def genome_scan(
         The kinship of the people who are analysed: from the autosomes of these genotypes; for each chromosome from the
         other ones ("leave one chromosome out", so that no variant is in the kinship that it is tested beside); or one
         that is given, which may have more people.
-    test, delta, missing
+    test, missing
         As in `flmm.scan`.
+    delta
+        As in `flmm.scan`, of one response.
+    variances, common
+        As in `flmm.scan_traits`, of several.
     kinship : mapping, optional
         Options of `flmm.covariance.markers`, such as {"min_maf": 0.01}.
     chromosomes : {"all", "autosomes"}, name or sequence of names
@@ -54,8 +62,8 @@ def genome_scan(
     Returns
     -------
     xarray.Dataset
-        As that of `flmm.scan`, over "candidate". ``attrs["people"]`` counts those who were analysed, who have no
-        genotypes, and whose response or covariates are missing.
+        As that of `flmm.scan` or `flmm.scan_traits`, over "candidate". ``attrs["people"]`` counts those who were
+        analysed, who have no genotypes, and whose response or covariates are missing.
 
     Raises
     ------
@@ -72,6 +80,7 @@ def genome_scan(
     See Also
     --------
     flmm.scan : The same from a `Spectrum`, which many responses share.
+    flmm.scan_traits : And of several responses at once.
 
     Examples
     --------
@@ -114,13 +123,17 @@ def genome_scan(
     assert design.ids is not None  # those of the table
     counts |= {"analysed": len(design.y), "with missing values": len(design.dropped)}
     own = _selected(genotypes, design.ids)
-    common: dict[str, Any] = {"test": test, "delta": delta, "missing": missing}
+    y: Any = design.y
+    scanned = partial(scan, test=test, delta=delta, missing=missing)
+    if design.responses is not None:
+        y = pd.DataFrame(design.y, design.ids, list(design.responses))
+        scanned = partial(scan_traits, test=test, variances=variances, common=common, missing=missing)
     if isinstance(K, str) and K == "loco":
-        found = _each_without_itself(design, own, kinship or {}, chromosomes, common, progressbar)
+        found = _each_without_itself(design, y, own, kinship or {}, chromosomes, scanned, progressbar)
     else:
         matrix = markers(own, **(kinship or {})) if isinstance(K, str) and K == "genotypes" else _given(K, design.ids)
         tested = own if isinstance(chromosomes, str) and chromosomes == "all" else _of(own, chromosomes)
-        found = scan(_spectrum(design, matrix), design.y, tested, progressbar=progressbar, **common)
+        found = scanned(_spectrum(design, matrix), y, tested, progressbar=progressbar)
     return found.assign_attrs(people=counts)
 
 
@@ -201,17 +214,23 @@ def _spectrum(design: Design, K: pd.DataFrame) -> Spectrum:
 
 
 def _each_without_itself(
-    design: Design, genotypes: Any, kinship: Mapping[str, Any], chromosomes: Any, common: Mapping[str, Any], show: bool
-) -> xr.Dataset:
+    design: Design, y: Any, genotypes: Any, kinship: Mapping[str, Any], chromosomes: Any,
+    scanned: "partial[xr.Dataset]", show: bool,
+) -> xr.Dataset:  # fmt: skip
     """Scan chromosome after chromosome, so that one eigendecomposition is in memory at a time."""
     wanted = "autosomes" if isinstance(chromosomes, str) and chromosomes == "all" else chromosomes
     others = markers(genotypes, leave_out="chromosome", **{"chromosomes": wanted, **kinship})
-    parts = []
-    for name in tracked(list(others), "chromosomes", show=show):
+    names, parts = list(others), []
+    for name in tracked(names, "chromosomes", show=show):
         spectrum = _spectrum(design, others.pop(name))
-        part = scan(spectrum, design.y, _of(genotypes, [name]), progressbar=False, **common)
+        part = scanned(spectrum, y, _of(genotypes, [name]), progressbar=False)
         parts.append(part.assign_coords(group=("candidate", [name] * part.sizes["candidate"])))
-    found = xr.concat(parts, "candidate", combine_attrs="drop")
-    counted = dict.fromkeys(key for part in parts for key in part.attrs if key not in common)
+    of_kernel = [name for name, values in parts[0].data_vars.items() if "candidate" not in values.dims]
+    found = xr.concat([part.drop_vars(of_kernel) for part in parts], "candidate", combine_attrs="drop")
+    if of_kernel:
+        kernels = pd.Index(names, name="kernel")
+        found = found.merge(xr.concat([part[of_kernel] for part in parts], kernels, combine_attrs="drop"))
+    counted = dict.fromkeys(key for part in parts for key in part.attrs if key not in scanned.keywords)
     summed = {key: sum(part.attrs.get(key, 0) for part in parts) for key in counted}
-    return found.assign_attrs({key: parts[0].attrs[key] for key in ("test", "delta")} | summed)
+    same = {key: value for key, value in parts[0].attrs.items() if key in scanned.keywords}
+    return found.assign_attrs(same | summed)

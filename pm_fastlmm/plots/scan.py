@@ -39,8 +39,8 @@ def plot_manhattan(
         A p-value; by default Bonferroni's 0.05 over the number of tested candidates. What is at or below it has the
         colour of estimates.
     ax : matplotlib Axes, optional
-        Candidates that were not tested are not drawn, and counted in the label of the axis. One with p = 0 is an arrow
-        at the top.
+        Candidates that were not tested are not drawn, and counted in the label of the axis. One with p = 0 of which
+        the scan has no logarithm is an arrow at the top.
 
     Returns
     -------
@@ -61,18 +61,19 @@ def plot_manhattan(
         given = scan.coords[known].to_numpy()
         at = scan.coords["position"].to_numpy() if position is None and "position" in scan.coords else position
     table = pd.DataFrame({"p": scan.p_value.to_numpy(), "chromosome": _column(given, count, "chromosome", 1)})
+    table["log10"] = _log10(scan)
     table["position"] = table.groupby("chromosome", sort=False).cumcount().astype(float)
     if at is not None:
         table["position"] = np.asarray(_column(at, count, "position", 0), dtype=float)
     table = table.dropna(subset=["p"])
     place, ticks = _along(table)
-    height = _heights(table["p"].to_numpy())
+    height = _heights(table["log10"].to_numpy())
     odd = pd.factorize(table["chromosome"])[0] % 2 == 1
     found = table["p"].to_numpy() <= threshold
     ax = axes(ax)
     for chosen, color, size in ((~odd & ~found, DATA, 5), (odd & ~found, SECOND, 5), (found, ESTIMATE, 18)):
         ax.scatter(place[chosen], height[chosen], s=size, color=color, linewidths=0, rasterized=chosen.sum() > 20_000)
-    zero = table["p"].to_numpy() == 0
+    zero = np.isinf(table["log10"].to_numpy())
     ax.scatter(place[zero], height[zero], s=40, marker="^", color=ESTIMATE)
     ax.axhline(-np.log10(threshold), color=EXPECTED, lw=1.2, ls="--", label=f"p = {threshold:.2g}")
     untested = f"; {count - p.size} candidates were not tested" if count > p.size else ""
@@ -107,13 +108,14 @@ def plot_scan_qq(scan: Any, *, level: float = 0.95, ax: Axes | None = None) -> A
     ValueError
         If no candidate was tested.
     """
-    p = np.sort(_tested(np.asarray(getattr(scan, "p_value", scan), dtype=float).ravel()))
+    log10 = np.sort(_tested(_log10(scan)))
+    p = 10**log10
     middle, low, high = (-np.log10(q) for q in uniform_order(p.size, level))
     ax = axes(ax)
     ax.fill_between(middle, low, high, color=EXPECTED, alpha=0.25, lw=0, label=f"{level:.0%} of each")
     ax.plot(middle, middle, color=EXPECTED, lw=1.2)
     label = f"{p.size} candidates, $\\lambda_{{GC}}$ = {genomic_inflation(p):.3f}"
-    ax.scatter(middle, _heights(p), s=10, color=DATA, linewidths=0, label=label, rasterized=p.size > 20_000)
+    ax.scatter(middle, _heights(log10), s=10, color=DATA, linewidths=0, label=label, rasterized=p.size > 20_000)
     ax.set(xlabel="expected −log₁₀ p", ylabel="observed −log₁₀ p", title="p-values of the scan")
     ax.legend(frameon=False, loc="upper left", fontsize=9)
     return ax
@@ -135,11 +137,17 @@ def _column(values: Any, count: int, name: str, default: Any) -> Any:
     return values
 
 
-def _heights(p: FloatArray) -> FloatArray:
-    """Return -log₁₀ p, and of 0 the largest of the others."""
+def _log10(scan: Any) -> FloatArray:
+    """Return log₁₀ p of a scan, or of p-values."""
+    if isinstance(scan, xr.Dataset) and "log10_p" in scan:
+        return np.asarray(scan.log10_p, dtype=float)
     with np.errstate(divide="ignore"):
-        height = -np.log10(p)
-    return np.asarray(np.minimum(height, height[p > 0].max(initial=1.0)))
+        return np.asarray(np.log10(np.asarray(getattr(scan, "p_value", scan), dtype=float).ravel()))
+
+
+def _heights(log10: FloatArray) -> FloatArray:
+    """Return -log₁₀ p, and where p is 0 the largest of the others."""
+    return np.asarray(np.minimum(-log10, -log10[np.isfinite(log10)].min(initial=-1.0)))
 
 
 def _along(table: pd.DataFrame) -> tuple[FloatArray, dict[Any, float]]:

@@ -81,6 +81,52 @@ def test_a_kinship_of_more_people_may_be_given_and_chromosomes_chosen(study):
     assert_allclose(found.p_value, expected.p_value, rtol=1e-9)
 
 
+@pytest.fixture(scope="module")
+def two_traits(study):
+    genotypes, table = study
+    rng = np.random.default_rng(4)
+    table = table.assign(mass=table["y"].fillna(0.0) + rng.normal(size=len(table)))
+    table.loc["p020", "mass"] = np.nan
+    return genotypes, table
+
+
+def traits_by_hand(genotypes, table, rest, tested, **options):
+    rows = table.dropna().drop(index="stranger")
+    own = genotypes.to_pandas().loc[rows.index]
+    X = pd.DataFrame({"Intercept": 1.0, "m": (rows["sex"] == "m").astype(float)}, rows.index)
+    spectrum = flmm.Spectrum.from_covariance(markers(own[rest]), X)
+    return flmm.scan_traits(spectrum, rows[["y", "mass"]], own[tested], progressbar=False, **options)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("options", [{}, {"test": "lrt", "common": [1.0, 0.5]}, {"variances": "each"}])
+def test_several_responses_are_scanned_together(two_traits, options):
+    genotypes, table = two_traits
+    found = flmm.genome_scan("y + mass ~ sex", table, genotypes, progressbar=False, **options)
+    names = found.candidate.values.tolist()
+    expected = traits_by_hand(genotypes, table, names[:60], names, **options)
+    assert found.trait.values.tolist() == ["y", "mass"]
+    assert found.attrs["people"] == {"analysed": 77, "without genotypes": 1, "with missing values": 3}
+    for name in ("beta", "beta_cov", "p_value", "p_common", "null_sigma_g", "null_loglik"):
+        assert_allclose(found[name], expected[name], rtol=1e-7)
+    for name in ("chromosome", "position", "counted", "other", "frequency"):
+        assert name in found.coords
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_several_responses_are_scanned_without_each_chromosome(two_traits):
+    genotypes, table = two_traits
+    found = flmm.genome_scan("y + mass ~ sex", table, genotypes, K="loco", progressbar=False)
+    names = [f"rs{j}" for j in range(60)]
+    assert found.candidate.values.tolist() == names
+    assert found.kernel.values.tolist() == ["1", "2"]
+    for label, tested, rest in (("1", names[:30], names[30:]), ("2", names[30:], names[:30])):
+        expected = traits_by_hand(genotypes, table, rest, tested)
+        assert_allclose(found.sel(candidate=tested).p_value, expected.p_value, rtol=1e-7)
+        assert_allclose(found.sel(kernel=label).null_sigma_g, expected.null_sigma_g, rtol=1e-6)
+    assert found.attrs["variances"] == "null"
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -74,3 +74,14 @@ def test_scans_that_cannot_be_drawn_are_refused(scan):
         flmm.plots.plot_manhattan(scan, threshold=8)
     with pytest.raises(ValueError, match="no candidate of the scan was tested"):
         flmm.plots.plot_scan_qq([np.nan, np.nan])
+
+
+def test_a_scan_that_has_logarithms_is_drawn_by_them(scan):
+    log10 = np.log10(scan.p_value.where(scan.p_value != 0, 1e-300)) - 20
+    log10[45] = -400.0
+    known = scan.assign(log10_p=log10)
+    *_, found, zero = map(drawn, flmm.plots.plot_manhattan(known).collections)
+    assert_allclose(sorted(found[:, 1]), [26, 400])
+    assert len(zero) == 0
+    (points,) = (drawn(c) for c in flmm.plots.plot_scan_qq(known).collections[1:])
+    assert_allclose(points[:, 1].max(), 400)

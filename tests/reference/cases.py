@@ -80,6 +80,24 @@ def scan_with_gaps():
     return (markers @ markers.T / m).round(12), covariates, y, np.where(gaps, np.nan, genotypes)
 
 
+def scan_of_traits():
+    """Return (K, X, Y, genotypes): three traits of 200 people, 10 variants with gaps; for make_gemma_traits.py."""
+    rng = np.random.default_rng(20261128)
+    n, m = 200, 500
+    markers = rng.binomial(2, rng.uniform(0.1, 0.5, m), size=(n, m)).astype(float)
+    genotypes = markers[:, :10].copy()
+    markers -= markers.mean(0)
+    K = (markers @ markers.T / m).round(10)
+    of_g = np.array([[1.0, 0, 0], [0.6, 0.7, 0], [-0.3, 0.2, 0.5]])
+    of_e = np.array([[0.8, 0, 0], [0.1, 0.6, 0], [0.2, -0.3, 0.9]])
+    X = np.column_stack([np.ones(n), rng.normal(size=n).round(6)])
+    U = np.linalg.cholesky(K + 1e-8 * np.eye(n)) @ rng.normal(size=(n, 3)) @ of_g.T
+    Y = X @ [[5.0, 0.0, -2.0], [0.5, 0.2, 0.0]] + U + rng.normal(size=(n, 3)) @ of_e.T
+    Y += genotypes[:, [3]] * [0.9, 0.0, -0.9] + genotypes[:, [6]] * [0.4, 0.4, 0.4]
+    genotypes[rng.random(genotypes.shape) < 0.05] = np.nan
+    return K, X, Y.round(6), genotypes
+
+
 def scan200():
     """Return (K, X, y, candidates), 40 allele counts; GEMMA's results are in scan_gemma.json."""
     rng = np.random.default_rng(20241122)

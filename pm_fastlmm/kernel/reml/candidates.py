@@ -28,8 +28,8 @@ class RotatedCandidates:
     ----------
     g : (m, k) array
         (Q₂U)ᵀ of each candidate, scaled to unit length orthogonal to X.
-    null : (m, 2) array
-        Its products with y and with itself in the null directions of K.
+    null : (m, T + 1) array
+        Its products with T directions and with itself in the null directions of K.
     unit : (m,) array
         Its length orthogonal to X, by which it was divided.
     reason : (m,) object array
@@ -139,7 +139,7 @@ def rotated_candidates(rotated: Rotated) -> RotatedCandidates:
 
 def rotate_candidates(spectrum: Spectrum, columns: FloatArray, null_y: FloatArray | None) -> RotatedCandidates:
     """
-    Rotate candidates (n, m); `null_y` is the part of y in the null directions of K, when there are any.
+    Rotate candidates (n, m); `null_y` (n, T) are directions of y in the null directions of K, where there are any.
 
     Candidates with missing or infinite values, or that X explains, are labelled; their rows are 0.
     """
@@ -157,8 +157,8 @@ def rotate_candidates(spectrum: Spectrum, columns: FloatArray, null_y: FloatArra
     left /= unit
     left[:, explained] = 0.0
     g = left.T @ spectrum.basis
-    null = np.zeros((len(unit), 2))
+    null = np.zeros((len(unit), 2 if null_y is None else null_y.shape[1] + 1))
     if null_y is not None:
         left -= spectrum.basis @ g.T
-        null[:, 0], null[:, 1] = left.T @ null_y, np.einsum("ij,ij->j", left, left)
+        null[:, :-1], null[:, -1] = left.T @ null_y, np.einsum("ij,ij->j", left, left)
     return RotatedCandidates(g, null, unit, reason)

@@ -1,11 +1,8 @@
 """Association scan: each of many candidate columns as one more fixed effect, on a spectrum that is factored once."""
 
 import math
-import warnings
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -13,20 +10,12 @@ import numpy.typing as npt
 import xarray as xr
 from scipy.special import chdtrc, stdtr
 
-from pm_fastlmm.base.arrays import FloatArray, outside, shown
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method, Missing, require_choice
-from pm_fastlmm.base.display import progress
 from pm_fastlmm.kernel.likelihood.profile import Profile, search
-from pm_fastlmm.kernel.reml.candidates import (
-    COLLINEAR,
-    MISSING,
-    RotatedCandidates,
-    blocks,
-    rotate_candidates,
-    rotated_candidates,
-)
+from pm_fastlmm.kernel.reml.candidates import RotatedCandidates, rotate_candidates, rotated_candidates
 from pm_fastlmm.kernel.reml.fit import REMLFit
-from pm_fastlmm.kernel.reml.genotypes import imputed, require_no_codes
+from pm_fastlmm.kernel.reml.passes import Tested, pass_over, spectra_of
 from pm_fastlmm.kernel.reml.reml import reml
 from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum, as_rotated
 
@@ -61,7 +50,7 @@ def _null(rotated: Rotated, method: Method, values: FloatArray | None = None) ->
     if values is not None and spectrum.nullity:
         projection, values = spectrum.projection, spectrum.weights.rows(values)
         left = values - projection.Q1 @ (projection.Q1.T @ values)
-        null_y = (left - spectrum.basis @ rotated.z) / math.sqrt(float(rotated.norm2))
+        null_y = ((left - spectrum.basis @ rotated.z) / math.sqrt(float(rotated.norm2)))[:, None]
     return _Null(spectrum, fit, Profile.from_rotated(rotated, method), null_y)
 
 
@@ -161,66 +150,20 @@ def scan(
         return _scan_rotated(spectrum, y, candidates, groups, test, delta, method)
     if candidates is None:
         raise ValueError("candidates is missing: give columns (n, m), or as y what KernelStatistics.factor returned.")
-    spectra, labels = _by_group(spectrum, groups)
-    by_chromosome = isinstance(spectrum, Mapping) and labels is None
-    labels = [] if by_chromosome else labels
+    spectra, labels = spectra_of(spectrum, groups)
     first = next(iter(spectra.values()))
     values, several = first.read_response(y)
     if several is not None:
         raise ValueError(
-            f"y has {len(several)} columns, a scan has one response: scan them one by one (the spectrum is shared)."
+            f"y has {len(several)} columns, this scan has one response: test a candidate on all of them at once with "
+            "flmm.scan_traits, or scan them one by one (the spectrum is shared)."
         )
     nulls = {group: _null(Rotated.from_values(s, values, None), method, values) for group, s in spectra.items()}
-    results: list[dict[str, Any]] = []
-    names: list[str] = []
-    place = 0
-    total = candidates.shape[1] if len(getattr(candidates, "shape", ())) == 2 else None
-    variants: list[dict[str, Any]] = []
-    for columns, given, known in _progress(blocks(candidates, first.ids, first.n), progressbar, total):
-        m = columns.shape[1]
-        called = [f"g{place + j}" for j in range(m)] if given is None else list(given)
-        require_no_codes(columns, called)
-        variants.append(known | {"frequency": _mean(columns) / 2} if known else known)
-        columns, holes = imputed(columns, called, missing)
-        if by_chromosome and labels is not None:
-            labels += _chromosomes(known, spectra)
-        own = None if labels is None else labels[place : place + m]
-        if own is not None and len(own) < m:
-            raise ValueError(f"groups has {len(labels or ())} entries but there are more candidates: one for each.")
-        results.append(_block(nulls, own, columns, test, delta) | {"missing": holes})
-        names += called
-        place += m
-    if labels is not None and len(labels) != place:
-        raise ValueError(f"groups has {len(labels)} entries but there are {place} candidates: one for each.")
-    if not place:
-        raise ValueError("candidates is empty: there is nothing to test.")
-    found = _dataset(results, names, labels, nulls, test, delta)
-    return found.assign_coords(_joined(variants))
-
-
-def _mean(columns: FloatArray) -> FloatArray:
-    """Return the mean of what is not missing, NaN where all is."""
-    seen = (~np.isnan(columns)).sum(axis=0)
-    return np.asarray(np.nansum(columns, axis=0) / np.where(seen, seen, np.nan))
-
-
-def _chromosomes(known: dict[str, Any], spectra: dict[Hashable, Spectrum]) -> list[Hashable]:
-    """Return the chromosome of each candidate of a block, as the spectra call it."""
-    if "chromosome" not in known:
-        raise ValueError("spectrum is a mapping: say with groups= which group each candidate is of.")
-    labels: list[Hashable] = list(known["chromosome"])
-    if unknown := sorted({str(label) for label in labels if label not in spectra}):
-        raise ValueError(
-            f"there is no spectrum for the groups {', '.join(unknown)}: leave those candidates out, "
-            f"bed.select(chromosomes={[str(name) for name in spectra]!r})."
-        )
-    return labels
-
-
-def _joined(variants: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what all blocks say of their candidates."""
-    names = [name for name in variants[0] if all(name in known for known in variants)]
-    return {name: ("candidate", np.concatenate([known[name] for known in variants])) for name in names}
+    tested = pass_over(
+        candidates, spectra, labels, lambda group, columns: _test(nulls[group], columns, test, delta),
+        missing=missing, progressbar=progressbar,
+    )  # fmt: skip
+    return _dataset(tested, nulls, test, delta)
 
 
 def _scan_rotated(
@@ -243,49 +186,9 @@ def _scan_rotated(
             "or scan an array y with candidates=."
         )
     null = _null(rotated.one(0), method)
-    tested = _test_rotated(null, rotated_candidates(rotated), test, delta)
-    results = [tested | {"missing": np.zeros(len(tested["reason"]), dtype=int)}]
-    return _dataset(results, list(rotated.names[1:]), None, {None: null}, test, delta)
-
-
-def _by_group(spectrum: Any, groups: Any) -> tuple[dict[Hashable, Spectrum], list[Hashable] | None]:
-    if not isinstance(spectrum, Mapping):
-        if groups is not None:
-            raise ValueError(
-                "groups is given with one spectrum: pass a mapping {group: spectrum}, or leave groups out."
-            )
-        return {None: spectrum}, None
-    if groups is None:
-        return _same_rows(dict(spectrum)), None
-    labels = list(groups)
-    unknown = sorted({str(label) for label in labels if label not in spectrum})
-    if unknown:
-        raise ValueError(f"there is no spectrum for the groups {', '.join(unknown)}.")
-    return _same_rows({group: spectrum[group] for group in dict.fromkeys(labels)}), labels
-
-
-def _same_rows(used: dict[Hashable, Spectrum]) -> dict[Hashable, Spectrum]:
-    """Refuse spectra of different observations."""
-    same = [a.weights.same(b.weights) for a, b in pairwise(used.values())]
-    if len({(s.n, s.ids) for s in used.values()}) > 1 or not all(same):
-        raise ValueError(
-            "the spectra of the groups have different observations or prior weights: build all from the same rows."
-        )
-    return used
-
-
-def _block(
-    nulls: dict[Hashable, _Null], own: list[Hashable] | None, columns: FloatArray, test: Test, delta: Delta
-) -> dict[str, Any]:
-    """Return the fields of a block of candidates, each tested on the spectrum of its group."""
-    if own is None:
-        return _test(nulls[None], columns, test, delta)
-    out: dict[str, Any] = {}
-    for group in dict.fromkeys(own):
-        chosen = np.array([label == group for label in own])
-        for name, values in _test(nulls[group], columns[:, chosen], test, delta).items():
-            out.setdefault(name, np.empty(len(own), dtype=values.dtype))[chosen] = values
-    return out
+    fields = _test_rotated(null, rotated_candidates(rotated), test, delta)
+    fields["missing"] = np.zeros(len(fields["reason"]), dtype=int)
+    return _dataset(Tested(fields, list(rotated.names[1:]), None, {}), {None: null}, test, delta)
 
 
 def _test(null: _Null, columns: FloatArray, test: Test, delta: Delta) -> dict[str, Any]:
@@ -364,47 +267,9 @@ def _at_fixed(
     return whole * left, a, alpha, left
 
 
-def _progress(parts: Iterator[Any], show: bool, total: int | None) -> Iterator[Any]:
-    """Pass blocks on; from the second one on with a progress bar."""
-    with ExitStack() as stack:
-        advance, done = None, 0
-        for number, part in enumerate(parts):
-            if number == 1:
-                advance = stack.enter_context(progress("candidates", total, show=show))
-            yield part
-            done += part[0].shape[1]
-            if advance is not None:
-                advance(done, "")
-
-
-def _dataset(
-    results: list[dict[str, Any]],
-    names: list[str],
-    labels: list[Hashable] | None,
-    nulls: dict[Hashable, _Null],
-    test: Test,
-    delta: Delta,
-) -> xr.Dataset:
-    joined = {name: np.concatenate([part[name] for part in results]) for name in results[0]}
-    reasons = joined["reason"].astype(str)
-    variables: dict[str, Any] = {name: ("candidate", joined[name]) for name in _FIELDS}
-    variables |= {"missing": ("candidate", joined["missing"]), "reason": ("candidate", reasons)}
-    coords: dict[str, Any] = {"candidate": names}
-    if labels is not None:
-        coords["group"] = ("candidate", labels)
+def _dataset(tested: Tested, nulls: dict[Hashable, _Null], test: Test, delta: Delta) -> xr.Dataset:
+    variables: dict[str, Any] = {name: ("candidate", tested.fields[name]) for name in _FIELDS}
     own = {group: (float(null.fit.h2), float(null.fit.loglik)) for group, null in nulls.items()}
-    of_null = np.array([own[group] for group in (labels or [None] * len(names))])
-    variables["null_h2"], variables["null_loglik"] = (("candidate", column) for column in of_null.T)
-    why = {reason: int((reasons == reason).sum()) for reason in (MISSING, COLLINEAR)}
-    attrs = {"test": test, "delta": delta, "untested": int((reasons != "").sum())}
-    if why[MISSING]:
-        left_out = [name for name, reason in zip(names, reasons, strict=True) if reason == MISSING]
-        warnings.warn(
-            f"{why[MISSING]} of {len(names)} candidates are not tested, for missing or infinite values: "
-            f"{shown(left_out)}. missing='mean' imputes them by their mean, if they have one.",
-            UserWarning,
-            stacklevel=outside(),
-        )
-    if imputed_values := int(joined["missing"][reasons != MISSING].sum()):
-        attrs["imputed"] = imputed_values
-    return xr.Dataset(variables, coords=coords, attrs=attrs | {f"untested: {k}": n for k, n in why.items() if n})
+    of_null = np.array([own[group] for group in (tested.groups or [None] * len(tested.names))])
+    after = {name: ("candidate", column) for name, column in zip(("null_h2", "null_loglik"), of_null.T, strict=True)}
+    return tested.dataset(variables, after, {"test": test, "delta": delta})

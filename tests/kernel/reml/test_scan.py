@@ -219,7 +219,7 @@ def test_a_group_left_out_of_its_kernel_is_scanned_on_its_own_spectrum():
         ({"candidates": np.ones((49, 2))}, "candidates has 49 rows but the spectrum has 50"),
         ({"candidates": np.ones((50, 0))}, "candidates is empty"),
         ({"candidates": [[1.0, 2.0]]}, "candidates is a list of rows or columns"),
-        ({"y": np.ones((50, 2))}, "y has 2 columns, a scan has one response"),
+        ({"y": np.ones((50, 2))}, "y has 2 columns, this scan has one response: .* flmm.scan_traits"),
         ({"y": np.ones(50)}, "the model without candidates has no estimate: X explains y exactly"),
     ],
 )
@@ -228,6 +228,18 @@ def test_what_cannot_be_scanned_is_refused(change, message):
     arguments = {"spectrum": Spectrum.from_factor(W, X), "y": y, "candidates": G} | change
     with pytest.raises(ValueError, match=message):
         scan(**arguments)
+
+
+@pytest.mark.parametrize("scanning", [scan, flmm.scan_traits])
+def test_what_is_no_spectrum_is_refused(scanning):
+    W, X, y, G = problem_of("full")
+    for given in (W, {1: W}):
+        with pytest.raises(TypeError, match="spectrum must be a Spectrum, got ndarray"):
+            scanning(given, y, G)
+    with pytest.raises(ValueError, match="spectrum is an empty mapping"):
+        scanning({}, y, G)
+    with pytest.raises(ValueError, match="groups is empty"):
+        scanning({1: Spectrum.from_factor(W, X)}, y, G, groups=[])
 
 
 def test_groups_that_do_not_fit_are_refused():
