@@ -33,7 +33,7 @@ class OfFormula(NamedTuple):
     def fit(self, node: StructuredNode) -> VarianceFit:
         """Return the fit of the node."""
         objective = node.likelihood(node.constants(), self.options.method)
-        return estimate(objective, FormulaVariables(self.design, node.layout), node, self.options, self)
+        return estimate(objective, FormulaVariables.of(self.design, node.layout), node, self.options, self)
 
 
 def fit_formula(
