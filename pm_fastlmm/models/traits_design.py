@@ -21,6 +21,7 @@ from pm_fastlmm.models.mixed_design import MixedDesign, require_unique_index
 from pm_fastlmm.models.random_terms import RandomTerm, random_term, require_columns
 
 TRAIT, RECORD, VALUE = "trait", "record", "value"  # columns that the long table gains
+RESPONSE = "Y"  # what they are called in a model
 _BAR = f"(0 + {TRAIT} | {RECORD})"
 
 
@@ -88,7 +89,7 @@ class TraitsDesign(ReadOnlyArrays):
         text, residual = _long_formula(sides(without_dot(fixed, data))[1], parts, len(traits))
         known = w.values[seen][row] if w is not None and w.name is None else weights
         mixed = MixedDesign.from_formula(text, long, weights=known, residual=residual)
-        mixed = replace(_renamed(mixed, traits), formula=formula)
+        mixed = replace(_renamed(mixed, traits), formula=formula, response=RESPONSE)
         if dropped:
             mixed = replace(mixed, dropped=dropped + mixed.dropped, missing=counts_of(gaps) | mixed.missing)
         left = long.index.isin(list(mixed.ids))  # a transform may be undefined in more rows

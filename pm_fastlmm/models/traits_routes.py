@@ -25,7 +25,7 @@ from pm_fastlmm.models.lmm_model import known_variances, mixed_model
 from pm_fastlmm.models.mixed_parts import Part, parts_of
 from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, relations
 from pm_fastlmm.models.trait_deviations import residual_deviations
-from pm_fastlmm.models.traits_design import TraitsDesign
+from pm_fastlmm.models.traits_design import RESPONSE, TraitsDesign
 from pm_fastlmm.spectrum.responses import read_response, response_name
 from pm_fastlmm.spectrum.spectrum import Spectrum
 
@@ -52,7 +52,7 @@ class OneKernel(NamedTuple):
     deviations: FloatArray
     design: Any = None
 
-    def model(self, priors: Mapping[str, Any], name: str) -> pm.Model:
+    def model(self, priors: Mapping[str, Any], name: str | None) -> pm.Model:
         """Build the model."""
         parts = self._parts
         require_priors(priors, [prior for part in parts for prior in part.priors])
@@ -66,7 +66,7 @@ class OneKernel(NamedTuple):
             Sigma = [variables.matrix(p, c, self.traits, "trait") for p, c in zip(parts, own, strict=True)]
             _add_h2([model[f"sigma_{part.suffix}"] for part in parts], s.mean_diagonal)
             MatrixLMM(
-                name, spectrum=s, Sigma_g=Sigma[0], Sigma_e=Sigma[1], traits=self.traits, observed=self.Y,
+                name or RESPONSE, spectrum=s, Sigma_g=Sigma[0], Sigma_e=Sigma[1], traits=self.traits, observed=self.Y,
                 design=self.design, dims=("trait", "obs"),
             )  # fmt: skip
         return model
@@ -79,7 +79,7 @@ class OneKernel(NamedTuple):
 
     def node(self) -> MatrixNode:
         """Return the node of the model, whose parameters are numbers to fit."""
-        return MatrixNode.from_spectrum("Y", self.spectrum, self.Y, self.traits, self.design)
+        return MatrixNode.from_spectrum(RESPONSE, self.spectrum, self.Y, self.traits, self.design)
 
     def variables(self, node: Any) -> FormulaVariables:
         """Return the map from θ to the free variables of the model."""
@@ -103,7 +103,7 @@ class Stacked(NamedTuple):
     known: Mapping[str, Any]
     deviations: FloatArray
 
-    def model(self, priors: Mapping[str, Any], name: str) -> pm.Model:
+    def model(self, priors: Mapping[str, Any], name: str | None) -> pm.Model:
         """Build the model."""
         variances = self._known_variances()
         scales = self._scales(variances) if len(self.design.traits) > 1 else None
