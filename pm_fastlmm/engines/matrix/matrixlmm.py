@@ -23,7 +23,7 @@ from pm_fastlmm.engines.matrix.kernel import KernelOfSpectrum
 from pm_fastlmm.engines.matrix.variables import MatrixDistribution, MatrixLMMRV
 from pm_fastlmm.engines.records import Records
 from pm_fastlmm.engines.traits.products import TraitProducts
-from pm_fastlmm.spectrum.spectrum import Spectrum
+from pm_fastlmm.spectrum.spectrum import Spectrum, require_spectrum
 
 KERNEL = "K"  # the name of the term
 
@@ -126,11 +126,7 @@ def _parametrise(
     mu: Any = None, beta: Any = None, beta_mean: Any = None, beta_cov: Any = None, design: Any = None, **kwargs: Any,
 ) -> tuple[list[Any], dict[str, Any], Any]:  # fmt: skip
     """Return the parameters of the random variable, the other arguments of `LMM`, and the data."""
-    if not isinstance(spectrum, Spectrum):
-        raise TypeError(
-            f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
-            "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
-        )
+    require_spectrum(spectrum)
     known = "it takes spectrum, Sigma_g, Sigma_e, traits, mu, beta, beta_mean, beta_cov, observed"
     refuse_unknown(
         "MatrixLMM", kwargs, known,
@@ -161,6 +157,9 @@ def carried_by(
     _require_entries(traits, seen, spectrum)
     products = TraitProducts.of(spectrum, traits, seen, flat=flat, prior=prior)
     trait, row = products.records.coordinate, products.records.record
+    projection = products.unweighted.within(spectrum.design.columns.of_traits(traits))
+    if design is not None:
+        projection = projection.made_from(design.fixed)
     kernel = KernelOfSpectrum(spectrum)
     by = Factor(row, kernel.labels, None, None, order_given=True)
     indicators = pd.DataFrame(np.eye(len(traits))[trait], columns=list(traits))
@@ -169,7 +168,7 @@ def carried_by(
     products = replace(products, records=Records(row, trait, Records.of(residual, None).mixes))
     return {
         "treatment": "flat" if flat else "proper", "terms": (terms,), "residual": residual, "products": products,
-        "complete": products.complete, "projection": products.unweighted, "spectrum": spectrum, "design": design,
+        "complete": products.complete, "projection": projection, "spectrum": spectrum, "design": design,
         "theta": Theta.of_terms([terms], residual.blocks.block, residual.columns),
         "ids": Entries.of(traits, kernel.labels, trait, row),
     }  # fmt: skip
