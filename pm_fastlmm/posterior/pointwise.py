@@ -128,7 +128,8 @@ def pointwise_log_likelihood(
     if left_out is None and node.partly_observed is None:
         density, name = over_obs(model, node, node.placed(values)), node.name
     elif left_out is None:  # of what was observed alone: ArviZ takes no gaps
-        entries = [": ".join(map(str, entry)) for entry in node.ids or ()]
+        ids: Any = node.ids
+        entries = [f"{trait}: {row}" for trait, row in ids]
         density, name = labelled(model, node, values, {f"{node.name}_entry": entries}), node.name
     else:
         density, name = labelled(model, node, values, {GROUP: left_out.labels}), f"{node.name}_by_{GROUP}"
