@@ -21,6 +21,7 @@ from .engines.structured.structuredlmm import StructuredLMM as StructuredLMM
 from .fitting.compare import compare_fits as compare_fits
 from .fitting.find import find_reml as find_reml
 from .fitting.find import reml_covariance as reml_covariance
+from .fitting.traits import reml_traits as reml_traits
 from .kernel.exact.exact import exact_posterior as exact_posterior
 from .kernel.exact.sensitivity import rope as rope
 from .kernel.likelihood.information import log_likelihood as log_likelihood
@@ -34,6 +35,7 @@ from .models.genome_scan import genome_scan as genome_scan
 from .models.kernel_model import kernel_model as kernel_model
 from .models.lmm_model import lmm_model as lmm_model
 from .models.mixed_design import MixedDesign as MixedDesign
+from .models.traits_model import traits_model as traits_model
 from .posterior.pointwise import pointwise_log_likelihood as pointwise_log_likelihood
 from .posterior.predict import posterior_function as posterior_function
 from .posterior.predict import predict as predict
@@ -81,9 +83,11 @@ __all__ = [
     "reml_blocks",
     "reml_covariance",
     "reml_point",
+    "reml_traits",
     "results",
     "rope",
     "sample",
     "scan",
+    "traits_model",
     "variances",
 ]

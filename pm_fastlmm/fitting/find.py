@@ -30,6 +30,9 @@ def find_reml(
     data: pd.DataFrame | None = None,
     *,
     known: Mapping[str, Any] | None = None,
+    K: Any = None,
+    W: Any = None,
+    individual: str | None = None,
     weights: Any = None,
     offset: Any = None,
     residual: str | None = None,
@@ -56,11 +59,16 @@ def find_reml(
     ----------
     model : pymc.Model, str or MixedDesign, optional
         Default the model of the context; or a formula with random terms, "yield ~ rep + (1 | gen)", as for
-        `lmm_model`, whose model is fitted and is built when `fit.model` is asked for.
+        `lmm_model`, whose model is fitted and is built when `fit.model` is asked for. With several traits, "milk + fat
+        ~ sex", or with K or W it is that of `traits_model`.
     data : DataFrame, optional
         The table of a formula.
     known : dict, optional
         With a formula, known covariances between the levels of grouping factors, as for `lmm_model`.
+    K, W : array or DataFrame, optional
+        With a formula, the covariance of the rows of its table, or its factor, as for `traits_model`.
+    individual : str, optional
+        With K or W, of individuals, the column that says whose record each row is.
     weights, offset : str or array, optional
         With a formula, prior weights and a known part of the mean, as for `lmm_model`.
     residual : str, optional
@@ -142,9 +150,12 @@ def find_reml(
     if not isinstance(model, pm.Model | None):
         from pm_fastlmm.fitting.formula import fit_formula  # a model needs no formulaic, which takes long to import
 
-        return fit_formula(model, data, known, options, weights=weights, offset=offset, residual=residual)
-    if any(given is not None for given in (data, known, weights, offset, residual)):
-        raise ValueError("data, known, weights, offset and residual belong to a formula: a model has its own.")
+        of_formula = {"weights": weights, "offset": offset, "residual": residual}
+        return fit_formula(model, data, known, options, K=K, W=W, individual=individual, **of_formula)
+    if any(given is not None for given in (data, known, K, W, individual, weights, offset, residual)):
+        raise ValueError(
+            "data, known, K, W, individual, weights, offset and residual belong to a formula: a model has its own."
+        )
     model = model_here(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)

@@ -1,7 +1,8 @@
 """The variables of `lmm_model` under priors on standard deviations, and the covariances of its terms made of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import CholeskyFactored
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
@@ -20,7 +21,7 @@ from pm_fastlmm.models.random_terms import RandomTerm
 from pm_fastlmm.models.residual_term import ResidualTerm
 
 _ETA = 2.0  # of the LKJ prior: it favours small correlations without excluding large ones
-_WIDTH = 2.0  # of a half-normal prior, in residual standard deviations
+WIDTH = 2.0  # of a half-normal prior, in residual standard deviations
 
 
 class Deviations(NamedTuple):
@@ -35,15 +36,18 @@ class Deviations(NamedTuple):
         By the name of the variable.
     mean_weight : float
         The prior weight of the observation that s belongs to: σ²_e is the variance of e at weight 1.
+    scales : dict
+        Of half-normal priors, by the name of the variable, in place of those that follow from s.
     """
 
     residual_sd: float
     priors: Mapping[str, Any]
     mean_weight: float = 1.0
+    scales: Mapping[str, FloatArray] = MappingProxyType({})
 
     def residual(self) -> Any:
         """Register σ_e, and return its square."""
-        width = _WIDTH * self.residual_sd * math.sqrt(self.mean_weight)
+        width = WIDTH * self.residual_sd * math.sqrt(self.mean_weight)
         return pt.square(self._standard_deviation("sigma_e", width))
 
     def within(self, random: RandomTerm | CorrelatedTerms, part: Part, weights: Mapping[str, FloatArray]) -> Covariance:
@@ -53,21 +57,39 @@ class Deviations(NamedTuple):
         Weights are those of rows for each grouping factor, K_ii of its level at the relative weight of the row.
         """
         scales = [
-            _WIDTH * self.residual_sd / math.sqrt(weights[member.group].mean()) * _column_scales(member, columns)
+            WIDTH * self.residual_sd / math.sqrt(weights[member.group].mean()) * column_scales(member, columns)
             for member, columns in random.by_member(part.columns)
         ]
-        return self._of_scales(random, part, np.concatenate(scales))
+        return self._named(part, np.concatenate(scales), random.columns)
 
     def noise(self, residual: ResidualTerm, sd: FloatArray) -> Covariance:
         """Register the variables of Σ_e, of the residual standard deviation of each coordinate at the mean weight."""
-        scales = np.asarray(_WIDTH * sd * math.sqrt(self.mean_weight))
-        return self._of_scales(residual.random, residual.part, scales)
+        scales = np.asarray(WIDTH * sd * math.sqrt(self.mean_weight))
+        return self._named(residual.part, scales, residual.random.columns)
 
-    def _of_scales(self, random: RandomTerm | CorrelatedTerms, part: Part, scales: FloatArray) -> Covariance:
-        sigma, dim = f"sigma_{part.suffix}", f"{part.suffix}_effects"
+    def _named(self, part: Part, scales: FloatArray, columns: Sequence[str]) -> Covariance:
+        scales = self.scales.get(f"sigma_{part.suffix}", scales)
         if len(part.columns) == 1:
-            return Scalar(pt.square(self._standard_deviation(sigma, scales[0])), size=1)
-        part.add_coords(random)
+            return Scalar(pt.square(self._standard_deviation(f"sigma_{part.suffix}", scales[0])), size=1)
+        return self.matrix(part, scales, columns, f"{part.suffix}_effects")
+
+    def matrix(self, part: Part, scales: FloatArray, columns: Sequence[str], dim: str) -> Covariance:
+        """
+        Register the variables of a covariance matrix, and return it.
+
+        Parameters
+        ----------
+        part : Part
+            Whether they are correlated, and what follows their names, "sigma_" and "chol_".
+        scales : (c,) array
+            Of the half-normal standard deviations.
+        columns : sequence of str
+            Names of all columns, of which the part has some.
+        dim : str
+            The dimension of the standard deviations.
+        """
+        sigma = f"sigma_{part.suffix}"
+        part.add_coords(columns, dim)
         if not part.correlated:
             return Diagonal(pt.square(self._standard_deviation(sigma, scales, dims=dim)))
         sd = pm.HalfNormal.dist(scales, shape=scales.shape)
@@ -91,6 +113,12 @@ class Deviations(NamedTuple):
         return pm.modelcontext(None).register_rv(_checked_prior(name, self.priors[name], shape), name, dims=dims)
 
 
+def require_priors(given: Iterable[str], names: Sequence[str]) -> None:
+    """Raise a ValueError for priors of variables that the model has not."""
+    if unknown := [prior for prior in given if prior not in names]:
+        raise ValueError(f"priors names {shown(unknown)}, but there are {', '.join(names)}.")
+
+
 def _checked_prior(name: str, prior: Any, shape: tuple[int, ...]) -> Any:
     if not hasattr(prior, "owner") or not hasattr(prior, "type"):
         raise TypeError(
@@ -105,7 +133,7 @@ def _checked_prior(name: str, prior: Any, shape: tuple[int, ...]) -> Any:
     return prior
 
 
-def _column_scales(random: RandomTerm, columns: Sequence[int]) -> FloatArray:
+def column_scales(random: RandomTerm, columns: Sequence[int]) -> FloatArray:
     """Return c, the square roots of the diagonal of (UᵀU/n)⁻¹ = R⁻¹R⁻ᵀ, which is 1 for an intercept."""
     if random.intercept_only:
         return np.ones(1)

@@ -75,7 +75,7 @@ def fixed_effects(
         If the formula does not fit the table, the response is not numeric, or no row is complete.
     """
     require_table(data)
-    formula = _without_dot(formula, data)
+    formula = without_dot(formula, data)
     variables = variables_of(formula, data, whole)
     gaps = gaps_in(data, variables) | (gaps or {})
     complete = complete_rows(gaps, len(data))
@@ -395,7 +395,7 @@ def _refuse_infinite(encoded: Encoded, index: pd.Index, subject: str) -> None:
         )
 
 
-def _without_dot(formula: str, data: pd.DataFrame) -> str:
+def without_dot(formula: str, data: pd.DataFrame) -> str:
     """Return the formula with `.` written out: every column but those of the response."""
     left, right = sides(formula)
     if not any(token.token == "." for token in tokenize(right)):

@@ -11,13 +11,13 @@ import pandas as pd
 import pymc as pm
 import pytensor
 
-from pm_fastlmm.base.arrays import EPS, FloatArray, shown
+from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.structured.structuredlmm import StructuredLMM
 from pm_fastlmm.models.correlated_terms import CorrelatedTerms
-from pm_fastlmm.models.deviations import Deviations
+from pm_fastlmm.models.deviations import Deviations, require_priors
 from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.models.mixed_parts import parts_of
 from pm_fastlmm.models.mixed_terms import data_of, mixed_term, read_formula, relations
@@ -121,9 +121,16 @@ def lmm_model(
     >>> model.coords["rep:block"][:3]
     ('R1:B1', 'R1:B2', 'R1:B3')
     """
-    design = read_formula(formula, data, weights, offset, residual)
+    return mixed_model(read_formula(formula, data, weights, offset, residual), known, priors or {}, name)
+
+
+def mixed_model(
+    design: MixedDesign, known: Mapping[str, Any] | None, priors: Mapping[str, Any] | SharePrior, name: str | None,
+    scales: Mapping[str, FloatArray] | None = None,
+) -> pm.Model:  # fmt: skip
+    """Build the model of a design; `scales` are those of half-normal priors, by the name of the variable."""
     between = relations(design, known)
-    _check_names(design, priors or {})
+    _check_names(design, priors)
     name = design.response if name is None else name
     _check_slashes(design, name)
     joined = [random.group for random in design.random if isinstance(random, CorrelatedTerms)]
@@ -144,7 +151,7 @@ def lmm_model(
         if isinstance(priors, SharePrior):
             variables: Deviations | Shares = Shares.of(design, priors, sd**2, _mean_weight(design))
         else:
-            variables = Deviations(sd, priors or {}, _mean_weight(design))
+            variables = Deviations(sd, priors, _mean_weight(design), scales or {})
         terms = [_term(*pair, variables, _relative(design)) for pair in zip(design.random, between, strict=True)]
         if design.residual is None:
             noise = {"sigma2_e": variables.residual()}
@@ -164,8 +171,7 @@ def _check_names(design: MixedDesign, priors: Mapping[str, Any] | SharePrior) ->
         raise ValueError(f"{what} is called {taken[0].group!r}, {reserved[taken[0].group]}: rename {mend}.")
     names = [name for random in design.random for part in parts_of(random) for name in part.priors]
     names += ["sigma_e"] if design.residual is None else design.residual.part.priors
-    if unknown := [prior for prior in given if prior not in names]:
-        raise ValueError(f"priors names {shown(unknown)}, but there are {', '.join(names)}.")
+    require_priors(given, names)
     require_labels(design.ids, "the ids, the index of data,")
     for random in design.random:
         require_labels(random.levels, f"the levels of {random.group!r}", written=f"table[{random.members[0].group!r}]")
@@ -228,7 +234,7 @@ def _term(
     """Return a term with the variables of its covariance, registered in the model of the context."""
     model, group = pm.modelcontext(None), random.group
     weights = {
-        member.group: relative if relation is None else relative * _known_variances(member, relation)
+        member.group: relative if relation is None else relative * known_variances(member, relation)
         for member in random.members
     }
     if len(random.columns) > 1:
@@ -238,7 +244,7 @@ def _term(
     return term
 
 
-def _known_variances(random: RandomTerm, relation: Covariance) -> FloatArray:
+def known_variances(random: RandomTerm, relation: Covariance) -> FloatArray:
     """Return the diagonal of ZKZᵀ: the variance that σ² = 1 gives each observation."""
     term = Term(random.factor, relation, name=random.group)
     variances = term.blocks.variances(np.ones((1, 1)))[term.Z.indices]

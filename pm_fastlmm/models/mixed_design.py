@@ -277,7 +277,12 @@ def _ids_of_one_response(responses: tuple[str, ...], data: pd.DataFrame, formula
             "others by formulas of their own; with one kernel flmm.Design.from_formula(formula, data, K=K) takes "
             "several."
         )
+    require_unique_index(data)
+    return tuple(data.index.tolist())
+
+
+def require_unique_index(data: pd.DataFrame) -> None:
+    """Raise a ValueError if several rows have one id."""
     if not data.index.is_unique:
         twice = list(data.index[data.index.duplicated()].unique())
         raise ValueError(f"the index of data has ids twice ({shown(twice)}): each row needs its own, reset_index().")
-    return tuple(data.index.tolist())

@@ -1,5 +1,6 @@
 """Parts of a random term: columns whose effects have one distribution, and the names of their variables."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,10 +27,10 @@ class Part(NamedTuple):
         """The columns of each pair of effects."""
         return np.triu_indices(len(self.columns), 1)
 
-    def add_coords(self, random: RandomTerm | CorrelatedTerms) -> None:
+    def add_coords(self, columns: Sequence[str], dim: str) -> None:
         """Add the names of its columns to the model of the context, and of their pairs where these are correlated."""
-        model, names = pm.modelcontext(None), [random.columns[j] for j in self.columns]
-        model.add_coord(f"{self.suffix}_effects", names)
+        model, names = pm.modelcontext(None), [columns[j] for j in self.columns]
+        model.add_coord(dim, names)
         if self.correlated:
             pairs = [f"{names[i]}, {names[j]}" for i, j in zip(*self.pairs, strict=True)]
             model.add_coord(f"{self.suffix}_pairs", pairs)

@@ -1,7 +1,7 @@
 """The random terms of a formula with their covariances, whatever their parameters are: variables, or numbers to fit."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -134,15 +134,20 @@ def mixed_node(design: MixedDesign, known: Mapping[str, Any] | None) -> Structur
 class FormulaVariables(NamedTuple):
     """The map from θ to the free variables of `lmm_model`."""
 
-    design: MixedDesign
+    parts: list[Part]
     layout: Theta
+
+    @classmethod
+    def of(cls, design: MixedDesign, layout: Theta) -> Self:
+        """Return the map of a design, the part of whose residuals is the last."""
+        parts = [part for random in design.random for part in parts_of(random)]
+        parts.append(Part("e", (0,), False) if design.residual is None else design.residual.part)
+        return cls(parts, layout)
 
     def point(self, theta: FloatArray, *_: Any) -> dict[str, Any]:
         """Return standard deviations and Cholesky factors."""
-        parts = [part for random in self.design.random for part in parts_of(random)]
-        parts.append(Part("e", (0,), False) if self.design.residual is None else self.design.residual.part)
         values = {}
-        for part, entry in zip(parts, self.layout.entries, strict=True):
+        for part, entry in zip(self.parts, self.layout.entries, strict=True):
             own = theta[entry.place]
             if entry.matrix:
                 rows, columns = lower_triangle(*entry.shape)

@@ -72,7 +72,7 @@ class Shares(NamedTuple):
             own = variances[0] / root[0, 0] ** 2
             pm.Deterministic(sigma, pt.sqrt(own))
             return Scalar(own, size=1)
-        part.add_coords(random)
+        part.add_coords(random.columns, dim)
         if not part.correlated:
             own = pt.stack(variances) / (root**2).sum(axis=0)
             pm.Deterministic(sigma, pt.sqrt(own), dims=dim)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -10,9 +11,12 @@ import xarray as xr
 
 from pm_fastlmm.base.arrays import FloatArray, Ids
 from pm_fastlmm.base.semidefinite import semidefinite_root
+from pm_fastlmm.covariance.matrices import Unstructured
+from pm_fastlmm.covariance.structures import Diagonal
 from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.matrix.effects import TraitDraws, draw_traits
+from pm_fastlmm.engines.matrix.matrixlmm import carried_by
 from pm_fastlmm.engines.matrix.variables import MatrixLMMRV, entries
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import answers_for, observed_data
@@ -139,6 +143,22 @@ class MatrixNode(StructuredNode):
     def components(self) -> dict[str, list[str]]:
         """Return the traits."""
         return {f"{self.name}_trait": list(self.traits)}
+
+    @classmethod
+    def from_spectrum(
+        cls, name: str, spectrum: Spectrum, Y: FloatArray, traits: tuple[str, ...], design: Any = None
+    ) -> Self:
+        """
+        Return the node of any Σ_g and Σ_e, which are to be fitted: of no variable and no model.
+
+        Y is (t, n), NaN where it was not observed. One trait without gaps is fitted as `reml` does.
+        """
+        seen, t = ~np.isnan(Y), len(traits)
+        unit = Diagonal(np.ones(1)) if t == 1 else Unstructured(np.eye(t))
+        op = SimpleNamespace(**carried_by(spectrum, traits, seen, (unit, unit), flat=True, design=design))
+        common = (name, None, op.treatment, None, None, Y[seen], op.projection, op.ids)
+        alone = spectrum if t == 1 and seen.all() else None
+        return cls(*common, op.terms, op.theta, None, op.products, None, op.design, alone, op.residual)
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

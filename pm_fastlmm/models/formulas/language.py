@@ -98,14 +98,53 @@ def _is_number(token: Any) -> bool:
 def _response(formula: str, tokens: list[Any], columns: Collection[str]) -> list[str]:
     """Return what stands left of the "~": one response, or several joined by +."""
     text = formula[: tokens[-1].source_end + 1 + (formula[tokens[-1].source_start] in "`{")].strip()
-    call = tokens[0].token if len(tokens) == 1 and tokens[0].kind.value == "python" else ""
-    if call.startswith("cbind("):
-        inner = call[len("cbind(") : -1]
-        return _response(inner, tokens_of(inner.replace(",", "+"), inner), columns)
-    signs = {sign for token in tokens if token.kind.value == "operator" for sign in token.token}
-    if signs - {"+"} or any(token.kind.value == "value" for token in tokens):
+    if bound := _bound(tokens):
+        each = [_response(part, tokens_of(part, part), columns) for part in bound]
+        return [token for part in each for token in ("+", *part)][1:]
+    if _is_arithmetic(tokens):
         return [as_python(f"I({text})", columns)]
     return [_written(formula, token, columns, formula) for token in tokens]
+
+
+def responses_of(left: str) -> list[str]:
+    """
+    Return the responses left of a "~", which + joins, or cbind.
+
+    Examples
+    --------
+    >>> from pm_fastlmm.models.formulas.language import responses_of
+    >>> (
+    ...     responses_of("cbind(milk, log(fat))"),
+    ...     responses_of("milk + fat"),
+    ...     responses_of("milk - fat"),
+    ... )
+    (['milk', 'log(fat)'], ['milk', 'fat'], ['milk - fat'])
+    """
+    tokens = tokens_of(left, left)
+    if bound := _bound(tokens):
+        return bound
+    if _is_arithmetic(tokens) or any(token.kind.value == "context" for token in tokens):
+        return [left]
+    return [source(left, token) for token in tokens if token.kind.value != "operator"]
+
+
+def _bound(tokens: list[Any]) -> list[str]:
+    """Return the arguments of cbind(a, b), none of anything else."""
+    call = tokens[0].token if len(tokens) == 1 and tokens[0].kind.value == "python" else ""
+    parts, depth = [""], 0
+    for sign in call.removeprefix("cbind(")[:-1] if call.startswith("cbind(") else "":
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(sign, 0)
+        if sign == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _is_arithmetic(tokens: list[Any]) -> bool:
+    """Return whether a response is calculated of columns, other than by a call."""
+    signs = {sign for token in tokens if token.kind.value == "operator" for sign in token.token}
+    return bool(signs - {"+"}) or any(token.kind.value == "value" for token in tokens)
 
 
 def _written(formula: str, token: Any, columns: Collection[str], whole: str) -> str:
