@@ -85,6 +85,12 @@ def cases():
 
 
 @pytest.fixture(scope="session")
+def mvlmm():
+    """Three traits of one kinship, `data()`, which GEMMA fitted."""
+    return _load(HERE / "reference" / "make_mvlmm.py")
+
+
+@pytest.fixture(scope="session")
 def reference():
     """The reference files: `json(name)` and `table(name)`, columns as float arrays where they are numbers."""
 
