@@ -10,6 +10,7 @@ import pandas as pd
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.coordinates import require_unique
 from pm_fastlmm.base.copies import ReadOnlyArrays
+from pm_fastlmm.models.fixed_terms import FixedTerms
 from pm_fastlmm.models.formula import fixed_effects, require_table, variables_of, without_dot
 from pm_fastlmm.models.formulas.bars import RandomPart, split_formula
 from pm_fastlmm.models.formulas.language import responses_of, sides
@@ -23,6 +24,24 @@ from pm_fastlmm.models.random_terms import RandomTerm, random_term, require_colu
 TRAIT, RECORD, VALUE = "trait", "record", "value"  # columns that the long table gains
 RESPONSE = "Y"  # what they are called in a model
 _BAR = f"(0 + {TRAIT} | {RECORD})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SomeColumns(FixedTerms):
+    """
+    Fixed effects with columns in another order than that of their terms, and not all of them.
+
+    Attributes
+    ----------
+    order : (r,) int array
+        Which column of the formula each is.
+    """
+
+    order: npt.NDArray[np.intp]
+
+    def encode(self, data: pd.DataFrame) -> Any:
+        """Return X of new rows, dense or sparse as it was at the fit."""
+        return super(SomeColumns, self).encode(data)[:, self.order]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -89,7 +108,7 @@ class TraitsDesign(ReadOnlyArrays):
         text, residual = _long_formula(sides(without_dot(fixed, data))[1], parts, len(traits))
         known = w.values[seen][row] if w is not None and w.name is None else weights
         mixed = MixedDesign.from_formula(text, long, weights=known, residual=residual)
-        mixed = replace(_renamed(mixed, traits), formula=formula, response=RESPONSE)
+        mixed = replace(_by_trait(mixed, traits), formula=formula, response=RESPONSE)
         if dropped:
             mixed = replace(mixed, dropped=dropped + mixed.dropped, missing=counts_of(gaps) | mixed.missing)
         left = long.index.isin(list(mixed.ids))  # a transform may be undefined in more rows
@@ -123,8 +142,17 @@ class TraitsDesign(ReadOnlyArrays):
         """Return what a coefficient of a trait is called."""
         return f"{trait}: {column}" if len(self.traits) > 1 else column
 
+    def of_kernel(self, coef: tuple[str, ...]) -> MixedDesign:
+        """Return the design of rows of one trait each, with an effect of each record, of some columns of X alone."""
+        mixed, kept = self.mixed, {self.named(trait, column) for trait in self.traits for column in coef}
+        order = np.array([j for j, name in enumerate(mixed.columns) if name in kept], dtype=np.intp)
+        before = mixed.fixed.order if isinstance(mixed.fixed, SomeColumns) else np.arange(len(mixed.columns))
+        fixed = SomeColumns(mixed.fixed.spec, mixed.fixed.table, before[order])
+        columns = tuple(mixed.columns[j] for j in order)
+        return replace(mixed, X=mixed.X[:, order], columns=columns, fixed=fixed, random=(self._by_record,))
+
     @property
-    def by_record(self) -> RandomTerm:
+    def _by_record(self) -> RandomTerm:
         """The traits of each record, as the effects of a kernel of records have them."""
         if self.mixed.residual is not None:
             return self.mixed.residual.random
@@ -161,8 +189,8 @@ def _long_formula(right: str, parts: tuple[RandomPart, ...], t: int) -> tuple[st
     return f"{VALUE} ~ {' + '.join([crossed(right), *bars])}", _BAR if t > 1 else None
 
 
-def _renamed(mixed: MixedDesign, traits: tuple[str, ...]) -> MixedDesign:
-    """Return the design with columns called by their trait, "milk: age" for "trait[milk]:age"."""
+def _by_trait(mixed: MixedDesign, traits: tuple[str, ...]) -> MixedDesign:
+    """Return the design with columns called by their trait, "milk: age" for "trait[milk]:age", and in its order."""
     if len(traits) == 1:
         return mixed
 
@@ -181,9 +209,13 @@ def _renamed(mixed: MixedDesign, traits: tuple[str, ...]) -> MixedDesign:
         return replace(random, columns=columns, parts=parts)
 
     assert mixed.residual is not None  # of several traits
+    columns = [named(column, ": Intercept") for column in mixed.columns]
+    order = np.array([j for trait in traits for j, name in enumerate(columns) if name.startswith(f"{trait}: ")])
     return replace(
         mixed,
-        columns=tuple(named(column, ": Intercept") for column in mixed.columns),
+        X=mixed.X[:, order],
+        columns=tuple(columns[j] for j in order),
+        fixed=SomeColumns(mixed.fixed.spec, mixed.fixed.table, order),
         random=tuple(map(of_term, mixed.random)),
         residual=replace(mixed.residual, random=of_term(mixed.residual.random)),
     )

@@ -161,6 +161,7 @@ def carried_by(
     _require_entries(traits, seen, spectrum)
     products = TraitProducts.of(spectrum, traits, seen, flat=flat, prior=prior)
     trait, row = products.records.coordinate, products.records.record
+    projection = products.unweighted if design is None else products.unweighted.made_from(design.fixed)
     kernel = KernelOfSpectrum(spectrum)
     by = Factor(row, kernel.labels, None, None, order_given=True)
     indicators = pd.DataFrame(np.eye(len(traits))[trait], columns=list(traits))
@@ -169,7 +170,7 @@ def carried_by(
     products = replace(products, records=Records(row, trait, Records.of(residual, None).mixes))
     return {
         "treatment": "flat" if flat else "proper", "terms": (terms,), "residual": residual, "products": products,
-        "complete": products.complete, "projection": products.unweighted, "spectrum": spectrum, "design": design,
+        "complete": products.complete, "projection": projection, "spectrum": spectrum, "design": design,
         "theta": Theta.of_terms([terms], residual.blocks.block, residual.columns),
         "ids": Entries.of(traits, kernel.labels, trait, row),
     }  # fmt: skip
