@@ -273,9 +273,9 @@ def _ids_of_one_response(responses: tuple[str, ...], data: pd.DataFrame, formula
     """Return the index of a table, of different ids, for a formula with one response."""
     if len(responses) != 1:
         raise ValueError(
-            f"formula {formula!r} has {len(responses)} responses ({shown(list(responses))}): give one, and fit the "
-            "others by formulas of their own; with one kernel flmm.Design.from_formula(formula, data, K=K) takes "
-            "several."
+            f"formula {formula!r} has {len(responses)} responses ({shown(list(responses))}): flmm.traits_model and "
+            "flmm.find_reml take several traits, whose effects covary; responses apart have formulas of their own, or "
+            "one kernel by flmm.Design.from_formula(formula, data, K=K)."
         )
     require_unique_index(data)
     return tuple(data.index.tolist())

@@ -27,13 +27,13 @@ _BAR = f"(0 + {TRAIT} | {RECORD})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SomeColumns(FixedTerms):
+class ByTrait(FixedTerms):
     """
-    Fixed effects with columns in another order than that of their terms, and not all of them.
+    Fixed effects with the columns of one trait after those of another, not of one term after another.
 
     Attributes
     ----------
-    order : (r,) int array
+    order : (r · t,) int array
         Which column of the formula each is.
     """
 
@@ -41,7 +41,7 @@ class SomeColumns(FixedTerms):
 
     def encode(self, data: pd.DataFrame) -> Any:
         """Return X of new rows, dense or sparse as it was at the fit."""
-        return super(SomeColumns, self).encode(data)[:, self.order]
+        return super(ByTrait, self).encode(data)[:, self.order]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -142,14 +142,10 @@ class TraitsDesign(ReadOnlyArrays):
         """Return what a coefficient of a trait is called."""
         return f"{trait}: {column}" if len(self.traits) > 1 else column
 
-    def of_kernel(self, coef: tuple[str, ...]) -> MixedDesign:
-        """Return the design of rows of one trait each, with an effect of each record, of some columns of X alone."""
-        mixed, kept = self.mixed, {self.named(trait, column) for trait in self.traits for column in coef}
-        order = np.array([j for j, name in enumerate(mixed.columns) if name in kept], dtype=np.intp)
-        before = mixed.fixed.order if isinstance(mixed.fixed, SomeColumns) else np.arange(len(mixed.columns))
-        fixed = SomeColumns(mixed.fixed.spec, mixed.fixed.table, before[order])
-        columns = tuple(mixed.columns[j] for j in order)
-        return replace(mixed, X=mixed.X[:, order], columns=columns, fixed=fixed, random=(self._by_record,))
+    @property
+    def of_kernel(self) -> MixedDesign:
+        """The design of rows of one trait each, with the effects that a kernel of records has."""
+        return replace(self.mixed, random=(self._by_record,))
 
     @property
     def _by_record(self) -> RandomTerm:
@@ -215,7 +211,7 @@ def _by_trait(mixed: MixedDesign, traits: tuple[str, ...]) -> MixedDesign:
         mixed,
         X=mixed.X[:, order],
         columns=tuple(columns[j] for j in order),
-        fixed=SomeColumns(mixed.fixed.spec, mixed.fixed.table, order),
+        fixed=ByTrait(mixed.fixed.spec, mixed.fixed.table, order),
         random=tuple(map(of_term, mixed.random)),
         residual=replace(mixed.residual, random=of_term(mixed.residual.random)),
     )

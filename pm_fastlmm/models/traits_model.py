@@ -39,6 +39,9 @@ def traits_model(
     column, all of which are correlated, and its variables are called by the group, `sigma_animal`; `h2` is there where
     a single term of one effect for each trait has a known covariance.
 
+    **New rows** of `fit.predict(data=)` have one trait of one record each: a column `trait`, those of the formula, and
+    `record`, with the id of the row of K whose effect it has.
+
     **Priors.** σ ~ HalfNormal(2 s c), with s the residual standard deviation of the trait alone, by least squares on X
     over its rows, and c that of `lmm_model`: for K, 1/√k̄. Correlations are LKJ(2).
 

@@ -243,7 +243,7 @@ def _of_kernel(design: TraitsDesign, K: Any, W: Any) -> OneKernel:
     make = Spectrum.from_factor if kernel.kernel_is_factor else Spectrum.from_covariance
     weights = None if w is None else Labelled(w, ids, None)
     spectrum = make(Labelled(own, ids, None), Labelled(X, ids, columns), weights=weights)
-    return OneKernel(spectrum, design.Y, design.traits, _deviations(design), design.of_kernel(spectrum.coef))
+    return OneKernel(spectrum, design.Y, design.traits, _deviations(design), design.of_kernel)
 
 
 def _of_arrays(Y: Any, X: Any, K: Any, W: Any, spectrum: Spectrum | None, weights: Any) -> OneKernel:

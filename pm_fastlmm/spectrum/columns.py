@@ -113,6 +113,14 @@ class DesignColumns(ReadOnlyArrays):
         parts = frozen(B), self.size, frozen(tolerance)
         return DesignColumns(outer.names, self.n, kept, tuple(sorted(left)), *parts, outer.terms)
 
+    def of_traits(self, traits: tuple[str, ...]) -> "DesignColumns":
+        """Return the columns of I ⊗ X, those of one trait after another, called "milk: age" if there are several."""
+        t, d = len(traits), len(self.names)
+        names = tuple(f"{trait}: {name}" for trait in traits for name in self.names) if t > 1 else self.names
+        kept, left = (tuple(a * d + j for a in range(t) for j in places) for places in (self.kept, self.left))
+        B = frozen(np.kron(np.eye(t), self.B))
+        return DesignColumns(names, self.n, kept, left, B, np.tile(self.size, t), np.tile(self.tolerance, t))
+
     def departs(self, X: FloatArray, R: FloatArray, *, usual: float = 1.0) -> npt.NDArray[np.bool_]:
         """
         Return (m, c), whether a dropped column of rows X (m, d) is not what the kept ones make of it.

@@ -101,6 +101,30 @@ def test_routes_have_the_same_estimates_and_predictions():
 
 
 @GAPS
+@pytest.mark.filterwarnings("ignore:X has rank")
+def test_routes_have_the_same_tests_and_know_what_is_not_determined():
+    table = TABLE.assign(house=np.where(TABLE["sex"] == "m", "north", "south"))
+    formula = "milk + fat ~ age + sex + house"
+    fits = [
+        flmm.find_reml(formula, table, K=SHUFFLED, **QUIET),
+        flmm.find_reml(f"{formula} + (1 | animal)", table, known={"animal": SHUFFLED}, **QUIET),
+    ]
+    new = pd.DataFrame({"trait": ["fat", "fat"], "record": ["cow1", "cow1"], "sex": ["m", "m"], "age": [0.3, 0.3]})
+    new = new.assign(animal=new["record"], house=["north", "south"])
+    for fit in fits:
+        tests = fit.anova()
+        assert tests.index.tolist() == ["trait:1", "trait:age", "trait:sex", "trait:house"]
+        assert tests["df_num"].tolist() == [2, 2, 0, 0]
+        with pytest.warns(UserWarning, match="the data do not determine the fixed effects of 1 of 2 new rows"):
+            mean = fit.predict(data=new).mean
+        assert np.isnan(np.asarray(mean)).tolist() == [False, True]
+    pvalues = [fit.anova()["p_value"].iloc[:2].to_numpy() for fit in fits]
+    np.testing.assert_allclose(*pvalues, rtol=1e-4)
+    names = [f"{trait}: {column}" for trait in ("milk", "fat") for column in ("Intercept", "age", "sex[T.m]")]
+    assert [fit.beta.index.tolist() for fit in fits] == [names, names]
+
+
+@GAPS
 def test_other_terms_and_slopes_are_those_of_dense_algebra():
     fit = flmm.find_reml(
         "milk + fat ~ sex + (1 | litter)",

@@ -161,7 +161,9 @@ def carried_by(
     _require_entries(traits, seen, spectrum)
     products = TraitProducts.of(spectrum, traits, seen, flat=flat, prior=prior)
     trait, row = products.records.coordinate, products.records.record
-    projection = products.unweighted if design is None else products.unweighted.made_from(design.fixed)
+    projection = products.unweighted.within(spectrum.design.columns.of_traits(traits))
+    if design is not None:
+        projection = projection.made_from(design.fixed)
     kernel = KernelOfSpectrum(spectrum)
     by = Factor(row, kernel.labels, None, None, order_given=True)
     indicators = pd.DataFrame(np.eye(len(traits))[trait], columns=list(traits))
