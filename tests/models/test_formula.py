@@ -275,7 +275,7 @@ def test_at_the_variances_of_lme4_the_likelihood_is_that_of_lme4(fit, oracle):
         ),
         ("y ~ (shoe|a)", "does not fit the columns y, x, .*: .*shoe"),
         ("y ~ shoe + (1|a)", "does not fit the columns y, x, .*: .*shoe"),
-        ("y + x ~ (1|a)", r"has 2 responses \('y', 'x'\): give one"),
+        ("y + x ~ (1|a)", r"has 2 responses \('y', 'x'\): flmm.traits_model"),
         ("f ~ (1|a)", "the response 'f' is not numeric"),
         ("y ~ (1|a) + (x|a)", "has the column 'Intercept' twice for the grouping factor 'a'"),
         ("y ~ (1|a) + (1|a)", r"a permanent environment beside .*, data.assign\(permanent=data\['a'\]\)"),

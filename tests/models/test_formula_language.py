@@ -142,7 +142,7 @@ def test_what_R_and_Python_read_differently_is_refused(text, message):
         ("y ~ poly(k, 5)", "degree must be less than the number of different values, got 5"),
         ("y ~ cut(x, 1)", "cut needs two classes at least, got 1"),
         ("y ~ ns(x, df=0)", "df must be at least 1, got 0"),
-        ("cbind(y, x) ~ f", r"has 2 responses \('y', 'x'\): give one"),
+        ("cbind(y, x) ~ f", r"has 2 responses \('y', 'x'\): flmm.traits_model"),
         ("f ~ x", "the response 'f' is not numeric"),
     ],
 )

@@ -184,7 +184,7 @@ def test_texts_as_responses_are_told_how_to_become_numbers():
 
 def test_several_responses_are_told_where_they_go():
     message = message_of("cbind(y, z) ~ x")
-    assert "give one, and fit the others by formulas of their own" in message
+    assert "flmm.traits_model and flmm.find_reml take several traits" in message
     assert flmm.Design.from_formula("cbind(y, z) ~ x", frame(), K=pd.DataFrame(np.eye(40))).responses == ("y", "z")
 
 
