@@ -10,6 +10,7 @@ import pandas as pd
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.coordinates import require_unique
 from pm_fastlmm.base.copies import ReadOnlyArrays
+from pm_fastlmm.models.correlated_terms import CorrelatedTerms
 from pm_fastlmm.models.fixed_terms import FixedTerms
 from pm_fastlmm.models.formula import fixed_effects, require_table, variables_of, without_dot
 from pm_fastlmm.models.formulas.bars import RandomPart, split_formula
@@ -181,7 +182,11 @@ def _long_formula(right: str, parts: tuple[RandomPart, ...], t: int) -> tuple[st
     def crossed(text: str) -> str:
         return text if t == 1 else f"0 + {TRAIT}:(1 + {text})"
 
-    bars = [f"({crossed(text)} | {':'.join(map(plain_name, part.factors))})" for part in parts for text in part.slopes]
+    bars = [
+        f"({crossed(text)} |{f'{part.shared}|' if part.shared else ''} {':'.join(map(plain_name, part.factors))})"
+        for part in parts
+        for text in part.slopes
+    ]
     return f"{VALUE} ~ {' + '.join([crossed(right), *bars])}", _BAR if t > 1 else None
 
 
@@ -207,12 +212,16 @@ def _by_trait(mixed: MixedDesign, traits: tuple[str, ...]) -> MixedDesign:
     assert mixed.residual is not None  # of several traits
     columns = [named(column, ": Intercept") for column in mixed.columns]
     order = np.array([j for trait in traits for j, name in enumerate(columns) if name.startswith(f"{trait}: ")])
+    terms = (
+        replace(term, members=tuple(map(of_term, term.members))) if isinstance(term, CorrelatedTerms) else of_term(term)
+        for term in mixed.random
+    )
     return replace(
         mixed,
         X=mixed.X[:, order],
         columns=tuple(columns[j] for j in order),
         fixed=ByTrait(mixed.fixed.spec, mixed.fixed.table, order),
-        random=tuple(map(of_term, mixed.random)),
+        random=tuple(terms),
         residual=replace(mixed.residual, random=of_term(mixed.residual.random)),
     )
 

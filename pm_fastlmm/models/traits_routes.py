@@ -109,9 +109,8 @@ class Stacked(NamedTuple):
         scales = self._scales(variances) if len(self.design.traits) > 1 else None
         model = mixed_model(self.design.mixed, self.known, priors, name, scales)
         related = [random.group for random in self.design.mixed.random if random.group in self.known]
-        if len(related) == 1 and all(
-            r.intercept_only or r.columns == self.design.traits for r in self.design.mixed.random
-        ):
+        columns = {random.columns for random in self.design.mixed.random}
+        if len(related) == 1 and columns <= {("Intercept",), self.design.traits}:
             parts = {group: pt.square(model[f"sigma_{group}"]) * variance for group, variance in variances.items()}
             model.add_coord("trait", list(self.design.traits))
             with model:
@@ -129,8 +128,11 @@ class Stacked(NamedTuple):
         mixed = self.design.mixed
         w = np.ones(len(mixed.y)) if mixed.weights is None else mixed.weights / self._mean_weight
         pairs = zip(mixed.random, relations(mixed, self.known), strict=True)
-        known = {random.group: 1.0 if K is None else known_variances(random, K) for random, K in pairs}
-        return {group: float(np.mean(w * variances)) for group, variances in known.items()}
+        return {
+            member.group: float(np.mean(w * (1.0 if K is None else known_variances(member, K))))
+            for random, K in pairs
+            for member in random.members
+        }
 
     def _scales(self, variances: Mapping[str, float]) -> dict[str, FloatArray]:
         """Return the scales of standard deviations by name, those of a column within its trait."""
@@ -139,11 +141,13 @@ class Stacked(NamedTuple):
         share = np.sqrt(count / len(design.trait))
         out = {"sigma_e": s * math.sqrt(self._mean_weight)}
         for random in design.mixed.random:
-            trait = design.trait[np.argmax(random.values != 0, axis=0)]
             for part in parts_of(random):
-                own = trait[list(part.columns)]
-                c = column_scales(random, part) * share[own] / math.sqrt(variances[random.group])
-                out[f"sigma_{part.suffix}"] = s[own] * c
+                scales = []
+                for member, columns in random.by_member(part.columns):
+                    trait = design.trait[np.argmax(member.values[:, list(columns)] != 0, axis=0)]
+                    c = column_scales(member, columns) / math.sqrt(variances[member.group])
+                    scales.append(s[trait] * share[trait] * c)
+                out[f"sigma_{part.suffix}"] = np.concatenate(scales)
         return out
 
     def node(self) -> StructuredNode:

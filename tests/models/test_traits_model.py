@@ -148,6 +148,32 @@ def test_other_terms_and_slopes_are_those_of_dense_algebra():
     )
 
 
+@GAPS
+def test_direct_and_maternal_effects_of_each_trait_covary():
+    dams = np.r_[np.repeat("none", 6), KEPT.index[np.random.default_rng(1).integers(6, size=len(KEPT) - 6)]]
+    table = KEPT.assign(dam=dams)
+    known = K.reindex(index=[*K.index, "none"], columns=[*K.index, "none"], fill_value=0.0)
+    known.loc["none", "none"] = 1.0
+    root = np.random.default_rng(3).normal(size=(4, 6)) / 2
+    sigma = root @ root.T
+    fit = flmm.find_reml(
+        "milk + fat ~ 1 + (1 |g| animal) + (1 |g| dam)", table, known={"animal": known, "dam": known},
+        fixed={"g": sigma, "residual": SIGMA_E}, **QUIET,
+    )  # fmt: skip
+    names = ["animal[milk]", "animal[fat]", "dam[milk]", "dam[fat]"]
+    assert fit.theta.index[9] == f"g[{names[3]}]"
+    Z = [
+        np.array(pd.get_dummies(table[who]).reindex(columns=known.index, fill_value=0), float)
+        for who in ("animal", "dam")
+    ]
+    parts = [
+        (sigma[2 * a : 2 * a + 2, 2 * b : 2 * b + 2], Z[a] @ known.to_numpy() @ Z[b].T) for a in (0, 1) for b in (0, 1)
+    ]
+    loglik, _ = dense(table, np.ones((len(table), 1)), parts, SIGMA_E)
+    np.testing.assert_allclose(fit.loglik, loglik, rtol=1e-10)
+    assert {"chol_g", "chol_e"} == {rv.name for rv in fit.model.free_RVs}
+
+
 def test_repeated_records_have_the_kernel_of_individuals():
     rng = np.random.default_rng(8)
     who = [*K.index, *rng.choice(K.index, size=12)]
