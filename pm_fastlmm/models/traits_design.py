@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, frozen
 from pm_fastlmm.base.coordinates import require_unique
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.models.correlated_terms import CorrelatedTerms
@@ -99,20 +99,15 @@ class TraitsDesign(ReadOnlyArrays):
         seen = complete(gaps, len(data))
         dropped = dropped_rows(seen, gaps, tuple(data.index.tolist()))
         trait, row = np.nonzero(~np.isnan(Y[seen].T))
-        rows = data[seen].iloc[row]
-        names = np.array(traits, dtype=object)
-        ids = [f"{name}, {label}" for name, label in zip(names[trait], rows.index, strict=True)]
-        own: dict[str, Any] = {RECORD: rows.index, VALUE: Y[seen].T[trait, row]}
-        if len(traits) > 1:
-            own[TRAIT] = pd.Categorical(names[trait], categories=list(traits))
-        long = rows.assign(**own).set_axis(pd.Index(ids if len(traits) > 1 else rows.index), axis=0)
+        long = _long_table(data[seen].iloc[row], traits, trait)
         text, residual = _long_formula(sides(without_dot(fixed, data))[1], parts, len(traits))
         known = w.values[seen][row] if w is not None and w.name is None else weights
         mixed = MixedDesign.from_formula(text, long, weights=known, residual=residual)
-        mixed = replace(_by_trait(mixed, traits), formula=formula, response=RESPONSE)
-        if dropped:
-            mixed = replace(mixed, dropped=dropped + mixed.dropped, missing=counts_of(gaps) | mixed.missing)
         left = long.index.isin(list(mixed.ids))  # a transform may be undefined in more rows
+        mixed = replace(
+            _by_trait(mixed, traits), formula=formula, response=RESPONSE, y=frozen(Y[seen].T[trait, row][left]),
+            dropped=dropped + mixed.dropped, missing=counts_of(gaps) | mixed.missing,
+        )  # fmt: skip
         found, record = np.unique(row[left], return_inverse=True)
         records = tuple(data.index[seen][found].tolist())
         return cls(traits, mixed, records, record, trait[left], data.index)
@@ -174,6 +169,18 @@ def _read(formula: str, rest: str, data: pd.DataFrame) -> tuple[tuple[str, ...],
             f"brought into: rename it, data.rename(columns={{{taken[0]!r}: '{taken[0]}_'}})."
         )
     return names, np.hstack([part.values for part in found]), needed
+
+
+def _long_table(rows: pd.DataFrame, traits: tuple[str, ...], trait: npt.NDArray[np.intp]) -> pd.DataFrame:
+    """Return the rows of records with the trait that each is of; what has the place of its value is no number of it."""
+    own: dict[str, Any] = {RECORD: rows.index, VALUE: 1.0}
+    if len(traits) == 1:
+        return rows.assign(**own)
+    names = np.array(traits, dtype=object)[trait]
+    own[TRAIT] = pd.Categorical(names, categories=list(traits))
+    return rows.assign(**own).set_axis(
+        pd.Index([f"{name}, {label}" for name, label in zip(names, rows.index, strict=True)])
+    )
 
 
 def _long_formula(right: str, parts: tuple[RandomPart, ...], t: int) -> tuple[str, str | None]:

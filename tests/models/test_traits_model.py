@@ -216,6 +216,15 @@ def test_priors_are_those_documented(route):
         np.testing.assert_allclose(own, theirs, rtol=1e-8)
 
 
+def test_priors_may_be_others():
+    given = {"sigma_K": pm.Exponential.dist(2, shape=2), "eta_K": 5.0}
+    model = flmm.traits_model("milk + fat ~ 1", KEPT, K=K.loc[KEPT.index, KEPT.index], priors=given)
+    prior = pm.LKJCholeskyCov.dist(n=2, eta=5, sd_dist=pm.Exponential.dist(2, shape=2), compute_corr=False)
+    value = np.array([0.7, 0.2, 0.6])
+    own, theirs = (pm.logp(rv, value).eval(mode=AS_WRITTEN) for rv in (model["chol_K"], prior))
+    np.testing.assert_allclose(own, theirs, rtol=1e-8)
+
+
 @GAPS
 def test_variables_and_coordinates_have_readable_names():
     kernel = flmm.traits_model(FORMULA, TABLE, K=K)
@@ -290,6 +299,16 @@ def test_rows_that_are_dropped_are_counted():
     with pytest.warns(UserWarning, match="rows dropped") as caught:
         flmm.find_reml(FORMULA + " + (1 | litter)", TABLE, K=K, fixed=held("litter", "K", "residual"), **QUIET)
     assert len(caught) == 1
+
+
+def test_each_column_is_warned_of_once():
+    table = TABLE.assign(age=TABLE["age"].fillna(1.0)).drop(index="cow5")
+    table.loc["cow1", "milk"] = table.loc["cow2", "age"] = -999
+    with pytest.warns(UserWarning, match="is -999 in") as caught:
+        flmm.find_reml(
+            "milk + fat ~ age", table, K=K.drop("cow5").drop(columns="cow5"), fixed=held("K", "residual"), **QUIET
+        )
+    assert [str(warning.message).split()[0] for warning in caught] == ["milk", "age"]
 
 
 @pytest.mark.parametrize(
