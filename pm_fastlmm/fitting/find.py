@@ -59,8 +59,8 @@ def find_reml(
     ----------
     model : pymc.Model, str or MixedDesign, optional
         Default the model of the context; or a formula with random terms, "yield ~ rep + (1 | gen)", as for
-        `lmm_model`, whose model is fitted and is built when `fit.model` is asked for. With several traits, "milk + fat
-        ~ sex", or with K or W it is that of `traits_model`.
+        `lmm_model`, whose model is fitted and is built when `fit.model` is asked for. With several
+        traits, "milk + fat ~ sex", or with K or W it is that of `traits_model`.
     data : DataFrame, optional
         The table of a formula.
     known : dict, optional

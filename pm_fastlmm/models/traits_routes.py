@@ -27,7 +27,7 @@ from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, relation
 from pm_fastlmm.models.trait_deviations import residual_deviations
 from pm_fastlmm.models.traits_design import RESPONSE, TraitsDesign
 from pm_fastlmm.spectrum.responses import read_response, response_name
-from pm_fastlmm.spectrum.spectrum import Spectrum
+from pm_fastlmm.spectrum.spectrum import Spectrum, require_spectrum
 
 
 class OneKernel(NamedTuple):
@@ -273,6 +273,7 @@ def _of_arrays(Y: Any, X: Any, K: Any, W: Any, spectrum: Spectrum | None, weight
     elif any(given is not None for given in (X, K, W, weights)):
         raise ValueError("spectrum is given together with X, K, W or weights: it holds them already.")
     else:
+        require_spectrum(spectrum)
         Y, names = read_response(Y, spectrum.n, spectrum.ids, missing=True)
         Y, names = Y.reshape(spectrum.n, -1), names or ("y",)
     require_unique(names, "the names of the traits")

@@ -609,6 +609,15 @@ def spectrum_of_eigenvalues(
     )
 
 
+def require_spectrum(spectrum: Any) -> None:
+    """Raise a TypeError for what is no spectrum."""
+    if not isinstance(spectrum, Spectrum):
+        raise TypeError(
+            f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
+            "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
+        )
+
+
 def as_rotated(spectrum: Spectrum, y: Any) -> Rotated:
     """
     Return y rotated by the spectrum; a `Rotated` passes if it belongs to it.
@@ -618,11 +627,7 @@ def as_rotated(spectrum: Spectrum, y: Any) -> Rotated:
     ValueError
         If y is a `Rotated` of another spectrum.
     """
-    if not isinstance(spectrum, Spectrum):
-        raise TypeError(
-            f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
-            "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
-        )
+    require_spectrum(spectrum)
     if not isinstance(y, Rotated):
         return spectrum.rotate(y)
     if y.spectrum is not spectrum:

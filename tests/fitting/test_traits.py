@@ -105,6 +105,8 @@ def test_what_a_spectrum_cannot_fit_is_refused(problem):
     spectrum, Y = problem
     with pytest.raises(ValueError, match="method must be 'REML' or 'ML', got 'MAP'"):
         flmm.reml_traits(spectrum, Y, method="MAP")
+    with pytest.raises(TypeError, match="spectrum must be a Spectrum, got ndarray"):
+        flmm.reml_traits(np.eye(200), Y)
     with pytest.raises(ValueError, match="the traits 'y0', 'y1' are collinear"):
         flmm.reml_traits(spectrum, np.column_stack([Y["a"], 3 - 2 * Y["a"]]))
     with pytest.raises(ValueError, match="y has 199 rows but the spectrum has 200"):

@@ -23,7 +23,7 @@ from pm_fastlmm.engines.matrix.kernel import KernelOfSpectrum
 from pm_fastlmm.engines.matrix.variables import MatrixDistribution, MatrixLMMRV
 from pm_fastlmm.engines.records import Records
 from pm_fastlmm.engines.traits.products import TraitProducts
-from pm_fastlmm.spectrum.spectrum import Spectrum
+from pm_fastlmm.spectrum.spectrum import Spectrum, require_spectrum
 
 KERNEL = "K"  # the name of the term
 
@@ -126,11 +126,7 @@ def _parametrise(
     mu: Any = None, beta: Any = None, beta_mean: Any = None, beta_cov: Any = None, design: Any = None, **kwargs: Any,
 ) -> tuple[list[Any], dict[str, Any], Any]:  # fmt: skip
     """Return the parameters of the random variable, the other arguments of `LMM`, and the data."""
-    if not isinstance(spectrum, Spectrum):
-        raise TypeError(
-            f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
-            "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
-        )
+    require_spectrum(spectrum)
     known = "it takes spectrum, Sigma_g, Sigma_e, traits, mu, beta, beta_mean, beta_cov, observed"
     refuse_unknown(
         "MatrixLMM", kwargs, known,

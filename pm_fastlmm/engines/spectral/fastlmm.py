@@ -9,7 +9,7 @@ from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.engines.inputs import double, read_mean, read_response, refuse_unknown, treat_coefficients
 from pm_fastlmm.engines.random_variable import LMM, Treatment
 from pm_fastlmm.engines.spectral.variables import FastLMMRV, RotatedLMMRV, statistic
-from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
+from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum, require_spectrum
 
 PAIRS = (("sigma2", "delta"), ("sigma2_g", "sigma2_e"), ("h2", "total"))
 
@@ -104,11 +104,7 @@ def _parametrise(
     **kwargs: Any,
 ) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
     """Return the parameters of the random variable, and the other arguments of `LMM`."""
-    if not isinstance(spectrum, Spectrum):
-        raise TypeError(
-            f"spectrum must be a Spectrum, got {type(spectrum).__name__}: "
-            "build it with flmm.Spectrum.from_covariance(K, X) or .from_factor(W, X)."
-        )
+    require_spectrum(spectrum)
     g, e = variance_components(spectrum.mean_diagonal, kwargs, spectrum.mean_weight)
     _check_shape(kwargs.get("shape"), spectrum.n)
     refuse_unknown(
