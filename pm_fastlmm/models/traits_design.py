@@ -1,5 +1,6 @@
 """TraitsDesign: several responses of a formula, in rows of one trait of one record each."""
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ from pm_fastlmm.base.coordinates import require_unique
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.models.correlated_terms import CorrelatedTerms
 from pm_fastlmm.models.fixed_terms import FixedTerms
-from pm_fastlmm.models.formula import fixed_effects, require_table, variables_of, without_dot
+from pm_fastlmm.models.formula import fixed_effects, require_table, slopes, variables_of, without_dot
 from pm_fastlmm.models.formulas.bars import RandomPart, split_formula
 from pm_fastlmm.models.formulas.language import responses_of, sides
 from pm_fastlmm.models.formulas.names import plain_name
@@ -168,6 +169,10 @@ def _read(formula: str, rest: str, data: pd.DataFrame) -> tuple[tuple[str, ...],
             f"formula {formula!r} has a column {taken[0]!r}, which is one of the rows of one trait each that it is "
             f"brought into: rename it, data.rename(columns={{{taken[0]!r}: '{taken[0]}_'}})."
         )
+    if len(rows := data.dropna(subset=needed)):  # errors are those of the formula, not of the long one
+        with warnings.catch_warnings(action="ignore"):  # and warnings those of the long table
+            for text in (right, *(text for part in parts for text in part.slopes)):
+                slopes(text, rows, whole=formula)
     return names, np.hstack([part.values for part in found]), needed
 
 
@@ -218,7 +223,9 @@ def _by_trait(mixed: MixedDesign, traits: tuple[str, ...]) -> MixedDesign:
 
     assert mixed.residual is not None  # of several traits
     columns = [named(column, ": Intercept") for column in mixed.columns]
-    order = np.array([j for trait in traits for j, name in enumerate(columns) if name.startswith(f"{trait}: ")])
+    order = np.array(
+        [j for trait in traits for j, name in enumerate(columns) if name.startswith(f"{trait}: ")], dtype=np.intp
+    )
     terms = (
         replace(term, members=tuple(map(of_term, term.members))) if isinstance(term, CorrelatedTerms) else of_term(term)
         for term in mixed.random

@@ -365,7 +365,7 @@ def _projection(spectrum: Spectrum, X: FloatArray, traits: tuple[str, ...], seen
                 f"{shown([spectrum.coef[j] for j in lost])}: leave that column or that trait out, or the rows in which "
                 "it differs from the others."
             )
-    return Projection.from_design(out[seen].reshape(-1, t * r), names)
+    return Projection.from_design(out[seen].reshape(int(seen.sum()), t * r), names)
 
 
 def _undetermined(X: FloatArray, own: FloatArray) -> list[int]:
