@@ -13,6 +13,7 @@ import pandas as pd
 from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.memory import require_memory
+from pm_fastlmm.base.messages import counted, say
 from pm_fastlmm.base.spelling import places
 from pm_fastlmm.covariance.ids import Labels, read_index
 from pm_fastlmm.covariance.scaled import Scale, scaled
@@ -21,7 +22,10 @@ from pm_fastlmm.genotypes.chromosomes import Chromosomes, chromosome_names
 from pm_fastlmm.genotypes.frequencies import Rules, Standard, centred, examined
 from pm_fastlmm.genotypes.products import add_products, symmetric
 
-_DROPPED = ("monomorphic", "all_missing", "rare", "often_missing", "other_chromosomes")
+_DROPPED = {
+    "monomorphic": "do not vary", "all_missing": "without genotypes", "rare": "rare", "often_missing": "often missing",
+    "other_chromosomes": "of other chromosomes",
+}  # fmt: skip
 
 
 def markers(
@@ -116,6 +120,7 @@ def markers(
     sums.groups.require_all_used()
     index = read_index(_names(own) if ids is None else ids, "ids", len(own.counts))
     sums.require_genotypes(index)
+    say(f"kinship of {len(index)} people: {sums}")
     made = {group: scaled(K, index, scale, **account) for group, K, account in sums.results()}
     return made if leave_out is not None else made[None]
 
@@ -262,9 +267,16 @@ class _Sums:
         """Return how many markers were left out, by reason."""
         return {
             f"{reason}_dropped": self.dropped[reason]
-            for reason in _DROPPED
-            if self.dropped[reason] or reason in _DROPPED[:3]
+            for place, reason in enumerate(_DROPPED)
+            if self.dropped[reason] or place < 3
         }
+
+    def __str__(self) -> str:
+        """Say how many markers were used and left out."""
+        reasons = {_DROPPED[name]: count for name, count in self.dropped.items()}
+        used = f"{self.used.total()} of {self.used.total() + self.dropped.total()} markers"
+        others = f" ({counted(reasons)})" if self.dropped else ""
+        return f"{used}{others}; {self.imputed.total()} missing genotypes imputed"
 
     def results(self) -> Iterator[tuple[Any, FloatArray, dict[str, Any]]]:
         """Return K of all markers, or for each group K of the others, with an account of it."""

@@ -11,6 +11,7 @@ import xarray as xr
 from pm_fastlmm.base.arrays import Labelled, outside, shown
 from pm_fastlmm.base.choices import Missing
 from pm_fastlmm.base.display import tracked
+from pm_fastlmm.base.messages import counted, say
 from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.genomic import markers
 from pm_fastlmm.genotypes.blocks import genotype_blocks, labelled_genotypes
@@ -113,6 +114,7 @@ def genome_scan(
     design = Design.from_formula(formula, table, W=nothing, weights=own_weights)
     assert design.ids is not None  # those of the table
     counts |= {"analysed": len(design.y), "with missing values": len(design.dropped)}
+    _say_people(counts, len(data), len(genotyped))
     own = _selected(genotypes, design.ids)
     common: dict[str, Any] = {"test": test, "delta": delta, "missing": missing}
     if isinstance(K, str) and K == "loco":
@@ -121,7 +123,26 @@ def genome_scan(
         matrix = markers(own, **(kinship or {})) if isinstance(K, str) and K == "genotypes" else _given(K, design.ids)
         tested = own if isinstance(chromosomes, str) and chromosomes == "all" else _of(own, chromosomes)
         found = scan(_spectrum(design, matrix), design.y, tested, progressbar=progressbar, **common)
+    _say_tested(found)
     return found.assign_attrs(people=counts)
+
+
+def _say_people(counts: dict[str, int], in_table: int, genotyped: int) -> None:
+    others = genotyped - in_table + counts["without genotypes"]
+    left_out = counted({why: count for why, count in counts.items() if why != "analysed"})
+    say(
+        f"{counts['analysed']} of {in_table} people of the table are analysed{f' ({left_out})' if left_out else ''}; "
+        f"{others} of the {genotyped} with genotypes are not in it"
+    )
+
+
+def _say_tested(found: xr.Dataset) -> None:
+    m, prefix = found.sizes["candidate"], "untested: "
+    why = counted({key.removeprefix(prefix): n for key, n in found.attrs.items() if key.startswith(prefix)})
+    say(
+        f"{m - found.attrs['untested']} of {m} variants are tested{f' ({why})' if why else ''}; "
+        f"{found.attrs.get('imputed', 0)} missing genotypes imputed"
+    )
 
 
 def _people(genotypes: Any) -> list[Hashable]:

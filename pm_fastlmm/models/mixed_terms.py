@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pm_fastlmm.base.arrays import EPS, FloatArray, Labelled, lower_triangle, shown
+from pm_fastlmm.base.messages import say_matched
 from pm_fastlmm.base.semidefinite import lower_root
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import Unstructured
@@ -58,7 +59,11 @@ def relations(design: MixedDesign, known: Mapping[str, Any] | None) -> list[Cova
                 "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"
             )
     given = [known.get(group) for group in groups]
-    return [K if isinstance(K, Covariance | None) else known_covariance(K) for K in given]
+    found = [K if isinstance(K, Covariance | None) else known_covariance(K) for K in given]
+    for random, relation in zip(design.random, found, strict=True):
+        if relation is not None and relation.named and relation.size:
+            say_matched(random.group, len(random.levels), relation.size, "K")
+    return found
 
 
 def mixed_term(random: RandomTerm, relation: Covariance | None, within: Callable[[Part], Covariance]) -> Term:

@@ -10,6 +10,7 @@ import scipy.linalg
 from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, frozen, labels_of, shown
 from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.copies import ReadOnlyArrays
+from pm_fastlmm.base.messages import say_matched
 from pm_fastlmm.base.semidefinite import indefinite_kernel, zero_tolerance
 from pm_fastlmm.base.spelling import places
 from pm_fastlmm.spectrum.factoring import Negative
@@ -115,6 +116,7 @@ def read_individual(individual: Any, kernel: Labelled, name: str) -> Labelled:
                 "with all of them, or leave their records out."
             )
         found[known] = place
+        say_matched("individuals", len(set(place)), len(kernel.ids), name)
     return Labelled(found, labels_of(individual), None)
 
 
