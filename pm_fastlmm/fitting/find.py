@@ -10,7 +10,7 @@ import pytensor.tensor as pt
 
 from pm_fastlmm.aireml.iteration import Tolerances
 from pm_fastlmm.base.arrays import FloatArray, read, require_finite
-from pm_fastlmm.base.choices import Method, require_choice
+from pm_fastlmm.base.choices import Method, Negative, require_choice
 from pm_fastlmm.engines.free_variables import FreeVariables, tangents
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.graphs import reaching
@@ -30,6 +30,7 @@ def find_reml(
     data: pd.DataFrame | None = None,
     *,
     known: Mapping[str, Any] | None = None,
+    negative: Negative = "error",
     weights: Any = None,
     offset: Any = None,
     residual: str | None = None,
@@ -61,6 +62,8 @@ def find_reml(
         The table of a formula.
     known : dict, optional
         With a formula, known covariances between the levels of grouping factors, as for `lmm_model`.
+    negative : {"error", "zero"}
+        What becomes of negative eigenvalues of these, as for `lmm_model`.
     weights, offset : str or array, optional
         With a formula, prior weights and a known part of the mean, as for `lmm_model`.
     residual : str, optional
@@ -142,9 +145,12 @@ def find_reml(
     if not isinstance(model, pm.Model | None):
         from pm_fastlmm.fitting.formula import fit_formula  # a model needs no formulaic, which takes long to import
 
-        return fit_formula(model, data, known, options, weights=weights, offset=offset, residual=residual)
-    if any(given is not None for given in (data, known, weights, offset, residual)):
-        raise ValueError("data, known, weights, offset and residual belong to a formula: a model has its own.")
+        rows = {"weights": weights, "offset": offset, "residual": residual}
+        return fit_formula(model, data, known, options, negative=negative, **rows)
+    if any(given is not None for given in (data, known, weights, offset, residual)) or negative != "error":
+        raise ValueError(
+            "data, known, negative, weights, offset and residual belong to a formula: a model has its own."
+        )
     model = model_here(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)

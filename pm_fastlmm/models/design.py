@@ -20,6 +20,7 @@ from pm_fastlmm.base.arrays import (
     require_finite,
     require_length,
 )
+from pm_fastlmm.base.choices import Negative
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.remedies import selection
@@ -222,8 +223,12 @@ class Design(ReadOnlyArrays, Described):
         rows = data.loc[made.ids] if made.ids is not None else data
         return replace(made, fixed=FixedTerms.of(encoded[1].spec, rows), formula=formula.partition("~")[2].strip())
 
-    def spectrum(self, *, rtol: float | None = None) -> Spectrum:
-        """Factor the kernel, with its weights, and X projected out; `rtol` as in `Spectrum.from_covariance`."""
+    def spectrum(self, *, rtol: float | None = None, negative: Negative = "error") -> Spectrum:
+        """
+        Factor the kernel, with its weights, and X projected out.
+
+        `rtol` and `negative` as in `Spectrum.from_covariance`.
+        """
         own = None if self.ids is None else tuple(self.ids.tolist())
         X, ids, rows = Labelled(self.X, own, self.columns), own, None
         if self.individual is not None:
@@ -236,7 +241,7 @@ class Design(ReadOnlyArrays, Described):
         if self.kernel_is_factor:
             spectrum = Spectrum.from_factor(kernel, X, **known)
         else:
-            spectrum = Spectrum.from_covariance(kernel, X, rtol=rtol, **known)
+            spectrum = Spectrum.from_covariance(kernel, X, rtol=rtol, negative=negative, **known)
         fixed = self.fixed
         source = Source(self.formula, self.response, self.y, self.rows_dropped if self.dropped else "")
         return replace(spectrum.with_projections(lambda part: part.made_from(fixed)), source=source)

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from pm_fastlmm.base.arrays import Labelled, outside, shown
-from pm_fastlmm.base.choices import Missing
+from pm_fastlmm.base.choices import Missing, Negative
 from pm_fastlmm.base.display import tracked
 from pm_fastlmm.base.messages import counted, say
 from pm_fastlmm.base.spelling import places, spelling_hint
@@ -24,7 +24,7 @@ from pm_fastlmm.spectrum.spectrum import Spectrum
 def genome_scan(
     formula: str, data: pd.DataFrame, genotypes: Any, *, K: Any = "genotypes", test: Test = "wald",
     delta: Delta = "each", missing: Missing = "mean", kinship: Mapping[str, Any] | None = None,
-    chromosomes: Any = "all", weights: Any = None, progressbar: bool = True,
+    chromosomes: Any = "all", weights: Any = None, negative: Negative = "error", progressbar: bool = True,
 ) -> xr.Dataset:  # fmt: skip
     """
     Test each variant as one more fixed effect, with people, covariates and kinship brought together by id.
@@ -50,6 +50,8 @@ def genome_scan(
         Which are tested. With K="loco" the kinship has those that are tested, and "all" are the autosomes.
     weights : str or array, optional
         Prior weights of the people, as in `flmm.Design`.
+    negative : {"error", "zero"}
+        What becomes of negative eigenvalues of a K that is given, as in `Spectrum.from_covariance`.
     progressbar : bool
 
     Returns
@@ -122,7 +124,7 @@ def genome_scan(
     else:
         matrix = markers(own, **(kinship or {})) if isinstance(K, str) and K == "genotypes" else _given(K, design.ids)
         tested = own if isinstance(chromosomes, str) and chromosomes == "all" else _of(own, chromosomes)
-        found = scan(_spectrum(design, matrix), design.y, tested, progressbar=progressbar, **common)
+        found = scan(_spectrum(design, matrix, negative), design.y, tested, progressbar=progressbar, **common)
     _say_tested(found)
     return found.assign_attrs(people=counts)
 
@@ -213,12 +215,12 @@ def _given(K: Any, ids: Any) -> pd.DataFrame:
     return pd.DataFrame(K.to_numpy()[np.ix_(place, place)], list(ids), list(ids))
 
 
-def _spectrum(design: Design, K: pd.DataFrame) -> Spectrum:
+def _spectrum(design: Design, K: pd.DataFrame, negative: Negative = "error") -> Spectrum:
     assert design.ids is not None  # those of the table
     ids = tuple(design.ids.tolist())
     weights = None if design.weights is None else Labelled(design.weights, ids, None)
     X = Labelled(design.X, ids, design.columns)
-    return Spectrum.from_covariance(Labelled(K.to_numpy(), ids, None), X, weights=weights)
+    return Spectrum.from_covariance(Labelled(K.to_numpy(), ids, None), X, weights=weights, negative=negative)
 
 
 def _each_without_itself(

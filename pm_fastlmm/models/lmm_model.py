@@ -12,6 +12,7 @@ import pymc as pm
 import pytensor
 
 from pm_fastlmm.base.arrays import EPS, FloatArray, shown
+from pm_fastlmm.base.choices import Negative
 from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.terms import Term
@@ -37,6 +38,7 @@ def lmm_model(
     data: pd.DataFrame | None = None,
     *,
     known: Mapping[str, Any] | None = None,
+    negative: Negative = "error",
     weights: Any = None,
     offset: Any = None,
     residual: str | None = None,
@@ -74,6 +76,11 @@ def lmm_model(
         For a grouping factor, the known covariance K between its levels, such as `covariance.pedigree` makes: var u =
         σ²K; for slopes K ⊗ Σ. Labels are matched to the levels; an array without them is taken only for levels that are
         the numbers of its rows, counted from 0 or 1.
+    negative : {"error", "zero"}
+        What becomes of negative eigenvalues of a K in `known`, but for those that belong to fixed effects: an error,
+        which says how large they are, or 0. A K that is negative along fixed effects alone, as a relationship matrix of
+        pairwise deletion along the mean, is taken with as much added along these as makes it a covariance, which
+        changes no estimate of a variance.
     weights : str or array, optional
         Prior weights w, the name of a column or a value for each row of data: Var(e_i) = σ²_e/w_i, as in lme4. A y_i
         that is the mean of w_i measurements has weight w_i. Rows in which it is missing are dropped.
@@ -121,7 +128,7 @@ def lmm_model(
     """
     design = read_formula(formula, data, weights, offset, residual)
     _check_names(design, priors or {})
-    between = relations(design, known)
+    between = relations(design, known, negative)
     name = design.response if name is None else name
     _check_slashes(design, name)
     if isinstance(priors, SharePrior) and design.residual is not None:
