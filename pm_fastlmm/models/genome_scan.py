@@ -231,7 +231,7 @@ def _each_without_itself(
     others = markers(genotypes, leave_out="chromosome", **{"chromosomes": wanted, **kinship})
     parts = []
     for name in tracked(list(others), "chromosomes", show=show):
-        spectrum = _spectrum(design, others.pop(name))
+        spectrum = _spectrum(design, others[name])
         part = scan(spectrum, design.y, _of(genotypes, [name]), progressbar=False, **common)
         parts.append(part.assign_coords(group=("candidate", [name] * part.sizes["candidate"])))
     found = xr.concat(parts, "candidate", combine_attrs="drop")

@@ -61,7 +61,9 @@ def test_kinship_from_a_file(study, measure, report):
     loops = {
         "single": measure.loop(lambda: flmm.covariance.markers(bed)),
         "double": measure.loop(lambda: flmm.covariance.markers(bed, dtype="float64")),
-        "left out": measure.loop(lambda: flmm.covariance.markers(bed, leave_out="chromosome")),
+        "left out": measure.loop(
+            lambda: [len(K) for K in flmm.covariance.markers(bed, leave_out="chromosome").values()]
+        ),
         "product": measure.loop(lambda: Z @ Z.T),
     }
     seconds = measure.take_turns(loops, rounds=3, counts=dict.fromkeys(loops, 1))
