@@ -212,7 +212,10 @@ def _given(K: Any, ids: Any) -> pd.DataFrame:
     if (place < 0).any():
         lacking = [name for name, at in zip(ids, place, strict=True) if at < 0]
         raise ValueError(f"K lacks {len(lacking)} people who are analysed ({shown(lacking)}): leave them out.")
-    return pd.DataFrame(K.to_numpy()[np.ix_(place, place)], list(ids), list(ids))
+    values = K.to_numpy()
+    if len(place) < len(K) or (np.diff(place) != 1).any():
+        values = values[np.ix_(place, place)]
+    return pd.DataFrame(values, list(ids), list(ids), copy=False)
 
 
 def _spectrum(design: Design, K: pd.DataFrame, negative: Negative = "error") -> Spectrum:
