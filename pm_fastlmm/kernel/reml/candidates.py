@@ -168,9 +168,7 @@ def rotate_candidates(spectrum: Spectrum, columns: FloatArray, null_y: FloatArra
 
 
 def _orthogonal(Q1: FloatArray, columns: FloatArray) -> FloatArray:
-    """Return what is orthogonal to X, in the layout that the columns have: each as one piece where they are so."""
-    if columns.flags.f_contiguous:
-        left = (columns.T @ Q1) @ Q1.T
-        return np.subtract(columns.T, left, out=left).T
-    left = Q1 @ (Q1.T @ columns)
-    return np.subtract(columns, left, out=left)
+    """Return what is orthogonal to X, each candidate as one piece, so that no rounding depends on how they came."""
+    rows = np.ascontiguousarray(columns.T)
+    left = (rows @ Q1) @ Q1.T
+    return np.subtract(rows, left, out=left).T
