@@ -38,10 +38,13 @@ def add_products(total: Panels, Z: Any) -> None:
 
     Where the sum is in double precision, what is lost of products in single is that of one block.
     """
+    product = np.empty(_PANEL * len(Z), dtype=Z.dtype)  # one for all panels: fresh memory takes as long as the sum
     for panel, rows in zip(total, _rows(len(Z)), strict=True):
         own, left = Z[rows], rows.start
-        panel[:, :left] += own @ Z[:left].T
         panel[:, left:] += own @ own.T
+        if left:
+            before = product[: len(own) * left].reshape(len(own), left)
+            panel[:, :left] += np.matmul(own, Z[:left].T, out=before)
 
 
 def symmetric(K: FloatArray) -> FloatArray:

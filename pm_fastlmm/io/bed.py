@@ -16,7 +16,7 @@ from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.messages import say
 from pm_fastlmm.base.spelling import places, spelling_hint
-from pm_fastlmm.genotypes.blocks import BLOCK, labelled_genotypes, named_variants
+from pm_fastlmm.genotypes.blocks import labelled_genotypes, named_variants, variants_at_a_time
 from pm_fastlmm.genotypes.chromosomes import Chromosomes, chromosome_names
 from pm_fastlmm.io.people import PeopleIds, people_index
 from pm_fastlmm.io.text import PathLike, existing, read_cells
@@ -148,7 +148,7 @@ class Bed(Described):
             )
 
     def _parts(self) -> list[slice]:
-        width = max(1, BLOCK // max(self.n_file, 1))
+        width = variants_at_a_time(self.n_file)
         return [slice(start, start + width) for start in range(0, len(self.of_variants), width)]
 
     @cached_property
