@@ -24,6 +24,7 @@ from pm_fastlmm.base.choices import Negative
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.remedies import selection
+from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.models.missing_rows import complete, counts_of, dropped_rows, gaps_of, rows_dropped
 from pm_fastlmm.spectrum.individuals import read_individual
 from pm_fastlmm.spectrum.responses import response_name
@@ -134,9 +135,11 @@ class Design(ReadOnlyArrays, Described):
         own = None if weights is None else read(weights, "weights", ndim=(1,))
         reference_name, ids = common_ids(**{rows_name: rows, "y": response, "X": design, "weights": own})
         if rows.ids is None and design is not None and {design.ids, response.ids} - {None, ids}:
+            hint = spelling_hint(design.ids or (), response.ids or ())
             raise ValueError(
                 f"{rows_name} has no ids, and y and X have different ones or another order: "
                 f"which row of {rows_name} is whose? Give {rows_name} as a {_LABELLED[rows_name]} with ids."
+                f"{' ' if hint else ''}{hint}"
             )
         advice = selection(kernel_name, ids) if reference_name == kernel_name else ""
 
@@ -220,7 +223,7 @@ class Design(ReadOnlyArrays, Described):
             weights = pd.Series(column.values, index=data.index, name=column.name)
         response = y.iloc[:, 0] if y.shape[1] == 1 else y
         made = cls._aligned(response, X, K, W, individual, weights, pd.DataFrame(gaps, index=data.index))
-        rows = data.loc[made.ids] if made.ids is not None else data
+        rows = data if made.ids is None else data.iloc[places(made.ids.tolist(), data.index.tolist())]
         return replace(made, fixed=FixedTerms.of(encoded[1].spec, rows), formula=formula.partition("~")[2].strip())
 
     def spectrum(self, *, rtol: float | None = None, negative: Negative = "error") -> Spectrum:

@@ -12,7 +12,7 @@ from pm_fastlmm.base.arrays import Labelled, outside, shown
 from pm_fastlmm.base.choices import Missing, Negative
 from pm_fastlmm.base.display import tracked
 from pm_fastlmm.base.messages import counted, say
-from pm_fastlmm.base.spelling import places, spelling_hint
+from pm_fastlmm.base.spelling import look_alikes, places, said_of_pairs, spelling_hint
 from pm_fastlmm.covariance.genomic import markers
 from pm_fastlmm.genotypes.blocks import genotype_blocks, labelled_genotypes
 from pm_fastlmm.genotypes.chromosomes import Chromosomes
@@ -95,13 +95,14 @@ def genome_scan(
     ('rs9', 90)
     """
     genotyped = _people(genotypes)
-    known = np.array(places(data.index.tolist(), genotyped)) >= 0
+    place = places(data.index.tolist(), genotyped)
+    known, taken = np.array(place) >= 0, set(place)
+    _refuse_look_alikes(data.index[~known].tolist(), [own for i, own in enumerate(genotyped) if i not in taken])
     counts = {"analysed": 0, "without genotypes": int((~known).sum()), "with missing values": 0}
     if not known.any():
-        hint = spelling_hint(data.index.tolist(), genotyped)
         raise ValueError(
             f"nobody in the table ({shown(data.index.tolist())}) is in the genotypes ({shown(genotyped)}): are the ids "
-            f"in its index? {hint}".strip()
+            "in its index?"
         )
     if counts["without genotypes"]:
         warnings.warn(
@@ -127,6 +128,15 @@ def genome_scan(
         found = scan(_spectrum(design, matrix, negative), design.y, tested, progressbar=progressbar, **common)
     _say_tested(found)
     return found.assign_attrs(people=counts)
+
+
+def _refuse_look_alikes(strangers: list[Hashable], others: list[Hashable]) -> None:
+    """Refuse to leave out people who have genotypes under an id that is written in another way."""
+    if pairs := look_alikes(strangers, others):
+        raise ValueError(
+            f"{len(pairs)} people of the table have no genotypes by the way that their ids are written: "
+            f"{said_of_pairs(pairs)}"
+        )
 
 
 def _say_people(counts: dict[str, int], in_table: int, genotyped: int) -> None:
@@ -211,7 +221,8 @@ def _given(K: Any, ids: Any) -> pd.DataFrame:
     place = np.array(places(list(ids), K.index.tolist()))
     if (place < 0).any():
         lacking = [name for name, at in zip(ids, place, strict=True) if at < 0]
-        raise ValueError(f"K lacks {len(lacking)} people who are analysed ({shown(lacking)}): leave them out.")
+        hint = spelling_hint(lacking, K.index.tolist()) or "leave them out."
+        raise ValueError(f"K lacks {len(lacking)} people who are analysed ({shown(lacking)}): {hint}")
     values = K.to_numpy()
     if len(place) < len(K) or (np.diff(place) != 1).any():
         values = values[np.ix_(place, place)]

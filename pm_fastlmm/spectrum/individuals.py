@@ -13,7 +13,7 @@ from pm_fastlmm.base.choices import Negative, require_choice
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.messages import say_matched
 from pm_fastlmm.base.semidefinite import zero_tolerance
-from pm_fastlmm.base.spelling import places
+from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.spectrum.projection import kernel_design
 
 
@@ -117,6 +117,7 @@ def read_individual(individual: Any, kernel: Labelled, name: str) -> Labelled:
         if lacking := list(dict.fromkeys(label for label, i in zip(labels, place, strict=True) if i < 0)):
             default = kernel.ids == tuple(range(len(kernel.ids)))
             hint = f"{name} has the default index 0, 1, 2 …: give it the ids. " if default else ""
+            hint += f"{alike} " if (alike := spelling_hint(lacking, kernel.ids)) else ""
             raise ValueError(
                 f"{name} lacks {len(lacking)} individuals that have records ({shown(lacking)}). {hint}Give a {name} "
                 "with all of them, or leave their records out."

@@ -1,8 +1,8 @@
 """
 Genotypes from a .bed file: kinships beside plink2's and the products alone, a scan beside GEMMA's.
 
-`FILES_LARGE=20000x100000` has the kinship of many people at its full size, some six minutes; by default it is of a tenth
-of the variants.
+`FILES_LARGE=20000x100000` has the kinship of many people at its full size, some six minutes; by default it is that of
+a tenth of the variants.
 """
 
 import os
