@@ -14,11 +14,11 @@ _log = logging.getLogger("pm_fastlmm")
 
 
 class _Printer(logging.Handler):
-    """Print where nobody has set up logging, on what the standard error is at the time."""
+    """Write where nobody has set up logging, to what the standard error is at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.root.handlers:
-            print(self.format(record), file=sys.stderr)
+            sys.stderr.write(f"{self.format(record)}\n")
 
 
 if not _log.handlers:
