@@ -65,7 +65,7 @@ def root_across(
     values, U = np.linalg.eigh(inner[k:, k:])
     largest = max(float(np.abs(values).max(initial=0.0)), float(np.abs(K11).max(initial=0.0)))
     tolerance = largest * (len(K) * float(np.finfo(float).eps) if rtol is None else rtol)
-    if values[0] < -tolerance and negative == "error":
+    if values.min(initial=0.0) < -tolerance and negative == "error":
         raise indefinite_kernel(values, largest, rtol=takes_rtol)
     kept = values > tolerance
     eigvals, C = values[kept], (U.T @ K21)[kept]

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.base.across import root_across
 
 Q, RECORDS = 30, 80
 PEOPLE = [f"p{i:02d}" for i in range(Q)]
@@ -173,3 +174,12 @@ def test_it_belongs_to_a_matrix_that_is_given(K, table):
         flmm.kernel_model(design.y, spectrum=design.spectrum(), negative="zero")
     with pytest.raises(ValueError, match=r"data, known, negative, .* belong to a formula"):
         flmm.find_reml(flmm.kernel_model(design.y, spectrum=design.spectrum()), negative="zero")
+
+
+def test_a_matrix_whose_levels_are_all_fixed_effects_is_none_of_them(along_mean, table):
+    """Nothing of K is left across X, negative or not."""
+    root = root_across(along_mean.to_numpy(), np.eye(Q), "error")
+    assert np.linalg.eigvalsh(root @ root.T)[0] > -1e-12
+    for known in (along_mean, along_mean + 0.4):
+        with pytest.raises(ValueError, match=r"no column of Z|explained by X|not identifiable|no information"):
+            flmm.find_reml("y ~ id + (1 | id)", table, known={"id": known}, progressbar=False)
