@@ -17,10 +17,11 @@ import pytensor.tensor as pt
 import scipy.linalg
 import xarray as xr
 from scipy.sparse import csc_array
-from scipy.stats import multivariate_normal, norm, poisson
+from scipy.stats import norm, poisson
 
 import pm_fastlmm as flmm
 from engines import toy_counts, toy_gaussian
+from engines.truth import Dense
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.sparse.products import SparseProducts
@@ -44,44 +45,6 @@ SHIFT = np.sin(5 * TIME)
 def simulate(V, seed):
     """Draw y of a V."""
     return X @ B_MEAN + np.linalg.cholesky(V) @ np.random.default_rng(seed).normal(size=N)
-
-
-# ---------------------------------------------------------------- the dense truth
-
-
-class Dense:
-    """y ~ N(m + Xβ, V), β flat or N(b, B), from the definitions: the prior of β becomes a part of V."""
-
-    def __init__(self, V, X, y, *, mu=0.0, b=None, B=None):
-        self.flat, self.n = b is None, len(y)
-        self.b, self.B = (np.zeros(X.shape[1]), np.zeros((X.shape[1],) * 2)) if b is None else (b, B)
-        self.design = X
-        self.V = V + X @ self.B @ X.T
-        self.X = X if self.flat else np.zeros((self.n, 0))
-        self.r = y - mu - X @ self.b
-        self.inverse = np.linalg.inv(self.V)
-        self.beta_cov = np.linalg.inv(self.X.T @ self.inverse @ self.X)
-        self.P = self.inverse - self.inverse @ self.X @ self.beta_cov @ self.X.T @ self.inverse
-        self.beta = self.beta_cov @ self.X.T @ self.inverse @ self.r
-        self.Py = self.P @ self.r
-
-    @property
-    def loglik(self):
-        """The density of y, restricted if β is flat: that of the error contrasts, with -½log|XᵀX|."""
-        N = scipy.linalg.null_space(self.X.T) if self.flat else np.eye(self.n)
-        contrasts = multivariate_normal(cov=N.T @ self.V @ N).logpdf(N.T @ self.r)
-        return contrasts - 0.5 * np.linalg.slogdet(self.X.T @ self.X)[1]
-
-    def given(self, X, cross, own):
-        """
-        Return mean and covariance, given y, of Xβ + t; t has mean 0, and covariances `cross` with y - Xβ and `own`.
-
-        Universal kriging under a flat β, a plain Gaussian conditional otherwise.
-        """
-        mean, cross, own = X @ self.b, cross + X @ self.B @ self.design.T, own + X @ self.B @ X.T
-        gain = cross @ self.inverse
-        rest = (X if self.flat else np.zeros((len(X), 0))) - gain @ self.X
-        return mean + gain @ self.r + rest @ self.beta, own - gain @ cross.T + rest @ self.beta_cov @ rest.T
 
 
 # ---------------------------------------------------------------- what a case says of its engine

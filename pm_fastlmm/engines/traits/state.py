@@ -207,7 +207,7 @@ class TraitState(TermState):
         m = columns.missing
         solved = (columns.u[:m, :, None] * (columns.tau[:m] @ self.basis.T)[:, None, :] / self.s) @ self.basis.T.T
         predicted = np.einsum("pr,mpt->rtm", p.rotation.C, solved @ self.sigma[0], optimize=True)
-        return np.einsum("mr,mt->rtm", columns.along[:m], columns.tau[:m]) - predicted
+        return np.asarray(np.einsum("mr,mt->rtm", columns.along[:m], columns.tau[:m]) - predicted)
 
     def beta(self) -> FloatArray:
         """Return β̂, that of each trait after another."""
