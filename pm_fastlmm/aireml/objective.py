@@ -175,6 +175,15 @@ class Objective(ABC):
             "are those of one kernel or of the terms of a StructuredLMM."
         )
 
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of traits or groups whose residuals have variances of their own, none of one variance."""
+        return ()
+
+    def variances_of(self, theta: FloatArray, coordinate: int) -> dict[str, float]:
+        """Return the same of the rows of one of these coordinates."""
+        return self.mean_variances(theta)
+
     def point(self, theta: FloatArray) -> dict[str, Any]:
         """Return the free variables of the model by name where θ is made of them, otherwise nothing."""
         return {}

@@ -66,6 +66,8 @@ class Theta:
         Names of the terms.
     noise : Covariance
         The structure of Σ_e, of size 1 for residuals of one variance.
+    coordinates : tuple of str
+        Names of its rows, where it has several.
     """
 
     names: tuple[str, ...]
@@ -75,6 +77,7 @@ class Theta:
     blocks: tuple[Covariance, ...]
     terms: tuple[str, ...]
     noise: Covariance
+    coordinates: tuple[str, ...] = ()
 
     @classmethod
     def of_terms(cls, terms: Sequence[Term], noise: Covariance, coordinates: tuple[str, ...] = ()) -> Self:
@@ -105,7 +108,9 @@ class Theta:
                 variances = [i == j for i in range(shape[0]) for j in range(i + 1)] if matrix else [False] * entry.size
                 lower += [0.0 if variance else low for variance in variances]
                 upper += [high] * entry.size
-        return cls(tuple(names), np.array(lower), np.array(upper), tuple(entries), blocks, tuple(own), noise)
+        return cls(
+            tuple(names), np.array(lower), np.array(upper), tuple(entries), blocks, tuple(own), noise, coordinates
+        )
 
     @property
     def size(self) -> int:

@@ -234,6 +234,15 @@ class LinkedObjective(SquaredObjective):
         """Return the variance that each component gives an observation on average."""
         return self.inner.mean_variances(self.link.theta(theta))
 
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Those of the inner objective."""
+        return self.inner.coordinates
+
+    def variances_of(self, theta: FloatArray, coordinate: int) -> dict[str, float]:
+        """Return the same of the rows of one coordinate."""
+        return self.inner.variances_of(self.link.theta(theta), coordinate)
+
     def terms(self, theta: FloatArray) -> Any:
         """Return the terms at x, where the inner objective has terms."""
         inner: Any = self.inner

@@ -1,8 +1,6 @@
 """Conversion of operations for Numba: called back, in object mode, unless they have a compiled function."""
 
-from hashlib import sha256
 from itertools import count
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -40,21 +38,10 @@ def _known(number: int) -> _ByNumber:
     return _OPERATIONS[number]
 
 
-def _link(function: Any) -> tuple[Any, str]:
-    """Return the conversion of a compiled function, and a key of all that it is made of, by which PyTensor caches."""
-
-    @numba_njit  # type: ignore[untyped-decorator]
-    def perform(*inputs: Any) -> Any:
-        return function(*inputs)
-
-    source = Path(function.py_func.__code__.co_filename).read_bytes()
-    return perform, sha256(function.__name__.encode() + source).hexdigest()
-
-
-def _call_back(op: CalledBack, node: Any = None, **kwargs: Any) -> tuple[Any, str | None]:
+def _call_back(op: CalledBack, node: Any = None, **kwargs: Any) -> tuple[Any, None]:
     linked = op.linked()
     if linked is not None:
-        return _link(linked)
+        return numba_njit(lambda *inputs: linked(*inputs)), None
     operation = _ByNumber(op)
     kinds = numba.types.Tuple([get_numba_type(output.type) for output in node.outputs])
     single = len(node.outputs) == 1

@@ -355,16 +355,27 @@ class TermProducts(ABC):
         places = [(a, stride) for stride in strides for a in range(stride)]
         return [Z if s == 1 else Z[:, a::s] for Z, (a, s) in zip(blocks, places, strict=True)]
 
-    def mean_gram(self, k: int) -> FloatArray:
-        """Return Σ_levels A_jjZ_jᵀZ_j / Σw of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu."""
+    def mean_gram(self, k: int, coordinate: int | None = None) -> FloatArray:
+        """
+        Return Σ_levels A_jjZ_jᵀZ_j / Σw of one term, (width, width): ⟨·, Σ_k⟩ is the mean variance of its Zu.
+
+        It is that in all rows, or in those of one coordinate of the residual.
+        """
         block, variances = self.blocks[k], self.level_variances(k)
-        gram = (block.Z.T @ block.Z).tocoo()
+        Z = block.Z if coordinate is None else block.Z[self.records.coordinate == coordinate]
+        gram = (Z.T @ Z).tocoo()
         level = gram.row // block.width
         same = level == gram.col // block.width
         values = gram.data[same] * np.broadcast_to(variances, block.levels)[level[same]]
         out = np.zeros((block.width, block.width))
         np.add.at(out, (gram.row[same] % block.width, gram.col[same] % block.width), values)
-        return out / (self.n * self.weights.mean)
+        return out / (self.n * self.weights.mean if coordinate is None else self.total_weights[coordinate])
+
+    @cached_property
+    def total_weights(self) -> FloatArray:
+        """Σw of the rows of each coordinate of the residual, (c,)."""
+        weights = np.broadcast_to(self.weights.values, self.records.n)
+        return np.bincount(self.records.coordinate, weights, self.records.width)
 
 
 def _traces(

@@ -19,6 +19,7 @@ from pm_fastlmm.base.display import listed
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.fitting.checks import VarianceChecks
 from pm_fastlmm.fitting.posterior import VariancePosterior
+from pm_fastlmm.fitting.profiles import shares_of
 from pm_fastlmm.models.share_prior import SharePrior
 
 
@@ -158,30 +159,36 @@ class VarianceFit(VarianceChecks, PartOfModel):
         """
         The share that each component has of the variance of an observation, tr(Z_kG_kZ_kᵀ)/n on average.
 
+        Where traits or groups have residual variances of their own, the shares of each: "animal[milk]".
+
         Raises
         ------
         ValueError
             If V is not a sum of components whose variances are known.
         """
-        variances = pd.Series(self.objective.mean_variances(self.theta.to_numpy()), name="share")
-        return variances / variances.sum()
+        return pd.Series(shares_of(self.objective, self.theta.to_numpy()), name="share")
 
     @property
-    def h2(self) -> float:
+    def h2(self) -> Any:
         """
         The share of the one component beside the residual; of one kernel that of `REMLFit`.
+
+        Where traits or groups have residual variances of their own, a Series of that of each.
 
         Raises
         ------
         ValueError
             If there are several components.
         """
-        if len(self.shares) > 2:
+        shares, coordinates = self.shares, list(self.objective.coordinates)
+        if len(shares) > 2 * max(1, len(coordinates)):
             raise ValueError(
-                f"h2 is the share of one component, and here are {listed(list(self.shares.index[:-1]))}: take "
+                f"h2 is the share of one component, and here are {listed(list(shares.index[:-1]))}: take "
                 "fit.shares, fit.share_intervals() or fit.function(lambda v: …)."
             )
-        return 1 - float(self.shares.iloc[-1])
+        if coordinates:
+            return pd.Series(shares.iloc[::2].to_numpy(), pd.Index(coordinates), name="h2")
+        return 1 - float(shares.iloc[-1])
 
     @cached_property
     def history(self) -> xr.Dataset:

@@ -15,7 +15,7 @@ from pm_fastlmm.aireml.refit import observed_information
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.display import tracked
 from pm_fastlmm.base.tables import Table
-from pm_fastlmm.fitting.profiles import CORR, SD, Held, derived, free_place, held, profile, profile_limits
+from pm_fastlmm.fitting.profiles import CORR, SD, Held, derived, free_place, held, profile, profile_limits, shares_of
 from pm_fastlmm.kernel.inference.bootstrap import Bootstrap, require_replicates
 from pm_fastlmm.kernel.inference.estimates import InformationKind
 from pm_fastlmm.kernel.inference.extremes import Smooth, Surface
@@ -328,8 +328,7 @@ class VarianceIntervals(Fit):
         size = errors(self.average_information.to_numpy() + np.diag(self.score.to_numpy() ** 2))
 
         def share(at: FloatArray) -> float:
-            variances = list(o.mean_variances(at).values())
-            return float(variances[k] / sum(variances))
+            return list(shares_of(o, at).values())[k]
 
         def gradient(at: FloatArray) -> FloatArray:
             units = np.eye(len(at)) * np.where(o.fixed, 0.0, 1e-5 * size)

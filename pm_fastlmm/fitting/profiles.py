@@ -57,6 +57,22 @@ def derived(objective: Objective) -> dict[str, Function]:
     return {name: function for name, function in out.items() if name not in names}
 
 
+def shares_of(objective: Objective, theta: FloatArray) -> dict[str, float]:
+    """Return the share of each component, in the rows of each coordinate of the residual where it has several."""
+    if not objective.coordinates:
+        return _normalised(objective.mean_variances(theta))
+    out: dict[str, float] = {}
+    for a, called in enumerate(objective.coordinates):
+        own = _normalised(objective.variances_of(theta, a))
+        out |= {f"{name}[{called}]": share for name, share in own.items()}
+    return out
+
+
+def _normalised(variances: Mapping[str, float]) -> dict[str, float]:
+    total = sum(variances.values())
+    return {name: variance / total for name, variance in variances.items()}
+
+
 def _deviation(name: str, v: Mapping[str, Any]) -> Any:
     return np.sqrt(v[name])
 

@@ -133,6 +133,19 @@ class StructuredObjective(Objective):
         residual = float(self.products.records.mean(noise)) / self.products.weights.mean
         return dict(zip([*self.layout.terms, RESIDUAL], [*variances, residual], strict=True))
 
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of traits or groups whose residuals have variances of their own, none of one variance."""
+        return self.layout.coordinates if self.products.records.width > 1 else ()
+
+    def variances_of(self, theta: FloatArray, coordinate: int) -> dict[str, float]:
+        """Return the same of the rows of one coordinate."""
+        matrices, noise = self.layout.numbers(theta)
+        p, a = self.products, coordinate
+        variances = [float((p.mean_gram(k, a) * m).sum()) for k, m in enumerate(matrices)]
+        residual = float(noise[a, a] * p.records.counts[a] / p.total_weights[a])
+        return dict(zip([*self.layout.terms, RESIDUAL], [*variances, residual], strict=True))
+
     def alone(self, theta: FloatArray, place: int) -> Rotated:
         """Return y less the other components' predictions, rotated by the component that is tested."""
         if not self.products.flat or self.method != "REML":

@@ -9,8 +9,8 @@ T comes from a Cholesky factor and Jacobi's rotations, which for the few traits 
 LAPACK. Rows of Z are taken in blocks that stay in the cache; arrays in a block are (t, rows), so that inner loops run
 along the rows and are vectorised.
 
-The pass has a name in the process, by which compiled code calls it: a model that linked it in would compile it anew,
-and in place of microseconds for a call from Python it would cost seconds.
+The pass has a name in the process, by which compiled code calls it. A model that linked it in would compile it anew,
+for more than a second; one that called back into Python would wait for the interpreter, which chains in threads share.
 
 One file, because Numba's cache sees changes of the calling file alone; imported where it is first needed.
 """
@@ -101,7 +101,7 @@ def _common_basis(sigma_g: FloatArray, sigma_e: FloatArray, T: FloatArray, d: Fl
     """
     Write Tᵀ and d, and return log|Σ_e|; NaN where Σ_e is not positive definite or Σ_g has a negative eigenvalue.
 
-    Rounding of Σ_g moves d by no more than ε tr(diag(Σ_e)Σ_e⁻¹) max d: negative values of that size are 0.
+    Rounding of Σ_g moves d by no more than some ε tr(diag(Σ_e)Σ_e⁻¹) Σd: negative values of that size are 0.
     """
     t = d.size
     E, G, half, A = np.empty((t, t)), np.empty((t, t)), np.zeros((t, t)), np.zeros((t, t))
@@ -125,12 +125,13 @@ def _common_basis(sigma_g: FloatArray, sigma_e: FloatArray, T: FloatArray, d: Fl
                 A[i, j] += half[i, k] * T[j, k]
             A[j, i] = A[i, j]
     _rotate(A, T)
-    largest, least = 0.0, 0.0
+    total, least = 0.0, 0.0
     for j in range(t):
         d[j] = max(A[j, j], 0.0)
-        largest, least = max(largest, abs(A[j, j])), min(least, A[j, j])
+        total += abs(A[j, j])
+        least = min(least, A[j, j])
     # a comparison that NaN and infinity fail
-    return logdet if largest < math.inf and least >= -8.0 * t * _EPS * condition * largest else math.nan
+    return logdet if total < math.inf and least >= -8.0 * _EPS * condition * total else math.nan
 
 
 @_reordered

@@ -151,7 +151,10 @@ def test_what_follows_from_a_fit_is_that_of_dense_algebra(case, herd):
     assert_allclose(table["residual"], R @ truth.Py, rtol=1e-7, atol=1e-9)
     assert_allclose(table["leverage"], 1 - np.diag(R @ truth.P), rtol=1e-7)
     assert_allclose(fit.residuals(scaled=True), table["residual"] / np.sqrt(np.diag(R)), rtol=1e-10)
-    assert_allclose(fit.shares["residual"], (np.diag(R) * herd[2]["w"]).sum() / (np.diag(truth.V) * herd[2]["w"]).sum())
+    coordinate, residual, whole = fit.objective.products.records.coordinate, np.diag(R), np.diag(truth.V)
+    for a, name in enumerate(fit.objective.coordinates):
+        w = np.where(coordinate == a, herd[2]["w"], 0.0)
+        assert_allclose(fit.shares[f"residual[{name}]"], (residual @ w) / (whole @ w))
 
 
 def test_a_model_is_the_formula(case, herd):
