@@ -507,9 +507,9 @@ def pair(a, b, rho, xp=np):
 
 def matrix(spectrum, Y, *, diagonal=False, **treatment):
     """MatrixLMM of two traits."""
-    (milk, fat), rho = positive("milk", "fat"), pm.Uniform("rho")
+    (milk, fat), rho = positive("milk", "fat"), pm.Uniform("rho", -1, 1)
     own = positive("e_milk", "e_fat")
-    sigma_e = cov.diagonal(pt.stack(own)) if diagonal else pair(*own, pm.Uniform("rho_e"), pt)
+    sigma_e = cov.diagonal(pt.stack(own)) if diagonal else pair(*own, pm.Uniform("rho_e", -1, 1), pt)
     flmm.MatrixLMM("y", spectrum=spectrum, Sigma_g=pair(milk, fat, rho, pt), Sigma_e=sigma_e, observed=Y, **treatment)
 
 
@@ -552,10 +552,10 @@ def of_matrix(kernel, cross, prior, seed, *, weights=1.0, diagonal=False, **argu
 
 
 OF_W = (RECORD_W @ RECORD_W.T, W[N:] @ RECORD_W.T / 3, W[N:] @ W[N:].T / 9)
-FACTOR_Y, OF_FACTOR = of_matrix(*OF_W, 21, W_new=W[N:] / 3)
-HEAVY_Y, OF_HEAVY = of_matrix(*OF_W, 22, weights=RECORD_WEIGHTS, W_new=W[N:] / 3)
+FACTOR_Y, OF_FACTOR = of_matrix(*OF_W, 30, W_new=W[N:] / 3)
+HEAVY_Y, OF_HEAVY = of_matrix(*OF_W, 21, weights=RECORD_WEIGHTS, W_new=W[N:] / 3)
 OF_FULL = (FULL[:RECORDS, :RECORDS], FULL[RECORDS:][:M, :RECORDS], FULL[RECORDS:][:M, RECORDS:][:, :M])
-WHOLE_Y, OF_WHOLE = of_matrix(*OF_FULL, 23, diagonal=True, K_new=OF_FULL[1], K_new_new=OF_FULL[2])
+WHOLE_Y, OF_WHOLE = of_matrix(*OF_FULL, 30, diagonal=True, K_new=OF_FULL[1], K_new_new=OF_FULL[2])
 FACTOR, HEAVY = (flmm.Spectrum.from_factor(RECORD_W, X[:RECORDS], weights=w) for w in (None, RECORD_WEIGHTS))
 WHOLE = flmm.Spectrum.from_covariance(OF_FULL[0], X[:RECORDS])
 BOTH_GAUSSIAN = {"beta_mean": B_BOTH.reshape(2, 2), "beta_cov": B_BOTH_COV}

@@ -14,7 +14,7 @@ from as_written import AS_WRITTEN
 from scipy.optimize import minimize
 
 import pm_fastlmm as flmm
-from engines.contract import AFTER, CASES, WEIGHTED_Y, X_NEW, N, X, counts_moments
+from engines.contract import AFTER, CASES, RECORD_SHIFT, SEEN, WEIGHTED_Y, X_NEW, N, X, counts_moments
 from engines.toy_counts import CountsNode
 from engines.toy_gaussian import WeightedNode
 from pm_fastlmm.engines.draws import Draws
@@ -115,8 +115,8 @@ def test_the_restricted_likelihood_has_its_maximum_where_the_dense_one_has(case)
 
     def minus(x):
         values = dict(zip(names, x, strict=True))
-        correlated = [values.get(name, 0) for name in ("rho", "rho_e")]
-        return -case.density(values) if (x > 0).all() and max(correlated) < 1 else np.inf
+        allowed = [abs(v) < 1 if name.startswith("rho") else v > 0 for name, v in values.items()]
+        return -case.density(values) if all(allowed) else np.inf
 
     estimate = np.array([float(fit.point[name]) for name in names])
     best = minimize(minus, estimate * 1.1, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-10})
@@ -197,6 +197,19 @@ def test_predictions_of_a_fit(case):
     found = case.fit.predict(**arguments)
     np.testing.assert_allclose(found.mean, mean, atol=1e-6)
     np.testing.assert_allclose(found.variance, np.diag(cov), rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("matrix")], ids=repr)
+def test_predictions_of_all_entries_of_traits(case):
+    """Those that were observed have their fitted values; the dense truth is of all."""
+    (truth,), (_, cross, own) = case.dense(case.fit.point), case.effects(case.fit.point)
+    mean, cov = truth.given(np.kron(np.eye(2), case.node.kernel.X), cross, own)
+    mean += np.ravel(RECORD_SHIFT) if "mu" in case.known else 0.0
+    found = case.fit.predict()
+    np.testing.assert_allclose(found.mean, mean, atol=1e-7)
+    np.testing.assert_allclose(found.variance, np.diag(cov), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(found.mean[SEEN.ravel()], case.fit.fitted(), atol=1e-9)
+    assert found.mean.index.names == ["trait", "obs"]
 
 
 @giving("compare_fits")
@@ -402,7 +415,8 @@ OF_FITS = {
 def test_what_a_fit_has_not_is_refused(case, verb):
     if verb not in case.gives:
         with pytest.raises(
-            ValueError, match=r"\by keeps no rows|which its V holds|has no (terms|function)|one of K_new"
+            ValueError,
+            match=r"\by keeps no rows|its V holds|has no (terms|function)|one of K_new|mean mu besides",
         ):
             OF_FITS[verb](case.fit)
 
