@@ -12,13 +12,16 @@ from pm_fastlmm.kernel.inference.bootstrap import Bootstrap
 from pm_fastlmm.kernel.inference.fit import Fit
 from pm_fastlmm.kernel.inference.fixed_effects import FixedTest
 from pm_fastlmm.kernel.inference.function import FunctionEstimate
+from pm_fastlmm.kernel.inference.value_test import ValueTest
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
 from pm_fastlmm.kernel.reml.fit import REMLFit
+from pm_fastlmm.models.correlated_terms import CorrelatedTerms
 from pm_fastlmm.models.random_terms import RandomTerm
 from pm_fastlmm.spectrum.spectrum import Rotated
 
 __all__ = [
     "Bootstrap",
+    "CorrelatedTerms",
     "ExactPosterior",
     "FactorEffects",
     "Fit",
@@ -31,6 +34,7 @@ __all__ = [
     "RandomTerm",
     "Rotated",
     "RotatedSpectra",
+    "ValueTest",
     "VarianceFit",
     "VariancePosterior",
     "VarianceTest",

@@ -67,6 +67,11 @@ def mixed_design():
 
 
 @cache
+def roles():
+    return pd.DataFrame({"a": list("uvw"), "b": list("vwu"), "y": [1.0, 3.0, 2.0]})
+
+
+@cache
 def structured():
     return flmm.lmm_model("Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy())
 
@@ -173,6 +178,7 @@ CASES = {
     "REMLFit": fit,
     "REMLFit of several": lambda: flmm.reml(spectrum(), responses()),
     "RandomTerm": lambda: mixed_design().random[0],
+    "CorrelatedTerms": lambda: flmm.MixedDesign.from_formula("y ~ (1 |id| a) + (1 |id| b)", roles()).random[0],
     "Rotated": lambda: spectrum().rotate(data()[2]),
     "Rotated of several": lambda: spectrum().rotate(responses()),
     "Scalar": lambda: cov.scalar(1.0),
@@ -191,6 +197,7 @@ CASES = {
     "VariancePosterior": lambda: flmm.find_reml(
         "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
     ).posterior(random_seed=1),
+    "ValueTest": lambda: found(structured).test_value("Subject[Days]", 0.0),
     "VarianceTest": lambda: fit().test_no_variance(n_sim=200, random_seed=1),
     "VarianceTest of several": lambda: flmm.reml(spectrum(), responses()).test_no_variance(n_sim=200),
     "SharePrior": lambda: flmm.priors.SharePrior({"residual": 2.0}),

@@ -9,7 +9,7 @@ import numpy as np
 
 from pm_fastlmm.aireml.objective import Objective, typical
 from pm_fastlmm.aireml.steps import Proposal, Steps
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import EPS, FloatArray
 
 _HALVINGS = 14
 _ITERATIONS = 200  # with a parameter held
@@ -25,6 +25,9 @@ _GAIN = 1e-3  # of the log-likelihood, that makes it worth to leave a boundary
 class Tolerances:
     """
     When an iteration has converged: all that are not None must hold, and one must be given.
+
+    A gain below the rounding of the log-likelihood, ε|ℓ|, cannot be told from none: it satisfies `score` and `loglik`.
+    Of a million observations that is 1e-10, and steps are then below 1e-5 of a standard error.
 
     Attributes
     ----------
@@ -48,6 +51,12 @@ class Tolerances:
             raise ValueError("all of score_tol, step_tol and loglik_tol are None: nothing would stop the iteration.")
         if not all(t > 0 for t in given):
             raise ValueError("score_tol, step_tol and loglik_tol must be positive, or None to switch one off.")
+
+    def hold(self, decrement: float, step: float, loglik: float) -> bool:
+        """Return whether they hold for a decrement and a relative step at this log-likelihood."""
+        gain = 0.0 if decrement / 2 <= EPS * abs(loglik) else decrement / 2
+        reached = ((2 * gain, self.score), (step, self.step), (gain, self.loglik))
+        return all(limit is None or value <= limit for value, limit in reached)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +127,8 @@ def maximise(
             proposed, np.zeros_like(theta),
         )  # fmt: skip
         size = typical(theta, information, objective.semidefinite)
-        trace.converged = _converged(tolerances, size, proposed, proposal.decrement)
+        relative = float((np.abs(proposed) / size).max(initial=0.0))
+        trace.converged = tolerances.hold(proposal.decrement, relative, current.loglik)
         moved: tuple[FloatArray, Any] | None = None
         kind = ""
         if count == max_iterations:
@@ -153,13 +163,6 @@ def maximise_given(objective: Any, name: str, value: float, start: FloatArray) -
         return theta, loglik
     last = maximise(changed, theta, tolerances=Tolerances(), max_iterations=_ITERATIONS).iterations[-1]
     return last.theta, last.loglik
-
-
-def _converged(tolerances: Tolerances, size: FloatArray, proposed: FloatArray, decrement: float) -> bool:
-    relative = float((np.abs(proposed) / size).max(initial=0.0))
-    limits = (tolerances.score, tolerances.step, tolerances.loglik)
-    reached = zip((decrement, relative, decrement / 2), limits, strict=True)
-    return all(limit is None or value <= limit for value, limit in reached)
 
 
 def _explored(

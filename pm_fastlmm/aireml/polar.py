@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.optimize import Bounds, minimize
 
 from pm_fastlmm.aireml.cone import PackedMatrix, errors, pack
@@ -19,7 +20,11 @@ from pm_fastlmm.base.arrays import FloatArray, lower_triangle
 _ITERATIONS = 500
 _SETBACK = 0.05  # from 0 deviations and from a singular matrix to a start: there ℓ is flat in these coordinates
 _DIFFERENCE = 1e-6  # of a standard error
+_REACHED = 1e-6  # slope at a maximum, in standard errors: the maximum is then good to its square
 _UNDEFINED = 1e6  # below the best ℓ that is known
+
+
+type Value = Callable[[FloatArray], tuple[float, FloatArray]]
 
 
 class _Matrix(NamedTuple):
@@ -152,6 +157,22 @@ class Polar(NamedTuple):
             return -np.inf, np.zeros(len(x))
         return float(state.loglik), self.jacobian(x).T @ self.objective.gradient(theta, state)
 
+    def value(self, also: Callable[[FloatArray], float] | None, size: FloatArray) -> Value:
+        """Return ℓ, and what is added to it, with its slope; that of the addition by differences."""
+        if also is None:
+            return self.evaluate
+
+        def value(x: FloatArray) -> tuple[float, FloatArray]:
+            loglik, slope = self.evaluate(x)
+            if not np.isfinite(loglik):
+                return loglik, slope
+            here = also(self.external(x))
+            steps = np.where(x + _DIFFERENCE * size > self.upper, -1, 1) * _DIFFERENCE * size
+            moved = [also(self.external(x + step)) for step in np.diag(steps)]
+            return loglik + here, slope + (np.array(moved) - here) / steps
+
+        return value
+
     def sizes(self, x: FloatArray, information: FloatArray) -> FloatArray:
         """
         Return the sizes of steps in x that change ℓ by about 1, given the other coordinates.
@@ -177,10 +198,13 @@ class Polar(NamedTuple):
         for place, value in (held or {}).items():
             x[place], free[place] = value, False
         size = self.sizes(x, information)
-        of = _value(self, also, size)
+        of = self.value(also, size)
         best, _ = of(x)
         if not np.isfinite(best) or not free.any():
             return self.external(x), best
+
+        if (inside := self._inside(of, x, free, information)) is not None:
+            return self.external(inside[0]), inside[1]
 
         def minus(scaled: Any, *_: Any) -> tuple[float, Any]:
             moved = x.copy()
@@ -196,21 +220,30 @@ class Polar(NamedTuple):
         x[free] = found.x * size[free]
         return self.external(x), float(-found.fun)
 
+    def _inside(
+        self, of: Value, start: FloatArray, free: Any, information: FloatArray
+    ) -> tuple[FloatArray, float] | None:
+        """Return x and the maximum by a search that knows the curvature, None where it meets a bound."""
+        J = self.jacobian(start)
+        try:
+            root = np.linalg.cholesky((J.T @ information @ J)[np.ix_(free, free)])
+        except np.linalg.LinAlgError:
+            return None
 
-def _value(
-    polar: Polar, also: Callable[[FloatArray], float] | None, size: FloatArray
-) -> Callable[[FloatArray], tuple[float, FloatArray]]:
-    """Return ℓ, and what is added to it, with its slope; that of the addition by differences."""
-    if also is None:
-        return polar.evaluate
+        def at(z: Any) -> FloatArray:
+            x = start.copy()
+            x[free] += solve_triangular(root, z, lower=True, trans=1)
+            return x
 
-    def value(x: FloatArray) -> tuple[float, FloatArray]:
-        loglik, slope = polar.evaluate(x)
-        if not np.isfinite(loglik):
-            return loglik, slope
-        here = also(polar.external(x))
-        steps = np.where(x + _DIFFERENCE * size > polar.upper, -1, 1) * _DIFFERENCE * size
-        moved = [also(polar.external(x + step)) for step in np.diag(steps)]
-        return loglik + here, slope + (np.array(moved) - here) / steps
+        def minus(z: Any, *_: Any) -> tuple[float, Any]:
+            value, slope = of(at(z))
+            return (-value if np.isfinite(value) else _UNDEFINED), -solve_triangular(root, slope[free], lower=True)
 
-    return value
+        found = minimize(minus, np.zeros(len(root)), jac=True, method="BFGS", options={"gtol": _REACHED / 10})
+        x = at(found.x)
+        reached = (
+            np.linalg.norm(np.asarray(found.jac)) <= _REACHED
+            and (x > self.lower)[free].all()
+            and (x < self.upper)[free].all()
+        )
+        return (x, float(-found.fun)) if reached else None

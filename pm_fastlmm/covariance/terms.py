@@ -34,9 +34,9 @@ class Term(ReadOnlyArrays, Described):
     covariance : Covariance
         That of the effects of the levels (or of the columns of the matrix). With `columns` or roles, that of the
         effects within one level, over these.
-    columns : array, Series or DataFrame, (n,) or (n, c), optional
+    columns : array, Series or DataFrame, (n,) or (n, c), or mapping, optional
         Covariates whose coefficients vary from level to level: the random slopes, with a column of ones for the
-        intercept.
+        intercept. With roles a mapping of those that have covariates, whose effects are then called "direct[age]".
     across : Covariance, optional
         With `columns` or roles, a covariance over the levels, which are independent by default. G is
         across ⊗ covariance.
@@ -134,16 +134,18 @@ class Term(ReadOnlyArrays, Described):
         roles = tuple(map(str, by)) if isinstance(by, Mapping) else ()
         if across is not None and columns is None and not roles:
             raise ValueError("across= is the covariance over levels of a term with columns=: give it as covariance.")
-        if columns is not None and roles:
-            raise ValueError("by= has several factors, the columns of a term with roles: leave columns= out.")
         over_levels = across if roles or columns is not None else covariance
-        Z, level_set, own_name, ids = _in_roles(by, over_levels, name) if roles else _incidence(by, over_levels, name)
+        names: tuple[str, ...] = ("1",)
+        if roles:
+            Z, level_set, names, ids = _in_roles(by, columns, over_levels, name)
+            own_name = name
+        else:
+            Z, level_set, own_name, ids = _incidence(by, over_levels, name)
         levels, called = level_set.labels, level_set.name
         if over_levels is not None:
             over_levels = over_levels.over(level_set)
-        names = roles or ("1",)
         between = over_levels or Identity(len(levels))
-        if columns is not None:
+        if columns is not None and not roles:
             values, names, ids = _columns(columns, Z.shape[0], ids)
             Z = by_level(Z, values)
         if columns is not None or roles:
@@ -204,21 +206,48 @@ def _incidence(
 
 
 def _in_roles(
-    by: Mapping[str, Any], over_levels: Covariance | None, name: str | None
-) -> tuple[SparseMatrix, LevelSet, str | None, Ids | None]:
-    """Return the same of factors with the same levels; the column of a level and a role is level · roles + role."""
-    factors = [read_factor(one, f"by[{role!r}]", missing_allowed=True) for role, one in by.items()]
+    by: Mapping[str, Any], columns: Any, over_levels: Covariance | None, name: str | None
+) -> tuple[SparseMatrix, LevelSet, tuple[str, ...], Ids | None]:
+    """Return Z of factors with the same levels, these, the names of the columns within a level and the ids of rows."""
+    factors = [
+        one if isinstance(one, Factor) else read_factor(one, f"by[{role!r}]", missing_allowed=True)
+        for role, one in by.items()
+    ]
     for factor, role in zip(factors, by, strict=True):
         require_length(len(factor.codes), len(factors[0].codes), f"by[{role!r}]", "the other factors")
         if None not in (factor.ids, factors[0].ids) and factor.ids != factors[0].ids:
             raise ValueError("the factors of by= have different indexes: take them from one table.")
     called, ids = name or "u", next((factor.ids for factor in factors if factor.ids is not None), None)
+    values, names, ids = _columns_of_roles(columns, [*map(str, by)], len(factors[0].codes), ids)
     occurring = over_roles(factors, ())
     recoded = [factor.subset(factor.used()).recoded(occurring) for factor in factors]
     if over_levels is not None and (everything := over_levels.over_all(occurring)) is not None:
         recoded = [_among(factor, *everything, called) for factor in recoded]
     levels = recoded[0].levels
-    return incidence_in_roles(recoded, levels), LevelSet(levels, called), name, ids
+    return incidence_in_roles(recoded, levels, values), LevelSet(levels, called), names, ids
+
+
+def _columns_of_roles(
+    columns: Any, roles: Sequence[str], n: int, ids: Ids | None
+) -> tuple[list[FloatArray], tuple[str, ...], Ids | None]:
+    """Return the columns that a level has in each role, ones without covariates, their names and the ids of rows."""
+    columns = {} if columns is None else columns
+    if not isinstance(columns, Mapping) or (strangers := [role for role in columns if role not in roles]):
+        got = f"it has {shown(strangers)}" if isinstance(columns, Mapping) else f"got {type(columns).__name__}"
+        raise ValueError(
+            f"by= has several factors, so columns= is a mapping from some of their roles, {', '.join(roles)}, to "
+            f"covariates, but {got}: leave a role out of it that has one effect without a covariate."
+        )
+    values, names = [], []
+    for role in roles:
+        if role in columns:
+            own, called, ids = _columns(columns[role], n, ids)
+            names += [f"{role}[{column}]" for column in called]
+        else:
+            own = np.ones((n, 1))
+            names.append(role)
+        values.append(own)
+    return values, tuple(names), ids
 
 
 def over_roles(factors: Sequence[Factor], known: Levels) -> Levels:
@@ -228,13 +257,23 @@ def over_roles(factors: Sequence[Factor], known: Levels) -> Levels:
     return known
 
 
-def incidence_in_roles(factors: Sequence[Factor], levels: Levels) -> SparseMatrix:
-    """Return Z (n, levels · roles) of factors, all of whose levels are among these."""
-    c, n = len(factors), len(factors[0].codes)
-    codes = [f.codes if f.levels == levels else f.subset(f.used()).recoded(levels).codes for f in factors]
-    rows, columns = [np.flatnonzero(own >= 0) for own in codes], [own[own >= 0] * c + k for k, own in enumerate(codes)]
-    places = np.concatenate(rows), np.concatenate(columns)
-    return csr_array((np.ones(len(places[0])), places), shape=(n, len(levels) * c))
+def incidence_in_roles(factors: Sequence[Factor], levels: Levels, values: Sequence[FloatArray]) -> SparseMatrix:
+    """
+    Return Z (n, levels · width) of factors, all of whose levels are among these.
+
+    Within a level stand the columns (n, c) of the first factor, then those of the next.
+    """
+    width, start = sum(own.shape[1] for own in values), 0
+    rows, places, entries = [], [], []
+    for factor, own in zip(factors, values, strict=True):
+        codes = factor.codes if factor.levels == levels else factor.subset(factor.used()).recoded(levels).codes
+        inside, c = np.flatnonzero(codes >= 0), own.shape[1]
+        rows.append(np.repeat(inside, c))
+        places.append((codes[inside, None] * width + np.arange(start, start + c)).ravel())
+        entries.append(own[inside].ravel())
+        start += c
+    coordinates = np.concatenate(rows), np.concatenate(places)
+    return csr_array((np.concatenate(entries), coordinates), shape=(len(factors[0].codes), len(levels) * width))
 
 
 def _with_effects(factor: Factor, over_levels: Covariance, name: str) -> Factor:

@@ -6,7 +6,8 @@ the mixed-model equations (`sparse`). A `StructuredLMM` holds one of them, and a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -27,16 +28,26 @@ _MANY = 50_000
 _NOTHING = 1e-12  # size of y in a coordinate of the residual, beside the largest, below which it is that of rounding
 
 
-class Gradient(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Gradient:
     """
-    ∂ℓ/∂Σ_k (width, width) for each term, ∂ℓ/∂Σ_e (c, c), and A_kZ_kᵀPy (levels, width) for each term, û_k = (·)Σ_k.
+    ∂ℓ/∂Σ_k (width, width) for each term, ∂ℓ/∂Σ_e (c, c), and what predicts the effects.
 
-    Terms are in the order of the blocks; A_k is the covariance between levels, where it is not a part of Z_k.
+    Terms are in the order of the blocks.
     """
 
     sigma: list[FloatArray]
     noise: FloatArray
-    effects: list[FloatArray]
+    find: Callable[[], list[FloatArray]]
+
+    @cached_property
+    def effects(self) -> list[FloatArray]:
+        """
+        A_kZ_kᵀPy (levels, width) for each term, û_k = (·)Σ_k, found where they are asked for.
+
+        A_k is the covariance between levels, where it is not a part of Z_k.
+        """
+        return self.find()
 
 
 class Moments(NamedTuple):
@@ -323,11 +334,11 @@ class TermProducts(ABC):
     def _components(self) -> dict[tuple[int, ...], tuple[list[sp.csc_array], FloatArray]]:
         return {}
 
-    def moments(self, strides: tuple[int, ...], y: FloatArray) -> Moments:
+    def moments(self, strides: tuple[int, ...], y: FloatArray, response: Any = None) -> Moments:
         """
         Return what MINQUE needs of y without its part along X, for V_i = Z_iZ_iᵀ of every stride-th column of a term.
 
-        No n × n matrix is formed. Where A_k is not a part of Z_k levels are taken to be unrelated. Coordinates of the
+        No n × n matrix is formed. What an engine needs of y may be at hand, `response`. Where A_k is not a part of Z_k levels are taken to be unrelated. Coordinates of the
         residual may have very different units, and rows are then divided by the sizes of y in them.
         """
         records, unit = self.records, np.ones(self.records.width)

@@ -184,7 +184,8 @@ class VarianceEffects(VarianceInference):
             All columns of the X of the fit, by name where both have names.
         Z_new : mapping
             By the name of a term what the term was made of: labels, (labels, columns), or a matrix. Levels that are new
-            have the effect 0 and add their variance; a term that is left out contributes nothing.
+            have the effect 0 and add their variance; a term that is left out contributes nothing. Under "residual" the
+            coordinates of residuals that have several, or (records, coordinates).
         data : DataFrame
             For a model from a formula, in place of X_new and Z_new.
         x_new : (m,) or (m, D) array
@@ -200,7 +201,8 @@ class VarianceEffects(VarianceInference):
         Returns
         -------
         Prediction
-            With `mean`, `variance`, `se`, `se_observation`, and `interval(level)`.
+            With `mean`, `variance`, `se`, `se_observation`, and `interval(level)`. Where residuals covary within
+            records, f of a trait that a known record lacks has the part of e that its other traits tell.
 
         Raises
         ------

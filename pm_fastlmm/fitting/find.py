@@ -81,7 +81,7 @@ def find_reml(
     max_iterations : int
     score_tol, step_tol, loglik_tol : float or None
         Newton decrement, relative step and predicted gain below which the iteration has converged, all of them
-        together; None switches a criterion off.
+        together; None switches a criterion off. A gain below the rounding of the log-likelihood is none.
     progressbar : bool
     verbose : int
         1 prints a line for each iteration.

@@ -11,9 +11,10 @@ from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.aireml.refit import along_face, first_differences, second_differences, steps_of
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.fitting.intervals import VarianceIntervals
-from pm_fastlmm.fitting.profiles import TOGETHER, free_place
+from pm_fastlmm.fitting.profiles import TOGETHER, Held, effects_together, free_place
 from pm_fastlmm.kernel.inference.estimates import whole_covariance
 from pm_fastlmm.kernel.inference.fixed_effects import NOT_OF_ML, DegreesOfFreedom, FixedEffects, ZeroVariances
+from pm_fastlmm.kernel.inference.value_test import ValueTest
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest, kernel_test
 from pm_fastlmm.kernel.reml.fit import REMLFit
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
@@ -89,6 +90,53 @@ class VarianceInference(VarianceIntervals):
             rotated, np.asarray(statistic), "REML", n_sim=n_sim, random_seed=random_seed, component=component,
             approximation="" if single else _PSEUDO,
         )  # fmt: skip
+
+    def test_value(self, name: str, value: float) -> ValueTest:
+        """
+        Test that a parameter has a value, by the likelihood ratio with all others maximised.
+
+        It is for what has a profile: variances, correlations "corr_…", standard deviations "sd_…", coefficients
+        "beta[…]". A genetic correlation of 0, and of 1, are `test_value("corr_K[milk, fat]", 0)` and `…, 1)`. On a
+        bound the null distribution is a mixture (`ValueTest.df`), which is asymptotic: for one variance
+        `test_no_variance` has that of the sample at hand.
+
+        Parameters
+        ----------
+        name : str
+        value : float
+
+        Returns
+        -------
+        ValueTest
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, it is fixed, a covariance, or the value is beyond its bounds.
+
+        Examples
+        --------
+        >>> import pm_fastlmm as flmm
+        >>> fit = flmm.find_reml(
+        ...     "Reaction ~ Days + (Days | Subject)", flmm.datasets.sleepstudy(), progressbar=False
+        ... )
+        >>> test = fit.test_value("corr_Subject[Intercept, Days]", 0)
+        >>> print(f"{test.statistic:.3f} {test.p_value:.2f}")
+        0.041 0.84
+        """
+        of = self._held(name)
+        if not of.lower <= value <= of.upper:
+            raise ValueError(f"{name} is between {of.lower:g} and {of.upper:g}: it cannot be tested to be {value:g}.")
+        loglik = float(self.profile([value], name)[0])
+        statistic = max(2 * (self.loglik - loglik), 0.0)
+        return ValueTest(name, float(value), of.estimate, statistic, self._df_at(name, value, of), self.method)
+
+    def _df_at(self, name: str, value: float, of: Held) -> tuple[int, ...]:
+        """Return the degrees of freedom of a value: of a mixture where it is on a bound."""
+        if value not in (of.lower, of.upper):
+            return (1,)
+        width = effects_together(self.objective, name)
+        return (width - 1, width)
 
     @property
     def _projection(self) -> AnyProjection:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.linalg import block_diag
 from scipy.optimize import brentq
 from scipy.special import gammaincinv
 
@@ -12,20 +13,26 @@ from pm_fastlmm.aireml.iteration import maximise_given
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.aireml.polar import Polar
 from pm_fastlmm.base.arrays import FloatArray, lower_triangle
+from pm_fastlmm.kernel.inference.extremes import Surface, ends
 from pm_fastlmm.kernel.inference.function import Function
 
 SD, CORR = "sd_", "corr_"
-TOGETHER = "flmm.compare_fits(without, with_) tests random slopes by a fit without and a fit with them"
+TOGETHER = (
+    "flmm.compare_fits(without, with_) tests random slopes by a fit without and a fit with them, and fit.test_value "
+    "one variance or correlation"
+)
 _REACH = 60  # doublings of a standard error in the search for an upper limit
 
 type Maximum = Callable[[float, FloatArray], tuple[FloatArray, float]]
+type Ends = Callable[[float], tuple[float, float] | None]
 
 
 class Held(NamedTuple):
     """
     What is held at a value: its estimate, θ and ℓ there, its bounds, and how to maximise over all else.
 
-    `maximum` takes the value and a θ to start from, and returns θ and ℓ, -inf where V is not positive definite.
+    `maximum` takes the value and a θ to start from, and returns θ and ℓ, -inf where V is not positive definite. `ends`
+    takes a level and returns the ends of the interval where these are found without holding it; None elsewhere.
     """
 
     estimate: float
@@ -34,6 +41,7 @@ class Held(NamedTuple):
     lower: float
     upper: float
     maximum: Maximum
+    ends: Ends
 
 
 class _Element(NamedTuple):
@@ -94,6 +102,15 @@ def _variance(place: slice, effect: int) -> int:
     return int(place.start) + effect * (effect + 3) // 2
 
 
+def effects_together(objective: Objective, name: str) -> int:
+    """Return how many effects covary with that of a variance, itself included; 1 for any other quantity."""
+    base = name.removeprefix(SD)
+    element = _element(objective, objective.names.index(base)) if base in objective.names else None
+    if element is None or len(element.effects) == 2:
+        return 1
+    return int((np.sqrt(8 * (element.place.stop - element.place.start) + 1) - 1) / 2)
+
+
 def free_place(objective: Objective, name: str, also: Mapping[str, Function]) -> int:
     """Return the place of a parameter that is estimated; `also` are other names that could be meant."""
     if name not in objective.names and name.removeprefix("beta[").removesuffix("]") in objective.coef:
@@ -130,11 +147,14 @@ def held(objective: Objective, theta: FloatArray, loglik: float, information: Fl
     place = free_place(objective, base, also)
     element, estimate = _element(objective, place), float(theta[place])
     if element is None or len(element.effects) == 1:
+        polar = Polar.at(objective, theta, information, element or (None, ()))
+        own = place if element is None else int(element.place.start)
         maximum: Maximum = partial(maximise_given, objective, base)
         if element is not None:
-            maximum = _in_matrix(objective, theta, information, element)
+            maximum = _in_matrix(polar, information, element)
         bounds = float(objective.lower[place]), float(objective.upper[place])
-        variance = Held(estimate, theta, loglik, *bounds, maximum)
+        ends = _ends(polar, theta, information, loglik, own, lambda x: float(polar.external(x)[place]))
+        variance = Held(estimate, theta, loglik, *bounds, maximum, ends)
         return variance if name == base else _root(variance)
     if name == base:
         raise ValueError(
@@ -143,17 +163,45 @@ def held(objective: Objective, theta: FloatArray, loglik: float, information: Fl
         )
     scale = float(np.prod([np.sqrt(theta[_variance(element.place, effect)]) for effect in element.effects]))
     correlation = float(np.clip(estimate / scale, -1.0, 1.0)) if scale > 0 else 0.0  # at which ℓ is as high
-    return Held(correlation, theta, loglik, -1.0, 1.0, _in_matrix(objective, theta, information, element))
+    polar, angle = Polar.at(objective, theta, information, element), int(element.place.start) + 2
+    ends = _ends(polar, theta, information, loglik, angle, lambda x: float(np.cos(x[angle])))
+    return Held(correlation, theta, loglik, -1.0, 1.0, _in_matrix(polar, information, element), ends)
 
 
 def _root(of: Held) -> Held:
     estimate, lower, upper = (float(np.sqrt(value)) for value in (of.estimate, of.lower, of.upper))
-    return Held(estimate, of.theta, of.loglik, lower, upper, lambda value, start: of.maximum(value**2, start))
+
+    def maximum(value: float, start: FloatArray) -> tuple[FloatArray, float]:
+        return of.maximum(value**2, start)
+
+    def ends(level: float) -> tuple[float, float] | None:
+        found = of.ends(level)
+        return None if found is None else (float(np.sqrt(found[0])), float(np.sqrt(found[1])))
+
+    return Held(estimate, of.theta, of.loglik, lower, upper, maximum, ends)
 
 
-def _in_matrix(objective: Objective, theta: FloatArray, information: FloatArray, element: _Element) -> Maximum:
+def _ends(
+    polar: Polar, theta: FloatArray, information: FloatArray, loglik: float, place: int, of: Callable[[Any], float]
+) -> Ends:
+    """Return how the ends of a function of one coordinate are found, which rises or falls with it."""
+
+    def found(level: float) -> tuple[float, float] | None:
+        x = polar.internal(theta)
+        J = polar.jacobian(x)
+        surface = Surface(polar.evaluate, polar.external, polar.jacobian, x, x, polar.lower, polar.upper, loglik)
+        ends_of = ends(surface, J.T @ information @ J, place, level)
+        if ends_of is None:
+            return None
+        low, high = sorted(map(of, ends_of))
+        return low, high
+
+    return found
+
+
+def _in_matrix(polar: Polar, information: FloatArray, element: _Element) -> Maximum:
     """Return the maximum given a variance, or a correlation, of effects of a matrix."""
-    polar, first = Polar.at(objective, theta, information, element), int(element.place.start)
+    first = int(element.place.start)
 
     def maximum(value: float, start: FloatArray) -> tuple[FloatArray, float]:
         one = {first: float(np.sqrt(value)) / polar.size_of(element.place)} if len(element.effects) == 1 else None
@@ -184,7 +232,27 @@ def _coefficient(objective: Objective, theta: FloatArray, loglik: float, informa
         found, largest = polar.maximise(start, information, also=partial(of, value))
         return found, largest - highest + loglik
 
-    return Held(float(objective.blue(best)[0][place]), best, loglik, -np.inf, np.inf, maximum)
+    estimate, at_best = float(objective.blue(best)[0][place]), float(objective.blue(best)[1][place, place])
+
+    def surface() -> tuple[Surface, FloatArray]:
+        """Return ℓ of x and, last, of b, and its curvature."""
+        x = polar.internal(best)
+        J, size = polar.jacobian(x), polar.sizes(x, information)
+
+        def of_both(both: FloatArray) -> tuple[float, FloatArray]:
+            value, slope = polar.value(partial(of, float(both[-1])), size)(both[:-1])
+            beta, cov = objective.blue(polar.external(both[:-1]))
+            return value - highest + loglik, np.append(slope, (beta[place] - both[-1]) / cov[place, place])
+
+        low, high = np.append(polar.lower, -np.inf), np.append(polar.upper, np.inf)
+        both = Surface(of_both, polar.external, polar.jacobian, np.append(x, estimate), x, low, high, loglik)
+        return both, block_diag(J.T @ information @ J, np.array([[1 / at_best]]))
+
+    def limits(level: float) -> tuple[float, float] | None:
+        found = ends(*surface(), len(theta), level)
+        return None if found is None else (float(found[0][-1]), float(found[1][-1]))
+
+    return Held(estimate, best, loglik, -np.inf, np.inf, maximum, limits)
 
 
 def profile(of: Held) -> Callable[[float], float]:
@@ -210,6 +278,8 @@ def profile(of: Held) -> Callable[[float], float]:
 
 def profile_limits(of: Held, at: Callable[[float], float], step: float, level: float) -> tuple[float, float]:
     """Return where the profile likelihood falls by what is allowed, the bounds where it does not."""
+    if (found := of.ends(level)) is not None:
+        return found
     largest, allowed = at(of.estimate), float(np.sqrt(2 * gammaincinv(0.5, level)))
 
     def excess(value: float) -> float:  # of the signed root, nearly linear in the value, over what is allowed

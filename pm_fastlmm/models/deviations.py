@@ -1,7 +1,7 @@
 """The variables of `lmm_model` under priors on standard deviations, and the covariances of its terms made of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import CholeskyFactored
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
+from pm_fastlmm.models.correlated_terms import CorrelatedTerms
 from pm_fastlmm.models.mixed_parts import Part
 from pm_fastlmm.models.mixed_terms import column_root
 from pm_fastlmm.models.random_terms import RandomTerm
@@ -45,17 +46,24 @@ class Deviations(NamedTuple):
         width = _WIDTH * self.residual_sd * math.sqrt(self.mean_weight)
         return pt.square(self._standard_deviation("sigma_e", width))
 
-    def within(self, random: RandomTerm, part: Part, weights: FloatArray) -> Covariance:
-        """Register the variables of a part, and return the covariance of its effects within a level."""
-        columns = np.ones(1) if random.intercept_only else _column_scales(random, part)
-        return self._of_scales(random, part, _WIDTH * self.residual_sd / math.sqrt(weights.mean()) * columns)
+    def within(self, random: RandomTerm | CorrelatedTerms, part: Part, weights: Mapping[str, FloatArray]) -> Covariance:
+        """
+        Register the variables of a part, and return the covariance of its effects within a level.
+
+        Weights are those of rows for each grouping factor, K_ii of its level at the relative weight of the row.
+        """
+        scales = [
+            _WIDTH * self.residual_sd / math.sqrt(weights[member.group].mean()) * _column_scales(member, columns)
+            for member, columns in random.by_member(part.columns)
+        ]
+        return self._of_scales(random, part, np.concatenate(scales))
 
     def noise(self, residual: ResidualTerm, sd: FloatArray) -> Covariance:
         """Register the variables of Σ_e, of the residual standard deviation of each coordinate at the mean weight."""
         scales = np.asarray(_WIDTH * sd * math.sqrt(self.mean_weight))
         return self._of_scales(residual.random, residual.part, scales)
 
-    def _of_scales(self, random: RandomTerm, part: Part, scales: FloatArray) -> Covariance:
+    def _of_scales(self, random: RandomTerm | CorrelatedTerms, part: Part, scales: FloatArray) -> Covariance:
         sigma, dim = f"sigma_{part.suffix}", f"{part.suffix}_effects"
         if len(part.columns) == 1:
             return Scalar(pt.square(self._standard_deviation(sigma, scales[0])), size=1)
@@ -97,7 +105,9 @@ def _checked_prior(name: str, prior: Any, shape: tuple[int, ...]) -> Any:
     return prior
 
 
-def _column_scales(random: RandomTerm, part: Part) -> FloatArray:
-    """Return c, the square roots of the diagonal of (UᵀU/n)⁻¹ = R⁻¹R⁻ᵀ."""
-    inverse = np.linalg.inv(column_root(random, part, np.ones(len(random.values))))
+def _column_scales(random: RandomTerm, columns: Sequence[int]) -> FloatArray:
+    """Return c, the square roots of the diagonal of (UᵀU/n)⁻¹ = R⁻¹R⁻ᵀ, which is 1 for an intercept."""
+    if random.intercept_only:
+        return np.ones(1)
+    inverse = np.linalg.inv(column_root(random, columns, np.ones(len(random.values))))
     return np.asarray(np.linalg.norm(inverse, axis=1))

@@ -16,6 +16,7 @@ from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.structured.structuredlmm import StructuredLMM
+from pm_fastlmm.models.correlated_terms import CorrelatedTerms
 from pm_fastlmm.models.deviations import Deviations
 from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.models.mixed_parts import parts_of
@@ -72,8 +73,9 @@ def lmm_model(
         Its index are the ids.
     known : dict of str to DataFrame or array, optional
         For a grouping factor, the known covariance K between its levels, such as `covariance.pedigree` makes: var u =
-        σ²K; for slopes K ⊗ Σ. Labels are matched to the levels; an array without them is taken only for levels that are
-        the numbers of its rows, counted from 0 or 1.
+        σ²K; for slopes K ⊗ Σ. Terms of one id, (1 |id| animal) + (1 |id| dam), have the same K. Labels are matched to
+        the levels; an array without them is taken only for levels that are the numbers of its rows, counted from 0 or
+        1.
     weights : str or array, optional
         Prior weights w, the name of a column or a value for each row of data: Var(e_i) = σ²_e/w_i, as in lme4. A y_i
         that is the mean of w_i measurements has weight w_i. Rows in which it is missing are dropped.
@@ -94,7 +96,7 @@ def lmm_model(
     Returns
     -------
     pymc.Model
-        With coordinates "obs" (ids), for each group its levels under the name of the group, and for slopes
+        With coordinates "obs" (ids), for each group or id its levels under its name, and for slopes and terms of an id
         "{group}_effects" (columns) and "{group}_pairs". Rows with a missing value are dropped, with a warning that
         counts them.
 
@@ -120,10 +122,16 @@ def lmm_model(
     ('R1:B1', 'R1:B2', 'R1:B3')
     """
     design = read_formula(formula, data, weights, offset, residual)
-    _check_names(design, priors or {})
     between = relations(design, known)
+    _check_names(design, priors or {})
     name = design.response if name is None else name
     _check_slashes(design, name)
+    joined = [random.group for random in design.random if isinstance(random, CorrelatedTerms)]
+    if isinstance(priors, SharePrior) and joined:
+        raise ValueError(
+            f"a SharePrior is of variances that add up to that of y, and a covariance of the terms of the id "
+            f"{joined[0]!r} is one more part of it: give priors by the names of the variables, or none."
+        )
     if isinstance(priors, SharePrior) and design.residual is not None:
         raise ValueError(
             f"a SharePrior is of one residual variance, and residual={design.residual.text!r} has several: give priors "
@@ -151,15 +159,16 @@ def _check_names(design: MixedDesign, priors: Mapping[str, Any] | SharePrior) ->
     reserved = _TAKEN
     if isinstance(priors, SharePrior):
         reserved = _TAKEN | dict.fromkeys(VARIABLES, "which is a name in a model with a SharePrior")
-    if taken := [random.group for random in design.random if random.group in reserved]:
-        raise ValueError(f"a grouping factor is called {taken[0]!r}, {reserved[taken[0]]}: rename its column.")
+    if taken := [random for random in design.random if random.group in reserved]:
+        what, mend = ("a grouping factor", "its column") if isinstance(taken[0], RandomTerm) else ("an id", "it")
+        raise ValueError(f"{what} is called {taken[0].group!r}, {reserved[taken[0].group]}: rename {mend}.")
     names = [name for random in design.random for part in parts_of(random) for name in part.priors]
     names += ["sigma_e"] if design.residual is None else design.residual.part.priors
     if unknown := [prior for prior in given if prior not in names]:
         raise ValueError(f"priors names {shown(unknown)}, but there are {', '.join(names)}.")
     require_labels(design.ids, "the ids, the index of data,")
     for random in design.random:
-        require_labels(random.levels, f"the levels of {random.group!r}", written=f"table[{random.group!r}]")
+        require_labels(random.levels, f"the levels of {random.group!r}", written=f"table[{random.members[0].group!r}]")
 
 
 def _check_slashes(design: MixedDesign, name: str) -> None:
@@ -213,11 +222,15 @@ def _relative(design: MixedDesign) -> FloatArray:
 
 
 def _term(
-    random: RandomTerm, relation: Covariance | None, variables: Deviations | Shares, relative: FloatArray
-) -> Term:
+    random: RandomTerm | CorrelatedTerms, relation: Covariance | None, variables: Deviations | Shares,
+    relative: FloatArray,
+) -> Term:  # fmt: skip
     """Return a term with the variables of its covariance, registered in the model of the context."""
     model, group = pm.modelcontext(None), random.group
-    weights = relative if relation is None else relative * _known_variances(random, relation)
+    weights = {
+        member.group: relative if relation is None else relative * _known_variances(member, relation)
+        for member in random.members
+    }
     if len(random.columns) > 1:
         model.add_coord(f"{group}_effects", random.columns)
     term = mixed_term(random, relation, lambda part: variables.within(random, part, weights))

@@ -11,6 +11,8 @@ from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, frozen, shown
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.missing_codes import warn_of_coded_level
+from pm_fastlmm.covariance.levels import Levels
+from pm_fastlmm.models.correlated_terms import CorrelatedTerms, random_terms
 from pm_fastlmm.models.design import coefficients_of
 from pm_fastlmm.models.fixed_terms import FixedTerms
 from pm_fastlmm.models.formula import (
@@ -19,13 +21,13 @@ from pm_fastlmm.models.formula import (
     require_table,
     variables_of,
 )
-from pm_fastlmm.models.formulas.bars import RandomPart, split_formula
+from pm_fastlmm.models.formulas.bars import split_formula
 from pm_fastlmm.models.formulas.language import sides
 from pm_fastlmm.models.formulas.names import plain
 from pm_fastlmm.models.formulas.offsets import split_offsets
 from pm_fastlmm.models.known_rows import Column, Offset, new_weights
 from pm_fastlmm.models.missing_rows import complete, counts_of, dropped_rows, gaps_in, gaps_of, rows_dropped
-from pm_fastlmm.models.random_terms import RandomTerm, random_term, require_columns
+from pm_fastlmm.models.random_terms import RandomTerm, require_columns
 from pm_fastlmm.models.residual_term import ResidualFormula, ResidualTerm
 from pm_fastlmm.spectrum.projection import Cells
 from pm_fastlmm.spectrum.weights import require_weights
@@ -48,8 +50,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         Names of the columns of X.
     ids : tuple
         The index of the table.
-    random : tuple of RandomTerm
-        One for each grouping factor.
+    random : tuple of RandomTerm or CorrelatedTerms
+        One for each grouping factor, and for each id of (x |id| g).
     dropped : tuple
         Ids of the rows that were left out for a missing value.
     missing : dict
@@ -83,7 +85,7 @@ class MixedDesign(ReadOnlyArrays, Described):
     X: Any
     columns: tuple[str, ...]
     ids: Ids
-    random: tuple[RandomTerm, ...]
+    random: tuple[RandomTerm | CorrelatedTerms, ...]
     dropped: tuple[Any, ...]
     missing: dict[str, int]
     fixed: FixedTerms
@@ -100,9 +102,10 @@ class MixedDesign(ReadOnlyArrays, Described):
 
         Fixed effects are written as in R or in formulaic, y ~ x + I(x^2) + factor(f); random terms are lme4's: (1 | g),
         (x | g) with an intercept, (0 + x | g), (x || g) for independent effects, and g, a:b or a/b, that is
-        (1 | a) + (1 | a:b), for the grouping factor. Rows with a missing variable are dropped, with a warning that
-        counts them. Functions are those of R's model formulas and of the caller. Columns of text are factors, whatever
-        their dtype.
+        (1 | a) + (1 | a:b), for the grouping factor; as in brms the effects of (1 |id| a) + (1 |id| b) are correlated
+        within a level, those of one animal itself and as a dam. Rows with a missing variable are dropped, with a
+        warning that counts them. Functions are those of R's model formulas and of the caller. Columns of text are
+        factors, whatever their dtype.
 
         Parameters
         ----------
@@ -119,8 +122,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         ------
         ValueError
             If the formula is malformed, has several responses, names a column that is not there, gives one grouping
-            factor the same column twice, or means one thing in R and another in Python; if a weight is not positive or
-            an offset not finite.
+            factor the same column twice, has an id in one term alone, or means one thing in R and another in Python; if
+            a weight is not positive or an offset not finite.
 
         Warns
         -----
@@ -150,11 +153,9 @@ class MixedDesign(ReadOnlyArrays, Described):
             w = w.subset(seen)
             require_weights(w.values, tuple(rows.index.tolist()))
         mean = Offset.of(offsets, None if known is None else known.subset(seen), rows, formula)
-        groups: dict[tuple[str, ...], list[RandomPart]] = {}
-        for part in parts:
-            groups.setdefault(part.factors, []).append(part)
-        random = tuple(random_term(formula, same, rows) for same in groups.values())
-        read = [pair for r in random for pair in zip(r.factors, r.factor.parts or (r.factor,), strict=True)]
+        random = random_terms(formula, parts, rows)
+        members = [member for term in random for member in term.members]
+        read = [pair for r in members for pair in zip(r.factors, r.factor.parts or (r.factor,), strict=True)]
         for name, factor in dict(read).items():
             warn_of_coded_level(factor.counts(), name)
         y_seen, X_seen = frozen(y.values[seen, 0]), X.values[seen]
@@ -182,6 +183,10 @@ class MixedDesign(ReadOnlyArrays, Described):
     def coordinate_of(self, data: pd.DataFrame) -> Any:
         """Return which group, or trait, the residual of each new row has; 0 where there is one variance."""
         return 0 if self.residual is None else self.residual.coordinates(data)
+
+    def record_of(self, data: pd.DataFrame, levels: Levels) -> Any:
+        """Return which record the residual of each new row is of, None where rows are not told apart by records."""
+        return None if self.residual is None else self.residual.records(data, levels)
 
     def offset_of(self, data: pd.DataFrame) -> FloatArray | None:
         """

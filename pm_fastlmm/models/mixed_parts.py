@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pymc as pm
 
+from pm_fastlmm.models.correlated_terms import CorrelatedTerms
 from pm_fastlmm.models.random_terms import RandomTerm
 
 
@@ -25,7 +26,7 @@ class Part(NamedTuple):
         """The columns of each pair of effects."""
         return np.triu_indices(len(self.columns), 1)
 
-    def add_coords(self, random: RandomTerm) -> None:
+    def add_coords(self, random: RandomTerm | CorrelatedTerms) -> None:
         """Add the names of its columns to the model of the context, and of their pairs where these are correlated."""
         model, names = pm.modelcontext(None), [random.columns[j] for j in self.columns]
         model.add_coord(f"{self.suffix}_effects", names)
@@ -34,7 +35,7 @@ class Part(NamedTuple):
             model.add_coord(f"{self.suffix}_pairs", pairs)
 
 
-def parts_of(random: RandomTerm) -> list[Part]:
+def parts_of(random: RandomTerm | CorrelatedTerms) -> list[Part]:
     """Return the parts of a term; several of which some are correlated are numbered."""
     ends = np.cumsum([len(part) for part in random.parts])
     columns = [tuple(range(end - len(part), end)) for part, end in zip(random.parts, ends.tolist(), strict=True)]

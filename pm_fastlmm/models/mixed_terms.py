@@ -1,6 +1,6 @@
 """The random terms of a formula with their covariances, whatever their parameters are: variables, or numbers to fit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.structured.node import StructuredNode
+from pm_fastlmm.models.correlated_terms import CorrelatedTerms
 from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.models.mixed_parts import Part, parts_of
 from pm_fastlmm.models.random_terms import RandomTerm
@@ -45,46 +46,64 @@ def relations(design: MixedDesign, known: Mapping[str, Any] | None) -> list[Cova
             f"known must name the grouping factor of each covariance, {{'animal': K}}, got a {type(known).__name__}."
         )
     known = known or {}
-    groups = [random.group for random in design.random]
+    groups = [member.group for random in design.random for member in random.members]
     if unknown := [group for group in known if group not in groups]:
         raise ValueError(f"known names {shown(unknown)}, but the grouping factors are {', '.join(groups)}.")
     n, differ = len(design.y), design.weights is not None and np.ptp(design.weights) > 0
     for random in design.random:
-        effects = len(random.levels) * len(random.columns)
+        effects = sum(len(member.levels) * len(member.columns) for member in random.members)
         # of as many as there are rows σ² is told from σ²_e/w by the weights: studies and their standard errors
-        if random.group not in known and (effects > n or (effects == n and not differ)):
+        if random.members[0].group not in known and (effects > n or (effects == n and not differ)):
             raise ValueError(
                 f"the term of {random.group!r} has {effects} effects for {n} observations: they cannot be told from "
                 "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"
             )
-    given = [known.get(group) for group in groups]
+    given = [_of_members(random, known) for random in design.random]
     return [K if isinstance(K, Covariance | None) else known_covariance(K) for K in given]
 
 
-def mixed_term(random: RandomTerm, relation: Covariance | None, within: Callable[[Part], Covariance]) -> Term:
+def _of_members(random: RandomTerm | CorrelatedTerms, known: Mapping[str, Any]) -> Any:
+    """Return the known covariance that the members of a term have in common, None without one."""
+    groups = [member.group for member in random.members]
+    first = known.get(groups[0])
+    if any(known.get(group) is not first for group in groups):
+        have = [group for group in groups if group in known]
+        one = f"different ones for {shown(have)}" if len(have) == len(groups) else f"one for {shown(have)} alone"
+        raise ValueError(
+            f"the terms of the id {random.group!r} are effects of the same levels, whose known covariance is one, but "
+            f"known has {one}: give all the same object, known={{{', '.join(f'{group!r}: K' for group in groups)}}}."
+        )
+    if first is None:
+        random.require_common_levels()
+    return first
+
+
+def mixed_term(
+    random: RandomTerm | CorrelatedTerms, relation: Covariance | None, within: Callable[[Part], Covariance]
+) -> Term:
     """Return a term, of the covariances of its parts within a level and of a known one between levels."""
     structures = [within(part) for part in parts_of(random)]
-    if random.intercept_only:
+    if isinstance(random, RandomTerm) and random.intercept_only:
         values = structures[0].parameters
         return random.term(Scalar(**values) if relation is None else relation.with_parameters(values))
     return random.term(structures[0] if len(structures) == 1 else BlockDiagonal(*structures), across=relation)
 
 
-def column_root(random: RandomTerm, part: Part, weights: FloatArray) -> FloatArray:
+def column_root(random: RandomTerm, columns: Sequence[int], weights: FloatArray) -> FloatArray:
     """
-    Return the upper triangular R of the columns U of a part with RᵀR = Σ_i w_i U_iU_iᵀ/n.
+    Return the upper triangular R of some columns U of a term with RᵀR = Σ_i w_i U_iU_iᵀ/n.
 
     Raises
     ------
     ValueError
         If columns are collinear or zero.
     """
-    U = random.values[:, part.columns] * np.sqrt(weights / len(weights))[:, None]
+    U = random.values[:, columns] * np.sqrt(weights / len(weights))[:, None]
     norms = np.linalg.norm(U, axis=0)
     R = np.linalg.qr(U / np.where(norms > 0, norms, 1.0), mode="r")
     if len(R) < U.shape[1] or np.abs(np.diag(R)).min() <= len(U) * EPS:
         raise ValueError(
-            f"the columns {shown([random.columns[j] for j in part.columns])} of the term of {random.group!r} are "
+            f"the columns {shown([random.columns[j] for j in columns])} of the term of {random.group!r} are "
             "collinear or zero: their variances cannot be told apart, leave one out."
         )
     return np.asarray(np.sign(np.diag(R))[:, None] * R * norms)  # with a positive diagonal

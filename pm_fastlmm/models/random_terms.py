@@ -1,5 +1,6 @@
 """RandomTerm: the random terms of one grouping factor of a formula, and the encoding of new rows like theirs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,6 +58,18 @@ class RandomTerm(ReadOnlyArrays, Described):
         return ":".join(self.factors)
 
     @property
+    def members(self) -> tuple["RandomTerm", ...]:
+        """The terms of one grouping factor of which it is made: itself."""
+        return (self,)
+
+    def by_member(self, columns: Sequence[int]) -> list[tuple["RandomTerm", Sequence[int]]]:
+        """Return which columns of each member these are."""
+        return [(self, columns)]
+
+    def require_common_levels(self) -> None:
+        """Raise nothing: it has one grouping factor."""
+
+    @property
     def intercept_only(self) -> bool:
         """Whether this is (1 | group)."""
         return self.columns == ("Intercept",)
@@ -104,11 +117,16 @@ class RandomTerm(ReadOnlyArrays, Described):
             If a column is not there, or a value is missing.
         """
         known = self.levels if levels is None else tuple(levels)
+        factor, values = self.read(data)
+        factor = factor.recoded(known)
+        return NewIncidence(by_level(factor.matrix(), values), factor.levels, factor.levels[len(known) :])
+
+    def read(self, data: pd.DataFrame) -> tuple[Factor, FloatArray]:
+        """Return the levels of new rows, those that occur, and their columns."""
         require_columns(data, self.factors)
         factor = read_factor([data[name] for name in self.factors], self.group)
-        factor = factor.subset(factor.used()).recoded(known)
         values = np.hstack([encode_new(spec, data).values for spec in self.specs])
-        return NewIncidence(by_level(factor.matrix(), values), factor.levels, factor.levels[len(known) :])
+        return factor.subset(factor.used()), values
 
     def __repr__(self) -> str:
         """Show the columns of each part, the group and how many levels it has."""

@@ -121,6 +121,17 @@ class ResidualTerm(ReadOnlyArrays):
         """Which coordinate each row has."""
         return np.argmax(self.random.values, axis=1)
 
+    def records(self, data: pd.DataFrame, levels: Levels) -> npt.NDArray[np.intp] | None:
+        """
+        Return which record each new row is of, by its place among the levels of the fit; new ones have places after.
+
+        A row without a record has -1. None where the table has no records, or rows are grouped by a variance alone.
+        """
+        if self.groups or any(name not in data.columns for name in self.random.factors):
+            return None
+        factor = read_factor([data[name] for name in self.random.factors], self.random.group, missing_allowed=True)
+        return factor.subset(factor.used()).recoded(levels).codes
+
     def coordinates(self, data: pd.DataFrame) -> npt.NDArray[np.intp]:
         """
         Return which coordinate the residual of each new row has.

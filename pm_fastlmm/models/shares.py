@@ -1,5 +1,6 @@
 """The variables of `lmm_model` under a `SharePrior`, and the covariances of its terms made of them."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import Unstructured
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.theta import RESIDUAL
+from pm_fastlmm.models.correlated_terms import CorrelatedTerms
 from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.models.mixed_parts import Part, parts_of
 from pm_fastlmm.models.mixed_terms import column_root
@@ -60,9 +62,10 @@ class Shares(NamedTuple):
         pm.Deterministic("sigma_e", pt.sqrt(sigma2_e))
         return sigma2_e
 
-    def within(self, random: RandomTerm, part: Part, weights: FloatArray) -> Covariance:
+    def within(self, random: RandomTerm | CorrelatedTerms, part: Part, weights: Mapping[str, FloatArray]) -> Covariance:
         """Return the covariance of the effects of a part within a level; K_ii of row i is its weight."""
-        root = column_root(random, part, weights)
+        assert isinstance(random, RandomTerm)  # others were refused
+        root = column_root(random, part.columns, weights[random.group])
         variances = [self.variance[component] for component in _components(random, part)]
         sigma, dim = f"sigma_{part.suffix}", f"{part.suffix}_effects"
         if len(variances) == 1:
@@ -90,12 +93,12 @@ class Shares(NamedTuple):
         return T @ T.T
 
 
-def components_of(random: RandomTerm) -> list[str]:
+def components_of(random: RandomTerm | CorrelatedTerms) -> list[str]:
     """Return the names of the shares of a term."""
     return [name for part in parts_of(random) for name in _components(random, part)]
 
 
-def _components(random: RandomTerm, part: Part) -> list[str]:
+def _components(random: RandomTerm | CorrelatedTerms, part: Part) -> list[str]:
     if len(random.columns) == 1:
         return [random.group]
     return [f"{random.group}[{random.columns[j]}]" for j in part.columns]

@@ -137,7 +137,8 @@ def predict(
         the right variance but they are independent given u. Required with K_new.
     Z_new : mapping, optional
         For a StructuredLMM node, by the name of a term what the term was made of: labels, (labels, columns) for random
-        slopes, or a matrix. A term that is left out contributes nothing; new levels are drawn from their prior.
+        slopes, or a matrix. A term that is left out contributes nothing; new levels are drawn from their prior. Under
+        "residual" the coordinates of residuals that have several, or (records, coordinates).
     data : DataFrame, optional
         For a model from a formula (`lmm_model`), a table with its variables, in place of X_new and Z_new.
     x_new : (m,) or (m, D) array, optional

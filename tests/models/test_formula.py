@@ -261,7 +261,7 @@ def test_at_the_variances_of_lme4_the_likelihood_is_that_of_lme4(fit, oracle):
         ("y ~ (1|a + b)", "the grouping factor of .* must be a column of the table"),
         ("y ~ (1|C(a))", "the grouping factor of .* must be a column of the table"),
         ("y ~ (1|a:)", "the grouping factor of .* must be a column of the table"),
-        ("y ~ (1|a|b)", r"'\(1\|a\|b\)' is not a random term, which is \(columns \| grouping factor\)"),
+        ("y ~ (1|a|b|f)", r"'\(1\|a\|b\|f\)' is not a random term, which is \(columns \| grouping factor\)"),
         ("y ~ (1|a", "is not a random term, which is"),
         ("y ~ ((1|a) + x)", "has a random term inside other parentheses"),
         ("y ~ (x + x[|a)", "cannot be read"),

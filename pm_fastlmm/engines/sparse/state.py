@@ -162,7 +162,7 @@ class SparseState(TermState):
             second = solve_triangular(inside.roots[k], half.T, lower=True, trans="T", check_finite=False)
             slope = 0.5 * (self._weighted[k].T @ self._related[k] - second)
             slopes.append((slope + slope.T) / 2)
-        return Gradient(slopes, self._noise_score, self._related)
+        return Gradient(slopes, self._noise_score, lambda: self._related)
 
     @property
     def _noise_score(self) -> FloatArray:

@@ -1,14 +1,17 @@
 """Effects of the terms of a StructuredLMM: estimates and predictions at any θ, and exact draws given y."""
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import scipy.sparse as sp
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.labels import labelled
 from pm_fastlmm.base.tables import Table
 from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.records import IntArray
 from pm_fastlmm.engines.structured.level_effects import LevelEffects
 from pm_fastlmm.engines.structured.new_rows import read_rows
 from pm_fastlmm.engines.structured.statistics import require_rows
@@ -93,7 +96,15 @@ class TermsAtTheta(AtTheta):
             )
         node = self.node
         rows = read_rows(node.projection, node.terms, design=node.design, residual=node.residual, **new)
+        residuals = rows.residuals(self.state.products)
+        B, noise = residuals.given(self.state.noise)
         fresh = rows.prior_variance(self.node.terms, self.state.sigma)
+        if B.nnz:
+            old = residuals.rows
+            rows = replace(
+                rows, X=rows.X - B @ node.projection.X[old],
+                Z=[sp.csr_array(Z - B @ term.Z[old]) for Z, term in zip(rows.Z, node.terms, strict=True)],
+            )  # fmt: skip
         incidence = [*rows.Z, rows.X] if self._beta_has_a_block else rows.Z
         width = sum(Z.shape[1] for Z in incidence)
         mean, variance = np.empty(rows.m), np.empty(rows.m)
@@ -102,11 +113,13 @@ class TermsAtTheta(AtTheta):
         if self.prior_mean.size:
             mean += rows.X @ self.prior_mean
         mean += self.node.mean_at(rows, np.asarray(self.mu))
+        if B.nnz:
+            mean += B @ (np.asarray(node.observed) - self.known_mean())[residuals.rows]
         variance[np.isnan(mean)] = np.nan  # of an unknown Xβ, which a β that is known adds nothing to
         return Prediction(
             labelled(mean, rows.ids, None, name="mean"),
             labelled(variance, rows.ids, None, name="variance"),
-            np.asarray(rows.noise(self.state.noise) / rows.weights),
+            noise,
         )
 
     def residual_sd(self) -> Any:
@@ -159,3 +172,16 @@ class EffectDraws(NamedTuple):
     sigma: list[FloatArray]
     noise: FloatArray
     mu: FloatArray
+
+    def residuals(self, node: Any, rows: IntArray) -> FloatArray:
+        """Return y - mu - Xβ - Σ Zu of some rows of the data, (chain, draw, k)."""
+        if not len(rows):
+            return np.empty((*self.beta.shape[:2], 0))
+        left = np.asarray(node.observed)[rows] - self.mu[..., rows] - over_draws(node.projection.X[rows], self.beta)
+        return np.asarray(left - sum(over_draws(t.Z[rows], u) for t, u in zip(node.terms, self.u, strict=True)))
+
+
+def over_draws(Z: Any, values: FloatArray) -> FloatArray:
+    """Return Zu of draws of u, (chain, draw, …) in as many numbers as Z (m, q) has columns: (chain, draw, m)."""
+    shape = values.shape[:2]
+    return np.asarray((Z @ values.reshape(-1, Z.shape[1]).T).T.reshape(*shape, Z.shape[0]))

@@ -14,6 +14,8 @@ from pm_fastlmm.covariance.incidence import by_level, read_factor
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.covariance.terms import Term, incidence_in_roles, over_roles
 from pm_fastlmm.covariance.theta import RESIDUAL
+from pm_fastlmm.engines.new_residuals import NewResiduals
+from pm_fastlmm.engines.term_products import TermProducts
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection, read_large
 
 
@@ -36,6 +38,9 @@ class NewTermRows:
         Of new observations.
     coordinate : (m,) int array
         Which coordinate of the residual each row has, 0 where there is one.
+    record : (m,) int array or None
+        Which record of the residual each row is of, from the number of records on those that are new; -1 is a record of
+        its own.
     """
 
     X: Any
@@ -45,15 +50,18 @@ class NewTermRows:
     offset: FloatArray | None = None
     weights: Any = 1.0
     coordinate: Any = 0
-
-    def noise(self, sigma: FloatArray) -> FloatArray:
-        """Return the variance of a new residual, (…, m), of Σ_e (…, c, c), or (…,) if it is that of all rows."""
-        return np.asarray(np.diagonal(sigma, axis1=-2, axis2=-1)[..., self.coordinate])
+    record: Any = None
 
     @property
     def m(self) -> int:
         """Number of rows."""
         return int(self.X.shape[0])
+
+    def residuals(self, products: TermProducts) -> NewResiduals:
+        """Return their residuals, given those of the data that are of their records."""
+        return NewResiduals.of(
+            products.records, self.record, self.coordinate, self.m, products.weights.root, self.weights
+        )
 
     def prior_variance(self, terms: Sequence[Term], sigma: list[FloatArray]) -> FloatArray:
         """Return the variance (m,) that the effects of new levels have."""
@@ -89,7 +97,8 @@ def read_rows(
     design : MixedDesign
         Of the formula.
     residual : Term, optional
-        Of the residuals, of several coordinates: `Z_new` has that of each row under "residual".
+        Of the residuals, of several coordinates: `Z_new` has that of each row under "residual", or a pair of records
+        and coordinates. A record that is known adds what the residuals of its other coordinates tell.
     population : bool
         Whether all terms contribute nothing: the table then needs the variables of the fixed effects alone.
 
@@ -107,7 +116,7 @@ def read_rows(
         raise ValueError(f"Z_new names {shown(unknown)}, but the terms are {', '.join(term.name for term in terms)}.")
     if data is None:
         m, ids = _length(X_new, given)
-        coordinate = 0 if residual is None else _coordinates(residual, own, m)
+        coordinate, record = (0, None) if residual is None else _coordinates(residual, own, m)
         X = projection.new_rows(X_new, m)
         parts = [
             _incidence(term, given[term.name], m, ids) if term.name in given else _nothing(term, m) for term in terms
@@ -117,15 +126,21 @@ def read_rows(
         m, ids = len(data), tuple(data.index.tolist())
         X = projection.new_rows(design.rows(data), m, cells=design.cells(data))
         offset, weights, coordinate = design.offset_of(data), design.weights_of(data), design.coordinate_of(data)
+        record = None if residual is None or population else design.record_of(data, residual.levels)
         parts = [
             _nothing(term, m) if population else _split(term, *_encoded(term, random, data))
             for term, random in zip(terms, design.random, strict=True)
         ]
-    return NewTermRows(X, [known for known, _ in parts], [new for _, new in parts], ids, offset, weights, coordinate)
+    known, new = [known for known, _ in parts], [new for _, new in parts]
+    return NewTermRows(X, known, new, ids, offset, weights, coordinate, None if population else record)
 
 
-def _coordinates(residual: Term, given: Any, m: int) -> Any:
-    """Return which coordinate of the residual each new row has, by its name."""
+def _coordinates(residual: Term, given: Any, m: int) -> tuple[Any, Any]:
+    """Return which coordinate of the residual each new row has, by its name, and of which record it is, if given."""
+    record, given = given if isinstance(given, tuple) and len(given) == 2 and np.ndim(given[1]) > 0 else (None, given)
+    if record is not None:
+        record = read_factor(record, RESIDUAL, missing_allowed=True).recoded(residual.levels).codes
+        require_length(len(record), m, f"the records of Z_new of {RESIDUAL!r}", "X_new")
     if given is None:
         raise ValueError(
             f"new rows need the coordinate of their residual, one of {shown(residual.columns)}: give it for each row "
@@ -139,7 +154,7 @@ def _coordinates(residual: Term, given: Any, m: int) -> Any:
             f"Z_new of {RESIDUAL!r} has {shown(strangers)}, but the residual has a variance for each of "
             f"{shown(residual.columns)} alone."
         )
-    return np.array(known, dtype=np.intp)[factor.codes]
+    return np.array(known, dtype=np.intp)[factor.codes], record
 
 
 def _design_of(data: Any, design: Any, X_new: Any, Z_new: Any) -> Any:
@@ -170,9 +185,7 @@ def _length(X_new: Any, given: Mapping[str, Any]) -> tuple[int, Ids | None]:
         labelled = read_large(X_new, "X_new")
         return int(labelled.values.shape[0]), labelled.ids
     for value in given.values():
-        if isinstance(value, Mapping):
-            return len(next(iter(value.values()))), None
-        first = value[0] if isinstance(value, tuple) else value
+        first, _ = _pair(next(iter(value.values())) if isinstance(value, Mapping) else value)
         return (first.shape[0] if hasattr(first, "shape") else len(first)), None
     raise ValueError("there are no new rows: give X_new and Z_new, or data=.")
 
@@ -186,7 +199,7 @@ def _incidence(term: Term, value: Any, m: int, ids: Ids | None) -> tuple[Any, An
     called = f"Z_new of {term.name!r}"
     if isinstance(value, Mapping):
         return _split(term, *_in_roles(term, value, called, m))
-    labels, columns = value if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) > 0 else (value, None)
+    labels, columns = _pair(value)
     if sp.issparse(labels) or (np.ndim(labels) == 2 and not hasattr(labels, "dtypes")) or hasattr(labels, "columns"):
         values: Any = labels if sp.issparse(labels) else _table(term, labels, called, m, ids)
         Z = sp.csr_array(values, dtype=np.float64)
@@ -203,19 +216,27 @@ def _incidence(term: Term, value: Any, m: int, ids: Ids | None) -> tuple[Any, An
     require_length(len(factor.codes), m, called, "X_new")
     own = factor.ids if ids is None else ids
     incidence = factor.in_order(own, name=called, reference_name="X_new").matrix()
-    values = np.ones((m, 1)) if columns is None else _slopes(term, columns, called, m, own)
+    values = np.ones((m, 1)) if columns is None else _slopes(term.name, term.columns, columns, called, m, own)
     return _split(term, by_level(incidence, values), factor.levels[len(term.levels) :])
 
 
 def _in_roles(term: Term, value: Mapping[str, Any], called: str, m: int) -> tuple[Any, Levels]:
     """Return the incidence of new rows whose levels are in several roles, and which levels are new."""
-    if tuple(value) != term.columns:
+    names = [tuple(own for own in term.columns if own == role or own.startswith(f"{role}[")) for role in value]
+    if sum(names, ()) != term.columns:
         raise ValueError(f"{called} has the roles {shown(list(value))}, but the term has {', '.join(term.columns)}.")
-    factors = [read_factor(one, f"{called}, {role!r}", missing_allowed=True) for role, one in value.items()]
-    for factor in factors:
-        require_length(len(factor.codes), m, called, "X_new")
+    factors, values = [], []
+    for (role, one), own in zip(value.items(), names, strict=True):
+        labels, columns = _pair(one)
+        if (columns is None) != (own == (role,)):
+            given = "labels alone" if own == (role,) else f"(labels, columns) of {', '.join(own)}"
+            raise ValueError(f"{called} has in the role {role!r} one thing for another: give {given}.")
+        factors.append(read_factor(labels, f"{called}, {role!r}", missing_allowed=True))
+        require_length(len(factors[-1].codes), m, called, "X_new")
+        within = tuple(column.removeprefix(f"{role}[").removesuffix("]") for column in own)
+        values.append(np.ones((m, 1)) if columns is None else _slopes(role, within, columns, called, m, None))
     levels = over_roles(factors, term.levels)
-    return incidence_in_roles(factors, levels), levels[len(term.levels) :]
+    return incidence_in_roles(factors, levels, values), levels[len(term.levels) :]
 
 
 def _table(term: Term, labels: Any, called: str, m: int, ids: Ids | None) -> FloatArray:
@@ -227,15 +248,21 @@ def _table(term: Term, labels: Any, called: str, m: int, ids: Ids | None) -> Flo
     return ordered.take(align(ids, given, name=called, reference_name="X_new"))
 
 
-def _slopes(term: Term, columns: Any, called: str, m: int, ids: Ids | None) -> FloatArray:
-    """Return the covariates of new rows within a level (m, width)."""
-    given = read(columns, f"the columns of {term.name!r}", ndim=(1, 2))
-    require_length(len(given.values), m, f"the columns of {term.name!r}", called)
-    values = columns_in_order(given, term.columns, name=called)
-    if values.shape[1] != term.width:
-        raise ValueError(f"{called} has {values.shape[1]} columns, but the term has {term.width}.")
-    require_finite(values, f"the columns of {term.name!r}", "covariates of new rows must be known.")
-    order = align(ids, given, name=f"the columns of {term.name!r}", reference_name="the new rows")
+def _pair(value: Any) -> tuple[Any, Any]:
+    """Return labels and columns, None where labels are given alone."""
+    return value if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) > 0 else (value, None)
+
+
+def _slopes(name: str, names: tuple[str, ...], columns: Any, called: str, m: int, ids: Ids | None) -> FloatArray:
+    """Return the covariates of new rows within a level (m, width), which have these names."""
+    what = f"the columns of {name!r}"
+    given = read(columns, what, ndim=(1, 2))
+    require_length(len(given.values), m, what, called)
+    values = columns_in_order(given, names, name=called)
+    if values.shape[1] != len(names):
+        raise ValueError(f"{called} has {values.shape[1]} columns of {name!r}, but the fit has {len(names)}.")
+    require_finite(values, what, "covariates of new rows must be known.")
+    order = align(ids, given, name=what, reference_name="the new rows")
     return replace(given, values=values).take(order)
 
 

@@ -31,7 +31,7 @@ from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.engines.spectral.leave_out import kernel_parts
 from pm_fastlmm.engines.spectral.objective import SpectralObjective
-from pm_fastlmm.engines.structured.effects import EffectDraws, TermsAtTheta
+from pm_fastlmm.engines.structured.effects import EffectDraws, TermsAtTheta, over_draws
 from pm_fastlmm.engines.structured.nested import nested
 from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
 from pm_fastlmm.engines.structured.objective import StructuredObjective
@@ -259,21 +259,21 @@ class StructuredNode(GaussianNode):
         if rows is None:
             none = [term.Z[:, :0] for term in self.terms]
             rows = NewTermRows(self.projection.X, [term.Z for term in self.terms], none, self.ids)
-        f = (rows.X @ drawn.beta.reshape(-1, rows.X.shape[1]).T).T.reshape(*draws.shape, rows.m) + mean
+        f = over_draws(rows.X, drawn.beta) + mean
         for k, term in enumerate(self.terms if effects != "population" else ()):
             u, sigma = drawn.u[k], drawn.sigma[k]
             if effects == "new":
                 u = self.products.draw_prior(k, sigma, rng)
-            parts = [(rows.Z[k], u)]
+            f = f + over_draws(rows.Z[k], u)
             if fresh := rows.Z_new[k].shape[1]:
-                parts.append((rows.Z_new[k], independent(sigma, fresh // term.width, rng)))
-            for Z, v in parts:
-                f = f + (Z @ v.reshape(-1, Z.shape[1]).T).T.reshape(*draws.shape, rows.m)
-        white = rng.standard_normal(f.shape)
+                f = f + over_draws(rows.Z_new[k], independent(sigma, fresh // term.width, rng))
         if in_sample:
+            white = rng.standard_normal(f.shape)
             e = self.products.weights.unscaled(self.products.records.coloured(drawn.noise, white))
         else:
-            e = np.sqrt(rows.noise(drawn.noise).reshape(*draws.shape, -1) / rows.weights) * white
+            new = rows.residuals(self.products)
+            expected, e = new.draw(drawn.noise, drawn.residuals(self, new.rows), rng)
+            f = f + expected
         return Predictive(f, f + e, ids)
 
     def mean_at(self, rows: Any, mu: FloatArray) -> Any:

@@ -229,7 +229,7 @@ class StructuredObjective(Objective):
         """
         strides, c = self._strides(), self.products.records.width
         owners = [(k, a) for k, stride in enumerate(strides) for a in range(stride)] + [(NOISE, a) for a in range(c)]
-        components, gram, squares, unit = self.products.moments(strides, self.y)
+        components, gram, squares, unit = self.products.moments(strides, self.y, self.response)
         self._require_information(components, owners, gram[-c:].sum(axis=0))
         estimate = moment_start(gram, squares, c)
         estimate[-c:] *= unit

@@ -90,7 +90,7 @@ class MixedState(TermState):
             np.einsum("jab,jb->ja", p.C, weighted) if at is None else w[at : at + levels * c].reshape(levels, c)
             for at, (_, levels, c, _) in zip(p.offsets(), p.blocks, strict=True)
         ]
-        return Gradient(p.unpacked(grad), np.array([[de]], dtype=float), effects), weighted
+        return Gradient(p.unpacked(grad), np.array([[de]], dtype=float), lambda: effects), weighted
 
     def _gradient_of_rows(self, rows: Rows) -> tuple[Gradient, FloatArray]:
         places = zip(self.products.offsets(), self.products.blocks, strict=True)
@@ -99,7 +99,7 @@ class MixedState(TermState):
             for at, (_, levels, c, _) in places
         ]
         sigma, effects = map(list, zip(*scores, strict=True))
-        return Gradient(sigma, np.array([[rows.residual_score()]]), effects), rows.between
+        return Gradient(sigma, np.array([[rows.residual_score()]]), lambda: effects), rows.between
 
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
         """

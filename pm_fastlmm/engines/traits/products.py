@@ -253,9 +253,10 @@ class TraitProducts(TermProducts):
 
         return trait_log_density(self, phi, noise, residual, b)
 
-    def moments(self, strides: tuple[int, ...], y: FloatArray) -> Moments:
+    def moments(self, strides: tuple[int, ...], y: FloatArray, response: Any = None) -> Moments:
         """Return what MINQUE needs, of each trait alone: entries that are missing are 0."""
-        t, eigvals, response = len(self.traits), self.rotation.eigvals, self.response(y)
+        t, eigvals = len(self.traits), self.rotation.eigvals
+        response = self.response(y) if response is None else response
         own = [[a] for a in range(t)] if strides[0] > 1 or t == 1 else [list(range(t))]
         count, c = len(own), t
         gram, squares = np.zeros((count + c,) * 2), np.zeros(count + c)

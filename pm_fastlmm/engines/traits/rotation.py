@@ -21,8 +21,8 @@ class Rotation(NamedTuple):
         λ, zeros included: those of directions that something besides y needs.
     nullity : int
         Number of directions with λ = 0 that are not among them.
-    KU : (n, p) array
-        The covariances of u with Uᵀy, by row.
+    scale : (n,) array or None
+        √w, by which rows of u are multiplied.
     Q1 : (n, r) array
         Basis of X, of no columns where β is not integrated out.
     C : (p, r) array
@@ -32,7 +32,7 @@ class Rotation(NamedTuple):
     U: FloatArray
     eigvals: FloatArray
     nullity: int
-    KU: FloatArray
+    scale: FloatArray | None
     Q1: FloatArray
     C: FloatArray
 
@@ -47,7 +47,6 @@ class Rotation(NamedTuple):
             alone = Spectrum.from_factor(root)
             U, eigvals, nullity = alone.basis, alone.eigvals, alone.nullity
             Q1, C = np.zeros((n, 0)), np.zeros((len(eigvals), 0))
-        KU = s.weights.unscaled_rows(U * eigvals + Q1 @ C.T)
         if nullity and besides.shape[1]:
             left = besides - U @ (U.T @ besides) - Q1 @ (Q1.T @ besides)
             more, R, _ = scipy.linalg.qr(left, mode="economic", pivoting=True)
@@ -55,13 +54,24 @@ class Rotation(NamedTuple):
             more -= U @ (U.T @ more) + Q1 @ (Q1.T @ more)
             m = more.shape[1]
             U, eigvals, nullity = np.hstack([U, more]), np.append(eigvals, np.zeros(m)), nullity - m
-            KU, C = np.hstack([KU, np.zeros((n, m))]), np.vstack([C, np.zeros((m, C.shape[1]))])
-        return cls(U, eigvals, nullity, KU, Q1, C)
+            C = np.vstack([C, np.zeros((m, C.shape[1]))])
+        return cls(U, eigvals, nullity, s.weights.root, Q1, C)
+
+    def covariance_times(self, M: FloatArray) -> FloatArray:
+        """Return the covariances of u with Uᵀy, (n, p), times M (…, p, t)."""
+        rows = self.U @ (self.eigvals[:, None] * M) + self.Q1 @ (self.C.T @ M)
+        return rows if self.scale is None else rows / self.scale[:, None]
+
+    @property
+    def covariance(self) -> FloatArray:
+        """The covariances of u with Uᵀy, (n, p)."""
+        rows = self.U * self.eigvals + self.Q1 @ self.C.T
+        return rows if self.scale is None else rows / self.scale[:, None]
 
     def apart(self, Y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return UᵀY (p, t), and the part of Y (n, t) that lies neither along U nor along X."""
+        """Return UᵀY (p, t), and the part of Y (n, t) that lies neither along U nor along X, 0 where there is none."""
         z = self.U.T @ Y
-        return z, Y - self.U @ z - self.Q1 @ (self.Q1.T @ Y)
+        return z, Y - self.U @ z - self.Q1 @ (self.Q1.T @ Y) if self.nullity else np.zeros_like(Y)
 
     @property
     def remainder(self) -> FloatArray:

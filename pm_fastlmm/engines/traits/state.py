@@ -139,12 +139,15 @@ class TraitState(TermState):
         if nullity := p.rotation.nullity:
             inverse = self.basis.inverse_covariance
             noise = noise + 0.5 * (inverse @ self.response.outside @ inverse - nullity * inverse)
-        effects = [p.rotation.KU @ M]
         if p.prior:
             w, variance = self._along_prior
             sigma.append(0.5 * (np.outer(w, w) - variance))
-            effects.append(w[None])
-        return Gradient(sigma, noise, effects)
+        return Gradient(sigma, noise, self._related)
+
+    def _related(self) -> list[FloatArray]:
+        """Return KPy by row, and WᵀPy of β."""
+        own = [self.products.rotation.covariance_times(self.weighted)]
+        return own + ([self._along_prior[0][None]] if self.products.prior else [])
 
     @cached_property
     def _along_prior(self) -> tuple[FloatArray, FloatArray]:
@@ -258,10 +261,10 @@ class TraitState(TermState):
             B, (_, gram) = self.sigma[1], self._along_prior
             return np.asarray(np.diag(B - B @ gram @ B))[None]
         turned = self.sigma[0] @ self.basis.T
-        explained = p.rotation.KU**2 @ (1 / self.s) @ (turned**2).T
+        explained = p.rotation.covariance**2 @ (1 / self.s) @ (turned**2).T
         if self.besides is not None:
             for half in self.besides.half:
-                explained -= (p.rotation.KU @ half @ turned.T) ** 2
+                explained -= (p.rotation.covariance_times(half) @ turned.T) ** 2
         return np.asarray(np.outer(p.spectrum.diagonal, np.diag(self.sigma[0])) - explained)
 
     def predict(self, X_new: FloatArray, Z_new: list[Any], unknown: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -271,7 +274,7 @@ class TraitState(TermState):
         Z = Z_new[0].toarray() if hasattr(Z_new[0], "toarray") else np.asarray(Z_new[0])
         mean = Z @ self.effects()[0].ravel()
         Z = np.moveaxis(Z.reshape(m, n, t), 1, 0).reshape(n, -1)
-        cov = (rotation.KU.T @ Z).reshape(-1, m, t)
+        cov = (rotation.covariance.T @ Z).reshape(-1, m, t)
         spread = (p.root[0].T @ Z).reshape(-1, m, t)
         variance = np.array(unknown, dtype=float)
         X = np.zeros((m, t, 0))

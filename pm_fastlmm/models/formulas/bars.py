@@ -26,10 +26,13 @@ class RandomPart:
         Formulas of columns whose effects are correlated within each formula and independent between them.
     factors : tuple of str
         Columns of the table whose interaction groups the rows.
+    shared : str or None
+        The id g of (left |g| a): effects of terms that share it are correlated.
     """
 
     slopes: tuple[str, ...]
     factors: tuple[str, ...]
+    shared: str | None = None
 
     @property
     def group(self) -> str:
@@ -41,8 +44,9 @@ def split_formula(formula: Any, columns: Collection[str] | None = None) -> tuple
     """
     Return the formula without its random terms, and these with `/` and `||` expanded as lme4 does.
 
-    (x | a/b) is (x | a) + (x | a:b), and (x + z || g) is (1 | g) + (0 + x | g) + (0 + z | g). With the columns of the
-    table all parts come back as formulaic reads them (`language.as_formulaic`).
+    (x | a/b) is (x | a) + (x | a:b), and (x + z || g) is (1 | g) + (0 + x | g) + (0 + z | g); the id of (x |g| a), as
+    brms has it, stays with its term. With the columns of the table all parts come back as formulaic reads them
+    (`language.as_formulaic`).
 
     Raises
     ------
@@ -92,6 +96,8 @@ def read_bar(text: str, columns: Collection[str]) -> tuple[RandomPart, bool]:
     if not bars or tokens[0].token != "(" or _closing(tokens, 0) != len(tokens) - 1:
         raise ValueError(f"{text!r} is not one bar in parentheses: write it as (0 + trait | record).")
     parts = _read_random(text, tokens[0], tokens[1:-1], tokens[-1], columns)
+    if parts[0].shared:
+        raise ValueError(f"{text!r} has an id between two bars, which residuals have not: write one bar.")
     if len(parts) > 1:
         raise ValueError(f"{text!r} has several grouping factors, of a/b: name one, such as a:b.")
     return parts[0], bars == ["|"]
@@ -140,14 +146,11 @@ def _read_random(
     """Read one random term from its tokens."""
     bars = [i for i, token in enumerate(inside) if _is_bar(token)]
     text = formula[opening.source_start : closing.source_end + 1]
-    if len(bars) == 2 and closing.token == ")" and bars[1] == bars[0] + 2:  # brms' (x | p | g)
-        left, right = (formula[a.source_end + 1 : b.source_start].strip() for a, b in (
-            (opening, inside[bars[0]]), (inside[bars[1]], closing)))  # fmt: skip
-        raise ValueError(
-            f"formula {formula!r}: {text!r} is not a random term, which is (columns | grouping factor): the second bar "
-            f"of brms correlates terms that share a name; alone it is ({left} | {right})."
-        )
-    if len(bars) > 1 or closing.token != ")":
+    between = inside[bars[0] + 1 : bars[-1]]
+    shared: str | None = None
+    if [inside[i].token for i in bars] == ["|", "|"] and [token.kind.value for token in between] == ["name"]:
+        shared = between[0].token  # brms' (x |g| a)
+    elif len(bars) > 1 or closing.token != ")":
         raise ValueError(f"formula {formula!r}: {text!r} is not a random term, which is (columns | grouping factor).")
     if any(token.token == "(" for token in inside[: bars[0]]) and _closing(inside, 0) > bars[0]:
         raise ValueError(f"formula {formula!r} has a random term inside other parentheses, {text!r}: write it apart.")
@@ -155,7 +158,12 @@ def _read_random(
     left = formula[opening.source_end + 1 : bar.source_start].strip()
     if not left:
         raise ValueError(f"formula {formula!r}: {text!r} has nothing left of its bar: an intercept is (1 | group).")
-    nested = _factors(formula, text, left, inside[bars[0] + 1 :])
+    nested = _factors(formula, text, left, inside[bars[-1] + 1 :])
+    if shared and len(nested) > 1:
+        raise ValueError(
+            f"formula {formula!r}: {text!r} has the id {shared!r}, and effects of a are not correlated with those of "
+            "a:b in a/b: name one grouping factor in each term of an id."
+        )
     if columns is not None:
         left = as_formulaic(left, columns, formula)
     if bar.token == "||":
@@ -166,7 +174,7 @@ def _read_random(
         parts = tuple("1" if term == "1" else f"0 + {term}" for term in terms)
     else:
         parts = (left,)
-    return [RandomPart(parts, factors) for factors in nested]
+    return [RandomPart(parts, factors, shared) for factors in nested]
 
 
 def _factors(formula: str, text: str, left: str, tokens: list[Any]) -> list[tuple[str, ...]]:

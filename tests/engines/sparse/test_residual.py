@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
+import arviz as az
 import numpy as np
 import pandas as pd
 import pymc as pm
@@ -13,6 +15,7 @@ from scipy.optimize import minimize
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.aireml.polar import Polar
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.sparse.products import SparseProducts
 
@@ -332,6 +335,103 @@ def test_new_rows_of_a_record_have_the_variance_of_their_trait(herd):
     )
     new = pd.DataFrame({"trait": ["c", "a"], "animal": ["a1", "a2"]})
     assert_allclose(fit.predict(data=new).residual_variance, fit.theta[["residual[trait[c]]", "residual[trait[a]]"]])
+
+
+def test_profile_intervals_of_a_dozen_covariances_take_few_evaluations(herd):
+    formula, residual, _, _ = CASES["traits of a record"]
+    fit = flmm.find_reml(formula, herd[2], known={"animal": herd[0]}, residual=residual, weights="w", **QUIET)
+    counted = mock.Mock(wraps=Polar.evaluate)
+    allowed = 3.841458820694124  # of χ²₁
+    names = [
+        "animal[trait[a]]", "corr_animal[trait[a], trait[b]]", "sd_residual[trait[b]]",
+        "corr_residual[trait[b], trait[c]]", "beta[x]",
+    ]  # fmt: skip
+    for name in names:
+        counted.reset_mock()
+        with mock.patch.object(Polar, "evaluate", lambda self, x: counted(self, x)):
+            ends = fit.interval(name)
+        assert counted.call_count < 60
+        assert_allclose(2 * (fit.loglik - fit.profile(list(ends), name)), allowed, atol=1e-7)
+        assert_allclose(np.sqrt(fit.interval("residual[trait[b]]")), fit.interval("sd_residual[trait[b]]"), rtol=1e-9)
+
+
+def with_new_traits(herd):
+    """New rows: traits that known records lack, one that is measured again, and of records that are new or unknown."""
+    new = pd.DataFrame(
+        [(1, "c"), (2, "a"), (3, "a"), (3, "b"), (0, "a"), (500, "a"), (500, "c"), (None, "b")],
+        columns=["record", "trait"],
+    )
+    new["animal"] = ["a1", "a2", "a40", "a40", "a5", "a59", "a59", "a3"]
+    new["x"], new["w"] = np.linspace(-1, 1, 8), np.linspace(0.5, 1.5, 8)
+    whole = pd.concat([herd[2], new], ignore_index=True)
+    whole["record"] = [*herd[2]["record"], 1, 2, 3, 3, 901, 902, 902, 903]  # as they are told apart
+    return new, whole
+
+
+def conditional(herd, theta, X, X_new, whole):
+    """Mean and covariance of new observations given y, of a flat β, by dense algebra."""
+    n, y = len(herd[2]), herd[2]["y"].to_numpy()
+    V = of_traits((*herd[:2], whole), theta)
+    K = np.linalg.solve(V[:n, :n], V[:n, n:]).T
+    H, left = np.linalg.inv(X.T @ np.linalg.solve(V[:n, :n], X)), X_new - K @ X
+    beta = H @ X.T @ np.linalg.solve(V[:n, :n], y)
+    return X_new @ beta + K @ (y - X @ beta), V[n:, n:] - K @ V[:n, n:] + left @ H @ left.T
+
+
+def test_a_missing_trait_is_predicted_from_the_others_of_its_record(herd):
+    formula, residual, _, theta = CASES["traits of a record"]
+    options = {"known": {"animal": herd[0]}, "residual": residual, "weights": "w"}
+    fit = flmm.find_reml(formula, herd[2], max_iterations=1, **options, **QUIET)
+    new, whole = with_new_traits(herd)
+    X, X_new = fit.node.projection.X, fit.node.design.encode(new).to_numpy()
+    mean, covariance = conditional(herd, np.array(theta), X, X_new, whole)
+    found = fit.predict(data=new, theta=theta)
+    assert_allclose(found.mean, mean, atol=1e-9)
+    assert_allclose(found.se_observation**2, np.diag(covariance), rtol=1e-9)
+    E = full(theta[6:])
+    two = [
+        E[2, 2] - E[2, :2] @ np.linalg.solve(E[:2, :2], E[:2, 2]),
+        E[0, 0] - E[0, 1:] @ np.linalg.solve(E[1:, 1:], E[1:, 0]),
+    ]
+    own = [*two, E[0, 0] - E[0, 2] ** 2 / E[2, 2], E[1, 1] - E[1, 2] ** 2 / E[2, 2], *np.diag(E)[[0, 0, 2, 1]]]
+    assert_allclose(found.residual_variance, own / new["w"], rtol=1e-12)
+    alone = fit.predict(data=new.drop(columns="record"), theta=theta)  # new records
+    assert_allclose(
+        alone.residual_variance, E[[2, 0, 0, 1, 0, 0, 2, 1], [2, 0, 0, 1, 0, 0, 2, 1]] / new["w"], rtol=1e-12
+    )
+    population = fit.predict(data=new, theta=theta, effects="population")
+    assert_allclose(population.residual_variance, alone.residual_variance, rtol=1e-12)
+
+
+def test_draws_of_missing_traits_are_of_their_joint_distribution(herd):
+    formula, residual, _, theta = CASES["traits of a record"]
+    options = {"known": {"animal": herd[0]}, "residual": residual, "weights": "w"}
+    model = flmm.lmm_model(formula, herd[2], **options)
+    design = find_node(model).design
+    new, whole = with_new_traits(herd)
+    X = find_node(model).projection.X
+    mean, covariance = conditional(herd, np.array(theta), X, design.encode(new).to_numpy(), whole)
+    roots = {name: np.linalg.cholesky(full(part))[LOWER] for name, part in (("animal", theta[:6]), ("e", theta[6:]))}
+    draws = {f"chol_{name}": np.broadcast_to(root, (1, 1000, 6)) for name, root in roots.items()}
+    idata = flmm.predict(az.from_dict({"posterior": draws}), data=new, model=model, random_seed=4)
+    y = idata.predictions["y"].to_numpy()[0]
+    sd = np.sqrt(np.diag(covariance))
+    assert np.abs((y.mean(axis=0) - mean) / sd).max() < 4 / np.sqrt(1000)
+    assert np.abs((np.cov(y.T) - covariance) / np.outer(sd, sd)).max() < 4 * np.sqrt(2 / 1000)
+
+
+def test_new_rows_by_hand_name_their_record(herd):
+    formula, residual, _, theta = CASES["traits of a record"]
+    options = {"known": {"animal": herd[0]}, "residual": residual, "weights": "w"}
+    fit = flmm.find_reml(formula, herd[2], max_iterations=1, **options, **QUIET)
+    new, _ = with_new_traits(herd)
+    new, traits = new.assign(w=1.0), [f"trait[{t}]" for t in new["trait"]]
+    Z = fit.node.design.random[0].encode(new, fit.node.terms[0].levels).Z
+    by_hand = {"animal": Z, "residual": (new["record"].to_numpy(), traits)}
+    X = fit.node.design.encode(new)
+    found, told = fit.predict(X, by_hand, theta=theta), fit.predict(data=new, theta=theta)
+    assert_allclose(found.mean, told.mean, rtol=1e-12)
+    assert_allclose(found.se_observation, told.se_observation, rtol=1e-12)
 
 
 def test_visits_of_a_subject_are_autoregressive_as_in_nlme():

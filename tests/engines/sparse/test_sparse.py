@@ -296,14 +296,46 @@ def test_roles_that_do_not_fit_are_refused(lambs):
     G = cov.unstructured(np.eye(2))
     with pytest.raises(ValueError, match=r"by\['b'\]"):
         flmm.Term({"a": [1, 2], "b": [1, 2, 3]}, G)
-    with pytest.raises(ValueError, match=r"several factors.*leave columns= out"):
+    with pytest.raises(ValueError, match=r"several factors.*roles, a, b, to covariates, but got ndarray: leave a role"):
         flmm.Term({"a": [1, 2], "b": [2, 1]}, G, columns=np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"several factors.*but it has 'c'"):
+        flmm.Term({"a": [1, 2], "b": [2, 1]}, G, columns={"c": np.ones((2, 2))})
     with pytest.raises(ValueError, match=r"lacks 1 of .*'i99'"):
         flmm.Term({"a": ["i1", "i99"], "b": ["i2", "i1"]}, G, across=cov.known(pedigree), name="genes")
     with small_is_sparse():
         fit = flmm.find_reml(roles(pedigree, table), max_iterations=1, **QUIET)
     with pytest.raises(ValueError, match=r"has the roles 'a', but the term has direct, maternal"):
         fit.predict(np.ones((1, 1)), {"genes": {"a": ["i1"]}})
+    with pytest.raises(ValueError, match=r"in the role 'maternal' one thing for another: give labels alone"):
+        fit.predict(np.ones((1, 1)), {"genes": {"direct": ["i1"], "maternal": (["i2"], np.ones((1, 1)))}})
+
+
+def test_roles_have_covariates_of_their_own(lambs):
+    pedigree, table = lambs
+    given = table.dropna().assign(age=lambda t: np.linspace(-1, 1, len(t)), Intercept=1.0)
+    G = np.array([[0.6, 0.1, -0.1], [0.1, 0.3, 0.0], [-0.1, 0.0, 0.4]])
+    with pm.Model() as model:
+        e = pm.HalfNormal("e", 1)
+        term = flmm.Term(
+            {"animal": given["animal"], "dam": given["dam"]}, cov.unstructured(G),
+            columns={"animal": given[["Intercept", "age"]]}, across=cov.known(pedigree), name="genes",
+        )  # fmt: skip
+        flmm.StructuredLMM("y", X=np.ones((len(given), 1)), terms=[term], sigma2_e=e**2, observed=given["y"])
+    assert term.columns == ("animal[Intercept]", "animal[age]", "dam")
+    by_hand = flmm.find_reml(model, fixed={"residual": 0.7}, **QUIET)
+    by_formula = flmm.find_reml(
+        "y ~ 1 + (1 + age |genes| animal) + (1 |genes| dam)", given, known={"animal": pedigree, "dam": pedigree},
+        fixed={"genes": G, "residual": 0.7}, **QUIET,
+    )  # fmt: skip
+    assert_allclose(by_hand.loglik, by_formula.loglik, rtol=1e-12)
+    new = given.tail(3)
+    covariates = new[["age", "Intercept"]]  # by their names
+    found = by_hand.predict(np.ones((3, 1)), {"genes": {"animal": (new["animal"], covariates), "dam": new["dam"]}})
+    assert_allclose(found.mean, by_formula.predict(data=new).mean, rtol=1e-10)
+    with pytest.raises(
+        ValueError, match=r"in the role 'animal' one thing .* \(labels, columns\) of animal\[Intercept\]"
+    ):
+        by_hand.predict(np.ones((3, 1)), {"genes": {"animal": new["animal"], "dam": new["dam"]}})
 
 
 def test_products_that_cancel_are_entries_all_the_same():

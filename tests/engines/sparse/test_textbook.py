@@ -134,15 +134,15 @@ def test_direct_and_maternal_effects_with_a_covariance(book):
     given = book["maternal"]
     records, ped = given["records"], pedigree(given["pedigree"])
     dam = [given["pedigree"]["dam"][i - 1] for i in records["animal"]]
-    X = np.column_stack([dummies(records["herd"])[:, 1:], dummies(records["pen"])])
-    model = in_roles(given, {"direct": records["animal"], "maternal": dam}, given["G"], ped, {"permanent": dam}, X)
-    fixed = {"permanent": given["permanent_variance"], "residual": given["residual"]}
-    fit = flmm.find_reml(model, fixed=fixed, **QUIET)
+    table = pd.DataFrame(records).assign(dam=dam, permanent=dam)
+    formula = "y ~ 0 + C(pen) + C(herd) + (1 |genes| animal) + (1 |genes| dam) + (1 | permanent)"
+    fixed = {"genes": given["G"], "permanent": given["permanent_variance"], "residual": given["residual"]}
+    fit = solved(formula, table, fixed, animal=ped, dam=ped)
     effects = fit.effects("genes")["blup"].unstack()
-    for role in ("direct", "maternal"):
-        assert_allclose(effects[role], given[role], atol=PRINTED)
+    for column, role in (("animal", "direct"), ("dam", "maternal")):
+        assert_allclose(effects[column], given[role], atol=PRINTED)
     assert_allclose(fit.effects("permanent")["blup"], list(given["permanent"].values()), atol=PRINTED)
-    assert_allclose(fit.beta, [*given["herd"][1:], *given["pen"]], atol=PRINTED)
+    assert_allclose(fit.beta, [*given["pen"], *given["herd"][1:]], atol=PRINTED)
 
 
 def test_social_effects_of_two_mates_in_a_pen(book):
