@@ -490,11 +490,10 @@ WEIGHTED_FULL = {
 # ---------------------------------------------------------------- several traits of the rows of one kernel
 
 RECORDS = 13  # of two traits, of which two entries were not observed, so that N are left
-SEEN = np.ones((2, RECORDS), dtype=bool)
+SEEN, ALL_SEEN = np.ones((2, RECORDS), dtype=bool), np.ones((2, N // 2), dtype=bool)
 SEEN[[0, 1], [3, 8]] = False
-OF_RECORD, RECORD_WEIGHTS, RECORD_GROUP = np.nonzero(SEEN)[1], PRIOR_WEIGHTS[:RECORDS], np.arange(RECORDS) % 5
+RECORD_WEIGHTS = PRIOR_WEIGHTS[:RECORDS]
 RECORD_SHIFT, RECORD_W = np.vstack([SHIFT[:RECORDS], TIME[:RECORDS]]), W[:RECORDS] / 3
-BOTH = np.kron(np.eye(2), X[:RECORDS])[SEEN.ravel()]
 B_BOTH = np.array([1.0, -0.5, 0.2, 0.8])
 B_BOTH_COV = np.diag([2.0, 0.5, 1.0, 0.4]) + 0.2
 
@@ -513,9 +512,10 @@ def matrix(spectrum, Y, *, diagonal=False, **treatment):
     flmm.MatrixLMM("y", spectrum=spectrum, Sigma_g=pair(milk, fat, rho, pt), Sigma_e=sigma_e, observed=Y, **treatment)
 
 
-def of_matrix(kernel, cross, prior, seed, *, weights=1.0, diagonal=False, **arguments):
+def of_matrix(kernel, cross, prior, seed, *, seen=SEEN, weights=1.0, diagonal=False, **arguments):
     """Return Y, and what a case has of Σ_g ⊗ K + Σ_e ⊗ I; cross and prior are of new rows, which arguments ask for."""
-    S, w = SEEN.ravel(), weights * np.ones(RECORDS)
+    S, n = seen.ravel(), seen.shape[1]
+    w, groups, design = weights * np.ones(n), np.arange(n) % 5, np.kron(np.eye(2), X[:n])[S]
     values = {"milk": 1.1, "fat": 0.8, "rho": 0.4, "e_milk": 0.7, "e_fat": 0.9} | ({} if diagonal else {"rho_e": 0.3})
 
     def sigma_g(v):
@@ -541,23 +541,25 @@ def of_matrix(kernel, cross, prior, seed, *, weights=1.0, diagonal=False, **argu
     def new(v):
         return np.kron(sigma_g(v), cross)[:, S], np.kron(sigma_g(v), prior)
 
-    Y = np.full(SEEN.shape, np.nan)
-    Y[SEEN] = BOTH @ B_BOTH + np.linalg.cholesky(V(values)) @ np.random.default_rng(seed).normal(size=N)
+    Y = np.full(seen.shape, np.nan)
+    Y[seen] = design @ B_BOTH + np.linalg.cholesky(V(values)) @ np.random.default_rng(seed).normal(size=N)
     return Y, {
-        "y": Y[SEEN], "values": values, "V": V, "noise": noise, "effects": effects, "derived": derived,
+        "y": Y[seen], "values": values, "V": V, "noise": noise, "effects": effects, "derived": derived,
         "new": ({"X_new": X_NEW, **arguments}, new), "new_noise": lambda v: np.kron(sigma_e(v), np.eye(M)),
-        "X": BOTH, "X_new": np.kron(np.eye(2), X_NEW), "groups": RECORD_GROUP, "of_groups": RECORD_GROUP[OF_RECORD],
-        "observed": lambda values: values[..., SEEN],
+        "X": design, "X_new": np.kron(np.eye(2), X_NEW), "groups": groups, "of_groups": groups[np.nonzero(seen)[1]],
+        "observed": lambda values: values[..., seen],
     }  # fmt: skip
 
 
 OF_W = (RECORD_W @ RECORD_W.T, W[N:] @ RECORD_W.T / 3, W[N:] @ W[N:].T / 9)
 FACTOR_Y, OF_FACTOR = of_matrix(*OF_W, 30, W_new=W[N:] / 3)
 HEAVY_Y, OF_HEAVY = of_matrix(*OF_W, 21, weights=RECORD_WEIGHTS, W_new=W[N:] / 3)
-OF_FULL = (FULL[:RECORDS, :RECORDS], FULL[RECORDS:][:M, :RECORDS], FULL[RECORDS:][:M, RECORDS:][:, :M])
-WHOLE_Y, OF_WHOLE = of_matrix(*OF_FULL, 30, diagonal=True, K_new=OF_FULL[1], K_new_new=OF_FULL[2])
+OF_FULL = (FULL[:12, :12], FULL[12:15, :12], FULL[12:15, 12:15])
+WHOLE_Y, OF_WHOLE = of_matrix(*OF_FULL, 50, seen=ALL_SEEN, diagonal=True, K_new=OF_FULL[1], K_new_new=OF_FULL[2])
+FEW_Y, OF_FEW = of_matrix(OF_W[0][:12, :12], OF_W[1][:, :12], OF_W[2], 23, seen=ALL_SEEN)
+FEW = flmm.Spectrum.from_factor(RECORD_W[:12], X[:12])
 FACTOR, HEAVY = (flmm.Spectrum.from_factor(RECORD_W, X[:RECORDS], weights=w) for w in (None, RECORD_WEIGHTS))
-WHOLE = flmm.Spectrum.from_covariance(OF_FULL[0], X[:RECORDS])
+WHOLE = flmm.Spectrum.from_covariance(OF_FULL[0], X[:12])
 BOTH_GAUSSIAN = {"beta_mean": B_BOTH.reshape(2, 2), "beta_cov": B_BOTH_COV}
 
 
@@ -821,6 +823,9 @@ CASES = [
     Case("matrix, explicit", lambda: matrix(FACTOR, FACTOR_Y, beta=B_BOTH.reshape(2, 2), mu=RECORD_SHIFT),
          gives=OF_MATRIX - {"compare_fits", "new rows", "fit.predict"},
          known={"mu": RECORD_SHIFT[SEEN], "b": B_BOTH, "B": np.zeros((4, 4))}, **OF_FACTOR | {"new": None}),
+    Case("matrix, complete, explicit", lambda: matrix(FEW, FEW_Y, beta=B_BOTH.reshape(2, 2), mu=RECORD_SHIFT[:, :12]),
+         gives=OF_MATRIX - {"compare_fits", "new rows", "fit.predict"},
+         known={"mu": RECORD_SHIFT[:, :12].ravel(), "b": B_BOTH, "B": np.zeros((4, 4))}, **OF_FEW | {"new": None}),
     Case("matrix, Gaussian", lambda: matrix(FACTOR, FACTOR_Y, **BOTH_GAUSSIAN), gives=OF_MATRIX - {"compare_fits"},
          known={"b": B_BOTH, "B": B_BOTH_COV}, **OF_FACTOR),
     Case("matrix, weighted", lambda: matrix(HEAVY, HEAVY_Y), gives=OF_MATRIX - {"compare_fits"}, **OF_HEAVY),

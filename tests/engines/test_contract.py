@@ -14,7 +14,7 @@ from as_written import AS_WRITTEN
 from scipy.optimize import minimize
 
 import pm_fastlmm as flmm
-from engines.contract import AFTER, CASES, RECORD_SHIFT, SEEN, WEIGHTED_Y, X_NEW, N, X, counts_moments
+from engines.contract import AFTER, CASES, RECORD_SHIFT, WEIGHTED_Y, X_NEW, N, X, counts_moments
 from engines.toy_counts import CountsNode
 from engines.toy_gaussian import WeightedNode
 from pm_fastlmm.engines.draws import Draws
@@ -204,11 +204,11 @@ def test_predictions_of_all_entries_of_traits(case):
     """Those that were observed have their fitted values; the dense truth is of all."""
     (truth,), (_, cross, own) = case.dense(case.fit.point), case.effects(case.fit.point)
     mean, cov = truth.given(np.kron(np.eye(2), case.node.kernel.X), cross, own)
-    mean += np.ravel(RECORD_SHIFT) if "mu" in case.known else 0.0
+    mean += RECORD_SHIFT[:, : case.node.kernel.n].ravel() if "mu" in case.known else 0.0
     found = case.fit.predict()
     np.testing.assert_allclose(found.mean, mean, atol=1e-7)
     np.testing.assert_allclose(found.variance, np.diag(cov), rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(found.mean[SEEN.ravel()], case.fit.fitted(), atol=1e-9)
+    np.testing.assert_allclose(case.observed(found.mean.to_numpy().reshape(2, -1)), case.fit.fitted(), atol=1e-9)
     assert found.mean.index.names == ["trait", "obs"]
 
 

@@ -154,6 +154,7 @@ class MatrixNode(StructuredNode):
         """Read the node."""
         _, _, mu, b, B, theta = rv.owner.inputs
         p, data = op.products, observed_data(model, rv)
-        observed = None if data is None else data[op.products.seen]
+        seen = op.products.seen
+        observed = None if data is None else data[seen] if data.shape == seen.shape else data.ravel()  # to be refused
         common = (rv.name, rv, op.treatment, entries(p, mu), b, observed, op.projection, op.ids)
         return cls(*common, op.terms, op.theta, theta, p, B, op.design, None, op.residual, mu)
