@@ -338,8 +338,9 @@ class TermProducts(ABC):
         """
         Return what MINQUE needs of y without its part along X, for V_i = Z_iZ_iᵀ of every stride-th column of a term.
 
-        No n × n matrix is formed. What an engine needs of y may be at hand, `response`. Where A_k is not a part of Z_k levels are taken to be unrelated. Coordinates of the
-        residual may have very different units, and rows are then divided by the sizes of y in them.
+        No n × n matrix is formed. What an engine needs of y may be at hand, `response`. Where A_k is not a part of Z_k
+        levels are taken to be unrelated. Coordinates of the residual may have very different units, and rows are then
+        divided by the sizes of y in them.
         """
         records, unit = self.records, np.ones(self.records.width)
         X = self.projection if self.flat else None

@@ -19,7 +19,7 @@ from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.spectrum import Spectrum
 from pm_fastlmm.spectrum.weights import PriorWeights
 
-_SHARES = (0.05, 0.5, 0.95)  # of the kernel, at which an iteration begins anew
+_SHARE = 0.95  # of the kernel, at which an iteration begins anew: near the other end than most boundaries
 
 type Mask = npt.NDArray[np.bool_]
 
@@ -272,9 +272,9 @@ class TraitProducts(TermProducts):
         return Moments(rows + [sp.csc_array(np.full((1, 1), np.sqrt(p)))] * c, gram, squares, np.ones(c))
 
     def starts(self, response: TraitResponse) -> list[tuple[FloatArray, FloatArray]]:
-        """Return shares of the covariance of what X leaves of the traits."""
+        """Return a share of the covariance of what X leaves of the traits."""
         covariance = (response.z.T @ response.z + response.outside) / (len(response.z) + self.rotation.nullity)
-        return [(h / self.spectrum.mean_eigval * covariance, (1 - h) * covariance) for h in _SHARES]
+        return [(_SHARE / self.spectrum.mean_eigval * covariance, (1 - _SHARE) * covariance)]
 
     @cached_property
     def _prior_root(self) -> FloatArray:
