@@ -26,6 +26,9 @@ that does not contain r.
 Percentages of 95 % intervals that contain r, and their median width; of estimates on the boundary, where Σ_g is
 singular; and of data sets in which a test at 5 % rejects r = 0 and r = 1.
 
+The delta method's interval is made on the scale of atanh r, where 1 is at infinity, and is undefined on the boundary:
+where the genetic correlation may be 1, take the profile.
+
 """
 
 

@@ -1,4 +1,4 @@
-"""The bivariate animal model in two engines: rows rotated by a spectrum, and the mixed-model equations of a long table."""
+"""The bivariate animal model in two engines: rows rotated by a spectrum, and mixed-model equations of a long table."""
 
 import numpy as np
 import pandas as pd
