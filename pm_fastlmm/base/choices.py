@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAliasType, get_args
 
 type Method = Literal["REML", "ML"]
+type Negative = Literal["error", "zero"]  # what becomes of negative eigenvalues of a known covariance
 type Missing = Literal["raise", "drop", "mean", "by_pattern", "no level"]  # each function says which of them it takes
 
 OF_NEW_ROWS = {"given": "û", "population": "Xβ alone"}

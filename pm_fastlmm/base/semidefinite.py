@@ -40,13 +40,17 @@ def indefinite(name: str, smallest: float, largest: float, *, rtol: bool = False
     )
 
 
-def indefinite_kernel(eigvals: FloatArray, largest: float, *, rtol: bool = False) -> ValueError:
+class IndefiniteKernel(ValueError):
+    """The error of a known covariance that has negative eigenvalues."""
+
+
+def indefinite_kernel(eigvals: FloatArray, largest: float, *, rtol: bool = False) -> IndefiniteKernel:
     """Return the error of a K with negative eigenvalues, of all of them in ascending order, that may be set to 0."""
     negative, total = float(-eigvals[eigvals < 0].sum()), float(np.abs(eigvals).sum())
     error = indefinite("K", float(eigvals[0]), largest, rtol=rtol)
     if negative > _OF_PAIRS * total:
-        return error
-    return ValueError(
+        return IndefiniteKernel(str(error))
+    return IndefiniteKernel(
         f"{error} A relationship matrix of which each pair was divided by its own number of markers (plink2 and GCTA "
         "do so where genotypes are missing) is no covariance: make it with missing genotypes imputed by their mean "
         "(plink2 --make-rel meanimpute, flmm.covariance.markers), or give negative='zero', which cuts "

@@ -66,6 +66,8 @@ def resemblance(label: Hashable) -> Hashable:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
     text = text.strip().casefold().removesuffix(" 00:00:00")  # of a date that was read as a time
+    if ":" in text:  # FID:IID
+        return ":".join(str(resemblance(part)) for part in text.split(":"))
     if text[:1] not in _OF_NUMBERS:
         return _APART.sub("_", text)
     if _SCIENTIFIC.fullmatch(text) and float(text).is_integer():
@@ -150,4 +152,10 @@ def said_of_pairs(pairs: Sequence[tuple[Hashable, Hashable]]) -> str:
         return ""
     more = f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
     shown = ", ".join(f"{stranger!r} and {label!r}" for stranger, label in pairs[:_SHOWN])
+    if all(_without_zeros(stranger) == _without_zeros(label) for stranger, label in pairs):
+        return f"{shown}{more} differ only in leading zeros: read both as text, dtype=str in pd.read_csv."
     return f"{shown}{more} differ only in their spelling: write them alike."
+
+
+def _without_zeros(label: Hashable) -> str:
+    return ":".join(part.lstrip("0") for part in str(as_read(label)).split(":"))

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,15 +13,19 @@ import pandas as pd
 from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.memory import require_memory
+from pm_fastlmm.base.messages import counted, say
 from pm_fastlmm.base.spelling import places
 from pm_fastlmm.covariance.ids import Labels, read_index
 from pm_fastlmm.covariance.scaled import Scale, scaled
 from pm_fastlmm.genotypes.blocks import Block, genotype_blocks
 from pm_fastlmm.genotypes.chromosomes import Chromosomes, chromosome_names
 from pm_fastlmm.genotypes.frequencies import Rules, Standard, centred, examined
-from pm_fastlmm.genotypes.products import add_products, symmetric
+from pm_fastlmm.genotypes.products import Panels, add_products, panels_of, rest, symmetric, triangle
 
-_DROPPED = ("monomorphic", "all_missing", "rare", "often_missing", "other_chromosomes")
+_DROPPED = {
+    "monomorphic": "do not vary", "all_missing": "without genotypes", "rare": "rare", "often_missing": "often missing",
+    "other_chromosomes": "of other chromosomes",
+}  # fmt: skip
 
 
 def markers(
@@ -61,7 +65,8 @@ def markers(
         Which are used, where genotypes say on which chromosome a marker is; "autosomes" are 1 to 22.
     leave_out : "chromosome" or sequence of length markers, optional
         Return a K for each chromosome (or other group of markers), of the markers that are not in it: those of a scan
-        that leaves the chromosome out that it tests. Genotypes are still read once.
+        that leaves the chromosome out that it tests. Genotypes are read once; the sum of each group is kept, in the
+        precision of its products, and its K is made when it is asked for.
     dtype : {"float32", "float64"}, optional
         The precision of products, which are added up in double precision. By default that of the genotypes: single for
         those of `read_bed`, which moves entries of K by some 1e-7 of its diagonal and takes half the time.
@@ -71,7 +76,7 @@ def markers(
 
     Returns
     -------
-    pandas.DataFrame, or a dict of chromosome to DataFrame
+    pandas.DataFrame, or a mapping of chromosome to DataFrame
         K, shape (n, n); ``attrs`` add ``markers_used``, ``missing_imputed`` (genotypes, in the markers used), and
         how many markers were left out: ``monomorphic_dropped``, ``all_missing_dropped``, ``rare_dropped``,
         ``often_missing_dropped`` and ``other_chromosomes_dropped``.
@@ -116,8 +121,8 @@ def markers(
     sums.groups.require_all_used()
     index = read_index(_names(own) if ids is None else ids, "ids", len(own.counts))
     sums.require_genotypes(index)
-    made = {group: scaled(K, index, scale, **account) for group, K, account in sums.results()}
-    return made if leave_out is not None else made[None]
+    say(f"kinship of {len(index)} people: {sums}")
+    return sums.whole(index, scale) if leave_out is None else _OfOthers(sums, index, scale)
 
 
 def _names(block: Block) -> Labels:
@@ -214,12 +219,13 @@ class _Sums:
 
     rules: Rules
     groups: _Groups
-    totals: dict[Any, FloatArray] = field(default_factory=dict)
+    totals: dict[Any, Panels] = field(default_factory=dict)
     divisors: Counter[Any] = field(default_factory=Counter)
     used: Counter[Any] = field(default_factory=Counter)
     imputed: Counter[Any] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     seen: Any = 0
+    K: FloatArray | None = None
 
     def add(self, counts: Any, block: Block, p: FloatArray | None, wanted: npt.NDArray[np.bool_]) -> None:
         """Add a block (n, m)."""
@@ -231,22 +237,26 @@ class _Sums:
             chosen = _columns(counts, own)
             self.seen = self.seen + (~np.isnan(chosen)).sum(axis=1)
             Z, divisor = centred(chosen, variants.frequency[own], self.rules.method)
-            add_products(self._total(group, len(counts)), Z)
+            add_products(self._total(group, Z), Z)
             self.divisors[group] += divisor  # type: ignore[assignment]
             self.used[group] += int(own.sum())
             self.imputed[group] += int(variants.missing[own].sum())
 
-    def _total(self, group: Any, n: int) -> FloatArray:
+    def _total(self, group: Any, Z: Any) -> Panels:
+        """Return the sum of a group, in the precision of its products; that of all markers is a part of K."""
         if group not in self.totals:
-            count = len(self.totals) + 1
-            what = f"{count} kinship matrices" if count > 1 else "A kinship matrix"
+            n, count = len(Z), len(self.totals) + 1
             require_memory(
-                8.0 * n**2 * count,
-                f"{what} of {n} people",
+                n**2 * (8.0 if group is None else 12.0 + count * Z.dtype.itemsize / 2),  # of all, and one K
+                f"A kinship matrix of {n} people" + ("" if group is None else f" and the sums of {count} groups"),
                 "use fewer people, or, for leave_out, read the genotypes again for each chromosome, "
                 "markers(bed.select(chromosomes=[…])).",
             )
-            self.totals[group] = np.zeros((n, n))
+            if group is None:
+                self.K = np.zeros((n, n))
+                self.totals[group] = panels_of(self.K)
+            else:
+                self.totals[group] = triangle(n, Z.dtype)
         return self.totals[group]
 
     def require_genotypes(self, index: pd.Index) -> None:
@@ -262,30 +272,56 @@ class _Sums:
         """Return how many markers were left out, by reason."""
         return {
             f"{reason}_dropped": self.dropped[reason]
-            for reason in _DROPPED
-            if self.dropped[reason] or reason in _DROPPED[:3]
+            for place, reason in enumerate(_DROPPED)
+            if self.dropped[reason] or place < 3
         }
 
-    def results(self) -> Iterator[tuple[Any, FloatArray, dict[str, Any]]]:
-        """Return K of all markers, or for each group K of the others, with an account of it."""
-        names: Iterable[Any] = self.totals
-        if isinstance(self.groups.given, str):
-            names = chromosome_names(list(self.totals))
-        everything = None
-        if self.groups.given is not None:
-            if len(self.totals) < 2:
-                raise ValueError(
-                    f"all markers are of one group, {next(iter(self.totals))!r}: leaving it out leaves none."
-                )
-            everything = sum(self.totals.values())
-        for name in list(names):
-            others = [name] if everything is None else [group for group in self.totals if group != name]
-            divisor = math.fsum(self.divisors[group] for group in others)
-            K = self.totals[name] if everything is None else np.subtract(everything, self.totals[name])
-            K *= 1 / divisor
-            symmetric(K)
-            counts = {
-                "markers_used": sum(self.used[group] for group in others),
-                "missing_imputed": sum(self.imputed[group] for group in others),
-            }
-            yield name, K, counts | self.left_out()
+    def __str__(self) -> str:
+        """Say how many markers were used and left out."""
+        reasons = {_DROPPED[name]: count for name, count in self.dropped.items()}
+        used = f"{self.used.total()} of {self.used.total() + self.dropped.total()} markers"
+        others = f" ({counted(reasons)})" if self.dropped else ""
+        return f"{used}{others}; {self.imputed.total()} missing genotypes imputed"
+
+    def account(self, groups: Iterable[Any]) -> dict[str, Any]:
+        """Return how many markers of some groups were used, and how many were left out of all."""
+        used = {"markers_used": self.used, "missing_imputed": self.imputed}
+        return {name: sum(counts[group] for group in groups) for name, counts in used.items()} | self.left_out()
+
+    def whole(self, index: pd.Index, scale: Scale) -> pd.DataFrame:
+        """Return K of all markers; the sum becomes K."""
+        assert self.K is not None  # there are markers
+        self.K *= 1 / self.divisors[None]
+        return scaled(symmetric(self.K), index, scale, **self.account([None]))
+
+
+class _OfOthers(Mapping[Any, pd.DataFrame]):
+    """K of the markers outside each group, made of the sums when it is asked for."""
+
+    def __init__(self, sums: _Sums, index: pd.Index, scale: Scale) -> None:
+        if len(sums.totals) < 2:
+            raise ValueError(f"all markers are of one group, {next(iter(sums.totals))!r}: leaving it out leaves none.")
+        self._sums, self._index, self._scale = sums, index, scale
+        self._names = list(sums.totals)
+        if isinstance(sums.groups.given, str):
+            self._names = chromosome_names(self._names)
+        self._everything = [
+            sum(panels[1:], panels[0].astype(float)) for panels in zip(*sums.totals.values(), strict=True)
+        ]
+
+    def __getitem__(self, group: Any) -> pd.DataFrame:
+        sums = self._sums
+        total, others = sums.totals[group], [name for name in self._names if name != group]
+        divisor = math.fsum(sums.divisors[name] for name in others)
+        K = rest(self._everything, total, divisor)
+        return scaled(K, self._index, self._scale, **sums.account(others))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        """Show how many people there are, and which groups are left out."""
+        return f"Kinships({len(self._index)} people; without {'; without '.join(map(str, self._names))})"

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
 from pm_fastlmm.base.arrays import EPS, FloatArray, Ids, frozen, packed_places, read_covariance, shown
-from pm_fastlmm.base.semidefinite import eigen_root, require_semidefinite, zero_tolerance
+from pm_fastlmm.base.choices import Negative, require_choice
+from pm_fastlmm.base.semidefinite import eigen_root, indefinite_kernel, require_semidefinite, zero_tolerance
 from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.covariance.algebra import Covariance, Mask, Relatives
 from pm_fastlmm.covariance.ids import default_index_hint, require_positions
@@ -321,7 +322,7 @@ class KnownInverse(Covariance):
         return self.sigma2 * self.precision.dense(self.precision.labels).to_numpy()
 
 
-def known(K: Any, sigma2: Any = 1.0) -> Known | KnownInverse:
+def known(K: Any, sigma2: Any = 1.0, *, negative: Negative = "error") -> Known | KnownInverse:
     """
     Return σ²K with a known K, such as `pedigree`, `markers` or `phylogeny` make.
 
@@ -332,6 +333,9 @@ def known(K: Any, sigma2: Any = 1.0) -> Known | KnownInverse:
         takes an array only for levels that are the numbers of its rows. Of a pedigree, a tree or another precision the
         dense matrix is not formed, and all its labels have effects.
     sigma2 : float or scalar tensor
+    negative : {"error", "zero"}
+        What becomes of negative eigenvalues: an error, which says how large they are, or 0. With a formula,
+        ``find_reml(…, negative=)`` leaves those out that belong to fixed effects.
 
     Raises
     ------
@@ -355,8 +359,8 @@ def known(K: Any, sigma2: Any = 1.0) -> Known | KnownInverse:
     if isinstance(K, Precision):
         return KnownInverse(K, sigma2)
     read_in = read_covariance(K)
-    values = frozen(read_in.values.copy())
-    return Known(values, sigma2, read_in.ids, frozen(_checked_root(values, "K")))
+    values, root = _kernel_root(read_in.values, negative)
+    return Known(frozen(values), sigma2, read_in.ids, frozen(root))
 
 
 def unstructured(cov: Any = None, *, cholesky: Any = None, size: int | None = None) -> Unstructured | CholeskyFactored:
@@ -407,6 +411,20 @@ def _checked_root(K: FloatArray, name: str) -> FloatArray:
         eigvals, vectors = np.linalg.eigh(K)
     require_semidefinite(eigvals, name)
     return eigen_root(eigvals, vectors)
+
+
+def _kernel_root(K: FloatArray, negative: Negative) -> tuple[FloatArray, FloatArray]:
+    """Return a copy of K, without its negative eigenvalues where these are to be 0, and a root."""
+    require_choice("negative", negative, Negative)
+    try:
+        return K.copy(), np.asarray(cholesky(K, lower=True))
+    except LinAlgError:
+        eigvals, vectors = np.linalg.eigh(K)
+    indefinite = eigvals[0] < -zero_tolerance(eigvals)
+    if indefinite and negative == "error":
+        raise indefinite_kernel(eigvals, float(eigvals[-1]))
+    root = eigen_root(eigvals, vectors)
+    return root @ root.T if indefinite else K.copy(), root
 
 
 def _regression_on_root(cross: FloatArray, root: FloatArray) -> FloatArray:

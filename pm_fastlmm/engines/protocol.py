@@ -89,6 +89,11 @@ class LMMNode(PartOfModel, Described, ABC):
         length: int | None = self.rv.type.shape[-1]
         return length
 
+    @property
+    def partly_observed(self) -> FloatArray | None:
+        """The data, NaN where nothing was observed; None where everything was."""
+        return None
+
     def placed(self, values: FloatArray) -> FloatArray:
         """Return values (…, n) of what was observed in the shape of the variable."""
         return values

@@ -10,7 +10,7 @@ import pytensor.tensor as pt
 
 from pm_fastlmm.aireml.iteration import Tolerances
 from pm_fastlmm.base.arrays import FloatArray, read, require_finite
-from pm_fastlmm.base.choices import Method, require_choice
+from pm_fastlmm.base.choices import Method, Negative, require_choice
 from pm_fastlmm.engines.free_variables import FreeVariables, tangents
 from pm_fastlmm.engines.gaussian import GaussianNode
 from pm_fastlmm.engines.graphs import reaching
@@ -33,6 +33,7 @@ def find_reml(
     K: Any = None,
     W: Any = None,
     individual: str | None = None,
+    negative: Negative = "error",
     weights: Any = None,
     offset: Any = None,
     residual: str | None = None,
@@ -69,6 +70,8 @@ def find_reml(
         With a formula, the covariance of the rows of its table, or its factor, as for `traits_model`.
     individual : str, optional
         With K or W, of individuals, the column that says whose record each row is.
+    negative : {"error", "zero"}
+        What becomes of negative eigenvalues of these covariances, as for `lmm_model`.
     weights, offset : str or array, optional
         With a formula, prior weights and a known part of the mean, as for `lmm_model`.
     residual : str, optional
@@ -151,10 +154,14 @@ def find_reml(
         from pm_fastlmm.fitting.formula import fit_formula  # a model needs no formulaic, which takes long to import
 
         of_formula = {"weights": weights, "offset": offset, "residual": residual}
-        return fit_formula(model, data, known, options, K=K, W=W, individual=individual, **of_formula)
-    if any(given is not None for given in (data, known, K, W, individual, weights, offset, residual)):
+        kernel = {"K": K, "W": W, "individual": individual}
+        return fit_formula(model, data, known, options, negative=negative, **kernel, **of_formula)
+    if any(given is not None for given in (data, known, K, W, individual, weights, offset, residual)) or (
+        negative != "error"
+    ):
         raise ValueError(
-            "data, known, K, W, individual, weights, offset and residual belong to a formula: a model has its own."
+            "data, known, K, W, individual, negative, weights, offset and residual belong to a formula: a model has "
+            "its own."
         )
     model = model_here(model)
     node = find_node(model, var_name)

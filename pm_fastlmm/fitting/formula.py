@@ -7,13 +7,15 @@ import pandas as pd
 import pymc as pm
 
 from pm_fastlmm.base.arrays import shown
+from pm_fastlmm.base.choices import Negative
 from pm_fastlmm.base.display import activity
+from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.fitting.estimate import Options, estimate
 from pm_fastlmm.fitting.fit import VarianceFit
 from pm_fastlmm.models.lmm_model import mixed_model
 from pm_fastlmm.models.mixed_design import MixedDesign
-from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, read_formula
+from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, read_formula, relations
 from pm_fastlmm.models.traits_design import several
 from pm_fastlmm.models.traits_routes import read_traits_model
 
@@ -32,18 +34,18 @@ class Described(Protocol):
 
 
 class OneResponse(NamedTuple):
-    """A formula with one response and random terms."""
+    """A formula with one response and random terms, and the known covariance of each."""
 
     design: MixedDesign
-    known: Mapping[str, Any] | None
+    between: list[Covariance | None]
 
     def model(self, priors: Mapping[str, Any], name: str | None) -> pm.Model:
         """Build the model."""
-        return mixed_model(self.design, self.known, priors, name)
+        return mixed_model(self.design, self.between, priors, name)
 
     def node(self) -> StructuredNode:
         """Return its node, whose parameters are numbers to fit."""
-        return mixed_node(self.design, self.known)
+        return mixed_node(self.design, self.between)
 
     def variables(self, node: StructuredNode) -> FormulaVariables:
         """Return the map from θ to the free variables of the model."""
@@ -73,7 +75,7 @@ class OfFormula(NamedTuple):
 def fit_formula(
     formula: Any, data: pd.DataFrame | None, known: Mapping[str, Any] | None, options: Options, *,
     weights: Any = None, offset: Any = None, residual: Any = None, K: Any = None, W: Any = None,
-    individual: str | None = None,
+    individual: str | None = None, negative: Negative = "error",
 ) -> VarianceFit:  # fmt: skip
     """Return the fit of a formula with random terms, with a kernel, or with several traits."""
     with activity("Reading the formula and its table", show=options.progressbar) as say:
@@ -85,10 +87,12 @@ def fit_formula(
                     "which covary, and a known mean is subtracted from y."
                 )
             described: Described = read_traits_model(
-                formula, data, K=K, W=W, individual=individual, known=known, weights=weights
+                formula, data, K=K, W=W, individual=individual, known=known, weights=weights, negative=negative
             )
+            say("Arranging the equations")
         else:
-            described = OneResponse(read_formula(formula, data, weights, offset, residual), known)
-        say("Arranging the equations")
+            design = read_formula(formula, data, weights, offset, residual)
+            say(f"Arranging the equations of {len(design.y)} observations")
+            described = OneResponse(design, relations(design, known, negative))
         node = described.node()
     return OfFormula(described, options).fit(node)

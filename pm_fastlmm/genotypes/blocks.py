@@ -15,9 +15,14 @@ import xarray as xr
 
 from pm_fastlmm.base.remedies import remedy_of
 
-BLOCK = 8_000_000  # genotypes at a time
+BLOCK, LARGEST_BLOCK = 8_000_000, 32_000_000  # genotypes at a time
 OF_VARIANTS = ("chromosome", "position", "counted", "other")
 _ALSO_CALLED = {"chrom": "chromosome", "contig": "chromosome", "pos": "position"}
+
+
+def variants_at_a_time(n: int) -> int:
+    """Return how many variants of n people are one block: more where there are many, as each is added to n² sums."""
+    return max(1, max(BLOCK, min(n**2 // 16, LARGEST_BLOCK)) // max(n, 1))
 
 
 def named_variants(names: Any, chromosome: Any, position: Any, ref: Any, alt: Any) -> pd.Index:
@@ -120,7 +125,7 @@ def _slices(part: Any, start: int) -> Iterator[Block]:
     else:
         part = np.asarray(part)
         names = pd.RangeIndex(start, start + part.shape[1])
-    width = max(1, BLOCK // max(len(part), 1))
+    width = variants_at_a_time(len(part))
     for begin in range(0, max(part.shape[1], 1), width):
         own = slice(begin, begin + width)
         columns = part

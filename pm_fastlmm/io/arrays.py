@@ -32,7 +32,7 @@ def label_genotypes(counts: Any, ids: Labels, variants: pd.DataFrame, *, missing
     -------
     DataArray
         Over "obs" and "variant": what `flmm.covariance.markers`, `flmm.scan` and `flmm.genome_scan` read, alone or as
-        one block of an iterable.
+        one block of an iterable. ``attrs["missing"]`` counts the codes of missing genotypes.
 
     Raises
     ------
@@ -65,7 +65,10 @@ def label_genotypes(counts: Any, ids: Labels, variants: pd.DataFrame, *, missing
     if strangers := [str(column) for column in variants.columns if column not in OF_VARIANTS]:
         raise ValueError(f"variants has the columns {shown(strangers)}: only {', '.join(OF_VARIANTS)} are known.")
     index = read_index(ids, "ids", len(values))
-    values[np.isin(values, np.asarray(missing, dtype=values.dtype))] = np.nan
+    codes = {f"{code:g}": values == code for code in np.atleast_1d(np.asarray(missing, dtype=values.dtype))}
+    counts_of = {"nan": int(np.isnan(values).sum())} | {code: int(which.sum()) for code, which in codes.items()}
+    for which in codes.values():
+        values[which] = np.nan
     default = variants.index.equals(pd.RangeIndex(len(variants)))
     given = ["."] * len(variants) if default else variants.index
     parts = [variants[name] if name in variants else ["."] * len(variants) for name in OF_VARIANTS]
@@ -74,4 +77,4 @@ def label_genotypes(counts: Any, ids: Labels, variants: pd.DataFrame, *, missing
     table = variants.set_axis(names)
     if "position" in table:
         table = table.assign(position=pd.to_numeric(table["position"]))
-    return labelled_genotypes(values, index, table)
+    return labelled_genotypes(values, index, table).assign_attrs(missing={c: n for c, n in counts_of.items() if n})

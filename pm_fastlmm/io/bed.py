@@ -14,8 +14,9 @@ import xarray as xr
 from pm_fastlmm.base.arrays import Ids, shown
 from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.base.display import Described, listed
+from pm_fastlmm.base.messages import say
 from pm_fastlmm.base.spelling import places, spelling_hint
-from pm_fastlmm.genotypes.blocks import BLOCK, labelled_genotypes, named_variants
+from pm_fastlmm.genotypes.blocks import labelled_genotypes, named_variants, variants_at_a_time
 from pm_fastlmm.genotypes.chromosomes import Chromosomes, chromosome_names
 from pm_fastlmm.io.people import PeopleIds, people_index
 from pm_fastlmm.io.text import PathLike, existing, read_cells
@@ -147,7 +148,7 @@ class Bed(Described):
             )
 
     def _parts(self) -> list[slice]:
-        width = max(1, BLOCK // max(self.n_file, 1))
+        width = variants_at_a_time(self.n_file)
         return [slice(start, start + width) for start in range(0, len(self.of_variants), width)]
 
     @cached_property
@@ -174,9 +175,13 @@ class Bed(Described):
 
     def __repr__(self) -> str:
         """Show sizes, chromosomes and the allele that is counted."""
+        return f"Bed({self._contents})"
+
+    @property
+    def _contents(self) -> str:
         return (
-            f"Bed({len(self.of_people)} people, {len(self.of_variants)} variants of chromosomes "
-            f"{listed(chromosome_names(self.variants['chromosome']))}; counts {self.counted})"
+            f"{len(self.of_people)} people, {len(self.of_variants)} variants of chromosomes "
+            f"{listed(chromosome_names(self.variants['chromosome']))}; counts {self.counted}"
         )
 
     def _facts(self) -> dict[str, Any]:
@@ -247,7 +252,10 @@ def read_bed(path: PathLike, *, counted: Counted = "A1", ids: PeopleIds = "iid")
     )
     _require_bed(file, len(people), len(variants))
     everybody, everything = np.arange(len(people)), np.arange(len(variants))
-    return Bed(file, people, variants, len(people), everybody, everything, counted)
+    bed = Bed(file, people, variants, len(people), everybody, everything, counted)
+    renamed = int((variants.index.to_numpy() != table["name"].to_numpy()).sum())
+    say(f"{file.name}: {bed._contents}{f'; {renamed} variants without a name of their own' if renamed else ''}")
+    return bed
 
 
 def _require_bed(path: Path, n: int, m: int) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pm_fastlmm.base.arrays import FloatArray, read_covariance
 from pm_fastlmm.base.memory import require_memory
+from pm_fastlmm.base.messages import say
 from pm_fastlmm.covariance.ids import read_index
 from pm_fastlmm.genotypes.products import symmetric
 from pm_fastlmm.io.people import PeopleIds, people_index
@@ -78,6 +79,9 @@ def read_relationship(path: PathLike, ids: Any = None, *, people: PeopleIds = "i
     K = pd.DataFrame(values, index=index, columns=index)
     K.attrs.update(attrs, file=file.name)
     read_covariance(K, file.name)
+    low, high = attrs.get("markers", (0, 0))
+    of_markers = f", each pair of {low if low == high else f'{low} to {high}'} markers" if high else ""
+    say(f"{file.name}: {n} people{of_markers}")
     return K
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pm_fastlmm.base.arrays import shown
+from pm_fastlmm.base.display import listed
+from pm_fastlmm.base.messages import say
 from pm_fastlmm.covariance.parentage import UNKNOWN_PARENTS
 from pm_fastlmm.covariance.pedigrees import Pedigree
 from pm_fastlmm.covariance.trees import Tree
@@ -61,7 +63,14 @@ def read_pedigree(
     places, header = _columns(first, columns, file.name, file.suffix == ".fam")
     rows = cells.iloc[1:] if header else cells
     id, sire, dam = (rows.iloc[:, place].str.strip().tolist() for place in places)
-    return Pedigree(id, sire, dam, unknown=unknown, clones=clones)
+    pedigree = Pedigree(id, sire, dam, unknown=unknown, clones=clones)
+    found = pedigree._read.account()
+    codes = [f"{code} {count}" for code, count in found["unknown_codes"].items()]
+    say(
+        f"{file.name}: {len(id)} individuals, {found['founders_added']} parents without a row; {found['founders']} "
+        f"founders; unknown parents: {listed(codes)}"
+    )
+    return pedigree
 
 
 def read_tree(path: PathLike, *, root: Any = None, name: str | None = None) -> Tree:
@@ -96,7 +105,10 @@ def read_tree(path: PathLike, *, root: Any = None, name: str | None = None) -> T
     >>> flmm.io.read_tree(file).dense().loc["human", "chimp"]
     np.float64(10.0)
     """
-    return Tree(read_text(existing(path, "the tree")), root=root, name=name)
+    file = existing(path, "the tree")
+    tree = Tree(read_text(file), root=root, name=name)
+    say(f"{file.name}: {len(tree.tips)} tips, {len(tree) - len(tree.tips)} inner nodes")
+    return tree
 
 
 def _columns(first: list[str], columns: Any, name: str, fam: bool) -> tuple[list[int], bool]:

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from pm_fastlmm.base.arrays import repeated, shown
+from pm_fastlmm.base.display import listed
+from pm_fastlmm.base.messages import say
 from pm_fastlmm.base.missing_codes import warn_of_missing_codes
 from pm_fastlmm.io.people import PeopleIds, people_index
 from pm_fastlmm.io.text import PathLike, existing, read_cells
@@ -93,6 +95,10 @@ def read_table(
             missing[name] = counts
     table = pd.DataFrame(out, index=index)
     table.attrs["missing"] = missing
+    gaps = [
+        f"{name} {', '.join(f'{n} ({code or "empty"})' for code, n in own.items())}" for name, own in missing.items()
+    ]
+    say(f"{file.name}: {len(table)} people; missing: {listed(gaps)}")
     _warn(table)
     return table
 

@@ -20,9 +20,11 @@ from pm_fastlmm.base.arrays import (
     require_finite,
     require_length,
 )
+from pm_fastlmm.base.choices import Negative
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.base.remedies import selection
+from pm_fastlmm.base.spelling import places, spelling_hint
 from pm_fastlmm.models.missing_rows import complete, counts_of, dropped_rows, gaps_of, rows_dropped
 from pm_fastlmm.spectrum.individuals import read_individual
 from pm_fastlmm.spectrum.responses import response_name
@@ -133,9 +135,11 @@ class Design(ReadOnlyArrays, Described):
         own = None if weights is None else read(weights, "weights", ndim=(1,))
         reference_name, ids = common_ids(**{rows_name: rows, "y": response, "X": design, "weights": own})
         if rows.ids is None and design is not None and {design.ids, response.ids} - {None, ids}:
+            hint = spelling_hint(design.ids or (), response.ids or ())
             raise ValueError(
                 f"{rows_name} has no ids, and y and X have different ones or another order: "
                 f"which row of {rows_name} is whose? Give {rows_name} as a {_LABELLED[rows_name]} with ids."
+                f"{' ' if hint else ''}{hint}"
             )
         advice = selection(kernel_name, ids) if reference_name == kernel_name else ""
 
@@ -219,11 +223,15 @@ class Design(ReadOnlyArrays, Described):
             weights = pd.Series(column.values, index=data.index, name=column.name)
         response = y.iloc[:, 0] if y.shape[1] == 1 else y
         made = cls._aligned(response, X, K, W, individual, weights, pd.DataFrame(gaps, index=data.index))
-        rows = data.loc[made.ids] if made.ids is not None else data
+        rows = data if made.ids is None else data.iloc[places(made.ids.tolist(), data.index.tolist())]
         return replace(made, fixed=FixedTerms.of(encoded[1].spec, rows), formula=formula.partition("~")[2].strip())
 
-    def spectrum(self, *, rtol: float | None = None) -> Spectrum:
-        """Factor the kernel, with its weights, and X projected out; `rtol` as in `Spectrum.from_covariance`."""
+    def spectrum(self, *, rtol: float | None = None, negative: Negative = "error") -> Spectrum:
+        """
+        Factor the kernel, with its weights, and X projected out.
+
+        `rtol` and `negative` as in `Spectrum.from_covariance`.
+        """
         own = None if self.ids is None else tuple(self.ids.tolist())
         X, ids, rows = Labelled(self.X, own, self.columns), own, None
         if self.individual is not None:
@@ -236,7 +244,7 @@ class Design(ReadOnlyArrays, Described):
         if self.kernel_is_factor:
             spectrum = Spectrum.from_factor(kernel, X, **known)
         else:
-            spectrum = Spectrum.from_covariance(kernel, X, rtol=rtol, **known)
+            spectrum = Spectrum.from_covariance(kernel, X, rtol=rtol, negative=negative, **known)
         fixed = self.fixed
         source = Source(self.formula, self.response, self.y, self.rows_dropped if self.dropped else "")
         return replace(spectrum.with_projections(lambda part: part.made_from(fixed)), source=source)

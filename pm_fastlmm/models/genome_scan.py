@@ -10,9 +10,10 @@ import pandas as pd
 import xarray as xr
 
 from pm_fastlmm.base.arrays import Labelled, outside, shown
-from pm_fastlmm.base.choices import Missing
+from pm_fastlmm.base.choices import Missing, Negative
 from pm_fastlmm.base.display import tracked
-from pm_fastlmm.base.spelling import places, spelling_hint
+from pm_fastlmm.base.messages import counted, say
+from pm_fastlmm.base.spelling import look_alikes, places, said_of_pairs, spelling_hint
 from pm_fastlmm.covariance.genomic import markers
 from pm_fastlmm.genotypes.blocks import genotype_blocks, labelled_genotypes
 from pm_fastlmm.genotypes.chromosomes import Chromosomes
@@ -26,7 +27,7 @@ def genome_scan(
     formula: str, data: pd.DataFrame, genotypes: Any, *, K: Any = "genotypes", test: Test = "wald",
     delta: Delta = "each", variances: Variances | float = "null", common: Common | Sequence[float] = "equal",
     missing: Missing = "mean", kinship: Mapping[str, Any] | None = None, chromosomes: Any = "all",
-    weights: Any = None, progressbar: bool = True,
+    weights: Any = None, negative: Negative = "error", progressbar: bool = True,
 ) -> xr.Dataset:  # fmt: skip
     """
     Test each variant as one more fixed effect, with people, covariates and kinship brought together by id.
@@ -57,6 +58,8 @@ def genome_scan(
         Which are tested. With K="loco" the kinship has those that are tested, and "all" are the autosomes.
     weights : str or array, optional
         Prior weights of the people, as in `flmm.Design`.
+    negative : {"error", "zero"}
+        What becomes of negative eigenvalues of a K that is given, as in `Spectrum.from_covariance`.
     progressbar : bool
 
     Returns
@@ -101,13 +104,14 @@ def genome_scan(
     ('rs9', 90)
     """
     genotyped = _people(genotypes)
-    known = np.array(places(data.index.tolist(), genotyped)) >= 0
+    place = places(data.index.tolist(), genotyped)
+    known, taken = np.array(place) >= 0, set(place)
+    _refuse_look_alikes(data.index[~known].tolist(), [own for i, own in enumerate(genotyped) if i not in taken])
     counts = {"analysed": 0, "without genotypes": int((~known).sum()), "with missing values": 0}
     if not known.any():
-        hint = spelling_hint(data.index.tolist(), genotyped)
         raise ValueError(
             f"nobody in the table ({shown(data.index.tolist())}) is in the genotypes ({shown(genotyped)}): are the ids "
-            f"in its index? {hint}".strip()
+            "in its index?"
         )
     if counts["without genotypes"]:
         warnings.warn(
@@ -122,6 +126,7 @@ def genome_scan(
     design = Design.from_formula(formula, table, W=nothing, weights=own_weights)
     assert design.ids is not None  # those of the table
     counts |= {"analysed": len(design.y), "with missing values": len(design.dropped)}
+    _say_people(counts, len(data), len(genotyped))
     own = _selected(genotypes, design.ids)
     y: Any = design.y
     scanned = partial(scan, test=test, delta=delta, missing=missing)
@@ -133,8 +138,36 @@ def genome_scan(
     else:
         matrix = markers(own, **(kinship or {})) if isinstance(K, str) and K == "genotypes" else _given(K, design.ids)
         tested = own if isinstance(chromosomes, str) and chromosomes == "all" else _of(own, chromosomes)
-        found = scanned(_spectrum(design, matrix), y, tested, progressbar=progressbar)
+        found = scanned(_spectrum(design, matrix, negative), y, tested, progressbar=progressbar)
+    _say_tested(found)
     return found.assign_attrs(people=counts)
+
+
+def _refuse_look_alikes(strangers: list[Hashable], others: list[Hashable]) -> None:
+    """Refuse to leave out people who have genotypes under an id that is written in another way."""
+    if pairs := look_alikes(strangers, others):
+        raise ValueError(
+            f"{len(pairs)} people of the table have no genotypes by the way that their ids are written: "
+            f"{said_of_pairs(pairs)}"
+        )
+
+
+def _say_people(counts: dict[str, int], in_table: int, genotyped: int) -> None:
+    others = genotyped - in_table + counts["without genotypes"]
+    left_out = counted({why: count for why, count in counts.items() if why != "analysed"})
+    say(
+        f"{counts['analysed']} of {in_table} people of the table are analysed{f' ({left_out})' if left_out else ''}; "
+        f"{others} of the {genotyped} with genotypes are not in it"
+    )
+
+
+def _say_tested(found: xr.Dataset) -> None:
+    m, prefix = found.sizes["candidate"], "untested: "
+    why = counted({key.removeprefix(prefix): n for key, n in found.attrs.items() if key.startswith(prefix)})
+    say(
+        f"{m - found.attrs['untested']} of {m} variants are tested{f' ({why})' if why else ''}; "
+        f"{found.attrs.get('imputed', 0)} missing genotypes imputed"
+    )
 
 
 def _people(genotypes: Any) -> list[Hashable]:
@@ -201,16 +234,20 @@ def _given(K: Any, ids: Any) -> pd.DataFrame:
     place = np.array(places(list(ids), K.index.tolist()))
     if (place < 0).any():
         lacking = [name for name, at in zip(ids, place, strict=True) if at < 0]
-        raise ValueError(f"K lacks {len(lacking)} people who are analysed ({shown(lacking)}): leave them out.")
-    return pd.DataFrame(K.to_numpy()[np.ix_(place, place)], list(ids), list(ids))
+        hint = spelling_hint(lacking, K.index.tolist()) or "leave them out."
+        raise ValueError(f"K lacks {len(lacking)} people who are analysed ({shown(lacking)}): {hint}")
+    values = K.to_numpy()
+    if len(place) < len(K) or (np.diff(place) != 1).any():
+        values = values[np.ix_(place, place)]
+    return pd.DataFrame(values, list(ids), list(ids), copy=False)
 
 
-def _spectrum(design: Design, K: pd.DataFrame) -> Spectrum:
+def _spectrum(design: Design, K: pd.DataFrame, negative: Negative = "error") -> Spectrum:
     assert design.ids is not None  # those of the table
     ids = tuple(design.ids.tolist())
     weights = None if design.weights is None else Labelled(design.weights, ids, None)
     X = Labelled(design.X, ids, design.columns)
-    return Spectrum.from_covariance(Labelled(K.to_numpy(), ids, None), X, weights=weights)
+    return Spectrum.from_covariance(Labelled(K.to_numpy(), ids, None), X, weights=weights, negative=negative)
 
 
 def _each_without_itself(
@@ -222,7 +259,7 @@ def _each_without_itself(
     others = markers(genotypes, leave_out="chromosome", **{"chromosomes": wanted, **kinship})
     names, parts = list(others), []
     for name in tracked(names, "chromosomes", show=show):
-        spectrum = _spectrum(design, others.pop(name))
+        spectrum = _spectrum(design, others[name])
         part = scanned(spectrum, y, _of(genotypes, [name]), progressbar=False)
         parts.append(part.assign_coords(group=("candidate", [name] * part.sizes["candidate"])))
     of_kernel = [name for name, values in parts[0].data_vars.items() if "candidate" not in values.dims]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pymc as pm
 
+from pm_fastlmm.base.choices import Negative
 from pm_fastlmm.base.coordinates import require_labels, require_unique
 from pm_fastlmm.engines.spectral.fastlmm import FastLMM
 from pm_fastlmm.kernel.exact.deviation_prior import DeviationPrior, Prior, check_prior
@@ -22,6 +23,7 @@ def kernel_model(
     data: Any = None,
     individual: Any = None,
     weights: Any = None,
+    negative: Negative = "error",
     spectrum: Spectrum | None = None,
     prior: Prior | None = None,
     name: str = "y",
@@ -52,6 +54,8 @@ def kernel_model(
     weights : str or (n,) array or Series, optional
         Prior weights w, Var(e_i) = σ²_e/w_i: a column of `data`, or a value for each row (for each record, where they
         are repeated). total, h2 and their priors are those of an observation of mean weight.
+    negative : {"error", "zero"}
+        What becomes of negative eigenvalues of K, as in `Spectrum.from_covariance`.
     spectrum : Spectrum, optional
         In place of X, K and W, when they were factored before.
     prior : VariancePrior or DeviationPrior, optional
@@ -91,9 +95,11 @@ def kernel_model(
     if spectrum is None:
         kernel = {"K": K, "W": W, "individual": individual, "weights": weights}
         design = Design.from_formula(y, data, **kernel) if data is not None else Design.from_arrays(y, X, **kernel)
-        spectrum, y, responses = design.spectrum(), design.y, design.responses
-    elif any(given is not None for given in (X, K, W, data, individual, weights)):
-        raise ValueError("spectrum is given together with X, K, W, data, individual or weights: it holds them already.")
+        spectrum, y, responses = design.spectrum(negative=negative), design.y, design.responses
+    elif any(given is not None for given in (X, K, W, data, individual, weights)) or negative != "error":
+        raise ValueError(
+            "spectrum is given together with X, K, W, data, individual, weights or negative: it holds them already."
+        )
     rotated = as_rotated(spectrum, y)
     responses = responses or rotated.names
     check_prior(prior)

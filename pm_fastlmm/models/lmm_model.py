@@ -12,6 +12,7 @@ import pymc as pm
 import pytensor
 
 from pm_fastlmm.base.arrays import EPS, FloatArray
+from pm_fastlmm.base.choices import Negative
 from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.terms import Term
@@ -38,6 +39,7 @@ def lmm_model(
     data: pd.DataFrame | None = None,
     *,
     known: Mapping[str, Any] | None = None,
+    negative: Negative = "error",
     weights: Any = None,
     offset: Any = None,
     residual: str | None = None,
@@ -76,6 +78,11 @@ def lmm_model(
         σ²K; for slopes K ⊗ Σ. Terms of one id, (1 |id| animal) + (1 |id| dam), have the same K. Labels are matched to
         the levels; an array without them is taken only for levels that are the numbers of its rows, counted from 0 or
         1.
+    negative : {"error", "zero"}
+        What becomes of negative eigenvalues of a K in `known`, but for those that belong to fixed effects: an error,
+        which says how large they are, or 0. A K that is negative along fixed effects alone, as a relationship matrix of
+        pairwise deletion along the mean, is taken with as much added along these as makes it a covariance, which
+        changes no estimate of a variance.
     weights : str or array, optional
         Prior weights w, the name of a column or a value for each row of data: Var(e_i) = σ²_e/w_i, as in lme4. A y_i
         that is the mean of w_i measurements has weight w_i. Rows in which it is missing are dropped.
@@ -121,15 +128,19 @@ def lmm_model(
     >>> model.coords["rep:block"][:3]
     ('R1:B1', 'R1:B2', 'R1:B3')
     """
-    return mixed_model(read_formula(formula, data, weights, offset, residual), known, priors or {}, name)
+    design = read_formula(formula, data, weights, offset, residual)
+    return mixed_model(design, relations(design, known, negative), priors or {}, name)
 
 
 def mixed_model(
-    design: MixedDesign, known: Mapping[str, Any] | None, priors: Mapping[str, Any] | SharePrior, name: str | None,
+    design: MixedDesign, between: list[Covariance | None], priors: Mapping[str, Any] | SharePrior, name: str | None,
     scales: Mapping[str, FloatArray] | None = None,
 ) -> pm.Model:  # fmt: skip
-    """Build the model of a design; `scales` are those of half-normal priors, by the name of the variable."""
-    between = relations(design, known)
+    """
+    Build the model of a design, and of the known covariance of each term.
+
+    `scales` are those of half-normal priors, by the name of the variable.
+    """
     _check_names(design, priors)
     name = design.response if name is None else name
     _check_slashes(design, name)

@@ -4,9 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from scipy.linalg import orth
 
-from pm_fastlmm.base.arrays import EPS, FloatArray, Labelled, lower_triangle, shown
-from pm_fastlmm.base.semidefinite import lower_root
+from pm_fastlmm.base.across import effects_in, root_across
+from pm_fastlmm.base.arrays import EPS, FloatArray, Labelled, lower_triangle, read_covariance, shown
+from pm_fastlmm.base.choices import Negative, require_choice
+from pm_fastlmm.base.messages import say_matched
+from pm_fastlmm.base.semidefinite import IndefiniteKernel, lower_root
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.matrices import Unstructured
 from pm_fastlmm.covariance.matrices import known as known_covariance
@@ -39,7 +43,9 @@ def read_formula(
     return design
 
 
-def relations(design: MixedDesign, known: Mapping[str, Any] | None) -> list[Covariance | None]:
+def relations(
+    design: MixedDesign, known: Mapping[str, Any] | None, negative: Negative = "error"
+) -> list[Covariance | None]:
     """Return the known covariance of each random term, and refuse terms that have too many effects without one."""
     if not isinstance(known, Mapping | None):
         raise TypeError(
@@ -58,8 +64,30 @@ def relations(design: MixedDesign, known: Mapping[str, Any] | None) -> list[Cova
                 f"the term of {random.group!r} has {effects} effects for {n} observations: they cannot be told from "
                 "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"
             )
-    given = [_of_members(random, known) for random in design.random]
-    return [K if isinstance(K, Covariance | None) else known_covariance(K) for K in given]
+    require_choice("negative", negative, Negative)
+    found = [_relation(random, _of_members(random, known), design.X, negative) for random in design.random]
+    for random, relation in zip(design.random, found, strict=True):
+        if relation is not None and relation.named and relation.size:
+            say_matched(random.group, len(random.levels), relation.size, "K")
+    return found
+
+
+def _relation(random: RandomTerm | CorrelatedTerms, K: Any, X: Any, negative: Negative) -> Covariance | None:
+    """Return a known covariance; of one that is negative along effects that lie in X, the one in its place."""
+    if isinstance(K, Covariance | None):
+        return K
+    try:
+        return known_covariance(K)
+    except IndefiniteKernel:
+        labelled = read_covariance(K)
+    q = len(labelled.values)
+    F = np.zeros((q, 0))
+    if isinstance(random, RandomTerm) and isinstance(X, np.ndarray):
+        factor = random.factor if labelled.ids is None else random.factor.recoded(labelled.ids)
+        place = np.where(factor.codes < q, factor.codes, -1)
+        F = effects_in(orth(X), place, random.values, q)
+    root = root_across(labelled.values, F, negative)
+    return known_covariance(Labelled(root @ root.T, labelled.ids, labelled.names))
 
 
 def _of_members(random: RandomTerm | CorrelatedTerms, known: Mapping[str, Any]) -> Any:
@@ -122,10 +150,9 @@ def _unit(part: Part) -> Covariance:
     return Unstructured(np.eye(c)) if part.correlated else Scalar(1.0, 1) if c == 1 else Diagonal(np.ones(c))
 
 
-def mixed_node(design: MixedDesign, known: Mapping[str, Any] | None) -> StructuredNode:
+def mixed_node(design: MixedDesign, between: list[Covariance | None]) -> StructuredNode:
     """Return the node that `lmm_model` makes, without a model: its parameters are numbers."""
-    pairs = zip(design.random, relations(design, known), strict=True)
-    terms = [mixed_term(random, relation, _unit) for random, relation in pairs]
+    terms = [mixed_term(random, relation, _unit) for random, relation in zip(design.random, between, strict=True)]
     own = design.residual
     residual = None if own is None else own.term(_unit(own.part))
     return StructuredNode.from_terms(design.response, terms, residual=residual, **data_of(design))

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pymc as pm
 
+from pm_fastlmm.base.choices import Negative
 from pm_fastlmm.models.traits_routes import read_traits_model
 
 
@@ -19,6 +20,7 @@ def traits_model(
     spectrum: Any = None,
     individual: str | None = None,
     known: Mapping[str, Any] | None = None,
+    negative: Negative = "error",
     weights: Any = None,
     priors: Mapping[str, Any] | None = None,
     name: str = "Y",
@@ -65,6 +67,8 @@ def traits_model(
         For repeated records: the column of `data` that says whose record each row is.
     known : dict, optional
         For a grouping factor of the formula, the known covariance between its levels, as for `lmm_model`.
+    negative : {"error", "zero"}
+        What becomes of negative eigenvalues of K, as for `kernel_model` and `lmm_model`.
     weights : str or (n,) array, optional
         Prior weights of the records, Var(e_i) = Σ_e/w_i: a column of `data`, or a value for each of its rows.
     priors : dict, optional
@@ -116,6 +120,7 @@ def traits_model(
     ['chol_animal', 'chol_litter', 'chol_e']
     """
     route = read_traits_model(
-        formula, data, X=X, K=K, W=W, spectrum=spectrum, individual=individual, known=known, weights=weights
-    )
+        formula, data, X=X, K=K, W=W, spectrum=spectrum, individual=individual, known=known, weights=weights,
+        negative=negative,
+    )  # fmt: skip
     return route.model(priors or {}, name)

@@ -13,8 +13,10 @@ import pytensor
 import pytensor.tensor as pt
 
 from pm_fastlmm.base.arrays import FloatArray, Labelled, labels_of, read, shown
+from pm_fastlmm.base.choices import Negative
 from pm_fastlmm.base.coordinates import require_labels, require_unique
 from pm_fastlmm.base.spelling import places
+from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.engines.matrix.matrixlmm import KERNEL, MatrixLMM
 from pm_fastlmm.engines.matrix.node import MatrixNode
 from pm_fastlmm.engines.structured.node import StructuredNode
@@ -93,22 +95,23 @@ class Stacked(NamedTuple):
     Attributes
     ----------
     design : TraitsDesign
-    known : dict
-        Known covariances between the levels of grouping factors.
+    between : list
+        The known covariance of each term, None without one.
     deviations : (t,) array
         What least squares leave of each trait.
     """
 
     design: TraitsDesign
-    known: Mapping[str, Any]
+    between: list[Covariance | None]
     deviations: FloatArray
 
     def model(self, priors: Mapping[str, Any], name: str | None) -> pm.Model:
         """Build the model."""
         variances = self._known_variances()
         scales = self._scales(variances) if len(self.design.traits) > 1 else None
-        model = mixed_model(self.design.mixed, self.known, priors, name, scales)
-        related = [random.group for random in self.design.mixed.random if random.group in self.known]
+        model = mixed_model(self.design.mixed, self.between, priors, name, scales)
+        pairs = zip(self.design.mixed.random, self.between, strict=True)
+        related = [random.group for random, K in pairs if K is not None and random.group in variances]
         columns = {random.columns for random in self.design.mixed.random}
         if len(related) == 1 and columns <= {("Intercept",), self.design.traits}:
             parts = {group: pt.square(model[f"sigma_{group}"]) * variance for group, variance in variances.items()}
@@ -127,7 +130,7 @@ class Stacked(NamedTuple):
         """Return by group the variance that σ² = 1 gives an observation on average, or one of mean weight."""
         mixed = self.design.mixed
         w = np.ones(len(mixed.y)) if mixed.weights is None else mixed.weights / self._mean_weight
-        pairs = zip(mixed.random, relations(mixed, self.known), strict=True)
+        pairs = zip(mixed.random, self.between, strict=True)
         return {
             member.group: float(np.mean(w * (1.0 if K is None else known_variances(member, K))))
             for random, K in pairs
@@ -152,7 +155,7 @@ class Stacked(NamedTuple):
 
     def node(self) -> StructuredNode:
         """Return the node of the model, whose parameters are numbers to fit."""
-        return mixed_node(self.design.mixed, self.known)
+        return mixed_node(self.design.mixed, self.between)
 
     def variables(self, node: Any) -> FormulaVariables:
         """Return the map from θ to the free variables of the model."""
@@ -164,7 +167,7 @@ type Route = OneKernel | Stacked
 
 def read_traits_model(
     formula: Any, data: Any = None, *, X: Any = None, K: Any = None, W: Any = None, spectrum: Any = None,
-    individual: Any = None, known: Mapping[str, Any] | None = None, weights: Any = None,
+    individual: Any = None, known: Mapping[str, Any] | None = None, weights: Any = None, negative: Negative = "error",
 ) -> Route:  # fmt: skip
     """
     Return how a model of several traits is evaluated: with one K of rows alone by its spectrum.
@@ -180,7 +183,7 @@ def read_traits_model(
             raise ValueError(
                 f"{shown(given)} belongs to a formula, 'milk + fat ~ age': Y has X=, and K= or W= of its rows."
             )
-        return _of_arrays(formula, X, K, W, spectrum, weights)
+        return _of_arrays(formula, X, K, W, spectrum, weights, negative)
     if X is not None or spectrum is not None:
         raise ValueError("X and spectrum are given with Y itself: a formula has its own X, give K= or W= beside it.")
     kernel = K is not None or W is not None
@@ -190,7 +193,7 @@ def read_traits_model(
             raise ValueError(
                 f"known names {shown(list(known))}, but the formula has no random terms: K= is of its rows."
             )
-        return _of_kernel(design, K, W)
+        return _of_kernel(design, K, W, negative)
     known = dict(known or {})
     if kernel:
         group, data = _group(individual, data)
@@ -202,7 +205,7 @@ def read_traits_model(
         raise ValueError(
             f"formula {formula!r} has no random term, such as (1 | animal), and there is no K: it is least squares."
         )
-    return Stacked(design, known, _deviations(design))
+    return Stacked(design, relations(design.mixed, known, negative), _deviations(design))
 
 
 def _deviations(design: TraitsDesign) -> FloatArray:
@@ -236,7 +239,7 @@ def _known(K: Any, W: Any, ids: Any) -> Any:
     return matrix if own is None else pd.DataFrame(matrix, index=own, columns=own)
 
 
-def _of_kernel(design: TraitsDesign, K: Any, W: Any) -> OneKernel:
+def _of_kernel(design: TraitsDesign, K: Any, W: Any, negative: Negative) -> OneKernel:
     """Return the model of a formula and a kernel of the rows of its table."""
     X, columns, w = design.wide()
     kernel = Design.from_arrays(pd.Series(0.0, index=design.table, name="y"), K=K, W=W)
@@ -244,13 +247,18 @@ def _of_kernel(design: TraitsDesign, K: Any, W: Any) -> OneKernel:
     ids = design.records
     place = np.array(places(ids, tuple(kernel.ids.tolist())), dtype=np.intp)
     own = kernel.kernel[place] if kernel.kernel_is_factor else kernel.kernel[np.ix_(place, place)]
-    make = Spectrum.from_factor if kernel.kernel_is_factor else Spectrum.from_covariance
     weights = None if w is None else Labelled(w, ids, None)
-    spectrum = make(Labelled(own, ids, None), Labelled(X, ids, columns), weights=weights)
+    rows, columns_of_x = Labelled(own, ids, None), Labelled(X, ids, columns)
+    if kernel.kernel_is_factor:
+        spectrum = Spectrum.from_factor(rows, columns_of_x, weights=weights)
+    else:
+        spectrum = Spectrum.from_covariance(rows, columns_of_x, weights=weights, negative=negative)
     return OneKernel(spectrum, design.Y, design.traits, _deviations(design), design.of_kernel)
 
 
-def _of_arrays(Y: Any, X: Any, K: Any, W: Any, spectrum: Spectrum | None, weights: Any) -> OneKernel:
+def _of_arrays(
+    Y: Any, X: Any, K: Any, W: Any, spectrum: Spectrum | None, weights: Any, negative: Negative
+) -> OneKernel:
     """Return the model of Y (n, t) and X, or of a spectrum."""
     if isinstance(Y, Mapping | list | tuple):
         raise ValueError(
@@ -269,9 +277,9 @@ def _of_arrays(Y: Any, X: Any, K: Any, W: Any, spectrum: Spectrum | None, weight
         design = Design.from_arrays(both, X, K=K, W=W, weights=weights)
         parts = np.hsplit(design.y, 2)
         Y = np.where(parts[1] > 0, np.nan, parts[0])
-        spectrum = replace(design, y=Y, responses=names).spectrum()
-    elif any(given is not None for given in (X, K, W, weights)):
-        raise ValueError("spectrum is given together with X, K, W or weights: it holds them already.")
+        spectrum = replace(design, y=Y, responses=names).spectrum(negative=negative)
+    elif any(given is not None for given in (X, K, W, weights)) or negative != "error":
+        raise ValueError("spectrum is given together with X, K, W, weights or negative: it holds them already.")
     else:
         require_spectrum(spectrum)
         Y, names = read_response(Y, spectrum.n, spectrum.ids, missing=True)

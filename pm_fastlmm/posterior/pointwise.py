@@ -72,8 +72,8 @@ def pointwise_log_likelihood(
     Returns
     -------
     xarray.DataTree
-        The same tree, with the group `log_likelihood`: `{name}` with the dimensions of the node, and
-        `{name}_remainder`.
+        The same tree, with the group `log_likelihood`: `{name}` with the dimensions of the node, or over the entries
+        that were observed where some were not, and `{name}_remainder`.
 
     Raises
     ------
@@ -125,8 +125,12 @@ def pointwise_log_likelihood(
                 out[part.index] = leave_groups_out(part.precision, left_out.members)[1].log_density
             done(part.index.stop if isinstance(part.index, slice) else part.index + 1, "")
     values = out.reshape(*found.shape, -1)
-    if left_out is None:
+    if left_out is None and node.partly_observed is None:
         density, name = over_obs(model, node, node.placed(values)), node.name
+    elif left_out is None:  # of what was observed alone: ArviZ takes no gaps
+        ids: Any = node.ids
+        entries = [f"{trait}: {row}" for trait, row in ids]
+        density, name = labelled(model, node, values, {f"{node.name}_entry": entries}), node.name
     else:
         density, name = labelled(model, node, values, {GROUP: left_out.labels}), f"{node.name}_by_{GROUP}"
     return _add(idata, model, node, name, density, memory_budget)

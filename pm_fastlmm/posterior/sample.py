@@ -249,6 +249,10 @@ def _with_data(idata: xr.DataTree, model: pm.Model) -> xr.DataTree:
     for name in ("observed_data", "constant_data"):
         if name in groups.children:
             idata[name] = groups[name]
+    for node in lmm_nodes(model):
+        if (values := node.partly_observed) is not None:
+            observed = idata["observed_data"].to_dataset()
+            idata["observed_data"] = observed.assign({node.name: (observed[node.name].dims, values)})
     return idata
 
 

@@ -1,14 +1,12 @@
-"""Which eigenvalues of K count as zero, and roots of the part of K along X that no eigenvector shares."""
+"""Which eigenvalues of K count as zero, and the root of the part of K along X that no singular vector shares."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.base.choices import require_choice
-from pm_fastlmm.base.semidefinite import eigen_root, indefinite_kernel, zero_tolerance
-
-type Negative = Literal["error", "zero"]
+from pm_fastlmm.base.choices import Negative, require_choice
+from pm_fastlmm.base.semidefinite import indefinite_kernel
 
 
 def positive_eigenvalues(
@@ -37,25 +35,6 @@ def _relative_tolerance(rtol: float | None, K: Any, n: int) -> float:
     if not (isinstance(rtol, int | float) and 0 <= rtol < 1):
         raise ValueError(f"rtol must be a number between 0 and 1, got {rtol!r}.")
     return float(rtol)
-
-
-def corner_root(K11: FloatArray, C: FloatArray, eigvals: FloatArray, tolerance: float) -> FloatArray:
-    """
-    Return a root of S₀ = K₁₁ - CᵀΛ⁻¹C, or of the nearest matrix that has one.
-
-    S₀ is positive semi-definite if and only if K is (K₂₂ being so). Where it is not, K is negative along X alone, as
-    where each pair of a relationship matrix was divided by its own number of markers: K + XAXᵀ with a large enough A is
-    a covariance, with the same likelihood of the error contrasts and the same differences between effects, and it is
-    taken in place of K. Only standard errors of those coefficients that A is along depend on it.
-    """
-    if not C.shape[1]:
-        return np.zeros((0, 0))
-    amplified = C / eigvals[:, None]
-    schur = K11 - C.T @ amplified
-    # an error of the size of the tolerance in K is one of (I, -Λ⁻¹C)ᵀ(·)(I, -Λ⁻¹C) here
-    allowed = tolerance * (1 + float(np.linalg.eigvalsh(amplified.T @ amplified)[-1]))
-    values, vectors = np.linalg.eigh(schur)
-    return eigen_root(values, vectors, max(allowed, zero_tolerance(values)))
 
 
 def factor_corner_root(W1: FloatArray, Vt: FloatArray, tolerance: float) -> FloatArray:

@@ -7,12 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from pm_fastlmm.base.across import effects_in, root_across
 from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, frozen, labels_of, shown
-from pm_fastlmm.base.choices import require_choice
+from pm_fastlmm.base.choices import Negative, require_choice
 from pm_fastlmm.base.copies import ReadOnlyArrays
-from pm_fastlmm.base.semidefinite import indefinite_kernel, zero_tolerance
-from pm_fastlmm.base.spelling import places
-from pm_fastlmm.spectrum.factoring import Negative
+from pm_fastlmm.base.messages import say_matched
+from pm_fastlmm.base.semidefinite import zero_tolerance
+from pm_fastlmm.base.spelling import places, spelling_hint
+from pm_fastlmm.spectrum.projection import kernel_design
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,16 +40,21 @@ class Individuals(ReadOnlyArrays):
     is_factor: bool
 
     @classmethod
-    def of_covariance(cls, K: Labelled, rows: Labelled, rtol: float | None, negative: Negative = "error") -> Self:
+    def of_covariance(
+        cls, K: Labelled, rows: Labelled, X: Any = None, rtol: float | None = None, negative: Negative = "error"
+    ) -> Self:
         """Return them with the root of K from its eigenvalues, those that are rounding left out."""
         values, vectors = scipy.linalg.eigh(K.values, check_finite=False)
         tolerance = zero_tolerance(values) if rtol is None else rtol * float(np.abs(values).max())
         require_choice("negative", negative, Negative)
-        if values[0] < -tolerance and negative == "error":
-            raise indefinite_kernel(values, float(values[-1]), rtol=True)
-        kept = values > tolerance
-        root = Labelled(vectors[:, kept] * np.sqrt(values[kept]), K.ids, None)
-        return replace(cls.of_factor(root, rows), is_factor=False)
+        if values[0] < -tolerance:
+            Q1, place = kernel_design(rows, X, "K")[1].Q1, rows.values.astype(np.intp)
+            F = effects_in(Q1, place, np.ones((len(place), 1)), len(values))
+            root = root_across(K.values, F, negative, rtol=rtol, takes_rtol=True)
+        else:
+            kept = values > tolerance
+            root = vectors[:, kept] * np.sqrt(values[kept])
+        return replace(cls.of_factor(Labelled(root, K.ids, None), rows), is_factor=False)
 
     @classmethod
     def of_factor(cls, W: Labelled, rows: Labelled) -> Self:
@@ -110,11 +117,13 @@ def read_individual(individual: Any, kernel: Labelled, name: str) -> Labelled:
         if lacking := list(dict.fromkeys(label for label, i in zip(labels, place, strict=True) if i < 0)):
             default = kernel.ids == tuple(range(len(kernel.ids)))
             hint = f"{name} has the default index 0, 1, 2 …: give it the ids. " if default else ""
+            hint += f"{alike} " if (alike := spelling_hint(lacking, kernel.ids)) else ""
             raise ValueError(
                 f"{name} lacks {len(lacking)} individuals that have records ({shown(lacking)}). {hint}Give a {name} "
                 "with all of them, or leave their records out."
             )
         found[known] = place
+        say_matched("individuals", len(set(place)), len(kernel.ids), name)
     return Labelled(found, labels_of(individual), None)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from pm_fastlmm.base.across import corner_root
 from pm_fastlmm.base.arrays import (
     EPS,
     FloatArray,
@@ -22,9 +23,10 @@ from pm_fastlmm.base.arrays import (
     require_range,
     slices,
 )
+from pm_fastlmm.base.choices import Negative
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.base.display import Described, listed
-from pm_fastlmm.spectrum.factoring import Negative, corner_root, factor_corner_root, positive_eigenvalues
+from pm_fastlmm.spectrum.factoring import factor_corner_root, positive_eigenvalues
 from pm_fastlmm.spectrum.individuals import Individuals, read_individual, require_individuals
 from pm_fastlmm.spectrum.projection import Projection, kernel_design, no_rows
 from pm_fastlmm.spectrum.responses import read_response, response_name
@@ -189,9 +191,10 @@ class Spectrum(ReadOnlyArrays, Described):
         covariance = read_covariance(K)
         if individual is not None:
             rows = require_individuals(read_individual(individual, covariance, "K"))
-            return _of_individuals(
-                cls, Individuals.of_covariance(covariance, rows, rtol, negative), rows, X, None, weights
-            )
+            individuals = Individuals.of_covariance(covariance, rows, X, rtol, negative)
+            found = _of_individuals(cls, individuals, rows, X, None, weights)
+            diagonal = np.diag(covariance.values)[individuals.place]
+            return replace(found, mean_diagonal=float(np.mean(found.weights.values * diagonal)))
         ids, design = kernel_design(covariance, X, "K")
         w = PriorWeights.read(weights, len(covariance.values), ids, "K")
         projection, values = w.projection(design), w.matrix(covariance.values)

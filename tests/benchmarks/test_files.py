@@ -1,17 +1,27 @@
-"""Genotypes from a .bed file: kinships beside plink2's and the products alone, a scan beside GEMMA's."""
+"""
+Genotypes from a .bed file: kinships beside plink2's and the products alone, a scan beside GEMMA's.
 
+`FILES_LARGE=20000x100000` has the kinship of many people at its full size, some six minutes; by default it is that of
+a tenth of the variants.
+"""
+
+import os
 import resource
 import shutil
 import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.linalg import blas
 
 import pm_fastlmm as flmm
 
 pytestmark = pytest.mark.benchmark
 PEOPLE, VARIANTS, TESTED = 2000, 50_000, 10_000
+LARGE = tuple(map(int, os.environ.get("FILES_LARGE", "20000x10000").split("x")))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +71,9 @@ def test_kinship_from_a_file(study, measure, report):
     loops = {
         "single": measure.loop(lambda: flmm.covariance.markers(bed)),
         "double": measure.loop(lambda: flmm.covariance.markers(bed, dtype="float64")),
-        "left out": measure.loop(lambda: flmm.covariance.markers(bed, leave_out="chromosome")),
+        "left out": measure.loop(
+            lambda: [len(K) for K in flmm.covariance.markers(bed, leave_out="chromosome").values()]
+        ),
         "product": measure.loop(lambda: Z @ Z.T),
     }
     seconds = measure.take_turns(loops, rounds=3, counts=dict.fromkeys(loops, 1))
@@ -100,3 +112,42 @@ def test_scan_from_a_file(study, measure, report):
             "gemma", "-bfile", "part", "-k", "K.txt", "-lmm", "1", "-o", "g", "-outdir", ".", folder=folder
         )
         report(figure, seconds / theirs, "×", part="scan / gemma -lmm 1")
+
+
+def write_large(folder, n, m):
+    """Write genotypes of frequency ½, four to a byte of random bits."""
+    codes, bytes_ = np.array([3, 2, 2, 0]), np.arange(256)
+    table = sum(codes[(bytes_ >> 2 * k) & 3] << 2 * k for k in range(4)).astype(np.uint8)
+    rng = np.random.default_rng(17)
+    with (folder / "large.bed").open("wb") as out:
+        out.write(b"\x6c\x1b\x01")
+        for start in range(0, m, 1000):
+            out.write(table[rng.integers(0, 256, (min(1000, m - start), (n + 3) // 4), dtype=np.uint8)].tobytes())
+    (folder / "large.bim").write_text("".join(f"1\trs{j}\t0\t{j}\tA\tC\n" for j in range(m)))
+    (folder / "large.fam").write_text("".join(f"0\tI{i}\t0\t0\t0\t-9\n" for i in range(n)))
+    return folder / "large.bed"
+
+
+def test_kinship_of_many_people(tmp_path, report):
+    """Beside BLAS's ssyrk, which adds products of blocks of the same shape in single precision."""
+    n, m = LARGE
+    bed = flmm.io.read_bed(write_large(tmp_path, n, m))
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    start = time.process_time()
+    K = flmm.covariance.markers(bed)
+    seconds = time.process_time() - start
+    above = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident - K.to_numpy().nbytes
+    assert abs(K.attrs["mean_diagonal"] - 1) < 0.01
+    del K
+    (tmp_path / "large.bed").unlink()
+    width = -(-m // len(bed))
+    Z = np.asfortranarray(np.random.default_rng(0).normal(size=(n, width)).astype(np.float32))
+    total, alone = np.zeros((n, n), dtype=np.float32, order="F"), []
+    for _ in range(4):
+        start = time.process_time()
+        total = blas.ssyrk(1.0, Z, beta=1.0, c=total, overwrite_c=1, lower=1)
+        alone.append(time.process_time() - start)
+    figure = f"files, kinship of {n} people and {m} variants in {len(bed)} blocks"
+    report(figure, seconds, "s")
+    report(figure, above / 1e6, "MB", part=f"memory above K, which has {8 * n**2 / 1e6:.0f}")
+    report(figure, seconds / (np.array(alone[1:]) * m / width), "×", part="kinship / ssyrk on its blocks alone")

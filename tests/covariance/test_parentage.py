@@ -183,9 +183,9 @@ def test_a_family_and_an_individual_within_it_are_one_id():
         (
             ["0001", "0002"],
             ["0", "1"],
-            "'1' and '0001' differ only in their spelling: write them alike. Read all three",
+            "'1' and '0001' differ only in leading zeros: read both as text, dtype=str in pd.read_csv. Read all three",
         ),
-        ([1, 2], ["", "001"], "'001' and 1 differ only in their spelling"),
+        ([1, 2], ["", "001"], "'001' and 1 differ only in leading zeros"),
         (["Rex II", "b"], [None, "Rex_II"], "'Rex_II' and 'Rex II' differ"),
         (["Rex II", "b"], [None, "rex  ii"], "'rex  ii' and 'Rex II' differ"),
         ([100000, 2], [None, "1e+05"], "'1e.05' and 100000 differ"),
@@ -245,7 +245,7 @@ def test_a_plink_file_read_with_text_ids_and_number_parents(tmp_path):
     ],
 )
 def test_padded_digits_are_refused_where_it_is_not_clear_which_is_meant(ids, sire):
-    with pytest.raises(ValueError, match=r"differ only in their spelling: write them alike. Read all three columns as"):
+    with pytest.raises(ValueError, match=r"differ only in leading zeros: read both .* Read all three columns as"):
         pedigree(ids, sire, [None] * len(ids))
 
 

@@ -100,7 +100,7 @@ def _pedigree(rng):
                         for i, (k, v) in enumerate(zip(columns[s], list(written[s]), strict=True))
                     ]
                     if columns[s].count(used[0]) > 1:
-                        reasons.append("differ only in their spelling")
+                        reasons.append("differ only in ")
                     break
     try:
         K = guarded(cov.pedigree, *written, **options)

@@ -98,6 +98,10 @@ def main() -> None:
         run(*two, "--make-rel", "meanimpute", "square", "--out", "imputed", folder=folder)
         run(*two, "--make-rel", "cov", "meanimpute", "square", "--out", "cov", folder=folder)
         run("plink2", "--bfile", "people", "--freq", "--out", "founders", folder=folder)
+        run("plink2", "--bfile", "people", "--make-pgen", "--out", "people", folder=folder)
+        run("plink2", "--bfile", "people", "--export", "vcf", "bgz", "id-paste=iid", "--out", "people", folder=folder)
+        bgen = ["--export", "bgen-1.2", "bits=8", "id-paste=iid"]
+        run("plink2", "--bfile", "people", *bgen, "--out", "people", folder=folder)
         run(*two, "--freq", "--out", "all", folder=folder)
         gemma = ["gemma", "-bfile", "people", "-outdir", "."]
         for kind in (1, 2):
@@ -108,7 +112,7 @@ def main() -> None:
             "people.bed", "people.bim", "people.fam", "counts.raw", "plink1.grm.gz", "plink1.grm.id", "plink1.rel.bin",
             "plink1.rel", "plink1.rel.id", "plink2.grm.bin", "plink2.grm.N.bin", "plink2.grm.id", "plink2.rel",
             "plink2.rel.id", "imputed.rel", "cov.rel", "founders.afreq", "all.afreq", "gemma.cXX.txt", "gemma.sXX.txt",
-            "lmm.assoc.txt",
+            "lmm.assoc.txt", "people.vcf.gz", "people.pgen", "people.pvar", "people.psam", "people.bgen",
         ]  # fmt: skip
         FILES.mkdir(exist_ok=True)
         for name in kept:

@@ -47,7 +47,7 @@ def test_the_other_allele_is_counted_and_named(bed, counts):
 
 
 def test_blocks_are_parts_of_the_whole(bed, monkeypatch):
-    monkeypatch.setattr("pm_fastlmm.io.bed.BLOCK", 60 * 7)
+    monkeypatch.setattr("pm_fastlmm.genotypes.blocks.BLOCK", 60 * 7)
     parts = list(bed)
     assert len(parts) == len(bed) == 29
     assert [part.shape[1] for part in parts] == [7] * 28 + [4]

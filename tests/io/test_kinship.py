@@ -78,11 +78,14 @@ def test_single_precision_moves_the_seventh_digit(bed):
 @pytest.mark.parametrize("method", ["vanraden", "standardised", "gcta"])
 def test_blocks_add_up_to_the_whole(bed, method, monkeypatch):
     whole = markers(bed.read().to_numpy(), method=method, dtype="float64", chromosomes="all")
-    monkeypatch.setattr("pm_fastlmm.io.bed.BLOCK", 60 * 7)
-    monkeypatch.setattr("pm_fastlmm.genotypes.blocks.BLOCK", 60 * 3)
+    monkeypatch.setattr("pm_fastlmm.genotypes.blocks.BLOCK", 60 * 7)
     monkeypatch.setattr("pm_fastlmm.genotypes.products._PANEL", 17)
     assert_allclose(markers(bed, method=method, dtype="float64", chromosomes="all"), whole, atol=1e-12)
-    frames = (block.to_pandas() for block in bed)
+    others = markers(bed, method=method, dtype="float64", chromosomes="all", leave_out="chromosome")
+    rest = markers(bed.select(chromosomes=["1", "22", "23"]), method=method, dtype="float64", chromosomes="all")
+    assert_allclose(others["2"], rest, atol=1e-12)
+    frames = [block.to_pandas() for block in bed]
+    monkeypatch.setattr("pm_fastlmm.genotypes.blocks.BLOCK", 60 * 4)
     assert_allclose(markers(frames, method=method, dtype="float64"), whole, atol=1e-12)
 
 
@@ -93,6 +96,11 @@ def test_a_chromosome_is_left_out_in_the_same_pass(bed):
         rest = [chromosome for chromosome in ("1", "2", "22") if chromosome != name]
         assert_allclose(K, markers(bed.select(chromosomes=rest), dtype="float64"), atol=1e-12)
         assert K.attrs["markers_used"] == {"1": 98, "2": 116, "22": 136}[name]
+        single = markers(bed, leave_out="chromosome")[name]
+        assert 0 < np.abs(single - K).to_numpy().max() < 1e-6
+    assert repr(others) == "Kinships(60 people; without 1; without 2; without 22)"
+    assert len(others) == 3
+    assert_array_equal(others["2"], others["2"].T)
     groups = np.arange(200) % 2
     halves = markers(bed.read().to_numpy(), leave_out=groups, chromosomes="all", dtype="float64")
     assert_allclose(halves[0], markers(bed.read().to_numpy()[:, groups == 1], dtype="float64"), atol=1e-12)
@@ -141,10 +149,11 @@ def test_what_genotypes_cannot_give_is_refused(bed, make, message):
 
 
 def test_a_kinship_that_does_not_fit_in_memory_is_refused_before_it_is_made(bed, monkeypatch):
-    monkeypatch.setattr("pm_fastlmm.base.memory.physical_memory", lambda: 60 * 60 * 8 * 2.5)
+    monkeypatch.setattr("pm_fastlmm.base.memory.physical_memory", lambda: 60 * 60 * 20)
     markers(bed)
-    with pytest.raises(ValueError, match="3 kinship matrices of 60 people"):
-        markers(bed, leave_out="chromosome")
+    markers(bed, leave_out="chromosome")
+    with pytest.raises(ValueError, match="A kinship matrix of 60 people and the sums of 3 groups"):
+        markers(bed, leave_out="chromosome", dtype="float64")
 
 
 # ---------------------------------------------------------------- GEMMA's answers

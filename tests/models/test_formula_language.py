@@ -156,6 +156,8 @@ def test_several_responses_of_R_are_those_of_a_design():
     both = flmm.Design.from_formula("cbind(y, log(w)) ~ x", data, K=pd.DataFrame(np.eye(40)))
     assert both.responses == ("y", "log(w)")
     assert_allclose(both.y, np.column_stack([data["y"], np.log(data["w"])]))
+    base = flmm.Design.from_formula("cbind(log(y, 2), w) ~ x", data, K=pd.DataFrame(np.eye(40)))  # commas of its own
+    assert_allclose(base.y, np.column_stack([np.log2(data["y"]), data["w"]]))
 
 
 def test_right_of_a_bar_every_column_is_a_factor():

@@ -210,7 +210,9 @@ def test_a_spectrum_excludes_what_it_holds():
     W, X, y = make_data(4)
     spectrum = flmm.Spectrum.from_factor(W, X)
     for extra in ({"X": X}, {"K": W @ W.T}, {"W": W}, {"data": pd.DataFrame({"y": y})}, {"weights": y**2}):
-        with pytest.raises(ValueError, match="spectrum is given together with X, K, W, data, individual or weights"):
+        with pytest.raises(
+            ValueError, match="spectrum is given together with X, K, W, data, individual, weights or neg"
+        ):
             flmm.kernel_model(y, spectrum=spectrum, **extra)
 
 

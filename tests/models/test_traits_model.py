@@ -344,6 +344,7 @@ def test_posterior_has_the_variables_by_trait(posterior):
     assert found["sigma_K"].dims == ("chain", "draw", "trait")
     assert found["corr_K"].sizes["K_pairs"] == 1
     assert (found["h2"].mean(("chain", "draw")) > 0.1).all()
+    np.testing.assert_allclose(found["h2"], found["Y_h2"], rtol=1e-6)  # of the variances of the node
     effects = flmm.recover_effects(draws, model=model, random_seed=1)["posterior"]["Y_K"]
     assert effects.sizes["draw"] == 100
 

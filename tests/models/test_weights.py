@@ -245,7 +245,7 @@ def test_offsets_that_are_none(sleep):
 
 
 def test_weights_belong_to_a_formula(sleep):
-    with pytest.raises(ValueError, match="data, known, weights, offset and residual belong to a formula"):
+    with pytest.raises(ValueError, match="negative, weights, offset and residual belong to a formula"):
         flmm.find_reml(sleep.model, weights="w")
     with pytest.raises(ValueError, match="'weights' is given together with a MixedDesign, which holds it already"):
         flmm.lmm_model(sleep.node.design, weights="w")
@@ -378,7 +378,7 @@ def test_a_design_drops_rows_without_a_weight(records):
         flmm.Design.from_formula("y ~ x", data, K=K, weights="v")
     with pytest.raises(ValueError, match="weights are negative in rows 'i0'"):
         flmm.Design.from_arrays(data["y"], K=K, weights=pd.Series(np.arange(60.0) - 0.5, data.index))
-    with pytest.raises(ValueError, match="spectrum is given together with X, K, W, data, individual or weights"):
+    with pytest.raises(ValueError, match="spectrum is given together with X, K, W, data, individual, weights or neg"):
         flmm.kernel_model(data["y"], spectrum=flmm.Spectrum.from_covariance(K), weights=np.ones(60))
 
 

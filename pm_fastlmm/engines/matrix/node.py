@@ -69,6 +69,12 @@ class MatrixNode(StructuredNode):
         """Names of the traits."""
         return self.terms[0].columns
 
+    @property
+    def partly_observed(self) -> FloatArray | None:
+        """Y, NaN where an entry was not observed."""
+        some = self.observed is not None and not self.products.seen.all()  # type: ignore[attr-defined]
+        return self.placed(self.observed) if some else None
+
     def placed(self, values: FloatArray) -> FloatArray:
         """Return values (…, N) of what was observed as (…, t, n), NaN elsewhere."""
         seen = self.products.seen  # type: ignore[attr-defined]

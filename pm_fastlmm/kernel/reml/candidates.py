@@ -16,7 +16,7 @@ from pm_fastlmm.spectrum.spectrum import Rotated, Spectrum
 
 MISSING, COLLINEAR = "missing values", "collinear with X"
 _COLLINEAR_RTOL = 1e-10  # share of its squared length that a column keeps once X is projected out
-_BLOCK = 4_000_000  # numbers in one block of candidates
+_BLOCK = 2_000_000  # numbers in one block of candidates
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +105,8 @@ def _selected(ids: Any, labelled: Labelled) -> npt.NDArray[np.intp] | None:
 
 def _slices(table: Any, width: int) -> Iterator[Any]:
     """Return a table in slices of its columns, so that one of integers is not turned into floats at once."""
-    if np.ndim(table) != 2 or not (isinstance(table, np.ndarray) or hasattr(table, "iloc")):
+    by_row = isinstance(table, np.ndarray) or hasattr(table, "iloc") or getattr(table, "dims", ("",))[0] == "obs"
+    if np.ndim(table) != 2 or not by_row:
         yield table
         return
     columns = table.iloc if hasattr(table, "iloc") else table
@@ -146,19 +147,28 @@ def rotate_candidates(spectrum: Spectrum, columns: FloatArray, null_y: FloatArra
     reason = np.full(columns.shape[1], "", dtype=object)
     seen = np.isfinite(columns).all(axis=0)
     reason[~seen] = MISSING
-    columns = np.where(seen, columns, 0.0)
+    if not seen.all():
+        columns = np.where(seen, columns, 0.0)
     require_range(columns, "candidates")
     projection, columns = spectrum.projection, spectrum.weights.rows(columns)
-    left = columns - projection.Q1 @ (projection.Q1.T @ columns)
+    left = _orthogonal(projection.Q1, columns)
     length2 = np.einsum("ij,ij->j", left, left)
     explained = length2 <= _COLLINEAR_RTOL * np.einsum("ij,ij->j", columns, columns)
     reason[seen & explained] = COLLINEAR
     unit = np.where(explained, 1.0, np.sqrt(length2))
     left /= unit
-    left[:, explained] = 0.0
+    if explained.any():
+        left[:, explained] = 0.0
     g = left.T @ spectrum.basis
     null = np.zeros((len(unit), 2 if null_y is None else null_y.shape[1] + 1))
     if null_y is not None:
         left -= spectrum.basis @ g.T
         null[:, :-1], null[:, -1] = left.T @ null_y, np.einsum("ij,ij->j", left, left)
     return RotatedCandidates(g, null, unit, reason)
+
+
+def _orthogonal(Q1: FloatArray, columns: FloatArray) -> FloatArray:
+    """Return what is orthogonal to X, each candidate as one piece, so that no rounding depends on how they came."""
+    rows = np.ascontiguousarray(columns.T)
+    left = (rows @ Q1) @ Q1.T
+    return np.subtract(rows, left, out=left).T

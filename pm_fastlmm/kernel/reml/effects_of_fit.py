@@ -9,7 +9,7 @@ import pandas as pd
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import OF_NEW_ROWS, require_choice
-from pm_fastlmm.base.labels import labelled
+from pm_fastlmm.base.labels import index_of, labelled
 from pm_fastlmm.base.tables import Table
 from pm_fastlmm.kernel.effects import coefficients
 from pm_fastlmm.kernel.effects.coefficients import FactorEffects
@@ -106,7 +106,7 @@ class KernelEffects(KernelInference):
         """
         s, names = self.spectrum, self.names
         of = s if s.individuals is None else s.individuals
-        ids = pd.RangeIndex(len(of.diagonal)) if of.ids is None else pd.Index(of.ids, tupleize_cols=False)
+        ids = pd.RangeIndex(len(of.diagonal)) if of.ids is None else index_of(of.ids)
         index = ids if names is None else pd.MultiIndex.from_product([names, ids], names=["response", "id"])
         prior = np.asarray(self.sigma2_g)[..., None] * of.diagonal
         records = None if s.individuals is None else np.tile(s.individuals.records, len(self.names or "y"))

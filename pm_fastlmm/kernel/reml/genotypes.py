@@ -29,6 +29,8 @@ def require_no_codes(columns: FloatArray, names: Sequence[str]) -> None:
     ValueError
         If there is one.
     """
+    if columns.size and np.fmin.reduce(columns, axis=None) >= 0 and np.fmax.reduce(columns, axis=None) <= 2:
+        return
     suspects = np.flatnonzero(~_outside_codes(columns[:_FIRST_ROWS]).any(axis=0))  # a glance rules most others out
     chosen = columns[:, suspects]
     suspects = suspects[~_outside_codes(chosen).any(axis=0) & ((chosen >= 0) & (chosen <= 2)).any(axis=0)]
@@ -104,6 +106,9 @@ def imputed(columns: FloatArray, names: Sequence[str], missing: Missing) -> tupl
             f"{len(some)} of {len(names)} candidates have missing values ({shown(some)}): impute them, or give "
             "missing='mean' for the mean of the analysed rows, or missing='drop' to leave these candidates out."
         )
+    filled = columns.copy(order="K")
+    np.copyto(filled, 0.0, where=holes)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(holes, 0.0, columns).sum(axis=0) / (len(columns) - count)
-    return np.where(holes, mean, columns), count
+        mean = filled.sum(axis=0) / (len(columns) - count)
+    np.copyto(filled, mean, where=holes)
+    return filled, count
