@@ -18,16 +18,21 @@ from pm_fastlmm.engines.algebra import inverse_logdet, product
 from pm_fastlmm.engines.inputs import double
 from pm_fastlmm.engines.related.roots import Root, root_of
 
+_LOG_2PI = math.log(2 * math.pi)
+
 type Dims = str | tuple[str, ...] | list[str] | None
 
 
-class RelatedEffects:
+def RelatedEffects(
+    name: str, relation: Any = None, *, W: Any = None, sigma: Any = None, cov: Any = None, cholesky: Any = None,
+    dims: Dims = None, centred: bool = False, **kwargs: Any,
+) -> Any:  # fmt: skip
     r"""
     Random effects with a known relation, :math:`u \sim N(0, \sigma^2 A)`, for models with any likelihood.
 
     With :math:`A = RR^\top` and white noise z, which is what a sampler walks in, :math:`u = \sigma R z`. R is not
     formed for a pedigree, :math:`u_i = (u_s + u_d)/2 + \sigma\sqrt{d_i} z_i` parents first, nor for a tree or another
-    sparse precision. Value and gradient take time in proportion to the number of effects.
+    sparse precision: value and gradient of a pedigree or a tree take time in proportion to the number of effects.
 
     Parameters
     ----------
@@ -85,28 +90,22 @@ class RelatedEffects:
     >>> model.free_RVs
     [sigma, u_raw, log_mean]
     """
-
-    def __new__(
-        cls, name: str, relation: Any = None, *, W: Any = None, sigma: Any = None, cov: Any = None,
-        cholesky: Any = None, dims: Dims = None, centred: bool = False, **kwargs: Any,
-    ) -> Any:  # fmt: skip
-        """Register u with the model of the context."""
-        model = pm.modelcontext(None)
-        if "observed" in kwargs:
-            raise TypeError(f"{name} takes no observed=: condition a centred one by pm.observe(model, ...).")
-        root = root_of(relation, W)
-        axes = [dims] if isinstance(dims, str) else list(dims or ())
-        spread = _spread(name, sigma, cov, cholesky, None if len(axes) < 2 else model.dim_lengths.get(axes[1]))
-        if axes and len(axes) != 1 + (spread.type.ndim == 2):
-            raise ValueError(
-                f"{name} has {1 + (spread.type.ndim == 2)} dimensions, levels"
-                + (" and effects of each," if spread.type.ndim else ",")
-                + f" but dims names {len(axes)} ({', '.join(axes)}): name each."
-            )
-        if axes:
-            _label(model, name, axes, root, spread)
-        build = _centred if centred else _not_centred
-        return build(name, root, spread, tuple(axes) or None, **kwargs)
+    model = pm.modelcontext(None)
+    if "observed" in kwargs:
+        raise TypeError(f"{name} takes no observed=: condition a centred one by pm.observe(model, ...).")
+    root = root_of(relation, W)
+    axes = [dims] if isinstance(dims, str) else list(dims or ())
+    spread = _spread(name, sigma, cov, cholesky, model.coords.get(axes[1]) if len(axes) == 2 else None)
+    if axes and len(axes) != 1 + (spread.type.ndim == 2):
+        raise ValueError(
+            f"{name} has {1 + (spread.type.ndim == 2)} dimensions, levels"
+            + (" and effects of each," if spread.type.ndim else ",")
+            + f" but dims names {len(axes)} ({', '.join(axes)}): name each."
+        )
+    if axes:
+        _label(model, name, axes, root, spread)
+    build = _centred if centred else _not_centred
+    return build(name, root, spread, tuple(axes) or None, **kwargs)
 
 
 def _not_centred(name: str, root: Root, spread: Any, dims: Any, **kwargs: Any) -> Any:
@@ -150,10 +149,7 @@ def _centred(name: str, root: Root, spread: Any, dims: Any, **kwargs: Any) -> An
     )  # fmt: skip
 
 
-_LOG_2PI = math.log(2 * math.pi)
-
-
-def _spread(name: str, sigma: Any, cov: Any, cholesky: Any, size: int | None) -> Any:
+def _spread(name: str, sigma: Any, cov: Any, cholesky: Any, effects: Any) -> Any:
     """Return σ, or L of the covariance of effects within a level, once it is one of these."""
     if sum(given is not None for given in (sigma, cov, cholesky)) != 1:
         raise ValueError(
@@ -161,7 +157,7 @@ def _spread(name: str, sigma: Any, cov: Any, cholesky: Any, size: int | None) ->
             "each level) and cholesky (its lower triangular factor)."
         )
     if sigma is None:
-        return _factor(name, cov, cholesky, size)
+        return _factor(name, cov, cholesky, effects)
     scale = double(sigma)
     if scale.type.ndim:
         raise ValueError(
@@ -173,8 +169,10 @@ def _spread(name: str, sigma: Any, cov: Any, cholesky: Any, size: int | None) ->
     return check_parameters(scale, scale >= 0, msg=f"sigma of {name} >= 0")
 
 
-def _factor(name: str, cov: Any, cholesky: Any, size: int | None) -> Any:
-    B = unstructured(cov, cholesky=cholesky, size=size)
+def _factor(name: str, cov: Any, cholesky: Any, effects: Any) -> Any:
+    B = unstructured(cov, cholesky=cholesky)
+    if B.size is None and effects is not None:
+        B = unstructured(cov, cholesky=cholesky, size=len(effects))
     if B.size is None:
         raise ValueError(
             f"how many effects each level of {name} has, PyTensor cannot tell: give the model coordinates of their "
