@@ -87,6 +87,18 @@ def poisson(name, centred, several):
     return model
 
 
+def assert_gradient(model, mode):
+    """Along one direction, by central differences."""
+    function = model.logp_dlogp_function(ravel_inputs=True, mode=mode)
+    function.set_extra_values({})
+    size = sum(np.size(value) for value in model.initial_point().values())
+    x = np.random.default_rng(3).normal(size=size) / 2
+    way = np.random.default_rng(4).normal(size=size)
+    step = 1e-5
+    up, down = (function(x + sign * step * way)[0] for sign in (1, -1))
+    assert_allclose((up - down) / (2 * step), function(x)[1] @ way, rtol=1e-8)
+
+
 @pytest.mark.parametrize(
     ("name", "centred", "several", "mode"),
     [
@@ -100,15 +112,35 @@ def poisson(name, centred, several):
     ],
 )
 def test_gradient_is_that_of_differences(name, centred, several, mode):
-    model = poisson(name, centred, several)
-    function = model.logp_dlogp_function(ravel_inputs=True, mode=mode)
-    function.set_extra_values({})
-    size = sum(np.size(value) for value in model.initial_point().values())
-    x = np.random.default_rng(3).normal(size=size) / 2
-    way = np.random.default_rng(4).normal(size=size)
-    step = 1e-5
-    up, down = (function(x + sign * step * way)[0] for sign in (1, -1))
-    assert_allclose((up - down) / (2 * step), function(x)[1] @ way, rtol=1e-8)
+    assert_gradient(poisson(name, centred, several), mode)
+
+
+def bernoulli(eta):
+    pm.Bernoulli("y", logit_p=eta, observed=np.arange(12) % 3 == 0)
+
+
+def ordered(eta):
+    increasing = {"transform": pm.distributions.transforms.ordered, "initval": [-1.0, 0.5]}
+    pm.OrderedLogistic("y", eta=eta, cutpoints=pm.Normal("cut", shape=2, **increasing), observed=np.arange(12) % 3)
+
+
+def censored(eta):
+    y = np.minimum(np.linspace(-1, 2, 12), 1.0)
+    pm.Censored("y", pm.Normal.dist(eta, 0.7), lower=None, upper=1.0, observed=y)
+
+
+def many_zeros(eta):
+    pm.ZeroInflatedPoisson("y", pm.Beta("share", 2, 2), pm.math.exp(eta), observed=np.arange(12) % 4)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("likelihood", [bernoulli, ordered, censored, many_zeros])
+def test_gradient_of_other_likelihoods_is_that_of_differences(likelihood, centred):
+    relation = RELATIONS["tree"][0]
+    with pm.Model() as model:
+        u = flmm.RelatedEffects("u", relation, sigma=pm.HalfNormal("sigma"), centred=centred)
+        likelihood(u[np.arange(12) % len(relation)])
+    assert_gradient(model, "FAST_COMPILE")
 
 
 @pytest.mark.usefixtures("as_written")
