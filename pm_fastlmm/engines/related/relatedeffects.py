@@ -14,11 +14,10 @@ from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.base.semidefinite import lower_root
 from pm_fastlmm.base.spelling import as_read
 from pm_fastlmm.covariance.matrices import CholeskyFactored, unstructured
-from pm_fastlmm.engines.algebra import inverse_logdet, product
 from pm_fastlmm.engines.inputs import double
+from pm_fastlmm.engines.random_variable import LMM, LMMRV
 from pm_fastlmm.engines.related.roots import Root, root_of
-
-_LOG_2PI = math.log(2 * math.pi)
+from pm_fastlmm.engines.related.variables import OneEffectRV, SeveralEffectsRV, one_effect, several_effects
 
 type Dims = str | tuple[str, ...] | list[str] | None
 
@@ -109,44 +108,21 @@ def RelatedEffects(
 
 
 def _not_centred(name: str, root: Root, spread: Any, dims: Any, **kwargs: Any) -> Any:
-    c = spread.shape[:1] if spread.type.ndim else ()
-    z = pm.Normal(f"{name}_raw", shape=(root.innovations, *c), **kwargs)
-    return pm.Deterministic(name, _carried(root, z, spread), dims=dims)
-
-
-def _carried(root: Root, z: Any, spread: Any) -> Any:
-    """Return R z Lᵀ."""
-    if not spread.type.ndim:
-        return spread * root.forward(z[:, None])[:, 0]
-    return product(root.forward(z), spread.T)
+    if spread.type.ndim:
+        z = pm.Normal(f"{name}_raw", shape=(root.innovations, *spread.type.shape[:1]), **kwargs)
+        return pm.Deterministic(name, several_effects(root, z, spread), dims=dims)
+    z = pm.Normal(f"{name}_raw", shape=(root.innovations,), **kwargs)
+    return pm.Deterministic(name, one_effect(root, z, spread), dims=dims)
 
 
 def _centred(name: str, root: Root, spread: Any, dims: Any, **kwargs: Any) -> Any:
-    logdet = root.logdet
-    if logdet is None:
+    if root.logdet is None:
         raise ValueError(
             f"{name} has no density, as the covariance of its levels is singular, or may be (a factor W): leave "
             "centred=True out."
         )
-
-    def logp(u: Any, spread: Any) -> Any:
-        """-½[q c log 2π + q log|B| + c log|A| + tr(B⁻¹uᵀA⁻¹u)]."""
-        if not spread.type.ndim:
-            squares = root.squares(u[:, None])[0, 0] / spread**2
-            return -0.5 * (root.size * (_LOG_2PI + 2 * pt.log(spread)) + logdet + squares)
-        inverse, logdet_b = inverse_logdet(product(spread, spread.T))
-        squares, c = (inverse * root.squares(u)).sum(), spread.shape[0]
-        return -0.5 * (root.size * (c * _LOG_2PI + logdet_b) + c * logdet + squares)
-
-    def dist(spread: Any, size: Any) -> Any:
-        """R z Lᵀ."""
-        c = spread.shape[:1] if spread.type.ndim else ()
-        return _carried(root, pm.Normal.dist(shape=(root.size, *c)), spread)
-
-    return pm.CustomDist(
-        name, spread, dist=dist, logp=logp, dims=dims, class_name="RelatedEffects",
-        signature="(c,c)->(q,c)" if spread.type.ndim else "()->(q)", **kwargs,
-    )  # fmt: skip
+    kind: type[LMMRV] = SeveralEffectsRV if spread.type.ndim else OneEffectRV
+    return LMM(name, [spread], kind=kind, carried={"root": root, "treatment": "proper"}, dims=dims, **kwargs)
 
 
 def _spread(name: str, sigma: Any, cov: Any, cholesky: Any, effects: Any) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 
 from pm_fastlmm.base.arrays import EPS, FloatArray, Ids, frozen, read, require_finite
 from pm_fastlmm.covariance.matrices import Known, known
+from pm_fastlmm.covariance.parameters import is_tensor
 from pm_fastlmm.covariance.places import effects_of
 from pm_fastlmm.covariance.precision import Descended, Precision, factor_of
 from pm_fastlmm.engines.algebra import product
@@ -89,7 +90,7 @@ def _of_precision(precision: Precision) -> Root:
 
 
 def _of_covariance(K: Any) -> Root:
-    if np.shape(K)[0] != np.shape(K)[1]:
+    if not is_tensor(K) and np.shape(K)[0] != np.shape(K)[1]:
         raise ValueError(
             f"relation has shape {np.shape(K)}, and is no covariance: a factor of it, K = WWᵀ, is given as W=."
         )

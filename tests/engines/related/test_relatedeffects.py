@@ -2,6 +2,7 @@
 
 import re
 
+import cloudpickle
 import numpy as np
 import pandas as pd
 import pymc as pm
@@ -167,6 +168,26 @@ def test_do_and_observe():
 
 
 @pytest.mark.usefixtures("as_written")
+def test_predictive_draws_are_of_the_effects_that_were_drawn():
+    model = poisson("tree", False, True)
+    prior = pm.sample_prior_predictive(2, model=model, random_seed=1).prior
+    of_white_noise = prior.to_dataset().drop_vars("u")
+    again = pm.sample_posterior_predictive(of_white_noise, model=model, var_names=["u", "y"], progressbar=False)
+    assert_allclose(again.posterior_predictive["u"], prior["u"], rtol=1e-12)
+    assert again.posterior_predictive["y"].shape == (1, 2, 12)
+
+
+@pytest.mark.usefixtures("as_written")
+@pytest.mark.parametrize("centred", [False, True])
+def test_models_are_copied_by_cloudpickle(centred):
+    """As PyMC hands them to the processes of its chains."""
+    model = poisson("precision", centred, False)
+    again = cloudpickle.loads(cloudpickle.dumps(model))
+    point = {name: np.full(np.shape(value), 0.2) for name, value in model.initial_point().items()}
+    assert model.compile_logp()(point) == again.compile_logp()(point)
+
+
+@pytest.mark.usefixtures("as_written")
 def test_start():
     relation = RELATIONS["tree"][0]
     for centred, name in ((False, "u_raw"), (True, "u")):
@@ -228,6 +249,7 @@ def message(**kwargs):
         ({"relation": None}, "give exactly one of relation"),
         ({"W": np.eye(3)}, "give exactly one of relation"),
         ({"relation": np.ones((3, 2))}, "relation has shape (3, 2), and is no covariance: a factor of it"),
+        ({"relation": pt.matrix("K")}, "K must be known, got a tensor"),
         ({"relation": -np.eye(3)}, "K is not positive semi-definite"),
         ({"relation": None, "W": np.full((3, 2), np.nan)}, "W has 6 values that are NaN"),
         ({"relation": ["a", None]}, "relation is missing in 1 rows"),
