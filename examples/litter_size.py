@@ -133,7 +133,7 @@ if __name__ == "__main__":
         xlim=(0, None),
         ylim=(0, 22),
     )
-    axes[1].legend(frameon=False)
+    axes[1].legend(framealpha=1, edgecolor="none", loc="upper right")
     fig.savefig(figures / "litter_size.png", dpi=150)
     print(f"figure written to {figures}: litter_size.png")
 

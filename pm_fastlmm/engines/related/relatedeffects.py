@@ -7,7 +7,7 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 from pymc.distributions.dist_math import check_parameters
-from pytensor.graph.basic import Variable
+from pytensor.graph.basic import Constant, Variable
 
 from pm_fastlmm.base.arrays import Ids, shown
 from pm_fastlmm.base.coordinates import require_labels
@@ -116,9 +116,10 @@ def _not_centred(name: str, root: Root, spread: Any, dims: Any, **kwargs: Any) -
 
 
 def _centred(name: str, root: Root, spread: Any, dims: Any, **kwargs: Any) -> Any:
-    if root.logdet is None:
+    within = np.atleast_2d(spread.data) if isinstance(spread, Constant) else np.eye(1)
+    if root.logdet is None or np.linalg.matrix_rank(within) < len(within):
         raise ValueError(
-            f"{name} has no density, as the covariance of its levels is singular, or may be (a factor W): leave "
+            f"{name} has no density, as the covariance of its effects is singular, or may be (a factor W): leave "
             "centred=True out."
         )
     kind: type[LMMRV] = SeveralEffectsRV if spread.type.ndim else OneEffectRV
@@ -140,8 +141,10 @@ def _spread(name: str, sigma: Any, cov: Any, cholesky: Any, effects: Any) -> Any
             f"sigma of {name} must be one number, got shape {scale.type.shape}: several effects of each level take "
             "cov= or cholesky=; a scale of its own for each group is a RelatedEffects of its own."
         )
-    if not isinstance(sigma, Variable) and not 0 <= float(sigma) < math.inf:
-        raise ValueError(f"sigma of {name} is {sigma}: a standard deviation is not negative, and finite.")
+    if isinstance(scale, Constant):
+        if not 0 <= float(scale.data) < math.inf:
+            raise ValueError(f"sigma of {name} is {scale.data}: a standard deviation is not negative, and finite.")
+        return scale
     return check_parameters(scale, scale >= 0, msg=f"sigma of {name} >= 0")
 
 
