@@ -2,6 +2,7 @@
 
 import re
 
+import arviz_stats as az
 import cloudpickle
 import numpy as np
 import pandas as pd
@@ -352,3 +353,31 @@ def test_posterior_is_the_exact_one_of_a_normal_response():
         draws = idata.posterior["u"].to_numpy().reshape(-1, len(A))
         assert_allclose(draws.mean(axis=0), mean, atol=5 * deviation.max() / np.sqrt(1000))
         assert_allclose(draws.std(axis=0), deviation, rtol=0.12)
+
+
+def test_posterior_of_the_share_of_variance_is_that_by_quadrature():
+    """Where sigma is a parameter, beside the posterior of the same model with u integrated out."""
+    pytest.importorskip("nutpie")
+    relation, _, A = RELATIONS["pedigree"]
+    rng = np.random.default_rng(3)
+    place = np.repeat(np.arange(len(A)), 5)
+    root = np.linalg.cholesky(A)[place]
+    y = root @ rng.normal(size=len(A)) + rng.normal(size=len(place))
+    exact = flmm.exact_posterior(flmm.Spectrum.from_factor(root), y)
+    with pm.Model() as model:
+        h2 = pm.Beta("h2", 1, 1)
+        total = pm.InverseGamma("total", exact.prior.total_shape, exact.prior.total_scale)
+        sigma = pm.math.sqrt(h2 * total / np.diag(A)[place].mean())
+        u = flmm.RelatedEffects("u", relation, sigma=sigma)
+        pm.Normal("y", u[place], pm.math.sqrt((1 - h2) * total), observed=y)
+    idata = pm.sample(
+        1500, tune=500, chains=2, nuts_sampler="nutpie", model=model, random_seed=2, progressbar=False, quiet=True
+    )
+    table = exact.summary()
+    for name in ("h2", "total"):
+        draws = idata.posterior[name]
+        for column, level in (("eti_2.5%", 0.025), ("median", 0.5), ("eti_97.5%", 0.975)):
+            independent = float(az.ess(draws, method="quantile", prob=level))
+            assert independent > 150
+            below = float((draws < float(table.loc[name, column])).mean())
+            assert_allclose(below, level, atol=4 * np.sqrt(level * (1 - level) / independent))
