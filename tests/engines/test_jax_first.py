@@ -72,9 +72,19 @@ def traits_with_gaps():
     traits(gaps=2)
 
 
+def related():
+    """Two variables in their two coordinates, neither of which is a node."""
+    pedigree = flmm.covariance.Pedigree(list("abcd"), [None, None, "a", "a"], [None, None, "b", "c"])
+    u = flmm.RelatedEffects("u", pedigree, cov=[[1.0, 0.3], [0.3, 0.5]])
+    tree = flmm.covariance.Tree("((x:1,y:1):0.5,z:2);")
+    v = flmm.RelatedEffects("v", tree, sigma=pm.HalfNormal("sigma"), centred=True)
+    eta = u[flmm.covariance.places(pedigree, GROUP)] @ [1.0, 0.5] + v[flmm.covariance.places(tree, DAY)]
+    pm.Poisson("y", pm.math.exp(eta), observed=np.arange(N) % 4)
+
+
 ALL = (
     structured, structured_with_coefficients, dense, with_lengthscale, fourier, fourier_kernel, spectral, traits,
-    traits_with_gaps,
+    traits_with_gaps, related,
 )  # fmt: skip
 
 
@@ -143,6 +153,6 @@ for name, model in models.items():
     ids=["numpyro", "nutpie", "nutpie with gradients by JAX"],
 )
 def test_pymc_samples_by_jax(models, run_in_new_process, sampler, more):
-    names = ("dense", "traits") if more else ("structured", "fourier", "traits_with_gaps")
+    names = ("dense", "traits") if more else ("structured", "fourier", "traits_with_gaps", "related")
     found = run_in_new_process(SAMPLED, {name: models[name] for name in names}, sampler=sampler, more=more)
     assert all(np.isfinite(lp).all() and np.ptp(lp) > 0 for lp in found.values())
