@@ -81,6 +81,7 @@ gallery_order = [
     "heritability_of_height",
     "animal_model",
     "large_herd",
+    "litter_size",
     "genome_scan",
     "sleepstudy",
     "oats_trial",
@@ -112,6 +113,7 @@ page_lists = {
         "prediction_and_loo",
         "lengthscale",
         "fourier",
+        "not_normal",
         "large_data",
         "calibration",
     ],
@@ -122,6 +124,7 @@ page_lists = {
         "benchmarks",
         "peers",
         "coverage",
+        "genetic_correlations",
         "changelog",
         "citing",
         "contributing",
@@ -130,4 +133,5 @@ page_lists = {
 pages_of_long_runs = [
     "peers",
     "coverage",
-]  # of `make peers`, and of tests/calibration/interval_coverage.py
+    "genetic_correlations",
+]  # of `make peers`, and of tests/calibration/interval_coverage.py and genetic_correlation.py

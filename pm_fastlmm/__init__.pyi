@@ -15,6 +15,7 @@ from .engines.lengthscale.lengthscalelmm import LengthscaleLMM as LengthscaleLMM
 from .engines.lengthscale.spectrum import LengthscaleSpectrum as LengthscaleSpectrum
 from .engines.matrix.matrixlmm import MatrixLMM as MatrixLMM
 from .engines.nodes import lmm_nodes as lmm_nodes
+from .engines.related.relatedeffects import RelatedEffects as RelatedEffects
 from .engines.spectral.fastlmm import FastLMM as FastLMM
 from .engines.structured.statistics import TermStatistics as TermStatistics
 from .engines.structured.structuredlmm import StructuredLMM as StructuredLMM
@@ -58,6 +59,7 @@ __all__ = [
     "LengthscaleSpectrum",
     "MatrixLMM",
     "MixedDesign",
+    "RelatedEffects",
     "Spectrum",
     "StructuredLMM",
     "Term",

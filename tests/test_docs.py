@@ -82,6 +82,16 @@ def test_the_guide_to_tests_and_intervals_runs_and_prints_what_stands_there():
     assert names["sleep"].coefficients()["df"].round(3).eq(17).all()
 
 
+def test_the_guide_to_responses_that_are_not_normal_runs_and_prints_what_stands_there():
+    pytest.importorskip("nutpie")
+    blocks, names = outputs.run(DOCS / "not_normal.md")
+    assert [difference for block in blocks for difference in block.differences()] == []
+    pigs, draws = names["pigs"], names["draws"]
+    assert tuple(draws["animal"].values) == pigs.labels
+    assert np.corrcoef(draws["u"].mean(("chain", "draw")), names["truth"])[0, 1] > 0.6
+    assert 0.15 < float(draws["sigma"].mean()) < 0.35
+
+
 def test_the_guide_to_rows_that_do_not_fit_in_memory_runs_up_to_its_files():
     names = run("large_data.md", blocks=3)
     assert names["result"].p_value.idxmin() == "snp7"

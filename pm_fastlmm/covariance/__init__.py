@@ -3,7 +3,8 @@ Covariances of random effects: known matrices of relatedness, and structures wit
 
 `pedigree`, `markers`, `phylogeny` and `grouping` make a known K; `Pedigree`, `Tree` and `Precision` are known by their
 sparse inverse, which a million individuals allow. The structures, `scalar` to `known`, hold parameters
-that are numbers or random variables and are combined by `+`, `*` and `@`. `incidence` codes factors.
+that are numbers or random variables and are combined by `+`, `*` and `@`. `incidence` codes factors, `places` finds
+labels among known ones.
 """
 
 from pm_fastlmm.covariance import parentage
@@ -24,6 +25,7 @@ from pm_fastlmm.covariance.matrices import (
 from pm_fastlmm.covariance.operators import BlockDiagonal, Propagate
 from pm_fastlmm.covariance.parentage import parents_as_read
 from pm_fastlmm.covariance.pedigrees import Pedigree
+from pm_fastlmm.covariance.places import places
 from pm_fastlmm.covariance.precision import Precision
 from pm_fastlmm.covariance.relationship import grouping, pedigree, phylogeny
 from pm_fastlmm.covariance.structures import AR1, CompoundSymmetry, Diagonal, Equicorrelation, Identity, Scalar
@@ -86,6 +88,7 @@ __all__ = [
     "parents_as_read",
     "pedigree",
     "phylogeny",
+    "places",
     "propagate",
     "scalar",
     "unstructured",

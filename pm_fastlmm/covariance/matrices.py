@@ -106,12 +106,14 @@ class CholeskyFactored(Covariance):
         return Unstructured(self.dense(), self.size)
 
     def _matrix(self, xp: Any) -> Any:
-        n = self.size or 0
-        if self.cholesky.ndim == 2:
-            L = np.tri(n) * self.cholesky
-        else:
-            L = np.tri(n) * self.cholesky[packed_places(n).ravel()].reshape((n, n))
+        L = self.lower()
         return L @ L.T
+
+    def lower(self) -> Any:
+        """Return L (n, n), with zeros above its diagonal."""
+        n = self.size or 0
+        L = self.cholesky if self.cholesky.ndim == 2 else self.cholesky[packed_places(n).ravel()].reshape((n, n))
+        return np.tri(n) * L
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

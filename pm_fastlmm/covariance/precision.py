@@ -87,7 +87,7 @@ class Precision(ReadOnlyArrays, Described):
     def __init__(self, Q: Any, labels: Labels | None = None, logdet: float | None = None) -> None:
         index, matrix = _read(Q, labels)
         names = tuple(index.tolist())
-        own = -_factor(matrix, names).logdet
+        own = -factor_of(matrix, names).logdet
         if logdet is not None and not abs(logdet - own) <= _AGREES * (1 + abs(own)):
             raise ValueError(
                 f"logdet is {logdet:.10g}, but log|A| = -log|Q| is {own:.10g}: give the log-determinant of the "
@@ -117,7 +117,7 @@ class Precision(ReadOnlyArrays, Described):
     @property
     def variances(self) -> FloatArray:
         """The diagonal of A, (q,)."""
-        factor = _factor(self.Q, self.labels)
+        factor = factor_of(self.Q, self.labels)
         own = factor.analysis.entries(self.Q)
         diagonal = own.row == own.column
         out = np.empty(len(self))
@@ -172,7 +172,7 @@ class Precision(ReadOnlyArrays, Described):
         """Return A of these rows of Q, in their order."""
         unit = np.zeros((len(self), len(rows)))
         unit[rows, np.arange(len(rows))] = 1
-        half = _factor(self.Q, self.labels).half(unit)
+        half = factor_of(self.Q, self.labels).half(unit)
         return half.T @ half
 
 
@@ -226,7 +226,7 @@ def _read(Q: Any, labels: Labels | None) -> tuple[pd.Index, SparseMatrix]:
     return index, matrix
 
 
-def _factor(Q: SparseMatrix, labels: Sequence[Hashable]) -> Factor:
+def factor_of(Q: SparseMatrix, labels: Sequence[Hashable]) -> Factor:
     """Return the Cholesky factor of Q, whose pivots must be positive by more than rounding."""
     analysis = Analysis.of(Q)
     what = f"The Cholesky factor of Q, of {analysis.n} effects,"

@@ -4,10 +4,13 @@ Loops over who descends from whom, compiled: what `genealogy` needs.
 The module is imported where it is first needed, as Numba takes half a second to load.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
+_inner = njit(error_model="numpy")  # called by what is compiled for one model, and not kept
 _BLOCK = 64  # columns of the covariance at a time
 
 
@@ -130,7 +133,6 @@ def depths(parents, order, lengths):  # type: ignore[no-untyped-def]
 @compiled
 def line_of(parents, order, rows):  # type: ignore[no-untyped-def]
     """Return some individuals with all their ancestors, in an order with parents first."""
-    """Return these individuals and their ancestors, parents first."""
     kept = np.zeros(len(parents), dtype=np.bool_)
     kept[rows] = True
     for k in range(len(order) - 1, -1, -1):
@@ -167,3 +169,48 @@ def columns(parents, weight, variances, rows):  # type: ignore[no-untyped-def]
             for r in range(start + c, k):  # the lower triangle alone, so that A is symmetric to the last digit
                 A[r, start + c] = A[start + c, r] = W[rows[r], c]
     return A
+
+
+@compiled
+def descend(parents, order, weight, roots, z):  # type: ignore[no-untyped-def]
+    """Return u_i = w Σ_p u_p + √d_i z_i, from the √d of everybody and z (n, c)."""
+    n, c = z.shape
+    u = np.empty((n, c))
+    for i in order:
+        for k in range(c):
+            total = roots[i] * z[i, k]
+            for j in range(parents.shape[1]):
+                if parents[i, j] >= 0:
+                    total += weight * u[parents[i, j], k]
+            u[i, k] = total
+    return u
+
+
+@compiled
+def ascend(parents, order, weight, roots, g):  # type: ignore[no-untyped-def]
+    """Return Rᵀg, R the matrix by which z descends: what offspring have goes to their parents, the youngest first."""
+    n, c = g.shape
+    out = np.empty((n, c))
+    out[:] = g
+    for m in range(n - 1, -1, -1):
+        i = order[m]
+        for k in range(c):
+            for j in range(parents.shape[1]):
+                if parents[i, j] >= 0:
+                    out[parents[i, j], k] += weight * out[i, k]
+            out[i, k] *= roots[i]
+    return out
+
+
+def descending(*genealogy: Any) -> tuple[Any, Any]:
+    """Return `descend` and `ascend` of one genealogy, compiled functions of z or g alone for compiled code."""
+
+    @_inner
+    def down(z):  # type: ignore[no-untyped-def]
+        return descend(*genealogy, z)
+
+    @_inner
+    def up(g):  # type: ignore[no-untyped-def]
+        return ascend(*genealogy, g)
+
+    return down, up

@@ -5,10 +5,12 @@ Timing by turns: A B A B …, so that every side of a ratio meets the same machi
 held to one thread by conftest.py. What a user waits for, with its worker processes, is `wall` (`time.perf_counter`).
 """
 
+import ctypes
 import gc
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,42 @@ def loop(function: Callable[[], object]) -> Loop:
         for _ in range(count):
             function()
 
+    return run
+
+
+def through_nutpie(
+    model: Any, x: NDArray[np.float64] | None = None, expected: tuple[float, NDArray[np.float64]] | None = None
+) -> Loop:
+    """
+    Return the C function whose address nutpie gives to its sampler, called in a compiled loop as the sampler does.
+
+    It takes (dimension, x, gradient, value, user data) and returns 0 when all went well. Value and gradient at x, by
+    default 0.1 everywhere, must be as expected.
+    """
+    import numba  # here, as processes whose imports are timed import this file
+    import pytest
+
+    compiled = pytest.importorskip("nutpie").compile_pymc_model(model)
+    signature = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)
+    evaluate = signature(compiled.compiled_logp_func.address)
+    x = np.full(compiled.n_dim, 0.1) if x is None else x
+    gradient, value = np.empty(x.size), np.empty(1)
+    user_data = np.frombuffer(compiled.user_data.tobytes() or bytes(1), dtype=np.uint8).copy()
+
+    @numba.njit
+    def repeat(count, x, gradient, value, user_data):  # type: ignore[no-untyped-def]
+        failures = 0
+        for _ in range(count):
+            failures += evaluate(x.size, x.ctypes, gradient.ctypes, value.ctypes, user_data.ctypes) != 0
+        return failures
+
+    def run(count: int, compiled: Any = compiled) -> None:  # the closure keeps the compiled model alive
+        assert repeat(count, x, gradient, value, user_data) == 0
+
+    run(1)
+    if expected is not None:
+        np.testing.assert_allclose(value[0], expected[0], rtol=1e-9)
+        np.testing.assert_allclose(gradient, expected[1], rtol=1e-7, atol=1e-9)
     return run
 
 

@@ -14,6 +14,7 @@ RESULTS = ROOT / "benchmark-results.json"
 AGAINST = ROOT / "docs" / "against.json"
 SPARSE = ("sparse, ", "animal model, ")  # how figures of a section of their own begin
 FILES = ("files, ",)
+TRAITS = ("several traits, ",)
 HEAD = """# Benchmarks
 
 Written by `python tests/benchmarks/report.py`. Machines are noisy: the ratios, of two things timed in turn, are what
@@ -28,9 +29,10 @@ def main() -> None:
         sections["From import to an answer"] = beside_an_earlier_commit(json.loads(AGAINST.read_text()))
     if RESULTS.exists():
         for title, kept in {
-            "Within a process": lambda name: not name.startswith(SPARSE + FILES),
+            "Within a process": lambda name: not name.startswith(SPARSE + FILES + TRAITS),
             "Sparse equations": lambda name: name.startswith(SPARSE),
             "Genotype files": lambda name: name.startswith(FILES),
+            "Several traits": lambda name: name.startswith(TRAITS),
         }.items():
             if runs := with_figures(json.loads(RESULTS.read_text()), kept):
                 sections[title] = of_one_build(runs)

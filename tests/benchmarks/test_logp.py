@@ -1,8 +1,5 @@
 """Microseconds per log-density and gradient: full rank, low rank, treatments of β, and PyMC's own distributions."""
 
-import ctypes
-
-import numba
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
@@ -32,39 +29,10 @@ def through_pymc(model):
     return function, np.concatenate([np.ravel(v) for v in model.initial_point().values()]) + 0.1
 
 
-def through_nutpie(model, x, expected):
-    """
-    The C function whose address nutpie gives to its sampler, called in a compiled loop as the sampler does.
-
-    It takes (dimension, x, gradient, value, user data) and returns 0 when all went well.
-    """
-    nutpie = pytest.importorskip("nutpie")
-    compiled = nutpie.compile_pymc_model(model)
-    signature = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)
-    evaluate = signature(compiled.compiled_logp_func.address)
-    gradient, value = np.empty(x.size), np.empty(1)
-    user_data = np.frombuffer(compiled.user_data.tobytes() or bytes(1), dtype=np.uint8).copy()
-
-    @numba.njit
-    def repeat(count, x, gradient, value, user_data):
-        failures = 0
-        for _ in range(count):
-            failures += evaluate(x.size, x.ctypes, gradient.ctypes, value.ctypes, user_data.ctypes) != 0
-        return failures
-
-    def run(count, compiled=compiled):  # the closure keeps the compiled model alive
-        assert repeat(count, x, gradient, value, user_data) == 0
-
-    run(1)
-    np.testing.assert_allclose(value[0], expected[0], rtol=1e-9)
-    np.testing.assert_allclose(gradient, expected[1], rtol=1e-7, atol=1e-9)
-    return run
-
-
 def loops(measure, model):
     """The evaluation through PyMC and through nutpie, which must agree, as loops to be timed."""
     function, x = through_pymc(model)
-    return {"PyMC": measure.loop(lambda: function(x)), "nutpie": through_nutpie(model, x, function(x))}
+    return {"PyMC": measure.loop(lambda: function(x)), "nutpie": measure.through_nutpie(model, x, function(x))}
 
 
 def numpy_logp(spectrum, y, prior):
@@ -178,7 +146,7 @@ def test_beside_mvnormal_and_gp_marginal(measure, report):
         np.testing.assert_allclose(values[name][0], values["FastLMM"][0], rtol=1e-9)
         np.testing.assert_allclose(values[name][1], values["FastLMM"][1], rtol=1e-6)
         both[name, "PyMC"] = measure.loop(lambda function=function, x=x: function(x))
-        both[name, "nutpie"] = through_nutpie(model, x, values[name])
+        both[name, "nutpie"] = measure.through_nutpie(model, x, values[name])
     seconds = measure.take_turns(both)
     for way in ("PyMC", "nutpie"):
         report(f"value and gradient of FastLMM through {way}, n = {n}", US * seconds["FastLMM", way], "µs")

@@ -40,7 +40,7 @@ def test_reml_of_two_traits(report, tmp_path):
     flmm.reml_traits(spectrum, Y)  # imported and compiled
     fits = [seconds_of(lambda: flmm.reml_traits(spectrum, Y)) for _ in range(5)]
     fit, own = fits[0][0], min(seconds for _, seconds in fits)
-    figure = "REML of two traits, 2000 rows, K factored"
+    figure = "several traits, REML of two, 2000 rows, K factored"
     report(figure, 1e3 * own, "ms")
     report(figure, len(fit.trace.iterations), "iterations", part="of average information")
     if shutil.which("gemma"):
@@ -80,7 +80,7 @@ def test_genetic_correlations_of_a_thousand_genes_with_one_phenotype(report):
 
     fits, seconds = seconds_of(all_pairs)
     assert sum(fit.converged for fit in fits) > 990
-    report("genetic correlations of 1000 genes with one phenotype, 500 rows", seconds, "s")
+    report("several traits, correlations of 1000 genes with one phenotype, 500 rows", seconds, "s")
 
 
 def test_draws_of_two_traits(report):
@@ -91,7 +91,7 @@ def test_draws_of_two_traits(report):
     options = {"model": model, "draws": 1000, "chains": 4, "random_seed": 1, "progressbar": False, "quiet": True}
     flmm.sample(nuts_sampler="nutpie", **options)  # compiled
     idata, seconds = seconds_of(lambda: flmm.sample(nuts_sampler="nutpie", **options))
-    figure = "4 × 1000 draws of two traits, 1000 rows, through nutpie"
+    figure = "several traits, 4 × 1000 draws of two, 1000 rows, through nutpie"
     report(figure, seconds, "s", part="CPU, with what is compiled anew")
     report(figure, float(idata.posterior.attrs["sampling_time"]), "s", part="sampling")
     summary = az.summary(idata, var_names=["sigma_K", "sigma_e", "corr_K", "corr_e"], round_to="none")

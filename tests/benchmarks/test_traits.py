@@ -1,8 +1,5 @@
 """Several traits on one kernel: value and gradient beside PyMC's normal distribution of all traits at once."""
 
-import ctypes
-
-import numba
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
@@ -46,32 +43,8 @@ def dense_model(t):
     return model
 
 
-def through_nutpie(model):
-    """The C function that nutpie gives to its sampler, called in a compiled loop."""
-    nutpie = pytest.importorskip("nutpie")
-    compiled = nutpie.compile_pymc_model(model)
-    evaluate = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)(
-        compiled.compiled_logp_func.address
-    )
-    x, value = np.full(compiled.n_dim, 0.1), np.empty(1)
-    gradient = np.empty(compiled.n_dim)
-    user_data = np.frombuffer(compiled.user_data.tobytes() or bytes(1), dtype=np.uint8).copy()
-
-    @numba.njit
-    def repeat(count, x, gradient, value, user_data):
-        failures = 0
-        for _ in range(count):
-            failures += evaluate(x.size, x.ctypes, gradient.ctypes, value.ctypes, user_data.ctypes) != 0
-        return failures
-
-    def run(count, compiled=compiled):  # the closure keeps the compiled model alive
-        assert repeat(count, x, gradient, value, user_data) == 0
-
-    return run
-
-
 def test_value_and_gradient_beside_a_normal_distribution_of_all_traits(measure, report):
-    rotated = measure.take_turns({t: through_nutpie(rotated_model(t)) for t in (2, 5)})
+    rotated = measure.take_turns({t: measure.through_nutpie(rotated_model(t)) for t in (2, 5)})
     dense = dense_model(2).logp_dlogp_function(ravel_inputs=True)
     dense.set_extra_values({})
     x = np.full(6, 0.1)

@@ -70,7 +70,7 @@ def test_a_scan_of_traits_beside_the_rotation_of_its_candidates(study, t, measur
         "one": measure.loop(lambda: flmm.scan(spectrum, Y.iloc[:, 0], candidates, progressbar=False)),
     }
     seconds = measure.take_turns(loops, rounds=3, counts=dict.fromkeys(loops, 1))
-    figure = f"scan of {t} traits, covariances of the null / matrix product of the rotation, n = {N}"
+    figure = f"several traits, scan of {t}, covariances of the null / matrix product of the rotation, n = {N}"
     report(figure, seconds["null"] / seconds["product"], "×")
     report(figure, seconds["each"] / seconds["product"], "×", part="covariances of each candidate / product")
     report(figure, seconds["null"] / seconds["one"], "×", part="covariances of the null / scan of one response")
@@ -87,7 +87,7 @@ def test_a_scan_of_two_traits_from_a_file(study, measure, report):
 
     loops = {way: measure.loop(ours(way)) for way in ("null", "each")}
     seconds = measure.take_turns(loops, rounds=2, counts=dict.fromkeys(loops, 1))
-    figure = f"files, tests of {VARIANTS} variants on two traits of {N} people, kinship given"
+    figure = f"several traits, tests of {VARIANTS} variants on two of {N} people, kinship given"
     report(figure, seconds["null"], "s")
     report(figure, seconds["each"], "s", part="covariances of each variant")
     if shutil.which("gemma"):

@@ -1,0 +1,1 @@
+"""Effects with a known relation as random variables, for models with any likelihood."""
