@@ -22,13 +22,15 @@ class TraitsAtTheta(TermsAtTheta):
         """
         Return predictions of f = XB + U for each trait of new rows, or of all rows of the data if nothing is given.
 
-        These have the entries that were not observed.
+        These have the entries that were not observed. `data` of a formula has rows of one trait of one record each.
 
         Raises
         ------
         ValueError
-            If something else than X_new, K_new, W_new and K_new_new is given, or it does not fit.
+            If something else than X_new, K_new, W_new and K_new_new, or data, is given, or it does not fit.
         """
+        if given.get("data") is not None:
+            return super().predict(population=population, **given)
         node, new = self.node, NewRows(**given)
         if other := [name for name in new.given if name not in node.takes]:
             raise ValueError(f"{node.name} is a MatrixLMM, which takes {', '.join(node.takes)}, not {other[0]}.")
