@@ -238,11 +238,14 @@ def test_code_that_names_something_public_is_known_by_its_full_name():
     assert names_of.public("scalar", known) is None
 
 
-def test_subscripts_of_docstrings_are_no_references():
+def test_formulas_of_docstrings_are_neither_references_nor_substitutions():
     lines = ["p(y_i | y_-i), `y_-i`, mu_", "", "    y_-i ::", "", "        y_-i", "", ">>> y_-i", "y_-i", "", "y_-i"]
-    signatures.keep_subscripts(None, "function", "f", None, None, lines)
+    signatures.keep_formulas(None, "function", "f", None, None, lines)
     assert lines[0] == r"p(y_i | y\_-i), `y\_-i`, mu\_"
     assert lines[2:] == [r"    y\_-i ::", "", "        y_-i", "", ">>> y_-i", "y_-i", "", r"y\_-i"]
+    lines = ["terms (1 |id| a) + (1 || b), ``(1 |id| a)``, log|V|", "", ">>> (1 |id| a)"]
+    signatures.keep_formulas(None, "function", "f", None, None, lines)
+    assert lines == [r"terms (1 \|id| a) + (1 || b), ``(1 |id| a)``, log|V|", "", ">>> (1 |id| a)"]
 
 
 def test_the_pages_that_a_search_puts_last_exist():

@@ -22,8 +22,12 @@ def hide_of_results(
     return ("", None) if any(field.default is field.empty for field in fields) else None
 
 
-def keep_subscripts(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Escape the underscore of a formula such as y_-i, which would begin a reference; not in examples and literals."""
+def keep_formulas(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """
+    Escape what has another meaning in a formula, not in examples and literals.
+
+    That is the underscore of y_-i, which would begin a reference, and the bars of (1 |id| animal), a substitution.
+    """
     example, literal = False, None  # literal: the indentation of the line that ends in ::
     for i, line in enumerate(lines):
         if not line.strip():
@@ -33,7 +37,8 @@ def keep_subscripts(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
         example = example or line.lstrip().startswith(">>>")
         literal = None if literal is not None and indent <= literal else literal
         if not example and literal is None:
-            lines[i] = re.sub(r"(?<=[^\W_])_(?=[^\w`]|$)", r"\\_", line)
+            line = re.sub(r"(?<=[^\W_])_(?=[^\w`]|$)", r"\\_", line)
+            lines[i] = re.sub(r"(``.*?``)|(?<=\s)\|(?=\w+\|)", lambda found: found[1] or r"\|", line)
         if line.rstrip().endswith("::"):
             literal = indent
 
@@ -41,5 +46,5 @@ def keep_subscripts(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect."""
     app.connect("autodoc-process-signature", hide_of_results)
-    app.connect("autodoc-process-docstring", keep_subscripts, priority=900)  # after numpydoc
+    app.connect("autodoc-process-docstring", keep_formulas, priority=900)  # after numpydoc
     return {"parallel_read_safe": True, "parallel_write_safe": True}

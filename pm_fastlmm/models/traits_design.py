@@ -54,9 +54,10 @@ class ByTrait(FixedTerms):
         """
         found = list(data[TRAIT].unique()) if TRAIT in data.columns else []
         if not found or not set(found) <= set(self.traits):
+            got = f"here it has {shown(found)}." if found else f"the data have {shown(list(data.columns))}."
             raise ValueError(
                 f"new rows have one trait of one record each: their column {TRAIT!r} is one of {shown(self.traits)}, "
-                + (f"and here it has {shown(found)}." if found else f"and the data have {shown(data.columns)}.")
+                f"and {got}"
             )
         return super(ByTrait, self).encode(data)[:, self.order]
 
