@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.special import chdtr
 
 from pm_fastlmm.base.arrays import FloatArray, Ids, Labelled, align, outside, require_length, shown
+from pm_fastlmm.base.labels import index_of
 from pm_fastlmm.kernel.likelihood.leave_out import (
     Joint,
     LeftOut,
@@ -162,7 +163,7 @@ class Predicted:
                 "y": self.y[place], "mean": self.y[place] - left.deviation, "sd": np.sqrt(left.variance),
                 "log_density": left.log_density, "pit": left.pit,
             }  # fmt: skip
-        index = pd.RangeIndex(len(columns["y"])) if self.ids is None else pd.Index(self.ids, tupleize_cols=False)
+        index = pd.RangeIndex(len(columns["y"])) if self.ids is None else index_of(self.ids)
         table = pd.DataFrame(columns, index=index)
         known = self.known
         if self.groups is not None:
