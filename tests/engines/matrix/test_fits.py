@@ -126,3 +126,21 @@ def test_what_predictions_do_not_take_is_refused(problem, fit):
         fit.predict(problem[1], {"K": IDS})
     with pytest.raises(ValueError, match=r"give exactly one of K_new .* and W_new"):
         fit.predict(problem[1])
+
+
+@pytest.mark.parametrize("gaps", [0, 2])
+def test_one_trait_is_a_fit_of_reml(problem, gaps):
+    """Rows in which it was not observed are left out, as a subset of the data leaves them."""
+    K, X, Y = problem
+    y = Y["fat"].fillna(2.0).to_numpy()
+    observed = np.where(np.arange(N) < gaps, np.nan, y)[None]
+    with pm.Model() as model:
+        g, e = (pm.HalfNormal(name, 3) for name in "ge")
+        spectrum = flmm.Spectrum.from_covariance(K, X)
+        flmm.MatrixLMM("Y", spectrum=spectrum, Sigma_g=g * np.eye(1), Sigma_e=e * np.eye(1), observed=observed)
+    fit = flmm.find_reml(model, progressbar=False)
+    left = flmm.Spectrum.from_covariance(K.to_numpy()[gaps:, gaps:], X[gaps:])
+    expected = flmm.reml(left, y[gaps:])
+    assert_allclose(fit.loglik, expected.loglik, rtol=1e-10)
+    assert_allclose(fit.theta, [expected.sigma2_g, expected.sigma2_e], rtol=1e-5, atol=1e-8)
+    assert_allclose(fit.objective.log_likelihood([1.3, 0.7]), flmm.log_likelihood(left.rotate(y[gaps:]), 1.3, 0.7))
