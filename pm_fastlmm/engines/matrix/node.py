@@ -9,7 +9,7 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm.base.arrays import FloatArray, Ids
+from pm_fastlmm.base.arrays import FloatArray, Ids, shown
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.matrices import Unstructured
 from pm_fastlmm.covariance.structures import Diagonal
@@ -18,7 +18,7 @@ from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.matrix.at_theta import TraitsAtTheta
 from pm_fastlmm.engines.matrix.effects import TraitDraws, draw_traits
-from pm_fastlmm.engines.matrix.matrixlmm import carried_by
+from pm_fastlmm.engines.matrix.matrixlmm import carried_by, read_traits
 from pm_fastlmm.engines.matrix.variables import MatrixLMMRV, entries
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import answers_for, observed_data
@@ -85,6 +85,28 @@ class MatrixNode(StructuredNode):
         out = np.full((*values.shape[:-1], *seen.shape), np.nan)
         out[..., seen] = values
         return out
+
+    def observing(self, y: Any) -> Self:
+        """
+        Return the node with another Y, (t, n) or a table of traits, or with the entries (N,) that were observed.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit the rows or the traits, or was observed in other entries.
+        """
+        seen = self.products.seen  # type: ignore[attr-defined]
+        if np.ndim(y) == 2:
+            Y, names = read_traits(y, self.kernel, len(self.traits))
+            if names is not None and names != self.traits:
+                raise ValueError(f"y has the traits {shown(names)}, but {self.name} {shown(self.traits)}.")
+            assert Y is not None  # it was given
+            if not np.array_equal(~np.isnan(Y), seen):
+                raise ValueError(
+                    f"y was observed in other entries than {self.name}: a refit is of the same; fit it anew."
+                )
+            y = Y[seen]
+        return super(MatrixNode, self).observing(y)
 
     def read_groups(self, groups: Any) -> Groups:
         """Read a label for each row of the kernel; a group has what was observed of all traits of its rows."""
