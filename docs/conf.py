@@ -120,6 +120,7 @@ page_lists = {
         "benchmarks",
         "peers",
         "coverage",
+        "genetic_correlations",
         "changelog",
         "citing",
         "contributing",
@@ -128,4 +129,5 @@ page_lists = {
 pages_of_long_runs = [
     "peers",
     "coverage",
-]  # of `make peers`, and of tests/calibration/interval_coverage.py
+    "genetic_correlations",
+]  # of `make peers`, and of tests/calibration/interval_coverage.py and genetic_correlation.py

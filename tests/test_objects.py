@@ -115,6 +115,18 @@ def fourier():
     return model
 
 
+@cache
+def traits():
+    W, _, y = data()
+    K, Y = np.eye(N) + W @ W.T / 6, np.vstack([y, y[::-1] + np.arange(N)])
+    Y[1, 3] = np.nan
+    with pm.Model() as model:
+        g, e = (cov.diagonal(pm.HalfNormal(name, 3, shape=2)) for name in "ge")
+        spectrum = flmm.Spectrum.from_covariance(K, np.ones((N, 1)))
+        flmm.MatrixLMM("y", spectrum=spectrum, Sigma_g=g, Sigma_e=e, observed=Y, traits=["milk", "fat"])
+    return model
+
+
 def node(model):
     return flmm.lmm_nodes(model())[0]
 
@@ -170,6 +182,7 @@ CASES = {
     "KnownInverse": lambda: cov.known(cov.Pedigree([1, 2, 3], [0, 0, 1], [0, 0, 2])),
     "Kronecker": lambda: cov.identity(2) @ cov.ar1(1.0, 0.5, size=3),
     "LMMNode": lambda: node(kernel),
+    "MatrixLMM": lambda: node(traits),
     "MixedDesign": mixed_design,
     "Pedigree": lambda: cov.Pedigree([1, 2, 3], [0, 0, 1], [0, 0, 9], clones={2: 1}),
     "Precision": lambda: cov.Precision(np.array([[2.0, -1.0], [-1.0, 2.0]]), ["a", "b"]),
@@ -194,6 +207,7 @@ CASES = {
     "VarianceFit of Fourier features": lambda: found(fourier),
     "VarianceFit of a lengthscale": lambda: found(lengthscale),
     "VarianceFit of V(θ)": lambda: found(dense),
+    "VarianceFit of several traits": lambda: found(traits),
     "VariancePosterior": lambda: flmm.find_reml(
         "Yield ~ 1 + (1 | Batch)", flmm.datasets.dyestuff(), progressbar=False
     ).posterior(random_seed=1),
@@ -262,7 +276,7 @@ def test_a_copy_is_equal(instance, way):
         assert read_only(other) >= read_only(instance)
 
 
-@pytest.mark.parametrize("model", [structured, kernel, lengthscale, fourier, dense])
+@pytest.mark.parametrize("model", [structured, kernel, lengthscale, fourier, dense, traits])
 def test_a_fit_that_was_pickled_goes_on(model):
     original = found(model)
     again = pickle.loads(pickle.dumps(original))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.kernel.effects.left_out import Groups, Predicted
+from pm_fastlmm.kernel.effects.left_out import Predicted
 from pm_fastlmm.kernel.likelihood.dense import DenseFactor
 from pm_fastlmm.kernel.likelihood.leave_out import MatrixPrecision, Precision
 
@@ -62,7 +62,7 @@ class AtTheta:
             If the rows were not kept, V is not positive definite, or groups do not fit.
         """
         y = self.node.rows()
-        read = None if groups is None else Groups.read(groups, self.node.ids, len(y))
+        read = None if groups is None else self.node.read_groups(groups)
         return Predicted.of(self.precision(y - self.known_mean()), y, self.node.flat_basis(), self.node.ids, read)
 
     def leverage(self) -> FloatArray | None:

@@ -29,6 +29,7 @@ from pm_fastlmm.engines.graphs import evaluated, reaching
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.random_variable import Treatment
+from pm_fastlmm.kernel.effects.left_out import Groups
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 
@@ -117,6 +118,10 @@ class LMMNode(PartOfModel, Described, ABC):
     def observes_statistic(self) -> bool:
         """Whether a statistic of y is observed, so that the last dimension is not that of the rows."""
         return False
+
+    def read_groups(self, groups: Any) -> Groups:
+        """Read a label for each row; the observations of a group are left out together."""
+        return Groups.read(groups, self.ids, self.n)
 
     def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
         """Draw β and the random effects given y at each posterior draw; by what follows the name of the node."""

@@ -191,7 +191,8 @@ class VarianceEffects(VarianceInference):
         x_new : (m,) or (m, D) array
             For a FourierLMM, the points.
         K_new, W_new, K_new_new : arrays or DataFrames
-            For a FastLMM, as `REMLFit.predict` takes them; without them and X_new the rows of the data.
+            For a FastLMM or MatrixLMM, as `REMLFit.predict` takes them; without them and X_new the rows of the data, of
+            a MatrixLMM with the entries that were not observed.
         effects : {"given", "population"}
             "population": f = Xβ, the population mean (lme4's `re.form = NA`), for which data needs no groups.
         theta : optional

@@ -57,7 +57,8 @@ def pointwise_log_likelihood(
         From `sample`, or any with draws of what the node depends on.
     groups : sequence, Series or Categorical of labels, or a list of several factors, optional
         Leave whole groups out: log p(y_S | y_-S, θ), the joint density of each group given all others, under the name
-        `{name}_by_group` with a dimension "group".
+        `{name}_by_group` with a dimension "group". Of a MatrixLMM a label for each row, all of whose traits are left
+        out together.
     rows : tuple (x, y), (x, y, X) or (x, y, X, weights), optional
         The data of a FourierLMM node, which keeps none of them.
     model : pymc.Model, optional
@@ -110,7 +111,7 @@ def pointwise_log_likelihood(
     """
     model = model_here(model)
     node = find_node(model, var_name)
-    left_out = None if groups is None else Groups.read(groups, node.ids, node.n)
+    left_out = None if groups is None else node.read_groups(groups)
     require_labels(None if left_out is None else left_out.labels, "groups", written="groups")
     largest = 1 if left_out is None else int(left_out.sizes.max())
     found = _precisions(idata, model, node, largest=largest, memory_budget=memory_budget, rows=rows)

@@ -17,10 +17,11 @@ import pytensor.tensor as pt
 import scipy.linalg
 import xarray as xr
 from scipy.sparse import csc_array
-from scipy.stats import multivariate_normal, norm, poisson
+from scipy.stats import norm, poisson
 
 import pm_fastlmm as flmm
 from engines import toy_counts, toy_gaussian
+from engines.truth import Dense
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.sparse.products import SparseProducts
@@ -44,44 +45,6 @@ SHIFT = np.sin(5 * TIME)
 def simulate(V, seed):
     """Draw y of a V."""
     return X @ B_MEAN + np.linalg.cholesky(V) @ np.random.default_rng(seed).normal(size=N)
-
-
-# ---------------------------------------------------------------- the dense truth
-
-
-class Dense:
-    """y ~ N(m + Xβ, V), β flat or N(b, B), from the definitions: the prior of β becomes a part of V."""
-
-    def __init__(self, V, X, y, *, mu=0.0, b=None, B=None):
-        self.flat, self.n = b is None, len(y)
-        self.b, self.B = (np.zeros(X.shape[1]), np.zeros((X.shape[1],) * 2)) if b is None else (b, B)
-        self.design = X
-        self.V = V + X @ self.B @ X.T
-        self.X = X if self.flat else np.zeros((self.n, 0))
-        self.r = y - mu - X @ self.b
-        self.inverse = np.linalg.inv(self.V)
-        self.beta_cov = np.linalg.inv(self.X.T @ self.inverse @ self.X)
-        self.P = self.inverse - self.inverse @ self.X @ self.beta_cov @ self.X.T @ self.inverse
-        self.beta = self.beta_cov @ self.X.T @ self.inverse @ self.r
-        self.Py = self.P @ self.r
-
-    @property
-    def loglik(self):
-        """The density of y, restricted if β is flat: that of the error contrasts, with -½log|XᵀX|."""
-        N = scipy.linalg.null_space(self.X.T) if self.flat else np.eye(self.n)
-        contrasts = multivariate_normal(cov=N.T @ self.V @ N).logpdf(N.T @ self.r)
-        return contrasts - 0.5 * np.linalg.slogdet(self.X.T @ self.X)[1]
-
-    def given(self, X, cross, own):
-        """
-        Return mean and covariance, given y, of Xβ + t; t has mean 0, and covariances `cross` with y - Xβ and `own`.
-
-        Universal kriging under a flat β, a plain Gaussian conditional otherwise.
-        """
-        mean, cross, own = X @ self.b, cross + X @ self.B @ self.design.T, own + X @ self.B @ X.T
-        gain = cross @ self.inverse
-        rest = (X if self.flat else np.zeros((len(X), 0))) - gain @ self.X
-        return mean + gain @ self.r + rest @ self.beta, own - gain @ cross.T + rest @ self.beta_cov @ rest.T
 
 
 # ---------------------------------------------------------------- what a case says of its engine
@@ -114,7 +77,14 @@ class Case:
         Arguments of `predict` for new rows, and the covariance of f there with y - Xβ, and its own.
     derived : function of the values
         What `sample` adds, by suffix.
-    mu, b, B : the known mean
+    known : dict
+        The known mean: mu, b, B.
+    X, X_new : arrays
+        The design of the rows of V, and of new ones.
+    groups, of_groups : arrays
+        A label for each row, as it is given, and of each row of V.
+    observed : function of values in the shape of the variable
+        Those of the rows of V.
     gives : names of verbs
     """
 
@@ -133,6 +103,11 @@ class Case:
     known: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Any] = field(default_factory=dict)
     tolerance: float = 1e-8
+    X: Any = field(default_factory=lambda: X)
+    X_new: Any = field(default_factory=lambda: X_NEW)
+    groups: Any = field(default_factory=lambda: GROUP)
+    of_groups: Any = field(default_factory=lambda: GROUP)
+    observed: Callable[[Any], Any] = lambda values: values
 
     def __repr__(self):
         """Name the case, for pytest."""
@@ -170,7 +145,7 @@ class Case:
         """Return the truth of each response at a point."""
         V = self.V(values or self.values)
         one_by_one = zip(V, self.y, strict=True) if self.y.ndim > 1 else [(V, self.y)]
-        return [Dense(V, X, y, **self.known) for V, y in one_by_one]
+        return [Dense(V, self.X, y, **self.known) for V, y in one_by_one]
 
     def density(self, values):
         """Return the log-density at a point."""
@@ -182,6 +157,7 @@ AFTER = FIT | {"V", "loo", "simulate", "compare_fits"}
 ROWS = frozenset({"pointwise", "left_out"})
 OF_TERMS = frozenset({"blup", "fit.predict"})
 EFFECTS = frozenset({"recover", "given", "new", "population", "new rows"})
+OF_MATRIX = AFTER | ROWS | EFFECTS | OF_TERMS
 
 # ---------------------------------------------------------------- one kernel
 
@@ -511,6 +487,82 @@ WEIGHTED_FULL = {
 }  # fmt: skip
 
 
+# ---------------------------------------------------------------- several traits of the rows of one kernel
+
+RECORDS = 13  # of two traits, of which two entries were not observed, so that N are left
+SEEN, ALL_SEEN = np.ones((2, RECORDS), dtype=bool), np.ones((2, N // 2), dtype=bool)
+SEEN[[0, 1], [3, 8]] = False
+RECORD_WEIGHTS = PRIOR_WEIGHTS[:RECORDS]
+RECORD_SHIFT, RECORD_W = np.vstack([SHIFT[:RECORDS], TIME[:RECORDS]]), W[:RECORDS] / 3
+B_BOTH = np.array([1.0, -0.5, 0.2, 0.8])
+B_BOTH_COV = np.diag([2.0, 0.5, 1.0, 0.4]) + 0.2
+
+
+def pair(a, b, rho, xp=np):
+    """Return a covariance of two traits."""
+    both = rho * xp.sqrt(a * b)
+    return xp.stack([xp.stack([a, both]), xp.stack([both, b])])
+
+
+def matrix(spectrum, Y, *, diagonal=False, **treatment):
+    """MatrixLMM of two traits."""
+    (milk, fat), rho = positive("milk", "fat"), pm.Uniform("rho", -1, 1)
+    own = positive("e_milk", "e_fat")
+    sigma_e = cov.diagonal(pt.stack(own)) if diagonal else pair(*own, pm.Uniform("rho_e", -1, 1), pt)
+    flmm.MatrixLMM("y", spectrum=spectrum, Sigma_g=pair(milk, fat, rho, pt), Sigma_e=sigma_e, observed=Y, **treatment)
+
+
+def of_matrix(kernel, cross, prior, seed, *, seen=SEEN, weights=1.0, diagonal=False, **arguments):
+    """Return Y, and what a case has of Σ_g ⊗ K + Σ_e ⊗ I; cross and prior are of new rows, which arguments ask for."""
+    S, n = seen.ravel(), seen.shape[1]
+    w, groups, design = weights * np.ones(n), np.arange(n) % 5, np.kron(np.eye(2), X[:n])[S]
+    values = {"milk": 1.1, "fat": 0.8, "rho": 0.4, "e_milk": 0.7, "e_fat": 0.9} | ({} if diagonal else {"rho_e": 0.3})
+
+    def sigma_g(v):
+        return pair(v["milk"], v["fat"], v["rho"])
+
+    def sigma_e(v):
+        return pair(v["e_milk"], v["e_fat"], v.get("rho_e", 0.0))
+
+    def noise(v):
+        return np.kron(sigma_e(v), np.diag(1 / w))[np.ix_(S, S)]
+
+    def effects(v):
+        own = np.kron(sigma_g(v), kernel)
+        return {"K": len(own)}, own[:, S], own
+
+    def derived(v):
+        own, rest = (w * np.diag(kernel)).sum() / w.sum() * np.diag(sigma_g(v)), np.diag(sigma_e(v)) / w.mean()
+        return {"variance_K": own, "variance_e": rest, "h2": own / (own + rest)}
+
+    def V(v):
+        return effects(v)[1][S] + noise(v)
+
+    def new(v):
+        return np.kron(sigma_g(v), cross)[:, S], np.kron(sigma_g(v), prior)
+
+    Y = np.full(seen.shape, np.nan)
+    Y[seen] = design @ B_BOTH + np.linalg.cholesky(V(values)) @ np.random.default_rng(seed).normal(size=N)
+    return Y, {
+        "y": Y[seen], "values": values, "V": V, "noise": noise, "effects": effects, "derived": derived,
+        "new": ({"X_new": X_NEW, **arguments}, new), "new_noise": lambda v: np.kron(sigma_e(v), np.eye(M)),
+        "X": design, "X_new": np.kron(np.eye(2), X_NEW), "groups": groups, "of_groups": groups[np.nonzero(seen)[1]],
+        "observed": lambda values: values[..., seen],
+    }  # fmt: skip
+
+
+OF_W = (RECORD_W @ RECORD_W.T, W[N:] @ RECORD_W.T / 3, W[N:] @ W[N:].T / 9)
+FACTOR_Y, OF_FACTOR = of_matrix(*OF_W, 30, W_new=W[N:] / 3)
+HEAVY_Y, OF_HEAVY = of_matrix(*OF_W, 21, weights=RECORD_WEIGHTS, W_new=W[N:] / 3)
+OF_FULL = (FULL[:12, :12], FULL[12:15, :12], FULL[12:15, 12:15])
+WHOLE_Y, OF_WHOLE = of_matrix(*OF_FULL, 50, seen=ALL_SEEN, diagonal=True, K_new=OF_FULL[1], K_new_new=OF_FULL[2])
+FEW_Y, OF_FEW = of_matrix(OF_W[0][:12, :12], OF_W[1][:, :12], OF_W[2], 23, seen=ALL_SEEN)
+FEW = flmm.Spectrum.from_factor(RECORD_W[:12], X[:12])
+FACTOR, HEAVY = (flmm.Spectrum.from_factor(RECORD_W, X[:RECORDS], weights=w) for w in (None, RECORD_WEIGHTS))
+WHOLE = flmm.Spectrum.from_covariance(OF_FULL[0], X[:12])
+BOTH_GAUSSIAN = {"beta_mean": B_BOTH.reshape(2, 2), "beta_cov": B_BOTH_COV}
+
+
 # ---------------------------------------------------------------- a lengthscale
 
 
@@ -766,6 +818,19 @@ CASES = [
     Case("sparse, residuals by group, Gaussian", lambda: sides(**GAUSSIAN), gives=AFTER | ROWS | EFFECTS | OF_TERMS,
          known={"b": B_MEAN, "B": B_COV}, **OF_SIDES),
     Case("sparse, residuals of traits", traits, gives=AFTER | ROWS | EFFECTS | OF_TERMS, **OF_TRAITS),
+    Case("matrix", lambda: matrix(FACTOR, FACTOR_Y), gives=OF_MATRIX - {"compare_fits"}, **OF_FACTOR),
+    Case("matrix, full rank", lambda: matrix(WHOLE, WHOLE_Y, diagonal=True), gives=OF_MATRIX, **OF_WHOLE),
+    Case("matrix, explicit", lambda: matrix(FACTOR, FACTOR_Y, beta=B_BOTH.reshape(2, 2), mu=RECORD_SHIFT),
+         gives=OF_MATRIX - {"compare_fits", "new rows", "fit.predict"},
+         known={"mu": RECORD_SHIFT[SEEN], "b": B_BOTH, "B": np.zeros((4, 4))}, **OF_FACTOR | {"new": None}),
+    Case("matrix, complete, explicit", lambda: matrix(FEW, FEW_Y, beta=B_BOTH.reshape(2, 2), mu=RECORD_SHIFT[:, :12]),
+         gives=OF_MATRIX - {"compare_fits", "new rows", "fit.predict"},
+         known={"mu": RECORD_SHIFT[:, :12].ravel(), "b": B_BOTH, "B": np.zeros((4, 4))}, **OF_FEW | {"new": None}),
+    Case("matrix, Gaussian", lambda: matrix(FACTOR, FACTOR_Y, **BOTH_GAUSSIAN), gives=OF_MATRIX - {"compare_fits"},
+         known={"b": B_BOTH, "B": B_BOTH_COV}, **OF_FACTOR),
+    Case("matrix, weighted", lambda: matrix(HEAVY, HEAVY_Y), gives=OF_MATRIX - {"compare_fits"}, **OF_HEAVY),
+    Case("matrix, weighted, Gaussian", lambda: matrix(HEAVY, HEAVY_Y, **BOTH_GAUSSIAN),
+         gives=OF_MATRIX - {"compare_fits"}, known={"b": B_BOTH, "B": B_BOTH_COV}, **OF_HEAVY),
     Case("lengthscale", lengthscale, gives=AFTER | ROWS | EFFECTS, new=(new_points(), lengthscale_new), **LENGTHSCALE),
     Case("lengthscale, weighted", weighted_lengthscale, gives=AFTER | ROWS | EFFECTS,
          new=(new_points(), lengthscale_new), **WEIGHTED_LENGTHSCALE),

@@ -14,7 +14,7 @@ from as_written import AS_WRITTEN
 from scipy.optimize import minimize
 
 import pm_fastlmm as flmm
-from engines.contract import AFTER, CASES, GROUP, WEIGHTED_Y, X_NEW, N, X, counts_moments
+from engines.contract import AFTER, CASES, RECORD_SHIFT, WEIGHTED_Y, X_NEW, N, X, counts_moments
 from engines.toy_counts import CountsNode
 from engines.toy_gaussian import WeightedNode
 from pm_fastlmm.engines.draws import Draws
@@ -23,7 +23,7 @@ from pm_fastlmm.engines.labels import derived
 from pm_fastlmm.engines.protocol import ENGINES
 
 DRAWS = 1000
-SAMPLED = ("spectral", "structured", "lengthscale", "dense", "fourier", "toy, Gaussian", "toy, counts")
+SAMPLED = ("spectral", "structured", "matrix", "lengthscale", "dense", "fourier", "toy, Gaussian", "toy, counts")
 KINDS = ("given", "new", "population")
 TOYS = [WeightedNode, CountsNode]
 for toy in TOYS:  # registered by being imported, and listed while these tests run
@@ -89,7 +89,7 @@ def elements(values):
 
 def test_density_and_gradient(case):
     free = case.model.free_RVs
-    density = pm.logp(case.node.rv, pt.constant(case.node.observed)).sum()
+    density = pm.logp(case.node.rv, pt.constant(case.node.placed(case.node.observed))).sum()
     gradients = pytensor.grad(density, free)
     function = pytensor.function(free, [density, *gradients], mode=AS_WRITTEN)
     value, *found = function(*(np.asarray(case.values[rv.name], dtype=float) for rv in free))
@@ -115,7 +115,8 @@ def test_the_restricted_likelihood_has_its_maximum_where_the_dense_one_has(case)
 
     def minus(x):
         values = dict(zip(names, x, strict=True))
-        return -case.density(values) if (x > 0).all() and values.get("rho", 0) < 1 else np.inf
+        allowed = [abs(v) < 1 if name.startswith("rho") else v > 0 for name, v in values.items()]
+        return -case.density(values) if all(allowed) else np.inf
 
     estimate = np.array([float(fit.point[name]) for name in names])
     best = minimize(minus, estimate * 1.1, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-10})
@@ -136,7 +137,7 @@ def test_generalised_least_squares(case):
 @giving("V")
 def test_V_and_its_derivatives(case):
     theta, atol = case.fit.theta.to_numpy(), 100 * case.tolerance
-    prior = X @ case.known["B"] @ X.T if "B" in case.known else 0.0
+    prior = case.X @ case.known["B"] @ case.X.T if "B" in case.known else 0.0
     V = case.V(case.fit.point)
     found = case.fit.objective.covariance(theta)
     assert min(np.abs(found - other).max() for other in (V, V + prior)) < atol  # some engines have the prior of β in V
@@ -171,7 +172,7 @@ def test_replicates_of_a_fit(case):
         assert case.fit.simulate(3, random_seed=1).shape == (N, 3)
         return
     (truth,) = case.dense(case.fit.point)
-    mean = X @ truth.beta if truth.flat else case.known.get("mu", 0.0) + X @ case.known["b"]
+    mean = case.X @ truth.beta if truth.flat else case.known.get("mu", 0.0) + case.X @ case.known["b"]
     assert_moments(case.fit.simulate(DRAWS, random_seed=1).to_numpy().T, mean, case.V(case.fit.point))
 
 
@@ -179,23 +180,36 @@ def test_replicates_of_a_fit(case):
 def test_effects_of_a_fit(case):
     (truth,) = case.dense(case.fit.point)
     sizes, cross, own = case.effects(case.fit.point)
-    mean, cov = truth.given(np.zeros((len(own), X.shape[1])), cross, own)
+    mean, cov = truth.given(np.zeros((len(own), case.X.shape[1])), cross, own)
     blup, pev = case.fit.blup(), case.fit.pev()
     assert set(blup) == set(sizes) - {"a"}  # coefficients of a factor are recovered at draws
     ends = np.cumsum(list(sizes.values()))[:-1]
     means, errors = (dict(zip(sizes, np.split(v, ends), strict=True)) for v in (mean, np.diag(cov)))
     for name in blup:
-        np.testing.assert_allclose(blup[name], means[name], atol=1e-7)
-        np.testing.assert_allclose(pev[name], errors[name], rtol=1e-7)
+        for found, expected in ((blup[name], means[name]), (pev[name], errors[name])):
+            np.testing.assert_allclose(np.ravel(np.transpose(found)), expected, rtol=1e-7, atol=1e-7)
 
 
 @giving("fit.predict")
 def test_predictions_of_a_fit(case):
     (truth,), (arguments, covariances) = case.dense(case.fit.point), case.new
-    mean, cov = truth.given(X_NEW, *covariances(case.fit.point))
+    mean, cov = truth.given(case.X_new, *covariances(case.fit.point))
     found = case.fit.predict(**arguments)
     np.testing.assert_allclose(found.mean, mean, atol=1e-6)
     np.testing.assert_allclose(found.variance, np.diag(cov), rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("matrix")], ids=repr)
+def test_predictions_of_all_entries_of_traits(case):
+    """Those that were observed have their fitted values; the dense truth is of all."""
+    (truth,), (_, cross, own) = case.dense(case.fit.point), case.effects(case.fit.point)
+    mean, cov = truth.given(np.kron(np.eye(2), case.node.kernel.X), cross, own)
+    mean += RECORD_SHIFT[:, : case.node.kernel.n].ravel() if "mu" in case.known else 0.0
+    found = case.fit.predict()
+    np.testing.assert_allclose(found.mean, mean, atol=1e-7)
+    np.testing.assert_allclose(found.variance, np.diag(cov), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(case.observed(found.mean.to_numpy().reshape(2, -1)), case.fit.fitted(), atol=1e-9)
+    assert found.mean.index.names == ["trait", "obs"]
 
 
 @giving("compare_fits")
@@ -238,10 +252,11 @@ def test_recovered_effects_have_the_moments_of_their_conditional(case):
     known = "b" in case.known and not case.known["B"].any()  # an explicit β is not drawn
     drawn = [posterior[f"y_{name}"].to_numpy() for name in (*(() if known else ("beta",)), *sizes)]
     for t, (truth, (_, cross, own)) in enumerate(zip(case.dense(), parts_of(case, case.effects), strict=True)):
-        design = np.zeros((len(own), X.shape[1]))
+        r = case.X.shape[1]
+        design = np.zeros((len(own), r))
         if not known:
-            design, cross = np.vstack([np.eye(X.shape[1]), design]), np.vstack([np.zeros(X.T.shape), cross])
-            own = scipy.linalg.block_diag(np.zeros((X.shape[1],) * 2), own)
+            design, cross = np.vstack([np.eye(r), design]), np.vstack([np.zeros((r, N)), cross])
+            own = scipy.linalg.block_diag(np.zeros((r, r)), own)
         draws = [(values[:, :, t] if case.y.ndim > 1 else values).reshape(DRAWS, -1) for values in drawn]
         assert_moments(np.hstack(draws), *truth.given(design, cross, own))
 
@@ -262,9 +277,9 @@ def test_predictions_in_sample(case, kind):
     noises = parts_of(case, case.noise) if case.noise else [None]
     for t, (truth, V, noise) in enumerate(zip(case.dense(), parts_of(case, case.V), noises, strict=True)):
         f, y = (group[name].to_numpy()[0] for name in ("y_mean", "y"))
-        f, y = (values[:, t] if case.y.ndim > 1 else values for values in (f, y))
+        f, y = (case.observed(values[:, t] if case.y.ndim > 1 else values) for values in (f, y))
         signal = V - noise if kind == "given" else np.zeros((N, N))
-        mean, cov = truth.given(X, signal, signal)
+        mean, cov = truth.given(case.X, signal, signal)
         mean = mean + case.known.get("mu", 0.0)
         if kind != "new":
             assert_moments(f, mean, cov)
@@ -286,13 +301,12 @@ def test_predictions_of_new_rows(case, kind):
     pairs = zip(case.dense(), parts_of(case, case.noise), strict=True)
     for t, (truth, noise) in enumerate(pairs):
         f, y = (group[name].to_numpy()[0] for name in ("y_mean", "y"))
-        f, y = (values[:, t] if case.y.ndim > 1 else values for values in (f, y))
-        cross, own = (
-            parts_of(case, covariances)[t] if kind == "given" else (np.zeros((len(X_NEW), N)), np.zeros((3, 3)))
-        )
-        mean, cov = truth.given(X_NEW, cross, own)
+        f, y = ((values[:, t] if case.y.ndim > 1 else values).reshape(DRAWS, -1) for values in (f, y))
+        m = len(case.X_new)
+        cross, own = parts_of(case, covariances)[t] if kind == "given" else (np.zeros((m, N)), np.zeros((m, m)))
+        mean, cov = truth.given(case.X_new, cross, own)
         assert_moments(f, mean, cov)
-        new_noise = case.new_noise(case.values) if case.new_noise else noise[0, 0] * np.eye(len(X_NEW))
+        new_noise = case.new_noise(case.values) if case.new_noise else noise[0, 0] * np.eye(m)
         assert_moments(y, mean, cov + new_noise)
 
 
@@ -319,7 +333,7 @@ def test_P_and_Py(case):
 def test_observations_and_groups_given_all_others(case):
     options = {"model": case.model, **case.rows}
     idata = flmm.pointwise_log_likelihood(case.draws(2), progressbar=False, **options)
-    idata = flmm.pointwise_log_likelihood(idata, groups=GROUP, progressbar=False, **options)
+    idata = flmm.pointwise_log_likelihood(idata, groups=case.groups, progressbar=False, **options)
     flmm.predict(idata, effects="left_out", random_seed=1, **options)
 
     def of(values, t):
@@ -328,15 +342,15 @@ def test_observations_and_groups_given_all_others(case):
 
     for t, truth in enumerate(case.dense()):
         y = case.y[t] if case.y.ndim > 1 else case.y
+        own = idata.log_likelihood["y"], idata.posterior_predictive["y_mean"]
+        densities, means = (case.observed(of(values, t)) for values in own)
         for i in range(N):
             mean, cov = left_out(truth, y, [i])
             exact = -0.5 * (np.log(2 * np.pi * cov[0, 0]) + (y[i] - mean[0]) ** 2 / cov[0, 0])
-            np.testing.assert_allclose(of(idata.log_likelihood["y"], t)[i], exact, atol=100 * case.tolerance)
-            np.testing.assert_allclose(
-                of(idata.posterior_predictive["y_mean"], t)[i], mean[0], atol=100 * case.tolerance
-            )
+            np.testing.assert_allclose(densities[i], exact, atol=100 * case.tolerance)
+            np.testing.assert_allclose(means[i], mean[0], atol=100 * case.tolerance)
         for j in range(5):
-            rows = np.flatnonzero(j == GROUP)
+            rows = np.flatnonzero(j == case.of_groups)
             mean, cov = left_out(truth, y, rows)
             off = y[rows] - mean
             exact = -0.5 * (len(rows) * np.log(2 * np.pi) + np.linalg.slogdet(cov)[1] + off @ np.linalg.solve(cov, off))
@@ -401,7 +415,8 @@ OF_FITS = {
 def test_what_a_fit_has_not_is_refused(case, verb):
     if verb not in case.gives:
         with pytest.raises(
-            ValueError, match=r"\by keeps no rows|which its V holds|has no (terms|function)|one of K_new"
+            ValueError,
+            match=r"\by keeps no rows|its V holds|has no (terms|function)|one of K_new|mean mu besides",
         ):
             OF_FITS[verb](case.fit)
 
@@ -437,7 +452,7 @@ def test_errors_list_what_is_registered():
     with pm.Model() as model:
         pm.Normal("y")
     with pytest.raises(
-        ValueError, match="no CountsLMM, DenseLMM, FastLMM, FourierLMM, LengthscaleLMM, StructuredLMM or We"
+        ValueError, match="no CountsLMM, DenseLMM, FastLMM, FourierLMM, LengthscaleLMM, MatrixLMM, StructuredLMM or We"
     ):
         flmm.find_reml(model)
 

@@ -59,10 +59,29 @@ def spectral():
     flmm.FastLMM("y", spectrum=spectrum, observed=Y, beta=pm.Normal("beta", 0, 1, shape=2), **variances)
 
 
+def traits(gaps=0):
+    spectrum = flmm.Spectrum.from_factor(flmm.covariance.incidence(GROUP).Z.toarray(), X)
+    v, data = pm.HalfNormal("v"), np.vstack([Y, 2 * Y[::-1] + TIME])
+    data[0, :gaps] = np.nan
+    sigma_g, sigma_e = v * np.array([[1.0, 0.4], [0.4, 0.7]]), flmm.covariance.diagonal(pm.HalfNormal("e", shape=2))
+    beta = pm.Normal("beta", 0, 1, shape=(2, 2))
+    flmm.MatrixLMM("y", spectrum=spectrum, Sigma_g=sigma_g, Sigma_e=sigma_e, beta=beta, observed=data)
+
+
+def traits_with_gaps():
+    traits(gaps=2)
+
+
+ALL = (
+    structured, structured_with_coefficients, dense, with_lengthscale, fourier, fourier_kernel, spectral, traits,
+    traits_with_gaps,
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def models():
     out = {}
-    for build in (structured, structured_with_coefficients, dense, with_lengthscale, fourier, fourier_kernel, spectral):
+    for build in ALL:
         with pm.Model() as out[build.__name__]:
             build()
     return out
@@ -98,7 +117,7 @@ for name, model in models.items():
 
 
 def test_draws_have_the_moments_of_those_without_jax(models, run_in_new_process):
-    names = ("structured", "dense", "with_lengthscale", "spectral")
+    names = ("structured", "dense", "with_lengthscale", "spectral", "traits")
     for name, (drawn, other) in run_in_new_process(DRAWS, {name: models[name] for name in names}).items():
         sd = other.std(axis=0)
         np.testing.assert_array_less(np.abs(drawn.mean(axis=0) - other.mean(axis=0)), 6 * sd * np.sqrt(2 / 2000))
@@ -124,6 +143,6 @@ for name, model in models.items():
     ids=["numpyro", "nutpie", "nutpie with gradients by JAX"],
 )
 def test_pymc_samples_by_jax(models, run_in_new_process, sampler, more):
-    names = ("dense",) if more else ("structured", "fourier")
+    names = ("dense", "traits") if more else ("structured", "fourier", "traits_with_gaps")
     found = run_in_new_process(SAMPLED, {name: models[name] for name in names}, sampler=sampler, more=more)
     assert all(np.isfinite(lp).all() and np.ptp(lp) > 0 for lp in found.values())

@@ -13,8 +13,10 @@ from pm_fastlmm.base.arrays import FloatArray, Ids
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.matrices import Unstructured
 from pm_fastlmm.covariance.structures import Diagonal
+from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.labels import labelled, over_coef
+from pm_fastlmm.engines.matrix.at_theta import TraitsAtTheta
 from pm_fastlmm.engines.matrix.effects import TraitDraws, draw_traits
 from pm_fastlmm.engines.matrix.matrixlmm import carried_by
 from pm_fastlmm.engines.matrix.variables import MatrixLMMRV, entries
@@ -22,6 +24,7 @@ from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import answers_for, observed_data
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.kernel.effects.effects import new_rows
+from pm_fastlmm.kernel.effects.left_out import Groups
 from pm_fastlmm.spectrum.spectrum import Spectrum
 
 
@@ -48,6 +51,7 @@ class MatrixNode(StructuredNode):
 
     called: ClassVar[str] = "MatrixLMM"
     law: ClassVar[str] = "N(XB, Σ_g ⊗ K + Σ_e ⊗ I)"
+    at_theta: ClassVar[type[AtTheta]] = TraitsAtTheta
     takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "W_new", "K_new_new")
     takes_of_population: ClassVar[tuple[str, ...]] = ("X_new",)
 
@@ -82,10 +86,16 @@ class MatrixNode(StructuredNode):
         out[..., seen] = values
         return out
 
+    def read_groups(self, groups: Any) -> Groups:
+        """Read a label for each row of the kernel; a group has what was observed of all traits of its rows."""
+        s, rows = self.kernel, self.products.records.record
+        found = Groups.read(groups, s.ids, s.n)
+        own = [np.flatnonzero(np.isin(rows, members)) for members in found.members]
+        kept = [(label, entries) for label, entries in zip(found.labels, own, strict=True) if len(entries)]
+        return Groups(tuple(label for label, _ in kept), [entries for _, entries in kept])
+
     def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
         """Draw B, and U of all rows."""
-        if self._generic:
-            return super(MatrixNode, self).recover(draws, which, rng)
         drawn, _, _ = self._drawn(draws, rng)
         beta = drawn.coefficients
         own = {f"{self.name}_effects": self.traits, self.terms[0].name: self.terms[0].levels}
@@ -93,11 +103,6 @@ class MatrixNode(StructuredNode):
             "beta": over_coef(draws.model, self, beta.reshape(*draws.shape, -1)),
             self.terms[0].name: labelled(draws.model, self, drawn.effects(rng), own),
         }
-
-    @property
-    def _generic(self) -> bool:
-        """Whether β has a Gaussian prior, which relates the traits that a rotation makes independent."""
-        return bool(self.products.prior)  # type: ignore[attr-defined]
 
     def _drawn(self, draws: Draws, rng: np.random.Generator) -> tuple[TraitDraws, FloatArray, FloatArray]:
         """Return draws of B and U, of Σ_e, and mu of all entries."""
@@ -110,8 +115,12 @@ class MatrixNode(StructuredNode):
         )
         moves = bool(np.ptp(mu, axis=(0, 1)).any())
         y = self._scaled(self.observed - (np.broadcast_to(mu, (*shape, self.n)) if moves else mu[0, 0]))
-        beta = np.broadcast_to(b, (*shape, b.shape[-1])) if self.treatment == "proper" else np.zeros(0)
-        return draw_traits(self.products, sigma, noise, y, beta, rng), noise, mean  # type: ignore[arg-type]
+        products: Any = self.products
+        if products.prior:  # which relates the traits: B is drawn first, and is known to what follows
+            beta, products = self._draw(draws, rng).beta, products.treated(1, flat=False)
+        else:
+            beta = np.broadcast_to(b, (*shape, b.shape[-1])) if self.treatment == "proper" else np.zeros(0)
+        return draw_traits(products, sigma, noise, y, beta, rng), noise, mean
 
     def read(self, new: NewRows, effects: Effects) -> Any:
         """Read X, and covariances with the rows of the data or rows of the factor."""
@@ -171,6 +180,7 @@ class MatrixNode(StructuredNode):
         """Read the node."""
         _, _, mu, b, B, theta = rv.owner.inputs
         p, data = op.products, observed_data(model, rv)
-        observed = None if data is None else data[op.products.seen]
+        seen = op.products.seen
+        observed = None if data is None else data[seen] if data.shape == seen.shape else data.ravel()  # to be refused
         common = (rv.name, rv, op.treatment, entries(p, mu), b, observed, op.projection, op.ids)
         return cls(*common, op.terms, op.theta, theta, p, B, op.design, None, op.residual, mu)

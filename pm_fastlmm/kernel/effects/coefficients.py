@@ -118,18 +118,25 @@ def loadings(spectrum: Spectrum) -> tuple[FloatArray, FloatArray]:
     return spectrum.loadings, spectrum.loadings_fixed
 
 
+def new_given_effects(s: Spectrum, new: NewRows) -> tuple[Coordinates, FloatArray]:
+    """Return K*ᵀK⁺, as coordinates by row, and K** - K*ᵀK⁺K*, the matrix or its diagonal as K** was given."""
+    weights = kernel_inverse(s)(new.H.T, new.A.T)
+    if new.prior is None or new.prior.ndim < 2:
+        explained = np.einsum("ij,ji->i", weights.a, new.H) + np.einsum("ij,ji->i", weights.b, new.A)
+        return weights, np.asarray(new.prior_diagonal - explained)
+    return weights, np.asarray(new.prior - weights.a @ new.H - weights.b @ new.A)
+
+
 def draw_new_effects(s: Spectrum, new: NewRows, u: Coordinates, g: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Draw the effects of new rows given u: mean K*ᵀK⁺u, covariance σ²_g(K** - K*ᵀK⁺K*)."""
     if new.prior is None:
         raise ValueError("draws of new effects need their prior variance: give K_new_new, the matrix or its diagonal.")
-    weights = kernel_inverse(s)(new.H.T, new.A.T)
+    weights, left_over = new_given_effects(s, new)
     mean = u.a @ weights.a.T + u.b @ weights.b.T
     if new.prior.ndim == 1:
-        left_over = new.prior - np.einsum("ij,ji->i", weights.a, new.H) - np.einsum("ij,ji->i", weights.b, new.A)
         root = np.diag(np.sqrt(np.maximum(left_over, 0.0)))
     else:
-        covariance = new.prior - weights.a @ new.H - weights.b @ new.A
-        values, vectors = scipy.linalg.eigh((covariance + covariance.T) / 2)
+        values, vectors = scipy.linalg.eigh((left_over + left_over.T) / 2)
         # not the rounding of K alone: K⁺ enlarges that by the condition of K, and K_new comes from other blocks
         tolerance = 1e-8 * float(np.abs(np.diag(new.prior)).max())
         if values[0] < -tolerance:
@@ -138,4 +145,4 @@ def draw_new_effects(s: Spectrum, new: NewRows, u: Coordinates, g: FloatArray, r
                 f"(smallest eigenvalue {values[0]:.3g}). Take all blocks from one covariance matrix."
             )
         root = eigen_root(values, vectors)
-    return mean + np.sqrt(g)[..., None] * (rng.standard_normal(mean.shape) @ root.T)
+    return np.asarray(mean + np.sqrt(g)[..., None] * (rng.standard_normal(mean.shape) @ root.T))
