@@ -47,6 +47,12 @@ def test_the_guide_to_genotype_files_runs_and_prints_what_stands_there(caplog):
     assert names["best"].index[0] == "rs123"
 
 
+def test_the_guide_to_several_traits_runs_and_prints_what_stands_there():
+    blocks, names = outputs.run(DOCS / "several_traits.md")
+    assert [difference for block in blocks for difference in block.differences()] == []
+    assert names["five"].converged
+
+
 def test_the_guide_to_relationships_runs(capsys):
     run("relationships.md")
     printed = re.findall(r"```text\n(.*?)```", (DOCS / "relationships.md").read_text(), flags=re.DOTALL)

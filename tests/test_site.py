@@ -60,6 +60,13 @@ def test_the_numbers_of_lme4_on_a_page_are_those_of_its_fit(page, fit, digits):
     assert [value for value in vcov if f"{value:.{digits}f}" not in sentence[0]] == []
 
 
+def test_the_numbers_of_gemma_on_a_page_are_those_that_it_printed():
+    theirs = json.loads((ROOT / "tests" / "reference" / "mvlmm_gemma.json").read_text())["2"]
+    sentence = re.search(r"^GEMMA 0.98.5 prints.*?\n\n", (DOCS / "users" / "gemma.md").read_text(), re.M | re.S)
+    values = [value for part in ("Vg", "Ve") for row in theirs[part] for value in row]
+    assert [value for value in values if f"{value:g}" not in sentence[0]] == []
+
+
 def test_the_numbers_of_the_readme_are_those_of_the_fit_and_of_the_exact_posterior():
     people = flmm.datasets.galton_families()
     K = flmm.covariance.pedigree(people.index, people["father"], people["mother"])

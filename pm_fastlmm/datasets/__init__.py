@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["anoles", "dyestuff", "galton_families", "john_alpha", "penicillin", "sleepstudy"]
+__all__ = ["anoles", "arabidopsis_lines", "dyestuff", "galton_families", "john_alpha", "penicillin", "sleepstudy"]
 
 
 def __dir__() -> list[str]:
@@ -47,6 +47,33 @@ def anoles() -> pd.DataFrame:
     table = _table("anoles", index_col="species")
     table.attrs["newick"] = files(__package__).joinpath("anoles.nwk").read_text().strip()
     return table
+
+
+def arabidopsis_lines() -> pd.DataFrame:
+    """
+    Return five metabolites and 117 markers of 162 inbred lines of Arabidopsis, from a cross of Ler with Cvi.
+
+    Returns
+    -------
+    DataFrame
+        One row for each line, indexed by "line1" …: C3 to C7, the peaks of the methylsulfinylalkyl glucosinolates with
+        so many carbons (areas, none for four lines), then the markers by chromosome, "1:PVV4" …, copies of an allele of
+        one parent, 0 or 2, NaN where they were not scored.
+
+    Notes
+    -----
+    J. J. B. Keurentjes et al. (2006), The genetics of plant metabolism, Nature Genetics 38, doi:10.1038/ng1815; lines
+    of C. Alonso-Blanco et al. (1998), The Plant Journal 14, 259-271; multitrait of the R package qtl, whose
+    markers have errors that were put in.
+
+    Examples
+    --------
+    >>> from pm_fastlmm.datasets import arabidopsis_lines
+    >>> lines = arabidopsis_lines()
+    >>> lines.shape, lines.filter(like=":").shape, lines["C4"].count().item()
+    ((162, 122), (162, 117), 158)
+    """
+    return _table("arabidopsis_lines", index_col="line")
 
 
 def dyestuff() -> pd.DataFrame:

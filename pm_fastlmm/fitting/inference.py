@@ -11,7 +11,7 @@ from pm_fastlmm.aireml.objective import Objective, information_inverse
 from pm_fastlmm.aireml.refit import along_face, first_differences, second_differences, steps_of
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.fitting.intervals import VarianceIntervals
-from pm_fastlmm.fitting.profiles import TOGETHER, Held, effects_together, free_place
+from pm_fastlmm.fitting.profiles import TOGETHER, Held, free_place, held_on_bound
 from pm_fastlmm.kernel.inference.estimates import whole_covariance
 from pm_fastlmm.kernel.inference.fixed_effects import NOT_OF_ML, DegreesOfFreedom, FixedEffects, ZeroVariances
 from pm_fastlmm.kernel.inference.value_test import ValueTest
@@ -135,8 +135,8 @@ class VarianceInference(VarianceIntervals):
         """Return the degrees of freedom of a value: of a mixture where it is on a bound."""
         if value not in (of.lower, of.upper):
             return (1,)
-        width = effects_together(self.objective, name)
-        return (width - 1, width)
+        count = held_on_bound(self.objective, name)
+        return (count - 1, count)
 
     @property
     def _projection(self) -> AnyProjection:

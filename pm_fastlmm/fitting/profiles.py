@@ -102,13 +102,20 @@ def _variance(place: slice, effect: int) -> int:
     return int(place.start) + effect * (effect + 3) // 2
 
 
-def effects_together(objective: Objective, name: str) -> int:
-    """Return how many effects covary with that of a variance, itself included; 1 for any other quantity."""
-    base = name.removeprefix(SD)
+def held_on_bound(objective: Objective, name: str) -> int:
+    """
+    Return how many elements of a matrix a value on the bound holds.
+
+    A variance of 0 holds the c - 1 covariances of c effects too, a correlation of ±1 the c - 2 others of one effect to
+    those of the other. Any other quantity is held alone.
+    """
+    correlation = name.startswith(CORR) and name not in objective.names
+    base = name.removeprefix(CORR if correlation else SD)
     element = _element(objective, objective.names.index(base)) if base in objective.names else None
-    if element is None or len(element.effects) == 2:
+    if element is None:
         return 1
-    return int((np.sqrt(8 * (element.place.stop - element.place.start) + 1) - 1) / 2)
+    c = int((np.sqrt(8 * (element.place.stop - element.place.start) + 1) - 1) / 2)
+    return c - 1 if correlation else c
 
 
 def free_place(objective: Objective, name: str, also: Mapping[str, Function]) -> int:

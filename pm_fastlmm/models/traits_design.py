@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pm_fastlmm.base.arrays import FloatArray, frozen
+from pm_fastlmm.base.arrays import FloatArray, frozen, shown
 from pm_fastlmm.base.coordinates import require_unique
 from pm_fastlmm.base.copies import ReadOnlyArrays
 from pm_fastlmm.models.correlated_terms import CorrelatedTerms
@@ -37,12 +37,27 @@ class ByTrait(FixedTerms):
     ----------
     order : (r · t,) int array
         Which column of the formula each is.
+    traits : tuple of str
     """
 
     order: npt.NDArray[np.intp]
+    traits: tuple[str, ...]
 
     def encode(self, data: pd.DataFrame) -> Any:
-        """Return X of new rows, dense or sparse as it was at the fit."""
+        """
+        Return X of new rows, dense or sparse as it was at the fit.
+
+        Raises
+        ------
+        ValueError
+            If rows do not say which trait they are of.
+        """
+        found = list(data[TRAIT].unique()) if TRAIT in data.columns else []
+        if not found or not set(found) <= set(self.traits):
+            raise ValueError(
+                f"new rows have one trait of one record each: their column {TRAIT!r} is one of {shown(self.traits)}, and "
+                + (f"here it has {shown(found)}." if found else f"the data have {shown(data.columns)}.")
+            )
         return super(ByTrait, self).encode(data)[:, self.order]
 
 
@@ -234,7 +249,7 @@ def _by_trait(mixed: MixedDesign, traits: tuple[str, ...]) -> MixedDesign:
         mixed,
         X=mixed.X[:, order],
         columns=tuple(columns[j] for j in order),
-        fixed=ByTrait(mixed.fixed.spec, mixed.fixed.table, order),
+        fixed=ByTrait(mixed.fixed.spec, mixed.fixed.table, order, traits),
         random=tuple(terms),
         residual=replace(mixed.residual, random=of_term(mixed.residual.random)),
     )

@@ -31,6 +31,21 @@ def test_a_correlation_of_1_is_a_half(sleepstudy):
     assert_allclose(test.p_value, 0.5 * chi2.sf(test.statistic, 1))
 
 
+def test_a_correlation_of_1_takes_those_with_other_effects_along():
+    """Of three traits, a and b of the same effects: simulated, the statistic is as often above as the mixture says."""
+    rng, n = np.random.default_rng(5), 120
+    G = rng.normal(size=(n, 90))
+    spectrum = flmm.Spectrum.from_covariance(G @ G.T / 90, np.ones((n, 1)))
+    statistics = []
+    for _ in range(30):
+        u = G @ rng.normal(size=(90, 2)) @ [[1.0, 1.2, 0.5], [0.0, 0.0, 0.7]] / 90**0.5
+        Y = pd.DataFrame(u + 0.7 * rng.normal(size=(n, 3)), columns=list("abc"))
+        test = flmm.reml_traits(spectrum, Y).test_value("corr_K[a, b]", 1)
+        assert test.df == (1, 2)
+        statistics.append(test.statistic)
+    assert 1.0 < np.mean(statistics) < 2.0  # 1.5 is that of (1, 2), 0.5 of (0, 1)
+
+
 @pytest.mark.parametrize("name", ["Subject[Days]", "sd_Subject[Days]"])
 def test_a_variance_of_0_takes_its_covariance_along(sleepstudy, name):
     without = flmm.find_reml("Reaction ~ Days + (1 | Subject)", flmm.datasets.sleepstudy(), progressbar=False)

@@ -61,3 +61,18 @@ def test_residuals_and_offsets_of_traits_are_refused():
             flmm.find_reml("a + b ~ 1", table, K=np.eye(8), **given, **QUIET)
     with pytest.raises(ValueError, match="belong to a formula: a model has its own"):
         flmm.find_reml(flmm.lmm_model("a ~ 1 + (1 | g)", table), K=np.eye(8), **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        ({"record": ["cow0"]}, "their column 'trait' is one of 'a', 'b', and the data have 'record'"),
+        ({"trait": ["c"], "record": ["cow0"]}, "their column 'trait' is one of 'a', 'b', and here it has 'c'"),
+    ],
+)
+def test_new_rows_say_which_trait_they_are_of(new, message):
+    table = others(8, a=A, b=B)
+    sigma = [[1.0, 0.2], [0.2, 0.5]]
+    fit = flmm.find_reml("a + b ~ 1", table, K=np.eye(8), fixed={"K": sigma, "residual": sigma}, **QUIET)
+    with pytest.raises(ValueError, match=message):
+        fit.predict(data=pd.DataFrame(new))

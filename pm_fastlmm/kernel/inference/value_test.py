@@ -25,8 +25,9 @@ class ValueTest(Described):
     p_value : float
         From χ²₁; on a bound from a mixture, and 1 where the statistic is 0.
     df : tuple of int
-        Degrees of freedom: (1,) inside, of the two halves of the mixture on a bound. (0, 1) for a correlation of ±1 or
-        a variance of its own, (c - 1, c) for a variance of c effects that covary, whose covariances go with it.
+        Degrees of freedom: (1,) inside, of the two halves of the mixture on a bound. (0, 1) for a variance of its own.
+        Of c effects that covary (c - 1, c) for a variance, whose covariances go with it, and (c - 2, c - 1) for a
+        correlation of ±1, with which the two correlate equally with all others.
     method : "REML" or "ML"
 
     References
