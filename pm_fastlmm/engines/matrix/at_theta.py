@@ -22,7 +22,7 @@ class TraitsAtTheta(TermsAtTheta):
         """
         Return predictions of f = XB + U for each trait of new rows, or of all rows of the data if nothing is given.
 
-        These have the entries that were not observed.
+        These have the entries that were not observed. With the table of a formula, rows are of one trait each.
 
         Raises
         ------
@@ -30,6 +30,8 @@ class TraitsAtTheta(TermsAtTheta):
             If something else than X_new, K_new, W_new and K_new_new is given, or it does not fit.
         """
         node, new = self.node, NewRows(**given)
+        if new.data is not None and node.design is not None:  # its rows are of one trait each, of records of the fit
+            return super().predict(population=population, **given)
         if other := [name for name in new.given if name not in node.takes]:
             raise ValueError(f"{node.name} is a MatrixLMM, which takes {', '.join(node.takes)}, not {other[0]}.")
         rows = node.read(new, "population" if population else "given")
