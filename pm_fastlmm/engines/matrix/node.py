@@ -1,7 +1,7 @@
 """The node of a MatrixLMM."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -9,7 +9,8 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm.base.arrays import FloatArray, Ids
+from pm_fastlmm.base.arrays import FloatArray, Ids, align, columns_in_order, read
+from pm_fastlmm.base.display import listed
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.matrices import Unstructured
 from pm_fastlmm.covariance.structures import Diagonal
@@ -93,6 +94,21 @@ class MatrixNode(StructuredNode):
         own = [np.flatnonzero(np.isin(rows, members)) for members in found.members]
         kept = [(label, entries) for label, entries in zip(found.labels, own, strict=True) if len(entries)]
         return Groups(tuple(label for label, _ in kept), [entries for _, entries in kept])
+
+    def observing(self, y: Any) -> Self:
+        """Return the node with other traits, as Y (n, t) or as its entries, where these ones were observed."""
+        if np.ndim(y) != 2:
+            return super(MatrixNode, self).observing(y)
+        s, seen = self.kernel, self.products.seen  # type: ignore[attr-defined]
+        given = read(y, "y", ndim=(2,))
+        ordered = replace(given, values=columns_in_order(given, self.traits, name="y"))
+        Y = ordered.take(align(s.ids, given, name="y", reference_name=self.name)).T
+        if Y.shape != seen.shape or (np.isnan(Y) == seen).any():
+            raise ValueError(
+                f"y must have the {len(seen)} traits of {self.name} ({listed(self.traits)}), missing in the same "
+                "entries: fit the other traits anew, flmm.reml_traits(spectrum, Y)."
+            )
+        return super(MatrixNode, self).observing(Y[seen])
 
     def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
         """Draw B, and U of all rows."""
