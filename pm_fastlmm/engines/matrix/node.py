@@ -9,7 +9,7 @@ import numpy as np
 import pymc as pm
 import xarray as xr
 
-from pm_fastlmm.base.arrays import FloatArray, Ids, shown
+from pm_fastlmm.base.arrays import FloatArray, Ids
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.matrices import Unstructured
 from pm_fastlmm.covariance.structures import Diagonal
@@ -88,7 +88,7 @@ class MatrixNode(StructuredNode):
 
     def observing(self, y: Any) -> Self:
         """
-        Return the node with another Y, (t, n) or a table of traits, or with the entries (N,) that were observed.
+        Return the node with another Y: a table of traits, an array (n, t) or (t, n), or the entries (N,) observed.
 
         Raises
         ------
@@ -97,9 +97,9 @@ class MatrixNode(StructuredNode):
         """
         seen = self.products.seen  # type: ignore[attr-defined]
         if np.ndim(y) == 2:
-            Y, names = read_traits(y, self.kernel, len(self.traits))
-            if names is not None and names != self.traits:
-                raise ValueError(f"y has the traits {shown(names)}, but {self.name} {shown(self.traits)}.")
+            t, plain = len(self.traits), not (hasattr(y, "columns") or hasattr(y, "dims"))
+            y = np.asarray(y).T if plain and np.shape(y) == (self.kernel.n, t) and t != self.kernel.n else y
+            Y, _ = read_traits(y, self.kernel, t, self.traits)
             assert Y is not None  # it was given
             if not np.array_equal(~np.isnan(Y), seen):
                 raise ValueError(
