@@ -22,12 +22,12 @@ class TraitsAtTheta(TermsAtTheta):
         """
         Return predictions of f = XB + U for each trait of new rows, or of all rows of the data if nothing is given.
 
-        These have the entries that were not observed. `data` of a formula has rows of one trait of one record each.
+        These have the entries that were not observed. Rows of a table, data=, have one trait of one record each.
 
         Raises
         ------
         ValueError
-            If something else than X_new, K_new, W_new and K_new_new, or data, is given, or it does not fit.
+            If something else than X_new, K_new, W_new and K_new_new is given, or it does not fit.
         """
         if given.get("data") is not None:
             return super().predict(population=population, **given)
