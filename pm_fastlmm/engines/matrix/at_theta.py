@@ -27,7 +27,7 @@ class TraitsAtTheta(TermsAtTheta):
         Raises
         ------
         ValueError
-            If something else than X_new, K_new, W_new and K_new_new, or data, is given, or it does not fit.
+            If something else than X_new, K_new, W_new and K_new_new is given, or it does not fit.
         """
         node, new = self.node, NewRows(**given)
         if new.data is not None and node.design is not None:  # its rows are of one trait each, of records of the fit
