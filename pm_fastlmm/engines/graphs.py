@@ -92,6 +92,11 @@ def reaching(model: pm.Model, *outputs: Any) -> list[Any]:
     return [rv for rv in model.free_RVs if rv in reached]
 
 
+def is_random(*outputs: Any) -> bool:
+    """Return whether outputs depend on random variables, of whatever model."""
+    return any(isinstance(v.type, RandomType) for v in graph_inputs(outputs))
+
+
 def parameters(model: pm.Model, node_rv: Any) -> list[Any]:
     """Return the free continuous variables of the model that reach another, in the model's order."""
     return [rv for rv in reaching(model, node_rv) if rv.type.dtype.startswith("float") and rv is not node_rv]
@@ -131,7 +136,7 @@ def _supports_of(generators: Sequence[Any], rvs: Sequence[Any], transforms: tupl
     starts = make_initial_point_expression(
         free_rvs=rvs, rvs_to_transforms=pairs, initval_strategies={}, return_transformed=True
     )
-    if any(isinstance(v.type, RandomType) for v in graph_inputs(starts)):
+    if is_random(*starts):
         return None
     values = [np.asarray(value, dtype=float) for value in as_written([], starts)()]
     return [support(*own) for own in zip(rvs, transforms, values, strict=True)]

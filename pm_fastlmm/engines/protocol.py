@@ -25,7 +25,7 @@ from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.free_variables import Fitted
-from pm_fastlmm.engines.graphs import evaluated, reaching
+from pm_fastlmm.engines.graphs import evaluated, is_random, reaching
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.random_variable import Treatment
@@ -184,6 +184,11 @@ class LMMNode(PartOfModel, Described, ABC):
                 "coefficients are integrated out."
             )
         return self.constants()
+
+    def mean_or_zero(self) -> FloatArray:
+        """Return mu, or 0 where a random variable reaches it: what a start takes it to be."""
+        mu = self._mean_graphs()[0]
+        return np.zeros(()) if is_random(mu) else np.asarray(_value(mu), dtype=float)
 
     def _mean_graphs(self) -> list[Any]:
         """Return mu, and mean and covariance of β's prior, with constants for what the node has not."""

@@ -133,7 +133,8 @@ class VarianceFit(VarianceChecks, PartOfModel):
         Parameters
         ----------
         y : array or Series (n,)
-            In the order of the rows that were fitted; ids, if it has any, must be theirs.
+            In the order of the rows that were fitted; ids, if it has any, must be theirs. Of several traits of one
+            kernel also Y (n, t), as `reml_traits` takes it.
 
         Raises
         ------

@@ -22,16 +22,16 @@ class TraitsAtTheta(TermsAtTheta):
         """
         Return predictions of f = XB + U for each trait of new rows, or of all rows of the data if nothing is given.
 
-        These have the entries that were not observed. Rows of a table, data=, have one trait of one record each.
+        These have the entries that were not observed. `data` of a formula has rows of one trait of one record each.
 
         Raises
         ------
         ValueError
             If something else than X_new, K_new, W_new and K_new_new is given, or it does not fit.
         """
-        if given.get("data") is not None:
-            return super().predict(population=population, **given)
         node, new = self.node, NewRows(**given)
+        if new.data is not None and node.design is not None:  # its rows are of one trait each, of records of the fit
+            return super().predict(population=population, **given)
         if other := [name for name in new.given if name not in node.takes]:
             raise ValueError(f"{node.name} is a MatrixLMM, which takes {', '.join(node.takes)}, not {other[0]}.")
         rows = node.read(new, "population" if population else "given")

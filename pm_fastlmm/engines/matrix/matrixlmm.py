@@ -10,7 +10,7 @@ import pymc as pm
 import pytensor.tensor as pt
 from pytensor.graph.basic import Variable
 
-from pm_fastlmm.base.arrays import FloatArray, align, read, require_range, shown
+from pm_fastlmm.base.arrays import FloatArray, align, columns_in_order, read, require_range, shown
 from pm_fastlmm.base.coordinates import require_unique
 from pm_fastlmm.base.labels import Entries
 from pm_fastlmm.covariance.algebra import Covariance
@@ -45,9 +45,10 @@ class MatrixLMM:
         Σ_g may be singular, Σ_e not.
     observed : array or DataFrame
         Y, with a trait in each row, (t, n), as PyMC has batches; of a DataFrame traits are the columns, (n, t), and
-        rows are aligned by id. Entries that are NaN were not observed: the density is that of the others, exactly.
+        rows are aligned by id, columns by the names of the traits. Entries that are NaN were not observed: the density
+        is that of the others, exactly.
     traits : sequence of str, optional
-        Their names. Default: the columns of a DataFrame, the coordinates of the first of `dims`, or "0", "1", …
+        Their names. Default: the coordinates of the first of `dims`, the columns of a DataFrame, or "0", "1", …
     mu : tensor_like (t, n), optional
         Mean besides XB.
     beta : tensor_like (t, r), optional
@@ -134,8 +135,9 @@ def _parametrise(
     )  # fmt: skip
     structures = [_structure(value, what) for value, what in ((Sigma_g, "Sigma_g"), (Sigma_e, "Sigma_e"))]
     t = _number_of_traits(structures)
-    values, names = read_traits(observed, spectrum, t)
-    labels = tuple(map(str, traits or names or _coordinates(kwargs.get("dims")) or range(t)))
+    asked = tuple(map(str, traits or _coordinates(kwargs.get("dims")) or ())) or None
+    values, names = read_traits(observed, spectrum, t, asked)
+    labels = asked or names or tuple(map(str, range(t)))
     require_unique(labels, "the names of the traits")
     if len(labels) != t:
         raise ValueError(f"traits names {len(labels)} traits, {shown(labels)}, but Sigma_e is of {t}.")
@@ -174,14 +176,18 @@ def carried_by(
     }  # fmt: skip
 
 
-def read_traits(observed: Any, spectrum: Spectrum, t: int | None) -> tuple[FloatArray | None, tuple[str, ...] | None]:
+def read_traits(
+    observed: Any, spectrum: Spectrum, t: int | None, traits: tuple[str, ...] | None = None
+) -> tuple[FloatArray | None, tuple[str, ...] | None]:
     """
     Return Y (t, n) in the order of the spectrum, NaN where it was not observed, and the names of labelled traits.
+
+    Columns with names are brought into the order of `traits`, if these are known.
 
     Raises
     ------
     ValueError
-        If the ids or the shape do not fit, or a value is infinite.
+        If the ids, the names or the shape do not fit, or a value is infinite.
     """
     if observed is None:
         return None, None
@@ -192,6 +198,8 @@ def read_traits(observed: Any, spectrum: Spectrum, t: int | None) -> tuple[Float
         values = np.asarray(np.ma.filled(values.astype(float), np.nan))
     labelled = read(values, "observed", ndim=(2,))
     by_columns = labelled.ids is not None or hasattr(values, "columns")
+    if by_columns:
+        labelled = replace(labelled, values=columns_in_order(labelled, traits, name="observed"))
     Y = labelled.take(align(spectrum.ids, labelled, name="observed", reference_name="the spectrum"))
     if by_columns:
         Y = Y.T

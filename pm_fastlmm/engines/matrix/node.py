@@ -18,7 +18,7 @@ from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.labels import labelled, over_coef
 from pm_fastlmm.engines.matrix.at_theta import TraitsAtTheta
 from pm_fastlmm.engines.matrix.effects import TraitDraws, draw_traits
-from pm_fastlmm.engines.matrix.matrixlmm import carried_by
+from pm_fastlmm.engines.matrix.matrixlmm import carried_by, read_traits
 from pm_fastlmm.engines.matrix.variables import MatrixLMMRV, entries
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import answers_for, observed_data
@@ -85,6 +85,28 @@ class MatrixNode(StructuredNode):
         out = np.full((*values.shape[:-1], *seen.shape), np.nan)
         out[..., seen] = values
         return out
+
+    def observing(self, y: Any) -> Self:
+        """
+        Return the node with another Y: a table of traits, an array (n, t) or (t, n), or the entries (N,) observed.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit the rows or the traits, or was observed in other entries.
+        """
+        seen = self.products.seen  # type: ignore[attr-defined]
+        if np.ndim(y) == 2:
+            t, plain = len(self.traits), not (hasattr(y, "columns") or hasattr(y, "dims"))
+            y = np.asarray(y).T if plain and np.shape(y) == (self.kernel.n, t) and t != self.kernel.n else y
+            Y, _ = read_traits(y, self.kernel, t, self.traits)
+            assert Y is not None  # it was given
+            if not np.array_equal(~np.isnan(Y), seen):
+                raise ValueError(
+                    f"y was observed in other entries than {self.name}: a refit is of the same; fit it anew."
+                )
+            y = Y[seen]
+        return super(MatrixNode, self).observing(y)
 
     def read_groups(self, groups: Any) -> Groups:
         """Read a label for each row of the kernel; a group has what was observed of all traits of its rows."""

@@ -9,7 +9,6 @@ import numpy as np
 import pymc as pm
 import scipy.sparse as sp
 import xarray as xr
-from pytensor.tensor.variable import TensorConstant
 
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.base.arrays import FloatArray
@@ -171,8 +170,7 @@ class StructuredNode(GaussianNode):
     def flat_objective(self) -> StructuredObjective:
         """Return the restricted likelihood of the terms, whatever the treatment of β: where a sampler may start."""
         products = self.products if self.products.flat else self.products.treated(len(self.terms), flat=True)
-        mu = self.mu.data if isinstance(self.mu, TensorConstant) else 0.0
-        return StructuredObjective.of(products, self.layout, self._scaled(self.observed - mu))
+        return StructuredObjective.of(products, self.layout, self._scaled(self.observed - self.mean_or_zero()))
 
     def _covariance_facts(self) -> dict[str, Any]:
         own = self.residual

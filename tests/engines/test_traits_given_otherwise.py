@@ -1,0 +1,59 @@
+"""Several traits whose columns, mean or response are given in another way are the same traits."""
+
+import numpy as np
+import pandas as pd
+import pymc as pm
+import pytest
+from numpy.testing import assert_allclose
+
+import pm_fastlmm as flmm
+from pm_fastlmm import covariance as cov
+
+N = 24
+RNG = np.random.default_rng(5)
+G = RNG.normal(size=(N, 40))
+IDS = [f"cow {i}" for i in range(N)]
+K = pd.DataFrame(G @ G.T / 40, IDS, IDS)
+Y = pd.DataFrame(RNG.normal(size=(N, 2)) * [1.0, 9.0] + G[:, :1], index=IDS, columns=["milk", "fat"])
+SPECTRUM = flmm.Spectrum.from_covariance(K, pd.DataFrame({"one": np.ones(N)}, index=IDS))
+
+
+def node_of(observed, **kwargs):
+    with pm.Model(coords={"swapped": ["fat", "milk"], "obs": IDS}) as model:
+        g, e = pm.HalfNormal("g", 1, shape=2), pm.HalfNormal("e", 1, shape=2)
+        flmm.MatrixLMM(
+            "Y", spectrum=SPECTRUM, Sigma_g=cov.diagonal(g), Sigma_e=cov.diagonal(e), observed=observed, **kwargs
+        )
+    return flmm.lmm_nodes(model)[0]
+
+
+@pytest.mark.parametrize("kwargs", [{"traits": ["fat", "milk"]}, {"dims": ("swapped", "obs")}], ids=["traits", "dims"])
+def test_columns_of_a_table_go_by_the_names_of_the_traits(kwargs):
+    node = node_of(Y, **kwargs)
+    assert node.traits == ("fat", "milk")
+    assert_allclose(node.placed(node.observed), Y[["fat", "milk"]].T)
+    with pytest.raises(ValueError, match="observed has no column 'fat'"):
+        node_of(Y.rename(columns={"fat": "protein"}), **kwargs)
+
+
+def test_a_sampler_starts_as_if_a_known_mean_had_been_subtracted():
+    mu = 1000.0 * RNG.normal(size=(2, N))
+    with pm.Model():
+        shift = pm.Data("shift", mu)
+    for given in (mu, shift):
+        assert_allclose(node_of(Y.T.to_numpy() + mu, mu=given).target().values, node_of(Y).target().values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "missing"])
+def test_a_refit_takes_traits_as_the_fit_did(missing):
+    gaps = np.zeros((N, 2), dtype=bool)
+    gaps[:3, 0] = missing
+    fit = flmm.reml_traits(SPECTRUM, Y.mask(gaps))
+    other = (Y.iloc[::-1] ** 2).set_axis(IDS).mask(gaps)
+    expected = flmm.reml_traits(SPECTRUM, other)
+    for y in (other, other.iloc[::-1, ::-1], other.to_numpy()):
+        assert_allclose(fit.refit(y).loglik, expected.loglik, rtol=1e-12)
+    gaps[5, 1] = True
+    for y in (other.mask(gaps), other[["milk"]].to_numpy()):
+        with pytest.raises(ValueError, match="missing in the same entries: fit the other traits anew"):
+            fit.refit(y)
