@@ -1,5 +1,7 @@
 """Several traits whose columns, mean or response are given in another way are the same traits."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pymc as pm
@@ -57,3 +59,14 @@ def test_a_refit_takes_traits_as_the_fit_did(missing):
     for y in (other.mask(gaps), other[["milk"]].to_numpy()):
         with pytest.raises(ValueError, match="missing in the same entries: fit the other traits anew"):
             fit.refit(y)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [("mu", np.zeros((N, 2)), (2, N)), ("beta", np.zeros((1, 2)), (2, 1)), ("beta_mean", np.zeros((1, 2)), (2, 1))],
+)
+def test_a_mean_with_traits_in_its_columns_is_refused(name, given, wanted):
+    cov_of_beta = {"beta_cov": np.eye(2)} if name == "beta_mean" else {}
+    with pytest.raises(ValueError, match=f"{name} must be {re.escape(str(wanted))}, a trait in each row, got shape"):
+        node_of(Y, **{name: given}, **cov_of_beta)
+    node_of(Y, **{name: given.T}, **cov_of_beta)
