@@ -168,8 +168,9 @@ class Polar(NamedTuple):
                 return loglik, slope
             here = also(self.external(x))
             steps = np.where(x + _DIFFERENCE * size > self.upper, -1, 1) * _DIFFERENCE * size
-            moved = [also(self.external(x + step)) for step in np.diag(steps)]
-            return loglik + here, slope + (np.array(moved) - here) / steps
+            moved = np.array([also(self.external(x + step)) for step in np.diag(steps)])
+            slopes = np.where(np.isfinite(moved), (moved - here) / steps, 0.0)  # V ends there: ℓ itself falls steeply
+            return loglik + here, slope + slopes
 
         return value
 

@@ -77,8 +77,9 @@ def shares_of(objective: Objective, theta: FloatArray) -> dict[str, float]:
 
 
 def _normalised(variances: Mapping[str, float]) -> dict[str, float]:
-    total = sum(variances.values())
-    return {name: variance / total for name, variance in variances.items()}
+    total = np.float64(sum(variances.values()))
+    with np.errstate(invalid="ignore"):  # of a trait without any variance a share is NaN
+        return {name: float(variance / total) for name, variance in variances.items()}
 
 
 def _deviation(name: str, v: Mapping[str, Any]) -> Any:
@@ -229,7 +230,9 @@ def _coefficient(objective: Objective, theta: FloatArray, loglik: float, informa
     integrated = objective.method == "REML"
 
     def of(value: float | None, at: FloatArray) -> float:
-        beta, cov = objective.blue(at)
+        if (state := objective.state(at)) is None:
+            return -np.inf
+        beta, cov = objective.coefficients(state)
         beyond = 0.0 if value is None else (value - float(beta[place])) ** 2 / float(cov[place, place])
         return -0.5 * (beyond + (float(np.log(cov[place, place])) if integrated else 0.0))
 

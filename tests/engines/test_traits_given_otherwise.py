@@ -1,5 +1,7 @@
 """Several traits whose columns, mean or response are given in another way are the same traits."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pymc as pm
@@ -57,3 +59,37 @@ def test_a_refit_takes_traits_as_the_fit_did(missing):
     for y in (other.mask(gaps), other[["milk"]].to_numpy()):
         with pytest.raises(ValueError, match="missing in the same entries: fit the other traits anew"):
             fit.refit(y)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [("mu", np.zeros((N, 2)), (2, N)), ("beta", np.zeros((1, 2)), (2, 1)), ("beta_mean", np.zeros((1, 2)), (2, 1))],
+)
+def test_a_mean_with_traits_in_its_columns_is_refused(name, given, wanted):
+    cov_of_beta = {"beta_cov": np.eye(2)} if name == "beta_mean" else {}
+    with pytest.raises(ValueError, match=f"{name} must be {re.escape(str(wanted))}, a trait in each row, got shape"):
+        node_of(Y, **{name: given}, **cov_of_beta)
+    node_of(Y, **{name: given.T}, **cov_of_beta)
+
+
+def fit_with_both_matrices_singular():
+    rng = np.random.default_rng(3)
+    G = rng.normal(size=(50, 60))
+    rng.normal(size=(50, 2)), rng.normal(size=(50, 2)), rng.random((50, 2))
+    u = np.linalg.cholesky(G @ G.T / 60 + 1e-9 * np.eye(50)) @ rng.normal(size=50)
+    Y = pd.DataFrame(2 * u[:, None] + 0.3 * rng.normal(size=(50, 2)), columns=["milk", "fat"])
+    fit = flmm.reml_traits(flmm.Spectrum.from_covariance(G @ G.T / 60, np.ones((50, 1))), Y)
+    assert len(fit.boundary) == 6
+    return fit
+
+
+def test_coefficients_have_profile_intervals_where_both_matrices_are_singular():
+    fit = fit_with_both_matrices_singular()
+    lower, upper = fit.interval("beta[milk: x0]")
+    assert lower < fit.beta.iloc[0] < upper
+
+
+@pytest.mark.slow
+def test_intervals_of_two_shares_mirror_each_other_where_both_matrices_are_singular():
+    shares = fit_with_both_matrices_singular().share_intervals()
+    assert_allclose(shares.lower.iloc[2:], 1 - shares.upper.iloc[2:][::-1], atol=1e-3)

@@ -144,7 +144,11 @@ def _parametrise(
     seen = np.ones((t, spectrum.n), dtype=bool) if values is None else ~np.isnan(values)
     carried = carried_by(spectrum, labels, seen, structures, flat=beta is None and beta_cov is None,
                          prior=beta_cov is not None, design=design)  # fmt: skip
-    flat_beta, flat_mean = (None if b is None else _one_after_another(b) for b in (beta, beta_mean))
+    size = t, spectrum.projection.rank
+    flat_beta, flat_mean = (
+        None if b is None else _one_after_another(b, what, size)
+        for b, what in ((beta, "beta"), (beta_mean, "beta_mean"))
+    )
     carried["treatment"], b, B = coefficients(carried["projection"], flat_beta, flat_mean, beta_cov)
     theta = double(carried["theta"].pack(pt))
     data = observed if isinstance(observed, Variable) and seen.all() else None if values is None else _filled(values)
@@ -248,15 +252,30 @@ def _require_entries(traits: tuple[str, ...], seen: Any, spectrum: Spectrum) -> 
         )
 
 
-def _one_after_another(beta: Any) -> Any:
+def _one_after_another(beta: Any, what: str, size: tuple[int, int]) -> Any:
     """Return coefficients (t, r) of one trait after another; a number stays."""
     beta = double(beta)
+    if beta.type.ndim == 2:
+        _require_shape(beta, what, size)
     return beta.ravel() if beta.type.ndim else beta
 
 
 def _mean(mu: Any, spectrum: Spectrum, t: int) -> Any:
-    mu = double(0.0 if mu is None else mu)
-    return pt.full((t, spectrum.n), mu) if mu.type.ndim == 0 else pt.broadcast_to(mu, (t, spectrum.n))
+    mu, size = double(0.0 if mu is None else mu), (t, spectrum.n)
+    if mu.type.ndim == 0:
+        return pt.full(size, mu)
+    _require_shape(mu, "mu", size, broadcast=True)
+    return pt.broadcast_to(mu, size)
+
+
+def _require_shape(value: Any, what: str, size: tuple[int, int], *, broadcast: bool = False) -> None:
+    """Raise a ValueError for an array of another shape, so far as it is known: of as many values, if transposed."""
+    given = value.type.shape
+    fits = (d in (None, n) or (broadcast and d == 1) for d, n in zip(given[::-1], size[::-1], strict=False))
+    if len(given) > 2 or not all(fits):
+        raise ValueError(
+            f"{what} must be {size}, a trait in each row, got shape {given}: transpose what has the traits in columns."
+        )
 
 
 def _filled(values: FloatArray) -> FloatArray:

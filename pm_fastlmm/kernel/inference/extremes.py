@@ -180,8 +180,8 @@ def _extreme(surface: Surface, function: Smooth, start: FloatArray, allowed: flo
             constraints=[constraint], options={"ftol": 1e-10, "maxiter": 200},
         )  # fmt: skip
         z = np.asarray(found.x)
-        if np.abs(z).max(initial=0.0) > _FAR:
-            return sign * np.inf
+        if np.abs(z).max(initial=0.0) > _FAR:  # without an end, or lost where the likelihood is too low
+            return sign * np.inf if room(z)[0] > -_SLACK else np.nan
         if found.success and room(z)[0] > -_SLACK:
             return function.value(surface.external(at(z)))
     return np.nan
