@@ -349,6 +349,21 @@ def test_posterior_has_the_variables_by_trait(posterior):
     assert effects.sizes["draw"] == 100
 
 
+def test_rows_of_a_table_are_predicted_as_the_entries_that_they_are(posterior):
+    model, draws = posterior
+    some = KEPT.index[:6]
+    rows = KEPT.loc[some, ["sex"]].assign(trait=["milk", "fat"] * 3, record=some)
+    found = flmm.predict(draws, model=model, data=rows, random_seed=1)["predictions"]["Y_mean"]
+    whole = flmm.predict(draws, model=model, random_seed=2)["posterior_predictive"]["Y_mean"]
+    assert found.dims == ("chain", "draw", "Y_new")
+    for i, (record, trait) in enumerate(zip(some, rows["trait"], strict=True)):
+        own = whole.sel(trait=trait, obs=record)
+        error = np.hypot(own.std(), found[..., i].std()) / np.sqrt(own.size)
+        assert abs(float(own.mean() - found[..., i].mean())) < 5 * error
+    with pytest.raises(ValueError, match="one trait of one record each"):
+        flmm.predict(draws, model=model, data=rows.drop(columns="trait"))
+
+
 def test_prior_draws_have_the_size_of_the_data(posterior):
     model, _ = posterior
     drawn = pm.sample_prior_predictive(draws=50, model=model, random_seed=1, compile_kwargs={"mode": AS_WRITTEN})

@@ -22,6 +22,7 @@ from pm_fastlmm.engines.matrix.matrixlmm import carried_by, read_traits
 from pm_fastlmm.engines.matrix.variables import MatrixLMMRV, entries
 from pm_fastlmm.engines.prediction import Design, Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import answers_for, observed_data
+from pm_fastlmm.engines.structured.new_rows import NewTermRows
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.kernel.effects.effects import new_rows
 from pm_fastlmm.kernel.effects.left_out import Groups
@@ -52,8 +53,8 @@ class MatrixNode(StructuredNode):
     called: ClassVar[str] = "MatrixLMM"
     law: ClassVar[str] = "N(XB, Σ_g ⊗ K + Σ_e ⊗ I)"
     at_theta: ClassVar[type[AtTheta]] = TraitsAtTheta
-    takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "W_new", "K_new_new")
-    takes_of_population: ClassVar[tuple[str, ...]] = ("X_new",)
+    takes: ClassVar[tuple[str, ...]] = ("X_new", "K_new", "W_new", "K_new_new", "data")
+    takes_of_population: ClassVar[tuple[str, ...]] = ("X_new", "data")
 
     mean: Any = None
 
@@ -148,6 +149,8 @@ class MatrixNode(StructuredNode):
         """Read X, and covariances with the rows of the data or rows of the factor."""
         if new.in_sample:
             return None
+        if new.data is not None:  # rows of one trait of one record each, as the formula has them
+            return super(MatrixNode, self).read(new, effects)
         s = self.kernel
         if effects == "population":
             design = Design.read(s.design, new.X_new)
@@ -156,7 +159,13 @@ class MatrixNode(StructuredNode):
         return NewTraitRows(kernel.a @ s.projection.R, kernel, kernel.ids)
 
     def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
-        """Draw f = XB + U of all entries or of new rows, and Y = f + E, (chain, draw, t, rows)."""
+        """
+        Draw f = XB + U of all entries or of new rows, and Y = f + E, (chain, draw, t, rows).
+
+        Rows of a table have one trait each, and no dimension of traits.
+        """
+        if isinstance(rows, NewTermRows):
+            return super(MatrixNode, self).predict(draws, rows, effects, rng)
         drawn, noise, mean = self._drawn(draws, rng)
         s, new = self.kernel, rows is not None
         f = drawn.coefficients @ (rows.X if new else s.X).T
