@@ -75,10 +75,11 @@ def scan_traits(
         Over "candidate" and "trait": beta (α̂), se, and beta_cov, the covariance of α̂. Over "candidate": statistic,
         p_value and log10_p of α = 0 with t degrees of freedom, the logarithm right where p is 0 in floating point;
         common (â), common_se, p_common and log10_p_common of a common effect, one degree of freedom, approximate where
-        variances are estimated anew; p_different of effects besides it, t - 1 degrees of freedom; missing and reason, as
-        in `scan`. With variances that are estimated anew sigma_g, sigma_e and refitted, whether they are the candidate's own: they are those of the null
-        but for a factor above the given p-value, or where the search has not converged. Of the model without
-        candidates null_sigma_g, null_sigma_e, null_h2 and null_loglik, over "kernel" where there are groups. Variants
+        variances are estimated anew; p_different of effects besides it, t - 1 degrees of freedom; missing and reason,
+        as in `scan`. With variances that are estimated anew sigma_g, sigma_e and refitted, whether they are the
+        candidate's own: they are those of the null but for a factor above the given p-value, or where the search has
+        not converged. Of the model without candidates null_sigma_g, null_sigma_e, null_h2 and null_loglik, over
+        "kernel" where there are groups. Variants
         have the coordinates that `scan` gives them. ``found[["p_value", "common"]].to_dataframe()`` is
         a table with a row for each candidate.
 
