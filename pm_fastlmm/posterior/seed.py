@@ -29,7 +29,9 @@ from pm_fastlmm.posterior.mode import Density, SeedError, Units, match_reml, mod
 
 _T_DF = 5.0  # tails of the proposal: heavier than the exponential tails of logit h² at a boundary
 _ROUNDS = 6
-_LEAST = 0.02  # of the points that must count, if need be by weights to a power, where the next round is centred
+_LEAST = 5  # points that must count for each dimension, if need be by weights to a power
+_MANY = 0.1  # of all points, that must where coordinates of other units are still to be tried
+_POWERS = 20  # halvings of the interval in which that power is sought
 _POINTS = 2048
 _GENERATOR = (
     797  # of a lattice whose errors are about those of Sobol' points in 1 to 12 dimensions, larger in some of 16
@@ -96,7 +98,7 @@ def posterior_seed(kept: Kept, node: LMMNode, *, chains: int, rng: np.random.Gen
             return mean, cov, _normal(mean, cov, chains, rng)
         while True:
             with node.guarded():
-                found = _quadrature(logp, mean, cov, chains, rng)
+                found = _quadrature(logp, mean, cov, chains, rng, _MANY if units is ones else 0.0)
             if not node.adapt(partial(_estimated, constrain, *found[:2], rng)):
                 return found
 
@@ -241,10 +243,12 @@ def _compile_constrain(
 
 
 def _quadrature(
-    logp: Density, mean: FloatArray, cov: FloatArray, chains: int, rng: np.random.Generator
+    logp: Density, mean: FloatArray, cov: FloatArray, chains: int, rng: np.random.Generator, share: float
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """
     Return posterior mean, covariance and one draw for each chain.
+
+    It is a SeedError if fewer points count than a share of them, or five for each dimension.
 
     Importance weights on multivariate t points, whose centre and scale are those of the round before, until half of the
     points count (adaptive importance sampling; Oh & Berger 1992, doi:10.1080/00949659208810398). Where few do, weights
@@ -265,15 +269,14 @@ def _quadrature(
         if not math.isfinite(log_weights.max()):
             raise SeedError("the posterior is not where its mode was found")
         weights, effective = _normalised(log_weights)
-        enough = effective > max(5 * d, _LEAST * _POINTS)
-        tempered = weights if enough else _tempered(log_weights)
+        tempered = weights if effective >= _LEAST * d else _tempered(log_weights, 2 * _LEAST * d)
         mean = tempered @ points
         cov = (points - mean).T @ ((points - mean) * tempered[:, None])
         if effective > most:
             most, best = effective, (mean, cov, points[rng.choice(len(points), size=chains, p=weights)])
         if effective > _POINTS / 2:
             break
-    if most < 5 * d:
+    if most < max(_LEAST * d, share * _POINTS):
         raise SeedError(f"the quadrature reached {most:.0f} effective points in {d} dimensions")
     return best
 
@@ -285,12 +288,10 @@ def _normalised(log_weights: FloatArray) -> tuple[FloatArray, float]:
     return weights, float(1 / (weights**2).sum())
 
 
-def _tempered(log_weights: FloatArray) -> FloatArray:
-    """Return weights to the highest power, of halves of the one before, at which enough points count."""
-    power = 1.0
-    while power > 1e-3:
-        power /= 2
-        weights, effective = _normalised(power * log_weights)
-        if effective > _LEAST * len(log_weights) + 5:
-            break
-    return weights
+def _tempered(log_weights: FloatArray, wanted: float) -> FloatArray:
+    """Return weights to the power below 1 at which as many points count as are wanted."""
+    low, high = 0.0, 1.0
+    for _ in range(_POWERS):
+        power = (low + high) / 2
+        low, high = (power, high) if _normalised(power * log_weights)[1] > wanted else (low, power)
+    return _normalised(low * log_weights)[0]

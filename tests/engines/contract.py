@@ -547,7 +547,7 @@ def of_matrix(kernel, cross, prior, seed, *, seen=SEEN, weights=1.0, diagonal=Fa
         "y": Y[seen], "values": values, "V": V, "noise": noise, "effects": effects, "derived": derived,
         "new": ({"X_new": X_NEW, **arguments}, new), "new_noise": lambda v: np.kron(sigma_e(v), np.eye(M)),
         "X": design, "X_new": np.kron(np.eye(2), X_NEW), "groups": groups, "of_groups": groups[np.nonzero(seen)[1]],
-        "observed": lambda values: values[..., seen],
+        "observed": lambda values: values if values.ndim == 1 else values[..., seen],  # densities have no gaps
     }  # fmt: skip
 
 

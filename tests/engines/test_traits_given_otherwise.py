@@ -57,7 +57,7 @@ def test_a_refit_takes_traits_as_the_fit_did(missing):
         assert_allclose(fit.refit(y).loglik, expected.loglik, rtol=1e-12)
     gaps[5, 1] = True
     for y in (other.mask(gaps), other[["milk"]].to_numpy()):
-        with pytest.raises(ValueError, match="missing in the same entries: fit the other traits anew"):
+        with pytest.raises(ValueError, match="a refit is of the same; fit it anew"):
             fit.refit(y)
 
 
