@@ -21,6 +21,7 @@ TOGETHER = (
     "flmm.compare_fits(without, with_) tests random slopes by a fit without and a fit with them, and fit.test_value "
     "one variance or correlation"
 )
+_SHORT = 1e-2  # of the signed root of the likelihood ratio, by which an end may be short of what is allowed
 _REACH = 60  # doublings of a standard error in the search for an upper limit
 
 type Maximum = Callable[[float, FloatArray], tuple[FloatArray, float]]
@@ -287,14 +288,19 @@ def profile(of: Held) -> Callable[[float], float]:
 
 
 def profile_limits(of: Held, at: Callable[[float], float], step: float, level: float) -> tuple[float, float]:
-    """Return where the profile likelihood falls by what is allowed, the bounds where it does not."""
-    if (found := of.ends(level)) is not None:
-        return found
+    """
+    Return where the profile likelihood falls by what is allowed, the bounds where it does not.
+
+    Ends that were found without holding the value are those of a region that need not be all of it: where the profile
+    itself is higher there, it is followed.
+    """
     largest, allowed = at(of.estimate), float(np.sqrt(2 * gammaincinv(0.5, level)))
 
     def excess(value: float) -> float:  # of the signed root, nearly linear in the value, over what is allowed
         return float(np.sqrt(np.clip(2 * (largest - at(value)), 0.0, 1e300))) - allowed
 
+    if (found := of.ends(level)) is not None and min(map(excess, found)) > -_SHORT:
+        return found
     return _limit(excess, of.estimate, step, -1, of.lower), _limit(excess, of.estimate, step, 1, of.upper)
 
 

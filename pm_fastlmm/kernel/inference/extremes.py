@@ -118,6 +118,7 @@ def _end(surface: Surface, root: FloatArray, free: Any, c: float, u: FloatArray)
     def room(z: Any) -> tuple[float, FloatArray]:  # half of it, whose curvature is that of ½‖z‖²
         if z.tobytes() not in known:
             loglik, gradient = surface.loglik(at(z))
+            gradient = np.where(np.isfinite(gradient), gradient, 0.0)
             left = loglik - surface.highest + c**2 / 2 if np.isfinite(loglik) else _NOTHING
             known[z.tobytes()] = left, solve_triangular(root, gradient[free], lower=True)
         return known[z.tobytes()]
@@ -127,11 +128,12 @@ def _end(surface: Surface, root: FloatArray, free: Any, c: float, u: FloatArray)
 
     constraint: Any = {"type": "ineq", "fun": lambda z: room(z)[0], "jac": lambda z: room(z)[1]}
     options: Any = {"ftol": rounding, "maxiter": 100}
-    found = minimize(minus, c * u, jac=lambda *_: -c * u, method="SLSQP", constraints=[constraint], options=options)
-    z = np.asarray(found.x)
-    left, gradient = room(z)
-    along = float(gradient @ u)
-    across = float(np.linalg.norm(gradient - along * u))
+    with np.errstate(all="ignore"):  # a step may go where a parameter leaves the range of floating point
+        found = minimize(minus, c * u, jac=lambda *_: -c * u, method="SLSQP", constraints=[constraint], options=options)
+        z = np.asarray(found.x)
+        left, gradient = room(z)
+        along = float(gradient @ u)
+        across = float(np.linalg.norm(gradient - along * u))
     return at(z) if abs(left) <= 1e3 * rounding and across <= _STATIONARY * abs(along) else None
 
 
