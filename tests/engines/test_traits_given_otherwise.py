@@ -56,9 +56,10 @@ def test_a_refit_takes_traits_as_the_fit_did(missing):
     for y in (other, other.iloc[::-1, ::-1], other.to_numpy()):
         assert_allclose(fit.refit(y).loglik, expected.loglik, rtol=1e-12)
     gaps[5, 1] = True
-    for y in (other.mask(gaps), other[["milk"]].to_numpy()):
-        with pytest.raises(ValueError, match="a refit is of the same; fit it anew"):
-            fit.refit(y)
+    with pytest.raises(ValueError, match="a refit is of the same; fit it anew"):
+        fit.refit(other.mask(gaps))
+    with pytest.raises(ValueError, match=r"but Y must be \(2, 24\)"):
+        fit.refit(other[["milk"]].to_numpy())
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_row_that_the_data_do_not_determine_is_nan(problem):
 
 
 def test_what_predictions_do_not_take_is_refused(problem, fit):
-    with pytest.raises(ValueError, match="Y is a MatrixLMM, which takes X_new, K_new, W_new, K_new_new, not Z_new"):
+    with pytest.raises(ValueError, match="Y is a MatrixLMM, which takes X_new, K_new, W_new, K_new_new, data, not"):
         fit.predict(problem[1], {"K": IDS})
     with pytest.raises(ValueError, match=r"give exactly one of K_new .* and W_new"):
         fit.predict(problem[1])
