@@ -277,7 +277,8 @@ class VarianceIntervals(Fit):
     def _profile_limits(self, name: str, level: float) -> tuple[float, float]:
         """Return where the profile likelihood falls by what is allowed."""
         of = self._held(name)
-        return profile_limits(of, profile(of), self._step(name, of), level)
+        linear = self.objective.linear(self.theta.to_numpy(), ~np.asarray(self.objective.fixed))
+        return profile_limits(of, profile(of), self._step(name, of), level, linear=linear)
 
     def _step(self, name: str, of: Held) -> float:
         """Return the standard error of a parameter or a correlation, or what is like it where there is none."""

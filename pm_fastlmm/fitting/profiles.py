@@ -287,19 +287,21 @@ def profile(of: Held) -> Callable[[float], float]:
     return at
 
 
-def profile_limits(of: Held, at: Callable[[float], float], step: float, level: float) -> tuple[float, float]:
+def profile_limits(
+    of: Held, at: Callable[[float], float], step: float, level: float, *, linear: bool
+) -> tuple[float, float]:
     """
     Return where the profile likelihood falls by what is allowed, the bounds where it does not.
 
-    Ends that were found without holding the value are those of a region that need not be all of it: where the profile
-    itself is higher there, it is followed.
+    Ends that were found without holding the value are those of a region, which need not be all where V is not linear
+    in its parameters: where the profile itself is higher there, it is followed.
     """
     largest, allowed = at(of.estimate), float(np.sqrt(2 * gammaincinv(0.5, level)))
 
     def excess(value: float) -> float:  # of the signed root, nearly linear in the value, over what is allowed
         return float(np.sqrt(np.clip(2 * (largest - at(value)), 0.0, 1e300))) - allowed
 
-    if (found := of.ends(level)) is not None and min(map(excess, found)) > -_SHORT:
+    if (found := of.ends(level)) is not None and (linear or min(map(excess, found)) > -_SHORT):
         return found
     return _limit(excess, of.estimate, step, -1, of.lower), _limit(excess, of.estimate, step, 1, of.upper)
 
