@@ -177,6 +177,10 @@ class Theta:
         out = []
         for k in self._numbered:
             own = [e for e in self.entries if e.term == k]
+            if not own:  # a structure without parameters, as that of no residual
+                none = np.zeros((0, *2 * (self.structure(k).size,)))
+                out.append((slice(0, 0), frozen(none)))
+                continue
             slopes = [slope for e in own for slope in self._slopes(e, np.ones(self.size))]
             out.append((slice(own[0].start, own[-1].place.stop), frozen(np.array(slopes))))
         return out

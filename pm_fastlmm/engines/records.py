@@ -10,7 +10,7 @@ many patterns as coordinates. Residuals of one variance are the case c = 1, each
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,8 @@ class Records:
     record: IntArray
     coordinate: IntArray
     mixes: npt.NDArray[np.bool_]
+
+    by_row: ClassVar[bool] = False  # whether R⁻¹ has a coefficient for each row
 
     @classmethod
     def single(cls, n: int) -> Self:
@@ -284,6 +286,12 @@ class Records:
         indptr, indices, code = self._places
         values = np.concatenate([block[p.lower] for block, p in zip(blocks, self.patterns, strict=True)])
         return sp.csr_array((values[code], indices, indptr), shape=(self.n, self.n))
+
+
+class RowWeights(Records):
+    """Rows whose R⁻¹ is any diagonal matrix: what a likelihood that is not Gaussian has in its place."""
+
+    by_row: ClassVar[bool] = True
 
 
 def _mixes(term: Term) -> npt.NDArray[np.bool_]:

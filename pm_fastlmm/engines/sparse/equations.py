@@ -293,6 +293,8 @@ def _products(Zi: Any, ci: int, Zj: Any, cj: int, records: Records) -> tuple[Any
     There is one for each pair of levels that rows of a record have, though their products cancel: SciPy leaves out what
     is 0, but variances of rows are sums over all pairs, of which C⁻¹ is not 0 where WᵀR⁻¹W is.
     """
+    if records.by_row:
+        return _weighted_by_row(Zi, ci, Zj, cj)
     if records.width == 1:  # R⁻¹ is I but for a factor
         blocks = _blocks(_product(Zi, Zj), ci, cj)
         return *_places(blocks), blocks.data.reshape(-1, 1)
@@ -314,6 +316,21 @@ def _products(Zi: Any, ci: int, Zj: Any, cj: int, records: Records) -> tuple[Any
     cell = (block * ci + r % ci) * cj + s % cj
     size = len(row) * ci * cj
     return row, column, sp.csr_array((gram.data, (cell, k)), shape=(size, K))
+
+
+def _weighted_by_row(Zi: Any, ci: int, Zj: Any, cj: int) -> tuple[Any, Any, Any]:
+    """Return the same of R⁻¹ = diag(t), one coefficient for each row: each pair of entries of a row is a product."""
+    count = np.diff(Zj.indptr)[np.repeat(np.arange(Zi.shape[0]), np.diff(Zi.indptr))]  # for each entry of Zi
+    first = np.repeat(np.arange(Zi.nnz), count)
+    row = np.repeat(np.arange(Zi.shape[0]), np.diff(Zi.indptr))[first]
+    within = np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)
+    second = Zj.indptr[row] + within
+    (r, a), (s, b) = divmod(Zi.indices[first].astype(np.int64), ci), divmod(Zj.indices[second].astype(np.int64), cj)
+    levels = max(Zj.shape[1] // cj, 1)
+    met, block = np.unique(r * levels + s, return_inverse=True)
+    cell = (block.ravel() * ci + a) * cj + b
+    products = sp.csr_array((Zi.data[first] * Zj.data[second], (cell, row)), shape=(len(met) * ci * cj, Zi.shape[0]))
+    return *divmod(met, levels), products
 
 
 def _blocks(gram: sp.csr_array, ci: int, cj: int) -> Any:

@@ -68,7 +68,7 @@ class SparseState(TermState):
     @classmethod
     def at(cls, products: Any, response: SparseResponse, sigma: list[FloatArray], noise: FloatArray) -> Self | None:
         """Factor V; None outside the parameter space."""
-        roots = [_root(np.asarray(S, dtype=float)) for S in sigma]
+        roots = [root_of(np.asarray(S, dtype=float)) for S in sigma]
         p, white = products, products.records.whitening(noise)
         if white is None or any(root is None for root in roots):
             return None
@@ -139,7 +139,7 @@ class SparseState(TermState):
         for k, (block, root, w) in enumerate(zip(self._eq.blocks, self.roots, self._weighted, strict=True)):
             if block.precision is None:
                 out.append(w)
-            elif _regular(root):  # v̂ = m L
+            elif regular(root):  # v̂ = m L
                 v = self.solved[self._eq.part(k)].reshape(block.levels, block.width)
                 out.append(solve_triangular(root.T, v.T, check_finite=False).T)
             else:
@@ -177,16 +177,22 @@ class SparseState(TermState):
     @cached_property
     def _inside(self) -> Self | None:
         """A state at Σ_k that are positive definite, where these are not."""
-        moved = []
-        for sigma, unit in zip(self.sigma, self.products.column_units(self.noise), strict=True):
-            values = np.linalg.eigvalsh(sigma / np.outer(unit, unit))
-            limit = max(_SMALLEST, _RESOLVED * values[-1])
-            moved.append(sigma if values[0] > limit else sigma + _INSIDE * limit * np.diag(unit**2))
-        if all(new is old for new, old in zip(moved, self.sigma, strict=True)):
-            return None  # a state that refers to itself would stay in memory
+        moved = self._moved_inside(self.noise)
+        if moved is None:
+            return None
         state = type(self).at(self.products, self.response, moved, self.noise)
         assert state is not None  # it is further inside than this one
         return state
+
+    def _moved_inside(self, noise: FloatArray) -> list[FloatArray] | None:
+        """Return Σ_k that are positive definite, in units of the noise; None where these are."""
+        moved = []
+        for sigma, unit in zip(self.sigma, self.products.column_units(noise), strict=True):
+            values = np.linalg.eigvalsh(sigma / np.outer(unit, unit))
+            limit = max(_SMALLEST, _RESOLVED * values[-1])
+            moved.append(sigma if values[0] > limit else sigma + _INSIDE * limit * np.diag(unit**2))
+        same = all(new is old for new, old in zip(moved, self.sigma, strict=True))
+        return None if same else moved  # a state that refers to itself would stay in memory
 
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
         """Return ½ q_iᵀPq_j; P q takes one half solve with the factor."""
@@ -333,7 +339,7 @@ class SparsePrecision:
         return np.asarray(self._residual[rows][:, rows].toarray() - half.T @ half)
 
 
-def _root(sigma: FloatArray) -> FloatArray | None:
+def root_of(sigma: FloatArray) -> FloatArray | None:
     """Return the lower triangular L of Σ = LLᵀ; None where Σ is not positive semi-definite."""
     if not np.isfinite(sigma).all():
         return None
@@ -348,7 +354,7 @@ def _root(sigma: FloatArray) -> FloatArray | None:
         return unit[:, None] * lower_root(scaled) if values[0] >= -zero_tolerance(values) else None
 
 
-def _regular(root: FloatArray) -> bool:
+def regular(root: FloatArray) -> bool:
     """Return whether a triangular matrix can be divided by."""
     diagonal = np.abs(np.diag(root))
     return bool(diagonal.min() > 1e-6 * max(float(diagonal.max()), float(np.abs(root).max())))

@@ -39,7 +39,7 @@ def products_of(
     filled = sum(term.Z.nnz for term in terms) > _FILLED * terms[0].n
     large = not filled and wide > (_SMALL if related else 2 * _SMALL)
     if observations is None and (large or projection.sparse or records is not None):
-        blocks = [_sparse(term, weights) for term in terms]
+        blocks = [sparse_block(term, weights) for term in terms]
         if beta is not None:
             blocks.append(SparseBlock(beta, 1, projection.rank))
         sparse = SparseProducts.from_rows(blocks, projection, flat=flat, weights=weights, records=records)
@@ -67,7 +67,7 @@ def _rooted(term: Term, weights: PriorWeights) -> EffectBlock:
     return EffectBlock(weights.rows(Z), b.levels, b.width, root)
 
 
-def _sparse(term: Term, weights: PriorWeights) -> SparseBlock:
+def sparse_block(term: Term, weights: PriorWeights) -> SparseBlock:
     b = term.blocks
     precision = None if b.relation is None else b.relation.precision
     root = b.root if precision is None else None

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import scipy.sparse as sp
 
-from pm_fastlmm.aireml.cone import PackedMatrix, pack
-from pm_fastlmm.aireml.face import Face
-from pm_fastlmm.aireml.objective import RESCALE, Objective, Observed, elsewhere, moment_start
+from pm_fastlmm.aireml.cone import pack
+from pm_fastlmm.aireml.objective import RESCALE, Observed, elsewhere, moment_start
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.base.display import listed
 from pm_fastlmm.covariance.theta import NOISE, RESIDUAL, Entry, Theta
+from pm_fastlmm.engines.laid_out import LaidOut
+from pm_fastlmm.engines.starting import starting_values
 from pm_fastlmm.engines.structured.least import RESOLVED, VANISHED, at_least, inside, least_variances, rises
 from pm_fastlmm.engines.structured.statistics import require_rows
 from pm_fastlmm.engines.term_products import TermProducts, TermState
@@ -22,7 +22,6 @@ from pm_fastlmm.spectrum.spectrum import Rotated
 
 _ROUNDED = 64 * EPS  # of the length of y, to which its entries are rounded
 _EXPLAINED = 1e-12  # share of the squares of a component that X leaves, below which it leaves nothing
-_CLOSE = 1e-3  # smallest eigenvalue of the products of columns of length 1 that are nearly collinear
 _RATIOS = 16.0  # of log(σ²/σ²_e) about the moment estimate, where the search for the best mode looks
 _NONE, _NO_PRIOR = np.zeros(0), np.zeros((0, 0))
 
@@ -36,12 +35,9 @@ class StructuredState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class StructuredObjective(Objective):
+class StructuredObjective(LaidOut):
     """
     ℓ(θ) of Z G(θ) Zᵀ + R(θ), R = σ²_eI unless the residual has groups or records.
-
-    An unstructured Σ is walked in its elements, in which V is linear, so that the score does not vanish where Σ becomes
-    singular; steps keep it in the cone of positive semi-definite matrices (`cone`) or on a face of it (`face`).
 
     Attributes
     ----------
@@ -60,7 +56,6 @@ class StructuredObjective(Objective):
     unprojected: TermProducts
     y: FloatArray
     response: Any
-    layout: Theta
     prior: FloatArray
     held: FloatArray
 
@@ -103,11 +98,6 @@ class StructuredObjective(Objective):
     def work(self) -> float:
         """About how many multiplications an evaluation takes."""
         return self.products.work
-
-    @property
-    def variances(self) -> Any:
-        """Which elements of θ are variances: diagonals of matrices, and what has a variance's bounds."""
-        return (self.layout.lower == 0) & np.isinf(self.layout.upper)
 
     def require_residual(self) -> None:
         """Refuse a response of which X leaves nothing, or whose squares leave the range of floating point."""
@@ -366,63 +356,6 @@ class StructuredObjective(Objective):
         """Return what an estimate loses to the inner products that it was made of."""
         return [*filter(None, [self.products.imprecision(*self._covariances(theta))])]
 
-    def advice(self) -> str:
-        """Name terms whose columns within a level are nearly collinear, which makes their matrix hard to find."""
-        close = []
-        for entry in (e for e in self.layout.entries if e.matrix and e.term != NOISE):
-            gram = self.products.mean_gram(entry.term)[entry.part, entry.part]
-            scale = 1 / np.sqrt(np.diag(gram))
-            if np.linalg.eigvalsh(gram * scale[:, None] * scale)[0] < _CLOSE:
-                close.append(entry.called)
-        if not close:
-            return ""
-        return (
-            f"the columns of {listed(close)} are nearly collinear, as intercept and slope of a covariate far from 0 "
-            "are: centre it, as center(x) does"
-        )
-
-    @cached_property
-    def matrices(self) -> list[PackedMatrix]:
-        """The unstructured matrices among θ."""
-        return [PackedMatrix(e.place, e.shape[0], e.called) for e in self.layout.entries if e.matrix]
-
-    def face(self, theta: FloatArray, information: FloatArray) -> Face | None:
-        """Return coordinates in which the matrices keep the rank that they have at θ."""
-        return Face.of(theta, information, self.semidefinite, self.internal_lower, self.internal_upper, self.fixed)
-
-    def em(self, omega: FloatArray, score: FloatArray) -> FloatArray | None:
-        """
-        Return the EM step of variances and unstructured matrices, Σ + (2/levels) Σ(∂ℓ/∂Σ)Σ.
-
-        It never lowers the likelihood and keeps Σ definite (Foulley & van Dyk 2000, doi:10.1186/1297-9686-32-2-129).
-        """
-        theta = self.external(omega)
-        new, variance = theta.copy(), self.variances
-        for entry in self.layout.entries:
-            if self.fixed[entry.place].any():
-                continue
-            if entry.matrix:
-                matrix, own = PackedMatrix(entry.place, entry.shape[0]), entry.term == NOISE
-                levels = self.products.records.total if own else self.products.blocks[entry.term].levels
-                S, G = matrix.read(theta), matrix.read(score)
-                G = (G + np.diag(np.diag(G))) / 2  # elements off the diagonal stand for two
-                new[entry.place] = pack(S + 2 / levels * S @ G @ S)
-            elif variance[entry.place].all():
-                effects = self._effects(entry.term)[entry.part]
-                count = effects if entry.shape == effects.shape else effects.sum()
-                old = theta[entry.place]
-                least = 1e-12 * old if entry.term == NOISE else 0.0
-                new[entry.place] = np.maximum(old + 2 / count * old**2 * score[entry.place], least)
-        return self.internal(new)
-
-    def _effects(self, k: int) -> FloatArray:
-        """Return how many effects each column of a term has, or residuals each coordinate, (width,)."""
-        if k == NOISE:
-            records = self.products.records
-            return records.counts * (self.n / records.n)
-        block = self.products.blocks[k]
-        return np.full(block.width, float(block.levels))
-
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return ω and state with all variances times c = yᵀPy/p, the best factor, which is in closed form."""
         variance = (self.lower == 0) & np.isinf(self.upper)  # others are loadings, or scale nothing
@@ -434,17 +367,3 @@ class StructuredObjective(Objective):
         if not c > 0 or abs(np.log(c)) < RESCALE or (self.fixed & (degree > 0)).any() or self.prior.size:
             return None
         return self.first_better([omega * c**degree], state)
-
-
-def starting_values(entry: Entry, own: FloatArray, lower: FloatArray, upper: FloatArray) -> FloatArray:
-    """Return uncorrelated starting values of one parameter from the variances of its term, by column if it has them."""
-    own = own[entry.part] if own.size > 1 else own
-    variance = float(own.mean())
-    if entry.matrix:
-        return pack(np.diag(own if own.size == entry.shape[0] else np.full(entry.shape[0], variance)))
-    if (lower == 0).all() and np.isinf(upper).all():
-        return own if own.size == entry.size else np.full(entry.size, variance)
-    if np.isinf(lower).all():
-        return np.full(entry.size, np.sqrt(variance / 2))
-    inside = (lower < 0) & (upper > 0)
-    return np.where(inside, 0.0, (lower + upper) / 2)

@@ -221,8 +221,8 @@ def _parametrise(
     residual: Term | None = None, **kwargs: Any,
 ) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
     """Return the parameters of the random variable, and the other arguments of `LMM`."""
-    terms = _checked_terms(terms)
-    ids, projection = _aligned(terms, X)
+    terms = checked_terms(terms)
+    ids, projection = aligned_rows(terms, X)
     _check_rows(rows, terms, X, ids, mu, weights)
     if (sigma2_e is None) == (residual is None):
         raise ValueError(
@@ -244,8 +244,8 @@ def carried_by(
     terms: Sequence[Term], X: Any, design: Any, weights: Any, residual: Term | None = None
 ) -> dict[str, Any]:
     """Return what a variable carries whose β has a flat prior, of terms with any values of their parameters."""
-    terms = _checked_terms(terms)
-    ids, projection = _aligned(terms, X)
+    terms = checked_terms(terms)
+    ids, projection = aligned_rows(terms, X)
     noise = Scalar(1.0, 1) if residual is None else _checked_residual(residual, terms, ids, None)
     return _carried(terms, ids, projection, "flat", design, PriorWeights.read(weights, terms[0].n, ids), noise)
 
@@ -349,7 +349,7 @@ def _check_rows(
         )
 
 
-def _checked_terms(terms: Sequence[Term]) -> list[Term]:
+def checked_terms(terms: Sequence[Term]) -> list[Term]:
     terms = list(terms) if isinstance(terms, Sequence) else [terms]
     if not terms:
         raise ValueError("terms is empty: give at least one flmm.Term; without any it is ordinary least squares.")
@@ -369,7 +369,7 @@ def _checked_terms(terms: Sequence[Term]) -> list[Term]:
     return terms
 
 
-def _aligned(terms: Sequence[Term], X: Any) -> tuple[Any, AnyProjection]:
+def aligned_rows(terms: Sequence[Term], X: Any) -> tuple[Any, AnyProjection]:
     """Return the ids of the rows and the projection of X in their order."""
     parts = {f"term {term.name}": Labelled(np.zeros(0), term.ids, None) for term in terms}
     reference_name, ids = common_ids(**parts)

@@ -1,0 +1,262 @@
+"""The objective of a latent model: θ of the terms and ψ of the family, under Laplace's approximation."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from scipy.optimize import nnls
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.covariance.theta import Theta
+from pm_fastlmm.engines.laid_out import LaidOut
+from pm_fastlmm.engines.latent.fixed import with_coefficients
+from pm_fastlmm.engines.latent.products import LatentProducts
+from pm_fastlmm.engines.latent.state import LatentState
+from pm_fastlmm.engines.starting import starting_values
+from pm_fastlmm.spectrum.sparse_projection import AnyProjection
+
+_LEAST = 0.02  # of the variance that the working residuals of an observation have: where no variance is seen
+_COLUMNS = 50  # of a level that have variances of their own at the start
+_TINY = 1e-8  # share of its diagonal that the information of ψ keeps
+
+_NONE, _NO_PRIOR = np.zeros(0), np.zeros((0, 0))
+
+
+class LaplaceState(NamedTuple):
+    """
+    The approximation at θ.
+
+    Attributes
+    ----------
+    mixed : LatentState
+        Of ML with β̂ as a part of the offset.
+    loglik : float
+    along : (r,) array
+        Coordinates of β̂ along X; of length 0 where β is not estimated.
+    """
+
+    mixed: LatentState
+    loglik: float
+    along: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class LatentObjective(LaidOut):
+    """
+    log p̃(y | θ, ψ); with `method` "ML" maximised over β in place of integrated.
+
+    Attributes
+    ----------
+    products : LatentProducts
+        As β is treated; without X for ML.
+    y, offset : (n,) arrays
+    prior : (r, r) array
+        Covariance of a Gaussian prior of β, empty without one.
+    held : (P,) array
+        The numbers at which elements of θ are fixed by the model, NaN for the others.
+    """
+
+    products: LatentProducts
+    y: FloatArray
+    offset: FloatArray
+    prior: FloatArray
+    held: FloatArray
+    last: dict[str, FloatArray] = field(default_factory=dict)
+
+    laplace = True
+
+    @classmethod
+    def of(
+        cls, products: LatentProducts, layout: Theta, y: FloatArray, offset: FloatArray, *, b: FloatArray = _NONE,
+        prior: FloatArray = _NO_PRIOR, method: Method = "REML", projection: AnyProjection | None = None,
+    ) -> Self:  # fmt: skip
+        """Return the objective; `b` and `prior` are mean and covariance of a Gaussian β, or b is an explicit one."""
+        own, family = products.projection if projection is None else projection, products.family
+        coef = own.coef if products.flat else ()
+        mean = offset + own.times(b) if b.size else offset
+        if method == "ML" and products.flat:
+            products = products.treated(len(products.blocks), flat=False)
+        names = (*layout.names, *family.parameters)
+        return cls(
+            products=products, layout=layout, y=y, offset=np.broadcast_to(mean, y.shape), prior=prior, method=method,
+            names=names, lower=np.concatenate([layout.lower, family.lower]),
+            upper=np.concatenate([layout.upper, family.upper]), fixed=np.zeros(len(names), dtype=bool), coef=coef,
+            n=products.n, projection=own, held=np.full(len(names), np.nan),
+        )  # fmt: skip
+
+    @property
+    def _estimates_coefficients(self) -> bool:
+        return self.method == "ML" and bool(self.coef)
+
+    @property
+    def of_residual(self) -> slice:
+        """None: the residuals have no variances of their own."""
+        return slice(len(self.names), len(self.names))
+
+    @property
+    def work(self) -> float:
+        """About how many multiplications an evaluation takes."""
+        return self.products.work
+
+    def parts(self, theta: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+        """Return Σ_k of each term, the prior covariance of β last where it has one, and ψ."""
+        sigma, _ = self.layout.numbers(theta[: self.layout.size])
+        return [*sigma, self.prior] if self.prior.size else sigma, np.array(theta[self.layout.size :], dtype=float)
+
+    def terms(self, theta: FloatArray) -> LatentState | None:
+        """Return the terms at θ."""
+        state = self.state(theta)
+        return None if state is None else state.mixed
+
+    def state(self, theta: FloatArray) -> LaplaceState | None:
+        """Return the approximation at θ; the mode is searched from the last one."""
+        if not np.isfinite(theta).all():
+            return None
+        sigma, psi = self.parts(theta)
+        if self._estimates_coefficients:
+            found = with_coefficients(self.products, self.y, self.offset, sigma, psi, self.last)
+            if found is None:
+                return None
+            mixed, along = found
+        else:
+            start = self.last.get("x")
+            mixed_or_none = self.products.laplace(self.y, self.offset, sigma, psi, start)
+            if mixed_or_none is None:
+                return None
+            mixed, along = mixed_or_none, np.zeros(0)
+        self.last["x"] = mixed.mode.x
+        return LaplaceState(mixed, mixed.loglik + self.products.constant, along)
+
+    def gradient(self, theta: FloatArray, state: LaplaceState) -> FloatArray:
+        """Return the score."""
+        slopes = state.mixed.gradient.sigma
+        directions = self.layout.slopes(theta[: self.layout.size])
+        own = [float((slopes[k] * direction).sum()) for k, direction in directions]
+        return np.concatenate([own, state.mixed.family_gradient])
+
+    def derivatives(self, theta: FloatArray, state: LaplaceState) -> tuple[FloatArray, FloatArray]:
+        """
+        Return score and information.
+
+        That of Σ_k is the average information of the working response, that of ψ the curvature of log p with the mode
+        maximised out. Near the end steps learn from successive scores.
+        """
+        size, P = self.layout.size, len(self.names)
+        information = np.zeros((P, P))
+        information[:size, :size] = state.mixed.average_information(self.layout.slopes(theta[:size]))
+        if P > size:
+            own = state.mixed.family_information()
+            scale = np.sqrt(np.maximum(np.diag(own), 1e-300))
+            values, vectors = np.linalg.eigh(own / np.outer(scale, scale))
+            kept = (vectors * np.maximum(values, _TINY)) @ vectors.T
+            information[size:, size:] = kept * np.outer(scale, scale)
+        return self.gradient(theta, state), information
+
+    def linear(self, theta: FloatArray, free: Any) -> bool:
+        """Return False: the likelihood is not that of a normal response."""
+        return False
+
+    def coefficients(self, state: LaplaceState) -> tuple[FloatArray, Any]:
+        """Return β̂ and its covariance, the curvature at the mode."""
+        if not self._estimates_coefficients:
+            return state.mixed.blue()
+        information = state.mixed.information_of(self.projection_basis)
+        X = self.products.projection
+        return X.coefficients(state.along), X.covariance(np.linalg.inv(information))
+
+    @property
+    def projection_basis(self) -> FloatArray:
+        """The basis of X, as an array."""
+        basis = self.products.projection.basis
+        return np.asarray(basis.toarray() if hasattr(basis, "toarray") else basis)
+
+    def estimate(self, state: LaplaceState) -> FloatArray:
+        """Return β̂ alone."""
+        if self._estimates_coefficients:
+            return np.asarray(self.products.projection.coefficients(state.along))
+        return state.mixed.beta()
+
+    def covariance(self, theta: FloatArray) -> FloatArray:
+        """Return the covariance of the working response at the mode, V = ZGZᵀ + D⁻¹."""
+        state = self._factored(theta)
+        weights = state.mixed.white.coefficients
+        V = np.diag(1 / weights)
+        for k, sigma in enumerate(self.parts(theta)[0]):
+            V = V + self.products.propagated(k, sigma)
+        return np.asarray(V)
+
+    def covariance_derivatives(self, theta: FloatArray) -> FloatArray:
+        """Raise: D changes with θ, so that no V of an observation has derivatives of its own."""
+        raise ValueError("a response that is not normal has no V(θ) whose derivatives could be given.")
+
+    def mean_variances(self, theta: FloatArray) -> dict[str, float]:
+        """Raise: of which variance an effect is a share depends on the scale."""
+        raise ValueError(
+            "shares of the variance of an observation depend on the scale, latent or observed, of a response that is "
+            "not normal: fit.heritability() has both."
+        )
+
+    def latent_variances(self, theta: FloatArray) -> dict[str, float]:
+        """Return the variance that each term gives η on average, by name."""
+        matrices, _ = self.layout.numbers(theta[: self.layout.size])
+        values = [float((self.products.mean_gram(k) * m).sum()) for k, m in enumerate(matrices)]
+        return dict(zip(self.layout.terms, values, strict=True))
+
+    def start(self) -> FloatArray:
+        """
+        Return variances of one scoring step from 0, uncorrelated, and moment estimates of ψ.
+
+        Raises
+        ------
+        ValueError
+            If there is no mode without random effects.
+        """
+        layout, family = self.layout, self.products.family
+        psi = np.asarray(family.start(self.y)[1], dtype=float)
+        theta = np.concatenate([np.zeros(layout.size), psi])
+        blocks = self.products.blocks[: len(layout.blocks)]
+        none = [np.zeros((b.width, b.width)) for b in blocks] + ([self.prior] if self.prior.size else [])
+        at = self._at_zero(none, psi)
+        if at is None:
+            raise ValueError(self.impossible() or "the likelihood has no mode without random effects.")
+        directions, owners = [], []
+        for k, block in enumerate(blocks):
+            own = range(block.width) if block.width <= _COLUMNS else [None]
+            for a in own:
+                unit = np.eye(block.width) if a is None else np.diag((np.arange(block.width) == a).astype(float))
+                directions.append((k, unit))
+                owners.append(k)
+        score = np.array([float((at.gradient.sigma[k] * unit).sum()) for k, unit in directions])
+        information = at.average_information(directions)
+        scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
+        found = nnls(information / np.outer(scale, scale), np.maximum(score / scale, 0.0))[0] / scale
+        noise = np.full((1, 1), 1 / max(float(at.white.coefficients.mean()), 1e-300))
+        units = [unit**2 for unit in self.products.column_units(noise)]
+        least = np.concatenate([_LEAST * (u if b.width <= _COLUMNS else u.mean(keepdims=True))
+                                for u, b in zip(units, blocks, strict=False)])  # fmt: skip
+        found = np.clip(found, least, 100 * least / _LEAST)
+        for entry in layout.entries:
+            own_values = found[[i for i, k in enumerate(owners) if k == entry.term]]
+            theta[entry.place] = starting_values(entry, own_values, self.lower[entry.place], self.upper[entry.place])
+        return np.where(self.fixed & np.isfinite(self.held), self.held, theta)
+
+    def _at_zero(self, sigma: list[FloatArray], psi: FloatArray) -> LatentState | None:
+        if not self._estimates_coefficients:
+            return self.products.laplace(self.y, self.offset, sigma, psi)
+        found = with_coefficients(self.products, self.y, self.offset, sigma, psi, {})
+        return None if found is None else found[0]
+
+    def impossible(self) -> str:
+        """Return why there is no estimate whatever the variances are, nothing where there is one."""
+        return ""
+
+    def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
+        """Return None: a response that is not normal has no scale."""
+        return None
+
+    def log_likelihood(self, theta: FloatArray) -> float:
+        """Return log p̃; -inf outside the parameter space."""
+        state = self.state(theta)
+        return -math.inf if state is None else float(state.loglik)

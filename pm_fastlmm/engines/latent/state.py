@@ -1,0 +1,205 @@
+r"""
+LatentState: Laplace's approximation of log p(y | θ) at one θ, with its exact derivatives.
+
+    log p̃ = Σ log p(y_i | η̂_i) - ½x̂ᵀPx̂ - ½log|C| + ½Σ width_k log|Q_k| + ½ r log 2π
+
+of the mode x̂. With g = ∂log p/∂η, s the diagonal of WΛC⁻¹ΛᵀWᵀ (the variances of η given y), c = C⁻¹ΛᵀWᵀ(s ∘ ∂³log p)
+and η_a = WΛc, the movement of the mode adds ½(s ∘ ∂³log p - D ∘ η_a) to g:
+
+    ∂/∂offset = h = g + ½(s ∘ ∂³log p - D ∘ η_a)
+    ∂/∂Σ_k    = ½[wᵀm + sym(wᵀm_a) - L⁻ᵀ(qI - T)L⁻¹],   w = Zᵀg,  m = Aw,  m_a = A Zᵀ(s ∘ ∂³log p - D ∘ η_a)
+    ∂/∂ψ      = Σ ∂_ψ log p + ½ s·∂_ψ∂²log p + ½ η_a·∂_ψ∂log p
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.engines.latent.mode import Mode, Problem, find_mode
+from pm_fastlmm.engines.records import Whitening
+from pm_fastlmm.engines.sparse.state import SparseResponse, SparseState, root_of
+from pm_fastlmm.engines.term_products import Gradient
+from pm_fastlmm.families.family import ParameterDerivatives
+from pm_fastlmm.kernel.likelihood.spectral import LOG_2PI
+
+_STEP = 1e-5  # of ψ, of differences that steps are scaled by
+
+
+@dataclass(frozen=True, eq=False)
+class LatentState(SparseState):
+    """
+    What `SparseState` has with the weights D at the mode in place of R⁻¹, and g in place of Py.
+
+    Attributes
+    ----------
+    mode : Mode
+    psi : array
+        Parameters of the family.
+    offset : (n,) array or 0
+    y : (n,) array
+    """
+
+    mode: Mode
+    psi: FloatArray
+    offset: Any
+    y: FloatArray
+
+    @classmethod
+    def laplace(
+        cls, products: Any, y: FloatArray, offset: Any, sigma: list[FloatArray], psi: FloatArray,
+        start: FloatArray | None = None,
+    ) -> Self | None:  # fmt: skip
+        """Return the approximation; None outside the parameter space, or where there is no mode."""
+        roots = [root_of(np.asarray(S, dtype=float)) for S in sigma]
+        family, eq = products.family, products.equations
+        psi = np.asarray(psi, dtype=float)
+        inside = np.isfinite(psi).all() and (psi >= family.lower).all() and (psi <= family.upper).all()
+        if not inside or any(root is None for root in roots):
+            return None
+        known = [root for root in roots if root is not None]
+        mode = find_mode(Problem(eq, known, family, y, psi, offset), start)
+        if mode is None:
+            return None
+        weights = -mode.derivatives.second
+        logdet = mode.factor.logdet + products.known_logdet
+        if products.fixed:
+            logdet -= products.projection.logdet_basis
+        loglik = mode.value - 0.5 * logdet + 0.5 * products.fixed * LOG_2PI
+        if not math.isfinite(loglik):
+            return None
+        white = Whitening(None, weights, 0.0)
+        response = SparseResponse(np.zeros(0), np.zeros(products.projection.rank))
+        noise = np.zeros((0, 0))
+        return cls(
+            products, response, list(sigma), noise, known, mode.factor, white, mode.x, loglik, math.nan,
+            mode, psi, offset, y,
+        )  # fmt: skip
+
+    @property
+    def solved(self) -> FloatArray:
+        """x̂, (N,)."""
+        return self.mode.x
+
+    @property
+    def weighted(self) -> FloatArray:
+        """G = ∂log p/∂η, (n,)."""
+        return self.mode.derivatives.first
+
+    @property
+    def eta(self) -> FloatArray:
+        """η̂, (n,)."""
+        return self.mode.eta
+
+    @cached_property
+    def eta_variances(self) -> FloatArray:
+        """s, the variances of η given y and θ, (n,)."""
+        return self._eq.residual_traces(self.roots, self._inverse)
+
+    @cached_property
+    def _cubic(self) -> FloatArray:
+        """S ∘ ∂³log p, (n,)."""
+        return self.eta_variances * self.mode.derivatives.third
+
+    @cached_property
+    def _movement(self) -> FloatArray:
+        """η_a, (n,)."""
+        eq = self._eq
+        c = self.factor.solve(eq.scaled([root.T for root in self.roots], eq.across(self._cubic)))
+        return eq.along(eq.scaled(self.roots, c))
+
+    @cached_property
+    def _moved(self) -> FloatArray:
+        """S ∘ ∂³log p - D ∘ η_a, (n,)."""
+        return self._cubic + self.mode.derivatives.second * self._movement
+
+    @property
+    def offset_gradient(self) -> FloatArray:
+        """H = ∂log p̃/∂offset, (n,)."""
+        return self.weighted + 0.5 * self._moved
+
+    @cached_property
+    def gradient(self) -> Gradient:
+        """The score with respect to Σ_k; the residual has none."""
+        inside = self._inside or self
+        along = self._eq.across(self._moved)
+        slopes = []
+        for k, block in enumerate(self._eq.blocks):
+            left = block.levels * np.eye(block.width) - inside._traces[k]
+            half = solve_triangular(inside.roots[k], left, lower=True, trans="T", check_finite=False)
+            second = solve_triangular(inside.roots[k], half.T, lower=True, trans="T", check_finite=False)
+            moved = along[self._eq.part(k)].reshape(block.levels, block.width)
+            slope = self._weighted[k].T @ self._related[k] + moved.T @ self._related[k] - second
+            slopes.append((slope + slope.T) / 4)
+        return Gradient(slopes, np.zeros((0, 0)), lambda: self._related)
+
+    @cached_property
+    def _inside(self) -> Self | None:
+        """A state at Σ_k that are positive definite, where these are not."""
+        moved = self._moved_inside(1.0 / max(float(self.white.coefficients.mean()), 1e-300) * np.ones((1, 1)))
+        if moved is None:
+            return None
+        state = type(self).laplace(self.products, self.y, self.offset, moved, self.psi, self.mode.x)
+        assert state is not None  # it is further inside than this one
+        return state
+
+    @cached_property
+    def _of_family(self) -> ParameterDerivatives:
+        return self.products.family.in_parameters(self.y, self.eta, self.psi)
+
+    @property
+    def family_gradient(self) -> FloatArray:
+        """∂log p̃/∂ψ."""
+        if not len(self.psi):
+            return np.zeros(0)
+        d = self._of_family
+        return np.asarray(d.value.sum(axis=1) + 0.5 * (d.second @ self.eta_variances + d.first @ self._movement))
+
+    def family_information(self) -> FloatArray:
+        """Return minus the Hessian of log p in ψ with the mode maximised out, by differences of ∂log p/∂ψ."""
+        p, family = len(self.psi), self.products.family
+        out, d = np.zeros((p, p)), self._of_family
+        for i in range(p):
+            step = _STEP * max(1.0, abs(self.psi[i]))
+            moved = self.psi + step * (np.arange(p) == i)
+            out[i] = -(family.in_parameters(self.y, self.eta, moved).value - d.value).sum(axis=1) / step
+        half = self.factor.half(
+            self._eq.scaled([root.T for root in self.roots], self._eq.across(np.ascontiguousarray(d.first.T)))
+        )
+        return (out + out.T) / 2 - half.T @ half
+
+    def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
+        """Return that of the working response, ½ q_iᵀPq_j with P = D - DWΛC⁻¹ΛᵀWᵀD and q = V̇g."""
+        q = np.empty((len(self.weighted), len(directions)))
+        for i, (k, direction) in enumerate(directions):
+            q[:, i] = self._eq.blocks[k].Z @ (self._related[k] @ direction).ravel()
+        return 0.5 * self._projected(q)
+
+    def _projected(self, q: FloatArray) -> FloatArray:
+        """Return qᵀPq."""
+        weighted = self.white.coefficients[:, None] * q
+        half = self.factor.half(self._eq.scaled([root.T for root in self.roots], self._eq.across(weighted)))
+        return np.asarray(q.T @ weighted - half.T @ half)
+
+    def information_of(self, X: FloatArray) -> FloatArray:
+        """Return XᵀPX, the information of coefficients that are given (those of ML)."""
+        return self._projected(np.asarray(X, dtype=float))
+
+    def prediction_error(self, k: int, root: FloatArray | None = None, *, beta_known: bool = False) -> FloatArray:
+        """Return the curvature's Var(u | y); with β known of equations without X."""
+        p = self.products
+        if beta_known and p.fixed:
+            known = p.treated(len(p.blocks), flat=False)
+            offset = self.offset + p.projection.times(self.beta())
+            state = type(self).laplace(known, self.y, offset, self.sigma, self.psi)
+            assert state is not None  # this one is
+            return state.prediction_error(k, root)
+        return super().prediction_error(k, root)
+
+    def leverage(self) -> FloatArray:
+        """Return D_i s_i, what an observation adds to its own fitted η."""
+        return np.asarray(self.white.coefficients * self.eta_variances)
