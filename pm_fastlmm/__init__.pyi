@@ -11,6 +11,7 @@ from .engines.dense.denselmm import DenseLMM as DenseLMM
 from .engines.fourier.basis import FourierBasis as FourierBasis
 from .engines.fourier.fourierlmm import FourierLMM as FourierLMM
 from .engines.fourier.statistics import FourierStatistics as FourierStatistics
+from .engines.latent.latentlmm import LatentLMM as LatentLMM
 from .engines.lengthscale.lengthscalelmm import LengthscaleLMM as LengthscaleLMM
 from .engines.lengthscale.spectrum import LengthscaleSpectrum as LengthscaleSpectrum
 from .engines.matrix.matrixlmm import MatrixLMM as MatrixLMM
@@ -55,6 +56,7 @@ __all__ = [
     "FourierLMM",
     "FourierStatistics",
     "KernelStatistics",
+    "LatentLMM",
     "LengthscaleLMM",
     "LengthscaleSpectrum",
     "MatrixLMM",

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -92,6 +92,8 @@ class Objective(ABC):
     method: Method = "REML"
     n: int
     projection: AnyProjection
+
+    laplace: ClassVar[bool] = False  # whether the likelihood is Laplace's approximation of that of a response
 
     @abstractmethod
     def state(self, theta: FloatArray) -> Any:

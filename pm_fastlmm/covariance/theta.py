@@ -64,8 +64,8 @@ class Theta:
         The structure of Σ_k of each term.
     terms : tuple of str
         Names of the terms.
-    noise : Covariance
-        The structure of Σ_e, of size 1 for residuals of one variance.
+    noise : Covariance or None
+        The structure of Σ_e, of size 1 for residuals of one variance; None where the response has no residuals.
     coordinates : tuple of str
         Names of its rows, where it has several.
     """
@@ -76,24 +76,27 @@ class Theta:
     entries: tuple[Entry, ...]
     blocks: tuple[Covariance, ...]
     terms: tuple[str, ...]
-    noise: Covariance
+    noise: Covariance | None
     coordinates: tuple[str, ...] = ()
 
     @classmethod
-    def of_terms(cls, terms: Sequence[Term], noise: Covariance, coordinates: tuple[str, ...] = ()) -> Self:
-        """Lay out the parameters of the terms, and of Σ_e between coordinates."""
+    def of_terms(cls, terms: Sequence[Term], noise: Covariance | None, coordinates: tuple[str, ...] = ()) -> Self:
+        """Lay out the parameters of the terms, and of Σ_e between coordinates, where there are residuals."""
         entries: list[Entry] = []
         names: list[str] = []
         lower: list[float] = []
         upper: list[float] = []
         blocks = tuple(term.blocks.block._by_elements() for term in terms)
-        if RESIDUAL in (own := [term.name for term in terms]):
+        own = [term.name for term in terms]
+        if noise is not None and RESIDUAL in own:
             raise ValueError(
                 f"a term is called {RESIDUAL!r}, the name of the residual among the variances: give it another name."
             )
-        noise = noise._by_elements()
         structures = [*zip(range(len(terms)), own, (t.columns for t in terms), blocks, strict=True)]
-        for k, term, within, block in [*structures, (NOISE, RESIDUAL, coordinates, noise)]:
+        if noise is not None:
+            noise = noise._by_elements()
+            structures.append((NOISE, RESIDUAL, coordinates, noise))
+        for k, term, within, block in structures:
             parts = block._parts()
             for name, value in block.parameters.items():
                 structure, part = parts.get(name, (block, slice(None)))
@@ -124,7 +127,10 @@ class Theta:
 
     def structure(self, k: int) -> Covariance:
         """Return that of Σ_k, or of Σ_e."""
-        return self.noise if k == NOISE else self.blocks[k]
+        if k != NOISE:
+            return self.blocks[k]
+        assert self.noise is not None  # entries of it are
+        return self.noise
 
     def pack(self, xp: Any = np) -> Any:
         """Return θ of the values that the structures hold."""
@@ -141,8 +147,9 @@ class Theta:
         return xp.concatenate(parts)
 
     def matrices(self, theta: Any) -> tuple[list[Any], Any]:
-        """Return Σ_k for each term, and Σ_e, from numbers or from a tensor θ."""
-        return [self._matrix(k, theta) for k in range(len(self.blocks))], self._matrix(NOISE, theta)
+        """Return Σ_k for each term, and Σ_e, from numbers or from a tensor θ; Σ_e is empty without residuals."""
+        noise = np.zeros((0, 0)) if self.noise is None else self._matrix(NOISE, theta)
+        return [self._matrix(k, theta) for k in range(len(self.blocks))], noise
 
     def _matrix(self, k: int, theta: Any) -> Any:
         values = {e.name: _value(e, theta) for e in self.entries if e.term == k}
@@ -177,24 +184,20 @@ class Theta:
         out = []
         for k in self._numbered:
             own = [e for e in self.entries if e.term == k]
-            if not own:  # a structure without parameters, as that of no residual
-                none = np.zeros((0, *2 * (self.structure(k).size,)))
-                out.append((slice(0, 0), frozen(none)))
-                continue
             slopes = [slope for e in own for slope in self._slopes(e, np.ones(self.size))]
             out.append((slice(own[0].start, own[-1].place.stop), frozen(np.array(slopes))))
         return out
 
     @property
     def _numbered(self) -> list[int]:
-        return [*range(len(self.blocks)), NOISE]
+        return [*range(len(self.blocks)), *([] if self.noise is None else [NOISE])]
 
     def numbers(self, theta: FloatArray) -> tuple[list[FloatArray], FloatArray]:
         """Return Σ_k of each term, and Σ_e, at any numbers."""
         values = np.array(theta, dtype=float)
         if self._linear is not None:
-            *sigma, noise = ((values[at] @ s.reshape(len(s), -1)).reshape(s.shape[1:]) for at, s in self._linear)
-            return sigma, noise
+            found = [(values[at] @ s.reshape(len(s), -1)).reshape(s.shape[1:]) for at, s in self._linear]
+            return (found, np.zeros((0, 0))) if self.noise is None else (found[:-1], found[-1])
         with np.errstate(all="ignore"):
             sigma, noise = self.matrices(values.view(Dual))
         return [np.asarray(matrix) for matrix in sigma], np.asarray(noise)

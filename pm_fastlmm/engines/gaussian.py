@@ -1,32 +1,28 @@
 """What a Gaussian likelihood has besides: V, and by default all that follows from it as a matrix."""
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pymc as pm
 
-from pm_fastlmm.aireml.objective import Objective
-from pm_fastlmm.base.arrays import FloatArray, align, read, require_finite, require_length, slices
+from pm_fastlmm.base.arrays import FloatArray, slices
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.semidefinite import semidefinite_root
-from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import DrawFunction, Draws
+from pm_fastlmm.engines.fitted import FittedNode
 from pm_fastlmm.engines.free_variables import Fitted, FreeVariables, tangents
 from pm_fastlmm.engines.objective import DenseObjective
 from pm_fastlmm.engines.precisions import Part, Precisions, require_definite
 from pm_fastlmm.engines.prediction import Effects, Predictive
-from pm_fastlmm.engines.protocol import LMMNode
-from pm_fastlmm.engines.response import Response
 from pm_fastlmm.kernel.likelihood.dense import DenseFactor
 from pm_fastlmm.kernel.likelihood.leave_out import MatrixPrecision
 
 _BUDGET = 4_000_000  # numbers of V at a time
 
 
-class GaussianNode(LMMNode):
+class GaussianNode(FittedNode):
     """
     A node of a Gaussian likelihood, y ~ N(mu + Xβ, V).
 
@@ -36,7 +32,6 @@ class GaussianNode(LMMNode):
 
     __slots__ = ()
 
-    at_theta: ClassVar[type[AtTheta]] = AtTheta  # what comes after a fit
     predicts: ClassVar[tuple[Effects, ...]] = ("new",)
     refusal: ClassVar[str] = (
         "its V is not split into effects and residuals, so there are none to draw. Replicates of y as a whole are "
@@ -85,53 +80,6 @@ class GaussianNode(LMMNode):
             flat=self.treatment == "flat", method=method, split=variables.split,
         )  # fmt: skip
         return Fitted(objective)
-
-    def at(self, objective: Objective, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> AtTheta:
-        """Return the node with V at θ, for what comes after a fit."""
-        return self.at_theta(self, objective, theta, mu, prior_mean)
-
-    def observing(self, y: Any) -> Self:
-        """
-        Return the node with another response y (n,).
-
-        Raises
-        ------
-        ValueError
-            If it does not fit the rows or has missing values, or a statistic of the response is observed.
-        """
-        if self.observes_statistic:
-            raise ValueError(f"{self.name} observes a statistic of y: rotate the other y, and make a model of that.")
-        labelled = read(y, "y", ndim=(1,))
-        values = labelled.take(align(self.ids, labelled, name="y", reference_name=self.name))
-        require_length(len(values), self.n, "y", self.name)
-        require_finite(values, "y", "a refit is of the same rows; leave rows out of the table, and fit it anew.")
-        return replace(self, observed=values)
-
-    @property
-    def prior_weights(self) -> FloatArray | None:
-        """Prior weights of the rows; None where the residuals have one variance, or V is written as a whole."""
-        return None
-
-    def rows(self) -> FloatArray:
-        """
-        Return y by row, which results with one value for each observation need.
-
-        Raises
-        ------
-        ValueError
-            If the rows were not kept.
-        """
-        return np.asarray(self.observed, dtype=float)
-
-    def response(self) -> Response:
-        """Return what a comparison of fits needs to know of the data."""
-        y = np.asarray(self.observed, dtype=float)
-        size, by_row = float(np.square(y).sum()), y if y.shape == (self.n,) else None
-        return Response(self.n, size, by_row, self.treatment == "flat", self.projection)
-
-    def nested_in(self, other: LMMNode) -> bool:
-        """Return whether V is known to be a special case of that of another node."""
-        return False
 
 
 def _parts(node: GaussianNode, draws: Draws, numbers: int) -> Iterator[Part]:

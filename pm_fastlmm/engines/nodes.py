@@ -8,7 +8,8 @@ from pm_fastlmm.engines.inputs import check_data
 from pm_fastlmm.engines.protocol import ENGINES, LMMNode, node_of
 
 _PACKAGES = [
-    f"pm_fastlmm.engines.{engine}" for engine in ("spectral", "lengthscale", "structured", "matrix", "dense", "fourier")
+    f"pm_fastlmm.engines.{engine}"
+    for engine in ("spectral", "lengthscale", "structured", "matrix", "latent", "dense", "fourier")
 ]
 
 

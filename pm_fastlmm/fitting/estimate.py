@@ -19,6 +19,7 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import activity, listed
 from pm_fastlmm.fitting.fit import Source, VarianceFit
 from pm_fastlmm.fitting.inference import why_not_adjusted
+from pm_fastlmm.fitting.laplace import LaplaceFit
 
 _NOTHING = 1e-12  # eigenvalue of the information, scaled to unit diagonal, of a direction without any
 _HIGHER = 1e-6  # of the log-likelihood, by which another maximum is one
@@ -61,7 +62,8 @@ def estimate(objective: Objective, link: Any, node: Any, options: Options, sourc
     point, problem = _point(objective, link, last)
     converged, message = _verdict(objective, trace, last, boundary)
     mu, b, _ = node.constants()
-    return VarianceFit(
+    kind = LaplaceFit if objective.laplace else VarianceFit
+    return kind(
         theta=pd.Series(last.theta, names.view(), name="theta"),
         point=point,
         loglik=last.loglik,

@@ -4,28 +4,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytensor.tensor as pt
+import scipy.sparse as sp
 from pymc.distributions.dist_math import check_parameters
 from pytensor.tensor.random.basic import integers
 
 from pm_fastlmm.base.coordinates import require_labels
-from pm_fastlmm.covariance.structures import Identity
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.algebra import along_columns, white_noise
 from pm_fastlmm.engines.inputs import coefficients, double, read_mean, read_response, refuse_unknown
-from pm_fastlmm.engines.latent.family_parameters import family_parameters
+from pm_fastlmm.engines.latent.family_parameters import family_parameters, read_family
 from pm_fastlmm.engines.latent.operations import LatentResponses, laplace_log_density
 from pm_fastlmm.engines.latent.products import LatentProducts
 from pm_fastlmm.engines.random_variable import LMM, LMMRV
 from pm_fastlmm.engines.sparse.equations import SparseBlock
 from pm_fastlmm.engines.structured.choice import sparse_block
 from pm_fastlmm.engines.structured.structuredlmm import aligned_rows, checked_terms
-from pm_fastlmm.families.choice import family_of
 from pm_fastlmm.families.family import Family
 from pm_fastlmm.spectrum.weights import UNWEIGHTED
 
 _SEEDS = 2**31 - 1
-NO_RESIDUAL = Identity(0)
 
 
 class LatentRV(LMMRV):
@@ -142,7 +140,9 @@ class LatentLMM:
     >>> import pymc as pm
     >>> import pm_fastlmm as flmm
     >>> herd = np.repeat(list("abcdef"), 4)
-    >>> cases = np.array([2, 3, 4, 0, 3, 1, 1, 8, 2, 0, 2, 2, 1, 0, 2, 0, 5, 0, 3, 1, 0, 0, 1, 2])
+    >>> cases = np.array(
+    ...     [2, 3, 4, 0, 3, 1, 1, 8, 2, 0, 2, 2, 1, 0, 2, 0, 5, 0, 3, 1, 0, 0, 1, 2]
+    ... )
     >>> with pm.Model() as model:
     ...     sigma = pm.HalfNormal("sigma_herd", 1)
     ...     herds = flmm.Term(herd, flmm.covariance.scalar(sigma**2), name="herd")
@@ -159,7 +159,7 @@ class LatentLMM:
         terms = checked_terms(terms)
         ids, _ = aligned_rows(terms, X)
         values = read_response(observed, ids, terms[0].n, ndim=(1,))
-        params, rest = _parametrise(terms, X, family, values, **kwargs)
+        params, rest = _parametrise(terms, X, family, **kwargs)
         for term in terms:
             require_labels(term.levels, f"the levels of term {term.name!r} of {name}", written="by")
         own: Family = rest["carried"]["products"].family
@@ -168,17 +168,17 @@ class LatentLMM:
     @classmethod
     def dist(cls, *, family: Any, terms: Sequence[Term], X: Any = None, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
-        params, rest = _parametrise(checked_terms(terms), X, family, None, **kwargs)
+        params, rest = _parametrise(checked_terms(terms), X, family, **kwargs)
         return LMM.dist(params, **rest)
 
 
 def _parametrise(
-    terms: list[Term], X: Any, family: Any, y: Any, *, link: str | None = None, trials: Any = None, mu: Any = None,
+    terms: list[Term], X: Any, family: Any, *, link: str | None = None, trials: Any = None, mu: Any = None,
     beta: Any = None, beta_mean: Any = None, beta_cov: Any = None, design: Any = None, **kwargs: Any,
 ) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
     """Return the parameters of the random variable, and the other arguments of `LMM`."""
     ids, projection = aligned_rows(terms, X)
-    own = family_of(family, link=link, trials=trials, y=y, n=terms[0].n, ids=ids, given=kwargs)
+    own = read_family(family, link, trials, kwargs, terms[0].n, ids)
     psi = family_parameters(own, kwargs)
     refuse_unknown(
         "LatentLMM", kwargs, "it takes family, link, X, terms, trials, mu, beta, beta_mean, beta_cov, observed and the "
@@ -199,10 +199,8 @@ def carried_by(
         projection = projection.made_from(design.fixed)
     blocks = [sparse_block(term, UNWEIGHTED) for term in terms]
     if prior:
-        import scipy.sparse as sp
-
         blocks.append(SparseBlock(sp.csr_array(projection.X), 1, projection.rank))
     products = LatentProducts.of(blocks, projection, family, flat=flat)
     return {"treatment": "flat" if flat else "proper", "terms": tuple(terms),
-            "theta": Theta.of_terms(terms, NO_RESIDUAL), "products": products, "projection": projection, "ids": ids,
+            "theta": Theta.of_terms(terms, None), "products": products, "projection": projection, "ids": ids,
             "design": design}  # fmt: skip

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from scipy.optimize import nnls
@@ -65,7 +65,7 @@ class LatentObjective(LaidOut):
     held: FloatArray
     last: dict[str, FloatArray] = field(default_factory=dict)
 
-    laplace = True
+    laplace: ClassVar[bool] = True
 
     @classmethod
     def of(
@@ -146,7 +146,7 @@ class LatentObjective(LaidOut):
         size, P = self.layout.size, len(self.names)
         information = np.zeros((P, P))
         information[:size, :size] = state.mixed.average_information(self.layout.slopes(theta[:size]))
-        if P > size:
+        if size < P:
             own = state.mixed.family_information()
             scale = np.sqrt(np.maximum(np.diag(own), 1e-300))
             values, vectors = np.linalg.eigh(own / np.outer(scale, scale))

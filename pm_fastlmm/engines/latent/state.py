@@ -12,7 +12,7 @@ and η_a = WΛc, the movement of the mode adds ½(s ∘ ∂³log p - D ∘ η_a)
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -79,6 +79,14 @@ class LatentState(SparseState):
             products, response, list(sigma), noise, known, mode.factor, white, mode.x, loglik, math.nan,
             mode, psi, offset, y,
         )  # fmt: skip
+
+    def with_coefficients(self, along: FloatArray) -> Self:
+        """Return the same point with coefficients of X, which were a part of the offset, among the unknowns."""
+        flat, m = self.products.treated(len(self.products.blocks), flat=True), self.mode
+        x = np.concatenate([m.x, along])
+        factor = flat.equations.factorise(self.roots, self.white.coefficients)
+        offset = self.offset - flat.projection.along(along)
+        return replace(self, products=flat, factor=factor, first=x, mode=m._replace(x=x, factor=factor), offset=offset)
 
     @property
     def solved(self) -> FloatArray:

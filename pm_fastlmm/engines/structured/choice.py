@@ -68,6 +68,7 @@ def _rooted(term: Term, weights: PriorWeights) -> EffectBlock:
 
 
 def sparse_block(term: Term, weights: PriorWeights) -> SparseBlock:
+    """Return what the sparse equations need of a term, whose rows are scaled by weights."""
     b = term.blocks
     precision = None if b.relation is None else b.relation.precision
     root = b.root if precision is None else None

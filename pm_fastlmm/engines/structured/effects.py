@@ -89,11 +89,7 @@ class TermsAtTheta(AtTheta):
 
     def predict(self, *, K_new: Any, W_new: Any, K_new_new: Any, **new: Any) -> Prediction:
         """Return predictions of f = Xβ + Σ Zu for new rows, as `read_rows` takes them, with their error variance."""
-        if any(part is not None for part in (K_new, W_new, K_new_new)):
-            raise ValueError(
-                "K_new, W_new and K_new_new are of a FastLMM, whose one kernel is between its rows: the new rows of "
-                "terms are Z_new, or data= of a formula."
-            )
+        self.require_no_kernel(K_new, W_new, K_new_new)
         node = self.node
         rows = read_rows(node.projection, node.terms, design=node.design, residual=node.residual, **new)
         residuals = rows.residuals(self.state.products)
@@ -121,6 +117,15 @@ class TermsAtTheta(AtTheta):
             labelled(variance, rows.ids, None, name="variance"),
             noise,
         )
+
+    @staticmethod
+    def require_no_kernel(*given: Any) -> None:
+        """Refuse what belongs to a kernel between rows."""
+        if any(part is not None for part in given):
+            raise ValueError(
+                "K_new, W_new and K_new_new are of a FastLMM, whose one kernel is between its rows: the new rows of "
+                "terms are Z_new, or data= of a formula."
+            )
 
     def residual_sd(self) -> Any:
         """Return the standard deviation of e, (n,)."""

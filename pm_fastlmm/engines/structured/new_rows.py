@@ -51,6 +51,7 @@ class NewTermRows:
     weights: Any = 1.0
     coordinate: Any = 0
     record: Any = None
+    trials: Any = None
 
     @property
     def m(self) -> int:

@@ -11,7 +11,7 @@ from pm_fastlmm.aireml.cone import pack
 from pm_fastlmm.aireml.objective import RESCALE, Observed, elsewhere, moment_start
 from pm_fastlmm.base.arrays import EPS, FloatArray
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.covariance.theta import NOISE, RESIDUAL, Entry, Theta
+from pm_fastlmm.covariance.theta import NOISE, RESIDUAL, Theta
 from pm_fastlmm.engines.laid_out import LaidOut
 from pm_fastlmm.engines.starting import starting_values
 from pm_fastlmm.engines.structured.least import RESOLVED, VANISHED, at_least, inside, least_variances, rises

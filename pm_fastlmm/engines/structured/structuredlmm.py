@@ -350,6 +350,7 @@ def _check_rows(
 
 
 def checked_terms(terms: Sequence[Term]) -> list[Term]:
+    """Return terms of the same rows with names of their own; a ValueError says what is wrong with others."""
     terms = list(terms) if isinstance(terms, Sequence) else [terms]
     if not terms:
         raise ValueError("terms is empty: give at least one flmm.Term; without any it is ordinary least squares.")

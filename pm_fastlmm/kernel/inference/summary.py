@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _OF_V, _OF_BETA = ("sd", "corr"), ("df", "t", "p_value")
 _COLUMNS = ("estimate", "se", *_OF_V, *_OF_BETA)
-_TESTS = "t tests with Satterthwaite's degrees of freedom"
 _DEAR = (
     "evaluations take long here: errors of the parameters of V are those of the average information,",
     "and tests are left to fit.summary(), fit.coefficients() and fit.test_fixed()",
@@ -27,6 +26,9 @@ class Summary(Estimates):
     """The table and the report of a fit."""
 
     __slots__ = ()
+
+    _tests: ClassVar[str] = "t tests with Satterthwaite's degrees of freedom"
+    _of_parameters: ClassVar[str] = "Parameters of V"
 
     @property
     @abstractmethod
@@ -137,12 +139,12 @@ class Summary(Estimates):
         dear, estimates = self._dear, self._estimates()
         of_V, shown = self._of_V("average" if dear else "observed"), ["estimate", "se"]
         shown += [name for name in _OF_V if not np.isnan(of_V[name]).all()]
-        parts = [("Parameters of V", _table([of_V[name] for name in shown], shown, list(estimates), blank=_OF_V))]
+        parts = [(self._of_parameters, _table([of_V[name] for name in shown], shown, list(estimates), blank=_OF_V))]
         below = list(_DEAR) if dear else []
         if self.coef:
             tests = self._tested and not dear and not self._many
             of_beta, shown = self._of_beta(tests=tests), ["estimate", "se", *(_OF_BETA if tests else ("t",))]
-            heading = f"Fixed effects, {_TESTS}" if tests else "Fixed effects"
+            heading = f"Fixed effects, {self._tests}" if tests else "Fixed effects"
             parts.append((heading, _table([of_beta[name] for name in shown], shown, list(self.coef))))
             if self._tested and (left := self._projection.columns.left):
                 names = listed([self._projection.columns.names[j] for j in left])

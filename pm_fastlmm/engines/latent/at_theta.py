@@ -1,0 +1,117 @@
+"""Effects and predictions of a latent model at any θ, on the scale of η."""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.labels import labelled
+from pm_fastlmm.engines.latent.objective import LaplaceState
+from pm_fastlmm.engines.latent.state import LatentState
+from pm_fastlmm.engines.structured.effects import TermsAtTheta
+from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
+from pm_fastlmm.kernel.effects.effects import Prediction
+
+
+class LatentAtTheta(TermsAtTheta):
+    """
+    Terms at the mode given θ: effects are modes û, errors those of the curvature there.
+
+    Of ML they are those at β̂, with what its estimation adds to their errors.
+    """
+
+    @cached_property
+    def whole(self) -> LaplaceState:
+        """The approximation; a ValueError where there is none."""
+        state: LaplaceState | None = self.objective.state(self.theta)
+        if state is None:
+            raise self.indefinite()
+        return state
+
+    @cached_property
+    def state(self) -> LatentState:
+        """The same with β among the unknowns."""
+        whole = self.whole
+        return whole.mixed.with_coefficients(whole.along) if len(whole.along) else whole.mixed
+
+    @property
+    def psi(self) -> FloatArray:
+        """Parameters of the family."""
+        return self.whole.mixed.psi
+
+    @property
+    def family(self) -> Any:
+        """The family, of the rows of the data."""
+        return self.node.products.family
+
+    def fitted(self, *, conditional: bool) -> Any:
+        """Return η without random effects, or η̂, by id of the row."""
+        if conditional:
+            values = self.whole.mixed.eta
+        else:
+            beta = self.objective.estimate(self.whole)
+            values = self.known_mean() + (self.node.projection.times(beta) if len(beta) else 0.0)
+            if self._beta_has_a_block:
+                block, u = self.state.products.blocks[-1], self.state.effects()[-1]
+                values = values + block.Z @ u.ravel()
+        return labelled(np.asarray(values), self.node.ids, None, name="fitted")
+
+    def read(self, **new: Any) -> NewTermRows:
+        """Read new rows as `read_rows` takes them."""
+        return read_rows(self.node.projection, self.node.terms, design=self.node.design, **new)
+
+    def predict(self, *, K_new: Any, W_new: Any, K_new_new: Any, **new: Any) -> Prediction:
+        """Return predictions of η for new rows."""
+        self.require_no_kernel(K_new, W_new, K_new_new)
+        return self.predict_rows(self.read(**new))
+
+    def predict_rows(self, rows: NewTermRows) -> Prediction:
+        """Return predictions of η of rows that were read, with their error variance; none of a residual."""
+        fresh = rows.prior_variance(self.node.terms, self.state.sigma)
+        incidence = [*rows.Z, rows.X] if self._beta_has_a_block else rows.Z
+        mean, variance = self.state.predict(np.asarray(self._dense(rows.X)), list(incidence), fresh)
+        if self.prior_mean.size:
+            mean = mean + rows.X @ self.prior_mean
+        mean = mean + self.node.mean_at(rows, np.asarray(self.mu))
+        variance = np.where(np.isnan(mean), np.nan, variance)
+        return Prediction(
+            labelled(mean, rows.ids, None, name="mean"),
+            labelled(variance, rows.ids, None, name="variance"),
+            np.zeros(()),
+        )
+
+    @staticmethod
+    def _dense(X: Any) -> Any:
+        return X.toarray() if hasattr(X, "toarray") else X
+
+    def in_sample(self) -> Prediction:
+        """Return η̂ of the rows of the data, with the variances of η given y."""
+        ids = self.node.ids
+        return Prediction(
+            labelled(self.state.eta, ids, None, name="mean"),
+            labelled(self.state.eta_variances, ids, None, name="variance"),
+            np.zeros(()),
+        )
+
+    def residual_sd(self) -> Any:
+        """Return √Var(y | η̂)."""
+        return np.sqrt(self.family.variance(self.whole.mixed.eta, self.psi))
+
+    def replicates(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
+        """Draw responses with new effects, (draws, n)."""
+        eta = np.tile(np.asarray(self.fitted(conditional=False)), (n_draws, 1))
+        for k, term in enumerate(self.node.terms):
+            sigma = np.broadcast_to(self.state.sigma[k], (n_draws, *self.state.sigma[k].shape))
+            eta += (term.Z @ self.state.products.draw_prior(k, sigma, rng).T).T
+        return np.asarray(self.family.draw(eta, self.psi, rng))
+
+    def with_given_effects(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
+        """Draw responses around the fitted values, (draws, n)."""
+        eta = np.tile(np.asarray(self.fitted(conditional=True)), (n_draws, 1))
+        return np.asarray(self.family.draw(eta, self.psi, rng))
+
+    def simulated_node(self, rng: np.random.Generator) -> Any:
+        """Return the node with a response drawn at θ."""
+        return replace(self.node, observed=self.replicates(1, rng)[0])

@@ -1,0 +1,257 @@
+"""The node of a LatentLMM."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+import scipy.sparse as sp
+
+from pm_fastlmm.aireml.iteration import Tolerances, maximise
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.semidefinite import semidefinite_root
+from pm_fastlmm.covariance.terms import Term
+from pm_fastlmm.engines.at_theta import AtTheta
+from pm_fastlmm.engines.constants import Constants
+from pm_fastlmm.engines.draws import Draws
+from pm_fastlmm.engines.free_variables import Fitted, through_variables
+from pm_fastlmm.engines.graphs import reaching
+from pm_fastlmm.engines.labels import labelled
+from pm_fastlmm.engines.latent.at_theta import LatentAtTheta
+from pm_fastlmm.engines.latent.latentlmm import LatentRV, carried_by
+from pm_fastlmm.engines.latent.objective import LatentObjective
+from pm_fastlmm.engines.precisions import Precisions
+from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
+from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.structured.effects import EffectDraws, over_draws
+from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
+from pm_fastlmm.engines.structured.node import StructuredNode
+from pm_fastlmm.engines.structured.products import independent
+from pm_fastlmm.engines.structured.structuredlmm import aligned_rows, checked_terms
+from pm_fastlmm.families.family import Family
+
+_ITERATIONS = 30  # towards where a sampler starts
+
+
+@answers_for(LatentRV)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LatentNode(StructuredNode):
+    """
+    A LatentLMM node: terms of η, and a family.
+
+    Attributes
+    ----------
+    psi : TensorVariable
+        Parameters of the family as a function of the model's variables.
+    """
+
+    called: ClassVar[str] = "LatentLMM"
+    law: ClassVar[str] = "family(g⁻¹(Xβ + ΣZu))"
+    at_theta: ClassVar[type[AtTheta]] = LatentAtTheta
+
+    psi: Any = None
+
+    @property
+    def family(self) -> Family:
+        """The family, of the rows of the data."""
+        own: Family = self.products.family  # type: ignore[attr-defined]
+        return own
+
+    @property
+    def formula(self) -> str:
+        """The formula, or the distribution."""
+        if self.design is not None:
+            return f"{self.design.described}, {self.family.name} ({self.family.link})"
+        return f"{self.name} ~ {self.family.name}({self.family.link}⁻¹(Xβ + ΣZu))"
+
+    @property
+    def prior_weights(self) -> FloatArray | None:
+        """None: rows have no weights."""
+        return None
+
+    def _covariance_facts(self) -> dict[str, Any]:
+        own = {"family": f"{self.family.name} ({self.family.link})"}
+        return own | {"terms": "; ".join(f"{term.name} ({len(term.levels)} levels)" for term in self.terms)}
+
+    def rows(self) -> FloatArray:
+        """Return y by row."""
+        return np.asarray(self.observed, dtype=float)
+
+    def observing(self, y: Any) -> Self:
+        """Return the node with another response of the same family."""
+        other = super(StructuredNode, self).observing(y)
+        return replace(other, observed=self.family.read(other.observed))
+
+    def nested_in(self, other: LMMNode) -> bool:
+        """Return whether each term is a special case of one of the other node, of the same family."""
+        same = isinstance(other, LatentNode) and other.family.name == self.family.name
+        return same and super(LatentNode, self).nested_in(other)
+
+    def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
+        """Return the approximate likelihood of the parameters of terms and family."""
+        objective = self.likelihood(self.known_mean(model), method)
+        return through_variables(model, self.name, self.estimated()[0], objective, _held)
+
+    def likelihood(self, mean: Constants, method: Method = "REML") -> LatentObjective:  # type: ignore[override]
+        """Return the same over θ and ψ themselves."""
+        mu, b, B = mean
+        products: Any = self.products
+        return LatentObjective.of(
+            products, self.layout, self.rows(), mu, b=b, prior=B, method=method, projection=self.projection
+        )
+
+    def flat_objective(self) -> Any:
+        """Return the approximation with β integrated out, whatever its treatment is: where a sampler may start."""
+        own: Any = self.products
+        products = own if own.flat else own.treated(len(self.terms), flat=True)
+        return LatentObjective.of(products, self.layout, self.rows(), self.mean_or_zero())
+
+    def to_interpolate(self, model: pm.Model) -> None:
+        """Return None: the approximation has no total variance in closed form."""
+        return
+
+    def estimated(self) -> list[Any]:
+        """Return θ and ψ as one vector."""
+        return [pt.concatenate([self.theta, self.psi]) if self.family.parameters else self.theta]
+
+    def target(self) -> Target | None:
+        """Return a point between the estimate, under a flat β, and the start, which is inside all bounds."""
+        objective = self.flat_objective()
+        try:
+            start = objective.start()
+            trace = maximise(objective, start, tolerances=Tolerances(), max_iterations=_ITERATIONS)
+        except ValueError:
+            return None
+        values = 0.95 * trace.iterations[-1].theta + 0.05 * start
+        return Target(values, (objective.lower == 0) & (values > 0))
+
+    def coefficients(self, draws: Draws, rng: np.random.Generator) -> FloatArray | None:
+        """Draw β from the curvature at the mode at each draw of θ."""
+        if not self.cheap or reaching(draws.model, *self._mean_graphs()):
+            return None
+        (theta,) = draws.evaluate(self.estimated())
+        objective = self.likelihood(self.constants())
+        r = self.projection.rank
+        mean, cov = np.empty((*draws.shape, r)), np.empty((*draws.shape, r, r))
+        for at in np.ndindex(*draws.shape):
+            state = objective.state(theta[at])
+            if state is None:
+                raise ValueError(f"the likelihood of {self.name} has no mode at draw {at}.")
+            mean[at], covariance = objective.coefficients(state)
+            cov[at] = covariance.toarray() if sp.issparse(covariance) else covariance
+        noise = rng.standard_normal(mean.shape)
+        return np.asarray(mean + np.einsum("...ij,...j->...i", semidefinite_root(cov), noise))
+
+    def read(self, new: NewRows, effects: Effects) -> Any:
+        """Read X and the levels of each term, or a table."""
+        if new.in_sample:
+            return None
+        return read_rows(
+            self.projection, self.terms, X_new=new.X_new, Z_new=new.Z_new, data=new.data, design=self.design,
+            population=effects == "population",
+        )  # fmt: skip
+
+    def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
+        """Draw η = Xβ + Σ Zu of new rows or of those of the data, and y given η."""
+        drawn, family = self._draw(draws, rng), self.family
+        mean = self.mean_at(rows, drawn.mu)
+        ids = None if rows is None else rows.ids
+        if rows is None:
+            none = [term.Z[:, :0] for term in self.terms]
+            rows = NewTermRows(self.projection.X, [term.Z for term in self.terms], none, self.ids)
+        else:
+            family = self.family_of_rows(rows)
+        f = over_draws(rows.X, drawn.beta) + mean
+        for k, term in enumerate(self.terms if effects != "population" else ()):
+            u, sigma = drawn.u[k], drawn.sigma[k]
+            if effects == "new":
+                u = self.products.draw_prior(k, sigma, rng)
+            f = f + over_draws(rows.Z[k], u)
+            if fresh := rows.Z_new[k].shape[1]:
+                f = f + over_draws(rows.Z_new[k], independent(sigma, fresh // term.width, rng))
+        (theta,) = draws.evaluate(self.estimated())
+        psi = np.broadcast_to(theta[..., self.layout.size :], (*draws.shape, len(family.parameters)))
+        return Predictive(f, family.draw(f, psi, rng), ids)
+
+    def family_of_rows(self, rows: NewTermRows) -> Family:
+        """Return the family of new rows, whose trials are those of their table, or one each."""
+        if not hasattr(self.family, "trials"):
+            return self.family
+        return self.family.of_rows(np.ones(rows.m) if rows.trials is None else rows.trials)
+
+    def _draw(self, draws: Draws, rng: np.random.Generator) -> EffectDraws:
+        """Draw (β, u) from the curvature at their mode, once for each draw of θ."""
+        theta, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
+        shape, terms, X, size = draws.shape, self.terms, self.projection, self.layout.size
+        products: Any = self.products
+        theta = np.broadcast_to(theta, (*shape, theta.shape[-1]))
+        beta = np.empty((*shape, X.rank))
+        u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
+        sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
+        for at in np.ndindex(*shape):
+            values, _ = self.layout.numbers(theta[at][:size])
+            own = [*values, B[at]] if B[at].size else values
+            offset = mu[at] if products.flat else mu[at] + X.times(b[at])
+            state = products.near(self.rows(), offset, own, theta[at][size:])
+            if state is None:
+                raise ValueError(f"the likelihood of {self.name} has no mode at draw {at}.")
+            drawn, coefficients = state.draw(rng)
+            for k, term in enumerate(terms):
+                u[k][at] = drawn[k].reshape(-1, term.width)
+                sigma[k][at] = values[k]
+            beta[at] = coefficients if products.flat else b[at] + (drawn[-1].ravel() if B[at].size else 0.0)
+        return EffectDraws(beta, u, sigma, np.zeros((*shape, 0, 0)), mu)
+
+    def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
+        """Return the variance that each term gives η on average, tr(Z_kG_kZ_kᵀ)/n."""
+        (theta,) = values
+        grams = [self.products.mean_gram(k) for k in range(len(self.terms))]
+        variance = np.empty((*theta.shape[:2], len(grams)))
+        for at in np.ndindex(*theta.shape[:2]):
+            sigma, _ = self.layout.numbers(theta[at][: self.layout.size])
+            variance[at] = [float((gram * v).sum()) for gram, v in zip(grams, sigma, strict=True)]
+        return {"variance": variance}
+
+    def variances(self, draws: Draws) -> dict[str, Any]:
+        """Return the elements of θ and ψ at the draws."""
+        (theta,) = draws.evaluate(self.estimated())
+        names = (*self.layout.names, *self.family.parameters)
+        values = np.broadcast_to(theta, (*draws.shape, len(names)))
+        return {name: labelled(draws.model, self, values[..., i], {}) for i, name in enumerate(names)}
+
+    def components(self) -> dict[str, list[str]]:
+        """Return the names of the terms."""
+        return {f"{self.name}_component": [term.name for term in self.terms]}
+
+    def precisions(self, draws: Draws, *, largest: int, numbers: int, rows: Any = None) -> Precisions:
+        """Raise: leave-one-out of a response that is not normal is a method of its fit."""
+        return super(StructuredNode, self).precisions(draws, largest=largest, numbers=numbers, rows=rows)
+
+    @classmethod
+    def from_terms(  # type: ignore[override]
+        cls, name: str, terms: Sequence[Term], X: Any, observed: Any, design: Any, *, family: Family, mu: Any = None
+    ) -> Self:
+        """Return the node of terms whose parameters are to be fitted: of no variable and no model."""
+        terms = checked_terms(terms)
+        ids, projection = aligned_rows(terms, X)
+        op = carried_by(terms, projection, family, ids, design)
+        common = (name, None, "flat", mu, None, family.read(observed), op["projection"], ids)
+        return cls(*common, op["terms"], op["theta"], None, op["products"], None, design, None)
+
+    @classmethod
+    def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:
+        """Read the node."""
+        _, _, mu, b, B, theta, psi = rv.owner.inputs
+        common = (rv.name, rv, op.treatment, mu, b, observed_data(model, rv), op.projection, op.ids)
+        return cls(*common, op.terms, op.theta, theta, op.products, B, op.design, None, None, psi)
+
+
+def _held(objective: LatentObjective, constants: FloatArray, fixed: Any) -> LatentObjective:
+    """Return the objective with elements of θ held at the numbers of the model."""
+    partly = [e for e in objective.layout.entries if e.matrix and fixed[e.place].any() and not fixed[e.place].all()]
+    if partly:
+        raise ValueError("a matrix of the terms has constant and free elements: use a structure with fewer parameters.")
+    return replace(objective, fixed=fixed, held=np.where(fixed, constants, np.nan), last={})
