@@ -66,7 +66,7 @@ class DenseEquations(Equations):
     @cached_property
     def _whole(self) -> FloatArray:
         parts = [*(block.Z for block in self.blocks), self.basis]
-        return np.asarray(sp.hstack(parts, format="csr").toarray())
+        return np.hstack([part.toarray() for part in parts])
 
     @cached_property
     def _prior(self) -> FloatArray:

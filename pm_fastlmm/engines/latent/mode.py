@@ -19,6 +19,8 @@ from pm_fastlmm.families.family import Derivatives, Family
 from pm_fastlmm.sparse.cholesky import NotPositiveDefinite
 
 _NEAR = 1e-8  # Newton decrement after which one more step ends at the rounding of the mode
+_THERE = 1e-18  # at which x is there already
+_SURE = 1e-3  # below which a full step is taken, whose gain may be less than the rounding of f
 _ITERATIONS, _HALVINGS = 200, 30
 _FLAT = 1e-10  # weight of a row, beside the mean, that stands for one that is not positive while the mode is far
 _ROUNDING = 1e-13
@@ -106,6 +108,8 @@ def find_mode(problem: Problem, start: FloatArray | None = None) -> Mode | None:
         slope = problem.across(at.first) - problem.equations.penalised(x)
         step = factor.solve(slope)
         decrement = float(step @ slope)
+        if exact and decrement <= _THERE * max(1.0, abs(value)):
+            return Mode(x, eta, at, factor, value)
         moved = _moved(problem, x, step, value, decrement)
         if moved is None:  # no step raises f by more than its rounding
             near = True
@@ -150,11 +154,12 @@ def _moved(
 ) -> tuple[FloatArray, FloatArray, float, float] | None:
     """Return x, η and f after a step, halved until f rises; None where it does not."""
     length, slack = 1.0, _ROUNDING * max(1.0, abs(value))
-    for _ in range(_HALVINGS):
+    for attempt in range(_HALVINGS):
         moved = x + length * step
         eta = problem.eta(moved)
         new = problem.value(moved, eta)
-        if new >= value + 1e-4 * length * decrement - slack:
+        sure = not attempt and decrement < _SURE and abs(new - value) <= decrement + 1e4 * slack
+        if sure or new >= value + 1e-4 * length * decrement - slack:
             return moved, eta, new, length
         length *= 0.5
     return None

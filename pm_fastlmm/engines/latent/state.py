@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.linalg import solve_triangular
 
 from pm_fastlmm.base.arrays import FloatArray
@@ -72,7 +73,7 @@ class LatentState(SparseState):
         loglik = mode.value - 0.5 * logdet + 0.5 * products.fixed * LOG_2PI
         if not math.isfinite(loglik):
             return None
-        white = Whitening(None, weights, 0.0)
+        white = Whitening(sp.csr_array((0, 0)), weights, 0.0)
         response = SparseResponse(np.zeros(0), np.zeros(products.projection.rank))
         noise = np.zeros((0, 0))
         return cls(
@@ -157,7 +158,8 @@ class LatentState(SparseState):
 
     @cached_property
     def _of_family(self) -> ParameterDerivatives:
-        return self.products.family.in_parameters(self.y, self.eta, self.psi)
+        found: ParameterDerivatives = self.products.family.in_parameters(self.y, self.eta, self.psi)
+        return found
 
     @property
     def family_gradient(self) -> FloatArray:
