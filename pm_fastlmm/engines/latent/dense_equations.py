@@ -72,7 +72,7 @@ class DenseEquations(Equations):
     def _prior(self) -> FloatArray:
         out = np.zeros((self.ends[-1],) * 2)
         for k, block in enumerate(self.blocks):
-            Q = np.eye(block.levels) if block.precision is None else block.precision.Q.toarray()
+            Q = np.eye(block.levels) if block.precision is None else sp.csr_array(block.precision.Q).toarray()
             out[self.part(k), self.part(k)] = np.kron(Q, np.eye(block.width))
         return out
 

@@ -126,6 +126,8 @@ def _first(problem: Problem) -> FloatArray:
     n_unknown = problem.equations.ends[-1]
     eta = np.asarray(problem.family.start(problem.y)[0], dtype=float)
     at = problem.derivatives(eta)
+    if not (np.isfinite(at.first).all() and np.isfinite(at.second).all()):
+        return np.zeros(n_unknown)
     weights = np.maximum(-at.second, 0.0)
     try:
         factor = problem.factorise(np.maximum(weights, _FLAT * max(float(weights.mean()), 1e-300)))

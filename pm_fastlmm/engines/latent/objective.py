@@ -19,7 +19,6 @@ from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _LEAST = 0.02  # of the variance that the working residuals of an observation have: where no variance is seen
 _COLUMNS = 50  # of a level that have variances of their own at the start
-_TINY = 1e-8  # share of its diagonal that the information of ψ keeps
 
 _NONE, _NO_PRIOR = np.zeros(0), np.zeros((0, 0))
 
@@ -147,11 +146,7 @@ class LatentObjective(LaidOut):
         information = np.zeros((P, P))
         information[:size, :size] = state.mixed.average_information(self.layout.slopes(theta[:size]))
         if size < P:
-            own = state.mixed.family_information()
-            scale = np.sqrt(np.maximum(np.diag(own), 1e-300))
-            values, vectors = np.linalg.eigh(own / np.outer(scale, scale))
-            kept = (vectors * np.maximum(values, _TINY)) @ vectors.T
-            information[size:, size:] = kept * np.outer(scale, scale)
+            information[size:, size:] = state.mixed.family_information()
         return self.gradient(theta, state), information
 
     def linear(self, theta: FloatArray, free: Any) -> bool:

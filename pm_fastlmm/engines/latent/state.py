@@ -170,7 +170,11 @@ class LatentState(SparseState):
         return np.asarray(d.value.sum(axis=1) + 0.5 * (d.second @ self.eta_variances + d.first @ self._movement))
 
     def family_information(self) -> FloatArray:
-        """Return minus the Hessian of log p in ψ with the mode maximised out, by differences of ∂log p/∂ψ."""
+        """
+        Return minus the Hessian of log p in ψ with the mode maximised out, by differences of ∂log p/∂ψ.
+
+        Where that is not definite, far from the estimate, it is the sum of squares of the rows' own slopes.
+        """
         p, family = len(self.psi), self.products.family
         out, d = np.zeros((p, p)), self._of_family
         for i in range(p):
@@ -180,7 +184,9 @@ class LatentState(SparseState):
         half = self.factor.half(
             self._eq.scaled([root.T for root in self.roots], self._eq.across(np.ascontiguousarray(d.first.T)))
         )
-        return (out + out.T) / 2 - half.T @ half
+        own = (out + out.T) / 2 - half.T @ half
+        definite = np.diag(own).min(initial=1.0) > 0 and np.linalg.eigvalsh(own).min(initial=1.0) > 0
+        return own if definite else d.value @ d.value.T
 
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
         """Return that of the working response, ½ q_iᵀPq_j with P = D - DWΛC⁻¹ΛᵀWᵀD and q = V̇g."""
