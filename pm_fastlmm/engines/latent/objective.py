@@ -11,7 +11,7 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.laid_out import LaidOut
-from pm_fastlmm.engines.latent.fixed import with_coefficients
+from pm_fastlmm.engines.latent.fixed import Search, basis_of, with_coefficients
 from pm_fastlmm.engines.latent.products import LatentProducts
 from pm_fastlmm.engines.latent.state import LatentState
 from pm_fastlmm.engines.starting import starting_values
@@ -62,7 +62,7 @@ class LatentObjective(LaidOut):
     offset: FloatArray
     prior: FloatArray
     held: FloatArray
-    last: dict[str, FloatArray] = field(default_factory=dict)
+    last: Search = field(default_factory=Search)
 
     laplace: ClassVar[bool] = True
 
@@ -115,17 +115,16 @@ class LatentObjective(LaidOut):
             return None
         sigma, psi = self.parts(theta)
         if self._estimates_coefficients:
-            found = with_coefficients(self.products, self.y, self.offset, sigma, psi, self.last)
+            found = with_coefficients(self.products, self.y, self.offset, sigma, psi, theta, self.last)
             if found is None:
                 return None
             mixed, along = found
         else:
-            start = self.last.get("x")
-            mixed_or_none = self.products.laplace(self.y, self.offset, sigma, psi, start)
-            if mixed_or_none is None:
+            only = self.products.laplace(self.y, self.offset, sigma, psi, self.last.x)
+            if only is None:
                 return None
-            mixed, along = mixed_or_none, np.zeros(0)
-        self.last["x"] = mixed.mode.x
+            mixed, along = only, np.zeros(0)
+        self.last.x = mixed.mode.x
         return LaplaceState(mixed, mixed.loglik + self.products.constant, along)
 
     def gradient(self, theta: FloatArray, state: LaplaceState) -> FloatArray:
@@ -157,15 +156,9 @@ class LatentObjective(LaidOut):
         """Return β̂ and its covariance, the curvature at the mode."""
         if not self._estimates_coefficients:
             return state.mixed.blue()
-        information = state.mixed.information_of(self.projection_basis)
+        information = state.mixed.information_of(basis_of(self.products.projection))
         X = self.products.projection
         return X.coefficients(state.along), X.covariance(np.linalg.inv(information))
-
-    @property
-    def projection_basis(self) -> FloatArray:
-        """The basis of X, as an array."""
-        basis = self.products.projection.basis
-        return np.asarray(basis.toarray() if hasattr(basis, "toarray") else basis)
 
     def estimate(self, state: LaplaceState) -> FloatArray:
         """Return β̂ alone."""
@@ -240,7 +233,7 @@ class LatentObjective(LaidOut):
     def _at_zero(self, sigma: list[FloatArray], psi: FloatArray) -> LatentState | None:
         if not self._estimates_coefficients:
             return self.products.laplace(self.y, self.offset, sigma, psi)
-        found = with_coefficients(self.products, self.y, self.offset, sigma, psi, {})
+        found = with_coefficients(self.products, self.y, self.offset, sigma, psi, np.zeros(0), Search())
         return None if found is None else found[0]
 
     def impossible(self) -> str:
