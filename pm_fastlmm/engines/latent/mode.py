@@ -21,7 +21,8 @@ from pm_fastlmm.families.family import Derivatives, Family
 from pm_fastlmm.sparse.cholesky import NotPositiveDefinite
 
 _NEAR = 1e-8  # Newton decrement after which one more step ends at the rounding of the mode
-_THERE = 1e-18  # at which x is there already
+_STILL = 1e-2  # of a step of η
+_THERE = 1e-18  # decrement at which x is there already
 _SURE = 1e-3  # below which a full step is taken, whose gain may be less than the rounding of f
 _ITERATIONS, _HALVINGS = 200, 30
 _FLAT = 1e-10  # weight of a row, beside the mean, that stands for one that is not positive while the mode is far
@@ -121,14 +122,17 @@ def find_mode(problem: Problem, start: FloatArray | None = None) -> Mode | None:
         slope = problem.columns @ first - here.penalty
         step = factor.solve(slope)
         decrement = float(step @ slope)
-        if exact and decrement <= _THERE * max(1.0, abs(here.value)):
+        standing = float(np.abs(problem.rows @ step).max(initial=0.0)) < _STILL
+        if exact and standing and decrement <= _THERE * max(1.0, abs(here.value)):
             return Mode(here.x, here.eta, here.derivatives, factor, here.value)
         moved = _moved(problem, here, step, decrement)
         if moved is None:  # no step raises f by more than its rounding
-            done = exact and decrement <= 1e-6 * max(1.0, abs(here.value))
+            done = exact and standing and decrement <= 1e-6 * max(1.0, abs(here.value))
             return Mode(here.x, here.eta, here.derivatives, factor, here.value) if done else None
-        here, length = moved
-        near = exact and length == 1.0 and decrement < _NEAR
+        before, (here, length) = here, moved
+        # under separation f gains next to nothing while η walks on
+        still = float(np.abs(here.eta - before.eta).max(initial=0.0)) < _STILL
+        near = exact and length == 1.0 and decrement < _NEAR and still
     return None
 
 

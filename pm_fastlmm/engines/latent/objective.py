@@ -5,16 +5,19 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.optimize import nnls
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.theta import Theta
+from pm_fastlmm.aireml.objective import NoEstimate
 from pm_fastlmm.engines.laid_out import LaidOut
 from pm_fastlmm.engines.latent.fixed import Search, basis_of, with_coefficients
 from pm_fastlmm.engines.latent.products import LatentProducts
 from pm_fastlmm.engines.latent.state import LatentState
 from pm_fastlmm.engines.starting import starting_values
+from pm_fastlmm.families.separation import separated
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _LEAST = 0.02  # of the variance that the working residuals of an observation have: where no variance is seen
@@ -198,8 +201,8 @@ class LatentObjective(LaidOut):
 
         Raises
         ------
-        ValueError
-            If there is no mode without random effects.
+        NoEstimate
+            If there is no mode without random effects, as under separation.
         """
         layout, family = self.layout, self.products.family
         psi = np.asarray(family.start(self.y)[1], dtype=float)
@@ -208,7 +211,7 @@ class LatentObjective(LaidOut):
         none = [np.zeros((b.width, b.width)) for b in blocks] + ([self.prior] if self.prior.size else [])
         at = self._at_zero(none, psi)
         if at is None:
-            raise ValueError(self.impossible() or "the likelihood has no mode without random effects.")
+            raise NoEstimate(self.impossible())
         directions, owners = [], []
         for k, block in enumerate(blocks):
             own = range(block.width) if block.width <= _COLUMNS else [None]
@@ -237,8 +240,16 @@ class LatentObjective(LaidOut):
         return None if found is None else found[0]
 
     def impossible(self) -> str:
-        """Return why there is no estimate whatever the variances are, nothing where there is one."""
-        return ""
+        """Return why there is no mode without random effects."""
+        found = ""
+        if self.coef:
+            X = self.projection.X
+            family = self.products.family
+            found = separated(family, self.y, X.toarray() if sp.issparse(X) else np.asarray(X), self.coef)
+        return found or (
+            "the approximation has no mode without random effects: check whether the offset is finite and the response "
+            "varies"
+        )
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return None: a response that is not normal has no scale."""
