@@ -84,7 +84,7 @@ class Bernoulli(_Successes):
     >>> from pm_fastlmm.families.bernoulli import Bernoulli
     >>> family, none = Bernoulli("probit"), np.zeros(0)
     >>> family.derivatives(np.array([0.0, 1.0]), np.array([40.0, 40.0]), none).first
-    array([-40.02496883,   0.        ])
+    array([-40.02496885,   0.        ])
     """
 
     link: str = "logit"

@@ -146,7 +146,7 @@ def in_support(
     bad = np.flatnonzero(~inside & ~np.isnan(values))
     if bad.size:
         raise ValueError(
-            f"{name} must be {expected}, but {bad.size} of {values.size} values are not, the first {values[bad[0]]:g} in "
-            f"row {bad[0]}: {remedy}"
+            f"{name} must be {expected}, but {bad.size} of {values.size} values are not, the first {values[bad[0]]:g} "
+            f"in row {bad[0]}: {remedy}"
         )
     return values

@@ -12,7 +12,7 @@ from pm_fastlmm.families.family import Derivatives
 
 type Function = Callable[[FloatArray], FloatArray]
 
-_TAIL, _DEPTH = 3.0, 40  # of the normal: from where the continued fraction is used, its depth there for 16 digits
+_TAIL, _DEPTH = 2.0, 70  # of the normal: from where the continued fraction is used, its depth there for 16 digits
 _SMALL, _TERMS = 0.5, 16  # of the complementary log-log: where its series is used, terms of it
 _BERNOULLI = bernoulli(_TERMS) / np.array([math.factorial(k) for k in range(_TERMS + 1)])
 _LARGEST = 700.0  # exp of it is a float
@@ -68,9 +68,10 @@ def _normal(eta: FloatArray) -> Derivatives:
     ε = 2/(x + γ) and γ = 3/(x + 4/(x + …)), Laplace's continued fraction, they are λδ and λδ²ε(γ - ε).
     """
     eta = np.asarray(eta, dtype=float)
-    mills = np.exp(-(eta**2) / 2) / (math.sqrt(2 * math.pi) * ndtr(eta))
-    second = -mills * (mills + eta)
-    third = mills * ((mills + eta) * (2 * mills + eta) - 1)
+    body = np.maximum(eta, -_TAIL)
+    mills = np.exp(-(body**2) / 2) / (math.sqrt(2 * math.pi) * ndtr(body))
+    second = -mills * (mills + body)
+    third = mills * ((mills + body) * (2 * mills + body) - 1)
     third = np.where(mills == 0, 0.0, third)
     tail = eta < -_TAIL
     if tail.any():
@@ -83,7 +84,7 @@ def _normal(eta: FloatArray) -> Derivatives:
 
 
 def fractions(x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return k/(x + (k + 1)/(x + …)) for k = 1, 2, 3; 16 digits from x = 3 on."""
+    """Return k/(x + (k + 1)/(x + …)) for k = 1, 2, 3; 16 digits from x = 2 on."""
     fraction = np.zeros_like(x)
     for k in range(_DEPTH, 2, -1):
         fraction = k / (x + fraction)
