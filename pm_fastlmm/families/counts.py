@@ -114,7 +114,7 @@ class NegativeBinomial(_Counts):
         log = np.logaddexp(0, eta + np.log(phi))
         near = np.minimum(phi * np.exp(np.minimum(eta, 700)), 1)
         far = np.where(near < 1, 1.0, phi)
-        zeros = np.where(near < 1, mu + mu * near * log_ratio(near), log / far)  # log(1 + φμ)/φ
+        zeros = np.where(near < 1, mu * (1 + near * log_ratio(near)), log / far)  # log(1 + φμ)/φ
         return np.asarray(rising(y, phi)[0] + y * (eta - log) - zeros - gammaln(y + 1))
 
     @np.errstate(over="ignore", under="ignore", divide="ignore")

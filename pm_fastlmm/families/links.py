@@ -100,9 +100,10 @@ def _extreme(eta: FloatArray) -> Derivatives:
     r = μ/(exp(μ) - 1) = Σ B_k μ^k/k!, whose derivatives in η are those of the series where μ is small.
     """
     mu = np.exp(np.minimum(eta, _LARGEST))
-    r = mu / np.expm1(mu)
-    s = r * (1 - mu - r)
-    third = s * (1 - mu - r) - r * (mu + s)
+    body = np.maximum(mu, _SMALL)
+    r = body / np.expm1(body)
+    s = r * (1 - body - r)
+    third = s * (1 - body - r) - r * (body + s)
     small = mu < _SMALL
     if small.any():
         k = np.arange(_TERMS + 1)

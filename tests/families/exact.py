@@ -2,7 +2,7 @@
 
 import mpmath as mp
 
-mp.mp.dps = 60
+mp.mp.dps = 40
 
 
 def cdf(link, x):
