@@ -100,6 +100,14 @@ class Bernoulli(_Successes):
         """Return 0."""
         return 0.0
 
+    def derivatives(self, y: FloatArray, eta: FloatArray, psi: FloatArray) -> Derivatives:
+        """Return log p and its derivatives in η."""
+        if not self.of_link.symmetric:
+            return _Successes.derivatives(self, y, eta, psi)
+        sign = 2 * y - 1
+        value, first, second, third = self.of_link.below(sign * eta)
+        return Derivatives(value, sign * first, second, sign * third)
+
     def read(self, y: Any) -> FloatArray:
         """
         Return responses as floats.

@@ -42,6 +42,7 @@ class Link:
     below: Callable[[FloatArray], Derivatives]
     above: Callable[[FloatArray], Derivatives]
     variance: float
+    symmetric: bool = True  # 1 - F(η) = F(-η)
 
 
 def mirrored(below: Callable[[FloatArray], Derivatives]) -> Callable[[FloatArray], Derivatives]:
@@ -145,5 +146,6 @@ LINKS = {
         _extreme,
         _not_extreme,
         math.pi**2 / 6,
+        symmetric=False,
     ),
 }
