@@ -27,6 +27,11 @@ class _Successes(Family):
         return LINKS[self.link]
 
     @property
+    def link_variance(self) -> float:
+        """π²/3, 1 or π²/6."""
+        return self.of_link.variance
+
+    @property
     @abstractmethod
     def tried(self) -> Any:
         """m, a number or (n,)."""
