@@ -6,6 +6,7 @@ from pm_fastlmm.base.arrays import FloatArray
 
 _POINTS = 24  # a Gauss rule for the distribution of the records: exact for polynomials of degree 47
 _SPACING, _FINE, _REACH = 0.45, 0.35, 9.0  # of the trapezoidal rule, see `normal_points`
+_AT_ONCE = 2**15  # numbers, which stay in the cache
 _NEGLIGIBLE = 1e-12  # of a subdiagonal, relative to the range of the records
 
 
@@ -46,19 +47,24 @@ def few_points(values: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _gauss(values: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
     middle, half = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
-    x = (values - middle) / half
-    diagonal = np.zeros((len(x), _POINTS))
-    beside = np.zeros((len(x), _POINTS))
-    before, now = np.zeros_like(x), np.ones_like(x)
-    for k in range(_POINTS):
-        diagonal[:, k] = (x * now**2) @ weights
-        after = (x - diagonal[:, [k]]) * now - beside[:, [k - 1]] * before
-        norm = np.sqrt(after**2 @ weights)
-        beside[:, k] = np.where(norm > _NEGLIGIBLE, norm, 0.0)
-        before, now = now, after / np.where(norm > _NEGLIGIBLE, norm, np.inf)[:, None]
-    jacobi = np.zeros((len(x), _POINTS, _POINTS))
-    place = np.arange(_POINTS)
-    jacobi[:, place, place] = diagonal
-    jacobi[:, place[1:], place[:-1]] = beside[:, :-1]  # the lower triangle is what eigh reads
+    block = max(1, _AT_ONCE // values.shape[1])
+    starts = range(0, len(values), block)
+    rows = [slice(start, start + block) for start in starts]
+    jacobi = np.concatenate([_jacobi((values[r] - middle[r]) / half[r], weights) for r in rows])
     points, vectors = np.linalg.eigh(jacobi)
     return middle + half * points, vectors[:, 0, :] ** 2
+
+
+def _jacobi(x: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return the lower triangles of the Jacobi matrices (D, m, m) of the values in each row, weighted alike."""
+    jacobi = np.zeros((len(x), _POINTS, _POINTS))
+    before, now, norm = np.zeros_like(x), np.ones_like(x), np.zeros(len(x))
+    for k in range(_POINTS):
+        jacobi[:, k, k] = diagonal = (x * now * now) @ weights
+        after = (x - diagonal[:, None]) * now - norm[:, None] * before
+        norm = np.sqrt((after * after) @ weights)
+        norm[norm < _NEGLIGIBLE] = 0.0
+        if k + 1 < _POINTS:
+            jacobi[:, k + 1, k] = norm
+        before, now = now, after / np.where(norm > 0, norm, np.inf)[:, None]
+    return jacobi
