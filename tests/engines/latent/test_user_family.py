@@ -12,6 +12,7 @@ from scipy.stats import t as student
 
 from pm_fastlmm.engines.latent.user_family import CustomFamily
 from pm_fastlmm.families.choice import family_of
+from pm_fastlmm.families.scales import data_scale
 
 NONE = np.zeros(0)
 RNG = np.random.default_rng(4)
@@ -103,6 +104,15 @@ def test_means_and_draws_are_functions_that_are_given():
     ):
         with pytest.raises(ValueError, match=f"family 't' was given without .*: predictions of y need {what}"):
             call(of_student_t())
+
+
+def test_heritability_of_data_needs_the_mean_and_the_variance():
+    given = {"mean": lambda eta: np.exp(eta), "variance": lambda eta: np.exp(eta)}
+    scale, wanted = (data_scale(f, NONE, ETA, 0.8) for f in (CustomFamily(poisson, **given), family_of("poisson")))
+    for one, other in zip(scale.heritability(0.3), wanted.heritability(0.3), strict=True):
+        assert one is other is None or abs(one - other) < 1e-12
+    with pytest.raises(ValueError, match="was given without mean="):
+        data_scale(CustomFamily(poisson), NONE, ETA, 0.8)
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))])
