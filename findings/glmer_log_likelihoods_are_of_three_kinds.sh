@@ -1,12 +1,12 @@
 #!/bin/sh
-# Guess: logLik() of glmer is log p(y | estimates) by Laplace's method, or by quadrature with nAGQ > 1, to be compared by AIC
-# with that of another link, another nAGQ or another package.
+# Guess: logLik() of glmer is log p(y | estimates) by Laplace's method, or by quadrature with nAGQ > 1, to be compared
+# by AIC with that of another link, another nAGQ or another package.
 # Seen (lme4 1.1-31), beside one-dimensional integrals of the same model at the same parameters by integrate():
-#   logit, nAGQ = 1: Laplace's value to 3e-4, which is what the default tolPwrss = 1e-7 leaves (1e-13: to 1e-9);
+#   logit, nAGQ = 1: Laplace's value to 3e-4, which is what the default tolPwrss = 1e-7 leaves;
 #   logit, nAGQ = 25: the integral less the log-likelihood of the saturated model, 42 units away on cbpp;
-#   probit, nAGQ = 1: the curvature is the expected one, not -d2 log p: 0.04 below Laplace's method, which here errs by 0.02;
-#   Gamma(log): -332.1 for a model whose log-likelihood is nowhere above -339.8; its standard deviation of the groups, 0.53,
-#   is not where the maximum is either, 0.62.
+#   probit, nAGQ = 1: the curvature is the expected one, not -d2 log p: 0.04 below Laplace's method, itself 0.02 off;
+#   Gamma(log): -332.1 for a model whose log-likelihood is nowhere above -339.8; its standard deviation of the groups,
+#   0.53, is not where the maximum is either, 0.62.
 # Why it matters here: a LatentLMM is compared with glmer for canonical links only, with nAGQ > 1 after the saturated
 #   model is added; for probit and gamma with glmmTMB.
 # Debian's packages of R's libraries are unpacked, not installed; R itself must be there.
@@ -36,7 +36,8 @@ y <- cbpp$incidence; m <- cbpp$size
 row <- function(link, nAGQ) {
   fit <- glmer(cbind(incidence, size - incidence) ~ period + (1 | herd), cbpp, binomial(link), nAGQ = nAGQ)
   F <- binomial(link)$linkinv; eta <- c(model.matrix(fit) %*% fixef(fit))
-  c(glmer = as.numeric(logLik(fit)), groups(function(e, i) dbinom(y[i], m[i], F(e), log = TRUE), eta, getME(fit, "theta"), cbpp$herd))
+  ld <- function(e, i) dbinom(y[i], m[i], F(e), log = TRUE)
+  c(glmer = as.numeric(logLik(fit)), groups(ld, eta, getME(fit, "theta"), cbpp$herd))
 }
 found <- rbind(logit1 = row("logit", 1), logit25 = row("logit", 25), probit1 = row("probit", 1))
 tight <- as.numeric(logLik(glmer(
@@ -48,14 +49,16 @@ gamma <- function(beta, sd, shape) groups(
   function(e, i) dgamma(d$y[i], shape, rate = shape / exp(e), log = TRUE), beta[1] + beta[2] * d$x, sd, d$group)
 fit <- glmer(y ~ x + (1 | group), d, Gamma("log")); sd <- sqrt(VarCorr(fit)$group[1])
 best <- suppressWarnings(optim(  # its first step leads to infinite values
-  c(fixef(fit), log(sd), -2 * log(sigma(fit))), function(p) -gamma(p[1:2], exp(p[3]), exp(p[4]))["exact"], method = "BFGS"))
+  c(fixef(fit), log(sd), -2 * log(sigma(fit))), function(p) -gamma(p[1:2], exp(p[3]), exp(p[4]))["exact"],
+  method = "BFGS"))
 found <- rbind(found, gamma = c(as.numeric(logLik(fit)), gamma(fixef(fit), sd, sigma(fit)^-2)))
 print(round(found, 4))
 saturated <- sum(dbinom(y, m, y / m, log = TRUE))
 cat("logit, tolPwrss = 1e-13:", format(tight, digits = 9), "\n")
 cat("saturated:", saturated, " gamma: highest", -best$value, "sd", exp(best$par[3]), "glmer's", sd, "\n")
 stopifnot(
-  abs(found["logit1", "glmer"] - found["logit1", "laplace"]) < 1e-3, abs(tight - found["logit1", "laplace"]) < 1e-4,
+  abs(found["logit1", "glmer"] - found["logit1", "laplace"]) < 1e-3,
+  abs(tight - found["logit1", "laplace"]) < 1e-4,
   abs(found["logit25", "glmer"] + saturated - found["logit25", "exact"]) < 1e-4,
   found["probit1", "laplace"] - found["probit1", "glmer"] > 0.03,
   found["gamma", "glmer"] > -best$value + 7, exp(best$par[3]) > sd + 0.05

@@ -1,11 +1,11 @@
-# A binomial model on a tree, y ~ binomial(trials, logit^-1(beta0 + beta1 x + u)), u ~ N(0, sigma2 A), by R packages (Debian
-# r-cran-mass, r-cran-nlme, r-cran-ape, r-cran-glmmtmb). A is the covariance of the tips, for a tree of height 1.
+# A binomial model on a tree by R packages (Debian r-cran-mass, r-cran-nlme, r-cran-ape, r-cran-glmmtmb):
+# y ~ binomial(trials, logit^-1(beta0 + beta1 x + u)), u ~ N(0, sigma2 A), A of the tips of a tree of height 1.
 #
-#   Rscript glmm_peers.R simulate SPECIES OUTDIR     writes tree.nwk and tips.csv (species, x, trials, y), of a fixed seed
-#   Rscript glmm_peers.R fit PEER TREE TIPS          prints a line of JSON: seconds of the fit, its estimates, peak memory
+#   Rscript glmm_peers.R simulate SPECIES OUTDIR   writes tree.nwk and tips.csv (species, x, trials, y), of a fixed seed
+#   Rscript glmm_peers.R fit PEER TREE TIPS        prints a line of JSON: seconds of the fit, estimates, peak memory
 #
 # Peers, none of which has a sparse precision of a tree:
-#   pql           MASS::glmmPQL, u = Lv with A = LL' and v independent, one group: the model above by penalised quasi-likelihood
+#   pql           MASS::glmmPQL, u = Lv with A = LL' and v independent, one group: penalised quasi-likelihood
 #   pql_brownian  MASS::glmmPQL with correlation = corBrownian: another model, A correlates the working residuals
 #   tmb_factor    glmmTMB, u = Lv as diag() with one standard deviation: Laplace's method
 #   tmb_propto    glmmTMB, us() with every correlation fixed at A's, as propto() of glmmTMB >= 1.1.10 writes it
@@ -23,7 +23,8 @@ simulate <- function(n, out) {
   write.csv(tips, file.path(out, "tips.csv"), row.names = FALSE, quote = FALSE)
 }
 
-found <- function(beta, sigma2, ...) c(list(beta = unname(beta), sigma2 = unbox(unname(sigma2))), lapply(list(...), unbox))
+found <- function(beta, sigma2, ...)
+  c(list(beta = unname(beta), sigma2 = unbox(unname(sigma2))), lapply(list(...), unbox))
 # glmmPQL evaluates its arguments in a frame of its own: they are given as values
 pql <- function(random, data, sigma, ...) suppressWarnings(do.call(MASS::glmmPQL, list(
   cbind(y, trials - y) ~ x, random = random, family = binomial, data = data, niter = 50, verbose = FALSE,
@@ -34,7 +35,8 @@ tmb <- function(formula, data, theta, map) {
 }
 peers <- list(
   pql = function(data, A, tree) {
-    data$L <- t(chol(A)); fit <- pql(list(all = nlme::pdIdent(~ L - 1)), data = data, sigma = 1)  # left free, a dispersion would scale the binomial variance
+    data$L <- t(chol(A))  # sigma = 1: left free, a dispersion would scale the binomial variance
+    fit <- pql(list(all = nlme::pdIdent(~ L - 1)), data = data, sigma = 1)
     found(nlme::fixef(fit), as.numeric(nlme::VarCorr(fit)[1, 1]))
   },
   pql_brownian = function(data, A, tree) {
@@ -60,5 +62,6 @@ if (said[1] == "simulate") simulate(as.integer(said[2]), said[3]) else {
   seconds <- system.time(result <- peers[[said[2]]](tips, A, tree))
   peak <- sub("\\D*(\\d+).*", "\\1", grep("VmHWM", readLines("/proc/self/status"), value = TRUE))
   cat(toJSON(c(list(peer = unbox(said[2]), species = unbox(nrow(A)), seconds = unbox(seconds[["elapsed"]]),
-                    cpu = unbox(sum(seconds[c("user.self", "sys.self")])), peak_mb = unbox(as.numeric(peak) / 1024)), result), digits = 8), "\n")
+                    cpu = unbox(sum(seconds[c("user.self", "sys.self")])),
+                    peak_mb = unbox(as.numeric(peak) / 1024)), result), digits = 8), "\n")
 }
