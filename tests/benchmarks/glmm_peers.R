@@ -8,6 +8,7 @@
 #   pql           MASS::glmmPQL, u = Lv with A = LL' and v independent, one group: penalised quasi-likelihood
 #   pql_brownian  MASS::glmmPQL with correlation = corBrownian: another model, A correlates the working residuals
 #   tmb_factor    glmmTMB, u = Lv as diag() with one standard deviation: Laplace's method
+#   tmb_reml      the same with REML = TRUE: beta is integrated out too
 #   tmb_propto    glmmTMB, us() with every correlation fixed at A's, as propto() of glmmTMB >= 1.1.10 writes it
 suppressMessages({library(ape); library(jsonlite)})
 said <- commandArgs(TRUE)
@@ -29,9 +30,13 @@ found <- function(beta, sigma2, ...)
 pql <- function(random, data, sigma, ...) suppressWarnings(do.call(MASS::glmmPQL, list(
   cbind(y, trials - y) ~ x, random = random, family = binomial, data = data, niter = 50, verbose = FALSE,
   control = nlme::lmeControl(returnObject = TRUE, sigma = sigma), ...)))
-tmb <- function(formula, data, theta, map) {
-  fit <- glmmTMB::glmmTMB(formula, data, family = binomial, start = list(theta = theta), map = list(theta = map))
+tmb <- function(formula, data, theta, map, ...) {
+  fit <- glmmTMB::glmmTMB(formula, data, family = binomial, start = list(theta = theta), map = list(theta = map), ...)
   found(glmmTMB::fixef(fit)$cond, exp(2 * fit$fit$par[["theta"]]), loglik = -fit$fit$objective)
+}
+factor_form <- function(data, A, ...) {
+  data$L <- t(chol(A)); n <- nrow(A)
+  tmb(cbind(y, trials - y) ~ x + diag(0 + L | all), data, numeric(n), factor(rep(1, n)), ...)
 }
 peers <- list(
   pql = function(data, A, tree) {
@@ -43,10 +48,8 @@ peers <- list(
     fit <- pql(~ 1 | all, correlation = corBrownian(1, tree, form = ~ species | all), data = data, sigma = 0)
     found(nlme::fixef(fit), fit$sigma^2, between = as.numeric(nlme::VarCorr(fit)[1, 1]))
   },
-  tmb_factor = function(data, A, tree) {
-    data$L <- t(chol(A)); n <- nrow(A)
-    tmb(cbind(y, trials - y) ~ x + diag(0 + L | all), data, numeric(n), factor(rep(1, n)))
-  },
+  tmb_factor = function(data, A, tree) factor_form(data, A),
+  tmb_reml = function(data, A, tree) factor_form(data, A, REML = TRUE),
   tmb_propto = function(data, A, tree) {
     n <- nrow(A); L <- t(chol(A)); L <- L / diag(L)  # rows of the unit triangle, as UNSTRUCTURED_CORR takes them
     data$species <- factor(data$species, data$species)
