@@ -165,7 +165,7 @@ def find_reml(
     ...     "size ~ 1 + (1 | sow)", litters, family="poisson", progressbar=False
     ... )
     >>> print(fit.theta.round(3).to_dict())
-    {}
+    {'sow': 0.01}
     """
     require_choice("method", method, Method)
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)

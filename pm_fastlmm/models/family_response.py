@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pm_fastlmm.base.arrays import FloatArray, shown
+from pm_fastlmm.base.arrays import FloatArray, Ids, shown
 from pm_fastlmm.base.messages import say
 from pm_fastlmm.families.choice import family_of, is_normal, name_of
 from pm_fastlmm.families.family import Family
@@ -105,7 +105,7 @@ class Coding(NamedTuple):
         made = data if coded is None else data.assign(**{response: coded})
         return cls(family, name, link, labels, column), made
 
-    def of(self, y: FloatArray, seen: npt.NDArray[np.bool_], response: str) -> tuple[FloatArray, OfFamily]:
+    def of(self, y: FloatArray, seen: npt.NDArray[np.bool_], response: str, ids: Ids) -> tuple[FloatArray, OfFamily]:
         """
         Return the response of the rows that are left, and what is known of it.
 
@@ -118,8 +118,13 @@ class Coding(NamedTuple):
         if self.name == "ordinal":
             codes, labels = _occurring(y, self.labels, response)
             return codes, OfFamily(self._family(categories=len(labels)), labels)
-        own = self._family(trials=None if trials is None else trials.values)
-        return own.read(y), OfFamily(own, self.labels, trials)
+        rows = pd.Index(ids, dtype=object, tupleize_cols=False)
+        own = self._family(trials=None if trials is None else pd.Series(trials.values, rows))
+        try:
+            values = own.read(pd.Series(y, rows))
+        except ValueError as error:
+            raise ValueError(f"the response {response!r}: {error}") from None
+        return values, OfFamily(own, self.labels, trials)
 
     def _family(self, **rows: Any) -> Family:
         if isinstance(self.family, Family):

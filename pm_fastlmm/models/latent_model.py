@@ -94,10 +94,11 @@ def _parameter(
         between = [f"{a} | {b}" for a, b in pairwise(labels)]
         model.add_coord("cutpoint", between)
         if parameter in priors:
+            options = {"dims": ("cutpoint",), "transform": ordered, "initval": start}
             prior = checked_prior(parameter, priors[parameter], start.shape)
-            return {parameter: model.register_rv(prior, parameter, dims="cutpoint", transform=ordered, initval=start)}
-        options = {"shape": start.shape, "dims": "cutpoint", "transform": ordered, "initval": start}
-        return {parameter: pm.Flat(parameter, **options)}
+            return {parameter: model.register_rv(prior, parameter, **options)}
+        flat = pm.Flat(parameter, shape=start.shape, dims="cutpoint", transform=ordered, initval=start)
+        return {parameter: flat}
     if parameter in priors:
         return {parameter: model.register_rv(checked_prior(parameter, priors[parameter], ()), parameter)}
     return {parameter: pm.InverseGamma(parameter, 0.5, 0.5, initval=1 / float(start[0]))}

@@ -66,6 +66,21 @@ def lmm_model(
     least squares, s belongs to an observation of mean weight w̄, and σ_e ~ HalfNormal(2 s √w̄). With `residual` each σ_e
     has the s of its own rows.
 
+    **Responses that are not normal** have a family, and η = offset + Xβ + Σ Zu in place of their mean. By default the
+    model is a `LatentLMM`: β under a flat prior and u are integrated out by Laplace's method, and sigma_{group} … are
+    as above. effects="sampled" makes the same model without approximation, of PyMC's own distributions: a sampler walks
+    in `{name}_beta` and in the effects `{name}_{group}`, centred where records say much of most of them, non-centred
+    otherwise, which a message says.
+
+    * σ ~ HalfNormal(1.5 s c), s the standard deviation of the latent variable of the link (π/√3 of logit, 1 of probit,
+      π/√6 of cloglog), 1 of a logarithm: half of the prior has σ² below the variance s² of a latent outcome, a share of
+      ½; in counts σ = 1.5 is a factor of 20 between the upper and the lower sixth of the levels.
+    * `alpha` ~ InverseGamma(½, ½) of negative binomial and gamma responses: 1/√alpha, the coefficient of variation
+      beyond Poisson or of the gamma, is HalfNormal(1).
+    * `cutpoints`, increasing, stand in the place of an intercept and have a flat prior like β.
+    * With effects="sampled" β ~ N(b, (5s)²(XᵀX/n)⁻¹), Xb being η of the mean response: in any coding of X the fixed
+      part of η has a standard deviation of 5s in each of its directions.
+
     Parameters
     ----------
     formula : str or MixedDesign
@@ -92,9 +107,21 @@ def lmm_model(
         The column of groups that have residual variances of their own, "sex"; or a bar of records whose residuals
         covary, "(0 + trait | record)": a row is one trait of one record, and Σ_e is the covariance between the traits,
         diagonal with "||". A record may lack traits.
+    family : str or Family, optional
+        Of a response that is not normal: "bernoulli" (0 and 1, False and True, or two categories, of which a message
+        says which is the success), "binomial" (successes), "poisson", "negative_binomial" (counts), "gamma" (positive
+        numbers), "ordinal" (an ordered `pandas.Categorical`, or integers).
+    link : str, optional
+        "logit", "probit" or "cloglog" of the first two, "logit" or "probit" of the last; the others have "log".
+    trials : str, array or int, optional
+        Of "binomial", the number of trials of each row. New rows have those of the column of this name, or the one
+        number that was given; without either one each, so that their mean is a probability.
+    effects : {"integrated", "sampled"}, optional
+        What becomes of β and u of a response with a family: integrated out by default.
     priors : dict or SharePrior, optional
         Other priors by the name of the variable: unregistered distributions, {"sigma_gen": pm.Exponential.dist(1)}, of
-        a vector if the variable is one; and another eta of the LKJ prior, {"eta_Subject": 1}. Or a
+        a vector if the variable is one; and another eta of the LKJ prior, {"eta_Subject": 1}. With a family also
+        "beta", one number for all coefficients or a vector; a normal one where these are integrated out. Or a
         `priors.SharePrior` on the total variance and on the shares of the terms: the free variables are then `total`
         and `h2` (of one term) or `portion`, the standard deviations follow from these and from `share`.
     name : str, optional
@@ -104,18 +131,22 @@ def lmm_model(
     -------
     pymc.Model
         With coordinates "obs" (ids), for each group or id its levels under its name, and for slopes and terms of an id
-        "{group}_effects" (columns) and "{group}_pairs". Rows with a missing value are dropped, with a warning that
-        counts them.
+        "{group}_effects" (columns) and "{group}_pairs", for categories "{name}_category". Rows with a missing value are
+        dropped, with a warning that counts them.
 
     Raises
     ------
     ValueError
         If the formula is malformed, a term has as many effects as there are observations, `known` or `priors` name
-        something that is not there, a weight is not positive, or an offset is infinite.
+        something that is not there, a weight is not positive, or an offset is infinite. If the response has values that
+        its family has not, trials lack or are no positive integers, or weights or residual are given with a family.
 
     References
     ----------
-    Lewandowski, Kurowicka and Joe (2009), Generating random correlation matrices. doi:10.1016/j.jmva.2009.04.008
+    Lewandowski, Kurowicka and Joe (2009), Generating random correlation matrices. doi:10.1016/j.jmva.2009.04.008. Of
+    scales for latent variables: Gelman et al. (2008), doi:10.1214/08-AOAS191; of overdispersion Simpson et al. (2017),
+    doi:10.1214/16-STS576. Of centred and non-centred effects: Papaspiliopoulos et al. (2007),
+    doi:10.1214/088342307000000014.
 
     Examples
     --------
@@ -127,6 +158,32 @@ def lmm_model(
     ['sigma_gen', 'sigma_rep:block', 'sigma_e']
     >>> model.coords["rep:block"][:3]
     ('R1:B1', 'R1:B2', 'R1:B3')
+
+    Calves that scoured, of those born in a pen:
+
+    >>> import pandas as pd
+    >>> pens = pd.DataFrame(
+    ...     {
+    ...         "pen": list("aabbccdd"),
+    ...         "milk": ["cold", "warm"] * 4,
+    ...         "scoured": [5, 2, 3, 1, 7, 4, 2, 2],
+    ...         "born": [9, 8, 9, 10, 8, 9, 7, 10],
+    ...     }
+    ... )
+    >>> model = flmm.lmm_model(
+    ...     "scoured ~ milk + (1 | pen)", pens, family="binomial", trials="born"
+    ... )
+    >>> model.basic_RVs
+    [sigma_pen, scoured]
+    >>> exact = flmm.lmm_model(
+    ...     "scoured ~ milk + (1 | pen)",
+    ...     pens,
+    ...     family="binomial",
+    ...     trials="born",
+    ...     effects="sampled",
+    ... )
+    >>> exact.basic_RVs
+    [scoured_beta_raw, sigma_pen, scoured_pen_raw, scoured]
     """
     given = {"weights": weights, "offset": offset, "residual": residual}
     design = read_formula(formula, data, **given, family=family, link=link, trials=trials)

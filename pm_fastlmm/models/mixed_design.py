@@ -165,7 +165,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         y_seen, X_seen, columns, of_family = y.values[seen, 0], X.values[seen], X.columns, None
         made = FixedTerms.of(X.spec, rows)
         if coding is not None:
-            y_seen, of_family = coding.of(y_seen, seen, plain(response))
+            y_seen, of_family = coding.of(y_seen, seen, plain(response), tuple(rows.index.tolist()))
             require_no_overflow(of_family.family, np.zeros(0) if mean is None else mean.values, rows.index)
             if coding.name == "ordinal":
                 made = _without_intercept(made, formula)

@@ -96,7 +96,7 @@ class Latent(NamedTuple):
         model.add_coord(dim, projection.coef)
         if "beta" in self.priors:
             prior = checked_prior("beta", _broadcast(self.priors["beta"], r), (r,))
-            beta = model.register_rv(prior, called, dims=dim)
+            beta = model.register_rv(prior, called, dims=(dim,))
         else:
             mean, root = self._default(values)
             raw = pm.Normal(f"{called}_raw", shape=(r,))
