@@ -39,11 +39,14 @@ class Family(ABC):
         Names of ψ.
     concave : bool
         Whether log p is concave in η whatever y and ψ.
+    categorical : bool
+        Whether responses are codes of more than two categories, whose means say little.
     """
 
     name: str
     link: str
     concave: bool = True
+    categorical: bool = False
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -59,6 +62,11 @@ class Family(ABC):
     def upper(self) -> FloatArray:
         """Upper bounds of ψ, (p,)."""
         return np.full(len(self.parameters), np.inf)
+
+    @property
+    def link_variance(self) -> float:
+        """Variance of the latent variable whose distribution function the link is, 0 where there is none."""
+        return 0.0
 
     @abstractmethod
     def log_density(self, y: FloatArray, eta: FloatArray, psi: FloatArray) -> FloatArray:
