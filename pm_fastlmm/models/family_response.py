@@ -171,8 +171,8 @@ def _outcomes(column: "pd.Series[Any]", name: str) -> tuple[Any, tuple[Any, ...]
         if len(categories) < 2:
             remedy = "give 0 and 1, or a pd.Categorical of both its categories"
         raise ValueError(
-            f"the response {name!r} has {len(categories)} categories, {shown(categories)}, and a bernoulli response "
-            f"two: {remedy}."
+            f"the response {name!r} has {len(categories)} categor{'y' if len(categories) == 1 else 'ies'}, "
+            f"{shown(categories)}, and a bernoulli response two: {remedy}."
         )
     say(f"{name}: {categories[1]!r} is the success (1), {categories[0]!r} the failure (0)")
     codes = pd.Categorical(column, categories=categories).codes.astype(np.float64)
