@@ -101,4 +101,4 @@ def _parameter(
         return {parameter: flat}
     if parameter in priors:
         return {parameter: model.register_rv(checked_prior(parameter, priors[parameter], ()), parameter)}
-    return {parameter: pm.InverseGamma(parameter, 0.5, 0.5, initval=1 / float(start[0]))}
+    return {parameter: pm.InverseGamma(parameter, 0.5, 0.5)}
