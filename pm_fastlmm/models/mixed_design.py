@@ -166,7 +166,7 @@ class MixedDesign(ReadOnlyArrays, Described):
         made = FixedTerms.of(X.spec, rows)
         if coding is not None:
             y_seen, of_family = coding.of(y_seen, seen, plain(response), tuple(rows.index.tolist()))
-            require_no_overflow(of_family.family, np.zeros(0) if mean is None else mean.values, rows.index)
+            require_no_overflow(of_family.family, np.zeros(0) if mean is None else mean.values, rows.index.tolist())
             if coding.name == "ordinal":
                 made = _without_intercept(made, formula)
                 X_seen, columns = X_seen[:, made.kept], tuple(columns[j] for j in made.kept)
@@ -272,8 +272,11 @@ class MixedDesign(ReadOnlyArrays, Described):
 
     @property
     def _known(self) -> str:
-        parts = {"weights": self.weight_column, "offset": self.known_mean}
+        parts: dict[str, Any] = {"weights": self.weight_column, "offset": self.known_mean}
         residual = "" if self.residual is None else f"residual: {self.residual.text}; "
+        if self.of_family is not None:
+            parts["trials"] = self.of_family.trials
+            residual += f"family: {self.of_family.family.name} ({self.of_family.family.link}); "
         return "".join(f"{role}: {part.called}; " for role, part in parts.items() if part is not None) + residual
 
     def _facts(self) -> dict[str, Any]:

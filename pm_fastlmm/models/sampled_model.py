@@ -25,6 +25,7 @@ from pm_fastlmm.covariance.structures import Diagonal
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.related.relatedeffects import RelatedEffects
 from pm_fastlmm.engines.related.roots import root_of
+from pm_fastlmm.families.choice import FAMILIES
 from pm_fastlmm.families.family import Family
 from pm_fastlmm.families.links import LINKS
 from pm_fastlmm.models.correlated_terms import CorrelatedTerms
@@ -166,7 +167,7 @@ def _relation(term: Term) -> Any:
 
 def _of_levels(term: Term, information: FloatArray) -> FloatArray:
     """Return ΣD z² of each effect, (levels, width)."""
-    squared = sp.csr_array(term.Z).power(2)
+    squared: Any = sp.csr_array(term.Z).power(2)
     return np.asarray(squared.T @ information).reshape(-1, term.width)
 
 
@@ -246,14 +247,7 @@ def coefficient_prior(prior: Any, coef: tuple[str, ...]) -> dict[str, FloatArray
 
 
 def sampled_response(name: str, family: Family, y: FloatArray, eta: Any, parameter: dict[str, Any]) -> Any:
-    """
-    Register the response given η with PyMC's own distribution.
-
-    Raises
-    ------
-    ValueError
-        If PyMC has none for a family of the user.
-    """
+    """Register the response given η with PyMC's own distribution."""
     own: dict[str, Any] = {"observed": y if family.name == "gamma" else y.astype(np.int64), "dims": "obs"}
     if family.name in ("bernoulli", "binomial"):
         probability = {"logit_p": eta} if family.link == "logit" else {"p": _probability(family.link, eta)}
@@ -266,13 +260,17 @@ def sampled_response(name: str, family: Family, y: FloatArray, eta: Any, paramet
         return pm.NegativeBinomial(name, mu=pt.exp(eta), alpha=parameter["alpha"], **own)
     if family.name == "gamma":
         return pm.Gamma(name, alpha=parameter["alpha"], beta=parameter["alpha"] * pt.exp(-eta), **own)
-    if family.name == "ordinal":
-        kind = pm.OrderedLogistic if family.link == "logit" else pm.OrderedProbit
-        return kind(name, eta=eta, cutpoints=parameter["cutpoints"], compute_p=False, **own)
-    raise ValueError(
-        f"the family {family.name!r} of your own has no distribution of PyMC: write the model with "
-        "flmm.RelatedEffects and pm.CustomDist of your log-density, or take effects='integrated'."
-    )
+    kind = pm.OrderedLogistic if family.link == "logit" else pm.OrderedProbit
+    return kind(name, eta=eta, cutpoints=parameter["cutpoints"], compute_p=False, **own)
+
+
+def require_distribution(family: Family) -> None:
+    """Raise a ValueError for a family of the user, of which PyMC has no distribution."""
+    if family.name not in FAMILIES:
+        raise ValueError(
+            f"the family {family.name!r} of your own has no distribution of PyMC: write the model with "
+            "flmm.RelatedEffects and pm.CustomDist of your log-density, or take effects='integrated'."
+        )
 
 
 def _probability(link: str, eta: Any) -> Any:

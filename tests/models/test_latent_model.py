@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 import pm_fastlmm as flmm
+from pm_fastlmm.engines.latent.user_family import CustomFamily
 from pm_fastlmm.models.latent_model import SCALE, latent_sd
 
 HERDS = np.repeat(list("abcdefgh"), 6)
@@ -219,6 +220,23 @@ def test_counts_without_overdispersion_have_an_infinite_alpha(table):
     assert "dispersion" in fit.boundary
     assert fit.point["alpha"] == np.inf
     assert fit.loglik == pytest.approx(poisson.loglik, abs=1e-8)
+
+
+def test_a_family_of_the_user_takes_the_priors_of_its_parameters(table):
+    def log_density(y, eta, scale):
+        return -0.5 * ((y - eta) / scale) ** 2 - pt.log(scale) - 0.5 * np.log(2 * np.pi)
+
+    own = CustomFamily(log_density, parameters={"scale": (0.0, np.inf, 1.0)}, name="own", concave=True)
+    fit = flmm.find_reml("weight ~ x + (1 | herd)", table, family=own, progressbar=False)
+    normal = flmm.find_reml("weight ~ x + (1 | herd)", table, progressbar=False)
+    assert fit.loglik == pytest.approx(normal.loglik, abs=1e-7)  # Laplace's approximation is exact
+    assert fit.point["scale"] == pytest.approx(np.sqrt(normal.theta["residual"]), rel=1e-3)
+    given = {"scale": pm.HalfNormal.dist(2)}
+    model = flmm.lmm_model("weight ~ x + (1 | herd)", table, family=own, priors=given)
+    assert [v.name for v in model.free_RVs] == ["sigma_herd", "scale"]
+    assert likelihood(model, "weight", fit.point) == pytest.approx(fit.loglik, abs=1e-8)
+    with pytest.raises(ValueError, match=r"'own' of your own has parameters without a default prior, 'scale': give"):
+        flmm.lmm_model("weight ~ x + (1 | herd)", table, family=own)
 
 
 def test_new_rows_have_the_offset_of_their_table(table):

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pymc as pm
+import pytensor.tensor as pt
 import pytest
 import scipy.optimize
 from scipy import stats
@@ -12,6 +13,7 @@ from scipy.special import expit
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.engines.latent.user_family import CustomFamily
 
 N = 24
 HERDS = np.repeat(list("abcd"), 6)
@@ -273,13 +275,10 @@ def test_categories_and_coefficients_have_names(table):
 
 
 def test_a_family_of_the_user_has_no_distribution_to_sample_from(table):
-    from pm_fastlmm.models.sampled_model import sampled_response
-
-    class Other:
-        name, link = "student", "identity"
-
-    with pytest.raises(ValueError, match=r"family 'student' of your own has no distribution of PyMC: .*RelatedEffects"):
-        sampled_response("y", Other(), np.ones(3), np.zeros(3), {})
+    own = CustomFamily(lambda y, eta: y * eta - pt.exp(eta) - pt.gammaln(y + 1), name="counts")
+    message = r"family 'counts' of your own has no distribution of PyMC: .*RelatedEffects"
+    with pytest.raises(ValueError, match=message):
+        flmm.lmm_model("cases ~ x + (1 | herd)", table, family=own, effects="sampled")
 
 
 @pytest.mark.slow
