@@ -8,6 +8,7 @@ import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.labels import labelled
+from pm_fastlmm.engines.latent.importance import Importance, corrected
 from pm_fastlmm.engines.latent.objective import LaplaceState
 from pm_fastlmm.engines.latent.state import LatentState
 from pm_fastlmm.engines.structured.effects import TermsAtTheta
@@ -111,6 +112,14 @@ class LatentAtTheta(TermsAtTheta):
         """Draw responses around the fitted values, (draws, n)."""
         eta = np.tile(np.asarray(self.fitted(conditional=True)), (n_draws, 1))
         return np.asarray(self.family.draw(eta, self.psi, rng))
+
+    def importance(
+        self, n: int, *, df: float | None = None, nodes: int | None = None, random_seed: Any = None
+    ) -> Importance:
+        """Return the log-likelihood with what Laplace's approximation lacks; see `LaplaceFit.importance`."""
+        state, rng = self.whole.mixed, np.random.default_rng(random_seed)
+        constant = self.whole.loglik - state.loglik
+        return corrected(state, constant, len(self.node.terms), n=n, df=df, nodes=nodes, rng=rng)
 
     def simulated_node(self, rng: np.random.Generator) -> Any:
         """Return the node with a response drawn at θ."""
