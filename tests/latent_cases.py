@@ -49,7 +49,7 @@ def model_of(label, X, y, family="bernoulli", *, slope=False, **given):
             given["alpha"] = pm.Gamma("alpha", 2, 0.5)
         if family == "ordinal":
             X = X[:, 1:] if X.shape[1] > 1 else None
-            given["cutpoints"] = pm.Normal("cutpoints", 0, 3, shape=int(y.max()), transform=None,
+            given["cutpoints"] = pm.Normal("cutpoints", 0, 3, shape=int(y.max()), default_transform=None,
                                            initval=np.arange(int(y.max())) - 0.5)  # fmt: skip
         LatentLMM("y", family=family, X=X, terms=terms, observed=y, **given)
     return model

@@ -190,7 +190,7 @@ def _integrands(given: GivenCoefficients, points: Points, moved: FloatArray) -> 
 def _whole(state: Any, n: int, df: float, rng: np.random.Generator) -> FloatArray:
     """Return the log-weights of draws of all unknowns, relative to the approximation."""
     N, family = len(state.mode.x), state.products.family
-    rows, precision = state._rows, prior_precision(state.products.equations)
+    rows, precision = state.problem.rows, prior_precision(state.products.equations)
     offset = np.broadcast_to(state.offset, state.y.shape)[:, None]
     log = np.empty(n)
     for some in slices(n, max(1, _BUDGET // max(len(state.y), N, 1))):

@@ -130,7 +130,7 @@ class GivenCoefficients:
     @cached_property
     def rows(self) -> tuple[sp.csr_array, FloatArray]:
         """WΛ of the effects, sparse, and of the coefficients."""
-        whole = sp.csc_array(self.state._rows)
+        whole = sp.csc_array(self.state.problem.rows)
         return sp.csr_array(whole[:, : self.blocks.effects]), whole[:, self.blocks.effects :].toarray()
 
     @cached_property

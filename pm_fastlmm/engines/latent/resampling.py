@@ -42,7 +42,7 @@ def _chosen(log: FloatArray, rng: np.random.Generator) -> Any:
 
 def _unscaled(state: Any, x: FloatArray) -> tuple[list[FloatArray], FloatArray]:
     """Return the effects of each block of unknowns, and β."""
-    eq, p = state._eq, state.products
+    eq, p = state.problem.equations, state.products
     u = []
     for k, (block, root) in enumerate(zip(eq.blocks, state.roots, strict=True)):
         u.append(p.rooted(k, x[eq.part(k)].reshape(block.levels, block.width) @ root.T))
