@@ -6,21 +6,23 @@ from pm_fastlmm.base.arrays import FloatArray
 
 _POINTS = 24  # a Gauss rule for the distribution of the records: exact for polynomials of degree 47
 _SPACING, _FINE, _REACH = 0.45, 0.35, 9.0  # of the trapezoidal rule, see `normal_points`
+_MOST = 2**17  # points on either side
 _AT_ONCE = 2**15  # numbers, which stay in the cache
 _NEGLIGIBLE = 1e-12  # of a subdiagonal, relative to the range of the records
 
 
-def normal_points(sd: float) -> tuple[FloatArray, FloatArray]:
+def normal_points(sd: float, *, bounded: bool) -> tuple[FloatArray, FloatArray]:
     """
-    Return points x and weights of E f(sd x), x ~ N(0, 1), for f with the smoothness of a link.
+    Return points x and weights of E f(sd x), x ~ N(0, 1), for f with the smoothness of a link, bounded or not.
 
     The trapezoidal rule converges geometrically for analytic functions (Trefethen & Weideman 2014,
     doi:10.1137/130932132). For a logistic f(sd x) has poles at distance π/sd from the real line, and a spacing of
-    0.35/sd leaves an error of e⁻⁵⁶; Gauss-Hermite points are too far apart there. It reaches so far that the variance
-    of exp(sd x) is in it.
+    0.35/sd leaves an error of e⁻⁵⁶; Gauss-Hermite points are too far apart there. Where f is not bounded, the rule
+    reaches so far that the variance of exp(sd x) is in it. A standard deviation of thousands makes a step of a link,
+    which a rule of 2¹⁸ points has to five digits.
     """
-    reach = _REACH + 2 * sd
-    half = int(np.ceil(reach / min(_SPACING, _FINE / max(sd, 1e-300))))
+    reach = _REACH if bounded else _REACH + 2 * sd
+    half = int(min(np.ceil(reach / min(_SPACING, _FINE / max(sd, 1e-300))), _MOST))
     x = np.linspace(-reach, reach, 2 * half + 1)
     density = np.exp(-(x**2) / 2)
     return x, density / density.sum()

@@ -10,6 +10,7 @@ from pm_fastlmm.base.choices import require_choice
 from pm_fastlmm.families.averaging import few_points, normal_points
 from pm_fastlmm.families.bernoulli import Binomial
 from pm_fastlmm.families.family import Family
+from pm_fastlmm.families.links import LINKS
 
 type Fixed = Literal["left out", "counted"]  # the variance of fixed effects between records, in what shares divide
 
@@ -179,7 +180,7 @@ def data_scale(family: Family, psi: Any, fixed: Any, latent_variance: Any) -> Da
     points, weights = few_points(fixed)
     order = np.argsort(sd)
     pieces = []
-    for part in _batches(sd[order], points.shape[1]):
+    for part in _batches(family, sd[order], points.shape[1]):
         rows = order[part]
         pieces.append(_averages(family, psi[rows], points[rows], weights[rows], sd[rows]))
     back = np.argsort(order)
@@ -214,12 +215,16 @@ def _of_one_size(family: Family) -> Family:
     return family.of_rows(sizes[0])
 
 
-def _batches(sd: FloatArray, points: int) -> list[slice]:
+def _points(family: Family, sd: float) -> tuple[FloatArray, FloatArray]:
+    return normal_points(sd, bounded=family.link in LINKS)
+
+
+def _batches(family: Family, sd: FloatArray, points: int) -> list[slice]:
     """Return slices of increasing standard deviations, each of which needs not too many numbers."""
     found, start = [], 0
     while start < sd.size:
         stop = sd.size
-        while stop - start > 1 and (stop - start) * points * normal_points(sd[stop - 1])[0].size > _AT_ONCE:
+        while stop - start > 1 and (stop - start) * points * _points(family, sd[stop - 1])[0].size > _AT_ONCE:
             stop = start + (stop - start) // 2
         found.append(slice(start, stop))
         start = stop
@@ -230,7 +235,7 @@ def _averages(
     family: Family, psi: FloatArray, points: FloatArray, weights: FloatArray, sd: FloatArray
 ) -> tuple[FloatArray, ...]:
     """Return z̄, Ψ, the variances within and between records, V_dist and the spectrum: draws lead, categories follow."""
-    x, density = normal_points(float(sd[-1]))
+    x, density = _points(family, float(sd[-1]))
     eta = points[:, :, None] + sd[:, None, None] * x  # (draws, points, x)
     if family.categorical:
         values = family.probabilities(eta, psi[:, None, :])

@@ -168,13 +168,14 @@ def test_few_points_have_the_averages_of_all_records():
 
 @pytest.mark.parametrize("link", ["logit", "probit", "cloglog"])
 def test_wide_distributions_are_steps(link):
-    """At V = 10⁴ a link is nearly a step, which half of the normal distribution is beyond."""
-    scale = data_scale(family_of("bernoulli", link), NONE, [[0.0], [0.0]], [1e4, 1.0])
-    assert_allclose(scale.mean[0], 0.5, atol=0.004)
-    assert_allclose(scale.expected_variance[0] + scale.distribution_variance[0], scale.mean[0] * (1 - scale.mean[0]))
+    """Of a large V a link is nearly a step, which half of the normal distribution is beyond: Ψ = φ(0)/√V."""
+    scale = data_scale(family_of("bernoulli", link), NONE, [[0.0], [0.0], [0.0]], [1e4, 1.0, 1e10])
+    assert_allclose(scale.mean[[0, 2]], 0.5, atol=0.004)
+    assert_allclose(scale.slope[2], norm.pdf(0) / 1e5, rtol=1e-4)
+    assert_allclose(scale.expected_variance + scale.distribution_variance, scale.mean * (1 - scale.mean), rtol=1e-12)
     alone = data_scale(family_of("bernoulli", link), NONE, [0.0], 1.0)
     assert_allclose(scale.slope[1], alone.slope, rtol=1e-10)
-    assert_allclose(scale.repeatability([1e4, 1.0]).expected, 1, rtol=1e-10)
+    assert_allclose(scale.repeatability([1e4, 1.0, 1e10]).expected, 1, rtol=1e-10)
 
 
 def test_no_variance_is_no_share():
