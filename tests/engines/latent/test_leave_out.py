@@ -118,7 +118,7 @@ def test_densities_are_near_the_exact_ones_and_ratios_are_nearer(family, within)
 def test_leaving_a_row_out_is_fitting_the_others(family):
     fit, label = fitted(family)
     at, row = fit._node_at(None), 7
-    with pytest.warns(UserWarning, match="groups others alone determine"):
+    with pytest.warns(UserWarning, match="groups 'others' alone determine"):
         left = at.left_out(np.where(np.arange(30) == row, "it", "others"))
     rest = np.arange(30) != row
     X, y = np.column_stack([np.ones(30), fit.node.projection.X[:, 1]]), fit.node.observed
