@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.special import chdtrc
+from scipy.special import chdtrc, stdtrit
 
 from pm_fastlmm.aireml.iteration import maximise_given
 from pm_fastlmm.base.arrays import FloatArray
@@ -16,7 +16,7 @@ from pm_fastlmm.fitting.profiles import SD
 from pm_fastlmm.kernel.inference.null import NullDistribution
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
 
-_SEEN = 2.0  # Monte Carlo errors, beyond which a bias is seen
+_SURE = 0.975  # quantile of t, in Monte Carlo errors, beyond which a bias is seen
 _FEWEST = 19  # draws of a null distribution, of which the smallest p-value is 0.05
 _SAME = 1e-7  # of a log-likelihood: ratios below are those of rounding
 
@@ -119,7 +119,7 @@ class LaplaceChecks(LaplaceEffects):
             draws = replicates.draws[name]
             known = draws[np.isfinite(draws)]
             failed = max(failed, len(draws) - len(known))
-            rows[name] = _bias(replicates.estimate[name], known)
+            rows[name] = _bias(replicates.estimate[name], known, replicates.ends[name])
         columns = ["estimate", "mean", "bias", "mc_error", "percent", "verdict"]
         table = Table.from_dict(rows, orient="index", columns=columns)
         table.attrs["above"] = [f"Bias of the estimates, by {simulations} simulations from the fit"]
@@ -157,6 +157,11 @@ class LaplaceChecks(LaplaceEffects):
         if not self.converged:
             raise ValueError(f"the fit has no estimate to test: {self.message}.")
         theta, null = maximise_given(self.objective, component, 0.0, self.theta.to_numpy())
+        if not math.isfinite(null):
+            raise ValueError(
+                f"there is no likelihood at {component} = 0, so that there is nothing to test: the dispersion of a 'gamma' "
+                "response is never 0, that of a 'negative_binomial' one may be."
+            )
         statistic = 0.0 if self.theta.iloc[place] == 0 else _ratio(self.loglik, null)
         found = np.zeros(0)
         if statistic > 0:
@@ -194,17 +199,18 @@ def _ratio(loglik: float, null: float) -> float:
     return ratio if ratio > _SAME * max(1.0, abs(null)) else 0.0
 
 
-def _bias(estimate: float, draws: FloatArray) -> tuple[float, float, float, float, float, str]:
+def _bias(estimate: float, draws: FloatArray, ends: tuple[float, float]) -> tuple[float, float, float, float, float, str]:
     """Return a row of the table."""
     if len(draws) < 2:
         return estimate, math.nan, math.nan, math.nan, math.nan, "too few re-estimates"
     mean, error = float(draws.mean()), float(draws.std(ddof=1)) / math.sqrt(len(draws))
     bias = mean - estimate
     percent, plus_minus = (100 * bias / abs(estimate), 100 * error / abs(estimate)) if estimate else (math.nan,) * 2
-    if error == 0 and bias == 0:
-        verdict = "the same in all"
-    elif abs(bias) <= _SEEN * error:
-        verdict = "no bias seen" + (f", within ±{_SEEN * plus_minus:.0f} %" if estimate else "")
+    seen = float(stdtrit(len(draws) - 1, _SURE))
+    if estimate in ends:
+        verdict = "the estimate is on its bound, and re-estimates are on one side of it"
+    elif abs(bias) <= seen * error:
+        verdict = "no bias seen" + (f", within ±{seen * plus_minus:.0f} %" if estimate else "")
     else:
         size = f" by {abs(percent):.0f} ± {plus_minus:.0f} %" if estimate else ""
         verdict = f"too {'low' if bias < 0 else 'high'}{size}"
