@@ -82,9 +82,7 @@ class LaplaceChecks(LaplaceEffects):
         found: Importance = self._node_at(theta).terms.importance(n, df=df, nodes=nodes, random_seed=random_seed)
         return found
 
-    def check_laplace(
-        self, simulations: int = 20, *, random_seed: Any = None, progressbar: bool = True
-    ) -> Table:
+    def check_laplace(self, simulations: int = 20, *, random_seed: Any = None, progressbar: bool = True) -> Table:
         """
         Return how the estimates of data that are simulated from this fit deviate from it: their bias.
 
@@ -156,7 +154,7 @@ class LaplaceChecks(LaplaceEffects):
             raise ValueError(f"n_sim must be {_FEWEST} or more, of which the smallest p-value is 0.05, got {n_sim}.")
         if not self.converged:
             raise ValueError(f"the fit has no estimate to test: {self.message}.")
-        theta, null = maximise_given(self.objective, component, 0.0, self.theta.to_numpy())
+        theta, null = _without(self, component)
         if not math.isfinite(null):
             raise ValueError(
                 f"there is no likelihood at {component} = 0, so that there is nothing to test: the dispersion of a 'gamma' "
@@ -181,17 +179,24 @@ class LaplaceChecks(LaplaceEffects):
     def _null_ratios(
         self, component: str, theta: FloatArray, n_sim: int, rng: np.random.Generator, progressbar: bool
     ) -> FloatArray:
-        """Return the ratios of responses that are drawn at θ, without those that have no estimate."""
+        """Return the ratios of responses that are drawn at θ, without those that have no likelihood."""
         source, at, found = self._source.quiet(), self._node_at(theta), []
         for _ in tracked(range(n_sim), "Null distribution", show=progressbar):
             try:
                 again = source.fit(self.node.observing(at.replicates(1, rng)[0]))
-                _, null = maximise_given(again.objective, component, 0.0, again.theta.to_numpy())
+                _, null = _without(again, component)
             except ValueError:  # of responses that are all alike, for instance
                 continue
-            if again.converged and math.isfinite(null):
+            if math.isfinite(again.loglik) and math.isfinite(null):  # what has not converged is near the boundary
                 found.append(_ratio(again.loglik, null))
         return np.array(found)
+
+
+def _without(fit: Any, component: str) -> tuple[FloatArray, float]:
+    """Return θ and the log-likelihood at the maximum with a variance of 0."""
+    theta, _ = maximise_given(fit.objective, component, 0.0, fit.theta.to_numpy())
+    fit.objective.log_likelihood(theta)  # from far away β̂ of ML is searched less precisely than from where it is
+    return theta, float(fit.objective.log_likelihood(theta))
 
 
 def _ratio(loglik: float, null: float) -> float:
@@ -199,7 +204,9 @@ def _ratio(loglik: float, null: float) -> float:
     return ratio if ratio > _SAME * max(1.0, abs(null)) else 0.0
 
 
-def _bias(estimate: float, draws: FloatArray, ends: tuple[float, float]) -> tuple[float, float, float, float, float, str]:
+def _bias(
+    estimate: float, draws: FloatArray, ends: tuple[float, float]
+) -> tuple[float, float, float, float, float, str]:
     """Return a row of the table."""
     if len(draws) < 2:
         return estimate, math.nan, math.nan, math.nan, math.nan, "too few re-estimates"

@@ -69,7 +69,9 @@ def test_residuals_are_those_of_their_definitions(case):
     at = fit._node_at(None).terms
     mean = np.asarray(fit.fitted(scale="mean"))
     np.testing.assert_allclose(fit.residuals(), y - mean)
-    np.testing.assert_allclose(fit.residuals("pearson") ** 2, (y - mean) ** 2 / at.family.variance(at.fitted(conditional=True), at.psi))
+    np.testing.assert_allclose(
+        fit.residuals("pearson") ** 2, (y - mean) ** 2 / at.family.variance(at.fitted(conditional=True), at.psi)
+    )
     quantile = fit.residuals("quantile", random_seed=4)
     np.testing.assert_allclose(st.norm.cdf(quantile), fit.loo(random_seed=4)["pit"], atol=1e-12)
     assert np.abs(quantile).max() < 4
@@ -155,7 +157,9 @@ def test_distribution_functions_are_sums_and_integrals_of_densities(case):
     if family.name == "gamma":
         y = np.linspace(1e-7, 3, 60_001)
         density = np.exp([family.log_density(np.full_like(eta, v), eta, at.psi) for v in y[::100]])
-        below = cumulative(family, np.full_like(eta, 3.0), eta, at.psi) - cumulative(family, np.full_like(eta, y[0]), eta, at.psi)
+        below = cumulative(family, np.full_like(eta, 3.0), eta, at.psi) - cumulative(
+            family, np.full_like(eta, y[0]), eta, at.psi
+        )
         np.testing.assert_allclose(np.trapezoid(density, y[::100], axis=0), below, rtol=2e-3)
         return
     total = np.zeros_like(eta)
