@@ -81,6 +81,12 @@ class Region:
             z = np.log(np.asarray(r) + self.kappa)
         return np.asarray((z - self.centre) @ np.linalg.inv(self.axes).T - self.lower)
 
+    def to_square(self) -> tuple[FloatArray, FloatArray]:
+        """Return A and b of the place Az - b on [-1, 1]^d."""
+        scale = 2 / self.length
+        rates = np.ascontiguousarray(scale[:, None] * np.linalg.inv(self.axes))
+        return rates, rates @ self.centre + scale * self.lower + 1
+
     def log_jacobian(self, inside: FloatArray) -> FloatArray:
         """Return log |∂r/∂x| (…)."""
         return np.asarray(self._z(inside).sum(axis=-1) + np.linalg.slogdet(self.axes)[1])

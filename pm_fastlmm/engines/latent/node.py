@@ -10,7 +10,7 @@ import pytensor.tensor as pt
 import scipy.sparse as sp
 
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.terms import Term
@@ -109,9 +109,23 @@ class LatentNode(StructuredNode):
         products = own if own.flat else own.treated(len(self.terms), flat=True)
         return LatentObjective.of(products, self.layout, self.rows(), self.mean_or_zero())
 
-    def to_interpolate(self, model: pm.Model) -> None:
-        """Return None: the approximation has no total variance in closed form."""
-        return
+    def to_interpolate(self, model: pm.Model) -> LatentObjective | None:  # type: ignore[override]
+        """
+        Return log p̃ over θ and ψ.
+
+        Raises
+        ------
+        ValueError
+            If it depends on other variables.
+        """
+        if self.observed is None or self.rv is None:
+            return None
+        if free := reaching(model, *self._mean_graphs()):
+            raise ValueError(
+                f"it depends on {shown([rv.name for rv in free])} besides the parameters of the terms and the family: "
+                "coefficients that X has are integrated out, under a flat prior or with numbers in beta_cov=."
+            )
+        return self.likelihood(self.constants())
 
     def estimated(self) -> list[Any]:
         """Return θ and ψ as one vector."""

@@ -1,0 +1,133 @@
+"""The likelihood over its parameters themselves, where it has no residual variance that others are ratios of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pm_fastlmm.aireml.objective import Objective, information_inverse
+from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.quadrature.ratios import NotInterpolated, Pieces
+
+_LARGEST = 3  # parameters
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parameters:
+    """
+    θ, none of whose elements is negative, with the density Π 1/(1 + θ_j)² of a vague prior.
+
+    It says where a posterior is, and has the methods of `Ratios`, whose r is θ here.
+
+    Attributes
+    ----------
+    count : int
+    """
+
+    count: int
+
+    @property
+    def alpha(self) -> FloatArray:
+        """The power of r at 0 and 1 more, as that of a Dirichlet distribution, whose last is of no ratio."""
+        return np.ones(self.count + 1)
+
+    @property
+    def combination(self) -> FloatArray:
+        """The linear combination of the pieces that log p(y | θ) is."""
+        return np.array([1.0, 0.0])
+
+    def log_likelihood(self, pieces: Pieces) -> FloatArray:
+        """Return log p(y | θ)."""
+        return np.asarray(pieces.level)
+
+    def log_scale(self, pieces: Pieces) -> FloatArray:
+        """Return 0: nothing is integrated out in closed form."""
+        return np.zeros_like(pieces.level)
+
+    def log_prior(self, theta: FloatArray) -> FloatArray:
+        """Return the log-density of θ (…, d)."""
+        return np.asarray(-2 * np.log1p(theta).sum(axis=-1))
+
+    def estimate(self, theta: FloatArray, information: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """
+        Return an estimate (d,) and its covariance (d, d).
+
+        Raises
+        ------
+        NotInterpolated
+            If the data do not tell the parameters apart.
+        """
+        cov = information_inverse(information, np.ones(self.count, dtype=bool))
+        if not np.isfinite(cov).all():
+            raise NotInterpolated(
+                "the estimate does not say where the posterior is, because the information on the parameters is "
+                "singular."
+            )
+        return theta, cov
+
+
+@dataclass(slots=True, eq=False)
+class LaplaceLikelihood:
+    """
+    log p̃(y | θ), one mode each.
+
+    Attributes
+    ----------
+    objective : Objective
+    estimate : (d,) array
+    tell : callable
+        Is told how often it was evaluated.
+    """
+
+    objective: Objective
+    estimate: FloatArray
+    tell: Callable[[int, str], None]
+    evaluations: int = 0
+
+    def __call__(self, theta: FloatArray) -> Pieces:
+        """
+        Return log p̃ as the only piece.
+
+        Raises
+        ------
+        NotInterpolated
+            If there is no mode.
+        """
+        state = self.objective.state(theta)
+        self.evaluations += 1
+        self.tell(self.evaluations, "")
+        if state is None:
+            raise NotInterpolated(
+                f"there is no mode at {self.objective.described(theta)}, which the data do not exclude."
+            )
+        return Pieces(np.asarray(state.loglik), np.zeros(()))
+
+    def smallest(self, k: int, value: float) -> float:
+        """
+        Return 1/λ of a term with the effective number of effects that its own has at a value, and equal eigenvalues.
+
+        vλ/(1 + vλ) of each of q effects are seen; Σ D_i times the variance that they give η is the sum of all vλ.
+        """
+        theta = np.where(self.objective.variances, 0.0, self.estimate)
+        if not self.objective.variances[k]:
+            return np.inf
+        theta[k] = value
+        objective: Any = self.objective
+        state = objective.terms(theta)
+        if state is None:
+            return np.inf
+        seen = float(state.leverage().sum()) - objective.projection.rank
+        whole = float(state.white.coefficients.sum()) * sum(objective.latent_variances(theta).values())
+        return value / (whole / seen - 1) if 0 < seen < whole else np.inf
+
+
+def require_parameters(objective: Objective) -> None:
+    """Refuse a θ that is not one to three scalar variances of terms, or a dispersion among them."""
+    names = ", ".join(objective.names)
+    scalar = (np.asarray(objective.lower) == 0).all() and not np.asarray(objective.together).any()
+    if not scalar or not np.isinf(objective.upper).all() or not 1 <= len(objective.names) <= _LARGEST:
+        raise NotInterpolated(
+            f"the parameters are {names}: interpolation is for one to {_LARGEST}, which are variances of terms with "
+            "independent columns and a dispersion."
+        )
