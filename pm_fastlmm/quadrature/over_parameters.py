@@ -59,7 +59,7 @@ class InterpolatedLaplace(InterpolatedLikelihood):
     def _about(
         self, theta: FloatArray, information: FloatArray, tell: Callable[[int, str], None]
     ) -> tuple[Any, Any, Region]:
-        likelihood, parameters = LaplaceLikelihood(self.objective, theta, tell), Parameters(len(theta))
+        likelihood, parameters = LaplaceLikelihood(self.objective, theta, tell), Parameters.of(self.objective)
         return parameters, likelihood, Region.about(*parameters.estimate(theta, information), likelihood.smallest)
 
     def _compiled(self, interpolated: Interpolated) -> Any:

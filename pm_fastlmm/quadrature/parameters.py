@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,21 +16,23 @@ _LARGEST = 3  # parameters
 @dataclass(frozen=True, slots=True, eq=False)
 class Parameters:
     """
-    θ, none of whose elements is negative, with the density Π 1/(1 + θ_j)² of a vague prior.
+    θ, none of whose elements is negative, with the density ∝ Π exp(-√(1 + c_j)) of a vague prior of c = unit · θ.
 
-    It says where a posterior is, and has the methods of `Ratios`, whose r is θ here.
+    It says where a posterior is, and has the methods of `Ratios`, whose r is θ here. Its tails are those of an
+    exponential distribution of standard deviations.
 
     Attributes
     ----------
-    count : int
+    unit : (d,) array
+        The variance that θ_j = 1 gives η on average; 1 of a parameter of the family.
     """
 
-    count: int
+    unit: FloatArray
 
     @property
     def alpha(self) -> FloatArray:
         """The power of r at 0 and 1 more, as that of a Dirichlet distribution, whose last is of no ratio."""
-        return np.ones(self.count + 1)
+        return np.ones(len(self.unit) + 1)
 
     @property
     def combination(self) -> FloatArray:
@@ -46,8 +48,15 @@ class Parameters:
         return np.zeros_like(pieces.level)
 
     def log_prior(self, theta: FloatArray) -> FloatArray:
-        """Return the log-density of θ (…, d)."""
-        return np.asarray(-2 * np.log1p(theta).sum(axis=-1))
+        """Return the log-density of θ (…, d) less a constant."""
+        return -np.asarray(np.sqrt(1 + self.unit * theta).sum(axis=-1))
+
+    @classmethod
+    def of(cls, objective: Any) -> Self:
+        """Return the parameters of an objective."""
+        units = np.eye(len(objective.names))
+        each = [sum(objective.latent_variances(row).values()) for row in units]
+        return cls(np.where(objective.variances, each, 1.0))
 
     def estimate(self, theta: FloatArray, information: FloatArray) -> tuple[FloatArray, FloatArray]:
         """
@@ -58,7 +67,7 @@ class Parameters:
         NotInterpolated
             If the data do not tell the parameters apart.
         """
-        cov = information_inverse(information, np.ones(self.count, dtype=bool))
+        cov = information_inverse(information, np.ones(len(theta), dtype=bool))
         if not np.isfinite(cov).all():
             raise NotInterpolated(
                 "the estimate does not say where the posterior is, because the information on the parameters is "
@@ -80,7 +89,7 @@ class LaplaceLikelihood:
         Is told how often it was evaluated.
     """
 
-    objective: Objective
+    objective: Any
     estimate: FloatArray
     tell: Callable[[int, str], None]
     evaluations: int = 0
@@ -95,6 +104,9 @@ class LaplaceLikelihood:
             If there is no mode.
         """
         state = self.objective.state(theta)
+        if state is None:  # where the search for the mode began far from it
+            self.objective.last.clear()
+            state = self.objective.state(theta)
         self.evaluations += 1
         self.tell(self.evaluations, "")
         if state is None:
@@ -113,7 +125,7 @@ class LaplaceLikelihood:
         if not self.objective.variances[k]:
             return np.inf
         theta[k] = value
-        objective: Any = self.objective
+        objective = self.objective
         state = objective.terms(theta)
         if state is None:
             return np.inf

@@ -1,6 +1,6 @@
 """The node of a LatentLMM."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -23,6 +23,8 @@ from pm_fastlmm.engines.labels import labelled
 from pm_fastlmm.engines.latent.at_theta import LatentAtTheta
 from pm_fastlmm.engines.latent.latentlmm import LatentRV, carried_by
 from pm_fastlmm.engines.latent.objective import LatentObjective
+from pm_fastlmm.engines.latent.order import along_a_line
+from pm_fastlmm.engines.latent.state import LatentState
 from pm_fastlmm.engines.precisions import Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
@@ -199,25 +201,39 @@ class LatentNode(StructuredNode):
     def _draw(self, draws: Draws, rng: np.random.Generator) -> EffectDraws:
         """Draw (β, u) from the curvature at their mode, once for each draw of θ."""
         theta, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
-        shape, terms, X, size = draws.shape, self.terms, self.projection, self.layout.size
-        products: Any = self.products
-        theta = np.broadcast_to(theta, (*shape, theta.shape[-1]))
-        beta = np.empty((*shape, X.rank))
+        shape, terms, products = draws.shape, self.terms, self.products
+        beta = np.empty((*shape, self.projection.rank))
         u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
         sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
-        for at in np.ndindex(*shape):
-            values, _ = self.layout.numbers(theta[at][:size])
-            own = [*values, B[at]] if B[at].size else values
-            offset = mu[at] if products.flat else mu[at] + X.times(b[at])
-            state = products.near(self.rows(), offset, own, theta[at][size:])
-            if state is None:
-                raise ValueError(f"the likelihood of {self.name} has no mode at draw {at}.")
+        for at, state in self._states(theta, mu, b, B):
             drawn, coefficients = state.draw(rng)
             for k, term in enumerate(terms):
                 u[k][at] = drawn[k].reshape(-1, term.width)
-                sigma[k][at] = values[k]
+                sigma[k][at] = state.sigma[k]
             beta[at] = coefficients if products.flat else b[at] + (drawn[-1].ravel() if B[at].size else 0.0)
         return EffectDraws(beta, u, sigma, np.zeros((*shape, 0, 0)), mu)
+
+    def _states(
+        self, theta: FloatArray, mu: FloatArray, b: FloatArray, B: FloatArray
+    ) -> Iterator[tuple[tuple[int, ...], LatentState]]:
+        """
+        Return where a draw is, and the approximation there, for all draws, near ones after each other.
+
+        A mode that is sought from one near it takes a factorisation or two; that of a draw that is repeated none.
+        """
+        size, last = self.layout.size, None
+        products: Any = self.products
+        for at in along_a_line(theta):
+            values, _ = self.layout.numbers(theta[at][:size])
+            offset = mu[at] if products.flat else mu[at] + self.projection.times(b[at])
+            own = theta[at], np.asarray(offset), B[at]
+            if last is None or not all(map(np.array_equal, own, last)):
+                sigma = [*values, B[at]] if B[at].size else values
+                state = products.near(self.rows(), own[1], sigma, theta[at][size:])
+                last = own
+            if state is None:
+                raise ValueError(f"the likelihood of {self.name} has no mode at draw {at}.")
+            yield at, state
 
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
         """Return the variance that each term gives η on average, tr(Z_kG_kZ_kᵀ)/n."""
