@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from scipy.linalg import lapack, solve_triangular
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.engines.sparse.equations import Equations
+from pm_fastlmm.engines.latent.weighted_equations import WeightedEquations
 from pm_fastlmm.sparse.cholesky import NotPositiveDefinite
 
 
@@ -60,34 +60,36 @@ class DenseFactorised:
 
 
 @dataclass(frozen=True, eq=False)
-class DenseEquations(Equations):
+class DenseEquations(WeightedEquations):
     """C as an array, and C⁻¹ in place of its selected entries."""
 
     @cached_property
     def _whole(self) -> FloatArray:
         parts = [*(block.Z for block in self.blocks), self.basis]
-        return np.asarray(sp.hstack(parts, format="csr").toarray())
+        return np.hstack([part.toarray() for part in parts])
 
     @cached_property
     def _prior(self) -> FloatArray:
         out = np.zeros((self.ends[-1],) * 2)
         for k, block in enumerate(self.blocks):
-            Q = np.eye(block.levels) if block.precision is None else block.precision.Q.toarray()
+            Q = np.eye(block.levels) if block.precision is None else sp.csr_array(block.precision.Q).toarray()
             out[self.part(k), self.part(k)] = np.kron(Q, np.eye(block.width))
         return out
 
-    def _scaled_rows(self, roots: Sequence[FloatArray]) -> FloatArray:
+    def scaled_rows(self, roots: Sequence[FloatArray]) -> FloatArray:
         """Return WΛ (n, N)."""
+        if self.single:
+            return self._whole * self._factors(roots)
         return np.ascontiguousarray(self.scaled([root.T for root in roots], self._whole.T).T)
 
     def factorise(self, roots: Sequence[FloatArray], coefficients: FloatArray) -> Any:
         """Return C factored, of weights (n,)."""
-        rows = self._scaled_rows(roots)
+        rows = self.scaled_rows(roots)
         return DenseFactorised.of(self._prior + (rows.T * coefficients) @ rows)
 
     def residual_traces(self, roots: Sequence[FloatArray], inverse: FloatArray) -> FloatArray:
         """Return the diagonal of WΛC⁻¹ΛᵀWᵀ, (n,)."""
-        rows = self._scaled_rows(roots)
+        rows = self.scaled_rows(roots)
         return np.asarray(np.einsum("ij,ij->i", rows @ inverse, rows))
 
     def traces(self, inverse: FloatArray) -> list[FloatArray]:

@@ -39,7 +39,8 @@ def read_family(family: Any, link: str | None, trials: Any, given: dict[str, Any
             )
         categories = int(shape[0]) + 1
     own = family_of(family, link, trials=trials, categories=categories)
-    return own.of_rows(np.full(n, own.trials)) if np.ndim(getattr(own, "trials", np.zeros(1))) == 0 else own
+    one_number = np.ndim(getattr(own, "trials", np.zeros(1))) == 0
+    return own.of_rows(np.full(n, trials)) if one_number else own
 
 
 def family_parameters(family: Family, given: dict[str, Any]) -> Any:

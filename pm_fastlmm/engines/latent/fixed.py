@@ -1,5 +1,6 @@
 """β̂ that maximises Laplace's approximation at given variances (ML), by quasi-Newton steps from exact gradients."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,46 +9,99 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.latent.state import LatentState
 
 _CONVERGED = 1e-15  # Newton decrement, beside the size of the log-likelihood, at which β̂ is at its rounding
+_FAR, _LOOSE = 0.02, 1e-9  # share of θ that was moved above which the search ends earlier, and where
+_SURE = 1e-4  # decrement below which a full step is taken, whose gain may be less than the rounding of log p̃
 _ITERATIONS, _HALVINGS = 60, 25
 
 
+@dataclass(slots=True, eq=False)
+class Search:
+    """
+    Where the last search for β̂ ended, from where the next one starts.
+
+    Attributes
+    ----------
+    x : (N,) array or None
+        The mode.
+    theta, along : arrays or None
+        The parameters, and the coordinates of β̂ along X there.
+    inverse : (r, r) array or None
+        Of the information, as successive gradients show it.
+    slopes : (r, P) array or None
+        ∂β̂/∂θ, as successive estimates show it (Broyden).
+    """
+
+    x: FloatArray | None = None
+    theta: FloatArray | None = None
+    along: FloatArray | None = None
+    inverse: FloatArray | None = None
+    slopes: FloatArray | None = None
+
+    def expected(self, theta: FloatArray) -> FloatArray | None:
+        """Return what β̂ is expected to be at θ."""
+        if self.along is None or self.theta is None or self.slopes is None:
+            return self.along
+        return np.asarray(self.along + self.slopes @ (theta - self.theta))
+
+    def tolerance(self, theta: FloatArray) -> float:
+        """Return the decrement, beside the log-likelihood, at which a search at θ ends: early where θ is on its way."""
+        if self.theta is None or not len(theta):
+            return _CONVERGED
+        far = np.abs(theta - self.theta).max() > _FAR * np.abs(self.theta).max()
+        return _LOOSE if far else _CONVERGED
+
+    def ended(self, theta: FloatArray, along: FloatArray, inverse: FloatArray) -> None:
+        """Keep where a search ended."""
+        if self.theta is None or self.along is None or self.slopes is None:
+            self.slopes = np.zeros((len(along), len(theta)))
+        else:
+            size = np.abs(self.theta) + np.abs(theta) + 1e-300
+            moved = (theta - self.theta) / size
+            if (length := float(moved @ moved)) > 0:
+                error = along - self.along - self.slopes @ (theta - self.theta)
+                self.slopes = self.slopes + np.outer(error, moved / size) / length
+        self.theta, self.along, self.inverse = np.array(theta), along, inverse
+
+
 def with_coefficients(
-    products: Any, y: FloatArray, offset: FloatArray, sigma: list[FloatArray], psi: FloatArray,
-    last: dict[str, FloatArray],
+    products: Any, y: FloatArray, offset: FloatArray, sigma: list[FloatArray], psi: FloatArray, theta: FloatArray,
+    last: Search,
 ) -> tuple[LatentState, FloatArray] | None:  # fmt: skip
     """
     Return the approximation at β̂ and the coordinates of β̂ along X; None where there is none.
 
-    The gradient is Xᵀh, the first metric XᵀPX of the working response, updated by what successive gradients show.
-    `last` holds where the last search ended, from where this one starts.
+    The gradient is Xᵀh, the first metric XᵀPX of the working response, updated by what successive gradients show
+    (BFGS).
     """
     X = products.projection
-    basis = X.basis
-    start = last.get("x")
-    along = last["along"] if "along" in last else _first(products, y, offset, sigma, psi)
+    along, tolerance = last.expected(theta), last.tolerance(theta)
+    known = along is not None
     if along is None:
-        return None
-    state = products.laplace(y, offset + X.along(along), sigma, psi, start)
-    if state is None:
-        if "along" not in last:
-            return None
-        return with_coefficients(products, y, offset, sigma, psi, {})
-    gradient = basis.T @ state.offset_gradient
-    inverse = np.linalg.inv(state.information_of(basis.toarray() if hasattr(basis, "toarray") else basis))
+        along = _first(products, y, offset, sigma, psi)
+    state = None if along is None else products.laplace(y, offset + X.along(along), sigma, psi, last.x)
+    if along is None or state is None:
+        return with_coefficients(products, y, offset, sigma, psi, theta, Search()) if known else None
+    gradient = X.basis.T @ state.offset_gradient
+    inverse = last.inverse if last.inverse is not None else np.linalg.inv(state.information_of(basis_of(X)))
     for _ in range(_ITERATIONS):
         step = inverse @ gradient
         decrement = float(step @ gradient)
-        if decrement <= _CONVERGED * max(1.0, abs(state.loglik)):
+        if decrement <= tolerance * max(1.0, abs(state.loglik)):
             break
         moved = _moved(products, y, offset, sigma, psi, along, step, state, decrement)
         if moved is None:
             break
         along, new, length = moved
-        slope = basis.T @ new.offset_gradient
+        slope = X.basis.T @ new.offset_gradient
         inverse = _updated(inverse, length * step, gradient - slope)
         state, gradient = new, slope
-    last["along"] = along
+    last.ended(theta, along, inverse)
     return state, along
+
+
+def basis_of(X: Any) -> FloatArray:
+    """Return the basis of X as an array."""
+    return np.asarray(X.basis.toarray())
 
 
 def _first(
@@ -63,14 +117,18 @@ def _moved(
     products: Any, y: FloatArray, offset: FloatArray, sigma: list[FloatArray], psi: FloatArray, along: FloatArray,
     step: FloatArray, state: LatentState, decrement: float,
 ) -> tuple[FloatArray, LatentState, float] | None:  # fmt: skip
+    """Return coordinates, state and length of a step, halved until log p̃ rises; None where it does not."""
     length, slack = 1.0, 1e-13 * max(1.0, abs(state.loglik))
-    for _ in range(_HALVINGS):
+    for attempt in range(_HALVINGS):
         moved = along + length * step
         new: LatentState | None = products.laplace(
             y, offset + products.projection.along(moved), sigma, psi, state.mode.x
         )
-        if new is not None and new.loglik >= state.loglik + 1e-4 * length * decrement - slack:
-            return moved, new, length
+        if new is not None:
+            gain = new.loglik - state.loglik
+            sure = not attempt and decrement < _SURE and abs(gain) < _SURE
+            if sure or gain >= 1e-4 * length * decrement - slack:
+                return moved, new, length
         length *= 0.5
     return None
 
@@ -78,7 +136,7 @@ def _moved(
 def _updated(inverse: FloatArray, step: FloatArray, change: FloatArray) -> FloatArray:
     """Return the BFGS update of an inverse information, where the gradient fell along the step."""
     slope = float(step @ change)
-    if slope <= 1e-12 * float(np.linalg.norm(step) * np.linalg.norm(change)):
+    if slope <= 1e-6 * float(np.linalg.norm(step) * np.linalg.norm(change)):
         return inverse
     left = np.eye(len(step)) - np.outer(step, change) / slope
     return np.asarray(left @ inverse @ left.T + np.outer(step, step) / slope)

@@ -9,16 +9,20 @@ mixed-model equations with the weights D = -∂²log p/∂η² in place of those
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
-from pm_fastlmm.engines.sparse.equations import Equations
+from pm_fastlmm.engines.latent.weighted_equations import WeightedEquations
 from pm_fastlmm.families.family import Derivatives, Family
 from pm_fastlmm.sparse.cholesky import NotPositiveDefinite
 
 _NEAR = 1e-8  # Newton decrement after which one more step ends at the rounding of the mode
+_THERE = 1e-18  # at which x is there already
+_SURE = 1e-3  # below which a full step is taken, whose gain may be less than the rounding of f
 _ITERATIONS, _HALVINGS = 200, 30
 _FLAT = 1e-10  # weight of a row, beside the mean, that stands for one that is not positive while the mode is far
 _ROUNDING = 1e-13
@@ -47,30 +51,43 @@ class Mode(NamedTuple):
     value: float
 
 
-class Problem(NamedTuple):
+class Point(NamedTuple):
+    """x with its η, log p and its derivatives, Px, and f, which is -inf where it is no number."""
+
+    x: FloatArray
+    eta: FloatArray
+    derivatives: Derivatives
+    penalty: FloatArray
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
     """What is maximised: equations with roots of Σ_k, a response, its family and parameters ψ, and an offset of η."""
 
-    equations: Equations
+    equations: WeightedEquations
     roots: Sequence[FloatArray]
     family: Family
     y: FloatArray
     psi: FloatArray
     offset: Any
 
-    def eta(self, x: FloatArray) -> FloatArray:
-        """Return η."""
-        return np.asarray(self.offset + self.equations.along(self.equations.scaled(self.roots, x)))
+    @cached_property
+    def rows(self) -> Any:
+        """WΛ (n, N)."""
+        return self.equations.scaled_rows(self.roots)
 
-    def across(self, r: FloatArray) -> FloatArray:
-        """Return ΛᵀWᵀr."""
-        return self.equations.scaled([root.T for root in self.roots], self.equations.across(r))
+    @cached_property
+    def columns(self) -> Any:
+        """(WΛ)ᵀ."""
+        return self.rows.T
 
-    def value(self, x: FloatArray, eta: FloatArray) -> float:
-        """Return f, -inf where it is no number."""
-        with np.errstate(all="ignore"):
-            density = float(self.family.log_density(self.y, eta, self.psi).sum())
-        value = density - 0.5 * float(x @ self.equations.penalised(x))
-        return value if math.isfinite(value) else -math.inf
+    def at(self, x: FloatArray) -> Point:
+        """Return what f is at x."""
+        eta = self.offset + self.rows @ x
+        at, penalty = self.derivatives(eta), self.equations.penalised(x)
+        value = float(at.value.sum()) - 0.5 * float(x @ penalty)
+        return Point(x, eta, at, penalty, value if math.isfinite(value) else -math.inf)
 
     def derivatives(self, eta: FloatArray) -> Derivatives:
         """Return those of log p."""
@@ -88,48 +105,51 @@ def find_mode(problem: Problem, start: FloatArray | None = None) -> Mode | None:
 
     There is none where f rises for ever, as under separation, or where H is not definite at its highest point.
     """
-    x = _first(problem) if start is None else start
-    eta = problem.eta(x)
-    value = problem.value(x, eta)
-    if start is not None and not math.isfinite(value):
+    here = problem.at(_first(problem) if start is None else start)
+    if start is not None and not math.isfinite(here.value):
         return find_mode(problem)
     near = False
     for _ in range(_ITERATIONS):
-        at = problem.derivatives(eta)
-        if not (math.isfinite(value) and np.isfinite(at.first).all() and np.isfinite(at.second).all()):
+        first, weights = here.derivatives.first, -here.derivatives.second
+        if not (math.isfinite(here.value) and _finite(first, weights)):
             return None
-        factor, exact = _factored(problem, -at.second)
+        factor, exact = _factored(problem, weights)
         if factor is None:
             return None
         if near and exact:
-            return Mode(x, eta, at, factor, value)
-        slope = problem.across(at.first) - problem.equations.penalised(x)
+            return Mode(here.x, here.eta, here.derivatives, factor, here.value)
+        slope = problem.columns @ first - here.penalty
         step = factor.solve(slope)
         decrement = float(step @ slope)
-        moved = _moved(problem, x, step, value, decrement)
+        if exact and decrement <= _THERE * max(1.0, abs(here.value)):
+            return Mode(here.x, here.eta, here.derivatives, factor, here.value)
+        moved = _moved(problem, here, step, decrement)
         if moved is None:  # no step raises f by more than its rounding
-            near = True
-            if exact and decrement <= 1e-6 * max(1.0, abs(value)):
-                return Mode(x, eta, at, factor, value)
-            return None
-        x, eta, value, length = moved
+            done = exact and decrement <= 1e-6 * max(1.0, abs(here.value))
+            return Mode(here.x, here.eta, here.derivatives, factor, here.value) if done else None
+        here, length = moved
         near = exact and length == 1.0 and decrement < _NEAR
     return None
 
 
+def _finite(*arrays: FloatArray) -> bool:
+    return all(math.isfinite(float(array.sum())) or bool(np.isfinite(array).all()) for array in arrays)
+
+
 def _first(problem: Problem) -> FloatArray:
     """Return x of one weighted least squares from a smoothed response, or 0."""
-    n_unknown = problem.equations.ends[-1]
+    none = np.zeros(problem.equations.ends[-1])
     eta = np.asarray(problem.family.start(problem.y)[0], dtype=float)
     at = problem.derivatives(eta)
+    if not _finite(at.first, at.second):
+        return none
     weights = np.maximum(-at.second, 0.0)
     try:
         factor = problem.factorise(np.maximum(weights, _FLAT * max(float(weights.mean()), 1e-300)))
     except NotPositiveDefinite:
-        return np.zeros(n_unknown)
-    x = factor.solve(problem.across(weights * (eta - problem.offset) + at.first))
-    start = problem.value(np.zeros(n_unknown), problem.eta(np.zeros(n_unknown)))
-    return x if problem.value(x, problem.eta(x)) > start else np.zeros(n_unknown)
+        return none
+    x = factor.solve(problem.columns @ (weights * (eta - problem.offset) + at.first))
+    return x if problem.at(x).value > problem.at(none).value else none
 
 
 def _factored(problem: Problem, weights: FloatArray) -> tuple[Any, bool]:
@@ -145,16 +165,14 @@ def _factored(problem: Problem, weights: FloatArray) -> tuple[Any, bool]:
         return None, False
 
 
-def _moved(
-    problem: Problem, x: FloatArray, step: FloatArray, value: float, decrement: float
-) -> tuple[FloatArray, FloatArray, float, float] | None:
-    """Return x, η and f after a step, halved until f rises; None where it does not."""
-    length, slack = 1.0, _ROUNDING * max(1.0, abs(value))
-    for _ in range(_HALVINGS):
-        moved = x + length * step
-        eta = problem.eta(moved)
-        new = problem.value(moved, eta)
-        if new >= value + 1e-4 * length * decrement - slack:
-            return moved, eta, new, length
+def _moved(problem: Problem, here: Point, step: FloatArray, decrement: float) -> tuple[Point, float] | None:
+    """Return the point after a step, halved until f rises, and its length; None where it does not."""
+    length, slack = 1.0, _ROUNDING * max(1.0, abs(here.value))
+    for attempt in range(_HALVINGS):
+        moved = problem.at(here.x + length * step)
+        gain = moved.value - here.value
+        sure = not attempt and decrement < _SURE and abs(gain) <= decrement + 1e4 * slack
+        if sure or gain >= 1e-4 * length * decrement - slack:
+            return moved, length
         length *= 0.5
     return None

@@ -21,6 +21,7 @@ from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.labels import labelled
 from pm_fastlmm.engines.latent.at_theta import LatentAtTheta
+from pm_fastlmm.engines.latent.fixed import Search
 from pm_fastlmm.engines.latent.latentlmm import LatentRV, carried_by
 from pm_fastlmm.engines.latent.objective import LatentObjective
 from pm_fastlmm.engines.latent.order import along_a_line
@@ -284,4 +285,4 @@ def _held(objective: LatentObjective, constants: FloatArray, fixed: Any) -> Late
     partly = [e for e in objective.layout.entries if e.matrix and fixed[e.place].any() and not fixed[e.place].all()]
     if partly:
         raise ValueError("a matrix of the terms has constant and free elements: use a structure with fewer parameters.")
-    return replace(objective, fixed=fixed, held=np.where(fixed, constants, np.nan), last={})
+    return replace(objective, fixed=fixed, held=np.where(fixed, constants, np.nan), last=Search())

@@ -11,7 +11,7 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.laid_out import LaidOut
-from pm_fastlmm.engines.latent.fixed import with_coefficients
+from pm_fastlmm.engines.latent.fixed import Search, basis_of, with_coefficients
 from pm_fastlmm.engines.latent.products import LatentProducts
 from pm_fastlmm.engines.latent.state import LatentState
 from pm_fastlmm.engines.starting import starting_values
@@ -19,7 +19,6 @@ from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _LEAST = 0.02  # of the variance that the working residuals of an observation have: where no variance is seen
 _COLUMNS = 50  # of a level that have variances of their own at the start
-_TINY = 1e-8  # share of its diagonal that the information of ψ keeps
 
 _NONE, _NO_PRIOR = np.zeros(0), np.zeros((0, 0))
 
@@ -63,7 +62,7 @@ class LatentObjective(LaidOut):
     offset: FloatArray
     prior: FloatArray
     held: FloatArray
-    last: dict[str, FloatArray] = field(default_factory=dict)
+    last: Search = field(default_factory=Search)
 
     laplace: ClassVar[bool] = True
 
@@ -116,17 +115,16 @@ class LatentObjective(LaidOut):
             return None
         sigma, psi = self.parts(theta)
         if self._estimates_coefficients:
-            found = with_coefficients(self.products, self.y, self.offset, sigma, psi, self.last)
+            found = with_coefficients(self.products, self.y, self.offset, sigma, psi, theta, self.last)
             if found is None:
                 return None
             mixed, along = found
         else:
-            start = self.last.get("x")
-            mixed_or_none = self.products.laplace(self.y, self.offset, sigma, psi, start)
-            if mixed_or_none is None:
+            only = self.products.laplace(self.y, self.offset, sigma, psi, self.last.x)
+            if only is None:
                 return None
-            mixed, along = mixed_or_none, np.zeros(0)
-        self.last["x"] = mixed.mode.x
+            mixed, along = only, np.zeros(0)
+        self.last.x = mixed.mode.x
         return LaplaceState(mixed, mixed.loglik + self.products.constant, along)
 
     def gradient(self, theta: FloatArray, state: LaplaceState) -> FloatArray:
@@ -147,11 +145,7 @@ class LatentObjective(LaidOut):
         information = np.zeros((P, P))
         information[:size, :size] = state.mixed.average_information(self.layout.slopes(theta[:size]))
         if size < P:
-            own = state.mixed.family_information()
-            scale = np.sqrt(np.maximum(np.diag(own), 1e-300))
-            values, vectors = np.linalg.eigh(own / np.outer(scale, scale))
-            kept = (vectors * np.maximum(values, _TINY)) @ vectors.T
-            information[size:, size:] = kept * np.outer(scale, scale)
+            information[size:, size:] = state.mixed.family_information()
         return self.gradient(theta, state), information
 
     def linear(self, theta: FloatArray, free: Any) -> bool:
@@ -162,15 +156,9 @@ class LatentObjective(LaidOut):
         """Return β̂ and its covariance, the curvature at the mode."""
         if not self._estimates_coefficients:
             return state.mixed.blue()
-        information = state.mixed.information_of(self.projection_basis)
+        information = state.mixed.information_of(basis_of(self.products.projection))
         X = self.products.projection
         return X.coefficients(state.along), X.covariance(np.linalg.inv(information))
-
-    @property
-    def projection_basis(self) -> FloatArray:
-        """The basis of X, as an array."""
-        basis = self.products.projection.basis
-        return np.asarray(basis.toarray() if hasattr(basis, "toarray") else basis)
 
     def estimate(self, state: LaplaceState) -> FloatArray:
         """Return β̂ alone."""
@@ -245,7 +233,7 @@ class LatentObjective(LaidOut):
     def _at_zero(self, sigma: list[FloatArray], psi: FloatArray) -> LatentState | None:
         if not self._estimates_coefficients:
             return self.products.laplace(self.y, self.offset, sigma, psi)
-        found = with_coefficients(self.products, self.y, self.offset, sigma, psi, {})
+        found = with_coefficients(self.products, self.y, self.offset, sigma, psi, np.zeros(0), Search())
         return None if found is None else found[0]
 
     def impossible(self) -> str:

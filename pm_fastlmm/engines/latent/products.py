@@ -11,8 +11,9 @@ import scipy.sparse as sp
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.latent.dense_equations import DenseEquations
 from pm_fastlmm.engines.latent.state import LatentState
+from pm_fastlmm.engines.latent.weighted_equations import WeightedEquations
 from pm_fastlmm.engines.records import RowWeights
-from pm_fastlmm.engines.sparse.equations import Equations, SparseBlock
+from pm_fastlmm.engines.sparse.equations import SparseBlock
 from pm_fastlmm.engines.sparse.products import SparseProducts
 from pm_fastlmm.families.family import Family
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection, SparseProjection
@@ -43,12 +44,12 @@ class LatentProducts(SparseProducts):
         return cls(n, own, flat, tuple(blocks), records, family=family)
 
     @cached_property
-    def equations(self) -> Equations:
+    def equations(self) -> WeightedEquations:
         """C, analysed; as an array where it has few unknowns or is not sparse."""
         basis = self.projection.basis if self.flat else sp.csr_array((self.n, 0))
         unknowns = sum(block.Z.shape[1] for block in self.blocks) + basis.shape[1]
         filled = sum(block.Z.nnz for block in self.blocks) > _FILLED * self.n
-        kind = DenseEquations if filled or unknowns <= _FEW else Equations
+        kind = DenseEquations if filled or unknowns <= _FEW else WeightedEquations
         return kind(self.blocks, sp.csr_array(basis), self.records)
 
     @property

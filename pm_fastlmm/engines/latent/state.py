@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.linalg import solve_triangular
 
 from pm_fastlmm.base.arrays import FloatArray
@@ -37,17 +38,13 @@ class LatentState(SparseState):
 
     Attributes
     ----------
+    problem : Problem
+        The response, its family with ψ, and the offset of η.
     mode : Mode
-    psi : array
-        Parameters of the family.
-    offset : (n,) array or 0
-    y : (n,) array
     """
 
+    problem: Problem
     mode: Mode
-    psi: FloatArray
-    offset: Any
-    y: FloatArray
 
     @classmethod
     def laplace(
@@ -62,7 +59,8 @@ class LatentState(SparseState):
         if not inside or any(root is None for root in roots):
             return None
         known = [root for root in roots if root is not None]
-        mode = find_mode(Problem(eq, known, family, y, psi, offset), start)
+        problem = Problem(eq, known, family, y, psi, offset)
+        mode = find_mode(problem, start)
         if mode is None:
             return None
         weights = -mode.derivatives.second
@@ -72,21 +70,38 @@ class LatentState(SparseState):
         loglik = mode.value - 0.5 * logdet + 0.5 * products.fixed * LOG_2PI
         if not math.isfinite(loglik):
             return None
-        white = Whitening(None, weights, 0.0)
+        white = Whitening(sp.csr_array((0, 0)), weights, 0.0)
         response = SparseResponse(np.zeros(0), np.zeros(products.projection.rank))
         noise = np.zeros((0, 0))
         return cls(
             products, response, list(sigma), noise, known, mode.factor, white, mode.x, loglik, math.nan,
-            mode, psi, offset, y,
+            problem, mode,
         )  # fmt: skip
 
     def with_coefficients(self, along: FloatArray) -> Self:
         """Return the same point with coefficients of X, which were a part of the offset, among the unknowns."""
         flat, m = self.products.treated(len(self.products.blocks), flat=True), self.mode
         x = np.concatenate([m.x, along])
-        factor = flat.equations.factorise(self.roots, self.white.coefficients)
         offset = self.offset - flat.projection.along(along)
-        return replace(self, products=flat, factor=factor, first=x, mode=m._replace(x=x, factor=factor), offset=offset)
+        problem = Problem(flat.equations, self.roots, self.problem.family, self.y, self.psi, offset)
+        factor = problem.factorise(self.white.coefficients)
+        mode = m._replace(x=x, factor=factor)
+        return replace(self, products=flat, factor=factor, first=x, problem=problem, mode=mode)
+
+    @property
+    def psi(self) -> FloatArray:
+        """Parameters of the family."""
+        return self.problem.psi
+
+    @property
+    def offset(self) -> Any:
+        """The part of η that is known, (n,)."""
+        return self.problem.offset
+
+    @property
+    def y(self) -> FloatArray:
+        """The response, (n,)."""
+        return self.problem.y
 
     @property
     def solved(self) -> FloatArray:
@@ -116,9 +131,7 @@ class LatentState(SparseState):
     @cached_property
     def _movement(self) -> FloatArray:
         """η_a, (n,)."""
-        eq = self._eq
-        c = self.factor.solve(eq.scaled([root.T for root in self.roots], eq.across(self._cubic)))
-        return eq.along(eq.scaled(self.roots, c))
+        return np.asarray(self.problem.rows @ self.factor.solve(self.problem.columns @ self._cubic))
 
     @cached_property
     def _moved(self) -> FloatArray:
@@ -157,7 +170,8 @@ class LatentState(SparseState):
 
     @cached_property
     def _of_family(self) -> ParameterDerivatives:
-        return self.products.family.in_parameters(self.y, self.eta, self.psi)
+        found: ParameterDerivatives = self.products.family.in_parameters(self.y, self.eta, self.psi)
+        return found
 
     @property
     def family_gradient(self) -> FloatArray:
@@ -168,17 +182,21 @@ class LatentState(SparseState):
         return np.asarray(d.value.sum(axis=1) + 0.5 * (d.second @ self.eta_variances + d.first @ self._movement))
 
     def family_information(self) -> FloatArray:
-        """Return minus the Hessian of log p in ψ with the mode maximised out, by differences of ∂log p/∂ψ."""
+        """
+        Return minus the Hessian of log p in ψ with the mode maximised out, by differences of ∂log p/∂ψ.
+
+        Where that is not definite, far from the estimate, it is the sum of squares of the rows' own slopes.
+        """
         p, family = len(self.psi), self.products.family
         out, d = np.zeros((p, p)), self._of_family
         for i in range(p):
             step = _STEP * max(1.0, abs(self.psi[i]))
             moved = self.psi + step * (np.arange(p) == i)
             out[i] = -(family.in_parameters(self.y, self.eta, moved).value - d.value).sum(axis=1) / step
-        half = self.factor.half(
-            self._eq.scaled([root.T for root in self.roots], self._eq.across(np.ascontiguousarray(d.first.T)))
-        )
-        return (out + out.T) / 2 - half.T @ half
+        half = self.factor.half(self.problem.columns @ np.ascontiguousarray(d.first.T))
+        own = (out + out.T) / 2 - half.T @ half
+        definite = np.diag(own).min(initial=1.0) > 0 and np.linalg.eigvalsh(own).min(initial=1.0) > 0
+        return own if definite else d.value @ d.value.T
 
     def average_information(self, directions: list[tuple[int, FloatArray]]) -> FloatArray:
         """Return that of the working response, ½ q_iᵀPq_j with P = D - DWΛC⁻¹ΛᵀWᵀD and q = V̇g."""
@@ -190,7 +208,7 @@ class LatentState(SparseState):
     def _projected(self, q: FloatArray) -> FloatArray:
         """Return qᵀPq."""
         weighted = self.white.coefficients[:, None] * q
-        half = self.factor.half(self._eq.scaled([root.T for root in self.roots], self._eq.across(weighted)))
+        half = self.factor.half(self.problem.columns @ weighted)
         return np.asarray(q.T @ weighted - half.T @ half)
 
     def information_of(self, X: FloatArray) -> FloatArray:

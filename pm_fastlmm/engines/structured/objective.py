@@ -321,7 +321,7 @@ class StructuredObjective(LaidOut):
         state = self.state(theta)
         if state is None or not rises(noise, state.scored.gradient.noise, self._least):
             return ""
-        if self.layout.noise.size > 1:
+        if len(noise) > 1:
             return (
                 "a variance of the residuals, or of a combination of them, goes to 0 and the likelihood still rises "
                 "towards that, so that there is no estimate: groups or traits have too few rows for variances of their "

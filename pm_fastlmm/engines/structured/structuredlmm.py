@@ -298,7 +298,7 @@ def _spectrum(theta: Theta, products: TermProducts, projection: AnyProjection) -
     are many; a known K costs the cube of its order in each evaluation unless it is diagonalised once.
     """
     block, weights = products.blocks[0], products.weights
-    several = block.width > 1 or theta.noise.size > 1
+    several = block.width > 1 or products.records.width > 1
     if several or theta.names != (theta.names[0], RESIDUAL) or len(theta.blocks[0].parameters) != 1:
         return None
     n, q = block.Z.shape

@@ -1,0 +1,58 @@
+"""Log-likelihoods and estimates of lme4, glmmTMB and ordinal."""
+
+import numpy as np
+import pytest
+
+import pm_fastlmm as flmm
+from pm_fastlmm.aireml.iteration import Tolerances
+from pm_fastlmm.fitting.estimate import Options, estimate
+from tests.engines.latent.reference import CASES, node_of, theta_of
+
+_FITTED = [name for name in CASES]
+
+
+def fitted(name: str, method: str) -> flmm.results.VarianceFit:
+    node = node_of(name)
+    options = Options(method, None, (), None, Tolerances(), 100, False, 0)
+    return estimate(node.likelihood(node.constants(), method), None, node, options)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_log_likelihood_at_points_is_that_of_glmmTMB_and_clmm(name):
+    node = node_of(name)
+    given = node.products.treated(len(node.terms), flat=False)
+    for point in CASES[name]["points"]:
+        theta = theta_of(point)
+        sigma, _ = node.layout.numbers(theta[: node.layout.size])
+        offset = node.constants().mu + node.projection.X @ np.asarray(point["beta"])
+        state = given.laplace(node.rows(), offset, sigma, theta[node.layout.size :])
+        expected = point.get("laplace_glmmTMB", point.get("laplace_clmm"))
+        assert abs(state.loglik - expected) < 2e-6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_restricted_log_likelihood_at_points_is_that_of_glmmTMB(name):
+    node = node_of(name)
+    objective = node.likelihood(node.constants())
+    for point in CASES[name]["points"]:
+        assert abs(objective.log_likelihood(theta_of(point)) - point["laplace_reml"]) < 2e-6
+
+
+@pytest.mark.parametrize("name", _FITTED)
+def test_maximum_likelihood_estimates_are_theirs(name):
+    case = CASES[name]
+    fit = fitted(name, "ML")
+    peer = case.get("glmmTMB") or case["clmm"]
+    assert fit.converged
+    assert abs(fit.loglik - peer["loglik"]) < 1e-5
+    np.testing.assert_allclose(fit.blue, peer["beta"], rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in _FITTED if "glmmTMB_REML" in CASES[name]])
+def test_restricted_estimates_are_those_of_glmmTMB(name):
+    peer = CASES[name]["glmmTMB_REML"]
+    fit = fitted(name, "REML")
+    assert fit.converged
+    assert abs(fit.loglik - peer["loglik"]) < 1e-5
+    np.testing.assert_allclose(fit.blue, peer["beta"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(fit.theta, theta_of(peer | {"thresholds": None}), rtol=2e-4)
