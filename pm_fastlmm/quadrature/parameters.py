@@ -105,7 +105,7 @@ class LaplaceLikelihood:
         """
         state = self.objective.state(theta)
         if state is None:  # where the search for the mode began far from it
-            self.objective.last.clear()
+            self.objective.last.x = None
             state = self.objective.state(theta)
         self.evaluations += 1
         self.tell(self.evaluations, "")
