@@ -149,7 +149,7 @@ class InterpolatedLikelihood:
 
     def __call__(self, theta: FloatArray) -> tuple[float, FloatArray]:
         """Return ℓ(θ) and its gradient; -inf and 0 where V is not positive definite."""
-        found = None if self.smooth is None else self.smooth(theta)
+        found: tuple[float, FloatArray] | None = None if self.smooth is None else self.smooth(theta)
         if found is not None:
             return found
         state = None if self.guarded and self.smooth is not None else self.objective.state(theta)
