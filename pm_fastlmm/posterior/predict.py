@@ -112,8 +112,8 @@ def predict(
     """
     Add posterior predictive draws: of new observations, or of the training ones when no new rows are given.
 
-    For each draw of the variances one draw of f = Xβ + u (β and u as `recover_effects` draws them) and one of y = f + e.
-    In sample there are three kinds of replicates; plain draws of a node with flat β are none of them.
+    For each draw of the variances one draw of f = Xβ + u, β and u as `recover_effects` draws them, and one of
+    y = f + e. In sample there are three kinds of replicates; plain draws of a node with flat β are none of them.
 
     * ``effects="given"``: the same individuals measured again, y_rep = Xβ + u + e with the u of y. They check the
       residuals, and follow y closely where K explains much of it.

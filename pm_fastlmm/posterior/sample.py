@@ -49,7 +49,7 @@ def sample(
     **kwargs: Any,
 ) -> xr.DataTree:
     r"""
-    Sample a model with a linear mixed model node, such as a FastLMM, StructuredLMM or LatentLMM, by NUTS seeded by REML.
+    Sample a model with a mixed model node, such as a FastLMM, StructuredLMM or LatentLMM, by NUTS seeded by REML.
 
     REML gives the start. The posterior covariance of the variables that reach the node (on PyMC's unconstrained scale)
     is computed by quadrature around it and given to NUTS, so that the warm-up is short. All other variables keep PyMC's
@@ -103,10 +103,10 @@ def sample(
         As from `pymc.sample`. A FastLMM node adds `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve`
         to the posterior; a LengthscaleLMM node `{name}_lengthscale` and the same without `_pve`; a StructuredLMM node
         `{name}_variance` and `{name}_share` of each term and the residual; a LatentLMM node `{name}_variance` that
-        each term gives η; all `{name}_beta`, one draw for each of
-        the variances; unless the model has variables of these names. Of an interpolated likelihood the attributes of
-        the posterior have `{name}_loglik_error`, the largest at four draws, where it is evaluated itself;
-        `_loglik_draws_outside`, which were evaluated exactly; `_loglik_nodes` and `_loglik_evaluations`.
+        each term gives η; all `{name}_beta`, one draw for each of the variances; unless the model has variables of
+        these names. Of an interpolated likelihood the attributes of the posterior have `{name}_loglik_error`, the
+        largest at four draws, where it is evaluated itself; `_loglik_draws_outside`, which were evaluated exactly;
+        `_loglik_nodes` and `_loglik_evaluations`.
 
     Raises
     ------
