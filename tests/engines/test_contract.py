@@ -23,7 +23,17 @@ from pm_fastlmm.engines.labels import derived
 from pm_fastlmm.engines.protocol import ENGINES
 
 DRAWS = 1000
-SAMPLED = ("latent", "spectral", "structured", "matrix", "lengthscale", "dense", "fourier", "toy, Gaussian", "toy, counts")
+SAMPLED = (
+    "latent",
+    "spectral",
+    "structured",
+    "matrix",
+    "lengthscale",
+    "dense",
+    "fourier",
+    "toy, Gaussian",
+    "toy, counts",
+)
 KINDS = ("given", "new", "population")
 DENSE = [case for case in CASES if case.V is not None]  # the others have tests of what they draw in their own places
 TOYS = [WeightedNode, CountsNode]
