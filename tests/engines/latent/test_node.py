@@ -158,7 +158,7 @@ def test_draws_of_observations_given_the_others():
         assert abs(group["y"].to_numpy()[0, :, i].mean() - expected) < 5 * np.sqrt(variance / 4000)
 
 
-@pytest.mark.parametrize("level, sd, worst, total", [(4.0, 0.6, 0.05, 0.03), (6.0, 0.6, 0.02, 0.005)])
+@pytest.mark.parametrize(("level", "sd", "worst", "total"), [(4.0, 0.6, 0.05, 0.03), (6.0, 0.6, 0.02, 0.005)])
 def test_counts_have_nearly_the_exact_density_given_the_others(level, sd, worst, total):
     """Nearer the larger they are: what is left of an error is that of the normal approximation without one count."""
     rng = np.random.default_rng(2)
@@ -194,6 +194,15 @@ def test_an_observation_that_alone_determines_a_coefficient_is_named():
     for verb in (flmm.pointwise_log_likelihood, lambda idata, **o: flmm.predict(idata, effects="left_out", **o)):
         with pytest.raises(ValueError, match=r"observations 5 of y alone determine a fixed effect"):
             verb(draws_of(2, v=0.5), model=model)
+
+
+def test_terms_without_fixed_effects_are_predicted_of_a_normal_response_too():
+    with pm.Model() as model:
+        v = pm.HalfNormal("v")
+        term = flmm.Term(GROUP, cov.scalar(v), name="g")
+        flmm.StructuredLMM("y", terms=[term, flmm.Term(DAY, cov.scalar(v), name="d")], sigma2_e=1.0, observed=X[:, 1])
+    found = flmm.predict(draws_of(3, v=0.5), model=model, random_seed=1).posterior_predictive
+    assert found["y_mean"].shape == (1, 3, N)
 
 
 # ---------------------------------------------------------------- the order of draws
