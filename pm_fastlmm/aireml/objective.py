@@ -53,6 +53,10 @@ class Observed(NamedTuple):
             )
 
 
+class NoEstimate(ValueError):
+    """The likelihood has no maximum whatever the variances are, as where fixed effects go to infinity."""
+
+
 class Evaluated(NamedTuple):
     """θ and the log-likelihood there, of an objective that keeps no factorisation."""
 

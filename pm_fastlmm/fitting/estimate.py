@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pm_fastlmm.aireml.cone import SINGULAR, all_semidefinite, errors, smallest_eigenvalue
 from pm_fastlmm.aireml.iteration import Iteration, Tolerances, Trace, maximise
-from pm_fastlmm.aireml.objective import Objective, typical
+from pm_fastlmm.aireml.objective import NoEstimate, Objective, typical
 from pm_fastlmm.aireml.ridge import without_maximum
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
@@ -53,7 +53,10 @@ def estimate(objective: Objective, link: Any, node: Any, options: Options, sourc
         If y has no estimate, or `start`, `fixed` or `bounds` name what is no parameter or exclude all values.
     """
     with activity(f"{objective.method}: finding a start", show=options.progressbar):
-        objective, theta = _prepared(objective, options.start, options.fixed, options.bounds)
+        try:
+            objective, theta = _prepared(objective, options.start, options.fixed, options.bounds)
+        except NoEstimate as error:
+            return _without_estimate(objective, node, str(error), source)
     with _reporting(objective, options.progressbar, options.verbose) as report:
         trace = _highest(objective, theta, options, report)
     last = trace.iterations[-1]
@@ -83,6 +86,21 @@ def estimate(objective: Objective, link: Any, node: Any, options: Options, sourc
         prior_mean=b,
         source=source,
     )
+
+
+def _without_estimate(objective: Objective, node: Any, message: str, source: Source | None) -> VarianceFit:
+    """Return a fit that failed, of numbers that are not there."""
+    P, r = len(objective.names), len(objective.coef)
+    theta, matrix, names = np.full(P, np.nan), np.full((P, P), np.nan), _index(objective.names)
+    blue = np.full(r, np.nan), np.full((r, r), np.nan)
+    only = Iteration(theta, np.nan, theta, matrix, blue[0], np.nan, theta, theta)
+    mu, b, _ = node.constants()
+    kind = LaplaceFit if objective.laplace else VarianceFit
+    return kind(
+        pd.Series(theta, names.view(), name="theta"), {}, np.nan, pd.Series(theta, names.view(), name="score"),
+        pd.DataFrame(matrix, names.view(), names.view()), *blue, (), False, message, Trace([only], blue),
+        objective.method, objective.coef, objective, node, mu, b, source,
+    )  # fmt: skip
 
 
 def _highest(

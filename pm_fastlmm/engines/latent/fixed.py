@@ -8,8 +8,8 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.latent.state import LatentState
 
-_CONVERGED = 1e-15  # Newton decrement, beside the size of the log-likelihood, at which β̂ is at its rounding
-_FAR, _LOOSE = 0.02, 1e-9  # share of θ that was moved above which the search ends earlier, and where
+_CONVERGED = 1e-14  # Newton decrement, beside the size of the log-likelihood, at which β̂ is at its rounding
+_FAR, _LOOSE = 0.02, 1e-7  # share of θ that was moved above which the search ends earlier, and where
 _SURE = 1e-4  # decrement below which a full step is taken, whose gain may be less than the rounding of log p̃
 _ITERATIONS, _HALVINGS = 60, 25
 

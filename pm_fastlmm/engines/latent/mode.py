@@ -21,7 +21,9 @@ from pm_fastlmm.families.family import Derivatives, Family
 from pm_fastlmm.sparse.cholesky import NotPositiveDefinite
 
 _NEAR = 1e-8  # Newton decrement after which one more step ends at the rounding of the mode
-_THERE = 1e-18  # at which x is there already
+_STILL = 1e-2  # of a step of η
+_DRIFT, _PATIENCE = (1e-3, 0.3), 8  # decrement below which steps of η this long bring nothing, and how many of them
+_THERE = 1e-18  # decrement at which x is there already
 _SURE = 1e-3  # below which a full step is taken, whose gain may be less than the rounding of f
 _ITERATIONS, _HALVINGS = 200, 30
 _FLAT = 1e-10  # weight of a row, beside the mean, that stands for one that is not positive while the mode is far
@@ -108,7 +110,7 @@ def find_mode(problem: Problem, start: FloatArray | None = None) -> Mode | None:
     here = problem.at(_first(problem) if start is None else start)
     if start is not None and not math.isfinite(here.value):
         return find_mode(problem)
-    near = False
+    near, drifting = False, 0
     for _ in range(_ITERATIONS):
         first, weights = here.derivatives.first, -here.derivatives.second
         if not (math.isfinite(here.value) and _finite(first, weights)):
@@ -121,14 +123,20 @@ def find_mode(problem: Problem, start: FloatArray | None = None) -> Mode | None:
         slope = problem.columns @ first - here.penalty
         step = factor.solve(slope)
         decrement = float(step @ slope)
-        if exact and decrement <= _THERE * max(1.0, abs(here.value)):
+        walked = float(np.abs(problem.rows @ step).max(initial=0.0))
+        # under separation f gains next to nothing while η walks on
+        drifting = drifting + 1 if decrement < _DRIFT[0] and walked > _DRIFT[1] else 0
+        if drifting > _PATIENCE:
+            return None
+        standing = walked < _STILL
+        if exact and standing and decrement <= _THERE * max(1.0, abs(here.value)):
             return Mode(here.x, here.eta, here.derivatives, factor, here.value)
         moved = _moved(problem, here, step, decrement)
         if moved is None:  # no step raises f by more than its rounding
-            done = exact and decrement <= 1e-6 * max(1.0, abs(here.value))
+            done = exact and standing and decrement <= 1e-6 * max(1.0, abs(here.value))
             return Mode(here.x, here.eta, here.derivatives, factor, here.value) if done else None
         here, length = moved
-        near = exact and length == 1.0 and decrement < _NEAR
+        near = exact and standing and length == 1.0 and decrement < _NEAR
     return None
 
 

@@ -5,19 +5,24 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.optimize import nnls
 
+from pm_fastlmm.aireml.objective import NoEstimate
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.choices import Method
+from pm_fastlmm.base.display import listed
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.laid_out import LaidOut
 from pm_fastlmm.engines.latent.fixed import Search, basis_of, with_coefficients
 from pm_fastlmm.engines.latent.products import LatentProducts
 from pm_fastlmm.engines.latent.state import LatentState
 from pm_fastlmm.engines.starting import starting_values
+from pm_fastlmm.families.separation import separated
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _LEAST = 0.02  # of the variance that the working residuals of an observation have: where no variance is seen
+_FAR = 400.0  # a variance of η, 20 units of log odds or logarithms on either side
 _COLUMNS = 50  # of a level that have variances of their own at the start
 
 _NONE, _NO_PRIOR = np.zeros(0), np.zeros((0, 0))
@@ -198,8 +203,8 @@ class LatentObjective(LaidOut):
 
         Raises
         ------
-        ValueError
-            If there is no mode without random effects.
+        NoEstimate
+            If there is no mode without random effects, as under separation.
         """
         layout, family = self.layout, self.products.family
         psi = np.asarray(family.start(self.y)[1], dtype=float)
@@ -208,7 +213,7 @@ class LatentObjective(LaidOut):
         none = [np.zeros((b.width, b.width)) for b in blocks] + ([self.prior] if self.prior.size else [])
         at = self._at_zero(none, psi)
         if at is None:
-            raise ValueError(self.impossible() or "the likelihood has no mode without random effects.")
+            raise NoEstimate(self.impossible())
         directions, owners = [], []
         for k, block in enumerate(blocks):
             own = range(block.width) if block.width <= _COLUMNS else [None]
@@ -237,7 +242,25 @@ class LatentObjective(LaidOut):
         return None if found is None else found[0]
 
     def impossible(self) -> str:
-        """Return why there is no estimate whatever the variances are, nothing where there is one."""
+        """Return why there is no mode without random effects."""
+        found = ""
+        if self.coef:
+            X = self.projection.X
+            family = self.products.family
+            found = separated(family, self.y, X.toarray() if sp.issparse(X) else np.asarray(X), self.coef)
+        return found or (
+            "the approximation has no mode without random effects: check whether the offset is finite and the response "
+            "varies"
+        )
+
+    def unbounded(self, theta: FloatArray, score: FloatArray) -> str:
+        """Return what it means that a variance of η has left all bounds of what responses can show."""
+        if far := [name for name, value in self.latent_variances(theta).items() if value > _FAR]:
+            return (
+                f"the variance of {listed(far)} on the scale of η has no finite estimate: the responses within a level "
+                "are so much alike that effects go to infinity (separation by the random effects). Give the standard "
+                "deviation a prior and sample, fix the variance with fixed=, or leave the term out"
+            )
         return ""
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
