@@ -109,6 +109,9 @@ class InterpolatedLikelihood:
         ratios = Ratios(unit, df, np.ones(len(unit)), 1.0, likelihood.residual_variance())
         return ratios, likelihood, Region.about(*ratios.estimate(theta, information), likelihood.smallest)
 
+    def _state(self, theta: FloatArray) -> Any:
+        return self.objective.state(theta)
+
     def _compiled(self, interpolated: Interpolated) -> Any:
         return OverTheta.of(interpolated)
 
@@ -152,7 +155,7 @@ class InterpolatedLikelihood:
         found: tuple[float, FloatArray] | None = None if self.smooth is None else self.smooth(theta)
         if found is not None:
             return found
-        state = None if self.guarded and self.smooth is not None else self.objective.state(theta)
+        state = None if self.guarded and self.smooth is not None else self._state(theta)
         if state is None:
             return -math.inf, np.zeros_like(theta)
         return float(state.loglik), self.objective.gradient(theta, state)
@@ -191,7 +194,8 @@ class InterpolatedLikelihood:
         for row in theta:
             found = None if self.smooth is None else self.smooth(row)
             if found is not None:
-                errors.append(abs(found[0] - self.objective.log_likelihood(row)))
+                state = self._state(row)
+                errors.append(math.inf if state is None else abs(found[0] - state.loglik))
         return float(np.max(errors))
 
 

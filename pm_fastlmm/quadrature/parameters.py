@@ -103,10 +103,7 @@ class LaplaceLikelihood:
         NotInterpolated
             If there is no mode.
         """
-        state = self.objective.state(theta)
-        if state is None:  # where the search for the mode began far from it
-            self.objective.last.x = None
-            state = self.objective.state(theta)
+        state = state_of(self.objective, theta)
         self.evaluations += 1
         self.tell(self.evaluations, "")
         if state is None:
@@ -114,6 +111,15 @@ class LaplaceLikelihood:
                 f"there is no mode at {self.objective.described(theta)}, which the data do not exclude."
             )
         return Pieces(np.asarray(state.loglik), np.zeros(()))
+
+    @property
+    def may_be_0(self) -> Any:
+        """Which parameters may be 0, (d,): variances, and a dispersion whose family has a limit there."""
+        out = np.array(self.objective.variances)
+        for k in np.flatnonzero(~out):
+            theta = np.where(np.arange(len(out)) == k, 0.0, self.estimate)
+            out[k] = state_of(self.objective, theta) is not None
+        return out
 
     def smallest(self, k: int, value: float) -> float:
         """
@@ -132,6 +138,12 @@ class LaplaceLikelihood:
         seen = float(state.leverage().sum()) - objective.projection.rank
         whole = float(state.white.coefficients.sum()) * sum(objective.latent_variances(theta).values())
         return value / (whole / seen - 1) if 0 < seen < whole else np.inf
+
+
+def state_of(objective: Any, theta: FloatArray) -> Any:
+    """Return the approximation, its mode sought from the data: the last one may be too far away to start from."""
+    objective.last.x = None
+    return objective.state(theta)
 
 
 def require_parameters(objective: Objective) -> None:

@@ -40,14 +40,17 @@ class Region:
     kappa: FloatArray
 
     @classmethod
-    def about(cls, r: FloatArray, cov: FloatArray, smallest: Callable[[int, float], float]) -> Self:
+    def about(
+        cls, r: FloatArray, cov: FloatArray, smallest: Callable[[int, float], float], may_be_0: Any = True
+    ) -> Self:
         """
         Return ± 8 standard errors about an estimate with its covariance.
 
-        `smallest` gives 1/λ of a term, as it is seen at a small ratio.
+        `smallest` gives 1/λ of a term, as it is seen at a small ratio; `may_be_0` says of which r there is a likelihood
+        at 0.
         """
         d, se = len(r), np.sqrt(np.diag(cov))
-        near = r < _NEAR * se
+        near = (r < _NEAR * se) & may_be_0
         if not near.any():
             values, vectors = np.linalg.eigh(cov / np.outer(r, r))
             ends = np.full(d, _REACH)
