@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,13 +21,13 @@ from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.labels import labelled
 from pm_fastlmm.engines.latent.at_theta import LatentAtTheta
-from pm_fastlmm.engines.latent.cavity import GivenOthers
 from pm_fastlmm.engines.latent.fixed import Search
 from pm_fastlmm.engines.latent.latentlmm import LatentRV, carried_by
+from pm_fastlmm.engines.latent.leave_out import LeftOut, leave_groups_out, leave_one_out
 from pm_fastlmm.engines.latent.objective import LatentObjective
 from pm_fastlmm.engines.latent.order import along_a_line
 from pm_fastlmm.engines.latent.state import LatentState
-from pm_fastlmm.engines.precisions import EachGivenOthers, Precisions
+from pm_fastlmm.engines.precisions import GivenOthers, Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.engines.random_variable import Treatment
@@ -36,6 +37,7 @@ from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.engines.structured.products import independent
 from pm_fastlmm.engines.structured.structuredlmm import aligned_rows, checked_terms
 from pm_fastlmm.families.family import Family
+from pm_fastlmm.kernel.effects.left_out import Groups
 
 _ITERATIONS = 30  # towards where a sampler starts
 
@@ -193,11 +195,17 @@ class LatentNode(StructuredNode):
         (theta,) = draws.evaluate(self.estimated())
         return np.broadcast_to(theta[..., self.layout.size :], (*draws.shape, len(self.family.parameters)))
 
-    def given_others(self, draws: Draws) -> EachGivenOthers:
-        """Return what the others say of each observation at each draw: Laplace's approximation without its part."""
+    def given_others(self, draws: Draws, groups: Groups | None) -> Iterator[GivenOthers]:
+        """Return what the others say of each observation, or group, at each draw, by `leave_out`."""
         products: Any = self.products
-        each = ((at, GivenOthers.of(state), state.loglik + products.constant) for at, state in self._states(draws))
-        return EachGivenOthers(self.flat_basis(), each)
+        for at, state in self._states(draws):
+            if groups is None:
+                left = leave_one_out(state, None)
+                density, mean = left.log_density, left.moments()[0]
+            else:
+                left = leave_groups_out(state, None, groups, [True] * len(groups.labels))
+                density, mean = np.asarray(left.joint), np.empty(0)
+            yield GivenOthers(at, density, mean, partial(_drawn, left), state.loglik + products.constant)
 
     def family_of_rows(self, rows: NewTermRows) -> Family:
         """Return the family of new rows, whose trials are those of their table, or one each."""
@@ -288,6 +296,12 @@ class LatentNode(StructuredNode):
         _, _, mu, b, B, theta, psi = rv.owner.inputs
         common = (rv.name, rv, op.treatment, mu, b, observed_data(model, rv), op.projection, op.ids)
         return cls(*common, op.terms, op.theta, theta, op.products, B, op.design, None, None, psi)
+
+
+def _drawn(left: LeftOut, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Draw each η_i and y_i given the others."""
+    eta = left.mean + np.sqrt(left.variance) * rng.standard_normal(len(left.mean))
+    return eta, left.family.draw(eta, left.psi, rng)
 
 
 def _held(objective: LatentObjective, constants: FloatArray, fixed: Any) -> LatentObjective:

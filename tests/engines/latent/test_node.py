@@ -10,7 +10,7 @@ import xarray as xr
 
 import pm_fastlmm as flmm
 from engines.contract import CASES, CHAINED, DAY, GROUP, X_NEW, M, N, X, counted_laplace, shares_laplace
-from engines.latent.oracle import exact_by_group, poisson_counts
+from engines.latent.oracle import Laplace, exact_by_group, poisson_counts
 from engines.test_contract import assert_moments
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.engines.draws import Draws
@@ -179,10 +179,17 @@ def test_counts_have_nearly_the_exact_density_given_the_others(level, sd, worst,
     assert abs(found.sum() - truth.sum()) < total
 
 
-def test_groups_are_left_out_at_the_estimate_alone():
+def test_groups_given_the_others_are_ratios_of_approximations():
     case = OF["latent"]
-    with pytest.raises(ValueError, match=r"y is a LatentLMM, .*leave groups= out.*loo\(groups="):
-        flmm.pointwise_log_likelihood(case.draws(2), groups=GROUP, model=case.model, progressbar=False)
+    idata = flmm.pointwise_log_likelihood(case.draws(2), groups=GROUP, model=case.model, progressbar=False)
+    found, whole = idata.log_likelihood["y_by_group"].to_numpy()[0, 1], TRUTH["latent"]
+    assert found.shape == (5,)
+    for j in range(5):
+        kept = j != GROUP
+        without = Laplace(whole.y[kept], X[kept], whole.Z[kept], whole.G, poisson_counts)
+        assert found[j] == pytest.approx(whole.loglik - without.loglik, abs=1e-8)
+    total = idata.log_likelihood["y_by_group"].sum("group") + idata.log_likelihood["y_remainder"]
+    np.testing.assert_allclose(total, whole.loglik, rtol=1e-9)
 
 
 def test_an_observation_that_alone_determines_a_coefficient_is_named():
