@@ -126,6 +126,10 @@ class LMMNode(PartOfModel, Described, ABC):
         """Draw β and the random effects given y at each posterior draw; by what follows the name of the node."""
         raise self.refused()
 
+    def recover_by_importance(self, draws: Draws, rng: np.random.Generator) -> dict[str, xr.DataArray]:
+        """Draw the same with importance weights that correct an approximation, where the node has one."""
+        raise ValueError(f"{self.name} is a {self.called}, whose effects are drawn exactly: leave by='importance' out.")
+
     def coefficients(self, draws: Draws, rng: np.random.Generator) -> FloatArray | None:
         """Draw β (chain, draw, …, r) under a flat prior where that takes no longer than sampling; None elsewhere."""
         return None

@@ -118,9 +118,7 @@ def test_draws_before_the_data_have_a_beta_of_its_prior():
 
 
 def test_draws_before_the_data_under_a_flat_prior_say_what_to_give():
-    with pytest.raises(
-        ValueError, match=r"flat prior, under which a response.*beta_cov=, or coefficients of"
-    ):
+    with pytest.raises(ValueError, match=r"flat prior, under which a response.*beta_cov=, or coefficients of"):
         pm.draw(build()["y"], random_seed=1)
 
 
