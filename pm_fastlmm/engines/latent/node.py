@@ -28,7 +28,7 @@ from pm_fastlmm.engines.latent.independent import Independent
 from pm_fastlmm.engines.latent.latentlmm import LatentRV, carried_by
 from pm_fastlmm.engines.latent.leave_out import LeftOut, leave_groups_out, leave_one_out
 from pm_fastlmm.engines.latent.objective import LatentObjective
-from pm_fastlmm.engines.latent.order import along_a_line
+from pm_fastlmm.engines.latent.order import ahead, along_a_line
 from pm_fastlmm.engines.latent.resampling import resampled
 from pm_fastlmm.engines.latent.state import LatentState
 from pm_fastlmm.engines.precisions import GivenOthers, Precisions
@@ -268,6 +268,7 @@ class LatentNode(StructuredNode):
         theta, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
         theta = np.broadcast_to(theta, (*draws.shape, theta.shape[-1]))
         size, last = self.layout.size, None
+        modes: list[tuple[FloatArray, FloatArray]] = []
         products: Any = self.products
         for at in along_a_line(theta):
             values, _ = self.layout.numbers(theta[at][:size])
@@ -276,12 +277,14 @@ class LatentNode(StructuredNode):
             if last is None or not all(map(np.array_equal, own, last)):
                 sigma = [*values, B[at]] if B[at].size else values
                 response = self.rows(), own[1], sigma, theta[at][size:]
-                state, last = products.near(*response) or products.laplace(*response), own
+                state = products.laplace(*response, ahead(theta[at], modes)) or products.laplace(*response)
+                last = own
             if state is None:
                 raise ValueError(
                     f"the likelihood of {self.name} has no mode at draw {at}, where its parameters are {theta[at]}: a "
                     "prior without mass there avoids that."
                 )
+            modes = [*modes[-1:], (theta[at], state.mode.x)]
             yield at, state
 
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
