@@ -1,5 +1,5 @@
 # Generalised linear mixed models by lme4, glmmTMB and ordinal (Debian r-cran-lme4, r-cran-glmmtmb, r-cran-ordinal,
-# r-cran-mlmrev, r-cran-jsonlite), and by quadrature written out here.
+# r-cran-mlmrev, r-cran-ape, r-cran-jsonlite), and by quadrature written out here.
 # usage: Rscript make_glmm.R OUTDIR; writes glmm.json and the tables, prints the times of glmer and glmmTMB
 #
 # Every number is log p(y | parameters) with all its constants. Each Laplace value of a peer that claims to be one is held
@@ -198,6 +198,40 @@ ordinal_case <- function(link) {
   row
 }
 
+# a tree: u ~ N(0, sd^2 A) of the tips as Lv, A = LL', by glmmTMB with one standard deviation for all v
+tree_case <- function() {
+  cat("tree_logit\n"); set.seed(60); n <- 60
+  tree <- ape::rcoal(n); tree$edge.length <- tree$edge.length / max(ape::node.depth.edgelength(tree))
+  tree$edge.length <- round(tree$edge.length, 6); ape::write.tree(tree, file.path(out, "glmm_tree.nwk"))
+  u <- c(crossprod(chol(ape::vcv(tree)), rnorm(n))); d <- data.frame(species = tree$tip.label, x = round(rnorm(n), 4), trials = 10L)
+  d$y <- rbinom(n, d$trials, plogis(-0.5 + 0.5 * d$x + u))
+  write.csv(d, file.path(out, "glmm_tree.csv"), row.names = FALSE, quote = FALSE)
+  tree <- ape::read.tree(file.path(out, "glmm_tree.nwk")); A <- ape::vcv(tree)[d$species, d$species]; d$L <- t(chol(A)); d$all <- factor(1)
+  fits <- lapply(c(FALSE, TRUE), function(REML) glmmTMB(cbind(y, trials - y) ~ x + diag(0 + L | all), d, family = binomial, REML = REML,
+    start = list(theta = numeric(n)), map = list(theta = factor(rep(1, n)))))
+  row <- list(name = unbox("tree_logit"), data = unbox("glmm_tree.csv"), tree = unbox("glmm_tree.nwk"),
+    formula = unbox("cbind(y, trials - y) ~ x + species, of covariance sd^2 A"), family = unbox("binomial"), link = unbox("logit"),
+    groups = "species", effects = list("(Intercept)"), coef = c("(Intercept)", "x"))
+  for (j in 1:2) {
+    o <- fits[[j]]$obj; par <- fits[[j]]$fit$par
+    for (step in 1:4) par <- par - c(solve(optimHess(par, o$fn, o$gr), c(o$gr(par))))
+    sdr <- TMB::sdreport(o, par); from <- summary(sdr, if (j == 1) "fixed" else "random"); b <- rownames(from) == "beta"
+    row[[c("glmmTMB", "glmmTMB_REML")[j]]] <- list(loglik = unbox(-o$fn(par)), beta = unname(from[b, 1]), se = unname(from[b, 2]),
+      covariances = list(matrix(exp(2 * par[["theta"]]))), theta_se = unname(summary(sdr, "fixed")["theta", 2]), gradient = unbox(max(abs(o$gr(par)))))
+  }
+  X <- cbind(1, d$x); ld <- function(eta) density[["binomial logit"]](d$y, eta, NULL, d$trials); Q <- solve(A); logdet <- as.numeric(determinant(Q)$modulus)
+  best <- row$glmmTMB
+  row$points <- lapply(list(list(1, 0), list(0.6, 0.5), list(1.6, -1)), function(point) {
+    sd <- round(sqrt(best$covariances[[1]][1]) * point[[1]], 6); beta <- round(best$beta + point[[2]] * best$se, 6); P <- Q / sd^2
+    r <- list(covariances = list(matrix(sd^2)), beta = beta, laplace_glmmTMB = unbox(-c(fits[[1]]$obj$fn(c(beta, log(sd))))),
+              laplace_reml = unbox(-c(fits[[2]]$obj$fn(log(sd)))))
+    same("tree", r$laplace_glmmTMB, laplace(ld, c(X %*% beta), diag(n), P, logdet - 2 * n * log(sd)), 1e-6)
+    same("tree, REML", r$laplace_reml, laplace(ld, numeric(n), cbind(X, diag(n)), as.matrix(Matrix::bdiag(matrix(0, 2, 2), P)), logdet - 2 * n * log(sd)), 1e-6)
+    r
+  })
+  row
+}
+
 set.seed(18)
 gamma_data <- data.frame(group = factor(rep(1:30, each = 6)), x = round(rnorm(180), 3))
 gamma_data$y <- signif(rgamma(180, shape = 2.5, rate = 2.5 / exp(1 + 0.5 * gamma_data$x + rnorm(30, 0, 0.6)[gamma_data$group])), 5)
@@ -225,6 +259,6 @@ cases <- list(
   case("salamanders_poisson_offset", "salamanders.csv", sal, count ~ mined + cover + offset(0.3 * DOP) + (1 | site), "poisson", "log"),
   case("salamanders_nbinom2", "salamanders.csv", sal, count ~ spp + mined + (1 | site), "nbinom2", "log"),
   case("gamma_log", "gamma.csv", gam, y ~ x + (1 | group), "gamma", "log"),
-  ordinal_case("logit"), ordinal_case("probit"))
+  ordinal_case("logit"), ordinal_case("probit"), tree_case())
 software <- lapply(c(lme4 = "lme4", glmmTMB = "glmmTMB", ordinal = "ordinal"), function(p) unbox(as.character(packageVersion(p))))
 write_json(list(software = software, cases = cases), file.path(out, "glmm.json"), digits = NA, null = "null", pretty = FALSE)
