@@ -27,6 +27,11 @@ class _Successes(Family):
         return LINKS[self.link]
 
     @property
+    def link_variance(self) -> float:
+        """π²/3, 1 or π²/6."""
+        return self.of_link.variance
+
+    @property
     @abstractmethod
     def tried(self) -> Any:
         """m, a number or (n,)."""
@@ -84,7 +89,7 @@ class Bernoulli(_Successes):
     >>> from pm_fastlmm.families.bernoulli import Bernoulli
     >>> family, none = Bernoulli("probit"), np.zeros(0)
     >>> family.derivatives(np.array([0.0, 1.0]), np.array([40.0, 40.0]), none).first
-    array([-40.02496883,   0.        ])
+    array([-40.02496885,   0.        ])
     """
 
     link: str = "logit"
@@ -99,6 +104,14 @@ class Bernoulli(_Successes):
     def log_choose(self, y: FloatArray) -> float:
         """Return 0."""
         return 0.0
+
+    def derivatives(self, y: FloatArray, eta: FloatArray, psi: FloatArray) -> Derivatives:
+        """Return log p and its derivatives in η."""
+        if not self.of_link.symmetric:
+            return _Successes.derivatives(self, y, eta, psi)
+        sign = 2 * y - 1
+        value, first, second, third = self.of_link.below(sign * eta)
+        return Derivatives(value, sign * first, second, sign * third)
 
     def read(self, y: Any) -> FloatArray:
         """

@@ -8,7 +8,7 @@ from scipy.special import expit, gammaln
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.families.family import Derivatives, Family, ParameterDerivatives, in_support
-from pm_fastlmm.families.stirling import log_ratio, log_ratio_slope, rising
+from pm_fastlmm.families.stirling import log_ratio, log_ratio_slope, rising, rising_slope
 
 _LARGE = 1e15  # floats from here on hold no single counts
 _ALIKE = 0.1  # of a dispersion, where the moments of the data give less
@@ -113,8 +113,9 @@ class NegativeBinomial(_Counts):
         mu = np.exp(eta)
         log = np.logaddexp(0, eta + np.log(phi))
         near = np.minimum(phi * np.exp(np.minimum(eta, 700)), 1)
-        zeros = np.where(near < 1, mu + mu * near * log_ratio(near), log / phi)  # log(1 + φμ)/φ
-        return np.asarray(rising(y, phi)[0] + y * (eta - log) - zeros - gammaln(y + 1))
+        far = np.where(near < 1, 1.0, phi)
+        zeros = np.where(near < 1, mu * (1 + near * log_ratio(near)), log / far)  # log(1 + φμ)/φ
+        return np.asarray(rising(y, phi) + y * (eta - log) - zeros - gammaln(y + 1))
 
     @np.errstate(over="ignore", under="ignore", divide="ignore")
     def derivatives(self, y: FloatArray, eta: FloatArray, psi: FloatArray) -> Derivatives:
@@ -133,7 +134,7 @@ class NegativeBinomial(_Counts):
         near = phi * np.exp(np.minimum(eta, 700))
         log = np.logaddexp(0, eta + np.log(phi))
         zeros = np.where(near < 1, np.exp(2 * eta) * log_ratio_slope(np.minimum(near, 1)), (log - share) / phi**2)
-        value = rising(y, phi)[1] - y * shrunk + zeros
+        value = rising_slope(y, phi) - y * shrunk + zeros
         first = -(y * weight - shrunk) * shrunk
         second = -shrunk * weight * (y * weight - 2 * shrunk - y * share)
         return ParameterDerivatives(value[None], first[None], second[None])

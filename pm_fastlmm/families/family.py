@@ -39,11 +39,14 @@ class Family(ABC):
         Names of ψ.
     concave : bool
         Whether log p is concave in η whatever y and ψ.
+    categorical : bool
+        Whether responses are codes of more than two categories, whose means say little.
     """
 
     name: str
     link: str
     concave: bool = True
+    categorical: bool = False
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -59,6 +62,11 @@ class Family(ABC):
     def upper(self) -> FloatArray:
         """Upper bounds of ψ, (p,)."""
         return np.full(len(self.parameters), np.inf)
+
+    @property
+    def link_variance(self) -> float:
+        """Variance of the latent variable whose distribution function the link is, 0 where there is none."""
+        return 0.0
 
     @abstractmethod
     def log_density(self, y: FloatArray, eta: FloatArray, psi: FloatArray) -> FloatArray:
@@ -139,14 +147,15 @@ def in_support(
     ValueError
         If one is not, or is no integer where `whole`; it says what was expected, and the remedy.
     """
-    values = read(y, name, ndim=(1,)).values
+    labelled = read(y, name, ndim=(1,))
+    values = labelled.values
     inside = (values >= least) & (values <= most) & np.isfinite(values)
     if whole:
         inside &= values == np.round(values)
     bad = np.flatnonzero(~inside & ~np.isnan(values))
     if bad.size:
         raise ValueError(
-            f"{name} must be {expected}, but {bad.size} of {values.size} values are not, the first {values[bad[0]]:g} in "
-            f"row {bad[0]}: {remedy}"
+            f"{name} must be {expected}, but {bad.size} of {values.size} values are not, the first "
+            f"{values[bad[0]]:g} in row {bad[0] if labelled.ids is None else repr(labelled.ids[bad[0]])}: {remedy}"
         )
     return values

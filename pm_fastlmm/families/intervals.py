@@ -15,7 +15,7 @@ _INFINITE = 60.0  # below an end this far Φ adds nothing
 
 
 class Interval(NamedTuple):
-    """log(F(u - η) - F(l - η)): its derivatives in η, and those of (value, first, second) in the lower end and the upper."""
+    """log(F(u - η) - F(l - η)): derivatives in η, and those of value, first and second in the lower and upper end."""
 
     eta: Derivatives
     lower: tuple[FloatArray, FloatArray, FloatArray]
@@ -45,8 +45,8 @@ def normal(lower: FloatArray, upper: FloatArray, eta: FloatArray) -> Interval:
     """
     Return the logarithm of a normal probability between two ends.
 
-    Its derivatives in η are cumulants of t ~ N(0, 1) in (a, b): E t, var t - 1 and the third. Narrow intervals have them
-    by Gauss-Legendre rules about their middle; others by Φ at both ends, turned to the lower tail.
+    Its derivatives in η are cumulants of t ~ N(0, 1) in (a, b): E t, var t - 1 and the third. Narrow intervals have
+    them by Gauss-Legendre rules about their middle; others by Φ at both ends, turned to the lower tail.
     """
     shape = np.broadcast_shapes(np.shape(lower), np.shape(upper), np.shape(eta))
     lower, upper, eta = (np.broadcast_to(v, shape).ravel() for v in (lower, upper, eta))

@@ -12,7 +12,7 @@ from pm_fastlmm.families.family import Derivatives
 
 type Function = Callable[[FloatArray], FloatArray]
 
-_TAIL, _DEPTH = 3.0, 40  # of the normal: from where the continued fraction is used, its depth there for 16 digits
+_TAIL, _DEPTH = 2.0, 70  # of the normal: from where the continued fraction is used, its depth there for 16 digits
 _SMALL, _TERMS = 0.5, 16  # of the complementary log-log: where its series is used, terms of it
 _BERNOULLI = bernoulli(_TERMS) / np.array([math.factorial(k) for k in range(_TERMS + 1)])
 _LARGEST = 700.0  # exp of it is a float
@@ -42,6 +42,7 @@ class Link:
     below: Callable[[FloatArray], Derivatives]
     above: Callable[[FloatArray], Derivatives]
     variance: float
+    symmetric: bool = True  # 1 - F(η) = F(-η)
 
 
 def mirrored(below: Callable[[FloatArray], Derivatives]) -> Callable[[FloatArray], Derivatives]:
@@ -68,9 +69,10 @@ def _normal(eta: FloatArray) -> Derivatives:
     ε = 2/(x + γ) and γ = 3/(x + 4/(x + …)), Laplace's continued fraction, they are λδ and λδ²ε(γ - ε).
     """
     eta = np.asarray(eta, dtype=float)
-    mills = np.exp(-(eta**2) / 2) / (math.sqrt(2 * math.pi) * ndtr(eta))
-    second = -mills * (mills + eta)
-    third = mills * ((mills + eta) * (2 * mills + eta) - 1)
+    body = np.maximum(eta, -_TAIL)
+    mills = np.exp(-(body**2) / 2) / (math.sqrt(2 * math.pi) * ndtr(body))
+    second = -mills * (mills + body)
+    third = mills * ((mills + body) * (2 * mills + body) - 1)
     third = np.where(mills == 0, 0.0, third)
     tail = eta < -_TAIL
     if tail.any():
@@ -83,7 +85,7 @@ def _normal(eta: FloatArray) -> Derivatives:
 
 
 def fractions(x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return k/(x + (k + 1)/(x + …)) for k = 1, 2, 3; 16 digits from x = 3 on."""
+    """Return k/(x + (k + 1)/(x + …)) for k = 1, 2, 3; 16 digits from x = 2 on."""
     fraction = np.zeros_like(x)
     for k in range(_DEPTH, 2, -1):
         fraction = k / (x + fraction)
@@ -99,9 +101,10 @@ def _extreme(eta: FloatArray) -> Derivatives:
     r = μ/(exp(μ) - 1) = Σ B_k μ^k/k!, whose derivatives in η are those of the series where μ is small.
     """
     mu = np.exp(np.minimum(eta, _LARGEST))
-    r = mu / np.expm1(mu)
-    s = r * (1 - mu - r)
-    third = s * (1 - mu - r) - r * (mu + s)
+    body = np.maximum(mu, _SMALL)
+    r = body / np.expm1(body)
+    s = r * (1 - body - r)
+    third = s * (1 - body - r) - r * (body + s)
     small = mu < _SMALL
     if small.any():
         k = np.arange(_TERMS + 1)
@@ -143,5 +146,6 @@ LINKS = {
         _extreme,
         _not_extreme,
         math.pi**2 / 6,
+        symmetric=False,
     ),
 }

@@ -34,11 +34,17 @@ class Ordinal(Family):
     link: str = "logit"
 
     name = "ordinal"
+    categorical = True
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """The cutpoints."""
         return tuple(f"cutpoint[{k}]" for k in range(1, self.categories))
+
+    @property
+    def link_variance(self) -> float:
+        """π²/3 or 1."""
+        return LINKS[self.link].variance
 
     def log_density(self, y: FloatArray, eta: FloatArray, psi: FloatArray) -> FloatArray:
         """Return log p(y | η, c), (..., n)."""

@@ -69,3 +69,8 @@ def family_parameters(family: Family, given: dict[str, Any]) -> Any:
     if own == "alpha":
         return pt.stack([1 / values[0]])
     return pt.stack(values) if values else pt.zeros((0,), dtype="float64")
+
+
+def parameter_of(family: Family) -> str | None:
+    """Return the argument by which ψ is given, "alpha" or "cutpoints"; None of a family without, or of a user."""
+    return _OWN.get(family.parameters[0]) if family.parameters else None

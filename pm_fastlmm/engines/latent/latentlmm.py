@@ -100,13 +100,14 @@ class LatentLMM:
     family : str or Family
         "bernoulli", "binomial", "poisson", "negative_binomial", "gamma", "ordinal".
     link : str, optional
-        "logit" (default) or "probit" of the first two and the last; the others have "log".
+        "logit" (default), "probit" or "cloglog" of the first two, "logit" or "probit" of the last; the others have
+        "log".
     terms : list of Term
         `flmm.Term(group, flmm.covariance.scalar(v))`, and so on, as of a `StructuredLMM`.
     X : (n, r) array, DataFrame or sparse matrix, optional
         Fixed-effects design; an intercept is not added. Of an ordinal response it has none: the cutpoints are that.
     trials : (n,) array or Series
-        Of a binomial response, the number of trials of each row.
+        Of a binomial response, the number of trials of each row. New rows without a formula have one each.
     observed : array or Series (n,)
         The response: 0 and 1, counts of successes, counts, positive numbers, or ordered categories.
     mu : tensor_like (n,), optional
@@ -151,6 +152,7 @@ class LatentLMM:
     ...     )
     >>> fit = flmm.find_reml(model, progressbar=False)
     >>> print(fit.theta.round(2).to_dict())
+    {'herd': 0.18}
     """
 
     def __new__(cls, name: str, *, family: Any, terms: Sequence[Term], X: Any = None, observed: Any = None,

@@ -19,7 +19,7 @@ from pm_fastlmm.families.family import Family
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection, SparseProjection
 
 _FILLED = 50.0  # entries of a row on average above which equations are not sparse
-_FEW = 100  # unknowns up to which arrays take less than the loops of a sparse factor
+_FEW = 25  # unknowns up to which arrays take less than the loops of a sparse factor
 
 
 @dataclass(frozen=True, eq=False, repr=False)

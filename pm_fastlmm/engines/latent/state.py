@@ -56,7 +56,7 @@ class LatentState(SparseState):
         family, eq = products.family, products.equations
         psi = np.asarray(psi, dtype=float)
         inside = np.isfinite(psi).all() and (psi >= family.lower).all() and (psi <= family.upper).all()
-        if not inside or any(root is None for root in roots):
+        if not (inside and np.isfinite(offset).all()) or any(root is None for root in roots):
             return None
         known = [root for root in roots if root is not None]
         problem = Problem(eq, known, family, y, psi, offset)

@@ -51,7 +51,10 @@ def node_of(name: str) -> LatentNode:
     X, offset = design(case, table)
     terms = []
     for group, effects in zip(case["groups"], case["effects"], strict=True):
-        if len(effects) == 1:
+        if "tree" in case:
+            tree = flmm.covariance.Tree((HERE / case["tree"]).read_text())
+            terms.append(flmm.Term(table[group], flmm.covariance.known(tree), name=group))
+        elif len(effects) == 1:
             terms.append(flmm.Term(table[group].astype(str), flmm.covariance.scalar(1.0), name=group))
         else:
             columns = np.column_stack([_column(effect, table) for effect in effects])
@@ -66,6 +69,8 @@ def node_of(name: str) -> LatentNode:
 def response(case: dict[str, Any], table: pd.DataFrame) -> tuple[np.ndarray, Any, Any]:
     """Return y, the trials, and the number of categories."""
     left = case["formula"].split("~")[0].strip()
+    if left.startswith("cbind(y,"):
+        return table["y"].to_numpy(dtype=float), table["trials"].to_numpy(), None
     if left.startswith("cbind"):
         return table["incidence"].to_numpy(dtype=float), table["size"].to_numpy(), None
     y = table[left]
