@@ -12,6 +12,7 @@ from .engines.fourier.basis import FourierBasis as FourierBasis
 from .engines.fourier.fourierlmm import FourierLMM as FourierLMM
 from .engines.fourier.statistics import FourierStatistics as FourierStatistics
 from .engines.latent.latentlmm import LatentLMM as LatentLMM
+from .engines.latent.user_family import CustomFamily as CustomFamily
 from .engines.lengthscale.lengthscalelmm import LengthscaleLMM as LengthscaleLMM
 from .engines.lengthscale.spectrum import LengthscaleSpectrum as LengthscaleSpectrum
 from .engines.matrix.matrixlmm import MatrixLMM as MatrixLMM
@@ -49,6 +50,7 @@ from .spectrum.spectrum import Spectrum as Spectrum
 from .spectrum.streams.statistics import KernelStatistics as KernelStatistics
 
 __all__ = [
+    "CustomFamily",
     "DenseLMM",
     "Design",
     "FastLMM",

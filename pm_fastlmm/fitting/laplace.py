@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pm_fastlmm.fitting.fit import VarianceFit
+from pm_fastlmm.fitting.laplace_checks import LaplaceChecks
 from pm_fastlmm.kernel.inference.fixed_effects import DegreesOfFreedom, FixedEffects, ZeroVariances
 
 _NOT_ADJUSTED = (
@@ -14,7 +14,7 @@ _NOT_ADJUSTED = (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LaplaceFit(VarianceFit):
+class LaplaceFit(LaplaceChecks):
     """
     Estimates of a generalised linear mixed model by Laplace's approximation.
 

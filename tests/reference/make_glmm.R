@@ -171,7 +171,8 @@ case <- function(name, data, table, formula, family, link) {
 ordinal_case <- function(link) {
   name <- paste0("wine_", link); cat(name, "\n"); formula <- rating ~ temp + contact + (1 | judge)
   X <- model.matrix(~ temp + contact, wine)[, -1]; y <- as.integer(wine$rating); Z <- model.matrix(~ 0 + judge, wine)
-  objective <- function(n) { rho <- clmm(formula, data = wine, link = link, nAGQ = n, doFit = FALSE, control = clmm.control(gradTol = 1e-11, maxIter = 500))
+  objective <- function(n) { rho <- clmm(formula, data = wine, link = link, nAGQ = n, doFit = FALSE, 
+      control = clmm.control(gradTol = 1e-11, maxIter = 500, innerCtrl = "noWarn"))  # which rounding does not always let it reach
     function(par) (if (n == 1) ordinal:::getNLA.ssr else ordinal:::getNAGQ.ssr)(rho, par) }
   fit <- function(n) {
     f <- clmm(formula, data = wine, link = link, nAGQ = n); o <- objective(n)

@@ -10,6 +10,7 @@ import pytensor.tensor as pt
 from scipy.optimize import minimize_scalar
 
 from pm_fastlmm.base.arrays import FloatArray, read
+from pm_fastlmm.families.choice import FAMILIES
 from pm_fastlmm.families.family import Derivatives, Family, ParameterDerivatives
 
 type Bounds = tuple[float, float, float]
@@ -43,7 +44,8 @@ class CustomFamily(Family):
     Raises
     ------
     ValueError
-        If a parameter's start is not between its bounds, or its name is no identifier or one of y and eta.
+        If a parameter's start is not between its bounds, or its name is no identifier or one of y, eta and rng, or the
+        family has the name of another.
 
     Examples
     --------
@@ -65,6 +67,8 @@ class CustomFamily(Family):
         link: str = "own", mean: Callable[..., Any] | None = None, variance: Callable[..., Any] | None = None,
         draw: Callable[..., Any] | None = None, concave: bool = False,
     ) -> None:  # fmt: skip
+        if name in FAMILIES:
+            raise ValueError(f"name={name!r} is a family that there is, of which more is known: give another name.")
         self._expression, self._bounds = log_density, _read_bounds(parameters or {})
         self.name, self.link, self.concave = name, link, concave
         self._given = {"mean": mean, "variance": variance, "draw": draw}

@@ -148,6 +148,10 @@ def test_a_search_starts_at_the_most_likely_constant():
 
 
 def test_what_is_refused():
+    with pytest.raises(
+        ValueError, match="name='poisson' is a family that there is, of which more is known: give another"
+    ):
+        CustomFamily(poisson, name="poisson")
     positive = CustomFamily(lambda y, eta: pt.switch(y > 0, -y * pt.exp(eta) + eta, -np.inf), name="waiting")
     with pytest.raises(
         ValueError, match=r"log_density of family 'waiting' is -inf for y = -2 in row 1 at η = .* outside"
