@@ -48,6 +48,24 @@ class Precisions:
     parts: Iterator[Part]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EachGivenOthers:
+    """
+    All draws, of a response that is not normal and has no P.
+
+    Attributes
+    ----------
+    Q1 : (n, r) array, or a SparseProjection
+        As of `Precisions`.
+    each : iterator
+        For a draw, in any order: (chain, draw), what has `log_density`, `mean` and `draw` of each observation given all
+        others, and the joint log-density.
+    """
+
+    Q1: Any
+    each: Iterator[tuple[tuple[int, ...], Any, float]]
+
+
 def require_definite(factored: Any, name: str) -> None:
     """Refuse a draw at which V could not be factored."""
     if factored is None:

@@ -26,7 +26,7 @@ from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.free_variables import Fitted
 from pm_fastlmm.engines.graphs import evaluated, is_random, reaching
-from pm_fastlmm.engines.precisions import Precisions
+from pm_fastlmm.engines.precisions import EachGivenOthers, Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.random_variable import Treatment
 from pm_fastlmm.kernel.effects.left_out import Groups
@@ -319,6 +319,10 @@ class LMMNode(PartOfModel, Described, ABC):
             If there are no rows, or V is not positive definite at a draw.
         """
         raise ValueError(f"{self.name} is a {self.called}, which has no density of single observations given others.")
+
+    def given_others(self, draws: Draws) -> EachGivenOthers | None:
+        """Return what all others say of each observation, of a response that is not normal; None where P says it."""
+        return None
 
     @classmethod
     def of(cls, op: Any, model: pm.Model, rv: Any) -> Self:

@@ -7,13 +7,14 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm.base.arrays import FloatArray, shown, slices
+from pm_fastlmm.base.arrays import shown, slices
 from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.base.display import progress
 from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.labels import beside_others, labelled, over_obs
 from pm_fastlmm.engines.nodes import find_node, model_here
-from pm_fastlmm.engines.precisions import Precisions
+from pm_fastlmm.engines.precisions import EachGivenOthers, Precisions
+from pm_fastlmm.engines.prediction import Predictive
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.kernel.effects.left_out import Groups, unpredictable
 from pm_fastlmm.kernel.likelihood.leave_out import leave_groups_out, leave_one_out
@@ -46,6 +47,9 @@ def pointwise_log_likelihood(
     Since p(y | θ) = p(y_-i | θ) p(y_i | y_-i, θ), the ratio of the posterior without y_i to that with it is
     1/p(y_i | y_-i, θ): the importance weights of Pareto-smoothed leave-one-out are right, for dependent data as well,
     and what is exact here at each draw is averaged over the posterior of θ by `az.loo`.
+
+    Of a LatentLMM p(y_i | y_-i, θ) is that of Laplace's approximation: from the normal approximation of η_i given y the
+    part of y_i is taken out, and p(y_i | η_i) is integrated over what is left (Vehtari et al. 2016).
 
     Not a likelihood in parts: the sum over i is not log p(y | θ). What it lacks is added as `{name}_remainder`, one
     number for each draw, so that the group as a whole adds up to log p(y | θ), which is what power scaling
@@ -80,10 +84,13 @@ def pointwise_log_likelihood(
     ------
     ValueError
         If β is flat and X without an observation (or group) does not have its rank, so that the others have no
-        predictive density; if the node has no data or keeps no rows; if groups do not fit.
+        predictive density; if the node has no data or keeps no rows; if groups do not fit, or are asked of a LatentLMM.
 
     References
     ----------
+    Vehtari, Mononen, Tolvanen, Sivula & Winther (2016), Bayesian leave-one-out cross-validation approximations for
+    Gaussian latent variable models, https://jmlr.org/papers/v17/14-540.html.
+
     Bürkner, Gabry & Vehtari (2021), Efficient leave-one-out cross-validation for Bayesian non-factorized normal and
     Student-t models, doi:10.1007/s00180-020-01045-4.
 
@@ -112,10 +119,13 @@ def pointwise_log_likelihood(
     model = model_here(model)
     node = find_node(model, var_name)
     left_out = None if groups is None else node.read_groups(groups)
+    draws = Draws(model, idata.posterior.to_dataset())
+    if (others := _given_others(draws, node, left_out, rows)) is not None:
+        return _of_family(idata, draws, node, others, progressbar=progressbar)
     require_labels(None if left_out is None else left_out.labels, "groups", written="groups")
     largest = 1 if left_out is None else int(left_out.sizes.max())
     found = _precisions(idata, model, node, largest=largest, memory_budget=memory_budget, rows=rows)
-    _require_predictable(found, node, left_out)
+    _require_predictable(found.Q1, node, left_out)
     out = np.empty((int(np.prod(found.shape)), found.n if left_out is None else len(left_out.labels)))
     what = "Leaving out observations" if left_out is None else "Leaving out groups"
     with progress(what, len(out), show=progressbar) as done:
@@ -142,29 +152,69 @@ def _precisions(
 ) -> Precisions:
     if node.observed is None:
         raise ValueError(f"{node.name} has no observed data: there is nothing to leave out.")
-    if rows is not None and "rows" not in node.takes:
-        raise ValueError(f"{node.name} keeps its rows: rows= is for a FourierLMM.")
+    _require_own_rows(node, rows)
     numbers = int(memory_budget / (8 * _PRECISIONS))
     return node.precisions(Draws(model, idata.posterior.to_dataset()), largest=largest, numbers=numbers, rows=rows)
 
 
+def _given_others(draws: Draws, node: LMMNode, groups: Groups | None, rows: Any) -> EachGivenOthers | None:
+    """Return what the others say of each observation at each draw, of a response that is not normal."""
+    if node.observed is None or (found := node.given_others(draws)) is None:
+        return None
+    if groups is not None:
+        raise ValueError(
+            f"{node.name} is a {node.called}, which has the density of each observation given the others, but not of "
+            "groups: leave groups= out. flmm.find_reml(model).loo(groups=…) leaves groups out at the estimate."
+        )
+    _require_own_rows(node, rows)
+    _require_predictable(found.Q1, node, None)
+    return found
+
+
+def _of_family(
+    idata: xr.DataTree, draws: Draws, node: LMMNode, found: EachGivenOthers, *, progressbar: bool
+) -> xr.DataTree:
+    """Add log p(y_i | y_-i, θ) of a response that is not normal, and what is lacking to the joint density."""
+    values, joint = np.empty((*draws.shape, node.n)), np.empty(draws.shape)
+    with progress("Leaving out observations", joint.size, show=progressbar) as done:
+        for count, (at, given, whole) in enumerate(found.each, 1):
+            values[at], joint[at] = given.log_density, whole
+            done(count, "")
+    density = over_obs(draws.model, node, values)
+    dataset = beside_others(idata, "log_likelihood", {node.name: density})
+    remainder = xr.DataArray(joint - values.sum(axis=-1), dims=density.dims[:2])
+    idata["log_likelihood"] = xr.DataTree(dataset.assign({f"{node.name}_remainder": remainder}))
+    return idata
+
+
 def draw_left_out(
     idata: xr.DataTree, model: pm.Model, node: LMMNode, rows: Any, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray]:
+) -> Predictive:
     """Return the mean of y_i given all the others at each draw, and a draw of it, (chain, draw, …, n)."""
+    draws = Draws(model, idata.posterior.to_dataset())
+    if (others := _given_others(draws, node, None, rows)) is not None:
+        mean, y, eta = (np.empty((*draws.shape, node.n)) for _ in range(3))
+        for at, given, _ in others.each:
+            mean[at], (eta[at], y[at]) = given.mean, given.draw(rng)
+        return Predictive(mean, y, None, eta)
     found = _precisions(idata, model, node, memory_budget=MEMORY_BUDGET, rows=rows)
-    _require_predictable(found, node, None)
+    _require_predictable(found.Q1, node, None)
     mean = np.empty((int(np.prod(found.shape)), found.n))
     y = np.empty(mean.shape)
     for part in found.parts:
         left = leave_one_out(part.precision)
         mean[part.index] = part.y - left.deviation
         y[part.index] = mean[part.index] + np.sqrt(left.variance) * rng.standard_normal(left.variance.shape)
-    return node.placed(mean.reshape(*found.shape, -1)), node.placed(y.reshape(*found.shape, -1))
+    return Predictive(node.placed(mean.reshape(*found.shape, -1)), node.placed(y.reshape(*found.shape, -1)))
 
 
-def _require_predictable(found: Precisions, node: LMMNode, groups: Groups | None) -> None:
-    if bad := unpredictable(found.Q1, node.ids, groups):
+def _require_own_rows(node: LMMNode, rows: Any) -> None:
+    if rows is not None and "rows" not in node.takes:
+        raise ValueError(f"{node.name} keeps its rows: rows= is for a FourierLMM.")
+
+
+def _require_predictable(Q1: Any, node: LMMNode, groups: Groups | None) -> None:
+    if bad := unpredictable(Q1, node.ids, groups):
         what = "observations" if groups is None else "groups"
         raise ValueError(
             f"{what} {shown(bad)} of {node.name} alone determine a fixed effect: under a flat prior of β the others "

@@ -1,4 +1,4 @@
-"""After sampling: exact draws of β and u, predictions and functions, from the draws of the variances."""
+"""After sampling: draws of β and u, predictions and functions, from the draws of the variances."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.labels import add_predictions, observe_rows
 from pm_fastlmm.engines.nodes import find_node, model_here
-from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
+from pm_fastlmm.engines.prediction import Effects, NewRows
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.posterior.pointwise import draw_left_out
 
@@ -34,7 +34,7 @@ def recover_effects(
     random_seed: Any = None,
 ) -> xr.DataTree:
     """
-    Add exact posterior draws of the fixed effects β and the random effects u, one per draw of the variances.
+    Add posterior draws of the fixed effects β and the random effects u, one per draw of the variances.
 
     With K = WWᵀ, u = Wa, also of the coefficients a (marker effects, when W are markers).
 
@@ -42,6 +42,8 @@ def recover_effects(
     explicit β u is drawn given it, with a Gaussian prior β is drawn from its conditional first. For a StructuredLMM
     node that costs one evaluation of the likelihood for each draw, for a LengthscaleLMM node one factorisation of K:
     thin a long posterior first, ``idata.sel(draw=slice(0, None, 10))``.
+
+    These draws are exact, but for a LatentLMM: its β and u are drawn from the normal approximation at their mode.
 
     Parameters
     ----------
@@ -110,8 +112,8 @@ def predict(
     """
     Add posterior predictive draws: of new observations, or of the training ones when no new rows are given.
 
-    For each draw of the variances one draw of f = Xβ + u (β and u from their exact conditional) and one of y = f + e.
-    In sample there are three kinds of replicates; plain draws of a node with flat β are none of them.
+    For each draw of the variances one draw of f = Xβ + u, β and u as `recover_effects` draws them, and one of
+    y = f + e. In sample there are three kinds of replicates; plain draws of a node with flat β are none of them.
 
     * ``effects="given"``: the same individuals measured again, y_rep = Xβ + u + e with the u of y. They check the
       residuals, and follow y closely where K explains much of it.
@@ -156,7 +158,10 @@ def predict(
     -------
     xarray.DataTree
         The same tree, with the groups `posterior_predictive` (in sample) or `predictions`, which hold `{name}` (new
-        observations) and `{name}_mean`: f, or with effects="left_out" the mean of y_i given the others. A node that
+        observations) and `{name}_mean`: f, or with effects="left_out" the mean of y_i given the others. A LatentLMM
+        has three scales: `{name}_eta` is the linear predictor η = Xβ + Σ Zu, `{name}_mean` E(y | η), a probability,
+        rate or expected count, and `{name}` the response; of ordered categories, whose mean is that of their numbers
+        from 0 on, `{name}_probability` has one for each `{name}_category`. A node that
         observes a statistic gets its y, where the rows are known, in `observed_data`, beside `{name}_statistic`.
 
     Raises
@@ -193,7 +198,7 @@ def predict(
     model = model_here(model)
     node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
     if effects == "left_out":
-        drawn = Predictive(*draw_left_out(idata, model, node, rows, rng))
+        drawn = draw_left_out(idata, model, node, rows, rng)
     else:
         if rows is not None:
             raise ValueError("rows= are the data of a FourierLMM, which effects='left_out' needs: leave them out.")

@@ -1,16 +1,15 @@
 """The node of a LatentLMM."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
-import scipy.sparse as sp
 
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.terms import Term
@@ -21,12 +20,16 @@ from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.labels import labelled
 from pm_fastlmm.engines.latent.at_theta import LatentAtTheta
+from pm_fastlmm.engines.latent.cavity import GivenOthers
 from pm_fastlmm.engines.latent.fixed import Search
 from pm_fastlmm.engines.latent.latentlmm import LatentRV, carried_by
 from pm_fastlmm.engines.latent.objective import LatentObjective
-from pm_fastlmm.engines.precisions import Precisions
+from pm_fastlmm.engines.latent.order import along_a_line
+from pm_fastlmm.engines.latent.state import LatentState
+from pm_fastlmm.engines.precisions import EachGivenOthers, Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.random_variable import Treatment
 from pm_fastlmm.engines.structured.effects import EffectDraws, over_draws
 from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
 from pm_fastlmm.engines.structured.node import StructuredNode
@@ -110,9 +113,23 @@ class LatentNode(StructuredNode):
         products = own if own.flat else own.treated(len(self.terms), flat=True)
         return LatentObjective.of(products, self.layout, self.rows(), self.mean_or_zero())
 
-    def to_interpolate(self, model: pm.Model) -> None:
-        """Return None: the approximation has no total variance in closed form."""
-        return
+    def to_interpolate(self, model: pm.Model) -> LatentObjective | None:  # type: ignore[override]
+        """
+        Return log p̃ over θ and ψ.
+
+        Raises
+        ------
+        ValueError
+            If it depends on other variables.
+        """
+        if self.observed is None or self.rv is None:
+            return None
+        if free := reaching(model, *self._mean_graphs()):
+            raise ValueError(
+                f"it depends on {shown([rv.name for rv in free])} besides the parameters of the terms and the family: "
+                "coefficients that X has are integrated out, under a flat prior or with numbers in beta_cov=."
+            )
+        return self.likelihood(self.constants())
 
     def estimated(self) -> list[Any]:
         """Return θ and ψ as one vector."""
@@ -133,16 +150,10 @@ class LatentNode(StructuredNode):
         """Draw β from the curvature at the mode at each draw of θ."""
         if not self.cheap or reaching(draws.model, *self._mean_graphs()):
             return None
-        (theta,) = draws.evaluate(self.estimated())
-        objective = self.likelihood(self.constants())
         r = self.projection.rank
         mean, cov = np.empty((*draws.shape, r)), np.empty((*draws.shape, r, r))
-        for at in np.ndindex(*draws.shape):
-            state = objective.state(theta[at])
-            if state is None:
-                raise ValueError(f"the likelihood of {self.name} has no mode at draw {at}.")
-            mean[at], covariance = objective.coefficients(state)
-            cov[at] = covariance.toarray() if sp.issparse(covariance) else covariance
+        for at, state in self._states(draws):
+            mean[at], cov[at] = state.blue()
         noise = rng.standard_normal(mean.shape)
         return np.asarray(mean + np.einsum("...ij,...j->...i", semidefinite_root(cov), noise))
 
@@ -156,7 +167,7 @@ class LatentNode(StructuredNode):
         )  # fmt: skip
 
     def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
-        """Draw η = Xβ + Σ Zu of new rows or of those of the data, and y given η."""
+        """Draw η = Xβ + Σ Zu of new rows or of those of the data, and y given η; the mean is E(y | η)."""
         drawn, family = self._draw(draws, rng), self.family
         mean = self.mean_at(rows, drawn.mu)
         ids = None if rows is None else rows.ids
@@ -173,9 +184,20 @@ class LatentNode(StructuredNode):
             f = f + over_draws(rows.Z[k], u)
             if fresh := rows.Z_new[k].shape[1]:
                 f = f + over_draws(rows.Z_new[k], independent(sigma, fresh // term.width, rng))
+        psi = self._family_parameters(draws)
+        probabilities = family.probabilities(f, psi) if family.name == "ordinal" else None
+        return Predictive(family.mean(f, psi), family.draw(f, psi, rng), ids, f, probabilities)
+
+    def _family_parameters(self, draws: Draws) -> FloatArray:
+        """Return ψ (chain, draw, p)."""
         (theta,) = draws.evaluate(self.estimated())
-        psi = np.broadcast_to(theta[..., self.layout.size :], (*draws.shape, len(family.parameters)))
-        return Predictive(f, family.draw(f, psi, rng), ids)
+        return np.broadcast_to(theta[..., self.layout.size :], (*draws.shape, len(self.family.parameters)))
+
+    def given_others(self, draws: Draws) -> EachGivenOthers:
+        """Return what the others say of each observation at each draw: Laplace's approximation without its part."""
+        products: Any = self.products
+        each = ((at, GivenOthers.of(state), state.loglik + products.constant) for at, state in self._states(draws))
+        return EachGivenOthers(self.flat_basis(), each)
 
     def family_of_rows(self, rows: NewTermRows) -> Family:
         """Return the family of new rows, whose trials are those of their table, or one each."""
@@ -185,26 +207,43 @@ class LatentNode(StructuredNode):
 
     def _draw(self, draws: Draws, rng: np.random.Generator) -> EffectDraws:
         """Draw (β, u) from the curvature at their mode, once for each draw of θ."""
-        theta, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
-        shape, terms, X, size = draws.shape, self.terms, self.projection, self.layout.size
-        products: Any = self.products
-        theta = np.broadcast_to(theta, (*shape, theta.shape[-1]))
-        beta = np.empty((*shape, X.rank))
+        _, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
+        shape, terms, products = draws.shape, self.terms, self.products
+        beta = np.empty((*shape, self.projection.rank))
         u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
         sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
-        for at in np.ndindex(*shape):
-            values, _ = self.layout.numbers(theta[at][:size])
-            own = [*values, B[at]] if B[at].size else values
-            offset = mu[at] if products.flat else mu[at] + X.times(b[at])
-            state = products.near(self.rows(), offset, own, theta[at][size:])
-            if state is None:
-                raise ValueError(f"the likelihood of {self.name} has no mode at draw {at}.")
+        for at, state in self._states(draws):
             drawn, coefficients = state.draw(rng)
             for k, term in enumerate(terms):
                 u[k][at] = drawn[k].reshape(-1, term.width)
-                sigma[k][at] = values[k]
+                sigma[k][at] = state.sigma[k]
             beta[at] = coefficients if products.flat else b[at] + (drawn[-1].ravel() if B[at].size else 0.0)
         return EffectDraws(beta, u, sigma, np.zeros((*shape, 0, 0)), mu)
+
+    def _states(self, draws: Draws) -> Iterator[tuple[tuple[int, ...], LatentState]]:
+        """
+        Return where a draw is, and the approximation there, for all draws, near ones after each other.
+
+        A mode that is sought from one near it takes a factorisation or two; that of a draw that is repeated none.
+        """
+        theta, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
+        theta = np.broadcast_to(theta, (*draws.shape, theta.shape[-1]))
+        size, last = self.layout.size, None
+        products: Any = self.products
+        for at in along_a_line(theta):
+            values, _ = self.layout.numbers(theta[at][:size])
+            offset = mu[at] if products.flat else mu[at] + self.projection.times(b[at])
+            own = theta[at], np.asarray(offset), B[at]
+            if last is None or not all(map(np.array_equal, own, last)):
+                sigma = [*values, B[at]] if B[at].size else values
+                response = self.rows(), own[1], sigma, theta[at][size:]
+                state, last = products.near(*response) or products.laplace(*response), own
+            if state is None:
+                raise ValueError(
+                    f"the likelihood of {self.name} has no mode at draw {at}, where its parameters are {theta[at]}: a "
+                    "prior without mass there avoids that."
+                )
+            yield at, state
 
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
         """Return the variance that each term gives η on average, tr(Z_kG_kZ_kᵀ)/n."""
@@ -228,8 +267,8 @@ class LatentNode(StructuredNode):
         return {f"{self.name}_component": [term.name for term in self.terms]}
 
     def precisions(self, draws: Draws, *, largest: int, numbers: int, rows: Any = None) -> Precisions:
-        """Raise: leave-one-out of a response that is not normal is a method of its fit."""
-        return super(StructuredNode, self).precisions(draws, largest=largest, numbers=numbers, rows=rows)
+        """Raise: what others say of a response that is not normal is in `given_others`."""
+        return LMMNode.precisions(self, draws, largest=largest, numbers=numbers, rows=rows)
 
     @classmethod
     def from_terms(  # type: ignore[override]
@@ -239,7 +278,8 @@ class LatentNode(StructuredNode):
         terms = checked_terms(terms)
         ids, projection = aligned_rows(terms, X)
         op = carried_by(terms, projection, family, ids, design)
-        common = (name, None, "flat", mu, None, family.read(observed), op["projection"], ids)
+        flat: Treatment = "flat"
+        common = (name, None, flat, mu, None, family.read(observed), op["projection"], ids)
         return cls(*common, op["terms"], op["theta"], None, op["products"], None, design, None)
 
     @classmethod
