@@ -129,7 +129,7 @@ def integrated(n):
 
 def dense(n):
     """Return the model with the effects of all species as one variable, by the covariance of the tree."""
-    tree, table = simulated(n)
+    _, table = simulated(n)
     A = flmm.covariance.phylogeny(coalescent(n)).loc[list(table["species"]), list(table["species"])]
     with pm.Model() as model:
         sigma, beta = pm.HalfNormal("sigma", 1.5), pm.Normal("beta", 0, 10, shape=2)
