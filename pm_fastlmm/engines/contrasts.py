@@ -1,4 +1,4 @@
-"""The warning that draws of y are error contrasts where β has a flat prior."""
+"""The warning that draws of y are error contrasts, or NaN, where β has a flat prior."""
 
 from functools import singledispatch
 from typing import Any
@@ -28,10 +28,10 @@ def _warn(fgraph: Any) -> None:
     for node in fgraph.apply_nodes:
         if draws_contrasts(node.op) and _is_drawn(fgraph, node.outputs[1]):
             warn(
-                f"draws of {node.outputs[1].name or node.op.name} are error contrasts, Xᵀ(y - mu) = 0, and no "
-                "predictions of y: β has a flat prior, under which y has no distribution along X. Predictive draws "
-                "given the data are those of flmm.predict(idata, model=model); for draws before the data give β a "
-                "proper prior."
+                f"draws of {node.outputs[1].name or node.op.name} are {node.op.drawn}: β has a flat prior, under which "
+                f"{node.op.no_distribution}. Predictive draws given the data are those of flmm.predict(idata, "
+                "model=model); for draws before the data give β a proper prior, beta_cov=, or coefficients of the "
+                "model, beta=."
             )
 
 

@@ -90,7 +90,8 @@ def add_predictions(
     if drawn.probabilities is not None:
         each = [over_rows(p) for p in np.moveaxis(drawn.probabilities, -1, 0)]
         category = f"{name}_category"
-        whole = xr.concat(each, category).assign_coords({category: np.arange(len(each))})
+        known = model.coords.get(category)
+        whole = xr.concat(each, category).assign_coords({category: list(known or range(len(each)))})
         arrays[f"{name}_probability"] = whole.transpose(..., category)
     idata[group] = xr.DataTree(beside_others(idata, group, arrays))
     return idata

@@ -63,7 +63,11 @@ def find_node(model: pm.Model, var_name: str | None = None) -> LMMNode:
         for package in _PACKAGES:
             _load(package)
         *others, last = sorted(engine.called for engine in ENGINES)
-        raise ValueError(f"the model has no {', '.join(others)} or {last} node: add one, or use pymc.sample.")
+        raise ValueError(
+            f"the model has no {', '.join(others)} or {last} node: add one, or use pymc.sample. "
+            "With RelatedEffects or effects='sampled' all effects are variables of PyMC, for pymc.sample and "
+            "pymc.sample_posterior_predictive; find_reml, predict and leave-one-out need effects='integrated'."
+        )
     if var_name is None:
         if len(nodes) > 1:
             raise ValueError(f"the model has several LMM nodes ({', '.join(nodes)}): name one with var_name=.")

@@ -47,6 +47,8 @@ class LMMRV(SymbolicRandomVariable):  # type: ignore[misc]
     _ndim_supp = 1
     name: str
     of_statistic: ClassVar[bool] = False
+    drawn: ClassVar[str] = "error contrasts, Xᵀ(y - mu) = 0, and no predictions of y"  # where β has a flat prior
+    no_distribution: ClassVar[str] = "y has no distribution along X"
     treatment: Treatment
     projection: Projection
     carried: dict[str, Any]

@@ -91,6 +91,8 @@ def _named(family: object) -> str:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     if written in ("gaussian", "normal"):
         hint = " Normal responses are the model without family=."
+    elif callable(family):
+        hint = " A log-density of your own is flmm.CustomFamily(log_density)."
     raise ValueError(f"family must be one of {', '.join(map(repr, FAMILIES))}, got {family!r}.{hint}")
 
 

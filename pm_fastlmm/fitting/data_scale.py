@@ -46,7 +46,7 @@ def heritability_table(
         return scale.heritability(own, fixed=fixed) if of == "heritability" else scale.repeatability(own, fixed=fixed)
 
     point = theta.to_numpy()
-    estimate, labels = _stacked(shares(point, beta))
+    estimate, labels = _stacked(shares(point, beta), at.node.categories)
     se = np.sqrt(_variance(lambda v, b: _stacked(shares(v, b))[0], point, cov, beta, beta_cov))
     own = [place for e in at.objective.layout.entries if known[e.term] in names for place in range(len(point))[e.place]]
     unknown_error = np.isnan(np.diag(cov))
@@ -69,8 +69,8 @@ def _by_category(labels: Sequence[Any]) -> pd.MultiIndex:
     return pd.MultiIndex.from_tuples(labels, names=["scale", "category"])
 
 
-def _stacked(found: Shares) -> tuple[FloatArray, list[Any]]:
-    """Return all shares in a row, and what they are."""
+def _stacked(found: Shares, categories: Sequence[Any] | None = None) -> tuple[FloatArray, list[Any]]:
+    """Return all shares in a row, and what they are; categories without labels have numbers."""
     values, labels = [], []
     several = np.ndim(found.observed) > 0
     for name, part in zip(found._fields, found, strict=True):
@@ -78,7 +78,8 @@ def _stacked(found: Shares) -> tuple[FloatArray, list[Any]]:
             continue
         each = np.atleast_1d(part)
         values.append(each)
-        labels += [(name, k if np.ndim(part) else "") for k in range(len(each))] if several else [name]
+        of_part = (categories or range(len(each))) if np.ndim(part) else [""]
+        labels += [(name, label) for label in of_part] if several else [name]
     return np.concatenate(values), labels
 
 

@@ -34,6 +34,7 @@ def test_cumulative_is_ordinal():
         ("poison", {}, "family must be one of 'bernoulli', .*'ordinal', got 'poison'. Did you mean 'poisson'?"),
         ("gaussian", {}, "got 'gaussian'. Normal responses are the model without family="),
         (3, {}, "family must be one of .* got 3.$"),
+        (len, {}, r"got <built-in function len>. A log-density of your own is flmm.CustomFamily\(log_density\)"),
         ("poisson", {"link": "sqrt"}, "link of family 'poisson' must be 'log', got 'sqrt'"),
         ("bernoulli", {"link": "probits"}, "must be 'logit' or 'probit' or 'cloglog', got .*Did you mean 'probit'?"),
         ("binomial", {}, "family 'binomial' needs trials=.*responses of 0 and 1 are family='bernoulli'"),

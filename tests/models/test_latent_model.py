@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import arviz as az
 import numpy as np
 import pandas as pd
 import pymc as pm
@@ -277,3 +278,27 @@ def test_contrasts_of_a_factor_are_tested_without_an_intercept(table):
     # XM is the complete design but for a constant, which cutpoints take up
     apart = X @ complete.M - np.column_stack([np.ones(N), table.x, *(table.f == level for level in "uvw")])
     np.testing.assert_allclose(apart - apart[0], 0, atol=1e-10)
+
+
+@pytest.mark.parametrize("coded", ["categorical", "from 1 on"])
+def test_probabilities_and_shares_of_categories_go_by_their_names(table, coded):
+    names = ["no", "some", "much", "all"] if coded == "categorical" else [1, 2, 3, 4]
+    data = table if coded == "categorical" else table.assign(grade=table.grade.cat.codes + 1)
+    fit = flmm.find_reml("grade ~ x + (1 | herd)", data, family="ordinal", progressbar=False)
+    plain = flmm.find_reml(
+        "grade ~ x + (1 | herd)", table.assign(grade=table.grade.cat.codes), family="ordinal", progressbar=False
+    )
+    for found, wanted in [
+        (fit.predict(data=data.head(3)).probabilities, plain.predict(data=table.head(3)).probabilities),
+        (fit.predict().probabilities, plain.predict().probabilities),
+    ]:
+        assert list(found) == names
+        np.testing.assert_allclose(found, wanted)
+    shares = fit.heritability("herd")
+    np.testing.assert_allclose(shares, plain.heritability("herd"))
+    assert list(shares.loc["observed"].index) == names
+    idata = az.from_dict({"posterior": {name: value[None, None] for name, value in fit.point.items()}})
+    idata = flmm.recover_effects(idata, model=fit.model, random_seed=1)
+    drawn = flmm.predict(idata, data=data.head(3), model=fit.model, random_seed=2).predictions["grade_probability"]
+    assert drawn.coords["grade_category"].to_numpy().tolist() == names
+    np.testing.assert_allclose(drawn.sum("grade_category"), 1)

@@ -78,10 +78,11 @@ class LatentAtTheta(TermsAtTheta):
         if all(new.get(name) is None for name in ("X_new", "Z_new", "data")):
             if trials is not None or new.get("population"):
                 raise ValueError("there are no new rows: give X_new and Z_new, or data=.")
-            return ScalePrediction.of(self.in_sample(), scale, self.family, self.psi)
+            return ScalePrediction.of(self.in_sample(), scale, self.family, self.psi, self.node.categories)
         rows = self.read(**new)
         rows = rows if trials is None else replace(rows, trials=trials)
-        return ScalePrediction.of(self.predict_rows(rows), scale, self.node.family_of_rows(rows), self.psi)
+        family = self.node.family_of_rows(rows)
+        return ScalePrediction.of(self.predict_rows(rows), scale, family, self.psi, self.node.categories)
 
     def predict_rows(self, rows: NewTermRows) -> Prediction:
         """Return predictions of η of rows that were read, with their error variance; none of a residual."""

@@ -35,6 +35,8 @@ class LatentRV(LMMRV):
     """
 
     name = "LatentLMM"
+    drawn = "NaN"
+    no_distribution = "a response that is not normal has no distribution"
     extended_signature = "[rng],[size],(n),(r),(s,s),(p),(f)->[rng],(n)"
     terms: tuple[Term, ...]
     theta: Theta

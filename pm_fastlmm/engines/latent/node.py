@@ -72,6 +72,11 @@ class LatentNode(StructuredNode):
         return own
 
     @property
+    def categories(self) -> tuple[Any, ...] | None:
+        """What the numbers 0, 1, … of y stand for, where the response of a formula has categories."""
+        return None if self.design is None else self.design.of_family.labels
+
+    @property
     def formula(self) -> str:
         """The formula, or the distribution."""
         if self.design is not None:

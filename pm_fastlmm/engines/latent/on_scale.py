@@ -42,6 +42,8 @@ class ScalePrediction(Prediction):
         Of these rows.
     psi : array
         Its parameters.
+    labels : tuple, optional
+        Of the categories of y.
     """
 
     scale: PredictionScale
@@ -49,20 +51,24 @@ class ScalePrediction(Prediction):
     eta_variance: FloatArray
     family: Family
     psi: FloatArray
+    labels: tuple[Any, ...] | None = None
 
     @classmethod
-    def of(cls, of_eta: Prediction, scale: PredictionScale, family: Family, psi: FloatArray) -> Self:
+    def of(
+        cls, of_eta: Prediction, scale: PredictionScale, family: Family, psi: FloatArray,
+        labels: tuple[Any, ...] | None = None,
+    ) -> Self:  # fmt: skip
         """Return the prediction on a scale from that of η."""
         require_choice("scale", scale, SCALES)
         ids = tuple(of_eta.mean.index) if isinstance(of_eta.mean, pd.Series) else None
         eta, variance = np.asarray(of_eta.mean, dtype=float), np.asarray(of_eta.variance, dtype=float)
         if scale == "link":
-            return cls(of_eta.mean, of_eta.variance, np.full((), np.nan), scale, eta, variance, family, psi)
+            return cls(of_eta.mean, of_eta.variance, np.full((), np.nan), scale, eta, variance, family, psi, labels)
         mean, sd, sd_new = moments(family, psi, eta, variance)
         own = sd**2 if scale == "mean" else sd_new**2
         rest = np.maximum(sd_new**2 - sd**2, 0.0) if scale == "mean" else np.zeros(())
         named = labelled(mean, ids, None, name="mean"), labelled(own, ids, None, name="variance")
-        return cls(*named, rest, scale, eta, variance, family, psi)
+        return cls(*named, rest, scale, eta, variance, family, psi, labels)
 
     def interval(self, level: float = 0.95, *, observation: bool | None = None) -> Interval:
         """
@@ -108,6 +114,8 @@ class ScalePrediction(Prediction):
         """
         The probability of each category of a bernoulli or ordered response, averaged over the error of η.
 
+        Columns are the categories of the response of a formula, otherwise their numbers from 0 on.
+
         Raises
         ------
         ValueError
@@ -119,7 +127,7 @@ class ScalePrediction(Prediction):
         values = averaged(lambda some, at: of_rows(self.family, some).probabilities(at, self.psi), eta, sd, steep)
         values = np.where(known[:, None], values, np.nan)
         index = self.mean.index if isinstance(self.mean, pd.Series) else pd.RangeIndex(len(values))
-        return pd.DataFrame(values, index, pd.RangeIndex(values.shape[1], name="category"))
+        return pd.DataFrame(values, index, pd.Index(self.labels or range(values.shape[1]), name="category"))
 
     def to_frame(self, level: float = 0.95) -> Table:
         """

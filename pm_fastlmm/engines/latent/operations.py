@@ -32,7 +32,9 @@ class LaplaceLoglik(GradientOp):
 
 class LatentResponses(CalledBack):
     """
-    Draws of y from white noise ξ (…, q) of the effects.
+    Draws of y from white noise ξ (…, q) of the effects; NaN where β has a flat prior, as y then has no distribution.
+
+    That is no error: graphs of models ask for the shape of y by a draw, and draws of other variables do without it.
 
     Inputs: phi, ψ, the offset of η (…, n), ξ, and seeds (…) of the draws from the family.
     """
@@ -45,13 +47,9 @@ class LatentResponses(CalledBack):
         """Return the draws."""
         phi, psi, offset, xi, seeds = inputs
         p: LatentProducts = self.data
-        eta = offset + p.random_effects(phi, xi)
         if p.flat and p.projection.rank:
-            raise ValueError(
-                "β has a flat prior, under which a response that is not normal has no distribution: predictive draws "
-                "given the data are those of flmm.predict(idata, model=model); for draws before the data give β a "
-                "proper prior, beta_cov=, or coefficients of the model, beta=."
-            )
+            return [np.full(offset.shape, np.nan)]
+        eta = offset + p.random_effects(phi, xi)
         out = np.empty(eta.shape)
         for at in np.ndindex(*eta.shape[:-1]):
             out[at] = p.family.draw(eta[at], psi, np.random.default_rng(int(seeds[at])))

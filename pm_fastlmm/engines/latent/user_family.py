@@ -53,11 +53,11 @@ class CustomFamily(Family):
 
     >>> import numpy as np
     >>> import pytensor.tensor as pt
-    >>> from pm_fastlmm.engines.latent.user_family import CustomFamily
+    >>> import pm_fastlmm as flmm
     >>> def positive_poisson(y, eta):
     ...     mu = pt.exp(eta)
     ...     return y * eta - mu - pt.gammaln(y + 1) - pt.log(-pt.expm1(-mu))
-    >>> family = CustomFamily(positive_poisson, name="positive poisson")
+    >>> family = flmm.CustomFamily(positive_poisson, name="positive poisson")
     >>> family.derivatives(np.array([1.0, 3.0]), np.zeros(2), np.zeros(0)).first.round(4)
     array([-0.582,  1.418])
     """

@@ -118,8 +118,17 @@ def test_draws_before_the_data_have_a_beta_of_its_prior():
 
 
 def test_draws_before_the_data_under_a_flat_prior_say_what_to_give():
-    with pytest.raises(ValueError, match=r"flat prior, under which a response.*beta_cov=, or coefficients of"):
-        pm.draw(build()["y"], random_seed=1)
+    with pytest.warns(UserWarning, match=r"y are NaN: β has a flat prior, under.*beta_cov=, or coefficients of") as all_:
+        drawn = pm.draw(build()["y"], random_seed=1)
+    assert len(all_) == 1
+    assert drawn.shape == (N,)
+    assert np.isnan(drawn).all()
+
+
+def test_a_graph_of_the_model_needs_no_draws(recwarn):
+    pytest.importorskip("graphviz")
+    assert "LatentLMM" in pm.model_to_graphviz(build()).source
+    assert not recwarn.list
 
 
 def test_find_map_under_a_flat_prior_is_the_estimate():
