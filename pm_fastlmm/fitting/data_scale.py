@@ -71,7 +71,8 @@ def _by_category(labels: Sequence[Any]) -> pd.MultiIndex:
 
 def _stacked(found: Shares) -> tuple[FloatArray, list[Any]]:
     """Return all shares in a row, and what they are."""
-    values, labels = [], []
+    values: list[FloatArray] = []
+    labels: list[Any] = []
     several = np.ndim(found.observed) > 0
     for name, part in zip(found._fields, found, strict=True):
         if part is None:
@@ -95,9 +96,9 @@ def _variance(
         for step, unit in zip(steps, np.eye(len(theta)), strict=True)
     ]  # fmt: skip
     G = np.array(slopes)
-    total = np.einsum("ik,ij,jk->k", G, np.where(np.isnan(cov), 0.0, cov), G)
+    total: FloatArray = np.einsum("ik,ij,jk->k", G, np.where(np.isnan(cov), 0.0, cov), G)
     if len(beta):
-        C = beta_cov.toarray() if sp.issparse(beta_cov) else beta_cov
+        C: Any = sp.csr_array(beta_cov).toarray() if sp.issparse(beta_cov) else beta_cov
         own = _STEP * np.sqrt(np.diag(C))
         H = np.array([
             (function(theta, beta + s * unit) - function(theta, beta - s * unit)) / (2 * s)

@@ -60,8 +60,8 @@ class LaplaceFit(LaplaceChecks):
         r = len(self.objective.coef)
         if not r:
             raise ValueError(
-                "this fit estimates no fixed effects: β is explicit, has a prior, or there is none. Leave out beta= and "
-                "beta_cov= of the node."
+                "this fit estimates no fixed effects: β is explicit, has a prior, or there is none. Leave out beta= "
+                "and beta_cov= of the node."
             )
         none = np.zeros((1, r, r))
         zero = np.zeros((1, 1))

@@ -125,7 +125,7 @@ class LaplaceChecks(LaplaceEffects):
             table.attrs["below"] = [f"{failed} of {simulations} simulations have no estimate and are left out"]
         return table
 
-    def test_no_variance(  # type: ignore[override]
+    def test_no_variance(
         self, component: str, *, n_sim: int = 200, random_seed: Any = None, progressbar: bool = False
     ) -> VarianceTest:
         """
@@ -157,8 +157,8 @@ class LaplaceChecks(LaplaceEffects):
         theta, null = _without(self, component)
         if not math.isfinite(null):
             raise ValueError(
-                f"there is no likelihood at {component} = 0, so that there is nothing to test: the dispersion of a 'gamma' "
-                "response is never 0, that of a 'negative_binomial' one may be."
+                f"there is no likelihood at {component} = 0, so that there is nothing to test: the dispersion of a "
+                "'gamma' response is never 0, that of a 'negative_binomial' one may be."
             )
         statistic = 0.0 if self.theta.iloc[place] == 0 else _ratio(self.loglik, null)
         found = np.zeros(0)

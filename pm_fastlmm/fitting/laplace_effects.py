@@ -20,7 +20,7 @@ _ON = {"link": "η", "mean": "E(y | η)"}
 class LaplaceEffects(VarianceFit):
     """What of a `LaplaceFit` is on a scale: that of η, of the mean of y, or of y."""
 
-    def predict(  # type: ignore[override]
+    def predict(
         self,
         X_new: Any = None,
         Z_new: Mapping[str, Any] | None = None,
@@ -241,6 +241,6 @@ class LaplaceEffects(VarianceFit):
         de Villemereuil, Schielzeth, Nakagawa & Morrissey (2016), doi:10.1534/genetics.115.186536.
         """
         return heritability_table(
-            self._node_at(None).terms, self.theta, self._parameters().cov, self.blue, self.blue_cov, term, of, level=level,
-            fixed=fixed, trials=trials,
+            self._node_at(None).terms, self.theta, self._parameters().cov, self.blue, self.blue_cov, term, of,
+            level=level, fixed=fixed, trials=trials,
         )  # fmt: skip

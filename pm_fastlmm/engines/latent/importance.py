@@ -4,9 +4,9 @@ How far Laplace's approximation is from the likelihood at one θ, by importance 
     p(y|θ) = p̃(y|θ) E_q w,   w = exp{f(x)}/q(x) / (exp{f(x̂)} (2π)^{N/2} |C|^{-½})
 
 Given β the integral over the effects is a product over groups of effects that no record joins, and so is its estimate,
-a product of means of independent draws, which is unbiased. A β that is integrated out is drawn itself, and each draw has
-an estimate of the product from draws of its own: the mean over draws of β is unbiased too (a pseudo-marginal estimate).
-Effects that are all joined are drawn together with β.
+a product of means of independent draws, which is unbiased. A β that is integrated out is drawn itself, and each draw
+has an estimate of the product from draws of its own: the mean over draws of β is unbiased too (a pseudo-marginal
+estimate). Effects that are all joined are drawn together with β.
 """
 
 import math

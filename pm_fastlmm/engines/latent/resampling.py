@@ -16,9 +16,10 @@ def resampled(
     """
     Draw the effects of each term and β as `state.draw` does, with weights that bring them nearer to the posterior.
 
-    So many values of β are drawn from the curvature at the mode, and for each so many of the effects of each independent
-    block. One β is chosen by the weights that are products of the mean weights of its blocks, then one draw of each block.
-    As their numbers grow the draws are those of the posterior; Pareto k of `Importance` says whether they are enough.
+    So many values of β are drawn from the curvature at the mode, and for each so many of the effects of each
+    independent block. One β is chosen by the weights that are products of the mean weights of its blocks, then one draw
+    of each block. As their numbers grow the draws are those of the posterior; Pareto k of `Importance` says whether
+    they are enough.
     """
     given = GivenCoefficients(state, blocks)
     own, x = blocks.effects, state.mode.x.copy()
