@@ -98,7 +98,7 @@ def _variance(
     G = np.array(slopes)
     total: FloatArray = np.einsum("ik,ij,jk->k", G, np.where(np.isnan(cov), 0.0, cov), G)
     if len(beta):
-        C: Any = sp.csr_array(beta_cov).toarray() if sp.issparse(beta_cov) else beta_cov
+        C: Any = sp.csr_array(beta_cov).toarray() if sp.issparse(beta_cov) else beta_cov  # type: ignore[call-overload]
         own = _STEP * np.sqrt(np.diag(C))
         H = np.array([
             (function(theta, beta + s * unit) - function(theta, beta - s * unit)) / (2 * s)

@@ -40,11 +40,12 @@ class LaplaceChecks(LaplaceEffects):
         n : int
             Draws; of "REML" of β.
         df : float, optional
-            Of the t distribution about the mode that is drawn from, `numpy.inf` for the normal one. By default 5 where
+            Of the t distribution about the mode that is drawn from, `numpy.inf` for the normal one. By default 10 where
             no group has more than five effects, else normal.
         nodes : int, optional
             Integrate each group by adaptive Gauss-Hermite quadrature instead of draws, with so many nodes for each
-            effect: lme4's `nAGQ`, for groups of few effects. `nodes=1` is Laplace's approximation.
+            effect: lme4's `nAGQ`, for groups of few effects, where it is faster and exact but for β that is drawn.
+            `nodes=1` is Laplace's approximation.
         theta : optional
             Another θ than the estimate.
         random_seed : int, Generator or None

@@ -185,3 +185,23 @@ def test_few_draws_and_many_nodes_are_refused():
     fit = flmm.find_reml(flmm_model(label, X, y, 0.5 * np.eye(6) + 0.5), fixed={"g": 1.0}, progressbar=False)
     with pytest.raises(ValueError, match="the largest has 6: 25 nodes each are more than 20000 points"):
         fit._node_at(None).importance(10, nodes=25)
+
+
+def test_many_groups_are_integrated_by_nodes_about_the_mode_of_beta():
+    rng = np.random.default_rng(1)
+    label, X, y = grouped(rng, "poisson", 200, 3, covariate=True)
+    at = flmm.find_reml(model_of(label, X, y, "poisson"), fixed={"g": 1.0}, progressbar=False)._node_at(None)
+    found = at.importance(400, nodes=9, random_seed=1)
+    assert found.blocks == 200
+    assert found.correction > 1  # each group has a little
+    assert found.ess > 350  # draws of β are about the corrected mode
+    assert at.importance(400, nodes=15, random_seed=2).loglik == pytest.approx(found.loglik, abs=6 * found.se)
+
+
+def test_what_would_take_minutes_or_have_no_draws_left_is_not_begun():
+    rng = np.random.default_rng(1)
+    label, X, y = grouped(rng, "poisson", 1500, 3)
+    at = flmm.find_reml(model_of(label, X, y, "poisson"), fixed={"g": 1.0}, progressbar=False)._node_at(None)
+    found = at.importance(1000, random_seed=1)
+    assert np.isnan(found.loglik)
+    assert "1500 groups are too many for draws of β, or integrate groups by quadrature, nodes=15" in found.message
