@@ -71,12 +71,7 @@ class VarianceInference(VarianceIntervals):
         282.4 True pseudo-likelihood: the other components taken as known
         """
         objective = self.objective
-        place = _alone(objective, component)
-        residual = component in objective.names[objective.of_residual]
-        if objective.lower[place] != 0 or np.isfinite(objective.upper[place]) or residual:
-            raise ValueError(
-                f"{component} is no variance of a component, whose only bound is 0: name one of the random terms."
-            )
+        place = self._place_of_variance(component)
         exact: REMLFit | None = objective.exact
         if exact is not None:
             return replace(exact.test_no_variance(n_sim=n_sim, random_seed=random_seed), component=component)
@@ -90,6 +85,17 @@ class VarianceInference(VarianceIntervals):
             rotated, np.asarray(statistic), "REML", n_sim=n_sim, random_seed=random_seed, component=component,
             approximation="" if single else _PSEUDO,
         )  # fmt: skip
+
+    def _place_of_variance(self, component: str) -> int:
+        """Return the place of a variance that can be 0 on its own."""
+        objective = self.objective
+        place = _alone(objective, component)
+        residual = component in objective.names[objective.of_residual]
+        if objective.lower[place] != 0 or np.isfinite(objective.upper[place]) or residual:
+            raise ValueError(
+                f"{component} is no variance of a component, whose only bound is 0: name one of the random terms."
+            )
+        return place
 
     def test_value(self, name: str, value: float) -> ValueTest:
         """

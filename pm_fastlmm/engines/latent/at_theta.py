@@ -1,18 +1,24 @@
 """Effects and predictions of a latent model at any θ, on the scale of η."""
 
+import warnings
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, outside, shown
 from pm_fastlmm.base.labels import labelled
+from pm_fastlmm.engines.latent.importance import Importance, corrected
+from pm_fastlmm.engines.latent.leave_out import LeftOut, leave_groups_out, leave_one_out
 from pm_fastlmm.engines.latent.objective import LaplaceState
+from pm_fastlmm.engines.latent.on_scale import PredictionScale, ScalePrediction
 from pm_fastlmm.engines.latent.state import LatentState
 from pm_fastlmm.engines.structured.effects import TermsAtTheta
 from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
 from pm_fastlmm.kernel.effects.effects import Prediction
+from pm_fastlmm.kernel.effects.left_out import unpredictable
+from pm_fastlmm.kernel.likelihood.leave_out import predictable
 
 
 class LatentAtTheta(TermsAtTheta):
@@ -25,6 +31,7 @@ class LatentAtTheta(TermsAtTheta):
     @cached_property
     def whole(self) -> LaplaceState:
         """The approximation; a ValueError where there is none."""
+        self.objective.state(self.theta)  # from far away β̂ of ML is searched less precisely than from where it is
         state: LaplaceState | None = self.objective.state(self.theta)
         if state is None:
             raise self.indefinite()
@@ -62,10 +69,19 @@ class LatentAtTheta(TermsAtTheta):
         """Read new rows as `read_rows` takes them."""
         return read_rows(self.node.projection, self.node.terms, design=self.node.design, **new)
 
-    def predict(self, *, K_new: Any, W_new: Any, K_new_new: Any, **new: Any) -> Prediction:
-        """Return predictions of η for new rows."""
+    def predict(
+        self, *, K_new: Any = None, W_new: Any = None, K_new_new: Any = None, scale: PredictionScale = "link",
+        trials: Any = None, **new: Any,
+    ) -> ScalePrediction:  # fmt: skip
+        """Return predictions for new rows, or without any for those of the data, on a scale."""
         self.require_no_kernel(K_new, W_new, K_new_new)
-        return self.predict_rows(self.read(**new))
+        if all(new.get(name) is None for name in ("X_new", "Z_new", "data")):
+            if trials is not None or new.get("population"):
+                raise ValueError("there are no new rows: give X_new and Z_new, or data=.")
+            return ScalePrediction.of(self.in_sample(), scale, self.family, self.psi)
+        rows = self.read(**new)
+        rows = rows if trials is None else replace(rows, trials=trials)
+        return ScalePrediction.of(self.predict_rows(rows), scale, self.node.family_of_rows(rows), self.psi)
 
     def predict_rows(self, rows: NewTermRows) -> Prediction:
         """Return predictions of η of rows that were read, with their error variance; none of a residual."""
@@ -95,6 +111,43 @@ class LatentAtTheta(TermsAtTheta):
             np.zeros(()),
         )
 
+    @cached_property
+    def others(self) -> LatentState:
+        """The state whose unknowns are all that the others estimate: of ML the mode of β is that given θ."""
+        whole = self.whole
+        if not len(whole.along):
+            return whole.mixed
+        sigma, psi = self.objective.parts(self.theta)
+        flat = self.node.products.treated(len(self.node.products.blocks), flat=True)
+        state: LatentState | None = flat.laplace(self.node.rows(), self.objective.offset, sigma, psi)
+        if state is None:
+            raise self.indefinite()
+        return state
+
+    def left_out(self, groups: Any) -> LeftOut:  # type: ignore[override]
+        """
+        Leave observations or groups out.
+
+        Warns
+        -----
+        UserWarning
+            If the others have no predictive density for some, whose numbers are NaN then.
+        """
+        ids, read = self.node.ids, None if groups is None else self.node.read_groups(groups)
+        if bad := unpredictable(self.node.flat_basis(), ids, read):
+            warnings.warn(
+                f"{'observations' if groups is None else 'groups'} {shown(bad)} alone determine a fixed effect: the "
+                "others do not predict them, and their numbers are NaN.",
+                stacklevel=outside(),
+            )
+        if read is None:
+            return leave_one_out(self.others, ids)
+        return leave_groups_out(self.others, ids, read, predictable(self.node.flat_basis(), read.members).tolist())
+
+    def leverage(self) -> FloatArray:
+        """Return D_i s_i, what an observation adds to its own η̂."""
+        return self.others.leverage()
+
     def residual_sd(self) -> Any:
         """Return √Var(y | η̂)."""
         return np.sqrt(self.family.variance(self.whole.mixed.eta, self.psi))
@@ -111,6 +164,14 @@ class LatentAtTheta(TermsAtTheta):
         """Draw responses around the fitted values, (draws, n)."""
         eta = np.tile(np.asarray(self.fitted(conditional=True)), (n_draws, 1))
         return np.asarray(self.family.draw(eta, self.psi, rng))
+
+    def importance(
+        self, n: int, *, df: float | None = None, nodes: int | None = None, random_seed: Any = None
+    ) -> Importance:
+        """Return the log-likelihood with what Laplace's approximation lacks; see `LaplaceFit.importance`."""
+        state, rng = self.whole.mixed, np.random.default_rng(random_seed)
+        constant = self.whole.loglik - state.loglik
+        return corrected(state, constant, len(self.node.terms), n=n, df=df, nodes=nodes, rng=rng)
 
     def simulated_node(self, rng: np.random.Generator) -> Any:
         """Return the node with a response drawn at θ."""

@@ -248,7 +248,7 @@ def _f_test(fixed: FixedEffects, L: FloatArray, df: DegreesOfFreedom) -> tuple[f
     contrasts = vectors.T @ L
     F = float(((contrasts @ fixed.beta) ** 2 / values).mean())
     each = np.array([float(fixed.degrees(row, df)) for row in contrasts])
-    if q == 1 or np.ptp(each) < 1e-8 * each.min():
+    if q == 1 or np.isinf(each).all() or np.ptp(each) < 1e-8 * each.min():
         return F, float(each.min())
     if (each <= 2).any():
         return F, 2.0
