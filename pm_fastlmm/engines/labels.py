@@ -74,13 +74,25 @@ def over_new(model: pm.Model, node: "LMMNode", values: FloatArray, ids: Iterable
 def add_predictions(
     idata: xr.DataTree, model: pm.Model, node: "LMMNode", drawn: Predictive, *, new: bool
 ) -> xr.DataTree:
-    """Add draws of y and of its mean f to the group for new rows, or to that for the rows of the data."""
-    group = "predictions" if new else "posterior_predictive"
-    f, y = (
-        over_new(model, node, values, drawn.ids) if new else over_obs(model, node, values)
-        for values in (drawn.f, drawn.y)
-    )
-    idata[group] = xr.DataTree(beside_others(idata, group, {node.name: y, f"{node.name}_mean": f}))
+    """
+    Add draws of y and of its mean f to the group for new rows, or to that for the rows of the data.
+
+    Where f is not linear in the effects the linear predictor is added, and probabilities of ordered categories.
+    """
+    group, name = "predictions" if new else "posterior_predictive", node.name
+
+    def over_rows(values: FloatArray) -> xr.DataArray:
+        return over_new(model, node, values, drawn.ids) if new else over_obs(model, node, values)
+
+    arrays = {name: over_rows(drawn.y), f"{name}_mean": over_rows(drawn.f)}
+    if drawn.eta is not None:
+        arrays[f"{name}_eta"] = over_rows(drawn.eta)
+    if drawn.probabilities is not None:
+        each = [over_rows(p) for p in np.moveaxis(drawn.probabilities, -1, 0)]
+        category = f"{name}_category"
+        whole = xr.concat(each, category).assign_coords({category: np.arange(len(each))})
+        arrays[f"{name}_probability"] = whole.transpose(..., category)
+    idata[group] = xr.DataTree(beside_others(idata, group, arrays))
     return idata
 
 

@@ -1,8 +1,10 @@
 """P and Py at posterior draws, from which observations and groups are left out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.kernel.likelihood.leave_out import Precision
@@ -46,6 +48,30 @@ class Precisions:
     n: int
     Q1: Any
     parts: Iterator[Part]
+
+
+class GivenOthers(NamedTuple):
+    """
+    What the others say at one draw, of a response that is not normal.
+
+    Attributes
+    ----------
+    at : (chain, draw)
+    log_density : (n,) or (G,) array
+        Of each observation, or group.
+    mean : (n,) array
+        E(y_i | y_-i).
+    draw : function of a Generator
+        Draws of each η_i and y_i given the others.
+    loglik : float
+        The joint log-density.
+    """
+
+    at: tuple[int, ...]
+    log_density: FloatArray
+    mean: FloatArray
+    draw: Callable[[np.random.Generator], tuple[FloatArray, FloatArray]]
+    loglik: float
 
 
 def require_definite(factored: Any, name: str) -> None:

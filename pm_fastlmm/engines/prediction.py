@@ -58,11 +58,17 @@ class Predictive:
         The mean, and observations.
     ids : tuple or None
         Of new rows.
+    eta : (chain, draw, …, m) array, optional
+        Where the mean is not linear in the effects, what is: the linear predictor.
+    probabilities : (chain, draw, …, m, categories) array, optional
+        Of ordered categories.
     """
 
     f: FloatArray
     y: FloatArray
     ids: Ids | None = None
+    eta: FloatArray | None = None
+    probabilities: FloatArray | None = None
 
     @classmethod
     def of(

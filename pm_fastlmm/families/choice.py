@@ -111,3 +111,26 @@ def _read_categories(categories: int | None) -> int:
         f"family 'ordinal' needs categories=, how many there are, an integer from 2 on, got {categories!r}: "
         "int(y.max()) + 1 if the last one occurs."
     )
+
+
+def name_of(family: str | Family) -> str:
+    """
+    Return the name of a family, whatever name of it is given.
+
+    Raises
+    ------
+    ValueError
+        If no family has this name.
+
+    Examples
+    --------
+    >>> from pm_fastlmm.families.choice import name_of
+    >>> name_of("nbinom2")
+    'negative_binomial'
+    """
+    return family.name if isinstance(family, Family) else _named(family)
+
+
+def is_normal(family: object) -> bool:
+    """Return whether no family is meant but the normal distribution."""
+    return family is None or (isinstance(family, str) and family.strip().lower() in ("gaussian", "normal"))

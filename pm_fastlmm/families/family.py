@@ -147,14 +147,15 @@ def in_support(
     ValueError
         If one is not, or is no integer where `whole`; it says what was expected, and the remedy.
     """
-    values = read(y, name, ndim=(1,)).values
+    labelled = read(y, name, ndim=(1,))
+    values = labelled.values
     inside = (values >= least) & (values <= most) & np.isfinite(values)
     if whole:
         inside &= values == np.round(values)
     bad = np.flatnonzero(~inside & ~np.isnan(values))
     if bad.size:
         raise ValueError(
-            f"{name} must be {expected}, but {bad.size} of {values.size} values are not, the first {values[bad[0]]:g} "
-            f"in row {bad[0]}: {remedy}"
+            f"{name} must be {expected}, but {bad.size} of {values.size} values are not, the first "
+            f"{values[bad[0]]:g} in row {bad[0] if labelled.ids is None else repr(labelled.ids[bad[0]])}: {remedy}"
         )
     return values

@@ -37,6 +37,9 @@ def find_reml(
     weights: Any = None,
     offset: Any = None,
     residual: str | None = None,
+    family: Any = None,
+    link: str | None = None,
+    trials: Any = None,
     var_name: str | None = None,
     method: Method = "REML",
     start: Any = None,
@@ -77,6 +80,10 @@ def find_reml(
     residual : str, optional
         With a formula, the column of groups that have residual variances of their own, "sex", or a bar of records whose
         residuals covary, "(0 + trait | record)", as for `lmm_model`.
+    family, link, trials : optional
+        With a formula, the distribution of a response that is not normal, as for `lmm_model`: family="poisson". Its
+        likelihood is Laplace's approximation, with β integrated out, or of method="ML" maximised over β, as glmer and
+        glmmTMB have it.
     var_name : str, optional
         Which node, when the model has several.
     method : {"REML", "ML"}
@@ -100,7 +107,8 @@ def find_reml(
     Returns
     -------
     VarianceFit
-        A fit on the boundary or one that failed is labelled in `boundary`, `converged` and `message`.
+        A fit on the boundary or one that failed is labelled in `boundary`, `converged` and `message`. Of a response
+        that is not normal a `LaplaceFit`.
 
     Raises
     ------
@@ -146,6 +154,18 @@ def find_reml(
     ... )
     >>> print(fit.theta.round(2).to_dict())
     {'family': 2.22, 'residual[female]': 3.53, 'residual[male]': 4.45}
+
+    Counts, by Laplace's approximation:
+
+    >>> import pandas as pd
+    >>> litters = pd.DataFrame(
+    ...     {"size": [9, 12, 11, 8, 13, 12, 6, 9, 7], "sow": list("aaabbbccc")}
+    ... )
+    >>> fit = flmm.find_reml(
+    ...     "size ~ 1 + (1 | sow)", litters, family="poisson", progressbar=False
+    ... )
+    >>> print(fit.theta.round(3).to_dict())
+    {'sow': 0.01}
     """
     require_choice("method", method, Method)
     tolerances = Tolerances(score_tol, step_tol, loglik_tol)
@@ -154,14 +174,14 @@ def find_reml(
         from pm_fastlmm.fitting.formula import fit_formula  # a model needs no formulaic, which takes long to import
 
         of_formula = {"weights": weights, "offset": offset, "residual": residual}
+        of_formula |= {"family": family, "link": link, "trials": trials}
         kernel = {"K": K, "W": W, "individual": individual}
         return fit_formula(model, data, known, options, negative=negative, **kernel, **of_formula)
-    if any(given is not None for given in (data, known, K, W, individual, weights, offset, residual)) or (
-        negative != "error"
-    ):
+    given = (data, known, K, W, individual, weights, offset, residual, family, link, trials)
+    if any(value is not None for value in given) or negative != "error":
         raise ValueError(
-            "data, known, K, W, individual, negative, weights, offset and residual belong to a formula: a model has "
-            "its own."
+            "data, known, K, W, individual, negative, weights, offset, residual, family, link and trials belong to a "
+            "formula: a model has its own."
         )
     model = model_here(model)
     node = find_node(model, var_name)

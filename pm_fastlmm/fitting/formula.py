@@ -11,8 +11,10 @@ from pm_fastlmm.base.choices import Negative
 from pm_fastlmm.base.display import activity
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.engines.structured.node import StructuredNode
+from pm_fastlmm.families.choice import is_normal
 from pm_fastlmm.fitting.estimate import Options, estimate
 from pm_fastlmm.fitting.fit import VarianceFit
+from pm_fastlmm.models.latent_model import latent_model
 from pm_fastlmm.models.lmm_model import mixed_model
 from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, read_formula, relations
@@ -41,6 +43,8 @@ class OneResponse(NamedTuple):
 
     def model(self, priors: Mapping[str, Any], name: str | None) -> pm.Model:
         """Build the model."""
+        if self.design.of_family is not None:
+            return latent_model(self.design, self.between, priors, name)
         return mixed_model(self.design, self.between, priors, name)
 
     def node(self) -> StructuredNode:
@@ -75,11 +79,18 @@ class OfFormula(NamedTuple):
 def fit_formula(
     formula: Any, data: pd.DataFrame | None, known: Mapping[str, Any] | None, options: Options, *,
     weights: Any = None, offset: Any = None, residual: Any = None, K: Any = None, W: Any = None,
-    individual: str | None = None, negative: Negative = "error",
+    individual: str | None = None, negative: Negative = "error", family: Any = None, link: str | None = None,
+    trials: Any = None,
 ) -> VarianceFit:  # fmt: skip
     """Return the fit of a formula with random terms, with a kernel, or with several traits."""
+    of_family = {"family": family, "link": link, "trials": trials}
     with activity("Reading the formula and its table", show=options.progressbar) as say:
-        if several(formula) or any(given is not None for given in (K, W, individual)):
+        if not is_normal(family) and any(given is not None for given in (K, W, individual)):
+            raise ValueError(
+                "K, W and individual are of normal responses, whose rows have this covariance. With family= the known "
+                "covariance is that of a grouping factor: (1 | animal) with known={'animal': K}."
+            )
+        if (several(formula) and is_normal(family)) or any(given is not None for given in (K, W, individual)):
             given = {"offset": offset, "residual": residual}
             if names := [name for name, value in given.items() if value is not None]:
                 raise ValueError(
@@ -91,7 +102,7 @@ def fit_formula(
             )
             say("Arranging the equations")
         else:
-            design = read_formula(formula, data, weights, offset, residual)
+            design = read_formula(formula, data, weights=weights, offset=offset, residual=residual, **of_family)
             say(f"Arranging the equations of {len(design.y)} observations")
             described = OneResponse(design, relations(design, known, negative))
         node = described.node()

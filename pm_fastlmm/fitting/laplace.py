@@ -1,14 +1,18 @@
 """LaplaceFit: the fit of a response that is not normal."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from pm_fastlmm.aireml.refit import coefficient_slopes
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.base.tables import Table
 from pm_fastlmm.families.cumulative import whole
 from pm_fastlmm.fitting.laplace_checks import LaplaceChecks
+from pm_fastlmm.kernel.inference.estimates import whole_covariance
 from pm_fastlmm.kernel.inference.fixed_effects import DegreesOfFreedom, FixedEffects, FixedTest, ZeroVariances
 from pm_fastlmm.kernel.inference.term_tests import METHODS
 
@@ -40,7 +44,8 @@ class LaplaceFit(LaplaceChecks):
 
     It has what `VarianceFit` has: `theta` are the variances of the effects on the scale of η, and the parameters of the
     family. With β integrated out ("REML") log p̃ is the counterpart of the restricted likelihood; of "ML" β̂ maximises
-    it, as in glmer and glmmTMB. Tests of fixed effects are Wald's z.
+    it, as in glmer and glmmTMB. Tests of fixed effects are Wald's z, and their errors have what the estimation of θ adds,
+    as those of glmmTMB and clmm do; `blue_cov` is the part at known θ.
     """
 
     _tests: ClassVar[str] = "Wald z tests"
@@ -56,6 +61,33 @@ class LaplaceFit(LaplaceChecks):
     def _residual_variance(self) -> float:
         return 0.0
 
+    @cached_property
+    def _whole_cov(self) -> Any:
+        """
+        cov β̂ with what the estimation of θ adds: Φ + J cov(θ̂)Jᵀ, J = ∂β̂/∂θ by differences.
+
+        Where evaluations take long, or β has thousands of coefficients, it is Φ alone, the curvature at θ̂.
+        """
+        if self._dear or self._many or not self.converged:
+            return self.blue_cov
+        cov = np.where(np.outer(self._interior, self._interior), self.cov.to_numpy(), 0.0)
+        if not np.isfinite(cov).all():
+            return self.blue_cov
+        theta, objective = self.theta.to_numpy(), self.objective
+        J = coefficient_slopes(objective, theta, np.sqrt(np.diag(cov)))
+        return objective.coefficient_cov(theta) + J.T @ cov @ J if np.isfinite(J).all() else self.blue_cov
+
+    @property
+    def _blue_se(self) -> FloatArray:
+        return np.sqrt(self._whole_cov.diagonal())
+
+    @property
+    def beta_cov(self) -> pd.DataFrame:
+        """Covariance of the fixed effects, with what the estimation of θ adds."""
+        if self._many:
+            raise whole_covariance(len(self.coef))
+        return pd.DataFrame(self._whole_cov, list(self.coef), list(self.coef))
+
     def _fixed_effects(self, df: DegreesOfFreedom, zero_variances: ZeroVariances) -> FixedEffects:
         r = len(self.objective.coef)
         if not r:
@@ -66,7 +98,7 @@ class LaplaceFit(LaplaceChecks):
         none = np.zeros((1, r, r))
         zero = np.zeros((1, 1))
         return FixedEffects(
-            self.blue, self.blue_cov, none, none[None], zero, zero, np.inf, self.objective.coef,  # type: ignore[arg-type]
+            self.blue, self._whole_cov, none, none[None], zero, zero, np.inf, self.objective.coef,  # type: ignore[arg-type]
             unavailable=_NOT_ADJUSTED,
         )  # fmt: skip
 

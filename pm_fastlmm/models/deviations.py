@@ -94,7 +94,7 @@ class Deviations(NamedTuple):
             return Diagonal(pt.square(self._standard_deviation(sigma, scales, dims=dim)))
         sd = pm.HalfNormal.dist(scales, shape=scales.shape)
         if sigma in self.priors:
-            sd = _checked_prior(sigma, self.priors[sigma], scales.shape)
+            sd = checked_prior(sigma, self.priors[sigma], scales.shape)
         eta = self.priors.get(f"eta_{part.suffix}", _ETA)
         # start at independent effects of a fourth of the scale: PyMC's own takes seconds to compile, and a C compiler
         start = np.diag(scales / 4)[np.tril_indices(len(scales))].astype(pytensor.config.floatX)
@@ -110,7 +110,7 @@ class Deviations(NamedTuple):
         shape = np.shape(scale)
         if name not in self.priors:
             return pm.HalfNormal(name, scale, shape=shape, dims=dims)
-        return pm.modelcontext(None).register_rv(_checked_prior(name, self.priors[name], shape), name, dims=dims)
+        return pm.modelcontext(None).register_rv(checked_prior(name, self.priors[name], shape), name, dims=dims)
 
 
 def require_priors(given: Iterable[str], names: Sequence[str]) -> None:
@@ -119,7 +119,8 @@ def require_priors(given: Iterable[str], names: Sequence[str]) -> None:
         raise ValueError(f"priors names {shown(unknown)}, but there are {', '.join(names)}.")
 
 
-def _checked_prior(name: str, prior: Any, shape: tuple[int, ...]) -> Any:
+def checked_prior(name: str, prior: Any, shape: tuple[int, ...]) -> Any:
+    """Return a prior of the user; an error says what it should be where it is no distribution of this shape."""
     if not hasattr(prior, "owner") or not hasattr(prior, "type"):
         raise TypeError(
             f"the prior of {name} must be an unregistered distribution, such as pm.Exponential.dist(1), "

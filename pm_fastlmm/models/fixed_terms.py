@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -12,11 +12,12 @@ import pandas as pd
 from pm_fastlmm.base.arrays import repeated, shown
 from pm_fastlmm.base.copies import Copied
 from pm_fastlmm.kernel.inference.hypotheses import CompleteDesign, Marginal
-from pm_fastlmm.models.formula import encode_new
+from pm_fastlmm.models.formula import cells, encode_new
 from pm_fastlmm.models.formulas.columns import read_column
 from pm_fastlmm.models.formulas.factors import described_coding, reference_of
 from pm_fastlmm.models.formulas.names import columns_in, names_of, names_of_factor, plain
 from pm_fastlmm.models.formulas.sparse_columns import require_dense
+from pm_fastlmm.spectrum.projection import Cells
 
 _RTOL = 1e-7
 _LARGEST = 1_000_000  # rows of a reference grid
@@ -32,16 +33,28 @@ class FixedTerms(Copied):
     spec : formulaic.ModelSpec
     table : DataFrame
         The variables, in the rows of the fit.
+    intercept : bool
+        Whether X has the intercept of the formula: cutpoints of ordered categories stand in its place.
     """
 
     spec: Any
     table: pd.DataFrame
+    intercept: bool = field(default=True, kw_only=True)
 
     @classmethod
-    def of(cls, spec: Any, rows: pd.DataFrame) -> Self:
+    def of(cls, spec: Any, rows: pd.DataFrame, *, intercept: bool = True) -> Self:
         """Keep of the rows what the specification reads."""
         variables = columns_in(names_of(spec.formula))
-        return cls(spec, rows[[name for name in rows.columns if name in variables]])
+        return cls(spec, rows[[name for name in rows.columns if name in variables]], intercept=intercept)
+
+    @property
+    def kept(self) -> list[int]:
+        """Which columns of the specification X has."""
+        return [j for j, name in enumerate(self.spec.column_names) if self.intercept or str(name) != "Intercept"]
+
+    def cells(self, data: pd.DataFrame) -> Cells:
+        """Return how rows of a table are called in a message: by the values of their variables."""
+        return lambda rows, columns: cells(self.spec, data, rows, [self.kept[j] for j in columns])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,7 +102,10 @@ class FixedTerms(Copied):
 
     def encode(self, data: pd.DataFrame) -> Any:
         """Return X of new rows, dense or sparse as it was at the fit."""
-        return encode_new(self.spec, data).values
+        return self._of_spec(encode_new(self.spec, data).values)
+
+    def _of_spec(self, values: Any) -> Any:
+        return values if self.intercept else values[:, self.kept]
 
     def complete(self) -> CompleteDesign:
         """
@@ -107,7 +123,7 @@ class FixedTerms(Copied):
         whole = encode_new(
             self.spec.update(ensure_full_rank=False, structure=None, transform_state=plainly), self.table
         )
-        X = self.encode(self.table)
+        X = self.encode(self.table) if self.intercept else encode_new(self.spec, self.table).values
         size, norms = np.linalg.norm(X, axis=0), np.linalg.norm(whole.values, axis=0)
         scaled, size = X / np.where(size > 0, size, 1.0), np.where(size > 0, size, np.inf)
         M = np.linalg.lstsq(scaled, whole.values, rcond=1e-10)[0]
@@ -121,7 +137,8 @@ class FixedTerms(Copied):
                 "fit.test_fixed([names of coefficients])."
             )
         sizes = norms / math.sqrt(len(self.table))
-        return CompleteDesign(M / size[:, None], sizes, whole.columns, slices, self._contained())
+        M = M / size[:, None]
+        return CompleteDesign(M if self.intercept else M[self.kept], sizes, whole.columns, slices, self._contained())
 
     def _contained(self) -> dict[str, tuple[str, ...]]:
         """Return by term those with the same covariates and more factors."""

@@ -19,21 +19,24 @@ class Column(NamedTuple):
     Attributes
     ----------
     role : str
-        "weights" or "offset".
+        "weights", "offset" or "trials".
     name : str or None
-        The column of the table; None where an array was given.
+        The column of the table; None where an array or one number was given.
     values : (n,) array
         NaN where they are missing.
+    single : bool
+        Whether one number was given for all rows.
     """
 
     role: str
     name: str | None
     values: FloatArray
+    single: bool = False
 
     @classmethod
     def read(cls, given: Any, data: pd.DataFrame, role: str) -> Self | None:
         """
-        Read a column by its name, or an array with a value for each row of the table.
+        Read a column by its name, an array with a value for each row of the table, or one number for all.
 
         Raises
         ------
@@ -43,7 +46,9 @@ class Column(NamedTuple):
         if given is None:
             return None
         if isinstance(given, str):
-            return cls(role, given, _numbers(given, data, role))
+            return cls(role, given, numbers_of(given, data, role))
+        if isinstance(given, int | float | np.number) and not isinstance(given, bool):
+            return cls(role, None, np.full(len(data), float(given)), single=True)
         labelled = read(given, role, ndim=(1,))
         require_length(len(labelled.values), len(data), role, "data")
         order = align(tuple(data.index.tolist()), labelled, name=role, reference_name="data")
@@ -56,10 +61,12 @@ class Column(NamedTuple):
     @property
     def called(self) -> str:
         """How it is printed."""
+        if self.single:
+            return f"{self.values[0]:g}"
         return "an array" if self.name is None else self.name
 
 
-def _numbers(name: str, data: pd.DataFrame, role: str) -> FloatArray:
+def numbers_of(name: str, data: pd.DataFrame, role: str) -> FloatArray:
     """Return a column of numbers, NaN where they are missing."""
     if name not in data.columns:
         raise ValueError(f"{role}={name!r} is not among the columns {', '.join(map(str, data.columns))}.")
@@ -129,7 +136,7 @@ class Offset(NamedTuple):
                 "offset= was given as an array, which has no values at new rows: make it a column of the data and of "
                 "the new data, and give its name, offset='z'."
             )
-        own = _numbers(self.given.name, data, "offset")
+        own = numbers_of(self.given.name, data, "offset")
         if (missing := ~np.isfinite(own)).any():
             raise ValueError(
                 f"the offset {self.given.name!r} is missing or infinite in rows {shown(data.index[missing].tolist())} "
@@ -147,6 +154,6 @@ def new_weights(weights: Column | None, data: pd.DataFrame) -> Any:
     """Return the weights of new rows: of the column, where the table has it, and otherwise 1."""
     if weights is None or weights.name is None or weights.name not in data.columns:
         return 1.0
-    values = _numbers(weights.name, data, "weights")
+    values = numbers_of(weights.name, data, "weights")
     require_weights(values, tuple(data.index.tolist()))
     return values

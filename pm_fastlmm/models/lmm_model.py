@@ -1,9 +1,8 @@
 """lmm_model: a mixed model from a formula in lme4's notation, with documented default priors."""
 
 import math
-import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,26 +11,23 @@ import pymc as pm
 import pytensor
 
 from pm_fastlmm.base.arrays import EPS, FloatArray
-from pm_fastlmm.base.choices import Negative
-from pm_fastlmm.base.coordinates import require_labels
+from pm_fastlmm.base.choices import Negative, require_choice
 from pm_fastlmm.covariance.algebra import Covariance
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.structured.structuredlmm import StructuredLMM
 from pm_fastlmm.models.correlated_terms import CorrelatedTerms
-from pm_fastlmm.models.deviations import Deviations, require_priors
+from pm_fastlmm.models.deviations import Deviations
+from pm_fastlmm.models.latent_model import Treated, latent_model
 from pm_fastlmm.models.mixed_design import MixedDesign
-from pm_fastlmm.models.mixed_parts import parts_of
-from pm_fastlmm.models.mixed_terms import data_of, mixed_term, read_formula, relations
-from pm_fastlmm.models.random_terms import RandomTerm
+from pm_fastlmm.models.mixed_terms import data_of, read_formula, relations
+from pm_fastlmm.models.named_terms import DIMENSIONS, check_names, check_slashes, registered_term
 from pm_fastlmm.models.residual_term import ResidualTerm
 from pm_fastlmm.models.share_prior import SharePrior
 from pm_fastlmm.models.shares import VARIABLES, Shares
 from pm_fastlmm.spectrum.sparse_projection import SparseProjection
 
 _NOTHING = 1e-24  # of the mean square of y: what X leaves of a group that it explains
-_TAKEN = {"e": "but sigma_e is the residual's"} | dict.fromkeys(
-    ("obs", "chain", "draw"), "which is a dimension of the observations or of the posterior"
-)
+_TAKEN = {"e": "but sigma_e is the residual's"} | DIMENSIONS
 
 
 def lmm_model(
@@ -43,11 +39,15 @@ def lmm_model(
     weights: Any = None,
     offset: Any = None,
     residual: str | None = None,
+    family: Any = None,
+    link: str | None = None,
+    trials: Any = None,
+    effects: Treated | None = None,
     priors: Mapping[str, Any] | SharePrior | None = None,
     name: str | None = None,
 ) -> pm.Model:
     r"""
-    Build a PyMC model of y = Xβ + Σ Zu + e from a formula with random terms.
+    Build a PyMC model of y = Xβ + Σ Zu + e from a formula with random terms, or of y ~ family(g⁻¹(Xβ + Σ Zu)).
 
     β is integrated out under a flat prior, the effects u and e exactly. What is left are standard deviations and
     correlations:
@@ -65,6 +65,21 @@ def lmm_model(
     nor for correlated slopes on where the 0 of their covariate lies. With prior weights the fit is that of weighted
     least squares, s belongs to an observation of mean weight w̄, and σ_e ~ HalfNormal(2 s √w̄). With `residual` each σ_e
     has the s of its own rows.
+
+    **Responses that are not normal** have a family, and η = offset + Xβ + Σ Zu in place of their mean. By default the
+    model is a `LatentLMM`: β under a flat prior and u are integrated out by Laplace's method, and sigma_{group} … are
+    as above. effects="sampled" makes the same model without approximation, of PyMC's own distributions: a sampler walks
+    in `{name}_beta` and in the effects `{name}_{group}`, centred where records say much of most of them, non-centred
+    otherwise, which a message says.
+
+    * σ ~ HalfNormal(1.5 s c), s the standard deviation of the latent variable of the link (π/√3 of logit, 1 of probit,
+      π/√6 of cloglog), 1 of a logarithm: half of the prior has σ² below the variance s² of a latent outcome, a share of
+      ½; in counts σ = 1.5 is a factor of 20 between the upper and the lower sixth of the levels.
+    * `alpha` ~ InverseGamma(½, ½) of negative binomial and gamma responses: 1/√alpha, the coefficient of variation
+      beyond Poisson or of the gamma, is HalfNormal(1).
+    * `cutpoints`, increasing, stand in the place of an intercept and have a flat prior like β.
+    * With effects="sampled" β ~ N(b, (5s)²(XᵀX/n)⁻¹), Xb being η of the mean response: in any coding of X the fixed
+      part of η has a standard deviation of 5s in each of its directions.
 
     Parameters
     ----------
@@ -92,9 +107,21 @@ def lmm_model(
         The column of groups that have residual variances of their own, "sex"; or a bar of records whose residuals
         covary, "(0 + trait | record)": a row is one trait of one record, and Σ_e is the covariance between the traits,
         diagonal with "||". A record may lack traits.
+    family : str or Family, optional
+        Of a response that is not normal: "bernoulli" (0 and 1, False and True, or two categories, of which a message
+        says which is the success), "binomial" (successes), "poisson", "negative_binomial" (counts), "gamma" (positive
+        numbers), "ordinal" (an ordered `pandas.Categorical`, or integers).
+    link : str, optional
+        "logit", "probit" or "cloglog" of the first two, "logit" or "probit" of the last; the others have "log".
+    trials : str, array or int, optional
+        Of "binomial", the number of trials of each row. New rows have those of the column of this name, or the one
+        number that was given; without either one each, so that their mean is a probability.
+    effects : {"integrated", "sampled"}, optional
+        What becomes of β and u of a response with a family: integrated out by default.
     priors : dict or SharePrior, optional
         Other priors by the name of the variable: unregistered distributions, {"sigma_gen": pm.Exponential.dist(1)}, of
-        a vector if the variable is one; and another eta of the LKJ prior, {"eta_Subject": 1}. Or a
+        a vector if the variable is one; and another eta of the LKJ prior, {"eta_Subject": 1}. With a family also
+        "beta", one number for all coefficients or a vector; a normal one where these are integrated out. Or a
         `priors.SharePrior` on the total variance and on the shares of the terms: the free variables are then `total`
         and `h2` (of one term) or `portion`, the standard deviations follow from these and from `share`.
     name : str, optional
@@ -104,18 +131,22 @@ def lmm_model(
     -------
     pymc.Model
         With coordinates "obs" (ids), for each group or id its levels under its name, and for slopes and terms of an id
-        "{group}_effects" (columns) and "{group}_pairs". Rows with a missing value are dropped, with a warning that
-        counts them.
+        "{group}_effects" (columns) and "{group}_pairs", for categories "{name}_category". Rows with a missing value are
+        dropped, with a warning that counts them.
 
     Raises
     ------
     ValueError
         If the formula is malformed, a term has as many effects as there are observations, `known` or `priors` name
-        something that is not there, a weight is not positive, or an offset is infinite.
+        something that is not there, a weight is not positive, or an offset is infinite. If the response has values that
+        its family has not, trials lack or are no positive integers, or weights or residual are given with a family.
 
     References
     ----------
-    Lewandowski, Kurowicka and Joe (2009), Generating random correlation matrices. doi:10.1016/j.jmva.2009.04.008
+    Lewandowski, Kurowicka and Joe (2009), Generating random correlation matrices. doi:10.1016/j.jmva.2009.04.008. Of
+    scales for latent variables: Gelman et al. (2008), doi:10.1214/08-AOAS191; of overdispersion Simpson et al. (2017),
+    doi:10.1214/16-STS576. Of centred and non-centred effects: Papaspiliopoulos et al. (2007),
+    doi:10.1214/088342307000000014.
 
     Examples
     --------
@@ -127,9 +158,46 @@ def lmm_model(
     ['sigma_gen', 'sigma_rep:block', 'sigma_e']
     >>> model.coords["rep:block"][:3]
     ('R1:B1', 'R1:B2', 'R1:B3')
+
+    Calves that scoured, of those born in a pen:
+
+    >>> import pandas as pd
+    >>> pens = pd.DataFrame(
+    ...     {
+    ...         "pen": list("aabbccdd"),
+    ...         "milk": ["cold", "warm"] * 4,
+    ...         "scoured": [5, 2, 3, 1, 7, 4, 2, 2],
+    ...         "born": [9, 8, 9, 10, 8, 9, 7, 10],
+    ...     }
+    ... )
+    >>> model = flmm.lmm_model(
+    ...     "scoured ~ milk + (1 | pen)", pens, family="binomial", trials="born"
+    ... )
+    >>> model.basic_RVs
+    [sigma_pen, scoured]
+    >>> exact = flmm.lmm_model(
+    ...     "scoured ~ milk + (1 | pen)",
+    ...     pens,
+    ...     family="binomial",
+    ...     trials="born",
+    ...     effects="sampled",
+    ... )
+    >>> exact.basic_RVs
+    [scoured_beta_raw, sigma_pen, scoured_pen_raw, scoured]
     """
-    design = read_formula(formula, data, weights, offset, residual)
-    return mixed_model(design, relations(design, known, negative), priors or {}, name)
+    given = {"weights": weights, "offset": offset, "residual": residual}
+    design = read_formula(formula, data, **given, family=family, link=link, trials=trials)
+    if effects is not None:
+        require_choice("effects", effects, Treated)
+        if design.of_family is None:
+            raise ValueError(
+                "effects= is of a response that is not normal: give family= too; effects of a normal response are "
+                "integrated out exactly, and flmm.recover_effects draws them."
+            )
+    between = relations(design, known, negative)
+    if design.of_family is not None:
+        return latent_model(design, between, priors or {}, name, effects or "integrated")
+    return mixed_model(design, between, priors or {}, name)
 
 
 def mixed_model(
@@ -141,9 +209,12 @@ def mixed_model(
 
     `scales` are those of half-normal priors, by the name of the variable.
     """
-    _check_names(design, priors)
+    own = ["sigma_e"] if design.residual is None else design.residual.part.priors
+    shares = isinstance(priors, SharePrior)
+    of_shares = dict.fromkeys(VARIABLES, "which is a name in a model with a SharePrior") if shares else {}
+    check_names(design, () if isinstance(priors, SharePrior) else priors, _TAKEN | of_shares, own)
     name = design.response if name is None else name
-    _check_slashes(design, name)
+    check_slashes(design, name)
     joined = [random.group for random in design.random if isinstance(random, CorrelatedTerms)]
     if isinstance(priors, SharePrior) and joined:
         raise ValueError(
@@ -163,41 +234,15 @@ def mixed_model(
             variables: Deviations | Shares = Shares.of(design, priors, sd**2, _mean_weight(design))
         else:
             variables = Deviations(sd, priors, _mean_weight(design), scales or {})
-        terms = [_term(*pair, variables, _relative(design)) for pair in zip(design.random, between, strict=True)]
+        terms = [
+            registered_term(*pair, variables, _relative(design)) for pair in zip(design.random, between, strict=True)
+        ]
         if design.residual is None:
             noise = {"sigma2_e": variables.residual()}
         else:
             noise = {"residual": _noise(design.residual, left, variables)}
         StructuredLMM(name, terms=terms, dims="obs", **noise, **data_of(design))
     return model
-
-
-def _check_names(design: MixedDesign, priors: Mapping[str, Any] | SharePrior) -> None:
-    given: Iterable[str] = priors if isinstance(priors, Mapping) else ()
-    reserved = _TAKEN
-    if isinstance(priors, SharePrior):
-        reserved = _TAKEN | dict.fromkeys(VARIABLES, "which is a name in a model with a SharePrior")
-    if taken := [random for random in design.random if random.group in reserved]:
-        what, mend = ("a grouping factor", "its column") if isinstance(taken[0], RandomTerm) else ("an id", "it")
-        raise ValueError(f"{what} is called {taken[0].group!r}, {reserved[taken[0].group]}: rename {mend}.")
-    names = [name for random in design.random for part in parts_of(random) for name in part.priors]
-    names += ["sigma_e"] if design.residual is None else design.residual.part.priors
-    require_priors(given, names)
-    require_labels(design.ids, "the ids, the index of data,")
-    for random in design.random:
-        require_labels(random.levels, f"the levels of {random.group!r}", written=f"table[{random.members[0].group!r}]")
-
-
-def _check_slashes(design: MixedDesign, name: str) -> None:
-    """Refuse names with a slash, which no variable of a PyMC model can have, and tell of the way around."""
-    if "/" in name:
-        plain = re.sub(r"\W+", "_", name).strip("_")
-        raise ValueError(f"a variable of PyMC cannot be called {name!r}, with a slash: name it, name={plain!r}.")
-    if slashed := [group for random in design.random for group in random.factors if "/" in group]:
-        raise ValueError(
-            f"the grouping factor {slashed[0]!r} gives its name to variables of PyMC, which cannot have a slash: "
-            f"rename its column, data.rename(columns={{{slashed[0]!r}: {slashed[0].replace('/', '_')!r}}})."
-        )
 
 
 def _least_squares(design: MixedDesign) -> FloatArray:
@@ -236,29 +281,3 @@ def _mean_weight(design: MixedDesign) -> float:
 def _relative(design: MixedDesign) -> FloatArray:
     """Return w/w̄ of each row."""
     return np.ones(len(design.y)) if design.weights is None else design.weights / _mean_weight(design)
-
-
-def _term(
-    random: RandomTerm | CorrelatedTerms, relation: Covariance | None, variables: Deviations | Shares,
-    relative: FloatArray,
-) -> Term:  # fmt: skip
-    """Return a term with the variables of its covariance, registered in the model of the context."""
-    model, group = pm.modelcontext(None), random.group
-    weights = {
-        member.group: relative if relation is None else relative * known_variances(member, relation)
-        for member in random.members
-    }
-    if len(random.columns) > 1:
-        model.add_coord(f"{group}_effects", random.columns)
-    term = mixed_term(random, relation, lambda part: variables.within(random, part, weights))
-    model.add_coord(group, term.levels)
-    return term
-
-
-def known_variances(random: RandomTerm, relation: Covariance) -> FloatArray:
-    """Return the diagonal of ZKZᵀ: the variance that σ² = 1 gives each observation."""
-    term = Term(random.factor, relation, name=random.group)
-    variances = term.blocks.variances(np.ones((1, 1)))[term.Z.indices]
-    if not variances.any():
-        raise ValueError(f"known covariance of {random.group!r} is zero for all levels: leave the random term out.")
-    return variances

@@ -1,9 +1,9 @@
 """MixedDesign: y, X and the random terms of a formula in lme4's notation."""
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
@@ -14,13 +14,9 @@ from pm_fastlmm.base.missing_codes import warn_of_coded_level
 from pm_fastlmm.covariance.levels import Levels
 from pm_fastlmm.models.correlated_terms import CorrelatedTerms, random_terms
 from pm_fastlmm.models.design import coefficients_of
+from pm_fastlmm.models.family_response import OfFamily, coding_of, require_no_overflow
 from pm_fastlmm.models.fixed_terms import FixedTerms
-from pm_fastlmm.models.formula import (
-    cells,
-    fixed_effects,
-    require_table,
-    variables_of,
-)
+from pm_fastlmm.models.formula import fixed_effects, require_table, variables_of
 from pm_fastlmm.models.formulas.bars import split_formula
 from pm_fastlmm.models.formulas.language import sides
 from pm_fastlmm.models.formulas.names import plain
@@ -62,6 +58,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         Prior weights w, Var(e_i) = σ²_e/w_i; the known part of the mean.
     residual : ResidualTerm or None
         Residual variances by group, or covariances within records.
+    of_family : OfFamily or None
+        The family of a response that is not normal, with the labels of its categories and its trials.
 
     Examples
     --------
@@ -92,11 +90,13 @@ class MixedDesign(ReadOnlyArrays, Described):
     weight_column: Column | None = None
     known_mean: Offset | None = None
     residual: ResidualTerm | None = None
+    of_family: OfFamily | None = None
 
     @classmethod
     def from_formula(
-        cls, formula: str, data: pd.DataFrame, *, weights: Any = None, offset: Any = None, residual: str | None = None
-    ) -> Self:
+        cls, formula: str, data: pd.DataFrame, *, weights: Any = None, offset: Any = None, residual: str | None = None,
+        family: Any = None, link: str | None = None, trials: Any = None,
+    ) -> Self:  # fmt: skip
         """
         Read a formula and a table, whose index holds the ids.
 
@@ -117,6 +117,8 @@ class MixedDesign(ReadOnlyArrays, Described):
             A known part of the mean; offset(x) in the formula is another one, and they are added up.
         residual : str, optional
             A column whose levels have residual variances of their own, or a bar of records, "(0 + trait | record)".
+        family, link, trials : optional
+            Of a response that is not normal, as for `lmm_model`.
 
         Raises
         ------
@@ -134,6 +136,8 @@ class MixedDesign(ReadOnlyArrays, Described):
         rest, offsets = split_offsets(formula, data.columns if isinstance(data, pd.DataFrame) else ())
         fixed, parts = split_formula(rest, data.columns if isinstance(data, pd.DataFrame) else ())
         require_table(data)
+        response = sides(fixed)[0].strip("`")
+        coding, data = coding_of(family, link, trials, data, response)
         w, known = Column.read(weights, data, "weights"), Column.read(offset, data, "offset")
         needed = [name for term in offsets.values() for name in variables_of(term, data, formula)]
         noise = None if residual is None else ResidualFormula.read(residual, data)
@@ -142,10 +146,10 @@ class MixedDesign(ReadOnlyArrays, Described):
             require_columns(data, part.factors, formula)
             needed += [*part.factors, *(name for text in part.slopes for name in variables_of(text, data, formula))]
         gaps = gaps_in(data, needed)
-        for given in filter(None, (w, known)):
+        for given in filter(None, (w, known, None if coding is None else coding.trials)):
             gaps |= gaps_of(given.values, [given.name or given.role])
         y, X, gaps = fixed_effects(fixed, data, whole=formula, gaps=gaps, dense=False)
-        ids = _ids_of_one_response(y.columns, data, formula)
+        ids = _ids_of_one_response(y.columns, data, formula, trials=coding is not None)
         seen = complete(gaps, len(data))
         dropped = dropped_rows(seen, gaps, ids)
         rows = data[seen] if dropped else data
@@ -158,13 +162,21 @@ class MixedDesign(ReadOnlyArrays, Described):
         read = [pair for r in members for pair in zip(r.factors, r.factor.parts or (r.factor,), strict=True)]
         for name, factor in dict(read).items():
             warn_of_coded_level(factor.counts(), name)
-        y_seen, X_seen = frozen(y.values[seen, 0]), X.values[seen]
+        y_seen, X_seen, columns, of_family = y.values[seen, 0], X.values[seen], X.columns, None
+        made = FixedTerms.of(X.spec, rows)
+        if coding is not None:
+            y_seen, of_family = coding.of(y_seen, seen, plain(response), tuple(rows.index.tolist()))
+            require_no_overflow(of_family.family, np.zeros(0) if mean is None else mean.values, rows.index.tolist())
+            if coding.name == "ordinal":
+                made = _without_intercept(made, formula)
+                X_seen, columns = X_seen[:, made.kept], tuple(columns[j] for j in made.kept)
+                _require_no_constant(X_seen, columns)
+        frozen(y_seen)
         if not sp.issparse(X_seen):
             frozen(X_seen)
-        response = plain(sides(fixed)[0].strip("`"))
-        own, made = tuple(rows.index.tolist()), FixedTerms.of(X.spec, rows)
-        common = (formula, response, y_seen, X_seen, X.columns, own, random, dropped, counts_of(gaps))
-        return cls(*common, made, w, mean, None if noise is None else noise.of(rows))
+        own = tuple(rows.index.tolist())
+        common = (formula, plain(response), y_seen, X_seen, columns, own, random, dropped, counts_of(gaps))
+        return cls(*common, made, w, mean, None if noise is None else noise.of(rows), of_family)
 
     @property
     def weights(self) -> FloatArray | None:
@@ -199,6 +211,10 @@ class MixedDesign(ReadOnlyArrays, Described):
         """
         return None if self.known_mean is None else self.known_mean.at(data)
 
+    def trials_of(self, data: pd.DataFrame) -> Any:
+        """Return the trials of new rows of a binomial response, None for one in each."""
+        return None if self.of_family is None else self.of_family.trials_at(data)
+
     @property
     def rows_dropped(self) -> str:
         """In words how many rows were dropped, and how many values each column lacks."""
@@ -214,6 +230,8 @@ class MixedDesign(ReadOnlyArrays, Described):
             parts.append(f"offset = {self.known_mean.given.called}")
         if self.residual is not None:
             parts.append(f"residual = {self.residual.text}")
+        if self.of_family is not None and self.of_family.trials is not None:
+            parts.append(f"trials = {self.of_family.trials.called}")
         return ", ".join(parts)
 
     @property
@@ -243,7 +261,7 @@ class MixedDesign(ReadOnlyArrays, Described):
 
     def cells(self, data: pd.DataFrame) -> Cells:
         """Return how rows of a table are called in a message: by the values of their variables."""
-        return partial(cells, self.fixed.spec, data)
+        return self.fixed.cells(data)
 
     def __repr__(self) -> str:
         """Show sizes, names, the random terms and how many rows were dropped."""
@@ -255,8 +273,11 @@ class MixedDesign(ReadOnlyArrays, Described):
 
     @property
     def _known(self) -> str:
-        parts = {"weights": self.weight_column, "offset": self.known_mean}
+        parts: dict[str, Any] = {"weights": self.weight_column, "offset": self.known_mean}
         residual = "" if self.residual is None else f"residual: {self.residual.text}; "
+        if self.of_family is not None:
+            parts["trials"] = self.of_family.trials
+            residual += f"family: {self.of_family.family.name} ({self.of_family.family.link}); "
         return "".join(f"{role}: {part.called}; " for role, part in parts.items() if part is not None) + residual
 
     def _facts(self) -> dict[str, Any]:
@@ -269,8 +290,37 @@ class MixedDesign(ReadOnlyArrays, Described):
         }
 
 
-def _ids_of_one_response(responses: tuple[str, ...], data: pd.DataFrame, formula: str) -> Ids:
+def _without_intercept(made: FixedTerms, formula: str) -> FixedTerms:
+    """Return the fixed effects of ordered categories, whose cutpoints are the intercept."""
+    if "Intercept" not in made.spec.column_names:
+        raise ValueError(
+            f"formula {formula!r} has no intercept, which the cutpoints of an ordered response are, so that a factor "
+            "would have a column too many: leave 0 + or - 1 out."
+        )
+    return replace(made, intercept=False)
+
+
+def _require_no_constant(X: Any, columns: tuple[str, ...]) -> None:
+    """Raise a ValueError for columns that add up to the constant that cutpoints are."""
+    if not columns or sp.issparse(X):
+        return
+    combination = np.linalg.lstsq(X, np.ones(len(X)))[0]
+    if np.abs(X @ combination - 1).max() < 1e-8:
+        used = [name for name, weight in zip(columns, combination, strict=True) if abs(weight) > 1e-8]
+        raise ValueError(
+            f"the columns {shown(used)} add up to a constant, which the cutpoints of an ordered response are: leave "
+            "one of them out."
+        )
+
+
+def _ids_of_one_response(responses: tuple[str, ...], data: pd.DataFrame, formula: str, *, trials: bool) -> Ids:
     """Return the index of a table, of different ids, for a formula with one response."""
+    if len(responses) != 1 and trials:
+        raise ValueError(
+            f"formula {formula!r} has {len(responses)} responses ({shown(list(responses))}), and a family is of one: "
+            "successes and failures are the successes among their trials, data['n'] = data.successes + data.failures, "
+            "successes ~ …, trials='n'."
+        )
     if len(responses) != 1:
         raise ValueError(
             f"formula {formula!r} has {len(responses)} responses ({shown(list(responses))}): flmm.traits_model and "

@@ -18,29 +18,56 @@ from pm_fastlmm.covariance.operators import BlockDiagonal
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
+from pm_fastlmm.engines.latent.family_parameters import arguments_of
+from pm_fastlmm.engines.latent.node import LatentNode
 from pm_fastlmm.engines.structured.node import StructuredNode
+from pm_fastlmm.families.choice import is_normal, name_of
 from pm_fastlmm.models.correlated_terms import CorrelatedTerms
 from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.models.mixed_parts import Part, parts_of
 from pm_fastlmm.models.random_terms import RandomTerm
 
 
-def read_formula(
-    formula: str | MixedDesign, data: Any, weights: Any = None, offset: Any = None, residual: Any = None
-) -> MixedDesign:
-    """Return the design of a formula that has random terms."""
+def read_formula(formula: str | MixedDesign, data: Any, **given: Any) -> MixedDesign:
+    """
+    Return the design of a formula that has random terms; `given` is what `MixedDesign.from_formula` takes.
+
+    Raises
+    ------
+    ValueError
+        If it has none, what is given is in a design already, or is of normal responses alone.
+    """
     if isinstance(formula, MixedDesign):
-        given = {"data": data, "weights": weights, "offset": offset, "residual": residual}
-        if names := [name for name, value in given.items() if value is not None]:
+        if names := [name for name, value in {"data": data, **given}.items() if value is not None]:
             raise ValueError(f"{shown(names)} is given together with a MixedDesign, which holds it already.")
         design = formula
     else:
-        design = MixedDesign.from_formula(formula, data, weights=weights, offset=offset, residual=residual)
+        refuse_of_normal(given)
+        design = MixedDesign.from_formula(formula, data, **given)
     if not design.random:
         raise ValueError(
             f"formula {design.formula!r} has no random term, such as (1 | group): it is ordinary least squares."
         )
     return design
+
+
+def refuse_of_normal(given: Mapping[str, Any]) -> None:
+    """Raise a ValueError for what a response from a family has not: weights and variances of residuals."""
+    if is_normal(given.get("family")):
+        return
+    name = name_of(given["family"])
+    if given.get("weights") is not None:
+        raise ValueError(
+            f"weights= are of the residuals of a normal response, this one is {name!r}: means of several trials are "
+            "the counts of successes with trials=; different exposures are offset(log(exposure)); rows that stand for "
+            "several equal ones are repeated."
+        )
+    if given.get("residual") is not None:
+        raise ValueError(
+            f"residual= is of a normal response, this one is {name!r}, whose variance follows from its mean: more "
+            "variance than that is a random effect of each row, (1 | row) with a column of row numbers; of groups, "
+            "(0 + a + b || row) with columns of 0 and 1; for counts also family='negative_binomial'."
+        )
 
 
 def relations(
@@ -55,6 +82,20 @@ def relations(
     groups = [member.group for random in design.random for member in random.members]
     if unknown := [group for group in known if group not in groups]:
         raise ValueError(f"known names {shown(unknown)}, but the grouping factors are {', '.join(groups)}.")
+    if design.of_family is None:
+        _refuse_too_many(design, known)
+    else:
+        _refuse_one_outcome_each(design, known)
+    require_choice("negative", negative, Negative)
+    found = [_relation(random, _of_members(random, known), design.X, negative) for random in design.random]
+    for random, relation in zip(design.random, found, strict=True):
+        if relation is not None and relation.named and relation.size:
+            say_matched(random.group, len(random.levels), relation.size, "K")
+    return found
+
+
+def _refuse_too_many(design: MixedDesign, known: Mapping[str, Any]) -> None:
+    """Raise a ValueError for a term of independent effects that are as many as the observations."""
     n, differ = len(design.y), design.weights is not None and np.ptp(design.weights) > 0
     for random in design.random:
         effects = sum(len(member.levels) * len(member.columns) for member in random.members)
@@ -64,12 +105,20 @@ def relations(
                 f"the term of {random.group!r} has {effects} effects for {n} observations: they cannot be told from "
                 "the residual. Is it a covariate, or is the covariance of its levels known, known={...}?"
             )
-    require_choice("negative", negative, Negative)
-    found = [_relation(random, _of_members(random, known), design.X, negative) for random in design.random]
-    for random, relation in zip(design.random, found, strict=True):
-        if relation is not None and relation.named and relation.size:
-            say_matched(random.group, len(random.levels), relation.size, "K")
-    return found
+
+
+def _refuse_one_outcome_each(design: MixedDesign, known: Mapping[str, Any]) -> None:
+    """Raise a ValueError for independent effects of single outcomes, whose distribution has no other variance."""
+    assert design.of_family is not None  # of one alone
+    name = design.of_family.family.name
+    for random in design.random:
+        alone = len(random.levels) == len(design.y) and random.members[0].group not in known
+        if alone and name in ("bernoulli", "ordinal"):
+            raise ValueError(
+                f"each level of {random.group!r} has one record, and one {name} outcome has no variance beside that of "
+                "its mean: the term cannot be told from the response itself. Leave it out; effects of each row are for "
+                "counts, or for trials; levels that are related have a known covariance, known={...}."
+            )
 
 
 def _relation(random: RandomTerm | CorrelatedTerms, K: Any, X: Any, negative: Negative) -> Covariance | None:
@@ -138,13 +187,17 @@ def column_root(random: RandomTerm, columns: Sequence[int], weights: FloatArray)
 
 
 def data_of(design: MixedDesign) -> dict[str, Any]:
-    """Return X and y with the ids of the rows, offset, weights and the design, as `StructuredLMM` takes them."""
+    """Return X and y with the ids of the rows, offset, weights and the design, as the distributions take them."""
     X = Labelled(design.X, design.ids, design.columns) if design.columns else None
-    known = {"mu": design.offset, "weights": design.weights, "design": design}
+    known: dict[str, Any] = {"mu": design.offset, "design": design}
+    if design.of_family is None:
+        known["weights"] = design.weights
+    else:
+        known["family"] = design.of_family.family
     return {"X": X, "observed": Labelled(design.y, design.ids, None), **known}
 
 
-def _unit(part: Part) -> Covariance:
+def unit(part: Part) -> Covariance:
     """Return the covariance of a part at a variance of 1, where it is to be fitted."""
     c = len(part.columns)
     return Unstructured(np.eye(c)) if part.correlated else Scalar(1.0, 1) if c == 1 else Diagonal(np.ones(c))
@@ -152,22 +205,27 @@ def _unit(part: Part) -> Covariance:
 
 def mixed_node(design: MixedDesign, between: list[Covariance | None]) -> StructuredNode:
     """Return the node that `lmm_model` makes, without a model: its parameters are numbers."""
-    terms = [mixed_term(random, relation, _unit) for random, relation in zip(design.random, between, strict=True)]
+    terms = [mixed_term(random, relation, unit) for random, relation in zip(design.random, between, strict=True)]
+    if design.of_family is not None:
+        return LatentNode.from_terms(design.response, terms, **data_of(design))
     own = design.residual
-    residual = None if own is None else own.term(_unit(own.part))
+    residual = None if own is None else own.term(unit(own.part))
     return StructuredNode.from_terms(design.response, terms, residual=residual, **data_of(design))
 
 
 class FormulaVariables(NamedTuple):
-    """The map from θ to the free variables of `lmm_model`."""
+    """The map from θ, and the parameters ψ of a family after it, to the free variables of `lmm_model`."""
 
     parts: list[Part]
     layout: Theta
+    of_psi: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, design: MixedDesign, layout: Theta) -> Self:
         """Return the map of a design, the part of whose residuals is the last."""
         parts = [part for random in design.random for part in parts_of(random)]
+        if design.of_family is not None:
+            return cls(parts, layout, arguments_of(design.of_family.family))
         parts.append(Part("e", (0,), False) if design.residual is None else design.residual.part)
         return cls(parts, layout)
 
@@ -183,4 +241,9 @@ class FormulaVariables(NamedTuple):
                 values[f"chol_{part.suffix}"] = lower_root(matrix)[rows, columns]
             else:
                 values[f"sigma_{part.suffix}"] = np.sqrt(own).reshape(entry.shape)
-        return values
+        return values | self._of_family(np.asarray(theta[self.layout.size :]))
+
+    def _of_family(self, psi: FloatArray) -> dict[str, Any]:
+        if self.of_psi == ("alpha",):
+            return {"alpha": 1 / psi[0] if psi[0] else np.inf}
+        return {"cutpoints": psi} if self.of_psi == ("cutpoints",) else dict(zip(self.of_psi, psi, strict=True))

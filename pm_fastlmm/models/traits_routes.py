@@ -23,9 +23,10 @@ from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.models.design import Design
 from pm_fastlmm.models.deviations import WIDTH, Deviations, column_scales, require_priors
 from pm_fastlmm.models.formulas.names import plain_name
-from pm_fastlmm.models.lmm_model import known_variances, mixed_model
+from pm_fastlmm.models.lmm_model import mixed_model
 from pm_fastlmm.models.mixed_parts import Part, parts_of
 from pm_fastlmm.models.mixed_terms import FormulaVariables, mixed_node, relations
+from pm_fastlmm.models.named_terms import known_variances
 from pm_fastlmm.models.trait_deviations import residual_deviations
 from pm_fastlmm.models.traits_design import RESPONSE, TraitsDesign
 from pm_fastlmm.spectrum.responses import read_response, response_name

@@ -19,6 +19,7 @@ from pm_fastlmm.engines.nodes import lmm_nodes
 from pm_fastlmm.engines.protocol import LMMNode, Target
 from pm_fastlmm.posterior.kept import Kept
 from pm_fastlmm.quadrature.likelihood import DEAR
+from pm_fastlmm.quadrature.over_parameters import InterpolatedLaplace
 from pm_fastlmm.quadrature.over_theta import InterpolatedLikelihood
 
 _CHECKS = 4  # draws at which the likelihood is evaluated at the end
@@ -57,7 +58,8 @@ class InterpolatedNode(LMMNode):
     def in_place_of(cls, node: LMMNode, objective: Objective, tolerance: float) -> Self:
         """Return a node with the same data; NotInterpolated if θ is more than a few variances."""
         common = (node.name, node.rv, node.treatment, node.mu, node.beta_mean, node.observed, node.projection, node.ids)
-        return cls(*common, node, InterpolatedLikelihood(objective, tolerance))
+        kind = InterpolatedLaplace if objective.laplace else InterpolatedLikelihood
+        return cls(*common, node, kind(objective, tolerance))
 
     @property
     def cheap(self) -> bool:

@@ -1,5 +1,6 @@
 """After sampling: the density of each observation, or group, given all the others; exact at each posterior draw."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from pm_fastlmm.base.display import progress
 from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.labels import beside_others, labelled, over_obs
 from pm_fastlmm.engines.nodes import find_node, model_here
-from pm_fastlmm.engines.precisions import Precisions
+from pm_fastlmm.engines.precisions import GivenOthers, Precisions
+from pm_fastlmm.engines.prediction import Predictive
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.kernel.effects.left_out import Groups, unpredictable
 from pm_fastlmm.kernel.likelihood.leave_out import leave_groups_out, leave_one_out
@@ -46,6 +48,10 @@ def pointwise_log_likelihood(
     Since p(y | θ) = p(y_-i | θ) p(y_i | y_-i, θ), the ratio of the posterior without y_i to that with it is
     1/p(y_i | y_-i, θ): the importance weights of Pareto-smoothed leave-one-out are right, for dependent data as well,
     and what is exact here at each draw is averaged over the posterior of θ by `az.loo`.
+
+    Of a LatentLMM p(y_i | y_-i, θ) is that of Laplace's approximation: from the normal approximation of η_i given y the
+    part of y_i is taken out, and p(y_i | η_i) is integrated over what is left (Vehtari et al. 2016). For groups the
+    mode is found without each, at each draw, and the approximations of p(y) and p(y_-S) are compared.
 
     Not a likelihood in parts: the sum over i is not log p(y | θ). What it lacks is added as `{name}_remainder`, one
     number for each draw, so that the group as a whole adds up to log p(y | θ), which is what power scaling
@@ -84,6 +90,9 @@ def pointwise_log_likelihood(
 
     References
     ----------
+    Vehtari, Mononen, Tolvanen, Sivula & Winther (2016), Bayesian leave-one-out cross-validation approximations for
+    Gaussian latent variable models, https://jmlr.org/papers/v17/14-540.html.
+
     Bürkner, Gabry & Vehtari (2021), Efficient leave-one-out cross-validation for Bayesian non-factorized normal and
     Student-t models, doi:10.1007/s00180-020-01045-4.
 
@@ -112,10 +121,14 @@ def pointwise_log_likelihood(
     model = model_here(model)
     node = find_node(model, var_name)
     left_out = None if groups is None else node.read_groups(groups)
+    draws = Draws(model, idata.posterior.to_dataset())
     require_labels(None if left_out is None else left_out.labels, "groups", written="groups")
+    if (others := _given_others(draws, node, left_out, rows)) is not None:
+        _require_predictable(node.flat_basis(), node, left_out)
+        return _of_family(idata, draws, node, others, left_out, progressbar=progressbar)
     largest = 1 if left_out is None else int(left_out.sizes.max())
     found = _precisions(idata, model, node, largest=largest, memory_budget=memory_budget, rows=rows)
-    _require_predictable(found, node, left_out)
+    _require_predictable(found.Q1, node, left_out)
     out = np.empty((int(np.prod(found.shape)), found.n if left_out is None else len(left_out.labels)))
     what = "Leaving out observations" if left_out is None else "Leaving out groups"
     with progress(what, len(out), show=progressbar) as done:
@@ -142,29 +155,66 @@ def _precisions(
 ) -> Precisions:
     if node.observed is None:
         raise ValueError(f"{node.name} has no observed data: there is nothing to leave out.")
-    if rows is not None and "rows" not in node.takes:
-        raise ValueError(f"{node.name} keeps its rows: rows= is for a FourierLMM.")
+    _require_own_rows(node, rows)
     numbers = int(memory_budget / (8 * _PRECISIONS))
     return node.precisions(Draws(model, idata.posterior.to_dataset()), largest=largest, numbers=numbers, rows=rows)
 
 
+def _given_others(draws: Draws, node: LMMNode, groups: Groups | None, rows: Any) -> Iterator[GivenOthers] | None:
+    """Return what the others say at each draw, of a response that is not normal."""
+    if node.observed is None or (found := node.given_others(draws, groups)) is None:
+        return None
+    _require_own_rows(node, rows)
+    return found
+
+
+def _of_family(
+    idata: xr.DataTree, draws: Draws, node: LMMNode, found: Iterator[GivenOthers], groups: Groups | None, *,
+    progressbar: bool,
+) -> xr.DataTree:  # fmt: skip
+    """Add the densities given the others of a response that is not normal, and what is lacking to the joint one."""
+    values = np.empty((*draws.shape, node.n if groups is None else len(groups.labels)))
+    joint = np.empty(draws.shape)
+    with progress("Leaving out observations", joint.size, show=progressbar) as done:
+        for count, given in enumerate(found, 1):
+            values[given.at], joint[given.at] = given.log_density, given.loglik
+            done(count, "")
+    if groups is None:
+        name, density = node.name, over_obs(draws.model, node, values)
+    else:
+        name, density = f"{node.name}_by_{GROUP}", labelled(draws.model, node, values, {GROUP: groups.labels})
+    return _with_remainder(idata, node, beside_others(idata, "log_likelihood", {name: density}), joint)
+
+
 def draw_left_out(
     idata: xr.DataTree, model: pm.Model, node: LMMNode, rows: Any, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray]:
+) -> Predictive:
     """Return the mean of y_i given all the others at each draw, and a draw of it, (chain, draw, …, n)."""
+    draws = Draws(model, idata.posterior.to_dataset())
+    if (others := _given_others(draws, node, None, rows)) is not None:
+        _require_predictable(node.flat_basis(), node, None)
+        mean, y, eta = (np.empty((*draws.shape, node.n)) for _ in range(3))
+        for given in others:
+            mean[given.at], (eta[given.at], y[given.at]) = given.mean, given.draw(rng)
+        return Predictive(mean, y, None, eta)
     found = _precisions(idata, model, node, memory_budget=MEMORY_BUDGET, rows=rows)
-    _require_predictable(found, node, None)
+    _require_predictable(found.Q1, node, None)
     mean = np.empty((int(np.prod(found.shape)), found.n))
     y = np.empty(mean.shape)
     for part in found.parts:
         left = leave_one_out(part.precision)
         mean[part.index] = part.y - left.deviation
         y[part.index] = mean[part.index] + np.sqrt(left.variance) * rng.standard_normal(left.variance.shape)
-    return node.placed(mean.reshape(*found.shape, -1)), node.placed(y.reshape(*found.shape, -1))
+    return Predictive(node.placed(mean.reshape(*found.shape, -1)), node.placed(y.reshape(*found.shape, -1)))
 
 
-def _require_predictable(found: Precisions, node: LMMNode, groups: Groups | None) -> None:
-    if bad := unpredictable(found.Q1, node.ids, groups):
+def _require_own_rows(node: LMMNode, rows: Any) -> None:
+    if rows is not None and "rows" not in node.takes:
+        raise ValueError(f"{node.name} keeps its rows: rows= is for a FourierLMM.")
+
+
+def _require_predictable(Q1: Any, node: LMMNode, groups: Groups | None) -> None:
+    if bad := unpredictable(Q1, node.ids, groups):
         what = "observations" if groups is None else "groups"
         raise ValueError(
             f"{what} {shown(bad)} of {node.name} alone determine a fixed effect: under a flat prior of β the others "
@@ -182,8 +232,13 @@ def _add(
     )
     size = max(1, int(memory_budget / (8 * _ARRAYS * node.numbers)))
     joint = np.concatenate([function(part)[0] for part in slices(function.size, size)])
-    sample, joint = density.dims[: joint.ndim + 1], joint.reshape(*density.shape[:2], *joint.shape[1:])
+    return _with_remainder(idata, node, dataset, joint.reshape(*density.shape[:2], *joint.shape[1:]))
+
+
+def _with_remainder(idata: xr.DataTree, node: LMMNode, dataset: xr.Dataset, joint: FloatArray) -> xr.DataTree:
+    """Add what the densities lack to the joint one, (chain, draw, …)."""
     parts = [dataset[part] for part in (node.name, f"{node.name}_by_{GROUP}") if part in dataset]
+    sample = parts[0].dims[: joint.ndim]
     pointwise = sum(part.sum([d for d in part.dims if d not in sample]) for part in parts)
     dataset[f"{node.name}_remainder"] = xr.DataArray(joint, dims=sample) - pointwise
     idata["log_likelihood"] = xr.DataTree(dataset)

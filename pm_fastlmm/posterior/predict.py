@@ -1,4 +1,4 @@
-"""After sampling: exact draws of β and u, predictions and functions, from the draws of the variances."""
+"""After sampling: draws of β and u, predictions and functions, from the draws of the variances."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -13,12 +13,14 @@ from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.labels import add_predictions, observe_rows
 from pm_fastlmm.engines.nodes import find_node, model_here
-from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
+from pm_fastlmm.engines.prediction import Effects, NewRows
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.posterior.pointwise import draw_left_out
 
 type Effect = Literal["beta", "u", "a"]
+type Way = Literal["curvature", "importance"]
 
+_WAYS = {"curvature": "from the normal approximation", "importance": "and resampled by their weights"}
 _EFFECTS = {
     "given": "the u of y", "population": "none", "new": "another u with the same covariance",
     "left_out": "each y given the others",
@@ -29,12 +31,13 @@ def recover_effects(
     idata: xr.DataTree,
     *,
     which: Sequence[Effect] | None = None,
+    by: Way = "curvature",
     model: pm.Model | None = None,
     var_name: str | None = None,
     random_seed: Any = None,
 ) -> xr.DataTree:
     """
-    Add exact posterior draws of the fixed effects β and the random effects u, one per draw of the variances.
+    Add posterior draws of the fixed effects β and the random effects u, one per draw of the variances.
 
     With K = WWᵀ, u = Wa, also of the coefficients a (marker effects, when W are markers).
 
@@ -43,6 +46,11 @@ def recover_effects(
     node that costs one evaluation of the likelihood for each draw, for a LengthscaleLMM node one factorisation of K:
     thin a long posterior first, ``idata.sel(draw=slice(0, None, 10))``.
 
+    These draws are exact, but for a LatentLMM: its β and u are drawn from the normal approximation at their mode. With
+    ``by="importance"`` some hundreds of such draws are made for each, and one is taken by their importance weights, in
+    each group of effects that are independent of the others given β. That is nearer to the posterior given θ; the draws
+    of θ stay those of the approximate likelihood.
+
     Parameters
     ----------
     idata : xarray.DataTree
@@ -50,6 +58,8 @@ def recover_effects(
     which : sequence of "beta", "u", "a", optional
         For one kernel. Default β and u; β and a when the rows of the data were not kept (`KernelStatistics`), where u
         is a value for each of them.
+    by : {"curvature", "importance"}
+        How those of a LatentLMM are drawn.
     model : pymc.Model, optional
         Default the model of the context.
     var_name : str, optional
@@ -66,7 +76,8 @@ def recover_effects(
     Raises
     ------
     ValueError
-        If u is asked for without rows, or a without a factor, or some effects of a StructuredLMM node.
+        If u is asked for without rows, or a without a factor, or some effects of a StructuredLMM node; if importance
+        weights are not reliable (Pareto k above 0.7), as of many effects that are all related, or not needed.
 
     Examples
     --------
@@ -85,8 +96,11 @@ def recover_effects(
     node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
     if which is not None:
         _require_parts(node, which)
+    require_choice("by", by, _WAYS)
     _require_data(node)
-    for part, draws in node.recover(Draws(model, idata.posterior.to_dataset()), which, rng).items():
+    posterior = Draws(model, idata.posterior.to_dataset())
+    drawn = node.recover(posterior, which, rng) if by == "curvature" else node.recover_by_importance(posterior, rng)
+    for part, draws in drawn.items():
         idata.posterior[f"{node.name}_{part}"] = draws
     return idata
 
@@ -110,8 +124,8 @@ def predict(
     """
     Add posterior predictive draws: of new observations, or of the training ones when no new rows are given.
 
-    For each draw of the variances one draw of f = Xβ + u (β and u from their exact conditional) and one of y = f + e.
-    In sample there are three kinds of replicates; plain draws of a node with flat β are none of them.
+    For each draw of the variances one draw of f = Xβ + u, β and u as `recover_effects` draws them, and one of
+    y = f + e. In sample there are three kinds of replicates; plain draws of a node with flat β are none of them.
 
     * ``effects="given"``: the same individuals measured again, y_rep = Xβ + u + e with the u of y. They check the
       residuals, and follow y closely where K explains much of it.
@@ -156,7 +170,10 @@ def predict(
     -------
     xarray.DataTree
         The same tree, with the groups `posterior_predictive` (in sample) or `predictions`, which hold `{name}` (new
-        observations) and `{name}_mean`: f, or with effects="left_out" the mean of y_i given the others. A node that
+        observations) and `{name}_mean`: f, or with effects="left_out" the mean of y_i given the others. A LatentLMM
+        has three scales: `{name}_eta` is the linear predictor η = Xβ + Σ Zu, `{name}_mean` E(y | η), a probability,
+        rate or expected count, and `{name}` the response; of ordered categories, whose mean is that of their numbers
+        from 0 on, `{name}_probability` has one for each `{name}_category`. A node that
         observes a statistic gets its y, where the rows are known, in `observed_data`, beside `{name}_statistic`.
 
     Raises
@@ -193,7 +210,7 @@ def predict(
     model = model_here(model)
     node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
     if effects == "left_out":
-        drawn = Predictive(*draw_left_out(idata, model, node, rows, rng))
+        drawn = draw_left_out(idata, model, node, rows, rng)
     else:
         if rows is not None:
             raise ValueError("rows= are the data of a FourierLMM, which effects='left_out' needs: leave them out.")

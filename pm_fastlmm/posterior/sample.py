@@ -49,7 +49,7 @@ def sample(
     **kwargs: Any,
 ) -> xr.DataTree:
     r"""
-    Sample a model with a FastLMM, LengthscaleLMM, StructuredLMM, DenseLMM or FourierLMM node by NUTS, seeded by REML.
+    Sample a model with a mixed model node, such as a FastLMM, StructuredLMM or LatentLMM, by NUTS seeded by REML.
 
     REML gives the start. The posterior covariance of the variables that reach the node (on PyMC's unconstrained scale)
     is computed by quadrature around it and given to NUTS, so that the warm-up is short. All other variables keep PyMC's
@@ -64,7 +64,9 @@ def sample(
     with f and log g from Chebyshev nodes over the region where the posterior is. Some dozens to some hundreds of
     factorisations take the place of tens of thousands. Outside the region the likelihood is evaluated itself: nothing
     is extrapolated. `model.logp` stays exact. β has to be integrated out under a flat prior, and the variances to be
-    numbers, not matrices; otherwise a message says why each step is an evaluation.
+    numbers, not matrices; otherwise a message says why each step is an evaluation. Laplace's approximation of a
+    LatentLMM is interpolated in the same way in its parameters themselves, one to three variances of terms or a
+    dispersion among them, under a flat or a Gaussian prior of β.
 
     What was compiled for the last four models is kept: another model of the same structure, with other data or other
     constants in its priors, is sampled without compiling it again.
@@ -100,10 +102,11 @@ def sample(
     xarray.DataTree
         As from `pymc.sample`. A FastLMM node adds `{name}_sigma2`, `_delta`, `_sigma2_g`, `_sigma2_e`, `_h2` and `_pve`
         to the posterior; a LengthscaleLMM node `{name}_lengthscale` and the same without `_pve`; a StructuredLMM node
-        `{name}_variance` and `{name}_share` of each term and the residual; both `{name}_beta`, one draw for each of
-        the variances; unless the model has variables of these names. Of an interpolated likelihood the attributes of
-        the posterior have `{name}_loglik_error`, the largest at four draws, where it is evaluated itself;
-        `_loglik_draws_outside`, which were evaluated exactly; `_loglik_nodes` and `_loglik_evaluations`.
+        `{name}_variance` and `{name}_share` of each term and the residual; a LatentLMM node `{name}_variance` that
+        each term gives η; all `{name}_beta`, one draw for each of the variances; unless the model has variables of
+        these names. Of an interpolated likelihood the attributes of the posterior have `{name}_loglik_error`, the
+        largest at four draws, where it is evaluated itself; `_loglik_draws_outside`, which were evaluated exactly;
+        `_loglik_nodes` and `_loglik_evaluations`.
 
     Raises
     ------

@@ -44,7 +44,7 @@ class Interpolated:
     @property
     def tails(self) -> FloatArray:
         """The last coefficients of log p(y | r) along each axis: its error is some orders smaller."""
-        return self.interpolant.tails(np.array([1.0, -self.ratios.shape]))
+        return self.interpolant.tails(self.ratios.combination)
 
     def _inside(self, t: FloatArray) -> FloatArray:
         return np.asarray(self.region.length * t**self._power)

@@ -61,3 +61,24 @@ def _at_point(coefficients: Any, counts: Any, x: Any) -> Any:
             work[i] = total
         source = work
     return work[:size]
+
+
+@compiled
+def value_and_gradient(theta: Any, kappa: Any, rates: Any, shift: Any, coefficients: Any, counts: Any) -> Any:
+    """
+    Return whether θ is inside the region, an interpolated function of it, and its gradient.
+
+    The place on [-1, 1]^d is rates · log(θ + κ) - shift; the interpolated functions are its value and its slopes along
+    each axis.
+    """
+    d = len(kappa)
+    moved, gradient = theta + kappa, np.zeros(d)
+    for k in range(d):
+        if not (theta[k] >= 0.0 and 0.0 < moved[k] < math.inf):
+            return False, 0.0, gradient
+    x = rates @ np.log(moved) - shift
+    for k in range(d):
+        if not abs(x[k]) <= _EDGE:
+            return False, 0.0, gradient
+    values = _at_point(coefficients, counts, np.clip(x, -1.0, 1.0))
+    return True, values[0], (rates.T @ values[1:]) / moved

@@ -44,9 +44,7 @@ class OverTheta:
     def of(cls, interpolated: Interpolated) -> Self:
         """Return the likelihood whose pieces are interpolated."""
         ratios, region, pieces = interpolated.ratios, interpolated.region, interpolated.interpolant.with_slopes
-        scale = 2 / region.length
-        rates = np.ascontiguousarray(scale[:, None] * np.linalg.inv(region.axes))
-        shift = rates @ region.centre + scale * region.lower + 1
+        rates, shift = region.to_square()
         counts, c = np.array(pieces.counts), np.ravel(pieces.coefficients)
         return cls(ratios.unit, region, (ratios.unit, float(ratios.df), region.kappa, rates, shift, c, counts))
 
@@ -87,16 +85,35 @@ class InterpolatedLikelihood:
     objective: Objective
     tolerance: float
     estimate: FloatArray | None = None
-    smooth: OverTheta | None = None
+    smooth: Any = None
     guarded: bool = False
-    _likelihood: Likelihood | None = None
+    _likelihood: Any = None
     _now: Interpolated | None = None
     _box: Box | None = None
     _adapted: int = field(default=0)
 
     def __post_init__(self) -> None:
         """Refuse other parameters."""
+        self._require()
+
+    def _require(self) -> None:
         require_scalar_variances(self.objective)
+
+    def _about(
+        self, theta: FloatArray, information: FloatArray, tell: Callable[[int, str], None]
+    ) -> tuple[Any, Any, Region]:
+        """Return a vague prior of what is interpolated in, the likelihood there, and a region about an estimate."""
+        unit = unit_variances(self.objective)
+        likelihood = Likelihood(self.objective, unit, float(unit @ theta), tell)
+        df = self.objective.residual_df
+        ratios = Ratios(unit, df, np.ones(len(unit)), 1.0, likelihood.residual_variance())
+        return ratios, likelihood, Region.about(*ratios.estimate(theta, information), likelihood.smallest)
+
+    def _state(self, theta: FloatArray) -> Any:
+        return self.objective.state(theta)
+
+    def _compiled(self, interpolated: Interpolated) -> Any:
+        return OverTheta.of(interpolated)
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -121,10 +138,8 @@ class InterpolatedLikelihood:
         trace = maximise(objective, objective.start(), tolerances=Tolerances(), max_iterations=_ITERATIONS)
         if not trace.converged:
             raise NotInterpolated(f"REML finds no estimate about which the posterior lies: {trace.reason}.")
-        last, unit = trace.iterations[-1], unit_variances(objective)
-        likelihood = Likelihood(objective, unit, float(unit @ last.theta), tell)
-        ratios = Ratios(unit, objective.residual_df, np.ones(len(unit)), 1.0, likelihood.residual_variance())
-        region = Region.about(*ratios.estimate(last.theta, last.average_information), likelihood.smallest)
+        last = trace.iterations[-1]
+        ratios, likelihood, region = self._about(last.theta, last.average_information, tell)
         found, box = integrate(ratios, likelihood, region, self.tolerance, rng)
         if not math.isfinite(found.error):
             raise NotInterpolated(f"{found.reason or 'it varies too much'}.")
@@ -133,14 +148,14 @@ class InterpolatedLikelihood:
         self._take(found.interpolated)
 
     def _take(self, interpolated: Interpolated) -> None:
-        self._now, self.smooth = interpolated, OverTheta.of(interpolated)
+        self._now, self.smooth = interpolated, self._compiled(interpolated)
 
     def __call__(self, theta: FloatArray) -> tuple[float, FloatArray]:
         """Return ℓ(θ) and its gradient; -inf and 0 where V is not positive definite."""
-        found = None if self.smooth is None else self.smooth(theta)
+        found: tuple[float, FloatArray] | None = None if self.smooth is None else self.smooth(theta)
         if found is not None:
             return found
-        state = None if self.guarded and self.smooth is not None else self.objective.state(theta)
+        state = None if self.guarded and self.smooth is not None else self._state(theta)
         if state is None:
             return -math.inf, np.zeros_like(theta)
         return float(state.loglik), self.objective.gradient(theta, state)
@@ -179,7 +194,8 @@ class InterpolatedLikelihood:
         for row in theta:
             found = None if self.smooth is None else self.smooth(row)
             if found is not None:
-                errors.append(abs(found[0] - self.objective.log_likelihood(row)))
+                state = self._state(row)
+                errors.append(math.inf if state is None else abs(found[0] - state.loglik))
         return float(np.max(errors))
 
 

@@ -56,6 +56,11 @@ class Ratios:
         """Shape of the inverse gamma distribution of the total given the ratios, a + p/2."""
         return self.prior_shape + self.df / 2
 
+    @property
+    def combination(self) -> FloatArray:
+        """The linear combination of the pieces that log p(y | r) is, about."""
+        return np.array([1.0, -self.shape])
+
     def log_scale(self, pieces: Pieces) -> FloatArray:
         """Return the logarithm of the scale of the total given the ratios, b + ½q."""
         return np.asarray(np.logaddexp(math.log(self.prior_scale), pieces.log_q - math.log(2)))

@@ -40,14 +40,17 @@ class Region:
     kappa: FloatArray
 
     @classmethod
-    def about(cls, r: FloatArray, cov: FloatArray, smallest: Callable[[int, float], float]) -> Self:
+    def about(
+        cls, r: FloatArray, cov: FloatArray, smallest: Callable[[int, float], float], may_be_0: Any = True
+    ) -> Self:
         """
         Return ± 8 standard errors about an estimate with its covariance.
 
-        `smallest` gives 1/λ of a term, as it is seen at a small ratio.
+        `smallest` gives 1/λ of a term, as it is seen at a small ratio; `may_be_0` says of which r there is a likelihood
+        at 0.
         """
         d, se = len(r), np.sqrt(np.diag(cov))
-        near = r < _NEAR * se
+        near = (r < _NEAR * se) & may_be_0
         if not near.any():
             values, vectors = np.linalg.eigh(cov / np.outer(r, r))
             ends = np.full(d, _REACH)
@@ -80,6 +83,12 @@ class Region:
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.log(np.asarray(r) + self.kappa)
         return np.asarray((z - self.centre) @ np.linalg.inv(self.axes).T - self.lower)
+
+    def to_square(self) -> tuple[FloatArray, FloatArray]:
+        """Return A and b of the place Az - b on [-1, 1]^d."""
+        scale = 2 / self.length
+        rates = np.ascontiguousarray(scale[:, None] * np.linalg.inv(self.axes))
+        return rates, rates @ self.centre + scale * self.lower + 1
 
     def log_jacobian(self, inside: FloatArray) -> FloatArray:
         """Return log |∂r/∂x| (…)."""

@@ -21,8 +21,10 @@ from scipy.stats import norm, poisson
 
 import pm_fastlmm as flmm
 from engines import toy_counts, toy_gaussian
+from engines.latent.oracle import Laplace, poisson_counts, successes
 from engines.truth import Dense
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.engines.latent import products
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.engines.sparse.products import SparseProducts
 from pm_fastlmm.engines.structured import choice
@@ -749,6 +751,52 @@ def counts_moments(v):
     return mean, np.diag(weights @ u**2 - mean**2)
 
 
+# ---------------------------------------------------------------- counts with terms
+
+TRIALS = 9.0 + np.arange(N) % 7
+OF_ROWS = np.sin(2 * GROUP) + np.cos(2 * DAY)
+LITTERS = np.random.default_rng(6).poisson(np.exp(X @ [0.8, 0.2] + OF_ROWS))
+SUCCESSES = np.random.default_rng(8).binomial(TRIALS.astype(int), 1 / (1 + np.exp(-1.5 * OF_ROWS - 0.4 * X[:, 1])))
+
+
+def counted(**treatment):
+    """LatentLMM of counts with two crossed factors."""
+    v, w = positive("v", "w")
+    crossed = [flmm.Term(GROUP, cov.scalar(v), name="g"), flmm.Term(DAY, cov.scalar(w), name="d")]
+    flmm.LatentLMM("y", family="poisson", X=X, terms=crossed, observed=LITTERS, **treatment)
+
+
+def counted_laplace(v, **known):
+    """Return the approximation of it."""
+    G = np.diag(np.repeat([v["v"], v["w"]], [5, 4]))
+    return Laplace(LITTERS, X, np.hstack([Z, D]), G, poisson_counts, **known)
+
+
+def shares():
+    """LatentLMM of successes among trials, with groups that are related, by sparse equations."""
+    v, w = positive("v", "w")
+    pair = [flmm.Term(GROUP, cov.known(PRECISION, v), name="g"), flmm.Term(DAY, cov.scalar(w), name="d")]
+    with mock.patch.multiple(products, _FEW=-1):
+        flmm.LatentLMM("y", family="binomial", X=X, terms=pair, trials=TRIALS, observed=SUCCESSES)
+        assert not find_node(pm.modelcontext(None), "y").products.dense
+
+
+def shares_laplace(v):
+    """Return the approximation of it."""
+    G = scipy.linalg.block_diag(v["v"] * CHAINED, v["w"] * np.eye(4))
+    return Laplace(SUCCESSES, X, np.hstack([Z7, D]), G, successes(TRIALS))
+
+
+OF_COUNTS = FIT | ROWS | EFFECTS | {"blup", "fit.predict", "simulate", "loo", "compare_fits"}
+COUNTED = {
+    "V": None, "y": LITTERS, "values": {"v": 0.9, "w": 0.5}, "gives": OF_COUNTS,
+    "derived": lambda v: {"variance": np.array([v["v"], v["w"]])},
+}  # fmt: skip
+B_COUNTS = np.array([0.8, 0.2])
+KNOWN = {"mu": SHIFT, "b": B_COUNTS, "B": np.zeros((2, 2))}
+PRIOR = {"b": B_MEAN, "B": B_COV}
+
+
 CASES = [
     Case("spectral", kernel, gives=AFTER | ROWS | EFFECTS | OF_TERMS, **KERNEL),
     Case(
@@ -843,6 +891,15 @@ CASES = [
          **FOURIER),
     Case("fourier, weighted", weighted_fourier, **WEIGHTED_FOURIER,
          gives=FIT | ROWS | {"compare_fits", "recover", "new rows", "fit.predict", "function"}),
+    Case("latent", counted, loglik=lambda v: counted_laplace(v).loglik, **COUNTED),
+    Case("latent, explicit", lambda: counted(beta=B_COUNTS, mu=SHIFT), known=KNOWN,
+         loglik=lambda v: counted_laplace(v, **KNOWN).loglik, **COUNTED),
+    Case("latent, Gaussian", lambda: counted(**GAUSSIAN), known=PRIOR,
+         loglik=lambda v: counted_laplace(v, **PRIOR).loglik, **COUNTED),
+    Case("latent, sparse", shares, loglik=lambda v: shares_laplace(v).loglik, **COUNTED | {
+        "y": SUCCESSES,
+        "derived": lambda v: {"variance": np.array([v["v"] * np.trace(Z7 @ CHAINED @ Z7.T) / N, v["w"]])},
+    }),
     Case(
         "toy, Gaussian", weighted, gives=AFTER | ROWS | {"new"}, values={"g": 1.3, "e": 0.8}, y=WEIGHTED_Y,
         V=lambda v: v["g"] * K + v["e"] * np.diag(WEIGHTS),

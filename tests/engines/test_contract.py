@@ -23,8 +23,19 @@ from pm_fastlmm.engines.labels import derived
 from pm_fastlmm.engines.protocol import ENGINES
 
 DRAWS = 1000
-SAMPLED = ("spectral", "structured", "matrix", "lengthscale", "dense", "fourier", "toy, Gaussian", "toy, counts")
+SAMPLED = (
+    "latent",
+    "spectral",
+    "structured",
+    "matrix",
+    "lengthscale",
+    "dense",
+    "fourier",
+    "toy, Gaussian",
+    "toy, counts",
+)
 KINDS = ("given", "new", "population")
+DENSE = [case for case in CASES if case.V is not None]  # the others have tests of what they draw in their own places
 TOYS = [WeightedNode, CountsNode]
 for toy in TOYS:  # registered by being imported, and listed while these tests run
     ENGINES.remove(toy)
@@ -44,8 +55,13 @@ def case(request):
 
 
 def giving(*verbs):
-    """The cases that give all of some verbs."""
-    return pytest.mark.parametrize("case", [c for c in CASES if set(verbs) <= c.gives], ids=repr)
+    """The Gaussian cases that give all of some verbs."""
+    return pytest.mark.parametrize("case", [c for c in DENSE if set(verbs) <= c.gives], ids=repr)
+
+
+def fitted():
+    """All cases that are fitted, Gaussian or not."""
+    return pytest.mark.parametrize("case", [c for c in CASES if "find_reml" in c.gives], ids=repr)
 
 
 def lacking(verb):
@@ -106,7 +122,7 @@ def test_density_and_gradient(case):
 # ---------------------------------------------------------------- fits
 
 
-@giving("find_reml")
+@fitted()
 def test_the_restricted_likelihood_has_its_maximum_where_the_dense_one_has(case):
     fit = case.fit
     assert fit.converged
@@ -212,7 +228,7 @@ def test_predictions_of_all_entries_of_traits(case):
     assert found.mean.index.names == ["trait", "obs"]
 
 
-@giving("compare_fits")
+@pytest.mark.parametrize("case", [c for c in CASES if "compare_fits" in c.gives], ids=repr)
 def test_a_comparison_of_fits(case):
     place = np.flatnonzero(~case.fit.objective.together)[-1]  # an element of a matrix cannot be held alone
     name, value = case.fit.theta.index[place], float(case.fit.theta.iloc[place])
@@ -267,6 +283,7 @@ def test_effects_of_counts_have_the_moments_of_their_conditional():
     assert_moments(idata.posterior["y_u"][0], *counts_moments(case.values))
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if c.V is not None or not set(KINDS) & c.gives], ids=repr)
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_in_sample(case, kind):
     if kind not in case.gives:
@@ -452,7 +469,7 @@ def test_errors_list_what_is_registered():
     with pm.Model() as model:
         pm.Normal("y")
     with pytest.raises(
-        ValueError, match="no CountsLMM, DenseLMM, FastLMM, FourierLMM, LengthscaleLMM, MatrixLMM, StructuredLMM or We"
+        ValueError, match="no CountsLMM, DenseLMM, FastLMM, FourierLMM, LatentLMM, LengthscaleLMM, MatrixLMM, Str"
     ):
         flmm.find_reml(model)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytensor.tensor as pt
 import scipy.sparse as sp
 from pymc.distributions.dist_math import check_parameters
@@ -100,13 +101,14 @@ class LatentLMM:
     family : str or Family
         "bernoulli", "binomial", "poisson", "negative_binomial", "gamma", "ordinal".
     link : str, optional
-        "logit" (default) or "probit" of the first two and the last; the others have "log".
+        "logit" (default), "probit" or "cloglog" of the first two, "logit" or "probit" of the last; the others have
+        "log".
     terms : list of Term
         `flmm.Term(group, flmm.covariance.scalar(v))`, and so on, as of a `StructuredLMM`.
     X : (n, r) array, DataFrame or sparse matrix, optional
         Fixed-effects design; an intercept is not added. Of an ordinal response it has none: the cutpoints are that.
     trials : (n,) array or Series
-        Of a binomial response, the number of trials of each row.
+        Of a binomial response, the number of trials of each row. New rows without a formula have one each.
     observed : array or Series (n,)
         The response: 0 and 1, counts of successes, counts, positive numbers, or ordered categories.
     mu : tensor_like (n,), optional
@@ -151,6 +153,7 @@ class LatentLMM:
     ...     )
     >>> fit = flmm.find_reml(model, progressbar=False)
     >>> print(fit.theta.round(2).to_dict())
+    {'herd': 0.18}
     """
 
     def __new__(cls, name: str, *, family: Any, terms: Sequence[Term], X: Any = None, observed: Any = None,
@@ -163,13 +166,20 @@ class LatentLMM:
         for term in terms:
             require_labels(term.levels, f"the levels of term {term.name!r} of {name}", written="by")
         own: Family = rest["carried"]["products"].family
-        return LMM(name, params, observed=None if values is None else own.read(values), **rest)
+        return LMM(name, params, observed=_response(own, values), **rest)
 
     @classmethod
     def dist(cls, *, family: Any, terms: Sequence[Term], X: Any = None, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
         params, rest = _parametrise(checked_terms(terms), X, family, **kwargs)
         return LMM.dist(params, **rest)
+
+
+def _response(family: Family, values: Any) -> Any:
+    """Return data that the family has, as floats; a data container as it is, after a look at what it holds now."""
+    if hasattr(values, "get_value"):
+        family.read(np.asarray(values.get_value(), dtype=float))
+    return family.read(values) if isinstance(values, np.ndarray) else values
 
 
 def _parametrise(

@@ -1,16 +1,17 @@
 """The node of a LatentLMM."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
-import scipy.sparse as sp
+import xarray as xr
 
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.terms import Term
@@ -22,19 +23,28 @@ from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.labels import labelled
 from pm_fastlmm.engines.latent.at_theta import LatentAtTheta
 from pm_fastlmm.engines.latent.fixed import Search
+from pm_fastlmm.engines.latent.importance import FEWEST, RELIABLE, corrected
+from pm_fastlmm.engines.latent.independent import Independent
 from pm_fastlmm.engines.latent.latentlmm import LatentRV, carried_by
+from pm_fastlmm.engines.latent.leave_out import LeftOut, leave_groups_out, leave_one_out
 from pm_fastlmm.engines.latent.objective import LatentObjective
-from pm_fastlmm.engines.precisions import Precisions
+from pm_fastlmm.engines.latent.order import ahead, along_a_line
+from pm_fastlmm.engines.latent.resampling import resampled
+from pm_fastlmm.engines.latent.state import LatentState
+from pm_fastlmm.engines.precisions import GivenOthers, Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.random_variable import Treatment
 from pm_fastlmm.engines.structured.effects import EffectDraws, over_draws
 from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.engines.structured.products import independent
 from pm_fastlmm.engines.structured.structuredlmm import aligned_rows, checked_terms
 from pm_fastlmm.families.family import Family
+from pm_fastlmm.kernel.effects.left_out import Groups
 
 _ITERATIONS = 30  # towards where a sampler starts
+_JUDGED = 1000  # draws by which importance weights are judged
 
 
 @answers_for(LatentRV)
@@ -110,9 +120,23 @@ class LatentNode(StructuredNode):
         products = own if own.flat else own.treated(len(self.terms), flat=True)
         return LatentObjective.of(products, self.layout, self.rows(), self.mean_or_zero())
 
-    def to_interpolate(self, model: pm.Model) -> None:
-        """Return None: the approximation has no total variance in closed form."""
-        return
+    def to_interpolate(self, model: pm.Model) -> LatentObjective | None:  # type: ignore[override]
+        """
+        Return log p̃ over θ and ψ.
+
+        Raises
+        ------
+        ValueError
+            If it depends on other variables.
+        """
+        if self.observed is None or self.rv is None:
+            return None
+        if free := reaching(model, *self._mean_graphs()):
+            raise ValueError(
+                f"it depends on {shown([rv.name for rv in free])} besides the parameters of the terms and the family: "
+                "coefficients that X has are integrated out, under a flat prior or with numbers in beta_cov=."
+            )
+        return self.likelihood(self.constants())
 
     def estimated(self) -> list[Any]:
         """Return θ and ψ as one vector."""
@@ -133,16 +157,10 @@ class LatentNode(StructuredNode):
         """Draw β from the curvature at the mode at each draw of θ."""
         if not self.cheap or reaching(draws.model, *self._mean_graphs()):
             return None
-        (theta,) = draws.evaluate(self.estimated())
-        objective = self.likelihood(self.constants())
         r = self.projection.rank
         mean, cov = np.empty((*draws.shape, r)), np.empty((*draws.shape, r, r))
-        for at in np.ndindex(*draws.shape):
-            state = objective.state(theta[at])
-            if state is None:
-                raise ValueError(f"the likelihood of {self.name} has no mode at draw {at}.")
-            mean[at], covariance = objective.coefficients(state)
-            cov[at] = covariance.toarray() if sp.issparse(covariance) else covariance
+        for at, state in self._states(draws):
+            mean[at], cov[at] = state.blue()
         noise = rng.standard_normal(mean.shape)
         return np.asarray(mean + np.einsum("...ij,...j->...i", semidefinite_root(cov), noise))
 
@@ -156,7 +174,7 @@ class LatentNode(StructuredNode):
         )  # fmt: skip
 
     def predict(self, draws: Draws, rows: Any, effects: Effects, rng: np.random.Generator) -> Predictive:
-        """Draw η = Xβ + Σ Zu of new rows or of those of the data, and y given η."""
+        """Draw η = Xβ + Σ Zu of new rows or of those of the data, and y given η; the mean is E(y | η)."""
         drawn, family = self._draw(draws, rng), self.family
         mean = self.mean_at(rows, drawn.mu)
         ids = None if rows is None else rows.ids
@@ -173,9 +191,26 @@ class LatentNode(StructuredNode):
             f = f + over_draws(rows.Z[k], u)
             if fresh := rows.Z_new[k].shape[1]:
                 f = f + over_draws(rows.Z_new[k], independent(sigma, fresh // term.width, rng))
+        psi = self._family_parameters(draws)
+        probabilities = family.probabilities(f, psi) if family.name == "ordinal" else None
+        return Predictive(family.mean(f, psi), family.draw(f, psi, rng), ids, f, probabilities)
+
+    def _family_parameters(self, draws: Draws) -> FloatArray:
+        """Return ψ (chain, draw, p)."""
         (theta,) = draws.evaluate(self.estimated())
-        psi = np.broadcast_to(theta[..., self.layout.size :], (*draws.shape, len(family.parameters)))
-        return Predictive(f, family.draw(f, psi, rng), ids)
+        return np.broadcast_to(theta[..., self.layout.size :], (*draws.shape, len(self.family.parameters)))
+
+    def given_others(self, draws: Draws, groups: Groups | None) -> Iterator[GivenOthers]:
+        """Return what the others say of each observation, or group, at each draw, by `leave_out`."""
+        products: Any = self.products
+        for at, state in self._states(draws):
+            if groups is None:
+                left = leave_one_out(state, None)
+                density, mean = left.log_density, left.moments()[0]
+            else:
+                left = leave_groups_out(state, None, groups, [True] * len(groups.labels))
+                density, mean = np.asarray(left.joint), np.empty(0)
+            yield GivenOthers(at, density, mean, partial(_drawn, left), state.loglik + products.constant)
 
     def family_of_rows(self, rows: NewTermRows) -> Family:
         """Return the family of new rows, whose trials are those of their table, or one each."""
@@ -183,28 +218,74 @@ class LatentNode(StructuredNode):
             return self.family
         return self.family.of_rows(np.ones(rows.m) if rows.trials is None else rows.trials)
 
-    def _draw(self, draws: Draws, rng: np.random.Generator) -> EffectDraws:
-        """Draw (β, u) from the curvature at their mode, once for each draw of θ."""
-        theta, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
-        shape, terms, X, size = draws.shape, self.terms, self.projection, self.layout.size
+    def recover_by_importance(self, draws: Draws, rng: np.random.Generator) -> dict[str, xr.DataArray]:
+        """Draw β and the effects from the curvature at their mode, resampled by their importance weights."""
         products: Any = self.products
-        theta = np.broadcast_to(theta, (*shape, theta.shape[-1]))
-        beta = np.empty((*shape, X.rank))
+        blocks = Independent.of(products.equations, len(self.terms))
+        self._require_reliable(draws, rng)
+        return self._labelled(draws, self._draw(draws, rng, partial(resampled, blocks=blocks, rng=rng)))
+
+    def _require_reliable(self, draws: Draws, rng: np.random.Generator) -> None:
+        """Refuse weights, at the middle one of the draws of θ, that say that they stand for nothing."""
+        (theta,) = draws.evaluate(self.estimated())
+        order = along_a_line(np.broadcast_to(theta, (*draws.shape, theta.shape[-1])))
+        chain, draw = order[len(order) // 2]
+        one = Draws(draws.model, draws.posterior.isel(chain=[chain], draw=[draw]))
+        [(_, state)] = self._states(one)
+        judged = corrected(state, 0.0, len(self.terms), n=_JUDGED, df=None, nodes=None, rng=rng)
+        if not (judged.ess > FEWEST and judged.k <= RELIABLE):
+            raise ValueError(
+                f"importance weights do not stand for the effects of {self.name} given its parameters: {_JUDGED} draws "
+                f"are worth {judged.ess:.0f}, Pareto k is {judged.k:.2f}; they should be worth more than {FEWEST}, with "
+                f"k up to {RELIABLE}. by='curvature' draws from the approximation; exact draws are those of NUTS over "
+                "the effects themselves, flmm.RelatedEffects with a likelihood of PyMC, or lmm_model(…, "
+                "effects='sampled')."
+            )
+
+    def _draw(
+        self, draws: Draws, rng: np.random.Generator, draw: Callable[[LatentState], Any] | None = None
+    ) -> EffectDraws:
+        """Draw (β, u) from the curvature at their mode, once for each draw of θ, or by a function of the state."""
+        _, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
+        shape, terms, products = draws.shape, self.terms, self.products
+        beta = np.empty((*shape, self.projection.rank))
         u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
         sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
-        for at in np.ndindex(*shape):
-            values, _ = self.layout.numbers(theta[at][:size])
-            own = [*values, B[at]] if B[at].size else values
-            offset = mu[at] if products.flat else mu[at] + X.times(b[at])
-            state = products.near(self.rows(), offset, own, theta[at][size:])
-            if state is None:
-                raise ValueError(f"the likelihood of {self.name} has no mode at draw {at}.")
-            drawn, coefficients = state.draw(rng)
+        for at, state in self._states(draws):
+            drawn, coefficients = state.draw(rng) if draw is None else draw(state)
             for k, term in enumerate(terms):
                 u[k][at] = drawn[k].reshape(-1, term.width)
-                sigma[k][at] = values[k]
+                sigma[k][at] = state.sigma[k]
             beta[at] = coefficients if products.flat else b[at] + (drawn[-1].ravel() if B[at].size else 0.0)
         return EffectDraws(beta, u, sigma, np.zeros((*shape, 0, 0)), mu)
+
+    def _states(self, draws: Draws) -> Iterator[tuple[tuple[int, ...], LatentState]]:
+        """
+        Return where a draw is, and the approximation there, for all draws, near ones after each other.
+
+        A mode that is sought from one near it takes a factorisation or two; that of a draw that is repeated none.
+        """
+        theta, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
+        theta = np.broadcast_to(theta, (*draws.shape, theta.shape[-1]))
+        size, last = self.layout.size, None
+        modes: list[tuple[FloatArray, FloatArray]] = []
+        products: Any = self.products
+        for at in along_a_line(theta):
+            values, _ = self.layout.numbers(theta[at][:size])
+            offset = mu[at] if products.flat else mu[at] + self.projection.times(b[at])
+            own = theta[at], np.asarray(offset), B[at]
+            if last is None or not all(map(np.array_equal, own, last)):
+                sigma = [*values, B[at]] if B[at].size else values
+                response = self.rows(), own[1], sigma, theta[at][size:]
+                state = products.laplace(*response, ahead(theta[at], modes)) or products.laplace(*response)
+                last = own
+            if state is None:
+                raise ValueError(
+                    f"the likelihood of {self.name} has no mode at draw {at}, where its parameters are {theta[at]}: a "
+                    "prior without mass there avoids that."
+                )
+            modes = [*modes[-1:], (theta[at], state.mode.x)]
+            yield at, state
 
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
         """Return the variance that each term gives η on average, tr(Z_kG_kZ_kᵀ)/n."""
@@ -228,8 +309,8 @@ class LatentNode(StructuredNode):
         return {f"{self.name}_component": [term.name for term in self.terms]}
 
     def precisions(self, draws: Draws, *, largest: int, numbers: int, rows: Any = None) -> Precisions:
-        """Raise: leave-one-out of a response that is not normal is a method of its fit."""
-        return super(StructuredNode, self).precisions(draws, largest=largest, numbers=numbers, rows=rows)
+        """Raise: what others say of a response that is not normal is in `given_others`."""
+        return LMMNode.precisions(self, draws, largest=largest, numbers=numbers, rows=rows)
 
     @classmethod
     def from_terms(  # type: ignore[override]
@@ -239,7 +320,8 @@ class LatentNode(StructuredNode):
         terms = checked_terms(terms)
         ids, projection = aligned_rows(terms, X)
         op = carried_by(terms, projection, family, ids, design)
-        common = (name, None, "flat", mu, None, family.read(observed), op["projection"], ids)
+        flat: Treatment = "flat"
+        common = (name, None, flat, mu, None, family.read(observed), op["projection"], ids)
         return cls(*common, op["terms"], op["theta"], None, op["products"], None, design, None)
 
     @classmethod
@@ -248,6 +330,12 @@ class LatentNode(StructuredNode):
         _, _, mu, b, B, theta, psi = rv.owner.inputs
         common = (rv.name, rv, op.treatment, mu, b, observed_data(model, rv), op.projection, op.ids)
         return cls(*common, op.terms, op.theta, theta, op.products, B, op.design, None, None, psi)
+
+
+def _drawn(left: LeftOut, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Draw each η_i and y_i given the others."""
+    eta = left.mean + np.sqrt(left.variance) * rng.standard_normal(len(left.mean))
+    return eta, left.family.draw(eta, left.psi, rng)
 
 
 def _held(objective: LatentObjective, constants: FloatArray, fixed: Any) -> LatentObjective:

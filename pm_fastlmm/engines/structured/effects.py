@@ -189,4 +189,4 @@ class EffectDraws(NamedTuple):
 def over_draws(Z: Any, values: FloatArray) -> FloatArray:
     """Return Zu of draws of u, (chain, draw, …) in as many numbers as Z (m, q) has columns: (chain, draw, m)."""
     shape = values.shape[:2]
-    return np.asarray((Z @ values.reshape(-1, Z.shape[1]).T).T.reshape(*shape, Z.shape[0]))
+    return np.asarray((Z @ values.reshape(shape[0] * shape[1], Z.shape[1]).T).T.reshape(*shape, Z.shape[0]))

@@ -41,6 +41,8 @@ class NewTermRows:
     record : (m,) int array or None
         Which record of the residual each row is of, from the number of records on those that are new; -1 is a record of
         its own.
+    trials : (m,) array or None
+        Of a binomial response; None is one trial in each row.
     """
 
     X: Any
@@ -112,7 +114,7 @@ def read_rows(
     own = None if residual is None else given.pop(RESIDUAL, None)
     if population and given:
         raise ValueError("effects='population' is Xβ without random effects: leave out Z_new.")
-    offset, weights = None, 1.0
+    offset, weights, trials = None, 1.0, None
     if unknown := [name for name in given if name not in {term.name for term in terms}]:
         raise ValueError(f"Z_new names {shown(unknown)}, but the terms are {', '.join(term.name for term in terms)}.")
     if data is None:
@@ -127,13 +129,14 @@ def read_rows(
         m, ids = len(data), tuple(data.index.tolist())
         X = projection.new_rows(design.rows(data), m, cells=design.cells(data))
         offset, weights, coordinate = design.offset_of(data), design.weights_of(data), design.coordinate_of(data)
+        trials = design.trials_of(data)
         record = None if residual is None or population else design.record_of(data, residual.levels)
         parts = [
             _nothing(term, m) if population else _split(term, *_encoded(term, random, data))
             for term, random in zip(terms, design.random, strict=True)
         ]
     known, new = [known for known, _ in parts], [new for _, new in parts]
-    return NewTermRows(X, known, new, ids, offset, weights, coordinate, None if population else record)
+    return NewTermRows(X, known, new, ids, offset, weights, coordinate, None if population else record, trials)
 
 
 def _coordinates(residual: Term, given: Any, m: int) -> tuple[Any, Any]:

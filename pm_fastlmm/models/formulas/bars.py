@@ -75,7 +75,10 @@ def split_formula(formula: Any, columns: Collection[str] | None = None) -> tuple
             position = end + 1 + cut(formula, kept, before, after, "a random term")
             continue
         if _is_bar(tokens[position]):
-            raise ValueError(f"formula {formula!r} has a bar outside parentheses: write random terms as (x | group).")
+            raise ValueError(
+                f"formula {formula!r} has a bar outside parentheses: write random terms as (x | group)"
+                + ("; trials are given beside the formula, trials='n'." if "trials(" in formula else ".")
+            )
         kept += tokens[position : end + 1]
         position = end + 1
     fixed = " ".join(token if isinstance(token, str) else source(formula, token) for token in kept)
