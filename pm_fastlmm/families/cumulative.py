@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betainc, gammainc, gammaincc
 
-from pm_fastlmm.base.arrays import FloatArray, slices
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.families.bernoulli import Bernoulli, Binomial
 from pm_fastlmm.families.counts import NegativeBinomial, Poisson
 from pm_fastlmm.families.family import Family

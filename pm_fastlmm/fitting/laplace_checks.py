@@ -78,7 +78,7 @@ class LaplaceChecks(LaplaceEffects):
         >>> fit = flmm.find_reml(model, method="ML", progressbar=False)
         >>> found = fit.importance(nodes=25)
         >>> print(f"{found.laplace:.4f} {found.correction:.4f}")
-        -15.9583 0.0367
+        -15.6388 0.1087
         """
         found: Importance = self._node_at(theta).terms.importance(n, df=df, nodes=nodes, random_seed=random_seed)
         return found

@@ -78,9 +78,9 @@ class LaplaceEffects(VarianceFit):
         ...     )
         >>> fit = flmm.find_reml(model, progressbar=False)
         >>> fit.predict(np.ones((2, 1)), {"herd": ["a", "another"]}, scale="mean")
-              mean        se    lower    upper se_observation
-        0  2.12013  0.488437   1.3063  3.22242         1.5359
-        1  1.79388  0.784308 0.693107  3.68738         1.5517
+              mean        se     lower    upper se_observation
+        0  2.10758   0.61546   1.15482  3.54418        1.57682
+        1  1.93366  0.984689  0.672328  4.41613         1.7039
         """
         require_choice("effects", effects, OF_NEW_ROWS)
         rows = {"X_new": X_new, "Z_new": Z_new, "data": data, "population": effects == "population"}
@@ -239,6 +239,28 @@ class LaplaceEffects(VarianceFit):
         References
         ----------
         de Villemereuil, Schielzeth, Nakagawa & Morrissey (2016), doi:10.1534/genetics.115.186536.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pymc as pm
+        >>> import pm_fastlmm as flmm
+        >>> sire = np.repeat(list("abcdefgh"), 5)
+        >>> ill = np.tile([1, 1, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0], 2)
+        >>> with pm.Model() as model:
+        ...     sigma = pm.HalfNormal("sigma_sire", 1)
+        ...     sires = flmm.Term(sire, flmm.covariance.scalar(sigma**2), name="sire")
+        ...     what = {"family": "bernoulli", "link": "probit", "X": np.ones((40, 1))}
+        ...     node = flmm.LatentLMM("ill", **what, terms=[sires], observed=ill)
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> fit.heritability("sire").round(2)
+        Heritability, sire, fixed effects left out
+                  estimate    se lower upper
+        scale
+        latent           1     0     1     1
+        liability     0.42  0.25  0.09  0.84
+        expected      0.95  0.05   0.7  0.99
+        observed      0.26  0.16  0.06  0.64
         """
         return heritability_table(
             self._node_at(None).terms, self.theta, self._parameters().cov, self.blue, self.blue_cov, term, of,
