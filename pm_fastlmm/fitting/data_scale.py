@@ -25,9 +25,13 @@ _AT_BOUND = (
 
 def heritability_table(
     at: Any, theta: pd.Series, cov: FloatArray, beta: FloatArray, beta_cov: Any, term: str | Sequence[str], of: Of, *,
-    level: float, fixed: Fixed, trials: float | None,
+    level: float, fixed: Fixed, trials: float | None, moved: Any = None,
 ) -> Table:  # fmt: skip
-    """Return estimates, standard errors and intervals by scale; see `LaplaceFit.heritability`."""
+    """
+    Return estimates, standard errors and intervals by scale; see `LaplaceFit.heritability`.
+
+    `moved` (P, r) is ∂β̂/∂θ.
+    """
     require_fraction(level, "level")
     require_choice("of", of, ("heritability", "repeatability"))
     names = (term,) if isinstance(term, str) else tuple(term)
@@ -47,7 +51,11 @@ def heritability_table(
 
     point = theta.to_numpy()
     estimate, labels = _stacked(shares(point, beta))
-    se = np.sqrt(_variance(lambda v, b: _stacked(shares(v, b))[0], point, cov, beta, beta_cov))
+
+    def values_of(v: FloatArray, b: FloatArray) -> FloatArray:
+        return _stacked(shares(v, b + (v - point) @ moved if estimated else b))[0]
+
+    se = np.sqrt(_variance(values_of, point, cov, beta, beta_cov))
     own = [place for e in at.objective.layout.entries if known[e.term] in names for place in range(len(point))[e.place]]
     unknown_error = np.isnan(np.diag(cov))
     if unknown_error[own].any():

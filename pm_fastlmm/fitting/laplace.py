@@ -44,8 +44,8 @@ class LaplaceFit(LaplaceChecks):
 
     It has what `VarianceFit` has: `theta` are the variances of the effects on the scale of η, and the parameters of the
     family. With β integrated out ("REML") log p̃ is the counterpart of the restricted likelihood; of "ML" β̂ maximises
-    it, as in glmer and glmmTMB. Tests of fixed effects are Wald's z, and their errors have what the estimation of θ adds,
-    as those of glmmTMB and clmm do; `blue_cov` is the part at known θ.
+    it, as in glmer and glmmTMB. Tests of fixed effects are Wald's z, and their errors have what the estimation of θ
+    adds, as those of glmmTMB and clmm do; `blue_cov` is the part at known θ.
     """
 
     _tests: ClassVar[str] = "Wald z tests"
@@ -64,7 +64,7 @@ class LaplaceFit(LaplaceChecks):
     @cached_property
     def _whole_cov(self) -> Any:
         """
-        cov β̂ with what the estimation of θ adds: Φ + J cov(θ̂)Jᵀ, J = ∂β̂/∂θ by differences.
+        Cov β̂ with what the estimation of θ adds: Φ + J cov(θ̂)Jᵀ, J = ∂β̂/∂θ by differences.
 
         Where evaluations take long, or β has thousands of coefficients, it is Φ alone, the curvature at θ̂.
         """

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from pm_fastlmm.aireml.refit import coefficient_slopes
 from pm_fastlmm.base.choices import OF_NEW_ROWS, require_choice
 from pm_fastlmm.base.tables import Table
 from pm_fastlmm.engines.latent.on_scale import PredictionScale, ScalePrediction
@@ -228,8 +229,8 @@ class LaplaceEffects(VarianceFit):
         -------
         DataFrame
             By scale, and of ordered responses by category: estimate, se, lower, upper. Errors are those of the delta
-            method, from the covariances of θ̂ and of β̂, which are taken to be independent; intervals are made on the
-            logit scale. Where the variance of a term is on its boundary they are NaN.
+            method, from the covariances of θ̂ and of β̂ given θ̂, which moves with θ; intervals are made on the logit
+            scale. Where the variance of the term is on its boundary they are NaN, others there are taken as known.
 
         Raises
         ------
@@ -259,10 +260,13 @@ class LaplaceEffects(VarianceFit):
         scale
         latent           1     0     1     1
         liability     0.42  0.25  0.09  0.84
-        expected      0.95  0.05   0.7  0.99
-        observed      0.26  0.16  0.06  0.64
+        expected      0.95  0.05  0.67  0.99
+        observed      0.26  0.15  0.07  0.63
         """
+        cov = self._parameters().cov
+        errors = np.sqrt(np.where(np.isnan(np.diag(cov)), 0.0, np.diag(cov)))
+        moved = coefficient_slopes(self.objective, self.theta.to_numpy(), errors) if len(self.blue) else None
         return heritability_table(
-            self._node_at(None).terms, self.theta, self._parameters().cov, self.blue, self.blue_cov, term, of,
-            level=level, fixed=fixed, trials=trials,
+            self._node_at(None).terms, self.theta, cov, self.blue, self.blue_cov, term, of, level=level, fixed=fixed,
+            trials=trials, moved=moved,
         )  # fmt: skip
