@@ -236,8 +236,8 @@ class LatentNode(StructuredNode):
         if not (judged.ess > FEWEST and judged.k <= RELIABLE):
             raise ValueError(
                 f"importance weights do not stand for the effects of {self.name} given its parameters: {_JUDGED} draws "
-                f"are worth {judged.ess:.0f}, Pareto k is {judged.k:.2f}; they should be worth more than {FEWEST}, with "
-                f"k up to {RELIABLE}. by='curvature' draws from the approximation; exact draws are those of NUTS over "
+                f"are worth {judged.ess:.0f}, Pareto k is {judged.k:.2f}; they should be worth over {FEWEST}, with k "
+                f"up to {RELIABLE}. by='curvature' draws from the approximation; exact draws are those of NUTS over "
                 "the effects themselves, flmm.RelatedEffects with a likelihood of PyMC, or lmm_model(…, "
                 "effects='sampled')."
             )

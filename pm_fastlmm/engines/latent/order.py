@@ -6,7 +6,6 @@ import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
 
-
 _FAR = 10.0  # lengths of a line that it is followed
 
 
