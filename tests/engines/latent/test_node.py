@@ -3,6 +3,7 @@
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pymc as pm
 import pytest
 import scipy.linalg
@@ -124,6 +125,27 @@ def test_predictions_of_ordered_categories_have_a_probability_of_each():
     np.testing.assert_allclose(p, expected, rtol=1e-12)
     np.testing.assert_allclose(found["y_mean"], expected @ np.arange(3.0), rtol=1e-12)
     assert set(np.unique(found["y"])) == {0.0, 1.0, 2.0}
+
+
+def test_categories_of_a_formula_keep_their_names_and_trials_of_new_rows_are_those_of_their_table():
+    rng = np.random.default_rng(4)
+    table = pd.DataFrame({"g": np.repeat(list("abcdef"), 5), "x": rng.normal(size=30)})
+    table["grade"] = pd.Categorical(rng.choice(["low", "mid", "high"], 30), ["low", "mid", "high"], ordered=True)
+    table["m"], table["hits"] = 7, rng.integers(0, 8, 30)
+    ordered = flmm.lmm_model("grade ~ x + (1 | g)", table, family="ordinal")
+    shares = flmm.lmm_model("hits ~ x + (1 | g)", table, family="binomial", trials="m")
+    for model in (ordered, shares):
+        options = {"chains": 1, "cores": 1, "random_seed": 1, "progressbar": False, "quiet": True}
+        idata = flmm.sample(20, tune=20, model=model, **options)
+        new = table.head(3).assign(m=[1, 50, 1000], g=["a", "b", "new"])
+        found = flmm.predict(idata, data=new, model=model, random_seed=1).predictions
+        if model is ordered:
+            assert list(found["grade_probability"]["grade_category"]) == ["low", "mid", "high"]
+            np.testing.assert_allclose(found["grade_probability"].sum("grade_category"), 1.0)
+        else:
+            p = 1 / (1 + np.exp(-found["hits_eta"]))
+            np.testing.assert_allclose(found["hits_mean"], p * [1, 50, 1000])
+            assert (found["hits"] <= [1, 50, 1000]).all()
 
 
 # ---------------------------------------------------------------- given all others
