@@ -13,7 +13,6 @@ import xarray as xr
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.constants import Constants

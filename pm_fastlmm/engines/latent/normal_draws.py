@@ -5,8 +5,9 @@ The mean of a posterior is not its mode. To the first order it is
 
     E x ≈ x̂ + ½ C⁻¹ ΛᵀWᵀ(s ∘ ∂³log p/∂η³),
 
-s the variances of η given y (Tierney & Kadane 1986, doi:10.1080/01621459.1986.10478240). Where records say little of an
-effect, the coefficients at the joint mode are off by more than their standard errors: an intercept of counts is too high.
+s the variances of η given y (Tierney & Kadane 1986, doi:10.1080/01621459.1986.10478240). Where records say little of
+their effects the joint mode is off by a good part of a standard error: with a count for each level an intercept is too
+high.
 """
 
 from typing import Any
