@@ -33,7 +33,7 @@ def resampled(
     block = np.asarray(blocks.of_block.T @ np.arange(blocks.count), dtype=np.intp)
     x[:own] = at[np.arange(own), chosen, place[block]]
     x[own:] += moved[:, chosen]
-    return _unscaled(state, x)
+    return unscaled(state, x)
 
 
 def _chosen(log: FloatArray, rng: np.random.Generator) -> Any:
@@ -41,7 +41,7 @@ def _chosen(log: FloatArray, rng: np.random.Generator) -> Any:
     return (log + rng.gumbel(size=log.shape)).argmax(axis=-1)
 
 
-def _unscaled(state: Any, x: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+def unscaled(state: Any, x: FloatArray) -> tuple[list[FloatArray], FloatArray]:
     """Return the effects of each block of unknowns, and β."""
     eq, p = state.problem.equations, state.products
     u = []
