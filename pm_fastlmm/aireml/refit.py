@@ -28,6 +28,16 @@ def observed_information(objective: Objective, theta: FloatArray, se: FloatArray
     return (observed + observed.T) / 2
 
 
+def coefficient_slopes(objective: Objective, theta: FloatArray, se: FloatArray) -> FloatArray:
+    """Return ∂β̂/∂θ (P, r), by differences; 0 for what has no standard error."""
+
+    def estimate(x: FloatArray) -> FloatArray:
+        state = objective.state(x)
+        return np.full(len(objective.coef), np.nan) if state is None else objective.estimate(state)
+
+    return _slopes(estimate, theta, np.where(np.isfinite(se), _DIFFERENCE * se, 0.0), (len(objective.coef),))
+
+
 def steps_of(objective: Objective, theta: FloatArray, se: FloatArray) -> FloatArray:
     """Return steps of differences that stay inside the bounds; 0 for what has no standard error."""
     return np.where(np.isfinite(se), _inside(se, theta - objective.lower, objective.upper - theta), 0.0)

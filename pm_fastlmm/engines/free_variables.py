@@ -186,7 +186,9 @@ class Link:
         def slopes(x: FloatArray) -> FloatArray:
             value = self.theta(x)
             unit = np.where(positive, np.where(value > floor, value, np.inf), size)
-            return np.asarray(np.nan_to_num((self.jacobian(x) / unit[:, None])[varying], posinf=0.0, neginf=0.0))
+            with np.errstate(invalid="ignore"):  # of a quantity that is infinite on its boundary, as alpha is
+                relative = (self.jacobian(x) / unit[:, None])[varying]
+            return np.asarray(np.nan_to_num(relative, posinf=0.0, neginf=0.0))
 
         v = self.variables
         J, change = self.slopes[varying], (theta - self.initial)[varying]

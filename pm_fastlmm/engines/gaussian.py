@@ -49,13 +49,6 @@ class GaussianNode(FittedNode):
             for V, *mean in zip(*function(some), strict=True):
                 yield V, Constants(*mean)
 
-    def flat_basis(self) -> Any:
-        """Return the basis of the fixed effects under a flat prior, of no columns for another treatment of β."""
-        if self.projection.sparse and self.treatment == "flat":
-            return self.projection
-        Q1 = self.projection.Q1  # raises where the rows were not kept
-        return Q1 if self.treatment == "flat" else Q1[:, :0]
-
     def precisions(self, draws: Draws, *, largest: int, numbers: int, rows: Any = None) -> Precisions:
         """Return P and Py at the draws, one after the other."""
         return Precisions(draws.shape, self.n, self.flat_basis(), _parts(self, draws, numbers))

@@ -1,8 +1,10 @@
 """P and Py at posterior draws, from which observations and groups are left out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.kernel.likelihood.leave_out import Precision
@@ -48,22 +50,28 @@ class Precisions:
     parts: Iterator[Part]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EachGivenOthers:
+class GivenOthers(NamedTuple):
     """
-    All draws, of a response that is not normal and has no P.
+    What the others say at one draw, of a response that is not normal.
 
     Attributes
     ----------
-    Q1 : (n, r) array, or a SparseProjection
-        As of `Precisions`.
-    each : iterator
-        For a draw, in any order: (chain, draw), what has `log_density`, `mean` and `draw` of each observation given all
-        others, and the joint log-density.
+    at : (chain, draw)
+    log_density : (n,) or (G,) array
+        Of each observation, or group.
+    mean : (n,) array
+        E(y_i | y_-i).
+    draw : function of a Generator
+        Draws of each η_i and y_i given the others.
+    loglik : float
+        The joint log-density.
     """
 
-    Q1: Any
-    each: Iterator[tuple[tuple[int, ...], Any, float]]
+    at: tuple[int, ...]
+    log_density: FloatArray
+    mean: FloatArray
+    draw: Callable[[np.random.Generator], tuple[FloatArray, FloatArray]]
+    loglik: float
 
 
 def require_definite(factored: Any, name: str) -> None:

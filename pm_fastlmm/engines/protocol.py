@@ -1,7 +1,7 @@
 """What an engine owes: a node of a model answers every verb (fit, sample, recover, predict, leave out) itself."""
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import singledispatch
@@ -11,7 +11,6 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
-from pymc.pytensorf import constant_fold
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.tensor.basic import get_underlying_scalar_constant_value
 from pytensor.tensor.exceptions import NotScalarConstantError
@@ -26,7 +25,7 @@ from pm_fastlmm.engines.constants import Constants
 from pm_fastlmm.engines.draws import Draws
 from pm_fastlmm.engines.free_variables import Fitted
 from pm_fastlmm.engines.graphs import evaluated, is_random, reaching
-from pm_fastlmm.engines.precisions import EachGivenOthers, Precisions
+from pm_fastlmm.engines.precisions import GivenOthers, Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.random_variable import Treatment
 from pm_fastlmm.kernel.effects.left_out import Groups
@@ -126,6 +125,10 @@ class LMMNode(PartOfModel, Described, ABC):
     def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
         """Draw β and the random effects given y at each posterior draw; by what follows the name of the node."""
         raise self.refused()
+
+    def recover_by_importance(self, draws: Draws, rng: np.random.Generator) -> dict[str, xr.DataArray]:
+        """Draw the same with importance weights that correct an approximation, where the node has one."""
+        raise ValueError(f"{self.name} is a {self.called}, whose effects are drawn exactly: leave by='importance' out.")
 
     def coefficients(self, draws: Draws, rng: np.random.Generator) -> FloatArray | None:
         """Draw β (chain, draw, …, r) under a flat prior where that takes no longer than sampling; None elsewhere."""
@@ -320,8 +323,19 @@ class LMMNode(PartOfModel, Described, ABC):
         """
         raise ValueError(f"{self.name} is a {self.called}, which has no density of single observations given others.")
 
-    def given_others(self, draws: Draws) -> EachGivenOthers | None:
-        """Return what all others say of each observation, of a response that is not normal; None where P says it."""
+    def flat_basis(self) -> Any:
+        """Return the basis of the fixed effects under a flat prior, of no columns for another treatment of β."""
+        if self.projection.sparse and self.treatment == "flat":
+            return self.projection
+        Q1 = self.projection.Q1  # raises where the rows were not kept
+        return Q1 if self.treatment == "flat" else Q1[:, :0]
+
+    def given_others(self, draws: Draws, groups: Groups | None) -> Iterator[GivenOthers] | None:
+        """
+        Return what all others say of each observation, or group, at each draw; None where P says it.
+
+        That is of a response that is not normal, whose β the others determine.
+        """
         return None
 
     @classmethod
@@ -372,5 +386,5 @@ def observed_data(model: pm.Model, rv: Any) -> Any:
     if isinstance(value, TensorConstant):
         data = value.data
     else:
-        data = value.get_value() if isinstance(value, SharedVariable) else constant_fold([value])[0]
+        data = value.get_value() if isinstance(value, SharedVariable) else evaluated([], [value])()[0]
     return np.ma.filled(data, np.nan)  # pm.Data masks what is NaN

@@ -14,6 +14,7 @@ from pm_fastlmm.base.display import listed
 from pm_fastlmm.base.tables import Table
 from pm_fastlmm.engines.response import Response
 from pm_fastlmm.fitting.fit import VarianceFit
+from pm_fastlmm.fitting.laplace import NORMAL, LaplaceFit, Law
 from pm_fastlmm.kernel.reml.fit import REMLFit
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection, SparseProjection
 
@@ -64,6 +65,13 @@ def compare_fits(*fits: Fit | Mapping[str, Fit], nested: bool | None = None) -> 
     References
     ----------
     Self & Liang (1987), doi:10.1080/01621459.1987.10478472; Stram & Lee (1994), doi:10.2307/2533455.
+
+    Notes
+    -----
+    Of responses that are not normal, fits by ML may have other families or links, "poisson" and "negative_binomial" for
+    instance, whose AIC compare as long as all of them are for integers, or none is. Those by REML have β integrated out
+    on the scale of η, and compare with the same family and link alone. Their log-likelihoods are Laplace's
+    approximations, and so are differences of these.
 
     Examples
     --------
@@ -177,6 +185,7 @@ def _require_comparable(models: Sequence[_Model]) -> None:
             raise ValueError(f"{pair} are fits of different y: likelihoods of other data, or units, do not compare.")
         if a.y is not None and b.y is not None:
             _require_same_rows(a.y, b.y, pair)
+        _require_same_kind(_law(first.fit), _law(other.fit), pair, first.fit.method)
         if a.flat != b.flat:
             raise ValueError(
                 f"{pair} treat β differently, one as estimated and one as known or with a prior: their likelihoods "
@@ -184,6 +193,25 @@ def _require_comparable(models: Sequence[_Model]) -> None:
             )
         if first.fit.method == "REML" and a.flat:
             _require_same_design(a.projection, b.projection, pair)
+
+
+def _law(fit: Any) -> Law:
+    return fit.law if isinstance(fit, LaplaceFit) else NORMAL
+
+
+def _require_same_kind(a: Law, b: Law, pair: str, method: str) -> None:
+    """Refuse likelihoods of which one is of probabilities and one of densities, or that integrate over other β."""
+    if a.whole != b.whole:
+        raise ValueError(
+            f"{pair} are of families {a.family!r} and {b.family!r}: the likelihood of one is a probability, that of the "
+            "other a density, which do not compare. Compare predictions, of loo() or of new data."
+        )
+    if not np.array_equal(a.trials, b.trials):
+        raise ValueError(f"{pair} have different trials: likelihoods of other data do not compare.")
+    if method == "REML" and (a.family, a.link) != (b.family, b.link):
+        raise ValueError(
+            f"{pair} are REML fits of {a} and {b}, whose β are integrated out on other scales: fit them by method='ML'."
+        )
 
 
 def _require_same_rows(a: FloatArray, b: FloatArray, pair: str) -> None:
@@ -258,7 +286,8 @@ def _nested(small: _Model, large: _Model) -> bool:
     a, b = small.fit, large.fit
     if isinstance(a, REMLFit) and isinstance(b, REMLFit):
         return _same_kernel(a, b)
-    return isinstance(a, VarianceFit) and isinstance(b, VarianceFit) and a.node.nested_in(b.node)
+    same = (_law(a).family, _law(a).link) == (_law(b).family, _law(b).link)
+    return same and isinstance(a, VarianceFit) and isinstance(b, VarianceFit) and a.node.nested_in(b.node)
 
 
 def _same_kernel(a: REMLFit, b: REMLFit) -> bool:

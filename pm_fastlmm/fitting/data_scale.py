@@ -48,15 +48,20 @@ def heritability_table(
     point = theta.to_numpy()
     estimate, labels = _stacked(shares(point, beta))
     se = np.sqrt(_variance(lambda v, b: _stacked(shares(v, b))[0], point, cov, beta, beta_cov))
-    ends = ndtri((1 + level) / 2) * np.array([[-1.0], [1.0]]) * se / (estimate * (1 - estimate))
-    with np.errstate(divide="ignore"):
-        lower, upper = expit(logit(estimate) + ends)
+    own = [place for e in at.objective.layout.entries if known[e.term] in names for place in range(len(point))[e.place]]
+    unknown_error = np.isnan(np.diag(cov))
+    if unknown_error[own].any():
+        se = np.full_like(se, np.nan)
+    inside = (estimate > 0) & (estimate < 1)
+    middle = np.where(inside, estimate, 0.5)
+    ends = expit(logit(middle) + ndtri((1 + level) / 2) * np.array([[-1.0], [1.0]]) * se / (middle * (1 - middle)))
+    lower, upper = np.where(inside, ends, np.where(se == 0, estimate, np.nan))
     index = pd.Index(labels, name="scale") if isinstance(labels[0], str) else _by_category(labels)
     table = Table({"estimate": estimate, "se": se, "lower": lower, "upper": upper}, index)
     table.attrs["above"] = [f"{of.capitalize()}, {' + '.join(names)}, fixed effects {fixed}"]
-    if np.isnan(se).any():
-        bound = [name for name, v in zip(theta.index, np.diag(cov), strict=True) if np.isnan(v)]
-        table.attrs["below"] = [f"{listed(bound)}: {_AT_BOUND}"]
+    if unknown_error.any():
+        what = _AT_BOUND if unknown_error[own].any() else "on the boundary, and taken as known"
+        table.attrs["below"] = [f"{listed(list(theta.index[unknown_error]))}: {what}"]
     return table
 
 
@@ -81,7 +86,7 @@ def _variance(
     function: Callable[[FloatArray, FloatArray], FloatArray], theta: FloatArray, cov: FloatArray, beta: FloatArray,
     beta_cov: Any,
 ) -> FloatArray:  # fmt: skip
-    """Return gᵀCg of the derivatives in θ and β by central differences; NaN where θ has no covariance."""
+    """Return gᵀCg of the derivatives in θ and β by central differences; what has no covariance is taken as known."""
     errors = np.sqrt(np.diag(cov))
     steps = np.where(np.isfinite(errors), _STEP * errors, 0.0)
     slopes = [
@@ -99,4 +104,4 @@ def _variance(
             for s, unit in zip(own, np.eye(len(beta)), strict=True)
         ])  # fmt: skip
         total = total + np.einsum("ik,ij,jk->k", H, C, H)
-    return total if np.isfinite(errors).all() else np.full_like(total, np.nan)
+    return total

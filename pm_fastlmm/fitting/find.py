@@ -177,10 +177,12 @@ def find_reml(
         of_formula |= {"family": family, "link": link, "trials": trials}
         kernel = {"K": K, "W": W, "individual": individual}
         return fit_formula(model, data, known, options, negative=negative, **kernel, **of_formula)
-    of_formula = {"data": data, "known": known, "K": K, "W": W, "individual": individual, "weights": weights}
-    of_formula |= {"offset": offset, "residual": residual, "family": family, "link": link, "trials": trials}
-    if any(given is not None for given in of_formula.values()) or negative != "error":
-        raise ValueError(f"{', '.join(of_formula)} and negative belong to a formula: a model has its own.")
+    given = (data, known, K, W, individual, weights, offset, residual, family, link, trials)
+    if any(value is not None for value in given) or negative != "error":
+        raise ValueError(
+            "data, known, K, W, individual, negative, weights, offset, residual, family, link and trials belong to a "
+            "formula: a model has its own."
+        )
     model = model_here(model)
     node = find_node(model, var_name)
     _refuse_unreached(model, node)

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.special import chdtrc
+from scipy.special import chdtrc, stdtrit
 
 from pm_fastlmm.aireml.iteration import maximise_given
 from pm_fastlmm.base.arrays import FloatArray
@@ -16,7 +16,7 @@ from pm_fastlmm.fitting.profiles import SD
 from pm_fastlmm.kernel.inference.null import NullDistribution
 from pm_fastlmm.kernel.inference.variance_test import VarianceTest
 
-_SEEN = 2.0  # Monte Carlo errors, beyond which a bias is seen
+_SURE = 0.975  # quantile of t, in Monte Carlo errors, beyond which a bias is seen
 _FEWEST = 19  # draws of a null distribution, of which the smallest p-value is 0.05
 _SAME = 1e-7  # of a log-likelihood: ratios below are those of rounding
 
@@ -82,9 +82,7 @@ class LaplaceChecks(LaplaceEffects):
         found: Importance = self._node_at(theta).terms.importance(n, df=df, nodes=nodes, random_seed=random_seed)
         return found
 
-    def check_laplace(
-        self, simulations: int = 20, *, random_seed: Any = None, progressbar: bool = True
-    ) -> Table:
+    def check_laplace(self, simulations: int = 20, *, random_seed: Any = None, progressbar: bool = True) -> Table:
         """
         Return how the estimates of data that are simulated from this fit deviate from it: their bias.
 
@@ -119,7 +117,7 @@ class LaplaceChecks(LaplaceEffects):
             draws = replicates.draws[name]
             known = draws[np.isfinite(draws)]
             failed = max(failed, len(draws) - len(known))
-            rows[name] = _bias(replicates.estimate[name], known)
+            rows[name] = _bias(replicates.estimate[name], known, replicates.ends[name])
         columns = ["estimate", "mean", "bias", "mc_error", "percent", "verdict"]
         table = Table.from_dict(rows, orient="index", columns=columns)
         table.attrs["above"] = [f"Bias of the estimates, by {simulations} simulations from the fit"]
@@ -156,7 +154,12 @@ class LaplaceChecks(LaplaceEffects):
             raise ValueError(f"n_sim must be {_FEWEST} or more, of which the smallest p-value is 0.05, got {n_sim}.")
         if not self.converged:
             raise ValueError(f"the fit has no estimate to test: {self.message}.")
-        theta, null = maximise_given(self.objective, component, 0.0, self.theta.to_numpy())
+        theta, null = _without(self, component)
+        if not math.isfinite(null):
+            raise ValueError(
+                f"there is no likelihood at {component} = 0, so that there is nothing to test: the dispersion of a 'gamma' "
+                "response is never 0, that of a 'negative_binomial' one may be."
+            )
         statistic = 0.0 if self.theta.iloc[place] == 0 else _ratio(self.loglik, null)
         found = np.zeros(0)
         if statistic > 0:
@@ -176,17 +179,24 @@ class LaplaceChecks(LaplaceEffects):
     def _null_ratios(
         self, component: str, theta: FloatArray, n_sim: int, rng: np.random.Generator, progressbar: bool
     ) -> FloatArray:
-        """Return the ratios of responses that are drawn at θ, without those that have no estimate."""
+        """Return the ratios of responses that are drawn at θ, without those that have no likelihood."""
         source, at, found = self._source.quiet(), self._node_at(theta), []
         for _ in tracked(range(n_sim), "Null distribution", show=progressbar):
             try:
                 again = source.fit(self.node.observing(at.replicates(1, rng)[0]))
-                _, null = maximise_given(again.objective, component, 0.0, again.theta.to_numpy())
+                _, null = _without(again, component)
             except ValueError:  # of responses that are all alike, for instance
                 continue
-            if again.converged and math.isfinite(null):
+            if math.isfinite(again.loglik) and math.isfinite(null):  # what has not converged is near the boundary
                 found.append(_ratio(again.loglik, null))
         return np.array(found)
+
+
+def _without(fit: Any, component: str) -> tuple[FloatArray, float]:
+    """Return θ and the log-likelihood at the maximum with a variance of 0."""
+    theta, _ = maximise_given(fit.objective, component, 0.0, fit.theta.to_numpy())
+    fit.objective.log_likelihood(theta)  # from far away β̂ of ML is searched less precisely than from where it is
+    return theta, float(fit.objective.log_likelihood(theta))
 
 
 def _ratio(loglik: float, null: float) -> float:
@@ -194,17 +204,20 @@ def _ratio(loglik: float, null: float) -> float:
     return ratio if ratio > _SAME * max(1.0, abs(null)) else 0.0
 
 
-def _bias(estimate: float, draws: FloatArray) -> tuple[float, float, float, float, float, str]:
+def _bias(
+    estimate: float, draws: FloatArray, ends: tuple[float, float]
+) -> tuple[float, float, float, float, float, str]:
     """Return a row of the table."""
     if len(draws) < 2:
         return estimate, math.nan, math.nan, math.nan, math.nan, "too few re-estimates"
     mean, error = float(draws.mean()), float(draws.std(ddof=1)) / math.sqrt(len(draws))
     bias = mean - estimate
     percent, plus_minus = (100 * bias / abs(estimate), 100 * error / abs(estimate)) if estimate else (math.nan,) * 2
-    if error == 0 and bias == 0:
-        verdict = "the same in all"
-    elif abs(bias) <= _SEEN * error:
-        verdict = "no bias seen" + (f", within ±{_SEEN * plus_minus:.0f} %" if estimate else "")
+    seen = float(stdtrit(len(draws) - 1, _SURE))
+    if estimate in ends:
+        verdict = "the estimate is on its bound, and re-estimates are on one side of it"
+    elif abs(bias) <= seen * error:
+        verdict = "no bias seen" + (f", within ±{seen * plus_minus:.0f} %" if estimate else "")
     else:
         size = f" by {abs(percent):.0f} ± {plus_minus:.0f} %" if estimate else ""
         verdict = f"too {'low' if bias < 0 else 'high'}{size}"

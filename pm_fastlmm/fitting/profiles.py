@@ -252,6 +252,8 @@ def _coefficient(objective: Objective, theta: FloatArray, loglik: float, informa
 
         def of_both(both: FloatArray) -> tuple[float, FloatArray]:
             value, slope = polar.value(partial(of, float(both[-1])), size)(both[:-1])
+            if not np.isfinite(value):
+                return value, np.append(slope, 0.0)
             beta, cov = objective.blue(polar.external(both[:-1]))
             return value - highest + loglik, np.append(slope, (beta[place] - both[-1]) / cov[place, place])
 

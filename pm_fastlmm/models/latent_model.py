@@ -10,9 +10,9 @@ import pymc as pm
 import pytensor
 from pymc.distributions.transforms import ordered
 
-from pm_fastlmm.base.arrays import FloatArray
+from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.covariance.algebra import Covariance
-from pm_fastlmm.engines.latent.family_parameters import parameter_of
+from pm_fastlmm.engines.latent.family_parameters import arguments_of
 from pm_fastlmm.engines.latent.latentlmm import LatentLMM
 from pm_fastlmm.families.family import Family
 from pm_fastlmm.families.links import LINKS
@@ -20,7 +20,7 @@ from pm_fastlmm.models.deviations import WIDTH, Deviations, checked_prior
 from pm_fastlmm.models.mixed_design import MixedDesign
 from pm_fastlmm.models.mixed_terms import data_of
 from pm_fastlmm.models.named_terms import DIMENSIONS, check_names, check_slashes, registered_term
-from pm_fastlmm.models.sampled_model import Latent, coefficient_prior, sampled_response
+from pm_fastlmm.models.sampled_model import Latent, coefficient_prior, require_distribution, sampled_response
 from pm_fastlmm.models.share_prior import SharePrior
 from pm_fastlmm.spectrum.sparse_projection import projection_of
 
@@ -40,7 +40,8 @@ def latent_model(
     Raises
     ------
     ValueError
-        If priors are a SharePrior, or name what is not there; or the family is one of the user and effects are sampled.
+        If priors are a SharePrior, name what is not there, or lack a parameter of a family of the user; or effects of
+        such a family are to be sampled.
     """
     assert design.of_family is not None  # the caller asked
     family, labels = design.of_family.family, design.of_family.labels
@@ -50,8 +51,9 @@ def latent_model(
             "depends on its mean: give priors by the names of the variables, {'sigma_…': pm.HalfNormal.dist(1)}, or "
             "none."
         )
-    parameter = parameter_of(family)
-    check_names(design, priors, _TAKEN, ["beta", *([parameter] if parameter else [])])
+    if effects == "sampled":
+        require_distribution(family)
+    check_names(design, priors, _TAKEN, ["beta", *arguments_of(family)])
     name = design.response if name is None else name
     check_slashes(design, name)
     s = latent_sd(family)
@@ -62,11 +64,11 @@ def latent_model(
         if effects == "sampled":
             latent = Latent(name, design, family, s, priors)
             eta = latent.eta(between, variables)
-            sampled_response(name, family, design.y, eta, _parameter(family, parameter, design.y, labels, priors))
+            sampled_response(name, family, design.y, eta, _parameters(family, design.y, labels, priors))
         else:
             terms = [registered_term(*pair, variables, np.ones(len(design.y)))
                      for pair in zip(design.random, between, strict=True)]  # fmt: skip
-            known = _parameter(family, parameter, design.y, labels, priors)
+            known = _parameters(family, design.y, labels, priors)
             if "beta" in priors:
                 known |= coefficient_prior(priors["beta"], projection_of(design.X, design.columns).coef)
             LatentLMM(name, terms=terms, dims="obs", **data_of(design), **known)
@@ -78,27 +80,22 @@ def latent_sd(family: Family) -> float:
     return math.sqrt(LINKS[family.link].variance) if family.link in LINKS else 1.0
 
 
-def _parameter(
-    family: Family, parameter: str | None, y: FloatArray, labels: Any, priors: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Register the parameter of a family with its prior, and return it by the name of the argument."""
-    if parameter is None:
-        if family.parameters:
-            raise ValueError(
-                f"the family {family.name!r} of your own has parameters ({', '.join(family.parameters)}), to which a "
-                "formula gives no priors: build the model with flmm.LatentLMM."
-            )
-        return {}
-    model, start = pm.modelcontext(None), family.start(y)[1]
-    if parameter == "cutpoints":
-        between = [f"{a} | {b}" for a, b in pairwise(labels)]
-        model.add_coord("cutpoint", between)
-        if parameter in priors:
-            options = {"dims": ("cutpoint",), "transform": ordered, "initval": start}
-            prior = checked_prior(parameter, priors[parameter], start.shape)
-            return {parameter: model.register_rv(prior, parameter, **options)}
-        flat = pm.Flat(parameter, shape=start.shape, dims="cutpoint", transform=ordered, initval=start)
-        return {parameter: flat}
-    if parameter in priors:
-        return {parameter: model.register_rv(checked_prior(parameter, priors[parameter], ()), parameter)}
-    return {parameter: pm.InverseGamma(parameter, 0.5, 0.5, initval=1 / float(start[0]))}
+def _parameters(family: Family, y: FloatArray, labels: Any, priors: Mapping[str, Any]) -> dict[str, Any]:
+    """Register the parameters of a family with their priors, and return them by the names of arguments."""
+    model, names = pm.modelcontext(None), arguments_of(family)
+    if names == ("cutpoints",):
+        model.add_coord("cutpoint", [f"{a} | {b}" for a, b in pairwise(labels)])
+        start = family.start(y)[1]
+        options: dict[str, Any] = {"dims": ("cutpoint",), "transform": ordered, "initval": start}
+        if "cutpoints" not in priors:
+            return {"cutpoints": pm.Flat("cutpoints", shape=start.shape, **options)}
+        prior = checked_prior("cutpoints", priors["cutpoints"], start.shape)
+        return {"cutpoints": model.register_rv(prior, "cutpoints", **options)}
+    if names == ("alpha",) and "alpha" not in priors:
+        return {"alpha": pm.InverseGamma("alpha", 0.5, 0.5)}
+    if missing := [name for name in names if name not in priors]:
+        raise ValueError(
+            f"the family {family.name!r} of your own has parameters without a default prior, {shown(missing)}: give "
+            f"each one, priors={{{missing[0]!r}: pm.HalfNormal.dist(1)}}."
+        )
+    return {name: model.register_rv(checked_prior(name, priors[name], ()), name) for name in names}

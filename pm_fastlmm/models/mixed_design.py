@@ -166,10 +166,11 @@ class MixedDesign(ReadOnlyArrays, Described):
         made = FixedTerms.of(X.spec, rows)
         if coding is not None:
             y_seen, of_family = coding.of(y_seen, seen, plain(response), tuple(rows.index.tolist()))
-            require_no_overflow(of_family.family, np.zeros(0) if mean is None else mean.values, rows.index)
+            require_no_overflow(of_family.family, np.zeros(0) if mean is None else mean.values, rows.index.tolist())
             if coding.name == "ordinal":
                 made = _without_intercept(made, formula)
                 X_seen, columns = X_seen[:, made.kept], tuple(columns[j] for j in made.kept)
+                _require_no_constant(X_seen, columns)
         frozen(y_seen)
         if not sp.issparse(X_seen):
             frozen(X_seen)
@@ -272,8 +273,11 @@ class MixedDesign(ReadOnlyArrays, Described):
 
     @property
     def _known(self) -> str:
-        parts = {"weights": self.weight_column, "offset": self.known_mean}
+        parts: dict[str, Any] = {"weights": self.weight_column, "offset": self.known_mean}
         residual = "" if self.residual is None else f"residual: {self.residual.text}; "
+        if self.of_family is not None:
+            parts["trials"] = self.of_family.trials
+            residual += f"family: {self.of_family.family.name} ({self.of_family.family.link}); "
         return "".join(f"{role}: {part.called}; " for role, part in parts.items() if part is not None) + residual
 
     def _facts(self) -> dict[str, Any]:
@@ -294,6 +298,19 @@ def _without_intercept(made: FixedTerms, formula: str) -> FixedTerms:
             "would have a column too many: leave 0 + or - 1 out."
         )
     return replace(made, intercept=False)
+
+
+def _require_no_constant(X: Any, columns: tuple[str, ...]) -> None:
+    """Raise a ValueError for columns that add up to the constant that cutpoints are."""
+    if not columns or sp.issparse(X):
+        return
+    combination = np.linalg.lstsq(X, np.ones(len(X)))[0]
+    if np.abs(X @ combination - 1).max() < 1e-8:
+        used = [name for name, weight in zip(columns, combination, strict=True) if abs(weight) > 1e-8]
+        raise ValueError(
+            f"the columns {shown(used)} add up to a constant, which the cutpoints of an ordered response are: leave "
+            "one of them out."
+        )
 
 
 def _ids_of_one_response(responses: tuple[str, ...], data: pd.DataFrame, formula: str, *, trials: bool) -> Ids:

@@ -18,7 +18,7 @@ from pm_fastlmm.covariance.operators import BlockDiagonal
 from pm_fastlmm.covariance.structures import Diagonal, Scalar
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.covariance.theta import Theta
-from pm_fastlmm.engines.latent.family_parameters import parameter_of
+from pm_fastlmm.engines.latent.family_parameters import arguments_of
 from pm_fastlmm.engines.latent.node import LatentNode
 from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.families.choice import is_normal, name_of
@@ -189,7 +189,7 @@ def column_root(random: RandomTerm, columns: Sequence[int], weights: FloatArray)
 def data_of(design: MixedDesign) -> dict[str, Any]:
     """Return X and y with the ids of the rows, offset, weights and the design, as the distributions take them."""
     X = Labelled(design.X, design.ids, design.columns) if design.columns else None
-    known = {"mu": design.offset, "design": design}
+    known: dict[str, Any] = {"mu": design.offset, "design": design}
     if design.of_family is None:
         known["weights"] = design.weights
     else:
@@ -218,14 +218,14 @@ class FormulaVariables(NamedTuple):
 
     parts: list[Part]
     layout: Theta
-    of_psi: str | None = None
+    of_psi: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, design: MixedDesign, layout: Theta) -> Self:
         """Return the map of a design, the part of whose residuals is the last."""
         parts = [part for random in design.random for part in parts_of(random)]
         if design.of_family is not None:
-            return cls(parts, layout, parameter_of(design.of_family.family))
+            return cls(parts, layout, arguments_of(design.of_family.family))
         parts.append(Part("e", (0,), False) if design.residual is None else design.residual.part)
         return cls(parts, layout)
 
@@ -241,8 +241,9 @@ class FormulaVariables(NamedTuple):
                 values[f"chol_{part.suffix}"] = lower_root(matrix)[rows, columns]
             else:
                 values[f"sigma_{part.suffix}"] = np.sqrt(own).reshape(entry.shape)
-        if self.of_psi is not None:
-            psi = np.asarray(theta[self.layout.size :])
-            with np.errstate(divide="ignore"):
-                values[self.of_psi] = 1 / psi[0] if self.of_psi == "alpha" else psi
-        return values
+        return values | self._of_family(np.asarray(theta[self.layout.size :]))
+
+    def _of_family(self, psi: FloatArray) -> dict[str, Any]:
+        if self.of_psi == ("alpha",):
+            return {"alpha": 1 / psi[0] if psi[0] else np.inf}
+        return {"cutpoints": psi} if self.of_psi == ("cutpoints",) else dict(zip(self.of_psi, psi, strict=True))

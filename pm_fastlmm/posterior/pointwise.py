@@ -1,5 +1,6 @@
 """After sampling: the density of each observation, or group, given all the others; exact at each posterior draw."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,13 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm.base.arrays import shown, slices
+from pm_fastlmm.base.arrays import FloatArray, shown, slices
 from pm_fastlmm.base.coordinates import require_labels
 from pm_fastlmm.base.display import progress
 from pm_fastlmm.engines.draws import DrawFunction, Draws
 from pm_fastlmm.engines.labels import beside_others, labelled, over_obs
 from pm_fastlmm.engines.nodes import find_node, model_here
-from pm_fastlmm.engines.precisions import EachGivenOthers, Precisions
+from pm_fastlmm.engines.precisions import GivenOthers, Precisions
 from pm_fastlmm.engines.prediction import Predictive
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.kernel.effects.left_out import Groups, unpredictable
@@ -49,7 +50,8 @@ def pointwise_log_likelihood(
     and what is exact here at each draw is averaged over the posterior of θ by `az.loo`.
 
     Of a LatentLMM p(y_i | y_-i, θ) is that of Laplace's approximation: from the normal approximation of η_i given y the
-    part of y_i is taken out, and p(y_i | η_i) is integrated over what is left (Vehtari et al. 2016).
+    part of y_i is taken out, and p(y_i | η_i) is integrated over what is left (Vehtari et al. 2016). For groups the
+    mode is found without each, at each draw, and the approximations of p(y) and p(y_-S) are compared.
 
     Not a likelihood in parts: the sum over i is not log p(y | θ). What it lacks is added as `{name}_remainder`, one
     number for each draw, so that the group as a whole adds up to log p(y | θ), which is what power scaling
@@ -84,7 +86,7 @@ def pointwise_log_likelihood(
     ------
     ValueError
         If β is flat and X without an observation (or group) does not have its rank, so that the others have no
-        predictive density; if the node has no data or keeps no rows; if groups do not fit, or are asked of a LatentLMM.
+        predictive density; if the node has no data or keeps no rows; if groups do not fit.
 
     References
     ----------
@@ -120,9 +122,10 @@ def pointwise_log_likelihood(
     node = find_node(model, var_name)
     left_out = None if groups is None else node.read_groups(groups)
     draws = Draws(model, idata.posterior.to_dataset())
-    if (others := _given_others(draws, node, left_out, rows)) is not None:
-        return _of_family(idata, draws, node, others, progressbar=progressbar)
     require_labels(None if left_out is None else left_out.labels, "groups", written="groups")
+    if (others := _given_others(draws, node, left_out, rows)) is not None:
+        _require_predictable(node.flat_basis(), node, left_out)
+        return _of_family(idata, draws, node, others, left_out, progressbar=progressbar)
     largest = 1 if left_out is None else int(left_out.sizes.max())
     found = _precisions(idata, model, node, largest=largest, memory_budget=memory_budget, rows=rows)
     _require_predictable(found.Q1, node, left_out)
@@ -157,34 +160,30 @@ def _precisions(
     return node.precisions(Draws(model, idata.posterior.to_dataset()), largest=largest, numbers=numbers, rows=rows)
 
 
-def _given_others(draws: Draws, node: LMMNode, groups: Groups | None, rows: Any) -> EachGivenOthers | None:
-    """Return what the others say of each observation at each draw, of a response that is not normal."""
-    if node.observed is None or (found := node.given_others(draws)) is None:
+def _given_others(draws: Draws, node: LMMNode, groups: Groups | None, rows: Any) -> Iterator[GivenOthers] | None:
+    """Return what the others say at each draw, of a response that is not normal."""
+    if node.observed is None or (found := node.given_others(draws, groups)) is None:
         return None
-    if groups is not None:
-        raise ValueError(
-            f"{node.name} is a {node.called}, which has the density of each observation given the others, but not of "
-            "groups: leave groups= out. flmm.find_reml(model).loo(groups=…) leaves groups out at the estimate."
-        )
     _require_own_rows(node, rows)
-    _require_predictable(found.Q1, node, None)
     return found
 
 
 def _of_family(
-    idata: xr.DataTree, draws: Draws, node: LMMNode, found: EachGivenOthers, *, progressbar: bool
-) -> xr.DataTree:
-    """Add log p(y_i | y_-i, θ) of a response that is not normal, and what is lacking to the joint density."""
-    values, joint = np.empty((*draws.shape, node.n)), np.empty(draws.shape)
+    idata: xr.DataTree, draws: Draws, node: LMMNode, found: Iterator[GivenOthers], groups: Groups | None, *,
+    progressbar: bool,
+) -> xr.DataTree:  # fmt: skip
+    """Add the densities given the others of a response that is not normal, and what is lacking to the joint one."""
+    values = np.empty((*draws.shape, node.n if groups is None else len(groups.labels)))
+    joint = np.empty(draws.shape)
     with progress("Leaving out observations", joint.size, show=progressbar) as done:
-        for count, (at, given, whole) in enumerate(found.each, 1):
-            values[at], joint[at] = given.log_density, whole
+        for count, given in enumerate(found, 1):
+            values[given.at], joint[given.at] = given.log_density, given.loglik
             done(count, "")
-    density = over_obs(draws.model, node, values)
-    dataset = beside_others(idata, "log_likelihood", {node.name: density})
-    remainder = xr.DataArray(joint - values.sum(axis=-1), dims=density.dims[:2])
-    idata["log_likelihood"] = xr.DataTree(dataset.assign({f"{node.name}_remainder": remainder}))
-    return idata
+    if groups is None:
+        name, density = node.name, over_obs(draws.model, node, values)
+    else:
+        name, density = f"{node.name}_by_{GROUP}", labelled(draws.model, node, values, {GROUP: groups.labels})
+    return _with_remainder(idata, node, beside_others(idata, "log_likelihood", {name: density}), joint)
 
 
 def draw_left_out(
@@ -193,9 +192,10 @@ def draw_left_out(
     """Return the mean of y_i given all the others at each draw, and a draw of it, (chain, draw, …, n)."""
     draws = Draws(model, idata.posterior.to_dataset())
     if (others := _given_others(draws, node, None, rows)) is not None:
+        _require_predictable(node.flat_basis(), node, None)
         mean, y, eta = (np.empty((*draws.shape, node.n)) for _ in range(3))
-        for at, given, _ in others.each:
-            mean[at], (eta[at], y[at]) = given.mean, given.draw(rng)
+        for given in others:
+            mean[given.at], (eta[given.at], y[given.at]) = given.mean, given.draw(rng)
         return Predictive(mean, y, None, eta)
     found = _precisions(idata, model, node, memory_budget=MEMORY_BUDGET, rows=rows)
     _require_predictable(found.Q1, node, None)
@@ -232,8 +232,13 @@ def _add(
     )
     size = max(1, int(memory_budget / (8 * _ARRAYS * node.numbers)))
     joint = np.concatenate([function(part)[0] for part in slices(function.size, size)])
-    sample, joint = density.dims[: joint.ndim + 1], joint.reshape(*density.shape[:2], *joint.shape[1:])
+    return _with_remainder(idata, node, dataset, joint.reshape(*density.shape[:2], *joint.shape[1:]))
+
+
+def _with_remainder(idata: xr.DataTree, node: LMMNode, dataset: xr.Dataset, joint: FloatArray) -> xr.DataTree:
+    """Add what the densities lack to the joint one, (chain, draw, …)."""
     parts = [dataset[part] for part in (node.name, f"{node.name}_by_{GROUP}") if part in dataset]
+    sample = parts[0].dims[: joint.ndim]
     pointwise = sum(part.sum([d for d in part.dims if d not in sample]) for part in parts)
     dataset[f"{node.name}_remainder"] = xr.DataArray(joint, dims=sample) - pointwise
     idata["log_likelihood"] = xr.DataTree(dataset)

@@ -18,7 +18,9 @@ from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.posterior.pointwise import draw_left_out
 
 type Effect = Literal["beta", "u", "a"]
+type Way = Literal["curvature", "importance"]
 
+_WAYS = {"curvature": "from the normal approximation", "importance": "and resampled by their weights"}
 _EFFECTS = {
     "given": "the u of y", "population": "none", "new": "another u with the same covariance",
     "left_out": "each y given the others",
@@ -29,6 +31,7 @@ def recover_effects(
     idata: xr.DataTree,
     *,
     which: Sequence[Effect] | None = None,
+    by: Way = "curvature",
     model: pm.Model | None = None,
     var_name: str | None = None,
     random_seed: Any = None,
@@ -43,7 +46,10 @@ def recover_effects(
     node that costs one evaluation of the likelihood for each draw, for a LengthscaleLMM node one factorisation of K:
     thin a long posterior first, ``idata.sel(draw=slice(0, None, 10))``.
 
-    These draws are exact, but for a LatentLMM: its β and u are drawn from the normal approximation at their mode.
+    These draws are exact, but for a LatentLMM: its β and u are drawn from the normal approximation at their mode. With
+    ``by="importance"`` some hundreds of such draws are made for each, and one is taken by their importance weights, in
+    each group of effects that are independent of the others given β. That is nearer to the posterior given θ; the draws
+    of θ stay those of the approximate likelihood.
 
     Parameters
     ----------
@@ -52,6 +58,8 @@ def recover_effects(
     which : sequence of "beta", "u", "a", optional
         For one kernel. Default β and u; β and a when the rows of the data were not kept (`KernelStatistics`), where u
         is a value for each of them.
+    by : {"curvature", "importance"}
+        How those of a LatentLMM are drawn.
     model : pymc.Model, optional
         Default the model of the context.
     var_name : str, optional
@@ -68,7 +76,8 @@ def recover_effects(
     Raises
     ------
     ValueError
-        If u is asked for without rows, or a without a factor, or some effects of a StructuredLMM node.
+        If u is asked for without rows, or a without a factor, or some effects of a StructuredLMM node; if importance
+        weights are not reliable (Pareto k above 0.7), as of many effects that are all related, or not needed.
 
     Examples
     --------
@@ -87,8 +96,11 @@ def recover_effects(
     node, rng = find_node(model, var_name), np.random.default_rng(random_seed)
     if which is not None:
         _require_parts(node, which)
+    require_choice("by", by, _WAYS)
     _require_data(node)
-    for part, draws in node.recover(Draws(model, idata.posterior.to_dataset()), which, rng).items():
+    posterior = Draws(model, idata.posterior.to_dataset())
+    drawn = node.recover(posterior, which, rng) if by == "curvature" else node.recover_by_importance(posterior, rng)
+    for part, draws in drawn.items():
         idata.posterior[f"{node.name}_{part}"] = draws
     return idata
 

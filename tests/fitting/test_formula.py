@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_refused():
         fit.refit(np.ones(29))
     with pytest.raises(ValueError, match="y has 1 values that are NaN"):
         fit.refit(np.r_[np.nan, np.ones(29)])
-    with pytest.raises(ValueError, match="negative, weights, offset and residual belong to a formula"):
+    with pytest.raises(ValueError, match="negative, weights, offset, residual, family, link and trials belong"):
         flmm.find_reml(flmm.lmm_model(formula, data), data)
     with pytest.raises(ValueError, match="no random term"):
         flmm.find_reml("Yield ~ 1", data)

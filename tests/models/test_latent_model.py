@@ -1,5 +1,7 @@
 """Models of formulas with a family: that of the distribution by hand, its priors, its names, and new rows."""
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from scipy import stats
 
 import pm_fastlmm as flmm
+from pm_fastlmm.engines.latent.user_family import CustomFamily
 from pm_fastlmm.models.latent_model import SCALE, latent_sd
 
 HERDS = np.repeat(list("abcdefgh"), 6)
@@ -211,6 +214,25 @@ def test_another_prior_of_beta_than_a_normal_one_is_of_sampled_effects(table):
     assert sampled["cases_beta"].type.shape == (2,)
 
 
+def test_separation_is_labelled_and_a_prior_of_beta_is_a_remedy(table):
+    separated = table.assign(sick=(table.x > 2).astype(int))
+    fit = flmm.find_reml("sick ~ x + (1 | herd)", separated, family="bernoulli", progressbar=False)
+    assert not fit.converged
+    assert "separated by a combination of Intercept (to -∞), x (to +∞)" in fit.message
+    given = {"family": "bernoulli", "priors": {"beta": pm.Normal.dist(0, 3)}}
+    model = flmm.lmm_model("sick ~ x + (1 | herd)", separated, **given)
+    assert np.isfinite(model.compile_logp()(model.initial_point()))
+    assert flmm.find_reml(model, progressbar=False).converged
+
+
+def test_a_fit_is_copied_and_pickled_with_its_family(table):
+    fit = flmm.find_reml("grade ~ x + (1 | herd)", table, family="ordinal", progressbar=False)
+    new = table.head(3)
+    for other in (copy.deepcopy(fit), pickle.loads(pickle.dumps(fit))):
+        assert other.node.design.of_family.labels == ("no", "some", "much", "all")
+        np.testing.assert_array_equal(other.predict(data=new).mean, fit.predict(data=new).mean)
+
+
 def test_counts_without_overdispersion_have_an_infinite_alpha(table):
     rng = np.random.default_rng(0)
     table = table.assign(cases=rng.binomial(6, 0.5, N))  # less than the variance of counts
@@ -219,6 +241,23 @@ def test_counts_without_overdispersion_have_an_infinite_alpha(table):
     assert "dispersion" in fit.boundary
     assert fit.point["alpha"] == np.inf
     assert fit.loglik == pytest.approx(poisson.loglik, abs=1e-8)
+
+
+def test_a_family_of_the_user_takes_the_priors_of_its_parameters(table):
+    def log_density(y, eta, scale):
+        return -0.5 * ((y - eta) / scale) ** 2 - pt.log(scale) - 0.5 * np.log(2 * np.pi)
+
+    own = CustomFamily(log_density, parameters={"scale": (0.0, np.inf, 1.0)}, name="own", concave=True)
+    fit = flmm.find_reml("weight ~ x + (1 | herd)", table, family=own, progressbar=False)
+    normal = flmm.find_reml("weight ~ x + (1 | herd)", table, progressbar=False)
+    assert fit.loglik == pytest.approx(normal.loglik, abs=1e-7)  # Laplace's approximation is exact
+    assert fit.point["scale"] == pytest.approx(np.sqrt(normal.theta["residual"]), rel=1e-3)
+    given = {"scale": pm.HalfNormal.dist(2)}
+    model = flmm.lmm_model("weight ~ x + (1 | herd)", table, family=own, priors=given)
+    assert [v.name for v in model.free_RVs] == ["sigma_herd", "scale"]
+    assert likelihood(model, "weight", fit.point) == pytest.approx(fit.loglik, abs=1e-8)
+    with pytest.raises(ValueError, match=r"'own' of your own has parameters without a default prior, 'scale': give"):
+        flmm.lmm_model("weight ~ x + (1 | herd)", table, family=own)
 
 
 def test_new_rows_have_the_offset_of_their_table(table):

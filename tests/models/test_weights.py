@@ -245,7 +245,7 @@ def test_offsets_that_are_none(sleep):
 
 
 def test_weights_belong_to_a_formula(sleep):
-    with pytest.raises(ValueError, match="negative, weights, offset and residual belong to a formula"):
+    with pytest.raises(ValueError, match="negative, weights, offset, residual, family, link and trials belong"):
         flmm.find_reml(sleep.model, weights="w")
     with pytest.raises(ValueError, match="'weights' is given together with a MixedDesign, which holds it already"):
         flmm.lmm_model(sleep.node.design, weights="w")

@@ -31,6 +31,7 @@ class LatentAtTheta(TermsAtTheta):
     @cached_property
     def whole(self) -> LaplaceState:
         """The approximation; a ValueError where there is none."""
+        self.objective.state(self.theta)  # from far away β̂ of ML is searched less precisely than from where it is
         state: LaplaceState | None = self.objective.state(self.theta)
         if state is None:
             raise self.indefinite()

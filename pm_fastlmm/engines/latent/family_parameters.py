@@ -52,9 +52,7 @@ def family_parameters(family: Family, given: dict[str, Any]) -> Any:
     ValueError
         If a parameter of the family is missing, or one is given that it has not.
     """
-    names = family.parameters
-    own = _OWN.get(names[0]) if names else None
-    arguments = [own] if own else list(names)
+    arguments = arguments_of(family)
     for argument in _OWN.values():
         if argument not in arguments and given.pop(argument, None) is not None:
             of = {"alpha": "'negative_binomial' and 'gamma'", "cutpoints": "'ordinal'"}[argument]
@@ -64,13 +62,14 @@ def family_parameters(family: Family, given: dict[str, Any]) -> Any:
             f"family {family.name!r} has a parameter {missing[0]}: give {missing[0]}=, a number or a random variable."
         )
     values = [double(given.pop(argument)) for argument in arguments]
-    if own == "cutpoints":
+    if arguments == ("cutpoints",):
         return values[0]
-    if own == "alpha":
+    if arguments == ("alpha",):
         return pt.stack([1 / values[0]])
     return pt.stack(values) if values else pt.zeros((0,), dtype="float64")
 
 
-def parameter_of(family: Family) -> str | None:
-    """Return the argument by which ψ is given, "alpha" or "cutpoints"; None of a family without, or of a user."""
-    return _OWN.get(family.parameters[0]) if family.parameters else None
+def arguments_of(family: Family) -> tuple[str, ...]:
+    """Return the arguments by which ψ is given: "alpha", "cutpoints", or the names that a family of the user has."""
+    names = family.parameters
+    return (_OWN[names[0]],) if names and names[0] in _OWN else names

@@ -12,6 +12,7 @@ _CONVERGED = 1e-14  # Newton decrement, beside the size of the log-likelihood, a
 _FAR, _LOOSE = 0.02, 1e-7  # share of θ that was moved above which the search ends earlier, and where
 _SURE = 1e-4  # decrement below which a full step is taken, whose gain may be less than the rounding of log p̃
 _ITERATIONS, _HALVINGS = 60, 25
+_DIFFERENCE = 1e-2  # of a standard error
 
 
 @dataclass(slots=True, eq=False)
@@ -97,6 +98,24 @@ def with_coefficients(
         state, gradient = new, slope
     last.ended(theta, along, inverse)
     return state, along
+
+
+def observed_information(products: Any, state: LatentState, offset: FloatArray, along: FloatArray) -> FloatArray:
+    """Return minus the Hessian of log p̃ in the coordinates of β̂, by differences of the gradient."""
+    X, r = products.projection, len(along)
+    steps = _DIFFERENCE / np.sqrt(np.diag(state.information_of(basis_of(X))))
+    out = np.zeros((r, r))
+    for j in range(r):
+        move = steps[j] * (np.arange(r) == j)
+        ends = [
+            products.laplace(state.y, offset + X.along(along + sign * move), state.sigma, state.psi, state.mode.x)
+            for sign in (-1, 1)
+        ]
+        if any(end is None for end in ends):
+            return np.full((r, r), np.nan)
+        low, high = (X.basis.T @ end.offset_gradient for end in ends)
+        out[j] = (low - high) / (2 * steps[j])
+    return (out + out.T) / 2
 
 
 def basis_of(X: Any) -> FloatArray:

@@ -145,7 +145,12 @@ def corrected(
 
 
 def products(
-    given: GivenCoefficients, moved: FloatArray, m: int, df: float, rng: np.random.Generator, points: Points | None = None
+    given: GivenCoefficients,
+    moved: FloatArray,
+    m: int,
+    df: float,
+    rng: np.random.Generator,
+    points: Points | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """
     Return log-estimates (S,) of p(y, β) for S values of β, from m points each, with the log-weights and the points.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytensor.tensor as pt
 import scipy.sparse as sp
 from pymc.distributions.dist_math import check_parameters
@@ -165,13 +166,20 @@ class LatentLMM:
         for term in terms:
             require_labels(term.levels, f"the levels of term {term.name!r} of {name}", written="by")
         own: Family = rest["carried"]["products"].family
-        return LMM(name, params, observed=None if values is None else own.read(values), **rest)
+        return LMM(name, params, observed=_response(own, values), **rest)
 
     @classmethod
     def dist(cls, *, family: Any, terms: Sequence[Term], X: Any = None, **kwargs: Any) -> Any:
         """Return the distribution as a variable outside any model, for `pm.logp`, `pm.draw` or another distribution."""
         params, rest = _parametrise(checked_terms(terms), X, family, **kwargs)
         return LMM.dist(params, **rest)
+
+
+def _response(family: Family, values: Any) -> Any:
+    """Return data that the family has, as floats; a data container as it is, after a look at what it holds now."""
+    if hasattr(values, "get_value"):
+        family.read(np.asarray(values.get_value(), dtype=float))
+    return family.read(values) if isinstance(values, np.ndarray) else values
 
 
 def _parametrise(

@@ -1,12 +1,14 @@
 """The node of a LatentLMM."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
+import xarray as xr
 
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.base.arrays import FloatArray, shown
@@ -20,13 +22,16 @@ from pm_fastlmm.engines.free_variables import Fitted, through_variables
 from pm_fastlmm.engines.graphs import reaching
 from pm_fastlmm.engines.labels import labelled
 from pm_fastlmm.engines.latent.at_theta import LatentAtTheta
-from pm_fastlmm.engines.latent.cavity import GivenOthers
 from pm_fastlmm.engines.latent.fixed import Search
+from pm_fastlmm.engines.latent.importance import FEWEST, RELIABLE, corrected
+from pm_fastlmm.engines.latent.independent import Independent
 from pm_fastlmm.engines.latent.latentlmm import LatentRV, carried_by
+from pm_fastlmm.engines.latent.leave_out import LeftOut, leave_groups_out, leave_one_out
 from pm_fastlmm.engines.latent.objective import LatentObjective
-from pm_fastlmm.engines.latent.order import along_a_line
+from pm_fastlmm.engines.latent.order import ahead, along_a_line
+from pm_fastlmm.engines.latent.resampling import resampled
 from pm_fastlmm.engines.latent.state import LatentState
-from pm_fastlmm.engines.precisions import EachGivenOthers, Precisions
+from pm_fastlmm.engines.precisions import GivenOthers, Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.engines.random_variable import Treatment
@@ -36,8 +41,10 @@ from pm_fastlmm.engines.structured.node import StructuredNode
 from pm_fastlmm.engines.structured.products import independent
 from pm_fastlmm.engines.structured.structuredlmm import aligned_rows, checked_terms
 from pm_fastlmm.families.family import Family
+from pm_fastlmm.kernel.effects.left_out import Groups
 
 _ITERATIONS = 30  # towards where a sampler starts
+_JUDGED = 1000  # draws by which importance weights are judged
 
 
 @answers_for(LatentRV)
@@ -193,11 +200,17 @@ class LatentNode(StructuredNode):
         (theta,) = draws.evaluate(self.estimated())
         return np.broadcast_to(theta[..., self.layout.size :], (*draws.shape, len(self.family.parameters)))
 
-    def given_others(self, draws: Draws) -> EachGivenOthers:
-        """Return what the others say of each observation at each draw: Laplace's approximation without its part."""
+    def given_others(self, draws: Draws, groups: Groups | None) -> Iterator[GivenOthers]:
+        """Return what the others say of each observation, or group, at each draw, by `leave_out`."""
         products: Any = self.products
-        each = ((at, GivenOthers.of(state), state.loglik + products.constant) for at, state in self._states(draws))
-        return EachGivenOthers(self.flat_basis(), each)
+        for at, state in self._states(draws):
+            if groups is None:
+                left = leave_one_out(state, None)
+                density, mean = left.log_density, left.moments()[0]
+            else:
+                left = leave_groups_out(state, None, groups, [True] * len(groups.labels))
+                density, mean = np.asarray(left.joint), np.empty(0)
+            yield GivenOthers(at, density, mean, partial(_drawn, left), state.loglik + products.constant)
 
     def family_of_rows(self, rows: NewTermRows) -> Family:
         """Return the family of new rows, whose trials are those of their table, or one each."""
@@ -205,15 +218,41 @@ class LatentNode(StructuredNode):
             return self.family
         return self.family.of_rows(np.ones(rows.m) if rows.trials is None else rows.trials)
 
-    def _draw(self, draws: Draws, rng: np.random.Generator) -> EffectDraws:
-        """Draw (β, u) from the curvature at their mode, once for each draw of θ."""
+    def recover_by_importance(self, draws: Draws, rng: np.random.Generator) -> dict[str, xr.DataArray]:
+        """Draw β and the effects from the curvature at their mode, resampled by their importance weights."""
+        products: Any = self.products
+        blocks = Independent.of(products.equations, len(self.terms))
+        self._require_reliable(draws, rng)
+        return self._labelled(draws, self._draw(draws, rng, partial(resampled, blocks=blocks, rng=rng)))
+
+    def _require_reliable(self, draws: Draws, rng: np.random.Generator) -> None:
+        """Refuse weights, at the middle one of the draws of θ, that say that they stand for nothing."""
+        (theta,) = draws.evaluate(self.estimated())
+        order = along_a_line(np.broadcast_to(theta, (*draws.shape, theta.shape[-1])))
+        chain, draw = order[len(order) // 2]
+        one = Draws(draws.model, draws.posterior.isel(chain=[chain], draw=[draw]))
+        [(_, state)] = self._states(one)
+        judged = corrected(state, 0.0, len(self.terms), n=_JUDGED, df=None, nodes=None, rng=rng)
+        if not (judged.ess > FEWEST and judged.k <= RELIABLE):
+            raise ValueError(
+                f"importance weights do not stand for the effects of {self.name} given its parameters: {_JUDGED} draws "
+                f"are worth {judged.ess:.0f}, Pareto k is {judged.k:.2f}; they should be worth more than {FEWEST}, with "
+                f"k up to {RELIABLE}. by='curvature' draws from the approximation; exact draws are those of NUTS over "
+                "the effects themselves, flmm.RelatedEffects with a likelihood of PyMC, or lmm_model(…, "
+                "effects='sampled')."
+            )
+
+    def _draw(
+        self, draws: Draws, rng: np.random.Generator, draw: Callable[[LatentState], Any] | None = None
+    ) -> EffectDraws:
+        """Draw (β, u) from the curvature at their mode, once for each draw of θ, or by a function of the state."""
         _, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
         shape, terms, products = draws.shape, self.terms, self.products
         beta = np.empty((*shape, self.projection.rank))
         u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
         sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
         for at, state in self._states(draws):
-            drawn, coefficients = state.draw(rng)
+            drawn, coefficients = state.draw(rng) if draw is None else draw(state)
             for k, term in enumerate(terms):
                 u[k][at] = drawn[k].reshape(-1, term.width)
                 sigma[k][at] = state.sigma[k]
@@ -229,6 +268,7 @@ class LatentNode(StructuredNode):
         theta, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
         theta = np.broadcast_to(theta, (*draws.shape, theta.shape[-1]))
         size, last = self.layout.size, None
+        modes: list[tuple[FloatArray, FloatArray]] = []
         products: Any = self.products
         for at in along_a_line(theta):
             values, _ = self.layout.numbers(theta[at][:size])
@@ -237,12 +277,14 @@ class LatentNode(StructuredNode):
             if last is None or not all(map(np.array_equal, own, last)):
                 sigma = [*values, B[at]] if B[at].size else values
                 response = self.rows(), own[1], sigma, theta[at][size:]
-                state, last = products.near(*response) or products.laplace(*response), own
+                state = products.laplace(*response, ahead(theta[at], modes)) or products.laplace(*response)
+                last = own
             if state is None:
                 raise ValueError(
                     f"the likelihood of {self.name} has no mode at draw {at}, where its parameters are {theta[at]}: a "
                     "prior without mass there avoids that."
                 )
+            modes = [*modes[-1:], (theta[at], state.mode.x)]
             yield at, state
 
     def derived(self, *values: FloatArray) -> dict[str, FloatArray]:
@@ -288,6 +330,12 @@ class LatentNode(StructuredNode):
         _, _, mu, b, B, theta, psi = rv.owner.inputs
         common = (rv.name, rv, op.treatment, mu, b, observed_data(model, rv), op.projection, op.ids)
         return cls(*common, op.terms, op.theta, theta, op.products, B, op.design, None, None, psi)
+
+
+def _drawn(left: LeftOut, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Draw each η_i and y_i given the others."""
+    eta = left.mean + np.sqrt(left.variance) * rng.standard_normal(len(left.mean))
+    return eta, left.family.draw(eta, left.psi, rng)
 
 
 def _held(objective: LatentObjective, constants: FloatArray, fixed: Any) -> LatentObjective:

@@ -14,7 +14,7 @@ from pm_fastlmm.base.choices import Method
 from pm_fastlmm.base.display import listed
 from pm_fastlmm.covariance.theta import Theta
 from pm_fastlmm.engines.laid_out import LaidOut
-from pm_fastlmm.engines.latent.fixed import Search, basis_of, with_coefficients
+from pm_fastlmm.engines.latent.fixed import Search, basis_of, observed_information, with_coefficients
 from pm_fastlmm.engines.latent.products import LatentProducts
 from pm_fastlmm.engines.latent.state import LatentState
 from pm_fastlmm.engines.starting import starting_values
@@ -164,6 +164,16 @@ class LatentObjective(LaidOut):
         information = state.mixed.information_of(basis_of(self.products.projection))
         X = self.products.projection
         return X.coefficients(state.along), X.covariance(np.linalg.inv(information))
+
+    def coefficient_cov(self, theta: FloatArray) -> Any:
+        """Return cov β̂ at θ from the curvature of log p̃ itself: of ML by differences, else that of `coefficients`."""
+        state = self._factored(theta)
+        if not self._estimates_coefficients:
+            return self.coefficients(state)[1]
+        information = observed_information(self.products, state.mixed, self.offset, state.along)
+        definite = np.isfinite(information).all() and np.linalg.eigvalsh(information)[0] > 0
+        X = self.products.projection
+        return X.covariance(np.linalg.inv(information)) if definite else self.coefficients(state)[1]
 
     def estimate(self, state: LaplaceState) -> FloatArray:
         """Return β̂ alone."""

@@ -209,7 +209,9 @@ class StructuredNode(GaussianNode):
 
     def recover(self, draws: Draws, which: Sequence[str] | None, rng: np.random.Generator) -> dict[str, xr.DataArray]:
         """Draw β, and the effects of each term over its levels; without columns those of a matrix Z are its columns."""
-        drawn = self._draw(draws, rng)
+        return self._labelled(draws, self._draw(draws, rng))
+
+    def _labelled(self, draws: Draws, drawn: EffectDraws) -> dict[str, xr.DataArray]:
         effects = {"beta": over_coef(draws.model, self, drawn.beta)}
         for term, u in zip(self.terms, drawn.u, strict=True):
             own = {term.name: term.levels}

@@ -126,7 +126,9 @@ def test_leaving_a_row_out_is_fitting_the_others(family):
     there = other.predict(X[[row]], {"g": label[[row]]})
     assert left.mean[row] == pytest.approx(float(np.asarray(there.mean)[0]), abs=1e-9)
     assert left.variance[row] == pytest.approx(float(np.asarray(there.variance)[0]), abs=1e-9)
-    assert left.joint[list(left.groups.labels).index("it")] == pytest.approx(fit.loglik - other.loglik + constant(X, rest))
+    assert left.joint[list(left.groups.labels).index("it")] == pytest.approx(
+        fit.loglik - other.loglik + constant(X, rest)
+    )
 
 
 def constant(X, rest):
@@ -154,7 +156,9 @@ def test_densities_moments_and_probabilities_are_integrals_over_the_cavity(famil
         assert below.shape == (4001, 30)  # of the middle alone: the mixture is tested with quantiles
         return
     values = np.arange(left.y.max() + 1)
-    masses = np.array([(weight * np.exp(left.family.log_density(np.full(30, v), eta, left.psi))).sum(0) for v in values])
+    masses = np.array(
+        [(weight * np.exp(left.family.log_density(np.full(30, v), eta, left.psi))).sum(0) for v in values]
+    )
     upper = np.array([masses[: int(y) + 1, i].sum() for i, y in enumerate(left.y)])
     pit = left.pit(np.random.default_rng(0))
     assert (pit <= upper + 1e-7).all()

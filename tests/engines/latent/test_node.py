@@ -7,10 +7,11 @@ import pymc as pm
 import pytest
 import scipy.linalg
 import xarray as xr
+from scipy.sparse import csc_array
 
 import pm_fastlmm as flmm
 from engines.contract import CASES, CHAINED, DAY, GROUP, X_NEW, M, N, X, counted_laplace, shares_laplace
-from engines.latent.oracle import exact_by_group, poisson_counts
+from engines.latent.oracle import Laplace, exact_by_group, poisson_counts, successes
 from engines.test_contract import assert_moments
 from pm_fastlmm import covariance as cov
 from pm_fastlmm.engines.draws import Draws
@@ -179,10 +180,17 @@ def test_counts_have_nearly_the_exact_density_given_the_others(level, sd, worst,
     assert abs(found.sum() - truth.sum()) < total
 
 
-def test_groups_are_left_out_at_the_estimate_alone():
+def test_groups_given_the_others_are_ratios_of_approximations():
     case = OF["latent"]
-    with pytest.raises(ValueError, match=r"y is a LatentLMM, .*leave groups= out.*loo\(groups="):
-        flmm.pointwise_log_likelihood(case.draws(2), groups=GROUP, model=case.model, progressbar=False)
+    idata = flmm.pointwise_log_likelihood(case.draws(2), groups=GROUP, model=case.model, progressbar=False)
+    found, whole = idata.log_likelihood["y_by_group"].to_numpy()[0, 1], TRUTH["latent"]
+    assert found.shape == (5,)
+    for j in range(5):
+        kept = j != GROUP
+        without = Laplace(whole.y[kept], X[kept], whole.Z[kept], whole.G, poisson_counts)
+        assert found[j] == pytest.approx(whole.loglik - without.loglik, abs=1e-8)
+    total = idata.log_likelihood["y_by_group"].sum("group") + idata.log_likelihood["y_remainder"]
+    np.testing.assert_allclose(total, whole.loglik, rtol=1e-9)
 
 
 def test_an_observation_that_alone_determines_a_coefficient_is_named():
@@ -236,3 +244,60 @@ def test_what_the_terms_give_the_linear_predictor():
     V = scipy.linalg.block_diag(0.9 * CHAINED, 0.5 * np.eye(4))
     Z = TRUTH["latent, sparse"].Z
     assert case.derived(case.values)["variance"].sum() == pytest.approx(np.trace(Z @ V @ Z.T) / N)
+
+
+# ---------------------------------------------------------------- importance weights
+
+FEW = np.repeat(np.arange(5), 6)
+BINARY = np.random.default_rng(5).binomial(1, 1 / (1 + np.exp(-2.0 * np.sin(2 + FEW))))
+
+
+def binary():
+    with pm.Model() as model:
+        v = pm.HalfNormal("v")
+        term = flmm.Term(FEW, cov.scalar(v), name="g")
+        flmm.LatentLMM("y", family="bernoulli", X=np.ones((30, 1)), beta=[0.2], terms=[term], observed=BINARY)
+    return model
+
+
+def exact_moments(sd):
+    """Mean and standard deviation of each effect given y, by a fine grid."""
+    u = np.linspace(-10, 10, 8001) * sd
+    density = successes(np.ones(30))
+    out = []
+    for j in range(5):
+        log = -0.5 * (u / sd) ** 2 + sum(density(BINARY[k], 0.2 + u, k)[0] for k in np.flatnonzero(j == FEW))
+        w = np.exp(log - log.max())
+        w /= w.sum()
+        out.append((w @ u, np.sqrt(w @ (u - w @ u) ** 2)))
+    return np.array(out).T
+
+
+def test_effects_by_importance_have_the_exact_moments_given_the_parameters():
+    mean, sd = exact_moments(2.0)
+    model, errors = binary(), {}
+    for by in ("curvature", "importance"):
+        drawn = flmm.recover_effects(draws_of(4000, v=4.0), by=by, model=model, random_seed=1).posterior["y_g"][0]
+        errors[by] = np.abs(drawn.mean("draw") - mean).to_numpy() / sd * np.sqrt(4000)
+    assert errors["curvature"].max() > 8  # standard errors of a mean
+    assert errors["importance"].max() < 5
+
+
+def test_unreliable_weights_are_refused_with_what_to_do_instead():
+    rng = np.random.default_rng(1)
+    group = np.arange(400)
+    walk = cov.Precision(csc_array(np.diag(np.full(400, 2.1)) - np.eye(400, k=1) - np.eye(400, k=-1)), group)
+    with pm.Model() as model:
+        v = pm.HalfNormal("v")
+        term = flmm.Term(group, cov.known(walk, v), name="g")
+        flmm.LatentLMM("y", family="poisson", X=np.ones((400, 1)), terms=[term], observed=rng.poisson(1.0, 400))
+    with pytest.raises(ValueError, match=r"weights do not stand for .* worth .*RelatedEffects.*effects='sampled'"):
+        flmm.recover_effects(draws_of(3, v=2.0), by="importance", model=model)
+
+
+def test_draws_that_are_exact_need_no_weights():
+    with pm.Model() as model:
+        v = pm.HalfNormal("v")
+        flmm.StructuredLMM("y", terms=[flmm.Term(GROUP, cov.scalar(v), name="g")], sigma2_e=1.0, observed=X[:, 1])
+    with pytest.raises(ValueError, match="y is a StructuredLMM, whose effects are drawn exactly"):
+        flmm.recover_effects(draws_of(3, v=2.0), by="importance", model=model)
