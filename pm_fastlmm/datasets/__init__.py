@@ -7,8 +7,15 @@ import numpy as np
 import pandas as pd
 
 __all__ = [
-    "anoles", "arabidopsis_lines", "cattle_herds", "dyestuff", "galton_families", "john_alpha", "penicillin", "sleepstudy",
-]  # fmt: skip
+    "anoles",
+    "arabidopsis_lines",
+    "cattle_herds",
+    "dyestuff",
+    "galton_families",
+    "john_alpha",
+    "penicillin",
+    "sleepstudy",
+]
 
 
 def __dir__() -> list[str]:

@@ -79,7 +79,7 @@ class LaplaceFit(LaplaceChecks):
 
     @property
     def _blue_se(self) -> FloatArray:
-        return np.sqrt(self._whole_cov.diagonal())
+        return np.asarray(np.sqrt(self._whole_cov.diagonal()))
 
     @property
     def beta_cov(self) -> pd.DataFrame:
@@ -112,7 +112,7 @@ class LaplaceFit(LaplaceChecks):
 
     def anova(self, *args: Any, **kwargs: Any) -> Table:
         """Return Wald tests of the terms of the formula, as `VarianceFit.anova` does: F is χ²/q."""
-        return self._on_eta(super().anova(*args, **kwargs))
+        return self._on_eta(super().anova(*args, **kwargs).drop(columns=["sum_sq", "mean_sq"]))
 
     def marginal_means(self, *args: Any, **kwargs: Any) -> Table:
         """

@@ -66,7 +66,7 @@ class DenseEquations(WeightedEquations):
     @cached_property
     def _whole(self) -> FloatArray:
         parts = [*(block.Z for block in self.blocks), self.basis]
-        return np.hstack([part.toarray() for part in parts])
+        return np.hstack([sp.csr_array(part).toarray() for part in parts])
 
     @cached_property
     def _prior(self) -> FloatArray:
