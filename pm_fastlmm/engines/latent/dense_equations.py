@@ -65,8 +65,8 @@ class DenseEquations(WeightedEquations):
 
     @cached_property
     def _whole(self) -> FloatArray:
-        parts = [*(block.Z for block in self.blocks), self.basis]
-        return np.hstack([sp.csr_array(part).toarray() for part in parts])
+        parts: list[Any] = [*(block.Z for block in self.blocks), self.basis]
+        return np.hstack([part.toarray() for part in parts])
 
     @cached_property
     def _prior(self) -> FloatArray:
