@@ -226,4 +226,4 @@ def test_quadrature_is_that_of_lme4_and_ordinal(name, kind, at, point):
     offset = node.constants().mu + node.projection.X @ np.asarray(point["beta"])
     state = given.laplace(node.rows(), offset, sigma, theta[node.layout.size :])
     found = corrected(state, 0.0, len(node.terms), n=10, df=None, nodes=25, rng=np.random.default_rng(0))
-    assert found.loglik == pytest.approx(point[kind], abs=2e-6)
+    assert found.loglik == pytest.approx(point[kind], abs=1e-9)
