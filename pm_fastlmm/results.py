@@ -2,6 +2,7 @@
 
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
 from pm_fastlmm.engines.latent.importance import Importance
+from pm_fastlmm.engines.latent.on_scale import ScalePrediction
 from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.fitting.fit import VarianceFit
@@ -38,6 +39,7 @@ __all__ = [
     "RandomTerm",
     "Rotated",
     "RotatedSpectra",
+    "ScalePrediction",
     "ValueTest",
     "VarianceFit",
     "VariancePosterior",

@@ -212,6 +212,7 @@ CASES = {
     "Importance": lambda: found(latent).importance(100, random_seed=1),
     "LaplaceFit": lambda: found(latent),
     "LatentLMM": lambda: node(latent),
+    "ScalePrediction": lambda: found(latent).predict(data=flmm.datasets.cattle_herds()[:3], scale="mean"),
     "LengthscaleSpectrum": lengthscale_spectrum,
     "StructuredLMM": lambda: node(structured),
     "Sum": lambda: cov.scalar(1.0) + known(),

@@ -61,6 +61,19 @@ def heritability(
     References
     ----------
     de Villemereuil, Schielzeth, Nakagawa & Morrissey (2016), doi:10.1534/genetics.115.186536.
+
+    Examples
+    --------
+    >>> import pm_fastlmm as flmm
+    >>> herds = flmm.datasets.cattle_herds()
+    >>> model = flmm.lmm_model(
+    ...     "incidence ~ period + (1 | herd)", herds, family="binomial", trials="size"
+    ... )
+    >>> options = {"chains": 2, "random_seed": 1, "progressbar": False, "quiet": True}
+    >>> idata = flmm.sample(100, model=model, **options)
+    >>> h2 = flmm.heritability(idata, "herd", trials=1, model=model)
+    >>> list(h2.data_vars), bool((h2["observed"] < h2["expected"]).all())
+    (['latent', 'liability', 'expected', 'observed'], True)
     """
     require_choice("of", of, ("heritability", "repeatability"))
     model = model_here(model)
