@@ -274,7 +274,7 @@ class LatentNode(StructuredNode):
             if last is None or not all(map(np.array_equal, own, last)):
                 sigma = [*values, B[at]] if B[at].size else values
                 response = self.rows(), own[1], sigma, theta[at][size:]
-                state = products.laplace(*response, ahead(theta[at], modes)) or products.laplace(*response)
+                state = products.laplace(*response, ahead(theta[at], modes))
                 last = own
             if state is None:
                 raise ValueError(
