@@ -114,6 +114,7 @@ page_lists = {
         "lengthscale",
         "fourier",
         "not_normal",
+        "related_effects",
         "large_data",
         "calibration",
     ],

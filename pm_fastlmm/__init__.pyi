@@ -40,6 +40,7 @@ from .models.kernel_model import kernel_model as kernel_model
 from .models.lmm_model import lmm_model as lmm_model
 from .models.mixed_design import MixedDesign as MixedDesign
 from .models.traits_model import traits_model as traits_model
+from .posterior.heritability import heritability as heritability
 from .posterior.pointwise import pointwise_log_likelihood as pointwise_log_likelihood
 from .posterior.predict import posterior_function as posterior_function
 from .posterior.predict import predict as predict
@@ -75,6 +76,7 @@ __all__ = [
     "find_reml",
     "genome_scan",
     "genomic_inflation",
+    "heritability",
     "io",
     "kernel_model",
     "lmm_model",

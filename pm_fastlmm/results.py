@@ -1,9 +1,12 @@
 """Classes of what functions return, to read, to annotate and to test for; none of them is built by hand."""
 
 from pm_fastlmm.engines.fourier.functions import FunctionPosterior
+from pm_fastlmm.engines.latent.importance import Importance
+from pm_fastlmm.engines.latent.on_scale import ScalePrediction
 from pm_fastlmm.engines.lengthscale.spectra import RotatedSpectra
 from pm_fastlmm.engines.protocol import LMMNode
 from pm_fastlmm.fitting.fit import VarianceFit
+from pm_fastlmm.fitting.laplace import LaplaceFit
 from pm_fastlmm.fitting.posterior import VariancePosterior
 from pm_fastlmm.kernel.effects.coefficients import FactorEffects
 from pm_fastlmm.kernel.effects.effects import Prediction
@@ -28,12 +31,15 @@ __all__ = [
     "FixedTest",
     "FunctionEstimate",
     "FunctionPosterior",
+    "Importance",
     "LMMNode",
+    "LaplaceFit",
     "Prediction",
     "REMLFit",
     "RandomTerm",
     "Rotated",
     "RotatedSpectra",
+    "ScalePrediction",
     "ValueTest",
     "VarianceFit",
     "VariancePosterior",

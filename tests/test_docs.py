@@ -86,6 +86,17 @@ def test_the_guide_to_responses_that_are_not_normal_runs_and_prints_what_stands_
     pytest.importorskip("nutpie")
     blocks, names = outputs.run(DOCS / "not_normal.md")
     assert [difference for block in blocks for difference in block.differences()] == []
+    fit = names["fit"]
+    low, high = fit.interval("sow")
+    assert low < 0.25**2 < high
+    assert np.corrcoef(fit.blup("sow"), names["truth"][names["pigs"].rows(fit.blup("sow").index)])[0, 1] > 0.7
+    assert not names["failed"].converged
+
+
+def test_the_guide_to_effects_for_any_likelihood_runs_and_prints_what_stands_there():
+    pytest.importorskip("nutpie")
+    blocks, names = outputs.run(DOCS / "related_effects.md")
+    assert [difference for block in blocks for difference in block.differences()] == []
     pigs, draws = names["pigs"], names["draws"]
     assert tuple(draws["animal"].values) == pigs.labels
     assert np.corrcoef(draws["u"].mean(("chain", "draw")), names["truth"])[0, 1] > 0.6

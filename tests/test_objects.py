@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pymc as pm
+import pytensor.tensor as pt
 import pytest
 import xarray as xr
 from pytensor.graph.basic import Variable
@@ -127,6 +128,17 @@ def traits():
     return model
 
 
+@cache
+def latent():
+    return flmm.lmm_model(
+        "incidence ~ period + (1 | herd)", flmm.datasets.cattle_herds(), family="binomial", trials="size"
+    )
+
+
+def counts(y, eta):
+    return y * eta - pt.exp(eta) - pt.gammaln(y + 1)
+
+
 def node(model):
     return flmm.lmm_nodes(model())[0]
 
@@ -196,6 +208,11 @@ CASES = {
     "Rotated of several": lambda: spectrum().rotate(responses()),
     "Scalar": lambda: cov.scalar(1.0),
     "Spectrum": spectrum,
+    "CustomFamily": lambda: flmm.CustomFamily(counts, name="counts"),
+    "Importance": lambda: found(latent).importance(100, random_seed=1),
+    "LaplaceFit": lambda: found(latent),
+    "LatentLMM": lambda: node(latent),
+    "ScalePrediction": lambda: found(latent).predict(data=flmm.datasets.cattle_herds()[:3], scale="mean"),
     "LengthscaleSpectrum": lengthscale_spectrum,
     "StructuredLMM": lambda: node(structured),
     "Sum": lambda: cov.scalar(1.0) + known(),

@@ -152,6 +152,10 @@ class Objective(ABC):
         """Return the generalised least squares estimate of β and its covariance, with V at θ."""
         return self.coefficients(self._factored(theta))
 
+    def coefficient_cov(self, theta: FloatArray) -> Any:
+        """Return the covariance of β̂ at θ by the curvature of the likelihood in β."""
+        return self.blue(theta)[1]
+
     def _factored(self, theta: FloatArray) -> Any:
         state = self.state(theta)
         if state is None:

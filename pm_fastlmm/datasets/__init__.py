@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["anoles", "arabidopsis_lines", "dyestuff", "galton_families", "john_alpha", "penicillin", "sleepstudy"]
+__all__ = [
+    "anoles",
+    "arabidopsis_lines",
+    "cattle_herds",
+    "dyestuff",
+    "galton_families",
+    "john_alpha",
+    "penicillin",
+    "sleepstudy",
+]
 
 
 def __dir__() -> list[str]:
@@ -74,6 +83,30 @@ def arabidopsis_lines() -> pd.DataFrame:
     ((162, 122), (162, 117), 158)
     """
     return _table("arabidopsis_lines", index_col="line")
+
+
+def cattle_herds() -> pd.DataFrame:
+    """
+    Return new cases of contagious pleuropneumonia in 15 herds of zebu cattle, by period.
+
+    Returns
+    -------
+    DataFrame
+        56 rows: herd ("1" to "15"), period ("1" to "4"), incidence (new cases) and size (of the herd at the beginning).
+
+    Notes
+    -----
+    M. Lesnoff, G. Laval, P. Bonnet et al. (2004), Within-herd spread of contagious bovine pleuropneumonia in Ethiopian
+    highlands, Preventive Veterinary Medicine 64, doi:10.1016/j.prevetmed.2004.03.005; cbpp of the R package lme4,
+    `cbind(incidence, size - incidence) ~ period + (1 | herd)`.
+
+    Examples
+    --------
+    >>> from pm_fastlmm.datasets import cattle_herds
+    >>> cattle_herds().groupby("period")[["incidence", "size"]].sum().to_numpy().tolist()
+    [[61, 278], [17, 212], [14, 197], [7, 155]]
+    """
+    return _table("cattle_herds", dtype={"herd": str, "period": str})
 
 
 def dyestuff() -> pd.DataFrame:

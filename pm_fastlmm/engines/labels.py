@@ -90,8 +90,8 @@ def add_predictions(
     if drawn.probabilities is not None:
         each = [over_rows(p) for p in np.moveaxis(drawn.probabilities, -1, 0)]
         category = f"{name}_category"
-        known = model.coords.get(category)
-        whole = xr.concat(each, category).assign_coords({category: list(known or range(len(each)))})
+        labels = list(model.coords.get(category) or range(len(each)))  # a formula has their names
+        whole = xr.concat(each, category).assign_coords({category: labels})
         arrays[f"{name}_probability"] = whole.transpose(..., category)
     idata[group] = xr.DataTree(beside_others(idata, group, arrays))
     return idata

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betainc, gammainc, gammaincc
 
-from pm_fastlmm.base.arrays import FloatArray, slices
+from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.families.bernoulli import Bernoulli, Binomial
 from pm_fastlmm.families.counts import NegativeBinomial, Poisson
 from pm_fastlmm.families.family import Family
@@ -19,6 +19,7 @@ _REACH, _WIDEST, _FINEST = 8.0, 0.25, 0.004  # standard deviations of η; betwee
 _STEEP = 0.5  # between points, beside the change of η by which the mean of y moves by its standard deviation
 _DIFFERENCE = 1e-5
 _BUDGET = 2_000_000  # numbers at a time
+_AT_ONCE = 500  # rows, which have the points that one of them needs
 _BISECTIONS = 60
 _MOST = 1e15  # counts beyond are not told apart
 
@@ -98,23 +99,27 @@ _OF: dict[type, Callable[..., FloatArray]] = {
 
 
 def averaged(
-    function: Callable[[Any, FloatArray], FloatArray], mean: FloatArray, sd: FloatArray, steep: float
+    function: Callable[[Any, FloatArray], FloatArray], mean: FloatArray, sd: FloatArray, steep: FloatArray
 ) -> FloatArray:
     """
     Return E f(η_i) of η_i ~ N(mean_i, sd_i²), by the trapezoidal rule; f takes rows and their η (points, rows).
 
-    `steep` is the largest √(information of η) of the rows: by points farther apart steps of f would be lost.
+    `steep` is √(information of η) of each row: by points farther apart steps of f would be lost.
     """
-    space = float(np.clip(_STEEP / max(steep * float(sd.max(initial=0.0)), 1e-300), _FINEST, _WIDEST))
-    half = int(np.ceil(_REACH / space))
-    x = np.linspace(-_REACH, _REACH, 2 * half + 1)
-    weight = np.exp(-(x**2) / 2)
-    weight /= weight.sum()
-    parts = []
-    for some in slices(len(mean), max(1, _BUDGET // len(x))):
-        values = function(some, mean[some] + sd[some] * x[:, None])
-        parts.append(np.tensordot(weight, values, axes=(0, 0)))
-    return np.concatenate(parts) if parts else np.zeros(0)
+    need = np.clip(_STEEP / np.maximum(steep * sd, 1e-300), _FINEST, _WIDEST)
+    order = np.argsort(-need, kind="stable")
+    parts, start = [], 0
+    while start < len(mean):
+        some = order[start : start + _AT_ONCE]
+        half = int(np.ceil(_REACH / need[some[-1]]))
+        some = some[: max(1, _BUDGET // (2 * half + 1))]
+        x = np.linspace(-_REACH, _REACH, 2 * half + 1)
+        weight = np.exp(-(x**2) / 2)
+        parts.append(
+            np.tensordot(weight / weight.sum(), function(some, mean[some] + sd[some] * x[:, None]), axes=(0, 0))
+        )
+        start += len(some)
+    return np.concatenate(parts)[np.argsort(order)] if parts else np.zeros(0)
 
 
 def steepness(family: Family, eta: FloatArray, psi: FloatArray) -> FloatArray:
@@ -133,7 +138,7 @@ def of_rows(family: Family, some: Any) -> Family:
 
 def mixture(family: Family, y: FloatArray, psi: FloatArray, mean: FloatArray, sd: FloatArray) -> FloatArray:
     """Return P(Y ≤ y) with η_i ~ N(mean_i, sd_i²), (n,)."""
-    steep = float(steepness(family, mean + sd, psi).max(initial=0.0))
+    steep = steepness(family, mean + sd, psi)
     return averaged(lambda some, eta: cumulative(of_rows(family, some), y[some], eta, psi), mean, sd, steep)
 
 

@@ -203,8 +203,8 @@ def _require_same_kind(a: Law, b: Law, pair: str, method: str) -> None:
     """Refuse likelihoods of which one is of probabilities and one of densities, or that integrate over other β."""
     if a.whole != b.whole:
         raise ValueError(
-            f"{pair} are of families {a.family!r} and {b.family!r}: the likelihood of one is a probability, that of the "
-            "other a density, which do not compare. Compare predictions, of loo() or of new data."
+            f"{pair} are of families {a.family!r} and {b.family!r}: the likelihood of one is a probability, that of "
+            "the other a density, which do not compare. Compare predictions, of loo() or of new data."
         )
     if not np.array_equal(a.trials, b.trials):
         raise ValueError(f"{pair} have different trials: likelihoods of other data do not compare.")

@@ -25,9 +25,13 @@ _AT_BOUND = (
 
 def heritability_table(
     at: Any, theta: pd.Series, cov: FloatArray, beta: FloatArray, beta_cov: Any, term: str | Sequence[str], of: Of, *,
-    level: float, fixed: Fixed, trials: float | None,
+    level: float, fixed: Fixed, trials: float | None, moved: Any = None,
 ) -> Table:  # fmt: skip
-    """Return estimates, standard errors and intervals by scale; see `LaplaceFit.heritability`."""
+    """
+    Return estimates, standard errors and intervals by scale; see `LaplaceFit.heritability`.
+
+    `moved` (P, r) is ∂β̂/∂θ.
+    """
     require_fraction(level, "level")
     require_choice("of", of, ("heritability", "repeatability"))
     names = (term,) if isinstance(term, str) else tuple(term)
@@ -47,7 +51,11 @@ def heritability_table(
 
     point = theta.to_numpy()
     estimate, labels = _stacked(shares(point, beta), at.node.categories)
-    se = np.sqrt(_variance(lambda v, b: _stacked(shares(v, b))[0], point, cov, beta, beta_cov))
+
+    def values_of(v: FloatArray, b: FloatArray) -> FloatArray:
+        return _stacked(shares(v, b + (v - point) @ moved if estimated else b))[0]
+
+    se = np.sqrt(_variance(values_of, point, cov, beta, beta_cov))
     own = [place for e in at.objective.layout.entries if known[e.term] in names for place in range(len(point))[e.place]]
     unknown_error = np.isnan(np.diag(cov))
     if unknown_error[own].any():
@@ -71,7 +79,8 @@ def _by_category(labels: Sequence[Any]) -> pd.MultiIndex:
 
 def _stacked(found: Shares, categories: Sequence[Any] | None = None) -> tuple[FloatArray, list[Any]]:
     """Return all shares in a row, and what they are; categories without labels have numbers."""
-    values, labels = [], []
+    values: list[FloatArray] = []
+    labels: list[Any] = []
     several = np.ndim(found.observed) > 0
     for name, part in zip(found._fields, found, strict=True):
         if part is None:
@@ -96,9 +105,9 @@ def _variance(
         for step, unit in zip(steps, np.eye(len(theta)), strict=True)
     ]  # fmt: skip
     G = np.array(slopes)
-    total = np.einsum("ik,ij,jk->k", G, np.where(np.isnan(cov), 0.0, cov), G)
+    total: FloatArray = np.einsum("ik,ij,jk->k", G, np.where(np.isnan(cov), 0.0, cov), G)
     if len(beta):
-        C = beta_cov.toarray() if sp.issparse(beta_cov) else beta_cov
+        C: Any = sp.csr_array(beta_cov).toarray() if sp.issparse(beta_cov) else beta_cov  # type: ignore[call-overload]
         own = _STEP * np.sqrt(np.diag(C))
         H = np.array([
             (function(theta, beta + s * unit) - function(theta, beta - s * unit)) / (2 * s)

@@ -44,8 +44,8 @@ class LaplaceFit(LaplaceChecks):
 
     It has what `VarianceFit` has: `theta` are the variances of the effects on the scale of η, and the parameters of the
     family. With β integrated out ("REML") log p̃ is the counterpart of the restricted likelihood; of "ML" β̂ maximises
-    it, as in glmer and glmmTMB. Tests of fixed effects are Wald's z, and their errors have what the estimation of θ adds,
-    as those of glmmTMB and clmm do; `blue_cov` is the part at known θ.
+    it, as in glmer and glmmTMB. Tests of fixed effects are Wald's z, and their errors have what the estimation of θ
+    adds, as those of glmmTMB and clmm do; `blue_cov` is the part at known θ.
     """
 
     _tests: ClassVar[str] = "Wald z tests"
@@ -64,7 +64,7 @@ class LaplaceFit(LaplaceChecks):
     @cached_property
     def _whole_cov(self) -> Any:
         """
-        cov β̂ with what the estimation of θ adds: Φ + J cov(θ̂)Jᵀ, J = ∂β̂/∂θ by differences.
+        Cov β̂ with what the estimation of θ adds: Φ + J cov(θ̂)Jᵀ, J = ∂β̂/∂θ by differences.
 
         Where evaluations take long, or β has thousands of coefficients, it is Φ alone, the curvature at θ̂.
         """
@@ -79,7 +79,7 @@ class LaplaceFit(LaplaceChecks):
 
     @property
     def _blue_se(self) -> FloatArray:
-        return np.sqrt(self._whole_cov.diagonal())
+        return np.asarray(np.sqrt(self._whole_cov.diagonal()))
 
     @property
     def beta_cov(self) -> pd.DataFrame:
@@ -92,8 +92,8 @@ class LaplaceFit(LaplaceChecks):
         r = len(self.objective.coef)
         if not r:
             raise ValueError(
-                "this fit estimates no fixed effects: β is explicit, has a prior, or there is none. Leave out beta= and "
-                "beta_cov= of the node."
+                "this fit estimates no fixed effects: β is explicit, has a prior, or there is none. Leave out beta= "
+                "and beta_cov= of the node."
             )
         none = np.zeros((1, r, r))
         zero = np.zeros((1, 1))
@@ -112,7 +112,7 @@ class LaplaceFit(LaplaceChecks):
 
     def anova(self, *args: Any, **kwargs: Any) -> Table:
         """Return Wald tests of the terms of the formula, as `VarianceFit.anova` does: F is χ²/q."""
-        return self._on_eta(super().anova(*args, **kwargs))
+        return self._on_eta(super().anova(*args, **kwargs).drop(columns=["sum_sq", "mean_sq"]))
 
     def marginal_means(self, *args: Any, **kwargs: Any) -> Table:
         """

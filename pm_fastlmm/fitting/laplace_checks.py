@@ -40,11 +40,12 @@ class LaplaceChecks(LaplaceEffects):
         n : int
             Draws; of "REML" of β.
         df : float, optional
-            Of the t distribution about the mode that is drawn from, `numpy.inf` for the normal one. By default 5 where
+            Of the t distribution about the mode that is drawn from, `numpy.inf` for the normal one. By default 10 where
             no group has more than five effects, else normal.
         nodes : int, optional
             Integrate each group by adaptive Gauss-Hermite quadrature instead of draws, with so many nodes for each
-            effect: lme4's `nAGQ`, for groups of few effects. `nodes=1` is Laplace's approximation.
+            effect: lme4's `nAGQ`, for groups of few effects, where it is faster and exact but for β that is drawn.
+            `nodes=1` is Laplace's approximation.
         theta : optional
             Another θ than the estimate.
         random_seed : int, Generator or None
@@ -77,7 +78,7 @@ class LaplaceChecks(LaplaceEffects):
         >>> fit = flmm.find_reml(model, method="ML", progressbar=False)
         >>> found = fit.importance(nodes=25)
         >>> print(f"{found.laplace:.4f} {found.correction:.4f}")
-        -15.9583 0.0367
+        -15.6388 0.1087
         """
         found: Importance = self._node_at(theta).terms.importance(n, df=df, nodes=nodes, random_seed=random_seed)
         return found
@@ -125,7 +126,7 @@ class LaplaceChecks(LaplaceEffects):
             table.attrs["below"] = [f"{failed} of {simulations} simulations have no estimate and are left out"]
         return table
 
-    def test_no_variance(  # type: ignore[override]
+    def test_no_variance(
         self, component: str, *, n_sim: int = 200, random_seed: Any = None, progressbar: bool = False
     ) -> VarianceTest:
         """
@@ -157,8 +158,8 @@ class LaplaceChecks(LaplaceEffects):
         theta, null = _without(self, component)
         if not math.isfinite(null):
             raise ValueError(
-                f"there is no likelihood at {component} = 0, so that there is nothing to test: the dispersion of a 'gamma' "
-                "response is never 0, that of a 'negative_binomial' one may be."
+                f"there is no likelihood at {component} = 0, so that there is nothing to test: the dispersion of a "
+                "'gamma' response is never 0, that of a 'negative_binomial' one may be."
             )
         statistic = 0.0 if self.theta.iloc[place] == 0 else _ratio(self.loglik, null)
         found = np.zeros(0)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from pm_fastlmm.aireml.refit import coefficient_slopes
 from pm_fastlmm.base.choices import OF_NEW_ROWS, require_choice
 from pm_fastlmm.base.tables import Table
 from pm_fastlmm.engines.latent.on_scale import PredictionScale, ScalePrediction
@@ -20,7 +21,7 @@ _ON = {"link": "η", "mean": "E(y | η)"}
 class LaplaceEffects(VarianceFit):
     """What of a `LaplaceFit` is on a scale: that of η, of the mean of y, or of y."""
 
-    def predict(  # type: ignore[override]
+    def predict(
         self,
         X_new: Any = None,
         Z_new: Mapping[str, Any] | None = None,
@@ -47,7 +48,8 @@ class LaplaceEffects(VarianceFit):
             is not g⁻¹(η̂), with its standard error. "response": a new y with its standard deviation, and an interval of
             quantiles. Those of binomial responses are counts, of as many trials as the row has.
         trials : (m,) array or number, optional
-            Of a binomial response, the trials of new rows; by default those of the table, or one each.
+            Of a binomial response, the trials of the rows; by default those of the table of new rows, or one each, and
+            of the rows of the data their own. With 1 means are probabilities.
         theta : optional
             Another θ than the estimate.
 
@@ -78,9 +80,9 @@ class LaplaceEffects(VarianceFit):
         ...     )
         >>> fit = flmm.find_reml(model, progressbar=False)
         >>> fit.predict(np.ones((2, 1)), {"herd": ["a", "another"]}, scale="mean")
-              mean        se    lower    upper se_observation
-        0  2.12013  0.488437   1.3063  3.22242         1.5359
-        1  1.79388  0.784308 0.693107  3.68738         1.5517
+              mean        se     lower    upper se_observation
+        0  2.10758   0.61546   1.15482  3.54418        1.57682
+        1  1.93366  0.984689  0.672328  4.41613         1.7039
         """
         require_choice("effects", effects, OF_NEW_ROWS)
         rows = {"X_new": X_new, "Z_new": Z_new, "data": data, "population": effects == "population"}
@@ -228,8 +230,8 @@ class LaplaceEffects(VarianceFit):
         -------
         DataFrame
             By scale, and of ordered responses by category: estimate, se, lower, upper. Errors are those of the delta
-            method, from the covariances of θ̂ and of β̂, which are taken to be independent; intervals are made on the
-            logit scale. Where the variance of a term is on its boundary they are NaN.
+            method, from the covariances of θ̂ and of β̂ given θ̂, which moves with θ; intervals are made on the logit
+            scale. Where the variance of the term is on its boundary they are NaN, others there are taken as known.
 
         Raises
         ------
@@ -239,8 +241,33 @@ class LaplaceEffects(VarianceFit):
         References
         ----------
         de Villemereuil, Schielzeth, Nakagawa & Morrissey (2016), doi:10.1534/genetics.115.186536.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pymc as pm
+        >>> import pm_fastlmm as flmm
+        >>> sire = np.repeat(list("abcdefgh"), 5)
+        >>> ill = np.tile([1, 1, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0], 2)
+        >>> with pm.Model() as model:
+        ...     sigma = pm.HalfNormal("sigma_sire", 1)
+        ...     sires = flmm.Term(sire, flmm.covariance.scalar(sigma**2), name="sire")
+        ...     what = {"family": "bernoulli", "link": "probit", "X": np.ones((40, 1))}
+        ...     node = flmm.LatentLMM("ill", **what, terms=[sires], observed=ill)
+        >>> fit = flmm.find_reml(model, progressbar=False)
+        >>> fit.heritability("sire").round(2)
+        Heritability, sire, fixed effects left out
+                  estimate    se lower upper
+        scale
+        latent           1     0     1     1
+        liability     0.42  0.25  0.09  0.84
+        expected      0.95  0.05  0.67  0.99
+        observed      0.26  0.15  0.07  0.63
         """
+        cov = self._parameters().cov
+        errors = np.sqrt(np.where(np.isnan(np.diag(cov)), 0.0, np.diag(cov)))
+        moved = coefficient_slopes(self.objective, self.theta.to_numpy(), errors) if len(self.blue) else None
         return heritability_table(
-            self._node_at(None).terms, self.theta, self._parameters().cov, self.blue, self.blue_cov, term, of, level=level,
-            fixed=fixed, trials=trials,
+            self._node_at(None).terms, self.theta, cov, self.blue, self.blue_cov, term, of, level=level, fixed=fixed,
+            trials=trials, moved=moved,
         )  # fmt: skip

@@ -170,6 +170,7 @@ class MixedDesign(ReadOnlyArrays, Described):
             if coding.name == "ordinal":
                 made = _without_intercept(made, formula)
                 X_seen, columns = X_seen[:, made.kept], tuple(columns[j] for j in made.kept)
+                _require_no_constant(X_seen, columns)
         frozen(y_seen)
         if not sp.issparse(X_seen):
             frozen(X_seen)
@@ -297,6 +298,19 @@ def _without_intercept(made: FixedTerms, formula: str) -> FixedTerms:
             "would have a column too many: leave 0 + or - 1 out."
         )
     return replace(made, intercept=False)
+
+
+def _require_no_constant(X: Any, columns: tuple[str, ...]) -> None:
+    """Raise a ValueError for columns that add up to the constant that cutpoints are."""
+    if not columns or sp.issparse(X):
+        return
+    combination = np.linalg.lstsq(X, np.ones(len(X)))[0]
+    if np.abs(X @ combination - 1).max() < 1e-8:
+        used = [name for name, weight in zip(columns, combination, strict=True) if abs(weight) > 1e-8]
+        raise ValueError(
+            f"the columns {shown(used)} add up to a constant, which the cutpoints of an ordered response are: leave "
+            "one of them out."
+        )
 
 
 def _ids_of_one_response(responses: tuple[str, ...], data: pd.DataFrame, formula: str, *, trials: bool) -> Ids:

@@ -108,7 +108,8 @@ def to_interpolate(model: pm.Model, tolerance: float, say: Say) -> dict[str, Int
             if objective is not None:
                 found[node.name] = InterpolatedNode.in_place_of(node, objective, tolerance)
         except ValueError as error:
-            say(_exact(node.name, error))
+            if not node.cheap:
+                say(_exact(node.name, error))
     return found
 
 

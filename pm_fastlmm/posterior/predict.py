@@ -46,10 +46,11 @@ def recover_effects(
     node that costs one evaluation of the likelihood for each draw, for a LengthscaleLMM node one factorisation of K:
     thin a long posterior first, ``idata.sel(draw=slice(0, None, 10))``.
 
-    These draws are exact, but for a LatentLMM: its β and u are drawn from the normal approximation at their mode. With
-    ``by="importance"`` some hundreds of such draws are made for each, and one is taken by their importance weights, in
-    each group of effects that are independent of the others given β. That is nearer to the posterior given θ; the draws
-    of θ stay those of the approximate likelihood.
+    These draws are exact, but for a LatentLMM: its β and u are drawn from a normal distribution with the curvature at
+    their mode, about their mean to the first order (Tierney & Kadane 1986). With ``by="importance"`` some hundreds of
+    draws are made for each, and one is taken by their importance weights, in each group of effects that are independent
+    of the others given β. That is nearer to the posterior given θ; the draws of θ stay those of the approximate
+    likelihood.
 
     Parameters
     ----------

@@ -103,7 +103,7 @@ class LaplaceLikelihood:
         NotInterpolated
             If there is no mode.
         """
-        state = state_of(self.objective, theta)
+        state = self.objective.state(theta)
         self.evaluations += 1
         self.tell(self.evaluations, "")
         if state is None:
@@ -118,7 +118,7 @@ class LaplaceLikelihood:
         out = np.array(self.objective.variances)
         for k in np.flatnonzero(~out):
             theta = np.where(np.arange(len(out)) == k, 0.0, self.estimate)
-            out[k] = state_of(self.objective, theta) is not None
+            out[k] = self.objective.state(theta) is not None
         return out
 
     def smallest(self, k: int, value: float) -> float:
@@ -138,12 +138,6 @@ class LaplaceLikelihood:
         seen = float(state.leverage().sum()) - objective.projection.rank
         whole = float(state.white.coefficients.sum()) * sum(objective.latent_variances(theta).values())
         return value / (whole / seen - 1) if 0 < seen < whole else np.inf
-
-
-def state_of(objective: Any, theta: FloatArray) -> Any:
-    """Return the approximation, its mode sought from the data: the last one may be too far away to start from."""
-    objective.last.x = None
-    return objective.state(theta)
 
 
 def require_parameters(objective: Objective) -> None:

@@ -198,6 +198,7 @@ def test_a_response_that_the_family_has_not_is_refused(table, case):
 
 FORMULAS = {
     "no intercept": ("grade ~ 0 + f + (1 | herd)", {"family": "ordinal"}, r"no intercept, which the cutpoints of an"),
+    "a constant": ("grade ~ x + I(1 - x) + (1 | herd)", {"family": "ordinal"}, r"'x', 'I\(1 - x\)' add up to a con"),
     "cbind": ("cbind(ill, born) ~ x + (1 | herd)", {"family": "binomial", "trials": 9}, r"2 responses.*trials='n'"),
     "brms' trials": ("ill | trials(born) ~ x + (1 | herd)", {"family": "binomial"}, r"beside the formula, trials='n'"),
     "exposure": ("ill ~ offset(300 * days) + (1 | herd)", {"family": "poisson"}, r"exp\(offset \+ …\) overflows"),

@@ -1,5 +1,7 @@
 """Models of formulas with a family: that of the distribution by hand, its priors, its names, and new rows."""
 
+import copy
+import pickle
 from typing import Any
 
 import arviz as az
@@ -211,6 +213,25 @@ def test_another_prior_of_beta_than_a_normal_one_is_of_sampled_effects(table):
     sampled = of(pm.Laplace.dist(0, 1), effects="sampled")
     assert sampled["cases_beta"].owner.op.name == "laplace"
     assert sampled["cases_beta"].type.shape == (2,)
+
+
+def test_separation_is_labelled_and_a_prior_of_beta_is_a_remedy(table):
+    separated = table.assign(sick=(table.x > 2).astype(int))
+    fit = flmm.find_reml("sick ~ x + (1 | herd)", separated, family="bernoulli", progressbar=False)
+    assert not fit.converged
+    assert "separated by a combination of Intercept (to -∞), x (to +∞)" in fit.message
+    given = {"family": "bernoulli", "priors": {"beta": pm.Normal.dist(0, 3)}}
+    model = flmm.lmm_model("sick ~ x + (1 | herd)", separated, **given)
+    assert np.isfinite(model.compile_logp()(model.initial_point()))
+    assert flmm.find_reml(model, progressbar=False).converged
+
+
+def test_a_fit_is_copied_and_pickled_with_its_family(table):
+    fit = flmm.find_reml("grade ~ x + (1 | herd)", table, family="ordinal", progressbar=False)
+    new = table.head(3)
+    for other in (copy.deepcopy(fit), pickle.loads(pickle.dumps(fit))):
+        assert other.node.design.of_family.labels == ("no", "some", "much", "all")
+        np.testing.assert_array_equal(other.predict(data=new).mean, fit.predict(data=new).mean)
 
 
 def test_counts_without_overdispersion_have_an_infinite_alpha(table):

@@ -12,6 +12,7 @@ from pymc.model.transform.optimization import freeze_dims_and_data
 
 import pm_fastlmm as flmm
 from pm_fastlmm import covariance as cov
+from pm_fastlmm.engines.latent.products import LatentProducts
 from pm_fastlmm.engines.nodes import find_node
 from pm_fastlmm.posterior import interpolation
 from pm_fastlmm.posterior.kept import lent
@@ -178,6 +179,12 @@ def test_nuts_over_the_effects_themselves_has_the_same_posterior_where_counts_ar
 # ---------------------------------------------------------------- what is not interpolated
 
 
+@pytest.fixture
+def dear(monkeypatch):
+    """Few effects are as many, whose likelihood no sampler evaluates thousands of times."""
+    monkeypatch.setattr(LatentProducts, "cheap", property(lambda self: False))
+
+
 def messages(caplog, model, **options):
     caplog.set_level(logging.INFO, "pymc")
     caplog.clear()
@@ -188,14 +195,27 @@ def messages(caplog, model, **options):
     return said
 
 
-def test_slopes_and_categories_say_why_they_are_not(caplog):
+def slopes():
     with pm.Model() as matrix:
         L, _, _ = pm.LKJCholeskyCov("L", n=2, eta=2, sd_dist=pm.HalfNormal.dist(1, shape=2), compute_corr=True)
-        slopes = flmm.Term(GROUP, cov.unstructured(cholesky=L), columns=X, name="g")
-        flmm.LatentLMM("y", family="poisson", X=X, terms=[slopes], observed=COUNTS)
-    assert "interpolation is for one to 3, which are variances of terms with independent" in messages(caplog, matrix)
+        term = flmm.Term(GROUP, cov.unstructured(cholesky=L), columns=X, name="g")
+        flmm.LatentLMM("y", family="poisson", X=X, terms=[term], observed=COUNTS)
+    return matrix
 
 
+@pytest.mark.usefixtures("dear")
+def test_slopes_say_why_they_are_not(caplog):
+    assert "interpolation is for one to 3, which are variances of terms with independent" in messages(caplog, slopes())
+
+
+def test_nothing_is_said_of_a_likelihood_that_is_quick(monkeypatch):
+    monkeypatch.setattr(LatentProducts, "cheap", property(lambda self: True))
+    said = []
+    assert not interpolation.to_interpolate(freeze_dims_and_data(slopes()), 1e-4, said.append)
+    assert not said
+
+
+@pytest.mark.usefixtures("dear")
 def test_a_mean_of_the_model_says_that_it_is_what_hinders(caplog):
     with pm.Model() as model:
         m, v = pm.Normal("m"), pm.HalfNormal("v", 2)

@@ -76,10 +76,13 @@ class LatentAtTheta(TermsAtTheta):
         """Return predictions for new rows, or without any for those of the data, on a scale."""
         self.require_no_kernel(K_new, W_new, K_new_new)
         if all(new.get(name) is None for name in ("X_new", "Z_new", "data")):
-            if trials is not None or new.get("population"):
+            if new.get("population"):
                 raise ValueError("there are no new rows: give X_new and Z_new, or data=.")
-            return ScalePrediction.of(self.in_sample(), scale, self.family, self.psi, self.node.categories)
+            _require_each(trials, self.objective.n)
+            family = self.family if trials is None else self.family.of_rows(trials)
+            return ScalePrediction.of(self.in_sample(), scale, family, self.psi, self.node.categories)
         rows = self.read(**new)
+        _require_each(trials, rows.m)
         rows = rows if trials is None else replace(rows, trials=trials)
         family = self.node.family_of_rows(rows)
         return ScalePrediction.of(self.predict_rows(rows), scale, family, self.psi, self.node.categories)
@@ -177,3 +180,9 @@ class LatentAtTheta(TermsAtTheta):
     def simulated_node(self, rng: np.random.Generator) -> Any:
         """Return the node with a response drawn at θ."""
         return replace(self.node, observed=self.replicates(1, rng)[0])
+
+
+def _require_each(trials: Any, rows: int) -> None:
+    """Raise a ValueError unless trials are one number, or one for each row."""
+    if np.ndim(trials) and len(trials) != rows:
+        raise ValueError(f"trials has {len(trials)} numbers for {rows} rows: give one for each, or one for all.")

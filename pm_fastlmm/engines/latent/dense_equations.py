@@ -49,7 +49,7 @@ class DenseFactorised:
 
     def reached(self, B: Any) -> FloatArray:
         """Return L⁻¹B of sparse columns."""
-        return self.half(B.toarray() if sp.issparse(B) else np.asarray(B))
+        return self.half(sp.csr_array(B).toarray())
 
     def inverse(self) -> FloatArray:
         """Return C⁻¹ whole."""
@@ -65,7 +65,7 @@ class DenseEquations(WeightedEquations):
 
     @cached_property
     def _whole(self) -> FloatArray:
-        parts = [*(block.Z for block in self.blocks), self.basis]
+        parts: list[Any] = [*(block.Z for block in self.blocks), self.basis]
         return np.hstack([part.toarray() for part in parts])
 
     @cached_property

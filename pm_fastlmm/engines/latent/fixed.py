@@ -8,8 +8,7 @@ import numpy as np
 from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.engines.latent.state import LatentState
 
-_CONVERGED = 1e-14  # Newton decrement, beside the size of the log-likelihood, at which β̂ is at its rounding
-_FAR, _LOOSE = 0.02, 1e-7  # share of θ that was moved above which the search ends earlier, and where
+_CONVERGED = 1e-16  # Newton decrement, beside the size of the log-likelihood, at which β̂ is at its rounding
 _SURE = 1e-4  # decrement below which a full step is taken, whose gain may be less than the rounding of log p̃
 _ITERATIONS, _HALVINGS = 60, 25
 _DIFFERENCE = 1e-2  # of a standard error
@@ -44,13 +43,6 @@ class Search:
             return self.along
         return np.asarray(self.along + self.slopes @ (theta - self.theta))
 
-    def tolerance(self, theta: FloatArray) -> float:
-        """Return the decrement, beside the log-likelihood, at which a search at θ ends: early where θ is on its way."""
-        if self.theta is None or not len(theta):
-            return _CONVERGED
-        far = np.abs(theta - self.theta).max() > _FAR * np.abs(self.theta).max()
-        return _LOOSE if far else _CONVERGED
-
     def ended(self, theta: FloatArray, along: FloatArray, inverse: FloatArray) -> None:
         """Keep where a search ended."""
         if self.theta is None or self.along is None or self.slopes is None:
@@ -75,7 +67,7 @@ def with_coefficients(
     (BFGS).
     """
     X = products.projection
-    along, tolerance = last.expected(theta), last.tolerance(theta)
+    along = last.expected(theta)
     known = along is not None
     if along is None:
         along = _first(products, y, offset, sigma, psi)
@@ -87,7 +79,7 @@ def with_coefficients(
     for _ in range(_ITERATIONS):
         step = inverse @ gradient
         decrement = float(step @ gradient)
-        if decrement <= tolerance * max(1.0, abs(state.loglik)):
+        if decrement <= _CONVERGED * max(1.0, abs(state.loglik)):
             break
         moved = _moved(products, y, offset, sigma, psi, along, step, state, decrement)
         if moved is None:

@@ -4,9 +4,9 @@ How far Laplace's approximation is from the likelihood at one θ, by importance 
     p(y|θ) = p̃(y|θ) E_q w,   w = exp{f(x)}/q(x) / (exp{f(x̂)} (2π)^{N/2} |C|^{-½})
 
 Given β the integral over the effects is a product over groups of effects that no record joins, and so is its estimate,
-a product of means of independent draws, which is unbiased. A β that is integrated out is drawn itself, and each draw has
-an estimate of the product from draws of its own: the mean over draws of β is unbiased too (a pseudo-marginal estimate).
-Effects that are all joined are drawn together with β.
+a product of means of independent draws, which is unbiased. A β that is integrated out is drawn itself, and each draw
+has an estimate of the product from draws of its own: the mean over draws of β is unbiased too (a pseudo-marginal
+estimate). Effects that are all joined are drawn together with β.
 """
 
 import math
@@ -33,9 +33,13 @@ FEWEST = 100  # effective draws up to which nothing is judged
 CANNOT = "importance sampling cannot judge at this size"
 RELIABLE = 0.7  # Pareto k up to which weighted draws stand for the posterior (Vehtari et al. 2024)
 _BUDGET = 4_000_000  # numbers at a time
-_SMALL, _DF = 5, 5.0  # effects of a block up to which draws are of a t distribution by default, with these df
+_SMALL, _DF = 5, 10.0  # effects of a block up to which draws are of a t distribution by default, with these df
 _LARGEST = 1_000  # effects of a block up to which it is drawn as such
 _LEAST, _MOST = 4, 100  # draws of the effects for each of β
+_PILOT, _FEW, _STEPS = 64, 20, 8  # points, coefficients and steps with which the mode of β is found
+_DIFFERENCE, _CLOSE = 0.5, 0.05  # standard errors of β
+_DEAR = 400_000_000  # densities
+_BY_NODES = "integrate groups by quadrature, nodes=15"
 _NODES = 20_000  # points of a block
 _NOTHING = -1e300  # log of a density that is 0
 
@@ -130,18 +134,61 @@ def corrected(
             return Importance(laplace + at, at, 0.0, math.inf, math.nan, laplace, nodes, blocks.count, by_node, "")
         return _result([log], [at], laplace, n, blocks.count, f"{_drawn(df)} by block")
     if nodes is None:
-        m = int(np.clip(math.ceil(_spread(log).sum()), _LEAST, _MOST))
+        spread = float(_spread(log).sum())
+        m = int(np.clip(math.ceil(spread), _LEAST, _MOST))
+        # the variance of log-estimates of the product, of which few draws are left, or minutes of work
+        if spread / m > math.log(n / FEWEST) or n * m * len(state.y) > _DEAR:
+            instead = f", or {_BY_NODES}" if blocks.largest <= _SMALL else ""
+            why = f"{CANNOT}: {blocks.count} groups are too many for draws of β{instead}. fit.check_laplace() simulates"
+            nothing = (math.nan,) * 3
+            return Importance(*nothing, n * math.exp(-spread / m), math.nan, laplace, n, blocks.count, "none", why)
         how = f"{_drawn(df)} by block, {m} for each draw of β"
     else:
         m, how = points.weight.shape[1], f"{by_node} for each draw of β"
     z, density = white((1, r), n, df, rng)
-    S = np.linalg.cholesky(given.curvature[2])
-    moved = np.linalg.solve(S.T, z[0])
-    weights = -density[0] - float(np.log(np.diag(S)).sum()) - height
+    centre, root = _recentred(given, points if nodes is not None else _some(points, _PILOT))
+    moved = centre[:, None] + root @ z[0]
+    weights = -density[0] + float(np.log(np.abs(np.diag(root))).sum()) - height
     for some in slices(n, max(1, _BUDGET // (m * max(len(state.y), blocks.effects)))):
         weights[some] += products(given, moved[:, some], m, df, rng, None if nodes is None else points)[0]
     parts = [weights[None]] if nodes is not None else [weights[None], log]
     return _result(parts, [float(logsumexp(weights)) - math.log(n)], laplace, n, blocks.count, how)
+
+
+def _some(points: Points, most: int) -> Points:
+    """Return the first points, with the weight of all."""
+    m = points.weight.shape[1]
+    few = min(m, most)
+    return Points([z[..., :few] for z in points.z], points.weight[:, :few] + math.log(m / few))
+
+
+def _recentred(given: GivenCoefficients, points: Points) -> tuple[FloatArray, FloatArray]:
+    """
+    Return the mode of p(y, β) by these points, and a root of the covariance of β about it.
+
+    With many groups the small corrections of each move β by more than its error, and draws about Laplace's mode would
+    miss it. Steps are Newton's by differences, in the coordinates of Laplace's curvature.
+    """
+    root = np.linalg.inv(np.linalg.cholesky(given.curvature[2])).T
+    r, m = len(root), points.weight.shape[1]
+    at, scale = np.zeros(r), np.ones(r)
+    if r > _FEW:
+        return at, root
+    around = _DIFFERENCE * np.hstack([np.zeros((r, 1)), np.eye(r), -np.eye(r)])
+    each = max(1, _BUDGET // (m * max(len(given.state.y), given.blocks.effects)))
+    for _ in range(_STEPS):
+        moved = root @ (at[:, None] + around)
+        found = np.concatenate([
+            products(given, moved[:, some], m, math.inf, np.random.default_rng(0), points)[0]
+            for some in slices(2 * r + 1, each)
+        ])  # fmt: skip
+        up, down = found[1 : r + 1], found[r + 1 :]
+        curvature = np.clip((2 * found[0] - up - down) / _DIFFERENCE**2, 0.2, 5.0)
+        step = np.clip((up - down) / (2 * _DIFFERENCE) / curvature, -2.0, 2.0)
+        at, scale = at + step, 1 / np.sqrt(curvature)
+        if np.abs(step).max() < _CLOSE:
+            break
+    return root @ at, root * scale
 
 
 def products(

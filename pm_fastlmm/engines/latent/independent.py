@@ -1,4 +1,4 @@
-"""Which effects of a latent model are independent of each other given β: groups that no record and no relation joins."""
+"""Which effects of a latent model are independent given β: groups that no record and no relation joins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,12 +55,12 @@ class Independent:
         joined = sp.block_diag([_related(block, np.ones((block.width,) * 2)) for block in own], format="csr")
         incidence = sp.csr_array(sp.hstack([block.Z for block in own], format="csr"))
         graph = sp.block_array([[joined, incidence.T], [incidence, None]], format="csr")
-        labels = connected_components(abs(graph), directed=False)[1]
+        labels: IntArray = connected_components(abs(graph), directed=False)[1].astype(np.int64)
         of_effect, of_row = labels[:effects], labels[effects:]
-        found, of_effect, sizes = np.unique(of_effect, return_inverse=True, return_counts=True)
+        found, place_of, sizes = np.unique(of_effect, return_inverse=True, return_counts=True)
         ranked = np.empty(len(found), dtype=np.intp)
         ranked[np.argsort(sizes, kind="stable")] = np.arange(len(found))
-        block = ranked[of_effect]
+        block = ranked[place_of]
         order = np.argsort(block, kind="stable")
         counts = np.sort(sizes)
         groups, start = [], 0

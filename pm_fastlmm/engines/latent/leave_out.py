@@ -148,7 +148,7 @@ def moments(
     """Return E g⁻¹(η), its standard deviation, and that of y, of η_i ~ N(mean_i, variance_i); NaN where η is."""
     known = np.isfinite(mean) & np.isfinite(variance)
     m, sd = np.where(known, mean, 0.0), np.sqrt(np.where(known, variance, 0.0))
-    steep = float(steepness(family, m, psi).max(initial=0.0))
+    steep = steepness(family, m, psi)
 
     def of(some: Any, eta: FloatArray) -> FloatArray:
         own = of_rows(family, some)

@@ -93,8 +93,7 @@ class Problem:
 
     def derivatives(self, eta: FloatArray) -> Derivatives:
         """Return those of log p."""
-        with np.errstate(all="ignore"):
-            return self.family.derivatives(self.y, eta, self.psi)
+        return self.family.derivatives(self.y, eta, self.psi)
 
     def factorise(self, weights: FloatArray) -> Any:
         """Return C factored."""
@@ -103,13 +102,16 @@ class Problem:
 
 def find_mode(problem: Problem, start: FloatArray | None = None) -> Mode | None:
     """
-    Return the mode, from where the last one was or from a smoothed response; None where there is none.
+    Return the mode, from where the last one was or else from a smoothed response; None where there is none.
 
     There is none where f rises for ever, as under separation, or where H is not definite at its highest point.
     """
-    here = problem.at(_first(problem) if start is None else start)
-    if start is not None and not math.isfinite(here.value):
-        return find_mode(problem)
+    with np.errstate(all="ignore"):  # far from the mode, whose values are refused by what they are
+        found = None if start is None else _search(problem, problem.at(start))
+        return _search(problem, problem.at(_first(problem))) if found is None else found
+
+
+def _search(problem: Problem, here: Point) -> Mode | None:
     near, drifting = False, 0
     for _ in range(_ITERATIONS):
         first, weights = here.derivatives.first, -here.derivatives.second

@@ -13,7 +13,6 @@ import xarray as xr
 from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.choices import Method
-from pm_fastlmm.base.semidefinite import semidefinite_root
 from pm_fastlmm.covariance.terms import Term
 from pm_fastlmm.engines.at_theta import AtTheta
 from pm_fastlmm.engines.constants import Constants
@@ -27,6 +26,7 @@ from pm_fastlmm.engines.latent.importance import FEWEST, RELIABLE, corrected
 from pm_fastlmm.engines.latent.independent import Independent
 from pm_fastlmm.engines.latent.latentlmm import LatentRV, carried_by
 from pm_fastlmm.engines.latent.leave_out import LeftOut, leave_groups_out, leave_one_out
+from pm_fastlmm.engines.latent.normal_draws import drawn_about_the_mean
 from pm_fastlmm.engines.latent.objective import LatentObjective
 from pm_fastlmm.engines.latent.order import ahead, along_a_line
 from pm_fastlmm.engines.latent.resampling import resampled
@@ -44,6 +44,7 @@ from pm_fastlmm.families.family import Family
 from pm_fastlmm.kernel.effects.left_out import Groups
 
 _ITERATIONS = 30  # towards where a sampler starts
+_QUICK = 1e9  # multiplications, of which coefficients are drawn with variances
 _JUDGED = 1000  # draws by which importance weights are judged
 
 
@@ -159,15 +160,11 @@ class LatentNode(StructuredNode):
         return Target(values, (objective.lower == 0) & (values > 0))
 
     def coefficients(self, draws: Draws, rng: np.random.Generator) -> FloatArray | None:
-        """Draw β from the curvature at the mode at each draw of θ."""
-        if not self.cheap or reaching(draws.model, *self._mean_graphs()):
-            return None
-        r = self.projection.rank
-        mean, cov = np.empty((*draws.shape, r)), np.empty((*draws.shape, r, r))
-        for at, state in self._states(draws):
-            mean[at], cov[at] = state.blue()
-        noise = rng.standard_normal(mean.shape)
-        return np.asarray(mean + np.einsum("...ij,...j->...i", semidefinite_root(cov), noise))
+        """Draw β with the effects at each draw of θ, where that is quick."""
+        products: Any = self.products
+        count = draws.shape[0] * draws.shape[1]
+        quick = products.work * count < _QUICK and not reaching(draws.model, *self._mean_graphs())
+        return self._draw(draws, rng).beta if quick else None
 
     def read(self, new: NewRows, effects: Effects) -> Any:
         """Read X and the levels of each term, or a table."""
@@ -220,7 +217,7 @@ class LatentNode(StructuredNode):
     def family_of_rows(self, rows: NewTermRows) -> Family:
         """Return the family of new rows, whose trials are those of their table, or one each."""
         if not hasattr(self.family, "trials"):
-            return self.family
+            return self.family.of_rows(rows.trials)
         return self.family.of_rows(np.ones(rows.m) if rows.trials is None else rows.trials)
 
     def recover_by_importance(self, draws: Draws, rng: np.random.Generator) -> dict[str, xr.DataArray]:
@@ -241,8 +238,8 @@ class LatentNode(StructuredNode):
         if not (judged.ess > FEWEST and judged.k <= RELIABLE):
             raise ValueError(
                 f"importance weights do not stand for the effects of {self.name} given its parameters: {_JUDGED} draws "
-                f"are worth {judged.ess:.0f}, Pareto k is {judged.k:.2f}; they should be worth more than {FEWEST}, with "
-                f"k up to {RELIABLE}. by='curvature' draws from the approximation; exact draws are those of NUTS over "
+                f"are worth {judged.ess:.0f}, Pareto k is {judged.k:.2f}; they should be worth over {FEWEST}, with k "
+                f"up to {RELIABLE}. by='curvature' draws from the approximation; exact draws are those of NUTS over "
                 "the effects themselves, flmm.RelatedEffects with a likelihood of PyMC, or lmm_model(…, "
                 "effects='sampled')."
             )
@@ -250,14 +247,14 @@ class LatentNode(StructuredNode):
     def _draw(
         self, draws: Draws, rng: np.random.Generator, draw: Callable[[LatentState], Any] | None = None
     ) -> EffectDraws:
-        """Draw (β, u) from the curvature at their mode, once for each draw of θ, or by a function of the state."""
+        """Draw (β, u) from their normal approximation, once for each draw of θ, or by a function of the state."""
         _, mu, b, B = draws.evaluate([*self.estimated(), *self._mean_graphs()])
         shape, terms, products = draws.shape, self.terms, self.products
         beta = np.empty((*shape, self.projection.rank))
         u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
         sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
         for at, state in self._states(draws):
-            drawn, coefficients = state.draw(rng) if draw is None else draw(state)
+            drawn, coefficients = drawn_about_the_mean(state, rng) if draw is None else draw(state)
             for k, term in enumerate(terms):
                 u[k][at] = drawn[k].reshape(-1, term.width)
                 sigma[k][at] = state.sigma[k]
@@ -282,7 +279,7 @@ class LatentNode(StructuredNode):
             if last is None or not all(map(np.array_equal, own, last)):
                 sigma = [*values, B[at]] if B[at].size else values
                 response = self.rows(), own[1], sigma, theta[at][size:]
-                state = products.laplace(*response, ahead(theta[at], modes)) or products.laplace(*response)
+                state = products.laplace(*response, ahead(theta[at], modes))
                 last = own
             if state is None:
                 raise ValueError(

@@ -123,7 +123,7 @@ class ScalePrediction(Prediction):
         """
         known = np.isfinite(self.eta) & np.isfinite(self.eta_variance)
         eta, sd = np.where(known, self.eta, 0.0), np.sqrt(np.where(known, self.eta_variance, 0.0))
-        steep = float(steepness(self.family, eta, self.psi).max(initial=0.0))
+        steep = steepness(self.family, eta, self.psi)
         values = averaged(lambda some, at: of_rows(self.family, some).probabilities(at, self.psi), eta, sd, steep)
         values = np.where(known[:, None], values, np.nan)
         index = self.mean.index if isinstance(self.mean, pd.Series) else pd.RangeIndex(len(values))

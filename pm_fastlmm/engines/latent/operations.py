@@ -23,8 +23,8 @@ class LaplaceLoglik(GradientOp):
         """Return the log-likelihood and its gradient."""
         phi, psi, offset, y = (np.asarray(value, dtype=float) for value in inputs)
         p: LatentProducts = self.data
-        sigma = p.unpacked(phi)
-        state = p.near(y, offset, sigma, psi) or p.laplace(y, offset, sigma, psi)  # the last mode may be too far
+        with np.errstate(all="ignore"):  # wherever a sampler comes to
+            state = p.near(y, offset, p.unpacked(phi), psi)
         if state is None:
             return -math.inf, np.zeros(phi.shape), np.zeros(psi.shape), np.zeros(offset.shape)
         return state.loglik, p.packed(state.gradient.sigma), state.family_gradient, state.offset_gradient

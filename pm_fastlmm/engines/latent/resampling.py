@@ -16,9 +16,10 @@ def resampled(
     """
     Draw the effects of each term and β as `state.draw` does, with weights that bring them nearer to the posterior.
 
-    So many values of β are drawn from the curvature at the mode, and for each so many of the effects of each independent
-    block. One β is chosen by the weights that are products of the mean weights of its blocks, then one draw of each block.
-    As their numbers grow the draws are those of the posterior; Pareto k of `Importance` says whether they are enough.
+    So many values of β are drawn from the curvature at the mode, and for each so many of the effects of each
+    independent block. One β is chosen by the weights that are products of the mean weights of its blocks, then one draw
+    of each block. As their numbers grow the draws are those of the posterior; Pareto k of `Importance` says whether
+    they are enough.
     """
     given = GivenCoefficients(state, blocks)
     own, x = blocks.effects, state.mode.x.copy()
@@ -32,7 +33,7 @@ def resampled(
     block = np.asarray(blocks.of_block.T @ np.arange(blocks.count), dtype=np.intp)
     x[:own] = at[np.arange(own), chosen, place[block]]
     x[own:] += moved[:, chosen]
-    return _unscaled(state, x)
+    return unscaled(state, x)
 
 
 def _chosen(log: FloatArray, rng: np.random.Generator) -> Any:
@@ -40,7 +41,7 @@ def _chosen(log: FloatArray, rng: np.random.Generator) -> Any:
     return (log + rng.gumbel(size=log.shape)).argmax(axis=-1)
 
 
-def _unscaled(state: Any, x: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+def unscaled(state: Any, x: FloatArray) -> tuple[list[FloatArray], FloatArray]:
     """Return the effects of each block of unknowns, and β."""
     eq, p = state.problem.equations, state.products
     u = []

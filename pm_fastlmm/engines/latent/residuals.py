@@ -59,7 +59,8 @@ def perfect(family: Any, y: FloatArray) -> FloatArray:
     if family.name in ("bernoulli", "binomial"):
         return _of_successes(family, y)
     raise ValueError(
-        f"family {family.name!r} has no deviance residuals: take kind='quantile', which all families have, or 'pearson'."
+        f"family {family.name!r} has no deviance residuals: take kind='quantile', which other families have too, "
+        "or 'pearson'."
     )
 
 

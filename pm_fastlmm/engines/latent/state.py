@@ -110,7 +110,7 @@ class LatentState(SparseState):
 
     @property
     def weighted(self) -> FloatArray:
-        """G = ∂log p/∂η, (n,)."""
+        """The slopes g = ∂log p/∂η, (n,)."""
         return self.mode.derivatives.first
 
     @property
@@ -140,33 +140,45 @@ class LatentState(SparseState):
 
     @property
     def offset_gradient(self) -> FloatArray:
-        """H = ∂log p̃/∂offset, (n,)."""
+        """The gradient h = ∂log p̃/∂offset, (n,)."""
         return self.weighted + 0.5 * self._moved
 
     @cached_property
     def gradient(self) -> Gradient:
-        """The score with respect to Σ_k; the residual has none."""
-        inside = self._inside or self
-        along = self._eq.across(self._moved)
+        """
+        The score with respect to Σ_k; the residual has none.
+
+        The part with L⁻¹ is taken, where a Σ is singular, at two points inside the cone, and extrapolated.
+        """
+        inside, along = self._inside_points, self._eq.across(self._moved)
         slopes = []
         for k, block in enumerate(self._eq.blocks):
-            left = block.levels * np.eye(block.width) - inside._traces[k]
-            half = solve_triangular(inside.roots[k], left, lower=True, trans="T", check_finite=False)
-            second = solve_triangular(inside.roots[k], half.T, lower=True, trans="T", check_finite=False)
+            second = 2 * inside[0].spread(k) - inside[1].spread(k) if inside else self.spread(k)
             moved = along[self._eq.part(k)].reshape(block.levels, block.width)
             slope = self._weighted[k].T @ self._related[k] + moved.T @ self._related[k] - second
             slopes.append((slope + slope.T) / 4)
         return Gradient(slopes, np.zeros((0, 0)), lambda: self._related)
 
+    def spread(self, k: int) -> FloatArray:
+        """Return L⁻ᵀ(qI - T)L⁻¹, by which the spread of the effects given y falls short of Σ."""
+        left = self._eq.blocks[k].levels * np.eye(self._eq.blocks[k].width) - self._traces[k]
+        half = solve_triangular(self.roots[k], left, lower=True, trans="T", check_finite=False)
+        return np.asarray(solve_triangular(self.roots[k], half.T, lower=True, trans="T", check_finite=False))
+
     @cached_property
-    def _inside(self) -> Self | None:
-        """A state at Σ_k that are positive definite, where these are not."""
-        moved = self._moved_inside(1.0 / max(float(self.white.coefficients.mean()), 1e-300) * np.ones((1, 1)))
-        if moved is None:
-            return None
-        state = type(self).laplace(self.products, self.y, self.offset, moved, self.psi, self.mode.x)
-        assert state is not None  # it is further inside than this one
-        return state
+    def _inside_points(self) -> list[Self]:
+        """States at Σ_k that are positive definite, where these are not, and twice as far from these."""
+        near = self._moved_inside(1.0 / max(float(self.white.coefficients.mean()), 1e-300) * np.ones((1, 1)))
+        if near is None:
+            return []
+        far = [2 * S - own for S, own in zip(near, self.sigma, strict=True)]
+        states = [
+            type(self).laplace(self.products, self.y, self.offset, moved, self.psi, self.mode.x)
+            for moved in (near, far)
+        ]
+        found = [state for state in states if state is not None]
+        assert len(found) == 2  # they are further inside than this one
+        return found
 
     @cached_property
     def _of_family(self) -> ParameterDerivatives:

@@ -10,13 +10,14 @@ import pytensor.tensor as pt
 from scipy.optimize import minimize_scalar
 
 from pm_fastlmm.base.arrays import FloatArray, read
+from pm_fastlmm.base.display import Described, listed
 from pm_fastlmm.families.choice import FAMILIES
 from pm_fastlmm.families.family import Derivatives, Family, ParameterDerivatives
 
 type Bounds = tuple[float, float, float]
 
 
-class CustomFamily(Family):
+class CustomFamily(Family, Described):
     """
     A response distribution that you write: its log-density, an expression of PyTensor.
 
@@ -79,6 +80,15 @@ class CustomFamily(Family):
         """Return what a copy is made of: it compiles functions of its own."""
         others = {"name": self.name, "link": self.link, "concave": self.concave, **self._given}
         return _made, (self._expression, self._bounds, others)
+
+    def _facts(self) -> dict[str, Any]:
+        functions = [name for name, function in self._given.items() if function is not None]
+        return {
+            "name": self.name,
+            "link": self.link,
+            "parameters": listed(self.parameters, none="none"),
+            "functions": listed(functions, none="none"),
+        }
 
     def __repr__(self) -> str:
         return f"CustomFamily({self.name!r}, parameters={list(self._bounds)})"

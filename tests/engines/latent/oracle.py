@@ -90,8 +90,10 @@ class Laplace:
 
     @property
     def moments(self):
-        """Mean and covariance of w by the curvature at the mode."""
-        return self.mode, np.linalg.inv(self.H)
+        """Mean of w to the first order, mode + ½H⁻¹Σ_i w_i (w_iᵀH⁻¹w_i) ∂³log p_i, and the inverse curvature."""
+        cov, h = np.linalg.inv(self.H), 1e-5
+        third = (self.density(self.y, self.eta + h)[2] - self.density(self.y, self.eta - h)[2]) / (2 * h)
+        return self.mode + 0.5 * cov @ self.W.T @ (np.einsum("ij,jk,ik->i", self.W, cov, self.W) * third), cov
 
     def left_out(self, i):
         """Return log p(y_i | others), and the grid of η_i with its probabilities, the site of y_i taken out."""

@@ -24,9 +24,7 @@ def table_of(name: str) -> pd.DataFrame:
 
 def design(case: dict[str, Any], table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return X and the offset of a case, whose columns have R's names."""
-    columns: list[Any] = []
-    for name in case["coef"]:
-        columns.append(_column(name, table))
+    columns = [_column(name, table) for name in case["coef"]]
     offset = 0.3 * table["DOP"].to_numpy() if "offset" in case["formula"] else np.zeros(len(table))
     return np.column_stack(columns), offset
 

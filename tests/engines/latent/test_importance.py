@@ -6,9 +6,10 @@ from latent_cases import grouped, log_likelihood, model_of
 from scipy.special import logsumexp
 
 import pm_fastlmm as flmm
-from pm_fastlmm.engines.latent.importance import FEWEST, pareto_k
+from pm_fastlmm.engines.latent.importance import FEWEST, corrected, pareto_k
 from pm_fastlmm.engines.latent.independent import Independent
 from pm_fastlmm.engines.latent.resampling import resampled
+from tests.engines.latent.reference import CASES, node_of, theta_of
 
 FAMILIES = ["bernoulli", "poisson", "negative_binomial", "gamma"]
 
@@ -185,3 +186,44 @@ def test_few_draws_and_many_nodes_are_refused():
     fit = flmm.find_reml(flmm_model(label, X, y, 0.5 * np.eye(6) + 0.5), fixed={"g": 1.0}, progressbar=False)
     with pytest.raises(ValueError, match="the largest has 6: 25 nodes each are more than 20000 points"):
         fit._node_at(None).importance(10, nodes=25)
+
+
+def test_many_groups_are_integrated_by_nodes_about_the_mode_of_beta():
+    rng = np.random.default_rng(1)
+    label, X, y = grouped(rng, "poisson", 200, 3, covariate=True)
+    at = flmm.find_reml(model_of(label, X, y, "poisson"), fixed={"g": 1.0}, progressbar=False)._node_at(None)
+    found = at.importance(400, nodes=9, random_seed=1)
+    assert found.blocks == 200
+    assert found.correction > 1  # each group has a little
+    assert found.ess > 350  # draws of β are about the corrected mode
+    assert at.importance(400, nodes=15, random_seed=2).loglik == pytest.approx(found.loglik, abs=6 * found.se)
+
+
+def test_what_would_take_minutes_or_have_no_draws_left_is_not_begun():
+    rng = np.random.default_rng(1)
+    label, X, y = grouped(rng, "poisson", 4000, 3)
+    at = flmm.find_reml(model_of(label, X, y, "poisson"), fixed={"g": 1.0}, progressbar=False)._node_at(None)
+    found = at.importance(1000, random_seed=1)
+    assert np.isnan(found.loglik)
+    assert "4000 groups are too many for draws of β, or integrate groups by quadrature, nodes=15" in found.message
+
+
+POINTS = [
+    (name, kind, at, point)
+    for name, case in CASES.items()
+    for at, point in enumerate(case["points"])
+    for kind in ("agq25_glmer", "agq25_clmm")
+    if kind in point
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "at", "point"), POINTS)
+def test_quadrature_is_that_of_lme4_and_ordinal(name, kind, at, point):
+    node = node_of(name)
+    given = node.products.treated(len(node.terms), flat=False)
+    theta = theta_of(point)
+    sigma, _ = node.layout.numbers(theta[: node.layout.size])
+    offset = node.constants().mu + node.projection.X @ np.asarray(point["beta"])
+    state = given.laplace(node.rows(), offset, sigma, theta[node.layout.size :])
+    found = corrected(state, 0.0, len(node.terms), n=10, df=None, nodes=25, rng=np.random.default_rng(0))
+    assert found.loglik == pytest.approx(point[kind], abs=1e-9)

@@ -210,3 +210,14 @@ def test_a_known_matrix_and_its_inverse_are_one_model(setting):
     assert abs(states[0].loglik - states[1].loglik) < 1e-9
     np.testing.assert_allclose(states[0].gradient.sigma[0], states[1].gradient.sigma[0], rtol=1e-8)
     np.testing.assert_allclose(states[0].eta_variances, states[1].eta_variances, rtol=1e-8)
+
+
+def test_a_start_far_away_ends_at_the_same_mode():
+    y = np.array([3.0, 2, 1, 9, 8, 12, 0, 0, 1, 30, 28, 33])
+    term = flmm.Term(np.repeat(list("abcd"), 3), flmm.covariance.scalar(1.0), name="g")
+    projection = Projection.from_design(np.ones((12, 1)))
+    products = LatentProducts.of([sparse_block(term, UNWEIGHTED)], projection, FAMILIES["poisson"], flat=True)
+    far = products.laplace(y, 0.0, [np.array([[1e-3]])], np.zeros(0)).mode.x
+    states = [products.laplace(y, 0.0, [np.array([[1e3]])], np.zeros(0), start) for start in (None, far, 100 * far)]
+    assert abs(states[1].loglik - states[0].loglik) < 1e-9
+    assert abs(states[2].loglik - states[0].loglik) < 1e-9
