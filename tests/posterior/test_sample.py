@@ -287,7 +287,9 @@ def test_two_nodes_need_a_name(two_nodes):
 def test_a_model_without_a_node_is_refused():
     with pm.Model() as model:
         pm.Normal("mu")
-    with pytest.raises(ValueError, match=r"MatrixLMM or StructuredLMM node: add one, or use pymc\.sample.*effects='integrated'"):
+    with pytest.raises(
+        ValueError, match=r"MatrixLMM or StructuredLMM node: add one, or use pymc\.sample.*effects='integrated'"
+    ):
         flmm.sample(model=model)
     with pytest.raises(TypeError, match="there is no model here"):
         flmm.sample()

@@ -118,7 +118,9 @@ def test_draws_before_the_data_have_a_beta_of_its_prior():
 
 
 def test_draws_before_the_data_under_a_flat_prior_say_what_to_give():
-    with pytest.warns(UserWarning, match=r"y are NaN: β has a flat prior, under.*beta_cov=, or coefficients of") as all_:
+    with pytest.warns(
+        UserWarning, match=r"y are NaN: β has a flat prior, under.*beta_cov=, or coefficients of"
+    ) as all_:
         drawn = pm.draw(build()["y"], random_seed=1)
     assert len(all_) == 1
     assert drawn.shape == (N,)
