@@ -10,7 +10,7 @@ from pm_fastlmm.base.arrays import FloatArray
 from pm_fastlmm.quadrature.interpolant import Interpolant
 from pm_fastlmm.quadrature.interpolated import Interpolated
 from pm_fastlmm.quadrature.over_theta import InterpolatedLikelihood
-from pm_fastlmm.quadrature.parameters import LaplaceLikelihood, Parameters, require_parameters, state_of
+from pm_fastlmm.quadrature.parameters import LaplaceLikelihood, Parameters, require_parameters
 from pm_fastlmm.quadrature.region import Region
 
 
@@ -64,7 +64,7 @@ class InterpolatedLaplace(InterpolatedLikelihood):
         return parameters, likelihood, Region.about(*about, likelihood.smallest, likelihood.may_be_0)
 
     def _state(self, theta: FloatArray) -> Any:
-        return state_of(self.objective, theta)
+        return self.objective.state(theta)
 
     def _compiled(self, interpolated: Interpolated) -> Any:
         return OverParameters.of(interpolated)
