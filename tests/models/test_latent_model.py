@@ -320,6 +320,7 @@ def test_probabilities_and_shares_of_categories_go_by_their_names(table, coded):
     assert list(shares.loc["observed"].index) == names
     idata = az.from_dict({"posterior": {name: value[None, None] for name, value in fit.point.items()}})
     idata = flmm.recover_effects(idata, model=fit.model, random_seed=1)
+    assert flmm.heritability(idata, "herd", model=fit.model)["observed"].coords["category"].to_numpy().tolist() == names
     drawn = flmm.predict(idata, data=data.head(3), model=fit.model, random_seed=2).predictions["grade_probability"]
     assert drawn.coords["grade_category"].to_numpy().tolist() == names
     np.testing.assert_allclose(drawn.sum("grade_category"), 1)

@@ -42,9 +42,11 @@ def shares_of_draws(
     own = variances[..., [names.index(name) for name in terms]].sum(axis=-1)
     found = scale.heritability(own, fixed=fixed) if of == "heritability" else scale.repeatability(own, fixed=fixed)
     dims = ("chain", "draw", "category")
-    return xr.Dataset(
+    shares = xr.Dataset(
         {name: (dims[: np.ndim(part)], part) for name, part in found._asdict().items() if part is not None}
     )
+    several = node.categories is not None and "category" in shares.dims
+    return shares.assign_coords(category=list(node.categories)) if several else shares
 
 
 def _coefficients(node: Any, draws: Draws, b: Any, rng: np.random.Generator) -> Any:
