@@ -90,10 +90,13 @@ def _refined(
 
 
 def finer(now: Interpolated) -> tuple[int, ...] | None:
-    """Return closer nodes along the axis that needs them most, None where they are too many."""
-    counts, axis = list(now.interpolant.counts), int(np.argmax(now.tails))
-    counts[axis] = 2 * counts[axis] - 1
-    return tuple(counts) if math.prod(counts) <= _MOST[len(counts)] else None
+    """Return closer nodes along the axis that needs them most and where they are not too many, or None."""
+    for axis in np.argsort(-now.tails, kind="stable"):
+        counts = list(now.interpolant.counts)
+        counts[axis] = 2 * counts[axis] - 1
+        if math.prod(counts) <= _MOST[len(counts)]:
+            return tuple(counts)
+    return None
 
 
 def _error(now: Interpolated, nodes: Nodes, likelihood: Likelihood, rng: np.random.Generator) -> float:

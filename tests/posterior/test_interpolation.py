@@ -1,6 +1,7 @@
 """NUTS on an interpolated likelihood: its density is that of the model, its posterior that of quadrature."""
 
 import logging
+from types import SimpleNamespace
 from unittest import mock
 
 import arviz_stats
@@ -21,6 +22,7 @@ from pm_fastlmm.posterior import interpolation
 from pm_fastlmm.posterior.kept import lent
 from pm_fastlmm.posterior.seed import posterior_seed
 from pm_fastlmm.quadrature import over_theta
+from pm_fastlmm.quadrature.integrate import finer
 
 QUIET = {"chains": 4, "cores": 1, "progressbar": False, "quiet": True, "random_seed": 5}
 BRIEF = QUIET | {"draws": 30, "tune": 30, "chains": 1}
@@ -205,6 +207,15 @@ def test_a_large_error_at_draws_is_said(pedigree, records, monkeypatch):
     monkeypatch.setattr(interpolation, "_LARGEST", 1e-12)
     with pytest.warns(UserWarning, match=r"of y is interpolated with an error of .*smaller loglik_tolerance"):
         flmm.sample(model=animal_model(pedigree, records, terms=("animal",)), **BRIEF)
+
+
+def test_nodes_are_added_along_another_axis_where_they_are_too_many_along_the_neediest():
+    def closer(counts, tails):
+        return finer(SimpleNamespace(interpolant=SimpleNamespace(counts=counts), tails=np.array(tails)))
+
+    assert closer((5, 5, 5), [1.0, 3.0, 2.0]) == (5, 9, 5)
+    assert closer((17, 17, 9), [3.0, 2.0, 1.0]) == (17, 17, 17)  # 33 · 17 · 9 are more than 5000
+    assert closer((17, 17, 17), [3.0, 2.0, 1.0]) is None
 
 
 def messages(caplog, model, **options):
