@@ -71,8 +71,8 @@ with two records, by ML); PQL is lower still. Profile intervals inherit the bias
 than they say. Take the exact model instead, `lmm_model(…, effects="sampled")` or `RelatedEffects` in a model of
 your own, with a prior of σ that you mean: few records leave a wide posterior, whose upper half depends on it.
 
-**Twenty yes or no, or ten trials and more**, and the bias of Laplace's method is within a few percent, while that
-of PQL is not.
+**Twenty yes or no**, or twenty trials of a binomial, and the bias of Laplace's method is within its Monte Carlo
+error, while that of PQL is not.
 
 **Counts** that are not mostly 0 carry more: Laplace's method is off by some percent with one count a group whose
 mean is near 1 and by next to nothing from two on. PQL is not.
