@@ -82,6 +82,7 @@ gallery_order = [
     "animal_model",
     "large_herd",
     "litter_size",
+    "presence_over_a_tree",
     "genome_scan",
     "sleepstudy",
     "oats_trial",
@@ -126,6 +127,7 @@ page_lists = {
         "peers",
         "coverage",
         "genetic_correlations",
+        "laplace_bias",
         "changelog",
         "citing",
         "contributing",
@@ -135,4 +137,5 @@ pages_of_long_runs = [
     "peers",
     "coverage",
     "genetic_correlations",
-]  # of `make peers`, and of tests/calibration/interval_coverage.py and genetic_correlation.py
+    "laplace_bias",
+]  # of `make peers`, and of tests/calibration: interval_coverage.py, genetic_correlation.py, laplace_bias.py

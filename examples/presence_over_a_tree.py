@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Where on the tree do lizards live on trunks and ground?
 #
-# Caribbean anoles have specialised, island by island, in the same few habitats: crowns of trees, twigs, grass, or trunks
-# and the ground below. Is a species of the last kind because its ancestors were? Presence of a trait is yes or no,
+# Caribbean anoles have specialised, island by island, in the same few habitats: crowns of trees, twigs, grass, or
+# trunks and the ground below. Is a species of the last kind because its ancestors were? Presence is yes or no,
 #
 # $$y_i \sim \text{Bernoulli}(\text{logit}^{-1}(\mu + u_i)),\qquad u \sim N(0, \sigma^2 A),$$
 #
-# and $u$ drifts along the branches of the tree: $A_{ij}$ is the time from the root to the last common ancestor of $i$ and
-# $j$. A is never formed: the effects of all 198 nodes have a sparse precision.
+# and $u$ drifts along the branches of the tree: $A_{ij}$ is the time from the root to the last common ancestor of $i$
+# and $j$. A is never formed: the effects of all 198 nodes have a sparse precision.
 
 # %%
 import sys
@@ -36,12 +36,13 @@ if __name__ == "__main__":
     # package phytools gives. The others belong to none of its six classes, and are left out of the fit.
 
     # %%
-    ground = """ahli allogus armouri bremeri breslini confusus cooki cristatellus cybotes guafe gundlachi
+    on_ground = """ahli allogus armouri bremeri breslini confusus cooki cristatellus cybotes guafe gundlachi
     haetianus homolechis imias jubar lineatopus longitibialis marcanoi mestrei quadriocellifer rubribarbus
-    sagrei shrevei strahmi whitemani""".split()
-    unclassified = """argenteolus argillaceus barbatus barbouri bartschi centralis chamaeleonides christophei
+    sagrei shrevei strahmi whitemani"""
+    in_no_class = """argenteolus argillaceus barbatus barbouri bartschi centralis chamaeleonides christophei
     etheridgei eugenegrahami fowleri guamuhaya lucius monticola porcus pumilis reconditus
-    vermiculatus""".split()
+    vermiculatus"""
+    ground, unclassified = on_ground.split(), in_no_class.split()
 
     tree = flmm.covariance.Tree(flmm.datasets.anoles().attrs["newick"])
     species = [name for name in tree.tips if name not in unclassified]
@@ -83,9 +84,10 @@ if __name__ == "__main__":
     print(bias)
 
     # %% [markdown]
-    # Estimates are far too low where σ² is as large as this. So let the same model be sampled without the approximation:
-    # NUTS over all effects, by `effects="sampled"`. Beside it is the posterior under the approximation, with the same
-    # prior of σ.
+    # Estimates are far too low where σ² is as large as this. So let the same model be sampled without the
+    # approximation: NUTS over all effects, by `effects="sampled"`. Beside it is the posterior under the
+    # approximation. Both have the default prior, σ ~ HalfNormal(2.7), which holds σ below where the data would let it
+    # go: the estimate has none.
 
     # %%
     approximate = flmm.lmm_model(formula, anoles, **options)
@@ -119,7 +121,10 @@ if __name__ == "__main__":
     nodes = list(tree.labels)
     predicted = fit.predict(data=pd.DataFrame({"species": nodes}), scale="mean")
     approximated = pd.Series(np.asarray(predicted.mean), nodes)
-    eta = nuts.posterior["ground_beta"].to_numpy() + nuts.posterior["ground_species"].to_numpy()
+    eta = (
+        nuts.posterior["ground_beta"].to_numpy()
+        + nuts.posterior["ground_species"].to_numpy()
+    )
     probability = pd.Series(expit(eta).mean(axis=(0, 1)), nodes)
     both = pd.DataFrame({"NUTS": probability, "Laplace": approximated})
     print(both.loc[unclassified].sort_values("NUTS", ascending=False).head(5).round(2))
@@ -180,7 +185,9 @@ if __name__ == "__main__":
         right.fill_between(grid, density, color=colour, alpha=0.25, lw=0)
         right.plot(grid, density, color=colour, label=f"posterior, {name}")
     estimate = np.sqrt(fit.theta.iloc[0])
-    right.axvline(estimate, color="0.3", ls="--", lw=1.2, label="estimate (flat prior)")
+    right.axvline(
+        estimate, ymax=0.8, color="0.3", ls="--", lw=1.2, label="estimate (flat prior)"
+    )
     right.set(
         xlabel="σ, log odds from root to tip",
         yticks=[],
@@ -194,7 +201,8 @@ if __name__ == "__main__":
     print(f"figure written to {figures}: presence_over_a_tree.png")
 
     # %% [markdown]
-    # ![A tree whose branches are dark in five clades of trunk-ground species and light elsewhere; two posterior densities
-    # of σ, that of NUTS to the right of that of Laplace's approximation](presence_over_a_tree.png "Left: probability of
-    # living on trunk and ground along the tree of anoles, by NUTS over all effects; filled circles are what was seen,
-    # open ones species that are in no class. Right: posteriors of σ with and without Laplace's approximation.")
+    # ![A tree whose branches are dark in a few clades of trunk-ground species and light elsewhere; two posterior
+    # densities of σ, that of NUTS to the right of that of Laplace's approximation](presence_over_a_tree.png "Left:
+    # probability of living on trunk and ground along the tree of anoles, by NUTS over all effects; filled circles are
+    # what was seen, open ones species that are in no class. Right: posteriors of σ with and without Laplace's
+    # approximation.")

@@ -15,6 +15,7 @@ AGAINST = ROOT / "docs" / "against.json"
 SPARSE = ("sparse, ", "animal model, ")  # how figures of a section of their own begin
 FILES = ("files, ",)
 TRAITS = ("several traits, ",)
+NOT_NORMAL = ("not normal, ",)
 HEAD = """# Benchmarks
 
 Written by `python tests/benchmarks/report.py`. Machines are noisy: the ratios, of two things timed in turn, are what
@@ -29,10 +30,11 @@ def main() -> None:
         sections["From import to an answer"] = beside_an_earlier_commit(json.loads(AGAINST.read_text()))
     if RESULTS.exists():
         for title, kept in {
-            "Within a process": lambda name: not name.startswith(SPARSE + FILES + TRAITS),
+            "Within a process": lambda name: not name.startswith(SPARSE + FILES + TRAITS + NOT_NORMAL),
             "Sparse equations": lambda name: name.startswith(SPARSE),
             "Genotype files": lambda name: name.startswith(FILES),
             "Several traits": lambda name: name.startswith(TRAITS),
+            "Responses that are not normal": lambda name: name.startswith(NOT_NORMAL),
         }.items():
             if runs := with_figures(json.loads(RESULTS.read_text()), kept):
                 sections[title] = of_one_build(runs)

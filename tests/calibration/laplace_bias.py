@@ -71,8 +71,8 @@ with two records, by ML); PQL is lower still. Profile intervals inherit the bias
 than they say. Take the exact model instead, `lmm_model(…, effects="sampled")` or `RelatedEffects` in a model of
 your own, with a prior of σ that you mean: few records leave a wide posterior, whose upper half depends on it.
 
-**Twenty yes or no, or ten trials and more**, and the bias of Laplace's method is within a few percent, while that
-of PQL is not.
+**Twenty yes or no**, or twenty trials of a binomial, and the bias of Laplace's method is within its Monte Carlo
+error, while that of PQL is not.
 
 **Counts** that are not mostly 0 carry more: Laplace's method is off by some percent with one count a group whose
 mean is near 1 and by next to nothing from two on. PQL is not.
@@ -108,10 +108,12 @@ def laplace(family, records, total, method):
 
 
 def of_laplace(family, records, total, method):
-    """Return σ², the ends of the profile interval of σ, whether it has the truth, and whether the fit converged."""
+    """Return σ², the ends of the profile interval of σ, and whether it has the truth; NaN without convergence."""
     fit = laplace(family, records, total, method)
+    if not fit.converged:
+        return (np.nan,) * 4
     low, high = fit.interval("sd_group", "profile", LEVEL)
-    return fit.theta.iloc[0], low, high, low <= np.sqrt(VARIANCE) <= high, fit.converged
+    return fit.theta.iloc[0], low, high, low <= np.sqrt(VARIANCE) <= high
 
 
 class Exact:
@@ -191,15 +193,15 @@ def of_pql(sets):
     return np.array([float("nan" if found[str(i)] == "NA" else found[str(i)]) for i in range(len(sets))])
 
 
-def summary(variance, low=None, high=None, inside=None, converged=()):
+def summary(variance, low=None, high=None, inside=None):
     """Return the row of a method: what its estimates of σ² are, and how many intervals have the truth."""
     known = np.asarray(variance)[np.isfinite(variance)]
     return {
-        "missing": len(variance) - len(known), "unfinished": sum(1 - np.asarray(converged)),
+        "missing": len(variance) - len(known),
         "mean": known.mean(), "error": known.std(ddof=1) / np.sqrt(len(known)), "median": np.median(known),
         "zero": 100 * np.mean(known < ZERO), "low": np.nan if low is None else np.nanmedian(low),
         "high": np.nan if high is None else np.nanmedian(high),
-        "covered": np.nan if inside is None else 100 * np.mean(inside),
+        "covered": np.nan if inside is None else 100 * np.nanmean(inside),
     }  # fmt: skip
 
 
@@ -237,12 +239,8 @@ def page(cases, replicates, sampled):
                           for records in RECORDS for name in ORDER if name in cases[family, records])  # fmt: skip
         text += "\n"
     rows = [row for case in cases.values() for row in case.values()]
-    if unfinished := int(sum(row.get("unfinished", 0) for row in rows)):
-        text += (
-            f"\n{unfinished} of the fits by Laplace's method ended without convergence, and are counted as they are.\n"
-        )
     if missing := sum(row.get("missing", 0) for row in rows):
-        text += f"\n{missing} of the fits gave no number, and are left out.\n"
+        text += f"\n{missing} of the fits did not converge, and are left out.\n"
     reml, ml = (one[name] for name in LAPLACE)
     return text + MEANING.format(
         at_zero=ml["zero"], of_reml=reml["median"], end=reml["high"], nuts=one.get(NUTS, {"high": np.nan})["high"],

@@ -84,7 +84,10 @@ class DenseEquations(WeightedEquations):
 
     def factorise(self, roots: Sequence[FloatArray], coefficients: FloatArray) -> Any:
         """Return C factored, of weights (n,)."""
-        rows = self.scaled_rows(roots)
+        return self.of_rows(self.scaled_rows(roots), roots, coefficients)
+
+    def of_rows(self, rows: Any, roots: Sequence[FloatArray], coefficients: FloatArray) -> Any:
+        """Return the same where WΛ is at hand."""
         return DenseFactorised.of(self._prior + (rows.T * coefficients) @ rows)
 
     def residual_traces(self, roots: Sequence[FloatArray], inverse: FloatArray) -> FloatArray:

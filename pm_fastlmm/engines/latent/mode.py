@@ -97,7 +97,7 @@ class Problem:
 
     def factorise(self, weights: FloatArray) -> Any:
         """Return C factored."""
-        return self.equations.factorise(self.roots, weights)
+        return self.equations.of_rows(self.rows, self.roots, weights)
 
 
 def find_mode(problem: Problem, start: FloatArray | None = None) -> Mode | None:

@@ -57,6 +57,10 @@ class WeightedEquations(Equations):
         values[a.place] += (self._products @ coefficients) * (f[a.row] * f[a.column])
         return a.analysis.factorise(values)
 
+    def of_rows(self, rows: Any, roots: Sequence[FloatArray], coefficients: FloatArray) -> Any:
+        """Return the same where WΛ is at hand, which an array is made of."""
+        return self.factorise(roots, coefficients)
+
     def residual_traces(self, roots: Sequence[FloatArray], inverse: FloatArray) -> FloatArray:
         """Return the diagonal of WΛC⁻¹ΛᵀWᵀ, (n,)."""
         if not self.single:
