@@ -162,7 +162,7 @@ def report(idata: xr.DataTree, model: pm.Model, nodes: Iterable[InterpolatedNode
                 warn(
                     f"the log-likelihood of {node.name} is interpolated with an error of {error:.1e} at draws, which "
                     "the posterior may show: sample again with loglik_tolerance=0, which interpolates nothing and "
-                    "takes a factorisation or more for each step; a smaller loglik_tolerance adds nodes only while they are "
-                    "affordable."
+                    "takes a factorisation or more for each step; a smaller loglik_tolerance adds nodes only while "
+                    "they are affordable."
                 )
         idata.posterior.attrs |= {f"{node.name}_loglik_{key}": value for key, value in attributes.items()}

@@ -45,8 +45,9 @@ def shares_of_draws(
     shares = xr.Dataset(
         {name: (dims[: np.ndim(part)], part) for name, part in found._asdict().items() if part is not None}
     )
-    several = node.categories is not None and "category" in shares.dims
-    return shares.assign_coords(category=list(node.categories)) if several else shares
+    if node.categories is None or "category" not in shares.dims:
+        return shares
+    return shares.assign_coords(category=list(node.categories))
 
 
 def _coefficients(node: Any, draws: Draws, b: Any, rng: np.random.Generator) -> Any:
