@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -151,6 +151,10 @@ class Objective(ABC):
     def blue(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the generalised least squares estimate of β and its covariance, with V at θ."""
         return self.coefficients(self._factored(theta))
+
+    def holding(self, place: int) -> Callable[[float], "Objective"] | None:
+        """Return the likelihood with a coefficient held, as a function of its value; None if it is in closed form."""
+        return None
 
     def coefficient_cov(self, theta: FloatArray) -> Any:
         """Return the covariance of β̂ at θ by the curvature of the likelihood in β."""

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import block_diag
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaincinv
 
-from pm_fastlmm.aireml.iteration import maximise_given
+from pm_fastlmm.aireml.iteration import Tolerances, maximise, maximise_given
 from pm_fastlmm.aireml.objective import Objective
 from pm_fastlmm.aireml.polar import Polar
 from pm_fastlmm.base.arrays import FloatArray, lower_triangle
@@ -22,6 +22,8 @@ TOGETHER = (
     "one variance or correlation"
 )
 _SHORT = 1e-2  # of the signed root of the likelihood ratio, by which an end may be short of what is allowed
+_NEAR = 2.0  # standard errors, within which a maximum is looked for
+_ITERATIONS = 100
 _REACH = 60  # doublings of a standard error in the search for an upper limit
 
 type Maximum = Callable[[float, FloatArray], tuple[FloatArray, float]]
@@ -150,7 +152,10 @@ def held(objective: Objective, theta: FloatArray, loglik: float, information: Fl
         If there is no such quantity, it is fixed, or it is the covariance of two effects.
     """
     if name.startswith("beta[") and name[5:-1] in objective.coef:
-        return _coefficient(objective, theta, loglik, information, objective.coef.index(name[5:-1]))
+        place = objective.coef.index(name[5:-1])
+        if (holding := objective.holding(place)) is not None:
+            return _coefficient_held(objective, theta, loglik, place, holding)
+        return _coefficient(objective, theta, loglik, information, place)
     also = derived(objective)
     base = name.removeprefix(SD if name.startswith(SD) else CORR) if name in also else name
     place = free_place(objective, base, also)
@@ -217,6 +222,37 @@ def _in_matrix(polar: Polar, information: FloatArray, element: _Element) -> Maxi
         return polar.maximise(start, information, one or {first + 2: float(np.arccos(value))})
 
     return maximum
+
+
+def _coefficient_held(
+    objective: Objective, theta: FloatArray, loglik: float, place: int, holding: Callable[[float], Objective]
+) -> Held:
+    """
+    Return a fixed effect whose likelihood is another one for each of its values.
+
+    The others are at their best, or after REML integrated out. It is given less a constant that makes its maximum that
+    of the fit.
+    """
+    beta, cov = objective.blue(theta)
+    estimate, error = float(beta[place]), float(np.sqrt(cov[place, place]))
+
+    def maximum(value: float, start: FloatArray) -> tuple[FloatArray, float]:
+        given = holding(value)
+        value_at_start = given.log_likelihood(start)
+        if given.fixed.all() or not np.isfinite(value_at_start):
+            return start, value_at_start + shift
+        last = maximise(given, start, tolerances=Tolerances(), max_iterations=_ITERATIONS).iterations[-1]
+        return last.theta, float(last.loglik) + shift
+
+    shift = 0.0
+    if objective.method == "REML":
+        around = (estimate - _NEAR * error, estimate + _NEAR * error)
+        options: Any = {"xatol": 1e-5 * error}
+        found = minimize_scalar(lambda b: -maximum(b, theta)[1], bounds=around, method="bounded", options=options)
+        estimate = float(found.x)
+    best, highest = maximum(estimate, theta)
+    shift = loglik - highest
+    return Held(estimate, best, loglik, -np.inf, np.inf, maximum, lambda level: None)
 
 
 def _coefficient(objective: Objective, theta: FloatArray, loglik: float, information: FloatArray, place: int) -> Held:

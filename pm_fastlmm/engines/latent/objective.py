@@ -1,7 +1,8 @@
 """The objective of a latent model: θ of the terms and ψ of the family, under Laplace's approximation."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from pm_fastlmm.engines.latent.products import LatentProducts
 from pm_fastlmm.engines.latent.state import LatentState
 from pm_fastlmm.engines.starting import starting_values
 from pm_fastlmm.families.separation import separated
+from pm_fastlmm.spectrum.projection import Projection
 from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _LEAST = 0.02  # of the variance that the working residuals of an observation have: where no variance is seen
@@ -164,6 +166,20 @@ class LatentObjective(LaidOut):
         information = state.mixed.information_of(basis_of(self.products.projection))
         X = self.products.projection
         return X.coefficients(state.along), X.covariance(np.linalg.inv(information))
+
+    def holding(self, place: int) -> Callable[[float], "LatentObjective"]:
+        """Return the approximation with a coefficient held, a part of the offset; the others as they are treated."""
+        X = self.projection.X.toarray() if sp.issparse(self.projection.X) else np.asarray(self.projection.X)
+        coef = tuple(name for j, name in enumerate(self.coef) if j != place)
+        others, column = Projection.from_design(np.delete(X, place, axis=1), coef), X[:, place]
+        flat = self.products.flat and bool(coef)
+        products = LatentProducts.of(self.products.blocks, others, self.products.family, flat=flat)
+
+        def held(value: float) -> LatentObjective:
+            offset = self.offset + value * column
+            return replace(self, products=products, offset=offset, coef=coef, projection=others, last=Search())
+
+        return held
 
     def coefficient_cov(self, theta: FloatArray) -> Any:
         """Return cov β̂ at θ from the curvature of log p̃ itself: of ML by differences, else that of `coefficients`."""

@@ -59,3 +59,16 @@ def test_restricted_estimates_are_those_of_glmmTMB(name):
     np.testing.assert_allclose(fit.blue, peer["beta"], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(fit.theta, theta_of(peer | {"thresholds": None}), rtol=2e-4)
     np.testing.assert_allclose(fit.beta_se, peer["se"], rtol=ERRORS["glmmTMB"])
+
+
+def test_profile_intervals_of_the_herds_are_those_that_lme4_prints():
+    # confint of glmer, tolPwrss = 1e-11, lme4 1.1-31
+    fit = fitted("cbpp_logit", "ML")
+    expected = {
+        "sd_herd": (0.34609447, 1.09988172),
+        "beta[(Intercept)]": (-1.90115607, -0.94779455),
+        "beta[period2]": (-1.61667889, -0.40784027),
+        "beta[period4]": (-2.50060070, -0.80083105),
+    }
+    for name, ends in expected.items():
+        np.testing.assert_allclose(fit.interval(name), ends, atol=2e-4)
