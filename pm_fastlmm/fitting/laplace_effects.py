@@ -8,6 +8,7 @@ import pandas as pd
 
 from pm_fastlmm.base.choices import OF_NEW_ROWS, require_choice
 from pm_fastlmm.base.tables import Table
+from pm_fastlmm.engines.latent.linked import LinkedLaplace
 from pm_fastlmm.engines.latent.on_scale import PredictionScale, ScalePrediction
 from pm_fastlmm.engines.latent.residuals import KINDS, Residual, diagnostics_of, residuals_of
 from pm_fastlmm.families.scales import Fixed
@@ -240,7 +241,10 @@ class LaplaceEffects(VarianceFit):
         ----------
         de Villemereuil, Schielzeth, Nakagawa & Morrissey (2016), doi:10.1534/genetics.115.186536.
         """
+        at, cov, objective = self._node_at(None).terms, self._parameters().cov, self.objective
+        if isinstance(objective, LinkedLaplace):
+            cov = objective.inner_covariance(self.theta.to_numpy(), cov)
+        theta = pd.Series(at.theta, at.objective.names)
         return heritability_table(
-            self._node_at(None).terms, self.theta, self._parameters().cov, self.blue, self.blue_cov, term, of, level=level,
-            fixed=fixed, trials=trials,
-        )  # fmt: skip
+            at, theta, cov, self.blue, self.blue_cov, term, of, level=level, fixed=fixed, trials=trials
+        )
