@@ -16,6 +16,7 @@ import pandas as pd
 import pymc as pm
 import pytensor.tensor as pt
 import scipy.sparse as sp
+from pymc.distributions.dist_math import normal_lcdf
 
 from pm_fastlmm.base.arrays import FloatArray, Labelled
 from pm_fastlmm.base.messages import say
@@ -250,7 +251,7 @@ def sampled_response(name: str, family: Family, y: FloatArray, eta: Any, paramet
     """Register the response given η with PyMC's own distribution."""
     own: dict[str, Any] = {"observed": y if family.name == "gamma" else y.astype(np.int64), "dims": "obs"}
     if family.name in ("bernoulli", "binomial"):
-        probability = {"logit_p": eta} if family.link == "logit" else {"p": _probability(family.link, eta)}
+        probability = _probability(family.link, eta)
         if family.name == "bernoulli":
             return pm.Bernoulli(name, **probability, **own)
         return pm.Binomial(name, n=np.asarray(getattr(family, "trials", 1)).astype(np.int64), **probability, **own)
@@ -273,5 +274,8 @@ def require_distribution(family: Family) -> None:
         )
 
 
-def _probability(link: str, eta: Any) -> Any:
-    return pm.math.invprobit(eta) if link == "probit" else -pt.expm1(-pt.exp(eta))
+def _probability(link: str, eta: Any) -> dict[str, Any]:
+    """Return the argument for a probability: its logit where that of a failure would cancel far out."""
+    if link == "cloglog":
+        return {"p": -pt.expm1(-pt.exp(eta))}
+    return {"logit_p": eta if link == "logit" else normal_lcdf(0, 1, eta) - normal_lcdf(0, 1, -eta)}
