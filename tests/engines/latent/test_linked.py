@@ -78,3 +78,11 @@ def test_container_with_another_response_is_read_when_it_is_fitted(data: Any) ->
         pm.set_data({"response": data["y"] + 0.5})
     with pytest.raises(ValueError, match="must be counts, the integers"):
         flmm.find_reml(model, progressbar=False)
+
+
+def test_equations_that_memory_does_not_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pm_fastlmm.base.memory.physical_memory", lambda: 100.0)
+    label = np.arange(N)
+    with pytest.raises(ValueError, match="the factor of 91 mixed-model equations"), pm.Model():
+        term = flmm.Term(label, flmm.covariance.scalar(1.0), name="row")
+        flmm.LatentLMM("y", family="poisson", X=np.ones((N, 1)), terms=[term], observed=np.ones(N))
