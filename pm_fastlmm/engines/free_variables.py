@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pymc as pm
@@ -205,11 +205,11 @@ class LinkedObjective(SquaredObjective):
     link: Link
 
     @classmethod
-    def of(cls, inner: Objective, link: Link) -> "LinkedObjective":
-        """Return the objective over x, started where θ is nearest to the inner start."""
+    def of(cls, inner: Objective, link: Link, start: FloatArray | None = None) -> Self:
+        """Return the objective over x, started where θ is nearest to the inner start, or to another."""
         v = link.variables
         squared = enter_squared(lambda x: list(link.jacobian(x).T), v.initial, v.lower)
-        start = inner.start()
+        start = inner.start() if start is None else start
         slopes = np.abs(link.slopes).max(axis=0)
         smallest = smallest_squares(squared, v.initial, slopes, float(np.abs(start).max()))
         return cls(
@@ -308,13 +308,13 @@ class Fitted(NamedTuple):
 
 def through_variables(
     model: pm.Model, name: str, theta: Any, objective: Any,
-    hold: Callable[[Any, FloatArray, Any], Objective] | None = None,
+    hold: Callable[[Any, FloatArray, Any], Objective] | None = None, linked: type[LinkedObjective] = LinkedObjective,
 ) -> Fitted:  # fmt: skip
     """
     Return the objective over θ where the free variables determine it element by element, else over the variables.
 
     `hold` returns the objective with elements of θ, those that no variable reaches, held at the numbers of the model;
-    without it such an objective is one over the variables too.
+    without it such an objective is one over the variables too, of the class `linked`.
     """
     variables = FreeVariables.of(model, name, [theta])
     link = Link.of(variables, theta)
@@ -324,7 +324,7 @@ def through_variables(
         return Fitted(objective, link)
     if one_by_one and hold is not None:
         return Fitted(hold(objective, link.initial, ~varying), link)
-    return Fitted(LinkedObjective.of(objective, link))
+    return Fitted(linked.of(objective, link))
 
 
 def slopes(vector: Any, variables: FreeVariables) -> Callable[[FloatArray], list[FloatArray]]:

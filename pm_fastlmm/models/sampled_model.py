@@ -254,7 +254,7 @@ def sampled_response(name: str, family: Family, y: FloatArray, eta: Any, paramet
     """Register the response given η with PyMC's own distribution."""
     own: dict[str, Any] = {"observed": y if family.name == "gamma" else y.astype(np.int64), "dims": "obs"}
     if family.name in ("bernoulli", "binomial"):
-        probability = {"logit_p": eta} if family.link == "logit" else {"p": _probability(family.link, eta)}
+        probability = _probability(family.link, eta)
         if family.name == "bernoulli":
             return pm.Bernoulli(name, **probability, **own)
         return pm.Binomial(name, n=np.asarray(getattr(family, "trials", 1)).astype(np.int64), **probability, **own)
@@ -277,6 +277,15 @@ def require_distribution(family: Family) -> None:
         )
 
 
-def _probability(link: str, eta: Any) -> Any:
-    """Return F(η); that of PyMC's invprobit has the root of 2 in single precision."""
-    return 0.5 * pt.erfc(-eta / np.sqrt(2.0)) if link == "probit" else -pt.expm1(-pt.exp(eta))
+def _probability(link: str, eta: Any) -> dict[str, Any]:
+    """Return the argument for a probability: its logit where that of a failure would cancel far out."""
+    if link == "cloglog":
+        return {"p": -pt.expm1(-pt.exp(eta))}
+    return {"logit_p": eta if link == "logit" else _log_normal_cdf(eta) - _log_normal_cdf(-eta)}
+
+
+def _log_normal_cdf(x: Any) -> Any:
+    """Return log Φ(x); PyMC's has the root of 2 in single precision."""
+    root = np.sqrt(2.0)
+    far = pt.log(pt.erfcx(-x / root) / 2) - x**2 / 2
+    return pt.switch(x < -1, far, pt.log1p(-pt.erfc(x / root) / 2))

@@ -308,3 +308,15 @@ def test_nuts_over_effects_finds_the_posterior_of_the_integrated_model():
         error = np.sqrt(a.var() / 800 + b.var() / 800)  # at an effective size of 800 each
         assert abs(a.mean() - b.mean()) < 4 * error
         assert a.std() == pytest.approx(b.std(), rel=0.15)
+
+
+def test_far_probabilities_of_probit_do_not_cancel(table):
+    model = flmm.lmm_model(
+        "sick ~ 1 + (1 | herd)", table, family="bernoulli", link="probit", effects="sampled",
+        offset=np.full(N, 12.0), priors={"beta": pm.Normal.dist(0, 2)},
+    )  # fmt: skip
+    point = {name: np.zeros_like(value) for name, value in model.initial_point().items()}
+    found = model.compile_logp(vars=[model["sick"]], sum=False)(point)[0]
+    sign = np.where(table["sick"] == 1, 1, -1)
+    np.testing.assert_allclose(found, stats.norm.logcdf(12.0 * sign), rtol=1e-7)  # Φ(12) is 1 in floating point
+    assert np.isfinite(model.compile_dlogp()(point)).all()

@@ -19,7 +19,7 @@ from pm_fastlmm.engines.latent.operations import LatentResponses, laplace_log_de
 from pm_fastlmm.engines.latent.products import LatentProducts
 from pm_fastlmm.engines.random_variable import LMM, LMMRV
 from pm_fastlmm.engines.sparse.equations import SparseBlock
-from pm_fastlmm.engines.structured.choice import sparse_block
+from pm_fastlmm.engines.structured.choice import require_memory_of, sparse_block
 from pm_fastlmm.engines.structured.structuredlmm import aligned_rows, checked_terms
 from pm_fastlmm.families.family import Family
 from pm_fastlmm.spectrum.weights import UNWEIGHTED
@@ -213,6 +213,8 @@ def carried_by(
     if prior:
         blocks.append(SparseBlock(sp.csr_array(projection.X), 1, projection.rank))
     products = LatentProducts.of(blocks, projection, family, flat=flat)
+    if not products.dense:
+        require_memory_of(products)
     return {"treatment": "flat" if flat else "proper", "terms": tuple(terms),
             "theta": Theta.of_terms(terms, None), "products": products, "projection": projection, "ids": ids,
             "design": design}  # fmt: skip

@@ -26,6 +26,7 @@ from pm_fastlmm.engines.latent.importance import FEWEST, RELIABLE, corrected
 from pm_fastlmm.engines.latent.independent import Independent
 from pm_fastlmm.engines.latent.latentlmm import LatentRV, carried_by
 from pm_fastlmm.engines.latent.leave_out import LeftOut, leave_groups_out, leave_one_out
+from pm_fastlmm.engines.latent.linked import LinkedLaplace
 from pm_fastlmm.engines.latent.normal_draws import drawn_about_the_mean
 from pm_fastlmm.engines.latent.objective import LatentObjective
 from pm_fastlmm.engines.latent.order import ahead, along_a_line
@@ -94,8 +95,8 @@ class LatentNode(StructuredNode):
         return own | {"terms": "; ".join(f"{term.name} ({len(term.levels)} levels)" for term in self.terms)}
 
     def rows(self) -> FloatArray:
-        """Return y by row."""
-        return np.asarray(self.observed, dtype=float)
+        """Return y by row; a ValueError if a data container holds by now what is outside the support."""
+        return self.family.read(np.asarray(self.observed, dtype=float))
 
     def observing(self, y: Any) -> Self:
         """Return the node with another response of the same family."""
@@ -110,7 +111,13 @@ class LatentNode(StructuredNode):
     def objective(self, model: pm.Model, method: Method = "REML") -> Fitted:
         """Return the approximate likelihood of the parameters of terms and family."""
         objective = self.likelihood(self.known_mean(model), method)
-        return through_variables(model, self.name, self.estimated()[0], objective, _held)
+        return through_variables(model, self.name, self.estimated()[0], objective, _held, LinkedLaplace)
+
+    def at(self, objective: Any, theta: FloatArray, mu: Any, prior_mean: FloatArray) -> AtTheta:
+        """Return the node at θ, or at variables of the model that θ is made of."""
+        if isinstance(objective, LinkedLaplace):
+            objective, theta = objective.inner, objective.link.theta(theta)
+        return super(LatentNode, self).at(objective, theta, mu, prior_mean)
 
     def likelihood(self, mean: Constants, method: Method = "REML") -> LatentObjective:  # type: ignore[override]
         """Return the same over θ and ψ themselves."""

@@ -25,8 +25,14 @@ from pm_fastlmm.spectrum.sparse_projection import AnyProjection
 
 _LEAST = 0.02  # of the variance that the working residuals of an observation have: where no variance is seen
 _FAR = 400.0  # a variance of η, 20 units of log odds or logarithms on either side
+_EXACT = 1e-8  # dispersion of a gamma response from where its errors may be those of rounding
+_ROUNDING = 1e-10  # of log y
 _COLUMNS = 50  # of a level that have variances of their own at the start
 
+_FITTED = (
+    "the dispersion goes to 0: {} the response without error, and the likelihood rises for ever. Check how it was "
+    "measured, and whether it varies within levels: of numbers that are the same for all records of a level take one"
+)
 _NONE, _NO_PRIOR = np.zeros(0), np.zeros((0, 0))
 
 
@@ -240,6 +246,8 @@ class LatentObjective(LaidOut):
         at = self._at_zero(none, psi)
         if at is None:
             raise NoEstimate(self.impossible())
+        if family.name == "gamma" and np.abs(np.log(self.y) - at.eta).max() <= _ROUNDING:
+            raise NoEstimate(_FITTED.format("X fits"))
         directions, owners = [], []
         for k, block in enumerate(blocks):
             own = range(block.width) if block.width <= _COLUMNS else [None]
@@ -287,7 +295,14 @@ class LatentObjective(LaidOut):
                 "are so much alike that effects go to infinity (separation by the random effects). Give the standard "
                 "deviation a prior and sample, fix the variance with fixed=, or leave the term out"
             )
-        return ""
+        return _FITTED.format("X and the levels of the terms fit") if self._exactly_fitted(theta) else ""
+
+    def _exactly_fitted(self, theta: FloatArray) -> bool:
+        """Return whether a gamma response is fitted without error: its density rises for ever as φ tends to 0."""
+        if self.products.family.name != "gamma" or theta[-1] > _EXACT:
+            return False
+        half = np.append(theta[:-1], theta[-1] / 2)  # raises each log-density by ½ log 2 where nothing is left over
+        return self.log_likelihood(half) > self.log_likelihood(theta) + 0.1 * self.n
 
     def rescaled(self, omega: FloatArray, state: Any) -> tuple[FloatArray, Any] | None:
         """Return None: a response that is not normal has no scale."""

@@ -43,7 +43,7 @@ def products_of(
         if beta is not None:
             blocks.append(SparseBlock(beta, 1, projection.rank))
         sparse = SparseProducts.from_rows(blocks, projection, flat=flat, weights=weights, records=records)
-        _require_memory(sparse)
+        require_memory_of(sparse)
         return sparse
     rooted = [_rooted(term, weights) for term in terms]
     if beta is not None:
@@ -76,7 +76,7 @@ def sparse_block(term: Term, weights: PriorWeights) -> SparseBlock:
     return SparseBlock(weights.rows(Z), b.levels, b.width, precision, root)
 
 
-def _require_memory(sparse: SparseProducts) -> None:
+def require_memory_of(sparse: SparseProducts) -> None:
     """Refuse equations whose factor does not fit in memory, before it is made."""
     analysis = sparse.equations.analysis
     require_memory(
