@@ -33,7 +33,7 @@ def coefficient_slopes(objective: Objective, theta: FloatArray, se: FloatArray) 
 
     def estimate(x: FloatArray) -> FloatArray:
         state = objective.state(x)
-        return np.full(len(objective.coef), np.nan) if state is None else objective.estimate(state)
+        return np.full(len(objective.coef), np.nan) if state is None else objective.coefficients(state)[0]
 
     return _slopes(estimate, theta, np.where(np.isfinite(se), _DIFFERENCE * se, 0.0), (len(objective.coef),))
 

@@ -22,11 +22,7 @@ from pm_fastlmm.kernel.likelihood.leave_out import predictable
 
 
 class LatentAtTheta(TermsAtTheta):
-    """
-    Terms at the mode given θ: effects are modes û, errors those of the curvature there.
-
-    Of ML they are those at β̂, with what its estimation adds to their errors.
-    """
+    """Terms given θ and β̂: effects are modes û, their errors those of the curvature, with what β̂ adds."""
 
     @cached_property
     def whole(self) -> LaplaceState:
@@ -38,10 +34,16 @@ class LatentAtTheta(TermsAtTheta):
         return state
 
     @cached_property
+    def settled(self) -> LaplaceState:
+        """The same at β̂, where its coefficients are estimated or integrated out."""
+        settled: LaplaceState = self.objective.settled(self.whole)
+        return settled
+
+    @cached_property
     def state(self) -> LatentState:
         """The same with β among the unknowns."""
-        whole = self.whole
-        return whole.mixed.with_coefficients(whole.along) if len(whole.along) else whole.mixed
+        settled = self.settled
+        return settled.mixed.with_coefficients(settled.along) if len(settled.along) else settled.mixed
 
     @property
     def psi(self) -> FloatArray:
@@ -56,9 +58,9 @@ class LatentAtTheta(TermsAtTheta):
     def fitted(self, *, conditional: bool) -> Any:
         """Return η without random effects, or η̂, by id of the row."""
         if conditional:
-            values = self.whole.mixed.eta
+            values = self.settled.mixed.eta
         else:
-            beta = self.objective.estimate(self.whole)
+            beta = self.objective.estimate(self.settled)
             values = self.known_mean() + (self.node.projection.times(beta) if len(beta) else 0.0)
             if self._beta_has_a_block:
                 block, u = self.state.products.blocks[-1], self.state.effects()[-1]
@@ -154,7 +156,7 @@ class LatentAtTheta(TermsAtTheta):
 
     def residual_sd(self) -> Any:
         """Return √Var(y | η̂)."""
-        return np.sqrt(self.family.variance(self.whole.mixed.eta, self.psi))
+        return np.sqrt(self.family.variance(self.settled.mixed.eta, self.psi))
 
     def replicates(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
         """Draw responses with new effects, (draws, n)."""

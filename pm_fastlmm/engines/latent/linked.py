@@ -42,6 +42,11 @@ class LinkedLaplace(LinkedObjective):
         """None: the residuals have no variances of their own."""
         return slice(len(self.names), len(self.names))
 
+    def settled(self, state: Any) -> Any:
+        """Return the state at β̂."""
+        inner: Any = self.inner
+        return inner.settled(state)
+
     def estimate(self, state: Any) -> FloatArray:
         """Return β̂ alone."""
         return self.inner.estimate(state)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -165,13 +166,33 @@ class LatentObjective(LaidOut):
         """Return False: the likelihood is not that of a normal response."""
         return False
 
+    @cached_property
+    def _given(self) -> LatentProducts:
+        """The products with β a part of the offset."""
+        return self.products.treated(len(self.products.blocks), flat=False) if self.products.flat else self.products
+
+    def settled(self, state: LaplaceState) -> LaplaceState:
+        """
+        Return the state at β̂, the maximum of log p̃ over β given θ, also where β is integrated out.
+
+        The mode of (β, u) jointly, which integrating over β is about, is PQL's β, far off where records say little of
+        each effect. Of an X that is kept sparse it stays the mode.
+        """
+        if not self.coef or len(state.along) or self.products.projection.sparse:
+            return state
+        mixed, effects = state.mixed, self.products.equations.ends[-2]
+        search = Search(x=mixed.solved[:effects], along=mixed.solved[effects:])
+        found = with_coefficients(self._given, self.y, self.offset, mixed.sigma, mixed.psi, np.zeros(0), search)
+        return state if found is None else LaplaceState(found[0], state.loglik, found[1])
+
     def coefficients(self, state: LaplaceState) -> tuple[FloatArray, Any]:
-        """Return β̂ and its covariance, the curvature at the mode."""
-        if not self._estimates_coefficients:
+        """Return β̂ and its covariance, the curvature of the working response there."""
+        settled = self.settled(state)
+        if not len(settled.along):
             return state.mixed.blue()
-        information = state.mixed.information_of(basis_of(self.products.projection))
         X = self.products.projection
-        return X.coefficients(state.along), X.covariance(np.linalg.inv(information))
+        information = settled.mixed.information_of(basis_of(X))
+        return X.coefficients(settled.along), X.covariance(np.linalg.inv(information))
 
     def holding(self, place: int) -> Callable[[float], "LatentObjective"]:
         """Return the approximation with a coefficient held, a part of the offset; the others as they are treated."""
@@ -188,18 +209,18 @@ class LatentObjective(LaidOut):
         return held
 
     def coefficient_cov(self, theta: FloatArray) -> Any:
-        """Return cov β̂ at θ from the curvature of log p̃ itself: of ML by differences, else that of `coefficients`."""
-        state = self._factored(theta)
-        if not self._estimates_coefficients:
+        """Return cov β̂ at θ from the curvature of log p̃ itself, by differences."""
+        state = self.settled(self._factored(theta))
+        if not len(state.along):
             return self.coefficients(state)[1]
-        information = observed_information(self.products, state.mixed, self.offset, state.along)
+        information = observed_information(self._given, state.mixed, self.offset, state.along)
         definite = np.isfinite(information).all() and np.linalg.eigvalsh(information)[0] > 0
         X = self.products.projection
         return X.covariance(np.linalg.inv(information)) if definite else self.coefficients(state)[1]
 
     def estimate(self, state: LaplaceState) -> FloatArray:
-        """Return β̂ alone."""
-        if self._estimates_coefficients:
+        """Return β̂ alone, of a state that is not settled the mode."""
+        if len(state.along):
             return np.asarray(self.products.projection.coefficients(state.along))
         return state.mixed.beta()
 
