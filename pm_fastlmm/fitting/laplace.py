@@ -44,8 +44,8 @@ class LaplaceFit(LaplaceChecks):
 
     It has what `VarianceFit` has: `theta` are the variances of the effects on the scale of η, and the parameters of the
     family. With β integrated out ("REML") log p̃ is the counterpart of the restricted likelihood. β̂ maximises log p̃
-    given θ, as in glmer and glmmTMB's ML, and not jointly with u, which is PQL's β. Tests of fixed effects are Wald's z,
-    and their errors have what the estimation of θ adds, as those of glmmTMB and clmm do; `blue_cov` is the part at
+    given θ, as in glmer and glmmTMB's ML, and not jointly with u, which is PQL's β. Tests of fixed effects are Wald's
+    z, and their errors have what the estimation of θ adds, as those of glmmTMB and clmm do; `blue_cov` is the part at
     known θ.
     """
 
