@@ -152,6 +152,10 @@ class Objective(ABC):
         """Return the generalised least squares estimate of β and its covariance, with V at θ."""
         return self.coefficients(self._factored(theta))
 
+    def of_parts(self, theta: FloatArray, cov: FloatArray) -> tuple["Objective", FloatArray]:
+        """Return the objective of the parameters of terms that this one is made of, and their covariance from its own."""
+        return self, cov
+
     def holding(self, place: int) -> Callable[[float], "Objective"] | None:
         """Return the likelihood with a coefficient held, as a function of its value; None if it is in closed form."""
         return None

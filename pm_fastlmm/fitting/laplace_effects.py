@@ -9,7 +9,6 @@ import pandas as pd
 from pm_fastlmm.aireml.refit import coefficient_slopes
 from pm_fastlmm.base.choices import OF_NEW_ROWS, require_choice
 from pm_fastlmm.base.tables import Table
-from pm_fastlmm.engines.latent.linked import LinkedLaplace
 from pm_fastlmm.engines.latent.on_scale import PredictionScale, ScalePrediction
 from pm_fastlmm.engines.latent.residuals import KINDS, Residual, diagnostics_of, residuals_of
 from pm_fastlmm.families.scales import Fixed
@@ -265,9 +264,8 @@ class LaplaceEffects(VarianceFit):
         expected      0.95  0.05  0.67  0.99
         observed      0.26  0.15  0.07  0.63
         """
-        at, cov, objective = self._node_at(None).terms, self._parameters().cov, self.objective
-        if isinstance(objective, LinkedLaplace):
-            cov, objective = objective.inner_covariance(self.theta.to_numpy(), cov), objective.inner
+        at = self._node_at(None).terms
+        objective, cov = self.objective.of_parts(self.theta.to_numpy(), self._parameters().cov)
         errors = np.sqrt(np.where(np.isnan(np.diag(cov)), 0.0, np.diag(cov)))
         moved = coefficient_slopes(objective, at.theta, errors) if len(self.blue) else None
         return heritability_table(

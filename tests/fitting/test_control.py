@@ -220,7 +220,7 @@ def test_method_is_one_of_two(models, fit):
 def test_the_node_must_be_found(fit):
     with pm.Model() as empty:
         pm.Normal("x")
-    with pytest.raises(ValueError, match="DenseLMM, FastLMM, FourierLMM, LengthscaleLMM, MatrixLMM"):
+    with pytest.raises(ValueError, match="DenseLMM, FastLMM, FourierLMM, LatentLMM, LengthscaleLMM, MatrixLMM"):
         fit(empty)
     with pm.Model() as two:
         v = pm.HalfNormal("v", 1)

@@ -29,13 +29,13 @@ class LinkedLaplace(LinkedObjective):
         self.inner.start()
         return super(LinkedLaplace, self).start()
 
-    def inner_covariance(self, theta: FloatArray, cov: FloatArray) -> FloatArray:
-        """Return the covariance of θ(x) from that of x, NaN where x has none."""
+    def of_parts(self, theta: FloatArray, cov: FloatArray) -> tuple[Objective, FloatArray]:
+        """Return the inner objective, and the covariance of θ(x) from that of x, NaN where x has none."""
         J = self.link.jacobian(theta)
         found = J @ np.nan_to_num(cov) @ J.T
         unknown = (np.abs(J) @ np.isnan(np.diag(cov)).astype(float)) > 0
         found[unknown], found[:, unknown] = np.nan, np.nan
-        return np.asarray(found)
+        return self.inner, np.asarray(found)
 
     @property
     def of_residual(self) -> slice:
