@@ -153,7 +153,7 @@ class Objective(ABC):
         return self.coefficients(self._factored(theta))
 
     def of_parts(self, theta: FloatArray, cov: FloatArray) -> tuple["Objective", FloatArray]:
-        """Return the objective of the parameters of terms that this one is made of, and their covariance from its own."""
+        """Return the objective of the terms that this one is made of, and the covariance of its θ from its own."""
         return self, cov
 
     def holding(self, place: int) -> Callable[[float], "Objective"] | None:

@@ -232,8 +232,8 @@ def coefficient_prior(prior: Any, coef: tuple[str, ...]) -> dict[str, FloatArray
     ValueError
         If it is another distribution, has parameters that are variables, or another length.
     """
-    r, op = len(coef), getattr(getattr(prior, "owner", None), "op", None)
-    name = getattr(op, "name", None)
+    r, owner = len(coef), getattr(prior, "owner", None)
+    name = "" if owner is None else str(owner.op.name)
     if name not in ("normal", "multivariate_normal"):
         raise ValueError(
             f"the prior of beta is {name or type(prior).__name__}, and coefficients that are integrated out take a "
