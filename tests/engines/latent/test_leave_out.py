@@ -123,9 +123,12 @@ def test_leaving_a_row_out_is_fitting_the_others(family):
     rest = np.arange(30) != row
     X, y = np.column_stack([np.ones(30), fit.node.projection.X[:, 1]]), fit.node.observed
     other = flmm.find_reml(model_of(label[rest], X[rest], y[rest], family), fixed={"g": 0.9}, progressbar=False)
-    there = other.predict(X[[row]], {"g": label[[row]]})
-    assert left.mean[row] == pytest.approx(float(np.asarray(there.mean)[0]), abs=1e-9)
-    assert left.variance[row] == pytest.approx(float(np.asarray(there.variance)[0]), abs=1e-9)
+    there = other._node_at(None)
+    rows, others = there.read(X_new=X[[row]], Z_new={"g": label[[row]]}), there.others  # at the mode of β and u
+    fresh = rows.prior_variance(there.node.terms, others.sigma)
+    mean, variance = others.predict(rows.X, list(rows.Z), fresh)
+    assert left.mean[row] == pytest.approx(float(mean[0]), abs=1e-9)
+    assert left.variance[row] == pytest.approx(float(variance[0]), abs=1e-9)
     joint = left.joint[list(left.groups.labels).index("it")]
     assert joint == pytest.approx(fit.loglik - other.loglik, abs=1e-9)
 
