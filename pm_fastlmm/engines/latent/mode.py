@@ -100,18 +100,19 @@ class Problem:
         return self.equations.of_rows(self.rows, self.roots, weights)
 
 
-def find_mode(problem: Problem, start: FloatArray | None = None) -> Mode | None:
+def find_mode(problem: Problem, start: FloatArray | None = None, enough: float = 0.0) -> Mode | None:
     """
     Return the mode, from where the last one was or else from a smoothed response; None where there is none.
 
-    There is none where f rises for ever, as under separation, or where H is not definite at its highest point.
+    A step with a decrement up to `enough` is the last one, and C that of where it began. There is none where f rises
+    for ever, as under separation, or where H is not definite at its highest point.
     """
     with np.errstate(all="ignore"):  # far from the mode, whose values are refused by what they are
-        found = None if start is None else _search(problem, problem.at(start))
-        return _search(problem, problem.at(_first(problem))) if found is None else found
+        found = None if start is None else _search(problem, problem.at(start), enough)
+        return _search(problem, problem.at(_first(problem)), enough) if found is None else found
 
 
-def _search(problem: Problem, here: Point) -> Mode | None:
+def _search(problem: Problem, here: Point, enough: float) -> Mode | None:
     near, drifting = False, 0
     for _ in range(_ITERATIONS):
         first, weights = here.derivatives.first, -here.derivatives.second
@@ -138,6 +139,8 @@ def _search(problem: Problem, here: Point) -> Mode | None:
             done = exact and standing and decrement <= 1e-6 * max(1.0, abs(here.value))
             return Mode(here.x, here.eta, here.derivatives, factor, here.value) if done else None
         here, length = moved
+        if exact and standing and length == 1.0 and decrement <= enough:
+            return Mode(here.x, here.eta, here.derivatives, factor, here.value)
         near = exact and standing and length == 1.0 and decrement < _NEAR
     return None
 

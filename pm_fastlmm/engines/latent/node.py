@@ -46,6 +46,7 @@ from pm_fastlmm.kernel.effects.left_out import Groups
 
 _ITERATIONS = 30  # towards where a sampler starts
 _QUICK = 1e9  # multiplications, of which coefficients are drawn with variances
+_ENOUGH = 1e-6  # decrement of the last step to a mode that effects are drawn about: a thousandth of their errors
 _JUDGED = 1000  # draws by which importance weights are judged
 
 
@@ -260,7 +261,7 @@ class LatentNode(StructuredNode):
         beta = np.empty((*shape, self.projection.rank))
         u = [np.empty((*shape, t.Z.shape[1] // t.width, t.width)) for t in terms]
         sigma = [np.empty((*shape, t.blocks.width, t.blocks.width)) for t in terms]
-        for at, state in self._states(draws):
+        for at, state in self._states(draws, _ENOUGH if draw is None else 0.0):
             drawn, coefficients = drawn_about_the_mean(state, rng) if draw is None else draw(state)
             for k, term in enumerate(terms):
                 u[k][at] = drawn[k].reshape(-1, term.width)
@@ -268,9 +269,11 @@ class LatentNode(StructuredNode):
             beta[at] = coefficients if products.flat else b[at] + (drawn[-1].ravel() if B[at].size else 0.0)
         return EffectDraws(beta, u, sigma, np.zeros((*shape, 0, 0)), mu)
 
-    def _states(self, draws: Draws) -> Iterator[tuple[tuple[int, ...], LatentState]]:
+    def _states(self, draws: Draws, enough: float = 0.0) -> Iterator[tuple[tuple[int, ...], LatentState]]:
         """
         Return where a draw is, and the approximation there, for all draws, near ones after each other.
+
+        A mode is sought as `find_mode` does, up to a decrement that is enough.
 
         A mode that is sought from one near it takes a factorisation or two; that of a draw that is repeated none.
         """
@@ -286,7 +289,7 @@ class LatentNode(StructuredNode):
             if last is None or not all(map(np.array_equal, own, last)):
                 sigma = [*values, B[at]] if B[at].size else values
                 response = self.rows(), own[1], sigma, theta[at][size:]
-                state = products.laplace(*response, ahead(theta[at], modes))
+                state = products.laplace(*response, ahead(theta[at], modes), enough)
                 last = own
             if state is None:
                 raise ValueError(

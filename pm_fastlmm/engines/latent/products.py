@@ -83,10 +83,11 @@ class LatentProducts(SparseProducts):
         return replace(self, family=family)
 
     def laplace(
-        self, y: FloatArray, offset: Any, sigma: list[FloatArray], psi: FloatArray, start: FloatArray | None = None
-    ) -> LatentState | None:
-        """Return the approximation at (Σ_k, ψ); None outside the parameter space."""
-        return LatentState.laplace(self, y, offset, sigma, psi, start)
+        self, y: FloatArray, offset: Any, sigma: list[FloatArray], psi: FloatArray, start: FloatArray | None = None,
+        enough: float = 0.0,
+    ) -> LatentState | None:  # fmt: skip
+        """Return the approximation at (Σ_k, ψ), its mode as `find_mode` seeks it; None outside the parameter space."""
+        return LatentState.laplace(self, y, offset, sigma, psi, start, enough)
 
     @cached_property
     def _last(self) -> dict[str, FloatArray]:

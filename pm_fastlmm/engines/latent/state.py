@@ -49,9 +49,9 @@ class LatentState(SparseState):
     @classmethod
     def laplace(
         cls, products: Any, y: FloatArray, offset: Any, sigma: list[FloatArray], psi: FloatArray,
-        start: FloatArray | None = None,
+        start: FloatArray | None = None, enough: float = 0.0,
     ) -> Self | None:  # fmt: skip
-        """Return the approximation; None outside the parameter space, or where there is no mode."""
+        """Return the approximation, its mode as `find_mode` seeks it; None outside the parameter space or without one."""
         roots = [root_of(np.asarray(S, dtype=float)) for S in sigma]
         family, eq = products.family, products.equations
         psi = np.asarray(psi, dtype=float)
@@ -60,7 +60,7 @@ class LatentState(SparseState):
             return None
         known = [root for root in roots if root is not None]
         problem = Problem(eq, known, family, y, psi, offset)
-        mode = find_mode(problem, start)
+        mode = find_mode(problem, start, enough)
         if mode is None:
             return None
         weights = -mode.derivatives.second
