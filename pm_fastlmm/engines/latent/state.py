@@ -51,7 +51,7 @@ class LatentState(SparseState):
         cls, products: Any, y: FloatArray, offset: Any, sigma: list[FloatArray], psi: FloatArray,
         start: FloatArray | None = None, enough: float = 0.0,
     ) -> Self | None:  # fmt: skip
-        """Return the approximation, its mode as `find_mode` seeks it; None outside the parameter space or without one."""
+        """Return the approximation, its mode as `find_mode` has it; None outside the parameter space or without one."""
         roots = [root_of(np.asarray(S, dtype=float)) for S in sigma]
         family, eq = products.family, products.equations
         psi = np.asarray(psi, dtype=float)
