@@ -139,7 +139,9 @@ def curvature(
         if not central and x[k] + steps[k] > face.internal_upper[k]:
             move = -move
         other = x - move if central else x
-        out[:, k] = ((score(other) if start is None else start) - score(x + move)) / (x[k] + move[k] - other[k])
+        fall = (score(other) if start is None else start) - score(x + move)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a step below the rounding of x
+            out[:, k] = fall / (x[k] + move[k] - other[k])
     return (out + out.T) / 2
 
 

@@ -81,8 +81,8 @@ class LaplaceEffects(VarianceFit):
         >>> fit = flmm.find_reml(model, progressbar=False)
         >>> fit.predict(np.ones((2, 1)), {"herd": ["a", "another"]}, scale="mean")
               mean        se     lower    upper se_observation
-        0  2.10758   0.61546   1.15482  3.54418        1.57682
-        1  1.93366  0.984689  0.672328  4.41613         1.7039
+        0  2.07454  0.609454    1.1325  3.49826        1.56396
+        1  1.85939  0.947859  0.645797  4.24933        1.66067
         """
         require_choice("effects", effects, OF_NEW_ROWS)
         rows = {"X_new": X_new, "Z_new": Z_new, "data": data, "population": effects == "population"}
@@ -261,8 +261,8 @@ class LaplaceEffects(VarianceFit):
         scale
         latent           1     0     1     1
         liability     0.42  0.25  0.09  0.84
-        expected      0.95  0.05  0.67  0.99
-        observed      0.26  0.15  0.07  0.63
+        expected      0.94  0.06  0.65  0.99
+        observed      0.26  0.15  0.07  0.62
         """
         at = self._node_at(None).terms
         objective, cov = self.objective.of_parts(self.theta.to_numpy(), self._parameters().cov)

@@ -322,6 +322,8 @@ class LatentObjective(LaidOut):
         """Return whether a gamma response is fitted without error: its density rises for ever as φ tends to 0."""
         if self.products.family.name != "gamma" or theta[-1] > _EXACT:
             return False
+        if theta[-1] <= _ROUNDING**2:  # where rounding is all that is left of errors
+            return True
         half = np.append(theta[:-1], theta[-1] / 2)  # raises each log-density by ½ log 2 where nothing is left over
         return self.log_likelihood(half) > self.log_likelihood(theta) + 0.1 * self.n
 
