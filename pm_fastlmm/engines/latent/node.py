@@ -36,10 +36,9 @@ from pm_fastlmm.engines.precisions import GivenOthers, Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
 from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
 from pm_fastlmm.engines.random_variable import Treatment
-from pm_fastlmm.engines.structured.effects import EffectDraws, over_draws
+from pm_fastlmm.engines.structured.effects import EffectDraws
 from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
 from pm_fastlmm.engines.structured.node import StructuredNode
-from pm_fastlmm.engines.structured.products import independent
 from pm_fastlmm.engines.structured.structuredlmm import aligned_rows, checked_terms
 from pm_fastlmm.families.family import Family
 from pm_fastlmm.kernel.effects.left_out import Groups
@@ -193,14 +192,7 @@ class LatentNode(StructuredNode):
             rows = NewTermRows(self.projection.X, [term.Z for term in self.terms], none, self.ids)
         else:
             family = self.family_of_rows(rows)
-        f = over_draws(rows.X, drawn.beta) + mean
-        for k, term in enumerate(self.terms if effects != "population" else ()):
-            u, sigma = drawn.u[k], drawn.sigma[k]
-            if effects == "new":
-                u = self.products.draw_prior(k, sigma, rng)
-            f = f + over_draws(rows.Z[k], u)
-            if fresh := rows.Z_new[k].shape[1]:
-                f = f + over_draws(rows.Z_new[k], independent(sigma, fresh // term.width, rng))
+        f = self.linear_predictor(drawn, rows, mean, effects, rng)
         psi = self._family_parameters(draws)
         probabilities = family.probabilities(f, psi) if family.name == "ordinal" else None
         return Predictive(family.mean(f, psi), family.draw(f, psi, rng), ids, f, probabilities)

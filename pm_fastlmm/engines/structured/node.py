@@ -259,14 +259,7 @@ class StructuredNode(GaussianNode):
         if rows is None:
             none = [term.Z[:, :0] for term in self.terms]
             rows = NewTermRows(self.projection.X, [term.Z for term in self.terms], none, self.ids)
-        f = over_draws(rows.X, drawn.beta) + mean
-        for k, term in enumerate(self.terms if effects != "population" else ()):
-            u, sigma = drawn.u[k], drawn.sigma[k]
-            if effects == "new":
-                u = self.products.draw_prior(k, sigma, rng)
-            f = f + over_draws(rows.Z[k], u)
-            if fresh := rows.Z_new[k].shape[1]:
-                f = f + over_draws(rows.Z_new[k], independent(sigma, fresh // term.width, rng))
+        f = self.linear_predictor(drawn, rows, mean, effects, rng)
         if in_sample:
             white = rng.standard_normal(f.shape)
             e = self.products.weights.unscaled(self.products.records.coloured(drawn.noise, white))
@@ -275,6 +268,20 @@ class StructuredNode(GaussianNode):
             expected, e = new.draw(drawn.noise, drawn.residuals(self, new.rows), rng)
             f = f + expected
         return Predictive(f, f + e, ids)
+
+    def linear_predictor(
+        self, drawn: EffectDraws, rows: NewTermRows, mean: Any, effects: Effects, rng: np.random.Generator
+    ) -> FloatArray:
+        """Return draws of Xβ + Σ Zu and a known mean, of effects that are given or drawn anew, or of none."""
+        f = over_draws(rows.X, drawn.beta) + mean
+        for k, term in enumerate(self.terms if effects != "population" else ()):
+            u, sigma = drawn.u[k], drawn.sigma[k]
+            if effects == "new":
+                u = self.products.draw_prior(k, sigma, rng)
+            f = f + over_draws(rows.Z[k], u)
+            if fresh := rows.Z_new[k].shape[1]:
+                f = f + over_draws(rows.Z_new[k], independent(sigma, fresh // term.width, rng))
+        return np.asarray(f)
 
     def mean_at(self, rows: Any, mu: FloatArray) -> Any:
         """Return what is added to Xβ: at new rows the offset of the formula, where there is one."""
