@@ -65,24 +65,19 @@ class LaplaceEffects(VarianceFit):
 
         Examples
         --------
-        >>> import numpy as np
-        >>> import pymc as pm
         >>> import pm_fastlmm as flmm
-        >>> herd = np.repeat(list("abcdef"), 4)
-        >>> cases = np.array(
-        ...     [2, 3, 4, 0, 3, 1, 1, 8, 2, 0, 2, 2, 1, 0, 2, 0, 5, 0, 3, 1, 0, 0, 1, 2]
+        >>> herds = flmm.datasets.cattle_herds()
+        >>> fit = flmm.find_reml(
+        ...     "incidence ~ period + (1 | herd)",
+        ...     herds,
+        ...     family="binomial",
+        ...     trials="size",
+        ...     progressbar=False,
         ... )
-        >>> with pm.Model() as model:
-        ...     sigma = pm.HalfNormal("sigma_herd", 1)
-        ...     herds = flmm.Term(herd, flmm.covariance.scalar(sigma**2), name="herd")
-        ...     node = flmm.LatentLMM(
-        ...         "cases", family="poisson", X=np.ones((24, 1)), terms=[herds], observed=cases
-        ...     )
-        >>> fit = flmm.find_reml(model, progressbar=False)
-        >>> fit.predict(np.ones((2, 1)), {"herd": ["a", "another"]}, scale="mean")
+        >>> fit.predict(data=herds[:2], scale="mean")
               mean        se     lower    upper se_observation
-        0  2.07454  0.609454    1.1325  3.49826        1.56396
-        1  1.85939  0.947859  0.645797  4.24933        1.66067
+        0  4.43717   1.10803   2.49693  6.79646        2.04228
+        1  1.82449  0.648649  0.826859  3.33641        1.39024
         """
         require_choice("effects", effects, OF_NEW_ROWS)
         rows = {"X_new": X_new, "Z_new": Z_new, "data": data, "population": effects == "population"}

@@ -10,7 +10,6 @@ import pymc as pm
 import pytensor.tensor as pt
 import xarray as xr
 
-from pm_fastlmm.aireml.iteration import Tolerances, maximise
 from pm_fastlmm.base.arrays import FloatArray, shown
 from pm_fastlmm.base.choices import Method
 from pm_fastlmm.covariance.terms import Term
@@ -34,7 +33,7 @@ from pm_fastlmm.engines.latent.resampling import resampled
 from pm_fastlmm.engines.latent.state import LatentState
 from pm_fastlmm.engines.precisions import GivenOthers, Precisions
 from pm_fastlmm.engines.prediction import Effects, NewRows, Predictive
-from pm_fastlmm.engines.protocol import LMMNode, Target, answers_for, observed_data
+from pm_fastlmm.engines.protocol import LMMNode, answers_for, observed_data
 from pm_fastlmm.engines.random_variable import Treatment
 from pm_fastlmm.engines.structured.effects import EffectDraws
 from pm_fastlmm.engines.structured.new_rows import NewTermRows, read_rows
@@ -43,7 +42,6 @@ from pm_fastlmm.engines.structured.structuredlmm import aligned_rows, checked_te
 from pm_fastlmm.families.family import Family
 from pm_fastlmm.kernel.effects.left_out import Groups
 
-_ITERATIONS = 30  # towards where a sampler starts
 _QUICK = 1e9  # multiplications, of which coefficients are drawn with variances
 _ENOUGH = 1e-6  # decrement of the last step to a mode that effects are drawn about: a thousandth of their errors
 _JUDGED = 1000  # draws by which importance weights are judged
@@ -154,17 +152,6 @@ class LatentNode(StructuredNode):
     def estimated(self) -> list[Any]:
         """Return θ and ψ as one vector."""
         return [pt.concatenate([self.theta, self.psi]) if self.family.parameters else self.theta]
-
-    def target(self) -> Target | None:
-        """Return a point between the estimate, under a flat β, and the start, which is inside all bounds."""
-        objective = self.flat_objective()
-        try:
-            start = objective.start()
-            trace = maximise(objective, start, tolerances=Tolerances(), max_iterations=_ITERATIONS)
-        except ValueError:
-            return None
-        values = 0.95 * trace.iterations[-1].theta + 0.05 * start
-        return Target(values, (objective.lower == 0) & (values > 0))
 
     def coefficients(self, draws: Draws, rng: np.random.Generator) -> FloatArray | None:
         """Draw β with the effects at each draw of θ, where that is quick."""

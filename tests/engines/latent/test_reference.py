@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import scipy.optimize
 
 import pm_fastlmm as flmm
 from pm_fastlmm.aireml.iteration import Tolerances
+from pm_fastlmm.engines.latent.node import LatentNode
+from pm_fastlmm.families.choice import family_of
 from pm_fastlmm.fitting.estimate import Options, estimate
 from tests.engines.latent.reference import CASES, node_of, theta_of
 
@@ -77,3 +80,29 @@ def test_profile_intervals_of_the_herds_are_those_that_lme4_prints():
     }
     for name, ends in expected.items():
         np.testing.assert_allclose(fit.interval(name), ends, atol=2e-4)
+
+
+def test_coefficients_that_are_integrated_out_are_estimated_at_the_maximum_of_the_likelihood_over_them():
+    fit, node = fitted("cbpp_logit", "REML"), node_of("cbpp_logit")
+    given = node.products.treated(len(node.terms), flat=False)
+    sigma, _ = node.layout.numbers(fit.theta.to_numpy())
+
+    def minus(beta):
+        return -given.laplace(node.rows(), node.projection.X @ beta, sigma, np.zeros(0)).loglik
+
+    found = scipy.optimize.minimize(minus, np.zeros(4), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-12})
+    np.testing.assert_allclose(fit.blue, found.x, atol=1e-5)
+
+
+def test_the_joint_mode_of_coefficients_and_effects_is_off_where_records_are_few_and_the_estimate_is_not():
+    rng = np.random.default_rng(1)
+    group = np.repeat(np.arange(4000), 2)
+    y = rng.poisson(np.exp(-0.5 + rng.normal(size=4000)[group])).astype(float)
+    terms = [flmm.Term(group, flmm.covariance.scalar(1.0), name="g")]
+    node = LatentNode.from_terms("y", terms, np.ones((8000, 1)), y, None, family=family_of("poisson"))
+    options = Options("REML", None, (), None, Tolerances(), 100, False, 0)
+    fit = estimate(node.likelihood(node.constants()), None, node, options)
+    mode = fit.objective.state(fit.theta.to_numpy()).mixed.beta()[0]
+    error = float(fit.beta_se.iloc[0])
+    assert abs(fit.blue[0] + 0.5) < 3 * error
+    assert mode + 0.5 > 3 * error
